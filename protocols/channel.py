@@ -1,0 +1,33 @@
+"""The seam between the arithmetic and the transport.
+
+A `Channel` carries labelled frames to named peers. Whoever implements it guarantees that the
+frames of one peer and direction arrive once, in order, unaltered and unread by others, or that
+`receive` raises. The arithmetic guarantees that both ends expect the same label: a label names
+step, operation and stage, so that two programs that part are told apart at the first frame.
+"""
+
+from typing import Protocol
+
+MAX_LABEL_BYTES = 64
+"""Labels are small fixed-size headers; anything longer is malformed."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Channel(Protocol):
+    """Ordered, authenticated, encrypted frames to named peers."""
+
+    bytes_sent: int
+    """Bytes handed to the network so far: payloads, labels and record overhead."""
+
+    bytes_received: int
+
+    def send(self, peer: str, label: bytes, payload: Buffer) -> None:
+        """Queue one frame. Does not wait for the peer; the caller leaves `payload` unchanged."""
+
+    def receive(self, peer: str, max_bytes: int) -> tuple[bytes, memoryview]:
+        """Wait for the next frame of `peer`: its label and a payload of at most `max_bytes`.
+
+        Raises PeerTimeoutError, PeerLostError, AuthenticationError, FrameError or
+        InterruptedRunError, each naming the peer.
+        """
