@@ -1,0 +1,88 @@
+"""Every error that the nodes raise, in one tree.
+
+    PartiesError
+    ├── IdentityError           an identity file is missing, damaged or not of this version
+    │   └── PassphraseError     the passphrase is wrong, empty or cannot be read
+    ├── CardError               a public card is malformed or its signatures do not verify
+    ├── RosterError             the roster lacks, repeats or contradicts a card
+    ├── ContractError           the proposed contract is malformed, or its signatures do not fit
+    ├── PolicyError             the job breaks this node's own rules: refused before any share leaves
+    ├── TransportError          the network cannot be used as configured
+    │   └── PortInUseError      the address to listen on is taken
+    ├── ControlError            a control message is malformed, out of order or out of bounds
+    └── AbortedError            the run was aborted by a named node, for a named reason
+
+`code` is the one word that may be told to other nodes; the message stays local. Neither ever
+holds a value, a share, a key or a passphrase.
+"""
+
+
+class PartiesError(Exception):
+    """Base of every error raised under `parties`."""
+
+    code: str = "node"
+
+
+class IdentityError(PartiesError):
+    """An identity file is missing, damaged, tampered with or not of this version."""
+
+    code = "identity"
+
+
+class PassphraseError(IdentityError):
+    """The passphrase is wrong, empty or cannot be read."""
+
+    code = "identity"
+
+
+class CardError(PartiesError):
+    """A public card is malformed, or its signatures do not verify."""
+
+    code = "card"
+
+
+class RosterError(PartiesError):
+    """The roster lacks a name, repeats one, or contradicts a card."""
+
+    code = "roster"
+
+
+class ContractError(PartiesError):
+    """A contract is malformed, or a signature under it does not fit."""
+
+    code = "contract"
+
+
+class PolicyError(PartiesError):
+    """The job breaks this node's own rules; nothing was shared."""
+
+    code = "policy"
+
+
+class TransportError(PartiesError):
+    """The network cannot be used as configured."""
+
+    code = "transport"
+
+
+class PortInUseError(TransportError):
+    """The address to listen on is taken by another process."""
+
+    code = "port-in-use"
+
+
+class ControlError(PartiesError):
+    """A control message is malformed, out of order or out of bounds."""
+
+    code = "control"
+
+
+class AbortedError(PartiesError):
+    """The run was aborted: by whom, and the one generic word they gave."""
+
+    code = "aborted"
+
+    def __init__(self, reason_code: str, by: str) -> None:
+        super().__init__(f"the run was aborted by {by}: {reason_code}")
+        self.reason_code = reason_code
+        self.by = by

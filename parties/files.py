@@ -1,0 +1,60 @@
+"""Files that are either the old version or the new one, never half of each.
+
+A crash, a full disk or Ctrl-C in the middle leaves the old file as it was and no temporary file
+that could be mistaken for it. The new name is durable once `write_atomic` returns.
+"""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomic(path: Path | str, data: bytes | bytearray | memoryview, mode: int = 0o600) -> None:
+    """Replace `path` by `data`, all or nothing, with permission bits `mode`.
+
+    1. A temporary file in the same directory (rename is atomic only within one file system),
+       created with mode 0600 so that nobody can read it while it is being filled.
+    2. Its bytes and its mode reach the disk before the rename: after a power cut the name never
+       points to an empty file.
+    3. The rename, then the directory, so that the new name survives as well.
+
+    Raises OSError; the temporary file is then gone and `path` unchanged.
+    """
+    target = Path(path)
+    descriptor, temporary = tempfile.mkstemp(  # 1
+        prefix=f".{target.name}.", suffix=".tmp", dir=target.parent
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())  # 2
+        os.replace(temporary, target)  # 3
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_directory(target.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_bounded(path: Path | str, max_bytes: int) -> bytes:
+    """Read at most `max_bytes`; ValueError when the file is longer.
+
+    A file from elsewhere decides neither how much memory we take nor whether we return (a pipe
+    or a device in its place is read up to the bound and refused).
+    """
+    with open(path, "rb") as stream:
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"longer than {max_bytes} bytes")
+    return data
