@@ -1,0 +1,58 @@
+# make demo    three hospitals train a model together on this machine
+# make test    the fast tests;  make test-all adds the slow ones
+# make lint    style and types;  make format repairs what can be repaired
+# make bench   one training step of each workload beside stock CrypTen
+# make clean   remove what runs and tools leave behind (the environment stays)
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+
+WORKLOADS := lr784 net_a relu matmul softmax
+
+.DEFAULT_GOAL := test
+.PHONY: install demo test test-all lint format bench clean
+
+install: $(READY)
+
+# CrypTen's own metadata cannot be installed (it names a dead package), so it comes alone, after
+# what it needs. Ordinary resolution for the rest: torch has companions on some platforms. The
+# stamp is written last: an interrupted installation is taken up again.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	  "Python 3.11 or newer is needed, this is %d.%d: make PYTHON=python3.11" % v[:2])'
+	@echo "Installing into $(VENV); the first time takes some minutes."
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet -r requirements.txt
+	@$(PY) -m pip install --quiet --no-deps crypten==0.4.1
+	@$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)
+	@$(PY) examples/breast_cancer/make_data.py
+	@$(PY) launch.py examples/breast_cancer/job.toml --compare
+
+test: $(READY)
+	$(PY) -m pytest -m "not slow"
+
+test-all: $(READY)
+	$(PY) -m pytest
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(READY)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(READY)
+	@for workload in $(WORKLOADS); do \
+	  $(PY) tests/bench/step.py --workload $$workload --vs crypten || exit; \
+	done
+
+clean:
+	rm -rf build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
