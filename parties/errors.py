@@ -6,7 +6,7 @@
     ├── CardError               a public card is malformed or its signatures do not verify
     ├── RosterError             the roster lacks, repeats or contradicts a card
     ├── ContractError           the proposed contract is malformed, or its signatures do not fit
-    ├── PolicyError             the job breaks this node's own rules: refused before any share leaves
+    ├── PolicyError             the job breaks this node's own rules; nothing was shared
     ├── TransportError          the network cannot be used as configured
     │   └── PortInUseError      the address to listen on is taken
     ├── ControlError            a control message is malformed, out of order or out of bounds
