@@ -1,4 +1,4 @@
-"""From the two secrets of a handshake to its keys: HKDF-SHA256 (RFC 5869), one label for one use."""
+"""From the two secrets of a handshake to its keys: HKDF-SHA256 (RFC 5869), one label a use."""
 
 from dataclasses import dataclass
 
