@@ -1,0 +1,102 @@
+"""Every error that `mpc_train` raises, and the exit status that each ends a command with.
+
+    TrainError
+    ├── JobError        a job file is wrong: says the file, the line, the key and what to write
+    ├── ConfigError     a node's own file is wrong
+    ├── DataError       a data file is wrong: says the file, the line and the column, never a value
+    ├── ModelError      a model that cannot be trained over shares
+    ├── ArtifactError   a sealed model cannot be opened: a piece is missing, foreign or altered
+    └── RefusedError    this node's own rules forbid the job
+
+`code` is the one word that may be told to other nodes; the message stays on this machine.
+
+Exit status of `mpc-train`:
+
+    0 done                                     6 refused by the rules or by a contract check
+    1 internal error                           7 network: port in use, unreachable, nobody came
+    2 wrong use of the command line            8 another node was lost, or stopped the run
+    3 a job or configuration file is wrong     9 authentication or protocol failure
+    4 a data file is wrong                    10 a value is out of range
+    5 identity, passphrase, card or roster   130 interrupted
+"""
+
+
+class TrainError(Exception):
+    """Base of every error raised under `mpc_train`."""
+
+    code: str = "train"
+
+
+class JobError(TrainError):
+    """A job file is malformed or contradicts itself."""
+
+    code = "job"
+
+
+class ConfigError(TrainError):
+    """A node's configuration file is malformed or names things that are not there."""
+
+    code = "config"
+
+
+class DataError(TrainError):
+    """An owner's data file does not fit the job."""
+
+    code = "data"
+
+
+class ModelError(TrainError):
+    """The job asks for a model that cannot be trained over shares."""
+
+    code = "model"
+
+
+class ArtifactError(TrainError):
+    """A sealed model is incomplete, altered, or not for this recipient."""
+
+    code = "artifact"
+
+
+class RefusedError(TrainError):
+    """This node's own rules forbid the job."""
+
+    code = "policy"
+
+
+EXIT_STATUS: dict[str, int] = {
+    "JobError": 3,
+    "ConfigError": 3,
+    "ModelError": 3,
+    "DataError": 4,
+    "IdentityError": 5,
+    "CardError": 5,
+    "RosterError": 5,
+    "RefusedError": 6,
+    "PolicyError": 6,
+    "ContractError": 6,
+    "TransportError": 7,
+    "PeerTimeoutError": 7,
+    "PeerLostError": 8,
+    "AbortedError": 8,
+    "ChannelError": 8,
+    "InterruptedRunError": 130,
+    "KeyboardInterrupt": 130,
+    "RangeError": 10,
+    "ArtifactError": 9,
+    "ProtocolError": 9,
+    "ControlError": 9,
+}
+"""Exit status by class name, the most derived first.
+
+By name, so that this module need not import `parties` or `protocols` to speak of their errors.
+"""
+
+
+def classify(error: BaseException) -> tuple[str, int]:
+    """Return the error's code, the word that may be shown to others, and its exit status."""
+    for kind in type(error).__mro__:
+        status = EXIT_STATUS.get(kind.__name__)
+        if status is not None:
+            fallback = "interrupted" if status == 130 else "internal"
+            return str(getattr(error, "code", fallback)), status
+    return "internal", 1

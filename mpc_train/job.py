@@ -1,0 +1,280 @@
+"""The job: what is trained, by whom, on what, and what is revealed to whom.
+
+A job file is strict TOML. Every node reads the same one, or receives it as the canonical bytes
+of `Job.to_bytes`, and signs its digest; so everything here is public to all nodes and nothing of
+it is secret. Real numbers are exact decimals all the way: whoever needs them as ring elements
+rounds them once, in integers, and two machines can not round differently.
+
+Numbers of rows are part of the job because every node derives the batches from them.
+"""
+
+import hashlib
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from mpc_train.errors import JobError
+from mpc_train.job_checks import JOB_VERSION, JobProblem, check_job
+from mpc_train.strict_toml import at, load_toml
+
+ModelKind = Literal["linear", "logistic", "softmax", "mlp"]
+Metric = Literal["mse", "mae", "r2", "accuracy", "auc"]
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A struct that cannot be changed and takes no key that it does not know."""
+
+
+class Roles(Strict, frozen=True):
+    """`[job]`: the name of the study and who does what."""
+
+    name: str
+    owners: tuple[str, ...]
+    dealer: str
+    recipients: tuple[str, ...]
+    evaluators: tuple[str, ...] = ()
+    """In order: evaluator i is at index i. Left out: the owners without the dealer."""
+
+
+class Feature(Strict, frozen=True):
+    """One column of the owners' files; the model sees `(value - center) / scale`."""
+
+    name: str
+    center: Decimal = Decimal(0)
+    scale: Decimal = Decimal(1)
+    range: tuple[Decimal, Decimal] | None = None
+    """Least and largest value in the file's own units; outside it is an error at the owner."""
+
+
+class Label(Strict, frozen=True):
+    """The column to be predicted.
+
+    For a classifier `classes` lists the entries as they stand in the file, in the order of the
+    classes 0, 1, …; left out, the file holds the class numbers themselves. For a linear model the
+    label is a number and is centred and scaled like a feature.
+    """
+
+    name: str
+    classes: tuple[str, ...] = ()
+    center: Decimal = Decimal(0)
+    scale: Decimal = Decimal(1)
+    range: tuple[Decimal, Decimal] | None = None
+
+
+class Data(Strict, frozen=True):
+    """`[data]`: the columns, each owner's number of rows, and the rows held out for testing."""
+
+    features: tuple[Feature | str, ...]
+    label: Label | str
+    rows: dict[str, int]
+    partition: Literal["rows"] = "rows"
+    standardize: bool = True
+    """Apply the declared centers and scales; false: the files hold scaled values already."""
+    limit: Decimal = Decimal(16)
+    """Largest absolute value of a feature as the model sees it; the ring is sized for it."""
+    test_fraction: Decimal = Decimal("0.2")
+    split_seed: int = 0
+
+
+class Model(Strict, frozen=True):
+    """`[model]`: `hidden` only for an MLP, `classes` only for softmax and MLP."""
+
+    kind: ModelKind
+    hidden: tuple[int, ...] = ()
+    classes: int = 0
+
+
+class Optimizer(Strict, frozen=True):
+    """Stochastic gradient descent as in torch.optim.SGD: weight decay is added to the gradient."""
+
+    learning_rate: Decimal
+    name: Literal["sgd"] = "sgd"
+    momentum: Decimal = Decimal(0)
+    weight_decay: Decimal = Decimal(0)
+
+
+class Schedule(Strict, frozen=True):
+    """The learning rate over the epochs; `schedule.learning_rate` says how each is computed."""
+
+    name: Literal["constant", "step", "cosine"] = "constant"
+    every: int = 0
+    """Epochs between two steps (name = "step")."""
+    factor: Decimal = Decimal("0.1")
+    """What the rate is multiplied with at a step (name = "step")."""
+
+
+class Train(Strict, frozen=True):
+    """`[train]`: one step is one full batch."""
+
+    epochs: int
+    batch_size: int
+    optimizer: Optimizer
+    schedule: Schedule = Schedule()
+    seed: int = 0
+    """For the initial weights and the order of rows; public."""
+
+
+class FixedPoint(Strict, frozen=True):
+    """`[fixed_point]`: a real x is held as the integer round(x · 2**fraction_bits)."""
+
+    fraction_bits: int = 20
+
+
+class Reveal(Strict, frozen=True):
+    """`[reveal]`: the metrics that everybody learns; the model goes to the recipients only."""
+
+    metrics: tuple[Metric, ...] = ()
+    least_test_rows: int = 20
+    """No metric is revealed over fewer rows than this."""
+
+
+class Job(Strict, frozen=True, dict=True):
+    """A checked job. Build one with `load_job`, `parse_job` or `job_from_bytes`."""
+
+    job: Roles
+    data: Data
+    model: Model
+    train: Train
+    fixed_point: FixedPoint = FixedPoint()
+    reveal: Reveal = Reveal()
+    version: int = JOB_VERSION
+
+    @property
+    def name(self) -> str:
+        return self.job.name
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        return self.job.owners
+
+    @property
+    def evaluators(self) -> tuple[str, ...]:
+        return self.job.evaluators
+
+    @property
+    def dealer(self) -> str:
+        return self.job.dealer
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        return self.job.recipients
+
+    @property
+    def fraction_bits(self) -> int:
+        return self.fixed_point.fraction_bits
+
+    @cached_property
+    def nodes(self) -> tuple[str, ...]:
+        """Everybody who runs a node during the job: evaluators, other owners, the dealer."""
+        return tuple(dict.fromkeys((*self.evaluators, *self.owners, self.dealer)))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Everybody whose card the job needs: the nodes and the recipients, sorted."""
+        return tuple(sorted({*self.nodes, *self.recipients}))
+
+    @cached_property
+    def features(self) -> tuple[Feature, ...]:
+        """The features in the order of the model's inputs."""
+        return tuple(
+            Feature(item) if isinstance(item, str) else item for item in self.data.features
+        )
+
+    @cached_property
+    def label(self) -> Label:
+        label = self.data.label
+        return Label(label) if isinstance(label, str) else label
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 for a linear model."""
+        if self.model.kind == "linear":
+            return 0
+        if self.model.kind == "logistic":
+            return 2
+        return self.model.classes
+
+    @property
+    def outputs(self) -> int:
+        """Width of the model's last layer: one, or one a class for softmax and MLP."""
+        return self.model.classes if self.model.kind in ("softmax", "mlp") else 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of all owners together; owner after owner in the order of `owners`."""
+        return sum(self.data.rows.values())
+
+    def first_row(self, owner: str) -> int:
+        """Return the number of the owner's first row among the rows of all owners."""
+        before = self.owners[: self.owners.index(owner)]
+        return sum(self.data.rows[name] for name in before)
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the layers, from the features to the outputs."""
+        return (len(self.data.features), *self.model.hidden, self.outputs)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the model's tensors, in the order of its state_dict.
+
+        One `torch.nn.Linear` for linear, logistic and softmax models; for an MLP the
+        `torch.nn.Sequential` of Linear, ReLU, Linear, …, Linear.
+        """
+        pairs = list(zip(self.widths[:-1], self.widths[1:], strict=True))
+        shapes: dict[str, tuple[int, ...]] = {}
+        for index, (inputs, outputs) in enumerate(pairs):
+            prefix = f"{2 * index}." if self.model.kind == "mlp" else ""
+            shapes[f"{prefix}weight"] = (outputs, inputs)
+            shapes[f"{prefix}bias"] = (outputs,)
+        return shapes
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes: JSON with sorted keys, decimals as strings."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    def digest(self) -> bytes:
+        """Return the 32 bytes that every node signs: SHA-256 of the canonical bytes."""
+        return hashlib.sha256(self.to_bytes()).digest()
+
+
+def load_job(path: Path | str) -> Job:
+    """Read and check a job file; raise JobError that says file, line, key and what to write."""
+    path = Path(path)
+    job, text = load_toml(path, Job, JobError)
+    try:
+        return _finish(job)
+    except JobProblem as problem:
+        raise at(JobError, path, text, problem.key, str(problem)) from problem
+
+
+def job_from_bytes(body: bytes) -> Job:
+    """Read a job from its canonical bytes, as another node sent them; raise JobError."""
+    try:
+        job = _finish(msgspec.json.decode(body, type=Job))
+    except msgspec.MsgspecError as error:
+        raise JobError(f"the proposed job cannot be read: {error}") from error
+    except (JobProblem, ArithmeticError, ValueError) as problem:
+        key = getattr(problem, "key", "")
+        raise JobError(f"the proposed job: {key}: {problem}") from problem
+    if job.to_bytes() != body:
+        raise JobError("the proposed job is not in canonical form; same version at all nodes?")
+    return job
+
+
+def _finish(job: Job) -> Job:
+    """Fill in what is left out, then check; raise JobProblem."""
+    if not job.job.evaluators:
+        evaluators = tuple(name for name in job.owners if name != job.dealer)
+        roles = msgspec.structs.replace(job.job, evaluators=evaluators)
+        job = msgspec.structs.replace(job, job=roles)
+    label = job.data.label
+    named = label.classes if isinstance(label, Label) else ()
+    if job.model.kind in ("softmax", "mlp") and not job.model.classes and named:
+        model = msgspec.structs.replace(job.model, classes=len(named))
+        job = msgspec.structs.replace(job, model=model)
+    check_job(job)
+    return job

@@ -1,0 +1,245 @@
+"""What a job must satisfy beyond the types of its fields.
+
+Every check raises JobProblem with the key at fault and a message that says what to write
+instead. The checks run wherever a job enters: at the file, and again at every node that receives
+it from the coordinator.
+"""
+
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from mpc_train.schedule import split_sizes
+from mpc_train.strict_toml import canonical_decimal
+
+if TYPE_CHECKING:
+    from mpc_train.job import Feature, Job, Label
+
+JOB_VERSION = 1
+
+METRICS: dict[str, tuple[str, ...]] = {
+    "linear": ("mse", "mae", "r2"),
+    "logistic": ("accuracy", "auc"),
+    "softmax": ("accuracy",),
+    "mlp": ("accuracy",),
+}
+"""Which metrics each kind of model can reveal."""
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
+MAX_NODES = 64
+MAX_FEATURES = 100_000
+MAX_WIDTH = 65_536
+MAX_CLASSES = 1_000
+MAX_ROWS = 100_000_000
+MAX_STEPS = 10_000_000
+MAX_SEED = 2**63 - 1
+LEAST_FRACTION_BITS, MOST_FRACTION_BITS = 12, 26
+"""Below 12 bits gradients round to nothing; above 26 a product of two values of 2^5 overflows."""
+
+
+class JobProblem(ValueError):
+    """One thing wrong in a job, at `key` (like `data.features[3].scale`)."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def check_job(job: "Job") -> None:
+    """Raise JobProblem at the first contradiction."""
+    if job.version != JOB_VERSION:
+        raise JobProblem("version", f"this program reads version {JOB_VERSION}")
+    _check_roles(job)
+    _check_columns(job)
+    _check_rows(job)
+    _check_model(job)
+    _check_train(job)
+    _check_reveal(job)
+
+
+def _check_roles(job: "Job") -> None:
+    roles = job.job
+    if not NAME.match(roles.name):
+        raise JobProblem("job.name", "use a-z, 0-9 and -, at most 63 characters")
+    for key in ("owners", "evaluators", "recipients"):
+        names: tuple[str, ...] = getattr(roles, key)
+        if not names:
+            raise JobProblem(f"job.{key}", "at least one name is needed")
+        for name in names:
+            _check_name(f"job.{key}", name)
+        _no_duplicates(f"job.{key}", names)
+        if len(names) > MAX_NODES:
+            raise JobProblem(f"job.{key}", f"at most {MAX_NODES} names")
+    _check_name("job.dealer", roles.dealer)
+    if roles.dealer in roles.evaluators:
+        raise JobProblem(
+            "job.dealer",
+            f"{roles.dealer} cannot deal and evaluate: it knows every mask and would read the "
+            "data; name another dealer, or take it out of the evaluators",
+        )
+    if len(roles.evaluators) < 2:
+        raise JobProblem(
+            "job.evaluators",
+            "at least two evaluators are needed; by default they are the owners without the dealer",
+        )
+
+
+def _check_name(key: str, name: str) -> None:
+    if not NAME.match(name):
+        raise JobProblem(key, f"{name!r} is not a node name: use a-z, 0-9 and -")
+
+
+def _no_duplicates(key: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise JobProblem(key, f"{name!r} stands there twice")
+        seen.add(name)
+
+
+def _check_columns(job: "Job") -> None:
+    features = job.features
+    if not features:
+        raise JobProblem("data.features", "at least one feature is needed")
+    if len(features) > MAX_FEATURES:
+        raise JobProblem("data.features", f"at most {MAX_FEATURES} features")
+    for index, feature in enumerate(features):
+        _check_column(job, f"data.features[{index}]", feature)
+    _no_duplicates("data.features", (feature.name for feature in features))
+    label = job.label
+    _check_column(job, "data.label", label)
+    if any(feature.name == label.name for feature in features):
+        raise JobProblem(
+            "data.label",
+            f"{label.name!r} is also a feature; a model that is given "
+            "the answer learns nothing else",
+        )
+    if _number("data.limit", job.data.limit) <= 0:
+        raise JobProblem("data.limit", "must be above 0")
+    if job.data.limit > 1024:
+        raise JobProblem(
+            "data.limit",
+            "at most 1024: declare a center and a scale per feature, "
+            "so that values are of the order of 1",
+        )
+
+
+def _check_column(job: "Job", key: str, column: "Feature | Label") -> None:
+    if not column.name or column.name != column.name.strip():
+        raise JobProblem(f"{key}.name", "a column name is not empty and has no space at its ends")
+    center = _number(f"{key}.center", column.center)
+    scale = _number(f"{key}.scale", column.scale)
+    if scale <= 0:
+        raise JobProblem(f"{key}.scale", "must be above 0")
+    if not job.data.standardize and (center != 0 or scale != 1):
+        raise JobProblem(f"{key}.scale", "is declared, but data.standardize is false; drop one")
+    if column.range is not None:
+        least, most = (_number(f"{key}.range", end) for end in column.range)
+        if least >= most:
+            raise JobProblem(f"{key}.range", "write [least, largest]")
+
+
+def _check_rows(job: "Job") -> None:
+    rows = job.data.rows
+    for owner in job.owners:
+        if owner not in rows:
+            raise JobProblem("data.rows", f"say how many rows {owner} has: {owner} = …")
+    for name, count in rows.items():
+        if name not in job.owners:
+            raise JobProblem(f"data.rows.{name}", "is not one of job.owners")
+        if not 1 <= count <= MAX_ROWS:
+            raise JobProblem(f"data.rows.{name}", f"between 1 and {MAX_ROWS} rows")
+    if not 0 <= _number("data.test_fraction", job.data.test_fraction) < 1:
+        raise JobProblem("data.test_fraction", "at least 0 and below 1")
+    if not 0 <= job.data.split_seed <= MAX_SEED:
+        raise JobProblem("data.split_seed", "at least 0 and below 2^63")
+
+
+def _check_model(job: "Job") -> None:
+    model, label = job.model, job.label
+    classifier = model.kind != "linear"
+    if model.kind in ("softmax", "mlp"):
+        if not 2 <= model.classes <= MAX_CLASSES:
+            raise JobProblem("model.classes", f"write classes = 2 … {MAX_CLASSES}")
+    elif model.classes:
+        raise JobProblem("model.classes", f"a {model.kind} model has no such key; remove it")
+    if model.kind == "mlp":
+        if not model.hidden:
+            raise JobProblem("model.hidden", "an MLP needs hidden widths, like hidden = [64]")
+        if len(model.hidden) > 16 or not all(1 <= width <= MAX_WIDTH for width in model.hidden):
+            raise JobProblem("model.hidden", f"at most 16 layers of 1 … {MAX_WIDTH}")
+    elif model.hidden:
+        raise JobProblem("model.hidden", f'a {model.kind} model has none; use kind = "mlp"')
+    if label.classes:
+        if not classifier:
+            raise JobProblem("data.label.classes", "a linear model predicts a number; remove them")
+        _no_duplicates("data.label.classes", label.classes)
+        if len(label.classes) != job.classes:
+            raise JobProblem(
+                "data.label.classes",
+                f"the model has {job.classes} classes, not {len(label.classes)}",
+            )
+    if classifier and (label.center != 0 or label.scale != 1 or label.range):
+        raise JobProblem("data.label.scale", "a class has no center, scale or range; remove them")
+    low, high = LEAST_FRACTION_BITS, MOST_FRACTION_BITS
+    if not low <= job.fraction_bits <= high:
+        raise JobProblem("fixed_point.fraction_bits", f"between {low} and {high}")
+
+
+def _check_train(job: "Job") -> None:
+    train, optimizer, schedule = job.train, job.train.optimizer, job.train.schedule
+    if train.epochs < 1:
+        raise JobProblem("train.epochs", "at least 1")
+    training_rows, _ = split_sizes(job)
+    if not 1 <= train.batch_size <= training_rows:
+        raise JobProblem(
+            "train.batch_size", f"between 1 and the {training_rows} rows that are left for training"
+        )
+    if train.epochs * (training_rows // train.batch_size) > MAX_STEPS:
+        raise JobProblem("train.epochs", f"more than {MAX_STEPS} steps")
+    if not 0 <= train.seed <= MAX_SEED:
+        raise JobProblem("train.seed", "at least 0 and below 2^63")
+    key = "train.optimizer"
+    if not 0 < _number(f"{key}.learning_rate", optimizer.learning_rate) <= 100:
+        raise JobProblem(f"{key}.learning_rate", "above 0 and at most 100")
+    if not 0 <= _number(f"{key}.momentum", optimizer.momentum) < 1:
+        raise JobProblem(f"{key}.momentum", "at least 0 and below 1")
+    if not 0 <= _number(f"{key}.weight_decay", optimizer.weight_decay) <= 1:
+        raise JobProblem(f"{key}.weight_decay", "between 0 and 1")
+    if schedule.name == "step":
+        if schedule.every < 1:
+            raise JobProblem("train.schedule.every", "a step schedule needs every = epochs")
+        if not 0 < _number("train.schedule.factor", schedule.factor) <= 1:
+            raise JobProblem("train.schedule.factor", "above 0 and at most 1")
+    elif schedule.every or schedule.factor != Decimal("0.1"):
+        raise JobProblem("train.schedule", f"{schedule.name} takes neither every nor factor")
+
+
+def _check_reveal(job: "Job") -> None:
+    reveal, possible = job.reveal, METRICS[job.model.kind]
+    _no_duplicates("reveal.metrics", reveal.metrics)
+    for metric in reveal.metrics:
+        if metric not in possible:
+            raise JobProblem(
+                "reveal.metrics",
+                f"{metric!r} does not suit a {job.model.kind} "
+                f"model; possible: {', '.join(possible)}",
+            )
+    if reveal.least_test_rows < 2:
+        raise JobProblem("reveal.least_test_rows", "at least 2: a metric of one row is the row")
+    _, test_rows = split_sizes(job)
+    if reveal.metrics and test_rows < reveal.least_test_rows:
+        raise JobProblem(
+            "reveal.metrics",
+            f"a metric needs {reveal.least_test_rows} test rows (reveal.least_test_rows) and "
+            f"there are {test_rows}; raise data.test_fraction or reveal no metric",
+        )
+
+
+def _number(key: str, value: Decimal) -> Decimal:
+    """Return `value` if it is finite and spelt canonically."""
+    try:
+        return canonical_decimal(value)
+    except ValueError as error:
+        raise JobProblem(key, str(error)) from error

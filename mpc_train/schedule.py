@@ -1,0 +1,90 @@
+"""The public order of rows: who trains on what in which step, the same at every node.
+
+Nothing here is secret and nothing depends on a library's random generator. A permutation of n
+rows is made from n 64-bit keys, the SHAKE-256 output of a label that names seed, purpose and
+epoch; rows are sorted by key, equal keys by row number. Any SHAKE-256 and any stable sort give
+the same order.
+
+Rows are numbered over all owners, owner after owner in the order of `job.owners`. Every step
+uses one full batch; the rows that are left over at the end of an epoch sit out that epoch.
+"""
+
+import hashlib
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from mpc_train.job import Job
+
+RATE_DENOMINATOR = 2**40
+"""Cosine rates are rounded to multiples of 2^-40, far below one unit of the fixed point."""
+
+
+def permutation(count: int, purpose: str, seed: int, epoch: int = 0) -> NDArray[np.int64]:
+    """Return the numbers 0 … count-1 in the public order for (purpose, seed, epoch)."""
+    label = f"mpc-train/v1/{purpose}/{seed}/{epoch}/{count}".encode()
+    keys = np.frombuffer(hashlib.shake_256(label).digest(8 * count), dtype="<u8")
+    return np.argsort(keys, kind="stable").astype(np.int64)
+
+
+def split_sizes(job: "Job") -> tuple[int, int]:
+    """Return how many rows train and how many are held out (rounded down)."""
+    held_out = int(Fraction(job.data.test_fraction) * job.rows)
+    return job.rows - held_out, held_out
+
+
+def split(job: "Job") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the row numbers for training and for testing, each ascending."""
+    order = permutation(job.rows, "split", job.data.split_seed)
+    training_rows, _ = split_sizes(job)
+    return np.sort(order[:training_rows]), np.sort(order[training_rows:])
+
+
+def steps_per_epoch(job: "Job") -> int:
+    return split_sizes(job)[0] // job.train.batch_size
+
+
+def total_steps(job: "Job") -> int:
+    return job.train.epochs * steps_per_epoch(job)
+
+
+def batches(job: "Job", epoch: int) -> list[NDArray[np.int64]]:
+    """Return the row numbers of each batch of an epoch (epochs count from 0)."""
+    training, _ = split(job)
+    order = training[permutation(len(training), "batches", job.train.seed, epoch)]
+    size = job.train.batch_size
+    return [order[at : at + size] for at in range(0, steps_per_epoch(job) * size, size)]
+
+
+def learning_rate(job: "Job", epoch: int) -> Fraction:
+    """Return the exact learning rate of an epoch (epochs count from 0).
+
+    constant: the declared rate. step: times factor**(epoch // every). cosine: times
+    (1 + cos(π · epoch / epochs)) / 2, rounded to a multiple of 2^-40.
+    """
+    rate, schedule = Fraction(job.train.optimizer.learning_rate), job.train.schedule
+    if schedule.name == "step":
+        return rate * Fraction(schedule.factor) ** (epoch // schedule.every)
+    if schedule.name == "cosine":
+        rate *= (1 + _cosine_of_pi_times(Fraction(epoch, job.train.epochs))) / 2
+        return Fraction(round(rate * RATE_DENOMINATOR), RATE_DENOMINATOR)
+    return rate
+
+
+def _cosine_of_pi_times(turn: Fraction) -> Fraction:
+    """Return cos(π · turn) for 0 <= turn <= 1 by its series, exact to far below 2^-40.
+
+    Decimal arithmetic of a given precision is the same on every machine; math.cos is not.
+    """
+    with localcontext(prec=50):
+        pi = Decimal("3.14159265358979323846264338327950288419716939937511")
+        angle = pi * turn.numerator / turn.denominator
+        term = total = Decimal(1)
+        for k in range(1, 40):
+            term = -term * angle * angle / ((2 * k - 1) * (2 * k))
+            total += term
+        return Fraction(total)

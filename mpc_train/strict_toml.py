@@ -1,0 +1,134 @@
+"""TOML files into typed structs, with errors that say file, line and key.
+
+Real numbers are read as exact decimals and brought to one spelling (0.50, 5e-1 and 0.5 are the
+same), so that what is written in a file is what is signed: no binary rounding comes between.
+"""
+
+import re
+import tomllib
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from mpc_train.errors import TrainError
+
+T = TypeVar("T")
+
+MAX_FILE_BYTES = 4 << 20
+"""Job and configuration files are read whole; a few thousand features fit in far less."""
+
+MAX_EXPONENT = 30
+"""Decimals beyond 10^±30 cannot be meant, and would print as very long strings."""
+
+
+def canonical_decimal(value: Decimal) -> Decimal:
+    """Return `value` in its one plain spelling; raise ValueError for NaN, infinity or 1e999."""
+    if not value.is_finite():
+        raise ValueError("a finite number is needed")
+    if value and not -MAX_EXPONENT <= value.adjusted() <= MAX_EXPONENT:
+        raise ValueError(f"numbers lie between 1e-{MAX_EXPONENT} and 1e{MAX_EXPONENT}")
+    if len(value.as_tuple().digits) > 2 * MAX_EXPONENT:
+        raise ValueError(f"numbers have at most {2 * MAX_EXPONENT} digits")
+    return Decimal(format(value.normalize(), "f")) if value else Decimal(0)
+
+
+class _NumberError(ValueError):
+    def __init__(self, spelling: str, message: str) -> None:
+        super().__init__(message)
+        self.spelling = spelling
+
+
+def _parse_float(text: str) -> Decimal:
+    try:
+        return canonical_decimal(Decimal(text))
+    except InvalidOperation as error:
+        raise _NumberError(text, "not a number") from error
+    except ValueError as error:
+        raise _NumberError(text, str(error)) from error
+
+
+def load_toml(path: Path, kind: type[T], error: type[TrainError]) -> tuple[T, str]:
+    """Read `path` as a `kind`; return it with the file's text (for the lines of later errors).
+
+    Raises `error` for a missing, unreadable, oversize or malformed file, an unknown or missing
+    key, and a value of the wrong type.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise error(f"{path}: longer than {MAX_FILE_BYTES >> 20} MiB; is this the right file?")
+        text = path.read_text(encoding="utf-8")
+    except OSError as cause:
+        raise error(f"{path}: cannot be read ({cause.strerror}); check the path") from cause
+    except UnicodeDecodeError as cause:
+        raise error(f"{path}: not UTF-8 text; save the file as UTF-8") from cause
+    try:
+        tree = tomllib.loads(text, parse_float=_parse_float)
+    except tomllib.TOMLDecodeError as cause:
+        raise error(f"{path}: not valid TOML: {cause}") from cause
+    except _NumberError as cause:
+        line = next(
+            number for number, row in enumerate(text.splitlines(), 1) if cause.spelling in row
+        )
+        raise error(f"{path}:{line}: {cause.spelling}: {cause}") from cause
+    try:
+        return msgspec.convert(tree, kind), text
+    except msgspec.ValidationError as cause:
+        message, _, key = str(cause).partition(" - at `")
+        raise at(error, path, text, key.rstrip("`").removeprefix("$."), message) from cause
+
+
+def at(error: type[TrainError], path: Path, text: str, key: str, message: str) -> TrainError:
+    """Build an `error` that names the file, the key and, where it is found, the key's line."""
+    key = key.removeprefix("$").removeprefix(".")
+    unknown = re.search(r"unknown field `([^`]+)`", message)
+    if unknown is not None:
+        key = f"{key}.{unknown.group(1)}".removeprefix(".")
+        message = "unknown key; remove it or correct its spelling"
+    line = find_line(text, key)
+    where = f"{path}:{line}" if line else str(path)
+    return error(f"{where}: {key}: {message}" if key else f"{where}: {message}")
+
+
+def find_line(text: str, key: str) -> int | None:
+    """Return the 1-based line on which `key` (like `data.features[3].scale`) is set.
+
+    Falls back on the nearest enclosing key that can be found. Not a TOML parser: it follows
+    table headers, arrays of tables and `key = ` at the start of a line or inside braces.
+    """
+    parts = re.findall(r"[^.\[\]]+|\[[^\]]*\]", key)
+    while parts:
+        line = _find_exact(text, parts)
+        if line is not None:
+            return line
+        parts = parts[:-1]
+    return None
+
+
+def _find_exact(text: str, parts: list[str]) -> int | None:
+    header: list[str] = []
+    seen: dict[str, int] = {}
+    for number, raw in enumerate(text.splitlines(), start=1):
+        stripped = raw.split("#", 1)[0].strip() if '"' not in raw else raw.strip()
+        match = re.match(r"^(\[\[?)\s*([^\[\]]+?)\s*\]\]?$", stripped)
+        if match:
+            names = [name.strip().strip("\"'") for name in match.group(2).split(".")]
+            if match.group(1) == "[[":
+                index = seen.get(match.group(2), -1) + 1
+                seen[match.group(2)] = index
+                names.append(f"[{index}]")
+            header = names
+            if header == parts:
+                return number
+            continue
+        if len(parts) <= len(header) or parts[: len(header)] != header:
+            continue
+        rest = parts[len(header) :]
+        key = re.match(r"^[\"']?([A-Za-z0-9_ -]+?)[\"']?(?:\.[A-Za-z0-9_.\"'-]+)?\s*=", stripped)
+        if not key or key.group(1) != rest[0]:
+            continue
+        inside = rf"[{{,.\s\"']{re.escape(rest[-1])}[\"']?\s*="
+        if len(rest) == 1 or re.search(inside, stripped):
+            return number
+    return None
