@@ -1,0 +1,34 @@
+"""One flag per node that ends whatever it is doing, with the reason.
+
+Set from any thread (an abort that arrives, a signal, the loss of the coordinator), read by the
+compute thread each time it sends or waits. The first reason stands; later ones are consequences.
+"""
+
+import threading
+
+from protocols.errors import InterruptedRunError
+
+
+class StopFlag:
+    """Why this node must stop, or nothing yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._event = threading.Event()
+        self.reason: Exception | None = None
+
+    def set(self, reason: Exception) -> None:
+        """Ask the node to stop because of `reason`; only the first call counts."""
+        with self._lock:
+            if self.reason is None:
+                self.reason = reason
+        self._event.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """True as soon as the flag is set, False after `timeout_s` without."""
+        return self._event.wait(timeout_s)
+
+    def check(self, doing: str) -> None:
+        """Raise InterruptedRunError if the node must stop; its cause is the reason."""
+        if self.reason is not None:
+            raise InterruptedRunError(f"stopped while {doing}: {self.reason}") from self.reason
