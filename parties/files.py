@@ -10,16 +10,24 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomic(path: Path | str, data: bytes | bytearray | memoryview, mode: int = 0o600) -> None:
-    """Replace `path` by `data`, all or nothing, with permission bits `mode`.
+def write_atomic(
+    path: Path | str,
+    data: bytes | bytearray | memoryview,
+    mode: int = 0o600,
+    *,
+    replace: bool = True,
+) -> None:
+    """Make `path` hold `data`, all or nothing, with permission bits `mode`.
 
     1. A temporary file in the same directory (rename is atomic only within one file system),
        created with mode 0600 so that nobody can read it while it is being filled.
     2. Its bytes and its mode reach the disk before the rename: after a power cut the name never
        points to an empty file.
-    3. The rename, then the directory, so that the new name survives as well.
+    3. The rename, then the directory, so that the new name survives as well. Without `replace`
+       a hard link instead, which fails where a rename would overwrite.
 
-    Raises OSError; the temporary file is then gone and `path` unchanged.
+    Raises OSError (FileExistsError without `replace`); the temporary file is then gone and `path`
+    unchanged.
     """
     target = Path(path)
     descriptor, temporary = tempfile.mkstemp(  # 1
@@ -31,7 +39,11 @@ def write_atomic(path: Path | str, data: bytes | bytearray | memoryview, mode: i
             stream.flush()
             os.fchmod(stream.fileno(), mode)
             os.fsync(stream.fileno())  # 2
-        os.replace(temporary, target)  # 3
+        if replace:
+            os.replace(temporary, target)  # 3
+        else:
+            os.link(temporary, target)
+            os.unlink(temporary)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
