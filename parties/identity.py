@@ -16,7 +16,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -154,7 +154,7 @@ class Card:
             raise CardError(f"{source}: longer than {MAX_CARD_BYTES} characters, not a card")
         try:
             table = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise CardError(f"{source}: not a card: {error}") from error
         return cls.from_table(table, source)
 
@@ -167,7 +167,7 @@ class Card:
             what = [f"{name} is missing" for name in missing]
             what += [f"{name!r} is unknown" for name in unknown]
             raise CardError(f"{source}: {', '.join(what)}")
-        if table["version"] != CARD_VERSION or isinstance(table["version"], bool):
+        if type(table["version"]) is not int or table["version"] != CARD_VERSION:
             raise CardError(f"{source}: a card of version {table['version']!r}, not {CARD_VERSION}")
         texts: dict[str, str] = {}
         for name in _FIELDS[1:]:
@@ -229,7 +229,7 @@ class IdentityKeys:
             signature=b"",
         )
         signature = self.signing.sign(_PURPOSE, unsigned.canonical)
-        return Card(**{**vars(unsigned), "signature": signature})
+        return replace(unsigned, signature=signature)
 
     def matches(self, card: Card) -> bool:
         """Whether `card` is a card of exactly these keys."""

@@ -55,9 +55,6 @@ MINIMUM_COST = KdfCost(memory_kib=19 * 1024, passes=1, lanes=1)
 MAXIMUM_COST = KdfCost(memory_kib=1 << 20, passes=16, lanes=16)
 """1 GiB and a few seconds: a hostile file gets no more of this machine."""
 
-InsecureTestCost = KdfCost(memory_kib=8, passes=1, lanes=1)
-"""For tests of this module alone: no command and no vault accepts it."""
-
 
 def seal_secret(
     secret: bytes, passphrase: bytes, header: bytes, cost: KdfCost = DEFAULT_COST
@@ -90,7 +87,8 @@ def open_secret(
     2. The passphrase is right.
     3. Nothing was altered.
 
-    Raises PassphraseError at 2, IdentityError at 1 and 3.
+    Raises PassphraseError at 2, IdentityError at 1 and 3. Only tests of this module pass a lower
+    `minimum`; a vault never does.
     """
     kdf, memory, passes, lanes, salt, header, check, nonce, ciphertext = _fields(data)  # 1
     cost = KdfCost(*(int.from_bytes(number, "big") for number in (memory, passes, lanes)))

@@ -48,7 +48,7 @@ def _from_descriptor(fd: int) -> bytes:
     try:
         with os.fdopen(fd, "rb") as stream:
             return stream.read(MAX_PASSPHRASE_BYTES + 3)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise PassphraseError(f"passphrase descriptor {fd}: {reason(error)}") from error
 
 

@@ -51,7 +51,7 @@ class Roster:
             return _from_file(root)
         except CardError as error:
             raise RosterError(f"roster {root}: {error}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RosterError(f"roster {root}: {reason(error)}") from error
 
     def add(self, card: Card, *, replace: bool = False) -> "Roster":
@@ -160,7 +160,7 @@ def _from_file(path: Path) -> Roster:
     unknown = sorted(set(table) - {"version", "card"})
     if unknown:
         raise RosterError(f"{path}: {unknown[0]!r} is unknown")
-    if table.get("version") != ROSTER_VERSION or isinstance(table["version"], bool):
+    if type(table.get("version")) is not int or table["version"] != ROSTER_VERSION:
         raise RosterError(f"{path}: a roster of version {table.get('version')!r}")
     entries = table.get("card", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
