@@ -1,0 +1,109 @@
+"""Values that an opening will bring: the dataflow behind deferred openings.
+
+An evaluator never waits where an opening is asked for. It gets a `Deferred`, says what is to be
+computed from it (`map`, `combine`) and which opening follows (`bind`), and goes on. When somebody
+needs a value, `get` sends everything that is pending in one exchange, whatever that makes possible
+is computed, and so on until the value is there. The number of rounds is therefore the depth of the
+program's dataflow, however its lines are ordered.
+
+The dealer runs the same lines and never sees an opened value: its deferred values are `Never`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+T = TypeVar("T")
+U = TypeVar("U")
+
+Settle = Callable[[], None]
+
+
+class Deferred(Generic[T]):
+    """A value that is there already, or that a later exchange of the evaluators brings."""
+
+    __slots__ = ("_callbacks", "_value", "ready", "settle")
+
+    def __init__(self, settle: Settle) -> None:
+        self.settle = settle
+        self._callbacks: list[Callable[[T], None]] = []
+        self._value: Any = None
+        self.ready = False
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(ready={self.ready})"
+
+    def resolve(self, value: T) -> None:
+        """Set the value, once, and run what waits for it in the order in which it was asked."""
+        if self.ready:
+            raise AssertionError("a deferred value is set once")
+        self._value = value
+        self.ready = True
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(value)
+
+    def then(self, callback: Callable[[T], None]) -> None:
+        """Call `callback` with the value as soon as it is there, at once if it is already."""
+        if self.ready:
+            callback(self._value)
+        else:
+            self._callbacks.append(callback)
+
+    def get(self) -> T:
+        """The value; exchanges pending openings until it is there."""
+        while not self.ready:
+            self.settle()
+        value: T = self._value
+        return value
+
+    def map(self, function: Callable[[T], U]) -> Deferred[U]:
+        """`function` of the value, computed once, as soon as the value is there."""
+        result: Deferred[U] = Deferred(self.settle)
+        self.then(lambda value: result.resolve(function(value)))
+        return result
+
+    def bind(self, function: Callable[[T], Deferred[U]]) -> Deferred[U]:
+        """The value of the deferred that `function` returns: an opening that follows."""
+        result: Deferred[U] = Deferred(self.settle)
+        self.then(lambda value: function(value).then(result.resolve))
+        return result
+
+
+class Never(Deferred[Any]):
+    """What a dealer holds in place of an opened value: nothing follows from it."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(_no_exchange)
+
+    def then(self, callback: Callable[[Any], None]) -> None:
+        """Do nothing."""
+
+    def get(self) -> Any:
+        raise AssertionError("a dealer asked for an opened value")
+
+    def map(self, function: Callable[[Any], Any]) -> Never:
+        return self
+
+    def bind(self, function: Callable[[Any], Any]) -> Never:
+        return self
+
+
+def combine(
+    function: Callable[[A, B], U], first: Deferred[A], second: Deferred[B]
+) -> Deferred[U]:
+    """`function(first, second)`, as soon as both are there."""
+    if isinstance(first, Never):
+        return first
+    result: Deferred[U] = Deferred(first.settle)
+    first.then(lambda a: second.then(lambda b: result.resolve(function(a, b))))
+    return result
+
+
+def _no_exchange() -> None:
+    raise AssertionError("a dealer has no openings to exchange")

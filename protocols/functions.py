@@ -1,0 +1,143 @@
+"""Functions of one variable as splines, and softmax from them.
+
+A spline is a piecewise quadratic a + b·x + c·x² whose coefficients are public-integer combinations
+of threshold bits, hence local; b and c are masked once and multiplied with x and x². Six rounds,
+however many pieces. Knots and coefficients come from `spline_tables` and become integers at the
+job's scale here, by rational arithmetic alone; `constants_digest` is what all nodes compare.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+
+import numpy as np
+
+from protocols import spline_tables
+from protocols.arithmetic import multiply, remask, truncate
+from protocols.comparison import below, maximum, weighted
+from protocols.masked import Masked
+from protocols.role import Words
+from protocols.spline_tables import SplineTable
+
+TABLE_BITS = 44
+KNOT_BITS = 10
+TABLES = ("SIGMOID", "TANH", "EXP", "RECIPROCAL", "RSQRT")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spline:
+    """A table at a job's scale f.
+
+    knots: integers at scale 2^f, ascending. base: (a, b, c) above the last knot. steps:
+    int64[3, knots], what a bit [x < knot] adds to a, b and c. a has scale 2^(2f), b and c 2^f.
+    """
+
+    knots: tuple[int, ...]
+    base: tuple[int, int, int]
+    steps: Words
+
+
+@cache
+def spline_at(name: str, fraction_bits: int, upper: int | None = None) -> Spline:
+    """Table `name` of `spline_tables` at scale 2^fraction_bits; cut at `upper` if given.
+
+    What rounding c to 2^-f loses moves into b and a, and what rounding b loses into a, by the best
+    approximation on the piece: the error stays within the table's bound.
+    """
+    table: SplineTable = getattr(spline_tables, name)
+    one = 1 << fraction_bits
+    below_all = round(Fraction(table.below, 1 << TABLE_BITS) * one * one)
+    above_all = round(Fraction(table.above, 1 << TABLE_BITS) * one * one)
+    knots = [Fraction(knot, 1 << KNOT_BITS) for knot in table.knots]
+    regions = [(below_all, 0, 0)]
+    for piece, left, right in zip(table.pieces, knots, knots[1:], strict=False):
+        regions.append(_rounded(piece, left, right, one))
+    regions.append((above_all, 0, 0))
+    if upper is not None:
+        knots = [knot for knot in knots if knot < upper]
+        regions = regions[: len(knots) + 1]
+    steps = np.diff(np.array(regions, np.int64), axis=0).T
+    return Spline(
+        tuple(round(knot * one) for knot in knots), regions[-1], np.ascontiguousarray(-steps)
+    )
+
+
+def _rounded(
+    piece: tuple[int, int, int], left: Fraction, right: Fraction, one: int
+) -> tuple[int, int, int]:
+    a, b, c = (Fraction(value, 1 << TABLE_BITS) for value in piece)
+    c_word = round(c * one)
+    lost = c - Fraction(c_word, one)
+    b += lost * (left + right)
+    a -= lost * (left * left + 6 * left * right + right * right) / 8
+    b_word = round(b * one)
+    a += (b - Fraction(b_word, one)) * (left + right) / 2
+    return round(a * one * one), b_word, c_word
+
+
+def evaluate(name: str, x: Masked, fraction_bits: int, upper: int | None = None) -> Masked:
+    """The function `name` of x at scale 2^fraction_bits, |x| < 2^(31 - fraction_bits / 2).
+
+    6 rounds: 3 for the bits (the first together with the last of a truncation), 1 for the
+    coefficients, 2 for the truncation. Error: the table's bound plus three units of 2^-f.
+    """
+    spline = spline_at(name, fraction_bits, upper)
+    bits = below(x, spline.knots)
+    square = truncate(multiply(x, x), fraction_bits)
+    constant, linear, quadratic = (
+        weighted(bits, steps).shift(base)
+        for steps, base in zip(spline.steps, spline.base, strict=True)
+    )
+    total = multiply(remask(linear), x) + multiply(remask(quadratic), square) + constant
+    return truncate(total, fraction_bits)
+
+
+def sigmoid(x: Masked, fraction_bits: int) -> Masked:
+    """1 / (1 + exp(−x)) within 2^-14; exactly 0 below −10 and 1 from 10 on."""
+    return evaluate("SIGMOID", x, fraction_bits)
+
+
+def tanh(x: Masked, fraction_bits: int) -> Masked:
+    """tanh(x) within 2^-14; exactly −1 below −5.25 and 1 from 5.25 on."""
+    return evaluate("TANH", x, fraction_bits)
+
+
+def exp(x: Masked, fraction_bits: int) -> Masked:
+    """exp(x) for x <= 0 within 2^-14; exactly 0 below −11 and 1 from 0 on."""
+    return evaluate("EXP", x, fraction_bits)
+
+
+def reciprocal(x: Masked, fraction_bits: int, upper: int = 1024) -> Masked:
+    """1 / x for 1 <= x <= upper <= 1024, within 2^-13 for upper <= 64; 1 below 1."""
+    return evaluate("RECIPROCAL", x, fraction_bits, upper)
+
+
+def rsqrt(x: Masked, fraction_bits: int, upper: int = 1024) -> Masked:
+    """1 / sqrt(x) for 1/4 <= x <= upper <= 1024, within 2^-11; 2 below 1/4."""
+    return evaluate("RSQRT", x, fraction_bits, upper)
+
+
+def softmax(x: Masked, fraction_bits: int) -> Masked:
+    """Softmax along the last axis, for at most 16 classes, each output within 2^-12.
+
+    The maximum, exp, reciprocal of the sum and one product.
+    """
+    top, _ = maximum(x)
+    exponentials = exp(x - top, fraction_bits)
+    total = exponentials.sum(axis=-1, keepdims=True)
+    scale = reciprocal(total, fraction_bits, upper=x.shape[-1])
+    return truncate(multiply(exponentials, scale), fraction_bits)
+
+
+def constants_digest(fraction_bits: int) -> bytes:
+    """SHA-256 of every spline constant at this scale: all nodes of a job have to agree on it."""
+    tables = [
+        (name, spline.knots, spline.base, spline.steps.tolist())
+        for name in TABLES
+        for spline in [spline_at(name, fraction_bits)]
+    ]
+    return hashlib.sha256(json.dumps(tables).encode()).digest()

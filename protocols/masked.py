@@ -1,0 +1,288 @@
+"""The value types of masked sharing, and everything that is local on them.
+
+A secret x in Z_2^64 is held as Δ = x + λ. Every evaluator knows Δ (or has it coming, see
+`deferred`) and holds a share [λ]_i; the dealer knows λ alone. Three types:
+
+* `Masked`: the pair (Δ, λ).
+* `Additive`: summands, one an evaluator and possibly one at the dealer, whose sum is the secret.
+  Products come out like this; they become `Masked` by an opening (`arithmetic`).
+* `MaskedBit`: a secret bit b as a public β = b ⊕ μ and additive shares of the bit μ.
+
+Sums, differences, reshapes, slices and products with public integers are local, at no cost on the
+wire. No `repr` shows a value, a mask or a share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from protocols.deferred import Deferred, combine
+from protocols.role import Role, Shape, Words
+
+Linear = Callable[[Words], Words]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Early:
+    """A masked form modulo 2^bits that a truncation knows one round before the full one.
+
+    lam is the dealer's mask; evaluators hold no share of it and need none: it serves comparisons.
+    """
+
+    bits: int
+    delta: Deferred[Words]
+    lam: Words | None
+
+    def map(self, function: Linear) -> Early:
+        lam = None if self.lam is None else function(self.lam)
+        return Early(self.bits, self.delta.map(function), lam)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Masked:
+    """A secret tensor x as (Δ, λ), Δ = x + λ modulo 2^64.
+
+    delta: Δ, int64[shape], known to all evaluators. lam: an evaluator's share of λ, at the
+    dealer λ itself; None where it is zero. masked: False for a public constant, the same at all
+    roles.
+    """
+
+    role: Role
+    shape: Shape
+    delta: Deferred[Words]
+    lam: Words | None
+    masked: bool = True
+    early: Early | None = None
+
+    def __repr__(self) -> str:
+        return f"Masked(shape={self.shape})"
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    def _map(self, shape: Shape, function: Linear, keep_early: bool) -> Masked:
+        lam = None if self.lam is None else function(self.lam)
+        early = self.early.map(function) if keep_early and self.early is not None else None
+        return Masked(self.role, shape, self.delta.map(function), lam, self.masked, early)
+
+    def reshape(self, *shape: int) -> Masked:
+        target = np.empty(self.shape, np.bool_).reshape(shape).shape
+        return self._map(target, lambda words: words.reshape(target), True)
+
+    def transpose(self, *axes: int) -> Masked:
+        order = axes or tuple(reversed(range(len(self.shape))))
+        shape = tuple(self.shape[axis] for axis in order)
+        return self._map(shape, lambda words: words.transpose(order), True)
+
+    def select(self, index: Any) -> Masked:
+        """Elements by any NumPy index that is public."""
+        shape = np.broadcast_to(np.bool_(True), self.shape)[index].shape
+        return self._map(shape, lambda words: words[index], True)
+
+    def broadcast_to(self, shape: Shape) -> Masked:
+        return self._map(shape, lambda words: np.broadcast_to(words, shape), True)
+
+    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Masked:
+        shape = reduced_shape(self.shape, axis, keepdims)
+        return self._map(
+            shape,
+            lambda words: np.asarray(np.sum(words, axis=axis, keepdims=keepdims)).reshape(shape),
+            False,
+        )
+
+    def scale(self, factor: int | Words) -> Masked:
+        """The product with a public integer, or element-wise with public integers."""
+        if isinstance(factor, np.ndarray):
+            shape = np.broadcast_shapes(self.shape, factor.shape)
+        else:
+            factor, shape = np.int64(factor), self.shape
+        return self._map(shape, lambda words: words * factor, False)
+
+    def __neg__(self) -> Masked:
+        return self._map(self.shape, np.negative, True)
+
+    def shift(self, constant: int | Words) -> Masked:
+        """The sum with a public integer or public integers of a shape that broadcasts."""
+        words = np.asarray(constant, np.int64)
+        shape = np.broadcast_shapes(self.shape, words.shape)
+        base = self if shape == self.shape else self.broadcast_to(shape)
+
+        def added(delta: Words) -> Words:
+            return delta + words
+
+        early = base.early
+        if early is not None:
+            early = Early(early.bits, early.delta.map(added), early.lam)
+        return Masked(self.role, shape, base.delta.map(added), base.lam, self.masked, early)
+
+    def __add__(self, other: Masked) -> Masked:
+        return self._join(other, np.add)
+
+    def __sub__(self, other: Masked) -> Masked:
+        return self._join(other, np.subtract)
+
+    def _join(self, other: Masked, function: Any) -> Masked:
+        shape = np.broadcast_shapes(self.shape, other.shape)
+        early = None
+        mine, theirs = self.early, other.early
+        if mine is not None and theirs is not None and mine.bits == theirs.bits:
+            lam = _join_masks(function, mine.lam, theirs.lam, shape)
+            early = Early(mine.bits, combine(function, mine.delta, theirs.delta), lam)
+        return Masked(
+            self.role,
+            shape,
+            combine(function, self.delta, other.delta),
+            _join_masks(function, self.lam, other.lam, shape),
+            self.masked or other.masked,
+            early,
+        )
+
+    def shares(self) -> Additive:
+        """Additive shares among the evaluators alone: Δ at the first, less [λ]_i at each."""
+        role, lam = self.role, self.lam
+
+        def share(delta: Words) -> Words:
+            if role.is_first:
+                return delta if lam is None else delta - lam
+            return np.zeros(delta.shape, np.int64) if lam is None else -lam
+
+        return Additive(role, self.shape, self.delta.map(share), None)
+
+
+def _join_masks(
+    function: Any, mine: Words | None, theirs: Words | None, shape: Shape
+) -> Words | None:
+    if mine is None and theirs is None:
+        return None
+    if theirs is None:
+        assert mine is not None
+        return mine if mine.shape == shape else np.broadcast_to(mine, shape)
+    left = np.zeros(shape, np.int64) if mine is None else mine
+    joined: Words = function(left, theirs)
+    return joined
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Additive:
+    """Summands of a secret tensor.
+
+    part: an evaluator's summand, int64[shape]. dealt: the dealer's summand, which depends on
+    masks only; None elsewhere, and at the dealer when the evaluators hold everything.
+    """
+
+    role: Role
+    shape: Shape
+    part: Deferred[Words]
+    dealt: Words | None
+    has_dealt: bool = False
+
+    def __repr__(self) -> str:
+        return f"Additive(shape={self.shape})"
+
+    def _map(self, shape: Shape, function: Linear) -> Additive:
+        dealt = None if self.dealt is None else function(self.dealt)
+        return Additive(self.role, shape, self.part.map(function), dealt, self.has_dealt)
+
+    def reshape(self, *shape: int) -> Additive:
+        target = np.empty(self.shape, np.bool_).reshape(shape).shape
+        return self._map(target, lambda words: words.reshape(target))
+
+    def transpose(self, *axes: int) -> Additive:
+        order = axes or tuple(reversed(range(len(self.shape))))
+        shape = tuple(self.shape[axis] for axis in order)
+        return self._map(shape, lambda words: words.transpose(order))
+
+    def select(self, index: Any) -> Additive:
+        shape = np.broadcast_to(np.bool_(True), self.shape)[index].shape
+        return self._map(shape, lambda words: words[index])
+
+    def broadcast_to(self, shape: Shape) -> Additive:
+        return self._map(shape, lambda words: np.broadcast_to(words, shape))
+
+    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Additive:
+        shape = reduced_shape(self.shape, axis, keepdims)
+        return self._map(
+            shape,
+            lambda words: np.asarray(np.sum(words, axis=axis, keepdims=keepdims)).reshape(shape),
+        )
+
+    def scale(self, factor: int) -> Additive:
+        constant = np.int64(factor)
+        return self._map(self.shape, lambda words: words * constant)
+
+    def __neg__(self) -> Additive:
+        return self._map(self.shape, np.negative)
+
+    def shift(self, constant: int | Words) -> Additive:
+        """The sum with a public integer or integers: the first evaluator adds it."""
+        if not self.role.is_first:
+            return self
+        words = np.asarray(constant, np.int64)
+        part = self.part.map(lambda mine: mine + words)
+        return Additive(self.role, self.shape, part, self.dealt, self.has_dealt)
+
+    def __add__(self, other: Additive) -> Additive:
+        shape = np.broadcast_shapes(self.shape, other.shape)
+        part = combine(np.add, self.part, other.part)
+        dealt = _join_masks(np.add, self.dealt, other.dealt, shape)
+        return Additive(self.role, shape, part, dealt, self.has_dealt or other.has_dealt)
+
+    def __sub__(self, other: Additive) -> Additive:
+        return self + -other
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class MaskedBit:
+    """Secret bits b as public β = b ⊕ μ and the masks μ.
+
+    beta: int64[shape] of 0 and 1, known to all evaluators. mu: an evaluator's additive share of μ
+    modulo 2^64, at the dealer μ itself.
+    """
+
+    role: Role
+    shape: Shape
+    beta: Deferred[Words]
+    mu: Words
+
+    def __repr__(self) -> str:
+        return f"MaskedBit(shape={self.shape})"
+
+    def reshape(self, *shape: int) -> MaskedBit:
+        target = np.empty(self.shape, np.bool_).reshape(shape).shape
+        beta = self.beta.map(lambda bits: bits.reshape(target))
+        return MaskedBit(self.role, target, beta, self.mu.reshape(target))
+
+    def select(self, index: Any) -> MaskedBit:
+        mu = self.mu[index]
+        return MaskedBit(self.role, mu.shape, self.beta.map(lambda bits: bits[index]), mu)
+
+    def negate(self) -> MaskedBit:
+        """The bits 1 − b: β changes, the masks stay."""
+        return MaskedBit(self.role, self.shape, self.beta.map(lambda bits: 1 - bits), self.mu)
+
+    def shares(self) -> Additive:
+        """Additive shares of b = β + (1 − 2β)·μ among the evaluators alone."""
+        role, mu = self.role, self.mu
+
+        def share(beta: Words) -> Words:
+            mine = mu * (1 - 2 * beta)
+            return mine + beta if role.is_first else mine
+
+        return Additive(role, self.shape, self.beta.map(share), None)
+
+
+def public(role: Role, value: Words) -> Masked:
+    """A public constant: Δ = value, λ = 0."""
+    return Masked(role, value.shape, role.known(value), None, masked=False)
+
+
+def reduced_shape(shape: Shape, axis: int | tuple[int, ...] | None, keepdims: bool) -> Shape:
+    """The shape that a sum over `axis` leaves."""
+    empty = np.broadcast_to(np.bool_(True), shape)
+    return np.asarray(np.any(empty, axis=axis, keepdims=keepdims)).shape

@@ -1,0 +1,138 @@
+"""All roles of a computation in one process, a thread each, over in-memory queues.
+
+`InsecureLoopback` carries frames in the clear and derives stream roots from a test's seed: it is
+for tests of the arithmetic and cannot be reached from any command.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from protocols.errors import PeerTimeoutError
+from protocols.masked import Masked
+from protocols.role import Dealer, Evaluator, Role
+from protocols.streams import Stream
+
+DEALER = "dealer"
+Program = Callable[[Role], Any]
+
+
+class InsecureLoopback:
+    """Frames between named nodes of one process; keeps the transcript of each."""
+
+    def __init__(self) -> None:
+        self.queues: dict[tuple[str, str], queue.Queue] = {}
+        self.transcript: dict[tuple[str, str], list[tuple[bytes, bytes]]] = {}
+        self.lock = threading.Lock()
+
+    def queue(self, sender: str, receiver: str) -> queue.Queue:
+        with self.lock:
+            self.transcript.setdefault((sender, receiver), [])
+            return self.queues.setdefault((sender, receiver), queue.Queue())
+
+    def endpoint(self, name: str) -> Endpoint:
+        return Endpoint(self, name)
+
+
+class Endpoint:
+    def __init__(self, net: InsecureLoopback, name: str) -> None:
+        self.net, self.name = net, name
+        self.bytes_sent = self.bytes_received = 0
+
+    def send(self, peer: str, label: bytes, payload: bytes | bytearray | memoryview) -> None:
+        frame = (bytes(label), bytes(payload))
+        self.bytes_sent += len(frame[0]) + len(frame[1])
+        self.net.queue(self.name, peer).put(frame)
+        self.net.transcript[self.name, peer].append(frame)
+
+    def receive(self, peer: str, max_bytes: int) -> tuple[bytes, memoryview]:
+        try:
+            label, payload = self.net.queue(peer, self.name).get(timeout=20)
+        except queue.Empty:
+            raise PeerTimeoutError(f"{self.name}: nothing from {peer}") from None
+        assert len(payload) <= max_bytes
+        self.bytes_received += len(label) + len(payload)
+        return label, memoryview(payload)
+
+
+def insecure_root(seed: int, index: int) -> bytes:
+    return hashlib.sha256(f"test {seed} {index}".encode()).digest()
+
+
+def make_role(net: InsecureLoopback, evaluators: int, index: int | None, seed: int = 1) -> Role:
+    names = [f"p{i}" for i in range(evaluators)]
+    if index is None:
+        streams = [Stream(insecure_root(seed, i)) for i in range(evaluators)]
+        return Dealer(net.endpoint(DEALER), names=names, streams=streams)
+    stream = Stream(insecure_root(seed, index))
+    return Evaluator(
+        net.endpoint(names[index]), index=index, names=names, dealer=DEALER, stream=stream
+    )
+
+
+def run_roles(
+    program: Program, evaluators: int, seed: int = 1, net: InsecureLoopback | None = None
+) -> list[Any]:
+    """Results of `program(role)` at evaluators 0 … N−1 and, last, the dealer."""
+    net = net or InsecureLoopback()
+    roles = [make_role(net, evaluators, i, seed) for i in [*range(evaluators), None]]
+    results: list[Any] = [None] * len(roles)
+    errors: list[BaseException] = []
+
+    def work(place: int, role: Role) -> None:
+        try:
+            role.begin_step(0)
+            results[place] = program(role)
+            role.finish()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in enumerate(roles)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    if errors:
+        raise errors[0]
+    return results
+
+
+def secret(role: Role, value: np.ndarray, owner: int = 0) -> Masked:
+    """Input of a test value: every role is given it, the mask comes from the owner's stream."""
+    words = np.asarray(value, np.int64)
+    lam = role.owner_mask(words.shape, owner)
+    if role.is_dealer:
+        return Masked(role, words.shape, role.known(words), lam)
+    blank = type(role.known(words))(role.flush)
+    if role.index == owner:
+        delta = words + lam
+        role.broadcast(b"inpt", delta)
+    else:
+        octets = role.collect(b"inpt", f"p{owner}", 8 * words.size)
+        delta = octets.view(np.int64).reshape(words.shape).copy()
+    blank.resolve(delta)
+    return Masked(role, words.shape, blank, lam)
+
+
+def shares_of(x: Masked) -> tuple[np.ndarray | None, np.ndarray]:
+    """(Δ, [λ]_i) at an evaluator, (None, λ) at the dealer."""
+    lam = np.zeros(x.shape, np.int64) if x.lam is None else np.array(x.lam)
+    if x.role.is_dealer:
+        return None, lam
+    return np.array(x.delta.get()), lam
+
+
+def combine_masked(results: Sequence[Any]) -> np.ndarray:
+    """The secret of what `shares_of` returned at all roles, after checking that they agree."""
+    *evaluators, dealer = results
+    total = sum(lam for _, lam in evaluators)
+    for delta, _ in evaluators[1:]:
+        np.testing.assert_array_equal(delta, evaluators[0][0])
+    np.testing.assert_array_equal(total, dealer[1])
+    return evaluators[0][0] - total

@@ -1,0 +1,117 @@
+"""Write channel.json: records, key schedule, session id, card, key file, envelope.
+
+Run from the project's root: .venv/bin/python tests/vectors/make_channel_vectors.py
+
+What is deterministic is compared byte for byte; what draws randomness while sealing (HPKE, ML-DSA,
+Argon2id's salt) is pinned as a transcript that must still open. The tests confirm the first kind
+with implementations of their own, on hmac and the plain block cipher interface.
+"""
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from parties.identity import IdentityKeys
+from parties.keyfile import KdfCost, seal_secret
+from protocols import record
+from protocols.envelope import EnvelopeInfo, seal_envelope
+from protocols.key_schedule import Keys, Schedule
+from protocols.session import SUITE, identity_digest, session_id
+
+SENDER_PRIVATE = bytes(range(192))
+RECIPIENT_PRIVATE = bytes(reversed(range(192)))
+
+
+def records() -> dict[str, object]:
+    key, context = bytes(range(32)), record.record_context(b"\x07" * 32, "hospital-a", "bank-b")
+    payloads = [b"", b"one", bytes(range(64)), b"after the first rekey", b"5", b"6", b"7"]
+    with patch.object(record, "REKEY_RECORDS", 3):
+        sealer = record.RecordSealer(key, context)
+        sealed = [sealer.seal(b"label-%d" % n, text) for n, text in enumerate(payloads)]
+    return {
+        "key": key.hex(),
+        "context": context.hex(),
+        "rekey_records": 3,
+        "records": [
+            {"label": f"label-{n}", "payload": text.hex(), "sealed": cipher.hex()}
+            for n, (text, cipher) in enumerate(zip(payloads, sealed, strict=True))
+        ],
+    }
+
+
+def key_schedule() -> dict[str, object]:
+    s_a, s_b, th = b"\x0a" * 32, b"\x0b" * 32, b"\x0c" * 32
+    schedule = Schedule.derive(s_a, s_b, th)
+    keys = Keys(schedule.to_responder, schedule.to_initiator, th, schedule.export)
+    return {
+        "initiator_secret": s_a.hex(),
+        "responder_secret": s_b.hex(),
+        "th": th.hex(),
+        **{name: value.hex() for name, value in vars(schedule).items()},
+        "export_label": "stream",
+        "exported": keys.export("stream").hex(),
+    }
+
+
+def session() -> dict[str, object]:
+    members = [
+        ("evaluator", identity_digest("hospital-a", b"\x01" * 1984), b"\x11" * 32),
+        ("dealer", identity_digest("registry", b"\x02" * 1984), b"\x22" * 32),
+    ]
+    return {
+        "version": 1,
+        "job": "03" * 32,
+        "roster": "04" * 32,
+        "members": [[role, identity.hex(), nonce.hex()] for role, identity, nonce in members],
+        "sid": session_id(1, b"\x03" * 32, b"\x04" * 32, members).hex(),
+    }
+
+
+def card() -> dict[str, object]:
+    keys = IdentityKeys(SENDER_PRIVATE)
+    made = keys.card("hospital-a", datetime(2025, 1, 31, 12, tzinfo=UTC))
+    return {"private": SENDER_PRIVATE.hex(), "text": made.to_text(), "digest": made.digest.hex()}
+
+
+def key_file() -> dict[str, object]:
+    cost = KdfCost(memory_kib=8, passes=1, lanes=1)
+    sealed = seal_secret(b"secret bytes", b"correct horse", b"public header", cost)
+    return {
+        "passphrase": "correct horse",
+        "header": b"public header".hex(),
+        "secret": b"secret bytes".hex(),
+        "file": sealed.hex(),
+    }
+
+
+def envelope() -> dict[str, object]:
+    sender, recipient = IdentityKeys(SENDER_PRIVATE), IdentityKeys(RECIPIENT_PRIVATE)
+    names = ("weight", "bias")
+    info = EnvelopeInfo(SUITE, b"\x07" * 32, 40, names, "hospital-a", "study-office")
+    payload = b"payload of the envelope"
+    sealed = seal_envelope(
+        payload, info=info, recipient_public=recipient.hpke.public, signer=sender.signing
+    )
+    return {
+        "sender_private": SENDER_PRIVATE.hex(),
+        "recipient_private": RECIPIENT_PRIVATE.hex(),
+        "suite": SUITE,
+        "sid": "07" * 32,
+        "step": 40,
+        "names": list(names),
+        "sender": "hospital-a",
+        "recipient": "study-office",
+        "payload": payload.hex(),
+        "envelope": sealed.hex(),
+    }
+
+
+if __name__ == "__main__":
+    makers = (records, key_schedule, session, card, key_file, envelope)
+    vectors = {maker.__name__: maker() for maker in makers}
+    target = Path(__file__).with_name("channel.json")
+    target.write_text(json.dumps(vectors, indent=1) + "\n")
