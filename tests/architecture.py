@@ -1,0 +1,252 @@
+"""The rules of the architecture: what may import what, and what must not occur.
+
+A rule looks at one parsed file and yields a line for whatever breaks it. Names are traced through
+imports and aliases; what is put together at run time from pieces is not seen.
+"""
+
+import ast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+PACKAGES = ("protocols", "parties", "mpc_train")
+
+# Whoever stands left may import what stands right of it, and nothing else of ours.
+ARROWS = {
+    "protocols": set[str](),
+    "parties": {"protocols"},
+    "mpc_train": {"parties", "protocols"},
+    "launch": {"mpc_train"},
+    "examples": {"mpc_train"},
+    "tests": {"launch", "mpc_train", "parties", "protocols"},
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One Python file: its path from the root, with slashes, and its syntax tree."""
+
+    path: str
+    tree: ast.Module
+
+    @property
+    def owner(self) -> str:
+        """The package, folder or single module at the top of the path."""
+        return self.path.split("/")[0].removesuffix(".py")
+
+    @cached_property
+    def imports(self) -> list[tuple[int, str]]:
+        """Every import as line and absolute name, down to the name imported (`a.b.name`)."""
+        return [(line, name) for line, name, _ in self._bindings()]
+
+    @cached_property
+    def uses(self) -> list[tuple[ast.expr, str]]:
+        """Every name and attribute chain with its first part traced to where it was imported."""
+        origin = {alias: name for _, name, alias in self._bindings() if alias}
+        # CrypTen is handed on by our own modules and is still CrypTen.
+        origin |= {alias: "crypten" for alias, name in origin.items() if name.endswith(".crypten")}
+        found = []
+        for node in ast.walk(self.tree):
+            parts: list[str] = []
+            inner: ast.AST = node
+            while isinstance(inner, ast.Attribute):
+                parts.insert(0, inner.attr)
+                inner = inner.value
+            if isinstance(inner, ast.Name) and isinstance(node, ast.expr):
+                found.append((node, ".".join([origin.get(inner.id, inner.id), *parts])))
+        return found
+
+    def _bindings(self) -> Iterator[tuple[int, str, str]]:
+        """Line, absolute name imported, local name that it is bound to."""
+        package = self.path.split("/")[:-1]
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                for item in node.names:
+                    # `import a.b` binds `a`; only `import a.b as c` binds the whole.
+                    local = item.asname or item.name.split(".")[0]
+                    yield node.lineno, item.name, local if item.asname else ""
+            elif isinstance(node, ast.ImportFrom):
+                above = package[: len(package) - node.level + 1] if node.level else []
+                base = [*above, *([node.module] if node.module else [])]
+                for item in node.names:
+                    yield node.lineno, ".".join([*base, item.name]), item.asname or item.name
+            elif isinstance(node, ast.Call) and node.args and _called(node) in DYNAMIC_IMPORTS:
+                argument = node.args[0]
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    yield node.lineno, argument.value, ""
+
+
+DYNAMIC_IMPORTS = {"__import__", "import_module"}
+
+Rule = Callable[[Source], Iterator[str]]
+
+
+def _called(node: ast.Call) -> str:
+    """The last part of what is called: `c` for `a.b.c(…)`."""
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr
+    return node.func.id if isinstance(node.func, ast.Name) else ""
+
+
+def _within(name: str, *tops: str) -> bool:
+    return any(name == top or name.startswith(top + ".") for top in tops)
+
+
+def arrows_point_one_way(source: Source) -> Iterator[str]:
+    for line, name in source.imports:
+        target = name.split(".")[0]
+        if target in ARROWS and target != source.owner and target not in ARROWS[source.owner]:
+            yield f"{source.path}:{line}: {source.owner} imports {name}"
+
+
+def parties_enter_through_the_composition_root(source: Source) -> Iterator[str]:
+    if source.owner != "mpc_train" or source.path.startswith("mpc_train/commands/"):
+        return
+    if source.path in ("mpc_train/cli.py", "mpc_train/program.py"):
+        return
+    for line, name in source.imports:
+        if _within(name, "parties"):
+            yield f"{source.path}:{line}: imports {name}; only cli, commands and program may"
+
+
+def zmq_has_one_module(source: Source) -> Iterator[str]:
+    if source.owner == "tests" or source.path == "parties/zmq_transport.py":
+        return
+    for line, name in source.imports:
+        if _within(name, "zmq"):
+            yield f"{source.path}:{line}: imports {name}; only parties/zmq_transport.py may"
+
+
+def crypten_has_one_door(source: Source) -> Iterator[str]:
+    """CrypTen is imported in one place, and handed on by the modules named after it."""
+    if source.owner == "tests" or source.path == "protocols/crypten_import.py":
+        return
+    for line, name in source.imports:
+        if _within(name, "crypten"):
+            yield f"{source.path}:{line}: imports {name}; take it from protocols.crypten_import"
+        inside = source.path.startswith("protocols/crypten_")
+        if _within(name, "protocols.crypten_import") and not inside:
+            yield f"{source.path}:{line}: imports {name}; take it from protocols.crypten_backend"
+
+
+STOCK_PROTOCOL = ("crypten.mpc", "crypten.init", "crypten.generators", "crypten.common.rng")
+
+
+def crypten_lends_no_protocol(source: Source) -> Iterator[str]:
+    """Its tensor type, autograd and nn are used; its shares, seeds and transport are not safe."""
+    if source.owner == "tests":
+        return
+    for line, name in source.imports:
+        if _within(name, *STOCK_PROTOCOL):
+            yield f"{source.path}:{line}: imports {name}"
+    for use, name in source.uses:
+        if _within(name, *STOCK_PROTOCOL):
+            yield f"{source.path}:{use.lineno}: {name}"
+
+
+UNSAFE_MODULES = ("pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal")
+PICKLING = ("torch.save", "crypten.save", "crypten.load", "shelve", "pandas.read_pickle")
+
+
+def nothing_is_pickled(source: Source) -> Iterator[str]:
+    """Loading such a file runs whatever its writer put into it."""
+    if source.owner == "tests":
+        return
+    for line, name in source.imports:
+        if _within(name, *UNSAFE_MODULES, *PICKLING):
+            yield f"{source.path}:{line}: imports {name}"
+    for use, name in source.uses:
+        if name in PICKLING:
+            yield f"{source.path}:{use.lineno}: {name} pickles"
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and not _is(node, False):
+            yield f"{source.path}:{node.value.lineno}: allow_pickle"
+
+
+def torch_load_reads_weights_only(source: Source) -> Iterator[str]:
+    safe = {
+        id(node.func)
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call)
+        and any(keyword.arg == "weights_only" and _is(keyword, True) for keyword in node.keywords)
+    }
+    for node, name in source.uses:
+        if name == "torch.load" and id(node) not in safe:
+            yield f"{source.path}:{node.lineno}: torch.load without weights_only=True"
+
+
+def _is(keyword: ast.keyword, value: bool) -> bool:
+    return isinstance(keyword.value, ast.Constant) and keyword.value.value is value
+
+
+TORCH_RANDOM = {
+    *("rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm"),
+    *("normal", "bernoulli", "multinomial", "poisson", "binomial", "Generator", "random"),
+    *("manual_seed", "seed", "initial_seed", "default_generator", "distributions"),
+}
+FILL_IN_PLACE = {
+    *("random_", "uniform_", "normal_", "bernoulli_", "exponential_", "geometric_"),
+    *("cauchy_", "log_normal_"),
+}
+
+
+def masks_come_from_keyed_streams(source: Source) -> Iterator[str]:
+    """These generators can be predicted; masks, keys and nonces must not be."""
+    if source.owner not in ("protocols", "parties"):
+        return
+    weak = ("random", "numpy.random", "scipy.stats", *(f"torch.{name}" for name in TORCH_RANDOM))
+    for line, name in source.imports:
+        if _within(name, *weak):
+            yield f"{source.path}:{line}: imports {name}"
+    for use, name in source.uses:
+        if _within(name, *(top for top in weak if "." in top)):
+            yield f"{source.path}:{use.lineno}: {name}"
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute) and node.attr in FILL_IN_PLACE:
+            yield f"{source.path}:{node.lineno}: .{node.attr}"
+
+
+def outputs_leave_through_the_reveal_gate(source: Source) -> Iterator[str]:
+    if source.owner == "tests" or source.path == "protocols/reveal.py":
+        return
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call) and _called(node) == "get_plain_text":
+            yield f"{source.path}:{node.lineno}: get_plain_text outside protocols/reveal.py"
+
+
+OUTSIDE_WORLD = (
+    *("time", "datetime", "socket", "socketserver", "ssl", "select", "selectors", "asyncio"),
+    *("subprocess", "multiprocessing", "signal", "argparse", "typer", "http", "urllib"),
+)
+
+
+def protocols_touch_no_outside_world(source: Source) -> Iterator[str]:
+    """No clock, socket, process, environment or command line; of `os` only its randomness."""
+    if source.owner != "protocols":
+        return
+    for line, name in source.imports:
+        from_os = _within(name, "os") and name not in ("os", "os.urandom")
+        if from_os or _within(name, *OUTSIDE_WORLD) or name in ("sys.argv", "sys.stdin"):
+            yield f"{source.path}:{line}: imports {name}"
+    for node, name in source.uses:
+        from_os = name.startswith("os.") and name != "os.urandom" and "os" in _modules(source)
+        if from_os or name in ("sys.argv", "sys.stdin"):
+            yield f"{source.path}:{node.lineno}: {name}"
+
+
+def _modules(source: Source) -> set[str]:
+    return {name for _, name in source.imports}
+
+
+RULES: tuple[Rule, ...] = (
+    arrows_point_one_way,
+    parties_enter_through_the_composition_root,
+    zmq_has_one_module,
+    crypten_has_one_door,
+    crypten_lends_no_protocol,
+    nothing_is_pickled,
+    torch_load_reads_weights_only,
+    masks_come_from_keyed_streams,
+    outputs_leave_through_the_reveal_gate,
+    protocols_touch_no_outside_world,
+)

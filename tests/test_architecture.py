@@ -1,0 +1,267 @@
+"""Every module keeps the rules of the architecture, and every rule can fail.
+
+Each rule is shown snippets that it must catch and neighbours that it must let pass.
+"""
+
+import ast
+import fnmatch
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.architecture import (
+    ARROWS,
+    PACKAGES,
+    RULES,
+    Rule,
+    Source,
+    arrows_point_one_way,
+    crypten_has_one_door,
+    crypten_lends_no_protocol,
+    masks_come_from_keyed_streams,
+    nothing_is_pickled,
+    outputs_leave_through_the_reveal_gate,
+    parties_enter_through_the_composition_root,
+    protocols_touch_no_outside_world,
+    torch_load_reads_weights_only,
+    zmq_has_one_module,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TOP_LEVEL = {
+    *PACKAGES,
+    "tests",
+    "examples",
+    "launch.py",
+    "pyproject.toml",
+    "README.md",
+    "Makefile",
+    "requirements.txt",
+    "LICENSE",
+    "SECURITY.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    ".ci",
+    ".git",
+    ".gitignore",
+}
+
+
+CAUGHT: list[tuple[Rule, str, str]] = [
+    (arrows_point_one_way, "protocols/ring.py", "import parties.session"),
+    (arrows_point_one_way, "protocols/ring.py", "from mpc_train import job"),
+    (arrows_point_one_way, "parties/node.py", "def f():\n    from mpc_train.job import Job"),
+    (
+        arrows_point_one_way,
+        "parties/node.py",
+        "import importlib\nimportlib.import_module('mpc_train')",
+    ),
+    (arrows_point_one_way, "mpc_train/cli.py", "import launch"),
+    (arrows_point_one_way, "mpc_train/cli.py", "from tests.helpers import x"),
+    (arrows_point_one_way, "examples/digits/make_data.py", "import protocols"),
+    (arrows_point_one_way, "launch.py", "from parties import supervisor"),
+    (parties_enter_through_the_composition_root, "mpc_train/trainer.py", "import parties"),
+    (parties_enter_through_the_composition_root, "mpc_train/job.py", "from parties import roster"),
+    (zmq_has_one_module, "parties/coordinator.py", "import zmq.asyncio"),
+    (zmq_has_one_module, "launch.py", "from zmq import Context"),
+    (crypten_has_one_door, "mpc_train/trainer.py", "import crypten"),
+    (crypten_has_one_door, "protocols/crypten_backend.py", "import crypten.nn as nn"),
+    (crypten_has_one_door, "mpc_train/models.py", "from protocols.crypten_import import crypten"),
+    (crypten_has_one_door, "protocols/reveal.py", "from .crypten_import import crypten"),
+    (crypten_has_one_door, "protocols/reveal.py", "from . import crypten_import"),
+    (
+        crypten_lends_no_protocol,
+        "protocols/crypten_backend.py",
+        "from protocols.crypten_import import crypten\ncrypten.mpc.MPCTensor([1])",
+    ),
+    (
+        crypten_lends_no_protocol,
+        "mpc_train/program.py",
+        "from protocols.crypten_backend import crypten\ncrypten.init()",
+    ),
+    (
+        nothing_is_pickled,
+        "mpc_train/artifact.py",
+        "from protocols.crypten_backend import crypten\ncrypten.save(1, 'x')",
+    ),
+    (nothing_is_pickled, "parties/vault.py", "import pickle"),
+    (nothing_is_pickled, "parties/vault.py", "from joblib import dump"),
+    (nothing_is_pickled, "mpc_train/artifact.py", "import torch as t\nt.save(1, 'x')"),
+    (nothing_is_pickled, "mpc_train/artifact.py", "from torch import save"),
+    (nothing_is_pickled, "mpc_train/data.py", "import numpy\nnumpy.load('x', allow_pickle=True)"),
+    (nothing_is_pickled, "launch.py", "__import__('marshal')"),
+    (torch_load_reads_weights_only, "mpc_train/artifact.py", "import torch\ntorch.load('x')"),
+    (torch_load_reads_weights_only, "tests/test_x.py", "from torch import load\nload('x')"),
+    (
+        torch_load_reads_weights_only,
+        "launch.py",
+        "import torch as t\nt.load('x', weights_only=False)",
+    ),
+    (
+        torch_load_reads_weights_only,
+        "mpc_train/artifact.py",
+        "import torch\nmap(torch.load, ['x'])",
+    ),
+    (masks_come_from_keyed_streams, "protocols/role.py", "import random"),
+    (masks_come_from_keyed_streams, "parties/node.py", "from random import choice"),
+    (masks_come_from_keyed_streams, "protocols/role.py", "import numpy as np\nnp.random.rand()"),
+    (masks_come_from_keyed_streams, "protocols/role.py", "from numpy import random"),
+    (masks_come_from_keyed_streams, "protocols/role.py", "import torch\ntorch.randint(2, (1,))"),
+    (masks_come_from_keyed_streams, "protocols/role.py", "from torch import randn_like"),
+    (masks_come_from_keyed_streams, "protocols/role.py", "x.random_()"),
+    (masks_come_from_keyed_streams, "protocols/role.py", "(x + y).uniform_(0, 1)"),
+    (outputs_leave_through_the_reveal_gate, "mpc_train/metrics.py", "x.get_plain_text()"),
+    (outputs_leave_through_the_reveal_gate, "protocols/role.py", "f(x).get_plain_text(dst=0)"),
+    (protocols_touch_no_outside_world, "protocols/record.py", "import time"),
+    (protocols_touch_no_outside_world, "protocols/record.py", "from socket import socket"),
+    (protocols_touch_no_outside_world, "protocols/record.py", "import os\nos.environ['X']"),
+    (protocols_touch_no_outside_world, "protocols/record.py", "import os as o\no.getenv('X')"),
+    (protocols_touch_no_outside_world, "protocols/record.py", "from os import environ"),
+    (protocols_touch_no_outside_world, "protocols/record.py", "import sys\nsys.argv"),
+]
+
+PASSES: list[tuple[Rule, str, str]] = [
+    (arrows_point_one_way, "parties/node.py", "from protocols.channel import Channel"),
+    (arrows_point_one_way, "parties/node.py", "from .session import Session\nimport numpy"),
+    (arrows_point_one_way, "launch.py", "from mpc_train.cli import main"),
+    (parties_enter_through_the_composition_root, "mpc_train/program.py", "import parties"),
+    (parties_enter_through_the_composition_root, "mpc_train/commands/run.py", "import parties"),
+    (zmq_has_one_module, "parties/zmq_transport.py", "import zmq"),
+    (crypten_has_one_door, "protocols/crypten_import.py", "import crypten"),
+    (crypten_has_one_door, "protocols/crypten_backend.py", "from .crypten_import import crypten"),
+    (crypten_has_one_door, "mpc_train/trainer.py", "from protocols.crypten_backend import crypten"),
+    (
+        crypten_lends_no_protocol,
+        "protocols/crypten_backend.py",
+        "from .crypten_import import crypten\ncrypten.nn.Linear\ncrypten.gradients",
+    ),
+    (nothing_is_pickled, "mpc_train/data.py", "import numpy\nnumpy.load('x', allow_pickle=False)"),
+    (
+        torch_load_reads_weights_only,
+        "mpc_train/artifact.py",
+        "import torch\ntorch.load('x', weights_only=True)",
+    ),
+    (torch_load_reads_weights_only, "mpc_train/artifact.py", "from safetensors.torch import load"),
+    (masks_come_from_keyed_streams, "protocols/role.py", "import torch\ntorch.empty(2)"),
+    (masks_come_from_keyed_streams, "parties/node.py", "import os\nos.urandom(32)"),
+    (outputs_leave_through_the_reveal_gate, "protocols/reveal.py", "x.get_plain_text()"),
+    (
+        outputs_leave_through_the_reveal_gate,
+        "protocols/crypten_backend.py",
+        "class T:\n    def get_plain_text(self): raise NotImplementedError",
+    ),
+    (protocols_touch_no_outside_world, "protocols/record.py", "import os\nos.urandom(32)"),
+    (protocols_touch_no_outside_world, "parties/node.py", "import time\nimport subprocess"),
+]
+
+
+def _sources() -> list[Source]:
+    paths = [ROOT / "launch.py"] if (ROOT / "launch.py").exists() else []
+    for top in (*PACKAGES, "examples", "tests"):
+        paths += sorted((ROOT / top).rglob("*.py"))
+    return [
+        Source(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(), str(path)))
+        for path in paths
+    ]
+
+
+@pytest.fixture(scope="module")
+def sources() -> list[Source]:
+    return _sources()
+
+
+def test_every_package_was_found(sources: list[Source]) -> None:
+    assert {*PACKAGES, "tests"} <= {source.owner for source in sources}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rule_holds(rule: Rule, sources: list[Source]) -> None:
+    broken = [line for source in sources for line in rule(source)]
+    assert not broken, "\n" + "\n".join(broken)
+
+
+@pytest.mark.parametrize(("rule", "path", "code"), CAUGHT)
+def test_rule_catches(rule: Rule, path: str, code: str) -> None:
+    assert list(rule(Source(path, ast.parse(code))))
+
+
+@pytest.mark.parametrize(("rule", "path", "code"), PASSES)
+def test_rule_lets_pass(rule: Rule, path: str, code: str) -> None:
+    assert list(rule(Source(path, ast.parse(code)))) == []
+
+
+def test_every_rule_is_shown_both_sides() -> None:
+    for examples in (CAUGHT, PASSES):
+        assert {rule for rule, _, _ in examples} == set(RULES)
+
+
+def unexpected_entries(root: Path) -> set[str]:
+    """Entries of the repository's top that are neither listed nor ignored by git."""
+    ignored = [line.strip("/") for line in (root / ".gitignore").read_text().splitlines()]
+    return {
+        entry.name
+        for entry in root.iterdir()
+        if entry.name not in TOP_LEVEL
+        and not any(fnmatch.fnmatch(entry.name, pattern) for pattern in ignored)
+    }
+
+
+def test_the_repository_has_only_the_entries_that_were_agreed() -> None:
+    assert unexpected_entries(ROOT) == set()
+
+
+def test_an_unexpected_entry_is_seen(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text(".venv/\n*.egg-info/\n/runs/\n")
+    for name in (".venv", "mpc_train.egg-info", "runs", "parties", "docs"):
+        (tmp_path / name).mkdir()
+    assert unexpected_entries(tmp_path) == {"docs"}
+
+
+DISTRIBUTIONS = {"zmq": "pyzmq", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+
+
+def undeclared(sources: list[Source], dependencies: list[str]) -> set[str]:
+    """Third-party modules imported by what users run but not named by pyproject.toml."""
+    declared = {requirement.split(">")[0].split("=")[0] for requirement in dependencies}
+    known = set(sys.stdlib_module_names) | set(ARROWS) | {"crypten"}
+    imported = {
+        name.split(".")[0]
+        for source in sources
+        if source.owner != "tests"
+        for _, name in source.imports
+    }
+    return {name for name in imported - known if DISTRIBUTIONS.get(name, name) not in declared}
+
+
+def test_every_import_is_a_declared_dependency(sources: list[Source]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert undeclared(sources, project["dependencies"]) == set()
+
+
+def test_an_undeclared_import_is_seen() -> None:
+    code = "import json, zmq, requests.auth, torch"
+    source = Source("parties/node.py", ast.parse(code))
+    assert undeclared([source], ["pyzmq>=27", "torch>=2.13,<2.14"]) == {"requests"}
+
+
+def test_parties_and_the_packages_start_without_torch() -> None:
+    """Keys, rosters and the coordinator must answer at once; torch alone takes a second."""
+    modules = ["protocols", "mpc_train"]
+    for path in sorted((ROOT / "parties").rglob("*.py")):
+        dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        modules.append(dotted.removesuffix(".__init__"))
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    for heavy in ('torch', 'crypten', 'polars', 'sklearn', 'numba'):\n"
+        "        assert heavy not in sys.modules, f'{name} imports {heavy}'\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
