@@ -34,6 +34,8 @@ MAX_CLASSES = 1_000
 MAX_ROWS = 100_000_000
 MAX_STEPS = 10_000_000
 MAX_SEED = 2**63 - 1
+MAX_BODY_BYTES = 1 << 20
+"""What a node accepts as the body of a proposed contract."""
 LEAST_FRACTION_BITS, MOST_FRACTION_BITS = 12, 26
 """Below 12 bits gradients round to nothing; above 26 a product of two values of 2^5 overflows."""
 
@@ -56,6 +58,8 @@ def check_job(job: "Job") -> None:
     _check_model(job)
     _check_train(job)
     _check_reveal(job)
+    if len(job.to_bytes()) > MAX_BODY_BYTES:
+        raise JobProblem("data.features", f"the job is longer than {MAX_BODY_BYTES >> 10} KiB")
 
 
 def _check_roles(job: "Job") -> None:

@@ -1,0 +1,241 @@
+"""A node's own file: who it is, whom it talks to, where its data lie and what it allows.
+
+Each organisation writes its own and shows it to nobody. Paths are relative to the file. A party
+and a dealer have the same kind of file; a coordinator has no data and no rules, and names the
+job instead.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from mpc_train.errors import ConfigError, DataError
+from mpc_train.job_checks import NAME
+from mpc_train.rules import Rules
+from mpc_train.strict_toml import at, load_toml
+
+HOME_VARIABLE = "MPC_TRAIN_HOME"
+_ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
+_LEAST_TIMEOUT_S, _MOST_TIMEOUT_S = 1, 7 * 24 * 3600
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Node(_Strict, frozen=True):
+    name: str
+    home: str = ""
+    roster: str = ""
+    run_dir: str = "runs"
+    passphrase_file: str = ""
+
+
+class _Peer(_Strict, frozen=True):
+    name: str
+    address: str
+
+
+class Timeouts(_Strict, frozen=True):
+    """`[timeouts]`, in seconds."""
+
+    join_s: int = 600
+    """How long to wait until the coordinator answers and everybody has joined."""
+    peer_s: int = 120
+    """How long a peer may send nothing during a run."""
+
+
+class _Network(_Strict, frozen=True):
+    listen: str = ""
+    advertise: str = ""
+
+
+class DataFile(_Strict, frozen=True):
+    """One data file. `ignore`: columns of the file that the job does not use."""
+
+    file: str
+    ignore: tuple[str, ...] = ()
+
+
+class _PartyFile(_Strict, frozen=True):
+    node: _Node
+    coordinator: _Peer
+    rules: Rules
+    network: _Network = _Network()
+    data: dict[str, str | DataFile] = {}
+    timeouts: Timeouts = Timeouts()
+
+
+class _Run(_Strict, frozen=True):
+    job: str
+
+
+class _CoordinatorFile(_Strict, frozen=True):
+    node: _Node
+    network: _Network
+    run: _Run
+    timeouts: Timeouts = Timeouts()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a node keeps its identity, the cards of others and its runs."""
+
+    name: str
+    home: Path
+    roster: Path
+    run_dir: Path
+    passphrase_file: Path | None
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """A party's or dealer's file, checked, with absolute paths."""
+
+    path: Path
+    place: Place
+    coordinator: str
+    """Name of the coordinator; its card must be in the roster."""
+    coordinator_address: str
+    listen: str | None
+    """Where peers may dial this node; None: its frames go through the coordinator, sealed."""
+    advertise: str | None
+    rules: Rules
+    data: dict[str, DataFile]
+    """Data file by job name."""
+    timeouts: Timeouts
+
+    def data_file(self, job: str) -> DataFile:
+        """Return the data file for `job`; raise DataError when none is declared."""
+        try:
+            return self.data[job]
+        except KeyError:
+            raise DataError(
+                f"{self.path}: no data file for the job {job!r}; under [data] write "
+                f'{job} = "file.csv"'
+            ) from None
+
+
+@dataclass(frozen=True)
+class CoordinatorConfig:
+    """A coordinator's file, checked, with absolute paths."""
+
+    path: Path
+    place: Place
+    listen: str
+    job: Path
+    timeouts: Timeouts
+
+
+def default_home() -> Path:
+    """Return where identities are kept unless said otherwise."""
+    return Path(os.environ.get(HOME_VARIABLE) or "~/.mpc-train").expanduser()
+
+
+def load_node_config(path: Path | str) -> NodeConfig:
+    """Read a party's or dealer's file; raise ConfigError naming file, line and key."""
+    path = Path(path).absolute()
+    parsed, text = load_toml(path, _PartyFile, ConfigError)
+    check = _Checker(path, text)
+    check.name("coordinator.name", parsed.coordinator.name)
+    check.address("coordinator.address", parsed.coordinator.address, dial=True)
+    listen, advertise = parsed.network.listen, parsed.network.advertise
+    if listen:
+        check.address("network.listen", listen)
+        if not advertise and ("*" in listen or "0.0.0.0" in listen or "[::]" in listen):  # noqa: S104
+            raise check.error(
+                "network.listen", "others cannot dial this; add advertise = an address they can"
+            )
+    if advertise:
+        if not listen:
+            raise check.error("network.advertise", "needs listen as well")
+        check.address("network.advertise", advertise, dial=True)
+    for name in parsed.rules.recipients:
+        check.name("rules.recipients", name)
+    if parsed.rules.least_parties < 1:
+        raise check.error("rules.least_parties", "at least 1")
+    for digest in parsed.rules.jobs:
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise check.error("rules.jobs", "digests of 64 hexadecimal digits")
+    check.timeouts(parsed.timeouts)
+    data: dict[str, DataFile] = {}
+    for name, entry in parsed.data.items():
+        check.name(f"data.{name}", name)
+        given = DataFile(entry) if isinstance(entry, str) else entry
+        if not given.file:
+            raise check.error(f"data.{name}", "the path of a CSV file is needed")
+        data[name] = DataFile(str(check.resolve(given.file)), given.ignore)
+    return NodeConfig(
+        path=path,
+        place=check.place(parsed.node),
+        coordinator=parsed.coordinator.name,
+        coordinator_address=parsed.coordinator.address,
+        listen=listen or None,
+        advertise=advertise or listen or None,
+        rules=parsed.rules,
+        data=data,
+        timeouts=parsed.timeouts,
+    )
+
+
+def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
+    """Read a coordinator's file; raise ConfigError naming file, line and key."""
+    path = Path(path).absolute()
+    parsed, text = load_toml(path, _CoordinatorFile, ConfigError)
+    check = _Checker(path, text)
+    if not parsed.network.listen:
+        raise check.error("network.listen", 'write listen = "tcp://0.0.0.0:7700"')
+    check.address("network.listen", parsed.network.listen)
+    if parsed.network.advertise:
+        raise check.error("network.advertise", "a coordinator has none: the nodes' files name it")
+    check.timeouts(parsed.timeouts)
+    return CoordinatorConfig(
+        path=path,
+        place=check.place(parsed.node),
+        listen=parsed.network.listen,
+        job=check.resolve(parsed.run.job),
+        timeouts=parsed.timeouts,
+    )
+
+
+class _Checker:
+    """Checks values of one file, and says where each of them stands."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.text = path, text
+
+    def error(self, key: str, message: str) -> Exception:
+        return at(ConfigError, self.path, self.text, key, message)
+
+    def resolve(self, path: str) -> Path:
+        return (self.path.parent / Path(path).expanduser()).absolute()
+
+    def name(self, key: str, name: str) -> None:
+        if not NAME.match(name):
+            raise self.error(key, f"{name!r} is not a name: use a-z, 0-9 and -")
+
+    def address(self, key: str, address: str, *, dial: bool = False) -> None:
+        match = _ADDRESS.match(address)
+        if not match or (match[2] != "*" and not 0 <= int(match[2]) <= 65535):
+            raise self.error(key, "write tcp://host:port, like tcp://study.example.org:7700")
+        if dial and ("*" in address or int(match[2]) == 0):
+            raise self.error(key, "an address that can be dialled has a host and a port")
+
+    def timeouts(self, timeouts: Timeouts) -> None:
+        for key in ("join_s", "peer_s"):
+            if not _LEAST_TIMEOUT_S <= getattr(timeouts, key) <= _MOST_TIMEOUT_S:
+                raise self.error(f"timeouts.{key}", "between 1 second and 7 days")
+
+    def place(self, node: _Node) -> Place:
+        self.name("node.name", node.name)
+        home = self.resolve(node.home) if node.home else default_home().absolute()
+        return Place(
+            name=node.name,
+            home=home,
+            roster=self.resolve(node.roster) if node.roster else home / "roster",
+            run_dir=self.resolve(node.run_dir),
+            passphrase_file=self.resolve(node.passphrase_file) if node.passphrase_file else None,
+        )

@@ -1,0 +1,57 @@
+"""What this organisation allows, whatever job is proposed to it.
+
+The rules stand in the node's own file and are checked before the node signs, reads its data into
+a run or sends anything. Nothing is allowed by being left out: recipients and metrics have to be
+listed.
+"""
+
+import msgspec
+
+from mpc_train.errors import RefusedError
+from mpc_train.job import Job, Metric, ModelKind
+
+ALL_MODELS: tuple[ModelKind, ...] = ("linear", "logistic", "softmax", "mlp")
+
+
+class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[rules]` of a party's or dealer's file."""
+
+    recipients: tuple[str, ...]
+    """Who may get a model that our data went into."""
+    metrics: tuple[Metric, ...] = ()
+    """Which metrics may become known."""
+    models: tuple[ModelKind, ...] = ALL_MODELS
+    least_parties: int = 2
+    """Fewest owners of data: with two, each can subtract its own part from a total."""
+    least_test_rows: int = 20
+    """Fewest rows that a metric is taken over."""
+    jobs: tuple[str, ...] = ()
+    """Digests (hexadecimal, as `mpc-train job check` prints them) of the jobs that are allowed;
+    none listed: any job that keeps the other rules."""
+
+
+def check_rules(rules: Rules, job: Job) -> None:
+    """Raise RefusedError naming everything in `job` that breaks the rules."""
+    broken: list[str] = []
+    if rules.jobs and job.digest().hex() not in rules.jobs:
+        broken.append(f"the job's digest {job.digest().hex()} is not under jobs")
+    foreign = [name for name in job.recipients if name not in rules.recipients]
+    if foreign:
+        broken.append(f"{', '.join(foreign)} would receive the model and is not under recipients")
+    if job.model.kind not in rules.models:
+        broken.append(f"a {job.model.kind} model is not under models")
+    metrics = [metric for metric in job.reveal.metrics if metric not in rules.metrics]
+    if metrics:
+        broken.append(f"{', '.join(metrics)} would be revealed and is not under metrics")
+    if len(job.owners) < rules.least_parties:
+        broken.append(f"{len(job.owners)} owners bring data, least_parties = {rules.least_parties}")
+    if job.reveal.metrics and job.reveal.least_test_rows < rules.least_test_rows:
+        broken.append(
+            f"metrics are allowed over {job.reveal.least_test_rows} rows, "
+            f"least_test_rows = {rules.least_test_rows}"
+        )
+    if broken:
+        raise RefusedError(
+            f"the job {job.name!r} breaks this node's rules: {'; '.join(broken)}. Nothing was "
+            "shared. Change [rules] in this node's file only if your organisation agrees."
+        )

@@ -1,0 +1,174 @@
+"""Node files and rules: what is refused, and how clearly."""
+
+from pathlib import Path
+
+import pytest
+
+from mpc_train.errors import ConfigError, DataError, RefusedError
+from mpc_train.job import load_job
+from mpc_train.node_config import (
+    HOME_VARIABLE,
+    default_home,
+    load_coordinator_config,
+    load_node_config,
+)
+from mpc_train.rules import check_rules
+from tests.mpc_train.helpers import replaced, write_job
+
+PARTY = """
+[node]
+name = "ann"
+home = "keys"
+
+[coordinator]
+name = "office"
+address = "tcp://office.example.org:7700"
+
+[network]
+listen = "tcp://0.0.0.0:7701"
+advertise = "tcp://ann.example.org:7701"
+
+[data]
+study = "ann.csv"
+other = { file = "sub/other.csv", ignore = ["id"] }
+
+[rules]
+recipients = ["ann", "office"]
+metrics = ["accuracy", "auc"]
+least_parties = 3
+
+[timeouts]
+join_s = 30
+"""
+
+COORDINATOR = """
+[node]
+name = "office"
+
+[network]
+listen = "tcp://0.0.0.0:7700"
+
+[run]
+job = "job.toml"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "node.toml"
+    path.write_text(text)
+    return path
+
+
+def changed(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1
+    return text.replace(old, new)
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = load_node_config(write(tmp_path, PARTY))
+    assert config.place.home == tmp_path / "keys"
+    assert config.place.roster == tmp_path / "keys" / "roster"
+    assert config.place.run_dir == tmp_path / "runs"
+    assert config.data_file("study").file == str(tmp_path / "ann.csv")
+    assert config.data_file("other").ignore == ("id",)
+    assert (config.listen, config.advertise) == (
+        "tcp://0.0.0.0:7701",
+        "tcp://ann.example.org:7701",
+    )
+    assert (config.timeouts.join_s, config.timeouts.peer_s) == (30, 120)
+    with pytest.raises(DataError, match="no data file for the job 'third'"):
+        config.data_file("third")
+
+
+def test_a_node_that_cannot_be_dialled_leaves_network_out(tmp_path: Path) -> None:
+    start, end = PARTY.index("[network]"), PARTY.index("[data]")
+    config = load_node_config(write(tmp_path, PARTY[:start] + PARTY[end:]))
+    assert config.listen is None
+    assert config.advertise is None
+
+
+def test_a_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
+    config = load_coordinator_config(write(tmp_path, COORDINATOR))
+    assert config.job == tmp_path / "job.toml"
+    assert config.place.home == tmp_path / "home" == default_home()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "says"),
+    [
+        ('home = "keys"', 'hom = "keys"', "node.hom", "unknown key"),
+        ('name = "ann"', 'name = "Ann"', "node.name", "not a name"),
+        ("tcp://office.example.org:7700", "office.example.org", "coordinator.address", "tcp://"),
+        ("tcp://office.example.org:7700", "tcp://*:7700", "coordinator.address", "dialled"),
+        ("tcp://office.example.org:7700", "tcp://office:99999", "coordinator.address", "tcp://"),
+        ('advertise = "tcp://ann.example.org:7701"\n', "", "network.listen", "advertise"),
+        ('listen = "tcp://0.0.0.0:7701"\n', "", "network.advertise", "listen"),
+        ('"ann.csv"', '""', "data.study", "CSV"),
+        ('recipients = ["ann", "office"]\n', "", "rules", "recipients"),
+        ('"auc"]', '"f1"]', "rules.metrics", "Invalid enum value"),
+        ("least_parties = 3", "least_parties = 0", "rules.least_parties", "at least 1"),
+        ("least_parties = 3", 'jobs = ["12"]', "rules.jobs", "64"),
+        ("join_s = 30", "join_s = 0", "timeouts.join_s", "between"),
+    ],
+)
+def test_a_wrong_file_names_file_key_and_remedy(
+    tmp_path: Path, old: str, new: str, key: str, says: str
+) -> None:
+    path = write(tmp_path, changed(PARTY, old, new))
+    with pytest.raises(ConfigError) as caught:
+        load_node_config(path)
+    assert str(caught.value).startswith(f"{path}:")
+    assert key in str(caught.value)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('listen = "tcp://0.0.0.0:7700"', 'listen = ""', "network.listen"),
+        ("[run]", 'advertise = "tcp://office:7700"\n[run]', "network.advertise"),
+        ('job = "job.toml"', 'jobs = "job.toml"', "run"),
+        ("[run]", "[rules]\nrecipients = []\n[run]", "rules"),
+    ],
+)
+def test_a_wrong_coordinator_file(tmp_path: Path, old: str, new: str, key: str) -> None:
+    path = write(tmp_path, changed(COORDINATOR, old, new))
+    with pytest.raises(ConfigError) as caught:
+        load_coordinator_config(path)
+    assert str(caught.value).startswith(f"{path}")
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('recipients = ["ann", "office"]', 'recipients = ["ann"]', "office would receive"),
+        ('["accuracy", "auc"]', '["auc"]', "accuracy would be revealed"),
+        ('metrics = ["accuracy", "auc"]\n', "", "accuracy, auc would be revealed"),
+        ("least_parties = 3", "least_parties = 4", "3 owners bring data"),
+        ("least_parties = 3", 'models = ["linear"]', "a logistic model"),
+        ("least_parties = 3", "least_test_rows = 50", "over 20 rows"),
+        ("least_parties = 3", f'jobs = ["{"0" * 64}"]', "is not under jobs"),
+    ],
+)
+def test_a_job_that_breaks_the_rules_is_refused(
+    tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    job = load_job(write_job(tmp_path))
+    check_rules(load_node_config(write(tmp_path, PARTY)).rules, job)
+    rules = load_node_config(write(tmp_path, changed(PARTY, old, new))).rules
+    with pytest.raises(RefusedError) as caught:
+        check_rules(rules, job)
+    assert says in str(caught.value)
+    assert "Nothing was shared" in str(caught.value)
+
+
+def test_a_job_can_be_allowed_by_its_digest(tmp_path: Path) -> None:
+    job = load_job(write_job(tmp_path))
+    text = changed(PARTY, "least_parties = 3", f'jobs = ["{job.digest().hex()}"]')
+    rules = load_node_config(write(tmp_path, text)).rules
+    check_rules(rules, job)
+    other = load_job(write_job(tmp_path, replaced("seed = 7", "seed = 8")))
+    with pytest.raises(RefusedError, match=other.digest().hex()):
+        check_rules(rules, other)
