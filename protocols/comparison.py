@@ -297,7 +297,7 @@ def _products(
             shares = {}
             if dealt is not None:
                 shares = {subset: dealt[first + i] for i, subset in enumerate(some)}
-            out[place] = _expand(role, opened, mine, shares, wanted)
+            out[place] = _expand(role, opened, mine, shares, wanted)  # type: ignore[assignment]
             first += len(some)
         return out
 

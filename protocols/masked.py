@@ -98,11 +98,9 @@ class Masked:
 
     def scale(self, factor: int | Words) -> Masked:
         """The product with a public integer, or element-wise with public integers."""
-        if isinstance(factor, np.ndarray):
-            shape = np.broadcast_shapes(self.shape, factor.shape)
-        else:
-            factor, shape = np.int64(factor), self.shape
-        return self._map(shape, lambda words: words * factor, False)
+        constant = np.asarray(factor, np.int64)
+        shape = np.broadcast_shapes(self.shape, constant.shape)
+        return self._map(shape, lambda words: words * constant, False)
 
     def __neg__(self) -> Masked:
         return self._map(self.shape, np.negative, True)
@@ -158,11 +156,8 @@ class Masked:
 def _join_masks(
     function: Any, mine: Words | None, theirs: Words | None, shape: Shape
 ) -> Words | None:
-    if mine is None and theirs is None:
-        return None
     if theirs is None:
-        assert mine is not None
-        return mine if mine.shape == shape else np.broadcast_to(mine, shape)
+        return mine if mine is None or mine.shape == shape else np.broadcast_to(mine, shape)
     left = np.zeros(shape, np.int64) if mine is None else mine
     joined: Words = function(left, theirs)
     return joined

@@ -94,7 +94,9 @@ class RecordSealer(_Direction):
         Raises FrameError for a label or payload that is too long (no number is used up), and
         MaskReuseError once a call has failed half-way: its number must not serve again.
         """
-        length = _byte_length(payload)
+        if isinstance(payload, memoryview):
+            payload = payload.cast("B")
+        length = len(payload)
         if len(label) > MAX_LABEL_BYTES:
             raise FrameError(f"a label has {len(label)} bytes, at most {MAX_LABEL_BYTES}")
         if length > MAX_RECORD_BYTES:
@@ -118,7 +120,9 @@ class RecordOpener(_Direction):
         Raises AuthenticationError for anything but the next record under `label`, and from then
         on for every record: failed authentication is never retried.
         """
-        length = _byte_length(ciphertext) - TAG_BYTES
+        if isinstance(ciphertext, memoryview):
+            ciphertext = ciphertext.cast("B")
+        length = len(ciphertext) - TAG_BYTES
         with self._lock:
             if self._failed:
                 raise AuthenticationError("this direction ended with a record that did not fit")
@@ -136,7 +140,3 @@ class RecordOpener(_Direction):
                 ) from error
             self._failed = False
             return memoryview(payload)
-
-
-def _byte_length(buffer: Buffer) -> int:
-    return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)

@@ -178,8 +178,9 @@ class Evaluator(Role):
     ) -> None:
         super().__init__(len(names), index)
         self._channel = channel
-        self._peers = [name for name in names if name != names[index]]
-        self._dealer = dealer
+        self.names = tuple(names)
+        self.dealer = dealer
+        self.peers = [name for name in names if name != names[index]]
         self._stream = stream
         self._pending: list[_Opening] = []
         self._flushing = False
@@ -194,7 +195,7 @@ class Evaluator(Role):
         self.finish()
         if len(self._corrections):
             raise DesyncError(
-                f"{self._dealer} sent {len(self._corrections)} bytes of corrections more than "
+                f"{self.dealer} sent {len(self._corrections)} bytes of corrections more than "
                 f"step {self.step} uses"
             )
         self._stream.begin_step(step)
@@ -272,10 +273,10 @@ class Evaluator(Role):
             opening.write(payload[start : start + opening.size])
             start += opening.size
         label = self.label(b"open")
-        for peer in self._peers:
-            self._send(peer, label, memoryview(payload))
-        for peer in self._peers:
-            theirs = self._receive(peer, label, len(payload))
+        for peer in self.peers:
+            send_all(self._channel, peer, label, payload)
+        for peer in self.peers:
+            theirs = receive_all(self._channel, peer, label, len(payload))
             start = 0
             for opening in pending:
                 opening.add(theirs[start : start + opening.size])
@@ -284,40 +285,18 @@ class Evaluator(Role):
         for opening in pending:
             opening.finish()
 
-    def broadcast(self, tag: bytes, payload: NDArray[np.generic]) -> None:
-        """Send the same public bytes (a masked input) to all other evaluators."""
-        octets = payload.reshape(-1).view(np.uint8)
-        for peer in self._peers:
-            self._send(peer, self.label(tag), memoryview(octets))
+    def broadcast(self, tag: bytes, words: Words) -> None:
+        """Send the same words (a masked input, an output's mask) to all other evaluators."""
+        for peer in self.peers:
+            send_all(self._channel, peer, self.label(tag), words.reshape(-1).view(np.uint8))
 
     def collect(self, tag: bytes, peer: str, count: int) -> Octets:
-        """Receive `count` public bytes that `peer` broadcasts."""
-        return self._receive(peer, self.label(tag), count)
+        """Receive the `count` bytes that `peer` broadcasts at this operation."""
+        return receive_all(self._channel, peer, self.label(tag), count)
 
     def _is_last(self) -> bool:
         self._last = (self._last + 1) % self.evaluators
         return self._last == self.index
-
-    def _send(self, peer: str, label: bytes, payload: memoryview) -> None:
-        for start in range(0, max(len(payload), 1), FRAME_BYTES):
-            self._channel.send(peer, label, payload[start : start + FRAME_BYTES])
-
-    def _receive(self, peer: str, label: bytes, count: int) -> Octets:
-        if count <= FRAME_BYTES:
-            return np.frombuffer(self._receive_frame(peer, label, count), np.uint8)
-        out = np.empty(count, np.uint8)
-        for start in range(0, count, FRAME_BYTES):
-            size = min(FRAME_BYTES, count - start)
-            frame = self._receive_frame(peer, label, size)
-            out[start : start + size] = np.frombuffer(frame, np.uint8)
-        return out
-
-    def _receive_frame(self, peer: str, label: bytes, count: int) -> memoryview:
-        theirs, payload = self._channel.receive(peer, count)
-        check_label(peer, label, theirs)
-        if len(payload) != count:
-            raise FrameError(f"{peer}: a frame of {len(payload)} bytes, {count} were expected")
-        return payload
 
     def _take(self, count: int) -> memoryview:
         """The next `count` bytes of the dealer's corrections, which are padded to full words."""
@@ -338,15 +317,15 @@ class Evaluator(Role):
         return memoryview(out)
 
     def _correction_frame(self) -> memoryview:
-        label, payload = self._channel.receive(self._dealer, CORRECTION_BYTES + FRAME_BYTES)
+        label, payload = self._channel.receive(self.dealer, CORRECTION_BYTES + FRAME_BYTES)
         expected = _LABEL.pack(b"corr", self.step, self._correction_frames, 0)
-        check_label(self._dealer, expected, label)
+        check_label(self.dealer, expected, label)
         if not len(payload):
-            raise FrameError(f"{self._dealer}: an empty frame of corrections")
+            raise FrameError(f"{self.dealer}: an empty frame of corrections")
         self._correction_frames += 1
         if self._correction_frames % CREDIT_FRAMES == 0:
             credit = _LABEL.pack(b"cred", 0, self._correction_frames, 0)
-            self._channel.send(self._dealer, credit, b"")
+            self._channel.send(self.dealer, credit, b"")
         return payload
 
 
@@ -363,7 +342,7 @@ class Dealer(Role):
         if len(streams) != len(names):
             raise ValueError("a dealer needs one stream for each evaluator")
         self._channel = channel
-        self._names = list(names)
+        self.names = tuple(names)
         self._streams = list(streams)
         self._last = 0
         self._corrections = [bytearray() for _ in names]
@@ -433,6 +412,12 @@ class Dealer(Role):
     def known(self, value: Words) -> Deferred[Words]:
         return self._never
 
+    def broadcast(self, tag: bytes, words: Words) -> None:
+        """Send the same words (the dealer's own masked input) to all evaluators."""
+        self.finish()  # corrections that evaluators take before this come first
+        for name in self.names:
+            send_all(self._channel, name, self.label(tag), words.reshape(-1).view(np.uint8))
+
     def _sum_of_streams(self, count: int) -> Words:
         total = self._streams[0].words(count)
         for stream in self._streams[1:]:
@@ -445,7 +430,7 @@ class Dealer(Role):
 
     def _append(self, index: int, octets: Octets) -> None:
         pending = self._corrections[index]
-        pending += memoryview(octets.reshape(-1))
+        pending += octets.reshape(-1).data
         pending += bytes(-octets.size % 8)
         if len(pending) >= CORRECTION_BYTES:
             self._send_corrections(index)
@@ -455,7 +440,7 @@ class Dealer(Role):
         self._corrections[index] = bytearray()
         for start in range(0, len(pending), FRAME_BYTES):
             label = _LABEL.pack(b"corr", self.step, self._frames[index], 0)
-            self._channel.send(self._names[index], label, pending[start : start + FRAME_BYTES])
+            self._channel.send(self.names[index], label, pending[start : start + FRAME_BYTES])
             self._frames[index] += 1
             self._await_credit(index)
 
@@ -463,9 +448,9 @@ class Dealer(Role):
         credits, remainder = divmod(self._frames[index], CREDIT_FRAMES)
         if remainder or credits <= WINDOW_CREDITS:
             return
-        label, _ = self._channel.receive(self._names[index], 0)
+        label, _ = self._channel.receive(self.names[index], 0)
         expected = _LABEL.pack(b"cred", 0, (credits - WINDOW_CREDITS) * CREDIT_FRAMES, 0)
-        check_label(self._names[index], expected, label)
+        check_label(self.names[index], expected, label)
 
 
 class _Opening(ABC):
@@ -530,6 +515,33 @@ class _BitsOpening(_Opening):
         self.result.resolve(self.octets)
 
 
+def send_all(channel: Channel, peer: str, label: bytes, octets: Octets) -> None:
+    """Send bytes in frames of at most FRAME_BYTES."""
+    view = octets.data
+    for start in range(0, max(len(view), 1), FRAME_BYTES):
+        channel.send(peer, label, view[start : start + FRAME_BYTES])
+
+
+def receive_all(channel: Channel, peer: str, label: bytes, count: int) -> Octets:
+    """Receive exactly `count` bytes that came through `send_all` under the same label."""
+    if count <= FRAME_BYTES:
+        return np.frombuffer(_receive_frame(channel, peer, label, count), np.uint8)
+    out = np.empty(count, np.uint8)
+    for start in range(0, count, FRAME_BYTES):
+        size = min(FRAME_BYTES, count - start)
+        frame = _receive_frame(channel, peer, label, size)
+        out[start : start + size] = np.frombuffer(frame, np.uint8)
+    return out
+
+
+def _receive_frame(channel: Channel, peer: str, label: bytes, count: int) -> memoryview:
+    theirs, payload = channel.receive(peer, count)
+    check_label(peer, label, theirs)
+    if len(payload) != count:
+        raise FrameError(f"{peer}: a frame of {len(payload)} bytes, {count} were expected")
+    return payload
+
+
 def low_mask(bits: int) -> np.int64:
     """The word with the `bits` < 64 lowest bits set."""
     return np.int64((1 << bits) - 1)
@@ -576,6 +588,8 @@ def check_label(peer: str, expected: bytes, received: bytes) -> None:
         tag, step, operation, checksum = _LABEL.unpack(received)
     except struct.error:
         raise FrameError(f"{peer}: a label of {len(received)} bytes") from None
+    if len(expected) != _LABEL.size:
+        raise DesyncError(f"{peer} sent {tag!r} where {expected!r} was expected")
     mine = _LABEL.unpack(expected)
     raise DesyncError(
         f"{peer} is at {tag!r} step {step} operation {operation} (program {checksum:08x}), "

@@ -78,7 +78,7 @@ class Stream:
         if self._cipher is None:
             raise MaskReuseError("stream: no step has been begun")
         out = np.empty(count, np.uint8)
-        view = memoryview(out)
+        view = out.data
         for start in range(0, count, CHUNK_BYTES):
             size = min(CHUNK_BYTES, count - start)
             zeros = _ZEROS if size == CHUNK_BYTES else _ZEROS[:size]

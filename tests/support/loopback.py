@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from protocols.errors import PeerTimeoutError
+from protocols.inputs import from_evaluator
 from protocols.masked import Masked
 from protocols.role import Dealer, Evaluator, Role
 from protocols.streams import Stream
@@ -104,20 +105,9 @@ def run_roles(
 
 
 def secret(role: Role, value: np.ndarray, owner: int = 0) -> Masked:
-    """Input of a test value: every role is given it, the mask comes from the owner's stream."""
+    """Input of a test value: every role is given it, only the owner uses it."""
     words = np.asarray(value, np.int64)
-    lam = role.owner_mask(words.shape, owner)
-    if role.is_dealer:
-        return Masked(role, words.shape, role.known(words), lam)
-    blank = type(role.known(words))(role.flush)
-    if role.index == owner:
-        delta = words + lam
-        role.broadcast(b"inpt", delta)
-    else:
-        octets = role.collect(b"inpt", f"p{owner}", 8 * words.size)
-        delta = octets.view(np.int64).reshape(words.shape).copy()
-    blank.resolve(delta)
-    return Masked(role, words.shape, blank, lam)
+    return from_evaluator(role, owner, words.shape, words if role.index == owner else None)
 
 
 def shares_of(x: Masked) -> tuple[np.ndarray | None, np.ndarray]:

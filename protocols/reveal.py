@@ -1,0 +1,94 @@
+"""The only way out: what the signed job lists, once, under a fresh mask.
+
+A `RevealGate` knows the outputs that all nodes agreed on. It opens a listed value to everybody
+(`to_everybody`, for metrics and decision bits) or hands over this node's half of a listed tensor
+for sealing to the recipients (`for_recipients`). Anything else, and anything asked for twice,
+raises RevealError before a byte is sent.
+
+A value is masked afresh before it is revealed: raw product shares and masks that took part in an
+earlier opening never leave a node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from protocols.arithmetic import remask
+from protocols.errors import RevealError
+from protocols.masked import Masked
+from protocols.role import Evaluator, Words
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One agreed output: its name, and the training step after which it may leave."""
+
+    name: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SealedHalf:
+    """What one evaluator knows of a revealed tensor: Δ and its share of λ, both int64[shape].
+
+    All evaluators' halves together give the plaintext Δ − Σ [λ]_i; one alone gives nothing.
+    """
+
+    delta: Words
+    lam: Words
+
+    def __repr__(self) -> str:
+        return f"SealedHalf(shape={self.delta.shape})"
+
+
+class RevealGate:
+    """Keeps the list of agreed outputs; each may pass once in a session."""
+
+    def __init__(self, outputs: frozenset[Output]) -> None:
+        self._open = set(outputs)
+        self._passed: list[Output] = []
+
+    @property
+    def passed(self) -> tuple[Output, ...]:
+        """The outputs that have left so far, in order."""
+        return tuple(self._passed)
+
+    def _pass(self, name: str, step: int) -> None:
+        output = Output(name, step)
+        if output not in self._open:
+            raise RevealError(
+                f"'{name}' at step {step} is not an output of the signed job, or has left already"
+            )
+        self._open.remove(output)
+        self._passed.append(output)
+
+    def to_everybody(self, name: str, step: int, x: Masked) -> Words | None:
+        """Open a listed value to all evaluators, who may tell the other nodes. 2 rounds.
+
+        Returns int64[shape], at the dealer None.
+        """
+        self._pass(name, step)
+        role = x.role
+        fresh = remask(x.shares())
+        role.issue("reveal", *x.shape)
+        if not isinstance(role, Evaluator):
+            return None
+        delta = fresh.delta.get()
+        assert fresh.lam is not None
+        total = np.array(fresh.lam)
+        role.broadcast(b"rvl ", fresh.lam)
+        for peer in role.peers:
+            octets = role.collect(b"rvl ", peer, total.nbytes)
+            total += octets.view(np.int64).reshape(x.shape)
+        return delta - total
+
+    def for_recipients(self, name: str, step: int, x: Masked) -> SealedHalf | None:
+        """This evaluator's half of a listed tensor, to be sealed; None at the dealer. 1 round."""
+        self._pass(name, step)
+        fresh = remask(x.shares())
+        if x.role.is_dealer:
+            return None
+        assert fresh.lam is not None
+        return SealedHalf(fresh.delta.get(), fresh.lam)
