@@ -45,10 +45,12 @@ def _from_file(path: Path | str) -> bytes:
 
 
 def _from_descriptor(fd: int) -> bytes:
+    if not 0 <= fd < 1 << 31:
+        raise PassphraseError(f"passphrase descriptor {fd}: not a descriptor")
     try:
         with os.fdopen(fd, "rb") as stream:
             return stream.read(MAX_PASSPHRASE_BYTES + 3)
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError) as error:
         raise PassphraseError(f"passphrase descriptor {fd}: {reason(error)}") from error
 
 
