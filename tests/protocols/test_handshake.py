@@ -254,6 +254,17 @@ def test_an_unusable_ephemeral_key_is_one_named_error(epk: bytes) -> None:
     assert isinstance(run.errors[0], AuthenticationError)
 
 
+def test_a_short_nonce_is_refused() -> None:
+    def change(message: bytes) -> bytes:
+        fields = unpack(message, [1 << 20] * 15)
+        fields[-2] = fields[-2][:-1]
+        return pack(*fields)
+
+    run = Run(only(1, change))
+    assert_refused(run, 1)
+    assert "nonce" in str(run.errors[0])
+
+
 def test_calls_out_of_order_are_refused() -> None:
     initiator = Initiator(INFO, A, B, KEYS["a"], VerifyKeys(B.signing_public))
     for early in (initiator.on_message2, initiator.on_message4):

@@ -105,6 +105,15 @@ def test_unusable_public_keys_are_told_early(public: bytes) -> None:
         hybrid.check_public(public)
 
 
+@pytest.mark.parametrize(
+    "point", [bytes(32), b"\x01" + bytes(31), b"\xed" + b"\xff" * 30 + b"\x7f"]
+)
+def test_a_low_order_point_in_a_sealed_text_is_our_error(point: bytes) -> None:
+    sealed = hybrid.seal(SEAL_KEY.public, b"info", b"text")
+    with pytest.raises(AuthenticationError):
+        SEAL_KEY.open(b"info", sealed[:1088] + point + sealed[1120:])
+
+
 def test_info_is_required() -> None:
     with pytest.raises(ValueError, match="info is required"):
         hybrid.seal(SEAL_KEY.public, b"", b"text")
