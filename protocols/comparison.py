@@ -100,9 +100,7 @@ def all_of(bits: MaskedBit) -> MaskedBit:
         total = len(groups)
         if total == 1:
             beta, mu = _root(role, shares.map(lambda s: s[0]), None, lanes)
-            return MaskedBit(
-                role, shape, beta.map(lambda b: b.reshape(shape)), mu.reshape(shape)
-            )
+            return MaskedBit(role, shape, beta.map(lambda b: b.reshape(shape)), mu.reshape(shape))
         mask = role.mask_bits((total, ceil(lanes / 8)))
         planes = role.open_bits(shares, mask)
         mine = mask.octets
@@ -355,9 +353,7 @@ def _plan(count: int) -> _Level:
         )
         eq_terms = (tuple(row[True, digit] for digit in group),) if with_eq else ()
         subsets = _needed([*lt_terms, *eq_terms])
-        nodes.append(
-            _Node(group[0], offset, tuple(factors), lt_terms, eq_terms, subsets, dealt)
-        )
+        nodes.append(_Node(group[0], offset, tuple(factors), lt_terms, eq_terms, subsets, dealt))
         offset += len(factors)
         dealt += len(subsets)
     return _Level(tuple(nodes), offset, dealt)
@@ -374,9 +370,7 @@ def _needed(terms: Sequence[Subset]) -> tuple[Subset, ...]:
     return tuple(sorted(found, key=lambda subset: (len(subset), subset)))
 
 
-def _mask_products(
-    masks: Octets, subsets: Sequence[Sequence[Subset]], count: int
-) -> Octets:
+def _mask_products(masks: Octets, subsets: Sequence[Sequence[Subset]], count: int) -> Octets:
     """The products of masks, [count, lanes]; a longer one extends one that is there already."""
     out = np.empty((count, masks.shape[1]), np.uint8)
     first = 0
@@ -433,4 +427,3 @@ def _pack(bits: NDArray[np.integer]) -> Octets:
 def _unpack(octets: Octets, lanes: int) -> Words:
     """Packed bits to int64[lanes] of 0 and 1; padding lanes are dropped."""
     return np.unpackbits(octets, count=lanes, bitorder="little").astype(np.int64)
-

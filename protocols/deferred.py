@@ -94,9 +94,7 @@ class Never(Deferred[Any]):
         return self
 
 
-def combine(
-    function: Callable[[A, B], U], first: Deferred[A], second: Deferred[B]
-) -> Deferred[U]:
+def combine(function: Callable[[A, B], U], first: Deferred[A], second: Deferred[B]) -> Deferred[U]:
     """`function(first, second)`, as soon as both are there."""
     if isinstance(first, Never):
         return first

@@ -53,6 +53,11 @@ WINDOW_CREDITS = 4
 """The dealer runs at most 4 credits ahead of the slowest evaluator."""
 
 _LABEL = struct.Struct(">4sIII")
+_DONE = _LABEL.pack(b"done", 0, 0, 0)
+
+
+def _credit(frames: int) -> bytes:
+    return _LABEL.pack(b"cred", 0, frames, 0)
 
 
 class Mask:
@@ -118,6 +123,10 @@ class Role(ABC):
     @abstractmethod
     def finish(self) -> None:
         """Exchange and send whatever is pending."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish the last step; the dealer waits until every evaluator is through with it."""
 
     @abstractmethod
     def mask(self, shape: Shape) -> Mask:
@@ -193,17 +202,18 @@ class Evaluator(Role):
 
     def begin_step(self, step: int) -> None:
         self.finish()
-        if len(self._corrections):
-            raise DesyncError(
-                f"{self.dealer} sent {len(self._corrections)} bytes of corrections more than "
-                f"step {self.step} uses"
-            )
+        self._check_corrections()
         self._stream.begin_step(step)
         self.step = step
 
     def finish(self) -> None:
         while self._pending:
             self.flush()
+
+    def close(self) -> None:
+        self.finish()
+        self._check_corrections()
+        self._channel.send(self.dealer, _DONE, b"")
 
     def mask(self, shape: Shape) -> Mask:
         return Mask(self._stream.words(prod(shape)).reshape(shape))
@@ -316,6 +326,13 @@ class Evaluator(Role):
             self._corrections = self._corrections[missing:]
         return memoryview(out)
 
+    def _check_corrections(self) -> None:
+        if len(self._corrections):
+            raise DesyncError(
+                f"{self.dealer} sent {len(self._corrections)} bytes of corrections more than "
+                f"step {self.step} uses"
+            )
+
     def _correction_frame(self) -> memoryview:
         label, payload = self._channel.receive(self.dealer, CORRECTION_BYTES + FRAME_BYTES)
         expected = _LABEL.pack(b"corr", self.step, self._correction_frames, 0)
@@ -324,8 +341,7 @@ class Evaluator(Role):
             raise FrameError(f"{self.dealer}: an empty frame of corrections")
         self._correction_frames += 1
         if self._correction_frames % CREDIT_FRAMES == 0:
-            credit = _LABEL.pack(b"cred", 0, self._correction_frames, 0)
-            self._channel.send(self.dealer, credit, b"")
+            self._channel.send(self.dealer, _credit(self._correction_frames), b"")
         return payload
 
 
@@ -361,6 +377,17 @@ class Dealer(Role):
     def finish(self) -> None:
         for index in range(self.evaluators):
             self._send_corrections(index)
+
+    def close(self) -> None:
+        self.finish()
+        for index, name in enumerate(self.names):
+            acknowledged = max(self._frames[index] // CREDIT_FRAMES - WINDOW_CREDITS, 0)
+            while True:
+                label, _ = self._channel.receive(name, 0)
+                if label == _DONE:
+                    break
+                acknowledged += 1
+                check_label(name, _credit(acknowledged * CREDIT_FRAMES), label)
 
     def mask(self, shape: Shape) -> Mask:
         return Mask(self._sum_of_streams(prod(shape)).reshape(shape))
@@ -449,7 +476,7 @@ class Dealer(Role):
         if remainder or credits <= WINDOW_CREDITS:
             return
         label, _ = self._channel.receive(self.names[index], 0)
-        expected = _LABEL.pack(b"cred", 0, (credits - WINDOW_CREDITS) * CREDIT_FRAMES, 0)
+        expected = _credit((credits - WINDOW_CREDITS) * CREDIT_FRAMES)
         check_label(self.names[index], expected, label)
 
 
@@ -595,5 +622,3 @@ def check_label(peer: str, expected: bytes, received: bytes) -> None:
         f"{peer} is at {tag!r} step {step} operation {operation} (program {checksum:08x}), "
         f"this node at {mine[0]!r} step {mine[1]} operation {mine[2]} (program {mine[3]:08x})"
     )
-
-

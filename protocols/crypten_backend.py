@@ -1,0 +1,420 @@
+"""CrypTen's tensor over masked sharing: `crypten.cryptensor` makes a `MaskedTensor`.
+
+`attach` gives this process its role; from then on `crypten.cryptensor`, `crypten.nn`, CrypTen's
+autograd and its losses run over the protocols of this package. None of CrypTen's own protocols,
+providers, generators or communicators is used, and no `crypten.init` is needed.
+
+    attach(role, fraction_bits=20)
+    x = crypten.cryptensor(rows, src=0, shape=(128, 784))     # evaluator 0 brings the rows
+    y = model(x)                                              # crypten.nn modules
+
+A tensor holds words in Z_2^64 that stand for the real number word · factor / 2^bits. Products only
+add up `bits`; means and learning rates only change `factor`. A truncation happens when an
+operation needs the usual scale again (`masked`), once for a tensor however often it is used, so
+that a chain of linear operations costs one truncation in all.
+
+CrypTen keeps global state: one party a process. Plaintext never comes back through this type:
+`get_plain_text` raises, outputs leave through `protocols.reveal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+
+from protocols import arithmetic, functions
+from protocols.comparison import maximum, negative
+from protocols.crypten_import import crypten
+from protocols.errors import RangeError, RevealError
+from protocols.fixed_point import check_fraction_bits, encode, mantissa
+from protocols.inputs import from_evaluator
+from protocols.masked import Additive, Masked, MaskedBit, public
+from protocols.role import Role, Shape, Words
+
+FACTOR_BITS = 20
+"""A public real factor is multiplied in with a mantissa of at most this many bits."""
+
+Value = Masked | Additive
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The role of this process and the scale of its job."""
+
+    role: Role
+    fraction_bits: int
+
+
+_runtime: Runtime | None = None
+
+
+def attach(role: Role, fraction_bits: int) -> None:
+    """Make `role` the one that CrypTen's tensors of this process compute with."""
+    global _runtime
+    _runtime = Runtime(role, check_fraction_bits(fraction_bits))
+    crypten.set_default_cryptensor_type("masked")
+
+
+def detach() -> None:
+    """Forget the role; tensors made with it keep it, new ones cannot be made."""
+    global _runtime
+    _runtime = None
+
+
+def runtime() -> Runtime:
+    if _runtime is None:
+        raise RuntimeError("no role is attached: call protocols.crypten_backend.attach first")
+    return _runtime
+
+
+_OWN = frozenset(
+    {
+        "value",
+        "bits",
+        "factor",
+        "fraction_bits",
+        "masked",
+        "summands",
+        "shape",
+        "data",
+        "size",
+        "dim",
+        "nelement",
+        "get_plain_text",
+        "with_value",
+        "linear_map",
+        "bit",
+    }
+)
+
+
+@crypten.register_cryptensor("masked")
+class MaskedTensor(crypten.CrypTensor):  # type: ignore[misc]
+    """A secret-shared tensor with CrypTen's interface.
+
+    tensor: real values (a torch tensor, array, number or list), or int64 words as a `Masked` or
+    `Additive` made by the protocols. src: index of the evaluator that brings the values, or None
+    for public ones. shape: needed at the nodes that bring nothing (`tensor=None`).
+    """
+
+    value: Value | None
+    bits: int
+    factor: Fraction
+    fraction_bits: int
+
+    def __init__(
+        self,
+        tensor: Any = None,
+        device: Any = None,
+        *,
+        src: int | None = None,
+        shape: Sequence[int] | None = None,
+        requires_grad: bool = False,
+        bits: int | None = None,
+        factor: Fraction = Fraction(1),
+    ) -> None:
+        if torch.is_tensor(tensor) and tensor.requires_grad:
+            requires_grad, tensor = True, tensor.detach()
+        super().__init__(requires_grad=requires_grad)
+        self.factor = factor
+        self.bit: MaskedBit | None = None
+        if isinstance(tensor, list) and not tensor:
+            # The empty tensor that CrypTen makes at every cat and stack: it stands for nothing.
+            self.value, self.bits, self.fraction_bits = None, 0, 0
+            return
+        state = runtime()
+        self.fraction_bits = state.fraction_bits
+        self.bits = state.fraction_bits if bits is None else bits
+        if isinstance(tensor, (Masked, Additive)):
+            self.value = tensor
+        elif src is None:
+            if tensor is None:
+                raise ValueError("a public tensor needs its values")
+            words = encode(_as_array(tensor), self.bits)
+            self.value = public(state.role, words)
+        else:
+            self.value = _shared_in(state.role, tensor, src, shape, self.bits)
+
+    def __getattribute__(self, name: str) -> Any:
+        # CrypTen looks every attribute up among its autograd functions first; the state of a
+        # tensor is read far more often than a function is called.
+        if name in _OWN:
+            return object.__getattribute__(self, name)
+        return super().__getattribute__(name)
+
+    def __repr__(self) -> str:
+        return f"MaskedTensor(shape={tuple(self.shape)})"
+
+    def with_value(
+        self, value: Value, bits: int | None = None, factor: Fraction | None = None
+    ) -> MaskedTensor:
+        """A tensor of other words, by default of the same scale."""
+        return MaskedTensor(
+            value,
+            bits=self.bits if bits is None else bits,
+            factor=self.factor if factor is None else factor,
+        )
+
+    def linear_map(self, function: Callable[[Any], Value]) -> MaskedTensor:
+        """`function` applied to the words, for a function that keeps the scale."""
+        return self.with_value(function(self.value))
+
+    def masked(self) -> Masked:
+        """The words as a masked value at scale 2^f, truncating once if there are more bits."""
+        value = self.value
+        if value is None:
+            raise ValueError("an empty tensor has no value")
+        excess = self.bits - self.fraction_bits
+        if excess > 0:
+            summands = value if isinstance(value, Additive) else value.shares()
+            value = arithmetic.truncate(summands, excess)
+        elif isinstance(value, Additive):
+            value = arithmetic.remask(value)
+        self.value, self.bits = value, self.bits - max(excess, 0)
+        return value
+
+    def summands(self) -> Additive:
+        """The words as summands, without truncation."""
+        value = self.value
+        if value is None:
+            raise ValueError("an empty tensor has no value")
+        return value if isinstance(value, Additive) else value.shares()
+
+    # CrypTen's interface: shape and identity
+
+    def size(self, dim: int | None = None) -> Any:
+        shape = torch.Size(() if self.value is None else self.value.shape)
+        return shape if dim is None else shape[dim]
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size(() if self.value is None else self.value.shape)
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def nelement(self) -> int:
+        return self.shape.numel()
+
+    numel = nelement
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def data(self) -> torch.Tensor:
+        """A tensor of the right shape and no content: CrypTen reads shapes from it."""
+        return torch.empty(self.shape)
+
+    @data.setter
+    def data(self, other: MaskedTensor) -> None:
+        self.copy_(other)
+
+    def get_plain_text(self, dst: int | None = None) -> torch.Tensor:
+        raise RevealError(
+            "tensors are not opened one by one: list the output in the job's [reveal] section"
+        )
+
+    def shallow_copy(self) -> MaskedTensor:
+        return self.with_value(self.value)  # type: ignore[arg-type]
+
+    clone = shallow_copy
+
+    def copy_(self, other: MaskedTensor) -> MaskedTensor:
+        self.value, self.bits, self.factor = other.value, other.bits, other.factor
+        return self
+
+    @staticmethod
+    def rand(*sizes: int, device: Any = None) -> MaskedTensor:
+        raise RangeError("random tensors come from no party: masked sharing has no use for them")
+
+    # Linear operations: local
+
+    def neg(self) -> MaskedTensor:
+        return self.linear_map(lambda value: -value)
+
+    def add(self, other: Any) -> MaskedTensor:
+        left, right = _aligned(self, self._like(other))
+        a, b = left.value, right.value
+        if isinstance(a, Masked) and isinstance(b, Masked):
+            return left.with_value(a + b)
+        return left.with_value(left.summands() + right.summands())
+
+    def sub(self, other: Any) -> MaskedTensor:
+        return self.add(self._like(other).neg())
+
+    def mul(self, other: Any) -> MaskedTensor:
+        if isinstance(other, MaskedTensor):
+            product = arithmetic.multiply(self.masked(), other.masked())
+            bits = self.bits + other.bits
+            return self.with_value(product, bits, self.factor * other.factor)
+        if isinstance(other, (int, float, Fraction)):
+            return self.with_value(self.value, factor=self.factor * Fraction(other))  # type: ignore[arg-type]
+        words = encode(_as_array(other), self.fraction_bits)
+        return self.with_value(self.masked().scale(words), self.bits + self.fraction_bits)
+
+    def div(self, other: Any) -> MaskedTensor:
+        if isinstance(other, MaskedTensor):
+            return self.mul(other.reciprocal())
+        if isinstance(other, (int, float, Fraction)):
+            return self.mul(1 / Fraction(other))
+        return self.mul(1 / torch.as_tensor(other, dtype=torch.float64))
+
+    def matmul(self, other: Any) -> MaskedTensor:
+        other = self._like(other)
+        product = arithmetic.matmul(self.masked(), other.masked())
+        return self.with_value(product, self.bits + other.bits, self.factor * other.factor)
+
+    def sum(self, dim: Any = None, keepdim: bool = False) -> MaskedTensor:
+        axis = tuple(dim) if isinstance(dim, (list, tuple)) else dim
+        return self.linear_map(lambda value: value.sum(axis, keepdim))
+
+    def mean(self, dim: Any = None, keepdim: bool = False) -> MaskedTensor:
+        total = self.sum(dim, keepdim)
+        return total.mul(Fraction(max(total.nelement(), 1), max(self.nelement(), 1)))
+
+    def reshape(self, *shape: Any) -> MaskedTensor:
+        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        return self.linear_map(lambda value: value.reshape(*sizes))
+
+    view = reshape
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> MaskedTensor:
+        return self.reshape(*torch.empty(self.shape).flatten(start_dim, end_dim).shape)
+
+    def t(self) -> MaskedTensor:
+        return self.linear_map(lambda value: value.transpose())
+
+    def transpose(self, first: int, second: int) -> MaskedTensor:
+        axes = list(range(self.dim()))
+        axes[first], axes[second] = axes[second], axes[first]
+        return self.linear_map(lambda value: value.transpose(*axes))
+
+    def permute(self, *dims: Any) -> MaskedTensor:
+        axes = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+        return self.linear_map(lambda value: value.transpose(*axes))
+
+    def squeeze(self, dim: int | None = None) -> MaskedTensor:
+        blank = torch.empty(self.shape)
+        return self.reshape(*(blank.squeeze() if dim is None else blank.squeeze(dim)).shape)
+
+    def unsqueeze(self, dim: int) -> MaskedTensor:
+        return self.reshape(*torch.empty(self.shape).unsqueeze(dim).shape)
+
+    def expand(self, *sizes: Any) -> MaskedTensor:
+        target = torch.empty(self.shape).expand(*sizes).shape
+        return self.linear_map(lambda value: value.broadcast_to(tuple(target)))
+
+    def __getitem__(self, index: Any) -> MaskedTensor:
+        if torch.is_tensor(index):
+            index = index.numpy()
+        return self.linear_map(lambda value: value.select(index))
+
+    # Functions
+
+    def _ltz(self) -> MaskedTensor:
+        bits = negative(self.masked())
+        return MaskedTensor(bits.shares(), bits=0)
+
+    def relu(self) -> MaskedTensor:
+        """max(x, 0); the bit stays with the result for the backward pass."""
+        value = self.masked()
+        positive = negative(value).negate()
+        result = self.with_value(arithmetic.remask(arithmetic.select(positive, value)))
+        result.bit = positive
+        return result
+
+    def select(self, bit: MaskedBit) -> MaskedTensor:
+        """The elements where the secret bit is one, zero elsewhere. 1 round once masked."""
+        return self.with_value(arithmetic.remask(arithmetic.select(bit, self.masked())))
+
+    def sigmoid(self) -> MaskedTensor:
+        return self._function(functions.sigmoid)
+
+    def tanh(self) -> MaskedTensor:
+        return self._function(functions.tanh)
+
+    def exp(self) -> MaskedTensor:
+        """exp(x) for x <= 0, which is what a softmax asks for."""
+        return self._function(functions.exp)
+
+    def reciprocal(self, input_in_01: bool = False) -> MaskedTensor:
+        """1 / x for 1 <= x <= 1024."""
+        return self._function(functions.reciprocal)
+
+    def inv_sqrt(self) -> MaskedTensor:
+        """1 / sqrt(x) for 1/4 <= x <= 1024."""
+        return self._function(functions.rsqrt)
+
+    def softmax(self, dim: int = -1) -> MaskedTensor:
+        if dim not in (-1, self.dim() - 1):
+            raise ValueError(f"softmax: along the last axis only, not {dim}")
+        return self._function(functions.softmax)
+
+    def max(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
+        """The maximum over all elements, or (maximum, one-hot argmax) along the last axis."""
+        if dim is None:
+            top, _ = maximum(self.reshape(-1).masked())
+            return self.with_value(top.reshape())
+        if dim not in (-1, self.dim() - 1):
+            raise ValueError(f"max: along the last axis only, not {dim}")
+        top, winner = maximum(self.masked())
+        result = self.with_value(top if keepdim else top.reshape(*self.shape[:-1]))
+        return result, MaskedTensor(winner.shares(), bits=0)
+
+    def _function(self, function: Callable[[Masked, int], Masked]) -> MaskedTensor:
+        source = self._plain_factor()
+        return source.with_value(function(source.masked(), self.fraction_bits))
+
+    def _plain_factor(self) -> MaskedTensor:
+        """The same numbers with factor 1: the factor is multiplied into the words."""
+        if self.factor == 1:
+            return self
+        whole, shift = mantissa(self.factor, FACTOR_BITS)
+        return self.with_value(self.summands().scale(whole), self.bits + shift, Fraction(1))
+
+    def _like(self, other: Any) -> MaskedTensor:
+        return other if isinstance(other, MaskedTensor) else MaskedTensor(other)
+
+
+def _aligned(x: MaskedTensor, y: MaskedTensor) -> tuple[MaskedTensor, MaskedTensor]:
+    """Both at one factor and one number of bits, by multiplication with public integers."""
+    if x.factor != y.factor:
+        x, y = x._plain_factor(), y._plain_factor()
+    if x.bits < y.bits:
+        return _widened(x, y.bits), y
+    return x, _widened(y, x.bits)
+
+
+def _widened(x: MaskedTensor, bits: int) -> MaskedTensor:
+    if x.bits == bits:
+        return x
+    value = x.value
+    assert value is not None
+    return x.with_value(value.scale(1 << (bits - x.bits)), bits)
+
+
+def _as_array(tensor: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    if torch.is_tensor(tensor):
+        return tensor.detach().to(torch.float64).numpy()
+    return np.asarray(tensor, np.float64)
+
+
+def _shared_in(role: Role, tensor: Any, src: int, shape: Sequence[int] | None, bits: int) -> Masked:
+    if not 0 <= src < role.evaluators:
+        raise ValueError(f"src={src}: evaluators are 0 to {role.evaluators - 1}")
+    if shape is None:
+        if tensor is None:
+            raise ValueError("a tensor that another party brings needs its shape")
+        shape = np.shape(tensor)
+    words: Words | None = None
+    if role.index == src:
+        words = encode(_as_array(tensor), bits)
+    target: Shape = tuple(int(size) for size in shape)
+    return from_evaluator(role, src, target, words)

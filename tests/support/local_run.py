@@ -1,0 +1,70 @@
+"""A local run in a temporary directory: three nodes, a dealer's roles, a coordinator."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from parties.identity import IdentityKeys
+from parties.roster import Roster
+from parties.supervisor import Child, ChildSpec, Supervisor
+
+WORKER = str(Path(__file__).resolve().parents[1] / "parties" / "worker.py")
+ROLES = {
+    "owners": ["alice", "bob"],
+    "evaluators": ["alice", "bob"],
+    "dealer": "dora",
+    "recipients": ["alice", "rita"],
+}
+LISTEN = "tcp://127.0.0.1:*"
+
+
+class LocalRun:
+    """Starts workers; `results` waits for them and returns what each printed last."""
+
+    def __init__(self, root: Path, keys: dict[str, IdentityKeys]) -> None:
+        self.root = root
+        self.keys = keys
+        self.supervisor = Supervisor(settle_s=8.0, grace_s=2.0)
+        self.address = ""
+        self.roster = root / "roster"
+        cards = [keys[name].card(name) for name in sorted(keys) if name != "mallory"]
+        Roster.of(cards).save(self.roster)
+
+    def start(self, name: str, config: dict[str, Any], secret: IdentityKeys | None = None) -> Child:
+        path = self.root / f"{name}.json"
+        base = {"name": name, "roster": str(self.roster), "run_dir": str(self.root / "run" / name)}
+        path.write_text(json.dumps({**base, **config}))
+        argv = [sys.executable, WORKER, str(path), "{secret_fd}", "{report_fd}"]
+        private = (secret or self.keys[name]).private_bytes()
+        return self.supervisor.start(ChildSpec(name, argv, private))
+
+    def coordinator(self, **config: Any) -> Child:
+        settings = {"kind": "coordinator", "listen": LISTEN, "roles": ROLES, **config}
+        child = self.start("coordinator", settings)
+        self.address = self.supervisor.wait_report(child, 10)
+        return child
+
+    def node(
+        self,
+        name: str,
+        options: dict[str, Any] | None = None,
+        secret: IdentityKeys | None = None,
+        **config: Any,
+    ) -> Child:
+        settings = {"kind": "node", "address": self.address, "options": options or {}, **config}
+        return self.start(name, settings, secret)
+
+    def nodes(self, options: dict[str, Any] | None = None, **config: Any) -> None:
+        for name in ("alice", "bob", "dora"):
+            self.node(name, options, **config)
+
+    def results(self, timeout_s: float = 20.0) -> dict[str, dict[str, Any]]:
+        self.supervisor.wait(timeout_s)
+        found = {}
+        for name, child in self.supervisor.children.items():
+            last = child.stdout[-1] if child.stdout else "{}"
+            found[name] = json.loads(last) if last.startswith("{") else {}
+            found[name]["status"] = child.returncode
+            found[name]["stderr"] = "\n".join(child.stderr)
+        return found
