@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,17 @@ def worker(workload: str, steps: int, profile: str | None) -> None:
         step = _operation(workload, np.random.default_rng(1))
         for number in range(1, WARMUP + 1):
             _timed(role, step, number)
+        profiled = profile == ("dealer" if role.is_dealer else f"evaluator {role.index}")
         sent, rounds = session.channel.bytes_sent, role.rounds
         cpu = time.process_time()
         begin = time.perf_counter()
-        if profile and role.index == 0 or profile == "dealer" and role.is_dealer:
+        if profiled:
             import cProfile
 
             profiler = cProfile.Profile()
             profiler.enable()
         seconds = [_timed(role, step, WARMUP + 1 + number) for number in range(steps)]
-        if profile and role.index == 0 or profile == "dealer" and role.is_dealer:
+        if profiled:
             import pstats
 
             profiler.disable()
@@ -118,7 +120,7 @@ def _operation(workload: str, rng: Any) -> Callable[[], None]:
         return lambda: x.matmul(y).masked() and None
     widths = WIDTHS[workload]
     weights = {}
-    for index, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+    for index, (inputs, outputs) in enumerate(pairwise(widths)):
         prefix = f"{2 * index}." if len(widths) > 2 else ""
         bound = round((1 << FRACTION_BITS) / inputs**0.5)
         weights[f"{prefix}weight"] = uniform_words((outputs, inputs), bound, index, "weight")
@@ -201,7 +203,7 @@ def main() -> None:
     parser.add_argument("--vs", choices=["crypten"])
     parser.add_argument("--no-loss-value", action="store_true", help="CrypTen skips the loss too")
     parser.add_argument("--format", choices=["text", "json"], default="text")
-    parser.add_argument("--profile", choices=["evaluator", "dealer"])
+    parser.add_argument("--profile", choices=["evaluator 0", "dealer"])
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     steps = options.steps or STEPS[options.workload]
