@@ -4,7 +4,11 @@ Set from any thread (an abort that arrives, a signal, the loss of the coordinato
 compute thread each time it sends or waits. The first reason stands; later ones are consequences.
 """
 
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from protocols.errors import InterruptedRunError
 
@@ -32,3 +36,23 @@ class StopFlag:
         """Raise InterruptedRunError if the node must stop; its cause is the reason."""
         if self.reason is not None:
             raise InterruptedRunError(f"stopped while {doing}: {self.reason}") from self.reason
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """While inside, SIGTERM raises KeyboardInterrupt, so that both ways to stop are one.
+
+    Only the main thread can arrange it; elsewhere nothing changes.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

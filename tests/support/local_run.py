@@ -9,6 +9,7 @@ from parties.identity import IdentityKeys
 from parties.roster import Roster
 from parties.supervisor import Child, ChildSpec, Supervisor
 
+ROOT = str(Path(__file__).resolve().parents[2])
 WORKER = str(Path(__file__).resolve().parents[1] / "parties" / "worker.py")
 ROLES = {
     "owners": ["alice", "bob"],
@@ -37,7 +38,7 @@ class LocalRun:
         path.write_text(json.dumps({**base, **config}))
         argv = [sys.executable, WORKER, str(path), "{secret_fd}", "{report_fd}"]
         private = (secret or self.keys[name]).private_bytes()
-        return self.supervisor.start(ChildSpec(name, argv, private))
+        return self.supervisor.start(ChildSpec(name, argv, private, {"PYTHONPATH": ROOT}))
 
     def coordinator(self, **config: Any) -> Child:
         settings = {"kind": "coordinator", "listen": LISTEN, "roles": ROLES, **config}

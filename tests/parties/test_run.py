@@ -1,0 +1,208 @@
+"""Whole runs in real processes: what goes well, and every way in which it does not."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.local_run import LISTEN, ROLES, LocalRun
+
+SOON_S = 5.0
+"""After a process dies all others have ended within this time."""
+
+
+@pytest.mark.parametrize(
+    "listening",
+    [{"alice", "bob", "dora"}, {"dora"}, set()],
+    ids=["direct", "mixed", "relayed"],
+)
+def test_nodes_exchange_frames_whatever_the_route(local_run: LocalRun, listening: set[str]) -> None:
+    local_run.coordinator()
+    for name in ("alice", "bob", "dora"):
+        listen = LISTEN if name in listening else None
+        local_run.node(name, {"rounds": 5, "size": 300_000}, listen=listen)
+    local_run.node("rita")
+    results = local_run.results()
+    for name in ("alice", "bob", "dora", "rita", "coordinator"):
+        assert results[name]["status"] == 0, results[name]
+    summaries = results["coordinator"]["summaries"]
+    assert len({summary["sid"] for summary in summaries.values()}) == 1
+    assert summaries["alice"]["secrets"]["bob"] == summaries["bob"]["secrets"]["alice"]
+    assert summaries["alice"]["secrets"]["bob"] != summaries["alice"]["secrets"]["dora"]
+    expected = {
+        f"sealed/{to}/{by}/model.bin" for to in ("alice", "rita") for by in ("alice", "bob")
+    }
+    assert set(results["coordinator"]["files"]) == expected
+    assert len(results["rita"]["files"]) == 2
+    delivered = Path(local_run.root / "run" / "rita" / "sealed" / "rita" / "alice" / "model.bin")
+    assert delivered.read_bytes() == b"alice" * 600_000
+    relayed = results["coordinator"]["relayed"]
+    assert (relayed == 0) == (listening != set() and listening != {"dora"})
+
+
+def start_running(local_run: LocalRun, options: dict[str, Any], listen: str | None) -> None:
+    local_run.coordinator()
+    local_run.nodes({"rounds": 100_000, "pause": 0.002, **options}, listen=listen)
+    deadline = time.monotonic() + 15
+    while not all(local_run.supervisor.children[n].stdout for n in ("alice", "bob", "dora")):
+        assert time.monotonic() < deadline, "the nodes did not start to run"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("listen", [LISTEN, None], ids=["direct", "relayed"])
+@pytest.mark.parametrize("victim", ["alice", "dora", "coordinator"])
+def test_all_end_soon_after_one_is_killed(
+    local_run: LocalRun, victim: str, listen: str | None
+) -> None:
+    start_running(local_run, {}, listen)
+    os.kill(local_run.supervisor.children[victim].process.pid, signal.SIGKILL)
+    began = time.monotonic()
+    results = local_run.results()
+    assert time.monotonic() - began < SOON_S
+    for name, result in results.items():
+        if name != victim:
+            assert result["error"] in ("PeerLostError", "AbortedError"), (name, result)
+            assert victim in result["message"], (name, result)
+
+
+def test_a_failure_is_told_as_one_word(local_run: LocalRun) -> None:
+    start_running(local_run, {"fail": "bob"}, LISTEN)
+    results = local_run.results()
+    assert results["bob"]["error"] == "RangeError"
+    for name in ("alice", "dora", "coordinator"):
+        assert results[name]["error"] == "AbortedError", results[name]
+        assert results[name]["message"] == "the run was aborted by bob: range"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("who", ["alice", "coordinator"])
+def test_an_interrupt_ends_the_run_for_all(
+    local_run: LocalRun, who: str, number: signal.Signals
+) -> None:
+    start_running(local_run, {}, LISTEN)
+    os.kill(local_run.supervisor.children[who].process.pid, number)
+    began = time.monotonic()
+    results = local_run.results()
+    assert time.monotonic() - began < SOON_S
+    assert results[who]["status"] == 130
+    for name in {"alice", "bob", "dora", "coordinator"} - {who}:
+        assert results[name]["error"] == "AbortedError", results[name]
+        assert results[name]["message"] == f"the run was aborted by {who}: interrupted"
+
+
+def test_a_machine_that_falls_silent_is_noticed(local_run: LocalRun) -> None:
+    start_running(local_run, {}, LISTEN)
+    victim = local_run.supervisor.children["bob"].process.pid
+    os.kill(victim, signal.SIGSTOP)
+    began = time.monotonic()
+    for name in ("alice", "dora", "coordinator"):
+        local_run.supervisor.children[name].process.wait(12)
+    assert time.monotonic() - began < 9
+    os.kill(victim, signal.SIGKILL)
+    results = local_run.results()
+    for name in ("alice", "dora", "coordinator"):
+        assert results[name]["error"] in ("PeerLostError", "AbortedError"), results[name]
+
+
+def test_a_party_that_never_arrives_is_named(local_run: LocalRun) -> None:
+    local_run.coordinator(settings={"arrive_timeout_s": 1.5})
+    local_run.node("alice")
+    local_run.node("dora")
+    results = local_run.results()
+    assert results["coordinator"]["error"] == "PeerTimeoutError"
+    assert "bob" in results["coordinator"]["message"]
+    assert results["alice"]["message"] == "the run was aborted by coordinator: peer-timeout"
+
+
+def test_no_coordinator_is_said_in_time(local_run: LocalRun) -> None:
+    local_run.address = "tcp://127.0.0.1:1"
+    local_run.node("alice", settings={"connect_timeout_s": 1.0})
+    result = local_run.results()["alice"]
+    assert result["error"] == "TransportError" and "127.0.0.1:1" in result["message"]
+
+
+def test_a_key_outside_the_roster_is_refused(local_run: LocalRun) -> None:
+    local_run.coordinator(settings={"arrive_timeout_s": 1.5})
+    stranger = local_run.keys["mallory"]
+    local_run.node("alice", secret=stranger)
+    results = local_run.results()
+    assert results["alice"]["error"] == "TransportError"
+    assert "refuses this node" in results["alice"]["message"]
+    assert results["coordinator"]["error"] == "PeerTimeoutError"
+
+
+def test_a_coordinator_with_another_key_is_refused(local_run: LocalRun) -> None:
+    path = local_run.root / "fake.json"
+    fake = local_run.start(
+        "coordinator",
+        {
+            "kind": "coordinator",
+            "listen": LISTEN,
+            "roles": ROLES,
+            "settings": {"arrive_timeout_s": 3},
+        },
+        secret=local_run.keys["mallory"],
+    )
+    assert not path.exists()
+    local_run.address = local_run.supervisor.wait_report(fake, 10)
+    local_run.node("alice")
+    result = local_run.results()["alice"]
+    assert result["error"] == "TransportError"
+    assert "does not hold the expected key" in result["message"]
+
+
+def test_a_node_outside_the_job_is_refused_and_the_run_goes_on(local_run: LocalRun) -> None:
+    local_run.coordinator(roles={**ROLES, "recipients": ["alice"]})
+    local_run.node("rita")
+    time.sleep(0.5)
+    local_run.nodes(listen=LISTEN)
+    results = local_run.results()
+    assert results["rita"]["message"] == "the run was aborted by coordinator: not-in-job"
+    assert results["alice"]["status"] == 0
+
+
+def test_own_rules_refuse_before_anything_is_shared(local_run: LocalRun) -> None:
+    local_run.coordinator()
+    local_run.nodes({"policy": "bob"}, listen=LISTEN)
+    results = local_run.results()
+    assert results["bob"]["error"] == "PolicyError"
+    assert results["alice"]["message"] == "the run was aborted by bob: policy"
+    assert not local_run.supervisor.children["alice"].stdout[0].startswith("running")
+
+
+def test_different_constants_refuse_each_other(local_run: LocalRun) -> None:
+    local_run.coordinator()
+    local_run.nodes({"constants": "bob"}, listen=LISTEN)
+    results = local_run.results()
+    errors = {name: result["error"] for name, result in results.items()}
+    assert "ContractError" in errors.values(), errors
+    named = [r["message"] for r in results.values() if r["error"] == "ContractError"]
+    assert all("constants differ: bob" in text or "bob" in text for text in named)
+
+
+def test_a_port_in_use_is_named(local_run: LocalRun) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        local_run.start("coordinator", {"kind": "coordinator", "listen": address, "roles": ROLES})
+        result = local_run.results()["coordinator"]
+    assert result["error"] == "PortInUseError" and address in result["message"]
+
+
+def test_no_child_outlives_a_killed_supervisor(local_run: LocalRun) -> None:
+    """Closing our end of the pipe is what the children see when this process is killed."""
+    local_run.coordinator()
+    local_run.nodes({"rounds": 100_000, "pause": 0.01}, listen=LISTEN)
+    time.sleep(1.0)
+    supervisor = local_run.supervisor
+    reader, writer = os.pipe()
+    os.dup2(writer, supervisor._alive_writer)
+    os.close(reader)
+    os.close(writer)
+    for child in supervisor.children.values():
+        assert child.process.wait(SOON_S + 5) != 0

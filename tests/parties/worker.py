@@ -1,0 +1,121 @@
+"""A node or a coordinator as a process, with a program that only exchanges frames.
+
+python worker.py CONFIG.json SECRET_FD REPORT_FD; prints one JSON line at the end.
+"""
+
+import json
+import os
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from parties.contract import Roles
+from parties.coordinator import Coordinator, CoordinatorSettings
+from parties.errors import PolicyError
+from parties.identity import IdentityKeys
+from parties.node import NodeSettings, run_node
+from parties.roster import Roster
+from parties.session import Session
+from parties.supervisor import end_with_parent, report
+from parties.vault import MemoryVault
+from protocols.errors import RangeError
+
+
+class Exchange:
+    """Every node sends `rounds` frames to each neighbour and checks those that come."""
+
+    def __init__(self, me: str, options: dict[str, Any]) -> None:
+        self.me = me
+        self.options = options
+
+    def prepare(self, body: bytes, roles: Roles) -> bytes:
+        if self.options.get("policy") == self.me:
+            raise PolicyError("this node's rules forbid the job")
+        if self.options.get("constants") == self.me:
+            return sha256(b"another table").digest()
+        return sha256(b"constants").digest()
+
+    def run(self, session: Session) -> dict[str, object]:
+        peers = session.roles.neighbours(session.me)
+        size = self.options.get("size", 1000)
+        received = 0
+        for number in range(self.options.get("rounds", 3)):
+            label = f"round {number}".encode()
+            if number == 1:
+                print("running", flush=True)
+            if number == 1 and self.options.get("fail") == self.me:
+                raise RangeError("a value is out of range")
+            for peer in peers:
+                session.channel.send(peer, label, self._payload(session, peer, number, size))
+            for peer in peers:
+                got, payload = session.channel.receive(peer, size + 64)
+                wanted = bytes([number % 256]) * size
+                assert got == label and payload[:size] == wanted, (got, peer)
+                received += len(payload)
+            session.progress(round=number)
+            time.sleep(self.options.get("pause", 0))
+        for recipient in session.roles.recipients:
+            if session.is_evaluator:
+                session.emit("sealed", f"{recipient}/model.bin", session.me.encode() * 600_000)
+        secrets = {peer: sha256(session.export(peer, "test")).hexdigest() for peer in peers}
+        return {"received": received, "sid": session.sid.hex(), "secrets": secrets}
+
+    def _payload(self, session: Session, peer: str, number: int, size: int) -> bytes:
+        return bytes([number % 256]) * size + session.sid[:16]
+
+
+def main() -> None:
+    end_with_parent()
+    config = json.loads(Path(sys.argv[1]).read_text())
+    keys = IdentityKeys(os.read(int(sys.argv[2]), 4096))
+    vault = MemoryVault(keys, keys.card(config["name"]))
+    result: dict[str, Any]
+    started = time.monotonic()
+    status = 0
+    try:
+        roster = Roster.load(config["roster"])
+        if config["kind"] == "coordinator":
+            roles = config["roles"]
+            coordinator = Coordinator(
+                vault,
+                roster,
+                "test job",
+                (
+                    Roles(
+                        tuple(roles["owners"]),
+                        tuple(roles["evaluators"]),
+                        roles["dealer"],
+                        tuple(roles["recipients"]),
+                    ),
+                    b"body",
+                ),
+                CoordinatorSettings(
+                    config["listen"], Path(config["run_dir"]), **config.get("settings", {})
+                ),
+            )
+            report(int(sys.argv[3]), coordinator.address)
+            done = coordinator.run()
+            files = [str(file.relative_to(config["run_dir"])) for file in done.files]
+            result = {"summaries": done.summaries, "files": files, "relayed": done.relayed_bytes}
+        else:
+            settings = NodeSettings(
+                "coordinator",
+                config["address"],
+                Path(config["run_dir"]),
+                listen=config.get("listen"),
+                **config.get("settings", {}),
+            )
+            node = run_node(vault, roster, settings, Exchange(config["name"], config["options"]))
+            result = {"summary": node.summary, "files": [str(file) for file in node.files]}
+    except KeyboardInterrupt:
+        result, status = {"error": "KeyboardInterrupt"}, 130
+    except Exception as error:
+        result, status = {"error": type(error).__name__, "message": str(error)}, 8
+    print(json.dumps({**result, "seconds": time.monotonic() - started}), flush=True)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()
