@@ -6,7 +6,8 @@
     ├── DataError       a data file is wrong: says the file, the line and the column, never a value
     ├── ModelError      a model that cannot be trained over shares
     ├── ArtifactError   a sealed model cannot be opened: a piece is missing, foreign or altered
-    └── RefusedError    this node's own rules forbid the job
+    ├── RefusedError    this node's own rules forbid the job
+    └── NodeFailedError a node of a local run ended with an error, which this repeats
 
 `code` is the one word that may be told to other nodes; the message stays on this machine.
 
@@ -63,6 +64,16 @@ class RefusedError(TrainError):
     code = "policy"
 
 
+class NodeFailedError(TrainError):
+    """A node of a local run ended with an error: its name, its code and its exit status."""
+
+    def __init__(self, kind: str, code: str, message: str, status: int) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.code = code
+        self.status = status
+
+
 EXIT_STATUS: dict[str, int] = {
     "JobError": 3,
     "ConfigError": 3,
@@ -92,11 +103,14 @@ By name, so that this module need not import `parties` or `protocols` to speak o
 """
 
 
-def classify(error: BaseException) -> tuple[str, int]:
-    """Return the error's code, the word that may be shown to others, and its exit status."""
+def classify(error: BaseException) -> tuple[str, str, int]:
+    """Return the error's name, its code (the word that may be shown to others), its exit status."""
+    if isinstance(error, NodeFailedError):
+        return error.kind, error.code, error.status
+    name = type(error).__name__
     for kind in type(error).__mro__:
         status = EXIT_STATUS.get(kind.__name__)
         if status is not None:
             fallback = "interrupted" if status == 130 else "internal"
-            return str(getattr(error, "code", fallback)), status
-    return "internal", 1
+            return name, str(getattr(error, "code", fallback)), status
+    return name, "internal", 1

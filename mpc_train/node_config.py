@@ -19,6 +19,7 @@ from mpc_train.strict_toml import at, load_toml
 
 HOME_VARIABLE = "MPC_TRAIN_HOME"
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
+_EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 _LEAST_TIMEOUT_S, _MOST_TIMEOUT_S = 1, 7 * 24 * 3600
 
 
@@ -103,6 +104,7 @@ class NodeConfig:
     listen: str | None
     """Where peers may dial this node; None: its frames go through the coordinator, sealed."""
     advertise: str | None
+    """What peers dial, if it differs from `listen`."""
     rules: Rules
     data: dict[str, DataFile]
     """Data file by job name."""
@@ -145,7 +147,7 @@ def load_node_config(path: Path | str) -> NodeConfig:
     listen, advertise = parsed.network.listen, parsed.network.advertise
     if listen:
         check.address("network.listen", listen)
-        if not advertise and ("*" in listen or "0.0.0.0" in listen or "[::]" in listen):  # noqa: S104
+        if not advertise and listen.startswith(_EVERY_INTERFACE):
             raise check.error(
                 "network.listen", "others cannot dial this; add advertise = an address they can"
             )
@@ -174,7 +176,7 @@ def load_node_config(path: Path | str) -> NodeConfig:
         coordinator=parsed.coordinator.name,
         coordinator_address=parsed.coordinator.address,
         listen=listen or None,
-        advertise=advertise or listen or None,
+        advertise=advertise or None,
         rules=parsed.rules,
         data=data,
         timeouts=parsed.timeouts,

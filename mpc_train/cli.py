@@ -1,0 +1,39 @@
+"""`mpc-train`, the one command-line program of the platform.
+
+Verbs live in `mpc_train.commands`; exit statuses in `mpc_train.errors`. Secrets never stand in
+the arguments: passphrases come from a file, a descriptor or the terminal.
+"""
+
+import typer
+
+from mpc_train.commands import job, keys, nodes, open, run
+
+app = typer.Typer(
+    name="mpc-train",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train a PyTorch model together, over secret shares.",
+    epilog=(
+        "Exit status: 0 done, 1 internal, 2 usage, 3 job or configuration, 4 data, 5 identity or "
+        "roster, 6 refused, 7 network, 8 a node was lost or stopped the run, 9 authentication or "
+        "protocol, 10 out of range, 130 interrupted."
+    ),
+)
+app.add_typer(keys.identity, name="identity")
+app.add_typer(keys.roster, name="roster")
+app.add_typer(job.job, name="job")
+app.command("party")(nodes.party)
+app.command("dealer")(nodes.dealer)
+app.command("coordinator")(nodes.coordinator)
+app.command("open")(open.open_command)
+app.command("run")(run.run_command)
+
+
+def main() -> None:
+    """Run the program with the process's arguments."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

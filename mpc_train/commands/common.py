@@ -1,0 +1,130 @@
+"""What the verbs share: options, how errors and results are printed, how an identity is opened."""
+
+import contextlib
+import enum
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mpc_train.errors import NodeFailedError, classify
+from mpc_train.node_config import Place, default_home
+
+if TYPE_CHECKING:
+    from parties.roster import Roster
+    from parties.vault import FileVault
+
+
+class Format(enum.StrEnum):
+    """How results are printed."""
+
+    text = "text"
+    json = "json"
+
+
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="text for people; json: the last line is one object.")
+]
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(help="Directory of the identities; default: $MPC_TRAIN_HOME or ~/.mpc-train."),
+]
+PassphraseFileOption = Annotated[
+    Path | None, typer.Option(help="Read the passphrase from this file.")
+]
+PassphraseFdOption = Annotated[
+    int | None, typer.Option(help="Read the passphrase from this open file descriptor.")
+]
+ConfigOption = Annotated[Path, typer.Option("--config", help="This node's own file (TOML).")]
+
+
+def emit(record: Mapping[str, Any]) -> None:
+    """Print one JSON object on a line of its own, at once."""
+    print(json.dumps(record, separators=(",", ":"), default=str), flush=True)
+
+
+@contextlib.contextmanager
+def reporting(output: Format = Format.text) -> Iterator[None]:
+    """Turn whatever goes wrong inside into one clear line and an exit status (`mpc_train.errors`).
+
+    An unexpected error is shown by its kind and place only: its message might quote data.
+    """
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except BaseException as error:
+        name, code, status = classify(error)
+        message = str(error)
+        if isinstance(error, KeyboardInterrupt):
+            message = "interrupted; nothing was left half-written"
+        elif code == "internal" and not isinstance(error, NodeFailedError):
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            message = f"internal error: {type(error).__name__} at {place.filename}:{place.lineno}"
+            log = logging.getLogger("mpc_train")
+            log.info("".join(traceback.format_tb(error.__traceback__)))
+        if output is Format.json:
+            emit({"status": name, "code": code, "message": message})
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        raise typer.Exit(status) from None
+
+
+def configure_logging(verbose: bool = False) -> None:
+    """Send warnings (with `verbose` everything) to standard error. Nothing logged is secret."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def home_of(home: Path | None) -> Path:
+    return home.expanduser() if home is not None else default_home()
+
+
+def find_name(home: Path, name: str | None) -> str:
+    """Return `name`, or the name of the only identity in `home`; raise IdentityError."""
+    from parties.errors import IdentityError
+
+    if name is not None:
+        return name
+    names = sorted(path.stem for path in home.glob("*.identity"))
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise IdentityError(f"no identity in {home}; make one: mpc-train identity new NAME")
+    raise IdentityError(f"{home} holds several identities ({', '.join(names)}); say which")
+
+
+def open_vault(
+    home: Path, name: str, passphrase_file: Path | None, passphrase_fd: int | None
+) -> "FileVault":
+    """Open an identity with a passphrase from a file, a descriptor or the terminal."""
+    from parties.passphrase import read_passphrase
+    from parties.vault import FileVault, identity_path
+
+    path = identity_path(home, name)
+    if not path.exists():
+        from parties.errors import IdentityError
+
+        raise IdentityError(f"{path}: no such identity; make one: mpc-train identity new {name}")
+    prompt = f"Passphrase of {name}: "
+    passphrase = read_passphrase(file=passphrase_file, fd=passphrase_fd, prompt=prompt)
+    return FileVault.open(path, passphrase)
+
+
+def enter(
+    place: Place, passphrase_file: Path | None, passphrase_fd: int | None
+) -> "tuple[FileVault, Roster]":
+    """Open the identity and the roster that a node's file names."""
+    from parties.roster import Roster
+
+    if passphrase_file is None and passphrase_fd is None:
+        passphrase_file = place.passphrase_file
+    roster = Roster.load(place.roster)
+    return open_vault(place.home, place.name, passphrase_file, passphrase_fd), roster

@@ -1,0 +1,158 @@
+"""`mpc-train identity …` and `mpc-train roster …`: own keys, and the cards of the others."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpc_train.commands.common import (
+    Format,
+    FormatOption,
+    HomeOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    emit,
+    find_name,
+    home_of,
+    reporting,
+)
+
+identity = typer.Typer(no_args_is_help=True, help="This node's own keys.")
+roster = typer.Typer(no_args_is_help=True, help="The public cards of everybody this node accepts.")
+
+NameArgument = Annotated[
+    str | None, typer.Argument(help="Name of the identity; may be left out if there is only one.")
+]
+RosterOption = Annotated[
+    Path | None,
+    typer.Option("--roster", help="Directory or .toml file; default: roster in the home."),
+]
+
+
+@identity.command("new")
+def identity_new(
+    name: Annotated[str, typer.Argument(help="Name of this node: a-z, 0-9 and -.")],
+    home: HomeOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Make keys; the private part is encrypted under a passphrase. Prints the fingerprint."""
+    with reporting(output):
+        from parties.errors import IdentityError
+        from parties.passphrase import read_passphrase
+        from parties.roster import Roster
+        from parties.vault import FileVault, card_path, identity_path
+
+        folder = home_of(home)
+        path = identity_path(folder, name)
+        if path.exists():
+            raise IdentityError(f"{path}: exists; an identity is never overwritten")
+        passphrase = read_passphrase(
+            file=passphrase_file, fd=passphrase_fd, prompt="New passphrase: ", confirm=True
+        )
+        card = FileVault.create(folder, name, passphrase).card
+        # A node's own card belongs to its roster: it takes part in every job of its own.
+        Roster.load(folder / "roster", missing_ok=True).add(card).save(folder / "roster")
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "name": name,
+                    "fingerprint": card.fingerprint,
+                    "identity": str(path),
+                    "card": str(card_path(folder, name)),
+                }
+            )
+            return
+        print(f"Made {path}")
+        print(f"Card {card_path(folder, name)}: send it to the others, and tell them by another")
+        print(f"way the fingerprint  {card.fingerprint}")
+
+
+@identity.command("card")
+def identity_card(name: NameArgument = None, home: HomeOption = None) -> None:
+    """Print the public card, to be sent to the others."""
+    with reporting():
+        from parties.vault import identity_path, read_card
+
+        folder = home_of(home)
+        print(read_card(identity_path(folder, find_name(folder, name))).to_text(), end="")
+
+
+@identity.command("show")
+def identity_show(
+    name: NameArgument = None, home: HomeOption = None, output: FormatOption = Format.text
+) -> None:
+    """Show name, fingerprint and date of an identity."""
+    with reporting(output):
+        from parties.vault import identity_path, read_card
+
+        folder = home_of(home)
+        path = identity_path(folder, find_name(folder, name))
+        card = read_card(path)
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "name": card.name,
+                    "fingerprint": card.fingerprint,
+                    "created": card.created,
+                    "identity": str(path),
+                }
+            )
+            return
+        print(f"{card.name}  made {card.created}\n{card.fingerprint}\n{path}")
+
+
+@roster.command("add")
+def roster_add(
+    cards: Annotated[list[Path], typer.Argument(help="Card files of others.")],
+    home: HomeOption = None,
+    file: RosterOption = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Accept new keys for a name that is known.")
+    ] = False,
+    output: FormatOption = Format.text,
+) -> None:
+    """Accept cards, after their fingerprints were compared. All of them, or none."""
+    with reporting(output):
+        from parties.identity import Card
+        from parties.roster import Roster
+
+        place = file or home_of(home) / "roster"
+        known = Roster.load(place, missing_ok=True)
+        added = [Card.load(path) for path in cards]
+        for card in added:
+            known = known.add(card, replace=replace)
+        known.save(place)
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "roster": str(place),
+                    "added": {card.name: card.fingerprint for card in added},
+                }
+            )
+            return
+        print("Compare each fingerprint with its owner, by telephone or in person:")
+        for card in added:
+            print(f"  {card.name:20} {card.fingerprint}")
+
+
+@roster.command("show")
+def roster_show(
+    home: HomeOption = None, file: RosterOption = None, output: FormatOption = Format.text
+) -> None:
+    """List the accepted cards and their fingerprints."""
+    with reporting(output):
+        from parties.roster import Roster
+
+        place = file or home_of(home) / "roster"
+        known = Roster.load(place)
+        if output is Format.json:
+            cards = {card.name: card.fingerprint for card in known}
+            emit({"status": "ok", "roster": str(place), "cards": cards})
+            return
+        for card in known:
+            print(f"{card.name:20} {card.fingerprint}  {card.created}")

@@ -1,0 +1,248 @@
+"""`mpc-train party`, `dealer` and `coordinator`: one node of a run, from its own file."""
+
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mpc_train.commands.common import (
+    ConfigOption,
+    Format,
+    FormatOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    configure_logging,
+    emit,
+    enter,
+    reporting,
+)
+
+if TYPE_CHECKING:
+    from mpc_train.job import Job
+    from mpc_train.node_config import NodeConfig
+    from parties.contract import Roles
+    from parties.session import Program, Session
+
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Log more, to standard error.")]
+ReportFdOption = Annotated[int | None, typer.Option("--report-fd", hidden=True)]
+
+PROGRESS_INTERVAL_S = 0.2
+"""Progress events of a node are passed on at most this often."""
+
+
+def party(
+    config: ConfigOption,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+    verbose: VerboseOption = False,
+) -> None:
+    """Take part in a job: join the coordinator, show the job, sign it if the rules allow, run."""
+    _node(config, passphrase_file, passphrase_fd, output, verbose, deals=False)
+
+
+def dealer(
+    config: ConfigOption,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+    verbose: VerboseOption = False,
+) -> None:
+    """Deal correlated randomness for a job; a dealer sees no data but its own, if it has any."""
+    _node(config, passphrase_file, passphrase_fd, output, verbose, deals=True)
+
+
+def coordinator(
+    config: ConfigOption,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+    verbose: VerboseOption = False,
+    report_fd: ReportFdOption = None,
+) -> None:
+    """Bring the nodes of a job together. Sees no data, no share and no key that opens one."""
+    with reporting(output):
+        from mpc_train.commands.collect import bundle, summarise
+        from mpc_train.job import load_job
+        from mpc_train.node_config import load_coordinator_config
+        from mpc_train.report import describe, outcome
+        from parties.coordinator import Coordinator, CoordinatorSettings
+        from parties.stop import sigterm_interrupts
+        from parties.supervisor import end_with_parent, report
+
+        end_with_parent()
+        configure_logging(verbose)
+        settings = load_coordinator_config(config)
+        job = load_job(settings.job)
+        vault, roster = enter(settings.place, passphrase_file, passphrase_fd)
+        run_dir = _run_dir(settings.place.run_dir, job.name)
+        events = _Events(output)
+        node = Coordinator(
+            vault,
+            roster,
+            job.name,
+            (_roles(job), job.to_bytes()),
+            CoordinatorSettings(
+                listen=settings.listen,
+                run_dir=run_dir,
+                arrive_timeout_s=settings.timeouts.join_s,
+                agree_timeout_s=settings.timeouts.join_s,
+            ),
+            events,
+        )
+        if report_fd is not None:
+            report(report_fd, node.address)
+        events("listening", {"address": node.address, "job": job.name})
+        if output is Format.text:
+            print(f"{describe(job)}\n\nListening on {node.address}, waiting for the nodes")
+        with events.view.shown(), sigterm_interrupts():
+            result = node.run()
+        found = summarise(job, result.summaries)
+        bundles = bundle(run_dir, result.files)
+        found |= {"model": None, "sealed": [str(path) for path in bundles.values()]}
+        if output is Format.json:
+            emit(found)
+        else:
+            print(outcome(found))
+
+
+def _node(
+    config: Path,
+    passphrase_file: Path | None,
+    passphrase_fd: int | None,
+    output: Format,
+    verbose: bool,
+    *,
+    deals: bool,
+) -> None:
+    with reporting(output):
+        from mpc_train.commands.collect import bundle
+        from mpc_train.node_config import load_node_config
+        from parties.node import NodeSettings, run_node
+        from parties.supervisor import end_with_parent
+
+        end_with_parent()
+        configure_logging(verbose)
+        settings = load_node_config(config)
+        vault, roster = enter(settings.place, passphrase_file, passphrase_fd)
+        run_dir = _run_dir(settings.place.run_dir, settings.place.name)
+        events = _Events(output)
+        join_s = float(settings.timeouts.join_s)
+        with events.view.shown():
+            result = run_node(
+                vault,
+                roster,
+                NodeSettings(
+                    coordinator=settings.coordinator,
+                    address=settings.coordinator_address,
+                    run_dir=run_dir,
+                    listen=settings.listen,
+                    advertise=settings.advertise,
+                    connect_timeout_s=join_s,
+                    # The coordinator, who can name the missing one, gives up before we do.
+                    agree_timeout_s=2 * join_s,
+                    peer_timeout_s=float(settings.timeouts.peer_s),
+                ),
+                _Guarded(settings, deals, events),
+                events,
+            )
+        bundles = bundle(run_dir, result.files, "model.sealed")
+        sealed = [str(path) for path in bundles.values()]
+        if output is Format.json:
+            emit({"status": "ok", **result.summary, "sealed": sealed})
+            return
+        print("The run has ended well.")
+        for metric, value in (result.summary.get("metrics") or {}).items():
+            print(f"Metric {metric} {value:.4f}")
+        for path in sealed:
+            print(f"Sealed {path}: open it with  mpc-train open {path}")
+
+
+class _Guarded:
+    """The training program behind this organisation's rules: shows the job, then checks it."""
+
+    def __init__(self, config: "NodeConfig", deals: bool, events: "_Events") -> None:
+        self._config, self._deals, self._events = config, deals, events
+        self._program: Program | None = None
+
+    def prepare(self, body: bytes, roles: "Roles") -> bytes:
+        """Show the job, apply the rules, then let the program prepare. Raises RefusedError."""
+        from mpc_train.errors import RefusedError
+        from mpc_train.job import job_from_bytes
+        from mpc_train.report import describe
+        from mpc_train.rules import check_rules
+
+        job = job_from_bytes(body)
+        self._events.say(describe(job))
+        if _roles(job) != roles:
+            raise RefusedError("the contract gives other roles than the job; nothing was shared")
+        me = self._config.place.name
+        if (me == job.dealer) != self._deals:
+            started, verb = ("dealer", "party") if self._deals else ("party", "dealer")
+            raise RefusedError(
+                f"{me} was started as a {started}, which it is not in this job; if your "
+                f"organisation agrees, start it with: mpc-train {verb}"
+            )
+        check_rules(self._config.rules, job)
+
+        from mpc_train.program import TrainProgram
+
+        self._program = TrainProgram(self._config)
+        return self._program.prepare(body, roles)
+
+    def run(self, session: "Session") -> dict[str, object]:
+        """Run the prepared program."""
+        if self._program is None:
+            raise RuntimeError("run before prepare")
+        return self._program.run(session)
+
+
+class _Events:
+    """Shows the events of a run: lines of JSON, or words and a bar."""
+
+    def __init__(self, output: Format) -> None:
+        from mpc_train.progress import ProgressView
+
+        self._json = output is Format.json
+        self.view: ProgressView = ProgressView(enabled=not self._json)
+        self._lock = threading.Lock()
+        self._last: dict[str, float] = {}
+
+    def say(self, text: str) -> None:
+        self.view.say(text)
+
+    def __call__(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Take one event, from any thread."""
+        if kind == "proposed" and "trust" in fields:
+            self.say(f"{fields['job']}: this node is asked to be {fields['role']}")
+            self.say(str(fields["trust"]))
+        elif kind in ("waiting", "connected"):
+            self.say(f"{kind}: {fields.get('address')}")
+        self.view.event(kind, fields)
+        if self._json and not self._too_soon(kind, str(fields.get("node", ""))):
+            with self._lock:
+                emit({"event": kind, **fields})
+
+    def _too_soon(self, kind: str, node: str) -> bool:
+        import time
+
+        if kind != "progress":
+            return False
+        now = time.monotonic()
+        if now - self._last.get(node, 0.0) < PROGRESS_INTERVAL_S:
+            return True
+        self._last[node] = now
+        return False
+
+
+def _roles(job: "Job") -> "Roles":
+    from parties.contract import Roles
+
+    return Roles(job.owners, job.evaluators, job.dealer, job.recipients)
+
+
+def _run_dir(root: Path, name: str) -> Path:
+    return root / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"

@@ -1,0 +1,103 @@
+"""`mpc-train open`: a recipient turns a sealed model into an ordinary one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mpc_train.commands.common import (
+    Format,
+    FormatOption,
+    HomeOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    emit,
+    find_name,
+    home_of,
+    open_vault,
+    reporting,
+)
+
+if TYPE_CHECKING:
+    from mpc_train.artifact import OpenedModel
+    from parties.roster import Roster
+    from parties.vault import Vault
+
+MAX_SEALED_BYTES = 1 << 36
+"""Far beyond any model that a run can train; read whole."""
+
+
+def open_command(
+    sealed: Annotated[Path, typer.Argument(metavar="MODEL.sealed", help="The sealed model.")],
+    name: Annotated[
+        str | None, typer.Option(help="The recipient; may be left out if there is one identity.")
+    ] = None,
+    job: Annotated[
+        Path | None, typer.Option(help="Accept this job only; default: the one that was signed.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for the model; default: beside the sealed file.")
+    ] = None,
+    roster: Annotated[
+        Path | None, typer.Option(help="Cards of the evaluators; default: roster in the home.")
+    ] = None,
+    home: HomeOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Open a sealed model: writes model.safetensors and manifest.json, or nothing."""
+    with reporting(output):
+        from mpc_train.job import load_job
+        from parties.roster import Roster
+
+        expected = load_job(job) if job is not None else None
+        folder = home_of(home)
+        known = Roster.load(roster or folder / "roster")
+        vault = open_vault(folder, find_name(folder, name), passphrase_file, passphrase_fd)
+        model, path = open_file(sealed, vault, known, out or sealed.parent, expected)
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "model": str(path),
+                    "manifest": str(path.with_name("manifest.json")),
+                    "job": model.job.name,
+                    "job_digest": model.job.digest().hex(),
+                    "metrics": model.metrics,
+                }
+            )
+            return
+        print(f"Job {model.job.name}, digest {model.job.digest().hex()}")
+        print(f"Signed and sealed by {', '.join(model.job.evaluators)}")
+        for metric, value in model.metrics.items():
+            print(f"Metric {metric} {value:.4f}")
+        print(f"Model {path}")
+
+
+def open_file(
+    sealed: Path, vault: "Vault", roster: "Roster", out: Path, job: Any = None
+) -> "tuple[OpenedModel, Path]":
+    """Open `sealed` as the identity in `vault`; write both files to `out`; return the model's path.
+
+    Raises ArtifactError, EnvelopeError; nothing is written unless all of it holds.
+    """
+    from mpc_train.artifact import MANIFEST_FILE, MODEL_FILE, open_model
+    from mpc_train.errors import ArtifactError
+    from parties.files import read_bounded, write_atomic
+
+    try:
+        blob = read_bounded(sealed, min(sealed.stat().st_size, MAX_SEALED_BYTES))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ArtifactError(f"{sealed}: cannot be read ({reason})") from error
+    cards = {card.name: card for card in roster}
+    model = open_model(bytes(blob), recipient=vault.card.name, private=vault, cards=cards, job=job)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # The manifest last: whoever sees it finds the model that it speaks of.
+        write_atomic(out / MODEL_FILE, model.files[MODEL_FILE])
+        write_atomic(out / MANIFEST_FILE, model.files[MANIFEST_FILE])
+    except OSError as error:
+        raise ArtifactError(f"{out}: cannot be written ({error.strerror})") from error
+    return model, out / MODEL_FILE

@@ -1,0 +1,251 @@
+"""`mpc-train run`: all nodes of a job as processes of this machine. What `launch.py` calls."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mpc_train.commands.common import Format, FormatOption, emit, reporting
+from mpc_train.errors import NodeFailedError
+
+if TYPE_CHECKING:
+    from mpc_train.job import Job
+    from mpc_train.local import LocalNode
+    from mpc_train.node_config import DataFile
+    from mpc_train.progress import ProgressView
+    from parties.supervisor import Child, Supervisor
+    from parties.vault import FileVault
+
+READY_TIMEOUT_S = 30.0
+SETTLE_S = 4.0
+"""How long the other nodes may take to end by themselves once one has failed."""
+
+CONSEQUENCES = {"AbortedError", "PeerLostError", "PeerTimeoutError", "KeyboardInterrupt"}
+"""Errors that a node reports because another one failed: the cause is looked for elsewhere."""
+
+
+def run_command(
+    job_path: Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")],
+    output: FormatOption = Format.text,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="Afterwards train in the clear on everybody's rows, and compare."
+        ),
+    ] = False,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Directory of the run; default: runs/JOB-TIME.")
+    ] = None,
+) -> None:
+    """Run a whole job on this machine: every node a process with keys of its own."""
+    with reporting(output):
+        from mpc_train.job import load_job
+        from mpc_train.local import local_data
+        from mpc_train.progress import ProgressView
+        from mpc_train.report import describe, outcome
+        from parties.contract import Roles, describe_trust
+        from parties.stop import sigterm_interrupts
+
+        job = load_job(job_path)
+        data = local_data(job_path, job)
+        folder = _fresh_folder(run_dir, job.name)
+        view = ProgressView(enabled=output is Format.text)
+        view.say(f"{describe(job)}\n")
+        with sigterm_interrupts():
+            result, weights = _run(job, job_path.absolute(), data, folder, view)
+            if compare:
+                view.say(
+                    "comparing: the same training in the clear, on pooled data (a local "
+                    "demonstration: real organisations never pool)"
+                )
+                result |= _compare(job, data, weights)
+        if output is Format.json:
+            emit(result)
+            return
+        trust = describe_trust(Roles(job.owners, job.evaluators, job.dealer, job.recipients))
+        print(f"\n{outcome(result)}\n\n{trust}")
+        print(
+            "All nodes ran on this machine under one user: a rehearsal. What the statement "
+            "says holds when each organisation runs its node itself."
+        )
+
+
+def _fresh_folder(run_dir: Path | None, name: str) -> Path:
+    from mpc_train.errors import ConfigError
+
+    folder = run_dir or Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=run_dir is not None)
+        if any(folder.iterdir()):
+            raise ConfigError(f"{folder}: is not empty; name another directory for the run")
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
+    return folder.absolute()
+
+
+def _run(
+    job: "Job", job_path: Path, data: "dict[str, DataFile]", folder: Path, view: "ProgressView"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    from mpc_train.commands.open import open_file
+    from mpc_train.local import coordinator_text, local_nodes, node_text
+    from parties.roster import Roster
+    from parties.supervisor import ChildSpec, Supervisor
+
+    coordinator, nodes = local_nodes(folder, job)
+    outsiders = [name for name in job.recipients if name not in job.nodes]
+    with _identities(folder, [coordinator, *nodes], outsiders) as (vaults, passphrases):
+        roster_path = folder / "roster.toml"
+        Roster.of(vault.card for vault in vaults.values()).save(roster_path)
+
+        # The children run the code that this process runs, installed or not.
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+        environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+        def spec(node: "LocalNode", *more: str) -> ChildSpec:
+            argv = [sys.executable, "-m", "mpc_train", node.verb, "--config", str(node.config)]
+            argv += ["--passphrase-fd", "{secret_fd}", "--format", "json", *more]
+            return ChildSpec(node.name, argv, passphrases[node.name], environment)
+
+        logs = _Logs(folder, coordinator.name, view)
+        with view.shown(), Supervisor(logs, settle_s=SETTLE_S) as supervisor:
+            coordinator.config.write_text(coordinator_text(coordinator, roster_path, job_path))
+            child = supervisor.start(spec(coordinator, "--report-fd", "{report_fd}"))
+            address = _ready(supervisor, child)
+            for node in nodes:
+                node.config.write_text(
+                    node_text(node, roster_path, coordinator.name, address, job, data)
+                )
+                supervisor.start(spec(node))
+            statuses = supervisor.wait()
+            if any(statuses.values()):
+                raise _failure(supervisor)
+            result = _last_record(supervisor.children[coordinator.name])
+        recipient = job.recipients[0]
+        sealed = {Path(path).stem: Path(path) for path in result["sealed"]}
+        if recipient not in sealed:
+            raise NodeFailedError(
+                "ArtifactError", "artifact", f"nothing was sealed to {recipient}", 9
+            )
+        roster = Roster.load(roster_path)
+        opened, path = open_file(sealed[recipient], vaults[recipient], roster, folder, job)
+        result["model"] = str(path)
+        return result, opened.weights
+
+
+@contextlib.contextmanager
+def _identities(
+    folder: Path, nodes: "list[LocalNode]", outsiders: list[str]
+) -> "Iterator[tuple[dict[str, FileVault], dict[str, bytes]]]":
+    """Make keys for this run only, encrypted under passphrases that nobody writes down."""
+    from parties.vault import FileVault, identity_path
+
+    homes = {node.name: node.home for node in nodes}
+    homes |= {name: folder / "recipients" / name / "keys" for name in outsiders}
+    passphrases = {name: os.urandom(24).hex().encode() for name in homes}
+    try:
+        vaults = {
+            name: FileVault.create(home, name, passphrases[name]) for name, home in homes.items()
+        }
+        yield vaults, passphrases
+    finally:
+        # The passphrases end with this process; without them the files are of no use.
+        for name, home in homes.items():
+            identity_path(home, name).unlink(missing_ok=True)
+
+
+class _Logs:
+    """Keeps every line of every node in a file, and shows the coordinator's events."""
+
+    def __init__(self, folder: Path, coordinator: str, view: "ProgressView") -> None:
+        self._folder, self._coordinator, self._view = folder / "logs", coordinator, view
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, name: str, stream: str, line: str) -> None:
+        with (self._folder / f"{name}.{stream}.log").open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
+        if name == self._coordinator and stream == "stdout":
+            record = _record(line)
+            if record is not None and "event" in record:
+                self._view.event(record.pop("event"), record)
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError):
+        record = json.loads(line)
+        if isinstance(record, dict):
+            return record
+    return None
+
+
+def _last_record(child: "Child") -> dict[str, Any]:
+    """What a node printed last, as an object; what it would have said if it was killed."""
+    for line in reversed(child.stdout):
+        record = _record(line)
+        if record is not None and "status" in record:
+            return record
+    code = child.returncode or 0
+    how = f"its process was ended by signal {-code}" if code < 0 else f"exit status {code}"
+    errors = [line for line in child.stderr if line.startswith(("error:", "Usage:", "Error"))]
+    detail = f": {errors[-1].removeprefix('error: ')}" if errors else ""
+    return {
+        "status": "PeerLostError",
+        "code": "peer-lost",
+        "message": f"{how}{detail}",
+        "exit": 8 if code < 0 else code,
+    }
+
+
+def _ready(supervisor: "Supervisor", child: "Child") -> str:
+    from parties.errors import TransportError
+
+    try:
+        return supervisor.wait_report(child, READY_TIMEOUT_S)
+    except TransportError:
+        deadline = time.monotonic() + 2
+        while child.returncode is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if child.returncode:
+            raise _failure(supervisor) from None
+        raise
+
+
+def _failure(supervisor: "Supervisor") -> NodeFailedError:
+    """The error of the node that failed first for a reason of its own."""
+    for child in supervisor.children.values():
+        for thread in child.threads:
+            thread.join(timeout=1.0)
+    failed = [child for child in supervisor.children.values() if child.returncode]
+    first = supervisor.first_failure
+    failed.sort(key=lambda child: child is not first)
+    records = [(child, _last_record(child)) for child in failed]
+    killed = [pair for pair in records if (pair[0].returncode or 0) < 0]
+    causes = [pair for pair in records if pair[1]["status"] not in CONSEQUENCES]
+    child, record = (causes or killed or records)[0]
+    status = int(record.get("exit", child.returncode or 1))
+    return NodeFailedError(
+        str(record["status"]),
+        str(record.get("code", "internal")),
+        f"{child.name}: {record.get('message', 'failed')}",
+        status,
+    )
+
+
+def _compare(job: "Job", data: "dict[str, DataFile]", weights: dict[str, Any]) -> dict[str, Any]:
+    """Train the plaintext twin on pooled data; return how it differs."""
+    from mpc_train.data import load_table
+    from mpc_train.models import initial_weights
+    from mpc_train.reference import max_weight_difference, train_twin
+
+    tables = [load_table(data[owner].file, job, owner, data[owner].ignore) for owner in job.owners]
+    twin = train_twin(job, tables, initial_weights(job))
+    return {
+        "twin_metrics": twin.metrics,
+        "max_weight_difference": max_weight_difference(weights, twin.state),
+    }

@@ -1,0 +1,156 @@
+"""A whole run on one machine: what each node would have, written into one directory.
+
+Every node gets a file of the same form as one written by hand, an identity of its own, and its
+own process; nothing is shared among them but the directory they lie in. Where the owners' CSV
+files are is said by `local.toml` beside the job:
+
+    [data]
+    hospital-a = "data/hospital-a.csv"
+
+and without it they are data/<owner>.csv beside the job.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mpc_train.errors import ConfigError, DataError
+from mpc_train.node_config import DataFile
+from mpc_train.strict_toml import at, load_toml
+
+if TYPE_CHECKING:
+    from mpc_train.job import Job
+
+LOCAL_FILE, SCRIPT_FILE = "local.toml", "make_data.py"
+
+
+class _LocalFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    data: dict[str, str | DataFile]
+
+
+def local_data(job_path: Path, job: "Job") -> dict[str, DataFile]:
+    """Return each owner's data file; raise ConfigError or DataError saying what to do."""
+    folder = job_path.absolute().parent
+    files = {owner: DataFile(f"data/{owner}.csv") for owner in job.owners}
+    local = folder / LOCAL_FILE
+    if local.exists():
+        parsed, text = load_toml(local, _LocalFile, ConfigError)
+        for owner, entry in parsed.data.items():
+            if owner not in files:
+                raise at(ConfigError, local, text, f"data.{owner}", "is no owner of this job")
+            files[owner] = DataFile(entry) if isinstance(entry, str) else entry
+    resolved = {
+        owner: DataFile(str((folder / Path(entry.file).expanduser()).absolute()), entry.ignore)
+        for owner, entry in files.items()
+    }
+    for owner, entry in resolved.items():
+        if not Path(entry.file).exists():
+            script = folder / SCRIPT_FILE
+            advice = (
+                f"make it first: python {_short(script)}"
+                if script.exists()
+                else f"put it there, or say in {_short(local)} where it is"
+            )
+            raise DataError(f"{entry.file}: there is no such file, the data of {owner}; {advice}")
+    return resolved
+
+
+def _short(path: Path) -> Path:
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+@dataclass(frozen=True)
+class LocalNode:
+    """One node of a local run and the file it is started from."""
+
+    name: str
+    verb: str
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / f"{self.verb}.toml"
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "keys"
+
+
+def local_nodes(run_dir: Path, job: "Job") -> tuple[LocalNode, list[LocalNode]]:
+    """Return the coordinator and the nodes of the job, each with a directory of its own."""
+    name = "coordinator"
+    while name in job.names:
+        name = f"{name}-x"
+    nodes = [
+        LocalNode(node, "dealer" if node == job.dealer else "party", run_dir / "nodes" / node)
+        for node in job.nodes
+    ]
+    return LocalNode(name, "coordinator", run_dir / "nodes" / name), nodes
+
+
+def coordinator_text(node: LocalNode, roster: Path, job: Path) -> str:
+    """The coordinator's file: listens on this machine only, on a port that is free."""
+    return _toml(
+        {
+            "node": _node(node, roster),
+            "network": {"listen": "tcp://127.0.0.1:*"},
+            "run": {"job": str(job)},
+            "timeouts": {"join_s": 60},
+        }
+    )
+
+
+def node_text(
+    node: LocalNode,
+    roster: Path,
+    coordinator: str,
+    address: str,
+    job: "Job",
+    data: dict[str, DataFile],
+) -> str:
+    """A party's or dealer's file; its rules allow exactly this job."""
+    sections: dict[str, dict[str, object]] = {
+        "node": _node(node, roster),
+        "coordinator": {"name": coordinator, "address": address},
+        "network": {"listen": "tcp://127.0.0.1:*"},
+        "rules": {
+            "recipients": list(job.recipients),
+            "metrics": list(job.reveal.metrics),
+            "models": [job.model.kind],
+            "least_parties": len(job.owners),
+            "least_test_rows": job.reveal.least_test_rows,
+            "jobs": [job.digest().hex()],
+        },
+        "timeouts": {"join_s": 60, "peer_s": 60},
+    }
+    if node.name in data:
+        entry = data[node.name]
+        sections[f"data.{job.name}"] = {"file": entry.file, "ignore": list(entry.ignore)}
+    return _toml(sections)
+
+
+def _node(node: LocalNode, roster: Path) -> dict[str, object]:
+    return {
+        "name": node.name,
+        "home": str(node.home),
+        "roster": str(roster),
+        "run_dir": str(node.folder / "runs"),
+    }
+
+
+def _toml(sections: dict[str, dict[str, object]]) -> str:
+    """Strings, whole numbers and lists of strings: JSON spells them as TOML does."""
+    lines: list[str] = []
+    for title, values in sections.items():
+        lines += [f"[{title}]"]
+        lines += [
+            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
+        ]
+        lines += [""]
+    return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""How a run is going, for people at a terminal: steps, speed, time left, bytes.
+
+Fed with the events of a coordinator or a node. Where standard error is not a terminal it prints
+one line per stage instead of a bar. Shows nothing that the nodes do not send for this purpose.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mpc_train.report import duration, size
+
+LEAST_INTERVAL_S = 0.1
+
+
+class ProgressView:
+    """Takes events from any thread; use `shown` around the run."""
+
+    def __init__(self, enabled: bool = True) -> None:
+        self._enabled = enabled
+        self._lock = threading.Lock()
+        self._bar: Any = None
+        self._task: Any = None
+        self._sent: dict[str, int] = {}
+        self._started = self._drawn = 0.0
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator["ProgressView"]:
+        """Draw on standard error while inside."""
+        if not self._enabled or not sys.stderr.isatty():
+            yield self
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            self._bar = bar
+            self._task = bar.add_task("waiting", total=None, note="")
+            try:
+                yield self
+            finally:
+                self._bar = None
+
+    def say(self, text: str) -> None:
+        """Show one line above the bar."""
+        if not self._enabled:
+            return
+        with self._lock:
+            if self._bar is not None:
+                self._bar.console.print(text, markup=False, highlight=False)
+            else:
+                print(text, file=sys.stderr, flush=True)
+
+    def event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Take one event: see `parties.coordinator.Coordinator` and `parties.node.run_node`."""
+        if kind == "arrived":
+            self.say(f"{fields.get('node')} has joined")
+        elif kind == "agreed":
+            self.say("all nodes have signed the same contract")
+        elif kind == "started":
+            self._started = time.monotonic()
+            self.say("all nodes are connected to each other; training")
+        elif kind == "progress":
+            self._progress(str(fields.get("node", "")), fields.get("fields") or {})
+
+    def _progress(self, node: str, fields: Mapping[str, Any]) -> None:
+        step, steps, sent = fields.get("step"), fields.get("steps"), fields.get("bytes_sent")
+        with self._lock:
+            if isinstance(sent, int):
+                self._sent[node] = sent
+            if self._bar is None or not isinstance(step, int) or not isinstance(steps, int):
+                return
+            now = time.monotonic()
+            if now - self._drawn < LEAST_INTERVAL_S and step < steps:
+                return
+            self._drawn = now
+            speed = step / max(now - self._started, 1e-9)
+            left = duration((steps - step) / speed) if speed else "?"
+            total = size(sum(self._sent.values()))
+            note = f"{step}/{steps}  {speed:.1f} steps/s  {left} left  {total} sent"
+            self._bar.update(
+                self._task, description="training", total=steps, completed=step, note=note
+            )

@@ -1,0 +1,61 @@
+"""The examples' jobs and files are valid and fit each other; their data can be learnt from."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from mpc_train.data import load_table
+from mpc_train.job import load_job
+from mpc_train.local import local_data
+from mpc_train.node_config import load_coordinator_config, load_node_config
+from mpc_train.rules import check_rules
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+JOBS = ("breast_cancer", "digits", "diabetes")
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_script_writes_what_the_job_expects(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    for file in ("job.toml", "make_data.py"):
+        (folder / file).write_text((EXAMPLES / name / file).read_text())
+    runpy.run_path(str(folder / "make_data.py"), run_name="__main__")
+    job = load_job(folder / "job.toml")
+    for owner, entry in local_data(folder / "job.toml", job).items():
+        table = load_table(entry.file, job, owner)
+        assert table.rows == job.data.rows[owner]
+        assert len(set(table.labels.tolist())) >= 2
+    first = {path.name: path.read_bytes() for path in (folder / "data").iterdir()}
+    runpy.run_path(str(folder / "make_data.py"), run_name="__main__")
+    assert {path.name: path.read_bytes() for path in (folder / "data").iterdir()} == first
+
+
+def test_the_roles_of_the_examples() -> None:
+    cancer, digits, diabetes = (load_job(EXAMPLES / name / "job.toml") for name in JOBS)
+    assert (len(cancer.owners), len(cancer.evaluators), cancer.model.kind) == (3, 3, "logistic")
+    assert cancer.dealer not in cancer.owners
+    assert (len(digits.owners), digits.widths) == (2, (64, 64, 10))
+    assert (len(diabetes.owners), len(diabetes.evaluators)) == (4, 2)
+    assert diabetes.dealer in diabetes.owners
+    assert diabetes.model.kind == "linear"
+
+
+def test_three_machines_fit_the_job() -> None:
+    folder = EXAMPLES / "three_machines"
+    coordinator = load_coordinator_config(folder / "coordinator.toml")
+    job = load_job(coordinator.job)
+    assert job.digest() == load_job(EXAMPLES / "breast_cancer" / "job.toml").digest()
+    names = {path.stem for path in folder.glob("*.toml")} - {"coordinator"}
+    assert names == set(job.nodes)
+    for name in names:
+        config = load_node_config(folder / f"{name}.toml")
+        assert config.place.name == name
+        assert config.coordinator == coordinator.place.name
+        assert config.coordinator_address == coordinator.listen
+        check_rules(config.rules, job)
+        if name in job.owners:
+            config.data_file(job.name)
