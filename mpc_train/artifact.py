@@ -65,7 +65,8 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step: int
     job: str
     """The whole job, canonical JSON: with it the manifest says what the model is."""
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
+    """None: undefined on the held-out rows, as an AUC is where one class is absent."""
     commitment: str
     """HMAC-SHA256, hexadecimal, of the sealed tensors under the key in the envelope."""
     version: int = 1
@@ -86,7 +87,7 @@ class OpenedModel:
 
     job: Job
     weights: dict[str, NDArray[np.float64]]
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     files: dict[str, bytes]
 
     def __repr__(self) -> str:
@@ -107,7 +108,7 @@ def seal_model(
     recipient_public: bytes,
     delta: Tensors,
     mask: Tensors,
-    metrics: Mapping[str, float],
+    metrics: Mapping[str, float | None],
     signer: Signer,
 ) -> bytes:
     """Seal evaluator `me`'s part of the final model to `recipient`; return the envelope.

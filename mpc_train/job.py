@@ -121,6 +121,9 @@ class FixedPoint(Strict, frozen=True):
     """`[fixed_point]`: a real x is held as the integer round(x · 2**fraction_bits)."""
 
     fraction_bits: int = 20
+    activation_limit: int = 64
+    """Largest magnitude of what a layer puts out, as the job's author states it; values beyond
+    it (a diverging training) may come out wrong."""
 
 
 class Reveal(Strict, frozen=True):

@@ -100,7 +100,7 @@ def _metric(
     name: str, job: Job, outputs: NDArray[np.float64], labels: NDArray[np.float64]
 ) -> float:
     if name == "accuracy":
-        guesses = outputs[:, 0] > 0 if job.outputs == 1 else outputs.argmax(axis=1)
+        guesses = outputs[:, 0] >= 0 if job.outputs == 1 else outputs.argmax(axis=1)
         return float(np.mean(guesses == labels))
     if name == "auc":
         return _auc(outputs[:, 0], labels)

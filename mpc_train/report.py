@@ -77,6 +77,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
+def figure(value: float | None) -> str:
+    """Return a metric for people; None is one that is undefined on the held-out rows."""
+    return "undefined" if value is None else f"{value:.4f}"
+
+
 def outcome(result: Mapping[str, Any]) -> str:
     """Return the report at the end of a run; `result` is what `--format json` prints."""
     lines = [
@@ -88,8 +93,8 @@ def outcome(result: Mapping[str, Any]) -> str:
         lines.append(f"Sent      {sent}")
     twin = result.get("twin_metrics") or {}
     for name, value in (result.get("metrics") or {}).items():
-        beside = f"   (same training in the clear: {twin[name]:.4f})" if name in twin else ""
-        lines.append(f"Metric    {name} {value:.4f}{beside}")
+        beside = f"   (same training in the clear: {figure(twin[name])})" if name in twin else ""
+        lines.append(f"Metric    {name} {figure(value)}{beside}")
     if "max_weight_difference" in result:
         lines.append(
             f"Compared  largest difference of a weight {result['max_weight_difference']:.2e}"

@@ -121,6 +121,7 @@ def _node(
     with reporting(output):
         from mpc_train.commands.collect import bundle
         from mpc_train.node_config import load_node_config
+        from mpc_train.report import figure
         from parties.node import NodeSettings, run_node
         from parties.supervisor import end_with_parent
 
@@ -156,7 +157,7 @@ def _node(
             return
         print("The run has ended well.")
         for metric, value in (result.summary.get("metrics") or {}).items():
-            print(f"Metric {metric} {value:.4f}")
+            print(f"Metric {metric} {figure(value)}")
         for path in sealed:
             print(f"Sealed {path}: open it with  mpc-train open {path}")
 

@@ -49,6 +49,7 @@ def open_command(
     """Open a sealed model: writes model.safetensors and manifest.json, or nothing."""
     with reporting(output):
         from mpc_train.job import load_job
+        from mpc_train.report import figure
         from parties.roster import Roster
 
         expected = load_job(job) if job is not None else None
@@ -71,7 +72,7 @@ def open_command(
         print(f"Job {model.job.name}, digest {model.job.digest().hex()}")
         print(f"Signed and sealed by {', '.join(model.job.evaluators)}")
         for metric, value in model.metrics.items():
-            print(f"Metric {metric} {value:.4f}")
+            print(f"Metric {metric} {figure(value)}")
         print(f"Model {path}")
 
 

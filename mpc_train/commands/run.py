@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -246,6 +247,8 @@ def _compare(job: "Job", data: "dict[str, DataFile]", weights: dict[str, Any]) -
     tables = [load_table(data[owner].file, job, owner, data[owner].ignore) for owner in job.owners]
     twin = train_twin(job, tables, initial_weights(job))
     return {
-        "twin_metrics": twin.metrics,
+        "twin_metrics": {
+            name: value if math.isfinite(value) else None for name, value in twin.metrics.items()
+        },
         "max_weight_difference": max_weight_difference(weights, twin.state),
     }

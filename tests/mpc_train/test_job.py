@@ -57,7 +57,7 @@ def test_the_digest_depends_on_meaning_not_on_spelling(tmp_path: Path) -> None:
 def test_the_digest_is_pinned(tmp_path: Path) -> None:
     """All nodes of all versions must agree on it."""
     digest = load_job(write_job(tmp_path)).digest().hex()
-    assert digest == "47db52a4a39d0364256846ff961a724b7e71427ddf5bcf69d4f35c02b46ac22b"
+    assert digest == "c3dee78e29f7f58ad6df1efe846d2c424f8b5a91670b139f85e8f0b355864264"
 
 
 def test_a_job_survives_the_wire(tmp_path: Path) -> None:
@@ -162,6 +162,12 @@ WRONG = [
         "[fixed_point]\nfraction_bits = 30\n[reveal]",
         "fixed_point.fraction_bits",
         "between 12 and 26",
+    ),
+    (
+        "[reveal]",
+        "[fixed_point]\nactivation_limit = 0\n[reveal]",
+        "fixed_point.activation_limit",
+        "between 1",
     ),
 ]
 
