@@ -40,6 +40,7 @@ PassphraseFileOption = Annotated[
 PassphraseFdOption = Annotated[
     int | None, typer.Option(help="Read the passphrase from this open file descriptor.")
 ]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Log more, to standard error.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="This node's own file (TOML).")]
 
 

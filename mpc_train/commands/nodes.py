@@ -1,6 +1,8 @@
 """`mpc-train party`, `dealer` and `coordinator`: one node of a run, from its own file."""
 
+import os
 import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,7 @@ from mpc_train.commands.common import (
     FormatOption,
     PassphraseFdOption,
     PassphraseFileOption,
+    VerboseOption,
     configure_logging,
     emit,
     enter,
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from parties.contract import Roles
     from parties.session import Program, Session
 
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Log more, to standard error.")]
 ReportFdOption = Annotated[int | None, typer.Option("--report-fd", hidden=True)]
 
 PROGRESS_INTERVAL_S = 0.2
@@ -228,8 +230,6 @@ class _Events:
                 emit({"event": kind, **fields})
 
     def _too_soon(self, kind: str, node: str) -> bool:
-        import time
-
         if kind != "progress":
             return False
         now = time.monotonic()
@@ -246,4 +246,4 @@ def _roles(job: "Job") -> "Roles":
 
 
 def _run_dir(root: Path, name: str) -> Path:
-    return root / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    return root / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"

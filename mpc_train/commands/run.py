@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpc_train.commands.common import Format, FormatOption, emit, reporting
+from mpc_train.commands.common import Format, FormatOption, VerboseOption, emit, reporting
 from mpc_train.errors import NodeFailedError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def run_command(
     run_dir: Annotated[
         Path | None, typer.Option(help="Directory of the run; default: runs/JOB-TIME.")
     ] = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Run a whole job on this machine: every node a process with keys of its own."""
     with reporting(output):
@@ -60,7 +61,7 @@ def run_command(
         view = ProgressView(enabled=output is Format.text)
         view.say(f"{describe(job)}\n")
         with sigterm_interrupts():
-            result, weights = _run(job, job_path.absolute(), data, folder, view)
+            result, weights = _run(job, job_path.absolute(), data, folder, view, verbose)
             if compare:
                 view.say(
                     "comparing: the same training in the clear, on pooled data (a local "
@@ -92,7 +93,12 @@ def _fresh_folder(run_dir: Path | None, name: str) -> Path:
 
 
 def _run(
-    job: "Job", job_path: Path, data: "dict[str, DataFile]", folder: Path, view: "ProgressView"
+    job: "Job",
+    job_path: Path,
+    data: "dict[str, DataFile]",
+    folder: Path,
+    view: "ProgressView",
+    verbose: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     from mpc_train.commands.open import open_file
     from mpc_train.local import coordinator_text, local_nodes, node_text
@@ -112,6 +118,7 @@ def _run(
         def spec(node: "LocalNode", *more: str) -> ChildSpec:
             argv = [sys.executable, "-m", "mpc_train", node.verb, "--config", str(node.config)]
             argv += ["--passphrase-fd", "{secret_fd}", "--format", "json", *more]
+            argv += ["--verbose"] if verbose else []
             return ChildSpec(node.name, argv, passphrases[node.name], environment)
 
         logs = _Logs(folder, coordinator.name, view)
