@@ -1,16 +1,267 @@
-"""The training program that every node of a job runs."""
+"""The training program that every node of a job runs: one text for evaluators and the dealer.
+
+1. prepare: the job's ranges are checked, an owner's file is loaded, the digest of all public
+   constants is made. Nothing has been sent yet.
+2. share in: each owner's rows and labels become masked tensors, owner after owner.
+3. train: the steps of the public schedule.
+4. evaluate: the listed metrics on the held-out rows pass the reveal gate.
+5. reveal: each evaluator seals its half of the weights to every recipient.
+
+An owner that neither evaluates nor deals sends its summands and is done.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import resource
+import statistics
+import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mpc_train.artifact import ENVELOPE_FILE, seal_model
+from mpc_train.data import Table, load_table
+from mpc_train.job import Job, job_from_bytes
+from mpc_train.metrics import secret_metrics
+from mpc_train.models import initial_weights
+from mpc_train.ranges import check_ranges, folded_rate
+from mpc_train.schedule import split, total_steps
+from mpc_train.trainer import Trainer, make_trainer, train
+from protocols import crypten_functions
+from protocols.crypten_backend import MaskedTensor, Source, attach, detach
+from protocols.errors import RangeError
+from protocols.fixed_point import decode, encode
+from protocols.functions import constants_digest
+from protocols.inputs import OutsideSource, send_outside
+from protocols.reveal import Output, RevealGate, SealedHalf
 from protocols.role import Dealer, Evaluator, Role
 from protocols.streams import Stream
 
 if TYPE_CHECKING:
+    from mpc_train.node_config import NodeConfig
+    from parties.contract import Roles
     from parties.session import Session
 
 STREAM_LABEL = "mpc-train stream root v1"
+INPUT_LABEL = "mpc-train outside input root v1"
+
+Reals = NDArray[np.float64]
+
+
+class TrainProgram:
+    """Training as the nodes of `parties` run it. config: this node's own file."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self._config = config
+        self._job: Job | None = None
+        self._table: Table | None = None
+
+    def prepare(self, body: bytes, roles: Roles) -> bytes:
+        """Check the job and load this node's data; the digest of the public constants.
+
+        Raises JobError, DataError or RangeError, before anything is signed.
+        """
+        job = job_from_bytes(body)
+        check_ranges(job)
+        me = self._config.place.name
+        if me in job.owners:
+            source = self._config.data_file(job.name)
+            self._table = load_table(source.file, job, me, source.ignore)
+            self._check_limit(job, self._table)
+        self._job = job
+        return public_constants(job)
+
+    def _check_limit(self, job: Job, table: Table) -> None:
+        limit = float(job.data.limit)
+        for what, values in (("a feature", table.features), ("a label", table.labels)):
+            if np.abs(values).max(initial=0.0) > limit:
+                raise RangeError(
+                    f"{what} of {self._config.place.name} is beyond data.limit = {limit} once "
+                    "centred and scaled; declare a larger scale for the column, or a larger limit"
+                )
+
+    def run(self, session: Session) -> dict[str, object]:
+        """Share in, train, evaluate, seal; what is returned is public."""
+        job = self._job
+        if job is None:
+            raise RuntimeError("run before prepare")
+        torch.set_num_threads(1)
+        before = session.channel.bytes_sent
+        if session.is_evaluator or session.is_dealer:
+            summary = self._compute(session, job)
+        else:
+            self._send_rows(session, job)
+            summary = {"steps": 0}
+        summary["bytes_sent"] = session.channel.bytes_sent - before
+        summary["peak_rss_mb"] = peak_rss_mb()
+        return summary
+
+    def _compute(self, session: Session, job: Job) -> dict[str, object]:
+        role = make_role(session)
+        crypten_functions.install()
+        attach(role, job.fraction_bits)
+        try:
+            role.begin_step(0)
+            inputs, labels = self._share_in(session, job, role)
+            role.finish()
+            steps = total_steps(job)
+
+            def watch(done: int) -> None:
+                session.progress(
+                    step=done, steps=steps, bytes_sent=session.channel.bytes_sent, phase="training"
+                )
+
+            trainer = make_trainer(job)
+            training = train(job, role, trainer, inputs, labels, watch)
+            role.begin_step(steps + 1)
+            gate = RevealGate(agreed_outputs(job))
+            metrics = _reveal_metrics(job, role, gate, trainer, inputs, labels)
+            halves = _reveal_weights(job, gate, trainer)
+            role.close()
+        finally:
+            detach()
+        if not role.is_dealer:
+            self._seal(session, job, halves, metrics)
+        return {
+            "steps": steps,
+            "train_seconds": sum(training.step_seconds),
+            "step_seconds_median": statistics.median(training.step_seconds),
+            "rounds": training.rounds,
+            "metrics": metrics,
+            "revealed": [output.name for output in gate.passed],
+        }
+
+    def _share_in(
+        self, session: Session, job: Job, role: Role
+    ) -> tuple[MaskedTensor, MaskedTensor]:
+        """2: rows [all rows, features] and labels [all rows, outputs], in the order of owners."""
+        features, labels = [], []
+        for owner in job.owners:
+            rows = job.data.rows[owner]
+            source = _source(session, job, owner)
+            mine = self._table if owner == session.me else None
+            features.append(
+                MaskedTensor(
+                    None if mine is None else mine.features,
+                    src=source,
+                    shape=(rows, len(job.features)),
+                )
+            )
+            labels.append(
+                MaskedTensor(
+                    None if mine is None else label_matrix(job, mine.labels),
+                    src=source,
+                    shape=(rows, job.outputs),
+                )
+            )
+        return MaskedTensor.cat(features), MaskedTensor.cat(labels)
+
+    def _send_rows(self, session: Session, job: Job) -> None:
+        """2, at an owner that only brings data."""
+        if self._table is None:
+            raise RuntimeError("run before prepare")
+        streams = []
+        for evaluator in job.evaluators[:-1]:
+            stream = Stream(session.export(evaluator, INPUT_LABEL))
+            stream.begin_step(0)
+            streams.append(stream)
+        for values in (self._table.features, label_matrix(job, self._table.labels)):
+            words = encode(values, job.fraction_bits)
+            send_outside(session.channel, job.evaluators, streams, words)
+
+    def _seal(
+        self,
+        session: Session,
+        job: Job,
+        halves: dict[str, SealedHalf],
+        metrics: dict[str, float],
+    ) -> None:
+        """5: this evaluator's half of the weights, an envelope for each recipient."""
+        for recipient in job.recipients:
+            envelope = seal_model(
+                job,
+                sid=session.sid,
+                me=session.me,
+                recipient=recipient,
+                recipient_public=session.cards[recipient].hpke,
+                delta={name: half.delta for name, half in halves.items()},
+                mask={name: half.lam for name, half in halves.items()},
+                metrics=metrics,
+                signer=session.vault,
+            )
+            session.emit("sealed", f"{recipient}/{ENVELOPE_FILE}", envelope)
+
+
+def _source(session: Session, job: Job, owner: str) -> Source:
+    """How `owner` brings its rows, as this node sees it."""
+    if owner in job.evaluators:
+        return job.evaluators.index(owner)
+    if owner == job.dealer:
+        return "dealer"
+    if session.is_dealer:
+        return "outside"
+    stream = None
+    if session.me != job.evaluators[-1]:
+        stream = Stream(session.export(owner, INPUT_LABEL))
+        stream.begin_step(0)
+    return OutsideSource(session.channel, owner, stream)
+
+
+def _reveal_metrics(
+    job: Job,
+    role: Role,
+    gate: RevealGate,
+    trainer: Trainer,
+    inputs: MaskedTensor,
+    labels: MaskedTensor,
+) -> dict[str, float]:
+    """4: the listed metrics, known to all evaluators; empty at the dealer."""
+    if not job.reveal.metrics:
+        return {}
+    _, held_out = split(job)
+    found = {}
+    for metric in secret_metrics(job, trainer.model(inputs[held_out]), labels[held_out]):
+        words = gate.to_everybody(metric.name, total_steps(job), metric.value)
+        if words is not None:
+            found[metric.name] = metric.finish(float(decode(words, job.fraction_bits).item()))
+    return found
+
+
+def _reveal_weights(job: Job, gate: RevealGate, trainer: Trainer) -> dict[str, SealedHalf]:
+    """5: this evaluator's halves of the weights under fresh masks; empty at the dealer."""
+    found = {}
+    for name, parameter in trainer.parameters.items():
+        half = gate.for_recipients(name, total_steps(job), parameter.masked())
+        if half is not None:
+            found[name] = half
+    return found
+
+
+def agreed_outputs(job: Job) -> frozenset[Output]:
+    """Everything that may leave: the metrics and the weights, once, after the last step."""
+    names = (*job.reveal.metrics, *job.shapes)
+    return frozenset(Output(name, total_steps(job)) for name in names)
+
+
+def label_matrix(job: Job, labels: Reals) -> Reals:
+    """Labels [rows] in the shape of the model's output: one column, or one-hot classes."""
+    if job.outputs == 1:
+        return labels.reshape(-1, 1)
+    return np.eye(job.outputs)[labels.astype(np.int64)]
+
+
+def public_constants(job: Job) -> bytes:
+    """SHA-256 of all constants that nodes derive for themselves: splines, weights, rates, rows."""
+    digest = hashlib.sha256(constants_digest(job.fraction_bits))
+    for name, words in initial_weights(job).items():
+        digest.update(name.encode() + words.astype("<i8").tobytes())
+    digest.update(repr([folded_rate(job, epoch) for epoch in range(job.train.epochs)]).encode())
+    for rows in split(job):
+        digest.update(rows.astype("<i8").tobytes())
+    return digest.digest()
 
 
 def make_role(session: Session) -> Role:
@@ -26,3 +277,9 @@ def make_role(session: Session) -> Role:
         dealer=dealer,
         stream=Stream(session.export(dealer, STREAM_LABEL)),
     )
+
+
+def peak_rss_mb() -> float:
+    """Largest resident size of this process so far, in MB of 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,14 +32,15 @@ from protocols.comparison import maximum, negative
 from protocols.crypten_import import crypten
 from protocols.errors import RangeError, RevealError
 from protocols.fixed_point import check_fraction_bits, encode, mantissa
-from protocols.inputs import from_evaluator
-from protocols.masked import Additive, Masked, MaskedBit, public
+from protocols.inputs import OutsideSource, from_dealer, from_evaluator, from_outside
+from protocols.masked import Additive, Masked, MaskedBit, concatenate, public
 from protocols.role import Role, Shape, Words
 
 FACTOR_BITS = 20
 """A public real factor is multiplied in with a mantissa of at most this many bits."""
 
 Value = Masked | Additive
+Source = int | Literal["dealer", "outside"] | OutsideSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,9 @@ class MaskedTensor(crypten.CrypTensor):  # type: ignore[misc]
     """A secret-shared tensor with CrypTen's interface.
 
     tensor: real values (a torch tensor, array, number or list), or int64 words as a `Masked` or
-    `Additive` made by the protocols. src: index of the evaluator that brings the values, or None
-    for public ones. shape: needed at the nodes that bring nothing (`tensor=None`).
+    `Additive` made by the protocols. src: who brings the values: the index of an evaluator,
+    "dealer", an `OutsideSource` (at the dealer "outside") for an owner that does neither, or None
+    for public values. shape: needed at the nodes that bring nothing (`tensor=None`).
     """
 
     value: Value | None
@@ -116,7 +118,7 @@ class MaskedTensor(crypten.CrypTensor):  # type: ignore[misc]
         tensor: Any = None,
         device: Any = None,
         *,
-        src: int | None = None,
+        src: Source | None = None,
         shape: Sequence[int] | None = None,
         requires_grad: bool = False,
         bits: int | None = None,
@@ -237,6 +239,14 @@ class MaskedTensor(crypten.CrypTensor):  # type: ignore[misc]
     @staticmethod
     def rand(*sizes: int, device: Any = None) -> MaskedTensor:
         raise RangeError("random tensors come from no party: masked sharing has no use for them")
+
+    @staticmethod
+    def cat(tensors: Sequence[MaskedTensor], dim: int = 0) -> MaskedTensor:
+        """Tensors of one scale, one after the other along `dim`."""
+        first = tensors[0]
+        if any((t.bits, t.factor) != (first.bits, first.factor) for t in tensors):
+            raise ValueError("cat: tensors of different scales")
+        return first.with_value(concatenate([t.masked() for t in tensors], dim))
 
     # Linear operations: local
 
@@ -410,15 +420,22 @@ def _as_array(tensor: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.asarray(tensor, np.float64)
 
 
-def _shared_in(role: Role, tensor: Any, src: int, shape: Sequence[int] | None, bits: int) -> Masked:
-    if not 0 <= src < role.evaluators:
-        raise ValueError(f"src={src}: evaluators are 0 to {role.evaluators - 1}")
+def _shared_in(
+    role: Role, tensor: Any, src: Source, shape: Sequence[int] | None, bits: int
+) -> Masked:
     if shape is None:
         if tensor is None:
             raise ValueError("a tensor that another party brings needs its shape")
         shape = np.shape(tensor)
-    words: Words | None = None
-    if role.index == src:
-        words = encode(_as_array(tensor), bits)
     target: Shape = tuple(int(size) for size in shape)
-    return from_evaluator(role, src, target, words)
+
+    def brought() -> Words:
+        return encode(_as_array(tensor), bits).reshape(target)
+
+    if isinstance(src, OutsideSource) or src == "outside":
+        return from_outside(role, target, src if isinstance(src, OutsideSource) else None)
+    if src == "dealer":
+        return from_dealer(role, target, brought() if role.is_dealer else None)
+    if not 0 <= src < role.evaluators:
+        raise ValueError(f"src={src}: evaluators are 0 to {role.evaluators - 1}")
+    return from_evaluator(role, src, target, brought() if role.index == src else None)

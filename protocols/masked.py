@@ -14,7 +14,7 @@ wire. No `repr` shows a value, a mask or a share.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -281,3 +281,20 @@ def reduced_shape(shape: Shape, axis: int | tuple[int, ...] | None, keepdims: bo
     """The shape that a sum over `axis` leaves."""
     empty = np.broadcast_to(np.bool_(True), shape)
     return np.asarray(np.any(empty, axis=axis, keepdims=keepdims)).shape
+
+
+def concatenate(parts: Sequence[Masked], axis: int = 0) -> Masked:
+    """Masked tensors one after the other along `axis`; where one has no mask, zeros stand."""
+    first = parts[0]
+    shape = np.concatenate([np.empty(part.shape, np.bool_) for part in parts], axis).shape
+    delta = first.delta.map(lambda words: [words])
+    for part in parts[1:]:
+        delta = combine(lambda found, words: [*found, words], delta, part.delta)
+    lam = None
+    if any(part.lam is not None for part in parts):
+        blanks = (
+            np.zeros(part.shape, np.int64) if part.lam is None else part.lam for part in parts
+        )
+        lam = np.concatenate(list(blanks), axis)
+    joined = delta.map(lambda words: np.concatenate(words, axis))
+    return Masked(first.role, shape, joined, lam, any(part.masked for part in parts))
