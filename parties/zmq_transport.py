@@ -119,7 +119,11 @@ class Transport:
                     name = self._names.get(request[6])
                 if name is None:
                     self.refused += 1
-                    log.warning("a connection with a key outside the roster was refused")
+                    if self.refused.bit_count() == 1:  # 1, 2, 4, 8 …: knocking fills no disk
+                        log.warning(
+                            "%d connections with a key outside the roster were refused",
+                            self.refused,
+                        )
                     verdict = [b"400", b"not on the allow-list", b"", b""]
                 else:
                     verdict = [b"200", b"OK", name.encode(), b""]
@@ -179,7 +183,14 @@ class _Watch:
 
     def __init__(self, socket: "zmq.Socket[bytes]") -> None:
         self._socket = socket
-        self._monitor = socket.get_monitor_socket(int(_WATCHED))
+        address = f"inproc://watch-{os.urandom(8).hex()}"
+        socket.monitor(address, int(_WATCHED))
+        self._monitor = socket.context.socket(zmq.PAIR)
+        self._monitor.linger = 0
+        # Unbounded: ZeroMQ's I/O thread would wait for room, so strangers who knock again and
+        # again could stop all traffic while we compute.
+        self._monitor.rcvhwm = 0
+        self._monitor.connect(address)
 
     def drain(self) -> list[tuple[int, int]]:
         """(event, value) pairs since the last call; value is a descriptor or a status."""
@@ -433,16 +444,16 @@ def _pack(label: bytes, payload: Buffer) -> list[Any]:
     return [_LENGTH[len(label)] + label, payload]
 
 
-def _unpack(parts: Sequence["zmq.Frame"]) -> Frame:
+def _unpack(peer: str, parts: Sequence["zmq.Frame"]) -> Frame:
     head = parts[0].buffer
     size = head[0] if len(head) else 0
     if len(parts) > 2 or not len(head) or size > MAX_LABEL_BYTES or len(head) < 1 + size:
-        raise FrameError("a frame has no well-formed label")
+        raise FrameError(f"{peer} sent a frame without a well-formed label")
     label = bytes(head[1 : 1 + size])
     if len(parts) == 1:
         return label, head[1 + size :]
     if len(head) != 1 + size:
-        raise FrameError("a frame has bytes between label and payload")
+        raise FrameError(f"{peer} sent a frame with bytes between label and payload")
     return label, parts[1].buffer
 
 
@@ -591,7 +602,7 @@ class DataPlane:
         known = route in self._accepted.names
         name = self._accepted.name_of(route, parts[0])
         if known and self._route.get(name) == route:
-            self._put(name, _unpack(parts))
+            self._put(name, _unpack(name, parts))
         elif name in awaited and len(parts) == 1 and parts[0].bytes == tag:
             self._route[name] = route
             awaited.discard(name)
@@ -649,7 +660,7 @@ class DataPlane:
         deadline = 0.0
         while True:
             try:
-                return _unpack(_rest(socket, socket.recv(copy=False)))
+                return _unpack(peer, _rest(socket, socket.recv(copy=False)))
             except zmq.Again:
                 deadline = self._waited(peer, deadline, timeout_s)
 
@@ -667,9 +678,9 @@ class DataPlane:
             parts = _rest(socket, socket.recv(copy=False))
             name = self._relayed_by(key) if relayed else self._arrived_on(key, parts)
             if name == peer:
-                return _unpack(parts)
+                return _unpack(peer, parts)
             if name is not None:
-                self._put(name, _unpack(parts))
+                self._put(name, _unpack(name, parts))
             if deadline and time.monotonic() > deadline:
                 deadline = self._waited(peer, deadline, timeout_s)
 

@@ -4,11 +4,15 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from parties import control
+from parties.identity import IdentityKeys
+from parties.zmq_transport import ControlClient, CurveKeys, Transport
 from tests.support.local_run import LISTEN, ROLES, LocalRun
 
 SOON_S = 5.0
@@ -44,13 +48,18 @@ def test_nodes_exchange_frames_whatever_the_route(local_run: LocalRun, listening
     assert (relayed == 0) == (listening != set() and listening != {"dora"})
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
 def start_running(local_run: LocalRun, options: dict[str, Any], listen: str | None) -> None:
     local_run.coordinator()
     local_run.nodes({"rounds": 100_000, "pause": 0.002, **options}, listen=listen)
-    deadline = time.monotonic() + 15
-    while not all(local_run.supervisor.children[n].stdout for n in ("alice", "bob", "dora")):
-        assert time.monotonic() < deadline, "the nodes did not start to run"
-        time.sleep(0.02)
+    children = local_run.supervisor.children
+    wait_until(lambda: all(children[name].stdout for name in ("alice", "bob", "dora")))
 
 
 @pytest.mark.parametrize("listen", [LISTEN, None], ids=["direct", "relayed"])
@@ -206,3 +215,65 @@ def test_no_child_outlives_a_killed_supervisor(local_run: LocalRun) -> None:
     os.close(writer)
     for child in supervisor.children.values():
         assert child.process.wait(SOON_S + 5) != 0
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ("body", "not the one under the contract"),
+        ("contract", "did not sign this contract"),
+        ("dealer", "alice cannot both deal and evaluate"),
+        ("roster", "are not those of bob"),
+        ("nonce", "alice did not sign this contract"),
+        ("missing", "not those of the job's nodes"),
+        ("session", "alice did not sign this session"),
+    ],
+)
+def test_a_lying_coordinator_is_found_out(local_run: LocalRun, lie: str, said: str) -> None:
+    local_run.coordinator(sabotage=lie)
+    local_run.nodes(listen=LISTEN)
+    results = local_run.results()
+    found = [results[name] for name in ("alice", "bob", "dora")]
+    # With another contract everybody's signature is wrong for somebody: who says so first, wins.
+    if lie != "contract":
+        assert found[1]["error"] == "ContractError" and said in found[1]["message"], found[1]
+    for result in found:
+        assert result["error"] in ("ContractError", "AbortedError"), result
+        assert result["message"].endswith("contract") or result["error"] == "ContractError"
+    for name in ("alice", "bob", "dora"):
+        assert local_run.supervisor.children[name].stdout[0] != "running"
+
+
+def test_another_release_is_refused_with_both_versions_named(local_run: LocalRun) -> None:
+    local_run.coordinator()
+    alice = local_run.node("alice")
+    wait_until(lambda: "connected" in alice.stderr)
+    local_run.node("bob", version=7)
+    results = local_run.results()
+    assert results["coordinator"]["error"] == "ContractError"
+    assert "bob has version 7, this coordinator 1" in results["coordinator"]["message"]
+    assert results["bob"]["message"] == "the run was aborted by coordinator: version"
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00" * 100, b"\x81\xa1t\xa4done", b"\x91" * 5000])
+def test_garbage_from_a_node_ends_the_run_and_names_it(
+    local_run: LocalRun, keys: dict[str, IdentityKeys], data: bytes
+) -> None:
+    local_run.coordinator()
+    alice = local_run.node("alice")
+    wait_until(lambda: "connected" in alice.stderr)
+    bob = keys["bob"]
+    server = keys["coordinator"].curve_public
+    transport = Transport(CurveKeys(bob.curve_public, bob.curve_secret), {})
+    client = ControlClient(transport, local_run.address, server)
+    try:
+        client.send(control.encode(control.Hello(1, "bob")))
+        client.poll(5)
+        client.send(data)
+        results = local_run.results()
+    finally:
+        client.close(0)
+        transport.close()
+    assert results["coordinator"]["error"] == "ControlError"
+    assert "bob sent" in results["coordinator"]["message"]
+    assert results["alice"]["message"] == "the run was aborted by bob: control"

@@ -7,11 +7,14 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from parties.contract import Roles
+import parties.node
+from parties import control
+from parties.contract import Contract, Roles
 from parties.coordinator import Coordinator, CoordinatorSettings
 from parties.errors import PolicyError
 from parties.identity import IdentityKeys
@@ -66,6 +69,54 @@ class Exchange:
         return bytes([number % 256]) * size + session.sid[:16]
 
 
+class InsecureSabotage:
+    """A coordinator that lies to bob about one thing."""
+
+    def __init__(self, coordinator: Coordinator, what: str) -> None:
+        self.what = what
+        self.contract = coordinator.contract
+        self.send = coordinator._send
+        if what:
+            coordinator._send = self.lie  # type: ignore[method-assign]
+
+    def lie(self, name: str, message: Any) -> None:
+        if name == "bob":
+            if isinstance(message, control.Propose):
+                message = self.propose(message)
+            elif isinstance(message, control.Accepted) and self.what == "nonce":
+                alice = message.acceptances["alice"]
+                forged = control.Accept(bytes(32), alice.constants, alice.signature)
+                message = control.Accepted({**message.acceptances, "alice": forged})
+            elif isinstance(message, control.Accepted) and self.what == "missing":
+                rest = {n: a for n, a in message.acceptances.items() if n != "alice"}
+                message = control.Accepted(rest)
+            elif isinstance(message, control.Start) and self.what == "session":
+                swapped = {**message.signatures, "alice": message.signatures["dora"]}
+                message = control.Start(swapped, message.addresses)
+        self.send(name, message)
+
+    def propose(self, message: Any) -> Any:
+        if self.what == "body":
+            return control.Propose(message.contract, b"another body")
+        if self.what == "contract":
+            other = Contract.of(
+                "test job", self.contract.roles, b"another body", self.contract.roster_digest
+            )
+            return control.Propose(other.to_bytes(), b"another body")
+        if self.what == "dealer":
+            roles = replace(self.contract.roles, dealer="alice")
+            return control.Propose(replace(self.contract, roles=roles).to_bytes(), b"body")
+        if self.what == "roster":
+            changed = replace(self.contract, roster_digest=bytes(32))
+            return control.Propose(changed.to_bytes(), b"body")
+        return message
+
+
+def say(kind: str, fields: object) -> None:
+    if kind != "progress":
+        print(kind, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     end_with_parent()
     config = json.loads(Path(sys.argv[1]).read_text())
@@ -95,11 +146,14 @@ def main() -> None:
                     config["listen"], Path(config["run_dir"]), **config.get("settings", {})
                 ),
             )
+            InsecureSabotage(coordinator, config.get("sabotage", ""))
             report(int(sys.argv[3]), coordinator.address)
             done = coordinator.run()
             files = [str(file.relative_to(config["run_dir"])) for file in done.files]
             result = {"summaries": done.summaries, "files": files, "relayed": done.relayed_bytes}
         else:
+            if config.get("version"):
+                parties.node.CONTRACT_VERSION = config["version"]
             settings = NodeSettings(
                 "coordinator",
                 config["address"],
@@ -107,7 +161,8 @@ def main() -> None:
                 listen=config.get("listen"),
                 **config.get("settings", {}),
             )
-            node = run_node(vault, roster, settings, Exchange(config["name"], config["options"]))
+            program = Exchange(config["name"], config["options"])
+            node = run_node(vault, roster, settings, program, say)
             result = {"summary": node.summary, "files": [str(file) for file in node.files]}
     except KeyboardInterrupt:
         result, status = {"error": "KeyboardInterrupt"}, 130

@@ -1,0 +1,108 @@
+"""Children are watched, reaped, and told secrets where nobody else can read them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from parties.errors import TransportError
+from parties.supervisor import ChildSpec, Supervisor
+
+ROOT = str(Path(__file__).resolve().parents[2])
+PYTHONPATH = {"PYTHONPATH": ROOT}
+
+
+def spec(code: str, *words: str, name: str = "child", secret: bytes | None = None) -> ChildSpec:
+    return ChildSpec(name, [sys.executable, "-c", code, *words], secret, PYTHONPATH)
+
+
+def test_a_secret_travels_neither_in_arguments_nor_environment() -> None:
+    code = (
+        "import os, sys; s = os.read(int(sys.argv[1]), 100).decode();"
+        "seen = open('/proc/self/cmdline').read() + open('/proc/self/environ').read();"
+        "print(len(s), s in seen)"
+    )
+    lines: list[tuple[str, str, str]] = []
+    with Supervisor(lambda *line: lines.append(line)) as supervisor:
+        described = spec(code, "{secret_fd}", secret=b"correct horse")
+        assert "horse" not in repr(described)
+        child = supervisor.start(described)
+        assert "horse" not in repr(child)
+        assert supervisor.wait(10) == {"child": 0}
+        assert supervisor.first_failure is None
+    assert lines == [("child", "stdout", "13 False")]
+
+
+def test_a_report_arrives_and_a_missing_one_is_an_error() -> None:
+    code = "import sys; from parties.supervisor import report; report(int(sys.argv[1]), 'here')"
+    with Supervisor() as supervisor:
+        child = supervisor.start(spec(code, "{report_fd}"))
+        assert supervisor.wait_report(child, 10) == "here"
+        other = supervisor.start(spec("raise SystemExit('no such file')", name="other"))
+        with pytest.raises(TransportError, match=r"other ended .*: no such file"):
+            supervisor.wait_report(other, 10)
+        late = supervisor.start(spec("import time; time.sleep(60)", name="late"))
+        with pytest.raises(TransportError, match=r"late was not ready within 0 s"):
+            supervisor.wait_report(late, 0.1)
+
+
+def test_the_others_end_after_one_fails_even_a_stubborn_one() -> None:
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "print('up', flush=True); time.sleep(60)"
+    )
+    with Supervisor(settle_s=0.2, grace_s=0.3) as supervisor:
+        child = supervisor.start(spec(stubborn, name="stubborn"))
+        while not child.stdout:
+            time.sleep(0.01)
+        supervisor.start(spec("raise SystemExit(4)", name="failing"))
+        began = time.monotonic()
+        statuses = supervisor.wait()
+        assert time.monotonic() - began < 3
+        assert statuses == {"stubborn": -signal.SIGKILL, "failing": 4}
+        assert supervisor.first_failure is not None
+        assert supervisor.first_failure.name == "failing"
+
+
+def test_leaving_ends_all_children() -> None:
+    with Supervisor(grace_s=0.5) as supervisor:
+        children = [supervisor.start(spec("input()", name=f"c{n}")) for n in range(2)]
+        sleeper = supervisor.start(spec("import time; time.sleep(60)", name="sleeper"))
+    assert all(child.returncode is not None for child in (*children, sleeper))
+
+
+def test_children_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    inner = (
+        "import os, time; from parties.supervisor import end_with_parent;"
+        "end_with_parent(); print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    outer = (
+        "import sys, time; from parties.supervisor import ChildSpec, Supervisor;"
+        "s = Supervisor(lambda *line: print(line[2], flush=True));"
+        "s.start(ChildSpec('c', [sys.executable, '-c', sys.argv[1]])); time.sleep(60)"
+    )
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", outer, inner],
+        stdout=subprocess.PIPE,
+        env={**os.environ, **PYTHONPATH},
+    )
+    assert supervisor.stdout is not None
+    child = int(supervisor.stdout.readline())
+    supervisor.kill()
+    supervisor.wait()
+    supervisor.stdout.close()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            os.kill(child, 0)
+            if "Z" in Path(f"/proc/{child}/stat").read_text().split(")")[1]:
+                break
+        except (ProcessLookupError, FileNotFoundError):
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child outlived its supervisor")
