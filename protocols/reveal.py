@@ -5,8 +5,9 @@ A `RevealGate` knows the outputs that all nodes agreed on. It opens a listed val
 for sealing to the recipients (`for_recipients`). Anything else, and anything asked for twice,
 raises RevealError before a byte is sent.
 
-A value is masked afresh before it is revealed: raw product shares and masks that took part in an
-earlier opening never leave a node.
+A value is masked afresh before it is revealed, and the dealer hands out new shares of that mask:
+the shares under which the evaluators' summands travelled never leave a node. Whoever saw
+[x]_i + [m]_i and then [m]_i would learn [x]_i, and with it a tensor that one owner masked alone.
 """
 
 from __future__ import annotations
@@ -71,14 +72,13 @@ class RevealGate:
         """
         self._pass(name, step)
         role = x.role
-        fresh = remask(x.shares())
+        fresh, lam = _fresh(x)
         role.issue("reveal", *x.shape)
         if not isinstance(role, Evaluator):
             return None
         delta = fresh.delta.get()
-        assert fresh.lam is not None
-        total = np.array(fresh.lam)
-        role.broadcast(b"rvl ", fresh.lam)
+        total = np.array(lam)
+        role.broadcast(b"rvl ", lam)
         for peer in role.peers:
             octets = role.collect(b"rvl ", peer, total.nbytes)
             total += octets.view(np.int64).reshape(x.shape)
@@ -87,8 +87,14 @@ class RevealGate:
     def for_recipients(self, name: str, step: int, x: Masked) -> SealedHalf | None:
         """This evaluator's half of a listed tensor, to be sealed; None at the dealer. 1 round."""
         self._pass(name, step)
-        fresh = remask(x.shares())
+        fresh, lam = _fresh(x)
         if x.role.is_dealer:
             return None
-        assert fresh.lam is not None
-        return SealedHalf(fresh.delta.get(), fresh.lam)
+        return SealedHalf(fresh.delta.get(), lam)
+
+
+def _fresh(x: Masked) -> tuple[Masked, Words]:
+    """x under a fresh mask, and new shares of that mask. Corrections: 8 bytes an element."""
+    role = x.role
+    fresh = remask(x.shares())
+    return fresh, role.deal(fresh.lam if role.is_dealer else None, x.shape)

@@ -363,6 +363,7 @@ class Dealer(Role):
         self._last = 0
         self._corrections = [bytearray() for _ in names]
         self._frames = [0] * len(names)
+        self._credits = [0] * len(names)
         self._never = Never()
 
     def __repr__(self) -> str:
@@ -375,19 +376,18 @@ class Dealer(Role):
         self.step = step
 
     def finish(self) -> None:
+        # Everything to everybody before any wait: the evaluator whose credit is waited for may
+        # itself wait for one that needs what would still lie here.
         for index in range(self.evaluators):
             self._send_corrections(index)
+        for index in range(self.evaluators):
+            self._await_credit(index)
 
     def close(self) -> None:
         self.finish()
         for index, name in enumerate(self.names):
-            acknowledged = max(self._frames[index] // CREDIT_FRAMES - WINDOW_CREDITS, 0)
-            while True:
-                label, _ = self._channel.receive(name, 0)
-                if label == _DONE:
-                    break
-                acknowledged += 1
-                check_label(name, _credit(acknowledged * CREDIT_FRAMES), label)
+            while self._take_credit(index, name) != _DONE:
+                pass
 
     def mask(self, shape: Shape) -> Mask:
         return Mask(self._sum_of_streams(prod(shape)).reshape(shape))
@@ -460,7 +460,7 @@ class Dealer(Role):
         pending += octets.reshape(-1).data
         pending += bytes(-octets.size % 8)
         if len(pending) >= CORRECTION_BYTES:
-            self._send_corrections(index)
+            self.finish()
 
     def _send_corrections(self, index: int) -> None:
         pending = memoryview(self._corrections[index])
@@ -469,15 +469,20 @@ class Dealer(Role):
             label = _LABEL.pack(b"corr", self.step, self._frames[index], 0)
             self._channel.send(self.names[index], label, pending[start : start + FRAME_BYTES])
             self._frames[index] += 1
-            self._await_credit(index)
 
     def _await_credit(self, index: int) -> None:
-        credits, remainder = divmod(self._frames[index], CREDIT_FRAMES)
-        if remainder or credits <= WINDOW_CREDITS:
-            return
-        label, _ = self._channel.receive(self.names[index], 0)
-        expected = _credit((credits - WINDOW_CREDITS) * CREDIT_FRAMES)
-        check_label(self.names[index], expected, label)
+        """Wait until evaluator `index` is at most WINDOW_CREDITS credits behind."""
+        while self._frames[index] // CREDIT_FRAMES - self._credits[index] > WINDOW_CREDITS:
+            label = self._take_credit(index, self.names[index])
+            if label == _DONE:
+                raise DesyncError(f"{self.names[index]} ended before this node did")
+
+    def _take_credit(self, index: int, name: str) -> bytes:
+        label, _ = self._channel.receive(name, 0)
+        if label != _DONE:
+            self._credits[index] += 1
+            check_label(name, _credit(self._credits[index] * CREDIT_FRAMES), label)
+        return label
 
 
 class _Opening(ABC):
