@@ -18,6 +18,7 @@ import msgspec
 
 from mpc_train.errors import JobError
 from mpc_train.job_checks import JOB_VERSION, JobProblem, check_job
+from mpc_train.ranges import check_ranges
 from mpc_train.strict_toml import at, load_toml
 
 ModelKind = Literal["linear", "logistic", "softmax", "mlp"]
@@ -124,6 +125,8 @@ class FixedPoint(Strict, frozen=True):
     activation_limit: int = 64
     """Largest magnitude of what a layer puts out, as the job's author states it; values beyond
     it (a diverging training) may come out wrong."""
+    gradient_limit: int = 8
+    """Largest magnitude of a weight's mean gradient over a batch, stated in the same way."""
 
 
 class Reveal(Strict, frozen=True):
@@ -249,9 +252,14 @@ def load_job(path: Path | str) -> Job:
     path = Path(path)
     job, text = load_toml(path, Job, JobError)
     try:
-        return _finish(job)
+        job = _finish(job)
+        check_ranges(job)
     except JobProblem as problem:
         raise at(JobError, path, text, problem.key, str(problem)) from problem
+    except JobError as error:
+        key, _, message = str(error).partition(": ")
+        raise at(JobError, path, text, key, message) from error
+    return job
 
 
 def job_from_bytes(body: bytes) -> Job:

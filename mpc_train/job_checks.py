@@ -33,7 +33,7 @@ MAX_WIDTH = 65_536
 MAX_CLASSES = 1_000
 MAX_ROWS = 100_000_000
 MAX_STEPS = 10_000_000
-MAX_ACTIVATION = 1 << 20
+MAX_LIMIT = 1 << 20
 MAX_SEED = 2**63 - 1
 MAX_BODY_BYTES = 1 << 20
 """What a node accepts as the body of a proposed contract."""
@@ -190,8 +190,9 @@ def _check_model(job: "Job") -> None:
     low, high = LEAST_FRACTION_BITS, MOST_FRACTION_BITS
     if not low <= job.fraction_bits <= high:
         raise JobProblem("fixed_point.fraction_bits", f"between {low} and {high}")
-    if not 1 <= job.fixed_point.activation_limit <= MAX_ACTIVATION:
-        raise JobProblem("fixed_point.activation_limit", f"between 1 and {MAX_ACTIVATION}")
+    for key in ("activation_limit", "gradient_limit"):
+        if not 1 <= getattr(job.fixed_point, key) <= MAX_LIMIT:
+            raise JobProblem(f"fixed_point.{key}", f"between 1 and {MAX_LIMIT}")
 
 
 def _check_train(job: "Job") -> None:

@@ -1,9 +1,9 @@
 """The plaintext twin: the same training in float64 PyTorch, for comparison only.
 
 It starts from the same weights, sees the same rows in the same batches, and updates by the same
-rule, so that what is left between it and a run over shares is fixed-point rounding. It needs
-everybody's rows in one place, which is what the platform exists to avoid: tests and local
-demonstrations use it, nodes never do.
+rule at the same learning rates (`ranges.rate`), so that what is left between it and a run over
+shares is fixed-point rounding. It needs everybody's rows in one place, which is what the platform
+exists to avoid: tests and local demonstrations use it, nodes never do.
 
 The losses are the means over a batch whose gradient at the model's output is (prediction −
 label) / batch: half the squared error, binary cross-entropy after a sigmoid, cross-entropy after
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from mpc_train.data import Table
 from mpc_train.job import Job
-from mpc_train.schedule import batches, learning_rate, split
+from mpc_train.ranges import rate
+from mpc_train.schedule import batches, split
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,7 +64,7 @@ def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[
     )
     for epoch in range(job.train.epochs):
         for group in optimizer.param_groups:
-            group["lr"] = float(learning_rate(job, epoch))
+            group["lr"] = float(rate(job, epoch))
         for rows in batches(job, epoch):
             index = torch.from_numpy(rows)
             optimizer.zero_grad()
