@@ -11,6 +11,7 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 from mpc_train.data import Table
 from mpc_train.job import Job, load_job
+from mpc_train.ranges import rate
 from mpc_train.reference import (
     Twin,
     evaluate,
@@ -124,7 +125,7 @@ def test_one_step_by_hand(tmp_path: Path) -> None:
     for _ in range(2):
         error = 1 / (1 + np.exp(-rows @ weight)) - labels[training]
         velocity = 0.9 * velocity + rows.T @ error / 75 + 0.01 * weight
-        weight = weight - 0.5 * velocity
+        weight = weight - float(rate(job, 0)) * velocity
     assert np.allclose([*twin.state["weight"][0], twin.state["bias"][0]], weight, atol=1e-12)
 
 
