@@ -27,11 +27,12 @@ import msgspec
 from parties import artifacts, control
 from parties.contract import CONTRACT_VERSION, MAX_BODY_BYTES, Contract, Roles
 from parties.control import FromCoordinator, FromNode, clip
+from parties.control_plane import Arrival, ControlServer
 from parties.errors import AbortedError, ContractError, ControlError, PartiesError
 from parties.roster import Roster
 from parties.stop import sigterm_interrupts
 from parties.vault import Vault
-from parties.zmq_transport import SILENCE_MS, Arrival, ControlServer, CurveKeys, Transport
+from parties.zmq_transport import SILENCE_MS, CurveKeys, Transport
 from protocols.errors import PeerLostError, PeerTimeoutError, ProtocolError
 
 log = logging.getLogger(__name__)

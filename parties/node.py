@@ -39,7 +39,9 @@ from parties.contract import (
     verify_session,
 )
 from parties.control import FromCoordinator, FromNode
+from parties.control_plane import ControlClient
 from parties.coordinator import ABORT_LINGER_S, Event, ignore_event
+from parties.data_plane import DataPlane
 from parties.errors import AbortedError, ContractError, ControlError, TransportError
 from parties.identity import Card
 from parties.roster import Roster
@@ -47,7 +49,7 @@ from parties.secure_channel import SecureChannel
 from parties.session import Program, Scalar, Session, confirm, session_info, shake_hands
 from parties.stop import StopFlag, sigterm_interrupts
 from parties.vault import Vault
-from parties.zmq_transport import ControlClient, CurveKeys, DataPlane, Transport
+from parties.zmq_transport import CurveKeys, Transport
 from protocols.errors import InterruptedRunError, PeerLostError
 
 log = logging.getLogger(__name__)

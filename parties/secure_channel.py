@@ -17,7 +17,7 @@ from protocols.record import TAG_BYTES, RecordOpener, RecordSealer, record_conte
 
 
 class RawFrames(Protocol):
-    """What carries sealed frames: `zmq_transport.DataPlane`, or a test's faulty one."""
+    """What carries sealed frames: `data_plane.DataPlane`, or a test's faulty one."""
 
     def send(self, peer: str, label: bytes, payload: Buffer) -> None: ...
 

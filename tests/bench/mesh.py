@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from parties.contract import Roles
+from parties.data_plane import DataPlane
 from parties.secure_channel import SecureChannel
 from parties.session import Session, confirm, session_info, shake_hands
 from parties.stop import StopFlag
-from parties.zmq_transport import CurveKeys, DataPlane, Transport
+from parties.zmq_transport import CurveKeys, Transport
 from protocols.session import VERSION, identity_digest, session_id
 from protocols.signatures import SigningKeys
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from parties import control
+from parties.control_plane import ControlClient
 from parties.identity import IdentityKeys
-from parties.zmq_transport import ControlClient, CurveKeys, Transport
+from parties.zmq_transport import CurveKeys, Transport
 from tests.support.local_run import LISTEN, ROLES, LocalRun
 
 SOON_S = 5.0
@@ -103,6 +104,7 @@ def test_an_interrupt_ends_the_run_for_all(
         assert results[name]["message"] == f"the run was aborted by {who}: interrupted"
 
 
+@pytest.mark.slow
 def test_a_machine_that_falls_silent_is_noticed(local_run: LocalRun) -> None:
     start_running(local_run, {}, LISTEN)
     victim = local_run.supervisor.children["bob"].process.pid

@@ -1,0 +1,187 @@
+"""Control connections: the coordinator's port and each node's end of it.
+
+Messages are opaque here (see `control`). On the same port the coordinator relays data frames
+between nodes that cannot dial each other: from connection to connection, unread. A node that
+wants relayed frames opens a second connection, so that the thread that computes has its own.
+
+First part of a message: C control, H a connection for relayed frames, R a frame to be relayed
+(then the receiver's name, and the frame's own parts; the receiver finds the sender's name).
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from parties.errors import TransportError
+from parties.zmq_transport import Accepted, Dialled, Part, Transport
+from protocols.channel import Buffer
+from protocols.errors import PeerLostError
+
+log = logging.getLogger(__name__)
+
+MAX_FRAME_BYTES = (1 << 30) + (1 << 16)
+"""The largest record and its tag fit; anything longer ends the connection it came on."""
+
+MAX_CONTROL_BYTES = 4 << 20
+MAX_EARLY_FRAMES = 256
+MAX_EARLY_BYTES = 1 << 16
+BATCH = 1000
+"""Messages taken in one go: a flood must not keep the caller from its other duties."""
+
+CONTROL, RELAY_HELLO, RELAY = b"C", b"H", b"R"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One message at the coordinator, with the name that CURVE authenticated."""
+
+    route: bytes
+    name: str
+    data: bytes
+    """Empty if what came is no control message at all."""
+
+
+class ControlServer:
+    """The coordinator's one port, for one thread.
+
+    A node can send frames to its peers under its own name only. Raises PortInUseError and
+    TransportError.
+    """
+
+    def __init__(self, transport: Transport, address: str) -> None:
+        self._accepted = Accepted(transport, address, MAX_FRAME_BYTES)
+        self._relays: dict[str, bytes] = {}
+        self._early: dict[str, list[tuple[str, list[Part]]]] = {}
+        self.address = self._accepted.address
+        self.relayed_bytes = 0
+
+    def poll(self, timeout_s: float) -> Iterator[Arrival]:
+        """Control messages that came within `timeout_s`, at once when there are some."""
+        patience = timeout_s
+        for _ in range(BATCH):
+            if not self._accepted.waiting(patience):
+                return
+            patience = 0.0
+            message = self._accepted.receive()
+            if message is None:
+                return
+            route, parts = message
+            name, kind = self._accepted.names[route], parts[0].bytes
+            if kind == RELAY and len(parts) > 2 and self._relays.get(name) == route:
+                self._forward(name, parts[1].bytes.decode("ascii", "replace"), parts[2:])
+            elif kind == CONTROL and len(parts) == 2 and len(parts[1]) <= MAX_CONTROL_BYTES:
+                yield Arrival(route, name, parts[1].bytes)
+            elif kind == RELAY_HELLO and len(parts) == 1 and name not in self._relays:
+                self._relays[name] = route
+                for sender, early in self._early.pop(name, []):
+                    self._forward(sender, name, early)
+            else:
+                yield Arrival(route, name, b"")
+
+    def _forward(self, sender: str, receiver: str, parts: list[Part]) -> None:
+        target = self._relays.get(receiver)
+        if target is None:
+            # Both start at the same message of the coordinator, so the receiver is about to
+            # connect; until it does, all that a sender has for it is one handshake message.
+            early = self._early.setdefault(receiver, [])
+            small = sum(len(part) for part in parts) <= MAX_EARLY_BYTES
+            if small and len(early) < MAX_EARLY_FRAMES and len(self._early) < MAX_EARLY_FRAMES:
+                early.append((sender, parts))
+            return
+        try:
+            if not self._accepted.send(target, (sender.encode(), *parts)):
+                raise TransportError(f"{receiver} takes no more relayed frames")
+        except PeerLostError as error:
+            log.warning("a frame could not be relayed: %s", error)
+        self.relayed_bytes += sum(len(part) for part in parts)
+
+    def lost(self) -> list[bytes]:
+        """Routes of connections that broke since the last call."""
+        self._accepted.update()
+        routes = list(self._accepted.lost)
+        self._accepted.lost.clear()
+        for name, route in list(self._relays.items()):
+            if route in routes:
+                del self._relays[name]
+        return routes
+
+    def send(self, route: bytes, data: bytes) -> bool:
+        """Queue a control message; False if that connection is gone or takes no more."""
+        try:
+            return self._accepted.send(route, (CONTROL, data))
+        except PeerLostError:
+            return False
+
+    def close(self, linger_s: float) -> None:
+        self._accepted.close(linger_s)
+
+
+class ControlClient:
+    """A node's control connection to the coordinator, for one thread; `wake` for all others."""
+
+    def __init__(self, transport: Transport, address: str, server_key: bytes) -> None:
+        self._link = Dialled(transport, address, server_key, MAX_CONTROL_BYTES + 1024)
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection yet, in words; None if nothing is known to be wrong."""
+        return self._link.trouble
+
+    def state(self) -> str:
+        """'connecting', 'connected' or 'lost'."""
+        self._link.update()
+        if self._link.lost:
+            return "lost"
+        return "connected" if self._link.connected else "connecting"
+
+    def poll(self, timeout_s: float) -> bytes | None:
+        """The next message, or None after `timeout_s` or a `wake`."""
+        there = self._link.wait(timeout_s, self._reader)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._reader, 4096)
+        parts = self._link.receive() if there else None
+        if parts is None:
+            return None
+        return parts[1].bytes if len(parts) == 2 and parts[0].bytes == CONTROL else b""
+
+    def send(self, data: bytes) -> None:
+        """Queue a message. Raises TransportError if the queue stayed full for a slice."""
+        if not self._link.send((CONTROL, data)):
+            raise TransportError("the coordinator takes no more messages")
+
+    def wake(self) -> None:
+        """From any thread: end a `poll` in progress."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._writer, b"w")
+
+    def close(self, linger_s: float) -> None:
+        self._link.close(linger_s)
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+class Relay:
+    """A node's connection for frames that the coordinator passes on."""
+
+    def __init__(self, transport: Transport, address: str, server_key: bytes) -> None:
+        self.link = Dialled(transport, address, server_key, MAX_FRAME_BYTES)
+        self.link.send((RELAY_HELLO,))
+
+    def send(self, peer: str, parts: Sequence[Buffer | Part]) -> bool:
+        """Queue a frame for `peer`; False if the queue stayed full for a slice."""
+        return self.link.send((RELAY, peer.encode(), *parts))
+
+    def receive(self) -> tuple[str, list[Part]] | None:
+        """Who sent the next frame, and its parts; None after a slice without one."""
+        parts = self.link.receive()
+        if parts is None:
+            return None
+        return parts[0].bytes.decode("ascii", "replace"), parts[1:]
+
+    def close(self, linger_s: float) -> None:
+        self.link.close(linger_s)
