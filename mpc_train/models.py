@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Words = NDArray[np.int64]
 
 
-class Linear(crypten.nn.Module):  # type: ignore[misc]
+class Linear(crypten.nn.Module):
     """x Wᵀ + b as one autograd node, with names and shapes as in torch.nn.Linear."""
 
     def __init__(self, weight: MaskedTensor, bias: MaskedTensor) -> None:

@@ -1,11 +1,11 @@
 """Whether a job's numbers fit the ring, and how its learning rates are rounded.
 
-A truncation is exact for words below 2^62 in magnitude. Which magnitudes can occur follows from
-three bounds that the job states: `data.limit` for features, `fixed_point.activation_limit` for
-everything that a layer puts out (and for the residual of a linear model), and one for the change
-of a weight in one step, which is at most 1 here. From them follow, for every truncation of a
-step, the room that is left for the mantissa of learning rate over batch size. A job with too
-little room is refused before anything starts.
+A truncation is exact for words below 2^62 in magnitude. Which magnitudes occur follows from bounds
+that the job states: `data.limit` for features, `fixed_point.activation_limit` for what a layer
+puts out (and for the residual of a linear model), `fixed_point.gradient_limit` for the mean
+gradient of a batch, and 1 for the change of a weight in one step. From them follow, for every
+truncation of a step, the room that is left for the mantissa of learning rate over batch size. A
+job with too little room is refused before anything starts.
 
 Everything here is integer and rational arithmetic on public numbers.
 """
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 WORD_BITS = 61
 """Sums stay below 2^61, so that rounding never reaches the bound of 2^62."""
 MOST_RATE_BITS = 12
-LEAST_RATE_BITS = 7
+LEAST_RATE_BITS = 8
+"""Rates are rounded by at most the largest one times 2^-8."""
 MAX_CLASSES = 16
 MAX_AUC_ROWS = 2048
 """AUC compares all pairs of held-out rows."""
@@ -54,12 +55,14 @@ def check_ranges(job: Job) -> None:
 
 def rate_bits(job: Job) -> int:
     """How many bits the mantissa of learning rate over batch size may have."""
+    several = len(job.widths) > 2
     inputs = Fraction(job.data.limit)
-    if len(job.widths) > 2:
+    if several:
         inputs = max(inputs, Fraction(job.fixed_point.activation_limit))
-    residual = Fraction(job.fixed_point.activation_limit if job.model.kind == "linear" else 1)
-    gradient = inputs * residual * job.train.batch_size
-    return min(WORD_BITS - 2 * job.fraction_bits - _bits(gradient), MOST_RATE_BITS)
+    residual = job.fixed_point.activation_limit if job.model.kind == "linear" else 1
+    mean = min(inputs * residual, Fraction(job.fixed_point.gradient_limit))
+    room = WORD_BITS - 2 * job.fraction_bits - _bits(mean * job.train.batch_size)
+    return min(room, MOST_RATE_BITS)
 
 
 def folded_rate(job: Job, epoch: int) -> tuple[int, int]:
@@ -78,17 +81,19 @@ def folded_rate(job: Job, epoch: int) -> tuple[int, int]:
 def rate(job: Job, epoch: int) -> Fraction:
     """The learning rate that is really used: rounded to what the ring holds.
 
-    Raises JobError where less than 7 significant bits of it would be left.
+    Raises JobError where rounding would change it by more than the largest rate times 2^-8.
     """
     whole, shift = folded_rate(job, epoch)
-    if whole.bit_length() < LEAST_RATE_BITS:
+    rounded = Fraction(whole * job.train.batch_size, 1 << shift)
+    largest = learning_rate(job, 0)
+    if whole == 0 or abs(rounded - learning_rate(job, epoch)) > largest / (1 << LEAST_RATE_BITS):
         raise JobError(
             f"train.optimizer.learning_rate: in epoch {epoch}, over batches of "
             f"{job.train.batch_size}, only {whole.bit_length()} bits of it fit "
             f"fraction_bits = {job.fraction_bits}; use a larger rate, smaller batches, fewer "
-            "fraction_bits, or lower data.limit or fixed_point.activation_limit"
+            "fraction_bits, or a lower fixed_point.gradient_limit"
         )
-    return Fraction(whole * job.train.batch_size, 1 << shift)
+    return rounded
 
 
 def _bits(value: Fraction) -> int:

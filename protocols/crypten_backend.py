@@ -99,7 +99,7 @@ _OWN = frozenset(
 
 
 @crypten.register_cryptensor("masked")
-class MaskedTensor(crypten.CrypTensor):  # type: ignore[misc]
+class MaskedTensor(crypten.CrypTensor):
     """A secret-shared tensor with CrypTen's interface.
 
     tensor: real values (a torch tensor, array, number or list), or int64 words as a `Masked` or
@@ -141,8 +141,13 @@ class MaskedTensor(crypten.CrypTensor):  # type: ignore[misc]
         elif src is None:
             if tensor is None:
                 raise ValueError("a public tensor needs its values")
-            words = encode(_as_array(tensor), self.bits)
-            self.value = public(state.role, words)
+            scalar = _as_scalar(tensor)
+            if scalar is not None:
+                # A public number is one with a factor: the factor is known to all roles.
+                self.value = public(state.role, np.array(1 << self.bits, np.int64))
+                self.factor = factor * scalar
+            else:
+                self.value = public(state.role, encode(_as_array(tensor), self.bits))
         else:
             self.value = _shared_in(state.role, tensor, src, shape, self.bits)
 
@@ -254,6 +259,10 @@ class MaskedTensor(crypten.CrypTensor):  # type: ignore[misc]
         return self.linear_map(lambda value: -value)
 
     def add(self, other: Any) -> MaskedTensor:
+        scalar = None if isinstance(other, MaskedTensor) else _as_scalar(other)
+        if scalar is not None:
+            words = round(scalar / self.factor * (1 << self.bits))
+            return self.linear_map(lambda value: value.shift(words))
         left, right = _aligned(self, self._like(other))
         a, b = left.value, right.value
         if isinstance(a, Masked) and isinstance(b, Masked):
@@ -261,23 +270,26 @@ class MaskedTensor(crypten.CrypTensor):  # type: ignore[misc]
         return left.with_value(left.summands() + right.summands())
 
     def sub(self, other: Any) -> MaskedTensor:
-        return self.add(self._like(other).neg())
+        return self.add(other.neg() if isinstance(other, MaskedTensor) else -other)
 
     def mul(self, other: Any) -> MaskedTensor:
         if isinstance(other, MaskedTensor):
             product = arithmetic.multiply(self.masked(), other.masked())
             bits = self.bits + other.bits
             return self.with_value(product, bits, self.factor * other.factor)
-        if isinstance(other, (int, float, Fraction)):
-            return self.with_value(self.value, factor=self.factor * Fraction(other))  # type: ignore[arg-type]
+        scalar = _as_scalar(other)
+        if scalar is not None:
+            assert self.value is not None
+            return self.with_value(self.value, factor=self.factor * scalar)
         words = encode(_as_array(other), self.fraction_bits)
         return self.with_value(self.masked().scale(words), self.bits + self.fraction_bits)
 
     def div(self, other: Any) -> MaskedTensor:
         if isinstance(other, MaskedTensor):
             return self.mul(other.reciprocal())
-        if isinstance(other, (int, float, Fraction)):
-            return self.mul(1 / Fraction(other))
+        scalar = _as_scalar(other)
+        if scalar is not None:
+            return self.mul(1 / scalar)
         return self.mul(1 / torch.as_tensor(other, dtype=torch.float64))
 
     def matmul(self, other: Any) -> MaskedTensor:
@@ -412,6 +424,15 @@ def _widened(x: MaskedTensor, bits: int) -> MaskedTensor:
     value = x.value
     assert value is not None
     return x.with_value(value.scale(1 << (bits - x.bits)), bits)
+
+
+def _as_scalar(other: Any) -> Fraction | None:
+    """A public number or tensor without axes, exactly; None for anything else."""
+    if isinstance(other, (int, float, Fraction)):
+        return Fraction(other)
+    if torch.is_tensor(other) and other.dim() == 0:
+        return Fraction(other.item())
+    return None
 
 
 def _as_array(tensor: Any) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -19,15 +19,14 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-import torch
-
 from protocols.crypten_backend import MaskedTensor
 from protocols.crypten_import import crypten
+from protocols.masked import Masked
 
-_Function = crypten.gradients.AutogradFunction
+_Function: Any = crypten.gradients.AutogradFunction
 
 
-class Linear(_Function):  # type: ignore[misc]
+class Linear(_Function):
     """y = x Wᵀ + b for x[n, in], W[out, in], b[out]."""
 
     @staticmethod
@@ -47,7 +46,7 @@ class Linear(_Function):  # type: ignore[misc]
         return (to_x, to_weight, grad.sum(0)) if has_bias else (to_x, to_weight)
 
 
-class ReLU(_Function):  # type: ignore[misc]
+class ReLU(_Function):
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor) -> MaskedTensor:
         result = x.relu()
@@ -60,7 +59,7 @@ class ReLU(_Function):  # type: ignore[misc]
         return grad.select(positive)
 
 
-class Sum(_Function):  # type: ignore[misc]
+class Sum(_Function):
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, dim: Any = None, keepdim: bool = False) -> MaskedTensor:
         ctx.save_multiple_for_backward((x.shape, dim, keepdim, Fraction(1)))
@@ -85,13 +84,15 @@ class Mean(Sum):
         return result
 
 
-class _DirectGradient(_Function):  # type: ignore[misc]
+class _DirectGradient(_Function):
     """A loss whose gradient is known in closed form and whose value stays uncomputed."""
 
     @staticmethod
     def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
         (gradient,) = ctx.saved_tensors
-        return gradient
+        if grad.dim() or not isinstance(grad.value, Masked) or grad.value.masked:
+            raise ValueError("a loss can be scaled by public numbers only")
+        return gradient.mul(grad.factor)
 
     @staticmethod
     def keep(ctx: Any, target: MaskedTensor, gradient: MaskedTensor) -> MaskedTensor:
@@ -127,7 +128,7 @@ class MeanSquaredError(_DirectGradient):
         return _DirectGradient.keep(ctx, target, gradient)
 
 
-class Sigmoid(_Function):  # type: ignore[misc]
+class Sigmoid(_Function):
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor) -> MaskedTensor:
         y = x.sigmoid()
@@ -137,10 +138,10 @@ class Sigmoid(_Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
         (y,) = ctx.saved_tensors
-        return grad.mul(y.mul(y.neg().add(torch.ones(()))))
+        return grad.mul(y.mul(y.neg().add(1)))
 
 
-class Tanh(_Function):  # type: ignore[misc]
+class Tanh(_Function):
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor) -> MaskedTensor:
         y = x.tanh()
@@ -150,7 +151,7 @@ class Tanh(_Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
         (y,) = ctx.saved_tensors
-        return grad.mul(y.mul(y).neg().add(torch.ones(())))
+        return grad.mul(y.mul(y).neg().add(1))
 
 
 OVERRIDES: dict[str, type] = {
