@@ -60,6 +60,9 @@ _CODE = re.compile(r"[a-z0-9-]{1,32}")
 REASON_WAIT_S = 1.5
 """When a neighbour's connection breaks, the coordinator's word on why takes about this long."""
 
+PROGRESS_S = 0.1
+"""Progress is passed on this often: each message wakes a thread that takes the interpreter."""
+
 
 @dataclass(frozen=True)
 class NodeSettings:
@@ -183,6 +186,8 @@ class _Node:
         self._on_event = on_event
         self._me = vault.card.name
         self._stop = StopFlag()
+        self._news: dict[str, Scalar] = {}
+        self._next_report = 0.0
         self._server_key = roster.card(settings.coordinator).curve
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
         self._transport = Transport(keys, {card.name: card.curve for card in roster})
@@ -278,6 +283,7 @@ class _Node:
         talk.expect(control.Go, settings.agree_timeout_s, "the start of all nodes")
         self._event("started", sid=sid.hex())
         summary = self._program.run(session)
+        self._report()
         talk.say(control.Done(json.dumps(summary).encode()))  # 6
         talk.expect(control.Finish, float("inf"), "the end of all nodes")
         channel = session.channel
@@ -375,8 +381,18 @@ class _Node:
         )
 
     def _progress(self, fields: Mapping[str, Scalar]) -> None:
-        self._control.say(control.Progress(dict(fields)))
-        self._event("progress", fields=fields)
+        """Report at most every PROGRESS_S, the newest value of each field: steps may be short."""
+        self._news.update(fields)
+        now = time.monotonic()
+        if now >= self._next_report:
+            self._next_report = now + PROGRESS_S
+            self._report()
+
+    def _report(self) -> None:
+        if self._news:
+            fields, self._news = self._news, {}
+            self._control.say(control.Progress(fields))
+            self._event("progress", fields=fields)
 
     def _artifact(self, kind: str, name: str, blob: bytes) -> None:
         for part in artifacts.split(kind, name, blob):
