@@ -25,6 +25,7 @@ class ProgressView:
         self._bar: Any = None
         self._task: Any = None
         self._sent: dict[str, int] = {}
+        self._steps: dict[str, int] = {}
         self._started = self._drawn = 0.0
 
     @contextlib.contextmanager
@@ -74,6 +75,9 @@ class ProgressView:
                 self._sent[node] = sent
             if self._bar is None or not isinstance(step, int) or not isinstance(steps, int):
                 return
+            # The dealer runs ahead: the slowest node says how far the run is.
+            self._steps[node] = step
+            step = min(self._steps.values())
             now = time.monotonic()
             if now - self._drawn < LEAST_INTERVAL_S and step < steps:
                 return
