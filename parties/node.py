@@ -248,7 +248,8 @@ class _Node:
         code = "interrupted" if isinstance(error, KeyboardInterrupt) else "internal"
         said = getattr(error, "code", None)
         if isinstance(said, str) and _CODE.fullmatch(said):
-            code = said
+            # Whether a value was out of range or malformed is nobody else's business.
+            code = "data" if said == "range" else said
         self._control.say(control.Abort(code))
 
     def _run(self) -> NodeResult:
