@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.crypten_backend import MaskedTensor, runtime
-from protocols.crypten_import import crypten
+from protocols.crypten_backend import MaskedTensor, crypten, runtime
 from protocols.masked import public
 
 if TYPE_CHECKING:

@@ -32,7 +32,6 @@ from mpc_train.schedule import split, total_steps
 from mpc_train.trainer import Trainer, make_trainer, train
 from protocols import crypten_functions
 from protocols.crypten_backend import MaskedTensor, Source, attach, detach
-from protocols.errors import RangeError
 from protocols.fixed_point import decode, encode
 from protocols.functions import constants_digest
 from protocols.inputs import OutsideSource, send_outside
@@ -70,18 +69,8 @@ class TrainProgram:
         if me in job.owners:
             source = self._config.data_file(job.name)
             self._table = load_table(source.file, job, me, source.ignore)
-            self._check_limit(job, self._table)
         self._job = job
         return public_constants(job)
-
-    def _check_limit(self, job: Job, table: Table) -> None:
-        limit = float(job.data.limit)
-        for what, values in (("a feature", table.features), ("a label", table.labels)):
-            if np.abs(values).max(initial=0.0) > limit:
-                raise RangeError(
-                    f"{what} of {self._config.place.name} is beyond data.limit = {limit} once "
-                    "centred and scaled; declare a larger scale for the column, or a larger limit"
-                )
 
     def run(self, session: Session) -> dict[str, object]:
         """Share in, train, evaluate, seal; what is returned is public."""
