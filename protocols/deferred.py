@@ -1,7 +1,8 @@
 """Values that an opening will bring: the dataflow behind deferred openings.
 
 An evaluator never waits where an opening is asked for. It gets a `Deferred`, says what is to be
-computed from it (`map`, `combine`) and which opening follows (`bind`), and goes on. When somebody
+computed from it (`map`, `combine`) and which opening follows (`bind`), and goes on. What nobody
+asks for is not computed; an opening always asks, at all evaluators in the same order. When somebody
 needs a value, `get` sends everything that is pending in one exchange, whatever that makes possible
 is computed, and so on until the value is there. The number of rounds is therefore the depth of the
 program's dataflow, however its lines are ordered.
@@ -61,16 +62,35 @@ class Deferred(Generic[T]):
         return value
 
     def map(self, function: Callable[[T], U]) -> Deferred[U]:
-        """`function` of the value, computed once, as soon as the value is there."""
-        result: Deferred[U] = Deferred(self.settle)
-        self.then(lambda value: result.resolve(function(value)))
-        return result
+        """`function` of the value, computed once, when somebody asks for it and it is there."""
+        return _Lazy(self.settle, lambda give: self.then(lambda value: give(function(value))))
 
     def bind(self, function: Callable[[T], Deferred[U]]) -> Deferred[U]:
         """The value of the deferred that `function` returns: an opening that follows."""
         result: Deferred[U] = Deferred(self.settle)
         self.then(lambda value: function(value).then(result.resolve))
         return result
+
+
+class _Lazy(Deferred[T]):
+    """A value computed from others; nothing is computed that nobody asks for."""
+
+    __slots__ = ("_start",)
+
+    def __init__(self, settle: Settle, start: Callable[[Callable[[T], None]], None]) -> None:
+        super().__init__(settle)
+        self._start: Callable[[Callable[[T], None]], None] | None = start
+
+    def then(self, callback: Callable[[T], None]) -> None:
+        super().then(callback)
+        start, self._start = self._start, None
+        if start is not None:
+            start(self.resolve)
+
+    def get(self) -> T:
+        if not self.ready:
+            self.then(_ignore)
+        return super().get()
 
 
 class Never(Deferred[Any]):
@@ -98,9 +118,14 @@ def combine(function: Callable[[A, B], U], first: Deferred[A], second: Deferred[
     """`function(first, second)`, as soon as both are there."""
     if isinstance(first, Never):
         return first
-    result: Deferred[U] = Deferred(first.settle)
-    first.then(lambda a: second.then(lambda b: result.resolve(function(a, b))))
-    return result
+    return _Lazy(
+        first.settle,
+        lambda give: first.then(lambda a: second.then(lambda b: give(function(a, b)))),
+    )
+
+
+def _ignore(value: object) -> None:
+    """Ask for a value without doing anything with it."""
 
 
 def _no_exchange() -> None:
