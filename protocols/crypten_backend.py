@@ -38,6 +38,9 @@ from protocols.role import Role, Shape, Words
 
 FACTOR_BITS = 20
 """A public real factor is multiplied in with a mantissa of at most this many bits."""
+MOST_BITS = arithmetic.HEADROOM_BITS - 12
+"""A factor that would leave a tensor with more fractional bits is multiplied in after truncation:
+magnitudes up to 2^12 always fit."""
 
 Value = Masked | Additive
 Source = int | Literal["dealer", "outside"] | OutsideSource
@@ -94,8 +97,26 @@ _OWN = frozenset(
         "with_value",
         "linear_map",
         "bit",
+        "is_number",
     }
 )
+
+
+# What CrypTen offers and what is right over masked sharing, forward and backward. Everything else
+# of CrypTen's is refused: much of it is wrong in 0.4.1, or fails in the middle for want of a
+# member that this type does not have, or loses gradients without a word.
+_SUPPORTED = """
+    __getitem__ __ge__ __gt__ __le__ __len__ __lt__ __rsub__ abs add
+    binary_cross_entropy_with_logits cat clone cross_entropy dim div dot expand flatten ge ger gt
+    inv_sqrt le linear lt matmul max mean min mse_loss mul neg nelement numel permute pow
+    reciprocal relu reshape sigmoid sign size softmax square squeeze sub sum t tanh transpose
+    unsqueeze var view where
+"""
+SUPPORTED = frozenset(_SUPPORTED.split())
+_COMMON = crypten.common.functions
+_OFFERED = {name for module in _COMMON.__all__ for name in getattr(_COMMON, module).__all__}
+_REFUSED = frozenset(_OFFERED | set(crypten.gradients.FUNCTION_REGISTRY)) - SUPPORTED
+_NO_GRADIENT = frozenset({"expand", "inv_sqrt"})
 
 
 @crypten.register_cryptensor("masked")
@@ -109,6 +130,8 @@ class MaskedTensor(crypten.CrypTensor):
     """
 
     value: Value | None
+    is_number: bool
+    """Whether the value is a public 1, so that `factor`, known to all roles, is the number."""
     bits: int
     factor: Fraction
     fraction_bits: int
@@ -129,6 +152,7 @@ class MaskedTensor(crypten.CrypTensor):
         super().__init__(requires_grad=requires_grad)
         self.factor = factor
         self.bit: MaskedBit | None = None
+        self.is_number = False
         if isinstance(tensor, list) and not tensor:
             # The empty tensor that CrypTen makes at every cat and stack: it stands for nothing.
             self.value, self.bits, self.fraction_bits = None, 0, 0
@@ -146,6 +170,7 @@ class MaskedTensor(crypten.CrypTensor):
                 # A public number is one with a factor: the factor is known to all roles.
                 self.value = public(state.role, np.array(1 << self.bits, np.int64))
                 self.factor = factor * scalar
+                self.is_number = True
             else:
                 self.value = public(state.role, encode(_as_array(tensor), self.bits))
         else:
@@ -156,6 +181,12 @@ class MaskedTensor(crypten.CrypTensor):
         # tensor is read far more often than a function is called.
         if name in _OWN:
             return object.__getattribute__(self, name)
+        if name in _REFUSED:
+            raise NotImplementedError(
+                f"{name}: CrypTen's version is not offered over masked sharing"
+            )
+        if name in _NO_GRADIENT and self.requires_grad and crypten.CrypTensor.AUTOGRAD_ENABLED:
+            raise NotImplementedError(f"{name}: no gradient is implemented; use detach()")
         return _dispatch(self, name)
 
     def __repr__(self) -> str:
@@ -233,12 +264,15 @@ class MaskedTensor(crypten.CrypTensor):
         )
 
     def shallow_copy(self) -> MaskedTensor:
-        return self.with_value(self.value)  # type: ignore[arg-type]
+        copied = self.with_value(self.value)  # type: ignore[arg-type]
+        copied.is_number = self.is_number
+        return copied
 
     clone = shallow_copy
 
     def copy_(self, other: MaskedTensor) -> MaskedTensor:
         self.value, self.bits, self.factor = other.value, other.bits, other.factor
+        self.is_number = other.is_number
         return self
 
     @staticmethod
@@ -261,8 +295,11 @@ class MaskedTensor(crypten.CrypTensor):
     def add(self, other: Any) -> MaskedTensor:
         scalar = None if isinstance(other, MaskedTensor) else _as_scalar(other)
         if scalar is not None:
-            words = round(scalar / self.factor * (1 << self.bits))
-            return self.linear_map(lambda value: value.shift(words))
+            base = self._in_full() if self.factor else self._plain_factor()
+            words = round(scalar / base.factor * (1 << base.bits))
+            if abs(words) >= 1 << arithmetic.HEADROOM_BITS:
+                raise RangeError(f"a public summand does not fit next to a factor of {self.factor}")
+            return base.linear_map(lambda value: value.shift(words))
         left, right = _aligned(self, self._like(other))
         a, b = left.value, right.value
         if isinstance(a, Masked) and isinstance(b, Masked):
@@ -280,7 +317,9 @@ class MaskedTensor(crypten.CrypTensor):
         scalar = _as_scalar(other)
         if scalar is not None:
             assert self.value is not None
-            return self.with_value(self.value, factor=self.factor * scalar)
+            scaled = self.with_value(self.value, factor=self.factor * scalar)
+            scaled.is_number = self.is_number
+            return scaled
         words = encode(_as_array(other), self.fraction_bits)
         return self.with_value(self.masked().scale(words), self.bits + self.fraction_bits)
 
@@ -338,6 +377,9 @@ class MaskedTensor(crypten.CrypTensor):
         return self.linear_map(lambda value: value.broadcast_to(tuple(target)))
 
     def __getitem__(self, index: Any) -> MaskedTensor:
+        # Python calls this past CrypTen's dispatch, so no gradient would ever come back.
+        if self.requires_grad and crypten.CrypTensor.AUTOGRAD_ENABLED:
+            raise NotImplementedError("[]: no gradient is implemented; use detach()")
         if torch.is_tensor(index):
             index = index.numpy()
         return self.linear_map(lambda value: value.select(index))
@@ -345,14 +387,15 @@ class MaskedTensor(crypten.CrypTensor):
     # Functions
 
     def _ltz(self) -> MaskedTensor:
-        bits = negative(self.masked())
+        bits = negative(self._positive_factor().masked())
         return MaskedTensor(bits.shares(), bits=0)
 
     def relu(self) -> MaskedTensor:
         """max(x, 0); the bit stays with the result for the backward pass."""
-        value = self.masked()
+        source = self._positive_factor()
+        value = source.masked()
         positive = negative(value).negate()
-        result = self.with_value(arithmetic.remask(arithmetic.select(positive, value)))
+        result = source.with_value(arithmetic.remask(arithmetic.select(positive, value)))
         result.bit = positive
         return result
 
@@ -366,13 +409,36 @@ class MaskedTensor(crypten.CrypTensor):
     def tanh(self) -> MaskedTensor:
         return self._function(functions.tanh)
 
-    def exp(self) -> MaskedTensor:
-        """exp(x) for x <= 0, which is what a softmax asks for."""
-        return self._function(functions.exp)
+    def pow(self, p: int) -> MaskedTensor:
+        """The power by a whole number, by squaring; 1 / x^-p for negative ones."""
+        if int(p) != p:
+            raise TypeError("pow: whole exponents only")
+        exponent = int(p)
+        if exponent < 0:
+            return self.reciprocal().pow(-exponent)
+        if exponent == 0:
+            return MaskedTensor(torch.ones(self.shape))
+        result: MaskedTensor | None = None
+        square = self
+        while True:
+            if exponent & 1:
+                result = square if result is None else result.mul(square)
+            exponent >>= 1
+            if not exponent:
+                return result  # type: ignore[return-value]
+            square = square.mul(square)
 
     def reciprocal(self, input_in_01: bool = False) -> MaskedTensor:
-        """1 / x for 1 <= x <= 1024."""
-        return self._function(functions.reciprocal)
+        """1 / x for 2^-9 <= |x| < 2^10, within 2^-15 of it and a few 2^-f; 0 nearer to 0."""
+        source = self._plain_factor()._in_full()
+        x = source.masked()
+        sign = negative(x)
+
+        def signed(value: Masked) -> Masked:
+            return arithmetic.remask(value.shares() - arithmetic.select(sign, value).scale(2))
+
+        one = public(x.role, np.full(x.shape, 1 << self.fraction_bits, np.int64))
+        return source.with_value(signed(functions.divide(one, signed(x), self.fraction_bits)))
 
     def inv_sqrt(self) -> MaskedTensor:
         """1 / sqrt(x) for 1/4 <= x <= 1024."""
@@ -385,17 +451,19 @@ class MaskedTensor(crypten.CrypTensor):
 
     def max(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
         """The maximum over all elements, or (maximum, one-hot argmax) along the last axis."""
+        source = self._positive_factor()
         if dim is None:
-            top, _ = maximum(self.reshape(-1).masked())
-            return self.with_value(top.reshape())
+            flat = source.reshape(-1)
+            top, _ = maximum(flat.masked())
+            return flat.with_value(top.reshape())
         if dim not in (-1, self.dim() - 1):
             raise ValueError(f"max: along the last axis only, not {dim}")
-        top, winner = maximum(self.masked())
-        result = self.with_value(top if keepdim else top.reshape(*self.shape[:-1]))
+        top, winner = maximum(source.masked())
+        result = source.with_value(top if keepdim else top.reshape(*self.shape[:-1]))
         return result, MaskedTensor(winner.shares(), bits=0)
 
     def _function(self, function: Callable[[Masked, int], Masked]) -> MaskedTensor:
-        source = self._plain_factor()
+        source = self._plain_factor()._in_full()
         return source.with_value(function(source.masked(), self.fraction_bits))
 
     def _plain_factor(self) -> MaskedTensor:
@@ -403,7 +471,26 @@ class MaskedTensor(crypten.CrypTensor):
         if self.factor == 1:
             return self
         whole, shift = mantissa(self.factor, FACTOR_BITS)
-        return self.with_value(self.summands().scale(whole), self.bits + shift, Fraction(1))
+        if self.bits + shift > MOST_BITS:
+            self.masked()
+        plain = self.with_value(self.summands().scale(whole), self.bits + shift, Fraction(1))
+        if plain.bits > MOST_BITS:
+            plain.masked()
+        return plain
+
+    def _positive_factor(self) -> MaskedTensor:
+        """The same numbers with a factor above 0, so that the words have their signs and order."""
+        if self.factor > 0:
+            return self
+        if self.factor == 0:
+            return self._plain_factor()
+        flipped = self.linear_map(lambda value: -value)
+        flipped.factor = -self.factor
+        return flipped
+
+    def _in_full(self) -> MaskedTensor:
+        """The same numbers with at least the usual fractional bits; bits of comparisons have 0."""
+        return _widened(self, max(self.bits, self.fraction_bits))
 
     def _like(self, other: Any) -> MaskedTensor:
         return other if isinstance(other, MaskedTensor) else MaskedTensor(other)

@@ -21,7 +21,6 @@ from typing import Any
 
 from protocols.crypten_backend import MaskedTensor
 from protocols.crypten_import import crypten
-from protocols.masked import Masked
 
 _Function: Any = crypten.gradients.AutogradFunction
 
@@ -90,9 +89,8 @@ class _DirectGradient(_Function):
     @staticmethod
     def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
         (gradient,) = ctx.saved_tensors
-        if grad.dim() or not isinstance(grad.value, Masked) or grad.value.masked:
-            raise ValueError("a loss can be scaled by public numbers only")
-        return gradient.mul(grad.factor)
+        # The usual case, a public number, costs nothing; anything else is a product.
+        return gradient.mul(grad.factor if grad.is_number else grad)
 
     @staticmethod
     def keep(ctx: Any, target: MaskedTensor, gradient: MaskedTensor) -> MaskedTensor:

@@ -23,8 +23,14 @@ def matmul(x: Words, y: Words) -> Words:
             return x @ np.ascontiguousarray(y)
         if n == 1:
             return np.add.reduce(x.T * y, axis=0).reshape(m, 1)
-    product: Words = torch.matmul(torch.from_numpy(x), torch.from_numpy(y)).numpy()
+    product: Words = torch.matmul(_tensor(x), _tensor(y)).numpy()
     return product
+
+
+def _tensor(x: Words) -> torch.Tensor:
+    """x for torch, which takes neither negative strides nor, without a warning, read-only words."""
+    usable = x.flags.writeable and all(stride >= 0 for stride in x.strides)
+    return torch.from_numpy(x if usable else np.array(x, order="C"))
 
 
 def shift_right(x: Words, bits: int) -> Words:
