@@ -79,9 +79,7 @@ def remask(z: Additive) -> Masked:
     lam = mask.words
     if z.has_dealt:
         # Δ opened is z − dealt + mask, so the mask of z is mask − dealt: known to the dealer.
-        value = lam - z.dealt if z.dealt is not None else None
-        lam_share = role.deal(value, z.shape)
-        lam = value if value is not None else lam_share
+        lam = role.deal(lam - z.dealt if z.dealt is not None else None, z.shape)
     return Masked(role, z.shape, delta, lam)
 
 

@@ -35,12 +35,12 @@ from math import ceil, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import ring
+from protocols import kernels
 from protocols.arithmetic import remask, select
 from protocols.deferred import Deferred, combine
 from protocols.errors import RangeError
 from protocols.masked import Additive, Masked, MaskedBit
-from protocols.role import Octets, Role, Words, low_mask
+from protocols.role import Octets, Role, Words
 
 DIGIT_BITS = 4
 ARITY = 4
@@ -95,11 +95,10 @@ def all_of(bits: MaskedBit) -> MaskedBit:
     mine = _pack(bits.mu.reshape(factors, lanes) & 1)
     total = factors
     while True:
-        groups = [list(range(i, min(i + ARITY, total))) for i in range(0, total, ARITY)]
-        shares = _products(role, planes, mine, groups)
-        total = len(groups)
+        shares = _level(role, planes, mine, _product_plan(total), None)
+        total = ceil(total / ARITY)
         if total == 1:
-            beta, mu = _root(role, shares.map(lambda s: s[0]), None, lanes)
+            beta, mu = _root(role, shares.map(lambda s: s[0]), None, lanes, None, 1)
             return MaskedBit(role, shape, beta.map(lambda b: b.reshape(shape)), mu.reshape(shape))
         mask = role.mask_bits((total, ceil(lanes / 8)))
         planes = role.open_bits(shares, mask)
@@ -149,11 +148,22 @@ def maximum(x: Masked) -> tuple[Masked, MaskedBit]:
 
 
 def weighted(bits: MaskedBit, weights: Words) -> Additive:
-    """Summands of sum_k weights[k]·b_k over the first axis, for public integer weights."""
-    extended = weights.reshape(-1, *([1] * (len(bits.shape) - 1)))
-    shares = bits.shares()
-    part = shares.part.map(lambda words: (words * extended).sum(axis=0))
-    return Additive(bits.role, bits.shape[1:], part, None)
+    """Summands of sum_k weights[..., k]·b_k over the first axis, for public integer weights.
+
+    weights: int64[k], or int64[c, k] for c sums at once, which get the first axis.
+    """
+    role, count, shape = bits.role, bits.shape[0], bits.shape[1:]
+    rows = np.ascontiguousarray(weights, np.int64).reshape(-1, count)
+    mu = np.ascontiguousarray(bits.mu).reshape(count, -1)
+    target = (*weights.shape[:-1], *shape)
+
+    def part(beta: Words) -> Words:
+        out = np.empty((len(rows), mu.shape[1]), np.int64)
+        beta = np.ascontiguousarray(beta).reshape(count, -1)
+        kernels.weighted_bits(rows, beta, mu, role.is_first, out)
+        return out.reshape(target)
+
+    return Additive(role, target, bits.beta.map(part), None)
 
 
 def _sign(
@@ -164,173 +174,128 @@ def _sign(
     lanes = thresholds * size
     # 1
     table = None
-    top = None
-    if role.is_dealer:
-        flat = lam.reshape(-1)
-        table = _one_hot(flat, bits, digits)
-        top = ring.shift_right(flat, bits - 1) & 1
+    flat = np.ascontiguousarray(lam).reshape(-1) if role.is_dealer else None
+    if flat is not None:
+        hot = np.empty((digits, size), np.uint16)
+        kernels.one_hot(flat, bits, hot)
+        table = hot.view(np.uint8).reshape(digits, size, 2)
     words = role.deal_bits(table, (digits, size, 2)).view(np.uint16).reshape(digits, size)
-    leaves = delta.map(lambda d: _look_up(words, d, bits, digits))
-    lt = leaves.map(lambda pair: pair[0])
-    eq = leaves.map(lambda pair: pair[1])
+
+    def leaves(d: Words) -> Octets:
+        out = np.empty((2 * digits, ceil(lanes / 8)), np.uint8)
+        kernels.look_up(words, np.ascontiguousarray(d), bits, out)
+        return out
+
+    planes = delta.map(leaves)
     # 2
     count = digits
     while count > 1:
-        lt, eq = _combine_digits(role, lt, eq, count, lanes)
+        planes = _combine_digits(role, planes, count, lanes)
         count = ceil(count / ARITY)
     # 3
-    tops = None if top is None else np.broadcast_to(top, (thresholds, size)).reshape(1, -1)
-    beta, mu = _root(role, lt.map(lambda planes: planes[0]), tops, lanes)
-    sign = delta.map(lambda d: ring.shift_right(d, bits - 1).reshape(-1) & 1)
-    return combine(np.bitwise_xor, beta, sign), mu
+    return _root(role, planes.map(lambda p: p[0]), flat, lanes, delta, bits)
 
 
 def _root(
-    role: Role, share: Deferred[Octets], flip: Words | None, lanes: int
+    role: Role,
+    share: Deferred[Octets],
+    lam: Words | None,
+    lanes: int,
+    delta: Deferred[Words] | None,
+    bits: int,
 ) -> tuple[Deferred[Words], Words]:
-    """Open a shared bit under ν: β, and additive shares of μ = ν ⊕ flip (at the dealer μ)."""
-    packed = ceil(lanes / 8)
-    mask = role.mask_bits((packed,))
+    """Open a shared bit under ν: β = opened ⊕ msb(Δ), and additive shares of μ = ν ⊕ msb(λ).
+
+    At the dealer μ itself. lam: λ, which the dealer has; None like delta where there is no such
+    bit. Both repeat as often as the lanes ask for.
+    """
+    mask = role.mask_bits((ceil(lanes / 8),))
     opened = role.open_bits(share, mask)
+    blank = np.zeros(1, np.int64)
     mu = None
     if role.is_dealer:
-        mu = _unpack(mask.octets, lanes)
-        if flip is not None:
-            mu = mu ^ flip.reshape(-1)
-    dealt = role.deal(mu, (lanes,))
-    return opened.map(lambda octets: _unpack(octets, lanes)), dealt if mu is None else mu
-
-
-def _one_hot(lam: Words, bits: int, digits: int) -> Octets:
-    """uint16 words 1 << λ_j as bytes [digits, size, 2], j from the least significant digit."""
-    low = lam & low_mask(bits - 1)
-    table = np.left_shift(np.uint16(1), _digits(low, digits))
-    return table.view(np.uint8).reshape(digits, -1, 2)
-
-
-def _digits(low: Words, digits: int) -> NDArray[np.uint16]:
-    """The 4-bit digits of words, [digits, *], the least significant first."""
-    octets = np.ascontiguousarray(low).view(np.uint8).reshape(-1, 8)
-    used = np.ascontiguousarray(octets[:, : (digits + 1) // 2].T)
-    nibbles = np.empty((2 * used.shape[0], used.shape[1]), np.uint16)
-    np.bitwise_and(used, 15, out=nibbles[0::2])
-    np.right_shift(used, 4, out=nibbles[1::2])
-    return nibbles[:digits]
-
-
-def _look_up(
-    table: NDArray[np.uint16], delta: Words, bits: int, digits: int
-) -> tuple[Octets, Octets]:
-    """XOR shares of [D_j < λ_j] and [D_j = λ_j], packed to [digits, lanes]."""
-    thresholds, size = delta.shape
-    places = _digits((delta & low_mask(bits - 1)).reshape(-1), digits)
-    if thresholds > 1:
-        table = np.broadcast_to(table[:, None, :], (digits, thresholds, size))
-        places = places.reshape(digits, thresholds, size)
-    above = np.right_shift(table, places)
-    eq = (above & 1).astype(np.uint8).reshape(digits, -1)
-    above >>= 1
-    for fold in (8, 4, 2, 1):
-        above ^= above >> fold
-    lt = (above & 1).astype(np.uint8).reshape(digits, -1)
-    return _pack(lt), _pack(eq)
+        mu = _unpack(mask.octets, blank if lam is None else lam, lanes, bits)
+    mu = role.deal(mu, (lanes,))
+    if delta is None:
+        return opened.map(lambda octets: _unpack(octets, blank, lanes, bits)), mu
+    beta = combine(
+        lambda octets, d: _unpack(octets, np.ascontiguousarray(d).reshape(-1), lanes, bits),
+        opened,
+        delta,
+    )
+    return beta, mu
 
 
 def _combine_digits(
-    role: Role, lt: Deferred[Octets], eq: Deferred[Octets], count: int, lanes: int
-) -> tuple[Deferred[Octets], Deferred[Octets]]:
-    """One level of nodes: planes of `count` digits to planes of ceil(count / 4). 1 round."""
-    packed = ceil(lanes / 8)
+    role: Role, planes: Deferred[Octets], count: int, lanes: int
+) -> Deferred[Octets]:
+    """One level of nodes: planes of `count` digits to planes of ceil(count / 4). 1 round.
+
+    The first half of the planes are lt, the others eq, from the least significant digit.
+    """
     plan = _plan(count)
-    mask = role.mask_bits((plan.opened, packed))
+    mask = role.mask_bits((plan.opened, ceil(lanes / 8)))
+    opened = role.open_bits(planes.map(lambda p: p[plan.factors]), mask)
+    return _level(role, opened, mask.octets, plan, planes)
 
-    def factors(lt_planes: Octets, eq_planes: Octets) -> Octets:
-        out = np.empty((plan.opened, packed), np.uint8)
-        for node in plan.nodes:
-            for place, (kind, digit) in enumerate(node.factors):
-                out[node.offset + place] = (eq_planes if kind else lt_planes)[digit]
-        return out
 
-    opened = role.open_bits(combine(factors, lt, eq), mask)
+def _level(
+    role: Role,
+    opened: Deferred[Octets],
+    masks: Octets,
+    plan: _Plan,
+    below: Deferred[Octets] | None,
+) -> Deferred[Octets]:
+    """XOR shares of the sums of products that a plan asks for; no round.
+
+    opened: the public bits; masks: an evaluator's shares of their masks, at the dealer the masks.
+    below: planes whose rows `plan.top` are added to the first outputs.
+    """
+    packed = masks.shape[1]
     products = None
     if role.is_dealer:
-        products = _mask_products(mask.octets, [node.subsets for node in plan.nodes], plan.dealt)
-    dealt = role.deal_bits(products, (plan.dealt, packed))
+        products = np.empty((plan.dealt, packed), np.uint8)
+        kernels.mask_products(plan.products, masks, products)
+    dealt = role.deal_bits(products, (plan.dealt, packed)) if plan.dealt else masks[:0]
 
-    def node_values(planes: Octets, lt_planes: Octets) -> tuple[Octets, Octets]:
-        lt_out = np.empty((len(plan.nodes), packed), np.uint8)
-        eq_out = np.empty((len(plan.nodes), packed), np.uint8)
-        for place, node in enumerate(plan.nodes):
-            shares = {
-                subset: dealt[node.first_product + position]
-                for position, subset in enumerate(node.subsets)
-            }
-            value = _expand(role, planes, mask.octets, shares, node.lt_terms)
-            lt_out[place] = lt_planes[node.top] if value is None else value ^ lt_planes[node.top]
-            if node.eq_terms:
-                eq_out[place] = _expand(role, planes, mask.octets, shares, node.eq_terms)
-        return lt_out, eq_out
-
-    values = combine(node_values, opened, lt)
-    return values.map(lambda pair: pair[0]), values.map(lambda pair: pair[1])
-
-
-def _products(
-    role: Role, planes: Deferred[Octets], mine: Octets, groups: list[list[int]]
-) -> Deferred[Octets]:
-    """XOR shares of the product of each group of masked bits.
-
-    planes: the public bits; mine: an evaluator's shares of their masks, at the dealer the masks.
-    """
-    terms = [[tuple(group)] for group in groups]
-    subsets = [_needed(wanted) for wanted in terms]
-    count = sum(len(some) for some in subsets)
-    products = _mask_products(mine, subsets, count) if role.is_dealer else None
-    dealt = role.deal_bits(products, (count, mine.shape[1])) if count else None
-
-    def values(opened: Octets) -> Octets:
-        out = np.empty((len(groups), mine.shape[1]), np.uint8)
-        first = 0
-        for place, (wanted, some) in enumerate(zip(terms, subsets, strict=True)):
-            shares = {}
-            if dealt is not None:
-                shares = {subset: dealt[first + i] for i, subset in enumerate(some)}
-            out[place] = _expand(role, opened, mine, shares, wanted)  # type: ignore[assignment]
-            first += len(some)
+    def values(public: Octets, planes: Octets | None) -> Octets:
+        out = np.zeros((plan.outputs, packed), np.uint8)
+        if planes is not None:
+            out[: len(plan.top)] = planes[plan.top]
+        kernels.sum_of_products(plan.shared_terms, public, masks, dealt, out)
+        if role.is_first:
+            kernels.sum_of_products(plan.public_terms, public, masks, dealt, out)
         return out
 
-    return planes.map(values)
+    if below is None:
+        return opened.map(lambda public: values(public, None))
+    return combine(values, opened, below)
 
 
 Subset = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """One node of the comparison tree: which planes it opens and which products it needs.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """What one level of nodes opens, which mask products it needs and what it adds up.
 
-    factors: (is it an eq plane, digit) in the order of the opened planes. Terms and subsets name
-    opened planes by their row in the opening of the whole level.
+    factors: the rows of the level below that are opened. top: the rows that enter the first
+    outputs unopened. products, shared_terms and public_terms: programs for the kernels; the last
+    are the products of opened bits alone, which the first evaluator adds.
     """
 
-    top: int
-    offset: int
-    factors: tuple[tuple[bool, int], ...]
-    lt_terms: tuple[Subset, ...]
-    eq_terms: tuple[Subset, ...]
-    subsets: tuple[Subset, ...]
-    first_product: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Level:
-    nodes: tuple[_Node, ...]
+    factors: NDArray[np.intp]
+    top: NDArray[np.intp]
     opened: int
     dealt: int
+    outputs: int
+    products: NDArray[np.int32]
+    shared_terms: NDArray[np.int32]
+    public_terms: NDArray[np.int32]
 
 
 @cache
-def _plan(count: int) -> _Level:
+def _plan(count: int) -> _Plan:
     """The nodes over `count` digits, output j covering the j-th group from the bottom.
 
     Groups are filled from the top, so that the smallest one is the lowest, which needs no eq.
@@ -340,83 +305,82 @@ def _plan(count: int) -> _Level:
     for start in range(0, count, ARITY):
         groups.append(digits[start : start + ARITY])
     groups.reverse()
-    nodes = []
-    offset = dealt = 0
+    factors: list[int] = []
+    sums: list[tuple[int, list[Subset]]] = []
     for position, group in enumerate(groups):
         with_eq = position > 0
         eqs = group if with_eq else group[:-1]
-        factors = [(True, digit) for digit in eqs] + [(False, digit) for digit in group[1:]]
-        row = {factor: offset + place for place, factor in enumerate(factors)}
-        lt_terms = tuple(
-            (*(row[True, digit] for digit in group[:place]), row[False, group[place]])
+        rows = [count + digit for digit in eqs] + group[1:]
+        row = {factor: len(factors) + place for place, factor in enumerate(rows)}
+        factors += rows
+        lt_terms = [
+            (*(row[count + digit] for digit in group[:place]), row[group[place]])
             for place in range(1, len(group))
-        )
-        eq_terms = (tuple(row[True, digit] for digit in group),) if with_eq else ()
-        subsets = _needed([*lt_terms, *eq_terms])
-        nodes.append(_Node(group[0], offset, tuple(factors), lt_terms, eq_terms, subsets, dealt))
-        offset += len(factors)
-        dealt += len(subsets)
-    return _Level(tuple(nodes), offset, dealt)
+        ]
+        sums.append((position, lt_terms))
+        if with_eq:
+            eq_term = tuple(row[count + digit] for digit in group)
+            sums.append((len(groups) + position, [eq_term]))
+    return _compiled(factors, [group[0] for group in groups], 2 * len(groups), sums, len(factors))
 
 
-def _needed(terms: Sequence[Subset]) -> tuple[Subset, ...]:
-    """All products of two or more masks that the expansion of the terms contains."""
-    found = {
+@cache
+def _product_plan(count: int) -> _Plan:
+    """The products of `count` opened bits, up to four at a time."""
+    groups = [tuple(range(i, min(i + ARITY, count))) for i in range(0, count, ARITY)]
+    sums = [(position, [group]) for position, group in enumerate(groups)]
+    return _compiled([], [], len(groups), sums, count)
+
+
+def _compiled(
+    factors: list[int],
+    top: list[int],
+    outputs: int,
+    sums: list[tuple[int, list[Subset]]],
+    opened: int,
+) -> _Plan:
+    """The kernels' programs for sums of products of masked bits v = opened[v] ⊕ mask[v].
+
+    prod_{v in T} (B_v ⊕ ρ_v) = sum over U ⊆ T of prod_{v in T∖U} B_v · prod_{v in U} ρ_v. The
+    products over each U of two or more masks are dealt.
+    """
+    needed = {
         subset
+        for _, terms in sums
         for term in terms
         for size in range(2, len(term) + 1)
         for subset in combinations(term, size)
     }
-    return tuple(sorted(found, key=lambda subset: (len(subset), subset)))
-
-
-def _mask_products(masks: Octets, subsets: Sequence[Sequence[Subset]], count: int) -> Octets:
-    """The products of masks, [count, lanes]; a longer one extends one that is there already."""
-    out = np.empty((count, masks.shape[1]), np.uint8)
-    first = 0
-    for some in subsets:
-        row: dict[Subset, int] = {}
-        for subset in some:
-            head = masks[subset[0]] if len(subset) == 2 else out[row[subset[:-1]]]
-            np.bitwise_and(head, masks[subset[-1]], out=out[first])
-            row[subset] = first
-            first += 1
-    return out
-
-
-def _expand(
-    role: Role,
-    opened: Octets,
-    masks: Octets,
-    products: dict[Subset, Octets],
-    terms: Sequence[Subset],
-) -> Octets | None:
-    """XOR share of the sum of products of masked bits v = opened[v] ⊕ mask[v].
-
-    prod_{v in T} (B_v ⊕ ρ_v) = sum over U of prod_{v in T∖U} B_v · prod_{v in U} ρ_v.
-    """
-    total: Octets | None = None
-    for term in terms:
-        public: dict[Subset, Octets] = {}
-        for size in range(1, len(term) + 1):
-            for subset in combinations(term, size):
-                if size == 1:
-                    public[subset] = opened[subset[0]]
-                else:
-                    public[subset] = public[subset[:-1]] & opened[subset[-1]]
-        for size in range(len(term) + 1):
-            for hidden in combinations(term, size):
-                rest = tuple(v for v in term if v not in hidden)
-                if not hidden:
-                    if not role.is_first:
-                        continue
-                    value = public[rest]
-                else:
-                    value = masks[hidden[0]] if size == 1 else products[hidden]
-                    if rest:
-                        value = value & public[rest]
-                total = value if total is None else total ^ value
-    return total
+    ordered = sorted(needed, key=lambda subset: (len(subset), subset))
+    place = {subset: row for row, subset in enumerate(ordered)}
+    products = [
+        (row, -1 - subset[0] if len(subset) == 2 else place[subset[:-1]], subset[-1])
+        for subset, row in place.items()
+    ]
+    shared: list[tuple[int, ...]] = []
+    public: list[tuple[int, ...]] = []
+    for output, terms in sums:
+        for term in terms:
+            for size in range(len(term) + 1):
+                for hidden in combinations(term, size):
+                    rest = tuple(v for v in term if v not in hidden)
+                    source = -1
+                    if size == 1:
+                        source = hidden[0]
+                    elif size > 1:
+                        source = opened + place[hidden]
+                    line = (output, source, *rest, *[-1] * (ARITY - len(rest)))
+                    (shared if hidden else public).append(line)
+    return _Plan(
+        np.array(factors, np.intp),
+        np.array(top, np.intp),
+        opened,
+        len(place),
+        outputs,
+        np.array(products, np.int32).reshape(-1, 3),
+        np.array(shared, np.int32).reshape(-1, 2 + ARITY),
+        np.array(public, np.int32).reshape(-1, 2 + ARITY),
+    )
 
 
 def _pack(bits: NDArray[np.integer]) -> Octets:
@@ -424,6 +388,8 @@ def _pack(bits: NDArray[np.integer]) -> Octets:
     return np.packbits(bits.astype(np.uint8, copy=False), axis=-1, bitorder="little")
 
 
-def _unpack(octets: Octets, lanes: int) -> Words:
-    """Packed bits to int64[lanes] of 0 and 1; padding lanes are dropped."""
-    return np.unpackbits(octets, count=lanes, bitorder="little").astype(np.int64)
+def _unpack(octets: Octets, words: Words, lanes: int, bits: int) -> Words:
+    """Packed bits ⊕ bit (bits − 1) of the words, as int64[lanes] of 0 and 1."""
+    out = np.empty(lanes, np.int64)
+    kernels.signs(octets, words, bits, out)
+    return out

@@ -29,6 +29,7 @@ import struct
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -37,6 +38,7 @@ from numpy.typing import NDArray
 from protocols.channel import Channel
 from protocols.deferred import Deferred, Never
 from protocols.errors import DesyncError, FrameError, MaskReuseError
+from protocols.kernels import add_unpacked, pack_sum, packed_size
 from protocols.streams import Stream
 
 Words = NDArray[np.int64]
@@ -111,7 +113,7 @@ class Role(ABC):
     def issue(self, name: str, *sizes: int) -> None:
         """Count one operation; its name and sizes enter the checksum that every frame carries."""
         self.operation += 1
-        self.checksum = zlib.crc32(f"{name}{sizes}".encode(), self.checksum)
+        self.checksum = zlib.crc32(_spelled(name, sizes), self.checksum)
 
     def label(self, tag: bytes) -> bytes:
         return _LABEL.pack(tag, self.step, self.operation, self.checksum)
@@ -129,8 +131,8 @@ class Role(ABC):
         """Finish the last step; the dealer waits until every evaluator is through with it."""
 
     @abstractmethod
-    def mask(self, shape: Shape) -> Mask:
-        """A fresh mask, uniform modulo 2^64 in every element."""
+    def mask(self, shape: Shape, bits: int = 64) -> Mask:
+        """A fresh mask, uniform modulo 2^bits in every element."""
 
     @abstractmethod
     def owner_mask(self, shape: Shape, owner: int) -> Words | None:
@@ -144,9 +146,9 @@ class Role(ABC):
     def deal(self, value: Words | None, shape: Shape, bits: int = 64) -> Words:
         """Additive shares modulo 2^bits of a value that only the dealer has.
 
-        value: int64[shape] at the dealer, ignored elsewhere. Returns an evaluator's share; at the
-        dealer zeros, because evaluators now hold everything. Bytes: ceil(bits / 8) an element,
-        from the dealer to one evaluator.
+        value: int64[shape] at the dealer, ignored elsewhere. Returns an evaluator's share, at the
+        dealer the value. Bytes: those of a packed array of `bits`-bit words (see `kernels`), from
+        the dealer to one evaluator.
         """
 
     @abstractmethod
@@ -157,8 +159,8 @@ class Role(ABC):
     def open(self, part: Deferred[Words], mask: Mask, bits: int = 64) -> Deferred[Words]:
         """Open sum(part) + mask modulo 2^bits to all evaluators, at the next exchange.
 
-        part: int64 with the mask's shape, one summand an evaluator. Rounds: 1. Bytes:
-        ceil(bits / 8) an element to each other evaluator. The dealer learns nothing.
+        part: int64 with the mask's shape, one summand an evaluator. Rounds: 1. Bytes: those of a
+        packed array, to each other evaluator. The dealer learns nothing.
         """
 
     @abstractmethod
@@ -215,8 +217,8 @@ class Evaluator(Role):
         self._check_corrections()
         self._channel.send(self.dealer, _DONE, b"")
 
-    def mask(self, shape: Shape) -> Mask:
-        return Mask(self._stream.words(prod(shape)).reshape(shape))
+    def mask(self, shape: Shape, bits: int = 64) -> Mask:
+        return Mask(_draw(self._stream, prod(shape), bits).reshape(shape))
 
     def owner_mask(self, shape: Shape, owner: int) -> Words | None:
         if owner != self.index:
@@ -230,11 +232,9 @@ class Evaluator(Role):
         count = prod(shape)
         self.issue("deal", count, bits)
         if self._is_last():
-            words = unpack_words(self._take(count * packed_bytes(bits)), count, bits)
+            words = unpack_words(self._take(packed_size(count, bits)), count, bits)
         else:
-            words = self._stream.words(count)
-            if bits < 64:
-                words = words & low_mask(bits)
+            words = _draw(self._stream, count, bits)
         return words.reshape(shape)
 
     def deal_bits(self, value: Octets | None, shape: Shape) -> Octets:
@@ -247,22 +247,13 @@ class Evaluator(Role):
     def open(self, part: Deferred[Words], mask: Mask, bits: int = 64) -> Deferred[Words]:
         mask.spend()
         result: Deferred[Words] = Deferred(self.flush)
-
-        def send(share: Words) -> None:
-            words = share + mask.words
-            self._pending.append(_WordsOpening(result, words, bits))
-
-        part.then(send)
+        part.then(lambda share: self._pending.append(_WordsOpening(result, share, mask, bits)))
         return result
 
     def open_bits(self, part: Deferred[Octets], mask: Mask) -> Deferred[Octets]:
         mask.spend()
         result: Deferred[Octets] = Deferred(self.flush)
-
-        def send(share: Octets) -> None:
-            self._pending.append(_BitsOpening(result, share ^ mask.octets))
-
-        part.then(send)
+        part.then(lambda share: self._pending.append(_BitsOpening(result, share, mask)))
         return result
 
     def known(self, value: Words) -> Deferred[Words]:
@@ -278,19 +269,20 @@ class Evaluator(Role):
         pending, self._pending = self._pending, []
         self.rounds += 1
         payload = np.empty(sum(opening.size for opening in pending), np.uint8)
+        slices = []
         start = 0
         for opening in pending:
-            opening.write(payload[start : start + opening.size])
+            slices.append(slice(start, start + opening.size))
             start += opening.size
+        for opening, place in zip(pending, slices, strict=True):
+            opening.write(payload[place])
         label = self.label(b"open")
         for peer in self.peers:
             send_all(self._channel, peer, label, payload)
         for peer in self.peers:
             theirs = receive_all(self._channel, peer, label, len(payload))
-            start = 0
-            for opening in pending:
-                opening.add(theirs[start : start + opening.size])
-                start += opening.size
+            for opening, place in zip(pending, slices, strict=True):
+                opening.add(theirs[place])
         self._flushing = False
         for opening in pending:
             opening.finish()
@@ -361,7 +353,8 @@ class Dealer(Role):
         self.names = tuple(names)
         self._streams = list(streams)
         self._last = 0
-        self._corrections = [bytearray() for _ in names]
+        self._corrections = [np.empty(0, np.uint8) for _ in names]
+        self._filled = [0] * len(names)
         self._frames = [0] * len(names)
         self._credits = [0] * len(names)
         self._never = Never()
@@ -389,8 +382,15 @@ class Dealer(Role):
             while self._take_credit(index, name) != _DONE:
                 pass
 
-    def mask(self, shape: Shape) -> Mask:
-        return Mask(self._sum_of_streams(prod(shape)).reshape(shape))
+    def mask(self, shape: Shape, bits: int = 64) -> Mask:
+        count = prod(shape)
+        total = _draw(self._streams[0], count, bits)
+        for stream in self._streams[1:]:
+            if bits == 64:
+                total += stream.words(count)
+            else:
+                add_unpacked(stream.octets(packed_size(count, bits)), bits, 1, total)
+        return Mask(total.reshape(shape))
 
     def owner_mask(self, shape: Shape, owner: int) -> Words | None:
         return self._streams[owner].words(prod(shape)).reshape(shape)
@@ -399,7 +399,7 @@ class Dealer(Role):
         count = prod(shape)
         total = self._streams[0].octets(count)
         for stream in self._streams[1:]:
-            total = total ^ stream.octets(count)
+            total ^= stream.octets(count)
         return Mask(total.reshape(shape))
 
     def deal(self, value: Words | None, shape: Shape, bits: int = 64) -> Words:
@@ -407,25 +407,30 @@ class Dealer(Role):
         self.issue("deal", count, bits)
         if value is None or value.shape != shape:
             raise AssertionError("the dealer deals values of the shape that the program says")
-        last = self._next_last()
-        missing = value.reshape(-1)
-        for index, stream in enumerate(self._streams):
-            if index != last:
-                missing = missing - stream.words(count)
-        self._append(last, pack_words(missing, bits))
-        return np.zeros(shape, np.int64)
+        last, others = self._next_last()
+        out = self._reserve(last, packed_size(count, bits))
+        if bits == 64:
+            missing = out.view(np.int64)
+            rest = value.reshape(-1)
+            for stream in others:
+                rest = np.subtract(rest, stream.words(count), out=missing)
+        else:
+            rest = value.flatten()
+            for stream in others:
+                add_unpacked(stream.octets(packed_size(count, bits)), bits, -1, rest)
+            pack_sum(rest, np.zeros(count, np.int64), bits, out)
+        return value
 
     def deal_bits(self, value: Octets | None, shape: Shape) -> Octets:
         count = prod(shape)
         self.issue("deal_bits", count)
         if value is None or value.shape != shape:
             raise AssertionError("the dealer deals values of the shape that the program says")
-        last = self._next_last()
-        missing = value.reshape(-1)
-        for index, stream in enumerate(self._streams):
-            if index != last:
-                missing = missing ^ stream.octets(count)
-        self._append(last, missing)
+        last, others = self._next_last()
+        missing = self._reserve(last, count)
+        rest = value.reshape(-1)
+        for stream in others:
+            rest = np.bitwise_xor(rest, stream.octets(count), out=missing)
         return value
 
     def open(self, part: Deferred[Words], mask: Mask, bits: int = 64) -> Deferred[Words]:
@@ -445,29 +450,32 @@ class Dealer(Role):
         for name in self.names:
             send_all(self._channel, name, self.label(tag), words.reshape(-1).view(np.uint8))
 
-    def _sum_of_streams(self, count: int) -> Words:
-        total = self._streams[0].words(count)
-        for stream in self._streams[1:]:
-            total = total + stream.words(count)
-        return total
+    def _next_last(self) -> tuple[int, list[Stream]]:
+        """Who receives the next correction, and the streams of all others: at least one."""
+        last = self._last = (self._last + 1) % self.evaluators
+        return last, [stream for index, stream in enumerate(self._streams) if index != last]
 
-    def _next_last(self) -> int:
-        self._last = (self._last + 1) % self.evaluators
-        return self._last
-
-    def _append(self, index: int, octets: Octets) -> None:
-        pending = self._corrections[index]
-        pending += octets.reshape(-1).data
-        pending += bytes(-octets.size % 8)
-        if len(pending) >= CORRECTION_BYTES:
-            self.finish()
+    def _reserve(self, index: int, count: int) -> Octets:
+        """Room for `count` bytes in the frame to evaluator `index`, to be filled at once."""
+        padded = (count + 7) & ~7
+        start = self._filled[index]
+        if start + padded > len(self._corrections[index]):
+            if start:
+                self.finish()
+            self._corrections[index] = np.empty(max(padded, CORRECTION_BYTES), np.uint8)
+            start = 0
+        self._filled[index] = start + padded
+        room = self._corrections[index][start : start + padded]
+        room[count:] = 0
+        return room[:count]
 
     def _send_corrections(self, index: int) -> None:
-        pending = memoryview(self._corrections[index])
-        self._corrections[index] = bytearray()
-        for start in range(0, len(pending), FRAME_BYTES):
+        filled, self._filled[index] = self._filled[index], 0
+        frame, self._corrections[index] = self._corrections[index].data, np.empty(0, np.uint8)
+        for start in range(0, filled, FRAME_BYTES):
             label = _LABEL.pack(b"corr", self.step, self._frames[index], 0)
-            self._channel.send(self.names[index], label, pending[start : start + FRAME_BYTES])
+            piece = frame[start : min(start + FRAME_BYTES, filled)]
+            self._channel.send(self.names[index], label, piece)
             self._frames[index] += 1
 
     def _await_credit(self, index: int) -> None:
@@ -504,47 +512,66 @@ class _Opening(ABC):
 
 
 class _WordsOpening(_Opening):
-    __slots__ = ("bits", "packed", "result", "size", "words")
+    __slots__ = ("bits", "mask", "payload", "result", "share", "size", "total")
 
-    def __init__(self, result: Deferred[Words], words: Words, bits: int) -> None:
+    def __init__(self, result: Deferred[Words], share: Words, mask: Mask, bits: int) -> None:
         self.result = result
-        self.words = words
+        self.share = share
+        self.mask = mask
         self.bits = bits
-        self.size = (words.size * packed_bytes(bits) + 7) & ~7
+        self.size = (packed_size(mask.array.size, bits) + 7) & ~7
+        self.total: Words | None = None
 
     def write(self, out: Octets) -> None:
-        packed = pack_words(self.words.reshape(-1), self.bits)
-        out[: packed.size] = packed
-        out[packed.size :] = 0
+        self.payload = out
+        words = self.mask.words
+        if self.bits == 64:
+            np.add(self.share, words, out=out.view(np.int64).reshape(words.shape))
+        else:
+            packed = packed_size(words.size, self.bits)
+            pack_sum(self.share.reshape(-1), words.reshape(-1), self.bits, out[:packed])
+            out[packed:] = 0
 
     def add(self, theirs: Octets) -> None:
-        count = self.words.size
-        words = unpack_words(theirs[: count * packed_bytes(self.bits)], count, self.bits)
-        self.words += words.reshape(self.words.shape)
+        if self.bits == 64:
+            words = theirs.view(np.int64)
+            if self.total is None:
+                self.total = self.payload.view(np.int64) + words
+            else:
+                self.total += words
+            return
+        if self.total is None:
+            self.total = unpack_words(self.payload, self.mask.array.size, self.bits)
+        add_unpacked(theirs, self.bits, 1, self.total)
 
     def finish(self) -> None:
-        if self.bits < 64:
-            self.words &= low_mask(self.bits)
-        self.result.resolve(self.words)
+        assert self.total is not None, "there are at least two evaluators"
+        self.result.resolve(self.total.reshape(self.mask.array.shape))
 
 
 class _BitsOpening(_Opening):
-    __slots__ = ("octets", "result", "size")
+    __slots__ = ("mask", "payload", "result", "share", "size", "total")
 
-    def __init__(self, result: Deferred[Octets], octets: Octets) -> None:
+    def __init__(self, result: Deferred[Octets], share: Octets, mask: Mask) -> None:
         self.result = result
-        self.octets = octets
-        self.size = (octets.size + 7) & ~7
+        self.share = share
+        self.mask = mask
+        self.size = (mask.array.size + 7) & ~7
+        self.total: Octets | None = None
 
     def write(self, out: Octets) -> None:
-        out[: self.octets.size] = self.octets.reshape(-1)
-        out[self.octets.size :] = 0
+        octets = self.mask.octets
+        self.payload = out[: octets.size]
+        np.bitwise_xor(self.share, octets, out=self.payload.reshape(octets.shape))
+        out[octets.size :] = 0
 
     def add(self, theirs: Octets) -> None:
-        self.octets ^= theirs[: self.octets.size].reshape(self.octets.shape)
+        mine = self.payload if self.total is None else self.total
+        self.total = mine ^ theirs[: len(mine)]
 
     def finish(self) -> None:
-        self.result.resolve(self.octets)
+        assert self.total is not None, "there are at least two evaluators"
+        self.result.resolve(self.total.reshape(self.mask.array.shape))
 
 
 def send_all(channel: Channel, peer: str, label: bytes, octets: Octets) -> None:
@@ -579,37 +606,27 @@ def low_mask(bits: int) -> np.int64:
     return np.int64((1 << bits) - 1)
 
 
-def packed_bytes(bits: int) -> int:
-    """Bytes that an element modulo 2^bits takes on the wire."""
-    return (bits + 7) // 8
-
-
-def pack_words(words: Words, bits: int) -> Octets:
-    """Little-endian bytes of the elements modulo 2^bits; the bits above are sent as zero."""
-    if bits == 64:
-        return np.ascontiguousarray(words).view(np.uint8)
-    low = words & low_mask(bits)
-    size = packed_bytes(bits)
-    if size in (1, 2, 4):
-        return low.astype(f"<u{size}").view(np.uint8)
-    return np.ascontiguousarray(low.view(np.uint8).reshape(-1, 8)[:, :size]).reshape(-1)
-
-
 def unpack_words(octets: Octets | memoryview, count: int, bits: int) -> Words:
-    """Inverse of `pack_words`; bits above are cleared, whatever a peer has put there."""
+    """`count` words from a packed array; what a peer put into padding bits is dropped."""
     flat = np.frombuffer(octets, np.uint8)
     if bits == 64:
         words: Words = flat.view(np.int64)
         return words if words.flags.aligned else words.copy()
-    size = packed_bytes(bits)
-    if size in (1, 2, 4):
-        words = flat.view(f"<u{size}").astype(np.int64)
-    else:
-        words = np.zeros(count, np.int64)
-        words.view(np.uint8).reshape(-1, 8)[:, :size] = flat.reshape(-1, size)
-    if bits % 8:
-        words &= low_mask(bits)
+    words = np.zeros(count, np.int64)
+    add_unpacked(flat, bits, 1, words)
     return words
+
+
+def _draw(stream: Stream, count: int, bits: int) -> Words:
+    """The next `count` words modulo 2^bits of a stream."""
+    if bits == 64:
+        return stream.words(count)
+    return unpack_words(stream.octets(packed_size(count, bits)), count, bits)
+
+
+@lru_cache(4096)
+def _spelled(name: str, sizes: tuple[int, ...]) -> bytes:
+    return f"{name}{sizes}".encode()
 
 
 def check_label(peer: str, expected: bytes, received: bytes) -> None:

@@ -107,7 +107,7 @@ class InsecureEnumeration(InsecureScript):
 
     # The script's answers, with everything drawn and nothing defined
 
-    def mask(self, shape: Shape, octets: bool) -> list[Any]:
+    def mask(self, shape: Shape, octets: bool, bits: int = 64) -> list[Any]:
         window = (0, 0) if octets else next(self.windows)
         arrays = [
             self.planes(i, shape, self._streams[i])
@@ -156,7 +156,7 @@ class InsecureEnumeration(InsecureScript):
                 self.see_planes(rest)
             else:
                 self.see_words(rest, window)
-        return [*shares, value if octets else np.zeros(shape, np.int64)]
+        return [*shares, value]
 
     def open(self, offers: list[tuple[Any, Any]], octets: bool, bits: int) -> list[Any]:
         opened: Any = None

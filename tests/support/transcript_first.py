@@ -116,13 +116,13 @@ class InsecureScript:
 
     # What the roles ask for
 
-    def mask(self, shape: Shape, octets: bool) -> list[Any]:
+    def mask(self, shape: Shape, octets: bool, bits: int = 64) -> list[Any]:
         """Arrays of a new mask; honest ones hold rubbish until an opening defines them."""
         arrays = [
-            self.draw(self._streams[i] if i in self.corrupted else self._coins, shape, octets)
+            self.draw(self._streams[i] if i in self.corrupted else self._coins, shape, octets, bits)
             for i in range(self.evaluators)
         ]
-        arrays.append(self.draw(self._coins, shape, octets))
+        arrays.append(self.draw(self._coins, shape, octets, bits))
         return self._register(_Group(arrays, octets))
 
     def owner_mask(self, shape: Shape, owner: int) -> list[Any]:
@@ -161,7 +161,7 @@ class InsecureScript:
             if share is not None:
                 rest = rest ^ share if octets else rest - share
         shares[self.honest[-1]] = rest if octets else low_bits(rest, bits)
-        return [*shares, value if octets else np.zeros(shape, np.int64)]
+        return [*shares, value]
 
     def open(self, offers: list[tuple[Any, Any]], octets: bool, bits: int) -> list[Any]:
         """offers: (summand, mask array) of each evaluator, and of the dealer without a summand."""
@@ -241,8 +241,8 @@ class _Scripted:
     def _meet(self, offer: Any, action: Callable[[list[Any]], list[Any]]) -> Any:
         return self.script.meet(self, offer, action)
 
-    def mask(self, shape: Shape) -> Mask:
-        return Mask(self._meet(None, lambda _: self.script.mask(shape, False)))
+    def mask(self, shape: Shape, bits: int = 64) -> Mask:
+        return Mask(self._meet(None, lambda _: self.script.mask(shape, False, bits)))
 
     def mask_bits(self, shape: Shape) -> Mask:
         return Mask(self._meet(None, lambda _: self.script.mask(shape, True)))
@@ -345,8 +345,8 @@ class InsecureDealer(_Scripted, Dealer):
     def close(self) -> None:
         """Nothing is ever pending."""
 
-    def mask(self, shape: Shape) -> Mask:
-        mask = super().mask(shape)
+    def mask(self, shape: Shape, bits: int = 64) -> Mask:
+        mask = super().mask(shape, bits)
         self._mask = mask.array
         return mask
 

@@ -1,0 +1,318 @@
+"""Tight loops over shares, compiled once per machine: one pass over memory for each.
+
+Every kernel states its formula; what it is for stands in the module that calls it. All work on
+flat or row-major arrays, modulo 2^64, and write into arrays that the caller provides. None draws
+randomness, and none branches on a secret or uses one as an index: what they branch on are opened
+values and sizes.
+
+numba compiles on the first import and keeps the result beside this file; `python -m
+protocols.kernels` does that at installation. Processes that start at once may compile twice, and
+the cache is replaced atomically.
+
+A packed array of b-bit words is the wire format of words modulo 2^b: b is rounded up to a multiple
+of 4 and split into 32, 16, 8 and 4 bits; first come the lowest parts of all words, little endian,
+then the next ones; two 4-bit parts share a byte, the earlier in its low half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+_BYTES = types.Array(types.uint8, 1, "C", readonly=True)
+_BYTES_OUT = types.Array(types.uint8, 1, "C")
+_PLANES = types.Array(types.uint8, 2, "C", readonly=True)
+_PLANES_OUT = types.Array(types.uint8, 2, "C")
+_WORDS = types.Array(types.int64, 1, "C", readonly=True)
+_WORDS_OUT = types.Array(types.int64, 1, "C")
+_TABLE = types.Array(types.uint16, 2, "C", readonly=True)
+_TABLE_OUT = types.Array(types.uint16, 2, "C")
+_GRID = types.Array(types.int64, 2, "C", readonly=True)
+_GRID_OUT = types.Array(types.int64, 2, "C")
+_PROGRAM = types.Array(types.int32, 2, "C", readonly=True)
+_INT = types.int64
+_FLAG = types.boolean
+
+
+def _kernel(*arguments: types.Type) -> Callable[[Any], Any]:
+    """Compile for these argument types alone, or take it from the cache."""
+    if __name__ == "__main__":
+        return lambda function: function  # the copy that the importable module compiles counts
+    return njit(types.void(*arguments), cache=True, nogil=True, boundscheck=False)
+
+
+def packed_bits(bits: int) -> int:
+    """Bits that a word modulo 2^bits takes in a packed array."""
+    return (bits + 3) & ~3
+
+
+def packed_size(count: int, bits: int) -> int:
+    """Bytes of a packed array of `count` words modulo 2^bits."""
+    return (count * packed_bits(bits) + 7) // 8
+
+
+@_kernel(_WORDS, _WORDS, _INT, _BYTES_OUT)
+def pack_sum(x, y, bits, out):  # type: ignore[no-untyped-def]
+    """out = packed (x + y) mod 2^bits."""
+    count = x.size
+    mask = np.int64((np.uint64(1) << np.uint64(bits)) - np.uint64(1))
+    left = (bits + 3) & ~3
+    start = 0
+    shift = 0
+    if left & 32:
+        part32 = out[start : start + 4 * count].view(np.uint32)
+        for i in range(count):
+            part32[i] = np.uint32((x[i] + y[i]) & mask)
+        start += 4 * count
+        shift += 32
+    if left & 16:
+        part16 = out[start : start + 2 * count].view(np.uint16)
+        for i in range(count):
+            part16[i] = np.uint16(((x[i] + y[i]) & mask) >> shift)
+        start += 2 * count
+        shift += 16
+    if left & 8:
+        for i in range(count):
+            out[start + i] = np.uint8(((x[i] + y[i]) & mask) >> shift)
+        start += count
+        shift += 8
+    if left & 4:
+        for i in range(count // 2):
+            low = ((x[2 * i] + y[2 * i]) & mask) >> shift
+            high = ((x[2 * i + 1] + y[2 * i + 1]) & mask) >> shift
+            out[start + i] = np.uint8((low & 15) | ((high & 15) << 4))
+        if count % 2:
+            low = ((x[count - 1] + y[count - 1]) & mask) >> shift
+            out[start + count // 2] = np.uint8(low & 15)
+
+
+@_kernel(_BYTES, _INT, _INT, _WORDS_OUT)
+def add_unpacked(packed, bits, sign, out):  # type: ignore[no-untyped-def]
+    """out = (out + sign · unpacked) mod 2^bits, whatever stands in the padding bits."""
+    count = out.size
+    mask = np.int64((np.uint64(1) << np.uint64(bits)) - np.uint64(1))
+    left = (bits + 3) & ~3
+    start = 0
+    shift = 0
+    if left & 32:
+        part32 = packed[start : start + 4 * count].view(np.uint32)
+        for i in range(count):
+            out[i] += sign * np.int64(part32[i])
+        start += 4 * count
+        shift += 32
+    if left & 16:
+        part16 = packed[start : start + 2 * count].view(np.uint16)
+        for i in range(count):
+            out[i] += sign * (np.int64(part16[i]) << shift)
+        start += 2 * count
+        shift += 16
+    if left & 8:
+        for i in range(count):
+            out[i] += sign * (np.int64(packed[start + i]) << shift)
+        start += count
+        shift += 8
+    if left & 4:
+        for i in range(count // 2):
+            pair = np.int64(packed[start + i])
+            out[2 * i] += sign * ((pair & 15) << shift)
+            out[2 * i + 1] += sign * ((pair >> 4) << shift)
+        if count % 2:
+            out[count - 1] += sign * ((np.int64(packed[start + count // 2]) & 15) << shift)
+    for i in range(count):
+        out[i] &= mask
+
+
+@_kernel(_WORDS, _INT, _WORDS_OUT, _WORDS_OUT)
+def split(r, bits, u, m):  # type: ignore[no-untyped-def]
+    """u = r >> bits (logical), m = msb(r)."""
+    for i in range(r.size):
+        word = np.uint64(r[i])
+        u[i] = np.int64(word >> np.uint64(bits))
+        m[i] = np.int64(word >> np.uint64(63))
+
+
+@_kernel(_WORDS, _INT, _WORDS_OUT)
+def rounded(c, bits, out):  # type: ignore[no-untyped-def]
+    """out = ((c + 2^62) >> bits, logical) − 2^(62 − bits)."""
+    centre = np.uint64(1) << np.uint64(62)
+    offset = np.int64(centre >> np.uint64(bits))
+    for i in range(c.size):
+        out[i] = np.int64((np.uint64(c[i]) + centre) >> np.uint64(bits)) - offset
+
+
+@_kernel(_WORDS, _WORDS, _WORDS_OUT)
+def unless_top(c, m, out):  # type: ignore[no-untyped-def]
+    """out = (1 − msb(c + 2^62)) · m."""
+    centre = np.uint64(1) << np.uint64(62)
+    for i in range(c.size):
+        top = np.int64(np.uint64(c[i]) + centre) >> 63
+        out[i] = m[i] & ~top
+
+
+@_kernel(_WORDS, _WORDS, _INT, _WORDS_OUT)
+def lifted(c, v, bits, out):  # type: ignore[no-untyped-def]
+    """out = ((c + 2^62) >> bits, logical) − 2^(62 − bits) + 2^(64 − bits)·v."""
+    centre = np.uint64(1) << np.uint64(62)
+    offset = np.int64(centre >> np.uint64(bits))
+    for i in range(c.size):
+        low = np.int64((np.uint64(c[i]) + centre) >> np.uint64(bits)) - offset
+        out[i] = low + (v[i] << (64 - bits))
+
+
+@_kernel(_WORDS, _WORDS, _WORDS, _WORDS, _WORDS, _FLAG, _WORDS_OUT)
+def selected(beta, dx, mu, lam, cross, first, out):  # type: ignore[no-untyped-def]
+    """out = β·((dx at the first) − lam) + (1 − 2β)·(dx·mu − cross)."""
+    for i in range(beta.size):
+        chosen = -beta[i]
+        hidden = dx[i] * mu[i] - cross[i]
+        mine = (dx[i] - lam[i]) if first else -lam[i]
+        out[i] = (hidden ^ chosen) - chosen + (mine & chosen)
+
+
+@_kernel(_WORDS, _WORDS, _WORDS, _WORDS, _WORDS, _WORDS, _WORDS, _INT, _FLAG, _WORDS_OUT)
+def selected_rounded(  # type: ignore[no-untyped-def]
+    beta, c, mu, u, m, mu_u, mu_m, bits, first, out
+):
+    """`selected` for x = d + w·m − u, where d = rounded(c) and w = 2^(64 − bits)·(1 − msb c):
+
+    out = β·((d at the first) + w·m − u) + (1 − 2β)·(d·mu + w·mu_m − mu_u).
+    """
+    centre = np.uint64(1) << np.uint64(62)
+    offset = np.int64(centre >> np.uint64(bits))
+    for i in range(beta.size):
+        z = np.uint64(c[i]) + centre
+        d = np.int64(z >> np.uint64(bits)) - offset
+        keep = ~(np.int64(z) >> 63)
+        chosen = -beta[i]
+        hidden = d * mu[i] + ((mu_m[i] & keep) << (64 - bits)) - mu_u[i]
+        mine = ((m[i] & keep) << (64 - bits)) - u[i]
+        if first:
+            mine += d
+        out[i] = (hidden ^ chosen) - chosen + (mine & chosen)
+
+
+@_kernel(_WORDS, _INT, _TABLE_OUT)
+def one_hot(lam, bits, out):  # type: ignore[no-untyped-def]
+    """out[j, i] = 1 << (4-bit digit j of the low bits − 1 bits of lam[i])."""
+    low = np.int64((np.uint64(1) << np.uint64(bits - 1)) - np.uint64(1))
+    for j in range(out.shape[0]):
+        for i in range(out.shape[1]):
+            digit = ((lam[i] & low) >> (4 * j)) & 15
+            out[j, i] = np.uint16(np.int64(1) << digit)
+
+
+@_kernel(_TABLE, _GRID, _INT, _PLANES_OUT)
+def look_up(table, delta, bits, out):  # type: ignore[no-untyped-def]
+    """Row j of out: parity of the bits of W above D; row digits + j: bit D of W, lanes packed.
+
+    W = table[j, i], D = digit j of the low bits − 1 bits of delta[t, i], lane = t·size + i.
+    """
+    digits, size = table.shape
+    thresholds = delta.shape[0]
+    lanes = thresholds * size
+    low = np.int64((np.uint64(1) << np.uint64(bits - 1)) - np.uint64(1))
+    wide = np.empty(size, np.uint32)
+    pairs = np.zeros((lanes + 7) // 8 * 8, np.uint8)
+    eights = pairs.view(np.uint64)
+    ones = np.uint64(0x0101010101010101)
+    gather = np.uint64(0x0102040810204080)
+    for j in range(digits):
+        for i in range(size):
+            word = np.uint32(table[j, i])
+            above = word >> np.uint32(1)
+            above ^= above >> np.uint32(1)
+            above ^= above >> np.uint32(2)
+            above ^= above >> np.uint32(4)
+            above ^= above >> np.uint32(8)
+            wide[i] = np.uint32(word | (above << np.uint32(16)))
+        for t in range(thresholds):
+            for i in range(size):
+                place = ((delta[t, i] & low) >> (4 * j)) & 15
+                both = wide[i] >> np.uint32(place)
+                pairs[t * size + i] = np.uint8((both & 1) | ((both >> 15) & 2))
+        for i in range(eights.size):
+            eight = eights[i]
+            out[digits + j, i] = np.uint8(((eight & ones) * gather) >> np.uint64(56))
+            out[j, i] = np.uint8((((eight >> np.uint64(1)) & ones) * gather) >> np.uint64(56))
+
+
+@_kernel(_PROGRAM, _PLANES, _PLANES_OUT)
+def mask_products(program, masks, out):  # type: ignore[no-untyped-def]
+    """Line (row, a, b): out[row] = (out[a] if a >= 0 else masks[-1 - a]) & masks[b]."""
+    for line in range(program.shape[0]):
+        row, a, b = program[line, 0], program[line, 1], program[line, 2]
+        for i in range(out.shape[1]):
+            head = out[a, i] if a >= 0 else masks[-1 - a, i]
+            out[row, i] = head & masks[b, i]
+
+
+@_kernel(_PROGRAM, _PLANES, _PLANES, _PLANES, _PLANES_OUT)
+def sum_of_products(program, public, masks, products, out):  # type: ignore[no-untyped-def]
+    """Line (row, hidden, a, b, c, d): out[row] ^= hidden & public[a] & … & public[d].
+
+    hidden: −1 for all ones, else a row of masks or, beyond them, of products; −1 in the place of
+    a public row leaves the factor out, and those after it.
+    """
+    count = out.shape[1]
+    known = masks.shape[0]
+    term = np.empty(count, np.uint8)
+    for line in range(program.shape[0]):
+        row, hidden = program[line, 0], program[line, 1]
+        if hidden < 0:
+            for i in range(count):
+                term[i] = np.uint8(255)
+        elif hidden < known:
+            for i in range(count):
+                term[i] = masks[hidden, i]
+        else:
+            for i in range(count):
+                term[i] = products[hidden - known, i]
+        for place in range(2, 6):
+            factor = program[line, place]
+            if factor < 0:
+                break
+            for i in range(count):
+                term[i] &= public[factor, i]
+        for i in range(count):
+            out[row, i] ^= term[i]
+
+
+@_kernel(_BYTES, _WORDS, _INT, _WORDS_OUT)
+def signs(octets, words, bits, out):  # type: ignore[no-untyped-def]
+    """out[i] = bit i of the packed octets ⊕ bit (bits − 1) of words[i], words repeating."""
+    size = words.size
+    for start in range(0, out.size, size):
+        for i in range(size):
+            lane = start + i
+            bit = np.int64(octets[lane >> 3]) >> (lane & 7)
+            out[lane] = (bit ^ (words[i] >> (bits - 1))) & 1
+
+
+@_kernel(_GRID, _GRID, _GRID, _FLAG, _GRID_OUT)
+def weighted_bits(weights, beta, mu, first, out):  # type: ignore[no-untyped-def]
+    """out[c, i] = sum over k of weights[c, k] · ((β at the first) + (1 − 2β)·mu)[k, i]."""
+    share = np.empty(out.shape[1], np.int64)
+    out[:] = 0
+    for k in range(beta.shape[0]):
+        for i in range(share.size):
+            chosen = -beta[k, i]
+            share[i] = (mu[k, i] ^ chosen) - chosen
+            if first:
+                share[i] += beta[k, i]
+        for c in range(weights.shape[0]):
+            weight = weights[c, k]
+            for i in range(share.size):
+                out[c, i] += weight * share[i]
+
+
+def warm() -> None:
+    """Compile everything that is not in the cache yet. Importing this module has done it."""
+
+
+if __name__ == "__main__":
+    from importlib import import_module
+
+    import_module("protocols.kernels").warm()
