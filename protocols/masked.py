@@ -15,7 +15,7 @@ wire. No `repr` shows a value, a mask or a share.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -70,6 +70,25 @@ class Masked:
         lam = None if self.lam is None else function(self.lam)
         early = self.early.map(function) if keep_early and self.early is not None else None
         return Masked(self.role, shape, self.delta.map(function), lam, self.masked, early)
+
+    def linear(self, shape: Shape, function: Linear) -> Masked:
+        """A linear map without constants, to words of `shape`; applied to Δ and to λ."""
+        return self._map(shape, function, False)
+
+    def moved(self, shape: Shape, function: Linear) -> Masked:
+        """As `linear`, for a function that only copies elements, so that a truncation's early
+        form goes along."""
+        return self._map(shape, function, True)
+
+    def narrowed(self, bits: int) -> Masked:
+        """The same secret with an early form modulo 2^bits, for shorter comparisons.
+
+        For values of which the caller knows that they and their differences lie in
+        [−2^(bits−1), 2^(bits−1)), such as a choice among values that a truncation by 64 − bits
+        gave.
+        """
+        lam = self.lam if self.role.is_dealer else None
+        return replace(self, early=None if bits == 64 else Early(bits, self.delta, lam))
 
     def reshape(self, *shape: int) -> Masked:
         target = np.empty(self.shape, np.bool_).reshape(shape).shape
@@ -184,6 +203,10 @@ class Additive:
         dealt = None if self.dealt is None else function(self.dealt)
         return Additive(self.role, shape, self.part.map(function), dealt, self.has_dealt)
 
+    def linear(self, shape: Shape, function: Linear) -> Additive:
+        """A linear map without constants, to words of `shape`."""
+        return self._map(shape, function)
+
     def reshape(self, *shape: int) -> Additive:
         target = np.empty(self.shape, np.bool_).reshape(shape).shape
         return self._map(target, lambda words: words.reshape(target))
@@ -216,11 +239,13 @@ class Additive:
 
     def shift(self, constant: int | Words) -> Additive:
         """The sum with a public integer or integers: the first evaluator adds it."""
-        if not self.role.is_first:
-            return self
         words = np.asarray(constant, np.int64)
-        part = self.part.map(lambda mine: mine + words)
-        return Additive(self.role, self.shape, part, self.dealt, self.has_dealt)
+        shape = np.broadcast_shapes(self.shape, words.shape)
+        base = self if shape == self.shape else self.broadcast_to(shape)
+        if not self.role.is_first:
+            return base
+        part = base.part.map(lambda mine: mine + words)
+        return Additive(self.role, shape, part, base.dealt, self.has_dealt)
 
     def __add__(self, other: Additive) -> Additive:
         shape = np.broadcast_shapes(self.shape, other.shape)
