@@ -102,6 +102,33 @@ EXIT_STATUS: dict[str, int] = {
 By name, so that this module need not import `parties` or `protocols` to speak of their errors.
 """
 
+REASONS: dict[str, str] = {
+    "policy": "its own rules forbid the job; ask them which",
+    "contract": "the contract, the cards or the constants are not the same everywhere; its own "
+    "error says what differs",
+    "roster": "it lacks somebody's card, or holds another one; compare fingerprints",
+    "data": "its data do not fit the job; its own error says where",
+    "job": "it cannot take the job as it is",
+    "peer-timeout": "a node did not come or answer in time; its own error says which",
+    "peer-lost": "its process ended, or its connection broke",
+    "coordinator-lost": "the connection to it broke, or its process ended",
+    "interrupted": "it was stopped there by hand",
+    "authentication": "a frame or a signature did not verify there",
+    "handshake": "two nodes could not agree on keys",
+    "control": "it sent a message that nobody can read",
+    "version": "its release is another one than this node's; run the same everywhere",
+    "not-in-job": "this node has no part in the job; correct the job, or this node's name",
+    "already-connected": "a node of this name is connected already; is it running twice?",
+    "internal": "an error that nobody foresaw; its own log says where",
+}
+"""What the one word means that a node tells the others when it stops the run."""
+
+
+def explain(error: BaseException) -> str:
+    """Return the error's message; behind another node's one word what that word means."""
+    meaning = REASONS.get(str(getattr(error, "reason_code", "")))
+    return f"{error} ({meaning})" if meaning else str(error)
+
 
 def classify(error: BaseException) -> tuple[str, str, int]:
     """Return the error's name, its code (the word that may be shown to others), its exit status."""

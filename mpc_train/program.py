@@ -92,6 +92,11 @@ class TrainProgram:
         role = make_role(session)
         crypten_functions.install()
         attach(role, job.fraction_bits)
+        # Words wrap around: that is the ring, and NumPy warns of it where there is one word only.
+        with np.errstate(over="ignore"):
+            return self._attached(session, job, role)
+
+    def _attached(self, session: Session, job: Job, role: Role) -> dict[str, object]:
         try:
             role.begin_step(0)
             inputs, labels = self._share_in(session, job, role)

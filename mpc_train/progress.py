@@ -1,7 +1,8 @@
 """How a run is going, for people at a terminal: steps, speed, time left, bytes.
 
 Fed with the events of a coordinator or a node. Where standard error is not a terminal it prints
-one line per stage instead of a bar. Shows nothing that the nodes do not send for this purpose.
+one line per stage and one every `LINE_INTERVAL_S` instead of a bar. Shows nothing that the nodes
+do not send for this purpose.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from typing import Any
 from mpc_train.report import duration, size
 
 LEAST_INTERVAL_S = 0.1
+LINE_INTERVAL_S = 15.0
 
 
 class ProgressView:
@@ -62,8 +64,10 @@ class ProgressView:
             self.say(f"{fields.get('node')} has joined")
         elif kind == "agreed":
             self.say("all nodes have signed the same contract")
+        elif kind == "signed":
+            self.say("this node has signed; waiting for the others")
         elif kind == "started":
-            self._started = time.monotonic()
+            self._started = self._drawn = time.monotonic()
             self.say("all nodes are connected to each other; training")
         elif kind == "progress":
             self._progress(str(fields.get("node", "")), fields.get("fields") or {})
@@ -73,19 +77,23 @@ class ProgressView:
         with self._lock:
             if isinstance(sent, int):
                 self._sent[node] = sent
-            if self._bar is None or not isinstance(step, int) or not isinstance(steps, int):
+            if not self._enabled or not isinstance(step, int) or not isinstance(steps, int):
                 return
             # The dealer runs ahead: the slowest node says how far the run is.
             self._steps[node] = step
             step = min(self._steps.values())
             now = time.monotonic()
-            if now - self._drawn < LEAST_INTERVAL_S and step < steps:
+            interval = LINE_INTERVAL_S if self._bar is None else LEAST_INTERVAL_S
+            if now - self._drawn < interval and step < steps:
                 return
             self._drawn = now
             speed = step / max(now - self._started, 1e-9)
             left = duration((steps - step) / speed) if speed else "?"
             total = size(sum(self._sent.values()))
             note = f"{step}/{steps}  {speed:.1f} steps/s  {left} left  {total} sent"
+            if self._bar is None:
+                print(f"training {note}", file=sys.stderr, flush=True)
+                return
             self._bar.update(
                 self._task, description="training", total=steps, completed=step, note=note
             )

@@ -1,17 +1,26 @@
 """Sealed files after a run, as the nodes left them, into one file for each recipient."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mpc_train.job import Job
 
 
-def bundle(root: Path, files: Iterable[Path], target: str = "{}.sealed") -> dict[str, Path]:
+def bundle(
+    root: Path,
+    files: Iterable[Path],
+    recipients: Collection[str],
+    evaluators: Collection[str],
+    target: str = "{}.sealed",
+) -> dict[str, Path]:
     """Put the envelopes under `root`/sealed/<recipient>/ into one file per recipient.
 
     `files`: what the run wrote; `target`: the file's name in `root`, with {} for the recipient.
+    Raises ArtifactError, before it writes anything, if one of `evaluators` sealed nothing to one
+    of `recipients`: without all envelopes a model cannot be opened.
     """
+    from mpc_train.errors import ArtifactError
     from parties.artifacts import SEALED
     from parties.files import write_atomic
     from protocols.bundle import pack_bundle
@@ -21,6 +30,14 @@ def bundle(root: Path, files: Iterable[Path], target: str = "{}.sealed") -> dict
         parts = path.relative_to(root).parts
         if len(parts) == 4 and parts[0] == SEALED:
             found.setdefault(parts[1], []).append(path)
+    for recipient in recipients:
+        senders = {path.parent.name for path in found.get(recipient, [])}
+        missing = [name for name in evaluators if name not in senders]
+        if missing:
+            raise ArtifactError(
+                f"nothing that {', '.join(missing)} sealed to {recipient} came; without it the "
+                "model cannot be opened: run the job again"
+            )
     bundles: dict[str, Path] = {}
     for recipient, paths in sorted(found.items()):
         bundles[recipient] = root / target.format(recipient)

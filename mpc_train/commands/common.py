@@ -4,6 +4,7 @@ import contextlib
 import enum
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpc_train.errors import NodeFailedError, classify
+from mpc_train.errors import NodeFailedError, classify, explain
 from mpc_train.node_config import Place, default_home
 
 if TYPE_CHECKING:
@@ -60,8 +61,11 @@ def reporting(output: Format = Format.text) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except BaseException as error:
+        if isinstance(error, BrokenPipeError) and error.filename is None:
+            _close_stdout()  # whoever read our output has read enough: `… | head`
+            raise typer.Exit(1) from None
         name, code, status = classify(error)
-        message = str(error)
+        message = explain(error)
         if isinstance(error, KeyboardInterrupt):
             message = "interrupted; nothing was left half-written"
         elif code == "internal" and not isinstance(error, NodeFailedError):
@@ -73,6 +77,11 @@ def reporting(output: Format = Format.text) -> Iterator[None]:
             emit({"status": name, "code": code, "message": message})
         print(f"error: {message}", file=sys.stderr, flush=True)
         raise typer.Exit(status) from None
+
+
+def _close_stdout() -> None:
+    # Python flushes at its end, and would complain there once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def configure_logging(verbose: bool = False) -> None:

@@ -71,13 +71,26 @@ def identity_new(
 
 
 @identity.command("card")
-def identity_card(name: NameArgument = None, home: HomeOption = None) -> None:
+def identity_card(
+    name: NameArgument = None, home: HomeOption = None, output: FormatOption = Format.text
+) -> None:
     """Print the public card, to be sent to the others."""
-    with reporting():
+    with reporting(output):
         from parties.vault import identity_path, read_card
 
         folder = home_of(home)
-        print(read_card(identity_path(folder, find_name(folder, name))).to_text(), end="")
+        card = read_card(identity_path(folder, find_name(folder, name)))
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "name": card.name,
+                    "fingerprint": card.fingerprint,
+                    "card": card.to_text(),
+                }
+            )
+            return
+        print(card.to_text(), end="")
 
 
 @identity.command("show")

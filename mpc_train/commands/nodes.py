@@ -103,7 +103,7 @@ def coordinator(
         with events.view.shown(), sigterm_interrupts():
             result = node.run()
         found = summarise(job, result.summaries)
-        bundles = bundle(run_dir, result.files)
+        bundles = bundle(run_dir, result.files, job.recipients, job.evaluators)
         found |= {"model": None, "sealed": [str(path) for path in bundles.values()]}
         if output is Format.json:
             emit(found)
@@ -122,7 +122,7 @@ def _node(
 ) -> None:
     with reporting(output):
         from mpc_train.commands.collect import bundle
-        from mpc_train.node_config import load_node_config
+        from mpc_train.node_config import default_home, load_node_config
         from mpc_train.report import figure
         from parties.node import NodeSettings, run_node
         from parties.supervisor import end_with_parent
@@ -134,6 +134,7 @@ def _node(
         run_dir = _run_dir(settings.place.run_dir, settings.place.name)
         events = _Events(output)
         join_s = float(settings.timeouts.join_s)
+        program = _Guarded(settings, deals, events)
         with events.view.shown():
             result = run_node(
                 vault,
@@ -149,10 +150,11 @@ def _node(
                     agree_timeout_s=2 * join_s,
                     peer_timeout_s=float(settings.timeouts.peer_s),
                 ),
-                _Guarded(settings, deals, events),
+                program,
                 events,
             )
-        bundles = bundle(run_dir, result.files, "model.sealed")
+        mine = [name for name in program.recipients if name == settings.place.name]
+        bundles = bundle(run_dir, result.files, mine, program.evaluators, "model.sealed")
         sealed = [str(path) for path in bundles.values()]
         if output is Format.json:
             emit({"status": "ok", **result.summary, "sealed": sealed})
@@ -160,8 +162,10 @@ def _node(
         print("The run has ended well.")
         for metric, value in (result.summary.get("metrics") or {}).items():
             print(f"Metric {metric} {figure(value)}")
+        place = settings.place
+        home = "" if place.home == default_home().absolute() else f" --home {place.home}"
         for path in sealed:
-            print(f"Sealed {path}: open it with  mpc-train open {path}")
+            print(f"Sealed, to be opened with  mpc-train open {path}{home}")
 
 
 class _Guarded:
@@ -170,6 +174,8 @@ class _Guarded:
     def __init__(self, config: "NodeConfig", deals: bool, events: "_Events") -> None:
         self._config, self._deals, self._events = config, deals, events
         self._program: Program | None = None
+        self.evaluators: tuple[str, ...] = ()
+        self.recipients: tuple[str, ...] = ()
 
     def prepare(self, body: bytes, roles: "Roles") -> bytes:
         """Show the job, apply the rules, then let the program prepare. Raises RefusedError."""
@@ -190,6 +196,7 @@ class _Guarded:
                 f"organisation agrees, start it with: mpc-train {verb}"
             )
         check_rules(self._config.rules, job)
+        self.evaluators, self.recipients = job.evaluators, job.recipients
 
         from mpc_train.program import TrainProgram
 
@@ -225,13 +232,14 @@ class _Events:
         elif kind in ("waiting", "connected"):
             self.say(f"{kind}: {fields.get('address')}")
         self.view.event(kind, fields)
-        if self._json and not self._too_soon(kind, str(fields.get("node", ""))):
+        if self._json and not (kind == "progress" and self._too_soon(fields)):
             with self._lock:
                 emit({"event": kind, **fields})
 
-    def _too_soon(self, kind: str, node: str) -> bool:
-        if kind != "progress":
-            return False
+    def _too_soon(self, fields: Mapping[str, Any]) -> bool:
+        news, node = fields.get("fields") or {}, str(fields.get("node", ""))
+        if news.get("step") == news.get("steps"):
+            return False  # whoever watches is told of the last step
         now = time.monotonic()
         if now - self._last.get(node, 0.0) < PROGRESS_INTERVAL_S:
             return True

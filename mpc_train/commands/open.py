@@ -19,7 +19,7 @@ from mpc_train.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from mpc_train.artifact import OpenedModel
+    from mpc_train.opening import OpenedModel
     from parties.roster import Roster
     from parties.vault import Vault
 
@@ -83,8 +83,8 @@ def open_file(
 
     Raises ArtifactError, EnvelopeError; nothing is written unless all of it holds.
     """
-    from mpc_train.artifact import MANIFEST_FILE, MODEL_FILE, open_model
     from mpc_train.errors import ArtifactError
+    from mpc_train.opening import MANIFEST_FILE, MODEL_FILE, open_model
     from parties.files import read_bounded, write_atomic
 
     try:

@@ -13,9 +13,10 @@ import safetensors.torch
 import torch
 
 from mpc_train import artifact
-from mpc_train.artifact import MANIFEST_FILE, MODEL_FILE, OpenedModel, open_model, seal_model
+from mpc_train.artifact import seal_model
 from mpc_train.errors import ArtifactError
 from mpc_train.job import Job, load_job
+from mpc_train.opening import MANIFEST_FILE, MODEL_FILE, OpenedModel, open_model
 from protocols.bundle import pack_bundle
 from protocols.canonical import pack
 from protocols.envelope import seal_envelope
@@ -275,7 +276,7 @@ def forged_payload(run: Run, **changes: object) -> bytes:
         "step": artifact.total_steps(run.job),
         "job": run.job.to_bytes().decode(),
         "metrics": METRICS,
-        "commitment": artifact._mac(key, blob),
+        "commitment": artifact.commit(key, blob),
         "version": 1,
     }
     signer = NODES["cleo"]

@@ -19,6 +19,7 @@ from mpc_train.errors import (
     NodeFailedError,
     RefusedError,
     classify,
+    explain,
 )
 from parties import errors as parties_errors
 from protocols import errors as protocols_errors
@@ -144,6 +145,8 @@ def test_identities_cards_and_rosters(tmp_path: Path, secret: Path) -> None:
     )
     card = tmp_path / "bob.card"
     card.write_text(run("identity", "card", "--home", bob).stdout)
+    printed = last_object(run("identity", "card", "--home", bob, "--format", "json"))
+    assert printed["card"] == card.read_text()
     added = run("roster", "add", card, "--home", ann)
     assert added.exit_code == 0
     assert str(fingerprint) in added.stdout
@@ -299,6 +302,26 @@ def test_exit_statuses() -> None:
         "KeyboardInterrupt",
     }
     assert set(EXIT_STATUS) <= names
+
+
+def test_another_nodes_word_is_explained() -> None:
+    said = explain(parties_errors.AbortedError("peer-lost", "bob"))
+    assert said.startswith("the run was aborted by bob: peer-lost (its process ended")
+    assert explain(parties_errors.AbortedError("odd", "bob")) == "the run was aborted by bob: odd"
+    assert explain(ValueError("plain")) == "plain"
+
+
+def test_a_reader_who_has_enough_gets_no_complaint() -> None:
+    job = ROOT / "examples" / "breast_cancer" / "job.toml"
+    done = subprocess.run(  # noqa: S602 - a pipe as a user types it
+        f"{sys.executable} -u -m mpc_train job check {job} | true",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
 
 
 def test_an_internal_error_shows_no_message(monkeypatch: pytest.MonkeyPatch) -> None:

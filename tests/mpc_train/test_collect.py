@@ -1,11 +1,15 @@
 """What becomes of the nodes' summaries and envelopes, and how it is shown."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mpc_train.commands.collect import bundle, summarise
+from mpc_train.commands.common import Format
+from mpc_train.commands.nodes import _Events
 from mpc_train.errors import ArtifactError
 from mpc_train.job import Job, load_job
 from mpc_train.progress import ProgressView
@@ -42,10 +46,21 @@ def test_envelopes_become_one_file_a_recipient(tmp_path: Path) -> None:
     other = tmp_path / "public" / "ann" / "notes"
     other.parent.mkdir(parents=True)
     other.write_bytes(b"")
-    bundles = bundle(tmp_path, [*files, other])
+    bundles = bundle(tmp_path, [*files, other], ["office"], ["ann", "bob"])
     assert bundles == {name: tmp_path / f"{name}.sealed" for name in ("ann", "office")}
     inside = unpack_bundle(bundles["office"].read_bytes())
     assert inside == [b"ann to office", b"bob to office"]
+
+
+def test_a_recipient_who_lacks_an_envelope_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "sealed" / "office" / "bob" / "model.envelope"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"bob to office")
+    with pytest.raises(ArtifactError, match="nothing that ann, cleo sealed to office came"):
+        bundle(tmp_path, [path], ["office"], ["ann", "bob", "cleo"])
+    with pytest.raises(ArtifactError, match="nothing that bob sealed to ann came"):
+        bundle(tmp_path, [path], ["office", "ann"], ["bob"])
+    assert not list(tmp_path.glob("*.sealed"))
 
 
 def test_summaries_become_one_report(job: Job) -> None:
@@ -89,3 +104,20 @@ def test_progress_without_a_terminal_is_lines(capsys: pytest.CaptureFixture[str]
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "bob has joined\nall nodes are connected to each other; training\n"
+    fields = {"step": 4, "steps": 4, "bytes_sent": 1500}
+    view.event("progress", {"node": "bob", "fields": fields})
+    assert re.fullmatch(
+        r"training 4/4  [0-9.]+ steps/s  0.0 s left  1.5 kB sent\n", capsys.readouterr().err
+    )
+
+
+def test_progress_for_machines_skips_some_but_never_the_last_step(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    events = _Events(Format.json)
+    for step in range(1, 51):
+        events("progress", {"node": "bob", "fields": {"step": step, "steps": 50}})
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    shown = [line["fields"]["step"] for line in lines]
+    assert shown[-1] == 50
+    assert len(shown) < 10
