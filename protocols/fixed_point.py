@@ -63,7 +63,7 @@ def mantissa(factor: Fraction, bits: int) -> tuple[int, int]:
         return 0, 0
     magnitude = abs(factor)
     exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
-    shift = max(bits - 1 - exponent, 0)
+    shift = max(bits - exponent, 0)
     value = round(factor * (1 << shift))
     while abs(value) >= 1 << bits:
         if shift == 0:

@@ -17,8 +17,15 @@ from typing import Any
 from protocols import crypten_backend
 from protocols.crypten_import import crypten
 from protocols.errors import PeerLostError
+from protocols.masked import Masked
 from protocols.role import Role
-from tests.support.loopback import Endpoint, InsecureLoopback, make_role
+from tests.support.loopback import (
+    Endpoint,
+    InsecureLoopback,
+    combine_masked,
+    make_role,
+    shares_of,
+)
 
 TIMEOUT_S = 100
 
@@ -140,3 +147,8 @@ def run_lockstep(
         return result
 
     return net.baton.run([partial(work, role) for role in roles])
+
+
+def compute(program: Callable[[Role], Masked], evaluators: int = 2, seed: int = 1) -> Any:
+    """The plaintext of what `program` returns, after a check that all roles agree on it."""
+    return combine_masked(run_lockstep(lambda role: shares_of(program(role)), evaluators, seed))
