@@ -10,7 +10,7 @@ protocols.kernels` does that at installation. Processes that start at once may c
 the cache is replaced atomically.
 
 A packed array of b-bit words is the wire format of words modulo 2^b: b is rounded up to a multiple
-of 4 and split into 32, 16, 8 and 4 bits; first come the lowest parts of all words, little endian,
+of 4 and split into 64, 32, 16, 8 and 4 bits; first come the lowest parts of all words, little endian,
 then the next ones; two 4-bit parts share a byte, the earlier in its low half.
 """
 
@@ -62,6 +62,10 @@ def pack_sum(x, y, bits, out):  # type: ignore[no-untyped-def]
     left = (bits + 3) & ~3
     start = 0
     shift = 0
+    if left & 64:
+        part64 = out[start : start + 8 * count].view(np.int64)
+        for i in range(count):
+            part64[i] = (x[i] + y[i]) & mask
     if left & 32:
         part32 = out[start : start + 4 * count].view(np.uint32)
         for i in range(count):
@@ -97,6 +101,10 @@ def add_unpacked(packed, bits, sign, out):  # type: ignore[no-untyped-def]
     left = (bits + 3) & ~3
     start = 0
     shift = 0
+    if left & 64:
+        part64 = packed[start : start + 8 * count].view(np.int64)
+        for i in range(count):
+            out[i] += sign * part64[i]
     if left & 32:
         part32 = packed[start : start + 4 * count].view(np.uint32)
         for i in range(count):
@@ -284,7 +292,7 @@ def sum_of_products(program, public, masks, products, out):  # type: ignore[no-u
 def signs(octets, words, bits, out):  # type: ignore[no-untyped-def]
     """out[i] = bit i of the packed octets ⊕ bit (bits − 1) of words[i], words repeating."""
     size = words.size
-    for start in range(0, out.size, size):
+    for start in range(0, out.size, max(size, 1)):
         for i in range(size):
             lane = start + i
             bit = np.int64(octets[lane >> 3]) >> (lane & 7)
