@@ -8,15 +8,16 @@ sends to one evaluator.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
-from protocols import ring
-from protocols.deferred import combine
+from protocols import kernels, ring
+from protocols.deferred import Deferred, combine
 from protocols.errors import RangeError
 from protocols.masked import Additive, Early, Masked, MaskedBit
-from protocols.role import Shape, Words, low_mask
+from protocols.role import Role, Shape, Words
 
 Bilinear = Callable[[Words, Words], Words]
 
@@ -28,7 +29,7 @@ def bilinear(name: str, function: Bilinear, x: Masked, y: Masked, shape: Shape) 
     """Summands of B(x, y) for a bilinear B that yields `shape`. No communication.
 
     Evaluator i: B(Δx, Δy) at the first, − B(Δx, [λy]_i) − B([λx]_i, Δy) at each.
-    The dealer: B(λx, λy).
+    The dealer: B(λx, λy). The function returns an array of its own.
     """
     role = x.role
     role.issue(name, *x.shape, *y.shape)
@@ -36,15 +37,18 @@ def bilinear(name: str, function: Bilinear, x: Masked, y: Masked, shape: Shape) 
 
     def part(dx: Words, dy: Words) -> Words:
         if role.is_first:
-            z = function(dx, dy if y_lam is None else dy - y_lam)
-            return z if x_lam is None else z - function(x_lam, dy)
+            z = np.asarray(function(dx, dy if y_lam is None else dy - y_lam))
+            return z if x_lam is None else np.subtract(z, function(x_lam, dy), out=z)
         if x_lam is None and y_lam is None:
             return np.zeros(shape, np.int64)
         if x_lam is None:
             assert y_lam is not None
-            return -function(dx, y_lam)
-        z = function(x_lam, dy)
-        return -z if y_lam is None else -(z + function(dx, y_lam))
+            z = np.asarray(function(dx, y_lam))
+        else:
+            z = np.asarray(function(x_lam, dy))
+            if y_lam is not None:
+                z += function(dx, y_lam)
+        return np.negative(z, out=z)
 
     dealt = None
     has_dealt = x.masked and y.masked
@@ -83,79 +87,158 @@ def remask(z: Additive) -> Masked:
     return Masked(role, z.shape, delta, lam)
 
 
-def truncate(z: Additive, bits: int) -> Masked:
-    """z / 2^bits, rounded to one of its two neighbours without bias; exact up to one unit.
+@dataclass(frozen=True, slots=True, repr=False)
+class Rounded:
+    """t = z / 2^bits right after its first opening; evaluators hold summands of it.
+
+    c = z + r is public, u = r >> bits and m = msb(r) are dealt: an evaluator's share, at the
+    dealer the value. With d = ((c + 2^62) >> bits) − 2^(62 − bits) and b = msb(c + 2^62),
+
+        t = d + 2^(64 − bits)·(1 − b)·m − u.
+
+    A comparison or a selection can start from here; everything else needs `lift`.
+    """
+
+    role: Role
+    shape: Shape
+    bits: int
+    opened: Deferred[Words]
+    u: Words
+    m: Words
+
+    def __repr__(self) -> str:
+        return f"Rounded(shape={self.shape})"
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def early(self) -> Early:
+        """t modulo 2^(64 − bits), where the term with m vanishes: Δ = d, λ = u."""
+        u = self.u if self.role.is_dealer else None
+        return Early(64 - self.bits, self.opened.map(self._low), u)
+
+    def _low(self, c: Words) -> Words:
+        out = np.empty(self.shape, np.int64)
+        kernels.rounded(c.reshape(-1), self.bits, out.reshape(-1))
+        return out
+
+    def lift(self) -> Masked:
+        """t in masked form. 1 round, opens a packed word of `bits` bits.
+
+        With S uniform modulo 2^bits, V = (1 − b)·m + S modulo 2^bits is opened:
+        Δ = d + 2^(64 − bits)·V and λ = u + 2^(64 − bits)·S.
+        """
+        role, bits, shape, m = self.role, self.bits, self.shape, self.m.reshape(-1)
+        role.issue("lift", self.size, bits)
+        spread = role.mask(shape, bits)
+
+        def unwrapped(c: Words) -> Words:
+            out = np.empty(shape, np.int64)
+            kernels.unless_top(c.reshape(-1), m, out.reshape(-1))
+            return out
+
+        def joined(c: Words, v: Words) -> Words:
+            out = np.empty(shape, np.int64)
+            kernels.lifted(c.reshape(-1), v.reshape(-1), bits, out.reshape(-1))
+            return out
+
+        v = role.open(self.opened.map(unwrapped), spread, bits)
+        lam = spread.words << np.int64(64 - bits)
+        lam += self.u
+        return Masked(role, shape, combine(joined, self.opened, v), lam, early=self.early)
+
+
+def round_off(z: Additive, bits: int) -> Rounded:
+    """z / 2^bits, rounded to one of its two neighbours without bias. 1 round, opens 8 bytes.
 
     z: −2^62 <= z < 2^62 (the caller's interval analysis guarantees it), 1 <= bits <= 62.
-    2 rounds, opens 8 + ceil(bits / 8) bytes; corrections 8 + ceil(bits / 8). The first of the
-    rounds already gives the `early` form modulo 2^(64 − bits) that comparisons start from.
+    Corrections: 8 bytes and a packed word of `bits` bits.
 
-    1. Open c = z + 2^62 + r. The dealer's summand of z needs no correction: it goes into r.
-    2. With m = msb(r), u = r >> bits, S uniform modulo 2^bits: the mask of the result is
-       u + 2^(64 − bits)·S.
-    3. Open V = (1 − msb c)·m + S modulo 2^bits. msb c = 0 and m = 1 is exactly the case in which
-       z + 2^62 + r has wrapped around.
-    4. Δ = (c >> bits) − 2^(62 − bits) + 2^(64 − bits)·V.
+    1. Open c = z + r. The dealer's summand of z needs no correction: it goes into r.
+    2. u = r >> bits and m = msb(r) are dealt, m modulo 2^bits. b = 0 and m = 1 is exactly the
+       case in which (z + 2^62) + r has wrapped around.
 
-    The result is floor(z / 2^bits) + [(c − 2^62) mod 2^bits < z mod 2^bits]: evaluators learn the
-    offset of the rounding, the dealer its random part. Wrap bit: SecureQ8 (Dalskov, Escudero,
-    Keller 2020); stochastic rounding in training: Keller and Sun (ICML 2022).
+    t is floor(z / 2^bits) + [c mod 2^bits < z mod 2^bits]: evaluators learn the offset of the
+    rounding, the dealer its random part. Wrap bit: SecureQ8 (Dalskov, Escudero, Keller 2020);
+    stochastic rounding in training: Keller and Sun (ICML 2022).
     """
     if not 1 <= bits <= HEADROOM_BITS:
         raise RangeError(f"truncation by {bits} bits: 1 to {HEADROOM_BITS} are possible")
     role = z.role
-    role.issue("truncate", prod(z.shape), bits)
-    high = 64 - bits
+    role.issue("round", prod(z.shape), bits)
     # 1
     mask = role.mask(z.shape)
-    opened = role.open(z.shift(1 << HEADROOM_BITS).part, mask)
+    opened = role.open(z.part, mask)
     # 2
     u = m = None
     if role.is_dealer:
         r = mask.words if z.dealt is None else mask.words - z.dealt
-        u, m = ring.shift_right(r, bits), ring.top_bit(r)
-    u_share = role.deal(u, z.shape)
-    m_share = role.deal(m, z.shape, bits)
-    # 3
-    spread = role.mask(z.shape)
-
-    def wrap(c: Words) -> Words:
-        return np.where(c < 0, 0, m_share)
-
-    wrapped = role.open(opened.map(wrap), spread, bits)
-    # 4
-    offset = np.int64(1 << (HEADROOM_BITS - bits))
-    early_delta = opened.map(lambda c: ring.shift_right(c, bits) - offset)
-    delta = combine(lambda d, v: d + (v << np.int64(high)), early_delta, wrapped)
-    lam = (u_share if u is None else u) + (spread.words << np.int64(high))
-    return Masked(role, z.shape, delta, lam, early=Early(high, early_delta, u))
+        u, m = np.empty(z.shape, np.int64), np.empty(z.shape, np.int64)
+        kernels.split(r.reshape(-1), bits, u.reshape(-1), m.reshape(-1))
+    u = role.deal(u, z.shape)
+    m = role.deal(m, z.shape, bits)
+    return Rounded(role, z.shape, bits, opened, u, m)
 
 
-def select(bit: MaskedBit, x: Masked) -> Additive:
-    """Summands, at the evaluators alone, of b·x element-wise. No opening; corrections 8 bytes.
+def truncate(z: Additive, bits: int) -> Masked:
+    """z / 2^bits in masked form: `round_off` and `Rounded.lift`, 2 rounds.
+
+    The first round already gives the `early` form modulo 2^(64 − bits) that comparisons start
+    from.
+    """
+    return round_off(z, bits).lift()
+
+
+def select(bit: MaskedBit, x: Masked | Rounded) -> Additive:
+    """Summands, at the evaluators alone, of b·x element-wise. No opening.
 
     [b·x]_i = β·[x]_i + (1 − 2β)·(Δx·[μ]_i − [μ·λx]_i)
+
+    Corrections: 8 bytes. For a `Rounded` x the mask of x is u − 2^(64 − s)·(1 − b)·m with public b,
+    so that μ·u and μ·m are dealt: 8 bytes and a packed word of s bits.
     """
     role = bit.role
+    if isinstance(x, Rounded):
+        return _select_rounded(bit, x)
     shape = np.broadcast_shapes(bit.shape, x.shape)
     role.issue("select", *shape)
-    mu, lam = bit.mu, x.lam
+    cross = None
     if x.masked:
-        product = np.broadcast_to(mu * lam, shape) if role.is_dealer and lam is not None else None
+        product = None
+        if role.is_dealer:
+            assert x.lam is not None
+            product = np.asarray(np.broadcast_to(bit.mu * x.lam, shape))
         cross = role.deal(product, shape)
 
     def part(beta: Words, dx: Words) -> Words:
-        hidden = dx * mu
-        if x.masked:
-            hidden = hidden - cross
-        hidden = hidden - beta * (hidden + hidden)
-        if role.is_first:
-            return hidden + beta * (dx if lam is None else dx - lam)
-        return hidden if lam is None else hidden - beta * lam
+        out = np.empty(shape, np.int64)
+        words = [_flat(w, shape) for w in (beta, dx, bit.mu, x.lam, cross)]
+        kernels.selected(*words, role.is_first, out.reshape(-1))
+        return out
 
     return Additive(role, shape, combine(part, bit.beta, x.delta), None)
 
 
-def reduce_words(words: Words, bits: int) -> Words:
-    """Elements modulo 2^bits."""
-    return words if bits == 64 else words & low_mask(bits)
+def _select_rounded(bit: MaskedBit, x: Rounded) -> Additive:
+    role, shape, bits = bit.role, x.shape, x.bits
+    if bit.shape != shape:
+        raise ValueError(f"select: bits of shape {bit.shape} and words of shape {shape}")
+    role.issue("select rounded", *shape)
+    mu_u = role.deal(bit.mu * x.u if role.is_dealer else None, shape)
+    mu_m = role.deal(bit.mu * x.m if role.is_dealer else None, shape, bits)
+
+    def part(beta: Words, c: Words) -> Words:
+        out = np.empty(shape, np.int64)
+        words = [_flat(w, shape) for w in (beta, c, bit.mu, x.u, x.m, mu_u, mu_m)]
+        kernels.selected_rounded(*words, bits, role.is_first, out.reshape(-1))
+        return out
+
+    return Additive(role, shape, combine(part, bit.beta, x.opened), None)
+
+
+def _flat(words: Words | None, shape: Shape) -> Words:
+    if words is None:
+        return np.zeros(prod(shape), np.int64)
+    return np.ascontiguousarray(np.broadcast_to(words, shape)).reshape(-1)

@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols import kernels
-from protocols.arithmetic import remask, select
+from protocols.arithmetic import Rounded, remask, select
 from protocols.deferred import Deferred, combine
 from protocols.errors import RangeError
 from protocols.masked import Additive, Masked, MaskedBit
@@ -46,15 +46,20 @@ DIGIT_BITS = 4
 ARITY = 4
 
 
-def below(x: Masked, thresholds: Sequence[int]) -> MaskedBit:
+def below(x: Masked | Rounded, thresholds: Sequence[int]) -> MaskedBit:
     """The bits [x < t] for each public threshold, shape [len(thresholds), *x.shape].
 
     x − t has to lie in [−2^(k−1), 2^(k−1)), where k = 64 − s straight after a truncation by s
-    bits and 64 otherwise. 3 rounds; the first goes along with the second of the truncation.
+    bits, what `Masked.narrowed` says, and 64 otherwise. 3 rounds; the first goes along with the
+    second of the truncation.
     """
     role, count = x.role, len(thresholds)
     form = x.early
-    bits, delta, lam = (64, x.delta, x.lam) if form is None else (form.bits, form.delta, form.lam)
+    if form is None:
+        assert isinstance(x, Masked)
+        bits, delta, lam = 64, x.delta, x.lam
+    else:
+        bits, delta, lam = form.bits, form.delta, form.lam
     role.issue("below", x.size, bits, *thresholds)
     limit = 1 << (bits - 1)
     if any(not -limit <= threshold < limit for threshold in thresholds):
@@ -68,15 +73,15 @@ def below(x: Masked, thresholds: Sequence[int]) -> MaskedBit:
     return MaskedBit(role, shape, beta.map(lambda b: b.reshape(shape)), mu.reshape(shape))
 
 
-def negative(x: Masked) -> MaskedBit:
+def negative(x: Masked | Rounded) -> MaskedBit:
     """The bits [x < 0]: the sign. 3 rounds."""
     return below(x, (0,)).reshape(*x.shape)
 
 
-def relu(x: Masked) -> tuple[Masked, MaskedBit]:
+def relu(x: Masked | Rounded) -> tuple[Masked, MaskedBit]:
     """max(x, 0) and the bit [x >= 0], which the backward pass selects with.
 
-    4 rounds after the first opening of a truncation; 5 in all with it.
+    4 rounds, also after `round_off`, whose second opening is not needed.
     """
     positive = negative(x).negate()
     return remask(select(positive, x)), positive
@@ -144,7 +149,8 @@ def argmax(x: Masked) -> MaskedBit:
 def maximum(x: Masked) -> tuple[Masked, MaskedBit]:
     """The maximum along the last axis, kept as an axis of length 1, and the one-hot bits."""
     winner = argmax(x)
-    return remask(select(winner, x).sum(axis=-1, keepdims=True)), winner
+    top = remask(select(winner, x).sum(axis=-1, keepdims=True))
+    return (top if x.early is None else top.narrowed(x.early.bits)), winner
 
 
 def weighted(bits: MaskedBit, weights: Words) -> Additive:

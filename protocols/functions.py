@@ -86,13 +86,13 @@ def evaluate(name: str, x: Masked, fraction_bits: int, upper: int | None = None)
     coefficients, 2 for the truncation. Error: the table's bound plus three units of 2^-f.
     """
     spline = spline_at(name, fraction_bits, upper)
-    bits = below(x, spline.knots)
+    # |x − knot| < 2^(63 − fraction_bits) with room to spare.
+    bits = below(x if x.early else x.narrowed(64 - fraction_bits), spline.knots)
     square = truncate(multiply(x, x), fraction_bits)
-    constant, linear, quadratic = (
-        weighted(bits, steps).shift(base)
-        for steps, base in zip(spline.steps, spline.base, strict=True)
-    )
-    total = multiply(remask(linear), x) + multiply(remask(quadratic), square) + constant
+    base = np.array(spline.base, np.int64).reshape(3, *([1] * len(x.shape)))
+    sums = weighted(bits, spline.steps).shift(base)
+    slopes = remask(sums.select(slice(1, 3)))
+    total = multiply(slopes.select(0), x) + multiply(slopes.select(1), square) + sums.select(0)
     return truncate(total, fraction_bits)
 
 

@@ -29,8 +29,9 @@ Linear = Callable[[Words], Words]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Early:
-    """A masked form modulo 2^bits that a truncation knows one round before the full one.
+    """A masked form modulo 2^bits of a value in [−2^(bits − 1), 2^(bits − 1)), for comparisons.
 
+    A truncation knows it one round before the full one. Bits of Δ and λ above are not looked at.
     lam is the dealer's mask; evaluators hold no share of it and need none: it serves comparisons.
     """
 
