@@ -25,7 +25,10 @@ from protocols.spline_tables import SplineTable
 
 TABLE_BITS = 44
 KNOT_BITS = 10
-TABLES = ("SIGMOID", "TANH", "EXP", "RECIPROCAL", "RSQRT")
+TABLES = (
+    *("SIGMOID", "TANH", "EXP", "RECIPROCAL", "RSQRT", "ROOT", "LOG", "SOFTPLUS"),
+    *("SMOOTH_RELU", "GELU", "SILU"),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +59,7 @@ def spline_at(name: str, fraction_bits: int, upper: int | None = None) -> Spline
     regions = [(below_all, 0, 0)]
     for piece, left, right in zip(table.pieces, knots, knots[1:], strict=False):
         regions.append(_rounded(piece, left, right, one))
-    regions.append((above_all, 0, 0))
+    regions.append((above_all, round(Fraction(table.slope, 1 << TABLE_BITS) * one), 0))
     if upper is not None:
         knots = [knot for knot in knots if knot < upper]
         regions = regions[: len(knots) + 1]

@@ -9,6 +9,7 @@ follow from integers alone, whatever the floating-point library of a machine.
 """
 
 from collections.abc import Callable
+from math import erf
 
 import numpy as np
 
@@ -34,6 +35,8 @@ class SplineTable:
     pieces: tuple[tuple[int, int, int], ...]
     below: int
     above: int
+    slope: int = 0
+    """Added for each unit of x above the last knot, at scale 2^-44."""
 
 '''
 
@@ -48,7 +51,10 @@ def fit(function: Callable, left: float, right: float) -> tuple[np.ndarray, floa
     return coefficients, (error.max() - error.min()) / 2
 
 
-def spline(function: Callable, left: float, right: float, bound: float) -> tuple[list, list]:
+def spline(
+    function: Callable, left: float, right: float, bound: float, relative: bool
+) -> tuple[list, list]:
+    """Knots and pieces; `relative`: the error counts against the function's value on its piece."""
     knots, pieces = [round(left * KNOT)], []
     end = round(right * KNOT)
     while knots[-1] < end:
@@ -56,7 +62,8 @@ def spline(function: Callable, left: float, right: float, bound: float) -> tuple
         while low < high:
             middle = (low + high + 1) // 2
             _, error = fit(function, knots[-1] / KNOT, middle / KNOT)
-            low, high = (middle, high) if error <= bound else (low, middle - 1)
+            allowed = bound * float(function(middle / KNOT)) if relative else bound
+            low, high = (middle, high) if error <= allowed else (low, middle - 1)
         coefficients, _ = fit(function, knots[-1] / KNOT, low / KNOT)
         knots.append(low)
         pieces.append(tuple(round(float(c) * SCALE) for c in coefficients))
@@ -64,12 +71,19 @@ def spline(function: Callable, left: float, right: float, bound: float) -> tuple
 
 
 def show(
-    name: str, function: Callable, left: float, right: float, bound: float, below: float,
+    name: str,
+    function: Callable,
+    left: float,
+    right: float,
+    bound: float,
+    below: float,
     above: float,
+    relative: bool = False,
+    slope: float = 0,
 ) -> None:
-    knots, pieces = spline(function, left, right, bound * 0.98)
+    knots, pieces = spline(function, left, right, bound * 0.98, relative)
     print(f"\n{name} = SplineTable(")
-    print(f"    bound=2**{int(np.log2(bound))},")
+    print(f"    bound=2**{np.log2(bound):g},")
     print(f"    knots={tuple(knots)},".replace(", ", ", "))
     print("    pieces=(")
     for piece in pieces:
@@ -77,11 +91,21 @@ def show(
     print("    ),")
     print(f"    below={round(below * SCALE)},")
     print(f"    above={round(above * SCALE)},")
+    if slope:
+        print(f"    slope={round(slope * SCALE)},")
     print(")")
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
+
+
+def softplus(x: np.ndarray) -> np.ndarray:
+    return np.logaddexp(0, x)
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return x * np.vectorize(lambda value: 0.5 * (1 + erf(value / 2**0.5)))(x)
 
 
 if __name__ == "__main__":
@@ -91,3 +115,9 @@ if __name__ == "__main__":
     show("EXP", np.exp, -11, 0, 2**-14, 0, 1)
     show("RECIPROCAL", lambda x: 1 / x, 1, 1024, 2**-14, 1, 0)
     show("RSQRT", lambda x: 1 / np.sqrt(x), 0.25, 1024, 2**-12, 2, 0)
+    show("ROOT", lambda x: 1 / np.sqrt(x), 1, 64, 2**-10.8, 1, 0.125, relative=True)
+    show("LOG", np.log, 1, 1024, 2**-10, 0, np.log(1024))
+    show("SOFTPLUS", lambda x: np.log1p(np.exp(-x)), 0, 9, 2**-14, np.log(2), 0)
+    show("SMOOTH_RELU", softplus, -10, 10, 2**-14, 0, 0, slope=1)
+    show("GELU", gelu, -4.25, 4.25, 2**-14, 0, 0, slope=1)
+    show("SILU", lambda x: x * sigmoid(x), -12.75, 12.75, 2**-14, 0, 0, slope=1)
