@@ -16,12 +16,10 @@ import numpy as np
 from protocols import ring
 from protocols.arithmetic import bilinear
 from protocols.crypten_backend import MaskedTensor
-from protocols.crypten_import import crypten
+from protocols.layers import Function, register
 from protocols.layers_window import Window, columns, from_columns
 from protocols.masked import Additive, Masked
 from protocols.role import Words
-
-_Function: Any = crypten.gradients.AutogradFunction
 
 SMALL = 1 << 15
 """Batched products of at most this many multiply-adds each go through NumPy, all at once."""
@@ -48,7 +46,7 @@ def batched(name: str, x: Masked, y: Masked) -> Additive:
     return bilinear(name, batched_matmul, x, y, (x.shape[0], x.shape[1], y.shape[2]))
 
 
-class Convolution(_Function):
+class Convolution(Function):
     """y = x ⋆ weight + bias for weight[out, channels / groups, *kernel], bias[out]."""
 
     @staticmethod
@@ -100,7 +98,7 @@ def _product(value: Additive, one: MaskedTensor, other: MaskedTensor) -> MaskedT
     return MaskedTensor(value, bits=one.bits + other.bits, factor=one.factor * other.factor)
 
 
-class BatchedMatmul(_Function):
+class BatchedMatmul(Function):
     """x[b, m, k] @ y[b, k, n]: attention's scores and mixtures."""
 
     @staticmethod
@@ -115,12 +113,6 @@ class BatchedMatmul(_Function):
         to_x = batched("bmm to left", g, y.masked().transpose(0, 2, 1))
         to_y = batched("bmm to right", x.masked().transpose(0, 2, 1), g)
         return _product(to_x, grad, y), _product(to_y, grad, x)
-
-
-def register(name: str, function: Any) -> None:
-    """Offer `function` as the method `name` of tensors, with its gradient."""
-    function.name = name
-    crypten.gradients.FUNCTION_REGISTRY[name] = function
 
 
 register("convolve", Convolution)

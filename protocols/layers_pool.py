@@ -18,8 +18,7 @@ import numpy as np
 from protocols.arithmetic import remask, select
 from protocols.comparison import negative
 from protocols.crypten_backend import MaskedTensor
-from protocols.crypten_import import crypten
-from protocols.layers_conv import register
+from protocols.layers import Function, register
 from protocols.layers_window import (
     Window,
     candidates,
@@ -29,8 +28,6 @@ from protocols.layers_window import (
 )
 from protocols.masked import Masked, MaskedBit, concatenate
 from protocols.role import Shape, Words
-
-_Function: Any = crypten.gradients.AutogradFunction
 
 
 def tournament(x: Masked) -> tuple[Masked, list[MaskedBit]]:
@@ -78,7 +75,7 @@ def _interleaved(left: Masked, right: Masked) -> Masked:
     return joined.reshape(2 * pairs, *rest)
 
 
-class MaxPool(_Function):
+class MaxPool(Function):
     """The maximum of every window; padding never wins."""
 
     @staticmethod
@@ -98,7 +95,7 @@ class MaxPool(_Function):
         return grad.with_value(back)
 
 
-class AveragePool(_Function):
+class AveragePool(Function):
     """The mean of every window. divisor: what its sum is divided by, None for its own taps."""
 
     @staticmethod
@@ -123,7 +120,7 @@ class AveragePool(_Function):
         )
 
 
-class AdaptiveAveragePool(_Function):
+class AdaptiveAveragePool(Function):
     """Means over sizes that come as near as possible to `outputs` for each axis, as in torch."""
 
     @staticmethod

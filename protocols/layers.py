@@ -1,0 +1,20 @@
+"""The door for layers: autograd functions over masked tensors, offered as methods of a tensor.
+
+A function that `register` has named is called as `x.name(...)`; CrypTen records it where a gradient
+will be asked for. The modules `layers_conv`, `layers_pool`, `layers_norm`, `layers_activation` and
+`layers_shape` register theirs when they are imported. Feature maps are [channels, rows, *sizes].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from protocols.crypten_backend import crypten
+
+Function: Any = crypten.gradients.AutogradFunction
+
+
+def register(name: str, function: Any) -> None:
+    """Offer `function` as the method `name` of tensors, with its gradient."""
+    function.name = name
+    crypten.gradients.FUNCTION_REGISTRY[name] = function
