@@ -1,0 +1,139 @@
+"""Splines, quotients and softmax: within the bounds that their docstrings state."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from protocols import functions
+from protocols.arithmetic import truncate
+from protocols.masked import Masked
+from protocols.role import Role
+from tests.support.lockstep import compute
+from tests.support.loopback import secret
+
+Function = Callable[..., Masked]
+
+CASES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float, float, float]] = {
+    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), -14, 14, 2**-14),
+    "tanh": (np.tanh, -9, 9, 2**-14),
+    "exp": (np.exp, -16, 0, 2**-14),
+    "reciprocal": (lambda x: 1 / x, 1, 64, 2**-13),
+    "rsqrt": (lambda x: x**-0.5, 0.25, 64, 2**-11),
+}
+SCALES = [14, 17, 20, 22, 24]
+
+
+def evaluated(
+    name: str, x: np.ndarray, bits: int, evaluators: int = 2, cut: bool = True
+) -> np.ndarray:
+    """`name` of x at scale 2^bits, straight after a truncation or not."""
+    words = np.rint(x * 2**bits).astype(np.int64)
+
+    def program(role: Role) -> Masked:
+        value = secret(role, words)
+        if cut:
+            value = truncate(value.scale(1 << bits).shares(), bits)
+        extra = {"upper": 64} if name in ("reciprocal", "rsqrt") else {}
+        result: Masked = getattr(functions, name)(value, bits, **extra)
+        return result
+
+    found: np.ndarray = compute(program, evaluators)
+    return found / 2**bits
+
+
+def grid(low: float, high: float, bits: int, count: int = 4001) -> np.ndarray:
+    steps: np.ndarray = np.rint(np.linspace(low, high, count) * 2**bits) / 2**bits
+    return steps
+
+
+def slack(name: str, bits: int) -> float:
+    """Units of 2^-bits: of the rounding of x, twice of products, and, where pieces are wide and
+    the scale is small, of the slopes."""
+    wide = name in ("reciprocal", "rsqrt")
+    return float((7 if wide else 4) + (36 if wide and bits < 20 else 0)) * 2.0**-bits
+
+
+@pytest.mark.parametrize("bits", SCALES)
+@pytest.mark.parametrize("name", CASES)
+def test_bound_on_a_dense_grid(name: str, bits: int) -> None:
+    """The stated bound, and some units: the inputs' rounding, and that of three truncations."""
+    plain, low, high, bound = CASES[name]
+    x = grid(low, high, bits)
+    assert np.abs(evaluated(name, x, bits) - plain(x)).max() <= bound + slack(name, bits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", range(14, 25))
+@pytest.mark.parametrize("name", CASES)
+def test_bound_on_a_finer_grid(name: str, bits: int) -> None:
+    plain, low, high, bound = CASES[name]
+    x = grid(low, high, bits, 100_001)
+    assert np.abs(evaluated(name, x, bits) - plain(x)).max() <= bound + slack(name, bits)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize("bits", SCALES)
+def test_exact_outside(bits: int, cut: bool) -> None:
+    far = float(2 ** (36 - bits))
+    left = np.array([-10.01, -20, -1000, -far])
+    for name, low, high in (("sigmoid", 0, 1), ("tanh", -1, 1), ("exp", 0, None)):
+        edge = left - 1 if name == "exp" else left
+        np.testing.assert_array_equal(evaluated(name, edge, bits, cut=cut), low)
+        if high is not None:
+            np.testing.assert_array_equal(evaluated(name, -left, bits, cut=cut), high)
+    np.testing.assert_array_equal(evaluated("exp", np.array([0, 0.5, far]), bits, cut=cut), 1)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_knots_meet(name: str) -> None:
+    """Just beside every knot the bound holds as well."""
+    bits = 20
+    plain, low, high, bound = CASES[name]
+    knots = np.array(functions.spline_at(name.upper(), bits).knots)
+    near = (knots[:, None] + np.array([-1, 0, 1])).reshape(-1) / 2**bits
+    x = near[(near >= low) & (near <= high)]
+    assert np.abs(evaluated(name, x, bits) - plain(x)).max() <= bound + 7 * 2.0**-bits
+
+
+@pytest.mark.parametrize("evaluators", [3, 4, 5])
+@pytest.mark.parametrize("name", CASES)
+def test_more_evaluators(name: str, evaluators: int) -> None:
+    plain, low, high, bound = CASES[name]
+    x = grid(low, high, 20, 101)
+    assert np.abs(evaluated(name, x, 20, evaluators) - plain(x)).max() <= bound + 7 * 2.0**-20
+
+
+@pytest.mark.parametrize("bits", SCALES)
+@pytest.mark.parametrize("classes", [2, 3, 10, 16])
+def test_softmax(classes: int, bits: int) -> None:
+    rng = np.random.default_rng(classes)
+    x = np.rint(rng.normal(0, 4, (20, classes)) * 2**bits) / 2**bits
+    x[0] = 0
+    x[1] = 100.0 * (np.arange(classes) == 1)
+    e = np.exp(x - x.max(1, keepdims=True))
+    p = e / e.sum(1, keepdims=True)
+    bound = 2**-12 + 2.0 ** (4 - bits)
+    assert np.abs(evaluated("softmax", x, bits) - p).max() <= bound
+
+
+@pytest.mark.parametrize("evaluators", [2, 3])
+def test_divide(evaluators: int) -> None:
+    bits = 20
+    rng = np.random.default_rng(1)
+    b = np.concatenate([2.0 ** rng.uniform(-9, 10, 300), [2**-9, 0.5, 1, 2, 1023.99]])
+    a = np.clip(rng.uniform(-1000, 1000, b.size), -1000 * b, 1000 * b)
+    words = [np.rint(v * 2**bits).astype(np.int64) for v in (a, b)]
+
+    def program(role: Role) -> Masked:
+        return functions.divide(secret(role, words[0]), secret(role, words[1], 1), bits)
+
+    exact = words[0] / words[1]
+    error = np.abs(compute(program, evaluators) / 2**bits - exact)
+    assert (error <= np.abs(exact) * 2**-15 + 2.0**-10).all()
+
+
+def test_digest_names_all_constants() -> None:
+    digests = {functions.constants_digest(bits) for bits in SCALES}
+    assert len(digests) == len(SCALES)
+    assert functions.constants_digest(20) == functions.constants_digest(20)
