@@ -1,0 +1,136 @@
+"""Joining, slicing, embedding and dropping over masked tensors.
+
+* join, part: concatenation and slices along an axis, local.
+* embed: rows of a table for private whole numbers. [x = k] for all k < n is a difference of
+  threshold bits from one digit table: 3 rounds and n · 34 bits opened for each number (23 straight
+  after a truncation), 1 round for the one-hot rows, and a matrix product. Exact. A number outside
+  0 … n − 1 gives zeros, or the nearest end: the owner's data check keeps them out.
+* drop: dropout by a public mask. All nodes know which elements are dropped; what their values are
+  remains secret. A mask that nobody knows would be β ⊕ μ, β drawn by the evaluators together and μ
+  by the dealer, with one product of bits for each factor of 1/2 of the rate, and one selection:
+  8 bytes opened and 16 from the dealer for each element. It needs randomness that evaluators have
+  in common and the dealer has not, which `Role` does not offer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from protocols.arithmetic import matmul, remask
+from protocols.comparison import below
+from protocols.crypten_backend import MaskedTensor
+from protocols.layers import Function, register
+from protocols.masked import Additive, Masked, concatenate
+from protocols.role import Words
+
+
+class Join(Function):
+    """Tensors one after the other along `dim`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, first: MaskedTensor, others: Sequence[MaskedTensor], dim: int
+    ) -> MaskedTensor:
+        tensors = [first, *others]
+        ctx.save_multiple_for_backward(([t.shape[dim] for t in tensors], dim))
+        values = []
+        for tensor in tensors:
+            plain = tensor._plain_factor()._in_full()
+            values.append(plain.masked())
+        return first.with_value(concatenate(values, dim), first.fraction_bits, Fraction(1))
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> tuple[MaskedTensor, ...]:
+        sizes, dim = ctx.saved_tensors
+        found, start = [], 0
+        for size in sizes:
+            found.append(_slice(grad, dim % grad.dim(), start, start + size))
+            start += size
+        return tuple(found)
+
+
+def _slice(x: MaskedTensor, dim: int, start: int, stop: int) -> MaskedTensor:
+    index = (*[slice(None)] * dim, slice(start, stop))
+    return x.linear_map(lambda value: value.select(index))
+
+
+class Part(Function):
+    """Elements by a public index of whole numbers and slices."""
+
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor, index: Any) -> MaskedTensor:
+        ctx.save_multiple_for_backward((tuple(x.shape), index))
+        return x.linear_map(lambda value: value.select(index))
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        shape, index = ctx.saved_tensors
+
+        def placed(words: Words) -> Words:
+            out = np.zeros(shape, np.int64)
+            out[index] = words
+            return out
+
+        return grad.linear_map(lambda value: value.linear(shape, placed))
+
+
+class Embed(Function):
+    """table[x] for private whole numbers x of any shape and table[n, width]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor, table: MaskedTensor) -> MaskedTensor:
+        hot = remask(one_hot(x, table.shape[0]))
+        ctx.mark_non_differentiable(x)
+        ctx.save_multiple_for_backward((hot, table.factor, tuple(table.shape)))
+        rows = matmul(hot, table.masked()).reshape(*x.shape, table.shape[1])
+        return table.with_value(rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        hot, _, shape = ctx.saved_tensors
+        g = grad.masked().reshape(-1, shape[1])
+        return grad.with_value(matmul(hot.transpose(1, 0), g))
+
+
+def one_hot(x: MaskedTensor, count: int) -> Additive:
+    """Summands of the bits [x = k] for 0 <= k < count, as words 0 and 1: [elements, count]."""
+    source = x._plain_factor()._in_full()
+    value: Masked = source.masked().reshape(-1)
+    half = 1 << (source.fraction_bits - 1)
+    thresholds = [(2 * k + 1) * half for k in range(count - 1)]
+    if not thresholds:
+        shares = value.scale(0).shares()
+        return shares.shift(1).reshape(-1, 1)
+    bits = below(value, thresholds).shares().transpose(1, 0)
+
+    def differences(words: Words) -> Words:
+        return np.diff(words, axis=1, prepend=0, append=0)
+
+    # [x = k] = [x < k + 1/2] − [x < k − 1/2]; the last one is 1 − [x < count − 3/2].
+    last = np.zeros(count, np.int64)
+    last[-1] = 1
+    return bits.linear((value.shape[0], count), differences).shift(last)
+
+
+class Drop(Function):
+    """x · mask / kept for a public mask of 0 and 1 and the public share that is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor, mask: Words, kept: Fraction) -> MaskedTensor:
+        ctx.save_multiple_for_backward((mask, kept))
+        return x.with_value(x.masked().scale(mask), factor=x.factor / kept)
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        mask, kept = ctx.saved_tensors
+        return grad.with_value(grad.masked().scale(mask), factor=grad.factor / kept)
+
+
+register("join", Join)
+register("part", Part)
+register("embed", Embed)
+register("drop", Drop)
