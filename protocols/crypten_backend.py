@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from protocols import arithmetic, functions
+from protocols.arithmetic import Rounded
 from protocols.comparison import maximum, negative
 from protocols.crypten_import import crypten
 from protocols.errors import RangeError, RevealError
@@ -98,6 +99,8 @@ _OWN = frozenset(
         "linear_map",
         "bit",
         "is_number",
+        "rounded",
+        "rounding",
     }
 )
 
@@ -152,6 +155,7 @@ class MaskedTensor(crypten.CrypTensor):
         super().__init__(requires_grad=requires_grad)
         self.factor = factor
         self.bit: MaskedBit | None = None
+        self.rounding: Rounded | None = None
         self.is_number = False
         if isinstance(tensor, list) and not tensor:
             # The empty tensor that CrypTen makes at every cat and stack: it stands for nothing.
@@ -211,14 +215,22 @@ class MaskedTensor(crypten.CrypTensor):
         value = self.value
         if value is None:
             raise ValueError("an empty tensor has no value")
-        excess = self.bits - self.fraction_bits
-        if excess > 0:
-            summands = value if isinstance(value, Additive) else value.shares()
-            value = arithmetic.truncate(summands, excess)
+        if self.bits > self.fraction_bits:
+            rounded = self.rounded()
+            value = rounded.lift() if isinstance(rounded, Rounded) else rounded
         elif isinstance(value, Additive):
             value = arithmetic.remask(value)
-        self.value, self.bits = value, self.bits - max(excess, 0)
+        self.value, self.bits = value, min(self.bits, self.fraction_bits)
         return value
+
+    def rounded(self) -> Masked | Rounded:
+        """The words for a comparison or selection, which need one opening of a truncation."""
+        excess = self.bits - self.fraction_bits
+        if excess <= 0:
+            return self.masked()
+        if self.rounding is None:
+            self.rounding = arithmetic.round_off(self.summands(), excess)
+        return self.rounding
 
     def summands(self) -> Additive:
         """The words as summands, without truncation."""
@@ -272,6 +284,7 @@ class MaskedTensor(crypten.CrypTensor):
 
     def copy_(self, other: MaskedTensor) -> MaskedTensor:
         self.value, self.bits, self.factor = other.value, other.bits, other.factor
+        self.rounding = other.rounding
         self.is_number = other.is_number
         return self
 
@@ -387,21 +400,23 @@ class MaskedTensor(crypten.CrypTensor):
     # Functions
 
     def _ltz(self) -> MaskedTensor:
-        bits = negative(self._positive_factor().masked())
+        bits = negative(self._positive_factor().rounded())
         return MaskedTensor(bits.shares(), bits=0)
 
     def relu(self) -> MaskedTensor:
         """max(x, 0); the bit stays with the result for the backward pass."""
         source = self._positive_factor()
-        value = source.masked()
+        value = source.rounded()
         positive = negative(value).negate()
-        result = source.with_value(arithmetic.remask(arithmetic.select(positive, value)))
+        chosen = arithmetic.remask(arithmetic.select(positive, value))
+        result = source.with_value(chosen, min(source.bits, source.fraction_bits))
         result.bit = positive
         return result
 
     def select(self, bit: MaskedBit) -> MaskedTensor:
         """The elements where the secret bit is one, zero elsewhere. 1 round once masked."""
-        return self.with_value(arithmetic.remask(arithmetic.select(bit, self.masked())))
+        chosen = arithmetic.remask(arithmetic.select(bit, self.rounded()))
+        return self.with_value(chosen, min(self.bits, self.fraction_bits))
 
     def sigmoid(self) -> MaskedTensor:
         return self._function(functions.sigmoid)
