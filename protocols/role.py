@@ -198,15 +198,22 @@ class Evaluator(Role):
         self._last = 0
         self._corrections = memoryview(b"")
         self._correction_frames = 0
+        self._checksums: list[int] = []
+        self._marks: list[bytes] = []
 
     def __repr__(self) -> str:
         return f"Evaluator(index={self.index} of {self.evaluators}, step={self.step})"
+
+    def issue(self, name: str, *sizes: int) -> None:
+        super().issue(name, *sizes)
+        self._checksums.append(self.checksum)
 
     def begin_step(self, step: int) -> None:
         self.finish()
         self._check_corrections()
         self._stream.begin_step(step)
         self.step = step
+        self._checksums.clear()
 
     def finish(self) -> None:
         while self._pending:
@@ -265,6 +272,7 @@ class Evaluator(Role):
         """Exchange all pending openings with the other evaluators: one round."""
         if self._flushing or not self._pending:
             raise AssertionError("flush: nothing is pending, or a flush waits for itself")
+        self._check_marks()
         self._flushing = True
         pending, self._pending = self._pending, []
         self.rounds += 1
@@ -318,7 +326,24 @@ class Evaluator(Role):
             self._corrections = self._corrections[missing:]
         return memoryview(out)
 
+    def _check_marks(self) -> None:
+        """Compare where the dealer was when it sent its frames with where this node was then."""
+        later = []
+        for mark in self._marks:
+            operation = _LABEL.unpack(mark)[2]
+            place = operation - self.operation - 1
+            if place >= 0:
+                later.append(mark)
+                continue
+            known = -place <= len(self._checksums)
+            checksum = self._checksums[place] if known else self.checksum
+            check_label(self.dealer, _LABEL.pack(b"corr", self.step, operation, checksum), mark)
+        self._marks = later
+
     def _check_corrections(self) -> None:
+        self._check_marks()
+        if self._marks:
+            check_label(self.dealer, self.label(b"corr"), self._marks[0])
         if len(self._corrections):
             raise DesyncError(
                 f"{self.dealer} sent {len(self._corrections)} bytes of corrections more than "
@@ -327,8 +352,11 @@ class Evaluator(Role):
 
     def _correction_frame(self) -> memoryview:
         label, payload = self._channel.receive(self.dealer, CORRECTION_BYTES + FRAME_BYTES)
-        expected = _LABEL.pack(b"corr", self.step, self._correction_frames, 0)
-        check_label(self.dealer, expected, label)
+        if len(label) != _LABEL.size or label[:8] != self.label(b"corr")[:8]:
+            check_label(self.dealer, self.label(b"corr"), label)
+        # The dealer may be ahead in the program: its place is compared once this node is there.
+        self._marks.append(label)
+        self._check_marks()
         if not len(payload):
             raise FrameError(f"{self.dealer}: an empty frame of corrections")
         self._correction_frames += 1
@@ -473,7 +501,7 @@ class Dealer(Role):
         filled, self._filled[index] = self._filled[index], 0
         frame, self._corrections[index] = self._corrections[index].data, np.empty(0, np.uint8)
         for start in range(0, filled, FRAME_BYTES):
-            label = _LABEL.pack(b"corr", self.step, self._frames[index], 0)
+            label = self.label(b"corr")
             piece = frame[start : min(start + FRAME_BYTES, filled)]
             self._channel.send(self.names[index], label, piece)
             self._frames[index] += 1

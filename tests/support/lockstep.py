@@ -16,7 +16,7 @@ from typing import Any
 
 from protocols import crypten_backend
 from protocols.crypten_import import crypten
-from protocols.errors import PeerLostError
+from protocols.errors import FrameError, PeerLostError
 from protocols.masked import Masked
 from protocols.role import Role
 from tests.support.loopback import (
@@ -127,6 +127,8 @@ class LockstepEndpoint(Endpoint):
         assert isinstance(self.net, LockstepLoopback)
         incoming: queue.Queue[Any] = self.net.queue(peer, self.name)
         self.net.baton.wait_until(lambda: not incoming.empty())
+        if len(incoming.queue[0][1]) > max_bytes:
+            raise FrameError(f"{peer}: a frame of more than {max_bytes} bytes")
         return super().receive(peer, max_bytes)
 
 

@@ -275,6 +275,9 @@ class InsecureEvaluator(_Scripted, Evaluator):
         self._fetched: Counter[tuple[int, bytes]] = Counter()
         self._input: Any = None
 
+    def issue(self, name: str, *sizes: int) -> None:
+        Role.issue(self, name, *sizes)
+
     def begin_step(self, step: int) -> None:
         self.step = step
 
