@@ -146,8 +146,11 @@ class _ControlThread(threading.Thread):
                 while not self._outbox.empty():
                     self._client.send(self._outbox.get())
                 data = self._client.poll(0.25)
-                # The state first: what came before a break is still read.
+                # The state before the last look: what came before a break is still read, the
+                # word on why above all.
                 state = self._client.state()
+                if data is None and state == "lost":
+                    data = self._client.poll(0)
                 while data is not None:
                     self._sort(control.decode_from_coordinator(data, self._coordinator))
                     data = self._client.poll(0)

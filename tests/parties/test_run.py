@@ -246,6 +246,17 @@ def test_a_lying_coordinator_is_found_out(local_run: LocalRun, lie: str, said: s
         assert local_run.supervisor.children[name].stdout[0] != "running"
 
 
+def test_a_relayed_frame_that_was_altered_ends_the_run(local_run: LocalRun) -> None:
+    local_run.coordinator(sabotage="frame")
+    local_run.nodes({"rounds": 100_000}, listen=None)
+    results = local_run.results()
+    assert results["bob"]["error"] == "AuthenticationError", results
+    assert results["bob"]["message"].startswith("alice, 'round ")
+    for name in ("alice", "dora", "coordinator"):
+        assert results[name]["message"] == "the run was aborted by bob: authentication"
+        assert results[name]["seconds"] < 10
+
+
 def test_another_release_is_refused_with_both_versions_named(local_run: LocalRun) -> None:
     local_run.coordinator()
     alice = local_run.node("alice")

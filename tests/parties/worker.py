@@ -76,7 +76,11 @@ class InsecureSabotage:
         self.what = what
         self.contract = coordinator.contract
         self.send = coordinator._send
-        if what:
+        self.forward = coordinator._server._forward
+        self.frames = 0
+        if what == "frame":
+            coordinator._server._forward = self.relay  # type: ignore[method-assign]
+        elif what:
             coordinator._send = self.lie  # type: ignore[method-assign]
 
     def lie(self, name: str, message: Any) -> None:
@@ -94,6 +98,16 @@ class InsecureSabotage:
                 swapped = {**message.signatures, "alice": message.signatures["dora"]}
                 message = control.Start(swapped, message.addresses)
         self.send(name, message)
+
+    def relay(self, sender: str, receiver: str, parts: list[Any]) -> None:
+        """Flip one bit of a frame to bob, once the handshakes are over."""
+        if (sender, receiver) == ("alice", "bob"):
+            self.frames += 1
+            if self.frames == 20:
+                data = bytearray(memoryview(parts[-1]))
+                data[-1] ^= 1
+                parts = [*parts[:-1], bytes(data)]
+        self.forward(sender, receiver, parts)
 
     def propose(self, message: Any) -> Any:
         if self.what == "body":

@@ -1,0 +1,61 @@
+"""`mpc-train` that writes down its own secrets, so that a test can search for them elsewhere.
+
+python recorded.py FILE ARGUMENTS…: appends to FILE every 8-byte word of the private keys, the
+record keys, the roots of streams, the masks drawn from them, and the plaintext of every frame
+(shares of openings, corrections, Δ of inputs). Passphrases are the test's own.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_BYTES = 1 << 12
+"""Of one frame or draw: enough to find it again, and not the whole training."""
+
+
+def main() -> None:
+    target = open(sys.argv[1], "ab", buffering=0)  # noqa: SIM115 - open until the process ends
+    sys.path.insert(0, str(ROOT))
+
+    def record(secret: Any) -> None:
+        data = bytes(memoryview(secret).cast("B")[:MOST_BYTES])
+        target.write(data[: len(data) & ~7])
+
+    def after(owner: Any, name: str, take: Callable[..., Any]) -> None:
+        original = getattr(owner, name)
+
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            result = original(*arguments, **options)
+            secret = take(result, *arguments)
+            if secret is not None:
+                record(secret)
+            return result
+
+        setattr(owner, name, wrapped)
+
+    from parties.identity import IdentityKeys
+    from parties.secure_channel import SecureChannel
+    from protocols.record import RecordOpener, RecordSealer
+    from protocols.streams import Stream
+
+    after(IdentityKeys, "__init__", lambda _, keys, private: private)
+    after(RecordSealer, "__init__", lambda _, sealer, key, context: key)
+    after(RecordOpener, "__init__", lambda _, opener, key, context: key)
+    after(Stream, "__init__", lambda _, stream, root: root)
+    after(Stream, "octets", lambda drawn, stream, count: drawn)
+    # The confirmation carries the session's id, which is public.
+    after(
+        SecureChannel,
+        "send",
+        lambda _, channel, peer, label, payload: None if label == b"confirm" else payload,
+    )
+    sys.argv = ["mpc-train", *sys.argv[2:]]
+    from mpc_train.cli import main as command
+
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""A small study whose nodes are started by hand, as separate machines would, and its secrets.
+
+Two evaluators with a CSV file each, a dealer, a coordinator, and a recipient that runs no node.
+Every process is `mpc-train` under `recorded.py`, so that afterwards `leaks` can search whatever
+the run left behind for the data's values, keys, passphrases, masks and shares.
+"""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from parties.identity import Card
+from parties.roster import Roster
+from parties.vault import FileVault
+
+RECORDED = Path(__file__).with_name("recorded.py")
+NAMES = ("ann", "bob", "registry", "office", "desk")
+NODES = {"ann": "party", "bob": "party", "registry": "dealer"}
+PASSPHRASE = "correct horse battery staple"
+ROWS = {"ann": 40, "bob": 30}
+JOB = """
+[job]
+name = "study"
+owners = ["ann", "bob"]
+dealer = "registry"
+recipients = ["ann", "office"]
+[data]
+features = [{ name = "age", center = 50, scale = 10, range = [0, 120] }, "dose"]
+label = "ill"
+test_fraction = 0.4
+rows = { ann = 40, bob = 30 }
+[model]
+kind = "logistic"
+[train]
+epochs = EPOCHS
+batch_size = 8
+seed = 3
+optimizer = { learning_rate = 0.1, momentum = 0.5 }
+[fixed_point]
+fraction_bits = 24
+gradient_limit = 2
+[reveal]
+metrics = ["accuracy"]
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: its exit status, the last JSON object it printed, what it said."""
+
+    status: int
+    record: dict[str, Any]
+    stderr: str
+    seconds: float
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.stderr.splitlines() if line.startswith("error: ")]
+
+
+def make_homes(folder: Path) -> None:
+    """Keys of everybody, and a roster in each home with all cards."""
+    for name in NAMES:
+        FileVault.create(folder / name, name, PASSPHRASE.encode())
+    spread_cards(folder)
+
+
+def spread_cards(homes: Path) -> None:
+    cards = [Card.load(homes / name / f"{name}.card") for name in NAMES]
+    for name in NAMES:
+        Roster.of(cards).save(homes / name / "roster")
+
+
+def csv_text(rows: int, seed: int) -> str:
+    """Cells with so many digits that none of them can stand in a log by chance."""
+    generator = np.random.default_rng(seed)
+    age, dose = generator.normal(50, 10, rows), generator.normal(0, 1.5, rows)
+    ill = (age - 50) / 10 + dose > 0
+    lines = [f"{a:.7f},{d:.7f},{int(i)}" for a, d, i in zip(age, dose, ill, strict=True)]
+    return "\n".join(["age,dose,ill", *lines]) + "\n"
+
+
+class Study:
+    """Everything below `folder`; what the nodes leave is in `left`, what is secret elsewhere."""
+
+    def __init__(self, folder: Path, epochs: int = 1) -> None:
+        self.folder, self.homes = folder, folder / "homes"
+        self.left = folder / "left"
+        self.secrets = folder / "secrets"
+        for place in (self.left, self.secrets, folder / "data"):
+            place.mkdir()
+        self.job = folder / "job.toml"
+        self.job.write_text(JOB.replace("EPOCHS", str(epochs)))
+        for seed, (owner, rows) in enumerate(ROWS.items()):
+            self.csv(owner).write_text(csv_text(rows, seed))
+        self.passphrase = folder / "passphrase"
+        self.passphrase.write_text(PASSPHRASE + "\n")
+        self.cells = [self.csv(owner).read_text() for owner in ROWS]
+        self.running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self.address = ""
+        self.join_s = 60
+        """How long nodes and coordinator wait for each other."""
+
+    def csv(self, owner: str) -> Path:
+        return self.folder / "data" / f"{owner}.csv"
+
+    def start(self, name: str, *arguments: object) -> "subprocess.Popen[bytes]":
+        """`mpc-train ARGUMENTS…` with its output in `left`."""
+        words = [str(word) for word in arguments]
+        record = self.secrets / f"{name}.words"
+        with (self.output(name, "out")).open("wb") as out, self.output(name, "err").open("wb") as e:
+            process = subprocess.Popen(
+                [sys.executable, str(RECORDED), str(record), *words],
+                stdout=out,
+                stderr=e,
+                stdin=subprocess.DEVNULL,
+                cwd=self.folder,
+            )
+        self.running[name] = process, time.monotonic()
+        return process
+
+    def output(self, name: str, stream: str) -> Path:
+        return self.left / f"{name}.{stream}"
+
+    def coordinator(self, job: Path | None = None) -> None:
+        """Start it on a free port and learn its address from its first event."""
+        config = self._config(
+            "desk", f'[network]\nlisten = "tcp://127.0.0.1:*"\n[run]\njob = "{job or self.job}"'
+        )
+        self.start("desk", "coordinator", "--config", config, *self._options())
+        deadline = time.monotonic() + 20
+        while "listening" not in (text := self.output("desk", "out").read_text()):
+            assert time.monotonic() < deadline
+            assert self.running["desk"][0].poll() is None, self.output("desk", "err").read_text()
+            time.sleep(0.02)
+        self.address = str(json.loads(text.splitlines()[0])["address"])
+
+    def node(
+        self,
+        name: str,
+        *,
+        network: str = 'listen = "tcp://127.0.0.1:*"',
+        rules: str = "",
+        passphrase: Path | None = None,
+    ) -> None:
+        """Start the party or dealer `name`."""
+        sections = [
+            f'[coordinator]\nname = "desk"\naddress = "{self.address}"',
+            f'[rules]\nrecipients = ["ann", "office"]\nmetrics = ["accuracy", "auc"]\n{rules}',
+            f"[network]\n{network}",
+        ]
+        if name in ROWS:
+            sections.append(f'[data]\nstudy = "{self.csv(name)}"')
+        config = self._config(name, *sections)
+        self.start(name, NODES[name], "--config", config, *self._options(passphrase))
+
+    def nodes(self) -> None:
+        for name in NODES:
+            self.node(name)
+
+    def _config(self, name: str, *sections: str) -> Path:
+        path = self.folder / f"{name}.toml"
+        node = f'[node]\nname = "{name}"\nhome = "homes/{name}"\nrun_dir = "left/{name}"'
+        waits = f"[timeouts]\njoin_s = {self.join_s}"
+        path.write_text("\n".join([node, *sections, waits, ""]))
+        return path
+
+    def _options(self, passphrase: Path | None = None) -> list[object]:
+        return ["--verbose", "--format", "json", "--passphrase-file", passphrase or self.passphrase]
+
+    def wait_for_steps(self) -> None:
+        deadline = time.monotonic() + 60
+        while '"step"' not in self.output("desk", "out").read_text():
+            assert time.monotonic() < deadline
+            assert all(process.poll() is None for process, _ in self.running.values())
+            time.sleep(0.05)
+
+    def ended(self, timeout_s: float = 45) -> dict[str, Ended]:
+        """Wait for all processes; nothing of theirs is left, neither children nor half a file."""
+        found = {}
+        for name, (process, started) in self.running.items():
+            children = _children(process)
+            status = process.wait(timeout_s)
+            assert not psutil.wait_procs(children, timeout=5)[1]
+            lines = self.output(name, "out").read_text().splitlines()
+            record = json.loads(lines[-1]) if lines else {}
+            err = self.output(name, "err").read_text()
+            found[name] = Ended(status, record, err, time.monotonic() - started)
+        self.running.clear()
+        assert not list(self.folder.rglob("*.tmp"))
+        return found
+
+    def close(self) -> None:
+        for process, _ in self.running.values():
+            process.kill()
+            process.wait()
+
+    def leaks(self, *more: bytes) -> set[str]:
+        """What of the secrets stands in what the run left, or in `more`; kinds, not values."""
+        blobs = [path.read_bytes() for path in self.left.rglob("*") if path.is_file()]
+        return find_secrets([*blobs, *more], self.cells, self._words())
+
+    def _words(self) -> set[bytes]:
+        words: set[bytes] = set()
+        for path in self.secrets.glob("*.words"):
+            values = np.frombuffer(path.read_bytes(), np.int64)
+            large = values[np.abs(values >> 32) > 1]  # not padding, lengths or a single bit
+            words.update(value.tobytes() for value in large)
+        return words
+
+
+def _children(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def find_secrets(blobs: Iterable[bytes], cells: Iterable[str], secrets: set[bytes]) -> set[str]:
+    """Search for cells of CSV texts and for secret words, in every spelling one might meet."""
+    words = secrets | set(fixed_point_words(cells))
+    spelt = {
+        "words": words,
+        "words, big-endian": {word[::-1] for word in words},
+    }
+    hexadecimal = {word.hex() for group in spelt.values() for word in group}
+    base64s = {text for word in words for text in _base64_inner(word)}
+    numbers = {str(int.from_bytes(word, "little", signed=True)) for word in words}
+    numbers = {number for number in numbers if len(number) >= 8} | set(_spellings(cells))
+    found = set()
+    for blob in blobs:
+        windows = {blob[at : at + 8] for at in range(len(blob) - 7)}
+        found |= {kind for kind, group in spelt.items() if not windows.isdisjoint(group)}
+        text = blob.decode("latin-1")
+        low = text.lower()
+        if not {low[at : at + 16] for at in range(len(low))}.isdisjoint(hexadecimal):
+            found.add("hexadecimal")
+        if not {text[at : at + 10] for at in range(len(text))}.isdisjoint(base64s):
+            found.add("base64")
+        if not numbers.isdisjoint(re.findall(r"-?\d+(?:\.\d+)?", text)):
+            found.add("numbers")
+        if PASSPHRASE in text:
+            found.add("passphrase")
+    return found
+
+
+def fixed_point_words(cells: Iterable[str], bits: int = 24) -> Iterator[bytes]:
+    """The features of CSV texts as the ring holds them, those of them that are not tiny."""
+    for age, dose in _rows(cells):
+        for value in ((float(age) - 50) / 10, float(dose)):
+            word = round(value * 2**bits)
+            if abs(word) > 1 << 20:
+                yield word.to_bytes(8, "little", signed=True)
+
+
+def _spellings(cells: Iterable[str]) -> Iterator[str]:
+    for age, dose in _rows(cells):
+        for text in (age, dose):
+            yield from (text, f"{float(text):.5f}", repr(float(text)))
+        yield from (f"{float(age):.4f}", repr((float(age) - 50) / 10))
+
+
+def _rows(cells: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for text in cells:
+        for line in text.splitlines()[1:]:
+            age, dose, _ = line.split(",")
+            yield age, dose
+
+
+def _base64_inner(word: bytes) -> Iterator[str]:
+    """The ten characters that `word` alone decides, wherever it begins in a longer text."""
+    for before in range(3):
+        text = base64.b64encode(bytes(before) + word + bytes(2)).decode()
+        start = -(-8 * before // 6)
+        yield text[start : start + 10]
