@@ -101,6 +101,11 @@ _OWN = frozenset(
         "is_number",
         "rounded",
         "rounding",
+        "copy_",
+        "_like",
+        "_positive_factor",
+        "__class__",
+        *crypten.CrypTensor.PROTECTED_ATTRIBUTES,
     }
 )
 

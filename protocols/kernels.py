@@ -10,8 +10,8 @@ protocols.kernels` does that at installation. Processes that start at once may c
 the cache is replaced atomically.
 
 A packed array of b-bit words is the wire format of words modulo 2^b: b is rounded up to a multiple
-of 4 and split into 64, 32, 16, 8 and 4 bits; first come the lowest parts of all words, little endian,
-then the next ones; two 4-bit parts share a byte, the earlier in its low half.
+of 4 and split into 64, 32, 16, 8 and 4 bits; the lowest parts of all words come first, then the
+next ones, little endian; two 4-bit parts share a byte, the earlier in its low half.
 """
 
 from __future__ import annotations
@@ -314,6 +314,34 @@ def weighted_bits(weights, beta, mu, first, out):  # type: ignore[no-untyped-def
             weight = weights[c, k]
             for i in range(share.size):
                 out[c, i] += weight * share[i]
+
+
+@_kernel(_GRID, _GRID, _GRID_OUT)
+def thin_product(x, y, out):  # type: ignore[no-untyped-def]
+    """out = x y for a matrix x of few rows: y is read once, in its own order, for each of them."""
+    depth, width = y.shape
+    for row in range(x.shape[0]):
+        for j in range(width):
+            out[row, j] = 0
+        whole = depth // 4 * 4
+        for k in range(0, whole, 4):
+            a, b, c, d = x[row, k], x[row, k + 1], x[row, k + 2], x[row, k + 3]
+            for j in range(width):
+                out[row, j] += a * y[k, j] + b * y[k + 1, j] + c * y[k + 2, j] + d * y[k + 3, j]
+        for k in range(whole, depth):
+            for j in range(width):
+                out[row, j] += x[row, k] * y[k, j]
+
+
+@_kernel(_GRID, _GRID, _GRID_OUT)
+def thin_product_transposed(x, y, out):  # type: ignore[no-untyped-def]
+    """out = x yᵀ for a matrix x of few rows."""
+    for row in range(x.shape[0]):
+        for i in range(y.shape[0]):
+            total = np.int64(0)
+            for k in range(y.shape[1]):
+                total += x[row, k] * y[i, k]
+            out[row, i] = total
 
 
 def warm() -> None:
