@@ -4,13 +4,17 @@ A gradient arrives as summands with more bits than a weight and with a public fa
 over the batch). Learning rate and factor become one integer mantissa and one shift; momentum and
 weight decay enter the same sum. The updates of all parameters travel together: two rounds a step,
 in common with the last backward products.
+
+SGD is here, rules that divide by the root of a mean square are in `adaptive`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
+from typing import Protocol
 
+from mpc_train.gradients import Gradient, Gradients, bit_length, take_gradients
 from protocols import arithmetic
 from protocols.crypten_backend import MaskedTensor
 from protocols.errors import RangeError
@@ -19,13 +23,30 @@ from protocols.masked import Additive, Masked
 
 RATE_BITS = 12
 """Learning rate over batch size is rounded to this many significant bits: 1 part in 8192."""
+LEAST_FACTOR_BITS = 10
+"""Momentum and decay have at least this many significant bits, and half as large an error."""
+MOST_SHIFT = arithmetic.HEADROOM_BITS - 22
+"""A longer shift would leave no room for updates up to 1 at 20 fraction bits."""
+
+Clip = Callable[[Gradients], Gradients]
+
+
+class Optimizer(Protocol):
+    """What the training loop needs of a rule."""
+
+    def step(self, rate: Fraction, clip: Clip | None = None) -> None:
+        """Update every parameter from its gradient and drop the gradient."""
+
+    def state(self) -> dict[str, Masked]:
+        """The shared state by name, for checkpoints."""
 
 
 class SGD:
-    """w ← w − rate · v with v ← momentum · v + gradient + decay · w, as in torch.optim.SGD.
+    """w ← w − rate · u with v ← momentum · v + gradient + decay · w, as in torch.optim.SGD.
 
-    The state kept for a parameter is rate · v at the scale of the weights; when the rate changes,
-    it is rescaled along with the momentum.
+    u is v, with Nesterov's look-ahead gradient + decay · w + momentum · v. The state kept for a
+    parameter is rate · v at the scale of the weights; when the rate changes, it is rescaled along
+    with the momentum. Nesterov truncates state and update, in the same rounds and twice the bytes.
     """
 
     def __init__(
@@ -34,38 +55,76 @@ class SGD:
         *,
         momentum: Fraction = Fraction(0),
         weight_decay: Fraction = Fraction(0),
+        nesterov: bool = False,
     ) -> None:
         self._parameters = dict(parameters)
         self._momentum = momentum
         self._weight_decay = weight_decay
+        self._nesterov = nesterov and momentum > 0
         self._velocity: dict[str, Masked] = {}
         self._rate = Fraction(0)
 
-    def step(self, rate: Fraction) -> None:
+    def step(self, rate: Fraction, clip: Clip | None = None) -> None:
         """Update every parameter from its gradient and drop the gradient."""
+        gradients = take_gradients(self._parameters)
+        if clip is not None:
+            gradients = clip(gradients)
         for name, parameter in self._parameters.items():
-            gradient = parameter.grad
-            if gradient is None:
-                raise ValueError(f"parameter {name} has no gradient")
-            change = self._change(name, parameter, gradient, rate)
-            self._velocity[name] = change
+            change = self._change(name, parameter, gradients[name], rate)
             parameter.copy_(parameter.with_value(parameter.masked() - change))
-            parameter._reset_gradients()
         self._rate = rate
 
+    def state(self) -> dict[str, Masked]:
+        """rate · v of each parameter, at the scale of the weights; empty without momentum."""
+        return dict(self._velocity)
+
+    def rate(self) -> Fraction:
+        """The learning rate that the state is multiplied with."""
+        return self._rate
+
+    def restore(self, state: Mapping[str, Masked], rate: Fraction) -> None:
+        """Go on from what `state` and `rate` gave, the tensors under fresh masks."""
+        self._velocity, self._rate = dict(state), rate
+
     def _change(
-        self, name: str, parameter: MaskedTensor, gradient: MaskedTensor, rate: Fraction
+        self, name: str, parameter: MaskedTensor, gradient: Gradient, rate: Fraction
     ) -> Masked:
-        """rate · v as a masked value at scale 2^f."""
-        whole, shift = fold(rate * gradient.factor, gradient.bits - parameter.bits)
-        total: Additive = gradient.summands().scale(whole)
-        previous = self._velocity.get(name)
-        if self._momentum and previous is not None:
-            kept = self._momentum * rate / self._rate
-            total = total + previous.shares().scale(round(kept * (1 << shift)))
-        if self._weight_decay:
-            decay = round(rate * self._weight_decay * (1 << shift))
-            total = total + parameter.masked().shares().scale(decay)
+        """rate · u as a masked value at scale 2^f."""
+        momentum, previous = self._momentum, self._velocity.get(name)
+        velocity = change = self._sum(previous, parameter, gradient, rate, Fraction(1), momentum)
+        if self._nesterov:
+            change = self._sum(
+                previous, parameter, gradient, rate, 1 + momentum, momentum * momentum
+            )
+        if momentum:
+            self._velocity[name] = velocity
+        return change
+
+    def _sum(
+        self,
+        previous: Masked | None,
+        parameter: MaskedTensor,
+        gradient: Gradient,
+        rate: Fraction,
+        weight: Fraction,
+        kept: Fraction,
+    ) -> Masked:
+        """rate · (weight · (gradient + decay · w) + kept · v)."""
+        whole, shift = fold(rate * weight * gradient.factor, gradient.bits - parameter.bits)
+        decay = rate * weight * self._weight_decay
+        carried = kept * rate / self._rate if previous is not None else Fraction(0)
+        # A gradient with few bits, or a rate that is a power of two, leaves a short shift: what
+        # stands beside it needs a longer one.
+        for factor in (decay, carried):
+            if factor:
+                spare = LEAST_FACTOR_BITS - shift - bit_length(factor)
+                more = max(0, min(spare, MOST_SHIFT - shift))
+                whole, shift = whole << more, shift + more
+        total: Additive = gradient.summands.scale(whole)
+        if previous is not None and carried:
+            total = total + previous.shares().scale(round(carried * (1 << shift)))
+        if decay:
+            total = total + parameter.masked().shares().scale(round(decay * (1 << shift)))
         return arithmetic.truncate(total, shift)
 
 

@@ -40,12 +40,13 @@ from protocols.role import Words
 from protocols.spline_tables import ROOT
 
 OCTAVE_BITS = 6
+ROOT_POWER_BITS = 3
 UNIT_BITS = 10
 """Fractional bits of v; the knots of the table are multiples of its unit."""
 ROOT_BITS = 40
 """Fractional bits of 1 / sqrt(v), which is at most 1."""
 FACTOR_BITS = 20
-"""The factor times 8^(K − j) stays below 2^20 as a word: the product fits below 2^60."""
+"""The quotient stays below 2^20 as a word, the factor times 8^(K − j) below 2^23."""
 MANTISSA_BITS, LEAST_MANTISSA_BITS = 12, 7
 
 
@@ -113,7 +114,7 @@ def _mantissa(scale: Fraction) -> tuple[int, int]:
     if scale >= 1 << MANTISSA_BITS - 1:
         return round(scale), 0
     whole, shift = mantissa(scale, MANTISSA_BITS)
-    over = shift - (HEADROOM_BITS - 1 - FACTOR_BITS)
+    over = shift - (HEADROOM_BITS - 1 - FACTOR_BITS - ROOT_POWER_BITS)
     if over > MANTISSA_BITS - LEAST_MANTISSA_BITS or not whole:
         raise RangeError(f"a factor of about 2^-{shift} is too small for this scale")
     if over > 0:

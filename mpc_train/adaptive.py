@@ -1,0 +1,318 @@
+"""Adam, AdamW and RMSprop over shares: steps divided by the root of a mean square.
+
+    Adam     m ← β1·m + g,  v ← β2·v + g²,  w ← w − rate · m̂ / √(v̂ + ε²)
+    AdamW    the same, and w ← w · (1 − rate · decay)
+    RMSprop  v ← α·v + (1 − α)·g²,  b ← μ·b + rate · g / √(v + ε²),  w ← w − b
+
+m̂ and v̂ are the weighted means (Adam's bias correction), public factors that cost nothing. ε enters
+under the root, as its square: torch.optim has √v̂ + ε, which is the same for v̂ well above ε² and
+up to 1.42 times larger near it.
+
+State is shared and stays so: m as words of a constant scale, v as words whose public scale moves.
+v is never multiplied by β2: instead the new square gets a weight that is 1/β2 larger than the last
+one's, and whenever the scale has grown by two, v is truncated by one bit. So squares are added
+with one rounding each, by the truncation that they need anyway.
+
+All parameters are one vector (`gradients`). Rounds of a step after the gradients' summands: 2 for
+g, 1 to the first opening of g², 9 to the product with the root (`protocols.inverse_root`), 2 for
+the update: about 14, whatever the number of tensors. Opened by an evaluator, for one parameter:
+about 140 bytes; SGD opens 10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from mpc_train.gradients import (
+    WORD_BITS,
+    Gradients,
+    bit_length,
+    join,
+    joined,
+    subtract,
+    take_gradients,
+    weights,
+)
+from protocols.arithmetic import multiply, truncate
+from protocols.crypten_backend import MaskedTensor
+from protocols.deferred import combine
+from protocols.errors import RangeError
+from protocols.inverse_root import (
+    FACTOR_BITS,
+    ROOT_BITS,
+    root,
+    root_range,
+    times_inverse_root,
+)
+from protocols.masked import Additive, Early, Masked
+
+SQUARE_SHIFT = 12
+"""A square is truncated by this many bits; as many are above a squared gradient's bound."""
+EXTRA_MEAN_BITS = 6
+"""m has this many fractional bits more than a weight."""
+MOST_EXTRA_BITS = 3
+"""The update is formed with up to three bits more than a weight has."""
+WEIGHT_BITS = 6
+"""A decoupled decay has room for weights up to 2^6."""
+SCALAR_BITS = 64
+"""Public running numbers are kept to this many significant bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What of an adaptive rule is public.
+
+    first: β1, 0 without a mean of gradients. second: β2 or α. corrected: divide by the sums of the
+    weights (Adam), else by 1 / (1 − α) (RMSprop). momentum: of the update (RMSprop).
+    """
+
+    first: Fraction
+    second: Fraction
+    epsilon: Fraction
+    corrected: bool = True
+    momentum: Fraction = Fraction(0)
+    weight_decay: Fraction = Fraction(0)
+    decoupled: bool = False
+
+    @property
+    def largest_step(self) -> Fraction:
+        """Bound of |update| / rate, from Cauchy and Schwarz; rounded up."""
+        if not self.corrected:
+            return ceiling(root(1 / (1 - self.second))) / (1 - self.momentum)
+        ratio = 1 / (1 - self.first**2 / self.second)
+        return ceiling((1 - self.first) * root(ratio / (1 - self.second)))
+
+
+class Adaptive:
+    """An optimizer of the kind above over a set of parameters.
+
+    gradient_limit: stated bound of a gradient's magnitude, its decay included. RangeError for what
+    the ring cannot hold; `check_adaptive` says so before a run.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, MaskedTensor],
+        moments: Moments,
+        *,
+        fraction_bits: int,
+        gradient_limit: Fraction,
+    ) -> None:
+        self._parameters = dict(parameters)
+        self._moments = moments
+        self._fraction_bits = fraction_bits
+        self._limit = gradient_limit
+        self._most_scale = square_scale_bits(gradient_limit)
+        self._square: Masked | None = None
+        self._mean: Masked | None = None
+        self._change: Masked | None = None
+        self._numbers = Numbers()
+
+    def step(self, rate: Fraction, clip: Any = None) -> None:
+        """Update every parameter from its gradient and drop the gradient.
+
+        clip: a function from gradients to gradients (`mpc_train.clipping`).
+        """
+        gradients = take_gradients(self._parameters)
+        if clip is not None:
+            gradients = clip(gradients)
+        change = self._step(gradients, rate)
+        subtract(self._parameters, change)
+
+    def _step(self, gradients: Gradients, rate: Fraction) -> Masked:
+        moments, numbers = self._moments, self._numbers.advanced(self._moments)
+        square, halvings = self._square, 0
+        while numbers.square_scale * numbers.square_sum > 1 << (self._most_scale + 1):
+            numbers = replace(numbers, square_scale=numbers.square_scale / 2)
+            halvings += 1
+        if square is None:
+            numbers = replace(numbers, square_scale=Fraction(1 << self._most_scale))
+        elif halvings:
+            square = truncate(square.shares(), halvings)
+        gradient, gradient_scale = self._gradient(gradients, numbers)
+        mean, mean_scale = gradient, gradient_scale
+        if moments.first:
+            mean, mean_scale = self._new_mean(gradients)
+        square = _sum(square, truncate(multiply(gradient, gradient), SQUARE_SHIFT))
+        change = self._quotient(mean, mean_scale, square, numbers, rate)
+        self._square, self._numbers = square, replace(numbers, rate=rate, mean_scale=mean_scale)
+        if moments.first:
+            self._mean = mean
+        if moments.momentum:
+            self._change = change
+        return change
+
+    def _gradient(self, gradients: Gradients, numbers: Numbers) -> tuple[Masked, Fraction]:
+        """The gradients in masked form, so that the square of 1 is what `square_scale` says."""
+        scale = root(numbers.square_scale * (1 << SQUARE_SHIFT))
+        total, shift = joined(gradients, scale, self._limit)
+        return truncate(self._decayed(total, scale * (1 << shift)), shift), scale
+
+    def _new_mean(self, gradients: Gradients) -> tuple[Masked, Fraction]:
+        """m at a constant scale: where tensors have one factor up to powers of two, as they have
+        in a network without means inside, their mantissas are exact."""
+        moments = self._moments
+        finest = max(gradient.words_per_unit for gradient in gradients.values())
+        ratios = [finest / gradient.words_per_unit for gradient in gradients.values()]
+        if any(ratio.denominator > 1 for ratio in ratios):
+            finest, ratios = finest * 1024, [ratio * 1024 for ratio in ratios]
+        shift = max(bit_length(finest) - self._fraction_bits - EXTRA_MEAN_BITS, 1)
+        scale = finest / (1 << shift)
+        parts = [
+            gradient.summands.scale(round(ratio))
+            for ratio, gradient in zip(ratios, gradients.values(), strict=True)
+        ]
+        total = self._decayed(join(parts), finest)
+        if self._mean is not None:
+            kept = moments.first * scale / self._numbers.mean_scale
+            total = total + self._mean.shares().scale(round(kept * (1 << shift)))
+        return truncate(total, shift), scale
+
+    def _decayed(self, total: Additive, words_per_unit: Fraction) -> Additive:
+        """The gradient with decay · w, where the decay belongs to the gradient."""
+        moments = self._moments
+        if not moments.weight_decay or moments.decoupled:
+            return total
+        factor = moments.weight_decay * words_per_unit / (1 << self._fraction_bits)
+        return total + weights(self._parameters).scale(round(factor))
+
+    def _quotient(
+        self,
+        mean: Masked,
+        mean_scale: Fraction,
+        square: Masked,
+        numbers: Numbers,
+        rate: Fraction,
+    ) -> Masked:
+        """rate · m̂ / √(v̂ + ε²) at the scale of the weights, with what decay and momentum add."""
+        moments = self._moments
+        mean_sum, mean_square = Fraction(1), 1 / (1 - moments.second)
+        if moments.corrected:
+            mean_sum, mean_square = numbers.mean_sum, numbers.square_sum
+        scale = numbers.square_scale * mean_square
+        floor = round(moments.epsilon**2 * scale)
+        if floor < 1:
+            raise RangeError("epsilon is too small for the scale; see check_adaptive")
+        most = numbers.square_scale * numbers.square_sum * self._limit**2
+        where = root_range(floor, int(most) + floor + 1)
+        extra = extra_bits(moments, rate, self._fraction_bits)
+        wanted = rate * root(scale) * (1 << (self._fraction_bits + extra))
+        shift = ROOT_BITS + extra
+        total = times_inverse_root(
+            mean, square.shift(floor), where, wanted / (mean_scale * mean_sum)
+        )
+        if moments.decoupled and moments.weight_decay:
+            decay = round(rate * moments.weight_decay * (1 << shift))
+            total = total + weights(self._parameters).scale(decay)
+        if moments.momentum and self._change is not None:
+            kept = moments.momentum * rate / numbers.rate
+            total = total + self._change.shares().scale(round(kept * (1 << shift)))
+        return truncate(total, shift)
+
+    def state(self) -> dict[str, Masked]:
+        """The shared state, vectors over all parameters: for checkpoints."""
+        named = {"square": self._square, "mean": self._mean, "change": self._change}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def numbers(self) -> Numbers:
+        """The public part of the state."""
+        return self._numbers
+
+    def restore(self, state: Mapping[str, Masked], numbers: Numbers) -> None:
+        """Go on from what `state` and `numbers` gave, the tensors under fresh masks."""
+        self._square = state.get("square")
+        self._mean = state.get("mean")
+        self._change = state.get("change")
+        self._numbers = numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Public running numbers, exact to 64 bits and the same at every node.
+
+    square_scale: words of v for 1, counting the last square with weight 1; square_sum, mean_sum:
+    the sums of the weights in v and m; mean_scale: words of m for 1; rate: of the last step.
+    """
+
+    square_scale: Fraction = Fraction(0)
+    square_sum: Fraction = Fraction(0)
+    mean_sum: Fraction = Fraction(0)
+    mean_scale: Fraction = Fraction(1)
+    rate: Fraction = Fraction(0)
+
+    def advanced(self, moments: Moments) -> Numbers:
+        """One step on: older squares count β2 times as much, older gradients β1 times."""
+        return replace(
+            self,
+            square_scale=trimmed(self.square_scale / moments.second),
+            square_sum=trimmed(1 + moments.second * self.square_sum),
+            mean_sum=trimmed(1 + moments.first * self.mean_sum),
+        )
+
+
+def _sum(square: Masked | None, new: Masked) -> Masked:
+    """v with a new square; the early form of the square's truncation serves the comparison."""
+    if square is None:
+        return new
+    total, early = square + new, new.early
+    if early is None:
+        return total
+    lam = None
+    if total.role.is_dealer and early.lam is not None:
+        lam = early.lam if square.lam is None else early.lam + square.lam
+    delta = combine(lambda a, b: a + b, square.delta, early.delta)
+    return replace(total, early=Early(early.bits, delta, lam))
+
+
+def square_scale_bits(gradient_limit: Fraction) -> int:
+    """v's words for 1: at most 2^(this + 1) times the sum of its weights."""
+    return WORD_BITS - SQUARE_SHIFT - 2 * bit_length(gradient_limit) - 1
+
+
+def extra_bits(moments: Moments, rate: Fraction, fraction_bits: int) -> int:
+    """Bits that an update has beyond those of a weight; RangeError if it does not fit at all."""
+    step = bit_length(moments.largest_step * rate)
+    spare = FACTOR_BITS - 1 - fraction_bits - step
+    if spare < 0:
+        raise RangeError(
+            f"a learning rate of about 2^{bit_length(rate)} with steps up to "
+            f"{float(moments.largest_step):.1f} times as long: at fraction_bits = {fraction_bits} "
+            f"updates up to 2^{FACTOR_BITS - 1 - fraction_bits} fit"
+        )
+    return min(spare, MOST_EXTRA_BITS)
+
+
+def check_adaptive(
+    moments: Moments, rate: Fraction, fraction_bits: int, gradient_limit: Fraction
+) -> None:
+    """Raise RangeError, saying which number to change, unless a run's words all fit."""
+    if moments.corrected and moments.first**2 >= moments.second:
+        raise RangeError("betas: the first one squared has to be below the second")
+    least = Fraction(1, 1 << ((square_scale_bits(gradient_limit) - 1) // 2))
+    if moments.epsilon < least:
+        raise RangeError(
+            f"epsilon: at least {float(least):.2g} with gradient_limit = {gradient_limit}; "
+            "smaller gradients are rounding noise"
+        )
+    if gradient_limit / (1 - moments.first) > 1 << 10:
+        raise RangeError("betas, gradient_limit: the running mean does not fit the ring")
+    extra = extra_bits(moments, rate, fraction_bits)
+    decay = rate * moments.weight_decay if moments.decoupled else Fraction(0)
+    if decay * (1 << (fraction_bits + WEIGHT_BITS + ROOT_BITS + extra)) > 1 << (WORD_BITS - 1):
+        raise RangeError("weight_decay times learning_rate is too large for the ring")
+
+
+def trimmed(value: Fraction) -> Fraction:
+    """The value to 64 significant bits, the same on every machine."""
+    if not value:
+        return value
+    shift = SCALAR_BITS - (value.numerator.bit_length() - value.denominator.bit_length())
+    return round(value * Fraction(2) ** shift) / Fraction(2) ** shift
+
+
+def ceiling(value: Fraction) -> Fraction:
+    """The value rounded up to a multiple of 1/16."""
+    return Fraction(-((-value * 16) // 1), 16)

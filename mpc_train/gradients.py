@@ -1,0 +1,126 @@
+"""All gradients of a step as one vector: what clipping and adaptive optimizers work on.
+
+Every element-wise stage of an optimizer is run once for the whole model, so that its rounds do not
+depend on the number of tensors and a comparison has one digit table. Gradients come as summands
+with a public factor (the mean over the batch) and more bits than a weight; the factor of each
+tensor becomes an integer mantissa in front of one truncation of them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+
+import numpy as np
+
+from protocols.arithmetic import HEADROOM_BITS
+from protocols.crypten_backend import MaskedTensor
+from protocols.deferred import Deferred, combine
+from protocols.errors import RangeError
+from protocols.masked import Additive, Masked
+from protocols.role import Shape, Words
+
+MANTISSA_BITS = 12
+WORD_BITS = HEADROOM_BITS - 1
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Gradient:
+    """The gradient of one parameter: summands · factor / 2^bits."""
+
+    summands: Additive
+    factor: Fraction
+    bits: int
+
+    def __repr__(self) -> str:
+        return f"Gradient(shape={self.summands.shape})"
+
+    @property
+    def words_per_unit(self) -> Fraction:
+        """What stands in the summands for a gradient of 1."""
+        return (1 << self.bits) / self.factor
+
+
+Gradients = dict[str, Gradient]
+
+
+def take_gradients(parameters: Mapping[str, MaskedTensor]) -> Gradients:
+    """The gradients of all parameters; ValueError for one that has none."""
+    found = {}
+    for name, parameter in parameters.items():
+        gradient = parameter.grad
+        if gradient is None:
+            raise ValueError(f"parameter {name} has no gradient")
+        found[name] = Gradient(gradient.summands(), gradient.factor, gradient.bits)
+        parameter._reset_gradients()
+    return found
+
+
+def joined(gradients: Gradients, words_per_unit: Fraction, limit: Fraction) -> tuple[Additive, int]:
+    """Summands [elements] and a shift: shifted right they have `words_per_unit` for 1.
+
+    limit: bound of a gradient's magnitude, which says how long the mantissas may be; 12 bits
+    unless the ring is too small. RangeError where not even one bit is left.
+    """
+    finest = max(gradient.words_per_unit for gradient in gradients.values())
+    room = WORD_BITS - bit_length(limit * words_per_unit)
+    shift = min(room, max(0, bit_length(finest / words_per_unit)) + MANTISSA_BITS)
+    parts = []
+    for name, gradient in gradients.items():
+        whole = round(words_per_unit * (1 << max(shift, 0)) / gradient.words_per_unit)
+        if shift < 1 or whole == 0:
+            raise RangeError(f"the gradient of {name} does not fit the ring; lower gradient_limit")
+        parts.append(gradient.summands.scale(whole))
+    return join(parts), shift
+
+
+def join(parts: Sequence[Additive]) -> Additive:
+    """Summands of all elements one after the other, as one vector. Local."""
+    first = parts[0]
+    found: Deferred[list[Words]] = first.part.map(lambda words: [words])
+    for part in parts[1:]:
+        found = combine(lambda before, words: [*before, words], found, part.part)
+    has_dealt = any(part.has_dealt for part in parts)
+    dealt = None
+    if first.role.is_dealer and has_dealt:
+        dealt = _flat([np.zeros(p.shape, np.int64) if p.dealt is None else p.dealt for p in parts])
+    size = sum(prod(part.shape) for part in parts)
+    return Additive(first.role, (size,), found.map(_flat), dealt, has_dealt)
+
+
+def _flat(parts: list[Words]) -> Words:
+    return np.concatenate([part.reshape(-1) for part in parts])
+
+
+def pieces(shapes: Mapping[str, Shape]) -> dict[str, slice]:
+    """Where each tensor lies in the vector of all."""
+    found, start = {}, 0
+    for name, shape in shapes.items():
+        found[name] = slice(start, start + prod(shape))
+        start += prod(shape)
+    return found
+
+
+def shapes_of(parameters: Mapping[str, MaskedTensor]) -> dict[str, Shape]:
+    return {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+
+
+def subtract(parameters: Mapping[str, MaskedTensor], change: Masked) -> None:
+    """Take `change` [elements], at the scale of the weights, off all parameters."""
+    for name, where in pieces(shapes_of(parameters)).items():
+        parameter = parameters[name]
+        mine = change.select(where).reshape(*parameter.shape)
+        parameter.copy_(parameter.with_value(parameter.masked() - mine))
+
+
+def weights(parameters: Mapping[str, MaskedTensor]) -> Additive:
+    """Summands of all weights as one vector, at their own scale."""
+    return join([parameter.masked().shares() for parameter in parameters.values()])
+
+
+def bit_length(value: Fraction) -> int:
+    """The least b with value <= 2^b, for a value above 0; b may be negative."""
+    bits = value.numerator.bit_length() - value.denominator.bit_length()
+    return bits + 1 if value > Fraction(2) ** bits else bits
