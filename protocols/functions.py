@@ -17,8 +17,9 @@ from functools import cache
 import numpy as np
 
 from protocols import spline_tables
-from protocols.arithmetic import multiply, remask, truncate
+from protocols.arithmetic import HEADROOM_BITS, multiply, remask, truncate
 from protocols.comparison import below, maximum, weighted
+from protocols.errors import RangeError
 from protocols.masked import Masked
 from protocols.role import Words
 from protocols.spline_tables import SplineTable
@@ -86,9 +87,16 @@ def evaluate(name: str, x: Masked, fraction_bits: int, upper: int | None = None)
     """The function `name` of x at scale 2^fraction_bits, |x| < 2^(31 - fraction_bits / 2).
 
     6 rounds: 3 for the bits (the first together with the last of a truncation), 1 for the
-    coefficients, 2 for the truncation. Error: the table's bound plus three units of 2^-f.
+    coefficients, 2 for the truncation. Error: the table's bound plus three units of 2^-f, and what
+    rounding the slopes costs: up to |x| units where the pieces are wide. Raises RangeError where
+    squares of values between the knots do not fit.
     """
     spline = spline_at(name, fraction_bits, upper)
+    if max(map(abs, spline.knots)) > 1 << (HEADROOM_BITS // 2):
+        raise RangeError(
+            f"{name}: squares up to its last knot do not fit with fraction_bits = "
+            f"{fraction_bits}; use fewer, or a lower upper limit"
+        )
     # |x − knot| < 2^(63 − fraction_bits) with room to spare.
     bits = below(x if x.early else x.narrowed(64 - fraction_bits), spline.knots)
     square = truncate(multiply(x, x), fraction_bits)

@@ -22,7 +22,7 @@ from mpc_train.models import loss_function, parameters, shared_model, uniform_wo
 from mpc_train.optim import SGD
 from mpc_train.trainer import Trainer
 from protocols import crypten_functions, functions
-from protocols.arithmetic import matmul, multiply, remask, select, truncate
+from protocols.arithmetic import matmul, multiply, remask, round_off, select, truncate
 from protocols.comparison import all_of, argmax, below, maximum, negative, relu, weighted
 from protocols.crypten_backend import MaskedTensor, attach
 from protocols.fixed_point import encode
@@ -99,6 +99,19 @@ def first_one_hot(x: Words) -> Words:
 
 FULL = words_in(-(2**63), 2**63 - 1, 9)
 WIDE = words_in(-(2**62), 2**62, 9)
+
+
+def relu_of_a_rounding(x: Masked) -> list[Masked]:
+    """Selections and the lift from one first opening of a truncation."""
+    rounding = round_off(x.scale(ONE).shares(), F)
+    bit = negative(rounding)
+    return [
+        remask(select(bit.negate(), rounding)),
+        remask(select(bit, rounding)),
+        rounding.lift(),
+    ]
+
+
 CASES: dict[str, Case] = {
     "remask": Case(FULL, lambda x: [remask(x.shares())], equals(lambda x: x)),
     "multiply": Case(FULL, lambda x: [remask(multiply(x, x))], equals(lambda x: x * x)),
@@ -145,6 +158,11 @@ CASES: dict[str, Case] = {
         words_in(-(2**42), 2**42, 9),
         lambda x: [relu(fixed(x))[0]],
         equals(lambda x: np.maximum(x, 0)),
+    ),
+    "relu of a rounding": Case(
+        words_in(-(2**42), 2**42, 9),
+        relu_of_a_rounding,
+        equals(lambda x: np.maximum(x, 0), lambda x: np.minimum(x, 0), lambda x: x),
     ),
     "relu and back": Case(
         words_in(-(2**42), 2**42, 9),
