@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from mpc_train.models import initial_weights, loss_function, parameters, shared_model
-from mpc_train.optim import SGD
+from mpc_train.optim import SGD, Optimizer
 from mpc_train.ranges import rate
 from mpc_train.schedule import batches
 from protocols.crypten_backend import MaskedTensor
@@ -32,7 +32,7 @@ class Trainer:
     model: Any
     loss: Any
     parameters: dict[str, MaskedTensor]
-    optimizer: SGD
+    optimizer: Optimizer
 
     def step(self, inputs: MaskedTensor, labels: MaskedTensor, learning_rate: Fraction) -> None:
         """Forward, backward and update on one batch; openings may still be pending after it.

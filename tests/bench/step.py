@@ -4,7 +4,7 @@
     python tests/bench/step.py --workload lr784 --parties 3 --vs crypten --format json
 
 Workloads, batch 128: `lr784` (784 features, one output), `net_a` (784-128-128-10 with ReLU and
-softmax cross-entropy), and the operations `relu` (10^5 elements), `matmul` (128×784 by 784×128)
+softmax cross-entropy), `mlp_adam` (the same with Adam instead of SGD), and the operations `relu` (10^5 elements), `matmul` (128×784 by 784×128)
 and `softmax` (128×10). Every node is a process with one compute thread. Rows are shared in before
 the clock starts, as they are in training. A step ends when all its openings have been exchanged.
 
@@ -31,9 +31,10 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 BATCH = 128
-WIDTHS = {"lr784": (784, 1), "net_a": (784, 128, 128, 10)}
-WORKLOADS = ("lr784", "net_a", "relu", "matmul", "softmax")
-STEPS = {"lr784": 200, "net_a": 40, "relu": 40, "matmul": 60, "softmax": 60}
+NET_A = (784, 128, 128, 10)
+WIDTHS = {"lr784": (784, 1), "net_a": NET_A, "mlp_adam": NET_A}
+WORKLOADS = ("lr784", "net_a", "mlp_adam", "relu", "matmul", "softmax")
+STEPS = {"lr784": 200, "net_a": 40, "mlp_adam": 20, "relu": 40, "matmul": 60, "softmax": 60}
 WARMUP = 5
 RATE = Fraction(1, 10)
 FRACTION_BITS = 20
@@ -101,8 +102,9 @@ def _operation(workload: str, rng: Any) -> Callable[[], Any]:
     import numpy as np
     import torch
 
+    from mpc_train.adaptive import Adaptive, Moments
     from mpc_train.models import loss_function, parameters, shared_model, uniform_words
-    from mpc_train.optim import SGD
+    from mpc_train.optim import SGD, Optimizer
     from mpc_train.trainer import Trainer
     from protocols import crypten_functions  # noqa: F401  registers the functions
     from protocols.crypten_backend import MaskedTensor
@@ -130,13 +132,21 @@ def _operation(workload: str, rng: Any) -> Callable[[], Any]:
     model = shared_model(widths, weights)
     kind = "logistic" if workload == "lr784" else "softmax"
     named = parameters(model, widths)
-    trainer = Trainer(model, loss_function(kind), named, SGD(named))
+    optimizer: Optimizer = SGD(named)
+    rate = RATE
+    if workload == "mlp_adam":
+        moments = Moments(Fraction(9, 10), Fraction(999, 1000), Fraction(1, 100_000))
+        optimizer = Adaptive(
+            named, moments, fraction_bits=FRACTION_BITS, gradient_limit=Fraction(8)
+        )
+        rate = Fraction(1, 1000)
+    trainer = Trainer(model, loss_function(kind), named, optimizer)
     if kind == "logistic":
         labels = (rng.uniform(-1, 1, (BATCH, 1)) > 0).astype(np.float64)
     else:
         labels = np.eye(10)[rng.integers(0, 10, BATCH)]
     inputs, targets = shared(a, 0), shared(labels, 0)
-    return lambda: trainer.step(inputs, targets, RATE)
+    return lambda: trainer.step(inputs, targets, rate)
 
 
 def measure(workload: str, parties: int, steps: int, profile: str | None = None) -> dict[str, Any]:
@@ -211,6 +221,8 @@ def main() -> None:
     parser.add_argument("--profile", choices=["evaluator 0", "dealer"])
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.vs and options.workload == "mlp_adam":
+        parser.error("stock CrypTen has no Adam to compare with")
     steps = options.steps or STEPS[options.workload]
     if options.worker:
         worker(options.workload, steps, options.profile)
