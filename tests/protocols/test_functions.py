@@ -52,7 +52,7 @@ def slack(name: str, bits: int) -> float:
     """Units of 2^-bits: of the rounding of x, twice of products, and, where pieces are wide and
     the scale is small, of the slopes."""
     wide = name in ("reciprocal", "rsqrt")
-    return float((7 if wide else 4) + (64 if wide and bits < 20 else 0)) * 2.0**-bits
+    return float((7 if wide else 4) + (96 if wide and bits < 20 else 0)) * 2.0**-bits
 
 
 @pytest.mark.parametrize("bits", SCALES)
