@@ -4,9 +4,10 @@
     python tests/bench/step.py --workload lr784 --parties 3 --vs crypten --format json
 
 Workloads, batch 128: `lr784` (784 features, one output), `net_a` (784-128-128-10 with ReLU and
-softmax cross-entropy), `mlp_adam` (the same with Adam instead of SGD), and the operations `relu` (10^5 elements), `matmul` (128×784 by 784×128)
-and `softmax` (128×10). Every node is a process with one compute thread. Rows are shared in before
-the clock starts, as they are in training. A step ends when all its openings have been exchanged.
+softmax cross-entropy), `mlp_adam` (the same with Adam instead of SGD), and the operations `relu`
+(10^5 elements), `matmul` (128×784 by 784×128) and `softmax` (128×10). Every node is a process with
+one compute thread. Rows are shared in before the clock starts, as they are in training. A step
+ends when all its openings have been exchanged.
 
 `--vs crypten` measures stock CrypTen with its trusted third party in turn with ours, the same
 network and batch, and prints the ratio of the medians. CrypTen computes the loss value by
