@@ -26,18 +26,11 @@ from parties.identity import Card
 from parties.roster import Roster
 from parties.vault import FileVault
 from protocols.bundle import pack_bundle, unpack_bundle
-from tests.support.study import PASSPHRASE, Ended, Study, find_secrets, make_homes
+from tests.support.study import PASSPHRASE, Ended, Study, find_secrets
 
 AT_ONCE_S = 40.0
 """From its start until a node has ended. Mostly imports, and on a fresh machine the compilation
 of kernels; what is waited for in a case besides is a few seconds, and asserted there."""
-
-
-@pytest.fixture(scope="module")
-def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("homes")
-    make_homes(folder)
-    return folder
 
 
 @pytest.fixture
@@ -121,8 +114,9 @@ DATA_FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "beyond-the-limit": (cell(1, "17"), "line 5: column 'dose': after centring and scaling"),
     "no-class": (cell(2, "2"), "line 5: column 'ill': not one of the classes"),
 }
-FAST_DATA_FAULTS = ("missing", "out-of-range")
-"""From the error on all of them are one case; what they say is tested in test_data.py as well."""
+FAST_DATA_FAULTS = ("missing",)
+"""From the error on all of them are one case; what they say is tested in test_data.py as well,
+and a bad cell in a local run in test_run.py."""
 
 
 @pytest.mark.parametrize(
@@ -273,23 +267,14 @@ def test_a_party_that_dies_in_the_middle(long_study: Study) -> None:
     assert long_study.leaks() == set()
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory, homes: Path) -> Iterator[Study]:
-    folder = tmp_path_factory.mktemp("good")
-    for study in _study(folder, homes):
-        study.coordinator()
-        study.nodes()
-        ended = study.ended()
-        assert {name: end.status for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
-        yield study
-
-
-def test_a_good_run_leaves_nothing_secret(good: Study) -> None:
-    assert len(list(good.secrets.glob("*.words"))) == 4
-    assert all(path.stat().st_size > 10_000 for path in good.secrets.glob("[abr]*.words"))
-    assert good.leaks() == set()
+def test_a_good_run_leaves_nothing_secret(good_study: Study) -> None:
+    assert len(list(good_study.secrets.glob("*.words"))) == 4
+    assert all(path.stat().st_size > 10_000 for path in good_study.secrets.glob("[abr]*.words"))
+    assert good_study.leaks() == set()
     for name in ("ann", "bob", "registry"):
-        assert good.output(name, "err").read_text() == "", "no warning in a run that goes well"
+        assert good_study.output(name, "err").read_text() == "", (
+            "no warning in a run that goes well"
+        )
 
 
 @pytest.mark.parametrize(
@@ -303,51 +288,53 @@ def test_a_good_run_leaves_nothing_secret(good: Study) -> None:
     ],
 )
 def test_the_search_finds_what_is_there(
-    good: Study, spell: Callable[[bytes], bytes], kind: str
+    good_study: Study, spell: Callable[[bytes], bytes], kind: str
 ) -> None:
-    for word in (sorted(good._words())[100], bytes.fromhex("4a1b2c0300000000")):
+    for word in (sorted(good_study._words())[100], bytes.fromhex("4a1b2c0300000000")):
         assert kind in find_secrets([b"log: " + spell(word) + b" end"], [], {word})
-    age = good.csv("bob").read_text().splitlines()[7].split(",")[0]
-    assert good.leaks(f"row 7: tensor([{float(age):.4f}])".encode()) == {"numbers"}
-    assert good.leaks(f"asked for {PASSPHRASE}".encode()) == {"passphrase"}
+    age = good_study.csv("bob").read_text().splitlines()[7].split(",")[0]
+    assert good_study.leaks(f"row 7: tensor([{float(age):.4f}])".encode()) == {"numbers"}
+    assert good_study.leaks(f"asked for {PASSPHRASE}".encode()) == {"passphrase"}
 
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def opened(good: Study, sealed: Path, out: Path, who: str = "office", **options: Path) -> Result:
-    passphrase = options.get("passphrase", good.passphrase)
+def opened(study: Study, sealed: Path, out: Path, who: str = "office", **options: Path) -> Result:
+    passphrase = options.get("passphrase", study.passphrase)
     return run(
-        *("open", sealed, "--home", good.homes / who, "--out", out),
+        *("open", sealed, "--home", study.homes / who, "--out", out),
         *("--passphrase-file", passphrase, "--format", "json"),
     )
 
 
-def test_only_a_recipient_with_all_envelopes_opens_the_model(good: Study, tmp_path: Path) -> None:
-    (whole,) = good.left.glob("desk/*/office.sealed")
+def test_only_a_recipient_with_all_envelopes_opens_the_model(
+    good_study: Study, tmp_path: Path
+) -> None:
+    (whole,) = good_study.left.glob("desk/*/office.sealed")
     out = tmp_path / "out"
     envelopes = unpack_bundle(whole.read_bytes())
     lacking = tmp_path / "lacking.sealed"
     lacking.write_bytes(pack_bundle(envelopes[:1]))
-    refused = opened(good, lacking, out)
+    refused = opened(good_study, lacking, out)
     assert refused.exit_code == 9
     assert "the envelope of bob is missing" in refused.stderr
     damaged = bytearray(whole.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     lacking.write_bytes(damaged)
-    assert opened(good, lacking, out).exit_code == 9
+    assert opened(good_study, lacking, out).exit_code == 9
     wrong = tmp_path / "wrong"
     wrong.write_text("incorrect donkey")
-    assert opened(good, whole, out, passphrase=wrong).exit_code == 5
-    foreign = opened(good, whole, out, "bob")
+    assert opened(good_study, whole, out, passphrase=wrong).exit_code == 5
+    foreign = opened(good_study, whole, out, "bob")
     assert foreign.exit_code == 9
     assert "it opens with that identity" in foreign.stderr
     assert not out.exists()
 
-    (delivered,) = good.left.glob("ann/*/model.sealed")
+    (delivered,) = good_study.left.glob("ann/*/model.sealed")
     for sealed, who in ((whole, "office"), (delivered, "ann")):
-        assert opened(good, sealed, out / who, who).exit_code == 0
+        assert opened(good_study, sealed, out / who, who).exit_code == 0
         module = torch.nn.Linear(2, 1)
         module.load_state_dict(safetensors.torch.load_file(out / who / "model.safetensors"))
         assert os.stat(out / who / "model.safetensors").st_mode & 0o077 == 0

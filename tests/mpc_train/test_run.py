@@ -17,10 +17,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from parties.supervisor import PARENT_FD
 from tests.mpc_train.helpers import csv_lines, replaced, write_job
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = {"ann": 40, "bob": 30, "cleo": 30}
+VERBS = {"party", "dealer", "coordinator", "mpc_train", "json"}
 
 
 def study(folder: Path, **changes: str) -> Path:
@@ -170,6 +172,12 @@ def test_nothing_outlives_the_run(tmp_path: Path, number: signal.Signals) -> Non
     process = launch(long_study(tmp_path))
     nodes = training(process, tmp_path)
     assert len(nodes) == 5
+    for node in nodes:
+        # Nothing of ours in arguments and environment but where things are.
+        added = {key: value for key, value in node.environ().items() if key not in os.environ}
+        assert set(added) <= {"PYTHONPATH", PARENT_FD, "COLUMNS", "LINES"}
+        words = [word for word in node.cmdline() if not word.startswith(("-", "/"))]
+        assert all(word in VERBS or word.isdigit() for word in words), words
     process.send_signal(number)
     process.communicate(timeout=40)
     assert process.returncode == (130 if number == signal.SIGINT else -9)
@@ -271,6 +279,7 @@ def test_the_commands_for_three_machines(machines: Machines) -> None:
     assert models[0].read_bytes()[-124:] == models[1].read_bytes()[-124:]
 
 
+@pytest.mark.slow  # the same way out as of an altered job, which is tested in test_faults.py
 def test_a_job_against_the_rules_is_refused_everywhere(machines: Machines) -> None:
     rules = machines.folder / "hospital-b.toml"
     before = rules.read_text()

@@ -111,6 +111,9 @@ class Study:
         self.join_s = 60
         """How long nodes and coordinator wait for each other."""
 
+        self.good: dict[str, Ended] = {}
+        """How each node ended, in the study that `conftest` makes once."""
+
     def csv(self, owner: str) -> Path:
         return self.folder / "data" / f"{owner}.csv"
 
