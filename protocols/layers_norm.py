@@ -137,4 +137,28 @@ class Standardize(Function):
         return grad.with_value(multiply(truncate(rest, f), root), 2 * f)
 
 
+class StandardizeBy(Function):
+    """(x − mean) / sqrt(variance + eps) for statistics [rows, 1] that are given, as in evaluation.
+
+    A gradient goes to x alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: MaskedTensor, mean: MaskedTensor, spread: MaskedTensor, eps: Fraction
+    ) -> MaskedTensor:
+        f = x.fraction_bits
+        root = inverse_root(spread.masked().shift(round(eps * (1 << f))), f)
+        factor = x.with_value(root, f, Fraction(1))
+        ctx.mark_non_differentiable([mean, spread])
+        ctx.save_multiple_for_backward((factor,))
+        return x.sub(mean).mul(factor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        (factor,) = ctx.saved_tensors
+        return grad.mul(factor)
+
+
 register("standardize", Standardize)
+register("standardize_by", StandardizeBy)

@@ -1,6 +1,6 @@
-"""Joining, slicing, embedding and dropping over masked tensors.
+"""Joining, slicing, scaling, embedding and dropping over masked tensors.
 
-* join, part: concatenation and slices along an axis, local.
+* join, part, scaled, shifted: concatenation, slices and public numbers, local.
 * embed: rows of a table for private whole numbers. [x = k] for all k < n is a difference of
   threshold bits from one digit table: 3 rounds and n · 34 bits opened for each number (23 straight
   after a truncation), 1 round for the one-hot rows, and a matrix product. Exact. A number outside
@@ -130,6 +130,34 @@ class Drop(Function):
         return grad.with_value(grad.masked().scale(mask), factor=grad.factor / kept)
 
 
+class Scale(Function):
+    """x times a public number, exactly: it stays beside the words."""
+
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor, factor: Fraction) -> MaskedTensor:
+        ctx.save_multiple_for_backward((factor,))
+        return x.mul(factor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        (factor,) = ctx.saved_tensors
+        return grad.mul(factor)
+
+
+class Shift(Function):
+    """x plus a public number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor, summand: Fraction) -> MaskedTensor:
+        return x.add(summand)
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        return grad.clone()
+
+
+register("scaled", Scale)
+register("shifted", Shift)
 register("join", Join)
 register("part", Part)
 register("embed", Embed)

@@ -1,0 +1,313 @@
+"""From a torch module to a graph and its first weights, by torch.fx.
+
+`convert(module, input_shape)` traces the module once, without running any of its layers' code on
+data, and turns every layer and function into a node. Whatever cannot be trained over shares is
+collected and reported at once, each with its place and what to use instead (`ConversionError`).
+Shapes come from a run on zeros with two and with three rows: what depends on the number of rows in
+another axis than the first is refused.
+
+The first weights are integers at scale 2^WEIGHT_BITS, made here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from mpc_train.convert_rules import (
+    FUNCTIONS,
+    INSTEAD,
+    METHODS,
+    MODULES,
+    SHAPE_ONLY,
+    Unsupported,
+    is_tensor,
+)
+from mpc_train.graph import Graph, Node, Tensor, check_graph, pool_before_relu
+
+WEIGHT_BITS = 24
+"""First weights are kept at this scale; a job rounds them to its own."""
+WEIGHT_LIMIT = 1 << 7
+"""First weights lie below this: four bytes hold one."""
+
+Words = NDArray[np.int64]
+
+
+class ConversionError(ValueError):
+    """Everything in a module that cannot be trained over shares, a line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A graph and its first weights, int64 at scale 2^WEIGHT_BITS, without counters."""
+
+    graph: Graph
+    initial: dict[str, Words]
+
+
+@dataclass
+class _Building:
+    prefix: str
+    """What the names of tensors begin with and the state_dict's do not."""
+    nodes: list[Node] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    value_of: dict[fx.Node, str] = field(default_factory=dict)
+
+
+def convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
+    """The module as a graph on rows of `input_shape`.
+
+    Raises ConversionError with everything that does not fit: unsupported layers and functions,
+    control flow that depends on data, shapes, shared or non-finite weights.
+    """
+    modes = {part: part.training for part in module.modules()}
+    try:
+        return _convert(module.train(), tuple(input_shape))
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
+    tensors, initial, problems = _tensors(module)
+    alone = type(module) in MODULES
+    try:
+        traced = _trace(_Alone(module) if alone else module)
+    except Exception as error:  # whatever the module's own code raises
+        raise ConversionError([*problems, _why_not_traced(error)]) from error
+    unsupported = _unsupported(traced)
+    if problems or unsupported:
+        raise ConversionError([*problems, *unsupported])
+    _shapes(traced, input_shape)
+    building = _Building(_ALONE if alone else "")
+    output = input_name = ""
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            input_name = building.value_of[node] = node.name
+        elif node.op == "output":
+            (result,) = node.args
+            if not isinstance(result, fx.Node) or result not in building.value_of:
+                raise ConversionError(["output: return one tensor"])
+            output = building.value_of[result]
+        elif is_tensor(node):
+            try:
+                _add(building, traced, node)
+            except Unsupported as problem:
+                building.problems.append(f"{_place(node)}: {problem}")
+                building.value_of[node] = node.name
+    if building.problems:
+        raise ConversionError(building.problems)
+    graph = pool_before_relu(Graph(input_name, input_shape, tuple(building.nodes), output, tensors))
+    try:
+        check_graph(graph)
+    except ValueError as error:
+        raise ConversionError([str(error)]) from error
+    return Converted(graph, initial)
+
+
+def _tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Words], list[str]]:
+    tensors, initial, problems = {}, {}, []
+    seen: dict[int, str] = {}
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    for name, value in module.state_dict(keep_vars=True).items():
+        if id(value) in seen:
+            problems.append(f"{name}: is the same tensor as {seen[id(value)]}; give it its own")
+        seen[id(value)] = name
+        shape = tuple(value.shape)
+        if name.endswith("num_batches_tracked"):
+            tensors[name] = Tensor(shape, "counter")
+            continue
+        if name in parameters:
+            tensors[name] = Tensor(shape, "parameter" if value.requires_grad else "frozen")
+        else:
+            running = name.endswith(("running_mean", "running_var"))
+            tensors[name] = Tensor(shape, "statistic" if running else "frozen")
+        real = value.detach().to(torch.float64).numpy()
+        if not np.isfinite(real).all():
+            problems.append(f"{name}: holds a weight that is not finite; initialise it anew")
+        elif (np.abs(real) >= WEIGHT_LIMIT).any():
+            problems.append(f"{name}: holds a weight of {WEIGHT_LIMIT} or more; scale it")
+        else:
+            initial[name] = np.rint(np.ldexp(real, WEIGHT_BITS)).astype(np.int64)
+    return tensors, initial, problems
+
+
+_ALONE = "layer."
+
+
+class _Alone(nn.Module):
+    """A module that is a single layer: tracing needs one around it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.layer(x)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) in MODULES or super().is_leaf_module(m, module_qualified_name)
+
+
+def _trace(module: nn.Module) -> fx.GraphModule:
+    return fx.GraphModule(module, _Tracer().trace(module))
+
+
+def _why_not_traced(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if "/torch/" not in code.co_filename and code.co_filename != __file__:
+            place = f" at {code.co_filename}:{trace.tb_lineno} in {code.co_name}"
+        trace = trace.tb_next
+    if "control flow" in text or "Proxy" in text or "iterat" in text:
+        return (
+            f"control flow depends on data{place}: a graph is the same for all rows; put torch "
+            "operations in the place of branches and loops over values"
+        )
+    return f"the module cannot be traced{place}: {text}"
+
+
+def _unsupported(traced: fx.GraphModule) -> list[str]:
+    problems = []
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            layer = traced.get_submodule(str(node.target))
+            if type(layer) not in MODULES:
+                kind = type(layer).__name__
+                problems.append(_refusal(f"{node.target} ({kind})", kind))
+        elif node.op in ("call_function", "call_method"):
+            table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
+            if node.target not in table and node.target not in SHAPE_ONLY:
+                name = getattr(node.target, "__name__", str(node.target))
+                problems.append(_refusal(_place(node), name))
+        elif node.op == "get_attr":
+            problems.append(
+                f"{node.target}: a tensor used outside a layer; put it into a layer "
+                "(Linear, Embedding, a norm)"
+            )
+    if sum(node.op == "placeholder" for node in traced.graph.nodes) != 1:
+        problems.append("forward: takes exactly one tensor, the rows' features")
+    return problems
+
+
+def _refusal(place: str, kind: str) -> str:
+    for start, instead in INSTEAD.items():
+        if kind.startswith(start):
+            return f"{place}: is not offered over shares; use {instead}"
+    return f"{place}: is not offered over shares; see the list of layers in the README"
+
+
+def _place(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack")
+    where = ""
+    if stack:
+        where = next(reversed(stack.values()))[0]
+    if node.op == "call_module":
+        return str(node.target)
+    name = getattr(node.target, "__name__", str(node.target))
+    return f"{where or 'forward'}, {name}() ({node.name})"
+
+
+def _shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
+    """Note each value's shape without rows in node.meta; refuse what mixes rows."""
+    found: list[dict[fx.Node, Any]] = []
+    for rows in (2, 3):
+        sample = torch.zeros(rows, *input_shape)
+        with torch.no_grad():
+            try:
+                _Shapes(traced.eval()).propagate(sample)  # evaluation changes no statistic
+            except Exception as error:
+                reason = str(error.__cause__ or error).splitlines()[0]
+                raise ConversionError(
+                    [f"shapes do not fit rows of {list(input_shape)}: {reason}"]
+                ) from error
+        found.append(
+            {node: shape for node in traced.graph.nodes if (shape := _shape_of(node)) is not None}
+        )
+    problems = []
+    for node, shape in found[0].items():
+        other = found[1][node]
+        if not shape or shape[0] != 2 or other[0] != 3 or shape[1:] != other[1:]:
+            problems.append(
+                f"{_place(node)}: gives {list(shape)} for two rows; rows come first and stay apart"
+            )
+        node.meta["shape"] = tuple(shape[1:])
+    if problems:
+        raise ConversionError(problems)
+
+
+def _shape_of(node: fx.Node) -> torch.Size | None:
+    """The shape of a tensor, or of the first of several that an attention layer gives."""
+    meta = node.meta.get("tensor_meta")
+    if isinstance(meta, tuple) and not hasattr(meta, "shape") and meta:
+        node.meta["several"] = True
+        meta = meta[0]
+    return getattr(meta, "shape", None)
+
+
+class _Shapes(ShapeProp):
+    """Runs the layers on zeros in float32, embeddings on whole numbers."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            return super().run_node(n)
+        except Exception as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise RuntimeError(f"{_place(n)}: {reason}") from error
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(self.fetch_attr(target), nn.Embedding):
+            args = (args[0].long(), *args[1:])
+        return super().call_module(target, args, kwargs)
+
+
+def _add(building: _Building, traced: fx.GraphModule, node: fx.Node) -> None:
+    """Append the node's operation; a value that is passed on unchanged keeps its name."""
+    if node.op == "call_module":
+        layer = traced.get_submodule(str(node.target))
+        op, settings = MODULES[type(layer)](layer, node)
+        names = [str(name) for name, _ in layer.named_parameters()]
+        names += [str(name) for name, _ in layer.named_buffers()]
+        tensors = {name: f"{node.target}.{name}".removeprefix(building.prefix) for name in names}
+        inputs = [value for value in node.args if isinstance(value, fx.Node)]
+        inputs += [value for value in node.kwargs.values() if isinstance(value, fx.Node)]
+    else:
+        table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
+        found = table.get(node.target)
+        if found is None:
+            raise Unsupported("is not offered over shares")
+        op, settings, inputs = found(node)
+        tensors = {}
+    if op == "same":
+        building.value_of[node] = building.value_of[inputs[0]]
+        return
+    for value in inputs:
+        if value not in building.value_of:
+            raise Unsupported(f"uses {value.name}, which is not a tensor of this network")
+    building.value_of[node] = node.name
+    building.nodes.append(
+        Node(
+            node.name,
+            op,
+            tuple(building.value_of[value] for value in inputs),
+            node.meta["shape"],
+            tensors,
+            dict(settings),
+        )
+    )

@@ -1,0 +1,262 @@
+"""A network as data: which operations on which tensors, in order. No code, no weights.
+
+`convert` makes one from a torch module, `network` runs it over shares, `plain` in float64. Feature
+maps are [channels, *sizes] here: all shapes are without the axis of rows, which comes first and
+which no operation may touch. Real numbers in settings are decimals or fractions as text, so that
+every machine reads the same ones.
+
+A graph comes with a job from elsewhere: `check_graph` says whether it is one at all, and
+`plain.dry_run` whether its shapes are true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from math import prod
+from typing import Literal
+
+import msgspec
+
+GRAPH_VERSION = 1
+MAX_NODES = 4096
+MAX_ELEMENTS = 1 << 28
+
+Setting = bool | int | str | tuple[int, ...]
+Kind = Literal["parameter", "frozen", "statistic", "counter"]
+
+
+class GraphError(ValueError):
+    """The graph contradicts itself; the message names the node."""
+
+
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of the state_dict.
+
+    kind: a parameter that is trained; a frozen parameter or buffer, which stays public; a
+    statistic that training keeps up (secret); a counter of steps, which everybody knows.
+    """
+
+    shape: tuple[int, ...]
+    kind: Kind = "parameter"
+
+
+class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One operation. tensors: what of the state_dict it uses, by its name for it."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    tensors: dict[str, str] = {}
+    settings: dict[str, Setting] = {}
+
+    def sizes(self, key: str) -> tuple[int, ...]:
+        value = self.settings[key]
+        if not isinstance(value, tuple):
+            raise GraphError(f"{self.name}: {key} is a list of whole numbers")
+        return value
+
+    def count(self, key: str) -> int:
+        value = self.settings[key]
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise GraphError(f"{self.name}: {key} is a whole number")
+        return value
+
+    def real(self, key: str) -> Fraction:
+        value = self.settings[key]
+        try:
+            return Fraction(value if isinstance(value, str) else "")
+        except (ValueError, ZeroDivisionError):
+            raise GraphError(f"{self.name}: {key} is a decimal or a fraction as text") from None
+
+    def flag(self, key: str) -> bool:
+        value = self.settings[key]
+        if not isinstance(value, bool):
+            raise GraphError(f"{self.name}: {key} is true or false")
+        return value
+
+
+class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nodes in an order in which they can run. tensors: in the order of the state_dict."""
+
+    input_name: str
+    input_shape: tuple[int, ...]
+    nodes: tuple[Node, ...]
+    output: str
+    tensors: dict[str, Tensor]
+    version: int = GRAPH_VERSION
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        for node in self.nodes:
+            if node.name == self.output:
+                return node.shape
+        return self.input_shape
+
+    def named(self, *kinds: Kind) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Names and shapes of the tensors of these kinds."""
+        for name, tensor in self.tensors.items():
+            if tensor.kind in kinds:
+                yield name, tensor.shape
+
+    def uses(self) -> dict[str, int]:
+        """How often each value is used, the output included."""
+        count: dict[str, int] = {self.output: 1}
+        for node in self.nodes:
+            for name in node.inputs:
+                count[name] = count.get(name, 0) + 1
+        return count
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a node of an operation has. inputs: how many, 0 for one or more."""
+
+    inputs: int = 1
+    tensors: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+
+
+_AFFINE = ("weight", "bias")
+_WINDOW = ("kernel", "stride", "padding", "dilation")
+SPECS: dict[str, Spec] = {
+    "linear": Spec(tensors=("weight",), optional=("bias",)),
+    "conv": Spec(tensors=("weight",), optional=("bias",), settings=(*_WINDOW, "groups")),
+    "max_pool": Spec(settings=(*_WINDOW, "round_up")),
+    "average_pool": Spec(settings=(*_WINDOW, "round_up", "divisor")),
+    "adaptive_average_pool": Spec(settings=("outputs",)),
+    "batch_norm": Spec(
+        optional=(*_AFFINE, "running_mean", "running_var", "num_batches_tracked"),
+        settings=("eps", "momentum"),
+    ),
+    "layer_norm": Spec(optional=_AFFINE, settings=("axes", "eps")),
+    "group_norm": Spec(optional=_AFFINE, settings=("groups", "eps")),
+    "dropout": Spec(settings=("p",)),
+    "embedding": Spec(tensors=("weight",)),
+    "relu": Spec(),
+    "leaky_relu": Spec(settings=("slope",)),
+    "clamp": Spec(settings=("low", "high")),
+    "sigmoid": Spec(),
+    "tanh": Spec(),
+    "smooth": Spec(settings=("table",)),
+    "softmax": Spec(),
+    "reshape": Spec(),
+    "permute": Spec(settings=("axes",)),
+    "add": Spec(inputs=2),
+    "sub": Spec(inputs=2),
+    "mul": Spec(inputs=2),
+    "scale": Spec(settings=("factor",)),
+    "shift": Spec(settings=("summand",)),
+    "cat": Spec(inputs=0, settings=("axis",)),
+    "slice": Spec(settings=("axis", "start", "stop")),
+    "mean": Spec(settings=("axes", "keep")),
+    "sum": Spec(settings=("axes", "keep")),
+    "matmul": Spec(inputs=2),
+    "attention": Spec(
+        inputs=3,
+        tensors=("in_proj_weight", "out_proj.weight"),
+        optional=("in_proj_bias", "out_proj.bias"),
+        settings=("heads",),
+    ),
+}
+SMOOTH_TABLES = ("GELU", "SILU", "SMOOTH_RELU")
+
+
+def check_graph(graph: Graph) -> None:
+    """Raise GraphError unless every node is well formed and uses what is there before it."""
+    if graph.version != GRAPH_VERSION:
+        raise GraphError(f"version {graph.version}: this program reads {GRAPH_VERSION}")
+    if not 1 <= len(graph.nodes) <= MAX_NODES:
+        raise GraphError(f"{len(graph.nodes)} nodes: 1 to {MAX_NODES} are possible")
+    for name, tensor in graph.tensors.items():
+        _check_shape(name, tensor.shape)
+    _check_shape(graph.input_name, graph.input_shape)
+    known = {graph.input_name}
+    used: set[str] = set()
+    for node in graph.nodes:
+        _check_node(node, graph, known)
+        known.add(node.name)
+        used.update(node.tensors.values())
+    if graph.output not in known:
+        raise GraphError(f"the output {graph.output!r} is not a node")
+    idle = [name for name in graph.tensors if name not in used]
+    if idle:
+        raise GraphError(f"no node uses {', '.join(idle)}: remove it from the module")
+
+
+def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
+    spec = SPECS.get(node.op)
+    if spec is None:
+        raise GraphError(f"{node.name}: no operation {node.op!r}")
+    if node.name in known:
+        raise GraphError(f"{node.name}: two nodes of that name")
+    for name in node.inputs:
+        if name not in known:
+            raise GraphError(f"{node.name}: {name!r} is not there before it")
+    if len(node.inputs) != spec.inputs and (spec.inputs or not node.inputs):
+        raise GraphError(f"{node.name}: {node.op} takes {spec.inputs} values")
+    if set(node.settings) != set(spec.settings):
+        raise GraphError(f"{node.name}: {node.op} has the settings {', '.join(spec.settings)}")
+    allowed = {*spec.tensors, *spec.optional}
+    if not set(spec.tensors) <= set(node.tensors) <= allowed:
+        raise GraphError(f"{node.name}: {node.op} has the tensors {', '.join(sorted(allowed))}")
+    for name in node.tensors.values():
+        if name not in graph.tensors:
+            raise GraphError(f"{node.name}: there is no tensor {name!r}")
+    _check_shape(node.name, node.shape)
+
+
+def _check_shape(name: str, shape: tuple[int, ...]) -> None:
+    if any(size < 1 for size in shape) or prod(shape) > MAX_ELEMENTS:
+        raise GraphError(f"{name}: a shape of {list(shape)}")
+
+
+def layers_of(widths: tuple[int, ...], input_name: str = "x") -> Graph:
+    """Linear layers of these widths with ReLU between them.
+
+    Named as one torch.nn.Linear, or as the torch.nn.Sequential of Linear, ReLU, …, Linear.
+    """
+    nodes: list[Node] = []
+    tensors: dict[str, Tensor] = {}
+    several = len(widths) > 2
+    value = input_name
+    for index, (inputs, outputs) in enumerate(pairwise(widths)):
+        if index:
+            nodes.append(Node(f"relu{index}", "relu", (value,), (inputs,)))
+            value = nodes[-1].name
+        prefix = f"{2 * index}." if several else ""
+        names = {part: f"{prefix}{part}" for part in _AFFINE}
+        tensors[names["weight"]] = Tensor((outputs, inputs))
+        tensors[names["bias"]] = Tensor((outputs,))
+        nodes.append(Node(f"linear{index}", "linear", (value,), (outputs,), tensors=names))
+        value = nodes[-1].name
+    return Graph(input_name, (widths[0],), tuple(nodes), value, tensors)
+
+
+def pool_before_relu(graph: Graph) -> Graph:
+    """The same function with ReLU after max-pool where it stood alone before it.
+
+    relu(max(x)) = max(relu(x)), and behind the pool there are fewer elements to compare.
+    """
+    uses = graph.uses()
+    nodes = {node.name: node for node in graph.nodes}
+    order = [node.name for node in graph.nodes]
+    for name in list(order):
+        pool = nodes[name]
+        if pool.op != "max_pool":
+            continue
+        relu = nodes.get(pool.inputs[0])
+        if relu is None or relu.op != "relu" or uses[relu.name] > 1:
+            continue
+        # Each keeps its place in the order and takes the other's part, and the pool's name goes
+        # to what now comes last, so that users need not change.
+        first = msgspec.structs.replace(pool, name=relu.name, inputs=relu.inputs)
+        nodes[relu.name] = first
+        nodes[pool.name] = msgspec.structs.replace(
+            relu, name=pool.name, inputs=(first.name,), shape=pool.shape
+        )
+    return msgspec.structs.replace(graph, nodes=tuple(nodes[name] for name in order))

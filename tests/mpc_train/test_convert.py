@@ -1,0 +1,163 @@
+"""What cannot be trained is refused at once, all of it, with its place and what to use instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from torch import nn
+
+from mpc_train.convert import ConversionError, convert
+from mpc_train.graph import Graph, GraphError, check_graph, layers_of, pool_before_relu
+from mpc_train.plain import dry_run
+
+
+class Function(nn.Module):
+    """A module whose forward is a function of it and x."""
+
+    def __init__(self, run: Callable[..., Any], **layers: nn.Module) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.run = run
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.run(self, x)
+
+
+def problems(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
+    with pytest.raises(ConversionError) as caught:
+        convert(module, shape)
+    return caught.value.problems
+
+
+def test_everything_unsupported_is_named_at_once() -> None:
+    found = problems(
+        nn.Sequential(
+            nn.Linear(4, 4), nn.ELU(), nn.Sequential(nn.Linear(4, 4), nn.PReLU()), nn.LogSoftmax(1)
+        ),
+        (4,),
+    )
+    assert len(found) == 3
+    for line, place, instead in zip(
+        found,
+        ("1 (ELU)", "2.1 (PReLU)", "3 (LogSoftmax)"),
+        ("SiLU", "LeakyReLU", "logits"),
+        strict=True,
+    ):
+        assert line.startswith(place) and "use " in line and instead in line
+
+
+def test_functions_are_named_with_the_module_that_calls_them() -> None:
+    inner = Function(lambda self, x: torch.exp(x) + torch.fft.fft(x).real)
+    (first, second) = problems(Function(lambda self, x: self.inner(x), inner=inner), (4,))[:2]
+    assert first.startswith("inner, exp()") and "Softplus" in first
+    assert second.startswith("inner, fft")
+
+
+CASES: list[tuple[Callable[[Any, Any], Any], tuple[int, ...], str]] = [
+    (lambda self, x: x if x.sum() > 0 else -x, (4,), "control flow depends on data at .*test_conv"),
+    (lambda self, x: x - x.mean(), (4,), "rows come first"),
+    (lambda self, x: x - x.mean(0), (4,), "rows come first"),
+    (lambda self, x: x.t(), (4,), "not offered"),
+    (lambda self, x: torch.cat([x, x], 0), (4,), "rows come first"),
+    (lambda self, x: x.reshape(-1, 2), (4,), "rows come first"),
+    (lambda self, x: torch.relu(x)[:, 0], (4,), "slices of one axis only"),
+    (lambda self, x: 1 / x, (4,), "division by a tensor"),
+    (lambda self, x: torch.softmax(x, 1), (4, 3), "last axis"),
+    (lambda self, x: (torch.relu(x), x), (4,), "return one tensor"),
+]
+
+
+@pytest.mark.parametrize(("run", "shape", "message"), CASES)
+def test_a_function_that_does_not_fit(
+    run: Callable[..., Any], shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ConversionError, match=message):
+        convert(Function(run), shape)
+
+
+def test_shapes_that_do_not_fit_the_rows() -> None:
+    (line,) = problems(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(9, 2)), (1, 4, 4))
+    assert "[1, 4, 4]" in line and "2" in line
+
+
+def test_first_weights_are_finite_small_and_not_shared() -> None:
+    layer = nn.Linear(2, 2)
+    with torch.no_grad():
+        layer.weight[0, 0] = float("nan")
+        layer.bias[1] = 200
+    first, second = problems(layer, (2,))
+    assert "weight: " in first and "not finite" in first
+    assert "bias: " in second and "scale it" in second
+    shared = nn.Linear(2, 2)
+    found = problems(Function(lambda self, x: self.b(self.a(x)), a=shared, b=shared), (2,))
+    assert any("the same tensor as a.weight" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"),
+        nn.MaxPool2d(2, return_indices=True),
+        nn.AvgPool2d(2, ceil_mode=True, padding=1),
+        nn.BatchNorm2d(1, momentum=None),
+        nn.GELU(approximate="tanh"),
+        nn.Softplus(beta=2),
+        nn.Softmax(1),
+    ],
+)
+def test_settings_that_are_not_offered(layer: nn.Module) -> None:
+    (line,) = problems(Function(lambda self, x: self.layer(x), layer=layer), (1, 6, 6))
+    assert line.startswith("layer: ")
+
+
+def test_conversion_leaves_the_module_as_it_was() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
+    module[1].eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    convert(module, (3,))
+    assert [part.training for part in module] == [True, False, True]
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_max_pool_comes_before_relu() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+    graph = convert(module, (1, 6, 6)).graph
+    assert [node.op for node in graph.nodes] == ["conv", "max_pool", "relu", "reshape"]
+    dry_run(graph)
+    assert pool_before_relu(graph) == graph
+
+
+def test_a_graph_from_elsewhere_is_checked() -> None:
+    graph = layers_of((3, 4, 2))
+    check_graph(graph)
+    dry_run(graph)
+    assert msgspec.json.decode(msgspec.json.encode(graph), type=Graph) == graph
+    node = graph.nodes[0]
+
+    def changed(**fields: Any) -> Graph:
+        other = msgspec.structs.replace(node, **fields)
+        return msgspec.structs.replace(graph, nodes=(other, *graph.nodes[1:]))
+
+    for wrong, message in (
+        (changed(op="call"), "no operation"),
+        (changed(inputs=("y",)), "'y' is not there"),
+        (changed(inputs=("x", "x")), "takes 1"),
+        (changed(tensors={"weight": "nothing"}), "no tensor 'nothing'"),
+        (changed(tensors={"bias": "0.bias"}), "has the tensors"),
+        (changed(settings={"p": "1"}), "has the settings"),
+        (changed(shape=(0,)), "a shape"),
+        (msgspec.structs.replace(graph, output="z"), "not a node"),
+        (msgspec.structs.replace(graph, version=2), "version 2"),
+    ):
+        with pytest.raises(GraphError, match=message):
+            check_graph(wrong)
+    with pytest.raises(GraphError, match=r"gives \[4\], not \[5\]"):
+        dry_run(changed(shape=(5,)))
+    with pytest.raises(GraphError, match="linear0"):
+        dry_run(msgspec.structs.replace(graph, input_shape=(7,)))
