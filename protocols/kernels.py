@@ -93,6 +93,58 @@ def pack_sum(x, y, bits, out):  # type: ignore[no-untyped-def]
             out[start + count // 2] = np.uint8(low & 15)
 
 
+@_kernel(_BYTES, _INT, _WORDS_OUT)
+def unpack(packed, bits, out):  # type: ignore[no-untyped-def]
+    """out = the words of a packed array, modulo 2^bits whatever stands in the padding bits."""
+    count = out.size
+    width = (bits + 3) & ~3
+    start = 0
+    shift = 0
+    if width & 64:
+        part64 = packed[: 8 * count].view(np.int64)
+        for i in range(count):
+            out[i] = part64[i]
+    if width & 32:
+        part32 = packed[: 4 * count].view(np.uint32)
+        for i in range(count):
+            out[i] = np.int64(part32[i])
+        start = 4 * count
+        shift = 32
+    if width & 16:
+        part16 = packed[start : start + 2 * count].view(np.uint16)
+        if shift:
+            for i in range(count):
+                out[i] |= np.int64(part16[i]) << shift
+        else:
+            for i in range(count):
+                out[i] = np.int64(part16[i])
+        start += 2 * count
+        shift += 16
+    if width & 8:
+        if shift:
+            for i in range(count):
+                out[i] |= np.int64(packed[start + i]) << shift
+        else:
+            for i in range(count):
+                out[i] = np.int64(packed[start + i])
+        start += count
+        shift += 8
+    if width & 4:
+        if shift == 0:
+            for i in range(count):
+                out[i] = 0
+        for i in range(count // 2):
+            pair = np.int64(packed[start + i])
+            out[2 * i] |= (pair & 15) << shift
+            out[2 * i + 1] |= (pair >> 4) << shift
+        if count % 2:
+            out[count - 1] |= (np.int64(packed[start + count // 2]) & 15) << shift
+    if width != bits:
+        mask = np.int64((np.uint64(1) << np.uint64(bits)) - np.uint64(1))
+        for i in range(count):
+            out[i] &= mask
+
+
 @_kernel(_BYTES, _INT, _INT, _WORDS_OUT)
 def add_unpacked(packed, bits, sign, out):  # type: ignore[no-untyped-def]
     """out = (out + sign · unpacked) mod 2^bits, whatever stands in the padding bits."""

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from protocols.channel import Channel
 from protocols.deferred import Deferred, Never
 from protocols.errors import DesyncError, FrameError, MaskReuseError
-from protocols.kernels import add_unpacked, pack_sum, packed_size
+from protocols.kernels import add_unpacked, pack_sum, packed_size, unpack
 from protocols.streams import Stream
 
 Words = NDArray[np.int64]
@@ -640,8 +640,8 @@ def unpack_words(octets: Octets | memoryview, count: int, bits: int) -> Words:
     if bits == 64:
         words: Words = flat.view(np.int64)
         return words if words.flags.aligned else words.copy()
-    words = np.zeros(count, np.int64)
-    add_unpacked(flat, bits, 1, words)
+    words = np.empty(count, np.int64)
+    unpack(flat, bits, words)
     return words
 
 
