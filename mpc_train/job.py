@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 
 from mpc_train.errors import JobError
+from mpc_train.graph import Graph, layers_of
 from mpc_train.job_checks import JOB_VERSION, JobProblem, check_job
 from mpc_train.ranges import check_ranges
 from mpc_train.strict_toml import at, load_toml
@@ -224,19 +225,19 @@ class Job(Strict, frozen=True, dict=True):
         return (len(self.data.features), *self.model.hidden, self.outputs)
 
     @cached_property
+    def graph(self) -> Graph:
+        """What the model computes."""
+        return layers_of(self.widths)
+
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the model's tensors, in the order of its state_dict.
 
         One `torch.nn.Linear` for linear, logistic and softmax models; for an MLP the
-        `torch.nn.Sequential` of Linear, ReLU, Linear, …, Linear.
+        `torch.nn.Sequential` of Linear, ReLU, Linear, …, Linear. Counters of steps, which
+        everybody knows, are not among them.
         """
-        pairs = list(zip(self.widths[:-1], self.widths[1:], strict=True))
-        shapes: dict[str, tuple[int, ...]] = {}
-        for index, (inputs, outputs) in enumerate(pairs):
-            prefix = f"{2 * index}." if self.model.kind == "mlp" else ""
-            shapes[f"{prefix}weight"] = (outputs, inputs)
-            shapes[f"{prefix}bias"] = (outputs,)
-        return shapes
+        return dict(self.graph.named("parameter", "frozen", "statistic"))
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes: JSON with sorted keys, decimals as strings."""

@@ -1,71 +1,24 @@
-"""The model over shares: `crypten.nn` modules on `MaskedTensor` parameters.
+"""The first weights of a job's model and its loss.
 
-The initial weights are public: every node derives the same integers from the job's seed. The
-first forward pass therefore multiplies with public weights; from the first update on they are
-masked.
+The weights are public: every node derives the same integers from the job's seed. The first forward
+pass therefore multiplies with public weights; from the first update on they are masked.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from math import isqrt, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.crypten_backend import MaskedTensor, crypten, runtime
-from protocols.masked import public
+from protocols.crypten_backend import MaskedTensor, crypten
 
 if TYPE_CHECKING:
     from mpc_train.job import Job
 
 Words = NDArray[np.int64]
-
-
-class Linear(crypten.nn.Module):
-    """x Wᵀ + b as one autograd node, with names and shapes as in torch.nn.Linear."""
-
-    def __init__(self, weight: MaskedTensor, bias: MaskedTensor) -> None:
-        super().__init__()
-        self.encrypted = True
-        self.register_parameter("weight", weight)
-        self.register_parameter("bias", bias)
-
-    def forward(self, x: MaskedTensor) -> MaskedTensor:
-        return x.linear(self.weight, self.bias)
-
-
-def shared_model(widths: tuple[int, ...], weights: Mapping[str, Words]) -> crypten.nn.Sequential:
-    """Linear layers of these widths with ReLU between them.
-
-    weights: int64 at the attached scale, named as in `Job.shapes` ("weight", "bias" for a single
-    layer, "0.weight", "0.bias", "2.weight", … for several).
-    """
-    layers = []
-    several = len(widths) > 2
-    for index in range(len(widths) - 1):
-        prefix = f"{2 * index}." if several else ""
-        parts = [_parameter(weights[f"{prefix}{name}"]) for name in ("weight", "bias")]
-        layers.append(Linear(*parts))
-        if index < len(widths) - 2:
-            relu = crypten.nn.ReLU()
-            relu.encrypted = True
-            layers.append(relu)
-    model = crypten.nn.Sequential(*layers)
-    model.encrypted = True
-    return model
-
-
-def parameters(model: crypten.nn.Sequential, widths: tuple[int, ...]) -> dict[str, MaskedTensor]:
-    """The model's parameters under the names of `Job.shapes`."""
-    named = dict(model.named_parameters())
-    return named if len(widths) > 2 else {name.split(".")[-1]: p for name, p in named.items()}
-
-
-def _parameter(words: Words) -> MaskedTensor:
-    return MaskedTensor(public(runtime().role, words), requires_grad=True)
 
 
 def initial_weights(job: Job) -> dict[str, Words]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from mpc_train.models import initial_weights, loss_function, parameters, shared_model
+from mpc_train.models import initial_weights, loss_function
+from mpc_train.network import Network
 from mpc_train.optim import SGD, Optimizer
 from mpc_train.ranges import rate
 from mpc_train.schedule import batches
@@ -53,8 +54,8 @@ class Training:
 
 def make_trainer(job: Job) -> Trainer:
     """The job's model at its public initial weights, with its loss and optimizer."""
-    model = shared_model(job.widths, initial_weights(job))
-    named = parameters(model, job.widths)
+    model = Network(job.graph, initial_weights(job), job.train.seed)
+    named = model.parameters
     settings = job.train.optimizer
     optimizer = SGD(
         named,

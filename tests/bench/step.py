@@ -34,8 +34,19 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 BATCH = 128
 NET_A = (784, 128, 128, 10)
 WIDTHS = {"lr784": (784, 1), "net_a": NET_A, "mlp_adam": NET_A}
-WORKLOADS = ("lr784", "net_a", "mlp_adam", "relu", "matmul", "softmax")
-STEPS = {"lr784": 200, "net_a": 40, "mlp_adam": 20, "relu": 40, "matmul": 60, "softmax": 60}
+MAPS = {"maxpool": (16, 128, 24, 24), "conv": (16, 128, 12, 12)}
+WORKLOADS = ("lr784", "net_a", "mlp_adam", "lenet", "relu", "matmul", "softmax", "maxpool", "conv")
+STEPS = {
+    "lr784": 200,
+    "net_a": 40,
+    "mlp_adam": 20,
+    "lenet": 10,
+    "relu": 40,
+    "matmul": 60,
+    "softmax": 60,
+    "maxpool": 10,
+    "conv": 40,
+}
 WARMUP = 5
 RATE = Fraction(1, 10)
 FRACTION_BITS = 20
@@ -103,12 +114,16 @@ def _operation(workload: str, rng: Any) -> Callable[[], Any]:
     import numpy as np
     import torch
 
-    from mpc_train.adaptive import Adaptive, Moments
-    from mpc_train.models import loss_function, parameters, shared_model, uniform_words
+    from mpc_train.adaptive import Adaptive
+    from mpc_train.graph import layers_of
+    from mpc_train.models import loss_function, uniform_words
+    from mpc_train.moments import Moments
+    from mpc_train.network import Network
     from mpc_train.optim import SGD, Optimizer
     from mpc_train.trainer import Trainer
     from protocols import crypten_functions  # noqa: F401  registers the functions
     from protocols.crypten_backend import MaskedTensor
+    from protocols.layers_window import Window
 
     def shared(values: Any, src: int) -> MaskedTensor:
         return MaskedTensor(torch.from_numpy(values), src=src)
@@ -123,16 +138,27 @@ def _operation(workload: str, rng: Any) -> Callable[[], Any]:
     if workload == "matmul":
         x, y = shared(a, 0), shared(rng.uniform(-1, 1, (784, 128)), 1)
         return lambda: x.matmul(y).masked()
-    widths = WIDTHS[workload]
-    weights = {}
-    for index, (inputs, outputs) in enumerate(pairwise(widths)):
-        prefix = f"{2 * index}." if len(widths) > 2 else ""
-        bound = round((1 << FRACTION_BITS) / inputs**0.5)
-        weights[f"{prefix}weight"] = uniform_words((outputs, inputs), bound, index, "weight")
-        weights[f"{prefix}bias"] = uniform_words((outputs,), bound, index, "bias")
-    model = shared_model(widths, weights)
+    if workload in MAPS:
+        maps = shared(rng.uniform(-1, 1, MAPS[workload]), 0)
+        if workload == "maxpool":
+            pool = Window((2, 2), (2, 2), (0, 0), (1, 1))
+            return lambda: maps.max_pool(pool)
+        weight = shared(rng.uniform(-0.1, 0.1, (16, 16, 5, 5)), 1)
+        window = Window((5, 5), (1, 1), (0, 0), (1, 1))
+        return lambda: maps.convolve(weight, None, window, 1).masked()
+    if workload == "lenet":
+        graph, weights = lenet()
+    else:
+        widths = WIDTHS[workload]
+        graph, weights = layers_of(widths), {}
+        for index, (inputs, outputs) in enumerate(pairwise(widths)):
+            prefix = f"{2 * index}." if len(widths) > 2 else ""
+            bound = round((1 << FRACTION_BITS) / inputs**0.5)
+            weights[f"{prefix}weight"] = uniform_words((outputs, inputs), bound, index, "weight")
+            weights[f"{prefix}bias"] = uniform_words((outputs,), bound, index, "bias")
+    model = Network(graph, weights)
     kind = "logistic" if workload == "lr784" else "softmax"
-    named = parameters(model, widths)
+    named = model.parameters
     optimizer: Optimizer = SGD(named)
     rate = RATE
     if workload == "mlp_adam":
@@ -146,8 +172,26 @@ def _operation(workload: str, rng: Any) -> Callable[[], Any]:
         labels = (rng.uniform(-1, 1, (BATCH, 1)) > 0).astype(np.float64)
     else:
         labels = np.eye(10)[rng.integers(0, 10, BATCH)]
-    inputs, targets = shared(a, 0), shared(labels, 0)
-    return lambda: trainer.step(inputs, targets, rate)
+    rows, targets = shared(a, 0), shared(labels, 0)
+    return lambda: trainer.step(rows, targets, rate)
+
+
+def lenet() -> tuple[Any, Any]:
+    """The convolutional network as a graph, and its first weights from a fixed seed."""
+    import torch
+    from torch import nn
+
+    from mpc_train.convert import WEIGHT_BITS, convert
+
+    torch.manual_seed(1)
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(256, 100), nn.ReLU(), nn.Linear(100, 10)),
+    )
+    found = convert(module, (1, 28, 28))
+    shift = WEIGHT_BITS - FRACTION_BITS
+    return found.graph, {name: words >> shift for name, words in found.initial.items()}
 
 
 def measure(workload: str, parties: int, steps: int, profile: str | None = None) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpc_train.models import parameters, shared_model, uniform_words
+from mpc_train.graph import layers_of
+from mpc_train.models import uniform_words
+from mpc_train.network import Network
 from protocols import crypten_functions
 from protocols.crypten_backend import MaskedTensor, attach, detach
 from protocols.fixed_point import decode
@@ -84,8 +86,8 @@ def over_shares(
         crypten_functions.install()
         attach(role, BITS)
         try:
-            model = shared_model(task.widths, task.weights)
-            named = parameters(model, task.widths)
+            model = Network(layers_of(task.widths), task.weights)
+            named = model.parameters
             optimizer = make(named)
             rounds = []
             for number, rate in enumerate(rates):

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpc_train.models import loss_function, parameters, shared_model, uniform_words
+from mpc_train.graph import layers_of
+from mpc_train.models import loss_function, uniform_words
+from mpc_train.network import Network
 from mpc_train.optim import SGD
 from mpc_train.trainer import Trainer
 from protocols import crypten_functions, functions
@@ -371,8 +373,8 @@ def training_step(role: Role, rows: np.ndarray, labels: np.ndarray, owner: int, 
         for i in range(2)
         for kind in ("weight", "bias")
     }
-    model = shared_model(WIDTHS, weights)
-    named = parameters(model, WIDTHS)
+    model = Network(layers_of(WIDTHS), weights)
+    named = model.parameters
     optimizer = SGD(named, momentum=Fraction(9, 10), weight_decay=Fraction(1, 100))
     trainer = Trainer(model, loss_function("mlp"), named, optimizer)
     x = MaskedTensor(rows, src=owner, shape=rows.shape)

@@ -46,7 +46,9 @@ def training(x: Masked) -> None:
     """Three steps of an MLP through the models, optimizer and trainer of `mpc_train`."""
     from fractions import Fraction
 
-    from mpc_train.models import loss_function, parameters, shared_model, uniform_words
+    from mpc_train.graph import layers_of
+    from mpc_train.models import loss_function, uniform_words
+    from mpc_train.network import Network
     from mpc_train.optim import SGD
     from mpc_train.trainer import Trainer
     from protocols import crypten_functions
@@ -62,8 +64,8 @@ def training(x: Masked) -> None:
         for i in range(2)
         for kind in ("weight", "bias")
     }
-    model = shared_model(widths, weights)
-    named = parameters(model, widths)
+    model = Network(layers_of(widths), weights)
+    named = model.parameters
     trainer = Trainer(model, loss_function("mlp"), named, SGD(named, momentum=Fraction(9, 10)))
     labels = MaskedTensor(x.select((slice(None), slice(0, 3))))
     for step in (1, 2, 3):
