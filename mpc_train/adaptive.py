@@ -22,68 +22,36 @@ about 140 bytes; SGD opens 10.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from mpc_train.bounds import bit_length
 from mpc_train.gradients import (
-    WORD_BITS,
     Gradients,
-    bit_length,
     join,
     joined,
     subtract,
     take_gradients,
     weights,
 )
+from mpc_train.moments import (
+    SQUARE_SHIFT,
+    Moments,
+    Numbers,
+    extra_bits,
+    square_scale_bits,
+)
 from protocols.arithmetic import multiply, truncate
 from protocols.crypten_backend import MaskedTensor
 from protocols.deferred import combine
 from protocols.errors import RangeError
-from protocols.inverse_root import (
-    FACTOR_BITS,
-    ROOT_BITS,
-    root,
-    root_range,
-    times_inverse_root,
-)
+from protocols.inverse_root import root_range, times_inverse_root
 from protocols.masked import Additive, Early, Masked
+from protocols.rational import ROOT_BITS, root
 
-SQUARE_SHIFT = 12
-"""A square is truncated by this many bits; as many are above a squared gradient's bound."""
 EXTRA_MEAN_BITS = 6
 """m has this many fractional bits more than a weight."""
-MOST_EXTRA_BITS = 3
-"""The update is formed with up to three bits more than a weight has."""
-WEIGHT_BITS = 6
-"""A decoupled decay has room for weights up to 2^6."""
-SCALAR_BITS = 64
-"""Public running numbers are kept to this many significant bits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """What of an adaptive rule is public.
-
-    first: β1, 0 without a mean of gradients. second: β2 or α. corrected: divide by the sums of the
-    weights (Adam), else by 1 / (1 − α) (RMSprop). momentum: of the update (RMSprop).
-    """
-
-    first: Fraction
-    second: Fraction
-    epsilon: Fraction
-    corrected: bool = True
-    momentum: Fraction = Fraction(0)
-    weight_decay: Fraction = Fraction(0)
-    decoupled: bool = False
-
-    @property
-    def largest_step(self) -> Fraction:
-        """Bound of |update| / rate, from Cauchy and Schwarz; rounded up."""
-        if not self.corrected:
-            return ceiling(root(1 / (1 - self.second))) / (1 - self.momentum)
-        ratio = 1 / (1 - self.first**2 / self.second)
-        return ceiling((1 - self.first) * root(ratio / (1 - self.second)))
 
 
 class Adaptive:
@@ -229,30 +197,6 @@ class Adaptive:
         self._numbers = numbers
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """Public running numbers, exact to 64 bits and the same at every node.
-
-    square_scale: words of v for 1, counting the last square with weight 1; square_sum, mean_sum:
-    the sums of the weights in v and m; mean_scale: words of m for 1; rate: of the last step.
-    """
-
-    square_scale: Fraction = Fraction(0)
-    square_sum: Fraction = Fraction(0)
-    mean_sum: Fraction = Fraction(0)
-    mean_scale: Fraction = Fraction(1)
-    rate: Fraction = Fraction(0)
-
-    def advanced(self, moments: Moments) -> Numbers:
-        """One step on: older squares count β2 times as much, older gradients β1 times."""
-        return replace(
-            self,
-            square_scale=trimmed(self.square_scale / moments.second),
-            square_sum=trimmed(1 + moments.second * self.square_sum),
-            mean_sum=trimmed(1 + moments.first * self.mean_sum),
-        )
-
-
 def _sum(square: Masked | None, new: Masked) -> Masked:
     """v with a new square; the early form of the square's truncation serves the comparison."""
     if square is None:
@@ -265,54 +209,3 @@ def _sum(square: Masked | None, new: Masked) -> Masked:
         lam = early.lam if square.lam is None else early.lam + square.lam
     delta = combine(lambda a, b: a + b, square.delta, early.delta)
     return replace(total, early=Early(early.bits, delta, lam))
-
-
-def square_scale_bits(gradient_limit: Fraction) -> int:
-    """v's words for 1: at most 2^(this + 1) times the sum of its weights."""
-    return WORD_BITS - SQUARE_SHIFT - 2 * bit_length(gradient_limit) - 1
-
-
-def extra_bits(moments: Moments, rate: Fraction, fraction_bits: int) -> int:
-    """Bits that an update has beyond those of a weight; RangeError if it does not fit at all."""
-    step = bit_length(moments.largest_step * rate)
-    spare = FACTOR_BITS - 1 - fraction_bits - step
-    if spare < 0:
-        raise RangeError(
-            f"a learning rate of about 2^{bit_length(rate)} with steps up to "
-            f"{float(moments.largest_step):.1f} times as long: at fraction_bits = {fraction_bits} "
-            f"updates up to 2^{FACTOR_BITS - 1 - fraction_bits} fit"
-        )
-    return min(spare, MOST_EXTRA_BITS)
-
-
-def check_adaptive(
-    moments: Moments, rate: Fraction, fraction_bits: int, gradient_limit: Fraction
-) -> None:
-    """Raise RangeError, saying which number to change, unless a run's words all fit."""
-    if moments.corrected and moments.first**2 >= moments.second:
-        raise RangeError("betas: the first one squared has to be below the second")
-    least = Fraction(1, 1 << ((square_scale_bits(gradient_limit) - 1) // 2))
-    if moments.epsilon < least:
-        raise RangeError(
-            f"epsilon: at least {float(least):.2g} with gradient_limit = {gradient_limit}; "
-            "smaller gradients are rounding noise"
-        )
-    if gradient_limit / (1 - moments.first) > 1 << 10:
-        raise RangeError("betas, gradient_limit: the running mean does not fit the ring")
-    extra = extra_bits(moments, rate, fraction_bits)
-    decay = rate * moments.weight_decay if moments.decoupled else Fraction(0)
-    if decay * (1 << (fraction_bits + WEIGHT_BITS + ROOT_BITS + extra)) > 1 << (WORD_BITS - 1):
-        raise RangeError("weight_decay times learning_rate is too large for the ring")
-
-
-def trimmed(value: Fraction) -> Fraction:
-    """The value to 64 significant bits, the same on every machine."""
-    if not value:
-        return value
-    shift = SCALAR_BITS - (value.numerator.bit_length() - value.denominator.bit_length())
-    return round(value * Fraction(2) ** shift) / Fraction(2) ** shift
-
-
-def ceiling(value: Fraction) -> Fraction:
-    """The value rounded up to a multiple of 1/16."""
-    return Fraction(-((-value * 16) // 1), 16)

@@ -15,27 +15,18 @@ from fractions import Fraction
 
 import numpy as np
 
-from mpc_train.gradients import (
-    WORD_BITS,
-    Gradient,
-    Gradients,
-    bit_length,
-    joined,
-    pieces,
-)
+from mpc_train.bounds import gradient_bits, norm_bits
+from mpc_train.gradients import Gradient, Gradients, joined, pieces
 from protocols.arithmetic import multiply, select, truncate
 from protocols.comparison import below, relu
 from protocols.errors import RangeError
-from protocols.inverse_root import ROOT_BITS, root_range, times_inverse_root
+from protocols.inverse_root import root_range, times_inverse_root
 from protocols.masked import Additive, Masked, public
+from protocols.rational import ROOT_BITS
 from protocols.role import Shape
 
-EXTRA_BITS = 6
-"""Gradients have so many fractional bits more than weights."""
 FACTOR_BITS = 14
 """Fractional bits of min(1, limit / ‖g‖)."""
-SQUARE_BITS = 36
-"""Fractional bits of ‖g‖², fewer where the ring asks for it."""
 
 
 class ClipValue:
@@ -113,20 +104,3 @@ def _split(total: Additive, gradients: Gradients, bits: int) -> Gradients:
 
 def _shaped(part: Additive, shapes: Mapping[str, Shape], name: str) -> Additive:
     return part.reshape(*shapes[name])
-
-
-def gradient_bits(fraction_bits: int, gradient_limit: Fraction) -> int:
-    """Fractional bits of gradients: 6 more than weights, fewer where squares would not fit."""
-    return min(fraction_bits + EXTRA_BITS, (WORD_BITS - 1 - 2 * bit_length(gradient_limit)) // 2)
-
-
-def norm_bits(elements: int, gradient_limit: Fraction, limit: Fraction) -> int:
-    """Fractional bits of ‖g‖², even; RangeError where limit² would be less than 2^8 words."""
-    most = WORD_BITS - 4 - bit_length(elements * gradient_limit**2)
-    bits = min(SQUARE_BITS, most) & ~1
-    if limit**2 * Fraction(2) ** bits < 1 << 8:
-        raise RangeError(
-            f"a norm of {float(limit):g} cannot be told from rounding over {elements} weights with "
-            f"gradient_limit = {gradient_limit}; lower gradient_limit or raise the norm"
-        )
-    return bits

@@ -15,7 +15,7 @@ from math import prod
 
 import numpy as np
 
-from protocols.arithmetic import HEADROOM_BITS
+from mpc_train.bounds import WORD_BITS, bit_length
 from protocols.crypten_backend import MaskedTensor
 from protocols.deferred import Deferred, combine
 from protocols.errors import RangeError
@@ -23,7 +23,6 @@ from protocols.masked import Additive, Masked
 from protocols.role import Shape, Words
 
 MANTISSA_BITS = 12
-WORD_BITS = HEADROOM_BITS - 1
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -118,9 +117,3 @@ def subtract(parameters: Mapping[str, MaskedTensor], change: Masked) -> None:
 def weights(parameters: Mapping[str, MaskedTensor]) -> Additive:
     """Summands of all weights as one vector, at their own scale."""
     return join([parameter.masked().shares() for parameter in parameters.values()])
-
-
-def bit_length(value: Fraction) -> int:
-    """The least b with value <= 2^b, for a value above 0; b may be negative."""
-    bits = value.numerator.bit_length() - value.denominator.bit_length()
-    return bits + 1 if value > Fraction(2) ** bits else bits

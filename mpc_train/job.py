@@ -5,6 +5,8 @@ of `Job.to_bytes`, and signs its digest; so everything here is public to all nod
 it is secret. Real numbers are exact decimals all the way: whoever needs them as ring elements
 rounds them once, in integers, and two machines can not round differently.
 
+`[train]` is described in `mpc_train/job_train.py`, every other section here.
+
 Numbers of rows are part of the job because every node derives the batches from them.
 """
 
@@ -19,15 +21,12 @@ import msgspec
 from mpc_train.errors import JobError
 from mpc_train.graph import Graph, layers_of
 from mpc_train.job_checks import JOB_VERSION, JobProblem, check_job
+from mpc_train.job_train import Strict, Train
 from mpc_train.ranges import check_ranges
 from mpc_train.strict_toml import at, load_toml
 
 ModelKind = Literal["linear", "logistic", "softmax", "mlp"]
 Metric = Literal["mse", "mae", "r2", "accuracy", "auc"]
-
-
-class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A struct that cannot be changed and takes no key that it does not know."""
 
 
 class Roles(Strict, frozen=True):
@@ -89,36 +88,6 @@ class Model(Strict, frozen=True):
     classes: int = 0
 
 
-class Optimizer(Strict, frozen=True):
-    """Stochastic gradient descent as in torch.optim.SGD: weight decay is added to the gradient."""
-
-    learning_rate: Decimal
-    name: Literal["sgd"] = "sgd"
-    momentum: Decimal = Decimal(0)
-    weight_decay: Decimal = Decimal(0)
-
-
-class Schedule(Strict, frozen=True):
-    """The learning rate over the epochs; `schedule.learning_rate` says how each is computed."""
-
-    name: Literal["constant", "step", "cosine"] = "constant"
-    every: int = 0
-    """Epochs between two steps (name = "step")."""
-    factor: Decimal = Decimal("0.1")
-    """What the rate is multiplied with at a step (name = "step")."""
-
-
-class Train(Strict, frozen=True):
-    """`[train]`: one step is one full batch."""
-
-    epochs: int
-    batch_size: int
-    optimizer: Optimizer
-    schedule: Schedule = Schedule()
-    seed: int = 0
-    """For the initial weights and the order of rows; public."""
-
-
 class FixedPoint(Strict, frozen=True):
     """`[fixed_point]`: a real x is held as the integer round(x · 2**fraction_bits)."""
 
@@ -136,6 +105,8 @@ class Reveal(Strict, frozen=True):
     metrics: tuple[Metric, ...] = ()
     least_test_rows: int = 20
     """No metric is revealed over fewer rows than this."""
+    training_loss_every: int = 0
+    """Steps between two revealed losses of a batch; 0: none is revealed."""
 
 
 class Job(Strict, frozen=True, dict=True):

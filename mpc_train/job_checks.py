@@ -7,11 +7,11 @@ it from the coordinator.
 
 import re
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from mpc_train.job_problem import JobProblem, number
+from mpc_train.job_train_checks import MAX_SEED, check_train
 from mpc_train.schedule import split_sizes
-from mpc_train.strict_toml import canonical_decimal
 
 if TYPE_CHECKING:
     from mpc_train.job import Feature, Job, Label
@@ -32,21 +32,11 @@ MAX_FEATURES = 100_000
 MAX_WIDTH = 65_536
 MAX_CLASSES = 1_000
 MAX_ROWS = 100_000_000
-MAX_STEPS = 10_000_000
 MAX_LIMIT = 1 << 20
-MAX_SEED = 2**63 - 1
 MAX_BODY_BYTES = 1 << 20
 """What a node accepts as the body of a proposed contract."""
 LEAST_FRACTION_BITS, MOST_FRACTION_BITS = 12, 26
 """Below 12 bits gradients round to nothing; above 26 a product of two values of 2^5 overflows."""
-
-
-class JobProblem(ValueError):
-    """One thing wrong in a job, at `key` (like `data.features[3].scale`)."""
-
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(message)
-        self.key = key
 
 
 def check_job(job: "Job") -> None:
@@ -57,7 +47,7 @@ def check_job(job: "Job") -> None:
     _check_columns(job)
     _check_rows(job)
     _check_model(job)
-    _check_train(job)
+    check_train(job)
     _check_reveal(job)
     if len(job.to_bytes()) > MAX_BODY_BYTES:
         raise JobProblem("data.features", f"the job is longer than {MAX_BODY_BYTES >> 10} KiB")
@@ -120,7 +110,7 @@ def _check_columns(job: "Job") -> None:
             f"{label.name!r} is also a feature; a model that is given "
             "the answer learns nothing else",
         )
-    if _number("data.limit", job.data.limit) <= 0:
+    if number("data.limit", job.data.limit) <= 0:
         raise JobProblem("data.limit", "must be above 0")
     if job.data.limit > 1024:
         raise JobProblem(
@@ -133,14 +123,14 @@ def _check_columns(job: "Job") -> None:
 def _check_column(job: "Job", key: str, column: "Feature | Label") -> None:
     if not column.name or column.name != column.name.strip():
         raise JobProblem(f"{key}.name", "a column name is not empty and has no space at its ends")
-    center = _number(f"{key}.center", column.center)
-    scale = _number(f"{key}.scale", column.scale)
+    center = number(f"{key}.center", column.center)
+    scale = number(f"{key}.scale", column.scale)
     if scale <= 0:
         raise JobProblem(f"{key}.scale", "must be above 0")
     if not job.data.standardize and (center != 0 or scale != 1):
         raise JobProblem(f"{key}.scale", "is declared, but data.standardize is false; drop one")
     if column.range is not None:
-        least, most = (_number(f"{key}.range", end) for end in column.range)
+        least, most = (number(f"{key}.range", end) for end in column.range)
         if least >= most:
             raise JobProblem(f"{key}.range", "write [least, largest]")
 
@@ -155,7 +145,7 @@ def _check_rows(job: "Job") -> None:
             raise JobProblem(f"data.rows.{name}", "is not one of job.owners")
         if not 1 <= count <= MAX_ROWS:
             raise JobProblem(f"data.rows.{name}", f"between 1 and {MAX_ROWS} rows")
-    if not 0 <= _number("data.test_fraction", job.data.test_fraction) < 1:
+    if not 0 <= number("data.test_fraction", job.data.test_fraction) < 1:
         raise JobProblem("data.test_fraction", "at least 0 and below 1")
     if not 0 <= job.data.split_seed <= MAX_SEED:
         raise JobProblem("data.split_seed", "at least 0 and below 2^63")
@@ -195,35 +185,6 @@ def _check_model(job: "Job") -> None:
             raise JobProblem(f"fixed_point.{key}", f"between 1 and {MAX_LIMIT}")
 
 
-def _check_train(job: "Job") -> None:
-    train, optimizer, schedule = job.train, job.train.optimizer, job.train.schedule
-    if train.epochs < 1:
-        raise JobProblem("train.epochs", "at least 1")
-    training_rows, _ = split_sizes(job)
-    if not 1 <= train.batch_size <= training_rows:
-        raise JobProblem(
-            "train.batch_size", f"between 1 and the {training_rows} rows that are left for training"
-        )
-    if train.epochs * (training_rows // train.batch_size) > MAX_STEPS:
-        raise JobProblem("train.epochs", f"more than {MAX_STEPS} steps")
-    if not 0 <= train.seed <= MAX_SEED:
-        raise JobProblem("train.seed", "at least 0 and below 2^63")
-    key = "train.optimizer"
-    if not 0 < _number(f"{key}.learning_rate", optimizer.learning_rate) <= 100:
-        raise JobProblem(f"{key}.learning_rate", "above 0 and at most 100")
-    if not 0 <= _number(f"{key}.momentum", optimizer.momentum) < 1:
-        raise JobProblem(f"{key}.momentum", "at least 0 and below 1")
-    if not 0 <= _number(f"{key}.weight_decay", optimizer.weight_decay) <= 1:
-        raise JobProblem(f"{key}.weight_decay", "between 0 and 1")
-    if schedule.name == "step":
-        if schedule.every < 1:
-            raise JobProblem("train.schedule.every", "a step schedule needs every = epochs")
-        if not 0 < _number("train.schedule.factor", schedule.factor) <= 1:
-            raise JobProblem("train.schedule.factor", "above 0 and at most 1")
-    elif schedule.every or schedule.factor != Decimal("0.1"):
-        raise JobProblem("train.schedule", f"{schedule.name} takes neither every nor factor")
-
-
 def _check_reveal(job: "Job") -> None:
     reveal, possible = job.reveal, METRICS[job.model.kind]
     _no_duplicates("reveal.metrics", reveal.metrics)
@@ -243,11 +204,12 @@ def _check_reveal(job: "Job") -> None:
             f"a metric needs {reveal.least_test_rows} test rows (reveal.least_test_rows) and "
             f"there are {test_rows}; raise data.test_fraction or reveal no metric",
         )
-
-
-def _number(key: str, value: Decimal) -> Decimal:
-    """Return `value` if it is finite and spelt canonically."""
-    try:
-        return canonical_decimal(value)
-    except ValueError as error:
-        raise JobProblem(key, str(error)) from error
+    every = reveal.training_loss_every
+    if every < 0:
+        raise JobProblem("reveal.training_loss_every", "at least 0; 0 reveals none")
+    if every and job.train.batch_size < reveal.least_test_rows:
+        raise JobProblem(
+            "reveal.training_loss_every",
+            f"a loss over {job.train.batch_size} rows is not revealed: reveal.least_test_rows = "
+            f"{reveal.least_test_rows}; use larger batches",
+        )

@@ -19,6 +19,7 @@ import msgspec
 
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.node_config import DataFile
+from mpc_train.rules import disclosed_on_the_way
 from mpc_train.strict_toml import at, load_toml
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def node_text(
         "rules": {
             "recipients": list(job.recipients),
             "metrics": list(job.reveal.metrics),
+            "disclosures": list(disclosed_on_the_way(job)),
             "models": [job.model.kind],
             "least_parties": len(job.owners),
             "least_test_rows": job.reveal.least_test_rows,

@@ -28,6 +28,7 @@ from protocols.crypten_backend import MaskedTensor
 from protocols.fixed_point import mantissa
 from protocols.functions import evaluate, exp, sigmoid, softmax
 from protocols.masked import Additive, Masked
+from protocols.rational import exponential
 
 WEIGHT_BITS = 12
 """Public weights of classes are rounded to multiples of 2^-12."""
@@ -122,7 +123,7 @@ class BinaryCrossEntropy:
         mean = Fraction(1, labels.nelement())
         extra = self.positive_weight - 1
         if not extra:
-            return _gradient(outputs, (guess - y).shares(), f, mean)
+            return _gradient(outputs, guess - y, f, mean)
         # σ − y + (w − 1)·y·(σ − 1), at scale 2f.
         whole = round(extra * (1 << WEIGHT_BITS))
         weighted = multiply(y, guess.shift(-(1 << f))).scale(whole)
@@ -160,7 +161,7 @@ class CrossEntropy:
         f, mean = outputs.fraction_bits, Fraction(1, labels.shape[0])
         p = softmax(outputs.masked(), f)
         if not self.weights and not self.smoothing:
-            return _gradient(outputs, (p - labels.masked()).shares(), f, mean)
+            return _gradient(outputs, p - labels.masked(), f, mean)
         target, bits = self._targets(labels)
         if not self.weights:
             return _gradient(outputs, p.shares().scale(1 << bits) - target, f + bits, mean)
@@ -222,24 +223,14 @@ class Poisson:
         return exp(lowered, f).shares().scale(whole), shift
 
 
-def exponential(value: Fraction) -> Fraction:
-    """e^value of a public number by its series, the same on every machine: to about 2^-60."""
-    term = total = Fraction(1)
-    for k in range(1, 200):
-        term = term * value / k
-        term = Fraction(round(term * (1 << 80)), 1 << 80)
-        total += term
-        if abs(term) < Fraction(1, 1 << 70) and k > value:
-            break
-    return total
-
-
 def _aligned_difference(left: Additive, bits: int, right: Additive, others: int) -> Additive:
     most = max(bits, others)
     return left.scale(1 << (most - bits)) - right.scale(1 << (most - others))
 
 
-def _gradient(outputs: MaskedTensor, words: Additive, bits: int, factor: Fraction) -> MaskedTensor:
+def _gradient(
+    outputs: MaskedTensor, words: Additive | Masked, bits: int, factor: Fraction
+) -> MaskedTensor:
     return outputs.with_value(words, bits, factor)
 
 

@@ -7,13 +7,14 @@ pass therefore multiplies with public weights; from the first update on they are
 from __future__ import annotations
 
 import hashlib
+from fractions import Fraction
 from math import isqrt, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.crypten_backend import MaskedTensor, crypten
+from mpc_train.losses import BinaryCrossEntropy, CrossEntropy, Loss, SquaredError
 
 if TYPE_CHECKING:
     from mpc_train.job import Job
@@ -48,17 +49,8 @@ def uniform_words(shape: tuple[int, ...], bound: int, seed: int, name: str) -> W
     return words.reshape(shape)
 
 
-def loss_function(kind: str) -> crypten.nn.Module:
-    """The loss of a model kind: only its gradient is computed."""
+def loss_function(kind: str) -> Loss:
+    """The loss that a model kind has unless its job names another."""
     if kind == "linear":
-        return HalfSquaredError()
-    if kind == "logistic":
-        return crypten.nn.BCEWithLogitsLoss(skip_forward=True)
-    return crypten.nn.CrossEntropyLoss(skip_forward=True)
-
-
-class HalfSquaredError:
-    """Half the mean squared error: its gradient is (prediction − label) / rows."""
-
-    def __call__(self, prediction: MaskedTensor, target: MaskedTensor) -> MaskedTensor:
-        return prediction.mse_loss(target).mul(0.5)
+        return SquaredError(Fraction(1, 2))
+    return BinaryCrossEntropy() if kind == "logistic" else CrossEntropy()

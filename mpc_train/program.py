@@ -27,9 +27,10 @@ from mpc_train.data import Table, load_table
 from mpc_train.job import Job, job_from_bytes
 from mpc_train.metrics import secret_metrics
 from mpc_train.models import initial_weights
-from mpc_train.ranges import check_ranges, folded_rate
-from mpc_train.schedule import split, total_steps
+from mpc_train.ranges import check_ranges, rate
+from mpc_train.schedule import checked_rows, distinct_rates, split, total_steps
 from mpc_train.trainer import Trainer, make_trainer, train
+from mpc_train.watch import Watch, disclosures
 from protocols import crypten_functions
 from protocols.crypten_backend import MaskedTensor, Source, attach, detach
 from protocols.fixed_point import decode, encode
@@ -103,15 +104,21 @@ class TrainProgram:
             role.finish()
             steps = total_steps(job)
 
-            def watch(done: int) -> None:
+            def done(number: int) -> None:
                 session.progress(
-                    step=done, steps=steps, bytes_sent=session.channel.bytes_sent, phase="training"
+                    step=number,
+                    steps=steps,
+                    bytes_sent=session.channel.bytes_sent,
+                    phase="training",
                 )
 
             trainer = make_trainer(job)
-            training = train(job, role, trainer, inputs, labels, watch)
-            role.begin_step(steps + 1)
             gate = RevealGate(agreed_outputs(job))
+            watch = Watch(
+                job, gate, trainer.model, trainer.loss, trainer.parameters, inputs, labels
+            )
+            training = train(job, role, trainer, inputs, labels, done, watch)
+            role.begin_step(steps + 1)
             metrics = _reveal_metrics(job, role, gate, trainer, inputs, labels)
             halves = _reveal_weights(job, gate, trainer)
             role.close()
@@ -120,11 +127,12 @@ class TrainProgram:
         if not role.is_dealer:
             self._seal(session, job, halves, metrics)
         return {
-            "steps": steps,
+            "steps": len(training.step_seconds),
             "train_seconds": sum(training.step_seconds),
             "step_seconds_median": statistics.median(training.step_seconds),
             "rounds": training.rounds,
             "metrics": metrics,
+            "losses": {str(number): loss for number, loss in watch.losses.items()},
             "revealed": [output.name for output in gate.passed],
         }
 
@@ -235,9 +243,12 @@ def _reveal_weights(job: Job, gate: RevealGate, trainer: Trainer) -> dict[str, S
 
 
 def agreed_outputs(job: Job) -> frozenset[Output]:
-    """Everything that may leave: the metrics and the weights, once, after the last step."""
+    """Everything that may leave: metrics and weights, once, at the end, and what `watch` discloses.
+
+    The end counts as the job's last step, also where early stopping comes before it.
+    """
     names = (*job.reveal.metrics, *job.shapes)
-    return frozenset(Output(name, total_steps(job)) for name in names)
+    return disclosures(job) | {Output(name, total_steps(job)) for name in names}
 
 
 def label_matrix(job: Job, labels: Reals) -> Reals:
@@ -252,8 +263,8 @@ def public_constants(job: Job) -> bytes:
     digest = hashlib.sha256(constants_digest(job.fraction_bits))
     for name, words in initial_weights(job).items():
         digest.update(name.encode() + words.astype("<i8").tobytes())
-    digest.update(repr([folded_rate(job, epoch) for epoch in range(job.train.epochs)]).encode())
-    for rows in split(job):
+    digest.update(repr([rate(job, epoch, step) for epoch, step in distinct_rates(job)]).encode())
+    for rows in (*split(job), checked_rows(job)):
         digest.update(rows.astype("<i8").tobytes())
     return digest.digest()
 

@@ -16,7 +16,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from mpc_train.errors import JobError
-from mpc_train.schedule import learning_rate, split_sizes
+from mpc_train.schedule import distinct_rates, learning_rate, split_sizes
+from mpc_train.training_setup import check_training
 
 if TYPE_CHECKING:
     from mpc_train.job import Job
@@ -49,8 +50,9 @@ def check_ranges(job: Job) -> None:
             f"reveal.metrics: auc compares all pairs of held-out rows, at most {MAX_AUC_ROWS} of "
             f"them, here {held_out}; lower data.test_fraction or reveal accuracy instead"
         )
-    for epoch in range(job.train.epochs):
-        rate(job, epoch)
+    check_training(job)
+    for epoch, step in distinct_rates(job):
+        rate(job, epoch, step)
 
 
 def rate_bits(job: Job) -> int:
@@ -65,12 +67,12 @@ def rate_bits(job: Job) -> int:
     return min(room, MOST_RATE_BITS)
 
 
-def folded_rate(job: Job, epoch: int) -> tuple[int, int]:
+def folded_rate(job: Job, epoch: int, step: int | None = None) -> tuple[int, int]:
     """(m, k): m / 2^k stands for learning rate over batch size in this epoch.
 
     m has at most `rate_bits` bits, and k + f leaves room for a change of 1 of a weight.
     """
-    factor = learning_rate(job, epoch) / job.train.batch_size
+    factor = learning_rate(job, epoch, step) / job.train.batch_size
     shift = min(
         max(rate_bits(job) - _bits(factor), 0),
         WORD_BITS - 2 * job.fraction_bits - 1,
@@ -78,15 +80,20 @@ def folded_rate(job: Job, epoch: int) -> tuple[int, int]:
     return round(factor * (1 << shift)), shift
 
 
-def rate(job: Job, epoch: int) -> Fraction:
-    """The learning rate that is really used: rounded to what the ring holds.
+def rate(job: Job, epoch: int, step: int | None = None) -> Fraction:
+    """The learning rate that is really used: for SGD, rounded to what the ring holds.
 
-    Raises JobError where rounding would change it by more than the largest rate times 2^-8.
+    step: from 1, during warm-up; None for the rate of the whole epoch after it. Raises JobError
+    where rounding would change it by more than the largest rate times 2^-8.
     """
-    whole, shift = folded_rate(job, epoch)
+    if job.train.optimizer.name != "sgd":
+        return learning_rate(job, epoch, step)
+    whole, shift = folded_rate(job, epoch, step)
     rounded = Fraction(whole * job.train.batch_size, 1 << shift)
     largest = learning_rate(job, 0)
-    if whole == 0 or abs(rounded - learning_rate(job, epoch)) > largest / (1 << LEAST_RATE_BITS):
+    if whole == 0 or abs(rounded - learning_rate(job, epoch, step)) > largest / (
+        1 << LEAST_RATE_BITS
+    ):
         raise JobError(
             f"train.optimizer.learning_rate: in epoch {epoch}, over batches of "
             f"{job.train.batch_size}, only {whole.bit_length()} bits of it fit "

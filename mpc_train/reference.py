@@ -5,9 +5,7 @@ rule at the same learning rates (`ranges.rate`), so that what is left between it
 shares is fixed-point rounding. It needs everybody's rows in one place, which is what the platform
 exists to avoid: tests and local demonstrations use it, nodes never do.
 
-The losses are the means over a batch whose gradient at the model's output is (prediction −
-label) / batch: half the squared error, binary cross-entropy after a sigmoid, cross-entropy after
-a softmax.
+Losses, rules and decisions are those of `reference_setup`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,8 @@ from numpy.typing import NDArray
 from mpc_train.data import Table
 from mpc_train.job import Job
 from mpc_train.ranges import rate
-from mpc_train.schedule import batches, split
+from mpc_train.reference_setup import TwinStopping, twin_clip, twin_loss, twin_optimizer
+from mpc_train.schedule import batches, checked_rows, is_checked, split
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,6 +28,8 @@ class Twin:
 
     state: dict[str, NDArray[np.float64]]
     metrics: dict[str, float]
+    steps: int = 0
+    """Steps that were trained: fewer than the job's where early stopping ended it."""
 
 
 def plain_module(job: Job) -> torch.nn.Module:
@@ -55,32 +56,37 @@ def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[
     module.load_state_dict(
         {name: torch.from_numpy(value / scale) for name, value in initial.items()}
     )
-    settings = job.train.optimizer
-    optimizer = torch.optim.SGD(
-        module.parameters(),
-        lr=float(settings.learning_rate),
-        momentum=float(settings.momentum),
-        weight_decay=float(settings.weight_decay),
-    )
+    optimizer, loss = twin_optimizer(job, module.parameters()), twin_loss(job)
+    checked = torch.from_numpy(checked_rows(job))
+    stopping = _stopping(job)
+    number = 0
     for epoch in range(job.train.epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = float(rate(job, epoch))
         for rows in batches(job, epoch):
+            number += 1
+            for group in optimizer.param_groups:
+                group["lr"] = float(rate(job, epoch, number))
             index = torch.from_numpy(rows)
             optimizer.zero_grad()
-            _loss(job, module(inputs[index]), labels[index]).backward()
+            loss(module(inputs[index]), labels[index]).backward()
+            twin_clip(job, module.parameters())
             optimizer.step()
+        if stopping is not None and is_checked(job, epoch):
+            with torch.no_grad():
+                found = float(loss(module(inputs[checked]), labels[checked]))
+            if stopping.stop(found, module):
+                break
+    settings = job.train.early_stopping
+    if stopping is not None and settings is not None and settings.keep_best:
+        module.load_state_dict(stopping.state)
     state = {name: value.detach().numpy() for name, value in module.state_dict().items()}
-    return Twin(state, evaluate(job, state, tables))
+    return Twin(state, evaluate(job, state, tables), number)
 
 
-def _loss(job: Job, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    functional = torch.nn.functional
-    if job.model.kind == "linear":
-        return 0.5 * functional.mse_loss(outputs[:, 0], labels)
-    if job.model.kind == "logistic":
-        return functional.binary_cross_entropy_with_logits(outputs[:, 0], labels)
-    return functional.cross_entropy(outputs, labels.long())
+def _stopping(job: Job) -> TwinStopping | None:
+    settings = job.train.early_stopping
+    if settings is None:
+        return None
+    return TwinStopping(settings.patience, float(settings.least_improvement))
 
 
 def evaluate(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpc_train.job import Job
-from mpc_train.schedule import split_sizes, steps_per_epoch, total_steps
+from mpc_train.schedule import checked_rows, split_sizes, steps_per_epoch, total_steps
 
 MODELS = {
     "linear": "linear regression (squared error)",
@@ -16,24 +16,14 @@ MODELS = {
     "softmax": "softmax regression (cross-entropy)",
     "mlp": "multi-layer perceptron with ReLU (cross-entropy)",
 }
+RULES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
 
 
 def describe(job: Job) -> str:
     """Return what the job computes and reveals, in a few lines of text."""
     training, held_out = split_sizes(job)
-    train, optimizer = job.train, job.train.optimizer
+    train = job.train
     widths = " - ".join(str(width) for width in job.widths)
-    rate = f"learning rate {optimizer.learning_rate}"
-    if train.schedule.name != "constant":
-        rate += f" ({train.schedule.name} schedule)"
-    extras = [
-        f"{name} {value}"
-        for name, value in (
-            ("momentum", optimizer.momentum),
-            ("weight decay", optimizer.weight_decay),
-        )
-        if value
-    ]
     owners = ", ".join(f"{name} ({job.data.rows[name]} rows)" for name in job.owners)
     metrics = ", ".join(job.reveal.metrics)
     return "\n".join(
@@ -42,17 +32,78 @@ def describe(job: Job) -> str:
             f"  computed   {MODELS[job.model.kind]}, widths {widths}, of {job.label.name!r} from "
             f"{len(job.features)} features",
             f"             {train.epochs} epochs of {steps_per_epoch(job)} batches of "
-            f"{train.batch_size}: {total_steps(job)} steps; SGD, {', '.join([rate, *extras])}",
+            f"{train.batch_size}: {total_steps(job)} steps; {_rule(job)}",
+            *(f"             {line}" for line in _extras(job)),
             f"             fixed point with {job.fraction_bits} fraction bits",
             f"  data       {owners}",
             f"             {training} rows train, {held_out} are held out, by public seeds",
+            *_set_aside(job),
             f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals",
             f"  revealed   the model, once, after the last step, to {', '.join(job.recipients)}",
             "             metrics on the held-out rows, to everybody: "
             + (metrics if metrics else "none"),
+            *(f"             {line}" for line in _disclosures(job)),
             "             sizes, this file, and when each message was sent, to every node",
         )
     )
+
+
+def _rule(job: Job) -> str:
+    """The optimizer and its settings."""
+    settings, schedule, clip = job.train.optimizer, job.train.schedule, job.train.clip
+    parts = [f"{RULES[settings.name]}, learning rate {settings.learning_rate}"]
+    if schedule.name != "constant":
+        parts[0] += f" ({schedule.name} schedule)"
+    if schedule.warmup_steps:
+        parts.append(f"warm-up over {schedule.warmup_steps} steps")
+    if settings.momentum:
+        parts.append(f"{'Nesterov ' if settings.nesterov else ''}momentum {settings.momentum}")
+    if settings.weight_decay:
+        parts.append(f"weight decay {settings.weight_decay}")
+    if clip is not None:
+        parts.append(
+            f"gradients clipped by value {clip.value}"
+            if clip.norm is None
+            else f"gradients clipped by norm {clip.norm}"
+        )
+    return ", ".join(parts)
+
+
+def _extras(job: Job) -> list[str]:
+    """The loss where the job names one, and what training starts from."""
+    found = []
+    if job.train.loss.name != "auto":
+        found.append(f"loss {job.train.loss.name}")
+    start = job.train.warm_start
+    if start is not None:
+        what = "a public file" if start.source == "public" else f"{start.source}'s private file"
+        frozen = f"; not trained: {', '.join(start.frozen)}" if start.frozen else ""
+        found.append(f"starting from {what}{frozen}")
+    return found
+
+
+def _set_aside(job: Job) -> list[str]:
+    rows = len(checked_rows(job))
+    return [f"             {rows} more decide when training ends"] if rows else []
+
+
+def _disclosures(job: Job) -> list[str]:
+    """What every node learns on the way, in words."""
+    train, found = job.train, []
+    if train.early_stopping is not None:
+        found.append(
+            f"every {train.early_stopping.every} epochs, to everybody: whether training goes on"
+        )
+    if train.guard is not None:
+        found.append(
+            f"every {train.guard.every} steps, to everybody: whether a value left its range"
+        )
+    if job.reveal.training_loss_every:
+        found.append(
+            f"every {job.reveal.training_loss_every} steps, to everybody: the mean loss of a batch "
+            f"of {train.batch_size} rows"
+        )
+    return found
 
 
 def size(count: float) -> str:

@@ -5,10 +5,14 @@ a run or sends anything. Nothing is allowed by being left out: recipients and me
 listed.
 """
 
+from typing import Literal
+
 import msgspec
 
 from mpc_train.errors import RefusedError
 from mpc_train.job import Job, Metric, ModelKind
+
+Disclosure = Literal["early_stopping", "guard", "training_loss"]
 
 ALL_MODELS: tuple[ModelKind, ...] = ("linear", "logistic", "softmax", "mlp")
 
@@ -20,6 +24,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who may get a model that our data went into."""
     metrics: tuple[Metric, ...] = ()
     """Which metrics may become known."""
+    disclosures: tuple[Disclosure, ...] = ()
+    """What may become known to every node while a job trains."""
     models: tuple[ModelKind, ...] = ALL_MODELS
     least_parties: int = 2
     """Fewest owners of data: with two, each can subtract its own part from a total."""
@@ -28,6 +34,18 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     jobs: tuple[str, ...] = ()
     """Digests (hexadecimal, as `mpc-train job check` prints them) of the jobs that are allowed;
     none listed: any job that keeps the other rules."""
+
+
+def disclosed_on_the_way(job: Job) -> list[Disclosure]:
+    """What a job discloses to every node while it trains, besides what it reveals at the end."""
+    found: list[Disclosure] = []
+    if job.train.early_stopping is not None:
+        found.append("early_stopping")
+    if job.train.guard is not None:
+        found.append("guard")
+    if job.reveal.training_loss_every:
+        found.append("training_loss")
+    return found
 
 
 def check_rules(rules: Rules, job: Job) -> None:
@@ -43,9 +61,14 @@ def check_rules(rules: Rules, job: Job) -> None:
     metrics = [metric for metric in job.reveal.metrics if metric not in rules.metrics]
     if metrics:
         broken.append(f"{', '.join(metrics)} would be revealed and is not under metrics")
+    disclosed = [what for what in disclosed_on_the_way(job) if what not in rules.disclosures]
+    if disclosed:
+        broken.append(f"{', '.join(disclosed)} would be disclosed and is not under disclosures")
     if len(job.owners) < rules.least_parties:
         broken.append(f"{len(job.owners)} owners bring data, least_parties = {rules.least_parties}")
-    if job.reveal.metrics and job.reveal.least_test_rows < rules.least_test_rows:
+    if (
+        job.reveal.metrics or disclosed_on_the_way(job)
+    ) and job.reveal.least_test_rows < rules.least_test_rows:
         broken.append(
             f"metrics are allowed over {job.reveal.least_test_rows} rows, "
             f"least_test_rows = {rules.least_test_rows}"

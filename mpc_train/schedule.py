@@ -32,16 +32,41 @@ def permutation(count: int, purpose: str, seed: int, epoch: int = 0) -> NDArray[
 
 
 def split_sizes(job: "Job") -> tuple[int, int]:
-    """Return how many rows train and how many are held out (rounded down)."""
+    """Return how many rows train and how many are held out for the metrics (rounded down)."""
     held_out = int(Fraction(job.data.test_fraction) * job.rows)
-    return job.rows - held_out, held_out
+    training = job.rows - held_out
+    return training - _checked_rows(job, training), held_out
+
+
+def _checked_rows(job: "Job", training: int) -> int:
+    stopping = job.train.early_stopping
+    return 0 if stopping is None else int(Fraction(stopping.fraction) * training)
 
 
 def split(job: "Job") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the row numbers for training and for testing, each ascending."""
+    training, _, held_out = _three_parts(job)
+    return training, held_out
+
+
+def checked_rows(job: "Job") -> NDArray[np.int64]:
+    """Return the rows, ascending, that early stopping is decided on; none without it."""
+    return _three_parts(job)[1]
+
+
+def is_checked(job: "Job", epoch: int) -> bool:
+    """Whether early stopping is decided after this epoch; after the last there is nothing left."""
+    stopping = job.train.early_stopping
+    return stopping is not None and (epoch + 1) % stopping.every == 0
+
+
+def _three_parts(
+    job: "Job",
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     order = permutation(job.rows, "split", job.data.split_seed)
-    training_rows, _ = split_sizes(job)
-    return np.sort(order[:training_rows]), np.sort(order[training_rows:])
+    training, held_out = split_sizes(job)
+    kept = job.rows - held_out
+    return np.sort(order[:training]), np.sort(order[training:kept]), np.sort(order[kept:])
 
 
 def steps_per_epoch(job: "Job") -> int:
@@ -60,19 +85,30 @@ def batches(job: "Job", epoch: int) -> list[NDArray[np.int64]]:
     return [order[at : at + size] for at in range(0, steps_per_epoch(job) * size, size)]
 
 
-def learning_rate(job: "Job", epoch: int) -> Fraction:
-    """Return the exact learning rate of an epoch (epochs count from 0).
+def learning_rate(job: "Job", epoch: int, step: int | None = None) -> Fraction:
+    """Return the exact learning rate of an epoch (from 0) at a step (from 1; None: warmed up).
 
     constant: the declared rate. step: times factor**(epoch // every). cosine: times
-    (1 + cos(π · epoch / epochs)) / 2, rounded to a multiple of 2^-40.
+    (1 + cos(π · epoch / epochs)) / 2, rounded to a multiple of 2^-40. All times
+    step / warmup_steps in the first warmup_steps steps.
     """
     rate, schedule = Fraction(job.train.optimizer.learning_rate), job.train.schedule
+    if step is not None and step < schedule.warmup_steps:
+        rate *= Fraction(step, schedule.warmup_steps)
     if schedule.name == "step":
         return rate * Fraction(schedule.factor) ** (epoch // schedule.every)
     if schedule.name == "cosine":
         rate *= (1 + _cosine_of_pi_times(Fraction(epoch, job.train.epochs))) / 2
         return Fraction(round(rate * RATE_DENOMINATOR), RATE_DENOMINATOR)
     return rate
+
+
+def distinct_rates(job: "Job") -> list[tuple[int, int | None]]:
+    """Return (epoch, step) wherever a rate may differ from the ones before: for checks."""
+    found: list[tuple[int, int | None]] = []
+    warmup = min(job.train.schedule.warmup_steps, total_steps(job) + 1)
+    found += [((step - 1) // steps_per_epoch(job), step) for step in range(1, warmup)]
+    return [*found, *((epoch, None) for epoch in range(job.train.epochs))]
 
 
 def _cosine_of_pi_times(turn: Fraction) -> Fraction:

@@ -10,38 +10,44 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from mpc_train.models import initial_weights, loss_function
+from mpc_train.losses import Loss
+from mpc_train.models import initial_weights
 from mpc_train.network import Network
-from mpc_train.optim import SGD, Optimizer
+from mpc_train.optim import Clip, Optimizer
 from mpc_train.ranges import rate
 from mpc_train.schedule import batches
+from mpc_train.training_setup import make_clip, make_loss, make_optimizer
 from protocols.crypten_backend import MaskedTensor
 from protocols.role import Role
 
 if TYPE_CHECKING:
     from mpc_train.job import Job
-
-Watcher = Callable[[int], None]
+    from mpc_train.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """One model in training. loss: a CrypTen loss whose backward gives the gradient."""
+    """One model in training. parameters: those that are trained, by name."""
 
     model: Any
-    loss: Any
+    loss: Loss
     parameters: dict[str, MaskedTensor]
     optimizer: Optimizer
+    clip: Clip | None = None
 
-    def step(self, inputs: MaskedTensor, labels: MaskedTensor, learning_rate: Fraction) -> None:
+    def step(
+        self, inputs: MaskedTensor, labels: MaskedTensor, learning_rate: Fraction
+    ) -> MaskedTensor:
         """Forward, backward and update on one batch; openings may still be pending after it.
 
-        inputs: [rows, features]; labels: the shape of the model's output.
+        inputs: [rows, features]; labels: the shape of the model's output. Returns the outputs.
         """
-        self.loss(self.model(inputs), labels).backward()
-        self.optimizer.step(learning_rate)
+        outputs = self.model(inputs)
+        outputs.backward(self.loss.gradient(outputs, labels))
+        self.optimizer.step(learning_rate, self.clip)
+        return cast("MaskedTensor", outputs)
 
 
 @dataclass(slots=True)
@@ -56,13 +62,7 @@ def make_trainer(job: Job) -> Trainer:
     """The job's model at its public initial weights, with its loss and optimizer."""
     model = Network(job.graph, initial_weights(job), job.train.seed)
     named = model.parameters
-    settings = job.train.optimizer
-    optimizer = SGD(
-        named,
-        momentum=Fraction(settings.momentum),
-        weight_decay=Fraction(settings.weight_decay),
-    )
-    return Trainer(model, loss_function(job.model.kind), named, optimizer)
+    return Trainer(model, make_loss(job), named, make_optimizer(job, named), make_clip(job))
 
 
 def train(
@@ -71,24 +71,32 @@ def train(
     trainer: Trainer,
     inputs: MaskedTensor,
     labels: MaskedTensor,
-    watch: Watcher,
+    done: Callable[[int], None],
+    watch: Watch | None = None,
 ) -> Training:
     """All epochs of the job over rows [rows, features] and labels [rows, outputs].
 
-    Steps count from 1; `watch` hears the number of each one that is done.
+    Steps count from 1; `done` hears the number of each one that is done. `watch` discloses what
+    the job lists, and may end the training.
     """
-    done = Training()
+    found = Training()
     before = role.rounds
     number = 0
     for epoch in range(job.train.epochs):
-        learning_rate = rate(job, epoch)
         for rows in batches(job, epoch):
             begin = time.perf_counter()
             number += 1
             role.begin_step(number)
-            trainer.step(inputs[rows], labels[rows], learning_rate)
+            batch = labels[rows]
+            outputs = trainer.step(inputs[rows], batch, rate(job, epoch, number))
+            if watch is not None:
+                watch.after_step(number, outputs, batch)
             role.finish()
-            done.step_seconds.append(time.perf_counter() - begin)
-            watch(number)
-    done.rounds = role.rounds - before
-    return done
+            found.step_seconds.append(time.perf_counter() - begin)
+            done(number)
+        if watch is not None and watch.after_epoch(epoch, number):
+            break
+    if watch is not None:
+        watch.finish()
+    found.rounds = role.rounds - before
+    return found

@@ -26,7 +26,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
-from math import isqrt
 
 import numpy as np
 
@@ -36,6 +35,7 @@ from protocols.errors import RangeError
 from protocols.fixed_point import mantissa
 from protocols.functions import KNOT_BITS, TABLE_BITS
 from protocols.masked import Additive, Masked
+from protocols.rational import FACTOR_BITS, ROOT_BITS
 from protocols.role import Words
 from protocols.spline_tables import ROOT
 
@@ -43,10 +43,6 @@ OCTAVE_BITS = 6
 ROOT_POWER_BITS = 3
 UNIT_BITS = 10
 """Fractional bits of v; the knots of the table are multiples of its unit."""
-ROOT_BITS = 40
-"""Fractional bits of 1 / sqrt(v), which is at most 1."""
-FACTOR_BITS = 20
-"""The quotient stays below 2^20 as a word, the factor times 8^(K − j) below 2^23."""
 MANTISSA_BITS, LEAST_MANTISSA_BITS = 12, 7
 
 
@@ -152,14 +148,3 @@ def _table() -> Words:
         a -= lost * (left * left + 6 * left * right + right * right) / 8
         rows.append([round(a * (1 << ROOT_BITS)), round(b * (1 << ROOT_BITS - UNIT_BITS)), square])
     return np.array(rows, np.int64)
-
-
-def root(value: Fraction, bits: int = 60) -> Fraction:
-    """sqrt(value) of a public number to about `bits` significant bits, by integers alone."""
-    if value <= 0:
-        return Fraction(0)
-    length = value.numerator.bit_length() - value.denominator.bit_length()
-    shift = 2 * bits - length
-    shift += shift & 1
-    scaled = value * (Fraction(2) ** shift)
-    return Fraction(isqrt(int(scaled))) / (Fraction(2) ** (shift // 2))

@@ -19,7 +19,7 @@ import numpy as np
 from protocols.arithmetic import remask
 from protocols.errors import RevealError
 from protocols.masked import Masked
-from protocols.role import Evaluator, Words
+from protocols.role import Dealer, Evaluator, Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,22 @@ class RevealGate:
             octets = role.collect(b"rvl ", peer, total.nbytes)
             total += octets.view(np.int64).reshape(x.shape)
         return delta - total
+
+    def decide(self, name: str, step: int, x: Masked) -> bool:
+        """Disclose a listed bit, int64[] of 0 or 1, to all nodes, the dealer included. 2 rounds.
+
+        For what a run does next: whether it stops, whether its values left their range.
+        """
+        words = self.to_everybody(name, step, x)
+        if isinstance(x.role, Dealer):
+            return x.role.told()
+        if words is None or words.size != 1 or not isinstance(x.role, Evaluator):
+            raise RevealError(f"'{name}' is not a decision")
+        decision = int(words.reshape(-1)[0])
+        if decision not in (0, 1):
+            raise RevealError(f"'{name}' is not a bit: values have left the ring's range")
+        x.role.tell(bool(decision))
+        return bool(decision)
 
     def for_recipients(self, name: str, step: int, x: Masked) -> SealedHalf | None:
         """This evaluator's half of a listed tensor, to be sealed; None at the dealer. 1 round."""

@@ -16,8 +16,9 @@ operation index, a checksum of all operations so far and a tag, so that programs
 told apart (DesyncError); every length follows from the program, never from a frame. Masks and
 correlations are drawn when an operation is issued, openings travel later.
 
-The dealer never receives a byte that depends on data: only empty credit frames that keep it from
-running ahead without bound.
+The dealer never receives a byte that depends on data, but for decisions that the job discloses to
+everybody (`tell`): otherwise only empty credit frames that keep it from running ahead without
+bound.
 
 Masked evaluation with a dealer: ASTRA (CCSW 2019), ABY2.0 (USENIX Security 2021), TurboSpeedz
 (ACNS 2019).
@@ -300,6 +301,10 @@ class Evaluator(Role):
         for peer in self.peers:
             send_all(self._channel, peer, self.label(tag), words.reshape(-1).view(np.uint8))
 
+    def tell(self, decision: bool) -> None:
+        """Let the dealer know a bit that the job discloses to everybody."""
+        self._channel.send(self.dealer, self.label(b"told"), bytes([decision]))
+
     def collect(self, tag: bytes, peer: str, count: int) -> Octets:
         """Receive the `count` bytes that `peer` broadcasts at this operation."""
         return receive_all(self._channel, peer, self.label(tag), count)
@@ -505,6 +510,21 @@ class Dealer(Role):
             piece = frame[start : min(start + FRAME_BYTES, filled)]
             self._channel.send(self.names[index], label, piece)
             self._frames[index] += 1
+
+    def told(self) -> bool:
+        """The bit that all evaluators `tell` here; DesyncError where they tell different ones."""
+        self.finish()
+        expected, bits = self.label(b"told"), set()
+        for index, name in enumerate(self.names):
+            label, payload = self._channel.receive(name, 1)
+            while label != expected:
+                self._credits[index] += 1
+                check_label(name, _credit(self._credits[index] * CREDIT_FRAMES), label)
+                label, payload = self._channel.receive(name, 1)
+            bits.add(bytes(payload))
+        if bits not in ({b"\0"}, {b"\1"}):
+            raise DesyncError("evaluators tell different decisions, or none")
+        return bits == {b"\1"}
 
     def _await_credit(self, index: int) -> None:
         """Wait until evaluator `index` is at most WINDOW_CREDITS credits behind."""

@@ -19,6 +19,7 @@ def job_check(
     with reporting(output):
         from mpc_train.job import load_job
         from mpc_train.report import describe
+        from mpc_train.rules import disclosed_on_the_way
         from mpc_train.schedule import total_steps
         from parties.contract import Roles, describe_trust
 
@@ -35,6 +36,7 @@ def job_check(
                     "steps": total_steps(checked),
                     "recipients": list(checked.recipients),
                     "metrics": list(checked.reveal.metrics),
+                    "disclosures": list(disclosed_on_the_way(checked)),
                     "trust": trust,
                 }
             )

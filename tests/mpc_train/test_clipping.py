@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from mpc_train.clipping import ClipNorm, ClipValue, norm_bits
+from mpc_train.bounds import norm_bits
+from mpc_train.clipping import ClipNorm, ClipValue
 from mpc_train.optim import SGD
 from protocols.errors import RangeError
 from tests.mpc_train.shared_training import (

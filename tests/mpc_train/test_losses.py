@@ -17,11 +17,11 @@ from mpc_train.losses import (
     Loss,
     Poisson,
     SquaredError,
-    exponential,
 )
 from mpc_train.optim import SGD
 from protocols.crypten_backend import MaskedTensor, attach, detach
 from protocols.fixed_point import decode
+from protocols.rational import exponential
 from protocols.role import Role
 from tests.mpc_train.shared_training import (
     BITS,

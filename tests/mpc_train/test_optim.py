@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mpc_train.adaptive import Adaptive, Moments, check_adaptive
+from mpc_train.adaptive import Adaptive
+from mpc_train.moments import Moments, check_adaptive
 from mpc_train.optim import SGD
 from mpc_train.reference_optim import RootAdaptive
 from protocols.errors import RangeError

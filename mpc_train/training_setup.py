@@ -1,0 +1,131 @@
+"""From a job's `[train]` to what trains: optimizer, clip and loss over shares, and their checks.
+
+The same numbers make the plaintext twin's (`reference_setup`), so that both are of one mind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from math import prod
+from typing import TYPE_CHECKING
+
+from mpc_train.bounds import gradient_bits, norm_bits
+from mpc_train.errors import JobError
+from mpc_train.job_train_checks import is_frozen, loss_name
+from mpc_train.moments import Moments, check_adaptive
+from mpc_train.schedule import learning_rate
+from protocols.errors import RangeError
+
+if TYPE_CHECKING:
+    from mpc_train.job import Job
+    from mpc_train.losses import Loss
+    from mpc_train.optim import Clip, Optimizer
+    from protocols.crypten_backend import MaskedTensor
+
+
+def moments(job: Job) -> Moments:
+    """The numbers of an adaptive rule, exact."""
+    settings = job.train.optimizer
+    rmsprop = settings.name == "rmsprop"
+    return Moments(
+        first=Fraction(0) if rmsprop else Fraction(settings.betas[0]),
+        second=Fraction(settings.alpha if rmsprop else settings.betas[1]),
+        epsilon=Fraction(settings.epsilon),
+        corrected=not rmsprop,
+        momentum=Fraction(settings.momentum),
+        weight_decay=Fraction(settings.weight_decay),
+        decoupled=settings.name == "adamw",
+    )
+
+
+def make_optimizer(job: Job, trained: Mapping[str, MaskedTensor]) -> Optimizer:
+    """The job's rule over the parameters that are trained."""
+    from mpc_train.adaptive import Adaptive
+    from mpc_train.optim import SGD
+
+    settings = job.train.optimizer
+    if settings.name == "sgd":
+        return SGD(
+            trained,
+            momentum=Fraction(settings.momentum),
+            weight_decay=Fraction(settings.weight_decay),
+            nesterov=settings.nesterov,
+        )
+    return Adaptive(
+        trained,
+        moments(job),
+        fraction_bits=job.fraction_bits,
+        gradient_limit=gradient_limit(job),
+    )
+
+
+def make_clip(job: Job) -> Clip | None:
+    """What is done to gradients before the rule sees them."""
+    from mpc_train.clipping import ClipNorm, ClipValue
+
+    settings = job.train.clip
+    if settings is None:
+        return None
+    bits, limit = job.fraction_bits, Fraction(job.fixed_point.gradient_limit)
+    if settings.value is not None:
+        return ClipValue(Fraction(settings.value), fraction_bits=bits, gradient_limit=limit)
+    assert settings.norm is not None
+    return ClipNorm(Fraction(settings.norm), fraction_bits=bits, gradient_limit=limit)
+
+
+def make_loss(job: Job) -> Loss:
+    """The job's loss: its gradient, and its value where it is revealed or decided on."""
+    from mpc_train import losses
+
+    settings, name = job.train.loss, loss_name(job)
+    if name == "cross_entropy":
+        weights = losses.class_weights([Fraction(w) for w in settings.class_weights])
+        return losses.CrossEntropy(weights, Fraction(settings.label_smoothing))
+    if name == "bce":
+        return losses.BinaryCrossEntropy(Fraction(settings.positive_weight))
+    if name == "huber":
+        return losses.Huber(Fraction(settings.delta))
+    if name == "poisson":
+        return losses.Poisson(Fraction(settings.most_log_rate))
+    if name == "l1":
+        return losses.AbsoluteError()
+    return losses.SquaredError(Fraction(1, 2) if name == "half_mse" else Fraction(1))
+
+
+def gradient_limit(job: Job) -> Fraction:
+    """Bound of a gradient after clipping, a decay that is added to it included."""
+    clip, settings = job.train.clip, job.train.optimizer
+    limit = Fraction(job.fixed_point.gradient_limit)
+    if clip is not None:
+        limit = min(limit, Fraction(clip.value or clip.norm or 0))
+    if settings.weight_decay and settings.name in ("adam", "rmsprop"):
+        limit += Fraction(settings.weight_decay) * job.fixed_point.activation_limit
+    return limit
+
+
+def trained_elements(job: Job) -> int:
+    """Number of weights that are trained."""
+    return sum(prod(shape) for name, shape in job.shapes.items() if not is_frozen(job, name))
+
+
+def check_training(job: Job) -> None:
+    """Raise JobError, with the key, where a rule's words would not fit the ring."""
+    limit = Fraction(job.fixed_point.gradient_limit)
+    if job.train.optimizer.name != "sgd":
+        try:
+            check_adaptive(
+                moments(job), learning_rate(job, 0), job.fraction_bits, gradient_limit(job)
+            )
+        except RangeError as error:
+            raise JobError(f"train.optimizer: {error}") from error
+    clip = job.train.clip
+    if clip is None:
+        return
+    if gradient_bits(job.fraction_bits, limit) < job.fraction_bits:
+        raise JobError("train.clip: lower fixed_point.gradient_limit, or use fewer fraction_bits")
+    if clip.norm is not None:
+        try:
+            norm_bits(trained_elements(job), limit, Fraction(clip.norm))
+        except RangeError as error:
+            raise JobError(f"train.clip.norm: {error}") from error

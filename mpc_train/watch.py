@@ -1,0 +1,186 @@
+"""What is disclosed while a job trains, and decided by it: each bit and number is in the job.
+
+* Early stopping: the loss on rows that were set aside stays secret, and so do the best one so far
+  and the number of checks since; one bit leaves, whether training ends. The best model is kept by
+  a selection between two sets of weights: nobody learns which check it is of.
+* Guard: one bit, whether a weight or an output has left the range that the ring is sized for.
+* Training loss: the mean loss of a batch, to the evaluators, at the steps that the job lists.
+
+Every output has its name and step in `disclosures`, which the reveal gate is given; a bit goes to
+the dealer as well, which has to know whether there is a next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpc_train.schedule import checked_rows, is_checked, steps_per_epoch, total_steps
+from protocols.arithmetic import remask, select, truncate
+from protocols.comparison import below, negative
+from protocols.crypten_backend import MaskedTensor, crypten
+from protocols.errors import RangeError
+from protocols.fixed_point import decode, mantissa
+from protocols.masked import Additive, Masked, MaskedBit, public
+from protocols.reveal import Output, RevealGate
+
+if TYPE_CHECKING:
+    from mpc_train.job import Job
+    from mpc_train.losses import Loss
+
+STOP, GUARD, LOSS = "early_stopping", "guard", "training_loss"
+MEAN_BITS = 20
+NEVER = 1 << 40
+"""A loss, as a word, that is above all others."""
+
+
+def disclosures(job: Job) -> frozenset[Output]:
+    """All that `Watch` may disclose, by name and step."""
+    found = set()
+    for number in range(1, total_steps(job) + 1):
+        found |= {Output(name, number) for name in _disclosed_at(job, number)}
+    return frozenset(found)
+
+
+def _disclosed_at(job: Job, number: int) -> list[str]:
+    names, every = [], job.reveal.training_loss_every
+    if every and number % every == 0:
+        names.append(LOSS)
+    guard = job.train.guard
+    if guard is not None and number % guard.every == 0:
+        names.append(GUARD)
+    epoch, left = divmod(number, steps_per_epoch(job))
+    if not left and is_checked(job, epoch - 1) and epoch < job.train.epochs:
+        names.append(STOP)
+    return names
+
+
+class Watch:
+    """Looks on after every step of a training.
+
+    inputs, labels: of all rows; model, loss and trained parameters as they train.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        gate: RevealGate,
+        model: Any,
+        loss: Loss,
+        parameters: Mapping[str, MaskedTensor],
+        inputs: MaskedTensor,
+        labels: MaskedTensor,
+    ) -> None:
+        self._job, self._gate = job, gate
+        self._model, self._loss = model, loss
+        self._parameters = parameters
+        self._inputs, self._labels = inputs, labels
+        self._best: dict[str, Masked] = {}
+        self._least: Masked | None = None
+        self._waited: Masked | None = None
+        self.losses: dict[int, float] = {}
+        """Revealed losses by step; empty at the dealer."""
+
+    def after_step(self, number: int, outputs: MaskedTensor, labels: MaskedTensor) -> None:
+        """The guard and the training loss, where this step has them.
+
+        outputs: of the batch, before its update. Raises RangeError at all nodes alike when the
+        guard finds a value out of range.
+        """
+        due = _disclosed_at(self._job, number)
+        if GUARD in due:
+            self._guard(number, outputs)
+        if LOSS in due:
+            found = self._loss.value(outputs, labels)
+            words = self._gate.to_everybody(LOSS, number, found.total)
+            if words is not None:
+                total = float(decode(words, self._job.fraction_bits).reshape(-1)[0])
+                self.losses[number] = total / found.count
+
+    def after_epoch(self, epoch: int, number: int) -> bool:
+        """Whether training ends here, by a check of early stopping after `number` steps."""
+        if not is_checked(self._job, epoch):
+            return False
+        last = epoch + 1 == self._job.train.epochs
+        stopped = self._check()
+        # After the last epoch the best model is still to be kept, but nothing is to be decided.
+        return False if last else self._gate.decide(STOP, number, remask(stopped.shares()))
+
+    def finish(self) -> None:
+        """Put the best checked model in the place of the last one."""
+        for name, words in self._best.items():
+            parameter = self._parameters[name]
+            parameter.copy_(parameter.with_value(words))
+
+    def _guard(self, number: int, outputs: MaskedTensor) -> None:
+        job = self._job
+        limit = job.fixed_point.activation_limit << job.fraction_bits
+        outside: Additive | None = None
+        for x in (outputs, *self._parameters.values()):
+            words = x.masked()
+            bits = below(words.narrowed(64).reshape(prod(words.shape)), (-limit, limit + 1))
+            part = (bits.select(0).shares() - bits.select(1).shares()).shift(1).sum()
+            outside = part if outside is None else outside + part
+        assert outside is not None
+        found = _positive(remask(outside.reshape()))
+        if self._gate.decide(GUARD, number, remask(found.shares())):
+            raise RangeError(
+                f"after step {number} a weight or an output is beyond "
+                f"fixed_point.activation_limit = {job.fixed_point.activation_limit}: training "
+                "diverges; lower the learning rate, scale the features, clip gradients, or raise "
+                "activation_limit"
+            )
+
+    def _check(self) -> MaskedBit:
+        """Compare the loss on the rows set aside with the best; the bit that ends training."""
+        settings = self._job.train.early_stopping
+        assert settings is not None
+        loss = self._checked_loss()
+        role = loss.role
+        if self._least is None or self._waited is None:
+            self._least = public(role, np.array(NEVER, np.int64))
+            self._waited = public(role, np.array(0, np.int64))
+        slack = round(Fraction(settings.least_improvement) * (1 << self._job.fraction_bits))
+        better = negative((loss - self._least).shift(slack))
+        if settings.keep_best:
+            self._keep(better)
+        self._least = remask(self._least.shares() + select(better, loss - self._least))
+        self._waited = remask(select(better.negate(), self._waited.shift(1)))
+        return below(self._waited, (settings.patience,)).reshape().negate()
+
+    def _checked_loss(self) -> Masked:
+        """The mean loss on the rows set aside, at scale 2^f."""
+        rows = checked_rows(self._job)
+        with crypten.no_grad():
+            outputs = self._model(self._inputs[rows])
+        found = self._loss.value(outputs, self._labels[rows])
+        whole, shift = mantissa(Fraction(1, found.count), MEAN_BITS)
+        return truncate(found.total.reshape().shares().scale(whole), shift)
+
+    def _keep(self, better: MaskedBit) -> None:
+        """The weights of this check where it is better, else those kept so far. 1 round."""
+        for name, parameter in self._parameters.items():
+            now, kept = parameter.masked(), self._best.get(name)
+            if kept is None:
+                self._best[name] = now
+                continue
+            bit = MaskedBit(
+                better.role,
+                now.shape,
+                better.beta.map(_spread(now.shape)),
+                np.broadcast_to(better.mu, now.shape),
+            )
+            self._best[name] = remask(kept.shares() + select(bit, now - kept))
+
+
+def _spread(shape: tuple[int, ...]) -> Any:
+    return lambda words: np.broadcast_to(words, shape)
+
+
+def _positive(count: Masked) -> MaskedBit:
+    """[count >= 1] of a number that is not negative."""
+    return below(count, (1,)).reshape().negate()
