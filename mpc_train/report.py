@@ -142,6 +142,8 @@ def outcome(result: Mapping[str, Any]) -> str:
     if result.get("bytes_sent"):
         sent = ", ".join(f"{name} {size(count)}" for name, count in result["bytes_sent"].items())
         lines.append(f"Sent      {sent}")
+    losses = result.get("losses") or {}
+    lines += [f"Loss      {loss:.4f} after step {step}" for step, loss in losses.items()]
     twin = result.get("twin_metrics") or {}
     for name, value in (result.get("metrics") or {}).items():
         beside = f"   (same training in the clear: {figure(twin[name])})" if name in twin else ""

@@ -49,14 +49,14 @@ def bundle(
 def summarise(job: Job, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the run in the fields of `--format json`, from each node's own summary.
 
-    Steps, rounds and metrics are the first evaluator's; raises ArtifactError when another
+    Steps, rounds, metrics and losses are the first evaluator's; raises ArtifactError when another
     evaluator says otherwise.
     """
     from mpc_train.errors import ArtifactError
 
     first = summaries[job.evaluators[0]]
     for name in job.evaluators[1:]:
-        for key in ("steps", "metrics"):
+        for key in ("steps", "metrics", "losses"):
             if summaries[name].get(key) != first.get(key):
                 raise ArtifactError(f"{name} and {job.evaluators[0]} report different {key}")
     evaluators = [summaries[name] for name in job.evaluators]
@@ -78,4 +78,5 @@ def summarise(job: Job, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str,
             if "peak_rss_mb" in summaries[name]
         },
         "metrics": dict(first.get("metrics") or {}),
+        **({"losses": dict(first["losses"])} if first.get("losses") else {}),
     }
