@@ -12,6 +12,7 @@ An owner that neither evaluates nor deals sends its summands and is done.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import resource
 import statistics
@@ -117,6 +118,9 @@ class TrainProgram:
             watch = Watch(
                 job, gate, trainer.model, trainer.loss, trainer.parameters, inputs, labels
             )
+            # What is there now stays to the end: the collector need not look through it each time.
+            gc.collect()
+            gc.freeze()
             training = train(job, role, trainer, inputs, labels, done, watch)
             role.begin_step(steps + 1)
             metrics = _reveal_metrics(job, role, gate, trainer, inputs, labels)

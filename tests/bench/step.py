@@ -17,6 +17,7 @@ default; `--no-loss-value` gives it the switch that leaves it out, as ours alway
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -69,6 +70,8 @@ def worker(workload: str, steps: int, profile: str | None) -> None:
         step = _operation(workload, np.random.default_rng(1))
         for number in range(1, WARMUP + 1):
             _timed(role, step, number)
+        gc.collect()  # as the training program does before its first step
+        gc.freeze()
         profiled = profile == ("dealer" if role.is_dealer else f"evaluator {role.index}")
         sent, rounds = session.channel.bytes_sent, role.rounds
         cpu, main_cpu = time.process_time(), time.thread_time()
