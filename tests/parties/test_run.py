@@ -85,7 +85,7 @@ def test_a_failure_is_told_as_one_word(local_run: LocalRun) -> None:
     assert results["bob"]["error"] == "RangeError"
     for name in ("alice", "dora", "coordinator"):
         assert results[name]["error"] == "AbortedError", results[name]
-        assert results[name]["message"] == "the run was aborted by bob: range"
+        assert results[name]["message"] == "the run was aborted by bob: data"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
