@@ -195,5 +195,13 @@ def is_frozen(job: "Job", name: str) -> bool:
     return start is not None and any(_matches(prefix, name) for prefix in start.frozen)
 
 
+def needs_file(job: "Job", me: str) -> bool:
+    """Whether a node has to have the state_dict that training starts from."""
+    start = job.train.warm_start
+    if start is None:
+        return False
+    return me in job.evaluators if start.source == "public" else me == start.source
+
+
 def _matches(prefix: str, name: str) -> bool:
     return name == prefix or (prefix.endswith(".") and name.startswith(prefix))

@@ -67,6 +67,7 @@ class _PartyFile(_Strict, frozen=True):
     rules: Rules
     network: _Network = _Network()
     data: dict[str, str | DataFile] = {}
+    warm_start: dict[str, str] = {}
     timeouts: Timeouts = Timeouts()
 
 
@@ -108,6 +109,8 @@ class NodeConfig:
     rules: Rules
     data: dict[str, DataFile]
     """Data file by job name."""
+    warm_start: dict[str, Path]
+    """By job name, the state_dict that training starts from, where the job wants one."""
     timeouts: Timeouts
 
     def data_file(self, job: str) -> DataFile:
@@ -118,6 +121,16 @@ class NodeConfig:
             raise DataError(
                 f"{self.path}: no data file for the job {job!r}; under [data] write "
                 f'{job} = "file.csv"'
+            ) from None
+
+    def start_file(self, job: str) -> Path:
+        """Return the state_dict that `job` starts from; raise DataError when none is declared."""
+        try:
+            return self.warm_start[job]
+        except KeyError:
+            raise DataError(
+                f"{self.path}: no state_dict for the job {job!r} to start from; under [warm_start] "
+                f'write {job} = "file.safetensors"'
             ) from None
 
 
@@ -170,6 +183,8 @@ def load_node_config(path: Path | str) -> NodeConfig:
         if not given.file:
             raise check.error(f"data.{name}", "the path of a CSV file is needed")
         data[name] = DataFile(str(check.resolve(given.file)), given.ignore)
+    for name in parsed.warm_start:
+        check.name(f"warm_start.{name}", name)
     return NodeConfig(
         path=path,
         place=check.place(parsed.node),
@@ -179,6 +194,7 @@ def load_node_config(path: Path | str) -> NodeConfig:
         advertise=advertise or None,
         rules=parsed.rules,
         data=data,
+        warm_start={name: check.resolve(file) for name, file in parsed.warm_start.items()},
         timeouts=parsed.timeouts,
     )
 

@@ -7,11 +7,12 @@ parties are or where a channel leads.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
+from mpc_train.job_train_checks import is_frozen
 from mpc_train.losses import Loss
 from mpc_train.models import initial_weights
 from mpc_train.network import Network
@@ -58,11 +59,14 @@ class Training:
     rounds: int = 0
 
 
-def make_trainer(job: Job) -> Trainer:
-    """The job's model at its public initial weights, with its loss and optimizer."""
+def make_trainer(job: Job, start: Mapping[str, MaskedTensor] | None = None) -> Trainer:
+    """The job's model with its loss and optimizer, at its public initial weights or at `start`."""
     model = Network(job.graph, initial_weights(job), job.train.seed)
-    named = model.parameters
-    return Trainer(model, make_loss(job), named, make_optimizer(job, named), make_clip(job))
+    model.tensors.update(start or {})
+    trained = {
+        name: tensor for name, tensor in model.parameters.items() if not is_frozen(job, name)
+    }
+    return Trainer(model, make_loss(job), trained, make_optimizer(job, trained), make_clip(job))
 
 
 def train(

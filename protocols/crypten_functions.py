@@ -41,7 +41,7 @@ class Linear(_Function):
         x, weight, has_bias = ctx.saved_tensors
         grad.masked()  # once, for all three products
         to_x = grad.matmul(weight) if x.requires_grad else grad
-        to_weight = grad.t().matmul(x)
+        to_weight = grad.t().matmul(x) if weight.requires_grad else grad
         return (to_x, to_weight, grad.sum(0)) if has_bias else (to_x, to_weight)
 
 

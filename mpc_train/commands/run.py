@@ -67,7 +67,7 @@ def run_command(
                     "comparing: the same training in the clear, on pooled data (a local "
                     "demonstration: real organisations never pool)"
                 )
-                result |= _compare(job, data, weights)
+                result |= _compare(job, job_path, data, weights)
         if output is Format.json:
             emit(result)
             return
@@ -101,7 +101,7 @@ def _run(
     verbose: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     from mpc_train.commands.open import open_file
-    from mpc_train.local import coordinator_text, local_nodes, node_text
+    from mpc_train.local import coordinator_text, local_nodes, local_start, node_text
     from parties.roster import Roster
     from parties.supervisor import ChildSpec, Supervisor
 
@@ -128,7 +128,15 @@ def _run(
             address = _ready(supervisor, child)
             for node in nodes:
                 node.config.write_text(
-                    node_text(node, roster_path, coordinator.name, address, job, data)
+                    node_text(
+                        node,
+                        roster_path,
+                        coordinator.name,
+                        address,
+                        job,
+                        data,
+                        local_start(job_path, job),
+                    )
                 )
                 supervisor.start(spec(node))
             statuses = supervisor.wait()
@@ -245,14 +253,20 @@ def _failure(supervisor: "Supervisor") -> NodeFailedError:
     )
 
 
-def _compare(job: "Job", data: "dict[str, DataFile]", weights: dict[str, Any]) -> dict[str, Any]:
+def _compare(
+    job: "Job", job_path: Path, data: "dict[str, DataFile]", weights: dict[str, Any]
+) -> dict[str, Any]:
     """Train the plaintext twin on pooled data; return how it differs."""
     from mpc_train.data import load_table
+    from mpc_train.local import local_start
     from mpc_train.models import initial_weights
     from mpc_train.reference import max_weight_difference, train_twin
+    from mpc_train.warm_start import load_start, start_words
 
     tables = [load_table(data[owner].file, job, owner, data[owner].ignore) for owner in job.owners]
-    twin = train_twin(job, tables, initial_weights(job))
+    path = local_start(job_path, job)
+    initial = initial_weights(job) if path is None else start_words(job, load_start(path, job))
+    twin = train_twin(job, tables, initial)
     return {
         "twin_metrics": {
             name: value if math.isfinite(value) else None for name, value in twin.metrics.items()
