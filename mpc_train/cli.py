@@ -6,7 +6,7 @@ the arguments: passphrases come from a file, a descriptor or the terminal.
 
 import typer
 
-from mpc_train.commands import job, keys, nodes, open, run
+from mpc_train.commands import job, keys, model, nodes, open, run
 
 app = typer.Typer(
     name="mpc-train",
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(keys.identity, name="identity")
 app.add_typer(keys.roster, name="roster")
 app.add_typer(job.job, name="job")
+app.add_typer(model.model, name="model")
 app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from mpc_train.carried import WEIGHT_BITS
 from mpc_train.convert_rules import (
     FUNCTIONS,
     INSTEAD,
@@ -30,10 +31,8 @@ from mpc_train.convert_rules import (
     Unsupported,
     is_tensor,
 )
-from mpc_train.graph import Graph, Node, Tensor, check_graph, pool_before_relu
+from mpc_train.graph import Graph, Kind, Node, Tensor, check_graph, pool_before_relu
 
-WEIGHT_BITS = 24
-"""First weights are kept at this scale; a job rounds them to its own."""
 WEIGHT_LIMIT = 1 << 7
 """First weights lie below this: four bytes hold one."""
 
@@ -80,7 +79,7 @@ def convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
 
 
 def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
-    tensors, initial, problems = _tensors(module)
+    entries, initial, problems = _tensors(module)
     alone = type(module) in MODULES
     try:
         traced = _trace(_Alone(module) if alone else module)
@@ -108,7 +107,7 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
                 building.value_of[node] = node.name
     if building.problems:
         raise ConversionError(building.problems)
-    graph = pool_before_relu(Graph(input_name, input_shape, tuple(building.nodes), output, tensors))
+    graph = pool_before_relu(Graph(input_name, input_shape, tuple(building.nodes), output, entries))
     try:
         check_graph(graph)
     except ValueError as error:
@@ -116,8 +115,10 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
     return Converted(graph, initial)
 
 
-def _tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Words], list[str]]:
-    tensors, initial, problems = {}, {}, []
+def _tensors(module: nn.Module) -> tuple[tuple[Tensor, ...], dict[str, Words], list[str]]:
+    entries: list[Tensor] = []
+    initial: dict[str, Words] = {}
+    problems: list[str] = []
     seen: dict[int, str] = {}
     parameters = dict(module.named_parameters(remove_duplicate=False))
     for name, value in module.state_dict(keep_vars=True).items():
@@ -126,13 +127,14 @@ def _tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Words], li
         seen[id(value)] = name
         shape = tuple(value.shape)
         if name.endswith("num_batches_tracked"):
-            tensors[name] = Tensor(shape, "counter")
+            entries.append(Tensor(name, shape, "counter"))
             continue
         if name in parameters:
-            tensors[name] = Tensor(shape, "parameter" if value.requires_grad else "frozen")
+            kind: Kind = "parameter" if value.requires_grad else "frozen"
         else:
             running = name.endswith(("running_mean", "running_var"))
-            tensors[name] = Tensor(shape, "statistic" if running else "frozen")
+            kind = "statistic" if running else "frozen"
+        entries.append(Tensor(name, shape, kind))
         real = value.detach().to(torch.float64).numpy()
         if not np.isfinite(real).all():
             problems.append(f"{name}: holds a weight that is not finite; initialise it anew")
@@ -140,7 +142,7 @@ def _tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Words], li
             problems.append(f"{name}: holds a weight of {WEIGHT_LIMIT} or more; scale it")
         else:
             initial[name] = np.rint(np.ldexp(real, WEIGHT_BITS)).astype(np.int64)
-    return tensors, initial, problems
+    return tuple(entries), initial, problems
 
 
 _ALONE = "layer."

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 from math import prod
 from typing import Literal
@@ -39,6 +40,7 @@ class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     statistic that training keeps up (secret); a counter of steps, which everybody knows.
     """
 
+    name: str
     shape: tuple[int, ...]
     kind: Kind = "parameter"
 
@@ -79,15 +81,19 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         return value
 
 
-class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Nodes in an order in which they can run. tensors: in the order of the state_dict."""
+class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """Nodes in an order in which they can run. entries: in the order of the state_dict."""
 
     input_name: str
     input_shape: tuple[int, ...]
     nodes: tuple[Node, ...]
     output: str
-    tensors: dict[str, Tensor]
+    entries: tuple[Tensor, ...]
     version: int = GRAPH_VERSION
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        return {entry.name: entry for entry in self.entries}
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -172,6 +178,8 @@ def check_graph(graph: Graph) -> None:
         raise GraphError(f"version {graph.version}: this program reads {GRAPH_VERSION}")
     if not 1 <= len(graph.nodes) <= MAX_NODES:
         raise GraphError(f"{len(graph.nodes)} nodes: 1 to {MAX_NODES} are possible")
+    if len(graph.tensors) < len(graph.entries):
+        raise GraphError("two tensors of one name")
     for name, tensor in graph.tensors.items():
         _check_shape(name, tensor.shape)
     _check_shape(graph.input_name, graph.input_shape)
@@ -221,7 +229,7 @@ def layers_of(widths: tuple[int, ...], input_name: str = "x") -> Graph:
     Named as one torch.nn.Linear, or as the torch.nn.Sequential of Linear, ReLU, …, Linear.
     """
     nodes: list[Node] = []
-    tensors: dict[str, Tensor] = {}
+    entries: list[Tensor] = []
     several = len(widths) > 2
     value = input_name
     for index, (inputs, outputs) in enumerate(pairwise(widths)):
@@ -230,11 +238,11 @@ def layers_of(widths: tuple[int, ...], input_name: str = "x") -> Graph:
             value = nodes[-1].name
         prefix = f"{2 * index}." if several else ""
         names = {part: f"{prefix}{part}" for part in _AFFINE}
-        tensors[names["weight"]] = Tensor((outputs, inputs))
-        tensors[names["bias"]] = Tensor((outputs,))
+        entries.append(Tensor(names["weight"], (outputs, inputs)))
+        entries.append(Tensor(names["bias"], (outputs,)))
         nodes.append(Node(f"linear{index}", "linear", (value,), (outputs,), tensors=names))
         value = nodes[-1].name
-    return Graph(input_name, (widths[0],), tuple(nodes), value, tensors)
+    return Graph(input_name, (widths[0],), tuple(nodes), value, tuple(entries))
 
 
 def pool_before_relu(graph: Graph) -> Graph:

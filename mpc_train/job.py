@@ -18,7 +18,8 @@ from typing import Literal
 
 import msgspec
 
-from mpc_train.errors import JobError
+from mpc_train.carried import Carried, made_by, read_model
+from mpc_train.errors import JobError, ModelError
 from mpc_train.graph import Graph, layers_of
 from mpc_train.job_checks import JOB_VERSION, JobProblem, check_job
 from mpc_train.job_train import Strict, Train
@@ -81,11 +82,23 @@ class Data(Strict, frozen=True):
 
 
 class Model(Strict, frozen=True):
-    """`[model]`: `hidden` only for an MLP, `classes` only for softmax and MLP."""
+    """`[model]`: `hidden` only for an MLP, `classes` only for softmax and MLP.
+
+    With `module` or `graph` the network is the researcher's own, and `kind` says what it puts out:
+    a number (linear), one logit (logistic) or one for each class (softmax).
+    """
 
     kind: ModelKind
     hidden: tuple[int, ...] = ()
     classes: int = 0
+    module: str = ""
+    """`package.module:factory`, installed at every node; its source is part of the contract."""
+    graph: str = ""
+    """A file written by `mpc-train model export`; the job carries its content."""
+    input_shape: tuple[int, ...] = ()
+    """What a row's features are reshaped to, channels first; left out: as they stand."""
+    network: Carried | None = None
+    """What `module` or `graph` names; filled in when the job file is read."""
 
 
 class FixedPoint(Strict, frozen=True):
@@ -198,7 +211,8 @@ class Job(Strict, frozen=True, dict=True):
     @cached_property
     def graph(self) -> Graph:
         """What the model computes."""
-        return layers_of(self.widths)
+        network = self.model.network
+        return layers_of(self.widths) if network is None else network.graph
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -224,8 +238,11 @@ def load_job(path: Path | str) -> Job:
     path = Path(path)
     job, text = load_toml(path, Job, JobError)
     try:
-        job = _finish(job)
+        job = _finish(_with_network(job, path))
         check_ranges(job)
+    except ModelError as error:
+        key = "model.graph" if job.model.graph else "model.module"
+        raise at(JobError, path, text, key, str(error).removeprefix(f"{key}: ")) from error
     except JobProblem as problem:
         raise at(JobError, path, text, problem.key, str(problem)) from problem
     except JobError as error:
@@ -245,6 +262,30 @@ def job_from_bytes(body: bytes) -> Job:
         raise JobError(f"the proposed job: {key}: {problem}") from problem
     if job.to_bytes() != body:
         raise JobError("the proposed job is not in canonical form; same version at all nodes?")
+    return job
+
+
+def _with_network(job: Job, path: Path) -> Job:
+    """The job with the network that it names: the file's content, or the graph of the factory."""
+    model = job.model
+    if model.network is not None or (model.module and model.graph):
+        raise JobProblem("model", "write module or graph, one of them; network is filled in")
+    if model.graph:
+        found = read_model(path.parent / model.graph)
+        model = msgspec.structs.replace(
+            model, graph="", network=found, input_shape=found.graph.input_shape
+        )
+    elif model.module:
+        shape = model.input_shape or (len(job.data.features),)
+        made = made_by(model.module, shape, job.train.seed)
+        network = msgspec.structs.replace(made, weights={})
+        model = msgspec.structs.replace(model, network=network, input_shape=shape)
+    job = msgspec.structs.replace(job, model=model)
+    if model.network is not None:
+        # torch is loaded only for jobs with a network of their own.
+        from mpc_train.models import check_network
+
+        check_network(job)
     return job
 
 

@@ -7,8 +7,11 @@ it from the coordinator.
 
 import re
 from collections.abc import Iterable
+from math import prod
 from typing import TYPE_CHECKING
 
+from mpc_train.carried import check_carried
+from mpc_train.graph import GraphError
 from mpc_train.job_problem import JobProblem, number
 from mpc_train.job_train_checks import MAX_SEED, check_train
 from mpc_train.schedule import split_sizes
@@ -50,7 +53,15 @@ def check_job(job: "Job") -> None:
     check_train(job)
     _check_reveal(job)
     if len(job.to_bytes()) > MAX_BODY_BYTES:
-        raise JobProblem("data.features", f"the job is longer than {MAX_BODY_BYTES >> 10} KiB")
+        raise JobProblem(
+            "data.features", f"the job is longer than {MAX_BODY_BYTES >> 10} KiB{_instead(job)}"
+        )
+
+
+def _instead(job: "Job") -> str:
+    if job.model.network is None or job.model.module:
+        return ""
+    return "; carry no weights: write model.module and install the code at every node"
 
 
 def _check_roles(job: "Job") -> None:
@@ -153,13 +164,14 @@ def _check_rows(job: "Job") -> None:
 
 def _check_model(job: "Job") -> None:
     model, label = job.model, job.label
+    _check_network(job)
     classifier = model.kind != "linear"
     if model.kind in ("softmax", "mlp"):
         if not 2 <= model.classes <= MAX_CLASSES:
             raise JobProblem("model.classes", f"write classes = 2 … {MAX_CLASSES}")
     elif model.classes:
         raise JobProblem("model.classes", f"a {model.kind} model has no such key; remove it")
-    if model.kind == "mlp":
+    if model.kind == "mlp" and model.network is None:
         if not model.hidden:
             raise JobProblem("model.hidden", "an MLP needs hidden widths, like hidden = [64]")
         if len(model.hidden) > 16 or not all(1 <= width <= MAX_WIDTH for width in model.hidden):
@@ -183,6 +195,39 @@ def _check_model(job: "Job") -> None:
     for key in ("activation_limit", "gradient_limit"):
         if not 1 <= getattr(job.fixed_point, key) <= MAX_LIMIT:
             raise JobProblem(f"fixed_point.{key}", f"between 1 and {MAX_LIMIT}")
+
+
+def _check_network(job: "Job") -> None:
+    """The researcher's own network fits the columns and the kind."""
+    model, network = job.model, job.model.network
+    if network is None:
+        for key in ("module", "graph", "input_shape"):
+            if getattr(model, key):
+                raise JobProblem(f"model.{key}", "the network that it stands for is missing")
+        return
+    key = "model.module" if model.module else "model.graph"
+    if model.graph or bool(network.source) != bool(model.module):
+        raise JobProblem(key, "a carried network comes from a module or from a graph")
+    if model.kind == "mlp":
+        raise JobProblem(
+            "model.kind", "with a network of your own: linear, logistic or softmax, for its output"
+        )
+    try:
+        check_carried(network)
+    except GraphError as error:
+        raise JobProblem(key, str(error)) from error
+    graph = network.graph
+    if model.input_shape != graph.input_shape or prod(graph.input_shape) != len(job.features):
+        raise JobProblem(
+            "model.input_shape" if model.module else key,
+            f"the network takes {list(graph.input_shape)}, a row has {len(job.features)} features",
+        )
+    if graph.output_shape != (job.outputs,):
+        raise JobProblem(
+            key,
+            f"the network puts out {list(graph.output_shape)} for a row; a {model.kind} model of "
+            f"this job needs [{job.outputs}]",
+        )
 
 
 def _check_reveal(job: "Job") -> None:

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc_train.carried import weights_of
+from mpc_train.errors import ModelError
+from mpc_train.graph import GraphError
 from mpc_train.losses import BinaryCrossEntropy, CrossEntropy, Loss, SquaredError
 
 if TYPE_CHECKING:
@@ -26,14 +29,30 @@ def initial_weights(job: Job) -> dict[str, Words]:
     """The first weights of a job, int64 at scale 2^f, the same at every node and machine.
 
     Uniform in ±1/sqrt(inputs), as torch.nn.Linear starts, from SHAKE-256 of seed and name by
-    integer arithmetic alone.
+    integer arithmetic alone. A network of the job's own brings its weights. Raises ModelError where
+    its code is not installed here, or is not the job's.
     """
+    model = job.model
+    if model.network is not None:
+        return weights_of(model.network, model.module, job.train.seed, job.fraction_bits)
     return {
         name: uniform_words(
             shape, isqrt((1 << 2 * job.fraction_bits) // _inputs(job, name)), job.train.seed, name
         )
         for name, shape in job.shapes.items()
     }
+
+
+def check_network(job: Job) -> None:
+    """Raise ModelError unless the shapes of the job's own network are true."""
+    if job.model.network is not None:
+        # torch, which most callers of this module have no other use for.
+        from mpc_train.plain import dry_run
+
+        try:
+            dry_run(job.graph)
+        except GraphError as error:
+            raise ModelError(f"model.graph: {error}") from error
 
 
 def _inputs(job: Job, name: str) -> int:

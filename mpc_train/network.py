@@ -71,6 +71,19 @@ class Network:
     def parameters(self) -> dict[str, MaskedTensor]:
         return {name: self.tensors[name] for name, _ in self.graph.named("parameter")}
 
+    @property
+    def secret(self) -> dict[str, MaskedTensor]:
+        """What training changes: parameters, and the statistics that it keeps up."""
+        return {name: self.tensors[name] for name, _ in self.graph.named("parameter", "statistic")}
+
+    def evaluated(self, x: MaskedTensor) -> MaskedTensor:
+        """The outputs for x as after training: kept statistics, nothing dropped."""
+        was, self.training = self.training, False
+        try:
+            return self(x)
+        finally:
+            self.training = was
+
     def __call__(self, x: MaskedTensor) -> MaskedTensor:
         """x: [rows, features or *input_shape]; returns [rows, *output_shape]."""
         rows = x.shape[0]

@@ -226,7 +226,12 @@ def _files(
 ) -> dict[str, bytes]:
     """The model as float32 safetensors and its manifest; the caller writes them."""
     key = os.urandom(32)
-    single = {name: value.astype(np.float32) for name, value in weights.items()}
+    single: dict[str, NDArray[np.generic]] = {
+        name: value.astype(np.float32) for name, value in weights.items()
+    }
+    steps = next(iter(parts.values())).statement.step
+    for name, shape in job.graph.named("counter"):
+        single[name] = np.full(shape, steps, np.int64)
     model = save_tensors(single, metadata={"format": "pt", "manifest_key": key.hex()})
     first = next(iter(parts.values())).statement
     manifest = {

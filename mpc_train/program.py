@@ -26,13 +26,11 @@ from numpy.typing import NDArray
 from mpc_train.artifact import ENVELOPE_FILE, seal_model
 from mpc_train.data import Table, load_table
 from mpc_train.job import Job, job_from_bytes
-from mpc_train.job_train_checks import needs_file
 from mpc_train.metrics import secret_metrics
-from mpc_train.models import initial_weights
+from mpc_train.models import check_network, initial_weights
 from mpc_train.ranges import check_ranges, rate
 from mpc_train.schedule import checked_rows, distinct_rates, split, total_steps
 from mpc_train.trainer import Trainer, make_trainer, train
-from mpc_train.warm_start import PUBLIC, flat, load_start, started_with
 from mpc_train.watch import Watch, disclosures
 from protocols import crypten_functions
 from protocols.crypten_backend import MaskedTensor, Source, attach, detach
@@ -61,7 +59,6 @@ class TrainProgram:
         self._config = config
         self._job: Job | None = None
         self._table: Table | None = None
-        self._start: dict[str, Reals] | None = None
 
     def prepare(self, body: bytes, roles: Roles) -> bytes:
         """Check the job and load this node's data; the digest of the public constants.
@@ -70,12 +67,11 @@ class TrainProgram:
         """
         job = job_from_bytes(body)
         check_ranges(job)
+        check_network(job)
         me = self._config.place.name
         if me in job.owners:
             source = self._config.data_file(job.name)
             self._table = load_table(source.file, job, me, source.ignore)
-        if needs_file(job, me):
-            self._start = load_start(self._config.start_file(job.name), job)
         self._job = job
         return public_constants(job)
 
@@ -106,7 +102,7 @@ class TrainProgram:
     def _attached(self, session: Session, job: Job, role: Role) -> dict[str, object]:
         try:
             role.begin_step(0)
-            inputs, labels, start = self._share_in(session, job, role)
+            inputs, labels = self._share_in(session, job, role)
             role.finish()
             steps = total_steps(job)
 
@@ -118,10 +114,10 @@ class TrainProgram:
                     phase="training",
                 )
 
-            trainer = make_trainer(job, start)
+            trainer = make_trainer(job)
             gate = RevealGate(agreed_outputs(job))
             watch = Watch(
-                job, gate, trainer.model, trainer.loss, trainer.parameters, inputs, labels
+                job, gate, trainer.model, trainer.loss, trainer.model.secret, inputs, labels
             )
             # What is there now stays to the end: the collector need not look through it each time.
             gc.collect()
@@ -147,14 +143,12 @@ class TrainProgram:
 
     def _share_in(
         self, session: Session, job: Job, role: Role
-    ) -> tuple[MaskedTensor, MaskedTensor, dict[str, MaskedTensor]]:
-        """2: rows [all rows, features] and labels [all rows, outputs], in the order of owners, and
-        the weights that training starts from, where the job gives them."""
+    ) -> tuple[MaskedTensor, MaskedTensor]:
+        """2: rows [all rows, features] and labels [all rows, outputs], in the order of owners."""
         features, labels = [], []
-        sources = {}
         for owner in job.owners:
             rows = job.data.rows[owner]
-            source = sources[owner] = _source(session, job, owner)
+            source = _source(session, job, owner)
             mine = self._table if owner == session.me else None
             features.append(
                 MaskedTensor(
@@ -170,15 +164,7 @@ class TrainProgram:
                     shape=(rows, job.outputs),
                 )
             )
-        start, settings = {}, job.train.warm_start
-        if settings is not None:
-            source_of_start: Source | None = None
-            if settings.source == job.dealer:
-                source_of_start = "dealer"
-            elif settings.source != PUBLIC:
-                source_of_start = sources[settings.source]
-            start = started_with(job, role, source_of_start, self._start)
-        return MaskedTensor.cat(features), MaskedTensor.cat(labels), start
+        return MaskedTensor.cat(features), MaskedTensor.cat(labels)
 
     def _send_rows(self, session: Session, job: Job) -> None:
         """2, at an owner that only brings data."""
@@ -189,10 +175,7 @@ class TrainProgram:
             stream = Stream(session.export(evaluator, INPUT_LABEL))
             stream.begin_step(0)
             streams.append(stream)
-        brought = [self._table.features, label_matrix(job, self._table.labels)]
-        if self._start is not None:
-            brought.append(flat(self._start))
-        for values in brought:
+        for values in (self._table.features, label_matrix(job, self._table.labels)):
             words = encode(values, job.fraction_bits)
             send_outside(session.channel, job.evaluators, streams, words)
 
@@ -247,7 +230,7 @@ def _reveal_metrics(
         return {}
     _, held_out = split(job)
     found = {}
-    for metric in secret_metrics(job, trainer.model(inputs[held_out]), labels[held_out]):
+    for metric in secret_metrics(job, trainer.model.evaluated(inputs[held_out]), labels[held_out]):
         words = gate.to_everybody(metric.name, total_steps(job), metric.value)
         if words is not None:
             found[metric.name] = metric.finish(float(decode(words, job.fraction_bits).item()))
@@ -257,8 +240,8 @@ def _reveal_metrics(
 def _reveal_weights(job: Job, gate: RevealGate, trainer: Trainer) -> dict[str, SealedHalf]:
     """5: this evaluator's halves of the weights under fresh masks; empty at the dealer."""
     found = {}
-    for name in job.shapes:
-        half = gate.for_recipients(name, total_steps(job), trainer.model.tensors[name].masked())
+    for name, parameter in trainer.model.tensors.items():
+        half = gate.for_recipients(name, total_steps(job), parameter.masked())
         if half is not None:
             found[name] = half
     return found

@@ -57,7 +57,7 @@ def check_ranges(job: Job) -> None:
 
 def rate_bits(job: Job) -> int:
     """How many bits the mantissa of learning rate over batch size may have."""
-    several = len(job.widths) > 2
+    several = len(job.widths) > 2 or job.model.network is not None
     inputs = Fraction(job.data.limit)
     if several:
         inputs = max(inputs, Fraction(job.fixed_point.activation_limit))

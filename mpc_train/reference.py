@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mpc_train.data import Table
 from mpc_train.job import Job
-from mpc_train.job_train_checks import is_frozen
+from mpc_train.plain import PlainGraph
 from mpc_train.ranges import rate
 from mpc_train.reference_setup import TwinStopping, twin_clip, twin_loss, twin_optimizer
 from mpc_train.schedule import batches, checked_rows, is_checked, split
@@ -35,6 +35,8 @@ class Twin:
 
 def plain_module(job: Job) -> torch.nn.Module:
     """Return the ordinary PyTorch module whose state_dict has the names and shapes of the job."""
+    if job.model.network is not None:
+        return PlainGraph(job.graph, job.train.seed)
     pairs = list(zip(job.widths[:-1], job.widths[1:], strict=True))
     if job.model.kind != "mlp":
         return torch.nn.Linear(*pairs[0])
@@ -55,12 +57,10 @@ def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[
     module = plain_module(job).double()
     scale = 2.0**job.fraction_bits
     module.load_state_dict(
-        {name: torch.from_numpy(value / scale) for name, value in initial.items()}
+        {name: torch.from_numpy(value / scale) for name, value in initial.items()},
+        strict=job.model.network is None,  # counters start at 0
     )
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and not is_frozen(job, name))
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer, loss = twin_optimizer(job, trained), twin_loss(job)
+    optimizer, loss = twin_optimizer(job, module.parameters()), twin_loss(job)
     checked = torch.from_numpy(checked_rows(job))
     stopping = _stopping(job)
     number = 0
@@ -72,11 +72,12 @@ def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[
             index = torch.from_numpy(rows)
             optimizer.zero_grad()
             loss(module(inputs[index]), labels[index]).backward()
-            twin_clip(job, trained)
+            twin_clip(job, module.parameters())
             optimizer.step()
         if stopping is not None and is_checked(job, epoch):
             with torch.no_grad():
-                found = float(loss(module(inputs[checked]), labels[checked]))
+                found = float(loss(module.eval()(inputs[checked]), labels[checked]))
+            module.train()
             if stopping.stop(found, module):
                 break
     settings = job.train.early_stopping
@@ -100,8 +101,11 @@ def evaluate(
     _, held_out = split(job)
     inputs = np.concatenate([table.features for table in tables])[held_out]
     labels = np.concatenate([table.labels for table in tables])[held_out]
-    module = plain_module(job).double()
-    module.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+    module = plain_module(job).double().eval()
+    module.load_state_dict(
+        {name: torch.from_numpy(np.asarray(value)) for name, value in state.items()},
+        strict=job.model.network is None,
+    )
     with torch.no_grad():
         outputs = module(torch.from_numpy(inputs)).numpy()
     return {metric: _metric(metric, job, outputs, labels) for metric in job.reveal.metrics}

@@ -23,14 +23,16 @@ def describe(job: Job) -> str:
     """Return what the job computes and reveals, in a few lines of text."""
     training, held_out = split_sizes(job)
     train = job.train
-    widths = " - ".join(str(width) for width in job.widths)
+    model = f"{MODELS[job.model.kind]}, widths {' - '.join(str(width) for width in job.widths)}"
+    if job.model.network is not None:
+        operations = ", ".join(node.op for node in job.graph.nodes)
+        model = f"a network of {len(job.graph.nodes)} operations ({operations}),"
     owners = ", ".join(f"{name} ({job.data.rows[name]} rows)" for name in job.owners)
     metrics = ", ".join(job.reveal.metrics)
     return "\n".join(
         (
             f"Job {job.name}, digest {job.digest().hex()}",
-            f"  computed   {MODELS[job.model.kind]}, widths {widths}, of {job.label.name!r} from "
-            f"{len(job.features)} features",
+            f"  computed   {model} of {job.label.name!r} from {len(job.features)} features",
             f"             {train.epochs} epochs of {steps_per_epoch(job)} batches of "
             f"{train.batch_size}: {total_steps(job)} steps; {_rule(job)}",
             *(f"             {line}" for line in _extras(job)),

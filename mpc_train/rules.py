@@ -27,6 +27,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disclosures: tuple[Disclosure, ...] = ()
     """What may become known to every node while a job trains."""
     models: tuple[ModelKind, ...] = ALL_MODELS
+    modules: tuple[str, ...] = ()
+    """Which installed factories (`package.module:factory`) a job may call here for its network."""
     least_parties: int = 2
     """Fewest owners of data: with two, each can subtract its own part from a total."""
     least_test_rows: int = 20
@@ -58,6 +60,8 @@ def check_rules(rules: Rules, job: Job) -> None:
         broken.append(f"{', '.join(foreign)} would receive the model and is not under recipients")
     if job.model.kind not in rules.models:
         broken.append(f"a {job.model.kind} model is not under models")
+    if job.model.module and job.model.module not in rules.modules:
+        broken.append(f"{job.model.module} would be called and is not under modules")
     metrics = [metric for metric in job.reveal.metrics if metric not in rules.metrics]
     if metrics:
         broken.append(f"{', '.join(metrics)} would be revealed and is not under metrics")

@@ -62,7 +62,7 @@ def _disclosed_at(job: Job, number: int) -> list[str]:
 class Watch:
     """Looks on after every step of a training.
 
-    inputs, labels: of all rows; model, loss and trained parameters as they train.
+    inputs, labels: of all rows; parameters: all that training changes; model, loss: as they train.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Watch:
         job = self._job
         limit = job.fixed_point.activation_limit << job.fraction_bits
         outside: Additive | None = None
-        for x in (outputs, *self._parameters.values()):
+        for x in (outputs, *self._model.parameters.values()):
             words = x.masked()
             bits = below(words.narrowed(64).reshape(prod(words.shape)), (-limit, limit + 1))
             part = (bits.select(0).shares() - bits.select(1).shares()).shift(1).sum()
@@ -156,7 +156,7 @@ class Watch:
         """The mean loss on the rows set aside, at scale 2^f."""
         rows = checked_rows(self._job)
         with crypten.no_grad():
-            outputs = self._model(self._inputs[rows])
+            outputs = self._model.evaluated(self._inputs[rows])
         found = self._loss.value(outputs, self._labels[rows])
         whole, shift = mantissa(Fraction(1, found.count), MEAN_BITS)
         return truncate(found.total.reshape().shares().scale(whole), shift)

@@ -184,7 +184,8 @@ def lenet() -> tuple[Any, Any]:
     import torch
     from torch import nn
 
-    from mpc_train.convert import WEIGHT_BITS, convert
+    from mpc_train.carried import WEIGHT_BITS
+    from mpc_train.convert import convert
 
     torch.manual_seed(1)
     module = nn.Sequential(

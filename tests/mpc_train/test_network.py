@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from mpc_train.convert import WEIGHT_BITS, convert
+from mpc_train.carried import WEIGHT_BITS
+from mpc_train.convert import convert
 from mpc_train.graph import Graph
 from mpc_train.network import Network
 from mpc_train.optim import SGD

@@ -1,0 +1,164 @@
+"""A network that a job brings: as data with its first weights, or as code that is installed.
+
+`[model] graph = "model.json"` carries graph and weights; nodes need none of the researcher's code.
+`[model] module = "package.module:factory"` carries the graph and a digest of the code; every node
+calls the factory itself, under the job's seed, and refuses unless graph and digest are the same. A
+node calls only factories that its own rules list: the name comes from elsewhere.
+
+First weights are integers at scale 2^WEIGHT_BITS, four bytes each, and are rounded to a job's
+scale here, by shifts.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import importlib
+import importlib.util
+import re
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_train.errors import ModelError
+from mpc_train.graph import Graph, GraphError, check_graph
+
+Words = NDArray[np.int64]
+
+WEIGHT_BITS = 24
+"""First weights are kept at this scale; below 2^7 they fit four bytes."""
+MAX_MODEL_BYTES = 64 << 20
+REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
+
+
+class Carried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """weights: by name, base64 of little-endian int32 at scale 2^WEIGHT_BITS; or none, and the
+    SHA-256 of the source that makes them."""
+
+    graph: Graph
+    weights: dict[str, str] = {}
+    source: str = ""
+
+
+def read_model(path: Path) -> Carried:
+    """A model file, checked; raises ModelError."""
+    try:
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise ModelError(f"{path}: longer than {MAX_MODEL_BYTES >> 20} MiB")
+        found = msgspec.json.decode(path.read_bytes(), type=Carried)
+        check_carried(found)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from error
+    except (msgspec.MsgspecError, GraphError) as error:
+        raise ModelError(f"{path}: {error}; write it with mpc-train model export") from error
+    return found
+
+
+def check_carried(carried: Carried) -> None:
+    """Raise GraphError unless the graph is one and every weight it needs is there."""
+    check_graph(carried.graph)
+    if not carried.source:
+        for name, shape in carried.graph.named("parameter", "frozen", "statistic"):
+            _decoded(name, carried.weights.get(name, ""), shape)
+
+
+def made_by(reference: str, input_shape: tuple[int, ...], seed: int) -> Carried:
+    """What `package.module:factory` makes, with its weights. Raises ModelError."""
+    graph, weights, source = _made(reference, tuple(input_shape), seed)
+    return Carried(graph, {name: _encoded(words) for name, words in weights.items()}, source)
+
+
+def weights_of(carried: Carried, reference: str, seed: int, fraction_bits: int) -> dict[str, Words]:
+    """First weights at scale 2^fraction_bits; called for where the job carries none."""
+    graph = carried.graph
+    if reference:
+        made, words, source = _made(reference, graph.input_shape, seed)
+        if source != carried.source:
+            raise ModelError(
+                f"model.module: the source of {reference} here is not that of the job; install "
+                "the same version everywhere"
+            )
+        if made != graph:
+            raise ModelError(f"model.module: {reference} makes another network here")
+    else:
+        words = {
+            name: _decoded(name, carried.weights[name], shape)
+            for name, shape in graph.named("parameter", "frozen", "statistic")
+        }
+    return {name: _rounded(value, fraction_bits) for name, value in words.items()}
+
+
+def _rounded(words: Words, fraction_bits: int) -> Words:
+    shift = WEIGHT_BITS - fraction_bits
+    if shift <= 0:
+        return words << -shift
+    return (words + (1 << (shift - 1))) >> shift
+
+
+def _encoded(words: Words) -> str:
+    return base64.b64encode(words.astype("<i4").tobytes()).decode()
+
+
+def _decoded(name: str, text: str, shape: tuple[int, ...]) -> Words:
+    try:
+        octets = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise GraphError(f"{name}: weights that are not base64") from error
+    if len(octets) != 4 * prod(shape):
+        raise GraphError(f"{name}: {len(octets)} bytes of weights for {list(shape)}")
+    return np.frombuffer(octets, "<i4").astype(np.int64).reshape(shape)
+
+
+@lru_cache(maxsize=4)
+def _made(
+    reference: str, input_shape: tuple[int, ...], seed: int
+) -> tuple[Graph, dict[str, Words], str]:
+    if not REFERENCE.match(reference):
+        raise ModelError(f"model.module: {reference!r} is not package.module:factory")
+    place, _, name = reference.partition(":")
+    # torch and the researcher's code are loaded only where a job asks for them.
+    import torch
+
+    from mpc_train.convert import ConversionError, convert
+
+    try:
+        factory = getattr(importlib.import_module(place), name)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"model.module: {reference} is not installed here ({error}); install it, or let the "
+            "job carry the network: mpc-train model export"
+        ) from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            module = factory()
+        except Exception as error:
+            raise ModelError(f"model.module: {reference}() fails: {error}") from error
+    if not isinstance(module, torch.nn.Module):
+        raise ModelError(f"model.module: {reference}() is not a torch.nn.Module")
+    try:
+        found = convert(module, input_shape)
+    except ConversionError as error:
+        lines = "\n  ".join(error.problems)
+        raise ModelError(f"model.module: {reference} cannot be trained:\n  {lines}") from error
+    return found.graph, found.initial, source_digest(place)
+
+
+def source_digest(module: str) -> str:
+    """SHA-256 of the Python source that a module stands in: all of its top-level package."""
+    top = importlib.util.find_spec(module.partition(".")[0])
+    if top is None or not top.origin:
+        raise ModelError(f"model.module: the source of {module} is not a file")
+    origin = Path(top.origin)
+    files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+    digest = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(origin.parent).as_posix()
+        body = file.read_bytes()
+        digest.update(f"{len(name)} {name} {len(body)} ".encode() + body)
+    return digest.hexdigest()

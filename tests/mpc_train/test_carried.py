@@ -1,0 +1,179 @@
+"""Networks that a job brings: as data or as code, and what is refused."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mpc_train import carried
+from mpc_train.cli import app
+from mpc_train.errors import JobError, ModelError, RefusedError
+from mpc_train.job import Job, job_from_bytes, load_job
+from mpc_train.models import initial_weights
+from mpc_train.reference import plain_module
+from mpc_train.rules import Rules, check_rules
+
+NET = """
+import torch
+from torch import nn
+
+
+def net():
+    return nn.Sequential(
+        nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(2, 3)
+    )
+
+
+def wrong():
+    return nn.Sequential(nn.Linear(4, 3), nn.ELU(), nn.Mish())
+
+
+def broken():
+    module = net()
+    with torch.no_grad():
+        module[4].weight[0, 0] = float("inf")
+    return module
+
+
+def number():
+    return 7
+"""
+JOB = """
+[job]
+name = "study"
+owners = ["alice", "bob"]
+dealer = "dora"
+recipients = ["alice"]
+[data]
+features = ["a", "b", "c", "d"]
+label = "y"
+rows = {{ alice = 40, bob = 40 }}
+[model]
+kind = "softmax"
+classes = {classes}
+{model}
+[train]
+epochs = 1
+batch_size = 8
+optimizer = {{ learning_rate = 0.1 }}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "study_net.py").write_text(NET)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "study_net", raising=False)
+    carried._made.cache_clear()
+    return tmp_path
+
+
+def write(folder: Path, model: str, classes: int = 3) -> Path:
+    path = folder / "job.toml"
+    path.write_text(JOB.format(model=model, classes=classes))
+    return path
+
+
+MODULE = 'module = "study_net:net"\ninput_shape = [1, 2, 2]'
+
+
+def exported(folder: Path, factory: str = "study_net:net", shape: str = "1,2,2") -> str:
+    shown = CliRunner().invoke(app, ["model", "export", factory, "--input-shape", shape])
+    assert shown.exit_code == 0, shown.stderr
+    (folder / "model.json").write_text(shown.stdout)
+    return shown.stdout
+
+
+def test_a_job_carries_a_network_and_its_weights(folder: Path) -> None:
+    exported(folder)
+    job = load_job(write(folder, 'graph = "model.json"'))
+    received = job_from_bytes(job.to_bytes())
+    assert received.shapes == job.shapes and received.digest() == job.digest()
+    assert list(job.shapes)[:2] == ["0.weight", "0.bias"]
+    assert "1.num_batches_tracked" not in job.shapes
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        import study_net  # type: ignore[import-not-found]
+
+        module = study_net.net()
+    for name, words in initial_weights(received).items():
+        expected = module.state_dict()[name].numpy()
+        assert np.abs(words / 2**job.fraction_bits - expected).max() <= 2.0**-20
+    module.load_state_dict(plain_module(job).state_dict())
+
+
+def test_a_module_is_the_same_at_every_node(folder: Path) -> None:
+    job = load_job(write(folder, MODULE))
+    network = job.model.network
+    assert network is not None and not network.weights and len(network.source) == 64
+    received = job_from_bytes(job.to_bytes())
+    first = initial_weights(received)
+    (folder / "study_net.py").write_text(NET + "\n# another version\n")
+    carried._made.cache_clear()
+    with pytest.raises(ModelError, match="not that of the job"):
+        initial_weights(received)
+    (folder / "study_net.py").write_text(NET)
+    carried._made.cache_clear()
+    for name, words in initial_weights(received).items():
+        np.testing.assert_array_equal(words, first[name])
+
+
+def test_a_node_calls_only_what_its_rules_list(folder: Path) -> None:
+    job = load_job(write(folder, MODULE))
+    rules = Rules(recipients=("alice",))
+    with pytest.raises(RefusedError, match="study_net:net would be called"):
+        check_rules(rules, job)
+    check_rules(msgspec.structs.replace(rules, modules=("study_net:net",)), job)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ('module = "study_net:wrong"', r"(?s)1 \(ELU\).*LeakyReLU.*2 \(Mish\).*SiLU"),
+        (MODULE.replace("net:net", "net:broken"), "4.weight: .*not finite"),
+        (MODULE.replace("net:net", "net:number"), "not a torch.nn.Module"),
+        (MODULE.replace("net:net", "net:missing"), "not installed"),
+        ('module = "os; rm"', "not package.module:factory"),
+        ('module = "study_net:net"', r"shapes do not fit rows of \[4\]"),
+        (MODULE.replace("1, 2, 2", "1, 2, 3"), "shapes do not fit|a row has 4 features"),
+        (MODULE + '\ngraph = "model.json"', "one of them"),
+        ('graph = "nowhere.json"', "No such file"),
+        ("input_shape = [4]", "is missing"),
+    ],
+)
+def test_what_is_refused(folder: Path, model: str, message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        load_job(write(folder, model))
+
+
+def test_the_output_fits_the_classes(folder: Path) -> None:
+    with pytest.raises(JobError, match=r"puts out \[3\].* needs \[4\]"):
+        load_job(write(folder, MODULE, classes=4))
+
+
+def test_a_model_file_that_was_changed(folder: Path) -> None:
+    content = json.loads(exported(folder))
+    path = write(folder, 'graph = "model.json"')
+
+    def job_with(change: str) -> Job:
+        other = json.loads(json.dumps(content))
+        if change == "shape":
+            other["graph"]["nodes"][0]["shape"] = [2, 9, 9]
+        elif change == "weights":
+            other["weights"]["0.bias"] = "AAAA"
+        else:
+            other["extra"] = 1
+        (folder / "model.json").write_text(json.dumps(other))
+        return load_job(path)
+
+    for change, message in (
+        ("shape", r"gives \[2, 1, 1\], not \[2, 9, 9\]"),
+        ("weights", "3 bytes of weights"),
+        ("extra", "unknown key"),
+    ):
+        with pytest.raises(JobError, match=message):
+            job_with(change)
