@@ -43,7 +43,12 @@ _LOSS_KEYS = {
 def loss_name(job: "Job") -> str:
     """The job's loss, "auto" resolved."""
     name = job.train.loss.name
-    return LOSSES[job.model.kind][0] if name == "auto" else name
+    return _possible(job)[0] if name == "auto" else name
+
+
+def _possible(job: "Job") -> tuple[str, ...]:
+    """The losses of the kind of model; another kind may have any."""
+    return LOSSES.get(job.model.kind, ("cross_entropy", "bce", *LOSSES["linear"]))
 
 
 def check_train(job: "Job") -> None:
@@ -124,7 +129,7 @@ def _check_clip(job: "Job") -> None:
 
 
 def _check_loss(job: "Job", loss: LossSettings) -> None:
-    possible = LOSSES[job.model.kind]
+    possible = _possible(job)
     name = loss_name(job)
     if name not in possible:
         raise JobProblem(

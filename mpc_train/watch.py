@@ -103,9 +103,12 @@ class Watch:
 
     def after_epoch(self, epoch: int, number: int) -> bool:
         """Whether training ends here, by a check of early stopping after `number` steps."""
-        if not is_checked(self._job, epoch):
+        settings = self._job.train.early_stopping
+        if settings is None or not is_checked(self._job, epoch):
             return False
         last = epoch + 1 == self._job.train.epochs
+        if last and not settings.keep_best:
+            return False
         stopped = self._check()
         # After the last epoch the best model is still to be kept, but nothing is to be decided.
         return False if last else self._gate.decide(STOP, number, remask(stopped.shares()))
