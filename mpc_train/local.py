@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mpc_train.errors import ConfigError, DataError
+from mpc_train.job_train_checks import needs_file
 from mpc_train.node_config import DataFile
 from mpc_train.rules import disclosed_on_the_way
 from mpc_train.strict_toml import at, load_toml
@@ -29,7 +30,9 @@ LOCAL_FILE, SCRIPT_FILE = "local.toml", "make_data.py"
 
 
 class _LocalFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    data: dict[str, str | DataFile]
+    data: dict[str, str | DataFile] = {}
+    warm_start: str = ""
+    """The state_dict that training starts from, at whichever nodes need it."""
 
 
 def local_data(job_path: Path, job: "Job") -> dict[str, DataFile]:
@@ -57,6 +60,22 @@ def local_data(job_path: Path, job: "Job") -> dict[str, DataFile]:
             )
             raise DataError(f"{entry.file}: there is no such file, the data of {owner}; {advice}")
     return resolved
+
+
+def local_start(job_path: Path, job: "Job") -> Path | None:
+    """Return the state_dict that the job starts from, None if it starts from random weights."""
+    if job.train.warm_start is None:
+        return None
+    folder = job_path.absolute().parent
+    local = folder / LOCAL_FILE
+    parsed = load_toml(local, _LocalFile, ConfigError)[0] if local.exists() else _LocalFile()
+    path = (folder / Path(parsed.warm_start or "start.safetensors").expanduser()).absolute()
+    if not path.exists():
+        raise DataError(
+            f"{path}: there is no such file, the state_dict that training starts from; put it "
+            f"there, or write warm_start = … in {_short(local)}"
+        )
+    return path
 
 
 def _short(path: Path) -> Path:
@@ -114,6 +133,7 @@ def node_text(
     address: str,
     job: "Job",
     data: dict[str, DataFile],
+    start: Path | None = None,
 ) -> str:
     """A party's or dealer's file; its rules allow exactly this job."""
     sections: dict[str, dict[str, object]] = {
@@ -135,6 +155,8 @@ def node_text(
     if node.name in data:
         entry = data[node.name]
         sections[f"data.{job.name}"] = {"file": entry.file, "ignore": list(entry.ignore)}
+    if start is not None and needs_file(job, node.name):
+        sections["warm_start"] = {job.name: str(start)}
     return _toml(sections)
 
 

@@ -26,11 +26,13 @@ from numpy.typing import NDArray
 from mpc_train.artifact import ENVELOPE_FILE, seal_model
 from mpc_train.data import Table, load_table
 from mpc_train.job import Job, job_from_bytes
+from mpc_train.job_train_checks import needs_file
 from mpc_train.metrics import secret_metrics
 from mpc_train.models import check_network, initial_weights
 from mpc_train.ranges import check_ranges, rate
 from mpc_train.schedule import checked_rows, distinct_rates, split, total_steps
 from mpc_train.trainer import Trainer, make_trainer, train
+from mpc_train.warm_start import PUBLIC, flat, load_start, started_with
 from mpc_train.watch import Watch, disclosures
 from protocols import crypten_functions
 from protocols.crypten_backend import MaskedTensor, Source, attach, detach
@@ -59,6 +61,7 @@ class TrainProgram:
         self._config = config
         self._job: Job | None = None
         self._table: Table | None = None
+        self._start: dict[str, Reals] | None = None
 
     def prepare(self, body: bytes, roles: Roles) -> bytes:
         """Check the job and load this node's data; the digest of the public constants.
@@ -72,6 +75,8 @@ class TrainProgram:
         if me in job.owners:
             source = self._config.data_file(job.name)
             self._table = load_table(source.file, job, me, source.ignore)
+        if needs_file(job, me):
+            self._start = load_start(self._config.start_file(job.name), job)
         self._job = job
         return public_constants(job)
 
@@ -102,7 +107,7 @@ class TrainProgram:
     def _attached(self, session: Session, job: Job, role: Role) -> dict[str, object]:
         try:
             role.begin_step(0)
-            inputs, labels = self._share_in(session, job, role)
+            inputs, labels, start = self._share_in(session, job, role)
             role.finish()
             steps = total_steps(job)
 
@@ -114,7 +119,7 @@ class TrainProgram:
                     phase="training",
                 )
 
-            trainer = make_trainer(job)
+            trainer = make_trainer(job, start)
             gate = RevealGate(agreed_outputs(job))
             watch = Watch(
                 job, gate, trainer.model, trainer.loss, trainer.model.secret, inputs, labels
@@ -143,12 +148,14 @@ class TrainProgram:
 
     def _share_in(
         self, session: Session, job: Job, role: Role
-    ) -> tuple[MaskedTensor, MaskedTensor]:
-        """2: rows [all rows, features] and labels [all rows, outputs], in the order of owners."""
+    ) -> tuple[MaskedTensor, MaskedTensor, dict[str, MaskedTensor]]:
+        """2: rows [all rows, features] and labels [all rows, outputs], in the order of owners, and
+        the weights that training starts from, where the job gives them."""
         features, labels = [], []
+        sources = {}
         for owner in job.owners:
             rows = job.data.rows[owner]
-            source = _source(session, job, owner)
+            source = sources[owner] = _source(session, job, owner)
             mine = self._table if owner == session.me else None
             features.append(
                 MaskedTensor(
@@ -164,7 +171,15 @@ class TrainProgram:
                     shape=(rows, job.outputs),
                 )
             )
-        return MaskedTensor.cat(features), MaskedTensor.cat(labels)
+        start, settings = {}, job.train.warm_start
+        if settings is not None:
+            source_of_start: Source | None = None
+            if settings.source == job.dealer:
+                source_of_start = "dealer"
+            elif settings.source != PUBLIC:
+                source_of_start = sources[settings.source]
+            start = started_with(job, role, source_of_start, self._start)
+        return MaskedTensor.cat(features), MaskedTensor.cat(labels), start
 
     def _send_rows(self, session: Session, job: Job) -> None:
         """2, at an owner that only brings data."""
@@ -175,7 +190,10 @@ class TrainProgram:
             stream = Stream(session.export(evaluator, INPUT_LABEL))
             stream.begin_step(0)
             streams.append(stream)
-        for values in (self._table.features, label_matrix(job, self._table.labels)):
+        brought = [self._table.features, label_matrix(job, self._table.labels)]
+        if self._start is not None:
+            brought.append(flat(self._start))
+        for values in brought:
             words = encode(values, job.fraction_bits)
             send_outside(session.channel, job.evaluators, streams, words)
 
@@ -240,8 +258,8 @@ def _reveal_metrics(
 def _reveal_weights(job: Job, gate: RevealGate, trainer: Trainer) -> dict[str, SealedHalf]:
     """5: this evaluator's halves of the weights under fresh masks; empty at the dealer."""
     found = {}
-    for name, parameter in trainer.model.tensors.items():
-        half = gate.for_recipients(name, total_steps(job), parameter.masked())
+    for name in job.shapes:
+        half = gate.for_recipients(name, total_steps(job), trainer.model.tensors[name].masked())
         if half is not None:
             found[name] = half
     return found

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mpc_train.data import Table
 from mpc_train.job import Job
+from mpc_train.job_train_checks import is_frozen
 from mpc_train.plain import PlainGraph
 from mpc_train.ranges import rate
 from mpc_train.reference_setup import TwinStopping, twin_clip, twin_loss, twin_optimizer
@@ -60,7 +61,10 @@ def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[
         {name: torch.from_numpy(value / scale) for name, value in initial.items()},
         strict=job.model.network is None,  # counters start at 0
     )
-    optimizer, loss = twin_optimizer(job, module.parameters()), twin_loss(job)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and not is_frozen(job, name))
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer, loss = twin_optimizer(job, trained), twin_loss(job)
     checked = torch.from_numpy(checked_rows(job))
     stopping = _stopping(job)
     number = 0
@@ -72,7 +76,7 @@ def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[
             index = torch.from_numpy(rows)
             optimizer.zero_grad()
             loss(module(inputs[index]), labels[index]).backward()
-            twin_clip(job, module.parameters())
+            twin_clip(job, trained)
             optimizer.step()
         if stopping is not None and is_checked(job, epoch):
             with torch.no_grad():
