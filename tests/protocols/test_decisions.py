@@ -1,0 +1,64 @@
+"""Bits that a job discloses to everybody, the dealer included, while it goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protocols.arithmetic import multiply, truncate
+from protocols.errors import DesyncError, ProtocolError, RevealError
+from protocols.reveal import Output, RevealGate
+from protocols.role import Evaluator, Role
+from tests.support.lockstep import run_lockstep
+from tests.support.loopback import secret
+
+
+def gate_for(*steps: int) -> RevealGate:
+    return RevealGate(frozenset(Output("stop", step) for step in steps))
+
+
+@pytest.mark.parametrize("evaluators", [2, 3])
+def test_every_role_goes_the_way_that_the_bit_says(evaluators: int) -> None:
+    bits = [0, 0, 1]
+
+    def program(role: Role) -> list[int]:
+        gate, went = gate_for(*range(len(bits))), []
+        for step, bit in enumerate(bits):
+            # A step with enough corrections that credits come between, then the decision.
+            x = secret(role, np.full(30_000, 5))
+            truncate(multiply(x, x), 3)
+            went.append(step)
+            if gate.decide("stop", step, secret(role, np.array(bit))):
+                break
+        return went
+
+    assert run_lockstep(program, evaluators) == [[0, 1, 2]] * (evaluators + 1)
+
+
+def test_a_decision_that_is_not_listed_is_refused() -> None:
+    def program(role: Role) -> None:
+        gate = gate_for(1)
+        gate.decide("stop", 2, secret(role, np.array(1)))
+
+    with pytest.raises(RevealError):
+        run_lockstep(program, 2)
+
+
+def test_what_is_no_bit_is_refused() -> None:
+    def program(role: Role) -> bool:
+        return gate_for(1).decide("stop", 1, secret(role, np.array(2)))
+
+    with pytest.raises(ProtocolError):
+        run_lockstep(program, 2)
+
+
+def test_evaluators_that_tell_different_bits_are_noticed() -> None:
+    def program(role: Role) -> Any:
+        if isinstance(role, Evaluator):
+            return role.tell(role.index == 0)
+        return role.told()  # type: ignore[attr-defined]
+
+    with pytest.raises(DesyncError, match="different decisions"):
+        run_lockstep(program, 2)
