@@ -39,6 +39,7 @@ def over_shares(job: Job, outputs: Reals, labels: Reals) -> dict[str, float]:
 
     def program(role: Role) -> dict[str, float]:
         attach(role, job.fraction_bits)
+        np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
         try:
             mine = role.index == 0
             z, y = (
