@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from mpc_train.errors import JobError
+from mpc_train.graph_ranges import check_graph_ranges
 from mpc_train.schedule import distinct_rates, learning_rate, split_sizes
 from mpc_train.training_setup import check_training
 
@@ -50,6 +51,7 @@ def check_ranges(job: Job) -> None:
             f"reveal.metrics: auc compares all pairs of held-out rows, at most {MAX_AUC_ROWS} of "
             f"them, here {held_out}; lower data.test_fraction or reveal accuracy instead"
         )
+    check_graph_ranges(job)
     check_training(job)
     for epoch, step in distinct_rates(job):
         rate(job, epoch, step)
@@ -57,12 +59,13 @@ def check_ranges(job: Job) -> None:
 
 def rate_bits(job: Job) -> int:
     """How many bits the mantissa of learning rate over batch size may have."""
-    several = len(job.widths) > 2 or job.model.network is not None
-    inputs = Fraction(job.data.limit)
-    if several:
-        inputs = max(inputs, Fraction(job.fixed_point.activation_limit))
-    residual = job.fixed_point.activation_limit if job.model.kind == "linear" else 1
-    mean = min(inputs * residual, Fraction(job.fixed_point.gradient_limit))
+    mean = Fraction(job.fixed_point.gradient_limit)
+    if job.model.network is None:  # elsewhere a weight's gradient may sum over many positions
+        inputs = Fraction(job.data.limit)
+        if len(job.widths) > 2:
+            inputs = max(inputs, Fraction(job.fixed_point.activation_limit))
+        residual = job.fixed_point.activation_limit if job.model.kind == "linear" else 1
+        mean = min(mean, inputs * residual)
     room = WORD_BITS - 2 * job.fraction_bits - _bits(mean * job.train.batch_size)
     return min(room, MOST_RATE_BITS)
 

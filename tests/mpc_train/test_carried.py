@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
@@ -41,6 +42,24 @@ def broken():
 
 def number():
     return 7
+
+
+def tiny_eps():
+    return nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3, eps=1e-8))
+
+
+def wide():
+    return nn.Sequential(nn.Linear(4, 2048), nn.Softmax(-1), nn.Linear(2048, 3))
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(5000, 2)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.table(x.long()).flatten(1))
 """
 JOB = """
 [job]
@@ -143,6 +162,13 @@ def test_a_node_calls_only_what_its_rules_list(folder: Path) -> None:
         (MODULE + '\ngraph = "model.json"', "one of them"),
         ('graph = "nowhere.json"', "No such file"),
         ("input_shape = [4]", "is missing"),
+        ('module = "study_net:tiny_eps"', "_1: eps = 1e-08 is below 2\\^-20"),
+        ('module = "study_net:wide"', "_1: softmax over 2048"),
+        ('module = "study_net:Words"', "table: a table of 5000"),
+        (
+            MODULE + "\n[fixed_point]\nactivation_limit = 128",
+            "_1: batch_norm takes values up to 64",
+        ),
     ],
 )
 def test_what_is_refused(folder: Path, model: str, message: str) -> None:
@@ -177,3 +203,30 @@ def test_a_model_file_that_was_changed(folder: Path) -> None:
     ):
         with pytest.raises(JobError, match=message):
             job_with(change)
+
+
+@pytest.mark.slow
+def test_a_carried_network_is_that_of_its_twin(folder: Path) -> None:
+    """In real processes, batch normalisation's statistics and counter included."""
+    exported(folder)
+    path = write(folder, 'graph = "model.json"')
+    rng = np.random.default_rng(1)
+    (folder / "data").mkdir()
+    for owner in ("alice", "bob"):
+        x = rng.normal(size=(40, 4))
+        y = np.digitize(x[:, 0] - x[:, 3], [-0.5, 0.5])
+        rows = [",".join([*(repr(float(v)) for v in r), str(k)]) for r, k in zip(x, y, strict=True)]
+        (folder / "data" / f"{owner}.csv").write_text("\n".join(["a,b,c,d,y", *rows]))
+    run = ["run", str(path), "--format", "json", "--compare", "--run-dir", str(folder / "run")]
+    shown = CliRunner().invoke(app, run)
+    assert shown.exit_code == 0, shown.stderr
+    record = json.loads(shown.stdout.splitlines()[-1])
+    assert record["steps"] == 8
+    # Softmax is within 2^-12, the rate 0.1, and what a norm divides by is about 1/2.
+    assert record["max_weight_difference"] <= 8 * 0.1 * 16 * 2.0**-12
+    state = safetensors.torch.load_file(record["model"])
+    import study_net
+
+    study_net.net().load_state_dict(state)
+    assert state["1.num_batches_tracked"].item() == 8
+    assert (state["1.running_mean"] != 0).all()
