@@ -115,9 +115,9 @@ class Watch:
 
     def finish(self) -> None:
         """Put the best checked model in the place of the last one."""
+        tensors = self._changing()
         for name, words in self._best.items():
-            parameter = self._parameters[name]
-            parameter.copy_(parameter.with_value(words))
+            tensors[name].copy_(tensors[name].with_value(words))
 
     def _guard(self, number: int, outputs: MaskedTensor) -> None:
         job = self._job
@@ -164,10 +164,15 @@ class Watch:
         whole, shift = mantissa(Fraction(1, found.count), MEAN_BITS)
         return truncate(found.total.reshape().shares().scale(whole), shift)
 
+    def _changing(self) -> dict[str, MaskedTensor]:
+        """The tensors that training changes: parameters and kept statistics."""
+        frozen = {name for name in self._model.parameters if name not in self._parameters}
+        return {name: t for name, t in self._model.secret.items() if name not in frozen}
+
     def _keep(self, better: MaskedBit) -> None:
         """The weights of this check where it is better, else those kept so far. 1 round."""
-        for name, parameter in self._parameters.items():
-            now, kept = parameter.masked(), self._best.get(name)
+        for name, tensor in self._changing().items():
+            now, kept = tensor.masked(), self._best.get(name)
             if kept is None:
                 self._best[name] = now
                 continue

@@ -209,3 +209,36 @@ def test_what_the_ring_cannot_hold_is_said_before(
     } | changes
     with pytest.raises(RangeError, match=word):
         check_adaptive(Moments(**settings), rate, BITS, LIMIT)
+
+
+class Restarted:
+    """An optimizer that is thrown away after each step; the next one is given its state."""
+
+    def __init__(self, named: Any, make: Any) -> None:
+        self._named, self._make, self._inner = named, make, make(named)
+
+    def step(self, rate: Fraction) -> None:
+        self._inner.step(rate)
+        state = self._inner.state()
+        if isinstance(self._inner, Adaptive):
+            after = self._make(self._named)
+            after.restore(state, self._inner.numbers())
+        else:
+            after = self._make(self._named)
+            after.restore(state, self._inner.rate())
+        self._inner = after
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop, momentum", "sgd"])
+def test_a_state_that_was_saved_goes_on(name: str) -> None:
+    task = problem((6, 3), seed=2, steps=3)
+
+    def make(named: Any) -> Any:
+        if name == "sgd":
+            return SGD(named, momentum=Fraction(3, 4), nesterov=True)
+        return adaptive(named, **ADAPTIVE[name][0])
+
+    rates = [Fraction(1, 100), Fraction(1, 100), Fraction(1, 200)]
+    whole = over_shares(task, make, softmax_gradient, rates, 2)
+    parts = over_shares(task, lambda named: Restarted(named, make), softmax_gradient, rates, 2)
+    assert worst(whole, parts) == 0
