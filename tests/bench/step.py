@@ -4,11 +4,12 @@
     python tests/bench/step.py --workload lr784 --parties 3 --vs crypten --format json
 
 Workloads, batch 128: `lr784` (784 features, one output), `net_a` (784-128-128-10 with ReLU and
-softmax cross-entropy), `mlp_adam` (the same with Adam instead of SGD), `lenet` (1×28×28: convolution
-5×5 to 16, ReLU, max-pool 2, twice, 256-100, ReLU, 100-10), and the operations `relu` (10^5
-elements), `matmul` (128×784 by 784×128), `softmax` (128×10), `maxpool` (2×2 on 16×24×24) and `conv`
-(5×5 on 16×12×12 to 16 channels). Every node is a process with one compute thread. Rows are shared in before the clock starts, as they are in training. A step
-ends when all its openings have been exchanged.
+softmax cross-entropy), `mlp_adam` (the same with Adam instead of SGD), `lenet` (1×28×28:
+convolution 5×5 to 16, ReLU, max-pool 2, twice, 256-100, ReLU, 100-10), and the operations `relu`
+(10^5 elements), `matmul` (128×784 by 784×128), `softmax` (128×10), `maxpool` (2×2 on 16×24×24) and
+`conv` (5×5 on 16×12×12 to 16 channels). Every node is a process with one compute thread. Rows are
+shared in before the clock starts, as they are in training. A step ends when all its openings have
+been exchanged.
 
 `--vs crypten` measures stock CrypTen with its trusted third party in turn with ours, the same
 network and batch, and prints the ratio of the medians. CrypTen computes the loss value by
