@@ -36,11 +36,13 @@ from mpc_train.warm_start import PUBLIC, flat, load_start, started_with
 from mpc_train.watch import Watch, disclosures
 from protocols import crypten_functions
 from protocols.crypten_backend import MaskedTensor, Source, attach, detach
+from protocols.dealer import Dealer
+from protocols.evaluator import Evaluator
 from protocols.fixed_point import decode, encode
 from protocols.functions import constants_digest
 from protocols.inputs import OutsideSource, send_outside
 from protocols.reveal import Output, RevealGate, SealedHalf
-from protocols.role import Dealer, Evaluator, Role
+from protocols.role import Role
 from protocols.streams import Stream
 
 if TYPE_CHECKING:

@@ -18,9 +18,12 @@ import numpy as np
 
 from protocols.arithmetic import remask
 from protocols.channel import Channel
+from protocols.dealer import Dealer
 from protocols.deferred import Deferred
+from protocols.evaluator import Evaluator
+from protocols.frames import receive_all, send_all
 from protocols.masked import Additive, Masked
-from protocols.role import Dealer, Evaluator, Role, Shape, Words, receive_all, send_all
+from protocols.role import Role, Shape, Words
 from protocols.streams import Stream
 
 OUTSIDE_LABEL = b"mpc-train outside input v1"

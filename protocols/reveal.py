@@ -17,9 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from protocols.arithmetic import remask
+from protocols.dealer import Dealer
 from protocols.errors import RevealError
+from protocols.evaluator import Evaluator
 from protocols.masked import Masked
-from protocols.role import Dealer, Evaluator, Words
+from protocols.role import Words
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from numpy.typing import NDArray
 
 from protocols.errors import MaskReuseError
+from protocols.kernels import packed_size, unpack
 
 KEY_BYTES = 32
 CHUNK_BYTES = 1 << 16
@@ -73,6 +74,14 @@ class Stream:
     def words(self, count: int) -> NDArray[np.int64]:
         """The next `count` elements of Z_2^64 as int64."""
         return self.octets(8 * count).view(np.int64)
+
+    def words_modulo(self, count: int, bits: int) -> NDArray[np.int64]:
+        """The next `count` words modulo 2^bits, drawn as a packed array."""
+        if bits == 64:
+            return self.words(count)
+        words = np.empty(count, np.int64)
+        unpack(self.octets(packed_size(count, bits)), bits, words)
+        return words
 
     def _generate(self, count: int) -> NDArray[np.uint8]:
         if self._cipher is None:

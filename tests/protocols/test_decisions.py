@@ -9,8 +9,9 @@ import pytest
 
 from protocols.arithmetic import multiply, truncate
 from protocols.errors import DesyncError, ProtocolError, RevealError
+from protocols.evaluator import Evaluator
 from protocols.reveal import Output, RevealGate
-from protocols.role import Evaluator, Role
+from protocols.role import Role
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import secret
 

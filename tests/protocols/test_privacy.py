@@ -27,11 +27,12 @@ from protocols import crypten_functions, functions
 from protocols.arithmetic import matmul, multiply, remask, round_off, select, truncate
 from protocols.comparison import all_of, argmax, below, maximum, negative, relu, weighted
 from protocols.crypten_backend import MaskedTensor, attach
+from protocols.evaluator import Evaluator
 from protocols.fixed_point import encode
 from protocols.inputs import from_dealer, from_outside
 from protocols.masked import Additive, Early, Masked, public
 from protocols.reveal import Output, RevealGate
-from protocols.role import Evaluator, Mask, Role, Words
+from protocols.role import Mask, Role, Words
 from tests.support.enumeration import InsecureEnumeration, Window, view_distribution
 from tests.support.loopback import combine_masked, secret, shares_of
 from tests.support.transcript_first import OutsideStub, View, run_scripted

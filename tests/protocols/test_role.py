@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols import role as role_module
+from protocols import credit, dealer, evaluator, frames
 from protocols.arithmetic import multiply, remask, truncate
 from protocols.comparison import negative
+from protocols.dealer import Dealer
 from protocols.deferred import Deferred, combine
 from protocols.errors import DesyncError, FrameError, MaskReuseError, PeerLostError, ProtocolError
+from protocols.evaluator import Evaluator
+from protocols.frames import unpack_words
 from protocols.kernels import pack_sum, packed_size
 from protocols.masked import public
-from protocols.role import Dealer, Evaluator, Mask, Role, unpack_words
+from protocols.role import Mask, Role
 from protocols.streams import Stream
 from tests.support.lockstep import LockstepEndpoint, LockstepLoopback, compute, run_lockstep
 from tests.support.loopback import make_role, secret, shares_of
@@ -300,8 +303,9 @@ def test_corrections_do_not_depend_on_data() -> None:
 
 def test_many_frames_keep_to_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small frames, many credits: everybody ends, and the dealer is never far ahead."""
-    monkeypatch.setattr(role_module, "CORRECTION_BYTES", 256)
-    monkeypatch.setattr(role_module, "FRAME_BYTES", 512)
+    for module in (dealer, evaluator):
+        monkeypatch.setattr(module, "CORRECTION_BYTES", 256)
+        monkeypatch.setattr(module, "FRAME_BYTES", 512)
     ahead = []
     net = LockstepLoopback()
 
@@ -316,9 +320,9 @@ def test_many_frames_keep_to_the_window(monkeypatch: pytest.MonkeyPatch) -> None
         return role.operation
 
     assert len(set(run_lockstep(program, 3, net=net))) == 1
-    window = role_module.CREDIT_FRAMES * (role_module.WINDOW_CREDITS + 2)
-    frames = len(net.transcript["dealer", "p0"])
-    assert frames > 3 * window, "the window was needed"
+    window = credit.CREDIT_FRAMES * (credit.WINDOW_CREDITS + 2)
+    sent = len(net.transcript["dealer", "p0"])
+    assert sent > 3 * window, "the window was needed"
     assert max(ahead) <= window
     assert all(q.empty() for q in net.queues.values())
 
@@ -339,7 +343,7 @@ def test_lopsided_corrections_do_not_lock() -> None:
 
 
 def test_large_openings_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(role_module, "FRAME_BYTES", 100)
+    monkeypatch.setattr(frames, "FRAME_BYTES", 100)
     x = np.arange(77) - 30
     np.testing.assert_array_equal(
         compute(lambda r: remask(multiply(*[secret(r, x)] * 2)), 3), x * x
@@ -383,8 +387,8 @@ def test_threads_of_real_processes_agree_with_lockstep() -> None:
     free, ordered = InsecureLoopback(), LockstepLoopback()
     run_roles(program, 3, net=free)
     run_lockstep(program, 3, net=ordered)
-    for key, frames in free.transcript.items():
-        assert ordered.transcript[key][: len(frames)] == frames
+    for key, sent in free.transcript.items():
+        assert ordered.transcript[key][: len(sent)] == sent
     assert threading.active_count() < 50
 
 

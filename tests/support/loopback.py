@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from protocols.dealer import Dealer
 from protocols.errors import PeerTimeoutError
+from protocols.evaluator import Evaluator
 from protocols.inputs import from_evaluator
 from protocols.masked import Masked
-from protocols.role import Dealer, Evaluator, Role
+from protocols.role import Role
 from protocols.streams import Stream
 
 DEALER = "dealer"

@@ -24,8 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from protocols.dealer import Dealer
 from protocols.deferred import Deferred, Never
-from protocols.role import Dealer, Evaluator, Mask, Octets, Role, Shape, Words
+from protocols.evaluator import Evaluator
+from protocols.role import Mask, Octets, Role, Shape, Words
 from tests.support.lockstep import Baton
 
 View = list[tuple[str, bytes]]

@@ -1,0 +1,188 @@
+"""The dealer's side of `Role`: all masks, corrections that leave, no opened value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+
+from protocols.channel import Channel
+from protocols.credit import CORRECTION_BYTES, CREDIT_FRAMES, DONE, WINDOW_CREDITS, credit
+from protocols.deferred import Deferred, Never
+from protocols.errors import DesyncError
+from protocols.frames import FRAME_BYTES, Octets, Words, check_label, send_all
+from protocols.kernels import add_unpacked, pack_sum, packed_size
+from protocols.role import Mask, Role, Shape
+from protocols.streams import Stream
+
+
+class Dealer(Role):
+    """The node that hands out correlated randomness: it knows every mask and no opened value.
+
+    names: the evaluators by index. streams: one for each of them.
+    """
+
+    def __init__(
+        self, channel: Channel, *, names: Sequence[str], streams: Sequence[Stream]
+    ) -> None:
+        super().__init__(len(names), None)
+        if len(streams) != len(names):
+            raise ValueError("a dealer needs one stream for each evaluator")
+        self._channel = channel
+        self.names = tuple(names)
+        self._streams = list(streams)
+        self._last = 0
+        self._corrections = [np.empty(0, np.uint8) for _ in names]
+        self._filled = [0] * len(names)
+        self._frames = [0] * len(names)
+        self._credits = [0] * len(names)
+        self._never = Never()
+
+    def __repr__(self) -> str:
+        return f"Dealer(evaluators={self.evaluators}, step={self.step})"
+
+    def begin_step(self, step: int) -> None:
+        self.finish()
+        for stream in self._streams:
+            stream.begin_step(step)
+        self.step = step
+
+    def finish(self) -> None:
+        # Everything to everybody before any wait: the evaluator whose credit is waited for may
+        # itself wait for one that needs what would still lie here.
+        for index in range(self.evaluators):
+            self._send_corrections(index)
+        for index in range(self.evaluators):
+            self._await_credit(index)
+
+    def close(self) -> None:
+        self.finish()
+        for index, name in enumerate(self.names):
+            while self._take_credit(index, name) != DONE:
+                pass
+
+    def mask(self, shape: Shape, bits: int = 64) -> Mask:
+        count = prod(shape)
+        total = self._streams[0].words_modulo(count, bits)
+        for stream in self._streams[1:]:
+            if bits == 64:
+                total += stream.words(count)
+            else:
+                add_unpacked(stream.octets(packed_size(count, bits)), bits, 1, total)
+        return Mask(total.reshape(shape))
+
+    def owner_mask(self, shape: Shape, owner: int) -> Words | None:
+        return self._streams[owner].words(prod(shape)).reshape(shape)
+
+    def mask_bits(self, shape: Shape) -> Mask:
+        count = prod(shape)
+        total = self._streams[0].octets(count)
+        for stream in self._streams[1:]:
+            total ^= stream.octets(count)
+        return Mask(total.reshape(shape))
+
+    def deal(self, value: Words | None, shape: Shape, bits: int = 64) -> Words:
+        count = prod(shape)
+        self.issue("deal", count, bits)
+        if value is None or value.shape != shape:
+            raise AssertionError("the dealer deals values of the shape that the program says")
+        last, others = self._next_last()
+        out = self._reserve(last, packed_size(count, bits))
+        if bits == 64:
+            missing = out.view(np.int64)
+            rest = value.reshape(-1)
+            for stream in others:
+                rest = np.subtract(rest, stream.words(count), out=missing)
+        else:
+            rest = value.flatten()
+            for stream in others:
+                add_unpacked(stream.octets(packed_size(count, bits)), bits, -1, rest)
+            pack_sum(rest, np.zeros(count, np.int64), bits, out)
+        return value
+
+    def deal_bits(self, value: Octets | None, shape: Shape) -> Octets:
+        count = prod(shape)
+        self.issue("deal_bits", count)
+        if value is None or value.shape != shape:
+            raise AssertionError("the dealer deals values of the shape that the program says")
+        last, others = self._next_last()
+        missing = self._reserve(last, count)
+        rest = value.reshape(-1)
+        for stream in others:
+            rest = np.bitwise_xor(rest, stream.octets(count), out=missing)
+        return value
+
+    def open(self, part: Deferred[Words], mask: Mask, bits: int = 64) -> Deferred[Words]:
+        mask.spend()
+        return self._never
+
+    def open_bits(self, part: Deferred[Octets], mask: Mask) -> Deferred[Octets]:
+        mask.spend()
+        return self._never
+
+    def known(self, value: Words) -> Deferred[Words]:
+        return self._never
+
+    def broadcast(self, tag: bytes, words: Words) -> None:
+        """Send the same words (the dealer's own masked input) to all evaluators."""
+        self.finish()  # corrections that evaluators take before this come first
+        for name in self.names:
+            send_all(self._channel, name, self.label(tag), words.reshape(-1).view(np.uint8))
+
+    def _next_last(self) -> tuple[int, list[Stream]]:
+        """Who receives the next correction, and the streams of all others: at least one."""
+        last = self._last = (self._last + 1) % self.evaluators
+        return last, [stream for index, stream in enumerate(self._streams) if index != last]
+
+    def _reserve(self, index: int, count: int) -> Octets:
+        """Room for `count` bytes in the frame to evaluator `index`, to be filled at once."""
+        padded = (count + 7) & ~7
+        start = self._filled[index]
+        if start + padded > len(self._corrections[index]):
+            if start:
+                self.finish()
+            self._corrections[index] = np.empty(max(padded, CORRECTION_BYTES), np.uint8)
+            start = 0
+        self._filled[index] = start + padded
+        room = self._corrections[index][start : start + padded]
+        room[count:] = 0
+        return room[:count]
+
+    def _send_corrections(self, index: int) -> None:
+        filled, self._filled[index] = self._filled[index], 0
+        frame, self._corrections[index] = self._corrections[index].data, np.empty(0, np.uint8)
+        for start in range(0, filled, FRAME_BYTES):
+            label = self.label(b"corr")
+            piece = frame[start : min(start + FRAME_BYTES, filled)]
+            self._channel.send(self.names[index], label, piece)
+            self._frames[index] += 1
+
+    def told(self) -> bool:
+        """The bit that all evaluators `tell` here; DesyncError where they tell different ones."""
+        self.finish()
+        expected, bits = self.label(b"told"), set()
+        for index, name in enumerate(self.names):
+            label, payload = self._channel.receive(name, 1)
+            while label != expected:
+                self._credits[index] += 1
+                check_label(name, credit(self._credits[index] * CREDIT_FRAMES), label)
+                label, payload = self._channel.receive(name, 1)
+            bits.add(bytes(payload))
+        if bits not in ({b"\0"}, {b"\1"}):
+            raise DesyncError("evaluators tell different decisions, or none")
+        return bits == {b"\1"}
+
+    def _await_credit(self, index: int) -> None:
+        """Wait until evaluator `index` is at most WINDOW_CREDITS credits behind."""
+        while self._frames[index] // CREDIT_FRAMES - self._credits[index] > WINDOW_CREDITS:
+            label = self._take_credit(index, self.names[index])
+            if label == DONE:
+                raise DesyncError(f"{self.names[index]} ended before this node did")
+
+    def _take_credit(self, index: int, name: str) -> bytes:
+        label, _ = self._channel.receive(name, 0)
+        if label != DONE:
+            self._credits[index] += 1
+            check_label(name, credit(self._credits[index] * CREDIT_FRAMES), label)
+        return label

@@ -1,0 +1,224 @@
+"""The evaluator's side of `Role`: shares, exchanges, corrections that arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+
+from protocols.channel import Channel
+from protocols.credit import CORRECTION_BYTES, CREDIT_FRAMES, DONE, credit
+from protocols.deferred import Deferred
+from protocols.errors import DesyncError, FrameError
+from protocols.frames import (
+    FRAME_BYTES,
+    LABEL,
+    Octets,
+    Words,
+    check_label,
+    receive_all,
+    send_all,
+    unpack_words,
+)
+from protocols.kernels import packed_size
+from protocols.openings import BitsOpening, Opening, WordsOpening
+from protocols.role import Mask, Role, Shape
+from protocols.streams import Stream
+
+
+class Evaluator(Role):
+    """One of the nodes that compute: sees masked values and its own mask shares.
+
+    peers: the other evaluators in the order of their indices. stream: shared with the dealer.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        index: int,
+        names: Sequence[str],
+        dealer: str,
+        stream: Stream,
+    ) -> None:
+        super().__init__(len(names), index)
+        self._channel = channel
+        self.names = tuple(names)
+        self.dealer = dealer
+        self.peers = [name for name in names if name != names[index]]
+        self._stream = stream
+        self._pending: list[Opening] = []
+        self._flushing = False
+        self._last = 0
+        self._corrections = memoryview(b"")
+        self._correction_frames = 0
+        self._checksums: list[int] = []
+        self._marks: list[bytes] = []
+
+    def __repr__(self) -> str:
+        return f"Evaluator(index={self.index} of {self.evaluators}, step={self.step})"
+
+    def issue(self, name: str, *sizes: int) -> None:
+        super().issue(name, *sizes)
+        self._checksums.append(self.checksum)
+
+    def begin_step(self, step: int) -> None:
+        self.finish()
+        self._check_corrections()
+        self._stream.begin_step(step)
+        self.step = step
+        self._checksums.clear()
+
+    def finish(self) -> None:
+        while self._pending:
+            self.flush()
+
+    def close(self) -> None:
+        self.finish()
+        self._check_corrections()
+        self._channel.send(self.dealer, DONE, b"")
+
+    def mask(self, shape: Shape, bits: int = 64) -> Mask:
+        return Mask(self._stream.words_modulo(prod(shape), bits).reshape(shape))
+
+    def owner_mask(self, shape: Shape, owner: int) -> Words | None:
+        if owner != self.index:
+            return None
+        return self._stream.words(prod(shape)).reshape(shape)
+
+    def mask_bits(self, shape: Shape) -> Mask:
+        return Mask(self._stream.octets(prod(shape)).reshape(shape))
+
+    def deal(self, value: Words | None, shape: Shape, bits: int = 64) -> Words:
+        count = prod(shape)
+        self.issue("deal", count, bits)
+        if self._is_last():
+            words = unpack_words(self._take(packed_size(count, bits)), count, bits)
+        else:
+            words = self._stream.words_modulo(count, bits)
+        return words.reshape(shape)
+
+    def deal_bits(self, value: Octets | None, shape: Shape) -> Octets:
+        count = prod(shape)
+        self.issue("deal_bits", count)
+        if self._is_last():
+            return np.frombuffer(self._take(count), np.uint8).reshape(shape)
+        return self._stream.octets(count).reshape(shape)
+
+    def open(self, part: Deferred[Words], mask: Mask, bits: int = 64) -> Deferred[Words]:
+        mask.spend()
+        result: Deferred[Words] = Deferred(self.flush)
+        part.then(lambda share: self._pending.append(WordsOpening(result, share, mask, bits)))
+        return result
+
+    def open_bits(self, part: Deferred[Octets], mask: Mask) -> Deferred[Octets]:
+        mask.spend()
+        result: Deferred[Octets] = Deferred(self.flush)
+        part.then(lambda share: self._pending.append(BitsOpening(result, share, mask)))
+        return result
+
+    def known(self, value: Words) -> Deferred[Words]:
+        result: Deferred[Words] = Deferred(self.flush)
+        result.resolve(value)
+        return result
+
+    def flush(self) -> None:
+        """Exchange all pending openings with the other evaluators: one round."""
+        if self._flushing or not self._pending:
+            raise AssertionError("flush: nothing is pending, or a flush waits for itself")
+        self._check_marks()
+        self._flushing = True
+        pending, self._pending = self._pending, []
+        self.rounds += 1
+        payload = np.empty(sum(opening.size for opening in pending), np.uint8)
+        slices = []
+        start = 0
+        for opening in pending:
+            slices.append(slice(start, start + opening.size))
+            start += opening.size
+        for opening, place in zip(pending, slices, strict=True):
+            opening.write(payload[place])
+        label = self.label(b"open")
+        for peer in self.peers:
+            send_all(self._channel, peer, label, payload)
+        for peer in self.peers:
+            theirs = receive_all(self._channel, peer, label, len(payload))
+            for opening, place in zip(pending, slices, strict=True):
+                opening.add(theirs[place])
+        self._flushing = False
+        for opening in pending:
+            opening.finish()
+
+    def broadcast(self, tag: bytes, words: Words) -> None:
+        """Send the same words (a masked input, an output's mask) to all other evaluators."""
+        for peer in self.peers:
+            send_all(self._channel, peer, self.label(tag), words.reshape(-1).view(np.uint8))
+
+    def tell(self, decision: bool) -> None:
+        """Let the dealer know a bit that the job discloses to everybody."""
+        self._channel.send(self.dealer, self.label(b"told"), bytes([decision]))
+
+    def collect(self, tag: bytes, peer: str, count: int) -> Octets:
+        """Receive the `count` bytes that `peer` broadcasts at this operation."""
+        return receive_all(self._channel, peer, self.label(tag), count)
+
+    def _is_last(self) -> bool:
+        self._last = (self._last + 1) % self.evaluators
+        return self._last == self.index
+
+    def _take(self, count: int) -> memoryview:
+        """The next `count` bytes of the dealer's corrections, which are padded to full words."""
+        return self._take_padded((count + 7) & ~7)[:count]
+
+    def _take_padded(self, count: int) -> memoryview:
+        if len(self._corrections) >= count:
+            taken = self._corrections[:count]
+            self._corrections = self._corrections[count:]
+            return taken
+        out = bytearray()
+        while len(out) < count:
+            if not len(self._corrections):
+                self._corrections = self._correction_frame()
+            missing = count - len(out)
+            out += self._corrections[:missing]
+            self._corrections = self._corrections[missing:]
+        return memoryview(out)
+
+    def _check_marks(self) -> None:
+        """Compare where the dealer was when it sent its frames with where this node was then."""
+        later = []
+        for mark in self._marks:
+            operation = LABEL.unpack(mark)[2]
+            place = operation - self.operation - 1
+            if place >= 0:
+                later.append(mark)
+                continue
+            known = -place <= len(self._checksums)
+            checksum = self._checksums[place] if known else self.checksum
+            check_label(self.dealer, LABEL.pack(b"corr", self.step, operation, checksum), mark)
+        self._marks = later
+
+    def _check_corrections(self) -> None:
+        self._check_marks()
+        if self._marks:
+            check_label(self.dealer, self.label(b"corr"), self._marks[0])
+        if len(self._corrections):
+            raise DesyncError(
+                f"{self.dealer} sent {len(self._corrections)} bytes of corrections more than "
+                f"step {self.step} uses"
+            )
+
+    def _correction_frame(self) -> memoryview:
+        label, payload = self._channel.receive(self.dealer, CORRECTION_BYTES + FRAME_BYTES)
+        if len(label) != LABEL.size or label[:8] != self.label(b"corr")[:8]:
+            check_label(self.dealer, self.label(b"corr"), label)
+        # The dealer may be ahead in the program: its place is compared once this node is there.
+        self._marks.append(label)
+        self._check_marks()
+        if not len(payload):
+            raise FrameError(f"{self.dealer}: an empty frame of corrections")
+        self._correction_frames += 1
+        if self._correction_frames % CREDIT_FRAMES == 0:
+            self._channel.send(self.dealer, credit(self._correction_frames), b"")
+        return payload
