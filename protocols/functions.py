@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 
@@ -123,12 +123,18 @@ def exp(x: Masked, fraction_bits: int) -> Masked:
 
 
 def reciprocal(x: Masked, fraction_bits: int, upper: int = 1024) -> Masked:
-    """1 / x for 1 <= x <= upper <= 1024, within 2^-13 for upper <= 64; 1 below 1."""
+    """1 / x for 1 <= x <= upper <= 1024; 1 below 1.
+
+    Within 2^-13 for upper <= 64 and at least 18 fraction bits; 8·10^-4 with 14.
+    """
     return evaluate("RECIPROCAL", x, fraction_bits, upper)
 
 
 def rsqrt(x: Masked, fraction_bits: int, upper: int = 1024) -> Masked:
-    """1 / sqrt(x) for 1/4 <= x <= upper <= 1024, within 2^-11; 2 below 1/4."""
+    """1 / sqrt(x) for 1/4 <= x <= upper <= 1024; 2 below 1/4.
+
+    Within 2^-11 with at least 18 fraction bits; 2·10^-3 with 14.
+    """
     return evaluate("RSQRT", x, fraction_bits, upper)
 
 
@@ -144,6 +150,8 @@ def divide(a: Masked, b: Masked, fraction_bits: int) -> Masked:
     exponents = range(-9, 10)
     powers = [0, *(1 << (9 - e) for e in exponents)]
     steps = np.array([powers[k] - powers[k + 1] for k in range(len(exponents))], np.int64)
+    if b.early is not None and b.early.bits < f + max(exponents) + 2:
+        b = replace(b, early=None)  # a truncation by many bits leaves too few for the thresholds
     bits = below(b, [1 << (f + e) for e in exponents])
     power = remask(weighted(bits, steps).shift(powers[-1]))
     unit = truncate(multiply(b, power), 9)

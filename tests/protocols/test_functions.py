@@ -134,6 +134,18 @@ def test_divide(evaluators: int) -> None:
     assert (error <= np.abs(exact) * 2**-15 + 2.0**-10).all()
 
 
+def test_divide_by_what_a_long_truncation_left() -> None:
+    """38 bits cut off leave 26 for a comparison, fewer than the thresholds need."""
+    a, b = np.array([0.07, 0.12, 0.5, -1.0]), np.array([0.1, 0.24, 0.5, 3.0])
+    over, under = (np.rint(x * 2**20).astype(np.int64) for x in (a, b))
+
+    def program(role: Role) -> Masked:
+        divisor = truncate(secret(role, under).scale(1 << 38).shares(), 38)
+        return functions.divide(secret(role, over), divisor, 20)
+
+    np.testing.assert_allclose(compute(program, 2) / 2**20, a / b, atol=2**-15)
+
+
 def test_digest_names_all_constants() -> None:
     digests = {functions.constants_digest(bits) for bits in SCALES}
     assert len(digests) == len(SCALES)
