@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_tensors
 
 from mpc_train.errors import ArtifactError
-from mpc_train.job import Job
-from mpc_train.schedule import total_steps
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.schedule import total_steps
 from protocols.canonical import pack
 from protocols.envelope import EnvelopeInfo, seal_envelope
 from protocols.session import SUITE

@@ -16,7 +16,7 @@ import polars
 from numpy.typing import NDArray
 
 from mpc_train.errors import DataError
-from mpc_train.job import Feature, Job, Label
+from mpc_train.jobs.job import Feature, Job, Label
 
 if TYPE_CHECKING:
     from polars import Series

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mpc_train.errors import ConfigError, DataError
-from mpc_train.job_train_checks import needs_file
-from mpc_train.node_config import DataFile
-from mpc_train.rules import disclosed_on_the_way
-from mpc_train.strict_toml import at, load_toml
+from mpc_train.jobs.job_train_checks import needs_file
+from mpc_train.jobs.node_config import DataFile
+from mpc_train.jobs.rules import disclosed_on_the_way
+from mpc_train.jobs.strict_toml import at, load_toml
 
 if TYPE_CHECKING:
-    from mpc_train.job import Job
+    from mpc_train.jobs.job import Job
 
 LOCAL_FILE, SCRIPT_FILE = "local.toml", "make_data.py"
 

@@ -24,8 +24,8 @@ from safetensors.numpy import save as save_tensors
 
 from mpc_train.artifact import PURPOSE, Statement, check_tensors, commit, envelope_info
 from mpc_train.errors import ArtifactError, JobError
-from mpc_train.job import Job, job_from_bytes
-from mpc_train.schedule import total_steps
+from mpc_train.jobs.job import Job, job_from_bytes
+from mpc_train.jobs.schedule import total_steps
 from protocols.bundle import unpack_bundle
 from protocols.canonical import unpack
 from protocols.envelope import (

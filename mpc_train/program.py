@@ -25,15 +25,15 @@ from numpy.typing import NDArray
 
 from mpc_train.artifact import ENVELOPE_FILE, seal_model
 from mpc_train.data import Table, load_table
-from mpc_train.job import Job, job_from_bytes
-from mpc_train.job_train_checks import needs_file
-from mpc_train.metrics import secret_metrics
-from mpc_train.models import check_network, initial_weights
-from mpc_train.ranges import check_ranges, rate
-from mpc_train.schedule import checked_rows, distinct_rates, split, total_steps
-from mpc_train.trainer import Trainer, make_trainer, train
-from mpc_train.warm_start import PUBLIC, flat, load_start, started_with
-from mpc_train.watch import Watch, disclosures
+from mpc_train.jobs.job import Job, job_from_bytes
+from mpc_train.jobs.job_train_checks import needs_file
+from mpc_train.jobs.ranges import check_ranges, rate
+from mpc_train.jobs.schedule import checked_rows, distinct_rates, split, total_steps
+from mpc_train.networks.models import check_network, initial_weights
+from mpc_train.training.metrics import secret_metrics
+from mpc_train.training.trainer import Trainer, make_trainer, train
+from mpc_train.training.warm_start import PUBLIC, flat, load_start, started_with
+from mpc_train.training.watch import Watch, disclosures
 from protocols import crypten_functions
 from protocols.crypten_backend import MaskedTensor, Source, attach, detach
 from protocols.dealer import Dealer
@@ -46,7 +46,7 @@ from protocols.role import Role
 from protocols.streams import Stream
 
 if TYPE_CHECKING:
-    from mpc_train.node_config import NodeConfig
+    from mpc_train.jobs.node_config import NodeConfig
     from parties.contract import Roles
     from parties.session import Session
 

@@ -7,8 +7,8 @@ said by `parties.contract.describe_trust`.
 from collections.abc import Mapping
 from typing import Any
 
-from mpc_train.job import Job
-from mpc_train.schedule import checked_rows, split_sizes, steps_per_epoch, total_steps
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.schedule import checked_rows, split_sizes, steps_per_epoch, total_steps
 
 MODELS = {
     "linear": "linear regression (squared error)",

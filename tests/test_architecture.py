@@ -53,8 +53,8 @@ TOP_LEVEL = {
 
 CAUGHT: list[tuple[Rule, str, str]] = [
     (arrows_point_one_way, "protocols/ring.py", "import parties.session"),
-    (arrows_point_one_way, "protocols/ring.py", "from mpc_train import job"),
-    (arrows_point_one_way, "parties/node.py", "def f():\n    from mpc_train.job import Job"),
+    (arrows_point_one_way, "protocols/ring.py", "from mpc_train.jobs import job"),
+    (arrows_point_one_way, "parties/node.py", "def f():\n    from mpc_train.jobs.job import Job"),
     (
         arrows_point_one_way,
         "parties/node.py",
@@ -64,13 +64,21 @@ CAUGHT: list[tuple[Rule, str, str]] = [
     (arrows_point_one_way, "mpc_train/cli.py", "from tests.helpers import x"),
     (arrows_point_one_way, "examples/digits/make_data.py", "import protocols"),
     (arrows_point_one_way, "launch.py", "from parties import supervisor"),
-    (parties_enter_through_the_composition_root, "mpc_train/trainer.py", "import parties"),
-    (parties_enter_through_the_composition_root, "mpc_train/job.py", "from parties import roster"),
+    (parties_enter_through_the_composition_root, "mpc_train/training/trainer.py", "import parties"),
+    (
+        parties_enter_through_the_composition_root,
+        "mpc_train/jobs/job.py",
+        "from parties import roster",
+    ),
     (zmq_has_one_module, "parties/coordinator.py", "import zmq.asyncio"),
     (zmq_has_one_module, "launch.py", "from zmq import Context"),
-    (crypten_has_one_door, "mpc_train/trainer.py", "import crypten"),
+    (crypten_has_one_door, "mpc_train/training/trainer.py", "import crypten"),
     (crypten_has_one_door, "protocols/crypten_backend.py", "import crypten.nn as nn"),
-    (crypten_has_one_door, "mpc_train/models.py", "from protocols.crypten_import import crypten"),
+    (
+        crypten_has_one_door,
+        "mpc_train/networks/models.py",
+        "from protocols.crypten_import import crypten",
+    ),
     (crypten_has_one_door, "protocols/reveal.py", "from .crypten_import import crypten"),
     (crypten_has_one_door, "protocols/reveal.py", "from . import crypten_import"),
     (
@@ -114,7 +122,7 @@ CAUGHT: list[tuple[Rule, str, str]] = [
     (masks_come_from_keyed_streams, "protocols/role.py", "from torch import randn_like"),
     (masks_come_from_keyed_streams, "protocols/role.py", "x.random_()"),
     (masks_come_from_keyed_streams, "protocols/role.py", "(x + y).uniform_(0, 1)"),
-    (outputs_leave_through_the_reveal_gate, "mpc_train/metrics.py", "x.get_plain_text()"),
+    (outputs_leave_through_the_reveal_gate, "mpc_train/training/metrics.py", "x.get_plain_text()"),
     (outputs_leave_through_the_reveal_gate, "protocols/role.py", "f(x).get_plain_text(dst=0)"),
     (protocols_touch_no_outside_world, "protocols/record.py", "import time"),
     (protocols_touch_no_outside_world, "protocols/record.py", "from socket import socket"),
@@ -133,7 +141,11 @@ PASSES: list[tuple[Rule, str, str]] = [
     (zmq_has_one_module, "parties/zmq_transport.py", "import zmq"),
     (crypten_has_one_door, "protocols/crypten_import.py", "import crypten"),
     (crypten_has_one_door, "protocols/crypten_backend.py", "from .crypten_import import crypten"),
-    (crypten_has_one_door, "mpc_train/trainer.py", "from protocols.crypten_backend import crypten"),
+    (
+        crypten_has_one_door,
+        "mpc_train/training/trainer.py",
+        "from protocols.crypten_backend import crypten",
+    ),
     (
         crypten_lends_no_protocol,
         "protocols/crypten_backend.py",

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from mpc_train.cli import app
 from mpc_train.commands.collect import summarise
 from mpc_train.errors import EXIT_STATUS
-from mpc_train.job import Job, load_job
-from mpc_train.schedule import total_steps
+from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.schedule import total_steps
 from tests.support.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,8 +148,8 @@ def test_the_job_is_that_of_the_example_but_for_its_features(tmp_path: Path) -> 
 
 
 def test_every_key_of_a_job_is_described() -> None:
-    """The README sends its reader to `mpc_train/job.py` for keys and defaults."""
-    source = (ROOT / "mpc_train" / "job.py").read_text()
+    """The README sends its reader to `mpc_train/jobs/job.py` for keys and defaults."""
+    source = (ROOT / "mpc_train" / "jobs" / "job.py").read_text()
     sections = [field for field in Job.__struct_fields__ if field != "version"]
     for section in sections:
         assert f"`[{section}]`" in source, section

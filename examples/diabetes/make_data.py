@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sklearn.datasets import load_diabetes
 
-from mpc_train.job import load_job
-from mpc_train.schedule import permutation
+from mpc_train.jobs.job import load_job
+from mpc_train.jobs.schedule import permutation
 
 FOLDER = Path(__file__).parent
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mpc_train.job import Job
+from mpc_train.jobs.job import Job
 
 
 def bundle(

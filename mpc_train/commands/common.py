@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpc_train.errors import NodeFailedError, classify, explain
-from mpc_train.node_config import Place, default_home
+from mpc_train.jobs.node_config import Place, default_home
 
 if TYPE_CHECKING:
     from parties.roster import Roster

@@ -17,10 +17,10 @@ def job_check(
 ) -> None:
     """Validate a job and say what is computed, what is revealed, and to whom."""
     with reporting(output):
-        from mpc_train.job import load_job
+        from mpc_train.jobs.job import load_job
+        from mpc_train.jobs.rules import disclosed_on_the_way
+        from mpc_train.jobs.schedule import total_steps
         from mpc_train.report import describe
-        from mpc_train.rules import disclosed_on_the_way
-        from mpc_train.schedule import total_steps
         from parties.contract import Roles, describe_trust
 
         checked = load_job(path)

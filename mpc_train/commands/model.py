@@ -26,7 +26,7 @@ def model_export(
     with reporting(output):
         import msgspec
 
-        from mpc_train.carried import made_by
+        from mpc_train.networks.carried import made_by
 
         try:
             shape = tuple(int(size) for size in input_shape.split(","))

@@ -24,8 +24,8 @@ from mpc_train.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from mpc_train.job import Job
-    from mpc_train.node_config import NodeConfig
+    from mpc_train.jobs.job import Job
+    from mpc_train.jobs.node_config import NodeConfig
     from parties.contract import Roles
     from parties.session import Program, Session
 
@@ -68,8 +68,8 @@ def coordinator(
     """Bring the nodes of a job together. Sees no data, no share and no key that opens one."""
     with reporting(output):
         from mpc_train.commands.collect import bundle, summarise
-        from mpc_train.job import load_job
-        from mpc_train.node_config import load_coordinator_config
+        from mpc_train.jobs.job import load_job
+        from mpc_train.jobs.node_config import load_coordinator_config
         from mpc_train.report import describe, outcome
         from parties.coordinator import Coordinator, CoordinatorSettings
         from parties.stop import sigterm_interrupts
@@ -122,7 +122,7 @@ def _node(
 ) -> None:
     with reporting(output):
         from mpc_train.commands.collect import bundle
-        from mpc_train.node_config import default_home, load_node_config
+        from mpc_train.jobs.node_config import default_home, load_node_config
         from mpc_train.report import figure
         from parties.node import NodeSettings, run_node
         from parties.supervisor import end_with_parent
@@ -180,9 +180,9 @@ class _Guarded:
     def prepare(self, body: bytes, roles: "Roles") -> bytes:
         """Show the job, apply the rules, then let the program prepare. Raises RefusedError."""
         from mpc_train.errors import RefusedError
-        from mpc_train.job import job_from_bytes
+        from mpc_train.jobs.job import job_from_bytes
+        from mpc_train.jobs.rules import check_rules
         from mpc_train.report import describe
-        from mpc_train.rules import check_rules
 
         job = job_from_bytes(body)
         self._events.say(describe(job))

@@ -48,7 +48,7 @@ def open_command(
 ) -> None:
     """Open a sealed model: writes model.safetensors and manifest.json, or nothing."""
     with reporting(output):
-        from mpc_train.job import load_job
+        from mpc_train.jobs.job import load_job
         from mpc_train.report import figure
         from parties.roster import Roster
 

@@ -17,9 +17,9 @@ from mpc_train.commands.common import Format, FormatOption, VerboseOption, emit,
 from mpc_train.errors import NodeFailedError
 
 if TYPE_CHECKING:
-    from mpc_train.job import Job
+    from mpc_train.jobs.job import Job
+    from mpc_train.jobs.node_config import DataFile
     from mpc_train.local import LocalNode
-    from mpc_train.node_config import DataFile
     from mpc_train.progress import ProgressView
     from parties.supervisor import Child, Supervisor
     from parties.vault import FileVault
@@ -48,7 +48,7 @@ def run_command(
 ) -> None:
     """Run a whole job on this machine: every node a process with keys of its own."""
     with reporting(output):
-        from mpc_train.job import load_job
+        from mpc_train.jobs.job import load_job
         from mpc_train.local import local_data
         from mpc_train.progress import ProgressView
         from mpc_train.report import describe, outcome
@@ -259,9 +259,9 @@ def _compare(
     """Train the plaintext twin on pooled data; return how it differs."""
     from mpc_train.data import load_table
     from mpc_train.local import local_start
-    from mpc_train.models import initial_weights
-    from mpc_train.reference import max_weight_difference, train_twin
-    from mpc_train.warm_start import load_start, start_words
+    from mpc_train.networks.models import initial_weights
+    from mpc_train.training.warm_start import load_start, start_words
+    from mpc_train.twin.reference import max_weight_difference, train_twin
 
     tables = [load_table(data[owner].file, job, owner, data[owner].ignore) for owner in job.owners]
     path = local_start(job_path, job)

@@ -119,13 +119,13 @@ def _operation(workload: str, rng: Any) -> Callable[[], Any]:
     import numpy as np
     import torch
 
-    from mpc_train.adaptive import Adaptive
-    from mpc_train.graph import layers_of
-    from mpc_train.models import loss_function, uniform_words
-    from mpc_train.moments import Moments
-    from mpc_train.network import Network
-    from mpc_train.optim import SGD, Optimizer
-    from mpc_train.trainer import Trainer
+    from mpc_train.networks.graph import layers_of
+    from mpc_train.networks.models import loss_function, uniform_words
+    from mpc_train.networks.network import Network
+    from mpc_train.training.adaptive import Adaptive
+    from mpc_train.training.moments import Moments
+    from mpc_train.training.optim import SGD, Optimizer
+    from mpc_train.training.trainer import Trainer
     from protocols import crypten_functions  # noqa: F401  registers the functions
     from protocols.crypten_backend import MaskedTensor
     from protocols.layers_window import Window
@@ -186,8 +186,8 @@ def lenet() -> tuple[Any, Any]:
     import torch
     from torch import nn
 
-    from mpc_train.carried import WEIGHT_BITS
-    from mpc_train.convert import convert
+    from mpc_train.networks.carried import WEIGHT_BITS
+    from mpc_train.networks.convert import convert
 
     torch.manual_seed(1)
     module = nn.Sequential(

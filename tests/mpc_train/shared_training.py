@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpc_train.graph import layers_of
-from mpc_train.models import uniform_words
-from mpc_train.network import Network
+from mpc_train.networks.graph import layers_of
+from mpc_train.networks.models import uniform_words
+from mpc_train.networks.network import Network
 from protocols import crypten_functions
 from protocols.crypten_backend import MaskedTensor, attach, detach
 from protocols.fixed_point import decode

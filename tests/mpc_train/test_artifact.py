@@ -15,7 +15,7 @@ import torch
 from mpc_train import artifact
 from mpc_train.artifact import seal_model
 from mpc_train.errors import ArtifactError
-from mpc_train.job import Job, load_job
+from mpc_train.jobs.job import Job, load_job
 from mpc_train.opening import MANIFEST_FILE, MODEL_FILE, OpenedModel, open_model
 from protocols.bundle import pack_bundle
 from protocols.canonical import pack

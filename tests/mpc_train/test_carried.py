@@ -10,13 +10,13 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
-from mpc_train import carried
 from mpc_train.cli import app
 from mpc_train.errors import JobError, ModelError, RefusedError
-from mpc_train.job import Job, job_from_bytes, load_job
-from mpc_train.models import initial_weights
-from mpc_train.reference import plain_module
-from mpc_train.rules import Rules, check_rules
+from mpc_train.jobs.job import Job, job_from_bytes, load_job
+from mpc_train.jobs.rules import Rules, check_rules
+from mpc_train.networks import carried
+from mpc_train.networks.models import initial_weights
+from mpc_train.twin.reference import plain_module
 
 NET = """
 import torch

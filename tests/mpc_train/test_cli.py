@@ -95,7 +95,8 @@ def test_module_script_and_launch_are_one_program() -> None:
 def test_keys_and_checks_start_without_pytorch() -> None:
     program = (
         "import sys; from mpc_train.cli import app; from mpc_train.commands import nodes, run\n"
-        "import mpc_train.job, mpc_train.node_config, parties.vault, parties.coordinator\n"
+        "import mpc_train.jobs.job, mpc_train.jobs.node_config\n"
+        "import parties.vault, parties.coordinator\n"
         "print(sorted({'torch', 'crypten', 'polars', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -326,12 +327,12 @@ def test_a_reader_who_has_enough_gets_no_complaint() -> None:
 
 def test_an_internal_error_shows_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message of an unexpected error might quote data."""
-    import mpc_train.job
+    import mpc_train.jobs.job
 
     def broken(path: Path) -> None:
         raise ValueError("row 5 is 77.125")
 
-    monkeypatch.setattr(mpc_train.job, "load_job", broken)
+    monkeypatch.setattr(mpc_train.jobs.job, "load_job", broken)
     shown = run("job", "check", "x.toml")
     assert shown.exit_code == 1
     assert "ValueError at" in shown.stderr

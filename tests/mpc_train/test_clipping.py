@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from mpc_train.bounds import norm_bits
-from mpc_train.clipping import ClipNorm, ClipValue
-from mpc_train.optim import SGD
+from mpc_train.jobs.bounds import norm_bits
+from mpc_train.training.clipping import ClipNorm, ClipValue
+from mpc_train.training.optim import SGD
 from protocols.errors import RangeError
 from tests.mpc_train.shared_training import (
     BITS,

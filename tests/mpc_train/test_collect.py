@@ -11,7 +11,7 @@ from mpc_train.commands.collect import bundle, summarise
 from mpc_train.commands.common import Format
 from mpc_train.commands.nodes import _Events
 from mpc_train.errors import ArtifactError
-from mpc_train.job import Job, load_job
+from mpc_train.jobs.job import Job, load_job
 from mpc_train.progress import ProgressView
 from mpc_train.report import duration, outcome, size
 from protocols.bundle import unpack_bundle

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from mpc_train.convert import ConversionError, convert
-from mpc_train.graph import Graph, GraphError, check_graph, layers_of, pool_before_relu
-from mpc_train.plain import dry_run
+from mpc_train.networks.convert import ConversionError, convert
+from mpc_train.networks.graph import Graph, GraphError, check_graph, layers_of, pool_before_relu
+from mpc_train.networks.plain import dry_run
 
 
 class Function(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 
 from mpc_train.data import load_table
 from mpc_train.errors import DataError
-from mpc_train.job import Job, load_job
+from mpc_train.jobs.job import Job, load_job
 from tests.mpc_train.helpers import csv_lines, replaced, write_job
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from mpc_train.data import load_table
-from mpc_train.job import load_job
+from mpc_train.jobs.job import load_job
+from mpc_train.jobs.node_config import load_coordinator_config, load_node_config
+from mpc_train.jobs.rules import check_rules
 from mpc_train.local import local_data
-from mpc_train.node_config import load_coordinator_config, load_node_config
-from mpc_train.rules import check_rules
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 JOBS = ("breast_cancer", "digits", "diabetes")

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from mpc_train.errors import JobError
-from mpc_train.job import job_from_bytes, load_job
+from mpc_train.jobs.job import job_from_bytes, load_job
 from tests.mpc_train.helpers import JOB, replaced, write_job
 
 

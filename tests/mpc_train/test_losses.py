@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpc_train.losses import (
+from mpc_train.training.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
     CrossEntropy,
@@ -18,7 +18,7 @@ from mpc_train.losses import (
     Poisson,
     SquaredError,
 )
-from mpc_train.optim import SGD
+from mpc_train.training.optim import SGD
 from protocols.crypten_backend import MaskedTensor, attach, detach
 from protocols.fixed_point import decode
 from protocols.rational import exponential

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mpc_train.job import Job, load_job
-from mpc_train.metrics import secret_metrics
-from mpc_train.reference import _metric
+from mpc_train.jobs.job import Job, load_job
+from mpc_train.training.metrics import secret_metrics
+from mpc_train.twin.reference import _metric
 from protocols.crypten_backend import MaskedTensor, attach, detach
 from protocols.fixed_point import decode
 from protocols.reveal import Output, RevealGate

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from mpc_train.carried import WEIGHT_BITS
-from mpc_train.convert import convert
-from mpc_train.graph import Graph
-from mpc_train.network import Network
-from mpc_train.optim import SGD
-from mpc_train.plain import PlainGraph, dry_run
+from mpc_train.networks.carried import WEIGHT_BITS
+from mpc_train.networks.convert import convert
+from mpc_train.networks.graph import Graph
+from mpc_train.networks.network import Network
+from mpc_train.networks.plain import PlainGraph, dry_run
+from mpc_train.training.optim import SGD
 from protocols.crypten_backend import MaskedTensor, attach
 from protocols.role import Role
 from tests.support.layers import UNIT, F, opened, part

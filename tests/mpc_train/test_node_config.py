@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from mpc_train.errors import ConfigError, DataError, RefusedError
-from mpc_train.job import load_job
-from mpc_train.node_config import (
+from mpc_train.jobs.job import load_job
+from mpc_train.jobs.node_config import (
     HOME_VARIABLE,
     default_home,
     load_coordinator_config,
     load_node_config,
 )
-from mpc_train.rules import check_rules
+from mpc_train.jobs.rules import check_rules
 from tests.mpc_train.helpers import replaced, write_job
 
 PARTY = """

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from mpc_train.adaptive import Adaptive
-from mpc_train.moments import Moments, check_adaptive
-from mpc_train.optim import SGD
-from mpc_train.reference_optim import RootAdaptive
+from mpc_train.training.adaptive import Adaptive
+from mpc_train.training.moments import Moments, check_adaptive
+from mpc_train.training.optim import SGD
+from mpc_train.twin.reference_optim import RootAdaptive
 from protocols.errors import RangeError
 from tests.mpc_train.shared_training import (
     BITS,

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from mpc_train.adaptive import Adaptive
-from mpc_train.clipping import ClipNorm, ClipValue
-from mpc_train.gradients import Gradients
-from mpc_train.graph import layers_of
-from mpc_train.losses import Huber
-from mpc_train.models import uniform_words
-from mpc_train.moments import Moments
-from mpc_train.network import Network
-from mpc_train.trainer import Trainer
+from mpc_train.networks.graph import layers_of
+from mpc_train.networks.models import uniform_words
+from mpc_train.networks.network import Network
+from mpc_train.training.adaptive import Adaptive
+from mpc_train.training.clipping import ClipNorm, ClipValue
+from mpc_train.training.gradients import Gradients
+from mpc_train.training.losses import Huber
+from mpc_train.training.moments import Moments
+from mpc_train.training.trainer import Trainer
 from protocols import crypten_functions
 from protocols.crypten_backend import MaskedTensor, attach, detach
 from protocols.role import Role

@@ -10,16 +10,16 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import r2_score, roc_auc_score
 
 from mpc_train.data import Table
-from mpc_train.job import Job, load_job
-from mpc_train.ranges import rate
-from mpc_train.reference import (
+from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.ranges import rate
+from mpc_train.jobs.schedule import split
+from mpc_train.twin.reference import (
     Twin,
     evaluate,
     max_weight_difference,
     plain_module,
     train_twin,
 )
-from mpc_train.schedule import split
 from tests.mpc_train.helpers import replaced, write_job
 
 

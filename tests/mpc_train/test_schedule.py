@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpc_train.job import load_job
-from mpc_train.schedule import batches, learning_rate, permutation, split, total_steps
+from mpc_train.jobs.job import load_job
+from mpc_train.jobs.schedule import batches, learning_rate, permutation, split, total_steps
 from tests.mpc_train.helpers import replaced, write_job
 
 

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from mpc_train.cli import app
 from mpc_train.data import Table, load_table
-from mpc_train.job import Job, load_job
-from mpc_train.models import initial_weights
-from mpc_train.ranges import rate
-from mpc_train.reference import Twin, evaluate, max_weight_difference, plain_module, train_twin
-from mpc_train.schedule import split_sizes, steps_per_epoch
+from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.ranges import rate
+from mpc_train.jobs.schedule import split_sizes, steps_per_epoch
+from mpc_train.networks.models import initial_weights
+from mpc_train.twin.reference import Twin, evaluate, max_weight_difference, plain_module, train_twin
 
 FEATURES = 3
 ROWS = (31, 17, 24, 12, 20, 9, 14)

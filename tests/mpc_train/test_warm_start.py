@@ -12,9 +12,9 @@ import safetensors.numpy
 
 from mpc_train.data import load_table
 from mpc_train.errors import DataError, JobError
-from mpc_train.job import Job, load_job
-from mpc_train.reference import max_weight_difference, train_twin
-from mpc_train.warm_start import load_start, start_words
+from mpc_train.jobs.job import Job, load_job
+from mpc_train.training.warm_start import load_start, start_words
+from mpc_train.twin.reference import max_weight_difference, train_twin
 from tests.mpc_train.test_watch import run, study, weights_of
 
 SHAPES = {"0.weight": (6, 3), "0.bias": (6,), "2.weight": (2, 6), "2.bias": (2,)}

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from mpc_train.cli import app
 from mpc_train.data import load_table
 from mpc_train.errors import RefusedError
-from mpc_train.job import Job, load_job
-from mpc_train.models import initial_weights
+from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.rules import Disclosure, Rules, check_rules
+from mpc_train.jobs.schedule import checked_rows, split, steps_per_epoch, total_steps
+from mpc_train.networks.models import initial_weights
 from mpc_train.program import agreed_outputs
-from mpc_train.reference import Twin, max_weight_difference, train_twin
-from mpc_train.rules import Disclosure, Rules, check_rules
-from mpc_train.schedule import checked_rows, split, steps_per_epoch, total_steps
+from mpc_train.twin.reference import Twin, max_weight_difference, train_twin
 
 TEXT = """
 [job]

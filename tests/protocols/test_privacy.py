@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpc_train.graph import layers_of
-from mpc_train.models import loss_function, uniform_words
-from mpc_train.network import Network
-from mpc_train.optim import SGD
-from mpc_train.trainer import Trainer
+from mpc_train.networks.graph import layers_of
+from mpc_train.networks.models import loss_function, uniform_words
+from mpc_train.networks.network import Network
+from mpc_train.training.optim import SGD
+from mpc_train.training.trainer import Trainer
 from protocols import crypten_functions, functions
 from protocols.arithmetic import matmul, multiply, remask, round_off, select, truncate
 from protocols.comparison import all_of, argmax, below, maximum, negative, relu, weighted

@@ -46,11 +46,11 @@ def training(x: Masked) -> None:
     """Three steps of an MLP through the models, optimizer and trainer of `mpc_train`."""
     from fractions import Fraction
 
-    from mpc_train.graph import layers_of
-    from mpc_train.models import loss_function, uniform_words
-    from mpc_train.network import Network
-    from mpc_train.optim import SGD
-    from mpc_train.trainer import Trainer
+    from mpc_train.networks.graph import layers_of
+    from mpc_train.networks.models import loss_function, uniform_words
+    from mpc_train.networks.network import Network
+    from mpc_train.training.optim import SGD
+    from mpc_train.training.trainer import Trainer
     from protocols import crypten_functions
     from protocols.crypten_backend import MaskedTensor, attach
 

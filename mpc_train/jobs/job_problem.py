@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from mpc_train.strict_toml import canonical_decimal
+from mpc_train.jobs.strict_toml import canonical_decimal
 
 
 class JobProblem(ValueError):

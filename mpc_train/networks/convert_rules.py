@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as functional
 from torch import fx, nn
 
-from mpc_train.graph import Setting
+from mpc_train.networks.graph import Setting
 
 Settings = Mapping[str, Setting]
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as functional
 from numpy.typing import NDArray
 
-from mpc_train.graph import Graph, GraphError, Node
-from mpc_train.network import dropout_mask
+from mpc_train.networks.graph import Graph, GraphError, Node
+from mpc_train.networks.network import dropout_mask
 
 Tensor = torch.Tensor
 

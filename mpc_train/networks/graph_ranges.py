@@ -12,10 +12,10 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from mpc_train.errors import JobError
-from mpc_train.graph import GraphError, Node
+from mpc_train.networks.graph import GraphError, Node
 
 if TYPE_CHECKING:
-    from mpc_train.job import Job
+    from mpc_train.jobs.job import Job
 
 NORM_LIMIT = 1 << 6
 """`layers_norm` sums squares of values below this."""

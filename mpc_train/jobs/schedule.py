@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from mpc_train.job import Job
+    from mpc_train.jobs.job import Job
 
 RATE_DENOMINATOR = 2**40
 """Cosine rates are rounded to multiples of 2^-40, far below one unit of the fixed point."""

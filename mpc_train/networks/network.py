@@ -18,7 +18,7 @@ from math import isqrt, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.graph import Graph, Node
+from mpc_train.networks.graph import Graph, Node
 from protocols import (  # noqa: F401  register their functions
     layers_activation,
     layers_conv,

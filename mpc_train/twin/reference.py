@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from mpc_train.data import Table
-from mpc_train.job import Job
-from mpc_train.job_train_checks import is_frozen
-from mpc_train.plain import PlainGraph
-from mpc_train.ranges import rate
-from mpc_train.reference_setup import TwinStopping, twin_clip, twin_loss, twin_optimizer
-from mpc_train.schedule import batches, checked_rows, is_checked, split
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.job_train_checks import is_frozen
+from mpc_train.jobs.ranges import rate
+from mpc_train.jobs.schedule import batches, checked_rows, is_checked, split
+from mpc_train.networks.plain import PlainGraph
+from mpc_train.twin.reference_setup import TwinStopping, twin_clip, twin_loss, twin_optimizer
 
 
 @dataclass(frozen=True, repr=False)

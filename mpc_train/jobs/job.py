@@ -5,7 +5,7 @@ of `Job.to_bytes`, and signs its digest; so everything here is public to all nod
 it is secret. Real numbers are exact decimals all the way: whoever needs them as ring elements
 rounds them once, in integers, and two machines can not round differently.
 
-`[train]` is described in `mpc_train/job_train.py`, every other section here.
+`[train]` is described in `mpc_train/jobs/job_train.py`, every other section here.
 
 Numbers of rows are part of the job because every node derives the batches from them.
 """
@@ -18,13 +18,13 @@ from typing import Literal
 
 import msgspec
 
-from mpc_train.carried import Carried, made_by, read_model
 from mpc_train.errors import JobError, ModelError
-from mpc_train.graph import Graph, layers_of
-from mpc_train.job_checks import JOB_VERSION, JobProblem, check_job
-from mpc_train.job_train import Strict, Train
-from mpc_train.ranges import check_ranges
-from mpc_train.strict_toml import at, load_toml
+from mpc_train.jobs.job_checks import JOB_VERSION, JobProblem, check_job
+from mpc_train.jobs.job_train import Strict, Train
+from mpc_train.jobs.ranges import check_ranges
+from mpc_train.jobs.strict_toml import at, load_toml
+from mpc_train.networks.carried import Carried, made_by, read_model
+from mpc_train.networks.graph import Graph, layers_of
 
 ModelKind = Literal["linear", "logistic", "softmax", "mlp"]
 Metric = Literal["mse", "mae", "r2", "accuracy", "auc"]
@@ -283,7 +283,7 @@ def _with_network(job: Job, path: Path) -> Job:
     job = msgspec.structs.replace(job, model=model)
     if model.network is not None:
         # torch is loaded only for jobs with a network of their own.
-        from mpc_train.models import check_network
+        from mpc_train.networks.models import check_network
 
         check_network(job)
     return job

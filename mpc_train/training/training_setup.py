@@ -10,17 +10,17 @@ from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING
 
-from mpc_train.bounds import gradient_bits, norm_bits
 from mpc_train.errors import JobError
-from mpc_train.job_train_checks import is_frozen, loss_name
-from mpc_train.moments import Moments, check_adaptive
-from mpc_train.schedule import learning_rate
+from mpc_train.jobs.bounds import gradient_bits, norm_bits
+from mpc_train.jobs.job_train_checks import is_frozen, loss_name
+from mpc_train.jobs.schedule import learning_rate
+from mpc_train.training.moments import Moments, check_adaptive
 from protocols.errors import RangeError
 
 if TYPE_CHECKING:
-    from mpc_train.job import Job
-    from mpc_train.losses import Loss
-    from mpc_train.optim import Clip, Optimizer
+    from mpc_train.jobs.job import Job
+    from mpc_train.training.losses import Loss
+    from mpc_train.training.optim import Clip, Optimizer
     from protocols.crypten_backend import MaskedTensor
 
 
@@ -41,8 +41,8 @@ def moments(job: Job) -> Moments:
 
 def make_optimizer(job: Job, trained: Mapping[str, MaskedTensor]) -> Optimizer:
     """The job's rule over the parameters that are trained."""
-    from mpc_train.adaptive import Adaptive
-    from mpc_train.optim import SGD
+    from mpc_train.training.adaptive import Adaptive
+    from mpc_train.training.optim import SGD
 
     settings = job.train.optimizer
     if settings.name == "sgd":
@@ -62,7 +62,7 @@ def make_optimizer(job: Job, trained: Mapping[str, MaskedTensor]) -> Optimizer:
 
 def make_clip(job: Job) -> Clip | None:
     """What is done to gradients before the rule sees them."""
-    from mpc_train.clipping import ClipNorm, ClipValue
+    from mpc_train.training.clipping import ClipNorm, ClipValue
 
     settings = job.train.clip
     if settings is None:
@@ -76,7 +76,7 @@ def make_clip(job: Job) -> Clip | None:
 
 def make_loss(job: Job) -> Loss:
     """The job's loss: its gradient, and its value where it is revealed or decided on."""
-    from mpc_train import losses
+    from mpc_train.training import losses
 
     settings, name = job.train.loss, loss_name(job)
     if name == "cross_entropy":

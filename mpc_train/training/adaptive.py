@@ -26,8 +26,8 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from mpc_train.bounds import bit_length
-from mpc_train.gradients import (
+from mpc_train.jobs.bounds import bit_length
+from mpc_train.training.gradients import (
     Gradients,
     join,
     joined,
@@ -35,7 +35,7 @@ from mpc_train.gradients import (
     take_gradients,
     weights,
 )
-from mpc_train.moments import (
+from mpc_train.training.moments import (
     SQUARE_SHIFT,
     Moments,
     Numbers,
@@ -82,7 +82,7 @@ class Adaptive:
     def step(self, rate: Fraction, clip: Any = None) -> None:
         """Update every parameter from its gradient and drop the gradient.
 
-        clip: a function from gradients to gradients (`mpc_train.clipping`).
+        clip: a function from gradients to gradients (`mpc_train.training.clipping`).
         """
         gradients = take_gradients(self._parameters)
         if clip is not None:

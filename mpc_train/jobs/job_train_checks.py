@@ -5,12 +5,12 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from mpc_train.job_problem import JobProblem, number
-from mpc_train.job_train import EarlyStopping, LossSettings, Optimizer
-from mpc_train.schedule import split_sizes
+from mpc_train.jobs.job_problem import JobProblem, number
+from mpc_train.jobs.job_train import EarlyStopping, LossSettings, Optimizer
+from mpc_train.jobs.schedule import split_sizes
 
 if TYPE_CHECKING:
-    from mpc_train.job import Job
+    from mpc_train.jobs.job import Job
 
 MAX_STEPS = 10_000_000
 MAX_SEED = 2**63 - 1

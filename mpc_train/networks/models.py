@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.carried import weights_of
 from mpc_train.errors import ModelError
-from mpc_train.graph import GraphError
-from mpc_train.losses import BinaryCrossEntropy, CrossEntropy, Loss, SquaredError
+from mpc_train.networks.carried import weights_of
+from mpc_train.networks.graph import GraphError
+from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy, Loss, SquaredError
 
 if TYPE_CHECKING:
-    from mpc_train.job import Job
+    from mpc_train.jobs.job import Job
 
 Words = NDArray[np.int64]
 
@@ -47,7 +47,7 @@ def check_network(job: Job) -> None:
     """Raise ModelError unless the shapes of the job's own network are true."""
     if job.model.network is not None:
         # torch, which most callers of this module have no other use for.
-        from mpc_train.plain import dry_run
+        from mpc_train.networks.plain import dry_run
 
         try:
             dry_run(job.graph)

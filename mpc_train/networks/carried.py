@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.errors import ModelError
-from mpc_train.graph import Graph, GraphError, check_graph
+from mpc_train.networks.graph import Graph, GraphError, check_graph
 
 Words = NDArray[np.int64]
 
@@ -124,7 +124,7 @@ def _made(
     # torch and the researcher's code are loaded only where a job asks for them.
     import torch
 
-    from mpc_train.convert import ConversionError, convert
+    from mpc_train.networks.convert import ConversionError, convert
 
     try:
         factory = getattr(importlib.import_module(place), name)

@@ -15,8 +15,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from mpc_train.bounds import gradient_bits, norm_bits
-from mpc_train.gradients import Gradient, Gradients, joined, pieces
+from mpc_train.jobs.bounds import gradient_bits, norm_bits
+from mpc_train.training.gradients import Gradient, Gradients, joined, pieces
 from protocols.arithmetic import multiply, select, truncate
 from protocols.comparison import below, relu
 from protocols.errors import RangeError

@@ -15,7 +15,7 @@ from math import prod
 
 import numpy as np
 
-from mpc_train.bounds import WORD_BITS, bit_length
+from mpc_train.jobs.bounds import WORD_BITS, bit_length
 from protocols.crypten_backend import MaskedTensor
 from protocols.deferred import Deferred, combine
 from protocols.errors import RangeError

@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 
 from mpc_train.errors import ConfigError, DataError
-from mpc_train.job_checks import NAME
-from mpc_train.rules import Rules
-from mpc_train.strict_toml import at, load_toml
+from mpc_train.jobs.job_checks import NAME
+from mpc_train.jobs.rules import Rules
+from mpc_train.jobs.strict_toml import at, load_toml
 
 HOME_VARIABLE = "MPC_TRAIN_HOME"
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")

@@ -16,12 +16,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from mpc_train.errors import JobError
-from mpc_train.graph_ranges import check_graph_ranges
-from mpc_train.schedule import distinct_rates, learning_rate, split_sizes
-from mpc_train.training_setup import check_training
+from mpc_train.jobs.schedule import distinct_rates, learning_rate, split_sizes
+from mpc_train.networks.graph_ranges import check_graph_ranges
+from mpc_train.training.training_setup import check_training
 
 if TYPE_CHECKING:
-    from mpc_train.job import Job
+    from mpc_train.jobs.job import Job
 
 WORD_BITS = 61
 """Sums stay below 2^61, so that rounding never reaches the bound of 2^62."""

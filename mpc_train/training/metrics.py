@@ -21,7 +21,7 @@ from protocols.functions import divide
 from protocols.masked import Additive, Masked
 
 if TYPE_CHECKING:
-    from mpc_train.job import Job
+    from mpc_train.jobs.job import Job
 
 PAIRS_AT_ONCE = 1 << 17
 """AUC compares every pair of rows; so many at once, to bound memory."""

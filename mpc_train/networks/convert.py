@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from mpc_train.carried import WEIGHT_BITS
-from mpc_train.convert_rules import (
+from mpc_train.networks.carried import WEIGHT_BITS
+from mpc_train.networks.convert_rules import (
     FUNCTIONS,
     INSTEAD,
     METHODS,
@@ -31,7 +31,7 @@ from mpc_train.convert_rules import (
     Unsupported,
     is_tensor,
 )
-from mpc_train.graph import Graph, Kind, Node, Tensor, check_graph, pool_before_relu
+from mpc_train.networks.graph import Graph, Kind, Node, Tensor, check_graph, pool_before_relu
 
 WEIGHT_LIMIT = 1 << 7
 """First weights lie below this: four bytes hold one."""

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from mpc_train.errors import RefusedError
-from mpc_train.job import Job, Metric, ModelKind
+from mpc_train.jobs.job import Job, Metric, ModelKind
 
 Disclosure = Literal["early_stopping", "guard", "training_loss"]
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpc_train.schedule import checked_rows, is_checked, steps_per_epoch, total_steps
+from mpc_train.jobs.schedule import checked_rows, is_checked, steps_per_epoch, total_steps
 from protocols.arithmetic import remask, select, truncate
 from protocols.comparison import below, negative
 from protocols.crypten_backend import MaskedTensor, crypten
@@ -29,8 +29,8 @@ from protocols.masked import Additive, Masked, MaskedBit, public
 from protocols.reveal import Output, RevealGate
 
 if TYPE_CHECKING:
-    from mpc_train.job import Job
-    from mpc_train.losses import Loss
+    from mpc_train.jobs.job import Job
+    from mpc_train.training.losses import Loss
 
 STOP, GUARD, LOSS = "early_stopping", "guard", "training_loss"
 MEAN_BITS = 20

@@ -20,15 +20,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from mpc_train.errors import DataError
-from mpc_train.gradients import pieces
-from mpc_train.job_train_checks import is_frozen
+from mpc_train.jobs.job_train_checks import is_frozen
+from mpc_train.training.gradients import pieces
 from protocols.crypten_backend import MaskedTensor, Source
 from protocols.fixed_point import encode
 from protocols.masked import public
 from protocols.role import Role
 
 if TYPE_CHECKING:
-    from mpc_train.job import Job
+    from mpc_train.jobs.job import Job
 
 Reals = NDArray[np.float64]
 PUBLIC = "public"

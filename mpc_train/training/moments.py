@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from mpc_train.bounds import WORD_BITS, bit_length
+from mpc_train.jobs.bounds import WORD_BITS, bit_length
 from protocols.errors import RangeError
 from protocols.rational import FACTOR_BITS, ROOT_BITS, root
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mpc_train.job import Job
-from mpc_train.job_train_checks import loss_name
-from mpc_train.reference_optim import RootAdaptive
-from mpc_train.training_setup import moments
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.job_train_checks import loss_name
+from mpc_train.training.training_setup import moments
+from mpc_train.twin.reference_optim import RootAdaptive
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from math import prod
 from typing import TYPE_CHECKING
 
-from mpc_train.carried import check_carried
-from mpc_train.graph import GraphError
-from mpc_train.job_problem import JobProblem, number
-from mpc_train.job_train_checks import MAX_SEED, check_train
-from mpc_train.schedule import split_sizes
+from mpc_train.jobs.job_problem import JobProblem, number
+from mpc_train.jobs.job_train_checks import MAX_SEED, check_train
+from mpc_train.jobs.schedule import split_sizes
+from mpc_train.networks.carried import check_carried
+from mpc_train.networks.graph import GraphError
 
 if TYPE_CHECKING:
-    from mpc_train.job import Feature, Job, Label
+    from mpc_train.jobs.job import Feature, Job, Label
 
 JOB_VERSION = 1
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Protocol
 
-from mpc_train.gradients import Gradient, Gradients, bit_length, take_gradients
+from mpc_train.training.gradients import Gradient, Gradients, bit_length, take_gradients
 from protocols import arithmetic
 from protocols.crypten_backend import MaskedTensor
 from protocols.errors import RangeError

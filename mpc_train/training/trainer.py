@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
-from mpc_train.job_train_checks import is_frozen
-from mpc_train.losses import Loss
-from mpc_train.models import initial_weights
-from mpc_train.network import Network
-from mpc_train.optim import Clip, Optimizer
-from mpc_train.ranges import rate
-from mpc_train.schedule import batches
-from mpc_train.training_setup import make_clip, make_loss, make_optimizer
+from mpc_train.jobs.job_train_checks import is_frozen
+from mpc_train.jobs.ranges import rate
+from mpc_train.jobs.schedule import batches
+from mpc_train.networks.models import initial_weights
+from mpc_train.networks.network import Network
+from mpc_train.training.losses import Loss
+from mpc_train.training.optim import Clip, Optimizer
+from mpc_train.training.training_setup import make_clip, make_loss, make_optimizer
 from protocols.crypten_backend import MaskedTensor
 from protocols.role import Role
 
 if TYPE_CHECKING:
-    from mpc_train.job import Job
-    from mpc_train.watch import Watch
+    from mpc_train.jobs.job import Job
+    from mpc_train.training.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
