@@ -48,8 +48,3 @@ def shift_right(x: Words, bits: int) -> Words:
     """Logical shift: x as an integer in [0, 2^64), divided by 2^bits and rounded down."""
     shifted: Words = (x.view(np.uint64) >> np.uint64(bits)).view(np.int64)
     return shifted
-
-
-def top_bit(x: Words) -> Words:
-    """The most significant bit, as 0 or 1."""
-    return shift_right(x, 63)

@@ -1,4 +1,4 @@
-"""The first weights of a job's model and its loss.
+"""The first weights of a job's model, and whether a network of its own is true to its shapes.
 
 The weights are public: every node derives the same integers from the job's seed. The first forward
 pass therefore multiplies with public weights; from the first update on they are masked.
@@ -7,7 +7,6 @@ pass therefore multiplies with public weights; from the first update on they are
 from __future__ import annotations
 
 import hashlib
-from fractions import Fraction
 from math import isqrt, prod
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from mpc_train.errors import ModelError
 from mpc_train.networks.carried import weights_of
 from mpc_train.networks.graph import GraphError
-from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy, Loss, SquaredError
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -66,10 +64,3 @@ def uniform_words(shape: tuple[int, ...], bound: int, seed: int, name: str) -> W
     wide = raw.astype(np.uint64) * np.uint64(2 * bound + 1)
     words: Words = (wide >> np.uint64(32)).astype(np.int64) - bound
     return words.reshape(shape)
-
-
-def loss_function(kind: str) -> Loss:
-    """The loss that a model kind has unless its job names another."""
-    if kind == "linear":
-        return SquaredError(Fraction(1, 2))
-    return BinaryCrossEntropy() if kind == "logistic" else CrossEntropy()

@@ -118,9 +118,4 @@ def _auc(z: Masked, y: Masked, fraction_bits: int) -> Masked:
         raise ValueError("auc: no rows")
     pairs = multiply(negatives.sum(), y.sum())
     bits = fraction_bits + 2 * (rows - 1).bit_length() - 4
-    # In two steps: what is truncated by s bits is compared in a window of 64 − s bits, and the
-    # quotient compares its divisor with up to 2^(f + 9).
-    last = 64 - (fraction_bits + 12)
-    first = max(bits - last, 1)
-    ordered, pairs = (truncate(total, first).shares() for total in (ordered, pairs))
-    return divide(truncate(ordered, bits - first), truncate(pairs, bits - first), fraction_bits)
+    return divide(truncate(ordered, bits), truncate(pairs, bits), fraction_bits)

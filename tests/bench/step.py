@@ -120,9 +120,10 @@ def _operation(workload: str, rng: Any) -> Callable[[], Any]:
     import torch
 
     from mpc_train.networks.graph import layers_of
-    from mpc_train.networks.models import loss_function, uniform_words
+    from mpc_train.networks.models import uniform_words
     from mpc_train.networks.network import Network
     from mpc_train.training.adaptive import Adaptive
+    from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
     from mpc_train.training.moments import Moments
     from mpc_train.training.optim import SGD, Optimizer
     from mpc_train.training.trainer import Trainer
@@ -162,7 +163,7 @@ def _operation(workload: str, rng: Any) -> Callable[[], Any]:
             weights[f"{prefix}weight"] = uniform_words((outputs, inputs), bound, index, "weight")
             weights[f"{prefix}bias"] = uniform_words((outputs,), bound, index, "bias")
     model = Network(graph, weights)
-    kind = "logistic" if workload == "lr784" else "softmax"
+    binary = workload == "lr784"
     named = model.parameters
     optimizer: Optimizer = SGD(named)
     rate = RATE
@@ -172,8 +173,9 @@ def _operation(workload: str, rng: Any) -> Callable[[], Any]:
             named, moments, fraction_bits=FRACTION_BITS, gradient_limit=Fraction(8)
         )
         rate = Fraction(1, 1000)
-    trainer = Trainer(model, loss_function(kind), named, optimizer)
-    if kind == "logistic":
+    loss = BinaryCrossEntropy() if binary else CrossEntropy()
+    trainer = Trainer(model, loss, named, optimizer)
+    if binary:
         labels = (rng.uniform(-1, 1, (BATCH, 1)) > 0).astype(np.float64)
     else:
         labels = np.eye(10)[rng.integers(0, 10, BATCH)]

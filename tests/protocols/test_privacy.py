@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from mpc_train.networks.graph import layers_of
-from mpc_train.networks.models import loss_function, uniform_words
+from mpc_train.networks.models import uniform_words
 from mpc_train.networks.network import Network
+from mpc_train.training.losses import CrossEntropy
 from mpc_train.training.optim import SGD
 from mpc_train.training.trainer import Trainer
 from protocols import crypten_functions, functions
@@ -377,7 +378,7 @@ def training_step(role: Role, rows: np.ndarray, labels: np.ndarray, owner: int, 
     model = Network(layers_of(WIDTHS), weights)
     named = model.parameters
     optimizer = SGD(named, momentum=Fraction(9, 10), weight_decay=Fraction(1, 100))
-    trainer = Trainer(model, loss_function("mlp"), named, optimizer)
+    trainer = Trainer(model, CrossEntropy(), named, optimizer)
     x = MaskedTensor(rows, src=owner, shape=rows.shape)
     y = MaskedTensor(labels, src=owner, shape=labels.shape)
     for step in range(steps):

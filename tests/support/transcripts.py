@@ -47,8 +47,9 @@ def training(x: Masked) -> None:
     from fractions import Fraction
 
     from mpc_train.networks.graph import layers_of
-    from mpc_train.networks.models import loss_function, uniform_words
+    from mpc_train.networks.models import uniform_words
     from mpc_train.networks.network import Network
+    from mpc_train.training.losses import CrossEntropy
     from mpc_train.training.optim import SGD
     from mpc_train.training.trainer import Trainer
     from protocols import crypten_functions
@@ -66,7 +67,7 @@ def training(x: Masked) -> None:
     }
     model = Network(layers_of(widths), weights)
     named = model.parameters
-    trainer = Trainer(model, loss_function("mlp"), named, SGD(named, momentum=Fraction(9, 10)))
+    trainer = Trainer(model, CrossEntropy(), named, SGD(named, momentum=Fraction(9, 10)))
     labels = MaskedTensor(x.select((slice(None), slice(0, 3))))
     for step in (1, 2, 3):
         x.role.begin_step(step)
