@@ -305,7 +305,9 @@ class Coordinator:
 
     def _send(self, name: str, message: FromCoordinator) -> None:
         if not self._server.send(self._nodes[name].route, control.encode(message)):
-            log.warning("%s could not be sent a %s", name, type(message).__name__)
+            # Whoever caused an abort has often left before it can be told: that is no trouble.
+            level = logging.INFO if isinstance(message, control.Aborted) else logging.WARNING
+            log.log(level, "%s could not be sent a %s", name, type(message).__name__)
 
     def _tell(self, names: tuple[str, ...], message: FromCoordinator) -> None:
         for name in names:
