@@ -40,7 +40,7 @@ from protocols.arithmetic import Rounded, remask, select
 from protocols.deferred import Deferred, combine
 from protocols.errors import RangeError
 from protocols.masked import Additive, Masked, MaskedBit
-from protocols.role import Octets, Role, Words
+from protocols.role import Octets, Role, Shape, Words
 
 DIGIT_BITS = 4
 ARITY = 4
@@ -172,6 +172,17 @@ def weighted(bits: MaskedBit, weights: Words) -> Additive:
     return Additive(role, target, bits.beta.map(part), None)
 
 
+def from_digits(role: Role, planes: Deferred[Octets], digits: int, shape: Shape) -> MaskedBit:
+    """The bits lt of whole numbers, from XOR shares of lt and eq of their digits of 4 bits.
+
+    planes: packed [2 · digits, lanes], lt of each digit before eq of each, from the least
+    significant one. 1 round, and 1 for each level of nodes.
+    """
+    lanes = prod(shape)
+    beta, mu = _root(role, _less(role, planes, digits, lanes), None, lanes, None, 1)
+    return MaskedBit(role, shape, beta.map(lambda b: b.reshape(shape)), mu.reshape(shape))
+
+
 def _sign(
     role: Role, bits: int, delta: Deferred[Words], lam: Words, thresholds: int, size: int
 ) -> tuple[Deferred[Words], Words]:
@@ -192,14 +203,17 @@ def _sign(
         kernels.look_up(words, np.ascontiguousarray(d), bits, out)
         return out
 
-    planes = delta.map(leaves)
-    # 2
-    count = digits
-    while count > 1:
-        planes = _combine_digits(role, planes, count, lanes)
-        count = ceil(count / ARITY)
-    # 3
-    return _root(role, planes.map(lambda p: p[0]), flat, lanes, delta, bits)
+    # 2, 3
+    less = _less(role, delta.map(leaves), digits, lanes)
+    return _root(role, less, flat, lanes, delta, bits)
+
+
+def _less(role: Role, planes: Deferred[Octets], digits: int, lanes: int) -> Deferred[Octets]:
+    """XOR shares of lt of whole numbers from those of lt and eq of their digits."""
+    while digits > 1:
+        planes = _combine_digits(role, planes, digits, lanes)
+        digits = ceil(digits / ARITY)
+    return planes.map(lambda p: p[0])
 
 
 def _root(

@@ -121,6 +121,10 @@ class Dealer(Role):
         mask.spend()
         return self._never
 
+    def common(self, shape: Shape) -> Deferred[Octets]:
+        self.issue("common", prod(shape))
+        return self._never
+
     def known(self, value: Words) -> Deferred[Words]:
         return self._never
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import os
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
@@ -24,13 +26,16 @@ from protocols.frames import (
 from protocols.kernels import packed_size
 from protocols.openings import BitsOpening, Opening, WordsOpening
 from protocols.role import Mask, Role, Shape
-from protocols.streams import Stream
+from protocols.streams import KEY_BYTES, Stream
+
+COMMON_LABEL = b"mpc-train common stream v1"
 
 
 class Evaluator(Role):
     """One of the nodes that compute: sees masked values and its own mask shares.
 
     peers: the other evaluators in the order of their indices. stream: shared with the dealer.
+    entropy: makes this evaluator's part of the seed of `common`.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class Evaluator(Role):
         names: Sequence[str],
         dealer: str,
         stream: Stream,
+        entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         super().__init__(len(names), index)
         self._channel = channel
@@ -48,6 +54,8 @@ class Evaluator(Role):
         self.dealer = dealer
         self.peers = [name for name in names if name != names[index]]
         self._stream = stream
+        self._entropy = entropy
+        self._common: Stream | None = None
         self._pending: list[Opening] = []
         self._flushing = False
         self._last = 0
@@ -67,6 +75,8 @@ class Evaluator(Role):
         self.finish()
         self._check_corrections()
         self._stream.begin_step(step)
+        if self._common is not None:
+            self._common.begin_step(step)
         self.step = step
         self._checksums.clear()
 
@@ -117,6 +127,30 @@ class Evaluator(Role):
         result: Deferred[Octets] = Deferred(self.flush)
         part.then(lambda share: self._pending.append(BitsOpening(result, share, mask)))
         return result
+
+    def common(self, shape: Shape) -> Deferred[Octets]:
+        count = prod(shape)
+        self.issue("common", count)
+        if self._common is None:
+            self._common = self._agreed_stream()
+        result: Deferred[Octets] = Deferred(self.flush)
+        result.resolve(self._common.octets(count).reshape(shape))
+        return result
+
+    def _agreed_stream(self) -> Stream:
+        """A stream keyed by seeds of all evaluators, each sent to the others and to nobody else."""
+        seeds = [b""] * self.evaluators
+        assert self.index is not None
+        seeds[self.index] = self._entropy(KEY_BYTES)
+        label = self.label(b"seed")
+        for peer in self.peers:
+            self._channel.send(peer, label, seeds[self.index])
+        for peer in self.peers:
+            theirs = receive_all(self._channel, peer, label, KEY_BYTES)
+            seeds[self.names.index(peer)] = theirs.tobytes()
+        stream = Stream(hashlib.sha256(COMMON_LABEL + b"".join(seeds)).digest())
+        stream.begin_step(self.step)
+        return stream
 
     def known(self, value: Words) -> Deferred[Words]:
         result: Deferred[Words] = Deferred(self.flush)

@@ -5,11 +5,12 @@
   threshold bits from one digit table: 3 rounds and n · 34 bits opened for each number (23 straight
   after a truncation), 1 round for the one-hot rows, and a matrix product. Exact. A number outside
   0 … n − 1 gives zeros, or the nearest end: the owner's data check keeps them out.
-* drop: dropout by a public mask. All nodes know which elements are dropped; what their values are
-  remains secret. A mask that nobody knows would be β ⊕ μ, β drawn by the evaluators together and μ
-  by the dealer, with one product of bits for each factor of 1/2 of the rate, and one selection:
-  8 bytes opened and 16 from the dealer for each element. It needs randomness that evaluators have
-  in common and the dealer has not, which `Role` does not offer.
+* drop_secretly: dropout by a mask that nobody knows, drawn by `coins`: neither any N − 1
+  evaluators nor the dealer learn which elements are dropped. The mask's rounds go along with
+  earlier ones; then 1 round forward and 1 backward, 8 bytes opened and 8 dealt for each element and
+  direction, and what a coin costs.
+* drop: dropout by a public mask, free. All nodes know which elements are dropped; what their values
+  are remains secret.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from protocols.arithmetic import matmul, remask
+from protocols.arithmetic import matmul, remask, select
+from protocols.coins import coins, nearest
 from protocols.comparison import below
 from protocols.crypten_backend import MaskedTensor
 from protocols.layers import Function, register
-from protocols.masked import Additive, Masked, concatenate
+from protocols.masked import Additive, Masked, MaskedBit, concatenate
 from protocols.role import Words
 
 
@@ -130,6 +132,30 @@ class Drop(Function):
         return grad.with_value(grad.masked().scale(mask), factor=grad.factor / kept)
 
 
+class DropSecretly(Function):
+    """x · b / share for fresh coins b of the share that is kept; b is known to nobody.
+
+    The same coins choose among the gradients. share: kept, as `coins.nearest` rounds it, so that
+    the mean stays that of x.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor, kept: Fraction) -> MaskedTensor:
+        value, share = x.rounded(), nearest(kept)
+        bits = coins(value.role, value.shape, kept)
+        ctx.save_multiple_for_backward((bits, share))
+        return _chosen(x, bits, share)
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        return _chosen(grad, *ctx.saved_tensors)
+
+
+def _chosen(x: MaskedTensor, bits: MaskedBit, share: Fraction) -> MaskedTensor:
+    words = select(bits, x.rounded())
+    return x.with_value(words, min(x.bits, x.fraction_bits), x.factor / share)
+
+
 class Scale(Function):
     """x times a public number, exactly: it stays beside the words."""
 
@@ -162,3 +188,4 @@ register("join", Join)
 register("part", Part)
 register("embed", Embed)
 register("drop", Drop)
+register("drop_secretly", DropSecretly)

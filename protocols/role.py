@@ -1,6 +1,6 @@
 """The two roles of a computation, behind one interface: evaluator and dealer.
 
-Every operation of the project is written once, against `Role`, and run by all nodes. Four things
+Every operation of the project is written once, against `Role`, and run by all nodes. Five things
 differ between the roles (`evaluator`, `dealer`):
 
 * `mask`, `mask_bits`: a fresh mask. An evaluator draws its share from the stream that it has in
@@ -9,6 +9,7 @@ differ between the roles (`evaluator`, `dealer`):
   their share from their stream, the last receives what is missing. Who is last rotates.
 * `open`, `open_bits`: an opening under a fresh mask, which is spent by it. Evaluators exchange
   their shares at the next flush; for the dealer nothing happens.
+* `common`: randomness that all evaluators know and the dealer does not.
 * `begin_step`, `finish`: streams move to the keys of the next step, nothing stays pending.
 
 Guarantees: a mask is used for one opening (MaskReuseError otherwise); frames carry step,
@@ -144,6 +145,14 @@ class Role(ABC):
     @abstractmethod
     def open_bits(self, part: Deferred[Octets], mask: Mask) -> Deferred[Octets]:
         """Open xor(part) ^ mask to all evaluators, at the next exchange."""
+
+    @abstractmethod
+    def common(self, shape: Shape) -> Deferred[Octets]:
+        """Uniform bytes that all evaluators know and the dealer does not.
+
+        The first call of a session exchanges a seed of 32 bytes from each evaluator; whatever
+        follows is a keystream of all of them together and sends nothing.
+        """
 
     @abstractmethod
     def known(self, value: Words) -> Deferred[Words]:

@@ -73,9 +73,13 @@ def make_role(net: InsecureLoopback, evaluators: int, index: int | None, seed: i
     if index is None:
         streams = [Stream(insecure_root(seed, i)) for i in range(evaluators)]
         return Dealer(net.endpoint(DEALER), names=names, streams=streams)
-    stream = Stream(insecure_root(seed, index))
     return Evaluator(
-        net.endpoint(names[index]), index=index, names=names, dealer=DEALER, stream=stream
+        net.endpoint(names[index]),
+        index=index,
+        names=names,
+        dealer=DEALER,
+        stream=Stream(insecure_root(seed, index)),
+        entropy=lambda count: insecure_root(seed, -1 - index)[:count],
     )
 
 

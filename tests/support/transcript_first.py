@@ -194,6 +194,12 @@ class InsecureScript:
             group.defined = True
         return [opened.copy() for _ in range(self.evaluators)] + [None]  # type: ignore[union-attr]
 
+    def common(self, shape: Shape) -> list[Any]:
+        """What evaluators draw together: seeds of honest ones make it, so it comes first."""
+        drawn = self.draw(self._messages, shape, True)
+        self.see("common", drawn)
+        return [drawn] * self.evaluators + [None]
+
     def announce_owner(self, owner: int, words: Words, lam: Words) -> None:
         """The masked input of an evaluator: its Δ comes first, its mask follows."""
         group = self.group_of(lam)
@@ -305,6 +311,10 @@ class InsecureEvaluator(_Scripted, Evaluator):
         opened: Any = self._meet(offer, lambda offers: self.script.open(offers, True, 8))
         return self.known(opened)
 
+    def common(self, shape: Shape) -> Deferred[Octets]:
+        self.issue("common")
+        return self.known(self._meet(None, lambda _: self.script.common(shape)))
+
     def known(self, value: Any) -> Deferred[Any]:
         result: Deferred[Any] = Deferred(self.flush)
         result.resolve(value)
@@ -370,6 +380,11 @@ class InsecureDealer(_Scripted, Dealer):
     def open_bits(self, part: Deferred[Octets], mask: Mask) -> Deferred[Octets]:
         mask.spend()
         self._meet((None, mask.array), lambda offers: self.script.open(offers, True, 8))
+        return self._never
+
+    def common(self, shape: Shape) -> Deferred[Octets]:
+        self.issue("common")
+        self._meet(None, lambda _: self.script.common(shape))
         return self._never
 
     def known(self, value: Words) -> Deferred[Words]:
