@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from parties.contract import Roles
-from parties.data_plane import DataPlane
+from parties.data_plane import DataPlane, choose_route
 from parties.secure_channel import SecureChannel
 from parties.session import Session, confirm, session_info, shake_hands
 from parties.stop import StopFlag
 from parties.zmq_transport import CurveKeys, Transport
 from protocols.session import VERSION, identity_digest, session_id
 from protocols.signatures import SigningKeys
+from tests.bench.link import Link
 
 _BYE = b"bye"
 
@@ -42,10 +43,17 @@ def _text(data: bytes) -> str:
 class Mesh:
     """One worker process per node of `roles`, each running `argv`.
 
-    `with` or `close` ends what is left of them.
+    link: what the connections between nodes pass, None for loopback as it is. `with` or `close`
+    ends what is left of the workers.
     """
 
-    def __init__(self, argv: Sequence[str], roles: Roles, env: dict[str, str] | None = None):
+    def __init__(
+        self,
+        argv: Sequence[str],
+        roles: Roles,
+        env: dict[str, str] | None = None,
+        link: Link | None = None,
+    ):
         self.roles = roles
         secrets = {name: os.urandom(64) for name in roles.nodes}
         curve = {name: CurveKeys.generate() for name in roles.nodes}
@@ -84,7 +92,11 @@ class Mesh:
             )
         listens = {name: self._hear(name)["address"] for name in roles.nodes}
         for name in roles.nodes:
-            self._tell(name, listens)
+            addresses = dict(listens)
+            for peer in roles.neighbours(name):
+                if link is not None and choose_route(name, peer, listens).kind == "dial":
+                    addresses[peer] = link.route(name, peer, listens[peer])
+            self._tell(name, addresses)
 
     def _tell(self, name: str, message: dict[str, Any]) -> None:
         pipe = self.workers[name].stdin

@@ -1,0 +1,178 @@
+"""The emulated link is as late and as slow as it says, and changes no byte."""
+
+import os
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import psutil
+import pytest
+
+from tests.bench.link import Link
+
+RTT_S = 0.040
+BYTES_PER_S = 100e6 / 8
+
+
+def dial(address: str) -> socket.socket:
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+@contextmanager
+def connected(
+    link: Link, source: str, target: str
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a connection from `source` to `target`."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = link.route(source, target, f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        with dial(address) as near:
+            far, _ = server.accept()
+            far.settimeout(20)
+            with closing(far):
+                yield near, far
+
+
+def read(source: socket.socket, size: int) -> bytes:
+    found = bytearray()
+    while len(found) < size:
+        piece = source.recv(1 << 20)
+        assert piece, f"ended after {len(found)} of {size} bytes"
+        found += piece
+    return bytes(found)
+
+
+def transfer(source: socket.socket, target: socket.socket, size: int) -> float:
+    """Seconds from the first byte's sending to the last one's arrival; the bytes are the same."""
+    data = os.urandom(size)
+    begin = time.monotonic()
+    sender = threading.Thread(target=source.sendall, args=(data,))
+    sender.start()
+    found = read(target, size)
+    seconds = time.monotonic() - begin
+    sender.join()
+    assert found == data
+    return seconds
+
+
+def test_a_ping_takes_the_round_trip() -> None:
+    times = []
+    with Link(RTT_S, BYTES_PER_S) as link, connected(link, "a", "b") as (near, far):
+        for _ in range(20):
+            begin = time.monotonic()
+            near.sendall(b"ping")
+            far.sendall(read(far, 4))
+            read(near, 4)
+            times.append(time.monotonic() - begin)
+    assert min(times) >= RTT_S
+    assert statistics.median(times) < RTT_S + 0.003
+
+
+def at_best(measure: Callable[[], float], least: float, most: float) -> None:
+    """Never faster than `least`; at most `most` once in some tries, others need the cores too."""
+    for _ in range(5):
+        seconds = measure()
+        assert seconds >= least
+        if seconds <= most:
+            return
+    raise AssertionError(f"{seconds:.3f} s, and no try took at most {most:.3f} s")
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["as dialled", "back"])
+def test_a_transfer_takes_its_bytes_by_the_rate(turned: bool) -> None:
+    expected = 5_000_000 / BYTES_PER_S + RTT_S / 2
+
+    def measure() -> float:
+        with Link(RTT_S, BYTES_PER_S) as link, connected(link, "a", "b") as (near, far):
+            source, target = (far, near) if turned else (near, far)
+            return transfer(source, target, 5_000_000)
+
+    at_best(measure, expected - 0.001, 1.1 * expected)
+
+
+def at_once(*ways: tuple[socket.socket, socket.socket]) -> list[float]:
+    """Seconds of a transfer of 1 MB on each way, all begun together."""
+    times = [0.0] * len(ways)
+
+    def take(index: int) -> None:
+        times[index] = transfer(*ways[index], 1_000_000)
+
+    threads = [threading.Thread(target=take, args=(index,)) for index in range(len(ways))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return times
+
+
+@pytest.mark.parametrize("what", ["uplink", "downlink"])
+def test_two_connections_share_a_nodes(what: str) -> None:
+    expected = 2_000_000 / BYTES_PER_S + 0.005
+
+    def measure() -> float:
+        with Link(0.010, BYTES_PER_S) as link:
+            pairs = [("a", "b"), ("a", "c")] if what == "uplink" else [("a", "c"), ("b", "c")]
+            with connected(link, *pairs[0]) as first, connected(link, *pairs[1]) as second:
+                times = at_once(first, second)
+        assert min(times) > 0.7 * expected, "they take turns: neither is through much earlier"
+        return max(times)
+
+    at_best(measure, expected - 0.001, 1.1 * expected)
+
+
+def test_both_ways_are_paced_apart() -> None:
+    expected = 1_000_000 / BYTES_PER_S + 0.005
+
+    def measure() -> float:
+        with Link(0.010, BYTES_PER_S) as link, connected(link, "a", "b") as (near, far):
+            return max(at_once((near, far), (far, near)))
+
+    at_best(measure, expected - 0.001, 1.1 * expected)
+
+
+def test_an_end_arrives_after_the_last_byte() -> None:
+    with Link(RTT_S) as link, connected(link, "a", "b") as (near, far):
+        begin = time.monotonic()
+        near.sendall(bytes(100_000))
+        near.shutdown(socket.SHUT_WR)
+        assert len(read(far, 100_000)) == 100_000
+        assert far.recv(1) == b""
+        assert time.monotonic() - begin >= RTT_S / 2
+        far.sendall(b"still open this way")
+        assert read(near, 19) == b"still open this way"
+        far.close()
+        assert near.recv(1) == b""
+
+
+def test_who_does_not_read_stops_the_sender() -> None:
+    with Link(0.0) as link, connected(link, "a", "b") as (near, far):
+        near.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            near.sendall(bytes(100 << 20))
+        assert psutil.Process(link.process.pid).memory_info().rss < 60 << 20
+        assert far.recv(1) == b"\0"
+
+
+def test_nobody_who_listens_is_a_closed_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with Link(0.0) as link, dial(link.route("a", "b", f"tcp://127.0.0.1:{port}")) as near:
+        assert near.recv(1) == b""
+
+
+def test_it_ends_with_its_owner() -> None:
+    link = Link(0.0)
+    assert link.process.stdin is not None
+    link.process.stdin.close()
+    assert link.process.wait(10) == 0
+
+
+@pytest.mark.parametrize(("rtt_s", "bytes_per_s"), [(-0.1, None), (0.0, 0.0)])
+def test_a_link_that_cannot_be_is_refused(rtt_s: float, bytes_per_s: float | None) -> None:
+    with pytest.raises(ValueError, match="round trip"):
+        Link(rtt_s, bytes_per_s)
