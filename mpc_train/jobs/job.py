@@ -5,13 +5,13 @@ of `Job.to_bytes`, and signs its digest; so everything here is public to all nod
 it is secret. Real numbers are exact decimals all the way: whoever needs them as ring elements
 rounds them once, in integers, and two machines can not round differently.
 
-`[train]` is described in `mpc_train/jobs/job_train.py`, every other section here.
+`[data]` is described in `mpc_train/jobs/job_data.py`, `[train]` in `mpc_train/jobs/job_train.py`,
+every other section here.
 
 Numbers of rows are part of the job because every node derives the batches from them.
 """
 
 import hashlib
-from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -20,11 +20,13 @@ import msgspec
 
 from mpc_train.errors import JobError, ModelError
 from mpc_train.jobs.job_checks import JOB_VERSION, JobProblem, check_job
+from mpc_train.jobs.job_data import Data, Feature, Label, features_of, label_of, schema_of
 from mpc_train.jobs.job_train import Strict, Train
 from mpc_train.jobs.ranges import check_ranges
 from mpc_train.jobs.strict_toml import at, load_toml
 from mpc_train.networks.carried import Carried, made_by, read_model
 from mpc_train.networks.graph import Graph, layers_of
+from mpc_train.tables.schema import Schema, load_schema
 
 ModelKind = Literal["linear", "logistic", "softmax", "mlp"]
 Metric = Literal["mse", "mae", "r2", "accuracy", "auc"]
@@ -39,46 +41,6 @@ class Roles(Strict, frozen=True):
     recipients: tuple[str, ...]
     evaluators: tuple[str, ...] = ()
     """In order: evaluator i is at index i. Left out: the owners without the dealer."""
-
-
-class Feature(Strict, frozen=True):
-    """One column of the owners' files; the model sees `(value - center) / scale`."""
-
-    name: str
-    center: Decimal = Decimal(0)
-    scale: Decimal = Decimal(1)
-    range: tuple[Decimal, Decimal] | None = None
-    """Least and largest value in the file's own units; outside it is an error at the owner."""
-
-
-class Label(Strict, frozen=True):
-    """The column to be predicted.
-
-    For a classifier `classes` lists the entries as they stand in the file, in the order of the
-    classes 0, 1, …; left out, the file holds the class numbers themselves. For a linear model the
-    label is a number and is centred and scaled like a feature.
-    """
-
-    name: str
-    classes: tuple[str, ...] = ()
-    center: Decimal = Decimal(0)
-    scale: Decimal = Decimal(1)
-    range: tuple[Decimal, Decimal] | None = None
-
-
-class Data(Strict, frozen=True):
-    """`[data]`: the columns, each owner's number of rows, and the rows held out for testing."""
-
-    features: tuple[Feature | str, ...]
-    label: Label | str
-    rows: dict[str, int]
-    partition: Literal["rows"] = "rows"
-    standardize: bool = True
-    """Apply the declared centers and scales; false: the files hold scaled values already."""
-    limit: Decimal = Decimal(16)
-    """Largest absolute value of a feature as the model sees it; the ring is sized for it."""
-    test_fraction: Decimal = Decimal("0.2")
-    split_seed: int = 0
 
 
 class Model(Strict, frozen=True):
@@ -170,14 +132,16 @@ class Job(Strict, frozen=True, dict=True):
     @cached_property
     def features(self) -> tuple[Feature, ...]:
         """The features in the order of the model's inputs."""
-        return tuple(
-            Feature(item) if isinstance(item, str) else item for item in self.data.features
-        )
+        return features_of(self.data)
 
     @cached_property
     def label(self) -> Label:
-        label = self.data.label
-        return Label(label) if isinstance(label, str) else label
+        return label_of(self.data)
+
+    @cached_property
+    def schema(self) -> Schema:
+        """What the columns mean: the schema that the job carries, or that of its short form."""
+        return schema_of(self.data, self.classes)
 
     @property
     def classes(self) -> int:
@@ -238,7 +202,7 @@ def load_job(path: Path | str) -> Job:
     path = Path(path)
     job, text = load_toml(path, Job, JobError)
     try:
-        job = _finish(_with_network(job, path))
+        job = _finish(_with_network(_with_schema(job, path), path))
         check_ranges(job)
     except ModelError as error:
         key = "model.graph" if job.model.graph else "model.module"
@@ -265,6 +229,17 @@ def job_from_bytes(body: bytes) -> Job:
     return job
 
 
+def _with_schema(job: Job, path: Path) -> Job:
+    """The job with the content of the schema file that it names."""
+    data = job.data
+    if data.table is not None:
+        raise JobProblem("data.table", "is filled in; write schema = the name of a schema file")
+    if not data.schema:
+        return job
+    table = load_schema(path.parent / data.schema)
+    return msgspec.structs.replace(job, data=msgspec.structs.replace(data, schema="", table=table))
+
+
 def _with_network(job: Job, path: Path) -> Job:
     """The job with the network that it names: the file's content, or the graph of the factory."""
     model = job.model
@@ -276,7 +251,7 @@ def _with_network(job: Job, path: Path) -> Job:
             model, graph="", network=found, input_shape=found.graph.input_shape
         )
     elif model.module:
-        shape = model.input_shape or (len(job.data.features),)
+        shape = model.input_shape or (len(job.features),)
         made = made_by(model.module, shape, job.train.seed)
         network = msgspec.structs.replace(made, weights={})
         model = msgspec.structs.replace(model, network=network, input_shape=shape)
@@ -295,8 +270,7 @@ def _finish(job: Job) -> Job:
         evaluators = tuple(name for name in job.owners if name != job.dealer)
         roles = msgspec.structs.replace(job.job, evaluators=evaluators)
         job = msgspec.structs.replace(job, job=roles)
-    label = job.data.label
-    named = label.classes if isinstance(label, Label) else ()
+    named = job.label.classes
     if job.model.kind in ("softmax", "mlp") and not job.model.classes and named:
         model = msgspec.structs.replace(job.model, classes=len(named))
         job = msgspec.structs.replace(job, model=model)

@@ -6,18 +6,18 @@ it from the coordinator.
 """
 
 import re
-from collections.abc import Iterable
 from math import prod
 from typing import TYPE_CHECKING
 
-from mpc_train.jobs.job_problem import JobProblem, number
-from mpc_train.jobs.job_train_checks import MAX_SEED, check_train
+from mpc_train.jobs.job_data_checks import check_data
+from mpc_train.jobs.job_problem import JobProblem, no_duplicates
+from mpc_train.jobs.job_train_checks import check_train
 from mpc_train.jobs.schedule import split_sizes
 from mpc_train.networks.carried import check_carried
 from mpc_train.networks.graph import GraphError
 
 if TYPE_CHECKING:
-    from mpc_train.jobs.job import Feature, Job, Label
+    from mpc_train.jobs.job import Job
 
 JOB_VERSION = 1
 
@@ -31,10 +31,8 @@ METRICS: dict[str, tuple[str, ...]] = {
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 MAX_NODES = 64
-MAX_FEATURES = 100_000
 MAX_WIDTH = 65_536
 MAX_CLASSES = 1_000
-MAX_ROWS = 100_000_000
 MAX_LIMIT = 1 << 20
 MAX_BODY_BYTES = 1 << 20
 """What a node accepts as the body of a proposed contract."""
@@ -47,8 +45,7 @@ def check_job(job: "Job") -> None:
     if job.version != JOB_VERSION:
         raise JobProblem("version", f"this program reads version {JOB_VERSION}")
     _check_roles(job)
-    _check_columns(job)
-    _check_rows(job)
+    check_data(job)
     _check_model(job)
     check_train(job)
     _check_reveal(job)
@@ -74,7 +71,7 @@ def _check_roles(job: "Job") -> None:
             raise JobProblem(f"job.{key}", "at least one name is needed")
         for name in names:
             _check_name(f"job.{key}", name)
-        _no_duplicates(f"job.{key}", names)
+        no_duplicates(f"job.{key}", names)
         if len(names) > MAX_NODES:
             raise JobProblem(f"job.{key}", f"at most {MAX_NODES} names")
     _check_name("job.dealer", roles.dealer)
@@ -96,72 +93,6 @@ def _check_name(key: str, name: str) -> None:
         raise JobProblem(key, f"{name!r} is not a node name: use a-z, 0-9 and -")
 
 
-def _no_duplicates(key: str, names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise JobProblem(key, f"{name!r} stands there twice")
-        seen.add(name)
-
-
-def _check_columns(job: "Job") -> None:
-    features = job.features
-    if not features:
-        raise JobProblem("data.features", "at least one feature is needed")
-    if len(features) > MAX_FEATURES:
-        raise JobProblem("data.features", f"at most {MAX_FEATURES} features")
-    for index, feature in enumerate(features):
-        _check_column(job, f"data.features[{index}]", feature)
-    _no_duplicates("data.features", (feature.name for feature in features))
-    label = job.label
-    _check_column(job, "data.label", label)
-    if any(feature.name == label.name for feature in features):
-        raise JobProblem(
-            "data.label",
-            f"{label.name!r} is also a feature; a model that is given "
-            "the answer learns nothing else",
-        )
-    if number("data.limit", job.data.limit) <= 0:
-        raise JobProblem("data.limit", "must be above 0")
-    if job.data.limit > 1024:
-        raise JobProblem(
-            "data.limit",
-            "at most 1024: declare a center and a scale per feature, "
-            "so that values are of the order of 1",
-        )
-
-
-def _check_column(job: "Job", key: str, column: "Feature | Label") -> None:
-    if not column.name or column.name != column.name.strip():
-        raise JobProblem(f"{key}.name", "a column name is not empty and has no space at its ends")
-    center = number(f"{key}.center", column.center)
-    scale = number(f"{key}.scale", column.scale)
-    if scale <= 0:
-        raise JobProblem(f"{key}.scale", "must be above 0")
-    if not job.data.standardize and (center != 0 or scale != 1):
-        raise JobProblem(f"{key}.scale", "is declared, but data.standardize is false; drop one")
-    if column.range is not None:
-        least, most = (number(f"{key}.range", end) for end in column.range)
-        if least >= most:
-            raise JobProblem(f"{key}.range", "write [least, largest]")
-
-
-def _check_rows(job: "Job") -> None:
-    rows = job.data.rows
-    for owner in job.owners:
-        if owner not in rows:
-            raise JobProblem("data.rows", f"say how many rows {owner} has: {owner} = …")
-    for name, count in rows.items():
-        if name not in job.owners:
-            raise JobProblem(f"data.rows.{name}", "is not one of job.owners")
-        if not 1 <= count <= MAX_ROWS:
-            raise JobProblem(f"data.rows.{name}", f"between 1 and {MAX_ROWS} rows")
-    if not 0 <= number("data.test_fraction", job.data.test_fraction) < 1:
-        raise JobProblem("data.test_fraction", "at least 0 and below 1")
-    if not 0 <= job.data.split_seed <= MAX_SEED:
-        raise JobProblem("data.split_seed", "at least 0 and below 2^63")
-
-
 def _check_model(job: "Job") -> None:
     model, label = job.model, job.label
     _check_network(job)
@@ -181,7 +112,7 @@ def _check_model(job: "Job") -> None:
     if label.classes:
         if not classifier:
             raise JobProblem("data.label.classes", "a linear model predicts a number; remove them")
-        _no_duplicates("data.label.classes", label.classes)
+        no_duplicates("data.label.classes", label.classes)
         if len(label.classes) != job.classes:
             raise JobProblem(
                 "data.label.classes",
@@ -232,7 +163,7 @@ def _check_network(job: "Job") -> None:
 
 def _check_reveal(job: "Job") -> None:
     reveal, possible = job.reveal, METRICS[job.model.kind]
-    _no_duplicates("reveal.metrics", reveal.metrics)
+    no_duplicates("reveal.metrics", reveal.metrics)
     for metric in reveal.metrics:
         if metric not in possible:
             raise JobProblem(

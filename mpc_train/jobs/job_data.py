@@ -1,0 +1,102 @@
+"""`[data]` of a job: which columns, how many rows of whom, and which rows are held out.
+
+Columns are declared either by a schema (`schema = "schema.toml"`, see `mpc_train.tables.schema`;
+the job carries the file's content, so that all nodes check the same) or by the short form, which
+lists `features` and `label` and makes each feature a number that is never missing.
+"""
+
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+from mpc_train.jobs.job_train import Strict
+from mpc_train.tables.schema import Column, Schema
+
+
+class Feature(Strict, frozen=True):
+    """One column of the owners' tables; the model sees `(value - center) / scale`."""
+
+    name: str
+    center: Decimal = Decimal(0)
+    scale: Decimal = Decimal(1)
+    range: tuple[Decimal, Decimal] | None = None
+    """Least and largest value in the table's own units; outside it is an error at the owner.
+    With a schema it stands there."""
+
+
+class Label(Strict, frozen=True):
+    """The column to be predicted.
+
+    For a classifier `classes` lists the entries as they stand in the table, in the order of the
+    classes 0, 1, …; left out, the table holds the class numbers themselves. For a linear model the
+    label is a number and is centred and scaled like a feature. With a schema the classes are the
+    column's levels, or false and true.
+    """
+
+    name: str
+    classes: tuple[str, ...] = ()
+    center: Decimal = Decimal(0)
+    scale: Decimal = Decimal(1)
+    range: tuple[Decimal, Decimal] | None = None
+
+
+class Data(Strict, frozen=True):
+    """`[data]`: the columns, each owner's number of rows, and the rows held out for testing."""
+
+    label: Label | str
+    rows: dict[str, int]
+    features: tuple[Feature | str, ...] = ()
+    """Left out with a schema: all of its columns but the label and the identifiers."""
+    schema: str = ""
+    """A schema file beside the job; the job carries its content."""
+    table: Schema | None = None
+    """What `schema` names; filled in when the job file is read."""
+    partition: Literal["rows"] = "rows"
+    standardize: bool = True
+    """Apply the declared centers and scales; false: the tables hold scaled values already."""
+    limit: Decimal = Decimal(16)
+    """Largest absolute value of a feature as the model sees it; the ring is sized for it."""
+    test_fraction: Decimal = Decimal("0.2")
+    split_seed: int = 0
+
+
+def features_of(data: Data) -> tuple[Feature, ...]:
+    """The features in the order of the model's inputs."""
+    listed: tuple[Feature | str, ...] = data.features
+    if not listed and data.table is not None:
+        label = data.label if isinstance(data.label, str) else data.label.name
+        listed = tuple(
+            column.name
+            for column in data.table.columns
+            if column.kind != "identifier" and column.name != label
+        )
+    return tuple(Feature(item) if isinstance(item, str) else item for item in listed)
+
+
+def label_of(data: Data) -> Label:
+    """The label; with a schema, a category's levels are its classes."""
+    label = Label(data.label) if isinstance(data.label, str) else data.label
+    if data.table is not None and label.name in data.table and not label.classes:
+        label = msgspec.structs.replace(label, classes=data.table[label.name].levels)
+    return label
+
+
+def schema_of(data: Data, classes: int) -> Schema:
+    """The schema that the job carries, or that of the short form: numbers, and a label.
+
+    classes: of the model; 0 where the label is a number.
+    """
+    if data.table is not None:
+        return data.table
+    label = label_of(data)
+    columns = [
+        Column(feature.name, "number", range=feature.range, constant=True)
+        for feature in features_of(data)
+    ]
+    if classes:
+        levels = label.classes or tuple(str(number) for number in range(classes))
+        columns.append(Column(label.name, "category", levels=levels, constant=True))
+    else:
+        columns.append(Column(label.name, "number", range=label.range, constant=True))
+    return Schema(tuple(columns))

@@ -1,0 +1,127 @@
+"""What `[data]` must satisfy beyond the types of its fields; raises JobProblem."""
+
+from typing import TYPE_CHECKING
+
+from mpc_train.jobs.job_data import Feature, Label
+from mpc_train.jobs.job_problem import JobProblem, no_duplicates, number
+from mpc_train.jobs.job_train_checks import MAX_SEED
+from mpc_train.tables.schema import check_schema
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+MAX_FEATURES = 100_000
+MAX_ROWS = 100_000_000
+
+
+def check_data(job: "Job") -> None:
+    """Raise JobProblem at the first contradiction in `[data]`."""
+    _check_columns(job)
+    if job.data.table is not None:
+        _check_table(job)
+    _check_rows(job)
+
+
+def _check_columns(job: "Job") -> None:
+    features = job.features
+    if not features:
+        raise JobProblem("data.features", "at least one feature is needed")
+    if len(features) > MAX_FEATURES:
+        raise JobProblem("data.features", f"at most {MAX_FEATURES} features")
+    for index, feature in enumerate(features):
+        _check_column(job, f"data.features[{index}]", feature)
+    no_duplicates("data.features", (feature.name for feature in features))
+    label = job.label
+    _check_column(job, "data.label", label)
+    if any(feature.name == label.name for feature in features):
+        raise JobProblem(
+            "data.label",
+            f"{label.name!r} is also a feature; a model that is given "
+            "the answer learns nothing else",
+        )
+    if number("data.limit", job.data.limit) <= 0:
+        raise JobProblem("data.limit", "must be above 0")
+    if job.data.limit > 1024:
+        raise JobProblem(
+            "data.limit",
+            "at most 1024: declare a center and a scale per feature, "
+            "so that values are of the order of 1",
+        )
+
+
+def _check_column(job: "Job", key: str, column: Feature | Label) -> None:
+    if not column.name or column.name != column.name.strip():
+        raise JobProblem(f"{key}.name", "a column name is not empty and has no space at its ends")
+    center = number(f"{key}.center", column.center)
+    scale = number(f"{key}.scale", column.scale)
+    if scale <= 0:
+        raise JobProblem(f"{key}.scale", "must be above 0")
+    if not job.data.standardize and (center != 0 or scale != 1):
+        raise JobProblem(f"{key}.scale", "is declared, but data.standardize is false; drop one")
+    if column.range is not None:
+        least, most = (number(f"{key}.range", end) for end in column.range)
+        if least >= most:
+            raise JobProblem(f"{key}.range", "write [least, largest]")
+
+
+def _check_table(job: "Job") -> None:
+    """The schema, and what the job takes from it."""
+    data, table = job.data, job.schema
+    if data.schema:
+        raise JobProblem("data.schema", "the schema that it names is missing")
+    check_schema(table, "data.table.columns")
+    for index, feature in enumerate(job.features):
+        key = f"data.features[{index}]" if data.features else "data.schema"
+        if feature.name not in table:
+            raise JobProblem(key, f"{feature.name!r} is no column of the schema")
+        kind = table[feature.name].kind
+        if kind == "identifier":
+            raise JobProblem(key, f"{feature.name!r} is an identifier, which is never a feature")
+        if feature.range is not None:
+            raise JobProblem(f"{key}.range", "stands in the schema; remove it here")
+        _check_plain(key, feature, kind)
+    _check_label(job)
+
+
+def _check_plain(key: str, feature: Feature, kind: str) -> None:
+    """A feature that goes into the model as it stands."""
+    if kind == "category":
+        raise JobProblem(key, f"{feature.name!r} is a category, and a model takes numbers")
+
+
+def _check_label(job: "Job") -> None:
+    label, table = job.label, job.schema
+    if label.name not in table:
+        raise JobProblem("data.label", f"{label.name!r} is no column of the schema")
+    column = table[label.name]
+    kinds = ("boolean", "category") if job.model.kind != "linear" else ("number",)
+    if column.kind not in kinds:
+        raise JobProblem(
+            "data.label",
+            f"is of kind {column.kind}; a {job.model.kind} model predicts a column of kind "
+            f"{' or '.join(kinds)}",
+        )
+    if label.range is not None:
+        raise JobProblem("data.label.range", "stands in the schema; remove it here")
+    if column.other:
+        raise JobProblem("data.label", 'classes are listed; "other" is none, remove it')
+    if column.kind == "category" and label.classes != column.levels:
+        raise JobProblem("data.label.classes", "the schema's levels are the classes; remove them")
+    if column.kind == "boolean" and (label.classes or job.classes != 2):
+        raise JobProblem("data.label", "false and true are two classes, 0 and 1")
+
+
+def _check_rows(job: "Job") -> None:
+    rows = job.data.rows
+    for owner in job.owners:
+        if owner not in rows:
+            raise JobProblem("data.rows", f"say how many rows {owner} has: {owner} = …")
+    for name, count in rows.items():
+        if name not in job.owners:
+            raise JobProblem(f"data.rows.{name}", "is not one of job.owners")
+        if not 1 <= count <= MAX_ROWS:
+            raise JobProblem(f"data.rows.{name}", f"between 1 and {MAX_ROWS} rows")
+    if not 0 <= number("data.test_fraction", job.data.test_fraction) < 1:
+        raise JobProblem("data.test_fraction", "at least 0 and below 1")
+    if not 0 <= job.data.split_seed <= MAX_SEED:
+        raise JobProblem("data.split_seed", "at least 0 and below 2^63")

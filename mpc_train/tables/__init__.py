@@ -1,0 +1,1 @@
+"""An owner's own table: what its columns mean, how it is read, and what is wrong with it."""

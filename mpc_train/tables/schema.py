@@ -1,0 +1,225 @@
+"""What the columns of a table mean: a strict TOML file that all owners of a job agree on.
+
+    [[columns]]
+    name = "age"
+    kind = "number"
+    unit = "years"
+    range = [0, 120]
+    missing = ["", "NA"]
+
+    [[columns]]
+    name = "region"
+    kind = "category"
+    levels = ["north", "south"]
+    other = true
+
+How a file spells its cells (delimiter, encoding, form of dates) is the node's own and stands in
+its configuration; see `mpc_train.tables.source`. A schema is public to all nodes of a job. Ranges
+and levels are statements about what may occur: whoever takes them from private data tells the
+others something about these data.
+"""
+
+import datetime
+import hashlib
+from collections.abc import Iterable
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from mpc_train.errors import JobError
+from mpc_train.jobs.job_problem import JobProblem, number
+from mpc_train.jobs.strict_toml import at, load_toml
+
+Kind = Literal["number", "category", "boolean", "date", "identifier"]
+
+SCHEMA_VERSION = 1
+MAX_COLUMNS = 100_000
+MAX_LEVELS = 10_000
+MAX_TEXT = 1_000
+"""Longest name, unit, level or code, in characters."""
+
+_SCHEMA_LABEL = b"mpc-train schema v1\0"
+_COLUMN_LABEL = b"mpc-train schema column v1\0"
+_FIELD_LABEL = b"mpc-train schema field v1\0"
+
+
+class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One column. As a number: a number as it stands; a date as days since 1970-01-01; a boolean
+    as 0 or 1; a category as the position of its level, `len(levels)` for "other". An identifier is
+    text that records are joined on: never a feature, never shared."""
+
+    name: str
+    kind: Kind
+    unit: str = ""
+    """For people, and so that two owners do not mean metres and feet."""
+    range: tuple[Decimal, Decimal] | None = None
+    """number: least and largest value that may occur."""
+    dates: tuple[datetime.date, datetime.date] | None = None
+    """date: first and last day that may occur."""
+    missing: tuple[str, ...] = ()
+    """Entries that stand for a missing value. An empty cell is one only if "" is listed."""
+    levels: tuple[str, ...] = ()
+    """category: what may occur, in the order of the levels 0, 1, …"""
+    other: bool = False
+    """category: an entry that is no level is "other", and not an error."""
+    constant: bool = False
+    """One owner's rows may all hold the same value; otherwise that is an error at the owner."""
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Least and largest value as a number of the table; None: not declared."""
+        if self.range is not None:
+            return float(self.range[0]), float(self.range[1])
+        if self.dates is not None:
+            return float(days(self.dates[0])), float(days(self.dates[1]))
+        return None
+
+    @property
+    def states(self) -> int:
+        """category: levels and, where it is allowed, "other"; boolean: 2; else 0."""
+        if self.kind == "boolean":
+            return 2
+        return len(self.levels) + self.other if self.kind == "category" else 0
+
+    def digest(self) -> bytes:
+        """SHA-256 of the column's canonical bytes."""
+        return hashlib.sha256(_COLUMN_LABEL + _canonical(self)).digest()
+
+    def field_digests(self) -> dict[str, bytes]:
+        """SHA-256 by field: two owners find which one differs without sending it."""
+        return {
+            field: hashlib.sha256(
+                b"\0".join((_FIELD_LABEL, self.name.encode(), field.encode(), _canonical(value)))
+            ).digest()
+            for field, value in msgspec.structs.asdict(self).items()
+            if field != "name"
+        }
+
+
+class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """A checked schema. Make one with `load_schema`, or from parts and `check_schema`."""
+
+    columns: tuple[Column, ...]
+    version: int = SCHEMA_VERSION
+
+    @cached_property
+    def _by_name(self) -> dict[str, Column]:
+        return {column.name: column for column in self.columns}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def identifiers(self) -> tuple[str, ...]:
+        """The columns that records may be joined on."""
+        return tuple(column.name for column in self.columns if column.kind == "identifier")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def __getitem__(self, name: str) -> Column:
+        """The column of this name; raises KeyError."""
+        return self._by_name[name]
+
+    def only(self, names: Iterable[str]) -> "Schema":
+        """The columns of these names, in this order."""
+        return Schema(tuple(self[name] for name in names))
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes: JSON with sorted keys, decimals and dates as strings."""
+        return _canonical(self)
+
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical bytes. The order of columns counts: it is that of the model."""
+        return hashlib.sha256(_SCHEMA_LABEL + self.to_bytes()).digest()
+
+
+def days(day: datetime.date) -> int:
+    """Days since 1970-01-01."""
+    return day.toordinal() - _EPOCH
+
+
+_EPOCH = datetime.date(1970, 1, 1).toordinal()
+
+
+def _canonical(value: object) -> bytes:
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def load_schema(path: Path | str) -> Schema:
+    """Read and check a schema file; raise JobError that says file, line, key and what to write."""
+    path = Path(path)
+    schema, text = load_toml(path, Schema, JobError)
+    try:
+        check_schema(schema)
+    except JobProblem as problem:
+        raise at(JobError, path, text, problem.key, str(problem)) from problem
+    return schema
+
+
+def check_schema(schema: Schema, key: str = "columns") -> None:
+    """Raise JobProblem at the first contradiction, at `key`[number].field."""
+    if schema.version != SCHEMA_VERSION:
+        raise JobProblem("version", f"this program reads version {SCHEMA_VERSION} of schemas")
+    if not schema.columns:
+        raise JobProblem(key, "at least one column is needed")
+    if len(schema.columns) > MAX_COLUMNS:
+        raise JobProblem(key, f"at most {MAX_COLUMNS} columns")
+    seen: set[str] = set()
+    for index, column in enumerate(schema.columns):
+        _check_column(f"{key}[{index}]", column)
+        if column.name in seen:
+            raise JobProblem(f"{key}[{index}].name", f"{column.name!r} stands there twice")
+        seen.add(column.name)
+
+
+_FIELDS: dict[str, tuple[Kind, ...]] = {
+    "unit": ("number",),
+    "range": ("number",),
+    "dates": ("date",),
+    "missing": ("number", "category", "boolean", "date"),
+    "levels": ("category",),
+    "other": ("category",),
+    "constant": ("number", "category", "boolean", "date"),
+}
+"""Which kinds each field may be declared for."""
+
+
+def _check_column(key: str, column: Column) -> None:
+    if not column.name or column.name != column.name.strip() or len(column.name) > MAX_TEXT:
+        raise JobProblem(
+            f"{key}.name", "a column name is not empty, not long, and has no space at its ends"
+        )
+    for field, kinds in _FIELDS.items():
+        if getattr(column, field) and column.kind not in kinds:
+            hint = (
+                "; write dates = [first, last]" if (field, column.kind) == ("range", "date") else ""
+            )
+            raise JobProblem(f"{key}.{field}", f"a column of kind {column.kind} has none{hint}")
+    if column.range is not None:
+        least, most = (number(f"{key}.range", end) for end in column.range)
+        if least >= most:
+            raise JobProblem(f"{key}.range", "write [least, largest]")
+    if column.dates is not None and column.dates[0] >= column.dates[1]:
+        raise JobProblem(f"{key}.dates", "write [first, last]")
+    if column.kind == "category":
+        if not column.levels:
+            raise JobProblem(f"{key}.levels", "a category needs its levels, in order")
+        if len(column.levels) > MAX_LEVELS:
+            raise JobProblem(f"{key}.levels", f"at most {MAX_LEVELS} levels")
+    for field in ("levels", "missing"):
+        entries: tuple[str, ...] = getattr(column, field)
+        if len(set(entries)) < len(entries):
+            raise JobProblem(f"{key}.{field}", "an entry stands there twice")
+        for entry in entries:
+            if entry != entry.strip() or len(entry) > MAX_TEXT:
+                raise JobProblem(f"{key}.{field}", "an entry is too long, or has a space at an end")
+    both = set(column.levels) & set(column.missing)
+    if both:
+        raise JobProblem(f"{key}.missing", f"{min(both)!r} is a level as well")
+    if len(column.unit) > MAX_TEXT:
+        raise JobProblem(f"{key}.unit", f"at most {MAX_TEXT} characters")

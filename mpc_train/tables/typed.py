@@ -1,0 +1,35 @@
+"""A table as numbers, with what is missing beside it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, repr=False)
+class TypedTable:
+    """One owner's rows, in the order of its source.
+
+    values: float64[B, c], a column for each of `names`, as `mpc_train.tables.schema.Column` says;
+    0 where missing. missing: bool[B, c]. identifiers: by column the text of each row as it stands
+    in the source, only of the columns that were asked for; they are for linkage, and nothing
+    else of a table may reach another party as text.
+    """
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    missing: NDArray[np.bool_]
+    identifiers: dict[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return len(self.values)
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """The values of one column, float64[B]; a view."""
+        view: NDArray[np.float64] = self.values[:, self.names.index(name)]
+        return view
+
+    def __repr__(self) -> str:
+        return f"TypedTable(rows={self.rows}, columns={len(self.names)})"
