@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpc_train.jobs.job import Job
+from mpc_train.jobs.job_train_checks import drops
 from mpc_train.jobs.schedule import checked_rows, split_sizes, steps_per_epoch, total_steps
 
 MODELS = {
@@ -72,10 +73,16 @@ def _rule(job: Job) -> str:
 
 
 def _extras(job: Job) -> list[str]:
-    """The loss where the job names one, and what training starts from."""
+    """The loss where the job names one, dropout's masks, and what training starts from."""
     found = []
     if job.train.loss.name != "auto":
         found.append(f"loss {job.train.loss.name}")
+    if drops(job):
+        found.append(
+            "dropout by masks that nobody knows"
+            if job.train.dropout_mask == "hidden"
+            else "dropout by public masks: every node knows which values are dropped"
+        )
     start = job.train.warm_start
     if start is not None:
         what = "a public file" if start.source == "public" else f"{start.source}'s private file"

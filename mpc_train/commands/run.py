@@ -49,6 +49,7 @@ def run_command(
     """Run a whole job on this machine: every node a process with keys of its own."""
     with reporting(output):
         from mpc_train.jobs.job import load_job
+        from mpc_train.jobs.job_train_checks import drops
         from mpc_train.local import local_data
         from mpc_train.progress import ProgressView
         from mpc_train.report import describe, outcome
@@ -67,6 +68,8 @@ def run_command(
                     "comparing: the same training in the clear, on pooled data (a local "
                     "demonstration: real organisations never pool)"
                 )
+                if drops(job) and job.train.dropout_mask == "hidden":
+                    view.say("it draws dropout masks of its own, so that weights differ")
                 result |= _compare(job, job_path, data, weights)
         if output is Format.json:
             emit(result)

@@ -125,3 +125,6 @@ class Train(Strict, frozen=True):
     early_stopping: EarlyStopping | None = None
     guard: Guard | None = None
     warm_start: WarmStart | None = None
+    dropout_mask: Literal["hidden", "public"] = "hidden"
+    """hidden: nobody knows which values a dropout layer drops. public: they follow from the seed,
+    every node knows which ones, none their values; it costs nothing."""

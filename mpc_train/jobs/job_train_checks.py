@@ -74,6 +74,13 @@ def check_train(job: "Job") -> None:
     if train.guard is not None and train.guard.every < 1:
         raise JobProblem("train.guard.every", "at least 1 step")
     _check_warm_start(job)
+    if train.dropout_mask == "public" and not drops(job):
+        raise JobProblem("train.dropout_mask", "the network has no dropout layer; remove it")
+
+
+def drops(job: "Job") -> bool:
+    """Whether the job's network has a dropout layer."""
+    return any(node.op == "dropout" for node in job.graph.nodes)
 
 
 def _check_optimizer(optimizer: Optimizer) -> None:

@@ -8,6 +8,7 @@ node at a time, with the limits that the protocols state.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ CHUNK, LIMIT_BITS, LEAST_MANTISSA = 512, 8, 8
 MAX_SOFTMAX = 1024
 MAX_VOCABULARY = 4096
 """Each private number is compared with all of a table's."""
+LEAST_DROPPED = Fraction(1, 1 << 16)
+"""`coins` have a probability of 16 bits."""
 NORMS = ("batch_norm", "layer_norm", "group_norm")
 
 
@@ -65,8 +68,10 @@ def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
         rows = job.graph.tensors[node.tensors["weight"]].shape[0]
         if rows > MAX_VOCABULARY:
             raise GraphError(f"{node.name}: a table of {rows}; at most {MAX_VOCABULARY} categories")
-    elif node.op == "dropout" and not 0 <= node.real("p") < 1:
-        raise GraphError(f"{node.name}: p is at least 0 and below 1")
+    elif node.op == "dropout" and node.real("p"):
+        dropped = node.real("p")
+        if not LEAST_DROPPED <= dropped <= 1 - LEAST_DROPPED:
+            raise GraphError(f"{node.name}: p = {float(dropped):g}; 0, or 2^-16 to 1 - 2^-16")
 
 
 def _normalised(job: Job, node: Node, shape: tuple[int, ...]) -> int:

@@ -52,13 +52,18 @@ def _swapped(x: MaskedTensor) -> MaskedTensor:
 
 
 class Network:
-    """A graph with its tensors. parameters: what is trained, by name. seed: of dropout masks."""
+    """A graph with its tensors. parameters: what is trained, by name.
 
-    def __init__(self, graph: Graph, initial: Mapping[str, Words], seed: int = 0) -> None:
+    mask_seed: of public dropout masks; None: masks that nobody knows.
+    """
+
+    def __init__(
+        self, graph: Graph, initial: Mapping[str, Words], mask_seed: int | None = None
+    ) -> None:
         self.graph = graph
         self.training = True
         self.step = 0
-        self._seed = seed
+        self._mask_seed = mask_seed
         self._uses = graph.uses()
         role = runtime().role
         self.tensors: dict[str, MaskedTensor] = {}
@@ -104,9 +109,11 @@ class Network:
     def needed(self, node: Node, name: str) -> MaskedTensor:
         return self.tensors[node.tensors[name]]
 
-    def dropped(self, node: Node, rows: int) -> Words:
-        """The public mask of a dropout in this step: int64[rows, *shape] of 0 and 1."""
-        return dropout_mask(self._seed, self.step, node, rows)
+    def public_mask(self, node: Node, rows: int) -> Words | None:
+        """What a dropout keeps in this step, int64[rows, *shape] of 0 and 1; None: a secret."""
+        if self._mask_seed is None:
+            return None
+        return dropout_mask(self._mask_seed, self.step, node, rows)
 
 
 def dropout_mask(seed: int, step: int, node: Node, rows: int) -> Words:
@@ -226,7 +233,9 @@ def _dropout(net: Network, node: Node, values: list[Value]) -> Value:
     if not net.training or kept == 1:
         return values[0]
     x, maps = values[0].tensor, values[0].maps
-    mask = net.dropped(node, x.shape[1] if maps else x.shape[0])
+    mask = net.public_mask(node, x.shape[1] if maps else x.shape[0])
+    if mask is None:
+        return Value(x.drop_secretly(kept), maps)
     return Value(x.drop(mask.swapaxes(0, 1) if maps else mask, kept), maps)
 
 

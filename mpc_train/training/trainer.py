@@ -61,7 +61,8 @@ class Training:
 
 def make_trainer(job: Job, start: Mapping[str, MaskedTensor] | None = None) -> Trainer:
     """The job's model with its loss and optimizer, at its public initial weights or at `start`."""
-    model = Network(job.graph, initial_weights(job), job.train.seed)
+    seed = job.train.seed if job.train.dropout_mask == "public" else None
+    model = Network(job.graph, initial_weights(job), seed)
     model.tensors.update(start or {})
     trained = {
         name: tensor for name, tensor in model.parameters.items() if not is_frozen(job, name)
