@@ -34,6 +34,7 @@ from protocols.inputs import from_dealer, from_outside
 from protocols.masked import Additive, Early, Masked, public
 from protocols.reveal import Output, RevealGate
 from protocols.role import Mask, Role, Words
+from protocols.scaling import extremes, floor_quotient, inverse_deviation
 from tests.support.enumeration import InsecureEnumeration, Window, view_distribution
 from tests.support.loopback import combine_masked, secret, shares_of
 from tests.support.transcript_first import OutsideStub, View, run_scripted
@@ -209,6 +210,17 @@ CASES: dict[str, Case] = {
         lambda x: [functions.divide(x.select(0), x.select(1), F)],
         near(lambda x: x[0] / x[1], 2**-9),
     ),
+    "inverse deviation": Case(
+        words_in(0, 1 << 44, 9),
+        lambda x: [inverse_deviation(x, F)],
+        near(lambda x: np.where(x < 1, 1, np.maximum(x, 1) * 2.0**-16) ** -0.5, 2**-9),
+    ),
+    "extremes": Case(
+        words_in(-(2**60), 2**60, 3, 4),
+        lambda x: list(extremes(x, x)),
+        equals(lambda x: x.min(-1), lambda x: x.max(-1)),
+    ),
+    "floor": Case(WIDE, lambda x: [floor_quotient(x.shares(), F)], equals(lambda x: x >> F)),
     "softmax": Case(
         words_in(-6 * ONE, 6 * ONE, 3, 7),
         lambda x: [functions.softmax(x, F)],

@@ -1,0 +1,63 @@
+"""Secret scales against NumPy, with bounds from the scale."""
+
+import numpy as np
+import pytest
+
+from protocols.errors import RangeError
+from protocols.masked import Masked
+from protocols.role import Role
+from protocols.scaling import VARIANCE_BITS, extremes, floor_quotient, inverse_deviation
+from tests.support.lockstep import compute
+from tests.support.loopback import secret
+
+F = 20
+
+
+@pytest.mark.parametrize("evaluators", [2, 3])
+def test_inverse_deviation(evaluators: int) -> None:
+    spread = np.array([2**-15.9, 0.001, 0.01, 0.24999, 0.25, 0.3, 1, 3.999, 4, 17.3, 200, 255])
+
+    def program(role: Role) -> Masked:
+        words = np.rint(spread * 2.0**VARIANCE_BITS).astype(np.int64)
+        return inverse_deviation(secret(role, words), F)
+
+    found = compute(program, evaluators) / 2.0**F
+    # Units of the scale, of r and of what its power multiplies it with.
+    bound = 8 * 2.0**-F * np.maximum(spread**-0.5, 1)
+    assert (np.abs(found - spread**-0.5) <= bound).all()
+
+
+def test_a_constant_column_keeps_its_scale() -> None:
+    def program(role: Role) -> Masked:
+        return inverse_deviation(secret(role, np.array([0, 1, 1 << 18, (1 << 20) - 1])), F)
+
+    np.testing.assert_array_equal(compute(program), [1 << F] * 4)
+
+
+@pytest.mark.parametrize("owners", [1, 2, 5, 20])
+def test_extremes(owners: int) -> None:
+    values = np.random.default_rng(owners).integers(-(1 << 40), 1 << 40, (2, 3, owners))
+
+    def program(role: Role, which: int) -> Masked:
+        x = secret(role, values)
+        return extremes(x.select(0), x.select(1))[which]
+
+    np.testing.assert_array_equal(compute(lambda role: program(role, 0)), values[0].min(-1))
+    np.testing.assert_array_equal(compute(lambda role: program(role, 1)), values[1].max(-1))
+
+
+@pytest.mark.parametrize("bits", [1, 7, 20, 45, 61, 62])
+def test_floor_is_exact(bits: int) -> None:
+    draw = np.random.default_rng(bits).integers(-(1 << 62), 1 << 62, 60)
+    edges = np.array([0, 1, -1, 1 << bits, (1 << bits) - 1, -(1 << bits), -(1 << bits) - 1])
+    values = np.concatenate([draw, edges[np.abs(edges.astype(object)) < 1 << 62]]).astype(np.int64)
+
+    def program(role: Role) -> Masked:
+        return floor_quotient(secret(role, values).shares(), bits)
+
+    np.testing.assert_array_equal(compute(program), values >> bits)
+
+
+def test_floor_by_an_impossible_number_of_bits() -> None:
+    with pytest.raises(RangeError, match="1 to 62"):
+        compute(lambda role: floor_quotient(secret(role, np.array([1])).shares(), 63))
