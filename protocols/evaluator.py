@@ -87,6 +87,9 @@ class Evaluator(Role):
     def close(self) -> None:
         self.finish()
         self._check_corrections()
+        label, _ = self._channel.receive(self.dealer, CORRECTION_BYTES + FRAME_BYTES)
+        if label != DONE:
+            check_label(self.dealer, DONE, label)
         self._channel.send(self.dealer, DONE, b"")
 
     def mask(self, shape: Shape, bits: int = 64) -> Mask:

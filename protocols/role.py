@@ -107,7 +107,10 @@ class Role(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Finish the last step; the dealer waits until every evaluator is through with it."""
+        """Finish the last step; the dealer waits until every evaluator is through with it.
+
+        DesyncError where a program has used other corrections than the dealer has sent.
+        """
 
     @abstractmethod
     def mask(self, shape: Shape, bits: int = 64) -> Mask:
