@@ -195,9 +195,9 @@ class TrainProgram:
         brought = [self._table.features, label_matrix(job, self._table.labels)]
         if self._start is not None:
             brought.append(flat(self._start))
-        for values in brought:
+        for number, values in enumerate(brought):
             words = encode(values, job.fraction_bits)
-            send_outside(session.channel, job.evaluators, streams, words)
+            send_outside(session.channel, job.evaluators, streams, words, number)
 
     def _seal(
         self,

@@ -21,12 +21,15 @@ from protocols.channel import Channel
 from protocols.dealer import Dealer
 from protocols.deferred import Deferred
 from protocols.evaluator import Evaluator
-from protocols.frames import receive_all, send_all
+from protocols.frames import LABEL, receive_all, send_all
 from protocols.masked import Additive, Masked
 from protocols.role import Role, Shape, Words
 from protocols.streams import Stream
 
-OUTSIDE_LABEL = b"mpc-train outside input v1"
+
+def outside_label(number: int) -> bytes:
+    """The label of an outside owner's tensor, counted from 0: none is taken for another."""
+    return LABEL.pack(b"outs", 0, number, 0)
 
 
 def from_evaluator(role: Role, owner: int, shape: Shape, words: Words | None = None) -> Masked:
@@ -84,20 +87,28 @@ class OutsideSource:
         self._channel = channel
         self._owner = owner
         self._stream = stream
+        self._taken = 0
 
     def take(self, shape: Shape) -> Words:
         """This evaluator's summand of the owner's next tensor."""
+        label = outside_label(self._taken)
+        self._taken += 1
         if self._stream is not None:
             return self._stream.words(prod(shape)).reshape(shape)
-        octets = receive_all(self._channel, self._owner, OUTSIDE_LABEL, 8 * prod(shape))
+        octets = receive_all(self._channel, self._owner, label, 8 * prod(shape))
         return octets.view(np.int64).reshape(shape)
 
 
 def send_outside(
-    channel: Channel, evaluators: Sequence[str], streams: Sequence[Stream], words: Words
+    channel: Channel,
+    evaluators: Sequence[str],
+    streams: Sequence[Stream],
+    words: Words,
+    number: int,
 ) -> None:
     """At an outside owner: split `words` into summands; the last evaluator is sent its own.
 
+    number: of this tensor among all that this owner sends, from 0.
     streams: one shared with each evaluator but the last, in their order, each used for this job's
     inputs only.
     """
@@ -106,4 +117,4 @@ def send_outside(
     missing = words.reshape(-1)
     for stream in streams:
         missing = missing - stream.words(words.size)
-    send_all(channel, evaluators[-1], OUTSIDE_LABEL, missing.view(np.uint8))
+    send_all(channel, evaluators[-1], outside_label(number), missing.view(np.uint8))

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from protocols.arithmetic import multiply, remask
-from protocols.errors import FrameError, MaskReuseError
+from protocols.errors import DesyncError, FrameError, MaskReuseError
 from protocols.inputs import (
-    OUTSIDE_LABEL,
     OutsideSource,
     from_dealer,
     from_evaluator,
@@ -54,12 +53,17 @@ def outside_streams(evaluators: int) -> list[Stream]:
     return streams
 
 
-def outside_program(net: LockstepLoopback, evaluators: int, shape: tuple[int, ...]) -> Any:
+def outside_program(
+    net: LockstepLoopback,
+    evaluators: int,
+    shape: tuple[int, ...],
+    numbers: tuple[int, int] = (0, 1),
+) -> Any:
     names = [f"p{i}" for i in range(evaluators)]
     owner = net.endpoint("olga")
     streams = outside_streams(evaluators)
-    for words in (X, -X):
-        send_outside(owner, names, streams, words)
+    for place, number in enumerate(numbers):
+        send_outside(owner, names, streams, (X, -X)[place], number)
 
     def program(role: Role) -> Any:
         source = None
@@ -91,10 +95,16 @@ def test_outside_owner_who_sends_another_shape() -> None:
         run_lockstep(outside_program(net, 2, (4, 5)), 2, net=net)
 
 
-def test_outside_label_is_its_own() -> None:
-    assert len(OUTSIDE_LABEL) <= 64
+@pytest.mark.parametrize("numbers", [(1, 0), (0, 0), (0, 2)])
+def test_an_outside_owner_whose_tensors_are_out_of_order(numbers: tuple[int, int]) -> None:
+    net = LockstepLoopback()
+    with pytest.raises(DesyncError, match=r"olga is at b'outs' .* this node at b'outs'"):
+        run_lockstep(outside_program(net, 2, X.shape, numbers), 2, net=net)
+
+
+def test_an_outside_owner_needs_streams() -> None:
     with pytest.raises(ValueError, match="stream"):
-        send_outside(LockstepLoopback().endpoint("olga"), ["p0", "p1"], [], X)
+        send_outside(LockstepLoopback().endpoint("olga"), ["p0", "p1"], [], X, 0)
 
 
 def test_streams_of_an_owner_need_a_step() -> None:
