@@ -15,7 +15,7 @@ Rates count the payload of TCP. Times are those of one event loop, late by the t
 takes to handle (some 20 µs); lateness does not add up, because turns are counted from when they
 were due.
 
-    with Link(rtt_s=0.04, bytes_per_s=12.5e6) as link:
+    with Link(rtt_ms=40, mbit_s=100) as link:
         address = link.route("a", "b", "tcp://127.0.0.1:4711")    # what a dials to reach b
 """
 
@@ -33,7 +33,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 SLICE_S = 0.001
 """How long a connection holds a link before it is another one's turn."""
@@ -48,19 +48,31 @@ EVENTS_BETWEEN_LOOKS = 64
 class Link:
     """The proxy's process; `with` or `close` ends it.
 
-    rtt_s: round trip between any two nodes. bytes_per_s: rate of each node's uplink and of its
-    downlink, None for no limit.
+    rtt_ms: round trip between any two nodes. mbit_s: rate of each node's uplink and of its
+    downlink in 10^6 bits a second, None for no limit.
     """
 
-    def __init__(self, rtt_s: float, bytes_per_s: float | None = None) -> None:
-        if rtt_s < 0 or (bytes_per_s is not None and bytes_per_s <= 0):
+    def __init__(self, rtt_ms: float, mbit_s: float | None = None) -> None:
+        if rtt_ms < 0 or (mbit_s is not None and mbit_s <= 0):
             raise ValueError("a link needs a round trip of at least 0 and a rate above 0")
-        argv = [sys.executable, str(Path(__file__).resolve()), "--rtt-s", repr(rtt_s)]
-        if bytes_per_s is not None:
-            argv += ["--bytes-per-s", repr(bytes_per_s)]
+        self.rtt_ms, self.mbit_s = rtt_ms, mbit_s
+        argv = [sys.executable, str(Path(__file__).resolve()), "--rtt-ms", repr(rtt_ms)]
+        if mbit_s is not None:
+            argv += ["--mbit-s", repr(mbit_s)]
         self.process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+
+    def described(self) -> dict[str, Any]:
+        """What this link is, for a result."""
+        rate = "any rate" if self.mbit_s is None else f"{self.mbit_s:g} Mbit/s per node and way"
+        return {
+            "kind": "proxy, per-node rate",
+            "rtt_ms": self.rtt_ms,
+            "mbit_s": self.mbit_s,
+            "words": f"proxy, {self.rtt_ms:g} ms round trip, {rate}",
+            "proxy_cpu_seconds": self.cpu_seconds(),
+        }
 
     def route(self, source: str, target: str, address: str) -> str:
         """The address through which node `source` reaches `target`, who listens on `address`."""
@@ -279,10 +291,10 @@ class _Flow:
 class _Proxy:
     """Listening sockets, one for each route, and the connections that came through them."""
 
-    def __init__(self, rtt_s: float, bytes_per_s: float | None) -> None:
+    def __init__(self, rtt_ms: float, mbit_s: float | None) -> None:
         self._loop = _Loop()
-        self._delay_s = rtt_s / 2
-        self._bytes_per_s = bytes_per_s
+        self._delay_s = rtt_ms / 2000
+        self._bytes_per_s = bytes_per_s = None if mbit_s is None else mbit_s * 1e6 / 8
         self._slice_bytes = MAX_SLICE_BYTES
         if bytes_per_s is not None:
             a_turn = round(bytes_per_s * SLICE_S)
@@ -344,8 +356,8 @@ class _Proxy:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="the proxy; takes routes as lines of JSON")
-    parser.add_argument("--rtt-s", type=float, required=True)
-    parser.add_argument("--bytes-per-s", type=float)
+    parser.add_argument("--rtt-ms", type=float, required=True)
+    parser.add_argument("--mbit-s", type=float)
     _Proxy(**vars(parser.parse_args())).run()
 
 

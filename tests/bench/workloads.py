@@ -1,0 +1,115 @@
+"""What the steps of the benchmarks compute: operations and trainings by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+BATCH = 128
+NET_A = (784, 128, 128, 10)
+WIDTHS = {"lr784": (784, 1), "net_a": NET_A, "mlp_adam": NET_A}
+MAPS = {"maxpool": (16, 128, 24, 24), "conv": (16, 128, 12, 12)}
+WORKLOADS = ("lr784", "net_a", "mlp_adam", "lenet", "relu", "matmul", "softmax", "maxpool", "conv")
+STEPS = {
+    "lr784": 200,
+    "net_a": 40,
+    "mlp_adam": 20,
+    "lenet": 10,
+    "relu": 40,
+    "matmul": 60,
+    "softmax": 60,
+    "maxpool": 10,
+    "conv": 40,
+}
+RATE = Fraction(1, 10)
+FRACTION_BITS = 20
+
+
+def operation(workload: str, rng: Any) -> Callable[[], Any]:
+    """The step of a workload; every node draws the same test values and the owners use theirs."""
+    import numpy as np
+    import torch
+
+    from mpc_train.networks.graph import layers_of
+    from mpc_train.networks.models import uniform_words
+    from mpc_train.networks.network import Network
+    from mpc_train.training.adaptive import Adaptive
+    from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
+    from mpc_train.training.moments import Moments
+    from mpc_train.training.optim import SGD, Optimizer
+    from mpc_train.training.trainer import Trainer
+    from protocols import crypten_functions  # noqa: F401  registers the functions
+    from protocols.crypten_backend import MaskedTensor
+    from protocols.layers_window import Window
+
+    def shared(values: Any, src: int) -> MaskedTensor:
+        return MaskedTensor(torch.from_numpy(values), src=src)
+
+    if workload == "relu":
+        x = shared(rng.uniform(-8, 8, 100_000), 0)
+        return lambda: x.relu()
+    if workload == "softmax":
+        x = shared(rng.uniform(-4, 4, (BATCH, 10)), 0)
+        return lambda: x.softmax(-1)
+    a = rng.uniform(0, 1, (BATCH, 784))
+    if workload == "matmul":
+        x, y = shared(a, 0), shared(rng.uniform(-1, 1, (784, 128)), 1)
+        return lambda: x.matmul(y).masked()
+    if workload in MAPS:
+        maps = shared(rng.uniform(-1, 1, MAPS[workload]), 0)
+        if workload == "maxpool":
+            pool = Window((2, 2), (2, 2), (0, 0), (1, 1))
+            return lambda: maps.max_pool(pool)
+        weight = shared(rng.uniform(-0.1, 0.1, (16, 16, 5, 5)), 1)
+        window = Window((5, 5), (1, 1), (0, 0), (1, 1))
+        return lambda: maps.convolve(weight, None, window, 1).masked()
+    if workload == "lenet":
+        graph, weights = lenet()
+    else:
+        widths = WIDTHS[workload]
+        graph, weights = layers_of(widths), {}
+        for index, (inputs, outputs) in enumerate(pairwise(widths)):
+            prefix = f"{2 * index}." if len(widths) > 2 else ""
+            bound = round((1 << FRACTION_BITS) / inputs**0.5)
+            weights[f"{prefix}weight"] = uniform_words((outputs, inputs), bound, index, "weight")
+            weights[f"{prefix}bias"] = uniform_words((outputs,), bound, index, "bias")
+    model = Network(graph, weights)
+    binary = workload == "lr784"
+    named = model.parameters
+    optimizer: Optimizer = SGD(named)
+    rate = RATE
+    if workload == "mlp_adam":
+        moments = Moments(Fraction(9, 10), Fraction(999, 1000), Fraction(1, 100_000))
+        optimizer = Adaptive(
+            named, moments, fraction_bits=FRACTION_BITS, gradient_limit=Fraction(8)
+        )
+        rate = Fraction(1, 1000)
+    loss = BinaryCrossEntropy() if binary else CrossEntropy()
+    trainer = Trainer(model, loss, named, optimizer)
+    if binary:
+        labels = (rng.uniform(-1, 1, (BATCH, 1)) > 0).astype(np.float64)
+    else:
+        labels = np.eye(10)[rng.integers(0, 10, BATCH)]
+    rows, targets = shared(a, 0), shared(labels, 0)
+    return lambda: trainer.step(rows, targets, rate)
+
+
+def lenet() -> tuple[Any, Any]:
+    """The convolutional network as a graph, and its first weights from a fixed seed."""
+    import torch
+    from torch import nn
+
+    from mpc_train.networks.carried import WEIGHT_BITS
+    from mpc_train.networks.convert import convert
+
+    torch.manual_seed(1)
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(256, 100), nn.ReLU(), nn.Linear(100, 10)),
+    )
+    found = convert(module, (1, 28, 28))
+    shift = WEIGHT_BITS - FRACTION_BITS
+    return found.graph, {name: words >> shift for name, words in found.initial.items()}
