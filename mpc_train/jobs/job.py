@@ -21,11 +21,13 @@ import msgspec
 from mpc_train.errors import JobError, ModelError
 from mpc_train.jobs.job_checks import JOB_VERSION, JobProblem, check_job
 from mpc_train.jobs.job_data import Data, Feature, Label, features_of, label_of, schema_of
+from mpc_train.jobs.job_prepare import Prepare
 from mpc_train.jobs.job_train import Strict, Train
 from mpc_train.jobs.ranges import check_ranges
 from mpc_train.jobs.strict_toml import at, load_toml
 from mpc_train.networks.carried import Carried, made_by, read_model
 from mpc_train.networks.graph import Graph, layers_of
+from mpc_train.preparation.pipeline import Pipeline, pipeline_of
 from mpc_train.tables.schema import Schema, load_schema
 
 ModelKind = Literal["linear", "logistic", "softmax", "mlp"]
@@ -91,6 +93,7 @@ class Job(Strict, frozen=True, dict=True):
     data: Data
     model: Model
     train: Train
+    prepare: Prepare = Prepare()
     fixed_point: FixedPoint = FixedPoint()
     reveal: Reveal = Reveal()
     version: int = JOB_VERSION
@@ -131,8 +134,13 @@ class Job(Strict, frozen=True, dict=True):
 
     @cached_property
     def features(self) -> tuple[Feature, ...]:
-        """The features in the order of the model's inputs."""
+        """The columns that the model's inputs are made of, in their order."""
         return features_of(self.data)
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The model's inputs, and how each is made from a column."""
+        return pipeline_of(self)
 
     @cached_property
     def label(self) -> Label:
@@ -169,8 +177,8 @@ class Job(Strict, frozen=True, dict=True):
 
     @cached_property
     def widths(self) -> tuple[int, ...]:
-        """Widths of the layers, from the features to the outputs."""
-        return (len(self.data.features), *self.model.hidden, self.outputs)
+        """Widths of the layers, from the inputs to the outputs."""
+        return (self.pipeline.width, *self.model.hidden, self.outputs)
 
     @cached_property
     def graph(self) -> Graph:
@@ -251,7 +259,7 @@ def _with_network(job: Job, path: Path) -> Job:
             model, graph="", network=found, input_shape=found.graph.input_shape
         )
     elif model.module:
-        shape = model.input_shape or (len(job.features),)
+        shape = model.input_shape or (job.pipeline.width,)
         made = made_by(model.module, shape, job.train.seed)
         network = msgspec.structs.replace(made, weights={})
         model = msgspec.structs.replace(model, network=network, input_shape=shape)

@@ -15,6 +15,7 @@ from mpc_train.jobs.job_train_checks import check_train
 from mpc_train.jobs.schedule import split_sizes
 from mpc_train.networks.carried import check_carried
 from mpc_train.networks.graph import GraphError
+from mpc_train.preparation.pipeline import check_pipeline
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -46,6 +47,7 @@ def check_job(job: "Job") -> None:
         raise JobProblem("version", f"this program reads version {JOB_VERSION}")
     _check_roles(job)
     check_data(job)
+    check_pipeline(job)
     _check_model(job)
     check_train(job)
     _check_reveal(job)
@@ -148,10 +150,10 @@ def _check_network(job: "Job") -> None:
     except GraphError as error:
         raise JobProblem(key, str(error)) from error
     graph = network.graph
-    if model.input_shape != graph.input_shape or prod(graph.input_shape) != len(job.features):
+    if model.input_shape != graph.input_shape or prod(graph.input_shape) != job.pipeline.width:
         raise JobProblem(
             "model.input_shape" if model.module else key,
-            f"the network takes {list(graph.input_shape)}, a row has {len(job.features)} features",
+            f"the network takes {list(graph.input_shape)}, a row has {job.pipeline.width} inputs",
         )
     if graph.output_shape != (job.outputs,):
         raise JobProblem(

@@ -79,14 +79,7 @@ def _check_table(job: "Job") -> None:
             raise JobProblem(key, f"{feature.name!r} is an identifier, which is never a feature")
         if feature.range is not None:
             raise JobProblem(f"{key}.range", "stands in the schema; remove it here")
-        _check_plain(key, feature, kind)
     _check_label(job)
-
-
-def _check_plain(key: str, feature: Feature, kind: str) -> None:
-    """A feature that goes into the model as it stands."""
-    if kind == "category":
-        raise JobProblem(key, f"{feature.name!r} is a category, and a model takes numbers")
 
 
 def _check_label(job: "Job") -> None:
