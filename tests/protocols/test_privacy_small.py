@@ -1,0 +1,210 @@
+"""All values of all randomness of small instances: every view occurs equally often.
+
+`enumeration` runs a primitive in a small ring with every choice of masks; two secrets with the same
+multiset of views cannot be told apart. At the end, two leaks that this finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protocols.arithmetic import multiply, remask, select, truncate
+from protocols.comparison import below, negative
+from protocols.masked import Early, Masked
+from protocols.role import Mask, Role
+from tests.support.enumeration import InsecureEnumeration, Window, view_distribution
+from tests.support.loopback import combine_masked, secret, shares_of
+
+
+def _with_value(program: Callable[..., Any], value: int, role: Role, lanes: int) -> Any:
+    return program(role, lanes, value)
+
+
+def distributions(
+    program: Callable[[Role, int, int], Any],
+    secrets: Sequence[int],
+    corrupted: Sequence[int],
+    windows: Sequence[Window],
+    supports: Sequence[int] = (),
+    evaluators: int = 2,
+    expected: Callable[[int], set[int]] | None = None,
+    result_bits: int = 64,
+) -> list[dict[int, int]]:
+    found = []
+    for value in secrets:
+        results, counts, random_bits = view_distribution(
+            partial(_with_value, program, value),
+            evaluators,
+            corrupted,
+            windows=windows,
+            supports=supports,
+            seed=5,
+        )
+        assert sum(counts.values()) >= 1 << random_bits
+        if expected is not None:
+            plain = combine_masked(results) & ((1 << result_bits) - 1 if result_bits < 64 else -1)
+            assert set(np.unique(plain)) == expected(value)
+        found.append(counts)
+    return found
+
+
+def constant(role: Role, lanes: int, value: int) -> Masked:
+    return secret(role, np.full(lanes, value), 0)
+
+
+RING = 4
+
+
+def small_product(role: Role, lanes: int, value: int) -> Any:
+    x, y = constant(role, lanes, value % 16), constant(role, lanes, value // 16)
+    return shares_of(remask(multiply(x, y)))
+
+
+def test_all_views_of_a_product() -> None:
+    """x·y modulo 2^4, all masks; every view occurs equally often."""
+    found = distributions(
+        small_product,
+        [0, 1, 0x5F, 0xF7, 0x88, 0xFF],
+        (1,),
+        [(RING, 0)] * 4,
+        expected=lambda v: {(v % 16) * (v // 16) % 16},
+        result_bits=RING,
+    )
+    assert all(counts == found[0] for counts in found)
+
+
+def test_all_views_of_a_product_three_evaluators() -> None:
+    windows = [(2, 0)] * 4
+    for corrupted in ((1,), (2,), (1, 2)):
+        found = distributions(small_product, [0, 0x33, 0x21], corrupted, windows, evaluators=3)
+        assert all(counts == found[0] for counts in found)
+
+
+def small_truncation(top: int) -> Callable[[Role, int, int], Any]:
+    def program(role: Role, lanes: int, value: int) -> Any:
+        return shares_of(truncate(constant(role, lanes, value << top).shares(), 61))
+
+    return program
+
+
+@pytest.mark.parametrize(
+    ("evaluators", "corrupted", "width", "dealt"),
+    [(2, (1,), 5, (4, 2, 2)), (3, (1, 2), 5, (4, 2, 2)), (3, (2,), 4, (2, 1, 1))],
+)
+def test_all_views_of_a_truncation(
+    evaluators: int, corrupted: tuple[int, ...], width: int, dealt: tuple[int, ...]
+) -> None:
+    """Z_2^width at the top of the ring, one or two fractional bits, every value that fits."""
+    top, cut = 64 - width, width - 3
+    found = distributions(
+        small_truncation(top),
+        range(-(1 << (width - 2)), 1 << (width - 2)),
+        corrupted,
+        [(width, top), (width, top), *((bits, 0) for bits in dealt)],
+        evaluators=evaluators,
+        expected=lambda v: {(v >> cut) % 8, ((v >> cut) + (v % (1 << cut) > 0)) % 8},
+        result_bits=3,
+    )
+    assert all(counts == found[0] for counts in found)
+
+
+SIGN_BITS = 6
+SIGN_SUPPORTS = (0b1_0000_0001, 0b11)
+"""x is a multiple of 8 modulo 2^6: its digits of 4 and 1 bits are 0 or 8, and 0 or 1."""
+
+
+def small_form(role: Role, lanes: int, value: int) -> Masked:
+    x = constant(role, lanes, value << 3)
+    early = Early(SIGN_BITS, x.delta, x.lam if role.is_dealer else None)
+    return Masked(role, x.shape, x.delta, x.lam, True, early)
+
+
+def small_sign(role: Role, lanes: int, value: int) -> Any:
+    return shares_of(remask(negative(small_form(role, lanes, value)).shares()))
+
+
+def small_thresholds(role: Role, lanes: int, value: int) -> Any:
+    bits = below(small_form(role, lanes, value), (0, 8))
+    return [shares_of(remask(bits.select(i).shares())) for i in range(2)]
+
+
+def small_relu(role: Role, lanes: int, value: int) -> Any:
+    x = constant(role, lanes, value << 60)
+    low = small_form(role, lanes, value)
+    return shares_of(remask(select(negative(low), x)))
+
+
+def test_all_views_of_a_sign() -> None:
+    found = distributions(
+        small_sign,
+        range(-4, 4),
+        (1,),
+        [(3, 3), (2, 0), (2, 0)],
+        SIGN_SUPPORTS,
+        expected=lambda v: {int(v < 0)},
+        result_bits=2,
+    )
+    assert all(counts == found[0] for counts in found)
+
+
+def test_all_views_of_a_sign_three_evaluators() -> None:
+    windows = [(3, 3), (1, 0), (1, 0)]
+    found = distributions(small_sign, (-4, -1, 0, 3), (1, 2), windows, SIGN_SUPPORTS, 3)
+    assert all(counts == found[0] for counts in found)
+
+
+def test_all_views_of_two_thresholds() -> None:
+    windows = [(3, 3), (1, 0), (1, 0), (1, 0)]
+    found = distributions(small_thresholds, (-3, -1, 0, 1, 3), (1,), windows, SIGN_SUPPORTS)
+    assert all(counts == found[0] for counts in found)
+
+
+def test_all_views_of_a_selection() -> None:
+    windows = [(3, 60), (3, 3), (3, 0), (3, 60), (3, 60)]
+    found = distributions(
+        small_relu,
+        (-4, -1, 0, 3),
+        (1,),
+        windows,
+        SIGN_SUPPORTS,
+        expected=lambda v: {min(v, 0) << 60},
+    )
+    assert all(counts == found[0] for counts in found)
+
+
+def test_leak_of_a_wrap_bit_is_counted() -> None:
+    """The same in the small ring, where the distributions themselves differ."""
+
+    def program(role: Role, lanes: int, value: int) -> Any:
+        x = constant(role, lanes, value << 59)
+        mask = role.mask(x.shape)
+        opened = role.open(x.shares().shift(1 << 62).part, mask)
+        nothing = Mask(np.zeros(x.shape, np.int64))
+        top = (mask.words.view(np.uint64) >> np.uint64(63)).view(np.int64)
+        m = role.deal(top, x.shape)
+        role.open(opened.map(lambda c: np.where(c < 0, 0, m)), nothing)
+
+    windows = [(5, 59), (5, 59), (1, 0)]
+    assert len({str(d) for d in distributions(program, (-8, 0, 7), (1,), windows)}) > 1
+
+
+def test_leak_of_shared_leaf_masks_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One mask for the leaves of two thresholds, everything else as it should be."""
+    drawn = InsecureEnumeration.planes
+
+    def shared(self: Any, i: int, shape: tuple[int, ...], source: Any) -> Any:
+        lanes = self.lanes // 8
+        if len(shape) == 2 and shape[0] == 2 and shape[-1] == 2 * lanes:
+            half = drawn(self, i, (*shape[:-1], lanes), source)
+            return np.concatenate([half, half], axis=-1)
+        return drawn(self, i, shape, source)
+
+    monkeypatch.setattr(InsecureEnumeration, "planes", shared)
+    windows = [(3, 3), (1, 0), (1, 0), (1, 0)]
+    found = distributions(small_thresholds, range(-4, 4), (1,), windows, SIGN_SUPPORTS)
+    assert any(counts != found[0] for counts in found)
