@@ -7,7 +7,7 @@ sends to one evaluator.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -19,7 +19,10 @@ from protocols.errors import RangeError
 from protocols.masked import Additive, Early, Masked, MaskedBit
 from protocols.role import Role, Shape, Words
 
-Bilinear = Callable[[Words, Words], Words]
+Pairs = Sequence[tuple[Words, Words]]
+Bilinear = Callable[[Pairs, bool], Words]
+"""Σ B(x, y) over pairs, or with True its negative: a new array. The two products of an evaluator
+are one sum, which a matrix product makes in one go."""
 
 HEADROOM_BITS = 62
 """A truncation is exact for −2^62 <= z < 2^62."""
@@ -28,47 +31,57 @@ HEADROOM_BITS = 62
 def bilinear(name: str, function: Bilinear, x: Masked, y: Masked, shape: Shape) -> Additive:
     """Summands of B(x, y) for a bilinear B that yields `shape`. No communication.
 
-    Evaluator i: B(Δx, Δy) at the first, − B(Δx, [λy]_i) − B([λx]_i, Δy) at each.
-    The dealer: B(λx, λy). The function returns an array of its own.
+    Evaluator i: − B(Δx, [λy]_i) − B([λx]_i, Δy), and B(Δx, Δy) at the first, which joins it to
+    the first term. The dealer: B(λx, λy).
     """
     role = x.role
     role.issue(name, *x.shape, *y.shape)
     x_lam, y_lam = x.lam, y.lam
 
     def part(dx: Words, dy: Words) -> Words:
+        pairs = []
         if role.is_first:
-            z = np.asarray(function(dx, dy if y_lam is None else dy - y_lam))
-            return z if x_lam is None else np.subtract(z, function(x_lam, dy), out=z)
-        if x_lam is None and y_lam is None:
-            return np.zeros(shape, np.int64)
-        if x_lam is None:
-            assert y_lam is not None
-            z = np.asarray(function(dx, y_lam))
-        else:
-            z = np.asarray(function(x_lam, dy))
-            if y_lam is not None:
-                z += function(dx, y_lam)
-        return np.negative(z, out=z)
+            pairs.append((dx, -dy if y_lam is None else y_lam - dy))
+        elif y_lam is not None:
+            pairs.append((dx, y_lam))
+        if x_lam is not None:
+            pairs.append((x_lam, dy))
+        return function(pairs, True) if pairs else np.zeros(shape, np.int64)
 
     dealt = None
     has_dealt = x.masked and y.masked
     if role.is_dealer and has_dealt:
         assert x_lam is not None and y_lam is not None
-        dealt = function(x_lam, y_lam)
+        dealt = function([(x_lam, y_lam)], False)
     return Additive(role, shape, combine(part, x.delta, y.delta), dealt, has_dealt)
+
+
+def summed(product: Callable[[Words, Words], Words]) -> Bilinear:
+    """The sum over pairs for a B that is made pair by pair; B returns an array of its own."""
+
+    def total(pairs: Pairs, negative: bool) -> Words:
+        z = np.asarray(product(*pairs[0]))
+        for x, y in pairs[1:]:
+            z += product(x, y)
+        return np.negative(z, out=z) if negative else z
+
+    return total
+
+
+_elementwise = summed(np.multiply)
 
 
 def multiply(x: Masked, y: Masked) -> Additive:
     """Element-wise product, with broadcasting."""
     shape = np.broadcast_shapes(x.shape, y.shape)
-    return bilinear("multiply", np.multiply, x, y, shape)
+    return bilinear("multiply", _elementwise, x, y, shape)
 
 
 def matmul(x: Masked, y: Masked) -> Additive:
     """Matrix product of x[m, k] and y[k, n]."""
     if len(x.shape) != 2 or len(y.shape) != 2 or x.shape[1] != y.shape[0]:
         raise ValueError(f"matmul: shapes {x.shape} and {y.shape} do not fit")
-    return bilinear("matmul", ring.matmul, x, y, (x.shape[0], y.shape[1]))
+    return bilinear("matmul", ring.sum_of_products, x, y, (x.shape[0], y.shape[1]))
 
 
 def remask(z: Additive) -> Masked:

@@ -17,6 +17,7 @@ next ones, little endian; two 4-bit parts share a byte, the earlier in its low h
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -397,10 +398,10 @@ def thin_product_transposed(x, y, out):  # type: ignore[no-untyped-def]
 
 
 def warm() -> None:
-    """Compile everything that is not in the cache yet. Importing this module has done it."""
+    """Compile everything that is not in the cache yet: these kernels, whose import has done it,
+    and the products by tiles, where the processor has them."""
+    import_module("protocols.ring").tile_gain()
 
 
 if __name__ == "__main__":
-    from importlib import import_module
-
     import_module("protocols.kernels").warm()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from protocols import ring
-from protocols.arithmetic import bilinear
+from protocols.arithmetic import Pairs, bilinear, summed
 from protocols.crypten_backend import MaskedTensor
 from protocols.layers import Function, register
 from protocols.layers_window import Window, columns, from_columns
@@ -25,25 +25,26 @@ SMALL = 1 << 15
 """Batched products of at most this many multiply-adds each go through NumPy, all at once."""
 
 
-def batched_matmul(x: Words, y: Words) -> Words:
-    """x[b, m, k] @ y[b, k, n] modulo 2^64."""
-    count, m, k = x.shape
-    n = y.shape[2]
-    if count == 1:
-        return ring.matmul(x[0], y[0])[None]
-    if m * k * n <= SMALL:
-        return np.matmul(x, y)
+def batched_products(pairs: Pairs, negative: bool = False) -> Words:
+    """Σ x[b, m, k] @ y[b, k, n] modulo 2^64 over pairs, or its negative."""
+    (count, m, k), n = pairs[0][0].shape, pairs[0][1].shape[2]
+    if count > 1 and m * k * n <= SMALL:
+        return _small_products(pairs, negative)
     out = np.empty((count, m, n), np.int64)
     for index in range(count):
-        out[index] = ring.matmul(x[index], y[index])
+        one = [(x[index], y[index]) for x, y in pairs]
+        out[index] = ring.sum_of_products(one, negative)
     return out
+
+
+_small_products = summed(np.matmul)
 
 
 def batched(name: str, x: Masked, y: Masked) -> Additive:
     """Summands of x[b, m, k] @ y[b, k, n]. No communication."""
     if x.shape[0] != y.shape[0] or x.shape[2] != y.shape[1]:
         raise ValueError(f"{name}: shapes {x.shape} and {y.shape} do not fit")
-    return bilinear(name, batched_matmul, x, y, (x.shape[0], x.shape[1], y.shape[2]))
+    return bilinear(name, batched_products, x, y, (x.shape[0], x.shape[1], y.shape[2]))
 
 
 class Convolution(Function):
