@@ -23,7 +23,7 @@ class Channel(Protocol):
     bytes_received: int
 
     def send(self, peer: str, label: bytes, payload: Buffer) -> None:
-        """Queue one frame. Does not wait for the peer; the caller leaves `payload` unchanged."""
+        """Queue one frame. Does not wait for the peer; `payload` is the caller's own again."""
 
     def receive(self, peer: str, max_bytes: int) -> tuple[bytes, memoryview]:
         """Wait for the next frame of `peer`: its label and a payload of at most `max_bytes`.

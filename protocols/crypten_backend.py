@@ -19,6 +19,7 @@ CrypTen keeps global state: one party a process. Plaintext never comes back thro
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -80,35 +81,6 @@ def runtime() -> Runtime:
 # CrypTen's attribute dispatch without the wrapper that asks its configuration, for each attribute,
 # whether to compare every result with a plaintext: 50 µs a time.
 _dispatch = crypten.CrypTensor.__getattribute__.__wrapped__
-
-_OWN = frozenset(
-    {
-        "value",
-        "bits",
-        "factor",
-        "fraction_bits",
-        "masked",
-        "summands",
-        "shape",
-        "data",
-        "size",
-        "dim",
-        "nelement",
-        "get_plain_text",
-        "with_value",
-        "linear_map",
-        "bit",
-        "is_number",
-        "rounded",
-        "rounding",
-        "copy_",
-        "_like",
-        "_positive_factor",
-        "__class__",
-        *crypten.CrypTensor.PROTECTED_ATTRIBUTES,
-    }
-)
-
 
 # What CrypTen offers and what is right over masked sharing, forward and backward. Everything else
 # of CrypTen's is refused: much of it is wrong in 0.4.1, or fails in the middle for want of a
@@ -185,18 +157,13 @@ class MaskedTensor(crypten.CrypTensor):
         else:
             self.value = _shared_in(state.role, tensor, src, shape, self.bits)
 
-    def __getattribute__(self, name: str) -> Any:
-        # CrypTen looks every attribute up among its autograd functions first; the state of a
-        # tensor is read far more often than a function is called.
-        if name in _OWN:
-            return object.__getattribute__(self, name)
-        if name in _REFUSED:
-            raise NotImplementedError(
-                f"{name}: CrypTen's version is not offered over masked sharing"
-            )
-        if name in _NO_GRADIENT and self.requires_grad and crypten.CrypTensor.AUTOGRAD_ENABLED:
-            raise NotImplementedError(f"{name}: no gradient is implemented; use detach()")
-        return _dispatch(self, name)
+    # CrypTen looks every attribute up among its autograd functions first. Here only the names of
+    # those functions are looked up, by the descriptors of `record` and `_Refused`: the state of a
+    # tensor is read far more often than a function is called.
+    __getattribute__ = object.__getattribute__
+
+    def __getattr__(self, name: str) -> Any:
+        return _dispatch(self, name)  # functions in place, such as add_
 
     def __repr__(self) -> str:
         return f"MaskedTensor(shape={tuple(self.shape)})"
@@ -514,6 +481,70 @@ class MaskedTensor(crypten.CrypTensor):
 
     def _like(self, other: Any) -> MaskedTensor:
         return other if isinstance(other, MaskedTensor) else MaskedTensor(other)
+
+
+class _Recorded:
+    """A function of CrypTen's autograd as an attribute; without recording, the method behind it."""
+
+    def __init__(self, name: str, method: Any) -> None:
+        self._name = name
+        self._method = method
+
+    def __get__(self, tensor: Any, owner: Any) -> Any:
+        if tensor is None:
+            return self
+        if crypten.CrypTensor.AUTOGRAD_ENABLED:
+            return _dispatch(tensor, self._name)
+        if self._method is None:
+            function = crypten.gradients.FUNCTION_REGISTRY[self._name]
+            return tensor._get_forward_function_no_ctx(function)
+        return self._method.__get__(tensor, owner)
+
+
+class _Refused:
+    """A function of CrypTen's that raises when it is looked up, always or where it is recorded."""
+
+    def __init__(self, name: str, method: Any = None) -> None:
+        self._name = name
+        self._method = method
+
+    def __get__(self, tensor: Any, owner: Any) -> Any:
+        if tensor is None:
+            return self
+        if self._method is None:
+            raise NotImplementedError(
+                f"{self._name}: CrypTen's version is not offered over masked sharing"
+            )
+        if tensor.requires_grad and crypten.CrypTensor.AUTOGRAD_ENABLED:
+            raise NotImplementedError(f"{self._name}: no gradient is implemented; use detach()")
+        return self._method.__get__(tensor, owner)
+
+
+def record(name: str, function: Any) -> None:
+    """Offer an autograd function as the method `name` of tensors, with its gradient.
+
+    Takes the place of CrypTen's function of that name.
+    """
+    function.name = name
+    crypten.gradients.FUNCTION_REGISTRY[name] = function
+    _route(name)
+
+
+def _route(name: str) -> None:
+    method = inspect.getattr_static(MaskedTensor, name, None)
+    if isinstance(method, _Refused):
+        method = None
+    if not isinstance(method, _Recorded):
+        setattr(MaskedTensor, name, _Recorded(name, method))
+
+
+for _name in SUPPORTED & set(crypten.gradients.FUNCTION_REGISTRY):
+    if not _name.startswith("__"):  # what Python calls itself goes past every dispatch
+        _route(_name)
+for _name in _REFUSED:
+    setattr(MaskedTensor, _name, _Refused(_name))
+for _name in _NO_GRADIENT:
+    setattr(MaskedTensor, _name, _Refused(_name, inspect.getattr_static(MaskedTensor, _name)))
 
 
 def _aligned(x: MaskedTensor, y: MaskedTensor) -> tuple[MaskedTensor, MaskedTensor]:

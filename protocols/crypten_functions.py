@@ -19,7 +19,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from protocols.crypten_backend import MaskedTensor
+from protocols.crypten_backend import MaskedTensor, record
 from protocols.crypten_import import crypten
 
 _Function: Any = crypten.gradients.AutogradFunction
@@ -168,8 +168,7 @@ OVERRIDES: dict[str, type] = {
 def install() -> None:
     """Put the functions of this module into CrypTen's registry."""
     for name, function in OVERRIDES.items():
-        function.name = name  # type: ignore[attr-defined]
-        crypten.gradients.FUNCTION_REGISTRY[name] = function
+        record(name, function)
 
 
 install()

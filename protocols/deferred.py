@@ -63,7 +63,7 @@ class Deferred(Generic[T]):
 
     def map(self, function: Callable[[T], U]) -> Deferred[U]:
         """`function` of the value, computed once, when somebody asks for it and it is there."""
-        return _Lazy(self.settle, lambda give: self.then(lambda value: give(function(value))))
+        return _Lazy(function, self)
 
     def bind(self, function: Callable[[T], Deferred[U]]) -> Deferred[U]:
         """The value of the deferred that `function` returns: an opening that follows."""
@@ -73,24 +73,54 @@ class Deferred(Generic[T]):
 
 
 class _Lazy(Deferred[T]):
-    """A value computed from others; nothing is computed that nobody asks for."""
+    """A value computed from others; nothing is computed that nobody asks for.
 
-    __slots__ = ("_start",)
+    What it is computed from is let go as soon as it is not needed any more: a parameter follows
+    from the one of the step before, for thousands of steps.
+    """
 
-    def __init__(self, settle: Settle, start: Callable[[Callable[[T], None]], None]) -> None:
-        super().__init__(settle)
-        self._start: Callable[[Callable[[T], None]], None] | None = start
+    __slots__ = ("_function", "_source")
+
+    def __init__(self, function: Callable[..., T], source: Deferred[Any]) -> None:
+        super().__init__(source.settle)
+        self._function: Callable[..., T] | None = function
+        self._source: Deferred[Any] | None = source
 
     def then(self, callback: Callable[[T], None]) -> None:
         super().then(callback)
-        start, self._start = self._start, None
-        if start is not None:
-            start(self.resolve)
+        source = self._source
+        if source is not None:
+            self._source = None
+            source.then(self._found)
 
     def get(self) -> T:
         if not self.ready:
             self.then(_ignore)
         return super().get()
+
+    def _found(self, value: Any) -> None:
+        """Compute the value from the source's."""
+        function, self._function = self._function, None
+        assert function is not None
+        self.resolve(function(value))
+
+
+class _Combined(_Lazy[T]):
+    """A value computed from two others."""
+
+    __slots__ = ("_other",)
+
+    def __init__(
+        self, function: Callable[..., T], source: Deferred[Any], other: Deferred[Any]
+    ) -> None:
+        super().__init__(function, source)
+        self._other: Deferred[Any] | None = other
+
+    def _found(self, value: Any) -> None:
+        other, self._other = self._other, None
+        function, self._function = self._function, None
+        assert other is not None and function is not None
+        other.then(lambda second: self.resolve(function(value, second)))
 
 
 class Never(Deferred[Any]):
@@ -118,10 +148,7 @@ def combine(function: Callable[[A, B], U], first: Deferred[A], second: Deferred[
     """`function(first, second)`, as soon as both are there."""
     if isinstance(first, Never):
         return first
-    return _Lazy(
-        first.settle,
-        lambda give: first.then(lambda a: second.then(lambda b: give(function(a, b)))),
-    )
+    return _Combined(function, first, second)
 
 
 def _ignore(value: object) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class Evaluator(Role):
         self._stream = stream
         self._entropy = entropy
         self._common: Stream | None = None
-        self._pending: list[Opening] = []
+        self._pending: list[Opening[Any]] = []
         self._flushing = False
         self._last = 0
         self._corrections = memoryview(b"")
@@ -121,15 +122,15 @@ class Evaluator(Role):
 
     def open(self, part: Deferred[Words], mask: Mask, bits: int = 64) -> Deferred[Words]:
         mask.spend()
-        result: Deferred[Words] = Deferred(self.flush)
-        part.then(lambda share: self._pending.append(WordsOpening(result, share, mask, bits)))
-        return result
+        opening = WordsOpening(self.flush, mask, bits, self._pending)
+        part.then(opening.begin)
+        return opening
 
     def open_bits(self, part: Deferred[Octets], mask: Mask) -> Deferred[Octets]:
         mask.spend()
-        result: Deferred[Octets] = Deferred(self.flush)
-        part.then(lambda share: self._pending.append(BitsOpening(result, share, mask)))
-        return result
+        opening = BitsOpening(self.flush, mask, self._pending)
+        part.then(opening.begin)
+        return opening
 
     def common(self, shape: Shape) -> Deferred[Octets]:
         count = prod(shape)
@@ -166,23 +167,24 @@ class Evaluator(Role):
             raise AssertionError("flush: nothing is pending, or a flush waits for itself")
         self._check_marks()
         self._flushing = True
-        pending, self._pending = self._pending, []
+        pending = self._pending.copy()
+        self._pending.clear()
         self.rounds += 1
-        payload = np.empty(sum(opening.size for opening in pending), np.uint8)
-        slices = []
-        start = 0
+        places = []
+        end = 0
         for opening in pending:
-            slices.append(slice(start, start + opening.size))
-            start += opening.size
-        for opening, place in zip(pending, slices, strict=True):
-            opening.write(payload[place])
+            start, end = end, end + opening.size
+            places.append((opening, start, end))
+        payload = np.empty(end, np.uint8)
+        for opening, start, stop in places:
+            opening.write(payload[start:stop])
         label = self.label(b"open")
         for peer in self.peers:
             send_all(self._channel, peer, label, payload)
         for peer in self.peers:
-            theirs = receive_all(self._channel, peer, label, len(payload))
-            for opening, place in zip(pending, slices, strict=True):
-                opening.add(theirs[place])
+            theirs = receive_all(self._channel, peer, label, end)
+            for opening, start, stop in places:
+                opening.add(theirs[start:stop])
         self._flushing = False
         for opening in pending:
             opening.finish()

@@ -10,11 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from protocols.crypten_backend import crypten
+from protocols.crypten_backend import record as register
+
+__all__ = ["Function", "register"]
 
 Function: Any = crypten.gradients.AutogradFunction
-
-
-def register(name: str, function: Any) -> None:
-    """Offer `function` as the method `name` of tensors, with its gradient."""
-    function.name = name
-    crypten.gradients.FUNCTION_REGISTRY[name] = function

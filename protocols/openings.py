@@ -1,21 +1,41 @@
-"""Pending openings of an evaluator: what it sends, and the sum that it collects."""
+"""Openings of an evaluator: what it sends, the sum that it collects, and then the opened value."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, TypeVar
 
 import numpy as np
 
-from protocols.deferred import Deferred
+from protocols.deferred import Deferred, Settle
 from protocols.frames import Octets, Words, unpack_words
 from protocols.kernels import add_unpacked, pack_sum, packed_size
 from protocols.role import Mask
 
+T = TypeVar("T")
 
-class Opening(ABC):
-    """One pending opening of an evaluator: what it sends, and the sum that it collects."""
 
-    size: int
+class Opening(Deferred[T], ABC):
+    """A value that the next exchange of the evaluators brings, once their summands are there.
+
+    size: bytes of a share in a frame, a multiple of 8.
+    """
+
+    __slots__ = ("_mask", "_payload", "_queue", "_share", "_total", "size")
+
+    def __init__(self, settle: Settle, mask: Mask, size: int, queue: list[Opening[Any]]) -> None:
+        super().__init__(settle)
+        self.size = (size + 7) & ~7
+        self._mask: Any = mask.array
+        self._queue = queue
+        self._share: Any = None
+        self._payload: Any = None
+        self._total: Any = None
+
+    def begin(self, share: T) -> None:
+        """Wait in the queue for the next exchange, now that this evaluator's summand is there."""
+        self._share = share
+        self._queue.append(self)
 
     @abstractmethod
     def write(self, out: Octets) -> None:
@@ -25,69 +45,59 @@ class Opening(ABC):
     def add(self, theirs: Octets) -> None:
         """Add the share of another evaluator."""
 
-    @abstractmethod
     def finish(self) -> None:
-        """Hand the opened value to whoever waits for it."""
+        """Hand the opened value to whoever waits for it, and let everything else go."""
+        total, shape = self._total, self._mask.shape
+        assert total is not None, "there are at least two evaluators"
+        self._mask = self._share = self._payload = self._total = None
+        self.resolve(total.reshape(shape))
 
 
-class WordsOpening(Opening):
-    __slots__ = ("bits", "mask", "payload", "result", "share", "size", "total")
+class WordsOpening(Opening[Words]):
+    """A sum of words modulo 2^bits."""
 
-    def __init__(self, result: Deferred[Words], share: Words, mask: Mask, bits: int) -> None:
-        self.result = result
-        self.share = share
-        self.mask = mask
-        self.bits = bits
-        self.size = (packed_size(mask.array.size, bits) + 7) & ~7
-        self.total: Words | None = None
+    __slots__ = ("_bits",)
+
+    def __init__(self, settle: Settle, mask: Mask, bits: int, queue: list[Opening[Any]]) -> None:
+        super().__init__(settle, mask, packed_size(mask.array.size, bits), queue)
+        self._bits = bits
 
     def write(self, out: Octets) -> None:
-        self.payload = out
-        words = self.mask.words
-        if self.bits == 64:
-            np.add(self.share, words, out=out.view(np.int64).reshape(words.shape))
+        self._payload = out
+        words = self._mask
+        if self._bits == 64:
+            np.add(self._share, words, out=out.view(np.int64).reshape(words.shape))
         else:
-            packed = packed_size(words.size, self.bits)
-            pack_sum(self.share.reshape(-1), words.reshape(-1), self.bits, out[:packed])
+            packed = packed_size(words.size, self._bits)
+            pack_sum(self._share.ravel(), words.ravel(), self._bits, out[:packed])
             out[packed:] = 0
 
     def add(self, theirs: Octets) -> None:
-        if self.bits == 64:
-            words = theirs.view(np.int64)
-            if self.total is None:
-                self.total = self.payload.view(np.int64) + words
-            else:
-                self.total += words
+        if self._bits == 64:
+            if self._total is None:
+                self._total = self._payload.view(np.int64)  # sent, so it can be added to
+            self._total += theirs.view(np.int64)
             return
-        if self.total is None:
-            self.total = unpack_words(self.payload, self.mask.array.size, self.bits)
-        add_unpacked(theirs, self.bits, 1, self.total)
-
-    def finish(self) -> None:
-        assert self.total is not None, "there are at least two evaluators"
-        self.result.resolve(self.total.reshape(self.mask.array.shape))
+        if self._total is None:
+            self._total = unpack_words(self._payload, self._mask.size, self._bits)
+        add_unpacked(theirs, self._bits, 1, self._total)
 
 
-class BitsOpening(Opening):
-    __slots__ = ("mask", "payload", "result", "share", "size", "total")
+class BitsOpening(Opening[Octets]):
+    """A sum of bits modulo 2, eight a byte."""
 
-    def __init__(self, result: Deferred[Octets], share: Octets, mask: Mask) -> None:
-        self.result = result
-        self.share = share
-        self.mask = mask
-        self.size = (mask.array.size + 7) & ~7
-        self.total: Octets | None = None
+    __slots__ = ()
+
+    def __init__(self, settle: Settle, mask: Mask, queue: list[Opening[Any]]) -> None:
+        super().__init__(settle, mask, mask.array.size, queue)
 
     def write(self, out: Octets) -> None:
-        octets = self.mask.octets
-        self.payload = out[: octets.size]
-        np.bitwise_xor(self.share, octets, out=self.payload.reshape(octets.shape))
+        octets = self._mask
+        self._payload = out[: octets.size]
+        np.bitwise_xor(self._share, octets, out=self._payload.reshape(octets.shape))
         out[octets.size :] = 0
 
     def add(self, theirs: Octets) -> None:
-        mine = self.payload if self.total is None else self.total
-        self.total = mine ^ theirs[: len(mine)]
-
-    def finish(self) -> None:
-        assert self.total is not None, "there are at least two evaluators"
-        self.result.resolve(self.total.reshape(self.mask.array.shape))
+        if self._total is None:
+            self._total = self._payload
+        self._total ^= theirs[: self._total.size]
