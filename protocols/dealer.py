@@ -13,7 +13,7 @@ from protocols.deferred import Deferred, Never
 from protocols.errors import DesyncError
 from protocols.frames import FRAME_BYTES, Octets, Words, check_label, send_all
 from protocols.kernels import add_unpacked, pack_sum, packed_size
-from protocols.role import Mask, Role, Shape
+from protocols.role import Mask, Positions, Role, Shape, order_of
 from protocols.streams import Stream
 
 
@@ -77,6 +77,9 @@ class Dealer(Role):
 
     def owner_mask(self, shape: Shape, owner: int) -> Words | None:
         return self._streams[owner].words(prod(shape)).reshape(shape)
+
+    def permutation(self, count: int, owner: int) -> Positions | None:
+        return order_of(self._streams[owner].words(count))
 
     def mask_bits(self, shape: Shape) -> Mask:
         count = prod(shape)

@@ -8,6 +8,7 @@
     ├── AuthenticationError     a tag, a MAC or a signature does not verify
     ├── HandshakeError          two nodes could not agree on a session
     ├── EnvelopeError           a sealed file is damaged, foreign or not for this recipient
+    ├── PointError              a list of masked items holds what is no point, or one twice
     ├── RevealError             something asked to be revealed that the job does not list
     └── ChannelError
         ├── PeerLostError       the peer closed or its connection broke
@@ -65,6 +66,12 @@ class EnvelopeError(ProtocolError):
     """A sealed file is damaged, foreign, or not for this recipient."""
 
     code = "envelope"
+
+
+class PointError(ProtocolError):
+    """A list of masked items holds what is no point of the curve, or one point twice."""
+
+    code = "point"
 
 
 class RevealError(ProtocolError):

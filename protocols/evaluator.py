@@ -26,7 +26,7 @@ from protocols.frames import (
 )
 from protocols.kernels import packed_size
 from protocols.openings import BitsOpening, Opening, WordsOpening
-from protocols.role import Mask, Role, Shape
+from protocols.role import Mask, Positions, Role, Shape, order_of
 from protocols.streams import KEY_BYTES, Stream
 
 COMMON_LABEL = b"mpc-train common stream v1"
@@ -100,6 +100,9 @@ class Evaluator(Role):
         if owner != self.index:
             return None
         return self._stream.words(prod(shape)).reshape(shape)
+
+    def permutation(self, count: int, owner: int) -> Positions | None:
+        return order_of(self._stream.words(count)) if owner == self.index else None
 
     def mask_bits(self, shape: Shape) -> Mask:
         return Mask(self._stream.octets(prod(shape)).reshape(shape))

@@ -39,6 +39,7 @@ from protocols.errors import MaskReuseError
 from protocols.frames import LABEL, Octets, Words
 
 Shape = tuple[int, ...]
+Positions = NDArray[np.int64]
 
 
 class Mask:
@@ -121,6 +122,10 @@ class Role(ABC):
         """A mask known to evaluator `owner` and the dealer alone; None at the other evaluators."""
 
     @abstractmethod
+    def permutation(self, count: int, owner: int) -> Positions | None:
+        """A uniform order of `count` things, known to evaluator `owner` and the dealer alone."""
+
+    @abstractmethod
     def mask_bits(self, shape: Shape) -> Mask:
         """A fresh XOR mask of bytes."""
 
@@ -165,3 +170,12 @@ class Role(ABC):
 @lru_cache(4096)
 def _spelled(name: str, sizes: tuple[int, ...]) -> bytes:
     return f"{name}{sizes}".encode()
+
+
+def order_of(keys: Words) -> Positions:
+    """The order that sorts uniform words: a uniform one, but for a pair that is equal.
+
+    Among 10^6 words one pair is equal once in 4·10^7 times.
+    """
+    order: Positions = np.argsort(keys, kind="stable")
+    return order

@@ -21,14 +21,15 @@ from protocols.inputs import from_dealer, from_outside
 from protocols.masked import Additive, Masked
 from protocols.reveal import Output, RevealGate
 from protocols.role import Mask, Role, Words
-from protocols.shuffle import pick, shuffle
 from protocols.scaling import extremes, floor_quotient, inverse_deviation
+from protocols.shuffle import pick, shuffle
 from tests.support.loopback import combine_masked, secret, shares_of
 from tests.support.privacy import (
     CORRUPTED,
     ONE,
     Case,
     F,
+    Outputs,
     check_case,
     equals,
     fixed,

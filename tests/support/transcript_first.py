@@ -27,7 +27,7 @@ import numpy as np
 from protocols.dealer import Dealer
 from protocols.deferred import Deferred, Never
 from protocols.evaluator import Evaluator
-from protocols.role import Mask, Octets, Role, Shape, Words
+from protocols.role import Mask, Octets, Positions, Role, Shape, Words
 from tests.support.lockstep import Baton
 
 View = list[tuple[str, bytes]]
@@ -136,6 +136,13 @@ class InsecureScript:
             arrays[owner] = self.draw(self._coins, shape, False)
             arrays[-1] = self.draw(self._coins, shape, False)
         return self._register(_Group(arrays, False))
+
+    def permutation(self, count: int, owner: int) -> list[Any]:
+        source = self._streams[owner] if owner in self.corrupted else self._coins
+        order = source.permutation(count)
+        return [
+            order if i in (owner, self.evaluators) else None for i in range(self.evaluators + 1)
+        ]
 
     def _register(self, group: _Group) -> list[Any]:
         for array in group.arrays:
@@ -254,6 +261,10 @@ class _Scripted:
 
     def mask_bits(self, shape: Shape) -> Mask:
         return Mask(self._meet(None, lambda _: self.script.mask(shape, True)))
+
+    def permutation(self, count: int, owner: int) -> Positions | None:
+        order: Positions | None = self._meet(None, lambda _: self.script.permutation(count, owner))
+        return order
 
     def deal(self, value: Words | None, shape: Shape, bits: int = 64) -> Words:
         self.issue("deal", bits)  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from protocols.inputs import from_dealer
 from protocols.masked import Masked
 from protocols.reveal import Output, RevealGate
 from protocols.role import Role
+from protocols.shuffle import pick, shuffle
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import secret, shares_of
 
@@ -40,6 +41,12 @@ def reveal(x: Masked) -> None:
     gate = RevealGate(frozenset({Output("a", 0), Output("b", 0)}))
     gate.to_everybody("a", 0, x)
     gate.for_recipients("b", 0, x)
+
+
+def shuffled(x: Masked) -> Masked:
+    for owner in range(x.role.evaluators):
+        x = shuffle(x, owner, x.role.permutation(x.shape[0], owner))
+    return pick(x, np.arange(4), 4)
 
 
 def training(x: Masked) -> None:
@@ -98,6 +105,7 @@ TRAFFIC: dict[str, Callable[[Masked], Any]] = {
     "exp": lambda x: opened(functions.exp(fixed(x), F)),
     "softmax": lambda x: opened(functions.softmax(fixed(x), F)),
     "divide": lambda x: opened(functions.divide(x, x, F)),
+    "shuffle": lambda x: opened(shuffled(x)),
     "reveal": reveal,
     "training": training,
 }
