@@ -68,6 +68,11 @@ class Term:
         return self.missing == "mean" and self.fill is None and self.part == "number"
 
     @property
+    def takes_missing(self) -> bool:
+        """Whether its column may have missing cells."""
+        return self.part == "missing" or self.missing == "mean" or self.fill is not None
+
+    @property
     def secret(self) -> bool:
         """Whether something of it is found over shares."""
         return self.scaled or self.filled
@@ -170,8 +175,9 @@ def _terms_of(job: Job, feature: Feature, column: Column, steps: ColumnSteps) ->
             if getattr(steps, field) is not None:
                 raise JobProblem(f"{key}.{field}", "is for numbers; this column is a category")
         levels = [*column.levels, *(["other"] if column.other else [])]
+        missing: Missing = "mean" if steps.indicator else steps.missing or "error"
         terms = [
-            Term(f"{name}={level}", name, "level", index, missing=steps.missing or "error")
+            Term(f"{name}={level}", name, "level", index, missing=missing)
             for index, level in enumerate(levels)
             if index or not job.prepare.drop_first
         ]

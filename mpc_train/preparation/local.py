@@ -1,0 +1,130 @@
+"""What an owner does alone, with its own cells and public declarations; in float64.
+
+Clip, logarithm, public center and scale, powers, one bit a level, one bit for a missing cell, and
+sums over its own training rows. All of it is shared in afterwards, and leaves the owner in no
+other form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_train.preparation.pipeline import Pipeline, Term
+from mpc_train.tables.cells import CellError
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+    from mpc_train.tables.typed import TypedTable
+
+Reals = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+STATISTICS = ("weight", "mean", "low", "high", "moment")
+"""Rows of `partials`: see there."""
+
+
+@dataclass(frozen=True, repr=False)
+class Local:
+    """An owner's rows as terms. values: float64[B, terms], 0 where a cell is missing and the
+    secret mean is to stand; present: float64[B, filled terms] of 0 and 1."""
+
+    values: Reals
+    present: Reals
+
+    def __repr__(self) -> str:
+        return f"Local(rows={len(self.values)}, terms={self.values.shape[1]})"
+
+
+def local_terms(
+    pipeline: Pipeline, table: TypedTable, columns: frozenset[str] | None = None
+) -> Local:
+    """The owner's part of every term; terms of other `columns` than its own are 0 everywhere."""
+    values = np.zeros((table.rows, len(pipeline.terms)))
+    present = np.ones((table.rows, len(pipeline.filled)))
+    place = {index: number for number, index in enumerate(pipeline.filled)}
+    for index, term in enumerate(pipeline.terms):
+        if columns is not None and term.column not in columns:
+            continue
+        number = table.names.index(term.column)
+        missing = table.missing[:, number]
+        values[:, index] = term_values(term, table.values[:, number], missing)
+        if index in place:
+            present[:, place[index]] = ~missing
+    return Local(values, present)
+
+
+def term_values(term: Term, values: Reals, missing: Mask) -> Reals:
+    """One term of one column, float64[B]."""
+    if term.part == "missing":
+        return missing.astype(np.float64)
+    if term.part == "level":
+        return ((values == term.level) & ~missing).astype(np.float64)
+    found = np.where(missing, _a_value(term), values)
+    if term.clip is not None:
+        found = np.clip(found, *term.clip)
+    if term.log is not None:
+        found = np.log(found) if term.log == "log" else np.log1p(found)
+    coarse: Reals = ((found - term.center) / term.scale) ** term.power
+    return np.where(missing, 0.0 if term.fill is None else term.fill, coarse)
+
+
+def _a_value(term: Term) -> float:
+    """Something of which there is a logarithm."""
+    return 1.0 if term.clip is None else term.clip[0]
+
+
+def check_cells(job: Job, name: str, values: Reals, missing: Mask) -> None:
+    """Raise CellError at the first cell of a column that the job's steps cannot take.
+
+    values, missing: float64[n] and bool[n], of a feature or of the label.
+    """
+    if name == job.label.name:
+        if missing.any():
+            raise CellError(int(np.argmax(missing)), "the label is missing; leave such rows out")
+        return
+    terms = [term for term in job.pipeline.terms if term.column == name]
+    refused = missing & any(not term.takes_missing for term in terms)
+    if refused.any():
+        raise CellError(
+            int(np.argmax(refused)),
+            'the cell is missing, and the job says nothing of it; write missing = "mean" or '
+            f"columns.{name}.fill under [prepare]",
+        )
+    for term in terms:
+        if term.part == "number":
+            most = term.bound if term.scaled else float(job.data.limit)
+            outside = np.abs(term_values(term, values, missing)) > most * (1 + 1e-9)
+            if outside.any():
+                raise CellError(
+                    int(np.argmax(outside)),
+                    f"after centring and scaling beyond ±{most:g} (data.limit, or the declared "
+                    "range); correct the cell, or the job's center and scale",
+                )
+
+
+def partials(pipeline: Pipeline, local: Local, rows: NDArray[np.int64], total: int) -> Reals:
+    """What an owner's training `rows` say of each secret term, float64[5, secret terms].
+
+    Of the cells that are there: their number / total, mean, least, largest, and sum of squared
+    deviations from that mean / total, for `total` training rows of all owners. Where there is
+    none: 0, 0, the term's bound, minus that, 0.
+    """
+    secret = pipeline.secret
+    found = np.zeros((len(STATISTICS), len(secret)))
+    place = {index: number for number, index in enumerate(pipeline.filled)}
+    for number, index in enumerate(secret):
+        cells = local.values[rows, index]
+        if index in place:
+            cells = cells[local.present[rows, place[index]] == 1]
+        bound = pipeline.terms[index].bound
+        if not len(cells):
+            found[:, number] = 0, 0, bound, -bound, 0
+            continue
+        mean = cells.mean()
+        moment = np.sum((cells - mean) ** 2) / total
+        found[:, number] = len(cells) / total, mean, cells.min(), cells.max(), moment
+    return found
