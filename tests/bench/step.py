@@ -30,7 +30,6 @@ import argparse
 import contextlib
 import gc
 import json
-import resource
 import statistics
 import sys
 import time
@@ -52,7 +51,7 @@ def worker(workload: str, steps: int, threads: int, profile: str | None) -> None
     import numpy as np
     import torch
 
-    from mpc_train.program import make_role
+    from mpc_train.program import make_role, peak_rss_mb
     from protocols.crypten_backend import attach
     from tests.bench.mesh import finish, join
     from tests.bench.workloads import operation
@@ -89,7 +88,7 @@ def worker(workload: str, steps: int, threads: int, profile: str | None) -> None
                 "samples": kinds.samples,
                 "bytes": (session.channel.bytes_sent - sent) / steps,
                 "rounds": (role.rounds - rounds) / steps,
-                "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "rss_mb": peak_rss_mb(),
             }
         )
 

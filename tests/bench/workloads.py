@@ -32,8 +32,6 @@ def operation(workload: str, rng: Any) -> Callable[[], Any]:
     import numpy as np
     import torch
 
-    from mpc_train.networks.graph import layers_of
-    from mpc_train.networks.models import uniform_words
     from mpc_train.networks.network import Network
     from mpc_train.training.adaptive import Adaptive
     from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
@@ -65,17 +63,7 @@ def operation(workload: str, rng: Any) -> Callable[[], Any]:
         weight = shared(rng.uniform(-0.1, 0.1, (16, 16, 5, 5)), 1)
         window = Window((5, 5), (1, 1), (0, 0), (1, 1))
         return lambda: maps.convolve(weight, None, window, 1).masked()
-    if workload == "lenet":
-        graph, weights = lenet()
-    else:
-        widths = WIDTHS[workload]
-        graph, weights = layers_of(widths), {}
-        for index, (inputs, outputs) in enumerate(pairwise(widths)):
-            prefix = f"{2 * index}." if len(widths) > 2 else ""
-            bound = round((1 << FRACTION_BITS) / inputs**0.5)
-            weights[f"{prefix}weight"] = uniform_words((outputs, inputs), bound, index, "weight")
-            weights[f"{prefix}bias"] = uniform_words((outputs,), bound, index, "bias")
-    model = Network(graph, weights)
+    model = Network(*(lenet() if workload == "lenet" else linear_layers(WIDTHS[workload])))
     binary = workload == "lr784"
     named = model.parameters
     optimizer: Optimizer = SGD(named)
@@ -94,6 +82,20 @@ def operation(workload: str, rng: Any) -> Callable[[], Any]:
         labels = np.eye(10)[rng.integers(0, 10, BATCH)]
     rows, targets = shared(a, 0), shared(labels, 0)
     return lambda: trainer.step(rows, targets, rate)
+
+
+def linear_layers(widths: tuple[int, ...]) -> tuple[Any, Any]:
+    """Linear layers with ReLU between them as a graph, and first weights from a fixed seed."""
+    from mpc_train.networks.graph import layers_of
+    from mpc_train.networks.models import uniform_words
+
+    weights = {}
+    for index, (inputs, outputs) in enumerate(pairwise(widths)):
+        prefix = f"{2 * index}." if len(widths) > 2 else ""
+        bound = round((1 << FRACTION_BITS) / inputs**0.5)
+        weights[f"{prefix}weight"] = uniform_words((outputs, inputs), bound, index, "weight")
+        weights[f"{prefix}bias"] = uniform_words((outputs,), bound, index, "bias")
+    return layers_of(widths), weights
 
 
 def lenet() -> tuple[Any, Any]:
