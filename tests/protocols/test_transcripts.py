@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.transcripts import SHAPE, TRAFFIC, summary, traffic
+from tests.support.transcripts import LAYER_TRAFFIC, SHAPE, TRAFFIC, summary, traffic
 
 PINS = json.loads(
     (Path(__file__).resolve().parents[1] / "vectors" / "transcripts.json").read_text()
 )
+ALL = (*TRAFFIC, *LAYER_TRAFFIC)
 DATA = {
     "zeros": np.zeros(SHAPE, np.int64),
     "ones": np.full(SHAPE, 1 << 20),
@@ -24,8 +25,9 @@ DATA = {
 
 
 @pytest.mark.parametrize("evaluators", [2, 3])
-@pytest.mark.parametrize("name", TRAFFIC)
+@pytest.mark.parametrize("name", ALL)
 def test_pinned(name: str, evaluators: int) -> None:
+    """The pins are of zeros, so that other data show whether anything depends on them."""
     found = summary(*traffic(name, evaluators, DATA["mixed"]))
     assert found == PINS[f"{name}, {evaluators} evaluators"]
 
@@ -40,16 +42,16 @@ def test_equal_for_different_data(name: str, evaluators: int) -> None:
 
 
 def test_every_program_is_pinned() -> None:
-    assert set(PINS) == {f"{name}, {n} evaluators" for name in TRAFFIC for n in (2, 3)}
+    assert set(PINS) == {f"{name}, {n} evaluators" for name in ALL for n in (2, 3)}
 
 
 def test_rounds() -> None:
     """The rounds that the docstrings state: products 1, truncations 2, signs 3 and one to open."""
-    rounds = {name: PINS[f"{name}, 2 evaluators"]["rounds"] for name in TRAFFIC}
+    rounds = {name: PINS[f"{name}, 2 evaluators"]["rounds"] for name in ALL}
     assert rounds["input"] == 0
     assert rounds["multiply"] == rounds["matmul"] == rounds["remask"] == 1
     assert rounds["truncate"] == 2
     assert rounds["negative"] == 4
     assert rounds["negative after truncation"] <= 5
     assert rounds["relu"] <= 5
-    assert rounds == {name: PINS[f"{name}, 3 evaluators"]["rounds"] for name in TRAFFIC}
+    assert rounds == {name: PINS[f"{name}, 3 evaluators"]["rounds"] for name in ALL}

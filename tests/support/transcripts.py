@@ -1,12 +1,14 @@
 """What travels in a computation: labels and sizes of all frames, by sender and receiver.
 
-`TRAFFIC` names the programs whose traffic is pinned in tests/vectors/transcripts.json; make that
-file anew with `python -m tests.vectors.make_transcripts` when a change of the protocol is meant.
+`TRAFFIC` and `LAYER_TRAFFIC` name the programs whose traffic is pinned in
+tests/vectors/transcripts.json; make that file anew with `python -m tests.vectors.make_transcripts`
+when a change of the protocol is meant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from protocols.masked import Masked
 from protocols.reveal import Output, RevealGate
 from protocols.role import Role
 from protocols.shuffle import pick, shuffle
+from tests.support.layer_programs import LAYERS, SECRET_DROPOUT, LayerProgram, run_layer
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import secret, shares_of
 
@@ -82,6 +85,15 @@ def training(x: Masked) -> None:
         x.role.finish()
 
 
+def layer(program: LayerProgram, x: Masked) -> None:
+    """Forward and backward of a layer; its numbers are those of x, again and again."""
+    found = run_layer(program, x.reshape(-1).select(np.arange(program.size) % x.size))
+    opened(*(tensor.masked() for tensor in found.values()))
+
+
+LAYER_TRAFFIC: dict[str, Callable[[Masked], Any]] = {
+    f"layer, {name}": partial(layer, program) for name, program in (LAYERS | SECRET_DROPOUT).items()
+}
 TRAFFIC: dict[str, Callable[[Masked], Any]] = {
     "input": lambda x: None,
     "dealer input": lambda x: from_dealer(
@@ -116,7 +128,7 @@ def traffic(name: str, evaluators: int, values: np.ndarray) -> tuple[int, Frames
     net = LockstepLoopback()
 
     def program(role: Role) -> int:
-        TRAFFIC[name](secret(role, values))
+        (TRAFFIC | LAYER_TRAFFIC)[name](secret(role, values))
         role.finish()
         return role.rounds
 
