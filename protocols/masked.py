@@ -318,9 +318,11 @@ def concatenate(parts: Sequence[Masked], axis: int = 0) -> Masked:
         delta = combine(lambda found, words: [*found, words], delta, part.delta)
     lam = None
     if any(part.lam is not None for part in parts):
-        blanks = (
-            np.zeros(part.shape, np.int64) if part.lam is None else part.lam for part in parts
-        )
-        lam = np.concatenate(list(blanks), axis)
+        # Zeros that nothing is written to take no memory: the masks of others' rows.
+        lam = np.zeros(shape, np.int64)
+        ends = np.cumsum([part.shape[axis] for part in parts])[:-1]
+        for part, place in zip(parts, np.split(lam, ends, axis), strict=True):
+            if part.lam is not None:
+                place[...] = part.lam
     joined = delta.map(lambda words: np.concatenate(words, axis))
     return Masked(first.role, shape, joined, lam, any(part.masked for part in parts))
