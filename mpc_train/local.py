@@ -1,8 +1,8 @@
 """A whole run on one machine: what each node would have, written into one directory.
 
 Every node gets a file of the same form as one written by hand, an identity of its own, and its
-own process; nothing is shared among them but the directory they lie in. Where the owners' CSV
-files are is said by `local.toml` beside the job:
+own process; nothing is shared among them but the directory they lie in. Where the owners'
+tables are is said by `local.toml` beside the job:
 
     [data]
     hospital-a = "data/hospital-a.csv"
@@ -19,9 +19,9 @@ import msgspec
 
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.jobs.job_train_checks import needs_file
-from mpc_train.jobs.node_config import DataFile
 from mpc_train.jobs.rules import disclosed_on_the_way
 from mpc_train.jobs.strict_toml import at, load_toml
+from mpc_train.tables.source import Source, SourceProblem, check_source, resolved
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -30,28 +30,33 @@ LOCAL_FILE, SCRIPT_FILE = "local.toml", "make_data.py"
 
 
 class _LocalFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    data: dict[str, str | DataFile] = {}
+    data: dict[str, str | Source] = {}
     warm_start: str = ""
     """The state_dict that training starts from, at whichever nodes need it."""
 
 
-def local_data(job_path: Path, job: "Job") -> dict[str, DataFile]:
-    """Return each owner's data file; raise ConfigError or DataError saying what to do."""
+def local_data(job_path: Path, job: "Job") -> dict[str, Source]:
+    """Return each owner's table; raise ConfigError or DataError saying what to do."""
     folder = job_path.absolute().parent
-    files = {owner: DataFile(f"data/{owner}.csv") for owner in job.owners}
+    sources = {owner: Source(f"data/{owner}.csv") for owner in job.owners}
     local = folder / LOCAL_FILE
     if local.exists():
         parsed, text = load_toml(local, _LocalFile, ConfigError)
         for owner, entry in parsed.data.items():
-            if owner not in files:
+            if owner not in sources:
                 raise at(ConfigError, local, text, f"data.{owner}", "is no owner of this job")
-            files[owner] = DataFile(entry) if isinstance(entry, str) else entry
-    resolved = {
-        owner: DataFile(str((folder / Path(entry.file).expanduser()).absolute()), entry.ignore)
-        for owner, entry in files.items()
+            sources[owner] = Source(entry) if isinstance(entry, str) else entry
+            try:
+                check_source(sources[owner])
+            except SourceProblem as problem:
+                key = f"data.{owner}.{problem.key}"
+                raise at(ConfigError, local, text, key, str(problem)) from problem
+    sources = {
+        owner: resolved(entry, lambda path: (folder / Path(path).expanduser()).absolute())
+        for owner, entry in sources.items()
     }
-    for owner, entry in resolved.items():
-        if not Path(entry.file).exists():
+    for owner, entry in sources.items():
+        if entry.file and not Path(entry.file).exists():
             script = folder / SCRIPT_FILE
             advice = (
                 f"make it first: python {_short(script)}"
@@ -59,7 +64,7 @@ def local_data(job_path: Path, job: "Job") -> dict[str, DataFile]:
                 else f"put it there, or say in {_short(local)} where it is"
             )
             raise DataError(f"{entry.file}: there is no such file, the data of {owner}; {advice}")
-    return resolved
+    return sources
 
 
 def local_start(job_path: Path, job: "Job") -> Path | None:
@@ -132,7 +137,7 @@ def node_text(
     coordinator: str,
     address: str,
     job: "Job",
-    data: dict[str, DataFile],
+    data: dict[str, Source],
     start: Path | None = None,
 ) -> str:
     """A party's or dealer's file; its rules allow exactly this job."""
@@ -153,8 +158,7 @@ def node_text(
         "timeouts": {"join_s": 60, "peer_s": 60},
     }
     if node.name in data:
-        entry = data[node.name]
-        sections[f"data.{job.name}"] = {"file": entry.file, "ignore": list(entry.ignore)}
+        sections[f"data.{job.name}"] = msgspec.to_builtins(data[node.name])
     if start is not None and needs_file(job, node.name):
         sections["warm_start"] = {job.name: str(start)}
     return _toml(sections)
@@ -170,7 +174,7 @@ def _node(node: LocalNode, roster: Path) -> dict[str, object]:
 
 
 def _toml(sections: dict[str, dict[str, object]]) -> str:
-    """Strings, whole numbers and lists of strings: JSON spells them as TOML does."""
+    """Strings, whole numbers, truth values and lists of strings: JSON spells them as TOML does."""
     lines: list[str] = []
     for title, values in sections.items():
         lines += [f"[{title}]"]

@@ -75,8 +75,7 @@ class TrainProgram:
         check_network(job)
         me = self._config.place.name
         if me in job.owners:
-            source = self._config.data_file(job.name)
-            self._table = load_table(source.file, job, me, source.ignore)
+            self._table = load_table(self._config.source(job.name), job, me)
         if needs_file(job, me):
             self._start = load_start(self._config.start_file(job.name), job)
         self._job = job

@@ -18,9 +18,9 @@ from mpc_train.errors import NodeFailedError
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-    from mpc_train.jobs.node_config import DataFile
     from mpc_train.local import LocalNode
     from mpc_train.progress import ProgressView
+    from mpc_train.tables.source import Source
     from parties.supervisor import Child, Supervisor
     from parties.vault import FileVault
 
@@ -98,7 +98,7 @@ def _fresh_folder(run_dir: Path | None, name: str) -> Path:
 def _run(
     job: "Job",
     job_path: Path,
-    data: "dict[str, DataFile]",
+    data: "dict[str, Source]",
     folder: Path,
     view: "ProgressView",
     verbose: bool,
@@ -257,7 +257,7 @@ def _failure(supervisor: "Supervisor") -> NodeFailedError:
 
 
 def _compare(
-    job: "Job", job_path: Path, data: "dict[str, DataFile]", weights: dict[str, Any]
+    job: "Job", job_path: Path, data: "dict[str, Source]", weights: dict[str, Any]
 ) -> dict[str, Any]:
     """Train the plaintext twin on pooled data; return how it differs."""
     from mpc_train.data import load_table
@@ -266,7 +266,7 @@ def _compare(
     from mpc_train.training.warm_start import load_start, start_words
     from mpc_train.twin.reference import max_weight_difference, train_twin
 
-    tables = [load_table(data[owner].file, job, owner, data[owner].ignore) for owner in job.owners]
+    tables = [load_table(data[owner], job, owner) for owner in job.owners]
     path = local_start(job_path, job)
     initial = initial_weights(job) if path is None else start_words(job, load_start(path, job))
     twin = train_twin(job, tables, initial)

@@ -16,6 +16,7 @@ from mpc_train.errors import ConfigError, DataError
 from mpc_train.jobs.job_checks import NAME
 from mpc_train.jobs.rules import Rules
 from mpc_train.jobs.strict_toml import at, load_toml
+from mpc_train.tables.source import Source, SourceProblem, check_source, resolved
 
 HOME_VARIABLE = "MPC_TRAIN_HOME"
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
@@ -54,19 +55,12 @@ class _Network(_Strict, frozen=True):
     advertise: str = ""
 
 
-class DataFile(_Strict, frozen=True):
-    """One data file. `ignore`: columns of the file that the job does not use."""
-
-    file: str
-    ignore: tuple[str, ...] = ()
-
-
 class _PartyFile(_Strict, frozen=True):
     node: _Node
     coordinator: _Peer
     rules: Rules
     network: _Network = _Network()
-    data: dict[str, str | DataFile] = {}
+    data: dict[str, str | Source] = {}
     warm_start: dict[str, str] = {}
     timeouts: Timeouts = Timeouts()
 
@@ -107,20 +101,19 @@ class NodeConfig:
     advertise: str | None
     """What peers dial, if it differs from `listen`."""
     rules: Rules
-    data: dict[str, DataFile]
-    """Data file by job name."""
+    data: dict[str, Source]
+    """By job name, where this node's table lies and how it is written."""
     warm_start: dict[str, Path]
     """By job name, the state_dict that training starts from, where the job wants one."""
     timeouts: Timeouts
 
-    def data_file(self, job: str) -> DataFile:
-        """Return the data file for `job`; raise DataError when none is declared."""
+    def source(self, job: str) -> Source:
+        """Return the table for `job`; raise DataError when none is declared."""
         try:
             return self.data[job]
         except KeyError:
             raise DataError(
-                f"{self.path}: no data file for the job {job!r}; under [data] write "
-                f'{job} = "file.csv"'
+                f'{self.path}: no table for the job {job!r}; under [data] write {job} = "file.csv"'
             ) from None
 
     def start_file(self, job: str) -> Path:
@@ -176,13 +169,16 @@ def load_node_config(path: Path | str) -> NodeConfig:
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise check.error("rules.jobs", "digests of 64 hexadecimal digits")
     check.timeouts(parsed.timeouts)
-    data: dict[str, DataFile] = {}
+    data: dict[str, Source] = {}
     for name, entry in parsed.data.items():
         check.name(f"data.{name}", name)
-        given = DataFile(entry) if isinstance(entry, str) else entry
-        if not given.file:
-            raise check.error(f"data.{name}", "the path of a CSV file is needed")
-        data[name] = DataFile(str(check.resolve(given.file)), given.ignore)
+        given = Source(entry) if isinstance(entry, str) else entry
+        try:
+            check_source(given)
+        except SourceProblem as problem:
+            key = f"data.{name}" if isinstance(entry, str) else f"data.{name}.{problem.key}"
+            raise check.error(key, str(problem)) from problem
+        data[name] = resolved(given, check.resolve)
     for name in parsed.warm_start:
         check.name(f"warm_start.{name}", name)
     return NodeConfig(

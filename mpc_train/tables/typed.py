@@ -1,6 +1,6 @@
 """A table as numbers, with what is missing beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,13 +14,16 @@ class TypedTable:
     values: float64[B, c], a column for each of `names`, as `mpc_train.tables.schema.Column` says;
     0 where missing. missing: bool[B, c]. identifiers: by column the text of each row as it stands
     in the source, only of the columns that were asked for; they are for linkage, and nothing
-    else of a table may reach another party as text.
+    else of a table may reach another party as text. places: int64[B], the line (or number) of each
+    row in its source, for errors.
     """
 
     names: tuple[str, ...]
     values: NDArray[np.float64]
     missing: NDArray[np.bool_]
-    identifiers: dict[str, Sequence[str]] = field(default_factory=dict)
+    identifiers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    places: NDArray[np.int64] | None = None
+    place: str = "row"
 
     @property
     def rows(self) -> int:
@@ -30,6 +33,10 @@ class TypedTable:
         """The values of one column, float64[B]; a view."""
         view: NDArray[np.float64] = self.values[:, self.names.index(name)]
         return view
+
+    def where(self, row: int) -> str:
+        """Where a row stands in its source, "line 12"."""
+        return f"{self.place} {row + 1 if self.places is None else self.places[row]}"
 
     def __repr__(self) -> str:
         return f"TypedTable(rows={self.rows}, columns={len(self.names)})"

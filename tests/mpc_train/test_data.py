@@ -8,6 +8,7 @@ import pytest
 from mpc_train.data import load_table
 from mpc_train.errors import DataError
 from mpc_train.jobs.job import Job, load_job
+from mpc_train.tables.source import Source
 from tests.mpc_train.helpers import csv_lines, replaced, write_job
 
 
@@ -16,10 +17,14 @@ def job(tmp_path: Path) -> Job:
     return load_job(write_job(tmp_path))
 
 
-def write(folder: Path, lines: list[str]) -> Path:
+def write(folder: Path, lines: list[str]) -> Source:
     path = folder / "bob.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return Source(str(path))
+
+
+def ignoring(source: Source, *names: str) -> Source:
+    return Source(source.file, ignore=names)
 
 
 def test_values_are_centred_and_scaled(tmp_path: Path, job: Job) -> None:
@@ -49,13 +54,14 @@ def test_columns_may_stand_in_any_order_and_cells_may_be_quoted(tmp_path: Path, 
 def test_windows_files_are_read(tmp_path: Path, job: Job) -> None:
     path = tmp_path / "bob.csv"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(csv_lines(30)).encode())
-    assert load_table(path, job, "bob").rows == 30
+    assert load_table(Source(str(path)), job, "bob").rows == 30
 
 
 def test_the_file_is_not_modified(tmp_path: Path, job: Job) -> None:
-    path = write(tmp_path, csv_lines(30))
+    source = write(tmp_path, csv_lines(30))
+    path = Path(source.file)
     before = (path.read_bytes(), path.stat().st_mtime_ns)
-    load_table(path, job, "bob")
+    load_table(source, job, "bob")
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
@@ -72,10 +78,10 @@ FAULTS = [
     (5, "50,1e400,0", "line 6", "dose", "infinite"),
     (7, "1777.125,1.0,0", "line 8", "age", "declared range [0, 120]"),
     (7, f"50,{SECRET},0", "line 8", "dose", "beyond ±16"),
-    (9, f"50,1.0,{SECRET}", "line 10", "ill", "classes '0', '1'"),
+    (9, f"50,1.0,{SECRET}", "line 10", "ill", "levels '0', '1'"),
     (9, "50,1.0,", "line 10", "ill", "empty"),
-    (9, "50,1.0", "line 10", "ill", "empty"),
-    (9, "", "line 10", "age", "empty"),
+    (9, "50,1.0", "line 10", "2 fields", "header has 3"),
+    (9, "", "line 10", "blank", "blank"),
     (9, "50,1.0,0,1", "line 10", "4 fields", "header has 3"),
 ]
 
@@ -86,11 +92,11 @@ def test_a_bad_cell_is_named(
 ) -> None:
     lines = csv_lines(30)
     lines[at] = line
-    path = write(tmp_path, lines)
+    source = write(tmp_path, lines)
     with pytest.raises(DataError) as caught:
-        load_table(path, job, "bob")
+        load_table(source, job, "bob")
     message = str(caught.value)
-    assert message.startswith(f"{path}: {where}:")
+    assert message.startswith(f"{source.file}: {where}:")
     assert column in message
     assert what in message
     assert SECRET not in message
@@ -100,8 +106,8 @@ def test_a_bad_cell_is_named(
 def test_lines_are_counted_past_cells_of_several_lines(tmp_path: Path, job: Job) -> None:
     lines = [f'{line},"a\nb"' if at else f"{line},note" for at, line in enumerate(csv_lines(30))]
     lines[10] = '50,oops,1,"x\ny\nz"'
-    with pytest.raises(DataError, match="line 22: column 'dose'"):
-        load_table(write(tmp_path, lines), job, "bob", ignore=("note",))
+    with pytest.raises(DataError, match="line 20: column 'dose'"):
+        load_table(ignoring(write(tmp_path, lines), "note"), job, "bob")
 
 
 def test_blank_lines_at_the_end_are_nothing(tmp_path: Path, job: Job) -> None:
@@ -110,36 +116,36 @@ def test_blank_lines_at_the_end_are_nothing(tmp_path: Path, job: Job) -> None:
 
 HEADERS = [
     ("age,dose", "missing column 'ill'"),
-    ("age,dosage,ill", "missing column 'dose'; not in the job: 'dosage'"),
+    ("age,dosage,ill", "missing column 'dose'; not in the schema: 'dosage'"),
     ("age,dose,ill,ill", "'ill' stands there twice"),
-    ("age,dose,ill,name", "'name' is not in the job"),
+    ("age,dose,ill,name", "'name' is not in the schema"),
 ]
 
 
 @pytest.mark.parametrize(("header", "what"), HEADERS)
 def test_a_party_whose_columns_differ(tmp_path: Path, job: Job, header: str, what: str) -> None:
     width = header.count(",") + 1
-    path = write(tmp_path, [header, *[",".join(["1"] * width)] * 30])
+    source = write(tmp_path, [header, *[",".join(["1"] * width)] * 30])
     with pytest.raises(DataError) as caught:
-        load_table(path, job, "bob")
-    assert str(caught.value).startswith(f"{path}: line 1: ")
+        load_table(source, job, "bob")
+    assert str(caught.value).startswith(f"{source.file}: line 1: ")
     assert what in str(caught.value)
 
 
 def test_columns_can_be_ignored(tmp_path: Path, job: Job) -> None:
     lines = [f"{line},x{at}" for at, line in enumerate(csv_lines(30))]
-    assert load_table(write(tmp_path, lines), job, "bob", ignore=("x0",)).rows == 30
+    assert load_table(ignoring(write(tmp_path, lines), "x0"), job, "bob").rows == 30
 
 
 def test_files_that_are_not_there_or_not_text(tmp_path: Path, job: Job) -> None:
     with pytest.raises(DataError, match="no such file"):
-        load_table(tmp_path / "none.csv", job, "bob")
+        load_table(Source(str(tmp_path / "none.csv")), job, "bob")
     with pytest.raises(DataError, match="cannot be read"):
-        load_table(tmp_path, job, "bob")
+        load_table(Source(f"{tmp_path}", format="csv"), job, "bob")
     binary = tmp_path / "binary.csv"
     binary.write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(DataError, match="UTF-8"):
-        load_table(binary, job, "bob")
+    with pytest.raises(DataError, match="utf-8"):
+        load_table(Source(str(binary)), job, "bob")
     with pytest.raises(DataError, match="the file is empty"):
         load_table(write(tmp_path, [""]), job, "bob")
     with pytest.raises(DataError, match="no row"):
@@ -147,7 +153,7 @@ def test_files_that_are_not_there_or_not_text(tmp_path: Path, job: Job) -> None:
 
 
 def test_the_number_of_rows_is_the_jobs(tmp_path: Path, job: Job) -> None:
-    with pytest.raises(DataError, match="rows are 29, the job says 30 for bob"):
+    with pytest.raises(DataError, match="rows are 29, the job says 30"):
         load_table(write(tmp_path, csv_lines(29)), job, "bob")
 
 
@@ -160,7 +166,7 @@ def test_named_classes(tmp_path: Path) -> None:
     ]
     labels = load_table(write(tmp_path, lines), job, "bob").labels
     assert labels.tolist() == [float(line.endswith("yes")) for line in lines[1:]]
-    with pytest.raises(DataError, match="line 2: column 'ill': not one of the classes"):
+    with pytest.raises(DataError, match="line 2: column 'ill': not one of the declared levels"):
         load_table(write(tmp_path, csv_lines(30)), job, "bob")
 
 

@@ -26,7 +26,7 @@ def test_the_script_writes_what_the_job_expects(
     runpy.run_path(str(folder / "make_data.py"), run_name="__main__")
     job = load_job(folder / "job.toml")
     for owner, entry in local_data(folder / "job.toml", job).items():
-        table = load_table(entry.file, job, owner)
+        table = load_table(entry, job, owner)
         assert table.rows == job.data.rows[owner]
         assert len(set(table.labels.tolist())) >= 2
     first = {path.name: path.read_bytes() for path in (folder / "data").iterdir()}
@@ -58,4 +58,4 @@ def test_three_machines_fit_the_job() -> None:
         assert config.coordinator_address == coordinator.listen
         check_rules(config.rules, job)
         if name in job.owners:
-            config.data_file(job.name)
+            config.source(job.name)

@@ -69,15 +69,15 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.place.home == tmp_path / "keys"
     assert config.place.roster == tmp_path / "keys" / "roster"
     assert config.place.run_dir == tmp_path / "runs"
-    assert config.data_file("study").file == str(tmp_path / "ann.csv")
-    assert config.data_file("other").ignore == ("id",)
+    assert config.source("study").file == str(tmp_path / "ann.csv")
+    assert config.source("other").ignore == ("id",)
     assert (config.listen, config.advertise) == (
         "tcp://0.0.0.0:7701",
         "tcp://ann.example.org:7701",
     )
     assert (config.timeouts.join_s, config.timeouts.peer_s) == (30, 120)
-    with pytest.raises(DataError, match="no data file for the job 'third'"):
-        config.data_file("third")
+    with pytest.raises(DataError, match="no table for the job 'third'"):
+        config.source("third")
 
 
 def test_a_node_that_cannot_be_dialled_leaves_network_out(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("tcp://office.example.org:7700", "tcp://office:99999", "coordinator.address", "tcp://"),
         ('advertise = "tcp://ann.example.org:7701"\n', "", "network.listen", "advertise"),
         ('listen = "tcp://0.0.0.0:7701"\n', "", "network.advertise", "listen"),
-        ('"ann.csv"', '""', "data.study", "CSV"),
+        ('"ann.csv"', '""', "data.study", "data file"),
         ('recipients = ["ann", "office"]\n', "", "rules", "recipients"),
         ('"auc"]', '"f1"]', "rules.metrics", "Invalid enum value"),
         ("least_parties = 3", "least_parties = 0", "rules.least_parties", "at least 1"),

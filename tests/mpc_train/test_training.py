@@ -21,6 +21,7 @@ from mpc_train.jobs.job import Job, load_job
 from mpc_train.jobs.ranges import rate
 from mpc_train.jobs.schedule import split_sizes, steps_per_epoch
 from mpc_train.networks.models import initial_weights
+from mpc_train.tables.source import Source
 from mpc_train.twin.reference import Twin, evaluate, max_weight_difference, plain_module, train_twin
 
 FEATURES = 3
@@ -189,7 +190,10 @@ def test_a_model_is_that_of_its_twin(kind: str, n: int, tmp_path: Path) -> None:
     module = plain_module(job)
     module.load_state_dict(safetensors.torch.load_file(record["model"]))
     weights = {name: value.double().numpy() for name, value in module.state_dict().items()}
-    tables = [load_table(tmp_path / "data" / f"{owner}.csv", job, owner) for owner in job.owners]
+    tables = [
+        load_table(Source(str(tmp_path / "data" / f"{owner}.csv")), job, owner)
+        for owner in job.owners
+    ]
     twin = trained_in_the_clear(job, tables)
     allowed = tolerance(job, tables, twin)
     assert max_weight_difference(weights, twin.state) <= allowed

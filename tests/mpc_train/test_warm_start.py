@@ -13,6 +13,7 @@ import safetensors.numpy
 from mpc_train.data import load_table
 from mpc_train.errors import DataError, JobError
 from mpc_train.jobs.job import Job, load_job
+from mpc_train.tables.source import Source
 from mpc_train.training.warm_start import load_start, start_words
 from mpc_train.twin.reference import max_weight_difference, train_twin
 from tests.mpc_train.test_watch import run, study, weights_of
@@ -46,7 +47,10 @@ def trained_and_twin(path: Path, folder: Path) -> tuple[dict[str, np.ndarray], d
     assert shown.exit_code == 0, shown.stderr
     record = json.loads(shown.stdout.splitlines()[-1])
     job = load_job(path)
-    tables = [load_table(path.parent / "data" / f"{owner}.csv", job, owner) for owner in job.owners]
+    tables = [
+        load_table(Source(str(path.parent / "data" / f"{owner}.csv")), job, owner)
+        for owner in job.owners
+    ]
     initial = start_words(job, load_start(path.parent / "start.safetensors", job))
     return weights_of(record), train_twin(job, tables, initial).state
 

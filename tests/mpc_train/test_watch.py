@@ -19,6 +19,7 @@ from mpc_train.jobs.rules import Disclosure, Rules, check_rules
 from mpc_train.jobs.schedule import checked_rows, split, steps_per_epoch, total_steps
 from mpc_train.networks.models import initial_weights
 from mpc_train.program import agreed_outputs
+from mpc_train.tables.source import Source
 from mpc_train.twin.reference import Twin, max_weight_difference, train_twin
 
 TEXT = """
@@ -72,7 +73,10 @@ def run(path: Path, folder: Path) -> Any:
 
 def twin_of(path: Path) -> tuple[Job, Twin]:
     job = load_job(path)
-    tables = [load_table(path.parent / "data" / f"{owner}.csv", job, owner) for owner in job.owners]
+    tables = [
+        load_table(Source(str(path.parent / "data" / f"{owner}.csv")), job, owner)
+        for owner in job.owners
+    ]
     return job, train_twin(job, tables, initial_weights(job))
 
 

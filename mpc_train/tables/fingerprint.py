@@ -1,0 +1,50 @@
+"""Whether a file stayed as it was while it was read."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpc_train.errors import DataError
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Which file lies at a path, and SHA-256 of its content.
+
+    The content as well, since a file that is mapped into memory can change without its times.
+    """
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+    digest: bytes
+
+    @classmethod
+    def of(cls, path: Path) -> "Fingerprint":
+        """Read the file at `path` once; raises OSError."""
+        with path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").digest()
+        return cls(
+            before.st_dev,
+            before.st_ino,
+            before.st_size,
+            before.st_mtime_ns,
+            before.st_ctime_ns,
+            digest,
+        )
+
+    def check(self, path: Path) -> None:
+        """Raise DataError unless the same file with the same content lies there still."""
+        try:
+            same = Fingerprint.of(path) == self
+        except OSError:
+            same = False
+        if not same:
+            raise DataError(
+                f"{path}: changed while it was read; nothing was shared. Wait until whoever writes "
+                "it is done, or point this node at a copy"
+            )

@@ -1,0 +1,234 @@
+"""From a node's source to a typed table, checked against the schema before anything is shared.
+
+1. The source is opened; its columns are compared with what is wanted.
+2. Chunk by chunk cells become numbers in arrays that hold the whole table once.
+3. What only the whole table shows is checked: the number of rows, columns without a value or with
+   one value only, identifiers that stand there twice.
+4. A file is compared with what it was before it was read.
+
+The source is read and never changed. An error says file, line (the header is line 1), column and
+what kind of thing is wrong; it never repeats a cell, since messages end in logs.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from polars import Series
+
+from mpc_train.errors import DataError
+from mpc_train.tables import cells, columnar
+from mpc_train.tables.csv_text import BLOCK_BYTES, CsvText
+from mpc_train.tables.database import open_query
+from mpc_train.tables.fingerprint import Fingerprint
+from mpc_train.tables.reading import Progress, Table
+from mpc_train.tables.schema import Column, Schema
+from mpc_train.tables.source import Source, label_of
+from mpc_train.tables.typed import TypedTable
+
+Report = Callable[[Progress], None]
+Check = Callable[[str, cells.Reals, cells.Mask], None]
+"""Takes a column's name, values and what is missing, of some rows; raises CellError."""
+
+
+def load(
+    source: Source,
+    schema: Schema,
+    *,
+    names: Sequence[str],
+    identifiers: Sequence[str] = (),
+    rows: int | None = None,
+    check: Check | None = None,
+    progress: Report | None = None,
+) -> TypedTable:
+    """Read the columns `names` of the schema, in this order, and the identifiers asked for.
+
+    rows: how many there must be; None: as many as there are. check: what cells must satisfy beyond
+    the schema, called while lines are known. A column of the source that the
+    schema does not know is an error unless `source.ignore` lists it. Raises DataError.
+    """
+    label = label_of(source)
+    with open_table(source) as table:
+        _check_names(table, label, schema, source, (*names, *identifiers))
+        filling = _Filling(label, table.place, len(names), rows)
+        started = time.monotonic()
+        for chunk in table.chunks((*names, *identifiers)):
+            filling.begin(chunk.places)
+            for index, name in enumerate(names):
+                with filling.named(name):
+                    filling.take(index, chunk.frame[name], schema[name], source, check)
+            for name in identifiers:
+                with filling.named(name):
+                    filling.identify(name, chunk.frame[name])
+            if progress is not None:
+                progress(_progress(table, chunk.done, time.monotonic() - started))
+        found = filling.table(tuple(names))
+    if not found.rows:
+        raise DataError(f"{label}: there are columns but no row")
+    if rows is not None and found.rows != rows:
+        raise DataError(
+            f"{label}: the table's rows are {found.rows}, the job says {rows}; use the right "
+            "table or correct data.rows in the job"
+        )
+    _check_whole(found, label, schema)
+    return found
+
+
+@contextlib.contextmanager
+def open_table(source: Source) -> Iterator[Table]:
+    """The source as a table of its format; a file is compared with itself when it is closed."""
+    if source.url:
+        with open_query(source) as table:
+            yield table
+        return
+    path = Path(source.file)
+    try:
+        before = Fingerprint.of(path)
+        with path.open("rb") as file:
+            if source.file_format == "csv":
+                blocks = iter(lambda: file.read(BLOCK_BYTES), b"")
+                yield CsvText(blocks, source, str(path), unit="bytes", total=before.size)
+            else:
+                if not before.size:
+                    raise DataError(f"{path}: the file is empty")
+                yield _COLUMNAR[source.file_format](path, str(path))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: there is no such file; correct the path of the data file"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    before.check(path)
+
+
+_COLUMNAR = {"parquet": columnar.parquet, "arrow": columnar.arrow, "npz": columnar.npz}
+
+
+def _check_names(
+    table: Table, label: str, schema: Schema, source: Source, wanted: Sequence[str]
+) -> None:
+    where = f"{label}: {table.header_place}"
+    for name in table.names:
+        if table.names.count(name) > 1:
+            raise DataError(f"{where}column {name!r} stands there twice")
+    missing = [name for name in wanted if name not in table.names]
+    extra = [name for name in table.names if name not in schema and name not in source.ignore]
+    if missing:
+        hint = f"; not in the schema: {_list(extra)}" if extra else ""
+        raise DataError(f"{where}missing column {_list(missing)}{hint}")
+    if extra:
+        raise DataError(
+            f"{where}column {_list(extra)} is not in the schema; take it out, or list it under "
+            "ignore in this node's configuration"
+        )
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+class _Filling:
+    """Arrays that chunks are written into; they grow only where nobody knows how many rows come."""
+
+    def __init__(self, label: str, place: str, columns: int, rows: int | None) -> None:
+        self._label, self._place, self._rows = label, place, rows
+        capacity = rows or 0
+        self._values = np.zeros((capacity, columns))
+        self._missing = np.zeros((capacity, columns), bool)
+        self._places = np.zeros(capacity, np.int64)
+        self._identifiers: dict[str, list[str]] = {}
+        self._start = self._end = 0
+
+    def begin(self, places: np.ndarray) -> None:
+        self._start, self._end = self._end, self._end + len(places)
+        if self._rows is not None and self._end > self._rows:
+            raise DataError(
+                f"{self._label}: there are more than the {self._rows} rows that the job says; use "
+                "the right table or correct data.rows in the job"
+            )
+        if self._end > len(self._values):
+            capacity = max(self._end, len(self._values) * 3 // 2)
+            for array in (self._values, self._missing, self._places):
+                # In place: the operating system moves pages, so nothing stands there twice.
+                array.resize((capacity, *array.shape[1:]), refcheck=False)
+        self._places[self._start : self._end] = places
+
+    @contextlib.contextmanager
+    def named(self, name: str) -> Iterator[None]:
+        """A bad cell as an error that says where it stands."""
+        try:
+            yield
+        except cells.CellError as error:
+            where = "" if error.row is None else f"{self._where(self._start + error.row)}: "
+            raise DataError(f"{self._label}: {where}column {name!r}: {error}") from None
+
+    def take(
+        self,
+        index: int,
+        column_cells: Series,
+        column: Column,
+        source: Source,
+        check: Check | None,
+    ) -> None:
+        values, missing = cells.decode(column_cells, column, source)
+        if check is not None:
+            check(column.name, values, missing)
+        self._values[self._start : self._end, index] = values
+        self._missing[self._start : self._end, index] = missing
+
+    def identify(self, name: str, column_cells: Series) -> None:
+        self._identifiers.setdefault(name, []).extend(cells.identifiers(column_cells))
+
+    def table(self, names: tuple[str, ...]) -> TypedTable:
+        for array in (self._values, self._missing, self._places):
+            array.resize((self._end, *array.shape[1:]), refcheck=False)
+        return TypedTable(
+            names, self._values, self._missing, self._identifiers, self._places, self._place
+        )
+
+    def _where(self, row: int) -> str:
+        return f"{self._place} {self._places[row]}"
+
+
+def _check_whole(table: TypedTable, label: str, schema: Schema) -> None:
+    for index, name in enumerate(table.names):
+        values, present = table.values[:, index], ~table.missing[:, index]
+        first = int(np.argmax(present))
+        if not present[first]:
+            raise DataError(
+                f"{label}: column {name!r}: every cell is missing; take the column out of the "
+                "job, or bring another table"
+            )
+        if table.rows < 2 or schema[name].constant:
+            continue
+        if not np.any((values != values[first]) & present):
+            raise DataError(
+                f"{label}: column {name!r}: every row has the same value, which explains nothing "
+                "and cannot be standardised; take it out of the job, or declare constant = true "
+                "in the schema where other owners have other values"
+            )
+    _check_duplicates(table, label)
+
+
+def _check_duplicates(table: TypedTable, label: str) -> None:
+    if not table.identifiers:
+        return
+    seen: dict[tuple[str, ...], int] = {}
+    for row, key in enumerate(zip(*table.identifiers.values(), strict=True)):
+        before = seen.setdefault(key, row)
+        if before != row:
+            names = " and ".join(repr(name) for name in table.identifiers)
+            raise DataError(
+                f"{label}: {table.where(row)}: column {names}: identifies the same record as "
+                f"{table.where(before)}; each record may stand there once"
+            )
+
+
+def _progress(table: Table, done: int, seconds: float) -> Progress:
+    left = None
+    if table.total and done:
+        left = seconds * max(table.total - done, 0) / done
+    return Progress(done, table.total, table.unit, left)
