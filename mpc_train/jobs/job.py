@@ -167,11 +167,31 @@ class Job(Strict, frozen=True, dict=True):
 
     @property
     def rows(self) -> int:
-        """Rows of all owners together; owner after owner in the order of `owners`."""
+        """Rows of all owners together; owner after owner in the order of `owners`.
+
+        Where owners hold columns: the joined rows; as many as there can be until that is known.
+        """
+        if self.data.partition == "columns":
+            return self.data.joined or min(self.data.rows.values())
         return sum(self.data.rows.values())
+
+    def resolved(self, rows: int) -> "Job":
+        """Return the job with the number of joined rows, from which the schedule follows.
+
+        Raises JobError where the job does not go with so many. Its digest stays the same.
+        """
+        job = _joined(self, rows)
+        try:
+            check_job(job)
+        except JobProblem as problem:
+            raise JobError(f"{problem.key}: with {rows} joined rows: {problem}") from problem
+        check_ranges(job)
+        return job
 
     def first_row(self, owner: str) -> int:
         """Return the number of the owner's first row among the rows of all owners."""
+        if self.data.partition == "columns":
+            return 0
         before = self.owners[: self.owners.index(owner)]
         return sum(self.data.rows[name] for name in before)
 
@@ -201,8 +221,10 @@ class Job(Strict, frozen=True, dict=True):
         return msgspec.json.encode(self, order="deterministic")
 
     def digest(self) -> bytes:
-        """Return the 32 bytes that every node signs: SHA-256 of the canonical bytes."""
-        return hashlib.sha256(self.to_bytes()).digest()
+        """Return the 32 bytes that every node signs: SHA-256 of the canonical bytes, before
+        anybody knows how many rows are joined."""
+        agreed = _joined(self, 0) if self.data.joined else self
+        return hashlib.sha256(agreed.to_bytes()).digest()
 
 
 def load_job(path: Path | str) -> Job:
@@ -211,7 +233,10 @@ def load_job(path: Path | str) -> Job:
     job, text = load_toml(path, Job, JobError)
     try:
         job = _finish(_with_network(_with_schema(job, path), path))
-        check_ranges(job)
+        if job.data.joined:
+            raise JobProblem("data.joined", "is filled in during a run; remove it")
+        for one in (job, *fewest(job)):
+            check_ranges(one)
     except ModelError as error:
         key = "model.graph" if job.model.graph else "model.module"
         raise at(JobError, path, text, key, str(error).removeprefix(f"{key}: ")) from error
@@ -283,4 +308,19 @@ def _finish(job: Job) -> Job:
         model = msgspec.structs.replace(job.model, classes=len(named))
         job = msgspec.structs.replace(job, model=model)
     check_job(job)
+    for one in fewest(job):
+        check_job(one)
     return job
+
+
+def fewest(job: Job) -> list[Job]:
+    """The job with the fewest joined rows that it allows, where that is not known yet: what holds
+    for these and for as many as there can be holds between them."""
+    join = job.data.join
+    if join is None or job.data.joined:
+        return []
+    return [_joined(job, join.least_rows)]
+
+
+def _joined(job: Job, rows: int) -> Job:
+    return msgspec.structs.replace(job, data=msgspec.structs.replace(job.data, joined=rows))

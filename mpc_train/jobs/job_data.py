@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from mpc_train.jobs.job_link import Duplicates, Join
 from mpc_train.jobs.job_train import Strict
 from mpc_train.tables.schema import Column, Schema
 
@@ -52,7 +53,16 @@ class Data(Strict, frozen=True):
     """A schema file beside the job; the job carries its content."""
     table: Schema | None = None
     """What `schema` names; filled in when the job file is read."""
-    partition: Literal["rows"] = "rows"
+    partition: Literal["rows", "columns"] = "rows"
+    """rows: each owner has other records, and all columns. columns: each has other columns of
+    records that they `join`; `rows` are then those of each owner's own table."""
+    columns: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """partition = "columns": which features each owner brings, and who the label."""
+    join: Join | None = None
+    check_duplicates: Duplicates | None = None
+    """partition = "rows": look for records that stand in several tables, before anything else."""
+    joined: int = 0
+    """Records that all owners have; filled in during a run, `Job.resolved`."""
     standardize: bool = True
     """Apply the declared centers and scales; false: the tables hold scaled values already."""
     limit: Decimal = Decimal(16)
@@ -99,4 +109,6 @@ def schema_of(data: Data, classes: int) -> Schema:
         columns.append(Column(label.name, "category", levels=levels, constant=True))
     else:
         columns.append(Column(label.name, "number", range=label.range, constant=True))
+    link = data.join or data.check_duplicates
+    columns += [Column(name, "identifier") for name in (link.on if link is not None else ())]
     return Schema(tuple(columns))

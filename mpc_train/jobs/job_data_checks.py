@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mpc_train.jobs.job_data import Feature, Label
+from mpc_train.jobs.job_link_checks import check_link
 from mpc_train.jobs.job_problem import JobProblem, no_duplicates, number
 from mpc_train.jobs.job_train_checks import MAX_SEED
 from mpc_train.tables.schema import check_schema
@@ -20,6 +21,7 @@ def check_data(job: "Job") -> None:
     if job.data.table is not None:
         _check_table(job)
     _check_rows(job)
+    check_link(job)
 
 
 def _check_columns(job: "Job") -> None:

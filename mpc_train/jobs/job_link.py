@@ -1,0 +1,77 @@
+"""`[data] join` and `check_duplicates` of a job: which records are the same, and who learns it.
+
+    partition = "columns"
+    columns = { bank = ["income", "default"], insurer = ["claims"] }
+    join.on = ["name", "born"]
+    join.normalise = { name = ["case", "accents", "spaces"], born = ["date"] }
+    join.membership = "nobody"
+    join.least_rows = 500
+
+An identifier is a column that all owners have; it is never a feature and never shared. What it
+takes for two spellings to be the same is said by `mpc_train.linkage.normalise`, what each node
+learns by `learnt`.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from mpc_train.jobs.job_train import Strict
+from mpc_train.linkage.normalise import Rule
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+Membership = Literal["holders", "nobody"]
+
+
+class Join(Strict, frozen=True):
+    """`[data] join`: rows of all owners whose identifiers are the same become one row."""
+
+    on: tuple[str, ...]
+    """Columns that identify a record, together; each owner has each record once."""
+    membership: Membership
+    """Who learns which records all owners have: they themselves (fast), or nobody."""
+    least_rows: int
+    """With fewer records in common nothing is shared and the run ends."""
+    normalise: dict[str, tuple[Rule, ...]] = msgspec.field(default_factory=dict)
+    """By column of `on`; a column that is not listed is compared as it stands."""
+
+
+class Duplicates(Strict, frozen=True):
+    """`[data] check_duplicates`, where owners hold rows of the same columns: nobody learns which
+    records two of them have, every evaluator learns how many."""
+
+    on: tuple[str, ...]
+    normalise: dict[str, tuple[Rule, ...]] = msgspec.field(default_factory=dict)
+    most: int = 0
+    """With more records in several tables nothing is shared and the run ends."""
+
+
+def link_of(job: "Job") -> Join | Duplicates | None:
+    """What the job says of identifiers; None: it uses none."""
+    return job.data.join or job.data.check_duplicates
+
+
+def learnt(job: "Job") -> list[str]:
+    """What linkage tells whom, in words; empty where the job links nothing."""
+    join, several = job.data.join, len(job.owners) > 2
+    evaluators = ", ".join(job.evaluators)
+    each_choice = f"to {evaluators}: how many records each choice of owners has in common"
+    if job.data.check_duplicates is not None:
+        found = [f"to {evaluators}: how many records stand in more than one table"]
+        found += [each_choice] if several else []
+        return [*found, "to everybody: whether these are too many", "to nobody: which they are"]
+    if join is None:
+        return []
+    found = ["to everybody, the coordinator too: how many records all owners have in common"]
+    if join.membership == "nobody":
+        found += [each_choice] if several else []
+        return [*found, "to nobody: which records these are"]
+    found.append("to each owner: which of its own records all owners have")
+    if several:
+        found.append(
+            "to each owner, besides: which of its own records each other owner has, and how many "
+            "records others have in common"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Whose records are whose: identifiers into tokens, tokens into joined rows."""
