@@ -4,19 +4,24 @@ One `Stream` is known to exactly two nodes: an evaluator and the dealer. Both ru
 program, so both draw the same amounts in the same order and hold the same words.
 
 * The root is a secret of this session's handshake; it is never stored.
-* Every step has a key of its own: HKDF-Expand(root, "stream" ‖ step), SHA-256, AES-256-CTR
-  (NIST SP 800-38A) over zeros from counter 0.
+* Every step has a key of its own: HKDF-Expand(root, "stream" ‖ step), SHA-256. The keystream is
+  AES-256 in counter mode (NIST SP 800-38A), made in pieces of at most 128 KiB; the counter blocks
+  of piece p are p (96 bits) ‖ 2, 3, … (32 bits).
 * Inside a step the keystream is only ever read forwards. There is no seek, hence no position
   that could be read twice; a step begun twice raises MaskReuseError.
 
 One key a step instead of one an operation saves a key derivation and a cipher set-up (about
 15 µs) on each of the some hundred draws of a step, for every stream; the position in the
 keystream is the operation index.
+
+These counter blocks are those of AES-GCM under the nonce p (NIST SP 800-38D), which encrypts zeros
+here: with wide vectors the library's GCM is faster than its plain counter mode (12 instead of 7
+GB/s). The tags are not used.
 """
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from numpy.typing import NDArray
 
@@ -27,7 +32,9 @@ KEY_BYTES = 32
 CHUNK_BYTES = 1 << 16
 """Keystream made ahead: small draws are slices of a chunk, larger ones get their own buffer."""
 
-_ZEROS = bytes(CHUNK_BYTES)
+PIECE_BYTES = 1 << 17
+TAG_BYTES = 16
+_ZEROS = memoryview(bytes(PIECE_BYTES))
 
 
 class Stream:
@@ -41,7 +48,8 @@ class Stream:
             raise ValueError(f"a stream root has {KEY_BYTES} bytes, not {len(root)}")
         self._root = root
         self._step = -1
-        self._cipher: CipherContext | None = None
+        self._cipher: AESGCM | None = None
+        self._pieces = 0
         self._chunk = np.empty(0, np.uint8)
         self._used = 0
 
@@ -55,7 +63,8 @@ class Stream:
         self._step = step
         info = b"mpc-train stream v1" + step.to_bytes(8, "big")
         key = HKDFExpand(hashes.SHA256(), KEY_BYTES, info).derive(self._root)
-        self._cipher = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+        self._cipher = AESGCM(key)
+        self._pieces = 0
         self._chunk = np.empty(0, np.uint8)
         self._used = 0
 
@@ -86,10 +95,13 @@ class Stream:
     def _generate(self, count: int) -> NDArray[np.uint8]:
         if self._cipher is None:
             raise MaskReuseError("stream: no step has been begun")
-        out = np.empty(count, np.uint8)
+        out = np.empty(count + TAG_BYTES, np.uint8)
         view = out.data
-        for start in range(0, count, CHUNK_BYTES):
-            size = min(CHUNK_BYTES, count - start)
-            zeros = _ZEROS if size == CHUNK_BYTES else _ZEROS[:size]
-            self._cipher.update_into(zeros, view[start : start + size])
-        return out
+        for start in range(0, count, PIECE_BYTES):
+            size = min(PIECE_BYTES, count - start)
+            nonce = self._pieces.to_bytes(12, "big")
+            self._pieces += 1
+            # The tag behind a piece gives way to the next one.
+            room = view[start : start + size + TAG_BYTES]
+            self._cipher.encrypt_into(nonce, _ZEROS[:size], None, room)
+        return out[:count]

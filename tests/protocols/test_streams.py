@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import MaskReuseError
-from protocols.streams import CHUNK_BYTES, Stream
+from protocols.streams import CHUNK_BYTES, PIECE_BYTES, Stream
 
 ROOT = bytes(range(32))
 
@@ -20,14 +20,27 @@ def begun(step: int = 0, root: bytes = ROOT) -> Stream:
     return stream
 
 
+def keystream(step: int, piece: int, count: int) -> bytes:
+    """From HKDF and AES-CTR themselves."""
+    info = b"mpc-train stream v1" + step.to_bytes(8, "big")
+    key = HKDFExpand(hashes.SHA256(), 32, info).derive(ROOT)
+    first = piece.to_bytes(12, "big") + (2).to_bytes(4, "big")
+    return Cipher(algorithms.AES(key), modes.CTR(first)).encryptor().update(bytes(count))
+
+
 def test_vector() -> None:
-    """The first bytes of steps 0 and 7, from HKDF and AES-CTR themselves."""
     for step in (0, 7):
-        info = b"mpc-train stream v1" + step.to_bytes(8, "big")
-        key = HKDFExpand(hashes.SHA256(), 32, info).derive(ROOT)
-        expected = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(48))
-        assert begun(step).octets(48).tobytes() == expected
-    assert begun().octets(8).tobytes().hex() == "69ae0f73600b4609"
+        assert begun(step).octets(48).tobytes() == keystream(step, 0, 48)
+    assert begun().octets(8).tobytes().hex() == "0366a8109b087624"
+
+
+def test_pieces_of_a_long_draw() -> None:
+    count = 2 * PIECE_BYTES + 24
+    stream = begun()
+    sizes = (PIECE_BYTES, PIECE_BYTES, 24)
+    pieces = b"".join(keystream(0, place, size) for place, size in enumerate(sizes))
+    assert stream.octets(count).tobytes() == pieces
+    assert stream.octets(8).tobytes() == keystream(0, 3, 8)
 
 
 @given(st.lists(st.integers(0, 3 * CHUNK_BYTES), max_size=8))
