@@ -4,6 +4,7 @@
     ├── JobError        a job file is wrong: says the file, the line, the key and what to write
     ├── ConfigError     a node's own file is wrong
     ├── DataError       a data file is wrong: says the file, the line and the column, never a value
+    ├── LinkageError    owners' records do not meet as the job asks: too few, or in several tables
     ├── ModelError      a model that cannot be trained over shares
     ├── ArtifactError   a sealed model cannot be opened: a piece is missing, foreign or altered
     ├── RefusedError    this node's own rules forbid the job
@@ -46,6 +47,12 @@ class DataError(TrainError):
     code = "data"
 
 
+class LinkageError(TrainError):
+    """Owners have too few records in common, or too many where none was to be."""
+
+    code = "linkage"
+
+
 class ModelError(TrainError):
     """The job asks for a model that cannot be trained over shares."""
 
@@ -79,6 +86,7 @@ EXIT_STATUS: dict[str, int] = {
     "ConfigError": 3,
     "ModelError": 3,
     "DataError": 4,
+    "LinkageError": 4,
     "IdentityError": 5,
     "CardError": 5,
     "RosterError": 5,
@@ -108,6 +116,7 @@ REASONS: dict[str, str] = {
     "error says what differs",
     "roster": "it lacks somebody's card, or holds another one; compare fingerprints",
     "data": "its data do not fit the job; its own error says where",
+    "linkage": "owners have too few records in common, or too many; its own error says which",
     "job": "it cannot take the job as it is",
     "peer-timeout": "a node did not come or answer in time; its own error says which",
     "peer-lost": "its process ended, or its connection broke",

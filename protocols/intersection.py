@@ -193,17 +193,17 @@ def meet_shuffled(
     tokens: Octets | None,
     key: bytes | None,
     exponent: Exponent,
-    orders: Mapping[str, Positions],
-) -> tuple[Positions, list[Positions]]:
-    """At each evaluator: where in the shuffled lists the items are that all lists have.
+    orders: Mapping[str, Positions] | None,
+) -> tuple[Positions, list[Octets]]:
+    """At each evaluator: all lists, masked by everybody and in an order that nobody knows.
 
     holders: some or all of the evaluators; tokens, key: only at a holder, as in `meet`. orders: by
-    holder, this evaluator's secret permutation of its list (not for its own). A list goes through
-    all evaluators, first its holder (`route`); each masks and permutes it, the last sends it to
-    all.
+    holder, this evaluator's secret permutation of its list (not of its own); None where nothing is
+    to follow the lists: then each evaluator sorts what it masked. A list goes through all
+    evaluators, first its holder (`route`); each masks and permutes it, the last sends it to all.
 
-    Returns the order in which this evaluator sent its own list (empty if it has none), and by
-    holder positions in its list as it is in the end, aligned among all lists.
+    Returns the order in which this evaluator sent its own list (empty if it has none), and the
+    lists of all holders as they are in the end, for `common` or `repeated`.
 
     Learnt by each evaluator: how many items are in all lists; with more than two lists, how many
     are in each choice of them. Nobody learns which, unless all evaluators collude: a position
@@ -226,7 +226,11 @@ def meet_shuffled(
             else:
                 sender = hops[holder][hop - 1]
                 received = _receive(channel, sender, number, hop, counts[holder])
-                masked = exponent.of_points(received[orders[holder]], sender)
+                if orders is None:
+                    masked = exponent.of_points(received, sender)
+                    masked = masked[sorted_order(masked)]
+                else:
+                    masked = exponent.of_points(received[orders[holder]], sender)
             if hop + 1 < len(evaluators):
                 _send(channel, hops[holder][hop + 1], number, hop + 1, masked)
                 continue
@@ -238,7 +242,7 @@ def meet_shuffled(
         if holder not in ended:
             last = hops[holder][-1]
             ended[holder] = _receive(channel, last, number, len(evaluators), counts[holder])
-    return mine, common([ended[holder] for holder in holders], holders)
+    return mine, [ended[holder] for holder in holders]
 
 
 def sorted_order(items: Octets) -> Positions:
@@ -253,6 +257,20 @@ def common(lists: Sequence[Octets], owners: Sequence[str]) -> list[Positions]:
 
     Raises PointError naming the owner of a list in which an item stands twice.
     """
+    group, place, position = _grouped(lists, owners)
+    everywhere = (np.bincount(group) == len(lists))[group]
+    return [position[everywhere & (place == number)] for number in range(len(lists))]
+
+
+def repeated(lists: Sequence[Octets], owners: Sequence[str]) -> int:
+    """How many items stand in more than one list. Raises PointError as `common` does."""
+    return int(np.sum(np.bincount(_grouped(lists, owners)[0]) > 1))
+
+
+def _grouped(
+    lists: Sequence[Octets], owners: Sequence[str]
+) -> tuple[Positions, Positions, Positions]:
+    """All items in ascending order: number of the item, number of its list, position there."""
     items = np.concatenate(lists)
     place = np.repeat(np.arange(len(lists)), [len(one) for one in lists])
     position = np.concatenate([np.arange(len(one)) for one in lists])
@@ -264,9 +282,7 @@ def common(lists: Sequence[Octets], owners: Sequence[str]) -> list[Positions]:
     if twice.any():
         owner = owners[int(place[int(np.argmax(twice))])]
         raise PointError(f"the list of {owner} holds an item twice")
-    group = np.concatenate(([0], np.cumsum(~same)))
-    everywhere = (np.bincount(group) == len(lists))[group]
-    return [position[everywhere & (place == number)] for number in range(len(lists))]
+    return np.concatenate(([0], np.cumsum(~same))), place, position
 
 
 def _send(channel: Channel, peer: str, owner: int, hop: int, items: Octets) -> None:

@@ -21,6 +21,7 @@ from protocols.intersection import (
     common,
     meet,
     meet_shuffled,
+    repeated,
     route,
     sorted_order,
     tell,
@@ -250,11 +251,35 @@ def run_shuffled(
         mine = {name: orders[me, name] for name in lists if name != me}
         tokens = tokens_of(*lists[me]) if me in lists else None
         key = KEY if me in lists else None
-        return meet_shuffled(
+        order, ended = meet_shuffled(
             channel, me, evaluators, list(lists), counts, tokens, key, Exponent(), mine
         )
+        return order, common(ended, list(lists))
 
     return run(work, evaluators, net), orders
+
+
+@pytest.mark.parametrize(
+    ("holders", "evaluators"), [(2, ["h0", "h1"]), (3, ["h0", "h1", "h2"]), (2, ["h0", "n", "h1"])]
+)
+def test_items_in_several_lists_are_counted(holders: int, evaluators: list[str]) -> None:
+    lists = lists_of(holders)
+    lists["h1"] = [*lists["h1"], "in two", "in one"]
+    lists["h0"] = [*lists["h0"], "in two"]
+    counts = {name: len(one) for name, one in lists.items()}
+
+    def work(channel: Any, me: str) -> int:
+        tokens, key = (tokens_of(*lists[me]), KEY) if me in lists else (None, None)
+        _, ended = meet_shuffled(
+            channel, me, evaluators, list(lists), counts, tokens, key, Exponent(), None
+        )
+        for one in ended:
+            np.testing.assert_array_equal(sorted_order(one), np.arange(len(one)))
+        return repeated(ended, list(lists))
+
+    every = [word for one in lists.values() for word in one]
+    expected = sum(every.count(word) > 1 for word in set(every))
+    assert set(run(work, evaluators).values()) == {expected}
 
 
 @pytest.mark.parametrize(
