@@ -38,6 +38,10 @@ class Dealer(Role):
         self._frames = [0] * len(names)
         self._credits = [0] * len(names)
         self._never = Never()
+        self._others = [
+            [stream for other, stream in enumerate(streams) if other != index]
+            for index in range(len(names))
+        ]
 
     def __repr__(self) -> str:
         return f"Dealer(evaluators={self.evaluators}, step={self.step})"
@@ -47,6 +51,7 @@ class Dealer(Role):
         for stream in self._streams:
             stream.begin_step(step)
         self.step = step
+        self.checksums.clear()
 
     def finish(self) -> None:
         # Everything to everybody before any wait: the evaluator whose credit is waited for may
@@ -143,7 +148,7 @@ class Dealer(Role):
     def _next_last(self) -> tuple[int, list[Stream]]:
         """Who receives the next correction, and the streams of all others: at least one."""
         last = self._last = (self._last + 1) % self.evaluators
-        return last, [stream for index, stream in enumerate(self._streams) if index != last]
+        return last, self._others[last]
 
     def _reserve(self, index: int, count: int) -> Octets:
         """Room for `count` bytes in the frame to evaluator `index`, to be filled at once."""

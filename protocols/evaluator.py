@@ -60,17 +60,13 @@ class Evaluator(Role):
         self._pending: list[Opening[Any]] = []
         self._flushing = False
         self._last = 0
-        self._corrections = memoryview(b"")
+        self._corrections = np.empty(0, np.uint8)
+        self._taken = 0
         self._correction_frames = 0
-        self._checksums: list[int] = []
         self._marks: list[bytes] = []
 
     def __repr__(self) -> str:
         return f"Evaluator(index={self.index} of {self.evaluators}, step={self.step})"
-
-    def issue(self, name: str, *sizes: int) -> None:
-        super().issue(name, *sizes)
-        self._checksums.append(self.checksum)
 
     def begin_step(self, step: int) -> None:
         self.finish()
@@ -79,7 +75,7 @@ class Evaluator(Role):
         if self._common is not None:
             self._common.begin_step(step)
         self.step = step
-        self._checksums.clear()
+        self.checksums.clear()
 
     def finish(self) -> None:
         while self._pending:
@@ -120,7 +116,7 @@ class Evaluator(Role):
         count = prod(shape)
         self.issue("deal_bits", count)
         if self._is_last():
-            return np.frombuffer(self._take(count), np.uint8).reshape(shape)
+            return self._take(count).reshape(shape)
         return self._stream.octets(count).reshape(shape)
 
     def open(self, part: Deferred[Words], mask: Mask, bits: int = 64) -> Deferred[Words]:
@@ -209,23 +205,29 @@ class Evaluator(Role):
         self._last = (self._last + 1) % self.evaluators
         return self._last == self.index
 
-    def _take(self, count: int) -> memoryview:
+    def _take(self, count: int) -> Octets:
         """The next `count` bytes of the dealer's corrections, which are padded to full words."""
-        return self._take_padded((count + 7) & ~7)[:count]
+        padded = (count + 7) & ~7
+        if padded and self._taken == len(self._corrections):
+            self._next_corrections()
+        start = self._taken
+        if start + padded > len(self._corrections):
+            return self._gathered(padded)[:count]
+        self._taken = start + padded
+        return self._corrections[start : start + count]
 
-    def _take_padded(self, count: int) -> memoryview:
-        if len(self._corrections) >= count:
-            taken = self._corrections[:count]
-            self._corrections = self._corrections[count:]
-            return taken
-        out = bytearray()
-        while len(out) < count:
-            if not len(self._corrections):
-                self._corrections = self._correction_frame()
-            missing = count - len(out)
-            out += self._corrections[:missing]
-            self._corrections = self._corrections[missing:]
-        return memoryview(out)
+    def _gathered(self, count: int) -> Octets:
+        """The next bytes, over several frames: a correction longer than one of them."""
+        out = np.empty(count, np.uint8)
+        end = 0
+        while end < count:
+            if self._taken == len(self._corrections):
+                self._next_corrections()
+            piece = self._corrections[self._taken : self._taken + count - end]
+            out[end : end + len(piece)] = piece
+            self._taken += len(piece)
+            end += len(piece)
+        return out
 
     def _check_marks(self) -> None:
         """Compare where the dealer was when it sent its frames with where this node was then."""
@@ -236,8 +238,8 @@ class Evaluator(Role):
             if place >= 0:
                 later.append(mark)
                 continue
-            known = -place <= len(self._checksums)
-            checksum = self._checksums[place] if known else self.checksum
+            known = -place <= len(self.checksums)
+            checksum = self.checksums[place] if known else self.checksum
             check_label(self.dealer, LABEL.pack(b"corr", self.step, operation, checksum), mark)
         self._marks = later
 
@@ -245,22 +247,24 @@ class Evaluator(Role):
         self._check_marks()
         if self._marks:
             check_label(self.dealer, self.label(b"corr"), self._marks[0])
-        if len(self._corrections):
+        left = len(self._corrections) - self._taken
+        if left:
             raise DesyncError(
-                f"{self.dealer} sent {len(self._corrections)} bytes of corrections more than "
-                f"step {self.step} uses"
+                f"{self.dealer} sent {left} bytes of corrections more than step {self.step} uses"
             )
 
-    def _correction_frame(self) -> memoryview:
+    def _next_corrections(self) -> None:
         label, payload = self._channel.receive(self.dealer, CORRECTION_BYTES + FRAME_BYTES)
         if len(label) != LABEL.size or label[:8] != self.label(b"corr")[:8]:
             check_label(self.dealer, self.label(b"corr"), label)
         # The dealer may be ahead in the program: its place is compared once this node is there.
         self._marks.append(label)
         self._check_marks()
-        if not len(payload):
-            raise FrameError(f"{self.dealer}: an empty frame of corrections")
+        if len(payload) % 8 or not len(payload):
+            raise FrameError(f"{self.dealer}: a frame of corrections of {len(payload)} bytes")
         self._correction_frames += 1
         if self._correction_frames % CREDIT_FRAMES == 0:
             self._channel.send(self.dealer, credit(self._correction_frames), b"")
-        return payload
+        words = np.frombuffer(payload, np.int64)
+        self._corrections = (words if words.flags.aligned else words.copy()).view(np.uint8)
+        self._taken = 0

@@ -53,14 +53,12 @@ def _receive_frame(channel: Channel, peer: str, label: bytes, count: int) -> mem
     return payload
 
 
-def unpack_words(octets: Octets | memoryview, count: int, bits: int) -> Words:
+def unpack_words(octets: Octets, count: int, bits: int) -> Words:
     """`count` words from a packed array; what a peer put into padding bits is dropped."""
-    flat = np.frombuffer(octets, np.uint8)
     if bits == 64:
-        words: Words = flat.view(np.int64)
-        return words if words.flags.aligned else words.copy()
+        return octets.view(np.int64)
     words = np.empty(count, np.int64)
-    unpack(flat, bits, words)
+    unpack(octets, bits, words)
     return words
 
 

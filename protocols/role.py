@@ -88,12 +88,15 @@ class Role(ABC):
         self.step = -1
         self.operation = 0
         self.checksum = 0
+        self.checksums: list[int] = []
+        """After each operation of this step."""
         self.rounds = 0
 
     def issue(self, name: str, *sizes: int) -> None:
         """Count one operation; its name and sizes enter the checksum that every frame carries."""
         self.operation += 1
         self.checksum = zlib.crc32(_spelled(name, sizes), self.checksum)
+        self.checksums.append(self.checksum)
 
     def label(self, tag: bytes) -> bytes:
         return LABEL.pack(tag, self.step, self.operation, self.checksum)
