@@ -14,7 +14,7 @@ MOST_LINEAR = 20.0
 BAR_WIDTH = 40
 
 WIDTH, HEIGHT = 340, 250
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 58, 40
+LEFT, RIGHT, TOP, BOTTOM = 58, 20, 58, 40
 COLOURS = ("#1f5fa8", "#c2571a", "#3a7d44")
 
 Line = Sequence[tuple[float, float]]
@@ -55,7 +55,7 @@ class _Axis:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             found = [10.0**power for power in powers]
         else:
-            rough = (self.high - self.low) / 4
+            rough = (self.high - self.low) / 6
             power = 10.0 ** math.floor(math.log10(rough))
             unit = next(unit * power for unit in (1, 2, 5, 10) if unit * power >= rough)
             found = [unit * step for step in range(math.floor(self.high / unit) + 1)]

@@ -27,11 +27,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numba import cfunc, types
 
 MEANING = {
     "products": "torch, BLAS",
@@ -69,8 +67,6 @@ _COUNTER = 21
 """Where a signal's ucontext_t holds rip, in words of 8 bytes (Linux, x86-64)."""
 _VALUE = 3
 """Where siginfo_t holds the timer's own value."""
-
-_Pointer = types.CPointer(types.uint64)
 
 
 class _Sigaction(ctypes.Structure):
@@ -122,13 +118,21 @@ def available() -> bool:
     )
 
 
-def _note(_: int, info: Any, context: Any) -> None:
-    """The signal handler, as compiled: no allocation, no lock, no call."""
-    out = info[_VALUE]
-    filled = out[0]
-    if filled < out[1]:
-        out[filled + np.uint64(2)] = context[_COUNTER]
-        out[0] = filled + np.uint64(1)
+@cache
+def _handler() -> Any:
+    """The signal handler, compiled: no allocation, no lock, no call."""
+    import numpy as np
+    from numba import cfunc, types
+
+    def note(_: int, info: Any, context: Any) -> None:
+        out = info[_VALUE]
+        filled = out[0]
+        if filled < out[1]:
+            out[filled + np.uint64(2)] = context[_COUNTER]
+            out[0] = filled + np.uint64(1)
+
+    words = types.CPointer(types.uint64)
+    return cfunc(types.void(types.int32, types.CPointer(words), words))(note)
 
 
 class KindProfile:
@@ -179,13 +183,13 @@ class _Sampler:
     """Samples the thread that makes it, between `start` and `stop`. One a process."""
 
     def __init__(self) -> None:
-        signature = types.void(types.int32, types.CPointer(_Pointer), _Pointer)
-        self._handler = cfunc(signature)(_note)
+        import numpy as np
+
         self._out = np.zeros(MAX_SAMPLES + 2, np.uint64)
         self._out[1] = MAX_SAMPLES
         self._libc = ctypes.CDLL(None, use_errno=True)
         action = _Sigaction(
-            handler=self._handler.address, flags=_SA_SIGINFO | _SA_RESTART | _SA_ONSTACK
+            handler=_handler().address, flags=_SA_SIGINFO | _SA_RESTART | _SA_ONSTACK
         )
         self._checked(self._libc.sigaction(int(signal.SIGPROF), ctypes.byref(action), None))
         event = _Sigevent(

@@ -212,7 +212,7 @@ def charts(sweep: str, results: Sequence[Mapping[str, Any]]) -> list[Chart]:
         }
 
     seconds = {
-        "seconds": line(lambda r: r["step_seconds_median"] * 1000),
+        "wall clock": line(lambda r: r["step_seconds_median"] * 1000),
         "CPU of an evaluator": line(lambda r: r["cpu_seconds_per_step"]["evaluator"] * 1000),
     }
     return [
