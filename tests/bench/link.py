@@ -4,16 +4,17 @@ Every TCP connection between two nodes passes a process of its own, which carrie
 unchanged and in order:
 
 * Each direction is delayed by half of the round trip.
-* Each node has an uplink and a downlink of the given rate (per node, not per connection). The
-  connections of a node take turns on them, a slice of about 1 ms each, as they do with fair
-  queueing. A slice is on the downlink of its receiver while it still leaves the uplink of its
-  sender, so the rate is paid once: n bytes arrive n / rate + rtt / 2 after they were sent.
+* Each node has an uplink and a downlink of the given rate (per node, not per connection). On an
+  uplink the node's connections take turns, a slice of about 1 ms each; on a downlink slices pass in
+  the order in which they arrive. A slice is on the downlink of its receiver while it still leaves
+  the uplink of its sender, so the rate is paid once: n bytes arrive n / rate + rtt / 2 after they
+  were sent.
 * A connection has at most WINDOW_BYTES under way; beyond that its sender waits, as TCP does.
 
 What a real network adds is not there: loss, jitter, headers, slow start and congestion control.
-Rates count the payload of TCP. Times are those of one event loop, late by the time that one slice
-takes to handle (some 20 µs); lateness does not add up, because turns are counted from when they
-were due.
+Rates count the payload of TCP. Lateness of the event loop does not add up, because turns are
+counted from when they were due. With neither delay nor rate the proxy adds 75 µs to a round trip of
+a small frame (54 µs without) and 0.6 ms to a megabyte each way (`ping.py --rtt-ms 0`).
 
     with Link(rtt_ms=40, mbit_s=100) as link:
         address = link.route("a", "b", "tcp://127.0.0.1:4711")    # what a dials to reach b
@@ -101,6 +102,19 @@ class Link:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a benchmark that say what is between its nodes."""
+    parser.add_argument("--rtt-ms", type=float, help="round trip between any two nodes")
+    parser.add_argument("--mbit-s", type=float, help="rate of each node's uplink and downlink")
+
+
+def chosen(options: argparse.Namespace) -> Link | None:
+    """The link of these options, None if loopback is to stay as it is; ValueError as of `Link`."""
+    if options.rtt_ms is None and options.mbit_s is None:
+        return None
+    return Link(options.rtt_ms or 0.0, options.mbit_s)
 
 
 # What follows runs inside the proxy.

@@ -1,5 +1,10 @@
-"""Round trips over the real encrypted channel: python tests/bench/ping.py"""
+"""Round trips over the real encrypted channel: python tests/bench/ping.py
 
+With `--rtt-ms 0` they pass the proxy of `link.py`: the difference is what that costs.
+"""
+
+import argparse
+import contextlib
 import statistics
 import sys
 import time
@@ -8,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from parties.contract import Roles
+from tests.bench.link import add_options, chosen
 from tests.bench.mesh import Mesh, finish, join
 
 SIZES = {64: 2000, 4096: 1000, 65536: 300, 1 << 20: 100}
@@ -37,8 +43,19 @@ def worker() -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="round trips over the encrypted channel")
+    add_options(parser)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker()
+        return
     roles = Roles(("a", "b"), ("a", "b"), "dealer", ("a",))
-    with Mesh([sys.executable, __file__, "--worker"], roles) as mesh:
+    link = chosen(options)
+    with (
+        link or contextlib.nullcontext(),
+        Mesh([sys.executable, __file__, "--worker"], roles, link=link) as mesh,
+    ):
         results = mesh.results(timeout_s=60)
     for size in SIZES:
         median, cpu = results["a"][str(size)]
@@ -46,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    worker() if "--worker" in sys.argv else main()
+    main()

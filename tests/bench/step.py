@@ -40,7 +40,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench.cpu_kinds import KINDS, MEANING, RING, KindProfile, ring_share
-from tests.bench.link import Link
+from tests.bench.link import Link, add_options, chosen
 from tests.bench.workloads import FRACTION_BITS, MAPS, STEPS, WORKLOADS
 
 WARMUP = 5
@@ -218,26 +218,24 @@ def main() -> None:
     parser.add_argument("--parties", type=int, default=2)
     parser.add_argument("--steps", type=int, default=0, help="default: by workload")
     parser.add_argument("--threads", type=int, default=1, help="compute threads of a node")
-    parser.add_argument("--rtt-ms", type=float, help="round trip between any two nodes")
-    parser.add_argument("--mbit-s", type=float, help="rate of each node's uplink and downlink")
+    add_options(parser)
     parser.add_argument("--vs", choices=["crypten"])
     parser.add_argument("--format", choices=["text", "json"], default="text")
     parser.add_argument("--profile", choices=["evaluator 0", "dealer"])
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    linked = options.rtt_ms is not None or options.mbit_s is not None
     if options.parties < 2 or options.threads < 1 or options.steps < 0:
         parser.error("at least two parties, one thread and one step")
     if options.vs and options.workload in ("mlp_adam", "lenet", *MAPS):
         parser.error(f"stock CrypTen is not measured on {options.workload}")
-    if options.vs and (linked or options.threads > 1):
+    if options.vs and ((options.rtt_ms, options.mbit_s) != (None, None) or options.threads > 1):
         parser.error("stock CrypTen is measured on loopback with one thread")
     steps = options.steps or STEPS[options.workload]
     if options.worker:
         worker(options.workload, steps, options.threads, options.profile)
         return
     try:
-        link = Link(options.rtt_ms or 0.0, options.mbit_s) if linked else None
+        link = chosen(options)
     except ValueError as error:
         parser.error(str(error))
     with link or contextlib.nullcontext():
