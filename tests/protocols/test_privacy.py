@@ -9,6 +9,7 @@ layers are in `test_privacy_layers`, losses, optimizers and decisions in `tests/
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ import pytest
 from protocols import functions
 from protocols.arithmetic import matmul, multiply, remask, round_off, select, truncate
 from protocols.comparison import all_of, argmax, below, maximum, negative, relu, weighted
+from protocols.exponential import exponential_bits, relative_exp
 from protocols.inputs import from_dealer, from_outside
-from protocols.masked import Additive, Masked
+from protocols.masked import Additive, Masked, concatenate
+from protocols.matrix_inverse import inverse, inverse_plan
 from protocols.reveal import Output, RevealGate
 from protocols.role import Mask, Role, Words
 from protocols.scaling import extremes, floor_quotient, inverse_deviation
@@ -54,6 +57,24 @@ def first_one_hot(x: Words) -> Words:
 
 FULL = words_in(-(2**63), 2**63 - 1, 9)
 WIDE = words_in(-(2**62), 2**62, 9)
+
+
+TWO = Fraction(2)
+PLAN = inverse_plan(2, Fraction(1, 4))
+
+
+def turned(x: Masked) -> Masked:
+    """The symmetric matrix (1/2 + a, b; b, 1/2 − a), its eigenvalues between 0.3 and 0.7."""
+    a, b = x.select(0).reshape(1, 1), x.select(1).reshape(1, 1)
+    half = 1 << (PLAN.matrix_bits - 1)
+    upper = concatenate([a.shift(half), b], 1)
+    return concatenate([upper, concatenate([b, (-a).shift(half)], 1)])
+
+
+def inverted(x: Words, outputs: Outputs) -> None:
+    a, b = x / 2.0**PLAN.matrix_bits
+    exact = np.linalg.inv([[0.5 + a, b], [b, 0.5 - a]])
+    np.testing.assert_allclose(outputs[0] / 2.0**PLAN.inverse_bits, exact, atol=4e-3)
 
 
 def shuffled(x: Masked) -> list[Masked]:
@@ -172,6 +193,16 @@ CASES: dict[str, Case] = {
         words_in(ONE, 60 * ONE, 2, 4),
         lambda x: [functions.divide(x.select(0), x.select(1), F)],
         near(lambda x: x[0] / x[1], 2**-9),
+    ),
+    "exp of both signs": Case(
+        words_in(-3 * ONE, 3 * ONE, 9),
+        lambda x: [truncate(relative_exp(x, F, -TWO, TWO), exponential_bits(TWO) - F)],
+        near(lambda x: np.exp(np.clip(x, -2, 2)), 2**-15),
+    ),
+    "inverse of a matrix": Case(
+        words_in(-(1 << PLAN.matrix_bits - 3), 1 << PLAN.matrix_bits - 3, 2),
+        lambda x: [inverse(turned(x), PLAN)],
+        inverted,
     ),
     "inverse deviation": Case(
         words_in(0, 1 << 44, 9),
