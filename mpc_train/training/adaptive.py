@@ -52,6 +52,8 @@ from protocols.rational import ROOT_BITS, root
 
 EXTRA_MEAN_BITS = 6
 """m has this many fractional bits more than a weight."""
+LEAST_MEAN_SHIFT = 16
+"""What β1 is rounded to, in bits: a word of m stays below 2^10 times 2^(20 + 6 + 16)."""
 
 
 class Adaptive:
@@ -127,7 +129,11 @@ class Adaptive:
         ratios = [finest / gradient.words_per_unit for gradient in gradients.values()]
         if any(ratio.denominator > 1 for ratio in ratios):
             finest, ratios = finest * 1024, [ratio * 1024 for ratio in ratios]
-        shift = max(bit_length(finest) - self._fraction_bits - EXTRA_MEAN_BITS, 1)
+        shift = bit_length(finest) - self._fraction_bits - EXTRA_MEAN_BITS
+        if shift < LEAST_MEAN_SHIFT:  # clipped gradients have few bits, β1 and a decay need them
+            more = 1 << (LEAST_MEAN_SHIFT - shift)
+            finest, ratios = finest * more, [ratio * more for ratio in ratios]
+            shift = LEAST_MEAN_SHIFT
         scale = finest / (1 << shift)
         parts = [
             gradient.summands.scale(round(ratio))
