@@ -89,7 +89,8 @@ class EarlyStopping(Strict, frozen=True):
 
 
 class Guard(Strict, frozen=True):
-    """Every few steps weights and outputs are compared with fixed_point.activation_limit.
+    """Every few steps weights, and whatever layers put out for the batch, are compared with
+    fixed_point.activation_limit. What lies inside a norm or an attention layer is not looked at.
 
     Every node learns, at each check, whether all are within; if not, the run ends.
     """

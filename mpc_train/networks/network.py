@@ -63,6 +63,9 @@ class Network:
         self.graph = graph
         self.training = True
         self.step = 0
+        self.keeps_outputs = False
+        """Whether the next training pass keeps in `outputs` all that may have grown in it."""
+        self.outputs: list[MaskedTensor] = []
         self._mask_seed = mask_seed
         self._uses = graph.uses()
         role = runtime().role
@@ -95,12 +98,16 @@ class Network:
         shaped = x if len(self.graph.input_shape) == 1 else x.reshape(rows, *self.graph.input_shape)
         values = {self.graph.input_name: Value(shaped)}
         self.step += self.training
+        if self.training:
+            self.outputs = []
         for node in self.graph.nodes:
             inputs = [values[name] for name in node.inputs]
             value = OPERATIONS[node.op](self, node, inputs)
             if self._uses.get(node.name, 0) > 1:
                 value.tensor.masked()  # once, for all who use it
             values[node.name] = value
+            if self.training and self.keeps_outputs and node.op in GROWING:
+                self.outputs.append(value.tensor)
         return values[self.graph.output].as_rows()
 
     def tensor(self, node: Node, name: str) -> MaskedTensor | None:
@@ -131,6 +138,13 @@ def window(node: Node) -> Window:
         node.sizes(key) for key in ("kernel", "stride", "padding", "dilation")
     )
     return Window(kernel, stride, padding, dilation, round_up)
+
+
+GROWING = {
+    *("linear", "conv", "batch_norm", "layer_norm", "group_norm", "attention", "dropout"),
+    *("leaky_relu", "add", "sub", "mul", "matmul", "scale", "shift", "sum"),
+}
+"""Operations whose results may be larger than what they are given."""
 
 
 Operation = Callable[[Network, Node, list[Value]], Value]

@@ -3,7 +3,8 @@
 * Early stopping: the loss on rows that were set aside stays secret, and so do the best one so far
   and the number of checks since; one bit leaves, whether training ends. The best model is kept by
   a selection between two sets of weights: nobody learns which check it is of.
-* Guard: one bit, whether a weight or an output has left the range that the ring is sized for.
+* Guard: one bit, whether a weight or anything that a layer put out for the batch has left the range
+  that the ring is sized for.
 * Training loss: the mean loss of a batch, to the evaluators, at the steps that the job lists.
 
 Every output has its name and step in `disclosures`, which the reveal gate is given; a bit goes to
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from math import prod
+from math import floor, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,6 +85,11 @@ class Watch:
         self._waited: Masked | None = None
         self.losses: dict[int, float] = {}
         """Revealed losses by step; empty at the dealer."""
+        self._expect(1)
+
+    def _expect(self, number: int) -> None:
+        """Have the model keep what its layers put out where the guard looks at this step."""
+        self._model.keeps_outputs = GUARD in _disclosed_at(self._job, number)
 
     def after_step(self, number: int, outputs: MaskedTensor, labels: MaskedTensor) -> None:
         """The guard and the training loss, where this step has them.
@@ -93,13 +99,14 @@ class Watch:
         """
         due = _disclosed_at(self._job, number)
         if GUARD in due:
-            self._guard(number, outputs)
+            self._guard(number)
         if LOSS in due:
             found = self._loss.value(outputs, labels)
             words = self._gate.to_everybody(LOSS, number, found.total)
             if words is not None:
                 total = float(decode(words, self._job.fraction_bits).reshape(-1)[0])
                 self.losses[number] = total / found.count
+        self._expect(number + 1)
 
     def after_epoch(self, epoch: int, number: int) -> bool:
         """Whether training ends here, by a check of early stopping after `number` steps."""
@@ -119,12 +126,13 @@ class Watch:
         for name, words in self._best.items():
             tensors[name].copy_(tensors[name].with_value(words))
 
-    def _guard(self, number: int, outputs: MaskedTensor) -> None:
+    def _guard(self, number: int) -> None:
         job = self._job
-        limit = job.fixed_point.activation_limit << job.fraction_bits
         outside: Additive | None = None
-        for x in (outputs, *self._model.parameters.values()):
-            words = x.masked()
+        for x in (*self._model.outputs, *self._model.parameters.values()):
+            tensor = x._positive_factor()
+            words = tensor.masked()
+            limit = floor(job.fixed_point.activation_limit * (1 << tensor.bits) / tensor.factor)
             bits = below(words.narrowed(64).reshape(prod(words.shape)), (-limit, limit + 1))
             part = (bits.select(0).shares() - bits.select(1).shares()).shift(1).sum()
             outside = part if outside is None else outside + part
@@ -132,7 +140,7 @@ class Watch:
         found = _positive(remask(outside.reshape()))
         if self._gate.decide(GUARD, number, remask(found.shares())):
             raise RangeError(
-                f"after step {number} a weight or an output is beyond "
+                f"after step {number} a weight or what a layer puts out is beyond "
                 f"fixed_point.activation_limit = {job.fixed_point.activation_limit}: training "
                 "diverges; lower the learning rate, scale the features, clip gradients, or raise "
                 "activation_limit"
