@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.transcripts import LAYER_TRAFFIC, SHAPE, TRAFFIC, summary, traffic
+from tests.support.transcripts import PROGRAM_TRAFFIC, SHAPE, TRAFFIC, summary, traffic
 
 PINS = json.loads(
     (Path(__file__).resolve().parents[1] / "vectors" / "transcripts.json").read_text()
 )
-ALL = (*TRAFFIC, *LAYER_TRAFFIC)
+ALL = (*TRAFFIC, *PROGRAM_TRAFFIC)
 DATA = {
     "zeros": np.zeros(SHAPE, np.int64),
     "ones": np.full(SHAPE, 1 << 20),

@@ -86,8 +86,8 @@ class InsecureScript:
 
     def draw(self, source: np.random.Generator, shape: Shape, octets: bool, bits: int = 64) -> Any:
         if octets:
-            return source.integers(0, 256, shape, np.uint8)
-        return low_bits(source.integers(-(2**63), 2**63, shape, np.int64), bits)
+            return np.asarray(source.integers(0, 256, shape, np.uint8))
+        return np.asarray(low_bits(source.integers(-(2**63), 2**63, shape, np.int64), bits))
 
     def see(self, kind: str, array: Any) -> None:
         self.view.append((kind, np.ascontiguousarray(array).tobytes()))
@@ -199,7 +199,7 @@ class InsecureScript:
             assert group is not None
             group.arrays[-1][...] = group.total()
             group.defined = True
-        return [opened.copy() for _ in range(self.evaluators)] + [None]  # type: ignore[union-attr]
+        return [np.array(opened) for _ in range(self.evaluators)] + [None]
 
     def common(self, shape: Shape) -> list[Any]:
         """What evaluators draw together: seeds of honest ones make it, so it comes first."""
@@ -342,6 +342,10 @@ class InsecureEvaluator(_Scripted, Evaluator):
             self.script.see(tag.decode(), words)
         self.script.post(self.index, tag, words)
 
+    def tell(self, decision: bool) -> None:
+        assert self.index is not None
+        self.script.post(self.index, b"told", np.array([decision], np.int64))
+
     def collect(self, tag: bytes, peer: str, count: int) -> Octets:
         place = self.evaluators if peer == self.dealer else self.names.index(peer)
         words = self.script.fetch(place, tag, self._fetched[place, tag])
@@ -360,6 +364,7 @@ class InsecureDealer(_Scripted, Dealer):
         self.names = tuple(f"p{i}" for i in range(script.evaluators))
         self._never = Never()
         self._inputs = [0] * script.evaluators
+        self._decisions = 0
         self._mask: Any = None
 
     def begin_step(self, step: int) -> None:
@@ -400,6 +405,12 @@ class InsecureDealer(_Scripted, Dealer):
 
     def known(self, value: Words) -> Deferred[Words]:
         return self._never
+
+    def told(self) -> bool:
+        number, self._decisions = self._decisions, self._decisions + 1
+        told = {int(self.script.fetch(i, b"told", number)[0]) for i in range(self.evaluators)}
+        assert len(told) == 1
+        return bool(told.pop())
 
     def broadcast(self, tag: bytes, words: Words) -> None:
         assert tag == b"inpt"

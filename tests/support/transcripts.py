@@ -1,6 +1,6 @@
 """What travels in a computation: labels and sizes of all frames, by sender and receiver.
 
-`TRAFFIC` and `LAYER_TRAFFIC` name the programs whose traffic is pinned in
+`TRAFFIC` and `PROGRAM_TRAFFIC` name the programs whose traffic is pinned in
 tests/vectors/transcripts.json; make that file anew with `python -m tests.vectors.make_transcripts`
 when a change of the protocol is meant.
 """
@@ -24,6 +24,7 @@ from protocols.shuffle import pick, shuffle
 from tests.support.layer_programs import LAYERS, SECRET_DROPOUT, LayerProgram, run_layer
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import secret, shares_of
+from tests.support.training_programs import TRAINING, TrainingProgram
 
 F = 20
 SHAPE = (6, 4)
@@ -91,8 +92,15 @@ def layer(program: LayerProgram, x: Masked) -> None:
     opened(*(tensor.masked() for tensor in found.values()))
 
 
-LAYER_TRAFFIC: dict[str, Callable[[Masked], Any]] = {
-    f"layer, {name}": partial(layer, program) for name, program in (LAYERS | SECRET_DROPOUT).items()
+def training_part(program: TrainingProgram, x: Masked) -> None:
+    """A loss, an optimizer's steps or a decision, in the same way."""
+    found = program.over_shares(x.reshape(-1).select(np.arange(program.size) % x.size))
+    opened(*(v if isinstance(v, Masked) else v.masked() for v in found.values()))
+
+
+PROGRAM_TRAFFIC: dict[str, Callable[[Masked], Any]] = {
+    **{f"layer, {key}": partial(layer, one) for key, one in (LAYERS | SECRET_DROPOUT).items()},
+    **{f"training, {key}": partial(training_part, one) for key, one in TRAINING.items()},
 }
 TRAFFIC: dict[str, Callable[[Masked], Any]] = {
     "input": lambda x: None,
@@ -128,7 +136,7 @@ def traffic(name: str, evaluators: int, values: np.ndarray) -> tuple[int, Frames
     net = LockstepLoopback()
 
     def program(role: Role) -> int:
-        (TRAFFIC | LAYER_TRAFFIC)[name](secret(role, values))
+        (TRAFFIC | PROGRAM_TRAFFIC)[name](secret(role, values))
         role.finish()
         return role.rounds
 

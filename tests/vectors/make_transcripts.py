@@ -1,4 +1,4 @@
-"""Write tests/vectors/transcripts.json: rounds and frames of every primitive and layer.
+"""Write tests/vectors/transcripts.json: rounds and frames of every primitive, layer and step.
 
 python -m tests.vectors.make_transcripts
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support.transcripts import LAYER_TRAFFIC, SHAPE, TRAFFIC, summary, traffic
+from tests.support.transcripts import PROGRAM_TRAFFIC, SHAPE, TRAFFIC, summary, traffic
 
 PATH = Path(__file__).with_name("transcripts.json")
 
@@ -17,7 +17,7 @@ def main() -> None:
     zeros = np.zeros(SHAPE, np.int64)
     pins = {
         f"{name}, {evaluators} evaluators": summary(*traffic(name, evaluators, zeros))
-        for name in (*TRAFFIC, *LAYER_TRAFFIC)
+        for name in (*TRAFFIC, *PROGRAM_TRAFFIC)
         for evaluators in (2, 3)
     }
     PATH.write_text(json.dumps(pins, indent=1) + "\n")
