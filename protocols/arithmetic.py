@@ -16,7 +16,7 @@ import numpy as np
 from protocols import kernels, ring
 from protocols.deferred import Deferred, combine
 from protocols.errors import RangeError
-from protocols.masked import Additive, Early, Masked, MaskedBit
+from protocols.masked import Additive, Early, Masked, MaskedBit, joint_shape
 from protocols.role import Role, Shape, Words
 
 Pairs = Sequence[tuple[Words, Words]]
@@ -73,7 +73,7 @@ _elementwise = summed(np.multiply)
 
 def multiply(x: Masked, y: Masked) -> Additive:
     """Element-wise product, with broadcasting."""
-    shape = np.broadcast_shapes(x.shape, y.shape)
+    shape = joint_shape(x.shape, y.shape)
     return bilinear("multiply", _elementwise, x, y, shape)
 
 
@@ -215,7 +215,7 @@ def select(bit: MaskedBit, x: Masked | Rounded) -> Additive:
     role = bit.role
     if isinstance(x, Rounded):
         return _select_rounded(bit, x)
-    shape = np.broadcast_shapes(bit.shape, x.shape)
+    shape = joint_shape(bit.shape, x.shape)
     role.issue("select", *shape)
     cross = None
     if x.masked:
@@ -254,4 +254,4 @@ def _select_rounded(bit: MaskedBit, x: Rounded) -> Additive:
 def _flat(words: Words | None, shape: Shape) -> Words:
     if words is None:
         return np.zeros(prod(shape), np.int64)
-    return np.ascontiguousarray(np.broadcast_to(words, shape)).reshape(-1)
+    return (words if words.shape == shape else np.broadcast_to(words, shape)).ravel()

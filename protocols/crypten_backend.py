@@ -110,11 +110,19 @@ class MaskedTensor(crypten.CrypTensor):
     """
 
     value: Value | None
-    is_number: bool
+    is_number: bool = False
     """Whether the value is a public 1, so that `factor`, known to all roles, is the number."""
     bits: int
     factor: Fraction
     fraction_bits: int
+    bit: MaskedBit | None = None
+    rounding: Rounded | None = None
+
+    # What CrypTen keeps for autograd. Most tensors that `with_value` makes take no part in it.
+    requires_grad = False
+    grad = grad_fn = ctx = None
+    grad_expected = grad_received = 0
+    children: Sequence[Any] = ()
 
     def __init__(
         self,
@@ -131,9 +139,6 @@ class MaskedTensor(crypten.CrypTensor):
             requires_grad, tensor = True, tensor.detach()
         super().__init__(requires_grad=requires_grad)
         self.factor = factor
-        self.bit: MaskedBit | None = None
-        self.rounding: Rounded | None = None
-        self.is_number = False
         if isinstance(tensor, list) and not tensor:
             # The empty tensor that CrypTen makes at every cat and stack: it stands for nothing.
             self.value, self.bits, self.fraction_bits = None, 0, 0
@@ -172,11 +177,12 @@ class MaskedTensor(crypten.CrypTensor):
         self, value: Value, bits: int | None = None, factor: Fraction | None = None
     ) -> MaskedTensor:
         """A tensor of other words, by default of the same scale."""
-        return MaskedTensor(
-            value,
-            bits=self.bits if bits is None else bits,
-            factor=self.factor if factor is None else factor,
-        )
+        made: MaskedTensor = object.__new__(MaskedTensor)
+        made.value = value
+        made.bits = self.bits if bits is None else bits
+        made.factor = self.factor if factor is None else factor
+        made.fraction_bits = self.fraction_bits
+        return made
 
     def linear_map(self, function: Callable[[Any], Value]) -> MaskedTensor:
         """`function` applied to the words, for a function that keeps the scale."""
@@ -297,8 +303,7 @@ class MaskedTensor(crypten.CrypTensor):
     def mul(self, other: Any) -> MaskedTensor:
         if isinstance(other, MaskedTensor):
             product = arithmetic.multiply(self.masked(), other.masked())
-            bits = self.bits + other.bits
-            return self.with_value(product, bits, self.factor * other.factor)
+            return self.with_value(product, self.bits + other.bits, self._factor_with(other))
         scalar = _as_scalar(other)
         if scalar is not None:
             assert self.value is not None
@@ -319,7 +324,7 @@ class MaskedTensor(crypten.CrypTensor):
     def matmul(self, other: Any) -> MaskedTensor:
         other = self._like(other)
         product = arithmetic.matmul(self.masked(), other.masked())
-        return self.with_value(product, self.bits + other.bits, self.factor * other.factor)
+        return self.with_value(product, self.bits + other.bits, self._factor_with(other))
 
     def sum(self, dim: Any = None, keepdim: bool = False) -> MaskedTensor:
         axis = tuple(dim) if isinstance(dim, (list, tuple)) else dim
@@ -452,6 +457,11 @@ class MaskedTensor(crypten.CrypTensor):
     def _function(self, function: Callable[[Masked, int], Masked]) -> MaskedTensor:
         source = self._plain_factor()._in_full()
         return source.with_value(function(source.masked(), self.fraction_bits))
+
+    def _factor_with(self, other: MaskedTensor) -> Fraction:
+        """The product's factor; nearly always one of them is 1, and fractions are slow."""
+        mine, theirs = self.factor, other.factor
+        return mine if theirs == 1 else theirs if mine == 1 else mine * theirs
 
     def _plain_factor(self) -> MaskedTensor:
         """The same numbers with factor 1: the factor is multiplied into the words."""

@@ -87,7 +87,10 @@ class _Lazy(Deferred[T]):
         self._source: Deferred[Any] | None = source
 
     def then(self, callback: Callable[[T], None]) -> None:
-        super().then(callback)
+        if self.ready:
+            callback(self._value)
+            return
+        self._callbacks.append(callback)
         source = self._source
         if source is not None:
             self._source = None

@@ -45,14 +45,9 @@ def _kernel(*arguments: types.Type) -> Callable[[Any], Any]:
     return njit(types.void(*arguments), cache=True, nogil=True, boundscheck=False)
 
 
-def packed_bits(bits: int) -> int:
-    """Bits that a word modulo 2^bits takes in a packed array."""
-    return (bits + 3) & ~3
-
-
 def packed_size(count: int, bits: int) -> int:
     """Bytes of a packed array of `count` words modulo 2^bits."""
-    return (count * packed_bits(bits) + 7) // 8
+    return (count * ((bits + 3) & ~3) + 7) >> 3
 
 
 @_kernel(_WORDS, _WORDS, _INT, _BYTES_OUT)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -25,6 +26,25 @@ from protocols.deferred import Deferred, combine
 from protocols.role import Role, Shape, Words
 
 Linear = Callable[[Words], Words]
+
+
+@lru_cache(4096)
+def joint_shape(x: Shape, y: Shape) -> Shape:
+    """The shape of x + y with broadcasting. A program asks for few shapes, over and over."""
+    return np.broadcast_shapes(x, y)
+
+
+@lru_cache(4096)
+def reduced_shape(shape: Shape, axis: int | tuple[int, ...] | None, keepdims: bool) -> Shape:
+    """The shape that a sum over `axis` leaves."""
+    empty = np.broadcast_to(np.bool_(True), shape)
+    return np.asarray(np.any(empty, axis=axis, keepdims=keepdims)).shape
+
+
+@lru_cache(4096)
+def _reshaped(shape: Shape, target: Shape) -> Shape:
+    """`target` with −1 replaced by what is left."""
+    return np.empty(shape, np.bool_).reshape(target).shape
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -92,7 +112,7 @@ class Masked:
         return replace(self, early=None if bits == 64 else Early(bits, self.delta, lam))
 
     def reshape(self, *shape: int) -> Masked:
-        target = np.empty(self.shape, np.bool_).reshape(shape).shape
+        target = _reshaped(self.shape, shape)
         return self._map(target, lambda words: words.reshape(target), True)
 
     def transpose(self, *axes: int) -> Masked:
@@ -119,7 +139,7 @@ class Masked:
     def scale(self, factor: int | Words) -> Masked:
         """The product with a public integer, or element-wise with public integers."""
         constant = np.asarray(factor, np.int64)
-        shape = np.broadcast_shapes(self.shape, constant.shape)
+        shape = joint_shape(self.shape, constant.shape)
         return self._map(shape, lambda words: words * constant, False)
 
     def __neg__(self) -> Masked:
@@ -128,7 +148,7 @@ class Masked:
     def shift(self, constant: int | Words) -> Masked:
         """The sum with a public integer or public integers of a shape that broadcasts."""
         words = np.asarray(constant, np.int64)
-        shape = np.broadcast_shapes(self.shape, words.shape)
+        shape = joint_shape(self.shape, words.shape)
         base = self if shape == self.shape else self.broadcast_to(shape)
 
         def added(delta: Words) -> Words:
@@ -146,7 +166,7 @@ class Masked:
         return self._join(other, np.subtract)
 
     def _join(self, other: Masked, function: Any) -> Masked:
-        shape = np.broadcast_shapes(self.shape, other.shape)
+        shape = joint_shape(self.shape, other.shape)
         early = None
         mine, theirs = self.early, other.early
         if mine is not None and theirs is not None and mine.bits == theirs.bits:
@@ -209,7 +229,7 @@ class Additive:
         return self._map(shape, function)
 
     def reshape(self, *shape: int) -> Additive:
-        target = np.empty(self.shape, np.bool_).reshape(shape).shape
+        target = _reshaped(self.shape, shape)
         return self._map(target, lambda words: words.reshape(target))
 
     def transpose(self, *axes: int) -> Additive:
@@ -241,7 +261,7 @@ class Additive:
     def shift(self, constant: int | Words) -> Additive:
         """The sum with a public integer or integers: the first evaluator adds it."""
         words = np.asarray(constant, np.int64)
-        shape = np.broadcast_shapes(self.shape, words.shape)
+        shape = joint_shape(self.shape, words.shape)
         base = self if shape == self.shape else self.broadcast_to(shape)
         if not self.role.is_first:
             return base
@@ -249,7 +269,7 @@ class Additive:
         return Additive(self.role, shape, part, base.dealt, self.has_dealt)
 
     def __add__(self, other: Additive) -> Additive:
-        shape = np.broadcast_shapes(self.shape, other.shape)
+        shape = joint_shape(self.shape, other.shape)
         part = combine(np.add, self.part, other.part)
         dealt = _join_masks(np.add, self.dealt, other.dealt, shape)
         return Additive(self.role, shape, part, dealt, self.has_dealt or other.has_dealt)
@@ -275,7 +295,7 @@ class MaskedBit:
         return f"MaskedBit(shape={self.shape})"
 
     def reshape(self, *shape: int) -> MaskedBit:
-        target = np.empty(self.shape, np.bool_).reshape(shape).shape
+        target = _reshaped(self.shape, shape)
         beta = self.beta.map(lambda bits: bits.reshape(target))
         return MaskedBit(self.role, target, beta, self.mu.reshape(target))
 
@@ -301,12 +321,6 @@ class MaskedBit:
 def public(role: Role, value: Words) -> Masked:
     """A public constant: Δ = value, λ = 0."""
     return Masked(role, value.shape, role.known(value), None, masked=False)
-
-
-def reduced_shape(shape: Shape, axis: int | tuple[int, ...] | None, keepdims: bool) -> Shape:
-    """The shape that a sum over `axis` leaves."""
-    empty = np.broadcast_to(np.bool_(True), shape)
-    return np.asarray(np.any(empty, axis=axis, keepdims=keepdims)).shape
 
 
 def concatenate(parts: Sequence[Masked], axis: int = 0) -> Masked:
