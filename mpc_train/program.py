@@ -47,6 +47,7 @@ from protocols.streams import Stream
 
 if TYPE_CHECKING:
     from mpc_train.jobs.node_config import NodeConfig
+    from mpc_train.tables.load import Report
     from parties.contract import Roles
     from parties.session import Session
 
@@ -57,10 +58,14 @@ Reals = NDArray[np.float64]
 
 
 class TrainProgram:
-    """Training as the nodes of `parties` run it. config: this node's own file."""
+    """Training as the nodes of `parties` run it.
 
-    def __init__(self, config: NodeConfig) -> None:
+    config: this node's own file. reading: told how far this node's own table is read.
+    """
+
+    def __init__(self, config: NodeConfig, reading: Report | None = None) -> None:
         self._config = config
+        self._reading = reading
         self._job: Job | None = None
         self._table: Table | None = None
         self._start: dict[str, Reals] | None = None
@@ -75,7 +80,7 @@ class TrainProgram:
         check_network(job)
         me = self._config.place.name
         if me in job.owners:
-            self._table = load_table(self._config.source(job.name), job, me)
+            self._table = load_table(self._config.source(job.name), job, me, self._reading)
         if needs_file(job, me):
             self._start = load_start(self._config.start_file(job.name), job)
         self._job = job

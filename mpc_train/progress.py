@@ -69,8 +69,31 @@ class ProgressView:
         elif kind == "started":
             self._started = self._drawn = time.monotonic()
             self.say("all nodes are connected to each other; training")
+        elif kind == "reading":
+            self._reading(fields)
         elif kind == "progress":
             self._progress(str(fields.get("node", "")), fields.get("fields") or {})
+
+    def _reading(self, fields: Mapping[str, Any]) -> None:
+        """How far this node's own table is read, in its `unit`."""
+        done, total, left = fields["done"], fields["total"], fields["seconds_left"]
+        amount = size if fields["unit"] == "bytes" else "{:,.0f} rows".format
+        with self._lock:
+            now = time.monotonic()
+            # The first news of a table only starts its clock: small ones are read before a second.
+            first, self._drawn = self._drawn == 0, self._drawn or now
+            interval = LINE_INTERVAL_S if self._bar is None else LEAST_INTERVAL_S
+            if not self._enabled or first or now - self._drawn < interval:
+                return
+            self._drawn = now
+            note = amount(done) + ("" if total is None else f" of {amount(total)}")
+            note += "" if left is None else f"  {duration(left)} left"
+            if self._bar is None:
+                print(f"reading the table: {note}", file=sys.stderr, flush=True)
+                return
+            self._bar.update(
+                self._task, description="reading", total=total, completed=done, note=note
+            )
 
     def _progress(self, node: str, fields: Mapping[str, Any]) -> None:
         step, steps, sent = fields.get("step"), fields.get("steps"), fields.get("bytes_sent")

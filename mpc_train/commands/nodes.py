@@ -1,5 +1,6 @@
 """`mpc-train party`, `dealer` and `coordinator`: one node of a run, from its own file."""
 
+import dataclasses
 import os
 import threading
 import time
@@ -26,6 +27,7 @@ from mpc_train.commands.common import (
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.jobs.node_config import NodeConfig
+    from mpc_train.tables.reading import Progress
     from parties.contract import Roles
     from parties.session import Program, Session
 
@@ -200,7 +202,7 @@ class _Guarded:
 
         from mpc_train.program import TrainProgram
 
-        self._program = TrainProgram(self._config)
+        self._program = TrainProgram(self._config, self._events.reading)
         return self._program.prepare(body, roles)
 
     def run(self, session: "Session") -> dict[str, object]:
@@ -224,6 +226,10 @@ class _Events:
     def say(self, text: str) -> None:
         self.view.say(text)
 
+    def reading(self, progress: "Progress") -> None:
+        """How far this node's own table is read."""
+        self("reading", dataclasses.asdict(progress))
+
     def __call__(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Take one event, from any thread."""
         if kind == "proposed" and "trust" in fields:
@@ -232,13 +238,13 @@ class _Events:
         elif kind in ("waiting", "connected"):
             self.say(f"{kind}: {fields.get('address')}")
         self.view.event(kind, fields)
-        if self._json and not (kind == "progress" and self._too_soon(fields)):
+        if self._json and not (kind in ("progress", "reading") and self._too_soon(fields)):
             with self._lock:
                 emit({"event": kind, **fields})
 
     def _too_soon(self, fields: Mapping[str, Any]) -> bool:
         news, node = fields.get("fields") or {}, str(fields.get("node", ""))
-        if news.get("step") == news.get("steps"):
+        if news and news.get("step") == news.get("steps"):
             return False  # whoever watches is told of the last step
         now = time.monotonic()
         if now - self._last.get(node, 0.0) < PROGRESS_INTERVAL_S:

@@ -118,12 +118,13 @@ def _dates(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
     if cells.dtype == polars.String or cells.dtype == polars.Null:
         text = _text(cells).str.strip_chars()
         missing = _listed(text, column.missing)
-        days = text.str.to_date(source.date_format, strict=False)
+        form = source.form_of(column.name)
+        days = text.str.to_date(form, strict=False)
         bad = days.is_null().to_numpy() & ~missing
         _refuse_text(
             bad,
             text,
-            f"not a date in the form {source.date_format} (date_format {_WHERE}); "
+            f"not a date in the form {form} (date_format {_WHERE}); "
             "forms are not guessed and not mixed",
         )
     elif cells.dtype == polars.Date or cells.dtype == polars.Datetime:

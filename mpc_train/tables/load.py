@@ -53,7 +53,7 @@ def load(
     with open_table(source) as table:
         _check_names(table, label, schema, source, (*names, *identifiers))
         filling = _Filling(label, table.place, len(names), rows)
-        started = time.monotonic()
+        report = reporting(table, progress)
         for chunk in table.chunks((*names, *identifiers)):
             filling.begin(chunk.places)
             for index, name in enumerate(names):
@@ -62,8 +62,7 @@ def load(
             for name in identifiers:
                 with filling.named(name):
                     filling.identify(name, chunk.frame[name])
-            if progress is not None:
-                progress(_progress(table, chunk.done, time.monotonic() - started))
+            report(chunk.done)
         found = filling.table(tuple(names))
     if not found.rows:
         raise DataError(f"{label}: there are columns but no row")
@@ -227,8 +226,16 @@ def _check_duplicates(table: TypedTable, label: str) -> None:
             )
 
 
-def _progress(table: Table, done: int, seconds: float) -> Progress:
-    left = None
-    if table.total and done:
-        left = seconds * max(table.total - done, 0) / done
-    return Progress(done, table.total, table.unit, left)
+def reporting(table: Table, progress: Report | None) -> Callable[[int], None]:
+    """Takes how much is done, and tells `progress` with the time that is left."""
+    started = time.monotonic()
+
+    def report(done: int) -> None:
+        if progress is None:
+            return
+        left = None
+        if table.total and done:
+            left = (time.monotonic() - started) * max(table.total - done, 0) / done
+        progress(Progress(done, table.total, table.unit, left))
+
+    return report

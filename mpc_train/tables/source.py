@@ -47,6 +47,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """csv: what stands between a number's whole part and its fraction."""
     date_format: str = "%Y-%m-%d"
     """How dates are written where the format does not know dates: %Y, %m, %d and the like."""
+    date_formats: dict[str, str] = {}
+    """The same by column, for those that are written otherwise."""
     url: str = ""
     """`sqlite:///path` or `postgresql://user@host/database`, without a password."""
     query: str = ""
@@ -57,6 +59,10 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     @property
     def separator(self) -> str:
         return self.delimiter or ("\t" if Path(self.file).suffix.lower() == ".tsv" else ",")
+
+    def form_of(self, column: str) -> str:
+        """How the dates of a column are written."""
+        return self.date_formats.get(column, self.date_format)
 
     @property
     def file_format(self) -> FileFormat:
@@ -96,8 +102,9 @@ def check_source(source: Source) -> None:
             what = "a database" if source.url else f"a file of the format {source.file_format}"
             raise SourceProblem(key, f"{what} has no such option; remove it")
     (_check_url if source.url else _check_csv)(source)
-    if not any(sign in source.date_format for sign in ("%d", "%j", "%F", "%D")):
-        raise SourceProblem("date_format", 'write the form of a date like "%d.%m.%Y"')
+    for form in (source.date_format, *source.date_formats.values()):
+        if not any(sign in form for sign in ("%d", "%e", "%j", "%F", "%D")):
+            raise SourceProblem("date_format", 'write the form of a date like "%d.%m.%Y"')
 
 
 _FORMATS = tuple(dict.fromkeys(ENDINGS.values()))

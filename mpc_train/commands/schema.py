@@ -1,0 +1,125 @@
+"""`mpc-train schema`: draft what the columns of a table mean, and compare it among owners."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mpc_train.commands.common import Format, FormatOption, emit, reporting
+from mpc_train.errors import ConfigError, JobError
+
+if TYPE_CHECKING:
+    from mpc_train.tables.source import Source
+
+schema = typer.Typer(no_args_is_help=True, help="What the columns of tables mean.")
+
+FilesArgument = Annotated[
+    list[Path], typer.Argument(metavar="SCHEMA…", help="Schema files, or digests of them (.json).")
+]
+
+
+@schema.command("infer")
+def schema_infer(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="CSV, Parquet, Arrow or npz.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Instead of FILE: a node's own file, which names tables.")
+    ] = None,
+    job: Annotated[
+        str, typer.Option(help="With --config: the table of the job of this name.")
+    ] = "",
+    delimiter: Annotated[str, typer.Option(help="CSV: the sign between cells.")] = "",
+    encoding: Annotated[str, typer.Option(help="CSV: how the file is encoded.")] = "utf-8",
+    decimal: Annotated[str, typer.Option(help="CSV: point or comma in numbers.")] = ".",
+    date_format: Annotated[str, typer.Option(help="How dates are written.")] = "%Y-%m-%d",
+    output: FormatOption = Format.text,
+) -> None:
+    """Print a first draft of a table's schema. It holds statistics of the table: review it before
+    others get it."""
+    with reporting(output):
+        from mpc_train.progress import ProgressView
+        from mpc_train.tables.infer import infer
+
+        if config is not None:
+            source = _declared(config, job)
+        else:
+            options = {
+                "delimiter": delimiter,
+                "encoding": encoding,
+                "decimal": decimal,
+                "date_format": date_format,
+            }
+            source = _given(file, options)
+        view = ProgressView(enabled=output is Format.text)
+        with view.shown():
+            draft = infer(source, lambda news: view.event("reading", dataclasses.asdict(news)))
+        for warning in draft.warnings:
+            print(f"review: {warning}", file=sys.stderr)
+        if output is Format.json:
+            emit({"status": "ok", "schema": draft.text, "warnings": list(draft.warnings)})
+        else:
+            print(draft.text, end="")
+
+
+@schema.command("digest")
+def schema_digest(
+    file: Annotated[Path, typer.Argument(metavar="SCHEMA.toml", help="The schema file.")],
+    output: FormatOption = Format.text,
+) -> None:
+    """Print digests of a schema, its columns and their fields as one line of JSON, to compare
+    schemas without sending them."""
+    with reporting(output):
+        import msgspec
+
+        from mpc_train.tables.compare import digest_of
+        from mpc_train.tables.schema import load_schema
+
+        print(msgspec.json.encode(digest_of(load_schema(file))).decode())
+
+
+@schema.command("check")
+def schema_check(files: FilesArgument, output: FormatOption = Format.text) -> None:
+    """Validate a schema; with several, say whether all are the same and name the column and the
+    field that differs."""
+    with reporting(output):
+        from mpc_train.tables.compare import differences, read_digest
+
+        digests = {str(path): read_digest(path) for path in files}
+        found = differences(digests)
+        if found:
+            raise JobError("; ".join(found))
+        (first, *_) = digests.values()
+        if output is Format.json:
+            emit({"status": "ok", "digest": first.schema, "columns": len(first.columns)})
+            return
+        same = f"{len(files)} files, the same schema" if len(files) > 1 else "schema"
+        print(f"{same}: {len(first.columns)} columns, digest {first.schema}")
+
+
+def _declared(config: Path, job: str) -> "Source":
+    from mpc_train.jobs.node_config import load_node_config
+
+    loaded = load_node_config(config)
+    if not job and len(loaded.data) == 1:
+        (job,) = loaded.data
+    return loaded.source(job)
+
+
+def _given(file: Path | None, options: dict[str, str]) -> "Source":
+    import msgspec
+
+    from mpc_train.tables.source import Source, SourceProblem, check_source
+
+    if file is None:
+        raise ConfigError("name a file, or a node's own file with --config")
+    try:
+        source = msgspec.convert({"file": str(file), **options}, Source)
+        check_source(source)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from error
+    except SourceProblem as problem:
+        raise ConfigError(f"{problem.key}: {problem}") from problem
+    return source
