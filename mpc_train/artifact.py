@@ -27,6 +27,7 @@ from safetensors.numpy import save as save_tensors
 
 from mpc_train.errors import ArtifactError
 from mpc_train.jobs.job import Job
+from mpc_train.jobs.reading import Reading
 from mpc_train.jobs.schedule import total_steps
 from protocols.canonical import pack
 from protocols.envelope import EnvelopeInfo, seal_envelope
@@ -48,7 +49,7 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step: int
     job: str
     """The whole job, canonical JSON: with it the manifest says what the model is."""
-    metrics: dict[str, float | None]
+    metrics: dict[str, Reading]
     """None: undefined on the held-out rows, as an AUC is where one class is absent."""
     commitment: str
     """HMAC-SHA256, hexadecimal, of the sealed tensors under the key in the envelope."""
@@ -57,7 +58,7 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def envelope_info(job: Job, sid: bytes, sender: str, recipient: str) -> EnvelopeInfo:
     """What an envelope of this job's final model says of itself."""
-    return EnvelopeInfo(SUITE, sid, total_steps(job), tuple(job.shapes), sender, recipient)
+    return EnvelopeInfo(SUITE, sid, total_steps(job), tuple(job.sealed), sender, recipient)
 
 
 def seal_model(
@@ -69,12 +70,12 @@ def seal_model(
     recipient_public: bytes,
     delta: Tensors,
     mask: Tensors,
-    metrics: Mapping[str, float | None],
+    metrics: Mapping[str, Reading],
     signer: Signer,
 ) -> bytes:
     """Seal evaluator `me`'s part of the final model to `recipient`; return the envelope.
 
-    delta, mask: ΔW and [λW]_me by name, int64, shapes as in `job.shapes`; the masks must be
+    delta, mask: ΔW and [λW]_me by name, int64, shapes as in `job.sealed`; the masks must be
     fresh since their last opening. Raises ArtifactError for other names or shapes and for a
     recipient that the job does not name.
     """
@@ -108,10 +109,10 @@ def seal_model(
 
 
 def check_tensors(job: Job, what: str, tensors: Tensors) -> None:
-    """Raise ArtifactError unless `tensors` have the names, shapes and type of the job's model."""
-    if set(tensors) != set(job.shapes):
+    """Raise ArtifactError unless names, shapes and type are those of what the job seals."""
+    if set(tensors) != set(job.sealed):
         raise ArtifactError(f"{what}: other tensors than the job's model has")
-    for name, shape in job.shapes.items():
+    for name, shape in job.sealed.items():
         value = tensors[name]
         if value.dtype != np.int64 or value.shape != shape:
             raise ArtifactError(

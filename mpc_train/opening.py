@@ -25,6 +25,7 @@ from safetensors.numpy import save as save_tensors
 from mpc_train.artifact import PURPOSE, Statement, check_tensors, commit, envelope_info
 from mpc_train.errors import ArtifactError, JobError
 from mpc_train.jobs.job import Job, job_from_bytes
+from mpc_train.jobs.reading import Reading
 from mpc_train.jobs.schedule import total_steps
 from protocols.bundle import unpack_bundle
 from protocols.canonical import unpack
@@ -40,6 +41,8 @@ from protocols.session import SUITE
 from protocols.signatures import Verifier
 
 MODEL_FILE, MANIFEST_FILE = "model.safetensors", "manifest.json"
+PREPARATION_FILE = "preparation.safetensors"
+"""Where the job has secret ones: what turns raw columns into the model's inputs, float64."""
 MAX_STATEMENT_BYTES = 1 << 24
 _SIGNATURE_BYTES = 1 << 14
 
@@ -59,7 +62,7 @@ class OpenedModel:
 
     job: Job
     weights: dict[str, NDArray[np.float64]]
-    metrics: dict[str, float | None]
+    metrics: dict[str, Reading]
     files: dict[str, bytes]
 
     def __repr__(self) -> str:
@@ -156,7 +159,7 @@ def _open_part(
         tensors = load_tensors(blob)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{sender} sealed tensors that cannot be read") from error
-    if tuple(claimed.names) != tuple(_signed_job(statement).shapes):
+    if tuple(claimed.names) != tuple(_signed_job(statement).sealed):
         raise ArtifactError(f"the envelope of {sender} does not name the model's tensors")
     return _Part(statement, text, signature, tensors)
 
@@ -204,8 +207,8 @@ def _combine(job: Job, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.float
             halves[kind][name] = value
         for kind, tensors in halves.items():
             check_tensors(job, f"{kind} of {sender}", tensors)
-        for name in job.shapes:
-            if not first.keys() >= job.shapes.keys():
+        for name in job.sealed:
+            if not first.keys() >= job.sealed.keys():
                 first[name] = halves["delta"][name]
                 total[name] = halves["delta"][name].copy()
             if not np.array_equal(first[name], halves["delta"][name]):  # 5
@@ -227,12 +230,18 @@ def _files(
     """The model as float32 safetensors and its manifest; the caller writes them."""
     key = os.urandom(32)
     single: dict[str, NDArray[np.generic]] = {
-        name: value.astype(np.float32) for name, value in weights.items()
+        name: weights[name].astype(np.float32) for name in job.shapes
     }
     steps = next(iter(parts.values())).statement.step
     for name, shape in job.graph.named("counter"):
         single[name] = np.full(shape, steps, np.int64)
     model = save_tensors(single, metadata={"format": "pt", "manifest_key": key.hex()})
+    files = {MODEL_FILE: model}
+    described: dict[str, object] = {"inputs": list(job.pipeline.names)}
+    if job.pipeline.shapes:
+        prepare = save_tensors({name: weights[name] for name in job.pipeline.shapes})
+        files[PREPARATION_FILE] = prepare
+        described |= {"file": PREPARATION_FILE, "hmac_sha256": commit(key, prepare)}
     first = next(iter(parts.values())).statement
     manifest = {
         "version": 1,
@@ -242,6 +251,7 @@ def _files(
         "step": first.step,
         "recipient": recipient,
         "model": {"file": MODEL_FILE, "dtype": "float32", "hmac_sha256": commit(key, model)},
+        "preparation": described,
         "tensors": {name: list(shape) for name, shape in job.shapes.items()},
         "metrics": first.metrics,
         "statements": [
@@ -254,4 +264,4 @@ def _files(
         ],
     }
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    return {MODEL_FILE: model, MANIFEST_FILE: text + b"\n"}
+    return {**files, MANIFEST_FILE: text + b"\n"}

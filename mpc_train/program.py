@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 
 from mpc_train.artifact import ENVELOPE_FILE, seal_model
 from mpc_train.data import Table, load_table
+from mpc_train.evaluation.metrics import revealed
 from mpc_train.jobs.job import Job, job_from_bytes
 from mpc_train.jobs.job_train_checks import needs_file
 from mpc_train.jobs.ranges import check_ranges, rate
+from mpc_train.jobs.reading import Reading
 from mpc_train.jobs.schedule import checked_rows, distinct_rates, split, total_steps
 from mpc_train.networks.models import check_network, initial_weights
-from mpc_train.training.metrics import secret_metrics
+from mpc_train.preparation.sharing import Shared, share_in, words_brought
 from mpc_train.training.trainer import Trainer, make_trainer, train
 from mpc_train.training.warm_start import PUBLIC, flat, load_start, started_with
 from mpc_train.training.watch import Watch, disclosures
@@ -38,7 +40,7 @@ from protocols import crypten_functions
 from protocols.crypten_backend import MaskedTensor, Source, attach, detach
 from protocols.dealer import Dealer
 from protocols.evaluator import Evaluator
-from protocols.fixed_point import decode, encode
+from protocols.fixed_point import encode
 from protocols.functions import constants_digest
 from protocols.inputs import OutsideSource, send_outside
 from protocols.reveal import Output, RevealGate, SealedHalf
@@ -113,7 +115,8 @@ class TrainProgram:
     def _attached(self, session: Session, job: Job, role: Role) -> dict[str, object]:
         try:
             role.begin_step(0)
-            inputs, labels, start = self._share_in(session, job, role)
+            shared, start = self._share_in(session, job, role)
+            inputs, labels = shared.inputs, shared.labels
             role.finish()
             steps = total_steps(job)
 
@@ -135,8 +138,8 @@ class TrainProgram:
             gc.freeze()
             training = train(job, role, trainer, inputs, labels, done, watch)
             role.begin_step(steps + 1)
-            metrics = _reveal_metrics(job, role, gate, trainer, inputs, labels)
-            halves = _reveal_weights(job, gate, trainer)
+            metrics = _reveal_metrics(job, gate, trainer, shared)
+            halves = _reveal_sealed(job, gate, trainer, shared)
             role.close()
         finally:
             detach()
@@ -154,29 +157,11 @@ class TrainProgram:
 
     def _share_in(
         self, session: Session, job: Job, role: Role
-    ) -> tuple[MaskedTensor, MaskedTensor, dict[str, MaskedTensor]]:
-        """2: rows [all rows, features] and labels [all rows, outputs], in the order of owners, and
-        the weights that training starts from, where the job gives them."""
-        features, labels = [], []
-        sources = {}
-        for owner in job.owners:
-            rows = job.data.rows[owner]
-            source = sources[owner] = _source(session, job, owner)
-            mine = self._table if owner == session.me else None
-            features.append(
-                MaskedTensor(
-                    None if mine is None else mine.features,
-                    src=source,
-                    shape=(rows, len(job.features)),
-                )
-            )
-            labels.append(
-                MaskedTensor(
-                    None if mine is None else label_matrix(job, mine.labels),
-                    src=source,
-                    shape=(rows, job.outputs),
-                )
-            )
+    ) -> tuple[Shared, dict[str, MaskedTensor]]:
+        """2: rows and labels, in the order of owners, and the weights that training starts from,
+        where the job gives them."""
+        sources = {owner: _source(session, job, owner) for owner in job.owners}
+        shared = share_in(job, sources, session.me, self._table)
         start, settings = {}, job.train.warm_start
         if settings is not None:
             source_of_start: Source | None = None
@@ -185,7 +170,7 @@ class TrainProgram:
             elif settings.source != PUBLIC:
                 source_of_start = sources[settings.source]
             start = started_with(job, role, source_of_start, self._start)
-        return MaskedTensor.cat(features), MaskedTensor.cat(labels), start
+        return shared, start
 
     def _send_rows(self, session: Session, job: Job) -> None:
         """2, at an owner that only brings data."""
@@ -196,19 +181,18 @@ class TrainProgram:
             stream = Stream(session.export(evaluator, INPUT_LABEL))
             stream.begin_step(0)
             streams.append(stream)
-        brought = [self._table.features, label_matrix(job, self._table.labels)]
+        words = list(words_brought(job, session.me, self._table))
         if self._start is not None:
-            brought.append(flat(self._start))
-        for number, values in enumerate(brought):
-            words = encode(values, job.fraction_bits)
-            send_outside(session.channel, job.evaluators, streams, words, number)
+            words.append(encode(flat(self._start), job.fraction_bits))
+        for number, each in enumerate(words):
+            send_outside(session.channel, job.evaluators, streams, each, number)
 
     def _seal(
         self,
         session: Session,
         job: Job,
         halves: dict[str, SealedHalf],
-        metrics: dict[str, float],
+        metrics: dict[str, Reading],
     ) -> None:
         """5: this evaluator's half of the weights, an envelope for each recipient."""
         for recipient in job.recipients:
@@ -242,49 +226,37 @@ def _source(session: Session, job: Job, owner: str) -> Source:
 
 
 def _reveal_metrics(
-    job: Job,
-    role: Role,
-    gate: RevealGate,
-    trainer: Trainer,
-    inputs: MaskedTensor,
-    labels: MaskedTensor,
-) -> dict[str, float]:
+    job: Job, gate: RevealGate, trainer: Trainer, shared: Shared
+) -> dict[str, Reading]:
     """4: the listed metrics, known to all evaluators; empty at the dealer."""
     if not job.reveal.metrics:
         return {}
-    _, held_out = split(job)
-    found = {}
-    for metric in secret_metrics(job, trainer.model.evaluated(inputs[held_out]), labels[held_out]):
-        words = gate.to_everybody(metric.name, total_steps(job), metric.value)
-        if words is not None:
-            found[metric.name] = metric.finish(float(decode(words, job.fraction_bits).item()))
-    return found
+    _, rows = split(job)
+    outputs = trainer.model.evaluated(shared.inputs[rows])
+    return revealed(job, gate, total_steps(job), job.reveal.metrics, outputs, shared.labels[rows])
 
 
-def _reveal_weights(job: Job, gate: RevealGate, trainer: Trainer) -> dict[str, SealedHalf]:
-    """5: this evaluator's halves of the weights under fresh masks; empty at the dealer."""
+def _reveal_sealed(
+    job: Job, gate: RevealGate, trainer: Trainer, shared: Shared
+) -> dict[str, SealedHalf]:
+    """5: this evaluator's halves of what is sealed, under fresh masks; empty at the dealer."""
+    secret = {name: trainer.model.tensors[name].masked() for name in job.shapes}
+    secret |= shared.parameters.named()
     found = {}
-    for name in job.shapes:
-        half = gate.for_recipients(name, total_steps(job), trainer.model.tensors[name].masked())
+    for name in job.sealed:
+        half = gate.for_recipients(name, total_steps(job), secret[name])
         if half is not None:
             found[name] = half
     return found
 
 
 def agreed_outputs(job: Job) -> frozenset[Output]:
-    """Everything that may leave: metrics and weights, once, at the end, and what `watch` discloses.
+    """All that may leave: metrics and what is sealed, once, at the end, and what `watch` discloses.
 
     The end counts as the job's last step, also where early stopping comes before it.
     """
-    names = (*job.reveal.metrics, *job.shapes)
+    names = (*job.reveal.metrics, *job.sealed)
     return disclosures(job) | {Output(name, total_steps(job)) for name in names}
-
-
-def label_matrix(job: Job, labels: Reals) -> Reals:
-    """Labels [rows] in the shape of the model's output: one column, or one-hot classes."""
-    if job.outputs == 1:
-        return labels.reshape(-1, 1)
-    return np.eye(job.outputs)[labels.astype(np.int64)]
 
 
 def public_constants(job: Job) -> bytes:

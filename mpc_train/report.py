@@ -9,6 +9,7 @@ from typing import Any
 
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_train_checks import drops
+from mpc_train.jobs.reading import Reading
 from mpc_train.jobs.schedule import checked_rows, split_sizes, steps_per_epoch, total_steps
 
 MODELS = {
@@ -137,9 +138,13 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def figure(value: float | None) -> str:
-    """Return a metric for people; None is one that is undefined on the held-out rows."""
-    return "undefined" if value is None else f"{value:.4f}"
+def figure(value: Reading) -> str:
+    """Return a metric for people; None is one that is refused or undefined."""
+    if value is None:
+        return "refused: a group has too few rows"
+    if isinstance(value, list):
+        return "[" + ", ".join(figure(part) for part in value) + "]"
+    return f"{value:.0f}" if value == round(value) and value > 1 else f"{value:.4f}"
 
 
 def outcome(result: Mapping[str, Any]) -> str:

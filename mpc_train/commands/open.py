@@ -97,7 +97,9 @@ def open_file(
     try:
         out.mkdir(parents=True, exist_ok=True)
         # The manifest last: whoever sees it finds the model that it speaks of.
-        write_atomic(out / MODEL_FILE, model.files[MODEL_FILE])
+        for name, content in model.files.items():
+            if name != MANIFEST_FILE:
+                write_atomic(out / name, content)
         write_atomic(out / MANIFEST_FILE, model.files[MANIFEST_FILE])
     except OSError as error:
         raise ArtifactError(f"{out}: cannot be written ({error.strerror})") from error

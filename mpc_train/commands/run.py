@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import sys
 import time
@@ -271,8 +270,8 @@ def _compare(
     initial = initial_weights(job) if path is None else start_words(job, load_start(path, job))
     twin = train_twin(job, tables, initial)
     return {
-        "twin_metrics": {
-            name: value if math.isfinite(value) else None for name, value in twin.metrics.items()
-        },
-        "max_weight_difference": max_weight_difference(weights, twin.state),
+        "twin_metrics": twin.metrics,
+        "max_weight_difference": max_weight_difference(
+            {name: weights[name] for name in job.shapes}, twin.state
+        ),
     }

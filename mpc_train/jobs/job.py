@@ -22,6 +22,7 @@ from mpc_train.errors import JobError, ModelError
 from mpc_train.jobs.job_checks import JOB_VERSION, JobProblem, check_job
 from mpc_train.jobs.job_data import Data, Feature, Label, features_of, label_of, schema_of
 from mpc_train.jobs.job_prepare import Prepare
+from mpc_train.jobs.job_reveal import Reveal
 from mpc_train.jobs.job_train import Strict, Train
 from mpc_train.jobs.ranges import check_ranges
 from mpc_train.jobs.strict_toml import at, load_toml
@@ -31,7 +32,6 @@ from mpc_train.preparation.pipeline import Pipeline, pipeline_of
 from mpc_train.tables.schema import Schema, load_schema
 
 ModelKind = Literal["linear", "logistic", "softmax", "mlp"]
-Metric = Literal["mse", "mae", "r2", "accuracy", "auc"]
 
 
 class Roles(Strict, frozen=True):
@@ -74,16 +74,6 @@ class FixedPoint(Strict, frozen=True):
     it (a diverging training) may come out wrong."""
     gradient_limit: int = 8
     """Largest magnitude of a weight's mean gradient over a batch, stated in the same way."""
-
-
-class Reveal(Strict, frozen=True):
-    """`[reveal]`: the metrics that everybody learns; the model goes to the recipients only."""
-
-    metrics: tuple[Metric, ...] = ()
-    least_test_rows: int = 20
-    """No metric is revealed over fewer rows than this."""
-    training_loss_every: int = 0
-    """Steps between two revealed losses of a batch; 0: none is revealed."""
 
 
 class Job(Strict, frozen=True, dict=True):
@@ -215,6 +205,12 @@ class Job(Strict, frozen=True, dict=True):
         everybody knows, are not among them.
         """
         return dict(self.graph.named("parameter", "frozen", "statistic"))
+
+    @property
+    def sealed(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all that is sealed to the recipients, and revealed in no other way:
+        the model's tensors, and what turns raw columns into its inputs."""
+        return {**self.shapes, **self.pipeline.shapes}
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes: JSON with sorted keys, decimals as strings."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from mpc_train.jobs.job_data_checks import check_data
 from mpc_train.jobs.job_problem import JobProblem, no_duplicates
+from mpc_train.jobs.job_reveal_checks import check_reveal
 from mpc_train.jobs.job_train_checks import check_train
-from mpc_train.jobs.schedule import split_sizes
 from mpc_train.networks.carried import check_carried
 from mpc_train.networks.graph import GraphError
 from mpc_train.preparation.pipeline import check_pipeline
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
 JOB_VERSION = 1
-
-METRICS: dict[str, tuple[str, ...]] = {
-    "linear": ("mse", "mae", "r2"),
-    "logistic": ("accuracy", "auc"),
-    "softmax": ("accuracy",),
-    "mlp": ("accuracy",),
-}
-"""Which metrics each kind of model can reveal."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 MAX_NODES = 64
@@ -50,7 +42,7 @@ def check_job(job: "Job") -> None:
     check_pipeline(job)
     _check_model(job)
     check_train(job)
-    _check_reveal(job)
+    check_reveal(job)
     if len(job.to_bytes()) > MAX_BODY_BYTES:
         raise JobProblem(
             "data.features", f"the job is longer than {MAX_BODY_BYTES >> 10} KiB{_instead(job)}"
@@ -160,34 +152,4 @@ def _check_network(job: "Job") -> None:
             key,
             f"the network puts out {list(graph.output_shape)} for a row; a {model.kind} model of "
             f"this job needs [{job.outputs}]",
-        )
-
-
-def _check_reveal(job: "Job") -> None:
-    reveal, possible = job.reveal, METRICS[job.model.kind]
-    no_duplicates("reveal.metrics", reveal.metrics)
-    for metric in reveal.metrics:
-        if metric not in possible:
-            raise JobProblem(
-                "reveal.metrics",
-                f"{metric!r} does not suit a {job.model.kind} "
-                f"model; possible: {', '.join(possible)}",
-            )
-    if reveal.least_test_rows < 2:
-        raise JobProblem("reveal.least_test_rows", "at least 2: a metric of one row is the row")
-    _, test_rows = split_sizes(job)
-    if reveal.metrics and test_rows < reveal.least_test_rows:
-        raise JobProblem(
-            "reveal.metrics",
-            f"a metric needs {reveal.least_test_rows} test rows (reveal.least_test_rows) and "
-            f"there are {test_rows}; raise data.test_fraction or reveal no metric",
-        )
-    every = reveal.training_loss_every
-    if every < 0:
-        raise JobProblem("reveal.training_loss_every", "at least 0; 0 reveals none")
-    if every and job.train.batch_size < reveal.least_test_rows:
-        raise JobProblem(
-            "reveal.training_loss_every",
-            f"a loss over {job.train.batch_size} rows is not revealed: reveal.least_test_rows = "
-            f"{reveal.least_test_rows}; use larger batches",
         )

@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from mpc_train.errors import JobError
-from mpc_train.jobs.schedule import distinct_rates, learning_rate, split_sizes
+from mpc_train.jobs.schedule import distinct_rates, learning_rate
 from mpc_train.networks.graph_ranges import check_graph_ranges
 from mpc_train.training.training_setup import check_training
 
@@ -29,8 +29,6 @@ MOST_RATE_BITS = 12
 LEAST_RATE_BITS = 8
 """Rates are rounded by at most the largest one times 2^-8."""
 MAX_CLASSES = 16
-MAX_AUC_ROWS = 2048
-"""AUC compares all pairs of held-out rows."""
 
 
 def check_ranges(job: Job) -> None:
@@ -45,12 +43,6 @@ def check_ranges(job: Job) -> None:
         )
     if job.model.kind in ("softmax", "mlp") and job.outputs > MAX_CLASSES:
         raise JobError(f"model.classes: at most {MAX_CLASSES} classes, the job has {job.outputs}")
-    held_out = split_sizes(job)[1]
-    if "auc" in job.reveal.metrics and held_out > MAX_AUC_ROWS:
-        raise JobError(
-            f"reveal.metrics: auc compares all pairs of held-out rows, at most {MAX_AUC_ROWS} of "
-            f"them, here {held_out}; lower data.test_fraction or reveal accuracy instead"
-        )
     check_graph_ranges(job)
     check_training(job)
     for epoch, step in distinct_rates(job):

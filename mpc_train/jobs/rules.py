@@ -10,7 +10,8 @@ from typing import Literal
 import msgspec
 
 from mpc_train.errors import RefusedError
-from mpc_train.jobs.job import Job, Metric, ModelKind
+from mpc_train.jobs.job import Job, ModelKind
+from mpc_train.jobs.job_reveal import Metric
 
 Disclosure = Literal["early_stopping", "guard", "training_loss"]
 
@@ -33,6 +34,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Fewest owners of data: with two, each can subtract its own part from a total."""
     least_test_rows: int = 20
     """Fewest rows that a metric is taken over."""
+    least_group: int = 1
+    """Fewest rows of a group that a metric is revealed of (`reveal.least_group` of the job)."""
     jobs: tuple[str, ...] = ()
     """Digests (hexadecimal, as `mpc-train job check` prints them) of the jobs that are allowed;
     none listed: any job that keeps the other rules."""
@@ -62,7 +65,8 @@ def check_rules(rules: Rules, job: Job) -> None:
         broken.append(f"a {job.model.kind} model is not under models")
     if job.model.module and job.model.module not in rules.modules:
         broken.append(f"{job.model.module} would be called and is not under modules")
-    metrics = [metric for metric in job.reveal.metrics if metric not in rules.metrics]
+    listed = dict.fromkeys((*job.reveal.metrics, *job.reveal.per_party))
+    metrics = [metric for metric in listed if metric not in rules.metrics]
     if metrics:
         broken.append(f"{', '.join(metrics)} would be revealed and is not under metrics")
     disclosed = [what for what in disclosed_on_the_way(job) if what not in rules.disclosures]
@@ -70,12 +74,15 @@ def check_rules(rules: Rules, job: Job) -> None:
         broken.append(f"{', '.join(disclosed)} would be disclosed and is not under disclosures")
     if len(job.owners) < rules.least_parties:
         broken.append(f"{len(job.owners)} owners bring data, least_parties = {rules.least_parties}")
-    if (
-        job.reveal.metrics or disclosed_on_the_way(job)
-    ) and job.reveal.least_test_rows < rules.least_test_rows:
+    if (listed or disclosed_on_the_way(job)) and job.reveal.least_test_rows < rules.least_test_rows:
         broken.append(
             f"metrics are allowed over {job.reveal.least_test_rows} rows, "
             f"least_test_rows = {rules.least_test_rows}"
+        )
+    if listed and job.reveal.least_group < rules.least_group:
+        broken.append(
+            f"metrics are allowed of groups of {job.reveal.least_group} rows, "
+            f"least_group = {rules.least_group}"
         )
     if broken:
         raise RefusedError(

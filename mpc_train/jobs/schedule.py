@@ -49,6 +49,12 @@ def split(job: "Job") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return training, held_out
 
 
+def held_out_of(job: "Job", owner: str) -> NDArray[np.int64]:
+    """Return the numbers of an owner's rows that are held out, ascending."""
+    first, held_out = job.first_row(owner), split(job)[1]
+    return held_out[(held_out >= first) & (held_out < first + job.data.rows[owner])]
+
+
 def checked_rows(job: "Job") -> NDArray[np.int64]:
     """Return the rows, ascending, that early stopping is decided on; none without it."""
     return _three_parts(job)[1]

@@ -39,22 +39,18 @@ class Local:
         return f"Local(rows={len(self.values)}, terms={self.values.shape[1]})"
 
 
-def local_terms(
-    pipeline: Pipeline, table: TypedTable, columns: frozenset[str] | None = None
-) -> Local:
-    """The owner's part of every term; terms of other `columns` than its own are 0 everywhere."""
-    values = np.zeros((table.rows, len(pipeline.terms)))
+def local_terms(pipeline: Pipeline, table: TypedTable) -> Local:
+    """The owner's part of every term. The table's own memory is used where each column is one
+    term, and is not to be read afterwards."""
+    places = [table.names.index(term.column) for term in pipeline.terms]
+    in_place = places == list(range(len(places)))
+    values = table.values if in_place else np.empty((table.rows, len(places)))
     present = np.ones((table.rows, len(pipeline.filled)))
-    place = {index: number for number, index in enumerate(pipeline.filled)}
-    for index, term in enumerate(pipeline.terms):
-        if columns is not None and term.column not in columns:
-            continue
-        number = table.names.index(term.column)
-        missing = table.missing[:, number]
-        values[:, index] = term_values(term, table.values[:, number], missing)
-        if index in place:
-            present[:, place[index]] = ~missing
-    return Local(values, present)
+    for index, (term, place) in enumerate(zip(pipeline.terms, places, strict=True)):
+        values[:, index] = term_values(term, table.values[:, place], table.missing[:, place])
+    for number, index in enumerate(pipeline.filled):
+        present[:, number] = ~table.missing[:, places[index]]
+    return Local(values[:, : len(places)], present)
 
 
 def term_values(term: Term, values: Reals, missing: Mask) -> Reals:
@@ -85,6 +81,9 @@ def check_cells(job: Job, name: str, values: Reals, missing: Mask) -> None:
     if name == job.label.name:
         if missing.any():
             raise CellError(int(np.argmax(missing)), "the label is missing; leave such rows out")
+        if not job.classes:
+            scaled = (values - float(job.label.center)) / float(job.label.scale)
+            _refuse_beyond(scaled, float(job.data.limit), f"±{job.data.limit} (data.limit)")
         return
     terms = [term for term in job.pipeline.terms if term.column == name]
     refused = missing & any(not term.takes_missing for term in terms)
@@ -96,14 +95,19 @@ def check_cells(job: Job, name: str, values: Reals, missing: Mask) -> None:
         )
     for term in terms:
         if term.part == "number":
+            what = "the declared range" if term.scaled else f"±{job.data.limit} (data.limit)"
             most = term.bound if term.scaled else float(job.data.limit)
-            outside = np.abs(term_values(term, values, missing)) > most * (1 + 1e-9)
-            if outside.any():
-                raise CellError(
-                    int(np.argmax(outside)),
-                    f"after centring and scaling beyond ±{most:g} (data.limit, or the declared "
-                    "range); correct the cell, or the job's center and scale",
-                )
+            _refuse_beyond(term_values(term, values, missing), most, what)
+
+
+def _refuse_beyond(values: Reals, most: float, what: str) -> None:
+    outside = ~(np.abs(values) <= most * (1 + 1e-9))
+    if outside.any():
+        raise CellError(
+            int(np.argmax(outside)),
+            f"after centring and scaling beyond {what}; correct the cell, or the job's center and "
+            "scale",
+        )
 
 
 def partials(pipeline: Pipeline, local: Local, rows: NDArray[np.int64], total: int) -> Reals:

@@ -19,8 +19,13 @@ from mpc_train.data import Table
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_train_checks import is_frozen
 from mpc_train.jobs.ranges import rate
+from mpc_train.jobs.reading import Reading
 from mpc_train.jobs.schedule import batches, checked_rows, is_checked, split
 from mpc_train.networks.plain import PlainGraph
+from mpc_train.preparation.applied import applied
+from mpc_train.preparation.local import Local
+from mpc_train.twin.reference_metrics import twin_metric
+from mpc_train.twin.reference_preparation import twin_parameters
 from mpc_train.twin.reference_setup import TwinStopping, twin_clip, twin_loss, twin_optimizer
 
 
@@ -29,7 +34,7 @@ class Twin:
     """What the twin ends with: float64 weights by name, and the job's metrics on held-out rows."""
 
     state: dict[str, NDArray[np.float64]]
-    metrics: dict[str, float]
+    metrics: dict[str, Reading]
     steps: int = 0
     """Steps that were trained: fewer than the job's where early stopping ended it."""
 
@@ -53,7 +58,8 @@ def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[
     initial: the model's first weights, int64 at scale 2**fraction_bits, as the run over shares
     begins with them.
     """
-    inputs = torch.from_numpy(np.concatenate([table.features for table in tables]))
+    pooled, prepare = pooled_inputs(job, tables)
+    inputs = torch.from_numpy(pooled)
     labels = torch.from_numpy(np.concatenate([table.labels for table in tables]))
     module = plain_module(job).double()
     scale = 2.0**job.fraction_bits
@@ -88,7 +94,17 @@ def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[
     if stopping is not None and settings is not None and settings.keep_best:
         module.load_state_dict(stopping.state)
     state = {name: value.detach().numpy() for name, value in module.state_dict().items()}
-    return Twin(state, evaluate(job, state, tables), number)
+    return Twin(state | prepare, evaluate(job, state, tables), number)
+
+
+def pooled_inputs(
+    job: Job, tables: Sequence[Table]
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    """The model's inputs for all owners' rows, and the parameters that prepare them, by name."""
+    features = np.concatenate([table.features for table in tables])
+    local = Local(features, np.concatenate([table.present for table in tables]))
+    found = twin_parameters(job.pipeline, local, split(job)[0])
+    return applied(job.pipeline, local, found), found
 
 
 def _stopping(job: Job) -> TwinStopping | None:
@@ -100,44 +116,23 @@ def _stopping(job: Job) -> TwinStopping | None:
 
 def evaluate(
     job: Job, state: Mapping[str, NDArray[np.float64]], tables: Sequence[Table]
-) -> dict[str, float]:
+) -> dict[str, Reading]:
     """Return the job's metrics of a plaintext model on the held-out rows of pooled tables."""
     _, held_out = split(job)
-    inputs = np.concatenate([table.features for table in tables])[held_out]
+    inputs = pooled_inputs(job, tables)[0][held_out]
     labels = np.concatenate([table.labels for table in tables])[held_out]
     module = plain_module(job).double().eval()
     module.load_state_dict(
-        {name: torch.from_numpy(np.asarray(value)) for name, value in state.items()},
+        {
+            name: torch.from_numpy(np.asarray(value))
+            for name, value in state.items()
+            if name not in job.pipeline.shapes
+        },
         strict=job.model.network is None,
     )
     with torch.no_grad():
         outputs = module(torch.from_numpy(inputs)).numpy()
-    return {metric: _metric(metric, job, outputs, labels) for metric in job.reveal.metrics}
-
-
-def _metric(
-    name: str, job: Job, outputs: NDArray[np.float64], labels: NDArray[np.float64]
-) -> float:
-    if name == "accuracy":
-        guesses = outputs[:, 0] >= 0 if job.outputs == 1 else outputs.argmax(axis=1)
-        return float(np.mean(guesses == labels))
-    if name == "auc":
-        return _auc(outputs[:, 0], labels)
-    errors = outputs[:, 0] - labels
-    if name == "mae":
-        return float(np.mean(np.abs(errors)))
-    if name == "mse":
-        return float(np.mean(errors**2))
-    return float(1 - np.sum(errors**2) / np.sum((labels - labels.mean()) ** 2))
-
-
-def _auc(scores: NDArray[np.float64], labels: NDArray[np.float64]) -> float:
-    """Return the share of (positive, negative) pairs in the right order; a tie counts half."""
-    positive, negative = scores[labels == 1], scores[labels == 0]
-    if not len(positive) or not len(negative):
-        return float("nan")
-    difference = positive[:, None] - negative[None, :]
-    return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
+    return {metric: twin_metric(metric, job, outputs, labels) for metric in job.reveal.metrics}
 
 
 def max_weight_difference(

@@ -1,0 +1,1 @@
+"""Metrics over shares on held-out rows, rounded and refused before anybody sees them."""

@@ -1,0 +1,125 @@
+"""A metric on its way out: divided, rounded and refused over shares, then read from the words.
+
+What leaves is one vector a metric: a bit, whether its groups are large enough, and its numbers,
+which are 0 where that bit is. Nobody learns the size of a group, nor more digits than the job says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_train.jobs.reading import Reading
+from protocols.arithmetic import remask, select, truncate
+from protocols.comparison import all_of, below
+from protocols.fixed_point import decode, mantissa
+from protocols.functions import divide
+from protocols.masked import Additive, Masked, MaskedBit, concatenate
+from protocols.scaling import floor_quotient
+
+MEAN_BITS = 20
+KEPT_BITS = 4
+"""A sum over n rows loses all but so many of log2(n) bits before it is divided by n."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Figure:
+    """A metric before it is revealed.
+
+    values: [k] or [g, k] at scale 2^f, to be divided by the public number `rows`. groups:
+    counts at scale 2^f, each of which has to be large enough: [g], row by row where `each`, else
+    all of them for the whole. counts: the values are whole numbers, which are not rounded.
+    """
+
+    values: Masked
+    shape: tuple[int, ...] = ()
+    rows: int = 1
+    groups: Masked | None = None
+    each: bool = False
+    counts: bool = False
+
+
+def mean_of(total: Additive | Masked, rows: int) -> Masked:
+    """A sum over `rows` rows divided by their number: some units of error."""
+    summands = total if isinstance(total, Additive) else total.shares()
+    lost = max(0, (rows - 1).bit_length() - KEPT_BITS)
+    if lost:
+        summands = truncate(summands, lost).shares()
+    whole, shift = mantissa(Fraction(1 << lost, rows), MEAN_BITS)
+    scaled = summands.scale(whole)
+    return truncate(scaled, shift) if shift else remask(scaled)
+
+
+def quotient(a: Masked, b: Masked, rows: int, fraction_bits: int) -> Masked:
+    """a / b for sums over at most `rows` rows of numbers of the order of 1; 0 where b is 0.
+
+    Good to 2^-16 of itself for b of at least rows / 2^18.
+    """
+    scale = max(0, rows.bit_length() - 9)
+    if scale:
+        a, b = truncate(a.shares(), scale), truncate(b.shares(), scale)
+    return divide(a, b, fraction_bits)
+
+
+def released(figure: Figure, fraction_bits: int, least_group: int, decimals: int | None) -> Masked:
+    """The words that are revealed: int64[1 + k], or [g, 1 + k] where each group has its bit."""
+    values = figure.values
+    if decimals is not None and not figure.counts:
+        if figure.rows > 1:
+            values = mean_of(values, figure.rows)
+        values = _rounded(values, fraction_bits, decimals)
+    lead = values.shape[:-1] if figure.each else ()
+    flat = values.reshape(*lead, prod(values.shape[len(lead) :]))
+    ones = np.ones((*lead, 1), np.int64)
+    if figure.groups is None or least_group < 1:
+        return concatenate([flat.select((..., slice(0, 1))).scale(0).shift(ones), flat], -1)
+    enough = below(figure.groups, (least_group << fraction_bits,)).negate()
+    enough = enough.reshape(*figure.groups.shape)
+    if not figure.each:
+        enough = all_of(enough.reshape(prod(figure.groups.shape)))
+    kept = remask(select(_spread(enough, flat.shape), flat))
+    return concatenate([remask(enough.reshape(*lead, 1).shares()), kept], -1)
+
+
+def _rounded(values: Masked, f: int, decimals: int) -> Masked:
+    """floor(10^decimals · v + 1/2), exactly of v as it is held."""
+    half = 1 << (f - 1)
+    return floor_quotient(values.scale(10**decimals).shift(half).shares(), f)
+
+
+def _spread(bits: MaskedBit, shape: tuple[int, ...]) -> MaskedBit:
+    column = bits.reshape(*bits.shape, 1) if bits.shape else bits.reshape(1)
+    return MaskedBit(
+        bits.role,
+        shape,
+        column.beta.map(lambda words: np.broadcast_to(words, shape)),
+        np.broadcast_to(column.mu, shape),
+    )
+
+
+def read(
+    figure: Figure, words: NDArray[np.int64], fraction_bits: int, decimals: int | None
+) -> Reading:
+    """The metric from the revealed words of `released`."""
+    numbers = decode(words[..., 1:], fraction_bits) / figure.rows
+    if decimals is not None and not figure.counts:
+        numbers = words[..., 1:] / 10**decimals
+    if figure.each:
+        return [
+            [float(number) for number in row] if bit else None
+            for bit, row in zip(words[..., 0], numbers, strict=True)
+        ]
+    if not words[0]:
+        return None
+    found: Reading = numbers.reshape(figure.shape).tolist()
+    return found
+
+
+def sums(parts: Sequence[Masked]) -> Masked:
+    """Numbers of shape () as a vector."""
+    return concatenate([part.reshape(1) for part in parts])

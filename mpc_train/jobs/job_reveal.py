@@ -1,0 +1,50 @@
+"""`[reveal]` of a job: what becomes known besides the sealed model, to whom, and how exactly."""
+
+from typing import Literal
+
+from mpc_train.jobs.job_train import Strict
+
+Metric = Literal[
+    "mse",
+    "mae",
+    "r2",
+    "accuracy",
+    "auc",
+    "log_loss",
+    "precision",
+    "recall",
+    "f1",
+    "confusion",
+    "calibration",
+]
+
+_CLASSES = ("accuracy", "log_loss", "precision", "recall", "f1", "confusion")
+METRICS: dict[str, tuple[str, ...]] = {
+    "linear": ("mse", "mae", "r2"),
+    "logistic": (*_CLASSES, "auc", "calibration"),
+    "softmax": _CLASSES,
+    "mlp": _CLASSES,
+}
+"""Which metrics each kind of model can reveal. Of several classes, precision, recall and F1 are
+means over the classes ("macro")."""
+
+
+class Reveal(Strict, frozen=True):
+    """`[reveal]`: the metrics that everybody learns; the model goes to the recipients only."""
+
+    metrics: tuple[Metric, ...] = ()
+    per_party: tuple[Metric, ...] = ()
+    """Metrics over each owner's own held-out rows: that owner alone learns them."""
+    least_test_rows: int = 20
+    """No metric is revealed over fewer rows than this."""
+    least_group: int = 1
+    """A metric of groups (the rows of a class, the rows called positive, a cell of the confusion
+    matrix, a bin of the calibration) is refused where one has fewer rows; only that it is refused
+    becomes known. 1: where it would be undefined."""
+    decimals: int | None = None
+    """Metrics are rounded to so many decimals over shares, before anybody sees them. Counts of the
+    confusion matrix stay whole."""
+    bins: int = 10
+    """calibration: bins of equal width between 0 and 1."""
+    training_loss_every: int = 0
+    """Steps between two revealed losses of a batch; 0: none is revealed."""

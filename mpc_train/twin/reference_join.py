@@ -1,0 +1,42 @@
+"""The plaintext twin's join: tables of several owners' columns as one, in the clear.
+
+Rows stand in the order of their tokens: that of a run in which holders learn which rows are joined.
+Where nobody does, a run has an order of its own, which nobody can repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpc_train.data import Table
+from mpc_train.linkage.columns import part_of
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+
+def joined(job: Job, tables: Sequence[Table]) -> tuple[Job, Table]:
+    """The job resolved for the joined rows, and these rows as the table of one owner.
+
+    tables: in the order of `job.owners`, each with its tokens.
+    """
+    keys = []
+    for table in tables:
+        if table.tokens is None:
+            raise ValueError("a table that is to be joined has its identifiers' tokens")
+        keys.append({token.tobytes(): row for row, token in enumerate(table.tokens)})
+    both = sorted(reduce(lambda one, other: one & other.keys(), keys, keys[0].keys()))
+    features = np.empty((len(both), len(job.pipeline.terms)))
+    present = np.empty((len(both), len(job.pipeline.filled)))
+    labels = np.empty(0)
+    for owner, table, rows_of in zip(job.owners, tables, keys, strict=True):
+        rows, part = np.array([rows_of[key] for key in both], np.int64), part_of(job, owner)
+        features[:, list(part.terms)] = table.features[rows]
+        present[:, list(part.filled)] = table.present[rows]
+        if part.label:
+            labels = table.labels[rows]
+    return job.resolved(len(both)), Table(features, labels, present)
