@@ -1,15 +1,19 @@
 """An owner's rows as its job takes them: a typed table, and of it what the model's inputs need."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc_train.errors import DataError
 from mpc_train.jobs.job import Job
+from mpc_train.jobs.job_link import Duplicates, Join, link_of
+from mpc_train.linkage.columns import columns_of, pipeline_over
+from mpc_train.linkage.tokens import IdentifierError, Tokens, token_key, tokens_of
 from mpc_train.preparation.local import check_cells, local_terms
 from mpc_train.tables.cells import CellError, Mask, Reals
 from mpc_train.tables.load import Report, load
-from mpc_train.tables.source import Source
+from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
 
 
@@ -19,16 +23,18 @@ class Table:
 
     features: float64[B, terms], what the owner makes of its columns alone (`preparation.local`).
     labels: float64[B]; the class number for a classifier, the centred and scaled label for a
-    linear model. present: float64[B, filled terms] of 0 and 1.
+    linear model; empty where another owner has the label. present: float64[B, filled terms] of 0
+    and 1. tokens: uint8[B, 32], what stands for each row's identifiers; None: the job uses none.
     """
 
     features: NDArray[np.float64]
     labels: NDArray[np.float64]
     present: NDArray[np.float64] = field(default_factory=lambda: np.ones((0, 0)))
+    tokens: Tokens | None = None
 
     @property
     def rows(self) -> int:
-        return len(self.labels)
+        return len(self.features)
 
     def __repr__(self) -> str:
         return f"Table(rows={self.rows}, features={self.features.shape[1]})"
@@ -36,6 +42,8 @@ class Table:
 
 def load_table(source: Source, job: Job, owner: str, progress: Report | None = None) -> Table:
     """Read `owner`'s table for `job`; raises DataError for anything that does not fit."""
+
+    link = link_of(job)
 
     def check(name: str, values: Reals, missing: Mask) -> None:
         check_cells(job, name, values, missing)
@@ -45,23 +53,35 @@ def load_table(source: Source, job: Job, owner: str, progress: Report | None = N
     typed = load(
         source,
         job.schema,
-        names=[*(feature.name for feature in job.features), job.label.name],
+        names=columns_of(job, owner),
+        identifiers=() if link is None else link.on,
         rows=job.data.rows[owner],
         check=check,
         progress=progress,
     )
-    return table_of(job, typed)
+    tokens = None if link is None else _tokens(job, link, typed, source)
+    return replace(table_of(job, typed), tokens=tokens)
 
 
 def table_of(job: Job, typed: TypedTable) -> Table:
-    """The rows of a typed table, which holds the job's features and its label."""
-    local = local_terms(job.pipeline, typed)
-    labels = typed.column(job.label.name)
-    return Table(
-        local.values,
-        np.array(labels) if job.classes else _scaled_label(job, labels),
-        local.present,
-    )
+    """The rows of a typed table, which holds the job's features and its label, or some of them."""
+    labels = np.empty(0)
+    if job.label.name in typed.names:
+        labels = np.array(typed.column(job.label.name))
+    local = local_terms(pipeline_over(job.pipeline, typed.names), typed)
+    return Table(local.values, labels if job.classes else _scaled_label(job, labels), local.present)
+
+
+def _tokens(job: Job, link: Join | Duplicates, typed: TypedTable, source: Source) -> Tokens:
+    key = token_key(job.digest())
+    try:
+        return tokens_of(typed.identifiers, link.on, link.normalise, source.date_format, key)
+    except IdentifierError as error:
+        what = str(error)
+        if error.other is not None:
+            what = f"identifies the same record as {typed.where(error.other)}"
+        where = f"{label_of(source)}: {typed.where(error.row)}: column {error.column!r}"
+        raise DataError(f"{where}: {what}") from None
 
 
 def _scaled_label(job: Job, values: Reals) -> Reals:

@@ -7,7 +7,6 @@ Where nobody does, a run has an order of its own, which nobody can repeat.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +28,7 @@ def joined(job: Job, tables: Sequence[Table]) -> tuple[Job, Table]:
         if table.tokens is None:
             raise ValueError("a table that is to be joined has its identifiers' tokens")
         keys.append({token.tobytes(): row for row, token in enumerate(table.tokens)})
-    both = sorted(reduce(lambda one, other: one & other.keys(), keys, keys[0].keys()))
+    both = sorted(set.intersection(*(set(one) for one in keys)))
     features = np.empty((len(both), len(job.pipeline.terms)))
     present = np.empty((len(both), len(job.pipeline.filled)))
     labels = np.empty(0)

@@ -6,12 +6,13 @@ import hmac
 import numpy as np
 import pytest
 
+from mpc_train.linkage.normalise import Rule
 from mpc_train.linkage.tokens import IdentifierError, token_key, tokens_of
 
 KEY = token_key(bytes(32))
 ISO = "%Y-%m-%d"
 ON = ("name", "born")
-RULES = {"name": ("case", "accents", "spaces"), "born": ("date",)}
+RULES: dict[str, tuple[Rule, ...]] = {"name": ("case", "accents", "spaces"), "born": ("date",)}
 
 
 def table(*rows: tuple[str, str]) -> dict[str, list[str]]:

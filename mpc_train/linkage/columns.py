@@ -1,0 +1,53 @@
+"""Which columns an owner brings, and which of the model's terms are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpc_train.preparation.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An owner's part of the model's inputs. terms: places among the pipeline's terms; filled:
+    places among its filled terms; label: whether the owner brings it."""
+
+    terms: tuple[int, ...]
+    filled: tuple[int, ...]
+    label: bool
+    outputs: int
+
+    @property
+    def width(self) -> int:
+        """How many words of a row the owner shares in."""
+        return len(self.terms) + len(self.filled) + (self.outputs if self.label else 0)
+
+
+def columns_of(job: Job, owner: str) -> tuple[str, ...]:
+    """The features that an owner brings, in the job's order, and the label where it has it."""
+    names = (*(feature.name for feature in job.features), job.label.name)
+    if job.data.partition == "rows":
+        return names
+    return tuple(name for name in names if name in job.data.columns[owner])
+
+
+def part_of(job: Job, owner: str) -> Part:
+    """What of the inputs and the label comes from an owner."""
+    names, pipeline = columns_of(job, owner), job.pipeline
+    return Part(
+        tuple(i for i, term in enumerate(pipeline.terms) if term.column in names),
+        tuple(i for i, j in enumerate(pipeline.filled) if pipeline.terms[j].column in names),
+        job.label.name in names,
+        job.outputs,
+    )
+
+
+def pipeline_over(pipeline: Pipeline, columns: Collection[str]) -> Pipeline:
+    """The terms that are made of these columns; all of the pipeline where these are all."""
+    terms = tuple(term for term in pipeline.terms if term.column in columns)
+    return pipeline if terms == pipeline.terms else Pipeline(terms)

@@ -1,0 +1,272 @@
+"""Owners' tables become joined rows over shares: those of the join in the clear, and no others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpc_train.data import Table
+from mpc_train.errors import LinkageError
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.schedule import split
+from mpc_train.linkage.link import Linked, Place, check_duplicates, link
+from mpc_train.linkage.sharing import share_joined
+from mpc_train.preparation.applied import applied
+from mpc_train.preparation.local import Local
+from mpc_train.twin.reference_join import joined
+from mpc_train.twin.reference_preparation import twin_parameters
+from protocols.crypten_backend import attach, detach
+from protocols.dealer import Dealer
+from protocols.errors import DesyncError
+from protocols.evaluator import Evaluator
+from protocols.fixed_point import decode
+from protocols.role import Role
+from protocols.streams import Stream
+from tests.mpc_train.linkage.columns_case import JOB, load, three_owners
+from tests.support.lockstep import LockstepLoopback
+from tests.support.loopback import combine_masked, insecure_root, shares_of
+
+
+def run(job: Job, work: Any, net: LockstepLoopback | None = None) -> dict[str, Any]:
+    """`work(role, place)` at every computing node of the job."""
+    net = net or LockstepLoopback()
+    names = [*job.evaluators, job.dealer]
+
+    def at(name: str) -> Any:
+        channel = net.endpoint(name)
+        role: Role
+        if name == job.dealer:
+            streams = [Stream(insecure_root(1, i)) for i in range(len(job.evaluators))]
+            role = Dealer(channel, names=job.evaluators, streams=streams)
+        else:
+            index = job.evaluators.index(name)
+            role = Evaluator(
+                channel,
+                index=index,
+                names=job.evaluators,
+                dealer=job.dealer,
+                stream=Stream(insecure_root(1, index)),
+            )
+        role.begin_step(0)
+        attach(role, job.fraction_bits)
+        with np.errstate(over="ignore"):
+            found = work(role, Place(name, channel, bytes(32)))
+        role.close()
+        detach()
+        return found
+
+    results = net.baton.run([partial(at, name) for name in names])
+    return dict(zip(names, results, strict=True))
+
+
+def share(job: Job, tables: dict[str, Table], net: LockstepLoopback | None = None) -> Any:
+    """The joined inputs and labels in the clear, and what each node knows of the linkage."""
+
+    def work(role: Role, place: Place) -> Any:
+        table = tables.get(place.me)
+        linked = link(job, role, place, None if table is None else table.tokens)
+        shared = share_joined(job.resolved(linked.rows), role, linked, place.me, table)
+        named = {name: shares_of(value) for name, value in shared.parameters.named().items()}
+        inputs, labels = (
+            t._plain_factor()._in_full().masked() for t in (shared.inputs, shared.labels)
+        )
+        return linked, shares_of(inputs), shares_of(labels), named
+
+    found = run(job, work, net)
+    inputs, labels = (
+        decode(combine_masked([one[place] for one in found.values()]), job.fraction_bits)
+        for place in (1, 2)
+    )
+    return inputs, labels, {name: one[0] for name, one in found.items()}
+
+
+def expected(job: Job, tables: dict[str, Table]) -> tuple[Job, np.ndarray, np.ndarray]:
+    resolved, table = joined(job, [tables[owner] for owner in job.owners])
+    local = Local(table.features, table.present)
+    found = twin_parameters(job.pipeline, local, split(resolved)[0])
+    return resolved, applied(job.pipeline, local, found), table.labels
+
+
+@pytest.mark.parametrize("text", [JOB, three_owners()])
+def test_holders_bring_their_common_rows_in_one_order(tmp_path: Path, text: str) -> None:
+    job, tables = load(tmp_path, "holders", text)
+    resolved, inputs, labels = expected(job, tables)
+    found, found_labels, linked = share(job, tables)
+    assert resolved.rows == 35 if text == JOB else 30 <= resolved.rows < 40
+    np.testing.assert_allclose(found, inputs, atol=2.0**-20)
+    np.testing.assert_array_equal(found_labels[:, 0], labels)
+    for name, one in linked.items():
+        assert one.rows == resolved.rows
+        assert (one.mine is not None) == (name in job.owners)
+        assert not one.orders and not one.positions
+
+
+@pytest.mark.parametrize("text", [JOB, three_owners()])
+def test_rows_follow_their_lists_where_nobody_knows_them(tmp_path: Path, text: str) -> None:
+    job, tables = load(tmp_path, "nobody", text)
+    resolved, inputs, labels = expected(job, tables)
+    found, found_labels, linked = share(job, tables)
+    whole, plain = np.column_stack([found, found_labels]), np.column_stack([inputs, labels])
+    # The order is that of points that only all evaluators together make: compare as sets of rows.
+    order, sorted_plain = (np.lexsort(rows.round(4).T) for rows in (whole, plain))
+    np.testing.assert_allclose(whole[order], plain[sorted_plain], atol=2.0**-20)
+    assert not np.allclose(whole, plain, atol=2.0**-10)
+    dealer = linked[job.dealer]
+    assert dealer.rows == resolved.rows and not dealer.positions and dealer.mine is None
+    for owner in job.owners:
+        assert sorted(linked[owner].mine) == list(range(job.data.rows[owner]))
+        for evaluator in job.evaluators:
+            known = {pair for pair, order in linked[evaluator].orders.items() if order is not None}
+            assert known == {(o, evaluator) for o in job.owners if o != evaluator}
+
+
+def test_the_order_differs_from_run_to_run(tmp_path: Path) -> None:
+    job, tables = load(tmp_path, "nobody")
+    first, second = (share(job, tables)[0] for _ in range(2))
+    assert not np.allclose(first, second, atol=2.0**-10)
+
+
+PREPARE = """
+[prepare]
+scale = "standard"
+[prepare.columns.claims]
+scale = "minmax"
+[prepare.columns.age]
+powers = 2
+"""
+
+
+@pytest.mark.parametrize("membership", ["holders", "nobody"])
+def test_secret_statistics_are_those_of_the_joined_rows(tmp_path: Path, membership: str) -> None:
+    """All rows train, so that the order does not matter."""
+    text = JOB.replace("[model]", PREPARE + "\n[model]").replace("0.25", "0")
+    text = text.replace('metrics = ["accuracy"]', "").replace(
+        '"claims", "age"]\nlabel',
+        '{ name = "claims", range = [0, 9] }, { name = "age", range = [-4, 4] }]\nlabel',
+    )
+    job, tables = load(tmp_path, membership, text)
+    _, inputs, _ = expected(job, tables)
+    found, _, _ = share(job, tables)
+    order, plain = (np.lexsort(rows.round(3).T) for rows in (found, inputs))
+    np.testing.assert_allclose(found[order], inputs[plain], atol=2.0**-12)
+
+
+@pytest.mark.parametrize("membership", ["holders", "nobody"])
+def test_too_few_in_common_ends_everywhere(tmp_path: Path, membership: str) -> None:
+    job, tables = load(tmp_path, membership, JOB.replace("least_rows = 20", "least_rows = 40"))
+    net = LockstepLoopback()
+    errors: dict[str, str] = {}
+
+    def work(role: Role, place: Place) -> None:
+        table = tables.get(place.me)
+        try:
+            link(job, role, place, None if table is None else table.tokens)
+        except LinkageError as error:
+            errors[place.me] = str(error)
+
+    run(job, work, net)
+    assert set(errors) == {"bank", "insurer", "registry"}
+    assert "35 records in common, the job asks for 40" in errors["bank"]
+
+
+def test_nothing_in_common(tmp_path: Path) -> None:
+    job, tables = load(tmp_path, "nobody")
+    other = np.random.default_rng(1).integers(0, 256, (60, 32), np.uint8)
+    tables["bank"] = replace(tables["bank"], tokens=other)
+    with pytest.raises(LinkageError, match="have no records in common"):
+        run(job, lambda role, place: link(job, role, place, tokens(tables, place)))
+
+
+def tokens(tables: dict[str, Table], place: Place) -> Any:
+    return tables[place.me].tokens if place.me in tables else None
+
+
+def test_a_run_without_linkage_where_the_others_link_meets_an_error(tmp_path: Path) -> None:
+    job, tables = load(tmp_path, "nobody")
+
+    def work(role: Role, place: Place) -> Linked | None:
+        if place.me == "insurer":
+            place.channel.send("bank", b"x" * 16, b"")
+            return None
+        return link(job, role, place, tokens(tables, place))
+
+    with pytest.raises(DesyncError):
+        run(job, work)
+
+
+@pytest.mark.parametrize("membership", ["holders", "nobody"])
+def test_what_travels_depends_on_the_sizes_alone(tmp_path: Path, membership: str) -> None:
+    """Labels and lengths of every frame, for other values, spellings and orders."""
+    job, tables = load(tmp_path, membership)
+    nets = [LockstepLoopback(), LockstepLoopback()]
+    share(job, tables, nets[0])
+    rng = np.random.default_rng(3)
+    for owner, table in tables.items():
+        order = rng.permutation(table.rows)
+        labels = table.labels[order] if len(table.labels) else table.labels
+        assert table.tokens is not None
+        tables[owner] = replace(
+            table,
+            features=rng.uniform(-3, 3, table.features.shape),
+            labels=labels,
+            tokens=table.tokens[order] ^ np.uint8(85),
+        )
+    share(job, tables, nets[1])
+    first, second = (
+        {
+            pair: [(label, len(payload)) for label, payload in frames]
+            for pair, frames in net.transcript.items()
+        }
+        for net in nets
+    )
+    assert first == second
+
+
+DUPLICATES = """
+[job]
+name = "rows"
+owners = ["ann", "bob", "cleo"]
+dealer = "registry"
+recipients = ["ann"]
+
+[data]
+features = ["age"]
+label = "ill"
+rows = { ann = 12, bob = 9, cleo = 10 }
+check_duplicates = { on = ["id"], most = MOST }
+
+[model]
+kind = "logistic"
+
+[train]
+epochs = 1
+batch_size = 4
+optimizer = { name = "sgd", learning_rate = 0.5 }
+"""
+
+
+@pytest.mark.parametrize(("most", "passes"), [(0, False), (2, False), (3, True)])
+def test_records_in_several_tables(tmp_path: Path, most: int, passes: bool) -> None:
+    """Two in two tables, one in all three: three records."""
+    from mpc_train.jobs.job import load_job
+
+    path = tmp_path / "job.toml"
+    path.write_text(DUPLICATES.replace("MOST", str(most)))
+    job = load_job(path)
+    rng = np.random.default_rng(1)
+    drawn = rng.integers(0, 256, (40, 32), np.uint8)
+    lists = {"ann": drawn[:12], "bob": drawn[10:19], "cleo": drawn[[18, *range(30, 38), 11]]}
+
+    def work(role: Role, place: Place) -> int:
+        return 0 if role.is_dealer else check_duplicates(job, place, lists[place.me])
+
+    if passes:
+        assert {one for name, one in run(job, work).items() if name != "registry"} == {3}
+    else:
+        with pytest.raises(LinkageError, match="3 records stand in the tables of several"):
+            run(job, work)
