@@ -23,6 +23,8 @@ from protocols.masked import Additive, Masked
 from protocols.role import Shape, Words
 
 MANTISSA_BITS = 12
+BUNDLED_ELEMENTS = 1 << 12
+"""Tensors of at most so many elements are worth a copy to be rounded with others."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -47,7 +49,7 @@ Gradients = dict[str, Gradient]
 
 def take_gradients(parameters: Mapping[str, MaskedTensor]) -> Gradients:
     """The gradients of all parameters; ValueError for one that has none."""
-    found = {}
+    found: Gradients = {}
     for name, parameter in parameters.items():
         gradient = parameter.grad
         if gradient is None:
@@ -89,6 +91,11 @@ def join(parts: Sequence[Additive]) -> Additive:
     return Additive(first.role, (size,), found.map(_flat), dealt, has_dealt)
 
 
+def together(parts: Sequence[Additive]) -> Additive:
+    """`join`, but for one tensor alone, which stays as it is."""
+    return parts[0] if len(parts) == 1 else join(parts)
+
+
 def _flat(parts: list[Words]) -> Words:
     return np.concatenate([part.reshape(-1) for part in parts])
 
@@ -106,11 +113,31 @@ def shapes_of(parameters: Mapping[str, MaskedTensor]) -> dict[str, Shape]:
     return {name: tuple(parameter.shape) for name, parameter in parameters.items()}
 
 
+def bundles(gradients: Gradients) -> list[list[str]]:
+    """Names of tensors that are rounded together: small ones of one factor and number of bits."""
+    found: dict[object, list[str]] = {}
+    for name, gradient in gradients.items():
+        small = prod(gradient.summands.shape) <= BUNDLED_ELEMENTS
+        found.setdefault((gradient.factor, gradient.bits) if small else name, []).append(name)
+    return list(found.values())
+
+
+def taken_apart(vector: Masked, shapes: Mapping[str, Shape]) -> dict[str, Masked]:
+    """The tensors that `together` made one of."""
+    if len(shapes) == 1:
+        return dict.fromkeys(shapes, vector)
+    return {name: _piece(vector, shapes[name], where) for name, where in pieces(shapes).items()}
+
+
+def _piece(vector: Masked, shape: Shape, where: slice) -> Masked:
+    return vector.moved(shape, lambda words: words[where].reshape(shape))
+
+
 def subtract(parameters: Mapping[str, MaskedTensor], change: Masked) -> None:
     """Take `change` [elements], at the scale of the weights, off all parameters."""
     for name, where in pieces(shapes_of(parameters)).items():
         parameter = parameters[name]
-        mine = change.select(where).reshape(*parameter.shape)
+        mine = _piece(change, tuple(parameter.shape), where)
         parameter.copy_(parameter.with_value(parameter.masked() - mine))
 
 

@@ -2,24 +2,35 @@
 
 A gradient arrives as summands with more bits than a weight and with a public factor (the mean
 over the batch). Learning rate and factor become one integer mantissa and one shift; momentum and
-weight decay enter the same sum. The updates of all parameters travel together: two rounds a step,
-in common with the last backward products.
+weight decay enter the same sum. Small parameters of one scale are updated as one vector, and the
+updates of all parameters travel together: two rounds a step, in common with the last backward
+products.
 
 SGD is here, rules that divide by the root of a mean square are in `adaptive`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Protocol
 
-from mpc_train.training.gradients import Gradient, Gradients, bit_length, take_gradients
+from mpc_train.training.gradients import (
+    Gradients,
+    bit_length,
+    bundles,
+    shapes_of,
+    take_gradients,
+    taken_apart,
+    together,
+)
 from protocols import arithmetic
 from protocols.crypten_backend import MaskedTensor
 from protocols.errors import RangeError
 from protocols.fixed_point import mantissa
-from protocols.masked import Additive, Masked
+from protocols.masked import Masked
+from protocols.role import Shape
 
 RATE_BITS = 12
 """Learning rate over batch size is rounded to this many significant bits: 1 part in 8192."""
@@ -69,9 +80,11 @@ class SGD:
         gradients = take_gradients(self._parameters)
         if clip is not None:
             gradients = clip(gradients)
-        for name, parameter in self._parameters.items():
-            change = self._change(name, parameter, gradients[name], rate)
-            parameter.copy_(parameter.with_value(parameter.masked() - change))
+        for bundle in bundles(gradients):
+            change = self._change(bundle, gradients, rate)
+            for name, mine in taken_apart(change, self._shapes(bundle)).items():
+                parameter = self._parameters[name]
+                parameter.copy_(parameter.with_value(parameter.masked() - mine))
         self._rate = rate
 
     def state(self) -> dict[str, Masked]:
@@ -86,46 +99,66 @@ class SGD:
         """Go on from what `state` and `rate` gave, the tensors under fresh masks."""
         self._velocity, self._rate = dict(state), rate
 
-    def _change(
-        self, name: str, parameter: MaskedTensor, gradient: Gradient, rate: Fraction
-    ) -> Masked:
-        """rate · u as a masked value at scale 2^f."""
-        momentum, previous = self._momentum, self._velocity.get(name)
-        velocity = change = self._sum(previous, parameter, gradient, rate, Fraction(1), momentum)
+    def _shapes(self, names: Sequence[str]) -> dict[str, Shape]:
+        return shapes_of({name: self._parameters[name] for name in names})
+
+    def _change(self, names: Sequence[str], gradients: Gradients, rate: Fraction) -> Masked:
+        """rate · u of a bundle as a masked value at scale 2^f."""
+        momentum = self._momentum
+        velocity = change = self._sum(names, gradients, rate, Fraction(1), momentum)
         if self._nesterov:
-            change = self._sum(
-                previous, parameter, gradient, rate, 1 + momentum, momentum * momentum
-            )
+            change = self._sum(names, gradients, rate, 1 + momentum, momentum * momentum)
         if momentum:
-            self._velocity[name] = velocity
+            self._velocity.update(taken_apart(velocity, self._shapes(names)))
         return change
 
     def _sum(
         self,
-        previous: Masked | None,
-        parameter: MaskedTensor,
-        gradient: Gradient,
+        names: Sequence[str],
+        gradients: Gradients,
         rate: Fraction,
         weight: Fraction,
         kept: Fraction,
     ) -> Masked:
         """rate · (weight · (gradient + decay · w) + kept · v)."""
-        whole, shift = fold(rate * weight * gradient.factor, gradient.bits - parameter.bits)
-        decay = rate * weight * self._weight_decay
-        carried = kept * rate / self._rate if previous is not None else Fraction(0)
-        # A gradient with few bits, or a rate that is a power of two, leaves a short shift: what
-        # stands beside it needs a longer one.
-        for factor in (decay, carried):
-            if factor:
-                spare = LEAST_FACTOR_BITS - shift - bit_length(factor)
-                more = max(0, min(spare, MOST_SHIFT - shift))
-                whole, shift = whole << more, shift + more
-        total: Additive = gradient.summands.scale(whole)
-        if previous is not None and carried:
-            total = total + previous.shares().scale(round(carried * (1 << shift)))
+        first, parameter = gradients[names[0]], self._parameters[names[0]]
+        previous = kept / self._rate if names[0] in self._velocity else Fraction(0)
+        whole, shift, decay, carried = _coefficients(
+            rate, weight, first.factor, first.bits - parameter.bits, self._weight_decay, previous
+        )
+        total = together([gradients[name].summands for name in names]).scale(whole)
+        if carried:
+            state = together([self._velocity[name].shares() for name in names])
+            total = total + state.scale(carried)
         if decay:
-            total = total + parameter.masked().shares().scale(round(decay * (1 << shift)))
+            values = together([self._parameters[name].masked().shares() for name in names])
+            total = total + values.scale(decay)
         return arithmetic.truncate(total, shift)
+
+
+@lru_cache(256)
+def _coefficients(
+    rate: Fraction,
+    weight: Fraction,
+    factor: Fraction,
+    excess_bits: int,
+    weight_decay: Fraction,
+    previous: Fraction,
+) -> tuple[int, int, int, int]:
+    """Integers before gradient, w and v, and a shift: (gradient's, shift, w's, v's).
+
+    Shifted they are rate · weight · factor, rate · weight · weight_decay and rate · previous.
+    """
+    whole, shift = fold(rate * weight * factor, excess_bits)
+    decay, carried = rate * weight * weight_decay, rate * previous
+    # A gradient with few bits, or a rate that is a power of two, leaves a short shift: what
+    # stands beside it needs a longer one.
+    for other in (decay, carried):
+        if other:
+            spare = LEAST_FACTOR_BITS - shift - bit_length(other)
+            more = max(0, min(spare, MOST_SHIFT - shift))
+            whole, shift = whole << more, shift + more
+    return whole, shift, round(decay * (1 << shift)), round(carried * (1 << shift))
 
 
 def fold(factor: Fraction, excess_bits: int) -> tuple[int, int]:
