@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from protocols.errors import RangeError
-from protocols.matrix_inverse import InversePlan, inverse, inverse_plan
+from protocols.inverse_plan import InversePlan, inverse_plan
+from protocols.matrix_inverse import inverse
 from protocols.role import Role
 from tests.support.loopback import combine_masked, run_roles, secret, shares_of
 

@@ -20,8 +20,9 @@ from protocols.arithmetic import matmul, multiply, remask, round_off, select, tr
 from protocols.comparison import all_of, argmax, below, maximum, negative, relu, weighted
 from protocols.exponential import exponential_bits, relative_exp
 from protocols.inputs import from_dealer, from_outside
+from protocols.inverse_plan import inverse_plan
 from protocols.masked import Additive, Masked, concatenate
-from protocols.matrix_inverse import inverse, inverse_plan
+from protocols.matrix_inverse import inverse
 from protocols.reveal import Output, RevealGate
 from protocols.role import Mask, Role, Words
 from protocols.scaling import extremes, floor_quotient, inverse_deviation

@@ -1,0 +1,1 @@
+"""Generalised linear models by Newton steps over shares, with standard errors."""

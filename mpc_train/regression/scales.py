@@ -1,0 +1,161 @@
+"""How many bits every word of a regression has: public numbers, from the bounds that a job states.
+
+Sums over rows are divided by 2^L, the power of two at or above their number, by counting bits; what
+is called H and g below are sums over rows divided by it. Power-of-two bounds 2^D of H's diagonal
+and 2^G of g's entries are divided out in the same way, so that words of H and g lie in [−1, 1].
+Everything else follows:
+
+    S   about 1 / √(diag H), in [1, 2^12]: scales columns to one length, whatever their unit
+    T   S H S / 2^C, 2^C at least the number of columns, so that all eigenvalues lie in [0, 1]
+    Y   T^-1, by `protocols.matrix_inverse`
+    step = S Y S g · 2^(G − D − C)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mpc_train.jobs.bounds import WORD_BITS, bit_length
+from protocols.errors import RangeError
+from protocols.inverse_plan import InversePlan, inverse_plan
+
+PREDICTOR_BITS = 20
+"""Fractional bits of linear predictors, means and residuals."""
+COEFFICIENT_BITS = 28
+MOMENT_BITS = 34
+"""Fractional bits of H at most."""
+GRADIENT_BITS = 40
+"""Fractional bits of g at most."""
+SCALE_BITS = 20
+"""Fractional bits of S."""
+COARSE_SCALE_BITS = 8
+"""Fractional bits of S where it scales a step, which need not be exact."""
+SCALE_RANGE_BITS = 12
+INPUT_BITS, LEAST_INPUT_BITS = 16, 10
+LEAST_WEIGHT_BITS = 8
+LEAST_EIGENVALUE = Fraction(1, 1 << 13)
+"""Of the columns' correlation matrix: directions below it are cut off, see `matrix_inverse`."""
+BLOCK_ROWS, LEAST_BLOCK_ROWS = 1024, 64
+"""Products are summed over so many rows before they are truncated, over fewer where residuals are
+large."""
+CHUNK_ELEMENTS = 1 << 21
+"""Rows times columns that are worked on at a time: bounds memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a job states about its numbers: largest magnitudes.
+
+    inputs: of a feature. residual, weight: of a row's, in the units of the family. coefficient: of
+    a coefficient and of its change in one step. ridge: the L2 penalty.
+    """
+
+    columns: int
+    rows: int
+    inputs: Fraction
+    residual: Fraction
+    weight: Fraction
+    coefficient: Fraction
+    ridge: Fraction = Fraction(0)
+    varying: bool = True
+    """Whether weights differ from row to row; else they are 1."""
+    growth: int = 0
+    """Weights of later steps sum to at most 2^growth times those of the first; for a fixed S."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """The bits that follow; letters as in the module's opening."""
+
+    bounds: Bounds
+    plan: InversePlan
+    count: int
+    """L"""
+    diagonal: int
+    """D"""
+    gradient: int
+    """G"""
+    columns: int
+    """C"""
+    input_bits: int
+    weight_bits: int
+    moment_bits: int
+    gradient_bits: int
+    scaled_bits: int
+    """Fractional bits of S g."""
+    direction_bits: int
+    """Fractional bits of Y S g."""
+    block: int
+    """Rows that are summed before a truncation of g."""
+    chunk: int
+    """Rows at a time."""
+
+    @property
+    def unit(self) -> int:
+        """Y S g is by 2^unit larger than S^-1 times the step."""
+        return self.diagonal + self.columns - self.gradient
+
+
+def scales(bounds: Bounds, least: Fraction = LEAST_EIGENVALUE) -> Scales:
+    """The bits for `bounds`; RangeError, naming what is too large, where the ring has no room.
+
+    least: eigenvalue of the correlation matrix from which on directions are inverted.
+    """
+    inputs = max(bounds.inputs, Fraction(1))
+    count = max(bounds.rows - 1, 1).bit_length()
+    diagonal = bit_length(inputs**2 * bounds.weight + bounds.ridge)
+    gradient = bit_length(inputs * bounds.residual + bounds.ridge * bounds.coefficient)
+    # S is a few per cent off, so that T's diagonal is.
+    columns = bit_length(Fraction(11, 10) * bounds.columns) + bounds.growth
+    input_bits, weight_bits = _row_bits(bounds, inputs)
+    plan = inverse_plan(bounds.columns, least / (1 << columns))
+    room = WORD_BITS - bit_length(inputs * bounds.residual) - input_bits - PREDICTOR_BITS
+    block = min(BLOCK_ROWS, 1 << max(room, 0))
+    if block < LEAST_BLOCK_ROWS:
+        raise RangeError(
+            f"residuals up to {float(bounds.residual):g} times inputs up to {float(inputs):g}"
+        )
+    gradient_bits = min(GRADIENT_BITS, input_bits + PREDICTOR_BITS + count + gradient - 1)
+    moment_bits = min(MOMENT_BITS, 2 * input_bits + weight_bits + count + diagonal - 1)
+    unit = diagonal + columns - gradient
+    size = max(bit_length(bounds.coefficient) + unit, 0)
+    scaled_bits = min(
+        WORD_BITS - plan.inverse_bits - size, COARSE_SCALE_BITS + gradient_bits - 1, 36
+    )
+    direction_bits = min(
+        WORD_BITS - COARSE_SCALE_BITS - size, plan.inverse_bits + scaled_bits - 1, 36
+    )
+    if scaled_bits < 16 or direction_bits + COARSE_SCALE_BITS + unit <= COEFFICIENT_BITS:
+        raise RangeError(f"coefficients up to {float(bounds.coefficient):g} with these inputs")
+    return Scales(
+        bounds,
+        plan,
+        count,
+        diagonal,
+        gradient,
+        columns,
+        input_bits,
+        weight_bits,
+        moment_bits,
+        gradient_bits,
+        scaled_bits,
+        direction_bits,
+        block,
+        max(BLOCK_ROWS, CHUNK_ELEMENTS // bounds.columns // BLOCK_ROWS * BLOCK_ROWS),
+    )
+
+
+def _row_bits(bounds: Bounds, inputs: Fraction) -> tuple[int, int]:
+    """Fractional bits of inputs and weights, so that a block's sum of w x x' stays below 2^61."""
+    room = WORD_BITS - bit_length(BLOCK_ROWS * inputs**2 * bounds.weight)
+    if not bounds.varying:
+        input_bits, weight_bits = min(INPUT_BITS, room // 2), 0
+    else:
+        input_bits = min(INPUT_BITS, (room - LEAST_WEIGHT_BITS - 2) // 2)
+        weight_bits = min(room - 2 * input_bits, PREDICTOR_BITS - 1)
+    if input_bits < LEAST_INPUT_BITS or (bounds.varying and weight_bits < LEAST_WEIGHT_BITS):
+        raise RangeError(
+            f"inputs up to {float(inputs):g} with weights up to {float(bounds.weight):.3g}"
+        )
+    return input_bits, weight_bits
