@@ -49,8 +49,8 @@ class _Rows:
     unit: Unit = "rows"
     total: int | None = None
 
-    def __init__(self, cursor: sqlite3.Cursor) -> None:
-        self._cursor = cursor
+    def __init__(self, cursor: sqlite3.Cursor, label: str) -> None:
+        self._cursor, self._label = cursor, label
         self.names = tuple(column[0] for column in cursor.description)
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
@@ -59,25 +59,23 @@ class _Rows:
         while rows := self._cursor.fetchmany(CHUNK_ROWS):
             columns = list(zip(*rows, strict=True))
             series = [
-                _series(name, columns[position])
+                self._series(name, columns[position])
                 for name, position in zip(wanted, positions, strict=True)
             ]
             places = np.arange(done + 1, done + len(rows) + 1)
             done += len(rows)
             yield Chunk(polars.DataFrame(series), places, done)
 
-
-def _series(name: str, cells: Sequence[object]) -> polars.Series:
-    """SQLite types each cell for itself; a column of several types is taken as text."""
-    kinds = {type(cell) for cell in cells} - {type(None)}
-    if kinds <= {int}:
-        with contextlib.suppress(OverflowError):
+    def _series(self, name: str, cells: Sequence[Any]) -> polars.Series:
+        """SQLite types each cell for itself; a column of several types is taken as text."""
+        kinds = {type(cell) for cell in cells} - {type(None)}
+        if bytes in kinds:
+            raise DataError(f"{self._label}: column {name!r}: holds binary data, which is no cell")
+        if kinds <= {int}:
             return polars.Series(name, cells, dtype=polars.Int64)
-    if kinds <= {int, float}:
-        return polars.Series(name, [None if c is None else float(c) for c in cells])  # type: ignore[arg-type]
-    if bytes in kinds:
-        raise DataError(f"column {name!r}: holds binary data (BLOB), which is no cell of a table")
-    return polars.Series(name, [None if c is None else str(c) for c in cells])
+        if kinds <= {int, float}:
+            return polars.Series(name, [None if cell is None else float(cell) for cell in cells])
+        return polars.Series(name, [None if cell is None else str(cell) for cell in cells])
 
 
 @contextlib.contextmanager
@@ -91,7 +89,7 @@ def _sqlite(source: Source, label: str) -> Iterator[Table]:
             cursor = connection.execute(source.query)
             if cursor.description is None:
                 raise DataError(f"{label}: the query gives no table; one SELECT is needed")
-            yield _Rows(cursor)
+            yield _Rows(cursor, label)
         finally:
             connection.close()
     except sqlite3.Error as error:

@@ -14,6 +14,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from polars import Series
@@ -87,12 +88,16 @@ def open_table(source: Source) -> Iterator[Table]:
         before = Fingerprint.of(path)
         with path.open("rb") as file:
             if source.file_format == "csv":
-                blocks = iter(lambda: file.read(BLOCK_BYTES), b"")
+                blocks = _blocks(file, before.size)
                 yield CsvText(blocks, source, str(path), unit="bytes", total=before.size)
             else:
                 if not before.size:
                     raise DataError(f"{path}: the file is empty")
                 yield _COLUMNAR[source.file_format](path, str(path))
+    except DataError:
+        # A change explains whatever else seems to be wrong.
+        before.check(path)
+        raise
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: there is no such file; correct the path of the data file"
@@ -100,6 +105,13 @@ def open_table(source: Source) -> Iterator[Table]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     before.check(path)
+
+
+def _blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The first `size` bytes: a file that others append to would otherwise never end."""
+    while size > 0 and (block := file.read(min(BLOCK_BYTES, size))):
+        size -= len(block)
+        yield block
 
 
 _COLUMNAR = {"parquet": columnar.parquet, "arrow": columnar.arrow, "npz": columnar.npz}
