@@ -2,7 +2,8 @@
 
 1. prepare: the job's ranges are checked, an owner's file is loaded, the digest of all public
    constants is made. Nothing has been sent yet.
-2. share in: each owner's rows and labels become masked tensors, owner after owner.
+2. link and share in: where owners bring identifiers, records are compared, and the schedule is
+   that of the rows that are joined. Each owner's rows and labels become masked tensors.
 3. train: the steps of the public schedule.
 4. evaluate: the listed metrics on the held-out rows pass the reveal gate.
 5. reveal: each evaluator seals its half of the weights to every recipient.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import resource
 import statistics
 import sys
@@ -25,12 +27,16 @@ from numpy.typing import NDArray
 
 from mpc_train.artifact import ENVELOPE_FILE, seal_model
 from mpc_train.data import Table, load_table
+from mpc_train.errors import JobError
 from mpc_train.evaluation.metrics import revealed
-from mpc_train.jobs.job import Job, job_from_bytes
+from mpc_train.jobs.job import Job, fewest, job_from_bytes
+from mpc_train.jobs.job_link import link_of
 from mpc_train.jobs.job_train_checks import needs_file
 from mpc_train.jobs.ranges import check_ranges, rate
 from mpc_train.jobs.reading import Reading
 from mpc_train.jobs.schedule import checked_rows, distinct_rates, split, total_steps
+from mpc_train.linkage.link import Linked, Place, check_duplicates, link, patience_s
+from mpc_train.linkage.sharing import share_joined
 from mpc_train.networks.models import check_network, initial_weights
 from mpc_train.preparation.sharing import Shared, share_in, words_brought
 from mpc_train.training.trainer import Trainer, make_trainer, train
@@ -78,7 +84,10 @@ class TrainProgram:
         Raises JobError, DataError or RangeError, before anything is signed.
         """
         job = job_from_bytes(body)
-        check_ranges(job)
+        if job.data.joined:
+            raise JobError("data.joined: is known only during a run; propose the job without it")
+        for one in (job, *fewest(job)):
+            check_ranges(one)
         check_network(job)
         me = self._config.place.name
         if me in job.owners:
@@ -115,7 +124,8 @@ class TrainProgram:
     def _attached(self, session: Session, job: Job, role: Role) -> dict[str, object]:
         try:
             role.begin_step(0)
-            shared, start = self._share_in(session, job, role)
+            job, linked = self._link(session, job, role)
+            shared, start = self._share_in(session, job, role, linked)
             inputs, labels = shared.inputs, shared.labels
             role.finish()
             steps = total_steps(job)
@@ -153,15 +163,35 @@ class TrainProgram:
             "metrics": metrics,
             "losses": {str(number): loss for number, loss in watch.losses.items()},
             "revealed": [output.name for output in gate.passed],
+            "joined_rows": None if linked is None else linked.rows,
         }
 
+    def _link(self, session: Session, job: Job, role: Role) -> tuple[Job, Linked | None]:
+        """2: the job for the rows that are joined, where owners hold columns of it."""
+        if link_of(job) is None:
+            return job, None
+        place = Place(session.me, session.channel, session.sid, min(os.cpu_count() or 1, 4))
+        tokens = None if self._table is None else self._table.tokens
+        with session.channel.patience(patience_s(job)):
+            if job.data.join is None:
+                check_duplicates(job, role, place, tokens)
+                return job, None
+            linked = link(job, role, place, tokens)
+        job = job.resolved(linked.rows)
+        # Whoever derives another schedule than the others is told so at the next frame.
+        role.issue("joined", linked.rows, *public_constants(job))
+        return job, linked
+
     def _share_in(
-        self, session: Session, job: Job, role: Role
+        self, session: Session, job: Job, role: Role, linked: Linked | None
     ) -> tuple[Shared, dict[str, MaskedTensor]]:
         """2: rows and labels, in the order of owners, and the weights that training starts from,
         where the job gives them."""
         sources = {owner: _source(session, job, owner) for owner in job.owners}
-        shared = share_in(job, sources, session.me, self._table)
+        if linked is None:
+            shared = share_in(job, sources, session.me, self._table)
+        else:
+            shared = share_joined(job, role, linked, session.me, self._table)
         start, settings = {}, job.train.warm_start
         if settings is not None:
             source_of_start: Source | None = None

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpc_train.jobs.job import Job
+from mpc_train.jobs.job_link import learnt, link_of
 from mpc_train.jobs.job_train_checks import drops
 from mpc_train.jobs.reading import Reading
 from mpc_train.jobs.schedule import checked_rows, split_sizes, steps_per_epoch, total_steps
+from mpc_train.linkage.columns import columns_of
 
 MODELS = {
     "linear": "linear regression (squared error)",
@@ -40,13 +42,14 @@ def describe(job: Job) -> str:
             *(f"             {line}" for line in _extras(job)),
             f"             fixed point with {job.fraction_bits} fraction bits",
             f"  data       {owners}",
+            *(f"             {line}" for line in _linkage(job)),
             f"             {training} rows train, {held_out} are held out, by public seeds",
             *_set_aside(job),
             f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals",
             f"  revealed   the model, once, after the last step, to {', '.join(job.recipients)}",
             "             metrics on the held-out rows, to everybody: "
             + (metrics if metrics else "none"),
-            *(f"             {line}" for line in _disclosures(job)),
+            *(f"             {line}" for line in (*_disclosures(job), *learnt(job))),
             "             sizes, this file, and when each message was sent, to every node",
         )
     )
@@ -90,6 +93,26 @@ def _extras(job: Job) -> list[str]:
         frozen = f"; not trained: {', '.join(start.frozen)}" if start.frozen else ""
         found.append(f"starting from {what}{frozen}")
     return found
+
+
+def _linkage(job: Job) -> list[str]:
+    """How records of several owners are told to be the same."""
+    link, join = link_of(job), job.data.join
+    if link is None:
+        return []
+    keys = []
+    for name in link.on:
+        rules = link.normalise.get(name, ())
+        how = "a date" if "date" in rules else f"{', '.join(rules)} ignored"
+        keys.append(f"{name} ({how})" if rules else name)
+    if join is None:
+        return [f"looked through for records in several tables, by {' and '.join(keys)}"]
+    brought = "; ".join(f"{name}: {', '.join(columns_of(job, name))}" for name in job.owners)
+    rows = f"{job.rows}" if job.data.joined else f"{join.least_rows} to {job.rows}"
+    return [
+        f"different columns, {brought}",
+        f"joined by {' and '.join(keys)} to {rows} rows; of the most:",
+    ]
 
 
 def _set_aside(job: Job) -> list[str]:

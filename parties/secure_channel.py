@@ -7,7 +7,8 @@ dead. The coordinator that relays frames can read neither them nor change them; 
 and lengths, which are public.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from protocols.channel import MAX_LABEL_BYTES, Buffer
@@ -54,6 +55,15 @@ class SecureChannel:
         self.bytes_received = 0
         self.frames_sent = 0
         self.frames_received = 0
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Inside, a peer that is connected may be silent for `seconds` more."""
+        before, self._timeout_s = self._timeout_s, self._timeout_s + seconds
+        try:
+            yield
+        finally:
+            self._timeout_s = before
 
     def send(self, peer: str, label: bytes, payload: Buffer) -> None:
         """Seal and queue one frame. Does not wait for the peer."""

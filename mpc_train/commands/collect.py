@@ -56,7 +56,7 @@ def summarise(job: Job, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str,
 
     first = summaries[job.evaluators[0]]
     for name in job.evaluators[1:]:
-        for key in ("steps", "metrics", "losses"):
+        for key in ("steps", "metrics", "losses", "joined_rows"):
             if summaries[name].get(key) != first.get(key):
                 raise ArtifactError(f"{name} and {job.evaluators[0]} report different {key}")
     evaluators = [summaries[name] for name in job.evaluators]
@@ -79,4 +79,5 @@ def summarise(job: Job, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str,
         },
         "metrics": dict(first.get("metrics") or {}),
         **({"losses": dict(first["losses"])} if first.get("losses") else {}),
+        **({"joined_rows": first["joined_rows"]} if first.get("joined_rows") else {}),
     }

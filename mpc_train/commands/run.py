@@ -152,6 +152,8 @@ def _run(
                 "ArtifactError", "artifact", f"nothing was sealed to {recipient}", 9
             )
         roster = Roster.load(roster_path)
+        if result.get("joined_rows"):
+            job = job.resolved(result["joined_rows"])
         opened, path = open_file(sealed[recipient], vaults[recipient], roster, folder, job)
         result["model"] = str(path)
         return result, opened.weights
@@ -264,8 +266,12 @@ def _compare(
     from mpc_train.networks.models import initial_weights
     from mpc_train.training.warm_start import load_start, start_words
     from mpc_train.twin.reference import max_weight_difference, train_twin
+    from mpc_train.twin.reference_join import joined
 
     tables = [load_table(data[owner], job, owner) for owner in job.owners]
+    if job.data.join is not None:
+        job, table = joined(job, tables)
+        tables = [table]
     path = local_start(job_path, job)
     initial = initial_weights(job) if path is None else start_words(job, load_start(path, job))
     twin = train_twin(job, tables, initial)

@@ -11,9 +11,10 @@ import msgspec
 
 from mpc_train.errors import RefusedError
 from mpc_train.jobs.job import Job, ModelKind
+from mpc_train.jobs.job_link import link_of
 from mpc_train.jobs.job_reveal import Metric
 
-Disclosure = Literal["early_stopping", "guard", "training_loss"]
+Disclosure = Literal["early_stopping", "guard", "training_loss", "overlap", "membership"]
 
 ALL_MODELS: tuple[ModelKind, ...] = ("linear", "logistic", "softmax", "mlp")
 
@@ -26,7 +27,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: tuple[Metric, ...] = ()
     """Which metrics may become known."""
     disclosures: tuple[Disclosure, ...] = ()
-    """What may become known to every node while a job trains."""
+    """What may become known while a job trains: overlap, how many records owners have in common;
+    membership, to each owner, which of its records others have; the rest to every node."""
     models: tuple[ModelKind, ...] = ALL_MODELS
     modules: tuple[str, ...] = ()
     """Which installed factories (`package.module:factory`) a job may call here for its network."""
@@ -42,7 +44,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def disclosed_on_the_way(job: Job) -> list[Disclosure]:
-    """What a job discloses to every node while it trains, besides what it reveals at the end."""
+    """What a job discloses while it trains, besides what it reveals at the end."""
     found: list[Disclosure] = []
     if job.train.early_stopping is not None:
         found.append("early_stopping")
@@ -50,6 +52,10 @@ def disclosed_on_the_way(job: Job) -> list[Disclosure]:
         found.append("guard")
     if job.reveal.training_loss_every:
         found.append("training_loss")
+    if link_of(job) is not None:
+        found.append("overlap")
+    if job.data.join is not None and job.data.join.membership == "holders":
+        found.append("membership")
     return found
 
 

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from protocols.role import Positions, Role
 
 
+SECONDS_AN_ITEM = 1e-3
+"""For one item at one node, generously: a slow core needs a fifth of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Which node links: its name, its channel, the session, how many threads may work."""
@@ -140,14 +144,18 @@ def _shuffled(
     )
 
 
-def check_duplicates(job: Job, place: Place, tokens: Tokens | None) -> int:
+def check_duplicates(job: Job, role: Role, place: Place, tokens: Tokens | None) -> int | None:
     """At every evaluator: how many records stand in several tables, which it learns.
 
-    Raises LinkageError where these are more than the job allows; nothing has been shared then.
+    The dealer waits for it and learns nothing (None). Raises LinkageError where these are more
+    than the job allows; nothing has been shared then.
     """
     check = job.data.check_duplicates
     if check is None:
         raise ValueError("the job checks nothing")
+    if role.is_dealer:
+        told(place.channel, job.evaluators, 0)
+        return None
     _, lists = _shuffled(job, place, tokens, None)
     found = repeated(lists, job.owners)
     if found > check.most:
@@ -155,4 +163,10 @@ def check_duplicates(job: Job, place: Place, tokens: Tokens | None) -> int:
             f"{found} records stand in the tables of several owners, the job allows {check.most} "
             "(data.check_duplicates.most); agree who brings them. Nothing was shared"
         )
+    tell(place.channel, [job.dealer], 0)
     return found
+
+
+def patience_s(job: Job) -> float:
+    """How much longer than usual a node may be silent while lists are masked, in seconds."""
+    return SECONDS_AN_ITEM * sum(job.data.rows.values()) * len(job.evaluators)

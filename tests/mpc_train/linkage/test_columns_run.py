@@ -1,0 +1,119 @@
+"""Whole runs in real processes of jobs whose owners hold columns."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpc_train.jobs.job import load_job
+from tests.mpc_train.linkage.columns_case import JOB, write_job, write_table
+from tests.mpc_train.test_run import ended, launch
+
+FULL_BATCHES = (
+    JOB.replace("test_fraction = 0.25", "test_fraction = 0")
+    .replace("batch_size = 8", "batch_size = 35")
+    .replace("epochs = 3", "epochs = 25")
+    .replace('metrics = ["accuracy"]', "")
+    .replace("least_rows = 20", "least_rows = 35")
+)
+"""Of all 35 joined rows, so that the model does not depend on their order."""
+
+
+def study(folder: Path, membership: str, text: str = JOB) -> Path:
+    path = write_job(folder, membership, text)
+    job = load_job(path)
+    for owner in job.owners:
+        write_table(folder / "data", owner, job.data.rows[owner])
+    (folder / "local.toml").write_text(
+        '[data]\nbank = { file = "data/bank.csv", date_format = "%d.%m.%Y" }\n'
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("membership", "text"),
+    [pytest.param("holders", JOB, marks=pytest.mark.slow), ("nobody", FULL_BATCHES)],
+)
+def test_the_model_is_that_of_the_joined_table(tmp_path: Path, membership: str, text: str) -> None:
+    folder = tmp_path / "study"
+    process = launch(study(folder, membership, text), "--compare")
+    record, err = ended(process, 180)
+    assert process.returncode == 0, err
+    assert record["joined_rows"] == 35
+    assert record["max_weight_difference"] < 2e-3
+    for name, value in record["metrics"].items():
+        assert value == pytest.approx(record["twin_metrics"][name], abs=0.13)
+    check_that_nobody_is_named(folder, record, err)
+
+
+def check_that_nobody_is_named(folder: Path, record: dict[str, Any], err: str) -> None:
+    """No identifier, in no spelling, in a log, a report, a result or a node's file."""
+    texts = [err, json.dumps(record)]
+    texts += [path.read_text() for path in folder.rglob("*.log")]
+    texts += [path.read_text() for path in (folder / "run").rglob("*.toml")]
+    texts += [path.read_bytes().decode("latin-1") for path in folder.rglob("*.sealed")]
+    assert len(texts) > 8
+    for owner in ("bank", "insurer"):
+        for line in (folder / "data" / f"{owner}.csv").read_text().splitlines()[1:]:
+            name, born = line.split(",")[:2]
+            assert not any(name in text or born in text for text in texts)
+
+
+@pytest.mark.slow  # the error itself is tested in test_link.py
+def test_too_few_records_end_the_run_with_one_error(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    process = launch(study(folder, "nobody", JOB.replace("least_rows = 20", "least_rows = 36")))
+    record, err = ended(process, 180)
+    assert process.returncode == 4, err
+    assert record["status"] == "LinkageError"
+    assert "35 records in common, the job asks for 36" in record["message"]
+    assert not list(folder.rglob("*.sealed"))
+
+
+ROWS = """
+[job]
+name = "rows"
+owners = ["ann", "bob"]
+dealer = "registry"
+recipients = ["ann"]
+
+[data]
+features = ["age"]
+label = "ill"
+rows = { ann = 30, bob = 20 }
+check_duplicates = { on = ["id"], normalise = { id = ["spaces"] }, most = 1 }
+
+[model]
+kind = "logistic"
+
+[train]
+epochs = 1
+batch_size = 8
+optimizer = { name = "sgd", learning_rate = 0.5 }
+"""
+
+
+@pytest.mark.slow  # the check itself is tested in test_link.py
+@pytest.mark.parametrize("common", [1, 2])
+def test_records_in_two_tables(tmp_path: Path, common: int) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(ROWS)
+    (tmp_path / "data").mkdir()
+    rng = np.random.default_rng(1)
+    for owner, first, rows in (("ann", 0, 30), ("bob", 30 - common, 20)):
+        lines = ["id,age,ill"]
+        for number in range(first, first + rows):
+            key = f"8{number:05}" if owner == "ann" else f"8{number // 1000:02} {number % 1000:03}"
+            lines.append(f"{key},{rng.normal():.4f},{number % 2}")
+        (tmp_path / "data" / f"{owner}.csv").write_text("\n".join(lines) + "\n")
+    process = launch(path, "--compare")
+    record, err = ended(process, 180)
+    if common > 1:
+        assert process.returncode == 4
+        assert record["status"] == "LinkageError"
+        assert "2 records stand in the tables of several owners" in record["message"]
+    else:
+        assert process.returncode == 0, err
+        assert record["max_weight_difference"] < 2e-3
