@@ -48,6 +48,8 @@ class CsvText:
         self.unit: Unit = unit
         self.total = total
         self.place: Literal["line", "row"] = place
+        # From a database a blank line is a row whose only cell is null.
+        self._blank = b"\r\n" if place == "line" else b"\0"
         self._delimiter, self._quote = source.separator, source.quote
         self._read_bytes = 0
         self._rows = 0
@@ -143,15 +145,15 @@ class CsvText:
                 continue
             piece = rest[: int(ends[-1]) + 1]
             # Blank lines wait: at the end of the file they are nothing, before a row an error.
-            kept = piece.rstrip(b"\r\n")
-            newline = piece[len(kept) : piece.index(b"\n", len(kept)) + 1]
+            kept = piece.rstrip(self._blank)
+            newline = piece[len(kept) : piece.find(b"\n", len(kept)) + 1]
             if not kept:
                 continue
             rest = rest[len(kept) + len(newline) :]
             yield kept + newline
-        rest = rest.rstrip(b"\r\n")
+        rest = rest.rstrip(self._blank)
         if rest:
-            rest += b"\n"
+            rest += b"" if rest.endswith(b"\n") else b"\n"
             ends, _ = self._ends(rest)
             if not len(ends) or int(ends[-1]) != len(rest) - 1:
                 raise self._unclosed(rest)
@@ -224,6 +226,7 @@ class CsvText:
         width = len(self.names)
         octets = np.frombuffer(piece, np.uint8)
         blank = (ends == starts) | ((ends == starts + 1) & (octets[starts] == ord("\r")))
+        blank &= self.place == "line"
         wrong = np.flatnonzero((fields != width) | blank)
         if len(wrong):
             row = int(wrong[0])

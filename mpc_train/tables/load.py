@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 import numpy as np
 from polars import Series
 
@@ -74,6 +75,26 @@ def load(
         )
     _check_whole(found, label, schema)
     return found
+
+
+def stream(
+    source: Source, schema: Schema, *, names: Sequence[str], check: Check | None = None
+) -> Iterator[TypedTable]:
+    """The columns `names` chunk by chunk, in bounded memory; other columns are left alone.
+
+    What only a whole table shows is not checked. Raises DataError.
+    """
+    label = label_of(source)
+    with open_table(source) as table:
+        ignored = msgspec.structs.replace(source, ignore=tuple(table.names))
+        _check_names(table, label, schema, ignored, names)
+        for chunk in table.chunks(names):
+            filling = _Filling(label, table.place, len(names), None)
+            filling.begin(chunk.places)
+            for index, name in enumerate(names):
+                with filling.named(name):
+                    filling.take(index, chunk.frame[name], schema[name], source, check)
+            yield filling.table(tuple(names))
 
 
 @contextlib.contextmanager
