@@ -9,9 +9,16 @@ from typing import Any
 
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_link import learnt, link_of
+from mpc_train.jobs.job_regression import described
 from mpc_train.jobs.job_train_checks import drops
 from mpc_train.jobs.reading import Reading
-from mpc_train.jobs.schedule import checked_rows, split_sizes, steps_per_epoch, total_steps
+from mpc_train.jobs.schedule import (
+    checked_rows,
+    is_newton,
+    split_sizes,
+    steps_per_epoch,
+    total_steps,
+)
 from mpc_train.linkage.columns import columns_of
 
 MODELS = {
@@ -19,6 +26,8 @@ MODELS = {
     "logistic": "logistic regression (binary cross-entropy)",
     "softmax": "softmax regression (cross-entropy)",
     "mlp": "multi-layer perceptron with ReLU (cross-entropy)",
+    "poisson": "Poisson regression (logarithmic link)",
+    "gamma": "gamma regression (logarithmic link)",
 }
 RULES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
 
@@ -26,7 +35,6 @@ RULES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
 def describe(job: Job) -> str:
     """Return what the job computes and reveals, in a few lines of text."""
     training, held_out = split_sizes(job)
-    train = job.train
     model = f"{MODELS[job.model.kind]}, widths {' - '.join(str(width) for width in job.widths)}"
     if job.model.network is not None:
         operations = ", ".join(node.op for node in job.graph.nodes)
@@ -37,8 +45,7 @@ def describe(job: Job) -> str:
         (
             f"Job {job.name}, digest {job.digest().hex()}",
             f"  computed   {model} of {job.label.name!r} from {len(job.features)} features",
-            f"             {train.epochs} epochs of {steps_per_epoch(job)} batches of "
-            f"{train.batch_size}: {total_steps(job)} steps; {_rule(job)}",
+            *(f"             {line}" for line in _steps(job)),
             *(f"             {line}" for line in _extras(job)),
             f"             fixed point with {job.fraction_bits} fraction bits",
             f"  data       {owners}",
@@ -47,12 +54,24 @@ def describe(job: Job) -> str:
             *_set_aside(job),
             f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals",
             f"  revealed   the model, once, after the last step, to {', '.join(job.recipients)}",
+            *(f"             {line}" for line in _said(job)),
             "             metrics on the held-out rows, to everybody: "
             + (metrics if metrics else "none"),
             *(f"             {line}" for line in (*_disclosures(job), *learnt(job))),
             "             sizes, this file, and when each message was sent, to every node",
         )
     )
+
+
+def _steps(job: Job) -> list[str]:
+    """How often what is computed."""
+    if is_newton(job):
+        return described(job)
+    train = job.train
+    return [
+        f"{train.epochs} epochs of {steps_per_epoch(job)} batches of "
+        f"{train.batch_size}: {total_steps(job)} steps; {_rule(job)}"
+    ]
 
 
 def _rule(job: Job) -> str:
@@ -111,13 +130,24 @@ def _linkage(job: Job) -> list[str]:
     rows = f"{job.rows}" if job.data.joined else f"{join.least_rows} to {job.rows}"
     return [
         f"different columns, {brought}",
-        f"joined by {' and '.join(keys)} to {rows} rows; of the most:",
+        f"joined by {' and '.join(keys)}",
+        f"to {rows} rows; of {job.rows}",
     ]
 
 
 def _set_aside(job: Job) -> list[str]:
     rows = len(checked_rows(job))
     return [f"             {rows} more decide when training ends"] if rows else []
+
+
+def _said(job: Job) -> list[str]:
+    """What recipients, and nobody else, learn beside the model."""
+    if job.reveal.statistics:
+        return [
+            "with it, to them: standard errors, p-values and inflation of its coefficients, "
+            "whether they converged"
+        ]
+    return ["with it, to them: whether its coefficients converged"] if is_newton(job) else []
 
 
 def _disclosures(job: Job) -> list[str]:
