@@ -300,6 +300,7 @@ def test_exit_statuses() -> None:
         "ConfigError",
         "ModelError",
         "DataError",
+        "LinkageError",
         "RefusedError",
         "ArtifactError",
         "KeyboardInterrupt",
