@@ -19,8 +19,10 @@ from protocols.kernels import unpack
 Words = NDArray[np.int64]
 Octets = NDArray[np.uint8]
 
-FRAME_BYTES = 1 << 25
-"""Longer payloads are sent as several frames: 32 MiB bounds what a receiver has to hold."""
+FRAME_BYTES = 1 << 20
+"""Longer payloads are sent as several frames. A connection is alive while whole frames arrive, and
+5 s without one break it: 1 MiB is there in time from 2 Mbit/s on. It also bounds how far the dealer
+runs ahead, and lets sealing, sending and opening overlap; larger frames cost as much CPU."""
 
 LABEL = struct.Struct(">4sIII")
 """Tag, step, operation, checksum."""
