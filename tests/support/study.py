@@ -7,6 +7,7 @@ the run left behind for the data's values, keys, passphrases, masks and shares.
 
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
@@ -111,6 +112,9 @@ class Study:
         self.join_s = 60
         """How long nodes and coordinator wait for each other."""
 
+        self.paths: dict[str, Path] = {}
+        """Where nodes look for code of their own, by name."""
+
         self.good: dict[str, Ended] = {}
         """How each node ended, in the study that `conftest` makes once."""
 
@@ -121,6 +125,9 @@ class Study:
         """`mpc-train ARGUMENTS…` with its output in `left`."""
         words = [str(word) for word in arguments]
         record = self.secrets / f"{name}.words"
+        environment = dict(os.environ)
+        if name in self.paths:
+            environment["PYTHONPATH"] = str(self.paths[name])
         with (self.output(name, "out")).open("wb") as out, self.output(name, "err").open("wb") as e:
             process = subprocess.Popen(
                 [sys.executable, str(RECORDED), str(record), *words],
@@ -128,6 +135,7 @@ class Study:
                 stderr=e,
                 stdin=subprocess.DEVNULL,
                 cwd=self.folder,
+                env=environment,
             )
         self.running[name] = process, time.monotonic()
         return process
@@ -141,7 +149,7 @@ class Study:
             "desk", f'[network]\nlisten = "tcp://127.0.0.1:*"\n[run]\njob = "{job or self.job}"'
         )
         self.start("desk", "coordinator", "--config", config, *self._options())
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while "listening" not in (text := self.output("desk", "out").read_text()):
             assert time.monotonic() < deadline
             assert self.running["desk"][0].poll() is None, self.output("desk", "err").read_text()
