@@ -6,7 +6,7 @@ the arguments: passphrases come from a file, a descriptor or the terminal.
 
 import typer
 
-from mpc_train.commands import job, keys, model, nodes, open, run, schema
+from mpc_train.commands import job, keys, model, nodes, open, predict, run, schema
 
 app = typer.Typer(
     name="mpc-train",
@@ -29,6 +29,7 @@ app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)
 app.command("open")(open.open_command)
+app.command("predict")(predict.predict_command)
 app.command("run")(run.run_command)
 
 

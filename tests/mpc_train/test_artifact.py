@@ -66,19 +66,19 @@ class Run:
         def draw(shape: tuple[int, ...]) -> np.ndarray:
             return generator.integers(-(2**63), 2**63, shape, dtype=np.int64)
 
-        self.weights = {name: generator.normal(0, 3, shape) for name, shape in job.shapes.items()}
+        self.weights = {name: generator.normal(0, 3, shape) for name, shape in job.sealed.items()}
         encoded = {
             name: np.round(value * 2**20).astype(np.int64) for name, value in self.weights.items()
         }
         self.masks = {
-            evaluator: {name: draw(shape) for name, shape in job.shapes.items()}
+            evaluator: {name: draw(shape) for name, shape in job.sealed.items()}
             for evaluator in job.evaluators
         }
         total = {
             name: sum((mask[name] for mask in self.masks.values()), np.zeros(shape, np.int64))
-            for name, shape in job.shapes.items()
+            for name, shape in job.sealed.items()
         }
-        self.delta = {name: encoded[name] + total[name] for name in job.shapes}
+        self.delta = {name: encoded[name] + total[name] for name in job.sealed}
 
     def seal(self, me: str, recipient: str = "office", **changes: object) -> bytes:
         arguments: dict[str, object] = {

@@ -48,7 +48,17 @@ def secret(tmp_path: Path) -> Path:
 
 def test_help_names_every_verb_and_the_exit_statuses() -> None:
     text = run("--help").stdout
-    for verb in ("identity", "roster", "job", "party", "dealer", "coordinator", "open", "run"):
+    for verb in (
+        "identity",
+        "roster",
+        "job",
+        "party",
+        "dealer",
+        "coordinator",
+        "open",
+        "predict",
+        "run",
+    ):
         assert verb in text
     for number in (*range(11), 130):
         assert str(number) in text
@@ -67,6 +77,7 @@ def test_help_names_every_verb_and_the_exit_statuses() -> None:
         ["dealer"],
         ["coordinator"],
         ["open"],
+        ["predict"],
         ["run"],
     ],
 )

@@ -1,0 +1,78 @@
+"""`mpc-train predict`: apply an opened model to raw records, on this machine alone."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpc_train.commands.common import Format, FormatOption, emit, reporting
+from mpc_train.errors import ConfigError
+
+
+def predict_command(
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="The folder that mpc-train open wrote."),
+    ],
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="Raw records: CSV, Parquet, Arrow or npz.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where predictions go: .csv or .json (an object a line); default: here."),
+    ] = None,
+    delimiter: Annotated[str, typer.Option(help="CSV: the sign between cells.")] = "",
+    encoding: Annotated[str, typer.Option(help="CSV: how the file is encoded.")] = "utf-8",
+    decimal: Annotated[str, typer.Option(help="CSV: point or comma in numbers.")] = ".",
+    date_format: Annotated[str, typer.Option(help="How dates are written.")] = "%Y-%m-%d",
+    output: FormatOption = Format.text,
+) -> None:
+    """Predict the label of each record. The table has the columns of the job's schema in their own
+    units; the label may be missing, other columns are left alone."""
+    with reporting(output):
+        import msgspec
+
+        from mpc_train.predicting import load_predictor, write_records
+        from mpc_train.tables.source import Source, SourceProblem, check_source
+
+        given = {
+            "file": str(table),
+            "delimiter": delimiter,
+            "encoding": encoding,
+            "decimal": decimal,
+            "date_format": date_format,
+        }
+        try:
+            source = msgspec.convert(given, Source)
+            check_source(source)
+        except (msgspec.ValidationError, SourceProblem) as error:
+            raise ConfigError(f"{table}: {error}") from error
+        predictor = load_predictor(model)
+        if out is None:
+            form = "json" if output is Format.json else "csv"
+            rows = write_records(predictor, source, sys.stdout, form)
+        else:
+            form = "json" if out.suffix in (".json", ".jsonl") else "csv"
+            partial = out.with_name(out.name + ".partial")
+            try:
+                with partial.open("w", encoding="utf-8", newline="") as file:
+                    rows = write_records(predictor, source, file, form)
+                os.replace(partial, out)
+            except OSError as error:
+                raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
+            finally:
+                partial.unlink(missing_ok=True)
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "job": predictor.job.name,
+                    "rows": rows,
+                    "columns": list(predictor.columns),
+                    "out": None if out is None else str(out),
+                }
+            )
+        elif out is not None:
+            print(f"{rows} predictions in {out}")
