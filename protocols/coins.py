@@ -27,11 +27,12 @@ from math import prod
 
 import numpy as np
 
-from protocols.comparison import DIGIT_BITS, from_digits
+from protocols.comparison import from_digits
 from protocols.errors import RangeError
 from protocols.masked import MaskedBit
 from protocols.role import Octets, Role, Shape
 
+DIGIT_BITS = 4
 BASE = 1 << DIGIT_BITS
 MOST_DIGITS = 4
 

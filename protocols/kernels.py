@@ -21,7 +21,8 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import carray, njit, types
+from numba.extending import intrinsic
 
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _BYTES_OUT = types.Array(types.uint8, 1, "C")
@@ -29,13 +30,13 @@ _PLANES = types.Array(types.uint8, 2, "C", readonly=True)
 _PLANES_OUT = types.Array(types.uint8, 2, "C")
 _WORDS = types.Array(types.int64, 1, "C", readonly=True)
 _WORDS_OUT = types.Array(types.int64, 1, "C")
-_TABLE = types.Array(types.uint16, 2, "C", readonly=True)
-_TABLE_OUT = types.Array(types.uint16, 2, "C")
 _GRID = types.Array(types.int64, 2, "C", readonly=True)
 _GRID_OUT = types.Array(types.int64, 2, "C")
 _PROGRAM = types.Array(types.int32, 2, "C", readonly=True)
 _INT = types.int64
 _FLAG = types.boolean
+BLOCK = 4096
+"""Rows are worked on in pieces that stay in the nearest cache."""
 
 
 def _kernel(*arguments: types.Type) -> Callable[[Any], Any]:
@@ -250,101 +251,135 @@ def selected_rounded(  # type: ignore[no-untyped-def]
         out[i] = (hidden ^ chosen) - chosen + (mine & chosen)
 
 
-@_kernel(_WORDS, _INT, _TABLE_OUT)
-def one_hot(lam, bits, out):  # type: ignore[no-untyped-def]
-    """out[j, i] = 1 << (4-bit digit j of the low bits − 1 bits of lam[i])."""
-    low = np.int64((np.uint64(1) << np.uint64(bits - 1)) - np.uint64(1))
-    for j in range(out.shape[0]):
-        for i in range(out.shape[1]):
-            digit = ((lam[i] & low) >> (4 * j)) & 15
-            out[j, i] = np.uint16(np.int64(1) << digit)
+@_kernel(_WORDS, _WORDS, _INT, _INT, _PLANES_OUT)
+def bit_planes(words, levels, flip, low, out):  # type: ignore[no-untyped-def]
+    """Row j of out: bit low + j of (words[i] − levels[t]) ^ flip, eight of them a byte.
 
-
-@_kernel(_TABLE, _GRID, _INT, _PLANES_OUT)
-def look_up(table, delta, bits, out):  # type: ignore[no-untyped-def]
-    """Row j of out: parity of the bits of W above D; row digits + j: bit D of W, lanes packed.
-
-    W = table[j, i], D = digit j of the low bits − 1 bits of delta[t, i], lane = t·size + i.
+    The words of each level begin a new byte; out has as many columns for each. Padding: zero words.
     """
-    digits, size = table.shape
-    thresholds = delta.shape[0]
-    lanes = thresholds * size
-    low = np.int64((np.uint64(1) << np.uint64(bits - 1)) - np.uint64(1))
-    wide = np.empty(size, np.uint32)
-    pairs = np.zeros((lanes + 7) // 8 * 8, np.uint8)
-    eights = pairs.view(np.uint64)
-    ones = np.uint64(0x0101010101010101)
-    gather = np.uint64(0x0102040810204080)
-    for j in range(digits):
+    rows, columns = out.shape
+    width = columns // levels.size
+    block = np.zeros(BLOCK, np.int64)
+    octets = np.empty(BLOCK, np.uint8)
+    eights = octets.view(np.uint64)
+    for t in range(levels.size):
+        for start in range(0, words.size, BLOCK):
+            count = min(BLOCK, words.size - start)
+            for i in range(count):
+                block[i] = ((words[start + i] - levels[t]) ^ flip) >> low
+            packed = (count + 7) // 8
+            for i in range(count, 8 * packed):
+                block[i] = 0
+            first = t * width + start // 8
+            for row in range(0, rows, 8):
+                for i in range(8 * packed):
+                    octets[i] = np.uint8(block[i] >> row)
+                # The 8 × 8 bits of every word are transposed: byte j gets bit j of each byte.
+                for i in range(packed):
+                    x = eights[i]
+                    y = (x ^ (x >> np.uint64(7))) & np.uint64(0x00AA00AA00AA00AA)
+                    x ^= y ^ (y << np.uint64(7))
+                    y = (x ^ (x >> np.uint64(14))) & np.uint64(0x0000CCCC0000CCCC)
+                    x ^= y ^ (y << np.uint64(14))
+                    y = (x ^ (x >> np.uint64(28))) & np.uint64(0x00000000F0F0F0F0)
+                    eights[i] = x ^ y ^ (y << np.uint64(28))
+                for j in range(min(8, rows - row)):
+                    for i in range(packed):
+                        out[row + j, first + i] = np.uint8(eights[i] >> np.uint64(8 * j))
+
+
+@_kernel(_BYTES, _INT, _WORDS_OUT)
+def unpack_bits(octets, size, out):  # type: ignore[no-untyped-def]
+    """out = packed bits as words of 0 and 1, `size` of them before the next one begins a byte."""
+    width = (size + 7) // 8
+    for t in range(out.size // max(size, 1)):
         for i in range(size):
-            word = np.uint32(table[j, i])
-            above = word >> np.uint32(1)
-            above ^= above >> np.uint32(1)
-            above ^= above >> np.uint32(2)
-            above ^= above >> np.uint32(4)
-            above ^= above >> np.uint32(8)
-            wide[i] = np.uint32(word | (above << np.uint32(16)))
-        for t in range(thresholds):
-            for i in range(size):
-                place = ((delta[t, i] & low) >> (4 * j)) & 15
-                both = wide[i] >> np.uint32(place)
-                pairs[t * size + i] = np.uint8((both & 1) | ((both >> 15) & 2))
-        for i in range(eights.size):
-            eight = eights[i]
-            out[digits + j, i] = np.uint8(((eight & ones) * gather) >> np.uint64(56))
-            out[j, i] = np.uint8((((eight >> np.uint64(1)) & ones) * gather) >> np.uint64(56))
+            out[t * size + i] = np.int64((octets[t * width + (i >> 3)] >> np.uint8(i & 7)) & 1)
 
 
-@_kernel(_PROGRAM, _PLANES, _PLANES_OUT)
-def mask_products(program, masks, out):  # type: ignore[no-untyped-def]
-    """Line (row, a, b): out[row] = (out[a] if a >= 0 else masks[-1 - a]) & masks[b]."""
-    for line in range(program.shape[0]):
-        row, a, b = program[line, 0], program[line, 1], program[line, 2]
-        for i in range(out.shape[1]):
-            head = out[a, i] if a >= 0 else masks[-1 - a, i]
-            out[row, i] = head & masks[b, i]
+@intrinsic
+def _pointer(_, address):  # type: ignore[no-untyped-def]
+    """The address of a row as a pointer, which costs less than a slice with its reference count."""
+
+    def cast(context, builder, _, arguments):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(address), cast
 
 
-@_kernel(_PROGRAM, _PLANES, _PLANES, _PLANES, _PLANES_OUT)
-def sum_of_products(program, public, masks, products, out):  # type: ignore[no-untyped-def]
-    """Line (row, hidden, a, b, c, d): out[row] ^= hidden & public[a] & … & public[d].
+@_kernel(_PROGRAM, *[_PLANES] * 8, _PLANES_OUT, _PLANES_OUT)
+def bit_program(  # type: ignore[no-untyped-def]
+    program,
+    public,
+    masks,
+    dealt,
+    below,
+    public_once,
+    masks_once,
+    dealt_once,
+    below_once,
+    out,
+    scratch,
+):
+    """Run a program of `bit_programs`, whose lines AND and XOR rows of these arrays.
 
-    hidden: −1 for all ones, else a row of masks or, beyond them, of products; −1 in the place of
-    a public row leaves the factor out, and those after it.
+    The four arrays in the middle have fewer columns, those of one threshold, and repeat. scratch:
+    rows of BLOCK bytes, an argument so that it outlives the pointers into it.
     """
-    count = out.shape[1]
-    known = masks.shape[0]
-    term = np.empty(count, np.uint8)
-    for line in range(program.shape[0]):
-        row, hidden = program[line, 0], program[line, 1]
-        if hidden < 0:
-            for i in range(count):
-                term[i] = np.uint8(255)
-        elif hidden < known:
-            for i in range(count):
-                term[i] = masks[hidden, i]
-        else:
-            for i in range(count):
-                term[i] = products[hidden - known, i]
-        for place in range(2, 6):
-            factor = program[line, place]
-            if factor < 0:
-                break
-            for i in range(count):
-                term[i] &= public[factor, i]
-        for i in range(count):
-            out[row, i] ^= term[i]
-
-
-@_kernel(_BYTES, _WORDS, _INT, _WORDS_OUT)
-def signs(octets, words, bits, out):  # type: ignore[no-untyped-def]
-    """out[i] = bit i of the packed octets ⊕ bit (bits − 1) of words[i], words repeating."""
-    size = words.size
-    for start in range(0, out.size, max(size, 1)):
-        for i in range(size):
-            lane = start + i
-            bit = np.int64(octets[lane >> 3]) >> (lane & 7)
-            out[lane] = (bit ^ (words[i] >> (bits - 1))) & 1
+    columns = out.shape[1]
+    period = columns
+    if public_once.shape[0]:
+        period = public_once.shape[1]
+    if masks_once.shape[0]:
+        period = masks_once.shape[1]
+    if dealt_once.shape[0]:
+        period = dealt_once.shape[1]
+    if below_once.shape[0]:
+        period = below_once.shape[1]
+    arrays = np.array(
+        [
+            public.ctypes.data,
+            masks.ctypes.data,
+            dealt.ctypes.data,
+            below.ctypes.data,
+            public_once.ctypes.data,
+            masks_once.ctypes.data,
+            dealt_once.ctypes.data,
+            below_once.ctypes.data,
+            out.ctypes.data,
+            scratch.ctypes.data,
+        ]
+    )
+    widths = np.full(10, columns)
+    widths[4:8] = period
+    widths[9] = BLOCK
+    place = np.empty(10, np.int64)
+    for base in range(0, columns, max(period, 1)):
+        for start in range(0, period, BLOCK):
+            count = min(BLOCK, period - start)
+            for kind in range(10):
+                place[kind] = arrays[kind]
+                if kind < 9:
+                    place[kind] += start
+                if kind < 4 or kind == 8:
+                    place[kind] += base
+            for line in range(program.shape[0]):
+                add, kind, row = program[line, 0], program[line, 1], program[line, 2]
+                target = carray(_pointer(place[kind] + row * widths[kind]), count, np.uint8)  # type: ignore[call-arg]
+                kind, row = program[line, 3], program[line, 4]
+                a = carray(_pointer(place[kind] + row * widths[kind]), count, np.uint8)
+                kind, row = program[line, 5], program[line, 6]
+                if kind < 0:
+                    for i in range(count):
+                        target[i] = target[i] ^ a[i] if add else a[i]
+                    continue
+                b = carray(_pointer(place[kind] + row * widths[kind]), count, np.uint8)
+                if add:
+                    for i in range(count):
+                        target[i] ^= a[i] & b[i]
+                else:
+                    for i in range(count):
+                        target[i] = a[i] & b[i]
 
 
 @_kernel(_GRID, _GRID, _GRID, _FLAG, _GRID_OUT)

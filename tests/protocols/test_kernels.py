@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from protocols import kernels
+from protocols.bit_programs import SCRATCH_ROWS, Term, compiled
 from protocols.ring import matmul
 
 SIZES = (0, 1, 2, 3, 7, 8, 9, 33, 130)
@@ -88,54 +89,68 @@ def test_selections(first: bool) -> None:
     np.testing.assert_array_equal(out, expected)
 
 
-@pytest.mark.parametrize("bits", [5, 32, 44, 64])
-@pytest.mark.parametrize(("thresholds", "size"), [(1, 1), (1, 70), (3, 5), (2, 64)])
-def test_digits(bits: int, thresholds: int, size: int) -> None:
-    digits = (bits - 1 + 3) // 4
-    lam, delta = words(1, size), words(2, thresholds, size)
-    table = np.empty((digits, size), np.uint16)
-    kernels.one_hot(lam, bits, table)
-    low = (1 << (bits - 1)) - 1
-    for j in range(digits):
-        expected = [1 << ((int(x) & low) >> (4 * j) & 15) for x in lam]
-        np.testing.assert_array_equal(table[j], expected)
-    table = np.random.default_rng(3).integers(0, 1 << 16, table.shape).astype(np.uint16)
-    lanes = thresholds * size
-    out = np.empty((2 * digits, (lanes + 7) // 8), np.uint8)
-    kernels.look_up(table, delta, bits, out)
-    found = np.unpackbits(out, axis=-1, count=lanes, bitorder="little")
-    for j in range(digits):
-        for lane in range(lanes):
-            place = (int(delta[lane // size, lane % size]) & low) >> (4 * j) & 15
-            word = int(table[j, lane % size])
-            assert found[digits + j, lane] == word >> place & 1
-            assert found[j, lane] == bin(word >> (place + 1)).count("1") % 2
+def planes_of(values: list[int], low: int, rows: int) -> np.ndarray:
+    bits = np.array([[v >> (low + j) & 1 for v in values] for j in range(rows)], np.uint8)
+    return np.packbits(bits, axis=-1, bitorder="little")
 
 
-def test_products_of_bits() -> None:
-    generator = np.random.default_rng(1)
-    masks, public = generator.integers(0, 256, (2, 5, 33)).astype(np.uint8)
-    products = np.empty((2, 33), np.uint8)
-    program = np.array([[0, -2, 3], [1, 0, 4]], np.int32)
-    kernels.mask_products(program, masks, products)
-    np.testing.assert_array_equal(products[0], masks[1] & masks[3])
-    np.testing.assert_array_equal(products[1], masks[1] & masks[3] & masks[4])
-    lines = [[0, -1, 1, 2, -1, -1], [1, 2, 0, 1, 3, 4], [0, 6, -1, -1, -1, -1]]
-    start = generator.integers(0, 256, (2, 33)).astype(np.uint8)
+@pytest.mark.parametrize(("low", "rows"), [(0, 1), (0, 63), (10, 14), (63, 1), (3, 9)])
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 70, 4096, 5001])
+def test_bit_planes(low: int, rows: int, size: int) -> None:
+    x = words(1, size)
+    levels = np.array([0, -(2**63), 12345])
+    for flip in (0, -1):
+        out = np.full((rows, 3 * ((size + 7) // 8)), 170, np.uint8)
+        kernels.bit_planes(x, levels, flip, low, out)
+        moved = [[(int(v) - int(t) ^ flip) % 2**64 for v in x] for t in levels]
+        expected = [planes_of(values, low, rows) for values in moved]
+        valid = planes_of([-1] * size, 0, 1)
+        for found, planes in zip(np.split(out, 3, axis=1), expected, strict=True):
+            np.testing.assert_array_equal(found & valid, planes)
+
+
+@pytest.mark.parametrize(("repeats", "size"), [(1, 0), (1, 1), (1, 70), (3, 5), (2, 64)])
+def test_unpacked_bits(repeats: int, size: int) -> None:
+    octets = np.random.default_rng(1).integers(0, 256, repeats * ((size + 7) // 8)).astype(np.uint8)
+    out = np.empty(repeats * size, np.int64)
+    kernels.unpack_bits(octets, size, out)
+    found = np.unpackbits(octets.reshape(repeats, -1), axis=1, count=size, bitorder="little")
+    np.testing.assert_array_equal(out, found.reshape(-1))
+
+
+def value_of(terms: list[Term], arrays: list[np.ndarray], column: int) -> int:
+    total = 0
+    for hidden, public in terms:
+        factor = 255
+        for kind, row in (*([hidden] if hidden else []), *public):
+            factor &= int(arrays[kind][row, column % arrays[kind].shape[1]])
+        total ^= factor
+    return total
+
+
+@pytest.mark.parametrize("columns", [1, 33, 4097])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_programs_of_bits(columns: int, repeats: int) -> None:
+    """Random sums of products of rows of all kinds, and one that is added to what is there."""
+    rng = np.random.default_rng(columns)
+    wide, narrow = rng.integers(0, 256, (2, 4, 4, repeats * columns)).astype(np.uint8)
+    arrays = [*wide, *np.ascontiguousarray(narrow[..., :columns])]
+    rows = [(kind, row) for kind in range(8) for row in range(4)]
+    sums: list[tuple[int, list[Term]]] = []
+    for index in range(3):
+        drawn = [rng.choice(32, rng.integers(1, 6), replace=False) for _ in range(6)]
+        picks = [[rows[place] for place in place_list] for place_list in drawn]
+        hidden: list[Term] = [(pick[0], tuple(pick[1:])) for pick in picks[:4]]
+        sums.append((index, [*hidden, *((None, tuple(pick)) for pick in picks[4:])]))
+    start = rng.integers(0, 256, (3, repeats * columns)).astype(np.uint8)
     out = start.copy()
-    kernels.sum_of_products(np.array(lines, np.int32), public, masks, products, out)
-    np.testing.assert_array_equal(out[0], start[0] ^ public[1] & public[2] ^ products[1])
-    factors = public[0] & public[1] & public[3] & public[4]
-    np.testing.assert_array_equal(out[1], start[1] ^ masks[2] & factors)
-
-
-def test_signs() -> None:
-    octets = np.random.default_rng(1).integers(0, 256, 5).astype(np.uint8)
-    x = words(2, 12)
-    out = np.empty(36, np.int64)
-    kernels.signs(octets, x, 44, out)
-    found = np.unpackbits(octets, count=36, bitorder="little")
-    np.testing.assert_array_equal(out, found ^ np.tile(x >> 43 & 1, 3))
+    scratch = np.empty((SCRATCH_ROWS, kernels.BLOCK), np.uint8)
+    kernels.bit_program(compiled(sums, [2]), *arrays, out, scratch)
+    for index, terms in sums:
+        before = int(index == 2)
+        for column in {0, columns - 1, repeats * columns - 1}:
+            expected = value_of(terms, arrays, column) ^ before * int(start[index, column])
+            assert out[index, column] == expected
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from protocols import comparison_plan, less_than
 from protocols.arithmetic import multiply, remask, select, truncate
 from protocols.comparison import below, negative
+from protocols.comparison_plan import Joint, Plan, plan
 from protocols.masked import Early, Masked
 from protocols.role import Mask, Role
 from tests.support.enumeration import InsecureEnumeration, Window, view_distribution
@@ -30,7 +32,6 @@ def distributions(
     secrets: Sequence[int],
     corrupted: Sequence[int],
     windows: Sequence[Window],
-    supports: Sequence[int] = (),
     evaluators: int = 2,
     expected: Callable[[int], set[int]] | None = None,
     result_bits: int = 64,
@@ -42,7 +43,6 @@ def distributions(
             evaluators,
             corrupted,
             windows=windows,
-            supports=supports,
             seed=5,
         )
         assert sum(counts.values()) >= 1 << random_bits
@@ -113,66 +113,111 @@ def test_all_views_of_a_truncation(
     assert all(counts == found[0] for counts in found)
 
 
-SIGN_BITS = 6
-SIGN_SUPPORTS = (0b1_0000_0001, 0b11)
-"""x is a multiple of 8 modulo 2^6: its digits of 4 and 1 bits are 0 or 8, and 0 or 1."""
-
-
-def small_form(role: Role, lanes: int, value: int) -> Masked:
-    x = constant(role, lanes, value << 3)
-    early = Early(SIGN_BITS, x.delta, x.lam if role.is_dealer else None)
+def small_form(role: Role, lanes: int, value: int, bits: int) -> Masked:
+    """A value modulo 2^bits, as a truncation would give it."""
+    x = constant(role, lanes, value)
+    early = Early(bits, x.delta, x.lam if role.is_dealer else None)
     return Masked(role, x.shape, x.delta, x.lam, True, early)
 
 
-def small_sign(role: Role, lanes: int, value: int) -> Any:
-    return shares_of(remask(negative(small_form(role, lanes, value)).shares()))
+def small_sign(bits: int) -> Callable[[Role, int, int], Any]:
+    def program(role: Role, lanes: int, value: int) -> Any:
+        return shares_of(remask(negative(small_form(role, lanes, value, bits)).shares()))
+
+    return program
 
 
-def small_thresholds(role: Role, lanes: int, value: int) -> Any:
-    bits = below(small_form(role, lanes, value), (0, 8))
-    return [shares_of(remask(bits.select(i).shares())) for i in range(2)]
+def small_thresholds(bits: int, thresholds: Sequence[int]) -> Callable[[Role, int, int], Any]:
+    def program(role: Role, lanes: int, value: int) -> Any:
+        found = below(small_form(role, lanes, value, bits), thresholds)
+        return [shares_of(remask(found.select(i).shares())) for i in range(len(thresholds))]
+
+    return program
 
 
 def small_relu(role: Role, lanes: int, value: int) -> Any:
     x = constant(role, lanes, value << 60)
-    low = small_form(role, lanes, value)
+    low = small_form(role, lanes, value, 3)
     return shares_of(remask(select(negative(low), x)))
 
 
-def test_all_views_of_a_sign() -> None:
+def by(monkeypatch: pytest.MonkeyPatch, way: Plan | Joint) -> None:
+    """Compare in this way rather than in the cheapest one."""
+    monkeypatch.setattr(less_than, "best", lambda *arguments: way)
+
+
+def together(bits: int, thresholds: tuple[int, ...]) -> Joint:
+    """The way that has most bits in common, whatever it costs."""
+    found = comparison_plan._joint(bits, thresholds, 1)
+    assert found is not None
+    return found[1]
+
+
+def test_all_views_of_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three digits of one bit in one node; all values modulo 2^4."""
+    by(monkeypatch, plan(3, (3, 1)))
     found = distributions(
-        small_sign,
-        range(-4, 4),
+        small_sign(4),
+        range(-8, 8),
         (1,),
-        [(3, 3), (2, 0), (2, 0)],
-        SIGN_SUPPORTS,
+        [(4, 0), (2, 0), (2, 0)],
         expected=lambda v: {int(v < 0)},
         result_bits=2,
     )
     assert all(counts == found[0] for counts in found)
 
 
-def test_all_views_of_a_sign_three_evaluators() -> None:
-    windows = [(3, 3), (1, 0), (1, 0)]
-    found = distributions(small_sign, (-4, -1, 0, 3), (1, 2), windows, SIGN_SUPPORTS, 3)
-    assert all(counts == found[0] for counts in found)
-
-
-def test_all_views_of_two_thresholds() -> None:
-    windows = [(3, 3), (1, 0), (1, 0), (1, 0)]
-    found = distributions(small_thresholds, (-3, -1, 0, 1, 3), (1,), windows, SIGN_SUPPORTS)
-    assert all(counts == found[0] for counts in found)
-
-
-def test_all_views_of_a_selection() -> None:
-    windows = [(3, 60), (3, 3), (3, 0), (3, 60), (3, 60)]
+def test_all_views_of_a_digit() -> None:
+    """One digit of three bits: a table and a root."""
     found = distributions(
-        small_relu,
-        (-4, -1, 0, 3),
+        small_sign(4),
+        range(-8, 8, 3),
         (1,),
-        windows,
-        SIGN_SUPPORTS,
-        expected=lambda v: {min(v, 0) << 60},
+        [(4, 0), (2, 0), (2, 0)],
+        expected=lambda v: {int(v < 0)},
+        result_bits=2,
+    )
+    assert all(counts == found[0] for counts in found)
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (2, 1)])
+def test_all_views_of_a_sign_three_evaluators(
+    counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by(monkeypatch, plan(counts[0], counts))
+    bits = counts[0] + 1
+    ends = 1 << counts[0]
+    windows = [(bits, 0), (1, 0), (1, 0)]
+    found = distributions(small_sign(bits), (-ends, -1, 0, ends - 1), (1, 2), windows, 3)
+    assert all(counts == found[0] for counts in found)
+
+
+def test_all_views_of_two_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each for itself, but for the tables."""
+    by(monkeypatch, plan(2, (2, 1)))
+    windows = [(3, 0), (1, 0), (1, 0), (1, 0)]
+    found = distributions(small_thresholds(3, (0, 1)), range(-3, 4), (1,), windows)
+    assert all(counts == found[0] for counts in found)
+
+
+@pytest.mark.parametrize(("bits", "thresholds"), [(3, (0, 1)), (3, (-2, 0)), (4, (0, 2))])
+def test_all_views_of_thresholds_with_common_bits(
+    bits: int, thresholds: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Common upper bits, common lower bits, and both."""
+    by(monkeypatch, together(bits - 1, thresholds))
+    windows = [(bits, 0), (1, 0), *[(1, 0)] * len(thresholds)]
+    ends = 1 << (bits - 1)
+    secrets = (-ends + max(thresholds), *thresholds, -1, ends + min(thresholds) - 1)
+    found = distributions(small_thresholds(bits, thresholds), secrets, (1,), windows)
+    assert all(counts == found[0] for counts in found)
+
+
+def test_all_views_of_a_selection(monkeypatch: pytest.MonkeyPatch) -> None:
+    by(monkeypatch, plan(2, (2, 1)))
+    windows = [(3, 60), (3, 0), (3, 0), (3, 60), (3, 60)]
+    found = distributions(
+        small_relu, (-4, -1, 0, 3), (1,), windows, expected=lambda v: {min(v, 0) << 60}
     )
     assert all(counts == found[0] for counts in found)
 
@@ -195,6 +240,7 @@ def test_leak_of_a_wrap_bit_is_counted() -> None:
 
 def test_leak_of_shared_leaf_masks_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """One mask for the leaves of two thresholds, everything else as it should be."""
+    by(monkeypatch, plan(2, (2, 1)))
     drawn = InsecureEnumeration.planes
 
     def shared(self: Any, i: int, shape: tuple[int, ...], source: Any) -> Any:
@@ -205,6 +251,6 @@ def test_leak_of_shared_leaf_masks_is_counted(monkeypatch: pytest.MonkeyPatch) -
         return drawn(self, i, shape, source)
 
     monkeypatch.setattr(InsecureEnumeration, "planes", shared)
-    windows = [(3, 3), (1, 0), (1, 0), (1, 0)]
-    found = distributions(small_thresholds, range(-4, 4), (1,), windows, SIGN_SUPPORTS)
+    windows = [(3, 0), (1, 0), (1, 0), (1, 0)]
+    found = distributions(small_thresholds(3, (0, 1)), range(-3, 4), (1,), windows)
     assert any(counts != found[0] for counts in found)

@@ -26,8 +26,7 @@ Window = tuple[int, int]
 
 
 class InsecureEnumeration(InsecureScript):
-    """windows: of each draw of words, in the order of the program. supports: for the digits of a
-    one-hot table, which of its 16 bits occur; shares are restricted to these."""
+    """windows: of each draw of words, in the order of the program."""
 
     def __init__(
         self,
@@ -35,12 +34,10 @@ class InsecureEnumeration(InsecureScript):
         corrupted: Sequence[int],
         seed: int,
         windows: Iterable[Window],
-        supports: Sequence[int],
         bits: int,
     ) -> None:
         super().__init__(evaluators, corrupted, seed, coins=0)
         self.windows = iter(windows)
-        self.supports = supports
         self.lane = np.arange(1 << bits, dtype=np.int64)
         self.used = 0
         self.key = np.zeros(1 << bits, np.int64)
@@ -79,16 +76,6 @@ class InsecureEnumeration(InsecureScript):
         bits = np.stack(columns).astype(np.uint8).reshape(*shape[:-1], -1)
         return np.packbits(bits, axis=-1, bitorder="little")
 
-    def table(self, i: int, shape: Shape, source: np.random.Generator) -> Any:
-        out = np.zeros(shape[:2], np.uint16)
-        for digit, support in enumerate(self.supports):
-            for bit in range(16):
-                if support >> bit & 1:
-                    out[digit] |= (self.take(i not in self.corrupted, 1, source) << bit).astype(
-                        np.uint16
-                    )
-        return out.view(np.uint8).reshape(shape)
-
     def see_planes(self, octets: Any) -> None:
         bits = np.unpackbits(octets, axis=-1, bitorder="little").astype(np.int64)
         self.record(bits, 1)
@@ -96,14 +83,6 @@ class InsecureEnumeration(InsecureScript):
     def see_words(self, words: Words, window: Window) -> None:
         width, shift = window
         self.record((words.view(np.uint64) >> np.uint64(shift)).view(np.int64), width)
-
-    def see_table(self, octets: Any) -> None:
-        words = np.ascontiguousarray(octets).view(np.uint16).reshape(-1, self.lanes)
-        for word, support in zip(words, self.supports, strict=True):
-            assert not (word & ~np.uint16(support)).any()
-            for bit in range(16):
-                if support >> bit & 1:
-                    self.record((word >> bit & 1).astype(np.int64), 1)
 
     # The script's answers, with everything drawn and nothing defined
 
@@ -135,24 +114,19 @@ class InsecureEnumeration(InsecureScript):
     def deal(self, value: Any, shape: Shape, octets: bool, bits: int) -> list[Any]:
         self._last = (self._last + 1) % self.evaluators
         window = (0, 0) if octets else next(self.windows)
-        is_table = octets and len(shape) == 3
         rest = value
         shares: list[Any] = [None] * self.evaluators
         for i in range(self.evaluators):
             if i == self._last:
                 continue
-            if is_table:
-                shares[i] = self.table(i, shape, self._streams[i])
-            elif octets:
+            if octets:
                 shares[i] = self.planes(i, shape, self._streams[i])
             else:
                 shares[i] = self.words(i, shape, window, self._streams[i])
             rest = rest ^ shares[i] if octets else rest - shares[i]
         shares[self._last] = rest
         if self._last in self.corrupted:
-            if is_table:
-                self.see_table(rest)
-            elif octets:
+            if octets:
                 self.see_planes(rest)
             else:
                 self.see_words(rest, window)
@@ -184,7 +158,6 @@ def view_distribution(
     corrupted: Sequence[int],
     *,
     windows: Sequence[Window],
-    supports: Sequence[int] = (),
     seed: int = 1,
 ) -> tuple[list[Any], dict[int, int], int]:
     """Results by role, how often each view occurs, and the number of honest random bits.
@@ -193,7 +166,7 @@ def view_distribution(
     """
     bits = 3  # at least a byte of lanes; the first pass counts what is drawn
     while True:
-        script = InsecureEnumeration(evaluators, corrupted, seed, windows, supports, bits)
+        script = InsecureEnumeration(evaluators, corrupted, seed, windows, bits)
         roles: list[Role] = [InsecureEvaluator(script, i) for i in range(evaluators)]
         roles.append(InsecureDealer(script))
         results = script.baton.run([partial(program, role, 1 << bits) for role in roles])
