@@ -197,7 +197,8 @@ class _Pace:
 class _Flow:
     """One direction of one connection: from a socket over two links to another socket.
 
-    end: called once, with whether the flow broke instead of coming to its end.
+    end: called once, when nothing will pass any more. A source that broke has ended: what it sent
+    before is still delivered, also when the other direction has nobody left to deliver to.
     """
 
     def __init__(
@@ -209,7 +210,7 @@ class _Flow:
         down: _Pace,
         delay_s: float,
         slice_bytes: int,
-        end: Callable[[bool], None],
+        end: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._source, self._target = source, target
@@ -225,12 +226,10 @@ class _Flow:
         self.ended = False
         loop.readers[source] = self._readable
 
-    def stop(self, *, broke: bool) -> None:
-        if not self.ended:
-            self.ended = True
-            self._loop.readers.pop(self._source, None)
-            self._loop.writers.pop(self._target, None)
-            self._end(broke)
+    def _stop(self) -> None:
+        self.ended = True
+        self._loop.readers.pop(self._source, None)
+        self._end()
 
     def _readable(self, now: float) -> None:
         del self._loop.readers[self._source]
@@ -246,8 +245,7 @@ class _Flow:
             self._loop.readers[self._source] = self._readable
             return 0
         except OSError:
-            self.stop(broke=True)
-            return 0
+            data = b""
         # The first byte arrives before the last one has left: from then on it waits for the
         # receiver's link.
         self._loop.at(start + self._delay_s, lambda when: self._arrive(when, data))
@@ -291,7 +289,7 @@ class _Flow:
             self._unwritten.appendleft(rest)
             self._loop.writers[self._target] = self._drain
         except OSError:
-            self.stop(broke=True)
+            self._stop()
             return
         if self._paused and self._under_way <= WINDOW_BYTES:
             self._paused = False
@@ -299,7 +297,7 @@ class _Flow:
         if self._source_ended and not self._unwritten:
             with contextlib.suppress(OSError):
                 self._target.shutdown(socket.SHUT_WR)
-            self.stop(broke=False)
+            self._stop()
 
 
 class _Proxy:
@@ -350,10 +348,7 @@ class _Proxy:
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         flows: list[_Flow] = []
 
-        def ended(broke: bool) -> None:
-            if broke:
-                for flow in flows:
-                    flow.stop(broke=False)
+        def ended() -> None:
             if all(flow.ended for flow in flows):
                 near.close()
                 far.close()

@@ -9,7 +9,8 @@ Each sweep varies one size and leaves the others at their `--parties`, `--rows`,
 a dealer and as many evaluators as parties: each evaluator shares in an equal part of the rows,
 then a network features-hidden-10 with ReLU and softmax cross-entropy takes steps on batches of
 random rows. A step takes its rows out of the shared ones, as training does. With more processes
-than cores, seconds say what this machine does; CPU seconds are the ones to compare.
+than cores, seconds say what this machine does; CPU seconds are the ones to compare. `--rtt-ms` and
+`--mbit-s` put an emulated link between the nodes, as in `step.py`.
 
 Memory is the largest resident size of a process, and beside it what the job is meant to stay
 under: three times the shared rows, labels and weights, and 500 MB.
@@ -18,6 +19,7 @@ under: three times the shared rows, labels and weights, and 500 MB.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import statistics
@@ -31,6 +33,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench.chart import Chart, bars, number, svg
+from tests.bench.link import Link, add_options, chosen
 from tests.bench.step import run_mesh, timed
 from tests.bench.workloads import FRACTION_BITS, RATE, linear_layers
 
@@ -145,11 +148,11 @@ def worker(point: Point, steps: int) -> None:
         )
 
 
-def measure(point: Point, steps: int) -> dict[str, Any]:
+def measure(point: Point, steps: int, link: Link | None = None) -> dict[str, Any]:
     """What `point` costs: the slowest and largest evaluator, and the dealer."""
     sizes = json.dumps(asdict(point))
     argv = [sys.executable, __file__, "--worker", sizes, "--steps", str(steps)]
-    reports = run_mesh(argv, point.parties, 1, None)
+    reports = run_mesh(argv, point.parties, 1, link)
     evaluators = [report for report in reports if not report["dealer"]]
     (dealer,) = (report for report in reports if report["dealer"])
 
@@ -159,6 +162,7 @@ def measure(point: Point, steps: int) -> dict[str, Any]:
     slowest = [max(times) for times in zip(*(r["seconds"] for r in evaluators), strict=True)]
     return {
         **asdict(point),
+        "link": None if link is None else link.described(),
         "share_seconds": max(report["share_seconds"] for report in reports),
         "share_bytes": of("share_bytes"),
         "step_seconds_median": statistics.median(slowest),
@@ -244,6 +248,7 @@ def main() -> None:
     base = Point()
     for name, default in asdict(base).items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    add_options(parser)
     parser.add_argument("--steps", type=int, help="timed steps of each point")
     parser.add_argument("--quick", action="store_true", help="two values a sweep, few steps")
     parser.add_argument("--draw", type=Path, metavar="FILE.svg", help="write the charts there")
@@ -259,23 +264,31 @@ def main() -> None:
         parser.error("at least two parties, and one of everything else")
     if options.draw is not None and options.draw.suffix != ".svg":
         parser.error("charts are drawn as SVG: give a file that ends in .svg")
+    try:
+        link = chosen(options)
+    except ValueError as error:
+        parser.error(str(error))
+    with link or contextlib.nullcontext():
+        run_sweeps(base, steps, link, options)
+
+
+def run_sweeps(base: Point, steps: int, link: Link | None, options: argparse.Namespace) -> None:
+    """Measure and show sweep after sweep, so that a long one that is stopped has told something."""
     found: dict[str, list[dict[str, Any]]] = {}
     drawn = []
     for name, values in options.sweep or [(name, None) for name in SWEEPS]:
-        fixed = ", ".join(f"{key} {value}" for key, value in asdict(base).items() if key != name)
-        if options.format == "text":
-            print(
-                f"\n{name}, with {fixed}; pairs are an evaluator's and the dealer's\n", flush=True
-            )
         results = found[name] = []
         for value in values or (QUICK if options.quick else SWEEPS)[name]:
             print(f"measuring {name} {number(value)}", file=sys.stderr)
-            results.append(measure(replace(base, **{name: value}), steps))
+            results.append(measure(replace(base, **{name: value}), steps, link))
         drawn.append(charts(name, results))
         if options.format == "text":
+            fixed = ", ".join(f"{key} {size}" for key, size in asdict(base).items() if key != name)
+            over = "loopback" if link is None else link.described()["words"]
+            print(f"\n{name}, with {fixed}, over {over}; pairs: an evaluator, the dealer\n")
             print(table(name, results))
             for chart in drawn[-1]:
-                print(f"\n{bars(chart)}")
+                print(f"\n{bars(chart)}", flush=True)
     if options.draw is not None:
         options.draw.write_text(svg(drawn))
     if options.format == "json":

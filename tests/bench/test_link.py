@@ -150,6 +150,16 @@ def test_an_end_arrives_after_the_last_byte() -> None:
         assert near.recv(1) == b""
 
 
+def test_what_was_sent_before_a_close_still_arrives() -> None:
+    with Link(40) as link, connected(link, "a", "b") as (near, far):
+        far.sendall(b"on its way to a closed socket")
+        near.sendall(b"farewell")
+        near.close()
+        time.sleep(0.1)
+        assert read(far, 8) == b"farewell"
+        assert far.recv(1) == b""
+
+
 def test_who_does_not_read_stops_the_sender() -> None:
     with Link(0) as link, connected(link, "a", "b") as (near, far):
         near.settimeout(0.5)

@@ -67,6 +67,15 @@ def test_rows_are_bounded_by_memory_alone() -> None:
 
 
 @pytest.mark.slow
+def test_a_slow_link_is_not_taken_for_a_broken_one() -> None:
+    # Each evaluator is busy for 10 s with one table; heartbeats wait behind its frames.
+    ended = run("--sweep=rows=200000", "--steps=1", "--mbit-s=20", "--format=json")
+    assert ended.returncode == 0, ended.stderr
+    (point,) = json.loads(ended.stdout)["rows"]
+    assert point["share_seconds"] >= point["share_bytes"]["evaluator"] * 8 / 20e6 > 6
+
+
+@pytest.mark.slow
 def test_eight_parties_train() -> None:
     ended = run("--quick", "--sweep", "parties=8")
     assert ended.returncode == 0, ended.stderr
