@@ -25,8 +25,10 @@ from safetensors.numpy import save as save_tensors
 from mpc_train.artifact import PURPOSE, Statement, check_tensors, commit, envelope_info
 from mpc_train.errors import ArtifactError, JobError
 from mpc_train.jobs.job import Job, job_from_bytes
+from mpc_train.jobs.job_regression import regression_bits
 from mpc_train.jobs.reading import Reading
-from mpc_train.jobs.schedule import total_steps
+from mpc_train.jobs.schedule import is_newton, total_steps
+from mpc_train.regression.table import COEFFICIENTS_FILE, Results, results
 from protocols.bundle import unpack_bundle
 from protocols.canonical import unpack
 from protocols.envelope import (
@@ -64,6 +66,11 @@ class OpenedModel:
     weights: dict[str, NDArray[np.float64]]
     metrics: dict[str, Reading]
     files: dict[str, bytes]
+
+    @property
+    def results(self) -> Results | None:
+        """Of a regression: its table of coefficients."""
+        return results(self.job, self.weights) if is_newton(self.job) else None
 
     def __repr__(self) -> str:
         return f"OpenedModel({self.job.name}, {len(self.weights)} tensors)"
@@ -217,8 +224,11 @@ def _combine(job: Job, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.float
                     "deviated, the model is not opened"
                 )
             total[name] -= halves["mask"][name]
-    scale = 2.0**-job.fraction_bits
-    return {name: value.astype(np.float64) * scale for name, value in total.items()}
+    bits = regression_bits(job)
+    return {
+        name: np.ldexp(value.astype(np.float64), -bits.get(name, job.fraction_bits))
+        for name, value in total.items()
+    }
 
 
 def _files(
@@ -237,6 +247,8 @@ def _files(
         single[name] = np.full(shape, steps, np.int64)
     model = save_tensors(single, metadata={"format": "pt", "manifest_key": key.hex()})
     files = {MODEL_FILE: model}
+    if is_newton(job):
+        files[COEFFICIENTS_FILE] = results(job, weights).to_csv()
     described: dict[str, object] = {"inputs": list(job.pipeline.names)}
     if job.pipeline.shapes:
         prepare = save_tensors({name: weights[name] for name in job.pipeline.shapes})

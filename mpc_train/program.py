@@ -19,7 +19,10 @@ import os
 import resource
 import statistics
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,12 +37,19 @@ from mpc_train.jobs.job_link import link_of
 from mpc_train.jobs.job_train_checks import needs_file
 from mpc_train.jobs.ranges import check_ranges, rate
 from mpc_train.jobs.reading import Reading
-from mpc_train.jobs.schedule import checked_rows, distinct_rates, split, total_steps
+from mpc_train.jobs.schedule import (
+    checked_rows,
+    distinct_rates,
+    is_newton,
+    split,
+    total_steps,
+)
 from mpc_train.linkage.link import Linked, Place, check_duplicates, link, patience_s
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.networks.models import check_network, initial_weights
 from mpc_train.preparation.sharing import Shared, share_in, words_brought
-from mpc_train.training.trainer import Trainer, make_trainer, train
+from mpc_train.regression.run import regress
+from mpc_train.training.trainer import Training, make_trainer, train
 from mpc_train.training.warm_start import PUBLIC, flat, load_start, started_with
 from mpc_train.training.watch import Watch, disclosures
 from protocols import crypten_functions
@@ -49,6 +59,7 @@ from protocols.evaluator import Evaluator
 from protocols.fixed_point import encode
 from protocols.functions import constants_digest
 from protocols.inputs import OutsideSource, send_outside
+from protocols.masked import Masked
 from protocols.reveal import Output, RevealGate, SealedHalf
 from protocols.role import Role
 from protocols.streams import Stream
@@ -126,7 +137,6 @@ class TrainProgram:
             role.begin_step(0)
             job, linked = self._link(session, job, role)
             shared, start = self._share_in(session, job, role, linked)
-            inputs, labels = shared.inputs, shared.labels
             role.finish()
             steps = total_steps(job)
 
@@ -138,18 +148,15 @@ class TrainProgram:
                     phase="training",
                 )
 
-            trainer = make_trainer(job, start)
             gate = RevealGate(agreed_outputs(job))
-            watch = Watch(
-                job, gate, trainer.model, trainer.loss, trainer.model.secret, inputs, labels
-            )
             # What is there now stays to the end: the collector need not look through it each time.
             gc.collect()
             gc.freeze()
-            training = train(job, role, trainer, inputs, labels, done, watch)
+            trained = _trained(job, role, gate, shared, start, done)
+            training = trained.training
             role.begin_step(steps + 1)
-            metrics = _reveal_metrics(job, gate, trainer, shared)
-            halves = _reveal_sealed(job, gate, trainer, shared)
+            metrics = _reveal_metrics(job, gate, trained, shared)
+            halves = _reveal_sealed(job, gate, trained, shared)
             role.close()
         finally:
             detach()
@@ -161,7 +168,7 @@ class TrainProgram:
             "step_seconds_median": statistics.median(training.step_seconds),
             "rounds": training.rounds,
             "metrics": metrics,
-            "losses": {str(number): loss for number, loss in watch.losses.items()},
+            "losses": {str(number): loss for number, loss in trained.losses.items()},
             "revealed": [output.name for output in gate.passed],
             "joined_rows": None if linked is None else linked.rows,
         }
@@ -189,9 +196,9 @@ class TrainProgram:
         where the job gives them."""
         sources = {owner: _source(session, job, owner) for owner in job.owners}
         if linked is None:
-            shared = share_in(job, sources, session.me, self._table)
+            shared = share_in(job, sources, session.me, self._take_table())
         else:
-            shared = share_joined(job, role, linked, session.me, self._table)
+            shared = share_joined(job, role, linked, session.me, self._take_table())
         start, settings = {}, job.train.warm_start
         if settings is not None:
             source_of_start: Source | None = None
@@ -202,18 +209,24 @@ class TrainProgram:
             start = started_with(job, role, source_of_start, self._start)
         return shared, start
 
+    def _take_table(self) -> Table | None:
+        """This node's rows, which are needed once and not kept."""
+        table, self._table = self._table, None
+        return table
+
     def _send_rows(self, session: Session, job: Job) -> None:
         """2, at an owner that only brings data."""
-        if self._table is None:
+        table = self._take_table()
+        if table is None:
             raise RuntimeError("run before prepare")
         streams = []
         for evaluator in job.evaluators[:-1]:
             stream = Stream(session.export(evaluator, INPUT_LABEL))
             stream.begin_step(0)
             streams.append(stream)
-        words = list(words_brought(job, session.me, self._table))
+        words = words_brought(job, session.me, table)
         if self._start is not None:
-            words.append(encode(flat(self._start), job.fraction_bits))
+            words = chain(words, [encode(flat(self._start), job.fraction_bits)])
         for number, each in enumerate(words):
             send_outside(session.channel, job.evaluators, streams, each, number)
 
@@ -240,6 +253,36 @@ class TrainProgram:
             session.emit("sealed", f"{recipient}/{ENVELOPE_FILE}", envelope)
 
 
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """What training ends with. model: has `tensors` by name and `evaluated(inputs)`. secret: what
+    else is sealed. losses: revealed ones, by step."""
+
+    model: Any
+    training: Training
+    secret: dict[str, Masked]
+    losses: dict[int, float]
+
+
+def _trained(
+    job: Job,
+    role: Role,
+    gate: RevealGate,
+    shared: Shared,
+    start: dict[str, MaskedTensor],
+    done: Callable[[int], None],
+) -> _Trained:
+    """3, by the steps of an optimizer or of a regression."""
+    if is_newton(job):
+        found = regress(job, role, shared.inputs, shared.labels, done)
+        return _Trained(found, found.training, found.secret, {})
+    trainer = make_trainer(job, start)
+    model = trainer.model
+    watch = Watch(job, gate, model, trainer.loss, model.secret, shared.inputs, shared.labels)
+    training = train(job, role, trainer, shared.inputs, shared.labels, done, watch)
+    return _Trained(model, training, {}, watch.losses)
+
+
 def _source(session: Session, job: Job, owner: str) -> Source:
     """How `owner` brings its rows, as this node sees it."""
     if owner in job.evaluators:
@@ -256,22 +299,22 @@ def _source(session: Session, job: Job, owner: str) -> Source:
 
 
 def _reveal_metrics(
-    job: Job, gate: RevealGate, trainer: Trainer, shared: Shared
+    job: Job, gate: RevealGate, trained: _Trained, shared: Shared
 ) -> dict[str, Reading]:
     """4: the listed metrics, known to all evaluators; empty at the dealer."""
     if not job.reveal.metrics:
         return {}
     _, rows = split(job)
-    outputs = trainer.model.evaluated(shared.inputs[rows])
+    outputs = trained.model.evaluated(shared.inputs[rows])
     return revealed(job, gate, total_steps(job), job.reveal.metrics, outputs, shared.labels[rows])
 
 
 def _reveal_sealed(
-    job: Job, gate: RevealGate, trainer: Trainer, shared: Shared
+    job: Job, gate: RevealGate, trained: _Trained, shared: Shared
 ) -> dict[str, SealedHalf]:
     """5: this evaluator's halves of what is sealed, under fresh masks; empty at the dealer."""
-    secret = {name: trainer.model.tensors[name].masked() for name in job.shapes}
-    secret |= shared.parameters.named()
+    secret = {name: trained.model.tensors[name].masked() for name in job.shapes}
+    secret |= shared.parameters.named() | trained.secret
     found = {}
     for name in job.sealed:
         half = gate.for_recipients(name, total_steps(job), secret[name])

@@ -1,5 +1,6 @@
 """`mpc-train open`: a recipient turns a sealed model into an ordinary one."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +58,7 @@ def open_command(
         known = Roster.load(roster or folder / "roster")
         vault = open_vault(folder, find_name(folder, name), passphrase_file, passphrase_fd)
         model, path = open_file(sealed, vault, known, out or sealed.parent, expected)
+        table = model.results
         if output is Format.json:
             emit(
                 {
@@ -66,6 +68,7 @@ def open_command(
                     "job": model.job.name,
                     "job_digest": model.job.digest().hex(),
                     "metrics": model.metrics,
+                    **({} if table is None else {"results": asdict(table)}),
                 }
             )
             return
@@ -73,6 +76,8 @@ def open_command(
         print(f"Signed and sealed by {', '.join(model.job.evaluators)}")
         for metric, value in model.metrics.items():
             print(f"Metric {metric} {figure(value)}")
+        for line in () if table is None else table.lines():
+            print(line)
         print(f"Model {path}")
 
 

@@ -103,6 +103,7 @@ def _run(
     verbose: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     from mpc_train.commands.open import open_file
+    from mpc_train.jobs.job_regression import regression_shapes
     from mpc_train.local import coordinator_text, local_nodes, local_start, node_text
     from parties.roster import Roster
     from parties.supervisor import ChildSpec, Supervisor
@@ -156,7 +157,10 @@ def _run(
             job = job.resolved(result["joined_rows"])
         opened, path = open_file(sealed[recipient], vaults[recipient], roster, folder, job)
         result["model"] = str(path)
-        return result, opened.weights
+        if opened.results is not None:
+            result["coefficients"] = str(path.with_name("coefficients.csv"))
+        said = regression_shapes(job)
+        return result, {name: w for name, w in opened.weights.items() if name not in said}
 
 
 @contextlib.contextmanager

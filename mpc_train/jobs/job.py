@@ -22,6 +22,7 @@ from mpc_train.errors import JobError, ModelError
 from mpc_train.jobs.job_checks import JOB_VERSION, JobProblem, check_job
 from mpc_train.jobs.job_data import Data, Feature, Label, features_of, label_of, schema_of
 from mpc_train.jobs.job_prepare import Prepare
+from mpc_train.jobs.job_regression import NUMBERS, regression_shapes
 from mpc_train.jobs.job_reveal import Reveal
 from mpc_train.jobs.job_train import Strict, Train
 from mpc_train.jobs.ranges import check_ranges
@@ -31,7 +32,7 @@ from mpc_train.networks.graph import Graph, layers_of
 from mpc_train.preparation.pipeline import Pipeline, pipeline_of
 from mpc_train.tables.schema import Schema, load_schema
 
-ModelKind = Literal["linear", "logistic", "softmax", "mlp"]
+ModelKind = Literal["linear", "logistic", "softmax", "mlp", "poisson", "gamma"]
 
 
 class Roles(Strict, frozen=True):
@@ -47,6 +48,8 @@ class Roles(Strict, frozen=True):
 
 class Model(Strict, frozen=True):
     """`[model]`: `hidden` only for an MLP, `classes` only for softmax and MLP.
+
+    poisson and gamma have a logarithmic link, and are trained by optimizer name = "newton".
 
     With `module` or `graph` the network is the researcher's own, and `kind` says what it puts out:
     a number (linear), one logit (logistic) or one for each class (softmax).
@@ -143,8 +146,8 @@ class Job(Strict, frozen=True, dict=True):
 
     @property
     def classes(self) -> int:
-        """Number of classes; 0 for a linear model."""
-        if self.model.kind == "linear":
+        """Number of classes; 0 for a model that predicts a number."""
+        if self.model.kind in NUMBERS:
             return 0
         if self.model.kind == "logistic":
             return 2
@@ -209,8 +212,8 @@ class Job(Strict, frozen=True, dict=True):
     @property
     def sealed(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all that is sealed to the recipients, and revealed in no other way:
-        the model's tensors, and what turns raw columns into its inputs."""
-        return {**self.shapes, **self.pipeline.shapes}
+        the model's tensors, what turns raw columns into its inputs, and what is said of them."""
+        return {**self.shapes, **self.pipeline.shapes, **regression_shapes(self)}
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes: JSON with sorted keys, decimals as strings."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mpc_train.jobs.job_data_checks import check_data
 from mpc_train.jobs.job_problem import JobProblem, no_duplicates
+from mpc_train.jobs.job_regression import NUMBERS
 from mpc_train.jobs.job_reveal_checks import check_reveal
 from mpc_train.jobs.job_train_checks import check_train
 from mpc_train.networks.carried import check_carried
@@ -90,7 +91,7 @@ def _check_name(key: str, name: str) -> None:
 def _check_model(job: "Job") -> None:
     model, label = job.model, job.label
     _check_network(job)
-    classifier = model.kind != "linear"
+    classifier = model.kind not in NUMBERS
     if model.kind in ("softmax", "mlp"):
         if not 2 <= model.classes <= MAX_CLASSES:
             raise JobProblem("model.classes", f"write classes = 2 … {MAX_CLASSES}")
@@ -105,7 +106,9 @@ def _check_model(job: "Job") -> None:
         raise JobProblem("model.hidden", f'a {model.kind} model has none; use kind = "mlp"')
     if label.classes:
         if not classifier:
-            raise JobProblem("data.label.classes", "a linear model predicts a number; remove them")
+            raise JobProblem(
+                "data.label.classes", f"a {model.kind} model predicts a number; remove them"
+            )
         no_duplicates("data.label.classes", label.classes)
         if len(label.classes) != job.classes:
             raise JobProblem(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from mpc_train.jobs.job_data import Feature, Label
 from mpc_train.jobs.job_link_checks import check_link
 from mpc_train.jobs.job_problem import JobProblem, no_duplicates, number
+from mpc_train.jobs.job_regression import NUMBERS
 from mpc_train.jobs.job_train_checks import MAX_SEED
 from mpc_train.tables.schema import check_schema
 
@@ -89,7 +90,7 @@ def _check_label(job: "Job") -> None:
     if label.name not in table:
         raise JobProblem("data.label", f"{label.name!r} is no column of the schema")
     column = table[label.name]
-    kinds = ("boolean", "category") if job.model.kind != "linear" else ("number",)
+    kinds = ("boolean", "category") if job.model.kind not in NUMBERS else ("number",)
     if column.kind not in kinds:
         raise JobProblem(
             "data.label",

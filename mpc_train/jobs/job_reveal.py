@@ -21,6 +21,8 @@ Metric = Literal[
 _CLASSES = ("accuracy", "log_loss", "precision", "recall", "f1", "confusion")
 METRICS: dict[str, tuple[str, ...]] = {
     "linear": ("mse", "mae", "r2"),
+    "poisson": ("mse", "mae", "r2"),
+    "gamma": ("mse", "mae", "r2"),
     "logistic": (*_CLASSES, "auc", "calibration"),
     "softmax": _CLASSES,
     "mlp": _CLASSES,
@@ -46,5 +48,8 @@ class Reveal(Strict, frozen=True):
     confusion matrix stay whole."""
     bins: int = 10
     """calibration: bins of equal width between 0 and 1."""
+    statistics: bool = False
+    """newton: the recipients, and nobody else, get what standard errors, p-values and variance
+    inflation factors of the coefficients follow from."""
     training_loss_every: int = 0
     """Steps between two revealed losses of a batch; 0: none is revealed."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop"]
+OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "newton"]
 LossName = Literal["auto", "mse", "half_mse", "l1", "huber", "bce", "cross_entropy", "poisson"]
 
 
@@ -20,8 +20,10 @@ class Optimizer(Strict, frozen=True):
     """The rule of torch.optim of this name; weight decay is added to the gradient, for AdamW it
     shrinks the weights."""
 
-    learning_rate: Decimal
+    learning_rate: Decimal = Decimal(0)
+    """Above 0; newton has none."""
     name: OptimizerName = "sgd"
+    """newton: see `mpc_train.jobs.job_regression`."""
     momentum: Decimal = Decimal(0)
     """sgd and rmsprop."""
     nesterov: bool = False
@@ -33,6 +35,14 @@ class Optimizer(Strict, frozen=True):
     """rmsprop: how much of the mean of squares is kept."""
     epsilon: Decimal = Decimal("0.00001")
     """adam, adamw and rmsprop: added as its square under the root, √(v + ε²)."""
+    steps: int = 0
+    """newton; left out: 3 for a linear model without l1, else 8."""
+    l1: Decimal = Decimal(0)
+    """newton: l1 · Σ|w| is added to the mean loss."""
+    l2: Decimal = Decimal(0)
+    """newton: l2 / 2 · Σw² is added to the mean loss."""
+    log_range: tuple[Decimal, Decimal] = (Decimal(-4), Decimal(4))
+    """newton, poisson and gamma: logarithms of means, taken as the nearer end beyond."""
 
 
 class Schedule(Strict, frozen=True):
@@ -113,11 +123,13 @@ class WarmStart(Strict, frozen=True):
 
 
 class Train(Strict, frozen=True):
-    """`[train]`: one step is one full batch."""
+    """`[train]`: one step is one full batch, for newton all training rows."""
 
-    epochs: int
-    batch_size: int
     optimizer: Optimizer
+    epochs: int = 0
+    """At least 1; newton has none."""
+    batch_size: int = 0
+    """At least 1; newton has none."""
     schedule: Schedule = Schedule()
     seed: int = 0
     """For the initial weights and the order of rows; public."""

@@ -6,8 +6,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from mpc_train.jobs.job_problem import JobProblem, number
+from mpc_train.jobs.job_regression import check_kind, check_newton
 from mpc_train.jobs.job_train import EarlyStopping, LossSettings, Optimizer
-from mpc_train.jobs.schedule import split_sizes
+from mpc_train.jobs.schedule import is_newton, split_sizes
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -30,6 +31,10 @@ _OPTIMIZER_KEYS = {
     "betas": ("adam", "adamw"),
     "alpha": ("rmsprop",),
     "epsilon": ("adam", "adamw", "rmsprop"),
+    "steps": ("newton",),
+    "l1": ("newton",),
+    "l2": ("newton",),
+    "log_range": ("newton",),
 }
 _LOSS_KEYS = {
     "delta": "huber",
@@ -54,6 +59,11 @@ def _possible(job: "Job") -> tuple[str, ...]:
 def check_train(job: "Job") -> None:
     """Raise JobProblem at the first contradiction in `[train]`."""
     train = job.train
+    _check_keys(train.optimizer)
+    check_kind(job)
+    if is_newton(job):
+        check_newton(job)
+        return
     if train.epochs < 1:
         raise JobProblem("train.epochs", "at least 1")
     if train.early_stopping is not None:
@@ -83,12 +93,17 @@ def drops(job: "Job") -> bool:
     return any(node.op == "dropout" for node in job.graph.nodes)
 
 
-def _check_optimizer(optimizer: Optimizer) -> None:
-    key = "train.optimizer"
-    defaults = Optimizer(optimizer.learning_rate)
+def _check_keys(optimizer: Optimizer) -> None:
+    defaults = Optimizer()
     for name, suits in _OPTIMIZER_KEYS.items():
         if optimizer.name not in suits and getattr(optimizer, name) != getattr(defaults, name):
-            raise JobProblem(f"{key}.{name}", f"{optimizer.name} has no such key; remove it")
+            raise JobProblem(
+                f"train.optimizer.{name}", f"{optimizer.name} has no such key; remove it"
+            )
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+    key = "train.optimizer"
     if not 0 < number(f"{key}.learning_rate", optimizer.learning_rate) <= 100:
         raise JobProblem(f"{key}.learning_rate", "above 0 and at most 100")
     _below_one(f"{key}.momentum", optimizer.momentum)

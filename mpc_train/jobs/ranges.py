@@ -16,7 +16,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from mpc_train.errors import JobError
-from mpc_train.jobs.schedule import distinct_rates, learning_rate
+from mpc_train.jobs.job_regression import check_newton_ranges
+from mpc_train.jobs.schedule import distinct_rates, is_newton, learning_rate
 from mpc_train.networks.graph_ranges import check_graph_ranges
 from mpc_train.training.training_setup import check_training
 
@@ -43,6 +44,9 @@ def check_ranges(job: Job) -> None:
         )
     if job.model.kind in ("softmax", "mlp") and job.outputs > MAX_CLASSES:
         raise JobError(f"model.classes: at most {MAX_CLASSES} classes, the job has {job.outputs}")
+    if is_newton(job):
+        check_newton_ranges(job)
+        return
     check_graph_ranges(job)
     check_training(job)
     for epoch, step in distinct_rates(job):

@@ -14,9 +14,18 @@ from mpc_train.jobs.job import Job, ModelKind
 from mpc_train.jobs.job_link import link_of
 from mpc_train.jobs.job_reveal import Metric
 
-Disclosure = Literal["early_stopping", "guard", "training_loss", "overlap", "membership"]
+Disclosure = Literal[
+    "early_stopping", "guard", "training_loss", "overlap", "membership", "statistics"
+]
 
-ALL_MODELS: tuple[ModelKind, ...] = ("linear", "logistic", "softmax", "mlp")
+ALL_MODELS: tuple[ModelKind, ...] = (
+    "linear",
+    "logistic",
+    "softmax",
+    "mlp",
+    "poisson",
+    "gamma",
+)
 
 
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,7 +37,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which metrics may become known."""
     disclosures: tuple[Disclosure, ...] = ()
     """What may become known while a job trains: overlap, how many records owners have in common;
-    membership, to each owner, which of its records others have; the rest to every node."""
+    membership, to each owner, which of its records others have; statistics, to the recipients,
+    standard errors of the coefficients; the rest to every node."""
     models: tuple[ModelKind, ...] = ALL_MODELS
     modules: tuple[str, ...] = ()
     """Which installed factories (`package.module:factory`) a job may call here for its network."""
@@ -44,7 +54,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def disclosed_on_the_way(job: Job) -> list[Disclosure]:
-    """What a job discloses while it trains, besides what it reveals at the end."""
+    """What a job discloses besides the model and metrics."""
     found: list[Disclosure] = []
     if job.train.early_stopping is not None:
         found.append("early_stopping")
@@ -56,6 +66,8 @@ def disclosed_on_the_way(job: Job) -> list[Disclosure]:
         found.append("overlap")
     if job.data.join is not None and job.data.join.membership == "holders":
         found.append("membership")
+    if job.reveal.statistics:
+        found.append("statistics")
     return found
 
 

@@ -75,11 +75,21 @@ def _three_parts(
     return np.sort(order[:training]), np.sort(order[training:kept]), np.sort(order[kept:])
 
 
+def is_newton(job: "Job") -> bool:
+    """Whether a step uses all training rows, without epochs and batches."""
+    return job.train.optimizer.name == "newton"
+
+
 def steps_per_epoch(job: "Job") -> int:
+    if is_newton(job):
+        return total_steps(job)
     return split_sizes(job)[0] // job.train.batch_size
 
 
 def total_steps(job: "Job") -> int:
+    if is_newton(job):
+        exact = job.model.kind == "linear" and not job.train.optimizer.l1
+        return job.train.optimizer.steps or (3 if exact else 8)
     return job.train.epochs * steps_per_epoch(job)
 
 

@@ -21,6 +21,7 @@ from mpc_train.regression.scales import (
     COEFFICIENT_BITS,
     PREDICTOR_BITS,
     Scales,
+    square_bits,
 )
 from protocols.arithmetic import matmul, multiply, remask, truncate
 from protocols.masked import Additive, Masked, concatenate, public
@@ -48,23 +49,17 @@ class Equations:
 
 def prepared(inputs: Masked, labels: Masked, fraction_bits: int, sizes: Scales) -> Data:
     """Rows at scale 2^fraction_bits as the equations take them. 2 rounds, once."""
-    x = _at_scale(inputs, fraction_bits, sizes.input_bits)
+    x = at_scale(inputs, fraction_bits, sizes.input_bits)
     ones = np.full((inputs.shape[0], 1), 1 << sizes.input_bits, np.int64)
-    y = _at_scale(labels, fraction_bits, PREDICTOR_BITS)
+    y = at_scale(labels, fraction_bits, PREDICTOR_BITS)
     return Data(concatenate([x, public(inputs.role, ones)], 1), y)
 
 
-def _at_scale(x: Masked, bits: int, wanted: int) -> Masked:
+def at_scale(x: Masked, bits: int, wanted: int) -> Masked:
+    """x at scale 2^bits, at scale 2^wanted. 2 rounds if that is less, else none."""
     if bits > wanted:
         return truncate(x.shares(), bits - wanted)
     return x.scale(1 << (wanted - bits)).narrowed(64)
-
-
-def square_bits(sizes: Scales) -> int:
-    """Fractional bits of the sum of squared residuals."""
-    bounds = sizes.bounds
-    most = int(bounds.rows * bounds.residual**2) + 1
-    return min(PREDICTOR_BITS, 60 - most.bit_length())
 
 
 def equations(

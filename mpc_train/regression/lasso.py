@@ -25,7 +25,7 @@ import numpy as np
 from mpc_train.regression.equations import Data, equations
 from mpc_train.regression.family import Family
 from mpc_train.regression.newton import inverse_roots, of_mean, penalised, ridged, scaled, start
-from mpc_train.regression.scales import COEFFICIENT_BITS, SCALE_BITS, Scales
+from mpc_train.regression.scales import COEFFICIENT_BITS, RHO_BITS, SCALE_BITS, Scales
 from protocols.arithmetic import matmul, multiply, remask, select, truncate
 from protocols.comparison import negative
 from protocols.fixed_point import mantissa
@@ -33,9 +33,6 @@ from protocols.masked import Additive, Masked, concatenate, public
 from protocols.matrix_inverse import inverse
 from protocols.role import Role
 
-RHO_BITS = 3
-"""ρ = 1/8, on a matrix with ones on its diagonal: fast for penalties of 0.001 to 0.3."""
-LEAST_EIGENVALUE = Fraction(1, 1 << RHO_BITS)
 INNER_ROUNDS = 25
 """ADMM rounds in each Newton step."""
 VALUE_BITS = 32
@@ -75,7 +72,7 @@ def fit_lasso(
 ) -> LassoFit:
     """`steps` Newton steps with the L1 penalty `penalty` on the mean loss; steps count from 1.
 
-    sizes: with `LEAST_EIGENVALUE` of this module, and room in its columns for weights that grow.
+    sizes: for LASSO_EIGENVALUE, with room in its columns for weights that grow.
     """
     columns = sizes.bounds.columns
     coefficients = public(role, np.zeros((columns, 1), np.int64))

@@ -36,6 +36,10 @@ INPUT_BITS, LEAST_INPUT_BITS = 16, 10
 LEAST_WEIGHT_BITS = 8
 LEAST_EIGENVALUE = Fraction(1, 1 << 13)
 """Of the columns' correlation matrix: directions below it are cut off, see `matrix_inverse`."""
+RHO_BITS = 3
+"""ρ = 1/8 in `lasso`, on a matrix with ones on its diagonal: fast for penalties of 0.001 to 0.3."""
+LASSO_EIGENVALUE = Fraction(1, 1 << RHO_BITS)
+"""What is inverted for an L1 penalty has no smaller ones."""
 BLOCK_ROWS, LEAST_BLOCK_ROWS = 1024, 64
 """Products are summed over so many rows before they are truncated, over fewer where residuals are
 large."""
@@ -159,3 +163,10 @@ def _row_bits(bounds: Bounds, inputs: Fraction) -> tuple[int, int]:
             f"inputs up to {float(inputs):g} with weights up to {float(bounds.weight):.3g}"
         )
     return input_bits, weight_bits
+
+
+def square_bits(sizes: Scales) -> int:
+    """Fractional bits of the sum of squared residuals."""
+    bounds = sizes.bounds
+    most = int(bounds.rows * bounds.residual**2) + 1
+    return min(PREDICTOR_BITS, 60 - most.bit_length())

@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 
 from mpc_train.data import Table
 from mpc_train.jobs.job import Job
+from mpc_train.jobs.job_regression import family_of, regression_shapes
 from mpc_train.jobs.job_train_checks import is_frozen
 from mpc_train.jobs.ranges import rate
 from mpc_train.jobs.reading import Reading
-from mpc_train.jobs.schedule import batches, checked_rows, is_checked, split
+from mpc_train.jobs.schedule import batches, checked_rows, is_checked, is_newton, split, total_steps
 from mpc_train.networks.plain import PlainGraph
 from mpc_train.preparation.applied import applied
 from mpc_train.preparation.local import Local
 from mpc_train.twin.reference_metrics import twin_metric
 from mpc_train.twin.reference_preparation import twin_parameters
+from mpc_train.twin.reference_regression import means, regression_twin
 from mpc_train.twin.reference_setup import TwinStopping, twin_clip, twin_loss, twin_optimizer
 
 
@@ -61,6 +63,9 @@ def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[
     pooled, prepare = pooled_inputs(job, tables)
     inputs = torch.from_numpy(pooled)
     labels = torch.from_numpy(np.concatenate([table.labels for table in tables]))
+    if is_newton(job):
+        state = regression_twin(job, pooled, labels.numpy())
+        return Twin(state | prepare, evaluate(job, state, tables), total_steps(job))
     module = plain_module(job).double()
     scale = 2.0**job.fraction_bits
     module.load_state_dict(
@@ -126,12 +131,14 @@ def evaluate(
         {
             name: torch.from_numpy(np.asarray(value))
             for name, value in state.items()
-            if name not in job.pipeline.shapes
+            if name not in job.pipeline.shapes | regression_shapes(job)
         },
         strict=job.model.network is None,
     )
     with torch.no_grad():
         outputs = module(torch.from_numpy(inputs)).numpy()
+    if is_newton(job) and family_of(job).logarithmic:
+        outputs = means(family_of(job), outputs)
     return {metric: twin_metric(metric, job, outputs, labels) for metric in job.reveal.metrics}
 
 

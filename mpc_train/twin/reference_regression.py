@@ -8,11 +8,17 @@ is minimised by coordinate descent, to the last digit, and steps go on until not
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc_train.jobs.job_regression import family_of
+from mpc_train.jobs.schedule import split, total_steps
 from mpc_train.regression.family import Family
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
 
 Reals = NDArray[np.float64]
 MOST_STEPS, MOST_SWEEPS = 200, 10_000
@@ -65,6 +71,26 @@ def fit_plain(
     if not l1 and not l2:
         errors = np.sqrt(dispersion * np.diag(np.linalg.pinv(information)) / rows)
     return PlainFit(found, errors, dispersion)
+
+
+def regression_twin(job: Job, inputs: Reals, labels: Reals) -> dict[str, Reals]:
+    """Weights of the job's regression on pooled rows, by the names of the model's tensors."""
+    found = pooled_fit(job, inputs, labels).coefficients
+    return {"weight": found[:-1].reshape(1, -1), "bias": found[-1:]}
+
+
+def pooled_fit(job: Job, inputs: Reals, labels: Reals) -> PlainFit:
+    """The job's regression on the training rows among all rows."""
+    rows, _ = split(job)
+    settings = job.train.optimizer
+    return fit_plain(
+        family_of(job),
+        inputs[rows],
+        labels[rows],
+        l1=float(settings.l1),
+        l2=float(settings.l2),
+        steps=total_steps(job),
+    )
 
 
 def means(family: Family, predictor: Reals) -> Reals:

@@ -8,12 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from mpc_train.regression import lasso
-from mpc_train.regression.equations import prepared, square_bits
+from mpc_train.regression.equations import prepared
 from mpc_train.regression.family import Family, FamilyName
 from mpc_train.regression.lasso import fit_lasso
 from mpc_train.regression.newton import fit
-from mpc_train.regression.scales import COEFFICIENT_BITS, SCALE_BITS, Bounds, Scales, scales
+from mpc_train.regression.scales import (
+    COEFFICIENT_BITS,
+    LASSO_EIGENVALUE,
+    SCALE_BITS,
+    Bounds,
+    Scales,
+    scales,
+    square_bits,
+)
 from protocols.role import Role
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import combine_masked, secret, shares_of
@@ -48,7 +55,7 @@ def sizes_for(
         family.weights_vary,
         3 if l1 and family.name == "poisson" else 0,
     )
-    return scales(bounds, lasso.LEAST_EIGENVALUE) if l1 else scales(bounds)
+    return scales(bounds, LASSO_EIGENVALUE) if l1 else scales(bounds)
 
 
 def rows_for(

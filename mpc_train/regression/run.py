@@ -1,0 +1,106 @@
+"""A job's regression at every computing node: training rows in, a model and what is said of it out.
+
+The counterpart of `mpc_train.training.trainer` for `optimizer = { name = "newton" }`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpc_train.jobs.job_regression import (
+    CHANGE,
+    DISPERSION,
+    INFLATION,
+    SCALE,
+    family_of,
+    regression_shapes,
+    sizes_of,
+)
+from mpc_train.jobs.schedule import split, total_steps
+from mpc_train.regression.equations import at_scale, prepared
+from mpc_train.regression.family import Family
+from mpc_train.regression.lasso import fit_lasso
+from mpc_train.regression.newton import fit
+from mpc_train.regression.rows import mean_of
+from mpc_train.regression.scales import COEFFICIENT_BITS, PREDICTOR_BITS
+from mpc_train.training.trainer import Training
+from protocols.arithmetic import truncate
+from protocols.crypten_backend import MaskedTensor
+from protocols.masked import Masked
+from protocols.role import Role
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Regressed:
+    """tensors: weight [1, inputs] and bias [1], as torch.nn.Linear has them. secret: what else is
+    sealed, as `regression_shapes` says."""
+
+    family: Family
+    tensors: dict[str, MaskedTensor]
+    secret: dict[str, Masked]
+    training: Training
+
+    def evaluated(self, inputs: MaskedTensor) -> MaskedTensor:
+        """Outputs for rows [rows, inputs]; where the link is logarithmic, means."""
+        outputs: MaskedTensor = inputs.matmul(self.tensors["weight"].t()).add(self.tensors["bias"])
+        if not self.family.logarithmic:
+            return outputs
+        f = outputs.fraction_bits
+        mean = mean_of(self.family, at_scale(outputs.masked(), f, PREDICTOR_BITS))
+        return MaskedTensor(at_scale(mean, PREDICTOR_BITS, f))
+
+
+def regress(
+    job: Job,
+    role: Role,
+    inputs: MaskedTensor,
+    labels: MaskedTensor,
+    done: Callable[[int], None],
+) -> Regressed:
+    """Fit the job's regression to its training rows among `inputs` and `labels`.
+
+    Steps count from 1; `done` hears the number of each one that is done.
+    """
+    family, sizes, settings = family_of(job), sizes_of(job), job.train.optimizer
+    rows, _ = split(job)
+    data = prepared(inputs[rows].masked(), labels[rows].masked(), job.fraction_bits, sizes)
+    training, before = Training(), role.rounds
+    begin = time.perf_counter()
+
+    def timed(number: int) -> None:
+        nonlocal begin
+        now = time.perf_counter()
+        training.step_seconds.append(now - begin)
+        begin = now
+        done(number)
+
+    steps = total_steps(job)
+    secret: dict[str, Masked] = {}
+    if settings.l1:
+        sparse = fit_lasso(role, family, data, sizes, Fraction(settings.l1), steps, timed)
+        coefficients, change = sparse.coefficients, sparse.change
+    else:
+        found = fit(role, family, data, sizes, steps, timed)
+        coefficients, change = found.coefficients, found.change
+        index = np.arange(sizes.bounds.columns)
+        secret = {SCALE: found.scale, INFLATION: found.inverse.select((index, index))}
+        if found.squares is not None:
+            secret[DISPERSION] = found.squares
+    secret[CHANGE] = change.reshape(-1)
+    training.rounds = role.rounds - before
+    values = truncate(coefficients.shares(), COEFFICIENT_BITS - job.fraction_bits).reshape(-1)
+    tensors = {
+        "weight": MaskedTensor(values.select(slice(0, -1)).reshape(1, -1)),
+        "bias": MaskedTensor(values.select(slice(-1, None))),
+    }
+    wanted = {name: secret[name] for name in regression_shapes(job)}
+    return Regressed(family, tensors, wanted, training)
