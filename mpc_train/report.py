@@ -7,8 +7,10 @@ said by `parties.contract.describe_trust`.
 from collections.abc import Mapping
 from typing import Any
 
+from mpc_train.jobs.audience import grouped
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_link import learnt, link_of
+from mpc_train.jobs.job_prepare import Prepare
 from mpc_train.jobs.job_regression import described
 from mpc_train.jobs.job_train_checks import drops
 from mpc_train.jobs.reading import Reading
@@ -20,6 +22,7 @@ from mpc_train.jobs.schedule import (
     total_steps,
 )
 from mpc_train.linkage.columns import columns_of
+from mpc_train.preparation.described import described as described_steps
 
 MODELS = {
     "linear": "linear regression (squared error)",
@@ -30,6 +33,10 @@ MODELS = {
     "gamma": "gamma regression (logarithmic link)",
 }
 RULES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+
+
+UNGROUPED = {"accuracy", "log_loss", "mse", "mae", "r2"}
+"""Metrics of all held-out rows, whose number is public."""
 
 
 def describe(job: Job) -> str:
@@ -52,12 +59,16 @@ def describe(job: Job) -> str:
             *(f"             {line}" for line in _linkage(job)),
             f"             {training} rows train, {held_out} are held out, by public seeds",
             *_set_aside(job),
+            *_prepared(job),
             f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals",
             f"  revealed   the model, once, after the last step, to {', '.join(job.recipients)}",
             *(f"             {line}" for line in _said(job)),
             "             metrics on the held-out rows, to everybody: "
             + (metrics if metrics else "none"),
-            *(f"             {line}" for line in (*_disclosures(job), *learnt(job))),
+            *(
+                f"             {line}"
+                for line in (*_refusals(job), *_disclosures(job), *learnt(job))
+            ),
             "             sizes, this file, and when each message was sent, to every node",
         )
     )
@@ -135,6 +146,31 @@ def _linkage(job: Job) -> list[str]:
     ]
 
 
+def _prepared(job: Job) -> list[str]:
+    """How columns become inputs, unless they are the inputs."""
+    if job.data.table is None and job.pipeline.trivial and job.prepare == Prepare():
+        return []
+    first, *others = described_steps(job)
+    return [f"  prepared   {first}", *(f"             {line}" for line in others)]
+
+
+def _refusals(job: Job) -> list[str]:
+    """What holds metrics back."""
+    reveal, found = job.reveal, []
+    if reveal.per_party:
+        found.append(
+            f"metrics on each owner's held-out rows, to that owner: {', '.join(reveal.per_party)}"
+        )
+    if reveal.metrics or reveal.per_party:
+        if not {*reveal.metrics, *reveal.per_party} <= UNGROUPED:
+            least = reveal.least_group
+            what = f"refused: a group has fewer than {least} rows" if least > 1 else "undefined"
+            found.append(f"whether a metric is {what}")
+        if reveal.decimals is not None:
+            found.append(f"metrics are rounded over shares to {reveal.decimals} decimals")
+    return found
+
+
 def _set_aside(job: Job) -> list[str]:
     rows = len(checked_rows(job))
     return [f"             {rows} more decide when training ends"] if rows else []
@@ -144,8 +180,8 @@ def _said(job: Job) -> list[str]:
     """What recipients, and nobody else, learn beside the model."""
     if job.reveal.statistics:
         return [
-            "with it, to them: standard errors, p-values and inflation of its coefficients, "
-            "whether they converged"
+            "with it, to them: standard errors and p-values of its coefficients, their inflation",
+            "and whether they converged",
         ]
     return ["with it, to them: whether its coefficients converged"] if is_newton(job) else []
 
@@ -194,7 +230,7 @@ def duration(seconds: float) -> str:
 def figure(value: Reading) -> str:
     """Return a metric for people; None is one that is refused or undefined."""
     if value is None:
-        return "refused: a group has too few rows"
+        return "refused"
     if isinstance(value, list):
         return "[" + ", ".join(figure(part) for part in value) + "]"
     return f"{value:.0f}" if value == round(value) and value > 1 else f"{value:.4f}"
@@ -215,11 +251,15 @@ def outcome(result: Mapping[str, Any]) -> str:
     for name, value in (result.get("metrics") or {}).items():
         beside = f"   (same training in the clear: {figure(twin[name])})" if name in twin else ""
         lines.append(f"Metric    {name} {figure(value)}{beside}")
+    for names, what in grouped(result.get("learnt") or {}):
+        lines.append(f"Learnt    {', '.join(names)}: {', '.join(what) or 'nothing'}")
     if "max_weight_difference" in result:
         lines.append(
             f"Compared  largest difference of a weight {result['max_weight_difference']:.2e}"
         )
     if result.get("model"):
         lines.append(f"Model     {result['model']}")
+    if result.get("coefficients"):
+        lines.append(f"Table     {result['coefficients']}")
     lines += [f"Sealed    {path}" for path in result.get("sealed") or ()]
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mpc_train.jobs.audience import learnt
 from mpc_train.jobs.job import Job
 
 
@@ -56,7 +57,7 @@ def summarise(job: Job, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str,
 
     first = summaries[job.evaluators[0]]
     for name in job.evaluators[1:]:
-        for key in ("steps", "metrics", "losses", "joined_rows"):
+        for key in ("steps", "metrics", "losses", "revealed", "joined_rows"):
             if summaries[name].get(key) != first.get(key):
                 raise ArtifactError(f"{name} and {job.evaluators[0]} report different {key}")
     evaluators = [summaries[name] for name in job.evaluators]
@@ -78,6 +79,7 @@ def summarise(job: Job, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str,
             if "peak_rss_mb" in summaries[name]
         },
         "metrics": dict(first.get("metrics") or {}),
+        "learnt": learnt(job, first.get("revealed") or ()),
         **({"losses": dict(first["losses"])} if first.get("losses") else {}),
         **({"joined_rows": first["joined_rows"]} if first.get("joined_rows") else {}),
     }

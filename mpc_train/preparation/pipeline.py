@@ -234,7 +234,7 @@ def _numbers(job: Job, feature: Feature, column: Column, steps: ColumnSteps) -> 
         center=float(center),
         scale=float(width),
         shared=scale,
-        missing=steps.missing or "error",
+        missing=(steps.missing or "error") if column.missing else "error",
     )
     return [_power(job, key, shape, power, bound, fill) for power in range(1, powers + 1)]
 

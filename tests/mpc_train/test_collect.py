@@ -72,7 +72,7 @@ def test_summaries_become_one_report(job: Job) -> None:
     assert result["bytes_sent"] == dict.fromkeys(("ann", "bob", "cleo", "registry"), 1500)
     text = outcome({**result, "model": "m", "sealed": ["s"], "twin_metrics": {"accuracy": 0.91}})
     assert "accuracy 0.9000   (same training in the clear: 0.9100)" in text
-    assert "auc undefined" in text
+    assert "auc refused" in text
     assert "registry 1.5 kB" in text
 
 

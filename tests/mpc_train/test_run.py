@@ -17,6 +17,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from mpc_train.jobs.audience import learnt
+from mpc_train.jobs.job import load_job
+from mpc_train.program import agreed_outputs
 from parties.supervisor import PARENT_FD
 from tests.mpc_train.helpers import csv_lines, replaced, write_job
 
@@ -82,6 +85,18 @@ def test_the_report_has_every_field(good: tuple[Path, dict[str, Any], str]) -> N
     assert 0 < record["step_seconds_median"] <= record["train_seconds"]
     assert set(record["metrics"]) == set(record["twin_metrics"]) == {"accuracy", "auc"}
     assert len(record["sealed"]) == 2
+
+
+def test_what_was_learnt_is_what_the_contract_says(
+    good: tuple[Path, dict[str, Any], str],
+) -> None:
+    folder, record, _ = good
+    job = load_job(folder / "job.toml")
+    said = learnt(job, sorted(output.name for output in agreed_outputs(job)))
+    assert {name: sorted(what) for name, what in record["learnt"].items()} == {
+        name: sorted(what) for name, what in said.items()
+    }
+    assert record["learnt"]["bob"] == ["accuracy", "auc"]
 
 
 def test_the_model_is_that_of_the_twin(good: tuple[Path, dict[str, Any], str]) -> None:

@@ -1,0 +1,46 @@
+"""Who learns what passes the reveal gate: before a run as the job says, after it as it was."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from mpc_train.jobs.rules import disclosed_on_the_way
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+OWN = "@"
+"""Between a metric and the owner whose rows it is of, who alone learns it: "auc@clinic"."""
+LINKAGE = {"overlap": "how many records are joined", "membership": "which of its rows are joined"}
+
+
+def audience(job: "Job", output: str) -> tuple[str, ...]:
+    """The nodes and recipients that learn an output of the reveal gate."""
+    if output in job.sealed:
+        return job.recipients
+    _, _, owner = output.partition(OWN)
+    return (owner,) if owner else job.names
+
+
+def learnt(job: "Job", outputs: Iterable[str]) -> dict[str, list[str]]:
+    """For each node and recipient what it learns when these outputs pass the gate, once each.
+
+    What the linkage of records discloses, which passes no gate, is listed as the job says it.
+    """
+    found: dict[str, dict[str, None]] = {name: {} for name in job.names}
+    for output in outputs:
+        for name in audience(job, output):
+            found[name][output] = None
+    for disclosure in disclosed_on_the_way(job):
+        if disclosure in LINKAGE:
+            everybody = disclosure == "overlap"
+            for name in job.nodes if everybody else job.owners:
+                found[name][LINKAGE[disclosure]] = None
+    return {name: list(outputs) for name, outputs in found.items()}
+
+
+def grouped(by_name: dict[str, list[str]]) -> list[tuple[list[str], list[str]]]:
+    """The same with those together who learn the same: (names, what)."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, what in by_name.items():
+        groups.setdefault(tuple(what), []).append(name)
+    return [(names, list(what)) for what, names in groups.items()]

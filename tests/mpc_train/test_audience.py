@@ -1,0 +1,52 @@
+"""What each node learns: what the job says before a run is what passed the gate in it."""
+
+from pathlib import Path
+
+from mpc_train.jobs.audience import audience, grouped, learnt
+from mpc_train.jobs.job import load_job
+from mpc_train.program import agreed_outputs
+from mpc_train.report import describe, outcome
+from tests.mpc_train.helpers import replaced, write_job
+from tests.mpc_train.preparation_case import prepared_job
+
+
+def test_metrics_are_everybodys_and_the_model_the_recipients(tmp_path: Path) -> None:
+    job = load_job(write_job(tmp_path))
+    found = learnt(job, ["accuracy", "weight", "accuracy", "bias"])
+    assert found["bob"] == found["registry"] == ["accuracy"]
+    assert found["ann"] == found["office"] == ["accuracy", "weight", "bias"]
+    assert audience(job, "auc@cleo") == ("cleo",)
+    assert grouped(found)[0] == (["ann", "office"], ["accuracy", "weight", "bias"])
+
+
+def test_parameters_of_the_preparation_are_sealed(tmp_path: Path) -> None:
+    job = prepared_job(tmp_path)
+    names = {output.name for output in agreed_outputs(job)}
+    assert names >= set(job.pipeline.shapes)
+    found = learnt(job, sorted(names))
+    assert not found["bob"]
+    assert set(found["office"]) == names
+
+
+def test_what_the_contract_says_in_words(tmp_path: Path) -> None:
+    job = prepared_job(tmp_path)
+    said = describe(job)
+    for line in (
+        "15 inputs: age, age:missing, income",
+        "by each owner alone: clipped: income; logarithm: income; powers: visits^2",
+        "over shares: mean 0, variance 1: age, income",
+        "learnt by nobody and sealed with the model",
+    ):
+        assert line in said, said
+    text = replaced(
+        'metrics = ["accuracy", "auc"]', 'metrics = ["auc"]\nleast_group = 7\ndecimals = 2'
+    )
+    said = describe(load_job(write_job(tmp_path, text)))
+    assert "whether a metric is refused: a group has fewer than 7 rows" in said
+    assert "rounded over shares to 2 decimals" in said
+
+
+def test_the_report_lists_it() -> None:
+    result = {"train_seconds": 1, "steps": 1, "step_seconds_median": 1, "rounds": 1}
+    said = outcome({**result, "learnt": {"ann": ["auc", "weight"], "bob": ["auc"], "cleo": []}})
+    assert "Learnt    ann: auc, weight\nLearnt    bob: auc\nLearnt    cleo: nothing" in said
