@@ -42,7 +42,13 @@ def made_job(args: argparse.Namespace) -> Job:
     features = [name for names in columns.values() for name in names]
     columns[owners[0]].append("label")
     sections = {
-        "job": {"name": "bench", "owners": owners, "dealer": DEALER, "recipients": owners[:1]},
+        "job": {
+            "name": "bench",
+            "owners": owners,
+            "evaluators": owners,
+            "dealer": DEALER,
+            "recipients": owners[:1],
+        },
         "data": {
             "partition": "columns",
             "features": features,
@@ -64,7 +70,6 @@ def made_job(args: argparse.Namespace) -> Job:
             "optimizer": {"name": "sgd", "learning_rate": "0.5"},
         },
     }
-    sections["job"]["evaluators"] = owners
     return job_from_bytes(msgspec.convert(sections, Job).to_bytes())
 
 
