@@ -3,14 +3,13 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from mpc_train.jobs.rules import disclosed_on_the_way
+from mpc_train.jobs.job_link import disclosed
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
 OWN = "@"
 """Between a metric and the owner whose rows it is of, who alone learns it: "auc@clinic"."""
-LINKAGE = {"overlap": "how many records are joined", "membership": "which of its rows are joined"}
 
 
 def audience(job: "Job", output: str) -> tuple[str, ...]:
@@ -30,11 +29,9 @@ def learnt(job: "Job", outputs: Iterable[str]) -> dict[str, list[str]]:
     for output in outputs:
         for name in audience(job, output):
             found[name][output] = None
-    for disclosure in disclosed_on_the_way(job):
-        if disclosure in LINKAGE:
-            everybody = disclosure == "overlap"
-            for name in job.nodes if everybody else job.owners:
-                found[name][LINKAGE[disclosure]] = None
+    for names, what in disclosed(job):
+        for name in names:
+            found[name][what] = None
     return {name: list(outputs) for name, outputs in found.items()}
 
 

@@ -53,25 +53,41 @@ def link_of(job: "Job") -> Join | Duplicates | None:
     return job.data.join or job.data.check_duplicates
 
 
-def learnt(job: "Job") -> list[str]:
-    """What linkage tells whom, in words; empty where the job links nothing."""
+def disclosed(job: "Job") -> list[tuple[tuple[str, ...], str]]:
+    """Who learns what from linkage; the coordinator is told nothing, and counts steps."""
     join, several = job.data.join, len(job.owners) > 2
-    evaluators = ", ".join(job.evaluators)
-    each_choice = f"to {evaluators}: how many records each choice of owners has in common"
+    found: list[tuple[tuple[str, ...], str]] = []
+    choices = (job.evaluators, "how many records each choice of owners has in common")
     if job.data.check_duplicates is not None:
-        found = [f"to {evaluators}: how many records stand in more than one table"]
-        found += [each_choice] if several else []
-        return [*found, "to everybody: whether these are too many", "to nobody: which they are"]
+        found.append((job.evaluators, "how many records stand in more than one table"))
+        return [*found, choices] if several else found
     if join is None:
-        return []
-    found = ["to everybody, the coordinator too: how many records all owners have in common"]
+        return found
+    found.append((job.names, "how many records all owners have in common"))
     if join.membership == "nobody":
-        found += [each_choice] if several else []
-        return [*found, "to nobody: which records these are"]
-    found.append("to each owner: which of its own records all owners have")
+        return [*found, choices] if several else found
+    found.append((job.owners, "which of its own records all owners have"))
     if several:
         found.append(
-            "to each owner, besides: which of its own records each other owner has, and how many "
-            "records others have in common"
+            (
+                job.owners,
+                "which of its own records each other owner has, and how many records others have "
+                "in common",
+            )
         )
+    return found
+
+
+def learnt(job: "Job") -> list[str]:
+    """What linkage tells whom, in words; empty where the job links nothing."""
+    if link_of(job) is None:
+        return []
+    found = []
+    for names, what in disclosed(job):
+        whom = "everybody, the coordinator too" if names == job.names else ", ".join(names)
+        found.append(f"to {whom}: {what}")
+    if job.data.join is None:
+        found.append("to everybody: whether these are too many")
+    if job.data.join is None or job.data.join.membership == "nobody":
+        found.append("to nobody: which records these are")
     return found
