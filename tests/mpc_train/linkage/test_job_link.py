@@ -6,6 +6,7 @@ import pytest
 
 from mpc_train.data import load_table
 from mpc_train.errors import DataError, JobError, RefusedError
+from mpc_train.jobs import audience
 from mpc_train.jobs.job import Job, job_from_bytes, load_job
 from mpc_train.jobs.job_link import learnt
 from mpc_train.jobs.rules import Rules, check_rules, disclosed_on_the_way
@@ -99,7 +100,10 @@ def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
         "to nobody: which records these are",
     ]
     holders = loaded(tmp_path, '"MEMBERSHIP"', '"holders"')
-    assert "to each owner: which of its own records all owners have" in learnt(holders)
+    assert "to bank, insurer: which of its own records all owners have" in learnt(holders)
+    by_name = audience.learnt(holders, [])
+    assert by_name["registry"] == ["how many records all owners have in common"]
+    assert by_name["insurer"][1:] == ["which of its own records all owners have"]
     three = loaded(tmp_path, text=three_owners())
     everywhere = "to bank, neutral, insurer, shop: how many records each choice of owners has"
     assert any(line.startswith(everywhere) for line in learnt(three))
