@@ -6,7 +6,7 @@ Shapes and scales follow from the job alone, so that every node knows what is co
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -28,13 +28,29 @@ if TYPE_CHECKING:
 Reals = NDArray[np.float64]
 
 
+BLOCK_WORDS = 1 << 22
+"""Longer matrices are shared in block by block of rows: what an owner encodes, masks and sends at a
+time is then small beside the table itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One tensor that an owner brings: real numbers at scale 2^bits."""
+    """Rows of one matrix that an owner brings, from row `first`: real numbers at scale 2^bits."""
 
     name: str
     shape: tuple[int, ...]
     bits: int
+    first: int = 0
+
+    def blocks(self) -> Iterator[Piece]:
+        """The same rows in pieces of at most BLOCK_WORDS."""
+        size = max(1, BLOCK_WORDS // max(1, prod(self.shape[1:])))
+        for first in range(0, self.shape[0], size):
+            rows = min(size, self.shape[0] - first)
+            yield replace(self, shape=(rows, *self.shape[1:]), first=first)
+
+    def of(self, values: Mapping[str, Reals]) -> Reals:
+        return values[self.name][self.first : self.first + self.shape[0]]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -49,10 +65,10 @@ class Shared:
 def pieces_of(job: Job, owner: str) -> Iterator[Piece]:
     """What `owner` brings, in order."""
     pipeline, rows, f = job.pipeline, job.data.rows[owner], job.fraction_bits
-    yield Piece("features", (rows, len(pipeline.terms)), f)
-    yield Piece("labels", (rows, job.outputs), f)
+    yield from Piece("features", (rows, len(pipeline.terms)), f).blocks()
+    yield from Piece("labels", (rows, job.outputs), f).blocks()
     if pipeline.filled:
-        yield Piece("present", (rows, len(pipeline.filled)), 0)
+        yield from Piece("present", (rows, len(pipeline.filled)), 0).blocks()
     if pipeline.secret:
         yield Piece("statistics", (len(STATISTICS) - 1, len(pipeline.secret)), f)
         yield Piece("moments", (len(pipeline.secret),), VARIANCE_BITS)
@@ -78,7 +94,7 @@ def words_brought(job: Job, owner: str, table: Table) -> Iterator[NDArray[np.int
     """The same as words, in order, for an owner that neither evaluates nor deals."""
     values = brought(job, owner, table)
     for piece in pieces_of(job, owner):
-        yield encode(values[piece.name], piece.bits)
+        yield encode(piece.of(values), piece.bits)
 
 
 def share_in(job: Job, sources: Mapping[str, Source], me: str, table: Table | None) -> Shared:
@@ -88,13 +104,17 @@ def share_in(job: Job, sources: Mapping[str, Source], me: str, table: Table | No
     """
     found: dict[str, list[Masked]] = {}
     for owner in job.owners:
-        values = brought(job, owner, table) if owner == me and table is not None else {}
+        mine = brought(job, owner, table) if owner == me and table is not None else None
         for piece in pieces_of(job, owner):
             tensor = MaskedTensor(
-                values.get(piece.name), src=sources[owner], shape=piece.shape, bits=piece.bits
+                None if mine is None else piece.of(mine),
+                src=sources[owner],
+                shape=piece.shape,
+                bits=piece.bits,
             )
             assert isinstance(tensor.value, Masked) and tensor.nelement() == prod(piece.shape)
             found.setdefault(piece.name, []).append(tensor.value)
+    table = mine = None  # whoever holds no other reference frees the owner's rows here
     pipeline, f = job.pipeline, job.fraction_bits
     statistics = found.pop("statistics", []), found.pop("moments", [])
     whole = {name: concatenate(parts) for name, parts in found.items()}
