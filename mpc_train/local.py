@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
 LOCAL_FILE, SCRIPT_FILE = "local.toml", "make_data.py"
+LOCAL_JOIN_S = 600
+"""A node signs when its table is read, which takes minutes for a large one; a node that fails is
+seen at once, since its process is a child of ours."""
 
 
 class _LocalFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,7 +129,7 @@ def coordinator_text(node: LocalNode, roster: Path, job: Path) -> str:
             "node": _node(node, roster),
             "network": {"listen": "tcp://127.0.0.1:*"},
             "run": {"job": str(job)},
-            "timeouts": {"join_s": 60},
+            "timeouts": {"join_s": LOCAL_JOIN_S},
         }
     )
 
@@ -147,15 +150,16 @@ def node_text(
         "network": {"listen": "tcp://127.0.0.1:*"},
         "rules": {
             "recipients": list(job.recipients),
-            "metrics": list(job.reveal.metrics),
+            "metrics": list(dict.fromkeys((*job.reveal.metrics, *job.reveal.per_party))),
             "disclosures": list(disclosed_on_the_way(job)),
             "models": [job.model.kind],
             "modules": [job.model.module] if job.model.module else [],
             "least_parties": len(job.owners),
             "least_test_rows": job.reveal.least_test_rows,
+            "least_group": job.reveal.least_group,
             "jobs": [job.digest().hex()],
         },
-        "timeouts": {"join_s": 60, "peer_s": 60},
+        "timeouts": {"join_s": LOCAL_JOIN_S, "peer_s": 60},
     }
     if node.name in data:
         sections[f"data.{job.name}"] = msgspec.to_builtins(data[node.name])

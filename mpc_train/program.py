@@ -32,6 +32,7 @@ from mpc_train.artifact import ENVELOPE_FILE, seal_model
 from mpc_train.data import Table, load_table
 from mpc_train.errors import JobError
 from mpc_train.evaluation.metrics import revealed
+from mpc_train.evaluation.own import exchange, own_halves, own_outputs
 from mpc_train.jobs.job import Job, fewest, job_from_bytes
 from mpc_train.jobs.job_link import link_of
 from mpc_train.jobs.job_train_checks import needs_file
@@ -72,6 +73,8 @@ if TYPE_CHECKING:
 
 STREAM_LABEL = "mpc-train stream root v1"
 INPUT_LABEL = "mpc-train outside input root v1"
+TRAINING_S = 7 * 24 * 3600.0
+"""So long an owner that does not compute waits for metrics of its own."""
 
 Reals = NDArray[np.float64]
 
@@ -88,6 +91,8 @@ class TrainProgram:
         self._job: Job | None = None
         self._table: Table | None = None
         self._start: dict[str, Reals] | None = None
+        self.own_metrics: dict[str, Reading] = {}
+        """What this node alone learns, once the run is over; the summary is public."""
 
     def prepare(self, body: bytes, roles: Roles) -> bytes:
         """Check the job and load this node's data; the digest of the public constants.
@@ -119,6 +124,9 @@ class TrainProgram:
             summary = self._compute(session, job)
         else:
             self._send_rows(session, job)
+            if job.reveal.per_party:
+                with session.channel.patience(TRAINING_S):
+                    self.own_metrics = exchange(job, session.channel, session.me, {})
             summary = {"steps": 0}
         summary["bytes_sent"] = session.channel.bytes_sent - before
         summary["peak_rss_mb"] = peak_rss_mb()
@@ -156,12 +164,14 @@ class TrainProgram:
             training = trained.training
             role.begin_step(steps + 1)
             metrics = _reveal_metrics(job, gate, trained, shared)
+            own = own_halves(job, gate, trained.model.evaluated, shared.inputs, shared.labels)
             halves = _reveal_sealed(job, gate, trained, shared)
             role.close()
         finally:
             detach()
         if not role.is_dealer:
             self._seal(session, job, halves, metrics)
+        self.own_metrics = exchange(job, session.channel, session.me, own)
         return {
             "steps": len(training.step_seconds),
             "train_seconds": sum(training.step_seconds),
@@ -328,7 +338,7 @@ def agreed_outputs(job: Job) -> frozenset[Output]:
 
     The end counts as the job's last step, also where early stopping comes before it.
     """
-    names = (*job.reveal.metrics, *job.sealed)
+    names = (*job.reveal.metrics, *own_outputs(job), *job.sealed)
     return disclosures(job) | {Output(name, total_steps(job)) for name in names}
 
 

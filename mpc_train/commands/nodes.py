@@ -1,6 +1,7 @@
 """`mpc-train party`, `dealer` and `coordinator`: one node of a run, from its own file."""
 
 import dataclasses
+import json
 import os
 import threading
 import time
@@ -27,12 +28,15 @@ from mpc_train.commands.common import (
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.jobs.node_config import NodeConfig
+    from mpc_train.jobs.reading import Reading
+    from mpc_train.program import TrainProgram
     from mpc_train.tables.reading import Progress
     from parties.contract import Roles
-    from parties.session import Program, Session
+    from parties.session import Session
 
 ReportFdOption = Annotated[int | None, typer.Option("--report-fd", hidden=True)]
 
+OWN_METRICS = "own-metrics.json"
 PROGRESS_INTERVAL_S = 0.2
 """Progress events of a node are passed on at most this often."""
 
@@ -158,10 +162,13 @@ def _node(
         mine = [name for name in program.recipients if name == settings.place.name]
         bundles = bundle(run_dir, result.files, mine, program.evaluators, "model.sealed")
         sealed = [str(path) for path in bundles.values()]
+        own = _own_metrics(run_dir, program.own_metrics)
         if output is Format.json:
-            emit({"status": "ok", **result.summary, "sealed": sealed})
+            emit({"status": "ok", **result.summary, **own, "sealed": sealed})
             return
         print("The run has ended well.")
+        for metric, value in program.own_metrics.items():
+            print(f"Metric {metric} {figure(value)}, of this node's own rows, known to nobody else")
         for metric, value in (result.summary.get("metrics") or {}).items():
             print(f"Metric {metric} {figure(value)}")
         place = settings.place
@@ -170,12 +177,24 @@ def _node(
             print(f"Sealed, to be opened with  mpc-train open {path}{home}")
 
 
+def _own_metrics(run_dir: Path, metrics: "Mapping[str, Reading]") -> dict[str, object]:
+    """Keep what this node alone learns beside the run's files, readable by its owner only."""
+    from parties.files import write_atomic
+
+    if not metrics:
+        return {}
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / OWN_METRICS
+    write_atomic(path, json.dumps(metrics).encode() + b"\n")
+    return {"own_metrics": str(path)}
+
+
 class _Guarded:
     """The training program behind this organisation's rules: shows the job, then checks it."""
 
     def __init__(self, config: "NodeConfig", deals: bool, events: "_Events") -> None:
         self._config, self._deals, self._events = config, deals, events
-        self._program: Program | None = None
+        self._program: TrainProgram | None = None
         self.evaluators: tuple[str, ...] = ()
         self.recipients: tuple[str, ...] = ()
 
@@ -204,6 +223,10 @@ class _Guarded:
 
         self._program = TrainProgram(self._config, self._events.reading)
         return self._program.prepare(body, roles)
+
+    @property
+    def own_metrics(self) -> "Mapping[str, Reading]":
+        return {} if self._program is None else self._program.own_metrics
 
     def run(self, session: "Session") -> dict[str, object]:
         """Run the prepared program."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,26 +23,53 @@ from protocols.functions import divide
 from protocols.masked import Additive, Masked, MaskedBit, concatenate
 from protocols.scaling import floor_quotient
 
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
 MEAN_BITS = 20
 KEPT_BITS = 4
 """A sum over n rows loses all but so many of log2(n) bits before it is divided by n."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Figure:
-    """A metric before it is revealed.
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a metric is read: public.
 
-    values: [k] or [g, k] at scale 2^f, to be divided by the public number `rows`. groups:
-    counts at scale 2^f, each of which has to be large enough: [g], row by row where `each`, else
-    all of them for the whole. counts: the values are whole numbers, which are not rounded.
+    shape: of what is printed, () for one number. divisor: the public number that values are
+    divided by. each: the first axis is groups, refused one by one. counts: whole numbers, which are
+    not rounded.
     """
 
-    values: Masked
     shape: tuple[int, ...] = ()
-    rows: int = 1
-    groups: Masked | None = None
+    divisor: int = 1
     each: bool = False
     counts: bool = False
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """The shape of what is revealed: a bit before the numbers, of all or of each group."""
+        lead = self.shape[:1] if self.each else ()
+        return (*lead, 1 + prod(self.shape[len(lead) :]))
+
+
+def form_of(job: Job, metric: str, rows: int) -> Form:
+    """The form of a metric over `rows` rows."""
+    if metric == "confusion":
+        return Form((job.classes, job.classes), counts=True)
+    if metric == "calibration":
+        return Form((job.reveal.bins, 2), each=True)
+    if metric in ("precision", "recall", "f1"):
+        return Form(divisor=1 if job.outputs == 1 else job.outputs)
+    return Form() if metric in ("auc", "r2") else Form(divisor=rows)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Figure:
+    """A metric before it is revealed. values: as many as its form has, at scale 2^f. groups: counts
+    at scale 2^f, each of which has to be large enough; None: there are none."""
+
+    values: Masked
+    groups: Masked | None = None
 
 
 def mean_of(total: Additive | Masked, rows: int) -> Masked:
@@ -66,22 +94,22 @@ def quotient(a: Masked, b: Masked, rows: int, fraction_bits: int) -> Masked:
     return divide(a, b, fraction_bits)
 
 
-def released(figure: Figure, fraction_bits: int, least_group: int, decimals: int | None) -> Masked:
-    """The words that are revealed: int64[1 + k], or [g, 1 + k] where each group has its bit."""
+def released(job: Job, form: Form, figure: Figure) -> Masked:
+    """The words that are revealed, of the shape that the form says."""
+    f, least, decimals = job.fraction_bits, job.reveal.least_group, job.reveal.decimals
     values = figure.values
-    if decimals is not None and not figure.counts:
-        if figure.rows > 1:
-            values = mean_of(values, figure.rows)
-        values = _rounded(values, fraction_bits, decimals)
-    lead = values.shape[:-1] if figure.each else ()
-    flat = values.reshape(*lead, prod(values.shape[len(lead) :]))
+    if decimals is not None and not form.counts:
+        if form.divisor > 1:
+            values = mean_of(values, form.divisor)
+        values = _rounded(values, f, decimals)
+    lead = form.words[:-1]
+    flat = values.reshape(*lead, form.words[-1] - 1)
     ones = np.ones((*lead, 1), np.int64)
-    if figure.groups is None or least_group < 1:
+    if figure.groups is None:
         return concatenate([flat.select((..., slice(0, 1))).scale(0).shift(ones), flat], -1)
-    enough = below(figure.groups, (least_group << fraction_bits,)).negate()
-    enough = enough.reshape(*figure.groups.shape)
-    if not figure.each:
-        enough = all_of(enough.reshape(prod(figure.groups.shape)))
+    enough = below(figure.groups, (least << f,)).negate().reshape(*figure.groups.shape)
+    if not form.each:
+        enough = all_of(enough)
     kept = remask(select(_spread(enough, flat.shape), flat))
     return concatenate([remask(enough.reshape(*lead, 1).shares()), kept], -1)
 
@@ -102,21 +130,20 @@ def _spread(bits: MaskedBit, shape: tuple[int, ...]) -> MaskedBit:
     )
 
 
-def read(
-    figure: Figure, words: NDArray[np.int64], fraction_bits: int, decimals: int | None
-) -> Reading:
+def read(job: Job, form: Form, words: NDArray[np.int64]) -> Reading:
     """The metric from the revealed words of `released`."""
-    numbers = decode(words[..., 1:], fraction_bits) / figure.rows
-    if decimals is not None and not figure.counts:
+    decimals = job.reveal.decimals
+    numbers = decode(words[..., 1:], job.fraction_bits) / form.divisor
+    if decimals is not None and not form.counts:
         numbers = words[..., 1:] / 10**decimals
-    if figure.each:
+    if form.each:
         return [
             [float(number) for number in row] if bit else None
             for bit, row in zip(words[..., 0], numbers, strict=True)
         ]
     if not words[0]:
         return None
-    found: Reading = numbers.reshape(figure.shape).tolist()
+    found: Reading = numbers.reshape(form.shape).tolist()
     return found
 
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpc_train.evaluation.figures import Figure, mean_of, quotient, read, released, sums
+from mpc_train.evaluation.figures import (
+    Figure,
+    Form,
+    form_of,
+    mean_of,
+    quotient,
+    read,
+    released,
+    sums,
+)
 from mpc_train.evaluation.ranking import area, binned
 from mpc_train.jobs.reading import Reading
 from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
@@ -46,7 +55,7 @@ class Evaluation:
 
     def _mean(self, total: Additive | Masked) -> Figure:
         whole = total if isinstance(total, Masked) else remask(total)
-        return Figure(whole.reshape(1), rows=self._rows)
+        return Figure(whole)
 
     def _mse(self) -> Figure:
         return self._mean(self._squares(self._z - self._y).sum())
@@ -64,7 +73,7 @@ class Evaluation:
             for x in (self._z - self._y, self._y - mean)
         )
         share = divide(error, spread, self._f)
-        return Figure((-share).shift(1 << self._f).reshape(1))
+        return Figure((-share).shift(1 << self._f))
 
     def _squares(self, x: Masked) -> Masked:
         """At scale 2^f; each square is truncated first, so that any number of rows fits."""
@@ -90,9 +99,8 @@ class Evaluation:
         return self._guess
 
     def _confusion(self) -> Figure:
-        table = self._counts()
-        cells = table.reshape(-1)
-        return Figure(cells, table.shape, groups=cells, counts=True)
+        cells = self._counts().reshape(-1)
+        return Figure(cells, groups=cells)
 
     def _precision(self) -> Figure:
         hits, called, _ = self._by_class()
@@ -109,7 +117,7 @@ class Evaluation:
     def _macro(self, a: Masked, b: Masked, groups: Masked) -> Figure:
         """A quotient of counts for class 1, or its mean over several classes."""
         each = quotient(a, b, 2 * self._rows, self._f)
-        return Figure(each.sum().reshape(1), rows=each.shape[0], groups=groups)
+        return Figure(each.sum(), groups)
 
     def _by_class(self) -> tuple[Masked, Masked, Masked]:
         """Rows called a class rightly, rows called it, rows of it: of class 1, or of all."""
@@ -130,7 +138,7 @@ class Evaluation:
         z, y = self._z.reshape(-1), self._y.reshape(-1)
         positives = y.sum()
         groups = sums([positives, (-positives).shift(self._rows << self._f)])
-        return Figure(area(z, y, self._f).reshape(1), groups=groups)
+        return Figure(area(z, y, self._f), groups)
 
     def _calibration(self) -> Figure:
         """For each bin of the predicted probability: its mean, and the share of positives."""
@@ -142,7 +150,7 @@ class Evaluation:
             self._rows,
             self._f,
         )
-        return Figure(each.transpose(), groups=counts, each=True)
+        return Figure(each.transpose(), counts)
 
 
 def _two_by_two(guess: MaskedBit, y: Masked, f: int) -> Masked:
@@ -169,6 +177,17 @@ def _by_classes(guess: MaskedBit, y: Masked) -> Masked:
     return concatenate(columns, 1)
 
 
+def evaluated(
+    job: Job, metrics: Sequence[str], outputs: MaskedTensor, labels: MaskedTensor
+) -> dict[str, tuple[Form, Masked]]:
+    """For each metric its form and the words to be revealed."""
+    evaluation, found = Evaluation(job, outputs, labels), {}
+    for name in metrics:
+        form = form_of(job, name, labels.shape[0])
+        found[name] = form, released(job, form, evaluation.figure(name))
+    return found
+
+
 def revealed(
     job: Job,
     gate: RevealGate,
@@ -178,15 +197,9 @@ def revealed(
     labels: MaskedTensor,
 ) -> dict[str, Reading]:
     """The metrics, as all evaluators learn them; empty at the dealer."""
-    evaluation, found = Evaluation(job, outputs, labels), {}
-    settings = job.reveal
-    figures = {name: evaluation.figure(name) for name in metrics}
-    out = {
-        name: released(figure, job.fraction_bits, settings.least_group, settings.decimals)
-        for name, figure in figures.items()
-    }
-    for name, figure in figures.items():
-        words = gate.to_everybody(name, step, out[name])
+    found = {}
+    for name, (form, value) in evaluated(job, metrics, outputs, labels).items():
+        words = gate.to_everybody(name, step, value)
         if words is not None:
-            found[name] = read(figure, words, job.fraction_bits, settings.decimals)
+            found[name] = read(job, form, words)
     return found

@@ -56,6 +56,11 @@ def _check_metrics(job: "Job") -> None:
             f"there are {test_rows}; raise data.test_fraction or reveal no metric",
         )
     if reveal.per_party:
+        if job.data.partition == "columns":
+            raise JobProblem(
+                "reveal.per_party",
+                "owners of columns have no rows of their own; list metrics",
+            )
         for owner in job.owners:
             if len(held_out_of(job, owner)) < reveal.least_test_rows:
                 raise JobProblem(

@@ -1,0 +1,98 @@
+"""Metrics over one owner's held-out rows, which that owner alone learns.
+
+They pass the reveal gate as halves, like what is sealed: fresh shares of a fresh mask. When the
+computation is over each evaluator sends its share to the owner under the key that the two have; the
+owner adds them up. Nobody else has all shares, and an evaluator that is the owner keeps its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_train.evaluation.figures import form_of, read
+from mpc_train.evaluation.metrics import evaluated
+from mpc_train.jobs.audience import OWN
+from mpc_train.jobs.schedule import held_out_of, total_steps
+from protocols.channel import Channel
+from protocols.crypten_backend import MaskedTensor
+from protocols.frames import receive_all, send_all
+from protocols.reveal import RevealGate, SealedHalf
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+    from mpc_train.jobs.reading import Reading
+
+LABEL = b"mpc-train own metric v1"
+Words = NDArray[np.int64]
+
+
+def own_names(job: Job, owner: str) -> list[str]:
+    """The outputs of the reveal gate that `owner` alone learns."""
+    return [f"{metric}{OWN}{owner}" for metric in job.reveal.per_party]
+
+
+def own_outputs(job: Job) -> list[str]:
+    """The same of all owners, in the order in which they pass the gate."""
+    return [name for owner in job.owners for name in own_names(job, owner)]
+
+
+def own_halves(
+    job: Job,
+    gate: RevealGate,
+    model: Callable[[MaskedTensor], MaskedTensor],
+    inputs: MaskedTensor,
+    labels: MaskedTensor,
+) -> dict[str, SealedHalf]:
+    """This evaluator's halves of all owners' metrics; empty at the dealer.
+
+    model: outputs of inputs, as after training.
+    """
+    found = {}
+    for owner in job.owners if job.reveal.per_party else ():
+        rows = held_out_of(job, owner)
+        words = evaluated(job, job.reveal.per_party, model(inputs[rows]), labels[rows])
+        for metric, (_, value) in words.items():
+            half = gate.for_recipients(f"{metric}{OWN}{owner}", total_steps(job), value)
+            if half is not None:
+                found[f"{metric}{OWN}{owner}"] = half
+    return found
+
+
+def exchange(
+    job: Job, channel: Channel, me: str, halves: Mapping[str, SealedHalf]
+) -> dict[str, Reading]:
+    """Send the owners their shares, and read this node's own metrics; after the computation."""
+    shares = {name: _share(half, me == job.evaluators[0]) for name, half in halves.items()}
+    if shares:
+        for owner in job.owners:
+            if owner != me:
+                for name in own_names(job, owner):
+                    send_all(channel, owner, LABEL, shares[name].reshape(-1).view(np.uint8))
+    if me not in job.owners:
+        return {}
+    return _received(job, channel, me, shares, [name for name in job.evaluators if name != me])
+
+
+def _share(half: SealedHalf, first: bool) -> Words:
+    return half.delta - half.lam if first else -half.lam
+
+
+def _received(
+    job: Job, channel: Channel, me: str, shares: Mapping[str, Words], others: Iterable[str]
+) -> dict[str, Reading]:
+    senders, found = list(others), {}
+    rows = len(held_out_of(job, me))
+    for metric, name in zip(job.reveal.per_party, own_names(job, me), strict=True):
+        form = form_of(job, metric, rows)
+        total = np.zeros(form.words, np.int64)
+        if name in shares:
+            total += shares[name].reshape(form.words)
+        for sender in senders:
+            octets = receive_all(channel, sender, LABEL, total.nbytes)
+            total += octets.view(np.int64).reshape(form.words)
+        found[metric] = read(job, form, total)
+    return found

@@ -1,0 +1,57 @@
+"""Metrics of one owner's rows reach that owner, whatever else it does, and nobody else."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpc_train.data import load_table
+from mpc_train.jobs.job import load_job
+from mpc_train.jobs.schedule import held_out_of
+from mpc_train.predicting import load_predictor
+from mpc_train.tables.source import Source
+from mpc_train.twin.reference_metrics import twin_metric
+from tests.mpc_train.helpers import JOB, csv_lines, write_job
+from tests.mpc_train.test_run import ended, launch
+
+ROLES = """
+name = "study"
+owners = ["ann", "bob", "cleo", "dora"]
+evaluators = ["ann", "bob"]
+dealer = "dora"
+recipients = ["office"]
+"""
+ROWS = {"ann": 120, "bob": 90, "cleo": 100, "dora": 110}
+
+
+@pytest.mark.slow
+def test_each_owner_gets_its_own(tmp_path: Path) -> None:
+    """ann and bob compute, dora deals and has rows, cleo only brings rows."""
+    text = JOB[JOB.index("[data]") :].replace(
+        "{ ann = 40, bob = 30, cleo = 30 }", "{ ann = 120, bob = 90, cleo = 100, dora = 110 }"
+    )
+    text = text.replace('metrics = ["accuracy", "auc"]', 'per_party = ["accuracy", "confusion"]')
+    path = write_job(tmp_path, f"[job]{ROLES}\n{text}least_test_rows = 10\n")
+    (tmp_path / "data").mkdir()
+    for seed, (owner, rows) in enumerate(ROWS.items()):
+        (tmp_path / "data" / f"{owner}.csv").write_text("\n".join(csv_lines(rows, seed)))
+    record, err = ended(launch(path))
+    assert record["status"] == "ok", err
+    assert record["metrics"] == {}
+    job, predictor = load_job(path), load_predictor(tmp_path / "run")
+    for owner in ROWS:
+        (found,) = (tmp_path / "run" / "nodes" / owner).rglob("own-metrics.json")
+        assert found.stat().st_mode & 0o077 == 0
+        table = load_table(Source(str(tmp_path / "data" / f"{owner}.csv")), job, owner)
+        mine = held_out_of(job, owner) - job.first_row(owner)
+        weight, bias = (value.detach().numpy() for value in predictor.module.parameters())
+        outputs = table.features[mine] @ weight.T + bias
+        expected = {
+            name: twin_metric(name, job, outputs, table.labels[mine])
+            for name in ("accuracy", "confusion")
+        }
+        metrics = json.loads(found.read_text())
+        assert metrics["confusion"] == expected["confusion"]
+        np.testing.assert_allclose(metrics["accuracy"], expected["accuracy"], atol=1e-9)
+        assert record["learnt"][owner] == [f"accuracy@{owner}", f"confusion@{owner}"]
