@@ -1,6 +1,7 @@
 """An owner's rows as its job takes them: a typed table, and of it what the model's inputs need."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +9,10 @@ from numpy.typing import NDArray
 from mpc_train.errors import DataError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_link import Duplicates, Join, link_of
-from mpc_train.jobs.job_regression import LOGARITHMIC
 from mpc_train.linkage.columns import columns_of, pipeline_over
 from mpc_train.linkage.tokens import IdentifierError, Tokens, token_key, tokens_of
 from mpc_train.preparation.local import check_cells, local_terms
-from mpc_train.tables.cells import CellError, Mask, Reals
+from mpc_train.tables.cells import Reals
 from mpc_train.tables.load import Report, load
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
@@ -43,21 +43,14 @@ class Table:
 
 def load_table(source: Source, job: Job, owner: str, progress: Report | None = None) -> Table:
     """Read `owner`'s table for `job`; raises DataError for anything that does not fit."""
-
     link = link_of(job)
-
-    def check(name: str, values: Reals, missing: Mask) -> None:
-        check_cells(job, name, values, missing)
-        if name == job.label.name and not job.classes:
-            _check_label(job, values)
-
     typed = load(
         source,
         job.schema,
         names=columns_of(job, owner),
         identifiers=() if link is None else link.on,
         rows=job.data.rows[owner],
-        check=check,
+        check=partial(check_cells, job),
         progress=progress,
     )
     tokens = None if link is None else _tokens(job, link, typed, source)
@@ -88,16 +81,3 @@ def _tokens(job: Job, link: Join | Duplicates, typed: TypedTable, source: Source
 def _scaled_label(job: Job, values: Reals) -> Reals:
     scaled: Reals = (values - float(job.label.center)) / float(job.label.scale)
     return scaled
-
-
-def _check_label(job: Job, values: Reals) -> None:
-    if job.model.kind in LOGARITHMIC:
-        return  # the declared range, which the ring is sized for, bounds it
-    limit = job.data.limit
-    outside = np.abs(_scaled_label(job, values)) > float(limit)
-    if outside.any():
-        raise CellError(
-            int(np.argmax(outside)),
-            f"after centring and scaling beyond ±{limit} (data.limit); correct the cell, or the "
-            "job's center and scale",
-        )

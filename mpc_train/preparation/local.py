@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc_train.jobs.job_regression import LOGARITHMIC
 from mpc_train.preparation.pipeline import Pipeline, Term
 from mpc_train.tables.cells import CellError
 
@@ -81,7 +82,8 @@ def check_cells(job: Job, name: str, values: Reals, missing: Mask) -> None:
     if name == job.label.name:
         if missing.any():
             raise CellError(int(np.argmax(missing)), "the label is missing; leave such rows out")
-        if not job.classes:
+        # With a logarithmic link the declared range bounds it, and the ring is sized for that.
+        if not job.classes and job.model.kind not in LOGARITHMIC:
             scaled = (values - float(job.label.center)) / float(job.label.scale)
             _refuse_beyond(scaled, float(job.data.limit), f"±{job.data.limit} (data.limit)")
         return
