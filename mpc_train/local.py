@@ -30,9 +30,6 @@ LOCAL_FILE, SCRIPT_FILE = "local.toml", "make_data.py"
 LOCAL_JOIN_S = 600
 """A node signs when its table is read, which takes minutes for a large one; a node that fails is
 seen at once, since its process is a child of ours."""
-LOCAL_JOIN_S = 600
-"""A node signs when its table is read, which takes minutes for a large one; a node that fails is
-seen at once, since its process is a child of ours."""
 
 
 class _LocalFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
