@@ -44,6 +44,8 @@ ROOT_POWER_BITS = 3
 UNIT_BITS = 10
 """Fractional bits of v; the knots of the table are multiples of its unit."""
 MANTISSA_BITS, LEAST_MANTISSA_BITS = 12, 7
+LEAST_FACTOR = Fraction(1, 1 << 30)
+"""Scales that are at least this, after the powers that go with them, have a mantissa that fits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from mpc_train.errors import JobError
 from mpc_train.jobs.job_regression import check_newton_ranges
 from mpc_train.jobs.schedule import distinct_rates, is_newton, learning_rate
 from mpc_train.networks.graph_ranges import check_graph_ranges
-from mpc_train.training.training_setup import check_training
+from mpc_train.training.moments import least_rate
+from mpc_train.training.training_setup import check_training, gradient_limit, moments
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -82,11 +83,13 @@ def folded_rate(job: Job, epoch: int, step: int | None = None) -> tuple[int, int
 def rate(job: Job, epoch: int, step: int | None = None) -> Fraction:
     """The learning rate that is really used: for SGD, rounded to what the ring holds.
 
+    For other rules at least `least_rate`, which check_training compares with the largest rate.
     step: from 1, during warm-up; None for the rate of the whole epoch after it. Raises JobError
     where rounding would change it by more than the largest rate times 2^-8.
     """
     if job.train.optimizer.name != "sgd":
-        return learning_rate(job, epoch, step)
+        least = least_rate(moments(job), job.fraction_bits, gradient_limit(job))
+        return max(learning_rate(job, epoch, step), least)
     whole, shift = folded_rate(job, epoch, step)
     rounded = Fraction(whole * job.train.batch_size, 1 << shift)
     largest = learning_rate(job, 0)

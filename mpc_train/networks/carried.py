@@ -133,6 +133,8 @@ def _made(
             f"model.module: {reference} is not installed here ({error}); install it, or let the "
             "job carry the network: mpc-train model export"
         ) from error
+    except Exception as error:  # whatever the code does when it is loaded
+        raise ModelError(f"model.module: {place} cannot be loaded: {error!r}") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from mpc_train.networks.carried import WEIGHT_BITS
 from mpc_train.networks.convert_rules import (
@@ -230,18 +229,16 @@ def _shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
     """Note each value's shape without rows in node.meta; refuse what mixes rows."""
     found: list[dict[fx.Node, Any]] = []
     for rows in (2, 3):
-        sample = torch.zeros(rows, *input_shape)
+        running = _Shapes(traced.eval())  # evaluation changes no statistic
         with torch.no_grad():
             try:
-                _Shapes(traced.eval()).propagate(sample)  # evaluation changes no statistic
-            except Exception as error:
-                reason = str(error.__cause__ or error).splitlines()[0]
+                running.run(torch.zeros(rows, *input_shape))
+            except ConversionError as error:
+                (reason,) = error.problems
                 raise ConversionError(
                     [f"shapes do not fit rows of {list(input_shape)}: {reason}"]
                 ) from error
-        found.append(
-            {node: shape for node in traced.graph.nodes if (shape := _shape_of(node)) is not None}
-        )
+        found.append(running.found)
     problems = []
     for node, shape in found[0].items():
         other = found[1][node]
@@ -254,24 +251,28 @@ def _shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
         raise ConversionError(problems)
 
 
-def _shape_of(node: fx.Node) -> torch.Size | None:
-    """The shape of a tensor, or of the first of several that an attention layer gives."""
-    meta = node.meta.get("tensor_meta")
-    if isinstance(meta, tuple) and not hasattr(meta, "shape") and meta:
-        node.meta["several"] = True
-        meta = meta[0]
-    return getattr(meta, "shape", None)
+class _Shapes(fx.Interpreter):
+    """Runs the layers on zeros in float32, embeddings on whole numbers; `found`: shapes.
 
+    Of the several values that an attention layer gives, the first.
+    """
 
-class _Shapes(ShapeProp):
-    """Runs the layers on zeros in float32, embeddings on whole numbers."""
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.found: dict[fx.Node, torch.Size] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         try:
-            return super().run_node(n)
+            result = super().run_node(n)
         except Exception as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise RuntimeError(f"{_place(n)}: {reason}") from error
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConversionError([f"{_place(n)}: {reason}"]) from error
+        first = result
+        if isinstance(result, tuple) and not isinstance(result, torch.Size) and result:
+            n.meta["several"], first = True, result[0]
+        if isinstance(first, torch.Tensor):
+            self.found[n] = first.shape
+        return result
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(self.fetch_attr(target), nn.Embedding):

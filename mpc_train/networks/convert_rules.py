@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import torch
@@ -64,6 +64,10 @@ INSTEAD = {
 
 def _text(value: float) -> str:
     """A Python number as the decimal that it prints as."""
+    if not isfinite(value):
+        raise Unsupported(f"{value} is not a finite number")
+    if value and not 1e-30 < abs(value) < 1e30:
+        raise Unsupported(f"{value}: numbers lie between 1e-30 and 1e30")
     return str(Fraction(str(value)))
 
 
@@ -270,7 +274,7 @@ def _arithmetic(op: str) -> Callable[[fx.Node], Function]:
 def _divide(node: fx.Node) -> Function:
     left, right = node.args[:2]
     if isinstance(left, fx.Node) and isinstance(right, int | float) and right:
-        return "scale", {"factor": str(1 / Fraction(str(right)))}, [left]
+        return "scale", {"factor": str(1 / Fraction(_text(right)))}, [left]
     raise Unsupported("division by a tensor: multiply by a constant, or use a norm layer")
 
 

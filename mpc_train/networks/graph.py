@@ -11,6 +11,7 @@ A graph comes with a job from elsewhere: `check_graph` says whether it is one at
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +25,7 @@ import msgspec
 GRAPH_VERSION = 1
 MAX_NODES = 4096
 MAX_ELEMENTS = 1 << 28
+NUMBER = re.compile(r"-?\d{1,60}(\.\d{1,60}|/\d{1,60})?\Z", re.ASCII)
 
 Setting = bool | int | str | tuple[int, ...]
 Kind = Literal["parameter", "frozen", "statistic", "counter"]
@@ -55,6 +57,14 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     tensors: dict[str, str] = {}
     settings: dict[str, Setting] = {}
 
+    @property
+    def place(self) -> str:
+        """Where in the module it stands, as far as its tensors tell."""
+        for key, name in self.tensors.items():
+            if name != key:
+                return name.removesuffix(f".{key}")
+        return f"{self.name} ({self.op})"
+
     def sizes(self, key: str) -> tuple[int, ...]:
         value = self.settings[key]
         if not isinstance(value, tuple):
@@ -69,10 +79,13 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     def real(self, key: str) -> Fraction:
         value = self.settings[key]
+        # Of bounded length: the text may come from elsewhere, and 1e999999999 has no end.
+        if not isinstance(value, str) or not NUMBER.match(value):
+            raise GraphError(f"{self.name}: {key} is a decimal or a fraction as text")
         try:
-            return Fraction(value if isinstance(value, str) else "")
-        except (ValueError, ZeroDivisionError):
-            raise GraphError(f"{self.name}: {key} is a decimal or a fraction as text") from None
+            return Fraction(value)
+        except ZeroDivisionError:
+            raise GraphError(f"{self.name}: {key} is divided by 0") from None
 
     def flag(self, key: str) -> bool:
         value = self.settings[key]

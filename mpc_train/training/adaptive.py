@@ -36,22 +36,21 @@ from mpc_train.training.gradients import (
     weights,
 )
 from mpc_train.training.moments import (
+    EXTRA_MEAN_BITS,
     SQUARE_SHIFT,
     Moments,
     Numbers,
     extra_bits,
+    root_numbers,
     square_scale_bits,
 )
 from protocols.arithmetic import multiply, truncate
 from protocols.crypten_backend import MaskedTensor
 from protocols.deferred import combine
-from protocols.errors import RangeError
-from protocols.inverse_root import root_range, times_inverse_root
+from protocols.inverse_root import times_inverse_root
 from protocols.masked import Additive, Early, Masked
 from protocols.rational import ROOT_BITS, root
 
-EXTRA_MEAN_BITS = 6
-"""m has this many fractional bits more than a weight."""
 LEAST_MEAN_SHIFT = 16
 """What β1 is rounded to, in bits: a word of m stays below 2^10 times 2^(20 + 6 + 16)."""
 
@@ -163,15 +162,8 @@ class Adaptive:
     ) -> Masked:
         """rate · m̂ / √(v̂ + ε²) at the scale of the weights, with what decay and momentum add."""
         moments = self._moments
-        mean_sum, mean_square = Fraction(1), 1 / (1 - moments.second)
-        if moments.corrected:
-            mean_sum, mean_square = numbers.mean_sum, numbers.square_sum
-        scale = numbers.square_scale * mean_square
-        floor = round(moments.epsilon**2 * scale)
-        if floor < 1:
-            raise RangeError("epsilon is too small for the scale; see check_adaptive")
-        most = numbers.square_scale * numbers.square_sum * self._limit**2
-        where = root_range(floor, int(most) + floor + 1)
+        mean_sum = numbers.mean_sum if moments.corrected else Fraction(1)
+        scale, floor, where = root_numbers(moments, numbers, self._limit)
         extra = extra_bits(moments, rate, self._fraction_bits)
         wanted = rate * root(scale) * (1 << (self._fraction_bits + extra))
         shift = ROOT_BITS + extra

@@ -175,7 +175,7 @@ class CrossEntropy:
         f, z = outputs.fraction_bits, outputs.masked()
         top, _ = maximum(z)
         sums = exp(z - top, f).sum(axis=-1, keepdims=True)
-        log = top + evaluate("LOG", sums, f)
+        log = top + evaluate("LOG", sums, f, upper=z.shape[-1])
         target, bits = self._targets(labels)
         t = _shifted(target, bits)
         whole = t.sum(axis=-1, keepdims=True)

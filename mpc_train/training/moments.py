@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 
 from mpc_train.jobs.bounds import WORD_BITS, bit_length
 from protocols.errors import RangeError
+from protocols.inverse_root import LEAST_FACTOR, RootRange, root_range
 from protocols.rational import FACTOR_BITS, ROOT_BITS, root
 
 SQUARE_SHIFT = 12
 """A square is truncated by this many bits; as many are above a squared gradient's bound."""
+EXTRA_MEAN_BITS = 6
+"""m has this many fractional bits more than a weight."""
 MOST_EXTRA_BITS = 3
 """The update is formed with up to three bits more than a weight has."""
 WEIGHT_BITS = 6
@@ -86,6 +90,40 @@ def extra_bits(moments: Moments, rate: Fraction, fraction_bits: int) -> int:
     return min(spare, MOST_EXTRA_BITS)
 
 
+def root_numbers(
+    moments: Moments, numbers: Numbers, gradient_limit: Fraction
+) -> tuple[Fraction, int, RootRange]:
+    """What a step divides by: the scale of v̂, ε² as a word, and where v + ε² lies."""
+    mean_square = numbers.square_sum if moments.corrected else 1 / (1 - moments.second)
+    scale = numbers.square_scale * mean_square
+    floor = round(moments.epsilon**2 * scale)
+    if floor < 1:
+        raise RangeError("epsilon is too small for the scale; see check_adaptive")
+    most = numbers.square_scale * numbers.square_sum * gradient_limit**2
+    return scale, floor, root_range(floor, int(most) + floor + 1)
+
+
+@cache
+def least_rate(moments: Moments, fraction_bits: int, gradient_limit: Fraction) -> Fraction:
+    """The least rate of a step, a power of two: smaller ones, as a schedule may end in, become it.
+
+    A quarter of a weight's unit; more where the factor of a step would have too few bits.
+    """
+    bits, least = square_scale_bits(gradient_limit), Fraction(1, 1 << (fraction_bits + 2))
+    for square_sum in (Fraction(1), 1 / (1 - moments.second)):
+        for grown in (1, 2):
+            square_scale = Fraction(grown << bits) / square_sum
+            numbers = Numbers(square_scale, square_sum)
+            scale, _, where = root_numbers(moments, numbers, gradient_limit)
+            mean = root(square_scale * (1 << SQUARE_SHIFT))
+            if moments.first:
+                mean = Fraction(2 << (fraction_bits + EXTRA_MEAN_BITS)) / (1 - moments.first)
+            factor = root(scale) * (1 << (fraction_bits + MOST_EXTRA_BITS)) / mean
+            factor /= 8 ** (where.octaves - 1) * Fraction(2) ** (where.low // 2)
+            least = max(least, LEAST_FACTOR / factor)
+    return Fraction(2) ** bit_length(least)
+
+
 def check_adaptive(
     moments: Moments, rate: Fraction, fraction_bits: int, gradient_limit: Fraction
 ) -> None:
@@ -101,6 +139,14 @@ def check_adaptive(
     if gradient_limit / (1 - moments.first) > 1 << 10:
         raise RangeError("betas, gradient_limit: the running mean does not fit the ring")
     extra = extra_bits(moments, rate, fraction_bits)
+    smallest = max(
+        least_rate(moments, fraction_bits, gradient_limit), Fraction(1, 1 << fraction_bits)
+    )
+    if rate < smallest:
+        raise RangeError(
+            f"a learning rate of {float(rate):g} moves no weight at fraction_bits = "
+            f"{fraction_bits}: at least {float(smallest):.2g}"
+        )
     decay = rate * moments.weight_decay if moments.decoupled else Fraction(0)
     if decay * (1 << (fraction_bits + WEIGHT_BITS + ROOT_BITS + extra)) > 1 << (WORD_BITS - 1):
         raise RangeError("weight_decay times learning_rate is too large for the ring")

@@ -162,12 +162,12 @@ def test_a_node_calls_only_what_its_rules_list(folder: Path) -> None:
         (MODULE + '\ngraph = "model.json"', "one of them"),
         ('graph = "nowhere.json"', "No such file"),
         ("input_shape = [4]", "is missing"),
-        ('module = "study_net:tiny_eps"', "_1: eps = 1e-08 is below 2\\^-20"),
-        ('module = "study_net:wide"', "_1: softmax over 2048"),
+        ('module = "study_net:tiny_eps"', "1: eps = 1e-08 is below 2\\^-20"),
+        ('module = "study_net:wide"', r"_1 \(softmax\): softmax over 2048"),
         ('module = "study_net:Words"', "table: a table of 5000"),
         (
             MODULE + "\n[fixed_point]\nactivation_limit = 128",
-            "_1: batch_norm takes values up to 64",
+            "1: batch_norm takes values up to 64",
         ),
     ],
 )

@@ -149,7 +149,7 @@ def test_what_a_job_says_of_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for text, message in (
         (replaced("seed = 7", 'dropout_mask = "public"'), r"train\.dropout_mask: .*no dropout"),
         (replaced("seed = 7", 'dropout_mask = "none"'), r"train\.dropout_mask"),
-        (with_net.replace("drop_net:net", "drop_net:nearly"), r"_1: p = 0\.999999"),
+        (with_net.replace("drop_net:net", "drop_net:nearly"), r"_1 \(dropout\): p = 0\.999999"),
     ):
         with pytest.raises(JobError, match=message):
             load_job(write_job(tmp_path, text))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mpc_train.training.adaptive import Adaptive
-from mpc_train.training.moments import Moments, check_adaptive
+from mpc_train.training.moments import Moments, check_adaptive, least_rate
 from mpc_train.training.optim import SGD
 from mpc_train.twin.reference_optim import RootAdaptive
 from protocols.errors import RangeError
@@ -209,6 +209,23 @@ def test_what_the_ring_cannot_hold_is_said_before(
     } | changes
     with pytest.raises(RangeError, match=word):
         check_adaptive(Moments(**settings), rate, BITS, LIMIT)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop, momentum"])
+def test_the_least_rate_is_one_that_steps_can_use(name: str) -> None:
+    """A schedule that ends in nothing, or a warm-up that begins there, does not end a run."""
+    task, changes = problem((6, 3), seed=2, steps=3), ADAPTIVE[name][0]
+    settings = {"first": Fraction(9, 10), "second": Fraction(999, 1000), "epsilon": EPSILON}
+    least = least_rate(Moments(**(settings | changes)), BITS, LIMIT)
+    assert Fraction(1, 1 << BITS + 2) <= least <= Fraction(1, 1 << BITS - 2)
+    found = over_shares(
+        task, lambda named: adaptive(named, **changes), softmax_gradient, [least] * 3, 2
+    )
+    start = {name: words * UNIT for name, words in task.weights.items()}
+    # Steps of up to 1 / sqrt(1 − α) rates, and a unit of rounding each.
+    assert worst(found, start) <= 3 * (float(least) * 32 + UNIT)
+    with pytest.raises(RangeError, match="moves no weight"):
+        check_adaptive(Moments(**(settings | changes)), Fraction(1, 1 << BITS + 1), BITS, LIMIT)
 
 
 class Restarted:
