@@ -12,7 +12,7 @@ needs exp of both signs, and as many digits of small values as of large ones:
 3. The product of both, which is left as summands: the caller's truncation follows.
 
 Rounds until the summands are there: 3 for the thresholds, 1 for b and exp(a), 2 for b², 2 for the
-polynomial: 8. Opened by an evaluator for an element: 34 bits a knot and about 45 bytes.
+polynomial: 8. Opened by an evaluator for an element: a comparison a knot and about 45 bytes.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -21,6 +22,7 @@ from mpc_train.regression.scales import (
     scales,
     square_bits,
 )
+from protocols.masked import Masked
 from protocols.role import Role
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import combine_masked, secret, shares_of
@@ -78,6 +80,35 @@ def rows_for(
     return np.rint(inputs * 2.0**BITS) / 2.0**BITS, labels.clip(-64, 64)
 
 
+def brought(
+    role: Role, inputs: np.ndarray, labels: np.ndarray, owners: tuple[int, int]
+) -> tuple[Masked, Masked]:
+    words = [np.rint(values * 2.0**BITS).astype(np.int64) for values in (inputs, labels)]
+    return secret(role, words[0], owners[0]), secret(role, words[1].reshape(-1, 1), owners[1])
+
+
+def outcome(
+    family: Family,
+    x: Masked,
+    y: Masked,
+    sizes: Scales,
+    steps: int,
+    l1: Fraction,
+    done: Callable[[int], None],
+) -> list[Masked]:
+    """Coefficients, the last change and, without an L1 penalty, what errors follow from."""
+    role, data = x.role, prepared(x, y, BITS, sizes)
+    with np.errstate(over="ignore"):
+        if l1:
+            sparse = fit_lasso(role, family, data, sizes, l1, steps, done)
+            return [sparse.coefficients, sparse.change]
+        found = fit(role, family, data, sizes, steps, done)
+        index = np.arange(sizes.bounds.columns)
+        secrets = [found.coefficients, found.change, found.scale]
+        secrets.append(found.inverse.select((index, index)))
+        return [*secrets, *([] if found.squares is None else [found.squares])]
+
+
 def over_shares(
     family: Family,
     inputs: np.ndarray,
@@ -94,24 +125,12 @@ def over_shares(
     rounds: list[int] = []
 
     def program(role: Role) -> list[Any]:
-        words = [np.rint(values * 2.0**BITS).astype(np.int64) for values in (inputs, labels)]
-        x, y = secret(role, words[0]), secret(role, words[1].reshape(-1, 1), 1)
-        data = prepared(x, y, BITS, sizes)
-
         def done(number: int) -> None:
             if role.is_first:
                 rounds.append(role.rounds)
 
-        with np.errstate(over="ignore"):
-            if l1:
-                sparse = fit_lasso(role, family, data, sizes, l1, steps, done)
-                return [shares_of(sparse.coefficients), shares_of(sparse.change)]
-            found = fit(role, family, data, sizes, steps, done)
-            index = np.arange(sizes.bounds.columns)
-            secrets = [found.coefficients, found.change, found.scale]
-            secrets.append(found.inverse.select((index, index)))
-            secrets += [] if found.squares is None else [found.squares]
-            return [shares_of(value) for value in secrets]
+        x, y = brought(role, inputs, labels, (0, 1))
+        return [shares_of(value) for value in outcome(family, x, y, sizes, steps, l1, done)]
 
     results = run_lockstep(program, evaluators, net=net)
     words = [combine_masked(parts).reshape(-1) for parts in zip(*results, strict=True)]
