@@ -56,6 +56,7 @@ def describe(job: Job) -> str:
             *(f"             {line}" for line in _extras(job)),
             f"             fixed point with {job.fraction_bits} fraction bits",
             f"  data       {owners}",
+            *_schema(job),
             *(f"             {line}" for line in _linkage(job)),
             f"             {training} rows train, {held_out} are held out, by public seeds",
             *_set_aside(job),
@@ -169,6 +170,14 @@ def _refusals(job: Job) -> list[str]:
         if reveal.decimals is not None:
             found.append(f"metrics are rounded over shares to {reveal.decimals} decimals")
     return found
+
+
+def _schema(job: Job) -> list[str]:
+    """Which schema the tables follow, as `mpc-train schema check` names it."""
+    if job.data.table is None:
+        return []
+    columns = len(job.data.table.columns)
+    return [f"             a schema of {columns} columns, digest {job.data.table.digest().hex()}"]
 
 
 def _set_aside(job: Job) -> list[str]:

@@ -33,6 +33,7 @@ def job_check(
                     "status": "ok",
                     "job": checked.name,
                     "digest": checked.digest().hex(),
+                    "schema": checked.schema.digest().hex(),
                     "steps": total_steps(checked),
                     "recipients": list(checked.recipients),
                     "metrics": list(checked.reveal.metrics),
