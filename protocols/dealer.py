@@ -14,7 +14,7 @@ from protocols.errors import DesyncError
 from protocols.frames import FRAME_BYTES, Octets, Words, check_label, send_all
 from protocols.kernels import add_unpacked, pack_sum, packed_size
 from protocols.role import Mask, Positions, Role, Shape, order_of
-from protocols.streams import Stream
+from protocols.streams import TAG_BYTES, Stream
 
 
 class Dealer(Role):
@@ -118,10 +118,11 @@ class Dealer(Role):
         if value is None or value.shape != shape:
             raise AssertionError("the dealer deals values of the shape that the program says")
         last, others = self._next_last()
-        missing = self._reserve(last, count)
-        rest = value.reshape(-1)
-        for stream in others:
-            rest = np.bitwise_xor(rest, stream.octets(count), out=missing)
+        missing = self._reserve(last, count, TAG_BYTES)
+        others[0].xor_octets(value.reshape(-1), missing)
+        for stream in others[1:]:
+            missing[:count] ^= stream.octets(count)
+        missing[count : (count + 7) & ~7] = 0
         return value
 
     def open(self, part: Deferred[Words], mask: Mask, bits: int = 64) -> Deferred[Words]:
@@ -150,19 +151,22 @@ class Dealer(Role):
         last = self._last = (self._last + 1) % self.evaluators
         return last, self._others[last]
 
-    def _reserve(self, index: int, count: int) -> Octets:
-        """Room for `count` bytes in the frame to evaluator `index`, to be filled at once."""
+    def _reserve(self, index: int, count: int, spare: int = 0) -> Octets:
+        """Room for `count` bytes in the frame to evaluator `index`, to be filled at once.
+
+        spare: so many bytes more, which the next correction may have.
+        """
         padded = (count + 7) & ~7
         start = self._filled[index]
-        if start + padded > len(self._corrections[index]):
+        if start + padded + TAG_BYTES > len(self._corrections[index]):
             if start:
                 self.finish()
-            self._corrections[index] = np.empty(max(padded, CORRECTION_BYTES), np.uint8)
+            self._corrections[index] = np.empty(max(padded, CORRECTION_BYTES) + TAG_BYTES, np.uint8)
             start = 0
         self._filled[index] = start + padded
-        room = self._corrections[index][start : start + padded]
+        room = self._corrections[index][start : start + padded + spare]
         room[count:] = 0
-        return room[:count]
+        return room[: count + spare]
 
     def _send_corrections(self, index: int) -> None:
         filled, self._filled[index] = self._filled[index], 0

@@ -15,8 +15,8 @@ One key a step instead of one an operation saves a key derivation and a cipher s
 keystream is the operation index.
 
 These counter blocks are those of AES-GCM under the nonce p (NIST SP 800-38D), which encrypts zeros
-here: with wide vectors the library's GCM is faster than its plain counter mode (12 instead of 7
-GB/s). The tags are not used.
+here, or what is to be masked: with wide vectors the library's GCM is faster than its plain counter
+mode (12 instead of 7 GB/s). The tags are not used and leave no node.
 """
 
 import numpy as np
@@ -92,16 +92,31 @@ class Stream:
         unpack(self.octets(packed_size(count, bits)), bits, words)
         return words
 
+    def xor_octets(self, octets: NDArray[np.uint8], room: NDArray[np.uint8]) -> None:
+        """`octets` XOR as many of the next bytes, to the beginning of `room`.
+
+        room: TAG_BYTES longer than `octets`, which may not lie in it; what comes behind is lost.
+        Draws what `Stream.octets` would, in one pass over memory instead of three.
+        """
+        count = len(octets)
+        if (count + 7) & ~7 > CHUNK_BYTES // 4:
+            self._encrypt(octets.data, room.data, count)
+        else:
+            np.bitwise_xor(octets, self.octets(count), out=room[:count])
+
     def _generate(self, count: int) -> NDArray[np.uint8]:
+        out = np.empty(count + TAG_BYTES, np.uint8)
+        self._encrypt(None, out.data, count)
+        return out[:count]
+
+    def _encrypt(self, octets: memoryview | None, room: memoryview, count: int) -> None:
+        """The next pieces of keystream, added to `octets` or, for None, to zeros."""
         if self._cipher is None:
             raise MaskReuseError("stream: no step has been begun")
-        out = np.empty(count + TAG_BYTES, np.uint8)
-        view = out.data
         for start in range(0, count, PIECE_BYTES):
             size = min(PIECE_BYTES, count - start)
             nonce = self._pieces.to_bytes(12, "big")
             self._pieces += 1
+            source = _ZEROS[:size] if octets is None else octets[start : start + size]
             # The tag behind a piece gives way to the next one.
-            room = view[start : start + size + TAG_BYTES]
-            self._cipher.encrypt_into(nonce, _ZEROS[:size], None, room)
-        return out[:count]
+            self._cipher.encrypt_into(nonce, source, None, room[start : start + size + TAG_BYTES])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import MaskReuseError
-from protocols.streams import CHUNK_BYTES, PIECE_BYTES, Stream
+from protocols.streams import CHUNK_BYTES, PIECE_BYTES, TAG_BYTES, Stream
 
 ROOT = bytes(range(32))
 
@@ -53,6 +53,19 @@ def test_both_ends_draw_the_same_and_never_the_same_again(sizes: list[int]) -> N
     everything = b"".join(long)
     blocks = [part[:16] for part in long]
     assert all(everything.count(block) == 1 for block in blocks)
+
+
+@given(st.lists(st.integers(0, 3 * CHUNK_BYTES), max_size=5))
+def test_masked_in_one_pass(sizes: list[int]) -> None:
+    """The same draw as by itself, added to bytes that stay as they are."""
+    mine, theirs = begun(), begun()
+    for size in sizes:
+        octets = np.arange(size).astype(np.uint8)
+        room = np.empty(size + TAG_BYTES, np.uint8)
+        mine.xor_octets(octets, room)
+        np.testing.assert_array_equal(room[:size], theirs.octets(size) ^ octets)
+        np.testing.assert_array_equal(octets, np.arange(size).astype(np.uint8))
+    assert mine.octets(8).tobytes() == theirs.octets(8).tobytes()
 
 
 def test_draws_do_not_overlap() -> None:
