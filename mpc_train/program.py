@@ -13,14 +13,13 @@ An owner that neither evaluates nor deals sends its summands and is done.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 import resource
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +46,11 @@ from mpc_train.jobs.schedule import (
 )
 from mpc_train.linkage.link import Linked, Place, check_duplicates, link, patience_s
 from mpc_train.linkage.sharing import share_joined
+from mpc_train.memory import settle
 from mpc_train.networks.models import check_network, initial_weights
 from mpc_train.preparation.sharing import Shared, share_in, words_brought
 from mpc_train.regression.run import regress
+from mpc_train.training.balance import balanced
 from mpc_train.training.trainer import Training, make_trainer, train
 from mpc_train.training.warm_start import PUBLIC, flat, load_start, started_with
 from mpc_train.training.watch import Watch, disclosures
@@ -157,9 +158,7 @@ class TrainProgram:
                 )
 
             gate = RevealGate(agreed_outputs(job))
-            # What is there now stays to the end: the collector need not look through it each time.
-            gc.collect()
-            gc.freeze()
+            settle()
             trained = _trained(job, role, gate, shared, start, done)
             training = trained.training
             role.begin_step(steps + 1)
@@ -287,6 +286,8 @@ def _trained(
         found = regress(job, role, shared.inputs, shared.labels, done)
         return _Trained(found, found.training, found.secret, {})
     trainer = make_trainer(job, start)
+    if job.train.loss.balanced:
+        trainer = replace(trainer, loss=balanced(job, trainer.loss, shared.labels))
     model = trainer.model
     watch = Watch(job, gate, model, trainer.loss, model.secret, shared.inputs, shared.labels)
     training = train(job, role, trainer, shared.inputs, shared.labels, done, watch)

@@ -72,6 +72,9 @@ class LossSettings(Strict, frozen=True):
     """huber: errors up to this are squared."""
     positive_weight: Decimal = Decimal(1)
     """bce: of the rows of class 1."""
+    balanced: bool = False
+    """bce and cross_entropy: classes are weighted by the inverse of their frequency among the
+    training rows, which nobody learns."""
     class_weights: tuple[Decimal, ...] = ()
     """cross_entropy: one for each class; the mean is over rows, not over weights."""
     label_smoothing: Decimal = Decimal(0)

@@ -170,9 +170,25 @@ def _check_loss(job: "Job", loss: LossSettings) -> None:
             raise JobProblem(f"train.loss.{key}", "between 0 and 64")
     if loss.class_weights and len(loss.class_weights) != job.outputs:
         raise JobProblem("train.loss.class_weights", f"one for each of {job.outputs} classes")
+    if loss.balanced:
+        _check_balanced(job, loss, name)
     _below_one("train.loss.label_smoothing", loss.label_smoothing)
     if not -8 <= number("train.loss.most_log_rate", loss.most_log_rate) <= 8:
         raise JobProblem("train.loss.most_log_rate", "between -8 and 8: rates up to 2980")
+
+
+def _check_balanced(job: "Job", loss: LossSettings, name: str) -> None:
+    key = "train.loss.balanced"
+    if name not in ("bce", "cross_entropy"):
+        raise JobProblem(key, f"weighs classes, and {name} has none; remove it")
+    if loss.class_weights or loss.positive_weight != 1:
+        raise JobProblem(key, "weights are public or secret: write balanced or the weights")
+    if job.train.early_stopping is not None or job.reveal.training_loss_every:
+        raise JobProblem(
+            key,
+            "with secret weights no loss is looked at: remove early_stopping and "
+            "reveal.training_loss_every",
+        )
 
 
 def _check_early_stopping(job: "Job", settings: EarlyStopping) -> None:

@@ -75,7 +75,7 @@ def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and not is_frozen(job, name))
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer, loss = twin_optimizer(job, trained), twin_loss(job)
+    optimizer, loss = twin_optimizer(job, trained), twin_loss(job, labels[split(job)[0]])
     checked = torch.from_numpy(checked_rows(job))
     stopping = _stopping(job)
     number = 0

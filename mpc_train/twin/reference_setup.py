@@ -9,6 +9,7 @@ import torch
 
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_train_checks import loss_name
+from mpc_train.training.balance import LEAST_SHARE
 from mpc_train.training.training_setup import moments
 from mpc_train.twin.reference_optim import RootAdaptive
 
@@ -52,10 +53,15 @@ def twin_clip(job: Job, parameters: Iterable[torch.nn.Parameter]) -> None:
         torch.nn.utils.clip_grad_norm_(parameters, float(clip.norm))
 
 
-def twin_loss(job: Job) -> Loss:
-    """The job's loss of outputs [rows, outputs] and labels as files have them, [rows]."""
+def twin_loss(job: Job, training: torch.Tensor | None = None) -> Loss:
+    """The job's loss of outputs [rows, outputs] and labels as files have them, [rows].
+
+    training: labels of all training rows, from which classes are weighted.
+    """
     settings, name = job.train.loss, loss_name(job)
     functional = torch.nn.functional
+    if settings.balanced and training is not None:
+        return _balanced(job, training)
     if name == "bce":
         weight = torch.tensor(float(settings.positive_weight), dtype=torch.float64)
         return lambda z, y: functional.binary_cross_entropy_with_logits(
@@ -84,6 +90,24 @@ def twin_loss(job: Job) -> Loss:
         return lambda z, y: functional.l1_loss(z[:, 0], y)
     factor = 0.5 if name == "half_mse" else 1.0
     return lambda z, y: factor * functional.mse_loss(z[:, 0], y)
+
+
+def _balanced(job: Job, training: torch.Tensor) -> Loss:
+    shares = torch.bincount(training.long(), minlength=job.classes) / len(training)
+    weights = 1 / (job.classes * shares.double().clamp_min(float(LEAST_SHARE)))
+    functional = torch.nn.functional
+    if job.outputs == 1:
+        return lambda z, y: functional.binary_cross_entropy_with_logits(
+            z[:, 0], y, weight=weights[y.long()]
+        )
+    smoothing = float(job.train.loss.label_smoothing)
+
+    def cross_entropy(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        target = functional.one_hot(y.long(), z.shape[1]).double()
+        each = functional.cross_entropy(z, target, reduction="none", label_smoothing=smoothing)
+        return torch.mean(each * weights[y.long()])
+
+    return cross_entropy
 
 
 def _capped_rate(z: torch.Tensor, most: float) -> torch.Tensor:
