@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import json
 import statistics
 import sys
@@ -79,6 +78,7 @@ def worker(point: Point, steps: int) -> None:
     import numpy as np
     import torch
 
+    from mpc_train.memory import settle
     from mpc_train.networks.network import Network
     from mpc_train.program import make_role, peak_rss_mb
     from mpc_train.training.losses import CrossEntropy
@@ -126,8 +126,7 @@ def worker(point: Point, steps: int) -> None:
 
         for number_ in range(1, WARMUP + 1):
             timed(role, step, number_)
-        gc.collect()
-        gc.freeze()
+        settle()
         sent, rounds, cpu = session.channel.bytes_sent, role.rounds, time.process_time()
         seconds = [timed(role, step, WARMUP + 1 + number_) for number_ in range(steps)]
         cpu = (time.process_time() - cpu) / steps

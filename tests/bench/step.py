@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import json
 import statistics
 import sys
@@ -51,6 +50,7 @@ def worker(workload: str, steps: int, threads: int, profile: str | None) -> None
     import numpy as np
     import torch
 
+    from mpc_train.memory import settle
     from mpc_train.program import make_role, peak_rss_mb
     from protocols.crypten_backend import attach
     from tests.bench.mesh import finish, join
@@ -65,8 +65,7 @@ def worker(workload: str, steps: int, threads: int, profile: str | None) -> None
         step = operation(workload, np.random.default_rng(1))
         for number in range(1, WARMUP + 1):
             timed(role, step, number)
-        gc.collect()  # as the training program does before its first step
-        gc.freeze()
+        settle()  # as the training program does before its first step
         profiled = profile == ("dealer" if role.is_dealer else f"evaluator {role.index}")
         sent, rounds = session.channel.bytes_sent, role.rounds
         cpu, main_cpu = time.process_time(), time.thread_time()
