@@ -5,8 +5,8 @@ of `Job.to_bytes`, and signs its digest; so everything here is public to all nod
 it is secret. Real numbers are exact decimals all the way: whoever needs them as ring elements
 rounds them once, in integers, and two machines can not round differently.
 
-`[data]` is described in `mpc_train/jobs/job_data.py`, `[train]` in `mpc_train/jobs/job_train.py`,
-every other section here.
+`[data]`, `[prepare]`, `[train]` and `[reveal]` are described in `job_data.py`, `job_prepare.py`,
+`job_train.py` and `job_reveal.py` beside this file, every other section here.
 
 Numbers of rows are part of the job because every node derives the batches from them.
 """
