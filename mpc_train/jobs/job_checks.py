@@ -45,15 +45,19 @@ def check_job(job: "Job") -> None:
     check_train(job)
     check_reveal(job)
     if len(job.to_bytes()) > MAX_BODY_BYTES:
-        raise JobProblem(
-            "data.features", f"the job is longer than {MAX_BODY_BYTES >> 10} KiB{_instead(job)}"
-        )
+        raise _too_long(job)
 
 
-def _instead(job: "Job") -> str:
-    if job.model.network is None or job.model.module:
-        return ""
-    return "; carry no weights: write model.module and install the code at every node"
+def _too_long(job: "Job") -> JobProblem:
+    network, most = job.model.network, MAX_BODY_BYTES >> 10
+    if network is None or job.model.module:
+        return JobProblem("data.features", f"the job is longer than {most} KiB; use fewer columns")
+    weights = sum(prod(shape) for shape in job.shapes.values())
+    return JobProblem(
+        "model.graph",
+        f"the job would be longer than {most} KiB with {weights} weights in it; write module = "
+        '"package.module:factory" instead, and install the code at every node',
+    )
 
 
 def _check_roles(job: "Job") -> None:

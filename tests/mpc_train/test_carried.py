@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -50,6 +51,12 @@ def tiny_eps():
 
 def wide():
     return nn.Sequential(nn.Linear(4, 2048), nn.Softmax(-1), nn.Linear(2048, 3))
+
+
+def large():
+    return nn.Sequential(
+        nn.Linear(4, 1000), nn.ReLU(), nn.Linear(1000, 1000), nn.ReLU(), nn.Linear(1000, 3)
+    )
 
 
 class Words(nn.Module):
@@ -205,11 +212,18 @@ def test_a_model_file_that_was_changed(folder: Path) -> None:
             job_with(change)
 
 
-@pytest.mark.slow
-def test_a_carried_network_is_that_of_its_twin(folder: Path) -> None:
-    """In real processes, batch normalisation's statistics and counter included."""
-    exported(folder)
-    path = write(folder, 'graph = "model.json"')
+def test_a_network_too_large_to_be_carried_says_what_to_do(folder: Path) -> None:
+    exported(folder, "study_net:large", "4")
+    with pytest.raises(JobError) as caught:
+        load_job(write(folder, 'graph = "model.json"'))
+    message = str(caught.value)
+    assert "model.graph: the job would be longer than 1024 KiB with 1009003 weights" in message
+    assert 'module = "package.module:factory"' in message
+    # The same network as code is a short job.
+    assert len(load_job(write(folder, 'module = "study_net:large"')).to_bytes()) < 1 << 13
+
+
+def ran(folder: Path, path: Path) -> dict[str, Any]:
     rng = np.random.default_rng(1)
     (folder / "data").mkdir()
     for owner in ("alice", "bob"):
@@ -220,7 +234,29 @@ def test_a_carried_network_is_that_of_its_twin(folder: Path) -> None:
     run = ["run", str(path), "--format", "json", "--compare", "--run-dir", str(folder / "run")]
     shown = CliRunner().invoke(app, run)
     assert shown.exit_code == 0, shown.stderr
-    record = json.loads(shown.stdout.splitlines()[-1])
+    record: dict[str, Any] = json.loads(shown.stdout.splitlines()[-1])
+    return record
+
+
+@pytest.mark.slow
+def test_a_million_weights_of_a_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    record = ran(folder, write(folder, 'module = "study_net:large"'))
+    assert record["steps"] == 8
+    # Softmax is within 2^-12; sums over a thousand inputs carry a thousand roundings.
+    assert record["max_weight_difference"] <= 8 * 0.1 * 16 * 2.0**-12
+    state = safetensors.torch.load_file(record["model"])
+    import study_net
+
+    study_net.large().load_state_dict(state, strict=True)
+    assert sum(value.numel() for value in state.values()) == 1_009_003
+
+
+@pytest.mark.slow
+def test_a_carried_network_is_that_of_its_twin(folder: Path) -> None:
+    """In real processes, batch normalisation's statistics and counter included."""
+    exported(folder)
+    record = ran(folder, write(folder, 'graph = "model.json"'))
     assert record["steps"] == 8
     # Softmax is within 2^-12, the rate 0.1, and what a norm divides by is about 1/2.
     assert record["max_weight_difference"] <= 8 * 0.1 * 16 * 2.0**-12
