@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from mpc_train.errors import DataError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_link import Duplicates, Join, link_of
+from mpc_train.jobs.schedule import group_parts
 from mpc_train.linkage.columns import columns_of, pipeline_over
 from mpc_train.linkage.tokens import IdentifierError, Tokens, token_key, tokens_of
+from mpc_train.preparation.grouping import GroupError, grouped_order
 from mpc_train.preparation.local import check_cells, local_terms
 from mpc_train.tables.cells import Reals
 from mpc_train.tables.load import Report, load
@@ -37,24 +39,37 @@ class Table:
     def rows(self) -> int:
         return len(self.features)
 
+    def ordered(self, order: NDArray[np.int64]) -> "Table":
+        """The same rows in another order."""
+        return Table(self.features[order], self.labels[order], self.present[order])
+
     def __repr__(self) -> str:
         return f"Table(rows={self.rows}, features={self.features.shape[1]})"
 
 
 def load_table(source: Source, job: Job, owner: str, progress: Report | None = None) -> Table:
     """Read `owner`'s table for `job`; raises DataError for anything that does not fit."""
-    link = link_of(job)
+    link, group = link_of(job), job.data.split_by
     typed = load(
         source,
         job.schema,
         names=columns_of(job, owner),
-        identifiers=() if link is None else link.on,
+        identifiers=(group,) if group else () if link is None else link.on,
+        unique=not group,
         rows=job.data.rows[owner],
         check=partial(check_cells, job),
         progress=progress,
     )
     tokens = None if link is None else _tokens(job, link, typed, source)
-    return replace(table_of(job, typed), tokens=tokens)
+    table = replace(table_of(job, typed), tokens=tokens)
+    if group:
+        try:
+            parts = group_parts(job, owner)
+            order = grouped_order(typed.identifiers[group], parts, job.data.split_seed)
+        except GroupError as error:
+            raise DataError(f"{label_of(source)}: column {group!r}: {error}") from error
+        table = table.ordered(order)
+    return table
 
 
 def table_of(job: Job, typed: TypedTable) -> Table:

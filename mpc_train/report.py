@@ -59,6 +59,7 @@ def describe(job: Job) -> str:
             *_schema(job),
             *(f"             {line}" for line in _linkage(job)),
             f"             {training} rows train, {held_out} are held out, by public seeds",
+            *_groups(job),
             *_set_aside(job),
             *_prepared(job),
             f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals",
@@ -145,6 +146,13 @@ def _linkage(job: Job) -> list[str]:
         f"joined by {' and '.join(keys)}",
         f"to {rows} rows; of {job.rows}",
     ]
+
+
+def _groups(job: Job) -> list[str]:
+    by = job.data.split_by
+    return (
+        [f"             rows of one {by} stay together, which their owner alone sees"] if by else []
+    )
 
 
 def _prepared(job: Job) -> list[str]:

@@ -69,6 +69,9 @@ class Data(Strict, frozen=True):
     """Largest absolute value of a feature as the model sees it; the ring is sized for it."""
     test_fraction: Decimal = Decimal("0.2")
     split_seed: int = 0
+    split_by: str = ""
+    """partition = "rows": an identifier of the schema (a patient, a household). Rows with the same
+    one stay in the same part; only their owner sees it, and each owner holds out its share."""
 
 
 def features_of(data: Data) -> tuple[Feature, ...]:

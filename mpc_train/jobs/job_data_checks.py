@@ -121,3 +121,13 @@ def _check_rows(job: "Job") -> None:
         raise JobProblem("data.test_fraction", "at least 0 and below 1")
     if not 0 <= job.data.split_seed <= MAX_SEED:
         raise JobProblem("data.split_seed", "at least 0 and below 2^63")
+    if job.data.split_by:
+        _check_split_by(job)
+
+
+def _check_split_by(job: "Job") -> None:
+    name, schema = job.data.split_by, job.schema
+    if job.data.partition == "columns" or job.data.check_duplicates is not None:
+        raise JobProblem("data.split_by", "is for rows of one owner each, which are not linked")
+    if name not in schema or schema[name].kind != "identifier":
+        raise JobProblem("data.split_by", f"{name!r} is no identifier of the schema")

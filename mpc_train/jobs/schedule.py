@@ -33,14 +33,26 @@ def permutation(count: int, purpose: str, seed: int, epoch: int = 0) -> NDArray[
 
 def split_sizes(job: "Job") -> tuple[int, int]:
     """Return how many rows train and how many are held out for the metrics (rounded down)."""
-    held_out = int(Fraction(job.data.test_fraction) * job.rows)
-    training = job.rows - held_out
-    return training - _checked_rows(job, training), held_out
+    parts = [_sizes(job, rows) for rows in _split_apart(job)]
+    return sum(training for training, _, _ in parts), sum(held_out for _, _, held_out in parts)
 
 
-def _checked_rows(job: "Job", training: int) -> int:
-    stopping = job.train.early_stopping
-    return 0 if stopping is None else int(Fraction(stopping.fraction) * training)
+def _split_apart(job: "Job") -> list[int]:
+    """Numbers of rows that are split each for themselves: all, or owner by owner with groups."""
+    return [job.data.rows[owner] for owner in job.owners] if job.data.split_by else [job.rows]
+
+
+def _sizes(job: "Job", rows: int) -> tuple[int, int, int]:
+    """Rows that train, that early stopping is decided on, and that are held out."""
+    held_out, stopping = int(Fraction(job.data.test_fraction) * rows), job.train.early_stopping
+    checked = 0 if stopping is None else int(Fraction(stopping.fraction) * (rows - held_out))
+    return rows - held_out - checked, checked, held_out
+
+
+def group_parts(job: "Job", owner: str) -> tuple[int, int, int]:
+    """Return the sizes of an owner's parts where groups stay together; its rows lie in this
+    order: those that train first, those that are held out last."""
+    return _sizes(job, job.data.rows[owner])
 
 
 def split(job: "Job") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -69,10 +81,25 @@ def is_checked(job: "Job", epoch: int) -> bool:
 def _three_parts(
     job: "Job",
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    if job.data.split_by:
+        return _grouped_parts(job)
     order = permutation(job.rows, "split", job.data.split_seed)
     training, held_out = split_sizes(job)
     kept = job.rows - held_out
     return np.sort(order[:training]), np.sort(order[training:kept]), np.sort(order[kept:])
+
+
+def _grouped_parts(
+    job: "Job",
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    found: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
+    for owner in job.owners:
+        start = job.first_row(owner)
+        for part, size in zip(found, group_parts(job, owner), strict=True):
+            part.append(np.arange(start, start + size))
+            start += size
+    training, checked, held_out = (np.concatenate(part) for part in found)
+    return training, checked, held_out
 
 
 def is_newton(job: "Job") -> bool:

@@ -41,13 +41,15 @@ def load(
     *,
     names: Sequence[str],
     identifiers: Sequence[str] = (),
+    unique: bool = True,
     rows: int | None = None,
     check: Check | None = None,
     progress: Report | None = None,
 ) -> TypedTable:
     """Read the columns `names` of the schema, in this order, and the identifiers asked for.
 
-    rows: how many there must be; None: as many as there are. check: what cells must satisfy beyond
+    unique: each record stands there once, by its identifiers. rows: how many there must be; None:
+    as many as there are. check: what cells must satisfy beyond
     the schema, called while lines are known. A column of the source that the
     schema does not know is an error unless `source.ignore` lists it. Raises DataError.
     """
@@ -74,6 +76,8 @@ def load(
             "table or correct data.rows in the job"
         )
     _check_whole(found, label, schema)
+    if unique:
+        _check_duplicates(found, label)
     return found
 
 
@@ -242,7 +246,6 @@ def _check_whole(table: TypedTable, label: str, schema: Schema) -> None:
                 "and cannot be standardised; take it out of the job, or declare constant = true "
                 "in the schema where other owners have other values"
             )
-    _check_duplicates(table, label)
 
 
 def _check_duplicates(table: TypedTable, label: str) -> None:
