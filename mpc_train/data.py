@@ -84,7 +84,7 @@ def table_of(job: Job, typed: TypedTable) -> Table:
 def _tokens(job: Job, link: Join | Duplicates, typed: TypedTable, source: Source) -> Tokens:
     key = token_key(job.digest())
     try:
-        return tokens_of(typed.identifiers, link.on, link.normalise, source.date_format, key)
+        return tokens_of(typed.identifiers, link.on, link.normalise, source.form_of, key)
     except IdentifierError as error:
         what = str(error)
         if error.other is not None:

@@ -12,7 +12,7 @@ learn which they are.
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,15 +44,17 @@ def tokens_of(
     identifiers: Mapping[str, Sequence[str]],
     on: Sequence[str],
     rules: Mapping[str, Sequence[Rule]],
-    date_format: str,
+    date_form: Callable[[str], str],
     key: bytes,
 ) -> Tokens:
     """A token for each row, uint8[rows, 32], from the columns `on`, in this order.
 
+    date_form: how the dates of a column are written.
+
     Raises IdentifierError at the first cell that is empty or cannot be normalised, and at the first
     row that has the identifiers of an earlier one.
     """
-    functions = [normaliser(rules.get(name, ()), date_format) for name in on]
+    functions = [normaliser(rules.get(name, ()), date_form(name)) for name in on]
     columns = [identifiers[name] for name in on]
     found = bytearray()
     first: dict[bytes, int] = {}

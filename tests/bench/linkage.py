@@ -112,7 +112,7 @@ def made_table(args: argparse.Namespace, job: Job, me: str) -> Table:
     link_by = job.data.join
     assert link_by is not None
     key = token_key(job.digest())
-    tokens = tokens_of(identifiers, link_by.on, link_by.normalise, "%Y-%m-%d", key)
+    tokens = tokens_of(identifiers, link_by.on, link_by.normalise, lambda _: "%Y-%m-%d", key)
     rng = np.random.default_rng(1)
     return Table(
         rng.uniform(-1, 1, (args.rows, args.columns)),
