@@ -49,9 +49,9 @@ def load(
     """Read the columns `names` of the schema, in this order, and the identifiers asked for.
 
     unique: each record stands there once, by its identifiers. rows: how many there must be; None:
-    as many as there are. check: what cells must satisfy beyond
-    the schema, called while lines are known. A column of the source that the
-    schema does not know is an error unless `source.ignore` lists it. Raises DataError.
+    as many as there are. check: what cells must satisfy beyond the schema, called while lines are
+    known. A column of the source that the schema does not know is an error unless `source.ignore`
+    lists it. Raises DataError.
     """
     label = label_of(source)
     with open_table(source) as table:
