@@ -27,6 +27,11 @@ READY_TIMEOUT_S = 30.0
 SETTLE_S = 4.0
 """How long the other nodes may take to end by themselves once one has failed."""
 
+OWN_ORDER = (
+    "nobody can repeat the order of the joined rows, so that it holds out and batches other rows "
+    "than the run did: equal up to chance, not up to rounding"
+)
+
 CONSEQUENCES = {"AbortedError", "PeerLostError", "PeerTimeoutError", "KeyboardInterrupt"}
 """Errors that a node reports because another one failed: the cause is looked for elsewhere."""
 
@@ -66,6 +71,7 @@ def run_command(
                 view.say(
                     "comparing: the same training in the clear, on pooled data (a local "
                     "demonstration: real organisations never pool)"
+                    + (f"; {OWN_ORDER}" if own_order(job) else "")
                 )
                 if drops(job) and job.train.dropout_mask == "hidden":
                     view.say("it draws dropout masks of its own, so that weights differ")
@@ -79,6 +85,11 @@ def run_command(
             "All nodes ran on this machine under one user: a rehearsal. What the statement "
             "says holds when each organisation runs its node itself."
         )
+
+
+def own_order(job: "Job") -> bool:
+    """Whether a run puts its rows into an order that only all its nodes together could repeat."""
+    return job.data.join is not None and job.data.join.membership == "nobody"
 
 
 def _fresh_folder(run_dir: Path | None, name: str) -> Path:
