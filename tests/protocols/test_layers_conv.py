@@ -145,8 +145,12 @@ def test_max_pool_after_a_truncation_is_exact() -> None:
 
 
 @EXAMPLES
-@given(shapes(dilated=False, pool=True), st.sampled_from(["padding", "taps", "seven"]))
-def test_average_pool(shape: Shape, divided_by: str) -> None:
+@given(
+    shapes(dilated=False, pool=True),
+    st.sampled_from(["padding", "taps", "seven"]),
+    st.integers(2, 3),
+)
+def test_average_pool(shape: Shape, divided_by: str, evaluators: int) -> None:
     rng = np.random.default_rng(prod(shape.sizes))
     window = Window(
         *(getattr(shape.window, k) for k in ("kernel", "stride", "padding", "dilation"))
@@ -166,7 +170,7 @@ def test_average_pool(shape: Shape, divided_by: str) -> None:
     upstream = rng.uniform(-1, 1, (shape.channels, shape.rows, *window.outputs(shape.sizes)))
     expected, gradients = torch_forward_and_gradients(plain, {"x": x}, upstream)
     found, ours = forward_and_gradients(
-        lambda x: x.average_pool(window, divisor), {"x": x}, upstream
+        lambda x: x.average_pool(window, divisor), {"x": x}, upstream, evaluators
     )
     # A divisor is a factor of 20 bits, or a word at scale 2^F: the sum of at most nine elements
     # below 2 is off by 18 halves of a unit and one for the truncation.
@@ -175,8 +179,8 @@ def test_average_pool(shape: Shape, divided_by: str) -> None:
 
 
 @EXAMPLES
-@given(shapes(dilated=False), st.data())
-def test_adaptive_average_pool(shape: Shape, data: Any) -> None:
+@given(shapes(dilated=False), st.data(), st.integers(2, 3))
+def test_adaptive_average_pool(shape: Shape, data: Any, evaluators: int) -> None:
     rng = np.random.default_rng(prod(shape.sizes))
     outputs = tuple(data.draw(st.integers(1, size + 1)) for size in shape.sizes)
     x = shape.maps(rng)
@@ -186,7 +190,7 @@ def test_adaptive_average_pool(shape: Shape, data: Any) -> None:
         lambda x: to_torch(pool(to_torch(x), outputs)), {"x": x}, upstream
     )
     found, ours = forward_and_gradients(
-        lambda x: x.adaptive_average_pool(outputs), {"x": x}, upstream
+        lambda x: x.adaptive_average_pool(outputs), {"x": x}, upstream, evaluators
     )
     sums = 1 + max(shape.sizes) ** shape.axes  # words of 1 / n are off by half a unit each
     close(found, expected, sums * UNIT)
@@ -194,15 +198,17 @@ def test_adaptive_average_pool(shape: Shape, data: Any) -> None:
 
 
 @EXAMPLES
-@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
-def test_batched_matmul(batch: int, m: int, k: int, n: int) -> None:
+@given(*(st.integers(1, most) for most in (5, 4, 4, 4)), st.integers(2, 3))
+def test_batched_matmul(batch: int, m: int, k: int, n: int, evaluators: int) -> None:
     rng = np.random.default_rng(batch)
     inputs = {"x": rng.uniform(-2, 2, (batch, m, k)), "y": rng.uniform(-2, 2, (batch, k, n))}
     upstream = rng.uniform(-1, 1, (batch, m, n))
     expected, gradients = torch_forward_and_gradients(
         lambda x, y: torch.bmm(x, y), inputs, upstream
     )
-    found, ours = forward_and_gradients(lambda x, y: x.batched_matmul(y), inputs, upstream)
+    found, ours = forward_and_gradients(
+        lambda x, y: x.batched_matmul(y), inputs, upstream, evaluators
+    )
     close(found, expected, 1.01 * UNIT)
     for name in inputs:
         close(ours[name], gradients[name], 1.01 * UNIT)

@@ -64,14 +64,17 @@ def test_embedding_is_exact(count: int, evaluators: int) -> None:
     np.testing.assert_allclose(ours["table"], gradients["table"], atol=1e-12)
 
 
-def test_drop() -> None:
+@pytest.mark.parametrize("evaluators", [2, 3])
+def test_drop(evaluators: int) -> None:
     rng = np.random.default_rng(1)
     x, upstream, mask = rng.uniform(-2, 2, (5, 6)), rng.uniform(-1, 1, (5, 6)), np.eye(5, 6)
     expected, gradients = torch_forward_and_gradients(
         lambda x: x * torch.tensor(mask) / 0.75, {"x": x}, upstream
     )
     words = mask.astype(np.int64)
-    found, ours = forward_and_gradients(lambda x: x.drop(words, Fraction(3, 4)), {"x": x}, upstream)
+    found, ours = forward_and_gradients(
+        lambda x: x.drop(words, Fraction(3, 4)), {"x": x}, upstream, evaluators
+    )
     # The factor 4/3 has 20 bits.
     assert np.abs(found - expected).max() <= 4 * UNIT
     assert np.abs(ours["x"] - gradients["x"]).max() <= 4 * UNIT

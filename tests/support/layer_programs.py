@@ -140,9 +140,9 @@ def expected(program: LayerProgram, numbers: Reals) -> dict[str, Reals]:
 
 
 class _Attention(nn.Module):
-    def __init__(self, heads: int) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(4, heads, batch_first=True)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.attention(x, x, x, need_weights=False)[0]
@@ -170,6 +170,11 @@ def _alone(make: Callable[..., Any], *arguments: Any, **settings: Any) -> Callab
     return lambda: make(*arguments, **settings)
 
 
+def attention(width: int, heads: int) -> Callable[[], nn.Module]:
+    """Makes attention of a sequence to itself."""
+    return lambda: _Attention(width, heads)
+
+
 LAYERS: dict[str, LayerProgram] = {
     "linear": LayerProgram(_alone(nn.Linear, 4, 3), (4,)),
     "convolution, one axis": LayerProgram(
@@ -192,8 +197,8 @@ LAYERS: dict[str, LayerProgram] = {
     ),
     "layer norm": LayerProgram(_alone(nn.LayerNorm, 6), (6,), NORM),
     "group norm": LayerProgram(_alone(nn.GroupNorm, 2, 4), (4, 5), NORM, rows=2),
-    "attention, one head": LayerProgram(_alone(_Attention, 1), (3, 4), SMOOTH, rows=2),
-    "attention, two heads": LayerProgram(_alone(_Attention, 2), (3, 4), SMOOTH, rows=2),
+    "attention, one head": LayerProgram(attention(4, 1), (3, 4), SMOOTH, rows=2),
+    "attention, two heads": LayerProgram(attention(4, 2), (3, 4), SMOOTH, rows=2),
     "embedding": LayerProgram(_alone(nn.Embedding, 5, 3), (3,), ids=5),
     "relu": LayerProgram(_alone(nn.ReLU), (5,)),
     "relu6": LayerProgram(_alone(nn.ReLU6), (5,)),
