@@ -20,6 +20,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -205,7 +206,9 @@ class TrainProgram:
         where the job gives them."""
         sources = {owner: _source(session, job, owner) for owner in job.owners}
         if linked is None:
-            shared = share_in(job, sources, session.me, self._take_table())
+            shared = share_in(
+                job, sources, session.me, self._take_table(), partial(_sharing, session)
+            )
         else:
             shared = share_joined(job, role, linked, session.me, self._take_table())
         start, settings = {}, job.train.warm_start
@@ -233,7 +236,7 @@ class TrainProgram:
             stream = Stream(session.export(evaluator, INPUT_LABEL))
             stream.begin_step(0)
             streams.append(stream)
-        words = words_brought(job, session.me, table)
+        words = words_brought(job, session.me, table, partial(_sharing, session))
         if self._start is not None:
             words = chain(words, [encode(flat(self._start), job.fraction_bits)])
         for number, each in enumerate(words):
@@ -292,6 +295,13 @@ def _trained(
     watch = Watch(job, gate, model, trainer.loss, model.secret, shared.inputs, shared.labels)
     training = train(job, role, trainer, shared.inputs, shared.labels, done, watch)
     return _Trained(model, training, {}, watch.losses)
+
+
+def _sharing(session: Session, rows: int, of_rows: int) -> None:
+    """Tell how many rows are shared in."""
+    session.progress(
+        rows=rows, of_rows=of_rows, bytes_sent=session.channel.bytes_sent, phase="sharing"
+    )
 
 
 def _source(session: Session, job: Job, owner: str) -> Source:

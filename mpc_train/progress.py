@@ -28,6 +28,7 @@ class ProgressView:
         self._task: Any = None
         self._sent: dict[str, int] = {}
         self._steps: dict[str, int] = {}
+        self._shared: dict[str, int] = {}
         self._started = self._drawn = 0.0
 
     @contextlib.contextmanager
@@ -100,8 +101,15 @@ class ProgressView:
         with self._lock:
             if isinstance(sent, int):
                 self._sent[node] = sent
+            if fields.get("phase") == "sharing":
+                self._sharing(node, fields)
+                return
             if not self._enabled or not isinstance(step, int) or not isinstance(steps, int):
                 return
+            if self._shared:
+                # What was shared in is no training: its speed counts from here.
+                self._shared.clear()
+                self._started = time.monotonic()
             # The dealer runs ahead: the slowest node says how far the run is.
             self._steps[node] = step
             step = min(self._steps.values())
@@ -120,3 +128,23 @@ class ProgressView:
             self._bar.update(
                 self._task, description="training", total=steps, completed=step, note=note
             )
+
+    def _sharing(self, node: str, fields: Mapping[str, Any]) -> None:
+        """How many rows are shared in, at the slowest node."""
+        rows, of_rows = fields.get("rows"), fields.get("of_rows")
+        if not self._enabled or not isinstance(rows, int) or not isinstance(of_rows, int):
+            return
+        self._shared[node] = rows
+        rows, now = min(self._shared.values()), time.monotonic()
+        interval = LINE_INTERVAL_S if self._bar is None else LEAST_INTERVAL_S
+        if now - self._drawn < interval or not rows:
+            return
+        self._drawn = now
+        left = duration((now - self._started) * max(of_rows - rows, 0) / rows)
+        note = f"{rows:,}/{of_rows:,} rows  {left} left"
+        if self._bar is None:
+            print(f"sharing {note}", file=sys.stderr, flush=True)
+            return
+        self._bar.update(
+            self._task, description="sharing", total=of_rows, completed=rows, note=note
+        )

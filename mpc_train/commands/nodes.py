@@ -267,7 +267,7 @@ class _Events:
 
     def _too_soon(self, fields: Mapping[str, Any]) -> bool:
         news, node = fields.get("fields") or {}, str(fields.get("node", ""))
-        if news and news.get("step") == news.get("steps"):
+        if "step" in news and news["step"] == news.get("steps"):
             return False  # whoever watches is told of the last step
         now = time.monotonic()
         if now - self._last.get(node, 0.0) < PROGRESS_INTERVAL_S:

@@ -5,7 +5,7 @@ Shapes and scales follow from the job alone, so that every node knows what is co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -53,6 +53,23 @@ class Piece:
         return values[self.name][self.first : self.first + self.shape[0]]
 
 
+Told = Callable[[int, int], None]
+"""Hears how many rows are shared, and of how many."""
+
+
+class _Progress:
+    """Tells of rows as they are shared; of tables that take one block there is nothing to tell."""
+
+    def __init__(self, job: Job, told: Told, rows: int) -> None:
+        self._told, self._rows, self._done = told, rows, 0
+        self._quiet = rows * len(job.pipeline.terms) <= BLOCK_WORDS
+
+    def took(self, piece: Piece) -> None:
+        if piece.name == "features" and not self._quiet:
+            self._done += piece.shape[0]
+            self._told(self._done, self._rows)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Shared:
     """All rows, owner after owner. inputs: [rows, width]; labels: [rows, outputs]."""
@@ -90,18 +107,22 @@ def brought(job: Job, owner: str, table: Table) -> dict[str, Reals]:
     }
 
 
-def words_brought(job: Job, owner: str, table: Table) -> Iterator[NDArray[np.int64]]:
+def words_brought(job: Job, owner: str, table: Table, told: Told) -> Iterator[NDArray[np.int64]]:
     """The same as words, in order, for an owner that neither evaluates nor deals."""
-    values = brought(job, owner, table)
+    values, progress = brought(job, owner, table), _Progress(job, told, table.rows)
     for piece in pieces_of(job, owner):
         yield encode(piece.of(values), piece.bits)
+        progress.took(piece)
 
 
-def share_in(job: Job, sources: Mapping[str, Source], me: str, table: Table | None) -> Shared:
+def share_in(
+    job: Job, sources: Mapping[str, Source], me: str, table: Table | None, told: Told
+) -> Shared:
     """Share in all owners' rows and prepare them; at every computing node.
 
     sources: how each owner brings its rows, as this node sees it; table: this node's own.
     """
+    progress = _Progress(job, told, job.rows)
     found: dict[str, list[Masked]] = {}
     for owner in job.owners:
         mine = brought(job, owner, table) if owner == me and table is not None else None
@@ -114,6 +135,7 @@ def share_in(job: Job, sources: Mapping[str, Source], me: str, table: Table | No
             )
             assert isinstance(tensor.value, Masked) and tensor.nelement() == prod(piece.shape)
             found.setdefault(piece.name, []).append(tensor.value)
+            progress.took(piece)
     table = mine = None  # whoever holds no other reference frees the owner's rows here
     pipeline, f = job.pipeline, job.fraction_bits
     statistics = found.pop("statistics", []), found.pop("moments", [])
