@@ -12,7 +12,7 @@ from protocols.credit import CORRECTION_BYTES, CREDIT_FRAMES, DONE, WINDOW_CREDI
 from protocols.deferred import Deferred, Never
 from protocols.errors import DesyncError
 from protocols.frames import FRAME_BYTES, Octets, Words, check_label, send_all
-from protocols.kernels import add_unpacked, pack_sum, packed_size
+from protocols.kernels import add_unpacked, pack_difference, packed_size, unpack_sum
 from protocols.role import Mask, Positions, Role, Shape, order_of
 from protocols.streams import TAG_BYTES, Stream
 
@@ -72,12 +72,16 @@ class Dealer(Role):
 
     def mask(self, shape: Shape, bits: int = 64) -> Mask:
         count = prod(shape)
-        total = self._streams[0].words_modulo(count, bits)
-        for stream in self._streams[1:]:
-            if bits == 64:
+        if bits == 64:
+            total = self._streams[0].words(count)
+            for stream in self._streams[1:]:
                 total += stream.words(count)
-            else:
-                add_unpacked(stream.octets(packed_size(count, bits)), bits, 1, total)
+        else:
+            first, second, *more = (s.octets(packed_size(count, bits)) for s in self._streams)
+            total = np.empty(count, np.int64)
+            unpack_sum(first, second, bits, total)
+            for packed in more:
+                add_unpacked(packed, bits, 1, total)
         return Mask(total.reshape(shape))
 
     def owner_mask(self, shape: Shape, owner: int) -> Words | None:
@@ -106,10 +110,11 @@ class Dealer(Role):
             for stream in others:
                 rest = np.subtract(rest, stream.words(count), out=missing)
         else:
-            rest = value.flatten()
-            for stream in others:
-                add_unpacked(stream.octets(packed_size(count, bits)), bits, -1, rest)
-            pack_sum(rest, np.zeros(count, np.int64), bits, out)
+            first, *more = (stream.octets(packed_size(count, bits)) for stream in others)
+            rest = value.flatten() if more else value.ravel()
+            for packed in more:
+                add_unpacked(packed, bits, -1, rest)
+            pack_difference(rest, first, bits, out)
         return value
 
     def deal_bits(self, value: Octets | None, shape: Shape) -> Octets:

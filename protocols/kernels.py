@@ -37,6 +37,12 @@ _INT = types.int64
 _FLAG = types.boolean
 BLOCK = 4096
 """Rows are worked on in pieces that stay in the nearest cache."""
+PACKED_BLOCK = 1024
+"""Words, an even number, that are packed at a time."""
+
+# An index that may be negative counts from the end in Python: loops with one are not vectorised.
+_ONE = np.uint64(1)
+_TWO = np.uint64(2)
 
 
 def _kernel(*arguments: types.Type) -> Callable[[Any], Any]:
@@ -46,140 +52,160 @@ def _kernel(*arguments: types.Type) -> Callable[[Any], Any]:
     return njit(types.void(*arguments), cache=True, nogil=True, boundscheck=False)
 
 
+_inlined = njit(nogil=True, boundscheck=False)
+
+
 def packed_size(count: int, bits: int) -> int:
     """Bytes of a packed array of `count` words modulo 2^bits."""
     return (count * ((bits + 3) & ~3) + 7) >> 3
 
 
+@_inlined
+def _scatter(words, first, count, bits, out):  # type: ignore[no-untyped-def]
+    """Put words below 2^bits into a packed array of `count`, from place `first` on, an even one."""
+    size = words.size
+    width = (bits + 3) & ~3
+    start = shift = 0
+    if width & 64:
+        part64 = out[8 * first : 8 * (first + size)].view(np.int64)
+        for i in range(size):
+            part64[i] = words[i]
+    if width & 32:
+        part32 = out[4 * first : 4 * (first + size)].view(np.uint32)
+        for i in range(size):
+            part32[i] = np.uint32(words[i])
+        start = 4 * count
+        shift = 32
+    if width & 16:
+        part16 = out[start + 2 * first : start + 2 * (first + size)].view(np.uint16)
+        for i in range(size):
+            part16[i] = np.uint16(words[i] >> shift)
+        start += 2 * count
+        shift += 16
+    if width & 8:
+        part8 = out[start + first : start + first + size]
+        for i in range(size):
+            part8[i] = np.uint8(words[i] >> shift)
+        start += count
+        shift += 8
+    if width & 4:
+        part4 = out[start + first // 2 : start + (first + size + 1) // 2]
+        for i in range(np.uint64(size // 2)):
+            low = (words[_TWO * i] >> shift) & 15
+            high = (words[_TWO * i + _ONE] >> shift) & 15
+            part4[i] = np.uint8(low | (high << 4))
+        if size % 2:
+            part4[size // 2] = np.uint8((words[size - 1] >> shift) & 15)
+
+
+@_inlined
+def _gather(packed, first, count, bits, words):  # type: ignore[no-untyped-def]
+    """words = those of a packed array of `count` from place `first` on, padding bits included."""
+    size = words.size
+    width = (bits + 3) & ~3
+    start = shift = 0
+    for i in range(size):
+        words[i] = 0
+    if width & 64:
+        part64 = packed[8 * first : 8 * (first + size)].view(np.int64)
+        for i in range(size):
+            words[i] = part64[i]
+    if width & 32:
+        part32 = packed[4 * first : 4 * (first + size)].view(np.uint32)
+        for i in range(size):
+            words[i] = np.int64(part32[i])
+        start = 4 * count
+        shift = 32
+    if width & 16:
+        part16 = packed[start + 2 * first : start + 2 * (first + size)].view(np.uint16)
+        for i in range(size):
+            words[i] |= np.int64(part16[i]) << shift
+        start += 2 * count
+        shift += 16
+    if width & 8:
+        part8 = packed[start + first : start + first + size]
+        for i in range(size):
+            words[i] |= np.int64(part8[i]) << shift
+        start += count
+        shift += 8
+    if width & 4:
+        part4 = packed[start + first // 2 : start + (first + size + 1) // 2]
+        for i in range(np.uint64(size // 2)):
+            pair = np.int64(part4[i])
+            words[_TWO * i] |= (pair & 15) << shift
+            words[_TWO * i + _ONE] |= (pair >> 4) << shift
+        if size % 2:
+            words[size - 1] |= (np.int64(part4[size // 2]) & 15) << shift
+
+
+@_inlined
+def _low_bits(bits):  # type: ignore[no-untyped-def]
+    return np.int64((np.uint64(1) << np.uint64(bits)) - np.uint64(1))
+
+
 @_kernel(_WORDS, _WORDS, _INT, _BYTES_OUT)
 def pack_sum(x, y, bits, out):  # type: ignore[no-untyped-def]
     """out = packed (x + y) mod 2^bits."""
-    count = x.size
-    mask = np.int64((np.uint64(1) << np.uint64(bits)) - np.uint64(1))
-    left = (bits + 3) & ~3
-    start = 0
-    shift = 0
-    if left & 64:
-        part64 = out[start : start + 8 * count].view(np.int64)
-        for i in range(count):
-            part64[i] = (x[i] + y[i]) & mask
-    if left & 32:
-        part32 = out[start : start + 4 * count].view(np.uint32)
-        for i in range(count):
-            part32[i] = np.uint32((x[i] + y[i]) & mask)
-        start += 4 * count
-        shift += 32
-    if left & 16:
-        part16 = out[start : start + 2 * count].view(np.uint16)
-        for i in range(count):
-            part16[i] = np.uint16(((x[i] + y[i]) & mask) >> shift)
-        start += 2 * count
-        shift += 16
-    if left & 8:
-        for i in range(count):
-            out[start + i] = np.uint8(((x[i] + y[i]) & mask) >> shift)
-        start += count
-        shift += 8
-    if left & 4:
-        for i in range(count // 2):
-            low = ((x[2 * i] + y[2 * i]) & mask) >> shift
-            high = ((x[2 * i + 1] + y[2 * i + 1]) & mask) >> shift
-            out[start + i] = np.uint8((low & 15) | ((high & 15) << 4))
-        if count % 2:
-            low = ((x[count - 1] + y[count - 1]) & mask) >> shift
-            out[start + count // 2] = np.uint8(low & 15)
+    mask = _low_bits(bits)
+    room = np.empty(PACKED_BLOCK, np.int64)
+    for first in range(0, x.size, PACKED_BLOCK):
+        a, b = x[first : first + PACKED_BLOCK], y[first : first + PACKED_BLOCK]
+        block = room[: a.size]
+        for i in range(a.size):
+            block[i] = (a[i] + b[i]) & mask
+        _scatter(block, first, x.size, bits, out)
+
+
+@_kernel(_WORDS, _BYTES, _INT, _BYTES_OUT)
+def pack_difference(x, packed, bits, out):  # type: ignore[no-untyped-def]
+    """out = packed (x − unpacked) mod 2^bits."""
+    mask = _low_bits(bits)
+    room = np.empty(PACKED_BLOCK, np.int64)
+    for first in range(0, x.size, PACKED_BLOCK):
+        a = x[first : first + PACKED_BLOCK]
+        block = room[: a.size]
+        _gather(packed, first, x.size, bits, block)
+        for i in range(a.size):
+            block[i] = (a[i] - block[i]) & mask
+        _scatter(block, first, x.size, bits, out)
 
 
 @_kernel(_BYTES, _INT, _WORDS_OUT)
 def unpack(packed, bits, out):  # type: ignore[no-untyped-def]
     """out = the words of a packed array, modulo 2^bits whatever stands in the padding bits."""
-    count = out.size
-    width = (bits + 3) & ~3
-    start = 0
-    shift = 0
-    if width & 64:
-        part64 = packed[: 8 * count].view(np.int64)
-        for i in range(count):
-            out[i] = part64[i]
-    if width & 32:
-        part32 = packed[: 4 * count].view(np.uint32)
-        for i in range(count):
-            out[i] = np.int64(part32[i])
-        start = 4 * count
-        shift = 32
-    if width & 16:
-        part16 = packed[start : start + 2 * count].view(np.uint16)
-        if shift:
-            for i in range(count):
-                out[i] |= np.int64(part16[i]) << shift
-        else:
-            for i in range(count):
-                out[i] = np.int64(part16[i])
-        start += 2 * count
-        shift += 16
-    if width & 8:
-        if shift:
-            for i in range(count):
-                out[i] |= np.int64(packed[start + i]) << shift
-        else:
-            for i in range(count):
-                out[i] = np.int64(packed[start + i])
-        start += count
-        shift += 8
-    if width & 4:
-        if shift == 0:
-            for i in range(count):
-                out[i] = 0
-        for i in range(count // 2):
-            pair = np.int64(packed[start + i])
-            out[2 * i] |= (pair & 15) << shift
-            out[2 * i + 1] |= (pair >> 4) << shift
-        if count % 2:
-            out[count - 1] |= (np.int64(packed[start + count // 2]) & 15) << shift
-    if width != bits:
-        mask = np.int64((np.uint64(1) << np.uint64(bits)) - np.uint64(1))
-        for i in range(count):
-            out[i] &= mask
+    mask = _low_bits(bits)
+    for first in range(0, out.size, PACKED_BLOCK):
+        block = out[first : first + PACKED_BLOCK]
+        _gather(packed, first, out.size, bits, block)
+        for i in range(block.size):
+            block[i] &= mask
+
+
+@_kernel(_BYTES, _BYTES, _INT, _WORDS_OUT)
+def unpack_sum(x, y, bits, out):  # type: ignore[no-untyped-def]
+    """out = the sum of two packed arrays modulo 2^bits, whatever stands in their padding bits."""
+    mask = _low_bits(bits)
+    room = np.empty(PACKED_BLOCK, np.int64)
+    for first in range(0, out.size, PACKED_BLOCK):
+        block = out[first : first + PACKED_BLOCK]
+        other = room[: block.size]
+        _gather(x, first, out.size, bits, block)
+        _gather(y, first, out.size, bits, other)
+        for i in range(block.size):
+            block[i] = (block[i] + other[i]) & mask
 
 
 @_kernel(_BYTES, _INT, _INT, _WORDS_OUT)
 def add_unpacked(packed, bits, sign, out):  # type: ignore[no-untyped-def]
     """out = (out + sign · unpacked) mod 2^bits, whatever stands in the padding bits."""
-    count = out.size
-    mask = np.int64((np.uint64(1) << np.uint64(bits)) - np.uint64(1))
-    left = (bits + 3) & ~3
-    start = 0
-    shift = 0
-    if left & 64:
-        part64 = packed[start : start + 8 * count].view(np.int64)
-        for i in range(count):
-            out[i] += sign * part64[i]
-    if left & 32:
-        part32 = packed[start : start + 4 * count].view(np.uint32)
-        for i in range(count):
-            out[i] += sign * np.int64(part32[i])
-        start += 4 * count
-        shift += 32
-    if left & 16:
-        part16 = packed[start : start + 2 * count].view(np.uint16)
-        for i in range(count):
-            out[i] += sign * (np.int64(part16[i]) << shift)
-        start += 2 * count
-        shift += 16
-    if left & 8:
-        for i in range(count):
-            out[i] += sign * (np.int64(packed[start + i]) << shift)
-        start += count
-        shift += 8
-    if left & 4:
-        for i in range(count // 2):
-            pair = np.int64(packed[start + i])
-            out[2 * i] += sign * ((pair & 15) << shift)
-            out[2 * i + 1] += sign * ((pair >> 4) << shift)
-        if count % 2:
-            out[count - 1] += sign * ((np.int64(packed[start + count // 2]) & 15) << shift)
-    for i in range(count):
-        out[i] &= mask
+    mask = _low_bits(bits)
+    room = np.empty(PACKED_BLOCK, np.int64)
+    for first in range(0, out.size, PACKED_BLOCK):
+        block = out[first : first + PACKED_BLOCK]
+        other = room[: block.size]
+        _gather(packed, first, out.size, bits, other)
+        for i in range(block.size):
+            block[i] = (block[i] + sign * other[i]) & mask
 
 
 @_kernel(_WORDS, _INT, _WORDS_OUT, _WORDS_OUT)

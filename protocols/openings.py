@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from protocols.deferred import Deferred, Settle
-from protocols.frames import Octets, Words, unpack_words
-from protocols.kernels import add_unpacked, pack_sum, packed_size
+from protocols.frames import Octets, Words
+from protocols.kernels import add_unpacked, pack_sum, packed_size, unpack_sum
 from protocols.role import Mask
 
 T = TypeVar("T")
@@ -79,8 +79,10 @@ class WordsOpening(Opening[Words]):
             self._total += theirs.view(np.int64)
             return
         if self._total is None:
-            self._total = unpack_words(self._payload, self._mask.size, self._bits)
-        add_unpacked(theirs, self._bits, 1, self._total)
+            self._total = np.empty(self._mask.size, np.int64)
+            unpack_sum(self._payload, theirs, self._bits, self._total)
+        else:
+            add_unpacked(theirs, self._bits, 1, self._total)
 
 
 class BitsOpening(Opening[Octets]):

@@ -33,7 +33,7 @@ def modulo(x: np.ndarray, bits: int) -> np.ndarray:
 
 @pytest.mark.parametrize("bits", range(1, 64))
 def test_packed_words(bits: int) -> None:
-    for size in SIZES:
+    for size in (*SIZES, 2 * kernels.PACKED_BLOCK + 3):
         x, y = words(1, size), words(2, size)[::-1].copy()
         packed = np.full(kernels.packed_size(size, bits), 255, np.uint8)
         kernels.pack_sum(x, y, bits, packed)
@@ -45,6 +45,14 @@ def test_packed_words(bits: int) -> None:
             out = y.copy()
             kernels.add_unpacked(packed, bits, sign, out)
             np.testing.assert_array_equal(out, modulo(y + sign * expected, bits))
+        other = np.random.default_rng(size).integers(0, 256, len(packed), np.uint8)
+        theirs = words(4, size)
+        kernels.unpack(other, bits, theirs)
+        kernels.unpack_sum(packed, other, bits, out)
+        np.testing.assert_array_equal(out, modulo(expected + theirs, bits))
+        kernels.pack_difference(y, other, bits, packed)
+        kernels.unpack(packed, bits, out)
+        np.testing.assert_array_equal(out, modulo(y - theirs, bits))
 
 
 def test_packed_sizes() -> None:
