@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpc_train.regression.family import Family
 from mpc_train.regression.rows import rows_of
@@ -23,17 +24,21 @@ from mpc_train.regression.scales import (
     Scales,
     square_bits,
 )
-from protocols.arithmetic import matmul, multiply, remask, truncate
+from protocols import ring
+from protocols.arithmetic import Pairs, bilinear, matmul, multiply, remask, truncate
 from protocols.masked import Additive, Masked, concatenate, public
-from protocols.role import Role
+from protocols.role import Role, Words
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
-    """Inputs [rows, columns], the last column all ones, and labels [rows, 1]."""
+class Chunk:
+    """Some rows: inputs [rows, columns], the last column all ones, and labels [rows, 1]."""
 
     inputs: Masked
     labels: Masked
+
+
+Data = tuple[Chunk, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +52,27 @@ class Equations:
     squares: Masked | None
 
 
-def prepared(inputs: Masked, labels: Masked, fraction_bits: int, sizes: Scales) -> Data:
-    """Rows at scale 2^fraction_bits as the equations take them. 2 rounds, once."""
-    x = at_scale(inputs, fraction_bits, sizes.input_bits)
-    ones = np.full((inputs.shape[0], 1), 1 << sizes.input_bits, np.int64)
-    y = at_scale(labels, fraction_bits, PREDICTOR_BITS)
-    return Data(concatenate([x, public(inputs.role, ones)], 1), y)
+def prepared(
+    inputs: Masked, labels: Masked, rows: NDArray[np.int64], fraction_bits: int, sizes: Scales
+) -> Data:
+    """Rows of all, at scale 2^fraction_bits, as the equations take them. 2 rounds a chunk, once."""
+    role, found = inputs.role, []
+    for start in range(0, len(rows), sizes.chunk):
+        some = rows[start : start + sizes.chunk]
+        x = at_scale(inputs.select(some), fraction_bits, sizes.input_bits)
+        y = at_scale(labels.select(some), fraction_bits, PREDICTOR_BITS)
+        ones = public(role, np.full((len(some), 1), 1 << sizes.input_bits, np.int64))
+        chunk = Chunk(concatenate([x, ones], 1), y)
+        if len(rows) > sizes.chunk:
+            _settle(role, chunk.inputs, chunk.labels)
+        found.append(chunk)
+    return tuple(found)
 
 
 def at_scale(x: Masked, bits: int, wanted: int) -> Masked:
     """x at scale 2^bits, at scale 2^wanted. 2 rounds if that is less, else none."""
     if bits > wanted:
-        return truncate(x.shares(), bits - wanted)
+        return truncate(x.shares(), bits - wanted).narrowed(64)
     return x.scale(1 << (wanted - bits)).narrowed(64)
 
 
@@ -77,60 +91,58 @@ def equations(
     Rounds for each chunk: 2 for the linear predictors, those of `rows_of`, 2 for g, and one
     more for H where weights vary.
     """
-    gradient: Masked | None = None
-    matrix: Masked | None = None
-    total: Masked | None = None
-    rows = data.inputs.shape[0]
-    for start in range(0, rows, sizes.chunk):
-        chunk = slice(start, min(start + sizes.chunk, rows))
-        x, y = data.inputs.select(chunk), data.labels.select(chunk)
+    totals: dict[str, Masked] = {}
+    for chunk in data:
+        x = chunk.inputs
         shift = sizes.input_bits + COEFFICIENT_BITS - PREDICTOR_BITS
         predictor = truncate(matmul(x, coefficients), shift)
-        found = rows_of(family, predictor, y, sizes.weight_bits)
-        gradient = _plus(gradient, _gradient(x, found.residual, sizes))
+        found = rows_of(family, predictor, chunk.labels, sizes.weight_bits)
+        sums = {"gradient": _gradient(x, found.residual, sizes)}
         if information:
-            matrix = _plus(matrix, _information(x, found.weight, sizes))
+            sums["information"] = _information(x, found.weight, sizes)
         if squares:
             square = multiply(found.residual, found.residual)
             lowered = truncate(square, 2 * PREDICTOR_BITS - square_bits(sizes))
-            total = _plus(total, lowered.sum().reshape(1))
-        if rows > sizes.chunk:
-            role.finish()  # so that a chunk's words can go
-    assert gradient is not None
-    return Equations(gradient, matrix, total)
+            sums["squares"] = lowered.sum().reshape(1)
+        for name, part in sums.items():
+            totals[name] = (part if name not in totals else totals[name] + part).narrowed(64)
+        if len(data) > 1:
+            _settle(role, *totals.values())
+    return Equations(totals["gradient"], totals.get("information"), totals.get("squares"))
+
+
+def _settle(role: Role, *values: Masked) -> None:
+    """Exchange what is pending and compute these values, so that what they came from can go."""
+    role.finish()
+    if not role.is_dealer:
+        for value in values:
+            value.delta.get()
 
 
 def _gradient(x: Masked, residual: Masked, sizes: Scales) -> Masked:
-    parts = [
-        matmul(x.select(block).transpose(), residual.select(block))
-        for block in _blocks(x.shape[0], sizes.block)
-    ]
     bits = sizes.input_bits + PREDICTOR_BITS + sizes.count + sizes.gradient
-    return _summed(parts, bits - sizes.gradient_bits)
+    blocks = _products(x, residual, sizes.block)
+    return truncate(blocks, bits - sizes.gradient_bits).sum(axis=0)
 
 
 def _information(x: Masked, weight: Masked | None, sizes: Scales) -> Masked:
     weighted = x if weight is None else remask(multiply(x, weight))
-    parts = [
-        matmul(weighted.select(block).transpose(), x.select(block))
-        for block in _blocks(x.shape[0], BLOCK_ROWS)
-    ]
     bits = 2 * sizes.input_bits + sizes.weight_bits + sizes.count + sizes.diagonal
-    return _summed(parts, bits - sizes.moment_bits)
+    blocks = _products(weighted, x, BLOCK_ROWS)
+    return truncate(blocks, bits - sizes.moment_bits).sum(axis=0)
 
 
-def _blocks(rows: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+def _products(x: Masked, y: Masked, size: int) -> Additive:
+    """x' y of each block of rows, [blocks, columns of x, columns of y]."""
+    rows = x.shape[0]
+    blocks = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+    shape = (len(blocks), x.shape[1], y.shape[1])
 
+    def product(pairs: Pairs, negative: bool) -> Words:
+        out = np.empty(shape, np.int64)
+        for place, block in enumerate(blocks):
+            parts = [(left[block].T, right[block]) for left, right in pairs]
+            out[place] = ring.sum_of_products(parts, negative)
+        return out
 
-def _summed(parts: list[Additive], shift: int) -> Masked:
-    total: Masked | None = None
-    for part in parts:
-        total = _plus(total, truncate(part, shift))
-    assert total is not None
-    return total
-
-
-def _plus(total: Masked | None, part: Masked) -> Masked:
-    """A sum; its early form, which the sum may have outgrown, is dropped."""
-    return (part if total is None else total + part).narrowed(64)
+    return bilinear("block products", product, x, y, shape)

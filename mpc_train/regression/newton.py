@@ -113,7 +113,9 @@ def fit(
 def start(role: Role, data: Data, sizes: Scales) -> Masked:
     """Zeros and, as the intercept, the logarithm of the mean label: for a logarithmic link."""
     zeros = public(role, np.zeros((sizes.bounds.columns - 1, 1), np.int64))
-    log = logarithm_of_mean(data.labels).scale(1 << (COEFFICIENT_BITS - PREDICTOR_BITS))
+    log = logarithm_of_mean([chunk.labels for chunk in data]).scale(
+        1 << (COEFFICIENT_BITS - PREDICTOR_BITS)
+    )
     return concatenate([zeros, log.reshape(1, 1)])
 
 

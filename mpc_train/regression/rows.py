@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -15,7 +16,7 @@ from protocols.arithmetic import multiply, remask, truncate
 from protocols.comparison import below, weighted
 from protocols.exponential import exponential_bits, relative_exp
 from protocols.functions import evaluate, sigmoid
-from protocols.masked import Masked
+from protocols.masked import Masked, concatenate
 from protocols.role import Words
 
 F = PREDICTOR_BITS
@@ -62,15 +63,16 @@ def mean_of(family: Family, predictor: Masked) -> Masked:
     return truncate(found, exponential_bits(family.most) - F)
 
 
-def logarithm_of_mean(labels: Masked) -> Masked:
+def logarithm_of_mean(labels: Sequence[Masked]) -> Masked:
     """log(mean of labels) at scale 2^PREDICTOR_BITS, int64[1], within 2^-9.
 
-    labels: [rows, 1], not negative; a mean outside 2^-6 to 2^12 is taken as the nearer end's power.
-    12 rounds, for one number: where iterations with a logarithmic link start.
+    labels: chunks [rows, 1], not negative; a mean outside 2^-6 to 2^12 is taken as the nearer
+    end's power. 12 rounds, for one number: where iterations with a logarithmic link start.
     """
-    rows = labels.shape[0]
+    rows = sum(chunk.shape[0] for chunk in labels)
     count = max(rows - 1, 1).bit_length()
-    mean = truncate(labels.sum().shares(), count).reshape(1).narrowed(F + 16)
+    total = concatenate([chunk.sum().reshape(1) for chunk in labels]).sum()
+    mean = truncate(total.shares(), count).reshape(1).narrowed(F + 16)
     exponents = range(LEAST_MEAN_BITS, MOST_MEAN_BITS)
     bits = below(mean, [1 << (F + e) for e in exponents])
     # Above the last threshold 2^-11, below the first one 2^6 or what brings the mean to [1, 2).

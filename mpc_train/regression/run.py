@@ -72,7 +72,7 @@ def regress(
     """
     family, sizes, settings = family_of(job), sizes_of(job), job.train.optimizer
     rows, _ = split(job)
-    data = prepared(inputs[rows].masked(), labels[rows].masked(), job.fraction_bits, sizes)
+    data = prepared(inputs.masked(), labels.masked(), rows, job.fraction_bits, sizes)
     training, before = Training(), role.rounds
     begin = time.perf_counter()
 

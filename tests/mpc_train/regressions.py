@@ -97,7 +97,7 @@ def outcome(
     done: Callable[[int], None],
 ) -> list[Masked]:
     """Coefficients, the last change and, without an L1 penalty, what errors follow from."""
-    role, data = x.role, prepared(x, y, BITS, sizes)
+    role, data = x.role, prepared(x, y, np.arange(x.shape[0]), BITS, sizes)
     with np.errstate(over="ignore"):
         if l1:
             sparse = fit_lasso(role, family, data, sizes, l1, steps, done)

@@ -155,6 +155,18 @@ def test_rounds_and_bytes() -> None:
     assert sparse[1] - sparse[0] == 192
 
 
+def test_many_rows_are_worked_on_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same equations from several chunks and many blocks, in a few rounds more for each."""
+    monkeypatch.setattr("mpc_train.regression.scales.CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("mpc_train.regression.equations.BLOCK_ROWS", 2)
+    inputs, labels = rows_for("linear", 2500, 2)
+    found = over_shares(Family("linear"), inputs, labels, steps=3)
+    plain = fit_plain(Family("linear"), inputs, labels)
+    assert np.abs(found.coefficients - plain.coefficients).max() < COEFFICIENT
+    assert np.abs(found.errors / plain.errors - 1).max() < ERROR
+    assert np.diff(found.rounds).tolist() == [20, 20]
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(RangeError, match="residuals"):
         sizes_for(Family("gamma", Fraction(-8), Fraction(8)), (1000, 3))
