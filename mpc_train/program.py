@@ -31,8 +31,10 @@ from numpy.typing import NDArray
 from mpc_train.artifact import ENVELOPE_FILE, seal_model
 from mpc_train.data import Table, load_table
 from mpc_train.errors import JobError
+from mpc_train.evaluation.folds import cross_validated, fold_steps
 from mpc_train.evaluation.metrics import revealed
 from mpc_train.evaluation.own import exchange, own_halves, own_outputs
+from mpc_train.jobs.audience import fold_outputs
 from mpc_train.jobs.job import Job, fewest, job_from_bytes
 from mpc_train.jobs.job_link import link_of
 from mpc_train.jobs.job_train_checks import needs_file
@@ -162,8 +164,18 @@ class TrainProgram:
             settle()
             trained = _trained(job, role, gate, shared, start, done)
             training = trained.training
-            role.begin_step(steps + 1)
-            metrics = _reveal_metrics(job, gate, trained, shared)
+            folds = cross_validated(
+                job,
+                role,
+                gate,
+                shared.inputs,
+                shared.labels,
+                lambda fold, later: (
+                    _trained(fold, later, None, shared, {}, lambda _: None).model.evaluated
+                ),
+            )
+            role.begin_step(steps + fold_steps(job) + 1)
+            metrics = _reveal_metrics(job, gate, trained, shared) | folds
             own = own_halves(job, gate, trained.model.evaluated, shared.inputs, shared.labels)
             halves = _reveal_sealed(job, gate, trained, shared)
             role.close()
@@ -279,12 +291,12 @@ class _Trained:
 def _trained(
     job: Job,
     role: Role,
-    gate: RevealGate,
+    gate: RevealGate | None,
     shared: Shared,
     start: dict[str, MaskedTensor],
     done: Callable[[int], None],
 ) -> _Trained:
-    """3, by the steps of an optimizer or of a regression."""
+    """3, by the steps of an optimizer or of a regression. gate: None where nothing is disclosed."""
     if is_newton(job):
         found = regress(job, role, shared.inputs, shared.labels, done)
         return _Trained(found, found.training, found.secret, {})
@@ -292,9 +304,11 @@ def _trained(
     if job.train.loss.balanced:
         trainer = replace(trainer, loss=balanced(job, trainer.loss, shared.labels))
     model = trainer.model
-    watch = Watch(job, gate, model, trainer.loss, model.secret, shared.inputs, shared.labels)
+    watch = None
+    if gate is not None:
+        watch = Watch(job, gate, model, trainer.loss, model.secret, shared.inputs, shared.labels)
     training = train(job, role, trainer, shared.inputs, shared.labels, done, watch)
-    return _Trained(model, training, {}, watch.losses)
+    return _Trained(model, training, {}, {} if watch is None else watch.losses)
 
 
 def _sharing(session: Session, rows: int, of_rows: int) -> None:
@@ -349,7 +363,7 @@ def agreed_outputs(job: Job) -> frozenset[Output]:
 
     The end counts as the job's last step, also where early stopping comes before it.
     """
-    names = (*job.reveal.metrics, *own_outputs(job), *job.sealed)
+    names = (*job.reveal.metrics, *fold_outputs(job), *own_outputs(job), *job.sealed)
     return disclosures(job) | {Output(name, total_steps(job)) for name in names}
 
 

@@ -7,7 +7,7 @@ said by `parties.contract.describe_trust`.
 from collections.abc import Mapping
 from typing import Any
 
-from mpc_train.jobs.audience import grouped
+from mpc_train.jobs.audience import fold_outputs, grouped
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_link import learnt, link_of
 from mpc_train.jobs.job_prepare import Prepare
@@ -166,6 +166,9 @@ def _prepared(job: Job) -> list[str]:
 def _refusals(job: Job) -> list[str]:
     """What holds metrics back."""
     reveal, found = job.reveal, []
+    if reveal.folds:
+        means = ", ".join(fold_outputs(job))
+        found.append(f"means over {reveal.folds} folds, {reveal.folds} trainings more: {means}")
     if reveal.per_party:
         found.append(
             f"metrics on each owner's held-out rows, to that owner: {', '.join(reveal.per_party)}"

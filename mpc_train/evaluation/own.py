@@ -84,7 +84,8 @@ def _share(half: SealedHalf, first: bool) -> Words:
 def _received(
     job: Job, channel: Channel, me: str, shares: Mapping[str, Words], others: Iterable[str]
 ) -> dict[str, Reading]:
-    senders, found = list(others), {}
+    senders = list(others)
+    found: dict[str, Reading] = {}
     rows = len(held_out_of(job, me))
     for metric, name in zip(job.reveal.per_party, own_names(job, me), strict=True):
         form = form_of(job, metric, rows)

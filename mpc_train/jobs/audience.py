@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 OWN = "@"
 """Between a metric and the owner whose rows it is of, who alone learns it: "auc@clinic"."""
+PREFIX = "cv_"
+"""Before a metric: its mean over folds."""
+NOT_AVERAGED = ("confusion", "calibration")
 
 
 def audience(job: "Job", output: str) -> tuple[str, ...]:
@@ -18,6 +21,13 @@ def audience(job: "Job", output: str) -> tuple[str, ...]:
         return job.recipients
     _, _, owner = output.partition(OWN)
     return (owner,) if owner else job.names
+
+
+def fold_outputs(job: "Job") -> list[str]:
+    """The outputs of the reveal gate that are means over folds: one a metric that is a number."""
+    if not job.reveal.folds:
+        return []
+    return [f"{PREFIX}{name}" for name in job.reveal.metrics if name not in NOT_AVERAGED]
 
 
 def learnt(job: "Job", outputs: Iterable[str]) -> dict[str, list[str]]:

@@ -181,6 +181,11 @@ class Job(Strict, frozen=True, dict=True):
         check_ranges(job)
         return job
 
+    def at_fold(self, number: int) -> "Job":
+        """Return the job that leaves this fold of its training rows out; 0: the job itself."""
+        data = msgspec.structs.replace(self.data, fold=number)
+        return msgspec.structs.replace(self, data=data)
+
     def first_row(self, owner: str) -> int:
         """Return the number of the owner's first row among the rows of all owners."""
         if self.data.partition == "columns":

@@ -63,6 +63,8 @@ class Data(Strict, frozen=True):
     """partition = "rows": look for records that stand in several tables, before anything else."""
     joined: int = 0
     """Records that all owners have; filled in during a run, `Job.resolved`."""
+    fold: int = 0
+    """The fold that is left out, from 1; filled in during a run, `Job.at_fold`."""
     standardize: bool = True
     """Apply the declared centers and scales; false: the tables hold scaled values already."""
     limit: Decimal = Decimal(16)

@@ -46,6 +46,9 @@ class Reveal(Strict, frozen=True):
     decimals: int | None = None
     """Metrics are rounded to so many decimals over shares, before anybody sees them. Counts of the
     confusion matrix stay whole."""
+    folds: int = 0
+    """So many trainings more, each without one fold of the training rows. Of each metric that is
+    one number the mean over folds is revealed as well (`cv_accuracy`), nothing of a single fold."""
     bins: int = 10
     """calibration: bins of equal width between 0 and 1."""
     statistics: bool = False

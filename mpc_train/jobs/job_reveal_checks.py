@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING
 
 from mpc_train.jobs.job_problem import JobProblem, no_duplicates
 from mpc_train.jobs.job_reveal import METRICS
-from mpc_train.jobs.schedule import held_out_of, split_sizes
+from mpc_train.jobs.schedule import fold_jobs, held_out_of, is_newton, split_sizes
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
 MOST_DECIMALS = 4
 MOST_BINS = 50
+MOST_FOLDS = 20
 
 
 def check_reveal(job: "Job") -> None:
@@ -25,6 +26,10 @@ def check_reveal(job: "Job") -> None:
         raise JobProblem("reveal.decimals", f"between 0 and {MOST_DECIMALS}")
     if not 2 <= reveal.bins <= MOST_BINS:
         raise JobProblem("reveal.bins", f"between 2 and {MOST_BINS}")
+    if job.data.fold:
+        raise JobProblem("data.fold", "is filled in during a run; remove it")
+    if reveal.folds:
+        _check_folds(job)
     every = reveal.training_loss_every
     if every < 0:
         raise JobProblem("reveal.training_loss_every", "at least 0; 0 reveals none")
@@ -68,3 +73,26 @@ def _check_metrics(job: "Job") -> None:
                     f"{owner} has fewer than {reveal.least_test_rows} test rows "
                     "(reveal.least_test_rows)",
                 )
+
+
+def _check_folds(job: "Job") -> None:
+    reveal, key = job.reveal, "reveal.folds"
+    if not 2 <= reveal.folds <= MOST_FOLDS:
+        raise JobProblem(key, f"between 2 and {MOST_FOLDS}")
+    if not reveal.metrics:
+        raise JobProblem(key, "there is no metric to take the mean of")
+    for what, there in (
+        ("train.early_stopping", job.train.early_stopping),
+        ("train.guard", job.train.guard),
+        ("train.warm_start", job.train.warm_start),
+        ("reveal.training_loss_every", reveal.training_loss_every),
+        ("data.split_by", job.data.split_by),
+    ):
+        if there:
+            raise JobProblem(key, f"folds do not go with {what}")
+    for fold in fold_jobs(job):
+        training, held_out = split_sizes(fold)
+        if held_out < reveal.least_test_rows:
+            raise JobProblem(key, f"a fold has fewer than {reveal.least_test_rows} rows")
+        if not is_newton(job) and training < job.train.batch_size:
+            raise JobProblem(key, f"without a fold {training} rows are left, less than a batch")

@@ -33,8 +33,31 @@ def permutation(count: int, purpose: str, seed: int, epoch: int = 0) -> NDArray[
 
 def split_sizes(job: "Job") -> tuple[int, int]:
     """Return how many rows train and how many are held out for the metrics (rounded down)."""
+    training, held_out = _whole_sizes(job)
+    if not job.data.fold:
+        return training, held_out
+    fold = len(range(job.data.fold - 1, training, job.reveal.folds))
+    return training - fold, fold
+
+
+def _whole_sizes(job: "Job") -> tuple[int, int]:
     parts = [_sizes(job, rows) for rows in _split_apart(job)]
     return sum(training for training, _, _ in parts), sum(held_out for _, _, held_out in parts)
+
+
+def fold_jobs(job: "Job") -> "list[Job]":
+    """Return for each fold the job that trains without it and is evaluated on it."""
+    return [job.at_fold(number) for number in range(1, job.reveal.folds + 1)]
+
+
+def _without_fold(
+    job: "Job", parts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The fold is what is held out; what the job holds out for its metrics stays away."""
+    training, checked, _ = parts
+    order = permutation(len(training), "folds", job.data.split_seed)
+    fold = np.sort(training[order[job.data.fold - 1 :: job.reveal.folds]])
+    return np.setdiff1d(training, fold), checked, fold
 
 
 def _split_apart(job: "Job") -> list[int]:
@@ -84,9 +107,10 @@ def _three_parts(
     if job.data.split_by:
         return _grouped_parts(job)
     order = permutation(job.rows, "split", job.data.split_seed)
-    training, held_out = split_sizes(job)
+    training, held_out = _whole_sizes(job)
     kept = job.rows - held_out
-    return np.sort(order[:training]), np.sort(order[training:kept]), np.sort(order[kept:])
+    parts = np.sort(order[:training]), np.sort(order[training:kept]), np.sort(order[kept:])
+    return _without_fold(job, parts) if job.data.fold else parts
 
 
 def _grouped_parts(

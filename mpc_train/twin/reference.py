@@ -9,23 +9,33 @@ Losses, rules and decisions are those of `reference_setup`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mpc_train.data import Table
+from mpc_train.jobs.audience import PREFIX, fold_outputs
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_regression import family_of, regression_shapes
 from mpc_train.jobs.job_train_checks import is_frozen
 from mpc_train.jobs.ranges import rate
 from mpc_train.jobs.reading import Reading
-from mpc_train.jobs.schedule import batches, checked_rows, is_checked, is_newton, split, total_steps
+from mpc_train.jobs.schedule import (
+    batches,
+    checked_rows,
+    fold_jobs,
+    is_checked,
+    is_newton,
+    split,
+    total_steps,
+)
 from mpc_train.networks.plain import PlainGraph
 from mpc_train.preparation.applied import applied
 from mpc_train.preparation.local import Local
-from mpc_train.twin.reference_metrics import twin_metric
+from mpc_train.twin.reference_metrics import digits, twin_metric
 from mpc_train.twin.reference_preparation import twin_parameters
 from mpc_train.twin.reference_regression import means, regression_twin
 from mpc_train.twin.reference_setup import TwinStopping, twin_clip, twin_loss, twin_optimizer
@@ -55,11 +65,30 @@ def plain_module(job: Job) -> torch.nn.Module:
 
 
 def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.int64]]) -> Twin:
-    """Train on the owners' rows (tables in the order of `job.owners`).
+    """Train on the owners' rows (tables in the order of `job.owners`), and on all but each fold.
 
     initial: the model's first weights, int64 at scale 2**fraction_bits, as the run over shares
     begins with them.
     """
+    twin = _train(job, tables, initial)
+    return replace(twin, metrics=twin.metrics | _over_folds(job, tables, initial))
+
+
+def _over_folds(
+    job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.int64]]
+) -> dict[str, Reading]:
+    """The mean of each metric over the folds; None where it is refused in one of them."""
+    found: dict[str, Reading] = {}
+    exact = msgspec.structs.replace(job, reveal=msgspec.structs.replace(job.reveal, decimals=None))
+    folds = [_train(fold, tables, initial).metrics for fold in fold_jobs(exact)]
+    for name in fold_outputs(job):
+        values = [fold[name.removeprefix(PREFIX)] for fold in folds]
+        numbers = [value for value in values if isinstance(value, float)]
+        found[name] = None if len(numbers) < len(values) else digits(job, float(np.mean(numbers)))
+    return found
+
+
+def _train(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.int64]]) -> Twin:
     pooled, prepare = pooled_inputs(job, tables)
     inputs = torch.from_numpy(pooled)
     labels = torch.from_numpy(np.concatenate([table.labels for table in tables]))
@@ -108,7 +137,7 @@ def pooled_inputs(
     """The model's inputs for all owners' rows, and the parameters that prepare them, by name."""
     features = np.concatenate([table.features for table in tables])
     local = Local(features, np.concatenate([table.present for table in tables]))
-    found = twin_parameters(job.pipeline, local, split(job)[0])
+    found = twin_parameters(job.pipeline, local, split(job.at_fold(0))[0])
     return applied(job.pipeline, local, found), found
 
 

@@ -22,10 +22,11 @@ def twin_metric(name: str, job: Job, outputs: Reals, labels: Reals) -> Reading:
         return _auc(job, outputs[:, 0], labels)
     if name in ("confusion", "precision", "recall", "f1"):
         return _by_class(name, job, outputs, labels)
-    return _digits(job, PLAIN[name](job, outputs, labels))
+    return digits(job, PLAIN[name](job, outputs, labels))
 
 
-def _digits(job: Job, value: float) -> float:
+def digits(job: Job, value: float) -> float:
+    """The value with the decimals that the job reveals."""
     decimals = job.reveal.decimals
     return value if decimals is None else floor(value * 10**decimals + 0.5) / 10**decimals
 
@@ -89,7 +90,7 @@ def _by_class(name: str, job: Job, outputs: Reals, labels: Reals) -> Reading:
     }[name]
     if groups.min() < least:
         return None
-    return _digits(job, float(np.mean(above / beneath)))
+    return digits(job, float(np.mean(above / beneath)))
 
 
 def _auc(job: Job, scores: Reals, labels: Reals) -> Reading:
@@ -99,7 +100,7 @@ def _auc(job: Job, scores: Reals, labels: Reals) -> Reading:
         return None
     order = np.sort(negative)
     below = np.searchsorted(order, positive, "left") + np.searchsorted(order, positive, "right")
-    return _digits(job, float(below.mean() / (2 * len(negative))))
+    return digits(job, float(below.mean() / (2 * len(negative))))
 
 
 def _calibration(job: Job, scores: Reals, labels: Reals) -> Reading:
@@ -112,5 +113,5 @@ def _calibration(job: Job, scores: Reals, labels: Reals) -> Reading:
         if mine.sum() < job.reveal.least_group:
             found.append(None)
         else:
-            found.append([_digits(job, float(x[mine].mean())) for x in (guess, labels)])
+            found.append([digits(job, float(x[mine].mean())) for x in (guess, labels)])
     return found

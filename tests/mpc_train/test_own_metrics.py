@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mpc_train.data import load_table
@@ -53,5 +52,5 @@ def test_each_owner_gets_its_own(tmp_path: Path) -> None:
         }
         metrics = json.loads(found.read_text())
         assert metrics["confusion"] == expected["confusion"]
-        np.testing.assert_allclose(metrics["accuracy"], expected["accuracy"], atol=1e-9)
+        assert metrics["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-9)
         assert record["learnt"][owner] == [f"accuracy@{owner}", f"confusion@{owner}"]
