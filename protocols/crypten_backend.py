@@ -433,7 +433,7 @@ class MaskedTensor(crypten.CrypTensor):
         return source.with_value(signed(functions.divide(one, signed(x), self.fraction_bits)))
 
     def inv_sqrt(self) -> MaskedTensor:
-        """1 / sqrt(x) for 1/4 <= x <= 1024."""
+        """1 / sqrt(x) for 1/4 <= x <= 1024; elsewhere a wrong number, see `functions.rsqrt`."""
         return self._function(functions.rsqrt)
 
     def softmax(self, dim: int = -1) -> MaskedTensor:

@@ -133,6 +133,8 @@ def reciprocal(x: Masked, fraction_bits: int, upper: int = 1024) -> Masked:
 def rsqrt(x: Masked, fraction_bits: int, upper: int = 1024) -> Masked:
     """1 / sqrt(x) for 1/4 <= x <= upper <= 1024; 2 below 1/4.
 
+    Above `upper` the last piece goes on and means nothing. Nobody sees x, so that nobody is told:
+    the bound has to hold by what the caller knows (`inverse_root` serves x of any size).
     Within 2^-11 with at least 18 fraction bits; 2·10^-3 with 14.
     """
     return evaluate("RSQRT", x, fraction_bits, upper)
