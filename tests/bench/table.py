@@ -1,9 +1,12 @@
-"""Reading a large table: seconds, CPU time and memory of the process that reads it.
+"""Reading and sharing a large table: seconds, CPU time and memory of each process.
 
     .venv/bin/python tests/bench/table.py --rows 1000000 --columns 100
+    .venv/bin/python tests/bench/table.py --rows 1000000 --columns 100 --share
 
-writes a table of random numbers, one column in ten a category, as CSV and as Parquet into a
-temporary directory and loads each in a process of its own. The last line is a JSON object.
+The first writes a table of random numbers, one column in ten a category, as CSV and as Parquet into
+a temporary directory and loads each in a process of its own. The second runs a whole job, one epoch
+of logistic regression, in which one owner has all rows but a thousand: two evaluators and a dealer.
+The last line is a JSON object.
 """
 
 import argparse
@@ -96,10 +99,67 @@ def measure(path: Path, rows: int, columns: int) -> dict[str, Any]:
     }
 
 
+JOB = """
+[job]
+name = "large"
+owners = ["large", "small"]
+dealer = "registry"
+recipients = ["small"]
+
+[data]
+features = [{features}]
+label = "label"
+rows = {{ large = {large}, small = {small} }}
+test_fraction = 0.02
+
+[model]
+kind = "logistic"
+
+[train]
+epochs = 1
+batch_size = {batch}
+optimizer = {{ name = "sgd", learning_rate = 4 }}
+"""
+SMALL = 1_000
+
+
+def write_job(folder: Path, rows: int, columns: int) -> Path:
+    """A job over CSV files of standard normal numbers and a label."""
+    generator = np.random.default_rng(12)
+    (folder / "data").mkdir()
+    names = [f"c{number}" for number in range(columns)]
+    for owner, count in (("large", rows - SMALL), ("small", SMALL)):
+        with (folder / "data" / f"{owner}.csv").open("wb") as csv:
+            for at in range(0, count, ROWS_AT_ONCE):
+                size = min(ROWS_AT_ONCE, count - at)
+                cells = generator.normal(0, 1, (size, columns)).clip(-8, 8).round(4)
+                label = (cells.sum(axis=1) > 0).astype(np.int64)
+                frame = polars.DataFrame(cells, schema=names).with_columns(label=label)
+                frame.write_csv(csv, include_header=at == 0)
+    path = folder / "job.toml"
+    features = ", ".join(f'"{name}"' for name in names)
+    batch = min(4096, rows // 4)
+    path.write_text(JOB.format(features=features, large=rows - SMALL, small=SMALL, batch=batch))
+    return path
+
+
+def share(folder: Path, rows: int, columns: int) -> dict[str, Any]:
+    """Run a whole job and return what it says of itself."""
+    path = write_job(folder, rows, columns)
+    command = [sys.executable, str(ROOT / "launch.py"), str(path), "--format", "json"]
+    started = time.perf_counter()
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout
+    record = json.loads(shown.splitlines()[-1])
+    kept = ("steps", "train_seconds", "bytes_sent", "peak_rss_mb")
+    found = {key: record[key] for key in kept}
+    return {"seconds": round(time.perf_counter() - started, 1), **found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--columns", type=int, default=100)
+    parser.add_argument("--share", action="store_true", help="run a job, and not only read")
     parser.add_argument("--only", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only is not None:
@@ -107,6 +167,10 @@ def main() -> None:
         return
     found: dict[str, Any] = {"rows": arguments.rows, "columns": arguments.columns}
     with tempfile.TemporaryDirectory() as name:
+        if arguments.share:
+            found |= share(Path(name), arguments.rows, arguments.columns)
+            print(json.dumps(found))
+            return
         write(Path(name), arguments.rows, arguments.columns)
         for kind in FORMATS:
             command = [sys.executable, __file__, "--only", str(Path(name) / f"table.{kind}")]
