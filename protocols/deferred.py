@@ -73,18 +73,25 @@ class Deferred(Generic[T]):
 
 
 class _Lazy(Deferred[T]):
-    """A value computed from others; nothing is computed that nobody asks for.
+    """A value computed from one other or two; nothing is computed that nobody asks for.
 
     What it is computed from is let go as soon as it is not needed any more: a parameter follows
-    from the one of the step before, for thousands of steps.
+    from the one of the step before, for thousands of steps. A step makes hundreds of these, hence
+    few calls rather than short ones.
     """
 
-    __slots__ = ("_function", "_source")
+    __slots__ = ("_function", "_other", "_source")
 
-    def __init__(self, function: Callable[..., T], source: Deferred[Any]) -> None:
-        super().__init__(source.settle)
+    def __init__(
+        self, function: Callable[..., T], source: Deferred[Any], other: Deferred[Any] | None = None
+    ) -> None:
+        self.settle = source.settle
+        self.ready = False
+        self._value = None
+        self._callbacks = []
         self._function: Callable[..., T] | None = function
         self._source: Deferred[Any] | None = source
+        self._other = other
 
     def then(self, callback: Callable[[T], None]) -> None:
         if self.ready:
@@ -94,7 +101,10 @@ class _Lazy(Deferred[T]):
         source = self._source
         if source is not None:
             self._source = None
-            source.then(self._found)
+            if source.ready:
+                self._found(source._value)
+            else:
+                source.then(self._found)
 
     def get(self) -> T:
         if not self.ready:
@@ -102,28 +112,16 @@ class _Lazy(Deferred[T]):
         return super().get()
 
     def _found(self, value: Any) -> None:
-        """Compute the value from the source's."""
+        """The source is there: compute the value, or wait for the other one."""
         function, self._function = self._function, None
-        assert function is not None
-        self.resolve(function(value))
-
-
-class _Combined(_Lazy[T]):
-    """A value computed from two others."""
-
-    __slots__ = ("_other",)
-
-    def __init__(
-        self, function: Callable[..., T], source: Deferred[Any], other: Deferred[Any]
-    ) -> None:
-        super().__init__(function, source)
-        self._other: Deferred[Any] | None = other
-
-    def _found(self, value: Any) -> None:
         other, self._other = self._other, None
-        function, self._function = self._function, None
-        assert other is not None and function is not None
-        other.then(lambda second: self.resolve(function(value, second)))
+        assert function is not None
+        if other is None:
+            self.resolve(function(value))
+        elif other.ready:
+            self.resolve(function(value, other._value))
+        else:
+            other.then(lambda second: self.resolve(function(value, second)))
 
 
 class Never(Deferred[Any]):
@@ -151,7 +149,7 @@ def combine(function: Callable[[A, B], U], first: Deferred[A], second: Deferred[
     """`function(first, second)`, as soon as both are there."""
     if isinstance(first, Never):
         return first
-    return _Combined(function, first, second)
+    return _Lazy(function, first, second)
 
 
 def _ignore(value: object) -> None:
