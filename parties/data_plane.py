@@ -16,12 +16,14 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from parties.admission import Ticket, make_ticket
 from parties.control_plane import MAX_FRAME_BYTES, Relay
 from parties.errors import TransportError
 from parties.stop import StopFlag
 from parties.zmq_transport import Accepted, Dialled, Part, Transport
 from protocols.channel import MAX_LABEL_BYTES, Buffer
 from protocols.errors import FrameError, PeerLostError, PeerTimeoutError
+from protocols.record import TAG_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,10 @@ INLINE_BYTES = 128 * 1024
 MAX_INBOX_BYTES = 4 << 30
 """Frames of one peer set aside while another one is awaited; beyond this the peer misbehaves."""
 
-_LENGTH = [bytes([n]) for n in range(MAX_LABEL_BYTES + 1)]
+MAX_HEAD_BYTES = MAX_LABEL_BYTES + TAG_BYTES
+"""A label as it travels: sealed once the handshake is done."""
+
+_LENGTH = [bytes([n]) for n in range(MAX_HEAD_BYTES + 1)]
 
 Frame = tuple[bytes, Buffer]
 """Label and payload as they travelled: sealed once the handshake is done."""
@@ -47,7 +52,7 @@ def _pack(label: bytes, payload: Buffer) -> tuple[Buffer, ...]:
 def _unpack(peer: str, parts: Sequence[Part]) -> Frame:
     head = parts[0].buffer if parts else b""
     size = head[0] if len(head) else 0
-    if len(parts) > 2 or not len(head) or size > MAX_LABEL_BYTES or len(head) < 1 + size:
+    if len(parts) > 2 or not len(head) or size > MAX_HEAD_BYTES or len(head) < 1 + size:
         raise FrameError(f"{peer} sent a frame without a well-formed label")
     label = bytes(head[1 : 1 + size])
     if len(parts) == 1:
@@ -109,7 +114,7 @@ class DataPlane:
         self.address: str | None = None
         """What peers are to dial; None if this node does not listen."""
         if listen is not None:
-            self._listening = Accepted(transport, listen, MAX_FRAME_BYTES)
+            self._listening = Accepted(transport, listen, MAX_FRAME_BYTES, by_ticket=True)
             self.address = advertise or self._listening.address
             if "//0.0.0.0:" in self.address or "//[::]:" in self.address:
                 self._listening.close(0)
@@ -124,7 +129,7 @@ class DataPlane:
         relay: tuple[str, bytes] | None,
         timeout_s: float,
     ) -> None:
-        """Connect to every peer of `listens` for the session named by `tag`.
+        """Connect to every peer of `listens` for the session named by `tag`, its id.
 
         `relay` is the coordinator's address and CURVE key. Raises PeerTimeoutError with the
         names that did not connect within `timeout_s`.
@@ -140,8 +145,8 @@ class DataPlane:
             if route.kind == "listen":
                 awaited.add(peer)
             elif route.kind == "dial":
-                key = self._transport.allowed[peer]
-                link = Dialled(self._transport, route.address, key, MAX_FRAME_BYTES)
+                ticket = self._ticket(peer, tag, dialler=self._me, listener=peer)
+                link = Dialled(self._transport, route.address, ticket, MAX_FRAME_BYTES)
                 self._dialled[peer] = link
                 link.send((tag,))
             else:
@@ -153,7 +158,14 @@ class DataPlane:
                 )
             self._relay = Relay(self._transport, *relay)
         if self._listening is not None:
+            self._listening.expect(
+                self._ticket(peer, tag, dialler=peer, listener=self._me) for peer in awaited
+            )
             self._await_dials(self._listening, tag, awaited, deadline)
+
+    def _ticket(self, peer: str, tag: bytes, *, dialler: str, listener: str) -> Ticket:
+        public = self._transport.allowed[peer]
+        return make_ticket(self._transport.secret, public, tag, dialler=dialler, listener=listener)
 
     def _await_dials(
         self, listening: Accepted, tag: bytes, awaited: set[str], deadline: float

@@ -1,10 +1,10 @@
 """The channel that the arithmetic sees: sealed frames over whatever route the transport found.
 
-Guarantees what `protocols.channel.Channel` promises: the label is the additional data of an
-AES-256-GCM record, each direction has its own key and counts its records, so an altered,
-replayed, dropped or reordered frame raises AuthenticationError, after which the direction is
-dead. The coordinator that relays frames can read neither them nor change them; it sees labels
-and lengths, which are public.
+Guarantees what `protocols.channel.Channel` promises. A frame is two AES-256-GCM records: its
+label, and its payload with the label as additional data. Each direction has its own key and counts
+its records, so an altered, replayed, dropped or reordered frame raises AuthenticationError, after
+which the direction is dead. Whoever carries frames, the coordinator too, sees their lengths and
+nothing else.
 """
 
 import contextlib
@@ -15,6 +15,9 @@ from protocols.channel import MAX_LABEL_BYTES, Buffer
 from protocols.errors import AuthenticationError, FrameError, PeerTimeoutError
 from protocols.handshake import Keys
 from protocols.record import TAG_BYTES, RecordOpener, RecordSealer, record_context
+
+HEAD = b"label"
+"""What the record of a label is labelled with."""
 
 
 class RawFrames(Protocol):
@@ -69,9 +72,11 @@ class SecureChannel:
         """Seal and queue one frame. Does not wait for the peer."""
         if len(label) > MAX_LABEL_BYTES:
             raise FrameError(f"a label has {len(label)} bytes, at most {MAX_LABEL_BYTES}")
-        sealed = self._sealers[peer].seal(label, payload)
-        self._frames.send(peer, label, sealed)
-        self.bytes_sent += len(label) + len(sealed)
+        sealer = self._sealers[peer]
+        head = sealer.seal(HEAD, label)
+        sealed = sealer.seal(label, payload)
+        self._frames.send(peer, head, sealed)
+        self.bytes_sent += len(head) + len(sealed)
         self.frames_sent += 1
 
     def receive(self, peer: str, max_bytes: int) -> tuple[bytes, memoryview]:
@@ -81,22 +86,27 @@ class SecureChannel:
         next one that `peer` sealed, PeerTimeoutError, PeerLostError, InterruptedRunError.
         """
         try:
-            label, sealed = self._frames.receive(peer, self._timeout_s)
+            head, sealed = self._frames.receive(peer, self._timeout_s)
         except PeerTimeoutError as error:
             last = self._last_label.get(peer)
             after = f"after frame {describe_label(last)}" if last is not None else "at all"
             raise PeerTimeoutError(f"{error}; nothing came {after}") from error
+        opener = self._openers[peer]
+        try:
+            label = bytes(opener.open(HEAD, head))
+        except AuthenticationError as error:
+            raise AuthenticationError(f"{peer}, the label of a frame: {error}") from error
         length = len(sealed) - TAG_BYTES
         if length > max_bytes:
             raise FrameError(
                 f"{peer} sent {length} bytes as {describe_label(label)}, at most {max_bytes} fit"
             )
         try:
-            payload = self._openers[peer].open(label, sealed)
+            payload = opener.open(label, sealed)
         except AuthenticationError as error:
             raise AuthenticationError(f"{peer}, {describe_label(label)}: {error}") from error
         self._last_label[peer] = label
-        self.bytes_received += len(label) + len(sealed)
+        self.bytes_received += len(head) + len(sealed)
         self.frames_received += 1
         return label, payload
 

@@ -1,10 +1,17 @@
 """ZeroMQ connections: the only module that imports zmq.
 
-Guarantees: every connection is CURVE-encrypted to a key on the allow-list, anything else is
-turned away before a byte of it reaches our parsers; a message is bounded in size; no call waits
-longer than a slice, so that a stop flag, a deadline or a broken connection ends every wait;
-closing never hangs. Leaves to others: what messages mean (`data_plane`, `control_plane`), and
-the end-to-end protection of data frames (`secure_channel`), which does not rely on CURVE.
+Guarantees: whoever connects holds a key of the allow-list, anybody else is turned away before a
+byte reaches our parsers; a message is bounded in size; no call waits longer than a slice, so that
+a stop flag, a deadline or a broken connection ends every wait; closing never hangs. Leaves to
+others: what messages mean (`data_plane`, `control_plane`), and the end-to-end protection of data
+frames (`secure_channel`), which relies on nothing here.
+
+Two kinds of connections:
+
+* To and from the coordinator: CURVE, both ends known by their keys.
+* Between two nodes of a session: a `Ticket`, good for one connection, which only the holders of
+  the pair's CURVE keys can make (`admission`). What travels there is sealed already, by
+  AES-256-GCM under the keys of the signed post-quantum handshake, as TLS records are over TCP.
 
 Sockets are used from the thread that computes, without a thread hop; ZeroMQ's own I/O thread
 does the waiting on the wire and the CURVE work. ZMTP heartbeats are answered by that thread too,
@@ -17,14 +24,16 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hmac import compare_digest
 from typing import Any
 
 import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
+from parties.admission import Ticket
 from parties.errors import PortInUseError, TransportError
 from protocols.channel import Buffer
 from protocols.errors import PeerLostError
@@ -48,6 +57,8 @@ Part = zmq.Frame
 """One received part of a message: `.bytes` copies, `.buffer` does not."""
 
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
+_KEYS = b"keys"
+"""The domain of sockets that admit by CURVE key; every other one admits by ticket."""
 _FAILED = {
     zmq.Event.HANDSHAKE_FAILED_AUTH,
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL,
@@ -71,12 +82,22 @@ class CurveKeys:
         return cls(z85.decode(public), z85.decode(secret))
 
 
+def _admitted(expected: dict[str, str], name: bytes, proof: bytes) -> str | None:
+    """The name, if this is its ticket, which does not serve a second time."""
+    claimed = name.decode("ascii", "replace")
+    if claimed in expected and compare_digest(expected[claimed].encode(), proof):
+        del expected[claimed]
+        return claimed
+    return None
+
+
 class Transport:
     """One ZeroMQ context under one allow-list: all the connections of one process.
 
     `allowed` maps names to CURVE public keys. Listening sockets accept those keys only, and
-    know the name that belongs to each connection; dialling sockets insist on the key of the
-    name they dial. One I/O thread: two only help where one connection saturates a core.
+    know the name that belongs to each connection, or the tickets they expect; dialling sockets
+    insist on the key of the name they dial, or show their ticket. One I/O thread: two only help
+    where one connection saturates a core.
     """
 
     def __init__(self, keys: CurveKeys, allowed: Mapping[str, bytes]) -> None:
@@ -87,6 +108,9 @@ class Transport:
         self.allowed = dict(allowed)
         self.refused = 0
         """Connections turned away because their key is not on the allow-list."""
+        self._expected: dict[bytes, dict[str, str] | None] = {}
+        self._change = threading.Condition()
+        self._closed = False
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 4096)
         gate = self._context.socket(zmq.REP)
@@ -98,29 +122,78 @@ class Transport:
         self._gate.start()
 
     def _admit(self, gate: "zmq.Socket[bytes]") -> None:
-        """Answer ZeroMQ's authentication requests (ZAP 1.0) from the allow-list."""
+        """Answer ZeroMQ's authentication requests (ZAP 1.0)."""
         try:
             while True:
                 request = gate.recv_multipart()
-                name = None
-                if len(request) == 7 and request[0] == b"1.0" and request[5] == b"CURVE":
-                    name = self._names.get(request[6])
-                if name is None:
-                    self.refused += 1
-                    if self.refused.bit_count() == 1:  # 1, 2, 4, 8 …: knocking fills no disk
-                        log.warning(
-                            "%d connections with a key outside the roster were refused",
-                            self.refused,
-                        )
-                    verdict = [b"400", b"not on the allow-list", b"", b""]
-                else:
-                    verdict = [b"200", b"OK", name.encode(), b""]
-                gate.send_multipart([b"1.0", request[1] if len(request) > 1 else b"", *verdict])
+                number = request[1] if len(request) > 1 else b""
+                gate.send_multipart([b"1.0", number, *self._verdict(request)])
         except zmq.ContextTerminated:
             gate.close(0)
 
-    def socket(self, kind: int, *, max_bytes: int, server_key: bytes | None) -> "zmq.Socket[bytes]":
-        """A CURVE socket: a server's if `server_key` is None, else a client of that key."""
+    def _verdict(self, request: Sequence[bytes]) -> list[bytes]:
+        """Status, reason, name, and an empty part. The domain says what a socket demands."""
+        name = None
+        if len(request) > 5 and request[0] == b"1.0":
+            domain, mechanism, credentials = request[2], request[5], request[6:]
+            if domain == _KEYS and mechanism == b"CURVE" and len(credentials) == 1:
+                name = self._names.get(credentials[0])
+            elif domain in self._expected and mechanism == b"PLAIN" and len(credentials) == 2:
+                name = _admitted(self._tickets_of(domain), *credentials)
+        if name is not None:
+            return [b"200", b"OK", name.encode(), b""]
+        self.refused += 1
+        if self.refused.bit_count() == 1:  # 1, 2, 4, 8 …: knocking fills no disk
+            log.warning("%d connections from outside the roster were refused", self.refused)
+        return [b"400", b"not on the allow-list", b"", b""]
+
+    def _tickets_of(self, domain: bytes) -> dict[str, str]:
+        """The proofs that are still to come; waits until `expect` has told them.
+
+        A peer may be in session a moment earlier. ZeroMQ gives up on a connection that waits for
+        longer than a handshake may take, and the other end dials again.
+        """
+        with self._change:
+            self._change.wait_for(lambda: self._closed or self._expected[domain] is not None)
+            return self._expected[domain] or {}
+
+    def expect(self, domain: bytes, tickets: Iterable[Ticket]) -> None:
+        """Let the holders of these tickets in at the socket of `domain`, each once."""
+        with self._change:
+            self._expected[domain] = {ticket.name: ticket.proof for ticket in tickets}
+            self._change.notify_all()
+
+    @property
+    def secret(self) -> bytes:
+        """This node's CURVE key, for its tickets."""
+        return self._keys.secret
+
+    def listening(self, *, max_bytes: int, domain: bytes | None) -> "zmq.Socket[bytes]":
+        """A socket for the keys of the allow-list, or for the tickets expected in `domain`."""
+        socket = self._socket(zmq.ROUTER, max_bytes)
+        socket.router_mandatory = 1
+        socket.zap_domain = domain or _KEYS
+        if domain is None:
+            socket.curve_secretkey = self._keys.secret
+            socket.curve_server = 1
+        else:
+            self._expected[domain] = None
+            socket.plain_server = 1
+        return socket
+
+    def dialling(self, *, max_bytes: int, proof: bytes | Ticket) -> "zmq.Socket[bytes]":
+        """A socket that insists on the CURVE key `proof` of whoever answers, or shows a ticket."""
+        socket = self._socket(zmq.DEALER, max_bytes)
+        if isinstance(proof, Ticket):
+            socket.plain_username = proof.name.encode()
+            socket.plain_password = proof.proof.encode()
+        else:
+            socket.curve_publickey = self._keys.public
+            socket.curve_secretkey = self._keys.secret
+            socket.curve_serverkey = proof
+        return socket
+
+    def _socket(self, kind: int, max_bytes: int) -> "zmq.Socket[bytes]":
         socket = self._context.socket(kind)
         socket.linger = 0
         socket.maxmsgsize = max_bytes
@@ -136,13 +209,6 @@ class Transport:
         socket.handshake_ivl = 10_000
         socket.reconnect_ivl = 100
         socket.reconnect_ivl_max = 2_000
-        socket.curve_publickey = self._keys.public
-        socket.curve_secretkey = self._keys.secret
-        if server_key is None:
-            socket.curve_server = 1
-            socket.zap_domain = b"mpc"
-        else:
-            socket.curve_serverkey = server_key
         return socket
 
     def bind(self, socket: "zmq.Socket[bytes]", address: str) -> str:
@@ -162,6 +228,9 @@ class Transport:
 
     def close(self) -> None:
         """End the context; sockets must be closed before, their linger bounds the wait."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
         self._context.term()
         self._gate.join(timeout=2)
 
@@ -216,10 +285,13 @@ def _receive_parts(socket: "zmq.Socket[bytes]", first: Part) -> list[Part]:
 
 
 class Dialled:
-    """A socket that dialled one listening node, and the state of that connection."""
+    """A socket that dialled one listening node, and the state of that connection.
 
-    def __init__(self, transport: Transport, address: str, server_key: bytes, max_bytes: int):
-        self._socket = transport.socket(zmq.DEALER, max_bytes=max_bytes, server_key=server_key)
+    proof: the CURVE key that the other end must hold, or this end's ticket.
+    """
+
+    def __init__(self, transport: Transport, address: str, proof: bytes | Ticket, max_bytes: int):
+        self._socket = transport.dialling(max_bytes=max_bytes, proof=proof)
         self._watch = _Watch(self._socket)
         self.address = address
         self.connected = False
@@ -272,13 +344,17 @@ class Dialled:
 class Accepted:
     """A listening socket: messages of many nodes, the names behind them, and who broke off.
 
-    A route stands for one connection and is never used again; its name is that of the key with
-    which CURVE authenticated it, whatever the messages say.
+    A route stands for one connection and is never used again; its name is that of the key or the
+    ticket that admitted it, whatever the messages say. by_ticket: only the tickets that `expect`
+    named, each once; else every key of the allow-list.
     """
 
-    def __init__(self, transport: Transport, address: str, max_bytes: int) -> None:
-        self._socket = transport.socket(zmq.ROUTER, max_bytes=max_bytes, server_key=None)
-        self._socket.router_mandatory = 1
+    def __init__(
+        self, transport: Transport, address: str, max_bytes: int, *, by_ticket: bool = False
+    ) -> None:
+        self._transport = transport
+        self._domain = os.urandom(8).hex().encode() if by_ticket else None
+        self._socket = transport.listening(max_bytes=max_bytes, domain=self._domain)
         self.address = transport.bind(self._socket, address)
         self._watch = _Watch(self._socket)
         self.names: dict[bytes, str] = {}
@@ -286,6 +362,12 @@ class Accepted:
         self._closed: set[int] = set()
         self.lost: deque[bytes] = deque()
         """Routes whose connection broke, oldest first."""
+
+    def expect(self, tickets: Iterable[Ticket]) -> None:
+        """Let the holders of these tickets connect, each once; until then they wait."""
+        if self._domain is None:
+            raise ValueError("this socket admits keys, not tickets")
+        self._transport.expect(self._domain, tickets)
 
     def send(self, route: bytes, parts: Sequence[Buffer | Part]) -> bool:
         """Queue one message; False if the queue stayed full for a slice.

@@ -1,0 +1,188 @@
+"""Who gets in at a node's data port, and what the network sees of what travels there."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from parties.admission import Ticket, make_ticket
+from parties.data_plane import DataPlane
+from parties.errors import TransportError
+from parties.secure_channel import SecureChannel
+from parties.stop import StopFlag
+from parties.zmq_transport import Accepted, CurveKeys, Dialled, Transport
+from protocols.handshake import Keys
+
+LISTEN = "tcp://127.0.0.1:*"
+NAMES = ("ann", "bob")
+KEYS = {name: CurveKeys.generate() for name in (*NAMES, "mallory")}
+ALLOWED = {name: KEYS[name].public for name in NAMES}
+SID = bytes(range(32))
+
+
+def ticket(holder: str, other: str, session: bytes = SID, *, dialler: str = "bob") -> Ticket:
+    listener = "ann" if dialler == "bob" else "bob"
+    secret, public = KEYS[holder].secret, KEYS[other].public
+    return make_ticket(secret, public, session, dialler=dialler, listener=listener)
+
+
+def test_both_ends_make_the_same_ticket_and_nobody_else_does() -> None:
+    good = ticket("bob", "ann")
+    assert ticket("ann", "bob") == good and good.name == "bob" and len(good.proof) == 64
+    others = [
+        ticket("mallory", "ann"),
+        ticket("bob", "ann", bytes(32)),
+        ticket("bob", "ann", dialler="ann"),
+    ]
+    assert len({good.proof, *(other.proof for other in others)}) == 4
+    assert good.proof not in repr(good)
+
+
+@pytest.mark.parametrize("public", [bytes(32), b"\1" + bytes(31), bytes(31)])
+def test_what_is_no_key_is_an_error(public: bytes) -> None:
+    with pytest.raises(TransportError, match="bob or ann"):
+        make_ticket(KEYS["bob"].secret, public, SID, dialler="bob", listener="ann")
+
+
+@contextmanager
+def port(*, by_ticket: bool) -> Iterator[tuple[Transport, Accepted]]:
+    """A listening socket of ann's, told to expect bob if it admits by ticket."""
+    transport = Transport(KEYS["ann"], ALLOWED)
+    accepted = Accepted(transport, LISTEN, 1 << 20, by_ticket=by_ticket)
+    if by_ticket:
+        accepted.expect([ticket("ann", "bob")])
+    try:
+        yield transport, accepted
+    finally:
+        accepted.close(0)
+        transport.close()
+
+
+def gets_in(accepted: Accepted, proof: bytes | Ticket, *, keys: str = "bob") -> str | None:
+    """Dial, say a word, and return the name under which it arrives; None if it does not."""
+    transport = Transport(KEYS[keys], ALLOWED)
+    link = Dialled(transport, accepted.address, proof, 1 << 20)
+    link.send((b"word",))
+    deadline = time.monotonic() + 0.7
+    found = None
+    while found is None and time.monotonic() < deadline:
+        message = accepted.receive()
+        found = accepted.names[message[0]] if message is not None else None
+    link.close(0)
+    transport.close()
+    return found
+
+
+def test_a_ticket_admits_once() -> None:
+    with port(by_ticket=True) as (transport, accepted):
+        assert gets_in(accepted, ticket("bob", "ann")) == "bob"
+        assert gets_in(accepted, ticket("bob", "ann")) is None
+        assert transport.refused >= 1
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        ticket("mallory", "ann"),
+        ticket("bob", "ann", bytes(32)),
+        ticket("bob", "ann", dialler="ann"),
+        Ticket("bob", "0"),
+        Ticket("bob", "0" * 64),
+        Ticket("mallory", ticket("bob", "ann").proof),
+    ],
+)
+def test_another_ticket_does_not_admit_nor_use_up_the_right_one(shown: Ticket) -> None:
+    with port(by_ticket=True) as (transport, accepted):
+        assert gets_in(accepted, shown) is None
+        assert transport.refused == 1
+        assert gets_in(accepted, ticket("bob", "ann")) == "bob"
+
+
+def test_a_port_for_tickets_takes_no_keys_and_a_port_for_keys_no_tickets() -> None:
+    with port(by_ticket=True) as (_, accepted):
+        assert gets_in(accepted, KEYS["ann"].public) is None
+    with port(by_ticket=False) as (_, accepted):
+        assert gets_in(accepted, ticket("bob", "ann")) is None
+        assert gets_in(accepted, KEYS["ann"].public, keys="mallory") is None
+        assert gets_in(accepted, KEYS["ann"].public) == "bob"
+
+
+def test_who_dials_early_waits_to_be_expected() -> None:
+    transport = Transport(KEYS["ann"], ALLOWED)
+    accepted = Accepted(transport, LISTEN, 1 << 20, by_ticket=True)
+    threading.Timer(0.3, accepted.expect, [[ticket("ann", "bob")]]).start()
+    assert gets_in(accepted, ticket("bob", "ann")) == "bob"
+    accepted.close(0)
+    transport.close()
+
+
+def test_a_port_closes_while_somebody_waits() -> None:
+    transport = Transport(KEYS["ann"], ALLOWED)
+    accepted = Accepted(transport, LISTEN, 1 << 20, by_ticket=True)
+    assert gets_in(accepted, ticket("bob", "ann")) is None
+    accepted.close(0)
+    begin = time.monotonic()
+    transport.close()
+    assert time.monotonic() - begin < 1
+
+
+class Tap:
+    """A wire between a dialling node and a listening one that keeps all that passes."""
+
+    def __init__(self, address: str) -> None:
+        self.seen = bytearray()
+        host, number = address.removeprefix("tcp://").split(":")
+        self._there = (host, int(number))
+        self._here = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._here.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        near, _ = self._here.accept()
+        far = socket.create_connection(self._there)
+        for a, b in ((near, far), (far, near)):
+            threading.Thread(target=self._pass, args=(a, b), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        while octets := source.recv(1 << 16):
+            self.seen += octets
+            target.sendall(octets)
+        target.close()
+
+
+def test_the_network_sees_neither_labels_nor_payloads() -> None:
+    transports = {name: Transport(KEYS[name], ALLOWED) for name in NAMES}
+    ann = DataPlane(transports["ann"], "ann", StopFlag(), listen=LISTEN)
+    bob = DataPlane(transports["bob"], "bob", StopFlag())
+    assert ann.address is not None
+    tap = Tap(ann.address)
+    opened: list[Callable[[], None]] = [
+        lambda: ann.open(SID, {"ann": ann.address, "bob": None}, None, 5),
+        lambda: bob.open(SID, {"ann": tap.address, "bob": None}, None, 5),
+    ]
+    threads = [threading.Thread(target=call) for call in opened]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    there, back = b"a" * 32, b"b" * 32
+    first = SecureChannel(ann, "ann", SID, {"bob": Keys(there, back, SID, b"x" * 32)}, 5)
+    second = SecureChannel(bob, "bob", SID, {"ann": Keys(back, there, SID, b"x" * 32)}, 5)
+    word = b"a secret that repeats itself. "
+    for number in range(20):
+        first.send("bob", b"step label %d" % number, word * 5000)
+        second.send("ann", b"step label %d" % number, word)
+    for number in range(20):
+        assert second.receive("ann", 1 << 20)[0] == b"step label %d" % number
+        assert first.receive("bob", 1 << 20)[1] == word
+    seen = bytes(tap.seen)
+    assert len(seen) > 20 * 5000 * len(word)
+    assert ticket("bob", "ann").proof.encode() in seen  # the tap taps
+    assert word[:8] not in seen and b"step label" not in seen
+    for plane in (ann, bob):
+        plane.close(0)
+    for transport in transports.values():
+        transport.close()
