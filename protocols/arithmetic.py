@@ -27,6 +27,9 @@ are one sum, which a matrix product makes in one go."""
 HEADROOM_BITS = 62
 """A truncation is exact for −2^62 <= z < 2^62."""
 
+ROUNDING_BITS = 20
+"""Bits below the last place that a truncation opens at most; they decide how it rounds."""
+
 
 def bilinear(name: str, function: Bilinear, x: Masked, y: Masked, shape: Shape) -> Additive:
     """Summands of B(x, y) for a bilinear B that yields `shape`. No communication.
@@ -164,12 +167,17 @@ class Rounded:
 
 
 def round_off(z: Additive, bits: int) -> Rounded:
-    """z / 2^bits, rounded to one of its two neighbours without bias. 1 round, opens 8 bytes.
+    """z / 2^bits, rounded to one of its two neighbours without bias. 1 round.
 
-    z: −2^62 <= z < 2^62 (the caller's interval analysis guarantees it), 1 <= bits <= 62.
-    Corrections: 8 bytes and a packed word of `bits` bits.
+    z: −2^62 <= z < 2^62 (the caller's interval analysis guarantees it), 1 <= bits <= 62. Opens 8
+    bytes, for more than 20 bits a packed word of 84 − bits bits. Corrections: 8 bytes and a packed
+    word of `bits` bits.
 
-    1. Open c = z + r. The dealer's summand of z needs no correction: it goes into r.
+    1. Open c = z + r. The dealer's summand of z needs no correction: it goes into r. Of more than
+       20 bits below the last place, evaluators leave the lowest out of what they send. So c is a
+       multiple of 2^(bits − 20) and the sum of r without its lowest bits and of a number in place
+       of z, less than N · 2^(bits − 20) from it and equal on average; within so much of the ends
+       of the range, z is not exact. The rest goes on with these.
     2. u = r >> bits and m = msb(r) are dealt, m modulo 2^bits. b = 0 and m = 1 is exactly the
        case in which (z + 2^62) + r has wrapped around.
 
@@ -183,7 +191,10 @@ def round_off(z: Additive, bits: int) -> Rounded:
     role.issue("round", prod(z.shape), bits)
     # 1
     mask = role.mask(z.shape)
-    opened = role.open(z.part, mask)
+    low = max(bits - ROUNDING_BITS, 0)
+    # Each evaluator leaves out 2^(low − 1) on average, and so does r'', which has the other sign.
+    lost = (role.evaluators - 1) << (low - 1) if low else 0
+    opened = role.open(z.shift(lost).part if lost else z.part, mask, low=low)
     # 2
     u = m = None
     if role.is_dealer:

@@ -130,7 +130,9 @@ class Dealer(Role):
         missing[count : (count + 7) & ~7] = 0
         return value
 
-    def open(self, part: Deferred[Words], mask: Mask, bits: int = 64) -> Deferred[Words]:
+    def open(
+        self, part: Deferred[Words], mask: Mask, bits: int = 64, low: int = 0
+    ) -> Deferred[Words]:
         mask.spend()
         return self._never
 

@@ -119,9 +119,11 @@ class Evaluator(Role):
             return self._take(count).reshape(shape)
         return self._stream.octets(count).reshape(shape)
 
-    def open(self, part: Deferred[Words], mask: Mask, bits: int = 64) -> Deferred[Words]:
+    def open(
+        self, part: Deferred[Words], mask: Mask, bits: int = 64, low: int = 0
+    ) -> Deferred[Words]:
         mask.spend()
-        opening = WordsOpening(self.flush, mask, bits, self._pending)
+        opening = WordsOpening(self.flush, mask, bits - low, low, self._pending)
         part.then(opening.begin)
         return opening
 

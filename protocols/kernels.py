@@ -143,16 +143,16 @@ def _low_bits(bits):  # type: ignore[no-untyped-def]
     return np.int64((np.uint64(1) << np.uint64(bits)) - np.uint64(1))
 
 
-@_kernel(_WORDS, _WORDS, _INT, _BYTES_OUT)
-def pack_sum(x, y, bits, out):  # type: ignore[no-untyped-def]
-    """out = packed (x + y) mod 2^bits."""
+@_kernel(_WORDS, _WORDS, _INT, _INT, _BYTES_OUT)
+def pack_sum(x, y, low, bits, out):  # type: ignore[no-untyped-def]
+    """out = packed ((x + y) >> low) mod 2^bits."""
     mask = _low_bits(bits)
     room = np.empty(PACKED_BLOCK, np.int64)
     for first in range(0, x.size, PACKED_BLOCK):
         a, b = x[first : first + PACKED_BLOCK], y[first : first + PACKED_BLOCK]
         block = room[: a.size]
         for i in range(a.size):
-            block[i] = (a[i] + b[i]) & mask
+            block[i] = ((a[i] + b[i]) >> low) & mask
         _scatter(block, first, x.size, bits, out)
 
 

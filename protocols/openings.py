@@ -54,13 +54,16 @@ class Opening(Deferred[T], ABC):
 
 
 class WordsOpening(Opening[Words]):
-    """A sum of words modulo 2^bits."""
+    """A sum of words of `bits` bits, which stand above `low` others that are left out."""
 
-    __slots__ = ("_bits",)
+    __slots__ = ("_bits", "_low")
 
-    def __init__(self, settle: Settle, mask: Mask, bits: int, queue: list[Opening[Any]]) -> None:
+    def __init__(
+        self, settle: Settle, mask: Mask, bits: int, low: int, queue: list[Opening[Any]]
+    ) -> None:
         super().__init__(settle, mask, packed_size(mask.array.size, bits), queue)
         self._bits = bits
+        self._low = low
 
     def write(self, out: Octets) -> None:
         self._payload = out
@@ -69,7 +72,7 @@ class WordsOpening(Opening[Words]):
             np.add(self._share, words, out=out.view(np.int64).reshape(words.shape))
         else:
             packed = packed_size(words.size, self._bits)
-            pack_sum(self._share.ravel(), words.ravel(), self._bits, out[:packed])
+            pack_sum(self._share.ravel(), words.ravel(), self._low, self._bits, out[:packed])
             out[packed:] = 0
 
     def add(self, theirs: Octets) -> None:
@@ -83,6 +86,11 @@ class WordsOpening(Opening[Words]):
             unpack_sum(self._payload, theirs, self._bits, self._total)
         else:
             add_unpacked(theirs, self._bits, 1, self._total)
+
+    def finish(self) -> None:
+        if self._low:
+            self._total <<= self._low
+        super().finish()
 
 
 class BitsOpening(Opening[Octets]):

@@ -146,11 +146,15 @@ class Role(ABC):
         """XOR shares of bytes that only the dealer has; at the dealer the value itself."""
 
     @abstractmethod
-    def open(self, part: Deferred[Words], mask: Mask, bits: int = 64) -> Deferred[Words]:
+    def open(
+        self, part: Deferred[Words], mask: Mask, bits: int = 64, low: int = 0
+    ) -> Deferred[Words]:
         """Open sum(part) + mask modulo 2^bits to all evaluators, at the next exchange.
 
-        part: int64 with the mask's shape, one summand an evaluator. Rounds: 1. Bytes: those of a
-        packed array, to each other evaluator. The dealer learns nothing.
+        part: int64 with the mask's shape, one summand an evaluator. low: so many of the lowest
+        bits each evaluator leaves out of what it sends, with bits = 64: what comes is a multiple of
+        2^low, less than the sum by an integer below N · 2^low. Rounds: 1. Bytes: those of a packed
+        array of words of bits − low bits, to each other evaluator. The dealer learns nothing.
         """
 
     @abstractmethod

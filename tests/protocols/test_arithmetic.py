@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.arithmetic import matmul, multiply, remask, select, truncate
+from protocols.arithmetic import ROUNDING_BITS, matmul, multiply, remask, select, truncate
 from protocols.comparison import negative
 from protocols.errors import RangeError
 from protocols.masked import Masked, public
@@ -37,12 +37,14 @@ def values(count: int, seed: int = 0) -> np.ndarray:
 
 
 def checked_truncation(z: np.ndarray, bits: int, evaluators: int, seed: int) -> np.ndarray:
+    """What was added to z rounded down: 0 or 1, of z or a number that is nearly z."""
     out = compute(lambda r: truncate(secret(r, z).shares(), bits), evaluators, seed)
-    up = out - (z >> bits)
-    assert up.min() >= 0 and up.max() <= 1
-    assert not up[z & ((1 << bits) - 1) == 0].any(), "what divides evenly is exact"
-    rounded: np.ndarray = up
-    return rounded
+    nearly = evaluators << (bits - ROUNDING_BITS) if bits > ROUNDING_BITS else 0
+    assert (out >= (z - nearly) >> bits).all() and (out <= ((z + nearly) >> bits) + 1).all()
+    up: np.ndarray = out - (z >> bits)
+    if not nearly:
+        assert not up[z & ((1 << bits) - 1) == 0].any(), "what divides evenly is exact"
+    return up
 
 
 @pytest.mark.parametrize("evaluators", [2, 3, 4, 5])
@@ -58,12 +60,13 @@ def test_truncation_never_wraps_on_ten_million() -> None:
         checked_truncation(values(250_000, seed), bits, 2 + seed % 2, seed)
 
 
-def test_rounding_is_unbiased() -> None:
+@pytest.mark.parametrize(("bits", "evaluators"), [(20, 2), (22, 2), (22, 5), (45, 3)])
+def test_rounding_is_unbiased(bits: int, evaluators: int) -> None:
     """Up with probability of the fraction: within five standard deviations of it."""
     count = 40_000
     for fraction in (1, 2**10, 2**19, 3 * 2**18, 2**20 - 1):
-        z = np.full(count, (5 << 20) + fraction)
-        up = checked_truncation(z, 20, 2, seed=fraction).mean()
+        z = np.full(count, (5 << bits) + (fraction << (bits - 20)))
+        up = checked_truncation(z, bits, evaluators, seed=fraction).mean()
         p = fraction / 2**20
         assert abs(up - p) < 5 * np.sqrt(p * (1 - p) / count) + 1 / count
 

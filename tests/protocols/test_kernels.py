@@ -36,11 +36,12 @@ def test_packed_words(bits: int) -> None:
     for size in (*SIZES, 2 * kernels.PACKED_BLOCK + 3):
         x, y = words(1, size), words(2, size)[::-1].copy()
         packed = np.full(kernels.packed_size(size, bits), 255, np.uint8)
-        kernels.pack_sum(x, y, bits, packed)
-        expected = modulo(x + y, bits)
-        out = words(3, size)
-        kernels.unpack(packed, bits, out)
-        np.testing.assert_array_equal(out, expected)
+        for low in (64 - bits, 0):
+            kernels.pack_sum(x, y, low, bits, packed)
+            expected = modulo((x + y) >> low, bits)
+            out = words(3, size)
+            kernels.unpack(packed, bits, out)
+            np.testing.assert_array_equal(out, expected)
         for sign in (1, -1):
             out = y.copy()
             kernels.add_unpacked(packed, bits, sign, out)

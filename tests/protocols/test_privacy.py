@@ -56,6 +56,10 @@ def first_one_hot(x: Words) -> Words:
     return (np.arange(x.shape[-1]) == x.argmax(-1)[..., None]).astype(np.int64)
 
 
+def assert_near_floor(rounded: Words, x: Words, bits: int) -> None:
+    assert set(np.unique(rounded - (x >> bits))) <= {0, 1}
+
+
 FULL = words_in(-(2**63), 2**63 - 1, 9)
 WIDE = words_in(-(2**62), 2**62, 9)
 
@@ -111,6 +115,11 @@ CASES: dict[str, Case] = {
         equals(lambda x: x @ x.T, lambda x: x.T @ x),
     ),
     "truncate": Case(WIDE, lambda x: [truncate(x.shares(), F)], one_up),
+    "truncate by many bits": Case(
+        words_in(-(2**61), 2**61, 9),
+        lambda x: [truncate(x.shares(), 45)],
+        lambda x, outputs: assert_near_floor(outputs[0], x, 45),
+    ),
     "truncate a product": Case(
         words_in(-(2**30), 2**30, 9),
         lambda x: [truncate(multiply(x, x), F)],
@@ -251,8 +260,8 @@ def test_rounding_follows_the_formula(evaluators: int, corrupted: tuple[int, ...
         if role.index == 0:
             original = role.open
 
-            def spy(part: Any, mask: Mask, bits: int = 64) -> Any:
-                opened = original(part, mask, bits)
+            def spy(part: Any, mask: Mask, bits: int = 64, low: int = 0) -> Any:
+                opened = original(part, mask, bits, low)
                 if bits == 64:
                     seen["c"] = opened.get()
                 return opened

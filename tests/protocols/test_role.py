@@ -41,7 +41,7 @@ def test_packing_keeps_words(bits: int, values: list[int]) -> None:
     if bits == 64:
         out[:] = words.view(np.uint8)
     else:
-        pack_sum(words, np.zeros_like(words), bits, out)
+        pack_sum(words, np.zeros_like(words), 0, bits, out)
     back = unpack_words(out, len(words), bits)
     expected = words if bits == 64 else words & ((1 << bits) - 1)
     np.testing.assert_array_equal(back, expected)

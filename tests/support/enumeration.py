@@ -132,11 +132,13 @@ class InsecureEnumeration(InsecureScript):
                 self.see_words(rest, window)
         return [*shares, value]
 
-    def open(self, offers: list[tuple[Any, Any]], octets: bool, bits: int) -> list[Any]:
+    def open(
+        self, offers: list[tuple[Any, Any]], octets: bool, bits: int, low: int = 0
+    ) -> list[Any]:
         opened: Any = None
         for i in range(self.evaluators):
             part, array = offers[i]
-            message = part ^ array if octets else part + array
+            message = part ^ array if octets else (part + array) >> low << low
             if i not in self.corrupted:
                 if octets:
                     self.see_planes(message)

@@ -172,7 +172,9 @@ class InsecureScript:
         shares[self.honest[-1]] = rest if octets else low_bits(rest, bits)
         return [*shares, value]
 
-    def open(self, offers: list[tuple[Any, Any]], octets: bool, bits: int) -> list[Any]:
+    def open(
+        self, offers: list[tuple[Any, Any]], octets: bool, bits: int, low: int = 0
+    ) -> list[Any]:
         """offers: (summand, mask array) of each evaluator, and of the dealer without a summand."""
         arrays = [array for _, array in offers]
         group = self.group_of(arrays[0])
@@ -184,11 +186,15 @@ class InsecureScript:
                 message = self.draw(self._messages, array.shape, octets, bits)
                 if octets:
                     array[...] = message ^ part
+                elif low:
+                    message = message >> low << low
+                    unseen = low_bits(self.draw(self._coins, array.shape, False), low)
+                    array[...] = message + unseen - part
                 else:
                     high = array - low_bits(array, bits)
                     array[...] = high + low_bits(message - part, bits)
             else:
-                message = part ^ array if octets else low_bits(part + array, bits)
+                message = part ^ array if octets else low_bits(part + array, bits) >> low << low
             if i not in self.corrupted:
                 self.see("opening", message)
             if opened is None:
@@ -311,10 +317,13 @@ class InsecureEvaluator(_Scripted, Evaluator):
         lam: Words | None = self._input
         return lam
 
-    def open(self, part: Deferred[Words], mask: Mask, bits: int = 64) -> Deferred[Words]:
+    def open(
+        self, part: Deferred[Words], mask: Mask, bits: int = 64, low: int = 0
+    ) -> Deferred[Words]:
         mask.spend()
         offer = (part.get(), mask.array)
-        return self.known(self._meet(offer, lambda offers: self.script.open(offers, False, bits)))
+        opened: Any = self._meet(offer, lambda offers: self.script.open(offers, False, bits, low))
+        return self.known(opened)
 
     def open_bits(self, part: Deferred[Octets], mask: Mask) -> Deferred[Octets]:
         mask.spend()
@@ -388,9 +397,11 @@ class InsecureDealer(_Scripted, Dealer):
         self._inputs[owner] += 1
         return lam
 
-    def open(self, part: Deferred[Words], mask: Mask, bits: int = 64) -> Deferred[Words]:
+    def open(
+        self, part: Deferred[Words], mask: Mask, bits: int = 64, low: int = 0
+    ) -> Deferred[Words]:
         mask.spend()
-        self._meet((None, mask.array), lambda offers: self.script.open(offers, False, bits))
+        self._meet((None, mask.array), lambda offers: self.script.open(offers, False, bits, low))
         return self._never
 
     def open_bits(self, part: Deferred[Octets], mask: Mask) -> Deferred[Octets]:
