@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from protocols.arithmetic import remask
 from protocols.crypten_backend import MaskedTensor, attach
 from protocols.masked import MaskedBit
 from protocols.role import Role
-from tests.mpc_train.helpers import replaced, write_job
+from tests.mpc_train.helpers import csv_lines, replaced, write_job
 from tests.support.layers import UNIT, F, opened, part
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, shares_of
@@ -153,3 +154,29 @@ def test_what_a_job_says_of_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ):
         with pytest.raises(JobError, match=message):
             load_job(write_job(tmp_path, text))
+
+
+@pytest.mark.slow
+def test_in_real_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three evaluators agree on what they draw together, over channels that the dealer is not in.
+
+    The training in the clear draws masks of its own, so that only how good it gets is compared.
+    """
+    (tmp_path / "drop_net.py").write_text(NET)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    exported = CliRunner().invoke(app, ["model", "export", "drop_net:net", "--input-shape", "2"])
+    (tmp_path / "model.json").write_text(exported.stdout)
+    text = replaced('kind = "logistic"', 'kind = "logistic"\ngraph = "model.json"')
+    path = write_job(tmp_path, text.replace("epochs = 4", "epochs = 12"))
+    (tmp_path / "data").mkdir()
+    for seed, (owner, rows) in enumerate((("ann", 40), ("bob", 30), ("cleo", 30))):
+        (tmp_path / "data" / f"{owner}.csv").write_text("\n".join(csv_lines(rows, seed)))
+    run = ["run", str(path), "--compare", "--format", "json", "--run-dir", str(tmp_path / "run")]
+    shown = CliRunner().invoke(app, run)
+    assert shown.exit_code == 0, shown.stderr
+    record = json.loads(shown.stdout.splitlines()[-1])
+    assert record["metrics"]["accuracy"] > 0.8
+    assert record["metrics"]["accuracy"] == pytest.approx(
+        record["twin_metrics"]["accuracy"], abs=0.1
+    )
+    assert record["max_weight_difference"] > 0.001
