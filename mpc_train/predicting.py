@@ -25,11 +25,13 @@ from mpc_train.artifact import commit
 from mpc_train.errors import ArtifactError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_problem import JobProblem
+from mpc_train.jobs.job_regression import LOGARITHMIC, family_of
 from mpc_train.opening import MANIFEST_FILE, MODEL_FILE
 from mpc_train.preparation.applied import applied
 from mpc_train.preparation.local import check_cells, local_terms
 from mpc_train.tables.load import stream
 from mpc_train.twin.reference import plain_module
+from mpc_train.twin.reference_regression import means
 
 if TYPE_CHECKING:
     from mpc_train.tables.source import Source
@@ -98,6 +100,8 @@ class Predictor:
         with torch.no_grad():
             outputs = self.module(torch.from_numpy(inputs)).numpy()
         if not self.classes:
+            if job.model.kind in LOGARITHMIC:
+                outputs = means(family_of(job), outputs)
             scale, center = float(job.label.scale), float(job.label.center)
             return [[float(value)] for value in outputs[:, 0] * scale + center]
         if outputs.shape[1] == 1:

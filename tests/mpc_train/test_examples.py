@@ -44,6 +44,14 @@ def test_the_roles_of_the_examples() -> None:
     assert diabetes.model.kind == "linear"
 
 
+def test_the_statistics_are_of_the_same_clinics_and_columns() -> None:
+    plain, regression = (
+        load_job(EXAMPLES / "diabetes" / name) for name in ("job.toml", "statistics.toml")
+    )
+    assert (plain.owners, plain.data) == (regression.owners, regression.data)
+    assert regression.reveal.statistics and plain.recipients == regression.recipients
+
+
 def test_three_machines_fit_the_job() -> None:
     folder = EXAMPLES / "three_machines"
     coordinator = load_coordinator_config(folder / "coordinator.toml")
