@@ -201,6 +201,7 @@ class TrainProgram:
             return job, None
         place = Place(session.me, session.channel, session.sid, min(os.cpu_count() or 1, 4))
         tokens = None if self._table is None else self._table.tokens
+        session.progress(phase="linking", records=sum(job.data.rows.values()))
         with session.channel.patience(patience_s(job)):
             if job.data.join is None:
                 check_duplicates(job, role, place, tokens)

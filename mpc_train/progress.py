@@ -28,6 +28,7 @@ class ProgressView:
         self._task: Any = None
         self._sent: dict[str, int] = {}
         self._steps: dict[str, int] = {}
+        self._linked = False
         self._shared: dict[str, int] = {}
         self._started = self._drawn = 0.0
 
@@ -101,14 +102,18 @@ class ProgressView:
         with self._lock:
             if isinstance(sent, int):
                 self._sent[node] = sent
+            if fields.get("phase") == "linking":
+                self._linking(fields)
+                return
             if fields.get("phase") == "sharing":
                 self._sharing(node, fields)
                 return
             if not self._enabled or not isinstance(step, int) or not isinstance(steps, int):
                 return
-            if self._shared:
-                # What was shared in is no training: its speed counts from here.
+            if self._shared or self._linked:
+                # What was linked and shared in is no training: its speed counts from here.
                 self._shared.clear()
+                self._linked = False
                 self._started = time.monotonic()
             # The dealer runs ahead: the slowest node says how far the run is.
             self._steps[node] = step
@@ -128,6 +133,17 @@ class ProgressView:
             self._bar.update(
                 self._task, description="training", total=steps, completed=step, note=note
             )
+
+    def _linking(self, fields: Mapping[str, Any]) -> None:
+        """Said once: how many records all owners together compare, which takes its time."""
+        records = fields.get("records")
+        if not self._enabled or self._linked or not isinstance(records, int):
+            return
+        self._linked = True
+        if self._bar is None:
+            print(f"comparing {records:,} records", file=sys.stderr, flush=True)
+        else:
+            self._bar.update(self._task, description=f"comparing {records:,} records", total=None)
 
     def _sharing(self, node: str, fields: Mapping[str, Any]) -> None:
         """How many rows are shared in, at the slowest node."""

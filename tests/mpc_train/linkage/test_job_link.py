@@ -11,6 +11,7 @@ from mpc_train.jobs.job import Job, job_from_bytes, load_job
 from mpc_train.jobs.job_link import learnt
 from mpc_train.jobs.rules import Rules, check_rules, disclosed_on_the_way
 from mpc_train.jobs.schedule import split, total_steps
+from mpc_train.progress import ProgressView
 from mpc_train.report import describe
 from mpc_train.tables.source import Source
 from tests.mpc_train.linkage.columns_case import JOB, three_owners, write_job, write_table
@@ -182,3 +183,14 @@ def test_bad_identifiers_are_named(tmp_path: Path, line: int, change, message: s
     assert str(path) in str(caught.value) and "line " in str(caught.value)
     for cell in cells[:2]:
         assert not cell.strip() or cell not in str(caught.value)
+
+
+def test_progress_says_what_takes_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    view = ProgressView()
+    view.event("started", {})
+    for node in ("bank", "insurer"):
+        view.event("progress", {"node": node, "fields": {"phase": "linking", "records": 200000}})
+    view.event("progress", {"node": "bank", "fields": {"step": 4, "steps": 4}})
+    said = capsys.readouterr().err
+    assert said.count("comparing 200,000 records") == 1
+    assert "training 4/4" in said
