@@ -13,6 +13,7 @@ from mpc_train.jobs.node_config import (
     load_node_config,
 )
 from mpc_train.jobs.rules import check_rules
+from mpc_train.local import LocalNode, local_data, node_text
 from tests.mpc_train.helpers import replaced, write_job
 
 PARTY = """
@@ -31,6 +32,7 @@ advertise = "tcp://ann.example.org:7701"
 [data]
 study = "ann.csv"
 other = { file = "sub/other.csv", ignore = ["id"] }
+query = { url = "sqlite:///a.db", query = "select 1", date_formats = { born = "%d.%m.%Y" } }
 
 [rules]
 recipients = ["ann", "office"]
@@ -71,6 +73,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.place.run_dir == tmp_path / "runs"
     assert config.source("study").file == str(tmp_path / "ann.csv")
     assert config.source("other").ignore == ("id",)
+    assert config.source("query").url == f"sqlite:///{tmp_path}/a.db"
+    assert config.source("query").form_of("born") == "%d.%m.%Y"
     assert (config.listen, config.advertise) == (
         "tcp://0.0.0.0:7701",
         "tcp://ann.example.org:7701",
@@ -78,6 +82,27 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert (config.timeouts.join_s, config.timeouts.peer_s) == (30, 120)
     with pytest.raises(DataError, match="no table for the job 'third'"):
         config.source("third")
+
+
+def test_a_local_run_hands_on_how_tables_are_written(tmp_path: Path) -> None:
+    job = load_job(write_job(tmp_path))
+    (tmp_path / "bob.txt").write_text("")
+    (tmp_path / "local.toml").write_text(
+        "[data]\n"
+        'ann = { url = "sqlite:///ann.db", query = "select \\"a b\\" from t" }\n'
+        'bob = { file = "bob.txt", delimiter = ";", header = ["age", "dose", "ill"], quote = "" }\n'
+        'cleo = "bob.txt"\n'
+    )
+    sources = local_data(tmp_path / "job.toml", job)
+    assert sources["ann"].url == f"sqlite:///{tmp_path}/ann.db"
+    node = LocalNode("bob", "party", tmp_path)
+    for owner in job.owners:
+        node = LocalNode(owner, "party", tmp_path)
+        text = node_text(node, tmp_path / "roster", "office", "tcp://127.0.0.1:1", job, sources)
+        assert load_node_config(write(tmp_path, text)).source("study") == sources[owner]
+    (tmp_path / "local.toml").write_text('[data]\nann = { file = "a.parquet", quote = "x" }\n')
+    with pytest.raises(ConfigError, match=r"local\.toml:2: data\.ann\.quote: .* no such option"):
+        local_data(tmp_path / "job.toml", job)
 
 
 def test_a_node_that_cannot_be_dialled_leaves_network_out(tmp_path: Path) -> None:
@@ -105,8 +130,12 @@ def test_a_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ('advertise = "tcp://ann.example.org:7701"\n', "", "network.listen", "advertise"),
         ('listen = "tcp://0.0.0.0:7701"\n', "", "network.advertise", "listen"),
         ('"ann.csv"', '""', "data.study", "data file"),
+        ('"ann.csv"', '"ann.data"', "data.study", "cannot be told from the name"),
+        ('ignore = ["id"]', 'delimiter = "ab"', "data.other.delimiter", "one ASCII character"),
+        ('ignore = ["id"]', 'delimeter = ";"', "delimeter", "unknown key"),
+        ("sqlite:///a.db", "postgresql://a:b@c/d", "data.query.url", "holds a password"),
         ('recipients = ["ann", "office"]\n', "", "rules", "recipients"),
-        ('"auc"]', '"f1"]', "rules.metrics", "Invalid enum value"),
+        ('"auc"]', '"f7"]', "rules.metrics", "Invalid enum value"),
         ("least_parties = 3", "least_parties = 0", "rules.least_parties", "at least 1"),
         ("least_parties = 3", 'jobs = ["12"]', "rules.jobs", "64"),
         ("join_s = 30", "join_s = 0", "timeouts.join_s", "between"),
