@@ -124,6 +124,7 @@ REASONS: dict[str, str] = {
     "interrupted": "it was stopped there by hand",
     "authentication": "a frame or a signature did not verify there",
     "handshake": "two nodes could not agree on keys",
+    "point": "a list of masked records that came to it is malformed",
     "control": "it sent a message that nobody can read",
     "version": "its release is another one than this node's; run the same everywhere",
     "not-in-job": "this node has no part in the job; correct the job, or this node's name",
