@@ -161,8 +161,8 @@ class Rounded:
             return out
 
         v = role.open(self.opened.map(unwrapped), spread, bits)
-        lam = spread.words << np.int64(64 - bits)
-        lam += self.u
+        lam = np.empty(shape, np.int64)
+        kernels.mask_of_lifted(self.u.reshape(-1), spread.words.reshape(-1), bits, lam.reshape(-1))
         return Masked(role, shape, combine(joined, self.opened, v), lam, early=self.early)
 
 

@@ -245,6 +245,13 @@ def lifted(c, v, bits, out):  # type: ignore[no-untyped-def]
         out[i] = low + (v[i] << (64 - bits))
 
 
+@_kernel(_WORDS, _WORDS, _INT, _WORDS_OUT)
+def mask_of_lifted(u, spread, bits, out):  # type: ignore[no-untyped-def]
+    """out = u + 2^(64 − bits)·spread."""
+    for i in range(u.size):
+        out[i] = u[i] + (spread[i] << (64 - bits))
+
+
 @_kernel(_WORDS, _WORDS, _WORDS, _WORDS, _WORDS, _FLAG, _WORDS_OUT)
 def selected(beta, dx, mu, lam, cross, first, out):  # type: ignore[no-untyped-def]
     """out = β·((dx at the first) − lam) + (1 − 2β)·(dx·mu − cross)."""

@@ -74,6 +74,8 @@ def test_rounding(bits: int) -> None:
     np.testing.assert_array_equal(out, np.where(np.array([x >> 63 for x in z]) == 0, m, 0))
     kernels.lifted(c, v, bits, out)
     np.testing.assert_array_equal(out, d + (v << np.int64(64 - bits)))
+    kernels.mask_of_lifted(m, v, bits, out)
+    np.testing.assert_array_equal(out, m + (v << np.int64(64 - bits)))
     u, top = np.empty(50, np.int64), np.empty(50, np.int64)
     kernels.split(c, bits, u, top)
     np.testing.assert_array_equal(u, [int(x) % 2**64 >> bits for x in c])
