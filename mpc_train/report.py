@@ -178,6 +178,9 @@ def _refusals(job: Job) -> list[str]:
             least = reveal.least_group
             what = f"refused: a group has fewer than {least} rows" if least > 1 else "undefined"
             found.append(f"whether a metric is {what}")
+        if reveal.noise is not None:
+            epsilon = reveal.noise.epsilon
+            found.append(f"metrics with noise that nobody knows: ε = {epsilon} for a held-out row")
         if reveal.decimals is not None:
             found.append(f"metrics are rounded over shares to {reveal.decimals} decimals")
     return found

@@ -21,6 +21,7 @@ from mpc_train.evaluation.figures import (
     released,
     sums,
 )
+from mpc_train.evaluation.noise import noisy
 from mpc_train.evaluation.ranking import area, binned
 from mpc_train.jobs.reading import Reading
 from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
@@ -178,13 +179,17 @@ def _by_classes(guess: MaskedBit, y: Masked) -> Masked:
 
 
 def evaluated(
-    job: Job, metrics: Sequence[str], outputs: MaskedTensor, labels: MaskedTensor
+    job: Job,
+    metrics: Sequence[str],
+    outputs: MaskedTensor,
+    labels: MaskedTensor,
+    noise: bool = False,
 ) -> dict[str, tuple[Form, Masked]]:
-    """For each metric its form and the words to be revealed."""
+    """For each metric its form and the words to be revealed. noise: where the job has any."""
     evaluation, found = Evaluation(job, outputs, labels), {}
     for name in metrics:
-        form = form_of(job, name, labels.shape[0])
-        found[name] = form, released(job, form, evaluation.figure(name))
+        form, figure = form_of(job, name, labels.shape[0]), evaluation.figure(name)
+        found[name] = form, released(job, form, noisy(job, name, figure) if noise else figure)
     return found
 
 
@@ -198,7 +203,7 @@ def revealed(
 ) -> dict[str, Reading]:
     """The metrics, as all evaluators learn them; empty at the dealer."""
     found = {}
-    for name, (form, value) in evaluated(job, metrics, outputs, labels).items():
+    for name, (form, value) in evaluated(job, metrics, outputs, labels, True).items():
         words = gate.to_everybody(name, step, value)
         if words is not None:
             found[name] = read(job, form, words)

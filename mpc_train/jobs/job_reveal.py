@@ -1,5 +1,6 @@
 """`[reveal]` of a job: what becomes known besides the sealed model, to whom, and how exactly."""
 
+from decimal import Decimal
 from typing import Literal
 
 from mpc_train.jobs.job_train import Strict
@@ -31,6 +32,13 @@ METRICS: dict[str, tuple[str, ...]] = {
 means over the classes ("macro")."""
 
 
+class Noise(Strict, frozen=True):
+    """Discrete Laplace noise on the counts of `metrics`: each of them is ε-differentially private
+    for one held-out row, also to all evaluators but one together."""
+
+    epsilon: Decimal
+
+
 class Reveal(Strict, frozen=True):
     """`[reveal]`: the metrics that everybody learns; the model goes to the recipients only."""
 
@@ -46,6 +54,8 @@ class Reveal(Strict, frozen=True):
     decimals: int | None = None
     """Metrics are rounded to so many decimals over shares, before anybody sees them. Counts of the
     confusion matrix stay whole."""
+    noise: Noise | None = None
+    """For accuracy and confusion: their counts are revealed with noise that nobody knows."""
     folds: int = 0
     """So many trainings more, each without one fold of the training rows. Of each metric that is
     one number the mean over folds is revealed as well (`cv_accuracy`), nothing of a single fold."""

@@ -1,8 +1,9 @@
 """What `[reveal]` must satisfy beyond the types of its fields."""
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from mpc_train.jobs.job_problem import JobProblem, no_duplicates
+from mpc_train.jobs.job_problem import JobProblem, no_duplicates, number
 from mpc_train.jobs.job_reveal import METRICS
 from mpc_train.jobs.schedule import fold_jobs, held_out_of, is_newton, split_sizes
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 MOST_DECIMALS = 4
 MOST_BINS = 50
 MOST_FOLDS = 20
+COUNTS = ("accuracy", "confusion")
+"""Metrics that can have noise."""
 
 
 def check_reveal(job: "Job") -> None:
@@ -30,6 +33,8 @@ def check_reveal(job: "Job") -> None:
         raise JobProblem("data.fold", "is filled in during a run; remove it")
     if reveal.folds:
         _check_folds(job)
+    if reveal.noise is not None:
+        _check_noise(job)
     every = reveal.training_loss_every
     if every < 0:
         raise JobProblem("reveal.training_loss_every", "at least 0; 0 reveals none")
@@ -96,3 +101,18 @@ def _check_folds(job: "Job") -> None:
             raise JobProblem(key, f"a fold has fewer than {reveal.least_test_rows} rows")
         if not is_newton(job) and training < job.train.batch_size:
             raise JobProblem(key, f"without a fold {training} rows are left, less than a batch")
+
+
+def _check_noise(job: "Job") -> None:
+    reveal, key = job.reveal, "reveal.noise"
+    if reveal.noise is None:
+        return
+    if not Decimal("0.01") <= number(f"{key}.epsilon", reveal.noise.epsilon) <= 100:
+        raise JobProblem(f"{key}.epsilon", "between 0.01 and 100")
+    others = [name for name in reveal.metrics if name not in COUNTS]
+    if others or reveal.folds:
+        raise JobProblem(
+            key,
+            f"is for {' and '.join(COUNTS)}, whose counts one row changes by a known number; "
+            f"take out {', '.join(others) or 'reveal.folds'}",
+        )

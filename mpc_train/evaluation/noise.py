@@ -1,0 +1,80 @@
+"""Noise on counts that are revealed, drawn so that nobody knows it in full.
+
+Every evaluator draws discrete Laplace noise of its own, for the whole guarantee, and shares it in.
+What is revealed is the count with all of it: to whoever knows the noise of all evaluators but one
+it is still differentially private, with the job's ε for each metric, for one held-out row more,
+less or other. It says nothing of training rows, which are in the model.
+
+One row changes the number of rows that are called rightly by 1, and two cells of a confusion matrix
+by 1 each.
+"""
+
+from __future__ import annotations
+
+import secrets
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpc_train.evaluation.figures import Figure
+from protocols.inputs import from_evaluator
+from protocols.role import Role, Words
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+SENSITIVITY = {"accuracy": 1, "confusion": 2}
+"""Of the metrics that are counts, and can have noise."""
+
+
+def noisy(job: Job, metric: str, figure: Figure) -> Figure:
+    """The figure with every evaluator's noise; groups are tested with it too. Rounds: as an input.
+
+    Standard deviation of a count, for N evaluators: about sqrt(2 N) · sensitivity / ε.
+    """
+    if job.reveal.noise is None:
+        return figure
+    scale = SENSITIVITY[metric] / Fraction(job.reveal.noise.epsilon)
+    values, role = figure.values, figure.values.role
+    for evaluator in range(role.evaluators):
+        mine = _drawn(role, evaluator, values.shape, scale, job.fraction_bits)
+        values = values + from_evaluator(role, evaluator, values.shape, mine)
+    return Figure(values, None if figure.groups is None else values)
+
+
+def _drawn(
+    role: Role, evaluator: int, shape: tuple[int, ...], scale: Fraction, fraction_bits: int
+) -> Words | None:
+    if role.index != evaluator:
+        return None
+    count = int(np.prod(shape))
+    drawn = [discrete_laplace(scale) << fraction_bits for _ in range(count)]
+    return np.array(drawn, np.int64).reshape(shape)
+
+
+def discrete_laplace(scale: Fraction) -> int:
+    """k with probability proportional to exp(-|k| / scale), exactly, from the system's randomness.
+
+    Canonne, Kamath, Steinke: The Discrete Gaussian for Differential Privacy (NeurIPS 2020).
+    """
+    top, bottom = scale.numerator, scale.denominator
+    while True:
+        low = secrets.randbelow(top)
+        if not _happens(Fraction(low, top)):
+            continue
+        high = 0
+        while _happens(Fraction(1)):
+            high += 1
+        size = (low + top * high) // bottom
+        negative = secrets.randbelow(2)
+        if not (negative and size == 0):
+            return -size if negative else size
+
+
+def _happens(power: Fraction) -> bool:
+    """True with probability exp(-power), for 0 <= power <= 1."""
+    k = 1
+    while secrets.randbelow(k * power.denominator) < power.numerator:
+        k += 1
+    return k % 2 == 1
