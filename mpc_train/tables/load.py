@@ -57,7 +57,7 @@ def load(
     with open_table(source) as table:
         _check_names(table, label, schema, source, (*names, *identifiers))
         filling = _Filling(label, table.place, len(names), rows)
-        report = reporting(table, progress)
+        report = reporting(table, progress, rows)
         for chunk in table.chunks((*names, *identifiers)):
             filling.begin(chunk.places)
             for index, name in enumerate(names):
@@ -262,16 +262,22 @@ def _check_duplicates(table: TypedTable, label: str) -> None:
             )
 
 
-def reporting(table: Table, progress: Report | None) -> Callable[[int], None]:
-    """Takes how much is done, and tells `progress` with the time that is left."""
+def reporting(
+    table: Table, progress: Report | None, rows: int | None = None
+) -> Callable[[int], None]:
+    """Takes how much is done, and tells `progress` with the time that is left.
+
+    rows: how many are expected, for tables that do not know how many they have.
+    """
     started = time.monotonic()
+    total = rows if table.total is None and table.unit == "rows" else table.total
 
     def report(done: int) -> None:
         if progress is None:
             return
         left = None
-        if table.total and done:
-            left = (time.monotonic() - started) * max(table.total - done, 0) / done
-        progress(Progress(done, table.total, table.unit, left))
+        if total and done:
+            left = (time.monotonic() - started) * max(total - done, 0) / done
+        progress(Progress(done, total, table.unit, left))
 
     return report

@@ -1,6 +1,9 @@
 """A PostgreSQL server of the tests' own, on a socket in a temporary directory and on TCP."""
 
+import contextlib
+import grp
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -52,6 +55,14 @@ def _binaries() -> Path | None:
     return next((path for path in candidates if (path / "postgres").exists()), None)
 
 
+def _somebody() -> dict[str, str]:
+    for user in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(user)
+            return {"user": user, "group": grp.getgrgid(entry.pw_gid).gr_name}
+    pytest.skip("nobody but root is here to run a PostgreSQL server")
+
+
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     binaries = _binaries()
@@ -59,7 +70,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("no PostgreSQL server is installed (initdb, postgres and psql)")
     pytest.importorskip("psycopg")
     # The server refuses to run as root, and an ordinary user has to reach its directory.
-    as_user = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
+    as_user = _somebody() if os.geteuid() == 0 else {}
     folder = Path(tempfile.mkdtemp())
     if as_user:
         shutil.chown(folder, **as_user)
