@@ -120,7 +120,9 @@ class MaskedTensor(crypten.CrypTensor):
 
     # What CrypTen keeps for autograd. Most tensors that `with_value` makes take no part in it.
     requires_grad = False
-    grad = grad_fn = ctx = None
+    grad: Any = None
+    grad_fn: Any = None
+    ctx: Any = None
     grad_expected = grad_received = 0
     children: Sequence[Any] = ()
 
