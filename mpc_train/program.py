@@ -207,6 +207,8 @@ class TrainProgram:
                 check_duplicates(job, role, place, tokens)
                 return job, None
             linked = link(job, role, place, tokens)
+        if self._table is not None:
+            self._table = replace(self._table, tokens=None)
         job = job.resolved(linked.rows)
         # Whoever derives another schedule than the others is told so at the next frame.
         role.issue("joined", linked.rows, *public_constants(job))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from mpc_train.data import load_table
 from mpc_train.jobs.job import Job, load_job
 from mpc_train.jobs.schedule import split
 from mpc_train.local import local_data
+from mpc_train.twin import reference_join
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "examples" / "credit_columns"
@@ -77,6 +79,27 @@ def fitted(frame: polars.DataFrame, training: np.ndarray) -> tuple[Any, np.ndarr
     model = LogisticRegression(C=1e10, tol=1e-10, max_iter=1000)
     model.fit(inputs[training], labels[training])
     return model, model.decision_function(inputs), labels
+
+
+def test_the_script_writes_what_the_job_expects(tmp_path: Path) -> None:
+    """Files of two spellings, 1,500 people in both, the same from run to run."""
+    for name in ("job.toml", "schema.toml", "make_data.py", "local.toml"):
+        shutil.copy(EXAMPLE / name, tmp_path / name)
+    runpy.run_path(str(tmp_path / "make_data.py"), run_name="__main__")
+    job = load_job(tmp_path / "job.toml")
+    sources = local_data(tmp_path / "job.toml", job)
+    tables = [load_table(source, job, owner) for owner, source in sources.items()]
+    _, table = reference_join.joined(job, tables)
+    assert table.rows == COMMON and 0.1 < table.labels.mean() < 0.6
+    assert 0 < (1 - table.present).mean() < 0.2
+    first = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    runpy.run_path(str(tmp_path / "make_data.py"), run_name="__main__")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == first
+    names = [
+        {line.split(sign)[0] for line in first[f"{owner}.csv"].decode(code).splitlines()[1:]}
+        for owner, sign, code in (("bank", ",", "utf-8"), ("insurer", ";", "latin-1"))
+    ]
+    assert not names[0] & names[1]
 
 
 @pytest.mark.slow
