@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from mpc_train.report import describe
 from mpc_train.tables.source import Source
 from mpc_train.twin.reference import pooled_inputs
 from mpc_train.twin.reference_regression import PlainFit, pooled_fit
+from tests.mpc_train.test_artifact import Run
+from tests.mpc_train.test_artifact import opened as opened_by
 
 LABELS = {
     "linear": '{ name = "y", center = 1, scale = 2 }',
@@ -252,6 +255,23 @@ def test_the_table_from_what_is_sealed(tmp_path: Path) -> None:
     plain = results(job, {name: opened(job)[name] for name in ("weight", "bias", CHANGE)})
     assert plain.rows[2].coefficient == 2 and plain.rows[2].std_error is None and plain.converged
     assert "std error" not in plain.lines()[0]
+
+
+def test_a_recipient_opens_the_table_with_the_model(tmp_path: Path) -> None:
+    job = checked(tmp_path, job_text("poisson"))
+    run = Run(job)
+    model = opened_by(run.envelopes("cleo"), "cleo")
+    bits = regression_bits(job)
+    for name, value in run.weights.items():
+        exact = np.ldexp(value, 20 - bits.get(name, 20))
+        assert np.abs(model.weights[name] - exact).max() <= 2.0**-21
+    table = model.results
+    assert table is not None and [row.name for row in table.rows][-1] == "(intercept)"
+    assert model.files["coefficients.csv"] == table.to_csv()
+    assert json.loads(json.dumps(asdict(table)))["statistic"] == "z"
+    # The manifest may be shown to others: nothing of the table stands there.
+    manifest = json.loads(model.files["manifest.json"])
+    assert set(manifest["tensors"]) == {"weight", "bias"}
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 7, 40, 1000, 10**6])
