@@ -58,7 +58,7 @@ def job_in(folder: Path, text: str = JOB) -> Path:
 
 
 @given(st.lists(st.integers(0, 30), min_size=60, max_size=200), st.integers(0, 2**62))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_no_group_lies_across_two_parts(numbers: list[int], seed: int) -> None:
     groups = [f"g{number}" for number in [*numbers, *range(100, 140)]]
     held_out, checked = len(groups) // 4, len(groups) // 10

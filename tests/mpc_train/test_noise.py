@@ -18,7 +18,7 @@ from tests.mpc_train.test_metrics import drawn, over_shares
 
 @pytest.mark.parametrize("scale", [Fraction(1, 2), Fraction(1), Fraction(10, 3)])
 def test_the_distribution_is_discrete_laplace(scale: Fraction) -> None:
-    count, reach = 20_000, 12
+    count, reach = 6_000, 12
     found = Counter(discrete_laplace(scale) for _ in range(count))
     ratio = float(np.exp(-1 / float(scale)))
     mass = np.array([(1 - ratio) / (1 + ratio) * ratio ** abs(k) for k in range(-reach, reach + 1)])

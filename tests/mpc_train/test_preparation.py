@@ -87,6 +87,15 @@ def test_shares_find_what_the_twin_finds(tmp_path: Path, evaluators: int) -> Non
     np.testing.assert_allclose(inputs, applied(job.pipeline, whole, found), atol=2**-15)
 
 
+def test_blocks_of_rows_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for rounding, which draws from other masks."""
+    job = prepared_job(tmp_path)
+    _, whole = over_shares(job)
+    monkeypatch.setattr("mpc_train.preparation.combined.BLOCK", 700)
+    _, parts = over_shares(job)
+    np.testing.assert_allclose(parts, whole, atol=2**-13, rtol=2**-13)
+
+
 def test_the_twin_is_scikit_learn(tmp_path: Path) -> None:
     job = prepared_job(tmp_path)
     training, _ = split(job)
