@@ -26,7 +26,7 @@ from mpc_train.evaluation.ranking import area, binned
 from mpc_train.jobs.reading import Reading
 from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
 from protocols.arithmetic import multiply, remask, select, truncate
-from protocols.comparison import argmax, negative
+from protocols.comparison import argmax, below, negative
 from protocols.crypten_backend import MaskedTensor
 from protocols.functions import divide, sigmoid
 from protocols.masked import Additive, Masked, MaskedBit, concatenate
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
     from mpc_train.jobs.job import Job
     from protocols.reveal import RevealGate
+
+LEAST_SPREAD_BITS = 9
+"""R² divides by a spread of at least 2^-9, as `protocols.functions.divide` does."""
 
 
 class Evaluation:
@@ -66,7 +69,10 @@ class Evaluation:
         return self._mean((error.shares() - select(negative(error), error).scale(2)).sum())
 
     def _r2(self) -> Figure:
-        """1 less the squared error over the squared deviation from the mean label."""
+        """1 less the squared error over the squared deviation from the mean label.
+
+        Refused where labels do not vary: by less than `divide` can tell from nothing.
+        """
         mean = mean_of(self._y.sum(), self._rows)
         scale = (self._rows - 1).bit_length()
         error, spread = (
@@ -74,7 +80,9 @@ class Evaluation:
             for x in (self._z - self._y, self._y - mean)
         )
         share = divide(error, spread, self._f)
-        return Figure((-share).shift(1 << self._f))
+        varies = below(spread, (1 << (self._f - LEAST_SPREAD_BITS),)).negate()
+        least = self._job.reveal.least_group << self._f
+        return Figure((-share).shift(1 << self._f), remask(varies.shares().scale(least)))
 
     def _squares(self, x: Masked) -> Masked:
         """At scale 2^f; each square is truncated first, so that any number of rows fits."""

@@ -22,6 +22,8 @@ def twin_metric(name: str, job: Job, outputs: Reals, labels: Reals) -> Reading:
         return _auc(job, outputs[:, 0], labels)
     if name in ("confusion", "precision", "recall", "f1"):
         return _by_class(name, job, outputs, labels)
+    if name == "r2" and not labels.std():
+        return None
     return digits(job, PLAIN[name](job, outputs, labels))
 
 
