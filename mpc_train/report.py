@@ -144,7 +144,7 @@ def _linkage(job: Job) -> list[str]:
     return [
         f"different columns, {brought}",
         f"joined by {' and '.join(keys)}",
-        f"to {rows} rows; of {job.rows}",
+        f"{rows} rows come of it; of {job.rows}",
     ]
 
 
