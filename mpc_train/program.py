@@ -18,6 +18,7 @@ import os
 import resource
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -57,7 +58,7 @@ from mpc_train.training.balance import balanced
 from mpc_train.training.trainer import Training, make_trainer, train
 from mpc_train.training.warm_start import PUBLIC, flat, load_start, started_with
 from mpc_train.training.watch import Watch, disclosures
-from protocols import crypten_functions
+from protocols import crypten_functions, ring
 from protocols.crypten_backend import MaskedTensor, Source, attach, detach
 from protocols.dealer import Dealer
 from protocols.evaluator import Evaluator
@@ -383,6 +384,7 @@ def public_constants(job: Job) -> bytes:
 
 def make_role(session: Session) -> Role:
     """This node's role in the arithmetic, with streams keyed from the session's handshakes."""
+    ring.calibrate(time.perf_counter)
     names, dealer = session.roles.evaluators, session.roles.dealer
     if session.is_dealer:
         streams = [Stream(session.export(name, STREAM_LABEL)) for name in names]

@@ -62,6 +62,12 @@ def grant() -> bool:
     return bool(answer == 0)
 
 
+def warm() -> None:
+    """Compile what is here, if this processor can run it."""
+    if grant():
+        _kernels()
+
+
 def sum_of_products(pairs: Sequence[tuple[Words, Words]], negative: bool = False) -> Words:
     """Σ x @ y modulo 2^64 over pairs of int64[m, k] and int64[k, n], or its negative; a new array.
 

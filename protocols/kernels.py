@@ -463,7 +463,7 @@ def thin_product_transposed(x, y, out):  # type: ignore[no-untyped-def]
 def warm() -> None:
     """Compile everything that is not in the cache yet: these kernels, whose import has done it,
     and the products by tiles, where the processor has them."""
-    import_module("protocols.ring").tile_gain()
+    import_module("protocols.amx").warm()
 
 
 if __name__ == "__main__":

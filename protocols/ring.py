@@ -1,14 +1,12 @@
 """Kernels of the ring Z_2^64: int64 arrays with wrap-around.
 
 Matrix products go one of three ways, all exact modulo 2^64: by 8-bit limbs through the
-processor's tile unit where it has one and a short measurement shows that it pays; through torch,
+processor's tile unit where it has one and `calibrate` found that it pays; through torch,
 whose int64 kernel is vectorised (about 11 G multiply-adds a second and core; NumPy's is not); and
 where one side is thin, through a loop that reads the other matrix once.
 """
 
-from collections.abc import Sequence
-from functools import cache
-from time import perf_counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -22,6 +20,8 @@ THIN = 12
 """Products with a side of at most this length are bound by memory rather than by arithmetic."""
 LEAST_TILED = 1 << 15
 """Multiply-adds below which rewriting the operands as tiles costs more than it saves."""
+
+_tile_gain = 0.0
 
 
 def matmul(x: Words, y: Words) -> Words:
@@ -59,24 +59,28 @@ def _tiles_pay(m: int, n: int, k: int) -> bool:
     if work < LEAST_TILED:
         return False
     padded = (-m % 32 + m) * (-n % 32 + n) * (-k % 64 + k)
-    return padded <= 1.25 * tile_gain() * work
+    return padded <= 1.25 * _tile_gain * work
 
 
-@cache
-def tile_gain() -> float:
-    """How much faster the tile unit multiplies, measured once in a process (about 2 ms); 0 where
-    there is none. Both ways give the same words, so nodes need not agree on it."""
-    if not amx.grant():
-        return 0.0
-    x = np.arange(128 * 256).reshape(128, 256)
-    seconds = []
-    for product in (_product, lambda x, y: amx.sum_of_products([(x, y)])):
-        product(x, x.T)
-        begin = perf_counter()
-        for _ in range(3):
+def calibrate(clock: Callable[[], float]) -> float:
+    """Measure how much faster the tile unit multiplies, and go by it from now on.
+
+    Returns the ratio, 0 where there is no such unit; before the first call it is not used. Takes
+    about 2 ms. Both ways give the same words, so nodes need not agree on it.
+    """
+    global _tile_gain  # noqa: PLW0603  what this processor is good at
+    _tile_gain = 0.0
+    if amx.grant():
+        x = np.arange(128 * 256).reshape(128, 256)
+        seconds = []
+        for product in (_product, lambda x, y: amx.sum_of_products([(x, y)])):
             product(x, x.T)
-        seconds.append(perf_counter() - begin)
-    return seconds[0] / seconds[1]
+            begin = clock()
+            for _ in range(3):
+                product(x, x.T)
+            seconds.append(clock() - begin)
+        _tile_gain = seconds[0] / seconds[1]
+    return _tile_gain
 
 
 def _thin(x: Words, y: Words) -> Words:

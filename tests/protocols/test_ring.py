@@ -1,6 +1,7 @@
 """Matrix products modulo 2^64 against NumPy's integers, by every way that this machine has."""
 
 from itertools import product
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -60,6 +61,7 @@ def test_products_of_any_shape(
     sizes: tuple[int, int, int], kinds: tuple[str, str], seed: int
 ) -> None:
     m, k, n = sizes
+    ring.calibrate(perf_counter)
     rng = np.random.default_rng(seed)
     x, y = drawn(rng, m, k), drawn(rng, k, n)
     expected = np.einsum("ik,kj->ij", x, y)
@@ -67,6 +69,20 @@ def test_products_of_any_shape(
     assert np.array_equal(ring.matmul(a, b), expected)
     found = ring.sum_of_products([(a, b), (a, b)], True)
     assert np.array_equal(found, -2 * expected)
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 1e9])
+def test_the_way_is_chosen_by_measurement(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock by which the second way took shorter or longer than the first."""
+    monkeypatch.setattr(ring, "_tile_gain", 0.0)
+    ticks = iter([0.0, 1.0, 1.0, 1.0 + seconds])
+    gain = ring.calibrate(lambda: next(ticks))
+    assert gain == (pytest.approx(1 / seconds, rel=0.2) if amx.grant() else 0)
+    calls = []
+    monkeypatch.setattr(amx, "sum_of_products", lambda pairs, negative: calls.append(pairs))
+    ring.matmul(np.ones((128, 128), np.int64), np.ones((128, 128), np.int64))
+    ring.matmul(np.ones((16, 16), np.int64), np.ones((16, 16), np.int64))
+    assert len(calls) == (1 if gain > 1 else 0)
 
 
 @needs_tiles
@@ -113,7 +129,7 @@ def test_tiles_in_pieces() -> None:
 
 def test_without_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """What other machines run: torch's product and the thin loops."""
-    monkeypatch.setattr(ring, "tile_gain", lambda: 0.0)
+    monkeypatch.setattr(ring, "_tile_gain", 0.0)
     rng = np.random.default_rng(5)
     for m, k, n in ((40, 90, 50), (3, 90, 50), (40, 90, 2), (1, 1, 1)):
         x, y = drawn(rng, m, k), drawn(rng, k, n)
