@@ -20,6 +20,7 @@ from protocols.inputs import from_dealer
 from protocols.masked import Masked
 from protocols.reveal import Output, RevealGate
 from protocols.role import Role
+from protocols.scaling import extremes, floor_quotient, inverse_deviation
 from protocols.shuffle import pick, shuffle
 from tests.support.layer_programs import LAYERS, SECRET_DROPOUT, LayerProgram, run_layer
 from tests.support.lockstep import LockstepLoopback, run_lockstep
@@ -125,6 +126,9 @@ TRAFFIC: dict[str, Callable[[Masked], Any]] = {
     "exp": lambda x: opened(functions.exp(fixed(x), F)),
     "softmax": lambda x: opened(functions.softmax(fixed(x), F)),
     "divide": lambda x: opened(functions.divide(x, x, F)),
+    "inverse deviation": lambda x: opened(inverse_deviation(x, F)),
+    "extremes": lambda x: opened(*extremes(x, x)),
+    "floor": lambda x: opened(floor_quotient(x.shares(), F)),
     "shuffle": lambda x: opened(shuffled(x)),
     "reveal": reveal,
     "training": training,
