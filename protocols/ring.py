@@ -68,7 +68,7 @@ def calibrate(clock: Callable[[], float]) -> float:
     Returns the ratio, 0 where there is no such unit; before the first call it is not used. Takes
     about 2 ms. Both ways give the same words, so nodes need not agree on it.
     """
-    global _tile_gain  # noqa: PLW0603  what this processor is good at
+    global _tile_gain
     _tile_gain = 0.0
     if amx.grant():
         x = np.arange(128 * 256).reshape(128, 256)
