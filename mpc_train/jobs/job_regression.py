@@ -16,7 +16,6 @@ Everything here is public and rational arithmetic.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
@@ -28,7 +27,6 @@ from mpc_train.jobs.schedule import is_newton, split_sizes, total_steps
 from mpc_train.regression.family import Family, FamilyName
 from mpc_train.regression.scales import (
     COEFFICIENT_BITS,
-    LASSO_EIGENVALUE,
     SCALE_BITS,
     Bounds,
     Scales,
@@ -139,7 +137,8 @@ def bounds_of(job: Job) -> Bounds:
     if family.logarithmic and limits is not None:
         label = Fraction(limits[1]) / Fraction(job.label.scale)
     predictor = Fraction(job.fixed_point.activation_limit)
-    bounds = Bounds(
+    sparse = settings.l1 > 0
+    return Bounds(
         columns=job.widths[0] + 1,
         rows=split_sizes(job)[0],
         inputs=Fraction(job.data.limit),
@@ -148,15 +147,13 @@ def bounds_of(job: Job) -> Bounds:
         coefficient=predictor,
         ridge=Fraction(settings.l2),
         varying=family.weights_vary,
+        sparse=sparse,
+        growth=LASSO_GROWTH if sparse and family.name == "poisson" else 0,
     )
-    growing = bool(settings.l1) and family.name == "poisson"
-    return replace(bounds, growth=LASSO_GROWTH) if growing else bounds
 
 
 def sizes_of(job: Job) -> Scales:
     """How many bits every word has; RangeError where the ring has no room."""
-    if job.train.optimizer.l1:
-        return scales(bounds_of(job), LASSO_EIGENVALUE)
     return scales(bounds_of(job))
 
 

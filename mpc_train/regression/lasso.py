@@ -72,7 +72,7 @@ def fit_lasso(
 ) -> LassoFit:
     """`steps` Newton steps with the L1 penalty `penalty` on the mean loss; steps count from 1.
 
-    sizes: for LASSO_EIGENVALUE, with room in its columns for weights that grow.
+    sizes: for `Bounds.sparse`.
     """
     columns = sizes.bounds.columns
     coefficients = public(role, np.zeros((columns, 1), np.int64))

@@ -23,8 +23,8 @@ F = PREDICTOR_BITS
 LEAST_WEIGHT = Fraction(5, 1 << 16)
 """Added to σ(1 − σ): the spline of σ is off by 2^-14, and a sum of weights may not be negative.
 
-It moves no coefficient, and makes standard errors smaller: by 0.5% where 1 row in 100 is of class 1,
-by 2% where 3 in 1000 are.
+It moves no coefficient, and makes standard errors smaller: by 0.5% where 1 row in 100 is of class
+1, by 2% where 3 in 1000 are.
 """
 LEAST_MEAN_BITS, MOST_MEAN_BITS = -6, 12
 LOG2 = Fraction(6931471805599453094172321, 10**25)

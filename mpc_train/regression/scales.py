@@ -25,8 +25,8 @@ PREDICTOR_BITS = 20
 COEFFICIENT_BITS = 28
 MOMENT_BITS = 34
 """Fractional bits of H at most."""
-GRADIENT_BITS = 40
-"""Fractional bits of g at most."""
+GRADIENT_BITS, LASSO_GRADIENT_BITS = 40, 34
+"""Fractional bits of g at most; with an L1 penalty it is multiplied with all bits of S."""
 SCALE_BITS = 20
 """Fractional bits of S."""
 COARSE_SCALE_BITS = 8
@@ -64,8 +64,10 @@ class Bounds:
     ridge: Fraction = Fraction(0)
     varying: bool = True
     """Whether weights differ from row to row; else they are 1."""
+    sparse: bool = False
+    """Whether there is an L1 penalty, for which S stays as it is at the first step."""
     growth: int = 0
-    """Weights of later steps sum to at most 2^growth times those of the first; for a fixed S."""
+    """Weights of later steps sum to at most 2^growth times those of the first; where S stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +103,8 @@ class Scales:
         return self.diagonal + self.columns - self.gradient
 
 
-def scales(bounds: Bounds, least: Fraction = LEAST_EIGENVALUE) -> Scales:
-    """The bits for `bounds`; RangeError, naming what is too large, where the ring has no room.
-
-    least: eigenvalue of the correlation matrix from which on directions are inverted.
-    """
+def scales(bounds: Bounds) -> Scales:
+    """The bits for `bounds`; RangeError, naming what is too large, where the ring has no room."""
     inputs = max(bounds.inputs, Fraction(1))
     count = max(bounds.rows - 1, 1).bit_length()
     diagonal = bit_length(inputs**2 * bounds.weight + bounds.ridge)
@@ -113,6 +112,7 @@ def scales(bounds: Bounds, least: Fraction = LEAST_EIGENVALUE) -> Scales:
     # S is a few per cent off, so that T's diagonal is.
     columns = bit_length(Fraction(11, 10) * bounds.columns) + bounds.growth
     input_bits, weight_bits = _row_bits(bounds, inputs)
+    least = LASSO_EIGENVALUE if bounds.sparse else LEAST_EIGENVALUE
     plan = inverse_plan(bounds.columns, least / (1 << columns))
     room = WORD_BITS - bit_length(inputs * bounds.residual) - input_bits - PREDICTOR_BITS
     block = min(BLOCK_ROWS, 1 << max(room, 0))
@@ -120,7 +120,8 @@ def scales(bounds: Bounds, least: Fraction = LEAST_EIGENVALUE) -> Scales:
         raise RangeError(
             f"residuals up to {float(bounds.residual):g} times inputs up to {float(inputs):g}"
         )
-    gradient_bits = min(GRADIENT_BITS, input_bits + PREDICTOR_BITS + count + gradient - 1)
+    most = LASSO_GRADIENT_BITS if bounds.sparse else GRADIENT_BITS
+    gradient_bits = min(most, input_bits + PREDICTOR_BITS + count + gradient - 1)
     moment_bits = min(MOMENT_BITS, 2 * input_bits + weight_bits + count + diagonal - 1)
     unit = diagonal + columns - gradient
     size = max(bit_length(bounds.coefficient) + unit, 0)

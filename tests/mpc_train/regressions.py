@@ -15,7 +15,6 @@ from mpc_train.regression.lasso import fit_lasso
 from mpc_train.regression.newton import fit
 from mpc_train.regression.scales import (
     COEFFICIENT_BITS,
-    LASSO_EIGENVALUE,
     SCALE_BITS,
     Bounds,
     Scales,
@@ -55,9 +54,10 @@ def sizes_for(
         Fraction(64),
         ridge,
         family.weights_vary,
+        l1,
         3 if l1 and family.name == "poisson" else 0,
     )
-    return scales(bounds, LASSO_EIGENVALUE) if l1 else scales(bounds)
+    return scales(bounds)
 
 
 def rows_for(

@@ -9,7 +9,13 @@ from protocols.errors import RangeError
 from protocols.inverse_plan import InversePlan, inverse_plan
 from protocols.matrix_inverse import inverse
 from protocols.role import Role
-from tests.support.loopback import combine_masked, run_roles, secret, shares_of
+from tests.support.loopback import (
+    InsecureLoopback,
+    combine_masked,
+    run_roles,
+    secret,
+    shares_of,
+)
 
 
 def correlation(size: int, condition: float, seed: int) -> np.ndarray:
@@ -69,6 +75,16 @@ def test_rounds_do_not_depend_on_the_size(size: int) -> None:
         return role.rounds - before
 
     assert run_roles(program, 2)[:2] == [plan.rounds] * 2 == [38, 38]
+
+
+@pytest.mark.parametrize("value", [1, 3])
+def test_bytes_do_not_depend_on_the_matrix(value: int) -> None:
+    """Two truncations of each element in a step, one in the first."""
+    net, plan = InsecureLoopback(), inverse_plan(4, Fraction(1, 1 << 15))
+    words = np.eye(4, dtype=np.int64) * value << (plan.matrix_bits - 3)
+    run_roles(lambda role: shares_of(inverse(secret(role, words), plan)), 2, net=net)
+    sent = sum(len(payload) for _, payload in net.transcript["p0", "p1"])
+    assert sent == words.nbytes + 3272
 
 
 def test_what_does_not_fit_is_refused() -> None:
