@@ -34,8 +34,8 @@ from mpc_train.data import Table, load_table
 from mpc_train.errors import JobError
 from mpc_train.evaluation.folds import cross_validated, fold_steps
 from mpc_train.evaluation.metrics import revealed
-from mpc_train.evaluation.own import exchange, own_halves, own_outputs
-from mpc_train.jobs.audience import fold_outputs
+from mpc_train.evaluation.own import exchange, own_halves
+from mpc_train.jobs.audience import listed
 from mpc_train.jobs.job import Job, fewest, job_from_bytes
 from mpc_train.jobs.job_link import link_of
 from mpc_train.jobs.job_train_checks import needs_file
@@ -367,8 +367,7 @@ def agreed_outputs(job: Job) -> frozenset[Output]:
 
     The end counts as the job's last step, also where early stopping comes before it.
     """
-    names = (*job.reveal.metrics, *fold_outputs(job), *own_outputs(job), *job.sealed)
-    return disclosures(job) | {Output(name, total_steps(job)) for name in names}
+    return disclosures(job) | {Output(name, total_steps(job)) for name in listed(job)}
 
 
 def public_constants(job: Job) -> bytes:

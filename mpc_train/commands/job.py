@@ -36,6 +36,7 @@ def job_check(
                     "schema": checked.schema.digest().hex(),
                     "steps": total_steps(checked),
                     "recipients": list(checked.recipients),
+                    "inputs": list(checked.pipeline.names),
                     "metrics": list(checked.reveal.metrics),
                     "disclosures": list(disclosed_on_the_way(checked)),
                     "trust": trust,

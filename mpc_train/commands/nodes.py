@@ -164,9 +164,12 @@ def _node(
         sealed = [str(path) for path in bundles.values()]
         own = _own_metrics(run_dir, program.own_metrics)
         if output is Format.json:
-            emit({"status": "ok", **result.summary, **own, "sealed": sealed})
+            known = program.learnt(result.summary.get("revealed"))
+            emit({"status": "ok", **result.summary, **own, "learnt": known, "sealed": sealed})
             return
         print("The run has ended well.")
+        known = program.learnt(result.summary.get("revealed"))
+        print(f"Learnt by {settings.place.name}: {', '.join(known) or 'nothing'}")
         for metric, value in program.own_metrics.items():
             print(f"Metric {metric} {figure(value)}, of this node's own rows, known to nobody else")
         for metric, value in (result.summary.get("metrics") or {}).items():
@@ -195,6 +198,7 @@ class _Guarded:
     def __init__(self, config: "NodeConfig", deals: bool, events: "_Events") -> None:
         self._config, self._deals, self._events = config, deals, events
         self._program: TrainProgram | None = None
+        self._job: Job | None = None
         self.evaluators: tuple[str, ...] = ()
         self.recipients: tuple[str, ...] = ()
 
@@ -217,12 +221,22 @@ class _Guarded:
                 f"organisation agrees, start it with: mpc-train {verb}"
             )
         check_rules(self._config.rules, job)
-        self.evaluators, self.recipients = job.evaluators, job.recipients
+        self.evaluators, self.recipients, self._job = job.evaluators, job.recipients, job
 
         from mpc_train.program import TrainProgram
 
         self._program = TrainProgram(self._config, self._events.reading)
         return self._program.prepare(body, roles)
+
+    def learnt(self, revealed: Any) -> list[str]:
+        """What this node has learnt of what passed the reveal gate; one that computed nothing did
+        not see that, and says what the job says."""
+        from mpc_train.jobs.audience import learnt, listed
+
+        if self._job is None:
+            return []
+        outputs = listed(self._job) if revealed is None else revealed
+        return learnt(self._job, outputs)[self._config.place.name]
 
     @property
     def own_metrics(self) -> "Mapping[str, Reading]":

@@ -35,11 +35,6 @@ def own_names(job: Job, owner: str) -> list[str]:
     return [f"{metric}{OWN}{owner}" for metric in job.reveal.per_party]
 
 
-def own_outputs(job: Job) -> list[str]:
-    """The same of all owners, in the order in which they pass the gate."""
-    return [name for owner in job.owners for name in own_names(job, owner)]
-
-
 def own_halves(
     job: Job,
     gate: RevealGate,

@@ -30,6 +30,12 @@ def fold_outputs(job: "Job") -> list[str]:
     return [f"{PREFIX}{name}" for name in job.reveal.metrics if name not in NOT_AVERAGED]
 
 
+def listed(job: "Job") -> list[str]:
+    """The outputs of the end of a run, as the job lists them."""
+    own = [f"{metric}{OWN}{owner}" for owner in job.owners for metric in job.reveal.per_party]
+    return [*job.reveal.metrics, *fold_outputs(job), *own, *job.sealed]
+
+
 def learnt(job: "Job", outputs: Iterable[str]) -> dict[str, list[str]]:
     """For each node and recipient what it learns when these outputs pass the gate, once each.
 

@@ -97,6 +97,9 @@ def test_what_was_learnt_is_what_the_contract_says(
         name: sorted(what) for name, what in said.items()
     }
     assert record["learnt"]["bob"] == ["accuracy", "auc"]
+    for name in ("ann", "bob", "registry"):
+        log = (folder / "run" / "logs" / f"{name}.stdout.log").read_text().splitlines()
+        assert json.loads(log[-1])["learnt"] == record["learnt"][name]
 
 
 def test_the_model_is_that_of_the_twin(good: tuple[Path, dict[str, Any], str]) -> None:
