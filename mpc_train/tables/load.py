@@ -123,6 +123,8 @@ def open_table(source: Source) -> Iterator[Table]:
         # A change explains whatever else seems to be wrong.
         before.check(path)
         raise
+    except BrokenPipeError:
+        raise  # of whoever shows the progress, not of the file
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: there is no such file; correct the path of the data file"
