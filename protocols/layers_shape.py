@@ -2,8 +2,8 @@
 
 * join, part, scaled, shifted: concatenation, slices and public numbers, local.
 * embed: rows of a table for private whole numbers. [x = k] for all k < n is a difference of
-  threshold bits from one digit table: 3 rounds and n · 34 bits opened for each number (23 straight
-  after a truncation), 1 round for the one-hot rows, and a matrix product. Exact. A number outside
+  threshold bits that have most of their comparison in common: 3 rounds and about n · 6 bits opened
+  for each number, 1 round for the one-hot rows, and a matrix product. Exact. A number outside
   0 … n − 1 gives zeros, or the nearest end: the owner's data check keeps them out.
 * drop_secretly: dropout by a mask that nobody knows, drawn by `coins`: neither any N − 1
   evaluators nor the dealer learn which elements are dropped. The mask's rounds go along with
