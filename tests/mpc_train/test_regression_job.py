@@ -274,6 +274,26 @@ def test_a_recipient_opens_the_table_with_the_model(tmp_path: Path) -> None:
     assert set(manifest["tensors"]) == {"weight", "bias"}
 
 
+def test_open_prints_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = checked(tmp_path, job_text("linear"))
+    model = opened_by(Run(job).envelopes("cleo"), "cleo")
+    module = "mpc_train.commands.open"
+    monkeypatch.setattr(f"{module}.open_file", lambda *_: (model, tmp_path / "model.safetensors"))
+    monkeypatch.setattr(f"{module}.open_vault", lambda *_: None)
+    monkeypatch.setattr(f"{module}.find_name", lambda *_: "cleo")
+    monkeypatch.setattr("parties.roster.Roster.load", lambda *_: None)
+    shown = CliRunner().invoke(app, ["open", "study.sealed", "--home", str(tmp_path)])
+    assert shown.exit_code == 0, shown.stderr
+    assert model.results is not None
+    assert "\n".join(model.results.lines()) in shown.stdout
+    assert "std error" in shown.stdout and "degrees of freedom" in shown.stdout
+    shown = CliRunner().invoke(
+        app, ["open", "study.sealed", "--home", str(tmp_path), "--format", "json"]
+    )
+    found = json.loads(shown.stdout)["results"]
+    assert [row["name"] for row in found["rows"]] == ["x0", "x1", "x2", "(intercept)"]
+
+
 @pytest.mark.parametrize("freedom", [1, 2, 7, 40, 1000, 10**6])
 def test_tails_are_those_of_scipy(freedom: int) -> None:
     for value in (0.0, 1e-6, 0.3, 1.0, 2.5, 9.0, 25.0):
