@@ -9,6 +9,8 @@ from mpc_train.data import load_table
 from mpc_train.jobs.job import load_job
 from mpc_train.jobs.schedule import held_out_of
 from mpc_train.predicting import load_predictor
+from mpc_train.preparation.applied import applied
+from mpc_train.preparation.local import Local
 from mpc_train.tables.source import Source
 from mpc_train.twin.reference_metrics import twin_metric
 from tests.mpc_train.helpers import JOB, csv_lines, write_job
@@ -31,7 +33,8 @@ def test_each_owner_gets_its_own(tmp_path: Path) -> None:
         "{ ann = 40, bob = 30, cleo = 30 }", "{ ann = 120, bob = 90, cleo = 100, dora = 110 }"
     )
     text = text.replace('metrics = ["accuracy", "auc"]', 'per_party = ["accuracy", "confusion"]')
-    path = write_job(tmp_path, f"[job]{ROLES}\n{text}least_test_rows = 10\n")
+    more = 'least_test_rows = 10\n[prepare]\nscale = "standard"\n'
+    path = write_job(tmp_path, f"[job]{ROLES}\n{text}{more}")
     (tmp_path / "data").mkdir()
     for seed, (owner, rows) in enumerate(ROWS.items()):
         (tmp_path / "data" / f"{owner}.csv").write_text("\n".join(csv_lines(rows, seed)))
@@ -45,7 +48,9 @@ def test_each_owner_gets_its_own(tmp_path: Path) -> None:
         table = load_table(Source(str(tmp_path / "data" / f"{owner}.csv")), job, owner)
         mine = held_out_of(job, owner) - job.first_row(owner)
         weight, bias = (value.detach().numpy() for value in predictor.module.parameters())
-        outputs = table.features[mine] @ weight.T + bias
+        local = Local(table.features, table.present)
+        inputs = applied(job.pipeline, local, predictor.parameters)
+        outputs = inputs[mine] @ weight.T + bias
         expected = {
             name: twin_metric(name, job, outputs, table.labels[mine])
             for name in ("accuracy", "confusion")
@@ -53,4 +58,5 @@ def test_each_owner_gets_its_own(tmp_path: Path) -> None:
         metrics = json.loads(found.read_text())
         assert metrics["confusion"] == expected["confusion"]
         assert metrics["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-9)
+        assert predictor.parameters["prepare.center"].shape == (2,)
         assert record["learnt"][owner] == [f"accuracy@{owner}", f"confusion@{owner}"]
