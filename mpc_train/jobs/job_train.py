@@ -36,7 +36,7 @@ class Optimizer(Strict, frozen=True):
     epsilon: Decimal = Decimal("0.00001")
     """adam, adamw and rmsprop: added as its square under the root, √(v + ε²)."""
     steps: int = 0
-    """newton; left out: 3 for a linear model without l1, else 8."""
+    """newton; left out: 3 for a linear model without l1, 12 for poisson and gamma, else 8."""
     l1: Decimal = Decimal(0)
     """newton: l1 · Σ|w| is added to the mean loss."""
     l2: Decimal = Decimal(0)

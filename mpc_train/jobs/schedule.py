@@ -140,7 +140,8 @@ def steps_per_epoch(job: "Job") -> int:
 def total_steps(job: "Job") -> int:
     if is_newton(job):
         exact = job.model.kind == "linear" and not job.train.optimizer.l1
-        return job.train.optimizer.steps or (3 if exact else 8)
+        usual = 12 if job.model.kind in ("poisson", "gamma") else 8
+        return job.train.optimizer.steps or (3 if exact else usual)
     return job.train.epochs * steps_per_epoch(job)
 
 

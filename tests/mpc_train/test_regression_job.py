@@ -194,7 +194,7 @@ def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
     text = job_text("poisson")
     job = checked(tmp_path, text)
     said = describe(job)
-    assert "8 Newton steps over all training rows" in said
+    assert "12 Newton steps over all training rows" in said
     assert "logarithms of means between -4 and 4" in said
     assert "standard errors and p-values" in said
     rules = Rules(recipients=("cleo",), metrics=("r2",))
