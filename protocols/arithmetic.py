@@ -17,15 +17,13 @@ from protocols import kernels, ring
 from protocols.deferred import Deferred, combine
 from protocols.errors import RangeError
 from protocols.masked import Additive, Early, Masked, MaskedBit, joint_shape
+from protocols.rational import HEADROOM_BITS
 from protocols.role import Role, Shape, Words
 
 Pairs = Sequence[tuple[Words, Words]]
 Bilinear = Callable[[Pairs, bool], Words]
 """Σ B(x, y) over pairs, or with True its negative: a new array. The two products of an evaluator
 are one sum, which a matrix product makes in one go."""
-
-HEADROOM_BITS = 62
-"""A truncation is exact for −2^62 <= z < 2^62."""
 
 ROUNDING_BITS = 20
 """Bits below the last place that a truncation opens at most; they decide how it rounds."""

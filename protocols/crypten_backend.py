@@ -33,14 +33,15 @@ from protocols.arithmetic import Rounded
 from protocols.comparison import maximum, negative
 from protocols.crypten_import import crypten
 from protocols.errors import RangeError, RevealError
-from protocols.fixed_point import check_fraction_bits, encode, mantissa
+from protocols.fixed_point import check_fraction_bits, encode
 from protocols.inputs import OutsideSource, from_dealer, from_evaluator, from_outside
 from protocols.masked import Additive, Masked, MaskedBit, concatenate, public
+from protocols.rational import HEADROOM_BITS, mantissa
 from protocols.role import Role, Shape, Words
 
 FACTOR_BITS = 20
 """A public real factor is multiplied in with a mantissa of at most this many bits."""
-MOST_BITS = arithmetic.HEADROOM_BITS - 12
+MOST_BITS = HEADROOM_BITS - 12
 """A factor that would leave a tensor with more fractional bits is multiplied in after truncation:
 magnitudes up to 2^12 always fit."""
 
@@ -290,7 +291,7 @@ class MaskedTensor(crypten.CrypTensor):
         if scalar is not None:
             base = self._in_full() if self.factor else self._plain_factor()
             words = round(scalar / base.factor * (1 << base.bits))
-            if abs(words) >= 1 << arithmetic.HEADROOM_BITS:
+            if abs(words) >= 1 << HEADROOM_BITS:
                 raise RangeError(f"a public summand does not fit next to a factor of {self.factor}")
             return base.linear_map(lambda value: value.shift(words))
         left, right = _aligned(self, self._like(other))

@@ -6,13 +6,11 @@ magnitudes of 2^(62 − f) and more, the bound up to which truncation is exact.
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.arithmetic import HEADROOM_BITS
 from protocols.errors import RangeError
+from protocols.rational import HEADROOM_BITS
 
 Words = NDArray[np.int64]
 MIN_FRACTION_BITS = 8
@@ -51,26 +49,3 @@ def encode(values: NDArray[np.floating], fraction_bits: int) -> Words:
 def decode(words: Words, fraction_bits: int) -> NDArray[np.float64]:
     """words / 2^f as float64, exact for magnitudes below 2^53."""
     return np.ldexp(np.asarray(words, np.int64).astype(np.float64), -fraction_bits)
-
-
-def mantissa(factor: Fraction, bits: int) -> tuple[int, int]:
-    """(m, k) with m / 2^k the nearest to `factor` of at most `bits` bits; k >= 0 is least.
-
-    Rational rounding only, so that every machine gets the same integers. Raises RangeError where
-    the factor is too large for k >= 0.
-    """
-    if factor == 0:
-        return 0, 0
-    magnitude = abs(factor)
-    exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
-    shift = max(bits - exponent, 0)
-    value = round(factor * (1 << shift))
-    while abs(value) >= 1 << bits:
-        if shift == 0:
-            raise RangeError(f"a factor of about 2^{exponent} does not fit {bits} bits")
-        shift -= 1
-        value = round(factor * (1 << shift))
-    while shift and value % 2 == 0:
-        value //= 2
-        shift -= 1
-    return value, shift

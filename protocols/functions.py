@@ -17,10 +17,11 @@ from functools import cache
 import numpy as np
 
 from protocols import spline_tables
-from protocols.arithmetic import HEADROOM_BITS, multiply, remask, truncate
+from protocols.arithmetic import multiply, remask, truncate
 from protocols.comparison import below, maximum, weighted
 from protocols.errors import RangeError
 from protocols.masked import Masked
+from protocols.rational import HEADROOM_BITS
 from protocols.role import Words
 from protocols.spline_tables import SplineTable
 

@@ -23,53 +23,32 @@ parameters of a model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 
 import numpy as np
 
-from protocols.arithmetic import HEADROOM_BITS, multiply, remask, truncate
+from protocols.arithmetic import multiply, remask, truncate
 from protocols.comparison import below, weighted
 from protocols.errors import RangeError
-from protocols.fixed_point import mantissa
 from protocols.functions import KNOT_BITS, TABLE_BITS
 from protocols.masked import Additive, Masked
-from protocols.rational import FACTOR_BITS, ROOT_BITS
+from protocols.rational import (
+    FACTOR_BITS,
+    HEADROOM_BITS,
+    OCTAVE_BITS,
+    ROOT_BITS,
+    RootRange,
+    mantissa,
+)
 from protocols.role import Words
 from protocols.spline_tables import ROOT
 
-OCTAVE_BITS = 6
 ROOT_POWER_BITS = 3
 UNIT_BITS = 10
 """Fractional bits of v; the knots of the table are multiples of its unit."""
 MANTISSA_BITS, LEAST_MANTISSA_BITS = 12, 7
-LEAST_FACTOR = Fraction(1, 1 << 30)
-"""Scales that are at least this, after the powers that go with them, have a mantissa that fits."""
-
-
-@dataclass(frozen=True, slots=True)
-class RootRange:
-    """Where x lies: 2^low <= x < 2^(low + 6 · octaves) as words; low is even."""
-
-    low: int
-    octaves: int
-
-    @property
-    def top(self) -> int:
-        return self.low + OCTAVE_BITS * self.octaves
-
-
-def root_range(least: int, most: int) -> RootRange:
-    """The range for words from `least` to `most`; RangeError where the ring has no room."""
-    if not 1 <= least <= most:
-        raise RangeError("the root needs words of at least 1")
-    low = (least.bit_length() - 1) & ~1
-    octaves = max(1, -((low - most.bit_length()) // OCTAVE_BITS))
-    found = RootRange(low, octaves)
-    if found.top > HEADROOM_BITS - 1:
-        raise RangeError(f"a root of words up to 2^{found.top}: at most 2^{HEADROOM_BITS - 1} fit")
-    return found
 
 
 def times_inverse_root(factor: Masked, x: Masked, where: RootRange, scale: Fraction) -> Additive:

@@ -20,11 +20,11 @@ from protocols import functions
 from protocols.arithmetic import multiply, remask, select, truncate
 from protocols.comparison import below, negative, weighted
 from protocols.crypten_backend import MaskedTensor
-from protocols.fixed_point import mantissa
 from protocols.functions import spline_at
 from protocols.layers import Function, register
 from protocols.layers_pool import tournament
 from protocols.masked import Masked
+from protocols.rational import mantissa
 
 ALL_PAIRS = 16
 """Up to so many classes the maximum compares all pairs at once."""

@@ -26,10 +26,10 @@ import numpy as np
 from protocols.arithmetic import bilinear, multiply, remask, summed, truncate
 from protocols.comparison import below, weighted
 from protocols.crypten_backend import MaskedTensor
-from protocols.fixed_point import mantissa
 from protocols.functions import evaluate
 from protocols.layers import Function, register
 from protocols.masked import Additive, Masked
+from protocols.rational import mantissa
 from protocols.role import Words
 
 CHUNK = 512

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from mpc_train.jobs.reading import Reading
 from protocols.arithmetic import remask, select, truncate
 from protocols.comparison import all_of, below
-from protocols.fixed_point import decode, mantissa
+from protocols.fixed_point import decode
 from protocols.functions import divide
 from protocols.masked import Additive, Masked, MaskedBit, concatenate
+from protocols.rational import mantissa
 from protocols.scaling import floor_quotient
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from mpc_train.errors import JobError
 from mpc_train.jobs.bounds import WORD_BITS, bit_length
 from mpc_train.networks.graph import GraphError, Node
 from mpc_train.networks.graph_columns import columns_of
-from protocols.fixed_point import mantissa
+from protocols.rational import mantissa
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

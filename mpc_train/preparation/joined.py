@@ -15,9 +15,9 @@ from mpc_train.jobs.bounds import bit_length
 from mpc_train.preparation.pipeline import MOST_COARSE, Pipeline
 from protocols.arithmetic import multiply, remask, truncate
 from protocols.comparison import relu
-from protocols.fixed_point import mantissa
 from protocols.functions import divide
 from protocols.masked import Masked, concatenate, public
+from protocols.rational import mantissa
 from protocols.scaling import VARIANCE_BITS
 
 SUM_BITS = 60

@@ -28,9 +28,9 @@ from mpc_train.regression.newton import inverse_roots, of_mean, penalised, ridge
 from mpc_train.regression.scales import COEFFICIENT_BITS, RHO_BITS, SCALE_BITS, Scales
 from protocols.arithmetic import matmul, multiply, remask, select, truncate
 from protocols.comparison import negative
-from protocols.fixed_point import mantissa
 from protocols.masked import Additive, Masked, concatenate, public
 from protocols.matrix_inverse import inverse
+from protocols.rational import mantissa
 from protocols.role import Role
 
 INNER_ROUNDS = 25

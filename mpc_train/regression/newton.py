@@ -34,11 +34,10 @@ from mpc_train.regression.scales import (
     Scales,
 )
 from protocols.arithmetic import matmul, multiply, truncate
-from protocols.fixed_point import mantissa
-from protocols.inverse_root import root_range, times_inverse_root
+from protocols.inverse_root import times_inverse_root
 from protocols.masked import Masked, concatenate, public
 from protocols.matrix_inverse import inverse
-from protocols.rational import ROOT_BITS
+from protocols.rational import ROOT_BITS, mantissa, root_range
 from protocols.role import Role
 
 ROOT_RESULT_BITS = 16

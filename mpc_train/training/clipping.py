@@ -20,9 +20,9 @@ from mpc_train.training.gradients import Gradient, Gradients, joined, pieces
 from protocols.arithmetic import multiply, select, truncate
 from protocols.comparison import below, relu
 from protocols.errors import RangeError
-from protocols.inverse_root import root_range, times_inverse_root
+from protocols.inverse_root import times_inverse_root
 from protocols.masked import Additive, Masked, public
-from protocols.rational import ROOT_BITS
+from protocols.rational import ROOT_BITS, root_range
 from protocols.role import Shape
 
 FACTOR_BITS = 14

@@ -25,10 +25,9 @@ import numpy as np
 from protocols.arithmetic import multiply, remask, select, truncate
 from protocols.comparison import below, maximum, negative
 from protocols.crypten_backend import MaskedTensor
-from protocols.fixed_point import mantissa
 from protocols.functions import evaluate, exp, sigmoid, softmax
 from protocols.masked import Additive, Masked
-from protocols.rational import exponential
+from protocols.rational import exponential, mantissa
 
 WEIGHT_BITS = 12
 """Public weights of classes are rounded to multiples of 2^-12."""

@@ -8,8 +8,14 @@ from functools import cache
 
 from mpc_train.jobs.bounds import WORD_BITS, bit_length
 from protocols.errors import RangeError
-from protocols.inverse_root import LEAST_FACTOR, RootRange, root_range
-from protocols.rational import FACTOR_BITS, ROOT_BITS, root
+from protocols.rational import (
+    FACTOR_BITS,
+    LEAST_FACTOR,
+    ROOT_BITS,
+    RootRange,
+    root,
+    root_range,
+)
 
 SQUARE_SHIFT = 12
 """A square is truncated by this many bits; as many are above a squared gradient's bound."""

@@ -28,8 +28,8 @@ from mpc_train.training.gradients import (
 from protocols import arithmetic
 from protocols.crypten_backend import MaskedTensor
 from protocols.errors import RangeError
-from protocols.fixed_point import mantissa
 from protocols.masked import Masked
+from protocols.rational import mantissa
 from protocols.role import Shape
 
 RATE_BITS = 12

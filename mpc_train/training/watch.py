@@ -25,8 +25,9 @@ from protocols.arithmetic import remask, select, truncate
 from protocols.comparison import below, negative
 from protocols.crypten_backend import MaskedTensor, crypten
 from protocols.errors import RangeError
-from protocols.fixed_point import decode, mantissa
+from protocols.fixed_point import decode
 from protocols.masked import Additive, Masked, MaskedBit, public
+from protocols.rational import mantissa
 from protocols.reveal import Output, RevealGate
 
 if TYPE_CHECKING:

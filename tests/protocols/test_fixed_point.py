@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import RangeError
-from protocols.fixed_point import check_fraction_bits, decode, encode, mantissa
+from protocols.fixed_point import check_fraction_bits, decode, encode
+from protocols.rational import mantissa
 
 BITS = st.integers(8, 26)
 

@@ -7,8 +7,8 @@ import pytest
 
 from protocols.arithmetic import truncate
 from protocols.errors import RangeError
-from protocols.inverse_root import root_range, times_inverse_root
-from protocols.rational import ROOT_BITS, root
+from protocols.inverse_root import times_inverse_root
+from protocols.rational import ROOT_BITS, root, root_range
 from protocols.role import Role
 from tests.support.loopback import combine_masked, run_roles, secret, shares_of
 
