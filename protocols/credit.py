@@ -3,8 +3,8 @@
 from protocols.frames import LABEL
 
 CORRECTION_BYTES = 1 << 20
-"""The dealer sends corrections in frames of about 1 MiB. Frames of 256 KiB cost a training step of a
-small network 6 % more CPU in all."""
+"""The dealer sends corrections in frames of about 1 MiB. Frames of 256 KiB cost a training step of
+a small network 6 % more CPU in all."""
 CREDIT_FRAMES = 4
 """An evaluator acknowledges every 4 correction frames with an empty frame."""
 WINDOW_CREDITS = 4
