@@ -68,7 +68,8 @@ class CsvText:
             raise DataError(f'{label}: has no header; name its columns: header = ["…", …]')
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        positions = sorted(self.names.index(name) for name in wanted)
+        place = {name: position for position, name in enumerate(self.names)}
+        positions = sorted(place[name] for name in wanted)
         names = [self.names[position] for position in positions]
         pieces, self._pieces = self._pieces, iter(())
         piece: bytes | None = self._first

@@ -12,6 +12,7 @@ what kind of thing is wrong; it never repeats a cell, since messages end in logs
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -148,10 +149,11 @@ def _check_names(
     table: Table, label: str, schema: Schema, source: Source, wanted: Sequence[str]
 ) -> None:
     where = f"{label}: {table.header_place}"
-    for name in table.names:
-        if table.names.count(name) > 1:
+    there = Counter(table.names)
+    for name, count in there.items():
+        if count > 1:
             raise DataError(f"{where}column {name!r} stands there twice")
-    missing = [name for name in wanted if name not in table.names]
+    missing = [name for name in wanted if name not in there]
     extra = [name for name in table.names if name not in schema and name not in source.ignore]
     if missing:
         hint = f"; not in the schema: {_list(extra)}" if extra else ""
