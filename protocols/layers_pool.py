@@ -1,8 +1,8 @@
 """Pools over masked feature maps: maxima by a tournament, means as public factors.
 
 x: [channels, rows, *sizes]. A maximum of k elements takes k − 1 comparisons in ceil(log2 k)
-rounds of the tournament: 4 or 5 rounds, 28 or 32 bits and 8 bytes opened for each comparison (after
-a truncation by 20 bits). All pairs at once would take fewer rounds and k/2 times as many
+rounds of the tournament: 4 or 5 rounds, 28 or 32 bits and 8 bytes opened for each comparison
+(after a truncation by 20 bits). All pairs at once would take fewer rounds and k/2 times as many
 comparisons. The result is exact; of equal elements the later one of a pair wins, and the gradient
 goes there alone, as it goes to one of them in torch. A mean is a sum and a public factor: exact,
 and no rounds.
