@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, stdtr
 
 from mpc_train.jobs.job_regression import (
     CHANGE,
@@ -36,7 +37,6 @@ from mpc_train.jobs.job_regression import (
     sizes_of,
 )
 from mpc_train.regression.scales import LEAST_EIGENVALUE
-from mpc_train.regression.tails import normal_p, student_p
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -130,7 +130,8 @@ def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
     statistic = np.divide(values, errors, out=np.zeros_like(values), where=known)
 
     def p_value(value: float) -> float:
-        return student_p(value, freedom) if family.has_dispersion else normal_p(value)
+        lower = -abs(value)
+        return 2 * float(stdtr(freedom, lower) if family.has_dispersion else ndtr(lower))
 
     rows = []
     for j, name in enumerate(names):
