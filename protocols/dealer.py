@@ -165,11 +165,11 @@ class Dealer(Role):
         """
         padded = (count + 7) & ~7
         start = self._filled[index]
-        if start and start + padded + TAG_BYTES > len(self._corrections[index]):
-            self.finish()
-            start = 0
-        if padded + TAG_BYTES > len(self._corrections[index]):
+        if start + padded + TAG_BYTES > len(self._corrections[index]):
+            if start:
+                self.finish()
             self._corrections[index] = np.empty(max(padded, CORRECTION_BYTES) + TAG_BYTES, np.uint8)
+            start = 0
         self._filled[index] = start + padded
         room = self._corrections[index][start : start + padded + spare]
         room[count:] = 0
@@ -177,9 +177,8 @@ class Dealer(Role):
 
     def _send_corrections(self, index: int) -> None:
         filled, self._filled[index] = self._filled[index], 0
-        frame = self._corrections[index].data
-        if len(frame) > CORRECTION_BYTES + TAG_BYTES:
-            self._corrections[index] = np.empty(0, np.uint8)  # a long one is not kept
+        # Memory that was freed last is in the cache; a frame that is kept until the next is not.
+        frame, self._corrections[index] = self._corrections[index].data, np.empty(0, np.uint8)
         for start in range(0, filled, FRAME_BYTES):
             label = self.label(b"corr")
             piece = frame[start : min(start + FRAME_BYTES, filled)]
