@@ -28,12 +28,14 @@ class Table:
     labels: float64[B]; the class number for a classifier, the centred and scaled label for a
     linear model; empty where another owner has the label. present: float64[B, filled terms] of 0
     and 1. tokens: uint8[B, 32], what stands for each row's identifiers; None: the job uses none.
+    weights: float64[B], how many times each row's loss counts; empty where the job has none.
     """
 
     features: NDArray[np.float64]
     labels: NDArray[np.float64]
     present: NDArray[np.float64] = field(default_factory=lambda: np.ones((0, 0)))
     tokens: Tokens | None = None
+    weights: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     @property
     def rows(self) -> int:
@@ -41,7 +43,8 @@ class Table:
 
     def ordered(self, order: NDArray[np.int64]) -> "Table":
         """The same rows in another order."""
-        return Table(self.features[order], self.labels[order], self.present[order])
+        weights = self.weights[order] if len(self.weights) else self.weights
+        return Table(self.features[order], self.labels[order], self.present[order], weights=weights)
 
     def __repr__(self) -> str:
         return f"Table(rows={self.rows}, features={self.features.shape[1]})"
@@ -77,8 +80,10 @@ def table_of(job: Job, typed: TypedTable) -> Table:
     labels = np.empty(0)
     if job.label.name in typed.names:
         labels = np.array(typed.column(job.label.name))
+    weights = np.array(typed.column(job.weight)) if job.weight else np.empty(0)
     local = local_terms(pipeline_over(job.pipeline, typed.names), typed)
-    return Table(local.values, labels if job.classes else _scaled_label(job, labels), local.present)
+    labels = labels if job.classes else _scaled_label(job, labels)
+    return Table(local.values, labels, local.present, weights=weights)
 
 
 def _tokens(job: Job, link: Join | Duplicates, typed: TypedTable, source: Source) -> Tokens:

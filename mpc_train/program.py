@@ -302,7 +302,7 @@ def _trained(
 ) -> _Trained:
     """3, by the steps of an optimizer or of a regression. gate: None where nothing is disclosed."""
     if is_newton(job):
-        found = regress(job, role, shared.inputs, shared.labels, done)
+        found = regress(job, role, shared.inputs, shared.labels, done, shared.weights)
         return _Trained(found, found.training, found.secret, {})
     trainer = make_trainer(job, start)
     if job.train.loss.balanced:
@@ -311,7 +311,7 @@ def _trained(
     watch = None
     if gate is not None:
         watch = Watch(job, gate, model, trainer.loss, model.secret, shared.inputs, shared.labels)
-    training = train(job, role, trainer, shared.inputs, shared.labels, done, watch)
+    training = train(job, role, trainer, shared.inputs, shared.labels, done, watch, shared.weights)
     return _Trained(model, training, {}, {} if watch is None else watch.losses)
 
 

@@ -60,6 +60,7 @@ def describe(job: Job) -> str:
             *(f"             {line}" for line in _linkage(job)),
             f"             {training} rows train, {held_out} are held out, by public seeds",
             *_groups(job),
+            *_weighted(job),
             *_set_aside(job),
             *_prepared(job),
             f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals",
@@ -192,6 +193,16 @@ def _schema(job: Job) -> list[str]:
         return []
     columns = len(job.data.table.columns)
     return [f"             a schema of {columns} columns, digest {job.data.table.digest().hex()}"]
+
+
+def _weighted(job: Job) -> list[str]:
+    """What rows' weights change, and what they do not."""
+    if not job.weight:
+        return []
+    return [
+        f"             each row counts {job.weight!r} times in the loss, {job.most_weight} at most",
+        "             metrics and the statistics of [prepare] count every row once",
+    ]
 
 
 def _set_aside(job: Job) -> list[str]:

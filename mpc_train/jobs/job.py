@@ -12,6 +12,7 @@ Numbers of rows are part of the job because every node derives the batches from 
 """
 
 import hashlib
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,15 @@ import msgspec
 
 from mpc_train.errors import JobError, ModelError
 from mpc_train.jobs.job_checks import JOB_VERSION, JobProblem, check_job
-from mpc_train.jobs.job_data import Data, Feature, Label, features_of, label_of, schema_of
+from mpc_train.jobs.job_data import (
+    Data,
+    Feature,
+    Label,
+    features_of,
+    label_of,
+    schema_of,
+    weight_of,
+)
 from mpc_train.jobs.job_prepare import Prepare
 from mpc_train.jobs.job_regression import NUMBERS, regression_shapes
 from mpc_train.jobs.job_reveal import Reveal
@@ -138,6 +147,17 @@ class Job(Strict, frozen=True, dict=True):
     @cached_property
     def label(self) -> Label:
         return label_of(self.data)
+
+    @cached_property
+    def weight(self) -> str:
+        """The column of row weights; empty where every row counts once."""
+        return weight_of(self.data).name
+
+    @cached_property
+    def most_weight(self) -> Fraction:
+        """The largest weight that a row may have, as it is declared; 1 without weights."""
+        declared = self.schema[self.weight].range if self.weight else None
+        return Fraction(1) if declared is None else Fraction(declared[1])
 
     @cached_property
     def schema(self) -> Schema:

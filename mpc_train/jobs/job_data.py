@@ -3,6 +3,15 @@
 Columns are declared either by a schema (`schema = "schema.toml"`, see `mpc_train.tables.schema`;
 the job carries the file's content, so that all nodes check the same) or by the short form, which
 lists `features` and `label` and makes each feature a number that is never missing.
+
+`weight` names a column of row weights: a number that is never missing, with a declared range within
+0 to 64, at each row's owner (`partition = "rows"`). It is as private as other cells, and no input:
+a row's loss counts so many times. What is minimised is the sum of weight · loss over a batch,
+divided by the number of its rows and not by the sum of their weights, which nobody learns; for
+Newton steps the batch is all training rows, so that without a penalty the result is the weighted
+maximum likelihood. Statistics of `[prepare]` and metrics count every row once. Of the gradient
+that `fixed_point.gradient_limit` bounds, weights are part. Without: `early_stopping`, `balanced`,
+`training_loss_every` and `statistics`.
 """
 
 from decimal import Decimal
@@ -42,13 +51,22 @@ class Label(Strict, frozen=True):
     range: tuple[Decimal, Decimal] | None = None
 
 
+class Weight(Strict, frozen=True):
+    """The column of row weights. With a schema the range stands there."""
+
+    name: str
+    range: tuple[Decimal, Decimal] | None = None
+
+
 class Data(Strict, frozen=True):
     """`[data]`: the columns, each owner's number of rows, and the rows held out for testing."""
 
     label: Label | str
     rows: dict[str, int]
     features: tuple[Feature | str, ...] = ()
-    """Left out with a schema: all of its columns but the label and the identifiers."""
+    """Left out with a schema: all of its columns but label, weight and identifiers."""
+    weight: Weight | str = ""
+    """A column that says how many times each row's loss counts; no feature."""
     schema: str = ""
     """A schema file beside the job; the job carries its content."""
     table: Schema | None = None
@@ -84,7 +102,7 @@ def features_of(data: Data) -> tuple[Feature, ...]:
         listed = tuple(
             column.name
             for column in data.table.columns
-            if column.kind != "identifier" and column.name != label
+            if column.kind != "identifier" and column.name not in (label, weight_of(data).name)
         )
     return tuple(Feature(item) if isinstance(item, str) else item for item in listed)
 
@@ -97,13 +115,26 @@ def label_of(data: Data) -> Label:
     return label
 
 
+def weight_of(data: Data) -> Weight:
+    """The column of row weights; its name is empty where there is none."""
+    return Weight(data.weight) if isinstance(data.weight, str) else data.weight
+
+
 def schema_of(data: Data, classes: int) -> Schema:
     """The schema that the job carries, or that of the short form: numbers, and a label.
 
     classes: of the model; 0 where the label is a number.
     """
+    weight = weight_of(data)
     if data.table is not None:
-        return data.table
+        if weight.name not in data.table:
+            return data.table
+        # An owner's rows may all weigh the same, as no feature may.
+        kept = [
+            msgspec.structs.replace(column, constant=True) if column.name == weight.name else column
+            for column in data.table.columns
+        ]
+        return Schema(tuple(kept), data.table.version)
     label = label_of(data)
     columns = [
         Column(feature.name, "number", range=feature.range, constant=True)
@@ -114,6 +145,8 @@ def schema_of(data: Data, classes: int) -> Schema:
         columns.append(Column(label.name, "category", levels=levels, constant=True))
     else:
         columns.append(Column(label.name, "number", range=label.range, constant=True))
+    if weight.name:
+        columns.append(Column(weight.name, "number", range=weight.range, constant=True))
     link = data.join or data.check_duplicates
     columns += [Column(name, "identifier") for name in (link.on if link is not None else ())]
     return Schema(tuple(columns))

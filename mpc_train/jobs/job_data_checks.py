@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mpc_train.jobs.job_data import Feature, Label
+from mpc_train.jobs.job_data import Feature, Label, weight_of
 from mpc_train.jobs.job_link_checks import check_link
 from mpc_train.jobs.job_problem import JobProblem, no_duplicates, number
 from mpc_train.jobs.job_regression import NUMBERS
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MAX_FEATURES = 100_000
 MAX_ROWS = 100_000_000
+MOST_WEIGHT = 64
+"""A row counts at most so many times, as a class does."""
 
 
 def check_data(job: "Job") -> None:
@@ -21,6 +23,8 @@ def check_data(job: "Job") -> None:
     _check_columns(job)
     if job.data.table is not None:
         _check_table(job)
+    if job.data.weight:
+        _check_weight(job)
     _check_rows(job)
     check_link(job)
 
@@ -105,6 +109,43 @@ def _check_label(job: "Job") -> None:
         raise JobProblem("data.label.classes", "the schema's levels are the classes; remove them")
     if column.kind == "boolean" and (label.classes or job.classes != 2):
         raise JobProblem("data.label", "false and true are two classes, 0 and 1")
+
+
+def _check_weight(job: "Job") -> None:
+    """Row weights: the column, its range, and that the job asks for nothing they do not go with."""
+    key, data, weight = "data.weight", job.data, weight_of(job.data)
+    if not weight.name or weight.name != weight.name.strip():
+        raise JobProblem(f"{key}.name", "a column name is not empty and has no space at its ends")
+    if weight.name == job.label.name or any(f.name == weight.name for f in job.features):
+        raise JobProblem(key, f"{weight.name!r} is also a feature or the label")
+    if data.partition == "columns":
+        raise JobProblem(key, 'is for partition = "rows", where each row has one owner; remove it')
+    if data.table is not None:
+        if weight.range is not None:
+            raise JobProblem(f"{key}.range", "stands in the schema; remove it here")
+        if weight.name not in data.table:
+            raise JobProblem(key, f"{weight.name!r} is no column of the schema")
+    column = job.schema[weight.name]
+    if column.kind != "number":
+        raise JobProblem(key, f"{weight.name!r} is of kind {column.kind}; a weight is a number")
+    if column.missing:
+        raise JobProblem(
+            key, f"{weight.name!r} may be missing by the schema; a weight is not, remove the codes"
+        )
+    if column.range is None:
+        raise JobProblem(f"{key}.range", f"declare it: weights lie within 0 to {MOST_WEIGHT}")
+    least, most = (number(f"{key}.range", end) for end in column.range)
+    if not 0 <= least < most <= MOST_WEIGHT:
+        raise JobProblem(f"{key}.range", f"[least, largest] within 0 to {MOST_WEIGHT}")
+    train, reveal = job.train, job.reveal
+    for where, asked in {
+        "train.early_stopping": train.early_stopping is not None,
+        "train.loss.balanced": train.loss.balanced,
+        "reveal.training_loss_every": bool(reveal.training_loss_every),
+        "reveal.statistics": reveal.statistics,
+    }.items():
+        if asked:
+            raise JobProblem(where, "does not go with data.weight; remove one of them")
 
 
 def _check_rows(job: "Job") -> None:

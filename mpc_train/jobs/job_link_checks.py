@@ -44,12 +44,12 @@ def _check_identifiers(job: "Job", key: str, link: Join | Duplicates) -> None:
     if not 1 <= len(link.on) <= MAX_IDENTIFIERS:
         raise JobProblem(f"{key}.on", f"1 to {MAX_IDENTIFIERS} columns identify a record")
     no_duplicates(f"{key}.on", link.on)
-    known = {*(feature.name for feature in job.features), job.label.name}
+    known = {*(feature.name for feature in job.features), job.label.name, job.weight}
     for name in link.on:
         if not name or name != name.strip():
             raise JobProblem(f"{key}.on", "a column name is not empty, with no space at its ends")
         if name in known:
-            raise JobProblem(f"{key}.on", f"{name!r} is also a feature or the label")
+            raise JobProblem(f"{key}.on", f"{name!r} is also a feature, the label or the weight")
         table = job.data.table
         if table is not None and (name not in table or table[name].kind != "identifier"):
             raise JobProblem(f"{key}.on", f"{name!r} is no column of kind identifier in the schema")

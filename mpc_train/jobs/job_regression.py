@@ -30,6 +30,7 @@ from mpc_train.regression.scales import (
     SCALE_BITS,
     Bounds,
     Scales,
+    check_weighted,
     scales,
     square_bits,
 )
@@ -142,11 +143,11 @@ def bounds_of(job: Job) -> Bounds:
         columns=job.widths[0] + 1,
         rows=split_sizes(job)[0],
         inputs=Fraction(job.data.limit),
-        residual=family.most_residual(label, predictor),
-        weight=family.most_weight(),
+        residual=family.most_residual(label, predictor) * job.most_weight,
+        weight=family.most_weight() * job.most_weight,
         coefficient=predictor,
         ridge=Fraction(settings.l2),
-        varying=family.weights_vary,
+        varying=family.weights_vary or bool(job.weight),
         sparse=sparse,
         growth=LASSO_GROWTH if sparse and family.name == "poisson" else 0,
     )
@@ -161,7 +162,14 @@ def check_newton_ranges(job: Job) -> None:
     """Raise JobError, with the key, where the job's numbers do not fit the ring."""
     try:
         sizes_of(job)
+        if job.weight:
+            check_weighted(bounds_of(job))
     except RangeError as error:
+        if job.weight:
+            raise JobError(
+                f"data.weight: {error} (weights up to {float(job.most_weight):g} included) do not "
+                "fit the ring; lower the weights' range or data.limit"
+            ) from error
         hint = "data.label.range or train.optimizer.log_range"
         if job.model.kind not in LOGARITHMIC:
             hint = "fixed_point.activation_limit"

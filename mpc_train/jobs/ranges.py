@@ -1,11 +1,12 @@
 """Whether a job's numbers fit the ring, and how its learning rates are rounded.
 
 A truncation is exact for words below 2^62 in magnitude. Which magnitudes occur follows from bounds
-that the job states: `data.limit` for features, `fixed_point.activation_limit` for what a layer
-puts out (and for the residual of a linear model), `fixed_point.gradient_limit` for the mean
-gradient of a batch, and 1 for the change of a weight in one step. From them follow, for every
-truncation of a step, the room that is left for the mantissa of learning rate over batch size. A
-job with too little room is refused before anything starts.
+that the job states: `data.limit` for features, the range of `data.weight` for how many times a
+row counts, `fixed_point.activation_limit` for what a layer puts out (and for the residual of a
+linear model), `fixed_point.gradient_limit` for the mean gradient of a batch, and 1 for the change
+of a weight in one step. From them follow, for every truncation of a step, the room that is left
+for the mantissa of learning rate over batch size. A job with too little room is refused before
+anything starts.
 
 Everything here is integer and rational arithmetic on public numbers.
 """
@@ -17,10 +18,12 @@ from typing import TYPE_CHECKING
 
 from mpc_train.errors import JobError
 from mpc_train.jobs.job_regression import check_newton_ranges
+from mpc_train.jobs.job_train_checks import loss_name
 from mpc_train.jobs.schedule import distinct_rates, is_newton, learning_rate
 from mpc_train.networks.graph_ranges import check_graph_ranges
 from mpc_train.training.moments import least_rate
 from mpc_train.training.training_setup import check_training, gradient_limit, moments
+from protocols.rational import exponential
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -48,10 +51,28 @@ def check_ranges(job: Job) -> None:
     if is_newton(job):
         check_newton_ranges(job)
         return
+    if job.weight:
+        _check_weighted(job)
     check_graph_ranges(job)
     check_training(job)
     for epoch, step in distinct_rates(job):
         rate(job, epoch, step)
+
+
+def _check_weighted(job: Job) -> None:
+    """The gradient at the outputs times a row's weight is one product before a truncation."""
+    loss = job.train.loss
+    most = max(Fraction(job.fixed_point.activation_limit), Fraction(loss.positive_weight))
+    most = max(most, *(Fraction(weight) for weight in loss.class_weights), Fraction(loss.delta))
+    if loss_name(job) == "poisson":
+        most += exponential(Fraction(loss.most_log_rate))
+    bits = _bits(most * job.most_weight) + 2 * job.fraction_bits
+    if bits > WORD_BITS:
+        raise JobError(
+            f"data.weight: weights up to {float(job.most_weight):g} times gradients of a row up to "
+            f"{float(most):g} need {bits} bits at fraction_bits = {job.fraction_bits}, {WORD_BITS} "
+            "are there; lower the weights' range or fixed_point.activation_limit"
+        )
 
 
 def rate_bits(job: Job) -> int:
@@ -62,7 +83,7 @@ def rate_bits(job: Job) -> int:
         if len(job.widths) > 2:
             inputs = max(inputs, Fraction(job.fixed_point.activation_limit))
         residual = job.fixed_point.activation_limit if job.model.kind == "linear" else 1
-        mean = min(mean, inputs * residual)
+        mean = min(mean, inputs * residual * job.most_weight)
     room = WORD_BITS - 2 * job.fraction_bits - _bits(mean * job.train.batch_size)
     return min(room, MOST_RATE_BITS)
 

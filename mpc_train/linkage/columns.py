@@ -29,10 +29,11 @@ class Part:
 
 
 def columns_of(job: Job, owner: str) -> tuple[str, ...]:
-    """The features that an owner brings, in the job's order, and the label where it has it."""
+    """The features that an owner brings, in the job's order, the label where it has it, and the
+    rows' weights."""
     names = (*(feature.name for feature in job.features), job.label.name)
     if job.data.partition == "rows":
-        return names
+        return (*names, job.weight) if job.weight else names
     return tuple(name for name in names if name in job.data.columns[owner])
 
 

@@ -77,7 +77,7 @@ def _a_value(term: Term) -> float:
 def check_cells(job: Job, name: str, values: Reals, missing: Mask) -> None:
     """Raise CellError at the first cell of a column that the job's steps cannot take.
 
-    values, missing: float64[n] and bool[n], of a feature or of the label.
+    values, missing: float64[n] and bool[n], of a feature, the label or the weight.
     """
     if name == job.label.name:
         if missing.any():
@@ -87,6 +87,8 @@ def check_cells(job: Job, name: str, values: Reals, missing: Mask) -> None:
             scaled = (values - float(job.label.center)) / float(job.label.scale)
             _refuse_beyond(scaled, float(job.data.limit), f"±{job.data.limit} (data.limit)")
         return
+    if name == job.weight and missing.any():
+        raise CellError(int(np.argmax(missing)), "the weight is missing; leave such rows out")
     terms = [term for term in job.pipeline.terms if term.column == name]
     refused = missing & any(not term.takes_missing for term in terms)
     if refused.any():

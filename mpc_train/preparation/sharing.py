@@ -72,11 +72,13 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Shared:
-    """All rows, owner after owner. inputs: [rows, width]; labels: [rows, outputs]."""
+    """All rows, owner after owner. inputs: [rows, width]; labels: [rows, outputs]; weights: how
+    many times each row's loss counts, [rows, 1], None: once."""
 
     inputs: MaskedTensor
     labels: MaskedTensor
     parameters: Parameters
+    weights: MaskedTensor | None = None
 
 
 def pieces_of(job: Job, owner: str) -> Iterator[Piece]:
@@ -84,6 +86,8 @@ def pieces_of(job: Job, owner: str) -> Iterator[Piece]:
     pipeline, rows, f = job.pipeline, job.data.rows[owner], job.fraction_bits
     yield from Piece("features", (rows, len(pipeline.terms)), f).blocks()
     yield from Piece("labels", (rows, job.outputs), f).blocks()
+    if job.weight:
+        yield from Piece("weights", (rows, 1), f).blocks()
     if pipeline.filled:
         yield from Piece("present", (rows, len(pipeline.filled)), 0).blocks()
     if pipeline.secret:
@@ -101,6 +105,7 @@ def brought(job: Job, owner: str, table: Table) -> dict[str, Reals]:
     return {
         "features": table.features,
         "labels": label_matrix(job, table.labels),
+        "weights": table.weights.reshape(-1, 1),
         "present": table.present,
         "statistics": statistics[:-1],
         "moments": statistics[-1],
@@ -142,7 +147,8 @@ def share_in(
     whole = {name: concatenate(parts) for name, parts in found.items()}
     secret = parameters(pipeline, list(zip(*statistics, strict=True)), f)
     inputs = prepared(pipeline, whole.pop("features"), whole.get("present"), secret, f)
-    return Shared(MaskedTensor(inputs), MaskedTensor(whole["labels"]), secret)
+    weights = MaskedTensor(whole["weights"]) if job.weight else None
+    return Shared(MaskedTensor(inputs), MaskedTensor(whole["labels"]), secret, weights)
 
 
 def label_matrix(job: Job, labels: Reals) -> Reals:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.regression.family import Family
-from mpc_train.regression.rows import rows_of
+from mpc_train.regression.rows import Rows, rows_of
 from mpc_train.regression.scales import (
     BLOCK_ROWS,
     COEFFICIENT_BITS,
@@ -32,10 +32,12 @@ from protocols.role import Role, Words
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows: inputs [rows, columns], the last column all ones, and labels [rows, 1]."""
+    """Some rows: inputs [rows, columns], the last column all ones, and labels [rows, 1]. weights:
+    how many times each row counts, [rows, 1] at scale 2^PREDICTOR_BITS; None: once."""
 
     inputs: Masked
     labels: Masked
+    weights: Masked | None = None
 
 
 Data = tuple[Chunk, ...]
@@ -53,7 +55,12 @@ class Equations:
 
 
 def prepared(
-    inputs: Masked, labels: Masked, rows: NDArray[np.int64], fraction_bits: int, sizes: Scales
+    inputs: Masked,
+    labels: Masked,
+    rows: NDArray[np.int64],
+    fraction_bits: int,
+    sizes: Scales,
+    weights: Masked | None = None,
 ) -> Data:
     """Rows of all, at scale 2^fraction_bits, as the equations take them. 2 rounds a chunk, once."""
     role, found = inputs.role, []
@@ -62,9 +69,12 @@ def prepared(
         x = at_scale(inputs.select(some), fraction_bits, sizes.input_bits)
         y = at_scale(labels.select(some), fraction_bits, PREDICTOR_BITS)
         ones = public(role, np.full((len(some), 1), 1 << sizes.input_bits, np.int64))
-        chunk = Chunk(concatenate([x, ones], 1), y)
+        w = None
+        if weights is not None:
+            w = at_scale(weights.select(some), fraction_bits, PREDICTOR_BITS)
+        chunk = Chunk(concatenate([x, ones], 1), y, w)
         if len(rows) > sizes.chunk:
-            _settle(role, chunk.inputs, chunk.labels)
+            _settle(role, chunk.inputs, chunk.labels, *(() if w is None else (w,)))
         found.append(chunk)
     return tuple(found)
 
@@ -89,7 +99,7 @@ def equations(
     """g and what is asked for at `coefficients`, [columns, 1] at scale 2^COEFFICIENT_BITS.
 
     Rounds for each chunk: 2 for the linear predictors, those of `rows_of`, 2 for g, and one
-    more for H where weights vary.
+    more for H where weights vary; where rows bring weights, 2 more.
     """
     totals: dict[str, Masked] = {}
     for chunk in data:
@@ -97,9 +107,10 @@ def equations(
         shift = sizes.input_bits + COEFFICIENT_BITS - PREDICTOR_BITS
         predictor = truncate(matmul(x, coefficients), shift)
         found = rows_of(family, predictor, chunk.labels, sizes.weight_bits)
-        sums = {"gradient": _gradient(x, found.residual, sizes)}
+        counted = found if chunk.weights is None else _counted(found, chunk.weights, sizes)
+        sums = {"gradient": _gradient(x, counted.residual, sizes)}
         if information:
-            sums["information"] = _information(x, found.weight, sizes)
+            sums["information"] = _information(x, counted.weight, sizes)
         if squares:
             square = multiply(found.residual, found.residual)
             lowered = truncate(square, 2 * PREDICTOR_BITS - square_bits(sizes))
@@ -109,6 +120,14 @@ def equations(
         if len(data) > 1:
             _settle(role, *totals.values())
     return Equations(totals["gradient"], totals.get("information"), totals.get("squares"))
+
+
+def _counted(rows: Rows, weights: Masked, sizes: Scales) -> Rows:
+    """Residuals and weights of rows that count `weights` times. 2 rounds."""
+    residual = truncate(multiply(weights, rows.residual), PREDICTOR_BITS)
+    if rows.weight is None:
+        return Rows(residual, truncate(weights.shares(), PREDICTOR_BITS - sizes.weight_bits))
+    return Rows(residual, truncate(multiply(weights, rows.weight), PREDICTOR_BITS))
 
 
 def _settle(role: Role, *values: Masked) -> None:

@@ -65,14 +65,17 @@ def regress(
     inputs: MaskedTensor,
     labels: MaskedTensor,
     done: Callable[[int], None],
+    weights: MaskedTensor | None = None,
 ) -> Regressed:
     """Fit the job's regression to its training rows among `inputs` and `labels`.
 
-    Steps count from 1; `done` hears the number of each one that is done.
+    weights: how many times each row counts, [rows, 1]; None: once. Steps count from 1; `done` hears
+    the number of each one that is done.
     """
     family, sizes, settings = family_of(job), sizes_of(job), job.train.optimizer
     rows, _ = split(job)
-    data = prepared(inputs.masked(), labels.masked(), rows, job.fraction_bits, sizes)
+    counts = None if weights is None else weights.masked()
+    data = prepared(inputs.masked(), labels.masked(), rows, job.fraction_bits, sizes, counts)
     training, before = Training(), role.rounds
     begin = time.perf_counter()
 

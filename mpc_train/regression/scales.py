@@ -52,7 +52,8 @@ class Bounds:
     """What a job states about its numbers: largest magnitudes.
 
     inputs: of a feature. residual, weight: of a row's, in the units of the family. coefficient: of
-    a coefficient and of its change in one step. ridge: the L2 penalty.
+    a coefficient and of its change in one step. ridge: the L2 penalty. Where rows bring weights,
+    residual and weight are those times the largest.
     """
 
     columns: int
@@ -63,7 +64,8 @@ class Bounds:
     coefficient: Fraction
     ridge: Fraction = Fraction(0)
     varying: bool = True
-    """Whether weights differ from row to row; else they are 1."""
+    """Whether weights differ from row to row, by the family or as the rows bring them; else they
+    are 1."""
     sparse: bool = False
     """Whether there is an L1 penalty, for which S stays as it is at the first step."""
     growth: int = 0
@@ -164,6 +166,12 @@ def _row_bits(bounds: Bounds, inputs: Fraction) -> tuple[int, int]:
             f"inputs up to {float(inputs):g} with weights up to {float(bounds.weight):.3g}"
         )
     return input_bits, weight_bits
+
+
+def check_weighted(bounds: Bounds) -> None:
+    """RangeError where a residual times a row's weight does not fit before its truncation."""
+    if bit_length(bounds.residual) + 2 * PREDICTOR_BITS > WORD_BITS:
+        raise RangeError(f"residuals up to {float(bounds.residual):g}")
 
 
 def square_bits(sizes: Scales) -> int:

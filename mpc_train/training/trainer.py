@@ -39,14 +39,20 @@ class Trainer:
     clip: Clip | None = None
 
     def step(
-        self, inputs: MaskedTensor, labels: MaskedTensor, learning_rate: Fraction
+        self,
+        inputs: MaskedTensor,
+        labels: MaskedTensor,
+        learning_rate: Fraction,
+        weights: MaskedTensor | None = None,
     ) -> MaskedTensor:
         """Forward, backward and update on one batch; openings may still be pending after it.
 
-        inputs: [rows, features]; labels: the shape of the model's output. Returns the outputs.
+        inputs: [rows, features]; labels: the shape of the model's output; weights: how many times
+        the loss of each row counts, [rows, 1], None: once. Returns the outputs.
         """
         outputs = self.model(inputs)
-        outputs.backward(self.loss.gradient(outputs, labels))
+        gradient = self.loss.gradient(outputs, labels)
+        outputs.backward(gradient if weights is None else gradient.mul(weights))
         self.optimizer.step(learning_rate, self.clip)
         return cast("MaskedTensor", outputs)
 
@@ -78,8 +84,10 @@ def train(
     labels: MaskedTensor,
     done: Callable[[int], None],
     watch: Watch | None = None,
+    weights: MaskedTensor | None = None,
 ) -> Training:
-    """All epochs of the job over rows [rows, features] and labels [rows, outputs].
+    """All epochs of the job over rows [rows, features], labels [rows, outputs] and the rows'
+    weights [rows, 1], None where each counts once.
 
     Steps count from 1; `done` hears the number of each one that is done. `watch` discloses what
     the job lists, and may end the training.
@@ -93,7 +101,8 @@ def train(
             number += 1
             role.begin_step(number)
             batch = labels[rows]
-            outputs = trainer.step(inputs[rows], batch, rate(job, epoch, number))
+            counts = None if weights is None else weights[rows]
+            outputs = trainer.step(inputs[rows], batch, rate(job, epoch, number), counts)
             if watch is not None:
                 watch.after_step(number, outputs, batch)
             role.finish()

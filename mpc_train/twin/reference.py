@@ -8,7 +8,7 @@ exists to avoid: tests and local demonstrations use it, nodes never do.
 Losses, rules and decisions are those of `reference_setup`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -93,7 +93,7 @@ def _train(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.i
     inputs = torch.from_numpy(pooled)
     labels = torch.from_numpy(np.concatenate([table.labels for table in tables]))
     if is_newton(job):
-        state = regression_twin(job, pooled, labels.numpy())
+        state = regression_twin(job, pooled, labels.numpy(), pooled_weights(job, tables))
         return Twin(state | prepare, evaluate(job, state, tables), total_steps(job))
     module = plain_module(job).double()
     scale = 2.0**job.fraction_bits
@@ -107,6 +107,7 @@ def _train(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.i
     optimizer, loss = twin_optimizer(job, trained), twin_loss(job, labels[split(job)[0]])
     checked = torch.from_numpy(checked_rows(job))
     stopping = _stopping(job)
+    weights = pooled_weights(job, tables)
     number = 0
     for epoch in range(job.train.epochs):
         for rows in batches(job, epoch):
@@ -115,7 +116,10 @@ def _train(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.i
                 group["lr"] = float(rate(job, epoch, number))
             index = torch.from_numpy(rows)
             optimizer.zero_grad()
-            loss(module(inputs[index]), labels[index]).backward()
+            outputs = module(inputs[index])
+            if weights is not None:
+                outputs.register_hook(_times(torch.from_numpy(weights[rows])))
+            loss(outputs, labels[index]).backward()
             twin_clip(job, trained)
             optimizer.step()
         if stopping is not None and is_checked(job, epoch):
@@ -139,6 +143,16 @@ def pooled_inputs(
     local = Local(features, np.concatenate([table.present for table in tables]))
     found = twin_parameters(job.pipeline, local, split(job.at_fold(0))[0])
     return applied(job.pipeline, local, found), found
+
+
+def pooled_weights(job: Job, tables: Sequence[Table]) -> NDArray[np.float64] | None:
+    """How many times the loss of each of all owners' rows counts; None: once."""
+    return np.concatenate([table.weights for table in tables]) if job.weight else None
+
+
+def _times(weights: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Multiplies each row's gradient: losses are means over rows, so that its loss counts so."""
+    return lambda gradient: gradient * weights[:, None]
 
 
 def _stopping(job: Job) -> TwinStopping | None:

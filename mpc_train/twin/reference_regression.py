@@ -27,7 +27,7 @@ MOST_STEPS, MOST_SWEEPS = 200, 10_000
 @dataclass(frozen=True)
 class PlainFit:
     """coefficients, errors: [features + 1], the intercept last; errors as in a table of results,
-    NaN with a penalty. dispersion: 1 where the family has none."""
+    NaN with a penalty or with weights. dispersion: 1 where the family has none."""
 
     coefficients: Reals
     errors: Reals
@@ -42,9 +42,14 @@ def fit_plain(
     l1: float = 0.0,
     l2: float = 0.0,
     steps: int = 50,
+    weights: Reals | None = None,
 ) -> PlainFit:
-    """Fit `labels` [rows] to `inputs` [rows, features]; penalties are on the mean loss."""
+    """Fit `labels` [rows] to `inputs` [rows, features]; penalties are on the mean loss.
+
+    weights: how many times each row counts; means divide by the number of rows all the same.
+    """
     rows = len(labels)
+    counts = np.ones(rows) if weights is None else weights
     x = np.column_stack([inputs, np.ones(rows)])
     columns = x.shape[1]
     free = np.append(np.ones(columns - 1), 0.0)
@@ -54,8 +59,8 @@ def fit_plain(
     information = np.eye(columns)
     for _ in range(MOST_STEPS if l1 else steps):
         residual, weight = _rows(family, x @ found, labels)
-        information = x.T @ (weight[:, None] * x) / rows + np.diag(l2 * free)
-        gradient = x.T @ residual / rows - l2 * free * found
+        information = x.T @ ((counts * weight)[:, None] * x) / rows + np.diag(l2 * free)
+        gradient = x.T @ (counts * residual) / rows - l2 * free * found
         before = found
         if l1:
             found = _minimum(information, gradient, found, l1 * free)
@@ -68,18 +73,20 @@ def fit_plain(
     if family.has_dispersion:
         dispersion = float(residual @ residual) / max(rows - columns, 1)
     errors = np.full(columns, np.nan)
-    if not l1 and not l2:
+    if not l1 and not l2 and weights is None:
         errors = np.sqrt(dispersion * np.diag(np.linalg.pinv(information)) / rows)
     return PlainFit(found, errors, dispersion)
 
 
-def regression_twin(job: Job, inputs: Reals, labels: Reals) -> dict[str, Reals]:
+def regression_twin(
+    job: Job, inputs: Reals, labels: Reals, weights: Reals | None = None
+) -> dict[str, Reals]:
     """Weights of the job's regression on pooled rows, by the names of the model's tensors."""
-    found = pooled_fit(job, inputs, labels).coefficients
+    found = pooled_fit(job, inputs, labels, weights).coefficients
     return {"weight": found[:-1].reshape(1, -1), "bias": found[-1:]}
 
 
-def pooled_fit(job: Job, inputs: Reals, labels: Reals) -> PlainFit:
+def pooled_fit(job: Job, inputs: Reals, labels: Reals, weights: Reals | None = None) -> PlainFit:
     """The job's regression on the training rows among all rows."""
     rows, _ = split(job)
     settings = job.train.optimizer
@@ -90,6 +97,7 @@ def pooled_fit(job: Job, inputs: Reals, labels: Reals) -> PlainFit:
         l1=float(settings.l1),
         l2=float(settings.l2),
         steps=total_steps(job),
+        weights=None if weights is None else weights[rows],
     )
 
 
