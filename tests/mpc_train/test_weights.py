@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +17,9 @@ from sklearn.linear_model import (
     LogisticRegression,
     PoissonRegressor,
 )
+from typer.testing import CliRunner
 
+from mpc_train.cli import app
 from mpc_train.data import Table, load_table, table_of
 from mpc_train.errors import DataError, JobError
 from mpc_train.jobs.job import Job, load_job
@@ -36,6 +40,8 @@ from tests.mpc_train.helpers import JOB as HELPERS_JOB
 from tests.mpc_train.helpers import csv_lines, write_job
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, shares_of
+from tests.support.privacy import same_views
+from tests.support.transcript_first import run_scripted
 
 OWNERS = {"ann": 130, "bob": 60, "cleo": 50}
 WEIGHT = '{ name = "w", range = [0, 4] }'
@@ -99,8 +105,8 @@ def rows_of(job: Job, kind: str, ones: bool = False) -> list[Table]:
     return [table_of(job, TypedTable(names, part, np.zeros(part.shape, bool))) for part in parts]
 
 
-def over_shares(job: Job, tables: list[Table]) -> dict[str, np.ndarray]:
-    """The trained model: every owner shares in its own rows, cleo as the dealer where she is."""
+def training(job: Job, tables: list[Table]) -> Callable[[Role], Any]:
+    """Every owner shares in its own rows, cleo as the dealer where she is; shares of the model."""
     evaluators = len(job.evaluators)
     sources: dict[str, From] = {"ann": 0, "bob": 1, "cleo": 2 if evaluators == 3 else "dealer"}
 
@@ -118,7 +124,15 @@ def over_shares(job: Job, tables: list[Table]) -> dict[str, np.ndarray]:
         finally:
             detach()
 
-    results = run_lockstep(program, evaluators)
+    return program
+
+
+def over_shares(job: Job, tables: list[Table]) -> dict[str, np.ndarray]:
+    """The trained model."""
+    return opened(job, run_lockstep(training(job, tables), len(job.evaluators)))
+
+
+def opened(job: Job, results: list[Any]) -> dict[str, np.ndarray]:
     return {
         name: decode(combine_masked([result[name] for result in results]), job.fraction_bits)
         for name in job.shapes
@@ -221,6 +235,34 @@ def test_gradients_converge_to_scikit_learn_in_the_clear(tmp_path: Path) -> None
     model = SKLEARN["logistic"].fit(x, y, sample_weight=w)
     state = train_twin(job, tables, initial_weights(job)).state
     assert np.abs(state["weight"] - model.coef_).max() < 1e-3
+
+
+@pytest.mark.parametrize(("evaluators", "corrupted"), [(2, (1,)), (3, (0, 2))])
+@pytest.mark.parametrize(
+    ("kind", "train"),
+    [
+        ("logistic", SGD_TRAIN.replace("RATE", "0.5").replace("epochs = 2", "epochs = 1")),
+        ("linear", 'optimizer = { name = "newton", steps = 2 }'),
+    ],
+)
+def test_views_do_not_depend_on_weights(
+    kind: str, train: str, evaluators: int, corrupted: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Sharing in and training: those of honest owners, all 0 or all different."""
+    job = weighted_job(tmp_path, kind, train, evaluators)
+    drawn, views = rows_of(job, kind), []
+    for factor in (0.0, 0.5, 1.0):
+        tables = [
+            table if place in corrupted else replace(table, weights=factor * table.weights)
+            for place, table in enumerate(drawn)
+        ]
+        coins = round(2 * factor)
+        results, view = run_scripted(training(job, tables), evaluators, corrupted, coins=coins)
+        exact = train_twin(job, tables, initial_weights(job)).state
+        if kind == "logistic":
+            assert max_weight_difference(opened(job, results), exact) < 1e-2
+        views.append(view)
+    same_views(views)
 
 
 def test_an_owner_shares_its_weights_with_its_rows(tmp_path: Path) -> None:
@@ -357,3 +399,24 @@ def test_newton_steps_refuse_statistics_and_weights_that_do_not_fit(tmp_path: Pa
     wide = 'optimizer = { name = "newton" }\n[fixed_point]\nactivation_limit = 1_000_000'
     with pytest.raises(JobError, match=r"data\.weight"):
         weighted_job(tmp_path, "linear", wide, weight='{ name = "w", range = [0, 64] }')
+
+
+@pytest.mark.slow
+def test_a_run_with_an_owner_that_only_brings_rows(tmp_path: Path) -> None:
+    """Real processes: cleo neither evaluates nor deals."""
+    job = weighted_job(tmp_path, "logistic", SGD_TRAIN.replace("RATE", "0.5"), 3)
+    text = (tmp_path / "job.toml").read_text()
+    owners = 'owners = ["ann", "bob", "cleo"]'
+    (tmp_path / "job.toml").write_text(
+        text.replace(owners, f'{owners}\nevaluators = ["ann", "bob"]')
+    )
+    (tmp_path / "data").mkdir()
+    for owner, table in zip(job.owners, rows_of(job, "logistic"), strict=True):
+        rows = zip(table.features * [1, 2, 1], table.labels, table.weights, strict=True)
+        lines = [f"{x[0]},{x[1]},{w},{x[2]},{int(y)}" for x, y, w in rows]
+        (tmp_path / "data" / f"{owner}.csv").write_text("\n".join(["x0,x1,w,x2,y", *lines]))
+    run = ["run", str(tmp_path / "job.toml"), "--compare", "--format", "json"]
+    shown = CliRunner().invoke(app, [*run, "--run-dir", str(tmp_path / "run")])
+    assert shown.exit_code == 0, shown.stderr
+    record = json.loads(shown.stdout.splitlines()[-1])
+    assert record["max_weight_difference"] < 1e-3
