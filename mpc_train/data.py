@@ -28,7 +28,8 @@ class Table:
     labels: float64[B]; the class number for a classifier, the centred and scaled label for a
     linear model; empty where another owner has the label. present: float64[B, filled terms] of 0
     and 1. tokens: uint8[B, 32], what stands for each row's identifiers; None: the job uses none.
-    weights: float64[B], how many times each row's loss counts; empty where the job has none.
+    weights: float64[B], how many times each row's loss counts; empty where the job has none,
+    or another owner has them.
     """
 
     features: NDArray[np.float64]
@@ -80,7 +81,7 @@ def table_of(job: Job, typed: TypedTable) -> Table:
     labels = np.empty(0)
     if job.label.name in typed.names:
         labels = np.array(typed.column(job.label.name))
-    weights = np.array(typed.column(job.weight)) if job.weight else np.empty(0)
+    weights = np.array(typed.column(job.weight)) if job.weight in typed.names else np.empty(0)
     local = local_terms(pipeline_over(job.pipeline, typed.names), typed)
     labels = labels if job.classes else _scaled_label(job, labels)
     return Table(local.values, labels, local.present, weights=weights)

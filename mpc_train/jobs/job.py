@@ -153,6 +153,13 @@ class Job(Strict, frozen=True, dict=True):
         """The column of row weights; empty where every row counts once."""
         return weight_of(self.data).name
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that owners share in: features, the label, and the weight where there is
+        one."""
+        names = (*(feature.name for feature in self.features), self.label.name)
+        return (*names, self.weight) if self.weight else names
+
     @cached_property
     def most_weight(self) -> Fraction:
         """The largest weight that a row may have, as it is declared; 1 without weights."""

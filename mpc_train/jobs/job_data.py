@@ -5,13 +5,13 @@ the job carries the file's content, so that all nodes check the same) or by the 
 lists `features` and `label` and makes each feature a number that is never missing.
 
 `weight` names a column of row weights: a number that is never missing, with a declared range within
-0 to 64, at each row's owner (`partition = "rows"`). It is as private as other cells, and no input:
-a row's loss counts so many times. What is minimised is the sum of weight · loss over a batch,
-divided by the number of its rows and not by the sum of their weights, which nobody learns; for
-Newton steps the batch is all training rows, so that without a penalty the result is the weighted
-maximum likelihood. Statistics of `[prepare]` and metrics count every row once. Of the gradient
-that `fixed_point.gradient_limit` bounds, weights are part. Without: `early_stopping`, `balanced`,
-`training_loss_every` and `statistics`.
+0 to 64, at each row's owner or at the one whose `columns` list it. It is as private as other cells,
+and no input: a row's loss counts so many times. What is minimised is the sum of weight · loss over
+a batch, divided by the number of its rows and not by the sum of their weights, which nobody learns;
+for Newton steps the batch is all training rows, so that without a penalty the result is the
+weighted maximum likelihood. Statistics of `[prepare]` and metrics count every row once. Weights are
+part of the gradient that `fixed_point.gradient_limit` bounds. They do not go with `early_stopping`,
+`balanced`, `training_loss_every` and `statistics`.
 """
 
 from decimal import Decimal
@@ -75,7 +75,8 @@ class Data(Strict, frozen=True):
     """rows: each owner has other records, and all columns. columns: each has other columns of
     records that they `join`; `rows` are then those of each owner's own table."""
     columns: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
-    """partition = "columns": which features each owner brings, and who the label."""
+    """partition = "columns": which features each owner brings, and who the label and
+    the weight."""
     join: Join | None = None
     check_duplicates: Duplicates | None = None
     """partition = "rows": look for records that stand in several tables, before anything else."""

@@ -118,8 +118,6 @@ def _check_weight(job: "Job") -> None:
         raise JobProblem(f"{key}.name", "a column name is not empty and has no space at its ends")
     if weight.name == job.label.name or any(f.name == weight.name for f in job.features):
         raise JobProblem(key, f"{weight.name!r} is also a feature or the label")
-    if data.partition == "columns":
-        raise JobProblem(key, 'is for partition = "rows", where each row has one owner; remove it')
     if data.table is not None:
         if weight.range is not None:
             raise JobProblem(f"{key}.range", "stands in the schema; remove it here")

@@ -44,7 +44,7 @@ def _check_identifiers(job: "Job", key: str, link: Join | Duplicates) -> None:
     if not 1 <= len(link.on) <= MAX_IDENTIFIERS:
         raise JobProblem(f"{key}.on", f"1 to {MAX_IDENTIFIERS} columns identify a record")
     no_duplicates(f"{key}.on", link.on)
-    known = {*(feature.name for feature in job.features), job.label.name, job.weight}
+    known = set(job.columns)
     for name in link.on:
         if not name or name != name.strip():
             raise JobProblem(f"{key}.on", "a column name is not empty, with no space at its ends")
@@ -77,9 +77,9 @@ def _check_rules(key: str, on: tuple[str, ...], rules: Mapping[str, tuple[Rule, 
 
 
 def _check_shares_of_columns(job: "Job") -> None:
-    """Each feature and the label stand at exactly one owner."""
+    """Each feature, the label and the weight stand at exactly one owner."""
     columns = job.data.columns
-    wanted = [*(feature.name for feature in job.features), job.label.name]
+    wanted = job.columns
     holder: dict[str, str] = {}
     for owner in job.owners:
         if not columns.get(owner):
@@ -90,7 +90,9 @@ def _check_shares_of_columns(job: "Job") -> None:
             raise JobProblem(key, "is not one of job.owners")
         for name in names:
             if name not in wanted:
-                raise JobProblem(key, f"{name!r} is neither a feature nor the label")
+                raise JobProblem(
+                    key, f"{name!r} is neither a feature nor the label, nor the weight"
+                )
             if name in holder:
                 raise JobProblem(key, f"{name!r} stands at {holder[name]} already; one brings it")
             holder[name] = owner

@@ -15,25 +15,27 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Part:
     """An owner's part of the model's inputs. terms: places among the pipeline's terms; filled:
-    places among its filled terms; label: whether the owner brings it."""
+    places among its filled terms; label, weight: whether the owner brings it."""
 
     terms: tuple[int, ...]
     filled: tuple[int, ...]
     label: bool
     outputs: int
+    weight: bool = False
 
     @property
     def width(self) -> int:
         """How many words of a row the owner shares in."""
-        return len(self.terms) + len(self.filled) + (self.outputs if self.label else 0)
+        labels = self.outputs if self.label else 0
+        return len(self.terms) + len(self.filled) + labels + self.weight
 
 
 def columns_of(job: Job, owner: str) -> tuple[str, ...]:
-    """The features that an owner brings, in the job's order, the label where it has it, and the
-    rows' weights."""
-    names = (*(feature.name for feature in job.features), job.label.name)
+    """The features that an owner brings, in the job's order, and label and weight where it has
+    them."""
+    names = job.columns
     if job.data.partition == "rows":
-        return (*names, job.weight) if job.weight else names
+        return names
     return tuple(name for name in names if name in job.data.columns[owner])
 
 
@@ -45,6 +47,7 @@ def part_of(job: Job, owner: str) -> Part:
         tuple(i for i, j in enumerate(pipeline.filled) if pipeline.terms[j].column in names),
         job.label.name in names,
         job.outputs,
+        job.weight in names,
     )
 
 

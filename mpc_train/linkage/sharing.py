@@ -1,6 +1,7 @@
 """Rows of several owners' columns become the model's inputs: joined, over shares.
 
-Each owner brings its terms, bits of what is there, and the label if it has it, as one matrix.
+Each owner brings its terms, bits of what is there, and label and weight if it has them, as one
+matrix.
 
 * Where holders know which rows are joined, each brings those, in the common order.
 * Where nobody does, each brings all of its rows in the order in which it sent its list. They follow
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def share_joined(job: Job, role: Role, linked: Linked, me: str, table: Table | None) -> Shared:
-    """Inputs [joined rows, width] and labels of all owners; at every computing node.
+    """Inputs [joined rows, width], labels and weights of all owners; at every computing node.
 
     job: resolved for the joined rows. table: this node's own, None where it owns none.
     """
@@ -46,7 +47,7 @@ def share_joined(job: Job, role: Role, linked: Linked, me: str, table: Table | N
         for owner, part in zip(job.owners, parts, strict=True)
     ]
     whole = concatenate(brought, 1)
-    terms, filled, label = _places(parts)
+    terms, filled, label, weight = _places(parts)
     values = whole.select((slice(None), terms))
     present = whole.select((slice(None), filled)) if filled else None
     pipeline, f = job.pipeline, job.fraction_bits
@@ -58,7 +59,8 @@ def share_joined(job: Job, role: Role, linked: Linked, me: str, table: Table | N
         found = parameters(pipeline, [statistics], f)
     inputs = prepared(pipeline, values, present, found, f)
     labels = whole.select((slice(None), label))
-    return Shared(MaskedTensor(inputs), MaskedTensor(labels), found)
+    weights = MaskedTensor(whole.select((slice(None), weight))) if weight else None
+    return Shared(MaskedTensor(inputs), MaskedTensor(labels), found, weights)
 
 
 def _joined(
@@ -85,14 +87,18 @@ def _words(job: Job, part: Part, table: Table) -> Words:
     blocks = [encode(table.features, f), encode(table.present, 0)]
     if part.label:
         blocks.append(encode(label_matrix(job, table.labels), f))
+    if part.weight:
+        blocks.append(encode(table.weights, f))
     return np.concatenate([block.reshape(table.rows, -1) for block in blocks], axis=1)
 
 
-def _places(parts: list[Part]) -> tuple[list[int], list[int], list[int]]:
-    """Where the pipeline's terms, its filled terms and the label stand among all owners' words."""
+def _places(parts: list[Part]) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Where the pipeline's terms, its filled terms, the label and the weight stand among all
+    owners' words."""
     terms: dict[int, int] = {}
     filled: dict[int, int] = {}
     label: list[int] = []
+    weight: list[int] = []
     start = 0
     for part in parts:
         terms |= {place: start + i for i, place in enumerate(part.terms)}
@@ -102,4 +108,7 @@ def _places(parts: list[Part]) -> tuple[list[int], list[int], list[int]]:
         if part.label:
             label = list(range(start, start + part.outputs))
             start += part.outputs
-    return [terms[i] for i in sorted(terms)], [filled[i] for i in sorted(filled)], label
+        if part.weight:
+            weight = [start]
+            start += 1
+    return [terms[i] for i in sorted(terms)], [filled[i] for i in sorted(filled)], label, weight

@@ -31,11 +31,13 @@ def joined(job: Job, tables: Sequence[Table]) -> tuple[Job, Table]:
     both = sorted(set.intersection(*(set(one) for one in keys)))
     features = np.empty((len(both), len(job.pipeline.terms)))
     present = np.empty((len(both), len(job.pipeline.filled)))
-    labels = np.empty(0)
+    labels, weights = np.empty(0), np.empty(0)
     for owner, table, rows_of in zip(job.owners, tables, keys, strict=True):
         rows, part = np.array([rows_of[key] for key in both], np.int64), part_of(job, owner)
         features[:, list(part.terms)] = table.features[rows]
         present[:, list(part.filled)] = table.present[rows]
         if part.label:
             labels = table.labels[rows]
-    return job.resolved(len(both)), Table(features, labels, present)
+        if part.weight:
+            weights = table.weights[rows]
+    return job.resolved(len(both)), Table(features, labels, present, weights=weights)

@@ -73,6 +73,12 @@ def three_owners(text: str = JOB) -> str:
     return text
 
 
+def weighted(text: str = JOB) -> str:
+    """The same, and the owner without the label says how many times each row counts."""
+    text = text.replace('"claims", "age"] }', '"claims", "age", "w"] }')
+    return text.replace("[data]", '[data]\nweight = { name = "w", range = [0, 4] }')
+
+
 def truth() -> Mapping[str, np.ndarray]:
     rng = np.random.default_rng(7)
     found = {

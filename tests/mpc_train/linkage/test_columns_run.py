@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mpc_train.jobs.job import load_job
-from tests.mpc_train.linkage.columns_case import JOB, write_job, write_table
+from tests.mpc_train.linkage.columns_case import JOB, weighted, write_job, write_table
 from tests.mpc_train.test_run import ended, launch
 
 FULL_BATCHES = (
@@ -46,6 +46,21 @@ def test_the_model_is_that_of_the_joined_table(tmp_path: Path, membership: str, 
     for name, value in record["metrics"].items():
         assert value == pytest.approx(record["twin_metrics"][name], abs=0.13)
     check_that_nobody_is_named(folder, record, err)
+
+
+@pytest.mark.slow
+def test_one_owner_brings_weights(tmp_path: Path) -> None:
+    """The table's rows are found and permuted with their weights."""
+    folder = tmp_path / "study"
+    path = study(folder, "nobody", weighted(FULL_BATCHES))
+    table = folder / "data" / "insurer.csv"
+    header, *lines = table.read_text().splitlines()
+    weights = np.random.default_rng(2).uniform(0, 4, len(lines)).round(2)
+    heavy = [f"{line},{weight}" for line, weight in zip(lines, weights, strict=True)]
+    table.write_text("\n".join([f"{header},w", *heavy]) + "\n")
+    record, err = ended(launch(path, "--compare"), 180)
+    assert record["status"] == "ok", err
+    assert record["max_weight_difference"] < 2e-3
 
 
 def check_that_nobody_is_named(folder: Path, record: dict[str, Any], err: str) -> None:

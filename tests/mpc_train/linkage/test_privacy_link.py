@@ -17,7 +17,7 @@ from protocols.crypten_backend import attach, detach
 from protocols.fixed_point import decode
 from protocols.intersection import route
 from protocols.role import Role
-from tests.mpc_train.linkage.columns_case import JOB, three_owners, write_job
+from tests.mpc_train.linkage.columns_case import JOB, three_owners, weighted, write_job
 from tests.support.loopback import combine_masked, shares_of
 from tests.support.privacy import same_views
 from tests.support.transcript_first import run_scripted
@@ -35,7 +35,9 @@ ROWS = 24
 def drawn(job: Job, owner: str, rng: np.random.Generator) -> Table:
     part, rows = part_of(job, owner), job.data.rows[owner]
     labels = rng.integers(0, 2, rows).astype(np.float64) if part.label else np.empty(0)
-    return Table(rng.uniform(-1, 1, (rows, len(part.terms))), labels, np.ones((rows, 0)))
+    weights = rng.uniform(0, 4, rows) if part.weight else np.empty(0)
+    inputs = rng.uniform(-1, 1, (rows, len(part.terms)))
+    return Table(inputs, labels, np.ones((rows, 0)), weights=weights)
 
 
 def share(role: Role, job: Job, tables: dict[str, Table], positions: dict[str, Any]) -> Any:
@@ -51,7 +53,12 @@ def share(role: Role, job: Job, tables: dict[str, Table], positions: dict[str, A
     linked = Linked(ROWS, mine, orders, {} if role.is_dealer else positions)
     with np.errstate(over="ignore"):
         shared = share_joined(job.resolved(ROWS), role, linked, me, tables.get(me))
-        whole = [t._plain_factor()._in_full().masked() for t in (shared.inputs, shared.labels)]
+        tensors = [
+            shared.inputs,
+            shared.labels,
+            *([] if shared.weights is None else [shared.weights]),
+        ]
+        whole = [t._plain_factor()._in_full().masked() for t in tensors]
     detach()
     return [shares_of(one) for one in whole], orders
 
@@ -64,6 +71,8 @@ def share(role: Role, job: Job, tables: dict[str, Table], positions: dict[str, A
         (three_owners(), (0, 1, 2)),
         (three_owners(), (1, 2, 3)),
         (three_owners(), (2,)),
+        (weighted(), (0,)),
+        (weighted(), (1,)),
     ],
 )
 @pytest.mark.parametrize("prepare", ["", PREPARE])
@@ -107,3 +116,9 @@ def check_rows(
         expected = tables[owner].features[rows[positions[owner]]]
         columns = list(part_of(job, owner).terms)
         np.testing.assert_allclose(found[:, columns], expected, atol=2.0**-20)
+        if part_of(job, owner).weight:
+            words = combine_masked([shares[2] for shares, _ in results])
+            expected = tables[owner].weights[rows[positions[owner]]]
+            np.testing.assert_allclose(
+                decode(words, job.fraction_bits)[:, 0], expected, atol=2.0**-20
+            )
