@@ -85,7 +85,8 @@ class FixedPoint(Strict, frozen=True):
     """Largest magnitude of what a layer puts out, as the job's author states it; values beyond
     it (a diverging training) may come out wrong."""
     gradient_limit: int = 8
-    """Largest magnitude of a weight's mean gradient over a batch, stated in the same way."""
+    """Largest magnitude of a weight's mean gradient over a batch, stated in the same way; where
+    rows bring weights (`data.weight`), before those: the ring is sized for their largest."""
 
 
 class Job(Strict, frozen=True, dict=True):
@@ -170,6 +171,11 @@ class Job(Strict, frozen=True, dict=True):
     def schema(self) -> Schema:
         """What the columns mean: the schema that the job carries, or that of its short form."""
         return schema_of(self.data, self.classes)
+
+    @property
+    def most_gradient(self) -> Fraction:
+        """Bound of a weight's mean gradient over a batch, its rows' weights included."""
+        return self.fixed_point.gradient_limit * max(self.most_weight, Fraction(1))
 
     @property
     def classes(self) -> int:

@@ -9,9 +9,9 @@ lists `features` and `label` and makes each feature a number that is never missi
 and no input: a row's loss counts so many times. What is minimised is the sum of weight · loss over
 a batch, divided by the number of its rows and not by the sum of their weights, which nobody learns;
 for Newton steps the batch is all training rows, so that without a penalty the result is the
-weighted maximum likelihood. Statistics of `[prepare]` and metrics count every row once. Weights are
-part of the gradient that `fixed_point.gradient_limit` bounds. They do not go with `early_stopping`,
-`balanced`, `training_loss_every` and `statistics`.
+weighted maximum likelihood. Statistics of `[prepare]` and metrics count every row once. `job check`
+multiplies `fixed_point.gradient_limit` by the largest weight. Weights do not go with
+`early_stopping`, `balanced`, `training_loss_every` and `statistics`.
 """
 
 from decimal import Decimal

@@ -22,7 +22,12 @@ from mpc_train.jobs.job_train_checks import loss_name
 from mpc_train.jobs.schedule import distinct_rates, is_newton, learning_rate
 from mpc_train.networks.graph_ranges import check_graph_ranges
 from mpc_train.training.moments import least_rate
-from mpc_train.training.training_setup import check_training, gradient_limit, moments
+from mpc_train.training.training_setup import (
+    check_training,
+    gradient_limit,
+    moments,
+    weights_too,
+)
 from protocols.rational import exponential
 
 if TYPE_CHECKING:
@@ -77,7 +82,7 @@ def _check_weighted(job: Job) -> None:
 
 def rate_bits(job: Job) -> int:
     """How many bits the mantissa of learning rate over batch size may have."""
-    mean = Fraction(job.fixed_point.gradient_limit)
+    mean = job.most_gradient
     if job.model.network is None:  # elsewhere a weight's gradient may sum over many positions
         inputs = Fraction(job.data.limit)
         if len(job.widths) > 2:
@@ -121,7 +126,7 @@ def rate(job: Job, epoch: int, step: int | None = None) -> Fraction:
             f"train.optimizer.learning_rate: in epoch {epoch}, over batches of "
             f"{job.train.batch_size}, only {whole.bit_length()} bits of it fit "
             f"fraction_bits = {job.fraction_bits}; use a larger rate, smaller batches, fewer "
-            "fraction_bits, or a lower fixed_point.gradient_limit"
+            f"fraction_bits, or a lower fixed_point.gradient_limit{weights_too(job)}"
         )
     return rounded
 

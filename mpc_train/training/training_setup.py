@@ -67,7 +67,7 @@ def make_clip(job: Job) -> Clip | None:
     settings = job.train.clip
     if settings is None:
         return None
-    bits, limit = job.fraction_bits, Fraction(job.fixed_point.gradient_limit)
+    bits, limit = job.fraction_bits, job.most_gradient
     if settings.value is not None:
         return ClipValue(Fraction(settings.value), fraction_bits=bits, gradient_limit=limit)
     assert settings.norm is not None
@@ -96,12 +96,17 @@ def make_loss(job: Job) -> Loss:
 def gradient_limit(job: Job) -> Fraction:
     """Bound of a gradient after clipping, a decay that is added to it included."""
     clip, settings = job.train.clip, job.train.optimizer
-    limit = Fraction(job.fixed_point.gradient_limit)
+    limit = job.most_gradient
     if clip is not None:
         limit = min(limit, Fraction(clip.value or clip.norm or 0))
     if settings.weight_decay and settings.name in ("adam", "rmsprop"):
         limit += Fraction(settings.weight_decay) * job.fixed_point.activation_limit
     return limit
+
+
+def weights_too(job: Job) -> str:
+    """What else may be lowered where gradients do not fit."""
+    return " (data.weight multiplies it; a smaller range helps as well)" if job.weight else ""
 
 
 def trained_elements(job: Job) -> int:
@@ -111,21 +116,24 @@ def trained_elements(job: Job) -> int:
 
 def check_training(job: Job) -> None:
     """Raise JobError, with the key, where a rule's words would not fit the ring."""
-    limit = Fraction(job.fixed_point.gradient_limit)
+    limit = job.most_gradient
     if job.train.optimizer.name != "sgd":
         try:
             check_adaptive(
                 moments(job), learning_rate(job, 0), job.fraction_bits, gradient_limit(job)
             )
         except RangeError as error:
-            raise JobError(f"train.optimizer: {error}") from error
+            raise JobError(f"train.optimizer: {error}{weights_too(job)}") from error
     clip = job.train.clip
     if clip is None:
         return
     if gradient_bits(job.fraction_bits, limit) < job.fraction_bits:
-        raise JobError("train.clip: lower fixed_point.gradient_limit, or use fewer fraction_bits")
+        raise JobError(
+            "train.clip: lower fixed_point.gradient_limit, or use fewer fraction_bits"
+            + weights_too(job)
+        )
     if clip.norm is not None:
         try:
             norm_bits(trained_elements(job), limit, Fraction(clip.norm))
         except RangeError as error:
-            raise JobError(f"train.clip.norm: {error}") from error
+            raise JobError(f"train.clip.norm: {error}{weights_too(job)}") from error

@@ -165,6 +165,27 @@ def test_training_is_the_twins(
     assert max_weight_difference(train_twin(job, others, start).state, twin) > 1e-2
 
 
+ADAM_TRAIN = SGD_TRAIN.replace('"sgd"', '"adam", epsilon = 1e-3').replace("RATE", "0.01")
+ADAM_TRAIN += "[fixed_point]\ngradient_limit = 1"
+HEAVY = [
+    ("logistic", SGD_TRAIN.replace("RATE", "0.01"), 2e-3),
+    ("linear", SGD_TRAIN.replace("RATE", "0.002") + "[fixed_point]\nfraction_bits = 18", 2e-3),
+    ("logistic", ADAM_TRAIN, 1e-2),
+    ("linear", 'optimizer = { name = "newton" }', 2e-4),
+    ("logistic", 'optimizer = { name = "newton" }', 5e-4),
+]
+
+
+@pytest.mark.parametrize(("kind", "train", "bound"), HEAVY)
+def test_the_largest_weights_fit(kind: str, train: str, bound: float, tmp_path: Path) -> None:
+    """All rows weigh 64: means of gradients are far above the default gradient_limit."""
+    job = weighted_job(tmp_path, kind, train, weight='{ name = "w", range = [0, 64] }')
+    assert job.most_gradient == 64 * job.fixed_point.gradient_limit
+    heavy = [replace(t, weights=np.full(t.rows, 64.0)) for t in rows_of(job, kind)]
+    twin = train_twin(job, heavy, initial_weights(job)).state
+    assert max_weight_difference(over_shares(job, heavy), twin) < bound
+
+
 @pytest.mark.parametrize(
     ("kind", "train"),
     [
@@ -392,11 +413,14 @@ def test_contradictions_name_the_key(
         study(tmp_path, data, more, schema)
 
 
-def test_newton_steps_refuse_statistics_and_weights_that_do_not_fit(tmp_path: Path) -> None:
+def test_statistics_and_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     newton = 'optimizer = { name = "newton" }'
     with pytest.raises(JobError, match=r"reveal\.statistics.*data\.weight"):
         weighted_job(tmp_path, "linear", f"{newton}\n[reveal]\nstatistics = true")
     wide = 'optimizer = { name = "newton" }\n[fixed_point]\nactivation_limit = 1_000_000'
+    steps = SGD_TRAIN.replace("RATE", "0.002")
+    with pytest.raises(JobError, match=r"learning_rate.*data\.weight multiplies it"):
+        weighted_job(tmp_path, "linear", steps, weight='{ name = "w", range = [0, 64] }')
     with pytest.raises(JobError, match=r"data\.weight"):
         weighted_job(tmp_path, "linear", wide, weight='{ name = "w", range = [0, 64] }')
 
