@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from parties.admission import Ticket, make_ticket
-from parties.control_plane import MAX_FRAME_BYTES, Relay
+from parties.control_plane import Relay
 from parties.errors import TransportError
 from parties.stop import StopFlag
 from parties.zmq_transport import Accepted, Dialled, Part, Transport
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 INLINE_BYTES = 128 * 1024
 """Up to here label and payload share one message part: a second part costs 9 us a round trip
 (measured on loopback), copying this many bytes at either end about as much."""
+
+MAX_DATA_BYTES = 1 << 26
+"""One part of a message between nodes. Frames of the arithmetic have 1 MiB at most."""
 
 MAX_INBOX_BYTES = 4 << 30
 """Frames of one peer set aside while another one is awaited; beyond this the peer misbehaves."""
@@ -114,7 +117,7 @@ class DataPlane:
         self.address: str | None = None
         """What peers are to dial; None if this node does not listen."""
         if listen is not None:
-            self._listening = Accepted(transport, listen, MAX_FRAME_BYTES, by_ticket=True)
+            self._listening = Accepted(transport, listen, MAX_DATA_BYTES, by_ticket=True)
             self.address = advertise or self._listening.address
             if "//0.0.0.0:" in self.address or "//[::]:" in self.address:
                 self._listening.close(0)
@@ -146,7 +149,7 @@ class DataPlane:
                 awaited.add(peer)
             elif route.kind == "dial":
                 ticket = self._ticket(peer, tag, dialler=self._me, listener=peer)
-                link = Dialled(self._transport, route.address, ticket, MAX_FRAME_BYTES)
+                link = Dialled(self._transport, route.address, ticket, MAX_DATA_BYTES)
                 self._dialled[peer] = link
                 link.send((tag,))
             else:

@@ -1,7 +1,7 @@
 """ZeroMQ connections: the only module that imports zmq.
 
-Guarantees: whoever connects holds a key of the allow-list, anybody else is turned away before a
-byte reaches our parsers; a message is bounded in size; no call waits longer than a slice, so that
+Guarantees: whoever connects here holds a key of the allow-list, anybody else is turned away before
+a byte reaches our parsers; a message is bounded in size; no call waits longer than a slice, so that
 a stop flag, a deadline or a broken connection ends every wait; closing never hangs. Leaves to
 others: what messages mean (`data_plane`, `control_plane`), and the end-to-end protection of data
 frames (`secure_channel`), which relies on nothing here.
@@ -12,6 +12,8 @@ Two kinds of connections:
 * Between two nodes of a session: a `Ticket`, good for one connection, which only the holders of
   the pair's CURVE keys can make (`admission`). What travels there is sealed already, by
   AES-256-GCM under the keys of the signed post-quantum handshake, as TLS records are over TCP.
+  Who answers such a dial is known by that handshake only: an attacker on the path can send bytes
+  that our parsers then refuse, and fill memory up to the queues' bounds and an endless message.
 
 Sockets are used from the thread that computes, without a thread hop; ZeroMQ's own I/O thread
 does the waiting on the wire and the CURVE work. ZMTP heartbeats are answered by that thread too,
@@ -23,6 +25,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +52,12 @@ SILENCE_MS = 5000
 
 ZERO_COPY_BYTES = 256 * 1024
 """From here on a payload is handed to ZeroMQ without a copy."""
+
+PATIENCE_S = 1.0
+"""How long early diallers of a session are waited with before they have to dial again."""
+
+EARLY_MS = 2000
+"""When a connection that came too early for a session is dropped, so that it is made again."""
 
 QUEUED_MESSAGES = 1 << 16
 """What may wait in a queue before the sender has to."""
@@ -107,8 +116,9 @@ class Transport:
             raise TransportError("two names of the roster have the same CURVE key")
         self.allowed = dict(allowed)
         self.refused = 0
-        """Connections turned away because their key is not on the allow-list."""
+        """Connections turned away: a key outside the allow-list, or a ticket that is none."""
         self._expected: dict[bytes, dict[str, str] | None] = {}
+        self._patience: dict[bytes, float] = {}
         self._change = threading.Condition()
         self._closed = False
         self._context = zmq.Context()
@@ -139,23 +149,32 @@ class Transport:
             if domain == _KEYS and mechanism == b"CURVE" and len(credentials) == 1:
                 name = self._names.get(credentials[0])
             elif domain in self._expected and mechanism == b"PLAIN" and len(credentials) == 2:
-                name = _admitted(self._tickets_of(domain), *credentials)
+                expected = self._tickets_of(domain)
+                if expected is None:
+                    # No session yet. ZeroMQ drops the connection, and the other end dials again.
+                    return [b"300", b"not yet", b"", b""]
+                name = _admitted(expected, *credentials)
         if name is not None:
             return [b"200", b"OK", name.encode(), b""]
         self.refused += 1
         if self.refused.bit_count() == 1:  # 1, 2, 4, 8 …: knocking fills no disk
-            log.warning("%d connections from outside the roster were refused", self.refused)
+            log.warning("%d connections without a key or ticket were refused", self.refused)
         return [b"400", b"not on the allow-list", b"", b""]
 
-    def _tickets_of(self, domain: bytes) -> dict[str, str]:
-        """The proofs that are still to come; waits until `expect` has told them.
+    def _tickets_of(self, domain: bytes) -> dict[str, str] | None:
+        """The proofs that are still to come; None while `expect` has not told them.
 
-        A peer may be in session a moment earlier. ZeroMQ gives up on a connection that waits for
-        longer than a handshake may take, and the other end dials again.
+        A peer may be in session a moment earlier: the first who knocks is waited with, for
+        PATIENCE_S in all, so that strangers who knock cannot pile up requests here.
         """
         with self._change:
-            self._change.wait_for(lambda: self._closed or self._expected[domain] is not None)
-            return self._expected[domain] or {}
+            if self._expected[domain] is None and not self._closed:
+                until = self._patience.setdefault(domain, time.monotonic() + PATIENCE_S)
+                self._change.wait_for(
+                    lambda: self._closed or self._expected[domain] is not None,
+                    max(0.0, until - time.monotonic()),
+                )
+            return self._expected[domain]
 
     def expect(self, domain: bytes, tickets: Iterable[Ticket]) -> None:
         """Let the holders of these tickets in at the socket of `domain`, each once."""
@@ -179,6 +198,7 @@ class Transport:
         else:
             self._expected[domain] = None
             socket.plain_server = 1
+            socket.handshake_ivl = EARLY_MS
         return socket
 
     def dialling(self, *, max_bytes: int, proof: bytes | Ticket) -> "zmq.Socket[bytes]":
@@ -291,6 +311,7 @@ class Dialled:
     """
 
     def __init__(self, transport: Transport, address: str, proof: bytes | Ticket, max_bytes: int):
+        self._by_ticket = isinstance(proof, Ticket)
         self._socket = transport.dialling(max_bytes=max_bytes, proof=proof)
         self._watch = _Watch(self._socket)
         self.address = address
@@ -328,6 +349,10 @@ class Dialled:
         for event, value in self._watch.drain():
             if event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self.connected, self.trouble = True, None
+            elif event == zmq.Event.HANDSHAKE_FAILED_AUTH and value == 400 and self._by_ticket:
+                self.trouble = (
+                    f"{self.address} refuses this node: another session or key"
+                )
             elif event == zmq.Event.HANDSHAKE_FAILED_AUTH and value == 400:
                 self.trouble = f"{self.address} refuses this node: its roster lacks this node's key"
             elif event in _FAILED:

@@ -105,8 +105,8 @@ def remask(z: Additive) -> Masked:
 class Rounded:
     """t = z / 2^bits right after its first opening; evaluators hold summands of it.
 
-    c = z + r is public, u = r >> bits and m = msb(r) are dealt: an evaluator's share, at the
-    dealer the value. With d = ((c + 2^62) >> bits) − 2^(62 − bits) and b = msb(c + 2^62),
+    c = z + r is public (of a long truncation without its lowest bits), u = r >> bits and
+    m = msb(r) are dealt: an evaluator's share, at the dealer the value. With d = ((c + 2^62) >> bits) − 2^(62 − bits) and b = msb(c + 2^62),
 
         t = d + 2^(64 − bits)·(1 − b)·m − u.
 
@@ -164,12 +164,13 @@ class Rounded:
         return Masked(role, shape, combine(joined, self.opened, v), lam, early=self.early)
 
 
-def round_off(z: Additive, bits: int) -> Rounded:
+def round_off(z: Additive, bits: int, *, exact: bool = False) -> Rounded:
     """z / 2^bits, rounded to one of its two neighbours without bias. 1 round.
 
     z: −2^62 <= z < 2^62 (the caller's interval analysis guarantees it), 1 <= bits <= 62. Opens 8
     bytes, for more than 20 bits a packed word of 84 − bits bits. Corrections: 8 bytes and a packed
-    word of `bits` bits.
+    word of `bits` bits. exact: 8 bytes are opened for any `bits`, and z itself is rounded, not a
+    number in its place.
 
     1. Open c = z + r. The dealer's summand of z needs no correction: it goes into r. Of more than
        20 bits below the last place, evaluators leave the lowest out of what they send. So c is a
@@ -179,8 +180,8 @@ def round_off(z: Additive, bits: int) -> Rounded:
     2. u = r >> bits and m = msb(r) are dealt, m modulo 2^bits. b = 0 and m = 1 is exactly the
        case in which (z + 2^62) + r has wrapped around.
 
-    t is floor(z / 2^bits) + [c mod 2^bits < z mod 2^bits]: evaluators learn the offset of the
-    rounding, the dealer its random part. Wrap bit: SecureQ8 (Dalskov, Escudero, Keller 2020);
+    t is floor(z / 2^bits) + [c mod 2^bits < z mod 2^bits] for z or that number: evaluators
+    learn the offset of the rounding, the dealer its random part. Wrap bit: SecureQ8 (Dalskov, Escudero, Keller 2020);
     stochastic rounding in training: Keller and Sun (ICML 2022).
     """
     if not 1 <= bits <= HEADROOM_BITS:
@@ -189,7 +190,7 @@ def round_off(z: Additive, bits: int) -> Rounded:
     role.issue("round", prod(z.shape), bits)
     # 1
     mask = role.mask(z.shape)
-    low = max(bits - ROUNDING_BITS, 0)
+    low = 0 if exact else max(bits - ROUNDING_BITS, 0)
     # Each evaluator leaves out 2^(low − 1) on average, and so does r'', which has the other sign.
     lost = (role.evaluators - 1) << (low - 1) if low else 0
     opened = role.open(z.shift(lost).part if lost else z.part, mask, low=low)

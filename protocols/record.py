@@ -142,6 +142,7 @@ class RecordOpener(_Direction):
             try:
                 self._aead.decrypt_into(nonce, ciphertext, self._prefix + label, payload)
             except InvalidTag as error:
+                del payload  # what was not authenticated is shown to nobody, a traceback included
                 raise AuthenticationError(
                     f"record {number} does not verify: altered, replayed, out of order or foreign"
                 ) from error

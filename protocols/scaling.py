@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from protocols.arithmetic import multiply, remask, select, truncate
+from protocols.arithmetic import multiply, remask, round_off, select, truncate
 from protocols.comparison import below, maximum, negative, weighted
 from protocols.errors import RangeError
 from protocols.functions import evaluate
@@ -71,7 +71,7 @@ def floor_quotient(z: Additive, bits: int) -> Masked:
     back what it rounded up. 6 rounds. Raises RangeError for bits outside 1 … 62."""
     if not 1 <= bits <= 62:
         raise RangeError(f"rounding by {bits} bits: 1 to 62 are possible")
-    rounded = truncate(z, bits)
+    rounded = round_off(z, bits, exact=True).lift()
     rest = remask(z - rounded.scale(1 << bits).shares())
     # z < t·2^bits: t was rounded up.
     up = negative(rest.narrowed(bits + 1) if bits < 62 else rest)
