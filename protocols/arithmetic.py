@@ -106,7 +106,8 @@ class Rounded:
     """t = z / 2^bits right after its first opening; evaluators hold summands of it.
 
     c = z + r is public (of a long truncation without its lowest bits), u = r >> bits and
-    m = msb(r) are dealt: an evaluator's share, at the dealer the value. With d = ((c + 2^62) >> bits) − 2^(62 − bits) and b = msb(c + 2^62),
+    m = msb(r) are dealt: an evaluator's share, at the dealer the value. With
+    d = ((c + 2^62) >> bits) − 2^(62 − bits) and b = msb(c + 2^62),
 
         t = d + 2^(64 − bits)·(1 − b)·m − u.
 
@@ -181,8 +182,8 @@ def round_off(z: Additive, bits: int, *, exact: bool = False) -> Rounded:
        case in which (z + 2^62) + r has wrapped around.
 
     t is floor(z / 2^bits) + [c mod 2^bits < z mod 2^bits] for z or that number: evaluators
-    learn the offset of the rounding, the dealer its random part. Wrap bit: SecureQ8 (Dalskov, Escudero, Keller 2020);
-    stochastic rounding in training: Keller and Sun (ICML 2022).
+    learn the offset of the rounding, the dealer its random part. Wrap bit: SecureQ8 (Dalskov,
+    Escudero, Keller 2020); stochastic rounding in training: Keller and Sun (ICML 2022).
     """
     if not 1 <= bits <= HEADROOM_BITS:
         raise RangeError(f"truncation by {bits} bits: 1 to {HEADROOM_BITS} are possible")
