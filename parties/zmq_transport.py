@@ -350,9 +350,7 @@ class Dialled:
             if event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self.connected, self.trouble = True, None
             elif event == zmq.Event.HANDSHAKE_FAILED_AUTH and value == 400 and self._by_ticket:
-                self.trouble = (
-                    f"{self.address} refuses this node: another session or key"
-                )
+                self.trouble = f"{self.address} refuses this node: another session or key"
             elif event == zmq.Event.HANDSHAKE_FAILED_AUTH and value == 400:
                 self.trouble = f"{self.address} refuses this node: its roster lacks this node's key"
             elif event in _FAILED:
