@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from pytest import MonkeyPatch
 
+from protocols import arithmetic
 from protocols.errors import RangeError
 from protocols.masked import Masked
 from protocols.role import Role
@@ -56,6 +58,17 @@ def test_floor_is_exact(bits: int) -> None:
         return floor_quotient(secret(role, values).shares(), bits)
 
     np.testing.assert_array_equal(compute(program), values >> bits)
+
+
+def test_floor_does_not_go_by_a_number_in_place_of_its_own(monkeypatch: MonkeyPatch) -> None:
+    """Leaving more bits out of other truncations makes them worse, and this one not."""
+    monkeypatch.setattr(arithmetic, "ROUNDING_BITS", 1)
+    values = np.arange(-3000, 3000, dtype=np.int64) // 3 << 39
+
+    def program(role: Role) -> Masked:
+        return floor_quotient(secret(role, values).shares(), 40)
+
+    np.testing.assert_array_equal(compute(program), values >> 40)
 
 
 def test_floor_by_an_impossible_number_of_bits() -> None:
