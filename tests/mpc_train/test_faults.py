@@ -103,7 +103,7 @@ def instead_a_directory(path: Path) -> None:
 DATA_FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing": (Path.unlink, "there is no such file"),
     "unreadable": (instead_a_directory, "cannot be read (Is a directory)"),
-    "not-text": (written(b"\xff\xfe\x00"), "not UTF-8 text"),
+    "not-text": (written(b"\xff\xfe\x00"), "is not utf-8 text"),
     "empty": (written(b""), "the file is empty"),
     "wrong-column": (edited("dose", "dosis"), "line 1: missing column 'dose'"),
     "columns-differ": (edited("age,dose,ill", "age,dose,ill,sex"), "column 'sex' is not in"),
@@ -112,7 +112,7 @@ DATA_FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "infinity": (cell(1, "inf"), "line 5: column 'dose': infinite"),
     "out-of-range": (cell(0, "130"), "line 5: column 'age': outside the declared range"),
     "beyond-the-limit": (cell(1, "17"), "line 5: column 'dose': after centring and scaling"),
-    "no-class": (cell(2, "2"), "line 5: column 'ill': not one of the classes"),
+    "no-class": (cell(2, "2"), "line 5: column 'ill': not one of the declared levels"),
 }
 FAST_DATA_FAULTS = ("missing",)
 """From the error on all of them are one case; what they say is tested in test_data.py as well,
