@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from parties.admission import Ticket, make_ticket
 from parties.control_plane import Relay
 from parties.errors import TransportError
 from parties.stop import StopFlag
@@ -148,7 +147,7 @@ class DataPlane:
             if route.kind == "listen":
                 awaited.add(peer)
             elif route.kind == "dial":
-                ticket = self._ticket(peer, tag, dialler=self._me, listener=peer)
+                ticket = self._transport.ticket(peer, tag, dialler=self._me, listener=peer)
                 link = Dialled(self._transport, route.address, ticket, MAX_DATA_BYTES)
                 self._dialled[peer] = link
                 link.send((tag,))
@@ -162,13 +161,10 @@ class DataPlane:
             self._relay = Relay(self._transport, *relay)
         if self._listening is not None:
             self._listening.expect(
-                self._ticket(peer, tag, dialler=peer, listener=self._me) for peer in awaited
+                self._transport.ticket(peer, tag, dialler=peer, listener=self._me)
+                for peer in awaited
             )
             self._await_dials(self._listening, tag, awaited, deadline)
-
-    def _ticket(self, peer: str, tag: bytes, *, dialler: str, listener: str) -> Ticket:
-        public = self._transport.allowed[peer]
-        return make_ticket(self._transport.secret, public, tag, dialler=dialler, listener=listener)
 
     def _await_dials(
         self, listening: Accepted, tag: bytes, awaited: set[str], deadline: float

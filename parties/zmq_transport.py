@@ -36,7 +36,7 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
-from parties.admission import Ticket
+from parties.admission import Ticket, make_ticket
 from parties.errors import PortInUseError, TransportError
 from protocols.channel import Buffer
 from protocols.errors import PeerLostError
@@ -182,10 +182,10 @@ class Transport:
             self._expected[domain] = {ticket.name: ticket.proof for ticket in tickets}
             self._change.notify_all()
 
-    @property
-    def secret(self) -> bytes:
-        """This node's CURVE key, for its tickets."""
-        return self._keys.secret
+    def ticket(self, peer: str, session: bytes, *, dialler: str, listener: str) -> Ticket:
+        """What admits `dialler` at `listener`, this node and `peer`, in `session`."""
+        secret, public = self._keys.secret, self.allowed[peer]
+        return make_ticket(secret, public, session, dialler=dialler, listener=listener)
 
     def listening(self, *, max_bytes: int, domain: bytes | None) -> "zmq.Socket[bytes]":
         """A socket for the keys of the allow-list, or for the tickets expected in `domain`."""
