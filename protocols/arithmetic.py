@@ -7,7 +7,6 @@ sends to one evaluator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -20,16 +19,11 @@ from protocols.masked import Additive, Early, Masked, MaskedBit, joint_shape
 from protocols.rational import HEADROOM_BITS
 from protocols.role import Role, Shape, Words
 
-Pairs = Sequence[tuple[Words, Words]]
-Bilinear = Callable[[Pairs, bool], Words]
-"""Σ B(x, y) over pairs, or with True its negative: a new array. The two products of an evaluator
-are one sum, which a matrix product makes in one go."""
-
 ROUNDING_BITS = 20
 """Bits below the last place that a truncation opens at most; they decide how it rounds."""
 
 
-def bilinear(name: str, function: Bilinear, x: Masked, y: Masked, shape: Shape) -> Additive:
+def bilinear(name: str, function: ring.Bilinear, x: Masked, y: Masked, shape: Shape) -> Additive:
     """Summands of B(x, y) for a bilinear B that yields `shape`. No communication.
 
     Evaluator i: − B(Δx, [λy]_i) − B([λx]_i, Δy), and B(Δx, Δy) at the first, which joins it to
@@ -57,19 +51,7 @@ def bilinear(name: str, function: Bilinear, x: Masked, y: Masked, shape: Shape) 
     return Additive(role, shape, combine(part, x.delta, y.delta), dealt, has_dealt)
 
 
-def summed(product: Callable[[Words, Words], Words]) -> Bilinear:
-    """The sum over pairs for a B that is made pair by pair; B returns an array of its own."""
-
-    def total(pairs: Pairs, negative: bool) -> Words:
-        z = np.asarray(product(*pairs[0]))
-        for x, y in pairs[1:]:
-            z += product(x, y)
-        return np.negative(z, out=z) if negative else z
-
-    return total
-
-
-_elementwise = summed(np.multiply)
+_elementwise = ring.summed(np.multiply)
 
 
 def multiply(x: Masked, y: Masked) -> Additive:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from protocols import ring
-from protocols.arithmetic import Pairs, bilinear, summed
+from protocols.arithmetic import bilinear
 from protocols.crypten_backend import MaskedTensor
 from protocols.layers import Function, register
 from protocols.layers_window import Window, columns, from_columns
@@ -25,7 +25,7 @@ SMALL = 1 << 15
 """Batched products of at most this many multiply-adds each go through NumPy, all at once."""
 
 
-def batched_products(pairs: Pairs, negative: bool = False) -> Words:
+def batched_products(pairs: ring.Pairs, negative: bool = False) -> Words:
     """Σ x[b, m, k] @ y[b, k, n] modulo 2^64 over pairs, or its negative."""
     (count, m, k), n = pairs[0][0].shape, pairs[0][1].shape[2]
     if count > 1 and m * k * n <= SMALL:
@@ -37,7 +37,7 @@ def batched_products(pairs: Pairs, negative: bool = False) -> Words:
     return out
 
 
-_small_products = summed(np.matmul)
+_small_products = ring.summed(np.matmul)
 
 
 def batched(name: str, x: Masked, y: Masked) -> Additive:

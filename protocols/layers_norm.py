@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from protocols.arithmetic import bilinear, multiply, remask, summed, truncate
+from protocols import ring
+from protocols.arithmetic import bilinear, multiply, remask, truncate
 from protocols.comparison import below, weighted
 from protocols.crypten_backend import MaskedTensor
 from protocols.functions import evaluate
@@ -83,7 +84,7 @@ def _row_products(x: Words, y: Words) -> Words:
 
 def inner(x: Masked, y: Masked) -> Additive:
     """Summands of Σ over the last axis of x · y. No communication."""
-    return bilinear("inner", summed(_row_products), x, y, x.shape[:-1])
+    return bilinear("inner", ring.summed(_row_products), x, y, x.shape[:-1])
 
 
 def variance(centred: Masked, fraction_bits: int) -> Masked:

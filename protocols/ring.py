@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from protocols import amx, kernels
 
 Words = NDArray[np.int64]
+Pairs = Sequence[tuple[Words, Words]]
+Bilinear = Callable[[Pairs, bool], Words]
+"""Σ B(x, y) over pairs, or with True its negative: a new array. The two products of an evaluator
+are one sum, which a matrix product makes in one go."""
 
 THIN = 12
 """Products with a side of at most this length are bound by memory rather than by arithmetic."""
@@ -24,12 +28,19 @@ LEAST_TILED = 1 << 15
 _tile_gain = 0.0
 
 
-def matmul(x: Words, y: Words) -> Words:
-    """x @ y modulo 2^64, for int64[m, k] and int64[k, n]."""
-    return sum_of_products([(x, y)])
+def summed(product: Callable[[Words, Words], Words]) -> Bilinear:
+    """The sum over pairs for a B that is made pair by pair; B returns an array of its own."""
+
+    def total(pairs: Pairs, negative: bool) -> Words:
+        z = np.asarray(product(*pairs[0]))
+        for x, y in pairs[1:]:
+            z += product(x, y)
+        return np.negative(z, out=z) if negative else z
+
+    return total
 
 
-def sum_of_products(pairs: Sequence[tuple[Words, Words]], negative: bool = False) -> Words:
+def sum_of_products(pairs: Pairs, negative: bool = False) -> Words:
     """Σ x @ y modulo 2^64 over pairs of int64[m, k] and int64[k, n], or its negative.
 
     A new array in row-major order.
@@ -37,10 +48,7 @@ def sum_of_products(pairs: Sequence[tuple[Words, Words]], negative: bool = False
     m, n = pairs[0][0].shape[0], pairs[0][1].shape[1]
     if _tiles_pay(m, n, sum(x.shape[1] for x, _ in pairs)):
         return amx.sum_of_products(pairs, negative)
-    total = _product(*pairs[0])
-    for x, y in pairs[1:]:
-        total += _product(x, y)
-    return np.negative(total, out=total) if negative else total
+    return _sum_without_tiles(pairs, negative)
 
 
 def _product(x: Words, y: Words) -> Words:
@@ -51,6 +59,9 @@ def _product(x: Words, y: Words) -> Words:
         return np.ascontiguousarray(_thin(y.T, x.T).T)
     product: Words = torch.matmul(_tensor(x), _tensor(y)).numpy()
     return product
+
+
+_sum_without_tiles = summed(_product)
 
 
 def _tiles_pay(m: int, n: int, k: int) -> bool:
@@ -97,9 +108,3 @@ def _tensor(x: Words) -> torch.Tensor:
     """x for torch, which takes neither negative strides nor, without a warning, read-only words."""
     usable = x.flags.writeable and all(stride >= 0 for stride in x.strides)
     return torch.from_numpy(x if usable else np.array(x, order="C"))
-
-
-def shift_right(x: Words, bits: int) -> Words:
-    """Logical shift: x as an integer in [0, 2^64), divided by 2^bits and rounded down."""
-    shifted: Words = (x.view(np.uint64) >> np.uint64(bits)).view(np.int64)
-    return shifted

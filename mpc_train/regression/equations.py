@@ -25,7 +25,7 @@ from mpc_train.regression.scales import (
     square_bits,
 )
 from protocols import ring
-from protocols.arithmetic import Pairs, bilinear, matmul, multiply, remask, truncate
+from protocols.arithmetic import bilinear, matmul, multiply, remask, truncate
 from protocols.masked import Additive, Masked, concatenate, public
 from protocols.role import Role, Words
 
@@ -157,7 +157,7 @@ def _products(x: Masked, y: Masked, size: int) -> Additive:
     blocks = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
     shape = (len(blocks), x.shape[1], y.shape[1])
 
-    def product(pairs: Pairs, negative: bool) -> Words:
+    def product(pairs: ring.Pairs, negative: bool) -> Words:
         out = np.empty(shape, np.int64)
         for place, block in enumerate(blocks):
             parts = [(left[block].T, right[block]) for left, right in pairs]

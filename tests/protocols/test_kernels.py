@@ -10,7 +10,7 @@ import pytest
 
 from protocols import kernels
 from protocols.bit_programs import SCRATCH_ROWS, Term, compiled
-from protocols.ring import matmul
+from protocols.ring import sum_of_products
 
 SIZES = (0, 1, 2, 3, 7, 8, 9, 33, 130)
 EDGES = np.array([0, 1, -1, 2**62, -(2**62), 2**62 - 1, 2**63 - 1, -(2**63)])
@@ -183,7 +183,7 @@ def test_matrix_products_in_any_layout(m: int, k: int, n: int) -> None:
     rights = [y, np.asfortranarray(y), np.repeat(y, 2, 0)[::2]]
     for left in lefts:
         for right in rights:
-            product = matmul(left, right)
+            product = sum_of_products([(left, right)])
             np.testing.assert_array_equal(product, x @ y)
             assert product.flags.c_contiguous and product.flags.writeable
 
