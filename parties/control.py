@@ -25,7 +25,6 @@ from parties.contract import MAX_BODY_BYTES, MAX_CONTRACT_BYTES, MAX_NAMES
 from parties.errors import ControlError
 from protocols.signatures import SIGNATURE_BYTES
 
-CONTROL_VERSION = 1
 MAX_MESSAGE_BYTES = 4 << 20
 PART_BYTES = 1 << 20
 """Artifacts travel in parts of this size, so that other messages get through in between."""

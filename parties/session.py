@@ -129,10 +129,6 @@ class Session:
     def is_dealer(self) -> bool:
         return self.me == self.roles.dealer
 
-    @property
-    def is_owner(self) -> bool:
-        return self.me in self.roles.owners
-
     def export(self, peer: str, label: str) -> bytes:
         """32 bytes that only this node and `peer` know, in this session only; one per label."""
         return self.keys[peer].export(label)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mpc_train.jobs.job_link import Duplicates, Join, link_of
+from mpc_train.jobs.job_link import Duplicates, Join
 from mpc_train.jobs.job_problem import JobProblem, no_duplicates
 from mpc_train.linkage.normalise import Rule
 
@@ -111,8 +111,3 @@ def _check_rows(job: "Job", join: Join) -> None:
         )
     if job.data.joined and not join.least_rows <= job.data.joined <= bound:
         raise JobProblem("data.joined", f"between {join.least_rows} and {bound}")
-
-
-def uses_identifiers(job: "Job") -> bool:
-    """Whether owners bring identifiers."""
-    return link_of(job) is not None

@@ -182,7 +182,6 @@ SPECS: dict[str, Spec] = {
         settings=("heads",),
     ),
 }
-SMOOTH_TABLES = ("GELU", "SILU", "SMOOTH_RELU")
 
 
 def check_graph(graph: Graph) -> None:
