@@ -63,6 +63,18 @@ def negative(x: Masked | Rounded) -> MaskedBit:
     return below(x, (0,)).reshape(*x.shape)
 
 
+def clamped(x: Masked, low: int, high: int) -> tuple[Additive, MaskedBit, MaskedBit]:
+    """Summands of min(max(x, low), high) for public words low < high, and [x < low], [x < high].
+
+    x·([x < high] − [x < low]) + low·[x < low] + high·(1 − [x < high])
+    """
+    bits = below(x, (low, high))
+    under, inside = bits.select(0), bits.select(1)
+    ends = under.shares().scale(low) - inside.shares().scale(high)
+    kept = select(inside, x) - select(under, x)
+    return (kept + ends).shift(high), under, inside
+
+
 def relu(x: Masked | Rounded) -> tuple[Masked, MaskedBit]:
     """max(x, 0) and the bit [x >= 0], which the backward pass selects with.
 

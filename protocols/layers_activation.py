@@ -18,7 +18,7 @@ import numpy as np
 
 from protocols import functions
 from protocols.arithmetic import multiply, remask, select, truncate
-from protocols.comparison import below, negative, weighted
+from protocols.comparison import below, clamped, negative, weighted
 from protocols.crypten_backend import MaskedTensor
 from protocols.functions import spline_at
 from protocols.layers import Function, register
@@ -89,14 +89,10 @@ class Clamp(Function):
     def forward(ctx: Any, x: MaskedTensor, low: Fraction, high: Fraction) -> MaskedTensor:
         source = x._plain_factor()._in_full()
         value = source.masked()
-        words = [round(end * (1 << source.bits)) for end in (low, high)]
-        bits = below(value, words)
-        under, inside = bits.select(0), bits.select(1)
+        least, most = (round(end * (1 << source.bits)) for end in (low, high))
+        kept, under, inside = clamped(value, least, most)
         ctx.save_multiple_for_backward((under, inside))
-        # x·([x < high] − [x < low]) + low·[x < low] + high·(1 − [x < high])
-        ends = under.shares().scale(words[0]) - inside.shares().scale(words[1])
-        kept = select(inside, value) - select(under, value)
-        return source.with_value((kept + ends).shift(words[1]))
+        return source.with_value(kept)
 
     @staticmethod
     def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:

@@ -17,8 +17,8 @@ import numpy as np
 
 from mpc_train.jobs.bounds import gradient_bits, norm_bits
 from mpc_train.training.gradients import Gradient, Gradients, joined, pieces
-from protocols.arithmetic import multiply, select, truncate
-from protocols.comparison import below, relu
+from protocols.arithmetic import multiply, truncate
+from protocols.comparison import clamped, relu
 from protocols.errors import RangeError
 from protocols.inverse_root import times_inverse_root
 from protocols.masked import Additive, Masked, public
@@ -45,11 +45,8 @@ class ClipValue:
         total, shift = joined(gradients, scale, self._gradient_limit)
         g = truncate(total, shift)
         most = round(self._limit * scale)
-        bits = below(g, (-most, most))
-        low, high = bits.select(0), bits.select(1)
-        inside = select(high, g) - select(low, g)
-        ends = high.shares().scale(most) + low.shares().scale(most)
-        return _split(inside - ends.shift(-most), gradients, self._bits)
+        clipped, _, _ = clamped(g, -most, most)
+        return _split(clipped, gradients, self._bits)
 
 
 class ClipNorm:

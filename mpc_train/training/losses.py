@@ -23,7 +23,7 @@ from typing import Protocol
 import numpy as np
 
 from protocols.arithmetic import multiply, remask, select, truncate
-from protocols.comparison import below, maximum, negative
+from protocols.comparison import below, clamped, maximum, negative
 from protocols.crypten_backend import MaskedTensor
 from protocols.functions import evaluate, exp, sigmoid, softmax
 from protocols.masked import Additive, Masked
@@ -104,10 +104,8 @@ class Huber:
 
     def _clipped(self, d: Masked, fraction_bits: int) -> Additive:
         most = round(self.delta * (1 << fraction_bits))
-        bits = below(d, (-most, most))
-        low, high = bits.select(0), bits.select(1)
-        ends = low.shares().scale(most) + high.shares().scale(most)
-        return select(high, d) - select(low, d) - ends.shift(-most)
+        clipped, _, _ = clamped(d, -most, most)
+        return clipped
 
 
 @dataclass(frozen=True, slots=True)
