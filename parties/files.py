@@ -1,13 +1,15 @@
 """Files that are either the old version or the new one, never half of each.
 
 A crash, a full disk or Ctrl-C in the middle leaves the old file as it was and no temporary file
-that could be mistaken for it. The new name is durable once `write_atomic` returns.
+that could be mistaken for it. The new name is durable once `write_atomic` or `atomic_file` is done.
 """
 
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomic(
@@ -17,7 +19,15 @@ def write_atomic(
     *,
     replace: bool = True,
 ) -> None:
-    """Make `path` hold `data`, all or nothing, with permission bits `mode`.
+    """Make `path` hold `data`, as `atomic_file` does."""
+    with atomic_file(path, mode, replace=replace) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path | str, mode: int = 0o600, *, replace: bool = True) -> Iterator[BinaryIO]:
+    """A file to write to; `path` holds it once the block has ended, all or nothing, with
+    permission bits `mode`.
 
     1. A temporary file in the same directory (rename is atomic only within one file system),
        created with mode 0600 so that nobody can read it while it is being filled.
@@ -27,7 +37,7 @@ def write_atomic(
        a hard link instead, which fails where a rename would overwrite.
 
     Raises OSError (FileExistsError without `replace`); the temporary file is then gone and `path`
-    unchanged.
+    unchanged, as after any error in the block.
     """
     target = Path(path)
     descriptor, temporary = tempfile.mkstemp(  # 1
@@ -35,7 +45,7 @@ def write_atomic(
     )
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fchmod(stream.fileno(), mode)
             os.fsync(stream.fileno())  # 2

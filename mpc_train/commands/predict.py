@@ -1,6 +1,6 @@
 """`mpc-train predict`: apply an opened model to raw records, on this machine alone."""
 
-import os
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,7 @@ import typer
 
 from mpc_train.commands.common import Format, FormatOption, emit, reporting
 from mpc_train.errors import ConfigError
+from parties.files import atomic_file
 
 
 def predict_command(
@@ -55,15 +56,13 @@ def predict_command(
             rows = write_records(predictor, source, sys.stdout, form)
         else:
             form = "json" if out.suffix in (".json", ".jsonl") else "csv"
-            partial = out.with_name(out.name + ".partial")
             try:
-                with partial.open("w", encoding="utf-8", newline="") as file:
+                with atomic_file(out) as stream:
+                    file = io.TextIOWrapper(stream, encoding="utf-8", newline="")
                     rows = write_records(predictor, source, file, form)
-                os.replace(partial, out)
+                    file.detach()  # flushes; the stream is closed by whoever opened it
             except OSError as error:
                 raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
-            finally:
-                partial.unlink(missing_ok=True)
         if output is Format.json:
             emit(
                 {
