@@ -1,13 +1,17 @@
 # make demo    three hospitals train a model together on this machine
 # make test    the fast tests;  make test-all adds the slow ones
 # make lint    style and types;  make format repairs what can be repaired
-# make bench   one training step of each workload beside stock CrypTen
+# make bench   tests of time, then one training step of each workload beside stock CrypTen
 # make clean   remove what runs and tools leave behind (the environment stays)
 
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+
+# Tests are spread over as many processes; those of one file stay together, with what they share.
+JOBS   ?= 2
+SPREAD := -n $(JOBS) --dist loadfile
 
 WORKLOADS := lr784 net_a relu matmul softmax
 
@@ -35,10 +39,10 @@ demo: $(READY)
 	@$(PY) launch.py examples/breast_cancer/job.toml --compare
 
 test: $(READY)
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest $(SPREAD) -m "not slow and not timed"
 
 test-all: $(READY)
-	$(PY) -m pytest
+	$(PY) -m pytest $(SPREAD) -m "not timed"
 
 lint: $(READY)
 	$(PY) -m ruff check .
@@ -50,6 +54,7 @@ format: $(READY)
 	$(PY) -m ruff format .
 
 bench: $(READY)
+	$(PY) -m pytest -m timed
 	@for workload in $(WORKLOADS); do \
 	  $(PY) tests/bench/step.py --workload $$workload --vs crypten || exit; \
 	done

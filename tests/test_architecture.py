@@ -276,6 +276,6 @@ def test_parties_and_the_packages_start_without_torch() -> None:
         "        assert heavy not in sys.modules, f'{name} imports {heavy}'\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240
     )
     assert result.returncode == 0, result.stderr

@@ -20,6 +20,7 @@ from mpc_train.commands.collect import summarise
 from mpc_train.errors import EXIT_STATUS
 from mpc_train.jobs.job import Job, load_job
 from mpc_train.jobs.schedule import total_steps
+from tests.support.patience import PATIENCE_S
 from tests.support.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -190,7 +191,7 @@ class Journey:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, f"{line}: {done.stderr}"
         return done.stdout

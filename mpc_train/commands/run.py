@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from parties.supervisor import Child, Supervisor
     from parties.vault import FileVault
 
-READY_TIMEOUT_S = 30.0
-SETTLE_S = 4.0
-"""How long the other nodes may take to end by themselves once one has failed."""
+READY_TIMEOUT_S = 120.0
+SETTLE_S = 30.0
+"""How long the other nodes may take to end by themselves once one has failed. They need a moment at
+most; on a machine that is busy with something else, some seconds. A node that is ended too early
+cannot say what was wrong."""
 
 OWN_ORDER = (
     "nobody can repeat the order of the joined rows, so that it holds out and batches other rows "

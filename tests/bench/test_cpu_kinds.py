@@ -31,6 +31,7 @@ def seal() -> None:
     AESGCM(bytes(32)).encrypt(bytes(12), OCTETS, None)
 
 
+@pytest.mark.timed
 @pytest.mark.skipif(not available(), reason="addresses are sampled on Linux on x86-64")
 @pytest.mark.parametrize(
     ("kind", "work"),

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.bench.link import Link
+from tests.support.patience import PATIENCE_S
 
 RTT_S = 0.040
 MBIT_S = 100
@@ -21,7 +22,7 @@ BYTES_PER_S = MBIT_S * 1e6 / 8
 
 def dial(address: str) -> socket.socket:
     host, _, port = address.removeprefix("tcp://").rpartition(":")
-    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
@@ -35,7 +36,7 @@ def connected(
         address = link.route(source, target, f"tcp://127.0.0.1:{server.getsockname()[1]}")
         with dial(address) as near:
             far, _ = server.accept()
-            far.settimeout(20)
+            far.settimeout(PATIENCE_S)
             with closing(far):
                 yield near, far
 
@@ -62,22 +63,33 @@ def transfer(source: socket.socket, target: socket.socket, size: int) -> float:
     return seconds
 
 
-def at_best(measure: Callable[[], float], least: float, most: float) -> None:
-    """Never faster than `least`; at most `most` once in some tries, others need the cores too.
+def at_least(measure: Callable[[], float], least: float, most: float) -> None:
+    """Never faster than `least`: on any machine."""
+    assert measure() >= least
 
-    Skips where so many want them that nothing can be timed.
-    """
+
+def at_best(measure: Callable[[], float], least: float, most: float) -> None:
+    """Also at most `most` once in some tries: on a machine with nothing else to do."""
     for _ in range(5):
         seconds = measure()
         assert seconds >= least
         if seconds <= most:
             return
-    if os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
-        pytest.skip(f"{os.getloadavg()[0]:.0f} processes want this machine's cores")
     raise AssertionError(f"{seconds:.3f} s, and no try took at most {most:.3f} s")
 
 
-def test_a_ping_takes_the_round_trip() -> None:
+Bound = Callable[[Callable[[], float], float, float], None]
+bounded = pytest.mark.parametrize(
+    "bound",
+    [
+        pytest.param(at_least, id="not faster"),
+        pytest.param(at_best, id="not slower", marks=pytest.mark.timed),
+    ],
+)
+
+
+@bounded
+def test_a_ping_takes_the_round_trip(bound: Bound) -> None:
     with Link(40, MBIT_S) as link, connected(link, "a", "b") as (near, far):
 
         def measure() -> float:
@@ -91,11 +103,12 @@ def test_a_ping_takes_the_round_trip() -> None:
             assert min(times) >= RTT_S
             return statistics.median(times)
 
-        at_best(measure, RTT_S, RTT_S + 0.003)
+        bound(measure, RTT_S, RTT_S + 0.003)
 
 
+@bounded
 @pytest.mark.parametrize("turned", [False, True], ids=["as dialled", "back"])
-def test_a_transfer_takes_its_bytes_by_the_rate(turned: bool) -> None:
+def test_a_transfer_takes_its_bytes_by_the_rate(turned: bool, bound: Bound) -> None:
     expected = 5_000_000 / BYTES_PER_S + RTT_S / 2
 
     def measure() -> float:
@@ -103,7 +116,7 @@ def test_a_transfer_takes_its_bytes_by_the_rate(turned: bool) -> None:
             source, target = (far, near) if turned else (near, far)
             return transfer(source, target, 5_000_000)
 
-    at_best(measure, expected - 0.001, 1.1 * expected)
+    bound(measure, expected - 0.001, 1.1 * expected)
 
 
 def at_once(*ways: tuple[socket.socket, socket.socket]) -> list[float]:
@@ -121,8 +134,9 @@ def at_once(*ways: tuple[socket.socket, socket.socket]) -> list[float]:
     return times
 
 
+@bounded
 @pytest.mark.parametrize("what", ["uplink", "downlink"])
-def test_two_connections_share_a_nodes(what: str) -> None:
+def test_two_connections_share_a_nodes(what: str, bound: Bound) -> None:
     expected = 2_000_000 / BYTES_PER_S + 0.005
 
     def measure() -> float:
@@ -133,17 +147,18 @@ def test_two_connections_share_a_nodes(what: str) -> None:
         # They take turns: neither is through much earlier than the other one.
         return max(times) if min(times) > 0.7 * expected else math.inf
 
-    at_best(measure, expected - 0.001, 1.1 * expected)
+    bound(measure, expected - 0.001, 1.1 * expected)
 
 
-def test_both_ways_are_paced_apart() -> None:
+@bounded
+def test_both_ways_are_paced_apart(bound: Bound) -> None:
     expected = 1_000_000 / BYTES_PER_S + 0.005
 
     def measure() -> float:
         with Link(10, MBIT_S) as link, connected(link, "a", "b") as (near, far):
             return max(at_once((near, far), (far, near)))
 
-    at_best(measure, expected - 0.001, 1.1 * expected)
+    bound(measure, expected - 0.001, 1.1 * expected)
 
 
 def test_an_end_arrives_after_the_last_byte() -> None:
@@ -190,7 +205,7 @@ def test_it_ends_with_its_owner() -> None:
     link = Link(0)
     assert link.process.stdin is not None
     link.process.stdin.close()
-    assert link.process.wait(10) == 0
+    assert link.process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize(("rtt_ms", "mbit_s"), [(-1, None), (0, 0)])

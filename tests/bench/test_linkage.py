@@ -7,13 +7,14 @@ import sys
 import pytest
 
 from tests.bench import linkage
+from tests.support.patience import PATIENCE_S
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("membership", ["holders", "nobody"])
 def test_its_report(membership: str) -> None:
     argv = [sys.executable, linkage.__file__, "--rows", "200", "--membership", membership]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False)
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert ended.returncode == 0, ended.stderr
     result = json.loads(ended.stdout)
     assert result["joined_rows"] == 140

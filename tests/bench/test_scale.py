@@ -10,11 +10,12 @@ import pytest
 
 from tests.bench import scale
 from tests.bench.scale import QUICK, SWEEPS, Point, parse_sweep
+from tests.support.patience import PATIENCE_S
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, scale.__file__, *options]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=115, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def test_every_size_can_be_swept() -> None:

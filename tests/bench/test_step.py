@@ -9,13 +9,14 @@ import pytest
 
 from tests.bench import step
 from tests.bench.cpu_kinds import KINDS, available
+from tests.support.patience import PATIENCE_S
 
 RTT_MS = 20
 
 
 def run(options: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, step.__file__, *options.split()]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def test_a_step_over_a_link_takes_half_a_round_trip_a_round() -> None:

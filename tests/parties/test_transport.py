@@ -13,6 +13,7 @@ from parties.errors import PortInUseError, TransportError
 from parties.stop import StopFlag
 from parties.zmq_transport import ZERO_COPY_BYTES, CurveKeys, Transport
 from protocols.errors import FrameError, InterruptedRunError, PeerLostError, PeerTimeoutError
+from tests.support.patience import PATIENCE_S
 
 LISTEN = "tcp://127.0.0.1:*"
 NAMES = ("ann", "bob", "cleo")
@@ -50,11 +51,11 @@ def at_once(*calls: Callable[[], None]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
 
 
-def connect(made: list[End], timeout_s: float = 5.0) -> None:
+def connect(made: list[End], timeout_s: float = PATIENCE_S) -> None:
     listens = {end.name: end.plane.address for end in made}
     at_once(*(lambda end=end: end.plane.open(TAG, listens, None, timeout_s) for end in made))
 
@@ -88,7 +89,7 @@ def test_frames_of_others_are_kept_until_they_are_asked_for() -> None:
         for number in range(20):
             cleo.send("ann", b"c", bytes([number]))
         bob.send("ann", b"b", b"")
-        assert ann.receive("bob", 5)[0] == b"b"
+        assert ann.receive("bob", PATIENCE_S)[0] == b"b"
         assert [bytes(ann.receive("cleo", 5)[1]) for _ in range(20)] == [
             bytes([number]) for number in range(20)
         ]
@@ -108,9 +109,9 @@ def test_what_arrived_before_a_break_is_still_read() -> None:
         connect(made)
         bob.plane.send("ann", b"last", b"words")
         bob.plane.close(1)
-        assert ann.plane.receive("bob", 5)[0] == b"last"
+        assert ann.plane.receive("bob", PATIENCE_S)[0] == b"last"
         with pytest.raises(PeerLostError, match="bob"):
-            ann.plane.receive("bob", 5)
+            ann.plane.receive("bob", PATIENCE_S)
 
 
 def test_the_dialling_end_notices_a_break_too() -> None:
@@ -119,7 +120,7 @@ def test_the_dialling_end_notices_a_break_too() -> None:
         connect(made)
         ann.plane.close(0)
         with pytest.raises(PeerLostError, match="ann"):
-            bob.plane.receive("ann", 5)
+            bob.plane.receive("ann", PATIENCE_S)
 
 
 def test_a_stop_ends_a_wait() -> None:
@@ -128,7 +129,7 @@ def test_a_stop_ends_a_wait() -> None:
         ann = made[0]
         threading.Timer(0.2, ann.stop.set, [RuntimeError("enough")]).start()
         with pytest.raises(InterruptedRunError, match="waiting for bob: enough"):
-            ann.plane.receive("bob", 10)
+            ann.plane.receive("bob", PATIENCE_S)
         with pytest.raises(InterruptedRunError):
             ann.plane.send("bob", b"label", b"")
 
@@ -184,7 +185,7 @@ def test_a_malformed_frame_is_an_error(parts: list[bytes]) -> None:
         connect(made)
         bob.plane._dialled["ann"].send(parts)
         with pytest.raises(FrameError, match="bob sent"):
-            ann.plane.receive("bob", 5)
+            ann.plane.receive("bob", PATIENCE_S)
 
 
 def test_a_port_in_use_is_named() -> None:

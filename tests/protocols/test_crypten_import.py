@@ -4,12 +4,17 @@ import subprocess
 import sys
 
 from protocols.crypten_import import INSTALL_COMMAND, crypten
+from tests.support.patience import PATIENCE_S
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     """A fresh interpreter: what an import does can be seen only once in a process."""
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.patience import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT / "tests" / "cases"
 
@@ -41,7 +43,7 @@ def run_case(
         capture_output=True,
         text=True,
         cwd=here,
-        timeout=110,
+        timeout=PATIENCE_S,
         check=False,
     )
     lines = ended.stdout.splitlines()

@@ -8,6 +8,7 @@ from typing import Any
 from parties.identity import IdentityKeys
 from parties.roster import Roster
 from parties.supervisor import Child, ChildSpec, Supervisor
+from tests.support.patience import PATIENCE_S
 
 ROOT = str(Path(__file__).resolve().parents[2])
 WORKER = str(Path(__file__).resolve().parents[1] / "parties" / "worker.py")
@@ -26,7 +27,7 @@ class LocalRun:
     def __init__(self, root: Path, keys: dict[str, IdentityKeys]) -> None:
         self.root = root
         self.keys = keys
-        self.supervisor = Supervisor(settle_s=8.0, grace_s=2.0)
+        self.supervisor = Supervisor(settle_s=PATIENCE_S, grace_s=2.0)
         self.address = ""
         self.roster = root / "roster"
         cards = [keys[name].card(name) for name in sorted(keys) if name != "mallory"]
@@ -43,7 +44,7 @@ class LocalRun:
     def coordinator(self, **config: Any) -> Child:
         settings = {"kind": "coordinator", "listen": LISTEN, "roles": ROLES, **config}
         child = self.start("coordinator", settings)
-        self.address = self.supervisor.wait_report(child, 10)
+        self.address = self.supervisor.wait_report(child, PATIENCE_S)
         return child
 
     def node(
@@ -60,8 +61,8 @@ class LocalRun:
         for name in ("alice", "bob", "dora"):
             self.node(name, options, **config)
 
-    def results(self, timeout_s: float = 20.0) -> dict[str, dict[str, Any]]:
-        self.supervisor.wait(timeout_s)
+    def results(self) -> dict[str, dict[str, Any]]:
+        self.supervisor.wait(PATIENCE_S)
         found = {}
         for name, child in self.supervisor.children.items():
             last = child.stdout[-1] if child.stdout else "{}"

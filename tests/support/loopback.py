@@ -21,6 +21,7 @@ from protocols.inputs import from_evaluator
 from protocols.masked import Masked
 from protocols.role import Role
 from protocols.streams import Stream
+from tests.support.patience import PATIENCE_S
 
 DEALER = "dealer"
 Program = Callable[[Role], Any]
@@ -56,7 +57,7 @@ class Endpoint:
 
     def receive(self, peer: str, max_bytes: int) -> tuple[bytes, memoryview]:
         try:
-            label, payload = self.net.queue(peer, self.name).get(timeout=20)
+            label, payload = self.net.queue(peer, self.name).get(timeout=PATIENCE_S)
         except queue.Empty:
             raise PeerTimeoutError(f"{self.name}: nothing from {peer}") from None
         assert len(payload) <= max_bytes
@@ -104,7 +105,7 @@ def run_roles(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_S)
     if errors:
         raise errors[0]
     return results

@@ -11,8 +11,7 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import psutil
 from parties.identity import Card
 from parties.roster import Roster
 from parties.vault import FileVault
+from tests.support.patience import PATIENCE_S, wait_until
 
 RECORDED = Path(__file__).with_name("recorded.py")
 NAMES = ("ann", "bob", "registry", "office", "desk")
@@ -62,7 +62,6 @@ class Ended:
     status: int
     record: dict[str, Any]
     stderr: str
-    seconds: float
 
     @property
     def errors(self) -> list[str]:
@@ -107,10 +106,10 @@ class Study:
         self.passphrase = folder / "passphrase"
         self.passphrase.write_text(PASSPHRASE + "\n")
         self.cells = [self.csv(owner).read_text() for owner in ROWS]
-        self.running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.address = ""
-        self.join_s = 60
-        """How long nodes and coordinator wait for each other."""
+        self.join_s = 2 * int(PATIENCE_S)
+        """How long nodes and coordinator wait for each other; longer than any test does."""
 
         self.paths: dict[str, Path] = {}
         """Where nodes look for code of their own, by name."""
@@ -137,7 +136,7 @@ class Study:
                 cwd=self.folder,
                 env=environment,
             )
-        self.running[name] = process, time.monotonic()
+        self.running[name] = process
         return process
 
     def output(self, name: str, stream: str) -> Path:
@@ -149,12 +148,9 @@ class Study:
             "desk", f'[network]\nlisten = "tcp://127.0.0.1:*"\n[run]\njob = "{job or self.job}"'
         )
         self.start("desk", "coordinator", "--config", config, *self._options())
-        deadline = time.monotonic() + 60
-        while "listening" not in (text := self.output("desk", "out").read_text()):
-            assert time.monotonic() < deadline
-            assert self.running["desk"][0].poll() is None, self.output("desk", "err").read_text()
-            time.sleep(0.02)
-        self.address = str(json.loads(text.splitlines()[0])["address"])
+        told = self.output("desk", "out")
+        self._wait_for("desk", lambda: "listening" in told.read_text())
+        self.address = str(json.loads(told.read_text().splitlines()[0])["address"])
 
     def node(
         self,
@@ -190,29 +186,36 @@ class Study:
         return ["--verbose", "--format", "json", "--passphrase-file", passphrase or self.passphrase]
 
     def wait_for_steps(self) -> None:
-        deadline = time.monotonic() + 60
-        while '"step"' not in self.output("desk", "out").read_text():
-            assert time.monotonic() < deadline
-            assert all(process.poll() is None for process, _ in self.running.values())
-            time.sleep(0.05)
+        told = self.output("desk", "out")
+        self._wait_for("the first step", lambda: '"step"' in told.read_text())
 
-    def ended(self, timeout_s: float = 45) -> dict[str, Ended]:
+    def _wait_for(self, what: str, condition: Callable[[], bool]) -> None:
+        """Until `condition` holds, or a process ends that should not."""
+
+        def over() -> bool:
+            for name, process in self.running.items():
+                assert process.poll() is None, self.output(name, "err").read_text()
+            return condition()
+
+        wait_until(over, what)
+
+    def ended(self) -> dict[str, Ended]:
         """Wait for all processes; nothing of theirs is left, neither children nor half a file."""
         found = {}
-        for name, (process, started) in self.running.items():
+        for name, process in self.running.items():
             children = _children(process)
-            status = process.wait(timeout_s)
-            assert not psutil.wait_procs(children, timeout=5)[1]
+            status = process.wait(PATIENCE_S)
+            assert not psutil.wait_procs(children, timeout=PATIENCE_S)[1]
             lines = self.output(name, "out").read_text().splitlines()
             record = json.loads(lines[-1]) if lines else {}
             err = self.output(name, "err").read_text()
-            found[name] = Ended(status, record, err, time.monotonic() - started)
+            found[name] = Ended(status, record, err)
         self.running.clear()
         assert not list(self.folder.rglob("*.tmp"))
         return found
 
     def close(self) -> None:
-        for process, _ in self.running.values():
+        for process in self.running.values():
             process.kill()
             process.wait()
 

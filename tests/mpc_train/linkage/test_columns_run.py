@@ -39,7 +39,7 @@ def study(folder: Path, membership: str, text: str = JOB) -> Path:
 def test_the_model_is_that_of_the_joined_table(tmp_path: Path, membership: str, text: str) -> None:
     folder = tmp_path / "study"
     process = launch(study(folder, membership, text), "--compare")
-    record, err = ended(process, 180)
+    record, err = ended(process)
     assert process.returncode == 0, err
     assert record["joined_rows"] == 35
     assert record["max_weight_difference"] < 2e-3
@@ -80,7 +80,7 @@ def check_that_nobody_is_named(folder: Path, record: dict[str, Any], err: str) -
 def test_too_few_records_end_the_run_with_one_error(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     process = launch(study(folder, "nobody", JOB.replace("least_rows = 20", "least_rows = 36")))
-    record, err = ended(process, 180)
+    record, err = ended(process)
     assert process.returncode == 4, err
     assert record["status"] == "LinkageError"
     assert "35 records in common, the job asks for 36" in record["message"]
@@ -124,7 +124,7 @@ def test_records_in_two_tables(tmp_path: Path, common: int) -> None:
             lines.append(f"{key},{rng.normal():.4f},{number % 2}")
         (tmp_path / "data" / f"{owner}.csv").write_text("\n".join(lines) + "\n")
     process = launch(path, "--compare")
-    record, err = ended(process, 180)
+    record, err = ended(process)
     if common > 1:
         assert process.returncode == 4
         assert record["status"] == "LinkageError"
