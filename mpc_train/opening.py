@@ -247,8 +247,18 @@ def _files(
         single[name] = np.full(shape, steps, np.int64)
     model = save_tensors(single, metadata={"format": "pt", "manifest_key": key.hex()})
     files = {MODEL_FILE: model}
+    said = {}
     if is_newton(job):
-        files[COEFFICIENTS_FILE] = results(job, weights).to_csv()
+        table = results(job, weights)
+        files[COEFFICIENTS_FILE] = table.to_csv()
+        said = {
+            "regression": {
+                "file": COEFFICIENTS_FILE,
+                "converged": table.converged,
+                "separation": "suspected" if table.separated else "none seen",
+                "warnings": list(table.warnings),
+            }
+        }
     described: dict[str, object] = {"inputs": list(job.pipeline.names)}
     if job.pipeline.shapes:
         prepare = save_tensors({name: weights[name] for name in job.pipeline.shapes})
@@ -266,6 +276,7 @@ def _files(
         "preparation": described,
         "tensors": {name: list(shape) for name, shape in job.shapes.items()},
         "metrics": first.metrics,
+        **said,
         "statements": [
             {
                 "evaluator": name,

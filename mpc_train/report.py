@@ -214,8 +214,8 @@ def _said(job: Job) -> list[str]:
     """What recipients, and nobody else, learn beside the model."""
     if job.reveal.statistics:
         return [
-            "with it, to them: standard errors and p-values of its coefficients, their inflation",
-            "and whether they converged",
+            "with it, to them: standard errors and p-values of its coefficients, their inflation,",
+            "which of them determine one another, and whether they converged",
         ]
     return ["with it, to them: whether its coefficients converged"] if is_newton(job) else []
 
@@ -296,4 +296,5 @@ def outcome(result: Mapping[str, Any]) -> str:
     if result.get("coefficients"):
         lines.append(f"Table     {result['coefficients']}")
     lines += [f"Sealed    {path}" for path in result.get("sealed") or ()]
+    lines += [f"Warning   {warning}" for warning in result.get("warnings") or ()]
     return "\n".join(lines)

@@ -13,6 +13,11 @@ FACTOR_BITS = 10
 ENOUGH = Fraction(1, 1024)
 """How far from 1 the smallest part of T·Y may end."""
 MOST_INVERSE_BITS, MOST_RESIDUAL_BITS = 22, 30
+UNRESOLVED_BITS = 40
+"""Fractional bits of `matrix_inverse.unresolved`."""
+UNRESOLVED = 2.0**-17
+"""Above it, a row takes part in a direction that was not inverted: the smallest eigenvalue that is
+leaves ENOUGH² = 2^-20."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ def open_command(
                     "job_digest": model.job.digest().hex(),
                     "metrics": model.metrics,
                     **({} if table is None else {"results": asdict(table)}),
+                    "warnings": [] if table is None else table.warnings,
                 }
             )
             return

@@ -172,6 +172,9 @@ def _run(
         result["model"] = str(path)
         if opened.results is not None:
             result["coefficients"] = str(path.with_name("coefficients.csv"))
+            result["converged"] = opened.results.converged
+            result["separated"] = opened.results.separated
+            result["warnings"] = list(opened.results.warnings)
         said = regression_shapes(job)
         return result, {name: w for name, w in opened.weights.items() if name not in said}
 

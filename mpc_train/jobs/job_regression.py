@@ -35,6 +35,7 @@ from mpc_train.regression.scales import (
     square_bits,
 )
 from protocols.errors import RangeError
+from protocols.inverse_plan import UNRESOLVED_BITS
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -47,15 +48,16 @@ MOST_STEPS = 100
 MOST_INPUTS = 300
 LASSO_GROWTH = 3
 """With an L1 penalty, weights of a Poisson regression may grow eightfold after the first step."""
-CHANGE, SCALE, INFLATION, DISPERSION = (
+CHANGE, SCALE, INFLATION, DEPENDENCE, DISPERSION = (
     "regression.change",
     "regression.scale",
     "regression.inflation",
+    "regression.dependence",
     "regression.dispersion",
 )
 """What is sealed beside the model: the last step; of each coefficient, the intercept last, about
-the inverse root of its information and by how much the others inflate its variance; the sum of
-squared residuals."""
+the inverse root of its information, by how much the others inflate its variance, and how far they
+determine it; the sum of squared residuals."""
 
 
 def check_kind(job: Job) -> None:
@@ -183,7 +185,7 @@ def regression_shapes(job: Job) -> dict[str, tuple[int, ...]]:
     columns = (job.widths[0] + 1,)
     found: dict[str, tuple[int, ...]] = {CHANGE: columns}
     if job.reveal.statistics:
-        found |= {SCALE: columns, INFLATION: columns}
+        found |= {SCALE: columns, INFLATION: columns, DEPENDENCE: columns}
         if family_of(job).has_dispersion:
             found[DISPERSION] = (1,)
     return found
@@ -198,6 +200,7 @@ def regression_bits(job: Job) -> dict[str, int]:
         CHANGE: COEFFICIENT_BITS,
         SCALE: SCALE_BITS,
         INFLATION: sizes.plan.inverse_bits + sizes.columns,
+        DEPENDENCE: UNRESOLVED_BITS,
         DISPERSION: square_bits(sizes),
     }
     return {name: found[name] for name in regression_shapes(job)}

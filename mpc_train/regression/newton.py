@@ -46,27 +46,27 @@ PENALTY_BITS = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Solver:
+    """S [columns] at scale 2^SCALE_BITS, T and Y of one H."""
+
+    scale: Masked
+    matrix: Masked
+    inverse: Masked
+
+
+@dataclass(frozen=True, slots=True)
 class Fit:
     """Where the iteration ended, all secret.
 
     coefficients, change: [columns, 1] at scale 2^COEFFICIENT_BITS, the intercept last; change is
-    the last step. scale: S, [columns] at scale 2^SCALE_BITS. inverse: Y. squares: the sum of
-    squared residuals before the last step, where the family has a dispersion.
+    the last step. solver: of the last step. squares: the sum of squared residuals before the last
+    step, where the family has a dispersion.
     """
 
     coefficients: Masked
     change: Masked
-    scale: Masked
-    inverse: Masked
+    solver: Solver
     squares: Masked | None
-
-
-@dataclass(frozen=True, slots=True)
-class Solver:
-    """S, T and Y of one H."""
-
-    scale: Masked
-    inverse: Masked
 
 
 def fit(
@@ -106,7 +106,7 @@ def fit(
         role.finish()
         done(number)
     assert solver is not None and change is not None
-    return Fit(coefficients, change, solver.scale, solver.inverse, squares)
+    return Fit(coefficients, change, solver, squares)
 
 
 def start(role: Role, data: Data, sizes: Scales) -> Masked:
@@ -147,7 +147,8 @@ def of_mean(penalty: Fraction, sizes: Scales) -> Fraction:
 def solver_of(information: Masked, sizes: Scales) -> Solver:
     """1 and 2, for H at scale 2^moment_bits."""
     scale = inverse_roots(information, sizes)
-    return Solver(scale, inverse(scaled(information, scale, sizes), sizes.plan))
+    matrix = scaled(information, scale, sizes)
+    return Solver(scale, matrix, inverse(matrix, sizes.plan))
 
 
 def inverse_roots(information: Masked, sizes: Scales) -> Masked:

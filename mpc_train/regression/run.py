@@ -15,6 +15,7 @@ import numpy as np
 
 from mpc_train.jobs.job_regression import (
     CHANGE,
+    DEPENDENCE,
     DISPERSION,
     INFLATION,
     SCALE,
@@ -33,6 +34,7 @@ from mpc_train.training.trainer import Training
 from protocols.arithmetic import truncate
 from protocols.crypten_backend import MaskedTensor
 from protocols.masked import Masked
+from protocols.matrix_inverse import unresolved
 from protocols.role import Role
 
 if TYPE_CHECKING:
@@ -95,7 +97,10 @@ def regress(
         found = fit(role, family, data, sizes, steps, timed)
         coefficients, change = found.coefficients, found.change
         index = np.arange(sizes.bounds.columns)
-        secret = {SCALE: found.scale, INFLATION: found.inverse.select((index, index))}
+        solver = found.solver
+        secret = {SCALE: solver.scale, INFLATION: solver.inverse.select((index, index))}
+        if job.reveal.statistics:
+            secret[DEPENDENCE] = unresolved(solver.matrix, solver.inverse, sizes.plan)
         if found.squares is not None:
             secret[DISPERSION] = found.squares
     secret[CHANGE] = change.reshape(-1)

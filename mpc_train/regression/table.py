@@ -8,8 +8,13 @@ intercept last:
 
 and the statistic is coefficient / standard error: t with rows - coefficients degrees of freedom
 where a dispersion was estimated, z elsewhere; p-values are two-sided. `inflation` is the variance
-inflation factor (of a generalised one where rows have weights). An input that the others determine
-has no standard error here, and neither has a constant one.
+inflation factor (of a generalised one where rows have weights). Inputs that determine one another
+have no standard error here, none of them, and neither has a constant one.
+
+Where the iteration did not converge, coefficients are those of a point on its way: nothing has a
+standard error. Of classes (and of counts that are all 0 in a group) the likely reason is that an
+input separates them: the likelihood then grows for ever, and each step moves such a coefficient
+further in its own direction.
 
 Coefficients are those of the model's inputs, as the job centres and scales them; `per_unit` is the
 change for one unit of the column, where the input is the column centred and scaled.
@@ -29,6 +34,7 @@ from scipy.special import ndtr, stdtr
 
 from mpc_train.jobs.job_regression import (
     CHANGE,
+    DEPENDENCE,
     DISPERSION,
     INFLATION,
     SCALE,
@@ -36,10 +42,12 @@ from mpc_train.jobs.job_regression import (
     family_of,
     sizes_of,
 )
-from mpc_train.regression.scales import LEAST_EIGENVALUE
+from mpc_train.jobs.schedule import total_steps
+from protocols.inverse_plan import UNRESOLVED
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
+    from mpc_train.regression.family import Family
 
 Reals = NDArray[np.float64]
 COEFFICIENTS_FILE = "coefficients.csv"
@@ -48,6 +56,17 @@ CONVERGED = 0.01
 """The last step was at most this part of a standard error."""
 CONVERGED_PLAIN = 1e-3
 """Without standard errors: of the largest coefficient, or of 1."""
+CREEPING = 1e-3
+"""Where inputs can separate classes: a last step above this part of its coefficient, or of a
+standard error if that is larger, still goes somewhere. A regular iteration ends far below; one that
+separates them moves by 1/k of its coefficient in step k, and each step's size goes down with the
+weights of the rows, so that it also falls below a standard error's."""
+ENOUGH_STEPS = 6
+"""After as many a regular iteration of classes or counts has converged."""
+LEAST_TOLD = 0.1
+"""Without standard errors: smaller coefficients are not told apart from 0 by `CREEPING`."""
+NOT_CONVERGED = "not converged"
+DEPENDENT = "determined by other inputs or constant"
 
 
 @dataclass(frozen=True)
@@ -61,17 +80,38 @@ class Row:
     p_value: float | None = None
     inflation: float | None = None
     per_unit: float | None = None
+    note: str | None = None
+    """Why something is missing."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a regression says. statistic: "t" or "z", "" without standard errors."""
+    """What a regression says. statistic: "t" or "z", "" without standard errors.
+
+    separated: it did not converge, and probably because an input separates the classes.
+    """
 
     rows: tuple[Row, ...]
     statistic: str
     dispersion: float
     freedom: int
     converged: bool
+    separated: bool
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the coefficients has to know, in sentences that name no input."""
+        if self.converged:
+            return ()
+        known = "The regression did not converge: its last step still moved coefficients"
+        without = ", so that none has a standard error or p-value" if self.statistic else ""
+        if self.separated:
+            return (
+                f"{known}{without}. Probably an input, or several together, separate the labels "
+                "perfectly: then no finite coefficients exist. Leave that input out, or add a "
+                "penalty (train.optimizer.l2)",
+            )
+        return (f"{known}{without}. Allow more steps (train.optimizer.steps)",)
 
     def to_csv(self) -> bytes:
         text = io.StringIO()
@@ -97,12 +137,9 @@ class Results:
             found.append(f"{row.name:<{width}}" + "".join(cells))
         if self.statistic == "t":
             found.append(f"Dispersion {self.dispersion:.6g} with {self.freedom} degrees of freedom")
-        if not self.converged:
-            found.append(
-                "The last step still moved coefficients: not converged. Classes that an input "
-                "separates, or too few steps (train.optimizer.steps)"
-            )
-        return found
+        if any(row.note == DEPENDENT for row in self.rows):
+            found.append(f"Inputs without a standard error are {DEPENDENT}")
+        return [*found, *self.warnings]
 
 
 def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
@@ -118,7 +155,10 @@ def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
             for name, value, unit in zip(names, values, units, strict=True)
         )
         settled = change.max() <= CONVERGED_PLAIN * max(1.0, np.abs(values).max())
-        return Results(plain, "", 1.0, freedom, bool(settled))
+        settled &= not _creeps(family, change, values, np.full_like(values, LEAST_TOLD))
+        separated = not settled and _separated(job, tensors[CHANGE], values)
+        plain = plain if settled else tuple(replace(row, note=NOT_CONVERGED) for row in plain)
+        return Results(plain, "", 1.0, freedom, bool(settled), separated)
     sizes = sizes_of(job)
     dispersion = 1.0
     if family.has_dispersion:
@@ -126,7 +166,9 @@ def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
     inflation = tensors[INFLATION]
     variance = dispersion * tensors[SCALE] ** 2 * np.maximum(inflation, 0)
     errors = np.sqrt(variance / 2.0 ** (sizes.diagonal + sizes.count))
-    known = (inflation <= float(1 / LEAST_EIGENVALUE)) & (errors > 0)
+    known = (tensors[DEPENDENCE] <= UNRESOLVED) & (errors > 0)
+    settled = bool((change[known] <= CONVERGED * errors[known]).all())
+    settled &= not _creeps(family, change[known], values[known], errors[known])
     statistic = np.divide(values, errors, out=np.zeros_like(values), where=known)
 
     def p_value(value: float) -> float:
@@ -136,7 +178,9 @@ def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
     rows = []
     for j, name in enumerate(names):
         row = Row(name, float(values[j]), inflation=float(inflation[j]), per_unit=units[j])
-        if known[j]:
+        if not known[j] or not settled:
+            row = replace(row, note=NOT_CONVERGED if known[j] else DEPENDENT)
+        else:
             row = replace(
                 row,
                 std_error=float(errors[j]),
@@ -144,10 +188,26 @@ def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
                 p_value=p_value(float(statistic[j])),
             )
         rows.append(row)
-    settled = (change[known] <= CONVERGED * errors[known]).all()
-    return Results(
-        tuple(rows), "t" if family.has_dispersion else "z", dispersion, freedom, bool(settled)
-    )
+    separated = not settled and _separated(job, tensors[CHANGE], values)
+    statistic_name = "t" if family.has_dispersion else "z"
+    return Results(tuple(rows), statistic_name, dispersion, freedom, settled, separated)
+
+
+def _creeps(family: Family, change: Reals, values: Reals, errors: Reals) -> bool:
+    """Whether a coefficient still moves, be it by little, where it can move for ever."""
+    if family.has_dispersion:
+        return False
+    return bool((change > CREEPING * np.maximum(np.abs(values), errors)).any())
+
+
+def _separated(job: Job, change: Reals, values: Reals) -> bool:
+    """Whether a fit that did not converge looks like one that cannot: after enough steps, what
+    moves most moves away from 0."""
+    settings = job.train.optimizer
+    if family_of(job).has_dispersion or settings.l1 or settings.l2:
+        return False
+    most = int(np.argmax(np.abs(change)))
+    return total_steps(job) >= ENOUGH_STEPS and bool(change[most] * values[most] > 0)
 
 
 def _units(job: Job, tensors: Mapping[str, Reals]) -> list[float | None]:

@@ -26,8 +26,8 @@ MOST_STEPS, MOST_SWEEPS = 200, 10_000
 
 @dataclass(frozen=True)
 class PlainFit:
-    """coefficients, errors: [features + 1], the intercept last; errors as in a table of results,
-    NaN with a penalty or with weights. dispersion: 1 where the family has none."""
+    """coefficients, errors: [features + 1], the intercept last; errors are NaN with a penalty, with
+    weights, and of columns that others determine. dispersion: 1 where the family has none."""
 
     coefficients: Reals
     errors: Reals
@@ -74,8 +74,19 @@ def fit_plain(
         dispersion = float(residual @ residual) / max(rows - columns, 1)
     errors = np.full(columns, np.nan)
     if not l1 and not l2 and weights is None:
-        errors = np.sqrt(dispersion * np.diag(np.linalg.pinv(information)) / rows)
+        variance = dispersion * np.diag(np.linalg.pinv(information, hermitian=True)) / rows
+        errors = np.where(determined(information), np.nan, np.sqrt(np.maximum(variance, 0)))
     return PlainFit(found, errors, dispersion)
+
+
+def determined(information: Reals) -> NDArray[np.bool_]:
+    """Which columns take part in a linear dependence, by the null space of H scaled to ones."""
+    lengths = np.sqrt(np.diag(information))
+    scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    values, vectors = np.linalg.eigh(information * np.outer(scale, scale))
+    null = vectors[:, values < 1e-10]
+    found: NDArray[np.bool_] = (null**2).sum(axis=1) > 1e-12
+    return found
 
 
 def regression_twin(

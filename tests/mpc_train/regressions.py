@@ -21,7 +21,9 @@ from mpc_train.regression.scales import (
     scales,
     square_bits,
 )
+from protocols.inverse_plan import UNRESOLVED, UNRESOLVED_BITS
 from protocols.masked import Masked
+from protocols.matrix_inverse import unresolved
 from protocols.role import Role
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import combine_masked, secret, shares_of
@@ -38,6 +40,8 @@ class Found:
     change: np.ndarray
     errors: np.ndarray
     inflation: np.ndarray
+    determined: np.ndarray
+    """Which inputs are said to be determined by others."""
     rounds: list[int]
     """After each step."""
 
@@ -104,8 +108,10 @@ def outcome(
             return [sparse.coefficients, sparse.change]
         found = fit(role, family, data, sizes, steps, done)
         index = np.arange(sizes.bounds.columns)
-        secrets = [found.coefficients, found.change, found.scale]
-        secrets.append(found.inverse.select((index, index)))
+        solver = found.solver
+        secrets = [found.coefficients, found.change, solver.scale]
+        secrets.append(solver.inverse.select((index, index)))
+        secrets.append(unresolved(solver.matrix, solver.inverse, sizes.plan))
         return [*secrets, *([] if found.squares is None else [found.squares])]
 
 
@@ -137,10 +143,11 @@ def over_shares(
     coefficients, change = (values / 2.0**COEFFICIENT_BITS for values in words[:2])
     if l1:
         empty = np.full(len(coefficients), np.nan)
-        return Found(coefficients, change, empty, empty, rounds)
+        return Found(coefficients, change, empty, empty, empty > 0, rounds)
     inflation = words[3] / 2.0 ** (sizes.plan.inverse_bits + sizes.columns)
     variance = (words[2] / 2.0**SCALE_BITS) ** 2 * inflation / 2.0 ** (sizes.diagonal + sizes.count)
     if family.has_dispersion:
         freedom = inputs.shape[0] - inputs.shape[1] - 1
-        variance = variance * (words[4][0] / 2.0 ** square_bits(sizes) / freedom)
-    return Found(coefficients, change, np.sqrt(variance), inflation, rounds)
+        variance = variance * (words[5][0] / 2.0 ** square_bits(sizes) / freedom)
+    determined = words[4] / 2.0**UNRESOLVED_BITS > UNRESOLVED
+    return Found(coefficients, change, np.sqrt(variance), inflation, determined, rounds)

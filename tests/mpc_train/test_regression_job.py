@@ -19,6 +19,7 @@ from mpc_train.errors import JobError, RefusedError
 from mpc_train.jobs.job import Job, load_job
 from mpc_train.jobs.job_regression import (
     CHANGE,
+    DEPENDENCE,
     DISPERSION,
     INFLATION,
     SCALE,
@@ -203,9 +204,9 @@ def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
     plain = checked(tmp_path, text.replace("statistics = true", ""))
     check_rules(rules, plain)
     assert list(regression_shapes(plain)) == [CHANGE]
-    assert list(regression_shapes(job)) == [CHANGE, SCALE, INFLATION]
-    assert set(job.sealed) == {"weight", "bias", CHANGE, SCALE, INFLATION}
-    assert list(regression_bits(job)) == [CHANGE, SCALE, INFLATION]
+    assert list(regression_shapes(job)) == [CHANGE, SCALE, INFLATION, DEPENDENCE]
+    assert set(job.sealed) == {"weight", "bias", CHANGE, SCALE, INFLATION, DEPENDENCE}
+    assert list(regression_bits(job)) == [CHANGE, SCALE, INFLATION, DEPENDENCE]
     linear = checked(tmp_path, job_text("linear"))
     assert total_steps(linear) == 3 and DISPERSION in linear.sealed
 
@@ -231,6 +232,7 @@ def opened(job: Job, **changes: list[float]) -> dict[str, np.ndarray]:
         CHANGE: [0.0] * 4,
         SCALE: [2.0 ** ((sizes.diagonal + sizes.count) / 2) / 10] * 4,
         INFLATION: [1.0, 4.0, 1.0, 1.0],
+        DEPENDENCE: [0.0, 2.0**-21, 0.0, 0.0],
         DISPERSION: [288 - 4.0],
     } | changes
     return {name: np.array(value, np.float64) for name, value in tensors.items()}
@@ -244,11 +246,17 @@ def test_the_table_from_what_is_sealed(tmp_path: Path) -> None:
     assert (found.statistic, found.freedom, found.converged) == ("t", 284, True)
     assert [row.per_unit for row in found.rows] == [1.0, -0.5, 0.4, None]
     assert "Dispersion 1 with 284 degrees of freedom" in found.lines()
-    collinear = results(job, opened(job, **{INFLATION: [1.0, 9000.0, 1.0, 1.0]}))
-    assert collinear.rows[1].std_error is None and collinear.rows[1].p_value is None
-    assert collinear.to_csv().decode().splitlines()[2].startswith("x1,-0.25,,,,9000.0")
+    # A dependence is told by its own figure: the inflation of an input with a small part is small.
+    collinear = results(job, opened(job, **{DEPENDENCE: [0.0, 2.0**-16, 0.0, 0.9]}))
+    assert [row.std_error is None for row in collinear.rows] == [False, True, False, True]
+    assert collinear.rows[1].p_value is None and collinear.converged
+    line = collinear.to_csv().decode().splitlines()[2]
+    assert line == "x1,-0.25,,,,4.0,-0.5,determined by other inputs or constant"
+    assert "determined by other inputs" in collinear.lines()[-1]
     moving = results(job, opened(job, **{CHANGE: [0.0, 0.1, 0.0, 0.0]}))
-    assert not moving.converged and "not converged" in moving.lines()[-1]
+    assert not moving.converged and "did not converge" in moving.lines()[-1]
+    assert not moving.separated and "separate" not in moving.lines()[-1]
+    assert all(row.p_value is None and row.note == "not converged" for row in moving.rows)
     penalised = job_text("linear").replace('"newton"', '"newton", l1 = 0.1')
     job = checked(tmp_path, penalised.replace("statistics = true", ""))
     plain = results(job, {name: opened(job)[name] for name in ("weight", "bias", CHANGE)})

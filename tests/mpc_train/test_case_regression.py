@@ -1,0 +1,50 @@
+"""A table that is perfectly separable: no coefficient is finite, and every output says so."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.cases import CaseRun, run_case
+
+
+@pytest.fixture(scope="module")
+def separable(tmp_path_factory: pytest.TempPathFactory) -> CaseRun:
+    return run_case("28", tmp_path_factory.mktemp("cases"))
+
+
+def test_the_run_says_so(separable: CaseRun) -> None:
+    record = separable.record
+    assert record["status"] == "ok" and separable.status == 0
+    assert (record["converged"], record["separated"]) == (False, True)
+    assert "did not converge" in record["warnings"][0]
+    assert "separate the labels perfectly" in record["warnings"][0]
+
+
+def test_the_table_claims_nothing(separable: CaseRun) -> None:
+    with Path(separable.record["coefficients"]).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["a", "b", "(intercept)"]
+    for row in rows:
+        assert (row["std_error"], row["statistic"], row["p_value"]) == ("", "", "")
+        assert row["note"] == "not converged"
+
+
+def test_the_manifest_says_so(separable: CaseRun) -> None:
+    manifest = json.loads(Path(separable.record["model"]).with_name("manifest.json").read_text())
+    assert manifest["regression"]["converged"] is False
+    assert manifest["regression"]["separation"] == "suspected"
+    assert manifest["regression"]["warnings"] == separable.record["warnings"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [7, 14, 40])
+def test_more_steps_do_not_make_it_converge(tmp_path: Path, steps: int) -> None:
+    """Weights near 0 slow the steps down, which is not the same as having arrived."""
+    run = run_case(
+        "28",
+        tmp_path,
+        change=lambda job: job.replace('"newton"', f'"newton", steps = {steps}'),
+    )
+    assert (run.record["converged"], run.record["separated"]) == (False, True)
