@@ -11,7 +11,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_link import Duplicates, Join, link_of
 from mpc_train.jobs.schedule import group_parts
 from mpc_train.linkage.columns import columns_of, pipeline_over
-from mpc_train.linkage.tokens import IdentifierError, Tokens, token_key, tokens_of
+from mpc_train.linkage.tokens import IdentifierError, Tokens, spelt, token_key, tokens_of
 from mpc_train.preparation.grouping import GroupError, grouped_order
 from mpc_train.preparation.local import check_cells, local_terms
 from mpc_train.tables.cells import Reals
@@ -64,16 +64,19 @@ def load_table(source: Source, job: Job, owner: str, progress: Report | None = N
         check=partial(check_cells, job),
         progress=progress,
     )
-    tokens = None if link is None else _tokens(job, link, typed, source)
+    try:
+        tokens = None if link is None else _tokens(job, link, typed, source)
+        order = _group_order(job, owner, typed, source) if group else None
+    except IdentifierError as error:
+        what = str(error)
+        if error.other is not None:
+            what = f"identifies the same record as {typed.where(error.other)}"
+        where = f"{label_of(source)}: {typed.where(error.row)}: column {error.column!r}"
+        raise DataError(f"{where}: {what}") from None
+    except GroupError as error:
+        raise DataError(f"{label_of(source)}: column {group!r}: {error}") from error
     table = replace(table_of(job, typed), tokens=tokens)
-    if group:
-        try:
-            parts = group_parts(job, owner)
-            order = grouped_order(typed.identifiers[group], parts, job.data.split_seed)
-        except GroupError as error:
-            raise DataError(f"{label_of(source)}: column {group!r}: {error}") from error
-        table = table.ordered(order)
-    return table
+    return table if order is None else table.ordered(order)
 
 
 def table_of(job: Job, typed: TypedTable) -> Table:
@@ -89,14 +92,14 @@ def table_of(job: Job, typed: TypedTable) -> Table:
 
 def _tokens(job: Job, link: Join | Duplicates, typed: TypedTable, source: Source) -> Tokens:
     key = token_key(job.digest())
-    try:
-        return tokens_of(typed.identifiers, link.on, link.normalise, source.form_of, key)
-    except IdentifierError as error:
-        what = str(error)
-        if error.other is not None:
-            what = f"identifies the same record as {typed.where(error.other)}"
-        where = f"{label_of(source)}: {typed.where(error.row)}: column {error.column!r}"
-        raise DataError(f"{where}: {what}") from None
+    return tokens_of(typed.identifiers, link.on, link.normalise, source.form_of, key)
+
+
+def _group_order(job: Job, owner: str, typed: TypedTable, source: Source) -> NDArray[np.int64]:
+    """The rows in the order of the parts of the split, groups told apart by their one spelling."""
+    by, rules = job.data.split_by, job.data.split_normalise
+    groups = list(spelt(by, typed.identifiers[by], rules, source.form_of(by)))
+    return grouped_order(groups, group_parts(job, owner), job.data.split_seed)
 
 
 def _scaled_label(job: Job, values: Reals) -> Reals:

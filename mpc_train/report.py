@@ -22,6 +22,7 @@ from mpc_train.jobs.schedule import (
     total_steps,
 )
 from mpc_train.linkage.columns import columns_of
+from mpc_train.linkage.normalise import said
 from mpc_train.preparation.described import described as described_steps
 
 MODELS = {
@@ -136,8 +137,7 @@ def _linkage(job: Job) -> list[str]:
     keys = []
     for name in link.on:
         rules = link.normalise.get(name, ())
-        how = "a date" if "date" in rules else f"{', '.join(rules)} ignored"
-        keys.append(f"{name} ({how})" if rules else name)
+        keys.append(f"{name} ({said(rules)})" if rules else name)
     if join is None:
         return [f"looked through for records in several tables, by {' and '.join(keys)}"]
     brought = "; ".join(f"{name}: {', '.join(columns_of(job, name))}" for name in job.owners)
@@ -150,10 +150,11 @@ def _linkage(job: Job) -> list[str]:
 
 
 def _groups(job: Job) -> list[str]:
-    by = job.data.split_by
-    return (
-        [f"             rows of one {by} stay together, which their owner alone sees"] if by else []
-    )
+    by, rules = job.data.split_by, job.data.split_normalise
+    if not by:
+        return []
+    how = f" ({said(rules)})" if rules else ""
+    return [f"             rows of one {by}{how} stay together, which their owner alone sees"]
 
 
 def _prepared(job: Job) -> list[str]:

@@ -21,6 +21,7 @@ import msgspec
 
 from mpc_train.jobs.job_link import Duplicates, Join
 from mpc_train.jobs.job_train import Strict
+from mpc_train.linkage.normalise import Rule
 from mpc_train.tables.schema import Column, Schema
 
 
@@ -93,6 +94,8 @@ class Data(Strict, frozen=True):
     split_by: str = ""
     """partition = "rows": an identifier of the schema (a patient, a household). Rows with the same
     one stay in the same part; only their owner sees it, and each owner holds out its share."""
+    split_normalise: tuple[Rule, ...] = ()
+    """When two spellings of `split_by` are the same one, as in `join.normalise`."""
 
 
 def features_of(data: Data) -> tuple[Feature, ...]:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mpc_train.jobs.job_data import Feature, Label, weight_of
-from mpc_train.jobs.job_link_checks import check_link
+from mpc_train.jobs.job_link_checks import check_link, check_spelling
 from mpc_train.jobs.job_problem import JobProblem, no_duplicates, number
 from mpc_train.jobs.job_regression import NUMBERS
 from mpc_train.jobs.job_train_checks import MAX_SEED
@@ -162,6 +162,8 @@ def _check_rows(job: "Job") -> None:
         raise JobProblem("data.split_seed", "at least 0 and below 2^63")
     if job.data.split_by:
         _check_split_by(job)
+    elif job.data.split_normalise:
+        raise JobProblem("data.split_normalise", "is for split_by; remove it, or write that")
 
 
 def _check_split_by(job: "Job") -> None:
@@ -170,3 +172,4 @@ def _check_split_by(job: "Job") -> None:
         raise JobProblem("data.split_by", "is for rows of one owner each, which are not linked")
     if name not in schema or schema[name].kind != "identifier":
         raise JobProblem("data.split_by", f"{name!r} is no identifier of the schema")
+    check_spelling("data.split_normalise", job.data.split_normalise)

@@ -71,9 +71,14 @@ def _check_rules(key: str, on: tuple[str, ...], rules: Mapping[str, tuple[Rule, 
     for name, given in rules.items():
         if name not in on:
             raise JobProblem(f"{key}.normalise.{name}", f"is not under {key}.on")
-        no_duplicates(f"{key}.normalise.{name}", given)
-        if "date" in given and len(given) > 1:
-            raise JobProblem(f"{key}.normalise.{name}", "a date has one form; write date alone")
+        check_spelling(f"{key}.normalise.{name}", given)
+
+
+def check_spelling(key: str, rules: tuple[Rule, ...]) -> None:
+    """Raise JobProblem where the rules of one identifier contradict each other."""
+    no_duplicates(key, rules)
+    if "date" in rules and len(rules) > 1:
+        raise JobProblem(key, "a date has one form; write date alone")
 
 
 def _check_shares_of_columns(job: "Job") -> None:

@@ -12,7 +12,7 @@ learn which they are.
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,19 @@ def token_key(job_digest: bytes) -> bytes:
     return hashlib.sha256(pack(_KEY_LABEL, job_digest)).digest()
 
 
+def spelt(name: str, cells: Sequence[str], rules: Sequence[Rule], form: str) -> Iterator[str]:
+    """The cells of one column in one spelling (`normalise`); `form`: of dates.
+
+    Raises IdentifierError at the first cell that is empty or cannot be normalised.
+    """
+    function = normaliser(rules, form)
+    for row, cell in enumerate(cells):
+        try:
+            yield function(cell)
+        except ValueError as error:
+            raise IdentifierError(row, name, str(error)) from None
+
+
 def tokens_of(
     identifiers: Mapping[str, Sequence[str]],
     on: Sequence[str],
@@ -51,23 +64,14 @@ def tokens_of(
 
     date_form: how the dates of a column are written.
 
-    Raises IdentifierError at the first cell that is empty or cannot be normalised, and at the first
-    row that has the identifiers of an earlier one.
+    Raises IdentifierError at the first row with a cell that is empty or cannot be normalised, or
+    with the identifiers of an earlier one.
     """
-    functions = [normaliser(rules.get(name, ()), date_form(name)) for name in on]
-    columns = [identifiers[name] for name in on]
+    columns = [spelt(name, identifiers[name], rules.get(name, ()), date_form(name)) for name in on]
     found = bytearray()
     first: dict[bytes, int] = {}
     for row, cells in enumerate(zip(*columns, strict=True)):
-        fields = []
-        for name, function, cell in zip(on, functions, cells, strict=True):
-            try:
-                text = function(cell)
-            except ValueError as error:
-                raise IdentifierError(row, name, str(error)) from None
-            if not text.strip():
-                raise IdentifierError(row, name, "the cell is empty, it identifies nobody")
-            fields.append(text.encode("utf-8", "surrogatepass"))
+        fields = [text.encode("utf-8", "surrogatepass") for text in cells]
         token = hmac.digest(key, pack(*fields), "sha256")
         other = first.setdefault(token, row)
         if other != row:

@@ -53,13 +53,32 @@ def decode(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
 
 
 def identifiers(cells: Series) -> list[str]:
-    """The cells as text, as they stand; raises CellError at one that is empty."""
+    """The cells as text without white space at their ends; raises CellError at one that is empty.
+
+    A whole number is its digits, whatever type a format holds it as: 1042 and 1042.0 are "1042".
+    """
     if cells.dtype.is_float():
-        raise CellError(None, "holds floating-point numbers, which lose digits of identifiers")
-    text = _text(cells)
-    _refuse((text.str.strip_chars() == "").to_numpy(), "the cell is empty, it identifies nobody")
+        cells = _whole(cells)
+    text = _text(cells).str.strip_chars()
+    _refuse((text == "").to_numpy(), "the cell is empty, it identifies nobody")
     found: list[str] = text.to_list()
     return found
+
+
+def _whole(cells: Series) -> Series:
+    """Floating-point identifiers as integers; raises CellError where a digit may be lost."""
+    most = 1 << (24 if cells.dtype == polars.Float32 else 53)
+    values = cells.fill_nan(None)
+    _refuse(
+        (values != values.floor()).fill_null(False).to_numpy(),
+        "a number with a fraction is no identifier",
+    )
+    _refuse(
+        (values.abs() >= most).fill_null(False).to_numpy(),
+        f"a floating-point number of {most} or more has lost digits of an identifier; keep the "
+        "column as text or as whole numbers",
+    )
+    return values.cast(polars.Int64)
 
 
 def _refuse(bad: Mask, what: str) -> None:

@@ -260,7 +260,15 @@ TYPED = [
         polars.Series(["2020-01-01 00:00", "2020-01-02 03:04"]).str.to_datetime(),
         "row 2: column 'since': a time of day",
     ),
-    ("id", polars.Series([1.0, 2.0, 3.0]), "column 'id': holds floating-point numbers"),
+    ("id", polars.Series([1.0, 2.5, 3.0]), "row 2: column 'id': a number with a fraction"),
+    ("id", polars.Series([1.0, None, 3.0]), "row 2: column 'id': the cell is empty"),
+    ("id", polars.Series([1.0, 2.0, 2.0**53]), "row 3: column 'id': a floating-point number of"),
+    (
+        "id",
+        polars.Series([1.0, -(2.0**24), 3.0], dtype=polars.Float32),
+        "row 2: column 'id': a floating-point number of 16777216 or more has lost digits",
+    ),
+    ("id", polars.Series([7.0, 8.0, 7.0]), "row 3: column 'id': identifies the same record as row"),
     ("id", polars.Series([7, 8, 7]), "row 3: column 'id': identifies the same record as row 1"),
 ]
 
