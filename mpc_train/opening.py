@@ -28,6 +28,7 @@ from mpc_train.jobs.job import Job, job_from_bytes
 from mpc_train.jobs.job_regression import regression_bits
 from mpc_train.jobs.reading import Reading
 from mpc_train.jobs.schedule import is_newton, total_steps
+from mpc_train.linkage.partners import linkage_warnings, without_partner
 from mpc_train.regression.table import COEFFICIENTS_FILE, Results, results
 from protocols.bundle import unpack_bundle
 from protocols.canonical import unpack
@@ -71,6 +72,12 @@ class OpenedModel:
     def results(self) -> Results | None:
         """Of a regression: its table of coefficients."""
         return results(self.job, self.weights) if is_newton(self.job) else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the model has to know of the rows that it was trained on; of a
+        regression `results` says more."""
+        return _of_linkage(self.job)
 
     def __repr__(self) -> str:
         return f"OpenedModel({self.job.name}, {len(self.weights)} tensors)"
@@ -231,6 +238,16 @@ def _combine(job: Job, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.float
     }
 
 
+def _of_linkage(job: Job) -> list[str]:
+    """Where few of an owner's records were joined: the signed job says how many."""
+    joined = job.data.joined
+    return [
+        warning
+        for owner in (job.owners if joined else ())
+        for warning in linkage_warnings(job, joined, owner)
+    ]
+
+
 def _files(
     job: Job,
     recipient: str,
@@ -247,17 +264,19 @@ def _files(
         single[name] = np.full(shape, steps, np.int64)
     model = save_tensors(single, metadata={"format": "pt", "manifest_key": key.hex()})
     files = {MODEL_FILE: model}
-    said = {}
+    said: dict[str, object] = {}
+    joined = job.data.joined
+    if joined:
+        lost = without_partner(job, joined)
+        said["linkage"] = {"joined": joined, "unmatched": lost, "warnings": _of_linkage(job)}
     if is_newton(job):
         table = results(job, weights)
         files[COEFFICIENTS_FILE] = table.to_csv()
-        said = {
-            "regression": {
-                "file": COEFFICIENTS_FILE,
-                "converged": table.converged,
-                "separation": "suspected" if table.separated else "none seen",
-                "warnings": list(table.warnings),
-            }
+        said["regression"] = {
+            "file": COEFFICIENTS_FILE,
+            "converged": table.converged,
+            "separation": "suspected" if table.separated else "none seen",
+            "warnings": list(table.warnings),
         }
     described: dict[str, object] = {"inputs": list(job.pipeline.names)}
     if job.pipeline.shapes:

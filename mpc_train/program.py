@@ -14,6 +14,7 @@ An owner that neither evaluates nor deals sends its summands and is done.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import resource
 import statistics
@@ -49,6 +50,7 @@ from mpc_train.jobs.schedule import (
     total_steps,
 )
 from mpc_train.linkage.link import Linked, Place, check_duplicates, link, patience_s
+from mpc_train.linkage.partners import linkage_warnings, without_partner
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.memory import settle
 from mpc_train.networks.models import check_network, initial_weights
@@ -83,6 +85,8 @@ TRAINING_S = 7 * 24 * 3600.0
 
 Reals = NDArray[np.float64]
 
+log = logging.getLogger(__name__)
+
 
 class TrainProgram:
     """Training as the nodes of `parties` run it.
@@ -98,6 +102,24 @@ class TrainProgram:
         self._start: dict[str, Reals] | None = None
         self.own_metrics: dict[str, Reading] = {}
         """What this node alone learns, once the run is over; the summary is public."""
+        self.unmatched_records: int | None = None
+        """How many of this node's own records found no partner, where records are joined."""
+        self.warnings: list[str] = []
+        """What this node's owner should look at; for nobody else."""
+
+    @property
+    def told(self) -> dict[str, object]:
+        """What this node's owner is told of its own records, as a run's JSON has it."""
+        found: dict[str, object] = {}
+        if self.unmatched_records is not None:
+            found["unmatched_records"] = self.unmatched_records
+        return found | ({"warnings": self.warnings} if self.warnings else {})
+
+    def _warn(self, *warnings: str) -> None:
+        """Keep warnings for the end of the run, and say them now: training may take days."""
+        self.warnings += warnings
+        for warning in warnings:
+            log.warning("%s", warning)
 
     def prepare(self, body: bytes, roles: Roles) -> bytes:
         """Check the job and load this node's data; the digest of the public constants.
@@ -210,6 +232,8 @@ class TrainProgram:
             linked = link(job, role, place, tokens)
         if self._table is not None:
             self._table = replace(self._table, tokens=None)
+            self.unmatched_records = without_partner(job, linked.rows)[session.me]
+            self._warn(*linkage_warnings(job, linked.rows, session.me))
         job = job.resolved(linked.rows)
         # Whoever derives another schedule than the others is told so at the next frame.
         role.issue("joined", linked.rows, *public_constants(job))

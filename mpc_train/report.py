@@ -23,6 +23,7 @@ from mpc_train.jobs.schedule import (
 )
 from mpc_train.linkage.columns import columns_of
 from mpc_train.linkage.normalise import said
+from mpc_train.linkage.partners import least_joined
 from mpc_train.preparation.described import described as described_steps
 
 MODELS = {
@@ -141,7 +142,7 @@ def _linkage(job: Job) -> list[str]:
     if join is None:
         return [f"looked through for records in several tables, by {' and '.join(keys)}"]
     brought = "; ".join(f"{name}: {', '.join(columns_of(job, name))}" for name in job.owners)
-    rows = f"{job.rows}" if job.data.joined else f"{join.least_rows} to {job.rows}"
+    rows = f"{job.rows}" if job.data.joined else f"{least_joined(job)} to {job.rows}"
     return [
         f"different columns, {brought}",
         f"joined by {' and '.join(keys)}",
@@ -286,6 +287,10 @@ def outcome(result: Mapping[str, Any]) -> str:
     for name, value in (result.get("metrics") or {}).items():
         beside = f"   (same training in the clear: {figure(twin[name])})" if name in twin else ""
         lines.append(f"Metric    {name} {figure(value)}{beside}")
+    if result.get("joined_rows"):
+        lines.append(f"Joined    {result['joined_rows']} records")
+    for owner, count in (result.get("unmatched_records") or {}).items():
+        lines.append(f"Joined    {count} of {owner}'s records found no partner")
     for names, what in grouped(result.get("learnt") or {}):
         lines.append(f"Learnt    {', '.join(names)}: {', '.join(what) or 'nothing'}")
     if "max_weight_difference" in result:
@@ -299,3 +304,11 @@ def outcome(result: Mapping[str, Any]) -> str:
     lines += [f"Sealed    {path}" for path in result.get("sealed") or ()]
     lines += [f"Warning   {warning}" for warning in result.get("warnings") or ()]
     return "\n".join(lines)
+
+
+def told_lines(told: Mapping[str, Any]) -> list[str]:
+    """What a node's owner is told of its own records, at the end of its node's run."""
+    lines = []
+    if "unmatched_records" in told:
+        lines.append(f"Joined: {told['unmatched_records']} of this node's records found no partner")
+    return lines + [f"Warning: {warning}" for warning in told.get("warnings", ())]

@@ -127,6 +127,7 @@ def test_the_fields_of_a_run() -> None:
     job = load_job(ROOT / "examples" / "breast_cancer" / "job.toml")
     fields = set(summarise(job, {name: {} for name in job.nodes}))
     later = {"model", "sealed", "twin_metrics", "max_weight_difference", "joined_rows"}
+    later |= {"unmatched_records"}
     assert named - fields == later
     assert {"status", "parties", "steps", "train_seconds", "step_seconds_median"} <= named
     assert {"bytes_sent", "rounds", "metrics"} <= named

@@ -6,6 +6,7 @@ from typing import Any
 
 from mpc_train.jobs.audience import learnt
 from mpc_train.jobs.job import Job
+from mpc_train.linkage.partners import linkage_warnings, without_partner
 
 
 def bundle(
@@ -81,5 +82,19 @@ def summarise(job: Job, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str,
         "metrics": dict(first.get("metrics") or {}),
         "learnt": learnt(job, first.get("revealed") or ()),
         **({"losses": dict(first["losses"])} if first.get("losses") else {}),
-        **({"joined_rows": first["joined_rows"]} if first.get("joined_rows") else {}),
+        **_linkage(job, first.get("joined_rows")),
+    }
+
+
+def _linkage(job: Job, joined: int | None) -> dict[str, Any]:
+    """What everybody knows of a linkage: how many records are joined, how many of each owner's are
+    not, and what to make of that."""
+    if not joined:
+        return {"warnings": []}
+    return {
+        "joined_rows": joined,
+        "unmatched_records": without_partner(job, joined),
+        "warnings": [
+            warning for owner in job.owners for warning in linkage_warnings(job, joined, owner)
+        ],
     }

@@ -129,7 +129,7 @@ def _node(
     with reporting(output):
         from mpc_train.commands.collect import bundle
         from mpc_train.jobs.node_config import default_home, load_node_config
-        from mpc_train.report import figure
+        from mpc_train.report import figure, told_lines
         from parties.node import NodeSettings, run_node
         from parties.supervisor import end_with_parent
 
@@ -162,7 +162,8 @@ def _node(
         mine = [name for name in program.recipients if name == settings.place.name]
         bundles = bundle(run_dir, result.files, mine, program.evaluators, "model.sealed")
         sealed = [str(path) for path in bundles.values()]
-        own = _own_metrics(run_dir, program.own_metrics)
+        told = program.told
+        own = _own_metrics(run_dir, program.own_metrics) | told
         if output is Format.json:
             known = program.learnt(result.summary.get("revealed"))
             emit({"status": "ok", **result.summary, **own, "learnt": known, "sealed": sealed})
@@ -174,6 +175,8 @@ def _node(
             print(f"Metric {metric} {figure(value)}, of this node's own rows, known to nobody else")
         for metric, value in (result.summary.get("metrics") or {}).items():
             print(f"Metric {metric} {figure(value)}")
+        for line in told_lines(told):
+            print(line)
         place = settings.place
         home = "" if place.home == default_home().absolute() else f" --home {place.home}"
         for path in sealed:
@@ -241,6 +244,10 @@ class _Guarded:
     @property
     def own_metrics(self) -> "Mapping[str, Reading]":
         return {} if self._program is None else self._program.own_metrics
+
+    @property
+    def told(self) -> dict[str, object]:
+        return {} if self._program is None else self._program.told
 
     def run(self, session: "Session") -> dict[str, object]:
         """Run the prepared program."""

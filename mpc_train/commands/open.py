@@ -69,7 +69,7 @@ def open_command(
                     "job_digest": model.job.digest().hex(),
                     "metrics": model.metrics,
                     **({} if table is None else {"results": asdict(table)}),
-                    "warnings": [] if table is None else table.warnings,
+                    "warnings": [*model.warnings, *(() if table is None else table.warnings)],
                 }
             )
             return
@@ -77,6 +77,8 @@ def open_command(
         print(f"Signed and sealed by {', '.join(model.job.evaluators)}")
         for metric, value in model.metrics.items():
             print(f"Metric {metric} {figure(value)}")
+        for warning in model.warnings:
+            print(f"Warning {warning}")
         for line in () if table is None else table.lines():
             print(line)
         print(f"Model {path}")

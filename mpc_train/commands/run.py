@@ -159,6 +159,7 @@ def _run(
             if any(statuses.values()):
                 raise _failure(supervisor)
             result = _last_record(supervisor.children[coordinator.name])
+            result["warnings"] = _warnings(supervisor, job)
         recipient = job.recipients[0]
         sealed = {Path(path).stem: Path(path) for path in result["sealed"]}
         if recipient not in sealed:
@@ -174,7 +175,7 @@ def _run(
             result["coefficients"] = str(path.with_name("coefficients.csv"))
             result["converged"] = opened.results.converged
             result["separated"] = opened.results.separated
-            result["warnings"] = list(opened.results.warnings)
+            result["warnings"] += opened.results.warnings
         said = regression_shapes(job)
         return result, {name: w for name, w in opened.weights.items() if name not in said}
 
@@ -240,6 +241,12 @@ def _last_record(child: "Child") -> dict[str, Any]:
         "message": f"{how}{detail}",
         "exit": 8 if code < 0 else code,
     }
+
+
+def _warnings(supervisor: "Supervisor", job: "Job") -> list[str]:
+    """What each owner's node told its owner alone; here all of them are one user."""
+    records = {name: _last_record(supervisor.children[name]) for name in job.owners}
+    return [f"{name}: {said}" for name, one in records.items() for said in one.get("warnings", ())]
 
 
 def _ready(supervisor: "Supervisor", child: "Child") -> str:

@@ -36,6 +36,7 @@ from mpc_train.jobs.job_reveal import Reveal
 from mpc_train.jobs.job_train import Strict, Train
 from mpc_train.jobs.ranges import check_ranges
 from mpc_train.jobs.strict_toml import at, load_toml
+from mpc_train.linkage.partners import least_joined
 from mpc_train.networks.carried import Carried, made_by, read_model
 from mpc_train.networks.graph import Graph, layers_of
 from mpc_train.preparation.pipeline import Pipeline, pipeline_of
@@ -353,10 +354,9 @@ def _finish(job: Job) -> Job:
 def fewest(job: Job) -> list[Job]:
     """The job with the fewest joined rows that it allows, where that is not known yet: what holds
     for these and for as many as there can be holds between them."""
-    join = job.data.join
-    if join is None or job.data.joined:
+    if job.data.join is None or job.data.joined:
         return []
-    return [_joined(job, join.least_rows)]
+    return [_joined(job, least_joined(job))]
 
 
 def _joined(job: Job, rows: int) -> Job:

@@ -12,6 +12,7 @@ takes for two spellings to be the same is said by `mpc_train.linkage.normalise`,
 learns by `learnt`.
 """
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -34,6 +35,9 @@ class Join(Strict, frozen=True):
     """Who learns which records all owners have: they themselves (fast), or nobody."""
     least_rows: int
     """With fewer records in common nothing is shared and the run ends."""
+    least_share: Decimal | None = None
+    """The same as a share of the shortest table's rows, above 0 and at most 1: 0.9 ends a run in
+    which more than a tenth of them found no partner."""
     normalise: dict[str, tuple[Rule, ...]] = msgspec.field(default_factory=dict)
     """By column of `on`; a column that is not listed is compared as it stands."""
 
@@ -64,6 +68,7 @@ def disclosed(job: "Job") -> list[tuple[tuple[str, ...], str]]:
     if join is None:
         return found
     found.append((job.names, "how many records all owners have in common"))
+    found.append((job.owners, "how many of its own records found no partner"))
     if join.membership == "nobody":
         return [*found, choices] if several else found
     found.append((job.owners, "which of its own records all owners have"))
@@ -88,6 +93,8 @@ def learnt(job: "Job") -> list[str]:
         found.append(f"to {whom}: {what}")
     if job.data.join is None:
         found.append("to everybody: whether these are too many")
+    else:
+        found.append("which everybody can reckon: an owner's rows less those in common")
     if job.data.join is None or job.data.join.membership == "nobody":
         found.append("to nobody: which records these are")
     return found

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mpc_train.jobs.job_link import Duplicates, Join
-from mpc_train.jobs.job_problem import JobProblem, no_duplicates
+from mpc_train.jobs.job_problem import JobProblem, no_duplicates, number
 from mpc_train.linkage.normalise import Rule
+from mpc_train.linkage.partners import least_joined
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
+SHARE = "data.join.least_share"
 MAX_IDENTIFIERS = 16
 MAX_LINKED_ROWS = 1 << 24
 """Lists travel whole; 2^24 items are 512 MiB."""
@@ -114,5 +116,7 @@ def _check_rows(job: "Job", join: Join) -> None:
         raise JobProblem(
             "data.join.least_rows", f"the shortest table has {bound} rows; so many are never found"
         )
-    if job.data.joined and not join.least_rows <= job.data.joined <= bound:
-        raise JobProblem("data.joined", f"between {join.least_rows} and {bound}")
+    if join.least_share is not None and not 0 < number(SHARE, join.least_share) <= 1:
+        raise JobProblem(SHARE, "above 0 and at most 1, of the shortest table's rows")
+    if bound and job.data.joined and not least_joined(job) <= job.data.joined <= bound:
+        raise JobProblem("data.joined", f"between {least_joined(job)} and {bound}")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mpc_train.errors import LinkageError
+from mpc_train.linkage.partners import demanded, least_joined
 from protocols.intersection import (
     Exponent,
     agree_key,
@@ -84,10 +85,10 @@ def link(job: Job, role: Role, place: Place, tokens: Tokens | None) -> Linked:
         if join.membership == "holders"
         else _by_nobody(job, role, place, tokens)
     )
-    if linked.rows < join.least_rows:
+    if linked.rows < least_joined(job):
         raise LinkageError(
             f"the tables of {', '.join(job.owners)} have {linked.rows or 'no'} records in common, "
-            f"the job asks for {join.least_rows} (data.join.least_rows); are the identifiers and "
+            f"the job asks for {least_joined(job)} ({demanded(job)}); are the identifiers and "
             "their spelling (data.join.normalise) the right ones? Nothing was shared"
         )
     return linked

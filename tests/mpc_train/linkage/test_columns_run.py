@@ -42,6 +42,9 @@ def test_the_model_is_that_of_the_joined_table(tmp_path: Path, membership: str, 
     record, err = ended(process)
     assert process.returncode == 0, err
     assert record["joined_rows"] == 35
+    assert record["unmatched_records"] == {"bank": 25, "insurer": 10}
+    assert not record["warnings"]
+    assert "how many of its own records found no partner" in record["learnt"]["insurer"]
     assert record["max_weight_difference"] < 2e-3
     for name, value in record["metrics"].items():
         assert value == pytest.approx(record["twin_metrics"][name], abs=0.13)
@@ -61,6 +64,34 @@ def test_one_owner_brings_weights(tmp_path: Path) -> None:
     record, err = ended(launch(path, "--compare"), 180)
     assert record["status"] == "ok", err
     assert record["max_weight_difference"] < 2e-3
+
+
+def test_a_join_that_lost_most_records_does_not_just_say_ok(tmp_path: Path) -> None:
+    """One owner spells half of its records in a way that nothing was declared for."""
+    folder = tmp_path / "study"
+    text = JOB.replace("least_rows = 20", "least_rows = 16").replace("0.25", "0.4")
+    path = study(folder, "holders", text)
+    table = folder / "data" / "bank.csv"
+    header, *lines = table.read_text().splitlines()
+    spelt = [
+        line.replace("Müller", "Mueller") if row % 2 else line for row, line in enumerate(lines)
+    ]
+    table.write_text("\n".join([header, *spelt]) + "\n")
+    record, err = ended(launch(path), 180)
+    joined = record["joined_rows"]
+    assert record["status"] == "ok" and 16 <= joined < 22, err
+    assert record["unmatched_records"] == {"bank": 60 - joined, "insurer": 45 - joined}
+    manifest = json.loads(Path(record["model"]).with_name("manifest.json").read_text())
+    said = manifest["linkage"]
+    assert said["joined"] == joined and said["unmatched"] == record["unmatched_records"]
+    for owner, rows, warning in zip(("bank", "insurer"), (60, 45), said["warnings"], strict=True):
+        assert warning.startswith(f"only {joined} of {owner}'s {rows} records found a partner")
+        assert f"{owner}: {warning}" in record["warnings"]
+        own = json.loads(
+            (folder / "run" / "logs" / f"{owner}.stdout.log").read_text().splitlines()[-1]
+        )
+        assert own["unmatched_records"] == rows - joined and own["warnings"] == [warning]
+        assert warning in (folder / "run" / "logs" / f"{owner}.stderr.log").read_text()
 
 
 def check_that_nobody_is_named(folder: Path, record: dict[str, Any], err: str) -> None:

@@ -100,7 +100,6 @@ def test_one_number_is_one_token_in_every_format(tmp_path: Path, written: str) -
     ],
 )
 def test_declared_spellings_join(tmp_path: Path, rules: str, spell: Callable[[int], str]) -> None:
-    """Of a job that joins and of one that looks for duplicates alike: both have the same rules."""
     spelt = [spell(number) for number in NUMBERS]
     without = job_in(tmp_path)
     declared = job_in(
@@ -114,6 +113,7 @@ def test_declared_spellings_join(tmp_path: Path, rules: str, spell: Callable[[in
             load_table(csv(tmp_path, texts), job, "shop").tokens
             for texts in ([str(n) for n in NUMBERS], spelt)
         )
+        assert plain is not None and found is not None
         assert np.array_equal(plain, found) == same
 
 
@@ -201,4 +201,6 @@ def test_case_47c(tmp_path: Path) -> None:
     run = run_case("47c", tmp_path, "--compare")
     assert run.status == 0, run.words
     assert run.record["joined_rows"] == 60
+    assert run.record["unmatched_records"] == {"bank": 0, "shop": 0}
+    assert not run.record["warnings"]
     assert run.record["max_weight_difference"] < 2e-3

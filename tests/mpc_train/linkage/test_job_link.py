@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mpc_train.commands.collect import summarise
 from mpc_train.data import load_table
 from mpc_train.errors import DataError, JobError, RefusedError
 from mpc_train.jobs import audience
@@ -11,8 +12,10 @@ from mpc_train.jobs.job import Job, job_from_bytes, load_job
 from mpc_train.jobs.job_link import learnt
 from mpc_train.jobs.rules import Rules, check_rules, disclosed_on_the_way
 from mpc_train.jobs.schedule import split, total_steps
+from mpc_train.linkage.partners import least_joined, linkage_warnings, without_partner
+from mpc_train.opening import OpenedModel
 from mpc_train.progress import ProgressView
-from mpc_train.report import describe
+from mpc_train.report import describe, outcome, told_lines
 from mpc_train.tables.source import Source
 from tests.mpc_train.linkage.columns_case import JOB, three_owners, write_job, write_table
 from tests.mpc_train.linkage.test_columns_run import ROWS
@@ -35,6 +38,8 @@ BAD = [
     ("least_rows = 20", "least_rows = 1", "at least 2"),
     ("least_rows = 20", "least_rows = 46", "the shortest table has 45 rows"),
     ("least_rows = 20", "least_rows = 8", "with|batch|rows"),
+    ("least_rows = 20", "least_rows = 20\nleast_share = 0", "least_share: above 0 and at most 1"),
+    ("least_rows = 20", "least_rows = 20\nleast_share = 1.1", "least_share: above 0 and at most"),
     ('columns = { bank = ["income", "default"]', "columns = { bank = []", "which columns bank"),
     ('["income", "default"]', '["income"]', "nobody brings 'default'"),
     ('["income", "default"]', '["income", "default", "age"]', "stands at bank already"),
@@ -89,6 +94,57 @@ def test_the_schedule_follows_from_the_joined_rows(tmp_path: Path) -> None:
             job.resolved(rows)
 
 
+def test_a_least_share_is_of_the_shortest_table(tmp_path: Path) -> None:
+    """0.9 of 45 are 40.5: with 40 in common more than a tenth found no partner."""
+    job = loaded(tmp_path, "least_rows = 20", "least_rows = 20\nleast_share = 0.9")
+    assert least_joined(job) == 41
+    assert "41 to 45 rows come of it" in describe(job)
+    assert job.resolved(41).rows == 41
+    with pytest.raises(JobError, match="between 41 and 45"):
+        job.resolved(40)
+    assert (
+        least_joined(loaded(tmp_path, "least_rows = 20", "least_rows = 45\nleast_share = 0.9"))
+        == 45
+    )
+    # What a job has to go with is what it asks for: five held-out rows are a quarter of 41, not 19.
+    strict = "least_rows = 20\nleast_share = 0.9\n"
+    text = JOB.replace("least_test_rows = 5", "least_test_rows = 10")
+    assert loaded(tmp_path, "least_rows = 20", strict, text).rows == 45
+
+
+@pytest.mark.parametrize(
+    ("joined", "warned"), [(30, []), (29, ["bank"]), (22, ["bank", "insurer"])]
+)
+def test_whoever_lost_more_than_half_is_warned(
+    tmp_path: Path, joined: int, warned: list[str]
+) -> None:
+    """Of 60 and 45 records; everywhere where the result is read, by what all know."""
+    job = loaded(tmp_path)
+    assert without_partner(job, joined) == {"bank": 60 - joined, "insurer": 45 - joined}
+    assert [name for name in job.owners if linkage_warnings(job, joined, name)] == warned
+    one = {"steps": 1, "joined_rows": joined, "metrics": {}}
+    found = summarise(job, dict.fromkeys(job.nodes, one))
+    assert found["unmatched_records"] == {"bank": 60 - joined, "insurer": 45 - joined}
+    assert len(found["warnings"]) == len(warned)
+    said = outcome(found)
+    assert f"{60 - joined} of bank's records found no partner" in said
+    for name in job.owners:
+        words = f"Warning   only {joined} of {name}'s {job.data.rows[name]} records found"
+        assert (words in said) == (name in warned)
+    opened = OpenedModel(job.resolved(joined), {}, {}, {})
+    assert len(opened.warnings) == len(warned)
+    assert not OpenedModel(job_from_bytes(job.to_bytes()), {}, {}, {}).warnings
+
+
+def test_a_node_s_owner_is_told_of_its_own_records() -> None:
+    told = {"unmatched_records": 7, "warnings": ["only 3 of ann's 10 records found a partner"]}
+    assert told_lines(told) == [
+        "Joined: 7 of this node's records found no partner",
+        "Warning: only 3 of ann's 10 records found a partner",
+    ]
+    assert not told_lines({})
+
+
 def test_a_job_has_to_go_with_the_fewest_rows_too(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="least_test_rows"):
         loaded(tmp_path, "least_test_rows = 5", "least_test_rows = 6")
@@ -98,13 +154,18 @@ def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
     nobody = loaded(tmp_path)
     assert learnt(nobody) == [
         "to everybody, the coordinator too: how many records all owners have in common",
+        "to bank, insurer: how many of its own records found no partner",
+        "which everybody can reckon: an owner's rows less those in common",
         "to nobody: which records these are",
     ]
     holders = loaded(tmp_path, '"MEMBERSHIP"', '"holders"')
     assert "to bank, insurer: which of its own records all owners have" in learnt(holders)
     by_name = audience.learnt(holders, [])
     assert by_name["registry"] == ["how many records all owners have in common"]
-    assert by_name["insurer"][1:] == ["which of its own records all owners have"]
+    assert by_name["insurer"][1:] == [
+        "how many of its own records found no partner",
+        "which of its own records all owners have",
+    ]
     three = loaded(tmp_path, text=three_owners())
     everywhere = "to bank, neutral, insurer, shop: how many records each choice of owners has"
     assert any(line.startswith(everywhere) for line in learnt(three))

@@ -1,0 +1,60 @@
+"""How many of an owner's records found no partner, and when so few did that something is wrong.
+
+A record found a partner where all other owners have it as well. The number of records that all have
+is learnt by every node and recipient, the rows of each owner stand in the job: what is said here is
+a difference of the two, and tells nobody more. Spelling that differs at one owner loses records
+without any error, so that whoever reads a result is warned where less than `USUAL_SHARE` of an
+owner's table went into it, and a job can demand more (`data.join.least_share`).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+USUAL_SHARE = Fraction(1, 2)
+
+
+def least_joined(job: Job) -> int:
+    """The fewest records in common with which a job that joins goes on: what `least_rows` and
+    `least_share` ask for."""
+    join = job.data.join
+    if join is None:
+        raise ValueError("the job joins nothing")
+    share = Fraction(join.least_share or 0)
+    return max(join.least_rows, ceil(share * _shortest(job)))
+
+
+def demanded(job: Job) -> str:
+    """The keys that ask for it, and how, in words; all numbers in it are public."""
+    join = job.data.join
+    assert join is not None
+    if least_joined(job) == join.least_rows:
+        return "data.join.least_rows"
+    shortest = _shortest(job)
+    return f"data.join.least_share: {join.least_share} of the {shortest} of the shortest table"
+
+
+def without_partner(job: Job, joined: int) -> dict[str, int]:
+    """By owner, how many of its records are not among the `joined` ones."""
+    return {owner: job.data.rows[owner] - joined for owner in job.owners}
+
+
+def linkage_warnings(job: Job, joined: int, owner: str) -> list[str]:
+    """What to make of it where fewer of an owner's records than usual found a partner."""
+    rows = job.data.rows[owner]
+    if joined >= USUAL_SHARE * rows:
+        return []
+    return [
+        f"only {joined} of {owner}'s {rows} records found a partner; unless so few are expected, "
+        "the identifiers or their spelling (data.join.normalise) are not the same at all owners; "
+        "data.join.least_share ends such a run"
+    ]
+
+
+def _shortest(job: Job) -> int:
+    return min(job.data.rows[owner] for owner in job.owners)
