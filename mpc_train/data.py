@@ -29,7 +29,7 @@ class Table:
     linear model; empty where another owner has the label. present: float64[B, filled terms] of 0
     and 1. tokens: uint8[B, 32], what stands for each row's identifiers; None: the job uses none.
     weights: float64[B], how many times each row's loss counts; empty where the job has none,
-    or another owner has them.
+    or another owner has them. warnings: what the owner, and nobody else, should look at, in words.
     """
 
     features: NDArray[np.float64]
@@ -37,6 +37,7 @@ class Table:
     present: NDArray[np.float64] = field(default_factory=lambda: np.ones((0, 0)))
     tokens: Tokens | None = None
     weights: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    warnings: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -60,6 +61,7 @@ def load_table(source: Source, job: Job, owner: str, progress: Report | None = N
         names=columns_of(job, owner),
         identifiers=(group,) if group else () if link is None else link.on,
         unique=not group,
+        alone=job.data.partition == "columns" or len(job.owners) == 1,
         rows=job.data.rows[owner],
         check=partial(check_cells, job),
         progress=progress,
@@ -75,8 +77,9 @@ def load_table(source: Source, job: Job, owner: str, progress: Report | None = N
         raise DataError(f"{where}: {what}") from None
     except GroupError as error:
         raise DataError(f"{label_of(source)}: column {group!r}: {error}") from error
-    table = replace(table_of(job, typed), tokens=tokens)
-    return table if order is None else table.ordered(order)
+    table = table_of(job, typed)
+    table = table if order is None else table.ordered(order)
+    return replace(table, tokens=tokens, warnings=typed.warnings)
 
 
 def table_of(job: Job, typed: TypedTable) -> Table:

@@ -3,7 +3,8 @@
 1. prepare: the job's ranges are checked, an owner's file is loaded, the digest of all public
    constants is made. Nothing has been sent yet.
 2. link and share in: where owners bring identifiers, records are compared, and the schedule is
-   that of the rows that are joined. Each owner's rows and labels become masked tensors.
+   that of the rows that are joined. Each owner's rows and labels become masked tensors. Where a
+   column's mean does not exist the run ends.
 3. train: the steps of the public schedule.
 4. evaluate: the listed metrics on the held-out rows pass the reveal gate.
 5. reveal: each evaluator seals its half of the weights to every recipient.
@@ -54,6 +55,7 @@ from mpc_train.linkage.partners import linkage_warnings, without_partner
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.memory import settle
 from mpc_train.networks.models import check_network, initial_weights
+from mpc_train.preparation.gaps import check_gaps, gap_outputs
 from mpc_train.preparation.sharing import Shared, share_in, words_brought
 from mpc_train.regression.run import regress
 from mpc_train.training.balance import balanced
@@ -135,6 +137,7 @@ class TrainProgram:
         me = self._config.place.name
         if me in job.owners:
             self._table = load_table(self._config.source(job.name), job, me, self._reading)
+            self._warn(*self._table.warnings)
         if needs_file(job, me):
             self._start = load_start(self._config.start_file(job.name), job)
         self._job = job
@@ -172,6 +175,8 @@ class TrainProgram:
             role.begin_step(0)
             job, linked = self._link(session, job, role)
             shared, start = self._share_in(session, job, role, linked)
+            gate = RevealGate(agreed_outputs(job))
+            check_gaps(job, gate, shared.parameters.some)
             role.finish()
             steps = total_steps(job)
 
@@ -183,7 +188,6 @@ class TrainProgram:
                     phase="training",
                 )
 
-            gate = RevealGate(agreed_outputs(job))
             settle()
             trained = _trained(job, role, gate, shared, start, done)
             training = trained.training
@@ -387,11 +391,16 @@ def _reveal_sealed(
 
 
 def agreed_outputs(job: Job) -> frozenset[Output]:
-    """All that may leave: metrics and what is sealed, once, at the end, and what `watch` discloses.
+    """All that may leave: metrics and what is sealed, once, at the end, what `watch` discloses, and
+    before that what `gaps` does.
 
     The end counts as the job's last step, also where early stopping comes before it.
     """
-    return disclosures(job) | {Output(name, total_steps(job)) for name in listed(job)}
+    return (
+        gap_outputs(job)
+        | disclosures(job)
+        | {Output(name, total_steps(job)) for name in listed(job)}
+    )
 
 
 def public_constants(job: Job) -> bytes:

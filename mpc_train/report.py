@@ -225,6 +225,11 @@ def _said(job: Job) -> list[str]:
 def _disclosures(job: Job) -> list[str]:
     """What every node learns on the way, in words."""
     train, found = job.train, []
+    if job.pipeline.filled:
+        found.append(
+            "before the first step, to everybody: whether a column whose missing cells get the "
+            "mean has no value at any owner; if so which, and the run ends"
+        )
     if train.early_stopping is not None:
         found.append(
             f"every {train.early_stopping.every} epochs, to everybody: whether training goes on"

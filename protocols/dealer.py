@@ -185,20 +185,21 @@ class Dealer(Role):
             self._channel.send(self.names[index], label, piece)
             self._frames[index] += 1
 
-    def told(self) -> bool:
-        """The bit that all evaluators `tell` here; DesyncError where they tell different ones."""
+    def told(self, count: int = 1) -> tuple[bool, ...]:
+        """The bits that all evaluators `tell` here; DesyncError where they tell different ones."""
         self.finish()
-        expected, bits = self.label(b"told"), set()
+        expected, found = self.label(b"told"), set()
         for index, name in enumerate(self.names):
-            label, payload = self._channel.receive(name, 1)
+            label, payload = self._channel.receive(name, count)
             while label != expected:
                 self._credits[index] += 1
                 check_label(name, credit(self._credits[index] * CREDIT_FRAMES), label)
-                label, payload = self._channel.receive(name, 1)
-            bits.add(bytes(payload))
-        if bits not in ({b"\0"}, {b"\1"}):
+                label, payload = self._channel.receive(name, count)
+            found.add(bytes(payload))
+        bits = found.pop()
+        if found or len(bits) != count or not set(bits) <= {0, 1}:
             raise DesyncError("evaluators tell different decisions, or none")
-        return bits == {b"\1"}
+        return tuple(bit == 1 for bit in bits)
 
     def _await_credit(self, index: int) -> None:
         """Wait until evaluator `index` is at most WINDOW_CREDITS credits behind."""

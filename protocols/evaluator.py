@@ -195,9 +195,9 @@ class Evaluator(Role):
         for peer in self.peers:
             send_all(self._channel, peer, self.label(tag), words.reshape(-1).view(np.uint8))
 
-    def tell(self, decision: bool) -> None:
-        """Let the dealer know a bit that the job discloses to everybody."""
-        self._channel.send(self.dealer, self.label(b"told"), bytes([decision]))
+    def tell(self, *decisions: bool) -> None:
+        """Let the dealer know bits that the job discloses to everybody, a byte each."""
+        self._channel.send(self.dealer, self.label(b"told"), bytes(decisions))
 
     def collect(self, tag: bytes, peer: str, count: int) -> Octets:
         """Receive the `count` bytes that `peer` broadcasts at this operation."""

@@ -91,16 +91,22 @@ class RevealGate:
 
         For what a run does next: whether it stops, whether its values left their range.
         """
+        if x.size != 1:
+            raise RevealError(f"'{name}' is not a decision")
+        (decision,) = self.decide_each(name, step, x)
+        return decision
+
+    def decide_each(self, name: str, step: int, x: Masked) -> tuple[bool, ...]:
+        """The same for several listed bits, which leave together. 2 rounds."""
         words = self.to_everybody(name, step, x)
         if isinstance(x.role, Dealer):
-            return x.role.told()
-        if words is None or words.size != 1 or not isinstance(x.role, Evaluator):
-            raise RevealError(f"'{name}' is not a decision")
-        decision = int(words.reshape(-1)[0])
-        if decision not in (0, 1):
+            return x.role.told(x.size)
+        assert words is not None and isinstance(x.role, Evaluator)
+        if not np.isin(words, (0, 1)).all():
             raise RevealError(f"'{name}' is not a bit: values have left the ring's range")
-        x.role.tell(bool(decision))
-        return bool(decision)
+        decisions = tuple(bool(word) for word in words.reshape(-1))
+        x.role.tell(*decisions)
+        return decisions
 
     def for_recipients(self, name: str, step: int, x: Masked) -> SealedHalf | None:
         """This evaluator's half of a listed tensor, to be sealed; None at the dealer. 1 round."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpc_train.commands.common import Format, FormatOption, VerboseOption, emit, reporting
-from mpc_train.errors import NodeFailedError
+from mpc_train.errors import EXIT_STATUS, NodeFailedError
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -276,6 +276,8 @@ def _failure(supervisor: "Supervisor") -> NodeFailedError:
     causes = [pair for pair in records if pair[1]["status"] not in CONSEQUENCES]
     child, record = (causes or killed or records)[0]
     status = int(record.get("exit", child.returncode or 1))
+    if status < 0:  # it had said what is wrong, and was ended while it was closing
+        status = EXIT_STATUS.get(str(record["status"]), 1)
     return NodeFailedError(
         str(record["status"]),
         str(record.get("code", "internal")),

@@ -19,12 +19,15 @@ import numpy as np
 
 from mpc_train.preparation.pipeline import Pipeline
 from protocols.arithmetic import multiply, remask, truncate
+from protocols.comparison import below
 from protocols.functions import divide
-from protocols.masked import Additive, Masked, concatenate, public
+from protocols.masked import Additive, Masked, MaskedBit, concatenate, public
 from protocols.scaling import VARIANCE_BITS, extremes, inverse_deviation
 
 BLOCK = 1 << 20
 """Elements that are scaled at a time."""
+LEAST_SHARE_BITS = 9
+"""A mean is that of at least one training row in 2^9: a smaller divisor is none of `divide`."""
 DEVIATION_BITS = 30
 """Fractional bits of a squared deviation of means before it is weighted."""
 
@@ -37,6 +40,8 @@ class Parameters:
     center: Masked | None
     inverse: Masked | None
     fill: Masked | None
+    some: MaskedBit | None = None
+    """Of the filled terms, whether the training rows hold enough values for a mean."""
 
     def named(self) -> dict[str, Masked]:
         """By the names of `Pipeline.shapes`."""
@@ -63,11 +68,14 @@ def parameters(
     moments = concatenate([last.reshape(*last.shape, 1) for _, last in brought], 1)
     weight, mean = four.select(0), _means(pipeline, four, f)
     place = {index: number for number, index in enumerate(secret)}
-    fill = None
+    fill = some = None
     if pipeline.filled:
-        fill = mean.select(np.array([place[index] for index in pipeline.filled]))
+        filled = np.array([place[index] for index in pipeline.filled])
+        fill = mean.select(filled)
+        some = below(weight.sum(axis=1).select(filled), [1 << (f - LEAST_SHARE_BITS)])
+        some = some.reshape(len(filled)).negate()
     if not pipeline.scaled:
-        return Parameters(None, None, fill)
+        return Parameters(None, None, fill, some)
     low, high = extremes(four.select(2), four.select(3))
     away = four.select(1) - mean.reshape(len(secret), 1)
     squares = truncate(multiply(away, away), 2 * f - DEVIATION_BITS)
@@ -86,7 +94,8 @@ def parameters(
         centers.append(low.select(chosen))
         inverses.append(divide(public(spread.role, np.full(len(minmax), 1 << f)), spread, f))
     order = np.argsort(np.array([*standard, *minmax]))
-    return Parameters(concatenate(centers).select(order), concatenate(inverses).select(order), fill)
+    center, inverse = (concatenate(parts).select(order) for parts in (centers, inverses))
+    return Parameters(center, inverse, fill, some)
 
 
 def _means(pipeline: Pipeline, four: Masked, f: int) -> Masked:

@@ -14,6 +14,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,14 +44,17 @@ def load(
     names: Sequence[str],
     identifiers: Sequence[str] = (),
     unique: bool = True,
+    alone: bool = True,
     rows: int | None = None,
     check: Check | None = None,
     progress: Report | None = None,
 ) -> TypedTable:
     """Read the columns `names` of the schema, in this order, and the identifiers asked for.
 
-    unique: each record stands there once, by its identifiers. rows: how many there must be; None:
-    as many as there are. check: what cells must satisfy beyond the schema, called while lines are
+    unique: each record stands there once, by its identifiers. alone: nobody else has these columns,
+    so that one without a value, or with one only, is an error; where others have them as well the
+    table's owner is warned (`TypedTable.warnings`). rows: how many there must be; None: as many as
+    there are. check: what cells must satisfy beyond the schema, called while lines are
     known. A column of the source that the schema does not know is an error unless `source.ignore`
     lists it. Raises DataError.
     """
@@ -76,10 +80,12 @@ def load(
             f"{label}: the table's rows are {found.rows}, the job says {rows}; use the right "
             "table or correct data.rows in the job"
         )
-    _check_whole(found, label, schema)
+    warnings = _check_whole(found, schema)
+    if alone and warnings:
+        raise DataError("\n  ".join(f"{label}: {each}; {_ADVICE}" for each in warnings))
     if unique:
         _check_duplicates(found, label)
-    return found
+    return replace(found, warnings=tuple(f"{label}: {each}" for each in warnings))
 
 
 def stream(
@@ -233,23 +239,25 @@ class _Filling:
         return f"{self._place} {self._places[row]}"
 
 
-def _check_whole(table: TypedTable, label: str, schema: Schema) -> None:
+_ADVICE = "no other owner has values of it; take the column out of the job"
+
+
+def _check_whole(table: TypedTable, schema: Schema) -> list[str]:
+    """The columns of which these rows alone say nothing, and why, in words."""
+    found = []
     for index, name in enumerate(table.names):
         values, present = table.values[:, index], ~table.missing[:, index]
         first = int(np.argmax(present))
         if not present[first]:
-            raise DataError(
-                f"{label}: column {name!r}: every cell is missing; take the column out of the "
-                "job, or bring another table"
-            )
-        if table.rows < 2 or schema[name].constant:
+            found.append(f"column {name!r}: every cell is missing")
             continue
-        if not np.any((values != values[first]) & present):
-            raise DataError(
-                f"{label}: column {name!r}: every row has the same value, which explains nothing "
-                "and cannot be standardised; take it out of the job, or declare constant = true "
-                "in the schema where other owners have other values"
+        others = np.any((values != values[first]) & present)
+        if table.rows > 1 and not others and not schema[name].constant:
+            found.append(
+                f"column {name!r}: every row has the same value, which explains nothing here "
+                "(constant = true in the schema, if that is meant)"
             )
+    return found
 
 
 def _check_duplicates(table: TypedTable, label: str) -> None:

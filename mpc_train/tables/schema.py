@@ -66,7 +66,8 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     other: bool = False
     """category: an entry that is no level is "other", and not an error."""
     constant: bool = False
-    """One owner's rows may all hold the same value; otherwise that is an error at the owner."""
+    """One owner's rows may all hold the same value. Otherwise the owner is warned, and where nobody
+    else has the column that is an error."""
 
     @property
     def bounds(self) -> tuple[float, float] | None:

@@ -15,7 +15,7 @@ class TypedTable:
     0 where missing. missing: bool[B, c]. identifiers: by column the text of each row as it stands
     in the source, only of the columns that were asked for; they are for linkage, and nothing
     else of a table may reach another party as text. places: int64[B], the line (or number) of each
-    row in its source, for errors.
+    row in its source, for errors. warnings: what its owner should look at, in words.
     """
 
     names: tuple[str, ...]
@@ -24,6 +24,7 @@ class TypedTable:
     identifiers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     places: NDArray[np.int64] | None = None
     place: str = "row"
+    warnings: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:

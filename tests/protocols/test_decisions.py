@@ -47,11 +47,32 @@ def test_a_decision_that_is_not_listed_is_refused() -> None:
         run_lockstep(program, 2)
 
 
-def test_what_is_no_bit_is_refused() -> None:
-    def program(role: Role) -> bool:
-        return gate_for(1).decide("stop", 1, secret(role, np.array(2)))
+@pytest.mark.parametrize("evaluators", [2, 3])
+def test_several_bits_leave_together(evaluators: int) -> None:
+    bits = (True, False, False, True, True)
+
+    def program(role: Role) -> object:
+        gate = gate_for(1)
+        found = gate.decide_each("stop", 1, secret(role, np.array(bits, np.int64)))
+        return found, len(gate.passed)
+
+    assert run_lockstep(program, evaluators) == [(bits, 1)] * (evaluators + 1)
+
+
+@pytest.mark.parametrize("words", [[2], [1, 0, 3], [-1]])
+def test_what_is_no_bit_is_refused(words: list[int]) -> None:
+    def program(role: Role) -> object:
+        return gate_for(1).decide_each("stop", 1, secret(role, np.array(words)))
 
     with pytest.raises(ProtocolError):
+        run_lockstep(program, 2)
+
+
+def test_several_bits_are_no_decision() -> None:
+    def program(role: Role) -> bool:
+        return gate_for(1).decide("stop", 1, secret(role, np.array([1, 0])))
+
+    with pytest.raises(RevealError, match="is not a decision"):
         run_lockstep(program, 2)
 
 

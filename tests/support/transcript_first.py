@@ -351,9 +351,9 @@ class InsecureEvaluator(_Scripted, Evaluator):
             self.script.see(tag.decode(), words)
         self.script.post(self.index, tag, words)
 
-    def tell(self, decision: bool) -> None:
+    def tell(self, *decisions: bool) -> None:
         assert self.index is not None
-        self.script.post(self.index, b"told", np.array([decision], np.int64))
+        self.script.post(self.index, b"told", np.array(decisions, np.int64))
 
     def collect(self, tag: bytes, peer: str, count: int) -> Octets:
         place = self.evaluators if peer == self.dealer else self.names.index(peer)
@@ -417,11 +417,14 @@ class InsecureDealer(_Scripted, Dealer):
     def known(self, value: Words) -> Deferred[Words]:
         return self._never
 
-    def told(self) -> bool:
+    def told(self, count: int = 1) -> tuple[bool, ...]:
         number, self._decisions = self._decisions, self._decisions + 1
-        told = {int(self.script.fetch(i, b"told", number)[0]) for i in range(self.evaluators)}
-        assert len(told) == 1
-        return bool(told.pop())
+        told = {
+            tuple(map(bool, self.script.fetch(i, b"told", number))) for i in range(self.evaluators)
+        }
+        (decisions,) = told
+        assert len(decisions) == count
+        return decisions
 
     def broadcast(self, tag: bytes, words: Words) -> None:
         assert tag == b"inpt"
