@@ -228,7 +228,7 @@ def _disclosures(job: Job) -> list[str]:
     if job.pipeline.filled:
         found.append(
             "before the first step, to everybody: whether a column whose missing cells get the "
-            "mean has no value at any owner; if so which, and the run ends"
+            "mean has no value at any owner, and which; the run ends then"
         )
     if train.early_stopping is not None:
         found.append(

@@ -15,7 +15,13 @@ from mpc_train.jobs.job_link import link_of
 from mpc_train.jobs.job_reveal import Metric
 
 Disclosure = Literal[
-    "early_stopping", "guard", "training_loss", "overlap", "membership", "statistics"
+    "early_stopping",
+    "guard",
+    "training_loss",
+    "overlap",
+    "membership",
+    "statistics",
+    "empty_columns",
 ]
 
 ALL_MODELS: tuple[ModelKind, ...] = (
@@ -38,7 +44,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disclosures: tuple[Disclosure, ...] = ()
     """What may become known while a job trains: overlap, how many records owners have in common;
     membership, to each owner, which of its records others have; statistics, to the recipients,
-    standard errors of the coefficients; the rest to every node."""
+    standard errors of the coefficients; the rest to every node: empty_columns, before training,
+    whether a column with missing = "mean" has no value at any owner."""
     models: tuple[ModelKind, ...] = ALL_MODELS
     modules: tuple[str, ...] = ()
     """Which installed factories (`package.module:factory`) a job may call here for its network."""
@@ -68,6 +75,8 @@ def disclosed_on_the_way(job: Job) -> list[Disclosure]:
         found.append("membership")
     if job.reveal.statistics:
         found.append("statistics")
+    if job.pipeline.filled:
+        found.append("empty_columns")
     return found
 
 

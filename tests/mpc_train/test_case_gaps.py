@@ -20,12 +20,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 
 from mpc_train.data import load_table
-from mpc_train.errors import DataError
+from mpc_train.errors import DataError, RefusedError
 from mpc_train.jobs.audience import learnt
 from mpc_train.jobs.job import Job, load_job
-from mpc_train.jobs.rules import disclosed_on_the_way
+from mpc_train.jobs.rules import Rules, check_rules, disclosed_on_the_way
 from mpc_train.jobs.schedule import split
-from mpc_train.preparation.gaps import EMPTY, WHICH, check_gaps, gap_outputs
+from mpc_train.preparation.gaps import EMPTY, check_gaps, gap_outputs
 from mpc_train.preparation.sharing import share_in
 from mpc_train.program import agreed_outputs
 from mpc_train.report import describe
@@ -60,7 +60,7 @@ def test_case_23(tmp_path: Path) -> None:
     assert run.record["max_weight_difference"] < 2e-3
     ((owner, (warning,)),) = run.record["warnings"].items()
     assert owner == "beta" and warning.endswith("beta.csv: column 'c': every cell is missing")
-    assert EMPTY in run.record["learnt"]["dealer"] and WHICH not in run.record["learnt"]["alpha"]
+    assert all(EMPTY in what for what in run.record["learnt"].values())
 
     job, frame = load_job(run.folder / "job.toml"), pooled_case()
     training, held_out = split(job)
@@ -283,10 +283,10 @@ def test_in_a_job_of_columns_nobody_else_has_the_column(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("evaluators", [2, 3])
 @pytest.mark.parametrize("there", [(1, 1), (0, 1), (1, 0), (0, 0)])
-def test_one_bit_says_whether_a_mean_exists(
+def test_a_bit_a_column_says_whether_a_mean_exists(
     tmp_path: Path, there: tuple[int, int], evaluators: int
 ) -> None:
-    """To all nodes, the dealer included, and which column only where that ends the run."""
+    """To all nodes, the dealer included."""
     job, _ = hospitals(tmp_path)
     terms = [job.pipeline.terms[place].column for place in job.pipeline.filled]
     assert terms == ["lab", "score"]
@@ -308,7 +308,7 @@ def test_one_bit_says_whether_a_mean_exists(
     empty = [name for name, bit in zip(terms, there, strict=True) if not bit]
     listed = ", ".join(map(repr, empty))
     for message, passed, _ in results:
-        assert passed == ([EMPTY, WHICH] if empty else [EMPTY])
+        assert passed == [EMPTY]
         assert message.startswith(f"column {listed}: no owner has a value") == bool(empty)
 
 
@@ -362,5 +362,7 @@ def test_the_bit_is_listed_where_there_is_one(tmp_path: Path) -> None:
     text = JOB.replace('missing = "mean"', "columns.lab.fill = 1\ncolumns.score.fill = 1")
     other, _ = hospitals(tmp_path, text)
     assert not gap_outputs(other) and "has no value" not in describe(other)
-    # A run that ends by an owner's table says as much, so that no rule of a node asks for it.
-    assert not disclosed_on_the_way(job)
+    assert disclosed_on_the_way(job) == [EMPTY] and not disclosed_on_the_way(other)
+    with pytest.raises(RefusedError, match="empty_columns would be disclosed"):
+        check_rules(Rules(recipients=("ann",)), job)
+    check_rules(Rules(recipients=("ann",), disclosures=("empty_columns",)), job)
