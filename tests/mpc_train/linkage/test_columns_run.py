@@ -61,7 +61,7 @@ def test_one_owner_brings_weights(tmp_path: Path) -> None:
     weights = np.random.default_rng(2).uniform(0, 4, len(lines)).round(2)
     heavy = [f"{line},{weight}" for line, weight in zip(lines, weights, strict=True)]
     table.write_text("\n".join([f"{header},w", *heavy]) + "\n")
-    record, err = ended(launch(path, "--compare"), 180)
+    record, err = ended(launch(path, "--compare"))
     assert record["status"] == "ok", err
     assert record["max_weight_difference"] < 2e-3
 
@@ -77,7 +77,7 @@ def test_a_join_that_lost_most_records_does_not_just_say_ok(tmp_path: Path) -> N
         line.replace("Müller", "Mueller") if row % 2 else line for row, line in enumerate(lines)
     ]
     table.write_text("\n".join([header, *spelt]) + "\n")
-    record, err = ended(launch(path), 180)
+    record, err = ended(launch(path))
     joined = record["joined_rows"]
     assert record["status"] == "ok" and 16 <= joined < 22, err
     assert record["unmatched_records"] == {"bank": 60 - joined, "insurer": 45 - joined}
