@@ -15,6 +15,7 @@ from mpc_train.linkage.tokens import IdentifierError, Tokens, spelt, token_key, 
 from mpc_train.preparation.grouping import GroupError, grouped_order
 from mpc_train.preparation.local import check_cells, local_terms
 from mpc_train.tables.cells import Reals
+from mpc_train.tables.dates import DateForm
 from mpc_train.tables.load import Report, load
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
@@ -95,13 +96,18 @@ def table_of(job: Job, typed: TypedTable) -> Table:
 
 def _tokens(job: Job, link: Join | Duplicates, typed: TypedTable, source: Source) -> Tokens:
     key = token_key(job.digest())
-    return tokens_of(typed.identifiers, link.on, link.normalise, source.form_of, key)
+
+    def form_of(name: str) -> DateForm:
+        return DateForm() if name in typed.dated else source.form_of(name)
+
+    return tokens_of(typed.identifiers, link.on, link.normalise, form_of, key)
 
 
 def _group_order(job: Job, owner: str, typed: TypedTable, source: Source) -> NDArray[np.int64]:
     """The rows in the order of the parts of the split, groups told apart by their one spelling."""
     by, rules = job.data.split_by, job.data.split_normalise
-    groups = list(spelt(by, typed.identifiers[by], rules, source.form_of(by)))
+    form = DateForm() if by in typed.dated else source.form_of(by)
+    groups = list(spelt(by, typed.identifiers[by], rules, form))
     return grouped_order(groups, group_parts(job, owner), job.data.split_seed)
 
 

@@ -10,7 +10,6 @@ tables are is said by `local.toml` beside the job:
 and without it they are data/<owner>.csv beside the job.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ import msgspec
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.jobs.job_train_checks import needs_file
 from mpc_train.jobs.rules import disclosed_on_the_way
-from mpc_train.jobs.strict_toml import at, load_toml
+from mpc_train.jobs.strict_toml import at, load_toml, quoted
 from mpc_train.tables.source import Source, SourceProblem, check_source, resolved
 
 if TYPE_CHECKING:
@@ -178,12 +177,14 @@ def _node(node: LocalNode, roster: Path) -> dict[str, object]:
 
 
 def _toml(sections: dict[str, dict[str, object]]) -> str:
-    """Strings, whole numbers, truth values and lists of strings: JSON spells them as TOML does."""
+    """Sections of plain values; a table within a table stands on a line for each of its keys."""
     lines: list[str] = []
     for title, values in sections.items():
         lines += [f"[{title}]"]
-        lines += [
-            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
-        ]
+        for key, value in values.items():
+            inner = value if isinstance(value, dict) else {None: value}
+            for name, entry in inner.items():
+                place = key if name is None else f"{key}.{quoted(name)}"
+                lines += [f"{place} = {quoted(entry)}"]
         lines += [""]
     return "\n".join(lines)

@@ -28,6 +28,9 @@ def predict_command(
     encoding: Annotated[str, typer.Option(help="CSV: how the file is encoded.")] = "utf-8",
     decimal: Annotated[str, typer.Option(help="CSV: point or comma in numbers.")] = ".",
     date_format: Annotated[str, typer.Option(help="How dates are written.")] = "%Y-%m-%d",
+    date_pivot: Annotated[
+        int, typer.Option(help="The first of the hundred years that %y may mean, like 1930.")
+    ] = 0,
     output: FormatOption = Format.text,
 ) -> None:
     """Predict the label of each record. The table has the columns of the job's schema in their own
@@ -44,6 +47,7 @@ def predict_command(
             "encoding": encoding,
             "decimal": decimal,
             "date_format": date_format,
+            "date_pivot": date_pivot,
         }
         try:
             source = msgspec.convert(given, Source)

@@ -35,6 +35,9 @@ def schema_infer(
     encoding: Annotated[str, typer.Option(help="CSV: how the file is encoded.")] = "utf-8",
     decimal: Annotated[str, typer.Option(help="CSV: point or comma in numbers.")] = ".",
     date_format: Annotated[str, typer.Option(help="How dates are written.")] = "%Y-%m-%d",
+    date_pivot: Annotated[
+        int, typer.Option(help="The first of the hundred years that %y may mean, like 1930.")
+    ] = 0,
     output: FormatOption = Format.text,
 ) -> None:
     """Print a first draft of a table's schema. It holds statistics of the table: review it before
@@ -46,11 +49,12 @@ def schema_infer(
         if config is not None:
             source = _declared(config, job)
         else:
-            options = {
+            options: dict[str, str | int] = {
                 "delimiter": delimiter,
                 "encoding": encoding,
                 "decimal": decimal,
                 "date_format": date_format,
+                "date_pivot": date_pivot,
             }
             source = _given(file, options)
         view = ProgressView(enabled=output is Format.text)
@@ -59,7 +63,15 @@ def schema_infer(
         for warning in draft.warnings:
             print(f"review: {warning}", file=sys.stderr)
         if output is Format.json:
-            emit({"status": "ok", "schema": draft.text, "warnings": list(draft.warnings)})
+            emit(
+                {
+                    "status": "ok",
+                    "schema": draft.text,
+                    "warnings": list(draft.warnings),
+                    "ignore": list(draft.source.ignore),
+                    "date_formats": draft.source.date_formats,
+                }
+            )
         else:
             print(draft.text, end="")
 
@@ -108,7 +120,7 @@ def _declared(config: Path, job: str) -> "Source":
     return loaded.source(job)
 
 
-def _given(file: Path | None, options: dict[str, str]) -> "Source":
+def _given(file: Path | None, options: dict[str, str | int]) -> "Source":
     import msgspec
 
     from mpc_train.tables.source import Source, SourceProblem, check_source

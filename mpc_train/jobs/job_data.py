@@ -2,7 +2,8 @@
 
 Columns are declared either by a schema (`schema = "schema.toml"`, see `mpc_train.tables.schema`;
 the job carries the file's content, so that all nodes check the same) or by the short form, which
-lists `features` and `label` and makes each feature a number that is never missing.
+lists `features` and `label` and makes each feature a number that is never missing. Names are
+brought to Unicode's composed form (NFC), here as in the schema and in tables.
 
 `weight` names a column of row weights: a number that is never missing, with a declared range within
 0 to 64, at each row's owner or at the one whose `columns` list it. It is as private as other cells,
@@ -23,6 +24,7 @@ from mpc_train.jobs.job_link import Duplicates, Join
 from mpc_train.jobs.job_train import Strict
 from mpc_train.linkage.normalise import Rule
 from mpc_train.tables.schema import Column, Schema
+from mpc_train.tables.spelling import compose
 
 
 class Feature(Strict, frozen=True):
@@ -34,6 +36,9 @@ class Feature(Strict, frozen=True):
     range: tuple[Decimal, Decimal] | None = None
     """Least and largest value in the table's own units; outside it is an error at the owner.
     With a schema it stands there."""
+
+    def __post_init__(self) -> None:
+        compose(self, "name")
 
 
 class Label(Strict, frozen=True):
@@ -51,12 +56,18 @@ class Label(Strict, frozen=True):
     scale: Decimal = Decimal(1)
     range: tuple[Decimal, Decimal] | None = None
 
+    def __post_init__(self) -> None:
+        compose(self, "name", "classes")
+
 
 class Weight(Strict, frozen=True):
     """The column of row weights. With a schema the range stands there."""
 
     name: str
     range: tuple[Decimal, Decimal] | None = None
+
+    def __post_init__(self) -> None:
+        compose(self, "name")
 
 
 class Data(Strict, frozen=True):
@@ -96,6 +107,9 @@ class Data(Strict, frozen=True):
     one stay in the same part; only their owner sees it, and each owner holds out its share."""
     split_normalise: tuple[Rule, ...] = ()
     """When two spellings of `split_by` are the same one, as in `join.normalise`."""
+
+    def __post_init__(self) -> None:
+        compose(self, "label", "features", "weight", "columns", "split_by")
 
 
 def features_of(data: Data) -> tuple[Feature, ...]:

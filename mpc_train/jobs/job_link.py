@@ -19,6 +19,7 @@ import msgspec
 
 from mpc_train.jobs.job_train import Strict
 from mpc_train.linkage.normalise import Rule
+from mpc_train.tables.spelling import compose
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -41,6 +42,9 @@ class Join(Strict, frozen=True):
     normalise: dict[str, tuple[Rule, ...]] = msgspec.field(default_factory=dict)
     """By column of `on`; a column that is not listed is compared as it stands."""
 
+    def __post_init__(self) -> None:
+        compose(self, "on", "normalise")
+
 
 class Duplicates(Strict, frozen=True):
     """`[data] check_duplicates`, where owners hold rows of the same columns: nobody learns which
@@ -50,6 +54,9 @@ class Duplicates(Strict, frozen=True):
     normalise: dict[str, tuple[Rule, ...]] = msgspec.field(default_factory=dict)
     most: int = 0
     """With more records in several tables nothing is shared and the run ends."""
+
+    def __post_init__(self) -> None:
+        compose(self, "on", "normalise")
 
 
 def link_of(job: "Job") -> Join | Duplicates | None:

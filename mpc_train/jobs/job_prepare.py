@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from mpc_train.jobs.job_train import Strict
+from mpc_train.tables.spelling import compose
 
 Scale = Literal["declared", "standard", "minmax"]
 Missing = Literal["error", "mean"]
@@ -54,3 +55,6 @@ class Prepare(Strict, frozen=True):
     interactions: tuple[tuple[str, str], ...] = ()
     """Products of two prepared inputs, by the names that `job check` prints."""
     columns: dict[str, ColumnSteps] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        compose(self, "interactions", "columns")

@@ -4,9 +4,10 @@ Real numbers are read as exact decimals and brought to one spelling (0.50, 5e-1 
 same), so that what is written in a file is what is signed: no binary rounding comes between.
 """
 
+import json
 import re
 import tomllib
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,9 @@ MAX_FILE_BYTES = 4 << 20
 MAX_EXPONENT = 30
 """Decimals beyond 10^±30 cannot be meant, and would print as very long strings."""
 
+MAX_DIGITS = 2 * MAX_EXPONENT
+_EXACT = Context(prec=MAX_DIGITS, traps=[Inexact])
+
 
 def canonical_decimal(value: Decimal) -> Decimal:
     """Return `value` in its one plain spelling; raise ValueError for NaN, infinity or 1e999."""
@@ -29,9 +33,10 @@ def canonical_decimal(value: Decimal) -> Decimal:
         raise ValueError("a finite number is needed")
     if value and not -MAX_EXPONENT <= value.adjusted() <= MAX_EXPONENT:
         raise ValueError(f"numbers lie between 1e-{MAX_EXPONENT} and 1e{MAX_EXPONENT}")
-    if len(value.as_tuple().digits) > 2 * MAX_EXPONENT:
-        raise ValueError(f"numbers have at most {2 * MAX_EXPONENT} digits")
-    return Decimal(format(value.normalize(), "f")) if value else Decimal(0)
+    if len(value.as_tuple().digits) > MAX_DIGITS:
+        raise ValueError(f"numbers have at most {MAX_DIGITS} digits")
+    # The default context would round to 28 digits.
+    return Decimal(format(value.normalize(_EXACT), "f")) if value else Decimal(0)
 
 
 class _NumberError(ValueError):
@@ -89,6 +94,12 @@ def at(error: type[TrainError], path: Path, text: str, key: str, message: str) -
     line = find_line(text, key)
     where = f"{path}:{line}" if line else str(path)
     return error(f"{where}: {key}: {message}" if key else f"{where}: {message}")
+
+
+def quoted(value: object) -> str:
+    """A string, number, truth value or list of these as TOML has it: JSON spells them alike."""
+    # But for one character, which JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def find_line(text: str, key: str) -> int | None:

@@ -6,7 +6,8 @@ before anything else, white space and signs that show nothing are taken off both
 brought to Unicode's composed form (NFC): the same letters in another encoding are the same text.
 Then, where declared, in this order, however the job orders them:
 
-* date: read in this node's own form (`date_format` of its table), written as 2001-12-31. Alone.
+* date: read in this node's own form (`date_format` and `date_pivot` of its table) by the parser
+  that reads its columns (`mpc_train.tables.dates`), written as 2001-12-31. Alone.
 * case: Unicode's caseless form (`str.casefold`): ß is ss, a final sigma is a sigma.
 * spaces: every white space and invisible formatting character dropped.
 * punctuation: every punctuation mark and symbol dropped (Unicode's categories P and S), and the
@@ -25,11 +26,11 @@ Unicode Standard 16, chapter 3.13 (caseless matching) and annex 15 (normalisatio
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import cache
 from typing import Literal
 
 from mpc_train.linkage.letters import BASE, written_out
+from mpc_train.tables.dates import DateForm
 
 Rule = Literal[
     "case",
@@ -52,11 +53,11 @@ _ZEROS = re.compile(rf"\A[0{_BLANK}]+(?=[^{_BLANK}])")
 _APOSTROPHES = "\u02b9\u02ba\u02bb\u02bc\u02bd"
 
 
-def normaliser(rules: Sequence[Rule], date_format: str) -> Callable[[str], str]:
+def normaliser(rules: Sequence[Rule], date_form: DateForm) -> Callable[[str], str]:
     """A function of one cell; it raises ValueError, in words that do not repeat the cell, where
     nothing is left that identifies anybody."""
     if "date" in rules:
-        return lambda text: _date(text, date_format)
+        return lambda text: date_form.day(text).isoformat()
 
     def function(text: str) -> str:
         if len(text) > MAX_CHARACTERS:
@@ -146,13 +147,3 @@ def _ascii_dropped(rules: tuple[Rule, ...]) -> dict[int, None]:
         for each in letters
         if _is_dropped(each, rules) or ("digits" in rules and not each.isdigit())
     }
-
-
-def _date(text: str, form: str) -> str:
-    try:
-        return datetime.strptime(text.strip(), form).date().isoformat()
-    except ValueError:
-        raise ValueError(
-            f"not a date in the form {form} (date_format in this node's configuration); forms are "
-            "not guessed and not mixed"
-        ) from None

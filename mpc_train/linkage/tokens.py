@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.linkage.normalise import Rule, normaliser
+from mpc_train.tables.dates import DateForm
 from protocols.canonical import pack
 
 TOKEN_BYTES = 32
@@ -40,7 +41,7 @@ def token_key(job_digest: bytes) -> bytes:
     return hashlib.sha256(pack(_KEY_LABEL, job_digest)).digest()
 
 
-def spelt(name: str, cells: Sequence[str], rules: Sequence[Rule], form: str) -> Iterator[str]:
+def spelt(name: str, cells: Sequence[str], rules: Sequence[Rule], form: DateForm) -> Iterator[str]:
     """The cells of one column in one spelling (`normalise`); `form`: of dates.
 
     Raises IdentifierError at the first cell that is empty or cannot be normalised.
@@ -57,7 +58,7 @@ def tokens_of(
     identifiers: Mapping[str, Sequence[str]],
     on: Sequence[str],
     rules: Mapping[str, Sequence[Rule]],
-    date_form: Callable[[str], str],
+    date_form: Callable[[str], DateForm],
     key: bytes,
 ) -> Tokens:
     """A token for each row, uint8[rows, 32], from the columns `on`, in this order.

@@ -1,29 +1,41 @@
 """Cells of one column into numbers, by the schema's kind; the first bad one is named by its row.
 
 Text is taken as it is written in CSV files and databases; formats that know numbers, booleans and
-dates bring them as such. What is null there is an empty cell here. Spaces around a cell are
-nothing. No message repeats a cell.
+dates bring them as such. The same table gives the same numbers, or the same error, from each of
+them: what is null is an empty cell, spaces around a cell are nothing, and levels, codes and truth
+values are compared in one spelling (`mpc_train.tables.spelling`), in which 1, 1.0 and 1e0 are one
+number. No message repeats a cell.
 """
 
-import datetime
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import time
+from functools import lru_cache
 
 import numpy as np
 import polars
 from numpy.typing import NDArray
-from polars import Series
+from polars import DataType, Series
 
-from mpc_train.tables.schema import Column
+from mpc_train.tables.dates import ISO, TIME_OF_DAY, DateForm
+from mpc_train.tables.schema import Column, days
 from mpc_train.tables.source import Source
+from mpc_train.tables.spelling import entry_of, name_of
 
 Reals = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 TRUE = ("1", "true", "t", "yes", "y")
 FALSE = ("0", "false", "f", "no", "n")
+_TRUTH = dict.fromkeys(TRUE, 1.0) | dict.fromkeys(FALSE, 0.0)
 
-_WHERE = "in this node's configuration"
+_MISSING, _UNKNOWN = math.inf, math.nan
+"""What stands for an entry's number where there is none."""
+
+_WHOLE = r"^(-?(?:0|[1-9][0-9]*))\.0+$"
+"""A whole number in a file whose writer held it as a floating-point number."""
+
+_EMPTY = 'the cell is empty; if that means a missing value, list "" under missing in the schema'
 
 
 class CellError(Exception):
@@ -41,7 +53,7 @@ def decode(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
     elif column.kind == "date":
         values, missing = _dates(cells, column, source)
     else:
-        values, missing = _states(cells, column)
+        values, missing = _states(cells, column, source)
     if missing.any():
         values[missing] = 0
     bounds = column.bounds
@@ -53,13 +65,15 @@ def decode(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
 
 
 def identifiers(cells: Series) -> list[str]:
-    """The cells as text without white space at their ends; raises CellError at one that is empty.
+    """The cells as text, in NFC and without white space at their ends; raises CellError at one that
+    is empty. Dates and truth values of formats that know them are written as 2001-12-31 and true.
 
-    A whole number is its digits, whatever type a format holds it as: 1042 and 1042.0 are "1042".
+    A whole number is its digits, whatever holds it: 1042 and 1042.0 are "1042", as numbers and as
+    text.
     """
     if cells.dtype.is_float():
         cells = _whole(cells)
-    text = _text(cells).str.strip_chars()
+    text = texts(cells).str.normalize("NFC").str.strip_chars().str.replace(_WHOLE, "${1}")
     _refuse((text == "").to_numpy(), "the cell is empty, it identifies nobody")
     found: list[str] = text.to_list()
     return found
@@ -81,6 +95,36 @@ def _whole(cells: Series) -> Series:
     return values.cast(polars.Int64)
 
 
+def is_cell(kind: DataType) -> bool:
+    """Whether columns of this type hold cells: no lists, durations, times of day, binary data."""
+    plain = (polars.String, polars.Categorical, polars.Enum, polars.Boolean, polars.Null)
+    return kind in plain or kind.is_numeric() or is_date(kind)
+
+
+def is_date(kind: DataType) -> bool:
+    """Whether a format knows the column as dates, whatever their form."""
+    return kind == polars.Date or kind == polars.Datetime
+
+
+def texts(cells: Series) -> Series:
+    """The cells as text, null as ""; raises CellError for what is no cell."""
+    if not is_cell(cells.dtype):
+        raise CellError(None, f"is of type {cells.dtype} there, which has no plain text")
+    if is_date(cells.dtype):
+        cells = _days(cells)
+    if cells.dtype == polars.Null:
+        return Series([""] * len(cells), dtype=polars.String)
+    return cells.cast(polars.String).fill_null("")
+
+
+def parsed(text: Series, decimal: str) -> Series:
+    """Text as float64, to the last bit; null where it is no number."""
+    if decimal == ",":
+        # A point would be one that groups thousands, or a file of another convention.
+        text = text.str.replace(".", "?", literal=True).str.replace(",", ".", literal=True)
+    return text.cast(polars.Float64, strict=False)
+
+
 def _refuse(bad: Mask, what: str) -> None:
     """Raise CellError at the first row of `bad`."""
     if bad.any():
@@ -91,126 +135,145 @@ def _refuse_text(bad: Mask, text: Series, what: str) -> None:
     """The same; an empty cell is called empty."""
     if bad.any():
         row = int(np.argmax(bad))
-        empty = 'the cell is empty; if that means a missing value, list "" under missing'
-        raise CellError(row, what if text[row] else f"{empty} in the schema")
+        raise CellError(row, what if text[row].strip() else _EMPTY)
+
+
+def _mapped(text: Series, meaning: Callable[[str], float]) -> Reals:
+    """What each cell means, worked out once for each distinct text."""
+    distinct = text.unique()
+    meanings = Series([meaning(entry) for entry in distinct.to_list()], dtype=polars.Float64)
+    found = text.replace_strict(distinct, meanings, return_dtype=polars.Float64)
+    return np.array(found.to_numpy(), dtype=np.float64)
 
 
 def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
-    if cells.dtype == polars.String or cells.dtype == polars.Null:
-        text = _text(cells).str.strip_chars()
-        missing = _listed(text, column.missing)
-        plain, what = text, "not a number (write it as 1234.5)"
-        if source.decimal == ",":
-            what = "not a number (write it as 1234,5)"
-            # A point would be one that groups thousands, or a file of another convention.
-            plain = text.str.replace(".", "?", literal=True).str.replace(",", ".", literal=True)
-        parsed = plain.cast(polars.Float64, strict=False)
-        bad = parsed.is_null().to_numpy() & ~missing
-        _refuse_text(bad, text, what)
-    elif cells.dtype.is_numeric():
-        parsed = cells.cast(polars.Float64)
-        missing = parsed.is_null().to_numpy()
-        if missing.any() and "" not in column.missing:
-            _refuse_text(missing, Series([""] * len(cells)), "")
-    else:
-        raise CellError(None, f"is of type {cells.dtype} there, the schema says number")
-    values = np.array(parsed.fill_null(0.0).to_numpy(), dtype=np.float64)
-    missing = missing | _coded(values, column.missing)
+    kind = cells.dtype
+    if kind == polars.Boolean or is_date(kind) or not is_cell(kind):
+        raise CellError(None, f"is of type {kind} there, the schema says number")
+    typed = kind.is_integer() or kind.is_float()
+    text = Series([], dtype=polars.String) if typed else texts(cells).str.strip_chars()
+    found = cells.cast(polars.Float64) if typed else parsed(text, source.decimal)
+    bad = found.is_null().to_numpy()
+    values = np.array(found.fill_null(0.0).to_numpy(), dtype=np.float64)
+    missing = np.zeros(len(values), bool)
+    if bad.any():
+        # A code that is a number was read as one, so that only the rest is compared as text.
+        codes = {entry_of(code) for code in column.missing}
+        if typed:
+            _refuse(bad if "" not in codes else missing, _EMPTY)
+            missing = bad
+        else:
+            missing[bad] = _mapped(text.filter(bad), lambda cell: entry_of(cell) in codes) == 1
+            what = f"not a number (write it as 1234{source.decimal}5)"
+            _refuse_text(bad & ~missing, text, what)
+    for code in _numerals(column.missing):
+        if kind.is_float():
+            # What a narrow type holds is the nearest to the code that it has.
+            code = float(Series([code]).cast(kind)[0])
+        missing = missing | (np.isnan(values) if math.isnan(code) else (values == code) & ~bad)
     _refuse(np.isnan(values) & ~missing, "not a number (NaN)")
     _refuse(np.isinf(values) & ~missing, "infinite")
     return values, missing
 
 
-def _coded(values: Reals, codes: Sequence[str]) -> Mask:
-    """Where a value is one of the codes that are numbers: -9 is -9.0, however it is written."""
-    found = np.zeros(len(values), bool)
-    for code in codes:
-        try:
-            number = float(code)
-        except ValueError:
-            continue
-        found |= np.isnan(values) if math.isnan(number) else values == number
-    return found
+@lru_cache(1024)
+def _numerals(codes: tuple[str, ...]) -> tuple[float, ...]:
+    """The codes that are numbers: -9 is -9.0, however a cell writes it."""
+    return tuple(parsed(Series(codes, dtype=polars.String), ".").drop_nulls().to_list())
 
 
 def _dates(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
-    if cells.dtype == polars.String or cells.dtype == polars.Null:
-        text = _text(cells).str.strip_chars()
-        missing = _listed(text, column.missing)
-        form = source.form_of(column.name)
-        days = text.str.to_date(form, strict=False)
-        bad = days.is_null().to_numpy() & ~missing
-        _refuse_text(
-            bad,
-            text,
-            f"not a date in the form {form} (date_format {_WHERE}); "
-            "forms are not guessed and not mixed",
-        )
-    elif cells.dtype == polars.Date or cells.dtype == polars.Datetime:
-        days = cells.dt.date()
-        missing = days.is_null().to_numpy()
-        if missing.any() and "" not in column.missing:
-            _refuse_text(missing, Series([""] * len(cells)), "")
-        if cells.dtype == polars.Datetime:
-            times = (cells.dt.time() != datetime.time()).fill_null(False).to_numpy()
-            _refuse(times, "a time of day beside the date; give dates only")
+    kind = cells.dtype
+    if is_date(kind):
+        found = _days(cells)
+        missing = found.is_null().to_numpy()
+        if "" not in column.missing:
+            _refuse(missing, _EMPTY)
+        values = np.array(found.to_physical().fill_null(0).to_numpy(), dtype=np.float64)
+    elif kind == polars.Boolean or kind.is_float() or kind.is_decimal() or not is_cell(kind):
+        raise CellError(None, f"is of type {kind} there, the schema says date")
     else:
-        raise CellError(None, f"is of type {cells.dtype} there, the schema says date")
-    physical = days.to_physical().fill_null(0).to_numpy()
-    return np.array(physical, dtype=np.float64), missing
+        text, form = texts(cells), source.form_of(column.name)
+        codes = {entry_of(code) for code in column.missing}
+
+        def meaning(cell: str) -> float:
+            if entry_of(cell) in codes:
+                return _MISSING
+            try:
+                return days(form.day(cell))
+            except ValueError:
+                return _UNKNOWN
+
+        values = _mapped(text, meaning)
+        _refuse_dates(np.isnan(values), text, form)
+        missing = values == _MISSING
+    for code in _coded_days(column.missing):
+        missing = missing | (values == code)
+    return values, missing
 
 
-def _states(cells: Series, column: Column) -> tuple[Reals, Mask]:
+def _refuse_dates(bad: Mask, text: Series, form: DateForm) -> None:
+    if not bad.any():
+        return
+    try:
+        form.day(text[int(np.argmax(bad))])
+    except ValueError as error:
+        _refuse_text(bad, text, str(error))
+
+
+@lru_cache(1024)
+def _coded_days(codes: tuple[str, ...]) -> tuple[int, ...]:
+    """The codes that are dates, 9999-12-31: that day, in whichever form a node writes it."""
+    found = []
+    for code in codes:
+        try:
+            found.append(days(DateForm(ISO).day(code)))
+        except ValueError:
+            continue
+    return tuple(found)
+
+
+def _days(cells: Series) -> Series:
+    """Dates of dates with a time, which has to be midnight; raises CellError."""
+    if cells.dtype == polars.Date:
+        return cells
+    found = cells.dt.date()
+    _refuse((cells.dt.time() != time()).fill_null(False).to_numpy(), TIME_OF_DAY)
+    return found
+
+
+def _states(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
     """The position of a category's level, or a boolean's 0 or 1."""
-    text = _text(cells).str.strip_chars()
-    missing = _listed(text, column.missing)
+    truths: Mapping[str, float] = {}
     if column.kind == "boolean":
-        text = text.str.to_lowercase()
-        index = dict.fromkeys(TRUE, 1.0) | dict.fromkeys(FALSE, 0.0)
+        truths = _TRUTH
         what = f"neither true nor false (write one of {', '.join((*TRUE, *FALSE))})"
     else:
-        index = {level: float(number) for number, level in enumerate(column.levels)}
         what = f"not one of the declared {_shown(column.levels)}"
-    found = text.replace_strict(
-        list(index), list(index.values()), default=None, return_dtype=polars.Float64
-    )
-    unknown = found.is_null().to_numpy() & ~missing
-    if not column.other:
-        _refuse_text(unknown, text, what)
-    else:
-        empty = unknown & (text == "").to_numpy()
-        _refuse_text(empty, text, what)
-    other = float(len(column.levels))
-    return np.array(found.fill_null(other).to_numpy(), dtype=np.float64), missing
+    index = _index(column)
+    other = float(len(column.levels)) if column.other else _UNKNOWN
+
+    def meaning(cell: str) -> float:
+        entry = entry_of(cell, source.decimal)
+        found = index.get(name_of(cell), index.get(entry))
+        if found is None:
+            found = truths.get(entry.lower(), other)
+        # An empty cell is no entry, so that it is not "other" either.
+        return found if entry or found == _MISSING else _UNKNOWN
+
+    text = texts(cells)
+    values = _mapped(text, meaning)
+    _refuse_text(np.isnan(values), text, what)
+    return values, values == _MISSING
+
+
+def _index(column: Column) -> Mapping[str, float]:
+    """What each level and code means, as it is declared and in the spelling that is compared."""
+    entries = {level: float(place) for place, level in enumerate(column.levels)}
+    entries |= dict.fromkeys(column.missing, _MISSING)
+    return {entry_of(entry): number for entry, number in entries.items()} | entries
 
 
 def _shown(levels: Sequence[str]) -> str:
     shown = ", ".join(repr(level) for level in levels[:5])
     return f"levels {shown}" + (f" and {len(levels) - 5} more" if len(levels) > 5 else "")
-
-
-def _listed(text: Series, codes: Sequence[str]) -> Mask:
-    if not codes:
-        return np.zeros(len(text), bool)
-    found: Mask = text.is_in(list(codes)).to_numpy()
-    return found
-
-
-def _text(cells: Series) -> Series:
-    """The cells as text, null as "". A whole number that a format holds as 3.0 is "3"."""
-    if cells.dtype == polars.Null:
-        return Series([""] * len(cells))
-    if cells.dtype.is_float():
-        whole = cells.is_null() | cells.is_nan() | (cells == cells.floor()) & cells.is_finite()
-        if not whole.fill_null(False).all():
-            raise CellError(int(whole.arg_min() or 0), "a number with a fraction names no level")
-        cells = cells.fill_nan(None).cast(polars.Int64)
-    if not _is_texty(cells):
-        raise CellError(None, f"is of type {cells.dtype} there, which has no plain text")
-    return cells.cast(polars.String).fill_null("")
-
-
-def _is_texty(cells: Series) -> bool:
-    kind = cells.dtype
-    text = kind in (polars.String, polars.Categorical, polars.Enum, polars.Boolean, polars.Date)
-    return text or kind.is_integer()

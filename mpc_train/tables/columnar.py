@@ -4,13 +4,15 @@ import contextlib
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars
+from numpy.typing import NDArray
 
 from mpc_train.errors import DataError
 from mpc_train.tables.reading import Chunk, Unit
+from mpc_train.tables.spelling import name_of
 
 CHUNK_CELLS = 2 << 20
 """Rows are read so many cells at a time."""
@@ -28,18 +30,24 @@ class FrameTable:
     place: Literal["line", "row"] = "row"
     unit: Unit = "rows"
 
-    def __init__(self, frame: polars.LazyFrame, label: str) -> None:
+    def __init__(
+        self, frame: polars.LazyFrame, label: str, names: Sequence[str] | None = None
+    ) -> None:
+        """names: what its columns are called, where that is not what they are called there."""
         self._frame, self._label = frame, label
         with _named(label):
-            self.names = tuple(frame.collect_schema().names())
+            self._columns = tuple(frame.collect_schema().names())
+            self.names = tuple(map(name_of, self._columns if names is None else names))
             self.total: int | None = int(frame.select(polars.len()).collect().item())
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        frame = self._frame.select(wanted)
+        columns = [self._columns[self.names.index(name)] for name in wanted]
+        frame = self._frame.select(columns)
         size = max(CHUNK_CELLS // max(len(wanted), 1), 1)
         done = 0
         with _named(self._label):
             for batch in frame.collect_batches(chunk_size=size, maintain_order=True):
+                batch.columns = list(wanted)
                 for part in batch.iter_slices(size):
                     places = np.arange(done + 1, done + part.height + 1)
                     done += part.height
@@ -64,17 +72,15 @@ def npz(path: Path, label: str) -> FrameTable:
 
     Arrays of Python objects would have to be unpickled, and are refused.
     """
-    columns: dict[str, polars.Series] = {}
+    columns: list[tuple[str, NDArray[Any]]] = []
     try:
         with np.load(path, allow_pickle=False) as arrays:
             for name in arrays.files:
                 array = arrays[name]
                 if array.ndim == 1:
-                    columns[name] = polars.Series(name, array)
+                    columns.append((name, array))
                 elif array.ndim == 2:
-                    for number in range(array.shape[1]):
-                        key = f"{name}_{number}"
-                        columns[key] = polars.Series(key, array[:, number])
+                    columns += [(f"{name}_{number}", part) for number, part in enumerate(array.T)]
                 else:
                     raise DataError(
                         f"{label}: the array {name!r} has {array.ndim} axes, not 1 or 2"
@@ -83,10 +89,35 @@ def npz(path: Path, label: str) -> FrameTable:
         raise DataError(
             f"{label}: not an npz file of plain arrays; write it with numpy.savez, without objects"
         ) from error
-    lengths = {len(column) for column in columns.values()}
+    lengths = {len(array) for _, array in columns}
     if len(lengths) > 1:
         raise DataError(f"{label}: its arrays have {sorted(lengths)} rows; one number is needed")
-    return FrameTable(polars.DataFrame(list(columns.values())).lazy(), label)
+    # Two arrays may make columns of one name, which is for whoever reads them to refuse.
+    series = [
+        _series(str(place), name, array, label) for place, (name, array) in enumerate(columns)
+    ]
+    return FrameTable(polars.DataFrame(series).lazy(), label, [name for name, _ in columns])
+
+
+_FINE = ("ms", "us", "ns")
+_EXACT = {"M": ("D", "h", "m", "s", *_FINE), "m": ("W", "D", "h", "m", "s", *_FINE)}
+"""Units of times that microseconds hold as they are; a month or a year is no day."""
+
+
+def _series(place: str, name: str, array: NDArray[Any], label: str) -> polars.Series:
+    """An array as a column called by its place; raises DataError for a type that no column has."""
+    kind = array.dtype
+    if kind.kind in _EXACT:
+        unit = np.datetime_data(kind)[0]
+        if unit in _EXACT[kind.kind]:
+            plain = unit in _FINE or (kind.kind, unit) == ("M", "D")
+            return polars.Series(place, array if plain else array.astype(f"{kind.kind}8[us]"))
+    elif kind.kind in "biuSU" or (kind.kind == "f" and kind.itemsize <= np.float64().itemsize):
+        return polars.Series(place, array)
+    raise DataError(
+        f"{label}: the array {name!r} is of type {kind}, which no column has; save it as numbers, "
+        "text, or days"
+    )
 
 
 @contextlib.contextmanager

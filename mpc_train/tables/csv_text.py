@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mpc_train.errors import DataError
 from mpc_train.tables.reading import Chunk, Unit
 from mpc_train.tables.source import Source
+from mpc_train.tables.spelling import name_of
 
 BLOCK_BYTES = 8 << 20
 MAX_RECORD_BYTES = 64 << 20
@@ -63,7 +64,7 @@ class CsvText:
             self.names = self._header()
             self.header_place = f"{place} 1: " if place == "line" else ""
         elif source.header:
-            self.names = tuple(source.header)
+            self.names = tuple(map(name_of, source.header))
         else:
             raise DataError(f'{label}: has no header; name its columns: header = ["…", …]')
 
@@ -90,7 +91,7 @@ class CsvText:
             raise self._fail("line 1: not a well-formed CSV line") from error
         self._lines = self._first[:end].count(b"\n")
         self._first = self._first[end:]
-        return tuple(name.strip() for name in names)
+        return tuple(map(name_of, names))
 
     def _reader(self, text: str) -> Any:
         return csv.reader(

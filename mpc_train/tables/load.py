@@ -155,11 +155,8 @@ def _check_names(
     table: Table, label: str, schema: Schema, source: Source, wanted: Sequence[str]
 ) -> None:
     where = f"{label}: {table.header_place}"
-    there = Counter(table.names)
-    for name, count in there.items():
-        if count > 1:
-            raise DataError(f"{where}column {name!r} stands there twice")
-    missing = [name for name in wanted if name not in there]
+    check_twice(table, label, [name for name in source.ignore if name not in wanted])
+    missing = [name for name in wanted if name not in table.names]
     extra = [name for name in table.names if name not in schema and name not in source.ignore]
     if missing:
         hint = f"; not in the schema: {_list(extra)}" if extra else ""
@@ -169,6 +166,16 @@ def _check_names(
             f"{where}column {_list(extra)} is not in the schema; take it out, or list it under "
             "ignore in this node's configuration"
         )
+
+
+def check_twice(table: Table, label: str, ignored: Sequence[str]) -> None:
+    """Raise DataError where two columns have one name, but for names that are ignored."""
+    for name, count in Counter(table.names).items():
+        if count > 1 and name not in ignored:
+            raise DataError(
+                f"{label}: {table.header_place}column {name!r} stands there twice; rename one, or "
+                "list the name under ignore in this node's configuration"
+            )
 
 
 def _list(names: Sequence[str]) -> str:
@@ -186,6 +193,7 @@ class _Filling:
         self._missing = np.zeros((capacity, columns), bool)
         self._places = np.zeros(capacity, np.int64)
         self._identifiers: dict[str, list[str]] = {}
+        self._dated: set[str] = set()
         self._start = self._end = 0
 
     def begin(self, places: np.ndarray) -> None:
@@ -227,12 +235,20 @@ class _Filling:
 
     def identify(self, name: str, column_cells: Series) -> None:
         self._identifiers.setdefault(name, []).extend(cells.identifiers(column_cells))
+        if cells.is_date(column_cells.dtype):
+            self._dated.add(name)
 
     def table(self, names: tuple[str, ...]) -> TypedTable:
         for array in (self._values, self._missing, self._places):
             array.resize((self._end, *array.shape[1:]), refcheck=False)
         return TypedTable(
-            names, self._values, self._missing, self._identifiers, self._places, self._place
+            names,
+            self._values,
+            self._missing,
+            self._identifiers,
+            self._places,
+            self._place,
+            dated=frozenset(self._dated),
         )
 
     def _where(self, row: int) -> str:

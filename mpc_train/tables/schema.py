@@ -14,9 +14,12 @@
     other = true
 
 How a file spells its cells (delimiter, encoding, form of dates) is the node's own and stands in
-its configuration; see `mpc_train.tables.source`. A schema is public to all nodes of a job. Ranges
-and levels are statements about what may occur: whoever takes them from private data tells the
-others something about these data.
+its configuration; see `mpc_train.tables.source`. Names, levels and codes are compared in one
+spelling (`mpc_train.tables.spelling`): the same letters in another encoding are the same name, and
+1, 1.0 and 1e0 are one level and one code. A code of a column of dates that is written like
+9999-12-31 is that day, in whichever form a node writes it. A schema is public to all nodes of a
+job. Ranges and levels are statements about what may occur: whoever takes them from private data
+tells the others something about these data.
 """
 
 import datetime
@@ -32,6 +35,7 @@ import msgspec
 from mpc_train.errors import JobError
 from mpc_train.jobs.job_problem import JobProblem, number
 from mpc_train.jobs.strict_toml import at, load_toml
+from mpc_train.tables.spelling import compose, entry_of
 
 Kind = Literal["number", "category", "boolean", "date", "identifier"]
 
@@ -68,6 +72,9 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     constant: bool = False
     """One owner's rows may all hold the same value. Otherwise the owner is warned, and where nobody
     else has the column that is an error."""
+
+    def __post_init__(self) -> None:
+        compose(self, "name", "unit", "missing", "levels")
 
     @property
     def bounds(self) -> tuple[float, float] | None:
@@ -219,7 +226,12 @@ def _check_column(key: str, column: Column) -> None:
         for entry in entries:
             if entry != entry.strip() or len(entry) > MAX_TEXT:
                 raise JobProblem(f"{key}.{field}", "an entry is too long, or has a space at an end")
-    both = set(column.levels) & set(column.missing)
+    levels: dict[str, str] = {}
+    for level in column.levels:
+        same = levels.setdefault(entry_of(level), level)
+        if same != level:
+            raise JobProblem(f"{key}.levels", f"{same!r} and {level!r} are the same number")
+    both = [code for code in column.missing if entry_of(code) in levels]
     if both:
         raise JobProblem(f"{key}.missing", f"{min(both)!r} is a level as well")
     if len(column.unit) > MAX_TEXT:

@@ -7,9 +7,12 @@ import codecs
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
-from urllib.parse import parse_qs, urlsplit
 
 import msgspec
+
+from mpc_train.tables.dates import ISO, LEAST_PIVOT, MOST_PIVOT, DateForm, FormError
+from mpc_train.tables.postgres_url import UrlError, parse_url
+from mpc_train.tables.spelling import compose, name_of
 
 FileFormat = Literal["auto", "csv", "parquet", "arrow", "npz"]
 
@@ -45,24 +48,38 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """csv: whether the first line names the columns; where it does not, the names, in order."""
     decimal: Literal[".", ","] = "."
     """csv: what stands between a number's whole part and its fraction."""
-    date_format: str = "%Y-%m-%d"
-    """How dates are written where the format does not know dates: %Y, %m, %d and the like."""
+    date_format: str = ISO
+    """How dates are written where the format does not know dates, in features and in identifiers
+    that a job joins as dates: see `mpc_train.tables.dates`. Years have four digits (%Y), or two
+    (%y) and a pivot; a time in the form has to be midnight in every cell."""
     date_formats: dict[str, str] = {}
     """The same by column, for those that are written otherwise."""
+    date_pivot: int = 0
+    """The first of the hundred years that %y may mean: 1930 for 1930 to 2029. 0: none, and a form
+    with %y is refused."""
+    date_pivots: dict[str, int] = {}
+    """The same by column: years of birth and of admission may need two."""
     url: str = ""
-    """`sqlite:///path` or `postgresql://user@host/database`, without a password."""
+    """`sqlite:///path` or `postgresql://user@host/database`, without a password; what may stand
+    behind it: see `mpc_train.tables.postgres_url`."""
     query: str = ""
     """One SELECT; its columns are the table's."""
     password_file: str = ""
     """postgresql: a file in the form of PGPASSFILE that only its owner can read."""
 
+    def __post_init__(self) -> None:
+        compose(self, "ignore", "header", "date_formats", "date_pivots")
+
     @property
     def separator(self) -> str:
         return self.delimiter or ("\t" if Path(self.file).suffix.lower() == ".tsv" else ",")
 
-    def form_of(self, column: str) -> str:
+    def form_of(self, column: str) -> DateForm:
         """How the dates of a column are written."""
-        return self.date_formats.get(column, self.date_format)
+        return DateForm(
+            self.date_formats.get(column, self.date_format),
+            self.date_pivots.get(column, self.date_pivot),
+        )
 
     @property
     def file_format(self) -> FileFormat:
@@ -102,9 +119,23 @@ def check_source(source: Source) -> None:
             what = "a database" if source.url else f"a file of the format {source.file_format}"
             raise SourceProblem(key, f"{what} has no such option; remove it")
     (_check_url if source.url else _check_csv)(source)
-    for form in (source.date_format, *source.date_formats.values()):
-        if not any(sign in form for sign in ("%d", "%e", "%j", "%F", "%D")):
-            raise SourceProblem("date_format", 'write the form of a date like "%d.%m.%Y"')
+    _check_dates(source)
+
+
+def _check_dates(source: Source) -> None:
+    pivots = (source.date_pivot, *source.date_pivots.values())
+    if any(pivot and not LEAST_PIVOT <= pivot <= MOST_PIVOT for pivot in pivots):
+        raise SourceProblem("date_pivot", "the first year of a hundred, like 1930")
+    named = (*source.date_formats, *source.date_pivots)
+    forms = {column: source.form_of(column) for column in ("", *named)}
+    for column, form in forms.items():
+        key = f"date_formats.{column}" if column in source.date_formats else "date_format"
+        try:
+            form.check()
+        except FormError as error:
+            raise SourceProblem(key, str(error)) from error
+    if any(pivots) and not any(form.two_digits for form in forms.values()):
+        raise SourceProblem("date_pivot", "no form of dates here has %y; remove it")
 
 
 _FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
@@ -125,8 +156,10 @@ def _check_csv(source: Source) -> None:
         raise SourceProblem("encoding", f"{source.encoding!r} is no known encoding") from error
     if source.header is False or source.header == ():
         raise SourceProblem("header", 'without a header, name the columns: header = ["…", "…"]')
-    if isinstance(source.header, tuple) and len(set(source.header)) < len(source.header):
-        raise SourceProblem("header", "a name stands there twice")
+    if isinstance(source.header, tuple):
+        names = [name_of(name) for name in source.header]
+        if len(set(names)) < len(names):
+            raise SourceProblem("header", "a name stands there twice")
 
 
 def _check_url(source: Source) -> None:
@@ -134,9 +167,11 @@ def _check_url(source: Source) -> None:
         raise SourceProblem("url", "sqlite:///path or postgresql://user@host/database")
     if not source.query.strip():
         raise SourceProblem("query", "a url needs a query: one SELECT")
-    parts = urlsplit(source.url)
-    if parts.password is not None or "password" in parse_qs(parts.query):
-        raise SourceProblem("url", "holds a password; put it into a file: password_file = …")
+    if source.url.startswith(POSTGRES):
+        try:
+            parse_url(source.url)
+        except UrlError as error:
+            raise SourceProblem("url", str(error)) from error
     if source.password_file and source.url.startswith(SQLITE):
         raise SourceProblem("password_file", "SQLite has no passwords; remove it")
 
@@ -160,5 +195,8 @@ def label_of(source: Source) -> str:
         return source.file
     if source.url.startswith(SQLITE):
         return source.url.removeprefix(SQLITE)
-    parts = urlsplit(source.url)
-    return f"postgresql://{parts.hostname or ''}{parts.path}"
+    try:
+        where = parse_url(source.url)
+    except UrlError:
+        return "the database"
+    return f"postgresql://{where.host}/{where.database}"

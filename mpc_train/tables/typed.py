@@ -12,10 +12,12 @@ class TypedTable:
     """One owner's rows, in the order of its source.
 
     values: float64[B, c], a column for each of `names`, as `mpc_train.tables.schema.Column` says;
-    0 where missing. missing: bool[B, c]. identifiers: by column the text of each row as it stands
-    in the source, only of the columns that were asked for; they are for linkage, and nothing
-    else of a table may reach another party as text. places: int64[B], the line (or number) of each
-    row in its source, for errors. warnings: what its owner should look at, in words.
+    0 where missing. missing: bool[B, c]. identifiers: by column the text of each row, in NFC and
+    without spaces at its ends, only of the columns that were asked for; they are for linkage, and
+    nothing else of a table may reach another party as text. places: int64[B], the line (or number)
+    of each row in its source, for errors. warnings: what its owner should look at, in words. dated:
+    identifiers that the source knows as dates, written as 2001-12-31 whatever form the node
+    declares.
     """
 
     names: tuple[str, ...]
@@ -25,6 +27,7 @@ class TypedTable:
     places: NDArray[np.int64] | None = None
     place: str = "row"
     warnings: tuple[str, ...] = ()
+    dated: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> int:

@@ -74,7 +74,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.source("study").file == str(tmp_path / "ann.csv")
     assert config.source("other").ignore == ("id",)
     assert config.source("query").url == f"sqlite:///{tmp_path}/a.db"
-    assert config.source("query").form_of("born") == "%d.%m.%Y"
+    assert config.source("query").form_of("born").form == "%d.%m.%Y"
     assert (config.listen, config.advertise) == (
         "tcp://0.0.0.0:7701",
         "tcp://ann.example.org:7701",

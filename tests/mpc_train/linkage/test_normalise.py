@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mpc_train.linkage import normalise
 from mpc_train.linkage.normalise import MAX_CHARACTERS, Rule, normalised, normaliser, said
+from mpc_train.tables.dates import DateForm
 
 ALL: tuple[Rule, ...] = ("case", "accents", "spaces")
 MORE: tuple[Rule, ...] = (*ALL, "punctuation", "transcription", "digits", "leading_zeros")
@@ -20,7 +21,7 @@ BLANKS = (
     " \t\n\r\x0b\x0c\x1c\x85\xa0\u1680\u2000\u2009\u2028\u2029\u202f\u205f\u3000\u200b\ufeff\x00"
 )
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-ISO = "%Y-%m-%d"
+ISO = DateForm()
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_rules_in_words() -> None:
 
 
 def test_dates_in_each_node_s_own_form() -> None:
-    iso, german = (normaliser(("date",), form) for form in (ISO, "%d.%m.%Y"))
+    iso, german = (normaliser(("date",), form) for form in (ISO, DateForm("%d.%m.%Y")))
     assert iso("1984-03-07") == german(" 07.03.1984 ") == german("7.3.1984") == "1984-03-07"
 
 

@@ -253,8 +253,9 @@ TYPED = [
         "row 2: column 'region': the cell is empty",
     ),
     ("region", polars.Series([[1], [2], [3]]), "column 'region': is of type List"),
-    ("region", polars.Series([1.0, 1.5, 2.0]), "row 2: column 'region': a number with a fraction"),
-    ("since", polars.Series([1, 2, 3]), "column 'since': is of type Int64"),
+    ("region", polars.Series([1.0, 1.5, 2.0]), "row 1: column 'region': not one of the declared"),
+    ("since", polars.Series([20200101, 2, 3]), "row 1: column 'since': not a date in the form"),
+    ("since", polars.Series([1.0, 2.0, 3.0]), "column 'since': is of type Float64"),
     (
         "since",
         polars.Series(["2020-01-01 00:00", "2020-01-02 03:04"]).str.to_datetime(),

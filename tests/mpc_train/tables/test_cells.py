@@ -81,7 +81,8 @@ def test_a_point_does_not_group_thousands() -> None:
         (["true", "False", "T", "f"], [1, 0, 1, 0]),
         (["1", "0", "1", "0"], [1, 0, 1, 0]),
         ([1, 0, 1, 0], [1, 0, 1, 0]),
-        ([1.0, 0.0, 1.0, 0.0], [1, 0, 1, 0]),
+        ([1.0, 0.0, 1.0, -0.0], [1, 0, 1, 0]),
+        (["1.0", "0.0", "1e0", "-0"], [1, 0, 1, 0]),
         ([True, False, True, False], [1, 0, 1, 0]),
     ],
 )
@@ -90,7 +91,7 @@ def test_booleans(cells: list[object], expected: list[float]) -> None:
     assert values.tolist() == expected
 
 
-@pytest.mark.parametrize("cell", ["2", "ja", "on", "-1", "1.0", ""])
+@pytest.mark.parametrize("cell", ["2", "ja", "on", "-1", "1.5", "01", "1.0.0", ""])
 def test_what_is_neither_true_nor_false(cell: str) -> None:
     with pytest.raises(CellError, match=r"neither true nor false|empty"):
         decode(polars.Series(["yes", cell]), Column("x", "boolean"), PLAIN)
