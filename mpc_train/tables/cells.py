@@ -148,8 +148,6 @@ def _mapped(text: Series, meaning: Callable[[str], float]) -> Reals:
 
 def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
     kind = cells.dtype
-    if kind == polars.Boolean or is_date(kind) or not is_cell(kind):
-        raise CellError(None, f"is of type {kind} there, the schema says number")
     typed = kind.is_integer() or kind.is_float()
     text = Series([], dtype=polars.String) if typed else texts(cells).str.strip_chars()
     found = cells.cast(polars.Float64) if typed else parsed(text, source.decimal)
@@ -158,14 +156,14 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
     missing = np.zeros(len(values), bool)
     if bad.any():
         # A code that is a number was read as one, so that only the rest is compared as text.
-        codes = {entry_of(code) for code in column.missing}
-        if typed:
-            _refuse(bad if "" not in codes else missing, _EMPTY)
-            missing = bad
-        else:
-            missing[bad] = _mapped(text.filter(bad), lambda cell: entry_of(cell) in codes) == 1
+        if not typed:
+            missing[bad] = _listed(text.filter(bad), column.missing)
             what = f"not a number (write it as 1234{source.decimal}5)"
             _refuse_text(bad & ~missing, text, what)
+        elif "" in column.missing:
+            missing = bad
+        else:
+            _refuse(bad, _EMPTY)
     for code in _numerals(column.missing):
         if kind.is_float():
             # What a narrow type holds is the nearest to the code that it has.
@@ -176,6 +174,14 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
     return values, missing
 
 
+def _listed(text: Series, codes: Sequence[str]) -> Mask:
+    found: Mask = text.is_in(list(codes)).to_numpy()
+    if found.all():
+        return found
+    spelt = {entry_of(code) for code in codes}
+    return _mapped(text, lambda cell: entry_of(cell) in spelt) == 1
+
+
 @lru_cache(1024)
 def _numerals(codes: tuple[str, ...]) -> tuple[float, ...]:
     """The codes that are numbers: -9 is -9.0, however a cell writes it."""
@@ -183,15 +189,12 @@ def _numerals(codes: tuple[str, ...]) -> tuple[float, ...]:
 
 
 def _dates(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
-    kind = cells.dtype
-    if is_date(kind):
+    if is_date(cells.dtype):
         found = _days(cells)
         missing = found.is_null().to_numpy()
         if "" not in column.missing:
             _refuse(missing, _EMPTY)
         values = np.array(found.to_physical().fill_null(0).to_numpy(), dtype=np.float64)
-    elif kind == polars.Boolean or kind.is_float() or kind.is_decimal() or not is_cell(kind):
-        raise CellError(None, f"is of type {kind} there, the schema says date")
     else:
         text, form = texts(cells), source.form_of(column.name)
         codes = {entry_of(code) for code in column.missing}

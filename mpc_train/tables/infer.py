@@ -229,7 +229,7 @@ def _look(
         for name, what in seen.items():
             what.forms = {source.form_of(name): _Dates(), **what.forms}
         report, rows = reporting(table, progress), 0
-        for chunk in table.chunks(list(seen)):
+        for chunk in table.chunks(list(seen)) if seen else ():
             rows += len(chunk.places)
             for name in list(seen):
                 try:
@@ -238,7 +238,7 @@ def _look(
                     refused[name] = _placed(error, table.place, chunk.places)
                     del seen[name]
             report(chunk.done)
-    if not rows:
+    if seen and not rows:
         raise DataError(f"{label}: there are columns but no row")
     return names, seen, refused
 
@@ -372,7 +372,7 @@ def _number(name: str, seen: _Seen, codes: tuple[str, ...]) -> tuple[Column, lis
         codes = tuple(sorted({*codes, *common}))
     least, most = seen.least, seen.most
     if not least < most:
-        least, most = min(least, *seen.sentinels), max(most, *seen.sentinels)
+        least, most = min([least, *seen.sentinels]), max([most, *seen.sentinels])
     bounds = _outwards(least, most) if least < most else None
     for sentinel in sorted(seen.sentinels):
         if bounds is None or bounds[0] <= Decimal(sentinel) <= bounds[1]:

@@ -4,6 +4,7 @@ import datetime
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -82,6 +83,59 @@ def test_a_password_may_come_from_libpqs_own_file(
     asked = Source(url=people.url, query="select age, customer from people where age is not null")
     schema = Schema((SCHEMA["age"], SCHEMA["customer"]))
     assert load(asked, schema, names=("age",)).rows == expected()[1][:, 0].tolist().count(False)
+
+
+def test_the_environment_leads_nowhere_else(
+    people: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PGHOSTADDR", "PGHOST", "PGPORT", "PGSERVICE", "PGSSLMODE", "PGOPTIONS", "PGUSER"):
+        monkeypatch.setenv(name, "203.0.113.1")
+    assert load(source(people, tmp_path), SCHEMA, names=NAMES).rows == ROWS
+    # A URL without a host is this machine's own socket, whatever PGHOST says.
+    monkeypatch.setenv("PGHOST", str(people.folder))
+    monkeypatch.setenv("PGPORT", str(people.port))
+    with pytest.raises(DataError, match="cannot connect"):
+        load(Source(url="postgresql://admin@/study", query="select 1"), SCHEMA, names=NAMES)
+    path = people.password_file(tmp_path)
+    path.chmod(0o640)
+    monkeypatch.setenv("PGPASSFILE", str(path))
+    with pytest.raises(DataError, match="others may read this password"):
+        load(Source(url=people.url, query="select 1"), SCHEMA, names=NAMES)
+
+
+def test_columns_come_with_their_types(people: Server, tmp_path: Path) -> None:
+    """As from a file with types: what is a date there needs no form, what is no cell is refused."""
+    query = (
+        "select '1949-03-12'::date as a, timestamp '1949-03-12' as b, true as c, 7::float8 as d, "
+        "1234567890.50::numeric as e union all select null, null, null, null, null order by a"
+    )
+    schema = Schema(
+        (
+            Column("a", "date", missing=("",), constant=True),
+            Column("b", "date", missing=("",), constant=True),
+            Column("c", "category", levels=("false", "true"), missing=("",), constant=True),
+            Column("d", "category", levels=("1", "7"), missing=("",), constant=True),
+            Column("e", "category", levels=("1", "1234567890.5"), missing=("",), constant=True),
+        )
+    )
+    asked = msgspec.structs.replace(source(people, tmp_path, query), date_format="%d.%m.%Y")
+    table = load(asked, schema, names=schema.names)
+    assert table.values.tolist() == [[-7600, -7600, 1, 1, 1], [0] * 5]
+    assert table.missing.tolist() == [[False] * 5, [True] * 5]
+    only = Schema((Column("x", "date"),))
+    for what, says in (
+        ("timestamp '1949-03-12 00:00:01'", "row 1: column 'x': a time of day beside the date"),
+        ("'infinity'::date", "row 1: column 'x': a date beyond the years 1 to 9999"),
+        ("'0044-03-15 BC'::date", "row 1: column 'x': a date beyond"),
+        ("'12000-01-01'::timestamp", "row 1: column 'x': a date beyond"),
+        ("'x'::bytea", "column 'x': holds binary data"),
+    ):
+        asked = source(people, tmp_path, f"select {what} as x")
+        assert says in refused(asked, only, ("x",))
+    keys = Schema((Column("x", "identifier"), Column("y", "number", constant=True)))
+    asked = source(people, tmp_path, "select 7::float8 as x, 1 as y")
+    with pytest.raises(DataError, match="holds floating-point numbers"):
+        load(asked, keys, names=("y",), identifiers=("x",))
 
 
 def refused(asked: Source, schema: Schema = SCHEMA, names: tuple[str, ...] = NAMES) -> str:
