@@ -17,6 +17,7 @@ from mpc_train.jobs.job_train_checks import check_train
 from mpc_train.networks.carried import check_carried
 from mpc_train.networks.graph import GraphError
 from mpc_train.preparation.pipeline import check_pipeline
+from mpc_train.tables.spelling import entry_of
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -113,7 +114,7 @@ def _check_model(job: "Job") -> None:
             raise JobProblem(
                 "data.label.classes", f"a {model.kind} model predicts a number; remove them"
             )
-        no_duplicates("data.label.classes", label.classes)
+        no_duplicates("data.label.classes", map(entry_of, label.classes))
         if len(label.classes) != job.classes:
             raise JobProblem(
                 "data.label.classes",

@@ -161,3 +161,42 @@ def test_a_table_is_checked_against_the_jobs_schema(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             load_table(written([*rows[:row], line, *rows[row + 1 :]]), found, "bob")
         assert says in str(caught.value)
+
+
+def test_names_are_the_same_however_their_letters_are_encoded(tmp_path: Path) -> None:
+    steps = "\n[prepare.columns.{name}]\npowers = 1\n"
+    nfc, nfd = "\u00e2ge", "a\u0302ge"
+    there, here = (SCHEMA.replace('"age"', f'"{name}"') for name in (nfc, nfd))
+    data = FEATURES.replace('"age"', '"{name}"')
+    found = job(tmp_path, data.replace("{name}", nfc), there, steps.replace("{name}", f'"{nfc}"'))
+    for one, schema, other in ((nfd, here, nfd), (nfd, there, nfc), (nfc, here, nfd)):
+        spelt = job(
+            tmp_path, data.replace("{name}", one), schema, steps.replace("{name}", f'"{other}"')
+        )
+        assert spelt.digest() == found.digest()
+        assert spelt.features[0].name == nfc
+    body = found.to_bytes().decode().replace(nfc, nfd).encode()
+    with pytest.raises(JobError, match="not in canonical form"):
+        job_from_bytes(body)
+    (tmp_path / "bob.csv").write_text(
+        f"patient,{nfd},dose,ill,region\n"
+        + "".join(f"p{row},{20 + row},{row},{('no', 'yes')[row % 2]},north\n" for row in range(30))
+    )
+    assert load_table(Source(str(tmp_path / "bob.csv")), found, "bob").features.shape == (30, 2)
+
+
+def test_two_names_that_become_one_are_an_error(tmp_path: Path) -> None:
+    twice = SCHEMA.replace('"age"', '"\u00e9"').replace('"dose"', '"e\u0301"')
+    with pytest.raises(JobError, match=r"columns\[2\].name: '\u00e9' stands there twice"):
+        job(tmp_path, schema=twice)
+    levels = SCHEMA.replace('"no", "yes"', '"1", "1.0"')
+    with pytest.raises(JobError, match=r"columns\[3\].levels: '1' and '1.0' are the same number"):
+        job(tmp_path, schema=levels)
+    steps = '\n[prepare.columns]\n"\u00e9" = { powers = 1 }\n"e\u0301" = { powers = 2 }\n'
+    with pytest.raises(JobError, match="two names are the same"):
+        job(tmp_path, more=steps)
+    (tmp_path / "job.toml").write_text(
+        JOB.replace('label = "ill"', 'label = { name = "ill", classes = ["1", "1e0"] }')
+    )
+    with pytest.raises(JobError, match=r"data.label.classes: '1' stands there twice"):
+        load_job(tmp_path / "job.toml")
