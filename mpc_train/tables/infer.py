@@ -204,7 +204,7 @@ def infer(source: Source, progress: Report | None = None) -> Draft:
         lines = _lines(columns[name]) if name in columns else []
         if name in refused:
             lines = [f"# column {name!r}", *(f"# {line}" for line in lines)]
-        # A warning never stands behind its column's keys, where it would belong to the next.
+        # Comments stand before the column that they are about.
         parts.append("\n".join([*(f"# {what}" for what in said), *lines, ""]))
         warnings += [f"column {name!r}: {what}" for what in said]
     return Draft("\n".join(parts), tuple(warnings), source)

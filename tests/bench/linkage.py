@@ -28,6 +28,7 @@ from mpc_train.linkage.link import Place, link, patience_s
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.linkage.tokens import token_key, tokens_of
 from mpc_train.program import make_role
+from mpc_train.tables.dates import DateForm
 from parties.contract import Roles
 from protocols.crypten_backend import attach, detach
 from tests.bench.mesh import Mesh, finish, join
@@ -112,7 +113,7 @@ def made_table(args: argparse.Namespace, job: Job, me: str) -> Table:
     link_by = job.data.join
     assert link_by is not None
     key = token_key(job.digest())
-    tokens = tokens_of(identifiers, link_by.on, link_by.normalise, lambda _: "%Y-%m-%d", key)
+    tokens = tokens_of(identifiers, link_by.on, link_by.normalise, lambda _: DateForm(), key)
     rng = np.random.default_rng(1)
     return Table(
         rng.uniform(-1, 1, (args.rows, args.columns)),

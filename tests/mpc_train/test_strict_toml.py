@@ -41,7 +41,7 @@ def test_a_range_of_fifty_digits(tmp_path: Path) -> None:
     for last in "01":
         path.write_text(text.format(end=LONG + last))
         ends.append(load_schema(path))
-    assert ends[0]["x"].range == (0, Decimal(LONG))
+    assert ends[0]["x"].range == (Decimal(0), Decimal(LONG))
     assert ends[0].digest() != ends[1].digest()
     path.write_text(text.format(end=LONG * 2))
     with pytest.raises(JobError, match=r"schema\.toml"):

@@ -8,12 +8,13 @@ import pytest
 
 from mpc_train.linkage.normalise import Rule
 from mpc_train.linkage.tokens import IdentifierError, token_key, tokens_of
+from mpc_train.tables.dates import DateForm
 
 KEY = token_key(bytes(32))
 
 
-def iso(_: str) -> str:
-    return "%Y-%m-%d"
+def iso(_: str) -> DateForm:
+    return DateForm()
 
 
 ON = ("name", "born")
@@ -32,7 +33,7 @@ def test_the_same_people_in_two_spellings() -> None:
         table(("ann", "2.1.2001"), ("ZOE MULLER", "07.03.1984")),
         ON,
         RULES,
-        lambda _: "%d.%m.%Y",
+        lambda _: DateForm("%d.%m.%Y"),
         KEY,
     )
     np.testing.assert_array_equal(ours, theirs[::-1])

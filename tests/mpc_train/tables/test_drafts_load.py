@@ -85,7 +85,7 @@ def sources(columns: list[Column], folder: Path) -> list[Source]:
         for name, _, cells in columns
         if not (isinstance(cells[0], DAY) or DAY in map(type, cells))
     }
-    np.savez(found[3], **arrays)
+    np.savez(found[3], **arrays)  # type: ignore[arg-type]
     base = folder / "t.db"
     with sqlite3.connect(base) as connection:
         titles = ", ".join('"' + name.replace('"', '""') + '"' for name, _, _ in columns)

@@ -29,7 +29,22 @@ from mpc_train.tables.typed import TypedTable
 from tests.mpc_train.tables.conftest import Server
 
 DAY = datetime.date
-WORDS = ("1", "1.0", " 1e0 ", "01", "2.5", "2.50", "-9", "-9.0", "NA", "nan", "NaN", "", " ", "yes")
+WORDS: tuple[str, ...] = (
+    "1",
+    "1.0",
+    " 1e0 ",
+    "01",
+    "2.5",
+    "2.50",
+    "-9",
+    "-9.0",
+    "NA",
+    "nan",
+    "NaN",
+    "",
+    " ",
+    "yes",
+)
 WORDS += ("TRUE", "é", "e\u0301 ", "Ja, oft", "2020-01-01", "9999-12-31", "1_0", "0x1", "+1", "-0")
 ENTRIES = ("1", "2.5", "-9", "NA", "NaN", "", "é", "01", "true", "2020-01-01", "9999-12-31", "x")
 CELLS: dict[str, st.SearchStrategy[Any]] = {
@@ -153,7 +168,7 @@ def as_npz(case: Case, folder: Path) -> Source:
             arrays[name] = np.array([written(cell) for cell in cells])
         else:
             arrays[name] = np.array(cells)
-    np.savez(path, **arrays)
+    np.savez(path, **arrays)  # type: ignore[arg-type]
     return Source(str(path))
 
 
@@ -293,7 +308,8 @@ def test_two_columns_whose_names_differ_in_their_encoding_only(tmp_path: Path) -
     )
     frame.write_csv(csv_file)
     frame.write_parquet(parquet)
-    np.savez(npz, **{name: frame[name].to_numpy() for name in frame.columns})
+    arrays = {name: frame[name].to_numpy() for name in frame.columns}
+    np.savez(npz, **arrays)  # type: ignore[arg-type]
     base.touch()
     query = 'select 1 as "e\u0301", 3 as "é", 5 as x union select 2, 4, 6'
     for source in (
