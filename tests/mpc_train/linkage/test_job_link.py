@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import polars
 import pytest
 
 from mpc_train.commands.collect import summarise
@@ -221,6 +223,21 @@ def test_an_owner_reads_its_own_columns(tmp_path: Path) -> None:
     known = {token.tobytes() for token in bank.tokens}
     assert sum(token.tobytes() in known for token in insurer.tokens) == 35
     assert "tokens" not in repr(bank)
+
+
+def test_a_date_of_birth_is_one_key_as_text_and_as_a_date(tmp_path: Path) -> None:
+    """Of two digits under a declared pivot, and in a format that knows dates, whatever is declared
+    for text."""
+    job = loaded(tmp_path)
+    path = write_table(tmp_path, "insurer", 45)
+    iso = load_table(Source(str(path)), job, "insurer").tokens
+    frame = polars.read_csv(path, schema_overrides={"born": polars.String})
+    days = frame["born"].str.to_date()
+    frame.with_columns(born=days.dt.strftime("%d.%m.%y")).write_csv(tmp_path / "short.csv")
+    frame.with_columns(born=days.cast(polars.Datetime)).write_parquet(tmp_path / "typed.parquet")
+    for name in ("short.csv", "typed.parquet"):
+        source = Source(str(tmp_path / name), date_format="%d.%m.%y", date_pivot=1930)
+        np.testing.assert_array_equal(load_table(source, job, "insurer").tokens, iso)
 
 
 @pytest.mark.parametrize(
