@@ -127,7 +127,6 @@ REASONS: dict[str, str] = {
     "point": "a list of masked records that came to it is malformed",
     "control": "it sent a message that nobody can read",
     "version": "its release is another one than this node's; run the same everywhere",
-    "not-in-job": "this node has no part in the job; correct the job, or this node's name",
     "already-connected": "a node of this name is connected already; is it running twice?",
     "internal": "an error that nobody foresaw; its own log says where",
 }

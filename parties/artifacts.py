@@ -12,12 +12,14 @@ from pathlib import Path
 from parties.control import (
     MAX_ARTIFACT_BYTES,
     MAX_ARTIFACTS,
+    MAX_ARTIFACTS_BYTES,
+    MAX_PENDING_BYTES,
     PART_BYTES,
     ArtifactPart,
     check_path,
 )
 from parties.errors import ControlError
-from parties.files import write_atomic
+from parties.files import private_directory, write_atomic
 
 SEALED = "sealed"
 
@@ -37,7 +39,8 @@ def split(kind: str, path: str, blob: bytes) -> Iterator[ArtifactPart]:
 
 
 class Collector:
-    """Puts parts together, for any number of senders, and writes what is complete."""
+    """Puts parts together, for any number of senders, and writes what is complete, for the eyes of
+    this user alone."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -45,6 +48,7 @@ class Collector:
         self.sealed: dict[str, list[tuple[str, str, Path]]] = {}
         """By recipient: sender, path under the artifact's kind, file."""
         self._pending: dict[str, tuple[ArtifactPart, list[bytes]]] = {}
+        self._pending_bytes = self._written_bytes = 0
 
     def add(self, sender: str, part: ArtifactPart) -> Path | None:
         """Take the next part of `sender`; the file's path once it is complete.
@@ -57,12 +61,18 @@ class Collector:
         if part.index * PART_BYTES + len(part.data) > MAX_ARTIFACT_BYTES:
             raise ControlError(f"{sender} sent an artifact that is too large")
         data.append(part.data)
+        self._pending_bytes += len(part.data)
+        if self._pending_bytes > MAX_PENDING_BYTES:
+            raise ControlError(f"{sender} and others sent too much that is not complete")
         if not part.last:
             self._pending[sender] = first, data
             return None
-        if len(self.files) >= MAX_ARTIFACTS:
+        blob = b"".join(data)
+        self._pending_bytes -= len(blob)
+        self._written_bytes += len(blob)
+        if len(self.files) >= MAX_ARTIFACTS or self._written_bytes > MAX_ARTIFACTS_BYTES:
             raise ControlError(f"{sender} sent too many artifacts")
-        return self._write(sender, part, b"".join(data))
+        return self._write(sender, part, blob)
 
     def _write(self, sender: str, part: ArtifactPart, blob: bytes) -> Path:
         words = part.path.split("/")
@@ -75,7 +85,7 @@ class Collector:
             target = self.root.joinpath(part.kind, sender, *words)
         if target in self.files:
             raise ControlError(f"{sender} sent an artifact twice")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        private_directory(target.parent)
         write_atomic(target, blob, 0o600)
         self.files.append(target)
         return target

@@ -31,6 +31,14 @@ PART_BYTES = 1 << 20
 
 MAX_ARTIFACT_BYTES = 1 << 30
 MAX_ARTIFACTS = 4096
+"""In one run, of all nodes."""
+
+MAX_ARTIFACTS_BYTES = 16 << 30
+"""In one run, of all nodes, on the disk of whoever collects them."""
+
+MAX_PENDING_BYTES = 4 << 30
+"""Parts of artifacts that are not complete yet, of all nodes, in memory."""
+
 MAX_SUMMARY_BYTES = 1 << 20
 
 Name = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9-]*\Z")]

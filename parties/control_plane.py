@@ -4,6 +4,9 @@ Messages are opaque here (see `control`). On the same port the coordinator relay
 between nodes that cannot dial each other: from connection to connection, unread. A node that
 wants relayed frames opens a second connection, so that the thread that computes has its own.
 
+Relayed is what one node of the job sends to another with which it shares a channel, in frames of
+the size that frames have. Everything else is dropped and counted, under the name that its key has.
+
 First part of a message: C control, H a connection for relayed frames, R a frame to be relayed
 (then the receiver's name, and the frame's own parts; the receiver finds the sender's name).
 """
@@ -11,22 +14,28 @@ First part of a message: C control, H a connection for relayed frames, R a frame
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from parties.errors import TransportError
-from parties.zmq_transport import Accepted, Dialled, Part, Transport
-from protocols.channel import Buffer
+from parties.tally import Tally
+from parties.zmq_transport import UNREAD_MESSAGES, Accepted, Dialled, Part, Transport
+from protocols.channel import MAX_FRAME_BYTES, Buffer
 from protocols.errors import PeerLostError
 
 log = logging.getLogger(__name__)
 
-MAX_FRAME_BYTES = (1 << 30) + (1 << 16)
-"""The largest record and its tag fit; anything longer ends the connection it came on."""
+MAX_PART_BYTES = MAX_FRAME_BYTES + 1024
+"""A frame with its label and tags fits; a longer part ends the connection it came on."""
+
+MAX_FRAME_PARTS = 2
+"""A frame is one part, or a label and a payload."""
 
 MAX_CONTROL_BYTES = 4 << 20
-MAX_EARLY_FRAMES = 256
+MAX_EARLY_FRAMES = 4
 MAX_EARLY_BYTES = 1 << 16
+"""Of each sender, for each receiver that is not there yet."""
+
 BATCH = 1000
 """Messages taken in one go: a flood must not keep the caller from its other duties."""
 
@@ -46,16 +55,22 @@ class Arrival:
 class ControlServer:
     """The coordinator's one port, for one thread.
 
-    A node can send frames to its peers under its own name only. Raises PortInUseError and
+    neighbours: for each node of the job, to whom its frames may go; a node sends them under its
+    own name only. dropped: frames that were not relayed, by sender. Raises PortInUseError and
     TransportError.
     """
 
-    def __init__(self, transport: Transport, address: str) -> None:
-        self._accepted = Accepted(transport, address, MAX_FRAME_BYTES)
+    def __init__(
+        self, transport: Transport, address: str, neighbours: Mapping[str, Collection[str]]
+    ) -> None:
+        largest = max(MAX_PART_BYTES, MAX_CONTROL_BYTES + 1024)
+        self._accepted = Accepted(transport, address, largest, queued=UNREAD_MESSAGES)
+        self._neighbours = neighbours
         self._relays: dict[str, bytes] = {}
-        self._early: dict[str, list[tuple[str, list[Part]]]] = {}
+        self._early: dict[tuple[str, str], list[list[Part]]] = {}
         self.address = self._accepted.address
         self.relayed_bytes = 0
+        self.dropped = Tally()
 
     def poll(self, timeout_s: float) -> Iterator[Arrival]:
         """Control messages that came within `timeout_s`, at once when there are some."""
@@ -70,31 +85,51 @@ class ControlServer:
             route, parts = message
             name, kind = self._accepted.names[route], parts[0].bytes
             if kind == RELAY and len(parts) > 2 and self._relays.get(name) == route:
-                self._forward(name, parts[1].bytes.decode("ascii", "replace"), parts[2:])
+                self._relay(name, parts[1].bytes.decode("ascii", "replace"), parts[2:])
             elif kind == CONTROL and len(parts) == 2 and len(parts[1]) <= MAX_CONTROL_BYTES:
                 yield Arrival(route, name, parts[1].bytes)
-            elif kind == RELAY_HELLO and len(parts) == 1 and name not in self._relays:
+            elif kind == RELAY_HELLO and len(parts) == 1 and self._may_open(name):
                 self._relays[name] = route
-                for sender, early in self._early.pop(name, []):
-                    self._forward(sender, name, early)
+                for sender in self._neighbours[name]:
+                    for early in self._early.pop((sender, name), []):
+                        self._forward(sender, name, early)
             else:
                 yield Arrival(route, name, b"")
 
-    def _forward(self, sender: str, receiver: str, parts: list[Part]) -> None:
-        target = self._relays.get(receiver)
-        if target is None:
+    def _may_open(self, name: str) -> bool:
+        """Whether a connection for relayed frames is one more that this node may have."""
+        return name in self._neighbours and name not in self._relays
+
+    def _relay(self, sender: str, receiver: str, parts: list[Part]) -> None:
+        """Pass a frame on, or keep it for a moment, or drop it."""
+        size = sum(len(part) for part in parts)
+        if receiver not in self._neighbours.get(sender, ()):
+            self._drop(sender, "is for nobody that it shares a channel with")
+        elif len(parts) > MAX_FRAME_PARTS or size > MAX_PART_BYTES:
+            self._drop(sender, "is no frame of this protocol's size")
+        elif receiver in self._relays:
+            self._forward(sender, receiver, parts)
+        else:
             # Both start at the same message of the coordinator, so the receiver is about to
             # connect; until it does, all that a sender has for it is one handshake message.
-            early = self._early.setdefault(receiver, [])
-            small = sum(len(part) for part in parts) <= MAX_EARLY_BYTES
-            if small and len(early) < MAX_EARLY_FRAMES and len(self._early) < MAX_EARLY_FRAMES:
-                early.append((sender, parts))
-            return
+            early = self._early.setdefault((sender, receiver), [])
+            if size <= MAX_EARLY_BYTES and len(early) < MAX_EARLY_FRAMES:
+                early.append(parts)
+            else:
+                self._drop(sender, "is for a node that is not there")
+
+    def _drop(self, sender: str, why: str) -> None:
+        if count := self.dropped.add(sender):
+            log.warning("dropped %d frames of %s; the last one %s", count, sender, why)
+
+    def _forward(self, sender: str, receiver: str, parts: list[Part]) -> None:
+        target = self._relays[receiver]
         try:
             if not self._accepted.send(target, (sender.encode(), *parts)):
                 raise TransportError(f"{receiver} takes no more relayed frames")
-        except PeerLostError as error:
-            log.warning("a frame could not be relayed: %s", error)
+        except PeerLostError:
+            self._drop(sender, f"is for {receiver}, whose connection broke")
+            return
         self.relayed_bytes += sum(len(part) for part in parts)
 
     def lost(self) -> list[bytes]:
@@ -169,7 +204,7 @@ class Relay:
     """A node's connection for frames that the coordinator passes on."""
 
     def __init__(self, transport: Transport, address: str, server_key: bytes) -> None:
-        self.link = Dialled(transport, address, server_key, MAX_FRAME_BYTES)
+        self.link = Dialled(transport, address, server_key, MAX_PART_BYTES)
         self.link.send((RELAY_HELLO,))
 
     def send(self, peer: str, parts: Sequence[Buffer | Part]) -> bool:

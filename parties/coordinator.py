@@ -5,7 +5,8 @@ that everybody hears within seconds when one of them fails, and that sealed resu
 handed on. It is believed in nothing: nodes verify all signatures themselves and seal their
 frames end to end. It can delay or stop a run, and it sees who talks how much to whom.
 
-1. Wait for the nodes (`Hello`, `Welcome`); a wrong version or a stranger to the job is refused.
+1. Wait for the nodes (`Hello`, `Welcome`); a wrong version is refused. Whom the job does not name
+   gets no connection at all.
 2. Propose the contract; collect and distribute the signed acceptances.
 3. Collect and distribute everybody's signature under the session id, with addresses.
 4. Once all are ready: go. Relay frames and progress, keep artifacts, until all are done.
@@ -31,6 +32,7 @@ from parties.control_plane import Arrival, ControlServer
 from parties.errors import AbortedError, ContractError, ControlError, PartiesError
 from parties.roster import Roster
 from parties.stop import sigterm_interrupts
+from parties.tally import Tally
 from parties.vault import Vault
 from parties.zmq_transport import SILENCE_MS, CurveKeys, Transport
 from protocols.errors import PeerLostError, PeerTimeoutError, ProtocolError
@@ -39,6 +41,9 @@ log = logging.getLogger(__name__)
 
 Event = Callable[[str, Mapping[str, Any]], None]
 _M = TypeVar("_M")
+
+MAX_WAITING = 4
+"""Messages of one node that nobody has asked for yet; the protocol has one."""
 
 ABORT_LINGER_S = 2.0
 """How long the news of an abort may take to leave."""
@@ -104,11 +109,15 @@ class Coordinator:
         self._settings = settings
         self._on_event = on_event
         self._nodes: dict[str, _Node] = {}
+        self._refused = Tally()
         self._collector = artifacts.Collector(settings.run_dir)
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
-        self._transport = Transport(keys, {card.name: card.curve for card in roster})
+        # Cards that the job does not name have no business here: they get no connection.
+        strangers = {card.name: card.curve for card in roster if card.name not in cards}
+        self._transport = Transport(keys, {card.name: card.curve for card in cards}, strangers)
+        neighbours = {name: roles.neighbours(name) for name in roles.nodes}
         try:
-            self._server = ControlServer(self._transport, settings.listen)
+            self._server = ControlServer(self._transport, settings.listen, neighbours)
         except PartiesError:
             self._transport.close()
             raise
@@ -237,7 +246,6 @@ class Coordinator:
             message = control.decode_from_node(arrival.data, name)
         except ControlError as error:
             if node is None:
-                log.warning("%s", error)
                 self._refuse(arrival.route, name, error.code)
                 return
             raise _Faulty(name, error) from error
@@ -249,7 +257,7 @@ class Coordinator:
             self._event("progress", node=name, fields=message.fields)
         elif isinstance(message, control.ArtifactPart):
             self._keep(name, message)
-        elif len(node.inbox) < 4:
+        elif len(node.inbox) < MAX_WAITING:
             node.inbox.append(message)
         else:
             raise _Faulty(name, ControlError(f"{name} sends messages nobody asked for"))
@@ -271,9 +279,6 @@ class Coordinator:
                         f"{CONTRACT_VERSION}: run the same release everywhere"
                     ),
                 )
-        elif name not in self.contract.roles.names:
-            log.warning("%s is not part of this job and was refused", name)
-            self._refuse(arrival.route, name, "not-in-job")
         else:
             self._nodes[name] = _Node(arrival.route, message.address)
             self._send(name, control.Welcome(CONTRACT_VERSION, self._me))
@@ -283,6 +288,8 @@ class Coordinator:
         if name not in self.contract.roles.nodes:
             raise _Faulty(name, ControlError(f"{name} runs no node of this job"))
         if part.kind == artifacts.SEALED:
+            if name not in self.contract.roles.evaluators:
+                raise _Faulty(name, ControlError(f"{name} seals a result and evaluates nothing"))
             recipient = part.path.split("/")[0]
             if recipient not in self.contract.roles.recipients:
                 raise _Faulty(name, ControlError(f"{name} seals to {clip(recipient)}"))
@@ -314,7 +321,8 @@ class Coordinator:
             self._send(name, message)
 
     def _refuse(self, route: bytes, name: str, code: str) -> None:
-        log.warning("refused %s: %s", name, code)
+        if count := self._refused.add(name):
+            log.warning("refused %s %d times, the last time: %s", name, count, code)
         self._server.send(route, control.encode(control.Aborted(code, self._me)))
 
     def _abort(self, code: str, by: str) -> None:
@@ -338,7 +346,7 @@ class _Faulty(Exception):
 
 def _json(summary: bytes, name: str) -> dict[str, Any]:
     try:
-        value = msgspec.json.decode(summary, type=dict[str, Any])
+        value: dict[str, Any] = msgspec.json.decode(summary, type=dict[str, Any])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _Faulty(name, ControlError(f"{name} sent a summary that is not JSON")) from error
     return value

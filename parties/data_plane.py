@@ -16,9 +16,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from parties.control_plane import Relay
+from parties.control_plane import MAX_PART_BYTES, Relay
 from parties.errors import TransportError
 from parties.stop import StopFlag
+from parties.tally import Tally
 from parties.zmq_transport import Accepted, Dialled, Part, Transport
 from protocols.channel import MAX_LABEL_BYTES, Buffer
 from protocols.errors import FrameError, PeerLostError, PeerTimeoutError
@@ -30,11 +31,15 @@ INLINE_BYTES = 128 * 1024
 """Up to here label and payload share one message part: a second part costs 9 us a round trip
 (measured on loopback), copying this many bytes at either end about as much."""
 
-MAX_DATA_BYTES = 1 << 26
-"""One part of a message between nodes. Frames of the arithmetic have 1 MiB at most."""
-
 MAX_INBOX_BYTES = 4 << 30
 """Frames of one peer set aside while another one is awaited; beyond this the peer misbehaves."""
+
+MAX_INBOX_FRAMES = 1 << 16
+"""The same in frames: a peer that keeps to the protocol is a few dozen ahead, or sends a table."""
+
+FRAME_COST_BYTES = 10 << 10
+"""What a frame takes beyond its payload: about 0.7 kB of objects, and the 8 KiB that ZeroMQ reads
+at a time, which a small frame that came alone keeps (measured)."""
 
 MAX_HEAD_BYTES = MAX_LABEL_BYTES + TAG_BYTES
 """A label as it travels: sealed once the handshake is done."""
@@ -62,6 +67,11 @@ def _unpack(peer: str, parts: Sequence[Part]) -> Frame:
     if len(head) != 1 + size:
         raise FrameError(f"{peer} sent a frame with bytes between label and payload")
     return label, parts[1].buffer
+
+
+def _cost(frame: Frame) -> int:
+    """Memory that a frame holds while it waits, empty ones included."""
+    return FRAME_COST_BYTES + len(frame[0]) + len(frame[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +123,11 @@ class DataPlane:
         self._inbox: dict[str, deque[Frame]] = {}
         self._inbox_bytes: dict[str, int] = {}
         self._gone: set[str] = set()
+        self._ignored = Tally()
         self.address: str | None = None
         """What peers are to dial; None if this node does not listen."""
         if listen is not None:
-            self._listening = Accepted(transport, listen, MAX_DATA_BYTES, by_ticket=True)
+            self._listening = Accepted(transport, listen, MAX_PART_BYTES, by_ticket=True)
             self.address = advertise or self._listening.address
             if "//0.0.0.0:" in self.address or "//[::]:" in self.address:
                 self._listening.close(0)
@@ -148,7 +159,7 @@ class DataPlane:
                 awaited.add(peer)
             elif route.kind == "dial":
                 ticket = self._transport.ticket(peer, tag, dialler=self._me, listener=peer)
-                link = Dialled(self._transport, route.address, ticket, MAX_DATA_BYTES)
+                link = Dialled(self._transport, route.address, ticket, MAX_PART_BYTES)
                 self._dialled[peer] = link
                 link.send((tag,))
             else:
@@ -184,13 +195,17 @@ class DataPlane:
                 self._routes[name] = route
                 awaited.discard(name)
             else:
-                log.warning("ignored a connection of %s that is not for this session", name)
+                if count := self._ignored.add(name):
+                    log.warning("ignored %s %d times: not for this session", name, count)
 
     def _put(self, peer: str, frame: Frame) -> None:
         self._inbox[peer].append(frame)
-        self._inbox_bytes[peer] += len(frame[1])
-        if self._inbox_bytes[peer] > MAX_INBOX_BYTES:
-            raise FrameError(f"{peer} sent more than is bearable before it was asked for")
+        self._inbox_bytes[peer] += _cost(frame)
+        count = len(self._inbox[peer])
+        if count > MAX_INBOX_FRAMES or self._inbox_bytes[peer] > MAX_INBOX_BYTES:
+            raise FrameError(
+                f"{peer} sent {count} frames before they were asked for, more than is bearable"
+            )
 
     def send(self, peer: str, label: bytes, payload: Buffer) -> None:
         """Queue one frame for `peer`; waits only if its queue is full.
@@ -223,7 +238,7 @@ class DataPlane:
         inbox = self._inbox[peer]
         if inbox:
             frame = inbox.popleft()
-            self._inbox_bytes[peer] -= len(frame[1])
+            self._inbox_bytes[peer] -= _cost(frame)
             return frame
         link = self._dialled.get(peer)
         deadline = 0.0
@@ -253,7 +268,8 @@ class DataPlane:
                 name = self._listening.names[route]
                 if self._routes.get(name) == route:
                     return name, parts
-                log.warning("ignored a late connection of %s", name)
+                if count := self._ignored.add(name):
+                    log.warning("ignored %d frames of a late connection of %s", count, name)
         return peer, None
 
     def _check(self, peer: str, deadline: float, timeout_s: float, *, idle: bool) -> None:

@@ -1,11 +1,13 @@
-"""Files that are either the old version or the new one, never half of each.
+"""Files that are either the old version or the new one, never half of each; secrets among them.
 
 A crash, a full disk or Ctrl-C in the middle leaves the old file as it was and no temporary file
 that could be mistaken for it. The new name is durable once `write_atomic` or `atomic_file` is done.
+A file with a secret is read only where no other user of the machine could have read it.
 """
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +71,42 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def private_directory(path: Path | str) -> None:
+    """Make a directory and the missing ones above it, which nobody but their owner may enter.
+
+    What is there already stays as it is. Raises OSError.
+    """
+    missing, target = [], Path(path)
+    while not target.exists():
+        missing.append(target)
+        target = target.parent
+    for directory in reversed(missing):
+        directory.mkdir(mode=0o700, exist_ok=True)
+    Path(path).mkdir(exist_ok=True)  # FileExistsError where a file stands in the way
+
+
+def exposed(path: Path | str, info: os.stat_result) -> str | None:
+    """What lets others at a file that holds a secret, and what to do; None: nothing does.
+
+    POSIX permissions and the owner; root may own what a service is given.
+    """
+    name = Path(path).name
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        return f"others may read it; chmod 600 {name}"
+    if info.st_uid not in (os.geteuid(), 0):
+        return f"another user owns it; chown it to the user of this node, then chmod 600 {name}"
+    return None
+
+
+def read_private(path: Path | str, max_bytes: int) -> bytes:
+    """`read_bounded` of a file with a secret; ValueError where others could read it as well."""
+    with open(path, "rb") as stream:
+        problem = exposed(path, os.fstat(stream.fileno()))
+        if problem is not None:
+            raise ValueError(problem)
+        return _bounded(stream, max_bytes)
+
+
 def read_bounded(path: Path | str, max_bytes: int) -> bytes:
     """Read at most `max_bytes`; ValueError when the file is longer.
 
@@ -76,7 +114,11 @@ def read_bounded(path: Path | str, max_bytes: int) -> bytes:
     or a device in its place is read up to the bound and refused).
     """
     with open(path, "rb") as stream:
-        data = stream.read(max_bytes + 1)
+        return _bounded(stream, max_bytes)
+
+
+def _bounded(stream: BinaryIO, max_bytes: int) -> bytes:
+    data = stream.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise ValueError(f"longer than {max_bytes} bytes")
     return data

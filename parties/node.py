@@ -40,7 +40,7 @@ from parties.contract import (
 )
 from parties.control import FromCoordinator, FromNode
 from parties.control_plane import ControlClient
-from parties.coordinator import ABORT_LINGER_S, Event, ignore_event
+from parties.coordinator import ABORT_LINGER_S, MAX_WAITING, Event, ignore_event
 from parties.data_plane import DataPlane
 from parties.errors import AbortedError, ContractError, ControlError, TransportError
 from parties.identity import Card
@@ -99,9 +99,12 @@ class NodeResult:
 class _ControlThread(threading.Thread):
     """The control connection: sends what the node has to say, sorts what comes."""
 
-    def __init__(self, client: ControlClient, coordinator: str, stop: StopFlag, root: Path):
+    def __init__(
+        self, client: ControlClient, me: str, coordinator: str, stop: StopFlag, root: Path
+    ) -> None:
         super().__init__(name="control", daemon=True)
         self._client = client
+        self._me = me
         self._coordinator = coordinator
         self._stop_flag = stop
         self._outbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -167,10 +170,15 @@ class _ControlThread(threading.Thread):
             if not self._finished:
                 self._stop_flag.set(AbortedError(message.code, message.by))
         elif isinstance(message, control.Delivery):
-            self.delivered.add(message.sender, message.part)
-        else:
+            part = message.part
+            if part.kind != artifacts.SEALED or part.path.split("/")[0] != self._me:
+                raise ControlError(f"{self._coordinator} delivers what is not sealed to {self._me}")
+            self.delivered.add(message.sender, part)
+        elif self._inbox.qsize() < MAX_WAITING:
             self._finished = self._finished or isinstance(message, control.Finish)
             self._inbox.put(message)
+        else:
+            raise ControlError(f"{self._coordinator} sends messages nobody asked for")
 
 
 class _Node:
@@ -212,7 +220,7 @@ class _Node:
             self._transport.close()
             raise
         self._control = _ControlThread(
-            self._client, settings.coordinator, self._stop, settings.run_dir
+            self._client, self._me, settings.coordinator, self._stop, settings.run_dir
         )
 
     def run(self) -> NodeResult:

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 from .errors import PassphraseError
-from .files import read_bounded
+from .files import read_private
 from .identity import reason
 from .keyfile import MAX_PASSPHRASE_BYTES
 
@@ -26,7 +26,8 @@ def read_passphrase(
 
     One line end after it is not part of it. `confirm` asks twice at a terminal: for a new
     identity, where a slip of the finger would lose the keys. The descriptor is read to its end
-    and closed. Raises PassphraseError, which names the source and never the passphrase.
+    and closed. Raises PassphraseError, which names the source and never the passphrase, also for a
+    file that others may read.
     """
     if file is not None and fd is not None:
         raise PassphraseError("give a passphrase file or a descriptor, not both")
@@ -39,7 +40,7 @@ def read_passphrase(
 
 def _from_file(path: Path | str) -> bytes:
     try:
-        return read_bounded(path, MAX_PASSPHRASE_BYTES + 2)
+        return read_private(path, MAX_PASSPHRASE_BYTES + 2)
     except (OSError, ValueError) as error:
         raise PassphraseError(f"passphrase file {path}: {reason(error)}") from error
 

@@ -11,10 +11,10 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from protocols.channel import MAX_LABEL_BYTES, Buffer
+from protocols.channel import MAX_FRAME_BYTES, MAX_LABEL_BYTES, Buffer
 from protocols.errors import AuthenticationError, FrameError, PeerTimeoutError
 from protocols.handshake import Keys
-from protocols.record import MAX_RECORD_BYTES, TAG_BYTES, RecordOpener, RecordSealer, record_context
+from protocols.record import TAG_BYTES, RecordOpener, RecordSealer, record_context
 
 HEAD = b"label"
 """What the record of a label is labelled with."""
@@ -72,8 +72,8 @@ class SecureChannel:
         """Seal and queue one frame. Does not wait for the peer."""
         if len(label) > MAX_LABEL_BYTES:
             raise FrameError(f"a label has {len(label)} bytes, at most {MAX_LABEL_BYTES}")
-        if len(payload) > MAX_RECORD_BYTES:
-            raise FrameError(f"a frame has {len(payload)} bytes, at most {MAX_RECORD_BYTES}")
+        if len(payload) > MAX_FRAME_BYTES:
+            raise FrameError(f"a frame has {len(payload)} bytes, at most {MAX_FRAME_BYTES}")
         sealer = self._sealers[peer]
         head = sealer.seal(HEAD, label)
         sealed = sealer.seal(label, payload)

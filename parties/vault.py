@@ -5,12 +5,13 @@ file's place. `FileVault` keeps the keys encrypted under a passphrase; once open
 process's memory, and whoever reads that memory has them.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from .errors import CardError, IdentityError, PassphraseError
-from .files import read_bounded, write_atomic
+from .files import private_directory, read_bounded, read_private, write_atomic
 from .identity import Card, IdentityKeys, check_name, reason
 from .keyfile import MAX_FILE_BYTES, open_secret, read_header, seal_secret
 
@@ -90,7 +91,7 @@ class FileVault(MemoryVault):
         card = keys.card(name, created)
         data = seal_secret(keys.private_bytes(), passphrase, card.to_text().encode())
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_directory(path.parent)
             write_atomic(path, data, 0o600, replace=False)
             write_atomic(card_path(home, name), card.to_text().encode(), 0o644)
         except FileExistsError as error:
@@ -103,11 +104,11 @@ class FileVault(MemoryVault):
     def open(cls, path: Path | str, passphrase: bytes) -> "FileVault":
         """Decrypt an identity file, and check that its keys are those of the card inside.
 
-        Raises PassphraseError for a wrong passphrase and IdentityError for everything else; both
-        name the file. Takes about 0.1 s and 64 MiB, on purpose.
+        Raises PassphraseError for a wrong passphrase and IdentityError for everything else, a file
+        that others may read too; both name the file. Takes about 0.1 s and 64 MiB, on purpose.
         """
         try:
-            header, secret = open_secret(_read(path), passphrase)
+            header, secret = open_secret(_read(path, read_private), passphrase)
             card = Card.from_text(header.decode(), str(path))
             return cls(IdentityKeys(secret), card)
         except PassphraseError as error:
@@ -122,7 +123,7 @@ def read_card(path: Path | str) -> Card:
     The card's own signatures are verified; that the file's keys fit it, only opening shows.
     """
     try:
-        return Card.from_text(read_header(_read(path)).decode(), str(path))
+        return Card.from_text(read_header(_read(path, read_bounded)).decode(), str(path))
     except (IdentityError, CardError, UnicodeDecodeError) as error:
         raise IdentityError(f"{path}: {error}") from error
 
@@ -137,8 +138,8 @@ def card_path(home: Path | str, name: str) -> Path:
     return Path(home) / f"{check_name(name)}.card"
 
 
-def _read(path: Path | str) -> bytes:
+def _read(path: Path | str, read: Callable[[Path | str, int], bytes]) -> bytes:
     try:
-        return read_bounded(path, MAX_FILE_BYTES)
+        return read(path, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:
         raise IdentityError(f"cannot be read: {reason(error)}") from error

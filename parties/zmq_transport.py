@@ -15,6 +15,10 @@ Two kinds of connections:
   Who answers such a dial is known by that handshake only: an attacker on the path can send bytes
   that our parsers then refuse, and fill memory up to the queues' bounds and an endless message.
 
+What others have sent and nobody has read yet is bounded by the number and the size of messages. A
+message of several parts is read whole by ZeroMQ, which bounds each part and not their number: that
+is left to whoever is admitted at all.
+
 Sockets are used from the thread that computes, without a thread hop; ZeroMQ's own I/O thread
 does the waiting on the wire and the CURVE work. ZMTP heartbeats are answered by that thread too,
 so a node that computes for long is not mistaken for a dead one. A connection that broke is not
@@ -38,6 +42,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from parties.admission import Ticket, make_ticket
 from parties.errors import PortInUseError, TransportError
+from parties.tally import Tally
 from protocols.channel import Buffer
 from protocols.errors import PeerLostError
 
@@ -60,7 +65,13 @@ EARLY_MS = 2000
 """When a connection that came too early for a session is dropped, so that it is made again."""
 
 QUEUED_MESSAGES = 1 << 16
-"""What may wait in a queue before the sender has to."""
+"""What may wait in this node's own queues to others before it has to."""
+
+UNREAD_MESSAGES = 1 << 12
+"""What others may have sent to a socket that is not read: of frames, 4 GiB a connection."""
+
+MAX_PARTS = 6
+"""More parts than any message of ours has; of a longer one so many are kept, and none is obeyed."""
 
 Part = zmq.Frame
 """One received part of a message: `.bytes` copies, `.buffer` does not."""
@@ -105,12 +116,20 @@ class Transport:
 
     `allowed` maps names to CURVE public keys. Listening sockets accept those keys only, and
     know the name that belongs to each connection, or the tickets they expect; dialling sockets
-    insist on the key of the name they dial, or show their ticket. One I/O thread: two only help
+    insist on the key of the name they dial, or show their ticket. `known`: keys that are turned
+    away like any stranger's, but called by name in the log. One I/O thread: two only help
     where one connection saturates a core.
     """
 
-    def __init__(self, keys: CurveKeys, allowed: Mapping[str, bytes]) -> None:
+    def __init__(
+        self,
+        keys: CurveKeys,
+        allowed: Mapping[str, bytes],
+        known: Mapping[str, bytes] | None = None,
+    ) -> None:
         self._keys = keys
+        self._known = {key: name for name, key in (known or {}).items()}
+        self._turned_away = Tally()
         self._names = {key: name for name, key in allowed.items()}
         if len(self._names) != len(allowed):
             raise TransportError("two names of the roster have the same CURVE key")
@@ -143,11 +162,13 @@ class Transport:
 
     def _verdict(self, request: Sequence[bytes]) -> list[bytes]:
         """Status, reason, name, and an empty part. The domain says what a socket demands."""
-        name = None
+        name, who = None, "without a key or ticket"
         if len(request) > 5 and request[0] == b"1.0":
             domain, mechanism, credentials = request[2], request[5], request[6:]
             if domain == _KEYS and mechanism == b"CURVE" and len(credentials) == 1:
                 name = self._names.get(credentials[0])
+                stranger = self._known.get(credentials[0])
+                who = who if stranger is None else f"of {stranger}, who is not admitted here,"
             elif domain in self._expected and mechanism == b"PLAIN" and len(credentials) == 2:
                 expected = self._tickets_of(domain)
                 if expected is None:
@@ -157,8 +178,9 @@ class Transport:
         if name is not None:
             return [b"200", b"OK", name.encode(), b""]
         self.refused += 1
-        if self.refused.bit_count() == 1:  # 1, 2, 4, 8 …: knocking fills no disk
-            log.warning("%d connections without a key or ticket were refused", self.refused)
+        count = self._turned_away.add(who)
+        if count:
+            log.warning("%d connections %s were refused", count, who)
         return [b"400", b"not on the allow-list", b"", b""]
 
     def _tickets_of(self, domain: bytes) -> dict[str, str] | None:
@@ -187,9 +209,15 @@ class Transport:
         secret, public = self._keys.secret, self.allowed[peer]
         return make_ticket(secret, public, session, dialler=dialler, listener=listener)
 
-    def listening(self, *, max_bytes: int, domain: bytes | None) -> "zmq.Socket[bytes]":
-        """A socket for the keys of the allow-list, or for the tickets expected in `domain`."""
+    def listening(
+        self, *, max_bytes: int, domain: bytes | None, queued: int = QUEUED_MESSAGES
+    ) -> "zmq.Socket[bytes]":
+        """A socket for the keys of the allow-list, or for the tickets expected in `domain`.
+
+        queued: messages that may wait here for one receiver.
+        """
         socket = self._socket(zmq.ROUTER, max_bytes)
+        socket.sndhwm = queued
         socket.router_mandatory = 1
         socket.zap_domain = domain or _KEYS
         if domain is None:
@@ -217,7 +245,7 @@ class Transport:
         socket = self._context.socket(kind)
         socket.linger = 0
         socket.maxmsgsize = max_bytes
-        socket.sndhwm = socket.rcvhwm = QUEUED_MESSAGES
+        socket.sndhwm, socket.rcvhwm = QUEUED_MESSAGES, UNREAD_MESSAGES
         socket.rcvtimeo = socket.sndtimeo = SLICE_MS
         socket.tcp_keepalive = 1
         socket.tcp_keepalive_idle = 60
@@ -300,7 +328,11 @@ def _send_parts(socket: "zmq.Socket[bytes]", parts: Sequence[Buffer | Part]) -> 
 def _receive_parts(socket: "zmq.Socket[bytes]", first: Part) -> list[Part]:
     parts = [first]
     while parts[-1].more:
-        parts.append(socket.recv(copy=False))
+        part = socket.recv(copy=False)
+        if len(parts) < MAX_PARTS:
+            parts.append(part)
+        else:
+            parts[-1] = part
     return parts
 
 
@@ -352,7 +384,10 @@ class Dialled:
             elif event == zmq.Event.HANDSHAKE_FAILED_AUTH and value == 400 and self._by_ticket:
                 self.trouble = f"{self.address} refuses this node: another session or key"
             elif event == zmq.Event.HANDSHAKE_FAILED_AUTH and value == 400:
-                self.trouble = f"{self.address} refuses this node: its roster lacks this node's key"
+                self.trouble = (
+                    f"{self.address} refuses this node: it has no part in the job there, or the "
+                    "roster there lacks its key"
+                )
             elif event in _FAILED:
                 self.trouble = f"whoever answers at {self.address} does not hold the expected key"
             elif event == zmq.Event.DISCONNECTED and self.connected:
@@ -369,15 +404,22 @@ class Accepted:
 
     A route stands for one connection and is never used again; its name is that of the key or the
     ticket that admitted it, whatever the messages say. by_ticket: only the tickets that `expect`
-    named, each once; else every key of the allow-list.
+    named, each once; else every key of the allow-list. queued: messages that may wait for one
+    receiver before `send` says False.
     """
 
     def __init__(
-        self, transport: Transport, address: str, max_bytes: int, *, by_ticket: bool = False
+        self,
+        transport: Transport,
+        address: str,
+        max_bytes: int,
+        *,
+        by_ticket: bool = False,
+        queued: int = QUEUED_MESSAGES,
     ) -> None:
         self._transport = transport
         self._domain = os.urandom(8).hex().encode() if by_ticket else None
-        self._socket = transport.listening(max_bytes=max_bytes, domain=self._domain)
+        self._socket = transport.listening(max_bytes=max_bytes, domain=self._domain, queued=queued)
         self.address = transport.bind(self._socket, address)
         self._watch = _Watch(self._socket)
         self.names: dict[bytes, str] = {}

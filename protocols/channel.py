@@ -11,6 +11,12 @@ from typing import Protocol
 MAX_LABEL_BYTES = 64
 """Labels are small fixed-size headers; anything longer is malformed."""
 
+MAX_FRAME_BYTES = 1 << 20
+"""Payload of one frame; longer ones are sent as several. A connection is alive while whole frames
+arrive, and 5 s without one break it: 1 MiB is there in time from 2 Mbit/s on. It also bounds how
+far the dealer runs ahead and what a queue of frames can hold, and lets sealing, sending and opening
+overlap; larger frames cost as much CPU."""
+
 Buffer = bytes | bytearray | memoryview
 
 

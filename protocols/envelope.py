@@ -141,6 +141,28 @@ def open_envelope(
 
     Raises EnvelopeError, saying which of these failed.
     """
+    parts = _checked(blob, expected, recipient_public, verifier)  # 1 to 3
+    bound, header = _bound(expected, recipient_public, parts.payload_bytes), bytes(parts.header)
+    try:
+        file_key = private.hpke_open(_hpke_info(bound), parts.sealed_key)  # 4
+    except AuthenticationError as error:
+        raise EnvelopeError(f"the file key does not open: {error}") from error
+    if len(file_key) != _FILE_KEY_BYTES:
+        raise EnvelopeError("the file key has another length")
+    return _open_chunks(_payload_key(file_key, header), parts.chunks, parts.payload_bytes)  # 5
+
+
+def check_envelope(
+    blob: Buffer, *, expected: EnvelopeInfo, recipient_public: bytes, verifier: Verifier
+) -> None:
+    """Steps 1 to 3 of `open_envelope`, for whoever carries an envelope and cannot open it."""
+    _checked(blob, expected, recipient_public, verifier)
+
+
+def _checked(
+    blob: Buffer, expected: EnvelopeInfo, recipient_public: bytes, verifier: Verifier
+) -> "_Parts":
+    """The parts of an envelope that its sender signed and that is exactly what is expected."""
     parts = _split(memoryview(blob))
     for item in fields(EnvelopeInfo):  # 1
         if getattr(parts.info, item.name) != getattr(expected, item.name):
@@ -153,13 +175,7 @@ def open_envelope(
         verifier.verify(_PURPOSE, _statement(header, parts.chunks), bytes(parts.signature))  # 3
     except AuthenticationError as error:
         raise EnvelopeError(f"an envelope that {expected.sender} did not sign: {error}") from error
-    try:
-        file_key = private.hpke_open(_hpke_info(bound), parts.sealed_key)  # 4
-    except AuthenticationError as error:
-        raise EnvelopeError(f"the file key does not open: {error}") from error
-    if len(file_key) != _FILE_KEY_BYTES:
-        raise EnvelopeError("the file key has another length")
-    return _open_chunks(_payload_key(file_key, header), parts.chunks, parts.payload_bytes)  # 5
+    return parts
 
 
 def _open_chunks(aead: AESGCM, chunks: memoryview, payload_bytes: int) -> bytes:

@@ -12,17 +12,15 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.channel import Channel
+from protocols.channel import MAX_FRAME_BYTES, Channel
 from protocols.errors import DesyncError, FrameError
 from protocols.kernels import unpack
 
 Words = NDArray[np.int64]
 Octets = NDArray[np.uint8]
 
-FRAME_BYTES = 1 << 20
-"""Longer payloads are sent as several frames. A connection is alive while whole frames arrive, and
-5 s without one break it: 1 MiB is there in time from 2 Mbit/s on. It also bounds how far the dealer
-runs ahead, and lets sealing, sending and opening overlap; larger frames cost as much CPU."""
+FRAME_BYTES = MAX_FRAME_BYTES
+"""Longer payloads are sent as several frames."""
 
 LABEL = struct.Struct(">4sIII")
 """Tag, step, operation, checksum."""

@@ -33,13 +33,17 @@ class RootRange:
         return self.low + OCTAVE_BITS * self.octaves
 
 
+def octaves(least: int, most: int) -> RootRange:
+    """The range for words from `least` to `most`, whether or not the ring has room for it."""
+    low = (least.bit_length() - 1) & ~1
+    return RootRange(low, max(1, -((low - most.bit_length()) // OCTAVE_BITS)))
+
+
 def root_range(least: int, most: int) -> RootRange:
     """The range for words from `least` to `most`; RangeError where the ring has no room."""
     if not 1 <= least <= most:
         raise RangeError("the root needs words of at least 1")
-    low = (least.bit_length() - 1) & ~1
-    octaves = max(1, -((low - most.bit_length()) // OCTAVE_BITS))
-    found = RootRange(low, octaves)
+    found = octaves(least, most)
     if found.top > HEADROOM_BITS - 1:
         raise RangeError(f"a root of words up to 2^{found.top}: at most 2^{HEADROOM_BITS - 1} fit")
     return found

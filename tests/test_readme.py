@@ -178,6 +178,7 @@ class Journey:
         self.environment = {**os.environ, "MPC_TRAIN_HOME": str(folder / "home")}
         self.environment["PYTHONPATH"] = str(ROOT)
         (folder / "secret").write_text("a passphrase for tests\n")
+        (folder / "secret").chmod(0o600)
 
     def type(self, line: str) -> str:
         assert line in code(README), f"the README does not say: {line}"

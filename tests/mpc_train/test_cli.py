@@ -43,6 +43,7 @@ def last_object(result: Result) -> dict[str, object]:
 def secret(tmp_path: Path) -> Path:
     path = tmp_path / "passphrase"
     path.write_text("correct horse battery staple\n")
+    path.chmod(0o600)
     return path
 
 
@@ -202,6 +203,7 @@ def test_nodes_refuse_wrong_files_and_passphrases(tmp_path: Path, secret: Path) 
     config.write_text(PARTY)
     wrong = tmp_path / "wrong"
     wrong.write_text("incorrect\n")
+    wrong.chmod(0o600)
     shown = run("party", "--config", config, "--passphrase-file", wrong, "--format", "json")
     assert shown.exit_code == 5
     assert last_object(shown)["status"] == "PassphraseError"

@@ -139,6 +139,7 @@ def test_who_cannot_start_is_missed_in_time(study: Study) -> None:
     """A wrong passphrase at one node, a card altered on its disk at another: neither arrives."""
     wrong = study.folder / "wrong"
     wrong.write_text("incorrect donkey\n")
+    wrong.chmod(0o600)
     roster = study.homes / "registry" / "roster" / "ann.card"
     text = roster.read_text()
     roster.write_text(text.replace('name = "ann"', 'name = "eve"'))
@@ -310,6 +311,7 @@ def test_only_a_recipient_with_all_envelopes_opens_the_model(
     assert opened(good_study, lacking, out).exit_code == 9
     wrong = tmp_path / "wrong"
     wrong.write_text("incorrect donkey")
+    wrong.chmod(0o600)
     assert opened(good_study, whole, out, passphrase=wrong).exit_code == 5
     foreign = opened(good_study, whole, out, "bob")
     assert foreign.exit_code == 9

@@ -157,7 +157,9 @@ def test_a_node_outside_the_job_is_refused_and_the_run_goes_on(local_run: LocalR
     wait_until(lambda: refused.poll() is not None, "rita's refusal")
     local_run.nodes(listen=LISTEN)
     results = local_run.results()
-    assert results["rita"]["message"] == "the run was aborted by coordinator: not-in-job"
+    assert results["rita"]["error"] == "TransportError"
+    assert "has no part in the job there" in results["rita"]["message"]
+    assert "of rita, who is not admitted here, were refused" in results["coordinator"]["stderr"]
     assert results["alice"]["status"] == 0
 
 

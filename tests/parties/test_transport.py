@@ -12,6 +12,7 @@ from parties.data_plane import INLINE_BYTES, DataPlane, choose_route
 from parties.errors import PortInUseError, TransportError
 from parties.stop import StopFlag
 from parties.zmq_transport import ZERO_COPY_BYTES, CurveKeys, Transport
+from protocols.channel import MAX_FRAME_BYTES
 from protocols.errors import FrameError, InterruptedRunError, PeerLostError, PeerTimeoutError
 from tests.support.patience import PATIENCE_S
 
@@ -70,7 +71,7 @@ def test_both_ends_choose_the_same_route(a: str, b: str, listening: set[str]) ->
 
 
 def test_frames_of_all_sizes_arrive_in_order() -> None:
-    sizes = [0, 1, INLINE_BYTES, INLINE_BYTES + 1, ZERO_COPY_BYTES, 3 << 20]
+    sizes = [0, 1, INLINE_BYTES, INLINE_BYTES + 1, ZERO_COPY_BYTES, MAX_FRAME_BYTES]
     with ends("ann", "bob") as made:
         ann, bob = made
         connect(made)

@@ -130,7 +130,7 @@ def test_a_cheap_file_is_refused_by_every_vault(tmp_path: Path) -> None:
     keys = IdentityKeys.generate()
     header = keys.card("cheap").to_text().encode()
     path = identity_path(tmp_path, "cheap")
-    path.write_bytes(seal_secret(keys.private_bytes(), PASSPHRASE, header, InsecureTestCost))
+    write_atomic(path, seal_secret(keys.private_bytes(), PASSPHRASE, header, InsecureTestCost))
     with pytest.raises(IdentityError, match=r"cheap\.identity.*memory_kib is 8, not"):
         FileVault.open(path, PASSPHRASE)
 
@@ -204,7 +204,7 @@ def test_a_card_of_other_keys_in_the_file_is_refused(
         MemoryVault(ours, theirs.card("eve"))
     header = theirs.card("eve").to_text().encode()
     path = tmp_path / "eve.identity"
-    path.write_bytes(seal_secret(ours.private_bytes(), PASSPHRASE, header, InsecureTestCost))
+    write_atomic(path, seal_secret(ours.private_bytes(), PASSPHRASE, header, InsecureTestCost))
     monkeypatch.setattr(
         vault, "open_secret", lambda data, text: open_secret(data, text, InsecureTestCost)
     )
@@ -244,7 +244,7 @@ def test_passphrases_come_from_files_and_descriptors(
     tmp_path: Path, content: bytes, expected: bytes
 ) -> None:
     path = tmp_path / "passphrase"
-    path.write_bytes(content)
+    write_atomic(path, content)
     assert read_passphrase(file=path) == expected
     reader, writer = os.pipe()
     os.write(writer, content)

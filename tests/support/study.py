@@ -105,6 +105,7 @@ class Study:
             self.csv(owner).write_text(csv_text(rows, seed))
         self.passphrase = folder / "passphrase"
         self.passphrase.write_text(PASSPHRASE + "\n")
+        self.passphrase.chmod(0o600)
         self.cells = [self.csv(owner).read_text() for owner in ROWS]
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.address = ""
