@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mpc_train.printing import lines_escaped, say
 from mpc_train.report import duration, size
 
 LEAST_INTERVAL_S = 0.1
@@ -41,7 +42,11 @@ class ProgressView:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+        # Without markup: [red] in a text is a text.
+        texts = [
+            TextColumn(f"{{task.{what}}}", markup=False) for what in ("description", "fields[note]")
+        ]
+        columns = (texts[0], BarColumn(), texts[1])
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             self._bar = bar
             self._task = bar.add_task("waiting", total=None, note="")
@@ -56,9 +61,9 @@ class ProgressView:
             return
         with self._lock:
             if self._bar is not None:
-                self._bar.console.print(text, markup=False, highlight=False)
+                self._bar.console.print(lines_escaped(text), markup=False, highlight=False)
             else:
-                print(text, file=sys.stderr, flush=True)
+                say(text, aside=True)
 
     def event(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Take one event: see `parties.coordinator.Coordinator` and `parties.node.run_node`."""
@@ -91,7 +96,7 @@ class ProgressView:
             note = amount(done) + ("" if total is None else f" of {amount(total)}")
             note += "" if left is None else f"  {duration(left)} left"
             if self._bar is None:
-                print(f"reading the table: {note}", file=sys.stderr, flush=True)
+                say(f"reading the table: {note}", aside=True)
                 return
             self._bar.update(
                 self._task, description="reading", total=total, completed=done, note=note
@@ -128,7 +133,7 @@ class ProgressView:
             total = size(sum(self._sent.values()))
             note = f"{step}/{steps}  {speed:.1f} steps/s  {left} left  {total} sent"
             if self._bar is None:
-                print(f"training {note}", file=sys.stderr, flush=True)
+                say(f"training {note}", aside=True)
                 return
             self._bar.update(
                 self._task, description="training", total=steps, completed=step, note=note
@@ -141,7 +146,7 @@ class ProgressView:
             return
         self._linked = True
         if self._bar is None:
-            print(f"comparing {records:,} records", file=sys.stderr, flush=True)
+            say(f"comparing {records:,} records", aside=True)
         else:
             self._bar.update(self._task, description=f"comparing {records:,} records", total=None)
 
@@ -159,7 +164,7 @@ class ProgressView:
         left = duration((now - self._started) * max(of_rows - rows, 0) / rows)
         note = f"{rows:,}/{of_rows:,} rows  {left} left"
         if self._bar is None:
-            print(f"sharing {note}", file=sys.stderr, flush=True)
+            say(f"sharing {note}", aside=True)
             return
         self._bar.update(
             self._task, description="sharing", total=of_rows, completed=rows, note=note

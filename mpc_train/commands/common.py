@@ -15,6 +15,7 @@ import typer
 
 from mpc_train.errors import NodeFailedError, classify, explain
 from mpc_train.jobs.node_config import Place, default_home
+from mpc_train.printing import EscapingFormatter, error_escaped, say
 
 if TYPE_CHECKING:
     from parties.roster import Roster
@@ -47,7 +48,7 @@ ConfigOption = Annotated[Path, typer.Option("--config", help="This node's own fi
 
 def emit(record: Mapping[str, Any]) -> None:
     """Print one JSON object on a line of its own, at once."""
-    print(json.dumps(record, separators=(",", ":"), default=str), flush=True)
+    say(json.dumps(record, separators=(",", ":"), default=str))
 
 
 @contextlib.contextmanager
@@ -65,7 +66,7 @@ def reporting(output: Format = Format.text) -> Iterator[None]:
             _close_stdout()  # whoever read our output has read enough: `… | head`
             raise typer.Exit(1) from None
         name, code, status = classify(error)
-        message = explain(error)
+        message = error_escaped(explain(error))
         if isinstance(error, KeyboardInterrupt):
             message = "interrupted; nothing was left half-written"
         elif code == "internal" and not isinstance(error, NodeFailedError):
@@ -75,7 +76,7 @@ def reporting(output: Format = Format.text) -> Iterator[None]:
             log.info("".join(traceback.format_tb(error.__traceback__)))
         if output is Format.json:
             emit({"status": name, "code": code, "message": message})
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        say(f"error: {message}", aside=True)
         raise typer.Exit(status) from None
 
 
@@ -86,11 +87,9 @@ def _close_stdout() -> None:
 
 def configure_logging(verbose: bool = False) -> None:
     """Send warnings (with `verbose` everything) to standard error. Nothing logged is secret."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(EscapingFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 
 def home_of(home: Path | None) -> Path:

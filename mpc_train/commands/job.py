@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mpc_train.commands.common import Format, FormatOption, emit, reporting
+from mpc_train.printing import say
 
 job = typer.Typer(no_args_is_help=True, help="Job files.")
 
@@ -43,4 +44,4 @@ def job_check(
                 }
             )
             return
-        print(f"{describe(checked)}\n\n{trust}")
+        say(f"{describe(checked)}\n\n{trust}")

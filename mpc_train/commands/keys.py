@@ -16,6 +16,7 @@ from mpc_train.commands.common import (
     home_of,
     reporting,
 )
+from mpc_train.printing import say
 
 identity = typer.Typer(no_args_is_help=True, help="This node's own keys.")
 roster = typer.Typer(no_args_is_help=True, help="The public cards of everybody this node accepts.")
@@ -65,9 +66,9 @@ def identity_new(
                 }
             )
             return
-        print(f"Made {path}")
-        print(f"Card {card_path(folder, name)}: send it to the others, and tell them by another")
-        print(f"way the fingerprint  {card.fingerprint}")
+        say(f"Made {path}")
+        say(f"Card {card_path(folder, name)}: send it to the others, and tell them by another")
+        say(f"way the fingerprint  {card.fingerprint}")
 
 
 @identity.command("card")
@@ -90,7 +91,7 @@ def identity_card(
                 }
             )
             return
-        print(card.to_text(), end="")
+        say(card.to_text(), end="")
 
 
 @identity.command("show")
@@ -115,7 +116,7 @@ def identity_show(
                 }
             )
             return
-        print(f"{card.name}  made {card.created}\n{card.fingerprint}\n{path}")
+        say(f"{card.name}  made {card.created}\n{card.fingerprint}\n{path}")
 
 
 @roster.command("add")
@@ -148,9 +149,9 @@ def roster_add(
                 }
             )
             return
-        print("Compare each fingerprint with its owner, by telephone or in person:")
+        say("Compare each fingerprint with its owner, by telephone or in person:")
         for card in added:
-            print(f"  {card.name:20} {card.fingerprint}")
+            say(f"  {card.name:20} {card.fingerprint}")
 
 
 @roster.command("show")
@@ -168,4 +169,4 @@ def roster_show(
             emit({"status": "ok", "roster": str(place), "cards": cards})
             return
         for card in known:
-            print(f"{card.name:20} {card.fingerprint}  {card.created}")
+            say(f"{card.name:20} {card.fingerprint}  {card.created}")

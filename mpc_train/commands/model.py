@@ -6,6 +6,7 @@ import typer
 
 from mpc_train.commands.common import Format, FormatOption, reporting
 from mpc_train.errors import ModelError
+from mpc_train.printing import say
 
 model = typer.Typer(no_args_is_help=True, help="Networks of your own.")
 
@@ -33,4 +34,4 @@ def model_export(
         except ValueError:
             raise ModelError(f"--input-shape {input_shape}: write sizes like 1,28,28") from None
         found = msgspec.structs.replace(made_by(factory, shape, seed), source="")
-        print(msgspec.json.encode(found).decode())
+        say(msgspec.json.encode(found).decode())

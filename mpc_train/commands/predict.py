@@ -9,6 +9,7 @@ import typer
 
 from mpc_train.commands.common import Format, FormatOption, emit, reporting
 from mpc_train.errors import ConfigError
+from mpc_train.printing import say
 from parties.files import atomic_file
 
 
@@ -78,4 +79,4 @@ def predict_command(
                 }
             )
         elif out is not None:
-            print(f"{rows} predictions in {out}")
+            say(f"{rows} predictions in {out}")

@@ -1,7 +1,6 @@
 """`mpc-train schema`: draft what the columns of a table mean, and compare it among owners."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +8,7 @@ import typer
 
 from mpc_train.commands.common import Format, FormatOption, emit, reporting
 from mpc_train.errors import ConfigError, JobError
+from mpc_train.printing import say
 
 if TYPE_CHECKING:
     from mpc_train.tables.source import Source
@@ -61,7 +61,7 @@ def schema_infer(
         with view.shown():
             draft = infer(source, lambda news: view.event("reading", dataclasses.asdict(news)))
         for warning in draft.warnings:
-            print(f"review: {warning}", file=sys.stderr)
+            say(f"review: {warning}", aside=True)
         if output is Format.json:
             emit(
                 {
@@ -73,7 +73,7 @@ def schema_infer(
                 }
             )
         else:
-            print(draft.text, end="")
+            say(draft.text, end="")
 
 
 @schema.command("digest")
@@ -89,7 +89,7 @@ def schema_digest(
         from mpc_train.tables.compare import digest_of
         from mpc_train.tables.schema import load_schema
 
-        print(msgspec.json.encode(digest_of(load_schema(file))).decode())
+        say(msgspec.json.encode(digest_of(load_schema(file))).decode())
 
 
 @schema.command("check")
@@ -108,7 +108,7 @@ def schema_check(files: FilesArgument, output: FormatOption = Format.text) -> No
             emit({"status": "ok", "digest": first.schema, "columns": len(first.columns)})
             return
         same = f"{len(files)} files, the same schema" if len(files) > 1 else "schema"
-        print(f"{same}: {len(first.columns)} columns, digest {first.schema}")
+        say(f"{same}: {len(first.columns)} columns, digest {first.schema}")
 
 
 def _declared(config: Path, job: str) -> "Source":
