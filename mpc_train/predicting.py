@@ -26,6 +26,7 @@ from mpc_train.errors import ArtifactError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_problem import JobProblem
 from mpc_train.jobs.job_regression import LOGARITHMIC, family_of
+from mpc_train.jobs.job_sizes import check_sizes
 from mpc_train.opening import MANIFEST_FILE, MODEL_FILE
 from mpc_train.preparation.applied import applied
 from mpc_train.preparation.local import check_cells, local_terms
@@ -130,8 +131,9 @@ def load_predictor(model: Path) -> Predictor:
         said = msgspec.json.decode(manifest, type=_Manifest)
         # Not `job_from_bytes`: a manifest outlives the version that wrote it.
         job = msgspec.json.decode(said.job, type=Job)
+        check_sizes(job)
         pipeline = job.pipeline
-    except (msgspec.MsgspecError, JobProblem) as error:
+    except (msgspec.MsgspecError, JobProblem, ArithmeticError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST_FILE}: is not a manifest: {error}") from error
     blob = _read(path, None)
     try:

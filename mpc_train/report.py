@@ -15,7 +15,7 @@ from mpc_train.jobs.job_regression import described
 from mpc_train.jobs.job_train_checks import drops
 from mpc_train.jobs.reading import Reading
 from mpc_train.jobs.schedule import (
-    checked_rows,
+    checked_size,
     is_newton,
     split_sizes,
     steps_per_epoch,
@@ -25,6 +25,7 @@ from mpc_train.linkage.columns import columns_of
 from mpc_train.linkage.normalise import said
 from mpc_train.linkage.partners import least_joined
 from mpc_train.preparation.described import described as described_steps
+from mpc_train.preparation.described import some
 
 MODELS = {
     "linear": "linear regression (squared error)",
@@ -46,7 +47,7 @@ def describe(job: Job) -> str:
     training, held_out = split_sizes(job)
     model = f"{MODELS[job.model.kind]}, widths {' - '.join(str(width) for width in job.widths)}"
     if job.model.network is not None:
-        operations = ", ".join(node.op for node in job.graph.nodes)
+        operations = some(node.op for node in job.graph.nodes)
         model = f"a network of {len(job.graph.nodes)} operations ({operations}),"
     owners = ", ".join(f"{name} ({job.data.rows[name]} rows)" for name in job.owners)
     metrics = ", ".join(job.reveal.metrics)
@@ -208,7 +209,7 @@ def _weighted(job: Job) -> list[str]:
 
 
 def _set_aside(job: Job) -> list[str]:
-    rows = len(checked_rows(job))
+    rows = checked_size(job)
     return [f"             {rows} more decide when training ends"] if rows else []
 
 

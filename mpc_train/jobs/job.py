@@ -30,12 +30,14 @@ from mpc_train.jobs.job_data import (
     schema_of,
     weight_of,
 )
+from mpc_train.jobs.job_data_checks import check_data
 from mpc_train.jobs.job_prepare import Prepare
 from mpc_train.jobs.job_regression import NUMBERS, regression_shapes
 from mpc_train.jobs.job_reveal import Reveal
+from mpc_train.jobs.job_sizes import check_sizes
 from mpc_train.jobs.job_train import Strict, Train
 from mpc_train.jobs.ranges import check_ranges
-from mpc_train.jobs.strict_toml import at, load_toml
+from mpc_train.jobs.strict_toml import MAX_MESSAGE, at, clipped, load_toml
 from mpc_train.linkage.partners import least_joined
 from mpc_train.networks.carried import Carried, made_by, read_model
 from mpc_train.networks.graph import Graph, layers_of
@@ -270,6 +272,7 @@ def load_job(path: Path | str) -> Job:
     path = Path(path)
     job, text = load_toml(path, Job, JobError)
     try:
+        check_sizes(job)
         job = _finish(_with_network(_with_schema(job, path), path))
         if job.data.joined:
             raise JobProblem("data.joined", "is filled in during a run; remove it")
@@ -291,10 +294,12 @@ def job_from_bytes(body: bytes) -> Job:
     try:
         job = _finish(msgspec.json.decode(body, type=Job))
     except msgspec.MsgspecError as error:
-        raise JobError(f"the proposed job cannot be read: {error}") from error
-    except (JobProblem, ArithmeticError, ValueError) as problem:
+        what = clipped(str(error), MAX_MESSAGE)
+        raise JobError(f"the proposed job cannot be read: {what}") from error
+    except (JobProblem, ArithmeticError, ValueError, RecursionError) as problem:
         key = getattr(problem, "key", "")
-        raise JobError(f"the proposed job: {key}: {problem}") from problem
+        what = clipped(str(problem), MAX_MESSAGE)
+        raise JobError(f"the proposed job: {clipped(key)}: {what}") from problem
     if job.to_bytes() != body:
         raise JobError("the proposed job is not in canonical form; same version at all nodes?")
     return job
@@ -322,6 +327,7 @@ def _with_network(job: Job, path: Path) -> Job:
             model, graph="", network=found, input_shape=found.graph.input_shape
         )
     elif model.module:
+        check_data(job)
         shape = model.input_shape or (job.pipeline.width,)
         made = made_by(model.module, shape, job.train.seed)
         network = msgspec.structs.replace(made, weights={})

@@ -13,6 +13,7 @@ from mpc_train.jobs.job_data_checks import check_data
 from mpc_train.jobs.job_problem import JobProblem, no_duplicates
 from mpc_train.jobs.job_regression import NUMBERS
 from mpc_train.jobs.job_reveal_checks import check_reveal
+from mpc_train.jobs.job_sizes import check_sizes
 from mpc_train.jobs.job_train_checks import check_train
 from mpc_train.networks.carried import check_carried
 from mpc_train.networks.graph import GraphError
@@ -28,6 +29,10 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 MAX_NODES = 64
 MAX_WIDTH = 65_536
 MAX_CLASSES = 1_000
+MAX_WEIGHTS = 1 << 26
+"""Half a GiB of them as words; a ResNet-50 has 25 million."""
+MAX_VALUES = 1 << 25
+"""All that a row is between layers, together."""
 MAX_LIMIT = 1 << 20
 MAX_BODY_BYTES = 1 << 20
 """What a node accepts as the body of a proposed contract."""
@@ -37,12 +42,16 @@ LEAST_FRACTION_BITS, MOST_FRACTION_BITS = 12, 26
 
 def check_job(job: "Job") -> None:
     """Raise JobProblem at the first contradiction."""
+    check_sizes(job)
     if job.version != JOB_VERSION:
         raise JobProblem("version", f"this program reads version {JOB_VERSION}")
     _check_roles(job)
+    if not 0 <= job.model.classes <= MAX_CLASSES:
+        raise JobProblem("model.classes", f"write classes = 2 … {MAX_CLASSES}")
     check_data(job)
     check_pipeline(job)
     _check_model(job)
+    _check_weights(job)
     check_train(job)
     check_reveal(job)
     if len(job.to_bytes()) > MAX_BODY_BYTES:
@@ -128,6 +137,17 @@ def _check_model(job: "Job") -> None:
     for key in ("activation_limit", "gradient_limit"):
         if not 1 <= getattr(job.fixed_point, key) <= MAX_LIMIT:
             raise JobProblem(f"fixed_point.{key}", f"between 1 and {MAX_LIMIT}")
+
+
+def _check_weights(job: "Job") -> None:
+    """How much the model holds, and what a row makes of it, before any of it is made."""
+    key = "model.hidden" if job.model.network is None else "model"
+    weights = sum(prod(shape) for shape in job.shapes.values())
+    if weights > MAX_WEIGHTS:
+        raise JobProblem(key, f"{weights} weights, at most {MAX_WEIGHTS}")
+    values = sum(prod(node.shape) for node in job.graph.nodes)
+    if values > MAX_VALUES:
+        raise JobProblem(key, f"{values} values between layers for a row, at most {MAX_VALUES}")
 
 
 def _check_network(job: "Job") -> None:

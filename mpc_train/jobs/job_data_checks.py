@@ -156,6 +156,8 @@ def _check_rows(job: "Job") -> None:
             raise JobProblem(f"data.rows.{name}", "is not one of job.owners")
         if not 1 <= count <= MAX_ROWS:
             raise JobProblem(f"data.rows.{name}", f"between 1 and {MAX_ROWS} rows")
+    if sum(rows.values()) > MAX_ROWS:
+        raise JobProblem("data.rows", f"{sum(rows.values())} rows, at most {MAX_ROWS} together")
     if not 0 <= number("data.test_fraction", job.data.test_fraction) < 1:
         raise JobProblem("data.test_fraction", "at least 0 and below 1")
     if not 0 <= job.data.split_seed <= MAX_SEED:

@@ -86,7 +86,7 @@ def check_spelling(key: str, rules: tuple[Rule, ...]) -> None:
 def _check_shares_of_columns(job: "Job") -> None:
     """Each feature, the label and the weight stand at exactly one owner."""
     columns = job.data.columns
-    wanted = job.columns
+    wanted = dict.fromkeys(job.columns)
     holder: dict[str, str] = {}
     for owner in job.owners:
         if not columns.get(owner):

@@ -3,9 +3,10 @@
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from mpc_train.errors import JobError
 from mpc_train.jobs.job_problem import JobProblem, no_duplicates, number
 from mpc_train.jobs.job_reveal import METRICS
-from mpc_train.jobs.schedule import fold_jobs, held_out_of, is_newton, split_sizes
+from mpc_train.jobs.schedule import fold_jobs, held_out_sizes, is_newton, split_sizes
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -65,19 +66,26 @@ def _check_metrics(job: "Job") -> None:
             f"a metric needs {reveal.least_test_rows} test rows (reveal.least_test_rows) and "
             f"there are {test_rows}; raise data.test_fraction or reveal no metric",
         )
-    if reveal.per_party:
-        if job.data.partition == "columns":
-            raise JobProblem(
-                "reveal.per_party",
-                "owners of columns have no rows of their own; list metrics",
+    if reveal.per_party and job.data.partition == "columns":
+        raise JobProblem(
+            "reveal.per_party", "owners of columns have no rows of their own; list metrics"
+        )
+
+
+def check_own_rows(job: "Job") -> None:
+    """Raise JobError where an owner holds out too few rows of its own for a metric over them.
+
+    Looks at every row, so that it comes after this node's rules.
+    """
+    if not job.reveal.per_party:
+        return
+    least = job.reveal.least_test_rows
+    for owner, rows in held_out_sizes(job).items():
+        if rows < least:
+            raise JobError(
+                f"reveal.per_party: {owner} has fewer than {least} test rows "
+                "(reveal.least_test_rows)"
             )
-        for owner in job.owners:
-            if len(held_out_of(job, owner)) < reveal.least_test_rows:
-                raise JobProblem(
-                    "reveal.per_party",
-                    f"{owner} has fewer than {reveal.least_test_rows} test rows "
-                    "(reveal.least_test_rows)",
-                )
 
 
 def _check_folds(job: "Job") -> None:

@@ -46,7 +46,8 @@ class Optimizer(Strict, frozen=True):
 
 
 class Schedule(Strict, frozen=True):
-    """The learning rate over the epochs; `schedule.learning_rate` says how each is computed."""
+    """The learning rate over the epochs; `schedule.learning_rate` says how each is computed. It may
+    change 10,000 times, and stays above what the ring can tell from 0."""
 
     name: Literal["constant", "step", "cosine"] = "constant"
     every: int = 0

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from mpc_train.jobs.job_problem import JobProblem, number
 from mpc_train.jobs.job_regression import check_kind, check_newton
 from mpc_train.jobs.job_train import EarlyStopping, LossSettings, Optimizer
-from mpc_train.jobs.schedule import is_newton, split_sizes
+from mpc_train.jobs.schedule import (
+    is_newton,
+    rate_changes,
+    split_sizes,
+    steps_per_epoch,
+    total_steps,
+)
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -16,6 +22,11 @@ if TYPE_CHECKING:
 MAX_STEPS = 10_000_000
 MAX_SEED = 2**63 - 1
 MAX_WARMUP_STEPS = 10_000
+MAX_RATE_CHANGES = 10_000
+"""Every rate is computed before a job is signed."""
+MAX_LOOKS = 10_000
+"""So often something may be disclosed on the way: each time is agreed on, and reported."""
+MAX_FROZEN = 1_000
 
 LOSSES: dict[str, tuple[str, ...]] = {
     "linear": ("half_mse", "mse", "l1", "huber", "poisson"),
@@ -83,6 +94,7 @@ def check_train(job: "Job") -> None:
     _check_loss(job, train.loss)
     if train.guard is not None and train.guard.every < 1:
         raise JobProblem("train.guard.every", "at least 1 step")
+    _check_looks(job)
     _check_warm_start(job)
     if train.dropout_mask == "public" and not drops(job):
         raise JobProblem("train.dropout_mask", "the network has no dropout layer; remove it")
@@ -136,6 +148,13 @@ def _check_schedule(job: "Job") -> None:
         raise JobProblem("train.schedule", f"{schedule.name} takes neither every nor factor")
     if not 0 <= schedule.warmup_steps <= MAX_WARMUP_STEPS:
         raise JobProblem("train.schedule.warmup_steps", f"between 0 and {MAX_WARMUP_STEPS}")
+    changes = rate_changes(job)
+    if changes > MAX_RATE_CHANGES:
+        raise JobProblem(
+            "train.schedule",
+            f"{changes} rates, at most {MAX_RATE_CHANGES}: use larger epochs (smaller batches), or "
+            "change the rate less often",
+        )
 
 
 def _check_clip(job: "Job") -> None:
@@ -208,6 +227,22 @@ def _check_early_stopping(job: "Job", settings: EarlyStopping) -> None:
         )
 
 
+def _check_looks(job: "Job") -> None:
+    """How often something is disclosed while the job trains."""
+    train, steps = job.train, total_steps(job)
+    periods = {"reveal.training_loss_every": job.reveal.training_loss_every}
+    if train.guard is not None:
+        periods["train.guard.every"] = train.guard.every
+    if train.early_stopping is not None:
+        periods["train.early_stopping.every"] = train.early_stopping.every * steps_per_epoch(job)
+    for key, period in periods.items():
+        if period > 0 and steps // period > MAX_LOOKS:
+            raise JobProblem(
+                key,
+                f"{steps // period} times in {steps} steps, at most {MAX_LOOKS}; look more seldom",
+            )
+
+
 def _check_warm_start(job: "Job") -> None:
     start = job.train.warm_start
     if start is None:
@@ -222,6 +257,8 @@ def _check_warm_start(job: "Job") -> None:
         raise JobProblem(f"{key}.source", 'write "public" or the name of an owner')
     elif start.sha256:
         raise JobProblem(f"{key}.sha256", "a digest would give a private file away; remove it")
+    if len(start.frozen) > MAX_FROZEN:
+        raise JobProblem(f"{key}.frozen", f"at most {MAX_FROZEN} names; write beginnings of names")
     trained = [name for name in job.shapes if not is_frozen(job, name)]
     for prefix in start.frozen:
         if not any(_matches(prefix, name) for name in job.shapes):

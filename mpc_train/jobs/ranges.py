@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 
 from mpc_train.errors import JobError
 from mpc_train.jobs.job_regression import check_newton_ranges
+from mpc_train.jobs.job_reveal_checks import check_own_rows
 from mpc_train.jobs.job_train_checks import loss_name
 from mpc_train.jobs.schedule import distinct_rates, is_newton, learning_rate
 from mpc_train.networks.graph_ranges import check_graph_ranges
 from mpc_train.training.moments import least_rate
+from mpc_train.training.representable import check_penalties, check_sgd
 from mpc_train.training.training_setup import (
     check_training,
     gradient_limit,
@@ -42,9 +44,13 @@ MAX_CLASSES = 16
 
 
 def check_ranges(job: Job) -> None:
-    """Raise JobError that says which bound does not fit and what to change."""
+    """Raise JobError that says which bound does not fit and what to change.
+
+    Takes time by the rows, rates and operations of the job: it comes after a node's rules.
+    """
     f = job.fraction_bits
     limit = job.fixed_point.activation_limit
+    check_own_rows(job)
     if _bits(Fraction(limit)) + 2 * f > WORD_BITS:
         raise JobError(
             f"fixed_point: a product of values up to activation_limit = {limit} needs "
@@ -55,13 +61,15 @@ def check_ranges(job: Job) -> None:
         raise JobError(f"model.classes: at most {MAX_CLASSES} classes, the job has {job.outputs}")
     if is_newton(job):
         check_newton_ranges(job)
+        check_penalties(job)
         return
     if job.weight:
         _check_weighted(job)
     check_graph_ranges(job)
     check_training(job)
-    for epoch, step in distinct_rates(job):
-        rate(job, epoch, step)
+    rates = [rate(job, epoch, step) for epoch, step in distinct_rates(job)]
+    if job.train.optimizer.name == "sgd":
+        check_sgd(job, rates)
 
 
 def _check_weighted(job: Job) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RATE_DENOMINATOR = 2**40
 """Cosine rates are rounded to multiples of 2^-40, far below one unit of the fixed point."""
+POWER_BITS = 256
+"""Powers of a factor are exact up to so many bits and rounded beyond, lest they grow for ever."""
 
 
 def permutation(count: int, purpose: str, seed: int, epoch: int = 0) -> NDArray[np.int64]:
@@ -84,10 +86,23 @@ def split(job: "Job") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return training, held_out
 
 
+def held_out_sizes(job: "Job") -> dict[str, int]:
+    """Return how many of each owner's rows are held out, where owners hold rows."""
+    held_out = split(job)[1]
+    ends = np.cumsum([0, *(job.data.rows[owner] for owner in job.owners)])
+    counts = np.diff(np.searchsorted(held_out, ends))
+    return dict(zip(job.owners, counts.tolist(), strict=True))
+
+
 def held_out_of(job: "Job", owner: str) -> NDArray[np.int64]:
     """Return the numbers of an owner's rows that are held out, ascending."""
     first, held_out = job.first_row(owner), split(job)[1]
     return held_out[(held_out >= first) & (held_out < first + job.data.rows[owner])]
+
+
+def checked_size(job: "Job") -> int:
+    """Return how many rows early stopping is decided on, without finding out which."""
+    return sum(checked for _, checked, _ in (_sizes(job, rows) for rows in _split_apart(job)))
 
 
 def checked_rows(job: "Job") -> NDArray[np.int64]:
@@ -164,7 +179,7 @@ def learning_rate(job: "Job", epoch: int, step: int | None = None) -> Fraction:
     if step is not None and step < schedule.warmup_steps:
         rate *= Fraction(step, schedule.warmup_steps)
     if schedule.name == "step":
-        return rate * Fraction(schedule.factor) ** (epoch // schedule.every)
+        return rate * _power(Fraction(schedule.factor), epoch // schedule.every)
     if schedule.name == "cosine":
         rate *= (1 + _cosine_of_pi_times(Fraction(epoch, job.train.epochs))) / 2
         return Fraction(round(rate * RATE_DENOMINATOR), RATE_DENOMINATOR)
@@ -172,11 +187,46 @@ def learning_rate(job: "Job", epoch: int, step: int | None = None) -> Fraction:
 
 
 def distinct_rates(job: "Job") -> list[tuple[int, int | None]]:
-    """Return (epoch, step) wherever a rate may differ from the ones before: for checks."""
+    """Return (epoch, step) wherever a rate may differ from the ones before: for checks.
+
+    `job_train_checks` bounds how many these are.
+    """
     found: list[tuple[int, int | None]] = []
     warmup = min(job.train.schedule.warmup_steps, total_steps(job) + 1)
     found += [((step - 1) // steps_per_epoch(job), step) for step in range(1, warmup)]
-    return [*found, *((epoch, None) for epoch in range(job.train.epochs))]
+    return [*found, *((epoch, None) for epoch in range(0, job.train.epochs, _epochs_alike(job)))]
+
+
+def rate_changes(job: "Job") -> int:
+    """Return in how many epochs the rate may differ from that of the epoch before."""
+    return -(-job.train.epochs // _epochs_alike(job))
+
+
+def _epochs_alike(job: "Job") -> int:
+    """So many epochs in a row have one rate."""
+    schedule = job.train.schedule
+    if schedule.name == "step":
+        return schedule.every
+    return 1 if schedule.name == "cosine" else max(job.train.epochs, 1)
+
+
+def _power(factor: Fraction, exponent: int) -> Fraction:
+    """factor ** exponent by squaring, by rational rounding the same on every machine."""
+    result, square = Fraction(1), factor
+    while exponent:
+        if exponent & 1:
+            result = _shortened(result * square)
+        square, exponent = _shortened(square * square), exponent >> 1
+    return result
+
+
+def _shortened(value: Fraction) -> Fraction:
+    """The value with at most POWER_BITS significant bits, as it is where it has no more."""
+    length = max(value.numerator.bit_length(), value.denominator.bit_length())
+    if length <= POWER_BITS:
+        return value
+    shift = POWER_BITS - value.numerator.bit_length() + value.denominator.bit_length()
+    return round(value * Fraction(2) ** shift) / Fraction(2) ** shift
 
 
 def _cosine_of_pi_times(turn: Fraction) -> Fraction:

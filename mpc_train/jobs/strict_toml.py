@@ -20,6 +20,11 @@ T = TypeVar("T")
 MAX_FILE_BYTES = 4 << 20
 """Job and configuration files are read whole; a few thousand features fit in far less."""
 
+MAX_SHOWN = 80
+"""So much of a number is repeated in an error."""
+MAX_MESSAGE = 2_000
+"""Libraries repeat what they were given, whole."""
+
 MAX_EXPONENT = 30
 """Decimals beyond 10^±30 cannot be meant, and would print as very long strings."""
 
@@ -37,6 +42,11 @@ def canonical_decimal(value: Decimal) -> Decimal:
         raise ValueError(f"numbers have at most {MAX_DIGITS} digits")
     # The default context would round to 28 digits.
     return Decimal(format(value.normalize(_EXACT), "f")) if value else Decimal(0)
+
+
+def clipped(text: str, most: int = MAX_SHOWN) -> str:
+    """The beginning of a text that came from elsewhere, for an error."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 class _NumberError(ValueError):
@@ -61,26 +71,32 @@ def load_toml(path: Path, kind: type[T], error: type[TrainError]) -> tuple[T, st
     key, and a value of the wrong type.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        with path.open("rb") as file:
+            # Not by its size: a device or a pipe has none, and no end perhaps.
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
             raise error(f"{path}: longer than {MAX_FILE_BYTES >> 20} MiB; is this the right file?")
-        text = path.read_text(encoding="utf-8")
+        text = content.decode()
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror}); check the path") from cause
     except UnicodeDecodeError as cause:
         raise error(f"{path}: not UTF-8 text; save the file as UTF-8") from cause
     try:
         tree = tomllib.loads(text, parse_float=_parse_float)
-    except tomllib.TOMLDecodeError as cause:
+    except (tomllib.TOMLDecodeError, RecursionError) as cause:
         raise error(f"{path}: not valid TOML: {cause}") from cause
     except _NumberError as cause:
         line = next(
             number for number, row in enumerate(text.splitlines(), 1) if cause.spelling in row
         )
-        raise error(f"{path}:{line}: {cause.spelling}: {cause}") from cause
+        raise error(f"{path}:{line}: {clipped(cause.spelling)}: {cause}") from cause
+    except ValueError as cause:
+        # Python's own bound: a whole number of thousands of digits.
+        raise error(f"{path}: a number is too long; write fewer digits") from cause
     try:
         return msgspec.convert(tree, kind), text
     except msgspec.ValidationError as cause:
-        message, _, key = str(cause).partition(" - at `")
+        message, _, key = clipped(str(cause), MAX_MESSAGE).partition(" - at `")
         raise at(error, path, text, key.rstrip("`").removeprefix("$."), message) from cause
 
 

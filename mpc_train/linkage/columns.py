@@ -36,12 +36,13 @@ def columns_of(job: Job, owner: str) -> tuple[str, ...]:
     names = job.columns
     if job.data.partition == "rows":
         return names
-    return tuple(name for name in names if name in job.data.columns[owner])
+    mine = set(job.data.columns[owner])
+    return tuple(name for name in names if name in mine)
 
 
 def part_of(job: Job, owner: str) -> Part:
     """What of the inputs and the label comes from an owner."""
-    names, pipeline = columns_of(job, owner), job.pipeline
+    names, pipeline = set(columns_of(job, owner)), job.pipeline
     return Part(
         tuple(i for i, term in enumerate(pipeline.terms) if term.column in names),
         tuple(i for i, j in enumerate(pipeline.filled) if pipeline.terms[j].column in names),

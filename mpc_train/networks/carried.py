@@ -54,7 +54,7 @@ def read_model(path: Path) -> Carried:
         check_carried(found)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from error
-    except (msgspec.MsgspecError, GraphError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: {error}; write it with mpc-train model export") from error
     return found
 

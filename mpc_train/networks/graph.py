@@ -25,6 +25,9 @@ import msgspec
 GRAPH_VERSION = 1
 MAX_NODES = 4096
 MAX_ELEMENTS = 1 << 28
+MAX_AXES = 8
+MAX_SETTING = 1 << 20
+"""Largest number and longest list in a setting: of strides, axes, slices and the like."""
 NUMBER = re.compile(r"-?\d{1,60}(\.\d{1,60}|/\d{1,60})?\Z", re.ASCII)
 
 Setting = bool | int | str | tuple[int, ...]
@@ -221,6 +224,12 @@ def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
         raise GraphError(f"{node.name}: {node.op} takes {spec.inputs} values")
     if set(node.settings) != set(spec.settings):
         raise GraphError(f"{node.name}: {node.op} has the settings {', '.join(spec.settings)}")
+    for key, value in node.settings.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if len(numbers) > MAX_AXES or any(
+            isinstance(each, int) and abs(each) > MAX_SETTING for each in numbers
+        ):
+            raise GraphError(f"{node.name}: {key} is out of all proportion")
     allowed = {*spec.tensors, *spec.optional}
     if not set(spec.tensors) <= set(node.tensors) <= allowed:
         raise GraphError(f"{node.name}: {node.op} has the tensors {', '.join(sorted(allowed))}")
@@ -231,6 +240,8 @@ def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
 
 
 def _check_shape(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) > MAX_AXES:
+        raise GraphError(f"{name}: a shape of {len(shape)} axes, at most {MAX_AXES}")
     if any(size < 1 for size in shape) or prod(shape) > MAX_ELEMENTS:
         raise GraphError(f"{name}: a shape of {list(shape)}")
 

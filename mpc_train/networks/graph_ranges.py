@@ -68,6 +68,12 @@ def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
             raise GraphError(
                 f"{node.place}: eps = {float(node.real('eps')):g} is below 2^-{f}; use a larger one"
             )
+        if node.real("eps") > NORM_LIMIT**2:
+            raise GraphError(
+                f"{node.place}: eps = {float(node.real('eps')):g} is above all squares"
+            )
+        if node.op == "batch_norm" and not 0 <= node.real("momentum") <= 1:
+            raise GraphError(f"{node.place}: a momentum between 0 and 1")
         count = _normalised(job, node, shape)
         room = 61 - f - LIMIT_BITS - (count // CHUNK if count > CHUNK else count).bit_length()
         if room < LEAST_MANTISSA:
@@ -107,17 +113,28 @@ def _check_constants(job: Job, node: Node) -> None:
             raise GraphError(
                 f"{node.place}: a factor of {float(factor):g} leaves nothing at fraction_bits = {f}"
             )
-    elif node.op == "shift" and abs(node.real("summand")) > limit:
-        raise GraphError(
-            f"{node.place}: a summand of {float(node.real('summand')):g} is beyond "
-            f"fixed_point.activation_limit = {limit}"
-        )
+    elif node.op == "shift":
+        summand = node.real("summand")
+        if abs(summand) > limit:
+            raise GraphError(
+                f"{node.place}: a summand of {float(summand):g} is beyond "
+                f"fixed_point.activation_limit = {limit}"
+            )
+        if summand and not round(summand * (1 << f)):
+            raise GraphError(
+                f"{node.place}: a summand of {float(summand):g} is nothing at fraction_bits = {f}"
+            )
     elif node.op == "clamp":
         low, high = node.real("low"), node.real("high")
         if not -MOST_CONSTANT <= low < high <= MOST_CONSTANT:
             raise GraphError(
                 f"{node.place}: limits of {float(low):g} and {float(high):g}; the first is the "
                 f"lower one, and both lie within ±{MOST_CONSTANT}"
+            )
+        if round(low * (1 << f)) == round(high * (1 << f)):
+            raise GraphError(
+                f"{node.place}: limits of {float(low):g} and {float(high):g} are the same at "
+                f"fraction_bits = {f}"
             )
     elif node.op == "leaky_relu":
         slope = abs(node.real("slope"))

@@ -67,16 +67,20 @@ class PlainGraph(torch.nn.Module):
 
 
 def dry_run(graph: Graph) -> None:
-    """Run the graph on two rows of zeros; GraphError names the node whose shape is not true."""
-    module = PlainGraph(graph).eval()
-    values = {graph.input_name: torch.zeros(2, *graph.input_shape, dtype=torch.float64)}
+    """Run the graph on the shapes of two rows; GraphError names the node whose shape is not true.
+
+    On torch's meta device: no element is made, whatever the graph says of sizes.
+    """
+    with torch.device("meta"):
+        module = PlainGraph(graph).eval()
+        values = {graph.input_name: torch.zeros(2, *graph.input_shape, dtype=torch.float64)}
     for node in graph.nodes:
         tensors = {key: module._tensor(name) for key, name in node.tensors.items()}
         inputs = [values[name] for name in node.inputs]
         try:
             with torch.no_grad():
                 value = OPERATIONS[node.op](module, node, inputs, tensors)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError) as error:
             shapes = ", ".join(str(list(value.shape[1:])) for value in inputs)
             reason = str(error).splitlines()[0]
             raise GraphError(f"{node.name} ({node.op}) of {shapes}: {reason}") from error

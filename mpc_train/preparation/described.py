@@ -17,7 +17,7 @@ def described(job: Job) -> list[str]:
     """Lines on what each owner does alone, what is done over shares, and what becomes of it."""
     pipeline = job.pipeline
     terms = pipeline.terms
-    lines = [f"{pipeline.width} inputs: {_some(pipeline.names)}"]
+    lines = [f"{pipeline.width} inputs: {some(pipeline.names)}"]
     alone = [
         _step("clipped", (term for term in terms if term.clip is not None)),
         _step("logarithm", (term for term in terms if term.log is not None)),
@@ -35,7 +35,7 @@ def described(job: Job) -> list[str]:
         _step("mean for missing cells", (term for term in terms if term.filled)),
     ]
     if pipeline.interactions:
-        shared.append(f"products {_some(pipeline.names[len(terms) :])}")
+        shared.append(f"products {some(pipeline.names[len(terms) :])}")
     said = "; ".join(step for step in shared if step)
     if said:
         lines.append(f"over shares: {said}")
@@ -48,10 +48,11 @@ def described(job: Job) -> list[str]:
 
 def _step(what: str, terms: Iterable[Term], by_column: bool = False) -> str:
     names = list(dict.fromkeys(term.column if by_column else term.name for term in terms))
-    return f"{what}: {_some(names)}" if names else ""
+    return f"{what}: {some(names)}" if names else ""
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
     listed = list(names)
     rest = len(listed) - MOST_NAMES
     shown = ", ".join(listed[:MOST_NAMES])

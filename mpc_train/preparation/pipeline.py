@@ -136,16 +136,18 @@ def pipeline_of(job: Job) -> Pipeline:
     for feature in job.features:
         steps = _steps(prepare, feature.name)
         terms += _terms_of(job, feature, schema[feature.name], steps)
-    names = [term.name for term in terms]
+    places: dict[str, int] = {}
+    for place, term in enumerate(terms):
+        places.setdefault(term.name, place)
     pairs = []
     for index, (left, right) in enumerate(prepare.interactions):
         for name in (left, right):
-            if name not in names:
+            if name not in places:
                 raise JobProblem(
                     f"prepare.interactions[{index}]",
-                    f"{name!r} is no input; there are {', '.join(names[:20])}",
+                    f"{name!r} is no input; there are {', '.join(list(places)[:20])}",
                 )
-        pairs.append((names.index(left), names.index(right)))
+        pairs.append((places[left], places[right]))
     made = Pipeline(tuple(terms), tuple(pairs))
     if made.width > MOST_INPUTS:
         raise JobProblem("prepare", f"{made.width} inputs, at most {MOST_INPUTS}")

@@ -28,6 +28,7 @@ from mpc_train.regression.rows import logarithm_of_mean
 from mpc_train.regression.scales import (
     COARSE_SCALE_BITS,
     COEFFICIENT_BITS,
+    PENALTY_BITS,
     PREDICTOR_BITS,
     SCALE_BITS,
     SCALE_RANGE_BITS,
@@ -42,7 +43,6 @@ from protocols.role import Role
 
 ROOT_RESULT_BITS = 16
 """S comes out of the inverse root below 2^16 as a word of 4 fractional bits, 16 more are kept."""
-PENALTY_BITS = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from protocols.inverse_plan import InversePlan, inverse_plan
 
 PREDICTOR_BITS = 20
 """Fractional bits of linear predictors, means and residuals."""
+PENALTY_BITS = 16
+"""Significant bits of an L2 penalty."""
 COEFFICIENT_BITS = 28
 MOMENT_BITS = 34
 """Fractional bits of H at most."""

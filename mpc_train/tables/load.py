@@ -32,6 +32,9 @@ from mpc_train.tables.schema import Column, Schema
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
 
+FIRST_ROWS = 1 << 16
+"""There is room for so many before the first is read."""
+
 Report = Callable[[Progress], None]
 Check = Callable[[str, cells.Reals, cells.Mask], None]
 """Takes a column's name, values and what is missing, of some rows; raises CellError."""
@@ -61,6 +64,8 @@ def load(
     label = label_of(source)
     with open_table(source) as table:
         _check_names(table, label, schema, source, (*names, *identifiers))
+        if table.unit == "rows" and rows is not None and table.total not in (None, rows):
+            raise DataError(_other_rows(label, table.total, rows))
         filling = _Filling(label, table.place, len(names), rows)
         report = reporting(table, progress, rows)
         for chunk in table.chunks((*names, *identifiers)):
@@ -76,16 +81,20 @@ def load(
     if not found.rows:
         raise DataError(f"{label}: there are columns but no row")
     if rows is not None and found.rows != rows:
-        raise DataError(
-            f"{label}: the table's rows are {found.rows}, the job says {rows}; use the right "
-            "table or correct data.rows in the job"
-        )
+        raise DataError(_other_rows(label, found.rows, rows))
     warnings = _check_whole(found, schema)
     if alone and warnings:
         raise DataError("\n  ".join(f"{label}: {each}; {_ADVICE}" for each in warnings))
     if unique:
         _check_duplicates(found, label)
     return replace(found, warnings=tuple(f"{label}: {each}" for each in warnings))
+
+
+def _other_rows(label: str, found: int | None, rows: int) -> str:
+    return (
+        f"{label}: the table's rows are {found}, the job says {rows}; use the right table or "
+        "correct data.rows in the job"
+    )
 
 
 def stream(
@@ -184,11 +193,12 @@ def _list(names: Sequence[str]) -> str:
 
 
 class _Filling:
-    """Arrays that chunks are written into; they grow only where nobody knows how many rows come."""
+    """Arrays that chunks are written into; they grow as rows come, to `rows` at most."""
 
     def __init__(self, label: str, place: str, columns: int, rows: int | None) -> None:
         self._label, self._place, self._rows = label, place, rows
-        capacity = rows or 0
+        # What the job says is not believed: arrays grow with what is there.
+        capacity = min(rows or 0, FIRST_ROWS)
         self._values = np.zeros((capacity, columns))
         self._missing = np.zeros((capacity, columns), bool)
         self._places = np.zeros(capacity, np.int64)
@@ -205,6 +215,8 @@ class _Filling:
             )
         if self._end > len(self._values):
             capacity = max(self._end, len(self._values) * 3 // 2)
+            if self._rows is not None:
+                capacity = min(capacity, self._rows)
             for array in (self._values, self._missing, self._places):
                 # In place: the operating system moves pages, so nothing stands there twice.
                 array.resize((capacity, *array.shape[1:]), refcheck=False)

@@ -34,6 +34,7 @@ import msgspec
 
 from mpc_train.errors import JobError
 from mpc_train.jobs.job_problem import JobProblem, number
+from mpc_train.jobs.job_sizes import MAX_TEXT, check_sizes
 from mpc_train.jobs.strict_toml import at, load_toml
 from mpc_train.tables.spelling import compose, entry_of
 
@@ -42,8 +43,6 @@ Kind = Literal["number", "category", "boolean", "date", "identifier"]
 SCHEMA_VERSION = 1
 MAX_COLUMNS = 100_000
 MAX_LEVELS = 10_000
-MAX_TEXT = 1_000
-"""Longest name, unit, level or code, in characters."""
 
 _SCHEMA_LABEL = b"mpc-train schema v1\0"
 _COLUMN_LABEL = b"mpc-train schema column v1\0"
@@ -171,6 +170,7 @@ def load_schema(path: Path | str) -> Schema:
 
 def check_schema(schema: Schema, key: str = "columns") -> None:
     """Raise JobProblem at the first contradiction, at `key`[number].field."""
+    check_sizes(schema, key.rpartition("columns")[0].removesuffix("."))
     if schema.version != SCHEMA_VERSION:
         raise JobProblem("version", f"this program reads version {SCHEMA_VERSION} of schemas")
     if not schema.columns:

@@ -15,14 +15,13 @@ from fractions import Fraction
 
 import numpy as np
 
-from mpc_train.jobs.bounds import gradient_bits, norm_bits
+from mpc_train.jobs.bounds import gradient_bits, norm_bits, norm_range
 from mpc_train.training.gradients import Gradient, Gradients, joined, pieces
 from protocols.arithmetic import multiply, truncate
 from protocols.comparison import clamped, relu
-from protocols.errors import RangeError
 from protocols.inverse_root import times_inverse_root
 from protocols.masked import Additive, Masked, public
-from protocols.rational import ROOT_BITS, root_range
+from protocols.rational import ROOT_BITS
 from protocols.role import Shape
 
 FACTOR_BITS = 14
@@ -64,16 +63,15 @@ class ClipNorm:
         scale = Fraction(1 << self._bits)
         total, shift = joined(gradients, scale, self._gradient_limit)
         g = truncate(total, shift)
-        square_bits = norm_bits(g.size, self._gradient_limit, self._limit)
+        square_bits = norm_bits(g.size, self._gradient_limit, self._limit, self._bits)
         square = _sum_of_squares(g, 2 * self._bits - square_bits)
         least = round(self._limit**2 * (1 << square_bits))
-        most = round(g.size * self._gradient_limit**2 * (1 << square_bits))
         # max(‖g‖², limit²), so that the factor is at most 1.
         above, _ = relu(square.shift(-least))
         top = above.shift(least)
         one = public(g.role, np.full((1,), 1 << FACTOR_BITS, np.int64))
         scaled = self._limit * _half_power(square_bits)
-        where = root_range(least, max(most, least))
+        where = norm_range(g.size, self._gradient_limit, self._limit, square_bits)
         factor = truncate(times_inverse_root(one, top, where, scaled), ROOT_BITS)
         return _split(multiply(g, factor), gradients, self._bits + FACTOR_BITS)
 
@@ -81,8 +79,6 @@ class ClipNorm:
 def _sum_of_squares(g: Masked, shift: int) -> Masked:
     """Σ g², int64[1]; each square is truncated, so that any number of them fits."""
     squares = multiply(g, g)
-    if shift <= 0:
-        raise RangeError("a clipped norm needs more fraction bits")
     return truncate(squares, shift).sum(keepdims=True)
 
 

@@ -15,14 +15,12 @@ from math import prod
 
 import numpy as np
 
-from mpc_train.jobs.bounds import WORD_BITS, bit_length
+from mpc_train.training.folding import brought_together
 from protocols.crypten_backend import MaskedTensor
 from protocols.deferred import Deferred, combine
-from protocols.errors import RangeError
 from protocols.masked import Additive, Masked
 from protocols.role import Shape, Words
 
-MANTISSA_BITS = 12
 BUNDLED_ELEMENTS = 1 << 12
 """Tensors of at most so many elements are worth a copy to be rounded with others."""
 
@@ -62,18 +60,14 @@ def take_gradients(parameters: Mapping[str, MaskedTensor]) -> Gradients:
 def joined(gradients: Gradients, words_per_unit: Fraction, limit: Fraction) -> tuple[Additive, int]:
     """Summands [elements] and a shift: shifted right they have `words_per_unit` for 1.
 
-    limit: bound of a gradient's magnitude, which says how long the mantissas may be; 12 bits
-    unless the ring is too small. RangeError where not even one bit is left.
+    limit: bound of a gradient's magnitude. RangeError where they do not fit (`brought_together`).
     """
-    finest = max(gradient.words_per_unit for gradient in gradients.values())
-    room = WORD_BITS - bit_length(limit * words_per_unit)
-    shift = min(room, max(0, bit_length(finest / words_per_unit)) + MANTISSA_BITS)
-    parts = []
-    for name, gradient in gradients.items():
-        whole = round(words_per_unit * (1 << max(shift, 0)) / gradient.words_per_unit)
-        if shift < 1 or whole == 0:
-            raise RangeError(f"the gradient of {name} does not fit the ring; lower gradient_limit")
-        parts.append(gradient.summands.scale(whole))
+    finenesses = [gradient.words_per_unit for gradient in gradients.values()]
+    wholes, shift = brought_together(finenesses, words_per_unit, limit)
+    parts = [
+        gradient.summands.scale(whole)
+        for gradient, whole in zip(gradients.values(), wholes, strict=True)
+    ]
     return join(parts), shift
 
 

@@ -22,15 +22,13 @@ from typing import Protocol
 
 import numpy as np
 
+from mpc_train.jobs.bounds import CLASS_WEIGHT_BITS as WEIGHT_BITS
 from protocols.arithmetic import multiply, remask, select, truncate
 from protocols.comparison import below, clamped, maximum, negative
 from protocols.crypten_backend import MaskedTensor
 from protocols.functions import evaluate, exp, sigmoid, softmax
 from protocols.masked import Additive, Masked
 from protocols.rational import exponential, mantissa
-
-WEIGHT_BITS = 12
-"""Public weights of classes are rounded to multiples of 2^-12."""
 
 
 @dataclass(frozen=True, slots=True)

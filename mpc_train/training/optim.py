@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from functools import lru_cache
 from typing import Protocol
 
+from mpc_train.training.folding import coefficients
 from mpc_train.training.gradients import (
     Gradients,
-    bit_length,
     bundles,
     shapes_of,
     take_gradients,
@@ -27,17 +26,8 @@ from mpc_train.training.gradients import (
 )
 from protocols import arithmetic
 from protocols.crypten_backend import MaskedTensor
-from protocols.errors import RangeError
 from protocols.masked import Masked
-from protocols.rational import mantissa
 from protocols.role import Shape
-
-RATE_BITS = 12
-"""Learning rate over batch size is rounded to this many significant bits: 1 part in 8192."""
-LEAST_FACTOR_BITS = 10
-"""Momentum and decay have at least this many significant bits, and half as large an error."""
-MOST_SHIFT = arithmetic.HEADROOM_BITS - 22
-"""A longer shift would leave no room for updates up to 1 at 20 fraction bits."""
 
 Clip = Callable[[Gradients], Gradients]
 
@@ -123,7 +113,7 @@ class SGD:
         """rate · (weight · (gradient + decay · w) + kept · v)."""
         first, parameter = gradients[names[0]], self._parameters[names[0]]
         previous = kept / self._rate if names[0] in self._velocity else Fraction(0)
-        whole, shift, decay, carried = _coefficients(
+        whole, shift, decay, carried = coefficients(
             rate, weight, first.factor, first.bits - parameter.bits, self._weight_decay, previous
         )
         total = together([gradients[name].summands for name in names]).scale(whole)
@@ -134,44 +124,3 @@ class SGD:
             values = together([self._parameters[name].masked().shares() for name in names])
             total = total + values.scale(decay)
         return arithmetic.truncate(total, shift)
-
-
-@lru_cache(256)
-def _coefficients(
-    rate: Fraction,
-    weight: Fraction,
-    factor: Fraction,
-    excess_bits: int,
-    weight_decay: Fraction,
-    previous: Fraction,
-) -> tuple[int, int, int, int]:
-    """Integers before gradient, w and v, and a shift: (gradient's, shift, w's, v's).
-
-    Shifted they are rate · weight · factor, rate · weight · weight_decay and rate · previous.
-    """
-    whole, shift = fold(rate * weight * factor, excess_bits)
-    decay, carried = rate * weight * weight_decay, rate * previous
-    # A gradient with few bits, or a rate that is a power of two, leaves a short shift: what
-    # stands beside it needs a longer one.
-    for other in (decay, carried):
-        if other:
-            spare = LEAST_FACTOR_BITS - shift - bit_length(other)
-            more = max(0, min(spare, MOST_SHIFT - shift))
-            whole, shift = whole << more, shift + more
-    return whole, shift, round(decay * (1 << shift)), round(carried * (1 << shift))
-
-
-def fold(factor: Fraction, excess_bits: int) -> tuple[int, int]:
-    """(m, s): multiplying by m and truncating by s bits applies `factor` and drops `excess_bits`.
-
-    Where one or two bits fewer of the mantissa save a byte of every opened element, they go.
-    Raises RangeError for a rate that this cannot express.
-    """
-    whole, shift = mantissa(factor, RATE_BITS)
-    total = shift + excess_bits
-    spare = total % 8
-    if whole.bit_length() == RATE_BITS and spare in (1, 2):
-        whole, total = round(Fraction(whole, 1 << spare)), total - spare
-    if whole == 0 or not 1 <= total <= arithmetic.HEADROOM_BITS - 2:
-        raise RangeError(f"a learning rate of about 2^{-shift} is too small for this scale")
-    return whole, total

@@ -15,6 +15,12 @@ from mpc_train.jobs.bounds import gradient_bits, norm_bits
 from mpc_train.jobs.job_train_checks import is_frozen, loss_name
 from mpc_train.jobs.schedule import learning_rate
 from mpc_train.training.moments import Moments, check_adaptive
+from mpc_train.training.representable import (
+    check_adaptive_words,
+    check_clip,
+    check_joined,
+    check_loss,
+)
 from protocols.errors import RangeError
 
 if TYPE_CHECKING:
@@ -117,6 +123,8 @@ def trained_elements(job: Job) -> int:
 def check_training(job: Job) -> None:
     """Raise JobError, with the key, where a rule's words would not fit the ring."""
     limit = job.most_gradient
+    check_loss(job)
+    check_clip(job, trained_elements(job))
     if job.train.optimizer.name != "sgd":
         try:
             check_adaptive(
@@ -124,6 +132,7 @@ def check_training(job: Job) -> None:
             )
         except RangeError as error:
             raise JobError(f"train.optimizer: {error}{weights_too(job)}") from error
+        check_adaptive_words(job, moments(job), gradient_limit(job))
     clip = job.train.clip
     if clip is None:
         return
@@ -134,6 +143,8 @@ def check_training(job: Job) -> None:
         )
     if clip.norm is not None:
         try:
-            norm_bits(trained_elements(job), limit, Fraction(clip.norm))
+            bits = gradient_bits(job.fraction_bits, limit)
+            norm_bits(trained_elements(job), limit, Fraction(clip.norm), bits)
         except RangeError as error:
             raise JobError(f"train.clip.norm: {error}{weights_too(job)}") from error
+    check_joined(job)

@@ -43,9 +43,20 @@ NEVER = 1 << 40
 def disclosures(job: Job) -> frozenset[Output]:
     """All that `Watch` may disclose, by name and step."""
     found = set()
-    for number in range(1, total_steps(job) + 1):
+    for number in _looked_at(job):
         found |= {Output(name, number) for name in _disclosed_at(job, number)}
     return frozenset(found)
+
+
+def _looked_at(job: Job) -> list[int]:
+    """The steps after which something may be disclosed, without going through all of them."""
+    steps, train = total_steps(job), job.train
+    periods = [job.reveal.training_loss_every]
+    if train.guard is not None:
+        periods.append(train.guard.every)
+    if train.early_stopping is not None:
+        periods.append(train.early_stopping.every * steps_per_epoch(job))
+    return sorted({steps}.union(*(range(each, steps + 1, each) for each in periods if each)))
 
 
 def _disclosed_at(job: Job, number: int) -> list[str]:

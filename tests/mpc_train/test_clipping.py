@@ -120,6 +120,6 @@ def test_adam_after_a_clip_by_value(evaluators: int) -> None:
 
 
 def test_a_norm_below_the_rounding_is_refused() -> None:
-    assert norm_bits(100_000, Fraction(8), Fraction(1)) >= 30
+    assert norm_bits(100_000, Fraction(8), Fraction(1), 26) >= 30
     with pytest.raises(RangeError, match="norm"):
-        norm_bits(10**6, Fraction(1024), Fraction(1, 1000))
+        norm_bits(10**6, Fraction(1024), Fraction(1, 1000), 26)
