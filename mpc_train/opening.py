@@ -22,11 +22,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from mpc_train.artifact import PURPOSE, Statement, check_tensors, commit, envelope_info
+from mpc_train.artifact import PURPOSE, Statement, check_tensors, commit
 from mpc_train.errors import ArtifactError, JobError
 from mpc_train.jobs.job import Job, job_from_bytes
 from mpc_train.jobs.job_regression import regression_bits
-from mpc_train.jobs.reading import Reading
+from mpc_train.jobs.reading import Reading, is_reading
 from mpc_train.jobs.schedule import is_newton, total_steps
 from mpc_train.linkage.partners import linkage_warnings, without_partner
 from mpc_train.regression.table import COEFFICIENTS_FILE, Results, results
@@ -48,6 +48,8 @@ PREPARATION_FILE = "preparation.safetensors"
 """Where the job has secret ones: what turns raw columns into the model's inputs, float64."""
 MAX_STATEMENT_BYTES = 1 << 24
 _SIGNATURE_BYTES = 1 << 14
+_MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding raises on bytes that are no JSON of the type."""
 
 
 class PublicCard(Protocol):
@@ -95,7 +97,8 @@ def open_model(
 
     1. Every envelope verifies under its sender's card and opens with our key.
     2. Its statement is signed by the sender and fits the envelope and the tensors inside.
-    3. All statements are about the same job, session and metrics; the job is `job` if given.
+    3. All statements are about the same job, session and metrics; the job is `job` if given, by its
+       digest, which does not count how many rows were joined.
     4. Every evaluator of the job sent exactly one envelope, nobody else did.
     5. All evaluators sealed the same ΔW.
 
@@ -105,14 +108,19 @@ def open_model(
     envelopes = unpack_bundle(sealed) if isinstance(sealed, bytes) else list(sealed)
     parts: dict[str, _Part] = {}
     for envelope in envelopes:
-        part = _open_part(envelope, recipient, private, cards, job)
+        part = _open_part(envelope, recipient, private, cards)
         if part.statement.evaluator in parts:
             raise ArtifactError(f"two envelopes of {part.statement.evaluator}; remove one")
         parts[part.statement.evaluator] = part
     if not parts:
         raise ArtifactError("no envelope; ask the coordinator for the sealed model")
     first = next(iter(parts.values()))
-    signed_job = job if job is not None else _signed_job(first.statement)
+    signed_job = _signed_job(first.statement)
+    if job is not None and job.digest() != signed_job.digest():
+        raise ArtifactError(
+            f"sealed is the model of the job {signed_job.name}, digest "
+            f"{signed_job.digest().hex()}; asked for is {job.name}, digest {job.digest().hex()}"
+        )
     _check_complete(parts, signed_job)
     weights = _combine(signed_job, parts)
     files = _files(signed_job, recipient, weights, parts)
@@ -132,7 +140,6 @@ def _open_part(
     recipient: str,
     private: HpkeOpener,
     cards: Mapping[str, PublicCard],
-    job: Job | None,
 ) -> _Part:
     claimed = read_info(envelope)
     sender = claimed.sender
@@ -145,10 +152,8 @@ def _open_part(
             f"an envelope for {claimed.recipient!r}; it opens with that identity, not with "
             f"{recipient!r}"
         )
-    if job is None:
-        expected = EnvelopeInfo(SUITE, claimed.sid, claimed.step, claimed.names, sender, recipient)
-    else:
-        expected = envelope_info(job, claimed.sid, sender, recipient)
+    # What the envelope says of step and names is compared with the statement, once that is read.
+    expected = EnvelopeInfo(SUITE, claimed.sid, claimed.step, claimed.names, sender, recipient)
     verifier = cards[sender].verifier()
     payload = open_envelope(  # 1
         envelope,
@@ -162,8 +167,10 @@ def _open_part(
         text, signature, key, blob = unpack(payload, bounds)
         verifier.verify(PURPOSE, text, signature)  # 2
         statement = msgspec.json.decode(text, type=Statement)
-    except (FrameError, msgspec.MsgspecError, AuthenticationError) as error:
+    except (*_MALFORMED, FrameError, AuthenticationError) as error:
         raise ArtifactError(f"{sender} sealed a statement that is malformed: {error}") from error
+    if not all(is_reading(value) for value in statement.metrics.values()):
+        raise ArtifactError(f"the statement of {sender} holds a metric that is no number")
     about = (statement.evaluator, statement.recipient, statement.sid, statement.step)
     if about != (sender, recipient, claimed.sid.hex(), claimed.step) or statement.version != 1:
         raise ArtifactError(f"the statement of {sender} does not fit its envelope")
@@ -181,7 +188,7 @@ def _open_part(
 def _signed_job(statement: Statement) -> Job:
     try:
         return job_from_bytes(statement.job.encode())
-    except JobError as error:
+    except (JobError, UnicodeEncodeError) as error:
         raise ArtifactError(f"the statement of {statement.evaluator}: {error}") from error
 
 

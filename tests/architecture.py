@@ -238,6 +238,17 @@ def _modules(source: Source) -> set[str]:
     return {name for _, name in source.imports}
 
 
+def printing_has_one_door(source: Source) -> Iterator[str]:
+    """`printing.say` escapes what could steer a terminal; whoever prints past it forgets to."""
+    if source.owner not in ("parties", "mpc_train", "launch"):
+        return
+    if source.path == "mpc_train/printing.py":
+        return
+    for node, name in source.uses:
+        if name in ("print", "sys.stdout.write", "sys.stderr.write"):
+            yield f"{source.path}:{node.lineno}: {name}; use mpc_train.printing.say"
+
+
 RULES: tuple[Rule, ...] = (
     arrows_point_one_way,
     parties_enter_through_the_composition_root,
@@ -248,5 +259,6 @@ RULES: tuple[Rule, ...] = (
     torch_load_reads_weights_only,
     masks_come_from_keyed_streams,
     outputs_leave_through_the_reveal_gate,
+    printing_has_one_door,
     protocols_touch_no_outside_world,
 )

@@ -2,11 +2,14 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpc_train.jobs.audience import learnt
 from mpc_train.jobs.job import Job
 from mpc_train.linkage.partners import linkage_warnings, without_partner
+
+if TYPE_CHECKING:
+    from mpc_train.opening import PublicCard
 
 
 def bundle(
@@ -14,54 +17,91 @@ def bundle(
     files: Iterable[Path],
     recipients: Collection[str],
     evaluators: Collection[str],
+    cards: Mapping[str, "PublicCard"],
     target: str = "{}.sealed",
 ) -> dict[str, Path]:
     """Put the envelopes under `root`/sealed/<recipient>/ into one file per recipient.
 
     `files`: what the run wrote; `target`: the file's name in `root`, with {} for the recipient.
-    Raises ArtifactError, before it writes anything, if one of `evaluators` sealed nothing to one
-    of `recipients`: without all envelopes a model cannot be opened.
+    Taken are the model envelopes of `evaluators` to `recipients`, whatever else somebody sent; each
+    has to be signed by the card of its sender, and all to be of one session. Raises ArtifactError,
+    before it writes anything, if one of `evaluators` sealed nothing to one of `recipients`, or
+    something else: without all envelopes a model cannot be opened.
     """
+    from mpc_train.artifact import ENVELOPE_FILE
     from mpc_train.errors import ArtifactError
     from parties.artifacts import SEALED
     from parties.files import write_atomic
     from protocols.bundle import pack_bundle
 
-    found: dict[str, list[Path]] = {}
-    for path in files:
-        parts = path.relative_to(root).parts
-        if len(parts) == 4 and parts[0] == SEALED:
-            found.setdefault(parts[1], []).append(path)
+    about: set[tuple[bytes, int, tuple[str, ...]]] = set()
+    found: dict[str, dict[str, bytes]] = {}
+    for path in sorted(files):
+        kind, *names = path.relative_to(root).parts
+        if kind != SEALED or len(names) != 3 or names[2] != ENVELOPE_FILE:
+            continue
+        recipient, sender, _ = names
+        if recipient in recipients and sender in evaluators:
+            envelope = path.read_bytes()
+            about.add(_about(envelope, sender, recipient, cards))
+            found.setdefault(recipient, {})[sender] = envelope
+    if len(about) > 1:
+        raise ArtifactError(
+            f"{', '.join(evaluators)} sealed results of different sessions or jobs; none is kept"
+        )
     for recipient in recipients:
-        senders = {path.parent.name for path in found.get(recipient, [])}
-        missing = [name for name in evaluators if name not in senders]
+        missing = [name for name in evaluators if name not in found.get(recipient, {})]
         if missing:
             raise ArtifactError(
                 f"nothing that {', '.join(missing)} sealed to {recipient} came; without it the "
                 "model cannot be opened: run the job again"
             )
     bundles: dict[str, Path] = {}
-    for recipient, paths in sorted(found.items()):
+    for recipient, envelopes in sorted(found.items()):
         bundles[recipient] = root / target.format(recipient)
-        envelopes = [path.read_bytes() for path in sorted(paths)]
-        write_atomic(bundles[recipient], pack_bundle(envelopes))
+        write_atomic(bundles[recipient], pack_bundle([*envelopes.values()]))
     return bundles
 
 
-def summarise(job: Job, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _about(
+    envelope: bytes, sender: str, recipient: str, cards: Mapping[str, "PublicCard"]
+) -> tuple[bytes, int, tuple[str, ...]]:
+    """Session, step and tensors of an envelope; ArtifactError unless `sender` signed it so."""
+    from mpc_train.errors import ArtifactError
+    from protocols.envelope import EnvelopeInfo, check_envelope, read_info
+    from protocols.errors import EnvelopeError
+    from protocols.session import SUITE
+
+    try:
+        said = read_info(envelope)
+        check_envelope(
+            envelope,
+            expected=EnvelopeInfo(SUITE, said.sid, said.step, said.names, sender, recipient),
+            recipient_public=cards[recipient].hpke,
+            verifier=cards[sender].verifier(),
+        )
+    except EnvelopeError as error:
+        raise ArtifactError(
+            f"what {sender} sealed to {recipient} is no result of this run: {error}"
+        ) from error
+    return said.sid, said.step, said.names
+
+
+def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the run in the fields of `--format json`, from each node's own summary.
 
     Steps, rounds, metrics and losses are the first evaluator's; raises ArtifactError when another
-    evaluator says otherwise.
+    evaluator says otherwise, or a node sent what is no summary of this job.
     """
+    from mpc_train.commands.summary import read_summary
     from mpc_train.errors import ArtifactError
 
-    first = summaries[job.evaluators[0]]
-    for name in job.evaluators[1:]:
+    summaries = {name: read_summary(job, name, sent[name]) for name in job.nodes}
+    first, *others = [summaries[name] for name in job.evaluators]
+    for name, other in zip(job.evaluators[1:], others, strict=True):
         for key in ("steps", "metrics", "losses", "revealed", "joined_rows"):
-            if summaries[name].get(key) != first.get(key):
+            if getattr(other, key) != getattr(first, key):
                 raise ArtifactError(f"{name} and {job.evaluators[0]} report different {key}")
-    evaluators = [summaries[name] for name in job.evaluators]
     return {
         "status": "ok",
         "job": job.name,
@@ -69,20 +109,18 @@ def summarise(job: Job, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str,
         "owners": list(job.owners),
         "evaluators": list(job.evaluators),
         "dealer": job.dealer,
-        "steps": first.get("steps", 0),
-        "train_seconds": max(float(one.get("train_seconds", 0.0)) for one in evaluators),
-        "step_seconds_median": float(first.get("step_seconds_median", 0.0)),
-        "bytes_sent": {name: int(summaries[name].get("bytes_sent", 0)) for name in job.nodes},
-        "rounds": first.get("rounds", 0),
+        "steps": first.steps,
+        "train_seconds": max(one.train_seconds for one in (first, *others)),
+        "step_seconds_median": first.step_seconds_median,
+        "bytes_sent": {name: summaries[name].bytes_sent for name in job.nodes},
+        "rounds": first.rounds,
         "peak_rss_mb": {
-            name: summaries[name]["peak_rss_mb"]
-            for name in job.nodes
-            if "peak_rss_mb" in summaries[name]
+            name: peak for name in job.nodes if (peak := summaries[name].peak_rss_mb) is not None
         },
-        "metrics": dict(first.get("metrics") or {}),
-        "learnt": learnt(job, first.get("revealed") or ()),
-        **({"losses": dict(first["losses"])} if first.get("losses") else {}),
-        **_linkage(job, first.get("joined_rows")),
+        "metrics": dict(first.metrics),
+        "learnt": learnt(job, first.revealed),
+        **({"losses": dict(first.losses)} if first.losses else {}),
+        **_linkage(job, first.joined_rows),
     }
 
 

@@ -24,6 +24,7 @@ from mpc_train.commands.common import (
     enter,
     reporting,
 )
+from mpc_train.printing import say
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -105,16 +106,17 @@ def coordinator(
             report(report_fd, node.address)
         events("listening", {"address": node.address, "job": job.name})
         if output is Format.text:
-            print(f"{describe(job)}\n\nListening on {node.address}, waiting for the nodes")
+            say(f"{describe(job)}\n\nListening on {node.address}, waiting for the nodes")
         with events.view.shown(), sigterm_interrupts():
             result = node.run()
         found = summarise(job, result.summaries)
-        bundles = bundle(run_dir, result.files, job.recipients, job.evaluators)
+        cards = {card.name: card for card in roster}
+        bundles = bundle(run_dir, result.files, job.recipients, job.evaluators, cards)
         found |= {"model": None, "sealed": [str(path) for path in bundles.values()]}
         if output is Format.json:
             emit(found)
         else:
-            print(outcome(found))
+            say(outcome(found))
 
 
 def _node(
@@ -159,8 +161,9 @@ def _node(
                 program,
                 events,
             )
+        cards = {card.name: card for card in roster}
         mine = [name for name in program.recipients if name == settings.place.name]
-        bundles = bundle(run_dir, result.files, mine, program.evaluators, "model.sealed")
+        bundles = bundle(run_dir, result.files, mine, program.evaluators, cards, "model.sealed")
         sealed = [str(path) for path in bundles.values()]
         told = program.told
         own = _own_metrics(run_dir, program.own_metrics) | told
@@ -168,28 +171,28 @@ def _node(
             known = program.learnt(result.summary.get("revealed"))
             emit({"status": "ok", **result.summary, **own, "learnt": known, "sealed": sealed})
             return
-        print("The run has ended well.")
+        say("The run has ended well.")
         known = program.learnt(result.summary.get("revealed"))
-        print(f"Learnt by {settings.place.name}: {', '.join(known) or 'nothing'}")
+        say(f"Learnt by {settings.place.name}: {', '.join(known) or 'nothing'}")
         for metric, value in program.own_metrics.items():
-            print(f"Metric {metric} {figure(value)}, of this node's own rows, known to nobody else")
+            say(f"Metric {metric} {figure(value)}, of this node's own rows, known to nobody else")
         for metric, value in (result.summary.get("metrics") or {}).items():
-            print(f"Metric {metric} {figure(value)}")
+            say(f"Metric {metric} {figure(value)}")
         for line in told_lines(told):
-            print(line)
+            say(line)
         place = settings.place
         home = "" if place.home == default_home().absolute() else f" --home {place.home}"
         for path in sealed:
-            print(f"Sealed, to be opened with  mpc-train open {path}{home}")
+            say(f"Sealed, to be opened with  mpc-train open {path}{home}")
 
 
 def _own_metrics(run_dir: Path, metrics: "Mapping[str, Reading]") -> dict[str, object]:
     """Keep what this node alone learns beside the run's files, readable by its owner only."""
-    from parties.files import write_atomic
+    from parties.files import private_directory, write_atomic
 
     if not metrics:
         return {}
-    run_dir.mkdir(parents=True, exist_ok=True)
+    private_directory(run_dir)
     path = run_dir / OWN_METRICS
     write_atomic(path, json.dumps(metrics).encode() + b"\n")
     return {"own_metrics": str(path)}

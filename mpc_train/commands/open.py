@@ -18,6 +18,7 @@ from mpc_train.commands.common import (
     open_vault,
     reporting,
 )
+from mpc_train.printing import say
 
 if TYPE_CHECKING:
     from mpc_train.opening import OpenedModel
@@ -73,15 +74,15 @@ def open_command(
                 }
             )
             return
-        print(f"Job {model.job.name}, digest {model.job.digest().hex()}")
-        print(f"Signed and sealed by {', '.join(model.job.evaluators)}")
+        say(f"Job {model.job.name}, digest {model.job.digest().hex()}")
+        say(f"Signed and sealed by {', '.join(model.job.evaluators)}")
         for metric, value in model.metrics.items():
-            print(f"Metric {metric} {figure(value)}")
+            say(f"Metric {metric} {figure(value)}")
         for warning in model.warnings:
-            print(f"Warning {warning}")
+            say(f"Warning {warning}")
         for line in () if table is None else table.lines():
-            print(line)
-        print(f"Model {path}")
+            say(line)
+        say(f"Model {path}")
 
 
 def open_file(
@@ -93,7 +94,7 @@ def open_file(
     """
     from mpc_train.errors import ArtifactError
     from mpc_train.opening import MANIFEST_FILE, MODEL_FILE, open_model
-    from parties.files import read_bounded, write_atomic
+    from parties.files import private_directory, read_bounded, write_atomic
 
     try:
         blob = read_bounded(sealed, min(sealed.stat().st_size, MAX_SEALED_BYTES))
@@ -103,7 +104,7 @@ def open_file(
     cards = {card.name: card for card in roster}
     model = open_model(bytes(blob), recipient=vault.card.name, private=vault, cards=cards, job=job)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        private_directory(out)
         # The manifest last: whoever sees it finds the model that it speaks of.
         for name, content in model.files.items():
             if name != MANIFEST_FILE:

@@ -14,6 +14,7 @@ import typer
 
 from mpc_train.commands.common import Format, FormatOption, VerboseOption, emit, reporting
 from mpc_train.errors import EXIT_STATUS, NodeFailedError
+from mpc_train.printing import say
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -82,8 +83,8 @@ def run_command(
             emit(result)
             return
         trust = describe_trust(Roles(job.owners, job.evaluators, job.dealer, job.recipients))
-        print(f"\n{outcome(result)}\n\n{trust}")
-        print(
+        say(f"\n{outcome(result)}\n\n{trust}")
+        say(
             "All nodes ran on this machine under one user: a rehearsal. What the statement "
             "says holds when each organisation runs its node itself."
         )
@@ -96,10 +97,11 @@ def own_order(job: "Job") -> bool:
 
 def _fresh_folder(run_dir: Path | None, name: str) -> Path:
     from mpc_train.errors import ConfigError
+    from parties.files import private_directory
 
     folder = run_dir or Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=run_dir is not None)
+        private_directory(folder)
         if any(folder.iterdir()):
             raise ConfigError(f"{folder}: is not empty; name another directory for the run")
     except OSError as error:
@@ -205,8 +207,10 @@ class _Logs:
     """Keeps every line of every node in a file, and shows the coordinator's events."""
 
     def __init__(self, folder: Path, coordinator: str, view: "ProgressView") -> None:
+        from parties.files import private_directory
+
         self._folder, self._coordinator, self._view = folder / "logs", coordinator, view
-        self._folder.mkdir(parents=True, exist_ok=True)
+        private_directory(self._folder)
 
     def __call__(self, name: str, stream: str, line: str) -> None:
         with (self._folder / f"{name}.{stream}.log").open("a", encoding="utf-8") as log:
@@ -218,7 +222,7 @@ class _Logs:
 
 
 def _record(line: str) -> dict[str, Any] | None:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         record = json.loads(line)
         if isinstance(record, dict):
             return record

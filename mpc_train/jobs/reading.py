@@ -5,3 +5,25 @@ from typing import Any
 Reading = float | None | list[Any]
 """None: refused. A confusion matrix is rows of counts by true class; a calibration has, for each
 bin, its mean probability and the share of positives, or None."""
+
+MAX_FIGURES = 10_000
+"""Numbers in one metric: a confusion matrix of a hundred classes."""
+MAX_DEPTH = 3
+MOST = 2.0**60
+"""Numbers beyond this come out of no metric."""
+
+
+def is_reading(value: Any) -> bool:
+    """Whether what somebody sent is a metric: a number, None, or lists of these of its size."""
+    return 0 <= _figures(value, MAX_DEPTH) <= MAX_FIGURES
+
+
+def _figures(value: Any, depth: int) -> int:
+    """How many numbers a metric has; less than 0 if it is none."""
+    if isinstance(value, list):
+        counts = [_figures(part, depth - 1) for part in value] if depth else [-1]
+        return -1 if min(counts, default=0) < 0 else sum(counts)
+    if value is None:
+        return 1
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return 1 if is_number and abs(value) < MOST else -1

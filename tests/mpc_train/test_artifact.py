@@ -16,14 +16,16 @@ from mpc_train import artifact
 from mpc_train.artifact import seal_model
 from mpc_train.errors import ArtifactError
 from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.schedule import total_steps
 from mpc_train.opening import MANIFEST_FILE, MODEL_FILE, OpenedModel, open_model
 from protocols.bundle import pack_bundle
 from protocols.canonical import pack
-from protocols.envelope import seal_envelope
+from protocols.envelope import open_envelope, seal_envelope
 from protocols.errors import EnvelopeError
 from protocols.hybrid import HybridPrivateKey
 from protocols.signatures import SigningKeys, VerifyKeys
 from tests.mpc_train.helpers import replaced, write_job
+from tests.mpc_train.linkage import columns_case
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Node:
         return self.private.open(info, ciphertext)
 
 
-NAMES = ("ann", "bob", "cleo", "office", "registry", "mallory")
+NAMES = ("ann", "bob", "cleo", "office", "registry", "mallory", "bank", "insurer")
 NODES = {name: Node() for name in NAMES}
 SID = bytes(range(32))
 METRICS = {"accuracy": 0.9375, "auc": 0.97}
@@ -235,10 +237,48 @@ def test_somebody_who_did_not_evaluate_is_refused(job: Job, tmp_path: Path) -> N
 
 def test_another_job_is_refused(job: Job, tmp_path: Path) -> None:
     other = load_job(write_job(tmp_path, replaced("seed = 7", "seed = 8")))
-    with pytest.raises(ArtifactError, match="another job"):
+    both = f"{job.digest().hex()}; asked for is study, digest {other.digest().hex()}"
+    with pytest.raises(ArtifactError, match=f"job study, digest {both}"):
         opened(Run(job).envelopes(), job=other)
     with pytest.raises(ArtifactError, match="another job"):
         opened([*Run(job).envelopes()[:2], Run(other).seal("cleo")])
+
+
+def test_a_linked_job_opens_with_its_file(tmp_path: Path) -> None:
+    """How many rows were joined is known in a run only, and does not make it another job."""
+    written = load_job(columns_case.write_job(tmp_path))
+    run = Run(written.resolved(33))
+    assert total_steps(run.job) != total_steps(written)
+    for given in (written, run.job, None):
+        model = opened(run.envelopes("bank"), "bank", given)
+        assert model.job.data.joined == 33
+    other = load_job(columns_case.write_job(tmp_path, "nobody"))
+    with pytest.raises(ArtifactError, match=f"asked for is credit, digest {other.digest().hex()}"):
+        opened(run.envelopes("bank"), "bank", other)
+
+
+def test_a_signed_job_that_is_not_what_was_sealed_is_refused(job: Job, tmp_path: Path) -> None:
+    """The envelope's own words are believed no more than with a job in hand."""
+    longer = load_job(write_job(tmp_path, replaced("epochs = 4", "epochs = 5")))
+    run = Run(job)
+    forged = artifact.envelope_info(longer, SID, "bob", "office")
+    blob = run.seal("bob")
+    payload = open_payload(blob, job)
+    sealed = seal_envelope(
+        payload, info=forged, recipient_public=NODES["office"].hpke, signer=NODES["bob"]
+    )
+    with pytest.raises(ArtifactError, match="statement of bob does not fit its envelope"):
+        opened([run.seal("ann"), sealed, run.seal("cleo")], job=job)
+
+
+def open_payload(blob: bytes, job: Job) -> bytes:
+    return open_envelope(
+        blob,
+        expected=artifact.envelope_info(job, SID, "bob", "office"),
+        recipient_public=NODES["office"].hpke,
+        private=NODES["office"],
+        verifier=NODES["bob"].verifier(),
+    )
 
 
 @pytest.mark.parametrize(

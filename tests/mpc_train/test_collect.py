@@ -2,10 +2,14 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given as each
+from hypothesis import strategies as st
 
 from mpc_train.commands.collect import bundle, summarise
 from mpc_train.commands.common import Format
@@ -15,7 +19,12 @@ from mpc_train.jobs.job import Job, load_job
 from mpc_train.progress import ProgressView
 from mpc_train.report import duration, outcome, size
 from protocols.bundle import unpack_bundle
+from protocols.envelope import read_info
 from tests.mpc_train.helpers import write_job
+from tests.mpc_train.test_artifact import METRICS, NODES, Run, opened
+
+with TemporaryDirectory() as _folder:
+    BOB_S_JOB = load_job(write_job(Path(_folder)))
 
 
 @pytest.fixture
@@ -35,32 +44,85 @@ def summaries(job: Job) -> dict[str, dict[str, Any]]:
     return {name: dict(one) for name in job.nodes}
 
 
-def test_envelopes_become_one_file_a_recipient(tmp_path: Path) -> None:
-    files = []
-    for recipient in ("ann", "office"):
-        for sender in ("bob", "ann"):
-            path = tmp_path / "sealed" / recipient / sender / "model.envelope"
-            path.parent.mkdir(parents=True)
-            path.write_bytes(f"{sender} to {recipient}".encode())
-            files.append(path)
+def sealed(root: Path, run: Run, senders: Iterable[str], recipients: Iterable[str]) -> list[Path]:
+    """Envelopes as the nodes of a run left them."""
+    found = []
+    for recipient in recipients:
+        for sender in senders:
+            found.append(left(root, recipient, sender, run.seal(sender, recipient)))
+    return found
+
+
+def left(root: Path, recipient: str, sender: str, content: bytes, name: str = "") -> Path:
+    path = root / "sealed" / recipient / sender / (name or "model.envelope")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_envelopes_become_one_file_a_recipient(tmp_path: Path, job: Job) -> None:
+    run = Run(job)
+    files = sealed(tmp_path, run, ("cleo", "bob", "ann"), ("ann", "office"))
+    bundles = bundle(tmp_path, files, job.recipients, job.evaluators, NODES)
+    assert bundles == {name: tmp_path / f"{name}.sealed" for name in ("ann", "office")}
+    inside = unpack_bundle(bundles["office"].read_bytes())
+    assert [read_info(each).sender for each in inside] == ["ann", "bob", "cleo"]
+    assert opened(inside).metrics == METRICS
+    assert bundle(tmp_path, files, [], job.evaluators, NODES) == {}
+
+
+def test_a_recipient_who_lacks_an_envelope_is_named(tmp_path: Path, job: Job) -> None:
+    files = sealed(tmp_path, Run(job), ["bob"], ["office"])
+    with pytest.raises(ArtifactError, match="nothing that ann, cleo sealed to office came"):
+        bundle(tmp_path, files, ["office"], ["ann", "bob", "cleo"], NODES)
+    with pytest.raises(ArtifactError, match="nothing that bob sealed to ann came"):
+        bundle(tmp_path, files, ["office", "ann"], ["bob"], NODES)
+    assert not list(tmp_path.glob("*.sealed"))
+
+
+def test_what_others_sealed_is_left_aside(tmp_path: Path, job: Job) -> None:
+    """Non-evaluators, strangers, other names and other kinds: a bundle holds none of it."""
+    files = sealed(tmp_path, Run(job), job.evaluators, job.recipients)
+    for sender in ("registry", "mallory", "office"):
+        files.append(left(tmp_path, "office", sender, b"garbage"))
+    files.append(left(tmp_path, "office", "ann", b"garbage", "other.envelope"))
+    files.append(left(tmp_path, "mallory", "ann", b"garbage"))
     other = tmp_path / "public" / "ann" / "notes"
     other.parent.mkdir(parents=True)
     other.write_bytes(b"")
-    bundles = bundle(tmp_path, [*files, other], ["office"], ["ann", "bob"])
-    assert bundles == {name: tmp_path / f"{name}.sealed" for name in ("ann", "office")}
-    inside = unpack_bundle(bundles["office"].read_bytes())
-    assert inside == [b"ann to office", b"bob to office"]
+    bundles = bundle(tmp_path, [*files, other], job.recipients, job.evaluators, NODES)
+    assert set(bundles) == {"ann", "office"}
+    assert len(unpack_bundle(bundles["office"].read_bytes())) == 3
 
 
-def test_a_recipient_who_lacks_an_envelope_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "sealed" / "office" / "bob" / "model.envelope"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"bob to office")
-    with pytest.raises(ArtifactError, match="nothing that ann, cleo sealed to office came"):
-        bundle(tmp_path, [path], ["office"], ["ann", "bob", "cleo"])
-    with pytest.raises(ArtifactError, match="nothing that bob sealed to ann came"):
-        bundle(tmp_path, [path], ["office", "ann"], ["bob"])
+@pytest.mark.parametrize(
+    "content", ["nothing", "garbage", "cut", "flipped", "to another", "forged"]
+)
+def test_an_evaluator_that_sealed_something_else_is_named(
+    tmp_path: Path, job: Job, content: str
+) -> None:
+    run = Run(job)
+    files = sealed(tmp_path, run, job.evaluators, job.recipients)
+    good = run.seal("bob", "office")
+    bad = {
+        "nothing": b"",
+        "garbage": bytes(range(256)) * 40,
+        "cut": good[:-1],
+        "flipped": good[:-5000] + bytes([good[-5000] ^ 1]) + good[-4999:],
+        "to another": run.seal("bob", "ann"),
+        "forged": run.seal("bob", "office", signer=NODES["mallory"]),
+    }[content]
+    left(tmp_path, "office", "bob", bad)
+    with pytest.raises(ArtifactError, match="what bob sealed to office is no result of this run"):
+        bundle(tmp_path, files, job.recipients, job.evaluators, NODES)
     assert not list(tmp_path.glob("*.sealed"))
+
+
+def test_envelopes_of_two_sessions_are_no_result(tmp_path: Path, job: Job) -> None:
+    files = sealed(tmp_path, Run(job), ("ann", "cleo"), job.recipients)
+    files += sealed(tmp_path, Run(job, sid=bytes(32)), ["bob"], job.recipients)
+    with pytest.raises(ArtifactError, match="different sessions"):
+        bundle(tmp_path, files, job.recipients, job.evaluators, NODES)
 
 
 def test_summaries_become_one_report(job: Job) -> None:
@@ -76,12 +138,84 @@ def test_summaries_become_one_report(job: Job) -> None:
     assert "registry 1.5 kB" in text
 
 
-@pytest.mark.parametrize("key", ["steps", "metrics"])
-def test_evaluators_who_disagree_are_not_believed(job: Job, key: str) -> None:
+@pytest.mark.parametrize(("key", "value"), [("steps", 7), ("metrics", {"accuracy": 0.8})])
+def test_evaluators_who_disagree_are_not_believed(job: Job, key: str, value: Any) -> None:
     given = summaries(job)
-    given["cleo"][key] = 7
+    given["cleo"][key] = value
     with pytest.raises(ArtifactError, match=f"cleo and ann report different {key}"):
         summarise(job, given)
+
+
+def as_(key: str, *values: Any) -> list[tuple[str, Any]]:
+    return [(key, value) for value in values]
+
+
+HOSTILE: list[tuple[str, Any]] = [
+    *as_("steps", *(-1, 17, 10**30, 1.5, "16", None, [16], True)),
+    *as_("train_seconds", *(-0.1, "2", 1e300, None, {})),
+    *as_("step_seconds_median", *("fast", [0.1])),
+    *as_("rounds", *(-1, 10**40, "\x1b[31m90")),
+    *as_("bytes_sent", *(-1, 10**40, "1500", {"ann": 1500})),
+    *as_("peak_rss_mb", *(-1, "much", [1])),
+    ("metrics", 7),
+    ("metrics", {"accuracy": "0.9"}),
+    ("metrics", {"accuracy": True}),
+    ("metrics", {"accuracy": 1e300}),
+    ("metrics", {"accuracy": {"value": 0.9}}),
+    ("metrics", {"accuracy": [[[[0.9]]]]}),
+    ("metrics", {"accuracy": [0.9] * 20_000}),
+    ("metrics", {"salary": 0.9}),
+    ("metrics", {"accuracy\nMetric auc": 0.9}),
+    ("losses", {"1": "small"}),
+    ("losses", {"17": 0.1}),
+    ("losses", {"0": 0.1}),
+    ("losses", {"one": 0.1}),
+    ("losses", {"１": 0.1}),
+    ("losses", [0.1]),
+    ("revealed", "accuracy"),
+    ("revealed", [1]),
+    ("revealed", ["accuracy@mallory"]),
+    ("revealed", ["everything"]),
+    ("revealed", ["accuracy"] * 200_000),
+    ("joined_rows", 5),
+    ("joined_rows", -5),
+    ("joined_rows", "many"),
+    ("status", "ok"),
+    ("\x1b[31m", 1),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), HOSTILE, ids=lambda part: str(part)[:40])
+@pytest.mark.parametrize("name", ["bob", "registry"])
+def test_a_summary_that_cannot_be_is_refused_by_name(
+    job: Job, name: str, key: str, value: Any
+) -> None:
+    given = summaries(job)
+    given[name][key] = value
+    with pytest.raises(ArtifactError, match=f"the summary of {name} "):
+        summarise(job, given)
+
+
+@each(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner),
+        max_leaves=20,
+    ),
+    st.sampled_from(
+        ("steps", "train_seconds", "rounds", "bytes_sent", "metrics", "losses", "revealed", "x")
+    ),
+)
+def test_whatever_a_node_sends_is_read_or_refused_by_name(value: Any, key: str) -> None:
+    given = summaries(BOB_S_JOB)
+    given["bob"][key] = value
+    try:
+        result = summarise(BOB_S_JOB, given)
+    except ArtifactError as error:
+        assert "bob" in str(error)
+    else:
+        json.dumps(result, allow_nan=False)
+        outcome(result)
 
 
 def test_sizes_and_times_read_well() -> None:
