@@ -2,7 +2,9 @@
 
 import contextlib
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +13,17 @@ import polars
 from numpy.typing import NDArray
 
 from mpc_train.errors import DataError
-from mpc_train.tables.reading import Chunk, Unit
+from mpc_train.tables.reading import MAX_FIELDS, Chunk, Unit
 from mpc_train.tables.spelling import name_of
 
 CHUNK_CELLS = 2 << 20
 """Rows are read so many cells at a time."""
+
+SURELY_FINE_BYTES = 1 << 30
+MOST_PACKED = 100
+"""An npz file above a gigabyte is at most so many times as long as it is packed: a bomb is a
+thousand times."""
+MAX_HEADER_BYTES = 10_000
 
 _ARROW_FILE = b"ARROW1"
 
@@ -70,10 +78,12 @@ def arrow(path: Path, label: str) -> FrameTable:
 def npz(path: Path, label: str) -> FrameTable:
     """Arrays of one axis are columns; one of two axes, `x`, is the columns `x_0`, `x_1`, …
 
-    Arrays of Python objects would have to be unpickled, and are refused.
+    Arrays of Python objects would have to be unpickled, and are refused. What the arrays are is
+    read and compared with what is there before any of them is unpacked.
     """
     columns: list[tuple[str, NDArray[Any]]] = []
     try:
+        _check_archive(path, label)
         with np.load(path, allow_pickle=False) as arrays:
             for name in arrays.files:
                 array = arrays[name]
@@ -81,17 +91,10 @@ def npz(path: Path, label: str) -> FrameTable:
                     columns.append((name, array))
                 elif array.ndim == 2:
                     columns += [(f"{name}_{number}", part) for number, part in enumerate(array.T)]
-                else:
-                    raise DataError(
-                        f"{label}: the array {name!r} has {array.ndim} axes, not 1 or 2"
-                    )
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+    except _NOT_PLAIN as error:
         raise DataError(
             f"{label}: not an npz file of plain arrays; write it with numpy.savez, without objects"
         ) from error
-    lengths = {len(array) for _, array in columns}
-    if len(lengths) > 1:
-        raise DataError(f"{label}: its arrays have {sorted(lengths)} rows; one number is needed")
     # Two arrays may make columns of one name, which is for whoever reads them to refuse.
     series = [
         _series(str(place), name, array, label) for place, (name, array) in enumerate(columns)
@@ -120,12 +123,60 @@ def _series(place: str, name: str, array: NDArray[Any], label: str) -> polars.Se
     )
 
 
+_NOT_PLAIN: tuple[type[Exception], ...] = (
+    *(ValueError, TypeError, OSError, AttributeError, LookupError, EOFError, MemoryError),
+    *(RuntimeError, zipfile.BadZipFile, zlib.error, polars.exceptions.PolarsError),
+)
+"""What NumPy, zipfile and polars raise on what is no npz file, or none of plain arrays."""
+
+
+def _check_archive(path: Path, label: str) -> None:
+    """Raise DataError or one of `_NOT_PLAIN` unless every array is one of numbers or text, as long
+    as its own header says, and no bomb."""
+    lengths, columns, unpacked = set(), 0, 0
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = info.filename.removesuffix(".npy")
+            with archive.open(info) as file:
+                read = _HEADERS[np.lib.format.read_magic(file)]
+                shape, _, dtype = read(file, max_header_size=MAX_HEADER_BYTES)
+                start = file.tell()
+            if len(shape) not in (1, 2):
+                raise DataError(f"{label}: the array {name!r} has {len(shape)} axes, not 1 or 2")
+            if dtype.hasobject or prod(shape) * dtype.itemsize != info.file_size - start:
+                raise ValueError("an array of objects, or of another length than it says")
+            lengths.add(shape[0])
+            columns += shape[1] if len(shape) == 2 else 1
+            unpacked += info.file_size
+    if len(lengths) > 1:
+        raise DataError(f"{label}: its arrays have {sorted(lengths)} rows; one number is needed")
+    if columns > MAX_FIELDS:
+        raise DataError(f"{label}: more than {MAX_FIELDS} columns")
+    size = path.stat().st_size
+    if unpacked > SURELY_FINE_BYTES and unpacked > MOST_PACKED * size:
+        raise DataError(
+            f"{label}: {size} bytes would become {unpacked} when they are unpacked; if that is "
+            "meant, write it with numpy.savez, without compression"
+        )
+
+
+_HEADERS: dict[tuple[int, int], Any] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
 @contextlib.contextmanager
 def _named(label: str) -> Iterator[None]:
     """polars' errors as ours: its messages may quote a file's content."""
     try:
         yield
-    except (polars.exceptions.PolarsError, OSError) as error:
+    except (
+        polars.exceptions.PolarsError,
+        polars.exceptions.PanicException,  # of the library, on files that nobody foresaw
+        OSError,
+        MemoryError,
+    ) as error:
         raise DataError(
             f"{label}: cannot be read in its format ({type(error).__name__}); is it whole, and is "
             "the format right?"

@@ -54,7 +54,7 @@ def read_digest(path: Path) -> SchemaDigest:
         found: SchemaDigest = msgspec.json.decode(path.read_bytes(), type=SchemaDigest)
     except OSError as error:
         raise JobError(f"{path}: cannot be read ({error.strerror})") from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise JobError(f"{path}: not what mpc-train schema digest prints: {error}") from error
     return found
 

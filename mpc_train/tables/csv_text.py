@@ -18,13 +18,13 @@ import polars
 from numpy.typing import NDArray
 
 from mpc_train.errors import DataError
-from mpc_train.tables.reading import Chunk, Unit
+from mpc_train.tables.reading import MAX_FIELDS, Chunk, Unit
 from mpc_train.tables.source import Source
 from mpc_train.tables.spelling import name_of
 
 BLOCK_BYTES = 8 << 20
-MAX_RECORD_BYTES = 64 << 20
-"""A record longer than this is one whose quotation mark was never closed."""
+MAX_RECORD_BYTES = 16 << 20
+"""A record longer than this is one whose quotation mark was never closed, or no record."""
 
 _NEWLINE = 10
 
@@ -85,6 +85,8 @@ class CsvText:
     def _header(self) -> tuple[str, ...]:
         ends, _ = self._ends(self._first)
         end = int(ends[0]) + 1
+        if self._first.count(self._delimiter.encode(), 0, end) >= MAX_FIELDS:
+            raise self._fail(f"line 1: more than {MAX_FIELDS} columns")
         try:
             (names,) = self._reader(self._first[:end].decode())
         except (csv.Error, ValueError) as error:
@@ -143,7 +145,12 @@ class CsvText:
             ends, _ = self._ends(rest)
             if not len(ends):
                 if len(rest) > MAX_RECORD_BYTES:
-                    raise self._unclosed(rest)
+                    if self._quote and self._quote.encode() in rest:
+                        raise self._unclosed(rest)
+                    raise self._fail(
+                        f"line {self._lines + 1}: longer than {MAX_RECORD_BYTES >> 20} MiB; is "
+                        "this a CSV file, and where do its lines end?"
+                    )
                 continue
             piece = rest[: int(ends[-1]) + 1]
             # Blank lines wait: at the end of the file they are nothing, before a row an error.

@@ -32,6 +32,8 @@ from mpc_train.tables.source import SQLITE, Source, label_of
 from mpc_train.tables.spelling import name_of
 
 CHUNK_ROWS = 10_000
+MAX_CELL_BYTES = 1 << 20
+"""A longer text or blob of SQLite is no cell; the library refuses it."""
 CONNECT_TIMEOUT_S = 20
 EXACT_INTEGERS = 1 << 53
 """Beyond these a whole number may have no floating-point number of its own."""
@@ -92,6 +94,7 @@ def _sqlite(source: Source, label: str) -> Iterator[Table]:
         raise DataError(f"{label}: there is no such database file")
     try:
         connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL_BYTES)
         try:
             cursor = connection.execute(source.query)
             if cursor.description is None:
@@ -99,7 +102,7 @@ def _sqlite(source: Source, label: str) -> Iterator[Table]:
             yield _Rows(cursor, label)
         finally:
             connection.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, sqlite3.Warning) as error:
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         raise DataError(
             f"{label}: SQLite refused ({name}); try the query in its own shell, read-only"

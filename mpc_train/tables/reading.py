@@ -8,6 +8,9 @@ import numpy as np
 import polars
 from numpy.typing import NDArray
 
+MAX_FIELDS = 200_000
+"""Columns of a table, those that no job uses too."""
+
 Unit = Literal["bytes", "rows"]
 
 
