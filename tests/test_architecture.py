@@ -16,6 +16,7 @@ import pytest
 from tests.architecture import (
     ARROWS,
     PACKAGES,
+    ROOT,
     RULES,
     Rule,
     Source,
@@ -24,14 +25,12 @@ from tests.architecture import (
     crypten_lends_no_protocol,
     masks_come_from_keyed_streams,
     nothing_is_pickled,
-    outputs_leave_through_the_reveal_gate,
     parties_enter_through_the_composition_root,
     protocols_touch_no_outside_world,
+    read_sources,
     torch_load_reads_weights_only,
     zmq_has_one_module,
 )
-
-ROOT = Path(__file__).resolve().parents[1]
 
 TOP_LEVEL = {
     *PACKAGES,
@@ -123,8 +122,6 @@ CAUGHT: list[tuple[Rule, str, str]] = [
     (masks_come_from_keyed_streams, "protocols/role.py", "from torch import randn_like"),
     (masks_come_from_keyed_streams, "protocols/role.py", "x.random_()"),
     (masks_come_from_keyed_streams, "protocols/role.py", "(x + y).uniform_(0, 1)"),
-    (outputs_leave_through_the_reveal_gate, "mpc_train/training/metrics.py", "x.get_plain_text()"),
-    (outputs_leave_through_the_reveal_gate, "protocols/role.py", "f(x).get_plain_text(dst=0)"),
     (protocols_touch_no_outside_world, "protocols/record.py", "import time"),
     (protocols_touch_no_outside_world, "protocols/record.py", "from socket import socket"),
     (protocols_touch_no_outside_world, "protocols/record.py", "import os\nos.environ['X']"),
@@ -161,30 +158,14 @@ PASSES: list[tuple[Rule, str, str]] = [
     (torch_load_reads_weights_only, "mpc_train/artifact.py", "from safetensors.torch import load"),
     (masks_come_from_keyed_streams, "protocols/role.py", "import torch\ntorch.empty(2)"),
     (masks_come_from_keyed_streams, "parties/node.py", "import os\nos.urandom(32)"),
-    (outputs_leave_through_the_reveal_gate, "protocols/reveal.py", "x.get_plain_text()"),
-    (
-        outputs_leave_through_the_reveal_gate,
-        "protocols/crypten_backend.py",
-        "class T:\n    def get_plain_text(self): raise NotImplementedError",
-    ),
     (protocols_touch_no_outside_world, "protocols/record.py", "import os\nos.urandom(32)"),
     (protocols_touch_no_outside_world, "parties/node.py", "import time\nimport subprocess"),
 ]
 
 
-def _sources() -> list[Source]:
-    paths = [ROOT / "launch.py"] if (ROOT / "launch.py").exists() else []
-    for top in (*PACKAGES, "examples", "tests"):
-        paths += sorted((ROOT / top).rglob("*.py"))
-    return [
-        Source(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(), str(path)))
-        for path in paths
-    ]
-
-
 @pytest.fixture(scope="module")
 def sources() -> list[Source]:
-    return _sources()
+    return read_sources()
 
 
 def test_every_package_was_found(sources: list[Source]) -> None:
