@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from protocols.evaluator import Evaluator
 from protocols.frames import FRAME_BYTES, LABEL
+from protocols.intersection import ITEM_BYTES
 from protocols.kernels import pack_sum, packed_size
 from protocols.openings import BitsOpening, Opening, WordsOpening
 from protocols.role import Role
@@ -237,7 +238,11 @@ def _groups(transcripts: Sequence[Transcript]) -> list[Group]:
     groups = []
     for what, chosen in places.items():
         free = np.concatenate([transcripts[0][place].free for place in chosen])
-        groups.append(Group(what, np.concatenate([payloads(p) for p in chosen], axis=1), free))
+        octets = np.concatenate([payloads(place) for place in chosen], axis=1)
+        if transcripts[0][chosen[0]].tag == b"list":
+            # Sorted, so that items are uniform and independent as a set, not at their places.
+            octets, free = octets.reshape(-1, ITEM_BYTES), free[:ITEM_BYTES]
+        groups.append(Group(what, octets, free))
     for exchange, by_sender in opened.items():
         first = transcripts[0][next(iter(by_sender.values()))]
         sent = [payloads(place) for place in by_sender.values()]
@@ -273,11 +278,11 @@ def suspicious(transcripts: Sequence[Transcript]) -> dict[str, float]:
     return found
 
 
-def related(transcripts: Sequence[Transcript]) -> list[str]:
+def related(transcripts: Sequence[Transcript], meant: Collection[str] = ()) -> list[str]:
     """Words in a receiver's view that are equal, stay, or keep what they are to each other."""
     found = []
     first, second = transcripts[:2]
-    receivers = {frame.receiver for frame in first} - {"dealer"}
+    receivers = {frame.receiver for frame in first} - {"dealer", *meant}
     for receiver in sorted(receivers):
         words = [_view(transcript, receiver) for transcript in (first, second)]
         change = words[0] - words[1]
@@ -323,11 +328,14 @@ def _random_words(payload: Octets, free: Octets) -> NDArray[np.uint64]:
     return np.ascontiguousarray(payload[:full]).view(np.uint64)[_whole_words(free) != 0]
 
 
-def check_uniform(run: Run, runs: int = RUNS) -> list[Transcript]:
-    """Fails where anything that is sent is not uniform, or words are related."""
+def check_uniform(run: Run, runs: int = RUNS, meant: Collection[str] = ()) -> list[Transcript]:
+    """Fails where anything that is sent is not uniform, or words are related.
+
+    meant: who is sent all summands of a secret, because it is to learn it.
+    """
     transcripts = observed(run, runs)
     found = suspicious(transcripts)
     assert not found, found
-    pairs = related(transcripts)
+    pairs = related(transcripts, meant)
     assert not pairs, pairs
     return transcripts
