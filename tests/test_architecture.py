@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -164,16 +165,16 @@ PASSES: list[tuple[Rule, str, str]] = [
 
 
 @pytest.fixture(scope="module")
-def sources() -> list[Source]:
+def sources() -> tuple[Source, ...]:
     return read_sources()
 
 
-def test_every_package_was_found(sources: list[Source]) -> None:
+def test_every_package_was_found(sources: Sequence[Source]) -> None:
     assert {*PACKAGES, "tests"} <= {source.owner for source in sources}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_rule_holds(rule: Rule, sources: list[Source]) -> None:
+def test_rule_holds(rule: Rule, sources: Sequence[Source]) -> None:
     broken = [line for source in sources for line in rule(source)]
     assert not broken, "\n" + "\n".join(broken)
 
@@ -218,7 +219,7 @@ def test_an_unexpected_entry_is_seen(tmp_path: Path) -> None:
 DISTRIBUTIONS = {"zmq": "pyzmq", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
-def undeclared(sources: list[Source], dependencies: list[str]) -> set[str]:
+def undeclared(sources: Sequence[Source], dependencies: list[str]) -> set[str]:
     """Third-party modules imported by what users run but not named by pyproject.toml."""
     declared = {re.split("[>=[]", requirement)[0] for requirement in dependencies}
     known = set(sys.stdlib_module_names) | set(ARROWS) | {"crypten"}
@@ -231,7 +232,7 @@ def undeclared(sources: list[Source], dependencies: list[str]) -> set[str]:
     return {name for name in imported - known if DISTRIBUTIONS.get(name, name) not in declared}
 
 
-def test_every_import_is_a_declared_dependency(sources: list[Source]) -> None:
+def test_every_import_is_a_declared_dependency(sources: Sequence[Source]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]["postgres"]
     assert undeclared(sources, [*project["dependencies"], *optional]) == set()

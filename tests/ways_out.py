@@ -266,7 +266,12 @@ def uses_of_ways(source: Source) -> Iterator[Found]:
         if last in named and alias not in ("", last):
             yield Found(source.path, line, f"import {name} as {alias}", named[last])
     annotations = _annotations(source.tree)
-    plain = {id(call.func) for call in ast.walk(source.tree) if _takes_arguments(call)}
+    # `x.get(key)` is a dictionary's: a deferred value's takes no argument.
+    plain = {
+        id(call.func)
+        for call in ast.walk(source.tree)
+        if isinstance(call, ast.Call) and (call.args or call.keywords)
+    }
     traced = {id(node): name for node, name in source.uses if isinstance(node, ast.Name)}
     own = {node.name for node in source.tree.body if isinstance(node, _DEFINITIONS)}
     for node in ast.walk(source.tree):
@@ -290,11 +295,6 @@ def uses_of_ways(source: Source) -> Iterator[Found]:
 
 _DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 BUILT_IN = ("vars",)
-
-
-def _takes_arguments(node: ast.AST) -> bool:
-    """`x.get(key)`, of a dictionary: a deferred value's takes none."""
-    return isinstance(node, ast.Call) and bool(node.args or node.keywords)
 
 
 def _looked_up(

@@ -170,8 +170,8 @@ def _frames(net: LockstepLoopback, layout: _Layout) -> Transcript:
             elif tag in DISCLOSED:
                 free = bytes(size)
             assert len(free) == size, "every byte is known to be random or padding"
-            octets = (np.frombuffer(each, np.uint8) for each in (payload, free))
-            found.append(Frame(sender, receiver, label, *octets, exchange))
+            octets, random = (np.frombuffer(each, np.uint8) for each in (payload, free))
+            found.append(Frame(sender, receiver, label, octets, random, exchange))
         assert not (corrections and sender == "dealer")
     return found
 
