@@ -43,7 +43,7 @@ from tests.mpc_train.test_evaluation_privacy import CASES
 from tests.support.lockstep import LockstepLoopback
 from tests.support.loopback import secret, shares_of
 from tests.support.transcripts import PROGRAM_TRAFFIC, SHAPE
-from tests.support.uniformity import RUNS, check_uniform, observed, of_roles, suspicious
+from tests.support.uniformity import FEW, RUNS, check_uniform, observed, of_roles, suspicious
 
 X = np.random.default_rng(2).integers(-(2**21), 2**21, SHAPE)
 FAST = (
@@ -64,7 +64,8 @@ FAST = (
     ],
 )
 def test_program(name: str, evaluators: int) -> None:
-    check_uniform(of_roles(lambda role: PROGRAM_TRAFFIC[name](secret(role, X)), evaluators))
+    run = of_roles(lambda role: PROGRAM_TRAFFIC[name](secret(role, X)), evaluators)
+    check_uniform(run, RUNS if name in FAST else FEW)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -72,7 +73,7 @@ def test_preparation_and_metrics(name: str) -> None:
     draw, program, _ = CASES[name]
     words = draw(np.random.default_rng(1))
     check_uniform(
-        of_roles(lambda role: [shares_of(out) for out in program(secret(role, words))], 2), 96
+        of_roles(lambda role: [shares_of(out) for out in program(secret(role, words))], 2), FEW
     )
 
 
@@ -100,7 +101,7 @@ def test_regression(name: FamilyName, l1: Fraction) -> None:
         x, y = brought(role, inputs, labels, (0, 1))
         return [shares_of(v) for v in outcome(family, x, y, sizes, 2, l1, lambda number: None)]
 
-    check_uniform(of_roles(program, 2))
+    check_uniform(of_roles(program, 2), FEW)
 
 
 # Jobs

@@ -44,6 +44,8 @@ from protocols.role import Role
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 
 RUNS = 96
+FEW = 24
+"""Enough for what leaks words rather than bits: for programs of parts that are tested alone."""
 FALSE_ALARM = 1e-12
 """Of one program; there are some hundreds."""
 
