@@ -71,13 +71,14 @@ def test_each_owner_gets_its_own(tmp_path: Path) -> None:
         assert record["learnt"][owner] == [f"accuracy@{owner}", f"confusion@{owner}"]
 
 
-@pytest.mark.parametrize("corrupted", [0, 1])
+@pytest.mark.parametrize("corrupted", [0, 1, 2])
 def test_what_an_owner_is_sent_tells_it_the_metric_alone(tmp_path: Path, corrupted: int) -> None:
-    """Other outputs and labels with the same accuracy: one view, the owner's shares included."""
-    names = ("ann", "bob")
-    text = JOB.replace('owners = ["ann", "bob", "cleo"]', 'owners = ["ann", "bob"]')
-    text = text.replace("{ ann = 40, bob = 30, cleo = 30 }", "{ ann = 40, bob = 30 }")
-    text = text.replace('metrics = ["accuracy", "auc"]', 'per_party = ["accuracy"]')
+    """Other outputs and labels with the same accuracy: one view, the owner's shares included.
+
+    Of two evaluators each could work out the other's share; of three, it must not.
+    """
+    names = ("ann", "bob", "cleo")
+    text = JOB.replace('metrics = ["accuracy", "auc"]', 'per_party = ["accuracy"]')
     job = load_job(write_job(tmp_path, f"{text}least_test_rows = 3\n"))
     rng = np.random.default_rng(1)
     z, y = rng.normal(0, 2, (job.rows, 1)), (rng.random((job.rows, 1)) < 0.5) * 1.0
@@ -87,7 +88,9 @@ def test_what_an_owner_is_sent_tells_it_the_metric_alone(tmp_path: Path, corrupt
         def program(role: Role, outputs: Any = outputs, labels: Any = labels) -> Any:
             np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
             attach(role, job.fraction_bits)
-            tensors = [MaskedTensor(v, src=1 - corrupted, shape=v.shape) for v in (outputs, labels)]
+            tensors = [
+                MaskedTensor(v, src=(corrupted + 1) % 3, shape=v.shape) for v in (outputs, labels)
+            ]
             gate = RevealGate(agreed_outputs(job))
             halves = own_halves(job, gate, lambda inputs: inputs, *tensors)
             detach()
@@ -96,7 +99,7 @@ def test_what_an_owner_is_sent_tells_it_the_metric_alone(tmp_path: Path, corrupt
             ]
             return halves
 
-        results, view = run_scripted(program, 2, (corrupted,))
+        results, view = run_scripted(program, 3, (corrupted,))
         found: list[SealedHalf] = [
             halves[name] for name in own_names(job, names[corrupted]) for halves in results[:-1]
         ]
