@@ -12,7 +12,7 @@ A file is listed as a whole, or as `file: expression` for that expression alone.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from tests.architecture import PACKAGES, Rule, Source, called
@@ -22,6 +22,11 @@ WIRE = {
     *("key_schedule", "record", "session", "signatures"),
 }
 """What of `protocols` knows bytes and keys, and neither shares nor masks."""
+PUBLIC = {
+    *("amx", "bit_programs", "comparison_plan", "fixed_point", "inverse_plan", "rational", "ring"),
+    "spline_tables",
+}
+"""What of it knows numbers that everybody has, or works on words without knowing whose."""
 
 
 @dataclass(frozen=True)
@@ -224,12 +229,13 @@ def knows_arithmetic(source: Source) -> bool:
     """Whether shares can be at hand: an arithmetic module of `protocols`, or an import of one."""
     if source.owner == "protocols":
         return source.path.split("/")[-1].removesuffix(".py") not in WIRE
-    return any(_arithmetic(name) for _, name in source.imports)
+    return any(_beyond(name, WIRE | PUBLIC) for _, name in source.imports)
 
 
-def _arithmetic(name: str) -> bool:
+def _beyond(name: str, known: Set[str]) -> bool:
+    """Whether a module of `protocols` is imported that is none of `known`."""
     parts = name.split(".")
-    return parts[0] == "protocols" and len(parts) > 1 and parts[1] not in WIRE
+    return parts[0] == "protocols" and len(parts) > 1 and parts[1] not in known
 
 
 def shares_leave_by_listed_ways(source: Source) -> Iterator[str]:
@@ -243,7 +249,7 @@ def parties_know_no_arithmetic(source: Source) -> Iterator[str]:
     if source.owner != "parties":
         return
     for line, name in source.imports:
-        if _arithmetic(name) or name == "protocols":
+        if _beyond(name, WIRE) or name == "protocols":
             yield f"{source.path}:{line}: imports {name}; of protocols, parties take the wire only"
 
 

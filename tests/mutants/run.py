@@ -103,7 +103,7 @@ def apply(mutant: Mutant, root: Path) -> None:
 def run_tests(tests: Sequence[str], root: Path) -> tuple[int, str]:
     """pytest's exit status and the last of what it said."""
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
-    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not slow"]
+    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not slow and not timed"]
     argv = [sys.executable, "-m", "pytest", *options, *tests]
     ended = subprocess.run(
         argv,
