@@ -18,6 +18,7 @@ import pytest
 
 from protocols.arithmetic import multiply, remask, truncate
 from protocols.coins import coins
+from protocols.comparison import below, negative
 from protocols.dealer import Dealer
 from protocols.evaluator import Evaluator
 from protocols.inputs import OutsideSource, from_outside, send_outside
@@ -63,8 +64,17 @@ def tossed(x: Masked) -> None:
         shares_of(remask(coins(x.role, (40,), share).shares()))
 
 
+def compared(x: Masked) -> None:
+    """Signs and thresholds of every kind of width: one digit, several, several levels."""
+    for bits in (2, 4, 9, 17, 24, 32, 45, 61):
+        narrow = x.narrowed(bits)
+        shares_of(remask(negative(narrow).shares()))
+        shares_of(remask(below(narrow, (-1, 0)).shares()))
+
+
 PROGRAMS: dict[str, Callable[[Masked], Any]] = {
     **TRAFFIC,
+    "comparisons of all widths": compared,
     "truncate by many": lambda x: shares_of(truncate(x.shares(), 45)),
     "decide": decided,
     "coins": tossed,
@@ -88,6 +98,19 @@ PROGRAMS: dict[str, Callable[[Masked], Any]] = {
 def test_program(name: str, evaluators: int) -> None:
     run = of_roles(lambda role: PROGRAMS[name](secret(role, X, 1)), evaluators)
     check_uniform(run, FEW if name in LONG else RUNS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bits", "count"), [(24, 21_000), (44, 61_000), (64, 21_000)])
+def test_comparisons_of_many(bits: int, count: int) -> None:
+    """So many that they are compared in more rounds, by smaller tables."""
+    many = np.random.default_rng(3).integers(-(2**22), 2**22, count)
+
+    def program(role: Role) -> None:
+        shares_of(remask(negative(secret(role, many).narrowed(bits)).shares()))
+
+    transcripts = observed(of_roles(program, 2), 12)
+    assert not suspicious(transcripts)
 
 
 @pytest.mark.parametrize("evaluators", [2, 3])

@@ -17,7 +17,7 @@ What is not random in a payload is known from the program, not from what was see
 packed word or fill a payload up (`Frame.free`), empty frames, and what is disclosed to everybody.
 
 Seeds are fixed, so that a result never changes; with other seeds one program fails by chance with
-probability below FALSE_ALARM, and a pair of n words with n² / 2^61.
+probability below FALSE_ALARM, a view of n words with n² / 2^63, and all of them below 10^-9.
 """
 
 from __future__ import annotations
