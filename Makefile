@@ -1,6 +1,7 @@
 # make demo    three hospitals train a model together on this machine
 # make test    the fast tests;  make test-all adds the slow ones
 # make lint    style and types;  make format repairs what can be repaired
+# make mutants shows that the fast tests notice what they are there for (an hour)
 # make bench   tests of time, then one training step of each workload beside stock CrypTen
 # make clean   remove what runs and tools leave behind (the environment stays)
 
@@ -16,7 +17,7 @@ SPREAD := -n $(JOBS) --dist loadfile
 WORKLOADS := lr784 net_a relu matmul softmax
 
 .DEFAULT_GOAL := test
-.PHONY: install demo test test-all lint format bench clean
+.PHONY: install demo test test-all mutants lint format bench clean
 
 install: $(READY)
 
@@ -43,6 +44,9 @@ test: $(READY)
 
 test-all: $(READY)
 	$(PY) -m pytest $(SPREAD) -m "not timed"
+
+mutants: $(READY)
+	$(PY) -m tests.mutants.run
 
 lint: $(READY)
 	$(PY) -m ruff check .

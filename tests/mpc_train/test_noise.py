@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import chisquare
 
 from mpc_train.errors import JobError
+from mpc_train.evaluation import noise
 from mpc_train.evaluation.noise import discrete_laplace
 from mpc_train.jobs.job import load_job
 from mpc_train.twin.reference_metrics import twin_metric
@@ -47,6 +48,22 @@ def test_counts_are_revealed_with_noise(tmp_path: Path) -> None:
         # Three evaluators' noise, of standard deviation sqrt(2) · 2 each.
         assert 0 < np.abs(table - exact).max() < 12 * np.sqrt(6) * 2
     assert abs(first["accuracy"] * 600 - round(first["accuracy"] * 600)) < 1e-6  # type: ignore[operator,arg-type]
+
+
+@pytest.mark.parametrize("evaluators", [2, 3])
+def test_every_evaluator_puts_noise_in(
+    tmp_path: Path, evaluators: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were one alone to draw it, that one would know the exact count."""
+    monkeypatch.setattr(noise, "discrete_laplace", lambda scale: 1)
+    more = '"accuracy", "confusion"]\nnoise = { epsilon = 1 }\n'
+    job = load_job(write_job(tmp_path, replaced('"accuracy", "auc"]', more)))
+    outputs, labels, matrix = drawn(job, "logistic", 100)
+    found = over_shares(job, outputs, matrix, evaluators)
+    exact = np.array(twin_metric("confusion", job, outputs, labels))
+    np.testing.assert_array_equal(np.array(found["confusion"]) - exact, evaluators)
+    right = twin_metric("accuracy", job, outputs, labels)
+    assert found["accuracy"] * 100 == pytest.approx(right * 100 + evaluators)  # type: ignore[operator]
 
 
 def test_a_mean_is_revealed_with_noise(tmp_path: Path) -> None:

@@ -2,19 +2,28 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from mpc_train.data import load_table
+from mpc_train.evaluation.own import own_halves, own_names
 from mpc_train.jobs.job import load_job
 from mpc_train.jobs.schedule import held_out_of
 from mpc_train.predicting import load_predictor
 from mpc_train.preparation.applied import applied
 from mpc_train.preparation.local import Local
+from mpc_train.program import agreed_outputs
 from mpc_train.tables.source import Source
 from mpc_train.twin.reference_metrics import twin_metric
+from protocols.crypten_backend import MaskedTensor, attach, detach
+from protocols.reveal import RevealGate, SealedHalf
+from protocols.role import Role
 from tests.mpc_train.helpers import JOB, csv_lines, write_job
 from tests.mpc_train.test_run import ended, launch
+from tests.support.privacy import same_views
+from tests.support.transcript_first import run_scripted
 
 ROLES = """
 name = "study"
@@ -60,3 +69,42 @@ def test_each_owner_gets_its_own(tmp_path: Path) -> None:
         assert metrics["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-9)
         assert predictor.parameters["prepare.center"].shape == (2,)
         assert record["learnt"][owner] == [f"accuracy@{owner}", f"confusion@{owner}"]
+
+
+@pytest.mark.parametrize("corrupted", [0, 1, 2])
+def test_what_an_owner_is_sent_tells_it_the_metric_alone(tmp_path: Path, corrupted: int) -> None:
+    """Other outputs and labels with the same accuracy: one view, the owner's shares included.
+
+    Of two evaluators each could work out the other's share; of three, it must not.
+    """
+    names = ("ann", "bob", "cleo")
+    text = JOB.replace('metrics = ["accuracy", "auc"]', 'per_party = ["accuracy"]')
+    job = load_job(write_job(tmp_path, f"{text}least_test_rows = 3\n"))
+    rng = np.random.default_rng(1)
+    z, y = rng.normal(0, 2, (job.rows, 1)), (rng.random((job.rows, 1)) < 0.5) * 1.0
+    views = []
+    for outputs, labels in ((z, y), (-z, 1 - y), (z / 2, y), (-z / 4, 1 - y)):
+
+        def program(role: Role, outputs: Any = outputs, labels: Any = labels) -> Any:
+            np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
+            attach(role, job.fraction_bits)
+            tensors = [
+                MaskedTensor(v, src=(corrupted + 1) % 3, shape=v.shape) for v in (outputs, labels)
+            ]
+            gate = RevealGate(agreed_outputs(job))
+            halves = own_halves(job, gate, lambda inputs: inputs, *tensors)
+            detach()
+            assert [output.name for output in gate.passed] == [
+                name for owner in names for name in own_names(job, owner)
+            ]
+            return halves
+
+        results, view = run_scripted(program, 3, (corrupted,))
+        found: list[SealedHalf] = [
+            halves[name] for name in own_names(job, names[corrupted]) for halves in results[:-1]
+        ]
+        right = found[0].delta - sum(half.lam for half in found)
+        mine = held_out_of(job, names[corrupted])
+        assert right.tolist() == [1, int(((z > 0) == y)[mine].sum()) << job.fraction_bits]
+        views.append([*view, *(("half", h.delta.tobytes() + h.lam.tobytes()) for h in found)])
+    same_views(views)

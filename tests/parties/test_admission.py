@@ -127,6 +127,41 @@ def test_a_port_for_tickets_takes_no_keys_and_a_port_for_keys_no_tickets() -> No
         assert gets_in(accepted, KEYS["ann"].public) == "bob"
 
 
+KEY, PLAIN = KEYS["bob"].public, (b"bob", ticket("bob", "ann").proof.encode())
+
+
+@pytest.mark.parametrize(
+    ("version", "domain", "mechanism", "credentials", "admitted"),
+    [
+        (b"1.0", b"keys", b"CURVE", (KEY,), True),
+        (b"1.0", b"keys", b"CURVE", (KEYS["mallory"].public,), False),
+        (b"1.0", b"keys", b"CURVE", (), False),
+        (b"1.0", b"keys", b"CURVE", (KEY, KEY), False),
+        (b"1.0", b"keys", b"PLAIN", PLAIN, False),
+        (b"1.0", b"keys", b"NULL", (), False),
+        (b"1.0", b"tickets", b"PLAIN", PLAIN, True),
+        (b"1.0", b"tickets", b"PLAIN", (b"ann", PLAIN[1]), False),
+        (b"1.0", b"tickets", b"PLAIN", (b"bob", b""), False),
+        (b"1.0", b"tickets", b"PLAIN", (b"bob",), False),
+        (b"1.0", b"tickets", b"CURVE", (KEY,), False),
+        (b"1.0", b"tickets", b"NULL", (), False),
+        (b"1.0", b"elsewhere", b"PLAIN", PLAIN, False),
+        (b"1.0", b"", b"CURVE", (KEY,), False),
+        (b"2.0", b"keys", b"CURVE", (KEY,), False),
+    ],
+)
+def test_what_a_socket_demands_decides(
+    version: bytes, domain: bytes, mechanism: bytes, credentials: tuple[bytes, ...], admitted: bool
+) -> None:
+    """The answers to ZeroMQ's own questions (ZAP), also to those that it asks nowhere today."""
+    transport = Transport(KEYS["ann"], ALLOWED)
+    transport.expect(b"tickets", [ticket("ann", "bob")])
+    request = [version, b"1", domain, b"127.0.0.1", b"", mechanism, *credentials]
+    status, _, name, _ = transport._verdict(request)
+    assert (status, name) == ((b"200", b"bob") if admitted else (b"400", b""))
+    transport.close()
+
+
 @pytest.mark.parametrize("early_s", [0.3, KNOCK_S + 0.5, EARLY_MS / 1000 + KNOCK_S + 0.5])
 def test_who_dials_early_gets_in_once_it_is_expected(early_s: float) -> None:
     """Also where ZeroMQ gave up on the first connection, whose request may still be answered."""

@@ -1,8 +1,11 @@
 """The data plane on loopback, several nodes in one process, and peers that misbehave."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -177,6 +180,30 @@ def test_a_connection_of_another_session_is_ignored() -> None:
         bob.plane.open(b"x" * 32, listens, None, 1)
         with pytest.raises(PeerTimeoutError, match="bob"):
             ann.plane.open(TAG, listens, None, 0.5)
+
+
+def test_who_has_a_ticket_and_names_another_session_is_ignored() -> None:
+    """The first message says of which session a connection is; one that says nothing is none."""
+
+    class Knocking:
+        """A listening socket of which one admitted connection says these parts, and no more."""
+
+        names: ClassVar = {b"1": "bob"}
+
+        def __init__(self, *parts: bytes) -> None:
+            self.messages = [(b"1", [SimpleNamespace(bytes=part) for part in parts])]
+
+        def receive(self) -> Any:
+            return self.messages.pop() if self.messages else None
+
+    with ends("ann") as made:
+        plane = made[0].plane
+        for parts in ((b"x" * 32,), (TAG, b""), (b"",)):
+            knocking: Any = Knocking(*parts)
+            with pytest.raises(PeerTimeoutError, match="bob"):
+                plane._await_dials(knocking, TAG, {"bob"}, time.monotonic() + 0.01)
+        right: Any = Knocking(TAG)
+        plane._await_dials(right, TAG, {"bob"}, time.monotonic() + 60)
 
 
 @pytest.mark.parametrize("parts", [[b""], [b"\xff"], [b"\x05abc"], [b"\x00", b"", b""]])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols import hybrid
+from protocols import handshake, hybrid
 from protocols.canonical import pack, unpack
 from protocols.errors import AuthenticationError, HandshakeError, ProtocolError
 from protocols.handshake import (
@@ -252,6 +252,34 @@ def test_an_unusable_ephemeral_key_is_one_named_error(epk: bytes) -> None:
     )
     assert_refused(run, 2)
     assert isinstance(run.errors[0], AuthenticationError)
+
+
+def test_a_secret_that_was_sealed_for_another_handshake_is_refused() -> None:
+    """Everything is signed properly: only what the secret was sealed under can show it."""
+
+    class Elsewhere:
+        """Seals its secret under the right label and another transcript."""
+
+        def _seal(self, public: bytes, info: bytes) -> bytes:
+            label = "hs1/r>i" if isinstance(self, Responder) else "hs1/i>r"
+            other = handshake._info(label, b"another transcript")
+            sealed: bytes = super()._seal(public, other)  # type: ignore[misc]
+            return sealed
+
+    class ElsewhereResponder(Elsewhere, Responder): ...
+
+    class ElsewhereInitiator(Elsewhere, Initiator): ...
+
+    run = Run(
+        responder=ElsewhereResponder(INFO, B, A, KEYS["b"], VerifyKeys(A.signing_public)),
+    )
+    assert_refused(run, 2)
+    assert "its secret" in str(run.errors[0])
+    initiator = ElsewhereInitiator(INFO, A, B, KEYS["a"], VerifyKeys(B.signing_public))
+    responder = make_responder()
+    message3 = initiator.on_message2(responder.on_message1(initiator.message1()))
+    with pytest.raises(AuthenticationError, match="hospital-a: its secret"):
+        responder.on_message3(message3)
 
 
 def test_a_short_nonce_is_refused() -> None:

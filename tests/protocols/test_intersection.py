@@ -237,6 +237,38 @@ def test_no_list_travels_in_its_own_order_or_in_the_clear() -> None:
     assert not sent[0] & sent[1]
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_the_order_of_a_list_that_leaves_says_nothing_of_its_rows(shuffled: bool) -> None:
+    """The same people in another order give the same lists, where the secrets are the same."""
+    drawn = {name: Exponent() for name in ("a", "b")}
+    people = {"a": words(range(12)), "b": words(range(6, 20))}
+    transcripts = []
+    for turn in range(2):
+        net = LockstepLoopback()
+        lists = {name: one if not turn else one[::-1] for name, one in people.items()}
+        with pytest.MonkeyPatch.context() as patch:
+            made = iter(drawn.values())
+            patch.setitem(globals(), "Exponent", lambda made=made: next(made))
+            if shuffled:
+                run_shuffled(lists, ["a", "b"], net)
+            else:
+                run_meet(lists, net)
+        transcripts.append(net.transcript)
+        for name in ("a", "b"):
+            (first, *_) = (p for label, p in net.transcript[name, other(name)] if hop(label) == 1)
+            items = np.frombuffer(first, np.uint8).reshape(-1, ITEM_BYTES)
+            np.testing.assert_array_equal(sorted_order(items), np.arange(len(items)))
+    assert transcripts[0] == transcripts[1]
+
+
+def other(name: str) -> str:
+    return "b" if name == "a" else "a"
+
+
+def hop(label: bytes) -> int:
+    return int(LABEL.unpack(label)[2])
+
+
 # Membership learnt by nobody
 
 

@@ -33,7 +33,7 @@ from tests.support.lockstep import LockstepLoopback
 from tests.support.loopback import combine_masked, insecure_root, shares_of
 
 
-def run(job: Job, work: Any, net: LockstepLoopback | None = None) -> dict[str, Any]:
+def run(job: Job, work: Any, net: LockstepLoopback | None = None, seed: int = 1) -> dict[str, Any]:
     """`work(role, place)` at every computing node of the job."""
     net = net or LockstepLoopback()
     names = [*job.evaluators, job.dealer]
@@ -42,7 +42,7 @@ def run(job: Job, work: Any, net: LockstepLoopback | None = None) -> dict[str, A
         channel = net.endpoint(name)
         role: Role
         if name == job.dealer:
-            streams = [Stream(insecure_root(1, i)) for i in range(len(job.evaluators))]
+            streams = [Stream(insecure_root(seed, i)) for i in range(len(job.evaluators))]
             role = Dealer(channel, names=job.evaluators, streams=streams)
         else:
             index = job.evaluators.index(name)
@@ -51,7 +51,7 @@ def run(job: Job, work: Any, net: LockstepLoopback | None = None) -> dict[str, A
                 index=index,
                 names=job.evaluators,
                 dealer=job.dealer,
-                stream=Stream(insecure_root(1, index)),
+                stream=Stream(insecure_root(seed, index)),
             )
         role.begin_step(0)
         attach(role, job.fraction_bits)
