@@ -3,7 +3,7 @@
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from parties.zmq_transport import CurveKeys, Transport
 from protocols.channel import MAX_FRAME_BYTES
 from protocols.errors import FrameError, PeerTimeoutError
 from tests.parties.test_transport import connect, ends
+from tests.support.patience import PATIENCE_S, wait_until
 
 LISTEN = "tcp://127.0.0.1:*"
 JOB = ("ann", "bob", "dora", "owner")
@@ -45,6 +46,8 @@ class Desk:
         self.server = ControlServer(self.transport, LISTEN, NEIGHBOURS)
         self.links: dict[str, RelayLink] = {}
         self.transports = [self.transport]
+        self.unasked: list[str] = []
+        """Names of those whose messages were neither frames nor control messages."""
 
     def dial(self, name: str) -> RelayLink:
         transport = Transport(KEYS[name], {})
@@ -52,9 +55,27 @@ class Desk:
         self.links[name] = RelayLink(transport, self.server.address, KEYS["desk"].public)
         return self.links[name]
 
-    def serve(self, rounds: int = 5) -> list[str]:
-        """Names of those whose messages were neither frames nor asked for."""
-        return [arrival.name for _ in range(rounds) for arrival in self.server.poll(0.1)]
+    def serve(self, done: Callable[[], bool], what: str) -> None:
+        """Take in what comes until something has happened."""
+
+        def served() -> bool:
+            self.unasked += [arrival.name for arrival in self.server.poll(0.02)]
+            return done()
+
+        wait_until(served, what)
+
+    def received(self, name: str, count: int) -> list[tuple[str, bytes]]:
+        """The next frames that were relayed to a node."""
+        found: list[tuple[str, bytes]] = []
+
+        def there() -> bool:
+            frame = self.links[name].receive()
+            if frame is not None:
+                found.append((frame[0], frame[1][-1].bytes))
+            return len(found) >= count
+
+        self.serve(there, f"{count} frames to {name}")
+        return found
 
     def close(self) -> None:
         for link in self.links.values():
@@ -70,92 +91,98 @@ def desk(*names: str) -> Iterator[Desk]:
     try:
         for name in names:
             made.dial(name)
-        made.serve()
+        made.serve(lambda: set(made.server._relays) >= set(names), "the nodes to connect")
         yield made
     finally:
         made.close()
 
 
-def received(link: RelayLink) -> list[tuple[str, bytes]]:
-    found = []
-    while (frame := link.receive()) is not None:
-        found.append((frame[0], frame[1][-1].bytes))
-    return found
-
-
 def test_frames_pass_between_neighbours_only(caplog: pytest.LogCaptureFixture) -> None:
-    with desk(*JOB) as made:
-        made.links["ann"].send("bob", [b"\x01a", b"to a neighbour"])
-        made.links["dora"].send("owner", [b"\x01a", b"to nobody it talks to"])
-        made.links["owner"].send("nobody", [b"\x01a", b"to no name"])
-        made.links["owner"].send("\xff\x1b[31m", [b"\x01a", b"to no name that can be one"])
-        made.links["owner"].send("desk", [b"\x01a", b"to the coordinator"])
-        with caplog.at_level(logging.WARNING):
-            made.serve()
-        assert received(made.links["bob"]) == [("ann", b"to a neighbour")]
-        assert received(made.links["owner"]) == []
-        assert made.server.dropped["owner"] == 3 and made.server.dropped["dora"] == 1
-        assert made.server.relayed_bytes == len(b"\x01ato a neighbour")
+    with desk(*JOB) as made, caplog.at_level(logging.WARNING):
+        links, dropped = made.links, made.server.dropped
+        links["dora"].send("owner", [b"\x01a", b"to nobody it talks to"])
+        links["owner"].send("nobody", [b"\x01a", b"to no name"])
+        links["owner"].send("\xff\x1b[31m", [b"\x01a", b"to no name that can be one"])
+        links["owner"].send("desk", [b"\x01a", b"to the coordinator"])
+        made.serve(lambda: dropped["owner"] >= 3 and dropped["dora"] >= 1, "frames to be dropped")
+        assert made.server.relayed_bytes == 0
+        links["ann"].send("bob", [b"\x01a", b"to a neighbour"])
+        links["ann"].send("owner", [b"\x01a", b"the first"])
+        assert made.received("bob", 1) == [("ann", b"to a neighbour")]
+        assert made.received("owner", 1) == [("ann", b"the first")]
+        assert dropped["owner"] == 3 and dropped["dora"] == 1
     assert "dropped 1 frames of dora" in caplog.text
     assert "nobody that it shares a channel with" in caplog.text
 
 
 def test_a_recipient_of_the_job_has_no_frames_to_relay() -> None:
-    with desk("ann") as made:
+    with desk("ann", "bob") as made:
         link = made.dial("office")
-        assert "office" in made.serve()  # its hello is a message that nobody asked for
         link.send("ann", [b"\x01a", b"frame"])
-        assert "office" in made.serve()
-        assert received(made.links["ann"]) == []
+        # Its hello, and its frame: messages that nobody asked for.
+        made.serve(lambda: made.unasked == ["office"] * 2, "both to be refused")
+        made.links["bob"].send("ann", [b"\x01a", b"the first"])
+        assert made.received("ann", 1) == [("bob", b"the first")]
 
 
 def test_a_card_outside_the_job_gets_no_connection(caplog: pytest.LogCaptureFixture) -> None:
     with desk("ann") as made, caplog.at_level(logging.WARNING):
         link = made.dial("mallory")
         link.send("ann", [b"\x01a", b"frame"])
-        made.serve()
-        link.link.update()
-        assert link.link.trouble is not None and "no part in the job" in link.link.trouble
-        assert received(made.links["ann"]) == []
-        assert made.transport.refused >= 1
+
+        def refused() -> bool:
+            link.link.update()
+            return link.link.trouble is not None
+
+        made.serve(refused, "the stranger to be turned away")
+        assert "no part in the job" in str(link.link.trouble)
+        assert made.transport.refused >= 1 and not made.unasked
+        assert not link.link.connected
     assert "of mallory, who is not admitted here" in caplog.text
 
 
 def test_what_is_no_frame_is_not_relayed() -> None:
     with desk("ann", "bob") as made:
-        made.links["ann"].send("bob", [b"\x01a", b"one", b"part too many"])
-        made.links["ann"].send("bob", [b"\x01" + bytes(900_000), bytes(900_000)])
-        made.links["ann"].send("bob", [bytes(1) for _ in range(100_000)])
-        made.serve()
+        link = made.links["ann"]
+        link.send("bob", [b"\x01a", b"one", b"part too many"])
+        link.send("bob", [b"\x01" + bytes(900_000), bytes(900_000)])
+        link.send("bob", [bytes(1) for _ in range(100_000)])
+        link.send("bob", [b"\x01a", bytes(MAX_FRAME_BYTES + 16)])
+        assert made.received("bob", 1) == [("ann", bytes(MAX_FRAME_BYTES + 16))]
         assert made.server.dropped["ann"] == 3
-        assert received(made.links["bob"]) == []
-        made.links["ann"].send("bob", [b"\x01a", bytes(MAX_FRAME_BYTES + 16)])
-        made.serve()
-        assert len(received(made.links["bob"])[0][1]) == MAX_FRAME_BYTES + 16
 
 
 def test_a_message_above_the_bound_ends_the_connection_it_came_on() -> None:
     """ZeroMQ itself refuses it, before the bytes are there."""
     with desk("ann", "bob") as made:
-        link = made.links["ann"]
-        link.link.update()
-        link.send("bob", [bytes(1 << 26)])
-        while not link.link.lost:
-            made.serve(1)
-            link.link.update()
-        assert received(made.links["bob"]) == []
+        link = made.links["ann"].link
+
+        def lost() -> bool:
+            link.update()
+            return link.lost
+
+        def connected() -> bool:
+            link.update()
+            return link.connected
+
+        wait_until(connected, "the connection")
+        made.links["ann"].send("bob", [bytes(1 << 26)])
+        made.serve(lost, "the connection to break")
+        assert made.server.relayed_bytes == 0
 
 
 def test_frames_for_a_node_that_is_not_there_are_few() -> None:
-    with desk("ann") as made:
+    with desk("ann", "owner") as made:
+        link, dropped = made.links["ann"], made.server.dropped
         for _ in range(100):
-            made.links["ann"].send("bob", [b"\x01a", b"early"])
-        made.links["ann"].send("bob", [b"\x01a", bytes(1 << 17)])
-        made.serve()
-        assert made.server.dropped["ann"] == 101 - MAX_EARLY_FRAMES
-        assert received(made.dial("bob")) == []
-        made.serve()
-        assert received(made.links["bob"]) == [("ann", b"early")] * MAX_EARLY_FRAMES
+            link.send("bob", [b"\x01a", b"early"])
+        link.send("bob", [b"\x01a", bytes(1 << 17)])
+        made.serve(lambda: dropped["ann"] >= 101 - MAX_EARLY_FRAMES, "frames to be dropped")
+        made.dial("bob")
+        assert made.received("bob", MAX_EARLY_FRAMES) == [("ann", b"early")] * MAX_EARLY_FRAMES
+        link.send("bob", [b"\x01a", b"the next"])
+        assert made.received("bob", 1) == [("ann", b"the next")]
+        assert dropped["ann"] == 101 - MAX_EARLY_FRAMES
 
 
 def test_a_flood_is_logged_ever_more_rarely() -> None:
@@ -174,7 +201,7 @@ def test_empty_frames_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(60):
             cleo.send("ann", b"", b"")
         with pytest.raises(FrameError, match="cleo sent 51 frames before they were asked for"):
-            ann.receive("bob", 5)
+            ann.receive("bob", PATIENCE_S)
 
 
 def test_small_frames_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,14 +215,14 @@ def test_small_frames_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> 
             with pytest.raises(PeerTimeoutError):
                 ann.receive("bob", 0.1)
         bob.send("ann", b"b", b"")
-        assert ann.receive("bob", 5)[0] == b"b"
-        assert [bytes(ann.receive("cleo", 5)[1]) for _ in range(20)] == [
+        assert ann.receive("bob", PATIENCE_S)[0] == b"b"
+        assert [bytes(ann.receive("cleo", PATIENCE_S)[1]) for _ in range(20)] == [
             bytes([number]) for number in range(20)
         ]
         for _ in range(21):
             cleo.send("ann", b"label", b"")
         with pytest.raises(FrameError, match="cleo sent 21 frames"):
-            ann.receive("bob", 5)
+            ann.receive("bob", PATIENCE_S)
 
 
 def test_the_inbox_gives_back_what_was_read() -> None:
@@ -209,7 +236,7 @@ def test_the_inbox_gives_back_what_was_read() -> None:
                 ann.receive("bob", 0.1)
         assert ann._inbox_bytes["cleo"] == 3 * (data_plane.FRAME_COST_BYTES + len(b"labelpayload"))
         for _ in range(3):
-            ann.receive("cleo", 5)
+            ann.receive("cleo", PATIENCE_S)
         assert ann._inbox_bytes["cleo"] == 0
 
 
@@ -349,7 +376,7 @@ def test_a_coordinator_cannot_fill_a_node(
     client: ControlClient = flood  # type: ignore[assignment]
     thread = _ControlThread(client, "ann", "desk", stop, tmp_path)
     thread.start()
-    thread.join(20)
+    thread.join(PATIENCE_S)
     assert isinstance(stop.reason, ControlError) and said in str(stop.reason)
     assert flood.taken < 20 and not list(tmp_path.iterdir())
 
