@@ -1,5 +1,6 @@
 """An owner's rows as its job takes them: a typed table, and of it what the model's inputs need."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,6 +15,7 @@ from mpc_train.linkage.columns import columns_of, pipeline_over
 from mpc_train.linkage.tokens import IdentifierError, Tokens, spelt, token_key, tokens_of
 from mpc_train.preparation.grouping import GroupError, grouped_order
 from mpc_train.preparation.local import check_cells, local_terms
+from mpc_train.preparation.pipeline import Pipeline
 from mpc_train.tables.cells import Reals
 from mpc_train.tables.dates import DateForm
 from mpc_train.tables.load import Report, load
@@ -31,6 +33,8 @@ class Table:
     and 1. tokens: uint8[B, 32], what stands for each row's identifiers; None: the job uses none.
     weights: float64[B], how many times each row's loss counts; empty where the job has none,
     or another owner has them. warnings: what the owner, and nobody else, should look at, in words.
+    raw: for the plaintext twin alone, cells in the columns' own units, see
+    `twin.reference_preparation.raw_terms`.
     """
 
     features: NDArray[np.float64]
@@ -39,22 +43,36 @@ class Table:
     tokens: Tokens | None = None
     weights: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     warnings: tuple[str, ...] = ()
+    raw: NDArray[np.float64] | None = None
 
     @property
     def rows(self) -> int:
         return len(self.features)
 
     def ordered(self, order: NDArray[np.int64]) -> "Table":
-        """The same rows in another order."""
-        weights = self.weights[order] if len(self.weights) else self.weights
-        return Table(self.features[order], self.labels[order], self.present[order], weights=weights)
+        """Its rows, or some of them, in another order; without tokens."""
+        labels, present, weights = (
+            values[order] if len(values) else values
+            for values in (self.labels, self.present, self.weights)
+        )
+        raw = None if self.raw is None else self.raw[order]
+        return Table(self.features[order], labels, present, weights=weights, raw=raw)
 
     def __repr__(self) -> str:
         return f"Table(rows={self.rows}, features={self.features.shape[1]})"
 
 
-def load_table(source: Source, job: Job, owner: str, progress: Report | None = None) -> Table:
-    """Read `owner`'s table for `job`; raises DataError for anything that does not fit."""
+def load_table(
+    source: Source,
+    job: Job,
+    owner: str,
+    progress: Report | None = None,
+    raw: Callable[[Pipeline, TypedTable], Reals] | None = None,
+) -> Table:
+    """Read `owner`'s table for `job`; raises DataError for anything that does not fit.
+
+    raw: makes `Table.raw` of the table's terms.
+    """
     link, group = link_of(job), job.data.split_by
     typed = load(
         source,
@@ -78,7 +96,8 @@ def load_table(source: Source, job: Job, owner: str, progress: Report | None = N
         raise DataError(f"{where}: {what}") from None
     except GroupError as error:
         raise DataError(f"{label_of(source)}: column {group!r}: {error}") from error
-    table = table_of(job, typed)
+    cells = None if raw is None else raw(pipeline_over(job.pipeline, typed.names), typed)
+    table = replace(table_of(job, typed), raw=cells)
     table = table if order is None else table.ordered(order)
     return replace(table, tokens=tokens, warnings=typed.warnings)
 

@@ -29,6 +29,7 @@ from mpc_train.jobs.job_regression import regression_bits
 from mpc_train.jobs.reading import Reading, is_reading
 from mpc_train.jobs.schedule import is_newton, total_steps
 from mpc_train.linkage.partners import linkage_warnings, without_partner
+from mpc_train.preparation.sealed import BEYOND, BITS, in_words, opened_parameters, remarks
 from mpc_train.regression.table import COEFFICIENTS_FILE, Results, results
 from protocols.bundle import unpack_bundle
 from protocols.canonical import unpack
@@ -77,9 +78,14 @@ class OpenedModel:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the model has to know of the rows that it was trained on; of a
-        regression `results` says more."""
-        return _of_linkage(self.job)
+        """What a reader of the model has to know of the rows that it was trained on, and of its
+        inputs; of a regression `results` says more."""
+        return [*_of_linkage(self.job), *in_words(self.remarks)]
+
+    @property
+    def remarks(self) -> dict[str, list[str]]:
+        """Inputs that were not scaled as the job asks, see `preparation.sealed.remarks`."""
+        return remarks(self.job.pipeline, self.weights)
 
     def __repr__(self) -> str:
         return f"OpenedModel({self.job.name}, {len(self.weights)} tensors)"
@@ -238,11 +244,13 @@ def _combine(job: Job, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.float
                     "deviated, the model is not opened"
                 )
             total[name] -= halves["mask"][name]
-    bits = regression_bits(job)
-    return {
+    bits = regression_bits(job) | BITS
+    decoded = {
         name: np.ldexp(value.astype(np.float64), -bits.get(name, job.fraction_bits))
         for name, value in total.items()
     }
+    kept = {name: value for name, value in decoded.items() if name not in BITS or name == BEYOND}
+    return kept | opened_parameters(job.pipeline, decoded)
 
 
 def _of_linkage(job: Job) -> list[str]:
@@ -290,6 +298,7 @@ def _files(
         prepare = save_tensors({name: weights[name] for name in job.pipeline.shapes})
         files[PREPARATION_FILE] = prepare
         described |= {"file": PREPARATION_FILE, "hmac_sha256": commit(key, prepare)}
+        described |= {"remarks": remarks(job.pipeline, weights)}
     first = next(iter(parts.values())).statement
     manifest = {
         "version": 1,

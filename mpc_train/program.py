@@ -381,7 +381,7 @@ def _reveal_sealed(
 ) -> dict[str, SealedHalf]:
     """5: this evaluator's halves of what is sealed, under fresh masks; empty at the dealer."""
     secret = {name: trained.model.tensors[name].masked() for name in job.shapes}
-    secret |= shared.parameters.named() | trained.secret
+    secret |= shared.parameters.sealed | trained.secret
     found = {}
     for name in job.sealed:
         half = gate.for_recipients(name, total_steps(job), secret[name])

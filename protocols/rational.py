@@ -13,6 +13,8 @@ HEADROOM_BITS = 62
 OCTAVE_BITS = 6
 ROOT_BITS = 40
 """Fractional bits of 1 / sqrt(v) in `inverse_root`, which is at most 1."""
+MANTISSA_BITS = 28
+"""Fractional bits of reciprocals and inverse roots in `magnitude`: products stay below 2^60."""
 FACTOR_BITS = 20
 """A quotient of `inverse_root` stays below 2^20 as a word."""
 

@@ -69,6 +69,7 @@ def open_command(
                     "job": model.job.name,
                     "job_digest": model.job.digest().hex(),
                     "metrics": model.metrics,
+                    "preparation": model.remarks,
                     **({} if table is None else {"results": asdict(table)}),
                     "warnings": [*model.warnings, *(() if table is None else table.warnings)],
                 }

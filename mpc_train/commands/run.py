@@ -120,6 +120,7 @@ def _run(
     from mpc_train.commands.open import open_file
     from mpc_train.jobs.job_regression import regression_shapes
     from mpc_train.local import coordinator_text, local_nodes, local_start, node_text
+    from mpc_train.preparation.sealed import in_words
     from parties.roster import Roster
     from parties.supervisor import ChildSpec, Supervisor
 
@@ -173,6 +174,8 @@ def _run(
             job = job.resolved(result["joined_rows"])
         opened, path = open_file(sealed[recipient], vaults[recipient], roster, folder, job)
         result["model"] = str(path)
+        result["preparation"] = opened.remarks
+        result["warnings"] += in_words(opened.remarks)
         if opened.results is not None:
             result["coefficients"] = str(path.with_name("coefficients.csv"))
             result["converged"] = opened.results.converged
@@ -300,8 +303,9 @@ def _compare(
     from mpc_train.training.warm_start import load_start, start_words
     from mpc_train.twin.reference import max_weight_difference, train_twin
     from mpc_train.twin.reference_join import joined
+    from mpc_train.twin.reference_preparation import raw_terms
 
-    tables = [load_table(data[owner], job, owner) for owner in job.owners]
+    tables = [load_table(data[owner], job, owner, raw=raw_terms) for owner in job.owners]
     if job.data.join is not None:
         job, table = joined(job, tables)
         tables = [table]

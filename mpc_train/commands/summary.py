@@ -19,8 +19,9 @@ from mpc_train.jobs.job_train_checks import MAX_LOOKS, MAX_STEPS
 from mpc_train.jobs.reading import MOST, is_reading
 from mpc_train.jobs.schedule import total_steps
 
-ON_THE_WAY = ("early_stopping", "guard", "training_loss")
-"""Names of what is disclosed while a job trains, `training.watch`."""
+ON_THE_WAY = ("empty_columns", "early_stopping", "guard", "training_loss")
+"""Names of what is disclosed before a job trains and meanwhile: `preparation.gaps`,
+`training.watch`."""
 
 Amount = Annotated[float, Meta(ge=0, le=MOST)]
 Count = Annotated[int, Meta(ge=0, le=int(MOST))]

@@ -42,6 +42,7 @@ from mpc_train.linkage.partners import least_joined
 from mpc_train.networks.carried import Carried, made_by, read_model
 from mpc_train.networks.graph import Graph, layers_of
 from mpc_train.preparation.pipeline import Pipeline, pipeline_of
+from mpc_train.preparation.sealed import sealed_shapes
 from mpc_train.tables.schema import Schema, load_schema
 
 ModelKind = Literal["linear", "logistic", "softmax", "mlp", "poisson", "gamma"]
@@ -254,7 +255,7 @@ class Job(Strict, frozen=True, dict=True):
     def sealed(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all that is sealed to the recipients, and revealed in no other way:
         the model's tensors, what turns raw columns into its inputs, and what is said of them."""
-        return {**self.shapes, **self.pipeline.shapes, **regression_shapes(self)}
+        return {**self.shapes, **sealed_shapes(self.pipeline), **regression_shapes(self)}
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes: JSON with sorted keys, decimals as strings."""

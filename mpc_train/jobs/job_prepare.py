@@ -41,7 +41,9 @@ class Prepare(Strict, frozen=True):
 
     scale: Scale = "declared"
     """Of numbers and dates. standard: to mean 0 and variance 1; minmax: to 0 … 1; both by secret
-    statistics of the training rows. declared: only the job's centers and scales."""
+    statistics of the training rows, whatever part of the declared range these fill. Where they are
+    equal, or closer than 2^-46 of half that range, the input is 0, which the recipients are told.
+    declared: only the job's centers and scales."""
     missing: Missing = "error"
     """Numbers, dates, booleans: "mean" puts the secret mean of the training rows. A missing
     category is in none of its levels."""

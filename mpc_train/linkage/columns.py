@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """An owner's part of the model's inputs. terms: places among the pipeline's terms; filled:
-    places among its filled terms; label, weight: whether the owner brings it."""
+    """An owner's part of the model's inputs. terms: places among the pipeline's terms; scaled,
+    filled: places among its scaled and its filled terms; label, weight: whether the owner brings
+    it."""
 
     terms: tuple[int, ...]
+    scaled: tuple[int, ...]
     filled: tuple[int, ...]
     label: bool
     outputs: int
@@ -27,7 +29,8 @@ class Part:
     def width(self) -> int:
         """How many words of a row the owner shares in."""
         labels = self.outputs if self.label else 0
-        return len(self.terms) + len(self.filled) + labels + self.weight
+        terms = len(self.terms) + len(self.scaled) + len(self.filled)
+        return terms + labels + self.weight
 
 
 def columns_of(job: Job, owner: str) -> tuple[str, ...]:
@@ -43,9 +46,14 @@ def columns_of(job: Job, owner: str) -> tuple[str, ...]:
 def part_of(job: Job, owner: str) -> Part:
     """What of the inputs and the label comes from an owner."""
     names, pipeline = set(columns_of(job, owner)), job.pipeline
+
+    def mine(places: Iterable[int]) -> tuple[int, ...]:
+        return tuple(i for i, j in enumerate(places) if pipeline.terms[j].column in names)
+
     return Part(
-        tuple(i for i, term in enumerate(pipeline.terms) if term.column in names),
-        tuple(i for i, j in enumerate(pipeline.filled) if pipeline.terms[j].column in names),
+        mine(range(len(pipeline.terms))),
+        mine(pipeline.scaled),
+        mine(pipeline.filled),
         job.label.name in names,
         job.outputs,
         job.weight in names,

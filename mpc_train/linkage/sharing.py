@@ -1,7 +1,8 @@
 """Rows of several owners' columns become the model's inputs: joined, over shares.
 
-Each owner brings its terms, bits of what is there, and label and weight if it has them, as one
-matrix.
+Each owner brings its terms (of those with a secret scale a coarse and a fine word), bits of what
+is there, and label and weight if it has them, as one matrix; besides, how it counts the cells of
+scaled terms (`preparation.cells.Affine`).
 
 * Where holders know which rows are joined, each brings those, in the common order.
 * Where nobody does, each brings all of its rows in the order in which it sent its list. They follow
@@ -13,14 +14,18 @@ Nobody learns anything here: what evaluators see is masked afresh at every turn.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpc_train.jobs.schedule import split
 from mpc_train.linkage.columns import Part, part_of
-from mpc_train.preparation.combined import Parameters, parameters, prepared
-from mpc_train.preparation.joined import joined_statistics
+from mpc_train.preparation.cells import Affine, cells, halves, joined_bits
+from mpc_train.preparation.fitted import Parameters
+from mpc_train.preparation.joined import joined_parameters
+from mpc_train.preparation.pipeline import Pipeline
+from mpc_train.preparation.rows import Rows, prepared
 from mpc_train.preparation.sharing import Shared, label_matrix
 from protocols.crypten_backend import MaskedTensor
 from protocols.fixed_point import encode
@@ -46,69 +51,106 @@ def share_joined(job: Job, role: Role, linked: Linked, me: str, table: Table | N
         _joined(job, role, linked, owner, part, table if owner == me else None)
         for owner, part in zip(job.owners, parts, strict=True)
     ]
-    whole = concatenate(brought, 1)
-    terms, filled, label, weight = _places(parts)
-    values = whole.select((slice(None), terms))
-    present = whole.select((slice(None), filled)) if filled else None
+    whole = concatenate([mine for mine, _ in brought], 1)
+    places = _Places.of(parts)
+    fine, present = (
+        whole.select((slice(None), of)) if of else None for of in (places.fine, places.filled)
+    )
+    rows = Rows(whole.select((slice(None), places.terms)), fine, present)
     pipeline, f = job.pipeline, job.fraction_bits
-    found = Parameters(None, None, None)
+    found = Parameters()
     if pipeline.secret:
         training, _ = split(job)
-        there = None if present is None else present.select(training)
-        statistics = joined_statistics(pipeline, values.select(training), there, f)
-        found = parameters(pipeline, [statistics], f)
-    inputs = prepared(pipeline, values, present, found, f)
-    labels = whole.select((slice(None), label))
-    weights = MaskedTensor(whole.select((slice(None), weight))) if weight else None
+        affine = None
+        if places.affine:
+            affine = concatenate([words for _, words in brought if words is not None], 1)
+            affine = affine.select((slice(None), places.affine))
+        word = joined_bits(job.rows)
+        found = joined_parameters(pipeline, rows.select(training), affine, word, f)
+    inputs = prepared(pipeline, rows, found, f)
+    labels = whole.select((slice(None), places.label))
+    weights = None
+    if places.weight:
+        weights = MaskedTensor(whole.select((slice(None), places.weight)))
     return Shared(MaskedTensor(inputs), MaskedTensor(labels), found, weights)
 
 
 def _joined(
     job: Job, role: Role, linked: Linked, owner: str, part: Part, table: Table | None
-) -> Masked:
-    """An owner's part of the joined rows, int64[rows, part.width]."""
+) -> tuple[Masked, Masked | None]:
+    """An owner's part of the joined rows, int64[rows, part.width], and how it counts the cells of
+    its scaled terms, `Affine.words`."""
     index = job.evaluators.index(owner)
-    words = None
+    words = affine = None
     if table is not None:
         if linked.mine is None:
             raise ValueError("an owner knows in which order it brings its rows")
-        words = _words(job, part, table)[linked.mine]
+        words, affine = _words(job, part, table.ordered(linked.mine))
+    counted = from_evaluator(role, index, (5, len(part.scaled)), affine) if part.scaled else None
     if not linked.orders:
-        return from_evaluator(role, index, (linked.rows, part.width), words)
+        return from_evaluator(role, index, (linked.rows, part.width), words), counted
     x = from_evaluator(role, index, (job.data.rows[owner], part.width), words)
     for evaluator in route(owner, job.evaluators)[1:]:
         order = linked.orders[owner, evaluator]
         x = shuffle(x, job.evaluators.index(evaluator), order)
-    return pick(x, linked.positions.get(owner), linked.rows)
+    return pick(x, linked.positions.get(owner), linked.rows), counted
 
 
-def _words(job: Job, part: Part, table: Table) -> Words:
-    f = job.fraction_bits
-    blocks = [encode(table.features, f), encode(table.present, 0)]
+def _words(job: Job, part: Part, table: Table) -> tuple[Words, Words]:
+    f, pipeline = job.fraction_bits, job.pipeline
+    mine = Pipeline(tuple(pipeline.terms[place] for place in part.terms))
+    scaled, filled = list(mine.scaled), list(mine.filled)
+    values = encode(table.features, f)
+    whole, there = cells(mine, table.features), np.ones((table.rows, len(scaled)), bool)
+    for place, term in enumerate(scaled):
+        if term in filled:
+            there[:, place] = table.present[:, filled.index(term)] == 1
+    word = joined_bits(job.rows)
+    affine = Affine.of(whole, there, word)
+    coarse, fine = (encode(half, 0) for half in halves(affine.numbers(whole, there), word))
+    values[:, scaled] = coarse
+    blocks = [values, fine, encode(table.present, 0)]
     if part.label:
         blocks.append(encode(label_matrix(job, table.labels), f))
     if part.weight:
         blocks.append(encode(table.weights, f))
-    return np.concatenate([block.reshape(table.rows, -1) for block in blocks], axis=1)
+    rows = np.concatenate([block.reshape(table.rows, -1) for block in blocks], axis=1)
+    return rows, encode(affine.words, 0)
 
 
-def _places(parts: list[Part]) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Where the pipeline's terms, its filled terms, the label and the weight stand among all
-    owners' words."""
-    terms: dict[int, int] = {}
-    filled: dict[int, int] = {}
-    label: list[int] = []
-    weight: list[int] = []
-    start = 0
-    for part in parts:
-        terms |= {place: start + i for i, place in enumerate(part.terms)}
-        start += len(part.terms)
-        filled |= {place: start + i for i, place in enumerate(part.filled)}
-        start += len(part.filled)
-        if part.label:
-            label = list(range(start, start + part.outputs))
-            start += part.outputs
-        if part.weight:
-            weight = [start]
-            start += 1
-    return [terms[i] for i in sorted(terms)], [filled[i] for i in sorted(filled)], label, weight
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the pipeline's terms, the fine words of its scaled terms, its filled terms, the label
+    and the weight stand among all owners' words; affine: where the scaled terms stand among what
+    owners say of theirs."""
+
+    terms: list[int]
+    fine: list[int]
+    filled: list[int]
+    label: list[int]
+    weight: list[int]
+    affine: list[int]
+
+    @classmethod
+    def of(cls, parts: list[Part]) -> _Places:
+        terms: dict[int, int] = {}
+        fine: dict[int, int] = {}
+        filled: dict[int, int] = {}
+        label: list[int] = []
+        weight: list[int] = []
+        start = 0
+        for part in parts:
+            for found, mine in ((terms, part.terms), (fine, part.scaled), (filled, part.filled)):
+                found |= {place: start + i for i, place in enumerate(mine)}
+                start += len(mine)
+            if part.label:
+                label = list(range(start, start + part.outputs))
+                start += part.outputs
+            if part.weight:
+                weight = [start]
+                start += 1
+        affine = np.argsort([place for part in parts for place in part.scaled]).tolist()
+        values, low, there = (
+            [found[place] for place in sorted(found)] for found in (terms, fine, filled)
+        )
+        return cls(values, low, there, label, weight, affine)

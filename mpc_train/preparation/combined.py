@@ -1,13 +1,21 @@
 """What all owners' rows say together, over shares: nobody learns a mean, a variance or an extreme.
 
-1. Owners bring, of their own training rows, weight, mean, least and largest value and squared
-   deviations of each term (`local.partials`).
-2. Together: mean = Σ w·m / Σ w, variance = Σ (s + w·(m − mean)²), the extremes. A constant column
-   keeps its scale.
-3. Every row: (u + [missing]·fill − center)·inverse, then the interactions.
+1. Owners bring, of their own training rows, counts, means, extremes and deviations of each term, in
+   cell units, and the extremes of all their rows (`local.partials`).
+2. Together: the extremes, and a power of two that makes the spread between them about 1 and stays
+   secret. All else is computed of values that it multiplied, whatever part of the declared range
+   they lie in:
 
-Steps 1 and 2 cost as much as a table has columns; step 3 one product and truncation for an element
-that is scaled, in blocks of rows so that memory stays bounded.
+       mean = Σ n·m / Σ n,    variance = Σ (s² + w·(m − mean)²),    w = n / rows, s with √w in it.
+
+   A variance is at least (spread² / 2) / rows, so that it has its digits as well. Where the spread
+   is below 2^10 cell units the column counts as constant: its scale is 0, which the recipients
+   are told (`sealed`).
+Then every row becomes (number − center) · inverse, as `fitted` has it, and the interactions follow
+(`rows`). What is done here costs as much as a table has columns.
+
+Precision: a mean is within 2^-27 of the spread, an inverse within 2^-26 and 2^-29 · √(8 · rows) of
+itself.
 """
 
 from __future__ import annotations
@@ -17,153 +25,183 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpc_train.preparation.cells import CELL_BITS, LEAST_SPREAD_BITS, WORD_BITS
+from mpc_train.preparation.fitted import (
+    Count,
+    Fitted,
+    Parameters,
+    beyond,
+    filled_places,
+    finished,
+    input_bits,
+    nonzero,
+    with_factors,
+)
 from mpc_train.preparation.pipeline import Pipeline
-from protocols.arithmetic import multiply, remask, truncate
-from protocols.comparison import below
-from protocols.functions import divide
-from protocols.masked import Additive, Masked, MaskedBit, concatenate, public
-from protocols.scaling import VARIANCE_BITS, extremes, inverse_deviation
+from protocols.arithmetic import multiply, remask
+from protocols.magnitude import Magnitude, exactly, inverse_root, magnitude, reciprocal, shifted
+from protocols.masked import Masked, concatenate
+from protocols.rational import MANTISSA_BITS
+from protocols.scaling import extremes
 
-BLOCK = 1 << 20
-"""Elements that are scaled at a time."""
-LEAST_SHARE_BITS = 9
-"""A mean is that of at least one training row in 2^9: a smaller divisor is none of `divide`."""
-DEVIATION_BITS = 30
-"""Fractional bits of a squared deviation of means before it is weighted."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Parameters:
-    """Secret, at scale 2^f. center, inverse: of the scaled terms; fill: of the filled ones; None
-    where there are none."""
-
-    center: Masked | None
-    inverse: Masked | None
-    fill: Masked | None
-    some: MaskedBit | None = None
-    """Of the filled terms, whether the training rows hold enough values for a mean."""
-
-    def named(self) -> dict[str, Masked]:
-        """By the names of `Pipeline.shapes`."""
-        found = {
-            "prepare.center": self.center,
-            "prepare.inverse": self.inverse,
-            "prepare.fill": self.fill,
-        }
-        return {name: value for name, value in found.items() if value is not None}
+UNIT_BITS = 30
+"""Fractional bits of what was brought to the size of the spread; squares have twice as many."""
+MOST_SPREAD_BITS = CELL_BITS + 2
+"""The spread is below 2^58 cell units."""
+TOPS = range(LEAST_SPREAD_BITS, MOST_SPREAD_BITS + 1)
+"""By the level of a spread: it is below 2^top, and from the second level on at least half of it."""
 
 
 def parameters(
-    pipeline: Pipeline, brought: Sequence[tuple[Masked, Masked]], fraction_bits: int
+    pipeline: Pipeline, brought: Sequence[Masked], rows: int, fraction_bits: int
 ) -> Parameters:
-    """The secret parameters from each owner's partials.
+    """The secret parameters from each owner's partials, [STATISTICS, secret terms] as whole words.
 
-    brought: for each owner the first four rows of `local.partials` at scale 2^f and the last one,
-    [secret terms], at scale 2^36. About 60 rounds.
+    rows: training rows of all owners. Rounds: at most 60, for minmax alone 34.
     """
-    f, secret = fraction_bits, pipeline.secret
-    if not secret:
-        return Parameters(None, None, None)
-    four = concatenate([first.reshape(*first.shape, 1) for first, _ in brought], 2)
-    moments = concatenate([last.reshape(*last.shape, 1) for _, last in brought], 1)
-    weight, mean = four.select(0), _means(pipeline, four, f)
-    place = {index: number for number, index in enumerate(secret)}
-    fill = some = None
+    if not pipeline.secret:
+        return Parameters()
+    pooled = _Pooled.of(brought, rows, bool(pipeline.filled))
+    place = {index: number for number, index in enumerate(pipeline.secret)}
+    fitted = centers = filled = between = number = None
+    if pipeline.scaled:
+        found, order = [], []
+        for kind, of in (("standard", _standard), ("minmax", _minmax)):
+            mine = [i for i in pipeline.scaled if pipeline.terms[i].shared == kind]
+            if mine:
+                found.append(of(pooled.select([place[i] for i in mine])))
+                order += mine
+        back = np.argsort(np.array(order))
+        centers, relative, mantissa, exponent = (
+            concatenate(parts).select(back) for parts in zip(*found, strict=True)
+        )
+        scaled = pooled.select([place[i] for i in pipeline.scaled])
+        size = scaled.size
+        # Of a constant column these are numbers without a meaning.
+        stacked = concatenate([x.reshape(1, -1) for x in (relative, mantissa, exponent)])
+        stacked = nonzero(remask(size.lowest.negate().shares()), stacked)
+        bits, lowered = _relative_bits(rows), [-top for top in TOPS]
+        factors = with_factors(stacked.select(0), bits, size, lowered, WORD_BITS, input_bits(rows))
+        exponent = stacked.select(2)
+        far = beyond(scaled.least, scaled.most, centers, exponent)
+        fitted = Fitted(factors, centers, stacked.select(1), exponent, far)
     if pipeline.filled:
-        filled = np.array([place[index] for index in pipeline.filled])
-        fill = mean.select(filled)
-        some = below(weight.sum(axis=1).select(filled), [1 << (f - LEAST_SHARE_BITS)])
-        some = some.reshape(len(filled)).negate()
-    if not pipeline.scaled:
-        return Parameters(None, None, fill, some)
-    low, high = extremes(four.select(2), four.select(3))
-    away = four.select(1) - mean.reshape(len(secret), 1)
-    squares = truncate(multiply(away, away), 2 * f - DEVIATION_BITS)
-    between = truncate(multiply(squares, weight).sum(axis=1), f + DEVIATION_BITS - VARIANCE_BITS)
-    variance = moments.sum(axis=1) + between
-    standard = [i for i in pipeline.scaled if pipeline.terms[i].shared == "standard"]
-    minmax = [i for i in pipeline.scaled if pipeline.terms[i].shared == "minmax"]
-    centers, inverses = [], []
-    if standard:
-        chosen = np.array([place[index] for index in standard])
-        centers.append(mean.select(chosen))
-        inverses.append(inverse_deviation(variance.select(chosen), f))
-    if minmax:
-        chosen = np.array([place[index] for index in minmax])
-        spread = (high - low).select(chosen)
-        centers.append(low.select(chosen))
-        inverses.append(divide(public(spread.role, np.full(len(minmax), 1 << f)), spread, f))
-    order = np.argsort(np.array([*standard, *minmax]))
-    center, inverse = (concatenate(parts).select(order) for parts in (centers, inverses))
-    return Parameters(center, inverse, fill, some)
+        places = np.array([place[index] for index in pipeline.filled])
+        filled, number = pooled.mean.select(places), pooled.number.select(places)
+        both, _ = filled_places(pipeline)
+        between = filled.select(np.array(both)) if both else None
+    return finished(pipeline, fitted, centers, filled, between, number, fraction_bits)
 
 
-def _means(pipeline: Pipeline, four: Masked, f: int) -> Masked:
-    """The mean of each secret term's cells that are there, over all owners."""
-    weight, mean = four.select(0), four.select(1)
-    total = truncate(multiply(weight, mean).sum(axis=1), f)
-    filled = np.array([pipeline.terms[index].filled for index in pipeline.secret])
-    if not filled.any():
-        return total
-    # Where no cell can be missing the weights are 1 in all.
-    some = np.nonzero(filled)[0]
-    quotient = divide(total.select(some), weight.sum(axis=1).select(some), f)
-    joined = concatenate([total, quotient])
-    order = np.arange(len(filled))
-    order[some] = len(filled) + np.arange(len(some))
-    return joined.select(order)
+@dataclass(frozen=True, slots=True, repr=False)
+class _Pooled:
+    """2, of each secret term. rows: training rows of all owners; number: of those with a value.
 
-
-def prepared(
-    pipeline: Pipeline,
-    values: Masked,
-    present: Masked | None,
-    found: Parameters,
-    fraction_bits: int,
-) -> Masked:
-    """The model's inputs, [rows, width] at scale 2^f, from all owners' rows of terms.
-
-    present: words 0 and 1, [rows, filled terms]. 5 rounds for a block of rows, each block for
-    itself.
+    low, mean, least, most: in cell units, the last two of all rows, held-out ones included. size,
+    spread: the spread's level among TOPS, and the spread as a number in [2^57, 2^58) by the power
+    that follows. deviations, roots, apart: of each owner by the same power, [terms, owners] at
+    scale 2^30: its own deviation, √w, and m − mean.
     """
-    if pipeline.trivial:
-        return values
-    rows = values.shape[0]
-    size = max(1, BLOCK // max(1, len(pipeline.secret)))
-    done = []
-    for start in range(0, rows, size):
-        block = slice(start, min(start + size, rows))
-        there = None if present is None else present.select(block)
-        done.append(_prepared(pipeline, values.select(block), there, found, fraction_bits))
-        values.role.finish()
-    return done[0] if len(done) == 1 else concatenate(done)
+
+    rows: int
+    number: Masked
+    low: Masked
+    mean: Masked
+    least: Masked
+    most: Masked
+    size: Magnitude
+    spread: Masked
+    deviations: Masked
+    roots: Masked
+    apart: Masked
+
+    @classmethod
+    def of(cls, brought: Sequence[Masked], rows: int, gaps: bool) -> _Pooled:
+        whole = concatenate([one.reshape(*one.shape, 1) for one in brought], 2)
+        counts, there, roots, lows, highs, above, deviations, least, most = (
+            whole.select(place) for place in range(whole.shape[0])
+        )
+        low, high = extremes(concatenate([lows, least]), concatenate([highs, most]))
+        training, every = slice(0, counts.shape[0]), slice(counts.shape[0], None)
+        least, most = low.select(every), high.select(every)
+        low, high = low.select(training), high.select(training)
+        size = magnitude(high - low, [1 << top for top in TOPS[:-1]])
+        power = remask(size.chosen([1 << MOST_SPREAD_BITS - top for top in TOPS]))
+        # An owner without a cell has no mean: what stands for it may lie anywhere.
+        away = remask(multiply(there, lows + above - low.reshape(-1, 1)))
+        both = concatenate([one.reshape(1, *one.shape) for one in (away, deviations)])
+        both = exactly(multiply(both, power.reshape(-1, 1)), MOST_SPREAD_BITS - UNIT_BITS)
+        away, deviations = both.select(0), both.select(1)
+        number = counts.sum(axis=1)
+        count = Count.secret(number, rows) if gaps else Count.known(whole.role, number.size, rows)
+        relative = count.mean(remask(multiply(counts, away).sum(axis=1)), UNIT_BITS)
+        lifted = shifted(relative, UNIT_BITS + 1, size, [top - UNIT_BITS for top in TOPS])
+        mean = remask(low.shares() + lifted)
+        spread = remask(multiply(high - low, power))
+        apart = away - relative.reshape(-1, 1)
+        return cls(
+            rows,
+            number,
+            low,
+            mean,
+            least,
+            most,
+            size,
+            spread,
+            deviations,
+            roots,
+            apart,
+        )
+
+    def select(self, index: Sequence[int]) -> _Pooled:
+        """Those of some of the terms."""
+        places = np.array(index, np.int64)
+        return _Pooled(
+            self.rows,
+            self.number.select(places),
+            self.low.select(places),
+            self.mean.select(places),
+            self.least.select(places),
+            self.most.select(places),
+            self.size.select(places),
+            self.spread.select(places),
+            self.deviations.select(places),
+            self.roots.select(places),
+            self.apart.select(places),
+        )
 
 
-def _prepared(
-    pipeline: Pipeline, values: Masked, present: Masked | None, found: Parameters, f: int
-) -> Masked:
-    terms = len(pipeline.terms)
-    parts, places = [values], np.arange(terms)
+Found = tuple[Masked, Masked, Masked, Masked]
+"""Of some terms: the center, in cells; the inverse for a spread of about 1, at scale 2^28; mantissa
+and exponent of the inverse."""
 
-    def put(part: Masked, where: Sequence[int]) -> None:
-        places[list(where)] = sum(one.shape[1] for one in parts) + np.arange(len(where))
-        parts.append(part)
 
-    if present is not None and found.fill is not None:
-        filled = list(pipeline.filled)
-        fill = found.fill.reshape(1, len(filled))
-        # The mean less its product with 1 where the cell is there; u is 0 where it is not.
-        product = multiply(present, fill)
-        cells: Additive = values.select((slice(None), filled)).shares() + fill.shares() - product
-        put(remask(cells), filled)
-    if found.center is not None and found.inverse is not None:
-        scaled = list(pipeline.scaled)
-        whole = concatenate(parts, 1).select((slice(None), places[scaled]))
-        centered = whole - found.center.reshape(1, len(scaled))
-        put(truncate(multiply(centered, found.inverse.reshape(1, len(scaled))), f), scaled)
-    joined = concatenate(parts, 1).select((slice(None), places))
-    if not pipeline.interactions:
-        return joined
-    left, right = (list(side) for side in zip(*pipeline.interactions, strict=True))
-    products = multiply(joined.select((slice(None), left)), joined.select((slice(None), right)))
-    return concatenate([joined, truncate(products, f)], 1)
+def _standard(pooled: _Pooled) -> Found:
+    own, rows, size = pooled.deviations, pooled.rows, pooled.size
+    between = exactly(multiply(pooled.roots, pooled.apart), UNIT_BITS)
+    variance = remask((multiply(own, own) + multiply(between, between)).sum(axis=1))
+    levels = range(_least_level(rows), UNIT_BITS)  # 4^level <= variance < 4^(level + 1)
+    deep = magnitude(variance, [1 << 2 * level for level in levels[1:]])
+    power = remask(deep.chosen([1 << 2 * (UNIT_BITS - 1 - level) for level in levels]))
+    root = inverse_root(exactly(multiply(variance, power), 2 * UNIT_BITS - 2 - MANTISSA_BITS))
+    relative = remask(multiply(root, remask(deep.chosen([1 << UNIT_BITS - k for k in levels]))))
+    exponent = deep.chosen([CELL_BITS + UNIT_BITS - level for level in levels])
+    return pooled.mean, relative, root, remask(exponent + size.chosen([-top for top in TOPS]))
+
+
+def _least_level(rows: int) -> int:
+    """Of the variance of so many rows whose spread is 1/2 at least, at scale 2^60: it is not below
+    4^level."""
+    return (2 * UNIT_BITS - 3 - rows.bit_length()) // 2
+
+
+def _relative_bits(rows: int) -> int:
+    """1 / deviation of a spread's size is below 2^this at scale 2^28."""
+    return MANTISSA_BITS + UNIT_BITS - _least_level(rows) + 1
+
+
+def _minmax(pooled: _Pooled) -> Found:
+    excess = MOST_SPREAD_BITS - 1 - MANTISSA_BITS
+    inverse = reciprocal(exactly(pooled.spread.shares(), excess))
+    exponent = pooled.size.chosen([CELL_BITS + 1 - top for top in TOPS])
+    return pooled.low, inverse.scale(2), inverse, remask(exponent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mpc_train.preparation.cells import CELL_BITS, LEAST_SPREAD_BITS, joined_bits
 from mpc_train.preparation.pipeline import Term
 
 if TYPE_CHECKING:
@@ -43,7 +44,20 @@ def described(job: Job) -> list[str]:
         lines.append(
             "means, deviations and extremes are learnt by nobody and sealed with the model"
         )
+    if pipeline.scaled:
+        lines.append(
+            "a scaled input is 0, of which recipients are told, where training values are equal or "
+            f"closer than {_closest(job)}"
+        )
     return lines
+
+
+def _closest(job: Job) -> str:
+    declared = f"2^-{CELL_BITS - LEAST_SPREAD_BITS} of half the declared range"
+    if job.data.partition == "rows":
+        return declared
+    joined = 2 * joined_bits(job.rows) - LEAST_SPREAD_BITS
+    return f"{declared} or than 2^-{joined} of what lies between its owner's records"
 
 
 def _step(what: str, terms: Iterable[Term], by_column: bool = False) -> str:

@@ -1,7 +1,7 @@
 """Whether the mean that stands in for missing cells exists: said by the run, and by nobody alone.
 
 An owner that never measured a column is nothing unusual: the mean of the others' training rows
-stands in its cells. Where no owner has a value, or hardly any, there is no mean. Which cells are
+stands in its cells. Where no owner has a value there is no mean. Which cells are
 there is secret, so that nobody could tell; a bit says it of each column with `missing = "mean"`,
 right after rows are shared in and before training. A bit of 1 is what an owner's loader says of a
 table that nobody else adds to, and ends the run in the same way; of a run that goes on nothing else
@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpc_train.errors import DataError
-from mpc_train.preparation.combined import LEAST_SHARE_BITS
 from protocols.arithmetic import remask
 from protocols.masked import MaskedBit
 from protocols.reveal import Output, RevealGate
@@ -34,7 +33,7 @@ def gap_outputs(job: Job) -> frozenset[Output]:
 def check_gaps(job: Job, gate: RevealGate, some: MaskedBit | None) -> None:
     """End the run where a mean does not exist; at every computing node. 3 rounds.
 
-    some: [filled terms], whether the training rows hold values enough; None: no cell is filled.
+    some: [filled terms], whether a training row has a value; None: no cell is filled.
     Every node learns of which they do not. Raises DataError that names the columns.
     """
     if some is None:
@@ -45,8 +44,7 @@ def check_gaps(job: Job, gate: RevealGate, some: MaskedBit | None) -> None:
     if not names:
         return
     raise DataError(
-        f"column {', '.join(map(repr, names))}: no owner has a value in its training rows, or "
-        f"fewer than one in {1 << LEAST_SHARE_BITS} of all of them have one, so that there is no "
-        'mean to put in place of missing cells (missing = "mean"); take the column out of the job, '
-        "or name a constant (prepare.columns.NAME.fill). Training has not begun"
+        f"column {', '.join(map(repr, names))}: no owner has a value in its training rows, so that "
+        'there is no mean to put in place of missing cells (missing = "mean"); take the column out '
+        "of the job, or name a constant (prepare.columns.NAME.fill). Training has not begun"
     )

@@ -8,12 +8,14 @@ other form.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.jobs.job_regression import LOGARITHMIC
+from mpc_train.preparation.cells import CELL_BITS
 from mpc_train.preparation.pipeline import Pipeline, Term
 from mpc_train.tables.cells import CellError
 
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 Reals = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-STATISTICS = ("weight", "mean", "low", "high", "moment")
+STATISTICS = ("count", "there", "root", "low", "high", "above", "deviation", "least", "most")
 """Rows of `partials`: see there."""
+ROOT_BITS = 30
+"""Fractional bits of its roots."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,24 +119,40 @@ def _refuse_beyond(values: Reals, most: float, what: str) -> None:
 
 
 def partials(pipeline: Pipeline, local: Local, rows: NDArray[np.int64], total: int) -> Reals:
-    """What an owner's training `rows` say of each secret term, float64[5, secret terms].
+    """What an owner's training `rows` say of each secret term: whole numbers, float64[9, secret
+    terms].
 
-    Of the cells that are there: their number / total, mean, least, largest, and sum of squared
-    deviations from that mean / total, for `total` training rows of all owners. Where there is
-    none: 0, 0, the term's bound, minus that, 0.
+    Of the cells that are there: their number and whether there is one; √(number / total) at scale
+    2^30, for `total` training rows of all owners; in cell units the least, the largest, by how much
+    the mean is above the least, and √(sum of squared deviations from the mean / total). Where there
+    is none: 0, 0, 0, the end of the term's range, the other end, 0, 0. Last the least and the
+    largest of all the owner's rows, held-out ones included, in the same way.
     """
-    secret = pipeline.secret
-    found = np.zeros((len(STATISTICS), len(secret)))
+    found = np.zeros((len(STATISTICS), len(pipeline.secret)))
     place = {index: number for number, index in enumerate(pipeline.filled)}
-    for number, index in enumerate(secret):
-        cells = local.values[rows, index]
+    for number, index in enumerate(pipeline.secret):
+        every, there = local.values[:, index], np.ones(len(local.values), bool)
         if index in place:
-            cells = cells[local.present[rows, place[index]] == 1]
-        bound = pipeline.terms[index].bound
+            there = local.present[:, place[index]] == 1
+        unit = 2.0 ** (CELL_BITS - pipeline.terms[index].reach)
+        ends = 2.0**CELL_BITS, -(2.0**CELL_BITS)
+        whole = (every[there].min() * unit, every[there].max() * unit) if there.any() else ends
+        cells = every[rows][there[rows]]
         if not len(cells):
-            found[:, number] = 0, 0, bound, -bound, 0
+            found[:, number] = 0, 0, 0, *ends, 0, 0, *whole
             continue
-        mean = cells.mean()
-        moment = np.sum((cells - mean) ** 2) / total
-        found[:, number] = len(cells) / total, mean, cells.min(), cells.max(), moment
-    return found
+        # From the least on: a mean of its own has no digits left where the column is narrow.
+        low = cells.min()
+        above = (cells - low).mean()
+        apart = cells - low - above
+        found[:, number] = (
+            len(cells),
+            1,
+            sqrt(len(cells) / total) * 2.0**ROOT_BITS,
+            low * unit,
+            cells.max() * unit,
+            above * unit,
+            sqrt(apart @ apart / total) * unit,
+            *whole,
+        )
+    return np.rint(found)

@@ -9,7 +9,7 @@ or a bit for a level or a missing cell. For terms that are scaled, center and sc
 declared range, so that |u| is at most about 1; what the data say is found over shares and stays
 secret (`combined`):
 
-    input = (u + [missing] · fill - mean) · inverse.
+    input = (u + [missing] · fill - center) · inverse.
 
 Interactions are products of two inputs and come last.
 """
@@ -21,6 +21,7 @@ from fractions import Fraction
 from math import log, log1p
 from typing import TYPE_CHECKING, Literal
 
+from mpc_train.jobs.bounds import bit_length
 from mpc_train.jobs.job_prepare import ColumnSteps, Log, Missing, Prepare, Scale
 from mpc_train.jobs.job_problem import JobProblem, number
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 MOST_POWERS = 4
 MOST_INPUTS = 100_000
 MOST_COARSE = 16
-"""Bound of |u| for terms with secret statistics: variances stay below 2^8."""
+"""Bound of |u| for terms with secret scales, so that a declared center and scale are of the order
+of the declared range."""
 
 Part = Literal["number", "level", "missing"]
 
@@ -57,6 +59,12 @@ class Term:
     """What stands for a missing cell, as the owner's u; None: see `missing`."""
     bound: float = 1.0
     """Largest |u| that can occur, or that the job states."""
+
+    @property
+    def reach(self) -> int:
+        """The least r with |u| <= 2^r; at least 0 for terms that are not scaled."""
+        found = bit_length(Fraction(self.bound))
+        return found if self.scaled else max(found, 0)
 
     @property
     def scaled(self) -> bool:
@@ -116,7 +124,8 @@ class Pipeline:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the secret parameters that the sealed model carries."""
+        """Names and shapes of the secret parameters that an opened model has beside it; how they
+        are sealed, `sealed` says."""
         found: dict[str, tuple[int, ...]] = {}
         if self.scaled:
             found["prepare.center"] = found["prepare.inverse"] = (len(self.scaled),)
@@ -260,7 +269,7 @@ def _power(job: Job, key: str, term: Term, power: int, bound: float, fill: float
         term,
         name=term.name if power == 1 else f"{term.name}^{power}",
         power=power,
-        bound=reach,
+        bound=reach if term.scaled else min(reach, float(job.data.limit)),
         fill=None if fill is None else fill**power,
     )
 

@@ -1,12 +1,13 @@
 """What each owner shares in, and what the computing nodes make of it: inputs, labels, parameters.
 
+Owners' statistics come first, so that rows can be prepared as they arrive and are then let go.
 Shapes and scales follow from the job alone, so that every node knows what is coming.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.jobs.schedule import split
-from mpc_train.preparation.combined import Parameters, parameters, prepared
+from mpc_train.preparation.cells import WORD_BITS, cells, halves
+from mpc_train.preparation.combined import parameters
+from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.local import STATISTICS, Local, partials
+from mpc_train.preparation.rows import BLOCK, Rows, prepared
 from protocols.crypten_backend import MaskedTensor, Source
 from protocols.fixed_point import encode
 from protocols.masked import Masked, concatenate
-from protocols.scaling import VARIANCE_BITS
 
 if TYPE_CHECKING:
     from mpc_train.data import Table
@@ -29,8 +32,12 @@ Reals = NDArray[np.float64]
 
 
 BLOCK_WORDS = 1 << 22
-"""Longer matrices are shared in block by block of rows: what an owner encodes, masks and sends at a
-time is then small beside the table itself."""
+"""A matrix of more words is shared in block by block of rows: what an owner encodes, masks and
+sends at a time is then small beside the table itself."""
+
+
+Brought = Mapping[str, Callable[[slice], Reals]]
+"""By the name of a matrix what makes some of its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +49,8 @@ class Piece:
     bits: int
     first: int = 0
 
-    def blocks(self) -> Iterator[Piece]:
-        """The same rows in pieces of at most BLOCK_WORDS."""
-        size = max(1, BLOCK_WORDS // max(1, prod(self.shape[1:])))
-        for first in range(0, self.shape[0], size):
-            rows = min(size, self.shape[0] - first)
-            yield replace(self, shape=(rows, *self.shape[1:]), first=first)
-
-    def of(self, values: Mapping[str, Reals]) -> Reals:
-        return values[self.name][self.first : self.first + self.shape[0]]
+    def of(self, values: Brought) -> Reals:
+        return values[self.name](slice(self.first, self.first + self.shape[0]))
 
 
 Told = Callable[[int, int], None]
@@ -82,34 +82,51 @@ class Shared:
 
 
 def pieces_of(job: Job, owner: str) -> Iterator[Piece]:
-    """What `owner` brings, in order."""
+    """What `owner` brings, in order: statistics where there are any, then for each block of rows
+    its features, its labels and what else there is."""
     pipeline, rows, f = job.pipeline, job.data.rows[owner], job.fraction_bits
-    yield from Piece("features", (rows, len(pipeline.terms)), f).blocks()
-    yield from Piece("labels", (rows, job.outputs), f).blocks()
-    if job.weight:
-        yield from Piece("weights", (rows, 1), f).blocks()
-    if pipeline.filled:
-        yield from Piece("present", (rows, len(pipeline.filled)), 0).blocks()
     if pipeline.secret:
-        yield Piece("statistics", (len(STATISTICS) - 1, len(pipeline.secret)), f)
-        yield Piece("moments", (len(pipeline.secret),), VARIANCE_BITS)
+        yield Piece("statistics", (len(STATISTICS), len(pipeline.secret)), 0)
+    widths = {
+        "features": (len(pipeline.terms), f),
+        "fine": (len(pipeline.scaled), 0),
+        "labels": (job.outputs, f),
+        "weights": (1 if job.weight else 0, f),
+        "present": (len(pipeline.filled), 0),
+    }
+    size = max(1, BLOCK_WORDS // max(width for width, _ in widths.values()))
+    for first in range(0, rows, size):
+        for name, (width, bits) in widths.items():
+            if width:
+                yield Piece(name, (min(size, rows - first), width), bits, first)
 
 
-def brought(job: Job, owner: str, table: Table) -> dict[str, Reals]:
+def brought(job: Job, owner: str, table: Table) -> Brought:
     """The values of `pieces_of`, at their owner."""
+    pipeline = job.pipeline
     training, _ = split(job)
     first = job.first_row(owner)
     mine = training[(training >= first) & (training < first + table.rows)] - first
     local = Local(table.features, table.present)
-    statistics = partials(job.pipeline, local, mine, len(training))
+    statistics = partials(pipeline, local, mine, len(training))
     return {
-        "features": table.features,
-        "labels": label_matrix(job, table.labels),
-        "weights": table.weights.reshape(-1, 1),
-        "present": table.present,
-        "statistics": statistics[:-1],
-        "moments": statistics[-1],
+        "features": lambda rows: with_coarse(job, table.features[rows]),
+        "fine": lambda rows: halves(cells(pipeline, table.features[rows]), WORD_BITS)[1],
+        "labels": lambda rows: label_matrix(job, table.labels[rows]),
+        "weights": lambda rows: table.weights[rows].reshape(-1, 1),
+        "present": lambda rows: table.present[rows],
+        "statistics": lambda rows: statistics[rows],
     }
+
+
+def with_coarse(job: Job, features: Reals) -> Reals:
+    """Features whose words at scale 2^f are the coarse ones of scaled terms, and u of others."""
+    scaled = list(job.pipeline.scaled)
+    if scaled:
+        coarse, _ = halves(cells(job.pipeline, features), WORD_BITS)
+        features = features.copy()
+        features[:, scaled] = np.ldexp(coarse, -job.fraction_bits)
+    return features
 
 
 def words_brought(job: Job, owner: str, table: Table, told: Told) -> Iterator[NDArray[np.int64]]:
@@ -128,27 +145,48 @@ def share_in(
     sources: how each owner brings its rows, as this node sees it; table: this node's own.
     """
     progress = _Progress(job, told, job.rows)
-    found: dict[str, list[Masked]] = {}
-    for owner in job.owners:
-        mine = brought(job, owner, table) if owner == me and table is not None else None
-        for piece in pieces_of(job, owner):
-            tensor = MaskedTensor(
-                None if mine is None else piece.of(mine),
-                src=sources[owner],
-                shape=piece.shape,
-                bits=piece.bits,
-            )
-            assert isinstance(tensor.value, Masked) and tensor.nelement() == prod(piece.shape)
-            found.setdefault(piece.name, []).append(tensor.value)
-            progress.took(piece)
-    table = mine = None  # whoever holds no other reference frees the owner's rows here
     pipeline, f = job.pipeline, job.fraction_bits
-    statistics = found.pop("statistics", []), found.pop("moments", [])
-    whole = {name: concatenate(parts) for name, parts in found.items()}
-    secret = parameters(pipeline, list(zip(*statistics, strict=True)), f)
-    inputs = prepared(pipeline, whole.pop("features"), whole.get("present"), secret, f)
-    weights = MaskedTensor(whole["weights"]) if job.weight else None
-    return Shared(MaskedTensor(inputs), MaskedTensor(whole["labels"]), secret, weights)
+    mine = None if table is None or me not in job.owners else brought(job, me, table)
+
+    def taken(owner: str, piece: Piece) -> Masked:
+        tensor = MaskedTensor(
+            piece.of(mine) if mine is not None and owner == me else None,
+            src=sources[owner],
+            shape=piece.shape,
+            bits=piece.bits,
+        )
+        assert isinstance(tensor.value, Masked) and tensor.nelement() == prod(piece.shape)
+        progress.took(piece)
+        return tensor.value
+
+    pieces = {owner: pieces_of(job, owner) for owner in job.owners}
+    statistics = []
+    if pipeline.secret:
+        statistics = [taken(owner, next(pieces[owner])) for owner in job.owners]
+    secret = parameters(pipeline, statistics, len(split(job)[0]), f)
+    inputs: list[Masked] = []
+    waiting: dict[str, list[Masked]] = {}
+    kept: dict[str, list[Masked]] = {"labels": [], "weights": []}
+
+    def prepare() -> None:
+        whole = {name: concatenate(waiting.pop(name)) for name in tuple(waiting)}
+        rows = Rows(whole["features"], whole.get("fine"), whole.get("present"))
+        inputs.append(prepared(pipeline, rows, secret, f))
+
+    for owner in job.owners:
+        for piece in pieces[owner]:
+            # A block is complete when the next one begins; small ones wait for each other.
+            full = sum(part.size for part in waiting.get("features", ())) >= BLOCK
+            if piece.name == "features" and full:
+                prepare()
+            place = kept if piece.name in kept else waiting
+            place.setdefault(piece.name, []).append(taken(owner, piece))
+    prepare()
+    table = mine = None  # whoever holds no other reference frees the owner's rows here
+    labels = MaskedTensor(concatenate(kept["labels"]))
+    weights = MaskedTensor(concatenate(kept["weights"])) if job.weight else None
+    whole = inputs[0] if len(inputs) == 1 else concatenate(inputs)
+    return Shared(MaskedTensor(whole), labels, secret, weights)
 
 
 def label_matrix(job: Job, labels: Reals) -> Reals:

@@ -36,7 +36,7 @@ from mpc_train.networks.plain import PlainGraph
 from mpc_train.preparation.applied import applied
 from mpc_train.preparation.local import Local
 from mpc_train.twin.reference_metrics import digits, twin_metric
-from mpc_train.twin.reference_preparation import twin_parameters
+from mpc_train.twin.reference_preparation import raw_inputs, twin_parameters
 from mpc_train.twin.reference_regression import means, regression_twin
 from mpc_train.twin.reference_setup import TwinStopping, twin_clip, twin_loss, twin_optimizer
 
@@ -139,9 +139,13 @@ def pooled_inputs(
     job: Job, tables: Sequence[Table]
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
     """The model's inputs for all owners' rows, and the parameters that prepare them, by name."""
+    training = split(job.at_fold(0))[0]
+    raw = [table.raw for table in tables if table.raw is not None]
+    if len(raw) == len(tables):
+        return raw_inputs(job, np.concatenate(raw), training)
     features = np.concatenate([table.features for table in tables])
     local = Local(features, np.concatenate([table.present for table in tables]))
-    found = twin_parameters(job.pipeline, local, split(job.at_fold(0))[0])
+    found = twin_parameters(job.pipeline, local, training)
     return applied(job.pipeline, local, found), found
 
 

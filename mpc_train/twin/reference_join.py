@@ -32,12 +32,15 @@ def joined(job: Job, tables: Sequence[Table]) -> tuple[Job, Table]:
     features = np.empty((len(both), len(job.pipeline.terms)))
     present = np.empty((len(both), len(job.pipeline.filled)))
     labels, weights = np.empty(0), np.empty(0)
+    raw = np.full(features.shape, np.nan) if all(one.raw is not None for one in tables) else None
     for owner, table, rows_of in zip(job.owners, tables, keys, strict=True):
         rows, part = np.array([rows_of[key] for key in both], np.int64), part_of(job, owner)
         features[:, list(part.terms)] = table.features[rows]
         present[:, list(part.filled)] = table.present[rows]
+        if raw is not None and table.raw is not None:
+            raw[:, list(part.terms)] = table.raw[rows]
         if part.label:
             labels = table.labels[rows]
         if part.weight:
             weights = table.weights[rows]
-    return job.resolved(len(both)), Table(features, labels, present, weights=weights)
+    return job.resolved(len(both)), Table(features, labels, present, weights=weights, raw=raw)

@@ -16,12 +16,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mpc_train.preparation.combined import parameters, prepared
+from mpc_train.preparation.cells import WORD_BITS, cells, halves
+from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.local import Local, partials
 from mpc_train.preparation.pipeline import Pipeline, Term
+from mpc_train.preparation.rows import Rows, prepared
 from protocols.fixed_point import encode
 from protocols.role import Role
-from protocols.scaling import VARIANCE_BITS
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import secret, shares_of
 
@@ -39,20 +40,21 @@ def measured(rows: int, columns: int) -> dict[str, object]:
     present = (generator.random((rows, len(pipeline.filled))) < 0.9).astype(np.float64)
     values[:, list(pipeline.filled)] *= present
     statistics = partials(pipeline, Local(values, present), np.arange(rows), rows)
+    coarse, fine = halves(cells(pipeline, values), WORD_BITS)
     net, taken = LockstepLoopback(), []
 
     def program(role: Role) -> None:
         np.seterr(over="ignore")
-        first, last = encode(statistics[:4], F), encode(statistics[4], VARIANCE_BITS)
-        brought = [(secret(role, first), secret(role, last))]
-        x, there = secret(role, encode(values, F)), secret(role, present.astype(np.int64))
+        brought = [secret(role, encode(statistics, 0))]
+        x, low = secret(role, encode(coarse, 0)), secret(role, encode(fine, 0))
+        there = secret(role, present.astype(np.int64))
         role.finish()
         before = _sent(net)
         begin = time.process_time()
-        found = parameters(pipeline, brought, F)
-        for value in found.named().values():
+        found = parameters(pipeline, brought, rows, F)
+        for value in found.sealed.values():
             shares_of(value)
-        shares_of(prepared(pipeline, x, there, found, F))
+        shares_of(prepared(pipeline, Rows(x, low, there), found, F))
         if role.is_dealer:
             taken.append((begin, before))
 

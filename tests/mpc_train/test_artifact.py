@@ -18,6 +18,7 @@ from mpc_train.errors import ArtifactError
 from mpc_train.jobs.job import Job, load_job
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.opening import MANIFEST_FILE, MODEL_FILE, OpenedModel, open_model
+from mpc_train.preparation.sealed import BITS
 from protocols.bundle import pack_bundle
 from protocols.canonical import pack
 from protocols.envelope import open_envelope, seal_envelope
@@ -70,7 +71,8 @@ class Run:
 
         self.weights = {name: generator.normal(0, 3, shape) for name, shape in job.sealed.items()}
         encoded = {
-            name: np.round(value * 2**20).astype(np.int64) for name, value in self.weights.items()
+            name: np.round(value * 2.0 ** BITS.get(name, 20)).astype(np.int64)
+            for name, value in self.weights.items()
         }
         self.masks = {
             evaluator: {name: draw(shape) for name, shape in job.sealed.items()}

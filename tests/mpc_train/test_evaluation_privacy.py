@@ -1,6 +1,6 @@
 """The view of corrupted evaluators does not depend on the rows that are prepared or evaluated."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -12,10 +12,12 @@ import pytest
 from mpc_train.evaluation.metrics import evaluated
 from mpc_train.jobs.job import Job, load_job
 from mpc_train.preparation.applied import applied
-from mpc_train.preparation.combined import parameters, prepared
-from mpc_train.preparation.joined import joined_statistics
-from mpc_train.preparation.local import Local
+from mpc_train.preparation.cells import WORD_BITS, Affine, cells, halves, joined_bits
+from mpc_train.preparation.combined import parameters
+from mpc_train.preparation.joined import joined_parameters
+from mpc_train.preparation.local import Local, partials
 from mpc_train.preparation.pipeline import Pipeline, Term
+from mpc_train.preparation.rows import Rows, prepared
 from mpc_train.twin.reference_metrics import twin_metric
 from mpc_train.twin.reference_preparation import twin_parameters
 from protocols.crypten_backend import MaskedTensor, attach
@@ -49,25 +51,71 @@ def job() -> Job:
     return load_job(write_job(Path(mkdtemp()), text))
 
 
-def table(generator: np.random.Generator) -> np.ndarray:
-    """Two columns at scale 2^f, and whether the first is there."""
-    values = generator.uniform(-1, 1, (ROWS, 2))
-    there = generator.random(ROWS) < 0.8
+def narrow(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two columns of any width and place within their declared range, and whether the first has
+    its cell."""
+    width = 2.0 ** -generator.integers(0, 40, 2)
+    values = generator.uniform(-1, 1, 2) * (1 - width) + generator.uniform(-1, 1, (ROWS, 2)) * width
+    there = generator.random(ROWS) < generator.uniform(0, 1)
+    there[0] = True
     values[:, 0] *= there
-    return np.column_stack([np.rint(values * ONE), there]).astype(np.int64)
+    return values, there[:, None].astype(np.float64)
+
+
+def table(generator: np.random.Generator) -> np.ndarray:
+    """Both words of each cell, what is there, and what an owner of all rows says of them."""
+    values, there = narrow(generator)
+    numbers = cells(PIPELINE, values)
+    rows = np.concatenate([*halves(numbers, WORD_BITS), there], axis=1)
+    local = Local(values, there)
+    parts = [
+        partials(PIPELINE, local, part, ROWS) for part in np.split(np.arange(ROWS), [ROWS // 3])
+    ]
+    said = np.pad(np.concatenate(parts), ((0, 0), (0, 3)))
+    return np.concatenate([rows, said]).astype(np.int64)
 
 
 def preparation(x: Masked) -> Sequence[Masked]:
-    values = x.select((slice(None), slice(0, 2)))
-    present = x.select((slice(None), slice(2, 3)))
-    found = parameters(PIPELINE, [joined_statistics(PIPELINE, values, present, F)], F)
-    return [prepared(PIPELINE, values, present, found, F)]
+    rows, said = x.select(slice(0, ROWS)), x.select(slice(ROWS, None))
+    brought = [said.select((slice(9 * k, 9 * k + 9), slice(0, 2))) for k in range(2)]
+    found = parameters(PIPELINE, brought, ROWS, F)
+    return [prepared(PIPELINE, shared(rows), found, F), *found.sealed.values()]
 
 
-def near_the_twin(x: np.ndarray, outputs: Outputs) -> None:
-    local = Local(x[:, :2] / ONE, x[:, 2:].astype(np.float64))
-    expected = applied(PIPELINE, local, twin_parameters(PIPELINE, local, np.arange(ROWS)))
-    np.testing.assert_allclose(outputs[0] / ONE, expected, atol=2**-9)
+def shared(x: Masked) -> Rows:
+    coarse, fine, there = (
+        x.select((slice(None), slice(*ends))) for ends in ((0, 2), (2, 4), (4, 5))
+    )
+    return Rows(coarse, fine, there)
+
+
+def joined_table(generator: np.random.Generator) -> np.ndarray:
+    """The same of rows that are joined, and how their owner counts."""
+    values, there = narrow(generator)
+    numbers = cells(PIPELINE, values)
+    both = np.column_stack([there == 1, np.ones(ROWS, bool)])
+    affine, word = Affine.of(numbers, both, joined_bits(ROWS)), joined_bits(ROWS)
+    rows = np.concatenate([*halves(affine.numbers(numbers, both), word), there], axis=1)
+    return np.concatenate([rows, np.pad(affine.words, ((0, 0), (0, 3)))]).astype(np.int64)
+
+
+def joined(x: Masked) -> Sequence[Masked]:
+    rows, affine = shared(x.select(slice(0, ROWS))), x.select((slice(ROWS, None), slice(0, 2)))
+    found = joined_parameters(PIPELINE, rows, affine, joined_bits(ROWS), F)
+    return [prepared(PIPELINE, rows, found, F), *found.sealed.values()]
+
+
+def as_the_twin(word: int) -> Callable[[np.ndarray, Outputs], None]:
+    """Whatever unit the numbers have, the inputs are those of the twin."""
+
+    def check(x: np.ndarray, outputs: Outputs) -> None:
+        there = x[:ROWS, 4:].astype(np.float64)
+        numbers = np.ldexp(x[:ROWS, :2].astype(np.float64), word) + x[:ROWS, 2:4]
+        local = Local(numbers, there)
+        expected = applied(PIPELINE, local, twin_parameters(PIPELINE, local, np.arange(ROWS)))
+        np.testing.assert_allclose(outputs[0] / ONE, expected, atol=2**-10)
+
+    return check
 
 
 def scores(generator: np.random.Generator) -> np.ndarray:
@@ -96,7 +144,8 @@ def as_the_twin_says(x: np.ndarray, outputs: Outputs) -> None:
 
 
 CASES = {
-    "preparation": (table, preparation, near_the_twin),
+    "preparation": (table, preparation, as_the_twin(WORD_BITS)),
+    "preparation of joined rows": (joined_table, joined, as_the_twin(joined_bits(ROWS))),
     "metrics": (scores, metrics, as_the_twin_says),
 }
 

@@ -12,7 +12,7 @@ from mpc_train.jobs.audience import fold_outputs
 from mpc_train.jobs.job import Job, load_job
 from mpc_train.jobs.schedule import fold_jobs, split, total_steps
 from mpc_train.networks.models import initial_weights
-from mpc_train.preparation.combined import Parameters
+from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.sharing import Shared
 from mpc_train.program import _trained, agreed_outputs
 from mpc_train.twin.reference import train_twin
@@ -71,7 +71,7 @@ def test_means_are_those_of_the_twin(tmp_path: Path, more: str) -> None:
                 MaskedTensor(value if mine else None, src=0, shape=value.shape)
                 for value in (inputs, labels)
             )
-            shared = Shared(x, y, Parameters(None, None, None))
+            shared = Shared(x, y, Parameters())
             gate = RevealGate(agreed_outputs(job))
             found = cross_validated(
                 job,

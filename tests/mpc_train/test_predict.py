@@ -14,6 +14,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.opening import PREPARATION_FILE
 from mpc_train.preparation.applied import applied
 from mpc_train.preparation.local import local_terms
+from mpc_train.preparation.sealed import BITS, opened_parameters
 from tests.mpc_train.preparation_case import JOB, prepared_job, typed
 from tests.mpc_train.test_artifact import Run, opened
 
@@ -53,8 +54,12 @@ def job(tmp_path: Path) -> Job:
 
 
 def expected(job: Job, made: Run, rows: int) -> np.ndarray:
-    weights = {name: np.round(value * 2**20) / 2**20 for name, value in made.weights.items()}
-    inputs = applied(job.pipeline, local_terms(job.pipeline, typed(rows, 1)), weights)
+    weights = {
+        name: np.round(value * 2.0 ** BITS.get(name, 20)) / 2.0 ** BITS.get(name, 20)
+        for name, value in made.weights.items()
+    }
+    parameters = opened_parameters(job.pipeline, weights)
+    inputs = applied(job.pipeline, local_terms(job.pipeline, typed(rows, 1)), parameters)
     logits: np.ndarray = inputs @ np.float32(weights["weight"][0]) + np.float32(weights["bias"][0])
     return logits
 

@@ -15,16 +15,19 @@ from sklearn.preprocessing import (
 )
 
 from mpc_train.errors import JobError
-from mpc_train.jobs.job import Job
+from mpc_train.jobs.job import Job, load_job
 from mpc_train.jobs.schedule import split
 from mpc_train.preparation.applied import applied
-from mpc_train.preparation.combined import parameters, prepared
+from mpc_train.preparation.cells import WORD_BITS, cells, halves
+from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.local import Local, check_cells, local_terms, partials
+from mpc_train.preparation.rows import Rows, prepared
+from mpc_train.preparation.sealed import BITS, opened_parameters, sealed_shapes
+from mpc_train.preparation.sharing import with_coarse
 from mpc_train.tables.cells import CellError
-from mpc_train.twin.reference_preparation import twin_parameters
+from mpc_train.twin.reference_preparation import raw_inputs, raw_terms, twin_parameters
 from protocols.fixed_point import decode, encode
 from protocols.role import Role
-from protocols.scaling import VARIANCE_BITS
 from tests.mpc_train.preparation_case import JOB, pooled, prepared_job, tables, with_gaps
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, secret, shares_of
@@ -47,25 +50,26 @@ def over_shares(job: Job, evaluators: int = 2) -> tuple[dict[str, Reals], Reals]
         mine = training[(training >= first) & (training < first + len(part.values))] - first
         statistics.append(partials(pipeline, part, mine, len(training)))
     whole = together(job)
+    features = with_coarse(job, whole.values)
+    fine = halves(cells(pipeline, whole.values), WORD_BITS)[1]
 
     def program(role: Role) -> object:
         with np.errstate(over="ignore"):
-            brought = [
-                (secret(role, encode(s[:4], F)), secret(role, encode(s[4], VARIANCE_BITS)))
-                for s in statistics
-            ]
-            found = parameters(pipeline, brought, F)
+            brought = [secret(role, encode(s, 0)) for s in statistics]
+            found = parameters(pipeline, brought, len(training), F)
             present = secret(role, whole.present.astype(np.int64))
-            values = secret(role, encode(whole.values, F))
-            inputs = prepared(pipeline, values, present, found, F)
-            named = {name: shares_of(value) for name, value in found.named().items()}
+            values, low = secret(role, encode(features, F)), secret(role, encode(fine, 0))
+            inputs = prepared(pipeline, Rows(values, low, present), found, F)
+            named = {name: shares_of(value) for name, value in found.sealed.items()}
             return named, shares_of(inputs)
 
     results = run_lockstep(program, evaluators)
-    names = results[0][0]
-    return {
-        name: decode(combine_masked([result[0][name] for result in results]), F) for name in names
-    }, decode(combine_masked([result[1] for result in results]), F)
+    sealed = {
+        name: np.ldexp(combine_masked([result[0][name] for result in results]), -BITS[name])
+        for name in sealed_shapes(pipeline)
+    }
+    inputs = decode(combine_masked([result[1] for result in results]), F)
+    return opened_parameters(pipeline, sealed), inputs
 
 
 @pytest.mark.parametrize("evaluators", [2, 3])
@@ -78,29 +82,36 @@ def test_shares_find_what_the_twin_finds(tmp_path: Path, evaluators: int) -> Non
     assert set(found) == set(expected) == set(job.pipeline.shapes)
     for name, value in found.items():
         assert value.shape == job.pipeline.shapes[name]
-        # A quotient is good to 2^-16 of itself, a variance to 2^-17.
-        np.testing.assert_allclose(value, expected[name], rtol=2**-14, atol=2**-16, err_msg=name)
+        np.testing.assert_allclose(value, expected[name], rtol=2**-22, atol=2**-26, err_msg=name)
     np.testing.assert_allclose(
-        inputs, applied(job.pipeline, whole, expected), rtol=2**-12, atol=2**-13
+        inputs, applied(job.pipeline, whole, expected), rtol=2**-18, atol=2**-18
     )
-    # By the parameters that came out, there is rounding only: a unit of u times 1 / deviation.
-    np.testing.assert_allclose(inputs, applied(job.pipeline, whole, found), atol=2**-15)
+    # By the parameters that came out, there is rounding only.
+    np.testing.assert_allclose(
+        inputs, applied(job.pipeline, whole, found), rtol=2**-18, atol=2**-18
+    )
 
 
 def test_blocks_of_rows_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for rounding, which draws from other masks."""
     job = prepared_job(tmp_path)
     _, whole = over_shares(job)
-    monkeypatch.setattr("mpc_train.preparation.combined.BLOCK", 700)
+    monkeypatch.setattr("mpc_train.preparation.rows.BLOCK", 700)
     _, parts = over_shares(job)
-    np.testing.assert_allclose(parts, whole, atol=2**-13, rtol=2**-13)
+    np.testing.assert_allclose(parts, whole, atol=2**-18, rtol=2**-18)
 
 
-def test_the_twin_is_scikit_learn(tmp_path: Path) -> None:
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_twin_is_scikit_learn(tmp_path: Path, raw: bool) -> None:
     job = prepared_job(tmp_path)
     training, _ = split(job)
     table, whole = pooled(tables()), together(job)
-    inputs = applied(job.pipeline, whole, twin_parameters(job.pipeline, whole, training))
+    parameters = twin_parameters(job.pipeline, whole, training)
+    inputs = applied(job.pipeline, whole, parameters)
+    if raw:
+        inputs, same = raw_inputs(job, raw_terms(job.pipeline, pooled(tables())), training)
+        for name, value in parameters.items():
+            np.testing.assert_allclose(same[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
     found = dict(zip(job.pipeline.names, inputs.T, strict=True))
 
     def fitted(steps: object, column: Reals) -> Reals:
@@ -134,6 +145,34 @@ def test_the_twin_is_scikit_learn(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["age*visits"], pair[:, 2], atol=1e-9)
 
 
+def test_the_twin_knows_nothing_of_the_declared_range(tmp_path: Path) -> None:
+    """Of which float64 itself would leave no digits; and constant fills and declared scales."""
+    text = """
+missing = "mean"
+[prepare.columns.income]
+scale = "standard"
+[prepare.columns.age]
+fill = 50
+"""
+    job = prepared_job(tmp_path, text, JOB.replace("data]", "data]\nlimit = 1024"))
+    schema = tmp_path / "schema.toml"
+    schema.write_text(schema.read_text().replace("1000000", "1" + 25 * "0"))
+    wide = load_job(tmp_path / "job.toml")
+    table = pooled(tables())
+    training, _ = split(job)
+    scaled = make_pipeline(SimpleImputer(), StandardScaler())
+    income = with_gaps(table, "income")[:, None]
+    expected = scaled.fit(income[training]).transform(income)[:, 0]
+    age = SimpleImputer(strategy="constant", fill_value=50.0).fit_transform(
+        with_gaps(table, "age")[:, None]
+    )
+    for one in (job, wide):
+        inputs, _ = raw_inputs(one, raw_terms(one.pipeline, table), training)
+        found = dict(zip(one.pipeline.names, inputs.T, strict=True))
+        np.testing.assert_allclose(found["income"], expected, atol=1e-9)
+        np.testing.assert_allclose(found["age"], age[:, 0], atol=1e-9)
+
+
 def test_constant_fill_and_a_constant_column(tmp_path: Path) -> None:
     text = """
 scale = "standard"
@@ -154,7 +193,7 @@ clip = [0, 1]
     training, _ = split(job)
     _, inputs = over_shares(job)
     expected = applied(job.pipeline, whole, twin_parameters(job.pipeline, whole, training))
-    np.testing.assert_allclose(inputs, expected, rtol=2**-12, atol=2**-13)
+    np.testing.assert_allclose(inputs, expected, rtol=2**-18, atol=2**-18)
 
 
 def test_declared_scale_and_mean(tmp_path: Path) -> None:
@@ -168,7 +207,7 @@ def test_declared_scale_and_mean(tmp_path: Path) -> None:
     whole = together(job)
     training, _ = split(job)
     expected = applied(job.pipeline, whole, twin_parameters(job.pipeline, whole, training))
-    np.testing.assert_allclose(over_shares(job)[1], expected, atol=2**-14)
+    np.testing.assert_allclose(over_shares(job)[1], expected, atol=2**-18)
 
 
 @pytest.mark.parametrize(

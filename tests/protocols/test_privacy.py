@@ -9,6 +9,7 @@ layers are in `test_privacy_layers`, losses, optimizers and decisions in `tests/
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -21,13 +22,16 @@ from protocols.comparison import all_of, argmax, below, maximum, negative, relu,
 from protocols.exponential import exponential_bits, relative_exp
 from protocols.inputs import from_dealer, from_outside
 from protocols.inverse_plan import inverse_plan
+from protocols.magnitude import inverse_root, reciprocal
 from protocols.masked import Additive, Masked, concatenate
 from protocols.matrix_inverse import inverse
+from protocols.rational import MANTISSA_BITS
 from protocols.reveal import Output, RevealGate
 from protocols.role import Mask, Role, Words
-from protocols.scaling import extremes, floor_quotient, inverse_deviation
+from protocols.scaling import extremes, floor_quotient
 from protocols.shuffle import pick, shuffle
 from tests.support.loopback import combine_masked, secret, shares_of
+from tests.support.magnitudes import check_shifts, shifts
 from tests.support.privacy import (
     CORRUPTED,
     ONE,
@@ -87,6 +91,14 @@ def shuffled(x: Masked) -> list[Masked]:
     for owner in range(x.role.evaluators):
         x = shuffle(x, owner, x.role.permutation(x.shape[0], owner))
     return [x, pick(x, np.arange(x.shape[0])[::-1].copy(), x.shape[0])]
+
+
+def to_mantissa(expected: Callable[[np.ndarray], np.ndarray]) -> Callable[..., None]:
+    def check(x: Words, outputs: Outputs) -> None:
+        one = float(1 << MANTISSA_BITS)
+        np.testing.assert_allclose(outputs[0] / one, expected(x / one), atol=2**-26, rtol=0)
+
+    return check
 
 
 def same_rows(x: Words, outputs: Outputs) -> None:
@@ -214,10 +226,16 @@ CASES: dict[str, Case] = {
         lambda x: [inverse(turned(x), PLAN)],
         inverted,
     ),
-    "inverse deviation": Case(
-        words_in(0, 1 << 44, 9),
-        lambda x: [inverse_deviation(x, F)],
-        near(lambda x: np.where(x < 1, 1, np.maximum(x, 1) * 2.0**-16) ** -0.5, 2**-9),
+    "shifted": Case(words_in(0, 1 << 40, 9), shifts, check_shifts),
+    "mantissa reciprocal": Case(
+        words_in(1 << MANTISSA_BITS, 2 << MANTISSA_BITS, 9),
+        lambda x: [reciprocal(x)],
+        to_mantissa(lambda u: 1 / u),
+    ),
+    "mantissa root": Case(
+        words_in(1 << MANTISSA_BITS, 4 << MANTISSA_BITS, 9),
+        lambda x: [inverse_root(x)],
+        to_mantissa(lambda u: u**-0.5),
     ),
     "extremes": Case(
         words_in(-(2**60), 2**60, 3, 4),

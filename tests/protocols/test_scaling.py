@@ -1,4 +1,4 @@
-"""Secret scales against NumPy, with bounds from the scale."""
+"""Extremes and rounding down against NumPy."""
 
 import numpy as np
 import pytest
@@ -8,32 +8,9 @@ from protocols import arithmetic
 from protocols.errors import RangeError
 from protocols.masked import Masked
 from protocols.role import Role
-from protocols.scaling import VARIANCE_BITS, extremes, floor_quotient, inverse_deviation
+from protocols.scaling import extremes, floor_quotient
 from tests.support.lockstep import compute
 from tests.support.loopback import secret
-
-F = 20
-
-
-@pytest.mark.parametrize("evaluators", [2, 3])
-def test_inverse_deviation(evaluators: int) -> None:
-    spread = np.array([2**-15.9, 0.001, 0.01, 0.24999, 0.25, 0.3, 1, 3.999, 4, 17.3, 200, 255])
-
-    def program(role: Role) -> Masked:
-        words = np.rint(spread * 2.0**VARIANCE_BITS).astype(np.int64)
-        return inverse_deviation(secret(role, words), F)
-
-    found = compute(program, evaluators) / 2.0**F
-    # Units of the scale, of r and of what its power multiplies it with.
-    bound = 8 * 2.0**-F * np.maximum(spread**-0.5, 1)
-    assert (np.abs(found - spread**-0.5) <= bound).all()
-
-
-def test_a_constant_column_keeps_its_scale() -> None:
-    def program(role: Role) -> Masked:
-        return inverse_deviation(secret(role, np.array([0, 1, 1 << 18, (1 << 20) - 1])), F)
-
-    np.testing.assert_array_equal(compute(program), [1 << F] * 4)
 
 
 @pytest.mark.parametrize("owners", [1, 2, 5, 20])

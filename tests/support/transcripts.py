@@ -17,14 +17,16 @@ from protocols import functions
 from protocols.arithmetic import matmul, multiply, remask, select, truncate
 from protocols.comparison import all_of, argmax, below, maximum, negative, relu
 from protocols.inputs import from_dealer
+from protocols.magnitude import inverse_root, reciprocal
 from protocols.masked import Masked
 from protocols.reveal import Output, RevealGate
 from protocols.role import Role
-from protocols.scaling import extremes, floor_quotient, inverse_deviation
+from protocols.scaling import extremes, floor_quotient
 from protocols.shuffle import pick, shuffle
 from tests.support.layer_programs import LAYERS, SECRET_DROPOUT, LayerProgram, run_layer
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import secret, shares_of
+from tests.support.magnitudes import shifts
 from tests.support.training_programs import TRAINING, TrainingProgram
 
 F = 20
@@ -126,7 +128,9 @@ TRAFFIC: dict[str, Callable[[Masked], Any]] = {
     "exp": lambda x: opened(functions.exp(fixed(x), F)),
     "softmax": lambda x: opened(functions.softmax(fixed(x), F)),
     "divide": lambda x: opened(functions.divide(x, x, F)),
-    "inverse deviation": lambda x: opened(inverse_deviation(x, F)),
+    "shifted": lambda x: opened(*shifts(x)),
+    "mantissa reciprocal": lambda x: opened(reciprocal(x)),
+    "mantissa root": lambda x: opened(inverse_root(x)),
     "extremes": lambda x: opened(*extremes(x, x)),
     "floor": lambda x: opened(floor_quotient(x.shares(), F)),
     "shuffle": lambda x: opened(shuffled(x)),

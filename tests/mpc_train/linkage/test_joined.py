@@ -7,19 +7,13 @@ import pytest
 
 from mpc_train.jobs.schedule import split
 from mpc_train.preparation.applied import applied
-from mpc_train.preparation.combined import parameters, prepared
-from mpc_train.preparation.joined import joined_statistics
-from mpc_train.preparation.local import local_terms
+from mpc_train.preparation.local import Local, local_terms
 from mpc_train.twin.reference_preparation import twin_parameters
-from protocols.fixed_point import decode, encode
-from protocols.role import Role
-from tests.mpc_train.preparation_case import PREPARE, pooled, prepared_job, tables
-from tests.support.lockstep import run_lockstep
-from tests.support.loopback import combine_masked, secret, shares_of
+from tests.mpc_train.preparation_case import JOB, PREPARE, pooled, prepared_job, tables
+from tests.mpc_train.scaling_case import over_joined
 
-F = 20
 PLAIN = 'scale = "standard"\n[prepare.columns.visits]\nscale = "minmax"\n'
-MISSING = 'missing = "mean"\n'
+MISSING = 'missing = "mean"\n[prepare.columns.income]\nclip = [0, 1000]\n'
 
 
 @pytest.mark.parametrize(
@@ -30,28 +24,19 @@ def test_as_the_twin_finds_them(tmp_path: Path, prepare: str, evaluators: int) -
         prepare += "".join(
             f"[prepare.columns.{name}]\nfill = 1\n" for name in ("age", "income", "smoker")
         )
-    job = prepared_job(tmp_path, prepare)
+    # Means of numbers that are not scaled: as large as a job may declare them.
+    job = prepared_job(tmp_path, prepare, JOB.replace("data]", "data]\nlimit = 1024"))
     training, _ = split(job)
     whole = local_terms(job.pipeline, pooled(tables()))
     expected = twin_parameters(job.pipeline, whole, training)
 
-    def program(role: Role) -> object:
-        with np.errstate(over="ignore"):
-            values = secret(role, encode(whole.values, F))
-            present = secret(role, whole.present.astype(np.int64)) if whole.present.size else None
-            there = None if present is None else present.select(training)
-            brought = joined_statistics(job.pipeline, values.select(training), there, F)
-            found = parameters(job.pipeline, [brought], F)
-            inputs = prepared(job.pipeline, values, present, found, F)
-            named = {name: shares_of(value) for name, value in found.named().items()}
-            return named, shares_of(inputs)
-
-    results = run_lockstep(program, evaluators)
-    assert set(results[0][0]) == set(expected)
+    local = Local(whole.values, whole.present)
+    rows = np.arange(len(whole.values))
+    found = over_joined(job.pipeline, local, rows, training, evaluators)
+    assert set(found.parameters) == set(expected)
     for name, value in expected.items():
-        found = decode(combine_masked([named[name] for named, _ in results]), F)
-        np.testing.assert_allclose(found, value, rtol=2**-14, atol=2**-16, err_msg=name)
-    inputs = decode(combine_masked([one for _, one in results]), F)
-    np.testing.assert_allclose(
-        inputs, applied(job.pipeline, whole, expected), rtol=2**-12, atol=2**-13
-    )
+        np.testing.assert_allclose(
+            found.parameters[name], value, rtol=2**-16, atol=2**-18, err_msg=name
+        )
+    inputs = applied(job.pipeline, whole, expected)
+    np.testing.assert_allclose(found.inputs, inputs, rtol=2**-16, atol=2**-16)

@@ -72,7 +72,7 @@ def share(job: Job, tables: dict[str, Table], net: LockstepLoopback | None = Non
         table = tables.get(place.me)
         linked = link(job, role, place, None if table is None else table.tokens)
         shared = share_joined(job.resolved(linked.rows), role, linked, place.me, table)
-        named = {name: shares_of(value) for name, value in shared.parameters.named().items()}
+        named = {name: shares_of(value) for name, value in shared.parameters.sealed.items()}
         inputs, labels = (
             t._plain_factor()._in_full().masked() for t in (shared.inputs, shared.labels)
         )

@@ -36,7 +36,9 @@ def drawn(job: Job, owner: str, rng: np.random.Generator) -> Table:
     part, rows = part_of(job, owner), job.data.rows[owner]
     labels = rng.integers(0, 2, rows).astype(np.float64) if part.label else np.empty(0)
     weights = rng.uniform(0, 4, rows) if part.weight else np.empty(0)
-    inputs = rng.uniform(-1, 1, (rows, len(part.terms)))
+    # Columns of another width and place within their range each time: nothing may tell of it.
+    width = 2.0 ** -rng.integers(0, 40, len(part.terms))
+    inputs = rng.uniform(-1, 1, len(part.terms)) + width * rng.uniform(-1, 1, (rows, len(width)))
     return Table(inputs, labels, np.ones((rows, 0)), weights=weights)
 
 

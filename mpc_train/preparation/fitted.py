@@ -1,0 +1,235 @@
+"""Secret centers and scales of columns, and how rows are multiplied with them.
+
+A scaled input is z = (number − center) · inverse, where `number` is a cell as it was shared: whole,
+in a coarse and a fine word (`cells`). Its size is as secret as that of inverse, so that no one
+fixed point holds both; but z is of a known size, and modulo 2^64 only z has to fit:
+
+    z · 2^bits = coarse · (inverse · 2^(bits + word)) + fine · (inverse · 2^bits) − offset
+
+is exact with both factors rounded to whole numbers modulo 2^64: where inverse is small the
+coarse word has its digits in the first factor, where it is large the second factor is exact and
+the first one 2^word times as large. offset is the same sum for the center. What the
+factors' rounding adds to z is below 2^-21. One truncation ends it, as of any product.
+
+Precondition: |z| < 2^(62 − bits), which is at least 2^12 and above the root of the number of
+training rows, hence holds for all of them. A held-out value farther from the center than 2^12
+deviations comes out wrong, and what was trained does not depend on it; the recipients, who are
+given metrics that do, are told that there may be one (`beyond`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from mpc_train.preparation.cells import CELL_BITS
+from mpc_train.preparation.pipeline import Pipeline
+from mpc_train.preparation.sealed import BEYOND, CENTER, EXPONENT, FILL, MANTISSA
+from protocols.arithmetic import multiply, remask
+from protocols.magnitude import Magnitude, exactly, magnitude, reciprocal, shifted
+from protocols.masked import Additive, Masked, MaskedBit, concatenate, public
+from protocols.rational import HEADROOM_BITS, MANTISSA_BITS
+from protocols.role import Role
+
+LEAST_INPUT_BITS = 12
+"""Inputs have at least so many bits before the point."""
+MEAN_BITS = 30
+"""Bits of a mean that are found at a time."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Factors:
+    """Of each scaled term, secret: what the two words of a number are multiplied with, by
+    the module's opening. word: bits of the fine word; bits: fractional bits of the sum."""
+
+    coarse: Masked
+    fine: Masked
+    word: int
+    bits: int
+
+    def select(self, index: Sequence[int]) -> Factors:
+        places = np.array(index, np.int64)
+        return Factors(self.coarse.select(places), self.fine.select(places), self.word, self.bits)
+
+    def times(self, coarse: Masked, fine: Masked) -> Additive:
+        """Summands of number · inverse · 2^bits, by its two words; exact but for the factors."""
+        return multiply(coarse, self.coarse) + multiply(fine, self.fine)
+
+    def of(self, number: Masked) -> Masked:
+        """The same of numbers in one word, |number| < 2^62; 3 rounds."""
+        high = exactly(number.shares(), self.word)
+        return remask(self.times(high, number - high.scale(1 << self.word)))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Fitted:
+    """Of the scaled terms in their order. center: in cells. mantissa, exponent: of the inverse, as
+    `sealed` has them; beyond: as the function of this name finds it."""
+
+    factors: Factors
+    center: Masked
+    mantissa: Masked
+    exponent: Masked
+    beyond: Masked
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Parameters:
+    """Secret. factors, offset: of the scaled terms; instead: what a missing cell of those that are
+    filled adds in the place of its words; fill: of the filled ones that are not scaled, at scale
+    2^f; some: of all filled ones, whether a training row has a value. None where there are none.
+    sealed: by the names of `sealed.sealed_shapes`."""
+
+    factors: Factors | None = None
+    offset: Masked | None = None
+    instead: Masked | None = None
+    fill: Masked | None = None
+    some: MaskedBit | None = None
+    sealed: dict[str, Masked] = field(default_factory=dict)
+
+
+def input_bits(rows: int) -> int:
+    """Fractional bits of a scaled input before its truncation: training rows' inputs are at most
+    the root of their number."""
+    return HEADROOM_BITS - max(LEAST_INPUT_BITS, (rows.bit_length() + 1) // 2)
+
+
+def with_factors(
+    mantissa: Masked, bits: int, size: Magnitude, exponents: Sequence[int], word: int, input: int
+) -> Factors:
+    """The factors for inverse = mantissa / 2^28 · 2^exponents[level] a unit of the numbers, where
+    |mantissa| < 2^bits. 4 rounds."""
+    up = input - MANTISSA_BITS
+    coarse, fine = (
+        remask(shifted(mantissa, bits, size, [e + up + more for e in exponents]))
+        for more in (word, 0)
+    )
+    return Factors(coarse, fine, word, input)
+
+
+def beyond(least: Masked, most: Masked, center: Masked, exponent: Masked) -> Masked:
+    """Words 0 and 1: whether an input of some row may not fit the ring. 8 rounds.
+
+    least, most, center: in cells, of all rows; exponent: as `Fitted` has it. 1 for all inputs of
+    2^12 and more, and for some from 2^10 on: by powers of two alone.
+    """
+    far = concatenate([one.reshape(1, -1) for one in (center - least, most - center)])
+    tops = range(1, CELL_BITS + 2)  # far < 2^top
+    size = magnitude(far, [1 << top for top in tops[:-1]])
+    reach = remask(size.chosen(tops) + exponent.reshape(1, -1).shares())
+    over = magnitude(reach, [CELL_BITS + LEAST_INPUT_BITS + 1]).lowest.negate()
+    either = magnitude(remask(over.shares().sum(axis=0)), [1]).lowest.negate()
+    return remask(either.shares())
+
+
+def nonzero(keep: Masked, values: Masked) -> Masked:
+    """The values [n, k] where the word `keep` [k] is 1, and 0 where it is 0. 1 round."""
+    return remask(multiply(values, keep.reshape(1, -1)))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Count:
+    """How many cells of each term there are, at most `rows`: public where none can be missing.
+
+    scale: the power of two that brings the count into [2^(L − 1), 2^L), L the bits of rows;
+    inverse: of the count times scale / 2^(L − 1), at scale 2^28. Of a count of 0, which ends the
+    run (`gaps`), they mean nothing.
+    """
+
+    rows: int
+    number: Masked
+    scale: Masked
+    inverse: Masked
+
+    @classmethod
+    def known(cls, role: Role, terms: int, rows: int) -> Count:
+        """All rows have the cell, of each of so many terms."""
+        inverse = round(Fraction(1 << rows.bit_length() - 1 + MANTISSA_BITS, rows))
+        number, scale, inverted = (
+            public(role, np.full(terms, value, np.int64)) for value in (rows, 1, inverse)
+        )
+        return cls(rows, number, scale, inverted)
+
+    @classmethod
+    def secret(cls, number: Masked, rows: int) -> Count:
+        """From secret counts, 0 … rows. 21 rounds."""
+        length = rows.bit_length()
+        size = magnitude(number, [1 << level for level in range(length)])
+        scale = remask(size.chosen([1 << length - max(level, 1) for level in range(length + 1)]))
+        one = _over(multiply(number, scale), length - 1 - MANTISSA_BITS)
+        return cls(rows, number, scale, reciprocal(one))
+
+    def select(self, index: Any) -> Count:
+        """Those of some terms, by any NumPy index."""
+        number, scale, inverse = (x.select(index) for x in (self.number, self.scale, self.inverse))
+        return Count(self.rows, number, scale, inverse)
+
+    def mean(self, total: Masked, bits: int) -> Masked:
+        """total / count for |total| <= count · 2^bits, count · 2^bits < 2^61: to 2^-27 of 2^bits
+        and a unit. 4 rounds."""
+        scaled = _over(multiply(total, self.scale), self.rows.bit_length() - 1 + bits - MEAN_BITS)
+        return _over(multiply(scaled, self.inverse), MANTISSA_BITS + MEAN_BITS - bits)
+
+
+def _over(z: Additive, bits: int) -> Masked:
+    """z / 2^bits, also for negative bits."""
+    return exactly(z, bits) if bits > 0 else remask(z.scale(1 << -bits))
+
+
+def finished(
+    pipeline: Pipeline,
+    fitted: Fitted | None,
+    centers: Masked | None,
+    filled: Masked | None,
+    between: Masked | None,
+    number: Masked | None,
+    fraction_bits: int,
+) -> Parameters:
+    """The parameters from centers and means, None where there are none. 5 rounds.
+
+    centers: of the scaled terms, as the rows' numbers count; filled: means of the filled terms, in
+    cells; between: those of filled terms that are scaled, as the rows' numbers count; number: how
+    many training rows have a value of each filled term.
+    """
+    factors = offset = instead = fill = None
+    sealed: dict[str, Masked] = {}
+    both, declared = filled_places(pipeline)
+    if fitted is not None and centers is not None:
+        factors, offset = fitted.factors, fitted.factors.of(centers)
+        sealed = {
+            CENTER: fitted.center,
+            MANTISSA: fitted.mantissa,
+            EXPONENT: fitted.exponent,
+            BEYOND: fitted.beyond,
+        }
+        if between is not None:
+            scaled = [pipeline.scaled.index(pipeline.filled[place]) for place in both]
+            instead = factors.select(scaled).of(between)
+    if filled is not None:
+        sealed[FILL] = filled
+        if declared:
+            fill = _declared(pipeline, filled, declared, fraction_bits)
+    some = None if number is None else magnitude(number, [1]).lowest.negate()
+    return Parameters(factors, offset, instead, fill, some, sealed)
+
+
+def filled_places(pipeline: Pipeline) -> tuple[list[int], list[int]]:
+    """Which of the filled terms are scaled, and which are not: places among the filled ones."""
+    both = [k for k, index in enumerate(pipeline.filled) if pipeline.terms[index].scaled]
+    return both, [k for k in range(len(pipeline.filled)) if k not in both]
+
+
+def _declared(pipeline: Pipeline, filled: Masked, places: list[int], f: int) -> Masked:
+    """The means at `places` from cells to scale 2^f."""
+    reach = [pipeline.terms[pipeline.filled[place]].reach for place in places]
+    parts, order = [], []
+    for one in sorted(set(reach)):
+        mine = [number for number, of in enumerate(reach) if of == one]
+        cells = filled.select(np.array([places[number] for number in mine]))
+        parts.append(exactly(cells.shares(), CELL_BITS - f - one))
+        order += mine
+    return concatenate(parts).select(np.argsort(np.array(order)))
