@@ -1,8 +1,9 @@
 """The plaintext twin: the same training in float64 PyTorch, for comparison only.
 
 It starts from the same weights, sees the same rows in the same batches, and updates by the same
-rule at the same learning rates (`ranges.rate`), so that what is left between it and a run over
-shares is fixed-point rounding. It needs everybody's rows in one place, which is what the platform
+rule at the learning rates that the job states, so that what is left between it and a run over
+shares is rounding: of numbers to the fixed point, of cells to the declared range, of rates to what
+the ring holds (`ranges.rate`). It needs everybody's rows in one place, which is what the platform
 exists to avoid: tests and local demonstrations use it, nodes never do.
 
 Losses, rules and decisions are those of `reference_setup`.
@@ -21,7 +22,6 @@ from mpc_train.jobs.audience import PREFIX, fold_outputs
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_regression import family_of, regression_shapes
 from mpc_train.jobs.job_train_checks import is_frozen
-from mpc_train.jobs.ranges import rate
 from mpc_train.jobs.reading import Reading
 from mpc_train.jobs.schedule import (
     batches,
@@ -29,6 +29,7 @@ from mpc_train.jobs.schedule import (
     fold_jobs,
     is_checked,
     is_newton,
+    learning_rate,
     split,
     total_steps,
 )
@@ -113,7 +114,7 @@ def _train(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.i
         for rows in batches(job, epoch):
             number += 1
             for group in optimizer.param_groups:
-                group["lr"] = float(rate(job, epoch, number))
+                group["lr"] = float(learning_rate(job, epoch, number))
             index = torch.from_numpy(rows)
             optimizer.zero_grad()
             outputs = module(inputs[index])

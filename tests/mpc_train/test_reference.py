@@ -11,7 +11,6 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 from mpc_train.data import Table
 from mpc_train.jobs.job import Job, load_job
-from mpc_train.jobs.ranges import rate
 from mpc_train.jobs.schedule import split
 from mpc_train.twin.reference import (
     Twin,
@@ -126,7 +125,7 @@ def test_one_step_by_hand(tmp_path: Path) -> None:
     for _ in range(2):
         error = 1 / (1 + np.exp(-rows @ weight)) - labels[training]
         velocity = 0.9 * velocity + rows.T @ error / 75 + 0.01 * weight
-        weight = weight - float(rate(job, 0)) * velocity
+        weight = weight - float(job.train.optimizer.learning_rate) * velocity
     assert np.allclose([*twin.state["weight"][0], twin.state["bias"][0]], weight, atol=1e-12)
 
 
