@@ -17,11 +17,8 @@ from mpc_train.jobs.audience import fold_outputs, listed
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_train_checks import MAX_LOOKS, MAX_STEPS
 from mpc_train.jobs.reading import MOST, is_reading
+from mpc_train.jobs.rules import disclosed_on_the_way
 from mpc_train.jobs.schedule import total_steps
-
-ON_THE_WAY = ("empty_columns", "early_stopping", "guard", "training_loss")
-"""Names of what is disclosed before a job trains and meanwhile: `preparation.gaps`,
-`training.watch`."""
 
 Amount = Annotated[float, Meta(ge=0, le=MOST)]
 Count = Annotated[int, Meta(ge=0, le=int(MOST))]
@@ -66,13 +63,18 @@ def _wrong(job: Job, summary: Summary) -> str:
         return "a metric that is no number"
     if not all(_is_step(job, step) and isfinite(loss) for step, loss in summary.losses.items()):
         return "losses that are none, or of steps that there are not"
-    if not set(summary.revealed) <= {*listed(job), *ON_THE_WAY}:
+    if not set(summary.revealed) <= outputs(job):
         return "outputs that are not revealed"
     join = job.data.join
     rows = summary.joined_rows
     if rows is not None and (join is None or not join.least_rows <= rows <= job.rows):
         return f"{rows} joined rows"
     return ""
+
+
+def outputs(job: Job) -> set[str]:
+    """Names of all that may pass the reveal gate in a run of the job."""
+    return {*listed(job), *disclosed_on_the_way(job)}
 
 
 def _is_step(job: Job, text: str) -> bool:

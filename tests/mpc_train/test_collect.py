@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given as each
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from mpc_train.commands.collect import bundle, summarise
@@ -196,6 +197,7 @@ def test_a_summary_that_cannot_be_is_refused_by_name(
         summarise(job, given)
 
 
+@settings(deadline=None)
 @each(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),

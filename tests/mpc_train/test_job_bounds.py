@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from mpc_train.commands.nodes import _Guarded
+from mpc_train.commands.summary import outputs
 from mpc_train.errors import DataError, JobError, RefusedError
 from mpc_train.jobs.job import Job, job_from_bytes, load_job
 from mpc_train.jobs.job_problem import JobProblem
@@ -30,6 +31,7 @@ from mpc_train.jobs.schedule import (
 from mpc_train.networks.graph import Graph, GraphError, Node, check_graph
 from mpc_train.networks.plain import OPERATIONS, dry_run
 from mpc_train.printing import hidden
+from mpc_train.program import agreed_outputs
 from mpc_train.tables.load import _Filling
 from mpc_train.tables.schema import Column, Schema, check_schema
 from mpc_train.training.watch import disclosures
@@ -336,3 +338,9 @@ def test_own_rows_are_counted_owner_by_owner(tmp_path: Path) -> None:
         JobError, match=r"job\.toml:\d+: reveal\.per_party: (ann|bob|cleo) has fewer"
     ):
         load_job(write_job(tmp_path, text))
+
+
+@pytest.mark.parametrize("name", [*EXAMPLES, "rich", "carried"])
+def test_what_a_run_reveals_may_stand_in_a_summary(tmp_path: Path, name: str) -> None:
+    job = bodies(tmp_path)[name]
+    assert {output.name for output in agreed_outputs(job)} <= outputs(job)

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpc_train.commands.common import Format, configure_logging, reporting
@@ -65,6 +65,7 @@ def test_our_own_line_ends_stay() -> None:
     assert error_escaped("unknown field `a\nok: done`") == "unknown field `a\\u000aok: done`"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_what_is_shown_steers_nothing(text: str) -> None:
     assert hidden(escaped(text)) is None

@@ -224,6 +224,7 @@ class Machines:
             text = re.sub(r"77\d\d", lambda match: ports[match[0]], path.read_text())
             (self.folder / path.name).write_text(text)
         (self.folder / "passphrase").write_text("a passphrase for tests\n")
+        (self.folder / "passphrase").chmod(0o600)
         readme = (ROOT / "examples" / "three_machines" / "README.md").read_text()
         lines = [line.strip() for line in readme.splitlines() if line.startswith("    ")]
         self.commands = [line for line in lines if line.startswith(("mpc-train", "python"))]
