@@ -24,6 +24,7 @@ from mpc_train.jobs.schedule import (
 from mpc_train.linkage.columns import columns_of
 from mpc_train.linkage.normalise import said
 from mpc_train.linkage.partners import least_joined
+from mpc_train.networks.head import head_of
 from mpc_train.preparation.described import described as described_steps
 from mpc_train.preparation.described import some
 
@@ -117,6 +118,10 @@ def _extras(job: Job) -> list[str]:
     found = []
     if job.train.loss.name != "auto":
         found.append(f"loss {job.train.loss.name}")
+    network = job.model.network
+    head = "" if network is None else head_of(network.graph, job.model.kind)
+    if head:
+        found.append(f"trained on its logits: the {head} at its end is the loss's own")
     if drops(job):
         found.append(
             "dropout by masks that nobody knows"

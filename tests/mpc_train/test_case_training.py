@@ -14,7 +14,7 @@ from mpc_train.jobs.job import Job, load_job
 from mpc_train.networks.models import initial_weights
 from mpc_train.tables.source import Source
 from mpc_train.twin.reference import max_weight_difference, train_twin
-from tests.support.cases import CASES
+from tests.support.cases import CASES, run_case
 from tests.support.pooled import trained_weights
 
 
@@ -51,3 +51,12 @@ def test_37b_batches_that_are_large_enough(rows: int, tmp_path: Path) -> None:
     found = trained_weights(job, tables)
     twin = train_twin(job, tables, initial_weights(job))
     assert max_weight_difference(found, twin.state) < 1e-2
+
+
+def test_39a_a_network_that_ends_in_its_sigmoid(tmp_path: Path) -> None:
+    """As the same network without it, at the twin as well: 0.40 with a second sigmoid."""
+    ran = run_case("39a", tmp_path, "--compare")
+    assert ran.status == 0, ran.words
+    for metrics in (ran.record["metrics"], ran.record["twin_metrics"]):
+        assert metrics["accuracy"] == pytest.approx(0.72, abs=0.01)
+    assert ran.record["max_weight_difference"] < 1e-2

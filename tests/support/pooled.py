@@ -29,6 +29,8 @@ def shared_rows(job: Job, role: Role, tables: Sequence[Table]) -> Shared:
     """All owners' rows, prepared in the clear and brought by the first evaluator."""
     inputs = pooled_inputs(job, tables)[0]
     labels = np.concatenate([table.labels for table in tables])[:, None]
+    if job.outputs > 1:
+        labels = np.eye(job.outputs)[labels[:, 0].astype(np.int64)]
     mine = role.index == 0
     x, y = (
         MaskedTensor(value if mine else None, src=0, shape=value.shape)
