@@ -240,10 +240,18 @@ def _disclosures(job: Job) -> list[str]:
         found.append(
             f"every {train.early_stopping.every} epochs, to everybody: whether training goes on"
         )
-    if train.guard is not None:
+    if train.guard_every:
         found.append(
-            f"every {train.guard.every} steps, to everybody: whether a value left its range"
+            f"every {train.guard_every} steps, to everybody, the coordinator too: whether a value "
+            "left its range"
         )
+    if train.guards_end:
+        found.append(
+            "at the end, to everybody, the coordinator too: whether a value left the ring's range, "
+            "one bit; if so the run ends without a result"
+        )
+    else:
+        found.append("nobody is told if training diverges (guard = false)")
     if job.reveal.training_loss_every:
         found.append(
             f"every {job.reveal.training_loss_every} steps, to everybody: the mean loss of a batch "

@@ -64,7 +64,7 @@ class Network:
         self.training = True
         self.step = 0
         self.keeps_outputs = False
-        """Whether the next training pass keeps in `outputs` all that may have grown in it."""
+        """Whether the next pass keeps in `outputs` all that may have grown in it."""
         self.outputs: list[MaskedTensor] = []
         self._mask_seed = mask_seed
         self._uses = graph.uses()
@@ -86,11 +86,21 @@ class Network:
 
     def evaluated(self, x: MaskedTensor) -> MaskedTensor:
         """The outputs for x as after training: kept statistics, nothing dropped."""
-        was, self.training = self.training, False
+        return self._applied(x, keeps_outputs=False)
+
+    def looked_into(self, x: MaskedTensor) -> tuple[MaskedTensor, list[MaskedTensor]]:
+        """`evaluated`, and all that may have grown in it."""
+        self.outputs = []
+        found = self._applied(x, keeps_outputs=True)
+        return found, self.outputs
+
+    def _applied(self, x: MaskedTensor, keeps_outputs: bool) -> MaskedTensor:
+        was = self.training, self.keeps_outputs
+        self.training, self.keeps_outputs = False, keeps_outputs
         try:
             return self(x)
         finally:
-            self.training = was
+            self.training, self.keeps_outputs = was
 
     def __call__(self, x: MaskedTensor) -> MaskedTensor:
         """x: [rows, features or *input_shape]; returns [rows, *output_shape]."""
@@ -106,7 +116,7 @@ class Network:
             if self._uses.get(node.name, 0) > 1:
                 value.tensor.masked()  # once, for all who use it
             values[node.name] = value
-            if self.training and self.keeps_outputs and node.op in GROWING:
+            if self.keeps_outputs and node.op in GROWING:
                 self.outputs.append(value.tensor)
         return values[self.graph.output].as_rows()
 

@@ -25,7 +25,7 @@ from mpc_train.networks.plain import PlainGraph, dry_run
 from mpc_train.predicting import Predictor
 from mpc_train.report import describe
 from mpc_train.twin.reference import max_weight_difference, train_twin
-from tests.support.pooled import trained_weights
+from tests.support.pooled import trained_over_shares
 
 JOB = """
 [job]
@@ -159,7 +159,7 @@ def test_training_is_that_of_the_probabilities_loss(
     job = job_of(tmp_path, kind, Net(outputs(kind), end), loss)
     rows = tables(job)
     twin = train_twin(job, rows, initial_weights(job))
-    assert max_weight_difference(trained_weights(job, rows), twin.state) < 2.0**-9
+    assert max_weight_difference(trained_over_shares(job, rows).weights, twin.state) < 2.0**-9
     # The same network without its last layer is the same training.
     torch.manual_seed(5)
     bare = job_of(tmp_path, kind, Net(outputs(kind), nn.Identity()), loss)
@@ -182,7 +182,7 @@ def test_a_number_that_ends_in_a_sigmoid_stays_as_it_is(tmp_path: Path) -> None:
     assert [node.op for node in job.graph.nodes][-1] == "sigmoid"
     rows = tables(job)
     twin = train_twin(job, rows, initial_weights(job))
-    assert max_weight_difference(trained_weights(job, rows), twin.state) < 2.0**-9
+    assert max_weight_difference(trained_over_shares(job, rows).weights, twin.state) < 2.0**-9
     mse = twin.metrics["mse"]
     assert isinstance(mse, float) and mse < 0.25
 

@@ -5,19 +5,24 @@ Over shares it is the program's own training; nothing of it is replaced but the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mpc_train.data import Table
 from mpc_train.jobs.job import Job
+from mpc_train.jobs.schedule import total_steps
 from mpc_train.preparation.combined import Parameters
 from mpc_train.preparation.sharing import Shared
-from mpc_train.program import _trained
+from mpc_train.program import _trained, agreed_outputs
+from mpc_train.training.range_guard import RangeGuard
 from mpc_train.twin.reference import pooled_inputs
 from protocols import crypten_functions
 from protocols.crypten_backend import MaskedTensor, attach, detach
+from protocols.errors import RangeError
+from protocols.reveal import RevealGate
 from protocols.role import Role
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, shares_of
@@ -39,22 +44,68 @@ def shared_rows(job: Job, role: Role, tables: Sequence[Table]) -> Shared:
     return Shared(x, y, Parameters(None, None, None))
 
 
-def trained_weights(job: Job, tables: Sequence[Table], evaluators: int = 2) -> dict[str, Reals]:
-    """The model's tensors after training over shares."""
+@dataclass(frozen=True)
+class Outcome:
+    """weights: of the model after each step that was asked for, by name. out_of_range: what the
+    guard told, None without one."""
 
-    def program(role: Role) -> Mapping[str, Any]:
+    trace: list[dict[str, Reals]]
+    out_of_range: bool | None
+
+    @property
+    def weights(self) -> dict[str, Reals]:
+        return self.trace[-1]
+
+
+def trained_over_shares(
+    job: Job, tables: Sequence[Table], evaluators: int = 2, guarded: bool = False
+) -> Outcome:
+    """A training over shares; with `guarded` to the guard's bit at the end."""
+
+    def run(role: Role, guard: RangeGuard | None) -> list[dict[str, Any]]:
+        shared = shared_rows(job, role, tables)
+        tensors = _trained(job, role, None, shared, {}, lambda _: None, guard).model.tensors
+        return [parts_of({name: tensors[name] for name in job.shapes})]
+
+    return in_lockstep(job, run, evaluators, guarded)
+
+
+def in_lockstep(
+    job: Job,
+    run: Callable[[Role, RangeGuard | None], list[dict[str, Any]]],
+    evaluators: int,
+    guarded: bool,
+) -> Outcome:
+    """What `run` gives at every role, opened, and what the guard that it was given tells."""
+
+    def program(role: Role) -> tuple[list[dict[str, Any]], bool | None]:
         crypten_functions.install()
         attach(role, job.fraction_bits)
         np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
         try:
-            shared = shared_rows(job, role, tables)
-            found = _trained(job, role, None, shared, {}, lambda _: None)
-            return {name: shares_of(found.model.tensors[name].masked()) for name in job.shapes}
+            guard = RangeGuard(role) if guarded else None
+            found = run(role, guard)
+            return found, None if guard is None else _told(job, guard)
         finally:
             detach()
 
     results = run_lockstep(program, evaluators)
+    assert len({told for _, told in results}) == 1
     scale = 2.0**-job.fraction_bits
-    return {
-        name: combine_masked([result[name] for result in results]) * scale for name in results[0]
-    }
+    trace = [
+        {name: combine_masked([part[name] for part in parts]) * scale for name in parts[0]}
+        for parts in zip(*(found for found, _ in results), strict=True)
+    ]
+    return Outcome(trace, results[0][1])
+
+
+def parts_of(tensors: Mapping[str, MaskedTensor]) -> dict[str, Any]:
+    return {name: shares_of(tensor.masked()) for name, tensor in tensors.items()}
+
+
+def _told(job: Job, guard: RangeGuard) -> bool:
+    try:
+        guard.decide(RevealGate(agreed_outputs(job)), total_steps(job))
+    except RangeError:
+        return True
+    return False
