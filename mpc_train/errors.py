@@ -121,6 +121,8 @@ REASONS: dict[str, str] = {
     "peer-timeout": "a node did not come or answer in time; its own error says which",
     "peer-lost": "its process ended, or its connection broke",
     "coordinator-lost": "the connection to it broke, or its process ended",
+    "diverged": "a value left the ring's range: training diverges, and nobody gets a result; lower "
+    "the learning rate, scale features and label, or clip gradients",
     "interrupted": "it was stopped there by hand",
     "authentication": "a frame or a signature did not verify there",
     "handshake": "two nodes could not agree on keys",

@@ -96,8 +96,12 @@ class Predictor:
 
     def predicted(self, table: TypedTable) -> list[list[Any]]:
         """The predictions for a table with the job's features."""
+        pipeline = self.job.pipeline
+        return self.of_inputs(applied(pipeline, local_terms(pipeline, table), self.parameters))
+
+    def of_inputs(self, inputs: Reals) -> list[list[Any]]:
+        """The predictions for rows [rows, inputs] as the model takes them."""
         job = self.job
-        inputs = applied(job.pipeline, local_terms(job.pipeline, table), self.parameters)
         with torch.no_grad():
             outputs = self.module(torch.from_numpy(inputs)).numpy()
         if not self.classes:

@@ -59,6 +59,8 @@ from mpc_train.preparation.gaps import check_gaps, gap_outputs
 from mpc_train.preparation.sharing import Shared, share_in, words_brought
 from mpc_train.regression.run import regress
 from mpc_train.training.balance import balanced
+from mpc_train.training.gradients import unseen
+from mpc_train.training.range_guard import RangeGuard, look_at_network
 from mpc_train.training.trainer import Training, make_trainer, train
 from mpc_train.training.warm_start import PUBLIC, flat, load_start, started_with
 from mpc_train.training.watch import Watch, disclosures
@@ -189,7 +191,8 @@ class TrainProgram:
                 )
 
             settle()
-            trained = _trained(job, role, gate, shared, start, done)
+            guard = RangeGuard(role) if job.train.guards_end else None
+            trained = _trained(job, role, gate, shared, start, done, guard)
             training = trained.training
             folds = cross_validated(
                 job,
@@ -198,8 +201,9 @@ class TrainProgram:
                 shared.inputs,
                 shared.labels,
                 lambda fold, later: (
-                    _trained(fold, later, None, shared, {}, lambda _: None).model.evaluated
+                    _trained(fold, later, None, shared, {}, lambda _: None, guard).model.evaluated
                 ),
+                lambda: None if guard is None else guard.decide(gate, steps),
             )
             role.begin_step(steps + fold_steps(job) + 1)
             metrics = _reveal_metrics(job, gate, trained, shared) | folds
@@ -327,19 +331,25 @@ def _trained(
     shared: Shared,
     start: dict[str, MaskedTensor],
     done: Callable[[int], None],
+    guard: RangeGuard | None = None,
 ) -> _Trained:
-    """3, by the steps of an optimizer or of a regression. gate: None where nothing is disclosed."""
+    """3, by the steps of an optimizer or of a regression. gate: None where nothing is disclosed on
+    the way. guard: looks on, and at what came out."""
     if is_newton(job):
-        found = regress(job, role, shared.inputs, shared.labels, done, shared.weights)
+        found = regress(job, role, shared.inputs, shared.labels, done, shared.weights, guard)
         return _Trained(found, found.training, found.secret, {})
-    trainer = make_trainer(job, start)
+    trainer = make_trainer(job, start, unseen if guard is None else guard.sample)
     if job.train.loss.balanced:
         trainer = replace(trainer, loss=balanced(job, trainer.loss, shared.labels))
     model = trainer.model
     watch = None
     if gate is not None:
         watch = Watch(job, gate, model, trainer.loss, model.secret, shared.inputs, shared.labels)
-    training = train(job, role, trainer, shared.inputs, shared.labels, done, watch, shared.weights)
+    training = train(
+        job, role, trainer, shared.inputs, shared.labels, done, watch, shared.weights, guard
+    )
+    if guard is not None:
+        look_at_network(guard, job, model, shared.inputs)
     return _Trained(model, training, {}, {} if watch is None else watch.losses)
 
 

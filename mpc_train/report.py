@@ -24,6 +24,7 @@ from mpc_train.jobs.schedule import (
 from mpc_train.linkage.columns import columns_of
 from mpc_train.linkage.normalise import said
 from mpc_train.linkage.partners import least_joined
+from mpc_train.networks.head import head_of
 from mpc_train.preparation.described import described as described_steps
 from mpc_train.preparation.described import some
 
@@ -117,6 +118,10 @@ def _extras(job: Job) -> list[str]:
     found = []
     if job.train.loss.name != "auto":
         found.append(f"loss {job.train.loss.name}")
+    network = job.model.network
+    head = "" if network is None else head_of(network.graph, job.model.kind)
+    if head:
+        found.append(f"trained on its logits: the {head} at its end is the loss's own")
     if drops(job):
         found.append(
             "dropout by masks that nobody knows"
@@ -235,10 +240,18 @@ def _disclosures(job: Job) -> list[str]:
         found.append(
             f"every {train.early_stopping.every} epochs, to everybody: whether training goes on"
         )
-    if train.guard is not None:
+    if train.guard_every:
         found.append(
-            f"every {train.guard.every} steps, to everybody: whether a value left its range"
+            f"every {train.guard_every} steps, to everybody, the coordinator too: whether a value "
+            "left its range"
         )
+    if train.guards_end:
+        found.append(
+            "at the end, to everybody, the coordinator too: whether a value left the ring's range, "
+            "one bit; if so the run ends without a result"
+        )
+    else:
+        found.append("nobody is told if training diverges (guard = false)")
     if job.reveal.training_loss_every:
         found.append(
             f"every {job.reveal.training_loss_every} steps, to everybody: the mean loss of a batch "

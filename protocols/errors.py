@@ -2,6 +2,7 @@
 
     ProtocolError
     ├── RangeError              a value, scale or bound does not fit the ring
+    │   └── DivergedError       values left the ring's range, as every node was told
     ├── MaskReuseError          one mask, stream position or record counter asked for twice
     ├── DesyncError             two nodes met in different operations
     ├── FrameError              a frame is malformed, too long or too short
@@ -30,6 +31,12 @@ class RangeError(ProtocolError):
     """A value, scale or bound does not fit the ring Z_2^64 at the job's scale."""
 
     code = "range"
+
+
+class DivergedError(RangeError):
+    """Values left the ring's range while they were computed, as every node of the job was told."""
+
+    code = "diverged"
 
 
 class MaskReuseError(ProtocolError):

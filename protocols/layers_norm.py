@@ -4,19 +4,21 @@
 and shift follow, is up to the caller.
 
 1. mean = Σ x / n. 2 rounds.
-2. variance = Σ (x − mean)² / n: squares are summed in chunks of at most 512 and truncated there, so
-   that |x − mean| < 2^6 fits whatever n. 4 rounds.
-3. 1 / sqrt(variance + eps): `inverse_root`, about 17 rounds on as many elements as there are rows.
+2. z = Σ (x − mean)² at the full scale 2^(2f) of a product, or somewhat below it where a row is
+   longer than a chunk (`norm_plan`): what tells small variances apart is not rounded away. 1 round,
+   2 where a row has several chunks.
+3. 1 / sqrt(z / n + eps): `inverse_root`, about 18 rounds on as many elements as there are rows.
 4. One product with x − mean. 2 rounds.
 
-Only step 4 is as large as x. Preconditions, stated bounds of the job: |x| < 2^6 (activation limit)
-and a variance below 2^12. Error of an output y: y · (2^-18 + 2^(1-f) / variance + 2^(2-f) ·
-sqrt(variance)) for the roundings of root and variance, and 2^(1-f) / sqrt(variance) for that of the
-mean: rows of a spread below 2^-6 are normalised roughly.
+Only step 4 is as large as x. Preconditions, stated bounds of the job: |x| < 2^6 (activation limit),
+2f <= 48. Error of an output y: y · 2^-17 for the root, and 2^(1-f) / sqrt(variance + eps) for the
+roundings of x and of the mean. Any n and any variance, down to none at all: with n = 2, where y is
+±1 but for eps, the gradient is what eps leaves of it, as exact.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -29,52 +31,82 @@ from protocols.comparison import below, weighted
 from protocols.crypten_backend import MaskedTensor
 from protocols.functions import evaluate
 from protocols.layers import Function, register
-from protocols.masked import Additive, Masked
+from protocols.masked import Additive, Masked, public
+from protocols.norm_plan import (
+    LIMIT_BITS,
+    MANTISSA_BITS,
+    MEAN_MANTISSA_BITS,
+    SUM_BITS,
+    VALUE_BITS,
+    chunk_of,
+    lost_bits,
+    mantissa_bits,
+)
 from protocols.rational import mantissa
+from protocols.rational import root as root_of
 from protocols.role import Words
 
-CHUNK = 512
-LIMIT_BITS = 8
-"""Means and variances are divided by n with a mantissa that leaves room for sums of 2^8 an
-element."""
-MOST_MANTISSA = 20
-LEAST_POWER, MOST_POWER = -9, 5
-"""inverse_root serves 4^-9 <= v < 4^6."""
 
+def inverse_root(z: Masked, one: Fraction, least: int, most: int, fraction_bits: int) -> Masked:
+    """1 / sqrt(v) at scale 2^f, where z holds v as words of `one` for 1.
 
-def inverse_root(v: Masked, fraction_bits: int) -> Masked:
-    """1 / sqrt(v) for 2^-18 <= v < 2^12, within 2^-17 of it and two units of 2^-f.
-
-    v is brought into [1, 4) by a power of four that stays secret; the spline of the root on it is
-    within 2^-12 and one Newton step squares that. About 17 rounds, few elements.
+    least, most: public bounds, least <= z < most <= 2^61; v > 2^-20. z is brought into [1, 4) by a
+    power of four that stays secret; the spline of the root on it is within 2^-12 and one Newton
+    step squares that. Within 2^-17 of it and two units of 2^-f. About 18 rounds, few elements.
     """
     f = fraction_bits
-    powers = range(LEAST_POWER, MOST_POWER + 1)
-    # [v < 4^e] moves from 4^-e to 4^-(e − 1), at scale 4^MOST_POWER; likewise for 2^-e.
-    fours = [4 ** (MOST_POWER - e) for e in powers]
-    twos = [2 ** (MOST_POWER - e) for e in powers]
-    bits = below(v, [round(Fraction(4) ** e * (1 << f)) for e in powers[1:]])
-    four, two = (remask(weighted(bits, _falls(some)).shift(some[-1])) for some in (fours, twos))
-    unit = truncate(multiply(v, four), 2 * MOST_POWER)
+    low, high = ((bound.bit_length() - 1) // 2 for bound in (least, most - 1))
+    powers = range(low, high + 1)
+    # [z < 4^k] moves from 4^(high − k) to 4^(high − k + 1); likewise for 2^(high − k).
+    fours, twos = ([base ** (high - k) for k in powers] for base in (4, 2))
+    if len(powers) > 1:
+        bits = below(z, [4**k for k in powers[1:]])
+        four, two = (remask(weighted(bits, _falls(some)).shift(some[-1])) for some in (fours, twos))
+        scaled = multiply(z, four)
+    else:
+        scaled, two = z.shares(), public(z.role, np.ones(z.shape, np.int64))
+    excess = 2 * high - f
+    unit = truncate(scaled, excess) if excess > 0 else remask(scaled.scale(1 << -excess))
     root = evaluate("RSQRT", unit, f, upper=4)
     # r (3 − u r²) / 2
     square = truncate(multiply(root, root), f)
     error = -truncate(multiply(unit, square), f).shift(-(3 << f))
     root = truncate(multiply(root, error), f + 1)
-    return truncate(multiply(root, two), MOST_POWER)
+    whole, shift = mantissa(root_of(one) / (1 << high), MANTISSA_BITS)
+    return truncate(multiply(root, two).scale(whole), shift)
 
 
 def _falls(values: list[int]) -> Words:
     return np.array([a - b for a, b in pairwise(values)], np.int64)
 
 
-def over(total: Additive, count: int, fraction_bits: int, chunk: int = 1) -> Masked:
-    """total · chunk / count, for sums of at most count / chunk elements below 2^8. 2 rounds."""
-    lanes = max((count // chunk).bit_length(), 1)
-    whole, shift = mantissa(
-        Fraction(chunk, count), min(MOST_MANTISSA, 61 - fraction_bits - LIMIT_BITS - lanes)
-    )
+def over(
+    total: Additive,
+    count: int,
+    fraction_bits: int,
+    chunk: int = 1,
+    limit_bits: int = LIMIT_BITS,
+    most_bits: int = MANTISSA_BITS,
+) -> Masked:
+    """total · chunk / count, for sums of at most count / chunk elements below 2^limit_bits.
+
+    2 rounds.
+    """
+    bits = mantissa_bits(count // chunk, fraction_bits, limit_bits, most_bits)
+    whole, shift = mantissa(Fraction(chunk, count), bits)
     return truncate(total.scale(whole), shift) if shift else remask(total.scale(whole))
+
+
+def _mean(x: Masked, fraction_bits: int) -> Masked:
+    """The mean of each row of x[rows, n], |x| < 2^6, to a unit. 2 rounds, 4 for long rows."""
+    count, exact = x.shape[1], (VALUE_BITS, MEAN_MANTISSA_BITS)
+    lost = 0
+    if count & (count - 1):
+        lost = MEAN_MANTISSA_BITS - mantissa_bits(count, fraction_bits, *exact)
+    total = x.sum(axis=1).shares()
+    if lost:
+        total = truncate(total, lost).shares()
+    return over(total, count, fraction_bits, 1 << lost, *exact)
 
 
 def _row_products(x: Words, y: Words) -> Words:
@@ -87,45 +119,80 @@ def inner(x: Masked, y: Masked) -> Additive:
     return bilinear("inner", ring.summed(_row_products), x, y, x.shape[:-1])
 
 
-def variance(centred: Masked, fraction_bits: int) -> Masked:
-    """Σ x² / n over the last axis, |x| < 2^6. 4 rounds."""
+@dataclass(frozen=True, slots=True)
+class Squares:
+    """Σ x² of each row, int64[rows], as words of `one` for a mean square of 1."""
+
+    total: Masked
+    count: int
+    lost_bits: int
+    """Below the scale 2^(2f) of a product."""
+    fraction_bits: int
+
+    @property
+    def one(self) -> int:
+        return self.count << (2 * self.fraction_bits - self.lost_bits)
+
+    def mean(self) -> Masked:
+        """The mean square at scale 2^f. 4 rounds."""
+        chunk = min(chunk_of(self.fraction_bits), 1 << (self.count.bit_length() - 1))
+        lowered = self.fraction_bits - self.lost_bits + chunk.bit_length() - 1
+        total = truncate(self.total.shares(), lowered).shares()
+        return over(total, self.count, self.fraction_bits, chunk, 2 * VALUE_BITS)
+
+
+def squares(centred: Masked, fraction_bits: int) -> Squares:
+    """Σ x² over the last axis of x[rows, n], with all bits that fit. 1 or 2 rounds."""
     rows, count = centred.shape
-    if count <= CHUNK:
-        return over(truncate(inner(centred, centred), fraction_bits).shares(), count, fraction_bits)
-    chunks = -(-count // CHUNK)
+    chunk = chunk_of(fraction_bits)
+    if count <= chunk:
+        return Squares(remask(inner(centred, centred)), count, 0, fraction_bits)
+    chunks = -(-count // chunk)
 
     def split(words: Words) -> Words:
-        padded = np.zeros((rows, chunks * CHUNK), np.int64)
+        padded = np.zeros((rows, chunks * chunk), np.int64)
         padded[:, :count] = words
-        return padded.reshape(rows, chunks, CHUNK)
+        return padded.reshape(rows, chunks, chunk)
 
-    parts = centred.linear((rows, chunks, CHUNK), split)
-    means = truncate(inner(parts, parts), fraction_bits + CHUNK.bit_length() - 1)
-    return over(means.sum(axis=1).shares(), count, fraction_bits, CHUNK)
+    parts = centred.linear((rows, chunks, chunk), split)
+    lost = lost_bits(count, fraction_bits)
+    total = truncate(inner(parts, parts), lost).sum(axis=1)
+    return Squares(total, count, lost, fraction_bits)
+
+
+def _root_of_variance(found: Squares, eps: Fraction, more_bits: int = 0) -> Masked:
+    """1 / sqrt(mean square + eps) at scale 2^f, for mean squares below 2^(12 + more_bits)."""
+    floor = max(round(eps * found.one), 1)
+    most = found.one << (2 * VALUE_BITS + more_bits)
+    return inverse_root(
+        found.total.shift(floor), Fraction(found.one), floor, most, found.fraction_bits
+    )
 
 
 class Standardize(Function):
-    """(x − mean) / sqrt(variance + eps) for each row of x[rows, n], and mean and variance [rows].
+    """(x − mean) / sqrt(variance + eps) for each row of x[rows, n].
 
-    The last two have no gradient. Backward: r · (g − mean(g) − y · mean(g · y)).
+    kept: mean and variance [rows] as well; they have no gradient. Backward:
+    r · (g − mean(g) − y · mean(g · y)).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: MaskedTensor, eps: Fraction
-    ) -> tuple[MaskedTensor, MaskedTensor, MaskedTensor]:
+        ctx: Any, x: MaskedTensor, eps: Fraction, kept: bool = False
+    ) -> MaskedTensor | tuple[MaskedTensor, MaskedTensor, MaskedTensor]:
         source = x._plain_factor()._in_full()
         value, f = source.masked(), source.fraction_bits
-        rows, count = value.shape
-        mean = over(value.sum(axis=1).shares(), count, f)
-        centred = value - mean.reshape(rows, 1)
-        spread = variance(centred, f)
-        root = inverse_root(spread.shift(round(eps * (1 << f))), f).reshape(rows, 1)
+        mean = _mean(value, f)
+        centred = value - mean.reshape(-1, 1)
+        spread = squares(centred, f)
+        root = _root_of_variance(spread, eps).reshape(-1, 1)
         y = source.with_value(truncate(multiply(centred, root), f))
-        found = (y, source.with_value(mean), source.with_value(spread))
-        ctx.mark_non_differentiable(list(found[1:]))
         ctx.save_multiple_for_backward((y.masked(), root))
-        return found
+        if not kept:
+            return y
+        statistics = source.with_value(mean), source.with_value(spread.mean())
+        ctx.mark_non_differentiable(list(statistics))
+        return y, *statistics
 
     @staticmethod
     def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
@@ -149,7 +216,11 @@ class StandardizeBy(Function):
         ctx: Any, x: MaskedTensor, mean: MaskedTensor, spread: MaskedTensor, eps: Fraction
     ) -> MaskedTensor:
         f = x.fraction_bits
-        root = inverse_root(spread.masked().shift(round(eps * (1 << f))), f)
+        # With as many bits more as eps needs: a variance may be as small. It is n / (n − 1) times
+        # that of a batch, twice at most.
+        more = min(f, SUM_BITS - f - 2 * VALUE_BITS - 1)
+        variance = Squares(spread.masked().scale(1 << more), 1, f - more, f)
+        root = _root_of_variance(variance, eps, 1)
         factor = x.with_value(root, f, Fraction(1))
         ctx.mark_non_differentiable([mean, spread])
         ctx.save_multiple_for_backward((factor,))

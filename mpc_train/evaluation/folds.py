@@ -51,10 +51,12 @@ def cross_validated(
     inputs: MaskedTensor,
     labels: MaskedTensor,
     train: Callable[[Job, Any], Model],
+    settled: Callable[[], None] = lambda: None,
 ) -> dict[str, Reading]:
     """Means over folds, as all evaluators learn them; empty at the dealer and without folds.
 
-    train: trains a fold's job under a role of later steps and returns the model's outputs.
+    train: trains a fold's job under a role of later steps and returns the model's outputs. settled:
+    called when all folds are trained, before anything of them is revealed.
     """
     base, parts = total_steps(job), {name: list[Figure]() for name in fold_outputs(job)}
     for fold in fold_jobs(job):
@@ -65,6 +67,7 @@ def cross_validated(
         for name, figures in parts.items():
             figures.append(_whole(fold, evaluation, name.removeprefix(PREFIX), len(rows)))
         role.finish()
+    settled()
     found = {}
     for name, figures in parts.items():
         form = Form(divisor=job.reveal.folds)

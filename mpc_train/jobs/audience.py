@@ -13,6 +13,8 @@ OWN = "@"
 PREFIX = "cv_"
 """Before a metric: its mean over folds."""
 NOT_AVERAGED = ("confusion", "calibration")
+RANGE = "range"
+"""One bit at the end of a run: whether a value left the ring's range (`training.range_guard`)."""
 
 
 def audience(job: "Job", output: str) -> tuple[str, ...]:
@@ -33,7 +35,8 @@ def fold_outputs(job: "Job") -> list[str]:
 def listed(job: "Job") -> list[str]:
     """The outputs of the end of a run, as the job lists them."""
     own = [f"{metric}{OWN}{owner}" for owner in job.owners for metric in job.reveal.per_party]
-    return [*job.reveal.metrics, *fold_outputs(job), *own, *job.sealed]
+    guard = [RANGE] if job.train.guards_end else []
+    return [*guard, *job.reveal.metrics, *fold_outputs(job), *own, *job.sealed]
 
 
 def learnt(job: "Job", outputs: Iterable[str]) -> dict[str, list[str]]:

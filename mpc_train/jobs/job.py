@@ -41,6 +41,7 @@ from mpc_train.jobs.strict_toml import MAX_MESSAGE, at, clipped, load_toml
 from mpc_train.linkage.partners import least_joined
 from mpc_train.networks.carried import Carried, made_by, read_model
 from mpc_train.networks.graph import Graph, layers_of
+from mpc_train.networks.head import without_head
 from mpc_train.preparation.pipeline import Pipeline, pipeline_of
 from mpc_train.preparation.sealed import sealed_shapes
 from mpc_train.tables.schema import Schema, load_schema
@@ -65,7 +66,8 @@ class Model(Strict, frozen=True):
     poisson and gamma have a logarithmic link, and are trained by optimizer name = "newton".
 
     With `module` or `graph` the network is the researcher's own, and `kind` says what it puts out:
-    a number (linear), one logit (logistic) or one for each class (softmax).
+    a number (linear), one logit (logistic) or one for each class (softmax). A Sigmoid, Softmax or
+    LogSoftmax at its end is taken for that of the loss (`mpc_train.networks.head`).
     """
 
     kind: ModelKind
@@ -237,9 +239,11 @@ class Job(Strict, frozen=True, dict=True):
 
     @cached_property
     def graph(self) -> Graph:
-        """What the model computes."""
+        """What the model computes; of a classifier, its logits."""
         network = self.model.network
-        return layers_of(self.widths) if network is None else network.graph
+        if network is None:
+            return layers_of(self.widths)
+        return without_head(network.graph, self.model.kind)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -17,6 +17,7 @@ from mpc_train.jobs.job_sizes import check_sizes
 from mpc_train.jobs.job_train_checks import check_train
 from mpc_train.networks.carried import check_carried
 from mpc_train.networks.graph import GraphError
+from mpc_train.networks.head import check_head
 from mpc_train.preparation.pipeline import check_pipeline
 from mpc_train.tables.spelling import entry_of
 
@@ -167,6 +168,7 @@ def _check_network(job: "Job") -> None:
         )
     try:
         check_carried(network)
+        check_head(network.graph, model.kind)
     except GraphError as error:
         raise JobProblem(key, str(error)) from error
     graph = network.graph

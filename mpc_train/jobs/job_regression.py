@@ -79,7 +79,8 @@ def check_newton(job: Job) -> None:
         )
     defaults = Train(Optimizer(), seed=train.seed)
     for key in train.__struct_fields__:
-        if key != "optimizer" and getattr(train, key) != getattr(defaults, key):
+        bit = key == "guard" and isinstance(train.guard, bool)
+        if key != "optimizer" and not bit and getattr(train, key) != getattr(defaults, key):
             raise JobProblem(f"train.{key}", "newton has no such key; remove it")
     for key in ("learning_rate", "weight_decay"):
         if getattr(settings, key) != 0:

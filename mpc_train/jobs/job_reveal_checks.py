@@ -96,7 +96,7 @@ def _check_folds(job: "Job") -> None:
         raise JobProblem(key, "there is no metric to take the mean of")
     for what, there in (
         ("train.early_stopping", job.train.early_stopping),
-        ("train.guard", job.train.guard),
+        ("train.guard.every", job.train.guard_every),
         ("train.warm_start", job.train.warm_start),
         ("reveal.training_loss_every", reveal.training_loss_every),
         ("data.split_by", job.data.split_by),

@@ -106,7 +106,8 @@ class Guard(Strict, frozen=True):
     """Every few steps weights, and whatever layers put out for the batch, are compared with
     fixed_point.activation_limit. What lies inside a norm or an attention layer is not looked at.
 
-    Every node learns, at each check, whether all are within; if not, the run ends.
+    Every node learns, at each check, whether all are within; if not, the run ends. This is beside
+    the one bit at the end of the run, which needs no key.
     """
 
     every: int
@@ -140,8 +141,21 @@ class Train(Strict, frozen=True):
     clip: Clip | None = None
     loss: LossSettings = LossSettings()
     early_stopping: EarlyStopping | None = None
-    guard: Guard | None = None
+    guard: Guard | bool | None = None
+    """Left out, or true: when training is over, every node learns one bit, whether a value left the
+    ring's range on the way; if so the run ends without a result. false: a training that diverges
+    ends like any other. { every = steps }: a bit at these steps as well."""
     warm_start: WarmStart | None = None
     dropout_mask: Literal["hidden", "public"] = "hidden"
     """hidden: nobody knows which values a dropout layer drops. public: they follow from the seed,
     every node knows which ones, none their values; it costs nothing."""
+
+    @property
+    def guards_end(self) -> bool:
+        """Whether one bit is told at the end."""
+        return self.guard is not False
+
+    @property
+    def guard_every(self) -> int:
+        """Steps between two checks on the way; 0: there are none."""
+        return self.guard.every if isinstance(self.guard, Guard) else 0

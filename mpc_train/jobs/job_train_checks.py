@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpc_train.jobs.job_problem import JobProblem, number
 from mpc_train.jobs.job_regression import check_kind, check_newton
-from mpc_train.jobs.job_train import EarlyStopping, LossSettings, Optimizer
+from mpc_train.jobs.job_train import EarlyStopping, Guard, LossSettings, Optimizer
 from mpc_train.jobs.schedule import (
     is_newton,
     rate_changes,
@@ -92,7 +92,7 @@ def check_train(job: "Job") -> None:
     _check_schedule(job)
     _check_clip(job)
     _check_loss(job, train.loss)
-    if train.guard is not None and train.guard.every < 1:
+    if isinstance(train.guard, Guard) and train.guard.every < 1:
         raise JobProblem("train.guard.every", "at least 1 step")
     _check_looks(job)
     _check_warm_start(job)
@@ -230,9 +230,10 @@ def _check_early_stopping(job: "Job", settings: EarlyStopping) -> None:
 def _check_looks(job: "Job") -> None:
     """How often something is disclosed while the job trains."""
     train, steps = job.train, total_steps(job)
-    periods = {"reveal.training_loss_every": job.reveal.training_loss_every}
-    if train.guard is not None:
-        periods["train.guard.every"] = train.guard.every
+    periods = {
+        "reveal.training_loss_every": job.reveal.training_loss_every,
+        "train.guard.every": train.guard_every,
+    }
     if train.early_stopping is not None:
         periods["train.early_stopping.every"] = train.early_stopping.every * steps_per_epoch(job)
     for key, period in periods.items():

@@ -65,7 +65,7 @@ def disclosed_on_the_way(job: Job) -> list[Disclosure]:
     found: list[Disclosure] = []
     if job.train.early_stopping is not None:
         found.append("early_stopping")
-    if job.train.guard is not None:
+    if job.train.guard_every:
         found.append("guard")
     if job.reveal.training_loss_every:
         found.append("training_loss")

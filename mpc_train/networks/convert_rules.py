@@ -48,8 +48,8 @@ INSTEAD = {
     "Mish": "SiLU",
     "Hardswish": "SiLU",
     "Hardsigmoid": "Sigmoid",
-    "LogSoftmax": "nothing: the cross-entropy loss takes the logits",
-    "log_softmax": "nothing: the cross-entropy loss takes the logits",
+    "LogSigmoid": "nothing: the cross-entropy loss takes the logits",
+    "logsigmoid": "nothing: the cross-entropy loss takes the logits",
     "EmbeddingBag": "Embedding and a mean",
     "Bilinear": "Linear on a concatenation",
     "LocalResponseNorm": "GroupNorm or BatchNorm2d",
@@ -147,9 +147,12 @@ def _activation(op: str, **settings: Setting) -> Callable[..., tuple[str, Settin
     return lambda layer, node: (op, settings)
 
 
-def _softmax(layer: Any, node: fx.Node) -> tuple[str, Settings]:
-    _last_axis(layer.dim, node)
-    return "softmax", {}
+def _softmax(op: str) -> Callable[..., tuple[str, Settings]]:
+    def read(layer: Any, node: fx.Node) -> tuple[str, Settings]:
+        _last_axis(layer.dim, node)
+        return op, {}
+
+    return read
 
 
 def _last_axis(dim: Any, node: fx.Node) -> None:
@@ -222,7 +225,8 @@ MODULES: dict[type, Callable[[Any, fx.Node], tuple[str, Settings]]] = {
     nn.GELU: _gelu,
     nn.SiLU: _activation("smooth", table="SILU"),
     nn.Softplus: _softplus,
-    nn.Softmax: _softmax,
+    nn.Softmax: _softmax("softmax"),
+    nn.LogSoftmax: _softmax("log_softmax"),
     nn.Flatten: _activation("reshape"),
     nn.Unflatten: _activation("reshape"),
     nn.Identity: _activation("same"),
@@ -357,9 +361,12 @@ def _matmul(node: fx.Node) -> Function:
     return "matmul", {}, values
 
 
-def _softmax_of(node: fx.Node) -> Function:
-    _last_axis(_argument(node, 1, "dim"), node)
-    return "softmax", {}, _values(node)[:1]
+def _softmax_of(op: str) -> Callable[[fx.Node], Function]:
+    def read(node: fx.Node) -> Function:
+        _last_axis(_argument(node, 1, "dim"), node)
+        return op, {}, _values(node)[:1]
+
+    return read
 
 
 def _gelu_of(node: fx.Node) -> Function:
@@ -437,7 +444,8 @@ _SHARED: dict[str, Callable[[fx.Node], Function]] = {
     "neg": _negate,
     "matmul": _matmul,
     "bmm": _matmul,
-    "softmax": _softmax_of,
+    "softmax": _softmax_of("softmax"),
+    "log_softmax": _softmax_of("log_softmax"),
 }
 METHODS: dict[str, Callable[[fx.Node], Function]] = {
     **_SHARED,
@@ -469,7 +477,8 @@ FUNCTIONS: dict[Any, Callable[[fx.Node], Function]] = {
     functional.softplus: _as("smooth", table="SMOOTH_RELU"),
     functional.sigmoid: _as("sigmoid"),
     functional.tanh: _as("tanh"),
-    functional.softmax: _softmax_of,
+    functional.softmax: _softmax_of("softmax"),
+    functional.log_softmax: _softmax_of("log_softmax"),
     functional.max_pool1d: _max_pool_of,
     functional.max_pool2d: _max_pool_of,
     torch.max_pool1d: _max_pool_of,

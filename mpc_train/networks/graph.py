@@ -166,6 +166,7 @@ SPECS: dict[str, Spec] = {
     "tanh": Spec(),
     "smooth": Spec(settings=("table",)),
     "softmax": Spec(),
+    "log_softmax": Spec(),
     "reshape": Spec(),
     "permute": Spec(settings=("axes",)),
     "add": Spec(inputs=2),

@@ -16,15 +16,20 @@ from mpc_train.errors import JobError
 from mpc_train.jobs.bounds import WORD_BITS, bit_length
 from mpc_train.networks.graph import GraphError, Node
 from mpc_train.networks.graph_columns import columns_of
+from protocols.errors import RangeError
+from protocols.norm_plan import VALUE_BITS, check_norm
 from protocols.rational import mantissa
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
-NORM_LIMIT = 1 << 6
-"""`layers_norm` sums squares of values below this."""
-CHUNK, LIMIT_BITS, LEAST_MANTISSA = 512, 8, 8
-"""Of `layers_norm`: rows are divided by their length with what is left of 61 bits."""
+NORM_LIMIT = 1 << VALUE_BITS
+MOST_EPS = 1
+"""`layers_norm` is sized for variances, which this hardly adds to."""
+LEAST_NORMALISED = 4
+"""Fewer values are now and then nearly equal, and what is left of their differences, divided by
+sqrt(eps), gives gradients hundreds of times the usual: over two or three values even PyTorch's own
+float32 and float64 end with other weights."""
 MAX_SOFTMAX = 1024
 SQUARE_BITS = 31
 """Splines square what lies between their knots; as words, knots are at most 2^31."""
@@ -68,16 +73,14 @@ def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
             raise GraphError(
                 f"{node.place}: eps = {float(node.real('eps')):g} is below 2^-{f}; use a larger one"
             )
-        if node.real("eps") > NORM_LIMIT**2:
+        if node.real("eps") > MOST_EPS:
             raise GraphError(
-                f"{node.place}: eps = {float(node.real('eps')):g} is above all squares"
+                f"{node.place}: eps = {float(node.real('eps')):g} is above {MOST_EPS}, as large as "
+                "a variance; use a smaller one"
             )
         if node.op == "batch_norm" and not 0 <= node.real("momentum") <= 1:
             raise GraphError(f"{node.place}: a momentum between 0 and 1")
-        count = _normalised(job, node, shape)
-        room = 61 - f - LIMIT_BITS - (count // CHUNK if count > CHUNK else count).bit_length()
-        if room < LEAST_MANTISSA:
-            raise GraphError(f"{node.place}: a norm over {count} values; use smaller batches")
+        _check_count(job, node, shape)
     elif node.op in ("softmax", "attention"):
         length = shape[0] if node.op == "attention" else shape[-1]
         if length > MAX_SOFTMAX:
@@ -185,10 +188,24 @@ def _table_rows(job: Job, node: Node) -> int:
     return job.graph.tensors[node.tensors["weight"]].shape[0]
 
 
-def _normalised(job: Job, node: Node, shape: tuple[int, ...]) -> int:
-    """How many values one mean of a norm is over."""
+def _check_count(job: Job, node: Node, shape: tuple[int, ...]) -> None:
+    """How many values one mean of a norm is over: enough to be exact, few enough to fit."""
     if node.op == "batch_norm":
-        return job.train.batch_size * prod(shape[1:])
-    if node.op == "layer_norm":
-        return prod(shape[-node.count("axes") :])
-    return prod(shape) // node.count("groups")
+        positions = prod(shape[1:])
+        count = job.train.batch_size * positions
+        advice = f"train.batch_size = {-(-LEAST_NORMALISED // positions)} at least"
+    elif node.op == "layer_norm":
+        count = prod(shape[-node.count("axes") :])
+        advice = f"normalise over {LEAST_NORMALISED} at least"
+    else:
+        count = prod(shape) // node.count("groups")
+        advice = f"use groups of {LEAST_NORMALISED} values at least"
+    if count < LEAST_NORMALISED:
+        raise GraphError(
+            f"{node.place}: {node.op} over {count} value{'s' * (count > 1)} cannot be repeated "
+            f"exactly, in PyTorch neither; {advice}"
+        )
+    try:
+        check_norm(count, job.fraction_bits)
+    except RangeError as error:
+        raise GraphError(f"{node.place}: {error}") from error

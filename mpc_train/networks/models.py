@@ -48,7 +48,7 @@ def check_network(job: Job) -> None:
         from mpc_train.networks.plain import dry_run
 
         try:
-            dry_run(job.graph)
+            dry_run(job.model.network.graph)
         except GraphError as error:
             raise ModelError(f"model.graph: {error}") from error
 

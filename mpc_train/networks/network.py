@@ -64,7 +64,7 @@ class Network:
         self.training = True
         self.step = 0
         self.keeps_outputs = False
-        """Whether the next training pass keeps in `outputs` all that may have grown in it."""
+        """Whether the next pass keeps in `outputs` all that may have grown in it."""
         self.outputs: list[MaskedTensor] = []
         self._mask_seed = mask_seed
         self._uses = graph.uses()
@@ -86,11 +86,21 @@ class Network:
 
     def evaluated(self, x: MaskedTensor) -> MaskedTensor:
         """The outputs for x as after training: kept statistics, nothing dropped."""
-        was, self.training = self.training, False
+        return self._applied(x, keeps_outputs=False)
+
+    def looked_into(self, x: MaskedTensor) -> tuple[MaskedTensor, list[MaskedTensor]]:
+        """`evaluated`, and all that may have grown in it."""
+        self.outputs = []
+        found = self._applied(x, keeps_outputs=True)
+        return found, self.outputs
+
+    def _applied(self, x: MaskedTensor, keeps_outputs: bool) -> MaskedTensor:
+        was = self.training, self.keeps_outputs
+        self.training, self.keeps_outputs = False, keeps_outputs
         try:
             return self(x)
         finally:
-            self.training = was
+            self.training, self.keeps_outputs = was
 
     def __call__(self, x: MaskedTensor) -> MaskedTensor:
         """x: [rows, features or *input_shape]; returns [rows, *output_shape]."""
@@ -106,7 +116,7 @@ class Network:
             if self._uses.get(node.name, 0) > 1:
                 value.tensor.masked()  # once, for all who use it
             values[node.name] = value
-            if self.training and self.keeps_outputs and node.op in GROWING:
+            if self.keeps_outputs and node.op in GROWING:
                 self.outputs.append(value.tensor)
         return values[self.graph.output].as_rows()
 
@@ -197,16 +207,14 @@ def _batch_norm(net: Network, node: Node, values: list[Value]) -> Value:
     channels = x.shape[0]
     flat = x.reshape(channels, -1)
     eps = node.real("eps")
-    running = [net.tensor(node, name) for name in ("running_mean", "running_var")]
-    mean, spread = running
-    if net.training or mean is None or spread is None:
-        y, batch_mean, batch_spread = flat.standardize(eps)
-        if net.training and mean is not None and spread is not None:
-            count = flat.shape[1]
-            momentum = node.real("momentum")
-            unbiased = Fraction(count, max(count - 1, 1))
-            _move(mean, batch_mean, momentum, Fraction(1))
-            _move(spread, batch_spread, momentum, unbiased)
+    mean, spread = (net.tensor(node, name) for name in ("running_mean", "running_var"))
+    if mean is None or spread is None:
+        y = flat.standardize(eps)
+    elif net.training:
+        y, batch_mean, batch_spread = flat.standardize(eps, True)
+        count, momentum = flat.shape[1], node.real("momentum")
+        _move(mean, batch_mean, momentum, Fraction(1))
+        _move(spread, batch_spread, momentum, Fraction(count, count - 1))
     else:
         y = flat.standardize_by(mean.reshape(channels, 1), spread.reshape(channels, 1), eps)
     y = _affine(net, node, y, (channels, 1))
@@ -231,14 +239,14 @@ def _layer_norm(net: Network, node: Node, values: list[Value]) -> Value:
     x = values[0].as_rows()
     axes = tuple(x.shape[-node.count("axes") :])
     flat = x.reshape(-1, prod(axes))
-    y = flat.standardize(node.real("eps"))[0]
+    y = flat.standardize(node.real("eps"))
     return Value(_affine(net, node, y, (1, prod(axes))).reshape(*x.shape))
 
 
 def _group_norm(net: Network, node: Node, values: list[Value]) -> Value:
     x = values[0].as_rows()
     flat = x.reshape(x.shape[0] * node.count("groups"), -1)
-    y = flat.standardize(node.real("eps"))[0].reshape(*x.shape)
+    y = flat.standardize(node.real("eps")).reshape(*x.shape)
     return Value(_affine(net, node, y, (x.shape[1], *[1] * (x.dim() - 2))))
 
 

@@ -234,6 +234,7 @@ OPERATIONS: dict[str, Run] = {
     "tanh": lambda _, node, x, t: torch.tanh(x[0]),
     "smooth": lambda _, node, x, t: SMOOTH[node.settings["table"]](x[0]),
     "softmax": lambda _, node, x, t: torch.softmax(x[0], -1),
+    "log_softmax": lambda _, node, x, t: torch.log_softmax(x[0], -1),
     "reshape": lambda _, node, x, t: x[0].reshape(len(x[0]), *node.shape),
     "permute": lambda _, node, x, t: x[0].permute(0, *_axes(node)),
     "add": lambda _, node, x, t: x[0] + x[1],

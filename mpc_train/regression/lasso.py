@@ -69,10 +69,11 @@ def fit_lasso(
     penalty: Fraction,
     steps: int,
     done: Callable[[int], None],
+    seen: Callable[[Masked], None] = lambda change: None,
 ) -> LassoFit:
     """`steps` Newton steps with the L1 penalty `penalty` on the mean loss; steps count from 1.
 
-    sizes: for `Bounds.sparse`.
+    sizes: for `Bounds.sparse`. seen: is shown the change of each step.
     """
     columns = sizes.bounds.columns
     coefficients = public(role, np.zeros((columns, 1), np.int64))
@@ -105,6 +106,7 @@ def fit_lasso(
         bits = SCALE_BITS + VALUE_BITS - COEFFICIENT_BITS
         updated = truncate(multiply(model.scale, z), bits).narrowed(64)
         change, coefficients = updated - coefficients, updated
+        seen(change)
         role.finish()
         done(number)
     return LassoFit(coefficients, change)

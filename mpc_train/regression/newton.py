@@ -76,8 +76,10 @@ def fit(
     sizes: Scales,
     steps: int,
     done: Callable[[int], None],
+    seen: Callable[[Masked], None] = lambda change: None,
 ) -> Fit:
-    """`steps` Newton steps from zero, or from `start`; steps count from 1."""
+    """`steps` Newton steps from zero, or from `start`; steps count from 1. seen: is shown each
+    step."""
     coefficients = public(role, np.zeros((sizes.bounds.columns, 1), np.int64))
     solver: Solver | None = None
     change: Masked | None = None
@@ -103,6 +105,7 @@ def fit(
         gradient = penalised(found.gradient, coefficients, sizes)
         change = newton_step(solver, gradient, sizes)
         coefficients, squares = coefficients + change, found.squares
+        seen(change)
         role.finish()
         done(number)
     assert solver is not None and change is not None

@@ -6,7 +6,7 @@ The counterpart of `mpc_train.training.trainer` for `optimizer = { name = "newto
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from mpc_train.regression.lasso import fit_lasso
 from mpc_train.regression.newton import fit
 from mpc_train.regression.rows import mean_of
 from mpc_train.regression.scales import COEFFICIENT_BITS, PREDICTOR_BITS
+from mpc_train.training.range_guard import RangeGuard, rows_looked_at, words_of
 from mpc_train.training.trainer import Training
 from protocols.arithmetic import truncate
 from protocols.crypten_backend import MaskedTensor
@@ -53,12 +54,17 @@ class Regressed:
 
     def evaluated(self, inputs: MaskedTensor) -> MaskedTensor:
         """Outputs for rows [rows, inputs]; where the link is logarithmic, means."""
-        outputs: MaskedTensor = inputs.matmul(self.tensors["weight"].t()).add(self.tensors["bias"])
+        outputs = _predictor(inputs, self.tensors)
         if not self.family.logarithmic:
             return outputs
         f = outputs.fraction_bits
         mean = mean_of(self.family, at_scale(outputs.masked(), f, PREDICTOR_BITS))
         return MaskedTensor(at_scale(mean, PREDICTOR_BITS, f))
+
+
+def _predictor(inputs: MaskedTensor, tensors: Mapping[str, MaskedTensor]) -> MaskedTensor:
+    found: MaskedTensor = inputs.matmul(tensors["weight"].t()).add(tensors["bias"])
+    return found
 
 
 def regress(
@@ -68,11 +74,13 @@ def regress(
     labels: MaskedTensor,
     done: Callable[[int], None],
     weights: MaskedTensor | None = None,
+    guard: RangeGuard | None = None,
 ) -> Regressed:
     """Fit the job's regression to its training rows among `inputs` and `labels`.
 
     weights: how many times each row counts, [rows, 1]; None: once. Steps count from 1; `done` hears
-    the number of each one that is done.
+    the number of each one that is done. guard: looks at coefficients, at every change of them, and
+    at linear predictors of some rows.
     """
     family, sizes, settings = family_of(job), sizes_of(job), job.train.optimizer
     rows, _ = split(job)
@@ -88,13 +96,21 @@ def regress(
         begin = now
         done(number)
 
+    # The ring has room for twice the bounds that a job states.
+    most = int(2 * sizes.bounds.coefficient)
+
+    def seen(change: Masked) -> None:
+        if guard is not None:
+            guard.sample(change, most << COEFFICIENT_BITS)
+            guard.end_step()
+
     steps = total_steps(job)
     secret: dict[str, Masked] = {}
     if settings.l1:
-        sparse = fit_lasso(role, family, data, sizes, Fraction(settings.l1), steps, timed)
+        sparse = fit_lasso(role, family, data, sizes, Fraction(settings.l1), steps, timed, seen)
         coefficients, change = sparse.coefficients, sparse.change
     else:
-        found = fit(role, family, data, sizes, steps, timed)
+        found = fit(role, family, data, sizes, steps, timed, seen)
         coefficients, change = found.coefficients, found.change
         index = np.arange(sizes.bounds.columns)
         solver = found.solver
@@ -110,5 +126,10 @@ def regress(
         "weight": MaskedTensor(values.select(slice(0, -1)).reshape(1, -1)),
         "bias": MaskedTensor(values.select(slice(-1, None))),
     }
+    if guard is not None:
+        guard.look(coefficients, most << COEFFICIENT_BITS)
+        predictor = _predictor(inputs[rows_looked_at(job)], tensors)
+        guard.look(*words_of(predictor, most))
+        guard.settle()
     wanted = {name: secret[name] for name in regression_shapes(job)}
     return Regressed(family, tensors, wanted, training)

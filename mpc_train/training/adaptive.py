@@ -29,10 +29,14 @@ from typing import Any
 from mpc_train.jobs.bounds import bit_length
 from mpc_train.training.gradients import (
     Gradients,
+    Seen,
+    exact_limit,
     join,
     joined,
+    shown,
     subtract,
     take_gradients,
+    unseen,
     weights,
 )
 from mpc_train.training.moments import (
@@ -49,7 +53,7 @@ from protocols.crypten_backend import MaskedTensor
 from protocols.deferred import combine
 from protocols.inverse_root import times_inverse_root
 from protocols.masked import Additive, Early, Masked
-from protocols.rational import ROOT_BITS, root
+from protocols.rational import HEADROOM_BITS, ROOT_BITS, root
 
 LEAST_MEAN_SHIFT = 16
 """What β1 is rounded to, in bits: a word of m stays below 2^10 times 2^(20 + 6 + 16)."""
@@ -58,7 +62,8 @@ LEAST_MEAN_SHIFT = 16
 class Adaptive:
     """An optimizer of the kind above over a set of parameters.
 
-    gradient_limit: stated bound of a gradient's magnitude, its decay included. RangeError for what
+    gradient_limit: stated bound of a gradient's magnitude, its decay included. seen: is shown what
+    a step rounds. RangeError for what
     the ring cannot hold; `check_adaptive` says so before a run.
     """
 
@@ -69,12 +74,14 @@ class Adaptive:
         *,
         fraction_bits: int,
         gradient_limit: Fraction,
+        seen: Seen = unseen,
     ) -> None:
         self._parameters = dict(parameters)
         self._moments = moments
         self._fraction_bits = fraction_bits
         self._limit = gradient_limit
         self._most_scale = square_scale_bits(gradient_limit)
+        self._seen = seen
         self._square: Masked | None = None
         self._mean: Masked | None = None
         self._change: Masked | None = None
@@ -117,8 +124,11 @@ class Adaptive:
     def _gradient(self, gradients: Gradients, numbers: Numbers) -> tuple[Masked, Fraction]:
         """The gradients in masked form, so that the square of 1 is what `square_scale` says."""
         scale = root(numbers.square_scale * (1 << SQUARE_SHIFT))
-        total, shift = joined(gradients, scale, self._limit)
-        return truncate(self._decayed(total, scale * (1 << shift)), shift), scale
+        half = HEADROOM_BITS // 2  # its square has to fit
+        total, shift = joined(gradients, scale, self._limit, self._seen, half)
+        gradient = truncate(self._decayed(total, scale * (1 << shift)), shift)
+        self._seen(gradient, min(exact_limit(shift), exact_limit(half)))
+        return gradient, scale
 
     def _new_mean(self, gradients: Gradients) -> tuple[Masked, Fraction]:
         """m at a constant scale: where tensors have one factor up to powers of two, as they have
@@ -134,15 +144,19 @@ class Adaptive:
             finest, ratios = finest * more, [ratio * more for ratio in ratios]
             shift = LEAST_MEAN_SHIFT
         scale = finest / (1 << shift)
+        wholes = [round(ratio) for ratio in ratios]
+        shown(self._seen, gradients, wholes, 1 << HEADROOM_BITS)
         parts = [
-            gradient.summands.scale(round(ratio))
-            for ratio, gradient in zip(ratios, gradients.values(), strict=True)
+            gradient.summands.scale(whole)
+            for whole, gradient in zip(wholes, gradients.values(), strict=True)
         ]
         total = self._decayed(join(parts), finest)
         if self._mean is not None:
             kept = moments.first * scale / self._numbers.mean_scale
             total = total + self._mean.shares().scale(round(kept * (1 << shift)))
-        return truncate(total, shift), scale
+        mean = truncate(total, shift)
+        self._seen(mean, exact_limit(shift))
+        return mean, scale
 
     def _decayed(self, total: Additive, words_per_unit: Fraction) -> Additive:
         """The gradient with decay · w, where the decay belongs to the gradient."""
@@ -176,7 +190,9 @@ class Adaptive:
         if moments.momentum and self._change is not None:
             kept = moments.momentum * rate / numbers.rate
             total = total + self._change.shares().scale(round(kept * (1 << shift)))
-        return truncate(total, shift)
+        change = truncate(total, shift)
+        self._seen(change, exact_limit(shift))
+        return change
 
     def state(self) -> dict[str, Masked]:
         """The shared state, vectors over all parameters: for checkpoints."""

@@ -16,12 +16,20 @@ from fractions import Fraction
 import numpy as np
 
 from mpc_train.jobs.bounds import gradient_bits, norm_bits, norm_range
-from mpc_train.training.gradients import Gradient, Gradients, joined, pieces
+from mpc_train.training.gradients import (
+    Gradient,
+    Gradients,
+    Seen,
+    exact_limit,
+    joined,
+    pieces,
+    unseen,
+)
 from protocols.arithmetic import multiply, truncate
 from protocols.comparison import clamped, relu
 from protocols.inverse_root import times_inverse_root
 from protocols.masked import Additive, Masked, public
-from protocols.rational import ROOT_BITS
+from protocols.rational import HEADROOM_BITS, ROOT_BITS
 from protocols.role import Shape
 
 FACTOR_BITS = 14
@@ -31,18 +39,23 @@ FACTOR_BITS = 14
 class ClipValue:
     """Each element into [−limit, limit]. 4 rounds in all; opened: about 18 bytes an element.
 
-    gradient_limit: stated bound of a gradient's magnitude before it is clipped.
+    gradient_limit: stated bound of a gradient's magnitude before it is clipped. seen: is shown what
+    is rounded.
     """
 
-    def __init__(self, limit: Fraction, *, fraction_bits: int, gradient_limit: Fraction) -> None:
+    def __init__(
+        self, limit: Fraction, *, fraction_bits: int, gradient_limit: Fraction, seen: Seen = unseen
+    ) -> None:
         self._limit = limit
         self._bits = gradient_bits(fraction_bits, gradient_limit)
         self._gradient_limit = gradient_limit
+        self._seen = seen
 
     def __call__(self, gradients: Gradients) -> Gradients:
         scale = Fraction(1 << self._bits)
-        total, shift = joined(gradients, scale, self._gradient_limit)
+        total, shift = joined(gradients, scale, self._gradient_limit, self._seen)
         g = truncate(total, shift)
+        self._seen(g, exact_limit(shift))
         most = round(self._limit * scale)
         clipped, _, _ = clamped(g, -most, most)
         return _split(clipped, gradients, self._bits)
@@ -54,15 +67,20 @@ class ClipNorm:
     Opened: about 20 bytes an element. The factor is off by 2^-10 of itself and 2^-14.
     """
 
-    def __init__(self, limit: Fraction, *, fraction_bits: int, gradient_limit: Fraction) -> None:
+    def __init__(
+        self, limit: Fraction, *, fraction_bits: int, gradient_limit: Fraction, seen: Seen = unseen
+    ) -> None:
         self._limit = limit
         self._bits = gradient_bits(fraction_bits, gradient_limit)
         self._gradient_limit = gradient_limit
+        self._seen = seen
 
     def __call__(self, gradients: Gradients) -> Gradients:
         scale = Fraction(1 << self._bits)
-        total, shift = joined(gradients, scale, self._gradient_limit)
+        half = HEADROOM_BITS // 2  # its square has to fit
+        total, shift = joined(gradients, scale, self._gradient_limit, self._seen, half)
         g = truncate(total, shift)
+        self._seen(g, min(exact_limit(shift), exact_limit(half)))
         square_bits = norm_bits(g.size, self._gradient_limit, self._limit, self._bits)
         square = _sum_of_squares(g, 2 * self._bits - square_bits)
         least = round(self._limit**2 * (1 << square_bits))

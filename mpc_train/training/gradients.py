@@ -8,7 +8,7 @@ tensor becomes an integer mantissa in front of one truncation of them all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
@@ -19,6 +19,7 @@ from mpc_train.training.folding import brought_together
 from protocols.crypten_backend import MaskedTensor
 from protocols.deferred import Deferred, combine
 from protocols.masked import Additive, Masked
+from protocols.rational import HEADROOM_BITS
 from protocols.role import Shape, Words
 
 BUNDLED_ELEMENTS = 1 << 12
@@ -43,6 +44,31 @@ class Gradient:
 
 
 Gradients = dict[str, Gradient]
+Seen = Callable[[Masked | Additive, int], None]
+"""Is shown words that a step made, and up to which magnitude what comes of them is exact."""
+
+
+def unseen(words: Masked | Additive, limit: int) -> None:
+    """Where nobody looks."""
+
+
+def shown(seen: Seen, gradients: Gradients, wholes: Sequence[int], limit: int) -> None:
+    """Show the summands of gradients, each of which will be multiplied by its public number.
+
+    Before that they have room: afterwards what is too large has wrapped around already.
+    """
+    for gradient, whole in zip(gradients.values(), wholes, strict=True):
+        if whole:
+            seen(gradient.summands, limit // abs(whole))
+
+
+def exact_limit(bits: int) -> int:
+    """The largest magnitude of what a truncation by `bits` gives of a word that fitted.
+
+    A word that did not fit (`arithmetic.round_off`) gives something beyond, unless it wrapped
+    around into the range.
+    """
+    return max((1 << (HEADROOM_BITS - bits)) - 2, 1)
 
 
 def take_gradients(parameters: Mapping[str, MaskedTensor]) -> Gradients:
@@ -57,18 +83,23 @@ def take_gradients(parameters: Mapping[str, MaskedTensor]) -> Gradients:
     return found
 
 
-def joined(gradients: Gradients, words_per_unit: Fraction, limit: Fraction) -> tuple[Additive, int]:
+def joined(
+    gradients: Gradients,
+    words_per_unit: Fraction,
+    limit: Fraction,
+    seen: Seen = unseen,
+    result_bits: int = HEADROOM_BITS,
+) -> tuple[Additive, int]:
     """Summands [elements] and a shift: shifted right they have `words_per_unit` for 1.
 
-    limit: bound of a gradient's magnitude. RangeError where they do not fit (`brought_together`).
+    limit: bound of a gradient's magnitude. seen: is shown the gradients; shifted, they are to stay
+    below 2^result_bits. RangeError where they do not fit (`brought_together`).
     """
     finenesses = [gradient.words_per_unit for gradient in gradients.values()]
     wholes, shift = brought_together(finenesses, words_per_unit, limit)
-    parts = [
-        gradient.summands.scale(whole)
-        for gradient, whole in zip(gradients.values(), wholes, strict=True)
-    ]
-    return join(parts), shift
+    shown(seen, gradients, wholes, 1 << min(HEADROOM_BITS, result_bits + shift))
+    parts = zip(gradients.values(), wholes, strict=True)
+    return join([gradient.summands.scale(whole) for gradient, whole in parts]), shift
 
 
 def join(parts: Sequence[Additive]) -> Additive:

@@ -18,11 +18,15 @@ from typing import Protocol
 from mpc_train.training.folding import coefficients
 from mpc_train.training.gradients import (
     Gradients,
+    Seen,
     bundles,
+    exact_limit,
     shapes_of,
+    shown,
     take_gradients,
     taken_apart,
     together,
+    unseen,
 )
 from protocols import arithmetic
 from protocols.crypten_backend import MaskedTensor
@@ -48,6 +52,7 @@ class SGD:
     u is v, with Nesterov's look-ahead gradient + decay · w + momentum · v. The state kept for a
     parameter is rate · v at the scale of the weights; when the rate changes, it is rescaled along
     with the momentum. Nesterov truncates state and update, in the same rounds and twice the bytes.
+    seen: is shown what a step rounds.
     """
 
     def __init__(
@@ -57,11 +62,13 @@ class SGD:
         momentum: Fraction = Fraction(0),
         weight_decay: Fraction = Fraction(0),
         nesterov: bool = False,
+        seen: Seen = unseen,
     ) -> None:
         self._parameters = dict(parameters)
         self._momentum = momentum
         self._weight_decay = weight_decay
         self._nesterov = nesterov and momentum > 0
+        self._seen = seen
         self._velocity: dict[str, Masked] = {}
         self._rate = Fraction(0)
 
@@ -116,11 +123,15 @@ class SGD:
         whole, shift, decay, carried = coefficients(
             rate, weight, first.factor, first.bits - parameter.bits, self._weight_decay, previous
         )
-        total = together([gradients[name].summands for name in names]).scale(whole)
+        mine = {name: gradients[name] for name in names}
+        shown(self._seen, mine, [whole] * len(mine), 1 << arithmetic.HEADROOM_BITS)
+        total = together([gradient.summands for gradient in mine.values()]).scale(whole)
         if carried:
             state = together([self._velocity[name].shares() for name in names])
             total = total + state.scale(carried)
         if decay:
             values = together([self._parameters[name].masked().shares() for name in names])
             total = total + values.scale(decay)
-        return arithmetic.truncate(total, shift)
+        rounded = arithmetic.truncate(total, shift)
+        self._seen(rounded, exact_limit(shift))
+        return rounded

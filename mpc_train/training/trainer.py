@@ -17,26 +17,31 @@ from mpc_train.jobs.ranges import rate
 from mpc_train.jobs.schedule import batches
 from mpc_train.networks.models import initial_weights
 from mpc_train.networks.network import Network
+from mpc_train.training.gradients import Seen, exact_limit, unseen
 from mpc_train.training.losses import Loss
 from mpc_train.training.optim import Clip, Optimizer
 from mpc_train.training.training_setup import make_clip, make_loss, make_optimizer
 from protocols.crypten_backend import MaskedTensor
+from protocols.masked import Masked
 from protocols.role import Role
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
+    from mpc_train.training.range_guard import RangeGuard
     from mpc_train.training.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """One model in training. parameters: those that are trained, by name."""
+    """One model in training. parameters: those that are trained, by name. seen: is shown what a
+    step's forward and backward pass have in masked form."""
 
     model: Any
     loss: Loss
     parameters: dict[str, MaskedTensor]
     optimizer: Optimizer
     clip: Clip | None = None
+    seen: Seen = unseen
 
     def step(
         self,
@@ -53,6 +58,9 @@ class Trainer:
         outputs = self.model(inputs)
         gradient = self.loss.gradient(outputs, labels)
         outputs.backward(gradient if weights is None else gradient.mul(weights))
+        for tensor in (outputs, gradient):
+            if isinstance(tensor.value, Masked) and tensor.bits <= tensor.fraction_bits:
+                self.seen(tensor.value, exact_limit(tensor.fraction_bits))
         self.optimizer.step(learning_rate, self.clip)
         return cast("MaskedTensor", outputs)
 
@@ -65,15 +73,27 @@ class Training:
     rounds: int = 0
 
 
-def make_trainer(job: Job, start: Mapping[str, MaskedTensor] | None = None) -> Trainer:
-    """The job's model with its loss and optimizer, at its public initial weights or at `start`."""
+def make_trainer(
+    job: Job, start: Mapping[str, MaskedTensor] | None = None, seen: Seen = unseen
+) -> Trainer:
+    """The job's model with its loss and optimizer, at its public initial weights or at `start`.
+
+    seen: is shown words of every step.
+    """
     seed = job.train.seed if job.train.dropout_mask == "public" else None
     model = Network(job.graph, initial_weights(job), seed)
     model.tensors.update(start or {})
     trained = {
         name: tensor for name, tensor in model.parameters.items() if not is_frozen(job, name)
     }
-    return Trainer(model, make_loss(job), trained, make_optimizer(job, trained), make_clip(job))
+    return Trainer(
+        model,
+        make_loss(job),
+        trained,
+        make_optimizer(job, trained, seen),
+        make_clip(job, seen),
+        seen,
+    )
 
 
 def train(
@@ -85,12 +105,13 @@ def train(
     done: Callable[[int], None],
     watch: Watch | None = None,
     weights: MaskedTensor | None = None,
+    guard: RangeGuard | None = None,
 ) -> Training:
     """All epochs of the job over rows [rows, features], labels [rows, outputs] and the rows'
     weights [rows, 1], None where each counts once.
 
     Steps count from 1; `done` hears the number of each one that is done. `watch` discloses what
-    the job lists, and may end the training.
+    the job lists, and may end the training; `guard` gathers what the trainer shows it.
     """
     found = Training()
     before = role.rounds
@@ -106,6 +127,8 @@ def train(
             if watch is not None:
                 watch.after_step(number, outputs, batch)
             role.finish()
+            if guard is not None:
+                guard.end_step()
             found.step_seconds.append(time.perf_counter() - begin)
             done(number)
         if watch is not None and watch.after_epoch(epoch, number):

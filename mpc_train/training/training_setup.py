@@ -25,6 +25,7 @@ from protocols.errors import RangeError
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
+    from mpc_train.training.gradients import Seen
     from mpc_train.training.losses import Loss
     from mpc_train.training.optim import Clip, Optimizer
     from protocols.crypten_backend import MaskedTensor
@@ -45,8 +46,8 @@ def moments(job: Job) -> Moments:
     )
 
 
-def make_optimizer(job: Job, trained: Mapping[str, MaskedTensor]) -> Optimizer:
-    """The job's rule over the parameters that are trained."""
+def make_optimizer(job: Job, trained: Mapping[str, MaskedTensor], seen: Seen) -> Optimizer:
+    """The job's rule over the parameters that are trained. seen: is shown what it rounds."""
     from mpc_train.training.adaptive import Adaptive
     from mpc_train.training.optim import SGD
 
@@ -57,17 +58,19 @@ def make_optimizer(job: Job, trained: Mapping[str, MaskedTensor]) -> Optimizer:
             momentum=Fraction(settings.momentum),
             weight_decay=Fraction(settings.weight_decay),
             nesterov=settings.nesterov,
+            seen=seen,
         )
     return Adaptive(
         trained,
         moments(job),
         fraction_bits=job.fraction_bits,
         gradient_limit=gradient_limit(job),
+        seen=seen,
     )
 
 
-def make_clip(job: Job) -> Clip | None:
-    """What is done to gradients before the rule sees them."""
+def make_clip(job: Job, seen: Seen) -> Clip | None:
+    """What is done to gradients before the rule sees them. seen: is shown what it rounds."""
     from mpc_train.training.clipping import ClipNorm, ClipValue
 
     settings = job.train.clip
@@ -75,9 +78,10 @@ def make_clip(job: Job) -> Clip | None:
         return None
     bits, limit = job.fraction_bits, job.most_gradient
     if settings.value is not None:
-        return ClipValue(Fraction(settings.value), fraction_bits=bits, gradient_limit=limit)
+        most = Fraction(settings.value)
+        return ClipValue(most, fraction_bits=bits, gradient_limit=limit, seen=seen)
     assert settings.norm is not None
-    return ClipNorm(Fraction(settings.norm), fraction_bits=bits, gradient_limit=limit)
+    return ClipNorm(Fraction(settings.norm), fraction_bits=bits, gradient_limit=limit, seen=seen)
 
 
 def make_loss(job: Job) -> Loss:

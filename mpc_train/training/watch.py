@@ -4,7 +4,7 @@
   and the number of checks since; one bit leaves, whether training ends. The best model is kept by
   a selection between two sets of weights: nobody learns which check it is of.
 * Guard: one bit, whether a weight or anything that a layer put out for the batch has left the range
-  that the ring is sized for.
+  that the ring is sized for. The one bit at the end of every run is that of `range_guard`.
 * Training loss: the mean loss of a batch, to the evaluators, at the steps that the job lists.
 
 Every output has its name and step in `disclosures`, which the reveal gate is given; a bit goes to
@@ -15,16 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from math import floor, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mpc_train.jobs.schedule import checked_rows, is_checked, steps_per_epoch, total_steps
+from mpc_train.training.range_guard import ADVICE, outside, positive, words_of
 from protocols.arithmetic import remask, select, truncate
 from protocols.comparison import below, negative
 from protocols.crypten_backend import MaskedTensor, crypten
-from protocols.errors import RangeError
+from protocols.errors import DivergedError
 from protocols.fixed_point import decode
 from protocols.masked import Additive, Masked, MaskedBit, public
 from protocols.rational import mantissa
@@ -51,9 +51,7 @@ def disclosures(job: Job) -> frozenset[Output]:
 def _looked_at(job: Job) -> list[int]:
     """The steps after which something may be disclosed, without going through all of them."""
     steps, train = total_steps(job), job.train
-    periods = [job.reveal.training_loss_every]
-    if train.guard is not None:
-        periods.append(train.guard.every)
+    periods = [job.reveal.training_loss_every, train.guard_every]
     if train.early_stopping is not None:
         periods.append(train.early_stopping.every * steps_per_epoch(job))
     return sorted({steps}.union(*(range(each, steps + 1, each) for each in periods if each)))
@@ -63,8 +61,8 @@ def _disclosed_at(job: Job, number: int) -> list[str]:
     names, every = [], job.reveal.training_loss_every
     if every and number % every == 0:
         names.append(LOSS)
-    guard = job.train.guard
-    if guard is not None and number % guard.every == 0:
+    guard = job.train.guard_every
+    if guard and number % guard == 0:
         names.append(GUARD)
     epoch, left = divmod(number, steps_per_epoch(job))
     if not left and is_checked(job, epoch - 1) and epoch < job.train.epochs:
@@ -106,7 +104,7 @@ class Watch:
     def after_step(self, number: int, outputs: MaskedTensor, labels: MaskedTensor) -> None:
         """The guard and the training loss, where this step has them.
 
-        outputs: of the batch, before its update. Raises RangeError at all nodes alike when the
+        outputs: of the batch, before its update. Raises DivergedError at all nodes alike when the
         guard finds a value out of range.
         """
         due = _disclosed_at(self._job, number)
@@ -139,23 +137,18 @@ class Watch:
             tensors[name].copy_(tensors[name].with_value(words))
 
     def _guard(self, number: int) -> None:
-        job = self._job
-        outside: Additive | None = None
+        most = self._job.fixed_point.activation_limit
+        count: Additive | None = None
         for x in (*self._model.outputs, *self._model.parameters.values()):
-            tensor = x._positive_factor()
-            words = tensor.masked()
-            limit = floor(job.fixed_point.activation_limit * (1 << tensor.bits) / tensor.factor)
-            bits = below(words.narrowed(64).reshape(prod(words.shape)), (-limit, limit + 1))
-            part = (bits.select(0).shares() - bits.select(1).shares()).shift(1).sum()
-            outside = part if outside is None else outside + part
-        assert outside is not None
-        found = _positive(remask(outside.reshape()))
+            words, limit = words_of(x, most)
+            part = outside(words.narrowed(64).reshape(words.size), limit)
+            count = part if count is None else count + part
+        assert count is not None
+        found = positive(remask(count.reshape()))
         if self._gate.decide(GUARD, number, remask(found.shares())):
-            raise RangeError(
+            raise DivergedError(
                 f"after step {number} a weight or what a layer puts out is beyond "
-                f"fixed_point.activation_limit = {job.fixed_point.activation_limit}: training "
-                "diverges; lower the learning rate, scale the features, clip gradients, or raise "
-                "activation_limit"
+                f"fixed_point.activation_limit = {most}: {ADVICE}"
             )
 
     def _check(self) -> MaskedBit:
@@ -207,8 +200,3 @@ class Watch:
 
 def _spread(shape: tuple[int, ...]) -> Any:
     return lambda words: np.broadcast_to(words, shape)
-
-
-def _positive(count: Masked) -> MaskedBit:
-    """[count >= 1] of a number that is not negative."""
-    return below(count, (1,)).reshape().negate()

@@ -53,7 +53,10 @@ class Twin:
 
 
 def plain_module(job: Job) -> torch.nn.Module:
-    """Return the ordinary PyTorch module whose state_dict has the names and shapes of the job."""
+    """Return the ordinary PyTorch module whose state_dict has the names and shapes of the job.
+
+    A classifier puts out logits, also where the researcher's own module ends in their sigmoid.
+    """
     if job.model.network is not None:
         return PlainGraph(job.graph, job.train.seed)
     pairs = list(zip(job.widths[:-1], job.widths[1:], strict=True))
@@ -63,6 +66,12 @@ def plain_module(job: Job) -> torch.nn.Module:
     for inputs, outputs in pairs:
         layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
     return torch.nn.Sequential(*layers[:-1])
+
+
+def _as_written(job: Job) -> torch.nn.Module:
+    """The module that is trained, as the researcher wrote it, to its last layer."""
+    network = job.model.network
+    return plain_module(job) if network is None else PlainGraph(network.graph, job.train.seed)
 
 
 def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.int64]]) -> Twin:
@@ -96,7 +105,7 @@ def _train(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.i
     if is_newton(job):
         state = regression_twin(job, pooled, labels.numpy(), pooled_weights(job, tables))
         return Twin(state | prepare, evaluate(job, state, tables), total_steps(job))
-    module = plain_module(job).double()
+    module = _as_written(job).double()
     scale = 2.0**job.fraction_bits
     module.load_state_dict(
         {name: torch.from_numpy(value / scale) for name, value in initial.items()},

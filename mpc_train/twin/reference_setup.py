@@ -9,6 +9,7 @@ import torch
 
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_train_checks import loss_name
+from mpc_train.networks.head import head_of
 from mpc_train.training.balance import LEAST_SHARE
 from mpc_train.training.training_setup import moments
 from mpc_train.twin.reference_optim import RootAdaptive
@@ -53,11 +54,31 @@ def twin_clip(job: Job, parameters: Iterable[torch.nn.Parameter]) -> None:
         torch.nn.utils.clip_grad_norm_(parameters, float(clip.norm))
 
 
+LEAST = 1e-43
+"""Logarithms of smaller probabilities are taken as that of this one: about -100, as in BCELoss."""
+
+
 def twin_loss(job: Job, training: torch.Tensor | None = None) -> Loss:
-    """The job's loss of outputs [rows, outputs] and labels as files have them, [rows].
+    """The job's loss of what the network puts out, [rows, outputs], and labels as files have them,
+    [rows]: BCELoss or NLLLoss where it ends in a sigmoid or softmax of its own.
 
     training: labels of all training rows, from which classes are weighted.
     """
+    network = job.model.network
+    head = "" if network is None else head_of(network.graph, job.model.kind)
+    loss = _of_logits(job, training)
+    if head == "sigmoid":
+        return lambda p, y: loss(_log(p) - _log(1 - p), y)
+    # A softmax of logarithms of probabilities is these.
+    return (lambda p, y: loss(_log(p), y)) if head == "softmax" else loss
+
+
+def _log(p: torch.Tensor) -> torch.Tensor:
+    return torch.log(p.clamp_min(LEAST))
+
+
+def _of_logits(job: Job, training: torch.Tensor | None) -> Loss:
+    """The loss of a network that ends in logits, log-probabilities or numbers."""
     settings, name = job.train.loss, loss_name(job)
     functional = torch.nn.functional
     if settings.balanced and training is not None:

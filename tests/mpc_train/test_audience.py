@@ -28,7 +28,7 @@ def test_parameters_of_the_preparation_are_sealed(tmp_path: Path) -> None:
     names = {output.name for output in agreed_outputs(job)}
     assert names >= set(sealed_shapes(job.pipeline)) == set(BITS)
     found = learnt(job, sorted(names))
-    assert found["bob"] == [EMPTY]
+    assert found["bob"] == [EMPTY, "range"]
     assert set(found["office"]) == names
 
 

@@ -49,6 +49,33 @@ def tiny_eps():
     return nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3, eps=1e-8))
 
 
+def few(norm):
+    return nn.Sequential(nn.Linear(4, 6), norm, nn.Linear(6, 3))
+
+
+def few_in_a_batch():
+    return few(nn.BatchNorm1d(6))
+
+
+def few_in_a_map():
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, (2, 1)), nn.BatchNorm2d(2), nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+
+
+def few_in_a_layer():
+    return nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))
+
+
+def few_in_a_group():
+    return few(nn.GroupNorm(2, 6))
+
+
+def one_in_a_group():
+    return few(nn.GroupNorm(6, 6))
+
+
 def wide():
     return nn.Sequential(nn.Linear(4, 2048), nn.Softmax(-1), nn.Linear(2048, 3))
 
@@ -181,6 +208,29 @@ def test_a_node_calls_only_what_its_rules_list(folder: Path) -> None:
 def test_what_is_refused(folder: Path, model: str, message: str) -> None:
     with pytest.raises(JobError, match=message):
         load_job(write(folder, model))
+
+
+@pytest.mark.parametrize(
+    ("factory", "batch", "message"),
+    [
+        ("few_in_a_batch", 1, r"1: batch_norm over 1 value .* train.batch_size = 4 at least"),
+        ("few_in_a_batch", 3, r"1: batch_norm over 3 values .* train.batch_size = 4 at least"),
+        ("few_in_a_batch", 4, ""),
+        ("few_in_a_map", 1, r"2: batch_norm over 2 values .* train.batch_size = 2 at least"),
+        ("few_in_a_map", 2, ""),
+        ("few_in_a_layer", 8, r"1: layer_norm over 3 values .* normalise over 4 at least"),
+        ("few_in_a_group", 8, r"1: group_norm over 3 values .* groups of 4 values at least"),
+        ("one_in_a_group", 1, r"1: group_norm over 1 value .* groups of 4 values at least"),
+    ],
+)
+def test_a_norm_over_too_few_values(folder: Path, factory: str, batch: int, message: str) -> None:
+    path = write(folder, f'module = "study_net:{factory}"')
+    path.write_text(path.read_text().replace("batch_size = 8", f"batch_size = {batch}"))
+    if not message:
+        load_job(path)
+        return
+    with pytest.raises(JobError, match=message):
+        load_job(path)
 
 
 def test_the_output_fits_the_classes(folder: Path) -> None:

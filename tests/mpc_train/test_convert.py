@@ -37,14 +37,14 @@ def problems(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
 def test_everything_unsupported_is_named_at_once() -> None:
     found = problems(
         nn.Sequential(
-            nn.Linear(4, 4), nn.ELU(), nn.Sequential(nn.Linear(4, 4), nn.PReLU()), nn.LogSoftmax(1)
+            nn.Linear(4, 4), nn.ELU(), nn.Sequential(nn.Linear(4, 4), nn.PReLU()), nn.LogSigmoid()
         ),
         (4,),
     )
     assert len(found) == 3
     for line, place, instead in zip(
         found,
-        ("1 (ELU)", "2.1 (PReLU)", "3 (LogSoftmax)"),
+        ("1 (ELU)", "2.1 (PReLU)", "3 (LogSigmoid)"),
         ("SiLU", "LeakyReLU", "logits"),
         strict=True,
     ):

@@ -108,7 +108,7 @@ def test_means_are_those_of_the_twin(tmp_path: Path, more: str) -> None:
     [
         ("folds = 3", "folds = 1", "between 2 and 20"),
         ("folds = 3", "folds = 15", "fewer than 10 rows"),
-        ("seed = 7", "seed = 7\nguard = { every = 2 }", "do not go with train.guard"),
+        ("seed = 7", "seed = 7\nguard = { every = 2 }", "do not go with train.guard.every"),
         ("batch_size = 16", "batch_size = 60", "less than a batch"),
     ],
 )

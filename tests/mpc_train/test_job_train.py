@@ -59,6 +59,7 @@ def job_of(folder: Path, train: str) -> Job:
         ),
         (f"{ADAM}\nguard = {{ every = 0 }}", "train.guard.every"),
         (f"{ADAM}\nguard = {{ }}", "train.guard"),
+        (f'{ADAM}\nguard = "never"', "train.guard"),
     ],
 )
 def test_an_error_names_the_key(tmp_path: Path, train: str, key: str) -> None:
@@ -82,6 +83,18 @@ def test_everything_travels_in_the_canonical_bytes(tmp_path: Path) -> None:
         "schedule = { warmup_steps = 3 }\nloss = { positive_weight = 2.5 }",
     )
     assert job_from_bytes(job.to_bytes()) == job
+
+
+def test_the_guard_at_the_end_needs_no_key(tmp_path: Path) -> None:
+    for guard, at_end, every in (
+        ("", True, 0),
+        ("guard = true", True, 0),
+        ("guard = false", False, 0),
+        ("guard = { every = 3 }", True, 3),
+    ):
+        job = job_of(tmp_path, f"{ADAM}\n{guard}")
+        assert (job.train.guards_end, job.train.guard_every) == (at_end, every)
+        assert job_from_bytes(job.to_bytes()) == job
 
 
 def test_warm_up_rises_to_the_rate(tmp_path: Path) -> None:

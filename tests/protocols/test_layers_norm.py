@@ -14,12 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols import layers_activation, layers_norm  # noqa: F401  register the functions
+from protocols.crypten_backend import MaskedTensor, attach
+from protocols.errors import RangeError
 from protocols.layers_norm import inverse_root
+from protocols.norm_plan import check_norm, chunk_of
+from protocols.role import Role
 from tests.support.layers import (
     UNIT,
     F,
     forward_and_gradients,
     opened,
+    part,
     torch_forward_and_gradients,
 )
 from tests.support.lockstep import run_lockstep
@@ -79,42 +84,71 @@ def test_softmax(classes: int, evaluators: int) -> None:
     assert np.abs(ours["x"] - gradients["x"]).max() <= (2 + 2**0.5) * 2.0**-12
 
 
-def test_inverse_root() -> None:
-    values = np.concatenate([2.0 ** np.linspace(-10, 11.99, 400), [0.25, 1, 4, 1024]])
-    words = np.rint(values / UNIT).astype(np.int64)
-    results = run_lockstep(
-        lambda role: shares_of(inverse_root(secret(role, words), F)), evaluators=3
-    )
-    exact = 1 / np.sqrt(words * UNIT)
-    found = opened(results)
-    # v as a word is exact here; the last product is rounded.
+@pytest.mark.parametrize(("one", "evaluators"), [(1 << F, 2), (3 << 2 * F, 3), (200 << 2 * F, 2)])
+def test_inverse_root(one: int, evaluators: int) -> None:
+    values = np.concatenate([2.0 ** np.linspace(-16.6, 11.99, 400), [2.0**-16, 0.25, 1, 4, 1024]])
+    words = np.rint(values * one).astype(np.int64)
+    least, most = int(words.min()), one << 12
+
+    def program(role: Role) -> Any:
+        return shares_of(inverse_root(secret(role, words), Fraction(one), least, most, F))
+
+    found = opened(run_lockstep(program, evaluators))
+    exact = 1 / np.sqrt(words / one)
+    # What the power of two and the mantissa of sqrt(one) add is below a unit.
     assert (np.abs(found - exact) <= exact * 2.0**-17 + 2 * UNIT).all()
-    low = np.array([4, 9, 100], np.int64)
-    found = opened(run_lockstep(lambda role: shares_of(inverse_root(secret(role, low), F)), 2))
-    np.testing.assert_allclose(found, 1 / np.sqrt(low * UNIT), rtol=2.0**-14)
 
 
 @pytest.mark.parametrize("evaluators", [2, 3])
-@pytest.mark.parametrize(("rows", "count"), [(1, 3), (5, 40), (3, 512), (2, 1300)])
-@pytest.mark.parametrize("spread", [0.25, 6.0])
-def test_standardize(rows: int, count: int, spread: float, evaluators: int) -> None:
-    rng = np.random.default_rng(rows)
-    x = rng.normal(3, spread, (rows, count))
-    upstream = rng.uniform(-1, 1, (rows, count))
+@pytest.mark.parametrize(
+    "count",
+    [1, 2, 3, 4, 8, 40, 256, 257, 1300, 20_000],
+)
+def test_standardize(count: int, evaluators: int) -> None:
+    """Any number of values and any variance, down to that of equal ones."""
+    rng = np.random.default_rng(count)
+    spread = np.repeat([0, 0.0005, 0.003, 0.02, 0.25, 6], 1 if count > 300 else 4)
+    x = rng.normal(3, spread[:, None], (len(spread), count))
+    upstream = rng.uniform(-1, 1, x.shape)
 
     def plain(x: Any) -> Any:
         return functional.layer_norm(x, (count,), eps=1e-5)
 
     expected, gradients = torch_forward_and_gradients(plain, {"x": x}, upstream)
     found, ours = forward_and_gradients(
-        lambda x: x.standardize(Fraction("0.00001"))[0], {"x": x}, upstream, evaluators
+        lambda x: x.standardize(Fraction("0.00001")), {"x": x}, upstream, evaluators
     )
-    size = max(1.0, np.abs(expected).max())
-    # What the module states for the row of least and that of largest variance.
-    least, most = x.var(axis=1).min(), x.var(axis=1).max()
-    relative = 2.0**-18 + 2 * UNIT / least + 4 * UNIT * most**0.5
-    bound = relative * size + 2 * UNIT / least**0.5 + UNIT
-    assert np.abs(found - expected).max() <= bound
-    # The gradient is (g − mean(g) − y · mean(g · y)) / spread: y enters squared, the root once.
-    after = (3 * bound * size + relative * np.abs(upstream).max() + 4 * UNIT) / least**0.5
-    assert np.abs(ours["x"] - gradients["x"]).max() <= after
+    root = 1 / np.sqrt(x.var(axis=1, keepdims=True) + 1e-5)
+    # What the module states, row by row.
+    bound = np.abs(expected) * 2.0**-17 + 2 * UNIT * root + UNIT
+    assert (np.abs(found - expected) <= bound).all()
+    # The gradient is (g − mean(g) − y · mean(g · y)) · root: y enters squared, and at most sqrt(n)
+    # of it for one value.
+    size = np.maximum(np.abs(expected), 1)
+    after = (3 * bound.max(axis=1, keepdims=True) * size + 4 * UNIT) * root
+    after += np.abs(gradients["x"]) * 2.0**-17
+    assert (np.abs(ours["x"] - gradients["x"]) <= after).all()
+
+
+def test_kept_statistics() -> None:
+    """Mean and variance of rows, as batch norm keeps them."""
+    x = np.random.default_rng(4).normal(2, 1.5, (3, 300))
+
+    def program(role: Role) -> Any:
+        attach(role, F)
+        _, mean, variance = MaskedTensor(x, src=0).standardize(Fraction("0.00001"), True)
+        return part(mean), part(variance)
+
+    means, variances = zip(*run_lockstep(program, 2), strict=True)
+    mean, variance = opened(means), opened(variances)
+    np.testing.assert_allclose(mean, x.mean(axis=1), atol=3 * UNIT)
+    np.testing.assert_allclose(variance, x.var(axis=1), rtol=2.0**-18, atol=3 * UNIT)
+
+
+def test_more_fraction_bits_than_squares_have_room_for() -> None:
+    assert chunk_of(20) == 256
+    check_norm(1 << 20, 20)
+    with pytest.raises(RangeError, match="at most"):
+        chunk_of(24)
+    with pytest.raises(RangeError, match="smaller batches"):
+        check_norm(1 << 30, 20)

@@ -18,19 +18,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from mpc_train.jobs.audience import RANGE
 from mpc_train.jobs.job import Job, load_job
 from mpc_train.networks.network import Network
 from mpc_train.training.adaptive import Adaptive
 from mpc_train.training.clipping import ClipNorm, ClipValue
+from mpc_train.training.gradients import exact_limit
 from mpc_train.training.losses import SquaredError
 from mpc_train.training.moments import Moments
 from mpc_train.training.optim import SGD, Clip
+from mpc_train.training.range_guard import RangeGuard, look_at_network
 from mpc_train.training.watch import Watch, disclosures
 from mpc_train.twin.reference_optim import RootAdaptive
 from protocols.crypten_backend import MaskedTensor, attach
-from protocols.errors import RangeError
+from protocols.errors import DivergedError
 from protocols.masked import Masked
-from protocols.reveal import RevealGate
+from protocols.reveal import Output, RevealGate
 from tests.support.layers import UNIT, F
 from tests.support.loss_cases import CASES
 
@@ -304,7 +307,7 @@ def _guard(fires: bool) -> TrainingProgram:
         fired = False
         try:
             watch.after_step(1, model(cut["rows"].mul(4)), labels)
-        except RangeError:
+        except DivergedError:
             fired = True
         return {"fired": MaskedTensor(np.array([_number(fired)]))}
 
@@ -317,10 +320,41 @@ def _guard(fires: bool) -> TrainingProgram:
     return TrainingProgram(pieces, run, lambda cut: {"fired": [_number(fires)]}, 0.0, draw)
 
 
+def _range_guard(fires: bool) -> TrainingProgram:
+    """Words of a step, and a model that puts out something beyond the ring, or does not."""
+    job = job_of('kind = "mlp"\nhidden = [3]\nclasses = 2')
+
+    def run(cut: Cut) -> Found:
+        # A hidden layer of 2^21, which the ring does not hold; its weights are within.
+        bias = cut["0.bias"].add(1 << 21 if fires else 0)
+        model, _ = _watched(job, cut, **{"0.bias": bias.mul(Fraction(3, 4))})
+        model.tensors["0.weight"] = cut["0.weight"].mul(1 << 18 if fires else 1)
+        guard = RangeGuard(cut["rows"].masked().role)
+        guard.sample(cut["rows"].masked(), exact_limit(F))
+        guard.sample(cut["labels"].masked(), exact_limit(30))
+        guard.end_step()
+        look_at_network(guard, job, model, cut["rows"])
+        fired = False
+        try:
+            guard.decide(RevealGate(frozenset({Output(RANGE, 1)})), 1)
+        except DivergedError:
+            fired = True
+        return {"fired": MaskedTensor(np.array([_number(fired)]))}
+
+    pieces = {"rows": (ROWS, 2), "labels": (ROWS, 2), **job.shapes}
+
+    def draw(name: str, rng: np.random.Generator, shape: tuple[int, ...]) -> Reals | None:
+        return rng.uniform(1, 2, shape) if name in ("0.weight", "0.bias", "rows") else None
+
+    return TrainingProgram(pieces, run, lambda cut: {"fired": [_number(fires)]}, 0.0, draw)
+
+
 DECISIONS = {
     "early stopping": _early_stopping(False),
     "early stopping, best model": _early_stopping(True),
     "guard": _guard(False),
     "guard that fires": _guard(True),
+    "range guard": _range_guard(False),
+    "range guard that fires": _range_guard(True),
 }
 TRAINING = LOSSES | OPTIMIZERS | DECISIONS

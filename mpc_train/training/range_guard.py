@@ -1,0 +1,193 @@
+"""Whether a value left the ring's range at any time in a run: gathered in secret, told as one bit.
+
+A value that is too large wraps around and comes back as any number, in its range as often as not.
+So what a diverged training ends with may look harmless, and three looks are taken:
+
+1. At every step, a few words of the outputs, of the gradient at them, of the sums over the batch
+   that are the weights' gradients, and of whatever the optimizer rounded, drawn by public numbers:
+   where arithmetic wraps it does so for many words in many steps. They cost a step nothing: they
+   are kept as they are and compared later, many at a time.
+2. At the end, all weights, and whatever layers put out for some of the rows that metrics are over.
+3. Of a regression, all coefficients and their changes, and linear predictors of some rows.
+
+Words are compared with what the ring holds (`exact_limit`), and not with what the job states: a
+training that passes `fixed_point.activation_limit` on its way, and comes back, is as exact as any.
+What lies inside a norm or an attention layer is not looked at.
+
+Every node learns one bit, once, after all trainings and before anything else is revealed. If it is
+set the run ends: nobody gets a model or a metric. A job may do without (`guard = false`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from fractions import Fraction
+from math import floor, prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpc_train.jobs.audience import RANGE
+from mpc_train.jobs.bounds import WORD_BITS
+from mpc_train.jobs.ranges import MAX_CLASSES
+from mpc_train.jobs.schedule import split
+from mpc_train.networks.graph_ranges import NORMS
+from mpc_train.training.gradients import join
+from protocols.arithmetic import remask
+from protocols.comparison import below
+from protocols.crypten_backend import MaskedTensor, crypten
+from protocols.errors import DivergedError
+from protocols.masked import Additive, Masked, MaskedBit, concatenate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mpc_train.jobs.job import Job
+    from mpc_train.networks.network import Network
+    from protocols.reveal import RevealGate
+    from protocols.role import Role
+
+SAMPLES = 4
+"""Words that are looked at of each tensor that a step shows."""
+MOST_HELD = 1 << 12
+"""Sampled words are compared when so many have come together."""
+MOST_AT_ONCE = 1 << 17
+"""Words that are compared at a time: bounds memory."""
+LEAST_ROWS, MOST_ROWS = 32, 256
+"""Of the rows that a model is looked at over at the end; as many as a batch within these."""
+ADVICE = (
+    "training diverges, and nobody gets a result; lower the learning rate, scale features and "
+    "label, clip gradients, or raise fixed_point.activation_limit or gradient_limit to what occurs"
+)
+
+
+class RangeGuard:
+    """Counts, over shares, the words that it was shown and that lie outside their range."""
+
+    def __init__(self, role: Role) -> None:
+        self._role = role
+        self._held: dict[int, list[Masked | Additive]] = {}
+        self._fresh: list[Masked | Additive] = []
+        self._count = 0
+        self._drawn = 0
+        self._outside: Additive | None = None
+
+    def sample(self, x: Masked | Additive, limit: int) -> None:
+        """Keep a few words of x, to be compared with ±limit later. No communication."""
+        self._drawn += 1
+        size = prod(x.shape)
+        words = x.reshape(size)
+        self.look(words.select(_places(self._drawn, size)) if size > SAMPLES else words, limit)
+
+    def look(self, x: Masked | Additive, limit: int) -> None:
+        """Keep all words of x, to be compared with ±limit later. No communication."""
+        words = x.reshape(prod(x.shape))
+        words = words.narrowed(64) if isinstance(words, Masked) else words
+        self._held.setdefault(limit, []).append(words)
+        self._fresh.append(words)
+        self._count += prod(x.shape)
+
+    def end_step(self) -> None:
+        """At the end of a step: compare what came together, and let go of what it came from."""
+        if self._count >= MOST_HELD:
+            self.settle()
+        self._role.finish()
+        if not self._role.is_dealer:
+            for words in self._fresh:
+                (words.delta if isinstance(words, Masked) else words.part).get()
+        self._fresh = []
+
+    def settle(self) -> None:
+        """Compare all words that are kept: about 5 rounds for each limit, 20 bytes a word."""
+        held, self._held, self._fresh, self._count = self._held, {}, [], 0
+        for limit, parts in held.items():
+            masked = [part for part in parts if isinstance(part, Masked)]
+            summands = [part for part in parts if isinstance(part, Additive)]
+            words = concatenate([*masked, *([remask(join(summands))] if summands else [])])
+            for start in range(0, words.size, MOST_AT_ONCE):
+                self._add(outside(words.select(slice(start, start + MOST_AT_ONCE)), limit))
+
+    def decide(self, gate: RevealGate, step: int) -> None:
+        """Tell all nodes whether anything was outside; DivergedError at all of them alike if so."""
+        self.settle()
+        if self._outside is None:
+            raise RuntimeError("a range guard that has seen nothing")
+        found = positive(remask(self._outside.reshape()))
+        if gate.decide(RANGE, step, remask(found.shares())):
+            raise DivergedError(f"a value left the range of the ring: {ADVICE}")
+
+    def _add(self, count: Additive) -> None:
+        self._outside = count if self._outside is None else self._outside + count
+        # Computed at once, so that bits do not pile up over thousands of steps.
+        self._role.finish()
+        if not self._role.is_dealer:
+            self._outside.part.get()
+
+
+def outside(x: Masked, limit: int) -> Additive:
+    """Summands of how many words of x [n] are beyond ±limit, as a number of shape []."""
+    bits = below(x, (-limit, limit + 1))
+    return (bits.select(0).shares() - bits.select(1).shares()).shift(1).sum()
+
+
+def positive(count: Masked) -> MaskedBit:
+    """[count >= 1] of a number that is not negative."""
+    return below(count, (1,)).reshape().negate()
+
+
+def words_of(x: MaskedTensor, limit: Fraction | int) -> tuple[Masked, int]:
+    """A tensor's words, and what `limit` is in them."""
+    tensor = x._positive_factor()
+    words = tensor.masked()
+    return words, floor(limit * (1 << tensor.bits) / tensor.factor)
+
+
+def _places(number: int, size: int) -> NDArray[np.int64]:
+    """Where the words of a sample lie: the same at every node, other ones each time."""
+    label = f"mpc-train/v1/range/{number}/{size}".encode()
+    raw = np.frombuffer(hashlib.shake_256(label).digest(8 * SAMPLES), "<u8")
+    return (raw % np.uint64(size)).astype(np.int64)
+
+
+def rows_looked_at(job: Job) -> NDArray[np.int64]:
+    """Rows that a trained model is looked at over: held-out ones, or without them training rows."""
+    training, held_out = split(job)
+    rows = held_out if len(held_out) else training
+    most = min(max(job.train.batch_size, LEAST_ROWS), MOST_ROWS)
+    return rows[:: -(-len(rows) // most)]
+
+
+def most_of_ring(job: Job) -> int:
+    """Up to what layers may put out for a product's truncation to be exact."""
+    return 1 << (WORD_BITS - 2 * job.fraction_bits)
+
+
+def _most_hidden(job: Job) -> int:
+    """The same, but where a norm sums squares: those are sized for what the job states."""
+    if any(node.op in NORMS for node in job.graph.nodes):
+        return job.fixed_point.activation_limit
+    return most_of_ring(job)
+
+
+def _most_output(job: Job) -> int:
+    """Of the outputs, which metrics add up over classes, or square where they are numbers."""
+    if job.classes:
+        return min(_most_hidden(job), most_of_ring(job) // MAX_CLASSES)
+    squared = 1 << ((WORD_BITS - 1) // 2 - job.fraction_bits)
+    return min(_most_hidden(job), max(squared, job.fixed_point.activation_limit))
+
+
+def look_at_network(guard: RangeGuard, job: Job, model: Network, inputs: MaskedTensor) -> None:
+    """2: weights and kept statistics, and what layers put out for some rows among `inputs`."""
+    with crypten.no_grad():
+        outputs, hidden = model.looked_into(inputs[rows_looked_at(job)])
+    pairs: list[tuple[Iterable[MaskedTensor], int]] = [
+        (model.tensors.values(), most_of_ring(job)),
+        (hidden, _most_hidden(job)),
+        ((outputs,), _most_output(job)),
+    ]
+    for tensors, limit in pairs:
+        for tensor in tensors:
+            guard.look(*words_of(tensor, limit))
+    guard.settle()
