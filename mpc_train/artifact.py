@@ -50,9 +50,11 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     job: str
     """The whole job, canonical JSON: with it the manifest says what the model is."""
     metrics: dict[str, Reading]
-    """None: undefined on the held-out rows, as an AUC is where one class is absent."""
+    """None, or None in its place: not available, and `unavailable` says why."""
     commitment: str
     """HMAC-SHA256, hexadecimal, of the sealed tensors under the key in the envelope."""
+    unavailable: dict[str, str] = {}
+    """Why a metric, or a bin of it, was refused or is undefined, by its name."""
     version: int = 1
 
 
@@ -71,6 +73,7 @@ def seal_model(
     delta: Tensors,
     mask: Tensors,
     metrics: Mapping[str, Reading],
+    unavailable: Mapping[str, str],
     signer: Signer,
 ) -> bytes:
     """Seal evaluator `me`'s part of the final model to `recipient`; return the envelope.
@@ -95,6 +98,7 @@ def seal_model(
             step=total_steps(job),
             job=job.to_bytes().decode(),
             metrics=dict(metrics),
+            unavailable=dict(unavailable),
             commitment=commit(key, blob),
         ),
         order="deterministic",

@@ -1,4 +1,5 @@
-"""What a process that trains does with memory: keep it, for the next step asks for the same.
+"""What a process that trains does with memory: keep it, for the next step asks for the same, and
+let go of what came from rows once their sums are there.
 
 A step frees all that it allocates, some of it in the transport's thread. By default the C library
 hands large blocks back to the system and takes new ones, filled with zeros page by page: about a
@@ -9,6 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from protocols.masked import Masked
 
 KEPT_BYTES = 256 << 20
 """Free memory beyond this is handed back."""
@@ -36,3 +41,16 @@ def settle() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, OWN_MAPPING_BYTES)
     mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def computed(*values: Masked) -> None:
+    """Exchange what is pending and compute these values, so that what they came from can go.
+
+    For rows that are worked on in chunks: a sum that is only asked for at the end keeps the
+    intermediate values of all of them until then.
+    """
+    role = values[0].role
+    role.finish()
+    if not role.is_dealer:
+        for value in values:
+            value.delta.get()

@@ -12,7 +12,7 @@ import base64
 import hmac
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -70,6 +70,8 @@ class OpenedModel:
     weights: dict[str, NDArray[np.float64]]
     metrics: dict[str, Reading]
     files: dict[str, bytes]
+    unavailable: dict[str, str] = field(default_factory=dict)
+    """Why a metric, or a bin of it, is not there, by its name."""
 
     @property
     def results(self) -> Results | None:
@@ -130,7 +132,8 @@ def open_model(
     _check_complete(parts, signed_job)
     weights = _combine(signed_job, parts)
     files = _files(signed_job, recipient, weights, parts)
-    return OpenedModel(signed_job, weights, dict(first.statement.metrics), files)
+    said = first.statement
+    return OpenedModel(signed_job, weights, dict(said.metrics), files, dict(said.unavailable))
 
 
 @dataclass(frozen=True, repr=False)
@@ -209,7 +212,8 @@ def _check_complete(parts: Mapping[str, _Part], job: Job) -> None:
             raise ArtifactError(f"the envelope of {name} is of another job than the others")
         if statement.step != total_steps(job):
             raise ArtifactError(f"the envelope of {name} is not of the last step")
-        if statement.metrics != next(iter(parts.values())).statement.metrics:
+        first = next(iter(parts.values())).statement
+        if (statement.metrics, statement.unavailable) != (first.metrics, first.unavailable):
             raise ArtifactError(f"{name} states other metrics than the other evaluators")
     missing = [name for name in job.evaluators if name not in parts]
     foreign = [name for name in parts if name not in job.evaluators]
@@ -311,6 +315,7 @@ def _files(
         "preparation": described,
         "tensors": {name: list(shape) for name, shape in job.shapes.items()},
         "metrics": first.metrics,
+        "unavailable": first.unavailable,
         **said,
         "statements": [
             {

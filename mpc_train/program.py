@@ -34,15 +34,15 @@ from numpy.typing import NDArray
 from mpc_train.artifact import ENVELOPE_FILE, seal_model
 from mpc_train.data import Table, load_table
 from mpc_train.errors import JobError
+from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.folds import cross_validated, fold_steps
-from mpc_train.evaluation.metrics import revealed
+from mpc_train.evaluation.metrics import evaluation_of, revealed
 from mpc_train.evaluation.own import exchange, own_halves
 from mpc_train.jobs.audience import listed
 from mpc_train.jobs.job import Job, fewest, job_from_bytes
 from mpc_train.jobs.job_link import link_of
 from mpc_train.jobs.job_train_checks import needs_file
 from mpc_train.jobs.ranges import check_ranges, rate
-from mpc_train.jobs.reading import Reading
 from mpc_train.jobs.schedule import (
     checked_rows,
     distinct_rates,
@@ -104,7 +104,7 @@ class TrainProgram:
         self._job: Job | None = None
         self._table: Table | None = None
         self._start: dict[str, Reals] | None = None
-        self.own_metrics: dict[str, Reading] = {}
+        self.own_metrics = Findings()
         """What this node alone learns, once the run is over; the summary is public."""
         self.unmatched_records: int | None = None
         """How many of this node's own records found no partner, where records are joined."""
@@ -206,21 +206,23 @@ class TrainProgram:
                 lambda: None if guard is None else guard.decide(gate, steps),
             )
             role.begin_step(steps + fold_steps(job) + 1)
-            metrics = _reveal_metrics(job, gate, trained, shared) | folds
+            found = _reveal_metrics(job, gate, trained, shared) | folds
+            found.check()
             own = own_halves(job, gate, trained.model.evaluated, shared.inputs, shared.labels)
             halves = _reveal_sealed(job, gate, trained, shared)
             role.close()
         finally:
             detach()
         if not role.is_dealer:
-            self._seal(session, job, halves, metrics)
+            self._seal(session, job, halves, found)
         self.own_metrics = exchange(job, session.channel, session.me, own)
         return {
             "steps": len(training.step_seconds),
             "train_seconds": sum(training.step_seconds),
             "step_seconds_median": statistics.median(training.step_seconds),
             "rounds": training.rounds,
-            "metrics": metrics,
+            "metrics": found.metrics,
+            "unavailable": found.reasons,
             "losses": {str(number): loss for number, loss in trained.losses.items()},
             "revealed": [output.name for output in gate.passed],
             "joined_rows": None if linked is None else linked.rows,
@@ -295,7 +297,7 @@ class TrainProgram:
         session: Session,
         job: Job,
         halves: dict[str, SealedHalf],
-        metrics: dict[str, Reading],
+        found: Findings,
     ) -> None:
         """5: this evaluator's half of the weights, an envelope for each recipient."""
         for recipient in job.recipients:
@@ -307,7 +309,8 @@ class TrainProgram:
                 recipient_public=session.cards[recipient].hpke,
                 delta={name: half.delta for name, half in halves.items()},
                 mask={name: half.lam for name, half in halves.items()},
-                metrics=metrics,
+                metrics=found.metrics,
+                unavailable=found.reasons,
                 signer=session.vault,
             )
             session.emit("sealed", f"{recipient}/{ENVELOPE_FILE}", envelope)
@@ -375,15 +378,16 @@ def _source(session: Session, job: Job, owner: str) -> Source:
     return OutsideSource(session.channel, owner, stream)
 
 
-def _reveal_metrics(
-    job: Job, gate: RevealGate, trained: _Trained, shared: Shared
-) -> dict[str, Reading]:
+def _reveal_metrics(job: Job, gate: RevealGate, trained: _Trained, shared: Shared) -> Findings:
     """4: the listed metrics, known to all evaluators; empty at the dealer."""
-    if not job.reveal.metrics:
-        return {}
+    metrics = job.reveal.metrics
+    if not metrics:
+        return Findings()
     _, rows = split(job)
-    outputs = trained.model.evaluated(shared.inputs[rows])
-    return revealed(job, gate, total_steps(job), job.reveal.metrics, outputs, shared.labels[rows])
+    evaluation = evaluation_of(
+        job, metrics, trained.model.evaluated, shared.inputs, shared.labels, rows
+    )
+    return revealed(job, gate, total_steps(job), metrics, evaluation)
 
 
 def _reveal_sealed(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpc_train.jobs.audience import fold_outputs, grouped
+from mpc_train.jobs.footprint import memory_needs
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_link import learnt, link_of
 from mpc_train.jobs.job_prepare import Prepare
@@ -68,6 +69,7 @@ def describe(job: Job) -> str:
             *_set_aside(job),
             *_prepared(job),
             f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals",
+            f"             a node's process holds roughly {_memory(job)} at most",
             f"  revealed   the model, once, after the last step, to {', '.join(job.recipients)}",
             *(f"             {line}" for line in _said(job)),
             "             metrics on the held-out rows, to everybody: "
@@ -79,6 +81,14 @@ def describe(job: Job) -> str:
             "             sizes, this file, and when each message was sent, to every node",
         )
     )
+
+
+def _memory(job: Job) -> str:
+    """How much memory each node needs, those that need the same together."""
+    by_size: dict[str, list[str]] = {}
+    for name, count in memory_needs(job).items():
+        by_size.setdefault(f"{count / 1e9:.2f} GB", []).append(name)
+    return ", ".join(f"{amount} at {' and '.join(names)}" for amount, names in by_size.items())
 
 
 def _steps(job: Job) -> list[str]:
@@ -184,15 +194,24 @@ def _refusals(job: Job) -> list[str]:
         )
     if reveal.metrics or reveal.per_party:
         if not {*reveal.metrics, *reveal.per_party} <= UNGROUPED:
-            least = reveal.least_group
-            what = f"refused: a group has fewer than {least} rows" if least > 1 else "undefined"
-            found.append(f"whether a metric is {what}")
+            found.append(_withheld(reveal.least_group))
         if reveal.noise is not None:
             epsilon = reveal.noise.epsilon
             found.append(f"metrics with noise that nobody knows: ε = {epsilon} for a held-out row")
         if reveal.decimals is not None:
             found.append(f"metrics are rounded over shares to {reveal.decimals} decimals")
     return found
+
+
+def _withheld(least: int) -> str:
+    """What becomes known where a metric of groups is not there."""
+    if least == 1:
+        return "whether a metric is undefined: it would be divided by no rows"
+    few = "1 row" if least == 2 else f"1 to {least - 1} rows"
+    return (
+        f"whether a metric is refused (a class, what was called one, or a bin has {few}) or "
+        "undefined (it would be divided by no rows)"
+    )
 
 
 def _schema(job: Job) -> list[str]:
@@ -283,12 +302,20 @@ def duration(seconds: float) -> str:
 
 
 def figure(value: Reading) -> str:
-    """Return a metric for people; None is one that is refused or undefined."""
+    """Return a metric for people; None is one that is not there."""
     if value is None:
-        return "refused"
+        return "none"
     if isinstance(value, list):
         return "[" + ", ".join(figure(part) for part in value) + "]"
     return f"{value:.0f}" if value == round(value) and value > 1 else f"{value:.4f}"
+
+
+def metric(name: str, value: Reading, unavailable: Mapping[str, str]) -> str:
+    """Return a metric's name and figure for people, or why there is none."""
+    reason = unavailable.get(name, "")
+    if value is None:
+        return f"{name} {reason or figure(value)}"
+    return f"{name} {figure(value)}" + (f"; {reason}" if reason else "")
 
 
 def outcome(result: Mapping[str, Any]) -> str:
@@ -305,7 +332,7 @@ def outcome(result: Mapping[str, Any]) -> str:
     twin = result.get("twin_metrics") or {}
     for name, value in (result.get("metrics") or {}).items():
         beside = f"   (same training in the clear: {figure(twin[name])})" if name in twin else ""
-        lines.append(f"Metric    {name} {figure(value)}{beside}")
+        lines.append(f"Metric    {metric(name, value, result.get('unavailable') or {})}{beside}")
     if result.get("joined_rows"):
         lines.append(f"Joined    {result['joined_rows']} records")
     for owner, count in (result.get("unmatched_records") or {}).items():

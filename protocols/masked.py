@@ -303,6 +303,10 @@ class MaskedBit:
         mu = self.mu[index]
         return MaskedBit(self.role, mu.shape, self.beta.map(lambda bits: bits[index]), mu)
 
+    def broadcast_to(self, shape: Shape) -> MaskedBit:
+        beta = self.beta.map(lambda bits: np.broadcast_to(bits, shape))
+        return MaskedBit(self.role, shape, beta, np.broadcast_to(self.mu, shape))
+
     def negate(self) -> MaskedBit:
         """The bits 1 − b: β changes, the masks stay."""
         return MaskedBit(self.role, self.shape, self.beta.map(lambda bits: 1 - bits), self.mu)
@@ -340,3 +344,13 @@ def concatenate(parts: Sequence[Masked], axis: int = 0) -> Masked:
                 place[...] = part.lam
     joined = delta.map(lambda words: np.concatenate(words, axis))
     return Masked(first.role, shape, joined, lam, any(part.masked for part in parts))
+
+
+def together(bits: Sequence[MaskedBit]) -> MaskedBit:
+    """Masked bits of one shape side by side, along a new first axis."""
+    first = bits[0]
+    beta = first.beta.map(lambda words: words[None])
+    for other in bits[1:]:
+        beta = combine(lambda found, words: np.concatenate([found, words[None]]), beta, other.beta)
+    mu = np.stack([one.mu for one in bits])
+    return MaskedBit(first.role, mu.shape, beta, mu)

@@ -99,7 +99,7 @@ def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     summaries = {name: read_summary(job, name, sent[name]) for name in job.nodes}
     first, *others = [summaries[name] for name in job.evaluators]
     for name, other in zip(job.evaluators[1:], others, strict=True):
-        for key in ("steps", "metrics", "losses", "revealed", "joined_rows"):
+        for key in ("steps", "metrics", "unavailable", "losses", "revealed", "joined_rows"):
             if getattr(other, key) != getattr(first, key):
                 raise ArtifactError(f"{name} and {job.evaluators[0]} report different {key}")
     return {
@@ -118,6 +118,7 @@ def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
             name: peak for name in job.nodes if (peak := summaries[name].peak_rss_mb) is not None
         },
         "metrics": dict(first.metrics),
+        "unavailable": dict(first.unavailable),
         "learnt": learnt(job, first.revealed),
         **({"losses": dict(first.losses)} if first.losses else {}),
         **_linkage(job, first.joined_rows),

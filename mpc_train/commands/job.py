@@ -18,6 +18,7 @@ def job_check(
 ) -> None:
     """Validate a job and say what is computed, what is revealed, and to whom."""
     with reporting(output):
+        from mpc_train.jobs.footprint import memory_needs
         from mpc_train.jobs.job import load_job
         from mpc_train.jobs.rules import disclosed_on_the_way
         from mpc_train.jobs.schedule import total_steps
@@ -37,6 +38,7 @@ def job_check(
                     "schema": checked.schema.digest().hex(),
                     "steps": total_steps(checked),
                     "recipients": list(checked.recipients),
+                    "memory_bytes": memory_needs(checked),
                     "inputs": list(checked.pipeline.names),
                     "metrics": list(checked.reveal.metrics),
                     "disclosures": list(disclosed_on_the_way(checked)),

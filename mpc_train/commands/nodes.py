@@ -27,9 +27,9 @@ from mpc_train.commands.common import (
 from mpc_train.printing import say
 
 if TYPE_CHECKING:
+    from mpc_train.evaluation.findings import Findings
     from mpc_train.jobs.job import Job
     from mpc_train.jobs.node_config import NodeConfig
-    from mpc_train.jobs.reading import Reading
     from mpc_train.program import TrainProgram
     from mpc_train.tables.reading import Progress
     from parties.contract import Roles
@@ -131,7 +131,7 @@ def _node(
     with reporting(output):
         from mpc_train.commands.collect import bundle
         from mpc_train.jobs.node_config import default_home, load_node_config
-        from mpc_train.report import figure, told_lines
+        from mpc_train.report import metric, told_lines
         from parties.node import NodeSettings, run_node
         from parties.supervisor import end_with_parent
 
@@ -167,6 +167,7 @@ def _node(
         sealed = [str(path) for path in bundles.values()]
         told = program.told
         own = _own_metrics(run_dir, program.own_metrics) | told
+        program.own_metrics.check()
         if output is Format.json:
             known = program.learnt(result.summary.get("revealed"))
             emit({"status": "ok", **result.summary, **own, "learnt": known, "sealed": sealed})
@@ -174,10 +175,11 @@ def _node(
         say("The run has ended well.")
         known = program.learnt(result.summary.get("revealed"))
         say(f"Learnt by {settings.place.name}: {', '.join(known) or 'nothing'}")
-        for metric, value in program.own_metrics.items():
-            say(f"Metric {metric} {figure(value)}, of this node's own rows, known to nobody else")
-        for metric, value in (result.summary.get("metrics") or {}).items():
-            say(f"Metric {metric} {figure(value)}")
+        for name, value in program.own_metrics.metrics.items():
+            shown = metric(name, value, program.own_metrics.reasons)
+            say(f"Metric {shown}, of this node's own rows, known to nobody else")
+        for name, value in (result.summary.get("metrics") or {}).items():
+            say(f"Metric {metric(name, value, result.summary.get('unavailable') or {})}")
         for line in told_lines(told):
             say(line)
         place = settings.place
@@ -186,15 +188,16 @@ def _node(
             say(f"Sealed, to be opened with  mpc-train open {path}{home}")
 
 
-def _own_metrics(run_dir: Path, metrics: "Mapping[str, Reading]") -> dict[str, object]:
+def _own_metrics(run_dir: Path, found: "Findings") -> dict[str, object]:
     """Keep what this node alone learns beside the run's files, readable by its owner only."""
     from parties.files import private_directory, write_atomic
 
-    if not metrics:
+    if not found.metrics:
         return {}
+    content = found.metrics | ({"unavailable": found.reasons} if found.reasons else {})
     private_directory(run_dir)
     path = run_dir / OWN_METRICS
-    write_atomic(path, json.dumps(metrics).encode() + b"\n")
+    write_atomic(path, json.dumps(content).encode() + b"\n")
     return {"own_metrics": str(path)}
 
 
@@ -245,8 +248,10 @@ class _Guarded:
         return learnt(self._job, outputs)[self._config.place.name]
 
     @property
-    def own_metrics(self) -> "Mapping[str, Reading]":
-        return {} if self._program is None else self._program.own_metrics
+    def own_metrics(self) -> "Findings":
+        from mpc_train.evaluation.findings import Findings
+
+        return Findings() if self._program is None else self._program.own_metrics
 
     @property
     def told(self) -> dict[str, object]:

@@ -51,7 +51,7 @@ def open_command(
     """Open a sealed model: writes model.safetensors and manifest.json, or nothing."""
     with reporting(output):
         from mpc_train.jobs.job import load_job
-        from mpc_train.report import figure
+        from mpc_train.report import metric
         from parties.roster import Roster
 
         expected = load_job(job) if job is not None else None
@@ -69,6 +69,7 @@ def open_command(
                     "job": model.job.name,
                     "job_digest": model.job.digest().hex(),
                     "metrics": model.metrics,
+                    "unavailable": model.unavailable,
                     "preparation": model.remarks,
                     **({} if table is None else {"results": asdict(table)}),
                     "warnings": [*model.warnings, *(() if table is None else table.warnings)],
@@ -77,8 +78,8 @@ def open_command(
             return
         say(f"Job {model.job.name}, digest {model.job.digest().hex()}")
         say(f"Signed and sealed by {', '.join(model.job.evaluators)}")
-        for metric, value in model.metrics.items():
-            say(f"Metric {metric} {figure(value)}")
+        for measure, value in model.metrics.items():
+            say(f"Metric {metric(measure, value, model.unavailable)}")
         for warning in model.warnings:
             say(f"Warning {warning}")
         for line in () if table is None else table.lines():

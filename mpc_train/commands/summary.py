@@ -35,6 +35,7 @@ class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes_sent: Count = 0
     peak_rss_mb: Amount | None = None
     metrics: Annotated[dict[Name, Any], Meta(max_length=1_000)] = {}
+    unavailable: Annotated[dict[Name, Name], Meta(max_length=1_000)] = {}
     losses: Annotated[dict[Name, float], Meta(max_length=MAX_LOOKS)] = {}
     revealed: Annotated[tuple[Name, ...], Meta(max_length=10 * MAX_LOOKS)] = ()
     joined_rows: Annotated[int, Meta(ge=1, le=int(MOST))] | None = None
@@ -57,7 +58,7 @@ def _wrong(job: Job, summary: Summary) -> str:
     if summary.steps > total_steps(job):
         return f"{summary.steps} steps of {total_steps(job)}"
     metrics = {*job.reveal.metrics, *fold_outputs(job)}
-    if not set(summary.metrics) <= metrics:
+    if not set(summary.metrics) | set(summary.unavailable) <= metrics:
         return "metrics that are not revealed"
     if not all(is_reading(value) for value in summary.metrics.values()):
         return "a metric that is no number"

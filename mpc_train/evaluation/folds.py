@@ -8,22 +8,23 @@ training part, whose statistics need no label.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mpc_train.evaluation.figures import Figure, Form, form_of, mean_of, read, released
-from mpc_train.evaluation.metrics import Evaluation
+from mpc_train.evaluation.figures import Figure, form_of, mean_of, released
+from mpc_train.evaluation.findings import Findings
+from mpc_train.evaluation.metrics import Evaluation, evaluation_of
+from mpc_train.evaluation.passes import Model
 from mpc_train.jobs.audience import PREFIX, fold_outputs
 from mpc_train.jobs.schedule import fold_jobs, split, total_steps
+from protocols.comparison import all_of
 from protocols.crypten_backend import MaskedTensor
-from protocols.masked import Masked, concatenate
+from protocols.masked import Masked, concatenate, together
 from protocols.reveal import RevealGate
 from protocols.role import Role
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-    from mpc_train.jobs.reading import Reading
-
-Model = Callable[[MaskedTensor], MaskedTensor]
 
 
 class Later:
@@ -52,44 +53,53 @@ def cross_validated(
     labels: MaskedTensor,
     train: Callable[[Job, Any], Model],
     settled: Callable[[], None] = lambda: None,
-) -> dict[str, Reading]:
+) -> Findings:
     """Means over folds, as all evaluators learn them; empty at the dealer and without folds.
 
     train: trains a fold's job under a role of later steps and returns the model's outputs. settled:
     called when all folds are trained, before anything of them is revealed.
     """
     base, parts = total_steps(job), {name: list[Figure]() for name in fold_outputs(job)}
+    metrics, largest = [name.removeprefix(PREFIX) for name in parts], 0
     for fold in fold_jobs(job):
         model = train(fold, Later(role, base))
         base += total_steps(fold)
         _, rows = split(fold)
-        evaluation = Evaluation(fold, model(inputs[rows]), labels[rows])
-        for name, figures in parts.items():
-            figures.append(_whole(fold, evaluation, name.removeprefix(PREFIX), len(rows)))
+        largest = max(largest, len(rows))
+        evaluation = evaluation_of(fold, metrics, model, inputs, labels, rows)
+        for name, metric in zip(parts, metrics, strict=True):
+            parts[name].append(_whole(fold, evaluation, metric))
         role.finish()
     settled()
-    found = {}
-    for name, figures in parts.items():
-        form = Form(divisor=job.reveal.folds)
-        value = released(job, form, _together(figures))
-        words = gate.to_everybody(name, total_steps(job), value)
+    found = Findings()
+    for (name, figures), metric in zip(parts.items(), metrics, strict=True):
+        form = replace(form_of(job, metric, largest), divisor=job.reveal.folds)
+        words = gate.to_everybody(name, total_steps(job), released(job, form, _mean(figures)))
         if words is not None:
-            found[name] = read(job, form, words)
+            found.take(job, name, form, words)
     return found
 
 
-def _whole(job: Job, evaluation: Evaluation, metric: str, rows: int) -> Figure:
+def _whole(job: Job, evaluation: Evaluation, metric: str) -> Figure:
     """A fold's metric, divided by what is public."""
-    figure, divisor = evaluation.figure(metric), form_of(job, metric, rows).divisor
+    figure = evaluation.figure(metric)
+    divisor = form_of(job, metric, evaluation.rows).divisor
     if divisor == 1:
         return figure
-    return Figure(mean_of(figure.values, divisor), figure.groups)
+    return replace(figure, values=mean_of(figure.values, divisor))
 
 
-def _together(figures: list[Figure]) -> Figure:
-    """The sum over folds; refused where one of them is."""
+def _mean(figures: list[Figure]) -> Figure:
+    """The sum over folds; refused or undefined where one of them is."""
     total: Masked = figures[0].values.reshape(1)
     for figure in figures[1:]:
         total = total + figure.values.reshape(1)
     groups = [figure.groups.reshape(-1) for figure in figures if figure.groups is not None]
-    return Figure(total, concatenate(groups) if groups else None)
+    defined = [
+        all_of(figure.defined.reshape(-1)) for figure in figures if figure.defined is not None
+    ]
+    return Figure(
+        total,
+        concatenate(groups) if groups else None,
+        together(defined) if defined else None,
+    )

@@ -1,12 +1,20 @@
-"""The job's metrics over shares, of model outputs against labels.
+"""The job's metrics over shares, of a model's outputs against labels.
 
-Each ends in a `Figure` that passes the reveal gate. Accuracy and errors are divided by a public
-number of rows; AUC, R², precision, recall and F1 are quotients of secrets and are divided over
-shares, so that neither the number of positives nor the spread of the labels becomes known.
+Rows come in chunks (`passes`), of which only secret sums stay (`sums`); each metric of them ends
+in a `Figure` that passes the reveal gate. Accuracy and errors are divided by a public number of
+rows; AUC, R², precision, recall and F1 are quotients of secrets and are divided over shares, so
+that neither the number of positives nor the spread of the labels becomes known.
+
+A count of 0 is a count: an empty cell of the confusion matrix is 0, and the F1 of a class that no
+row was called is 0. Undefined is only what would be divided by 0, as scikit-learn warns of:
+precision where no row was called the class, recall where none is of it, F1 where both, AUC of rows
+of one class, R² of labels that do not vary, a bin without rows. Of several classes each has to be
+defined for its mean to be.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,204 +23,216 @@ from mpc_train.evaluation.figures import (
     Figure,
     Form,
     form_of,
+    margins,
     mean_of,
+    present,
     quotient,
-    read,
     released,
     sums,
 )
+from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.noise import noisy
-from mpc_train.evaluation.ranking import area, binned
-from mpc_train.jobs.reading import Reading
-from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
-from protocols.arithmetic import multiply, remask, select, truncate
-from protocols.comparison import argmax, below, negative
+from mpc_train.evaluation.passes import Model, chunks
+from mpc_train.evaluation.ranking import area_by_levels, area_by_pairs, binned
+from mpc_train.evaluation.sums import Chunk, needed
+from mpc_train.memory import computed
+from protocols.arithmetic import multiply, remask, truncate
+from protocols.comparison import below, weighted
 from protocols.crypten_backend import MaskedTensor
-from protocols.functions import divide, sigmoid
-from protocols.masked import Additive, Masked, MaskedBit, concatenate
+from protocols.functions import divide
+from protocols.masked import Masked, MaskedBit, concatenate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from numpy.typing import NDArray
 
     from mpc_train.jobs.job import Job
     from protocols.reveal import RevealGate
 
-LEAST_SPREAD_BITS = 9
-"""R² divides by a spread of at least 2^-9, as `protocols.functions.divide` does."""
+LEAST_SPREAD_BITS, KEPT_SPREAD_BITS = 13, 7
+"""R² divides by a variance of at least 2^-13, and of 2^7 units of the ring's scale: each square is
+off by up to one."""
+WIDE_BITS = 8
+"""A variance of up to 2^17 is brought to where `protocols.functions.divide` is good."""
 
 
 class Evaluation:
-    """Outputs [rows, outputs] and labels of one set of rows; parts of several metrics are computed
-    once."""
+    """The metrics of one set of rows: sums of all its chunks, at scale 2^f, by name.
 
-    def __init__(self, job: Job, outputs: MaskedTensor, labels: MaskedTensor) -> None:
-        self._job, self._outputs, self._labels = job, outputs, labels
-        self._z, self._y, self._f = outputs.masked(), labels.masked(), job.fraction_bits
-        self._rows = self._z.shape[0]
-        self._guess: MaskedBit | None = None
-        self._table: Masked | None = None
+    rows: how many there are.
+    """
+
+    def __init__(self, job: Job, rows: int, totals: dict[str, Masked]) -> None:
+        self._job, self.rows, self._totals, self._f = job, rows, totals, job.fraction_bits
 
     def figure(self, name: str) -> Figure:
         """The metric of this name."""
-        found: Figure = getattr(self, f"_{name}")()
-        return found
+        return FIGURES[name](self)
 
-    def _mean(self, total: Additive | Masked) -> Figure:
-        whole = total if isinstance(total, Masked) else remask(total)
-        return Figure(whole)
+    def _total(self, name: str) -> Figure:
+        return Figure(self._totals[name])
 
-    def _mse(self) -> Figure:
-        return self._mean(self._squares(self._z - self._y).sum())
+    def mse(self) -> Figure:
+        return self._total("squares")
 
-    def _mae(self) -> Figure:
-        error = self._z - self._y
-        return self._mean((error.shares() - select(negative(error), error).scale(2)).sum())
+    def mae(self) -> Figure:
+        return self._total("distances")
 
-    def _r2(self) -> Figure:
+    def log_loss(self) -> Figure:
+        return self._total("losses")
+
+    def accuracy(self) -> Figure:
+        return self._total("agreeing")
+
+    def r2(self) -> Figure:
         """1 less the squared error over the squared deviation from the mean label.
 
-        Refused where labels do not vary: by less than `divide` can tell from nothing.
+        Undefined where labels do not vary: by less than rounded squares can tell from nothing.
         """
-        mean = mean_of(self._y.sum(), self._rows)
-        scale = (self._rows - 1).bit_length()
-        error, spread = (
-            truncate(self._squares(x).sum().shares(), scale)
-            for x in (self._z - self._y, self._y - mean)
-        )
-        share = divide(error, spread, self._f)
-        varies = below(spread, (1 << (self._f - LEAST_SPREAD_BITS),)).negate()
-        least = self._job.reveal.least_group << self._f
-        return Figure((-share).shift(1 << self._f), remask(varies.shares().scale(least)))
+        error, spread = self._totals["squares"], self._totals["deviations"]
+        share, varies = _relative(error, spread, self.rows, self._f)
+        return Figure((-share).shift(1 << self._f), defined=varies)
 
-    def _squares(self, x: Masked) -> Masked:
-        """At scale 2^f; each square is truncated first, so that any number of rows fits."""
-        return truncate(multiply(x, x), self._f)
+    def confusion(self) -> Figure:
+        cells = self._totals["table"].reshape(-1)
+        return Figure(cells, margins(cells, self._job.classes))
 
-    def _log_loss(self) -> Figure:
-        loss = BinaryCrossEntropy() if self._job.outputs == 1 else CrossEntropy()
-        return self._mean(loss.value(self._outputs, self._labels).total.reshape())
-
-    def _accuracy(self) -> Figure:
-        guess, y, one = self._guesses(), self._y, 1 << self._f
-        if self._job.outputs > 1:
-            return self._mean(select(guess, y).sum())
-        # g·y + (1 − g)(1 − y) = 1 − y − g + 2·g·y
-        agree = select(guess, y).scale(2) - y.shares() - guess.shares().scale(one)
-        return self._mean(agree.shift(one).sum())
-
-    def _guesses(self) -> MaskedBit:
-        """[z >= 0], or one-hot bits of the largest output."""
-        if self._guess is None:
-            one = self._job.outputs == 1
-            self._guess = negative(self._z).negate() if one else argmax(self._z)
-        return self._guess
-
-    def _confusion(self) -> Figure:
-        cells = self._counts().reshape(-1)
-        return Figure(cells, groups=cells)
-
-    def _precision(self) -> Figure:
+    def precision(self) -> Figure:
         hits, called, _ = self._by_class()
         return self._macro(hits, called, called)
 
-    def _recall(self) -> Figure:
+    def recall(self) -> Figure:
         hits, _, true = self._by_class()
         return self._macro(hits, true, true)
 
-    def _f1(self) -> Figure:
+    def f1(self) -> Figure:
         hits, called, true = self._by_class()
         return self._macro(hits.scale(2), called + true, concatenate([called, true]))
 
     def _macro(self, a: Masked, b: Masked, groups: Masked) -> Figure:
         """A quotient of counts for class 1, or its mean over several classes."""
-        each = quotient(a, b, 2 * self._rows, self._f)
-        return Figure(each.sum(), groups)
+        each = quotient(a, b, 2 * self.rows, self._f)
+        return Figure(each.sum(), groups, present(b, self._f))
 
     def _by_class(self) -> tuple[Masked, Masked, Masked]:
         """Rows called a class rightly, rows called it, rows of it: of class 1, or of all."""
-        table = self._counts()
+        table = self._totals["table"]
         classes = np.arange(table.shape[0])[1 if self._job.outputs == 1 else 0 :]
         called, true = table.sum(axis=0), table.sum(axis=1)
         return table.select((classes, classes)), called.select(classes), true.select(classes)
 
-    def _counts(self) -> Masked:
-        """Numbers of rows at scale 2^f, [true class, called class]."""
-        if self._table is None:
-            guess, y = self._guesses(), self._y
-            one = self._job.outputs == 1
-            self._table = _two_by_two(guess, y, self._f) if one else _by_classes(guess, y)
-        return self._table
+    def auc(self) -> Figure:
+        positives = self._totals["positives"]
+        groups = sums([positives, (-positives).shift(self.rows << self._f)])
+        if "pairs" in self._totals:
+            z, y = (self._totals["pairs"].select(place) for place in range(2))
+            area = area_by_pairs(z, y, self._f)
+        else:
+            area = area_by_levels(self._totals["levels"], positives, self.rows, self._f)
+        return Figure(area, groups, present(groups, self._f))
 
-    def _auc(self) -> Figure:
-        z, y = self._z.reshape(-1), self._y.reshape(-1)
-        positives = y.sum()
-        groups = sums([positives, (-positives).shift(self._rows << self._f)])
-        return Figure(area(z, y, self._f), groups)
-
-    def _calibration(self) -> Figure:
+    def calibration(self) -> Figure:
         """For each bin of the predicted probability: its mean, and the share of positives."""
-        z, y = self._z.reshape(-1), self._y.reshape(-1)
-        counts, parts = binned(z, [sigmoid(z, self._f), y], self._job.reveal.bins, self._f)
+        probabilities, positives = self._totals["probabilities"], self._totals["positives"]
+        rows = positives.scale(0).shift(self.rows << self._f)
+        parts = binned(self._totals["bins"], [rows, probabilities, positives])
+        counts = parts.select(0)
         each = quotient(
-            concatenate([part.reshape(1, -1) for part in parts]),
+            parts.select(slice(1, None)),
             counts.reshape(1, -1).broadcast_to((2, counts.shape[0])),
-            self._rows,
+            self.rows,
             self._f,
         )
-        return Figure(each.transpose(), counts)
+        return Figure(each.transpose(), counts, present(counts, self._f))
 
 
-def _two_by_two(guess: MaskedBit, y: Masked, f: int) -> Masked:
-    rows, one = y.shape[0], 1 << f
-    called = remask(guess.shares().sum().scale(one))
-    hits, true = remask(select(guess, y).sum()), y.sum()
-    missed, alarms = true - hits, called - hits
-    rest = (-(hits + missed + alarms)).shift(rows * one)
-    return sums([rest, alarms, missed, hits]).reshape(2, 2)
+FIGURES: dict[str, Callable[[Evaluation], Figure]] = {
+    "mse": Evaluation.mse,
+    "mae": Evaluation.mae,
+    "r2": Evaluation.r2,
+    "accuracy": Evaluation.accuracy,
+    "log_loss": Evaluation.log_loss,
+    "precision": Evaluation.precision,
+    "recall": Evaluation.recall,
+    "f1": Evaluation.f1,
+    "confusion": Evaluation.confusion,
+    "calibration": Evaluation.calibration,
+    "auc": Evaluation.auc,
+}
 
 
-def _by_classes(guess: MaskedBit, y: Masked) -> Masked:
-    classes = y.shape[-1]
-    columns = []
-    for called in range(classes):
-        bit = guess.select((slice(None), slice(called, called + 1)))
-        spread = MaskedBit(
-            bit.role,
-            y.shape,
-            bit.beta.map(lambda words: np.broadcast_to(words, y.shape)),
-            np.broadcast_to(bit.mu, y.shape),
-        )
-        columns.append(remask(select(spread, y).sum(axis=0)).reshape(classes, 1))
-    return concatenate(columns, 1)
-
-
-def evaluated(
+def evaluation_of(
     job: Job,
     metrics: Sequence[str],
-    outputs: MaskedTensor,
+    model: Model,
+    inputs: MaskedTensor,
     labels: MaskedTensor,
-    noise: bool = False,
+    rows: NDArray[np.int64],
+) -> Evaluation:
+    """What the metrics of these rows are made of. Memory as for one chunk, however many rows.
+
+    model: outputs of inputs, as after training; inputs, labels: of all rows.
+    """
+    names, totals = needed(job, metrics, len(rows)), dict[str, Masked]()
+    mean = mean_of(_label_sum(job, labels, rows), len(rows)) if "deviations" in names else None
+    for outputs, some in chunks(job, model, inputs, labels, rows, metrics):
+        chunk = Chunk(job, outputs, some, mean)
+        for name in names:
+            part = chunk.sum(name)
+            if name not in totals:
+                totals[name] = part
+            elif name == "pairs":
+                totals[name] = concatenate([totals[name], part], 1)
+            else:
+                totals[name] = totals[name] + part
+        computed(*totals.values())
+    return Evaluation(job, len(rows), totals)
+
+
+def _relative(error: Masked, spread: Masked, rows: int, f: int) -> tuple[Masked, MaskedBit]:
+    """error / spread for sums of squares over `rows` rows, and whether the spread is not nothing.
+
+    Good for a mean square of labels up to 2^17, whatever their unit: both sums are multiplied by
+    one power of 2^8, which stays secret, before they are divided.
+    """
+    scale = (rows - 1).bit_length() - WIDE_BITS
+    both = concatenate([error.reshape(1), spread.reshape(1)])
+    both = truncate(both.shares(), scale) if scale > 0 else both.scale(1 << -scale)
+    one, least = f + WIDE_BITS, min(LEAST_SPREAD_BITS, f - KEPT_SPREAD_BITS)
+    bits = below(both.select(1), (1 << one, 1 << (one + WIDE_BITS + 1), 1 << (one - least)))
+    low, middle = 1 << 2 * WIDE_BITS, 1 << WIDE_BITS
+    power = weighted(bits.select(slice(0, 2)), np.array([low - middle, middle - 1])).shift(1)
+    both = truncate(multiply(both, remask(power).reshape(1)), 2 * WIDE_BITS)
+    return divide(both.select(0), both.select(1), f), bits.select(2).negate()
+
+
+def _label_sum(job: Job, labels: MaskedTensor, rows: NDArray[np.int64]) -> Masked:
+    total: Masked | None = None
+    for some in np.array_split(rows, -(-len(rows) // (1 << 20))):
+        part = labels[some].masked().sum()
+        total = part if total is None else total + part
+        computed(total)
+    assert total is not None
+    return total
+
+
+def words_of(
+    job: Job, metrics: Sequence[str], evaluation: Evaluation, noise: bool = False
 ) -> dict[str, tuple[Form, Masked]]:
     """For each metric its form and the words to be revealed. noise: where the job has any."""
-    evaluation, found = Evaluation(job, outputs, labels), {}
+    found = {}
     for name in metrics:
-        form, figure = form_of(job, name, labels.shape[0]), evaluation.figure(name)
+        form, figure = form_of(job, name, evaluation.rows), evaluation.figure(name)
         found[name] = form, released(job, form, noisy(job, name, figure) if noise else figure)
     return found
 
 
 def revealed(
-    job: Job,
-    gate: RevealGate,
-    step: int,
-    metrics: Sequence[str],
-    outputs: MaskedTensor,
-    labels: MaskedTensor,
-) -> dict[str, Reading]:
+    job: Job, gate: RevealGate, step: int, metrics: Sequence[str], evaluation: Evaluation
+) -> Findings:
     """The metrics, as all evaluators learn them; empty at the dealer."""
-    found = {}
-    for name, (form, value) in evaluated(job, metrics, outputs, labels, True).items():
+    found = Findings()
+    for name, (form, value) in words_of(job, metrics, evaluation, True).items():
         words = gate.to_everybody(name, step, value)
         if words is not None:
-            found[name] = read(job, form, words)
+            found.take(job, name, form, words)
     return found

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpc_train.evaluation.figures import Figure
+from mpc_train.evaluation.figures import Figure, margins
 from protocols.inputs import from_evaluator
 from protocols.role import Role, Words
 
@@ -40,7 +40,7 @@ def noisy(job: Job, metric: str, figure: Figure) -> Figure:
     for evaluator in range(role.evaluators):
         mine = _drawn(role, evaluator, values.shape, scale, job.fraction_bits)
         values = values + from_evaluator(role, evaluator, values.shape, mine)
-    return Figure(values, None if figure.groups is None else values)
+    return Figure(values, None if figure.groups is None else margins(values, job.classes))
 
 
 def _drawn(

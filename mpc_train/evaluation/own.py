@@ -7,14 +7,16 @@ owner adds them up. Nobody else has all shares, and an evaluator that is the own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.evaluation.figures import form_of, read
-from mpc_train.evaluation.metrics import evaluated
+from mpc_train.evaluation.figures import form_of
+from mpc_train.evaluation.findings import Findings
+from mpc_train.evaluation.metrics import evaluation_of, words_of
+from mpc_train.evaluation.passes import Model
 from mpc_train.jobs.audience import OWN
 from mpc_train.jobs.schedule import held_out_of, total_steps
 from protocols.channel import Channel
@@ -24,7 +26,6 @@ from protocols.reveal import RevealGate, SealedHalf
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-    from mpc_train.jobs.reading import Reading
 
 LABEL = b"mpc-train own metric v1"
 Words = NDArray[np.int64]
@@ -38,7 +39,7 @@ def own_names(job: Job, owner: str) -> list[str]:
 def own_halves(
     job: Job,
     gate: RevealGate,
-    model: Callable[[MaskedTensor], MaskedTensor],
+    model: Model,
     inputs: MaskedTensor,
     labels: MaskedTensor,
 ) -> dict[str, SealedHalf]:
@@ -46,10 +47,11 @@ def own_halves(
 
     model: outputs of inputs, as after training.
     """
-    found = {}
-    for owner in job.owners if job.reveal.per_party else ():
+    found, metrics = {}, job.reveal.per_party
+    for owner in job.owners if metrics else ():
         rows = held_out_of(job, owner)
-        words = evaluated(job, job.reveal.per_party, model(inputs[rows]), labels[rows])
+        evaluation = evaluation_of(job, metrics, model, inputs, labels, rows)
+        words = words_of(job, metrics, evaluation)
         for metric, (_, value) in words.items():
             half = gate.for_recipients(f"{metric}{OWN}{owner}", total_steps(job), value)
             if half is not None:
@@ -57,10 +59,12 @@ def own_halves(
     return found
 
 
-def exchange(
-    job: Job, channel: Channel, me: str, halves: Mapping[str, SealedHalf]
-) -> dict[str, Reading]:
-    """Send the owners their shares, and read this node's own metrics; after the computation."""
+def exchange(job: Job, channel: Channel, me: str, halves: Mapping[str, SealedHalf]) -> Findings:
+    """Send the owners their shares, and read this node's own metrics; after the computation.
+
+    A metric that cannot be does not end the run, which would tell the others of it: it is among the
+    findings' `impossible` ones.
+    """
     shares = {name: _share(half, me == job.evaluators[0]) for name, half in halves.items()}
     if shares:
         for owner in job.owners:
@@ -68,7 +72,7 @@ def exchange(
                 for name in own_names(job, owner):
                     send_all(channel, owner, LABEL, shares[name].reshape(-1).view(np.uint8))
     if me not in job.owners:
-        return {}
+        return Findings()
     return _received(job, channel, me, shares, [name for name in job.evaluators if name != me])
 
 
@@ -78,9 +82,9 @@ def _share(half: SealedHalf, first: bool) -> Words:
 
 def _received(
     job: Job, channel: Channel, me: str, shares: Mapping[str, Words], others: Iterable[str]
-) -> dict[str, Reading]:
+) -> Findings:
     senders = list(others)
-    found: dict[str, Reading] = {}
+    found = Findings()
     rows = len(held_out_of(job, me))
     for metric, name in zip(job.reveal.per_party, own_names(job, me), strict=True):
         form = form_of(job, metric, rows)
@@ -90,5 +94,5 @@ def _received(
         for sender in senders:
             octets = receive_all(channel, sender, LABEL, total.nbytes)
             total += octets.view(np.int64).reshape(form.words)
-        found[metric] = read(job, form, total)
+        found.take(job, metric, form, total)
     return found

@@ -47,10 +47,12 @@ class Reveal(Strict, frozen=True):
     """Metrics over each owner's own held-out rows: that owner alone learns them."""
     least_test_rows: int = 20
     """No metric is revealed over fewer rows than this."""
-    least_group: int = 1
-    """A metric of groups (the rows of a class, the rows called positive, a cell of the confusion
-    matrix, a bin of the calibration) is refused where one has fewer rows; only that it is refused
-    becomes known. 1: where it would be undefined."""
+    least_group: int = 10
+    """A metric of groups (the rows of a class, those called one, which are the rows and columns of
+    the confusion matrix, a bin of the calibration) is refused where one has rows, but fewer than
+    this; of bins that one is. A group without rows is none: an empty cell is a count of 0, and what
+    would be divided by 0 is undefined. That it is refused or undefined becomes known, not by which
+    group."""
     decimals: int | None = None
     """Metrics are rounded to so many decimals over shares, before anybody sees them. Counts of the
     confusion matrix stay whole."""

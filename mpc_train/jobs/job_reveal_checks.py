@@ -4,8 +4,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from mpc_train.errors import JobError
+from mpc_train.jobs.audience import NOT_AVERAGED
 from mpc_train.jobs.job_problem import JobProblem, no_duplicates, number
-from mpc_train.jobs.job_reveal import METRICS
+from mpc_train.jobs.job_reveal import METRICS, Metric
 from mpc_train.jobs.schedule import fold_jobs, held_out_sizes, is_newton, split_sizes
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def _check_metrics(job: "Job") -> None:
             f"a metric needs {reveal.least_test_rows} test rows (reveal.least_test_rows) and "
             f"there are {test_rows}; raise data.test_fraction or reveal no metric",
         )
+    _check_groups(job, "reveal.metrics", reveal.metrics, test_rows)
     if reveal.per_party and job.data.partition == "columns":
         raise JobProblem(
             "reveal.per_party", "owners of columns have no rows of their own; list metrics"
@@ -86,6 +88,36 @@ def check_own_rows(job: "Job") -> None:
                 f"reveal.per_party: {owner} has fewer than {least} test rows "
                 "(reveal.least_test_rows)"
             )
+        try:
+            _check_groups(job, "reveal.per_party", job.reveal.per_party, rows, f" of {owner}")
+        except JobProblem as problem:
+            raise JobError(f"{problem.key}: {problem}") from problem
+
+
+def _check_groups(
+    job: "Job", key: str, metrics: tuple[Metric, ...], rows: int, whose: str = ""
+) -> None:
+    """Refuse a metric that would be refused or undefined whatever the held-out rows are."""
+    least = job.reveal.least_group
+    for metric in metrics:
+        needed = _fewest_groups(job, metric) * least
+        if rows < needed:
+            raise JobProblem(
+                key,
+                f"{metric} cannot be revealed of {rows} held-out rows{whose}: its groups have "
+                f"{least} rows at least (reveal.least_group), which makes {needed}; hold out more, "
+                f"lower reveal.least_group, or take {metric} out",
+            )
+
+
+def _fewest_groups(job: "Job", metric: str) -> int:
+    """How many groups have rows, where a metric is available."""
+    if metric in ("precision", "recall"):
+        return 1 if job.outputs == 1 else job.classes
+    if metric == "f1":
+        # A class that no row is of may be called, and the other way round.
+        return 1 if job.outputs == 1 else (job.classes + 1) // 2
+    return {"auc": 2, "confusion": 1, "calibration": 1}.get(metric, 0)
 
 
 def _check_folds(job: "Job") -> None:
@@ -107,8 +139,13 @@ def _check_folds(job: "Job") -> None:
         training, held_out = split_sizes(fold)
         if held_out < reveal.least_test_rows:
             raise JobProblem(key, f"a fold has fewer than {reveal.least_test_rows} rows")
+        _check_groups(job, key, _averaged(job), held_out, " of a fold")
         if not is_newton(job) and training < job.train.batch_size:
             raise JobProblem(key, f"without a fold {training} rows are left, less than a batch")
+
+
+def _averaged(job: "Job") -> tuple[Metric, ...]:
+    return tuple(name for name in job.reveal.metrics if name not in NOT_AVERAGED)
 
 
 def _check_noise(job: "Job") -> None:

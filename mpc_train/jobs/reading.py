@@ -3,8 +3,8 @@
 from typing import Any
 
 Reading = float | None | list[Any]
-"""None: refused. A confusion matrix is rows of counts by true class; a calibration has, for each
-bin, its mean probability and the share of positives, or None."""
+"""None: refused or undefined. A confusion matrix is rows of counts by true class; a calibration has
+for each bin its mean probability and the share of positives, or None."""
 
 MAX_FIGURES = 10_000
 """Numbers in one metric: a confusion matrix of a hundred classes."""

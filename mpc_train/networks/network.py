@@ -85,7 +85,11 @@ class Network:
         return {name: self.tensors[name] for name, _ in self.graph.named("parameter", "statistic")}
 
     def evaluated(self, x: MaskedTensor) -> MaskedTensor:
-        """The outputs for x as after training: kept statistics, nothing dropped."""
+        """The outputs for x as after training: kept statistics, nothing dropped.
+
+        What a node asks for is exchanged before the next node asks, and a value goes as soon as no
+        node needs it: memory is that of the largest node and not of all together.
+        """
         return self._applied(x, keeps_outputs=False)
 
     def looked_into(self, x: MaskedTensor) -> tuple[MaskedTensor, list[MaskedTensor]]:
@@ -106,7 +110,7 @@ class Network:
         """x: [rows, features or *input_shape]; returns [rows, *output_shape]."""
         rows = x.shape[0]
         shaped = x if len(self.graph.input_shape) == 1 else x.reshape(rows, *self.graph.input_shape)
-        values = {self.graph.input_name: Value(shaped)}
+        values, left = {self.graph.input_name: Value(shaped)}, dict(self._uses)
         self.step += self.training
         if self.training:
             self.outputs = []
@@ -118,6 +122,13 @@ class Network:
             values[node.name] = value
             if self.keeps_outputs and node.op in GROWING:
                 self.outputs.append(value.tensor)
+            if self.training:
+                continue
+            runtime().role.finish()
+            for name in node.inputs:
+                left[name] -= 1
+                if not left[name]:
+                    values.pop(name)
         return values[self.graph.output].as_rows()
 
     def tensor(self, node: Node, name: str) -> MaskedTensor | None:

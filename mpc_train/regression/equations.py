@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc_train.memory import computed
 from mpc_train.regression.family import Family
 from mpc_train.regression.rows import Rows, rows_of
 from mpc_train.regression.scales import (
@@ -27,7 +28,7 @@ from mpc_train.regression.scales import (
 from protocols import ring
 from protocols.arithmetic import bilinear, matmul, multiply, remask, truncate
 from protocols.masked import Additive, Masked, concatenate, public
-from protocols.role import Role, Words
+from protocols.role import Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def prepared(
             w = at_scale(weights.select(some), fraction_bits, PREDICTOR_BITS)
         chunk = Chunk(concatenate([x, ones], 1), y, w)
         if len(rows) > sizes.chunk:
-            _settle(role, chunk.inputs, chunk.labels, *(() if w is None else (w,)))
+            computed(chunk.inputs, chunk.labels, *(() if w is None else (w,)))
         found.append(chunk)
     return tuple(found)
 
@@ -87,7 +88,6 @@ def at_scale(x: Masked, bits: int, wanted: int) -> Masked:
 
 
 def equations(
-    role: Role,
     family: Family,
     data: Data,
     coefficients: Masked,
@@ -118,7 +118,7 @@ def equations(
         for name, part in sums.items():
             totals[name] = (part if name not in totals else totals[name] + part).narrowed(64)
         if len(data) > 1:
-            _settle(role, *totals.values())
+            computed(*totals.values())
     return Equations(totals["gradient"], totals.get("information"), totals.get("squares"))
 
 
@@ -128,14 +128,6 @@ def _counted(rows: Rows, weights: Masked, sizes: Scales) -> Rows:
     if rows.weight is None:
         return Rows(residual, truncate(weights.shares(), PREDICTOR_BITS - sizes.weight_bits))
     return Rows(residual, truncate(multiply(weights, rows.weight), PREDICTOR_BITS))
-
-
-def _settle(role: Role, *values: Masked) -> None:
-    """Exchange what is pending and compute these values, so that what they came from can go."""
-    role.finish()
-    if not role.is_dealer:
-        for value in values:
-            value.delta.get()
 
 
 def _gradient(x: Masked, residual: Masked, sizes: Scales) -> Masked:

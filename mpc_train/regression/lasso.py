@@ -86,7 +86,6 @@ def fit_lasso(
         if number == 1 and family.logarithmic:
             coefficients = start(role, data, sizes)
         found = equations(
-            role,
             family,
             data,
             coefficients,

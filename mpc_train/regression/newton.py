@@ -91,7 +91,6 @@ def fit(
         last = number == steps
         fresh = solver is None or family.weights_vary
         found = equations(
-            role,
             family,
             data,
             coefficients,

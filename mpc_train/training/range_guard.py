@@ -170,7 +170,7 @@ def _most_hidden(job: Job) -> int:
     return most_of_ring(job)
 
 
-def _most_output(job: Job) -> int:
+def most_output(job: Job) -> int:
     """Of the outputs, which metrics add up over classes, or square where they are numbers."""
     if job.classes:
         return min(_most_hidden(job), most_of_ring(job) // MAX_CLASSES)
@@ -185,7 +185,7 @@ def look_at_network(guard: RangeGuard, job: Job, model: Network, inputs: MaskedT
     pairs: list[tuple[Iterable[MaskedTensor], int]] = [
         (model.tensors.values(), most_of_ring(job)),
         (hidden, _most_hidden(job)),
-        ((outputs,), _most_output(job)),
+        ((outputs,), most_output(job)),
     ]
     for tensors, limit in pairs:
         for tensor in tensors:

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpc_train.evaluation.findings import checked_loss
+from mpc_train.evaluation.passes import chunks
 from mpc_train.jobs.schedule import checked_rows, is_checked, steps_per_epoch, total_steps
+from mpc_train.memory import computed
 from mpc_train.training.range_guard import ADVICE, outside, positive, words_of
 from protocols.arithmetic import remask, select, truncate
 from protocols.comparison import below, negative
-from protocols.crypten_backend import MaskedTensor, crypten
+from protocols.crypten_backend import MaskedTensor
 from protocols.errors import DivergedError
 from protocols.fixed_point import decode
 from protocols.masked import Additive, Masked, MaskedBit, public
@@ -115,7 +118,7 @@ class Watch:
             words = self._gate.to_everybody(LOSS, number, found.total)
             if words is not None:
                 total = float(decode(words, self._job.fraction_bits).reshape(-1)[0])
-                self.losses[number] = total / found.count
+                self.losses[number] = checked_loss(self._job, number, total / found.count)
         self._expect(number + 1)
 
     def after_epoch(self, epoch: int, number: int) -> bool:
@@ -170,12 +173,16 @@ class Watch:
 
     def _checked_loss(self) -> Masked:
         """The mean loss on the rows set aside, at scale 2^f."""
-        rows = checked_rows(self._job)
-        with crypten.no_grad():
-            outputs = self._model.evaluated(self._inputs[rows])
-        found = self._loss.value(outputs, self._labels[rows])
-        whole, shift = mantissa(Fraction(1, found.count), MEAN_BITS)
-        return truncate(found.total.reshape().shares().scale(whole), shift)
+        rows, total, count = checked_rows(self._job), None, 0
+        passes = chunks(self._job, self._model.evaluated, self._inputs, self._labels, rows)
+        for outputs, labels in passes:
+            found = self._loss.value(outputs, labels)
+            part, count = found.total.reshape(), count + found.count
+            total = part if total is None else total + part
+            computed(total)
+        assert total is not None
+        whole, shift = mantissa(Fraction(1, count), MEAN_BITS)
+        return truncate(total.shares().scale(whole), shift)
 
     def _changing(self) -> dict[str, MaskedTensor]:
         """The tensors that training changes: parameters and kept statistics."""

@@ -1,4 +1,8 @@
-"""The plaintext twin's metrics: what `mpc_train.evaluation` computes over shares, in float64."""
+"""The plaintext twin's metrics: what scikit-learn says of pooled rows, in float64.
+
+None where scikit-learn finds a metric undefined and warns. `reveal.least_group` refuses nothing
+here: the twin says what the metric is, not who may know it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ Reals = NDArray[np.float64]
 
 
 def twin_metric(name: str, job: Job, outputs: Reals, labels: Reals) -> Reading:
-    """A metric of outputs [rows, outputs] and labels [rows]; None where it is refused."""
+    """A metric of outputs [rows, outputs] and labels [rows]; None where it is undefined."""
     if name == "calibration":
         return _calibration(job, outputs[:, 0], labels)
     if name == "auc":
@@ -38,6 +42,19 @@ def guesses(job: Job, outputs: Reals) -> NDArray[np.int64]:
     if job.outputs == 1:
         return (outputs[:, 0] >= 0).astype(np.int64)
     return outputs.argmax(axis=1)
+
+
+def counts(job: Job, outputs: Reals, labels: Reals) -> Reals:
+    """How many rows there are of each class (down), called each class (across)."""
+    table = np.zeros((job.classes, job.classes))
+    np.add.at(table, (labels.astype(np.int64), guesses(job, outputs)), 1)
+    return table
+
+
+def bins_of(job: Job, scores: Reals) -> NDArray[np.int64]:
+    """The calibration's bin of each row."""
+    guess = 1 / (1 + np.exp(-scores))
+    return np.minimum((guess * job.reveal.bins).astype(np.int64), job.reveal.bins - 1)
 
 
 def _accuracy(job: Job, outputs: Reals, labels: Reals) -> float:
@@ -76,29 +93,25 @@ PLAIN: dict[str, Callable[[Job, Reals, Reals], float]] = {
 
 
 def _by_class(name: str, job: Job, outputs: Reals, labels: Reals) -> Reading:
-    table = np.zeros((job.classes, job.classes))
-    np.add.at(table, (labels.astype(np.int64), guesses(job, outputs)), 1)
-    least = job.reveal.least_group
+    table = counts(job, outputs, labels)
     if name == "confusion":
-        return None if table.min() < least else table.tolist()
+        return table.tolist()
     classes = slice(1, None) if job.outputs == 1 else slice(None)
     hits, called, true = (
         part[classes] for part in (np.diag(table), table.sum(axis=0), table.sum(axis=1))
     )
-    above, beneath, groups = {
-        "precision": (hits, called, called),
-        "recall": (hits, true, true),
-        "f1": (2 * hits, called + true, np.concatenate([called, true])),
+    above, beneath = {
+        "precision": (hits, called),
+        "recall": (hits, true),
+        "f1": (2 * hits, called + true),
     }[name]
-    if groups.min() < least:
-        return None
-    return digits(job, float(np.mean(above / beneath)))
+    return digits(job, float(np.mean(above / beneath))) if beneath.all() else None
 
 
 def _auc(job: Job, scores: Reals, labels: Reals) -> Reading:
     """The share of (positive, negative) pairs in the right order; a tie counts half."""
     positive, negative = scores[labels == 1], scores[labels == 0]
-    if min(len(positive), len(negative)) < max(job.reveal.least_group, 1):
+    if not len(positive) or not len(negative):
         return None
     order = np.sort(negative)
     below = np.searchsorted(order, positive, "left") + np.searchsorted(order, positive, "right")
@@ -106,14 +119,11 @@ def _auc(job: Job, scores: Reals, labels: Reals) -> Reading:
 
 
 def _calibration(job: Job, scores: Reals, labels: Reals) -> Reading:
-    """For each bin its mean probability and the share of positives; None where it is refused."""
-    guess = 1 / (1 + np.exp(-scores))
-    place = np.minimum((guess * job.reveal.bins).astype(np.int64), job.reveal.bins - 1)
+    """For each bin its mean probability and the share of positives; None where it is empty."""
+    guess, place = 1 / (1 + np.exp(-scores)), bins_of(job, scores)
     found: list[list[float] | None] = []
     for number in range(job.reveal.bins):
         mine = place == number
-        if mine.sum() < job.reveal.least_group:
-            found.append(None)
-        else:
-            found.append([digits(job, float(x[mine].mean())) for x in (guess, labels)])
+        some = [digits(job, float(x[mine].mean())) for x in (guess, labels)] if mine.any() else None
+        found.append(some)
     return found

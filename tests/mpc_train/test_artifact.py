@@ -51,7 +51,8 @@ class Node:
 NAMES = ("ann", "bob", "cleo", "office", "registry", "mallory", "bank", "insurer")
 NODES = {name: Node() for name in NAMES}
 SID = bytes(range(32))
-METRICS = {"accuracy": 0.9375, "auc": 0.97}
+METRICS = {"accuracy": 0.9375, "auc": 0.97, "confusion": None}
+UNAVAILABLE = {"confusion": "refused: a cell has rows, but fewer than 10"}
 
 
 @pytest.fixture
@@ -93,6 +94,7 @@ class Run:
             "delta": self.delta,
             "mask": self.masks[me],
             "metrics": METRICS,
+            "unavailable": UNAVAILABLE,
             "signer": NODES[me],
         }
         return seal_model(self.job, **{**arguments, **changes})  # type: ignore[arg-type]
@@ -114,7 +116,7 @@ def test_a_recipient_gets_the_weights_and_the_metrics(job: Job) -> None:
     for given in (None, job):
         model = opened(run.envelopes(), job=given)
         assert model.job == job
-        assert model.metrics == METRICS
+        assert (model.metrics, model.unavailable) == (METRICS, UNAVAILABLE)
         for name, value in run.weights.items():
             assert np.abs(model.weights[name] - value).max() <= 2.0**-21
 
@@ -133,7 +135,7 @@ def test_the_manifest_can_be_verified_by_others(job: Job) -> None:
     manifest = json.loads(model.files[MANIFEST_FILE])
     assert manifest["job_digest"] == job.digest().hex()
     assert manifest["sid"] == SID.hex()
-    assert manifest["metrics"] == METRICS
+    assert (manifest["metrics"], manifest["unavailable"]) == (METRICS, UNAVAILABLE)
     assert manifest["tensors"] == {"weight": [1, 2], "bias": [1]}
     assert [entry["evaluator"] for entry in manifest["statements"]] == ["ann", "bob", "cleo"]
     for entry in manifest["statements"]:
@@ -186,6 +188,8 @@ def test_other_metrics_are_refused(job: Job) -> None:
     run = Run(job)
     with pytest.raises(ArtifactError, match="cleo states other metrics"):
         opened([run.seal("ann"), run.seal("bob"), run.seal("cleo", metrics={"accuracy": 1.0})])
+    with pytest.raises(ArtifactError, match="cleo states other metrics"):
+        opened([run.seal("ann"), run.seal("bob"), run.seal("cleo", unavailable={})])
 
 
 def test_an_envelope_opens_for_its_recipient_only(job: Job) -> None:
@@ -318,6 +322,7 @@ def forged_payload(run: Run, **changes: object) -> bytes:
         "step": artifact.total_steps(run.job),
         "job": run.job.to_bytes().decode(),
         "metrics": METRICS,
+        "unavailable": UNAVAILABLE,
         "commitment": artifact.commit(key, blob),
         "version": 1,
     }

@@ -40,7 +40,8 @@ def summaries(job: Job) -> dict[str, dict[str, Any]]:
         "step_seconds_median": 0.125,
         "bytes_sent": 1500,
         "rounds": 90,
-        "metrics": {"accuracy": 0.9, "auc": None},
+        "metrics": {"accuracy": 0.9, "auc": None, "calibration": [[0.25, 0.5], None]},
+        "unavailable": {"auc": "refused: a class has 3 rows", "calibration": "bin 2: empty"},
     }
     return {name: dict(one) for name in job.nodes}
 
@@ -135,7 +136,8 @@ def test_summaries_become_one_report(job: Job) -> None:
     assert result["bytes_sent"] == dict.fromkeys(("ann", "bob", "cleo", "registry"), 1500)
     text = outcome({**result, "model": "m", "sealed": ["s"], "twin_metrics": {"accuracy": 0.91}})
     assert "accuracy 0.9000   (same training in the clear: 0.9100)" in text
-    assert "auc refused" in text
+    assert "Metric    auc refused: a class has 3 rows\n" in text
+    assert "calibration [[0.2500, 0.5000], none]; bin 2: empty\n" in text
     assert "registry 1.5 kB" in text
 
 

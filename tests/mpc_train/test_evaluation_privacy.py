@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpc_train.evaluation.metrics import evaluated
+from mpc_train.evaluation import passes
+from mpc_train.evaluation.figures import AVAILABLE, REFUSED, UNDEFINED
+from mpc_train.evaluation.metrics import evaluation_of, words_of
 from mpc_train.jobs.job import Job, load_job
 from mpc_train.preparation.applied import applied
 from mpc_train.preparation.cells import WORD_BITS, Affine, cells, halves, joined_bits
@@ -18,7 +20,7 @@ from mpc_train.preparation.joined import joined_parameters
 from mpc_train.preparation.local import Local, partials
 from mpc_train.preparation.pipeline import Pipeline, Term
 from mpc_train.preparation.rows import Rows, prepared
-from mpc_train.twin.reference_metrics import twin_metric
+from mpc_train.twin.reference_metrics import bins_of, counts, twin_metric
 from mpc_train.twin.reference_preparation import twin_parameters
 from protocols.crypten_backend import MaskedTensor, attach
 from protocols.masked import Masked
@@ -128,33 +130,57 @@ def scores(generator: np.random.Generator) -> np.ndarray:
 def metrics(x: Masked) -> Sequence[Masked]:
     attach(x.role, F)
     z, y = (MaskedTensor(x.select((slice(None), slice(k, k + 1)))) for k in range(2))
-    return [value for _, value in evaluated(job(), METRICS, z, y).values()]
+    evaluation = evaluation_of(job(), METRICS, lambda some: some, z, y, np.arange(ROWS))
+    return [value for _, value in words_of(job(), METRICS, evaluation).values()]
+
+
+def status(groups: Sequence[float], divided: bool = True) -> int:
+    """What is said of a metric of groups of so many rows."""
+    if any(0 < size < 3 for size in groups):
+        return REFUSED
+    return UNDEFINED if divided and 0 in groups else AVAILABLE
 
 
 def as_the_twin_says(x: np.ndarray, outputs: Outputs) -> None:
+    z, y = x[:, :1] / ONE, x[:, 1] / ONE
+    table, sizes = counts(job(), z, y), np.bincount(bins_of(job(), z[:, 0]), minlength=10)
+    expected = {
+        "auc": status(table.sum(axis=1).tolist()),
+        "precision": status(table.sum(axis=0)[1:].tolist()),
+        "confusion": status([*table.sum(axis=0), *table.sum(axis=1)], divided=False),
+        "log_loss": AVAILABLE,
+    }
     for name, words in zip(METRICS, outputs, strict=True):
-        expected = twin_metric(name, job(), x[:, :1] / ONE, x[:, 1] / ONE)
         if name == "calibration":
-            assert isinstance(expected, list)
-            assert words[:, 0].tolist() == [int(one is not None) for one in expected]
-            assert not words[words[:, 0] == 0].any()
+            assert words[:, 0].tolist() == [status([size]) for size in sizes]
+            assert not words[words[:, 0] != AVAILABLE, 1:].any()
+            continue
+        assert words[0] == expected[name], name
+        if words[0] != AVAILABLE:
+            assert not words[1:].any()
+        elif name != "confusion":
+            assert abs(words[1] / 100 - twin_metric(name, job(), z, y)) < 0.011, name
         else:
-            assert words[0] == (expected is not None), name
-            assert expected is not None or not words.any()
+            assert words[1:].tolist() == (table.reshape(-1) * ONE).tolist()
 
 
 CASES = {
     "preparation": (table, preparation, as_the_twin(WORD_BITS)),
     "preparation of joined rows": (joined_table, joined, as_the_twin(joined_bits(ROWS))),
     "metrics": (scores, metrics, as_the_twin_says),
+    "metrics of chunks": (scores, metrics, as_the_twin_says),
 }
 
 
 @pytest.mark.parametrize(("evaluators", "corrupted"), SETTINGS)
 @pytest.mark.parametrize("name", CASES)
-def test_views(name: str, evaluators: int, corrupted: tuple[int, ...]) -> None:
+def test_views(
+    name: str, evaluators: int, corrupted: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four tables under one view that was fixed before."""
     draw, program, check = CASES[name]
+    if name == "metrics of chunks":
+        monkeypatch.setattr(passes, "chunk_rows", lambda *_: ROWS // 3)
     views = []
     for seed in range(4):
         words = draw(np.random.default_rng(seed))

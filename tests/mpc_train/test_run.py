@@ -37,7 +37,8 @@ def study(folder: Path, **changes: str) -> Path:
         if owner in changes:
             lines[3] = changes[owner]
         (folder / "data" / f"{owner}.csv").write_text("\n".join(lines))
-    return write_job(folder, replaced("learning_rate = 0.5", "learning_rate = 0.1"))
+    text = replaced("learning_rate = 0.5", "learning_rate = 0.1")
+    return write_job(folder, f"{text}least_group = 1\n")
 
 
 def launch(job: Path, *options: str) -> "subprocess.Popen[str]":

@@ -19,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mpc_train.evaluation import noise
-from mpc_train.evaluation.metrics import revealed
+from mpc_train.evaluation.metrics import evaluation_of, revealed
 from mpc_train.evaluation.own import exchange, own_halves
 from mpc_train.jobs.job import Job, load_job
 from mpc_train.linkage import link as link_module
@@ -135,7 +135,9 @@ def test_noise(evaluators: int, monkeypatch: pytest.MonkeyPatch) -> None:
         attach(role, job.fraction_bits)
         z, y = outputs_and_labels(role, 30)
         gate = RevealGate(frozenset(Output(name, 1) for name in job.reveal.metrics))
-        revealed(job, gate, 1, job.reveal.metrics, z, y)
+        metrics = job.reveal.metrics
+        evaluation = evaluation_of(job, metrics, lambda some: some, z, y, np.arange(30))
+        revealed(job, gate, 1, metrics, evaluation)
         detach()
 
     transcripts = check_uniform(of_roles(program, evaluators))

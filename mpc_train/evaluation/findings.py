@@ -1,0 +1,208 @@
+"""From revealed words to a metric: its number, or why there is none; never one that cannot be.
+
+A number that is a little beyond what its metric can be, as rounding over shares leaves it, is moved
+to the end of the range; one that is far beyond is no metric. Then values have left the ring's range
+(a training that diverged, a label far outside what the job states) and nothing that was computed
+with them is worth anything: a RangeError ends the run, with the names of all such metrics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import exp, isfinite, log
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_train.evaluation.figures import AVAILABLE, REFUSED, UNDEFINED, Form, least_group
+from mpc_train.jobs.job_regression import LOGARITHMIC, family_of
+from mpc_train.jobs.job_train_checks import loss_name
+from mpc_train.jobs.schedule import is_newton
+from mpc_train.training.range_guard import most_output
+from protocols.errors import RangeError
+from protocols.fixed_point import decode
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+    from mpc_train.jobs.reading import Reading
+
+SLACK = 2**-8
+"""So far beyond its range rounding may leave a metric: a logarithm is good to 2^-12, a quotient to
+2^-16 of itself, a mean to some units of the job's scale."""
+LEAST_R2 = 1 - 2.0**10
+"""Quotients over shares are good up to 2^10: an R² below is no number that was found."""
+OUT_OF_RANGE = "not available: out of range"
+_GROUPS = {
+    "auc": "a class",
+    "recall": "a class",
+    "precision": "what was called a class",
+    "f1": "a class, or what was called one,",
+    "confusion": "a class, or what was called one,",
+}
+_UNDEFINED = {
+    "auc": "all rows are of one class",
+    "r2": "the labels do not vary, or by less than a hundredth of their scale",
+    "precision": "no row was called {class_}",
+    "recall": "no row is of {class_}",
+    "f1": "no row is of {class_} and none was called it",
+}
+
+
+def out_of_range(names: list[str]) -> RangeError:
+    """The error that ends a run in which these metrics, or losses, cannot be."""
+    return RangeError(
+        f"{', '.join(names)}: {OUT_OF_RANGE}; values have left the range of the ring, as in a "
+        "training that diverges: lower the learning rate, scale features and label, clip "
+        "gradients, or raise fixed_point.activation_limit or gradient_limit to what occurs"
+    )
+
+
+@dataclass(slots=True)
+class Findings:
+    """Metrics by name, and for those that are None, or have None in them, why."""
+
+    metrics: dict[str, Reading] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    impossible: list[str] = field(default_factory=list)
+    """Names of metrics that cannot be: None, with `OUT_OF_RANGE` as their reason."""
+
+    def take(self, job: Job, name: str, form: Form, words: NDArray[np.int64]) -> None:
+        """Read the metric `name` from the words of `figures.released`."""
+        value = self.metrics[name] = _value(job, form, words)
+        if _possible(job, form, value):
+            self.metrics[name] = _within(job, form, value)
+            reason = _reason(job, form, words[..., 0])
+        else:
+            self.metrics[name], reason = None, OUT_OF_RANGE
+            self.impossible.append(name)
+        if reason:
+            self.reasons[name] = reason
+
+    def __or__(self, other: Findings) -> Findings:
+        return Findings(
+            self.metrics | other.metrics,
+            self.reasons | other.reasons,
+            self.impossible + other.impossible,
+        )
+
+    def check(self) -> None:
+        """Raise RangeError where a metric cannot be, naming all of them."""
+        if self.impossible:
+            raise out_of_range(self.impossible)
+
+
+def _value(job: Job, form: Form, words: NDArray[np.int64]) -> Reading:
+    """The metric as the words say, None where it, or a group of it, is not there."""
+    decimals = job.reveal.decimals
+    numbers = decode(words[..., 1:], job.fraction_bits) / form.divisor
+    if decimals is not None and not form.counts:
+        numbers = words[..., 1:] / 10**decimals
+    if form.each:
+        return [
+            row.tolist() if word == AVAILABLE else None
+            for word, row in zip(words[..., 0], numbers, strict=True)
+        ]
+    if words[0] != AVAILABLE:
+        return None
+    found: Reading = numbers.reshape(form.shape).tolist()
+    return found
+
+
+def span(job: Job, metric: str, rows: int) -> tuple[float, float]:
+    """The least and the largest number that a metric can have, its rounding left out."""
+    if metric in ("mse", "mae", "log_loss"):
+        most = float(most_output(job))
+        if metric == "log_loss":
+            # log(1 + exp(|z|)), or the distance of two outputs and log(classes).
+            return 0.0, (most if job.outputs == 1 else 2 * most) + log(job.classes)
+        error = _most_output(job) + _most_label(job)
+        return 0.0, error**2 if metric == "mse" else error
+    if metric == "r2":
+        return LEAST_R2, 1.0
+    return 0.0, float(rows) if metric == "confusion" else 1.0
+
+
+def _most_output(job: Job) -> float:
+    if is_newton(job) and family_of(job).logarithmic:
+        return exp(float(job.train.optimizer.log_range[1]))
+    return float(most_output(job))
+
+
+def _most_label(job: Job) -> float:
+    """Of a linear model as large as an output."""
+    declared = job.schema[job.label.name].range
+    if job.model.kind in LOGARITHMIC and declared is not None:
+        return float(declared[1]) / float(job.label.scale)
+    return float(most_output(job))
+
+
+def checked_loss(job: Job, step: int, loss: float) -> float:
+    """The loss of a batch, unless it cannot be: raises RangeError where it is below its least."""
+    least = 0.0
+    if loss_name(job) == "poisson":  # exp(z) − y·z
+        least = -_most_label(job) * _most_output(job)
+    if not loss >= least - SLACK:
+        raise out_of_range([f"the loss of step {step}"])
+    return loss
+
+
+def _flat(value: Reading) -> list[float]:
+    if isinstance(value, list):
+        return [number for part in value for number in _flat(part)]
+    return [] if value is None else [value]
+
+
+def _possible(job: Job, form: Form, value: Reading) -> bool:
+    numbers = _flat(value)
+    if job.reveal.noise is not None:
+        return all(isfinite(number) for number in numbers)
+    low, high = span(job, form.metric, form.rows)
+    if form.counts and numbers:
+        whole = all(number == round(number) for number in numbers)
+        return whole and min(numbers) >= 0 and sum(numbers) == form.rows
+    return all(low - SLACK <= number <= high + SLACK for number in numbers)
+
+
+def _within(job: Job, form: Form, value: Reading) -> Reading:
+    """Moved into the range: rounding, or the noise that the job adds, may have left it."""
+    low, high = span(job, form.metric, form.rows)
+
+    def moved(part: Reading) -> Reading:
+        if isinstance(part, list):
+            return [moved(one) for one in part]
+        return None if part is None else min(max(part, low), high)
+
+    return moved(value)
+
+
+def _reason(job: Job, form: Form, status: NDArray[np.int64]) -> str:
+    """Why a metric, or a group of it, is not there; empty where it is."""
+    if form.each:
+        parts = [
+            _bins(status, REFUSED, _small(job, form, "each has")),
+            _bins(status, UNDEFINED, "empty"),
+        ]
+        return "; ".join(part for part in parts if part)
+    if status == REFUSED:
+        return _small(job, form, f"{_GROUPS[form.metric]} has")
+    return undefined(job, form.metric) if status == UNDEFINED else ""
+
+
+def _bins(status: NDArray[np.int64], which: int, why: str) -> str:
+    places = [str(place) for place, word in enumerate(status, 1) if word == which]
+    return f"{'bin' if len(places) == 1 else 'bins'} {', '.join(places)}: {why}" if places else ""
+
+
+def _small(job: Job, form: Form, what: str) -> str:
+    least = least_group(job, form.rows)
+    return (
+        f"refused: {what} rows, but fewer than {least} of the {form.rows} (reveal.least_group = "
+        f"{job.reveal.least_group}); hold out more rows, or agree on a lower least_group"
+    )
+
+
+def undefined(job: Job, metric: str) -> str:
+    """Why a metric has no value for some rows."""
+    class_ = "class 1" if job.outputs == 1 else "one of the classes"
+    return f"undefined: {_UNDEFINED[metric].format(class_=class_)}"

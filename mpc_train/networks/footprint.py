@@ -1,0 +1,113 @@
+"""How much memory the rows of a network take over shares, from its graph alone.
+
+Bytes of an evaluator for each element of a row, as they were measured in processes of their own
+(two evaluators, 2^20 elements): masks, correlations and opened values of one operation, alive until
+it is through. A dealer, which holds no opened values, takes less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpc_train.networks.graph import Graph, Node
+
+WORD = 8
+HELD = 2 * WORD
+"""A value between operations: Δ and a share of λ."""
+ROUNDED = 75
+"""A product, its truncation and what comes out masked."""
+COMPARED = 100
+"""A comparison after a truncation."""
+CHOSEN = 120
+"""A truncation, a comparison and a choice: ReLU, a candidate of a maximum."""
+SPLINE = 640
+"""A spline of a value: some thirty comparisons that share their tables."""
+EXPONENTIALS = 1_300
+"""Of a softmax, for a class: two splines, and what they are multiplied with."""
+ALL_PAIRS = 16
+"""Up to so many classes a maximum compares all pairs; beyond, one after the other."""
+COLUMN = 3 * WORD
+"""An element of a convolution's columns: Δ, λ and their difference."""
+NAME_COMPARED = 90
+"""One name of an embedding's table, for one that is looked up."""
+
+_PER_OUTPUT = {
+    "relu": CHOSEN,
+    "leaky_relu": CHOSEN,
+    "clamp": CHOSEN + COMPARED // 2,
+    "sigmoid": SPLINE,
+    "tanh": SPLINE,
+    "smooth": SPLINE,
+    "batch_norm": COMPARED,
+    "layer_norm": COMPARED,
+    "group_norm": COMPARED,
+    "dropout": CHOSEN,
+}
+_MULTIPLIES = ("linear", "mul", "matmul", "scale")
+
+
+def maximum_bytes(classes: int) -> int:
+    """Of a row: the largest of its classes, and which it is."""
+    pairs = classes * (classes - 1) // 2 if classes <= ALL_PAIRS else classes
+    return pairs * COMPARED
+
+
+def node_bytes(graph: Graph, node: Node, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Of a row on its way through one node. shapes: of all values, by name."""
+    inputs = [prod(shapes[name]) for name in node.inputs]
+    output = prod(node.shape)
+    held = HELD * (sum(inputs) + output)
+    if node.op in _PER_OUTPUT:
+        return held + _PER_OUTPUT[node.op] * output
+    if node.op == "conv":
+        channels = shapes[node.inputs[0]][0]
+        columns = channels * prod(node.sizes("kernel")) * prod(node.shape[1:])
+        return held + COLUMN * columns + ROUNDED * output
+    if node.op == "max_pool":
+        return held + CHOSEN * prod(node.sizes("kernel")) * output
+    if node.op == "softmax":
+        rows, classes = output // node.shape[-1], node.shape[-1]
+        return held + rows * maximum_bytes(classes) + EXPONENTIALS * output
+    if node.op == "attention":
+        return held + _attention_bytes(node, shapes[node.inputs[0]])
+    if node.op == "embedding":
+        names = graph.tensors[node.tensors["weight"]].shape[0]
+        return held + NAME_COMPARED * names * inputs[0] + ROUNDED * output
+    return held + (ROUNDED * output if node.op in _MULTIPLIES else 0)
+
+
+def _attention_bytes(node: Node, shape: tuple[int, ...]) -> int:
+    length, width = shape
+    scores = node.count("heads") * length * length
+    per_score = EXPONENTIALS + maximum_bytes(length) // length
+    return 4 * ROUNDED * length * width + per_score * scores
+
+
+def row_bytes(graph: Graph) -> list[int]:
+    """Of a row on its way through each node, in order."""
+    shapes = {graph.input_name: graph.input_shape}
+    shapes |= {node.name: node.shape for node in graph.nodes}
+    return [node_bytes(graph, node, shapes) for node in graph.nodes]
+
+
+def metric_bytes(metrics: Iterable[str], outputs: int, bins: int, levels: int) -> int:
+    """Of a row whose metrics are computed, all of them together, from its outputs.
+
+    levels: thresholds of an AUC of many rows.
+    """
+    listed, total = set(metrics), HELD * 2 * outputs
+    called = {"accuracy", "confusion", "precision", "recall", "f1"} & listed
+    if called:
+        total += (COMPARED if outputs == 1 else maximum_bytes(outputs)) + ROUNDED * outputs
+    if called - {"accuracy"} and outputs > 1:
+        total += 4 * WORD * outputs * outputs
+    if "log_loss" in listed:
+        total += SPLINE if outputs == 1 else maximum_bytes(outputs) + SPLINE * (outputs + 1)
+    if "calibration" in listed:
+        total += SPLINE + COMPARED * (bins - 1)
+    if "auc" in listed:
+        total += COMPARED // 2 * levels
+    return total + ROUNDED * len(listed & {"mse", "mae", "r2"})
