@@ -209,8 +209,19 @@ def knows(make: Callable[[Case, Path], Source], case: Case) -> bool:
 
 
 @given(cases())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_format_gives_the_same_inputs_or_the_same_error(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@given(cases())
+@settings(max_examples=1_000, deadline=None)
+def test_and_of_many_tables(case: Case) -> None:
+    check(case)
+
+
+def check(case: Case) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         expected = outcome(case, as_csv(case, folder))
