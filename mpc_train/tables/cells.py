@@ -20,13 +20,11 @@ from polars import DataType, Series
 from mpc_train.tables.dates import ISO, TIME_OF_DAY, DateForm
 from mpc_train.tables.schema import Column, days
 from mpc_train.tables.source import Source
-from mpc_train.tables.spelling import entry_of, name_of
+from mpc_train.tables.spelling import FALSE, TRUE, entry_of, name_of
 
 Reals = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-TRUE = ("1", "true", "t", "yes", "y")
-FALSE = ("0", "false", "f", "no", "n")
 _TRUTH = dict.fromkeys(TRUE, 1.0) | dict.fromkeys(FALSE, 0.0)
 
 _MISSING, _UNKNOWN = math.inf, math.nan

@@ -27,12 +27,12 @@ from mpc_train.errors import DataError
 from mpc_train.jobs.job_problem import JobProblem
 from mpc_train.jobs.strict_toml import canonical_decimal, quoted
 from mpc_train.tables import cells as decoding
-from mpc_train.tables.cells import FALSE, TRUE, CellError
+from mpc_train.tables.cells import CellError
 from mpc_train.tables.dates import DateForm
 from mpc_train.tables.load import Report, check_twice, open_table, reporting
 from mpc_train.tables.schema import MAX_TEXT, Column, Schema, check_schema
 from mpc_train.tables.source import Source, label_of
-from mpc_train.tables.spelling import entry_of
+from mpc_train.tables.spelling import FALSE, TRUE, entry_of
 
 LEAST_SEEN = 5
 MOST_LEVELS = 50

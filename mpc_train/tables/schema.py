@@ -36,7 +36,7 @@ from mpc_train.errors import JobError
 from mpc_train.jobs.job_problem import JobProblem, number
 from mpc_train.jobs.job_sizes import MAX_TEXT, check_sizes
 from mpc_train.jobs.strict_toml import at, load_toml
-from mpc_train.tables.spelling import compose, entry_of
+from mpc_train.tables.spelling import FALSE, TRUE, compose, entry_of
 
 Kind = Literal["number", "category", "boolean", "date", "identifier"]
 
@@ -234,5 +234,8 @@ def _check_column(key: str, column: Column) -> None:
     both = [code for code in column.missing if entry_of(code) in levels]
     if both:
         raise JobProblem(f"{key}.missing", f"{min(both)!r} is a level as well")
+    truths = [code for code in column.missing if entry_of(code).lower() in (*TRUE, *FALSE)]
+    if column.kind == "boolean" and truths:
+        raise JobProblem(f"{key}.missing", f"{min(truths)!r} is true or false as well")
     if len(column.unit) > MAX_TEXT:
         raise JobProblem(f"{key}.unit", f"at most {MAX_TEXT} characters")

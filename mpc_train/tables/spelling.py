@@ -20,6 +20,10 @@ MAX_NUMERAL = 400
 NOT_A_NUMBER = "NaN"
 """What formats with types call the number that is none; others write it small."""
 
+TRUE = ("1", "true", "t", "yes", "y")
+FALSE = ("0", "false", "f", "no", "n")
+"""How truth values are written, in letters of any case."""
+
 _NUMERAL = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 _STARTS = frozenset("+-.0123456789Nn")
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)

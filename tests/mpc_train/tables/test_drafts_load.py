@@ -105,8 +105,19 @@ def sources(columns: list[Column], folder: Path) -> list[Source]:
 @given(tables())
 @example([("patient_id", polars.String(), ["a", "", "c"]), ("x", polars.Int64(), [1, 2, 3])])
 @example([("x", polars.Float64(), [-1.7e308, 1.7e308, 0.0])])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_draft_loads_from_every_format(columns: list[Column]) -> None:
+    check(columns)
+
+
+@pytest.mark.slow
+@given(tables())
+@settings(max_examples=300, deadline=None)
+def test_and_of_many_tables(columns: list[Column]) -> None:
+    check(columns)
+
+
+def check(columns: list[Column]) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         for source in sources(columns, folder):
@@ -117,7 +128,7 @@ def test_a_draft_loads_from_every_format(columns: list[Column]) -> None:
 
 
 @given(tables(), st.sampled_from(["%d.%m.%y", "%Y%m%d", "%d.%m.%Y"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_draft_loads_in_another_spelling(columns: list[Column], form: str) -> None:
     pivot = 1930 if "%y" in form else 0
     with TemporaryDirectory() as name:

@@ -90,6 +90,7 @@ WRONG = [
     ('["north", "south"]', '["north", "north"]', "columns[2].levels", "twice"),
     ('["north", "south"]', '["north", "south "]', "columns[2].levels", "space"),
     ("other = true", 'missing = ["north"]', "columns[2].missing", "is a level as well"),
+    ("constant = true", 'missing = ["NA", "0.0"]', "columns[4].missing", "true or false as well"),
     ("constant = true", 'levels = ["a"]', "columns[4].levels", "boolean has none"),
     ('kind = "identifier"', 'kind = "identifier"\nmissing = [""]', "columns[0].missing", "none"),
 ]
