@@ -31,6 +31,7 @@ class Table:
     and 1. tokens: uint8[B, 32], what stands for each row's identifiers; None: the job uses none.
     weights: float64[B], how many times each row's loss counts; empty where the job has none,
     or another owner has them. warnings: what the owner, and nobody else, should look at, in words.
+    places: int64[B], where each row stands in its source; empty: rows lie as they do there.
     """
 
     features: NDArray[np.float64]
@@ -39,6 +40,7 @@ class Table:
     tokens: Tokens | None = None
     weights: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     warnings: tuple[str, ...] = ()
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def rows(self) -> int:
@@ -47,7 +49,13 @@ class Table:
     def ordered(self, order: NDArray[np.int64]) -> "Table":
         """The same rows in another order."""
         weights = self.weights[order] if len(self.weights) else self.weights
-        return Table(self.features[order], self.labels[order], self.present[order], weights=weights)
+        return Table(
+            self.features[order],
+            self.labels[order],
+            self.present[order],
+            weights=weights,
+            places=order,
+        )
 
     def __repr__(self) -> str:
         return f"Table(rows={self.rows}, features={self.features.shape[1]})"

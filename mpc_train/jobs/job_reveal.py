@@ -47,7 +47,7 @@ class Reveal(Strict, frozen=True):
     """Metrics over each owner's own held-out rows: that owner alone learns them."""
     least_test_rows: int = 20
     """No metric is revealed over fewer rows than this."""
-    least_group: int = 1
+    least_group: int = 10
     """A metric of groups (the rows of a class, the rows called positive, a cell of the confusion
     matrix, a bin of the calibration) is refused where one has fewer rows; only that it is refused
     becomes known. 1: where it would be undefined."""

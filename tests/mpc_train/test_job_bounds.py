@@ -34,6 +34,7 @@ from mpc_train.tables.load import _Filling
 from mpc_train.tables.schema import Column, Schema, check_schema
 from mpc_train.training.watch import disclosures
 from parties.contract import Roles
+from parties.roster import Roster
 from tests.mpc_train.helpers import replaced, write_job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,8 +214,9 @@ def test_rules_come_before_rows_weights_and_steps(
     seen: list[str] = []
     events: Any = SimpleNamespace(say=seen.append, reading=None)
     place = SimpleNamespace(name=job.owners[0])
-    config: Any = SimpleNamespace(place=place, rules=Rules(recipients=("nobody",)))
-    guarded = _Guarded(config, False, events)
+    rules = Rules(("nobody",), ("nobody",), ("nobody",))
+    config: Any = SimpleNamespace(place=place, rules=rules)
+    guarded = _Guarded(config, Roster({}), False, events, None)
     roles = Roles(job.owners, job.evaluators, job.dealer, job.recipients)
     with pytest.raises(RefusedError, match="breaks this node's rules"):
         guarded.prepare(job.to_bytes(), roles)

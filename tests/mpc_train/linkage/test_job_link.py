@@ -12,13 +12,15 @@ from mpc_train.errors import DataError, JobError, RefusedError
 from mpc_train.jobs import audience
 from mpc_train.jobs.job import Job, job_from_bytes, load_job
 from mpc_train.jobs.job_link import learnt
-from mpc_train.jobs.rules import Rules, check_rules, disclosed_on_the_way
+from mpc_train.jobs.outputs import disclosed_on_the_way
+from mpc_train.jobs.rules import check_rules
 from mpc_train.jobs.schedule import split, total_steps
 from mpc_train.linkage.partners import least_joined, linkage_warnings, without_partner
 from mpc_train.opening import OpenedModel
 from mpc_train.progress import ProgressView
 from mpc_train.report import describe, outcome, told_lines
 from mpc_train.tables.source import Source
+from tests.mpc_train.helpers import allowing
 from tests.mpc_train.linkage.columns_case import JOB, three_owners, write_job, write_table
 from tests.mpc_train.linkage.test_columns_run import ROWS
 
@@ -197,17 +199,12 @@ def test_a_node_s_rules_allow_what_linkage_tells(
 ) -> None:
     job = loaded(tmp_path, '"MEMBERSHIP"', f'"{membership}"')
     assert set(disclosed_on_the_way(job)) >= {"overlap"}
-    rules = Rules(
-        recipients=("bank",),
-        metrics=("accuracy",),
-        disclosures=allowed,  # type: ignore[arg-type]
-        least_test_rows=5,
-    )
+    rules = allowing(job, disclosures=allowed, least_test_rows=5, least_effective_rows=8)
     if not missing:
-        check_rules(rules, job)
+        check_rules(rules, job, "bank")
         return
     with pytest.raises(RefusedError, match=f"{missing} would be disclosed"):
-        check_rules(rules, job)
+        check_rules(rules, job, "bank")
 
 
 def test_an_owner_reads_its_own_columns(tmp_path: Path) -> None:
