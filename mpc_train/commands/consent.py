@@ -18,6 +18,7 @@ from mpc_train.approval import MAX_APPROVAL_BYTES, SUFFIX, ApprovalError, approv
 from mpc_train.errors import RefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.node_config import NodeConfig
+from mpc_train.printing import say
 from parties.files import read_bounded
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def terminal(view: "ProgressView", wait_s: float) -> Ask | None:
         with view.paused():
             # What was typed before the question is no answer to it.
             termios.tcflush(sys.stdin, termios.TCIFLUSH)
-            print(question, end="", file=sys.stderr, flush=True)
+            say(question, aside=True, end="")
             return _line(wait_s).strip().lower() in ("y", "yes")
 
     return ask

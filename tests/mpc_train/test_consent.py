@@ -200,6 +200,7 @@ def test_the_command_that_approves(tmp_path: Path, roster: Roster) -> None:
     vault = FileVault.create(tmp_path / "home", "board", PASSPHRASE)
     secret = tmp_path / "passphrase"
     secret.write_bytes(PASSPHRASE)
+    secret.chmod(0o600)
     arguments = ["job", "approve", str(path), "--home", str(tmp_path / "home")]
     arguments += ["--passphrase-file", str(secret), "--format", "json"]
     shown = CliRunner().invoke(app, arguments)

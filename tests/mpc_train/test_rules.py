@@ -34,6 +34,7 @@ from mpc_train.twin.reference import train_twin
 from tests.mpc_train.helpers import JOB, allowing, replaced, write_job
 from tests.mpc_train.linkage import columns_case
 from tests.mpc_train.linkage.test_columns_run import ROWS as DUPLICATES
+from tests.mpc_train.preparation_case import prepared_job
 from tests.support.cases import CASES, run_case
 
 OPTIMIZER = 'optimizer = { name = "sgd", learning_rate = 0.5, momentum = 0.9 }'
@@ -69,8 +70,8 @@ def test_the_attack_is_real_and_refused_by_name(tmp_path: Path) -> None:
     everything = np.concatenate([table.features for table in tables])
     np.testing.assert_allclose(stolen, everything[row], rtol=1e-4)
     for node in job.nodes:
-        said = refused(job, node)
-        assert "a step takes 1 row, least_batch_rows = 8" in said
+        assert "a step takes 1 row, least_batch_rows = 8" in refused(job, node)
+        said = refused(job, node, least_batch_rows=0)
         assert "the result is 1 row in effect, least_effective_rows = 10" in said
     assert "a step takes 1 row: nodes with default rules refuse it" in cautions(job)
 
@@ -291,6 +292,7 @@ def jobs_of_every_kind(folder: Path) -> list[Job]:
         load_job(columns_case.write_job(folder, membership)) for membership in ("holders", "nobody")
     ]
     found.append(load_job(columns_case.write_job(folder, "nobody", DUPLICATES)))
+    found.append(prepared_job(folder))
     return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import polars
 import pytest
 
-from mpc_train.commands.collect import summarise
+from mpc_train.commands.collect import found_by, summarise
 from mpc_train.data import load_table
 from mpc_train.errors import DataError, JobError, RefusedError
 from mpc_train.jobs import audience
@@ -126,8 +126,8 @@ def test_whoever_lost_more_than_half_is_warned(
     job = loaded(tmp_path)
     assert without_partner(job, joined) == {"bank": 60 - joined, "insurer": 45 - joined}
     assert [name for name in job.owners if linkage_warnings(job, joined, name)] == warned
-    one = {"steps": 1, "joined_rows": joined, "metrics": {}}
-    found = summarise(job, dict.fromkeys(job.nodes, one))
+    found = summarise(job, {key: {"steps": 1} for key in job.nodes})
+    found |= found_by(job, {key: {"joined_rows": joined, "metrics": {}} for key in job.nodes})
     assert found["unmatched_records"] == {"bank": 60 - joined, "insurer": 45 - joined}
     assert len(found["warnings"]) == len(warned)
     said = outcome(found)
