@@ -35,6 +35,7 @@ class Table:
     or another owner has them. warnings: what the owner, and nobody else, should look at, in words.
     raw: for the plaintext twin alone, cells in the columns' own units, see
     `twin.reference_preparation.raw_terms`.
+    places: int64[B], where each row stands in its source; empty: rows lie as they do there.
     """
 
     features: NDArray[np.float64]
@@ -44,6 +45,7 @@ class Table:
     weights: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     warnings: tuple[str, ...] = ()
     raw: NDArray[np.float64] | None = None
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def rows(self) -> int:
@@ -56,7 +58,7 @@ class Table:
             for values in (self.labels, self.present, self.weights)
         )
         raw = None if self.raw is None else self.raw[order]
-        return Table(self.features[order], labels, present, weights=weights, raw=raw)
+        return Table(self.features[order], labels, present, weights=weights, raw=raw, places=order)
 
     def __repr__(self) -> str:
         return f"Table(rows={self.rows}, features={self.features.shape[1]})"

@@ -7,7 +7,12 @@ tables are is said by `local.toml` beside the job:
     [data]
     hospital-a = "data/hospital-a.csv"
 
-and without it they are data/<owner>.csv beside the job.
+and without it they are data/<owner>.csv beside the job. What any node refuses by default, unless
+its organisation decides otherwise, is refused here as well; for made-up tables of a few rows
+
+    [rules]
+    least_batch_rows = 2
+    least_effective_rows = 1
 """
 
 from dataclasses import dataclass
@@ -18,7 +23,9 @@ import msgspec
 
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.jobs.job_train_checks import needs_file
-from mpc_train.jobs.rules import disclosed_on_the_way
+from mpc_train.jobs.outputs import words_of
+from mpc_train.jobs.rules import LEAST_BATCH_ROWS, LEAST_ROWS
+from mpc_train.jobs.schedule import held_out_of
 from mpc_train.jobs.strict_toml import at, load_toml, quoted
 from mpc_train.tables.source import Source, SourceProblem, check_source, resolved
 
@@ -31,10 +38,21 @@ LOCAL_JOIN_S = 600
 seen at once, since its process is a child of ours."""
 
 
+class LocalRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[rules]`: what all nodes of a local run demand of the result, whatever the job is."""
+
+    least_batch_rows: int = LEAST_BATCH_ROWS
+    least_effective_rows: int = LEAST_ROWS
+
+
+DEFAULT_RULES = LocalRules()
+
+
 class _LocalFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: dict[str, str | Source] = {}
     warm_start: str = ""
     """The state_dict that training starts from, at whichever nodes need it."""
+    rules: LocalRules = DEFAULT_RULES
 
 
 def local_data(job_path: Path, job: "Job") -> dict[str, Source]:
@@ -83,6 +101,12 @@ def local_start(job_path: Path, job: "Job") -> Path | None:
             f"there, or write warm_start = … in {_short(local)}"
         )
     return path
+
+
+def local_rules(job_path: Path) -> LocalRules:
+    """Return what `local.toml` says of rules, or the defaults; raise ConfigError."""
+    local = job_path.absolute().parent / LOCAL_FILE
+    return load_toml(local, _LocalFile, ConfigError)[0].rules if local.exists() else DEFAULT_RULES
 
 
 def _short(path: Path) -> Path:
@@ -141,21 +165,25 @@ def node_text(
     job: "Job",
     data: dict[str, Source],
     start: Path | None = None,
+    rules: LocalRules = DEFAULT_RULES,
 ) -> str:
-    """A party's or dealer's file; its rules allow exactly this job."""
+    """A party's or dealer's file; its rules allow this job alone, if it keeps `rules`."""
     sections: dict[str, dict[str, object]] = {
         "node": _node(node, roster),
         "coordinator": {"name": coordinator, "address": address},
         "network": {"listen": "tcp://127.0.0.1:*"},
         "rules": {
             "recipients": list(job.recipients),
-            "metrics": list(dict.fromkeys((*job.reveal.metrics, *job.reveal.per_party))),
-            "disclosures": list(disclosed_on_the_way(job)),
+            "dealers": [job.dealer],
+            "evaluators": list(job.evaluators),
+            "metrics": words_of(job, "metrics"),
+            "disclosures": words_of(job, "disclosures"),
             "models": [job.model.kind],
             "modules": [job.model.module] if job.model.module else [],
             "least_parties": len(job.owners),
             "least_test_rows": job.reveal.least_test_rows,
-            "least_group": job.reveal.least_group,
+            "least_group": _least_group(job),
+            **msgspec.to_builtins(rules),
             "jobs": [job.digest().hex()],
         },
         "timeouts": {"join_s": LOCAL_JOIN_S, "peer_s": 60},
@@ -165,6 +193,13 @@ def node_text(
     if start is not None and needs_file(job, node.name):
         sections["warm_start"] = {job.name: str(start)}
     return _toml(sections)
+
+
+def _least_group(job: "Job") -> int:
+    """The fewest rows that the job's metrics are of, of any owner's held-out rows too."""
+    rows = job.data.partition == "rows"
+    ours = [len(held_out_of(job, owner)) for owner in job.owners if rows]
+    return min([job.reveal.least_group, *filter(None, ours)])
 
 
 def _node(node: LocalNode, roster: Path) -> dict[str, object]:

@@ -38,10 +38,12 @@ from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.folds import cross_validated, fold_steps
 from mpc_train.evaluation.metrics import evaluation_of, revealed
 from mpc_train.evaluation.own import exchange, own_halves
+from mpc_train.found import Found
 from mpc_train.jobs.audience import listed
 from mpc_train.jobs.job import Job, fewest, job_from_bytes
 from mpc_train.jobs.job_link import link_of
 from mpc_train.jobs.job_train_checks import needs_file
+from mpc_train.jobs.outputs import leaving
 from mpc_train.jobs.ranges import check_ranges, rate
 from mpc_train.jobs.schedule import (
     checked_rows,
@@ -104,12 +106,18 @@ class TrainProgram:
         self._job: Job | None = None
         self._table: Table | None = None
         self._start: dict[str, Reals] | None = None
-        self.own_metrics = Findings()
-        """What this node alone learns, once the run is over; the summary is public."""
+        self.found = Found()
+        """What this node learns, once the run is over; `run` returns what the coordinator may be
+        told."""
         self.unmatched_records: int | None = None
         """How many of this node's own records found no partner, where records are joined."""
         self.warnings: list[str] = []
         """What this node's owner should look at; for nobody else."""
+
+    @property
+    def table(self) -> Table | None:
+        """This node's rows, from `prepare` until they are shared in; None where it has none."""
+        return self._table
 
     @property
     def told(self) -> dict[str, object]:
@@ -146,7 +154,11 @@ class TrainProgram:
         return public_constants(job)
 
     def run(self, session: Session) -> dict[str, object]:
-        """Share in, train, evaluate, seal; what is returned is public."""
+        """Share in, train, evaluate, seal.
+
+        Returns progress, sizes and times: what the coordinator may be told. What was learnt is in
+        `found`.
+        """
         job = self._job
         if job is None:
             raise RuntimeError("run before prepare")
@@ -158,7 +170,8 @@ class TrainProgram:
             self._send_rows(session, job)
             if job.reveal.per_party:
                 with session.channel.patience(TRAINING_S):
-                    self.own_metrics = exchange(job, session.channel, session.me, {})
+                    own = exchange(job, session.channel, session.me, {})
+                self.found = Found(own=own)
             summary = {"steps": 0}
         summary["bytes_sent"] = session.channel.bytes_sent - before
         summary["peak_rss_mb"] = peak_rss_mb()
@@ -215,17 +228,19 @@ class TrainProgram:
             detach()
         if not role.is_dealer:
             self._seal(session, job, halves, found)
-        self.own_metrics = exchange(job, session.channel, session.me, own)
+        self.found = Found(
+            metrics=found.metrics,
+            unavailable=found.reasons,
+            losses={str(number): loss for number, loss in trained.losses.items()},
+            revealed=tuple(output.name for output in gate.passed),
+            joined_rows=None if linked is None else linked.rows,
+            own=exchange(job, session.channel, session.me, own),
+        )
         return {
             "steps": len(training.step_seconds),
             "train_seconds": sum(training.step_seconds),
             "step_seconds_median": statistics.median(training.step_seconds),
             "rounds": training.rounds,
-            "metrics": found.metrics,
-            "unavailable": found.reasons,
-            "losses": {str(number): loss for number, loss in trained.losses.items()},
-            "revealed": [output.name for output in gate.passed],
-            "joined_rows": None if linked is None else linked.rows,
         }
 
     def _link(self, session: Session, job: Job, role: Role) -> tuple[Job, Linked | None]:
@@ -408,13 +423,15 @@ def agreed_outputs(job: Job) -> frozenset[Output]:
     """All that may leave: metrics and what is sealed, once, at the end, what `watch` discloses, and
     before that what `gaps` does.
 
-    The end counts as the job's last step, also where early stopping comes before it.
+    The end counts as the job's last step, also where early stopping comes before it. Raises
+    RuntimeError for an output that nodes' rules do not see, because `leaving` does not list it.
     """
-    return (
-        gap_outputs(job)
-        | disclosures(job)
-        | {Output(name, total_steps(job)) for name in listed(job)}
-    )
+    found = gap_outputs(job) | disclosures(job)
+    found |= {Output(name, total_steps(job)) for name in listed(job)}
+    unseen = {output.name for output in found}.difference(leaving(job))
+    if unseen:
+        raise RuntimeError(f"no rule sees what leaves as {', '.join(sorted(unseen))}")
+    return found
 
 
 def public_constants(job: Job) -> bytes:

@@ -55,6 +55,20 @@ class ProgressView:
             finally:
                 self._bar = None
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Draw nothing while inside: somebody is asked something."""
+        bar = self._bar
+        if bar is None:
+            yield
+            return
+        with self._lock:
+            bar.stop()
+            try:
+                yield
+            finally:
+                bar.start()
+
     def say(self, text: str) -> None:
         """Show one line above the bar."""
         if not self._enabled:

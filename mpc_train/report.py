@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpc_train.jobs.audience import fold_outputs, grouped
+from mpc_train.jobs.cautions import cautions
 from mpc_train.jobs.footprint import memory_needs
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_link import learnt, link_of
 from mpc_train.jobs.job_prepare import Prepare
 from mpc_train.jobs.job_regression import described
 from mpc_train.jobs.job_train_checks import drops
+from mpc_train.jobs.outputs import UNGROUPED
 from mpc_train.jobs.reading import Reading
 from mpc_train.jobs.schedule import (
     checked_size,
@@ -38,10 +40,6 @@ MODELS = {
     "gamma": "gamma regression (logarithmic link)",
 }
 RULES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
-
-
-UNGROUPED = {"accuracy", "log_loss", "mse", "mae", "r2"}
-"""Metrics of all held-out rows, whose number is public."""
 
 
 def describe(job: Job) -> str:
@@ -89,6 +87,12 @@ def _memory(job: Job) -> str:
     for name, count in memory_needs(job).items():
         by_size.setdefault(f"{count / 1e9:.2f} GB", []).append(name)
     return ", ".join(f"{amount} at {' and '.join(names)}" for amount, names in by_size.items())
+
+
+def beware(job: Job) -> list[str]:
+    """Lines that follow `describe`: what lets the result say much about few rows. Unlike it, they
+    take time by the numbers of the job and not by its length."""
+    return [f"  beware     {line}" for line in cautions(job)]
 
 
 def _steps(job: Job) -> list[str]:

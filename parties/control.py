@@ -130,7 +130,7 @@ class Delivery(_Message, frozen=True, tag="delivery"):
 
 
 class Done(_Message, frozen=True, tag="done"):
-    """The program ended; `summary` is public JSON."""
+    """The program ended; `summary` is JSON of what the coordinator may know: sizes and times."""
 
     summary: Annotated[bytes, Meta(max_length=MAX_SUMMARY_BYTES)]
 

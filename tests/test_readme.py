@@ -16,7 +16,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from mpc_train.cli import app
-from mpc_train.commands.collect import summarise
+from mpc_train.commands.collect import found_by, summarise
 from mpc_train.errors import EXIT_STATUS
 from mpc_train.jobs.job import Job, load_job
 from mpc_train.jobs.schedule import total_steps
@@ -125,7 +125,8 @@ def test_the_fields_of_a_run() -> None:
     paragraph = README[README.index("## For machines") : README.index("| exit status")]
     named = set(re.findall(r"`(\w+)`", paragraph))
     job = load_job(ROOT / "examples" / "breast_cancer" / "job.toml")
-    fields = set(summarise(job, {name: {} for name in job.nodes}))
+    nothing: dict[str, dict[str, object]] = {name: {} for name in job.nodes}
+    fields = {*summarise(job, nothing), *found_by(job, nothing)}
     later = {"model", "sealed", "twin_metrics", "max_weight_difference", "joined_rows"}
     later |= {"unmatched_records"}
     assert named - fields == later
@@ -225,7 +226,7 @@ def test_a_run_and_plain_pytorch(good_study: Study, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(study.passphrase.read_text())
     journey.type("mpc-train open model.sealed")
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["metrics"] == ended["desk"].record["metrics"]
+    assert manifest["metrics"] == ended["ann"].record["metrics"]
 
     lines = [line for line in code(README) if "torch" in line or "load_state_dict" in line]
     program = "\n".join(line for line in lines if not line.startswith((".venv", "make")))
@@ -247,7 +248,7 @@ def test_what_every_command_prints_for_machines(tmp_path: Path) -> None:
     leaves = []
     for name, command in root.commands.items():
         leaves += [(name, inner) for inner in getattr(command, "commands", {"": command}).values()]
-    assert len(leaves) == 16
+    assert len(leaves) == 17
     for name, leaf in leaves:
         assert "--format" in {option for one in leaf.params for option in one.opts}, name
         assert leaf.help and leaf.help.strip().endswith("."), name

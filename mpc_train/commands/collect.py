@@ -88,10 +88,11 @@ def _about(
 
 
 def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the run in the fields of `--format json`, from each node's own summary.
+    """Return what a coordinator is told of a run: progress, sizes and times, of each node's own
+    summary, in the fields of `--format json`.
 
-    Steps, rounds, metrics and losses are the first evaluator's; raises ArtifactError when another
-    evaluator says otherwise, or a node sent what is no summary of this job.
+    Steps and rounds are the first evaluator's; raises ArtifactError when another evaluator counts
+    other steps, or a node sent what is no such summary.
     """
     from mpc_train.commands.summary import read_summary
     from mpc_train.errors import ArtifactError
@@ -99,9 +100,8 @@ def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     summaries = {name: read_summary(job, name, sent[name]) for name in job.nodes}
     first, *others = [summaries[name] for name in job.evaluators]
     for name, other in zip(job.evaluators[1:], others, strict=True):
-        for key in ("steps", "metrics", "unavailable", "losses", "revealed", "joined_rows"):
-            if getattr(other, key) != getattr(first, key):
-                raise ArtifactError(f"{name} and {job.evaluators[0]} report different {key}")
+        if other.steps != first.steps:
+            raise ArtifactError(f"{name} and {job.evaluators[0]} report different steps")
     return {
         "status": "ok",
         "job": job.name,
@@ -117,11 +117,28 @@ def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
         "peak_rss_mb": {
             name: peak for name in job.nodes if (peak := summaries[name].peak_rss_mb) is not None
         },
-        "metrics": dict(first.metrics),
-        "unavailable": dict(first.unavailable),
-        "learnt": learnt(job, first.revealed),
-        **({"losses": dict(first.losses)} if first.losses else {}),
-        **_linkage(job, first.joined_rows),
+    }
+
+
+def found_by(job: Job, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a run found, in the fields of `--format json`, from what each node printed.
+
+    Metrics and losses are the first evaluator's; raises ArtifactError when another evaluator says
+    otherwise.
+    """
+    from mpc_train.errors import ArtifactError
+
+    first = records[job.evaluators[0]]
+    for name in job.evaluators[1:]:
+        for key in ("metrics", "unavailable", "losses", "revealed", "joined_rows"):
+            if records[name].get(key) != first.get(key):
+                raise ArtifactError(f"{name} and {job.evaluators[0]} report different {key}")
+    return {
+        "metrics": dict(first.get("metrics") or {}),
+        "unavailable": dict(first.get("unavailable") or {}),
+        "learnt": learnt(job, first.get("revealed") or ()),
+        **({"losses": dict(first["losses"])} if first.get("losses") else {}),
+        **_linkage(job, first.get("joined_rows")),
     }
 
 
@@ -137,3 +154,14 @@ def _linkage(job: Job, joined: int | None) -> dict[str, Any]:
             warning for owner in job.owners for warning in linkage_warnings(job, joined, owner)
         ],
     }
+
+
+def _agree(job: Job, said: Mapping[str, Mapping[str, Any]], *keys: str) -> None:
+    """All evaluators say the same under these keys."""
+    from mpc_train.errors import ArtifactError
+
+    first, *others = job.evaluators
+    for name in others:
+        for key in keys:
+            if said[name].get(key) != said[first].get(key):
+                raise ArtifactError(f"{name} and {first} report different {key}")

@@ -27,12 +27,16 @@ from mpc_train.commands.common import (
 from mpc_train.printing import say
 
 if TYPE_CHECKING:
+    from mpc_train.commands.consent import Ask
+    from mpc_train.commands.remembered import Remembered
     from mpc_train.evaluation.findings import Findings
+    from mpc_train.found import Found
     from mpc_train.jobs.job import Job
     from mpc_train.jobs.node_config import NodeConfig
     from mpc_train.program import TrainProgram
     from mpc_train.tables.reading import Progress
     from parties.contract import Roles
+    from parties.roster import Roster
     from parties.session import Session
 
 ReportFdOption = Annotated[int | None, typer.Option("--report-fd", hidden=True)]
@@ -77,7 +81,7 @@ def coordinator(
         from mpc_train.commands.collect import bundle, summarise
         from mpc_train.jobs.job import load_job
         from mpc_train.jobs.node_config import load_coordinator_config
-        from mpc_train.report import describe, outcome
+        from mpc_train.report import beware, describe, outcome
         from parties.coordinator import Coordinator, CoordinatorSettings
         from parties.stop import sigterm_interrupts
         from parties.supervisor import end_with_parent, report
@@ -106,7 +110,8 @@ def coordinator(
             report(report_fd, node.address)
         events("listening", {"address": node.address, "job": job.name})
         if output is Format.text:
-            say(f"{describe(job)}\n\nListening on {node.address}, waiting for the nodes")
+            say("\n".join([describe(job), *beware(job), ""]))
+            say(f"Listening on {node.address}, waiting for the nodes")
         with events.view.shown(), sigterm_interrupts():
             result = node.run()
         found = summarise(job, result.summaries)
@@ -130,6 +135,7 @@ def _node(
 ) -> None:
     with reporting(output):
         from mpc_train.commands.collect import bundle
+        from mpc_train.commands.consent import terminal
         from mpc_train.jobs.node_config import default_home, load_node_config
         from mpc_train.report import metric, told_lines
         from parties.node import NodeSettings, run_node
@@ -142,7 +148,8 @@ def _node(
         run_dir = _run_dir(settings.place.run_dir, settings.place.name)
         events = _Events(output)
         join_s = float(settings.timeouts.join_s)
-        program = _Guarded(settings, deals, events)
+        ask = None if output is Format.json else terminal(events.view, join_s)
+        program = _Guarded(settings, roster, deals, events, ask)
         with events.view.shown():
             result = run_node(
                 vault,
@@ -165,21 +172,21 @@ def _node(
         mine = [name for name in program.recipients if name == settings.place.name]
         bundles = bundle(run_dir, result.files, mine, program.evaluators, cards, "model.sealed")
         sealed = [str(path) for path in bundles.values()]
-        told = program.told
-        own = _own_metrics(run_dir, program.own_metrics) | told
-        program.own_metrics.check()
+        found, told = program.found, program.told
+        own = _own_metrics(run_dir, found.own) | told
+        found.own.check()
+        known = program.learnt()
         if output is Format.json:
-            known = program.learnt(result.summary.get("revealed"))
-            emit({"status": "ok", **result.summary, **own, "learnt": known, "sealed": sealed})
+            said = {**result.summary, **found.printed(), **own}
+            emit({"status": "ok", **said, "learnt": known, "sealed": sealed})
             return
         say("The run has ended well.")
-        known = program.learnt(result.summary.get("revealed"))
         say(f"Learnt by {settings.place.name}: {', '.join(known) or 'nothing'}")
-        for name, value in program.own_metrics.metrics.items():
-            shown = metric(name, value, program.own_metrics.reasons)
+        for name, value in found.own.metrics.items():
+            shown = metric(name, value, found.own.reasons)
             say(f"Metric {shown}, of this node's own rows, known to nobody else")
-        for name, value in (result.summary.get("metrics") or {}).items():
-            say(f"Metric {metric(name, value, result.summary.get('unavailable') or {})}")
+        for name, value in found.metrics.items():
+            say(f"Metric {metric(name, value, found.unavailable)}")
         for line in told_lines(told):
             say(line)
         place = settings.place
@@ -202,21 +209,35 @@ def _own_metrics(run_dir: Path, found: "Findings") -> dict[str, object]:
 
 
 class _Guarded:
-    """The training program behind this organisation's rules: shows the job, then checks it."""
+    """The training program behind this organisation's rules: shows the job, checks it against them
+    and against what was revealed before, and has somebody agree to it."""
 
-    def __init__(self, config: "NodeConfig", deals: bool, events: "_Events") -> None:
-        self._config, self._deals, self._events = config, deals, events
+    def __init__(
+        self,
+        config: "NodeConfig",
+        roster: "Roster",
+        deals: bool,
+        events: "_Events",
+        ask: "Ask | None",
+    ) -> None:
+        self._config, self._roster, self._deals = config, roster, deals
+        self._events, self._ask = events, ask
         self._program: TrainProgram | None = None
+        self._remembered: Remembered | None = None
         self._job: Job | None = None
         self.evaluators: tuple[str, ...] = ()
         self.recipients: tuple[str, ...] = ()
 
     def prepare(self, body: bytes, roles: "Roles") -> bytes:
-        """Show the job, apply the rules, then let the program prepare. Raises RefusedError."""
+        """Show the job, apply the rules, have it agreed to, then let the program prepare.
+
+        Raises RefusedError, and what the program raises; nothing has been signed.
+        """
+        from mpc_train.commands.consent import agree
         from mpc_train.errors import RefusedError
         from mpc_train.jobs.job import job_from_bytes
         from mpc_train.jobs.rules import check_rules
-        from mpc_train.report import describe
+        from mpc_train.report import beware, describe
 
         job = job_from_bytes(body)
         self._events.say(describe(job))
@@ -229,38 +250,60 @@ class _Guarded:
                 f"{me} was started as a {started}, which it is not in this job; if your "
                 f"organisation agrees, start it with: mpc-train {verb}"
             )
-        check_rules(self._config.rules, job)
+        check_rules(self._config.rules, job, me)
+        for line in beware(job):
+            self._events.say(line)
+        self._remember(job)
+        self._events.say(f"This node may sign: {agree(self._config, self._roster, job, self._ask)}")
         self.evaluators, self.recipients, self._job = job.evaluators, job.recipients, job
 
         from mpc_train.program import TrainProgram
 
         self._program = TrainProgram(self._config, self._events.reading)
-        return self._program.prepare(body, roles)
+        constants = self._program.prepare(body, roles)
+        if self._remembered is not None and self._program.table is not None:
+            source = self._config.source(job.name)
+            self._remembered.check(job, source, self._program.table)
+        return constants
 
-    def learnt(self, revealed: Any) -> list[str]:
+    def _remember(self, job: "Job") -> None:
+        """Find what was revealed of this node's table, if it has one, and say so."""
+        from mpc_train.commands.remembered import Remembered
+
+        place = self._config.place
+        if place.name in job.owners:
+            self._remembered = Remembered(place.home, place.name, self._config.rules)
+            for line in self._remembered.notes(self._config.source(job.name)):
+                self._events.say(line)
+
+    def learnt(self) -> list[str]:
         """What this node has learnt of what passed the reveal gate; one that computed nothing did
         not see that, and says what the job says."""
         from mpc_train.jobs.audience import learnt, listed
 
         if self._job is None:
             return []
-        outputs = listed(self._job) if revealed is None else revealed
+        outputs = listed(self._job) if self.found.revealed is None else self.found.revealed
         return learnt(self._job, outputs)[self._config.place.name]
 
     @property
-    def own_metrics(self) -> "Findings":
-        from mpc_train.evaluation.findings import Findings
+    def found(self) -> "Found":
+        """What this node has learnt; the coordinator is told nothing of it."""
+        from mpc_train.found import Found
 
-        return Findings() if self._program is None else self._program.own_metrics
+        return Found() if self._program is None else self._program.found
 
     @property
     def told(self) -> dict[str, object]:
         return {} if self._program is None else self._program.told
 
     def run(self, session: "Session") -> dict[str, object]:
-        """Run the prepared program."""
-        if self._program is None:
+        """Keep that the run begins, then run the prepared program; what is returned is public."""
+        if self._program is None or self._job is None:
             raise RuntimeError("run before prepare")
+        if self._remembered is not None and self._program.table is not None:
+            source = self._config.source(self._job.name)
+            self._remembered.write(self._job, source, self._program.table)
         return self._program.run(session)
 
 

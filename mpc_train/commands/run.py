@@ -59,7 +59,7 @@ def run_command(
         from mpc_train.jobs.job_train_checks import drops
         from mpc_train.local import local_data
         from mpc_train.progress import ProgressView
-        from mpc_train.report import describe, outcome
+        from mpc_train.report import beware, describe, outcome
         from parties.contract import Roles, describe_trust
         from parties.stop import sigterm_interrupts
 
@@ -67,7 +67,7 @@ def run_command(
         data = local_data(job_path, job)
         folder = _fresh_folder(run_dir, job.name)
         view = ProgressView(enabled=output is Format.text)
-        view.say(f"{describe(job)}\n")
+        view.say("\n".join([describe(job), *beware(job), ""]))
         with sigterm_interrupts():
             result, weights = _run(job, job_path.absolute(), data, folder, view, verbose)
             if compare:
@@ -117,9 +117,10 @@ def _run(
     view: "ProgressView",
     verbose: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
+    from mpc_train.commands.collect import found_by
     from mpc_train.commands.open import open_file
     from mpc_train.jobs.job_regression import regression_shapes
-    from mpc_train.local import coordinator_text, local_nodes, local_start, node_text
+    from mpc_train.local import coordinator_text, local_nodes, local_rules, local_start, node_text
     from mpc_train.preparation.sealed import in_words
     from parties.roster import Roster
     from parties.supervisor import ChildSpec, Supervisor
@@ -155,14 +156,16 @@ def _run(
                         job,
                         data,
                         local_start(job_path, job),
+                        local_rules(job_path),
                     )
                 )
                 supervisor.start(spec(node))
             statuses = supervisor.wait()
             if any(statuses.values()):
                 raise _failure(supervisor)
-            result = _last_record(supervisor.children[coordinator.name])
-            result["warnings"] = _warnings(supervisor, job)
+            records = {name: _last_record(child) for name, child in supervisor.children.items()}
+            result = records[coordinator.name] | found_by(job, records)
+            result["warnings"] = _warnings(records, job)
         recipient = job.recipients[0]
         sealed = {Path(path).stem: Path(path) for path in result["sealed"]}
         if recipient not in sealed:
@@ -250,10 +253,9 @@ def _last_record(child: "Child") -> dict[str, Any]:
     }
 
 
-def _warnings(supervisor: "Supervisor", job: "Job") -> list[str]:
+def _warnings(records: dict[str, dict[str, Any]], job: "Job") -> list[str]:
     """What each owner's node told its owner alone; here all of them are one user."""
-    records = {name: _last_record(supervisor.children[name]) for name in job.owners}
-    return [f"{name}: {said}" for name, one in records.items() for said in one.get("warnings", ())]
+    return [f"{name}: {said}" for name in job.owners for said in records[name].get("warnings", ())]
 
 
 def _ready(supervisor: "Supervisor", child: "Child") -> str:
@@ -285,10 +287,13 @@ def _failure(supervisor: "Supervisor") -> NodeFailedError:
     status = int(record.get("exit", child.returncode or 1))
     if status < 0:  # it had said what is wrong, and was ended while it was closing
         status = EXIT_STATUS.get(str(record["status"]), 1)
+    message = str(record.get("message", "failed"))
+    if record.get("code") == "policy":
+        message += " Where all rows are made up, [rules] in local.toml beside the job may say so."
     return NodeFailedError(
         str(record["status"]),
         str(record.get("code", "internal")),
-        f"{child.name}: {record.get('message', 'failed')}",
+        f"{child.name}: {message}",
         status,
     )
 

@@ -14,13 +14,16 @@ import msgspec
 
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.jobs.job_checks import NAME
-from mpc_train.jobs.rules import Rules
+from mpc_train.jobs.rules import LEAST, Rules
 from mpc_train.jobs.strict_toml import at, load_toml
 from mpc_train.tables.source import Source, SourceProblem, check_source, resolved
 
 HOME_VARIABLE = "MPC_TRAIN_HOME"
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
 _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
+_MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`")
+_NAMED = ("recipients", "dealers", "evaluators", "approvers")
+_MAY_BE_0 = ("least_batch_rows", "least_effective_rows")
 _LEAST_TIMEOUT_S, _MOST_TIMEOUT_S = 1, 7 * 24 * 3600
 
 
@@ -33,6 +36,8 @@ class _Node(_Strict, frozen=True):
     home: str = ""
     roster: str = ""
     run_dir: str = "runs"
+    approvals: str = ""
+    """Where files of `mpc-train job approve` lie; left out, in `approvals` in the home."""
     passphrase_file: str = ""
 
 
@@ -84,6 +89,7 @@ class Place:
     home: Path
     roster: Path
     run_dir: Path
+    approvals: Path
     passphrase_file: Path | None
 
 
@@ -146,7 +152,17 @@ def default_home() -> Path:
 def load_node_config(path: Path | str) -> NodeConfig:
     """Read a party's or dealer's file; raise ConfigError naming file, line and key."""
     path = Path(path).absolute()
-    parsed, text = load_toml(path, _PartyFile, ConfigError)
+    try:
+        parsed, text = load_toml(path, _PartyFile, ConfigError)
+    except ConfigError as error:
+        missing = _MISSING.search(str(error))
+        if missing is None:
+            raise
+        key = missing[1]
+        raise ConfigError(
+            f'{error}; under [rules] write {key} = ["…"], the names whom your organisation '
+            f"accepts as {key}, of whatever job"
+        ) from error
     check = _Checker(path, text)
     check.name("coordinator.name", parsed.coordinator.name)
     check.address("coordinator.address", parsed.coordinator.address, dial=True)
@@ -161,13 +177,7 @@ def load_node_config(path: Path | str) -> NodeConfig:
         if not listen:
             raise check.error("network.advertise", "needs listen as well")
         check.address("network.advertise", advertise, dial=True)
-    for name in parsed.rules.recipients:
-        check.name("rules.recipients", name)
-    if parsed.rules.least_parties < 1:
-        raise check.error("rules.least_parties", "at least 1")
-    for digest in parsed.rules.jobs:
-        if not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise check.error("rules.jobs", "digests of 64 hexadecimal digits")
+    check.rules(parsed.rules)
     check.timeouts(parsed.timeouts)
     data: dict[str, Source] = {}
     for name, entry in parsed.data.items():
@@ -238,6 +248,18 @@ class _Checker:
         if dial and ("*" in address or int(match[2]) == 0):
             raise self.error(key, "an address that can be dialled has a host and a port")
 
+    def rules(self, rules: Rules) -> None:
+        for key in _NAMED:
+            for name in getattr(rules, key):
+                self.name(f"rules.{key}", name)
+        for key in LEAST:
+            fewest = 0 if key in _MAY_BE_0 else 1
+            if getattr(rules, key) < fewest:
+                raise self.error(f"rules.{key}", f"at least {fewest}")
+        for digest in rules.jobs:
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise self.error("rules.jobs", "digests of 64 hexadecimal digits")
+
     def timeouts(self, timeouts: Timeouts) -> None:
         for key in ("join_s", "peer_s"):
             if not _LEAST_TIMEOUT_S <= getattr(timeouts, key) <= _MOST_TIMEOUT_S:
@@ -251,5 +273,6 @@ class _Checker:
             home=home,
             roster=self.resolve(node.roster) if node.roster else home / "roster",
             run_dir=self.resolve(node.run_dir),
+            approvals=self.resolve(node.approvals) if node.approvals else home / "approvals",
             passphrase_file=self.resolve(node.passphrase_file) if node.passphrase_file else None,
         )

@@ -162,10 +162,15 @@ def total_steps(job: "Job") -> int:
 
 def batches(job: "Job", epoch: int) -> list[NDArray[np.int64]]:
     """Return the row numbers of each batch of an epoch (epochs count from 0)."""
-    training, _ = split(job)
+    size, order = job.train.batch_size, order_of(job, split(job)[0], epoch)
+    return [order[at : at + size] for at in range(0, len(order), size)]
+
+
+def order_of(job: "Job", training: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+    """Return the training rows in the order of an epoch, batch after batch, without those that are
+    left over."""
     order = training[permutation(len(training), "batches", job.train.seed, epoch)]
-    size = job.train.batch_size
-    return [order[at : at + size] for at in range(0, steps_per_epoch(job) * size, size)]
+    return order[: steps_per_epoch(job) * job.train.batch_size]
 
 
 def learning_rate(job: "Job", epoch: int, step: int | None = None) -> Fraction:
@@ -194,15 +199,15 @@ def distinct_rates(job: "Job") -> list[tuple[int, int | None]]:
     found: list[tuple[int, int | None]] = []
     warmup = min(job.train.schedule.warmup_steps, total_steps(job) + 1)
     found += [((step - 1) // steps_per_epoch(job), step) for step in range(1, warmup)]
-    return [*found, *((epoch, None) for epoch in range(0, job.train.epochs, _epochs_alike(job)))]
+    return [*found, *((epoch, None) for epoch in range(0, job.train.epochs, epochs_alike(job)))]
 
 
 def rate_changes(job: "Job") -> int:
     """Return in how many epochs the rate may differ from that of the epoch before."""
-    return -(-job.train.epochs // _epochs_alike(job))
+    return -(-job.train.epochs // epochs_alike(job))
 
 
-def _epochs_alike(job: "Job") -> int:
+def epochs_alike(job: "Job") -> int:
     """So many epochs in a row have one rate."""
     schedule = job.train.schedule
     if schedule.name == "step":

@@ -1,8 +1,13 @@
 """A small valid job and data to fit it, for tests to alter."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.outputs import words_of
+from mpc_train.jobs.rules import Rules
 
 JOB = """
 [job]
@@ -44,6 +49,18 @@ def write_job(folder: Path, text: str = JOB) -> Path:
 def replaced(old: str, new: str) -> str:
     assert JOB.count(old) == 1, f"{old!r} must stand once in the job"
     return JOB.replace(old, new)
+
+
+def allowing(job: Job, **changes: Any) -> Rules:
+    """Rules that list what a job names, with the default numbers; `changes` to them."""
+    listed: dict[str, Any] = {
+        "recipients": job.recipients,
+        "dealers": (job.dealer,),
+        "evaluators": job.evaluators,
+        "metrics": tuple(words_of(job, "metrics")),
+        "disclosures": tuple(words_of(job, "disclosures")),
+    }
+    return Rules(**{**listed, **changes})
 
 
 def csv_lines(rows: int, seed: int = 0) -> list[str]:

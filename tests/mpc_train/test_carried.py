@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import safetensors.torch
@@ -14,10 +13,11 @@ from typer.testing import CliRunner
 from mpc_train.cli import app
 from mpc_train.errors import JobError, ModelError, RefusedError
 from mpc_train.jobs.job import Job, job_from_bytes, load_job
-from mpc_train.jobs.rules import Rules, check_rules
+from mpc_train.jobs.rules import check_rules
 from mpc_train.networks import carried
 from mpc_train.networks.models import initial_weights
 from mpc_train.twin.reference import plain_module
+from tests.mpc_train.helpers import allowing
 
 NET = """
 import torch
@@ -177,10 +177,9 @@ def test_a_module_is_the_same_at_every_node(folder: Path) -> None:
 
 def test_a_node_calls_only_what_its_rules_list(folder: Path) -> None:
     job = load_job(write(folder, MODULE))
-    rules = Rules(recipients=("alice",))
     with pytest.raises(RefusedError, match="study_net:net would be called"):
-        check_rules(rules, job)
-    check_rules(msgspec.structs.replace(rules, modules=("study_net:net",)), job)
+        check_rules(allowing(job), job, job.owners[0])
+    check_rules(allowing(job, modules=("study_net:net",)), job, job.owners[0])
 
 
 @pytest.mark.parametrize(

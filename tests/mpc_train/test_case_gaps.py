@@ -23,7 +23,8 @@ from mpc_train.data import load_table
 from mpc_train.errors import DataError, RefusedError
 from mpc_train.jobs.audience import learnt
 from mpc_train.jobs.job import Job, load_job
-from mpc_train.jobs.rules import Rules, check_rules, disclosed_on_the_way
+from mpc_train.jobs.outputs import disclosed_on_the_way
+from mpc_train.jobs.rules import check_rules
 from mpc_train.jobs.schedule import split
 from mpc_train.preparation.gaps import EMPTY, check_gaps, gap_outputs
 from mpc_train.preparation.sharing import share_in
@@ -37,6 +38,7 @@ from protocols.crypten_backend import attach, detach
 from protocols.fixed_point import decode
 from protocols.reveal import RevealGate
 from protocols.role import Role
+from tests.mpc_train.helpers import allowing
 from tests.support.cases import CASES, run_case
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, secret, shares_of
@@ -365,5 +367,5 @@ def test_the_bit_is_listed_where_there_is_one(tmp_path: Path) -> None:
     assert not gap_outputs(other) and "has no value" not in describe(other)
     assert disclosed_on_the_way(job) == [EMPTY] and not disclosed_on_the_way(other)
     with pytest.raises(RefusedError, match="empty_columns would be disclosed"):
-        check_rules(Rules(recipients=("ann",)), job)
-    check_rules(Rules(recipients=("ann",), disclosures=("empty_columns",)), job)
+        check_rules(allowing(job, disclosures=()), job, "ann")
+    check_rules(allowing(job), job, "ann")

@@ -190,6 +190,8 @@ name = "office"
 address = "tcp://127.0.0.1:9"
 [rules]
 recipients = ["ann"]
+dealers = ["dora"]
+evaluators = ["ann", "bob"]
 """
 
 

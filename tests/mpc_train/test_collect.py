@@ -12,7 +12,7 @@ from hypothesis import given as each
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from mpc_train.commands.collect import bundle, summarise
+from mpc_train.commands.collect import bundle, found_by, summarise
 from mpc_train.commands.common import Format
 from mpc_train.commands.nodes import _Events
 from mpc_train.errors import ArtifactError
@@ -40,8 +40,17 @@ def summaries(job: Job) -> dict[str, dict[str, Any]]:
         "step_seconds_median": 0.125,
         "bytes_sent": 1500,
         "rounds": 90,
+    }
+    return {name: dict(one) for name in job.nodes}
+
+
+def printed(job: Job) -> dict[str, dict[str, Any]]:
+    one = {
         "metrics": {"accuracy": 0.9, "auc": None, "calibration": [[0.25, 0.5], None]},
         "unavailable": {"auc": "refused: a class has 3 rows", "calibration": "bin 2: empty"},
+        "losses": {},
+        "revealed": ["accuracy", "auc"],
+        "joined_rows": None,
     }
     return {name: dict(one) for name in job.nodes}
 
@@ -131,6 +140,8 @@ def test_summaries_become_one_report(job: Job) -> None:
     given = summaries(job)
     given["bob"]["train_seconds"] = 3.0
     result = summarise(job, given)
+    assert not {"metrics", "losses", "learnt"} & set(result)
+    result |= found_by(job, printed(job))
     assert result["status"] == "ok"
     assert (result["parties"], result["train_seconds"]) == (3, 3.0)
     assert result["bytes_sent"] == dict.fromkeys(("ann", "bob", "cleo", "registry"), 1500)
@@ -141,12 +152,12 @@ def test_summaries_become_one_report(job: Job) -> None:
     assert "registry 1.5 kB" in text
 
 
-@pytest.mark.parametrize(("key", "value"), [("steps", 7), ("metrics", {"accuracy": 0.8})])
-def test_evaluators_who_disagree_are_not_believed(job: Job, key: str, value: Any) -> None:
-    given = summaries(job)
-    given["cleo"][key] = value
+@pytest.mark.parametrize("key", ["steps", "metrics", "losses", "revealed", "joined_rows"])
+def test_evaluators_who_disagree_are_not_believed(job: Job, key: str) -> None:
+    given = summaries(job) if key == "steps" else printed(job)
+    given["cleo"][key] = 7
     with pytest.raises(ArtifactError, match=f"cleo and ann report different {key}"):
-        summarise(job, given)
+        (summarise if key == "steps" else found_by)(job, given)
 
 
 def as_(key: str, *values: Any) -> list[tuple[str, Any]]:

@@ -64,6 +64,6 @@ def test_three_machines_fit_the_job() -> None:
         assert config.place.name == name
         assert config.coordinator == coordinator.place.name
         assert config.coordinator_address == coordinator.listen
-        check_rules(config.rules, job)
+        check_rules(config.rules, job, name)
         if name in job.owners:
             config.source(job.name)

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from mpc_train.commands.nodes import _Guarded
-from mpc_train.commands.summary import outputs
 from mpc_train.errors import DataError, JobError, RefusedError
 from mpc_train.jobs.job import Job, job_from_bytes, load_job
 from mpc_train.jobs.job_problem import JobProblem
+from mpc_train.jobs.outputs import leaving
 from mpc_train.jobs.rules import Rules
 from mpc_train.jobs.schedule import (
     distinct_rates,
@@ -36,6 +36,7 @@ from mpc_train.tables.load import _Filling
 from mpc_train.tables.schema import Column, Schema, check_schema
 from mpc_train.training.watch import disclosures
 from parties.contract import Roles
+from parties.roster import Roster
 from tests.mpc_train.helpers import replaced, write_job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,8 +216,9 @@ def test_rules_come_before_rows_weights_and_steps(
     seen: list[str] = []
     events: Any = SimpleNamespace(say=seen.append, reading=None)
     place = SimpleNamespace(name=job.owners[0])
-    config: Any = SimpleNamespace(place=place, rules=Rules(recipients=("nobody",)))
-    guarded = _Guarded(config, False, events)
+    rules = Rules(("nobody",), ("nobody",), ("nobody",))
+    config: Any = SimpleNamespace(place=place, rules=rules)
+    guarded = _Guarded(config, Roster({}), False, events, None)
     roles = Roles(job.owners, job.evaluators, job.dealer, job.recipients)
     with pytest.raises(RefusedError, match="breaks this node's rules"):
         guarded.prepare(job.to_bytes(), roles)
@@ -343,4 +345,4 @@ def test_own_rows_are_counted_owner_by_owner(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [*EXAMPLES, "rich", "carried"])
 def test_what_a_run_reveals_may_stand_in_a_summary(tmp_path: Path, name: str) -> None:
     job = bodies(tmp_path)[name]
-    assert {output.name for output in agreed_outputs(job)} <= outputs(job)
+    assert {output.name for output in agreed_outputs(job)} <= set(leaving(job))

@@ -120,7 +120,7 @@ def test_a_network_of_code_that_every_node_has(study: Study, tmp_path: Path) -> 
     twin = train_twin(job, tables, initial_weights(job))
     weights = {name: value.double().numpy() for name, value in state.items()}
     assert max_weight_difference(weights, twin.state) < 2.0**-8
-    metrics = ended["desk"].record["metrics"]
+    metrics = ended["ann"].record["metrics"]
     assert metrics["accuracy"] == pytest.approx(evaluate(job, weights, tables)["accuracy"])
     assert metrics["accuracy"] == pytest.approx(twin.metrics["accuracy"])
     assert metrics["accuracy"] > 0.8

@@ -14,7 +14,7 @@ from mpc_train.jobs.node_config import (
 )
 from mpc_train.jobs.rules import check_rules
 from mpc_train.local import LocalNode, local_data, node_text
-from tests.mpc_train.helpers import replaced, write_job
+from tests.mpc_train.helpers import write_job
 
 PARTY = """
 [node]
@@ -36,8 +36,11 @@ query = { url = "sqlite:///a.db", query = "select 1", date_formats = { born = "%
 
 [rules]
 recipients = ["ann", "office"]
+dealers = ["registry"]
+evaluators = ["ann", "bob", "cleo"]
 metrics = ["accuracy", "auc"]
 least_parties = 3
+least_group = 9
 
 [timeouts]
 join_s = 30
@@ -135,7 +138,13 @@ def test_a_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ('ignore = ["id"]', 'delimiter = "ab"', "data.other.delimiter", "one ASCII character"),
         ('ignore = ["id"]', 'delimeter = ";"', "delimeter", "unknown key"),
         ("sqlite:///a.db", "postgresql://a:b@c/d", "data.query.url", "holds a password"),
-        ('recipients = ["ann", "office"]\n', "", "rules", "recipients"),
+        ('recipients = ["ann", "office"]\n', "", "rules", 'write recipients = ["…"]'),
+        ('dealers = ["registry"]\n', "", "rules", 'write dealers = ["…"]'),
+        ('evaluators = ["ann", "bob", "cleo"]\n', "", "rules", 'write evaluators = ["…"]'),
+        ('dealers = ["registry"]', 'dealers = ["The Registry"]', "rules.dealers", "not a name"),
+        ("least_group = 9", "least_group = 0", "rules.least_group", "at least 1"),
+        ("least_parties = 3", "repeats = 0", "rules.repeats", "at least 1"),
+        ("least_parties = 3", "least_batch_rows = -1", "rules.least_batch_rows", "at least 0"),
         ('"auc"]', '"f7"]', "rules.metrics", "Invalid enum value"),
         ("least_parties = 3", "least_parties = 0", "rules.least_parties", "at least 1"),
         ("least_parties = 3", 'jobs = ["12"]', "rules.jobs", "64"),
@@ -179,26 +188,20 @@ def test_a_wrong_coordinator_file(tmp_path: Path, old: str, new: str, key: str) 
         ("least_parties = 3", "least_parties = 4", "3 owners bring data"),
         ("least_parties = 3", 'models = ["linear"]', "a logistic model"),
         ("least_parties = 3", "least_test_rows = 50", "over 20 rows"),
-        ("least_parties = 3", f'jobs = ["{"0" * 64}"]', "is not under jobs"),
+        ('["registry"]', '["notary"]', "registry would deal and is not under dealers"),
+        ('["ann", "bob", "cleo"]', '["ann", "bob"]', "cleo would compute and is not under eval"),
+        ("least_parties = 3", "least_batch_rows = 17", "a step takes 16 rows"),
+        ("least_parties = 3", "least_effective_rows = 25", "24.8 rows of ann's in effect"),
+        ("least_group = 9", "least_group = 10", "are ann's, and whoever owns the others"),
     ],
 )
 def test_a_job_that_breaks_the_rules_is_refused(
     tmp_path: Path, old: str, new: str, says: str
 ) -> None:
     job = load_job(write_job(tmp_path))
-    check_rules(load_node_config(write(tmp_path, PARTY)).rules, job)
+    check_rules(load_node_config(write(tmp_path, PARTY)).rules, job, "ann")
     rules = load_node_config(write(tmp_path, changed(PARTY, old, new))).rules
     with pytest.raises(RefusedError) as caught:
-        check_rules(rules, job)
+        check_rules(rules, job, "ann")
     assert says in str(caught.value)
     assert "Nothing was shared" in str(caught.value)
-
-
-def test_a_job_can_be_allowed_by_its_digest(tmp_path: Path) -> None:
-    job = load_job(write_job(tmp_path))
-    text = changed(PARTY, "least_parties = 3", f'jobs = ["{job.digest().hex()}"]')
-    rules = load_node_config(write(tmp_path, text)).rules
-    check_rules(rules, job)
-    other = load_job(write_job(tmp_path, replaced("seed = 7", "seed = 8")))
-    with pytest.raises(RefusedError, match=other.digest().hex()):
-        check_rules(rules, other)

@@ -18,7 +18,7 @@ from mpc_train.errors import JobError, classify, explain
 from mpc_train.evaluation.folds import cross_validated
 from mpc_train.jobs.audience import RANGE, learnt, listed
 from mpc_train.jobs.job import Job, load_job
-from mpc_train.jobs.rules import Rules, check_rules
+from mpc_train.jobs.rules import check_rules
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.networks.models import initial_weights
 from mpc_train.networks.network import Network
@@ -34,7 +34,7 @@ from protocols.errors import DivergedError
 from protocols.masked import public
 from protocols.reveal import Output, RevealGate
 from protocols.role import Role
-from tests.mpc_train.helpers import replaced, write_job
+from tests.mpc_train.helpers import allowing, replaced, write_job
 from tests.support.divergence import LINEAR, LOGISTIC, MLP, Setting, traced
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import secret
@@ -331,15 +331,14 @@ def test_every_node_is_told_and_needs_no_rule_for_it(tmp_path: Path) -> None:
     }
     assert all(RANGE in found for found in learnt(job, listed(job)).values())
     assert "at the end, to everybody, the coordinator too: whether a value left" in describe(job)
-    rules = Rules(("ann", "office"), metrics=("accuracy", "auc"))
-    check_rules(rules, job)
+    check_rules(allowing(job, metrics=("accuracy", "auc")), job, "ann")
 
 
 def test_a_job_may_do_without(tmp_path: Path) -> None:
     job = job_of(tmp_path, "guard = false")
     assert RANGE not in listed(job)
     assert "guard = false" in describe(job)
-    check_rules(Rules(("ann", "office"), metrics=("accuracy", "auc")), job)
+    check_rules(allowing(job, metrics=("accuracy", "auc")), job, "ann")
 
 
 def test_a_job_of_before_has_the_bit(tmp_path: Path) -> None:

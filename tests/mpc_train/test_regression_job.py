@@ -27,13 +27,14 @@ from mpc_train.jobs.job_regression import (
     regression_shapes,
     sizes_of,
 )
-from mpc_train.jobs.rules import Rules, check_rules
+from mpc_train.jobs.rules import check_rules
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.regression.table import results
 from mpc_train.report import describe
 from mpc_train.tables.source import Source
 from mpc_train.twin.reference import pooled_inputs
 from mpc_train.twin.reference_regression import PlainFit, pooled_fit
+from tests.mpc_train.helpers import allowing
 from tests.mpc_train.test_artifact import Run
 from tests.mpc_train.test_artifact import opened as opened_by
 
@@ -197,12 +198,11 @@ def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
     assert "12 Newton steps over all training rows" in said
     assert "logarithms of means between -4 and 4" in said
     assert "standard errors and p-values" in said
-    rules = Rules(recipients=("cleo",), metrics=("r2",))
     with pytest.raises(RefusedError, match="statistics would be disclosed"):
-        check_rules(rules, job)
-    check_rules(Rules(("cleo",), metrics=("r2",), disclosures=("statistics",)), job)
+        check_rules(allowing(job, disclosures=()), job, "office")
+    check_rules(allowing(job), job, "office")
     plain = checked(tmp_path, text.replace("statistics = true", ""))
-    check_rules(rules, plain)
+    check_rules(allowing(job, disclosures=()), plain, "office")
     assert list(regression_shapes(plain)) == [CHANGE]
     assert list(regression_shapes(job)) == [CHANGE, SCALE, INFLATION, DEPENDENCE]
     assert set(job.sealed) == {"weight", "bias", CHANGE, SCALE, INFLATION, DEPENDENCE}

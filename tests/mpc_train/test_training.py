@@ -118,6 +118,7 @@ weight_decay = {settings.weight_decay}
 metrics = {json.dumps(METRICS[kind])}
 least_test_rows = 5
 """)
+    (folder / "local.toml").write_text("[rules]\nleast_effective_rows = 1\n")
     generator = np.random.default_rng(n)
     (folder / "data").mkdir(exist_ok=True)
     for owner, count in rows.items():

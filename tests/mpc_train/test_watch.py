@@ -15,12 +15,14 @@ from mpc_train.cli import app
 from mpc_train.data import load_table
 from mpc_train.errors import RefusedError
 from mpc_train.jobs.job import Job, load_job
-from mpc_train.jobs.rules import Disclosure, Rules, check_rules
+from mpc_train.jobs.outputs import Disclosure
+from mpc_train.jobs.rules import check_rules
 from mpc_train.jobs.schedule import checked_rows, split, steps_per_epoch, total_steps
 from mpc_train.networks.models import initial_weights
 from mpc_train.program import agreed_outputs
 from mpc_train.tables.source import Source
 from mpc_train.twin.reference import Twin, max_weight_difference, train_twin
+from tests.mpc_train.helpers import allowing
 
 TEXT = """
 [job]
@@ -157,8 +159,8 @@ early_stopping = { fraction = 0.2 }
         assert words in shown.stdout
     job = load_job(path)
     every: tuple[Disclosure, ...] = ("early_stopping", "guard", "training_loss")
-    check_rules(Rules(recipients=("ann",), disclosures=every, least_test_rows=10), job)
+    check_rules(allowing(job, disclosures=every, least_test_rows=10), job, "ann")
     for missing in every:
         allowed = tuple(name for name in every if name != missing)
         with pytest.raises(RefusedError, match=missing):
-            check_rules(Rules(recipients=("ann",), disclosures=allowed, least_test_rows=10), job)
+            check_rules(allowing(job, disclosures=allowed, least_test_rows=10), job, "ann")

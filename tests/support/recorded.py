@@ -2,7 +2,8 @@
 
 python recorded.py FILE ARGUMENTS…: appends to FILE every 8-byte word of the private keys, the
 record keys, the roots of streams, the masks drawn from them, and the plaintext of every frame
-(shares of openings, corrections, Δ of inputs). Passphrases are the test's own.
+(shares of openings, corrections, Δ of inputs). Passphrases are the test's own. What it says on the
+control plane goes to FILE.told, each message after its length in four bytes.
 """
 
 import sys
@@ -35,11 +36,18 @@ def main() -> None:
 
         setattr(owner, name, wrapped)
 
+    from parties import control
     from parties.identity import IdentityKeys
     from parties.secure_channel import SecureChannel
     from protocols.record import RecordOpener, RecordSealer
     from protocols.streams import Stream
 
+    told = open(f"{sys.argv[1]}.told", "ab", buffering=0)  # noqa: SIM115 - as above
+
+    def tell(said: bytes, message: Any) -> None:
+        told.write(len(said).to_bytes(4, "big") + said)
+
+    after(control, "encode", tell)
     after(IdentityKeys, "__init__", lambda _, keys, private: private)
     after(RecordSealer, "__init__", lambda _, sealer, key, context: key)
     after(RecordOpener, "__init__", lambda _, opener, key, context: key)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from mpc_train.jobs.job import load_job
 from parties.identity import Card
 from parties.roster import Roster
 from parties.vault import FileVault
@@ -52,6 +53,14 @@ fraction_bits = 24
 gradient_limit = 2
 [reveal]
 metrics = ["accuracy"]
+"""
+
+
+RULES = """
+recipients = ["ann", "office"]
+dealers = ["registry"]
+evaluators = ["ann", "bob"]
+metrics = ["accuracy", "auc"]
 """
 
 
@@ -109,6 +118,9 @@ class Study:
         self.cells = [self.csv(owner).read_text() for owner in ROWS]
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.address = ""
+        self.agreed = ""
+        """The digest of the job that the coordinator proposes, which nodes agree to by it."""
+
         self.join_s = 2 * int(PATIENCE_S)
         """How long nodes and coordinator wait for each other; longer than any test does."""
 
@@ -145,6 +157,7 @@ class Study:
 
     def coordinator(self, job: Path | None = None) -> None:
         """Start it on a free port and learn its address from its first event."""
+        self.agreed = load_job(job or self.job).digest().hex()
         config = self._config(
             "desk", f'[network]\nlisten = "tcp://127.0.0.1:*"\n[run]\njob = "{job or self.job}"'
         )
@@ -161,10 +174,11 @@ class Study:
         rules: str = "",
         passphrase: Path | None = None,
     ) -> None:
-        """Start the party or dealer `name`."""
+        """Start the party or dealer `name`, which agrees to the job unless `rules` say to which."""
+        agreed = "" if "jobs" in rules or not self.agreed else f'jobs = ["{self.agreed}"]'
         sections = [
             f'[coordinator]\nname = "desk"\naddress = "{self.address}"',
-            f'[rules]\nrecipients = ["ann", "office"]\nmetrics = ["accuracy", "auc"]\n{rules}',
+            f"[rules]\n{RULES}\n{agreed}\n{rules}",
             f"[network]\n{network}",
         ]
         if name in ROWS:

@@ -28,6 +28,7 @@ def study(folder: Path, membership: str, text: str = JOB) -> Path:
         write_table(folder / "data", owner, job.data.rows[owner])
     (folder / "local.toml").write_text(
         '[data]\nbank = { file = "data/bank.csv", date_format = "%d.%m.%Y" }\n'
+        "[rules]\nleast_effective_rows = 1\n"
     )
     return path
 

@@ -6,19 +6,21 @@ import numpy as np
 import polars
 import pytest
 
-from mpc_train.commands.collect import summarise
+from mpc_train.commands.collect import found_by, summarise
 from mpc_train.data import load_table
 from mpc_train.errors import DataError, JobError, RefusedError
 from mpc_train.jobs import audience
 from mpc_train.jobs.job import Job, job_from_bytes, load_job
 from mpc_train.jobs.job_link import learnt
-from mpc_train.jobs.rules import Rules, check_rules, disclosed_on_the_way
+from mpc_train.jobs.outputs import disclosed_on_the_way
+from mpc_train.jobs.rules import check_rules
 from mpc_train.jobs.schedule import split, total_steps
 from mpc_train.linkage.partners import least_joined, linkage_warnings, without_partner
 from mpc_train.opening import OpenedModel
 from mpc_train.progress import ProgressView
 from mpc_train.report import describe, outcome, told_lines
 from mpc_train.tables.source import Source
+from tests.mpc_train.helpers import allowing
 from tests.mpc_train.linkage.columns_case import JOB, three_owners, write_job, write_table
 from tests.mpc_train.linkage.test_columns_run import ROWS
 
@@ -124,8 +126,8 @@ def test_whoever_lost_more_than_half_is_warned(
     job = loaded(tmp_path)
     assert without_partner(job, joined) == {"bank": 60 - joined, "insurer": 45 - joined}
     assert [name for name in job.owners if linkage_warnings(job, joined, name)] == warned
-    one = {"steps": 1, "joined_rows": joined, "metrics": {}}
-    found = summarise(job, dict.fromkeys(job.nodes, one))
+    found = summarise(job, {key: {"steps": 1} for key in job.nodes})
+    found |= found_by(job, {key: {"joined_rows": joined, "metrics": {}} for key in job.nodes})
     assert found["unmatched_records"] == {"bank": 60 - joined, "insurer": 45 - joined}
     assert len(found["warnings"]) == len(warned)
     said = outcome(found)
@@ -197,17 +199,12 @@ def test_a_node_s_rules_allow_what_linkage_tells(
 ) -> None:
     job = loaded(tmp_path, '"MEMBERSHIP"', f'"{membership}"')
     assert set(disclosed_on_the_way(job)) >= {"overlap"}
-    rules = Rules(
-        recipients=("bank",),
-        metrics=("accuracy",),
-        disclosures=allowed,  # type: ignore[arg-type]
-        least_test_rows=5,
-    )
+    rules = allowing(job, disclosures=allowed, least_test_rows=5, least_effective_rows=8)
     if not missing:
-        check_rules(rules, job)
+        check_rules(rules, job, "bank")
         return
     with pytest.raises(RefusedError, match=f"{missing} would be disclosed"):
-        check_rules(rules, job)
+        check_rules(rules, job, "bank")
 
 
 def test_an_owner_reads_its_own_columns(tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ def test_the_command(tmp_path: Path) -> None:
     node.write_text(
         '[node]\nname = "ann"\n[coordinator]\nname = "office"\naddress = "tcp://office:7700"\n'
         '[data]\nstudy = { file = "t.txt", delimiter = ";" }\n[rules]\nrecipients = []\n'
+        "dealers = []\nevaluators = []\n"
     )
     same = run.invoke(app, ["schema", "infer", "--config", str(node), "--format", "json"])
     assert json.loads(same.stdout.splitlines()[-1])["schema"] == done.stdout

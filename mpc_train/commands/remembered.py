@@ -1,0 +1,90 @@
+"""The file in which a node keeps what it has revealed of its tables (`mpc_train.history`).
+
+`<name>.revealed` in the node's home, readable by its owner only. A run is written down when all
+nodes have signed and nothing has been shared yet: what breaks off later counts as revealed. Two
+nodes of one identity that run at a time see each other's entries.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from mpc_train.data import Table
+from mpc_train.errors import ConfigError
+from mpc_train.history import History, check_history
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.rules import Rules
+from mpc_train.tables.source import Source
+from parties.files import write_atomic
+
+SUFFIX = ".revealed"
+
+
+class Remembered:
+    """What the node `me` has revealed, in its home."""
+
+    def __init__(self, home: Path, me: str, rules: Rules) -> None:
+        self._path = home / f"{me}{SUFFIX}"
+        self._me, self._rules = me, rules
+
+    def notes(self, source: Source) -> list[str]:
+        """Lines for people: the runs over the table that lies at `source`."""
+        runs = self._load().of_source(source)
+        return [
+            f"this table was used on {run.at} by {run.job}, digest {run.digest[:16]}"
+            + (f", with noise of ε = {run.epsilon}" if run.epsilon else "")
+            for run in runs
+        ]
+
+    def check(self, job: Job, source: Source, table: Table) -> None:
+        """Raise RefusedError where a run of `job` would say too much after the ones before."""
+        history = self._load()
+        check_history(self._rules, history, history.entry(_now(), job, self._me, source, table))
+
+    def write(self, job: Job, source: Source, table: Table) -> None:
+        """Keep that a run of `job` begins; raises what `check` does, with nothing kept."""
+        with self._locked():
+            history = self._load()
+            run = history.entry(_now(), job, self._me, source, table)
+            check_history(self._rules, history, run)
+            history = msgspec.structs.replace(history, runs=(*history.runs, run))
+            try:
+                write_atomic(self._path, msgspec.json.encode(history) + b"\n")
+            except OSError as error:
+                raise ConfigError(
+                    f"{self._path}: cannot be written ({error.strerror}), and what is revealed "
+                    "has to be kept; nothing was shared"
+                ) from error
+
+    def _load(self) -> History:
+        try:
+            found = msgspec.json.decode(self._path.read_bytes(), type=History)
+            if found.version != 1:
+                raise msgspec.ValidationError(f"version {found.version}")
+            bytes.fromhex(found.key)
+            return found
+        except FileNotFoundError:
+            return History.begun()
+        except (OSError, msgspec.MsgspecError, ValueError) as error:
+            raise ConfigError(
+                f"{self._path}: cannot be read, and it says what this node has revealed; restore "
+                "it, or remove it if your organisation accepts that this is forgotten"
+            ) from error
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self._path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}"

@@ -1,0 +1,99 @@
+"""Everything that leaves a run, in one list, and the word of a node's `[rules]` that allows each.
+
+What a reveal gate lets pass is checked against this list when a run begins
+(`program.agreed_outputs`), and a node refuses an output for which no rule has a word. So nothing
+new can leave that an organisation was not asked about.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+from mpc_train.jobs.audience import OWN, RANGE, listed
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.job_link import link_of
+from mpc_train.jobs.job_regression import CHANGE, regression_shapes
+from mpc_train.jobs.job_reveal import Metric
+
+Disclosure = Literal[
+    "early_stopping",
+    "guard",
+    "training_loss",
+    "overlap",
+    "membership",
+    "statistics",
+    "empty_columns",
+]
+"""What may leave besides the model and the metrics: overlap, how many records owners have in
+common; membership, to each owner, which of its records others have; statistics, to the recipients,
+standard errors of the coefficients; the rest to every node: empty_columns, before training, whether
+a column with missing = "mean" has no value at any owner."""
+OverFolds = Literal[
+    "cv_mse",
+    "cv_mae",
+    "cv_r2",
+    "cv_accuracy",
+    "cv_auc",
+    "cv_log_loss",
+    "cv_precision",
+    "cv_recall",
+    "cv_f1",
+]
+"""Means of metrics over folds, of models that are trained for that and dropped."""
+
+UNGROUPED = frozenset({"accuracy", "log_loss", "mse", "mae", "r2"})
+"""Metrics of all held-out rows, whose number is public; the others are of groups of them."""
+
+
+class Word(NamedTuple):
+    """An entry of `[rules]`: its key there, and what has to stand under it; "always": nothing has
+    to, since every run that is not told otherwise discloses it and SECURITY.md says so."""
+
+    key: Literal["recipients", "metrics", "disclosures", "always"]
+    word: str
+
+
+def leaving(job: Job) -> list[str]:
+    """The names of all that leaves, to whomever: outputs of the reveal gate, and what is told by
+    the linkage of records."""
+    return [*listed(job), *disclosed_on_the_way(job)]
+
+
+def disclosed_on_the_way(job: Job) -> list[Disclosure]:
+    """What a job discloses besides the model and metrics."""
+    found: list[Disclosure] = []
+    if job.train.early_stopping is not None:
+        found.append("early_stopping")
+    if job.train.guard_every:
+        found.append("guard")
+    if job.reveal.training_loss_every:
+        found.append("training_loss")
+    if link_of(job) is not None:
+        found.append("overlap")
+    if job.data.join is not None and job.data.join.membership == "holders":
+        found.append("membership")
+    if job.reveal.statistics:
+        found.append("statistics")
+    if job.pipeline.filled:
+        found.append("empty_columns")
+    return found
+
+
+def words_for(job: Job, output: str) -> tuple[Word, ...]:
+    """What has to stand in a node's rules for `output` to leave; empty: no rule speaks of it."""
+    if output in regression_shapes(job) and output != CHANGE:
+        return (Word("disclosures", "statistics"),)
+    if output in job.shapes or output in job.pipeline.shapes or output == CHANGE:
+        return tuple(Word("recipients", name) for name in job.recipients)
+    if output == RANGE:
+        return (Word("always", output),)
+    if output in get_args(Disclosure):
+        return (Word("disclosures", output),)
+    metric, _, _ = output.partition(OWN)
+    if metric in get_args(Metric) or metric in get_args(OverFolds):
+        return (Word("metrics", metric),)
+    return ()
+
+
+def words_of(job: Job, key: str) -> list[str]:
+    """All words that the job needs under this key of `[rules]`, in the order of `leaving`."""
+    words = (word for output in leaving(job) for word in words_for(job, output))
+    return list(dict.fromkeys(word.word for word in words if word.key == key))
