@@ -76,6 +76,19 @@ def test_several_bits_are_no_decision() -> None:
         run_lockstep(program, 2)
 
 
+@pytest.mark.parametrize("told", [(True, False), (), (2,)])
+def test_the_dealer_takes_as_many_bits_as_the_program_says(told: tuple[Any, ...]) -> None:
+    """All evaluators agree, and yet it is none, or more than the bit that is listed."""
+
+    def program(role: Role) -> Any:
+        if isinstance(role, Evaluator):
+            return role.tell(*told)
+        return role.told()  # type: ignore[attr-defined]
+
+    with pytest.raises(ProtocolError):
+        run_lockstep(program, 2)
+
+
 def test_evaluators_that_tell_different_bits_are_noticed() -> None:
     def program(role: Role) -> Any:
         if isinstance(role, Evaluator):
