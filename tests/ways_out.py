@@ -106,6 +106,7 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/program.py: half.delta": "passed the reveal gate, to be sealed",
             "mpc_train/program.py: half.lam": "passed the reveal gate, to be sealed",
             "mpc_train/memory.py: value.delta": "has it computed, and lets it go",
+            "mpc_train/training/range_guard.py: words.delta": "has it computed, and lets it go",
             "mpc_train/training/adaptive.py: square.delta": "adds up early forms",
             "mpc_train/training/adaptive.py: early.delta": "adds up early forms",
             "mpc_train/training/adaptive.py: early.lam": "adds up early forms",
@@ -139,6 +140,7 @@ WAYS: tuple[Way, ...] = (
             "protocols/shuffle.py: x.delta.get": "permuted under a fresh mask before it is sent",
             "protocols/reveal.py: fresh.delta.get": "the reveal gate",
             "mpc_train/memory.py: value.delta.get": "drops what it gets",
+            "mpc_train/training/range_guard.py: words.get": "drops what it gets",
         },
     ),
     Way(

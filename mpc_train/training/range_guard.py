@@ -21,10 +21,10 @@ set the run ends: nobody gets a model or a metric. A job may do without (`guard 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from math import floor, prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from mpc_train.training.gradients import join
 from protocols.arithmetic import remask
 from protocols.comparison import below
 from protocols.crypten_backend import MaskedTensor, crypten
+from protocols.deferred import Deferred
 from protocols.errors import DivergedError
 from protocols.masked import Additive, Masked, MaskedBit, concatenate
 
@@ -46,7 +47,9 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.networks.network import Network
     from protocols.reveal import RevealGate
-    from protocols.role import Role
+    from protocols.role import Role, Words
+
+T = TypeVar("T", Masked, Additive)
 
 SAMPLES = 4
 """Words that are looked at of each tensor that a step shows."""
@@ -54,6 +57,7 @@ MOST_HELD = 1 << 12
 """Sampled words are compared when so many have come together."""
 MOST_AT_ONCE = 1 << 17
 """Words that are compared at a time: bounds memory."""
+PARTS = 16
 LEAST_ROWS, MOST_ROWS = 32, 256
 """Of the rows that a model is looked at over at the end; as many as a batch within these."""
 ADVICE = (
@@ -68,7 +72,7 @@ class RangeGuard:
     def __init__(self, role: Role) -> None:
         self._role = role
         self._held: dict[int, list[Masked | Additive]] = {}
-        self._fresh: list[Masked | Additive] = []
+        self._awaited: list[Deferred[Words]] = []
         self._count = 0
         self._drawn = 0
         self._outside: Additive | None = None
@@ -83,28 +87,28 @@ class RangeGuard:
     def look(self, x: Masked | Additive, limit: int) -> None:
         """Keep all words of x, to be compared with ±limit later. No communication."""
         words = x.reshape(prod(x.shape))
-        words = words.narrowed(64) if isinstance(words, Masked) else words
+        if isinstance(words, Masked):
+            words = words.narrowed(64)
+        self._awaited.append(_value(words))
         self._held.setdefault(limit, []).append(words)
-        self._fresh.append(words)
         self._count += prod(x.shape)
 
     def end_step(self) -> None:
-        """At the end of a step: compare what came together, and let go of what it came from."""
+        """At the end of a step: let go of what words came from, and compare what came together."""
+        self._let_go()
         if self._count >= MOST_HELD:
             self.settle()
-        self._role.finish()
-        if not self._role.is_dealer:
-            for words in self._fresh:
-                (words.delta if isinstance(words, Masked) else words.part).get()
-        self._fresh = []
 
     def settle(self) -> None:
         """Compare all words that are kept: about 5 rounds for each limit, 20 bytes a word."""
-        held, self._held, self._fresh, self._count = self._held, {}, [], 0
+        self._let_go()
+        held, self._held, self._count = self._held, {}, 0
         for limit, parts in held.items():
             masked = [part for part in parts if isinstance(part, Masked)]
             summands = [part for part in parts if isinstance(part, Additive)]
-            words = concatenate([*masked, *([remask(join(summands))] if summands else [])])
+            if summands:
+                masked.append(remask(self._together(summands, join)))
+            words = self._together(masked, concatenate)
             for start in range(0, words.size, MOST_AT_ONCE):
                 self._add(outside(words.select(slice(start, start + MOST_AT_ONCE)), limit))
 
@@ -117,12 +121,30 @@ class RangeGuard:
         if gate.decide(RANGE, step, remask(found.shares())):
             raise DivergedError(f"a value left the range of the ring: {ADVICE}")
 
+    def _together(self, parts: list[T], joined: Callable[[list[T]], T]) -> T:
+        """All parts as one, some at a time: what waits for a value waits on the stack."""
+        while len(parts) > 1:
+            parts = [joined(parts[at : at + PARTS]) for at in range(0, len(parts), PARTS)]
+            self._awaited += map(_value, parts)
+            self._let_go()
+        return parts[0]
+
     def _add(self, count: Additive) -> None:
         self._outside = count if self._outside is None else self._outside + count
-        # Computed at once, so that bits do not pile up over thousands of steps.
+        self._awaited.append(self._outside.part)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Have what is kept computed, so that what it comes from does not pile up over steps."""
+        awaited, self._awaited = self._awaited, []
         self._role.finish()
         if not self._role.is_dealer:
-            self._outside.part.get()
+            for words in awaited:
+                words.get()
+
+
+def _value(words: Masked | Additive) -> Deferred[Words]:
+    return words.delta if isinstance(words, Masked) else words.part
 
 
 def outside(x: Masked, limit: int) -> Additive:
