@@ -81,7 +81,7 @@ def words_for(job: Job, output: str) -> tuple[Word, ...]:
     """What has to stand in a node's rules for `output` to leave; empty: no rule speaks of it."""
     if output in regression_shapes(job) and output != CHANGE:
         return (Word("disclosures", "statistics"),)
-    if output in job.sealed:
+    if output in job.shapes or output in job.pipeline.shapes or output == CHANGE:
         return tuple(Word("recipients", name) for name in job.recipients)
     if output == RANGE:
         return (Word("always", output),)

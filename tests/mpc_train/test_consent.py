@@ -10,6 +10,7 @@ import os
 import pty
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,38 @@ def test_nothing_is_read_before_it_is_agreed_to(
     agreed = _Guarded(config, roster, False, _Events(Format.text), lambda _: True)
     assert len(agreed.prepare(body, _roles(job))) == 32
     assert "This node may sign: somebody at the terminal agreed" in capsys.readouterr().err
+
+
+def test_a_contract_gives_the_roles_that_the_job_says(
+    tmp_path: Path, job: Job, roster: Roster
+) -> None:
+    """What a person reads is the job, and what is signed is the contract."""
+    from mpc_train.commands.common import Format
+
+    roles = _roles(job)
+    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(Format.json), never)
+    for other in (
+        replace(roles, dealer="ann", evaluators=("bob", "cleo")),
+        replace(roles, evaluators=roles.evaluators[::-1]),
+        replace(roles, recipients=(*roles.recipients, "bob")),
+    ):
+        with pytest.raises(RefusedError, match="other roles than the job"):
+            guarded.prepare(job.to_bytes(), other)
+
+
+def test_a_node_takes_the_part_that_it_was_started_for(
+    tmp_path: Path, job: Job, roster: Roster
+) -> None:
+    from mpc_train.commands.common import Format
+
+    guarded = _Guarded(config_of(tmp_path), roster, True, _Events(Format.json), never)
+    with pytest.raises(RefusedError, match="ann was started as a dealer"):
+        guarded.prepare(job.to_bytes(), _roles(job))
+    path = tmp_path / "dealer.toml"
+    path.write_text(PARTY.replace('name = "ann"', 'name = "registry"'))
+    guarded = _Guarded(load_node_config(path), roster, False, _Events(Format.json), never)
+    with pytest.raises(RefusedError, match="registry was started as a party"):
+        guarded.prepare(job.to_bytes(), _roles(job))
 
 
 def test_rules_are_not_asked_about(tmp_path: Path, roster: Roster) -> None:

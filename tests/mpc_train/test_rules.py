@@ -230,7 +230,7 @@ def test_metrics_over_few_rows_of_ours_are_refused(tmp_path: Path) -> None:
     [
         ("least_group = 1", "groups of 1 row"),
         ("least_test_rows = 2", "metrics are allowed over 2 rows"),
-        ("least_test_rows = 3\nleast_group = 1\nfolds = 20", "metrics are allowed over 3 rows"),
+        ("least_test_rows = 3\nfolds = 20", "metrics are allowed over 3 rows"),
     ],
 )
 def test_a_job_does_not_lower_what_a_node_demands(tmp_path: Path, more: str, said: str) -> None:
@@ -273,8 +273,7 @@ def jobs_of_every_kind(folder: Path) -> list[Job]:
         quoted = ", ".join(f'"{metric}"' for metric in metrics)
         change: tuple[tuple[str, str], ...] = ()
         text = JOB
-        more = f"metrics = [{quoted}]\nper_party = [{quoted}]\nleast_test_rows = 7\n"
-        more += "least_group = 1\nfolds = 3\n"
+        more = f"metrics = [{quoted}]\nper_party = [{quoted}]\nleast_test_rows = 7\nfolds = 3\n"
         if kind in ("poisson", "gamma"):
             more, change = f"metrics = [{quoted}]\n", (newton, ("seed = 7", ""))
             label = '{ name = "ill", range = [0.5, 9] }'
@@ -313,8 +312,6 @@ def test_every_output_has_its_word_and_is_refused_without_it(tmp_path: Path) -> 
             words = words_for(job, output)
             assert words, f"no rule speaks of {output}"
             for word in words:
-                if word.key == "always":
-                    continue
                 seen.add(word.word if word.key != "recipients" else "the model")
                 lists = {key: tuple(words_of(job, key)) for key in ("metrics", "disclosures")}
                 lists["recipients"] = job.recipients
