@@ -428,9 +428,9 @@ def agreed_outputs(job: Job) -> frozenset[Output]:
     """
     found = gap_outputs(job) | disclosures(job)
     found |= {Output(name, total_steps(job)) for name in listed(job)}
-    unseen = {output.name for output in found}.difference(leaving(job))
-    if unseen:
-        raise RuntimeError(f"no rule sees what leaves as {', '.join(sorted(unseen))}")
+    unlisted = {output.name for output in found}.difference(leaving(job))
+    if unlisted:
+        raise RuntimeError(f"no rule sees what leaves as {', '.join(sorted(unlisted))}")
     return found
 
 

@@ -78,19 +78,23 @@ def disclosed_on_the_way(job: Job) -> list[Disclosure]:
 
 
 def words_for(job: Job, output: str) -> tuple[Word, ...]:
-    """What has to stand in a node's rules for `output` to leave; empty: no rule speaks of it."""
+    """What has to stand in a node's rules for `output` to leave; empty: no rule speaks of it.
+
+    All that the name can mean: a tensor that is called as a metric is asks for both words.
+    """
+    words: list[Word] = []
     if output in regression_shapes(job) and output != CHANGE:
-        return (Word("disclosures", "statistics"),)
-    if output in job.shapes or output in job.pipeline.shapes or output == CHANGE:
-        return tuple(Word("recipients", name) for name in job.recipients)
+        words.append(Word("disclosures", "statistics"))
+    elif output in job.sealed:
+        words += [Word("recipients", name) for name in job.recipients]
     if output == RANGE:
-        return (Word("always", output),)
+        words.append(Word("always", output))
     if output in get_args(Disclosure):
-        return (Word("disclosures", output),)
+        words.append(Word("disclosures", output))
     metric, _, _ = output.partition(OWN)
     if metric in get_args(Metric) or metric in get_args(OverFolds):
-        return (Word("metrics", metric),)
-    return ()
+        words.append(Word("metrics", metric))
+    return tuple(words)
 
 
 def words_of(job: Job, key: str) -> list[str]:

@@ -17,7 +17,7 @@ from mpc_train.cli import app
 from mpc_train.data import load_table
 from mpc_train.errors import JobError, RefusedError
 from mpc_train.jobs import outputs, rules
-from mpc_train.jobs.audience import listed
+from mpc_train.jobs.audience import RANGE, listed
 from mpc_train.jobs.cautions import cautions
 from mpc_train.jobs.job import Job, load_job
 from mpc_train.jobs.job_reveal import METRICS, Metric
@@ -230,7 +230,7 @@ def test_metrics_over_few_rows_of_ours_are_refused(tmp_path: Path) -> None:
     [
         ("least_group = 1", "groups of 1 row"),
         ("least_test_rows = 2", "metrics are allowed over 2 rows"),
-        ("least_test_rows = 3\nfolds = 20", "metrics are allowed over 3 rows"),
+        ("least_test_rows = 3\nfolds = 20\nleast_group = 1", "metrics are allowed over 3 rows"),
     ],
 )
 def test_a_job_does_not_lower_what_a_node_demands(tmp_path: Path, more: str, said: str) -> None:
@@ -273,7 +273,8 @@ def jobs_of_every_kind(folder: Path) -> list[Job]:
         quoted = ", ".join(f'"{metric}"' for metric in metrics)
         change: tuple[tuple[str, str], ...] = ()
         text = JOB
-        more = f"metrics = [{quoted}]\nper_party = [{quoted}]\nleast_test_rows = 7\nfolds = 3\n"
+        more = f"metrics = [{quoted}]\nper_party = [{quoted}]\n"
+        more += "least_test_rows = 7\nleast_group = 1\nfolds = 3\n"
         if kind in ("poisson", "gamma"):
             more, change = f"metrics = [{quoted}]\n", (newton, ("seed = 7", ""))
             label = '{ name = "ill", range = [0.5, 9] }'
@@ -313,13 +314,16 @@ def test_every_output_has_its_word_and_is_refused_without_it(tmp_path: Path) -> 
             assert words, f"no rule speaks of {output}"
             for word in words:
                 seen.add(word.word if word.key != "recipients" else "the model")
+                if word.key == "always":
+                    continue
                 lists = {key: tuple(words_of(job, key)) for key in ("metrics", "disclosures")}
                 lists["recipients"] = job.recipients
                 lists[word.key] = tuple(name for name in lists[word.key] if name != word.word)
                 said = refused(job, "nobody", **permissive, **lists)
                 assert word.word in said and f"is not under {word.key}" in said
     known = {*get_args(Metric), *get_args(outputs.OverFolds), *get_args(outputs.Disclosure)}
-    assert seen == {*known, "the model"}
+    # Whether a value left the ring's range is asked of nobody, but named, and can be switched off.
+    assert seen == {*known, RANGE, "the model"}
 
 
 def test_means_over_folds_do_not_escape(tmp_path: Path) -> None:
@@ -329,6 +333,19 @@ def test_means_over_folds_do_not_escape(tmp_path: Path) -> None:
     said = refused(job, "registry", metrics=("accuracy",))
     assert "cv_accuracy would be revealed and is not under metrics" in said
     check_rules(allowing(job, metrics=("accuracy", "cv_accuracy")), job, "registry")
+
+
+def test_a_tensor_cannot_hide_a_metric_behind_its_name(tmp_path: Path) -> None:
+    job = carried(tmp_path, torch.nn.Sequential(torch.nn.Linear(2, 1)))
+    entries = tuple(
+        msgspec.structs.replace(entry, name="accuracy" if "bias" in entry.name else entry.name)
+        for entry in job.graph.entries
+    )
+    assert job.model.network is not None
+    graph = msgspec.structs.replace(job.graph, entries=entries)
+    network = msgspec.structs.replace(job.model.network, graph=graph)
+    job = msgspec.structs.replace(job, model=msgspec.structs.replace(job.model, network=network))
+    assert {word.key for word in words_for(job, "accuracy")} == {"recipients", "metrics"}
 
 
 def test_an_output_that_no_rule_knows_is_refused(
