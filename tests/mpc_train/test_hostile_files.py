@@ -92,6 +92,8 @@ name = "desk"
 address = "tcp://127.0.0.1:7700"
 [rules]
 recipients = ["ann"]
+dealers = ["dora"]
+evaluators = ["ann"]
 metrics = ["auc"]
 [data]
 study = { file = "table.csv", ignore = ["x"] }

@@ -97,7 +97,7 @@ def test_what_was_learnt_is_what_the_contract_says(
     assert {name: sorted(what) for name, what in record["learnt"].items()} == {
         name: sorted(what) for name, what in said.items()
     }
-    assert record["learnt"]["bob"] == ["accuracy", "auc"]
+    assert record["learnt"]["bob"] == ["range", "accuracy", "auc"]
     for name in ("ann", "bob", "registry"):
         log = (folder / "run" / "logs" / f"{name}.stdout.log").read_text().splitlines()
         assert json.loads(log[-1])["learnt"] == record["learnt"][name]

@@ -155,11 +155,11 @@ class Study:
     def output(self, name: str, stream: str) -> Path:
         return self.left / f"{name}.{stream}"
 
-    def coordinator(self, job: Path | None = None) -> None:
-        """Start it on a free port and learn its address from its first event."""
+    def coordinator(self, job: Path | None = None, listen: str = "tcp://127.0.0.1:*") -> None:
+        """Start it, on a free port by default, and learn its address from its first event."""
         self.agreed = load_job(job or self.job).digest().hex()
         config = self._config(
-            "desk", f'[network]\nlisten = "tcp://127.0.0.1:*"\n[run]\njob = "{job or self.job}"'
+            "desk", f'[network]\nlisten = "{listen}"\n[run]\njob = "{job or self.job}"'
         )
         self.start("desk", "coordinator", "--config", config, *self._options())
         told = self.output("desk", "out")
@@ -214,10 +214,12 @@ class Study:
 
         wait_until(over, what)
 
-    def ended(self) -> dict[str, Ended]:
-        """Wait for all processes; nothing of theirs is left, neither children nor half a file."""
+    def ended(self, *names: str) -> dict[str, Ended]:
+        """Wait for these processes, all by default; nothing of theirs is left, neither children
+        nor half a file."""
         found = {}
-        for name, process in self.running.items():
+        for name in names or tuple(self.running):
+            process = self.running.pop(name)
             children = _children(process)
             status = process.wait(PATIENCE_S)
             assert not psutil.wait_procs(children, timeout=PATIENCE_S)[1]
@@ -225,7 +227,6 @@ class Study:
             record = json.loads(lines[-1]) if lines else {}
             err = self.output(name, "err").read_text()
             found[name] = Ended(status, record, err)
-        self.running.clear()
         assert not list(self.folder.rglob("*.tmp"))
         return found
 
