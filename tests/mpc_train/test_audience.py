@@ -48,7 +48,10 @@ def test_what_the_contract_says_in_words(tmp_path: Path) -> None:
         'metrics = ["accuracy", "auc"]', 'metrics = ["auc"]\nleast_group = 7\ndecimals = 2'
     )
     said = describe(load_job(write_job(tmp_path, text)))
-    assert "whether a metric is refused: a group has fewer than 7 rows" in said
+    assert (
+        "whether a metric is refused (a class, what was called one, or a bin has 1 to 6 rows)"
+        in said
+    )
     assert "rounded over shares to 2 decimals" in said
 
 
