@@ -62,6 +62,8 @@ EVALUATOR = Costs(432_000_000, 2.2, 9.3, 2.2, 4.2, 200, 370, 0.75, 1.0, 75)
 DEALER = Costs(428_000_000, 2.1, 5.1, 1.1, 1.1, 120, 250, 0.4, 0.6, 57)
 TABLE_BYTES = 15_000_000
 """What reads tables, at an owner."""
+NETWORK_BYTES = 70_000_000
+"""What of torch checks the shapes of a job's own network, at every node."""
 STEP_BYTES = 20_000_000
 """Of a step, whatever its size: frames that wait, pieces of keystreams."""
 
@@ -88,6 +90,7 @@ def memory_needs(job: Job) -> dict[str, int]:
         else:
             found[name] = EVALUATOR.program + 2 * table
         found[name] += TABLE_BYTES if name in job.owners else 0
+        found[name] += NETWORK_BYTES if job.model.network is not None else 0
     return found
 
 

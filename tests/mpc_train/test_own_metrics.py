@@ -76,7 +76,7 @@ def test_each_owner_gets_its_own(tmp_path: Path) -> None:
             assert metrics["confusion"] == expected["confusion"] and "unavailable" not in metrics
         assert metrics["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-9)
         assert predictor.parameters["prepare.center"].shape == (2,)
-        assert record["learnt"][owner] == [f"accuracy@{owner}", f"confusion@{owner}"]
+        assert record["learnt"][owner] == ["range", f"accuracy@{owner}", f"confusion@{owner}"]
     assert refused["bob"] and not all(refused.values())
 
 
