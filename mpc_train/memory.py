@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from protocols.deferred import Deferred
     from protocols.masked import Masked
+    from protocols.role import Role, Words
 
 KEPT_BYTES = 256 << 20
 """Free memory beyond this is handed back."""
@@ -49,8 +52,12 @@ def computed(*values: Masked) -> None:
     For rows that are worked on in chunks: a sum that is only asked for at the end keeps the
     intermediate values of all of them until then.
     """
-    role = values[0].role
+    let_go(values[0].role, [value.delta for value in values])
+
+
+def let_go(role: Role, awaited: Iterable[Deferred[Words]]) -> None:
+    """Exchange what is pending and have `awaited` computed: a dealer awaits nothing."""
     role.finish()
     if not role.is_dealer:
-        for value in values:
-            value.delta.get()
+        for words in awaited:
+            words.get()

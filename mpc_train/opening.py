@@ -28,7 +28,7 @@ from mpc_train.jobs.job import Job, job_from_bytes
 from mpc_train.jobs.job_regression import regression_bits
 from mpc_train.jobs.reading import Reading, is_reading
 from mpc_train.jobs.schedule import is_newton, total_steps
-from mpc_train.linkage.partners import linkage_warnings, without_partner
+from mpc_train.linkage.partners import all_linkage_warnings, without_partner
 from mpc_train.preparation.sealed import BEYOND, BITS, in_words, opened_parameters, remarks
 from mpc_train.regression.table import COEFFICIENTS_FILE, Results, results
 from protocols.bundle import unpack_bundle
@@ -260,11 +260,7 @@ def _combine(job: Job, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.float
 def _of_linkage(job: Job) -> list[str]:
     """Where few of an owner's records were joined: the signed job says how many."""
     joined = job.data.joined
-    return [
-        warning
-        for owner in (job.owners if joined else ())
-        for warning in linkage_warnings(job, joined, owner)
-    ]
+    return all_linkage_warnings(job, joined) if joined else []
 
 
 def _files(

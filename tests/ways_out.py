@@ -139,8 +139,7 @@ WAYS: tuple[Way, ...] = (
             "protocols/evaluator.py: part.then": "an opening begins once its summand is there",
             "protocols/shuffle.py: x.delta.get": "permuted under a fresh mask before it is sent",
             "protocols/reveal.py: fresh.delta.get": "the reveal gate",
-            "mpc_train/memory.py: value.delta.get": "drops what it gets",
-            "mpc_train/training/range_guard.py: words.get": "drops what it gets",
+            "mpc_train/memory.py: words.get": "drops what it gets",
         },
     ),
     Way(

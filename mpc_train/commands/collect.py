@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpc_train.jobs.audience import learnt
 from mpc_train.jobs.job import Job
-from mpc_train.linkage.partners import linkage_warnings, without_partner
+from mpc_train.linkage.partners import all_linkage_warnings, without_partner
 
 if TYPE_CHECKING:
     from mpc_train.opening import PublicCard
@@ -150,18 +150,5 @@ def _linkage(job: Job, joined: int | None) -> dict[str, Any]:
     return {
         "joined_rows": joined,
         "unmatched_records": without_partner(job, joined),
-        "warnings": [
-            warning for owner in job.owners for warning in linkage_warnings(job, joined, owner)
-        ],
+        "warnings": all_linkage_warnings(job, joined),
     }
-
-
-def _agree(job: Job, said: Mapping[str, Mapping[str, Any]], *keys: str) -> None:
-    """All evaluators say the same under these keys."""
-    from mpc_train.errors import ArtifactError
-
-    first, *others = job.evaluators
-    for name in others:
-        for key in keys:
-            if said[name].get(key) != said[first].get(key):
-                raise ArtifactError(f"{name} and {first} report different {key}")

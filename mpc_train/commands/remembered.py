@@ -44,7 +44,8 @@ class Remembered:
     def check(self, job: Job, source: Source, table: Table) -> None:
         """Raise RefusedError where a run of `job` would say too much after the ones before."""
         history = self._load()
-        check_history(self._rules, history, history.entry(_now(), job, self._me, source, table))
+        if history.runs:  # without any there is nothing to compare the whole table's mark with
+            check_history(self._rules, history, history.entry(_now(), job, self._me, source, table))
 
     def write(self, job: Job, source: Source, table: Table) -> None:
         """Keep that a run of `job` begins; raises what `check` does, with nothing kept."""

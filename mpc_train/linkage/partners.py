@@ -56,5 +56,10 @@ def linkage_warnings(job: Job, joined: int, owner: str) -> list[str]:
     ]
 
 
+def all_linkage_warnings(job: Job, joined: int) -> list[str]:
+    """The same of all owners, for whoever reads the result."""
+    return [warning for owner in job.owners for warning in linkage_warnings(job, joined, owner)]
+
+
 def _shortest(job: Job) -> int:
     return min(job.data.rows[owner] for owner in job.owners)

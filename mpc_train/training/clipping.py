@@ -16,6 +16,7 @@ from fractions import Fraction
 import numpy as np
 
 from mpc_train.jobs.bounds import gradient_bits, norm_bits, norm_range
+from mpc_train.training.folding import NORM_FACTOR_BITS
 from mpc_train.training.gradients import (
     Gradient,
     Gradients,
@@ -31,9 +32,6 @@ from protocols.inverse_root import times_inverse_root
 from protocols.masked import Additive, Masked, public
 from protocols.rational import HEADROOM_BITS, ROOT_BITS
 from protocols.role import Shape
-
-FACTOR_BITS = 14
-"""Fractional bits of min(1, limit / ‖g‖)."""
 
 
 class ClipValue:
@@ -87,11 +85,11 @@ class ClipNorm:
         # max(‖g‖², limit²), so that the factor is at most 1.
         above, _ = relu(square.shift(-least))
         top = above.shift(least)
-        one = public(g.role, np.full((1,), 1 << FACTOR_BITS, np.int64))
+        one = public(g.role, np.full((1,), 1 << NORM_FACTOR_BITS, np.int64))
         scaled = self._limit * _half_power(square_bits)
         where = norm_range(g.size, self._gradient_limit, self._limit, square_bits)
         factor = truncate(times_inverse_root(one, top, where, scaled), ROOT_BITS)
-        return _split(multiply(g, factor), gradients, self._bits + FACTOR_BITS)
+        return _split(multiply(g, factor), gradients, self._bits + NORM_FACTOR_BITS)
 
 
 def _sum_of_squares(g: Masked, shift: int) -> Masked:

@@ -22,6 +22,8 @@ MOST_SHIFT = HEADROOM_BITS - 22
 """A longer shift would leave no room for updates up to 1 at 20 fraction bits."""
 MANTISSA_BITS = 12
 """Of the factor of each tensor, where all are brought to one scale."""
+NORM_FACTOR_BITS = 14
+"""Fractional bits of min(1, limit / ‖g‖), by which gradients are clipped."""
 
 
 @lru_cache(256)

@@ -32,6 +32,7 @@ from mpc_train.jobs.audience import RANGE
 from mpc_train.jobs.bounds import WORD_BITS
 from mpc_train.jobs.ranges import MAX_CLASSES
 from mpc_train.jobs.schedule import split
+from mpc_train.memory import let_go
 from mpc_train.networks.graph_ranges import NORMS
 from mpc_train.training.gradients import join
 from protocols.arithmetic import remask
@@ -137,10 +138,7 @@ class RangeGuard:
     def _let_go(self) -> None:
         """Have what is kept computed, so that what it comes from does not pile up over steps."""
         awaited, self._awaited = self._awaited, []
-        self._role.finish()
-        if not self._role.is_dealer:
-            for words in awaited:
-                words.get()
+        let_go(self._role, awaited)
 
 
 def _value(words: Masked | Additive) -> Deferred[Words]:

@@ -23,7 +23,7 @@ from mpc_train.jobs.job_regression import sizes_of
 from mpc_train.jobs.job_train_checks import loss_name
 from mpc_train.jobs.schedule import learning_rate
 from mpc_train.regression.scales import COEFFICIENT_BITS, PENALTY_BITS
-from mpc_train.training.folding import brought_together, coefficients
+from mpc_train.training.folding import NORM_FACTOR_BITS, brought_together, coefficients
 from mpc_train.training.moments import SQUARE_SHIFT, extra_bits, square_scale_bits
 from protocols.errors import RangeError
 from protocols.rational import HEADROOM_BITS, ROOT_BITS, root
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 MOST_ERROR = Fraction(1, 16)
 LEAST_MANTISSA = 1 << 7
 """The factors of gradients that are brought to one scale have at least 8 bits."""
-NORM_FACTOR_BITS = 14
-"""Fractional bits of min(1, limit / ‖g‖), `clipping`."""
 
 
 def _held(key: str, value: Fraction, rounded: Fraction, most: Fraction | None = None) -> None:

@@ -117,6 +117,7 @@ weight_decay = {settings.weight_decay}
 [reveal]
 metrics = {json.dumps(METRICS[kind])}
 least_test_rows = 5
+least_group = 5
 """)
     (folder / "local.toml").write_text("[rules]\nleast_effective_rows = 1\n")
     generator = np.random.default_rng(n)
