@@ -225,6 +225,11 @@ levels = ["0", "1"]
     assert trained.sum() == 30 and measured.sum() == 10 and not (trained & measured).any()
     # Both rows of a patient are on one side, in the order of the table.
     assert np.array_equal(trained[::2], trained[1::2])
+    # It is these rows of the file: doses, which tell rows apart, lie as the file has them.
+    doses = np.array([float(line.split(",")[1]) for line in lines])
+    assert len(set(doses)) == 40
+    moved = np.isin(np.arange(40) + job.first_row("ann"), split(job)[0])
+    assert np.array_equal(trained[np.argsort(doses)], moved[np.argsort(table.features[:, 1])])
     with pytest.raises(RefusedError, match="trains on other rows"):
         ann.run(text, ("test_fraction = 0.25", "test_fraction = 0.2"))
 

@@ -67,6 +67,12 @@ def test_meant_to_be_the_same(rules: tuple[Rule, ...], one: str, other: str) -> 
     assert normalised(one, rules) == normalised(other, rules)
 
 
+@pytest.mark.parametrize("text", ["0", "000", " 00 ", "\u200b0\u200b0"])
+def test_a_number_of_zeros_alone_is_not_empty(text: str) -> None:
+    """Where nothing is left, "0" and "000" would be the same as well, and identify nobody."""
+    assert normalised(text, ("leading_zeros",)) == "0"
+
+
 @pytest.mark.parametrize(
     ("rules", "one", "other"),
     [
