@@ -62,7 +62,7 @@ from mpc_train.preparation.sharing import Shared, share_in, words_brought
 from mpc_train.regression.run import regress
 from mpc_train.training.balance import balanced
 from mpc_train.training.gradients import unseen
-from mpc_train.training.range_guard import RangeGuard, look_at_network
+from mpc_train.training.range_guard import ADVICE, NEWTON_ADVICE, RangeGuard, look_at_network
 from mpc_train.training.trainer import Training, make_trainer, train
 from mpc_train.training.warm_start import PUBLIC, flat, load_start, started_with
 from mpc_train.training.watch import Watch, disclosures
@@ -204,7 +204,7 @@ class TrainProgram:
                 )
 
             settle()
-            guard = RangeGuard(role) if job.train.guards_end else None
+            guard = _range_guard(job, role)
             trained = _trained(job, role, gate, shared, start, done, guard)
             training = trained.training
             folds = cross_validated(
@@ -417,6 +417,12 @@ def _reveal_sealed(
         if half is not None:
             found[name] = half
     return found
+
+
+def _range_guard(job: Job, role: Role) -> RangeGuard | None:
+    if not job.train.guards_end:
+        return None
+    return RangeGuard(role, NEWTON_ADVICE if is_newton(job) else ADVICE)
 
 
 def agreed_outputs(job: Job) -> frozenset[Output]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from math import log, log1p
 from typing import TYPE_CHECKING, Literal
 
@@ -93,31 +94,31 @@ class Pipeline:
     terms: tuple[Term, ...]
     interactions: tuple[tuple[int, int], ...] = ()
 
-    @property
+    @cached_property
     def width(self) -> int:
         return len(self.terms) + len(self.interactions)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         products = (f"{self.terms[i].name}*{self.terms[j].name}" for i, j in self.interactions)
         return (*(term.name for term in self.terms), *products)
 
-    @property
+    @cached_property
     def scaled(self) -> tuple[int, ...]:
         """Places of the terms with a secret center and scale."""
         return tuple(i for i, term in enumerate(self.terms) if term.scaled)
 
-    @property
+    @cached_property
     def filled(self) -> tuple[int, ...]:
         """Places of the terms whose missing cells get the secret mean."""
         return tuple(i for i, term in enumerate(self.terms) if term.filled)
 
-    @property
+    @cached_property
     def secret(self) -> tuple[int, ...]:
         """Places of the terms of which an owner brings statistics."""
         return tuple(i for i, term in enumerate(self.terms) if term.secret)
 
-    @property
+    @cached_property
     def trivial(self) -> bool:
         """Whether the owners' numbers are the inputs as they stand."""
         return not self.secret and not self.interactions

@@ -61,17 +61,22 @@ MOST_AT_ONCE = 1 << 17
 PARTS = 16
 LEAST_ROWS, MOST_ROWS = 32, 256
 """Of the rows that a model is looked at over at the end; as many as a batch within these."""
-ADVICE = (
-    "training diverges, and nobody gets a result; lower the learning rate, scale features and "
-    "label, clip gradients, or raise fixed_point.activation_limit or gradient_limit to what occurs"
+_NOBODY = "training diverges, and nobody gets a result; "
+_LIMITS = "raise fixed_point.activation_limit or gradient_limit to what occurs"
+ADVICE = f"{_NOBODY}lower the learning rate, scale features and label, clip gradients, or {_LIMITS}"
+NEWTON_ADVICE = (
+    f"{_NOBODY}an input that separates the labels has no finite coefficient: leave it out or add a "
+    f"penalty (train.optimizer.l2); or take fewer steps, scale features, or {_LIMITS}"
 )
 
 
 class RangeGuard:
     """Counts, over shares, the words that it was shown and that lie outside their range."""
 
-    def __init__(self, role: Role) -> None:
+    def __init__(self, role: Role, advice: str = ADVICE) -> None:
+        """advice: what the error says to do if anything was outside."""
         self._role = role
+        self._advice = advice
         self._held: dict[int, list[Masked | Additive]] = {}
         self._awaited: list[Deferred[Words]] = []
         self._count = 0
@@ -120,7 +125,7 @@ class RangeGuard:
             raise RuntimeError("a range guard that has seen nothing")
         found = positive(remask(self._outside.reshape()))
         if gate.decide(RANGE, step, remask(found.shares())):
-            raise DivergedError(f"a value left the range of the ring: {ADVICE}")
+            raise DivergedError(f"a value left the range of the ring: {self._advice}")
 
     def _together(self, parts: list[T], joined: Callable[[list[T]], T]) -> T:
         """All parts as one, some at a time: what waits for a value waits on the stack."""

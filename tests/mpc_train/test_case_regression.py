@@ -39,12 +39,22 @@ def test_the_manifest_says_so(separable: CaseRun) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [7, 14, 40])
-def test_more_steps_do_not_make_it_converge(tmp_path: Path, steps: int) -> None:
+@pytest.mark.parametrize(("steps", "guard"), [(7, "true"), (14, "false"), (40, "false")])
+def test_more_steps_do_not_make_it_converge(tmp_path: Path, steps: int, guard: str) -> None:
     """Weights near 0 slow the steps down, which is not the same as having arrived."""
-    run = run_case(
-        "28",
-        tmp_path,
-        change=lambda job: job.replace('"newton"', f'"newton", steps = {steps}'),
-    )
+    run = run_case("28", tmp_path, change=lambda job: _steps(job, steps, guard))
     assert (run.record["converged"], run.record["separated"]) == (False, True)
+
+
+@pytest.mark.slow
+def test_coefficients_that_grow_out_of_the_ring_end_the_run(tmp_path: Path) -> None:
+    run = run_case("28", tmp_path, change=lambda job: _steps(job, 40, "true"))
+    assert run.status == 10
+    assert run.record["code"] == "diverged"
+    assert "train.optimizer.l2" in run.record["message"]
+
+
+def _steps(job: str, steps: int, guard: str) -> str:
+    return job.replace(
+        '{ name = "newton" }', f'{{ name = "newton", steps = {steps} }}\nguard = {guard}'
+    )
