@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import msgspec
 import numpy as np
-from polars import Series
+from polars import DataFrame, Series
 
 from mpc_train.errors import DataError
 from mpc_train.tables import cells, columnar
@@ -98,23 +98,44 @@ def _other_rows(label: str, found: int | None, rows: int) -> str:
 
 
 def stream(
-    source: Source, schema: Schema, *, names: Sequence[str], check: Check | None = None
+    records: Source | DataFrame,
+    schema: Schema,
+    *,
+    names: Sequence[str],
+    keep: Sequence[str] = (),
+    check: Check | None = None,
 ) -> Iterator[TypedTable]:
     """The columns `names` chunk by chunk, in bounded memory; other columns are left alone.
 
-    What only a whole table shows is not checked. Raises DataError.
+    records: where they lie, or all of them in memory. keep: columns of which each row's text is
+    returned as it stands there, as `TypedTable.identifiers`. What only a whole table shows is not
+    checked. Raises DataError.
     """
-    label = label_of(source)
-    with open_table(source) as table:
+    if isinstance(records, DataFrame):
+        source, label = Source(), "the data frame"
+        opened = _in_memory(records, label)
+    else:
+        source, label = records, label_of(records)
+        opened = open_table(records)
+    columns = tuple(dict.fromkeys((*names, *keep)))
+    with opened as table:
         ignored = msgspec.structs.replace(source, ignore=tuple(table.names))
-        _check_names(table, label, schema, ignored, names)
-        for chunk in table.chunks(names):
+        _check_names(table, label, schema, ignored, columns)
+        for chunk in table.chunks(columns):
             filling = _Filling(label, table.place, len(names), None)
             filling.begin(chunk.places)
             for index, name in enumerate(names):
                 with filling.named(name):
                     filling.take(index, chunk.frame[name], schema[name], source, check)
+            for name in keep:
+                with filling.named(name):
+                    filling.keep(name, chunk.frame[name])
             yield filling.table(tuple(names))
+
+
+@contextlib.contextmanager
+def _in_memory(frame: DataFrame, label: str) -> Iterator[Table]:
+    yield columnar.FrameTable(frame.lazy(), label)
 
 
 @contextlib.contextmanager
@@ -249,6 +270,10 @@ class _Filling:
         self._identifiers.setdefault(name, []).extend(cells.identifiers(column_cells))
         if cells.is_date(column_cells.dtype):
             self._dated.add(name)
+
+    def keep(self, name: str, column_cells: Series) -> None:
+        """A column's text as it stands there; a missing cell is empty."""
+        self._identifiers.setdefault(name, []).extend(cells.texts(column_cells))
 
     def table(self, names: tuple[str, ...]) -> TypedTable:
         for array in (self._values, self._missing, self._places):
