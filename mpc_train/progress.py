@@ -124,6 +124,13 @@ class ProgressView:
             self.say(f"{fields.get('node')} has joined")
         elif kind == "agreed":
             self.say("all nodes have signed the same contract")
+        elif kind == "checking":
+            self.say("checking the job against this node's rules")
+        elif kind == "preparing":
+            table = ", reading this node's table" if fields.get("table") else ""
+            self._stage = "getting ready"
+            self._pace.begin(self._stage)
+            self.say(f"getting ready to sign: loading PyTorch, checking the network{table}")
         elif kind == "signed":
             self._stage = ""
             self.say("this node has signed; waiting for the others")

@@ -238,6 +238,7 @@ class _Guarded:
 
         job = job_from_bytes(body)
         self._events.say(describe(job))
+        self._events("checking", {"job": job.name})
         if _roles(job) != roles:
             raise RefusedError("the contract gives other roles than the job; nothing was shared")
         me = self._config.place.name
@@ -254,6 +255,7 @@ class _Guarded:
         self._events.say(f"This node may sign: {agree(self._config, self._roster, job, self._ask)}")
         self.evaluators, self.recipients, self._job = job.evaluators, job.recipients, job
 
+        self._events("preparing", {"job": job.name, "table": me in job.owners})
         from mpc_train.program import TrainProgram
 
         self._program = TrainProgram(self._config, self._events.reading)
