@@ -20,24 +20,24 @@ class LinePace:
 
     def __init__(self) -> None:
         self._stage = ""
-        self._share = 0.0
+        self._part = 0.0
         self._last = 0.0
 
     def begin(self, stage: str) -> None:
         """Something else begins; what was said of it counts as its first line."""
-        self._stage, self._share, self._last = stage, 0.0, time.monotonic()
+        self._stage, self._part, self._last = stage, 0.0, time.monotonic()
 
     def due(self, stage: str, share: float) -> bool:
         """Whether a line is due when so much of a stage is done, from 0 to 1; the next is reckoned
         from here if it is."""
         now = time.monotonic()
         if stage != self._stage:
-            self._stage, self._share = stage, 0.0
+            self._stage, self._part = stage, 0.0
         waited = now - self._last
-        more = share - self._share >= LINE_SHARE - 1e-9 and waited >= LEAST_LINE_INTERVAL_S
+        more = share - self._part >= LINE_SHARE - 1e-9 and waited >= LEAST_LINE_INTERVAL_S
         if not more and waited < LINE_INTERVAL_S:
             return False
-        self._share, self._last = share, now
+        self._part, self._last = share, now
         return True
 
     def again(self) -> None:
