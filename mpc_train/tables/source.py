@@ -34,10 +34,11 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """A file, or a query to a database. The options of one are refused with the other."""
 
     file: str = ""
+    """The table's file; or give a `url`."""
     ignore: tuple[str, ...] = ()
     """Columns of the table that no job uses; they are not read."""
     format: FileFormat = "auto"
-    """auto: by the end of the file's name (`ENDINGS`)."""
+    """auto: by the end of the file's name."""
     delimiter: str = ""
     """csv: one character; left out, a comma, or a tab in a file that ends in .tsv."""
     quote: str = '"'
@@ -50,7 +51,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """csv: what stands between a number's whole part and its fraction."""
     date_format: str = ISO
     """How dates are written where the format does not know dates, in features and in identifiers
-    that a job joins as dates: see `mpc_train.tables.dates`. Years have four digits (%Y), or two
+    that a job joins as dates (`mpc_train.tables.dates`). Years have four digits (%Y), or two
     (%y) and a pivot; a time in the form has to be midnight in every cell."""
     date_formats: dict[str, str] = {}
     """The same by column, for those that are written otherwise."""
@@ -60,8 +61,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     date_pivots: dict[str, int] = {}
     """The same by column: years of birth and of admission may need two."""
     url: str = ""
-    """`sqlite:///path` or `postgresql://user@host/database`, without a password; what may stand
-    behind it: see `mpc_train.tables.postgres_url`."""
+    """`sqlite:///path` or `postgresql://user@host/database`, without a password
+    (`mpc_train.tables.postgres_url`)."""
     query: str = ""
     """One SELECT; its columns are the table's."""
     password_file: str = ""
