@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_tensors
 
 from mpc_train.artifact import commit
+from mpc_train.data import arrays_of
 from mpc_train.errors import ArtifactError, ConfigError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_problem import JobProblem
@@ -110,7 +111,8 @@ class Predictor:
         def check(name: str, values: Reals, missing: NDArray[np.bool_]) -> None:
             check_cells(job, name, values, missing)
 
-        for table in stream(source, job.schema, names=names, keep=ids, check=check):
+        arrays = arrays_of(job, source if isinstance(source, Source) else Source())
+        for table in stream(source, job.schema, names=names, keep=ids, check=check, arrays=arrays):
             kept = zip(*(table.identifiers[name] for name in ids), strict=True) if ids else None
             found = self.predicted(table)
             yield found if kept is None else [[*k, *f] for k, f in zip(kept, found, strict=True)]

@@ -42,6 +42,9 @@ def predict_command(
     date_pivot: Annotated[
         int, typer.Option(help="The first of the hundred years that %y may mean, like 1930.")
     ] = 0,
+    array_folder: Annotated[
+        str, typer.Option(help="Where files of arrays lie; default: beside the table.")
+    ] = "",
     output: FormatOption = Format.text,
 ) -> None:
     """Predict the label of each record. The table has the columns of the job's schema in their own
@@ -69,6 +72,7 @@ def predict_command(
             "decimal": decimal,
             "date_format": date_format,
             "date_pivot": date_pivot,
+            "array_folder": array_folder,
         }
         try:
             source = msgspec.convert(given, Source)

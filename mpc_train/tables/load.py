@@ -24,6 +24,7 @@ from polars import DataFrame, Series
 
 from mpc_train.errors import DataError
 from mpc_train.tables import cells, columnar
+from mpc_train.tables.arrays import Arrays, with_arrays
 from mpc_train.tables.csv_text import BLOCK_BYTES, CsvText
 from mpc_train.tables.database import open_query
 from mpc_train.tables.fingerprint import Fingerprint
@@ -51,6 +52,7 @@ def load(
     rows: int | None = None,
     check: Check | None = None,
     progress: Report | None = None,
+    arrays: Arrays | None = None,
 ) -> TypedTable:
     """Read the columns `names` of the schema, in this order, and the identifiers asked for.
 
@@ -58,11 +60,12 @@ def load(
     so that one without a value, or with one only, is an error; where others have them as well the
     table's owner is warned (`TypedTable.warnings`). rows: how many there must be; None: as many as
     there are. check: what cells must satisfy beyond the schema, called while lines are
-    known. A column of the source that the schema does not know is an error unless `source.ignore`
-    lists it. Raises DataError.
+    known. arrays: a column of arrays, read as columns of numbers. A column of the source that the
+    schema does not know is an error unless `source.ignore` lists it. Raises DataError.
     """
     label = label_of(source)
-    with open_table(source) as table:
+    with open_table(source) as opened:
+        table = with_arrays(opened, arrays, label)
         _check_names(table, label, schema, source, (*names, *identifiers))
         if table.unit == "rows" and rows is not None and table.total not in (None, rows):
             raise DataError(_other_rows(label, table.total, rows))
@@ -104,6 +107,7 @@ def stream(
     names: Sequence[str],
     keep: Sequence[str] = (),
     check: Check | None = None,
+    arrays: Arrays | None = None,
 ) -> Iterator[TypedTable]:
     """The columns `names` chunk by chunk, in bounded memory; other columns are left alone.
 
@@ -118,7 +122,8 @@ def stream(
         source, label = records, label_of(records)
         opened = open_table(records)
     columns = tuple(dict.fromkeys((*names, *keep)))
-    with opened as table:
+    with opened as plain:
+        table = with_arrays(plain, arrays, label, kept=True)
         ignored = msgspec.structs.replace(source, ignore=tuple(table.names))
         _check_names(table, label, schema, ignored, columns)
         for chunk in table.chunks(columns):

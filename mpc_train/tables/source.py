@@ -67,6 +67,9 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """One SELECT; its columns are the table's."""
     password_file: str = ""
     """postgresql: a file in the form of PGPASSFILE that only its owner can read."""
+    array_folder: str = ""
+    """Where a job takes arrays (`data.array`) and the column has paths of images or .npy files: the
+    directory that they are below; left out, that of the file."""
 
     def __post_init__(self) -> None:
         compose(self, "ignore", "header", "date_formats", "date_pivots")
@@ -81,6 +84,13 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             self.date_formats.get(column, self.date_format),
             self.date_pivots.get(column, self.date_pivot),
         )
+
+    @property
+    def folder_of_arrays(self) -> Path | None:
+        """What paths of arrays begin from; None where nothing says it."""
+        if self.array_folder:
+            return Path(self.array_folder)
+        return Path(self.file).parent if self.file else None
 
     @property
     def file_format(self) -> FileFormat:
@@ -187,6 +197,7 @@ def resolved(source: Source, resolve: Callable[[str], Path]) -> Source:
         file=str(resolve(source.file)) if source.file else "",
         url=url,
         password_file=str(resolve(source.password_file)) if source.password_file else "",
+        array_folder=str(resolve(source.array_folder)) if source.array_folder else "",
     )
 
 

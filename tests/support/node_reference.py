@@ -60,6 +60,7 @@ VALUES: dict[str, object] = {
     "data.date_format": "%d.%m.%Y",
     "data.date_formats": {"born": "%d.%m.%y"},
     "data.date_pivot": 0,
+    "data.array_folder": "data/scans",
     "data.date_pivots": {"born": 1930},
     "data.url": "postgresql://reader@db.example.org/clinic",
     "data.query": "select * from admissions",
