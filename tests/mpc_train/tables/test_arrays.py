@@ -16,6 +16,7 @@ from mpc_train.cli import app
 from mpc_train.data import load_table
 from mpc_train.errors import DataError, JobError
 from mpc_train.jobs.job import Job, job_from_bytes, load_job
+from mpc_train.jobs.job_data import Array
 from mpc_train.predicting import predict
 from mpc_train.tables.source import Source
 from tests.mpc_train.test_predict import model_in
@@ -374,3 +375,39 @@ def test_a_folder_is_needed_where_the_table_is_no_file(tmp_path: Path, job: Job)
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout.splitlines()[1].startswith("1,0.npy,")
     assert CliRunner().invoke(app, words).exit_code == 4
+
+
+NET = """
+from torch import nn
+
+
+def net():
+    return nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(18, 1))
+"""
+
+
+def test_a_network_takes_the_array_in_its_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "array_net.py").write_text(NET)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = TEXT.replace('kind = "logistic"', 'kind = "logistic"\nmodule = "array_net:net"')
+    job = job_of(tmp_path, module)
+    assert job.model.input_shape == SHAPE and job.graph.input_shape == SHAPE
+    table = tmp_path / "t.npz"
+    np.savez(table, image=IMAGES, ill=LABELS)
+    check(job, Source(str(table)))
+    with pytest.raises(JobError, match=r"model\.module|data\.array\.shape"):
+        job_of(tmp_path, with_shape("[3, 3, 4]", module))
+    asked = module.replace("array_net:net", 'array_net:net"\ninput_shape = [2, 3, 5]\n#')
+    with pytest.raises(JobError, match=r"24|30"):
+        job_of(tmp_path, asked)
+
+
+def test_the_example_takes_arrays() -> None:
+    """And what it trains on is what its features were: 64 numbers of 0 to 16, divided by 16."""
+    job = load_job(Path(__file__).resolve().parents[3] / "examples" / "lenet" / "job.toml")
+    array = job.data.array
+    assert isinstance(array, Array) and array.shape == job.model.input_shape == (1, 8, 8)
+    assert {(f.center, f.scale, f.range) for f in job.features} == {(0, 16, (0, 16))}
+    assert job.pipeline.width == 64
