@@ -48,6 +48,8 @@ def _check_array(job: "Job") -> None:
     for key, other in (("features", data.features), ("schema", data.schema or data.table)):
         if other:
             raise JobProblem(f"data.{key}", "an array stands instead of these; remove one of them")
+    if array.name in (job.label.name, job.weight, data.split_by):
+        raise JobProblem("data.array.name", f"{array.name!r} is also another column of the job")
     if data.partition != "rows":
         raise JobProblem("data.array", 'owners of an array hold rows: partition = "rows"')
     shape = job.model.input_shape

@@ -325,6 +325,7 @@ def test_columns_of_numbers_stand_for_an_array_too(tmp_path: Path, job: Job) -> 
         ("[0, 255]", "[255, 0]", "data.array"),
         ("scale = 250", "scale = 0", "data.array"),
         ('label = "ill"', 'label = "image_3"', "data.label"),
+        ('label = "ill"', 'label = "image"', "data.array.name"),
         ('label = "ill"', 'label = "ill"\nfeatures = ["age"]', "data.features"),
         ("shape = [2, 3, 4], ", "", "data.array"),
     ],
@@ -409,5 +410,17 @@ def test_the_example_takes_arrays() -> None:
     job = load_job(Path(__file__).resolve().parents[3] / "examples" / "lenet" / "job.toml")
     array = job.data.array
     assert isinstance(array, Array) and array.shape == job.model.input_shape == (1, 8, 8)
-    assert {(f.center, f.scale, f.range) for f in job.features} == {(0, 16, (0, 16))}
+    assert {(f.center, f.scale) for f in job.features} == {(Decimal(0), Decimal(16))}
+    assert {f.range for f in job.features} == {(Decimal(0), Decimal(16))}
     assert job.pipeline.width == 64
+
+
+def test_an_error_has_an_end(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpc_train.tables.arrays.MOST_SHOWN", 3)
+    said = refused(job, Source(str(table_of_files(tmp_path, ["gone.npy"] * ROWS))))
+    assert said.count("there is no file") == 3 and said.endswith("and perhaps more")
+    for row in range(3):
+        np.save(tmp_path / f"{row}.npy", IMAGES[row])
+    names = ["0.npy", "1.npy", "2.npy", "a.npy", "b.npy", "c.npy"]
+    said = refused(job, Source(str(table_of_files(tmp_path, names))))
+    assert said.count("there is no file") == 3 and "more" not in said
