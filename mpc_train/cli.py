@@ -4,9 +4,13 @@ Verbs live in `mpc_train.commands`; exit statuses in `mpc_train.errors`. Secrets
 the arguments: passphrases come from a file, a descriptor or the terminal.
 """
 
+from typing import Annotated
+
 import typer
 
 from mpc_train.commands import job, keys, model, nodes, open, predict, run, schema
+from mpc_train.printing import say
+from mpc_train.release import version
 
 app = typer.Typer(
     name="mpc-train",
@@ -31,6 +35,21 @@ app.command("coordinator")(nodes.coordinator)
 app.command("open")(open.open_command)
 app.command("predict")(predict.predict_command)
 app.command("run")(run.run_command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"mpc-train {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """Train a PyTorch model together, over secret shares."""
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from mpc_train.errors import DataError
@@ -16,6 +17,7 @@ from mpc_train.linkage.tokens import IdentifierError, Tokens, spelt, token_key, 
 from mpc_train.preparation.grouping import GroupError, grouped_order
 from mpc_train.preparation.local import check_cells, local_terms
 from mpc_train.preparation.pipeline import Pipeline
+from mpc_train.tables.arrays import Arrays
 from mpc_train.tables.cells import Reals
 from mpc_train.tables.dates import DateForm
 from mpc_train.tables.load import Report, load
@@ -86,6 +88,7 @@ def load_table(
         rows=job.data.rows[owner],
         check=partial(check_cells, job),
         progress=progress,
+        arrays=arrays_of(job, source),
     )
     try:
         tokens = None if link is None else _tokens(job, link, typed, source)
@@ -102,6 +105,12 @@ def load_table(
     table = replace(table_of(job, typed), raw=cells)
     table = table if order is None else table.ordered(order)
     return replace(table, tokens=tokens, warnings=typed.warnings)
+
+
+def arrays_of(job: Job, source: Source) -> Arrays | None:
+    """The job's column of arrays, as this table has it."""
+    array = job.data.array
+    return None if array is UNSET else Arrays(array.name, array.shape, source.folder_of_arrays)
 
 
 def table_of(job: Job, typed: TypedTable) -> Table:

@@ -42,7 +42,9 @@ class LocalRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[rules]`: what all nodes of a local run demand of the result, whatever the job is."""
 
     least_batch_rows: int = LEAST_BATCH_ROWS
+    """Fewest rows of a step."""
     least_effective_rows: int = LEAST_ROWS
+    """Fewest rows that the result is made of in effect."""
 
 
 DEFAULT_RULES = LocalRules()
@@ -50,9 +52,11 @@ DEFAULT_RULES = LocalRules()
 
 class _LocalFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: dict[str, str | Source] = {}
+    """By owner, where its table lies, as under `[data]` of its own file."""
     warm_start: str = ""
     """The state_dict that training starts from, at whichever nodes need it."""
     rules: LocalRules = DEFAULT_RULES
+    """What all nodes demand, for made-up tables of a few rows."""
 
 
 def local_data(job_path: Path, job: "Job") -> dict[str, Source]:

@@ -29,6 +29,7 @@ from mpc_train.jobs.job_regression import regression_bits
 from mpc_train.jobs.reading import Reading, is_reading
 from mpc_train.jobs.schedule import is_newton, total_steps
 from mpc_train.linkage.partners import all_linkage_warnings, without_partner
+from mpc_train.preparation.recipe import recipe
 from mpc_train.preparation.sealed import BEYOND, BITS, in_words, opened_parameters, remarks
 from mpc_train.regression.table import COEFFICIENTS_FILE, Results, results
 from protocols.bundle import unpack_bundle
@@ -293,7 +294,7 @@ def _files(
             "separation": "suspected" if table.separated else "none seen",
             "warnings": list(table.warnings),
         }
-    described: dict[str, object] = {"inputs": list(job.pipeline.names)}
+    described = recipe(job)
     if job.pipeline.shapes:
         prepare = save_tensors({name: weights[name] for name in job.pipeline.shapes})
         files[PREPARATION_FILE] = prepare

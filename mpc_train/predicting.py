@@ -3,26 +3,35 @@
 The model's folder has what it takes: the job in the manifest says what the columns mean and what is
 done with them, `preparation.safetensors` has the numbers that training found over shares and sealed
 with the model. Nothing is sent anywhere.
+
+    from mpc_train.predicting import predict
+
+    found = predict("runs/study", "new-patients.csv", ids=["patient"])
+
+is a polars data frame with the columns `patient`, `prediction` and, for a classifier, one for each
+class's probability. `mpc-train predict` is the same for files.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import msgspec
 import numpy as np
+import polars
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_tensors
 
 from mpc_train.artifact import commit
-from mpc_train.errors import ArtifactError
+from mpc_train.data import arrays_of
+from mpc_train.errors import ArtifactError, ConfigError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_problem import JobProblem
 from mpc_train.jobs.job_regression import LOGARITHMIC, family_of
@@ -31,15 +40,22 @@ from mpc_train.opening import MANIFEST_FILE, MODEL_FILE
 from mpc_train.preparation.applied import applied
 from mpc_train.preparation.local import check_cells, local_terms
 from mpc_train.tables.load import stream
+from mpc_train.tables.source import Source, SourceProblem, check_source, label_of
+from mpc_train.tables.spelling import name_of
 from mpc_train.twin.reference import plain_module
 from mpc_train.twin.reference_regression import means
 
 if TYPE_CHECKING:
-    from mpc_train.tables.source import Source
     from mpc_train.tables.typed import TypedTable
 
 Reals = NDArray[np.float64]
 MAX_MANIFEST_BYTES = 64 << 20
+ROW = "row"
+"""What each written prediction begins with: its record's number."""
+
+Form = Literal["csv", "json"]
+ENDINGS: dict[str, Form] = {".csv": "csv", ".json": "json", ".jsonl": "json"}
+"""What predictions are written as, by the end of the file's name."""
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -80,19 +96,37 @@ class Predictor:
             return ("false", "true")
         return self.job.label.classes or tuple(str(k) for k in range(self.job.classes))
 
-    def records(self, source: Source) -> Iterator[list[list[Any]]]:
-        """For each chunk of the table one list a row, in the order of `columns`.
+    def records(
+        self, source: Source | polars.DataFrame, ids: Sequence[str] = ()
+    ) -> Iterator[list[list[Any]]]:
+        """For each chunk of the table one list a row: the text of `ids`, then `columns`.
 
-        Memory does not grow with the table. Raises DataError with file, line and column.
+        Memory does not grow with the table. Raises DataError with file, line and column, and
+        ConfigError for an id that is called as a prediction is.
         """
         job = self.job
+        self.check_ids(ids)
         names = [feature.name for feature in job.features]
 
         def check(name: str, values: Reals, missing: NDArray[np.bool_]) -> None:
             check_cells(job, name, values, missing)
 
-        for table in stream(source, job.schema, names=names, check=check):
-            yield self.predicted(table)
+        arrays = arrays_of(job, source if isinstance(source, Source) else Source())
+        for table in stream(source, job.schema, names=names, keep=ids, check=check, arrays=arrays):
+            kept = zip(*(table.identifiers[name] for name in ids), strict=True) if ids else None
+            found = self.predicted(table)
+            yield found if kept is None else [[*k, *f] for k, f in zip(kept, found, strict=True)]
+
+    def check_ids(self, ids: Sequence[str]) -> None:
+        """Raise ConfigError where two columns of what is written would have one name."""
+        taken = {ROW, *self.columns}
+        for name in ids:
+            if name in taken:
+                raise ConfigError(
+                    f"the column {name!r} cannot be kept: predictions have, or another id has, a "
+                    "column of this name; rename it in the table"
+                )
+            taken.add(name)
 
     def predicted(self, table: TypedTable) -> list[list[Any]]:
         """The predictions for a table with the job's features."""
@@ -121,6 +155,43 @@ class Predictor:
             [self.classes[place], *(float(value) for value in row)]
             for place, row in zip(best, odds, strict=True)
         ]
+
+
+def predict(
+    model: Path | str | Predictor,
+    records: Path | str | Source | polars.DataFrame,
+    *,
+    ids: Sequence[str] = (),
+) -> polars.DataFrame:
+    """The predictions of an opened model for raw records, a row a record, in their order.
+
+    model: the folder that `mpc-train open` wrote, its model.safetensors, or what `load_predictor`
+    made of one, which is faster for many calls. records: a file (CSV, Parquet, Arrow or npz), a
+    `Source` that says how it is written or names a query, or a data frame; with the columns of the
+    job's schema in their own units; others are left alone, and the label need not be there. ids:
+    columns to keep, as text.
+
+    Returns the columns `ids`, then `prediction` (a number in the label's unit, or the class as the
+    table has it) and, for classifiers, `p(class)` for each class. Raises ArtifactError for files
+    that do not belong together, DataError that names file, line and column for a record that does
+    not fit the schema, ConfigError for ids and sources that contradict themselves.
+    """
+    predictor = model if isinstance(model, Predictor) else load_predictor(Path(model))
+    ids = tuple(map(name_of, ids))
+    if isinstance(records, (str, Path)):
+        records = Source(str(records))
+    if isinstance(records, Source):
+        try:
+            check_source(records)
+        except SourceProblem as error:
+            raise ConfigError(f"{label_of(records)}: {error.key}: {error}") from error
+    rows = [record for chunk in predictor.records(records, ids) for record in chunk]
+    number = polars.Float64
+    kinds: dict[str, Any] = dict.fromkeys(ids, polars.String)
+    kinds |= dict.fromkeys(predictor.columns, number)
+    if predictor.classes:
+        kinds["prediction"] = polars.String
+    return polars.DataFrame(rows, schema=kinds, orient="row")
 
 
 def load_predictor(model: Path) -> Predictor:
@@ -185,27 +256,26 @@ def write_records(
     predictor: Predictor,
     source: Source,
     file: TextIO,
-    form: str,
-    done: Callable[[int], None] = lambda rows: None,
+    form: Form,
+    ids: Sequence[str] = (),
 ) -> int:
-    """Write all predictions as "csv" (with a header) or "json" (an object a line); how many."""
+    """Write all predictions as "csv" (with a header) or "json" (an object a line); how many.
+
+    Each begins with its number, `row`, and the text of its `ids`.
+    """
     rows = 0
+    columns = (ROW, *ids, *predictor.columns)
     writer = csv.writer(file, lineterminator="\n")
     if form == "csv":
-        writer.writerow(["row", *predictor.columns])
-    for chunk in predictor.records(source):
+        writer.writerow(columns)
+    for chunk in predictor.records(source, ids):
         for record in chunk:
             rows += 1
             if form == "csv":
                 writer.writerow([rows, *map(_spelled, record)])
             else:
-                file.write(json.dumps(_named(predictor.columns, rows, record)) + "\n")
-        done(rows)
+                file.write(json.dumps(dict(zip(columns, [rows, *record], strict=True))) + "\n")
     return rows
-
-
-def _named(columns: Sequence[str], row: int, record: list[Any]) -> dict[str, Any]:
-    return {"row": row, **dict(zip(columns, record, strict=True))}
 
 
 def _spelled(value: object) -> str:

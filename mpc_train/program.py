@@ -207,15 +207,21 @@ class TrainProgram:
             guard = _range_guard(job, role)
             trained = _trained(job, role, gate, shared, start, done, guard)
             training = trained.training
+            session.progress(phase="evaluating")
+
+            def fold_model(fold: Job, later: Any) -> Any:
+                session.progress(phase="evaluating", fold=fold.data.fold, folds=job.reveal.folds)
+                return _trained(
+                    fold, later, None, shared, {}, lambda _: None, guard
+                ).model.evaluated
+
             folds = cross_validated(
                 job,
                 role,
                 gate,
                 shared.inputs,
                 shared.labels,
-                lambda fold, later: (
-                    _trained(fold, later, None, shared, {}, lambda _: None, guard).model.evaluated
-                ),
+                fold_model,
                 lambda: None if guard is None else guard.decide(gate, steps),
             )
             role.begin_step(steps + fold_steps(job) + 1)

@@ -1,8 +1,8 @@
 """How a run is going, for people at a terminal: steps, speed, time left, bytes.
 
 Fed with the events of a coordinator or a node. Where standard error is not a terminal it prints
-one line per stage and one every `LINE_INTERVAL_S` instead of a bar. Shows nothing that the nodes
-do not send for this purpose.
+lines instead of a bar, as often as `pacing` says; where nobody sends news for a minute it says so.
+Shows nothing that the nodes do not send for this purpose.
 """
 
 import contextlib
@@ -12,11 +12,17 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mpc_train.pacing import LINE_INTERVAL_S, LinePace
 from mpc_train.printing import lines_escaped, say
 from mpc_train.report import duration, size
 
 LEAST_INTERVAL_S = 0.1
-LINE_INTERVAL_S = 15.0
+"""A bar is redrawn at most this often."""
+LOOK_S = 1.0
+"""A log is looked after this often, whether it has been silent for long."""
+
+
+TRAINING = "training"
 
 
 class ProgressView:
@@ -29,15 +35,23 @@ class ProgressView:
         self._task: Any = None
         self._sent: dict[str, int] = {}
         self._steps: dict[str, int] = {}
+        self._after: dict[str, int] = {}
         self._linked = False
         self._shared: dict[str, int] = {}
         self._started = self._drawn = 0.0
+        self._pace = LinePace()
+        self._stage = ""
+        """What is going on, in words; empty while others are waited for."""
 
     @contextlib.contextmanager
     def shown(self) -> Iterator["ProgressView"]:
         """Draw on standard error while inside."""
-        if not self._enabled or not sys.stderr.isatty():
+        if not self._enabled:
             yield self
+            return
+        if not sys.stderr.isatty():
+            with self._looked_after():
+                yield self
             return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
@@ -54,6 +68,31 @@ class ProgressView:
                 yield self
             finally:
                 self._bar = None
+
+    @contextlib.contextmanager
+    def _looked_after(self) -> Iterator[None]:
+        """Say now and then, while inside, that a run is still going on of which there are no news:
+        a step, or the evaluation, may take long."""
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(LOOK_S):
+                self.look()
+
+        thread = threading.Thread(target=look, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def look(self) -> None:
+        """Print a line if the last one was a minute ago and something is going on."""
+        with self._lock:
+            if self._stage and (silent := self._pace.silent_s()) >= LINE_INTERVAL_S:
+                self._pace.again()
+                say(f"still {self._stage}: no news for {duration(silent)}", aside=True)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -85,10 +124,20 @@ class ProgressView:
             self.say(f"{fields.get('node')} has joined")
         elif kind == "agreed":
             self.say("all nodes have signed the same contract")
+        elif kind == "checking":
+            self.say("checking the job against this node's rules")
+        elif kind == "preparing":
+            table = ", reading this node's table" if fields.get("table") else ""
+            self._stage = "getting ready"
+            self._pace.begin(self._stage)
+            self.say(f"getting ready to sign: loading PyTorch, checking the network{table}")
         elif kind == "signed":
+            self._stage = ""
             self.say("this node has signed; waiting for the others")
         elif kind == "started":
             self._started = self._drawn = time.monotonic()
+            self._stage = TRAINING
+            self._pace.begin(TRAINING)
             self.say("all nodes are connected to each other; training")
         elif kind == "reading":
             self._reading(fields)
@@ -103,10 +152,11 @@ class ProgressView:
             now = time.monotonic()
             # The first news of a table only starts its clock: small ones are read before a second.
             first, self._drawn = self._drawn == 0, self._drawn or now
-            interval = LINE_INTERVAL_S if self._bar is None else LEAST_INTERVAL_S
-            if not self._enabled or first or now - self._drawn < interval:
+            if first:
+                self._stage = "reading the table"
+                self._pace.begin(self._stage)
+            if not self._enabled or first or not self._due(done / total if total else 0.0):
                 return
-            self._drawn = now
             note = amount(done) + ("" if total is None else f" of {amount(total)}")
             note += "" if left is None else f"  {duration(left)} left"
             if self._bar is None:
@@ -127,31 +177,37 @@ class ProgressView:
             if fields.get("phase") == "sharing":
                 self._sharing(node, fields)
                 return
-            if not self._enabled or not isinstance(step, int) or not isinstance(steps, int):
-                return
-            if self._shared or self._linked:
-                # What was linked and shared in is no training: its speed counts from here.
-                self._shared.clear()
-                self._linked = False
-                self._started = time.monotonic()
-            # The dealer runs ahead: the slowest node says how far the run is.
-            self._steps[node] = step
-            step = min(self._steps.values())
-            now = time.monotonic()
-            interval = LINE_INTERVAL_S if self._bar is None else LEAST_INTERVAL_S
-            if now - self._drawn < interval and step < steps:
-                return
-            self._drawn = now
-            speed = step / max(now - self._started, 1e-9)
-            left = duration((steps - step) / speed) if speed else "?"
-            total = size(sum(self._sent.values()))
-            note = f"{step}/{steps}  {speed:.1f} steps/s  {left} left  {total} sent"
-            if self._bar is None:
-                say(f"training {note}", aside=True)
-                return
-            self._bar.update(
-                self._task, description="training", total=steps, completed=step, note=note
-            )
+            self._training(node, step, steps)
+            if fields.get("phase") == "evaluating":
+                self._evaluating(node, fields)
+
+    def _training(self, node: str, step: object, steps: object) -> None:
+        """The steps of the slowest node."""
+        if not self._enabled or not isinstance(step, int) or not isinstance(steps, int):
+            return
+        if self._steps.get(node) == step:
+            return
+        if self._shared or self._linked:
+            # What was linked and shared in is no training: its speed counts from here.
+            self._shared.clear()
+            self._linked = False
+            self._started = time.monotonic()
+            self._pace.begin(TRAINING)
+        self._stage = TRAINING
+        # The dealer runs ahead: the slowest node says how far the run is.
+        self._steps[node] = step
+        step = min(self._steps.values())
+        now = time.monotonic()
+        if not self._due(step / steps) and step < steps:
+            return
+        speed = step / max(now - self._started, 1e-9)
+        left = duration((steps - step) / speed) if speed else "?"
+        total = size(sum(self._sent.values()))
+        note = f"{step}/{steps}  {speed:.1f} steps/s  {left} left  {total} sent"
+        if self._bar is None:
+            say(f"training {note}", aside=True)
+            return
+        self._bar.update(self._task, description="training", total=steps, completed=step, note=note)
 
     def _linking(self, fields: Mapping[str, Any]) -> None:
         """Said once: how many records all owners together compare, which takes its time."""
@@ -159,6 +215,8 @@ class ProgressView:
         if not self._enabled or self._linked or not isinstance(records, int):
             return
         self._linked = True
+        self._stage = "comparing records"
+        self._pace.begin(self._stage)
         if self._bar is None:
             say(f"comparing {records:,} records", aside=True)
         else:
@@ -171,10 +229,9 @@ class ProgressView:
             return
         self._shared[node] = rows
         rows, now = min(self._shared.values()), time.monotonic()
-        interval = LINE_INTERVAL_S if self._bar is None else LEAST_INTERVAL_S
-        if now - self._drawn < interval or not rows:
+        self._stage = "sharing"
+        if not rows or not self._due(rows / of_rows):
             return
-        self._drawn = now
         left = duration((now - self._started) * max(of_rows - rows, 0) / rows)
         note = f"{rows:,}/{of_rows:,} rows  {left} left"
         if self._bar is None:
@@ -183,3 +240,31 @@ class ProgressView:
         self._bar.update(
             self._task, description="sharing", total=of_rows, completed=rows, note=note
         )
+
+    def _evaluating(self, node: str, fields: Mapping[str, Any]) -> None:
+        """Said once, and at each fold: what follows the last step, which may take as long."""
+        fold, folds = fields.get("fold"), fields.get("folds")
+        self._after[node] = fold if isinstance(fold, int) else 0
+        if not self._enabled or not self._steps.keys() <= self._after.keys():
+            return
+        # The dealer runs ahead here too.
+        fold = min(self._after.values())
+        stage = f"evaluating, fold {fold} of {folds}" if fold else "evaluating"
+        if self._stage == stage:
+            return
+        self._stage = stage
+        self._pace.begin(stage)
+        if self._bar is None:
+            say(stage, aside=True)
+        else:
+            self._bar.update(self._task, description=stage, total=None, note="")
+
+    def _due(self, share: float) -> bool:
+        """Whether so much of the stage, from 0 to 1, is to be drawn."""
+        if self._bar is None:
+            return self._pace.due(self._stage, share)
+        now = time.monotonic()
+        if now - self._drawn < LEAST_INTERVAL_S:
+            return False
+        self._drawn = now
+        return True

@@ -31,6 +31,7 @@ from protocols.signatures import SigningKeys, VerifyKeys
 
 from .errors import CardError, IdentityError
 from .files import read_bounded
+from .keyfile import MAGIC
 
 CARD_VERSION = 1
 CURVE_BYTES = 32
@@ -184,7 +185,13 @@ class Card:
     def load(cls, path: Path | str) -> "Card":
         """Read and verify the card in the file `path`. Raises CardError, which names the file."""
         try:
-            text = read_bounded(path, MAX_CARD_BYTES).decode()
+            content = read_bounded(path, MAX_CARD_BYTES)
+            if content.startswith(MAGIC):
+                raise CardError(
+                    f"{path}: an identity, not a card: it holds private keys and is never given "
+                    f"away; take the card, {Path(path).with_suffix('.card').name} beside it"
+                )
+            text = content.decode()
         except (OSError, ValueError) as error:
             raise CardError(f"{path}: cannot be read as a card: {reason(error)}") from error
         return cls.from_text(text, str(path))

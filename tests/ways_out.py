@@ -174,7 +174,7 @@ WAYS: tuple[Way, ...] = (
     Way(
         "news of a run",
         members=frozenset({"progress"}),
-        users={"mpc_train/program.py": "numbers of steps, rows and bytes"},
+        users={"mpc_train/program.py": "numbers of steps, folds, rows and bytes"},
     ),
 )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpc_train.errors import NodeFailedError, classify, explain
-from mpc_train.jobs.node_config import Place, default_home
+from mpc_train.jobs.node_config import HOME_VARIABLE, Place, default_home
 from mpc_train.printing import EscapingFormatter, error_escaped, say
 
 if TYPE_CHECKING:
@@ -92,8 +92,30 @@ def configure_logging(verbose: bool = False) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 
-def home_of(home: Path | None) -> Path:
-    return home.expanduser() if home is not None else default_home()
+def home_of(home: Path | None, *, make: bool = False) -> Path:
+    """The directory of the identities; raises IdentityError where `--home` names none, unless
+    what follows would `make` it."""
+    if home is None:
+        return default_home()
+    folder = home.expanduser()
+    if not make:
+        _check_home(folder, "correct --home")
+    return folder
+
+
+def _check_home(folder: Path, advice: str) -> None:
+    from parties.errors import IdentityError
+
+    if not folder.is_dir():
+        what = "is not a directory" if folder.exists() else "there is no such directory"
+        raise IdentityError(
+            f"{folder}: {what}, where identities were looked for; {advice}, or make an identity "
+            "there: mpc-train identity new NAME"
+        )
+
+
+def _identities(home: Path) -> list[str]:
+    return sorted(path.stem for path in home.glob("*.identity"))
 
 
 def find_name(home: Path, name: str | None) -> str:
@@ -102,11 +124,14 @@ def find_name(home: Path, name: str | None) -> str:
 
     if name is not None:
         return name
-    names = sorted(path.stem for path in home.glob("*.identity"))
+    names = _identities(home)
     if len(names) == 1:
         return names[0]
     if not names:
-        raise IdentityError(f"no identity in {home}; make one: mpc-train identity new NAME")
+        raise IdentityError(
+            f"no identity in {home}; is that the right home? Name it with --home or "
+            f"{HOME_VARIABLE}, or make an identity: mpc-train identity new NAME"
+        )
     raise IdentityError(f"{home} holds several identities ({', '.join(names)}); say which")
 
 
@@ -121,7 +146,12 @@ def open_vault(
     if not path.exists():
         from parties.errors import IdentityError
 
-        raise IdentityError(f"{path}: no such identity; make one: mpc-train identity new {name}")
+        there = ", ".join(_identities(home))
+        raise IdentityError(
+            f"{path}: no such identity; "
+            + (f"there are {there} in {home}; correct the name, or the home, or " if there else "")
+            + f"make one: mpc-train identity new {name}"
+        )
     prompt = f"Passphrase of {name}: "
     passphrase = read_passphrase(file=passphrase_file, fd=passphrase_fd, prompt=prompt)
     return FileVault.open(path, passphrase)
@@ -135,5 +165,6 @@ def enter(
 
     if passphrase_file is None and passphrase_fd is None:
         passphrase_file = place.passphrase_file
+    _check_home(place.home, "correct home under [node] in this node's file")
     roster = Roster.load(place.roster)
     return open_vault(place.home, place.name, passphrase_file, passphrase_fd), roster

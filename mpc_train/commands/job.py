@@ -1,7 +1,8 @@
 """`mpc-train job`: what a job would do, before anybody runs it, and an approval of it."""
 
+import difflib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,15 +20,27 @@ from mpc_train.commands.common import (
 )
 from mpc_train.printing import say
 
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
 job = typer.Typer(no_args_is_help=True, help="Job files.")
 
 
 @job.command("check")
 def job_check(
     path: Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")],
+    roster: Annotated[
+        Path | None,
+        typer.Option(help="Cards that all names of the job must have; default: none, or a look."),
+    ] = None,
+    home: HomeOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Validate a job and say what is computed, what is revealed, and to whom."""
+    """Validate a job and say what is computed, what is revealed, and to whom.
+
+    Where there is a roster in the home, names of the job without a card in it are pointed out; with
+    --roster they are an error.
+    """
     with reporting(output):
         from mpc_train.jobs.cautions import cautions
         from mpc_train.jobs.footprint import memory_needs
@@ -38,6 +51,7 @@ def job_check(
         from parties.contract import Roles, describe_trust
 
         checked = load_job(path)
+        unknown = _without_card(checked, roster, home_of(home))
         trust = describe_trust(
             Roles(checked.owners, checked.evaluators, checked.dealer, checked.recipients)
         )
@@ -55,11 +69,41 @@ def job_check(
                     "metrics": list(checked.reveal.metrics),
                     "disclosures": list(disclosed_on_the_way(checked)),
                     "cautions": cautions(checked),
+                    "without_card": list(unknown),
                     "trust": trust,
                 }
             )
             return
         say("\n".join([describe(checked), *beware(checked), "", trust]))
+        for line in unknown.values():
+            say(f"Warning {line}")
+
+
+def _without_card(job: "Job", given: Path | None, home: Path) -> dict[str, str]:
+    """The names of the job without a card in the roster, each with a line about it; RosterError
+    for them if the roster was `given`."""
+    from parties.errors import RosterError
+    from parties.roster import Roster
+
+    place = given or home / "roster"
+    if given is None and not place.exists():
+        return {}
+    known = Roster.load(place)
+    unknown = {}
+    for name in job.names:
+        if name not in known:
+            parts = [part for part in ("owner", "recipient") if name in getattr(job, f"{part}s")]
+            parts += ["evaluator"] * (name in job.evaluators and "owner" not in parts)
+            parts += ["dealer"] * (name == job.dealer)
+            near = difflib.get_close_matches(name, known.names, 1)
+            unknown[name] = (
+                f"no card of {name} ({', '.join(parts)}) in the roster {place}; "
+                + (f"is {near[0]} meant? If not, " if near else "")
+                + "get it from them, compare fingerprints, and add it with mpc-train roster add"
+            )
+    if unknown and given is not None:
+        raise RosterError("\n  ".join(unknown.values()))
+    return unknown
 
 
 @job.command("approve")

@@ -45,7 +45,7 @@ def identity_new(
         from parties.roster import Roster
         from parties.vault import FileVault, card_path, identity_path
 
-        folder = home_of(home)
+        folder = home_of(home, make=True)
         path = identity_path(folder, name)
         if path.exists():
             raise IdentityError(f"{path}: exists; an identity is never overwritten")

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import threading
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 ReportFdOption = Annotated[int | None, typer.Option("--report-fd", hidden=True)]
 
 OWN_METRICS = "own-metrics.json"
-PROGRESS_INTERVAL_S = 0.2
-"""Progress events of a node are passed on at most this often."""
 
 
 def party(
@@ -241,6 +238,7 @@ class _Guarded:
 
         job = job_from_bytes(body)
         self._events.say(describe(job))
+        self._events("checking", {"job": job.name})
         if _roles(job) != roles:
             raise RefusedError("the contract gives other roles than the job; nothing was shared")
         me = self._config.place.name
@@ -257,6 +255,7 @@ class _Guarded:
         self._events.say(f"This node may sign: {agree(self._config, self._roster, job, self._ask)}")
         self.evaluators, self.recipients, self._job = job.evaluators, job.recipients, job
 
+        self._events("preparing", {"job": job.name, "table": me in job.owners})
         from mpc_train.program import TrainProgram
 
         self._program = TrainProgram(self._config, self._events.reading)
@@ -311,12 +310,13 @@ class _Events:
     """Shows the events of a run: lines of JSON, or words and a bar."""
 
     def __init__(self, output: Format) -> None:
+        from mpc_train.pacing import EventPace
         from mpc_train.progress import ProgressView
 
         self._json = output is Format.json
         self.view: ProgressView = ProgressView(enabled=not self._json)
         self._lock = threading.Lock()
-        self._last: dict[str, float] = {}
+        self._pace = EventPace()
 
     def say(self, text: str) -> None:
         self.view.say(text)
@@ -333,19 +333,15 @@ class _Events:
         elif kind in ("waiting", "connected"):
             self.say(f"{kind}: {fields.get('address')}")
         self.view.event(kind, fields)
-        if self._json and not (kind in ("progress", "reading") and self._too_soon(fields)):
+        if self._json and not (kind in ("progress", "reading") and self._too_soon(kind, fields)):
             with self._lock:
                 emit({"event": kind, **fields})
 
-    def _too_soon(self, fields: Mapping[str, Any]) -> bool:
-        news, node = fields.get("fields") or {}, str(fields.get("node", ""))
-        if "step" in news and news["step"] == news.get("steps"):
-            return False  # whoever watches is told of the last step
-        now = time.monotonic()
-        if now - self._last.get(node, 0.0) < PROGRESS_INTERVAL_S:
-            return True
-        self._last[node] = now
-        return False
+    def _too_soon(self, kind: str, fields: Mapping[str, Any]) -> bool:
+        news = fields.get("fields") or {}
+        if kind == "reading":
+            news = {"phase": kind, "step": fields["done"], "steps": fields["total"]}
+        return not self._pace.due(str(fields.get("node", "")), news)
 
 
 def _roles(job: "Job") -> "Roles":

@@ -56,8 +56,9 @@ def open_command(
 
         expected = load_job(job) if job is not None else None
         folder = home_of(home)
+        me = find_name(folder, name)
         known = Roster.load(roster or folder / "roster")
-        vault = open_vault(folder, find_name(folder, name), passphrase_file, passphrase_fd)
+        vault = open_vault(folder, me, passphrase_file, passphrase_fd)
         model, path = open_file(sealed, vault, known, out or sealed.parent, expected)
         table = model.results
         if output is Format.json:

@@ -1,7 +1,9 @@
 """`mpc-train predict`: apply an opened model to raw records, on this machine alone."""
 
 import io
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +27,14 @@ def predict_command(
         Path | None,
         typer.Option(help="Where predictions go: .csv or .json (an object a line); default: here."),
     ] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--id",
+            metavar="COLUMN",
+            help="A column to keep beside the predictions; may be given several times.",
+        ),
+    ] = None,
     delimiter: Annotated[str, typer.Option(help="CSV: the sign between cells.")] = "",
     encoding: Annotated[str, typer.Option(help="CSV: how the file is encoded.")] = "utf-8",
     decimal: Annotated[str, typer.Option(help="CSV: point or comma in numbers.")] = ".",
@@ -32,6 +42,9 @@ def predict_command(
     date_pivot: Annotated[
         int, typer.Option(help="The first of the hundred years that %y may mean, like 1930.")
     ] = 0,
+    array_folder: Annotated[
+        str, typer.Option(help="Where files of arrays lie; default: beside the table.")
+    ] = "",
     output: FormatOption = Format.text,
 ) -> None:
     """Predict the label of each record. The table has the columns of the job's schema in their own
@@ -39,9 +52,19 @@ def predict_command(
     with reporting(output):
         import msgspec
 
-        from mpc_train.predicting import load_predictor, write_records
+        from mpc_train.predicting import ENDINGS, Form, load_predictor, write_records
         from mpc_train.tables.source import Source, SourceProblem, check_source
+        from mpc_train.tables.spelling import name_of
 
+        form: Form = "json" if output is Format.json else "csv"
+        if out is not None:
+            if out.suffix.lower() not in ENDINGS:
+                raise ConfigError(
+                    f"{out}: predictions are written as {', '.join(ENDINGS)}; change the ending"
+                )
+            if out.absolute() == table.absolute():
+                raise ConfigError(f"{out}: is the table itself; name another file")
+            form = ENDINGS[out.suffix.lower()]
         given = {
             "file": str(table),
             "delimiter": delimiter,
@@ -49,6 +72,7 @@ def predict_command(
             "decimal": decimal,
             "date_format": date_format,
             "date_pivot": date_pivot,
+            "array_folder": array_folder,
         }
         try:
             source = msgspec.convert(given, Source)
@@ -56,15 +80,23 @@ def predict_command(
         except (msgspec.ValidationError, SourceProblem) as error:
             raise ConfigError(f"{table}: {error}") from error
         predictor = load_predictor(model)
+        kept = tuple(map(name_of, ids or ()))
+        predictor.check_ids(kept)
         if out is None:
-            form = "json" if output is Format.json else "csv"
-            rows = write_records(predictor, source, sys.stdout, form)
+            # Whoever reads along takes every line for a prediction: none before all are right.
+            with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as waiting:
+                rows = write_records(predictor, source, waiting, form, kept)
+                waiting.seek(0)
+                if sys.stdout.isatty():
+                    while text := waiting.read(1 << 16):
+                        say(text, end="")
+                else:
+                    shutil.copyfileobj(waiting, sys.stdout)
         else:
-            form = "json" if out.suffix in (".json", ".jsonl") else "csv"
             try:
                 with atomic_file(out) as stream:
                     file = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-                    rows = write_records(predictor, source, file, form)
+                    rows = write_records(predictor, source, file, form, kept)
                     file.detach()  # flushes; the stream is closed by whoever opened it
             except OSError as error:
                 raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error

@@ -333,7 +333,8 @@ def _with_network(job: Job, path: Path) -> Job:
         )
     elif model.module:
         check_data(job)
-        shape = model.input_shape or (job.pipeline.width,)
+        array = job.data.array
+        shape = model.input_shape or (array.shape if array else (job.pipeline.width,))
         made = made_by(model.module, shape, job.train.seed)
         network = msgspec.structs.replace(made, weights={})
         model = msgspec.structs.replace(model, network=network, input_shape=shape)

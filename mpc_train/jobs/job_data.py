@@ -23,6 +23,7 @@ import msgspec
 from mpc_train.jobs.job_link import Duplicates, Join
 from mpc_train.jobs.job_train import Strict
 from mpc_train.linkage.normalise import Rule
+from mpc_train.tables.array_names import element_names
 from mpc_train.tables.schema import Column, Schema
 from mpc_train.tables.spelling import compose
 
@@ -70,6 +71,32 @@ class Weight(Strict, frozen=True):
         compose(self, "name")
 
 
+class Array(Strict, frozen=True):
+    """One column of arrays (images, signals) in place of `features`; the model sees
+    (value - center) / scale of each number, in C order, and takes them in this shape.
+
+    At the owners it is an array of an npz file, a list column of Parquet or Arrow, or a column with
+    paths of images and .npy files: see `mpc_train.tables.arrays`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    """Of each row's array: [channels, height, width] of an image."""
+    range: tuple[Decimal, Decimal]
+    """Least and largest number that may stand in it."""
+    center: Decimal = Decimal(0)
+    scale: Decimal = Decimal(1)
+
+    def __post_init__(self) -> None:
+        compose(self, "name")
+
+    @property
+    def features(self) -> "tuple[Feature, ...]":
+        """Each of its numbers as a feature."""
+        names = element_names(self.name, self.shape)
+        return tuple(Feature(name, self.center, self.scale, self.range) for name in names)
+
+
 class Data(Strict, frozen=True):
     """`[data]`: the columns, each owner's number of rows, and the rows held out for testing."""
 
@@ -77,6 +104,9 @@ class Data(Strict, frozen=True):
     rows: dict[str, int]
     features: tuple[Feature | str, ...] = ()
     """Left out with a schema: all of its columns but label, weight and identifiers."""
+    array: Array | msgspec.UnsetType = msgspec.UNSET
+    """One column of arrays instead of features. Unset, and so not null in a job's bytes: jobs
+    without one keep the digests that organisations have agreed to."""
     weight: Weight | str = ""
     """A column that says how many times each row's loss counts; no feature."""
     schema: str = ""
@@ -114,6 +144,8 @@ class Data(Strict, frozen=True):
 
 def features_of(data: Data) -> tuple[Feature, ...]:
     """The features in the order of the model's inputs."""
+    if data.array is not msgspec.UNSET:
+        return data.array.features
     listed: tuple[Feature | str, ...] = data.features
     if not listed and data.table is not None:
         label = data.label if isinstance(data.label, str) else data.label.name

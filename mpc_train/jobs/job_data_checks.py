@@ -1,8 +1,11 @@
 """What `[data]` must satisfy beyond the types of its fields; raises JobProblem."""
 
+from math import prod
 from typing import TYPE_CHECKING
 
-from mpc_train.jobs.job_data import Feature, Label, weight_of
+from msgspec import UNSET
+
+from mpc_train.jobs.job_data import Array, Feature, Label, weight_of
 from mpc_train.jobs.job_link_checks import check_link, check_spelling
 from mpc_train.jobs.job_problem import JobProblem, no_duplicates, number
 from mpc_train.jobs.job_regression import NUMBERS
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
 MAX_FEATURES = 100_000
+MAX_AXES = 4
 MAX_ROWS = 100_000_000
 MOST_WEIGHT = 64
 """A row counts at most so many times, as a class does."""
@@ -29,7 +33,35 @@ def check_data(job: "Job") -> None:
     check_link(job)
 
 
+def _check_array(job: "Job") -> None:
+    """An array stands for features; checked before anything is made of its numbers."""
+    data, array = job.data, job.data.array
+    if array is UNSET:
+        return
+    if not array.shape or len(array.shape) > MAX_AXES or min(array.shape) < 1:
+        raise JobProblem(
+            "data.array.shape", f"1 to {MAX_AXES} lengths of at least 1: [channels, height, width]"
+        )
+    _check_column(job, "data.array", array)
+    if prod(array.shape) > MAX_FEATURES:
+        raise JobProblem("data.array.shape", f"at most {MAX_FEATURES} numbers for each row")
+    for key, other in (("features", data.features), ("schema", data.schema or data.table)):
+        if other:
+            raise JobProblem(f"data.{key}", "an array stands instead of these; remove one of them")
+    if array.name in (job.label.name, job.weight, data.split_by):
+        raise JobProblem("data.array.name", f"{array.name!r} is also another column of the job")
+    if data.partition != "rows":
+        raise JobProblem("data.array", 'owners of an array hold rows: partition = "rows"')
+    shape = job.model.input_shape
+    if shape and job.model.network is not None and prod(shape) != prod(array.shape):
+        raise JobProblem(
+            "data.array.shape",
+            f"has {prod(array.shape)} numbers, the network takes {list(shape)}",
+        )
+
+
 def _check_columns(job: "Job") -> None:
+    _check_array(job)
     features = job.features
     if not features:
         raise JobProblem("data.features", "at least one feature is needed")
@@ -56,7 +88,7 @@ def _check_columns(job: "Job") -> None:
         )
 
 
-def _check_column(job: "Job", key: str, column: Feature | Label) -> None:
+def _check_column(job: "Job", key: str, column: Feature | Label | Array) -> None:
     if not column.name or column.name != column.name.strip():
         raise JobProblem(f"{key}.name", "a column name is not empty and has no space at its ends")
     center = number(f"{key}.center", column.center)

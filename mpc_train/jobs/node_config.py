@@ -3,6 +3,10 @@
 Each organisation writes its own and shows it to nobody. Paths are relative to the file. A party
 and a dealer have the same kind of file; a coordinator has no data and no rules, and names the
 job instead.
+
+`mpc_train/docs/node-file.md` lists every key and `node.toml` beside it has them all: both are made
+of the structs here (`python -m tests.support.node_reference`), so that a key's docstring is its
+documentation.
 """
 
 import os
@@ -32,32 +36,52 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Node(_Strict, frozen=True):
+    """`[node]`: who this node is, and where it keeps what."""
+
     name: str
+    """The node's name: that of its identity, and what others call it."""
     home: str = ""
+    """Directory of the identity and of what the node remembers of its runs; left out,
+    $MPC_TRAIN_HOME or ~/.mpc-train."""
     roster: str = ""
+    """Cards of the others, a directory or a .toml file; left out, `roster` in the home."""
     run_dir: str = "runs"
+    """Directory that each run gets a directory of its own in."""
     approvals: str = ""
     """Where files of `mpc-train job approve` lie; left out, in `approvals` in the home."""
     passphrase_file: str = ""
+    """File with the identity's passphrase, which nobody else may read; left out, it is asked for,
+    unless --passphrase-file or --passphrase-fd is given."""
 
 
 class _Peer(_Strict, frozen=True):
+    """`[coordinator]`: whom this node dials."""
+
     name: str
+    """The coordinator's name in the roster: its card has to be there."""
     address: str
+    """Where it listens, tcp://host:port."""
 
 
 class Timeouts(_Strict, frozen=True):
-    """`[timeouts]`, in seconds."""
+    """`[timeouts]`: how long to wait, in seconds, from 1 to those of 7 days."""
 
     join_s: int = 600
-    """How long to wait until the coordinator answers and everybody has joined."""
+    """How long to wait until the coordinator answers and everybody has joined, and for the answer
+    of a person who is asked. A node waits twice as long for the others to sign."""
     peer_s: int = 120
-    """How long a peer may send nothing during a run."""
+    """How long a peer that is connected may send nothing during a run."""
 
 
 class _Network(_Strict, frozen=True):
+    """`[network]`: whether others may dial this node."""
+
     listen: str = ""
+    """Where others may dial this node, tcp://host:port, * for a free port; left out, nobody can:
+    its frames go through the coordinator, sealed. A coordinator needs it."""
     advertise: str = ""
+    """What others dial instead, where `listen` is no address that they can: behind a router, or for
+    tcp://0.0.0.0:port. Not for a coordinator, whose address stands in the nodes' files."""
 
 
 class _PartyFile(_Strict, frozen=True):
@@ -66,12 +90,19 @@ class _PartyFile(_Strict, frozen=True):
     rules: Rules
     network: _Network = _Network()
     data: dict[str, str | Source] = {}
+    """`[data]`: by job name, where this node's table lies: a path, or a table of these keys. Only
+    owners of data need it."""
     warm_start: dict[str, str] = {}
+    """`[warm_start]`: by job name, the state_dict (.safetensors) that training starts from. Only
+    where the job starts from a file, and this node brings it."""
     timeouts: Timeouts = Timeouts()
 
 
 class _Run(_Strict, frozen=True):
+    """`[run]`: what a coordinator runs."""
+
     job: str
+    """The job file."""
 
 
 class _CoordinatorFile(_Strict, frozen=True):

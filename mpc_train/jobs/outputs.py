@@ -24,8 +24,9 @@ Disclosure = Literal[
 ]
 """What may leave besides the model and the metrics: overlap, how many records owners have in
 common; membership, to each owner, which of its records others have; statistics, to the recipients,
-standard errors of the coefficients; the rest to every node: empty_columns, before training, whether
-a column with missing = "mean" has no value at any owner."""
+standard errors of the coefficients; the rest to every node: early_stopping, whether training goes
+on; guard, every few steps, whether a value left its range; training_loss, the mean loss of a batch;
+empty_columns, before training, whether a column with missing = "mean" has no value at any owner."""
 OverFolds = Literal[
     "cv_mse",
     "cv_mae",

@@ -52,8 +52,9 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: tuple[Metric | OverFolds, ...] = ()
     """Which metrics may become known; `cv_accuracy` and the like are means over folds."""
     disclosures: tuple[Disclosure, ...] = ()
-    """What may become known while a job trains, see `outputs.Disclosure`."""
+    """What may become known besides metrics and the model (`outputs.Disclosure`)."""
     models: tuple[ModelKind, ...] = ALL_MODELS
+    """Which kinds of models may be trained (`model.kind` of the job)."""
     modules: tuple[str, ...] = ()
     """Which installed factories (`package.module:factory`) a job may call here for its network."""
     least_parties: int = 2
@@ -77,7 +78,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Digests (hexadecimal, as `mpc-train job check` prints them) of the jobs that may run without
     a person being asked."""
     approvers: tuple[str, ...] = ()
-    """Who may approve jobs in that person's stead, by name in the roster; see `approval`."""
+    """Who may approve jobs in that person's stead, by name in the roster, with `mpc-train job
+    approve`."""
 
 
 LEAST = (

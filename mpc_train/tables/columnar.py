@@ -37,6 +37,8 @@ class FrameTable:
     header_place = ""
     place: Literal["line", "row"] = "row"
     unit: Unit = "rows"
+    shapes: dict[str, tuple[int, ...]] | None = None
+    """Of an npz file: its arrays."""
 
     def __init__(
         self, frame: polars.LazyFrame, label: str, names: Sequence[str] | None = None
@@ -76,12 +78,14 @@ def arrow(path: Path, label: str) -> FrameTable:
 
 
 def npz(path: Path, label: str) -> FrameTable:
-    """Arrays of one axis are columns; one of two axes, `x`, is the columns `x_0`, `x_1`, …
+    """Arrays of one axis are columns; one of more axes, `x`, is the columns `x_0`, `x_1`, …, its
+    rows' numbers in C order.
 
     Arrays of Python objects would have to be unpickled, and are refused. What the arrays are is
     read and compared with what is there before any of them is unpacked.
     """
     columns: list[tuple[str, NDArray[Any]]] = []
+    shapes: dict[str, tuple[int, ...]] = {}
     try:
         _check_archive(path, label)
         with np.load(path, allow_pickle=False) as arrays:
@@ -89,8 +93,10 @@ def npz(path: Path, label: str) -> FrameTable:
                 array = arrays[name]
                 if array.ndim == 1:
                     columns.append((name, array))
-                elif array.ndim == 2:
-                    columns += [(f"{name}_{number}", part) for number, part in enumerate(array.T)]
+                else:
+                    flat = array.reshape(len(array), prod(array.shape[1:]))
+                    columns += [(f"{name}_{number}", part) for number, part in enumerate(flat.T)]
+                shapes[name] = array.shape
     except _NOT_PLAIN as error:
         raise DataError(
             f"{label}: not an npz file of plain arrays; write it with numpy.savez, without objects"
@@ -99,7 +105,9 @@ def npz(path: Path, label: str) -> FrameTable:
     series = [
         _series(str(place), name, array, label) for place, (name, array) in enumerate(columns)
     ]
-    return FrameTable(polars.DataFrame(series).lazy(), label, [name for name, _ in columns])
+    table = FrameTable(polars.DataFrame(series).lazy(), label, [name for name, _ in columns])
+    table.shapes = {name_of(name): shape for name, shape in shapes.items()}
+    return table
 
 
 _FINE = ("ms", "us", "ns")
@@ -141,12 +149,12 @@ def _check_archive(path: Path, label: str) -> None:
                 read = _HEADERS[np.lib.format.read_magic(file)]
                 shape, _, dtype = read(file, max_header_size=MAX_HEADER_BYTES)
                 start = file.tell()
-            if len(shape) not in (1, 2):
-                raise DataError(f"{label}: the array {name!r} has {len(shape)} axes, not 1 or 2")
+            if not shape:
+                raise DataError(f"{label}: the array {name!r} is one number, without rows")
             if dtype.hasobject or prod(shape) * dtype.itemsize != info.file_size - start:
                 raise ValueError("an array of objects, or of another length than it says")
             lengths.add(shape[0])
-            columns += shape[1] if len(shape) == 2 else 1
+            columns += prod(shape[1:])
             unpacked += info.file_size
     if len(lengths) > 1:
         raise DataError(f"{label}: its arrays have {sorted(lengths)} rows; one number is needed")

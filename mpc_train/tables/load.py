@@ -20,10 +20,11 @@ from typing import BinaryIO
 
 import msgspec
 import numpy as np
-from polars import Series
+from polars import DataFrame, Series
 
 from mpc_train.errors import DataError
 from mpc_train.tables import cells, columnar
+from mpc_train.tables.arrays import Arrays, with_arrays
 from mpc_train.tables.csv_text import BLOCK_BYTES, CsvText
 from mpc_train.tables.database import open_query
 from mpc_train.tables.fingerprint import Fingerprint
@@ -51,6 +52,7 @@ def load(
     rows: int | None = None,
     check: Check | None = None,
     progress: Report | None = None,
+    arrays: Arrays | None = None,
 ) -> TypedTable:
     """Read the columns `names` of the schema, in this order, and the identifiers asked for.
 
@@ -58,11 +60,12 @@ def load(
     so that one without a value, or with one only, is an error; where others have them as well the
     table's owner is warned (`TypedTable.warnings`). rows: how many there must be; None: as many as
     there are. check: what cells must satisfy beyond the schema, called while lines are
-    known. A column of the source that the schema does not know is an error unless `source.ignore`
-    lists it. Raises DataError.
+    known. arrays: a column of arrays, read as columns of numbers. A column of the source that the
+    schema does not know is an error unless `source.ignore` lists it. Raises DataError.
     """
     label = label_of(source)
-    with open_table(source) as table:
+    with open_table(source) as opened:
+        table = with_arrays(opened, arrays, label)
         _check_names(table, label, schema, source, (*names, *identifiers))
         if table.unit == "rows" and rows is not None and table.total not in (None, rows):
             raise DataError(_other_rows(label, table.total, rows))
@@ -98,23 +101,46 @@ def _other_rows(label: str, found: int | None, rows: int) -> str:
 
 
 def stream(
-    source: Source, schema: Schema, *, names: Sequence[str], check: Check | None = None
+    records: Source | DataFrame,
+    schema: Schema,
+    *,
+    names: Sequence[str],
+    keep: Sequence[str] = (),
+    check: Check | None = None,
+    arrays: Arrays | None = None,
 ) -> Iterator[TypedTable]:
     """The columns `names` chunk by chunk, in bounded memory; other columns are left alone.
 
-    What only a whole table shows is not checked. Raises DataError.
+    records: where they lie, or all of them in memory. keep: columns of which each row's text is
+    returned as it stands there, as `TypedTable.identifiers`. What only a whole table shows is not
+    checked. Raises DataError.
     """
-    label = label_of(source)
-    with open_table(source) as table:
+    if isinstance(records, DataFrame):
+        source, label = Source(), "the data frame"
+        opened = _in_memory(records, label)
+    else:
+        source, label = records, label_of(records)
+        opened = open_table(records)
+    columns = tuple(dict.fromkeys((*names, *keep)))
+    with opened as plain:
+        table = with_arrays(plain, arrays, label, kept=True)
         ignored = msgspec.structs.replace(source, ignore=tuple(table.names))
-        _check_names(table, label, schema, ignored, names)
-        for chunk in table.chunks(names):
+        _check_names(table, label, schema, ignored, columns)
+        for chunk in table.chunks(columns):
             filling = _Filling(label, table.place, len(names), None)
             filling.begin(chunk.places)
             for index, name in enumerate(names):
                 with filling.named(name):
                     filling.take(index, chunk.frame[name], schema[name], source, check)
+            for name in keep:
+                with filling.named(name):
+                    filling.keep(name, chunk.frame[name])
             yield filling.table(tuple(names))
+
+
+@contextlib.contextmanager
+def _in_memory(frame: DataFrame, label: str) -> Iterator[Table]:
+    yield columnar.FrameTable(frame.lazy(), label)
 
 
 @contextlib.contextmanager
@@ -249,6 +275,10 @@ class _Filling:
         self._identifiers.setdefault(name, []).extend(cells.identifiers(column_cells))
         if cells.is_date(column_cells.dtype):
             self._dated.add(name)
+
+    def keep(self, name: str, column_cells: Series) -> None:
+        """A column's text as it stands there; a missing cell is empty."""
+        self._identifiers.setdefault(name, []).extend(cells.texts(column_cells))
 
     def table(self, names: tuple[str, ...]) -> TypedTable:
         for array in (self._values, self._missing, self._places):

@@ -34,10 +34,11 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """A file, or a query to a database. The options of one are refused with the other."""
 
     file: str = ""
+    """The table's file; or give a `url`."""
     ignore: tuple[str, ...] = ()
     """Columns of the table that no job uses; they are not read."""
     format: FileFormat = "auto"
-    """auto: by the end of the file's name (`ENDINGS`)."""
+    """auto: by the end of the file's name."""
     delimiter: str = ""
     """csv: one character; left out, a comma, or a tab in a file that ends in .tsv."""
     quote: str = '"'
@@ -50,7 +51,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """csv: what stands between a number's whole part and its fraction."""
     date_format: str = ISO
     """How dates are written where the format does not know dates, in features and in identifiers
-    that a job joins as dates: see `mpc_train.tables.dates`. Years have four digits (%Y), or two
+    that a job joins as dates (`mpc_train.tables.dates`). Years have four digits (%Y), or two
     (%y) and a pivot; a time in the form has to be midnight in every cell."""
     date_formats: dict[str, str] = {}
     """The same by column, for those that are written otherwise."""
@@ -60,12 +61,15 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     date_pivots: dict[str, int] = {}
     """The same by column: years of birth and of admission may need two."""
     url: str = ""
-    """`sqlite:///path` or `postgresql://user@host/database`, without a password; what may stand
-    behind it: see `mpc_train.tables.postgres_url`."""
+    """`sqlite:///path` or `postgresql://user@host/database`, without a password
+    (`mpc_train.tables.postgres_url`)."""
     query: str = ""
     """One SELECT; its columns are the table's."""
     password_file: str = ""
     """postgresql: a file in the form of PGPASSFILE that only its owner can read."""
+    array_folder: str = ""
+    """Where a job takes arrays (`data.array`) and the column has paths of images or .npy files: the
+    directory that they are below; left out, that of the file."""
 
     def __post_init__(self) -> None:
         compose(self, "ignore", "header", "date_formats", "date_pivots")
@@ -80,6 +84,13 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             self.date_formats.get(column, self.date_format),
             self.date_pivots.get(column, self.date_pivot),
         )
+
+    @property
+    def folder_of_arrays(self) -> Path | None:
+        """What paths of arrays begin from; None where nothing says it."""
+        if self.array_folder:
+            return Path(self.array_folder)
+        return Path(self.file).parent if self.file else None
 
     @property
     def file_format(self) -> FileFormat:
@@ -186,6 +197,7 @@ def resolved(source: Source, resolve: Callable[[str], Path]) -> Source:
         file=str(resolve(source.file)) if source.file else "",
         url=url,
         password_file=str(resolve(source.password_file)) if source.password_file else "",
+        array_folder=str(resolve(source.array_folder)) if source.array_folder else "",
     )
 
 

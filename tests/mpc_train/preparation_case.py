@@ -87,8 +87,10 @@ powers = 2
 ROWS = {"ann": 400, "bob": 90, "cleo": 14}
 
 
-def prepared_job(folder: Path, prepare: str = PREPARE, text: str = JOB) -> Job:
-    (folder / "schema.toml").write_text(SCHEMA)
+def prepared_job(
+    folder: Path, prepare: str = PREPARE, text: str = JOB, schema: str = SCHEMA
+) -> Job:
+    (folder / "schema.toml").write_text(schema)
     path = folder / "job.toml"
     path.write_text(text.replace("PREPARE", prepare))
     return load_job(path)

@@ -14,7 +14,7 @@ SUMMARY = {
     "bytes_sent",
     "peak_rss_mb",
 }
-PROGRESS = {"step", "steps", "rows", "of_rows", "records", "bytes_sent", "phase"}
+PROGRESS = {"step", "steps", "rows", "of_rows", "records", "bytes_sent", "phase", "fold", "folds"}
 
 
 def told(study: Study, name: str) -> Iterator[bytes]:

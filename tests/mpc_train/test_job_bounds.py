@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from mpc_train.commands.nodes import _Guarded
+from mpc_train.commands.common import Format
+from mpc_train.commands.nodes import _Events, _Guarded
 from mpc_train.errors import DataError, JobError, RefusedError
 from mpc_train.jobs.job import Job, job_from_bytes, load_job
 from mpc_train.jobs.job_problem import JobProblem
@@ -214,7 +215,8 @@ def test_rules_come_before_rows_weights_and_steps(
     job = bodies(tmp_path)[name]
     forbid_work(monkeypatch)
     seen: list[str] = []
-    events: Any = SimpleNamespace(say=seen.append, reading=None)
+    events = _Events(Format.text)
+    monkeypatch.setattr(events, "say", seen.append)
     place = SimpleNamespace(name=job.owners[0])
     rules = Rules(("nobody",), ("nobody",), ("nobody",))
     config: Any = SimpleNamespace(place=place, rules=rules)

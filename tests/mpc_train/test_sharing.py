@@ -95,17 +95,19 @@ def test_people_are_told_how_far_reading_and_sharing_are(
         clock += 10
     view.event("started", {})
     for node, rows in (("bob", 400), ("ann", 100), ("ann", 500)):
-        clock += 20
+        clock += 60
         fields = {"rows": rows, "of_rows": 1000, "phase": "sharing", "bytes_sent": 10}
         view.event("progress", {"node": node, "fields": fields})
     view.event("progress", {"node": "ann", "fields": {"step": 1, "steps": 4}})
     clock += 16
     view.event("progress", {"node": "ann", "fields": {"step": 2, "steps": 4}})
     assert capsys.readouterr().err.splitlines() == [
+        "reading the table: 5.0 MB of 10.0 MB  20 s left",
         "reading the table: 6.0 MB of 10.0 MB  16 s left",
+        "reading the table: 9.0 MB of 10.0 MB  4.0 s left",
         "all nodes are connected to each other; training",
-        "sharing 400/1,000 rows  30 s left",
-        "sharing 100/1,000 rows  6 min 0 s left",
         "sharing 400/1,000 rows  1 min 30 s left",
+        "sharing 100/1,000 rows  18 min 0 s left",
+        "sharing 400/1,000 rows  4 min 30 s left",
         "training 2/4  0.1 steps/s  16 s left  20 B sent",
     ]

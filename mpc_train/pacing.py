@@ -1,0 +1,82 @@
+"""How often the progress of a run is told: often enough to see that it lives, and no more.
+
+A log gets a line for each twentieth of a stage and one after each minute, whatever comes first, but
+not two within a second. Machines get a progress event a second, of all nodes together; nodes take
+turns. The first and the last of a stage's events are passed on in any case.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+LINE_SHARE = 0.05
+LINE_INTERVAL_S, LEAST_LINE_INTERVAL_S = 60.0, 1.0
+EVENT_INTERVAL_S = 1.0
+
+
+class LinePace:
+    """When the next line of a log is due."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._part = 0.0
+        self._last = 0.0
+
+    def begin(self, stage: str) -> None:
+        """Something else begins; what was said of it counts as its first line."""
+        self._stage, self._part, self._last = stage, 0.0, time.monotonic()
+
+    def due(self, stage: str, share: float) -> bool:
+        """Whether a line is due when so much of a stage is done, from 0 to 1; the next is reckoned
+        from here if it is."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._part = stage, 0.0
+        waited = now - self._last
+        more = share - self._part >= LINE_SHARE - 1e-9 and waited >= LEAST_LINE_INTERVAL_S
+        if not more and waited < LINE_INTERVAL_S:
+            return False
+        self._part, self._last = share, now
+        return True
+
+    def again(self) -> None:
+        """Something was said in between: a minute begins."""
+        self._last = time.monotonic()
+
+    def silent_s(self) -> float:
+        """How long ago the last line was."""
+        return time.monotonic() - self._last
+
+
+_ENDS = (("step", "steps"), ("rows", "of_rows"))
+
+
+class EventPace:
+    """Which progress events are passed on to machines. May be asked from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: dict[str, float] = {}
+        self._stages: set[tuple[str, object]] = set()
+        self._ended: set[tuple[str, object]] = set()
+
+    def due(self, node: str, news: Mapping[str, Any]) -> bool:
+        """Whether a node's news are passed on now. news: its `phase`, how much is done of what."""
+        with self._lock:
+            return self._due(node, news)
+
+    def _due(self, node: str, news: Mapping[str, Any]) -> bool:
+        stage, now = (node, news.get("phase")), time.monotonic()
+        ends = any(done in news and news[done] == news.get(of) for done, of in _ENDS)
+        always = stage not in self._stages or (ends and stage not in self._ended)
+        last, mine = max(self._told.values(), default=0.0), self._told.get(node, 0.0)
+        self._told.setdefault(node, 0.0)
+        turn = now - mine >= EVENT_INTERVAL_S * len(self._told)
+        if not always and not (now - last >= EVENT_INTERVAL_S and turn):
+            return False
+        self._stages.add(stage)
+        if ends:
+            self._ended.add(stage)
+        self._told[node] = now
+        return True

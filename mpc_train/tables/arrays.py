@@ -1,0 +1,277 @@
+"""One column of arrays (images, signals) as the many columns of numbers that a job makes of it.
+
+An array of a declared shape is read row by row (C order) into the columns `name_0`, `name_1`, …, so
+that everything behind the table knows numbers only. It comes from
+
+- an npz file: an array `name` with a row's axis first,
+- Parquet and Arrow: a column of lists or arrays, nested as the shape is, or flat,
+- any table whose column `name` has paths of .npy or image files, below one folder.
+
+Axes of length 1 may be left out. A shape that is not the declared one is an error that says the
+row; whether values are within the declared range is checked where cells are (`cells`). Files are
+opened only below the folder, no array of Python objects is unpickled, and an image's size is read
+before its pixels are. Images come as they are: nothing is resized, converted or turned around.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any, Literal
+
+import numpy as np
+import polars
+from numpy.typing import NDArray
+
+from mpc_train.errors import DataError
+from mpc_train.tables.array_names import element_names
+from mpc_train.tables.reading import Chunk, Table, Unit
+
+CHUNK_CELLS = 2 << 20
+"""So many numbers of arrays are made at a time."""
+MOST_SHOWN = 20
+"""Rows that one error names."""
+PATHS_BELOW = "a path below array_folder, without .."
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
+"""What Pillow may open here."""
+ONE_CHANNEL = ("1", "L", "I", "I;16", "I;16B", "F")
+"""Pillow's modes of one number a pixel; others have as many channels as letters."""
+
+_UNREADABLE = f"the file that it names cannot be read as .npy, or as one of {', '.join(FORMATS)}"
+_OF_FILES = (OSError, ValueError, TypeError, EOFError, MemoryError, SyntaxError, TokenError)
+"""What NumPy raises on a file that is none of its own."""
+_OF_PILLOW = (struct.error, zlib.error, LookupError, ArithmeticError, AttributeError, RuntimeError)
+"""What Pillow raises beside these, on files that nobody foresaw."""
+
+Reals = NDArray[np.float64]
+
+
+class ArrayError(ValueError):
+    """What is wrong with one array, in words that repeat neither a value nor a path."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """name: of the column. shape: of each row's array. folder: what paths begin from."""
+
+    name: str
+    shape: tuple[int, ...]
+    folder: Path | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns of numbers that stand for it."""
+        return element_names(self.name, self.shape)
+
+    @property
+    def said(self) -> str:
+        return " × ".join(map(str, self.shape))
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether an array of this shape is one of ours, but for axes of length 1."""
+        return _long(shape) == _long(self.shape) or tuple(shape) == (prod(self.shape),)
+
+
+def _long(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(length for length in shape if length != 1)
+
+
+class ArrayTable:
+    """A `Table` in which the columns of numbers stand in place of the array's, or beside it where
+    that is `kept`."""
+
+    def __init__(self, inner: Table, arrays: Arrays, label: str, kept: bool) -> None:
+        self._inner, self._arrays, self._label = inner, arrays, label
+        rest = [name for name in inner.names if kept or name != arrays.name]
+        self.names: tuple[str, ...] = (*rest, *arrays.names)
+        self.header_place = inner.header_place
+        self.place: Literal["line", "row"] = inner.place
+        self.unit: Unit = inner.unit
+
+    @property
+    def total(self) -> int | None:
+        return self._inner.total
+
+    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
+        elements = self._arrays.names
+        mine = set(elements)
+        others = [name for name in wanted if name not in mine]
+        rows = max(CHUNK_CELLS // len(elements), 1)
+        wrong: list[str] = []
+        for chunk in self._inner.chunks(list(dict.fromkeys((*others, self._arrays.name)))):
+            for start in range(0, chunk.frame.height, rows):
+                part = chunk.frame.slice(start, rows)
+                places = chunk.places[start : start + rows]
+                values = self._values(part[self._arrays.name], places, wrong)
+                if len(wrong) > MOST_SHOWN:
+                    wrong[MOST_SHOWN:] = ["and perhaps more"]
+                    raise DataError("\n  ".join(wrong))
+                if wrong:
+                    continue  # only to say what else is wrong
+                numbers = polars.from_numpy(values, schema=list(elements))
+                yield Chunk(numbers.with_columns(part.select(others)), places, chunk.done)
+        if wrong:
+            raise DataError("\n  ".join(wrong))
+
+    def _values(self, column: polars.Series, places: NDArray[np.int64], wrong: list[str]) -> Reals:
+        """The arrays of some rows, float64[rows, numbers]; what is wrong is added to `wrong`."""
+        found: dict[int, str] = {}
+        name = self._arrays.name
+        if isinstance(column.dtype, (polars.List, polars.Array)):
+            values = _of_lists(column, self._arrays, found)
+        elif column.dtype == polars.String:
+            values = _of_files(column, self._arrays, found)
+        else:
+            raise DataError(
+                f"{self._label}: column {name!r}: is of type {column.dtype}; an array is a list of "
+                "numbers, or a path of a file"
+            )
+        wrong += [
+            f"{self._label}: {self.place} {places[row]}: column {name!r}: {what}"
+            for row, what in sorted(found.items())
+        ]
+        return values
+
+
+def with_arrays(table: Table, arrays: Arrays | None, label: str, kept: bool = False) -> Table:
+    """The table with columns of numbers in place of its array, as it is where there is none.
+
+    An array of an npz file has been made into columns: here its shape is checked. A table may as
+    well have the columns themselves.
+    """
+    if arrays is None:
+        return table
+    if arrays.name in table.names:
+        return ArrayTable(table, arrays, label, kept)
+    shapes = getattr(table, "shapes", None)
+    if shapes is not None:
+        check_npz(shapes, arrays, label)
+    elif not any(name in table.names for name in arrays.names):
+        raise DataError(f"{label}: {table.header_place}missing column {arrays.name!r}")
+    return table
+
+
+def check_npz(shapes: dict[str, tuple[int, ...]], arrays: Arrays, label: str) -> None:
+    """Raise DataError unless the array of an npz file has the declared shape for each row."""
+    shape = shapes.get(arrays.name)
+    if shape is None:
+        found = ", ".join(repr(name) for name in list(shapes)[:5])
+        raise DataError(f"{label}: no array {arrays.name!r}; there are {found}")
+    if not arrays.fits(shape[1:]):
+        found = " × ".join(map(str, shape[1:])) or "one number"
+        raise DataError(
+            f"{label}: the array {arrays.name!r} has {found} for each row, the job says "
+            f"{arrays.said}; save it with one row for each record, in this shape"
+        )
+
+
+def _of_lists(column: polars.Series, arrays: Arrays, wrong: dict[int, str]) -> Reals:
+    """Lists of lists, flattened level by level so that each row's lengths are seen."""
+    size, rows = prod(arrays.shape), len(column)
+    depth = 0
+    inner: Any = column.dtype
+    while isinstance(inner, (polars.List, polars.Array)):
+        # An array of several axes is one of arrays.
+        depth, inner = depth + 1, inner.inner
+    if not (inner.is_numeric() or inner == polars.Boolean):
+        wrong[0] = "its lists do not hold numbers"
+        return np.zeros((rows, size))
+    candidates = (arrays.shape, _long(arrays.shape), (size,))
+    lengths = next((shape for shape in candidates if len(shape) == depth), None)
+    if lengths is None:
+        wrong[0] = f"its lists are nested {depth} deep, the job says {arrays.said}"
+        return np.zeros((rows, size))
+    flat, each = column, 1
+    for length in lengths:
+        if isinstance(flat.dtype, polars.Array):
+            flat = flat.arr.to_list()
+        found = flat.list.len().fill_null(0).to_numpy()
+        bad = np.flatnonzero(found != length)
+        if len(bad):
+            for row in np.unique(bad // each):
+                wrong[int(row)] = f"is not an array of {arrays.said}, as the job says"
+            return np.zeros((rows, size))
+        flat, each = flat.explode(), each * length
+    values: Reals = flat.cast(polars.Float64).to_numpy().reshape(rows, size)
+    return values
+
+
+def _of_files(column: polars.Series, arrays: Arrays, wrong: dict[int, str]) -> Reals:
+    values, folder = np.zeros((len(column), prod(arrays.shape))), arrays.folder
+    if folder is None:
+        wrong[0] = "holds text; write array_folder, the directory that its paths are below"
+        return values
+    for row, named in enumerate(column.to_list()):
+        try:
+            values[row] = _of_file(_below(folder, named), arrays)
+        except ArrayError as error:
+            wrong[row] = str(error)
+    return values
+
+
+def _below(folder: Path, named: str | None) -> Path:
+    """The file that a cell names, which lies below `folder` and nowhere else."""
+    if not named or not named.strip():
+        raise ArrayError("the cell is empty; a path of a file is needed")
+    relative = Path(named.strip())
+    if relative.is_absolute() or ".." in relative.parts or "\0" in named:
+        raise ArrayError(f"the cell is not {PATHS_BELOW}")
+    path, root = os.path.realpath(folder / relative), os.path.realpath(folder)
+    if not path.startswith(root + os.sep):
+        raise ArrayError("the file that it names is a link that leads out of array_folder")
+    return Path(path)
+
+
+def _of_file(path: Path, arrays: Arrays) -> Reals:
+    """A file's array as numbers in C order."""
+    try:
+        if not path.is_file():
+            raise ArrayError("there is no file of this name in array_folder")
+        read: Callable[[Path, Arrays], NDArray[Any]]
+        read = _npy if path.suffix.lower() == ".npy" else _image
+        found: Reals = np.asarray(read(path, arrays), np.float64).reshape(-1)
+    except (*_OF_FILES, *_OF_PILLOW) as error:
+        if isinstance(error, ArrayError):
+            raise
+        raise ArrayError(_UNREADABLE) from error
+    return found
+
+
+def _npy(path: Path, arrays: Arrays) -> NDArray[Any]:
+    # Mapped: what a header only claims takes no memory.
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.dtype.kind not in "biuf":
+        raise ArrayError("the file that it names does not hold numbers")
+    _check_shape(array.shape, arrays)
+    return np.asarray(array)
+
+
+def _image(path: Path, arrays: Arrays) -> NDArray[Any]:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError(
+            "images need Pillow; install it: pip install 'mpc-train[images]'"
+        ) from error
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            channels = 1 if image.mode in ONE_CHANNEL else len(image.getbands())
+            if image.mode in ("P", "PA"):
+                raise ArrayError("the image that it names has a palette; save it in grey or RGB")
+            _check_shape((channels, image.height, image.width), arrays)
+            pixels = np.asarray(image)
+    except (Image.DecompressionBombError, *_OF_PILLOW) as error:
+        raise ArrayError(_UNREADABLE) from error
+    return np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else pixels
+
+
+def _check_shape(shape: Sequence[int], arrays: Arrays) -> None:
+    if not arrays.fits(shape):
+        found = " × ".join(map(str, shape))
+        raise ArrayError(f"the file that it names has {found}, the job says {arrays.said}")
