@@ -76,16 +76,19 @@ def load_table(
     raw: makes `Table.raw` of the table's terms.
     """
     link, group = link_of(job), job.data.split_by
+    alone = job.data.partition == "columns" or len(job.owners) == 1
     typed = load(
         source,
         job.schema,
         names=columns_of(job, owner),
         identifiers=(group,) if group else () if link is None else link.on,
         unique=not group,
-        alone=job.data.partition == "columns" or len(job.owners) == 1,
+        alone=alone,
         rows=job.data.rows[owner],
         check=partial(check_cells, job),
         progress=progress,
+        label=job.label.name,
+        fillable=frozenset() if alone else _fillable(job),
     )
     try:
         tokens = None if link is None else _tokens(job, link, typed, source)
@@ -101,7 +104,19 @@ def load_table(
     cells = None if raw is None else raw(pipeline_over(job.pipeline, typed.names), typed)
     table = replace(table_of(job, typed), raw=cells)
     table = table if order is None else table.ordered(order)
+    if typed.kept is not None:
+        # Where rows were left out, the others stand where they stood.
+        table = replace(table, places=typed.kept if order is None else typed.kept[order])
     return replace(table, tokens=tokens, warnings=typed.warnings)
+
+
+def _fillable(job: Job) -> frozenset[str]:
+    """The features for whose missing cells the job says what stands there: an owner that never
+    measured one of them has it from the others' rows."""
+    terms: dict[str, bool] = {}
+    for term in job.pipeline.terms:
+        terms[term.column] = terms.get(term.column, True) and term.takes_missing
+    return frozenset(name for name, takes in terms.items() if takes)
 
 
 def table_of(job: Job, typed: TypedTable) -> Table:

@@ -184,7 +184,8 @@ class Card:
     def load(cls, path: Path | str) -> "Card":
         """Read and verify the card in the file `path`. Raises CardError, which names the file."""
         try:
-            text = read_bounded(path, MAX_CARD_BYTES).decode()
+            # Some editors put a byte-order mark before the first line.
+            text = read_bounded(path, MAX_CARD_BYTES).decode("utf-8-sig")
         except (OSError, ValueError) as error:
             raise CardError(f"{path}: cannot be read as a card: {reason(error)}") from error
         return cls.from_text(text, str(path))

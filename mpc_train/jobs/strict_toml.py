@@ -76,7 +76,8 @@ def load_toml(path: Path, kind: type[T], error: type[TrainError]) -> tuple[T, st
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise error(f"{path}: longer than {MAX_FILE_BYTES >> 20} MiB; is this the right file?")
-        text = content.decode()
+        # Editors on Windows put a byte-order mark before the first line.
+        text = content.decode("utf-8-sig")
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror}); check the path") from cause
     except UnicodeDecodeError as cause:
