@@ -6,7 +6,7 @@ the arguments: passphrases come from a file, a descriptor or the terminal.
 
 import typer
 
-from mpc_train.commands import job, keys, model, nodes, open, predict, run, schema
+from mpc_train.commands import data, job, keys, model, nodes, open, predict, run, schema
 
 app = typer.Typer(
     name="mpc-train",
@@ -25,6 +25,7 @@ app.add_typer(keys.roster, name="roster")
 app.add_typer(job.job, name="job")
 app.add_typer(model.model, name="model")
 app.add_typer(schema.schema, name="schema")
+app.add_typer(data.data, name="data")
 app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)

@@ -153,15 +153,7 @@ def parsed(text: Series, decimal: str, thousands: str = "") -> Series:
     if thousands:
         sign = _GROUPING.get(thousands, re.escape(thousands))
         whole = rf"^[+-]?[0-9]{{1,3}}(?:{sign}[0-9]{{3}})+(?:{re.escape(decimal)}[0-9]*)?$"
-        text = (
-            text.to_frame("cell")
-            .select(
-                polars.when(polars.col("cell").str.contains(whole))
-                .then(polars.col("cell").str.replace_all(sign, ""))
-                .otherwise(polars.col("cell"))
-            )
-            .to_series()
-        )
+        text = text.str.replace_all(sign, "").zip_with(text.str.contains(whole), text)
     if decimal == ",":
         # A point would be one that groups thousands, or a file of another convention.
         text = text.str.replace(".", "?", literal=True).str.replace(",", ".", literal=True)
