@@ -12,12 +12,14 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_link import Duplicates, Join, link_of
 from mpc_train.jobs.schedule import group_parts
 from mpc_train.linkage.columns import columns_of, pipeline_over
+from mpc_train.linkage.normalise import normaliser
 from mpc_train.linkage.tokens import IdentifierError, Tokens, spelt, token_key, tokens_of
 from mpc_train.preparation.grouping import GroupError, grouped_order
 from mpc_train.preparation.local import check_cells, local_terms
 from mpc_train.preparation.pipeline import Pipeline
 from mpc_train.tables.cells import Reals
 from mpc_train.tables.dates import DateForm
+from mpc_train.tables.faults import Faults
 from mpc_train.tables.load import Report, load
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
@@ -94,11 +96,8 @@ def load_table(
         tokens = None if link is None else _tokens(job, link, typed, source)
         order = _group_order(job, owner, typed, source) if group else None
     except IdentifierError as error:
-        what = str(error)
-        if error.other is not None:
-            what = f"identifies the same record as {typed.where(error.other)}"
-        where = f"{label_of(source)}: {typed.where(error.row)}: column {error.column!r}"
-        raise DataError(f"{where}: {what}") from None
+        _refuse_identifiers(error, job, typed, source)
+        raise
     except GroupError as error:
         raise DataError(f"{label_of(source)}: column {group!r}: {error}") from error
     cells = None if raw is None else raw(pipeline_over(job.pipeline, typed.names), typed)
@@ -108,6 +107,40 @@ def load_table(
         # Where rows were left out, the others stand where they stood.
         table = replace(table, places=typed.kept if order is None else typed.kept[order])
     return replace(table, tokens=tokens, warnings=typed.warnings)
+
+
+def _refuse_identifiers(
+    error: IdentifierError, job: Job, typed: TypedTable, source: Source
+) -> None:
+    """Raise DataError with every identifier that cannot be normalised, or with the one that stands
+    there twice."""
+    link, group = link_of(job), job.data.split_by
+    rules = {} if link is None else dict(link.normalise)
+    if group:
+        rules = {group: job.data.split_normalise}
+    faults = Faults(label_of(source), source.titles)
+    faults.place = typed.place
+    places = np.arange(1, typed.rows + 1) if typed.places is None else typed.places
+    for name, identifiers in typed.identifiers.items():
+        function = normaliser(rules.get(name, ()), _form_of(typed, source, name))
+        wrong: dict[str, list[int]] = {}
+        for row, cell in enumerate(identifiers):
+            try:
+                function(cell)
+            except ValueError as problem:
+                wrong.setdefault(str(problem), []).append(row)
+        for what, rows in wrong.items():
+            faults.cells(name, places[rows], what)
+    if not faults:
+        what = str(error)
+        if error.other is not None:
+            what = f"identifies the same record as {typed.where(error.other)}"
+        faults.cells(error.column, places[[error.row]], what)
+    faults.check()
+
+
+def _form_of(typed: TypedTable, source: Source, name: str) -> DateForm:
+    return DateForm() if name in typed.dated else source.form_of(name)
 
 
 def _fillable(job: Job) -> frozenset[str]:
@@ -133,17 +166,14 @@ def table_of(job: Job, typed: TypedTable) -> Table:
 def _tokens(job: Job, link: Join | Duplicates, typed: TypedTable, source: Source) -> Tokens:
     key = token_key(job.digest())
 
-    def form_of(name: str) -> DateForm:
-        return DateForm() if name in typed.dated else source.form_of(name)
-
+    form_of = partial(_form_of, typed, source)
     return tokens_of(typed.identifiers, link.on, link.normalise, form_of, key)
 
 
 def _group_order(job: Job, owner: str, typed: TypedTable, source: Source) -> NDArray[np.int64]:
     """The rows in the order of the parts of the split, groups told apart by their one spelling."""
     by, rules = job.data.split_by, job.data.split_normalise
-    form = DateForm() if by in typed.dated else source.form_of(by)
-    groups = list(spelt(by, typed.identifiers[by], rules, form))
+    groups = list(spelt(by, typed.identifiers[by], rules, _form_of(typed, source, by)))
     return grouped_order(groups, group_parts(job, owner), job.data.split_seed)
 
 

@@ -194,10 +194,12 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
         # A code that is a number was read as one, so that only the rest is compared as text.
         if not typed:
             missing[bad] = _listed(text.filter(bad), column.missing)
-            what = f"not a number (write it as 1234{source.decimal}5)"
-            if not source.thousands and _grouped(text.filter(bad & ~missing), source.decimal):
-                what += "; if digits are grouped by three, say so: thousands"
-            _refuse_text(bad & ~missing, text, what)
+            wrong = bad & ~missing
+            if wrong.any():
+                what = f"not a number (write it as 1234{source.decimal}5)"
+                if not source.thousands and _grouped(text.filter(wrong), source.decimal):
+                    what += "; if digits are grouped by three, say so: thousands"
+                _refuse_text(wrong, text, what)
         elif "" in column.missing:
             missing = bad
         else:

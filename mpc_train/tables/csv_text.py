@@ -247,7 +247,7 @@ class CsvText:
     def _parse(self, piece: bytes, positions: list[int], names: list[str]) -> Chunk:
         if self._source.skip_space:
             piece = self._without_spaces(piece)
-        elif self._spaced in piece:
+        elif self._quote and self._quote.encode() in piece and self._spaced in piece:
             self._check_spaces(piece)
         ends, fields = self._ends(piece)
         starts = np.concatenate(([0], ends[:-1] + 1))

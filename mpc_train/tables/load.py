@@ -71,7 +71,7 @@ def load(
     Raises DataError, with all that is wrong.
     """
     title = label_of(source)
-    faults = Faults(title, _titles(source))
+    faults = Faults(title, source.titles)
     dropping = Dropping(source, identifiers, schema[label] if label in names else None)
     wanted = (*names, *identifiers)
     with open_table(source, faults) as table:
@@ -113,11 +113,6 @@ def load(
     return replace(found, warnings=tuple(f"{title}: {each}" for each in (*said, *warnings)))
 
 
-def _titles(source: Source) -> dict[str, str]:
-    """What errors call the columns that are renamed."""
-    return {theirs: f"{theirs!r} ({ours!r} there)" for ours, theirs in source.rename.items()}
-
-
 def _check_rows(found: int, rows: int | None, dropping: Dropping, faults: Faults) -> None:
     if not found:
         if not faults:
@@ -147,7 +142,7 @@ def stream(
     What only a whole table shows is not checked. Raises DataError, with all that is wrong in the
     chunk.
     """
-    faults = Faults(label_of(source), _titles(source))
+    faults = Faults(label_of(source), source.titles)
     with open_table(source) as table:
         faults.place = table.place
         ignored = msgspec.structs.replace(source, ignore=tuple(map(source.own, table.names)))

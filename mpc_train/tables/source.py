@@ -111,6 +111,11 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         path = Path(self.file)
         return Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix.lower()
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """What errors call the columns that are renamed."""
+        return {theirs: f"{theirs!r} ({ours!r} there)" for ours, theirs in self.rename.items()}
+
     def own(self, column: str) -> str:
         """What the table calls a column of the job."""
         return next((ours for ours, theirs in self.rename.items() if theirs == column), column)
