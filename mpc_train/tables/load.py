@@ -235,6 +235,8 @@ def _check_names(
     extra = [name for name in table.names if name not in schema and name not in ignored]
     if missing:
         hint = f"; not in the schema: {_list(extra)}" if extra else ""
+        if len(table.names) == 1 and source.file_format == "csv":
+            hint += _delimiter_hint(table.names[0], source)
         faults.header(f"{where}missing column {_list(missing)}{hint}")
     elif extra:
         faults.header(
@@ -243,6 +245,15 @@ def _check_names(
             + (' ("" is a column without a name)' if "" in extra else "")
         )
     return frozenset(name for name in wanted if name not in names or name in twice)
+
+
+def _delimiter_hint(line: str, source: Source) -> str:
+    """Which delimiter the only column's name suggests, other than the one that is set."""
+    for sign in ";\t,|":
+        if sign in line and sign != source.separator:
+            said = "\\t" if sign == "\t" else sign
+            return f'; is the delimiter another one (delimiter = "{said}")?'
+    return ""
 
 
 def check_twice(table: Table, label: str, ignored: Sequence[str]) -> None:

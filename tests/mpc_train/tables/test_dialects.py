@@ -211,6 +211,9 @@ FOREIGN: list[tuple[bytes, dict[str, Any], str]] = [
     (b'a,b\n1,2\n3, "4"\n', {}, "line 3: a space before a quotation mark.*skip_space = true"),
     (b"a,b,a\n1,2,3\n", {"ignore": ("a",)}, "'a' stands there twice, and the job takes it"),
     (b"a,b,\n1,2,3\n", {}, "column '' is not in the schema.*\"\" is a column without a name"),
+    (b"a;b\n1;2\n", {}, 'missing column.*delimiter = ";"'),
+    (b"a\tb\n1\t2\n", {}, r'missing column.*delimiter = "\\t"'),
+    (b"a,b\n1,2\n", {"delimiter": ";"}, 'missing column.*delimiter = ","'),
     (b"only\n", {"skip_lines": 3}, "the file is empty"),
 ]
 
