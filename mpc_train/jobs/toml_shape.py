@@ -1,10 +1,9 @@
 """All keys of a TOML file that have no place or the wrong type, and not only the first.
 
-The reader of types stops at the first. What it names is taken out of a copy, and it reads again;
+The reader of types stops at the first. What it names is taken out of the tree, and it reads again;
 what is then missing for that reason alone is no fault.
 """
 
-import copy
 import re
 from typing import Any
 
@@ -22,9 +21,8 @@ Place = tuple[str | int, ...]
 
 def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
     """Keys (like `data.features[3].scale`) and what is wrong there, in words; of a tree that is no
-    `kind`."""
+    `kind`, and is not to be used afterwards."""
     found: list[tuple[str, str]] = []
-    tree = copy.deepcopy(tree)
     gone: set[Place] = set()
     removed: dict[Place, list[int]] = {}
     while len(found) < MOST_SHAPE_FAULTS:
