@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mpc_train.commands import job, keys, model, nodes, open, predict, run, schema
+from mpc_train.commands import data, job, keys, model, nodes, open, predict, run, schema
 from mpc_train.printing import say
 from mpc_train.release import version
 
@@ -29,6 +29,7 @@ app.add_typer(keys.roster, name="roster")
 app.add_typer(job.job, name="job")
 app.add_typer(model.model, name="model")
 app.add_typer(schema.schema, name="schema")
+app.add_typer(data.data, name="data")
 app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)

@@ -13,6 +13,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.job_link import Duplicates, Join, link_of
 from mpc_train.jobs.schedule import group_parts
 from mpc_train.linkage.columns import columns_of, pipeline_over
+from mpc_train.linkage.normalise import normaliser
 from mpc_train.linkage.tokens import IdentifierError, Tokens, spelt, token_key, tokens_of
 from mpc_train.preparation.grouping import GroupError, grouped_order
 from mpc_train.preparation.local import check_cells, local_terms
@@ -20,6 +21,7 @@ from mpc_train.preparation.pipeline import Pipeline
 from mpc_train.tables.arrays import Arrays
 from mpc_train.tables.cells import Reals
 from mpc_train.tables.dates import DateForm
+from mpc_train.tables.faults import Faults
 from mpc_train.tables.load import Report, load
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
@@ -78,32 +80,35 @@ def load_table(
     raw: makes `Table.raw` of the table's terms.
     """
     link, group = link_of(job), job.data.split_by
+    alone = job.data.partition == "columns" or len(job.owners) == 1
     typed = load(
         source,
         job.schema,
         names=columns_of(job, owner),
         identifiers=(group,) if group else () if link is None else link.on,
         unique=not group,
-        alone=job.data.partition == "columns" or len(job.owners) == 1,
+        alone=alone,
         rows=job.data.rows[owner],
         check=partial(check_cells, job),
         progress=progress,
         arrays=arrays_of(job, source),
+        label=job.label.name,
+        fillable=frozenset() if alone else _fillable(job),
     )
     try:
         tokens = None if link is None else _tokens(job, link, typed, source)
         order = _group_order(job, owner, typed, source) if group else None
     except IdentifierError as error:
-        what = str(error)
-        if error.other is not None:
-            what = f"identifies the same record as {typed.where(error.other)}"
-        where = f"{label_of(source)}: {typed.where(error.row)}: column {error.column!r}"
-        raise DataError(f"{where}: {what}") from None
+        _refuse_identifiers(error, job, typed, source)
+        raise
     except GroupError as error:
         raise DataError(f"{label_of(source)}: column {group!r}: {error}") from error
     cells = None if raw is None else raw(pipeline_over(job.pipeline, typed.names), typed)
     table = replace(table_of(job, typed), raw=cells)
     table = table if order is None else table.ordered(order)
+    if typed.kept is not None:
+        # Where rows were left out, the others stand where they stood.
+        table = replace(table, places=typed.kept if order is None else typed.kept[order])
     return replace(table, tokens=tokens, warnings=typed.warnings)
 
 
@@ -111,6 +116,49 @@ def arrays_of(job: Job, source: Source) -> Arrays | None:
     """The job's column of arrays, as this table has it."""
     array = job.data.array
     return None if array is UNSET else Arrays(array.name, array.shape, source.folder_of_arrays)
+
+
+def _refuse_identifiers(
+    error: IdentifierError, job: Job, typed: TypedTable, source: Source
+) -> None:
+    """Raise DataError with every identifier that cannot be normalised, or with the one that stands
+    there twice."""
+    link, group = link_of(job), job.data.split_by
+    rules = {} if link is None else dict(link.normalise)
+    if group:
+        rules = {group: job.data.split_normalise}
+    faults = Faults(label_of(source), source.titles)
+    faults.place = typed.place
+    places = np.arange(1, typed.rows + 1) if typed.places is None else typed.places
+    for name, identifiers in typed.identifiers.items():
+        function = normaliser(rules.get(name, ()), _form_of(typed, source, name))
+        wrong: dict[str, list[int]] = {}
+        for row, cell in enumerate(identifiers):
+            try:
+                function(cell)
+            except ValueError as problem:
+                wrong.setdefault(str(problem), []).append(row)
+        for what, rows in wrong.items():
+            faults.cells(name, places[rows], what)
+    if not faults:
+        what = str(error)
+        if error.other is not None:
+            what = f"identifies the same record as {typed.where(error.other)}"
+        faults.cells(error.column, places[[error.row]], what)
+    faults.check()
+
+
+def _form_of(typed: TypedTable, source: Source, name: str) -> DateForm:
+    return DateForm() if name in typed.dated else source.form_of(name)
+
+
+def _fillable(job: Job) -> frozenset[str]:
+    """The features for whose missing cells the job says what stands there: an owner that never
+    measured one of them has it from the others' rows."""
+    terms: dict[str, bool] = {}
+    for term in job.pipeline.terms:
+        terms[term.column] = terms.get(term.column, True) and term.takes_missing
+    return frozenset(name for name, takes in terms.items() if takes)
 
 
 def table_of(job: Job, typed: TypedTable) -> Table:
@@ -127,17 +175,14 @@ def table_of(job: Job, typed: TypedTable) -> Table:
 def _tokens(job: Job, link: Join | Duplicates, typed: TypedTable, source: Source) -> Tokens:
     key = token_key(job.digest())
 
-    def form_of(name: str) -> DateForm:
-        return DateForm() if name in typed.dated else source.form_of(name)
-
+    form_of = partial(_form_of, typed, source)
     return tokens_of(typed.identifiers, link.on, link.normalise, form_of, key)
 
 
 def _group_order(job: Job, owner: str, typed: TypedTable, source: Source) -> NDArray[np.int64]:
     """The rows in the order of the parts of the split, groups told apart by their one spelling."""
     by, rules = job.data.split_by, job.data.split_normalise
-    form = DateForm() if by in typed.dated else source.form_of(by)
-    groups = list(spelt(by, typed.identifiers[by], rules, form))
+    groups = list(spelt(by, typed.identifiers[by], rules, _form_of(typed, source, by)))
     return grouped_order(groups, group_parts(job, owner), job.data.split_seed)
 
 

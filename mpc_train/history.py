@@ -135,7 +135,8 @@ def rows_of(job: Job, me: str, table: Table) -> tuple[Chosen, Chosen]:
     measured = np.isin(np.arange(job.rows)[mine], held_out)
     if not len(table.places):
         return trained, measured
-    found = np.zeros((2, table.rows), np.bool_)
+    # Rows that the node left out of its table are there, and in neither.
+    found = np.zeros((2, int(table.places.max()) + 1), np.bool_)
     found[:, table.places] = trained, measured
     return found[0], found[1]
 

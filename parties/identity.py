@@ -191,7 +191,8 @@ class Card:
                     f"{path}: an identity, not a card: it holds private keys and is never given "
                     f"away; take the card, {Path(path).with_suffix('.card').name} beside it"
                 )
-            text = content.decode()
+            # Some editors put a byte-order mark before the first line.
+            text = content.decode("utf-8-sig")
         except (OSError, ValueError) as error:
             raise CardError(f"{path}: cannot be read as a card: {reason(error)}") from error
         return cls.from_text(text, str(path))

@@ -156,7 +156,7 @@ def _from_directory(root: Path) -> Roster:
 
 
 def _from_file(path: Path) -> Roster:
-    table = tomllib.loads(read_bounded(path, MAX_ROSTER_BYTES).decode())
+    table = tomllib.loads(read_bounded(path, MAX_ROSTER_BYTES).decode("utf-8-sig"))
     unknown = sorted(set(table) - {"version", "card"})
     if unknown:
         raise RosterError(f"{path}: {unknown[0]!r} is unknown")

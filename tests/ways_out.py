@@ -58,7 +58,7 @@ WAYS: tuple[Way, ...] = (
         users={
             "protocols/evaluator.py": "shares of masks, from the stream that the dealer has too",
             "protocols/dealer.py": "sums of these shares",
-            "mpc_train/tables/load.py: cells.Mask": "another thing: which cells are missing",
+            "mpc_train/tables/filling.py: cells.Mask": "another thing: which cells are missing",
         },
     ),
     Way(

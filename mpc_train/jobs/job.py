@@ -37,7 +37,7 @@ from mpc_train.jobs.job_reveal import Reveal
 from mpc_train.jobs.job_sizes import check_sizes
 from mpc_train.jobs.job_train import Strict, Train
 from mpc_train.jobs.ranges import check_ranges
-from mpc_train.jobs.strict_toml import MAX_MESSAGE, at, clipped, load_toml
+from mpc_train.jobs.strict_toml import MAX_MESSAGE, all_at, at, clipped, load_toml
 from mpc_train.linkage.partners import least_joined
 from mpc_train.networks.carried import Carried, made_by, read_model
 from mpc_train.networks.graph import Graph, layers_of
@@ -287,7 +287,7 @@ def load_job(path: Path | str) -> Job:
         key = "model.graph" if job.model.graph else "model.module"
         raise at(JobError, path, text, key, str(error).removeprefix(f"{key}: ")) from error
     except JobProblem as problem:
-        raise at(JobError, path, text, problem.key, str(problem)) from problem
+        raise all_at(JobError, path, text, problem.said) from problem
     except JobError as error:
         key, _, message = str(error).partition(": ")
         raise at(JobError, path, text, key, message) from error

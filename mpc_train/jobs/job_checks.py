@@ -10,11 +10,11 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from mpc_train.jobs.job_data_checks import check_data
-from mpc_train.jobs.job_problem import JobProblem, no_duplicates
+from mpc_train.jobs.job_problem import JobProblem, Problems, no_duplicates
 from mpc_train.jobs.job_regression import NUMBERS
-from mpc_train.jobs.job_reveal_checks import check_reveal
+from mpc_train.jobs.job_reveal_checks import check_bounds, check_reveal
 from mpc_train.jobs.job_sizes import check_sizes
-from mpc_train.jobs.job_train_checks import check_train
+from mpc_train.jobs.job_train_checks import check_settings, check_train
 from mpc_train.networks.carried import check_carried
 from mpc_train.networks.graph import GraphError
 from mpc_train.networks.head import check_head
@@ -42,21 +42,30 @@ LEAST_FRACTION_BITS, MOST_FRACTION_BITS = 12, 26
 
 
 def check_job(job: "Job") -> None:
-    """Raise JobProblem at the first contradiction."""
+    """Raise JobProblem with the contradictions, of every section as far as it can be judged."""
     check_sizes(job)
     if job.version != JOB_VERSION:
         raise JobProblem("version", f"this program reads version {JOB_VERSION}")
-    _check_roles(job)
-    if not 0 <= job.model.classes <= MAX_CLASSES:
-        raise JobProblem("model.classes", f"write classes = 2 … {MAX_CLASSES}")
-    check_data(job)
+    found = Problems()
+    for check in (_check_roles, _check_classes, check_data, check_settings, check_bounds):
+        with found.noting():
+            check(job)
+    found.check()
+    # From here on each check relies on the ones before it.
     check_pipeline(job)
     _check_model(job)
     _check_weights(job)
-    check_train(job)
-    check_reveal(job)
+    for check in (check_train, check_reveal):
+        with found.noting():
+            check(job)
+    found.check()
     if len(job.to_bytes()) > MAX_BODY_BYTES:
         raise _too_long(job)
+
+
+def _check_classes(job: "Job") -> None:
+    if not 0 <= job.model.classes <= MAX_CLASSES:
+        raise JobProblem("model.classes", f"write classes = 2 … {MAX_CLASSES}")
 
 
 def _too_long(job: "Job") -> JobProblem:

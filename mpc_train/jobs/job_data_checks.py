@@ -7,10 +7,10 @@ from msgspec import UNSET
 
 from mpc_train.jobs.job_data import Array, Feature, Label, weight_of
 from mpc_train.jobs.job_link_checks import check_link, check_spelling
-from mpc_train.jobs.job_problem import JobProblem, no_duplicates, number
+from mpc_train.jobs.job_problem import JobProblem, Problems, no_duplicates, number
 from mpc_train.jobs.job_regression import NUMBERS
 from mpc_train.jobs.job_train_checks import MAX_SEED
-from mpc_train.tables.schema import check_schema
+from mpc_train.tables.schema import Schema, check_schema
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -23,14 +23,23 @@ MOST_WEIGHT = 64
 
 
 def check_data(job: "Job") -> None:
-    """Raise JobProblem at the first contradiction in `[data]`."""
-    _check_columns(job)
+    """Raise JobProblem with the contradictions in `[data]`."""
+    found = Problems()
+    with found.noting():
+        _check_columns(job)
     if job.data.table is not None:
-        _check_table(job)
+        with found.noting():
+            _check_table(job)
+    with found.noting():
+        _check_rows(job)
+    found.check()
+    # What follows looks at columns and rows that are sound.
     if job.data.weight:
-        _check_weight(job)
-    _check_rows(job)
-    check_link(job)
+        with found.noting():
+            _check_weight(job)
+    with found.noting():
+        check_link(job)
+    found.check()
 
 
 def _check_array(job: "Job") -> None:
@@ -67,11 +76,20 @@ def _check_columns(job: "Job") -> None:
         raise JobProblem("data.features", "at least one feature is needed")
     if len(features) > MAX_FEATURES:
         raise JobProblem("data.features", f"at most {MAX_FEATURES} features")
+    found = Problems()
     for index, feature in enumerate(features):
-        _check_column(job, f"data.features[{index}]", feature)
-    no_duplicates("data.features", (feature.name for feature in features))
+        with found.noting():
+            _check_column(job, f"data.features[{index}]", feature)
     label = job.label
-    _check_column(job, "data.label", label)
+    with found.noting():
+        _check_column(job, "data.label", label)
+    with found.noting():
+        _check_features(job, features, label)
+    found.check()
+
+
+def _check_features(job: "Job", features: tuple[Feature, ...], label: Label) -> None:
+    no_duplicates("data.features", (feature.name for feature in features))
     if any(feature.name == label.name for feature in features):
         raise JobProblem(
             "data.label",
@@ -109,16 +127,23 @@ def _check_table(job: "Job") -> None:
     if data.schema:
         raise JobProblem("data.schema", "the schema that it names is missing")
     check_schema(table, "data.table.columns")
+    found = Problems()
     for index, feature in enumerate(job.features):
         key = f"data.features[{index}]" if data.features else "data.schema"
-        if feature.name not in table:
-            raise JobProblem(key, f"{feature.name!r} is no column of the schema")
-        kind = table[feature.name].kind
-        if kind == "identifier":
-            raise JobProblem(key, f"{feature.name!r} is an identifier, which is never a feature")
-        if feature.range is not None:
-            raise JobProblem(f"{key}.range", "stands in the schema; remove it here")
-    _check_label(job)
+        with found.noting():
+            _check_of_schema(key, feature, table)
+    with found.noting():
+        _check_label(job)
+    found.check()
+
+
+def _check_of_schema(key: str, feature: Feature, table: Schema) -> None:
+    if feature.name not in table:
+        raise JobProblem(key, f"{feature.name!r} is no column of the schema")
+    if table[feature.name].kind == "identifier":
+        raise JobProblem(key, f"{feature.name!r} is an identifier, which is never a feature")
+    if feature.range is not None:
+        raise JobProblem(f"{key}.range", "stands in the schema; remove it here")
 
 
 def _check_label(job: "Job") -> None:
@@ -180,14 +205,32 @@ def _check_weight(job: "Job") -> None:
 
 def _check_rows(job: "Job") -> None:
     rows = job.data.rows
-    for owner in job.owners:
-        if owner not in rows:
-            raise JobProblem("data.rows", f"say how many rows {owner} has: {owner} = …")
+    found = Problems()
+    without = [owner for owner in job.owners if owner not in rows]
+    if without:
+        with found.noting():
+            raise JobProblem("data.rows", _wanted_rows(without))
     for name, count in rows.items():
-        if name not in job.owners:
-            raise JobProblem(f"data.rows.{name}", "is not one of job.owners")
-        if not 1 <= count <= MAX_ROWS:
-            raise JobProblem(f"data.rows.{name}", f"between 1 and {MAX_ROWS} rows")
+        with found.noting():
+            if name not in job.owners:
+                raise JobProblem(f"data.rows.{name}", "is not one of job.owners")
+            if not 1 <= count <= MAX_ROWS:
+                raise JobProblem(f"data.rows.{name}", f"between 1 and {MAX_ROWS} rows")
+    with found.noting():
+        _check_parts(job)
+    found.check()
+
+
+def _wanted_rows(owners: list[str]) -> str:
+    if len(owners) == 1:
+        return f"say how many rows {owners[0]} has: {owners[0]} = …"
+    listed = ", ".join(f"{owner} = …" for owner in owners)
+    return f"say how many rows these have: {listed}"
+
+
+def _check_parts(job: "Job") -> None:
+    """How rows are divided into parts."""
+    rows = job.data.rows
     if sum(rows.values()) > MAX_ROWS:
         raise JobProblem("data.rows", f"{sum(rows.values())} rows, at most {MAX_ROWS} together")
     if not 0 <= number("data.test_fraction", job.data.test_fraction) < 1:

@@ -46,9 +46,10 @@ class Prepare(Strict, frozen=True):
     declared: only the job's centers and scales."""
     missing: Missing = "error"
     """Numbers, dates, booleans: "mean" puts the secret mean of the training rows. A missing
-    category is in none of its levels."""
+    category is in none of its levels. An owner may then lack the column as a whole, or have it
+    empty; what counts as a missing cell beside others says the schema."""
     indicator: bool = False
-    """One input more for each column that may have missing cells: 1 where the cell is missing."""
+    """One input more for each column whose schema lists missing cells: 1 where one is missing."""
     powers: int = 1
     """Of numbers and dates: the powers 1 … n of the publicly centred and scaled value, each an
     input of its own."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mpc_train.errors import JobError
 from mpc_train.jobs.audience import NOT_AVERAGED
-from mpc_train.jobs.job_problem import JobProblem, no_duplicates, number
+from mpc_train.jobs.job_problem import JobProblem, Problems, no_duplicates, number
 from mpc_train.jobs.job_reveal import METRICS, Metric
 from mpc_train.jobs.schedule import fold_jobs, held_out_sizes, is_newton, split_sizes
 
@@ -20,32 +20,43 @@ COUNTS = ("accuracy", "confusion")
 
 
 def check_reveal(job: "Job") -> None:
-    """Raise JobProblem at the first contradiction in `[reveal]`."""
+    """Raise JobProblem at the first contradiction in `[reveal]`, beyond `check_bounds`."""
     reveal = job.reveal
     _check_metrics(job)
-    if reveal.least_test_rows < 2:
-        raise JobProblem("reveal.least_test_rows", "at least 2: a metric of one row is the row")
-    if not 1 <= reveal.least_group <= 1_000_000:
-        raise JobProblem("reveal.least_group", "between 1 and 1000000 rows")
-    if reveal.decimals is not None and not 0 <= reveal.decimals <= MOST_DECIMALS:
-        raise JobProblem("reveal.decimals", f"between 0 and {MOST_DECIMALS}")
-    if not 2 <= reveal.bins <= MOST_BINS:
-        raise JobProblem("reveal.bins", f"between 2 and {MOST_BINS}")
-    if job.data.fold:
-        raise JobProblem("data.fold", "is filled in during a run; remove it")
     if reveal.folds:
         _check_folds(job)
     if reveal.noise is not None:
         _check_noise(job)
     every = reveal.training_loss_every
-    if every < 0:
-        raise JobProblem("reveal.training_loss_every", "at least 0; 0 reveals none")
     if every and job.train.batch_size < reveal.least_test_rows:
         raise JobProblem(
             "reveal.training_loss_every",
             f"a loss over {job.train.batch_size} rows is not revealed: reveal.least_test_rows = "
             f"{reveal.least_test_rows}; use larger batches",
         )
+
+
+def check_bounds(job: "Job") -> None:
+    """Raise JobProblem with the numbers of `[reveal]` that are out of bounds, whatever else the job
+    says."""
+    reveal, found = job.reveal, Problems()
+    decimals = reveal.decimals is None or 0 <= reveal.decimals <= MOST_DECIMALS
+    for key, is_sound, what in (
+        (
+            "reveal.least_test_rows",
+            reveal.least_test_rows >= 2,
+            "at least 2: a metric of one row is the row",
+        ),
+        ("reveal.least_group", 1 <= reveal.least_group <= 1_000_000, "between 1 and 1000000 rows"),
+        ("reveal.decimals", decimals, f"between 0 and {MOST_DECIMALS}"),
+        ("reveal.bins", 2 <= reveal.bins <= MOST_BINS, f"between 2 and {MOST_BINS}"),
+        ("reveal.training_loss_every", reveal.training_loss_every >= 0, "at least 0; 0: none"),
+        ("data.fold", not job.data.fold, "is filled in during a run; remove it"),
+    ):
+        with found.noting():
+            if not is_sound:
+                raise JobProblem(key, what)
+    found.check()
 
 
 def _check_metrics(job: "Job") -> None:

@@ -5,7 +5,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from mpc_train.jobs.job_problem import JobProblem, number
+from mpc_train.jobs.job_problem import JobProblem, Problems, number
 from mpc_train.jobs.job_regression import check_kind, check_newton
 from mpc_train.jobs.job_train import EarlyStopping, Guard, LossSettings, Optimizer
 from mpc_train.jobs.schedule import (
@@ -67,16 +67,34 @@ def _possible(job: "Job") -> tuple[str, ...]:
     return LOSSES.get(job.model.kind, ("cross_entropy", "bce", *LOSSES["linear"]))
 
 
+def check_settings(job: "Job") -> None:
+    """Raise JobProblem with what is wrong in `[train]` whatever the rest of the job says."""
+    train, found = job.train, Problems()
+    with found.noting():
+        check_kind(job)
+    with found.noting():
+        _check_keys(train.optimizer)
+    if not is_newton(job):
+        with found.noting():
+            if train.epochs < 1:
+                raise JobProblem("train.epochs", "at least 1")
+        with found.noting():
+            if not 0 <= train.seed <= MAX_SEED:
+                raise JobProblem("train.seed", "at least 0 and below 2^63")
+        with found.noting():
+            _check_optimizer(train.optimizer)
+        with found.noting():
+            if isinstance(train.guard, Guard) and train.guard.every < 1:
+                raise JobProblem("train.guard.every", "at least 1 step")
+    found.check()
+
+
 def check_train(job: "Job") -> None:
-    """Raise JobProblem at the first contradiction in `[train]`."""
+    """Raise JobProblem at the first contradiction in `[train]`, beyond `check_settings`."""
     train = job.train
-    _check_keys(train.optimizer)
-    check_kind(job)
     if is_newton(job):
         check_newton(job)
         return
-    if train.epochs < 1:
-        raise JobProblem("train.epochs", "at least 1")
     if train.early_stopping is not None:
         _check_early_stopping(job, train.early_stopping)
     training_rows, _ = split_sizes(job)
@@ -86,14 +104,9 @@ def check_train(job: "Job") -> None:
         )
     if train.epochs * (training_rows // train.batch_size) > MAX_STEPS:
         raise JobProblem("train.epochs", f"more than {MAX_STEPS} steps")
-    if not 0 <= train.seed <= MAX_SEED:
-        raise JobProblem("train.seed", "at least 0 and below 2^63")
-    _check_optimizer(train.optimizer)
     _check_schedule(job)
     _check_clip(job)
     _check_loss(job, train.loss)
-    if isinstance(train.guard, Guard) and train.guard.every < 1:
-        raise JobProblem("train.guard.every", "at least 1 step")
     _check_looks(job)
     _check_warm_start(job)
     if train.dropout_mask == "public" and not drops(job):

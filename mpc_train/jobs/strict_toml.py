@@ -7,6 +7,7 @@ same), so that what is written in a file is what is signed: no binary rounding c
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from mpc_train.errors import TrainError
+from mpc_train.jobs.toml_shape import shape_faults
 
 T = TypeVar("T")
 
@@ -24,6 +26,9 @@ MAX_SHOWN = 80
 """So much of a number is repeated in an error."""
 MAX_MESSAGE = 2_000
 """Libraries repeat what they were given, whole."""
+
+MOST_FAULTS = 20
+"""So many faults of one file are listed."""
 
 MAX_EXPONENT = 30
 """Decimals beyond 10^±30 cannot be meant, and would print as very long strings."""
@@ -76,7 +81,8 @@ def load_toml(path: Path, kind: type[T], error: type[TrainError]) -> tuple[T, st
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise error(f"{path}: longer than {MAX_FILE_BYTES >> 20} MiB; is this the right file?")
-        text = content.decode()
+        # Editors on Windows put a byte-order mark before the first line.
+        text = content.decode("utf-8-sig")
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror}); check the path") from cause
     except UnicodeDecodeError as cause:
@@ -96,8 +102,20 @@ def load_toml(path: Path, kind: type[T], error: type[TrainError]) -> tuple[T, st
     try:
         return msgspec.convert(tree, kind), text
     except msgspec.ValidationError as cause:
-        message, _, key = clipped(str(cause), MAX_MESSAGE).partition(" - at `")
-        raise at(error, path, text, key.rstrip("`").removeprefix("$."), message) from cause
+        raise all_at(error, path, text, shape_faults(tree, kind)) from cause
+
+
+def all_at(
+    error: type[TrainError], path: Path, text: str, faults: Sequence[tuple[str, str]]
+) -> TrainError:
+    """Build one `error` of several keys and messages, each with its line."""
+    each = [str(at(error, path, text, key, message)) for key, message in faults]
+    if len(each) == 1:
+        return error(each[0])
+    shown = [f"{path}: {len(each)} things are wrong:", *each[:MOST_FAULTS]]
+    if len(each) > MOST_FAULTS:
+        shown.append(f"and {len(each) - MOST_FAULTS} more")
+    return error("\n  ".join(shown))
 
 
 def at(error: type[TrainError], path: Path, text: str, key: str, message: str) -> TrainError:

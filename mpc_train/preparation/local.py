@@ -79,25 +79,25 @@ def _a_value(term: Term) -> float:
 
 
 def check_cells(job: Job, name: str, values: Reals, missing: Mask) -> None:
-    """Raise CellError at the first cell of a column that the job's steps cannot take.
+    """Raise CellError at cells of a column that the job's steps cannot take.
 
     values, missing: float64[n] and bool[n], of a feature, the label or the weight.
     """
     if name == job.label.name:
         if missing.any():
-            raise CellError(int(np.argmax(missing)), "the label is missing; leave such rows out")
+            raise CellError(missing, "the label is missing; leave such rows out")
         # With a logarithmic link the declared range bounds it, and the ring is sized for that.
         if not job.classes and job.model.kind not in LOGARITHMIC:
             scaled = (values - float(job.label.center)) / float(job.label.scale)
             _refuse_beyond(scaled, float(job.data.limit), f"±{job.data.limit} (data.limit)")
         return
     if name == job.weight and missing.any():
-        raise CellError(int(np.argmax(missing)), "the weight is missing; leave such rows out")
+        raise CellError(missing, "the weight is missing; leave such rows out")
     terms = [term for term in job.pipeline.terms if term.column == name]
     refused = missing & any(not term.takes_missing for term in terms)
     if refused.any():
         raise CellError(
-            int(np.argmax(refused)),
+            refused,
             'the cell is missing, and the job says nothing of it; write missing = "mean" or '
             f"columns.{name}.fill under [prepare]",
         )
@@ -112,7 +112,7 @@ def _refuse_beyond(values: Reals, most: float, what: str) -> None:
     outside = ~(np.abs(values) <= most * (1 + 1e-9))
     if outside.any():
         raise CellError(
-            int(np.argmax(outside)),
+            outside,
             f"after centring and scaling beyond {what}; correct the cell, or the job's center and "
             "scale",
         )

@@ -246,9 +246,15 @@ def _numbers(job: Job, feature: Feature, column: Column, steps: ColumnSteps) -> 
         center=float(center),
         scale=float(width),
         shared=scale,
-        missing=(steps.missing or "error") if column.missing else "error",
+        missing=(steps.missing or "error") if column.missing or _is_pooled(job) else "error",
     )
     return [_power(job, key, shape, power, bound, fill) for power in range(1, powers + 1)]
+
+
+def _is_pooled(job: Job) -> bool:
+    """Whether others have the same columns, so that an owner may have measured nothing of one,
+    whatever codes the schema lists for single cells."""
+    return job.data.partition == "rows" and len(job.owners) > 1
 
 
 def _power(job: Job, key: str, term: Term, power: int, bound: float, fill: float | None) -> Term:

@@ -8,6 +8,7 @@ number. No message repeats a cell.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import time
 from functools import lru_cache
@@ -33,15 +34,26 @@ _MISSING, _UNKNOWN = math.inf, math.nan
 _WHOLE = r"^(-?(?:0|[1-9][0-9]*))\.0+$"
 """A whole number in a file whose writer held it as a floating-point number."""
 
-_EMPTY = 'the cell is empty; if that means a missing value, list "" under missing in the schema'
+_GROUPING = {" ": "[ \u00a0\u202f]", "'": "['\u2019]"}
+"""Signs of one meaning that people and programs write for one another."""
+
+EMPTY = 'the cell is empty; if that means a missing value, list "" under missing in the schema'
 
 
 class CellError(Exception):
-    """What is wrong in row `row` of a chunk; None: with the column as a whole."""
+    """One thing that is wrong in the rows `rows` of a chunk, int64[n]; None: with the column as a
+    whole. `row` is the first of them.
 
-    def __init__(self, row: int | None, what: str) -> None:
+    bad: bool[rows of the chunk], with one true at least.
+    """
+
+    def __init__(self, bad: Mask | None, what: str) -> None:
         super().__init__(what)
-        self.row = row
+        self.rows = None if bad is None else np.flatnonzero(bad)
+
+    @property
+    def row(self) -> int | None:
+        return None if self.rows is None else int(self.rows[0])
 
 
 def decode(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
@@ -115,8 +127,33 @@ def texts(cells: Series) -> Series:
     return cells.cast(polars.String).fill_null("")
 
 
-def parsed(text: Series, decimal: str) -> Series:
-    """Text as float64, to the last bit; null where it is no number."""
+def empty(cells: Series) -> Mask:
+    """Which cells hold nothing: null, a number that is none, or white space."""
+    if cells.dtype.is_float():
+        cells = cells.fill_nan(None)
+    elif cells.dtype == polars.String:
+        cells = cells.str.strip_chars().replace("", None)
+    found: Mask = cells.is_null().to_numpy()
+    return found
+
+
+def all_empty(cells: Series) -> bool:
+    """Whether no cell holds anything."""
+    first = cells[0] if len(cells) else None
+    if isinstance(first, str) and first.strip():
+        return False  # at once, for columns that have been measured
+    return bool(empty(cells).all())
+
+
+def parsed(text: Series, decimal: str, thousands: str = "") -> Series:
+    """Text as float64, to the last bit; null where it is no number.
+
+    thousands: the sign that may group the digits before the fraction by three, and nothing else.
+    """
+    if thousands:
+        sign = _GROUPING.get(thousands, re.escape(thousands))
+        whole = rf"^[+-]?[0-9]{{1,3}}(?:{sign}[0-9]{{3}})+(?:{re.escape(decimal)}[0-9]*)?$"
+        text = text.str.replace_all(sign, "").zip_with(text.str.contains(whole), text)
     if decimal == ",":
         # A point would be one that groups thousands, or a file of another convention.
         text = text.str.replace(".", "?", literal=True).str.replace(",", ".", literal=True)
@@ -124,16 +161,17 @@ def parsed(text: Series, decimal: str) -> Series:
 
 
 def _refuse(bad: Mask, what: str) -> None:
-    """Raise CellError at the first row of `bad`."""
+    """Raise CellError at the rows of `bad`, if there is one."""
     if bad.any():
-        raise CellError(int(np.argmax(bad)), what)
+        raise CellError(bad, what)
 
 
 def _refuse_text(bad: Mask, text: Series, what: str) -> None:
-    """The same; an empty cell is called empty."""
+    """The same; an empty cell is called empty, and whichever comes first is said."""
     if bad.any():
-        row = int(np.argmax(bad))
-        raise CellError(row, what if text[row].strip() else _EMPTY)
+        empty = bad & (text.str.strip_chars() == "").to_numpy()
+        is_empty = bool(empty[int(np.argmax(bad))])
+        raise CellError(empty if is_empty else bad & ~empty, EMPTY if is_empty else what)
 
 
 def _mapped(text: Series, meaning: Callable[[str], float]) -> Reals:
@@ -148,7 +186,7 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
     kind = cells.dtype
     typed = kind.is_integer() or kind.is_float()
     text = Series([], dtype=polars.String) if typed else texts(cells).str.strip_chars()
-    found = cells.cast(polars.Float64) if typed else parsed(text, source.decimal)
+    found = cells.cast(polars.Float64) if typed else parsed(text, source.decimal, source.thousands)
     bad = found.is_null().to_numpy()
     values = np.array(found.fill_null(0.0).to_numpy(), dtype=np.float64)
     missing = np.zeros(len(values), bool)
@@ -156,12 +194,16 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
         # A code that is a number was read as one, so that only the rest is compared as text.
         if not typed:
             missing[bad] = _listed(text.filter(bad), column.missing)
-            what = f"not a number (write it as 1234{source.decimal}5)"
-            _refuse_text(bad & ~missing, text, what)
+            wrong = bad & ~missing
+            if wrong.any():
+                what = f"not a number (write it as 1234{source.decimal}5)"
+                if not source.thousands and _grouped(text.filter(wrong), source.decimal):
+                    what += "; if digits are grouped by three, say so: thousands"
+                _refuse_text(wrong, text, what)
         elif "" in column.missing:
             missing = bad
         else:
-            _refuse(bad, _EMPTY)
+            _refuse(bad, EMPTY)
     for code in _numerals(column.missing):
         if kind.is_float():
             # What a narrow type holds is the nearest to the code that it has.
@@ -170,6 +212,13 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
     _refuse(np.isnan(values) & ~missing, "not a number (NaN)")
     _refuse(np.isinf(values) & ~missing, "infinite")
     return values, missing
+
+
+def _grouped(text: Series, decimal: str) -> bool:
+    """Whether some cell looks like a number with its digits grouped."""
+    other = "," if decimal == "." else "."
+    whole = rf"^[+-]?[0-9]{{1,3}}(?:[{other} '_\u00a0\u202f\u2019][0-9]{{3}})+(?:\D[0-9]*)?$"
+    return bool(text.str.contains(whole).any())
 
 
 def _listed(text: Series, codes: Sequence[str]) -> Mask:
@@ -191,7 +240,7 @@ def _dates(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
         found = _days(cells)
         missing = found.is_null().to_numpy()
         if "" not in column.missing:
-            _refuse(missing, _EMPTY)
+            _refuse(missing, EMPTY)
         values = np.array(found.to_physical().fill_null(0).to_numpy(), dtype=np.float64)
     else:
         text, form = texts(cells), source.form_of(column.name)
@@ -214,12 +263,22 @@ def _dates(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
 
 
 def _refuse_dates(bad: Mask, text: Series, form: DateForm) -> None:
+    """Raise CellError at the rows that are wrong in the same way as the first."""
     if not bad.any():
         return
+    reasons = {cell: _why(cell, form) for cell in text.filter(bad).unique().to_list()}
+    first = reasons[text[int(np.argmax(bad))]]
+    alike = [cell for cell, reason in reasons.items() if reason == first]
+    _refuse_text(bad & text.is_in(alike).to_numpy(), text, first)
+
+
+def _why(cell: str, form: DateForm) -> str:
+    """Why a cell is no date in this form."""
     try:
-        form.day(text[int(np.argmax(bad))])
+        form.day(cell)
     except ValueError as error:
-        _refuse_text(bad, text, str(error))
+        return str(error)
+    return ""
 
 
 @lru_cache(1024)

@@ -21,8 +21,8 @@ CHUNK_CELLS = 2 << 20
 
 SURELY_FINE_BYTES = 1 << 30
 MOST_PACKED = 100
-"""An npz file above a gigabyte is at most so many times as long as it is packed: a bomb is a
-thousand times."""
+"""An npz file or a workbook above a gigabyte is at most so many times as long as it is packed: a
+bomb is a thousand times."""
 MAX_HEADER_BYTES = 10_000
 
 _ARROW_FILE = b"ARROW1"
@@ -34,24 +34,32 @@ class FrameTable:
     Rows stream through in file order, so that memory holds some chunks and not the whole.
     """
 
-    header_place = ""
     place: Literal["line", "row"] = "row"
     unit: Unit = "rows"
     shapes: dict[str, tuple[int, ...]] | None = None
     """Of an npz file: its arrays."""
 
     def __init__(
-        self, frame: polars.LazyFrame, label: str, names: Sequence[str] | None = None
+        self,
+        frame: polars.LazyFrame,
+        label: str,
+        names: Sequence[str] | None = None,
+        *,
+        first: int = 1,
+        header_place: str = "",
     ) -> None:
-        """names: what its columns are called, where that is not what they are called there."""
-        self._frame, self._label = frame, label
+        """names: what its columns are called, where that is not what they are called there. first:
+        what the first row counts as."""
+        self._frame, self._label, self._first = frame, label, first
+        self.header_place = header_place
         with _named(label):
             self._columns = tuple(frame.collect_schema().names())
             self.names = tuple(map(name_of, self._columns if names is None else names))
             self.total: int | None = int(frame.select(polars.len()).collect().item())
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        columns = [self._columns[self.names.index(name)] for name in wanted]
+        # By place: a name may look like one of the library's patterns.
+        columns = [polars.nth(self.names.index(name)) for name in wanted]
         frame = self._frame.select(columns)
         size = max(CHUNK_CELLS // max(len(wanted), 1), 1)
         done = 0
@@ -59,7 +67,7 @@ class FrameTable:
             for batch in frame.collect_batches(chunk_size=size, maintain_order=True):
                 batch.columns = list(wanted)
                 for part in batch.iter_slices(size):
-                    places = np.arange(done + 1, done + part.height + 1)
+                    places = np.arange(done, done + part.height) + self._first
                     done += part.height
                     yield Chunk(part, places, done)
 
@@ -102,9 +110,14 @@ def npz(path: Path, label: str) -> FrameTable:
             f"{label}: not an npz file of plain arrays; write it with numpy.savez, without objects"
         ) from error
     # Two arrays may make columns of one name, which is for whoever reads them to refuse.
-    series = [
-        _series(str(place), name, array, label) for place, (name, array) in enumerate(columns)
-    ]
+    try:
+        series = [
+            _series(str(place), name, array, label) for place, (name, array) in enumerate(columns)
+        ]
+    except _NOT_PLAIN as error:
+        raise DataError(
+            f"{label}: holds text or numbers that no column can hold ({type(error).__name__})"
+        ) from error
     table = FrameTable(polars.DataFrame(series).lazy(), label, [name for name, _ in columns])
     table.shapes = {name_of(name): shape for name, shape in shapes.items()}
     return table
@@ -160,11 +173,15 @@ def _check_archive(path: Path, label: str) -> None:
         raise DataError(f"{label}: its arrays have {sorted(lengths)} rows; one number is needed")
     if columns > MAX_FIELDS:
         raise DataError(f"{label}: more than {MAX_FIELDS} columns")
-    size = path.stat().st_size
+    check_unpacked(label, unpacked, path.stat().st_size)
+
+
+def check_unpacked(label: str, unpacked: int, size: int) -> None:
+    """Raise DataError where so few bytes would become so many that nobody can mean it."""
     if unpacked > SURELY_FINE_BYTES and unpacked > MOST_PACKED * size:
         raise DataError(
             f"{label}: {size} bytes would become {unpacked} when they are unpacked; if that is "
-            "meant, write it with numpy.savez, without compression"
+            "meant, write the file without compression"
         )
 
 

@@ -128,7 +128,7 @@ class _Seen:
             self.type = "number"
             self._numbers(cells.filter(~is_code).cast(polars.Float64), rest, source)
         else:
-            self._numbers(decoding.parsed(rest, source.decimal), rest, source)
+            self._numbers(decoding.parsed(rest, source.decimal, source.thousands), rest, source)
 
     def _numbers(self, parsed: Series, rest: Series, source: Source) -> None:
         is_number = parsed.is_finite().fill_null(False)
@@ -179,7 +179,7 @@ def infer(source: Source, progress: Report | None = None) -> Draft:
     for name, what in seen.items():
         column, form, notes[name] = _described(name, what, source.form_of(name))
         if form is not None:
-            formats = {**source.date_formats, name: form}
+            formats = {**source.date_formats, source.own(name): form}
             source = msgspec.structs.replace(source, date_formats=formats)
         try:
             check_schema(Schema((column,)))
@@ -192,7 +192,9 @@ def infer(source: Source, progress: Report | None = None) -> Draft:
     if len(left) == len(set(names)):
         whole = "; ".join(f"column {name!r}: {refused[name]}" for name in left[:MOST_CODES])
         raise DataError(f"{label}: no column has a draft: {whole}")
-    source = msgspec.structs.replace(source, ignore=(*source.ignore, *left))
+    ours = tuple(map(source.own, left))
+    kept = {own: name for own, name in source.rename.items() if name not in left}
+    source = msgspec.structs.replace(source, ignore=(*source.ignore, *ours), rename=kept)
     parts, warnings = [_head(source)], []
     for name in dict.fromkeys(names):
         said = notes.get(name, [])

@@ -1,13 +1,15 @@
 """From a node's source to a typed table, checked against the schema before anything is shared.
 
 1. The source is opened; its columns are compared with what is wanted.
-2. Chunk by chunk cells become numbers in arrays that hold the whole table once.
+2. Chunk by chunk, without the rows that the node leaves out (`dropping`), cells become numbers in
+   arrays that hold the whole table once (`filling`).
 3. What only the whole table shows is checked: the number of rows, columns without a value or with
    one value only, identifiers that stand there twice.
 4. A file is compared with what it was before it was read.
 
-The source is read and never changed. An error says file, line (the header is line 1), column and
-what kind of thing is wrong; it never repeats a cell, since messages end in logs.
+The source is read and never changed. An error says all that is wrong (`faults`): file, line (the
+header is line 1), column and what kind of thing; it never repeats a cell, since messages end in
+logs.
 """
 
 import contextlib
@@ -20,25 +22,29 @@ from typing import BinaryIO
 
 import msgspec
 import numpy as np
-from polars import DataFrame, Series
+from polars import DataFrame
 
 from mpc_train.errors import DataError
-from mpc_train.tables import cells, columnar
+from mpc_train.tables import columnar, packed
 from mpc_train.tables.arrays import Arrays, with_arrays
 from mpc_train.tables.csv_text import BLOCK_BYTES, CsvText
 from mpc_train.tables.database import open_query
+from mpc_train.tables.dropping import Dropping
+from mpc_train.tables.excel import excel
+from mpc_train.tables.faults import Faults
+from mpc_train.tables.filling import FIRST_ROWS, Check, Filling
 from mpc_train.tables.fingerprint import Fingerprint
 from mpc_train.tables.reading import Progress, Table
-from mpc_train.tables.schema import Column, Schema
+from mpc_train.tables.renamed import Renamed
+from mpc_train.tables.schema import Schema
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
 
-FIRST_ROWS = 1 << 16
-"""There is room for so many before the first is read."""
+MOST_TIMES = 4
+"""A table is read to its end, so that all is said of it, unless it has so many times the rows that
+it is to have."""
 
 Report = Callable[[Progress], None]
-Check = Callable[[str, cells.Reals, cells.Mask], None]
-"""Takes a column's name, values and what is missing, of some rows; raises CellError."""
 
 
 def load(
@@ -53,6 +59,8 @@ def load(
     check: Check | None = None,
     progress: Report | None = None,
     arrays: Arrays | None = None,
+    label: str = "",
+    fillable: frozenset[str] = frozenset(),
 ) -> TypedTable:
     """Read the columns `names` of the schema, in this order, and the identifiers asked for.
 
@@ -60,44 +68,75 @@ def load(
     so that one without a value, or with one only, is an error; where others have them as well the
     table's owner is warned (`TypedTable.warnings`). rows: how many there must be; None: as many as
     there are. check: what cells must satisfy beyond the schema, called while lines are
-    known. arrays: a column of arrays, read as columns of numbers. A column of the source that the
-    schema does not know is an error unless `source.ignore` lists it. Raises DataError.
+    known. arrays: a column of arrays, read as columns of numbers. label: the column that the
+    source's rules for dropping rows call so. fillable: columns that may be missing as a whole, or
+    hold nothing, since the job says what stands in for them. A column of the source that the schema
+    does not know is an error unless `source.ignore` lists it. Raises DataError, with all that is
+    wrong.
     """
-    label = label_of(source)
-    with open_table(source) as opened:
-        table = with_arrays(opened, arrays, label)
-        _check_names(table, label, schema, source, (*names, *identifiers))
-        if table.unit == "rows" and rows is not None and table.total not in (None, rows):
-            raise DataError(_other_rows(label, table.total, rows))
-        filling = _Filling(label, table.place, len(names), rows)
+    title = label_of(source)
+    faults = Faults(title, source.titles)
+    dropping = Dropping(source, identifiers, schema[label] if label in names else None)
+    wanted = (*names, *identifiers)
+    with open_table(source, faults) as opened:
+        table = with_arrays(opened, arrays, title)
+        faults.place = table.place
+        dropping.check(faults)
+        absent = _check_names(table, faults, schema, source, wanted, fillable)
+        there = [name for name in wanted if name not in absent]
+        filling = Filling(faults, len(names), rows, fillable - absent)
         report = reporting(table, progress, rows)
-        for chunk in table.chunks((*names, *identifiers)):
-            filling.begin(chunk.places)
-            for index, name in enumerate(names):
-                with filling.named(name):
-                    filling.take(index, chunk.frame[name], schema[name], source, check)
-            for name in identifiers:
-                with filling.named(name):
-                    filling.identify(name, chunk.frame[name])
-            report(chunk.done)
+        most = None if rows is None else MOST_TIMES * rows + FIRST_ROWS
+        total = table.total if table.unit == "rows" else None
+        try:
+            if most is not None and total is not None and total > most:
+                raise DataError(_other_rows(total, rows, dropping))
+            for whole in table.chunks(there):
+                chunk, kept = dropping.kept(whole)
+                filling.begin(chunk.places, kept)
+                for index, name in enumerate(names):
+                    if name in absent:
+                        filling.absent(index)
+                    else:
+                        filling.take(index, chunk.frame[name], schema[name], source, check)
+                for name in identifiers:
+                    if name not in absent:
+                        filling.identify(name, chunk.frame[name])
+                report(chunk.done)
+                if most is not None and filling.read > most:
+                    break  # a query may have no end
+        except DataError as error:
+            faults.whole(str(error).removeprefix(f"{title}: "))
+        else:
+            _check_rows(filling.read + faults.unread, rows, dropping, faults)
         found = filling.table(tuple(names))
-    if not found.rows:
-        raise DataError(f"{label}: there are columns but no row")
-    if rows is not None and found.rows != rows:
-        raise DataError(_other_rows(label, found.rows, rows))
-    warnings = _check_whole(found, schema)
-    if alone and warnings:
-        raise DataError("\n  ".join(f"{label}: {each}; {_ADVICE}" for each in warnings))
-    if unique:
-        _check_duplicates(found, label)
-    return replace(found, warnings=tuple(f"{label}: {each}" for each in warnings))
+    warnings = _check_whole(found, schema, faults, alone, absent)
+    if unique and not faults.faulty.intersection(identifiers):
+        _check_duplicates(found, faults)
+    faults.check()
+    said = [dropping.said] if any(dropping.dropped.values()) else []
+    return replace(found, warnings=tuple(f"{title}: {each}" for each in (*said, *warnings)))
 
 
-def _other_rows(label: str, found: int | None, rows: int) -> str:
+def _check_rows(found: int, rows: int | None, dropping: Dropping, faults: Faults) -> None:
+    if not found:
+        if not faults:
+            faults.whole(f"there are columns but no row{_left_out(dropping)}")
+    elif rows is not None and found != rows:
+        faults.whole(_other_rows(found, rows, dropping))
+
+
+def _other_rows(found: int, rows: int | None, dropping: Dropping) -> str:
+    said = _left_out(dropping)
+    left = "rows that stay are" if said else "rows are"
     return (
-        f"{label}: the table's rows are {found}, the job says {rows}; use the right table or "
-        "correct data.rows in the job"
+        f"the table's {left} {found}, the job says {rows}; use the right table or correct "
+        f"data.rows in the job{said}"
     )
+
+
+def _left_out(dropping: Dropping) -> str:
+    return f"; {dropping.said}" if any(dropping.dropped.values()) else ""
 
 
 def stream(
@@ -113,28 +152,31 @@ def stream(
 
     records: where they lie, or all of them in memory. keep: columns of which each row's text is
     returned as it stands there, as `TypedTable.identifiers`. What only a whole table shows is not
-    checked. Raises DataError.
+    checked. Raises DataError, with all that is wrong in the chunk.
     """
     if isinstance(records, DataFrame):
-        source, label = Source(), "the data frame"
-        opened = _in_memory(records, label)
+        source, title = Source(), "the data frame"
+        faults = Faults(title, source.titles)
+        opened = _in_memory(records, title)
     else:
-        source, label = records, label_of(records)
+        source, title = records, label_of(records)
+        faults = Faults(title, source.titles)
         opened = open_table(records)
     columns = tuple(dict.fromkeys((*names, *keep)))
     with opened as plain:
-        table = with_arrays(plain, arrays, label, kept=True)
-        ignored = msgspec.structs.replace(source, ignore=tuple(table.names))
-        _check_names(table, label, schema, ignored, columns)
+        table = with_arrays(plain, arrays, title, kept=True)
+        faults.place = table.place
+        ignored = msgspec.structs.replace(source, ignore=tuple(map(source.own, table.names)))
+        _check_names(table, faults, schema, ignored, columns)
+        faults.check()
         for chunk in table.chunks(columns):
-            filling = _Filling(label, table.place, len(names), None)
+            filling = Filling(faults, len(names), None)
             filling.begin(chunk.places)
             for index, name in enumerate(names):
-                with filling.named(name):
-                    filling.take(index, chunk.frame[name], schema[name], source, check)
+                filling.take(index, chunk.frame[name], schema[name], source, check)
             for name in keep:
-                with filling.named(name):
-                    filling.keep(name, chunk.frame[name])
+                filling.keep(name, chunk.frame[name])
+            faults.check()
             yield filling.table(tuple(names))
 
 
@@ -144,23 +186,22 @@ def _in_memory(frame: DataFrame, label: str) -> Iterator[Table]:
 
 
 @contextlib.contextmanager
-def open_table(source: Source) -> Iterator[Table]:
-    """The source as a table of its format; a file is compared with itself when it is closed."""
+def open_table(source: Source, faults: Faults | None = None) -> Iterator[Table]:
+    """The source as a table of its format, its columns called as the job calls them; a file is
+    compared with itself when it is closed.
+
+    faults: takes what is wrong with single records; None: the first such fault is an error.
+    """
     if source.url:
         with open_query(source) as table:
-            yield table
+            yield Renamed(table, source.rename) if source.rename else table
         return
     path = Path(source.file)
     try:
         before = Fingerprint.of(path)
         with path.open("rb") as file:
-            if source.file_format == "csv":
-                blocks = _blocks(file, before.size)
-                yield CsvText(blocks, source, str(path), unit="bytes", total=before.size)
-            else:
-                if not before.size:
-                    raise DataError(f"{path}: the file is empty")
-                yield _COLUMNAR[source.file_format](path, str(path))
+            opened = _opened(source, path, file, before.size, faults)
+            yield Renamed(opened, source.rename) if source.rename else opened
     except DataError:
         # A change explains whatever else seems to be wrong.
         before.check(path)
@@ -176,6 +217,20 @@ def open_table(source: Source) -> Iterator[Table]:
     before.check(path)
 
 
+def _opened(source: Source, path: Path, file: BinaryIO, size: int, faults: Faults | None) -> Table:
+    label = str(path)
+    if source.file_format == "csv":
+        blocks, total = _blocks(file, size), None if source.packing else size
+        if source.packing:
+            blocks = packed.blocks(file, source.packing, label, BLOCK_BYTES)
+        return CsvText(blocks, source, label, unit="bytes", total=total, faults=faults)
+    if not size:
+        raise DataError(f"{path}: the file is empty")
+    if source.file_format == "excel":
+        return excel(path, label, source)
+    return _COLUMNAR[source.file_format](path, label)
+
+
 def _blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
     """The first `size` bytes: a file that others append to would otherwise never end."""
     while size > 0 and (block := file.read(min(BLOCK_BYTES, size))):
@@ -187,30 +242,65 @@ _COLUMNAR = {"parquet": columnar.parquet, "arrow": columnar.arrow, "npz": column
 
 
 def _check_names(
-    table: Table, label: str, schema: Schema, source: Source, wanted: Sequence[str]
-) -> None:
-    where = f"{label}: {table.header_place}"
-    check_twice(table, label, [name for name in source.ignore if name not in wanted])
-    missing = [name for name in wanted if name not in table.names]
-    extra = [name for name in table.names if name not in schema and name not in source.ignore]
+    table: Table,
+    faults: Faults,
+    schema: Schema,
+    source: Source,
+    wanted: Sequence[str],
+    fillable: frozenset[str] = frozenset(),
+) -> frozenset[str]:
+    """Note what is wrong with the columns' names; those wanted that are not there, or not once."""
+    where = table.header_place
+    ignored = {source_name for source_name in source.ignore if source_name not in source.rename}
+    twice = [name for name, count in Counter(table.names).items() if count > 1]
+    for name in twice:
+        if name in wanted or name not in ignored:
+            faults.header(f"{where}{_twice(name, name in wanted)}")
+    names = set(table.names)
+    for ours in table.unknown if isinstance(table, Renamed) else ():
+        faults.header(f"{where}rename: there is no column {ours!r}")
+    missing = [name for name in wanted if name not in names and name not in fillable]
+    extra = [name for name in table.names if name not in schema and name not in ignored]
     if missing:
         hint = f"; not in the schema: {_list(extra)}" if extra else ""
-        raise DataError(f"{where}missing column {_list(missing)}{hint}")
-    if extra:
-        raise DataError(
-            f"{where}column {_list(extra)} is not in the schema; take it out, or list it under "
-            "ignore in this node's configuration"
+        if len(table.names) == 1 and source.file_format == "csv":
+            hint += _delimiter_hint(table.names[0], source)
+        faults.header(f"{where}missing column {_list(missing)}{hint}")
+    elif extra:
+        faults.header(
+            f"{where}column {_list(list(dict.fromkeys(extra)))} is not in the schema; take it out, "
+            "or list it under ignore in this node's configuration"
+            + (' ("" is a column without a name)' if "" in extra else "")
         )
+    return frozenset(name for name in wanted if name not in names or name in twice)
+
+
+def _delimiter_hint(line: str, source: Source) -> str:
+    """Which delimiter the only column's name suggests, other than the one that is set."""
+    for sign in ";\t,|":
+        if sign in line and sign != source.separator:
+            said = "\\t" if sign == "\t" else sign
+            return f'; is the delimiter another one (delimiter = "{said}")?'
+    return ""
 
 
 def check_twice(table: Table, label: str, ignored: Sequence[str]) -> None:
     """Raise DataError where two columns have one name, but for names that are ignored."""
     for name, count in Counter(table.names).items():
         if count > 1 and name not in ignored:
-            raise DataError(
-                f"{label}: {table.header_place}column {name!r} stands there twice; rename one, or "
-                "list the name under ignore in this node's configuration"
-            )
+            raise DataError(f"{label}: {table.header_place}{_twice(name, False)}")
+
+
+def _twice(name: str, is_wanted: bool) -> str:
+    if is_wanted:
+        return (
+            f"column {name!r} stands there twice, and the job takes it; rename one in the file, or "
+            'name all columns in this node\'s configuration (header = ["…"], skip_lines = 1)'
+        )
+    return (
+        f"column {name!r} stands there twice; rename one, or list the name under ignore in this "
+        "node's configuration"
+    )
 
 
 def _list(names: Sequence[str]) -> str:
@@ -218,118 +308,60 @@ def _list(names: Sequence[str]) -> str:
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-class _Filling:
-    """Arrays that chunks are written into; they grow as rows come, to `rows` at most."""
-
-    def __init__(self, label: str, place: str, columns: int, rows: int | None) -> None:
-        self._label, self._place, self._rows = label, place, rows
-        # What the job says is not believed: arrays grow with what is there.
-        capacity = min(rows or 0, FIRST_ROWS)
-        self._values = np.zeros((capacity, columns))
-        self._missing = np.zeros((capacity, columns), bool)
-        self._places = np.zeros(capacity, np.int64)
-        self._identifiers: dict[str, list[str]] = {}
-        self._dated: set[str] = set()
-        self._start = self._end = 0
-
-    def begin(self, places: np.ndarray) -> None:
-        self._start, self._end = self._end, self._end + len(places)
-        if self._rows is not None and self._end > self._rows:
-            raise DataError(
-                f"{self._label}: there are more than the {self._rows} rows that the job says; use "
-                "the right table or correct data.rows in the job"
-            )
-        if self._end > len(self._values):
-            capacity = max(self._end, len(self._values) * 3 // 2)
-            if self._rows is not None:
-                capacity = min(capacity, self._rows)
-            for array in (self._values, self._missing, self._places):
-                # In place: the operating system moves pages, so nothing stands there twice.
-                array.resize((capacity, *array.shape[1:]), refcheck=False)
-        self._places[self._start : self._end] = places
-
-    @contextlib.contextmanager
-    def named(self, name: str) -> Iterator[None]:
-        """A bad cell as an error that says where it stands."""
-        try:
-            yield
-        except cells.CellError as error:
-            where = "" if error.row is None else f"{self._where(self._start + error.row)}: "
-            raise DataError(f"{self._label}: {where}column {name!r}: {error}") from None
-
-    def take(
-        self,
-        index: int,
-        column_cells: Series,
-        column: Column,
-        source: Source,
-        check: Check | None,
-    ) -> None:
-        values, missing = cells.decode(column_cells, column, source)
-        if check is not None:
-            check(column.name, values, missing)
-        self._values[self._start : self._end, index] = values
-        self._missing[self._start : self._end, index] = missing
-
-    def identify(self, name: str, column_cells: Series) -> None:
-        self._identifiers.setdefault(name, []).extend(cells.identifiers(column_cells))
-        if cells.is_date(column_cells.dtype):
-            self._dated.add(name)
-
-    def keep(self, name: str, column_cells: Series) -> None:
-        """A column's text as it stands there; a missing cell is empty."""
-        self._identifiers.setdefault(name, []).extend(cells.texts(column_cells))
-
-    def table(self, names: tuple[str, ...]) -> TypedTable:
-        for array in (self._values, self._missing, self._places):
-            array.resize((self._end, *array.shape[1:]), refcheck=False)
-        return TypedTable(
-            names,
-            self._values,
-            self._missing,
-            self._identifiers,
-            self._places,
-            self._place,
-            dated=frozenset(self._dated),
-        )
-
-    def _where(self, row: int) -> str:
-        return f"{self._place} {self._places[row]}"
-
-
 _ADVICE = "no other owner has values of it; take the column out of the job"
 
 
-def _check_whole(table: TypedTable, schema: Schema) -> list[str]:
-    """The columns of which these rows alone say nothing, and why, in words."""
+def _check_whole(
+    table: TypedTable, schema: Schema, faults: Faults, alone: bool, absent: frozenset[str]
+) -> list[str]:
+    """What these rows alone say nothing of: warnings, or faults where nobody else has columns."""
     found = []
     for index, name in enumerate(table.names):
+        if name in faults.faulty or not table.rows:
+            continue
         values, present = table.values[:, index], ~table.missing[:, index]
         first = int(np.argmax(present))
-        if not present[first]:
-            found.append(f"column {name!r}: every cell is missing")
-            continue
-        others = np.any((values != values[first]) & present)
-        if table.rows > 1 and not others and not schema[name].constant:
-            found.append(
-                f"column {name!r}: every row has the same value, which explains nothing here "
-                "(constant = true in the schema, if that is meant)"
+        if name in absent:
+            what = "is not in the table, so that every cell is missing"
+        elif not present[first]:
+            what = "every cell is missing"
+        elif (
+            table.rows > 1
+            and not schema[name].constant
+            and not np.any((values != values[first]) & present)
+        ):
+            what = (
+                "every row has the same value, which explains nothing here (constant = true in the "
+                "schema, if that is meant)"
             )
+        else:
+            continue
+        if alone and name not in absent:
+            faults.whole(f"{faults.titled(name)}: {what}; {_ADVICE}")
+        elif not alone:
+            found.append(f"{faults.titled(name)}: {what}")
     return found
 
 
-def _check_duplicates(table: TypedTable, label: str) -> None:
+def _check_duplicates(table: TypedTable, faults: Faults) -> None:
+    """Note records that stand there twice, by their identifiers."""
     if not table.identifiers:
         return
     seen: dict[tuple[str, ...], int] = {}
+    again: list[int] = []
     for row, key in enumerate(zip(*table.identifiers.values(), strict=True)):
-        before = seen.setdefault(key, row)
-        if before != row:
-            names = " and ".join(repr(name) for name in table.identifiers)
-            raise DataError(
-                f"{label}: {table.where(row)}: column {names}: identifies the same record as "
-                f"{table.where(before)}; each record may stand there once"
-            )
+        if seen.setdefault(key, row) != row:
+            again.append(row)
+    if not again or table.places is None:
+        return
+    keys = list(table.identifiers.values())
+    before = seen[tuple(texts[again[0]] for texts in keys)]
+    names = " and ".join(repr(name) for name in table.identifiers)
+    faults.records(
+        table.places[again],
+        f"column {names}: identifies the same record as {table.where(before)}; each record may "
+        "stand there once",
+    )
 
 
 def reporting(

@@ -33,9 +33,9 @@ from typing import Literal
 import msgspec
 
 from mpc_train.errors import JobError
-from mpc_train.jobs.job_problem import JobProblem, number
+from mpc_train.jobs.job_problem import JobProblem, Problems, number
 from mpc_train.jobs.job_sizes import MAX_TEXT, check_sizes
-from mpc_train.jobs.strict_toml import at, load_toml
+from mpc_train.jobs.strict_toml import all_at, load_toml
 from mpc_train.tables.spelling import FALSE, TRUE, compose, entry_of
 
 Kind = Literal["number", "category", "boolean", "date", "identifier"]
@@ -164,12 +164,12 @@ def load_schema(path: Path | str) -> Schema:
     try:
         check_schema(schema)
     except JobProblem as problem:
-        raise at(JobError, path, text, problem.key, str(problem)) from problem
+        raise all_at(JobError, path, text, problem.said) from problem
     return schema
 
 
 def check_schema(schema: Schema, key: str = "columns") -> None:
-    """Raise JobProblem at the first contradiction, at `key`[number].field."""
+    """Raise JobProblem with a contradiction of each column, at `key`[number].field."""
     check_sizes(schema, key.rpartition("columns")[0].removesuffix("."))
     if schema.version != SCHEMA_VERSION:
         raise JobProblem("version", f"this program reads version {SCHEMA_VERSION} of schemas")
@@ -178,11 +178,14 @@ def check_schema(schema: Schema, key: str = "columns") -> None:
     if len(schema.columns) > MAX_COLUMNS:
         raise JobProblem(key, f"at most {MAX_COLUMNS} columns")
     seen: set[str] = set()
+    found = Problems()
     for index, column in enumerate(schema.columns):
-        _check_column(f"{key}[{index}]", column)
-        if column.name in seen:
-            raise JobProblem(f"{key}[{index}].name", f"{column.name!r} stands there twice")
+        with found.noting():
+            _check_column(f"{key}[{index}]", column)
+            if column.name in seen:
+                raise JobProblem(f"{key}[{index}].name", f"{column.name!r} stands there twice")
         seen.add(column.name)
+    found.check()
 
 
 _FIELDS: dict[str, tuple[Kind, ...]] = {

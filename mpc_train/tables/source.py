@@ -14,7 +14,8 @@ from mpc_train.tables.dates import ISO, LEAST_PIVOT, MOST_PIVOT, DateForm, FormE
 from mpc_train.tables.postgres_url import UrlError, parse_url
 from mpc_train.tables.spelling import compose, name_of
 
-FileFormat = Literal["auto", "csv", "parquet", "arrow", "npz"]
+FileFormat = Literal["auto", "csv", "parquet", "arrow", "npz", "excel"]
+DropRule = Literal["empty-identifier", "missing-label"]
 
 SQLITE, POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
 
@@ -27,7 +28,14 @@ ENDINGS: dict[str, FileFormat] = {
     ".feather": "arrow",
     ".ipc": "arrow",
     ".npz": "npz",
+    ".xlsx": "excel",
+    ".xlsm": "excel",
+    ".xlsb": "excel",
+    ".xls": "excel",
+    ".ods": "excel",
 }
+PACKED = (".gz", ".zip")
+"""What may stand behind the end of a CSV file's name."""
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -36,7 +44,13 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     file: str = ""
     """The table's file; or give a `url`."""
     ignore: tuple[str, ...] = ()
-    """Columns of the table that no job uses; they are not read."""
+    """Columns of the table that no job uses; they are not read. "": those without a name."""
+    rename: dict[str, str] = {}
+    """{ ours = "theirs" }: what the job calls the table's columns. Everything else that stands here
+    speaks of the table's own names."""
+    drop_rows: tuple[DropRule, ...] = ()
+    """Rows that are left out: whose identifier is empty, whose label is empty or missing by the
+    schema. The job's number of rows is then that of the rows that stay."""
     format: FileFormat = "auto"
     """auto: by the end of the file's name."""
     delimiter: str = ""
@@ -49,6 +63,17 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """csv: whether the first line names the columns; where it does not, the names, in order."""
     decimal: Literal[".", ","] = "."
     """csv: what stands between a number's whole part and its fraction."""
+    thousands: Literal["", ".", ",", " ", "'", "_"] = ""
+    """csv: what may group the digits of a number's whole part by three: 1.234.567. " " is any space
+    that does so, no-break spaces as well."""
+    skip_lines: int = 0
+    """csv, excel: so many lines at the beginning are not of the table."""
+    comment: str = ""
+    """csv: lines that begin with this one character are not of the table."""
+    skip_space: bool = False
+    """csv: spaces after a delimiter are nothing, before a quotation mark too."""
+    sheet: str = ""
+    """excel: the name of the sheet; left out, the first."""
     date_format: str = ISO
     """How dates are written where the format does not know dates, in features and in identifiers
     that a job joins as dates (`mpc_train.tables.dates`). Years have four digits (%Y), or two
@@ -72,17 +97,39 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     directory that they are below; left out, that of the file."""
 
     def __post_init__(self) -> None:
-        compose(self, "ignore", "header", "date_formats", "date_pivots")
+        compose(self, "ignore", "header", "date_formats", "date_pivots", "rename")
 
     @property
     def separator(self) -> str:
-        return self.delimiter or ("\t" if Path(self.file).suffix.lower() == ".tsv" else ",")
+        return self.delimiter or ("\t" if self._ending == ".tsv" else ",")
+
+    @property
+    def packing(self) -> str:
+        """ ".gz" or ".zip" where the file is packed, else nothing."""
+        ending = Path(self.file).suffix.lower()
+        return ending if ending in PACKED and self.file_format != "npz" else ""
+
+    @property
+    def _ending(self) -> str:
+        """The end of the file's name, without that of its packing."""
+        path = Path(self.file)
+        return Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix.lower()
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """What errors call the columns that are renamed."""
+        return {theirs: f"{theirs!r} ({ours!r} there)" for ours, theirs in self.rename.items()}
+
+    def own(self, column: str) -> str:
+        """What the table calls a column of the job."""
+        return next((ours for ours, theirs in self.rename.items() if theirs == column), column)
 
     def form_of(self, column: str) -> DateForm:
         """How the dates of a column are written."""
+        own = self.own(column) if self.rename else column
         return DateForm(
-            self.date_formats.get(column, self.date_format),
-            self.date_pivots.get(column, self.date_pivot),
+            self.date_formats.get(own, self.date_format),
+            self.date_pivots.get(own, self.date_pivot),
         )
 
     @property
@@ -97,7 +144,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         """The format of `file`; "auto" where its name does not say."""
         if self.format != "auto":
             return self.format
-        return ENDINGS.get(Path(self.file).suffix.lower(), "auto")
+        packed = Path(self.file).suffix.lower() in PACKED
+        return ENDINGS.get(self._ending, "csv" if packed and not self._ending else "auto")
 
 
 class SourceProblem(ValueError):
@@ -109,7 +157,9 @@ class SourceProblem(ValueError):
 
 
 _PLAIN = Source()
-_CSV_KEYS = ("delimiter", "quote", "encoding", "header", "decimal")
+MOST_SKIPPED = 10_000
+_CSV_KEYS: tuple[str, ...] = ("delimiter", "quote", "encoding", "header", "decimal")
+_CSV_KEYS += ("thousands", "skip_lines", "comment", "skip_space")
 _URL_KEYS = ("query", "password_file")
 
 
@@ -117,7 +167,8 @@ def check_source(source: Source) -> None:
     """Raise SourceProblem at what contradicts itself, before anything is opened."""
     if bool(source.file) == bool(source.url):
         raise SourceProblem("file", "the path of a data file is needed, or a url with a query")
-    foreign: tuple[str, ...] = _URL_KEYS if source.file else ("format", *_CSV_KEYS)
+    _check_texts(source)
+    foreign: tuple[str, ...] = _URL_KEYS if source.file else ("format", "sheet", *_CSV_KEYS)
     if source.file:
         if source.file_format == "auto":
             raise SourceProblem(
@@ -125,12 +176,37 @@ def check_source(source: Source) -> None:
             )
         if source.file_format != "csv":
             foreign = (*_URL_KEYS, *_CSV_KEYS)
+        if source.file_format == "excel":
+            foreign = tuple(key for key in foreign if key != "skip_lines")
+        else:
+            foreign = (*foreign, "sheet")
+        if source.packing and source.file_format != "csv":
+            raise SourceProblem("file", f"only CSV is read from a {source.packing} file; unpack it")
     for key in foreign:
         if getattr(source, key) != getattr(_PLAIN, key):
             what = "a database" if source.url else f"a file of the format {source.file_format}"
             raise SourceProblem(key, f"{what} has no such option; remove it")
     (_check_url if source.url else _check_csv)(source)
     _check_dates(source)
+
+
+def _check_texts(source: Source) -> None:
+    """What holds for every table."""
+    for key in ("file", "url", "query", "password_file"):
+        if "\0" in getattr(source, key):
+            raise SourceProblem(key, "holds a zero byte; remove it")
+    for ours, theirs in source.rename.items():
+        key = f"rename.{ours}"
+        if not ours.strip() or not theirs.strip() or theirs != theirs.strip():
+            raise SourceProblem(key, "a name is not empty and has no space at its ends")
+        if ours in source.ignore:
+            raise SourceProblem(key, "is listed under ignore as well; remove one of them")
+        if list(source.rename.values()).count(theirs) > 1:
+            raise SourceProblem(key, f"two columns would be called {theirs!r}")
+    if len(set(source.drop_rows)) < len(source.drop_rows):
+        raise SourceProblem("drop_rows", "a rule stands there twice")
+    if not 0 <= source.skip_lines <= MOST_SKIPPED:
+        raise SourceProblem("skip_lines", f"between 0 and {MOST_SKIPPED}")
 
 
 def _check_dates(source: Source) -> None:
@@ -153,17 +229,23 @@ _FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
 
 
 def _check_csv(source: Source) -> None:
-    for key in ("delimiter", "quote"):
+    for key in ("delimiter", "quote", "comment"):
         sign: str = getattr(source, key)
         if sign and (len(sign) != 1 or not sign.isascii() or sign in "\r\n\0"):
             raise SourceProblem(key, "one ASCII character is needed")
     if source.separator in (source.quote, source.decimal):
         raise SourceProblem("delimiter", "is also the quotation mark or the decimal sign")
+    if source.thousands == source.decimal:
+        raise SourceProblem("thousands", "is also the decimal sign")
+    if source.comment and source.comment in (source.separator, source.quote):
+        raise SourceProblem("comment", "is also the delimiter or the quotation mark")
+    if source.skip_space and source.separator == " ":
+        raise SourceProblem("skip_space", "the delimiter is a space itself; remove this")
     try:
-        # Some codecs of Python are no encodings of text (hex, zip).
+        # Some codecs of Python are no encodings of text (hex, zip), or can only be written.
         known = codecs.lookup(source.encoding)
-        "a".encode(known.name)
-    except LookupError as error:
+        codecs.getincrementaldecoder(known.name)().decode("a".encode(known.name), final=True)
+    except (LookupError, UnicodeError, ValueError) as error:
         raise SourceProblem("encoding", f"{source.encoding!r} is no known encoding") from error
     if source.header is False or source.header == ():
         raise SourceProblem("header", 'without a header, name the columns: header = ["…", "…"]')

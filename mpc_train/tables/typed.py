@@ -17,7 +17,8 @@ class TypedTable:
     nothing else of a table may reach another party as text. places: int64[B], the line (or number)
     of each row in its source, for errors. warnings: what its owner should look at, in words. dated:
     identifiers that the source knows as dates, written as 2001-12-31 whatever form the node
-    declares.
+    declares. kept: int64[B], which of the source's rows these are, from 0, where some were left
+    out by a rule of the node's; None: all of them.
     """
 
     names: tuple[str, ...]
@@ -28,6 +29,7 @@ class TypedTable:
     place: str = "row"
     warnings: tuple[str, ...] = ()
     dated: frozenset[str] = frozenset()
+    kept: NDArray[np.int64] | None = None
 
     @property
     def rows(self) -> int:

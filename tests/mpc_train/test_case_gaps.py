@@ -80,7 +80,7 @@ def test_case_23(tmp_path: Path) -> None:
     assert run.record["metrics"]["accuracy"] == pytest.approx(called.mean(), abs=1e-3)
     # The declared range [-6, 6] is u in [-1, 1].
     found = load_file(run.folder / "run" / "preparation.safetensors")
-    np.testing.assert_allclose(found["prepare.fill"] * 6, model[0].statistics_[2:], atol=1e-4)
+    np.testing.assert_allclose(found["prepare.fill"] * 6, model[0].statistics_, atol=1e-4)
     np.testing.assert_allclose(found["prepare.center"] * 6, model[1].mean_, atol=1e-4)
     np.testing.assert_allclose(6 / found["prepare.inverse"], model[1].scale_, rtol=1e-3)
 
@@ -285,17 +285,17 @@ def test_in_a_job_of_columns_nobody_else_has_the_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("evaluators", [2, 3])
-@pytest.mark.parametrize("there", [(1, 1), (0, 1), (1, 0), (0, 0)])
+@pytest.mark.parametrize("there", [(1, 1, 1), (0, 1, 1), (1, 0, 0), (0, 0, 0)])
 def test_a_bit_a_column_says_whether_a_mean_exists(
-    tmp_path: Path, there: tuple[int, int], evaluators: int
+    tmp_path: Path, there: tuple[int, int, int], evaluators: int
 ) -> None:
     """To all nodes, the dealer included."""
     job, _ = hospitals(tmp_path)
     terms = [job.pipeline.terms[place].column for place in job.pipeline.filled]
-    assert terms == ["lab", "score"]
+    assert terms == ["lab", "score", "adult"]
 
     def program(role: Role) -> object:
-        some = below(secret(role, np.array(there, np.int64)), [1]).reshape(2).negate()
+        some = below(secret(role, np.array(there, np.int64)), [1]).reshape(3).negate()
         gate = RevealGate(gap_outputs(job))
         message = ""
         try:
@@ -326,11 +326,11 @@ def test_nothing_but_the_bits_depends_on_the_cells(
     for count in (1, 7, 1 << 20):
 
         def program(role: Role, count: int = count) -> Any:
-            numbers = np.array([count, 0 if empty else count // 2 + 1], np.int64)
+            numbers = np.array([count, 0 if empty else count // 2 + 1, count], np.int64)
             np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
             some = below(secret(role, numbers, honest_owner(evaluators, corrupted)), [1])
             try:
-                check_gaps(job, RevealGate(gap_outputs(job)), some.reshape(2).negate())
+                check_gaps(job, RevealGate(gap_outputs(job)), some.reshape(3).negate())
             except DataError as error:
                 return str(error)
             return ""
@@ -369,3 +369,60 @@ def test_the_bit_is_listed_where_there_is_one(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="empty_columns would be disclosed"):
         check_rules(allowing(job, disclosures=()), job, "ann")
     check_rules(allowing(job), job, "ann")
+
+
+@pytest.mark.parametrize("how", ["absent", "empty"])
+def test_a_column_that_one_hospital_lacks_needs_no_word_of_the_others(
+    tmp_path: Path, how: str
+) -> None:
+    """No code of missing cells in the schema: an empty cell is an error at whoever measured."""
+    plain = SCHEMA.replace('missing = [""]\n', "").replace('missing = ["", "NA"]\n', "")
+    text = JOB.replace("indicator = true\n", "").replace("columns.dose.fill = 12.5\n", "")
+    job, _ = hospitals(tmp_path, text)
+    (tmp_path / "schema.toml").write_text(plain)
+    rng = np.random.default_rng(7)
+    frames = []
+    for owner, rows in ROWS.items():
+        frame = polars.DataFrame(
+            {
+                "lab": rng.normal(90, 15, rows).round(2),
+                "score": rng.normal(4, 3, rows).clip(-9, 29).round(3),
+                "dose": rng.uniform(0, 50, rows).round(2),
+                "ward": rng.choice(["surgery", "children"], rows),
+                "adult": rng.integers(0, 2, rows),
+                "ill": rng.integers(0, 2, rows),
+            }
+        )
+        if owner == "bob":
+            frame = frame.with_columns(lab=polars.lit(None, polars.Float64))
+        written = frame.drop("lab") if owner == "bob" and how == "absent" else frame
+        written.write_csv(tmp_path / f"{owner}.csv")
+        frames.append(frame)
+    job, pooled = load_job(tmp_path / "job.toml"), polars.concat(frames)
+    training, _ = split(job)
+    (warning,) = load_table(Source(str(tmp_path / "bob.csv")), job, "bob").warnings
+    assert "column 'lab'" in warning and "every cell is missing" in warning
+    found = dict(zip(job.pipeline.names, over_shares(tmp_path, job).T, strict=True))
+    column = pooled["lab"].fill_null(np.nan).to_numpy()[:, None]
+    steps = make_pipeline(SimpleImputer(), StandardScaler()).fit(column[training])
+    np.testing.assert_allclose(found["lab"], steps.transform(column)[:, 0], atol=2e-3)
+
+    path = tmp_path / "ann.csv"
+    lines = path.read_text().splitlines()
+    lines[5] = lines[5][lines[5].index(",") :]
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match="line 6: column 'lab': the cell is empty"):
+        load_table(Source(str(path)), job, "ann")
+    lines[1:5] = [line[line.index(",") :] for line in lines[1:5]]
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"line 2: column 'lab': .* \(and lines 3, 4, 5 and 1 more"):
+        load_table(Source(str(path)), job, "ann")
+    unfilled = load_job_text(tmp_path, text.replace('missing = "mean"\n', ""))
+    what = "missing column 'lab'" if how == "absent" else "line 2: column 'lab': the cell is empty"
+    with pytest.raises(DataError, match=what):
+        load_table(Source(str(tmp_path / "bob.csv")), unfilled, "bob")
+
+
+def load_job_text(folder: Path, text: str) -> Job:
+    (folder / "other.toml").write_text(text)
+    return load_job(folder / "other.toml")

@@ -54,6 +54,26 @@ class Node:
         return self.home / "ann.revealed"
 
 
+def test_rows_that_were_left_out_do_not_move_the_others(tmp_path: Path) -> None:
+    """Two runs, one without the rows of no label: what they differ by is rows of the source."""
+    lines = csv_lines(44)
+    for row in (3, 9, 10, 40):
+        lines[row + 1] = lines[row + 1][:-1]
+    path = tmp_path / "ann.csv"
+    path.write_text("\n".join(lines))
+    job = load_job(write_job(tmp_path))
+    table = load_table(Source(str(path), drop_rows=("missing-label",)), job, "ann")
+    kept = [row for row in range(44) if row not in (3, 9, 10, 40)]
+    assert table.places.tolist() == kept
+    (warning,) = table.warnings
+    assert warning == f"{path}: 4 rows left out: 4 without a label (drop_rows)"
+    trained, measured = rows_of(job, "ann", table)
+    assert len(trained) == len(measured) == 44
+    assert not (trained | measured)[[3, 9, 10, 40]].any()
+    plain = load_table(Node(tmp_path).source, job, "ann")
+    assert np.array_equal(rows_of(job, "ann", plain)[0], trained[kept])
+
+
 @pytest.fixture
 def ann(tmp_path: Path) -> Node:
     return Node(tmp_path)

@@ -385,7 +385,7 @@ def test_an_endless_query_ends_with_the_jobs_rows(tmp_path: Path) -> None:
         "with recursive n(age, dose) as (select 1, 2 union all select age + 1, dose from n) "
         "select * from n"
     )
-    with pytest.raises(DataError, match="more than the 100 rows"):
+    with pytest.raises(DataError, match="the job says 100"):
         load(Source(url=f"sqlite:///{path}", query=query), SCHEMA, names=("age", "dose"), rows=100)
 
 

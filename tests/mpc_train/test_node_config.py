@@ -95,7 +95,9 @@ def test_a_local_run_hands_on_how_tables_are_written(tmp_path: Path) -> None:
         'ann = { url = "sqlite:///ann.db", query = "select \\"a b\\" from t" }\n'
         'bob = { file = "bob.txt", delimiter = ";", header = ["age", "dose", "ill"], quote = "" }\n'
         'cleo = { file = "bob.txt", ignore = ["\\u007f"], date_pivots = { "a b" = 1930 }, '
-        'date_formats = { "a b" = "%y%m%d", born = "%d.%m.%Y" } }\n'
+        'date_formats = { "a b" = "%y%m%d", born = "%d.%m.%Y" }, rename = { "c d" = "dose" }, '
+        'drop_rows = ["missing-label"], thousands = "_", skip_lines = 2, comment = "#", '
+        "skip_space = true }\n"
     )
     sources = local_data(tmp_path / "job.toml", job)
     assert sources["ann"].url == f"sqlite:///{tmp_path}/ann.db"

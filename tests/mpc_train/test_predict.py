@@ -262,7 +262,7 @@ def test_a_call_raises_what_the_command_says(tmp_path: Path, job: Job) -> None:
     with pytest.raises(DataError, match="the data frame: missing column 'age'"):
         predict(tmp_path, frame.drop("age"))
     with pytest.raises(ConfigError, match="format"):
-        predict(tmp_path, "table.xlsx")
+        predict(tmp_path, "table.docx")
     with pytest.raises(ConfigError, match="'prediction'"):
         predict(tmp_path, frame, ids=["prediction"])
 

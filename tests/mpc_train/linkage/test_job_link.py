@@ -260,6 +260,18 @@ def test_bad_identifiers_are_named(tmp_path: Path, line: int, change, message: s
         assert not cell.strip() or cell not in str(caught.value)
 
 
+def test_all_bad_identifiers_are_named_at_once(tmp_path: Path) -> None:
+    job = loaded(tmp_path)
+    path = write_table(tmp_path, "insurer", 45)
+    lines = path.read_text().splitlines()
+    for line in (4, 9, 30):
+        name, _, *rest = lines[line - 1].split(",")
+        lines[line - 1] = ",".join([name, "05.12.1980", *rest])
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"line 4: column 'born': not a date.*\(and lines 9, 30\)"):
+        load_table(Source(str(path)), job, "insurer")
+
+
 def test_progress_says_what_takes_its_time(capsys: pytest.CaptureFixture[str]) -> None:
     view = ProgressView()
     view.event("started", {})

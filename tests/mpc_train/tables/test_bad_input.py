@@ -106,7 +106,8 @@ def test_a_quotation_mark_that_is_never_closed(tmp_path: Path) -> None:
     [
         ("utf-8", b"\xfcber", "line 4: byte 74 of the file is not utf-8", "cp1252"),
         ("ascii", b"\xc3\xbcber", "line 4: byte 74 of the file is not ascii", "encoding"),
-        ("utf-8", b"a\0b", "line 4: a zero byte", "utf-16"),
+        ("utf-8", b"a\0b", "line 4: a zero byte", "stands in no text; remove it"),
+        ("cp1252", b"\x81", "line 4: byte 74 of the file is not cp1252", "say how the file"),
     ],
 )
 @pytest.mark.parametrize("block", [8 << 20, 10])
@@ -172,7 +173,7 @@ def test_columns_that_are_missing_double_or_unknown(tmp_path: Path) -> None:
 
 def test_too_few_and_too_many_rows(tmp_path: Path) -> None:
     source = write(tmp_path, lines())
-    for rows, says in ((19, "more than the 19 rows"), (21, "rows are 20, the job says 21")):
+    for rows, says in ((19, "rows are 20, the job says 19"), (21, "rows are 20, the job says 21")):
         with pytest.raises(DataError, match=says):
             load(source, SCHEMA, names=NAMES, rows=rows)
     with pytest.raises(DataError, match="columns but no row"):

@@ -196,8 +196,13 @@ def outcome(case: Case, source: Source, label: str = "") -> list[Any]:
     except DataError as error:
         label = label or source.file or source.url.removeprefix("sqlite:///")
         message = str(error).replace(label, "")
-        return [re.sub(r"line (\d+)", lambda match: f"row {int(match[1]) - 1}", message)]
+        return [re.sub(r"line(s?) (\d+(?:, \d+)*)", as_rows, message)]
     return [table.values.tolist(), table.missing.tolist()]
+
+
+def as_rows(match: re.Match[str]) -> str:
+    """Places of lines as those of rows."""
+    return f"row{match[1]} {', '.join(str(int(line) - 1) for line in match[2].split(', '))}"
 
 
 def knows(make: Callable[[Case, Path], Source], case: Case) -> bool:

@@ -1,0 +1,61 @@
+"""`mpc-train data`: a node's own table, before anybody runs anything."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpc_train.commands.common import ConfigOption, Format, FormatOption, emit, reporting
+from mpc_train.errors import JobError
+from mpc_train.printing import say
+
+data = typer.Typer(no_args_is_help=True, help="This node's own tables.")
+
+
+@data.command("check")
+def data_check(
+    path: Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")],
+    config: ConfigOption,
+    output: FormatOption = Format.text,
+) -> None:
+    """Read this node's table as a job would, and say all that is wrong with it. Nothing is sent
+    anywhere, and no other node is needed."""
+    with reporting(output):
+        from mpc_train.data import load_table
+        from mpc_train.jobs.job import load_job
+        from mpc_train.jobs.node_config import load_node_config
+        from mpc_train.linkage.columns import columns_of
+        from mpc_train.progress import ProgressView
+        from mpc_train.tables.source import label_of
+
+        node, job = load_node_config(config), load_job(path)
+        me = node.place.name
+        if me not in job.owners:
+            raise JobError(
+                f"{path}: {me} brings no data to this job; its owners are {', '.join(job.owners)}"
+            )
+        source = node.source(job.name)
+        view = ProgressView(enabled=output is Format.text)
+        with view.shown():
+            table = load_table(
+                source, job, me, lambda news: view.event("reading", dataclasses.asdict(news))
+            )
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "job": job.name,
+                    "table": label_of(source),
+                    "rows": table.rows,
+                    "columns": list(columns_of(job, me)),
+                    "warnings": list(table.warnings),
+                }
+            )
+            return
+        for warning in table.warnings:
+            say(f"warning: {warning}", aside=True)
+        say(
+            f"{label_of(source)}: fits the job {job.name}: {table.rows} rows, "
+            f"{len(columns_of(job, me))} columns; nothing was sent"
+        )

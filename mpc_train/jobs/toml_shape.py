@@ -1,0 +1,89 @@
+"""All keys of a TOML file that have no place or the wrong type, and not only the first.
+
+The reader of types stops at the first. What it names is taken out of the tree, and it reads again;
+what is then missing for that reason alone is no fault.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+MOST_SHAPE_FAULTS = 20
+MAX_MESSAGE = 2_000
+"""The library repeats what it was given, whole."""
+
+_PART = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
+_NAMED = re.compile(r"(unknown|missing required) field `([^`]+)`")
+
+Place = tuple[str | int, ...]
+
+
+def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
+    """Keys (like `data.features[3].scale`) and what is wrong there, in words; of a tree that is no
+    `kind`, and is not to be used afterwards."""
+    found: list[tuple[str, str]] = []
+    gone: set[Place] = set()
+    removed: dict[Place, list[int]] = {}
+    while len(found) < MOST_SHAPE_FAULTS:
+        try:
+            msgspec.convert(tree, kind)
+            break
+        except msgspec.ValidationError as error:
+            message, _, key = str(error).partition(" - at `")
+        place = _place(key.rstrip("`"))
+        named = _NAMED.search(message)
+        if named is None or named[1] == "unknown":
+            target = place if named is None else (*place, named[2])
+            found.append((_spelt(place, removed), message[:MAX_MESSAGE]))
+        else:
+            if (*place, named[2]) not in gone:
+                found.append((_spelt(place, removed), message[:MAX_MESSAGE]))
+            target = place
+        if not target or not _take_out(tree, target, removed):
+            break
+        gone.add(target)
+    return found
+
+
+def _place(key: str) -> Place:
+    """A path as the library writes it; one that ends within a table ends at that table."""
+    found: list[str | int] = []
+    for name, index in _PART.findall(key):
+        if not name and not index:
+            break
+        found.append(name or int(index))
+    return tuple(found)
+
+
+def _spelt(place: Place, removed: dict[Place, list[int]]) -> str:
+    """The path as it stands in the file, where nothing was taken out."""
+    key = ""
+    for depth, part in enumerate(place):
+        if isinstance(part, str):
+            key += f".{part}"
+            continue
+        for index in sorted(removed.get(place[:depth], ())):
+            part += index <= part
+        key += f"[{part}]"
+    return key.removeprefix(".")
+
+
+def _take_out(tree: Any, place: Place, removed: dict[Place, list[int]]) -> bool:
+    """Remove what stands at a place; whether there was something."""
+    for part in place[:-1]:
+        try:
+            tree = tree[part]
+        except (LookupError, TypeError):
+            return False
+    last = place[-1]
+    try:
+        del tree[last]
+    except (LookupError, TypeError):
+        return False
+    if isinstance(last, int):
+        there = removed.setdefault(place[:-1], [])
+        for index in sorted(there):
+            last += index <= last
+        there.append(last)
+    return True
