@@ -74,6 +74,11 @@ class Roster:
             raise RosterError(f"a roster holds at most {MAX_CARDS} cards")
         return Roster({**self._cards, card.name: card})
 
+    def remove(self, name: str) -> "Roster":
+        """This roster without `name`. Raises RosterError when it is not there."""
+        self.card(name)
+        return Roster({known: card for known, card in self._cards.items() if known != name})
+
     def card(self, name: str) -> Card:
         """The card of `name`. Raises RosterError when it is not there."""
         try:
@@ -108,7 +113,8 @@ class Roster:
     def save(self, path: Path | str) -> None:
         """Write the roster: one file for a path that ends in .toml, else a directory of cards.
 
-        In a directory, cards of names that this roster lacks are left alone. Raises RosterError.
+        In a directory, cards of names that this roster lacks are left alone: `forget` removes
+        them. Raises RosterError.
         """
         root = Path(path)
         try:
@@ -121,6 +127,23 @@ class Roster:
                 write_atomic(root / f"{card.name}.card", card.to_text().encode(), 0o644)
         except OSError as error:
             raise RosterError(f"roster {root}: cannot be written: {reason(error)}") from error
+
+    @staticmethod
+    def forget(path: Path | str, name: str) -> Card:
+        """Remove the card of `name` from the roster at `path` and return it. Raises RosterError."""
+        root = Path(path)
+        known = Roster.load(root)
+        gone, rest = known.card(name), known.remove(name)
+        if not root.is_dir():
+            rest.save(root)
+            return gone
+        try:
+            # The file may have another name than the card in it.
+            for file in [one for one in root.glob("*.card") if Card.load(one).name == name]:
+                file.unlink()
+        except OSError as error:
+            raise RosterError(f"roster {root}: cannot be written: {reason(error)}") from error
+        return gone
 
     def __contains__(self, name: object) -> bool:
         return name in self._cards
