@@ -6,7 +6,7 @@ would be that organisation to us. Rosters are values: adding gives a new one.
 """
 
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from protocols.canonical import pack
 
 from .errors import CardError, RosterError
 from .files import read_bounded, write_atomic
-from .identity import MAX_CARD_BYTES, Card, reason
+from .identity import MAX_CARD_BYTES, Card, fingerprint_of, reason
 
 ROSTER_VERSION = 1
 MAX_CARDS = 1024
@@ -162,6 +162,23 @@ class Roster:
 
     def __repr__(self) -> str:
         return f"Roster({', '.join(self.names)})"
+
+
+def differing_cards(roster: Roster, other: str, theirs: Mapping[str, bytes]) -> str:
+    """Whose cards differ between this roster and the one of the node `other`, in words.
+
+    theirs: the digests that `other` says it has; what it says decides nothing.
+    """
+    lines = [
+        f"{card.name}: here {card.fingerprint}, at {other} {fingerprint_of(theirs[card.name])}"
+        for card in roster
+        if card.name in theirs and theirs[card.name] != card.digest
+    ]
+    which = "; ".join(lines) or f"{other} does not say which differ"
+    return (
+        f"{other} has other cards than this node. {which}. Ask whose card it is for its "
+        "fingerprint, and replace the wrong one (roster add --replace)"
+    )
 
 
 def _keys(card: Card) -> tuple[bytes, bytes, bytes, bytes]:

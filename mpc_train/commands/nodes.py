@@ -330,7 +330,7 @@ class _Events:
         if kind == "proposed" and "trust" in fields:
             self.say(f"{fields['job']}: this node is asked to be {fields['role']}")
             self.say(str(fields["trust"]))
-        elif kind in ("waiting", "connected"):
+        elif kind == "connected":
             self.say(f"{kind}: {fields.get('address')}")
         self.view.event(kind, fields)
         if self._json and not (kind in ("progress", "reading") and self._too_soon(fields)):

@@ -328,7 +328,10 @@ def test_exit_statuses() -> None:
 
 def test_another_nodes_word_is_explained() -> None:
     said = explain(parties_errors.AbortedError("peer-lost", "bob"))
-    assert said.startswith("the run was aborted by bob: peer-lost (its process ended")
+    assert said.startswith("the run was aborted by bob: peer-lost (its connection to another")
+    for code in ("lost", "coordinator-lost"):
+        said = explain(parties_errors.AbortedError(code, "bob"))
+        assert said.startswith("bob was lost (") and "aborted" not in said
     assert explain(parties_errors.AbortedError("odd", "bob")) == "the run was aborted by bob: odd"
     assert explain(ValueError("plain")) == "plain"
 
