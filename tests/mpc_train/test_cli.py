@@ -212,6 +212,12 @@ def test_nodes_refuse_wrong_files_and_passphrases(tmp_path: Path, secret: Path) 
     shown = run("party", "--config", config, "--passphrase-file", wrong, "--format", "json")
     assert shown.exit_code == 5
     assert last_object(shown)["status"] == "PassphraseError"
+    # A run directory that cannot be written is found before anything is joined.
+    (tmp_path / "file").write_text("")
+    config.write_text(PARTY.replace('home = "home"', 'home = "home"\nrun_dir = "file"'))
+    shown = run("party", "--config", config, "--passphrase-file", secret)
+    assert shown.exit_code == 3 and "cannot be written" in shown.stderr
+    config.write_text(PARTY)
     # The right passphrase, but the coordinator's card is not there.
     shown = run("party", "--config", config, "--passphrase-file", secret)
     assert shown.exit_code == 5
