@@ -119,7 +119,8 @@ REASONS: dict[str, str] = {
     "linkage": "owners have too few records in common, or too many; its own error says which",
     "job": "it cannot take the job as it is",
     "peer-timeout": "a node did not come or answer in time; its own error says which",
-    "peer-lost": "its process ended, or its connection broke",
+    "lost": "its process ended, or its machine or network fell silent",
+    "peer-lost": "its connection to another node broke; its own error says to which",
     "coordinator-lost": "the connection to it broke, or its process ended",
     "diverged": "a value left the ring's range: training diverges, and nobody gets a result; lower "
     "the learning rate, scale features and label, or clip gradients",

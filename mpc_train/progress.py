@@ -122,6 +122,24 @@ class ProgressView:
         """Take one event: see `parties.coordinator.Coordinator` and `parties.node.run_node`."""
         if kind == "arrived":
             self.say(f"{fields.get('node')} has joined")
+        elif kind == "left":
+            self.say(f"{fields.get('node')} has left; it may join again")
+        elif kind == "refused":
+            self.say(f"{fields.get('node')} was refused: {fields.get('code')}")
+        elif kind == "gathering":
+            here = ", ".join(fields["here"]) or "nobody"
+            self.say(f"here: {here}; missing: {', '.join(fields['missing'])}")
+        elif kind == "waiting":
+            self.say(
+                f"no coordinator yet at {fields['address']}: {fields['trouble']}; "
+                f"trying for {duration(fields['limit_s'])} in all"
+            )
+        elif kind == "unreachable":
+            why = f" ({fields['trouble']})" if "trouble" in fields else ""
+            self.say(
+                f"{fields['node']} cannot dial {fields['peer']} at {fields['address']}{why}; their "
+                "frames go through the coordinator, sealed"
+            )
         elif kind == "agreed":
             self.say("all nodes have signed the same contract")
         elif kind == "checking":

@@ -20,7 +20,7 @@ from protocols.session import VERSION as SESSION_VERSION
 from protocols.session import identity_digest, session_id
 from protocols.signatures import Signer, VerifyKeys
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 """Raised with every change to the protocol: nodes of different versions refuse each other."""
 
 DIGEST_BYTES = 32

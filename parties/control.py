@@ -5,7 +5,7 @@ Nothing secret travels here: names, digests, signatures, progress, sealed artifa
 abort is one generic code, never text, since what an error says may depend on data.
 
     node → coordinator            coordinator → node
-    Hello                         Welcome
+    Hello                         Welcome, Waiting
                                   Propose
     Accept                        Accepted
     SignSession                   Start
@@ -43,6 +43,7 @@ MAX_SUMMARY_BYTES = 1 << 20
 
 Name = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9-]*\Z")]
 Code = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9-]+\Z")]
+Names = Annotated[tuple[Name, ...], Meta(max_length=MAX_NAMES)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 Address = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^tcp://[!-~]+\Z")]
@@ -72,9 +73,19 @@ class Welcome(_Message, frozen=True, tag="welcome"):
     name: Name
 
 
+class Waiting(_Message, frozen=True, tag="waiting"):
+    """Who is connected and who is still missing; told again when that changes."""
+
+    here: Names
+    missing: Names
+
+
 class Propose(_Message, frozen=True, tag="propose"):
+    """cards: the digests of the coordinator's cards, so that the one that differs can be named."""
+
     contract: Annotated[bytes, Meta(max_length=MAX_CONTRACT_BYTES)]
     body: Annotated[bytes, Meta(max_length=MAX_BODY_BYTES)]
+    cards: Annotated[dict[Name, Digest], Meta(max_length=MAX_NAMES)] = {}
 
 
 class Accept(_Message, frozen=True, tag="accept"):
@@ -86,18 +97,29 @@ class Accept(_Message, frozen=True, tag="accept"):
 
 
 class Accepted(_Message, frozen=True, tag="accepted"):
+    """addresses: where each node can be dialled, for its neighbours to try."""
+
     acceptances: Annotated[dict[Name, Accept], Meta(max_length=MAX_NAMES)]
+    addresses: Annotated[dict[Name, Address | None], Meta(max_length=MAX_NAMES)] = {}
 
 
 class SignSession(_Message, frozen=True, tag="sign-session"):
+    """unreachable: neighbours that this node would dial and cannot."""
+
     signature: Signature
+    unreachable: Names = ()
 
 
 class Start(_Message, frozen=True, tag="start"):
-    """Everybody's signature under the session id, and where each node listens."""
+    """Everybody's signature under the session id, and where each node listens.
+
+    relayed: the receiver's neighbours to which the coordinator passes frames on, since one of the
+    two cannot dial the other.
+    """
 
     signatures: Annotated[dict[Name, Signature], Meta(max_length=MAX_NAMES)]
     addresses: Annotated[dict[Name, Address | None], Meta(max_length=MAX_NAMES)]
+    relayed: Names = ()
 
 
 class Ready(_Message, frozen=True, tag="ready"):
@@ -149,7 +171,7 @@ class Aborted(_Message, frozen=True, tag="aborted"):
 
 
 FromNode = Hello | Accept | SignSession | Ready | Progress | ArtifactPart | Done | Abort
-FromCoordinator = Welcome | Propose | Accepted | Start | Go | Delivery | Finish | Aborted
+FromCoordinator = Welcome | Waiting | Propose | Accepted | Start | Go | Delivery | Finish | Aborted
 
 _encoder = msgspec.msgpack.Encoder()
 _from_node = msgspec.msgpack.Decoder(FromNode)

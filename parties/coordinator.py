@@ -85,7 +85,8 @@ class _Node:
 class Coordinator:
     """One run of one job. `address` is known once it is constructed: it has bound its port.
 
-    `on_event(kind, fields)` hears 'arrived', 'proposed', 'agreed', 'started', 'progress',
+    `on_event(kind, fields)` hears 'arrived', 'left', 'refused', 'gathering' (who is here, who is
+    missing), 'unreachable' (who cannot dial whom), 'proposed', 'agreed', 'started', 'progress',
     'artifact', 'done'. Raises PortInUseError, RosterError, ContractError.
     """
 
@@ -110,6 +111,8 @@ class Coordinator:
         self._on_event = on_event
         self._nodes: dict[str, _Node] = {}
         self._refused = Tally()
+        self._gathering = True
+        self._card_digests = {card.name: card.digest for card in cards}
         self._collector = artifacts.Collector(settings.run_dir)
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
         # Cards that the job does not name have no business here: they get no connection.
@@ -136,7 +139,8 @@ class Coordinator:
             self._abort(error.reason_code, error.by)
             raise
         except _Faulty as error:
-            self._abort(error.cause.code, error.name)
+            lost = isinstance(error.cause, PeerLostError)
+            self._abort("lost" if lost else error.cause.code, error.name)
             raise error.cause from None
         except (PartiesError, ProtocolError) as error:
             self._abort(error.code, self._me)
@@ -153,15 +157,17 @@ class Coordinator:
         names = contract.roles.nodes
         self._gather(names)  # 1
         self._event("proposed", job=contract.name, digest=contract.digest().hex())
-        self._tell(names, control.Propose(contract.to_bytes(), self._body))  # 2
+        self._tell(names, control.Propose(contract.to_bytes(), self._body, self._card_digests))  # 2
         deadline = time.monotonic() + settings.agree_timeout_s
         accepted = self._collect(control.Accept, names, deadline, "did not accept the job")
-        self._tell(names, control.Accepted(accepted))
+        addresses = {name: self._nodes[name].address for name in names}
+        self._tell(names, control.Accepted(accepted, addresses))
         signed = self._collect(control.SignSession, names, deadline, "did not sign the session")
         self._event("agreed", nodes=list(names))
         signatures = {name: message.signature for name, message in signed.items()}
-        addresses = {name: self._nodes[name].address for name in names}
-        self._tell(names, control.Start(signatures, addresses))  # 3
+        relayed = self._relayed(signed, addresses)
+        for name in names:
+            self._send(name, control.Start(signatures, addresses, relayed[name]))  # 3
         self._collect(control.Ready, names, deadline, "did not connect to its peers")
         self._event("started", nodes=list(names))
         self._tell(names, control.Go())  # 4
@@ -175,7 +181,23 @@ class Coordinator:
             summaries, tuple(self._collector.files), self._server.relayed_bytes
         )
 
+    def _relayed(
+        self, signed: Mapping[str, control.SignSession], addresses: Mapping[str, str | None]
+    ) -> dict[str, tuple[str, ...]]:
+        """For each node, the neighbours that it cannot dial or that cannot dial it."""
+        pairs: dict[str, set[str]] = {name: set() for name in signed}
+        for name, message in signed.items():
+            for peer in message.unreachable:
+                if peer not in self.contract.roles.neighbours(name):
+                    raise _Faulty(name, ControlError(f"{name} does not dial {clip(peer)}"))
+                pairs[name].add(peer)
+                pairs[peer].add(name)
+                self._event("unreachable", node=name, peer=peer, address=addresses[peer])
+        return {name: tuple(sorted(peers)) for name, peers in pairs.items()}
+
     def _gather(self, names: tuple[str, ...]) -> None:
+        """Wait until all are here at once. Until then whoever leaves may come back."""
+        told: tuple[str, ...] | None = None
         deadline = time.monotonic() + self._settings.arrive_timeout_s
         while missing := [name for name in names if name not in self._nodes]:
             if time.monotonic() > deadline:
@@ -183,7 +205,13 @@ class Coordinator:
                     f"did not arrive within {self._settings.arrive_timeout_s:.0f} s: "
                     f"{', '.join(missing)}"
                 )
+            if told != tuple(missing):
+                told = tuple(missing)
+                here = tuple(name for name in names if name not in told)
+                self._tell(tuple(self._nodes), control.Waiting(here, told))
+                self._event("gathering", here=here, missing=told)
             self._attend()
+        self._gathering = False
 
     def _collect(
         self, kind: type[_M], names: tuple[str, ...], deadline: float, failure: str
@@ -223,6 +251,10 @@ class Coordinator:
     def _left(self, name: str) -> None:
         """A connection broke. Who runs a node takes the run with it; a mere recipient does not."""
         node = self._nodes[name]
+        if self._gathering:
+            del self._nodes[name]
+            self._event("left", node=name)
+            return
         for message in node.inbox:
             if isinstance(message, control.Abort):
                 raise AbortedError(message.code, name)
@@ -251,6 +283,10 @@ class Coordinator:
             raise _Faulty(name, error) from error
         if node is None:
             self._greet(arrival, message)
+        elif isinstance(message, control.Abort) and self._gathering:
+            # Its connection closes in a moment; a new one of this name is welcome.
+            del self._nodes[name]
+            self._event("left", node=name, code=message.code)
         elif isinstance(message, control.Abort):
             raise AbortedError(message.code, name)
         elif isinstance(message, control.Progress):
@@ -323,6 +359,7 @@ class Coordinator:
     def _refuse(self, route: bytes, name: str, code: str) -> None:
         if count := self._refused.add(name):
             log.warning("refused %s %d times, the last time: %s", name, count, code)
+            self._event("refused", node=name, code=code)
         self._server.send(route, control.encode(control.Aborted(code, self._me)))
 
     def _abort(self, code: str, by: str) -> None:

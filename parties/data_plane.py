@@ -13,7 +13,7 @@ id, so that a node left over from another run is not mistaken for a peer.
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from parties.control_plane import MAX_PART_BYTES, Relay
@@ -141,10 +141,12 @@ class DataPlane:
         listens: Mapping[str, str | None],
         relay: tuple[str, bytes] | None,
         timeout_s: float,
+        relayed: Collection[str] = (),
     ) -> None:
         """Connect to every peer of `listens` for the session named by `tag`, its id.
 
-        `relay` is the coordinator's address and CURVE key. Raises PeerTimeoutError with the
+        `relay` is the coordinator's address and CURVE key, `relayed` the peers to which frames go
+        there although one of the two listens. Raises PeerTimeoutError with the
         names that did not connect within `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
@@ -154,7 +156,8 @@ class DataPlane:
                 continue
             self._inbox[peer] = deque()
             self._inbox_bytes[peer] = 0
-            route = choose_route(self._me, peer, listens)
+            relays = peer in relayed
+            route = Route("relay") if relays else choose_route(self._me, peer, listens)
             if route.kind == "listen":
                 awaited.add(peer)
             elif route.kind == "dial":

@@ -77,12 +77,19 @@ class ControlError(PartiesError):
     code = "control"
 
 
+LOST = ("lost", "coordinator-lost")
+"""Codes of who did not abort but is gone."""
+
+
 class AbortedError(PartiesError):
     """The run was aborted: by whom, and the one generic word they gave."""
 
     code = "aborted"
 
     def __init__(self, reason_code: str, by: str) -> None:
-        super().__init__(f"the run was aborted by {by}: {reason_code}")
+        lost = reason_code in LOST
+        super().__init__(
+            f"{by} was lost" if lost else f"the run was aborted by {by}: {reason_code}"
+        )
         self.reason_code = reason_code
         self.by = by

@@ -65,6 +65,12 @@ def check_name(name: str) -> str:
     return name
 
 
+def fingerprint_of(digest: bytes) -> str:
+    """A card's digest in groups of 4 hexadecimal digits."""
+    digits = digest.hex()
+    return "-".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+
 @dataclass(frozen=True)
 class Card:
     """A node's public card. Build it with `from_text` or `IdentityKeys.card`: both verify it."""
@@ -104,8 +110,7 @@ class Card:
     @property
     def fingerprint(self) -> str:
         """The digest for people to compare: 16 groups of 4 hexadecimal digits."""
-        digits = self.digest.hex()
-        return "-".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+        return fingerprint_of(self.digest)
 
     def verifier(self) -> VerifyKeys:
         """What checks this node's signatures."""

@@ -41,10 +41,11 @@ from parties.contract import (
 from parties.control import FromCoordinator, FromNode
 from parties.control_plane import ControlClient
 from parties.coordinator import ABORT_LINGER_S, MAX_WAITING, Event, ignore_event
-from parties.data_plane import DataPlane
+from parties.data_plane import DataPlane, choose_route
 from parties.errors import AbortedError, ContractError, ControlError, TransportError
 from parties.identity import Card
-from parties.roster import Roster
+from parties.reach import Lookout, try_all
+from parties.roster import Roster, differing_cards
 from parties.secure_channel import SecureChannel
 from parties.session import Program, Scalar, Session, confirm, session_info, shake_hands
 from parties.stop import StopFlag, sigterm_interrupts
@@ -59,6 +60,12 @@ _CODE = re.compile(r"[a-z0-9-]{1,32}")
 
 REASON_WAIT_S = 1.5
 """When a neighbour's connection breaks, the coordinator's word on why takes about this long."""
+
+HINT_S = 2.0
+"""A coordinator that starts at the same time as its nodes may take this long."""
+
+SPOKEN_S = 6.0
+"""Where a ZeroMQ peer answers, a connection is made in less than this."""
 
 PROGRESS_S = 0.1
 """Progress is passed on this often: each message wakes a thread that takes the interpreter."""
@@ -84,6 +91,9 @@ class NodeSettings:
     peer_timeout_s: float = 300.0
     """A connected neighbour that sends nothing for this long is given up."""
 
+    dial_timeout_s: float = 8.0
+    """A neighbour that has not answered a first call by then is reached through the relay."""
+
 
 @dataclass(frozen=True)
 class NodeResult:
@@ -100,13 +110,20 @@ class _ControlThread(threading.Thread):
     """The control connection: sends what the node has to say, sorts what comes."""
 
     def __init__(
-        self, client: ControlClient, me: str, coordinator: str, stop: StopFlag, root: Path
+        self,
+        client: ControlClient,
+        me: str,
+        coordinator: str,
+        stop: StopFlag,
+        root: Path,
+        on_event: Event,
     ) -> None:
         super().__init__(name="control", daemon=True)
         self._client = client
         self._me = me
         self._coordinator = coordinator
         self._stop_flag = stop
+        self._on_event = on_event
         self._outbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[FromCoordinator] = queue.SimpleQueue()
         self._closing = threading.Event()
@@ -169,6 +186,8 @@ class _ControlThread(threading.Thread):
         if isinstance(message, control.Aborted):
             if not self._finished:
                 self._stop_flag.set(AbortedError(message.code, message.by))
+        elif isinstance(message, control.Waiting):
+            self._on_event("gathering", {"here": message.here, "missing": message.missing})
         elif isinstance(message, control.Delivery):
             part = message.part
             if part.kind != artifacts.SEALED or part.path.split("/")[0] != self._me:
@@ -220,7 +239,7 @@ class _Node:
             self._transport.close()
             raise
         self._control = _ControlThread(
-            self._client, self._me, settings.coordinator, self._stop, settings.run_dir
+            self._client, self._me, settings.coordinator, self._stop, settings.run_dir, on_event
         )
 
     def run(self) -> NodeResult:
@@ -286,8 +305,10 @@ class _Node:
             for name, one in accepted.acceptances.items()
         }
         sid = verify_acceptances(contract, mine, acceptances, signing)
+        unreachable = self._try(contract, accepted.addresses)
         statement = session_statement(contract, sid, self._me)  # 4
-        talk.say(control.SignSession(self._vault.sign(SESSION_PURPOSE, statement)))
+        signature = self._vault.sign(SESSION_PURPOSE, statement)
+        talk.say(control.SignSession(signature, unreachable))
         start = talk.expect(control.Start, settings.agree_timeout_s, "the start")
         verify_session(contract, sid, start.signatures, signing)
         session = self._join(contract, cards, signing, sid, start)  # 5
@@ -310,22 +331,8 @@ class _Node:
     def _connect(self) -> None:
         settings, talk = self._settings, self._control
         talk.say(control.Hello(CONTRACT_VERSION, self._me, self._plane.address))
-        deadline = time.monotonic() + settings.connect_timeout_s
-        hint = time.monotonic() + 2.0
-        while talk.state == "connecting":
-            self._stop.check("connecting to the coordinator")
-            now = time.monotonic()
-            trouble = self._client.trouble
-            if trouble is not None and (now > hint or "refuses" in trouble):
-                raise TransportError(trouble)
-            if now > deadline:
-                raise TransportError(
-                    f"no coordinator answered at {settings.address} within "
-                    f"{settings.connect_timeout_s:.0f} s: is it running, and is the address right?"
-                )
-            if hint < now < hint + 0.1:
-                self._event("waiting", address=settings.address)
-            time.sleep(0.05)
+        with Lookout(settings.address) as lookout:
+            self._await_connection(lookout)
         welcome = talk.expect(control.Welcome, 30.0, "a welcome")
         if welcome.version != CONTRACT_VERSION:
             raise ContractError(
@@ -333,6 +340,34 @@ class _Node:
                 f"{CONTRACT_VERSION}: run the same release everywhere"
             )
         self._event("connected", coordinator=settings.coordinator, address=settings.address)
+
+    def _await_connection(self, lookout: Lookout) -> None:
+        """Return once connected. Says meanwhile what is wrong, once for each thing that is."""
+        settings, limit_s = self._settings, self._settings.connect_timeout_s
+        started = time.monotonic()
+        said = ""
+        while self._control.state == "connecting":
+            self._stop.check("connecting to the coordinator")
+            waited = time.monotonic() - started
+            refusal, trouble = self._client.trouble, lookout.trouble
+            if refusal is not None and (waited > HINT_S or "refuses" in refusal):
+                raise TransportError(refusal)
+            if trouble is not None:
+                why = trouble.text
+            elif lookout.tried and waited > SPOKEN_S:
+                why = "something there speaks ZeroMQ but lets nobody in: check the port"
+            else:
+                why = ""
+            if (trouble is not None and trouble.final) or waited > limit_s:
+                limit = "" if trouble is not None and trouble.final else f" within {limit_s:.0f} s"
+                raise TransportError(
+                    f"no coordinator answered at {settings.address}{limit}: "
+                    f"{why or 'is it running, and is the address right?'}"
+                )
+            if why and why != said and waited > HINT_S:
+                said = why
+                self._event("waiting", address=settings.address, trouble=why, limit_s=limit_s)
+            time.sleep(0.05)
 
     def _check(self, proposal: control.Propose) -> tuple[Contract, dict[str, Card]]:
         """Raises ContractError or RosterError for a contract that this node must not sign."""
@@ -342,11 +377,7 @@ class _Node:
             raise ContractError(f"{self._me} has no part in the proposed job")
         roster = self._roster.subset(contract.roles.names)
         if roster.digest() != contract.roster_digest:
-            raise ContractError(
-                f"the cards of {self._settings.coordinator} "
-                f"({contract.roster_digest.hex()[:16]}) are not those of {self._me} "
-                f"({roster.digest().hex()[:16]}): compare fingerprints (roster show)"
-            )
+            raise ContractError(differing_cards(roster, self._settings.coordinator, proposal.cards))
         own = roster.card(self._me)
         if own.signing_public != self._vault.card.signing_public:
             raise ContractError(f"the roster's card of {self._me} is not that of this identity")
@@ -358,6 +389,25 @@ class _Node:
             trust=describe_trust(contract.roles),
         )
         return contract, {card.name: card for card in roster}
+
+    def _try(self, contract: Contract, addresses: Mapping[str, str | None]) -> tuple[str, ...]:
+        """The neighbours that this node is to dial and cannot; their frames are relayed."""
+        listens = {**addresses, self._me: self._plane.address}
+        routes = {
+            peer: choose_route(self._me, peer, listens)
+            for peer in contract.roles.neighbours(self._me)
+        }
+        dialled = {peer: route.address for peer, route in routes.items() if route.kind == "dial"}
+        troubles = try_all(dialled, self._settings.dial_timeout_s)
+        for peer, trouble in troubles.items():
+            self._event(
+                "unreachable",
+                node=self._me,
+                peer=peer,
+                address=dialled[peer],
+                trouble=trouble.text,
+            )
+        return tuple(sorted(troubles))
 
     def _join(
         self,
@@ -372,7 +422,7 @@ class _Node:
         listens = {name: start.addresses.get(name) for name in neighbours}
         listens[self._me] = self._plane.address
         relay = (settings.address, self._server_key)
-        self._plane.open(sid, listens, relay, settings.peer_timeout_s)
+        self._plane.open(sid, listens, relay, settings.peer_timeout_s, start.relayed)
         info = session_info(sid, contract.digest(), contract.roster_digest)
         keys = shake_hands(
             self._plane, info, roles, self._me, signing, self._vault, settings.peer_timeout_s
@@ -423,7 +473,9 @@ def run_node(
 ) -> NodeResult:
     """Take part in one run, in whatever roles the job gives `vault`'s name.
 
-    `on_event(kind, fields)` hears 'waiting', 'connected', 'proposed' (with what is asked of this
+    `on_event(kind, fields)` hears 'waiting' (what keeps the coordinator from answering, and the
+    limit), 'gathering' (who is here, who is missing), 'unreachable' (whom this node cannot dial),
+    'connected', 'proposed' (with what is asked of this
     node and the statement of trust), 'signed', 'started', 'progress'. Returns when all nodes are
     done. Raises AbortedError (whoever gave up, with a code), PeerLostError, PeerTimeoutError,
     TransportError, PortInUseError, ContractError, ControlError, what the program raises, and

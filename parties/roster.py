@@ -6,7 +6,7 @@ would be that organisation to us. Rosters are values: adding gives a new one.
 """
 
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from protocols.canonical import pack
 
 from .errors import CardError, RosterError
 from .files import read_bounded, write_atomic
-from .identity import MAX_CARD_BYTES, Card, reason
+from .identity import MAX_CARD_BYTES, Card, fingerprint_of, reason
 
 ROSTER_VERSION = 1
 MAX_CARDS = 1024
@@ -74,6 +74,11 @@ class Roster:
             raise RosterError(f"a roster holds at most {MAX_CARDS} cards")
         return Roster({**self._cards, card.name: card})
 
+    def remove(self, name: str) -> "Roster":
+        """This roster without `name`. Raises RosterError when it is not there."""
+        self.card(name)
+        return Roster({known: card for known, card in self._cards.items() if known != name})
+
     def card(self, name: str) -> Card:
         """The card of `name`. Raises RosterError when it is not there."""
         try:
@@ -108,7 +113,8 @@ class Roster:
     def save(self, path: Path | str) -> None:
         """Write the roster: one file for a path that ends in .toml, else a directory of cards.
 
-        In a directory, cards of names that this roster lacks are left alone. Raises RosterError.
+        In a directory, cards of names that this roster lacks are left alone: `forget` removes
+        them. Raises RosterError.
         """
         root = Path(path)
         try:
@@ -121,6 +127,23 @@ class Roster:
                 write_atomic(root / f"{card.name}.card", card.to_text().encode(), 0o644)
         except OSError as error:
             raise RosterError(f"roster {root}: cannot be written: {reason(error)}") from error
+
+    @staticmethod
+    def forget(path: Path | str, name: str) -> Card:
+        """Remove the card of `name` from the roster at `path` and return it. Raises RosterError."""
+        root = Path(path)
+        known = Roster.load(root)
+        gone, rest = known.card(name), known.remove(name)
+        if not root.is_dir():
+            rest.save(root)
+            return gone
+        try:
+            # The file may have another name than the card in it.
+            for file in [one for one in root.glob("*.card") if Card.load(one).name == name]:
+                file.unlink()
+        except OSError as error:
+            raise RosterError(f"roster {root}: cannot be written: {reason(error)}") from error
+        return gone
 
     def __contains__(self, name: object) -> bool:
         return name in self._cards
@@ -139,6 +162,23 @@ class Roster:
 
     def __repr__(self) -> str:
         return f"Roster({', '.join(self.names)})"
+
+
+def differing_cards(roster: Roster, other: str, theirs: Mapping[str, bytes]) -> str:
+    """Whose cards differ between this roster and the one of the node `other`, in words.
+
+    theirs: the digests that `other` says it has; what it says decides nothing.
+    """
+    lines = [
+        f"{card.name}: here {card.fingerprint}, at {other} {fingerprint_of(theirs[card.name])}"
+        for card in roster
+        if card.name in theirs and theirs[card.name] != card.digest
+    ]
+    which = "; ".join(lines) or f"{other} does not say which differ"
+    return (
+        f"{other} has other cards than this node. {which}. Ask whose card it is for its "
+        "fingerprint, and replace the wrong one (roster add --replace)"
+    )
 
 
 def _keys(card: Card) -> tuple[bytes, bytes, bytes, bytes]:

@@ -42,6 +42,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from parties.admission import Ticket, make_ticket
 from parties.errors import PortInUseError, TransportError
+from parties.reach import by_ipv6
 from parties.tally import Tally
 from protocols.channel import Buffer
 from protocols.errors import PeerLostError
@@ -261,6 +262,8 @@ class Transport:
 
     def bind(self, socket: "zmq.Socket[bytes]", address: str) -> str:
         """Bind and return the address in numbers; PortInUseError if somebody has it."""
+        # Only where it is asked for: with it ZeroMQ reports 127.0.0.1 as ::ffff:127.0.0.1.
+        socket.ipv6 = "//[" in address
         try:
             socket.bind(address)
         except zmq.ZMQError as error:
@@ -351,6 +354,7 @@ class Dialled:
         self.lost = False
         self.trouble: str | None = None
         """Why the last attempt to connect failed, in words for the user."""
+        self._socket.ipv6 = by_ipv6(address)
         try:
             self._socket.connect(address)
         except zmq.ZMQError as error:

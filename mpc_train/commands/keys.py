@@ -1,7 +1,8 @@
 """`mpc-train identity …` and `mpc-train roster …`: own keys, and the cards of the others."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +18,10 @@ from mpc_train.commands.common import (
     reporting,
 )
 from mpc_train.printing import say
+
+if TYPE_CHECKING:
+    from parties.identity import Card
+    from parties.roster import Roster
 
 identity = typer.Typer(no_args_is_help=True, help="This node's own keys.")
 roster = typer.Typer(no_args_is_help=True, help="The public cards of everybody this node accepts.")
@@ -127,18 +132,28 @@ def roster_add(
     replace: Annotated[
         bool, typer.Option("--replace", help="Accept new keys for a name that is known.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask: the fingerprints have been compared.")
+    ] = False,
     output: FormatOption = Format.text,
 ) -> None:
-    """Accept cards, after their fingerprints were compared. All of them, or none."""
+    """Show the fingerprints of cards, ask, and accept all of them or none."""
     with reporting(output):
         from parties.identity import Card
         from parties.roster import Roster
 
         place = file or home_of(home) / "roster"
-        known = Roster.load(place, missing_ok=True)
+        known = before = Roster.load(place, missing_ok=True)
         added = [Card.load(path) for path in cards]
         for card in added:
             known = known.add(card, replace=replace)
+        new = [card for card in added if card.name not in before or before.card(card.name) != card]
+        if output is Format.text:
+            say("Compare each fingerprint with its owner, by telephone or in person:")
+            for card in added:
+                say(f"  {card.name:20} {card.fingerprint}{_remark(card, before)}")
+        if new and not yes:
+            _ask(f"Accept {', '.join(card.name for card in new)}?", output)
         known.save(place)
         if output is Format.json:
             emit(
@@ -149,9 +164,57 @@ def roster_add(
                 }
             )
             return
-        say("Compare each fingerprint with its owner, by telephone or in person:")
-        for card in added:
-            say(f"  {card.name:20} {card.fingerprint}")
+        say(f"Accepted in {place}" if new else f"Nothing to do: all are in {place} already")
+
+
+def _remark(card: "Card", before: "Roster") -> str:
+    """What the roster holds of this card's name already."""
+    if card.name not in before:
+        return ""
+    known = before.card(card.name)
+    return "  known already" if known == card else f"\n  {'instead of':20} {known.fingerprint}"
+
+
+def _ask(question: str, output: Format) -> None:
+    """Return when somebody at the terminal says yes; else raise RosterError: nothing is stored."""
+    from parties.errors import RosterError
+
+    if output is Format.json or not sys.stdin.isatty():
+        raise RosterError(
+            "nothing was changed: there is no terminal to ask at; once the fingerprints have been "
+            "compared, run it again with --yes"
+        )
+    if not typer.confirm(question, default=False):
+        raise RosterError("nothing was changed")
+
+
+@roster.command("remove")
+def roster_remove(
+    names: Annotated[list[str], typer.Argument(help="Names whose cards are no longer accepted.")],
+    home: HomeOption = None,
+    file: RosterOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    output: FormatOption = Format.text,
+) -> None:
+    """Stop accepting cards. All of them are removed, or none if a name is unknown."""
+    with reporting(output):
+        from parties.roster import Roster
+
+        place = file or home_of(home) / "roster"
+        known = Roster.load(place)
+        gone = [known.card(name) for name in dict.fromkeys(names)]
+        if output is Format.text:
+            for card in gone:
+                say(f"  {card.name:20} {card.fingerprint}")
+        if not yes:
+            _ask(f"Remove {', '.join(card.name for card in gone)}?", output)
+        for card in gone:
+            Roster.forget(place, card.name)
+        if output is Format.json:
+            removed = {card.name: card.fingerprint for card in gone}
+            emit({"status": "ok", "roster": str(place), "removed": removed})
+            return
+        say(f"Removed from {place}")
 
 
 @roster.command("show")

@@ -330,7 +330,7 @@ class _Events:
         if kind == "proposed" and "trust" in fields:
             self.say(f"{fields['job']}: this node is asked to be {fields['role']}")
             self.say(str(fields["trust"]))
-        elif kind in ("waiting", "connected"):
+        elif kind == "connected":
             self.say(f"{kind}: {fields.get('address')}")
         self.view.event(kind, fields)
         if self._json and not (kind in ("progress", "reading") and self._too_soon(kind, fields)):
@@ -351,4 +351,15 @@ def _roles(job: "Job") -> "Roles":
 
 
 def _run_dir(root: Path, name: str) -> Path:
+    """Where this run's files will lie; ConfigError now, not after the training, if they cannot."""
+    from mpc_train.errors import ConfigError
+    from parties.files import private_directory, write_atomic
+
+    trial = root / f".{name}-{os.getpid()}.trial"
+    try:
+        private_directory(root)
+        write_atomic(trial, bytes(4096))
+        trial.unlink()
+    except OSError as error:
+        raise ConfigError(f"run_dir {root}: cannot be written ({error.strerror})") from error
     return root / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"

@@ -72,6 +72,7 @@ def test_help_names_every_verb_and_the_exit_statuses() -> None:
         ["identity", "card"],
         ["identity", "show"],
         ["roster", "add"],
+        ["roster", "remove"],
         ["roster", "show"],
         ["job", "check"],
         ["party"],
@@ -161,7 +162,7 @@ def test_identities_cards_and_rosters(tmp_path: Path, secret: Path) -> None:
     card.write_text(run("identity", "card", "--home", bob).stdout)
     printed = last_object(run("identity", "card", "--home", bob, "--format", "json"))
     assert printed["card"] == card.read_text()
-    added = run("roster", "add", card, "--home", ann)
+    added = run("roster", "add", "--yes", card, "--home", ann)
     assert added.exit_code == 0
     assert str(fingerprint) in added.stdout
     cards = last_object(run("roster", "show", "--home", ann, "--format", "json"))["cards"]
@@ -171,10 +172,12 @@ def test_identities_cards_and_rosters(tmp_path: Path, secret: Path) -> None:
     # A changed key under a known name, an altered card, a second identity of one name.
     third = tmp_path / "third"
     run("identity", "new", "bob", "--home", third, "--passphrase-file", secret)
-    assert run("roster", "add", third / "bob.card", "--home", ann).exit_code == 5
-    assert run("roster", "add", third / "bob.card", "--home", ann, "--replace").exit_code == 0
+    assert run("roster", "add", "--yes", third / "bob.card", "--home", ann).exit_code == 5
+    assert (
+        run("roster", "add", "--yes", third / "bob.card", "--home", ann, "--replace").exit_code == 0
+    )
     card.write_text(card.read_text().replace('name = "bob"', 'name = "eve"'))
-    assert run("roster", "add", card, "--home", ann).exit_code == 5
+    assert run("roster", "add", "--yes", card, "--home", ann).exit_code == 5
     again = run("identity", "new", "ann", "--home", ann, "--passphrase-file", secret)
     assert again.exit_code == 5
     assert "never overwritten" in again.stderr
@@ -209,6 +212,12 @@ def test_nodes_refuse_wrong_files_and_passphrases(tmp_path: Path, secret: Path) 
     shown = run("party", "--config", config, "--passphrase-file", wrong, "--format", "json")
     assert shown.exit_code == 5
     assert last_object(shown)["status"] == "PassphraseError"
+    # A run directory that cannot be written is found before anything is joined.
+    (tmp_path / "file").write_text("")
+    config.write_text(PARTY.replace('home = "home"', 'home = "home"\nrun_dir = "file"'))
+    shown = run("party", "--config", config, "--passphrase-file", secret)
+    assert shown.exit_code == 3 and "cannot be written" in shown.stderr
+    config.write_text(PARTY)
     # The right passphrase, but the coordinator's card is not there.
     shown = run("party", "--config", config, "--passphrase-file", secret)
     assert shown.exit_code == 5
@@ -224,7 +233,7 @@ def test_a_port_in_use_is_status_7(tmp_path: Path, secret: Path) -> None:
         tmp_path / name / f"{name}.card"
         for name in ("ann", "bob", "cleo", "registry", "office", "desk")
     ]
-    run("roster", "add", *cards, "--home", tmp_path / "desk")
+    run("roster", "add", "--yes", *cards, "--home", tmp_path / "desk")
     write_job(tmp_path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -325,7 +334,10 @@ def test_exit_statuses() -> None:
 
 def test_another_nodes_word_is_explained() -> None:
     said = explain(parties_errors.AbortedError("peer-lost", "bob"))
-    assert said.startswith("the run was aborted by bob: peer-lost (its process ended")
+    assert said.startswith("the run was aborted by bob: peer-lost (its connection to another")
+    for code in ("lost", "coordinator-lost"):
+        said = explain(parties_errors.AbortedError(code, "bob"))
+        assert said.startswith("bob was lost (") and "aborted" not in said
     assert explain(parties_errors.AbortedError("odd", "bob")) == "the run was aborted by bob: odd"
     assert explain(ValueError("plain")) == "plain"
 

@@ -370,11 +370,12 @@ class Flood:
 def test_a_coordinator_cannot_fill_a_node(
     tmp_path: Path, message: control.FromCoordinator, said: str
 ) -> None:
+    from parties.coordinator import ignore_event
     from parties.node import _ControlThread
 
     flood, stop = Flood(message), StopFlag()
     client: ControlClient = flood  # type: ignore[assignment]
-    thread = _ControlThread(client, "ann", "desk", stop, tmp_path)
+    thread = _ControlThread(client, "ann", "desk", stop, tmp_path, ignore_event)
     thread.start()
     thread.join(PATIENCE_S)
     assert isinstance(stop.reason, ControlError) and said in str(stop.reason)

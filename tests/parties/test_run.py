@@ -213,7 +213,7 @@ def test_no_child_outlives_a_killed_supervisor(local_run: LocalRun) -> None:
         ("body", "not the one under the contract"),
         ("contract", "did not sign this contract"),
         ("dealer", "alice cannot both deal and evaluate"),
-        ("roster", "are not those of bob"),
+        ("roster", "has other cards than this node"),
         ("nonce", "alice did not sign this contract"),
         ("missing", "not those of the job's nodes"),
         ("session", "alice did not sign this session"),

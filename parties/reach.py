@@ -1,0 +1,155 @@
+"""Why an address cannot be dialled: its name, its port or what answers there.
+
+ZeroMQ dials again and again and does not say what is wrong. Here a plain TCP connection is made,
+which sends nothing and reads the ten bytes with which every ZeroMQ peer begins. Says nothing of
+who answers: that is for CURVE keys, tickets and the handshake.
+"""
+
+import contextlib
+import ipaddress
+import queue
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SIGNATURE_BYTES = 10
+"""A ZMTP greeting begins with FF, eight bytes, 7F."""
+
+AGAIN_S = 2.0
+"""How long after one try the next one is made, while nobody answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What keeps a node from an address, in words, with what to check."""
+
+    text: str
+    final: bool = False
+    """Waiting does not help: the name exists nowhere, or another program answers."""
+
+
+def split(address: str) -> tuple[str, int]:
+    """Host, without brackets, and port of tcp://host:port."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def by_ipv6(address: str) -> bool:
+    """Whether ZeroMQ has to dial `address` by IPv6: it tries one address of a name only.
+
+    A name that has both kinds is dialled by IPv4, which every node can listen on.
+    """
+    host, port = split(address)
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.split("%")[0]).version == 6
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    families = {family for family, *_ in found}
+    return socket.AF_INET6 in families and socket.AF_INET not in families
+
+
+def try_address(address: str, timeout_s: float) -> Trouble | None:
+    """Dial `address` once; None if a ZeroMQ peer answers. Takes `timeout_s` a step at most, but
+    for the look-up of a name, which is the system's."""
+    host, port = split(address)
+    try:
+        family = socket.AF_INET6 if by_ipv6(address) else socket.AF_INET
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+    except UnicodeError:
+        return Trouble(f"{host} is no name of a machine: correct the address", final=True)
+    except socket.gaierror as error:
+        final = error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None))
+        return Trouble(
+            f"the name {host} does not resolve to an address: check its spelling and this "
+            "machine's name server",
+            final,
+        )
+    with socket.socket(family, socket.SOCK_STREAM) as plain:
+        plain.settimeout(timeout_s)
+        try:
+            plain.connect(found[0][4])
+        except ConnectionRefusedError:
+            return Trouble(
+                f"nothing listens on port {port} of {host}: check the port, and that the program "
+                "there is running"
+            )
+        except TimeoutError:
+            return Trouble(
+                f"{host} does not answer on port {port}: check the address, and the firewalls on "
+                "the way"
+            )
+        except OSError as error:
+            return Trouble(f"{host} cannot be reached ({error.strerror}): check the network")
+        return _greeted(plain, host, port, timeout_s)
+
+
+def _greeted(plain: socket.socket, host: str, port: int, timeout_s: float) -> Trouble | None:
+    """Read how the other end begins; a bounded number of bytes, for a bounded time."""
+    other = f"another program than mpc-train answers on port {port} of {host}: check the port"
+    said, deadline = b"", time.monotonic() + timeout_s
+    while len(said) < SIGNATURE_BYTES:
+        plain.settimeout(max(0.01, deadline - time.monotonic()))
+        try:
+            piece = plain.recv(SIGNATURE_BYTES - len(said))
+        except OSError:
+            return Trouble(f"{other} (it says nothing)")
+        if not piece:
+            return Trouble(f"{other} (it closes the connection)")
+        said += piece
+        if said[0] != 0xFF or time.monotonic() > deadline:
+            return Trouble(other, final=True)
+    return None if said[-1] == 0x7F else Trouble(other, final=True)
+
+
+def try_all(addresses: Mapping[str, str], timeout_s: float) -> dict[str, Trouble]:
+    """Try all addresses at once; what is wrong with those that did not answer in `timeout_s`."""
+    answers: queue.SimpleQueue[tuple[str, Trouble | None]] = queue.SimpleQueue()
+
+    def attempt(name: str, address: str) -> None:
+        answers.put((name, try_address(address, timeout_s / 2)))
+
+    for name, address in addresses.items():
+        threading.Thread(target=attempt, args=(name, address), daemon=True).start()
+    found = {name: Trouble("it does not answer in time") for name in addresses}
+    deadline = time.monotonic() + timeout_s
+    for _ in addresses:
+        try:
+            name, trouble = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            break
+        del found[name]
+        if trouble is not None:
+            found[name] = trouble
+    return found
+
+
+class Lookout:
+    """Tries one address again and again in a thread of its own, until it is closed."""
+
+    def __init__(self, address: str, timeout_s: float = 4.0) -> None:
+        self._over = threading.Event()
+        self.trouble: Trouble | None = None
+        self.tried = False
+        """Whether the first attempt is over."""
+        threading.Thread(
+            target=self._watch, args=(address, timeout_s), name="lookout", daemon=True
+        ).start()
+
+    def _watch(self, address: str, timeout_s: float) -> None:
+        while not self._over.is_set():
+            self.trouble = try_address(address, timeout_s)
+            self.tried = True
+            self._over.wait(AGAIN_S)
+
+    def close(self) -> None:
+        self._over.set()
+
+    def __enter__(self) -> "Lookout":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
