@@ -32,7 +32,7 @@ $(READY): requirements.txt pyproject.toml
 	@$(PY) -m pip install --quiet -r requirements.txt
 	@$(PY) -m pip install --quiet --no-deps crypten==0.4.1
 	@$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
-	@$(PY) -m protocols.kernels
+	@$(PY) -m protocols.ring.kernels
 	@touch $@
 
 demo: $(READY)

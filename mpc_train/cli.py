@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from mpc_train.base.printing import say
+from mpc_train.base.release import version
 from mpc_train.commands import data, job, keys, model, nodes, open, predict, run, schema
-from mpc_train.printing import say
-from mpc_train.release import version
 
 app = typer.Typer(
     name="mpc-train",

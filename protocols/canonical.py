@@ -7,7 +7,7 @@ same bytes: no field can borrow bytes from its neighbour, which plain concatenat
 
 from collections.abc import Iterable, Sequence
 
-from .errors import FrameError
+from protocols.errors import FrameError
 
 LENGTH_BYTES = 4
 MAX_FIELD_BYTES = (1 << 32) - 1

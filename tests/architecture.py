@@ -117,7 +117,7 @@ def arrows_point_one_way(source: Source) -> Iterator[str]:
 def parties_enter_through_the_composition_root(source: Source) -> Iterator[str]:
     if source.owner != "mpc_train" or source.path.startswith("mpc_train/commands/"):
         return
-    if source.path in ("mpc_train/cli.py", "mpc_train/program.py"):
+    if source.path in ("mpc_train/cli.py", "mpc_train/run/program.py"):
         return
     for line, name in source.imports:
         if _within(name, "parties"):
@@ -125,23 +125,23 @@ def parties_enter_through_the_composition_root(source: Source) -> Iterator[str]:
 
 
 def zmq_has_one_module(source: Source) -> Iterator[str]:
-    if source.owner == "tests" or source.path == "parties/zmq_transport.py":
+    if source.owner == "tests" or source.path == "parties/wire/zmq_transport.py":
         return
     for line, name in source.imports:
         if _within(name, "zmq"):
-            yield f"{source.path}:{line}: imports {name}; only parties/zmq_transport.py may"
+            yield f"{source.path}:{line}: imports {name}; only parties/wire/zmq_transport.py may"
 
 
 def crypten_has_one_door(source: Source) -> Iterator[str]:
     """CrypTen is imported in one place, and handed on by the modules named after it."""
-    if source.owner == "tests" or source.path == "protocols/crypten_import.py":
+    if source.owner == "tests" or source.path == "protocols/crypten_tensor/importing.py":
         return
     for line, name in source.imports:
         if _within(name, "crypten"):
-            yield f"{source.path}:{line}: imports {name}; take it from protocols.crypten_import"
+            yield f"{source.path}:{line}: imports {name}; take it from protocols.crypten_tensor.importing"
         inside = source.path.startswith("protocols/crypten_")
-        if _within(name, "protocols.crypten_import") and not inside:
-            yield f"{source.path}:{line}: imports {name}; take it from protocols.crypten_backend"
+        if _within(name, "protocols.crypten_tensor.importing") and not inside:
+            yield f"{source.path}:{line}: imports {name}; take it from protocols.crypten_tensor.tensor"
 
 
 STOCK_PROTOCOL = ("crypten.mpc", "crypten.init", "crypten.generators", "crypten.common.rng")
@@ -249,11 +249,11 @@ def printing_has_one_door(source: Source) -> Iterator[str]:
     """`printing.say` escapes what could steer a terminal; whoever prints past it forgets to."""
     if source.owner not in ("parties", "mpc_train", "launch"):
         return
-    if source.path == "mpc_train/printing.py":
+    if source.path == "mpc_train/base/printing.py":
         return
     for node, name in source.uses:
         if name in ("print", "sys.stdout.write", "sys.stderr.write"):
-            yield f"{source.path}:{node.lineno}: {name}; use mpc_train.printing.say"
+            yield f"{source.path}:{node.lineno}: {name}; use mpc_train.base.printing.say"
 
 
 RULES: tuple[Rule, ...] = (

@@ -17,7 +17,7 @@ from tests.ways_out import (
 
 METRICS = "mpc_train/evaluation/metrics.py"
 SOURCES = read_sources()
-ARITHMETIC = "from protocols.masked import Masked\n"
+ARITHMETIC = "from protocols.shares.masked import Masked\n"
 NAMES = [name for way in WAYS for name in sorted(way.names)]
 MEMBERS = [*NAMES, *(name for way in WAYS for name in sorted(way.members))]
 
@@ -50,22 +50,22 @@ def test_a_name_is_one_way() -> None:
 
 
 LEAKS = {
-    "a mask of zeros": "from protocols.role import Mask\nrole.open(z.part, Mask(zeros))",
-    "a mask by another name": "from protocols.role import Mask as M\nrole.open(z.part, M(lam))",
+    "a mask of zeros": "from protocols.roles.role import Mask\nrole.open(z.part, Mask(zeros))",
+    "a mask by another name": "from protocols.roles.role import Mask as M\nrole.open(z.part, M(lam))",
     "a mask of its module": "from protocols import role as r\nr.Mask(lam)",
-    "a mask handed on": "from protocols.evaluator import Mask\nmake = Mask",
-    "a mask of a class of its own": "from protocols.role import Mask\nclass M(Mask): ...",
+    "a mask handed on": "from protocols.roles.evaluator import Mask\nmake = Mask",
+    "a mask of a class of its own": "from protocols.roles.role import Mask\nclass M(Mask): ...",
     "a share to all": "role.broadcast(b'rvl ', lam)",
     "a share to all, later": "tell_all = role.broadcast\ntell_all(b'rvl ', lam)",
-    "a share to one": "from protocols.frames import send_all\nsend_all(channel, peer, label, x)",
-    "a share by another name": "from protocols.frames import send_all as s\ns(channel, to, b'', x)",
-    "a share by its module": "import protocols.frames as f\nf.send_all(channel, peer, label, x)",
-    "a share by a long name": "import protocols.frames\nprotocols.frames.send_all(c, p, label, x)",
+    "a share to one": "from protocols.roles.frames import send_all\nsend_all(channel, peer, label, x)",
+    "a share by another name": "from protocols.roles.frames import send_all as s\ns(channel, to, b'', x)",
+    "a share by its module": "import protocols.roles.frames as f\nf.send_all(channel, peer, label, x)",
+    "a share by a long name": "import protocols.roles.frames\nprotocols.frames.send_all(c, p, label, x)",
     "a share by a late import": (
-        "from importlib import import_module\nimport_module('protocols.frames').send_all(c, p, l)"
+        "from importlib import import_module\nimport_module('protocols.roles.frames').send_all(c, p, l)"
     ),
-    "a share through another module": "from protocols.inputs import send_all\nsend_all(c, p, b, x)",
-    "a share through every name": "from protocols.frames import *\nsend_all(c, p, b, x)",
+    "a share through another module": "from protocols.shares.inputs import send_all\nsend_all(c, p, b, x)",
+    "a share through every name": "from protocols.roles.frames import *\nsend_all(c, p, b, x)",
     "a frame of one's own": "session.channel.send(peer, label, words.tobytes())",
     "a frame, mapped": "list(map(channel.send, peers, labels, shares))",
     "a frame of a role's channel": "role._channel",
@@ -84,12 +84,14 @@ LEAKS = {
     "a method by a caller": "from operator import methodcaller\nmethodcaller('broadcast', b'', x)",
     "an attribute, below the class": "object.__getattribute__(x, 'lam')",
     "a pattern": "match x:\n    case Masked(lam=share):\n        print(share)",
-    "a half of one's own": ("from protocols.reveal import SealedHalf\nSealedHalf(words, share)"),
-    "a half by another name": "from protocols.reveal import SealedHalf as H\nH(words, share)",
+    "a half of one's own": (
+        "from protocols.shares.reveal import SealedHalf\nSealedHalf(words, share)"
+    ),
+    "a half by another name": "from protocols.shares.reveal import SealedHalf as H\nH(words, share)",
     "a tensor as a whole": "x.get_plain_text()",
     "a tensor of a call": "f(x).get_plain_text(dst=0)",
     "an artifact": "session.emit('public', 'shares', words.tobytes())",
-    "an envelope": "from protocols.envelope import seal_envelope\nseal_envelope(words, info=i)",
+    "an envelope": "from protocols.sealing.envelope import seal_envelope\nseal_envelope(words, info=i)",
     "news": "session.progress(loss=total)",
     "a stream": "role._stream.words(5)",
 }
@@ -108,13 +110,13 @@ HELD = {
 
 @pytest.mark.parametrize("name", LEAKS)
 def test_a_planted_leak_is_caught(name: str) -> None:
-    for path in (METRICS, "protocols/less_than.py", "launch.py"):
+    for path in (METRICS, "protocols/comparison/less_than.py", "launch.py"):
         assert broken(path, LEAKS[name])
 
 
 @pytest.mark.parametrize("name", HELD)
 def test_a_planted_leak_where_shares_are_is_caught(name: str) -> None:
-    assert broken("protocols/less_than.py", HELD[name])
+    assert broken("protocols/comparison/less_than.py", HELD[name])
     assert broken(METRICS, ARITHMETIC + HELD[name])
     assert broken("mpc_train/tables/cells.py", HELD[name]) == []
 
@@ -148,7 +150,7 @@ def test_every_imported_name_is_caught_in_every_form(name: str) -> None:
 
 
 def test_a_name_handed_on_under_another_is_caught_where_it_is_renamed() -> None:
-    assert broken(METRICS, "from protocols.frames import send_all as s")
+    assert broken(METRICS, "from protocols.roles.frames import send_all as s")
 
 
 def test_a_listed_expression_allows_nothing_else() -> None:
@@ -156,22 +158,22 @@ def test_a_listed_expression_allows_nothing_else() -> None:
     assert broken("mpc_train/evaluation/own.py", "x.delta")
     assert broken("mpc_train/training/losses.py", "self.delta") == []
     assert broken("mpc_train/training/losses.py", "outputs.delta.get()")
-    assert broken("protocols/shuffle.py", "x.delta.get()") == []
-    assert broken("protocols/shuffle.py", "x.lam.get()")
+    assert broken("protocols/linkage/shuffle.py", "x.delta.get()") == []
+    assert broken("protocols/linkage/shuffle.py", "x.lam.get()")
 
 
 @pytest.mark.parametrize(
     "code",
     [
-        "from protocols.reveal import SealedHalf\ndef f(x: list[SealedHalf]) -> SealedHalf: ...",
-        "from protocols.role import Mask\nmask: Mask",
+        "from protocols.shares.reveal import SealedHalf\ndef f(x: list[SealedHalf]) -> SealedHalf: ...",
+        "from protocols.roles.role import Mask\nmask: Mask",
         "found.get('delta')",
         "found.get(name, 0)",
         "import numpy as np\nnp.broadcast_to(x, shape)",
         "def send(x): ...\nclass T:\n    def get_plain_text(self): raise NotImplementedError",
         "delta = 1\nlam = delta",
         "getattr(x, 'shape')",
-        "from mpc_train.progress import ProgressView\nProgressView()",
+        "from mpc_train.run.progress import ProgressView\nProgressView()",
     ],
 )
 def test_what_is_no_leak_passes(code: str) -> None:
@@ -181,18 +183,18 @@ def test_what_is_no_leak_passes(code: str) -> None:
 @pytest.mark.parametrize(
     ("code", "caught"),
     [
-        ("from protocols.masked import Masked", True),
+        ("from protocols.shares.masked import Masked", True),
         ("from protocols import evaluator", True),
-        ("import protocols.streams as s", True),
+        ("import protocols.roles.streams as s", True),
         ("import protocols", True),
-        ("import importlib\nimportlib.import_module('protocols.role')", True),
+        ("import importlib\nimportlib.import_module('protocols.roles.role')", True),
         ("from protocols.errors import FrameError\nfrom protocols import hybrid", False),
     ],
 )
 def test_parties_take_the_wire_only(code: str, caught: bool) -> None:
-    assert bool(broken("parties/node.py", code, parties_know_no_arithmetic)) == caught
-    assert not broken("mpc_train/data.py", code, parties_know_no_arithmetic)
+    assert bool(broken("parties/nodes/node.py", code, parties_know_no_arithmetic)) == caught
+    assert not broken("mpc_train/owners/table.py", code, parties_know_no_arithmetic)
 
 
 def test_parties_send_what_they_are_given() -> None:
-    assert broken("parties/session.py", "channel.send(peer, label, sid)") == []
+    assert broken("parties/agreement/session.py", "channel.send(peer, label, sid)") == []

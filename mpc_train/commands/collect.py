@@ -9,7 +9,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.linkage.partners import all_linkage_warnings, without_partner
 
 if TYPE_CHECKING:
-    from mpc_train.opening import PublicCard
+    from mpc_train.results.opening import PublicCard
 
 
 def bundle(
@@ -28,11 +28,11 @@ def bundle(
     before it writes anything, if one of `evaluators` sealed nothing to one of `recipients`, or
     something else: without all envelopes a model cannot be opened.
     """
-    from mpc_train.artifact import ENVELOPE_FILE
     from mpc_train.errors import ArtifactError
-    from parties.artifacts import SEALED
+    from mpc_train.results.artifact import ENVELOPE_FILE
     from parties.files import write_atomic
-    from protocols.bundle import pack_bundle
+    from parties.nodes.artifacts import SEALED
+    from protocols.sealing.bundle import pack_bundle
 
     about: set[tuple[bytes, int, tuple[str, ...]]] = set()
     found: dict[str, dict[str, bytes]] = {}
@@ -68,9 +68,9 @@ def _about(
 ) -> tuple[bytes, int, tuple[str, ...]]:
     """Session, step and tensors of an envelope; ArtifactError unless `sender` signed it so."""
     from mpc_train.errors import ArtifactError
-    from protocols.envelope import EnvelopeInfo, check_envelope, read_info
     from protocols.errors import EnvelopeError
-    from protocols.session import SUITE
+    from protocols.sealing.envelope import EnvelopeInfo, check_envelope, read_info
+    from protocols.sealing.session import SUITE
 
     try:
         said = read_info(envelope)

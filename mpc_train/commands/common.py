@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mpc_train.base.printing import EscapingFormatter, error_escaped, say
 from mpc_train.errors import NodeFailedError, classify, explain
-from mpc_train.jobs.node_config import HOME_VARIABLE, Place, default_home
-from mpc_train.printing import EscapingFormatter, error_escaped, say
+from mpc_train.run.node_config import HOME_VARIABLE, Place, default_home
 
 if TYPE_CHECKING:
-    from parties.roster import Roster
-    from parties.vault import FileVault
+    from parties.keys.roster import Roster
+    from parties.keys.vault import FileVault
 
 
 class Format(enum.StrEnum):
@@ -139,8 +139,8 @@ def open_vault(
     home: Path, name: str, passphrase_file: Path | None, passphrase_fd: int | None
 ) -> "FileVault":
     """Open an identity with a passphrase from a file, a descriptor or the terminal."""
-    from parties.passphrase import read_passphrase
-    from parties.vault import FileVault, identity_path
+    from parties.keys.passphrase import read_passphrase
+    from parties.keys.vault import FileVault, identity_path
 
     path = identity_path(home, name)
     if not path.exists():
@@ -161,7 +161,7 @@ def enter(
     place: Place, passphrase_file: Path | None, passphrase_fd: int | None
 ) -> "tuple[FileVault, Roster]":
     """Open the identity and the roster that a node's file names."""
-    from parties.roster import Roster
+    from parties.keys.roster import Roster
 
     if passphrase_file is None and passphrase_fd is None:
         passphrase_file = place.passphrase_file

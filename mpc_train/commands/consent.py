@@ -14,16 +14,16 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mpc_train.approval import MAX_APPROVAL_BYTES, SUFFIX, ApprovalError, approver_of
+from mpc_train.base.printing import say
 from mpc_train.errors import RefusedError
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.node_config import NodeConfig
-from mpc_train.printing import say
+from mpc_train.run.approval import MAX_APPROVAL_BYTES, SUFFIX, ApprovalError, approver_of
+from mpc_train.run.node_config import NodeConfig
 from parties.files import read_bounded
 
 if TYPE_CHECKING:
-    from mpc_train.progress import ProgressView
-    from parties.roster import Roster
+    from mpc_train.run.progress import ProgressView
+    from parties.keys.roster import Roster
 
 Ask = Callable[[str], bool]
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from mpc_train.base.printing import say
 from mpc_train.commands.common import ConfigOption, Format, FormatOption, emit, reporting
 from mpc_train.errors import JobError
-from mpc_train.printing import say
 
 data = typer.Typer(no_args_is_help=True, help="This node's own tables.")
 
@@ -22,11 +22,11 @@ def data_check(
     """Read this node's table as a job would, and say all that is wrong with it. Nothing is sent
     anywhere, and no other node is needed."""
     with reporting(output):
-        from mpc_train.data import load_table
         from mpc_train.jobs.job import load_job
-        from mpc_train.jobs.node_config import load_node_config
-        from mpc_train.linkage.columns import columns_of
-        from mpc_train.progress import ProgressView
+        from mpc_train.owners.columns import columns_of
+        from mpc_train.owners.table import load_table
+        from mpc_train.run.node_config import load_node_config
+        from mpc_train.run.progress import ProgressView
         from mpc_train.tables.source import label_of
 
         node, job = load_node_config(config), load_job(path)

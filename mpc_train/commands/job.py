@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mpc_train.base.printing import say
 from mpc_train.commands.common import (
     Format,
     FormatOption,
@@ -18,7 +19,6 @@ from mpc_train.commands.common import (
     open_vault,
     reporting,
 )
-from mpc_train.printing import say
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -42,13 +42,13 @@ def job_check(
     --roster they are an error.
     """
     with reporting(output):
-        from mpc_train.jobs.cautions import cautions
-        from mpc_train.jobs.footprint import memory_needs
+        from mpc_train.admission.cautions import cautions
+        from mpc_train.admission.footprint import memory_needs
         from mpc_train.jobs.job import load_job
         from mpc_train.jobs.outputs import disclosed_on_the_way
         from mpc_train.jobs.schedule import total_steps
-        from mpc_train.report import beware, describe
-        from parties.contract import Roles, describe_trust
+        from mpc_train.results.report import beware, describe
+        from parties.agreement.contract import Roles, describe_trust
 
         checked = load_job(path)
         unknown = _without_card(checked, roster, home_of(home))
@@ -83,7 +83,7 @@ def _without_card(job: "Job", given: Path | None, home: Path) -> dict[str, str]:
     """The names of the job without a card in the roster, each with a line about it; RosterError
     for them if the roster was `given`."""
     from parties.errors import RosterError
-    from parties.roster import Roster
+    from parties.keys.roster import Roster
 
     place = given or home / "roster"
     if given is None and not place.exists():
@@ -122,10 +122,10 @@ def job_approve(
 ) -> None:
     """Sign a job's digest: nodes that list you under approvers run it without asking a person."""
     with reporting(output):
-        from mpc_train.approval import SUFFIX, approve
         from mpc_train.errors import ConfigError
         from mpc_train.jobs.job import load_job
-        from mpc_train.report import beware, describe
+        from mpc_train.results.report import beware, describe
+        from mpc_train.run.approval import SUFFIX, approve
         from parties.files import write_atomic
 
         checked = load_job(path)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mpc_train.base.printing import say
 from mpc_train.commands.common import (
     Format,
     FormatOption,
@@ -17,11 +18,10 @@ from mpc_train.commands.common import (
     home_of,
     reporting,
 )
-from mpc_train.printing import say
 
 if TYPE_CHECKING:
-    from parties.identity import Card
-    from parties.roster import Roster
+    from parties.keys.identity import Card
+    from parties.keys.roster import Roster
 
 identity = typer.Typer(no_args_is_help=True, help="This node's own keys.")
 roster = typer.Typer(no_args_is_help=True, help="The public cards of everybody this node accepts.")
@@ -46,9 +46,9 @@ def identity_new(
     """Make keys; the private part is encrypted under a passphrase. Prints the fingerprint."""
     with reporting(output):
         from parties.errors import IdentityError
-        from parties.passphrase import read_passphrase
-        from parties.roster import Roster
-        from parties.vault import FileVault, card_path, identity_path
+        from parties.keys.passphrase import read_passphrase
+        from parties.keys.roster import Roster
+        from parties.keys.vault import FileVault, card_path, identity_path
 
         folder = home_of(home, make=True)
         path = identity_path(folder, name)
@@ -82,7 +82,7 @@ def identity_card(
 ) -> None:
     """Print the public card, to be sent to the others."""
     with reporting(output):
-        from parties.vault import identity_path, read_card
+        from parties.keys.vault import identity_path, read_card
 
         folder = home_of(home)
         card = read_card(identity_path(folder, find_name(folder, name)))
@@ -105,7 +105,7 @@ def identity_show(
 ) -> None:
     """Show name, fingerprint and date of an identity."""
     with reporting(output):
-        from parties.vault import identity_path, read_card
+        from parties.keys.vault import identity_path, read_card
 
         folder = home_of(home)
         path = identity_path(folder, find_name(folder, name))
@@ -139,8 +139,8 @@ def roster_add(
 ) -> None:
     """Show the fingerprints of cards, ask, and accept all of them or none."""
     with reporting(output):
-        from parties.identity import Card
-        from parties.roster import Roster
+        from parties.keys.identity import Card
+        from parties.keys.roster import Roster
 
         place = file or home_of(home) / "roster"
         known = before = Roster.load(place, missing_ok=True)
@@ -198,7 +198,7 @@ def roster_remove(
 ) -> None:
     """Stop accepting cards. All of them are removed, or none if a name is unknown."""
     with reporting(output):
-        from parties.roster import Roster
+        from parties.keys.roster import Roster
 
         place = file or home_of(home) / "roster"
         known = Roster.load(place)
@@ -223,7 +223,7 @@ def roster_show(
 ) -> None:
     """List the accepted cards and their fingerprints."""
     with reporting(output):
-        from parties.roster import Roster
+        from parties.keys.roster import Roster
 
         place = file or home_of(home) / "roster"
         known = Roster.load(place)

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from mpc_train.base.printing import say
 from mpc_train.commands.common import Format, FormatOption, reporting
 from mpc_train.errors import ModelError
-from mpc_train.printing import say
 
 model = typer.Typer(no_args_is_help=True, help="Networks of your own.")
 

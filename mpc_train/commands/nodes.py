@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mpc_train.base.printing import say
 from mpc_train.commands.common import (
     ConfigOption,
     Format,
@@ -23,20 +24,19 @@ from mpc_train.commands.common import (
     enter,
     reporting,
 )
-from mpc_train.printing import say
 
 if TYPE_CHECKING:
     from mpc_train.commands.consent import Ask
     from mpc_train.commands.remembered import Remembered
     from mpc_train.evaluation.findings import Findings
-    from mpc_train.found import Found
+    from mpc_train.evaluation.learnt import Found
     from mpc_train.jobs.job import Job
-    from mpc_train.jobs.node_config import NodeConfig
-    from mpc_train.program import TrainProgram
+    from mpc_train.run.node_config import NodeConfig
+    from mpc_train.run.program import TrainProgram
     from mpc_train.tables.reading import Progress
-    from parties.contract import Roles
-    from parties.roster import Roster
-    from parties.session import Session
+    from parties.agreement.contract import Roles
+    from parties.agreement.session import Session
+    from parties.keys.roster import Roster
 
 ReportFdOption = Annotated[int | None, typer.Option("--report-fd", hidden=True)]
 
@@ -77,11 +77,11 @@ def coordinator(
     with reporting(output):
         from mpc_train.commands.collect import bundle, summarise
         from mpc_train.jobs.job import load_job
-        from mpc_train.jobs.node_config import load_coordinator_config
-        from mpc_train.report import beware, describe, outcome
-        from parties.coordinator import Coordinator, CoordinatorSettings
+        from mpc_train.results.report import beware, describe, outcome
+        from mpc_train.run.node_config import load_coordinator_config
+        from parties.nodes.coordinator import Coordinator, CoordinatorSettings
+        from parties.nodes.supervisor import end_with_parent, report
         from parties.stop import sigterm_interrupts
-        from parties.supervisor import end_with_parent, report
 
         end_with_parent()
         configure_logging(verbose)
@@ -133,10 +133,10 @@ def _node(
     with reporting(output):
         from mpc_train.commands.collect import bundle
         from mpc_train.commands.consent import terminal
-        from mpc_train.jobs.node_config import default_home, load_node_config
-        from mpc_train.report import metric, told_lines
-        from parties.node import NodeSettings, run_node
-        from parties.supervisor import end_with_parent
+        from mpc_train.results.report import metric, told_lines
+        from mpc_train.run.node_config import default_home, load_node_config
+        from parties.nodes.node import NodeSettings, run_node
+        from parties.nodes.supervisor import end_with_parent
 
         end_with_parent()
         configure_logging(verbose)
@@ -230,11 +230,11 @@ class _Guarded:
 
         Raises RefusedError, and what the program raises; nothing has been signed.
         """
+        from mpc_train.admission.rules import check_rules
         from mpc_train.commands.consent import agree
         from mpc_train.errors import RefusedError
         from mpc_train.jobs.job import job_from_bytes
-        from mpc_train.jobs.rules import check_rules
-        from mpc_train.report import beware, describe
+        from mpc_train.results.report import beware, describe
 
         job = job_from_bytes(body)
         self._events.say(describe(job))
@@ -256,7 +256,7 @@ class _Guarded:
         self.evaluators, self.recipients, self._job = job.evaluators, job.recipients, job
 
         self._events("preparing", {"job": job.name, "table": me in job.owners})
-        from mpc_train.program import TrainProgram
+        from mpc_train.run.program import TrainProgram
 
         self._program = TrainProgram(self._config, self._events.reading)
         constants = self._program.prepare(body, roles)
@@ -288,7 +288,7 @@ class _Guarded:
     @property
     def found(self) -> "Found":
         """What this node has learnt; the coordinator is told nothing of it."""
-        from mpc_train.found import Found
+        from mpc_train.evaluation.learnt import Found
 
         return Found() if self._program is None else self._program.found
 
@@ -310,8 +310,8 @@ class _Events:
     """Shows the events of a run: lines of JSON, or words and a bar."""
 
     def __init__(self, output: Format) -> None:
-        from mpc_train.pacing import EventPace
-        from mpc_train.progress import ProgressView
+        from mpc_train.run.pacing import EventPace
+        from mpc_train.run.progress import ProgressView
 
         self._json = output is Format.json
         self.view: ProgressView = ProgressView(enabled=not self._json)
@@ -345,7 +345,7 @@ class _Events:
 
 
 def _roles(job: "Job") -> "Roles":
-    from parties.contract import Roles
+    from parties.agreement.contract import Roles
 
     return Roles(job.owners, job.evaluators, job.dealer, job.recipients)
 

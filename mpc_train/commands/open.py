@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mpc_train.base.printing import say
 from mpc_train.commands.common import (
     Format,
     FormatOption,
@@ -18,12 +19,11 @@ from mpc_train.commands.common import (
     open_vault,
     reporting,
 )
-from mpc_train.printing import say
 
 if TYPE_CHECKING:
-    from mpc_train.opening import OpenedModel
-    from parties.roster import Roster
-    from parties.vault import Vault
+    from mpc_train.results.opening import OpenedModel
+    from parties.keys.roster import Roster
+    from parties.keys.vault import Vault
 
 MAX_SEALED_BYTES = 1 << 36
 """Far beyond any model that a run can train; read whole."""
@@ -51,8 +51,8 @@ def open_command(
     """Open a sealed model: writes model.safetensors and manifest.json, or nothing."""
     with reporting(output):
         from mpc_train.jobs.job import load_job
-        from mpc_train.report import metric
-        from parties.roster import Roster
+        from mpc_train.results.report import metric
+        from parties.keys.roster import Roster
 
         expected = load_job(job) if job is not None else None
         folder = home_of(home)
@@ -96,7 +96,7 @@ def open_file(
     Raises ArtifactError, EnvelopeError; nothing is written unless all of it holds.
     """
     from mpc_train.errors import ArtifactError
-    from mpc_train.opening import MANIFEST_FILE, MODEL_FILE, open_model
+    from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE, open_model
     from parties.files import private_directory, read_bounded, write_atomic
 
     try:

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
+from mpc_train.base.printing import say
 from mpc_train.commands.common import Format, FormatOption, emit, reporting
 from mpc_train.errors import ConfigError
-from mpc_train.printing import say
 from parties.files import atomic_file
 
 
@@ -52,7 +52,7 @@ def predict_command(
     with reporting(output):
         import msgspec
 
-        from mpc_train.predicting import ENDINGS, Form, load_predictor, write_records
+        from mpc_train.results.predicting import ENDINGS, Form, load_predictor, write_records
         from mpc_train.tables.source import Source, SourceProblem, check_source
         from mpc_train.tables.spelling import name_of
 

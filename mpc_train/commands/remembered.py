@@ -1,4 +1,4 @@
-"""The file in which a node keeps what it has revealed of its tables (`mpc_train.history`).
+"""The file in which a node keeps what it has revealed of its tables (`mpc_train.run.history`).
 
 `<name>.revealed` in the node's home, readable by its owner only. A run is written down when all
 nodes have signed and nothing has been shared yet: what breaks off later counts as revealed. Two
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from mpc_train.data import Table
+from mpc_train.admission.rules import Rules
 from mpc_train.errors import ConfigError
-from mpc_train.history import History, check_history
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.rules import Rules
+from mpc_train.owners.table import Table
+from mpc_train.run.history import History, check_history
 from mpc_train.tables.source import Source
 from parties.files import write_atomic
 

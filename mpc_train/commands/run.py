@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mpc_train.base.printing import say
 from mpc_train.commands.common import Format, FormatOption, VerboseOption, emit, reporting
 from mpc_train.errors import EXIT_STATUS, NodeFailedError
-from mpc_train.printing import say
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-    from mpc_train.local import LocalNode
-    from mpc_train.progress import ProgressView
+    from mpc_train.run.local import LocalNode
+    from mpc_train.run.progress import ProgressView
     from mpc_train.tables.source import Source
-    from parties.supervisor import Child, Supervisor
-    from parties.vault import FileVault
+    from parties.keys.vault import FileVault
+    from parties.nodes.supervisor import Child, Supervisor
 
 READY_TIMEOUT_S = 120.0
 SETTLE_S = 30.0
@@ -55,12 +55,12 @@ def run_command(
 ) -> None:
     """Run a whole job on this machine: every node a process with keys of its own."""
     with reporting(output):
+        from mpc_train.checks.check_train import drops
         from mpc_train.jobs.job import load_job
-        from mpc_train.jobs.job_train_checks import drops
-        from mpc_train.local import local_data
-        from mpc_train.progress import ProgressView
-        from mpc_train.report import beware, describe, outcome
-        from parties.contract import Roles, describe_trust
+        from mpc_train.results.report import beware, describe, outcome
+        from mpc_train.run.local import local_data
+        from mpc_train.run.progress import ProgressView
+        from parties.agreement.contract import Roles, describe_trust
         from parties.stop import sigterm_interrupts
 
         job = load_job(job_path)
@@ -119,11 +119,17 @@ def _run(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     from mpc_train.commands.collect import found_by
     from mpc_train.commands.open import open_file
-    from mpc_train.jobs.job_regression import regression_shapes
-    from mpc_train.local import coordinator_text, local_nodes, local_rules, local_start, node_text
     from mpc_train.preparation.sealed import in_words
-    from parties.roster import Roster
-    from parties.supervisor import ChildSpec, Supervisor
+    from mpc_train.regression.settings import regression_shapes
+    from mpc_train.run.local import (
+        coordinator_text,
+        local_nodes,
+        local_rules,
+        local_start,
+        node_text,
+    )
+    from parties.keys.roster import Roster
+    from parties.nodes.supervisor import ChildSpec, Supervisor
 
     coordinator, nodes = local_nodes(folder, job)
     outsiders = [name for name in job.recipients if name not in job.nodes]
@@ -193,7 +199,7 @@ def _identities(
     folder: Path, nodes: "list[LocalNode]", outsiders: list[str]
 ) -> "Iterator[tuple[dict[str, FileVault], dict[str, bytes]]]":
     """Make keys for this run only, encrypted under passphrases that nobody writes down."""
-    from parties.vault import FileVault, identity_path
+    from parties.keys.vault import FileVault, identity_path
 
     homes = {node.name: node.home for node in nodes}
     homes |= {name: folder / "recipients" / name / "keys" for name in outsiders}
@@ -302,13 +308,13 @@ def _compare(
     job: "Job", job_path: Path, data: "dict[str, Source]", weights: dict[str, Any]
 ) -> dict[str, Any]:
     """Train the plaintext twin on pooled data; return how it differs."""
-    from mpc_train.data import load_table
-    from mpc_train.local import local_start
     from mpc_train.networks.models import initial_weights
+    from mpc_train.owners.table import load_table
+    from mpc_train.run.local import local_start
     from mpc_train.training.warm_start import load_start, start_words
-    from mpc_train.twin.reference import max_weight_difference, train_twin
-    from mpc_train.twin.reference_join import joined
-    from mpc_train.twin.reference_preparation import raw_terms
+    from mpc_train.twin.join import joined
+    from mpc_train.twin.preparation import raw_terms
+    from mpc_train.twin.training import max_weight_difference, train_twin
 
     tables = [load_table(data[owner], job, owner, raw=raw_terms) for owner in job.owners]
     if job.data.join is not None:

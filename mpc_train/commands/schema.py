@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mpc_train.base.printing import say
 from mpc_train.commands.common import Format, FormatOption, emit, reporting
 from mpc_train.errors import ConfigError, JobError
-from mpc_train.printing import say
 
 if TYPE_CHECKING:
     from mpc_train.tables.source import Source
@@ -43,8 +43,8 @@ def schema_infer(
     """Print a first draft of a table's schema. It holds statistics of the table: review it before
     others get it."""
     with reporting(output):
-        from mpc_train.progress import ProgressView
-        from mpc_train.tables.infer import infer
+        from mpc_train.run.progress import ProgressView
+        from mpc_train.tables.drafts.infer import infer
 
         if config is not None:
             source = _declared(config, job)
@@ -86,7 +86,7 @@ def schema_digest(
     with reporting(output):
         import msgspec
 
-        from mpc_train.tables.compare import digest_of
+        from mpc_train.tables.drafts.compare import digest_of
         from mpc_train.tables.schema import load_schema
 
         say(msgspec.json.encode(digest_of(load_schema(file))).decode())
@@ -97,7 +97,7 @@ def schema_check(files: FilesArgument, output: FormatOption = Format.text) -> No
     """Validate a schema; with several, say whether all are the same and name the column and the
     field that differs."""
     with reporting(output):
-        from mpc_train.tables.compare import differences, read_digest
+        from mpc_train.tables.drafts.compare import differences, read_digest
 
         digests = {str(path): read_digest(path) for path in files}
         found = differences(digests)
@@ -112,7 +112,7 @@ def schema_check(files: FilesArgument, output: FormatOption = Format.text) -> No
 
 
 def _declared(config: Path, job: str) -> "Source":
-    from mpc_train.jobs.node_config import load_node_config
+    from mpc_train.run.node_config import load_node_config
 
     loaded = load_node_config(config)
     if not job and len(loaded.data) == 1:

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from mpc_train.base.reading import MOST
+from mpc_train.checks.check_train import MAX_STEPS
 from mpc_train.errors import ArtifactError
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.job_train_checks import MAX_STEPS
-from mpc_train.jobs.reading import MOST
 from mpc_train.jobs.schedule import total_steps
 
 Amount = Annotated[float, Meta(ge=0, le=MOST)]

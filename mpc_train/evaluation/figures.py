@@ -25,12 +25,12 @@ from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING
 
-from protocols.arithmetic import remask, select, truncate
-from protocols.comparison import all_of, below
-from protocols.functions import divide
-from protocols.masked import Additive, Masked, MaskedBit, concatenate, together
-from protocols.rational import mantissa
-from protocols.scaling import floor_quotient
+from protocols.comparison.compare import all_of, below
+from protocols.functions.scaling import floor_quotient
+from protocols.functions.splines import divide
+from protocols.ring.rational import mantissa
+from protocols.shares.arithmetic import remask, select, truncate
+from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate, together
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

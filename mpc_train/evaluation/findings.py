@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc_train.checks.check_train import loss_name
 from mpc_train.evaluation.figures import AVAILABLE, REFUSED, UNDEFINED, Form, least_group
-from mpc_train.jobs.job_regression import LOGARITHMIC, family_of
-from mpc_train.jobs.job_train_checks import loss_name
 from mpc_train.jobs.schedule import is_newton
+from mpc_train.regression.settings import LOGARITHMIC, family_of
 from mpc_train.training.range_guard import most_output
 from protocols.errors import RangeError
-from protocols.fixed_point import decode
+from protocols.ring.fixed_point import decode
 
 if TYPE_CHECKING:
+    from mpc_train.base.reading import Reading
     from mpc_train.jobs.job import Job
-    from mpc_train.jobs.reading import Reading
 
 SLACK = 2**-8
 """So far beyond its range rounding may leave a metric: a logarithm is good to 2^-12, a quotient to

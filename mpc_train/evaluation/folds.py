@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from mpc_train.evaluation.figures import Figure, form_of, mean_of, released
 from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.metrics import Evaluation, evaluation_of
-from mpc_train.evaluation.passes import Model
 from mpc_train.jobs.audience import PREFIX, fold_outputs
 from mpc_train.jobs.schedule import fold_jobs, split, total_steps
-from protocols.comparison import all_of
-from protocols.crypten_backend import MaskedTensor
-from protocols.masked import Masked, concatenate, together
-from protocols.reveal import RevealGate
-from protocols.role import Role
+from mpc_train.training.passes import Model
+from protocols.comparison.compare import all_of
+from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.roles.role import Role
+from protocols.shares.masked import Masked, concatenate, together
+from protocols.shares.reveal import RevealGate
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

@@ -32,27 +32,27 @@ from mpc_train.evaluation.figures import (
 )
 from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.noise import noisy
-from mpc_train.evaluation.passes import Model, chunks
 from mpc_train.evaluation.ranking import area_by_levels, area_by_pairs, binned
 from mpc_train.evaluation.sums import Chunk, needed
-from mpc_train.memory import computed
-from protocols.arithmetic import multiply, remask, truncate
-from protocols.comparison import below, weighted
-from protocols.crypten_backend import MaskedTensor
-from protocols.functions import divide
-from protocols.masked import Masked, MaskedBit, concatenate
+from mpc_train.run.memory import computed
+from mpc_train.training.passes import Model, chunks
+from protocols.comparison.compare import below, weighted
+from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.functions.splines import divide
+from protocols.shares.arithmetic import multiply, remask, truncate
+from protocols.shares.masked import Masked, MaskedBit, concatenate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mpc_train.jobs.job import Job
-    from protocols.reveal import RevealGate
+    from protocols.shares.reveal import RevealGate
 
 LEAST_SPREAD_BITS, KEPT_SPREAD_BITS = 13, 7
 """R² divides by a variance of at least 2^-13, and of 2^7 units of the ring's scale: each square is
 off by up to one."""
 WIDE_BITS = 8
-"""A variance of up to 2^17 is brought to where `protocols.functions.divide` is good."""
+"""A variance of up to 2^17 is brought to where `protocols.functions.splines.divide` is good."""
 
 
 class Evaluation:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpc_train.evaluation.figures import Figure, margins
-from protocols.inputs import from_evaluator
-from protocols.role import Role, Words
+from protocols.roles.role import Role, Words
+from protocols.shares.inputs import from_evaluator
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from mpc_train.evaluation.figures import form_of
 from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.metrics import evaluation_of, words_of
-from mpc_train.evaluation.passes import Model
 from mpc_train.jobs.audience import OWN
 from mpc_train.jobs.schedule import held_out_of, total_steps
+from mpc_train.training.passes import Model
 from protocols.channel import Channel
-from protocols.crypten_backend import MaskedTensor
-from protocols.frames import receive_all, send_all
-from protocols.reveal import RevealGate, SealedHalf
+from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.roles.frames import receive_all, send_all
+from protocols.shares.reveal import RevealGate, SealedHalf
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

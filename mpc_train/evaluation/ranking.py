@@ -13,13 +13,13 @@ from math import log
 
 import numpy as np
 
+from mpc_train.admission.footprint import LEVELS, PAIRS_AT_ONCE
 from mpc_train.evaluation.figures import quotient
-from mpc_train.jobs.footprint import LEVELS, PAIRS_AT_ONCE
-from mpc_train.memory import computed
-from protocols.arithmetic import multiply, remask, select, truncate
-from protocols.comparison import below
-from protocols.functions import divide
-from protocols.masked import Masked, MaskedBit, concatenate
+from mpc_train.run.memory import computed
+from protocols.comparison.compare import below
+from protocols.functions.splines import divide
+from protocols.shares.arithmetic import multiply, remask, select, truncate
+from protocols.shares.masked import Masked, MaskedBit, concatenate
 
 PAIR_BITS = 20
 """Fractional bits of numbers of rows whose product is taken, 2^20 at most."""

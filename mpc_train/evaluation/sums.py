@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from mpc_train.admission.footprint import MOST_PAIRED_ROWS
 from mpc_train.evaluation.ranking import LEVEL_THRESHOLDS, below_each, edges_of
-from mpc_train.jobs.footprint import MOST_PAIRED_ROWS
 from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
-from protocols.arithmetic import multiply, remask, select, truncate
-from protocols.comparison import argmax, negative
-from protocols.functions import sigmoid
-from protocols.masked import Masked, MaskedBit, concatenate
+from protocols.comparison.compare import argmax, negative
+from protocols.functions.splines import sigmoid
+from protocols.shares.arithmetic import multiply, remask, select, truncate
+from protocols.shares.masked import Masked, MaskedBit, concatenate
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-    from protocols.crypten_backend import MaskedTensor
+    from protocols.crypten_tensor.tensor import MaskedTensor
 
 
 def needed(job: Job, metrics: Iterable[str], rows: int) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from mpc_train.jobs.job_link import disclosed
+from mpc_train.jobs.link import disclosed
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

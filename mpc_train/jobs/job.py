@@ -19,9 +19,13 @@ from typing import Literal
 
 import msgspec
 
+from mpc_train.admission.ranges import check_ranges
+from mpc_train.base.sizes import check_sizes
+from mpc_train.base.strict_toml import MAX_MESSAGE, all_at, at, clipped, load_toml
+from mpc_train.checks.check import JOB_VERSION, JobProblem, check_job
+from mpc_train.checks.check_data import check_data
 from mpc_train.errors import JobError, ModelError
-from mpc_train.jobs.job_checks import JOB_VERSION, JobProblem, check_job
-from mpc_train.jobs.job_data import (
+from mpc_train.jobs.data import (
     Data,
     Feature,
     Label,
@@ -30,20 +34,16 @@ from mpc_train.jobs.job_data import (
     schema_of,
     weight_of,
 )
-from mpc_train.jobs.job_data_checks import check_data
-from mpc_train.jobs.job_prepare import Prepare
-from mpc_train.jobs.job_regression import NUMBERS, regression_shapes
-from mpc_train.jobs.job_reveal import Reveal
-from mpc_train.jobs.job_sizes import check_sizes
-from mpc_train.jobs.job_train import Strict, Train
-from mpc_train.jobs.ranges import check_ranges
-from mpc_train.jobs.strict_toml import MAX_MESSAGE, all_at, at, clipped, load_toml
+from mpc_train.jobs.pipeline import Pipeline, pipeline_of
+from mpc_train.jobs.prepare import Prepare
+from mpc_train.jobs.reveal import Reveal
+from mpc_train.jobs.train import Strict, Train
 from mpc_train.linkage.partners import least_joined
 from mpc_train.networks.carried import Carried, made_by, read_model
 from mpc_train.networks.graph import Graph, layers_of
 from mpc_train.networks.head import without_head
-from mpc_train.preparation.pipeline import Pipeline, pipeline_of
 from mpc_train.preparation.sealed import sealed_shapes
+from mpc_train.regression.settings import NUMBERS, regression_shapes
 from mpc_train.tables.schema import Schema, load_schema
 
 ModelKind = Literal["linear", "logistic", "softmax", "mlp", "poisson", "gamma"]

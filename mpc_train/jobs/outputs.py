@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple, get_args
 
 from mpc_train.jobs.audience import OWN, RANGE, listed
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.job_link import link_of
-from mpc_train.jobs.job_regression import CHANGE, regression_shapes
-from mpc_train.jobs.job_reveal import Metric
+from mpc_train.jobs.link import link_of
+from mpc_train.jobs.reveal import Metric
+from mpc_train.regression.settings import CHANGE, regression_shapes
 
 Disclosure = Literal[
     "early_stopping",

@@ -1,7 +1,7 @@
 """Linkage in a run: from each owner's tokens to which rows are joined, in which order.
 
 1. The owners, who all evaluate, make a key together; every list is masked by all of them
-   (`protocols.intersection`).
+   (`protocols.linkage.intersection`).
 2. Membership learnt by the holders: each finds its rows that all have, and puts them into the order
    of their tokens, which is the same at all. Learnt by nobody: each list is permuted by every
    evaluator on its way, with an order that the dealer knows as well, so that rows can follow over
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from mpc_train.errors import LinkageError
 from mpc_train.linkage.partners import demanded, least_joined
-from protocols.intersection import (
+from protocols.linkage.intersection import (
     Exponent,
     agree_key,
     common,
@@ -33,9 +33,9 @@ from protocols.intersection import (
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-    from mpc_train.linkage.tokens import Tokens
+    from mpc_train.owners.tokens import Tokens
     from protocols.channel import Channel
-    from protocols.role import Positions, Role
+    from protocols.roles.role import Positions, Role
 
 
 SECONDS_AN_ITEM = 1e-3

@@ -7,7 +7,7 @@ scaled terms (`preparation.cells.Affine`).
 * Where holders know which rows are joined, each brings those, in the common order.
 * Where nobody does, each brings all of its rows in the order in which it sent its list. They follow
   the list: every other evaluator in turn permutes them as it permuted the list
-  (`protocols.shuffle`), and those at the positions that the lists have in common stay.
+  (`protocols.linkage.shuffle`), and those at the positions that the lists have in common stay.
 
 Nobody learns anything here: what evaluators see is masked afresh at every turn.
 """
@@ -19,26 +19,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.jobs.schedule import split
-from mpc_train.linkage.columns import Part, part_of
-from mpc_train.preparation.cells import Affine, cells, halves, joined_bits
+from mpc_train.owners.cells import Affine, cells, halves, joined_bits
+from mpc_train.owners.columns import Part, part_of
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.joined import joined_parameters
-from mpc_train.preparation.pipeline import Pipeline
 from mpc_train.preparation.rows import Rows, prepared
 from mpc_train.preparation.sharing import Shared, label_matrix
-from protocols.crypten_backend import MaskedTensor
-from protocols.fixed_point import encode
-from protocols.inputs import from_evaluator
-from protocols.intersection import route
-from protocols.masked import Masked, concatenate
-from protocols.shuffle import pick, shuffle
+from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.linkage.intersection import route
+from protocols.linkage.shuffle import pick, shuffle
+from protocols.ring.fixed_point import encode
+from protocols.shares.inputs import from_evaluator
+from protocols.shares.masked import Masked, concatenate
 
 if TYPE_CHECKING:
-    from mpc_train.data import Table
     from mpc_train.jobs.job import Job
     from mpc_train.linkage.link import Linked
-    from protocols.role import Role, Words
+    from mpc_train.owners.table import Table
+    from protocols.roles.role import Role, Words
 
 
 def share_joined(job: Job, role: Role, linked: Linked, me: str, table: Table | None) -> Shared:

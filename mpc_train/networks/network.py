@@ -19,16 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.networks.graph import Graph, Node
-from protocols import (  # noqa: F401  register their functions
-    layers_activation,
-    layers_conv,
-    layers_norm,
-    layers_pool,
-    layers_shape,
-)
-from protocols.crypten_backend import MaskedTensor, runtime
-from protocols.layers_window import Window
-from protocols.masked import public
+from protocols.crypten_tensor.layers import activation as layers_activation  # noqa: F401  register their functions
+from protocols.crypten_tensor.layers.window import Window
+from protocols.crypten_tensor.tensor import MaskedTensor, runtime
+from protocols.shares.masked import public
 
 Words = NDArray[np.int64]
 

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpc_train.preparation.cells import CELL_BITS, LEAST_SPREAD_BITS, WORD_BITS
+from mpc_train.jobs.pipeline import Pipeline
+from mpc_train.owners.cells import CELL_BITS, LEAST_SPREAD_BITS, WORD_BITS
 from mpc_train.preparation.fitted import (
     Count,
     Fitted,
@@ -37,12 +38,18 @@ from mpc_train.preparation.fitted import (
     nonzero,
     with_factors,
 )
-from mpc_train.preparation.pipeline import Pipeline
-from protocols.arithmetic import multiply, remask
-from protocols.magnitude import Magnitude, exactly, inverse_root, magnitude, reciprocal, shifted
-from protocols.masked import Masked, concatenate
-from protocols.rational import MANTISSA_BITS
-from protocols.scaling import extremes
+from protocols.functions.magnitude import (
+    Magnitude,
+    exactly,
+    inverse_root,
+    magnitude,
+    reciprocal,
+    shifted,
+)
+from protocols.functions.scaling import extremes
+from protocols.ring.rational import MANTISSA_BITS
+from protocols.shares.arithmetic import multiply, remask
+from protocols.shares.masked import Masked, concatenate
 
 UNIT_BITS = 30
 """Fractional bits of what was brought to the size of the spread; squares have twice as many."""

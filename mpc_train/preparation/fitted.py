@@ -26,14 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from mpc_train.preparation.cells import CELL_BITS
-from mpc_train.preparation.pipeline import Pipeline
+from mpc_train.jobs.pipeline import Pipeline
+from mpc_train.owners.cells import CELL_BITS
 from mpc_train.preparation.sealed import BEYOND, CENTER, EXPONENT, FILL, MANTISSA
-from protocols.arithmetic import multiply, remask
-from protocols.magnitude import Magnitude, exactly, magnitude, reciprocal, shifted
-from protocols.masked import Additive, Masked, MaskedBit, concatenate, public
-from protocols.rational import HEADROOM_BITS, MANTISSA_BITS
-from protocols.role import Role
+from protocols.functions.magnitude import Magnitude, exactly, magnitude, reciprocal, shifted
+from protocols.ring.rational import HEADROOM_BITS, MANTISSA_BITS
+from protocols.roles.role import Role
+from protocols.shares.arithmetic import multiply, remask
+from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate, public
 
 LEAST_INPUT_BITS = 12
 """Inputs have at least so many bits before the point."""

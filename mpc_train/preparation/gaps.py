@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpc_train.errors import DataError
-from protocols.arithmetic import remask
-from protocols.masked import MaskedBit
-from protocols.reveal import Output, RevealGate
+from protocols.shares.arithmetic import remask
+from protocols.shares.masked import MaskedBit
+from protocols.shares.reveal import Output, RevealGate
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

@@ -26,7 +26,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from mpc_train.preparation.cells import CELL_BITS, LEAST_SPREAD_BITS, SUM_BITS
+from mpc_train.jobs.pipeline import Pipeline
+from mpc_train.owners.cells import CELL_BITS, LEAST_SPREAD_BITS, SUM_BITS
 from mpc_train.preparation.fitted import (
     Count,
     Factors,
@@ -39,13 +40,12 @@ from mpc_train.preparation.fitted import (
     nonzero,
     with_factors,
 )
-from mpc_train.preparation.pipeline import Pipeline
 from mpc_train.preparation.rows import Rows
-from protocols.arithmetic import multiply, remask, select
-from protocols.comparison import relu
-from protocols.magnitude import exactly, inverse_root, magnitude, reciprocal
-from protocols.masked import Masked, concatenate, public
-from protocols.rational import MANTISSA_BITS, root
+from protocols.comparison.compare import relu
+from protocols.functions.magnitude import exactly, inverse_root, magnitude, reciprocal
+from protocols.ring.rational import MANTISSA_BITS, root
+from protocols.shares.arithmetic import multiply, remask, select
+from protocols.shares.masked import Masked, concatenate, public
 
 LEAST_DEVIATION_BITS = 9
 """Of a deviation of joined rows, in the owner's units."""

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.preparation.fitted import Parameters, filled_places
-from mpc_train.preparation.pipeline import Pipeline
-from protocols.arithmetic import multiply, remask, truncate
-from protocols.masked import Additive, Masked, concatenate
+from protocols.shares.arithmetic import multiply, remask, truncate
+from protocols.shares.masked import Additive, Masked, concatenate
 
 BLOCK = 1 << 20
 """Elements that are scaled at a time."""

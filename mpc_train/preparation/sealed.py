@@ -18,9 +18,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.preparation.cells import CELL_BITS, reaches
-from mpc_train.preparation.pipeline import Pipeline
-from protocols.rational import MANTISSA_BITS
+from mpc_train.jobs.pipeline import Pipeline
+from mpc_train.owners.cells import CELL_BITS, reaches
+from protocols.ring.rational import MANTISSA_BITS
 
 CENTER, INVERSE, FILL = "prepare.center", "prepare.inverse", "prepare.fill"
 MANTISSA, EXPONENT, BEYOND = "prepare.mantissa", "prepare.exponent", "prepare.beyond"

@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.jobs.schedule import split
-from mpc_train.preparation.cells import WORD_BITS, cells, halves
+from mpc_train.owners.cells import WORD_BITS, cells, halves
+from mpc_train.owners.local import STATISTICS, Local, partials
 from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.fitted import Parameters
-from mpc_train.preparation.local import STATISTICS, Local, partials
 from mpc_train.preparation.rows import BLOCK, Rows, prepared
-from protocols.crypten_backend import MaskedTensor, Source
-from protocols.fixed_point import encode
-from protocols.masked import Masked, concatenate
+from protocols.crypten_tensor.tensor import MaskedTensor, Source
+from protocols.ring.fixed_point import encode
+from protocols.shares.masked import Masked, concatenate
 
 if TYPE_CHECKING:
-    from mpc_train.data import Table
     from mpc_train.jobs.job import Job
+    from mpc_train.owners.table import Table
 
 Reals = NDArray[np.float64]
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.memory import computed
 from mpc_train.regression.family import Family
 from mpc_train.regression.rows import Rows, rows_of
 from mpc_train.regression.scales import (
@@ -25,10 +24,11 @@ from mpc_train.regression.scales import (
     Scales,
     square_bits,
 )
-from protocols import ring
-from protocols.arithmetic import bilinear, matmul, multiply, remask, truncate
-from protocols.masked import Additive, Masked, concatenate, public
-from protocols.role import Words
+from mpc_train.run.memory import computed
+from protocols.ring import products as ring
+from protocols.roles.role import Words
+from protocols.shares.arithmetic import bilinear, matmul, multiply, remask, truncate
+from protocols.shares.masked import Additive, Masked, concatenate, public
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from protocols.rational import exponential
+from protocols.ring.rational import exponential
 
 FamilyName = Literal["linear", "logistic", "poisson", "gamma"]
 

@@ -26,12 +26,12 @@ from mpc_train.regression.equations import Data, equations
 from mpc_train.regression.family import Family
 from mpc_train.regression.newton import inverse_roots, of_mean, penalised, ridged, scaled, start
 from mpc_train.regression.scales import COEFFICIENT_BITS, RHO_BITS, SCALE_BITS, Scales
-from protocols.arithmetic import matmul, multiply, remask, select, truncate
-from protocols.comparison import negative
-from protocols.masked import Additive, Masked, concatenate, public
-from protocols.matrix_inverse import inverse
-from protocols.rational import mantissa
-from protocols.role import Role
+from protocols.comparison.compare import negative
+from protocols.functions.matrix_inverse import inverse
+from protocols.ring.rational import mantissa
+from protocols.roles.role import Role
+from protocols.shares.arithmetic import matmul, multiply, remask, select, truncate
+from protocols.shares.masked import Additive, Masked, concatenate, public
 
 INNER_ROUNDS = 25
 """ADMM rounds in each Newton step."""

@@ -34,12 +34,12 @@ from mpc_train.regression.scales import (
     SCALE_RANGE_BITS,
     Scales,
 )
-from protocols.arithmetic import matmul, multiply, truncate
-from protocols.inverse_root import times_inverse_root
-from protocols.masked import Masked, concatenate, public
-from protocols.matrix_inverse import inverse
-from protocols.rational import ROOT_BITS, mantissa, root_range
-from protocols.role import Role
+from protocols.functions.inverse_root import times_inverse_root
+from protocols.functions.matrix_inverse import inverse
+from protocols.ring.rational import ROOT_BITS, mantissa, root_range
+from protocols.roles.role import Role
+from protocols.shares.arithmetic import matmul, multiply, truncate
+from protocols.shares.masked import Masked, concatenate, public
 
 ROOT_RESULT_BITS = 16
 """S comes out of the inverse root below 2^16 as a word of 4 fractional bits, 16 more are kept."""

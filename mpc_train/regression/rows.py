@@ -12,12 +12,12 @@ import numpy as np
 
 from mpc_train.regression.family import Family
 from mpc_train.regression.scales import PREDICTOR_BITS
-from protocols.arithmetic import multiply, remask, truncate
-from protocols.comparison import below, weighted
-from protocols.exponential import exponential_bits, relative_exp
-from protocols.functions import evaluate, sigmoid
-from protocols.masked import Masked, concatenate
-from protocols.role import Words
+from protocols.comparison.compare import below, weighted
+from protocols.functions.exponential import exponential_bits, relative_exp
+from protocols.functions.splines import evaluate, sigmoid
+from protocols.roles.role import Words
+from protocols.shares.arithmetic import multiply, remask, truncate
+from protocols.shares.masked import Masked, concatenate
 
 F = PREDICTOR_BITS
 LEAST_WEIGHT = Fraction(5, 1 << 16)

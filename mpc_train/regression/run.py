@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpc_train.jobs.job_regression import (
+from mpc_train.jobs.schedule import split, total_steps
+from mpc_train.regression.equations import at_scale, prepared
+from mpc_train.regression.family import Family
+from mpc_train.regression.lasso import fit_lasso
+from mpc_train.regression.newton import fit
+from mpc_train.regression.rows import mean_of
+from mpc_train.regression.scales import COEFFICIENT_BITS, PREDICTOR_BITS
+from mpc_train.regression.settings import (
     CHANGE,
     DEPENDENCE,
     DISPERSION,
@@ -23,20 +30,13 @@ from mpc_train.jobs.job_regression import (
     regression_shapes,
     sizes_of,
 )
-from mpc_train.jobs.schedule import split, total_steps
-from mpc_train.regression.equations import at_scale, prepared
-from mpc_train.regression.family import Family
-from mpc_train.regression.lasso import fit_lasso
-from mpc_train.regression.newton import fit
-from mpc_train.regression.rows import mean_of
-from mpc_train.regression.scales import COEFFICIENT_BITS, PREDICTOR_BITS
 from mpc_train.training.range_guard import RangeGuard, rows_looked_at, words_of
 from mpc_train.training.trainer import Training
-from protocols.arithmetic import truncate
-from protocols.crypten_backend import MaskedTensor
-from protocols.masked import Masked
-from protocols.matrix_inverse import unresolved
-from protocols.role import Role
+from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.functions.matrix_inverse import unresolved
+from protocols.roles.role import Role
+from protocols.shares.arithmetic import truncate
+from protocols.shares.masked import Masked
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

@@ -7,7 +7,7 @@ Everything else follows:
 
     S   about 1 / √(diag H), in [1, 2^12]: scales columns to one length, whatever their unit
     T   S H S / 2^C, 2^C at least the number of columns, so that all eigenvalues lie in [0, 1]
-    Y   T^-1, by `protocols.matrix_inverse`
+    Y   T^-1, by `protocols.functions.matrix_inverse`
     step = S Y S g · 2^(G − D − C)
 """
 
@@ -16,9 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mpc_train.jobs.bounds import WORD_BITS, bit_length
+from mpc_train.base.bounds import WORD_BITS, bit_length
 from protocols.errors import RangeError
-from protocols.inverse_plan import InversePlan, inverse_plan
+from protocols.functions.matrix_inverse_plan import InversePlan, inverse_plan
 
 PREDICTOR_BITS = 20
 """Fractional bits of linear predictors, means and residuals."""

@@ -1,6 +1,6 @@
 """A recipient's table of results: coefficients, standard errors, p-values. In the clear.
 
-From what is sealed beside the model (`mpc_train.jobs.job_regression`), for coefficient j, the
+From what is sealed beside the model (`mpc_train.regression.settings`), for coefficient j, the
 intercept last:
 
     variance_j = dispersion · scale_j² · inflation_j / 2^(D + L),    inflation = diag(Y) / 2^C
@@ -32,7 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 
-from mpc_train.jobs.job_regression import (
+from mpc_train.jobs.schedule import total_steps
+from mpc_train.regression.settings import (
     CHANGE,
     DEPENDENCE,
     DISPERSION,
@@ -42,8 +43,7 @@ from mpc_train.jobs.job_regression import (
     family_of,
     sizes_of,
 )
-from mpc_train.jobs.schedule import total_steps
-from protocols.inverse_plan import UNRESOLVED
+from protocols.functions.matrix_inverse_plan import UNRESOLVED
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

@@ -32,10 +32,10 @@ from typing import Literal
 
 import msgspec
 
+from mpc_train.base.problem import JobProblem, Problems, number
+from mpc_train.base.sizes import MAX_TEXT, check_sizes
+from mpc_train.base.strict_toml import all_at, load_toml
 from mpc_train.errors import JobError
-from mpc_train.jobs.job_problem import JobProblem, Problems, number
-from mpc_train.jobs.job_sizes import MAX_TEXT, check_sizes
-from mpc_train.jobs.strict_toml import all_at, load_toml
 from mpc_train.tables.spelling import FALSE, TRUE, compose, entry_of
 
 Kind = Literal["number", "category", "boolean", "date", "identifier"]

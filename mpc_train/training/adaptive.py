@@ -14,7 +14,7 @@ one's, and whenever the scale has grown by two, v is truncated by one bit. So sq
 with one rounding each, by the truncation that they need anyway.
 
 All parameters are one vector (`gradients`). Rounds of a step after the gradients' summands: 2 for
-g, 1 to the first opening of g², 9 to the product with the root (`protocols.inverse_root`), 2 for
+g, 1 to the first opening of g², 9 to the product with the root (`protocols.functions.inverse_root`), 2 for
 the update: about 14, whatever the number of tensors. Opened by an evaluator, for one parameter:
 about 140 bytes; SGD opens 10.
 """
@@ -26,7 +26,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from mpc_train.jobs.bounds import bit_length
+from mpc_train.base.bounds import bit_length
 from mpc_train.training.gradients import (
     Gradients,
     Seen,
@@ -48,12 +48,12 @@ from mpc_train.training.moments import (
     root_numbers,
     square_scale_bits,
 )
-from protocols.arithmetic import multiply, truncate
-from protocols.crypten_backend import MaskedTensor
-from protocols.deferred import combine
-from protocols.inverse_root import times_inverse_root
-from protocols.masked import Additive, Early, Masked
-from protocols.rational import HEADROOM_BITS, ROOT_BITS, root
+from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.functions.inverse_root import times_inverse_root
+from protocols.ring.rational import HEADROOM_BITS, ROOT_BITS, root
+from protocols.roles.deferred import combine
+from protocols.shares.arithmetic import multiply, truncate
+from protocols.shares.masked import Additive, Early, Masked
 
 LEAST_MEAN_SHIFT = 16
 """What β1 is rounded to, in bits: a word of m stays below 2^10 times 2^(20 + 6 + 16)."""

@@ -14,11 +14,11 @@ import numpy as np
 
 from mpc_train.evaluation.figures import mean_of
 from mpc_train.jobs.schedule import split
-from protocols.arithmetic import multiply, truncate
-from protocols.comparison import relu
-from protocols.crypten_backend import MaskedTensor
-from protocols.functions import divide
-from protocols.masked import Masked, concatenate, public
+from protocols.comparison.compare import relu
+from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.functions.splines import divide
+from protocols.shares.arithmetic import multiply, truncate
+from protocols.shares.masked import Masked, concatenate, public
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

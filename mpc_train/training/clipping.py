@@ -15,7 +15,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from mpc_train.jobs.bounds import gradient_bits, norm_bits, norm_range
+from mpc_train.base.bounds import gradient_bits, norm_bits, norm_range
 from mpc_train.training.folding import NORM_FACTOR_BITS
 from mpc_train.training.gradients import (
     Gradient,
@@ -26,12 +26,12 @@ from mpc_train.training.gradients import (
     pieces,
     unseen,
 )
-from protocols.arithmetic import multiply, truncate
-from protocols.comparison import clamped, relu
-from protocols.inverse_root import times_inverse_root
-from protocols.masked import Additive, Masked, public
-from protocols.rational import HEADROOM_BITS, ROOT_BITS
-from protocols.role import Shape
+from protocols.comparison.compare import clamped, relu
+from protocols.functions.inverse_root import times_inverse_root
+from protocols.ring.rational import HEADROOM_BITS, ROOT_BITS
+from protocols.roles.role import Shape
+from protocols.shares.arithmetic import multiply, truncate
+from protocols.shares.masked import Additive, Masked, public
 
 
 class ClipValue:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from mpc_train.jobs.bounds import WORD_BITS, bit_length
+from mpc_train.base.bounds import WORD_BITS, bit_length
 from protocols.errors import RangeError
-from protocols.rational import HEADROOM_BITS, mantissa
+from protocols.ring.rational import HEADROOM_BITS, mantissa
 
 RATE_BITS = 12
 """Learning rate over batch size is rounded to this many significant bits: 1 part in 8192."""

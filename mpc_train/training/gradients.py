@@ -16,11 +16,11 @@ from math import prod
 import numpy as np
 
 from mpc_train.training.folding import brought_together
-from protocols.crypten_backend import MaskedTensor
-from protocols.deferred import Deferred, combine
-from protocols.masked import Additive, Masked
-from protocols.rational import HEADROOM_BITS
-from protocols.role import Shape, Words
+from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.ring.rational import HEADROOM_BITS
+from protocols.roles.deferred import Deferred, combine
+from protocols.roles.role import Shape, Words
+from protocols.shares.masked import Additive, Masked
 
 BUNDLED_ELEMENTS = 1 << 12
 """Tensors of at most so many elements are worth a copy to be rounded with others."""

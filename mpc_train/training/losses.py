@@ -22,13 +22,13 @@ from typing import Protocol
 
 import numpy as np
 
-from mpc_train.jobs.bounds import CLASS_WEIGHT_BITS as WEIGHT_BITS
-from protocols.arithmetic import multiply, remask, select, truncate
-from protocols.comparison import below, clamped, maximum, negative
-from protocols.crypten_backend import MaskedTensor
-from protocols.functions import evaluate, exp, sigmoid, softmax
-from protocols.masked import Additive, Masked
-from protocols.rational import exponential, mantissa
+from mpc_train.base.bounds import CLASS_WEIGHT_BITS as WEIGHT_BITS
+from protocols.comparison.compare import below, clamped, maximum, negative
+from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.functions.splines import evaluate, exp, sigmoid, softmax
+from protocols.ring.rational import exponential, mantissa
+from protocols.shares.arithmetic import multiply, remask, select, truncate
+from protocols.shares.masked import Additive, Masked
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 
-from mpc_train.jobs.bounds import WORD_BITS, bit_length
+from mpc_train.base.bounds import WORD_BITS, bit_length
 from protocols.errors import RangeError
-from protocols.rational import (
+from protocols.ring.rational import (
     FACTOR_BITS,
     LEAST_FACTOR,
     ROOT_BITS,

@@ -28,10 +28,10 @@ from mpc_train.training.gradients import (
     together,
     unseen,
 )
-from protocols import arithmetic
-from protocols.crypten_backend import MaskedTensor
-from protocols.masked import Masked
-from protocols.role import Shape
+from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.roles.role import Shape
+from protocols.shares import arithmetic
+from protocols.shares.masked import Masked
 
 Clip = Callable[[Gradients], Gradients]
 

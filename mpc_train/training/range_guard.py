@@ -28,27 +28,27 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from mpc_train.admission.network import NORMS
+from mpc_train.admission.ranges import MAX_CLASSES
+from mpc_train.base.bounds import WORD_BITS
 from mpc_train.jobs.audience import RANGE
-from mpc_train.jobs.bounds import WORD_BITS
-from mpc_train.jobs.ranges import MAX_CLASSES
 from mpc_train.jobs.schedule import split
-from mpc_train.memory import let_go
-from mpc_train.networks.graph_ranges import NORMS
+from mpc_train.run.memory import let_go
 from mpc_train.training.gradients import join
-from protocols.arithmetic import remask
-from protocols.comparison import below
-from protocols.crypten_backend import MaskedTensor, crypten
-from protocols.deferred import Deferred
+from protocols.comparison.compare import below
+from protocols.crypten_tensor.tensor import MaskedTensor, crypten
 from protocols.errors import DivergedError
-from protocols.masked import Additive, Masked, MaskedBit, concatenate
+from protocols.roles.deferred import Deferred
+from protocols.shares.arithmetic import remask
+from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mpc_train.jobs.job import Job
     from mpc_train.networks.network import Network
-    from protocols.reveal import RevealGate
-    from protocols.role import Role, Words
+    from protocols.roles.role import Role, Words
+    from protocols.shares.reveal import RevealGate
 
 T = TypeVar("T", Masked, Additive)
 

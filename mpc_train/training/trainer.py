@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
-from mpc_train.jobs.job_train_checks import is_frozen
-from mpc_train.jobs.ranges import rate
+from mpc_train.admission.ranges import rate
+from mpc_train.checks.check_train import is_frozen
 from mpc_train.jobs.schedule import batches
 from mpc_train.networks.models import initial_weights
 from mpc_train.networks.network import Network
@@ -21,9 +21,9 @@ from mpc_train.training.gradients import Seen, exact_limit, unseen
 from mpc_train.training.losses import Loss
 from mpc_train.training.optim import Clip, Optimizer
 from mpc_train.training.training_setup import make_clip, make_loss, make_optimizer
-from protocols.crypten_backend import MaskedTensor
-from protocols.masked import Masked
-from protocols.role import Role
+from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.roles.role import Role
+from protocols.shares.masked import Masked
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

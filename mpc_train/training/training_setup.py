@@ -10,17 +10,17 @@ from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING
 
-from mpc_train.errors import JobError
-from mpc_train.jobs.bounds import gradient_bits, norm_bits
-from mpc_train.jobs.job_train_checks import is_frozen, loss_name
-from mpc_train.jobs.schedule import learning_rate
-from mpc_train.training.moments import Moments, check_adaptive
-from mpc_train.training.representable import (
+from mpc_train.admission.representable import (
     check_adaptive_words,
     check_clip,
     check_joined,
     check_loss,
 )
+from mpc_train.base.bounds import gradient_bits, norm_bits
+from mpc_train.checks.check_train import is_frozen, loss_name
+from mpc_train.errors import JobError
+from mpc_train.jobs.schedule import learning_rate
+from mpc_train.training.moments import Moments, check_adaptive
 from protocols.errors import RangeError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mpc_train.training.gradients import Seen
     from mpc_train.training.losses import Loss
     from mpc_train.training.optim import Clip, Optimizer
-    from protocols.crypten_backend import MaskedTensor
+    from protocols.crypten_tensor.tensor import MaskedTensor
 
 
 def moments(job: Job) -> Moments:

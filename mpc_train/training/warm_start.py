@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
+from mpc_train.checks.check_train import is_frozen
 from mpc_train.errors import DataError
-from mpc_train.jobs.job_train_checks import is_frozen
 from mpc_train.training.gradients import pieces
-from protocols.crypten_backend import MaskedTensor, Source
-from protocols.fixed_point import encode
-from protocols.masked import public
-from protocols.role import Role
+from protocols.crypten_tensor.tensor import MaskedTensor, Source
+from protocols.ring.fixed_point import encode
+from protocols.roles.role import Role
+from protocols.shares.masked import public
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpc_train.evaluation.findings import checked_loss
-from mpc_train.evaluation.passes import chunks
 from mpc_train.jobs.schedule import checked_rows, is_checked, steps_per_epoch, total_steps
-from mpc_train.memory import computed
+from mpc_train.run.memory import computed
+from mpc_train.training.passes import chunks
 from mpc_train.training.range_guard import ADVICE, outside, positive, words_of
-from protocols.arithmetic import remask, select, truncate
-from protocols.comparison import below, negative
-from protocols.crypten_backend import MaskedTensor
+from protocols.comparison.compare import below, negative
+from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.errors import DivergedError
-from protocols.fixed_point import decode
-from protocols.masked import Additive, Masked, MaskedBit, public
-from protocols.rational import mantissa
-from protocols.reveal import Output, RevealGate
+from protocols.ring.fixed_point import decode
+from protocols.ring.rational import mantissa
+from protocols.shares.arithmetic import remask, select, truncate
+from protocols.shares.masked import Additive, Masked, MaskedBit, public
+from protocols.shares.reveal import Output, RevealGate
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

@@ -187,7 +187,7 @@ def _member(
     rank, parties = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     import torch
 
-    from protocols.crypten_import import crypten
+    from protocols.crypten_tensor.importing import crypten
 
     torch.set_num_threads(1)
     crypten.cfg.mpc.provider = "TTP"

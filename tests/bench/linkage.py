@@ -22,15 +22,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import msgspec
 import numpy as np
 
-from mpc_train.data import Table
 from mpc_train.jobs.job import Job, job_from_bytes
 from mpc_train.linkage.link import Place, link, patience_s
 from mpc_train.linkage.sharing import share_joined
-from mpc_train.linkage.tokens import token_key, tokens_of
-from mpc_train.program import make_role
+from mpc_train.owners.table import Table
+from mpc_train.owners.tokens import token_key, tokens_of
+from mpc_train.run.program import make_role
 from mpc_train.tables.dates import DateForm
-from parties.contract import Roles
-from protocols.crypten_backend import attach, detach
+from parties.agreement.contract import Roles
+from protocols.crypten_tensor.tensor import attach, detach
 from tests.bench.mesh import Mesh, finish, join
 
 DEALER = "dealer"

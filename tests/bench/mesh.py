@@ -23,14 +23,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from parties.contract import Roles
-from parties.data_plane import DataPlane, choose_route
-from parties.secure_channel import SecureChannel
-from parties.session import Session, confirm, session_info, shake_hands
+from parties.agreement.contract import Roles
+from parties.agreement.session import Session, confirm, session_info, shake_hands
 from parties.stop import StopFlag
-from parties.zmq_transport import CurveKeys, Transport
-from protocols.session import VERSION, identity_digest, session_id
-from protocols.signatures import SigningKeys
+from parties.wire.data_plane import DataPlane, choose_route
+from parties.wire.secure_channel import SecureChannel
+from parties.wire.zmq_transport import CurveKeys, Transport
+from protocols.sealing.session import VERSION, identity_digest, session_id
+from protocols.sealing.signatures import SigningKeys
 from tests.bench.link import Link
 
 _BYE = b"bye"

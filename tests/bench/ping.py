@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from parties.contract import Roles
+from parties.agreement.contract import Roles
 from tests.bench.link import add_options, chosen
 from tests.bench.mesh import Mesh, finish, join
 

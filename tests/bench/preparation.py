@@ -16,13 +16,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mpc_train.preparation.cells import WORD_BITS, cells, halves
+from mpc_train.jobs.pipeline import Pipeline, Term
+from mpc_train.owners.cells import WORD_BITS, cells, halves
+from mpc_train.owners.local import Local, partials
 from mpc_train.preparation.combined import parameters
-from mpc_train.preparation.local import Local, partials
-from mpc_train.preparation.pipeline import Pipeline, Term
 from mpc_train.preparation.rows import Rows, prepared
-from protocols.fixed_point import encode
-from protocols.role import Role
+from protocols.ring.fixed_point import encode
+from protocols.roles.role import Role
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import secret, shares_of
 

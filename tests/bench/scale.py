@@ -78,18 +78,18 @@ def worker(point: Point, steps: int) -> None:
     import numpy as np
     import torch
 
-    from mpc_train.memory import settle
     from mpc_train.networks.network import Network
-    from mpc_train.program import make_role, peak_rss_mb
+    from mpc_train.run.memory import settle
+    from mpc_train.run.program import make_role, peak_rss_mb
     from mpc_train.training.losses import CrossEntropy
     from mpc_train.training.optim import SGD
     from mpc_train.training.trainer import Trainer
-    from protocols import crypten_functions
-    from protocols.crypten_backend import MaskedTensor, attach
+    from protocols.crypten_tensor import dispatch
+    from protocols.crypten_tensor.tensor import MaskedTensor, attach
     from tests.bench.mesh import finish, join
 
     torch.set_num_threads(1)
-    crypten_functions.install()
+    dispatch.install()
     rng = np.random.default_rng(1)
     with join() as session:
         role = make_role(session)

@@ -50,9 +50,9 @@ def worker(workload: str, steps: int, threads: int, profile: str | None) -> None
     import numpy as np
     import torch
 
-    from mpc_train.memory import settle
-    from mpc_train.program import make_role, peak_rss_mb
-    from protocols.crypten_backend import attach
+    from mpc_train.run.memory import settle
+    from mpc_train.run.program import make_role, peak_rss_mb
+    from protocols.crypten_tensor.tensor import attach
     from tests.bench.mesh import finish, join
     from tests.bench.workloads import operation
 
@@ -156,7 +156,7 @@ def measure(
 
 def run_mesh(argv: list[str], parties: int, threads: int, link: Link | None) -> list[Any]:
     """What the workers `argv` of `parties` evaluators and a dealer report."""
-    from parties.contract import Roles
+    from parties.agreement.contract import Roles
     from tests.bench.mesh import Mesh
 
     names = tuple(f"party-{index}" for index in range(parties))

@@ -25,7 +25,7 @@ import polars
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from mpc_train.tables.load import load  # noqa: E402
+from mpc_train.tables.loading.load import load  # noqa: E402
 from mpc_train.tables.reading import Progress  # noqa: E402
 from mpc_train.tables.schema import Column, Schema  # noqa: E402
 from mpc_train.tables.source import Source  # noqa: E402

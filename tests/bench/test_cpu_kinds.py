@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from protocols import kernels
+from protocols.ring import kernels
 from tests.bench.cpu_kinds import KINDS, KindProfile, available, ring_share
 
 WORDS = np.arange(1 << 16, dtype=np.int64)

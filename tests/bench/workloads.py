@@ -38,9 +38,9 @@ def operation(workload: str, rng: Any) -> Callable[[], Any]:
     from mpc_train.training.moments import Moments
     from mpc_train.training.optim import SGD, Optimizer
     from mpc_train.training.trainer import Trainer
-    from protocols import crypten_functions  # noqa: F401  registers the functions
-    from protocols.crypten_backend import MaskedTensor
-    from protocols.layers_window import Window
+    from protocols.crypten_tensor import dispatch  # noqa: F401  registers the functions
+    from protocols.crypten_tensor.layers.window import Window
+    from protocols.crypten_tensor.tensor import MaskedTensor
 
     def shared(values: Any, src: int) -> MaskedTensor:
         return MaskedTensor(torch.from_numpy(values), src=src)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mpc_train.data import load_table
+from mpc_train.admission.rules import check_rules
 from mpc_train.jobs.job import load_job
-from mpc_train.jobs.node_config import load_coordinator_config, load_node_config
-from mpc_train.jobs.rules import check_rules
-from mpc_train.local import local_data
+from mpc_train.owners.table import load_table
+from mpc_train.run.local import local_data
+from mpc_train.run.node_config import load_coordinator_config, load_node_config
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 JOBS = ("breast_cancer", "digits", "diabetes")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from parties.identity import IdentityKeys
+from parties.keys.identity import IdentityKeys
 from tests.support.local_run import LocalRun
 
 

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from parties import control
-from parties.artifacts import split
-from parties.contract import Contract, Roles
-from parties.data_plane import _pack, _unpack
+from parties.agreement import control
+from parties.agreement.contract import Contract, Roles
 from parties.errors import CardError, ContractError, ControlError, IdentityError, RosterError
-from parties.identity import Card, IdentityKeys
-from parties.keyfile import KdfCost, open_secret, read_header, seal_secret
-from parties.roster import Roster
-from protocols.bundle import pack_bundle, unpack_bundle
-from protocols.envelope import EnvelopeInfo, check_envelope, read_info, seal_envelope
+from parties.keys.identity import Card, IdentityKeys
+from parties.keys.keyfile import KdfCost, open_secret, read_header, seal_secret
+from parties.keys.roster import Roster
+from parties.nodes.artifacts import split
+from parties.wire.data_plane import _pack, _unpack
 from protocols.errors import AuthenticationError, EnvelopeError, FrameError, HandshakeError
-from protocols.handshake import Initiator, Responder
-from protocols.session import SUITE, VERSION, Endpoint, SessionInfo
+from protocols.sealing.bundle import pack_bundle, unpack_bundle
+from protocols.sealing.envelope import EnvelopeInfo, check_envelope, read_info, seal_envelope
+from protocols.sealing.handshake import Initiator, Responder
+from protocols.sealing.session import SUITE, VERSION, Endpoint, SessionInfo
 
 ROLES = Roles(("ann", "bob"), ("ann", "bob"), "dora", ("ann",))
 CHEAP = KdfCost(memory_kib=64, passes=1, lanes=1)

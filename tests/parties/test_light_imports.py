@@ -9,13 +9,13 @@ import pytest
 @pytest.mark.parametrize(
     "module",
     [
-        "parties.vault",
-        "parties.roster",
-        "parties.passphrase",
-        "protocols.handshake",
-        "protocols.record",
-        "protocols.envelope",
-        "protocols.bundle",
+        "parties.keys.vault",
+        "parties.keys.roster",
+        "parties.keys.passphrase",
+        "protocols.sealing.handshake",
+        "protocols.sealing.record",
+        "protocols.sealing.envelope",
+        "protocols.sealing.bundle",
     ],
 )
 def test_module_starts_without_torch(module: str) -> None:

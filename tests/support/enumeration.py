@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from protocols.role import Role, Shape, Words
+from protocols.roles.role import Role, Shape, Words
 from tests.support.transcript_first import InsecureDealer, InsecureEvaluator, InsecureScript
 
 Window = tuple[int, int]

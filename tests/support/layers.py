@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from protocols import crypten_functions  # noqa: F401  registers the functions
-from protocols.crypten_backend import MaskedTensor, attach
-from protocols.role import Role
+from protocols.crypten_tensor import dispatch  # noqa: F401  registers the functions
+from protocols.crypten_tensor.tensor import MaskedTensor, attach
+from protocols.roles.role import Role
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, shares_of
 

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from parties.identity import IdentityKeys
-from parties.roster import Roster
-from parties.supervisor import Child, ChildSpec, Supervisor
+from parties.keys.identity import IdentityKeys
+from parties.keys.roster import Roster
+from parties.nodes.supervisor import Child, ChildSpec, Supervisor
 from tests.support.patience import PATIENCE_S
 
 ROOT = str(Path(__file__).resolve().parents[2])

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from protocols import crypten_backend
-from protocols.crypten_import import crypten
+from protocols.crypten_tensor import tensor as crypten_backend
+from protocols.crypten_tensor.importing import crypten
 from protocols.errors import FrameError, PeerLostError
-from protocols.masked import Masked
-from protocols.role import Role
+from protocols.roles.role import Role
+from protocols.shares.masked import Masked
 from tests.support.loopback import (
     Endpoint,
     InsecureLoopback,

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from protocols.dealer import Dealer
 from protocols.errors import PeerTimeoutError
-from protocols.evaluator import Evaluator
-from protocols.inputs import from_evaluator
-from protocols.masked import Masked
-from protocols.role import Role
-from protocols.streams import Stream
+from protocols.roles.dealer import Dealer
+from protocols.roles.evaluator import Evaluator
+from protocols.roles.role import Role
+from protocols.roles.streams import Stream
+from protocols.shares.inputs import from_evaluator
+from protocols.shares.masked import Masked
 from tests.support.patience import PATIENCE_S
 
 DEALER = "dealer"

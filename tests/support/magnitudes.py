@@ -1,11 +1,11 @@
-"""Shifts by a secret number of places, for tests of `protocols.magnitude`."""
+"""Shifts by a secret number of places, for tests of `protocols.functions.magnitude`."""
 
 import numpy as np
 
-from protocols.arithmetic import remask
-from protocols.magnitude import Magnitude, magnitude, shifted
-from protocols.masked import Masked
-from protocols.role import Words
+from protocols.functions.magnitude import Magnitude, magnitude, shifted
+from protocols.roles.role import Words
+from protocols.shares.arithmetic import remask
+from protocols.shares.masked import Masked
 
 BITS = 40
 

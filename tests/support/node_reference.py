@@ -21,11 +21,13 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 
 import mpc_train
-from mpc_train import local
-from mpc_train.jobs import node_config, outputs, rules
-from mpc_train.jobs.strict_toml import quoted
+from mpc_train.admission import rules
+from mpc_train.base.strict_toml import quoted
+from mpc_train.jobs import outputs
+from mpc_train.run import local, node_config
 from mpc_train.tables import dates, postgres_url, source
-from parties import coordinator, zmq_transport
+from parties.nodes import coordinator
+from parties.wire import zmq_transport
 
 DOCS = Path(mpc_train.__path__[0]) / "docs"
 PAGE, PARTY, COORDINATOR = "node-file.md", "node.toml", "coordinator.toml"
@@ -166,7 +168,7 @@ def limits() -> list[str]:
         "",
         f"`[timeouts]` is in each node's own file ({times.join_s} s and {times.peer_s} s by "
         "default), and each node keeps its own. Between nodes, and to the coordinator, a heartbeat "
-        f"goes out each {beat:g} s (`HEARTBEAT_MS` in `parties/zmq_transport.py`); a connection "
+        f"goes out each {beat:g} s (`HEARTBEAT_MS` in `parties/wire/zmq_transport.py`); a connection "
         f"that answers none for {silence:g} s counts as broken (`SILENCE_MS` there): the run ends.",
         "",
         "| how long a node waits | |",

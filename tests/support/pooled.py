@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from mpc_train.data import Table
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
+from mpc_train.owners.table import Table
 from mpc_train.preparation.combined import Parameters
 from mpc_train.preparation.sharing import Shared
-from mpc_train.program import _trained, agreed_outputs
+from mpc_train.run.program import _trained, agreed_outputs
 from mpc_train.training.range_guard import RangeGuard
-from mpc_train.twin.reference import pooled_inputs
-from protocols import crypten_functions
-from protocols.crypten_backend import MaskedTensor, attach, detach
+from mpc_train.twin.training import pooled_inputs
+from protocols.crypten_tensor import dispatch
+from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.errors import RangeError
-from protocols.reveal import RevealGate
-from protocols.role import Role
+from protocols.roles.role import Role
+from protocols.shares.reveal import RevealGate
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, shares_of
 
@@ -79,7 +79,7 @@ def in_lockstep(
     """What `run` gives at every role, opened, and what the guard that it was given tells."""
 
     def program(role: Role) -> tuple[list[dict[str, Any]], bool | None]:
-        crypten_functions.install()
+        dispatch.install()
         attach(role, job.fraction_bits)
         np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
         try:

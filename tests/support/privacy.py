@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from protocols.arithmetic import truncate
-from protocols.masked import Masked
-from protocols.role import Role, Words
+from protocols.roles.role import Role, Words
+from protocols.shares.arithmetic import truncate
+from protocols.shares.masked import Masked
 from tests.support.loopback import combine_masked, secret, shares_of
 from tests.support.transcript_first import View, run_scripted
 

@@ -36,11 +36,11 @@ def main() -> None:
 
         setattr(owner, name, wrapped)
 
-    from parties import control
-    from parties.identity import IdentityKeys
-    from parties.secure_channel import SecureChannel
-    from protocols.record import RecordOpener, RecordSealer
-    from protocols.streams import Stream
+    from parties.agreement import control
+    from parties.keys.identity import IdentityKeys
+    from parties.wire.secure_channel import SecureChannel
+    from protocols.roles.streams import Stream
+    from protocols.sealing.record import RecordOpener, RecordSealer
 
     told = open(f"{sys.argv[1]}.told", "ab", buffering=0)  # noqa: SIM115 - as above
 

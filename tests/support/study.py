@@ -20,9 +20,9 @@ import numpy as np
 import psutil
 
 from mpc_train.jobs.job import load_job
-from parties.identity import Card
-from parties.roster import Roster
-from parties.vault import FileVault
+from parties.keys.identity import Card
+from parties.keys.roster import Roster
+from parties.keys.vault import FileVault
 from tests.support.patience import PATIENCE_S, wait_until
 
 RECORDED = Path(__file__).with_name("recorded.py")

@@ -29,11 +29,11 @@ from mpc_train.training.moments import Moments
 from mpc_train.training.optim import SGD, Clip
 from mpc_train.training.range_guard import RangeGuard, look_at_network
 from mpc_train.training.watch import Watch, disclosures
-from mpc_train.twin.reference_optim import RootAdaptive
-from protocols.crypten_backend import MaskedTensor, attach
+from mpc_train.twin.optim import RootAdaptive
+from protocols.crypten_tensor.tensor import MaskedTensor, attach
 from protocols.errors import DivergedError
-from protocols.masked import Masked
-from protocols.reveal import Output, RevealGate
+from protocols.shares.masked import Masked
+from protocols.shares.reveal import Output, RevealGate
 from tests.support.layers import UNIT, F
 from tests.support.loss_cases import CASES
 

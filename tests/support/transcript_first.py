@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from protocols.dealer import Dealer
-from protocols.deferred import Deferred, Never
-from protocols.evaluator import Evaluator
-from protocols.role import Mask, Octets, Positions, Role, Shape, Words
+from protocols.roles.dealer import Dealer
+from protocols.roles.deferred import Deferred, Never
+from protocols.roles.evaluator import Evaluator
+from protocols.roles.role import Mask, Octets, Positions, Role, Shape, Words
 from tests.support.lockstep import Baton
 
 View = list[tuple[str, bytes]]

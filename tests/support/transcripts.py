@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from protocols import functions
-from protocols.arithmetic import matmul, multiply, remask, select, truncate
-from protocols.comparison import all_of, argmax, below, maximum, negative, relu
-from protocols.inputs import from_dealer
-from protocols.magnitude import inverse_root, reciprocal
-from protocols.masked import Masked
-from protocols.reveal import Output, RevealGate
-from protocols.role import Role
-from protocols.scaling import extremes, floor_quotient
-from protocols.shuffle import pick, shuffle
+from protocols.comparison.compare import all_of, argmax, below, maximum, negative, relu
+from protocols.functions import splines
+from protocols.functions.magnitude import inverse_root, reciprocal
+from protocols.functions.scaling import extremes, floor_quotient
+from protocols.linkage.shuffle import pick, shuffle
+from protocols.roles.role import Role
+from protocols.shares.arithmetic import matmul, multiply, remask, select, truncate
+from protocols.shares.inputs import from_dealer
+from protocols.shares.masked import Masked
+from protocols.shares.reveal import Output, RevealGate
 from tests.support.layer_programs import LAYERS, SECRET_DROPOUT, LayerProgram, run_layer
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import secret, shares_of
@@ -66,10 +66,10 @@ def training(x: Masked) -> None:
     from mpc_train.training.losses import CrossEntropy
     from mpc_train.training.optim import SGD
     from mpc_train.training.trainer import Trainer
-    from protocols import crypten_functions
-    from protocols.crypten_backend import MaskedTensor, attach
+    from protocols.crypten_tensor import dispatch
+    from protocols.crypten_tensor.tensor import MaskedTensor, attach
 
-    crypten_functions.install()
+    dispatch.install()
     attach(x.role, F)
     widths = (4, 5, 3)
     weights = {
@@ -123,11 +123,11 @@ TRAFFIC: dict[str, Callable[[Masked], Any]] = {
     "relu": lambda x: opened(relu(fixed(x))[0]),
     "argmax": lambda x: opened(remask(argmax(x).shares())),
     "maximum": lambda x: opened(maximum(x)[0]),
-    "sigmoid": lambda x: opened(functions.sigmoid(fixed(x), F)),
-    "tanh": lambda x: opened(functions.tanh(fixed(x), F)),
-    "exp": lambda x: opened(functions.exp(fixed(x), F)),
-    "softmax": lambda x: opened(functions.softmax(fixed(x), F)),
-    "divide": lambda x: opened(functions.divide(x, x, F)),
+    "sigmoid": lambda x: opened(splines.sigmoid(fixed(x), F)),
+    "tanh": lambda x: opened(splines.tanh(fixed(x), F)),
+    "exp": lambda x: opened(splines.exp(fixed(x), F)),
+    "softmax": lambda x: opened(splines.softmax(fixed(x), F)),
+    "divide": lambda x: opened(splines.divide(x, x, F)),
     "shifted": lambda x: opened(*shifts(x)),
     "mantissa reciprocal": lambda x: opened(reciprocal(x)),
     "mantissa root": lambda x: opened(inverse_root(x)),

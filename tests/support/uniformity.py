@@ -35,12 +35,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from protocols.evaluator import Evaluator
-from protocols.frames import FRAME_BYTES, LABEL
-from protocols.intersection import ITEM_BYTES
-from protocols.kernels import pack_sum, packed_size
-from protocols.openings import BitsOpening, Opening, WordsOpening
-from protocols.role import Role
+from protocols.linkage.intersection import ITEM_BYTES
+from protocols.ring.kernels import pack_sum, packed_size
+from protocols.roles.evaluator import Evaluator
+from protocols.roles.frames import FRAME_BYTES, LABEL
+from protocols.roles.openings import BitsOpening, Opening, WordsOpening
+from protocols.roles.role import Role
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 
 RUNS = 96

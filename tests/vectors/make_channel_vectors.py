@@ -15,12 +15,12 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from parties.identity import IdentityKeys
-from parties.keyfile import KdfCost, seal_secret
-from protocols import record
-from protocols.envelope import EnvelopeInfo, seal_envelope
-from protocols.key_schedule import Keys, Schedule
-from protocols.session import SUITE, identity_digest, session_id
+from parties.keys.identity import IdentityKeys
+from parties.keys.keyfile import KdfCost, seal_secret
+from protocols.sealing import record
+from protocols.sealing.envelope import EnvelopeInfo, seal_envelope
+from protocols.sealing.key_schedule import Keys, Schedule
+from protocols.sealing.session import SUITE, identity_digest, session_id
 
 SENDER_PRIVATE = bytes(range(192))
 RECIPIENT_PRIVATE = bytes(reversed(range(192)))

@@ -1,6 +1,6 @@
-"""Fit the piecewise quadratics of `protocols/spline_tables.py` and print that module.
+"""Fit the piecewise quadratics of `protocols/functions/spline_tables.py` and print that module.
 
-    python tests/vectors/make_splines.py > protocols/spline_tables.py
+    python tests/vectors/make_splines.py > protocols/functions/spline_tables.py
 
 Each function gets the fewest pieces, from left to right, whose quadratic (interpolation at three
 Chebyshev points, then shifted to balance the error) stays within the bound. Knots are multiples of

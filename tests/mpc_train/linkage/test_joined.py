@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mpc_train.jobs.schedule import split
-from mpc_train.preparation.applied import applied
-from mpc_train.preparation.local import Local, local_terms
-from mpc_train.twin.reference_preparation import twin_parameters
-from tests.mpc_train.preparation_case import JOB, PREPARE, pooled, prepared_job, tables
-from tests.mpc_train.scaling_case import over_joined
+from mpc_train.owners.applied import applied
+from mpc_train.owners.local import Local, local_terms
+from mpc_train.twin.preparation import twin_parameters
+from tests.support.preparation_case import JOB, PREPARE, pooled, prepared_job, tables
+from tests.support.scaling_case import over_joined
 
 PLAIN = 'scale = "standard"\n[prepare.columns.visits]\nscale = "minmax"\n'
 MISSING = 'missing = "mean"\n[prepare.columns.income]\nclip = [0, 1000]\n'

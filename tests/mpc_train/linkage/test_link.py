@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpc_train.data import Table
 from mpc_train.errors import LinkageError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
 from mpc_train.linkage.link import Linked, Place, check_duplicates, link
 from mpc_train.linkage.sharing import share_joined
-from mpc_train.preparation.applied import applied
-from mpc_train.preparation.local import Local
-from mpc_train.twin.reference_join import joined
-from mpc_train.twin.reference_preparation import twin_parameters
-from protocols.crypten_backend import attach, detach
-from protocols.dealer import Dealer
+from mpc_train.owners.applied import applied
+from mpc_train.owners.local import Local
+from mpc_train.owners.table import Table
+from mpc_train.twin.join import joined
+from mpc_train.twin.preparation import twin_parameters
+from protocols.crypten_tensor.tensor import attach, detach
 from protocols.errors import DesyncError
-from protocols.evaluator import Evaluator
-from protocols.fixed_point import decode
-from protocols.role import Role
-from protocols.streams import Stream
-from tests.mpc_train.linkage.columns_case import JOB, load, three_owners
+from protocols.ring.fixed_point import decode
+from protocols.roles.dealer import Dealer
+from protocols.roles.evaluator import Evaluator
+from protocols.roles.role import Role
+from protocols.roles.streams import Stream
+from tests.support.columns_case import JOB, load, three_owners
 from tests.support.lockstep import LockstepLoopback
 from tests.support.loopback import combine_masked, insecure_root, shares_of
 

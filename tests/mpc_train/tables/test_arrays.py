@@ -13,13 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from mpc_train.cli import app
-from mpc_train.data import load_table
 from mpc_train.errors import DataError, JobError
+from mpc_train.jobs.data import Array
 from mpc_train.jobs.job import Job, job_from_bytes, load_job
-from mpc_train.jobs.job_data import Array
-from mpc_train.predicting import predict
+from mpc_train.owners.table import load_table
+from mpc_train.results.predicting import predict
 from mpc_train.tables.source import Source
-from tests.mpc_train.test_predict import model_in
+from tests.mpc_train.results.test_predict import model_in
 
 SHAPE = (2, 3, 4)
 ROWS = 6
@@ -292,7 +292,7 @@ def test_images_without_pillow(tmp_path: Path, job: Job, monkeypatch: pytest.Mon
 def test_small_pieces_give_the_same(
     tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpc_train.tables.arrays.CHUNK_CELLS", 50)
+    monkeypatch.setattr("mpc_train.tables.readers.arrays.CHUNK_CELLS", 50)
     path = tmp_path / "t.parquet"
     frame = polars.DataFrame({"image": lists(True), "ill": LABELS})
     frame.write_parquet(path)
@@ -416,7 +416,7 @@ def test_the_example_takes_arrays() -> None:
 
 
 def test_an_error_has_an_end(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpc_train.tables.arrays.MOST_SHOWN", 3)
+    monkeypatch.setattr("mpc_train.tables.readers.arrays.MOST_SHOWN", 3)
     said = refused(job, Source(str(table_of_files(tmp_path, ["gone.npy"] * ROWS))))
     assert said.count("there is no file") == 3 and said.endswith("and perhaps more")
     for row in range(3):

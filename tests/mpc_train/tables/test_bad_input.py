@@ -9,8 +9,8 @@ import polars
 import pytest
 
 from mpc_train.errors import DataError
-from mpc_train.tables import load as loading
-from mpc_train.tables.load import load
+from mpc_train.tables.loading import load as loading
+from mpc_train.tables.loading.load import load
 from mpc_train.tables.reading import Progress
 from mpc_train.tables.schema import Column, Schema
 from mpc_train.tables.source import Source

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpc_train.errors import DataError
-from mpc_train.tables.csv_text import CsvText
+from mpc_train.tables.readers.csv_text import CsvText
 from mpc_train.tables.source import Source
 
 CELL = st.text(st.sampled_from(list("ab1 ,;\"'\r\nüß€😀")), max_size=6)

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpc_train.errors import DataError
-from mpc_train.tables import load as loading
-from mpc_train.tables.infer import infer
-from mpc_train.tables.load import load
+from mpc_train.tables.drafts.infer import infer
+from mpc_train.tables.loading import load as loading
+from mpc_train.tables.loading.load import load
 from mpc_train.tables.schema import Column, Schema, load_schema
 from mpc_train.tables.source import Source, SourceProblem, check_source
 from mpc_train.tables.typed import TypedTable

@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mpc_train.errors import DataError
-from mpc_train.tables.infer import Draft, infer
-from mpc_train.tables.load import load
+from mpc_train.tables.drafts.infer import Draft, infer
+from mpc_train.tables.loading.load import load
 from mpc_train.tables.schema import Schema, load_schema
 from mpc_train.tables.source import Source, check_source
 from tests.mpc_train.tables.test_formats import written

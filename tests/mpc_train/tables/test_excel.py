@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mpc_train.errors import DataError
-from mpc_train.tables.infer import infer
-from mpc_train.tables.load import load
+from mpc_train.tables.drafts.infer import infer
+from mpc_train.tables.loading.load import load
 from mpc_train.tables.schema import Column, Schema
 from mpc_train.tables.source import Source, SourceProblem, check_source
 

@@ -7,10 +7,10 @@ import polars
 import pytest
 
 from mpc_train.errors import DataError
-from mpc_train.tables import columnar
-from mpc_train.tables import load as loading
 from mpc_train.tables.faults import MOST_FAULTS, Faults
-from mpc_train.tables.load import load
+from mpc_train.tables.loading import load as loading
+from mpc_train.tables.loading.load import load
+from mpc_train.tables.readers import columnar
 from mpc_train.tables.schema import Column, Schema
 from mpc_train.tables.source import Source
 

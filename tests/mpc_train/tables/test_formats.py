@@ -18,10 +18,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mpc_train.base.problem import JobProblem
 from mpc_train.errors import DataError
-from mpc_train.jobs.job_problem import JobProblem
 from mpc_train.tables.cells import CellError, decode
-from mpc_train.tables.load import load
+from mpc_train.tables.loading.load import load
 from mpc_train.tables.schema import Column, Kind, Schema, check_schema
 from mpc_train.tables.source import Source
 from mpc_train.tables.spelling import entry_of

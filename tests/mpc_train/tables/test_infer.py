@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from mpc_train.cli import app
 from mpc_train.errors import DataError
-from mpc_train.tables.infer import infer
-from mpc_train.tables.load import load
+from mpc_train.tables.drafts.infer import infer
+from mpc_train.tables.loading.load import load
 from mpc_train.tables.schema import Schema, load_schema
 from mpc_train.tables.source import Source
 

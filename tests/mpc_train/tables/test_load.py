@@ -8,12 +8,12 @@ import numpy as np
 import polars
 import pytest
 
-from mpc_train.tables import columnar
-from mpc_train.tables import load as loading
-from mpc_train.tables.load import load
+from mpc_train.tables.loading import load as loading
+from mpc_train.tables.loading.load import load
+from mpc_train.tables.readers import columnar
 from mpc_train.tables.reading import Progress
 from mpc_train.tables.source import Source
-from tests.mpc_train.tables.tables import NAMES, ROWS, SCHEMA, expected, frame
+from tests.support.tables import NAMES, ROWS, SCHEMA, expected, frame
 
 
 def csv(folder: Path) -> Source:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from mpc_train.errors import DataError
-from mpc_train.tables.database import connection_parameters
-from mpc_train.tables.load import load
+from mpc_train.tables.loading.load import load
+from mpc_train.tables.readers.database import connection_parameters
 from mpc_train.tables.reading import Progress
 from mpc_train.tables.schema import Column, Schema
 from mpc_train.tables.source import Source, check_source
 from tests.mpc_train.tables.conftest import PASSWORD, Server
-from tests.mpc_train.tables.tables import NAMES, ROWS, SCHEMA, expected, frame
+from tests.support.tables import NAMES, ROWS, SCHEMA, expected, frame
 
 SECRET = "77x125"
 

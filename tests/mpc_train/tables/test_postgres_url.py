@@ -5,8 +5,8 @@ import os
 import pytest
 
 from mpc_train.errors import DataError
-from mpc_train.tables.database import connection_parameters
 from mpc_train.tables.postgres_url import PARAMETERS, UrlError, parse_url
+from mpc_train.tables.readers.database import connection_parameters
 from mpc_train.tables.source import Source, SourceProblem, check_source
 
 
@@ -96,7 +96,7 @@ def test_every_parameter_of_the_driver_is_listed_or_refused() -> None:
 
 def test_the_driver_sees_nothing_of_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     psycopg = pytest.importorskip("psycopg")
-    from mpc_train.tables.load import open_table
+    from mpc_train.tables.loading.load import open_table
 
     variables = [
         option.envvar.decode()

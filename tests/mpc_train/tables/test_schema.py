@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from mpc_train.cli import app
 from mpc_train.errors import JobError
-from mpc_train.tables.compare import differences, digest_of
+from mpc_train.tables.drafts.compare import differences, digest_of
 from mpc_train.tables.schema import Schema, load_schema
 
 SCHEMA = """

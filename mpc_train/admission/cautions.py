@@ -1,0 +1,170 @@
+"""What of a job lets its result say much about few rows, in words, for whoever decides on it.
+
+`job check` prints these sentences, and a node shows them before it asks a person. What public
+numbers prove, a node's rules refuse by default, and the sentence says so; what depends on the data
+can only be named.
+"""
+
+from collections import Counter
+from math import prod
+
+from mpc_train.admission.effective_rows import (
+    Effective,
+    effective_rows,
+    first_to_forget,
+    held_out_rows,
+    lightest,
+)
+from mpc_train.admission.rules import LEAST_BATCH_ROWS, LEAST_ROWS, count
+from mpc_train.checks.check_train import is_frozen
+from mpc_train.jobs.job import Job, fewest
+from mpc_train.jobs.schedule import is_newton, split_sizes
+
+FEW_STEPS = 10
+ROWS_A_WEIGHT = 3
+"""Regressions with fewer rows than this a coefficient are usually refused as saturated."""
+REFUSED = "nodes with default rules refuse it"
+
+
+def cautions(job: Job) -> list[str]:
+    """Sentences, the gravest first; empty where there is nothing to say."""
+    return [
+        *_of_steps(job),
+        *_of_rows(job),
+        *_of_weights(job),
+        *_of_start(job),
+        *_of_network(job),
+        *_of_measures(job),
+    ]
+
+
+def _of_steps(job: Job) -> list[str]:
+    """The sum of gradients that the result is."""
+    found, rows = [], effective_rows(job)
+    if not is_newton(job) and job.train.batch_size < LEAST_BATCH_ROWS:
+        found.append(f"a step takes {count(job.train.batch_size)}: {REFUSED}")
+    few = _few(rows)
+    for whose in few:
+        found.append(f"the result is {whose} in effect: {REFUSED}")
+    curvature = first_to_forget(job)
+    if curvature and not few:
+        found += [
+            f"at this learning rate a training may forget what it saw: its result may be {whose} "
+            "in effect; lower the rate"
+            for whose in _few(effective_rows(job, curvature))
+        ]
+    if rows.steps < FEW_STEPS:
+        found.append(
+            f"few steps make up the result, {max(rows.steps, 1):.1f} in effect: it is gradients at "
+            "its first weights more than a model"
+        )
+    return found
+
+
+def _few(rows: Effective) -> list[str]:
+    found = [
+        f"{count(mine)} of {owner}'s" for owner, mine in rows.owners.items() if mine < LEAST_ROWS
+    ]
+    return [count(rows.pooled)] if rows.pooled < LEAST_ROWS else found
+
+
+def _of_rows(job: Job) -> list[str]:
+    """Who could subtract what is its own, or point at a record."""
+    if job.data.partition == "columns":
+        return [
+            "a column in which one record has a value of its own gets a weight that is about that "
+            "record: whoever brings columns can choose it"
+        ]
+    known = [name for name in job.recipients if name in job.owners]
+    if len(job.owners) > 2 or not known:
+        return []
+    return [
+        f"{name} gets the result and knows all rows but {other}'s"
+        for name in known
+        for other in job.owners
+        if other != name
+    ]
+
+
+def _of_weights(job: Job) -> list[str]:
+    """Whose rows count more."""
+    found, loss = [], job.train.loss
+    if loss.balanced:
+        found.append("each class counts the same: a class of few rows counts as much as the others")
+    uneven = lightest(job)
+    if uneven and 1 / uneven >= LEAST_ROWS:
+        found.append(f"some rows count {float(1 / uneven):.0f} times as much as others, or more")
+    elif not uneven:
+        found.append("rows may count nothing, so that few others make up the result")
+    if job.weight and job.data.partition == "rows":
+        found.append("each owner decides how much each of its rows counts")
+    return found
+
+
+def _of_start(job: Job) -> list[str]:
+    """What is known of the weights before a step was made."""
+    start, network, found = job.train.warm_start, job.model.network, []
+    whose = ""
+    if start is not None:
+        whose = "its author" if start.source == "public" else start.source
+    elif network is not None:
+        whose = "its author"
+    if whose:
+        found.append(
+            f"training starts from weights that {whose} chose: such weights can single out a row, "
+            "by a unit that is active for it alone, or by errors that all others do not have"
+        )
+    frozen = [name for name in job.shapes if is_frozen(job, name)]
+    if network is not None:
+        frozen += [name for name, _ in network.graph.named("frozen")]
+    if frozen:
+        found.append(
+            f"{len(dict.fromkeys(frozen))} of {len(job.shapes)} tensors stay as they were chosen: "
+            "what the others learn can be of the rows that these let through"
+        )
+    if job.train.dropout_mask == "public":
+        found.append("which values are dropped is known, so which rows a weight has not seen")
+    return found
+
+
+def _of_network(job: Job) -> list[str]:
+    """What can hold a row by heart."""
+    found, rows = [], min(split_sizes(one)[0] for one in (job, *fewest(job)))
+    weights = sum(prod(shape) for name, shape in job.shapes.items() if not is_frozen(job, name))
+    plain = job.model.network is None and not job.model.hidden
+    if weights * (ROWS_A_WEIGHT if plain else 1) > rows:
+        found.append(f"{weights} weights for {rows} training rows: it can know rows by heart")
+    for node in job.graph.nodes:
+        if node.op == "embedding":
+            entries = job.graph.tensors[node.tensors["weight"]].shape[0]
+            if entries * LEAST_ROWS > rows:
+                found.append(
+                    f"{node.place}: a table of {entries} values for {rows} training rows, so that "
+                    "an entry is about few of them"
+                )
+    levels = Counter(term.column for term in job.pipeline.terms if term.part == "level")
+    found += [
+        f"{column!r} has {number} levels for {rows} training rows: the weight of a level is about "
+        "the rows that have it"
+        for column, number in levels.items()
+        if number * LEAST_ROWS > rows
+    ]
+    return found
+
+
+def _of_measures(job: Job) -> list[str]:
+    """What metrics and losses say of few rows."""
+    found = []
+    if job.reveal.metrics and job.data.partition == "rows":
+        found += [
+            f"of the held-out rows {ours} are {owner}'s: whoever owns the others can subtract "
+            f"them; {REFUSED} at {owner}"
+            for owner, ours in held_out_rows(job).items()
+            if 0 < ours < LEAST_ROWS
+        ]
+    if job.reveal.training_loss_every:
+        found.append(
+            f"each revealed loss is of {job.train.batch_size} rows, known ones among them can be "
+            "subtracted"
+        )
+    return found

@@ -1,0 +1,211 @@
+"""Whether the operations of a job's own network keep within the ring.
+
+Products (linear, convolution, matmul, attention, element-wise) are covered by the bound that the
+job states for all that a layer puts out, `fixed_point.activation_limit`, and by that of gradients;
+a maximum, ReLU, a slice or a sum of windows makes nothing larger. What is left is checked here, a
+node at a time, with the limits that the protocols state.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import prod
+from typing import TYPE_CHECKING
+
+from mpc_train.base.bounds import WORD_BITS, bit_length
+from mpc_train.errors import JobError
+from mpc_train.networks.graph import GraphError, Node
+from mpc_train.networks.graph_columns import columns_of
+from protocols.crypten_tensor.layers.normalisation_plan import VALUE_BITS, check_norm
+from protocols.errors import RangeError
+from protocols.ring.rational import mantissa
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+NORM_LIMIT = 1 << VALUE_BITS
+MOST_EPS = 1
+"""`layers_norm` is sized for variances, which this hardly adds to."""
+LEAST_NORMALISED = 4
+"""Fewer values are now and then nearly equal, and what is left of their differences, divided by
+sqrt(eps), gives gradients hundreds of times the usual: over two or three values even PyTorch's own
+float32 and float64 end with other weights."""
+MAX_SOFTMAX = 1024
+SQUARE_BITS = 31
+"""Splines square what lies between their knots; as words, knots are at most 2^31."""
+MAX_VOCABULARY = 4096
+"""Each private number is compared with all of a table's."""
+LEAST_DROPPED = Fraction(1, 1 << 16)
+"""`coins` have a probability of 16 bits."""
+MOST_CONSTANT = 1 << 12
+"""Words of this magnitude fit at every number of bits that a tensor may have."""
+SLOPE_BITS = 20
+NORMS = ("batch_norm", "layer_norm", "group_norm")
+
+
+def check_graph_ranges(job: Job) -> None:
+    """Raise JobError that names the node, and what to change."""
+    if job.model.network is None:
+        return
+    key = "model.module" if job.model.module else "model.graph"
+    shapes = {job.graph.input_name: job.graph.input_shape}
+    columns = columns_of(job.graph)
+    for node in job.graph.nodes:
+        try:
+            _check(job, node, shapes[node.inputs[0]])
+            _check_constants(job, node)
+            if node.op == "embedding":
+                _check_ids(job, node, columns.get(node.inputs[0]))
+        except GraphError as error:
+            raise JobError(f"{key}: {error}") from error
+        shapes[node.name] = node.shape
+
+
+def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
+    f = job.fraction_bits
+    if node.op in NORMS:
+        if job.fixed_point.activation_limit > NORM_LIMIT:
+            raise GraphError(
+                f"{node.place}: {node.op} takes values up to {NORM_LIMIT}; lower "
+                "fixed_point.activation_limit"
+            )
+        if round(node.real("eps") * (1 << f)) < 1:
+            raise GraphError(
+                f"{node.place}: eps = {float(node.real('eps')):g} is below 2^-{f}; use a larger one"
+            )
+        if node.real("eps") > MOST_EPS:
+            raise GraphError(
+                f"{node.place}: eps = {float(node.real('eps')):g} is above {MOST_EPS}, as large as "
+                "a variance; use a smaller one"
+            )
+        if node.op == "batch_norm" and not 0 <= node.real("momentum") <= 1:
+            raise GraphError(f"{node.place}: a momentum between 0 and 1")
+        _check_count(job, node, shape)
+    elif node.op in ("softmax", "attention"):
+        length = shape[0] if node.op == "attention" else shape[-1]
+        if length > MAX_SOFTMAX:
+            raise GraphError(f"{node.place}: softmax over {length}; at most {MAX_SOFTMAX}")
+        if length << f > 1 << SQUARE_BITS:
+            raise GraphError(
+                f"{node.place}: the table of 1 / x for softmax over {length} would overflow at "
+                f"fraction_bits = {f}; use {SQUARE_BITS - length.bit_length()} at most"
+            )
+    elif node.op == "embedding":
+        rows = _table_rows(job, node)
+        if rows > MAX_VOCABULARY:
+            raise GraphError(
+                f"{node.place}: a table of {rows}; at most {MAX_VOCABULARY} categories"
+            )
+    elif node.op == "dropout" and node.real("p"):
+        dropped = node.real("p")
+        if not LEAST_DROPPED <= dropped <= 1 - LEAST_DROPPED:
+            raise GraphError(f"{node.place}: p = {float(dropped):g}; 0, or 2^-16 to 1 - 2^-16")
+
+
+def _check_constants(job: Job, node: Node) -> None:
+    """Public numbers of a node neither overflow nor round to nothing."""
+    f, limit = job.fraction_bits, job.fixed_point.activation_limit
+    if node.op == "scale":
+        factor = abs(node.real("factor"))
+        if factor > MOST_CONSTANT:
+            raise GraphError(
+                f"{node.place}: a factor of {float(factor):g} would overflow, at most "
+                f"{MOST_CONSTANT}; scale the weights before it instead"
+            )
+        if factor and factor < Fraction(1, 1 << f):
+            raise GraphError(
+                f"{node.place}: a factor of {float(factor):g} leaves nothing at fraction_bits = {f}"
+            )
+    elif node.op == "shift":
+        summand = node.real("summand")
+        if abs(summand) > limit:
+            raise GraphError(
+                f"{node.place}: a summand of {float(summand):g} is beyond "
+                f"fixed_point.activation_limit = {limit}"
+            )
+        if summand and not round(summand * (1 << f)):
+            raise GraphError(
+                f"{node.place}: a summand of {float(summand):g} is nothing at fraction_bits = {f}"
+            )
+    elif node.op == "clamp":
+        low, high = node.real("low"), node.real("high")
+        if not -MOST_CONSTANT <= low < high <= MOST_CONSTANT:
+            raise GraphError(
+                f"{node.place}: limits of {float(low):g} and {float(high):g}; the first is the "
+                f"lower one, and both lie within ±{MOST_CONSTANT}"
+            )
+        if round(low * (1 << f)) == round(high * (1 << f)):
+            raise GraphError(
+                f"{node.place}: limits of {float(low):g} and {float(high):g} are the same at "
+                f"fraction_bits = {f}"
+            )
+    elif node.op == "leaky_relu":
+        slope = abs(node.real("slope"))
+        shift = mantissa(slope, SLOPE_BITS)[1] if slope <= MOST_CONSTANT else 0
+        grown = f + shift + bit_length(Fraction(limit) * max(slope, Fraction(1)))
+        if slope > MOST_CONSTANT or grown > WORD_BITS:
+            raise GraphError(
+                f"{node.place}: a slope of {float(slope):g} needs more than {WORD_BITS} bits at "
+                f"fraction_bits = {f}; use 0, or one nearer to 1"
+            )
+    elif node.op == "average_pool" and not 0 <= node.count("divisor") <= MOST_CONSTANT * limit:
+        raise GraphError(f"{node.place}: a divisor of {node.count('divisor')}")
+
+
+def _check_ids(job: Job, node: Node, columns: tuple[int, ...] | None) -> None:
+    """The columns that choose rows of an embedding's table hold its rows' numbers.
+
+    A number outside chooses no row, or the nearest one, and nobody would see that it did: the
+    owners' check of the declared range is what keeps such numbers out.
+    """
+    last = _table_rows(job, node) - 1
+    if columns is None:
+        raise GraphError(
+            f"{node.place}: an embedding of computed values; give it columns as they stand, or "
+            "slices of them"
+        )
+    terms, names = job.pipeline.terms, job.pipeline.names
+    for place in columns:
+        term = terms[place] if place < len(terms) else None
+        if term is None or term.part != "number" or term.secret or term.power != 1 or term.log:
+            raise GraphError(
+                f"{node.place}: {names[place]!r} chooses rows of a table, and is not a number as "
+                "it stands in the file"
+            )
+        declared = job.schema[term.column].range
+        if declared is None or not all(
+            0 <= (Fraction(end) - Fraction(term.center)) / Fraction(term.scale) <= last
+            for end in declared
+        ):
+            said = "" if declared is None else f", not [{declared[0]}, {declared[1]}]"
+            raise GraphError(
+                f"{node.place}: column {term.column!r} chooses rows 0 to {last} of a table: "
+                f"declare its range = [0, {last}]{said}"
+            )
+
+
+def _table_rows(job: Job, node: Node) -> int:
+    return job.graph.tensors[node.tensors["weight"]].shape[0]
+
+
+def _check_count(job: Job, node: Node, shape: tuple[int, ...]) -> None:
+    """How many values one mean of a norm is over: enough to be exact, few enough to fit."""
+    if node.op == "batch_norm":
+        positions = prod(shape[1:])
+        count = job.train.batch_size * positions
+        advice = f"train.batch_size = {-(-LEAST_NORMALISED // positions)} at least"
+    elif node.op == "layer_norm":
+        count = prod(shape[-node.count("axes") :])
+        advice = f"normalise over {LEAST_NORMALISED} at least"
+    else:
+        count = prod(shape) // node.count("groups")
+        advice = f"use groups of {LEAST_NORMALISED} values at least"
+    if count < LEAST_NORMALISED:
+        raise GraphError(
+            f"{node.place}: {node.op} over {count} value{'s' * (count > 1)} cannot be repeated "
+            f"exactly, in PyTorch neither; {advice}"
+        )
+    try:
+        check_norm(count, job.fraction_bits)
+    except RangeError as error:
+        raise GraphError(f"{node.place}: {error}") from error

@@ -1,0 +1,208 @@
+"""What this organisation allows, whatever job is proposed to it.
+
+The rules stand in the node's own file and are checked before the node signs, reads its data into
+a run or sends anything. Nothing is allowed by being left out: recipients, dealers, evaluators and
+metrics have to be listed, and the least numbers hold by default. A job that keeps the rules is
+still shown to a person, or has to be named by its digest or its approver (`commands.consent`).
+"""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from mpc_train.admission.effective_rows import effective_rows, held_out_rows
+from mpc_train.errors import RefusedError
+from mpc_train.jobs.job import Job, ModelKind
+from mpc_train.jobs.outputs import (
+    UNGROUPED,
+    Disclosure,
+    OverFolds,
+    disclosed_on_the_way,
+    leaving,
+    words_for,
+)
+from mpc_train.jobs.reveal import Metric
+from mpc_train.jobs.schedule import is_newton
+
+ALL_MODELS: tuple[ModelKind, ...] = (
+    "linear",
+    "logistic",
+    "softmax",
+    "mlp",
+    "poisson",
+    "gamma",
+)
+LEAST_ROWS = 10
+"""Fewest rows that anything may be said of: the threshold that statistical offices use for the
+cells of a table."""
+LEAST_BATCH_ROWS = 8
+"""Batches of 8 are the smallest that are in common use."""
+
+
+class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[rules]` of a party's or dealer's file."""
+
+    recipients: tuple[str, ...]
+    """Who may get a model that our data went into."""
+    dealers: tuple[str, ...]
+    """Who may deal: the dealer and any one evaluator could read all data together. A dealer's own
+    file names itself."""
+    evaluators: tuple[str, ...]
+    """Who may compute: all evaluators could read all data together."""
+    metrics: tuple[Metric | OverFolds, ...] = ()
+    """Which metrics may become known; `cv_accuracy` and the like are means over folds."""
+    disclosures: tuple[Disclosure, ...] = ()
+    """What may become known besides metrics and the model (`outputs.Disclosure`)."""
+    models: tuple[ModelKind, ...] = ALL_MODELS
+    """Which kinds of models may be trained (`model.kind` of the job)."""
+    modules: tuple[str, ...] = ()
+    """Which installed factories (`package.module:factory`) a job may call here for its network."""
+    least_parties: int = 2
+    """Fewest owners of data: with two, each can subtract its own part from a total."""
+    least_test_rows: int = 20
+    """Fewest rows that a metric is taken over."""
+    least_group: int = LEAST_ROWS
+    """Fewest rows of a group that a metric is revealed of (`reveal.least_group` of the job), and
+    fewest of our own rows among those of a metric, if any: others can subtract theirs."""
+    least_batch_rows: int = LEAST_BATCH_ROWS
+    """Fewest rows of a step."""
+    least_effective_rows: int = LEAST_ROWS
+    """Fewest rows, and rows of ours, that the result is made of in effect (`effective_rows`)."""
+    least_difference: int = LEAST_ROWS
+    """Fewest of our rows by which two jobs over one table may differ that train, or are measured,
+    on other rows of it: the difference of their results is about those."""
+    repeats: int = 1
+    """How many runs may reveal metrics with noise of one table: each adds its ε, and averages away
+    the noise of the others."""
+    jobs: tuple[str, ...] = ()
+    """Digests (hexadecimal, as `mpc-train job check` prints them) of the jobs that may run without
+    a person being asked."""
+    approvers: tuple[str, ...] = ()
+    """Who may approve jobs in that person's stead, by name in the roster, with `mpc-train job
+    approve`."""
+
+
+LEAST = (
+    "least_parties",
+    "least_test_rows",
+    "least_group",
+    "least_batch_rows",
+    "least_effective_rows",
+    "least_difference",
+    "repeats",
+)
+"""Numbers of `Rules`, at least 1; 0 rows of a step or in effect switch that rule off."""
+
+
+@dataclass
+class _Broken:
+    """What of a job breaks the rules, in words."""
+
+    rules: Rules
+    job: Job
+    me: str
+    found: list[str] = field(default_factory=list)
+
+    def unlisted(self, key: str, names: list[str], what: str) -> None:
+        """`names` have to stand under `key`; what: the rest of the sentence about them."""
+        missing = [name for name in dict.fromkeys(names) if name not in getattr(self.rules, key)]
+        if missing:
+            self.found.append(f"{', '.join(missing)} {what} and is not under {key}")
+
+    def fewer(self, key: str, rows: float, what: str) -> None:
+        """There are `rows` of something, which the rules demand more of; what: the sentence."""
+        if rows < getattr(self.rules, key):
+            self.found.append(f"{what}, {key} = {getattr(self.rules, key)}")
+
+
+def check_rules(rules: Rules, job: Job, me: str) -> None:
+    """Raise RefusedError naming everything in `job` that breaks the rules of the node `me`."""
+    # What takes time by the job's numbers comes last, for a job that keeps the other rules.
+    for checks in ((_check_roles, _check_outputs, _check_least), (_check_ours, _check_sum)):
+        broken = _Broken(rules, job, me)
+        for check in checks:
+            check(broken)
+        if broken.found:
+            raise RefusedError(
+                f"the job {job.name!r} breaks this node's rules: {'; '.join(broken.found)}. "
+                "Nothing was shared. Change [rules] in this node's file only if your organisation "
+                "agrees."
+            )
+
+
+def _check_roles(broken: _Broken) -> None:
+    rules, job = broken.rules, broken.job
+    broken.unlisted("dealers", [job.dealer], "would deal")
+    broken.unlisted("evaluators", list(job.evaluators), "would compute")
+    if job.model.kind not in rules.models:
+        broken.found.append(f"a {job.model.kind} model is not under models")
+    if job.model.module:
+        broken.unlisted("modules", [job.model.module], "would be called")
+    if len(job.owners) < rules.least_parties:
+        broken.found.append(
+            f"{len(job.owners)} owners bring data, least_parties = {rules.least_parties}"
+        )
+
+
+def _check_outputs(broken: _Broken) -> None:
+    """Every output has its word in the rules."""
+    job = broken.job
+    words: dict[str, list[str]] = {"recipients": [], "metrics": [], "disclosures": [], "always": []}
+    unknown = []
+    for output in leaving(job):
+        for needed in (found := words_for(job, output)):
+            words[needed.key].append(needed.word)
+        if not found:
+            unknown.append(output)
+    broken.unlisted("recipients", words["recipients"], "would receive the model")
+    broken.unlisted("metrics", words["metrics"], "would be revealed")
+    broken.unlisted("disclosures", words["disclosures"], "would be disclosed")
+    if unknown:
+        broken.found.append(f"{', '.join(unknown)} would leave, and no rule speaks of it")
+
+
+def _check_least(broken: _Broken) -> None:
+    """Nothing is measured on few rows, and no step is made of them."""
+    job, reveal = broken.job, broken.job.reveal
+    metrics = {*reveal.metrics, *reveal.per_party}
+    if metrics or disclosed_on_the_way(job):
+        least = reveal.least_test_rows
+        broken.fewer("least_test_rows", least, f"metrics are allowed over {least} rows")
+    if not metrics <= UNGROUPED:
+        least = reveal.least_group
+        broken.fewer("least_group", least, f"metrics are allowed of groups of {least} rows")
+    if not is_newton(job):
+        batch = job.train.batch_size
+        broken.fewer("least_batch_rows", batch, f"a step takes {count(batch)}")
+
+
+def _check_ours(broken: _Broken) -> None:
+    """Nothing is measured on few rows of ours."""
+    job = broken.job
+    if job.reveal.metrics and broken.me in job.owners and job.data.partition == "rows":
+        ours = held_out_rows(job)[broken.me]
+        if ours:
+            what = f"of the rows that metrics are taken over only {ours} are {broken.me}'s, and "
+            broken.fewer("least_group", ours, what + "whoever owns the others can subtract them")
+
+
+def _check_sum(broken: _Broken) -> None:
+    """The result is in effect a sum over several rows, and over several of ours."""
+    job, me = broken.job, broken.me
+    if not broken.rules.least_effective_rows:
+        return
+    found = effective_rows(job)
+    how = "by the job's rates, decay, schedule and weights"
+    broken.fewer(
+        "least_effective_rows", found.pooled, f"{how} the result is {count(found.pooled)} in effect"
+    )
+    if me in found.owners:
+        rows = found.owners[me]
+        what = f"{how} the result is {count(rows)} of {me}'s in effect"
+        broken.fewer("least_effective_rows", rows, what)
+
+
+def count(rows: float) -> str:
+    """A number of rows in effect, for people: never rounded up."""
+    whole = int(rows * 10 + 1e-9) / 10
+    return f"{whole:g} row{'' if whole == 1 else 's'}"

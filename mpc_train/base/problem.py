@@ -1,0 +1,68 @@
+"""One thing wrong in a job, and the checks that every section needs."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+
+from mpc_train.base.strict_toml import canonical_decimal
+
+
+class JobProblem(ValueError):
+    """One thing wrong in a job, at `key` (like `data.features[3].scale`), and what else was found
+    beside it."""
+
+    def __init__(self, key: str, message: str, others: "tuple[JobProblem, ...]" = ()) -> None:
+        super().__init__(message)
+        self.key = key
+        self.others = others
+
+    @property
+    def said(self) -> list[tuple[str, str]]:
+        """Key and message of everything that was found, each once."""
+        found = [(problem.key, str(problem)) for problem in (self, *self.others)]
+        return list(dict.fromkeys(found))
+
+
+class Problems:
+    """Gathers the problems of checks that do not depend on one another."""
+
+    def __init__(self) -> None:
+        self._found: list[JobProblem] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """Keep the problem that is raised inside, and go on behind."""
+        try:
+            yield
+        except JobProblem as problem:
+            self._found += (problem, *problem.others)
+        except Exception:
+            # A check may stumble over what an earlier one has found.
+            if not self._found:
+                raise
+
+    def check(self) -> None:
+        """Raise JobProblem with all that was found, if anything was."""
+        if self._found:
+            first, *others = self._found
+            raise JobProblem(first.key, str(first), tuple(others))
+
+
+def number(key: str, value: Decimal) -> Decimal:
+    """Return `value` if it is finite and spelt canonically."""
+    try:
+        return canonical_decimal(value)
+    except ValueError as error:
+        raise JobProblem(key, str(error)) from error
+
+
+def no_duplicates(key: str, names: Iterable[str]) -> None:
+    """Raise JobProblem at the first name that stands there twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise JobProblem(key, f"{name!r} stands there twice")
+        seen.add(name)

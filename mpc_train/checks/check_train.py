@@ -1,0 +1,301 @@
+"""What `[train]` must satisfy beyond the types of its fields."""
+
+import re
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from mpc_train.base.problem import JobProblem, Problems, number
+from mpc_train.jobs.schedule import (
+    is_newton,
+    rate_changes,
+    split_sizes,
+    steps_per_epoch,
+    total_steps,
+)
+from mpc_train.jobs.train import EarlyStopping, Guard, LossSettings, Optimizer
+from mpc_train.regression.settings import check_kind, check_newton
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+MAX_STEPS = 10_000_000
+MAX_SEED = 2**63 - 1
+MAX_WARMUP_STEPS = 10_000
+MAX_RATE_CHANGES = 10_000
+"""Every rate is computed before a job is signed."""
+MAX_LOOKS = 10_000
+"""So often something may be disclosed on the way: each time is agreed on, and reported."""
+MAX_FROZEN = 1_000
+
+LOSSES: dict[str, tuple[str, ...]] = {
+    "linear": ("half_mse", "mse", "l1", "huber", "poisson"),
+    "logistic": ("bce",),
+    "softmax": ("cross_entropy",),
+    "mlp": ("cross_entropy",),
+}
+"""Which losses suit each kind of model; the first is meant by "auto"."""
+
+_OPTIMIZER_KEYS = {
+    "momentum": ("sgd", "rmsprop"),
+    "nesterov": ("sgd",),
+    "betas": ("adam", "adamw"),
+    "alpha": ("rmsprop",),
+    "epsilon": ("adam", "adamw", "rmsprop"),
+    "steps": ("newton",),
+    "l1": ("newton",),
+    "l2": ("newton",),
+    "log_range": ("newton",),
+}
+_LOSS_KEYS = {
+    "delta": "huber",
+    "positive_weight": "bce",
+    "class_weights": "cross_entropy",
+    "label_smoothing": "cross_entropy",
+    "most_log_rate": "poisson",
+}
+
+
+def loss_name(job: "Job") -> str:
+    """The job's loss, "auto" resolved."""
+    name = job.train.loss.name
+    return _possible(job)[0] if name == "auto" else name
+
+
+def _possible(job: "Job") -> tuple[str, ...]:
+    """The losses of the kind of model; another kind may have any."""
+    return LOSSES.get(job.model.kind, ("cross_entropy", "bce", *LOSSES["linear"]))
+
+
+def check_settings(job: "Job") -> None:
+    """Raise JobProblem with what is wrong in `[train]` whatever the rest of the job says."""
+    train, found = job.train, Problems()
+    with found.noting():
+        check_kind(job)
+    with found.noting():
+        _check_keys(train.optimizer)
+    if not is_newton(job):
+        with found.noting():
+            if train.epochs < 1:
+                raise JobProblem("train.epochs", "at least 1")
+        with found.noting():
+            if not 0 <= train.seed <= MAX_SEED:
+                raise JobProblem("train.seed", "at least 0 and below 2^63")
+        with found.noting():
+            _check_optimizer(train.optimizer)
+        with found.noting():
+            if isinstance(train.guard, Guard) and train.guard.every < 1:
+                raise JobProblem("train.guard.every", "at least 1 step")
+    found.check()
+
+
+def check_train(job: "Job") -> None:
+    """Raise JobProblem at the first contradiction in `[train]`, beyond `check_settings`."""
+    train = job.train
+    if is_newton(job):
+        check_newton(job)
+        return
+    if train.early_stopping is not None:
+        _check_early_stopping(job, train.early_stopping)
+    training_rows, _ = split_sizes(job)
+    if not 1 <= train.batch_size <= training_rows:
+        raise JobProblem(
+            "train.batch_size", f"between 1 and the {training_rows} rows that are left for training"
+        )
+    if train.epochs * (training_rows // train.batch_size) > MAX_STEPS:
+        raise JobProblem("train.epochs", f"more than {MAX_STEPS} steps")
+    _check_schedule(job)
+    _check_clip(job)
+    _check_loss(job, train.loss)
+    _check_looks(job)
+    _check_warm_start(job)
+    if train.dropout_mask == "public" and not drops(job):
+        raise JobProblem("train.dropout_mask", "the network has no dropout layer; remove it")
+
+
+def drops(job: "Job") -> bool:
+    """Whether the job's network has a dropout layer."""
+    return any(node.op == "dropout" for node in job.graph.nodes)
+
+
+def _check_keys(optimizer: Optimizer) -> None:
+    defaults = Optimizer()
+    for name, suits in _OPTIMIZER_KEYS.items():
+        if optimizer.name not in suits and getattr(optimizer, name) != getattr(defaults, name):
+            raise JobProblem(
+                f"train.optimizer.{name}", f"{optimizer.name} has no such key; remove it"
+            )
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+    key = "train.optimizer"
+    if not 0 < number(f"{key}.learning_rate", optimizer.learning_rate) <= 100:
+        raise JobProblem(f"{key}.learning_rate", "above 0 and at most 100")
+    _below_one(f"{key}.momentum", optimizer.momentum)
+    if not 0 <= number(f"{key}.weight_decay", optimizer.weight_decay) <= 1:
+        raise JobProblem(f"{key}.weight_decay", "between 0 and 1")
+    if optimizer.nesterov and not optimizer.momentum:
+        raise JobProblem(f"{key}.nesterov", "looks ahead along the momentum; give one")
+    for beta in optimizer.betas:
+        _below_one(f"{key}.betas", beta)
+    _below_one(f"{key}.alpha", optimizer.alpha)
+    if not optimizer.alpha or not optimizer.betas[1]:
+        raise JobProblem(f"{key}.betas", "the mean of squares keeps a part above 0")
+    if not 0 < number(f"{key}.epsilon", optimizer.epsilon) <= 1:
+        raise JobProblem(f"{key}.epsilon", "above 0 and at most 1")
+
+
+def _below_one(key: str, value: Decimal) -> None:
+    if not 0 <= number(key, value) < 1:
+        raise JobProblem(key, "at least 0 and below 1")
+
+
+def _check_schedule(job: "Job") -> None:
+    schedule = job.train.schedule
+    if schedule.name == "step":
+        if schedule.every < 1:
+            raise JobProblem("train.schedule.every", "a step schedule needs every = epochs")
+        if not 0 < number("train.schedule.factor", schedule.factor) <= 1:
+            raise JobProblem("train.schedule.factor", "above 0 and at most 1")
+    elif schedule.every or schedule.factor != Decimal("0.1"):
+        raise JobProblem("train.schedule", f"{schedule.name} takes neither every nor factor")
+    if not 0 <= schedule.warmup_steps <= MAX_WARMUP_STEPS:
+        raise JobProblem("train.schedule.warmup_steps", f"between 0 and {MAX_WARMUP_STEPS}")
+    changes = rate_changes(job)
+    if changes > MAX_RATE_CHANGES:
+        raise JobProblem(
+            "train.schedule",
+            f"{changes} rates, at most {MAX_RATE_CHANGES}: use larger epochs (smaller batches), or "
+            "change the rate less often",
+        )
+
+
+def _check_clip(job: "Job") -> None:
+    clip = job.train.clip
+    if clip is None:
+        return
+    if (clip.value is None) == (clip.norm is None):
+        raise JobProblem("train.clip", "write clip = { value = … } or clip = { norm = … }")
+    for key in ("value", "norm"):
+        limit = getattr(clip, key)
+        if limit is not None and not 0 < number(f"train.clip.{key}", limit) <= 1024:
+            raise JobProblem(f"train.clip.{key}", "above 0 and at most 1024")
+
+
+def _check_loss(job: "Job", loss: LossSettings) -> None:
+    possible = _possible(job)
+    name = loss_name(job)
+    if name not in possible:
+        raise JobProblem(
+            "train.loss.name",
+            f"{name!r} does not suit a {job.model.kind} model; possible: {', '.join(possible)}",
+        )
+    defaults = LossSettings()
+    for key, suits in _LOSS_KEYS.items():
+        if name != suits and getattr(loss, key) != getattr(defaults, key):
+            raise JobProblem(f"train.loss.{key}", f"{name} has no such key; remove it")
+    if not 0 < number("train.loss.delta", loss.delta) <= 1024:
+        raise JobProblem("train.loss.delta", "above 0 and at most 1024")
+    for key in ("positive_weight", "class_weights"):
+        values = loss.class_weights if key == "class_weights" else (loss.positive_weight,)
+        if not all(0 <= number(f"train.loss.{key}", value) <= 64 for value in values):
+            raise JobProblem(f"train.loss.{key}", "between 0 and 64")
+    if loss.class_weights and len(loss.class_weights) != job.outputs:
+        raise JobProblem("train.loss.class_weights", f"one for each of {job.outputs} classes")
+    if loss.balanced:
+        _check_balanced(job, loss, name)
+    _below_one("train.loss.label_smoothing", loss.label_smoothing)
+    if not -8 <= number("train.loss.most_log_rate", loss.most_log_rate) <= 8:
+        raise JobProblem("train.loss.most_log_rate", "between -8 and 8: rates up to 2980")
+
+
+def _check_balanced(job: "Job", loss: LossSettings, name: str) -> None:
+    key = "train.loss.balanced"
+    if name not in ("bce", "cross_entropy"):
+        raise JobProblem(key, f"weighs classes, and {name} has none; remove it")
+    if loss.class_weights or loss.positive_weight != 1:
+        raise JobProblem(key, "weights are public or secret: write balanced or the weights")
+    if job.train.early_stopping is not None or job.reveal.training_loss_every:
+        raise JobProblem(
+            key,
+            "with secret weights no loss is looked at: remove early_stopping and "
+            "reveal.training_loss_every",
+        )
+
+
+def _check_early_stopping(job: "Job", settings: EarlyStopping) -> None:
+    key = "train.early_stopping"
+    if not 0 < number(f"{key}.fraction", settings.fraction) < 1:
+        raise JobProblem(f"{key}.fraction", "above 0 and below 1")
+    if settings.every < 1 or settings.patience < 1:
+        raise JobProblem(f"{key}.{'every' if settings.every < 1 else 'patience'}", "at least 1")
+    if not 0 <= number(f"{key}.least_improvement", settings.least_improvement) <= 1024:
+        raise JobProblem(f"{key}.least_improvement", "at least 0 and at most 1024")
+    rows = int(Fraction(settings.fraction) * (job.rows - split_sizes(job)[1]))
+    if rows < job.reveal.least_test_rows:
+        raise JobProblem(
+            f"{key}.fraction",
+            f"a decision needs {job.reveal.least_test_rows} rows (reveal.least_test_rows), this "
+            "fraction leaves fewer",
+        )
+
+
+def _check_looks(job: "Job") -> None:
+    """How often something is disclosed while the job trains."""
+    train, steps = job.train, total_steps(job)
+    periods = {
+        "reveal.training_loss_every": job.reveal.training_loss_every,
+        "train.guard.every": train.guard_every,
+    }
+    if train.early_stopping is not None:
+        periods["train.early_stopping.every"] = train.early_stopping.every * steps_per_epoch(job)
+    for key, period in periods.items():
+        if period > 0 and steps // period > MAX_LOOKS:
+            raise JobProblem(
+                key,
+                f"{steps // period} times in {steps} steps, at most {MAX_LOOKS}; look more seldom",
+            )
+
+
+def _check_warm_start(job: "Job") -> None:
+    start = job.train.warm_start
+    if start is None:
+        return
+    key = "train.warm_start"
+    if start.source == "public":
+        if not re.fullmatch(r"[0-9a-f]{64}", start.sha256):
+            raise JobProblem(
+                f"{key}.sha256", "a public file is named by the 64 hexadecimal digits of its digest"
+            )
+    elif start.source not in job.owners and start.source != job.dealer:
+        raise JobProblem(f"{key}.source", 'write "public" or the name of an owner')
+    elif start.sha256:
+        raise JobProblem(f"{key}.sha256", "a digest would give a private file away; remove it")
+    if len(start.frozen) > MAX_FROZEN:
+        raise JobProblem(f"{key}.frozen", f"at most {MAX_FROZEN} names; write beginnings of names")
+    trained = [name for name in job.shapes if not is_frozen(job, name)]
+    for prefix in start.frozen:
+        if not any(_matches(prefix, name) for name in job.shapes):
+            raise JobProblem(
+                f"{key}.frozen", f"{prefix!r} names no tensor of the model: {', '.join(job.shapes)}"
+            )
+    if not trained:
+        raise JobProblem(f"{key}.frozen", "nothing would be trained")
+
+
+def is_frozen(job: "Job", name: str) -> bool:
+    """Whether a tensor of the model keeps the values that it starts with."""
+    start = job.train.warm_start
+    return start is not None and any(_matches(prefix, name) for prefix in start.frozen)
+
+
+def needs_file(job: "Job", me: str) -> bool:
+    """Whether a node has to have the state_dict that training starts from."""
+    start = job.train.warm_start
+    if start is None:
+        return False
+    return me in job.evaluators if start.source == "public" else me == start.source
+
+
+def _matches(prefix: str, name: str) -> bool:
+    return name == prefix or (prefix.endswith(".") and name.startswith(prefix))

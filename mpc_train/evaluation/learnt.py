@@ -1,0 +1,26 @@
+"""What a node learns in a run, apart from what it may tell the coordinator."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from mpc_train.base.reading import Reading
+from mpc_train.evaluation.findings import Findings
+
+
+@dataclass(frozen=True)
+class Found:
+    """metrics: as the job lists them, known to all nodes that compute. unavailable: why some have
+    no value. losses: of batches, by step. revealed: names of what passed the reveal gate; None at a
+    node that has none. joined_rows: where records were joined. own: metrics of this node's own
+    rows, which it alone learns."""
+
+    metrics: Mapping[str, Reading] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    losses: Mapping[str, float] = field(default_factory=dict)
+    revealed: tuple[str, ...] | None = None
+    joined_rows: int | None = None
+    own: Findings = field(default_factory=Findings)
+
+    def printed(self) -> dict[str, object]:
+        """What a node prints of it for machines; what is its own goes into a file."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "own"}

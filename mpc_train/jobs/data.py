@@ -1,0 +1,202 @@
+"""`[data]` of a job: which columns, how many rows of whom, and which rows are held out.
+
+Columns are declared either by a schema (`schema = "schema.toml"`, see `mpc_train.tables.schema`;
+the job carries the file's content, so that all nodes check the same) or by the short form, which
+lists `features` and `label` and makes each feature a number that is never missing. Names are
+brought to Unicode's composed form (NFC), here as in the schema and in tables.
+
+`weight` names a column of row weights: a number that is never missing, with a declared range within
+0 to 64, at each row's owner or at the one whose `columns` list it. It is as private as other cells,
+and no input: a row's loss counts so many times. What is minimised is the sum of weight · loss over
+a batch, divided by the number of its rows and not by the sum of their weights, which nobody learns;
+for Newton steps the batch is all training rows, so that without a penalty the result is the
+weighted maximum likelihood. Statistics of `[prepare]` and metrics count every row once. `job check`
+multiplies `fixed_point.gradient_limit` by the largest weight. Weights do not go with
+`early_stopping`, `balanced`, `training_loss_every` and `statistics`.
+"""
+
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+from mpc_train.jobs.link import Duplicates, Join
+from mpc_train.jobs.train import Strict
+from mpc_train.tables.array_names import element_names
+from mpc_train.tables.normalise import Rule
+from mpc_train.tables.schema import Column, Schema
+from mpc_train.tables.spelling import compose
+
+
+class Feature(Strict, frozen=True):
+    """One column of the owners' tables; the model sees `(value - center) / scale`."""
+
+    name: str
+    center: Decimal = Decimal(0)
+    scale: Decimal = Decimal(1)
+    range: tuple[Decimal, Decimal] | None = None
+    """Least and largest value in the table's own units; outside it is an error at the owner.
+    With a schema it stands there."""
+
+    def __post_init__(self) -> None:
+        compose(self, "name")
+
+
+class Label(Strict, frozen=True):
+    """The column to be predicted.
+
+    For a classifier `classes` lists the entries as they stand in the table, in the order of the
+    classes 0, 1, …; left out, the table holds the class numbers themselves. For a linear model the
+    label is a number and is centred and scaled like a feature. With a schema the classes are the
+    column's levels, or false and true.
+    """
+
+    name: str
+    classes: tuple[str, ...] = ()
+    center: Decimal = Decimal(0)
+    scale: Decimal = Decimal(1)
+    range: tuple[Decimal, Decimal] | None = None
+
+    def __post_init__(self) -> None:
+        compose(self, "name", "classes")
+
+
+class Weight(Strict, frozen=True):
+    """The column of row weights. With a schema the range stands there."""
+
+    name: str
+    range: tuple[Decimal, Decimal] | None = None
+
+    def __post_init__(self) -> None:
+        compose(self, "name")
+
+
+class Array(Strict, frozen=True):
+    """One column of arrays (images, signals) in place of `features`; the model sees
+    (value - center) / scale of each number, in C order, and takes them in this shape.
+
+    At the owners it is an array of an npz file, a list column of Parquet or Arrow, or a column with
+    paths of images and .npy files: see `mpc_train.tables.readers.arrays`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    """Of each row's array: [channels, height, width] of an image."""
+    range: tuple[Decimal, Decimal]
+    """Least and largest number that may stand in it."""
+    center: Decimal = Decimal(0)
+    scale: Decimal = Decimal(1)
+
+    def __post_init__(self) -> None:
+        compose(self, "name")
+
+    @property
+    def features(self) -> "tuple[Feature, ...]":
+        """Each of its numbers as a feature."""
+        names = element_names(self.name, self.shape)
+        return tuple(Feature(name, self.center, self.scale, self.range) for name in names)
+
+
+class Data(Strict, frozen=True):
+    """`[data]`: the columns, each owner's number of rows, and the rows held out for testing."""
+
+    label: Label | str
+    rows: dict[str, int]
+    features: tuple[Feature | str, ...] = ()
+    """Left out with a schema: all of its columns but label, weight and identifiers."""
+    array: Array | msgspec.UnsetType = msgspec.UNSET
+    """One column of arrays instead of features. Unset, and so not null in a job's bytes: jobs
+    without one keep the digests that organisations have agreed to."""
+    weight: Weight | str = ""
+    """A column that says how many times each row's loss counts; no feature."""
+    schema: str = ""
+    """A schema file beside the job; the job carries its content."""
+    table: Schema | None = None
+    """What `schema` names; filled in when the job file is read."""
+    partition: Literal["rows", "columns"] = "rows"
+    """rows: each owner has other records, and all columns. columns: each has other columns of
+    records that they `join`; `rows` are then those of each owner's own table."""
+    columns: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """partition = "columns": which features each owner brings, and who the label and
+    the weight."""
+    join: Join | None = None
+    check_duplicates: Duplicates | None = None
+    """partition = "rows": look for records that stand in several tables, before anything else."""
+    joined: int = 0
+    """Records that all owners have; filled in during a run, `Job.resolved`."""
+    fold: int = 0
+    """The fold that is left out, from 1; filled in during a run, `Job.at_fold`."""
+    standardize: bool = True
+    """Apply the declared centers and scales; false: the tables hold scaled values already."""
+    limit: Decimal = Decimal(16)
+    """Largest absolute value of a feature as the model sees it; the ring is sized for it."""
+    test_fraction: Decimal = Decimal("0.2")
+    split_seed: int = 0
+    split_by: str = ""
+    """partition = "rows": an identifier of the schema (a patient, a household). Rows with the same
+    one stay in the same part; only their owner sees it, and each owner holds out its share."""
+    split_normalise: tuple[Rule, ...] = ()
+    """When two spellings of `split_by` are the same one, as in `join.normalise`."""
+
+    def __post_init__(self) -> None:
+        compose(self, "label", "features", "weight", "columns", "split_by")
+
+
+def features_of(data: Data) -> tuple[Feature, ...]:
+    """The features in the order of the model's inputs."""
+    if data.array is not msgspec.UNSET:
+        return data.array.features
+    listed: tuple[Feature | str, ...] = data.features
+    if not listed and data.table is not None:
+        label = data.label if isinstance(data.label, str) else data.label.name
+        listed = tuple(
+            column.name
+            for column in data.table.columns
+            if column.kind != "identifier" and column.name not in (label, weight_of(data).name)
+        )
+    return tuple(Feature(item) if isinstance(item, str) else item for item in listed)
+
+
+def label_of(data: Data) -> Label:
+    """The label; with a schema, a category's levels are its classes."""
+    label = Label(data.label) if isinstance(data.label, str) else data.label
+    if data.table is not None and label.name in data.table and not label.classes:
+        label = msgspec.structs.replace(label, classes=data.table[label.name].levels)
+    return label
+
+
+def weight_of(data: Data) -> Weight:
+    """The column of row weights; its name is empty where there is none."""
+    return Weight(data.weight) if isinstance(data.weight, str) else data.weight
+
+
+def schema_of(data: Data, classes: int) -> Schema:
+    """The schema that the job carries, or that of the short form: numbers, and a label.
+
+    classes: of the model; 0 where the label is a number.
+    """
+    weight = weight_of(data)
+    if data.table is not None:
+        if weight.name not in data.table:
+            return data.table
+        # An owner's rows may all weigh the same, as no feature may.
+        kept = [
+            msgspec.structs.replace(column, constant=True) if column.name == weight.name else column
+            for column in data.table.columns
+        ]
+        return Schema(tuple(kept), data.table.version)
+    label = label_of(data)
+    columns = [
+        Column(feature.name, "number", range=feature.range, constant=True)
+        for feature in features_of(data)
+    ]
+    if classes:
+        levels = label.classes or tuple(str(number) for number in range(classes))
+        columns.append(Column(label.name, "category", levels=levels, constant=True))
+    else:
+        columns.append(Column(label.name, "number", range=label.range, constant=True))
+    if weight.name:
+        columns.append(Column(weight.name, "number", range=weight.range, constant=True))
+    link = data.join or data.check_duplicates
+    columns += [Column(name, "identifier") for name in (link.on if link is not None else ())]
+    return Schema(tuple(columns))

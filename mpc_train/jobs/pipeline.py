@@ -1,0 +1,303 @@
+"""Which inputs the model has, and how each is made from a raw column: public, from the job alone.
+
+A term is one input that comes from one column. Its owner computes, from its own cells and public
+declarations,
+
+    u = (g(clip(x)) - center) / scale)^power,    g: identity, log or log1p,
+
+or a bit for a level or a missing cell. For terms that are scaled, center and scale follow from the
+declared range, so that |u| is at most about 1; what the data say is found over shares and stays
+secret (`combined`):
+
+    input = (u + [missing] · fill - center) · inverse.
+
+Interactions are products of two inputs and come last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from math import log, log1p
+from typing import TYPE_CHECKING, Literal
+
+from mpc_train.base.bounds import bit_length
+from mpc_train.base.problem import JobProblem, number
+from mpc_train.jobs.prepare import ColumnSteps, Log, Missing, Prepare, Scale
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.data import Feature
+    from mpc_train.jobs.job import Job
+    from mpc_train.tables.schema import Column
+
+MOST_POWERS = 4
+MOST_INPUTS = 100_000
+MOST_COARSE = 16
+"""Bound of |u| for terms with secret scales, so that a declared center and scale are of the order
+of the declared range."""
+
+Part = Literal["number", "level", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One input from one column. center, scale: public; a level's number for part = "level"."""
+
+    name: str
+    column: str
+    part: Part = "number"
+    level: int = 0
+    power: int = 1
+    clip: tuple[float, float] | None = None
+    log: Log | None = None
+    center: float = 0.0
+    scale: float = 1.0
+    shared: Scale = "declared"
+    """standard, minmax: scaled by secret statistics."""
+    missing: Missing = "error"
+    fill: float | None = None
+    """What stands for a missing cell, as the owner's u; None: see `missing`."""
+    bound: float = 1.0
+    """Largest |u| that can occur, or that the job states."""
+
+    @property
+    def reach(self) -> int:
+        """The least r with |u| <= 2^r; at least 0 for terms that are not scaled."""
+        found = bit_length(Fraction(self.bound))
+        return found if self.scaled else max(found, 0)
+
+    @property
+    def scaled(self) -> bool:
+        return self.shared != "declared"
+
+    @property
+    def filled(self) -> bool:
+        """Whether missing cells get the secret mean."""
+        return self.missing == "mean" and self.fill is None and self.part == "number"
+
+    @property
+    def takes_missing(self) -> bool:
+        """Whether its column may have missing cells."""
+        return self.part == "missing" or self.missing == "mean" or self.fill is not None
+
+    @property
+    def secret(self) -> bool:
+        """Whether something of it is found over shares."""
+        return self.scaled or self.filled
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """All inputs of a model in their order: terms, then interactions of two inputs each."""
+
+    terms: tuple[Term, ...]
+    interactions: tuple[tuple[int, int], ...] = ()
+
+    @cached_property
+    def width(self) -> int:
+        return len(self.terms) + len(self.interactions)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        products = (f"{self.terms[i].name}*{self.terms[j].name}" for i, j in self.interactions)
+        return (*(term.name for term in self.terms), *products)
+
+    @cached_property
+    def scaled(self) -> tuple[int, ...]:
+        """Places of the terms with a secret center and scale."""
+        return tuple(i for i, term in enumerate(self.terms) if term.scaled)
+
+    @cached_property
+    def filled(self) -> tuple[int, ...]:
+        """Places of the terms whose missing cells get the secret mean."""
+        return tuple(i for i, term in enumerate(self.terms) if term.filled)
+
+    @cached_property
+    def secret(self) -> tuple[int, ...]:
+        """Places of the terms of which an owner brings statistics."""
+        return tuple(i for i, term in enumerate(self.terms) if term.secret)
+
+    @cached_property
+    def trivial(self) -> bool:
+        """Whether the owners' numbers are the inputs as they stand."""
+        return not self.secret and not self.interactions
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the secret parameters that an opened model has beside it; how they
+        are sealed, `sealed` says."""
+        found: dict[str, tuple[int, ...]] = {}
+        if self.scaled:
+            found["prepare.center"] = found["prepare.inverse"] = (len(self.scaled),)
+        if self.filled:
+            found["prepare.fill"] = (len(self.filled),)
+        return found
+
+
+def pipeline_of(job: Job) -> Pipeline:
+    """The job's pipeline; raises JobProblem where `[prepare]` contradicts the columns."""
+    prepare, schema = job.prepare, job.schema
+    features = {feature.name: feature for feature in job.features}
+    for name in prepare.columns:
+        if name not in features:
+            raise JobProblem(f"prepare.columns.{name}", "is no feature of the job")
+    terms: list[Term] = []
+    for feature in job.features:
+        steps = _steps(prepare, feature.name)
+        terms += _terms_of(job, feature, schema[feature.name], steps)
+    places: dict[str, int] = {}
+    for place, term in enumerate(terms):
+        places.setdefault(term.name, place)
+    pairs = []
+    for index, (left, right) in enumerate(prepare.interactions):
+        for name in (left, right):
+            if name not in places:
+                raise JobProblem(
+                    f"prepare.interactions[{index}]",
+                    f"{name!r} is no input; there are {', '.join(list(places)[:20])}",
+                )
+        pairs.append((places[left], places[right]))
+    made = Pipeline(tuple(terms), tuple(pairs))
+    if made.width > MOST_INPUTS:
+        raise JobProblem("prepare", f"{made.width} inputs, at most {MOST_INPUTS}")
+    return made
+
+
+def _steps(prepare: Prepare, name: str) -> ColumnSteps:
+    """A column's steps, those of `[prepare]` where it has none of its own."""
+    own = prepare.columns.get(name, ColumnSteps())
+    return ColumnSteps(
+        own.scale,
+        own.missing or prepare.missing,
+        own.fill,
+        prepare.indicator if own.indicator is None else own.indicator,
+        own.powers,
+        own.clip,
+        own.log,
+    )
+
+
+def _terms_of(job: Job, feature: Feature, column: Column, steps: ColumnSteps) -> list[Term]:
+    name, key = feature.name, f"prepare.columns.{feature.name}"
+    if column.kind == "identifier":
+        raise JobProblem("data.features", f"{name!r} is an identifier and is never shared")
+    if column.kind == "category":
+        for field in ("scale", "fill", "powers", "clip", "log"):
+            if getattr(steps, field) is not None:
+                raise JobProblem(f"{key}.{field}", "is for numbers; this column is a category")
+        levels = [*column.levels, *(["other"] if column.other else [])]
+        missing: Missing = "mean" if steps.indicator else steps.missing or "error"
+        terms = [
+            Term(f"{name}={level}", name, "level", index, missing=missing)
+            for index, level in enumerate(levels)
+            if index or not job.prepare.drop_first
+        ]
+    else:
+        terms = _numbers(job, feature, column, steps)
+    if steps.indicator and column.missing:
+        terms.append(Term(f"{name}:missing", name, "missing", missing="mean"))
+    return terms
+
+
+def _numbers(job: Job, feature: Feature, column: Column, steps: ColumnSteps) -> list[Term]:
+    name, key, prepare = feature.name, f"prepare.columns.{feature.name}", job.prepare
+    binary = column.kind == "boolean"
+    scale: Scale = steps.scale or ("declared" if binary else prepare.scale)
+    powers = (1 if binary else prepare.powers) if steps.powers is None else steps.powers
+    if not 1 <= powers <= MOST_POWERS:
+        raise JobProblem(f"{key}.powers", f"between 1 and {MOST_POWERS}")
+    if binary and (powers > 1 or steps.clip or steps.log):
+        raise JobProblem(key, "a boolean has no powers, clip or log")
+    bounds = (0.0, 1.0) if binary else column.bounds
+    clip = None
+    if steps.clip is not None:
+        least, most = (number(f"{key}.clip", end) for end in steps.clip)
+        if least >= most:
+            raise JobProblem(f"{key}.clip", "write [least, largest]")
+        clip = bounds = (float(least), float(most))
+    if steps.log is not None:
+        bounds = _logged(key, steps.log, bounds)
+    center, width = Fraction(feature.center), Fraction(feature.scale)
+    declared = center != 0 or width != 1
+    if scale != "declared" and not declared:
+        if bounds is None:
+            raise JobProblem(
+                key,
+                f"secret statistics of {name!r} need its order of size: a range in the schema, a "
+                "clip, or center and scale with the feature",
+            )
+        center = (Fraction(bounds[0]) + Fraction(bounds[1])) / 2
+        width = (Fraction(bounds[1]) - Fraction(bounds[0])) / 2
+    bound = float(job.data.limit)
+    if bounds is not None:
+        bound = max(abs(float((Fraction(end) - center) / width)) for end in bounds)
+    fill = None
+    if steps.fill is not None:
+        value = float(number(f"{key}.fill", steps.fill))
+        if bounds is not None and not _within(_log(value, steps.log), bounds):
+            raise JobProblem(f"{key}.fill", "lies outside the column's range")
+        fill = float((Fraction(_log(value, steps.log)) - center) / width)
+    shape = Term(
+        name,
+        name,
+        clip=clip,
+        log=steps.log,
+        center=float(center),
+        scale=float(width),
+        shared=scale,
+        missing=(steps.missing or "error") if column.missing or _is_pooled(job) else "error",
+    )
+    return [_power(job, key, shape, power, bound, fill) for power in range(1, powers + 1)]
+
+
+def _is_pooled(job: Job) -> bool:
+    """Whether others have the same columns, so that an owner may have measured nothing of one,
+    whatever codes the schema lists for single cells."""
+    return job.data.partition == "rows" and len(job.owners) > 1
+
+
+def _power(job: Job, key: str, term: Term, power: int, bound: float, fill: float | None) -> Term:
+    reach = bound**power
+    most = MOST_COARSE if term.scaled else float(job.data.limit)
+    if power > 1 and reach > most:
+        raise JobProblem(
+            f"{key}.powers" if key else "prepare.powers",
+            f"power {power} of values up to {bound:g} reaches beyond {most:g}; declare a center "
+            "and a scale, or a range",
+        )
+    if term.scaled and reach > MOST_COARSE:
+        raise JobProblem(
+            key,
+            f"values up to {reach:g} after center and scale; at most {MOST_COARSE} for "
+            "secret statistics",
+        )
+    return replace(
+        term,
+        name=term.name if power == 1 else f"{term.name}^{power}",
+        power=power,
+        bound=reach if term.scaled else min(reach, float(job.data.limit)),
+        fill=None if fill is None else fill**power,
+    )
+
+
+def _within(value: float, bounds: tuple[float, float]) -> bool:
+    return bounds[0] <= value <= bounds[1]
+
+
+def _log(value: float, kind: Log | None) -> float:
+    return value if kind is None else log(value) if kind == "log" else log1p(value)
+
+
+def _logged(key: str, kind: Log, bounds: tuple[float, float] | None) -> tuple[float, float]:
+    least = 0.0 if kind == "log" else -1.0
+    if bounds is None or bounds[0] <= least:
+        raise JobProblem(
+            f"{key}.log", f"needs a declared range or clip that begins above {least:g}"
+        )
+    return _log(bounds[0], kind), _log(bounds[1], kind)
+
+
+def check_pipeline(job: Job) -> None:
+    """Raise JobProblem at the first contradiction in `[prepare]`."""
+    _ = job.pipeline

@@ -1,0 +1,92 @@
+"""Cells of columns with secret statistics as whole numbers, in two words each.
+
+A declared range may be much wider than what a column holds: an income in [0, 10^12]. So a cell of
+such a term is shared with all the digits that float64 has near the ends of the range, as a whole
+number of cell units,
+
+    cell = u / 2^reach · 2^56,    2^reach the power of two at or above the term's bound,
+
+and a product of a cell with a secret scale still has to fit the ring: the owner splits it into a
+coarse and a fine word, cell = coarse · 2^28 + fine, each of which has a factor of its own
+(`combined`). Both are exact, and together they cost a row nothing but the second word.
+
+Where rows are joined, sums over all of them are formed over shares, so that there are fewer bits
+(`joined`); then the owner, who knows the whole column, counts from the middle of its own cells and
+in units of 2^cut cells (`Affine`), and shares both in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_train.jobs.pipeline import Pipeline
+
+CELL_BITS, WORD_BITS = 56, 28
+"""Bits of a cell, and of its fine word."""
+MOST_JOINED_BITS = 20
+"""Bits of the fine word of joined rows, at most."""
+LEAST_SPREAD_BITS = 10
+"""Values that differ by less than 2^10 units count as equal: float64 tells cells near the ends of
+the range apart by 2^3 of theirs."""
+SUM_BITS = 61
+"""Sums over rows stay below 2^61."""
+
+Reals = NDArray[np.float64]
+
+
+def cells(pipeline: Pipeline, values: Reals) -> Reals:
+    """Whole numbers [rows, scaled terms], exact in float64, from the owner's u [rows, terms]."""
+    scaled = list(pipeline.scaled)
+    found: Reals = np.rint(np.ldexp(values[:, scaled], CELL_BITS - reaches(pipeline)[scaled]))
+    return found
+
+
+def reaches(pipeline: Pipeline) -> NDArray[np.int64]:
+    """`Term.reach` of all terms."""
+    return np.array([term.reach for term in pipeline.terms], np.int64)
+
+
+def halves(whole: Reals, bits: int) -> tuple[Reals, Reals]:
+    """(coarse, fine) with whole = coarse · 2^bits + fine and |fine| <= 2^(bits − 1)."""
+    coarse = np.rint(np.ldexp(whole, -bits))
+    return coarse, whole - np.ldexp(coarse, bits)
+
+
+@dataclass(frozen=True, repr=False)
+class Affine:
+    """How an owner counts the cells of its terms: cell = origin + number · 2^cut, each float64[k].
+
+    `number` is below 2^(2 · bits) in magnitude for the owner's own cells. least, most: of them.
+    """
+
+    origin: Reals
+    cut: Reals
+    least: Reals
+    most: Reals
+
+    @classmethod
+    def of(cls, whole: Reals, there: NDArray[np.bool_], bits: int) -> Affine:
+        """From whole cells [rows, k] and which of them are there."""
+        some = there.any(axis=0)
+        low = np.where(some, np.min(whole, axis=0, where=there, initial=np.inf), 0.0)
+        high = np.where(some, np.max(whole, axis=0, where=there, initial=-np.inf), 0.0)
+        origin = np.rint((low + high) / 2)
+        _, length = np.frexp(np.maximum(high - origin, origin - low))
+        return cls(origin, np.maximum(length - 2 * bits, 0).astype(np.float64), low, high)
+
+    def numbers(self, whole: Reals, there: NDArray[np.bool_]) -> Reals:
+        """The cells as the owner counts them; 0 where there is none."""
+        return np.where(there, np.rint(np.ldexp(whole - self.origin, -self.cut.astype(int))), 0.0)
+
+    @property
+    def words(self) -> Reals:
+        """What is shared in of it, whole numbers [5, k]: origin, cut, 2^cut, least and most."""
+        return np.stack([self.origin, self.cut, np.exp2(self.cut), self.least, self.most])
+
+
+def joined_bits(rows: int) -> int:
+    """Bits of the fine word of so many joined rows: squares of both words, summed, fit the ring."""
+    return min(MOST_JOINED_BITS, (SUM_BITS - rows.bit_length()) // 2)

@@ -1,0 +1,158 @@
+"""What an owner does alone, with its own cells and public declarations; in float64.
+
+Clip, logarithm, public center and scale, powers, one bit a level, one bit for a missing cell, and
+sums over its own training rows. All of it is shared in afterwards, and leaves the owner in no
+other form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_train.jobs.pipeline import Pipeline, Term
+from mpc_train.owners.cells import CELL_BITS
+from mpc_train.regression.settings import LOGARITHMIC
+from mpc_train.tables.cells import CellError
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+    from mpc_train.tables.typed import TypedTable
+
+Reals = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+STATISTICS = ("count", "there", "root", "low", "high", "above", "deviation", "least", "most")
+"""Rows of `partials`: see there."""
+ROOT_BITS = 30
+"""Fractional bits of its roots."""
+
+
+@dataclass(frozen=True, repr=False)
+class Local:
+    """An owner's rows as terms. values: float64[B, terms], 0 where a cell is missing and the
+    secret mean is to stand; present: float64[B, filled terms] of 0 and 1."""
+
+    values: Reals
+    present: Reals
+
+    def __repr__(self) -> str:
+        return f"Local(rows={len(self.values)}, terms={self.values.shape[1]})"
+
+
+def local_terms(pipeline: Pipeline, table: TypedTable) -> Local:
+    """The owner's part of every term. The table's own memory is used where each column is one
+    term, and is not to be read afterwards."""
+    places = [table.names.index(term.column) for term in pipeline.terms]
+    in_place = places == list(range(len(places)))
+    values = table.values if in_place else np.empty((table.rows, len(places)))
+    present = np.ones((table.rows, len(pipeline.filled)))
+    for index, (term, place) in enumerate(zip(pipeline.terms, places, strict=True)):
+        values[:, index] = term_values(term, table.values[:, place], table.missing[:, place])
+    for number, index in enumerate(pipeline.filled):
+        present[:, number] = ~table.missing[:, places[index]]
+    return Local(values[:, : len(places)], present)
+
+
+def term_values(term: Term, values: Reals, missing: Mask) -> Reals:
+    """One term of one column, float64[B]."""
+    if term.part == "missing":
+        return missing.astype(np.float64)
+    if term.part == "level":
+        return ((values == term.level) & ~missing).astype(np.float64)
+    found = np.where(missing, _a_value(term), values)
+    if term.clip is not None:
+        found = np.clip(found, *term.clip)
+    if term.log is not None:
+        found = np.log(found) if term.log == "log" else np.log1p(found)
+    coarse: Reals = ((found - term.center) / term.scale) ** term.power
+    return np.where(missing, 0.0 if term.fill is None else term.fill, coarse)
+
+
+def _a_value(term: Term) -> float:
+    """Something of which there is a logarithm."""
+    return 1.0 if term.clip is None else term.clip[0]
+
+
+def check_cells(job: Job, name: str, values: Reals, missing: Mask) -> None:
+    """Raise CellError at cells of a column that the job's steps cannot take.
+
+    values, missing: float64[n] and bool[n], of a feature, the label or the weight.
+    """
+    if name == job.label.name:
+        if missing.any():
+            raise CellError(missing, "the label is missing; leave such rows out")
+        # With a logarithmic link the declared range bounds it, and the ring is sized for that.
+        if not job.classes and job.model.kind not in LOGARITHMIC:
+            scaled = (values - float(job.label.center)) / float(job.label.scale)
+            _refuse_beyond(scaled, float(job.data.limit), f"±{job.data.limit} (data.limit)")
+        return
+    if name == job.weight and missing.any():
+        raise CellError(missing, "the weight is missing; leave such rows out")
+    terms = [term for term in job.pipeline.terms if term.column == name]
+    refused = missing & any(not term.takes_missing for term in terms)
+    if refused.any():
+        raise CellError(
+            refused,
+            'the cell is missing, and the job says nothing of it; write missing = "mean" or '
+            f"columns.{name}.fill under [prepare]",
+        )
+    for term in terms:
+        if term.part == "number":
+            what = "the declared range" if term.scaled else f"±{job.data.limit} (data.limit)"
+            most = term.bound if term.scaled else float(job.data.limit)
+            _refuse_beyond(term_values(term, values, missing), most, what)
+
+
+def _refuse_beyond(values: Reals, most: float, what: str) -> None:
+    outside = ~(np.abs(values) <= most * (1 + 1e-9))
+    if outside.any():
+        raise CellError(
+            outside,
+            f"after centring and scaling beyond {what}; correct the cell, or the job's center and "
+            "scale",
+        )
+
+
+def partials(pipeline: Pipeline, local: Local, rows: NDArray[np.int64], total: int) -> Reals:
+    """What an owner's training `rows` say of each secret term: whole numbers, float64[9, secret
+    terms].
+
+    Of the cells that are there: their number and whether there is one; √(number / total) at scale
+    2^30, for `total` training rows of all owners; in cell units the least, the largest, by how much
+    the mean is above the least, and √(sum of squared deviations from the mean / total). Where there
+    is none: 0, 0, 0, the end of the term's range, the other end, 0, 0. Last the least and the
+    largest of all the owner's rows, held-out ones included, in the same way.
+    """
+    found = np.zeros((len(STATISTICS), len(pipeline.secret)))
+    place = {index: number for number, index in enumerate(pipeline.filled)}
+    for number, index in enumerate(pipeline.secret):
+        every, there = local.values[:, index], np.ones(len(local.values), bool)
+        if index in place:
+            there = local.present[:, place[index]] == 1
+        unit = 2.0 ** (CELL_BITS - pipeline.terms[index].reach)
+        ends = 2.0**CELL_BITS, -(2.0**CELL_BITS)
+        whole = (every[there].min() * unit, every[there].max() * unit) if there.any() else ends
+        cells = every[rows][there[rows]]
+        if not len(cells):
+            found[:, number] = 0, 0, 0, *ends, 0, 0, *whole
+            continue
+        # From the least on: a mean of its own has no digits left where the column is narrow.
+        low = cells.min()
+        above = (cells - low).mean()
+        apart = cells - low - above
+        found[:, number] = (
+            len(cells),
+            1,
+            sqrt(len(cells) / total) * 2.0**ROOT_BITS,
+            low * unit,
+            cells.max() * unit,
+            above * unit,
+            sqrt(apart @ apart / total) * unit,
+            *whole,
+        )
+    return np.rint(found)

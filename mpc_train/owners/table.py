@@ -1,0 +1,191 @@
+"""An owner's rows as its job takes them: a typed table, and of it what the model's inputs need."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from mpc_train.errors import DataError
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.link import Duplicates, Join, link_of
+from mpc_train.jobs.pipeline import Pipeline
+from mpc_train.jobs.schedule import group_parts
+from mpc_train.owners.columns import columns_of, pipeline_over
+from mpc_train.owners.grouping import GroupError, grouped_order
+from mpc_train.owners.local import check_cells, local_terms
+from mpc_train.owners.tokens import IdentifierError, Tokens, spelt, token_key, tokens_of
+from mpc_train.tables.cells import Reals
+from mpc_train.tables.dates import DateForm
+from mpc_train.tables.faults import Faults
+from mpc_train.tables.loading.load import Report, load
+from mpc_train.tables.normalise import normaliser
+from mpc_train.tables.readers.arrays import Arrays
+from mpc_train.tables.source import Source, label_of
+from mpc_train.tables.typed import TypedTable
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """One owner's rows, in the order of its source.
+
+    features: float64[B, terms], what the owner makes of its columns alone (`preparation.local`).
+    labels: float64[B]; the class number for a classifier, the centred and scaled label for a
+    linear model; empty where another owner has the label. present: float64[B, filled terms] of 0
+    and 1. tokens: uint8[B, 32], what stands for each row's identifiers; None: the job uses none.
+    weights: float64[B], how many times each row's loss counts; empty where the job has none,
+    or another owner has them. warnings: what the owner, and nobody else, should look at, in words.
+    raw: for the plaintext twin alone, cells in the columns' own units, see
+    `twin.reference_preparation.raw_terms`.
+    places: int64[B], where each row stands in its source; empty: rows lie as they do there.
+    """
+
+    features: NDArray[np.float64]
+    labels: NDArray[np.float64]
+    present: NDArray[np.float64] = field(default_factory=lambda: np.ones((0, 0)))
+    tokens: Tokens | None = None
+    weights: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    warnings: tuple[str, ...] = ()
+    raw: NDArray[np.float64] | None = None
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def rows(self) -> int:
+        return len(self.features)
+
+    def ordered(self, order: NDArray[np.int64]) -> "Table":
+        """Its rows, or some of them, in another order; without tokens."""
+        labels, present, weights = (
+            values[order] if len(values) else values
+            for values in (self.labels, self.present, self.weights)
+        )
+        raw = None if self.raw is None else self.raw[order]
+        return Table(self.features[order], labels, present, weights=weights, raw=raw, places=order)
+
+    def __repr__(self) -> str:
+        return f"Table(rows={self.rows}, features={self.features.shape[1]})"
+
+
+def load_table(
+    source: Source,
+    job: Job,
+    owner: str,
+    progress: Report | None = None,
+    raw: Callable[[Pipeline, TypedTable], Reals] | None = None,
+) -> Table:
+    """Read `owner`'s table for `job`; raises DataError for anything that does not fit.
+
+    raw: makes `Table.raw` of the table's terms.
+    """
+    link, group = link_of(job), job.data.split_by
+    alone = job.data.partition == "columns" or len(job.owners) == 1
+    typed = load(
+        source,
+        job.schema,
+        names=columns_of(job, owner),
+        identifiers=(group,) if group else () if link is None else link.on,
+        unique=not group,
+        alone=alone,
+        rows=job.data.rows[owner],
+        check=partial(check_cells, job),
+        progress=progress,
+        arrays=arrays_of(job, source),
+        label=job.label.name,
+        fillable=frozenset() if alone else _fillable(job),
+    )
+    try:
+        tokens = None if link is None else _tokens(job, link, typed, source)
+        order = _group_order(job, owner, typed, source) if group else None
+    except IdentifierError as error:
+        _refuse_identifiers(error, job, typed, source)
+        raise
+    except GroupError as error:
+        raise DataError(f"{label_of(source)}: column {group!r}: {error}") from error
+    cells = None if raw is None else raw(pipeline_over(job.pipeline, typed.names), typed)
+    table = replace(table_of(job, typed), raw=cells)
+    table = table if order is None else table.ordered(order)
+    if typed.kept is not None:
+        # Where rows were left out, the others stand where they stood.
+        table = replace(table, places=typed.kept if order is None else typed.kept[order])
+    return replace(table, tokens=tokens, warnings=typed.warnings)
+
+
+def arrays_of(job: Job, source: Source) -> Arrays | None:
+    """The job's column of arrays, as this table has it."""
+    array = job.data.array
+    return None if array is UNSET else Arrays(array.name, array.shape, source.folder_of_arrays)
+
+
+def _refuse_identifiers(
+    error: IdentifierError, job: Job, typed: TypedTable, source: Source
+) -> None:
+    """Raise DataError with every identifier that cannot be normalised, or with the one that stands
+    there twice."""
+    link, group = link_of(job), job.data.split_by
+    rules = {} if link is None else dict(link.normalise)
+    if group:
+        rules = {group: job.data.split_normalise}
+    faults = Faults(label_of(source), source.titles)
+    faults.place = typed.place
+    places = np.arange(1, typed.rows + 1) if typed.places is None else typed.places
+    for name, identifiers in typed.identifiers.items():
+        function = normaliser(rules.get(name, ()), _form_of(typed, source, name))
+        wrong: dict[str, list[int]] = {}
+        for row, cell in enumerate(identifiers):
+            try:
+                function(cell)
+            except ValueError as problem:
+                wrong.setdefault(str(problem), []).append(row)
+        for what, rows in wrong.items():
+            faults.cells(name, places[rows], what)
+    if not faults:
+        what = str(error)
+        if error.other is not None:
+            what = f"identifies the same record as {typed.where(error.other)}"
+        faults.cells(error.column, places[[error.row]], what)
+    faults.check()
+
+
+def _form_of(typed: TypedTable, source: Source, name: str) -> DateForm:
+    return DateForm() if name in typed.dated else source.form_of(name)
+
+
+def _fillable(job: Job) -> frozenset[str]:
+    """The features for whose missing cells the job says what stands there: an owner that never
+    measured one of them has it from the others' rows."""
+    terms: dict[str, bool] = {}
+    for term in job.pipeline.terms:
+        terms[term.column] = terms.get(term.column, True) and term.takes_missing
+    return frozenset(name for name, takes in terms.items() if takes)
+
+
+def table_of(job: Job, typed: TypedTable) -> Table:
+    """The rows of a typed table, which holds the job's features and its label, or some of them."""
+    labels = np.empty(0)
+    if job.label.name in typed.names:
+        labels = np.array(typed.column(job.label.name))
+    weights = np.array(typed.column(job.weight)) if job.weight in typed.names else np.empty(0)
+    local = local_terms(pipeline_over(job.pipeline, typed.names), typed)
+    labels = labels if job.classes else _scaled_label(job, labels)
+    return Table(local.values, labels, local.present, weights=weights)
+
+
+def _tokens(job: Job, link: Join | Duplicates, typed: TypedTable, source: Source) -> Tokens:
+    key = token_key(job.digest())
+
+    form_of = partial(_form_of, typed, source)
+    return tokens_of(typed.identifiers, link.on, link.normalise, form_of, key)
+
+
+def _group_order(job: Job, owner: str, typed: TypedTable, source: Source) -> NDArray[np.int64]:
+    """The rows in the order of the parts of the split, groups told apart by their one spelling."""
+    by, rules = job.data.split_by, job.data.split_normalise
+    groups = list(spelt(by, typed.identifiers[by], rules, _form_of(typed, source, by)))
+    return grouped_order(groups, group_parts(job, owner), job.data.split_seed)
+
+
+def _scaled_label(job: Job, values: Reals) -> Reals:
+    scaled: Reals = (values - float(job.label.center)) / float(job.label.scale)
+    return scaled

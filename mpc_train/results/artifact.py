@@ -1,0 +1,129 @@
+"""The trained model on its way from the evaluators to a recipient: what is sealed, and how.
+
+At the end of a run evaluator i holds ΔW, the same at all of them, and its own mask share [λW]_i.
+It puts both, with a signed statement of what they are, into one envelope for each recipient. The
+recipient opens the envelopes of all evaluators (`mpc_train.results.opening`) and computes
+W = ΔW − Σ [λW]_i modulo 2^64. With one envelope missing W is uniformly random to it, so that no
+partial result exists.
+
+What leaves here in the clear (the manifest) names no opened value: the evaluators commit to what
+they sealed under a random key that stays in the envelope, and the model file is tied to the
+manifest under a key that stays in the model file. A plain hash of either would let whoever knows
+the masks, or guesses well, recover weights.
+
+Payload: `pack`(statement, signature, commitment key, tensors), tensors in safetensors form with
+the names "delta.<name>" and "mask.<name>", int64.
+"""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save as save_tensors
+
+from mpc_train.base.reading import Reading
+from mpc_train.errors import ArtifactError
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.schedule import total_steps
+from protocols.canonical import pack
+from protocols.sealing.envelope import EnvelopeInfo, seal_envelope
+from protocols.sealing.session import SUITE
+from protocols.sealing.signatures import Signer
+
+Tensors = Mapping[str, NDArray[np.int64]]
+
+PURPOSE = "mpc-train/model-statement/1"
+ENVELOPE_FILE = "model.envelope"
+
+
+class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an evaluator signs about the model that it seals: public, no opened value in it."""
+
+    evaluator: str
+    recipient: str
+    sid: str
+    step: int
+    job: str
+    """The whole job, canonical JSON: with it the manifest says what the model is."""
+    metrics: dict[str, Reading]
+    """None, or None in its place: not available, and `unavailable` says why."""
+    commitment: str
+    """HMAC-SHA256, hexadecimal, of the sealed tensors under the key in the envelope."""
+    unavailable: dict[str, str] = {}
+    """Why a metric, or a bin of it, was refused or is undefined, by its name."""
+    version: int = 1
+
+
+def envelope_info(job: Job, sid: bytes, sender: str, recipient: str) -> EnvelopeInfo:
+    """What an envelope of this job's final model says of itself."""
+    return EnvelopeInfo(SUITE, sid, total_steps(job), tuple(job.sealed), sender, recipient)
+
+
+def seal_model(
+    job: Job,
+    *,
+    sid: bytes,
+    me: str,
+    recipient: str,
+    recipient_public: bytes,
+    delta: Tensors,
+    mask: Tensors,
+    metrics: Mapping[str, Reading],
+    unavailable: Mapping[str, str],
+    signer: Signer,
+) -> bytes:
+    """Seal evaluator `me`'s part of the final model to `recipient`; return the envelope.
+
+    delta, mask: ΔW and [λW]_me by name, int64, shapes as in `job.sealed`; the masks must be
+    fresh since their last opening. Raises ArtifactError for other names or shapes and for a
+    recipient that the job does not name.
+    """
+    if recipient not in job.recipients:
+        raise ArtifactError(f"{recipient} is not a recipient of this job")
+    for kind, tensors in (("delta", delta), ("mask", mask)):
+        check_tensors(job, f"{kind} of {me}", tensors)
+    tensors = {f"delta.{name}": np.ascontiguousarray(value) for name, value in delta.items()}
+    tensors |= {f"mask.{name}": np.ascontiguousarray(value) for name, value in mask.items()}
+    blob = save_tensors(tensors)
+    key = os.urandom(32)
+    statement = msgspec.json.encode(
+        Statement(
+            evaluator=me,
+            recipient=recipient,
+            sid=sid.hex(),
+            step=total_steps(job),
+            job=job.to_bytes().decode(),
+            metrics=dict(metrics),
+            unavailable=dict(unavailable),
+            commitment=commit(key, blob),
+        ),
+        order="deterministic",
+    )
+    payload = pack(statement, signer.sign(PURPOSE, statement), key, blob)
+    return seal_envelope(
+        payload,
+        info=envelope_info(job, sid, me, recipient),
+        recipient_public=recipient_public,
+        signer=signer,
+    )
+
+
+def check_tensors(job: Job, what: str, tensors: Tensors) -> None:
+    """Raise ArtifactError unless names, shapes and type are those of what the job seals."""
+    if set(tensors) != set(job.sealed):
+        raise ArtifactError(f"{what}: other tensors than the job's model has")
+    for name, shape in job.sealed.items():
+        value = tensors[name]
+        if value.dtype != np.int64 or value.shape != shape:
+            raise ArtifactError(
+                f"{what}: {name} is {value.dtype}{list(value.shape)}, not int64{list(shape)}"
+            )
+
+
+def commit(key: bytes, data: bytes) -> str:
+    """HMAC-SHA256 in hexadecimal: binds to `data` and, without the key, says nothing of it."""
+    return hmac.new(key, data, hashlib.sha256).hexdigest()

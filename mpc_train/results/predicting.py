@@ -1,0 +1,282 @@
+"""A recipient applies an opened model to raw records: the same steps as in training, in float64.
+
+The model's folder has what it takes: the job in the manifest says what the columns mean and what is
+done with them, `preparation.safetensors` has the numbers that training found over shares and sealed
+with the model. Nothing is sent anywhere.
+
+    from mpc_train.results.predicting import predict
+
+    found = predict("runs/study", "new-patients.csv", ids=["patient"])
+
+is a polars data frame with the columns `patient`, `prediction` and, for a classifier, one for each
+class's probability. `mpc-train predict` is the same for files.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+import msgspec
+import numpy as np
+import polars
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load as load_tensors
+
+from mpc_train.base.problem import JobProblem
+from mpc_train.base.sizes import check_sizes
+from mpc_train.errors import ArtifactError, ConfigError
+from mpc_train.jobs.job import Job
+from mpc_train.owners.applied import applied
+from mpc_train.owners.local import check_cells, local_terms
+from mpc_train.owners.table import arrays_of
+from mpc_train.regression.settings import LOGARITHMIC, family_of
+from mpc_train.results.artifact import commit
+from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE
+from mpc_train.tables.loading.load import stream
+from mpc_train.tables.source import Source, SourceProblem, check_source, label_of
+from mpc_train.tables.spelling import name_of
+from mpc_train.twin.regression import means
+from mpc_train.twin.training import plain_module
+
+if TYPE_CHECKING:
+    from mpc_train.tables.typed import TypedTable
+
+Reals = NDArray[np.float64]
+MAX_MANIFEST_BYTES = 64 << 20
+ROW = "row"
+"""What each written prediction begins with: its record's number."""
+
+Form = Literal["csv", "json"]
+ENDINGS: dict[str, Form] = {".csv": "csv", ".json": "json", ".jsonl": "json"}
+"""What predictions are written as, by the end of the file's name."""
+
+
+class _File(msgspec.Struct, frozen=True):
+    file: str = ""
+    hmac_sha256: str = ""
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    """As much of a manifest as is needed here."""
+
+    job: msgspec.Raw
+    model: _File
+    preparation: _File = _File()
+
+
+@dataclass(frozen=True, repr=False)
+class Predictor:
+    """A model that is ready for raw records. parameters: those of `Pipeline.shapes`."""
+
+    job: Job
+    module: torch.nn.Module
+    parameters: dict[str, Reals]
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.job.name})"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what is predicted: the label, and for a classifier each class's probability."""
+        return ("prediction", *(f"p({name})" for name in self.classes))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes as the label's column has them; none where it is a number."""
+        if not self.job.classes:
+            return ()
+        if self.job.schema[self.job.label.name].kind == "boolean":
+            return ("false", "true")
+        return self.job.label.classes or tuple(str(k) for k in range(self.job.classes))
+
+    def records(
+        self, source: Source | polars.DataFrame, ids: Sequence[str] = ()
+    ) -> Iterator[list[list[Any]]]:
+        """For each chunk of the table one list a row: the text of `ids`, then `columns`.
+
+        Memory does not grow with the table. Raises DataError with file, line and column, and
+        ConfigError for an id that is called as a prediction is.
+        """
+        job = self.job
+        self.check_ids(ids)
+        names = [feature.name for feature in job.features]
+
+        def check(name: str, values: Reals, missing: NDArray[np.bool_]) -> None:
+            check_cells(job, name, values, missing)
+
+        arrays = arrays_of(job, source if isinstance(source, Source) else Source())
+        for table in stream(source, job.schema, names=names, keep=ids, check=check, arrays=arrays):
+            kept = zip(*(table.identifiers[name] for name in ids), strict=True) if ids else None
+            found = self.predicted(table)
+            yield found if kept is None else [[*k, *f] for k, f in zip(kept, found, strict=True)]
+
+    def check_ids(self, ids: Sequence[str]) -> None:
+        """Raise ConfigError where two columns of what is written would have one name."""
+        taken = {ROW, *self.columns}
+        for name in ids:
+            if name in taken:
+                raise ConfigError(
+                    f"the column {name!r} cannot be kept: predictions have, or another id has, a "
+                    "column of this name; rename it in the table"
+                )
+            taken.add(name)
+
+    def predicted(self, table: TypedTable) -> list[list[Any]]:
+        """The predictions for a table with the job's features."""
+        pipeline = self.job.pipeline
+        return self.of_inputs(applied(pipeline, local_terms(pipeline, table), self.parameters))
+
+    def of_inputs(self, inputs: Reals) -> list[list[Any]]:
+        """The predictions for rows [rows, inputs] as the model takes them."""
+        job = self.job
+        with torch.no_grad():
+            outputs = self.module(torch.from_numpy(inputs)).numpy()
+        if not self.classes:
+            if job.model.kind in LOGARITHMIC:
+                outputs = means(family_of(job), outputs)
+            scale, center = float(job.label.scale), float(job.label.center)
+            return [[float(value)] for value in outputs[:, 0] * scale + center]
+        if outputs.shape[1] == 1:
+            # One logit, of which 0 and more mean class 1.
+            outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
+            best = (outputs[:, 1] >= 0).astype(np.int64)
+        else:
+            best = outputs.argmax(axis=1)
+        odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        odds /= odds.sum(axis=1, keepdims=True)
+        return [
+            [self.classes[place], *(float(value) for value in row)]
+            for place, row in zip(best, odds, strict=True)
+        ]
+
+
+def predict(
+    model: Path | str | Predictor,
+    records: Path | str | Source | polars.DataFrame,
+    *,
+    ids: Sequence[str] = (),
+) -> polars.DataFrame:
+    """The predictions of an opened model for raw records, a row a record, in their order.
+
+    model: the folder that `mpc-train open` wrote, its model.safetensors, or what `load_predictor`
+    made of one, which is faster for many calls. records: a file (CSV, Parquet, Arrow or npz), a
+    `Source` that says how it is written or names a query, or a data frame; with the columns of the
+    job's schema in their own units; others are left alone, and the label need not be there. ids:
+    columns to keep, as text.
+
+    Returns the columns `ids`, then `prediction` (a number in the label's unit, or the class as the
+    table has it) and, for classifiers, `p(class)` for each class. Raises ArtifactError for files
+    that do not belong together, DataError that names file, line and column for a record that does
+    not fit the schema, ConfigError for ids and sources that contradict themselves.
+    """
+    predictor = model if isinstance(model, Predictor) else load_predictor(Path(model))
+    ids = tuple(map(name_of, ids))
+    if isinstance(records, (str, Path)):
+        records = Source(str(records))
+    if isinstance(records, Source):
+        try:
+            check_source(records)
+        except SourceProblem as error:
+            raise ConfigError(f"{label_of(records)}: {error.key}: {error}") from error
+    rows = [record for chunk in predictor.records(records, ids) for record in chunk]
+    number = polars.Float64
+    kinds: dict[str, Any] = dict.fromkeys(ids, polars.String)
+    kinds |= dict.fromkeys(predictor.columns, number)
+    if predictor.classes:
+        kinds["prediction"] = polars.String
+    return polars.DataFrame(rows, schema=kinds, orient="row")
+
+
+def load_predictor(model: Path) -> Predictor:
+    """The model in a folder that `mpc-train open` wrote, or its model.safetensors.
+
+    Raises ArtifactError where files are missing, malformed, or not of one another.
+    """
+    folder = model if model.is_dir() else model.parent
+    path = folder / MODEL_FILE if model.is_dir() else model
+    manifest = _read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
+    try:
+        said = msgspec.json.decode(manifest, type=_Manifest)
+        # Not `job_from_bytes`: a manifest outlives the version that wrote it.
+        job = msgspec.json.decode(said.job, type=Job)
+        check_sizes(job)
+        pipeline = job.pipeline
+    except (msgspec.MsgspecError, JobProblem, ArithmeticError, ValueError) as error:
+        raise ArtifactError(f"{folder / MANIFEST_FILE}: is not a manifest: {error}") from error
+    blob = _read(path, None)
+    try:
+        with safe_open(path, "np") as opened:
+            key = bytes.fromhex((opened.metadata() or {}).get("manifest_key", ""))
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ArtifactError(f"{path}: is not a model that mpc-train opened") from error
+    tensors = _tensors(path, blob, said.model, key)
+    parameters: dict[str, Reals] = {}
+    if said.preparation.file:
+        where = folder / Path(said.preparation.file).name
+        parameters = _tensors(where, _read(where, None), said.preparation, key)
+    shapes = {name: value.shape for name, value in parameters.items()}
+    if shapes != pipeline.shapes:
+        raise ArtifactError(f"{folder}: the preparation is not that of the job in the manifest")
+    module = plain_module(job).double().eval()
+    try:
+        module.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+    except (RuntimeError, TypeError) as error:
+        raise ArtifactError(f"{path}: has not the tensors of the job in the manifest") from error
+    return Predictor(job, module, parameters)
+
+
+def _read(path: Path, most: int | None) -> bytes:
+    try:
+        if most is not None and path.stat().st_size > most:
+            raise ArtifactError(f"{path}: longer than {most >> 20} MiB")
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: cannot be read ({error.strerror}); name the folder that mpc-train open wrote"
+        ) from error
+
+
+def _tensors(path: Path, blob: bytes, said: _File, key: bytes) -> dict[str, Any]:
+    if commit(key, blob) != said.hmac_sha256:
+        raise ArtifactError(f"{path}: is not the file that the manifest beside it describes")
+    try:
+        return load_tensors(blob)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: tensors that cannot be read") from error
+
+
+def write_records(
+    predictor: Predictor,
+    source: Source,
+    file: TextIO,
+    form: Form,
+    ids: Sequence[str] = (),
+) -> int:
+    """Write all predictions as "csv" (with a header) or "json" (an object a line); how many.
+
+    Each begins with its number, `row`, and the text of its `ids`.
+    """
+    rows = 0
+    columns = (ROW, *ids, *predictor.columns)
+    writer = csv.writer(file, lineterminator="\n")
+    if form == "csv":
+        writer.writerow(columns)
+    for chunk in predictor.records(source, ids):
+        for record in chunk:
+            rows += 1
+            if form == "csv":
+                writer.writerow([rows, *map(_spelled, record)])
+            else:
+                file.write(json.dumps(dict(zip(columns, [rows, *record], strict=True))) + "\n")
+    return rows
+
+
+def _spelled(value: object) -> str:
+    return f"{value:.9g}" if isinstance(value, float) else str(value)

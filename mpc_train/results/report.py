@@ -1,0 +1,364 @@
+"""A job and its outcome in words, for people.
+
+Says what is computed, what is revealed and to whom. Who would have to collude to learn more is
+said by `parties.agreement.contract.describe_trust`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mpc_train.admission.cautions import cautions
+from mpc_train.admission.footprint import memory_needs
+from mpc_train.base.reading import Reading
+from mpc_train.checks.check_train import drops
+from mpc_train.jobs.audience import fold_outputs, grouped
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.link import learnt, link_of
+from mpc_train.jobs.outputs import UNGROUPED
+from mpc_train.jobs.prepare import Prepare
+from mpc_train.jobs.schedule import (
+    checked_size,
+    is_newton,
+    split_sizes,
+    steps_per_epoch,
+    total_steps,
+)
+from mpc_train.linkage.partners import least_joined
+from mpc_train.networks.head import head_of
+from mpc_train.owners.columns import columns_of
+from mpc_train.regression.settings import described
+from mpc_train.results.prepared_words import described as described_steps
+from mpc_train.results.prepared_words import some
+from mpc_train.tables.normalise import said
+
+MODELS = {
+    "linear": "linear regression (squared error)",
+    "logistic": "logistic regression (binary cross-entropy)",
+    "softmax": "softmax regression (cross-entropy)",
+    "mlp": "multi-layer perceptron with ReLU (cross-entropy)",
+    "poisson": "Poisson regression (logarithmic link)",
+    "gamma": "gamma regression (logarithmic link)",
+}
+RULES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+
+
+def describe(job: Job) -> str:
+    """Return what the job computes and reveals, in a few lines of text."""
+    training, held_out = split_sizes(job)
+    model = f"{MODELS[job.model.kind]}, widths {' - '.join(str(width) for width in job.widths)}"
+    if job.model.network is not None:
+        operations = some(node.op for node in job.graph.nodes)
+        model = f"a network of {len(job.graph.nodes)} operations ({operations}),"
+    owners = ", ".join(f"{name} ({job.data.rows[name]} rows)" for name in job.owners)
+    metrics = ", ".join(job.reveal.metrics)
+    return "\n".join(
+        (
+            f"Job {job.name}, digest {job.digest().hex()}",
+            f"  computed   {model} of {job.label.name!r} from {len(job.features)} features",
+            *(f"             {line}" for line in _steps(job)),
+            *(f"             {line}" for line in _extras(job)),
+            f"             fixed point with {job.fraction_bits} fraction bits",
+            f"  data       {owners}",
+            *_schema(job),
+            *(f"             {line}" for line in _linkage(job)),
+            f"             {training} rows train, {held_out} are held out, by public seeds",
+            *_groups(job),
+            *_weighted(job),
+            *_set_aside(job),
+            *_prepared(job),
+            f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals",
+            f"             a node's process holds roughly {_memory(job)} at most",
+            f"  revealed   the model, once, after the last step, to {', '.join(job.recipients)}",
+            *(f"             {line}" for line in _said(job)),
+            "             metrics on the held-out rows, to everybody: "
+            + (metrics if metrics else "none"),
+            *(
+                f"             {line}"
+                for line in (*_refusals(job), *_disclosures(job), *learnt(job))
+            ),
+            "             sizes, this file, and when each message was sent, to every node",
+        )
+    )
+
+
+def _memory(job: Job) -> str:
+    """How much memory each node needs, those that need the same together."""
+    by_size: dict[str, list[str]] = {}
+    for name, count in memory_needs(job).items():
+        by_size.setdefault(f"{count / 1e9:.2f} GB", []).append(name)
+    return ", ".join(f"{amount} at {' and '.join(names)}" for amount, names in by_size.items())
+
+
+def beware(job: Job) -> list[str]:
+    """Lines that follow `describe`: what lets the result say much about few rows. Unlike it, they
+    take time by the numbers of the job and not by its length."""
+    return [f"  beware     {line}" for line in cautions(job)]
+
+
+def _steps(job: Job) -> list[str]:
+    """How often what is computed."""
+    if is_newton(job):
+        return described(job)
+    train = job.train
+    return [
+        f"{train.epochs} epochs of {steps_per_epoch(job)} batches of "
+        f"{train.batch_size}: {total_steps(job)} steps; {_rule(job)}"
+    ]
+
+
+def _rule(job: Job) -> str:
+    """The optimizer and its settings."""
+    settings, schedule, clip = job.train.optimizer, job.train.schedule, job.train.clip
+    parts = [f"{RULES[settings.name]}, learning rate {settings.learning_rate}"]
+    if schedule.name != "constant":
+        parts[0] += f" ({schedule.name} schedule)"
+    if schedule.warmup_steps:
+        parts.append(f"warm-up over {schedule.warmup_steps} steps")
+    if settings.momentum:
+        parts.append(f"{'Nesterov ' if settings.nesterov else ''}momentum {settings.momentum}")
+    if settings.weight_decay:
+        parts.append(f"weight decay {settings.weight_decay}")
+    if clip is not None:
+        parts.append(
+            f"gradients clipped by value {clip.value}"
+            if clip.norm is None
+            else f"gradients clipped by norm {clip.norm}"
+        )
+    return ", ".join(parts)
+
+
+def _extras(job: Job) -> list[str]:
+    """The loss where the job names one, dropout's masks, and what training starts from."""
+    found = []
+    if job.train.loss.name != "auto":
+        found.append(f"loss {job.train.loss.name}")
+    network = job.model.network
+    head = "" if network is None else head_of(network.graph, job.model.kind)
+    if head:
+        found.append(f"trained on its logits: the {head} at its end is the loss's own")
+    if drops(job):
+        found.append(
+            "dropout by masks that nobody knows"
+            if job.train.dropout_mask == "hidden"
+            else "dropout by public masks: every node knows which values are dropped"
+        )
+    start = job.train.warm_start
+    if start is not None:
+        what = "a public file" if start.source == "public" else f"{start.source}'s private file"
+        frozen = f"; not trained: {', '.join(start.frozen)}" if start.frozen else ""
+        found.append(f"starting from {what}{frozen}")
+    return found
+
+
+def _linkage(job: Job) -> list[str]:
+    """How records of several owners are told to be the same."""
+    link, join = link_of(job), job.data.join
+    if link is None:
+        return []
+    keys = []
+    for name in link.on:
+        rules = link.normalise.get(name, ())
+        keys.append(f"{name} ({said(rules)})" if rules else name)
+    if join is None:
+        return [f"looked through for records in several tables, by {' and '.join(keys)}"]
+    brought = "; ".join(f"{name}: {', '.join(columns_of(job, name))}" for name in job.owners)
+    rows = f"{job.rows}" if job.data.joined else f"{least_joined(job)} to {job.rows}"
+    return [
+        f"different columns, {brought}",
+        f"joined by {' and '.join(keys)}",
+        f"{rows} rows come of it; of {job.rows}",
+    ]
+
+
+def _groups(job: Job) -> list[str]:
+    by, rules = job.data.split_by, job.data.split_normalise
+    if not by:
+        return []
+    how = f" ({said(rules)})" if rules else ""
+    return [f"             rows of one {by}{how} stay together, which their owner alone sees"]
+
+
+def _prepared(job: Job) -> list[str]:
+    """How columns become inputs, unless they are the inputs."""
+    if job.data.table is None and job.pipeline.trivial and job.prepare == Prepare():
+        return []
+    first, *others = described_steps(job)
+    return [f"  prepared   {first}", *(f"             {line}" for line in others)]
+
+
+def _refusals(job: Job) -> list[str]:
+    """What holds metrics back."""
+    reveal, found = job.reveal, []
+    if reveal.folds:
+        means = ", ".join(fold_outputs(job))
+        found.append(f"means over {reveal.folds} folds, {reveal.folds} trainings more: {means}")
+    if reveal.per_party:
+        found.append(
+            f"metrics on each owner's held-out rows, to that owner: {', '.join(reveal.per_party)}"
+        )
+    if reveal.metrics or reveal.per_party:
+        if not {*reveal.metrics, *reveal.per_party} <= UNGROUPED:
+            found.append(_withheld(reveal.least_group))
+        if reveal.noise is not None:
+            epsilon = reveal.noise.epsilon
+            found.append(f"metrics with noise that nobody knows: ε = {epsilon} for a held-out row")
+        if reveal.decimals is not None:
+            found.append(f"metrics are rounded over shares to {reveal.decimals} decimals")
+    return found
+
+
+def _withheld(least: int) -> str:
+    """What becomes known where a metric of groups is not there."""
+    if least == 1:
+        return "whether a metric is undefined: it would be divided by no rows"
+    few = "1 row" if least == 2 else f"1 to {least - 1} rows"
+    return (
+        f"whether a metric is refused (a class, what was called one, or a bin has {few}) or "
+        "undefined (it would be divided by no rows)"
+    )
+
+
+def _schema(job: Job) -> list[str]:
+    """Which schema the tables follow, as `mpc-train schema check` names it."""
+    if job.data.table is None:
+        return []
+    columns = len(job.data.table.columns)
+    return [f"             a schema of {columns} columns, digest {job.data.table.digest().hex()}"]
+
+
+def _weighted(job: Job) -> list[str]:
+    """What rows' weights change, and what they do not."""
+    if not job.weight:
+        return []
+    return [
+        f"             each row counts {job.weight!r} times in the loss, {job.most_weight} at most",
+        "             metrics and the statistics of [prepare] count every row once",
+    ]
+
+
+def _set_aside(job: Job) -> list[str]:
+    rows = checked_size(job)
+    return [f"             {rows} more decide when training ends"] if rows else []
+
+
+def _said(job: Job) -> list[str]:
+    """What recipients, and nobody else, learn beside the model."""
+    if job.reveal.statistics:
+        return [
+            "with it, to them: standard errors and p-values of its coefficients, their inflation,",
+            "which of them determine one another, and whether they converged",
+        ]
+    return ["with it, to them: whether its coefficients converged"] if is_newton(job) else []
+
+
+def _disclosures(job: Job) -> list[str]:
+    """What every node learns on the way, in words."""
+    train, found = job.train, []
+    if job.pipeline.filled:
+        found.append(
+            "before the first step, to everybody: whether a column whose missing cells get the "
+            "mean has no value at any owner, and which; the run ends then"
+        )
+    if train.early_stopping is not None:
+        found.append(
+            f"every {train.early_stopping.every} epochs, to everybody: whether training goes on"
+        )
+    if train.guard_every:
+        found.append(
+            f"every {train.guard_every} steps, to everybody, the coordinator too: whether a value "
+            "left its range"
+        )
+    if train.guards_end:
+        found.append(
+            "at the end, to everybody, the coordinator too: whether a value left the ring's range, "
+            "one bit; if so the run ends without a result"
+        )
+    else:
+        found.append("nobody is told if training diverges (guard = false)")
+    if job.reveal.training_loss_every:
+        found.append(
+            f"every {job.reveal.training_loss_every} steps, to everybody: the mean loss of a batch "
+            f"of {train.batch_size} rows"
+        )
+    return found
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people: 1.5 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def figure(value: Reading) -> str:
+    """Return a metric for people; None is one that is not there."""
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return "[" + ", ".join(figure(part) for part in value) + "]"
+    return f"{value:.0f}" if value == round(value) and value > 1 else f"{value:.4f}"
+
+
+def metric(name: str, value: Reading, unavailable: Mapping[str, str]) -> str:
+    """Return a metric's name and figure for people, or why there is none."""
+    reason = unavailable.get(name, "")
+    if value is None:
+        return f"{name} {reason or figure(value)}"
+    return f"{name} {figure(value)}" + (f"; {reason}" if reason else "")
+
+
+def outcome(result: Mapping[str, Any]) -> str:
+    """Return the report at the end of a run; `result` is what `--format json` prints."""
+    lines = [
+        f"Trained in {duration(result['train_seconds'])}: {result['steps']} steps, median "
+        f"{result['step_seconds_median'] * 1000:.1f} ms, {result['rounds']} rounds"
+    ]
+    if result.get("bytes_sent"):
+        sent = ", ".join(f"{name} {size(count)}" for name, count in result["bytes_sent"].items())
+        lines.append(f"Sent      {sent}")
+    losses = result.get("losses") or {}
+    lines += [f"Loss      {loss:.4f} after step {step}" for step, loss in losses.items()]
+    twin = result.get("twin_metrics") or {}
+    for name, value in (result.get("metrics") or {}).items():
+        beside = f"   (same training in the clear: {figure(twin[name])})" if name in twin else ""
+        lines.append(f"Metric    {metric(name, value, result.get('unavailable') or {})}{beside}")
+    if result.get("joined_rows"):
+        lines.append(f"Joined    {result['joined_rows']} records")
+    for owner, count in (result.get("unmatched_records") or {}).items():
+        lines.append(f"Joined    {count} of {owner}'s records found no partner")
+    for names, what in grouped(result.get("learnt") or {}):
+        lines.append(f"Learnt    {', '.join(names)}: {', '.join(what) or 'nothing'}")
+    if "max_weight_difference" in result:
+        lines.append(
+            f"Compared  largest difference of a weight {result['max_weight_difference']:.2e}"
+        )
+    if result.get("model"):
+        lines.append(f"Model     {result['model']}")
+    if result.get("coefficients"):
+        lines.append(f"Table     {result['coefficients']}")
+    lines += [f"Sealed    {path}" for path in result.get("sealed") or ()]
+    lines += [f"Warning   {warning}" for warning in result.get("warnings") or ()]
+    return "\n".join(lines)
+
+
+def told_lines(told: Mapping[str, Any]) -> list[str]:
+    """What a node's owner is told of its own records, at the end of its node's run."""
+    lines = []
+    if "unmatched_records" in told:
+        lines.append(f"Joined: {told['unmatched_records']} of this node's records found no partner")
+    return lines + [f"Warning: {warning}" for warning in told.get("warnings", ())]

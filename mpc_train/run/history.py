@@ -1,0 +1,177 @@
+"""What a node has revealed of its tables, and whether a further run would say too much.
+
+Every run that began is kept: one that broke off may have revealed what it was to reveal. Of a table
+stay marks, made under a key that never leaves this file's owner: of where it lies, and of what the
+job made of its cells. Either one being equal makes it the same table, so that neither a copy under
+another name nor a table that has grown is taken for a new one. Of its rows stays which of them the
+result was made of, and which were measured; where records are joined, that is all of them.
+
+Two things are refused. Noise: a further run over one table draws it anew, and means of several runs
+have less of it (`rules.repeats`). Differences: two results over nearly the same rows differ by what
+the other rows say (`rules.least_difference`).
+"""
+
+import base64
+import binascii
+import hmac
+import os
+import zlib
+from decimal import Decimal
+from hashlib import sha256
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_train.admission.effective_rows import row_shares
+from mpc_train.admission.rules import Rules, count
+from mpc_train.errors import RefusedError
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.schedule import split
+from mpc_train.owners.table import Table
+from mpc_train.tables.source import Source
+
+LEAST_SHARE = 2.0**-10
+"""A row that counts less than this much of the one that counts most is not in a result."""
+
+Chosen = NDArray[np.bool_]
+
+
+class Revealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One run that began. source, table: marks, hexadecimal. trained, measured: which rows of the
+    table, in its own order, packed (`packed`)."""
+
+    at: str
+    job: str
+    digest: str
+    source: str
+    table: str
+    trained: str
+    measured: str = ""
+    """Empty: no metric was revealed of them."""
+    epsilon: str = ""
+    """Of the noise on its metrics; empty: they had none."""
+
+
+class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All runs, oldest first. key: hexadecimal, for the marks; of no use elsewhere."""
+
+    key: str
+    runs: tuple[Revealed, ...] = ()
+    version: int = 1
+
+    @classmethod
+    def begun(cls) -> "History":
+        return cls(os.urandom(32).hex())
+
+    def of_source(self, source: Source) -> list[Revealed]:
+        """The runs over the table that lies there."""
+        mark = source_mark(bytes.fromhex(self.key), source)
+        return [run for run in self.runs if run.source == mark]
+
+    def like(self, run: Revealed) -> list[Revealed]:
+        """The runs over the same table."""
+        return [old for old in self.runs if old.source == run.source or old.table == run.table]
+
+    def entry(self, at: str, job: Job, me: str, source: Source, table: Table) -> Revealed:
+        """What there is to keep of a run of `job` at the owner `me`. at: when it began."""
+        key, noise = bytes.fromhex(self.key), job.reveal.noise
+        trained, measured = rows_of(job, me, table)
+        return Revealed(
+            at=at,
+            job=job.name,
+            digest=job.digest().hex(),
+            source=source_mark(key, source),
+            table=table_mark(key, table),
+            trained=packed(trained),
+            measured=packed(measured) if job.reveal.metrics else "",
+            epsilon="" if noise is None else str(noise.epsilon),
+        )
+
+
+def check_history(rules: Rules, history: History, run: Revealed) -> None:
+    """Raise RefusedError where `run` after those of `history` says more than the rules allow."""
+    before = history.like(run)
+    noisy = [old for old in before if old.epsilon]
+    if run.epsilon and len(noisy) >= rules.repeats:
+        spent = sum((Decimal(old.epsilon) for old in noisy), Decimal(run.epsilon))
+        times = "a run has" if len(noisy) == 1 else f"{len(noisy)} runs have"
+        raise RefusedError(
+            f"{times} revealed metrics with noise of this table already ({_named(noisy)}), and the "
+            f"job {run.job!r} would draw it anew, repeats = {rules.repeats}. Nothing was shared. "
+            f"If your organisation agrees to ε = {spent} in all, write repeats = {len(noisy) + 1} "
+            "under [rules]"
+        )
+    for old in before:
+        for what, now, then in (
+            ("trains on", run.trained, old.trained),
+            ("measures", run.measured, old.measured),
+        ):
+            rows = _difference(now, then) if now and then else 0
+            if 0 < rows < rules.least_difference:
+                raise RefusedError(
+                    f"the job {run.job!r} {what} other rows of this table than {_named([old])}, by "
+                    f"{count(rows)}: their results would differ by what those say, "
+                    f"least_difference = {rules.least_difference}. Nothing was shared. Use the "
+                    f"same rows (split_seed, test_fraction, batch_size), or write "
+                    f"least_difference = {rows} under [rules] if your organisation agrees"
+                )
+
+
+def _named(runs: list[Revealed]) -> str:
+    return ", ".join(f"{run.job} of {run.at}" for run in runs)
+
+
+def rows_of(job: Job, me: str, table: Table) -> tuple[Chosen, Chosen]:
+    """Which rows of the table of `me` the result is made of, and which are measured."""
+    if job.data.partition == "columns":
+        everything = np.ones(table.rows, np.bool_)
+        return everything, everything
+    training, held_out = split(job)
+    shares = row_shares(job)
+    chosen = np.isin(np.arange(job.rows), training) if shares is None else shares > LEAST_SHARE
+    mine = slice(job.first_row(me), job.first_row(me) + table.rows)
+    trained = chosen[mine]
+    measured = np.isin(np.arange(job.rows)[mine], held_out)
+    if not len(table.places):
+        return trained, measured
+    # Rows that the node left out of its table are there, and in neither.
+    found = np.zeros((2, int(table.places.max()) + 1), np.bool_)
+    found[:, table.places] = trained, measured
+    return found[0], found[1]
+
+
+def packed(rows: Chosen) -> str:
+    """Base64 of packed bits, compressed."""
+    return base64.b64encode(zlib.compress(np.packbits(rows).tobytes())).decode()
+
+
+def _difference(one: str, other: str) -> int:
+    """In how many rows two choices differ; a row that a table did not have yet was not chosen."""
+    first, second = (np.frombuffer(_unpacked(text), np.uint8) for text in (one, other))
+    length = max(len(first), len(second))
+    pad = [np.pad(bits, (0, length - len(bits))) for bits in (first, second)]
+    return int(np.unpackbits(pad[0] ^ pad[1]).sum())
+
+
+def _unpacked(text: str) -> bytes:
+    try:
+        return zlib.decompress(base64.b64decode(text, validate=True))
+    except (binascii.Error, zlib.error) as error:
+        raise RefusedError("the record of what was revealed is damaged") from error
+
+
+def source_mark(key: bytes, source: Source) -> str:
+    """Where a table lies: its file, links resolved, or its database and query."""
+    place = os.path.realpath(source.file) if source.file else f"{source.url} {source.query}"
+    return hmac.new(key, place.encode(), sha256).hexdigest()
+
+
+def table_mark(key: bytes, table: Table) -> str:
+    """What a job made of a table's cells, in the table's own order."""
+    order = np.argsort(table.places) if len(table.places) else slice(None)
+    mark = hmac.new(key, digestmod=sha256)
+    for part in (table.features, table.labels, table.present, table.weights):
+        mark.update(repr(part.shape).encode())
+        mark.update(np.ascontiguousarray(part[order] if len(part) else part).data)
+    return mark.hexdigest()

@@ -1,0 +1,229 @@
+"""A whole run on one machine: what each node would have, written into one directory.
+
+Every node gets a file of the same form as one written by hand, an identity of its own, and its
+own process; nothing is shared among them but the directory they lie in. Where the owners'
+tables are is said by `local.toml` beside the job:
+
+    [data]
+    hospital-a = "data/hospital-a.csv"
+
+and without it they are data/<owner>.csv beside the job. What any node refuses by default, unless
+its organisation decides otherwise, is refused here as well; for made-up tables of a few rows
+
+    [rules]
+    least_batch_rows = 2
+    least_effective_rows = 1
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mpc_train.admission.rules import LEAST_BATCH_ROWS, LEAST_ROWS
+from mpc_train.base.strict_toml import at, load_toml, quoted
+from mpc_train.checks.check_train import needs_file
+from mpc_train.errors import ConfigError, DataError
+from mpc_train.jobs.outputs import words_of
+from mpc_train.jobs.schedule import held_out_of
+from mpc_train.tables.source import Source, SourceProblem, check_source, resolved
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+LOCAL_FILE, SCRIPT_FILE = "local.toml", "make_data.py"
+LOCAL_JOIN_S = 600
+"""A node signs when its table is read, which takes minutes for a large one; a node that fails is
+seen at once, since its process is a child of ours."""
+
+
+class LocalRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[rules]`: what all nodes of a local run demand of the result, whatever the job is."""
+
+    least_batch_rows: int = LEAST_BATCH_ROWS
+    """Fewest rows of a step."""
+    least_effective_rows: int = LEAST_ROWS
+    """Fewest rows that the result is made of in effect."""
+
+
+DEFAULT_RULES = LocalRules()
+
+
+class _LocalFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    data: dict[str, str | Source] = {}
+    """By owner, where its table lies, as under `[data]` of its own file."""
+    warm_start: str = ""
+    """The state_dict that training starts from, at whichever nodes need it."""
+    rules: LocalRules = DEFAULT_RULES
+    """What all nodes demand, for made-up tables of a few rows."""
+
+
+def local_data(job_path: Path, job: "Job") -> dict[str, Source]:
+    """Return each owner's table; raise ConfigError or DataError saying what to do."""
+    folder = job_path.absolute().parent
+    sources = {owner: Source(f"data/{owner}.csv") for owner in job.owners}
+    local = folder / LOCAL_FILE
+    if local.exists():
+        parsed, text = load_toml(local, _LocalFile, ConfigError)
+        for owner, entry in parsed.data.items():
+            if owner not in sources:
+                raise at(ConfigError, local, text, f"data.{owner}", "is no owner of this job")
+            sources[owner] = Source(entry) if isinstance(entry, str) else entry
+            try:
+                check_source(sources[owner])
+            except SourceProblem as problem:
+                key = f"data.{owner}.{problem.key}"
+                raise at(ConfigError, local, text, key, str(problem)) from problem
+    sources = {
+        owner: resolved(entry, lambda path: (folder / Path(path).expanduser()).absolute())
+        for owner, entry in sources.items()
+    }
+    for owner, entry in sources.items():
+        if entry.file and not Path(entry.file).exists():
+            script = folder / SCRIPT_FILE
+            advice = (
+                f"make it first: python {_short(script)}"
+                if script.exists()
+                else f"put it there, or say in {_short(local)} where it is"
+            )
+            raise DataError(f"{entry.file}: there is no such file, the data of {owner}; {advice}")
+    return sources
+
+
+def local_start(job_path: Path, job: "Job") -> Path | None:
+    """Return the state_dict that the job starts from, None if it starts from random weights."""
+    if job.train.warm_start is None:
+        return None
+    folder = job_path.absolute().parent
+    local = folder / LOCAL_FILE
+    parsed = load_toml(local, _LocalFile, ConfigError)[0] if local.exists() else _LocalFile()
+    path = (folder / Path(parsed.warm_start or "start.safetensors").expanduser()).absolute()
+    if not path.exists():
+        raise DataError(
+            f"{path}: there is no such file, the state_dict that training starts from; put it "
+            f"there, or write warm_start = … in {_short(local)}"
+        )
+    return path
+
+
+def local_rules(job_path: Path) -> LocalRules:
+    """Return what `local.toml` says of rules, or the defaults; raise ConfigError."""
+    local = job_path.absolute().parent / LOCAL_FILE
+    return load_toml(local, _LocalFile, ConfigError)[0].rules if local.exists() else DEFAULT_RULES
+
+
+def _short(path: Path) -> Path:
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+@dataclass(frozen=True)
+class LocalNode:
+    """One node of a local run and the file it is started from."""
+
+    name: str
+    verb: str
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / f"{self.verb}.toml"
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "keys"
+
+
+def local_nodes(run_dir: Path, job: "Job") -> tuple[LocalNode, list[LocalNode]]:
+    """Return the coordinator and the nodes of the job, each with a directory of its own."""
+    name = "coordinator"
+    while name in job.names:
+        name = f"{name}-x"
+    nodes = [
+        LocalNode(node, "dealer" if node == job.dealer else "party", run_dir / "nodes" / node)
+        for node in job.nodes
+    ]
+    return LocalNode(name, "coordinator", run_dir / "nodes" / name), nodes
+
+
+def coordinator_text(node: LocalNode, roster: Path, job: Path) -> str:
+    """The coordinator's file: listens on this machine only, on a port that is free."""
+    return _toml(
+        {
+            "node": _node(node, roster),
+            "network": {"listen": "tcp://127.0.0.1:*"},
+            "run": {"job": str(job)},
+            "timeouts": {"join_s": LOCAL_JOIN_S},
+        }
+    )
+
+
+def node_text(
+    node: LocalNode,
+    roster: Path,
+    coordinator: str,
+    address: str,
+    job: "Job",
+    data: dict[str, Source],
+    start: Path | None = None,
+    rules: LocalRules = DEFAULT_RULES,
+) -> str:
+    """A party's or dealer's file; its rules allow this job alone, if it keeps `rules`."""
+    sections: dict[str, dict[str, object]] = {
+        "node": _node(node, roster),
+        "coordinator": {"name": coordinator, "address": address},
+        "network": {"listen": "tcp://127.0.0.1:*"},
+        "rules": {
+            "recipients": list(job.recipients),
+            "dealers": [job.dealer],
+            "evaluators": list(job.evaluators),
+            "metrics": words_of(job, "metrics"),
+            "disclosures": words_of(job, "disclosures"),
+            "models": [job.model.kind],
+            "modules": [job.model.module] if job.model.module else [],
+            "least_parties": len(job.owners),
+            "least_test_rows": job.reveal.least_test_rows,
+            "least_group": _least_group(job),
+            **msgspec.to_builtins(rules),
+            "jobs": [job.digest().hex()],
+        },
+        "timeouts": {"join_s": LOCAL_JOIN_S, "peer_s": 60},
+    }
+    if node.name in data:
+        sections[f"data.{job.name}"] = msgspec.to_builtins(data[node.name])
+    if start is not None and needs_file(job, node.name):
+        sections["warm_start"] = {job.name: str(start)}
+    return _toml(sections)
+
+
+def _least_group(job: "Job") -> int:
+    """The fewest rows that the job's metrics are of, of any owner's held-out rows too."""
+    rows = job.data.partition == "rows"
+    ours = [len(held_out_of(job, owner)) for owner in job.owners if rows]
+    return min([job.reveal.least_group, *filter(None, ours)])
+
+
+def _node(node: LocalNode, roster: Path) -> dict[str, object]:
+    return {
+        "name": node.name,
+        "home": str(node.home),
+        "roster": str(roster),
+        "run_dir": str(node.folder / "runs"),
+    }
+
+
+def _toml(sections: dict[str, dict[str, object]]) -> str:
+    """Sections of plain values; a table within a table stands on a line for each of its keys."""
+    lines: list[str] = []
+    for title, values in sections.items():
+        lines += [f"[{title}]"]
+        for key, value in values.items():
+            inner = value if isinstance(value, dict) else {None: value}
+            for name, entry in inner.items():
+                place = key if name is None else f"{key}.{quoted(name)}"
+                lines += [f"{place} = {quoted(entry)}"]
+        lines += [""]
+    return "\n".join(lines)

@@ -1,0 +1,309 @@
+"""A node's own file: who it is, whom it talks to, where its data lie and what it allows.
+
+Each organisation writes its own and shows it to nobody. Paths are relative to the file. A party
+and a dealer have the same kind of file; a coordinator has no data and no rules, and names the
+job instead.
+
+`mpc_train/docs/node-file.md` lists every key and `node.toml` beside it has them all: both are made
+of the structs here (`python -m tests.support.node_reference`), so that a key's docstring is its
+documentation.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from mpc_train.admission.rules import LEAST, Rules
+from mpc_train.base.strict_toml import at, load_toml
+from mpc_train.checks.check import NAME
+from mpc_train.errors import ConfigError, DataError
+from mpc_train.tables.source import Source, SourceProblem, check_source, resolved
+
+HOME_VARIABLE = "MPC_TRAIN_HOME"
+_ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
+_EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
+_MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`")
+_NAMED = ("recipients", "dealers", "evaluators", "approvers")
+_MAY_BE_0 = ("least_batch_rows", "least_effective_rows")
+_LEAST_TIMEOUT_S, _MOST_TIMEOUT_S = 1, 7 * 24 * 3600
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Node(_Strict, frozen=True):
+    """`[node]`: who this node is, and where it keeps what."""
+
+    name: str
+    """The node's name: that of its identity, and what others call it."""
+    home: str = ""
+    """Directory of the identity and of what the node remembers of its runs; left out,
+    $MPC_TRAIN_HOME or ~/.mpc-train."""
+    roster: str = ""
+    """Cards of the others, a directory or a .toml file; left out, `roster` in the home."""
+    run_dir: str = "runs"
+    """Directory that each run gets a directory of its own in."""
+    approvals: str = ""
+    """Where files of `mpc-train job approve` lie; left out, in `approvals` in the home."""
+    passphrase_file: str = ""
+    """File with the identity's passphrase, which nobody else may read; left out, it is asked for,
+    unless --passphrase-file or --passphrase-fd is given."""
+
+
+class _Peer(_Strict, frozen=True):
+    """`[coordinator]`: whom this node dials."""
+
+    name: str
+    """The coordinator's name in the roster: its card has to be there."""
+    address: str
+    """Where it listens, tcp://host:port."""
+
+
+class Timeouts(_Strict, frozen=True):
+    """`[timeouts]`: how long to wait, in seconds, from 1 to those of 7 days."""
+
+    join_s: int = 600
+    """How long to wait until the coordinator answers and everybody has joined, and for the answer
+    of a person who is asked. A node waits twice as long for the others to sign."""
+    peer_s: int = 120
+    """How long a peer that is connected may send nothing during a run."""
+
+
+class _Network(_Strict, frozen=True):
+    """`[network]`: whether others may dial this node."""
+
+    listen: str = ""
+    """Where others may dial this node, tcp://host:port, * for a free port; left out, nobody can:
+    its frames go through the coordinator, sealed. A coordinator needs it."""
+    advertise: str = ""
+    """What others dial instead, where `listen` is no address that they can: behind a router, or for
+    tcp://0.0.0.0:port. Not for a coordinator, whose address stands in the nodes' files."""
+
+
+class _PartyFile(_Strict, frozen=True):
+    node: _Node
+    coordinator: _Peer
+    rules: Rules
+    network: _Network = _Network()
+    data: dict[str, str | Source] = {}
+    """`[data]`: by job name, where this node's table lies: a path, or a table of these keys. Only
+    owners of data need it."""
+    warm_start: dict[str, str] = {}
+    """`[warm_start]`: by job name, the state_dict (.safetensors) that training starts from. Only
+    where the job starts from a file, and this node brings it."""
+    timeouts: Timeouts = Timeouts()
+
+
+class _Run(_Strict, frozen=True):
+    """`[run]`: what a coordinator runs."""
+
+    job: str
+    """The job file."""
+
+
+class _CoordinatorFile(_Strict, frozen=True):
+    node: _Node
+    network: _Network
+    run: _Run
+    timeouts: Timeouts = Timeouts()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a node keeps its identity, the cards of others and its runs."""
+
+    name: str
+    home: Path
+    roster: Path
+    run_dir: Path
+    approvals: Path
+    passphrase_file: Path | None
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """A party's or dealer's file, checked, with absolute paths."""
+
+    path: Path
+    place: Place
+    coordinator: str
+    """Name of the coordinator; its card must be in the roster."""
+    coordinator_address: str
+    listen: str | None
+    """Where peers may dial this node; None: its frames go through the coordinator, sealed."""
+    advertise: str | None
+    """What peers dial, if it differs from `listen`."""
+    rules: Rules
+    data: dict[str, Source]
+    """By job name, where this node's table lies and how it is written."""
+    warm_start: dict[str, Path]
+    """By job name, the state_dict that training starts from, where the job wants one."""
+    timeouts: Timeouts
+
+    def source(self, job: str) -> Source:
+        """Return the table for `job`; raise DataError when none is declared."""
+        try:
+            return self.data[job]
+        except KeyError:
+            raise DataError(
+                f'{self.path}: no table for the job {job!r}; under [data] write {job} = "file.csv"'
+            ) from None
+
+    def start_file(self, job: str) -> Path:
+        """Return the state_dict that `job` starts from; raise DataError when none is declared."""
+        try:
+            return self.warm_start[job]
+        except KeyError:
+            raise DataError(
+                f"{self.path}: no state_dict for the job {job!r} to start from; under [warm_start] "
+                f'write {job} = "file.safetensors"'
+            ) from None
+
+
+@dataclass(frozen=True)
+class CoordinatorConfig:
+    """A coordinator's file, checked, with absolute paths."""
+
+    path: Path
+    place: Place
+    listen: str
+    job: Path
+    timeouts: Timeouts
+
+
+def default_home() -> Path:
+    """Return where identities are kept unless said otherwise."""
+    return Path(os.environ.get(HOME_VARIABLE) or "~/.mpc-train").expanduser()
+
+
+def load_node_config(path: Path | str) -> NodeConfig:
+    """Read a party's or dealer's file; raise ConfigError naming file, line and key."""
+    path = Path(path).absolute()
+    try:
+        parsed, text = load_toml(path, _PartyFile, ConfigError)
+    except ConfigError as error:
+        missing = _MISSING.search(str(error))
+        if missing is None:
+            raise
+        key = missing[1]
+        raise ConfigError(
+            f'{error}; under [rules] write {key} = ["…"], the names whom your organisation '
+            f"accepts as {key}, of whatever job"
+        ) from error
+    check = _Checker(path, text)
+    check.name("coordinator.name", parsed.coordinator.name)
+    check.address("coordinator.address", parsed.coordinator.address, dial=True)
+    listen, advertise = parsed.network.listen, parsed.network.advertise
+    if listen:
+        check.address("network.listen", listen)
+        if not advertise and listen.startswith(_EVERY_INTERFACE):
+            raise check.error(
+                "network.listen", "others cannot dial this; add advertise = an address they can"
+            )
+    if advertise:
+        if not listen:
+            raise check.error("network.advertise", "needs listen as well")
+        check.address("network.advertise", advertise, dial=True)
+    check.rules(parsed.rules)
+    check.timeouts(parsed.timeouts)
+    data: dict[str, Source] = {}
+    for name, entry in parsed.data.items():
+        check.name(f"data.{name}", name)
+        given = Source(entry) if isinstance(entry, str) else entry
+        try:
+            check_source(given)
+        except SourceProblem as problem:
+            key = f"data.{name}" if isinstance(entry, str) else f"data.{name}.{problem.key}"
+            raise check.error(key, str(problem)) from problem
+        data[name] = resolved(given, check.resolve)
+    for name in parsed.warm_start:
+        check.name(f"warm_start.{name}", name)
+    return NodeConfig(
+        path=path,
+        place=check.place(parsed.node),
+        coordinator=parsed.coordinator.name,
+        coordinator_address=parsed.coordinator.address,
+        listen=listen or None,
+        advertise=advertise or None,
+        rules=parsed.rules,
+        data=data,
+        warm_start={name: check.resolve(file) for name, file in parsed.warm_start.items()},
+        timeouts=parsed.timeouts,
+    )
+
+
+def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
+    """Read a coordinator's file; raise ConfigError naming file, line and key."""
+    path = Path(path).absolute()
+    parsed, text = load_toml(path, _CoordinatorFile, ConfigError)
+    check = _Checker(path, text)
+    if not parsed.network.listen:
+        raise check.error("network.listen", 'write listen = "tcp://0.0.0.0:7700"')
+    check.address("network.listen", parsed.network.listen)
+    if parsed.network.advertise:
+        raise check.error("network.advertise", "a coordinator has none: the nodes' files name it")
+    check.timeouts(parsed.timeouts)
+    return CoordinatorConfig(
+        path=path,
+        place=check.place(parsed.node),
+        listen=parsed.network.listen,
+        job=check.resolve(parsed.run.job),
+        timeouts=parsed.timeouts,
+    )
+
+
+class _Checker:
+    """Checks values of one file, and says where each of them stands."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.text = path, text
+
+    def error(self, key: str, message: str) -> Exception:
+        return at(ConfigError, self.path, self.text, key, message)
+
+    def resolve(self, path: str) -> Path:
+        return (self.path.parent / Path(path).expanduser()).absolute()
+
+    def name(self, key: str, name: str) -> None:
+        if not NAME.match(name):
+            raise self.error(key, f"{name!r} is not a name: use a-z, 0-9 and -")
+
+    def address(self, key: str, address: str, *, dial: bool = False) -> None:
+        match = _ADDRESS.match(address)
+        if not match or (match[2] != "*" and not 0 <= int(match[2]) <= 65535):
+            raise self.error(key, "write tcp://host:port, like tcp://study.example.org:7700")
+        if dial and ("*" in address or int(match[2]) == 0):
+            raise self.error(key, "an address that can be dialled has a host and a port")
+
+    def rules(self, rules: Rules) -> None:
+        for key in _NAMED:
+            for name in getattr(rules, key):
+                self.name(f"rules.{key}", name)
+        for key in LEAST:
+            fewest = 0 if key in _MAY_BE_0 else 1
+            if getattr(rules, key) < fewest:
+                raise self.error(f"rules.{key}", f"at least {fewest}")
+        for digest in rules.jobs:
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise self.error("rules.jobs", "digests of 64 hexadecimal digits")
+
+    def timeouts(self, timeouts: Timeouts) -> None:
+        for key in ("join_s", "peer_s"):
+            if not _LEAST_TIMEOUT_S <= getattr(timeouts, key) <= _MOST_TIMEOUT_S:
+                raise self.error(f"timeouts.{key}", "between 1 second and 7 days")
+
+    def place(self, node: _Node) -> Place:
+        self.name("node.name", node.name)
+        home = self.resolve(node.home) if node.home else default_home().absolute()
+        return Place(
+            name=node.name,
+            home=home,
+            roster=self.resolve(node.roster) if node.roster else home / "roster",
+            run_dir=self.resolve(node.run_dir),
+            approvals=self.resolve(node.approvals) if node.approvals else home / "approvals",
+            passphrase_file=self.resolve(node.passphrase_file) if node.passphrase_file else None,
+        )

@@ -1,0 +1,288 @@
+"""How a run is going, for people at a terminal: steps, speed, time left, bytes.
+
+Fed with the events of a coordinator or a node. Where standard error is not a terminal it prints
+lines instead of a bar, as often as `pacing` says; where nobody sends news for a minute it says so.
+Shows nothing that the nodes do not send for this purpose.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mpc_train.base.printing import lines_escaped, say
+from mpc_train.results.report import duration, size
+from mpc_train.run.pacing import LINE_INTERVAL_S, LinePace
+
+LEAST_INTERVAL_S = 0.1
+"""A bar is redrawn at most this often."""
+LOOK_S = 1.0
+"""A log is looked after this often, whether it has been silent for long."""
+
+
+TRAINING = "training"
+
+
+class ProgressView:
+    """Takes events from any thread; use `shown` around the run."""
+
+    def __init__(self, enabled: bool = True) -> None:
+        self._enabled = enabled
+        self._lock = threading.Lock()
+        self._bar: Any = None
+        self._task: Any = None
+        self._sent: dict[str, int] = {}
+        self._steps: dict[str, int] = {}
+        self._after: dict[str, int] = {}
+        self._linked = False
+        self._shared: dict[str, int] = {}
+        self._started = self._drawn = 0.0
+        self._pace = LinePace()
+        self._stage = ""
+        """What is going on, in words; empty while others are waited for."""
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator["ProgressView"]:
+        """Draw on standard error while inside."""
+        if not self._enabled:
+            yield self
+            return
+        if not sys.stderr.isatty():
+            with self._looked_after():
+                yield self
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        # Without markup: [red] in a text is a text.
+        texts = [
+            TextColumn(f"{{task.{what}}}", markup=False) for what in ("description", "fields[note]")
+        ]
+        columns = (texts[0], BarColumn(), texts[1])
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            self._bar = bar
+            self._task = bar.add_task("waiting", total=None, note="")
+            try:
+                yield self
+            finally:
+                self._bar = None
+
+    @contextlib.contextmanager
+    def _looked_after(self) -> Iterator[None]:
+        """Say now and then, while inside, that a run is still going on of which there are no news:
+        a step, or the evaluation, may take long."""
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(LOOK_S):
+                self.look()
+
+        thread = threading.Thread(target=look, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def look(self) -> None:
+        """Print a line if the last one was a minute ago and something is going on."""
+        with self._lock:
+            if self._stage and (silent := self._pace.silent_s()) >= LINE_INTERVAL_S:
+                self._pace.again()
+                say(f"still {self._stage}: no news for {duration(silent)}", aside=True)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Draw nothing while inside: somebody is asked something."""
+        bar = self._bar
+        if bar is None:
+            yield
+            return
+        with self._lock:
+            bar.stop()
+            try:
+                yield
+            finally:
+                bar.start()
+
+    def say(self, text: str) -> None:
+        """Show one line above the bar."""
+        if not self._enabled:
+            return
+        with self._lock:
+            if self._bar is not None:
+                self._bar.console.print(lines_escaped(text), markup=False, highlight=False)
+            else:
+                say(text, aside=True)
+
+    def event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Take one event: see `parties.nodes.coordinator.Coordinator` and `parties.nodes.node.run_node`."""
+        if kind == "arrived":
+            self.say(f"{fields.get('node')} has joined")
+        elif kind == "left":
+            self.say(f"{fields.get('node')} has left; it may join again")
+        elif kind == "refused":
+            self.say(f"{fields.get('node')} was refused: {fields.get('code')}")
+        elif kind == "gathering":
+            here = ", ".join(fields["here"]) or "nobody"
+            self.say(f"here: {here}; missing: {', '.join(fields['missing'])}")
+        elif kind == "waiting":
+            self.say(
+                f"no coordinator yet at {fields['address']}: {fields['trouble']}; "
+                f"trying for {duration(fields['limit_s'])} in all"
+            )
+        elif kind == "unreachable":
+            why = f" ({fields['trouble']})" if "trouble" in fields else ""
+            self.say(
+                f"{fields['node']} cannot dial {fields['peer']} at {fields['address']}{why}; their "
+                "frames go through the coordinator, sealed"
+            )
+        elif kind == "agreed":
+            self.say("all nodes have signed the same contract")
+        elif kind == "checking":
+            self.say("checking the job against this node's rules")
+        elif kind == "preparing":
+            table = ", reading this node's table" if fields.get("table") else ""
+            self._stage = "getting ready"
+            self._pace.begin(self._stage)
+            self.say(f"getting ready to sign: loading PyTorch, checking the network{table}")
+        elif kind == "signed":
+            self._stage = ""
+            self.say("this node has signed; waiting for the others")
+        elif kind == "started":
+            self._started = self._drawn = time.monotonic()
+            self._stage = TRAINING
+            self._pace.begin(TRAINING)
+            self.say("all nodes are connected to each other; training")
+        elif kind == "reading":
+            self._reading(fields)
+        elif kind == "progress":
+            self._progress(str(fields.get("node", "")), fields.get("fields") or {})
+
+    def _reading(self, fields: Mapping[str, Any]) -> None:
+        """How far this node's own table is read, in its `unit`."""
+        done, total, left = fields["done"], fields["total"], fields["seconds_left"]
+        amount = size if fields["unit"] == "bytes" else "{:,.0f} rows".format
+        with self._lock:
+            now = time.monotonic()
+            # The first news of a table only starts its clock: small ones are read before a second.
+            first, self._drawn = self._drawn == 0, self._drawn or now
+            if first:
+                self._stage = "reading the table"
+                self._pace.begin(self._stage)
+            if not self._enabled or first or not self._due(done / total if total else 0.0):
+                return
+            note = amount(done) + ("" if total is None else f" of {amount(total)}")
+            note += "" if left is None else f"  {duration(left)} left"
+            if self._bar is None:
+                say(f"reading the table: {note}", aside=True)
+                return
+            self._bar.update(
+                self._task, description="reading", total=total, completed=done, note=note
+            )
+
+    def _progress(self, node: str, fields: Mapping[str, Any]) -> None:
+        step, steps, sent = fields.get("step"), fields.get("steps"), fields.get("bytes_sent")
+        with self._lock:
+            if isinstance(sent, int):
+                self._sent[node] = sent
+            if fields.get("phase") == "linking":
+                self._linking(fields)
+                return
+            if fields.get("phase") == "sharing":
+                self._sharing(node, fields)
+                return
+            self._training(node, step, steps)
+            if fields.get("phase") == "evaluating":
+                self._evaluating(node, fields)
+
+    def _training(self, node: str, step: object, steps: object) -> None:
+        """The steps of the slowest node."""
+        if not self._enabled or not isinstance(step, int) or not isinstance(steps, int):
+            return
+        if self._steps.get(node) == step:
+            return
+        if self._shared or self._linked:
+            # What was linked and shared in is no training: its speed counts from here.
+            self._shared.clear()
+            self._linked = False
+            self._started = time.monotonic()
+            self._pace.begin(TRAINING)
+        self._stage = TRAINING
+        # The dealer runs ahead: the slowest node says how far the run is.
+        self._steps[node] = step
+        step = min(self._steps.values())
+        now = time.monotonic()
+        if not self._due(step / steps) and step < steps:
+            return
+        speed = step / max(now - self._started, 1e-9)
+        left = duration((steps - step) / speed) if speed else "?"
+        total = size(sum(self._sent.values()))
+        note = f"{step}/{steps}  {speed:.1f} steps/s  {left} left  {total} sent"
+        if self._bar is None:
+            say(f"training {note}", aside=True)
+            return
+        self._bar.update(self._task, description="training", total=steps, completed=step, note=note)
+
+    def _linking(self, fields: Mapping[str, Any]) -> None:
+        """Said once: how many records all owners together compare, which takes its time."""
+        records = fields.get("records")
+        if not self._enabled or self._linked or not isinstance(records, int):
+            return
+        self._linked = True
+        self._stage = "comparing records"
+        self._pace.begin(self._stage)
+        if self._bar is None:
+            say(f"comparing {records:,} records", aside=True)
+        else:
+            self._bar.update(self._task, description=f"comparing {records:,} records", total=None)
+
+    def _sharing(self, node: str, fields: Mapping[str, Any]) -> None:
+        """How many rows are shared in, at the slowest node."""
+        rows, of_rows = fields.get("rows"), fields.get("of_rows")
+        if not self._enabled or not isinstance(rows, int) or not isinstance(of_rows, int):
+            return
+        self._shared[node] = rows
+        rows, now = min(self._shared.values()), time.monotonic()
+        self._stage = "sharing"
+        if not rows or not self._due(rows / of_rows):
+            return
+        left = duration((now - self._started) * max(of_rows - rows, 0) / rows)
+        note = f"{rows:,}/{of_rows:,} rows  {left} left"
+        if self._bar is None:
+            say(f"sharing {note}", aside=True)
+            return
+        self._bar.update(
+            self._task, description="sharing", total=of_rows, completed=rows, note=note
+        )
+
+    def _evaluating(self, node: str, fields: Mapping[str, Any]) -> None:
+        """Said once, and at each fold: what follows the last step, which may take as long."""
+        fold, folds = fields.get("fold"), fields.get("folds")
+        self._after[node] = fold if isinstance(fold, int) else 0
+        if not self._enabled or not self._steps.keys() <= self._after.keys():
+            return
+        # The dealer runs ahead here too.
+        fold = min(self._after.values())
+        stage = f"evaluating, fold {fold} of {folds}" if fold else "evaluating"
+        if self._stage == stage:
+            return
+        self._stage = stage
+        self._pace.begin(stage)
+        if self._bar is None:
+            say(stage, aside=True)
+        else:
+            self._bar.update(self._task, description=stage, total=None, note="")
+
+    def _due(self, share: float) -> bool:
+        """Whether so much of the stage, from 0 to 1, is to be drawn."""
+        if self._bar is None:
+            return self._pace.due(self._stage, share)
+        now = time.monotonic()
+        if now - self._drawn < LEAST_INTERVAL_S:
+            return False
+        self._drawn = now
+        return True

@@ -1,0 +1,385 @@
+"""From a node's source to a typed table, checked against the schema before anything is shared.
+
+1. The source is opened; its columns are compared with what is wanted.
+2. Chunk by chunk, without the rows that the node leaves out (`dropping`), cells become numbers in
+   arrays that hold the whole table once (`filling`).
+3. What only the whole table shows is checked: the number of rows, columns without a value or with
+   one value only, identifiers that stand there twice.
+4. A file is compared with what it was before it was read.
+
+The source is read and never changed. An error says all that is wrong (`faults`): file, line (the
+header is line 1), column and what kind of thing; it never repeats a cell, since messages end in
+logs.
+"""
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+from polars import DataFrame
+
+from mpc_train.errors import DataError
+from mpc_train.tables.faults import Faults
+from mpc_train.tables.loading.dropping import Dropping
+from mpc_train.tables.loading.filling import FIRST_ROWS, Check, Filling
+from mpc_train.tables.readers import columnar, packed
+from mpc_train.tables.readers.arrays import Arrays, with_arrays
+from mpc_train.tables.readers.csv_text import BLOCK_BYTES, CsvText
+from mpc_train.tables.readers.database import open_query
+from mpc_train.tables.readers.excel import excel
+from mpc_train.tables.readers.fingerprint import Fingerprint
+from mpc_train.tables.readers.renamed import Renamed
+from mpc_train.tables.reading import Progress, Table
+from mpc_train.tables.schema import Schema
+from mpc_train.tables.source import Source, label_of
+from mpc_train.tables.typed import TypedTable
+
+MOST_TIMES = 4
+"""A table is read to its end, so that all is said of it, unless it has so many times the rows that
+it is to have."""
+
+Report = Callable[[Progress], None]
+
+
+def load(
+    source: Source,
+    schema: Schema,
+    *,
+    names: Sequence[str],
+    identifiers: Sequence[str] = (),
+    unique: bool = True,
+    alone: bool = True,
+    rows: int | None = None,
+    check: Check | None = None,
+    progress: Report | None = None,
+    arrays: Arrays | None = None,
+    label: str = "",
+    fillable: frozenset[str] = frozenset(),
+) -> TypedTable:
+    """Read the columns `names` of the schema, in this order, and the identifiers asked for.
+
+    unique: each record stands there once, by its identifiers. alone: nobody else has these columns,
+    so that one without a value, or with one only, is an error; where others have them as well the
+    table's owner is warned (`TypedTable.warnings`). rows: how many there must be; None: as many as
+    there are. check: what cells must satisfy beyond the schema, called while lines are
+    known. arrays: a column of arrays, read as columns of numbers. label: the column that the
+    source's rules for dropping rows call so. fillable: columns that may be missing as a whole, or
+    hold nothing, since the job says what stands in for them. A column of the source that the schema
+    does not know is an error unless `source.ignore` lists it. Raises DataError, with all that is
+    wrong.
+    """
+    title = label_of(source)
+    faults = Faults(title, source.titles)
+    dropping = Dropping(source, identifiers, schema[label] if label in names else None)
+    wanted = (*names, *identifiers)
+    with open_table(source, faults) as opened:
+        table = with_arrays(opened, arrays, title)
+        faults.place = table.place
+        dropping.check(faults)
+        absent = _check_names(table, faults, schema, source, wanted, fillable)
+        there = [name for name in wanted if name not in absent]
+        filling = Filling(faults, len(names), rows, fillable - absent)
+        report = reporting(table, progress, rows)
+        most = None if rows is None else MOST_TIMES * rows + FIRST_ROWS
+        total = table.total if table.unit == "rows" else None
+        try:
+            if most is not None and total is not None and total > most:
+                raise DataError(_other_rows(total, rows, dropping))
+            for whole in table.chunks(there):
+                chunk, kept = dropping.kept(whole)
+                filling.begin(chunk.places, kept)
+                for index, name in enumerate(names):
+                    if name in absent:
+                        filling.absent(index)
+                    else:
+                        filling.take(index, chunk.frame[name], schema[name], source, check)
+                for name in identifiers:
+                    if name not in absent:
+                        filling.identify(name, chunk.frame[name])
+                report(chunk.done)
+                if most is not None and filling.read > most:
+                    break  # a query may have no end
+        except DataError as error:
+            faults.whole(str(error).removeprefix(f"{title}: "))
+        else:
+            _check_rows(filling.read + faults.unread, rows, dropping, faults)
+        found = filling.table(tuple(names))
+    warnings = _check_whole(found, schema, faults, alone, absent)
+    if unique and not faults.faulty.intersection(identifiers):
+        _check_duplicates(found, faults)
+    faults.check()
+    said = [dropping.said] if any(dropping.dropped.values()) else []
+    return replace(found, warnings=tuple(f"{title}: {each}" for each in (*said, *warnings)))
+
+
+def _check_rows(found: int, rows: int | None, dropping: Dropping, faults: Faults) -> None:
+    if not found:
+        if not faults:
+            faults.whole(f"there are columns but no row{_left_out(dropping)}")
+    elif rows is not None and found != rows:
+        faults.whole(_other_rows(found, rows, dropping))
+
+
+def _other_rows(found: int, rows: int | None, dropping: Dropping) -> str:
+    said = _left_out(dropping)
+    left = "rows that stay are" if said else "rows are"
+    return (
+        f"the table's {left} {found}, the job says {rows}; use the right table or correct "
+        f"data.rows in the job{said}"
+    )
+
+
+def _left_out(dropping: Dropping) -> str:
+    return f"; {dropping.said}" if any(dropping.dropped.values()) else ""
+
+
+def stream(
+    records: Source | DataFrame,
+    schema: Schema,
+    *,
+    names: Sequence[str],
+    keep: Sequence[str] = (),
+    check: Check | None = None,
+    arrays: Arrays | None = None,
+) -> Iterator[TypedTable]:
+    """The columns `names` chunk by chunk, in bounded memory; other columns are left alone.
+
+    records: where they lie, or all of them in memory. keep: columns of which each row's text is
+    returned as it stands there, as `TypedTable.identifiers`. What only a whole table shows is not
+    checked. Raises DataError, with all that is wrong in the chunk.
+    """
+    if isinstance(records, DataFrame):
+        source, title = Source(), "the data frame"
+        faults = Faults(title, source.titles)
+        opened = _in_memory(records, title)
+    else:
+        source, title = records, label_of(records)
+        faults = Faults(title, source.titles)
+        opened = open_table(records)
+    columns = tuple(dict.fromkeys((*names, *keep)))
+    with opened as plain:
+        table = with_arrays(plain, arrays, title, kept=True)
+        faults.place = table.place
+        ignored = msgspec.structs.replace(source, ignore=tuple(map(source.own, table.names)))
+        _check_names(table, faults, schema, ignored, columns)
+        faults.check()
+        for chunk in table.chunks(columns):
+            filling = Filling(faults, len(names), None)
+            filling.begin(chunk.places)
+            for index, name in enumerate(names):
+                filling.take(index, chunk.frame[name], schema[name], source, check)
+            for name in keep:
+                filling.keep(name, chunk.frame[name])
+            faults.check()
+            yield filling.table(tuple(names))
+
+
+@contextlib.contextmanager
+def _in_memory(frame: DataFrame, label: str) -> Iterator[Table]:
+    yield columnar.FrameTable(frame.lazy(), label)
+
+
+@contextlib.contextmanager
+def open_table(source: Source, faults: Faults | None = None) -> Iterator[Table]:
+    """The source as a table of its format, its columns called as the job calls them; a file is
+    compared with itself when it is closed.
+
+    faults: takes what is wrong with single records; None: the first such fault is an error.
+    """
+    if source.url:
+        with open_query(source) as table:
+            yield Renamed(table, source.rename) if source.rename else table
+        return
+    path = Path(source.file)
+    try:
+        before = Fingerprint.of(path)
+        with path.open("rb") as file:
+            opened = _opened(source, path, file, before.size, faults)
+            yield Renamed(opened, source.rename) if source.rename else opened
+    except DataError:
+        # A change explains whatever else seems to be wrong.
+        before.check(path)
+        raise
+    except BrokenPipeError:
+        raise  # of whoever shows the progress, not of the file
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: there is no such file; correct the path of the data file"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    before.check(path)
+
+
+def _opened(source: Source, path: Path, file: BinaryIO, size: int, faults: Faults | None) -> Table:
+    label = str(path)
+    if source.file_format == "csv":
+        blocks, total = _blocks(file, size), None if source.packing else size
+        if source.packing:
+            blocks = packed.blocks(file, source.packing, label, BLOCK_BYTES)
+        return CsvText(blocks, source, label, unit="bytes", total=total, faults=faults)
+    if not size:
+        raise DataError(f"{path}: the file is empty")
+    if source.file_format == "excel":
+        return excel(path, label, source)
+    return _COLUMNAR[source.file_format](path, label)
+
+
+def _blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The first `size` bytes: a file that others append to would otherwise never end."""
+    while size > 0 and (block := file.read(min(BLOCK_BYTES, size))):
+        size -= len(block)
+        yield block
+
+
+_COLUMNAR = {"parquet": columnar.parquet, "arrow": columnar.arrow, "npz": columnar.npz}
+
+
+def _check_names(
+    table: Table,
+    faults: Faults,
+    schema: Schema,
+    source: Source,
+    wanted: Sequence[str],
+    fillable: frozenset[str] = frozenset(),
+) -> frozenset[str]:
+    """Note what is wrong with the columns' names; those wanted that are not there, or not once."""
+    where = table.header_place
+    ignored = {source_name for source_name in source.ignore if source_name not in source.rename}
+    twice = [name for name, count in Counter(table.names).items() if count > 1]
+    for name in twice:
+        if name in wanted or name not in ignored:
+            faults.header(f"{where}{_twice(name, name in wanted)}")
+    names = set(table.names)
+    for ours in table.unknown if isinstance(table, Renamed) else ():
+        faults.header(f"{where}rename: there is no column {ours!r}")
+    missing = [name for name in wanted if name not in names and name not in fillable]
+    extra = [name for name in table.names if name not in schema and name not in ignored]
+    if missing:
+        hint = f"; not in the schema: {_list(extra)}" if extra else ""
+        if len(table.names) == 1 and source.file_format == "csv":
+            hint += _delimiter_hint(table.names[0], source)
+        faults.header(f"{where}missing column {_list(missing)}{hint}")
+    elif extra:
+        faults.header(
+            f"{where}column {_list(list(dict.fromkeys(extra)))} is not in the schema; take it out, "
+            "or list it under ignore in this node's configuration"
+            + (' ("" is a column without a name)' if "" in extra else "")
+        )
+    return frozenset(name for name in wanted if name not in names or name in twice)
+
+
+def _delimiter_hint(line: str, source: Source) -> str:
+    """Which delimiter the only column's name suggests, other than the one that is set."""
+    for sign in ";\t,|":
+        if sign in line and sign != source.separator:
+            said = "\\t" if sign == "\t" else sign
+            return f'; is the delimiter another one (delimiter = "{said}")?'
+    return ""
+
+
+def check_twice(table: Table, label: str, ignored: Sequence[str]) -> None:
+    """Raise DataError where two columns have one name, but for names that are ignored."""
+    for name, count in Counter(table.names).items():
+        if count > 1 and name not in ignored:
+            raise DataError(f"{label}: {table.header_place}{_twice(name, False)}")
+
+
+def _twice(name: str, is_wanted: bool) -> str:
+    if is_wanted:
+        return (
+            f"column {name!r} stands there twice, and the job takes it; rename one in the file, or "
+            'name all columns in this node\'s configuration (header = ["…"], skip_lines = 1)'
+        )
+    return (
+        f"column {name!r} stands there twice; rename one, or list the name under ignore in this "
+        "node's configuration"
+    )
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+_ADVICE = "no other owner has values of it; take the column out of the job"
+
+
+def _check_whole(
+    table: TypedTable, schema: Schema, faults: Faults, alone: bool, absent: frozenset[str]
+) -> list[str]:
+    """What these rows alone say nothing of: warnings, or faults where nobody else has columns."""
+    found = []
+    for index, name in enumerate(table.names):
+        if name in faults.faulty or not table.rows:
+            continue
+        values, present = table.values[:, index], ~table.missing[:, index]
+        first = int(np.argmax(present))
+        if name in absent:
+            what = "is not in the table, so that every cell is missing"
+        elif not present[first]:
+            what = "every cell is missing"
+        elif (
+            table.rows > 1
+            and not schema[name].constant
+            and not np.any((values != values[first]) & present)
+        ):
+            what = (
+                "every row has the same value, which explains nothing here (constant = true in the "
+                "schema, if that is meant)"
+            )
+        else:
+            continue
+        if alone and name not in absent:
+            faults.whole(f"{faults.titled(name)}: {what}; {_ADVICE}")
+        elif not alone:
+            found.append(f"{faults.titled(name)}: {what}")
+    return found
+
+
+def _check_duplicates(table: TypedTable, faults: Faults) -> None:
+    """Note records that stand there twice, by their identifiers."""
+    if not table.identifiers:
+        return
+    seen: dict[tuple[str, ...], int] = {}
+    again: list[int] = []
+    for row, key in enumerate(zip(*table.identifiers.values(), strict=True)):
+        if seen.setdefault(key, row) != row:
+            again.append(row)
+    if not again or table.places is None:
+        return
+    keys = list(table.identifiers.values())
+    before = seen[tuple(texts[again[0]] for texts in keys)]
+    names = " and ".join(repr(name) for name in table.identifiers)
+    faults.records(
+        table.places[again],
+        f"column {names}: identifies the same record as {table.where(before)}; each record may "
+        "stand there once",
+    )
+
+
+def reporting(
+    table: Table, progress: Report | None, rows: int | None = None
+) -> Callable[[int], None]:
+    """Takes how much is done, and tells `progress` with the time that is left.
+
+    rows: how many are expected, for tables that do not know how many they have.
+    """
+    started = time.monotonic()
+    total = rows if table.total is None and table.unit == "rows" else table.total
+
+    def report(done: int) -> None:
+        if progress is None:
+            return
+        left = None
+        if total and done:
+            left = (time.monotonic() - started) * max(total - done, 0) / done
+        progress(Progress(done, total, table.unit, left))
+
+    return report

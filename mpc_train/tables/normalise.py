@@ -1,0 +1,149 @@
+"""Identifiers in one spelling, so that two files that write one person differently still meet.
+
+What is done is declared in the job (`[data] join.normalise`, `check_duplicates.normalise` and
+`split_normalise`), column by column; the result is compared exactly. Whatever is declared, and
+before anything else, white space and signs that show nothing are taken off both ends, and text is
+brought to Unicode's composed form (NFC): the same letters in another encoding are the same text.
+Then, where declared, in this order, however the job orders them:
+
+* date: read in this node's own form (`date_format` and `date_pivot` of its table) by the parser
+  that reads its columns (`mpc_train.tables.dates`), written as 2001-12-31. Alone.
+* case: Unicode's caseless form (`str.casefold`): ß is ss, a final sigma is a sigma.
+* spaces: every white space and invisible formatting character dropped.
+* punctuation: every punctuation mark and symbol dropped (Unicode's categories P and S), and the
+  letters that stand for an apostrophe (U+02B9 to U+02BD): O'Brien, O’Brien and O´Brien are OBrien.
+* transcription: letters that are also written as two (`letters.WRITTEN_OUT`): ä ö ü å æ ø œ ß þ ĳ
+  are ae oe ue aa ae oe oe ss th ij.
+* accents: marks dropped; letters that Unicode does not take apart (ø, ł, æ, …) by a fixed list
+  (`letters.BASE`). What is the same but for its form (ﬁ, ², Ａ: NFKD) is taken apart, before any
+  other rule but the first dropping of spaces and punctuation. With transcription, ü is ue and é e.
+* digits: whatever is no decimal digit dropped; those of other scripts written as 0 to 9.
+* leading_zeros: zeros at the beginning dropped, down to a last one: 007 is 7, 000 is 0.
+
+Unicode Standard 16, chapter 3.13 (caseless matching) and annex 15 (normalisation forms).
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Literal
+
+from mpc_train.tables.dates import DateForm
+from mpc_train.tables.letters import BASE, written_out
+
+Rule = Literal[
+    "case",
+    "accents",
+    "spaces",
+    "date",
+    "punctuation",
+    "transcription",
+    "digits",
+    "leading_zeros",
+]
+
+MAX_CHARACTERS = 1_000
+"""A longer identifier is a mistake in the table, not a name."""
+
+# White space, control characters, and formatting characters that show nothing by themselves.
+_BLANK = r"\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+_ENDS = re.compile(rf"\A[{_BLANK}]+|[{_BLANK}]+\Z")
+_ZEROS = re.compile(rf"\A[0{_BLANK}]+(?=[^{_BLANK}])")
+_APOSTROPHES = "\u02b9\u02ba\u02bb\u02bc\u02bd"
+
+
+def normaliser(rules: Sequence[Rule], date_form: DateForm) -> Callable[[str], str]:
+    """A function of one cell; it raises ValueError, in words that do not repeat the cell, where
+    nothing is left that identifies anybody."""
+    if "date" in rules:
+        return lambda text: date_form.day(text).isoformat()
+
+    def function(text: str) -> str:
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"longer than {MAX_CHARACTERS} characters")
+        found = normalised(text, rules)
+        if found:
+            return found
+        if normalised(text, ()):
+            raise ValueError(f"nothing is left of it by the rules {', '.join(rules)}")
+        raise ValueError("the cell is empty, it identifies nobody")
+
+    return function
+
+
+def normalised(text: str, rules: Sequence[Rule]) -> str:
+    """`text` in the one spelling that the declared rules (without "date") give it."""
+    text = _ENDS.sub("", text)
+    if text.isascii():  # the usual identifier, and the same result
+        text = text.lower() if "case" in rules else text
+        text = text.translate(_ascii_dropped(tuple(rules)))
+    else:
+        text = _letters(text, rules)
+    if "leading_zeros" in rules:
+        text = _ZEROS.sub("", text)
+    return _ENDS.sub("", text)
+
+
+def said(rules: Sequence[Rule]) -> str:
+    """What the rules do, in words: "case, spaces ignored, ü as ue"."""
+    if "date" in rules:
+        return "a date"
+    ignored = ", ".join(_IGNORED[rule] for rule in rules if rule in _IGNORED)
+    found = [f"{ignored} ignored"] if ignored else []
+    found += ["ü as ue"] if "transcription" in rules else []
+    found += ["digits only"] if "digits" in rules else []
+    return ", ".join(found)
+
+
+_IGNORED: dict[Rule, str] = {
+    "case": "case",
+    "accents": "accents",
+    "spaces": "spaces",
+    "punctuation": "punctuation",
+    "leading_zeros": "leading zeros",
+}
+
+
+def _letters(text: str, rules: Sequence[Rule]) -> str:
+    """The rules of whole letters, for text of any script."""
+    # Signs are dropped as they stand, and again once they are taken apart: ´ is a space and a mark.
+    text = _without(unicodedata.normalize("NFC", text), rules)
+    apart = "accents" in rules
+    if "case" in rules:
+        text = unicodedata.normalize("NFD", text).casefold()
+        if apart:  # what compatibility takes apart may have a case of its own
+            text = unicodedata.normalize("NFKD", text).casefold()
+    text = _without(unicodedata.normalize("NFKC" if apart else "NFC", text), rules)
+    if "transcription" in rules:
+        text = written_out(unicodedata.normalize("NFC", text))
+    if apart:
+        text = unicodedata.normalize("NFKD", text).translate(BASE)
+        text = "".join(letter for letter in text if unicodedata.category(letter) != "Mn")
+    if "digits" in rules:
+        text = "".join(str(unicodedata.decimal(each)) for each in text if each.isdecimal())
+    return unicodedata.normalize("NFC", text)
+
+
+def _without(text: str, rules: Sequence[Rule]) -> str:
+    if "spaces" not in rules and "punctuation" not in rules:
+        return text
+    return "".join(letter for letter in text if not _is_dropped(letter, rules))
+
+
+def _is_dropped(letter: str, rules: Sequence[Rule]) -> bool:
+    category = unicodedata.category(letter)
+    if "spaces" in rules and (letter.isspace() or category in ("Cf", "Cc")):
+        return True
+    return "punctuation" in rules and (category[0] in "PS" or letter in _APOSTROPHES)
+
+
+@cache
+def _ascii_dropped(rules: tuple[Rule, ...]) -> dict[int, None]:
+    """Which ASCII characters the rules drop, as `str.translate` takes it."""
+    letters = (chr(code) for code in range(128))
+    return {
+        ord(each): None
+        for each in letters
+        if _is_dropped(each, rules) or ("digits" in rules and not each.isdigit())
+    }

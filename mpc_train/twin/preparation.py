@@ -1,0 +1,107 @@
+"""The plaintext twin's preparation: what `[prepare]` says, of the pooled table, in float64.
+
+`raw_inputs` starts from cells in the columns' own units, as scikit-learn's SimpleImputer,
+StandardScaler and MinMaxScaler do: whatever a declared range or the ring's resolution leaves of a
+column is not known here. A column whose training values are equal becomes 0, as the job's words
+say. `twin_parameters` says the same of an owner's terms, for tables that have nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_train.jobs.pipeline import Pipeline, Term
+from mpc_train.owners.local import Local
+from mpc_train.tables.typed import TypedTable
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+Reals = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+def raw_terms(pipeline: Pipeline, table: TypedTable) -> Reals:
+    """float64[B, terms]: numbers after clip and logarithm, in the column's units, NaN where
+    missing; bits of levels and of missing cells as they are."""
+    found = np.empty((table.rows, len(pipeline.terms)))
+    for index, term in enumerate(pipeline.terms):
+        place = table.names.index(term.column)
+        values, missing = table.values[:, place], table.missing[:, place]
+        if term.part == "level":
+            found[:, index] = (values == term.level) & ~missing
+        elif term.part == "missing":
+            found[:, index] = missing
+        else:
+            number = np.where(missing, np.nan, values)
+            number = number if term.clip is None else np.clip(number, *term.clip)
+            if term.log is not None:
+                number = np.log(number) if term.log == "log" else np.log1p(number)
+            found[:, index] = number
+    return found
+
+
+def raw_inputs(job: Job, raw: Reals, training: Rows) -> tuple[Reals, dict[str, Reals]]:
+    """The model's inputs, float64[rows, width], from `raw_terms` of all owners' rows, and what
+    prepares them, by the names of `Pipeline.shapes`, in the units of the terms."""
+    pipeline = job.pipeline
+    columns = []
+    found: dict[str, list[float]] = {"center": [], "inverse": [], "fill": []}
+    for index, term in enumerate(pipeline.terms):
+        values = raw[:, index]
+        if term.part != "number":
+            columns.append(values)
+            continue
+        # A power is one of the declared number; nothing else changes with center and scale.
+        declared = term.power > 1 or not term.scaled
+        center, scale = (0.0, 1.0) if declared else (term.center, term.scale)
+        if declared:
+            values = ((values - term.center) / term.scale) ** term.power
+        if term.filled:
+            there = ~np.isnan(values[training])
+            mean = float(values[training][there].mean()) if there.any() else center
+            values = np.where(np.isnan(values), mean, values)
+            found["fill"].append((mean - center) / scale)
+        elif term.fill is not None:
+            values = np.where(np.isnan(values), term.fill * scale + center, values)
+        if term.scaled:
+            least, inverse = scaled_by(term, values[training])
+            values = (values - least) * inverse
+            found["center"].append((least - center) / scale)
+            found["inverse"].append(inverse * scale)
+        columns.append(values)
+    products = [columns[i] * columns[j] for i, j in pipeline.interactions]
+    named = {name: np.array(found[name.removeprefix("prepare.")]) for name in pipeline.shapes}
+    return np.column_stack([*columns, *products]), named
+
+
+def scaled_by(term: Term, values: Reals) -> tuple[float, float]:
+    """(center, inverse) of a term's training values, missing ones filled in."""
+    low, high = float(values.min()), float(values.max())
+    if term.shared == "minmax":
+        return low, 0.0 if low == high else 1 / (high - low)
+    mean, deviation = float(values.mean()), float(values.std())
+    return mean, 0.0 if low == high else 1 / deviation
+
+
+def twin_parameters(pipeline: Pipeline, local: Local, training: Rows) -> dict[str, Reals]:
+    """Centers, inverse scales and filled means of the pooled rows, by name."""
+    place = {index: number for number, index in enumerate(pipeline.filled)}
+    center, inverse, fill = [], [], []
+    for index in pipeline.secret:
+        term = pipeline.terms[index]
+        cells = local.values[training, index]
+        if index in place:
+            there = local.present[training, place[index]] == 1
+            mean = float(cells[there].mean()) if there.any() else 0.0
+            fill.append(mean)
+            cells = np.where(there, cells, mean)
+        if term.scaled:
+            least, factor = scaled_by(term, cells)
+            center.append(least)
+            inverse.append(factor)
+    found = {"prepare.center": center, "prepare.inverse": inverse, "prepare.fill": fill}
+    return {name: np.array(found[name]) for name in pipeline.shapes}

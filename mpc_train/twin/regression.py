@@ -1,0 +1,144 @@
+"""Generalised linear models in the clear, float64: what `mpc_train.regression` is compared with.
+
+Newton's method for maximum likelihood and for the L2 penalty, with the same number of steps, the
+same start and the same range of linear predictors; with an L1 penalty each step's quadratic model
+is minimised by coordinate descent, to the last digit, and steps go on until nothing moves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_train.jobs.schedule import split, total_steps
+from mpc_train.regression.family import Family
+from mpc_train.regression.settings import family_of
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+Reals = NDArray[np.float64]
+MOST_STEPS, MOST_SWEEPS = 200, 10_000
+
+
+@dataclass(frozen=True)
+class PlainFit:
+    """coefficients, errors: [features + 1], the intercept last; errors are NaN with a penalty, with
+    weights, and of columns that others determine. dispersion: 1 where the family has none."""
+
+    coefficients: Reals
+    errors: Reals
+    dispersion: float
+
+
+def fit_plain(
+    family: Family,
+    inputs: Reals,
+    labels: Reals,
+    *,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    steps: int = 50,
+    weights: Reals | None = None,
+) -> PlainFit:
+    """Fit `labels` [rows] to `inputs` [rows, features]; penalties are on the mean loss.
+
+    weights: how many times each row counts; means divide by the number of rows all the same.
+    """
+    rows = len(labels)
+    counts = np.ones(rows) if weights is None else weights
+    x = np.column_stack([inputs, np.ones(rows)])
+    columns = x.shape[1]
+    free = np.append(np.ones(columns - 1), 0.0)
+    found = np.zeros(columns)
+    if family.logarithmic:
+        found[-1] = np.log(labels.mean())
+    information = np.eye(columns)
+    for _ in range(MOST_STEPS if l1 else steps):
+        residual, weight = _rows(family, x @ found, labels)
+        information = x.T @ ((counts * weight)[:, None] * x) / rows + np.diag(l2 * free)
+        gradient = x.T @ (counts * residual) / rows - l2 * free * found
+        before = found
+        if l1:
+            found = _minimum(information, gradient, found, l1 * free)
+            if np.abs(found - before).max() < 1e-12:
+                break
+        else:
+            found = found + np.linalg.lstsq(information, gradient, rcond=None)[0]
+    residual, _ = _rows(family, x @ found, labels)
+    dispersion = 1.0
+    if family.has_dispersion:
+        dispersion = float(residual @ residual) / max(rows - columns, 1)
+    errors = np.full(columns, np.nan)
+    if not l1 and not l2 and weights is None:
+        variance = dispersion * np.diag(np.linalg.pinv(information, hermitian=True)) / rows
+        errors = np.where(determined(information), np.nan, np.sqrt(np.maximum(variance, 0)))
+    return PlainFit(found, errors, dispersion)
+
+
+def determined(information: Reals) -> NDArray[np.bool_]:
+    """Which columns take part in a linear dependence, by the null space of H scaled to ones."""
+    lengths = np.sqrt(np.diag(information))
+    scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    values, vectors = np.linalg.eigh(information * np.outer(scale, scale))
+    null = vectors[:, values < 1e-10]
+    found: NDArray[np.bool_] = (null**2).sum(axis=1) > 1e-12
+    return found
+
+
+def regression_twin(
+    job: Job, inputs: Reals, labels: Reals, weights: Reals | None = None
+) -> dict[str, Reals]:
+    """Weights of the job's regression on pooled rows, by the names of the model's tensors."""
+    found = pooled_fit(job, inputs, labels, weights).coefficients
+    return {"weight": found[:-1].reshape(1, -1), "bias": found[-1:]}
+
+
+def pooled_fit(job: Job, inputs: Reals, labels: Reals, weights: Reals | None = None) -> PlainFit:
+    """The job's regression on the training rows among all rows."""
+    rows, _ = split(job)
+    settings = job.train.optimizer
+    return fit_plain(
+        family_of(job),
+        inputs[rows],
+        labels[rows],
+        l1=float(settings.l1),
+        l2=float(settings.l2),
+        steps=total_steps(job),
+        weights=None if weights is None else weights[rows],
+    )
+
+
+def means(family: Family, predictor: Reals) -> Reals:
+    """Means of rows with a logarithmic link."""
+    return np.exp(np.clip(predictor, float(family.least), float(family.most)))
+
+
+def _rows(family: Family, z: Reals, y: Reals) -> tuple[Reals, Reals]:
+    ones = np.ones(len(y))
+    if family.name == "linear":
+        return y - z, ones
+    if family.name == "logistic":
+        mean = 1 / (1 + np.exp(-z))
+        return y - mean, mean * (1 - mean)
+    mean = means(family, z)
+    return (y - mean, mean) if family.name == "poisson" else (y / mean - 1, ones)
+
+
+def _minimum(information: Reals, gradient: Reals, at: Reals, penalty: Reals) -> Reals:
+    """The minimum of the quadratic model around `at` with Σ penalty · |coefficient|."""
+    found = at.copy()
+    for _ in range(MOST_SWEEPS):
+        largest = 0.0
+        for j in range(len(found)):
+            slope = gradient[j] - information[j] @ (found - at)
+            target = information[j, j] * found[j] + slope
+            new = np.sign(target) * max(abs(target) - penalty[j], 0.0) / information[j, j]
+            largest = max(largest, abs(new - found[j]))
+            found[j] = new
+        if largest < 1e-14:
+            break
+    return found

@@ -1,0 +1,290 @@
+"""What every node signs before a share leaves it: who does what in which computation.
+
+A contract names the version, the roles, the roster's digest and the job body's digest. Each node
+signs its digest together with a fresh nonce and the digest of the constants table it computed
+(`Acceptance`), and verifies all other acceptances itself: the coordinator carries them and is
+not believed. From the nonces follows the session id, which everybody signs again.
+
+Leaves to the program what the body means and which jobs a node's own rules allow.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+from parties.errors import ContractError
+from protocols.canonical import pack, pack_texts, unpack, unpack_texts
+from protocols.errors import AuthenticationError, FrameError
+from protocols.sealing.session import VERSION as SESSION_VERSION
+from protocols.sealing.session import identity_digest, session_id
+from protocols.sealing.signatures import Signer, VerifyKeys
+
+CONTRACT_VERSION = 2
+"""Raised with every change to the protocol: nodes of different versions refuse each other."""
+
+DIGEST_BYTES = 32
+MAX_NAMES = 256
+MAX_NAME_BYTES = 63
+MAX_JOB_NAME_BYTES = 128
+MAX_BODY_BYTES = 1 << 20
+
+_TAG = b"mpc-train/contract/1"
+_NAMES_BYTES = MAX_NAMES * (MAX_NAME_BYTES + 4)
+_BOUNDS = (
+    *(len(_TAG), 4, MAX_JOB_NAME_BYTES, _NAMES_BYTES, _NAMES_BYTES, MAX_NAME_BYTES, _NAMES_BYTES),
+    *(DIGEST_BYTES, DIGEST_BYTES),
+)
+MAX_CONTRACT_BYTES = sum(_BOUNDS) + 4 * len(_BOUNDS)
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+ACCEPT_PURPOSE = "contract/accept"
+SESSION_PURPOSE = "contract/session"
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Who does what in one job. Order of evaluators counts: it is their index."""
+
+    owners: tuple[str, ...]
+    evaluators: tuple[str, ...]
+    dealer: str
+    recipients: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raises ContractError for roles under which the protocol would not be private."""
+        for title, names in (
+            ("owners", self.owners),
+            ("evaluators", self.evaluators),
+            ("recipients", self.recipients),
+        ):
+            if not names:
+                raise ContractError(f"a job needs {title}")
+            if len(set(names)) != len(names):
+                raise ContractError(f"{title} name somebody twice: {', '.join(names)}")
+        for name in self.names:
+            if not _NAME.fullmatch(name):
+                raise ContractError(f"not a name: {name[:80]!r}")
+        if len(self.names) > MAX_NAMES:
+            raise ContractError(f"a job has at most {MAX_NAMES} names")
+        if len(self.evaluators) < 2:
+            raise ContractError("a job needs at least two evaluators")
+        if self.dealer in self.evaluators:
+            raise ContractError(
+                f"{self.dealer} cannot both deal and evaluate: it would know every mask and see "
+                "every masked value, that is, all data"
+            )
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Who runs a node, in roster order: owners, evaluators and the dealer."""
+        return tuple(sorted({*self.owners, *self.evaluators, self.dealer}))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everybody the job names, recipients included, in roster order."""
+        return tuple(sorted({*self.nodes, *self.recipients}))
+
+    def neighbours(self, name: str) -> tuple[str, ...]:
+        """Whom `name` shares a channel with: evaluators with all nodes, others with those."""
+        others = self.nodes if name in self.evaluators else self.evaluators
+        return tuple(sorted(peer for peer in others if peer != name))
+
+    def title(self, name: str) -> str:
+        """The role in one word list, as it enters the session id: 'evaluator 0, owner'."""
+        titles = []
+        if name in self.evaluators:
+            titles.append(f"evaluator {self.evaluators.index(name)}")
+        if name == self.dealer:
+            titles.append("dealer")
+        if name in self.owners:
+            titles.append("owner")
+        if name in self.recipients:
+            titles.append("recipient")
+        return ", ".join(titles)
+
+
+def describe_trust(roles: Roles) -> str:
+    """In words: what stays secret, and who would have to collude to learn it."""
+    evaluators = ", ".join(roles.evaluators)
+    count = len(roles.evaluators)
+    lines = [
+        f"Data of {', '.join(roles.owners)} is computed on in shares by {evaluators}; "
+        f"{roles.dealer} deals correlated randomness and sees no share of data"
+        + (" (its own data it knows)." if roles.dealer in roles.owners else "."),
+        f"All data would be open to the {count} evaluators together, and to {roles.dealer} "
+        "together with any one of them. "
+        + (
+            "Neither evaluator alone learns anything"
+            if count == 2
+            else f"Up to {count - 1} evaluators together learn nothing"
+        )
+        + ", nor does the dealer, the coordinator or anybody on the network.",
+        f"The model is sealed to {', '.join(roles.recipients)}: what it and the revealed metrics "
+        "say about the data, they learn.",
+        "Everybody is assumed to follow the protocol; a node that cheats may spoil the result.",
+    ]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The statement that all nodes sign."""
+
+    version: int
+    name: str
+    roles: Roles
+    body_digest: bytes
+    roster_digest: bytes
+
+    @classmethod
+    def of(cls, name: str, roles: Roles, body: bytes, roster_digest: bytes) -> "Contract":
+        """The contract over `body`. Raises ContractError as `check` does."""
+        contract = cls(CONTRACT_VERSION, name, roles, sha256(body).digest(), roster_digest)
+        contract.check(body)
+        return contract
+
+    def to_bytes(self) -> bytes:
+        """Canonical bytes: one for each contract."""
+        return pack(
+            _TAG,
+            self.version.to_bytes(4, "big"),
+            self.name.encode(),
+            pack_texts(self.roles.owners),
+            pack_texts(self.roles.evaluators),
+            self.roles.dealer.encode(),
+            pack_texts(self.roles.recipients),
+            self.body_digest,
+            self.roster_digest,
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Contract":
+        """Read what `to_bytes` wrote. Raises ContractError."""
+        try:
+            tag, version, name, owners, evaluators, dealer, recipients, body, roster = unpack(
+                data, _BOUNDS
+            )
+            if tag != _TAG:
+                raise ContractError("not a contract")
+            groups = [
+                unpack_texts(group, MAX_NAMES, MAX_NAME_BYTES)
+                for group in (owners, evaluators, recipients)
+            ]
+            return cls(
+                int.from_bytes(version, "big"),
+                name.decode(),
+                Roles(groups[0], groups[1], dealer.decode(), groups[2]),
+                body,
+                roster,
+            )
+        except (FrameError, UnicodeDecodeError) as error:
+            raise ContractError(f"a malformed contract: {error}") from error
+
+    def digest(self) -> bytes:
+        """What stands for the job wherever it is signed or hashed."""
+        return sha256(self.to_bytes()).digest()
+
+    def check(self, body: bytes) -> None:
+        """Raises ContractError unless this release can run it and `body` is what it covers."""
+        if self.version != CONTRACT_VERSION:
+            raise ContractError(
+                f"the contract has version {self.version}, this node {CONTRACT_VERSION}: run the "
+                "same release everywhere"
+            )
+        if not 1 <= len(self.name.encode()) <= MAX_JOB_NAME_BYTES or not self.name.isprintable():
+            raise ContractError("the job's name is empty, too long or not printable")
+        if len(body) > MAX_BODY_BYTES:
+            raise ContractError(f"the job has {len(body)} bytes, at most {MAX_BODY_BYTES}")
+        if sha256(body).digest() != self.body_digest:
+            raise ContractError("the job that came is not the one under the contract")
+        if len(self.roster_digest) != DIGEST_BYTES:
+            raise ContractError("the roster digest has a wrong length")
+        self.roles.check()
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """One node's signed agreement, with its nonce for the session and its constants' digest."""
+
+    name: str
+    nonce: bytes
+    constants: bytes
+    signature: bytes
+
+    @staticmethod
+    def statement(contract: Contract, name: str, nonce: bytes, constants: bytes) -> bytes:
+        return pack(contract.digest(), name.encode(), nonce, constants)
+
+    @classmethod
+    def sign(
+        cls, contract: Contract, name: str, nonce: bytes, constants: bytes, signer: Signer
+    ) -> "Acceptance":
+        statement = cls.statement(contract, name, nonce, constants)
+        return cls(name, nonce, constants, signer.sign(ACCEPT_PURPOSE, statement))
+
+
+def verify_acceptances(
+    contract: Contract,
+    mine: Acceptance,
+    all_of_them: Mapping[str, Acceptance],
+    keys: Mapping[str, bytes],
+) -> bytes:
+    """The session id, once every node's acceptance holds; `keys`: names to verification keys.
+
+    1. Exactly the nodes of the contract accepted, and our own acceptance is among them as sent.
+    2. Each signature holds over this contract, that node's nonce and its constants.
+    3. All constants tables are equal: else machines would compute different things.
+
+    Raises ContractError naming the node, and both digests where two differ.
+    """
+    nodes = contract.roles.nodes
+    if set(all_of_them) != set(nodes) or all_of_them.get(mine.name) != mine:  # 1
+        raise ContractError("the acceptances that came are not those of the job's nodes")
+    for name in nodes:
+        one = all_of_them[name]
+        if one.name != name:
+            raise ContractError(f"an acceptance of {one.name[:63]!r} came as that of {name}")
+        statement = Acceptance.statement(contract, name, one.nonce, one.constants)
+        try:
+            VerifyKeys(keys[name]).verify(ACCEPT_PURPOSE, statement, one.signature)  # 2
+        except AuthenticationError as error:
+            raise ContractError(
+                f"{name} did not sign this contract ({contract.digest().hex()[:16]}): {error}"
+            ) from error
+        if one.constants != mine.constants:  # 3
+            raise ContractError(
+                f"constants differ: {name} has {one.constants.hex()[:16]}, {mine.name} "
+                f"{mine.constants.hex()[:16]}; run the same release everywhere"
+            )
+    return session_id(
+        SESSION_VERSION,
+        contract.digest(),
+        contract.roster_digest,
+        [
+            (
+                contract.roles.title(name),
+                identity_digest(name, keys[name]),
+                all_of_them[name].nonce,
+            )
+            for name in nodes
+        ],
+    )
+
+
+def session_statement(contract: Contract, sid: bytes, name: str) -> bytes:
+    """What each node signs once it has computed the session id from all nonces."""
+    return pack(contract.digest(), sid, name.encode())
+
+
+def verify_session(
+    contract: Contract, sid: bytes, signatures: Mapping[str, bytes], keys: Mapping[str, bytes]
+) -> None:
+    """Every node signed the same session id. Raises ContractError naming the one that did not."""
+    for name in contract.roles.nodes:
+        try:
+            VerifyKeys(keys[name]).verify(
+                SESSION_PURPOSE, session_statement(contract, sid, name), signatures.get(name, b"")
+            )
+        except AuthenticationError as error:
+            raise ContractError(f"{name} did not sign this session: {error}") from error

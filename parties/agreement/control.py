@@ -1,0 +1,227 @@
+"""Messages of the control plane: typed, versioned, bounded; anything else is a ControlError.
+
+One MessagePack map per message, its type in the field `t`; unknown fields and types are errors.
+Nothing secret travels here: names, digests, signatures, progress, sealed artifacts. A reason to
+abort is one generic code, never text, since what an error says may depend on data.
+
+    node → coordinator            coordinator → node
+    Hello                         Welcome, Waiting
+                                  Propose
+    Accept                        Accepted
+    SignSession                   Start
+    Ready                         Go
+    Progress, ArtifactPart        Delivery
+    Done                          Finish
+    Abort                         Aborted
+"""
+
+import re
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from parties.agreement.contract import MAX_BODY_BYTES, MAX_CONTRACT_BYTES, MAX_NAMES
+from parties.errors import ControlError
+from protocols.sealing.signatures import SIGNATURE_BYTES
+
+MAX_MESSAGE_BYTES = 4 << 20
+PART_BYTES = 1 << 20
+"""Artifacts travel in parts of this size, so that other messages get through in between."""
+
+MAX_ARTIFACT_BYTES = 1 << 30
+MAX_ARTIFACTS = 4096
+"""In one run, of all nodes."""
+
+MAX_ARTIFACTS_BYTES = 16 << 30
+"""In one run, of all nodes, on the disk of whoever collects them."""
+
+MAX_PENDING_BYTES = 4 << 30
+"""Parts of artifacts that are not complete yet, of all nodes, in memory."""
+
+MAX_SUMMARY_BYTES = 1 << 20
+
+Name = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9-]*\Z")]
+Code = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9-]+\Z")]
+Names = Annotated[tuple[Name, ...], Meta(max_length=MAX_NAMES)]
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Signature = Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+Address = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^tcp://[!-~]+\Z")]
+Word = Annotated[str, Meta(min_length=1, max_length=64)]
+Text = Annotated[str, Meta(max_length=256)]
+Path = Annotated[str, Meta(min_length=1, max_length=512)]
+Fields = Annotated[dict[Word, Text | int | float | bool | None], Meta(max_length=64)]
+Part = Annotated[bytes, Meta(max_length=PART_BYTES)]
+
+_COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t"):
+    """Common settings of all messages."""
+
+
+class Hello(_Message, frozen=True, tag="hello"):
+    """First message of a node. `address`: where peers may dial it."""
+
+    version: int
+    name: Name
+    address: Address | None = None
+
+
+class Welcome(_Message, frozen=True, tag="welcome"):
+    version: int
+    name: Name
+
+
+class Waiting(_Message, frozen=True, tag="waiting"):
+    """Who is connected and who is still missing; told again when that changes."""
+
+    here: Names
+    missing: Names
+
+
+class Propose(_Message, frozen=True, tag="propose"):
+    """cards: the digests of the coordinator's cards, so that the one that differs can be named."""
+
+    contract: Annotated[bytes, Meta(max_length=MAX_CONTRACT_BYTES)]
+    body: Annotated[bytes, Meta(max_length=MAX_BODY_BYTES)]
+    cards: Annotated[dict[Name, Digest], Meta(max_length=MAX_NAMES)] = {}
+
+
+class Accept(_Message, frozen=True, tag="accept"):
+    """A signed acceptance of the contract: see `contract.Acceptance`."""
+
+    nonce: Digest
+    constants: Digest
+    signature: Signature
+
+
+class Accepted(_Message, frozen=True, tag="accepted"):
+    """addresses: where each node can be dialled, for its neighbours to try."""
+
+    acceptances: Annotated[dict[Name, Accept], Meta(max_length=MAX_NAMES)]
+    addresses: Annotated[dict[Name, Address | None], Meta(max_length=MAX_NAMES)] = {}
+
+
+class SignSession(_Message, frozen=True, tag="sign-session"):
+    """unreachable: neighbours that this node would dial and cannot."""
+
+    signature: Signature
+    unreachable: Names = ()
+
+
+class Start(_Message, frozen=True, tag="start"):
+    """Everybody's signature under the session id, and where each node listens.
+
+    relayed: the receiver's neighbours to which the coordinator passes frames on, since one of the
+    two cannot dial the other.
+    """
+
+    signatures: Annotated[dict[Name, Signature], Meta(max_length=MAX_NAMES)]
+    addresses: Annotated[dict[Name, Address | None], Meta(max_length=MAX_NAMES)]
+    relayed: Names = ()
+
+
+class Ready(_Message, frozen=True, tag="ready"):
+    """All handshakes of this node are done and confirmed."""
+
+
+class Go(_Message, frozen=True, tag="go"):
+    """All nodes are ready."""
+
+
+class Progress(_Message, frozen=True, tag="progress"):
+    fields: Fields
+
+
+class ArtifactPart(_Message, frozen=True, tag="artifact"):
+    """Parts of one artifact follow each other, the last one marked."""
+
+    kind: Word
+    path: Path
+    index: Annotated[int, Meta(ge=0, le=MAX_ARTIFACT_BYTES // PART_BYTES)]
+    last: bool
+    data: Part
+
+
+class Delivery(_Message, frozen=True, tag="delivery"):
+    """Part of an artifact of `sender`, for a recipient."""
+
+    sender: Name
+    part: ArtifactPart
+
+
+class Done(_Message, frozen=True, tag="done"):
+    """The program ended; `summary` is JSON of what the coordinator may know: sizes and times."""
+
+    summary: Annotated[bytes, Meta(max_length=MAX_SUMMARY_BYTES)]
+
+
+class Finish(_Message, frozen=True, tag="finish"):
+    """All nodes are done: connections may close."""
+
+
+class Abort(_Message, frozen=True, tag="abort"):
+    code: Code
+
+
+class Aborted(_Message, frozen=True, tag="aborted"):
+    code: Code
+    by: Name
+
+
+FromNode = Hello | Accept | SignSession | Ready | Progress | ArtifactPart | Done | Abort
+FromCoordinator = Welcome | Waiting | Propose | Accepted | Start | Go | Delivery | Finish | Aborted
+
+_encoder = msgspec.msgpack.Encoder()
+_from_node = msgspec.msgpack.Decoder(FromNode)
+_from_coordinator = msgspec.msgpack.Decoder(FromCoordinator)
+_M = TypeVar("_M")
+
+
+def encode(message: FromNode | FromCoordinator) -> bytes:
+    """Bytes of one message. Raises ControlError when it is larger than a receiver takes."""
+    data = _encoder.encode(message)
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise ControlError(f"a {type(message).__name__} has {len(data)} bytes, too many to send")
+    return data
+
+
+def _decode(decoder: "msgspec.msgpack.Decoder[_M]", data: bytes, sender: str) -> _M:
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise ControlError(f"{sender} sent {len(data)} bytes of control message")
+    try:
+        return decoder.decode(data)
+    # Recursion and size limits of the decoder surface as other exceptions than its own.
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
+        raise ControlError(f"{sender} sent a malformed control message: {clip(error)}") from error
+
+
+def decode_from_node(data: bytes, sender: str) -> FromNode:
+    """Raises ControlError for anything that is not a message of a node."""
+    message: Any = _decode(_from_node, data, sender)
+    if isinstance(message, ArtifactPart):
+        check_path(message.path, sender)
+        check_path(message.kind, sender)
+    return message
+
+
+def decode_from_coordinator(data: bytes, sender: str) -> FromCoordinator:
+    """Raises ControlError for anything that is not a message of the coordinator."""
+    message: Any = _decode(_from_coordinator, data, sender)
+    if isinstance(message, Delivery):
+        check_path(message.part.path, sender)
+        check_path(message.part.kind, sender)
+    return message
+
+
+def check_path(path: str, sender: str) -> None:
+    """Raises ControlError unless `path` is up to four plain words that stay in their directory."""
+    words = path.split("/")
+    if len(words) > 4 or not all(_COMPONENT.fullmatch(word) for word in words):
+        raise ControlError(f"{sender} names an artifact {clip(path)}")
+
+
+def clip(text: object, limit: int = 120) -> str:
+    """What a peer said, for a log or a message: escaped and short."""
+    return repr(str(text))[1:-1][:limit]

@@ -1,0 +1,160 @@
+"""A session: pairwise keys among the nodes that signed one job, and what a program gets of it.
+
+Order, at every node: connect, shake hands with every neighbour under the session id, confirm the
+id under the pairwise keys, and only then compute. A neighbour's confirmation says that it has
+finished all its handshakes, so once all confirmations are in, every evaluator and the dealer is
+known to hold this session id: no opening is sent before that.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from parties.agreement.contract import Roles
+from parties.wire.secure_channel import RawFrames, SecureChannel
+from protocols.errors import HandshakeError
+from protocols.sealing.handshake import MESSAGE_MAX_BYTES, Initiator, Keys, Responder
+from protocols.sealing.session import SUITE, VERSION, Endpoint, SessionInfo
+from protocols.sealing.signatures import Signer, VerifyKeys
+
+if TYPE_CHECKING:
+    from parties.keys.identity import Card
+    from parties.keys.vault import Vault
+
+HANDSHAKE_LABEL = b"handshake"
+CONFIRM_LABEL = b"confirm"
+
+Scalar = str | int | float | bool | None
+
+
+def session_info(sid: bytes, job_digest: bytes, roster_digest: bytes) -> SessionInfo:
+    """What the handshakes of one session are bound to."""
+    return SessionInfo(version=VERSION, suite=SUITE, sid=sid, job=job_digest, roster=roster_digest)
+
+
+def shake_hands(
+    frames: RawFrames,
+    info: SessionInfo,
+    roles: Roles,
+    me: str,
+    signing_keys: Mapping[str, bytes],
+    signer: Signer,
+    timeout_s: float,
+) -> dict[str, Keys]:
+    """One handshake with each neighbour of `me`, all at once; the lower roster index initiates.
+
+    Each step sends to everybody before it waits for anybody, so no order of arrival can block.
+    `timeout_s` bounds each wait. Raises HandshakeError, AuthenticationError and what `frames`
+    raises.
+    """
+    ends = {name: Endpoint(name, roles.title(name), signing_keys[name]) for name in roles.nodes}
+    deadline = time.monotonic() + timeout_s
+
+    def take(peer: str) -> bytes:
+        label, message = frames.receive(peer, max(0.1, deadline - time.monotonic()))
+        if label != HANDSHAKE_LABEL or len(message) > MESSAGE_MAX_BYTES:
+            raise HandshakeError(f"{peer} sent something else than its part of the handshake")
+        return bytes(message)
+
+    def ends_with(peer: str) -> tuple[SessionInfo, Endpoint, Endpoint, Signer, VerifyKeys]:
+        return info, ends[me], ends[peer], signer, VerifyKeys(signing_keys[peer])
+
+    neighbours = roles.neighbours(me)
+    initiators = {peer: Initiator(*ends_with(peer)) for peer in neighbours if me < peer}
+    responders = {peer: Responder(*ends_with(peer)) for peer in neighbours if peer < me}
+    keys: dict[str, Keys] = {}
+    for peer, initiator in initiators.items():
+        frames.send(peer, HANDSHAKE_LABEL, initiator.message1())
+    for peer, responder in responders.items():
+        frames.send(peer, HANDSHAKE_LABEL, responder.on_message1(take(peer)))
+    for peer, initiator in initiators.items():
+        frames.send(peer, HANDSHAKE_LABEL, initiator.on_message2(take(peer)))
+    for peer, responder in responders.items():
+        message4, keys[peer] = responder.on_message3(take(peer))
+        frames.send(peer, HANDSHAKE_LABEL, message4)
+    for peer, initiator in initiators.items():
+        keys[peer] = initiator.on_message4(take(peer))
+    return keys
+
+
+def confirm(channel: SecureChannel, sid: bytes, neighbours: tuple[str, ...]) -> None:
+    """Tell every neighbour, under the pairwise keys, that all handshakes are done, and hear it.
+
+    Raises HandshakeError if a neighbour confirms anything else.
+    """
+    for peer in neighbours:
+        channel.send(peer, CONFIRM_LABEL, sid)
+    for peer in neighbours:
+        label, payload = channel.receive(peer, len(sid))
+        if label != CONFIRM_LABEL or payload != sid:
+            raise HandshakeError(f"{peer} did not confirm the session")
+
+
+def no_progress(fields: Mapping[str, Scalar]) -> None:
+    """For nodes that nobody watches."""
+
+
+def no_artifacts(kind: str, name: str, blob: bytes) -> None:
+    """For nodes that have nobody to send artifacts to."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a program is given once all nodes have agreed and shaken hands."""
+
+    me: str
+    sid: bytes
+    roles: Roles
+    channel: SecureChannel
+    """Sealed frames to every neighbour: `roles.neighbours(me)`."""
+
+    vault: "Vault | Signer" = field(repr=False)
+    """Signs envelopes as this node."""
+
+    cards: "Mapping[str, Card]" = field(repr=False)
+    """The public cards of everybody the job names, recipients included."""
+
+    run_dir: Path
+    keys: Mapping[str, Keys] = field(repr=False)
+    on_progress: Callable[[Mapping[str, Scalar]], None] = field(default=no_progress, repr=False)
+    on_artifact: Callable[[str, str, bytes], None] = field(default=no_artifacts, repr=False)
+
+    @property
+    def is_evaluator(self) -> bool:
+        return self.me in self.roles.evaluators
+
+    @property
+    def is_dealer(self) -> bool:
+        return self.me == self.roles.dealer
+
+    def export(self, peer: str, label: str) -> bytes:
+        """32 bytes that only this node and `peer` know, in this session only; one per label."""
+        return self.keys[peer].export(label)
+
+    def progress(self, **fields: Scalar) -> None:
+        """Tell whoever watches how far this node is. Never a value that depends on data."""
+        self.on_progress(fields)
+
+    def emit(self, kind: str, name: str, blob: bytes) -> None:
+        """Hand an artifact to the coordinator: only what is sealed or public by the job.
+
+        `name` is a relative path of plain words; kind 'sealed' takes '<recipient>/<file>' and
+        is delivered to that recipient.
+        """
+        self.on_artifact(kind, name, blob)
+
+
+class Program(Protocol):
+    """What the nodes compute; opaque to them."""
+
+    def prepare(self, body: bytes, roles: Roles) -> bytes:
+        """Check the job against this node's rules and load its data, before anything is signed.
+
+        Returns the digest (32 bytes) of the table of public constants. Raises PolicyError, or
+        errors of its own with a `code`.
+        """
+
+    def run(self, session: Session) -> dict[str, object]:
+        """Compute; what it returns is public and can be written as JSON."""

@@ -1,0 +1,268 @@
+"""Who a node is: its keys, and the public card by which the others know it.
+
+A card carries the node's name and its four public keys (Ed25519 and ML-DSA-65 to verify, the
+hybrid HPKE key to seal to, the CURVE key of its connections), signed by its own two signing keys.
+The self-signature shows that the keys belong together and that nothing was altered on the way;
+that the card is the *right organisation's* only a comparison of fingerprints shows, by a channel
+other than the one the card came by.
+
+Cards are TOML, so that people can read them and a roster can hold several. What is signed and
+hashed is not the text but the canonical list of fields: reformatting does no harm.
+"""
+
+import base64
+import binascii
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from parties.errors import CardError, IdentityError
+from parties.files import read_bounded
+from parties.keys.keyfile import MAGIC
+from protocols.canonical import pack
+from protocols.errors import AuthenticationError
+from protocols.sealing import hpke as hybrid
+from protocols.sealing import signatures
+from protocols.sealing.hpke import HybridPrivateKey
+from protocols.sealing.signatures import SigningKeys, VerifyKeys
+
+CARD_VERSION = 1
+CURVE_BYTES = 32
+PRIVATE_BYTES = signatures.PRIVATE_BYTES + hybrid.PRIVATE_BYTES + CURVE_BYTES
+MAX_CARD_BYTES = 1 << 16
+"""A card has 11 kB; a longer file is not one."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_PURPOSE = "card/1"
+_KEYS = {
+    "ed25519": signatures.ED25519_PUBLIC_BYTES,
+    "mldsa65": signatures.MLDSA65_PUBLIC_BYTES,
+    "hpke": hybrid.PUBLIC_BYTES,
+    "curve": CURVE_BYTES,
+    "signature": signatures.SIGNATURE_BYTES,
+}
+_FIELDS = ("version", "name", "created", *_KEYS)
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it can name a node. Raises IdentityError.
+
+    Names become file names and log fields: letters, digits and hyphens only, so that none can
+    leave its directory or be taken for an option.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise IdentityError(
+            f"{name!r} cannot name a node: 1 to 63 of a-z, 0-9 and '-', not '-' first"
+        )
+    return name
+
+
+def fingerprint_of(digest: bytes) -> str:
+    """A card's digest in groups of 4 hexadecimal digits."""
+    digits = digest.hex()
+    return "-".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+
+@dataclass(frozen=True)
+class Card:
+    """A node's public card. Build it with `from_text` or `IdentityKeys.card`: both verify it."""
+
+    name: str
+    created: str
+    ed25519: bytes = field(repr=False)
+    mldsa65: bytes = field(repr=False)
+    hpke: bytes = field(repr=False)
+    curve: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+
+    @property
+    def signing_public(self) -> bytes:
+        """Both verification keys, as the handshake wants them."""
+        return self.ed25519 + self.mldsa65
+
+    @property
+    def canonical(self) -> bytes:
+        """What is signed and hashed: every field but the signature."""
+        return pack(
+            b"mpc-train/card",
+            CARD_VERSION.to_bytes(4, "big"),
+            self.name.encode(),
+            self.created.encode(),
+            self.ed25519,
+            self.mldsa65,
+            self.hpke,
+            self.curve,
+        )
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical card."""
+        return sha256(self.canonical).digest()
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest for people to compare: 16 groups of 4 hexadecimal digits."""
+        return fingerprint_of(self.digest)
+
+    def verifier(self) -> VerifyKeys:
+        """What checks this node's signatures."""
+        return VerifyKeys(self.signing_public)
+
+    def verify(self, source: str = "card") -> None:
+        """Raises CardError unless name, sizes and keys are valid and both signatures hold."""
+        if not _NAME.fullmatch(self.name):
+            raise CardError(f"{source}: {self.name!r} cannot name a node")
+        if not _CREATED.fullmatch(self.created):
+            raise CardError(f"{source}: created must read like 2025-01-31T12:00:00Z")
+        for name, size in _KEYS.items():
+            if len(getattr(self, name)) != size:
+                raise CardError(
+                    f"{source}: {name} has {len(getattr(self, name))} bytes, not {size}"
+                )
+        try:
+            self.verifier().verify(_PURPOSE, self.canonical, self.signature)
+            hybrid.check_public(self.hpke)
+        except AuthenticationError as error:
+            raise CardError(f"{source}: the card of {self.name} is not valid: {error}") from error
+
+    def to_text(self) -> str:
+        """The card as TOML, with the fingerprint in a comment."""
+        lines = [
+            f"# mpc-train card of {self.name}",
+            f"# fingerprint {self.fingerprint}",
+            *(f"{key} = {value}" for key, value in self.toml_items()),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def toml_items(self) -> list[tuple[str, str]]:
+        """Keys and TOML values of the card, in their order."""
+        items = [
+            ("version", str(CARD_VERSION)),
+            ("name", f'"{self.name}"'),
+            ("created", f'"{self.created}"'),
+        ]
+        for name in _KEYS:
+            items.append((name, f'"{base64.b64encode(getattr(self, name)).decode()}"'))
+        return items
+
+    @classmethod
+    def from_text(cls, text: str, source: str = "card") -> "Card":
+        """Parse and verify a card. Raises CardError, which names `source`."""
+        if len(text) > MAX_CARD_BYTES:
+            raise CardError(f"{source}: longer than {MAX_CARD_BYTES} characters, not a card")
+        try:
+            table = tomllib.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise CardError(f"{source}: not a card: {error}") from error
+        return cls.from_table(table, source)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, object], source: str = "card") -> "Card":
+        """Check and verify a parsed card: exactly its keys, each of its type. Raises CardError."""
+        unknown = sorted(set(table) - set(_FIELDS))
+        missing = [name for name in _FIELDS if name not in table]
+        if missing or unknown:
+            what = [f"{name} is missing" for name in missing]
+            what += [f"{name!r} is unknown" for name in unknown]
+            raise CardError(f"{source}: {', '.join(what)}")
+        if type(table["version"]) is not int or table["version"] != CARD_VERSION:
+            raise CardError(f"{source}: a card of version {table['version']!r}, not {CARD_VERSION}")
+        texts: dict[str, str] = {}
+        for name in _FIELDS[1:]:
+            value = table[name]
+            if not isinstance(value, str):
+                raise CardError(f"{source}: {name} must be a string")
+            texts[name] = value
+        keys = {name: _decode(texts[name], name, source) for name in _KEYS}
+        card = cls(name=texts["name"], created=texts["created"], **keys)
+        card.verify(source)
+        return card
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Card":
+        """Read and verify the card in the file `path`. Raises CardError, which names the file."""
+        try:
+            content = read_bounded(path, MAX_CARD_BYTES)
+            if content.startswith(MAGIC):
+                raise CardError(
+                    f"{path}: an identity, not a card: it holds private keys and is never given "
+                    f"away; take the card, {Path(path).with_suffix('.card').name} beside it"
+                )
+            # Some editors put a byte-order mark before the first line.
+            text = content.decode("utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise CardError(f"{path}: cannot be read as a card: {reason(error)}") from error
+        return cls.from_text(text, str(path))
+
+
+class IdentityKeys:
+    """The private half of an identity, in memory: signing, HPKE and CURVE keys, 192 bytes."""
+
+    def __init__(self, private: bytes) -> None:
+        if len(private) != PRIVATE_BYTES:
+            raise IdentityError(f"an identity has {PRIVATE_BYTES} private bytes")
+        self._private = bytes(private)
+        sign_end = signatures.PRIVATE_BYTES
+        hpke_end = sign_end + hybrid.PRIVATE_BYTES
+        self.signing = SigningKeys(self._private[:sign_end])
+        self.hpke = HybridPrivateKey(self._private[sign_end:hpke_end])
+        self.curve_secret: bytes = self._private[hpke_end:]
+        # A CURVE key pair is an X25519 key pair; its Z85 spelling belongs to the transport.
+        curve = X25519PrivateKey.from_private_bytes(self.curve_secret)
+        self.curve_public: bytes = curve.public_key().public_bytes_raw()
+
+    @classmethod
+    def generate(cls) -> "IdentityKeys":
+        """Fresh keys from the operating system's randomness."""
+        return cls(os.urandom(PRIVATE_BYTES))
+
+    def private_bytes(self) -> bytes:
+        """The 192 secret bytes, for the vault that encrypts them and for nobody else."""
+        return self._private
+
+    def card(self, name: str, created: datetime | None = None) -> Card:
+        """Sign a card for these keys, dated `created` (default: now)."""
+        check_name(name)
+        moment = (created or datetime.now(UTC)).astimezone(UTC)
+        unsigned = Card(
+            name=name,
+            created=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            ed25519=self.signing.public[: signatures.ED25519_PUBLIC_BYTES],
+            mldsa65=self.signing.public[signatures.ED25519_PUBLIC_BYTES :],
+            hpke=self.hpke.public,
+            curve=self.curve_public,
+            signature=b"",
+        )
+        signature = self.signing.sign(_PURPOSE, unsigned.canonical)
+        return replace(unsigned, signature=signature)
+
+    def matches(self, card: Card) -> bool:
+        """Whether `card` is a card of exactly these keys."""
+        ours = self.signing.public + self.hpke.public + self.curve_public
+        return ours == card.signing_public + card.hpke + card.curve
+
+    def __repr__(self) -> str:
+        return "IdentityKeys(private)"
+
+
+def reason(error: Exception) -> str:
+    """What an OSError or ValueError says, without the path that the caller names already."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _decode(text: str, name: str, source: str) -> bytes:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise CardError(f"{source}: {name} is not base64") from error
+    if base64.b64encode(data).decode() != text:
+        raise CardError(f"{source}: {name} is not canonical base64")
+    return data

@@ -1,0 +1,146 @@
+"""Secret bytes in a file, under a passphrase: Argon2id (RFC 9106), then AES-256-GCM.
+
+Guarantees that without the passphrase the file gives away its public header and the length of the
+secret, that a wrong passphrase is told from a damaged file, and that a file from elsewhere cannot
+make us spend more memory or time than the bounds below: they are checked before Argon2id runs.
+
+    magic ‖ fields(kdf, KiB, passes, lanes, salt, header, check, nonce, ciphertext) ‖ SHA-256
+
+The digest at the end finds accidents only; the ciphertext's additional data are all that stands
+before it. `check` is a second output of the KDF: it says that the passphrase is right before
+anything is decrypted, and commits to the key, which AES-GCM alone does not.
+"""
+
+import hmac
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from parties.errors import IdentityError, PassphraseError
+from protocols.canonical import pack, unpack
+from protocols.errors import FrameError
+
+MAGIC = b"mpc-train identity 1\n"
+KDF_NAME = b"argon2id"
+SALT_BYTES = 16
+MAX_PASSPHRASE_BYTES = 4096
+MAX_SECRET_BYTES = 1 << 16
+MAX_FILE_BYTES = 1 << 18
+
+_BOUNDS = (32, 4, 4, 4, SALT_BYTES, 1 << 17, 32, 12, MAX_SECRET_BYTES + 16)
+
+
+@dataclass(frozen=True)
+class KdfCost:
+    """What one guess of a passphrase costs: memory in KiB, passes over it, parallel lanes."""
+
+    memory_kib: int
+    passes: int
+    lanes: int
+
+
+DEFAULT_COST = KdfCost(memory_kib=1 << 16, passes=3, lanes=4)
+"""RFC 9106, second recommended option: 64 MiB; 0.1 s on two cores."""
+
+MINIMUM_COST = KdfCost(memory_kib=19 * 1024, passes=1, lanes=1)
+"""Below this a file is refused: it was written by something else, or to be guessed."""
+
+MAXIMUM_COST = KdfCost(memory_kib=1 << 20, passes=16, lanes=16)
+"""1 GiB and a few seconds: a hostile file gets no more of this machine."""
+
+
+def seal_secret(
+    secret: bytes, passphrase: bytes, header: bytes, cost: KdfCost = DEFAULT_COST
+) -> bytes:
+    """The file's content: `secret` encrypted, `header` readable and authenticated.
+
+    Raises PassphraseError for an empty or overlong passphrase.
+    """
+    if len(secret) > MAX_SECRET_BYTES:
+        raise IdentityError(f"a secret has at most {MAX_SECRET_BYTES} bytes")
+    salt, nonce = os.urandom(SALT_BYTES), os.urandom(12)
+    check, key = _derive(passphrase, salt, cost)
+    public = _public_fields(cost, salt, header, check, nonce)
+    ciphertext = AESGCM(key).encrypt(nonce, secret, MAGIC + pack(*public))
+    body = MAGIC + pack(*public, ciphertext)
+    return body + sha256(body).digest()
+
+
+def read_header(data: bytes) -> bytes:
+    """The public header, NOT authenticated before `open_secret`. Raises IdentityError."""
+    return _fields(data)[5]
+
+
+def open_secret(
+    data: bytes, passphrase: bytes, minimum: KdfCost = MINIMUM_COST
+) -> tuple[bytes, bytes]:
+    """Header and secret of a file's content.
+
+    1. The file is whole, of this version, and its parameters are within bounds.
+    2. The passphrase is right.
+    3. Nothing was altered.
+
+    Raises PassphraseError at 2, IdentityError at 1 and 3. Only tests of this module pass a lower
+    `minimum`; a vault never does.
+    """
+    kdf, memory, passes, lanes, salt, header, check, nonce, ciphertext = _fields(data)  # 1
+    cost = KdfCost(*(int.from_bytes(number, "big") for number in (memory, passes, lanes)))
+    if kdf != KDF_NAME or len(salt) != SALT_BYTES or len(nonce) != 12:
+        raise IdentityError("the key derivation is not one of this version")
+    for name in ("memory_kib", "passes", "lanes"):
+        value, low, high = (getattr(each, name) for each in (cost, minimum, MAXIMUM_COST))
+        if not low <= value <= high:
+            raise IdentityError(f"the key derivation's {name} is {value}, not {low} to {high}")
+    if cost.memory_kib < 8 * cost.lanes:
+        raise IdentityError("the key derivation has too little memory for its lanes")
+    expected, key = _derive(passphrase, salt, cost)
+    if not hmac.compare_digest(expected, check):  # 2
+        raise PassphraseError("the passphrase is wrong")
+    try:
+        additional = MAGIC + pack(*_public_fields(cost, salt, header, check, nonce))
+        return header, AESGCM(key).decrypt(nonce, ciphertext, additional)  # 3
+    except InvalidTag as error:
+        raise IdentityError("the file was altered") from error
+
+
+def _public_fields(
+    cost: KdfCost, salt: bytes, header: bytes, check: bytes, nonce: bytes
+) -> list[bytes]:
+    numbers = [value.to_bytes(4, "big") for value in (cost.memory_kib, cost.passes, cost.lanes)]
+    return [KDF_NAME, *numbers, salt, header, check, nonce]
+
+
+def _fields(data: bytes) -> list[bytes]:
+    if not data.startswith(MAGIC) or len(data) > MAX_FILE_BYTES:
+        raise IdentityError("not an identity file of this version")
+    body, digest = data[:-32], data[-32:]
+    if not hmac.compare_digest(sha256(body).digest(), digest):
+        raise IdentityError("damaged: its checksum does not fit")
+    try:
+        return unpack(body[len(MAGIC) :], _BOUNDS)
+    except FrameError as error:
+        raise IdentityError(f"malformed: {error}") from error
+
+
+def _derive(passphrase: bytes, salt: bytes, cost: KdfCost) -> tuple[bytes, bytes]:
+    """Check value and key of a passphrase."""
+    if not 1 <= len(passphrase) <= MAX_PASSPHRASE_BYTES:
+        raise PassphraseError(f"a passphrase has 1 to {MAX_PASSPHRASE_BYTES} bytes")
+    root = Argon2id(
+        salt=salt,
+        length=32,
+        iterations=cost.passes,
+        lanes=cost.lanes,
+        memory_cost=cost.memory_kib,
+    ).derive(bytes(passphrase))
+    check, key = (
+        HKDFExpand(SHA256(), 32, b"mpc-train/keyfile/1/" + use).derive(root)
+        for use in (b"check", b"key")
+    )
+    return check, key

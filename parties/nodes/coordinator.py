@@ -1,0 +1,390 @@
+"""The coordinator: brings the nodes of one job together, and sees no data.
+
+Guarantees that a run starts only when every node of the contract is connected and has signed,
+that everybody hears within seconds when one of them fails, and that sealed results are kept and
+handed on. It is believed in nothing: nodes verify all signatures themselves and seal their
+frames end to end. It can delay or stop a run, and it sees who talks how much to whom.
+
+1. Wait for the nodes (`Hello`, `Welcome`); a wrong version is refused. Whom the job does not name
+   gets no connection at all.
+2. Propose the contract; collect and distribute the signed acceptances.
+3. Collect and distribute everybody's signature under the session id, with addresses.
+4. Once all are ready: go. Relay frames and progress, keep artifacts, until all are done.
+5. Deliver sealed artifacts to recipients that are connected; finish.
+
+A broken connection (at once when a process dies, `zmq_transport.SILENCE_MS` when a machine or
+network falls silent), a malformed message or an abort ends the run for all.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from parties.agreement import control
+from parties.agreement.contract import CONTRACT_VERSION, MAX_BODY_BYTES, Contract, Roles
+from parties.agreement.control import FromCoordinator, FromNode, clip
+from parties.errors import AbortedError, ContractError, ControlError, PartiesError
+from parties.keys.roster import Roster
+from parties.keys.vault import Vault
+from parties.nodes import artifacts
+from parties.stop import sigterm_interrupts
+from parties.wire.control_plane import Arrival, ControlServer
+from parties.wire.tally import Tally
+from parties.wire.zmq_transport import SILENCE_MS, CurveKeys, Transport
+from protocols.errors import PeerLostError, PeerTimeoutError, ProtocolError
+
+log = logging.getLogger(__name__)
+
+Event = Callable[[str, Mapping[str, Any]], None]
+_M = TypeVar("_M")
+
+MAX_WAITING = 4
+"""Messages of one node that nobody has asked for yet; the protocol has one."""
+
+ABORT_LINGER_S = 2.0
+"""How long the news of an abort may take to leave."""
+
+
+def ignore_event(kind: str, fields: Mapping[str, Any]) -> None:
+    """For callers that do not watch."""
+
+
+@dataclass(frozen=True)
+class CoordinatorSettings:
+    """Where to listen and how long to wait, in seconds."""
+
+    listen: str
+    run_dir: Path
+    arrive_timeout_s: float = 300.0
+    agree_timeout_s: float = 300.0
+    run_timeout_s: float = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class CoordinatorResult:
+    """What is known at the end: each node's public summary, and the files that were kept."""
+
+    summaries: Mapping[str, dict[str, Any]]
+    files: tuple[Path, ...]
+    relayed_bytes: int
+
+
+@dataclass
+class _Node:
+    """A connected node of the job."""
+
+    route: bytes
+    address: str | None = None
+    inbox: list[FromNode] = field(default_factory=list)
+
+
+class Coordinator:
+    """One run of one job. `address` is known once it is constructed: it has bound its port.
+
+    `on_event(kind, fields)` hears 'arrived', 'left', 'refused', 'gathering' (who is here, who is
+    missing), 'unreachable' (who cannot dial whom), 'proposed', 'agreed', 'started', 'progress',
+    'artifact', 'done'. Raises PortInUseError, RosterError, ContractError.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        roster: Roster,
+        name: str,
+        job: tuple[Roles, bytes],
+        settings: CoordinatorSettings,
+        on_event: Event = ignore_event,
+    ) -> None:
+        roles, body = job
+        if len(body) > MAX_BODY_BYTES:
+            raise ContractError(f"the job has {len(body)} bytes, at most {MAX_BODY_BYTES}")
+        roles.check()
+        cards = roster.subset(roles.names)
+        self.contract = Contract.of(name, roles, body, cards.digest())
+        self._me = vault.card.name
+        self._body = body
+        self._settings = settings
+        self._on_event = on_event
+        self._nodes: dict[str, _Node] = {}
+        self._refused = Tally()
+        self._gathering = True
+        self._card_digests = {card.name: card.digest for card in cards}
+        self._collector = artifacts.Collector(settings.run_dir)
+        keys = CurveKeys(vault.card.curve, vault.curve_secret())
+        # Cards that the job does not name have no business here: they get no connection.
+        strangers = {card.name: card.curve for card in roster if card.name not in cards}
+        self._transport = Transport(keys, {card.name: card.curve for card in cards}, strangers)
+        neighbours = {name: roles.neighbours(name) for name in roles.nodes}
+        try:
+            self._server = ControlServer(self._transport, settings.listen, neighbours)
+        except PartiesError:
+            self._transport.close()
+            raise
+        self.address = self._server.address
+
+    def run(self) -> CoordinatorResult:
+        """Run the job to its end. Whatever goes wrong is told to all nodes as one generic code.
+
+        Raises PeerTimeoutError (naming who is missing), PeerLostError, AbortedError,
+        ControlError, KeyboardInterrupt.
+        """
+        try:
+            with sigterm_interrupts():
+                result = self._run()
+        except AbortedError as error:
+            self._abort(error.reason_code, error.by)
+            raise
+        except _Faulty as error:
+            lost = isinstance(error.cause, PeerLostError)
+            self._abort("lost" if lost else error.cause.code, error.name)
+            raise error.cause from None
+        except (PartiesError, ProtocolError) as error:
+            self._abort(error.code, self._me)
+            raise
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            self._abort("interrupted" if interrupted else "internal", self._me)
+            raise
+        self._close(linger_s=10.0)
+        return result
+
+    def _run(self) -> CoordinatorResult:
+        settings, contract = self._settings, self.contract
+        names = contract.roles.nodes
+        self._gather(names)  # 1
+        self._event("proposed", job=contract.name, digest=contract.digest().hex())
+        self._tell(names, control.Propose(contract.to_bytes(), self._body, self._card_digests))  # 2
+        deadline = time.monotonic() + settings.agree_timeout_s
+        accepted = self._collect(control.Accept, names, deadline, "did not accept the job")
+        addresses = {name: self._nodes[name].address for name in names}
+        self._tell(names, control.Accepted(accepted, addresses))
+        signed = self._collect(control.SignSession, names, deadline, "did not sign the session")
+        self._event("agreed", nodes=list(names))
+        signatures = {name: message.signature for name, message in signed.items()}
+        relayed = self._relayed(signed, addresses)
+        for name in names:
+            self._send(name, control.Start(signatures, addresses, relayed[name]))  # 3
+        self._collect(control.Ready, names, deadline, "did not connect to its peers")
+        self._event("started", nodes=list(names))
+        self._tell(names, control.Go())  # 4
+        deadline = time.monotonic() + settings.run_timeout_s
+        done = self._collect(control.Done, names, deadline, "did not finish")
+        summaries = {name: _json(message.summary, name) for name, message in done.items()}
+        self._deliver()  # 5
+        self._tell(tuple(self._nodes), control.Finish())
+        self._event("done", files=[str(path) for path in self._collector.files])
+        return CoordinatorResult(
+            summaries, tuple(self._collector.files), self._server.relayed_bytes
+        )
+
+    def _relayed(
+        self, signed: Mapping[str, control.SignSession], addresses: Mapping[str, str | None]
+    ) -> dict[str, tuple[str, ...]]:
+        """For each node, the neighbours that it cannot dial or that cannot dial it."""
+        pairs: dict[str, set[str]] = {name: set() for name in signed}
+        for name, message in signed.items():
+            for peer in message.unreachable:
+                if peer not in self.contract.roles.neighbours(name):
+                    raise _Faulty(name, ControlError(f"{name} does not dial {clip(peer)}"))
+                pairs[name].add(peer)
+                pairs[peer].add(name)
+                self._event("unreachable", node=name, peer=peer, address=addresses[peer])
+        return {name: tuple(sorted(peers)) for name, peers in pairs.items()}
+
+    def _gather(self, names: tuple[str, ...]) -> None:
+        """Wait until all are here at once. Until then whoever leaves may come back."""
+        told: tuple[str, ...] | None = None
+        deadline = time.monotonic() + self._settings.arrive_timeout_s
+        while missing := [name for name in names if name not in self._nodes]:
+            if time.monotonic() > deadline:
+                raise PeerTimeoutError(
+                    f"did not arrive within {self._settings.arrive_timeout_s:.0f} s: "
+                    f"{', '.join(missing)}"
+                )
+            if told != tuple(missing):
+                told = tuple(missing)
+                here = tuple(name for name in names if name not in told)
+                self._tell(tuple(self._nodes), control.Waiting(here, told))
+                self._event("gathering", here=here, missing=told)
+            self._attend()
+        self._gathering = False
+
+    def _collect(
+        self, kind: type[_M], names: tuple[str, ...], deadline: float, failure: str
+    ) -> dict[str, _M]:
+        """One message of `kind` from each of `names`. Anything else from a node is its fault."""
+        found: dict[str, _M] = {}
+        while len(found) < len(names):
+            for name in names:
+                inbox = self._nodes[name].inbox
+                if inbox and name not in found:
+                    message = inbox.pop(0)
+                    if not isinstance(message, kind):
+                        raise _Faulty(
+                            name,
+                            ControlError(
+                                f"{name} sent {type(message).__name__}, due was {kind.__name__}"
+                            ),
+                        )
+                    found[name] = message
+            if len(found) == len(names):
+                break
+            if time.monotonic() > deadline:
+                late = [name for name in names if name not in found]
+                raise PeerTimeoutError(f"{failure} in time: {', '.join(late)}")
+            self._attend()
+        return found
+
+    def _attend(self) -> None:
+        """Take in what arrives within a moment."""
+        for arrival in self._server.poll(0.1):
+            self._handle(arrival)
+        for route in self._server.lost():
+            for name, node in list(self._nodes.items()):
+                if node.route == route:
+                    self._left(name)
+
+    def _left(self, name: str) -> None:
+        """A connection broke. Who runs a node takes the run with it; a mere recipient does not."""
+        node = self._nodes[name]
+        if self._gathering:
+            del self._nodes[name]
+            self._event("left", node=name)
+            return
+        for message in node.inbox:
+            if isinstance(message, control.Abort):
+                raise AbortedError(message.code, name)
+        del self._nodes[name]
+        if name in self.contract.roles.nodes:
+            raise _Faulty(
+                name,
+                PeerLostError(
+                    f"{name} is gone: its process ended, or its machine or network was silent for "
+                    f"{SILENCE_MS // 1000} s"
+                ),
+            )
+
+    def _handle(self, arrival: Arrival) -> None:
+        name = arrival.name
+        node = self._nodes.get(name)
+        if node is not None and node.route != arrival.route:
+            self._refuse(arrival.route, name, "already-connected")
+            return
+        try:
+            message = control.decode_from_node(arrival.data, name)
+        except ControlError as error:
+            if node is None:
+                self._refuse(arrival.route, name, error.code)
+                return
+            raise _Faulty(name, error) from error
+        if node is None:
+            self._greet(arrival, message)
+        elif isinstance(message, control.Abort) and self._gathering:
+            # Its connection closes in a moment; a new one of this name is welcome.
+            del self._nodes[name]
+            self._event("left", node=name, code=message.code)
+        elif isinstance(message, control.Abort):
+            raise AbortedError(message.code, name)
+        elif isinstance(message, control.Progress):
+            self._event("progress", node=name, fields=message.fields)
+        elif isinstance(message, control.ArtifactPart):
+            self._keep(name, message)
+        elif len(node.inbox) < MAX_WAITING:
+            node.inbox.append(message)
+        else:
+            raise _Faulty(name, ControlError(f"{name} sends messages nobody asked for"))
+
+    def _greet(self, arrival: Arrival, message: FromNode) -> None:
+        name = arrival.name
+        if not isinstance(message, control.Hello) or message.name != name:
+            self._refuse(arrival.route, name, "control")
+        elif message.version != CONTRACT_VERSION:
+            log.warning(
+                "%s has version %d, this coordinator %d", name, message.version, CONTRACT_VERSION
+            )
+            self._refuse(arrival.route, name, "version")
+            if name in self.contract.roles.nodes:
+                raise _Faulty(
+                    name,
+                    ContractError(
+                        f"{name} has version {message.version}, this coordinator "
+                        f"{CONTRACT_VERSION}: run the same release everywhere"
+                    ),
+                )
+        else:
+            self._nodes[name] = _Node(arrival.route, message.address)
+            self._send(name, control.Welcome(CONTRACT_VERSION, self._me))
+            self._event("arrived", node=name)
+
+    def _keep(self, name: str, part: control.ArtifactPart) -> None:
+        if name not in self.contract.roles.nodes:
+            raise _Faulty(name, ControlError(f"{name} runs no node of this job"))
+        if part.kind == artifacts.SEALED:
+            if name not in self.contract.roles.evaluators:
+                raise _Faulty(name, ControlError(f"{name} seals a result and evaluates nothing"))
+            recipient = part.path.split("/")[0]
+            if recipient not in self.contract.roles.recipients:
+                raise _Faulty(name, ControlError(f"{name} seals to {clip(recipient)}"))
+        try:
+            path = self._collector.add(name, part)
+        except ControlError as error:
+            raise _Faulty(name, error) from error
+        if path is not None:
+            self._event("artifact", node=name, file=str(path))
+
+    def _deliver(self) -> None:
+        for recipient, files in self._collector.sealed.items():
+            if recipient in self._nodes:
+                for sender, path, file in files:
+                    for part in artifacts.split(artifacts.SEALED, path, file.read_bytes()):
+                        self._send(recipient, control.Delivery(sender, part))
+
+    def _event(self, kind: str, **fields: Any) -> None:
+        self._on_event(kind, fields)
+
+    def _send(self, name: str, message: FromCoordinator) -> None:
+        if not self._server.send(self._nodes[name].route, control.encode(message)):
+            # Whoever caused an abort has often left before it can be told: that is no trouble.
+            level = logging.INFO if isinstance(message, control.Aborted) else logging.WARNING
+            log.log(level, "%s could not be sent a %s", name, type(message).__name__)
+
+    def _tell(self, names: tuple[str, ...], message: FromCoordinator) -> None:
+        for name in names:
+            self._send(name, message)
+
+    def _refuse(self, route: bytes, name: str, code: str) -> None:
+        if count := self._refused.add(name):
+            log.warning("refused %s %d times, the last time: %s", name, count, code)
+            self._event("refused", node=name, code=code)
+        self._server.send(route, control.encode(control.Aborted(code, self._me)))
+
+    def _abort(self, code: str, by: str) -> None:
+        """Tell everybody. A node that failed itself knows better and takes no notice."""
+        self._tell(tuple(self._nodes), control.Aborted(code, by))
+        self._close(ABORT_LINGER_S)
+
+    def _close(self, linger_s: float) -> None:
+        self._server.close(linger_s)
+        self._transport.close()
+
+
+class _Faulty(Exception):
+    """An error that one node caused, with its name for the others."""
+
+    def __init__(self, name: str, cause: PartiesError | ProtocolError) -> None:
+        super().__init__(str(cause))
+        self.name = name
+        self.cause = cause
+
+
+def _json(summary: bytes, name: str) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = msgspec.json.decode(summary, type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _Faulty(name, ControlError(f"{name} sent a summary that is not JSON")) from error
+    return value

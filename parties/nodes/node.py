@@ -1,0 +1,485 @@
+"""A node: connects to the coordinator, agrees to a job, runs its part. One program for all roles.
+
+Guarantees that no share leaves before every node's signature on the same contract has been
+verified here, this node's own rules allow the job (`Program.prepare`), all nodes signed one
+session id with this node's nonce in it, and every neighbour confirmed it under pairwise keys.
+
+The control connection lives in a thread of its own, so that an abort arrives while the main
+thread computes; the program and the data plane stay in the main thread.
+
+1. Connect and introduce ourselves.
+2. Check the proposed contract: version, roster, roles, body; then our own rules.
+3. Sign it with a fresh nonce and our constants' digest; verify everybody else's acceptance.
+4. Compute the session id from all nonces, sign it, verify everybody's signature.
+5. Connect to the neighbours, shake hands, confirm, and run.
+6. Report that we are done and stay until all are: others may still be reading what we sent.
+"""
+
+import json
+import logging
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from parties.agreement import control
+from parties.agreement.contract import (
+    CONTRACT_VERSION,
+    SESSION_PURPOSE,
+    Acceptance,
+    Contract,
+    describe_trust,
+    session_statement,
+    verify_acceptances,
+    verify_session,
+)
+from parties.agreement.control import FromCoordinator, FromNode
+from parties.agreement.session import Program, Scalar, Session, confirm, session_info, shake_hands
+from parties.errors import AbortedError, ContractError, ControlError, TransportError
+from parties.keys.identity import Card
+from parties.keys.roster import Roster, differing_cards
+from parties.keys.vault import Vault
+from parties.nodes import artifacts
+from parties.nodes.coordinator import ABORT_LINGER_S, MAX_WAITING, Event, ignore_event
+from parties.stop import StopFlag, sigterm_interrupts
+from parties.wire.control_plane import ControlClient
+from parties.wire.data_plane import DataPlane, choose_route
+from parties.wire.reach import Lookout, try_all
+from parties.wire.secure_channel import SecureChannel
+from parties.wire.zmq_transport import CurveKeys, Transport
+from protocols.errors import InterruptedRunError, PeerLostError
+
+log = logging.getLogger(__name__)
+
+_M = TypeVar("_M")
+_CODE = re.compile(r"[a-z0-9-]{1,32}")
+
+REASON_WAIT_S = 1.5
+"""When a neighbour's connection breaks, the coordinator's word on why takes about this long."""
+
+HINT_S = 2.0
+"""A coordinator that starts at the same time as its nodes may take this long."""
+
+SPOKEN_S = 6.0
+"""Where a ZeroMQ peer answers, a connection is made in less than this."""
+
+PROGRESS_S = 0.1
+"""Progress is passed on this often: each message wakes a thread that takes the interpreter."""
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """Where the coordinator is, whether peers may dial us, and how long to wait, in seconds."""
+
+    coordinator: str
+    """The coordinator's name in the roster."""
+
+    address: str
+    """tcp://host:port of the coordinator"""
+
+    run_dir: Path
+    listen: str | None = None
+    advertise: str | None = None
+    connect_timeout_s: float = 120.0
+    agree_timeout_s: float = 3600.0
+    """For the other nodes to arrive and agree: somebody may have to start them by hand."""
+
+    peer_timeout_s: float = 300.0
+    """A connected neighbour that sends nothing for this long is given up."""
+
+    dial_timeout_s: float = 8.0
+    """A neighbour that has not answered a first call by then is reached through the relay."""
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """What the program returned, and which sealed files were delivered to this node."""
+
+    summary: Mapping[str, Any]
+    sid: bytes
+    bytes_sent: int
+    bytes_received: int
+    files: tuple[Path, ...]
+
+
+class _ControlThread(threading.Thread):
+    """The control connection: sends what the node has to say, sorts what comes."""
+
+    def __init__(
+        self,
+        client: ControlClient,
+        me: str,
+        coordinator: str,
+        stop: StopFlag,
+        root: Path,
+        on_event: Event,
+    ) -> None:
+        super().__init__(name="control", daemon=True)
+        self._client = client
+        self._me = me
+        self._coordinator = coordinator
+        self._stop_flag = stop
+        self._on_event = on_event
+        self._outbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[FromCoordinator] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._finished = False
+        self.linger_s = ABORT_LINGER_S
+        self.state = "connecting"
+        self.delivered = artifacts.Collector(root)
+
+    def say(self, message: FromNode) -> None:
+        """From any thread: queue a message to the coordinator."""
+        self._outbox.put(control.encode(message))
+        self._client.wake()
+
+    def expect(self, kind: type[_M] | tuple[type[_M], ...], timeout_s: float, what: str) -> _M:
+        """The next message, which must be of `kind`. Raises what stopped the node meanwhile."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._stop_flag.check(f"waiting for {what}")
+            try:
+                message: Any = self._inbox.get(timeout=0.1)
+            except queue.Empty:
+                if time.monotonic() > deadline:
+                    raise TransportError(f"{what} did not come within {timeout_s:.0f} s") from None
+                continue
+            if not isinstance(message, kind):
+                raise ControlError(
+                    f"{self._coordinator} sent {type(message).__name__} instead of {what}"
+                )
+            return message
+
+    def finish(self) -> None:
+        """Send what is queued, close, and end the thread."""
+        self._closing.set()
+        self._client.wake()
+        self.join(timeout=self.linger_s + 5)
+
+    def run(self) -> None:
+        try:
+            while not (self._closing.is_set() and self._outbox.empty()):
+                while not self._outbox.empty():
+                    self._client.send(self._outbox.get())
+                data = self._client.poll(0.25)
+                # The state before the last look: what came before a break is still read, the
+                # word on why above all.
+                state = self._client.state()
+                if data is None and state == "lost":
+                    data = self._client.poll(0)
+                while data is not None:
+                    self._sort(control.decode_from_coordinator(data, self._coordinator))
+                    data = self._client.poll(0)
+                self.state = state
+                if state == "lost" and not self._finished:
+                    raise AbortedError("coordinator-lost", self._coordinator)
+        except Exception as error:
+            self._stop_flag.set(error)
+        finally:
+            self._client.close(self.linger_s)
+
+    def _sort(self, message: FromCoordinator) -> None:
+        if isinstance(message, control.Aborted):
+            if not self._finished:
+                self._stop_flag.set(AbortedError(message.code, message.by))
+        elif isinstance(message, control.Waiting):
+            self._on_event("gathering", {"here": message.here, "missing": message.missing})
+        elif isinstance(message, control.Delivery):
+            part = message.part
+            if part.kind != artifacts.SEALED or part.path.split("/")[0] != self._me:
+                raise ControlError(f"{self._coordinator} delivers what is not sealed to {self._me}")
+            self.delivered.add(message.sender, part)
+        elif self._inbox.qsize() < MAX_WAITING:
+            self._finished = self._finished or isinstance(message, control.Finish)
+            self._inbox.put(message)
+        else:
+            raise ControlError(f"{self._coordinator} sends messages nobody asked for")
+
+
+class _Node:
+    def __init__(
+        self,
+        vault: Vault,
+        roster: Roster,
+        settings: NodeSettings,
+        program: Program,
+        on_event: Event,
+    ) -> None:
+        self._vault = vault
+        self._roster = roster
+        self._settings = settings
+        self._program = program
+        self._on_event = on_event
+        self._me = vault.card.name
+        self._stop = StopFlag()
+        self._news: dict[str, Scalar] = {}
+        self._next_report = 0.0
+        self._server_key = roster.card(settings.coordinator).curve
+        keys = CurveKeys(vault.card.curve, vault.curve_secret())
+        self._transport = Transport(keys, {card.name: card.curve for card in roster})
+        try:
+            self._plane = DataPlane(
+                self._transport,
+                self._me,
+                self._stop,
+                listen=settings.listen,
+                advertise=settings.advertise,
+            )
+        except BaseException:
+            self._transport.close()
+            raise
+        try:
+            self._client = ControlClient(self._transport, settings.address, self._server_key)
+        except BaseException:
+            self._plane.close(0)
+            self._transport.close()
+            raise
+        self._control = _ControlThread(
+            self._client, self._me, settings.coordinator, self._stop, settings.run_dir, on_event
+        )
+
+    def run(self) -> NodeResult:
+        """Steps 1 to 6; tells the others of every failure, as one generic code."""
+        linger_s = 0.0
+        self._control.start()
+        try:
+            with sigterm_interrupts():
+                result = self._run()
+            linger_s = 5.0
+            return result
+        except InterruptedRunError as error:
+            # The flag holds why: an abort that came, the coordinator lost, its nonsense.
+            reason = self._stop.reason or error
+            if not isinstance(reason, AbortedError):
+                self._tell(reason)
+            raise reason from None
+        except PeerLostError as error:
+            # The one that died or gave up is best named by the coordinator, who hears it too.
+            if self._stop.wait(REASON_WAIT_S) and isinstance(self._stop.reason, AbortedError):
+                raise self._stop.reason from error
+            self._tell(error)
+            raise
+        except BaseException as error:
+            self._tell(error)
+            raise
+        finally:
+            self._plane.close(linger_s)
+            self._control.finish()
+            self._transport.close()
+
+    def _tell(self, error: BaseException) -> None:
+        if self._control.state == "connecting":
+            self._control.linger_s = 0.0
+            return
+        code = "interrupted" if isinstance(error, KeyboardInterrupt) else "internal"
+        said = getattr(error, "code", None)
+        if isinstance(said, str) and _CODE.fullmatch(said):
+            # Whether a value was out of range or malformed is nobody else's business.
+            code = "data" if said == "range" else said
+        self._control.say(control.Abort(code))
+
+    def _run(self) -> NodeResult:
+        settings, talk = self._settings, self._control
+        self._connect()  # 1
+        first: Any = talk.expect(
+            (control.Propose, control.Finish), settings.agree_timeout_s, "a job"
+        )
+        if isinstance(first, control.Finish):  # a recipient that runs no node
+            return NodeResult({}, b"", 0, 0, tuple(talk.delivered.files))
+        contract, cards = self._check(first)  # 2
+        signing = {name: card.signing_public for name, card in cards.items()}
+        constants = self._program.prepare(first.body, contract.roles)
+        if len(constants) != 32:
+            raise ContractError("a program's constants have a digest of 32 bytes")
+        self._stop.check("preparing the job")
+        mine = Acceptance.sign(contract, self._me, os.urandom(32), constants, self._vault)  # 3
+        talk.say(control.Accept(mine.nonce, mine.constants, mine.signature))
+        self._event("signed", job=contract.name)
+        accepted = talk.expect(control.Accepted, settings.agree_timeout_s, "everybody's signature")
+        acceptances = {
+            name: Acceptance(name, one.nonce, one.constants, one.signature)
+            for name, one in accepted.acceptances.items()
+        }
+        sid = verify_acceptances(contract, mine, acceptances, signing)
+        unreachable = self._try(contract, accepted.addresses)
+        statement = session_statement(contract, sid, self._me)  # 4
+        signature = self._vault.sign(SESSION_PURPOSE, statement)
+        talk.say(control.SignSession(signature, unreachable))
+        start = talk.expect(control.Start, settings.agree_timeout_s, "the start")
+        verify_session(contract, sid, start.signatures, signing)
+        session = self._join(contract, cards, signing, sid, start)  # 5
+        talk.say(control.Ready())
+        talk.expect(control.Go, settings.agree_timeout_s, "the start of all nodes")
+        self._event("started", sid=sid.hex())
+        summary = self._program.run(session)
+        self._report()
+        talk.say(control.Done(json.dumps(summary).encode()))  # 6
+        talk.expect(control.Finish, float("inf"), "the end of all nodes")
+        channel = session.channel
+        return NodeResult(
+            summary,
+            sid,
+            channel.bytes_sent,
+            channel.bytes_received,
+            tuple(talk.delivered.files),
+        )
+
+    def _connect(self) -> None:
+        settings, talk = self._settings, self._control
+        talk.say(control.Hello(CONTRACT_VERSION, self._me, self._plane.address))
+        with Lookout(settings.address) as lookout:
+            self._await_connection(lookout)
+        welcome = talk.expect(control.Welcome, 30.0, "a welcome")
+        if welcome.version != CONTRACT_VERSION:
+            raise ContractError(
+                f"{settings.coordinator} has version {welcome.version}, {self._me} "
+                f"{CONTRACT_VERSION}: run the same release everywhere"
+            )
+        self._event("connected", coordinator=settings.coordinator, address=settings.address)
+
+    def _await_connection(self, lookout: Lookout) -> None:
+        """Return once connected. Says meanwhile what is wrong, once for each thing that is."""
+        settings, limit_s = self._settings, self._settings.connect_timeout_s
+        started = time.monotonic()
+        said = ""
+        while self._control.state == "connecting":
+            self._stop.check("connecting to the coordinator")
+            waited = time.monotonic() - started
+            refusal, trouble = self._client.trouble, lookout.trouble
+            if refusal is not None and (waited > HINT_S or "refuses" in refusal):
+                raise TransportError(refusal)
+            if trouble is not None:
+                why = trouble.text
+            elif lookout.tried and waited > SPOKEN_S:
+                why = "something there speaks ZeroMQ but lets nobody in: check the port"
+            else:
+                why = ""
+            if (trouble is not None and trouble.final) or waited > limit_s:
+                limit = "" if trouble is not None and trouble.final else f" within {limit_s:.0f} s"
+                raise TransportError(
+                    f"no coordinator answered at {settings.address}{limit}: "
+                    f"{why or 'is it running, and is the address right?'}"
+                )
+            if why and why != said and waited > HINT_S:
+                said = why
+                self._event("waiting", address=settings.address, trouble=why, limit_s=limit_s)
+            time.sleep(0.05)
+
+    def _check(self, proposal: control.Propose) -> tuple[Contract, dict[str, Card]]:
+        """Raises ContractError or RosterError for a contract that this node must not sign."""
+        contract = Contract.from_bytes(proposal.contract)
+        contract.check(proposal.body)
+        if self._me not in contract.roles.nodes:
+            raise ContractError(f"{self._me} has no part in the proposed job")
+        roster = self._roster.subset(contract.roles.names)
+        if roster.digest() != contract.roster_digest:
+            raise ContractError(differing_cards(roster, self._settings.coordinator, proposal.cards))
+        own = roster.card(self._me)
+        if own.signing_public != self._vault.card.signing_public:
+            raise ContractError(f"the roster's card of {self._me} is not that of this identity")
+        self._event(
+            "proposed",
+            job=contract.name,
+            digest=contract.digest().hex(),
+            role=contract.roles.title(self._me),
+            trust=describe_trust(contract.roles),
+        )
+        return contract, {card.name: card for card in roster}
+
+    def _try(self, contract: Contract, addresses: Mapping[str, str | None]) -> tuple[str, ...]:
+        """The neighbours that this node is to dial and cannot; their frames are relayed."""
+        listens = {**addresses, self._me: self._plane.address}
+        routes = {
+            peer: choose_route(self._me, peer, listens)
+            for peer in contract.roles.neighbours(self._me)
+        }
+        dialled = {peer: route.address for peer, route in routes.items() if route.kind == "dial"}
+        troubles = try_all(dialled, self._settings.dial_timeout_s)
+        for peer, trouble in troubles.items():
+            self._event(
+                "unreachable",
+                node=self._me,
+                peer=peer,
+                address=dialled[peer],
+                trouble=trouble.text,
+            )
+        return tuple(sorted(troubles))
+
+    def _join(
+        self,
+        contract: Contract,
+        cards: Mapping[str, Card],
+        signing: Mapping[str, bytes],
+        sid: bytes,
+        start: control.Start,
+    ) -> Session:
+        settings, roles = self._settings, contract.roles
+        neighbours = roles.neighbours(self._me)
+        listens = {name: start.addresses.get(name) for name in neighbours}
+        listens[self._me] = self._plane.address
+        relay = (settings.address, self._server_key)
+        self._plane.open(sid, listens, relay, settings.peer_timeout_s, start.relayed)
+        info = session_info(sid, contract.digest(), contract.roster_digest)
+        keys = shake_hands(
+            self._plane, info, roles, self._me, signing, self._vault, settings.peer_timeout_s
+        )
+        channel = SecureChannel(self._plane, self._me, sid, keys, settings.peer_timeout_s)
+        confirm(channel, sid, neighbours)
+        return Session(
+            me=self._me,
+            sid=sid,
+            roles=roles,
+            channel=channel,
+            vault=self._vault,
+            cards=cards,
+            run_dir=settings.run_dir,
+            keys=keys,
+            on_progress=self._progress,
+            on_artifact=self._artifact,
+        )
+
+    def _progress(self, fields: Mapping[str, Scalar]) -> None:
+        """Report at most every PROGRESS_S, the newest value of each field: steps may be short."""
+        self._news.update(fields)
+        now = time.monotonic()
+        if now >= self._next_report:
+            self._next_report = now + PROGRESS_S
+            self._report()
+
+    def _report(self) -> None:
+        if self._news:
+            fields, self._news = self._news, {}
+            self._control.say(control.Progress(fields))
+            self._event("progress", fields=fields)
+
+    def _artifact(self, kind: str, name: str, blob: bytes) -> None:
+        for part in artifacts.split(kind, name, blob):
+            self._control.say(part)
+
+    def _event(self, kind: str, **fields: Any) -> None:
+        self._on_event(kind, fields)
+
+
+def run_node(
+    vault: Vault,
+    roster: Roster,
+    settings: NodeSettings,
+    program: Program,
+    on_event: Event = ignore_event,
+) -> NodeResult:
+    """Take part in one run, in whatever roles the job gives `vault`'s name.
+
+    `on_event(kind, fields)` hears 'waiting' (what keeps the coordinator from answering, and the
+    limit), 'gathering' (who is here, who is missing), 'unreachable' (whom this node cannot dial),
+    'connected', 'proposed' (with what is asked of this
+    node and the statement of trust), 'signed', 'started', 'progress'. Returns when all nodes are
+    done. Raises AbortedError (whoever gave up, with a code), PeerLostError, PeerTimeoutError,
+    TransportError, PortInUseError, ContractError, ControlError, what the program raises, and
+    KeyboardInterrupt on Ctrl-C or SIGTERM; the others are told a code in every case.
+    """
+    return _Node(vault, roster, settings, program, on_event).run()

@@ -1,0 +1,50 @@
+"""Tickets: how a node knows who dials it before it reads a frame of theirs.
+
+Both ends of a pair make the same proof from their CURVE keys, which are X25519 keys:
+
+    proof = HKDF-SHA256(X25519(own secret, peer's public); label ‖ sid ‖ dialler ‖ listener)
+
+A ticket shows that its holder has the secret of a key on the allow-list, in this session: the
+session id is made from fresh nonces of all nodes. It is shown in the clear and admits one
+connection. Whoever reads it on the wire learns nothing that helps elsewhere; whoever is quick
+enough to use it first stops the run. Nobody gets a place in the session by it: keys come from the
+signed handshake alone (`protocols.sealing.handshake`).
+"""
+
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from parties.errors import TransportError
+from protocols.canonical import pack
+
+PROOF_BYTES = 32
+
+_LABEL = b"mpc-train/admission/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The dialling node's name, and its proof in hexadecimal."""
+
+    name: str
+    proof: str = field(repr=False)
+
+
+def make_ticket(
+    secret: bytes, public: bytes, session: bytes, *, dialler: str, listener: str
+) -> Ticket:
+    """What admits `dialler` at `listener` in `session`: the same at both ends.
+
+    secret: this node's CURVE key, public: the other's, 32 bytes each. Raises TransportError for
+    a public key that cannot be one.
+    """
+    try:
+        peer = X25519PublicKey.from_public_bytes(public)
+        shared = X25519PrivateKey.from_private_bytes(secret).exchange(peer)
+    except ValueError as error:
+        raise TransportError(f"a card of {dialler} or {listener} holds no CURVE key") from error
+    info = pack(_LABEL, session, dialler.encode(), listener.encode())
+    return Ticket(dialler, HKDF(SHA256(), PROOF_BYTES, None, info).derive(shared).hex())

@@ -1,0 +1,222 @@
+"""Control connections: the coordinator's port and each node's end of it.
+
+Messages are opaque here (see `control`). On the same port the coordinator relays data frames
+between nodes that cannot dial each other: from connection to connection, unread. A node that
+wants relayed frames opens a second connection, so that the thread that computes has its own.
+
+Relayed is what one node of the job sends to another with which it shares a channel, in frames of
+the size that frames have. Everything else is dropped and counted, under the name that its key has.
+
+First part of a message: C control, H a connection for relayed frames, R a frame to be relayed
+(then the receiver's name, and the frame's own parts; the receiver finds the sender's name).
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from parties.errors import TransportError
+from parties.wire.tally import Tally
+from parties.wire.zmq_transport import UNREAD_MESSAGES, Accepted, Dialled, Part, Transport
+from protocols.channel import MAX_FRAME_BYTES, Buffer
+from protocols.errors import PeerLostError
+
+log = logging.getLogger(__name__)
+
+MAX_PART_BYTES = MAX_FRAME_BYTES + 1024
+"""A frame with its label and tags fits; a longer part ends the connection it came on."""
+
+MAX_FRAME_PARTS = 2
+"""A frame is one part, or a label and a payload."""
+
+MAX_CONTROL_BYTES = 4 << 20
+MAX_EARLY_FRAMES = 4
+MAX_EARLY_BYTES = 1 << 16
+"""Of each sender, for each receiver that is not there yet."""
+
+BATCH = 1000
+"""Messages taken in one go: a flood must not keep the caller from its other duties."""
+
+CONTROL, RELAY_HELLO, RELAY = b"C", b"H", b"R"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One message at the coordinator, with the name that CURVE authenticated."""
+
+    route: bytes
+    name: str
+    data: bytes
+    """Empty if what came is no control message at all."""
+
+
+class ControlServer:
+    """The coordinator's one port, for one thread.
+
+    neighbours: for each node of the job, to whom its frames may go; a node sends them under its
+    own name only. dropped: frames that were not relayed, by sender. Raises PortInUseError and
+    TransportError.
+    """
+
+    def __init__(
+        self, transport: Transport, address: str, neighbours: Mapping[str, Collection[str]]
+    ) -> None:
+        largest = max(MAX_PART_BYTES, MAX_CONTROL_BYTES + 1024)
+        self._accepted = Accepted(transport, address, largest, queued=UNREAD_MESSAGES)
+        self._neighbours = neighbours
+        self._relays: dict[str, bytes] = {}
+        self._early: dict[tuple[str, str], list[list[Part]]] = {}
+        self.address = self._accepted.address
+        self.relayed_bytes = 0
+        self.dropped = Tally()
+
+    def poll(self, timeout_s: float) -> Iterator[Arrival]:
+        """Control messages that came within `timeout_s`, at once when there are some."""
+        patience = timeout_s
+        for _ in range(BATCH):
+            if not self._accepted.waiting(patience):
+                return
+            patience = 0.0
+            message = self._accepted.receive()
+            if message is None:
+                return
+            route, parts = message
+            name, kind = self._accepted.names[route], parts[0].bytes
+            if kind == RELAY and len(parts) > 2 and self._relays.get(name) == route:
+                self._relay(name, parts[1].bytes.decode("ascii", "replace"), parts[2:])
+            elif kind == CONTROL and len(parts) == 2 and len(parts[1]) <= MAX_CONTROL_BYTES:
+                yield Arrival(route, name, parts[1].bytes)
+            elif kind == RELAY_HELLO and len(parts) == 1 and self._may_open(name):
+                self._relays[name] = route
+                for sender in self._neighbours[name]:
+                    for early in self._early.pop((sender, name), []):
+                        self._forward(sender, name, early)
+            else:
+                yield Arrival(route, name, b"")
+
+    def _may_open(self, name: str) -> bool:
+        """Whether a connection for relayed frames is one more that this node may have."""
+        return name in self._neighbours and name not in self._relays
+
+    def _relay(self, sender: str, receiver: str, parts: list[Part]) -> None:
+        """Pass a frame on, or keep it for a moment, or drop it."""
+        size = sum(len(part) for part in parts)
+        if receiver not in self._neighbours.get(sender, ()):
+            self._drop(sender, "is for nobody that it shares a channel with")
+        elif len(parts) > MAX_FRAME_PARTS or size > MAX_PART_BYTES:
+            self._drop(sender, "is no frame of this protocol's size")
+        elif receiver in self._relays:
+            self._forward(sender, receiver, parts)
+        else:
+            # Both start at the same message of the coordinator, so the receiver is about to
+            # connect; until it does, all that a sender has for it is one handshake message.
+            early = self._early.setdefault((sender, receiver), [])
+            if size <= MAX_EARLY_BYTES and len(early) < MAX_EARLY_FRAMES:
+                early.append(parts)
+            else:
+                self._drop(sender, "is for a node that is not there")
+
+    def _drop(self, sender: str, why: str) -> None:
+        if count := self.dropped.add(sender):
+            log.warning("dropped %d frames of %s; the last one %s", count, sender, why)
+
+    def _forward(self, sender: str, receiver: str, parts: list[Part]) -> None:
+        target = self._relays[receiver]
+        try:
+            if not self._accepted.send(target, (sender.encode(), *parts)):
+                raise TransportError(f"{receiver} takes no more relayed frames")
+        except PeerLostError:
+            self._drop(sender, f"is for {receiver}, whose connection broke")
+            return
+        self.relayed_bytes += sum(len(part) for part in parts)
+
+    def lost(self) -> list[bytes]:
+        """Routes of connections that broke since the last call."""
+        self._accepted.update()
+        routes = list(self._accepted.lost)
+        self._accepted.lost.clear()
+        for name, route in list(self._relays.items()):
+            if route in routes:
+                del self._relays[name]
+        return routes
+
+    def send(self, route: bytes, data: bytes) -> bool:
+        """Queue a control message; False if that connection is gone or takes no more."""
+        try:
+            return self._accepted.send(route, (CONTROL, data))
+        except PeerLostError:
+            return False
+
+    def close(self, linger_s: float) -> None:
+        self._accepted.close(linger_s)
+
+
+class ControlClient:
+    """A node's control connection to the coordinator, for one thread; `wake` for all others."""
+
+    def __init__(self, transport: Transport, address: str, server_key: bytes) -> None:
+        self._link = Dialled(transport, address, server_key, MAX_CONTROL_BYTES + 1024)
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection yet, in words; None if nothing is known to be wrong."""
+        return self._link.trouble
+
+    def state(self) -> str:
+        """'connecting', 'connected' or 'lost'."""
+        self._link.update()
+        if self._link.lost:
+            return "lost"
+        return "connected" if self._link.connected else "connecting"
+
+    def poll(self, timeout_s: float) -> bytes | None:
+        """The next message, or None after `timeout_s` or a `wake`."""
+        there = self._link.wait(timeout_s, self._reader)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._reader, 4096)
+        parts = self._link.receive() if there else None
+        if parts is None:
+            return None
+        return parts[1].bytes if len(parts) == 2 and parts[0].bytes == CONTROL else b""
+
+    def send(self, data: bytes) -> None:
+        """Queue a message. Raises TransportError if the queue stayed full for a slice."""
+        if not self._link.send((CONTROL, data)):
+            raise TransportError("the coordinator takes no more messages")
+
+    def wake(self) -> None:
+        """From any thread: end a `poll` in progress."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._writer, b"w")
+
+    def close(self, linger_s: float) -> None:
+        self._link.close(linger_s)
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+class Relay:
+    """A node's connection for frames that the coordinator passes on."""
+
+    def __init__(self, transport: Transport, address: str, server_key: bytes) -> None:
+        self.link = Dialled(transport, address, server_key, MAX_PART_BYTES)
+        self.link.send((RELAY_HELLO,))
+
+    def send(self, peer: str, parts: Sequence[Buffer | Part]) -> bool:
+        """Queue a frame for `peer`; False if the queue stayed full for a slice."""
+        return self.link.send((RELAY, peer.encode(), *parts))
+
+    def receive(self) -> tuple[str, list[Part]] | None:
+        """Who sent the next frame, and its parts; None after a slice without one."""
+        parts = self.link.receive()
+        if parts is None:
+            return None
+        return parts[0].bytes.decode("ascii", "replace"), parts[1:]
+
+    def close(self, linger_s: float) -> None:
+        self.link.close(linger_s)

@@ -1,0 +1,120 @@
+"""The channel that the arithmetic sees: sealed frames over whatever route the transport found.
+
+Guarantees what `protocols.channel.Channel` promises. A frame is two AES-256-GCM records: its
+label, and its payload with the label as additional data. Each direction has its own key and counts
+its records, so an altered, replayed, dropped or reordered frame raises AuthenticationError, after
+which the direction is dead. Whoever carries frames, the coordinator too, sees their lengths and
+nothing else.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from protocols.channel import MAX_FRAME_BYTES, MAX_LABEL_BYTES, Buffer
+from protocols.errors import AuthenticationError, FrameError, PeerTimeoutError
+from protocols.sealing.handshake import Keys
+from protocols.sealing.record import TAG_BYTES, RecordOpener, RecordSealer, record_context
+
+HEAD = b"label"
+"""What the record of a label is labelled with."""
+
+
+class RawFrames(Protocol):
+    """What carries sealed frames: `data_plane.DataPlane`, or a test's faulty one."""
+
+    def send(self, peer: str, label: bytes, payload: Buffer) -> None: ...
+
+    def receive(self, peer: str, timeout_s: float) -> tuple[bytes, Buffer]: ...
+
+
+class SecureChannel:
+    """Sealed frames between `me` and each peer that it shook hands with in session `sid`.
+
+    For one thread. `timeout_s` is how long a receive waits for a peer that is connected but
+    silent; a broken connection or an abort ends it at once.
+    """
+
+    def __init__(
+        self,
+        frames: RawFrames,
+        me: str,
+        sid: bytes,
+        keys: Mapping[str, Keys],
+        timeout_s: float,
+    ) -> None:
+        self._frames = frames
+        self._timeout_s = timeout_s
+        self._sealers = {
+            peer: RecordSealer(pair.send, record_context(sid, me, peer))
+            for peer, pair in keys.items()
+        }
+        self._openers = {
+            peer: RecordOpener(pair.receive, record_context(sid, peer, me))
+            for peer, pair in keys.items()
+        }
+        self._last_label: dict[str, bytes] = {}
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.frames_sent = 0
+        self.frames_received = 0
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Inside, a peer that is connected may be silent for `seconds` more."""
+        before, self._timeout_s = self._timeout_s, self._timeout_s + seconds
+        try:
+            yield
+        finally:
+            self._timeout_s = before
+
+    def send(self, peer: str, label: bytes, payload: Buffer) -> None:
+        """Seal and queue one frame. Does not wait for the peer."""
+        if len(label) > MAX_LABEL_BYTES:
+            raise FrameError(f"a label has {len(label)} bytes, at most {MAX_LABEL_BYTES}")
+        if len(payload) > MAX_FRAME_BYTES:
+            raise FrameError(f"a frame has {len(payload)} bytes, at most {MAX_FRAME_BYTES}")
+        sealer = self._sealers[peer]
+        head = sealer.seal(HEAD, label)
+        sealed = sealer.seal(label, payload)
+        self._frames.send(peer, head, sealed)
+        self.bytes_sent += len(head) + len(sealed)
+        self.frames_sent += 1
+
+    def receive(self, peer: str, max_bytes: int) -> tuple[bytes, memoryview]:
+        """The next frame of `peer`: its label and the payload, writable and the caller's own.
+
+        Raises FrameError if it is longer than `max_bytes`, AuthenticationError if it is not the
+        next one that `peer` sealed, PeerTimeoutError, PeerLostError, InterruptedRunError.
+        """
+        try:
+            head, sealed = self._frames.receive(peer, self._timeout_s)
+        except PeerTimeoutError as error:
+            last = self._last_label.get(peer)
+            after = f"after frame {describe_label(last)}" if last is not None else "at all"
+            raise PeerTimeoutError(f"{error}; nothing came {after}") from error
+        opener = self._openers[peer]
+        try:
+            label = bytes(opener.open(HEAD, head))
+        except AuthenticationError as error:
+            raise AuthenticationError(f"{peer}, the label of a frame: {error}") from error
+        length = len(sealed) - TAG_BYTES
+        if length > max_bytes:
+            raise FrameError(
+                f"{peer} sent {length} bytes as {describe_label(label)}, at most {max_bytes} fit"
+            )
+        try:
+            payload = opener.open(label, sealed)
+        except AuthenticationError as error:
+            raise AuthenticationError(f"{peer}, {describe_label(label)}: {error}") from error
+        self._last_label[peer] = label
+        self.bytes_received += len(head) + len(sealed)
+        self.frames_received += 1
+        return label, payload
+
+
+def describe_label(label: bytes) -> str:
+    """A label for people: as text where it is text, else in hex; labels are public."""
+    if label.isascii() and label.decode("ascii").isprintable():
+        return repr(label.decode("ascii"))
+    return label.hex()

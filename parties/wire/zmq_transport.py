@@ -1,0 +1,493 @@
+"""ZeroMQ connections: the only module that imports zmq.
+
+Guarantees: whoever connects here holds a key of the allow-list, anybody else is turned away before
+a byte reaches our parsers; a message is bounded in size; no call waits longer than a slice, so that
+a stop flag, a deadline or a broken connection ends every wait; closing never hangs. Leaves to
+others: what messages mean (`data_plane`, `control_plane`), and the end-to-end protection of data
+frames (`secure_channel`), which relies on nothing here.
+
+Two kinds of connections:
+
+* To and from the coordinator: CURVE, both ends known by their keys.
+* Between two nodes of a session: a `Ticket`, good for one connection, which only the holders of
+  the pair's CURVE keys can make (`admission`). What travels there is sealed already, by
+  AES-256-GCM under the keys of the signed post-quantum handshake, as TLS records are over TCP.
+  Who answers such a dial is known by that handshake only: an attacker on the path can send bytes
+  that our parsers then refuse, and fill memory up to the queues' bounds and an endless message.
+
+What others have sent and nobody has read yet is bounded by the number and the size of messages. A
+message of several parts is read whole by ZeroMQ, which bounds each part and not their number: that
+is left to whoever is admitted at all.
+
+Sockets are used from the thread that computes, without a thread hop; ZeroMQ's own I/O thread
+does the waiting on the wire and the CURVE work. ZMTP heartbeats are answered by that thread too,
+so a node that computes for long is not mistaken for a dead one. A connection that broke is not
+resumed: frames may be gone, and the session ends.
+"""
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hmac import compare_digest
+from typing import Any
+
+import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import parse_monitor_message
+
+from parties.errors import PortInUseError, TransportError
+from parties.wire.admission import Ticket, make_ticket
+from parties.wire.reach import by_ipv6
+from parties.wire.tally import Tally
+from protocols.channel import Buffer
+from protocols.errors import PeerLostError
+
+log = logging.getLogger(__name__)
+
+SLICE_MS = 100
+"""Longest wait in one call: how late a stop flag or a lost peer is noticed."""
+
+HEARTBEAT_MS = 1000
+SILENCE_MS = 5000
+"""A connection that answers no heartbeat for this long counts as broken."""
+
+ZERO_COPY_BYTES = 256 * 1024
+"""From here on a payload is handed to ZeroMQ without a copy."""
+
+PATIENCE_S = 1.0
+"""How long early diallers of a session are waited with before they have to dial again."""
+
+EARLY_MS = 2000
+"""When a connection that came too early for a session is dropped, so that it is made again."""
+
+QUEUED_MESSAGES = 1 << 16
+"""What may wait in this node's own queues to others before it has to."""
+
+UNREAD_MESSAGES = 1 << 12
+"""What others may have sent to a socket that is not read: of frames, 4 GiB a connection."""
+
+MAX_PARTS = 6
+"""More parts than any message of ours has; of a longer one so many are kept, and none is obeyed."""
+
+Part = zmq.Frame
+"""One received part of a message: `.bytes` copies, `.buffer` does not."""
+
+_ZAP_ADDRESS = "inproc://zeromq.zap.01"
+_KEYS = b"keys"
+"""The domain of sockets that admit by CURVE key; every other one admits by ticket."""
+_FAILED = {
+    zmq.Event.HANDSHAKE_FAILED_AUTH,
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.Event.HANDSHAKE_FAILED_PROTOCOL,
+}
+_WATCHED = (
+    zmq.Event.ACCEPTED | zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED | sum(_FAILED)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CurveKeys:
+    """This node's CURVE key pair, 32 raw bytes each."""
+
+    public: bytes
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def generate(cls) -> "CurveKeys":
+        public, secret = zmq.curve_keypair()
+        return cls(z85.decode(public), z85.decode(secret))
+
+
+def _admitted(expected: dict[str, str], name: bytes, proof: bytes) -> str | None:
+    """The name, if this is its ticket, which does not serve a second time."""
+    claimed = name.decode("ascii", "replace")
+    if claimed in expected and compare_digest(expected[claimed].encode(), proof):
+        del expected[claimed]
+        return claimed
+    return None
+
+
+class Transport:
+    """One ZeroMQ context under one allow-list: all the connections of one process.
+
+    `allowed` maps names to CURVE public keys. Listening sockets accept those keys only, and
+    know the name that belongs to each connection, or the tickets they expect; dialling sockets
+    insist on the key of the name they dial, or show their ticket. `known`: keys that are turned
+    away like any stranger's, but called by name in the log. One I/O thread: two only help
+    where one connection saturates a core.
+    """
+
+    def __init__(
+        self,
+        keys: CurveKeys,
+        allowed: Mapping[str, bytes],
+        known: Mapping[str, bytes] | None = None,
+    ) -> None:
+        self._keys = keys
+        self._known = {key: name for name, key in (known or {}).items()}
+        self._turned_away = Tally()
+        self._names = {key: name for name, key in allowed.items()}
+        if len(self._names) != len(allowed):
+            raise TransportError("two names of the roster have the same CURVE key")
+        self.allowed = dict(allowed)
+        self.refused = 0
+        """Connections turned away: a key outside the allow-list, or a ticket that is none."""
+        self._expected: dict[bytes, dict[str, str] | None] = {}
+        self._patience: dict[bytes, float] = {}
+        self._change = threading.Condition()
+        self._closed = False
+        self._context = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, 4096)
+        gate = self._context.socket(zmq.REP)
+        gate.linger = 0
+        gate.bind(_ZAP_ADDRESS)
+        self._gate = threading.Thread(
+            target=self._admit, args=(gate,), name="curve-allow-list", daemon=True
+        )
+        self._gate.start()
+
+    def _admit(self, gate: "zmq.Socket[bytes]") -> None:
+        """Answer ZeroMQ's authentication requests (ZAP 1.0)."""
+        try:
+            while True:
+                request = gate.recv_multipart()
+                number = request[1] if len(request) > 1 else b""
+                gate.send_multipart([b"1.0", number, *self._verdict(request)])
+        except zmq.ContextTerminated:
+            gate.close(0)
+
+    def _verdict(self, request: Sequence[bytes]) -> list[bytes]:
+        """Status, reason, name, and an empty part. The domain says what a socket demands."""
+        name, who = None, "without a key or ticket"
+        if len(request) > 5 and request[0] == b"1.0":
+            domain, mechanism, credentials = request[2], request[5], request[6:]
+            if domain == _KEYS and mechanism == b"CURVE" and len(credentials) == 1:
+                name = self._names.get(credentials[0])
+                stranger = self._known.get(credentials[0])
+                who = who if stranger is None else f"of {stranger}, who is not admitted here,"
+            elif domain in self._expected and mechanism == b"PLAIN" and len(credentials) == 2:
+                expected = self._tickets_of(domain)
+                if expected is None:
+                    # No session yet. ZeroMQ drops the connection, and the other end dials again.
+                    return [b"300", b"not yet", b"", b""]
+                name = _admitted(expected, *credentials)
+        if name is not None:
+            return [b"200", b"OK", name.encode(), b""]
+        self.refused += 1
+        count = self._turned_away.add(who)
+        if count:
+            log.warning("%d connections %s were refused", count, who)
+        return [b"400", b"not on the allow-list", b"", b""]
+
+    def _tickets_of(self, domain: bytes) -> dict[str, str] | None:
+        """The proofs that are still to come; None while `expect` has not told them.
+
+        A peer may be in session a moment earlier: the first who knocks is waited with, for
+        PATIENCE_S in all, so that strangers who knock cannot pile up requests here.
+        """
+        with self._change:
+            if self._expected[domain] is None and not self._closed:
+                until = self._patience.setdefault(domain, time.monotonic() + PATIENCE_S)
+                self._change.wait_for(
+                    lambda: self._closed or self._expected[domain] is not None,
+                    max(0.0, until - time.monotonic()),
+                )
+            return self._expected[domain]
+
+    def expect(self, domain: bytes, tickets: Iterable[Ticket]) -> None:
+        """Let the holders of these tickets in at the socket of `domain`, each once."""
+        with self._change:
+            self._expected[domain] = {ticket.name: ticket.proof for ticket in tickets}
+            self._change.notify_all()
+
+    def ticket(self, peer: str, session: bytes, *, dialler: str, listener: str) -> Ticket:
+        """What admits `dialler` at `listener`, this node and `peer`, in `session`."""
+        secret, public = self._keys.secret, self.allowed[peer]
+        return make_ticket(secret, public, session, dialler=dialler, listener=listener)
+
+    def listening(
+        self, *, max_bytes: int, domain: bytes | None, queued: int = QUEUED_MESSAGES
+    ) -> "zmq.Socket[bytes]":
+        """A socket for the keys of the allow-list, or for the tickets expected in `domain`.
+
+        queued: messages that may wait here for one receiver.
+        """
+        socket = self._socket(zmq.ROUTER, max_bytes)
+        socket.sndhwm = queued
+        socket.router_mandatory = 1
+        socket.zap_domain = domain or _KEYS
+        if domain is None:
+            socket.curve_secretkey = self._keys.secret
+            socket.curve_server = 1
+        else:
+            self._expected[domain] = None
+            socket.plain_server = 1
+            socket.handshake_ivl = EARLY_MS
+        return socket
+
+    def dialling(self, *, max_bytes: int, proof: bytes | Ticket) -> "zmq.Socket[bytes]":
+        """A socket that insists on the CURVE key `proof` of whoever answers, or shows a ticket."""
+        socket = self._socket(zmq.DEALER, max_bytes)
+        if isinstance(proof, Ticket):
+            socket.plain_username = proof.name.encode()
+            socket.plain_password = proof.proof.encode()
+        else:
+            socket.curve_publickey = self._keys.public
+            socket.curve_secretkey = self._keys.secret
+            socket.curve_serverkey = proof
+        return socket
+
+    def _socket(self, kind: int, max_bytes: int) -> "zmq.Socket[bytes]":
+        socket = self._context.socket(kind)
+        socket.linger = 0
+        socket.maxmsgsize = max_bytes
+        socket.sndhwm, socket.rcvhwm = QUEUED_MESSAGES, UNREAD_MESSAGES
+        socket.rcvtimeo = socket.sndtimeo = SLICE_MS
+        socket.tcp_keepalive = 1
+        socket.tcp_keepalive_idle = 60
+        socket.tcp_keepalive_intvl = 15
+        socket.tcp_keepalive_cnt = 4
+        socket.heartbeat_ivl = HEARTBEAT_MS
+        socket.heartbeat_timeout = SILENCE_MS
+        socket.heartbeat_ttl = SILENCE_MS
+        socket.handshake_ivl = 10_000
+        socket.reconnect_ivl = 100
+        socket.reconnect_ivl_max = 2_000
+        return socket
+
+    def bind(self, socket: "zmq.Socket[bytes]", address: str) -> str:
+        """Bind and return the address in numbers; PortInUseError if somebody has it."""
+        # Only where it is asked for: with it ZeroMQ reports 127.0.0.1 as ::ffff:127.0.0.1.
+        socket.ipv6 = "//[" in address
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as error:
+            socket.close(0)
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUseError(
+                    f"cannot listen on {address}: the port is in use; choose another one or "
+                    "end the program that holds it"
+                ) from error
+            raise TransportError(f"cannot listen on {address}: {error.strerror}") from error
+        endpoint: Any = socket.getsockopt(zmq.LAST_ENDPOINT)
+        return bytes(endpoint).rstrip(b"\0").decode()
+
+    def close(self) -> None:
+        """End the context; sockets must be closed before, their linger bounds the wait."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+        self._context.term()
+        self._gate.join(timeout=2)
+
+
+class _Watch:
+    """What ZeroMQ reports about the connections of one socket."""
+
+    def __init__(self, socket: "zmq.Socket[bytes]") -> None:
+        self._socket = socket
+        address = f"inproc://watch-{os.urandom(8).hex()}"
+        socket.monitor(address, int(_WATCHED))
+        self._monitor = socket.context.socket(zmq.PAIR)
+        self._monitor.linger = 0
+        # Unbounded: ZeroMQ's I/O thread would wait for room, so strangers who knock again and
+        # again could stop all traffic while we compute.
+        self._monitor.rcvhwm = 0
+        self._monitor.connect(address)
+
+    def drain(self) -> list[tuple[int, int]]:
+        """(event, value) pairs since the last call; value is a descriptor or a status."""
+        found: list[tuple[int, int]] = []
+        while True:
+            try:
+                parts = self._monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return found
+            report: Any = parse_monitor_message(parts)
+            found.append((report["event"], report["value"]))
+
+    def close(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+
+
+def _send_parts(socket: "zmq.Socket[bytes]", parts: Sequence[Buffer | Part]) -> bool:
+    """All parts or, if the queue stayed full for a slice, none (False)."""
+    try:
+        for part in parts[:-1]:
+            socket.send(part, zmq.SNDMORE)
+        last: Any = parts[-1]
+        socket.send(last, copy=len(last) < ZERO_COPY_BYTES)
+    except zmq.Again:
+        return False
+    return True
+
+
+def _receive_parts(socket: "zmq.Socket[bytes]", first: Part) -> list[Part]:
+    parts = [first]
+    while parts[-1].more:
+        part = socket.recv(copy=False)
+        if len(parts) < MAX_PARTS:
+            parts.append(part)
+        else:
+            parts[-1] = part
+    return parts
+
+
+class Dialled:
+    """A socket that dialled one listening node, and the state of that connection.
+
+    proof: the CURVE key that the other end must hold, or this end's ticket.
+    """
+
+    def __init__(self, transport: Transport, address: str, proof: bytes | Ticket, max_bytes: int):
+        self._by_ticket = isinstance(proof, Ticket)
+        self._socket = transport.dialling(max_bytes=max_bytes, proof=proof)
+        self._watch = _Watch(self._socket)
+        self.address = address
+        self.connected = False
+        self.lost = False
+        self.trouble: str | None = None
+        """Why the last attempt to connect failed, in words for the user."""
+        self._socket.ipv6 = by_ipv6(address)
+        try:
+            self._socket.connect(address)
+        except zmq.ZMQError as error:
+            self.close(0)
+            raise TransportError(f"cannot use the address {address}: {error.strerror}") from error
+
+    def send(self, parts: Sequence[Buffer | Part]) -> bool:
+        """Queue one message; False if the queue stayed full for a slice."""
+        return _send_parts(self._socket, parts)
+
+    def receive(self) -> list[Part] | None:
+        """The next message, or None after a slice without one."""
+        try:
+            first = self._socket.recv(copy=False)
+        except zmq.Again:
+            return None
+        return _receive_parts(self._socket, first)
+
+    def wait(self, timeout_s: float, descriptor: int) -> bool:
+        """Wait for a message or for `descriptor` to be readable; True if a message is there."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(descriptor, zmq.POLLIN)
+        return any(found == self._socket for found, _ in poller.poll(int(timeout_s * 1000)))
+
+    def update(self) -> None:
+        """Take in what happened to the connection since the last call."""
+        for event, value in self._watch.drain():
+            if event == zmq.Event.HANDSHAKE_SUCCEEDED:
+                self.connected, self.trouble = True, None
+            elif event == zmq.Event.HANDSHAKE_FAILED_AUTH and value == 400 and self._by_ticket:
+                self.trouble = f"{self.address} refuses this node: another session or key"
+            elif event == zmq.Event.HANDSHAKE_FAILED_AUTH and value == 400:
+                self.trouble = (
+                    f"{self.address} refuses this node: it has no part in the job there, or the "
+                    "roster there lacks its key"
+                )
+            elif event in _FAILED:
+                self.trouble = f"whoever answers at {self.address} does not hold the expected key"
+            elif event == zmq.Event.DISCONNECTED and self.connected:
+                self.lost = True
+
+    def close(self, linger_s: float) -> None:
+        """Close; what is queued may still leave for `linger_s`."""
+        self._watch.close()
+        self._socket.close(int(linger_s * 1000))
+
+
+class Accepted:
+    """A listening socket: messages of many nodes, the names behind them, and who broke off.
+
+    A route stands for one connection and is never used again; its name is that of the key or the
+    ticket that admitted it, whatever the messages say. by_ticket: only the tickets that `expect`
+    named, each once; else every key of the allow-list. queued: messages that may wait for one
+    receiver before `send` says False.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        address: str,
+        max_bytes: int,
+        *,
+        by_ticket: bool = False,
+        queued: int = QUEUED_MESSAGES,
+    ) -> None:
+        self._transport = transport
+        self._domain = os.urandom(8).hex().encode() if by_ticket else None
+        self._socket = transport.listening(max_bytes=max_bytes, domain=self._domain, queued=queued)
+        self.address = transport.bind(self._socket, address)
+        self._watch = _Watch(self._socket)
+        self.names: dict[bytes, str] = {}
+        self._route_of: dict[int, bytes] = {}
+        self._closed: set[int] = set()
+        self.lost: deque[bytes] = deque()
+        """Routes whose connection broke, oldest first."""
+
+    def expect(self, tickets: Iterable[Ticket]) -> None:
+        """Let the holders of these tickets connect, each once; until then they wait."""
+        if self._domain is None:
+            raise ValueError("this socket admits keys, not tickets")
+        self._transport.expect(self._domain, tickets)
+
+    def send(self, route: bytes, parts: Sequence[Buffer | Part]) -> bool:
+        """Queue one message; False if the queue stayed full for a slice.
+
+        Raises PeerLostError if the connection is no more.
+        """
+        try:
+            return _send_parts(self._socket, (route, *parts))
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            raise PeerLostError(f"the connection to {self.names.get(route)} broke") from error
+
+    def receive(self) -> tuple[bytes, list[Part]] | None:
+        """Route and parts of the next message, or None after a slice without one."""
+        try:
+            route = self._socket.recv()
+        except zmq.Again:
+            return None
+        parts = _receive_parts(self._socket, self._socket.recv(copy=False))
+        if route not in self.names:
+            self._learn(route, parts[0])
+        return route, parts
+
+    def waiting(self, timeout_s: float = 0.0) -> bool:
+        """Whether a message is there within `timeout_s`."""
+        return bool(self._socket.poll(int(timeout_s * 1000)))
+
+    def _learn(self, route: bytes, part: Part) -> None:
+        # Descriptors are used again: first close the books on the previous connection.
+        self.update()
+        self.names[route] = str(part.get("User-Id"))
+        descriptor = int(part.get(zmq.SRCFD))
+        if descriptor in self._closed:
+            self.lost.append(route)
+        else:
+            self._route_of[descriptor] = route
+
+    def update(self) -> None:
+        """Take in which connections broke since the last call."""
+        for event, value in self._watch.drain():
+            if event == zmq.Event.ACCEPTED:
+                self._closed.discard(value)
+            elif event == zmq.Event.DISCONNECTED:
+                route = self._route_of.pop(value, None)
+                if route is None:
+                    self._closed.add(value)
+                else:
+                    self.lost.append(route)
+
+    def close(self, linger_s: float) -> None:
+        """Close; what is queued may still leave for `linger_s`."""
+        self._watch.close()
+        self._socket.close(int(linger_s * 1000))

@@ -1,0 +1,174 @@
+"""Autograd functions for `MaskedTensor`, in the place of CrypTen's own.
+
+CrypTen differentiates through a registry of functions by name. The ones below replace entries
+that are wrong in CrypTen 0.4.1, that cost needless truncations or rounds, or that need more than
+its tensor offers. `install` puts them into the registry, once a process.
+
+* linear: one node for x·Wᵀ + b; the weight gradient comes out in the weight's own layout.
+* relu: the comparison's bit is kept; backward is one selection.
+* sum, mean: backward broadcasts; CrypTen multiplies by a tensor of ones.
+* binary_cross_entropy_with_logits, cross_entropy: the gradient p − y, taken directly. The value of
+  the loss is not computed: nobody may see it unless the job lists it.
+* mse_loss: the gradient 2(x − y)/n.
+
+Gradients keep the public factor 1/n beside their words, so that they lose no precision to it.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from protocols.crypten_tensor.importing import crypten
+from protocols.crypten_tensor.tensor import MaskedTensor, record
+
+_Function: Any = crypten.gradients.AutogradFunction
+
+
+class Linear(_Function):
+    """y = x Wᵀ + b for x[n, in], W[out, in], b[out]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: MaskedTensor, weight: MaskedTensor, bias: MaskedTensor | None = None
+    ) -> MaskedTensor:
+        ctx.save_multiple_for_backward((x, weight, bias is not None))
+        y = x.matmul(weight.t())
+        return y if bias is None else y.add(bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> tuple[MaskedTensor | None, ...]:
+        x, weight, has_bias = ctx.saved_tensors
+        grad.masked()  # once, for all three products
+        to_x = grad.matmul(weight) if x.requires_grad else grad
+        to_weight = grad.t().matmul(x) if weight.requires_grad else grad
+        return (to_x, to_weight, grad.sum(0)) if has_bias else (to_x, to_weight)
+
+
+class ReLU(_Function):
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor) -> MaskedTensor:
+        result = x.relu()
+        ctx.save_for_backward(result.bit)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        (positive,) = ctx.saved_tensors
+        return grad.select(positive)
+
+
+class Sum(_Function):
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor, dim: Any = None, keepdim: bool = False) -> MaskedTensor:
+        ctx.save_multiple_for_backward((x.shape, dim, keepdim, Fraction(1)))
+        return x.sum(dim, keepdim)
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        shape, dim, keepdim, factor = ctx.saved_tensors
+        if dim is not None and not keepdim:
+            dims = [dim] if isinstance(dim, int) else list(dim)
+            for axis in sorted(axis % len(shape) for axis in dims):
+                grad = grad.unsqueeze(axis)
+        return grad.mul(factor).expand(*shape)
+
+
+class Mean(Sum):
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor, dim: Any = None, keepdim: bool = False) -> MaskedTensor:
+        result = x.mean(dim, keepdim)
+        factor = Fraction(max(result.nelement(), 1), max(x.nelement(), 1))
+        ctx.save_multiple_for_backward((x.shape, dim, keepdim, factor))
+        return result
+
+
+class _DirectGradient(_Function):
+    """A loss whose gradient is known in closed form and whose value stays uncomputed."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        (gradient,) = ctx.saved_tensors
+        # The usual case, a public number, costs nothing; anything else is a product.
+        return gradient.mul(grad.factor if grad.is_number else grad)
+
+    @staticmethod
+    def keep(ctx: Any, target: MaskedTensor, gradient: MaskedTensor) -> MaskedTensor:
+        ctx.mark_non_differentiable(target)
+        ctx.save_for_backward(gradient)
+        return MaskedTensor(0.0)
+
+
+class BinaryCrossEntropyWithLogits(_DirectGradient):
+    @staticmethod
+    def forward(
+        ctx: Any, logit: MaskedTensor, target: MaskedTensor, skip_forward: bool = True
+    ) -> MaskedTensor:
+        gradient = logit.sigmoid().sub(target).mul(Fraction(1, target.nelement()))
+        return _DirectGradient.keep(ctx, target, gradient)
+
+
+class CrossEntropy(_DirectGradient):
+    """pred: logits [n, classes]; target: one-hot or soft labels of the same shape."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, pred: MaskedTensor, target: MaskedTensor, skip_forward: bool = True
+    ) -> MaskedTensor:
+        gradient = pred.softmax(-1).sub(target).mul(Fraction(1, target.shape[0]))
+        return _DirectGradient.keep(ctx, target, gradient)
+
+
+class MeanSquaredError(_DirectGradient):
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor, target: MaskedTensor) -> MaskedTensor:
+        gradient = x.sub(target).mul(Fraction(2, target.nelement()))
+        return _DirectGradient.keep(ctx, target, gradient)
+
+
+class Sigmoid(_Function):
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor) -> MaskedTensor:
+        y = x.sigmoid()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        (y,) = ctx.saved_tensors
+        return grad.mul(y.mul(y.neg().add(1)))
+
+
+class Tanh(_Function):
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor) -> MaskedTensor:
+        y = x.tanh()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        (y,) = ctx.saved_tensors
+        return grad.mul(y.mul(y).neg().add(1))
+
+
+OVERRIDES: dict[str, type] = {
+    "linear": Linear,
+    "relu": ReLU,
+    "sum": Sum,
+    "mean": Mean,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "binary_cross_entropy_with_logits": BinaryCrossEntropyWithLogits,
+    "cross_entropy": CrossEntropy,
+    "mse_loss": MeanSquaredError,
+}
+
+
+def install() -> None:
+    """Put the functions of this module into CrypTen's registry."""
+    for name, function in OVERRIDES.items():
+        record(name, function)
+
+
+install()

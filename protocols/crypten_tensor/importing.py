@@ -1,0 +1,41 @@
+"""The one place that imports CrypTen: `from protocols.crypten_tensor.importing import crypten`.
+
+CrypTen 0.4.1, its last release, imports a private module of PyTorch that has moved since
+(`torch.onnx._internal.registration`), so that a plain `import crypten` fails. It never uses what
+it takes from there; giving the moved module its old name is enough. Nothing else is patched
+here: `crypten.nn.from_pytorch` stays broken and is not used.
+
+CrypTen's metadata names a package that no longer exists, so it is no dependency of ours that pip
+could resolve, and may be missing where everything else is present.
+
+Reach submodules as attributes (`crypten.nn`, `crypten.gradients`): an `import crypten.nn` of its
+own may be sorted before this module and then fails.
+"""
+
+import importlib.util
+import sys
+
+CRYPTEN_VERSION = "0.4.1"
+INSTALL_COMMAND = f"python -m pip install --no-deps crypten=={CRYPTEN_VERSION}"
+
+_NAME_IN_CRYPTEN = "torch.onnx._internal.registration"
+
+if importlib.util.find_spec("crypten") is None:
+    raise ImportError(f"CrypTen is not installed. Run: {INSTALL_COMMAND}", name="crypten")
+
+if importlib.util.find_spec(_NAME_IN_CRYPTEN) is None:
+    from torch.onnx._internal.torchscript_exporter import registration
+
+    sys.modules.setdefault(_NAME_IN_CRYPTEN, registration)
+
+import crypten  # noqa: E402  only importable now
+
+# The tensor type overrides functions of exactly this release; another one needs a new reading.
+if crypten.__version__ != CRYPTEN_VERSION:
+    raise ImportError(
+        f"CrypTen {CRYPTEN_VERSION} is needed, {crypten.__version__} is installed."
+        f" Run: {INSTALL_COMMAND}",
+        name="crypten",
+    )
+
+__all__ = ["CRYPTEN_VERSION", "INSTALL_COMMAND", "crypten"]

@@ -1,0 +1,614 @@
+"""CrypTen's tensor over masked sharing: `crypten.cryptensor` makes a `MaskedTensor`.
+
+`attach` gives this process its role; from then on `crypten.cryptensor`, `crypten.nn`, CrypTen's
+autograd and its losses run over the protocols of this package. None of CrypTen's own protocols,
+providers, generators or communicators is used, and no `crypten.init` is needed.
+
+    attach(role, fraction_bits=20)
+    x = crypten.cryptensor(rows, src=0, shape=(128, 784))     # evaluator 0 brings the rows
+    y = model(x)                                              # crypten.nn modules
+
+A tensor holds words in Z_2^64 that stand for the real number word · factor / 2^bits. Products only
+add up `bits`; means and learning rates only change `factor`. A truncation happens when an
+operation needs the usual scale again (`masked`), once for a tensor however often it is used, so
+that a chain of linear operations costs one truncation in all.
+
+CrypTen keeps global state: one party a process. Plaintext never comes back through this type:
+`get_plain_text` raises, outputs leave through `protocols.shares.reveal`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from protocols.comparison.compare import maximum, negative
+from protocols.crypten_tensor.importing import crypten
+from protocols.errors import RangeError, RevealError
+from protocols.functions import splines
+from protocols.ring.fixed_point import check_fraction_bits, encode
+from protocols.ring.rational import HEADROOM_BITS, mantissa
+from protocols.roles.role import Role, Shape, Words
+from protocols.shares import arithmetic
+from protocols.shares.arithmetic import Rounded
+from protocols.shares.inputs import OutsideSource, from_dealer, from_evaluator, from_outside
+from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate, public
+
+FACTOR_BITS = 20
+"""A public real factor is multiplied in with a mantissa of at most this many bits."""
+MOST_BITS = HEADROOM_BITS - 12
+"""A factor that would leave a tensor with more fractional bits is multiplied in after truncation:
+magnitudes up to 2^12 always fit."""
+
+Value = Masked | Additive
+Source = int | Literal["dealer", "outside"] | OutsideSource
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The role of this process and the scale of its job."""
+
+    role: Role
+    fraction_bits: int
+
+
+_runtime: Runtime | None = None
+
+
+def attach(role: Role, fraction_bits: int) -> None:
+    """Make `role` the one that CrypTen's tensors of this process compute with."""
+    global _runtime
+    _runtime = Runtime(role, check_fraction_bits(fraction_bits))
+    crypten.set_default_cryptensor_type("masked")
+
+
+def detach() -> None:
+    """Forget the role; tensors made with it keep it, new ones cannot be made."""
+    global _runtime
+    _runtime = None
+
+
+def runtime() -> Runtime:
+    if _runtime is None:
+        raise RuntimeError("no role is attached: call protocols.crypten_tensor.tensor.attach first")
+    return _runtime
+
+
+# CrypTen's attribute dispatch without the wrapper that asks its configuration, for each attribute,
+# whether to compare every result with a plaintext: 50 µs a time.
+_dispatch = crypten.CrypTensor.__getattribute__.__wrapped__
+
+# What CrypTen offers and what is right over masked sharing, forward and backward. Everything else
+# of CrypTen's is refused: much of it is wrong in 0.4.1, or fails in the middle for want of a
+# member that this type does not have, or loses gradients without a word.
+_SUPPORTED = """
+    __getitem__ __ge__ __gt__ __le__ __len__ __lt__ __rsub__ abs add
+    binary_cross_entropy_with_logits cat clone cross_entropy dim div dot expand flatten ge ger gt
+    inv_sqrt le linear lt matmul max mean min mse_loss mul neg nelement numel permute pow
+    reciprocal relu reshape sigmoid sign size softmax square squeeze sub sum t tanh transpose
+    unsqueeze var view where
+"""
+SUPPORTED = frozenset(_SUPPORTED.split())
+_COMMON = crypten.common.functions
+_OFFERED = {name for module in _COMMON.__all__ for name in getattr(_COMMON, module).__all__}
+_REFUSED = frozenset(_OFFERED | set(crypten.gradients.FUNCTION_REGISTRY)) - SUPPORTED
+_NO_GRADIENT = frozenset({"expand", "inv_sqrt"})
+
+
+@crypten.register_cryptensor("masked")
+class MaskedTensor(crypten.CrypTensor):
+    """A secret-shared tensor with CrypTen's interface.
+
+    tensor: real values (a torch tensor, array, number or list), or int64 words as a `Masked` or
+    `Additive` made by the protocols. src: who brings the values: the index of an evaluator,
+    "dealer", an `OutsideSource` (at the dealer "outside") for an owner that does neither, or None
+    for public values. shape: needed at the nodes that bring nothing (`tensor=None`).
+    """
+
+    value: Value | None
+    is_number: bool = False
+    """Whether the value is a public 1, so that `factor`, known to all roles, is the number."""
+    bits: int
+    factor: Fraction
+    fraction_bits: int
+    bit: MaskedBit | None = None
+    rounding: Rounded | None = None
+
+    # What CrypTen keeps for autograd. Most tensors that `with_value` makes take no part in it.
+    requires_grad = False
+    grad: Any = None
+    grad_fn: Any = None
+    ctx: Any = None
+    grad_expected = grad_received = 0
+    children: Sequence[Any] = ()
+
+    def __init__(
+        self,
+        tensor: Any = None,
+        device: Any = None,
+        *,
+        src: Source | None = None,
+        shape: Sequence[int] | None = None,
+        requires_grad: bool = False,
+        bits: int | None = None,
+        factor: Fraction = Fraction(1),
+    ) -> None:
+        if torch.is_tensor(tensor) and tensor.requires_grad:
+            requires_grad, tensor = True, tensor.detach()
+        super().__init__(requires_grad=requires_grad)
+        self.factor = factor
+        if isinstance(tensor, list) and not tensor:
+            # The empty tensor that CrypTen makes at every cat and stack: it stands for nothing.
+            self.value, self.bits, self.fraction_bits = None, 0, 0
+            return
+        state = runtime()
+        self.fraction_bits = state.fraction_bits
+        self.bits = state.fraction_bits if bits is None else bits
+        if isinstance(tensor, (Masked, Additive)):
+            self.value = tensor
+        elif src is None:
+            if tensor is None:
+                raise ValueError("a public tensor needs its values")
+            scalar = _as_scalar(tensor)
+            if scalar is not None:
+                # A public number is one with a factor: the factor is known to all roles.
+                self.value = public(state.role, np.array(1 << self.bits, np.int64))
+                self.factor = factor * scalar
+                self.is_number = True
+            else:
+                self.value = public(state.role, encode(_as_array(tensor), self.bits))
+        else:
+            self.value = _shared_in(state.role, tensor, src, shape, self.bits)
+
+    # CrypTen looks every attribute up among its autograd functions first. Here only the names of
+    # those functions are looked up, by the descriptors of `record` and `_Refused`: the state of a
+    # tensor is read far more often than a function is called.
+    __getattribute__ = object.__getattribute__
+
+    def __getattr__(self, name: str) -> Any:
+        return _dispatch(self, name)  # functions in place, such as add_
+
+    def __repr__(self) -> str:
+        return f"MaskedTensor(shape={tuple(self.shape)})"
+
+    def with_value(
+        self, value: Value, bits: int | None = None, factor: Fraction | None = None
+    ) -> MaskedTensor:
+        """A tensor of other words, by default of the same scale."""
+        made: MaskedTensor = object.__new__(MaskedTensor)
+        made.value = value
+        made.bits = self.bits if bits is None else bits
+        made.factor = self.factor if factor is None else factor
+        made.fraction_bits = self.fraction_bits
+        return made
+
+    def linear_map(self, function: Callable[[Any], Value]) -> MaskedTensor:
+        """`function` applied to the words, for a function that keeps the scale."""
+        return self.with_value(function(self.value))
+
+    def masked(self) -> Masked:
+        """The words as a masked value at scale 2^f, truncating once if there are more bits."""
+        value = self.value
+        if value is None:
+            raise ValueError("an empty tensor has no value")
+        if self.bits > self.fraction_bits:
+            rounded = self.rounded()
+            value = rounded.lift() if isinstance(rounded, Rounded) else rounded
+        elif isinstance(value, Additive):
+            value = arithmetic.remask(value)
+        self.value, self.bits = value, min(self.bits, self.fraction_bits)
+        return value
+
+    def rounded(self) -> Masked | Rounded:
+        """The words for a comparison or selection, which need one opening of a truncation."""
+        excess = self.bits - self.fraction_bits
+        if excess <= 0:
+            return self.masked()
+        if self.rounding is None:
+            self.rounding = arithmetic.round_off(self.summands(), excess)
+        return self.rounding
+
+    def summands(self) -> Additive:
+        """The words as summands, without truncation."""
+        value = self.value
+        if value is None:
+            raise ValueError("an empty tensor has no value")
+        return value if isinstance(value, Additive) else value.shares()
+
+    # CrypTen's interface: shape and identity
+
+    def size(self, dim: int | None = None) -> Any:
+        shape = torch.Size(() if self.value is None else self.value.shape)
+        return shape if dim is None else shape[dim]
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size(() if self.value is None else self.value.shape)
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def nelement(self) -> int:
+        return self.shape.numel()
+
+    numel = nelement
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def data(self) -> torch.Tensor:
+        """A tensor of the right shape and no content: CrypTen reads shapes from it."""
+        return torch.empty(self.shape)
+
+    @data.setter
+    def data(self, other: MaskedTensor) -> None:
+        self.copy_(other)
+
+    def get_plain_text(self, dst: int | None = None) -> torch.Tensor:
+        raise RevealError(
+            "tensors are not opened one by one: list the output in the job's [reveal] section"
+        )
+
+    def shallow_copy(self) -> MaskedTensor:
+        copied = self.with_value(self.value)  # type: ignore[arg-type]
+        copied.is_number = self.is_number
+        return copied
+
+    clone = shallow_copy
+
+    def copy_(self, other: MaskedTensor) -> MaskedTensor:
+        self.value, self.bits, self.factor = other.value, other.bits, other.factor
+        self.rounding = other.rounding
+        self.is_number = other.is_number
+        return self
+
+    @staticmethod
+    def rand(*sizes: int, device: Any = None) -> MaskedTensor:
+        raise RangeError("random tensors come from no party: masked sharing has no use for them")
+
+    @staticmethod
+    def cat(tensors: Sequence[MaskedTensor], dim: int = 0) -> MaskedTensor:
+        """Tensors of one scale, one after the other along `dim`."""
+        first = tensors[0]
+        if any((t.bits, t.factor) != (first.bits, first.factor) for t in tensors):
+            raise ValueError("cat: tensors of different scales")
+        return first.with_value(concatenate([t.masked() for t in tensors], dim))
+
+    # Linear operations: local
+
+    def neg(self) -> MaskedTensor:
+        return self.linear_map(lambda value: -value)
+
+    def add(self, other: Any) -> MaskedTensor:
+        scalar = None if isinstance(other, MaskedTensor) else _as_scalar(other)
+        if scalar is not None:
+            base = self._in_full() if self.factor else self._plain_factor()
+            words = round(scalar / base.factor * (1 << base.bits))
+            if abs(words) >= 1 << HEADROOM_BITS:
+                raise RangeError(f"a public summand does not fit next to a factor of {self.factor}")
+            return base.linear_map(lambda value: value.shift(words))
+        left, right = _aligned(self, self._like(other))
+        a, b = left.value, right.value
+        if isinstance(a, Masked) and isinstance(b, Masked):
+            return left.with_value(a + b)
+        return left.with_value(left.summands() + right.summands())
+
+    def sub(self, other: Any) -> MaskedTensor:
+        return self.add(other.neg() if isinstance(other, MaskedTensor) else -other)
+
+    def mul(self, other: Any) -> MaskedTensor:
+        if isinstance(other, MaskedTensor):
+            product = arithmetic.multiply(self.masked(), other.masked())
+            return self.with_value(product, self.bits + other.bits, self._factor_with(other))
+        scalar = _as_scalar(other)
+        if scalar is not None:
+            assert self.value is not None
+            scaled = self.with_value(self.value, factor=self.factor * scalar)
+            scaled.is_number = self.is_number
+            return scaled
+        words = encode(_as_array(other), self.fraction_bits)
+        return self.with_value(self.masked().scale(words), self.bits + self.fraction_bits)
+
+    def div(self, other: Any) -> MaskedTensor:
+        if isinstance(other, MaskedTensor):
+            return self.mul(other.reciprocal())
+        scalar = _as_scalar(other)
+        if scalar is not None:
+            return self.mul(1 / scalar)
+        return self.mul(1 / torch.as_tensor(other, dtype=torch.float64))
+
+    def matmul(self, other: Any) -> MaskedTensor:
+        other = self._like(other)
+        product = arithmetic.matmul(self.masked(), other.masked())
+        return self.with_value(product, self.bits + other.bits, self._factor_with(other))
+
+    def sum(self, dim: Any = None, keepdim: bool = False) -> MaskedTensor:
+        axis = tuple(dim) if isinstance(dim, (list, tuple)) else dim
+        return self.linear_map(lambda value: value.sum(axis, keepdim))
+
+    def mean(self, dim: Any = None, keepdim: bool = False) -> MaskedTensor:
+        total = self.sum(dim, keepdim)
+        return total.mul(Fraction(max(total.nelement(), 1), max(self.nelement(), 1)))
+
+    def reshape(self, *shape: Any) -> MaskedTensor:
+        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        return self.linear_map(lambda value: value.reshape(*sizes))
+
+    view = reshape
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> MaskedTensor:
+        return self.reshape(*torch.empty(self.shape).flatten(start_dim, end_dim).shape)
+
+    def t(self) -> MaskedTensor:
+        return self.linear_map(lambda value: value.transpose())
+
+    def transpose(self, first: int, second: int) -> MaskedTensor:
+        axes = list(range(self.dim()))
+        axes[first], axes[second] = axes[second], axes[first]
+        return self.linear_map(lambda value: value.transpose(*axes))
+
+    def permute(self, *dims: Any) -> MaskedTensor:
+        axes = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+        return self.linear_map(lambda value: value.transpose(*axes))
+
+    def squeeze(self, dim: int | None = None) -> MaskedTensor:
+        blank = torch.empty(self.shape)
+        return self.reshape(*(blank.squeeze() if dim is None else blank.squeeze(dim)).shape)
+
+    def unsqueeze(self, dim: int) -> MaskedTensor:
+        return self.reshape(*torch.empty(self.shape).unsqueeze(dim).shape)
+
+    def expand(self, *sizes: Any) -> MaskedTensor:
+        target = torch.empty(self.shape).expand(*sizes).shape
+        return self.linear_map(lambda value: value.broadcast_to(tuple(target)))
+
+    def __getitem__(self, index: Any) -> MaskedTensor:
+        # Python calls this past CrypTen's dispatch, so no gradient would ever come back.
+        if self.requires_grad and crypten.CrypTensor.AUTOGRAD_ENABLED:
+            raise NotImplementedError("[]: no gradient is implemented; use detach()")
+        if torch.is_tensor(index):
+            index = index.numpy()
+        return self.linear_map(lambda value: value.select(index))
+
+    # Functions
+
+    def _ltz(self) -> MaskedTensor:
+        bits = negative(self._positive_factor().rounded())
+        return MaskedTensor(bits.shares(), bits=0)
+
+    def relu(self) -> MaskedTensor:
+        """max(x, 0); the bit stays with the result for the backward pass."""
+        source = self._positive_factor()
+        value = source.rounded()
+        positive = negative(value).negate()
+        chosen = arithmetic.remask(arithmetic.select(positive, value))
+        result = source.with_value(chosen, min(source.bits, source.fraction_bits))
+        result.bit = positive
+        return result
+
+    def select(self, bit: MaskedBit) -> MaskedTensor:
+        """The elements where the secret bit is one, zero elsewhere. 1 round once masked."""
+        chosen = arithmetic.remask(arithmetic.select(bit, self.rounded()))
+        return self.with_value(chosen, min(self.bits, self.fraction_bits))
+
+    def sigmoid(self) -> MaskedTensor:
+        return self._function(splines.sigmoid)
+
+    def tanh(self) -> MaskedTensor:
+        return self._function(splines.tanh)
+
+    def pow(self, p: int) -> MaskedTensor:
+        """The power by a whole number, by squaring; 1 / x^-p for negative ones."""
+        if int(p) != p:
+            raise TypeError("pow: whole exponents only")
+        exponent = int(p)
+        if exponent < 0:
+            return self.reciprocal().pow(-exponent)
+        if exponent == 0:
+            return MaskedTensor(torch.ones(self.shape))
+        result: MaskedTensor | None = None
+        square = self
+        while True:
+            if exponent & 1:
+                result = square if result is None else result.mul(square)
+            exponent >>= 1
+            if not exponent:
+                return result  # type: ignore[return-value]
+            square = square.mul(square)
+
+    def reciprocal(self, input_in_01: bool = False) -> MaskedTensor:
+        """1 / x for 2^-9 <= |x| < 2^10, within 2^-15 of it and a few 2^-f; 0 nearer to 0."""
+        source = self._plain_factor()._in_full()
+        x = source.masked()
+        sign = negative(x)
+
+        def signed(value: Masked) -> Masked:
+            return arithmetic.remask(value.shares() - arithmetic.select(sign, value).scale(2))
+
+        one = public(x.role, np.full(x.shape, 1 << self.fraction_bits, np.int64))
+        return source.with_value(signed(splines.divide(one, signed(x), self.fraction_bits)))
+
+    def inv_sqrt(self) -> MaskedTensor:
+        """1 / sqrt(x) for 1/4 <= x <= 1024; elsewhere a wrong number, see `functions.rsqrt`."""
+        return self._function(splines.rsqrt)
+
+    def softmax(self, dim: int = -1) -> MaskedTensor:
+        if dim not in (-1, self.dim() - 1):
+            raise ValueError(f"softmax: along the last axis only, not {dim}")
+        return self._function(splines.softmax)
+
+    def max(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
+        """The maximum over all elements, or (maximum, one-hot argmax) along the last axis."""
+        source = self._positive_factor()
+        if dim is None:
+            flat = source.reshape(-1)
+            top, _ = maximum(flat.masked())
+            return flat.with_value(top.reshape())
+        if dim not in (-1, self.dim() - 1):
+            raise ValueError(f"max: along the last axis only, not {dim}")
+        top, winner = maximum(source.masked())
+        result = source.with_value(top if keepdim else top.reshape(*self.shape[:-1]))
+        return result, MaskedTensor(winner.shares(), bits=0)
+
+    def _function(self, function: Callable[[Masked, int], Masked]) -> MaskedTensor:
+        source = self._plain_factor()._in_full()
+        return source.with_value(function(source.masked(), self.fraction_bits))
+
+    def _factor_with(self, other: MaskedTensor) -> Fraction:
+        """The product's factor; nearly always one of them is 1, and fractions are slow."""
+        mine, theirs = self.factor, other.factor
+        return mine if theirs == 1 else theirs if mine == 1 else mine * theirs
+
+    def _plain_factor(self) -> MaskedTensor:
+        """The same numbers with factor 1: the factor is multiplied into the words."""
+        if self.factor == 1:
+            return self
+        whole, shift = mantissa(self.factor, FACTOR_BITS)
+        if self.bits + shift > MOST_BITS:
+            self.masked()
+        plain = self.with_value(self.summands().scale(whole), self.bits + shift, Fraction(1))
+        if plain.bits > MOST_BITS:
+            plain.masked()
+        return plain
+
+    def _positive_factor(self) -> MaskedTensor:
+        """The same numbers with a factor above 0, so that the words have their signs and order."""
+        if self.factor > 0:
+            return self
+        if self.factor == 0:
+            return self._plain_factor()
+        flipped = self.linear_map(lambda value: -value)
+        flipped.factor = -self.factor
+        return flipped
+
+    def _in_full(self) -> MaskedTensor:
+        """The same numbers with at least the usual fractional bits; bits of comparisons have 0."""
+        return _widened(self, max(self.bits, self.fraction_bits))
+
+    def _like(self, other: Any) -> MaskedTensor:
+        return other if isinstance(other, MaskedTensor) else MaskedTensor(other)
+
+
+class _Recorded:
+    """A function of CrypTen's autograd as an attribute; without recording, the method behind it."""
+
+    def __init__(self, name: str, method: Any) -> None:
+        self._name = name
+        self._method = method
+
+    def __get__(self, tensor: Any, owner: Any) -> Any:
+        if tensor is None:
+            return self
+        if crypten.CrypTensor.AUTOGRAD_ENABLED:
+            return _dispatch(tensor, self._name)
+        if self._method is None:
+            function = crypten.gradients.FUNCTION_REGISTRY[self._name]
+            return tensor._get_forward_function_no_ctx(function)
+        return self._method.__get__(tensor, owner)
+
+
+class _Refused:
+    """A function of CrypTen's that raises when it is looked up, always or where it is recorded."""
+
+    def __init__(self, name: str, method: Any = None) -> None:
+        self._name = name
+        self._method = method
+
+    def __get__(self, tensor: Any, owner: Any) -> Any:
+        if tensor is None:
+            return self
+        if self._method is None:
+            raise NotImplementedError(
+                f"{self._name}: CrypTen's version is not offered over masked sharing"
+            )
+        if tensor.requires_grad and crypten.CrypTensor.AUTOGRAD_ENABLED:
+            raise NotImplementedError(f"{self._name}: no gradient is implemented; use detach()")
+        return self._method.__get__(tensor, owner)
+
+
+def record(name: str, function: Any) -> None:
+    """Offer an autograd function as the method `name` of tensors, with its gradient.
+
+    Takes the place of CrypTen's function of that name.
+    """
+    function.name = name
+    crypten.gradients.FUNCTION_REGISTRY[name] = function
+    _route(name)
+
+
+def _route(name: str) -> None:
+    method = inspect.getattr_static(MaskedTensor, name, None)
+    if isinstance(method, _Refused):
+        method = None
+    if not isinstance(method, _Recorded):
+        setattr(MaskedTensor, name, _Recorded(name, method))
+
+
+for _name in SUPPORTED & set(crypten.gradients.FUNCTION_REGISTRY):
+    if not _name.startswith("__"):  # what Python calls itself goes past every dispatch
+        _route(_name)
+for _name in _REFUSED:
+    setattr(MaskedTensor, _name, _Refused(_name))
+for _name in _NO_GRADIENT:
+    setattr(MaskedTensor, _name, _Refused(_name, inspect.getattr_static(MaskedTensor, _name)))
+
+
+def _aligned(x: MaskedTensor, y: MaskedTensor) -> tuple[MaskedTensor, MaskedTensor]:
+    """Both at one factor and one number of bits, by multiplication with public integers."""
+    if x.factor != y.factor:
+        x, y = x._plain_factor(), y._plain_factor()
+    if x.bits < y.bits:
+        return _widened(x, y.bits), y
+    return x, _widened(y, x.bits)
+
+
+def _widened(x: MaskedTensor, bits: int) -> MaskedTensor:
+    if x.bits == bits:
+        return x
+    value = x.value
+    assert value is not None
+    return x.with_value(value.scale(1 << (bits - x.bits)), bits)
+
+
+def _as_scalar(other: Any) -> Fraction | None:
+    """A public number or tensor without axes, exactly; None for anything else."""
+    if isinstance(other, (int, float, Fraction)):
+        return Fraction(other)
+    if torch.is_tensor(other) and other.dim() == 0:
+        return Fraction(other.item())
+    return None
+
+
+def _as_array(tensor: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    if torch.is_tensor(tensor):
+        return tensor.detach().to(torch.float64).numpy()
+    return np.asarray(tensor, np.float64)
+
+
+def _shared_in(
+    role: Role, tensor: Any, src: Source, shape: Sequence[int] | None, bits: int
+) -> Masked:
+    if shape is None:
+        if tensor is None:
+            raise ValueError("a tensor that another party brings needs its shape")
+        shape = np.shape(tensor)
+    target: Shape = tuple(int(size) for size in shape)
+
+    def brought() -> Words:
+        return encode(_as_array(tensor), bits).reshape(target)
+
+    if isinstance(src, OutsideSource) or src == "outside":
+        return from_outside(role, target, src if isinstance(src, OutsideSource) else None)
+    if src == "dealer":
+        return from_dealer(role, target, brought() if role.is_dealer else None)
+    if not 0 <= src < role.evaluators:
+        raise ValueError(f"src={src}: evaluators are 0 to {role.evaluators - 1}")
+    return from_evaluator(role, src, target, brought() if role.index == src else None)

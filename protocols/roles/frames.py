@@ -1,0 +1,79 @@
+"""Frames of the arithmetic: labels, payloads in pieces, packed words.
+
+A label says where a program is: tag, step, operation index, and a checksum of the names and sizes
+of all operations so far. Both ends make the label that they expect and compare: programs that
+part are told apart at the next frame. Lengths follow from the program, never from a frame.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.channel import MAX_FRAME_BYTES, Channel
+from protocols.errors import DesyncError, FrameError
+from protocols.ring.kernels import unpack
+
+Words = NDArray[np.int64]
+Octets = NDArray[np.uint8]
+
+FRAME_BYTES = MAX_FRAME_BYTES
+"""Longer payloads are sent as several frames."""
+
+LABEL = struct.Struct(">4sIII")
+"""Tag, step, operation, checksum."""
+
+
+def send_all(channel: Channel, peer: str, label: bytes, octets: Octets) -> None:
+    """Send bytes in frames of at most FRAME_BYTES."""
+    view = octets.data
+    for start in range(0, max(len(view), 1), FRAME_BYTES):
+        channel.send(peer, label, view[start : start + FRAME_BYTES])
+
+
+def receive_all(channel: Channel, peer: str, label: bytes, count: int) -> Octets:
+    """Receive exactly `count` bytes that came through `send_all` under the same label."""
+    if count <= FRAME_BYTES:
+        return np.frombuffer(_receive_frame(channel, peer, label, count), np.uint8)
+    out = np.empty(count, np.uint8)
+    for start in range(0, count, FRAME_BYTES):
+        size = min(FRAME_BYTES, count - start)
+        frame = _receive_frame(channel, peer, label, size)
+        out[start : start + size] = np.frombuffer(frame, np.uint8)
+    return out
+
+
+def _receive_frame(channel: Channel, peer: str, label: bytes, count: int) -> memoryview:
+    theirs, payload = channel.receive(peer, count)
+    check_label(peer, label, theirs)
+    if len(payload) != count:
+        raise FrameError(f"{peer}: a frame of {len(payload)} bytes, {count} were expected")
+    return payload
+
+
+def unpack_words(octets: Octets, count: int, bits: int) -> Words:
+    """`count` words from a packed array; what a peer put into padding bits is dropped."""
+    if bits == 64:
+        return octets.view(np.int64)
+    words = np.empty(count, np.int64)
+    unpack(octets, bits, words)
+    return words
+
+
+def check_label(peer: str, expected: bytes, received: bytes) -> None:
+    """Raise DesyncError, naming both operations, unless the peer is where this node is."""
+    if received == expected:
+        return
+    try:
+        tag, step, operation, checksum = LABEL.unpack(received)
+    except struct.error:
+        raise FrameError(f"{peer}: a label of {len(received)} bytes") from None
+    if len(expected) != LABEL.size:
+        raise DesyncError(f"{peer} sent {tag!r} where {expected!r} was expected")
+    mine = LABEL.unpack(expected)
+    raise DesyncError(
+        f"{peer} is at {tag!r} step {step} operation {operation} (program {checksum:08x}), "
+        f"this node at {mine[0]!r} step {mine[1]} operation {mine[2]} (program {mine[3]:08x})"
+    )

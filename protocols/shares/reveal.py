@@ -1,0 +1,124 @@
+"""The only way out: what the signed job lists, once, under a fresh mask.
+
+A `RevealGate` knows the outputs that all nodes agreed on. It opens a listed value to everybody
+(`to_everybody`, for metrics and decision bits) or hands over this node's half of a listed tensor
+for sealing to the recipients (`for_recipients`). Anything else, and anything asked for twice,
+raises RevealError before a byte is sent.
+
+A value is masked afresh before it is revealed, and the dealer hands out new shares of that mask:
+the shares under which the evaluators' summands travelled never leave a node. Whoever saw
+[x]_i + [m]_i and then [m]_i would learn [x]_i, and with it a tensor that one owner masked alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from protocols.errors import RevealError
+from protocols.roles.dealer import Dealer
+from protocols.roles.evaluator import Evaluator
+from protocols.roles.role import Words
+from protocols.shares.arithmetic import remask
+from protocols.shares.masked import Masked
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One agreed output: its name, and the training step after which it may leave."""
+
+    name: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SealedHalf:
+    """What one evaluator knows of a revealed tensor: Δ and its share of λ, both int64[shape].
+
+    All evaluators' halves together give the plaintext Δ − Σ [λ]_i; one alone gives nothing.
+    """
+
+    delta: Words
+    lam: Words
+
+    def __repr__(self) -> str:
+        return f"SealedHalf(shape={self.delta.shape})"
+
+
+class RevealGate:
+    """Keeps the list of agreed outputs; each may pass once in a session."""
+
+    def __init__(self, outputs: frozenset[Output]) -> None:
+        self._open = set(outputs)
+        self._passed: list[Output] = []
+
+    @property
+    def passed(self) -> tuple[Output, ...]:
+        """The outputs that have left so far, in order."""
+        return tuple(self._passed)
+
+    def _pass(self, name: str, step: int) -> None:
+        output = Output(name, step)
+        if output not in self._open:
+            raise RevealError(
+                f"'{name}' at step {step} is not an output of the signed job, or has left already"
+            )
+        self._open.remove(output)
+        self._passed.append(output)
+
+    def to_everybody(self, name: str, step: int, x: Masked) -> Words | None:
+        """Open a listed value to all evaluators, who may tell the other nodes. 2 rounds.
+
+        Returns int64[shape], at the dealer None.
+        """
+        self._pass(name, step)
+        role = x.role
+        fresh, lam = _fresh(x)
+        role.issue("reveal", *x.shape)
+        if not isinstance(role, Evaluator):
+            return None
+        delta = fresh.delta.get()
+        total = np.array(lam)
+        role.broadcast(b"rvl ", lam)
+        for peer in role.peers:
+            octets = role.collect(b"rvl ", peer, total.nbytes)
+            total += octets.view(np.int64).reshape(x.shape)
+        return delta - total
+
+    def decide(self, name: str, step: int, x: Masked) -> bool:
+        """Disclose a listed bit, int64[] of 0 or 1, to all nodes, the dealer included. 2 rounds.
+
+        For what a run does next: whether it stops, whether its values left their range.
+        """
+        if x.size != 1:
+            raise RevealError(f"'{name}' is not a decision")
+        (decision,) = self.decide_each(name, step, x)
+        return decision
+
+    def decide_each(self, name: str, step: int, x: Masked) -> tuple[bool, ...]:
+        """The same for several listed bits, which leave together. 2 rounds."""
+        words = self.to_everybody(name, step, x)
+        if isinstance(x.role, Dealer):
+            return x.role.told(x.size)
+        assert words is not None and isinstance(x.role, Evaluator)
+        if not np.isin(words, (0, 1)).all():
+            raise RevealError(f"'{name}' is not a bit: values have left the ring's range")
+        decisions = tuple(bool(word) for word in words.reshape(-1))
+        x.role.tell(*decisions)
+        return decisions
+
+    def for_recipients(self, name: str, step: int, x: Masked) -> SealedHalf | None:
+        """This evaluator's half of a listed tensor, to be sealed; None at the dealer. 1 round."""
+        self._pass(name, step)
+        fresh, lam = _fresh(x)
+        if x.role.is_dealer:
+            return None
+        return SealedHalf(fresh.delta.get(), lam)
+
+
+def _fresh(x: Masked) -> tuple[Masked, Words]:
+    """x under a fresh mask, and new shares of that mask. Corrections: 8 bytes an element."""
+    role = x.role
+    fresh = remask(x.shares())
+    return fresh, role.deal(fresh.lam if role.is_dealer else None, x.shape)

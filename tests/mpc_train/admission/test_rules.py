@@ -1,0 +1,381 @@
+"""Jobs that would give a row away, and what stops them: default rules, or a word of caution.
+
+The first test carries the attack out on the twin; the others are its relatives. Each job here is
+one that loads: nothing but a node's rules stands between it and the data.
+"""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mpc_train.admission import rules
+from mpc_train.admission.cautions import cautions
+from mpc_train.admission.rules import check_rules
+from mpc_train.cli import app
+from mpc_train.errors import JobError, RefusedError
+from mpc_train.jobs import outputs
+from mpc_train.jobs.audience import RANGE, listed
+from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.outputs import leaving, words_for, words_of
+from mpc_train.jobs.reveal import METRICS, Metric
+from mpc_train.jobs.schedule import batches
+from mpc_train.networks.carried import Carried, _encoded
+from mpc_train.networks.convert import convert
+from mpc_train.networks.models import initial_weights
+from mpc_train.owners.table import load_table
+from mpc_train.run.local import LocalRules, local_rules
+from mpc_train.run.program import agreed_outputs
+from mpc_train.tables.source import Source
+from mpc_train.twin.training import train_twin
+from tests.runs.test_columns import ROWS as DUPLICATES
+from tests.support import columns_case
+from tests.support.cases import CASES, run_case
+from tests.support.jobs import JOB, allowing, replaced, write_job
+from tests.support.preparation_case import prepared_job
+
+OPTIMIZER = 'optimizer = { name = "sgd", learning_rate = 0.5, momentum = 0.9 }'
+FORGETS = "optimizer = { learning_rate = 1.25, weight_decay = 0.8 }"
+"""Rate times decay is 1: after a step nothing but its gradient is in the weights."""
+PLAIN = JOB.replace('"accuracy", "auc"', "")
+GRAPH = 'kind = "logistic"\ngraph = "model.json"'
+
+
+def job_of(folder: Path, *changes: tuple[str, str], text: str = PLAIN) -> Job:
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return load_job(write_job(folder, text))
+
+
+def refused(job: Job, me: str = "bob", **changes: Any) -> str:
+    with pytest.raises(RefusedError, match="Nothing was shared") as caught:
+        check_rules(allowing(job, **changes), job, me)
+    return str(caught.value)
+
+
+def test_the_attack_is_real_and_refused_by_name(tmp_path: Path) -> None:
+    """One row a step, and rate times decay 1: weight / bias is the last row of the schedule."""
+    job = load_job(CASES / "row" / "job.toml")
+    tables = [
+        load_table(Source(str(CASES / "row" / "data" / f"{owner}.csv")), job, owner)
+        for owner in job.owners
+    ]
+    twin = train_twin(job, tables, initial_weights(job))
+    (row,) = batches(job, 0)[-1]
+    stolen = twin.state["weight"].reshape(-1) / twin.state["bias"]
+    everything = np.concatenate([table.features for table in tables])
+    np.testing.assert_allclose(stolen, everything[row], rtol=1e-4)
+    for node in job.nodes:
+        assert "a step takes 1 row, least_batch_rows = 8" in refused(job, node)
+        said = refused(job, node, least_batch_rows=0)
+        assert "the result is 1 row in effect, least_effective_rows = 10" in said
+    assert "a step takes 1 row: nodes with default rules refuse it" in cautions(job)
+
+
+def test_a_local_run_refuses_it_as_well(tmp_path: Path) -> None:
+    run = run_case("row", tmp_path)
+    assert (run.status, run.record["status"]) == (6, "RefusedError")
+    assert "least_batch_rows = 8" in run.record["message"]
+    assert not list(run.folder.rglob("*.sealed"))
+
+
+SUMS = {
+    "the last batch alone": ((OPTIMIZER, FORGETS),),
+    "the first batch alone, which decay blows up": (
+        (OPTIMIZER, "optimizer = { learning_rate = 100, weight_decay = 1 }"),
+    ),
+    "one step of a whole epoch in which one row of bob's is": (
+        ("epochs = 4", "epochs = 1"),
+        ("bob = 30", "bob = 2"),
+        ("test_fraction = 0.25", "test_fraction = 0"),
+        ("batch_size = 16", "batch_size = 72"),
+    ),
+    "a class that counts nothing": (("seed = 7", "seed = 7\nloss = { positive_weight = 0 }"),),
+    "a class that counts all": (("seed = 7", "seed = 7\nloss = { positive_weight = 64 }"),),
+    "one row of bob's trains": (("bob = 30", "bob = 1"),),
+    "few rows of bob's train": (("bob = 30", "bob = 9"),),
+    "adam with an ε that leaves decay at full force": (
+        (
+            OPTIMIZER,
+            'optimizer = { name = "adam", learning_rate = 0.1, weight_decay = 0.5, epsilon = 0.05, '
+            "betas = [0, 0.9] }",
+        ),
+        ("[reveal]", "[fixed_point]\ngradient_limit = 1\n[reveal]"),
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", SUMS)
+def test_a_result_of_few_rows_of_ours_is_refused(tmp_path: Path, attack: str) -> None:
+    job = job_of(tmp_path, *SUMS[attack])
+    assert "least_effective_rows = 10" in refused(job)
+    assert "of bob's in effect" in refused(job)
+    assert any("in effect: nodes with default rules refuse it" in said for said in cautions(job))
+    check_rules(allowing(job, least_effective_rows=0), job, "bob")
+
+
+def test_no_seed_makes_it_look_otherwise(tmp_path: Path) -> None:
+    """Whichever rows the seed puts into the last batch."""
+    for seed in range(40):
+        job = job_of(tmp_path, (OPTIMIZER, FORGETS), ("seed = 7", f"seed = {seed}"))
+        assert "least_effective_rows" in refused(job)
+
+
+def test_a_harmless_job_passes_without_a_word(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    for node in job.nodes:
+        check_rules(allowing(job), job, node)
+    assert cautions(job) == []
+
+
+def norm(momentum: float) -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Linear(2, 4),
+        torch.nn.BatchNorm1d(4, momentum=momentum),
+        torch.nn.ReLU(),
+        torch.nn.Linear(4, 1),
+    )
+
+
+def carried(folder: Path, module: torch.nn.Module, *changes: tuple[str, str]) -> Job:
+    found = convert(module, (2,))
+    weights = {name: _encoded(words) for name, words in found.initial.items()}
+    (folder / "model.json").write_bytes(msgspec.json.encode(Carried(found.graph, weights)))
+    return job_of(folder, ('kind = "logistic"', GRAPH), *changes)
+
+
+def test_the_running_means_of_a_norm_are_a_result_too(tmp_path: Path) -> None:
+    """With momentum 1 they are those of the last batch."""
+    assert "least_effective_rows" in refused(carried(tmp_path, norm(1.0)))
+    job = carried(tmp_path, norm(0.05))
+    check_rules(allowing(job), job, "bob")
+
+
+def test_weights_that_somebody_chose_are_named(tmp_path: Path) -> None:
+    """A unit that is active for one row alone: no public number shows it."""
+    hidden = torch.nn.Linear(2, 4)
+    with torch.no_grad():
+        hidden.bias.fill_(-60)
+    gate = torch.nn.Sequential(hidden, torch.nn.ReLU(), torch.nn.Linear(4, 1))
+    said = cautions(carried(tmp_path, gate))
+    assert any(
+        "weights that its author chose: such weights can single out a row" in s for s in said
+    )
+    start = 'warm_start = { source = "ann", frozen = ["bias"] }'
+    said = cautions(job_of(tmp_path, ("seed = 7", f"seed = 7\n{start}")))
+    assert any("training starts from weights that ann chose" in line for line in said)
+    assert any("1 of 2 tensors stay as they were chosen" in line for line in said)
+
+
+def test_what_can_know_rows_by_heart_is_named(tmp_path: Path) -> None:
+    wide = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
+    assert "257 weights for 75 training rows: it can know rows by heart" in cautions(
+        carried(tmp_path, wide)
+    )
+
+    class Table(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(30, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.table(x[:, 0:1].long()).flatten(1)
+            return found
+
+    ids = ("center = 50, scale = 10.0, range = [0, 120]", "range = [0, 29]")
+    found = cautions(carried(tmp_path, Table(), ids))
+    assert any("a table of 30 values for 75 training rows" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (("seed = 7", "seed = 7\nloss = { balanced = true }"), "each class counts the same"),
+        (("epochs = 4", "epochs = 1"), "few steps make up the result"),
+        ((OPTIMIZER, "optimizer = { learning_rate = 4 }"), "may forget what it saw"),
+        (("[reveal]", "[reveal]\nleast_test_rows = 10\ntraining_loss_every = 2"), "revealed loss"),
+    ],
+)
+def test_what_depends_on_the_data_is_named(
+    tmp_path: Path, change: tuple[str, str], word: str
+) -> None:
+    path = write_job(tmp_path, PLAIN.replace(*change))
+    assert any(word in line for line in cautions(load_job(path)))
+    shown = CliRunner().invoke(app, ["job", "check", str(path)])
+    assert shown.exit_code == 0
+    assert "  beware     " in shown.stdout and word in shown.stdout
+
+
+def test_two_owners_one_of_whom_gets_the_result(tmp_path: Path) -> None:
+    text = PLAIN.replace('["ann", "bob", "cleo"]', '["ann", "bob"]').replace(", cleo = 30", "")
+    assert "ann gets the result and knows all rows but bob's" in cautions(
+        job_of(tmp_path, text=text)
+    )
+
+
+def test_metrics_over_few_rows_of_ours_are_refused(tmp_path: Path) -> None:
+    job = load_job(write_job(tmp_path))
+    said = refused(job, "cleo")
+    assert "of the rows that metrics are taken over only 7 are cleo's" in said
+    assert any("of the held-out rows 7 are cleo's" in line for line in cautions(job))
+    check_rules(allowing(job), job, "registry")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("least_group = 1", "groups of 1 row"),
+        ("least_test_rows = 2", "metrics are allowed over 2 rows"),
+        ("least_test_rows = 3\nfolds = 20\nleast_group = 1", "metrics are allowed over 3 rows"),
+    ],
+)
+def test_a_job_does_not_lower_what_a_node_demands(tmp_path: Path, more: str, said: str) -> None:
+    """Folds of a few rows, groups of one, metrics over two."""
+    job = load_job(write_job(tmp_path, f"{JOB}{more}\n"))
+    assert said in refused(job, "registry")
+
+
+def test_a_fold_or_a_metric_of_one_row_is_no_job(tmp_path: Path) -> None:
+    for more in ("least_test_rows = 1", "least_test_rows = 2\nfolds = 75"):
+        with pytest.raises(JobError):
+            load_job(write_job(tmp_path, f"{JOB}{more}\n"))
+
+
+def test_an_owner_of_columns_cannot_weigh_rows_away(tmp_path: Path) -> None:
+    text = columns_case.weighted().replace("least_rows = 20", "least_rows = 40")
+    job = load_job(columns_case.write_job(tmp_path, "nobody", text))
+    assert "least_effective_rows" in refused(job, "bank", least_test_rows=5)
+    assert any("rows may count nothing" in line for line in cautions(job))
+    even = load_job(columns_case.write_job(tmp_path, "nobody", text.replace("[0, 4]", "[2, 4]")))
+    check_rules(allowing(even, least_test_rows=5, least_effective_rows=8), even, "bank")
+
+
+# What leaves, and the word that allows it.
+
+
+def jobs_of_every_kind(folder: Path) -> list[Job]:
+    """Jobs that together have every output that there is."""
+    watched = (
+        "seed = 7",
+        "seed = 7\nguard = { every = 3 }\nearly_stopping = { fraction = 0.3 }",
+    )
+    newton = ("epochs = 4\nbatch_size = 16\n" + OPTIMIZER, 'optimizer = { name = "newton" }')
+    losses = "least_test_rows = 10\ntraining_loss_every = 2"
+    found = [
+        job_of(folder, watched, ("[reveal]", f"[reveal]\n{losses}"), text=PLAIN),
+        job_of(folder, newton, ("seed = 7", ""), ("[reveal]", "[reveal]\nstatistics = true")),
+    ]
+    for kind, metrics in METRICS.items():
+        quoted = ", ".join(f'"{metric}"' for metric in metrics)
+        change: tuple[tuple[str, str], ...] = ()
+        text = JOB
+        more = f"metrics = [{quoted}]\nper_party = [{quoted}]\n"
+        more += "least_test_rows = 7\nleast_group = 1\nfolds = 3\n"
+        if kind in ("poisson", "gamma"):
+            more, change = f"metrics = [{quoted}]\n", (newton, ("seed = 7", ""))
+            label = '{ name = "ill", range = [0.5, 9] }'
+            text = JOB.replace('label = "ill"', f"label = {label}")
+        extra = {"softmax": "\nclasses = 2", "mlp": "\nhidden = [4]\nclasses = 2"}.get(kind, "")
+        found.append(
+            job_of(
+                folder,
+                ('kind = "logistic"', f'kind = "{kind}"{extra}'),
+                ('metrics = ["accuracy", "auc"]', more),
+                *change,
+                text=text,
+            )
+        )
+    found += [
+        load_job(columns_case.write_job(folder, membership)) for membership in ("holders", "nobody")
+    ]
+    found.append(load_job(columns_case.write_job(folder, "nobody", DUPLICATES)))
+    found.append(prepared_job(folder))
+    return found
+
+
+def test_every_output_has_its_word_and_is_refused_without_it(tmp_path: Path) -> None:
+    seen: set[str] = set()
+    for job in jobs_of_every_kind(tmp_path):
+        names = {output.name for output in agreed_outputs(job)}
+        assert names <= set(leaving(job))
+        permissive = {
+            "least_test_rows": 1,
+            "least_group": 1,
+            "least_effective_rows": 0,
+            "least_batch_rows": 0,
+        }
+        check_rules(allowing(job, **permissive), job, "nobody")
+        for output in leaving(job):
+            words = words_for(job, output)
+            assert words, f"no rule speaks of {output}"
+            for word in words:
+                seen.add(word.word if word.key != "recipients" else "the model")
+                if word.key == "always":
+                    continue
+                lists = {key: tuple(words_of(job, key)) for key in ("metrics", "disclosures")}
+                lists["recipients"] = job.recipients
+                lists[word.key] = tuple(name for name in lists[word.key] if name != word.word)
+                said = refused(job, "nobody", **permissive, **lists)
+                assert word.word in said and f"is not under {word.key}" in said
+    known = {*get_args(Metric), *get_args(outputs.OverFolds), *get_args(outputs.Disclosure)}
+    # Whether a value left the ring's range is asked of nobody, but named, and can be switched off.
+    assert seen == {*known, RANGE, "the model"}
+
+
+def test_means_over_folds_do_not_escape(tmp_path: Path) -> None:
+    text = replaced('metrics = ["accuracy", "auc"]', 'metrics = ["accuracy"]\nfolds = 3')
+    job = load_job(write_job(tmp_path, text))
+    assert "cv_accuracy" in listed(job)
+    said = refused(job, "registry", metrics=("accuracy",))
+    assert "cv_accuracy would be revealed and is not under metrics" in said
+    check_rules(allowing(job, metrics=("accuracy", "cv_accuracy")), job, "registry")
+
+
+def test_a_tensor_cannot_hide_a_metric_behind_its_name(tmp_path: Path) -> None:
+    job = carried(tmp_path, torch.nn.Sequential(torch.nn.Linear(2, 1)))
+    entries = tuple(
+        msgspec.structs.replace(entry, name="accuracy" if "bias" in entry.name else entry.name)
+        for entry in job.graph.entries
+    )
+    assert job.model.network is not None
+    graph = msgspec.structs.replace(job.graph, entries=entries)
+    network = msgspec.structs.replace(job.model.network, graph=graph)
+    job = msgspec.structs.replace(job, model=msgspec.structs.replace(job.model, network=network))
+    assert {word.key for word in words_for(job, "accuracy")} == {"recipients", "metrics"}
+
+
+def test_an_output_that_no_rule_knows_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(tmp_path)
+    monkeypatch.setattr(rules, "leaving", lambda job: [*leaving(job), "gradient"])
+    assert "gradient would leave, and no rule speaks of it" in refused(job)
+
+
+def test_an_output_that_rules_do_not_see_does_not_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate is given nothing that is not on the list that rules are asked about."""
+    job = job_of(tmp_path, ("seed = 7", "seed = 7\nguard = { every = 3 }"))
+    assert "guard" in {output.name for output in agreed_outputs(job)}
+    monkeypatch.setattr("mpc_train.run.program.leaving", listed)
+    with pytest.raises(RuntimeError, match="no rule sees what leaves as guard"):
+        agreed_outputs(job)
+
+
+def test_rules_hold_whatever_the_digest(tmp_path: Path) -> None:
+    job = job_of(tmp_path, (OPTIMIZER, FORGETS))
+    assert "least_effective_rows" in refused(job, jobs=(job.digest().hex(),))
+
+
+def test_a_local_run_may_be_told_that_its_rows_are_made_up(tmp_path: Path) -> None:
+    path = write_job(tmp_path)
+    assert local_rules(path) == LocalRules(8, 10)
+    (tmp_path / "local.toml").write_text("[rules]\nleast_batch_rows = 1\nleast_effective_rows = 0")
+    assert local_rules(path) == LocalRules(1, 0)
+    assert msgspec.to_builtins(LocalRules()).keys() <= set(rules.Rules.__struct_fields__)

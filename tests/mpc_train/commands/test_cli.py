@@ -1,0 +1,369 @@
+"""The command line: what it prints, where, and with which exit status."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mpc_train.cli import app
+from mpc_train.errors import (
+    EXIT_STATUS,
+    ArtifactError,
+    ConfigError,
+    DataError,
+    JobError,
+    LinkageError,
+    ModelError,
+    NodeFailedError,
+    RefusedError,
+    classify,
+    explain,
+)
+from parties import errors as parties_errors
+from protocols import errors as protocols_errors
+from tests.support.jobs import csv_lines, replaced, write_job
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def last_object(result: Result) -> dict[str, object]:
+    record = json.loads(result.stdout.splitlines()[-1])
+    assert isinstance(record, dict)
+    return record
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    path = tmp_path / "passphrase"
+    path.write_text("correct horse battery staple\n")
+    path.chmod(0o600)
+    return path
+
+
+def test_help_names_every_verb_and_the_exit_statuses() -> None:
+    text = run("--help").stdout
+    for verb in (
+        "identity",
+        "roster",
+        "job",
+        "party",
+        "dealer",
+        "coordinator",
+        "open",
+        "predict",
+        "run",
+    ):
+        assert verb in text
+    for number in (*range(11), 130):
+        assert str(number) in text
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["identity", "new"],
+        ["identity", "card"],
+        ["identity", "show"],
+        ["roster", "add"],
+        ["roster", "remove"],
+        ["roster", "show"],
+        ["job", "check"],
+        ["party"],
+        ["dealer"],
+        ["coordinator"],
+        ["open"],
+        ["predict"],
+        ["run"],
+    ],
+)
+def test_every_verb_has_help_and_refuses_unknown_options(verb: list[str]) -> None:
+    shown = run(*verb, "--help")
+    assert shown.exit_code == 0
+    assert "Usage" in shown.stdout
+    assert run(*verb, "--no-such-option").exit_code == 2
+
+
+def test_no_option_takes_a_passphrase() -> None:
+    for verb in (["identity", "new"], ["party"], ["dealer"], ["coordinator"], ["open"]):
+        text = run(*verb, "--help").stdout
+        assert "--passphrase-file" in text
+        assert "--passphrase-fd" in text
+        assert "--passphrase " not in text
+
+
+def test_module_script_and_launch_are_one_program() -> None:
+    for argv in (["-m", "mpc_train", "run"], ["launch.py"]):
+        done = subprocess.run(
+            [sys.executable, *argv, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert "Run a whole job on this machine" in done.stdout
+
+
+def test_keys_and_checks_start_without_pytorch() -> None:
+    program = (
+        "import sys; from mpc_train.cli import app; from mpc_train.commands import nodes, run\n"
+        "import mpc_train.jobs.job, mpc_train.run.node_config\n"
+        "import parties.keys.vault, parties.nodes.coordinator\n"
+        "print(sorted({'torch', 'crypten', 'polars', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_job_is_explained(tmp_path: Path) -> None:
+    path = write_job(tmp_path)
+    shown = run("job", "check", path)
+    assert shown.exit_code == 0
+    for words in (
+        "logistic regression",
+        "ann (40 rows)",
+        "registry deals",
+        "to ann, office",
+        "accuracy, auc",
+        "together with any one of them",
+    ):
+        assert words in shown.stdout
+    record = last_object(run("job", "check", path, "--format", "json"))
+    assert record["status"] == "ok"
+    assert record["recipients"] == ["ann", "office"]
+
+
+def test_a_wrong_job_ends_with_one_line_and_status_3(tmp_path: Path) -> None:
+    path = write_job(tmp_path, replaced("seed = 7", "sed = 7"))
+    shown = run("job", "check", path, "--format", "json")
+    assert shown.exit_code == 3
+    assert last_object(shown)["status"] == "JobError"
+    assert shown.stderr.startswith(f"error: {path}:")
+    assert shown.stderr.count("\n") == 1
+
+
+def test_identities_cards_and_rosters(tmp_path: Path, secret: Path) -> None:
+    ann, bob = tmp_path / "ann", tmp_path / "bob"
+    made = run("identity", "new", "ann", "--home", ann, "--passphrase-file", secret)
+    assert made.exit_code == 0, made.stderr
+    other = run(
+        "identity", "new", "bob", "--home", bob, "--passphrase-file", secret, "--format", "json"
+    )
+    fingerprint = last_object(other)["fingerprint"]
+    assert (
+        last_object(run("identity", "show", "--home", bob, "--format", "json"))["fingerprint"]
+        == fingerprint
+    )
+    card = tmp_path / "bob.card"
+    card.write_text(run("identity", "card", "--home", bob).stdout)
+    printed = last_object(run("identity", "card", "--home", bob, "--format", "json"))
+    assert printed["card"] == card.read_text()
+    added = run("roster", "add", "--yes", card, "--home", ann)
+    assert added.exit_code == 0
+    assert str(fingerprint) in added.stdout
+    cards = last_object(run("roster", "show", "--home", ann, "--format", "json"))["cards"]
+    assert isinstance(cards, dict)
+    assert set(cards) == {"ann", "bob"}
+    assert cards["bob"] == fingerprint
+    # A changed key under a known name, an altered card, a second identity of one name.
+    third = tmp_path / "third"
+    run("identity", "new", "bob", "--home", third, "--passphrase-file", secret)
+    assert run("roster", "add", "--yes", third / "bob.card", "--home", ann).exit_code == 5
+    assert (
+        run("roster", "add", "--yes", third / "bob.card", "--home", ann, "--replace").exit_code == 0
+    )
+    card.write_text(card.read_text().replace('name = "bob"', 'name = "eve"'))
+    assert run("roster", "add", "--yes", card, "--home", ann).exit_code == 5
+    again = run("identity", "new", "ann", "--home", ann, "--passphrase-file", secret)
+    assert again.exit_code == 5
+    assert "never overwritten" in again.stderr
+    assert run("identity", "show", "--home", tmp_path / "none").exit_code == 5
+
+
+PARTY = """
+[node]
+name = "ann"
+home = "home"
+[coordinator]
+name = "office"
+address = "tcp://127.0.0.1:9"
+[rules]
+recipients = ["ann"]
+dealers = ["dora"]
+evaluators = ["ann", "bob"]
+"""
+
+
+def test_nodes_refuse_wrong_files_and_passphrases(tmp_path: Path, secret: Path) -> None:
+    run("identity", "new", "ann", "--home", tmp_path / "home", "--passphrase-file", secret)
+    config = tmp_path / "party.toml"
+    config.write_text(PARTY.replace("[rules]", "[rule]"))
+    for verb in ("party", "dealer", "coordinator"):
+        assert run(verb, "--config", config).exit_code == 3
+        assert run(verb, "--config", tmp_path / "none.toml").exit_code == 3
+    config.write_text(PARTY)
+    wrong = tmp_path / "wrong"
+    wrong.write_text("incorrect\n")
+    wrong.chmod(0o600)
+    shown = run("party", "--config", config, "--passphrase-file", wrong, "--format", "json")
+    assert shown.exit_code == 5
+    assert last_object(shown)["status"] == "PassphraseError"
+    # A run directory that cannot be written is found before anything is joined.
+    (tmp_path / "file").write_text("")
+    config.write_text(PARTY.replace('home = "home"', 'home = "home"\nrun_dir = "file"'))
+    shown = run("party", "--config", config, "--passphrase-file", secret)
+    assert shown.exit_code == 3 and "cannot be written" in shown.stderr
+    config.write_text(PARTY)
+    # The right passphrase, but the coordinator's card is not there.
+    shown = run("party", "--config", config, "--passphrase-file", secret)
+    assert shown.exit_code == 5
+    assert "no card of 'office'" in shown.stderr
+
+
+def test_a_port_in_use_is_status_7(tmp_path: Path, secret: Path) -> None:
+    import socket
+
+    for name in ("ann", "bob", "cleo", "registry", "office", "desk"):
+        run("identity", "new", name, "--home", tmp_path / name, "--passphrase-file", secret)
+    cards = [
+        tmp_path / name / f"{name}.card"
+        for name in ("ann", "bob", "cleo", "registry", "office", "desk")
+    ]
+    run("roster", "add", "--yes", *cards, "--home", tmp_path / "desk")
+    write_job(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = tmp_path / "coordinator.toml"
+        config.write_text(
+            f'[node]\nname = "desk"\nhome = "desk"\n[network]\nlisten = "tcp://127.0.0.1:{port}"\n'
+            '[run]\njob = "job.toml"\n'
+        )
+        shown = run("coordinator", "--config", config, "--passphrase-file", secret)
+    assert shown.exit_code == 7, shown.stderr
+    assert str(port) in shown.stderr
+
+
+def test_run_says_what_is_missing(tmp_path: Path) -> None:
+    path = write_job(tmp_path)
+    shown = run("run", path, "--format", "json")
+    assert shown.exit_code == 4
+    assert "local.toml" in shown.stderr
+    (tmp_path / "make_data.py").write_text("")
+    assert "make_data.py" in run("run", path).stderr
+    (tmp_path / "local.toml").write_text('[data]\neve = "eve.csv"\n')
+    shown = run("run", path)
+    assert shown.exit_code == 3
+    assert "local.toml:2: data.eve" in shown.stderr
+    lines = "".join(f'{owner} = "{owner}.csv"\n' for owner in ("ann", "bob", "cleo"))
+    (tmp_path / "local.toml").write_text(f"[data]\n{lines}")
+    for owner, rows in (("ann", 40), ("bob", 30), ("cleo", 30)):
+        (tmp_path / f"{owner}.csv").write_text("\n".join(csv_lines(rows)))
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "something").write_text("")
+    shown = run("run", path, "--run-dir", full)
+    assert shown.exit_code == 3
+    assert "not empty" in shown.stderr
+
+
+def test_open_refuses_what_is_not_sealed(tmp_path: Path, secret: Path) -> None:
+    home = tmp_path / "home"
+    run("identity", "new", "ann", "--home", home, "--passphrase-file", secret)
+    options = ("--home", home, "--passphrase-file", secret)
+    assert run("open", tmp_path / "none.sealed", *options).exit_code == 9
+    junk = tmp_path / "junk.sealed"
+    junk.write_bytes(b"not a bundle")
+    shown = run("open", junk, *options, "--format", "json")
+    assert shown.exit_code == 9
+    assert last_object(shown)["status"] == "EnvelopeError"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "junk.sealed", "passphrase"]
+
+
+def test_exit_statuses() -> None:
+    expected = {
+        JobError("x"): 3,
+        ConfigError("x"): 3,
+        ModelError("x"): 3,
+        DataError("x"): 4,
+        LinkageError("x"): 4,
+        parties_errors.IdentityError("x"): 5,
+        parties_errors.PassphraseError("x"): 5,
+        parties_errors.CardError("x"): 5,
+        parties_errors.RosterError("x"): 5,
+        RefusedError("x"): 6,
+        parties_errors.PolicyError("x"): 6,
+        parties_errors.ContractError("x"): 6,
+        parties_errors.TransportError("x"): 7,
+        parties_errors.PortInUseError("x"): 7,
+        protocols_errors.PeerTimeoutError("x"): 7,
+        protocols_errors.PeerLostError("x"): 8,
+        parties_errors.AbortedError("data", "bob"): 8,
+        protocols_errors.AuthenticationError("x"): 9,
+        protocols_errors.DesyncError("x"): 9,
+        protocols_errors.EnvelopeError("x"): 9,
+        protocols_errors.HandshakeError("x"): 9,
+        ArtifactError("x"): 9,
+        parties_errors.ControlError("x"): 9,
+        protocols_errors.RangeError("x"): 10,
+        KeyboardInterrupt(): 130,
+        protocols_errors.InterruptedRunError("x"): 130,
+        ValueError("x"): 1,
+        NodeFailedError("DataError", "data", "x", 4): 4,
+    }
+    assert {error: classify(error)[2] for error in expected} == expected
+    names = {
+        *vars(parties_errors),
+        *vars(protocols_errors),
+        "JobError",
+        "ConfigError",
+        "ModelError",
+        "DataError",
+        "LinkageError",
+        "RefusedError",
+        "ArtifactError",
+        "KeyboardInterrupt",
+    }
+    assert set(EXIT_STATUS) <= names
+
+
+def test_another_nodes_word_is_explained() -> None:
+    said = explain(parties_errors.AbortedError("peer-lost", "bob"))
+    assert said.startswith("the run was aborted by bob: peer-lost (its connection to another")
+    for code in ("lost", "coordinator-lost"):
+        said = explain(parties_errors.AbortedError(code, "bob"))
+        assert said.startswith("bob was lost (") and "aborted" not in said
+    assert explain(parties_errors.AbortedError("odd", "bob")) == "the run was aborted by bob: odd"
+    assert explain(ValueError("plain")) == "plain"
+
+
+def test_a_reader_who_has_enough_gets_no_complaint() -> None:
+    job = ROOT / "examples" / "breast_cancer" / "job.toml"
+    done = subprocess.run(  # noqa: S602 - a pipe as a user types it
+        f"{sys.executable} -u -m mpc_train job check {job} | true",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+
+
+def test_an_internal_error_shows_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message of an unexpected error might quote data."""
+    import mpc_train.jobs.job
+
+    def broken(path: Path) -> None:
+        raise ValueError("row 5 is 77.125")
+
+    monkeypatch.setattr(mpc_train.jobs.job, "load_job", broken)
+    shown = run("job", "check", "x.toml")
+    assert shown.exit_code == 1
+    assert "ValueError at" in shown.stderr
+    assert "77.125" not in shown.stderr

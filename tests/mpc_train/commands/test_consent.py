@@ -1,0 +1,279 @@
+"""Who agrees to a job: a digest in the rules, an approver's signature, or a person at the terminal.
+
+A real terminal is made for the questions (a pseudo-terminal); no test waits for its own.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pty
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mpc_train.cli import app
+from mpc_train.commands.consent import agree, terminal
+from mpc_train.commands.nodes import _Events, _Guarded, _roles
+from mpc_train.errors import RefusedError
+from mpc_train.jobs.job import Job, load_job
+from mpc_train.run.approval import ApprovalError, approve, approver_of
+from mpc_train.run.node_config import NodeConfig, load_node_config
+from mpc_train.run.progress import ProgressView
+from parties.keys.roster import Roster
+from parties.keys.vault import FileVault, MemoryVault
+from tests.support.jobs import JOB, csv_lines, write_job
+
+PARTY = """
+[node]
+name = "ann"
+home = "home"
+[coordinator]
+name = "desk"
+address = "tcp://127.0.0.1:9"
+[data]
+study = "ann.csv"
+[rules]
+recipients = ["ann", "office"]
+dealers = ["registry"]
+evaluators = ["ann", "bob", "cleo"]
+metrics = ["accuracy", "auc"]
+least_group = 9
+"""
+PASSPHRASE = b"correct horse battery staple"
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return load_job(write_job(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def board() -> MemoryVault:
+    return MemoryVault.generate("board")
+
+
+@pytest.fixture(scope="module")
+def roster(board: MemoryVault) -> Roster:
+    return Roster.of([board.card, MemoryVault.generate("ann").card])
+
+
+def config_of(folder: Path, more: str = "") -> NodeConfig:
+    path = folder / "party.toml"
+    path.write_text(f"{PARTY}{more}\n")
+    return load_node_config(path)
+
+
+def never(question: str) -> bool:
+    raise AssertionError(question)
+
+
+def test_a_digest_in_the_rules_is_agreement(tmp_path: Path, job: Job, roster: Roster) -> None:
+    config = config_of(tmp_path, f'jobs = ["{"0" * 64}", "{job.digest().hex()}"]')
+    assert agree(config, roster, job, never) == "its digest stands under jobs"
+
+
+@pytest.mark.parametrize("more", ["", f'jobs = ["{"0" * 64}"]', 'approvers = ["board"]'])
+def test_without_it_and_without_a_terminal_the_line_to_write_is_said(
+    tmp_path: Path, job: Job, roster: Roster, more: str
+) -> None:
+    config = config_of(tmp_path, more)
+    with pytest.raises(RefusedError, match="is not under jobs") as caught:
+        agree(config, roster, job, None)
+    assert f'[rules] of {config.path}: jobs = ["{job.digest().hex()}"]' in str(caught.value)
+    assert "Nothing was shared" in str(caught.value)
+
+
+def test_a_person_decides(tmp_path: Path, job: Job, roster: Roster) -> None:
+    asked: list[str] = []
+
+    def yes(question: str) -> bool:
+        asked.append(question)
+        return True
+
+    config = config_of(tmp_path)
+    assert "agreed" in agree(config, roster, job, yes)
+    assert job.digest().hex() in asked[0] and "[y/N]" in asked[0]
+    with pytest.raises(RefusedError, match="was not agreed to"):
+        agree(config, roster, job, lambda _: False)
+
+
+@contextlib.contextmanager
+def at_a_terminal(patch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A pseudo-terminal in the place of standard input and error; its other end."""
+    master, slave = pty.openpty()
+    with (
+        os.fdopen(slave, "r") as stdin,
+        os.fdopen(os.dup(slave), "w") as stderr,
+        patch.context() as patched,
+    ):
+        patched.setattr("sys.stdin", stdin)
+        patched.setattr("sys.stderr", stderr)
+        yield master
+    os.close(master)
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [("y\n", True), ("YES\n", True), ("\n", False), ("n\n", False), ("yo\n", False)],
+)
+def test_a_terminal_is_asked_and_only_yes_is_yes(
+    monkeypatch: pytest.MonkeyPatch, typed: str, answer: bool
+) -> None:
+    with at_a_terminal(monkeypatch) as master:
+        ask = terminal(ProgressView(), 300)
+        assert ask is not None
+        os.write(master, b"y\n")  # before the question: no answer to it
+
+        def person() -> None:
+            shown = b""
+            while b"Sign? [y/N] " not in shown:
+                shown += os.read(master, 1000)
+            os.write(master, typed.encode())
+
+        typing = threading.Thread(target=person)
+        typing.start()
+        assert ask("Sign? [y/N] ") is answer
+        typing.join()
+
+
+def test_a_terminal_at_which_nobody_sits_refuses_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with at_a_terminal(monkeypatch):
+        ask = terminal(ProgressView(), 0.05)
+        assert ask is not None
+        with pytest.raises(RefusedError, match="nobody answered"):
+            ask("Sign? ")
+
+
+def test_no_terminal_no_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert terminal(ProgressView(), 1) is None
+
+
+def test_an_approver_signs_in_a_person_s_stead(
+    tmp_path: Path, job: Job, board: MemoryVault, roster: Roster
+) -> None:
+    config = config_of(tmp_path, 'approvers = ["board", "absent"]')
+    config.place.approvals.mkdir(parents=True)
+    other = load_job(write_job(tmp_path, JOB.replace("seed = 7", "seed = 8")))
+    (config.place.approvals / "other.approval").write_bytes(approve(other, "board", board))
+    with pytest.raises(RefusedError, match="no approver has signed it"):
+        agree(config, roster, job, None)
+    (config.place.approvals / "this.approval").write_bytes(approve(job, "board", board))
+    assert agree(config, roster, job, never) == "board has approved it"
+    # A name that the rules do not list approves nothing, whoever has its card.
+    with pytest.raises(RefusedError, match="no approver has signed it"):
+        agree(config_of(tmp_path, 'approvers = ["ann"]'), roster, job, None)
+
+
+@pytest.mark.parametrize("kind", ["another signer", "another name", "changed", "no approval"])
+def test_a_forged_approval_is_refused_by_its_file(
+    tmp_path: Path, job: Job, board: MemoryVault, roster: Roster, kind: str
+) -> None:
+    mallory = MemoryVault.generate("mallory")
+    bodies = {
+        "another signer": approve(job, "board", mallory),
+        "another name": approve(job, "mallory", board).replace(b'"mallory"', b'"board"'),
+        "changed": approve(
+            load_job(write_job(tmp_path, JOB.replace("seed = 7", "seed = 8"))), "board", board
+        ),
+        "no approval": b"{}",
+    }
+    body = bodies[kind]
+    if kind == "changed":
+        record = json.loads(body)
+        body = json.dumps({**record, "digest": job.digest().hex()}).encode()
+    with pytest.raises(ApprovalError):
+        approver_of(body, job.digest(), {"board": board.card})
+    config = config_of(tmp_path, 'approvers = ["board"]')
+    config.place.approvals.mkdir(parents=True)
+    (config.place.approvals / "x.approval").write_bytes(body)
+    with pytest.raises(RefusedError, match=r"x\.approval: .*remove the file"):
+        agree(config, roster, job, None)
+
+
+def test_the_command_that_approves(tmp_path: Path, roster: Roster) -> None:
+    path = write_job(tmp_path)
+    vault = FileVault.create(tmp_path / "home", "board", PASSPHRASE)
+    secret = tmp_path / "passphrase"
+    secret.write_bytes(PASSPHRASE)
+    secret.chmod(0o600)
+    arguments = ["job", "approve", str(path), "--home", str(tmp_path / "home")]
+    arguments += ["--passphrase-file", str(secret), "--format", "json"]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.stderr
+    record = json.loads(shown.stdout.splitlines()[-1])
+    body, job = Path(record["approval"]).read_bytes(), load_job(path)
+    assert record["digest"] == job.digest().hex()
+    assert approver_of(body, job.digest(), {"board": vault.card}) == "board"
+
+
+def test_nothing_is_read_before_it_is_agreed_to(
+    tmp_path: Path, job: Job, roster: Roster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The job, its cautions and what was revealed before are shown; the table is not opened."""
+    from mpc_train.commands.common import Format
+
+    config = config_of(tmp_path)
+    body, seen = job.to_bytes(), []
+
+    def no(question: str) -> bool:
+        seen.append(capsys.readouterr().err)
+        return False
+
+    guarded = _Guarded(config, roster, False, _Events(Format.text), no)
+    with pytest.raises(RefusedError, match="was not agreed to"):
+        guarded.prepare(body, _roles(job))  # there is no ann.csv
+    assert job.digest().hex() in seen[0]
+    assert "  beware     of the held-out rows 7 are cleo's" in seen[0]
+    (tmp_path / "ann.csv").write_text("\n".join(csv_lines(40)))
+    (tmp_path / "home").mkdir(exist_ok=True)
+    agreed = _Guarded(config, roster, False, _Events(Format.text), lambda _: True)
+    assert len(agreed.prepare(body, _roles(job))) == 32
+    assert "This node may sign: somebody at the terminal agreed" in capsys.readouterr().err
+
+
+def test_a_contract_gives_the_roles_that_the_job_says(
+    tmp_path: Path, job: Job, roster: Roster
+) -> None:
+    """What a person reads is the job, and what is signed is the contract."""
+    from mpc_train.commands.common import Format
+
+    roles = _roles(job)
+    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(Format.json), never)
+    for other in (
+        replace(roles, dealer="ann", evaluators=("bob", "cleo")),
+        replace(roles, evaluators=roles.evaluators[::-1]),
+        replace(roles, recipients=(*roles.recipients, "bob")),
+    ):
+        with pytest.raises(RefusedError, match="other roles than the job"):
+            guarded.prepare(job.to_bytes(), other)
+
+
+def test_a_node_takes_the_part_that_it_was_started_for(
+    tmp_path: Path, job: Job, roster: Roster
+) -> None:
+    from mpc_train.commands.common import Format
+
+    guarded = _Guarded(config_of(tmp_path), roster, True, _Events(Format.json), never)
+    with pytest.raises(RefusedError, match="ann was started as a dealer"):
+        guarded.prepare(job.to_bytes(), _roles(job))
+    path = tmp_path / "dealer.toml"
+    path.write_text(PARTY.replace('name = "ann"', 'name = "registry"'))
+    guarded = _Guarded(load_node_config(path), roster, False, _Events(Format.json), never)
+    with pytest.raises(RefusedError, match="registry was started as a party"):
+        guarded.prepare(job.to_bytes(), _roles(job))
+
+
+def test_rules_are_not_asked_about(tmp_path: Path, roster: Roster) -> None:
+    """A person is not asked to wave through what the rules refuse."""
+    from mpc_train.commands.common import Format
+
+    job = load_job(write_job(tmp_path, JOB.replace("batch_size = 16", "batch_size = 1")))
+    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(Format.json), never)
+    with pytest.raises(RefusedError, match="least_batch_rows"):
+        guarded.prepare(job.to_bytes(), _roles(job))

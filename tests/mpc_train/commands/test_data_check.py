@@ -1,0 +1,99 @@
+"""`mpc-train data check`: an owner's own table against the job, without a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mpc_train.cli import app
+from tests.support.jobs import JOB, write_job
+
+PARTY = """
+[node]
+name = "bob"
+[coordinator]
+name = "desk"
+address = "tcp://127.0.0.1:7700"
+[rules]
+recipients = ["ann"]
+dealers = ["registry"]
+evaluators = ["ann", "bob", "cleo"]
+metrics = ["auc"]
+[data]
+study = { file = "table.csv", rename = { Alter = "age" } }
+"""
+LINES = ["Alter,dose,ill", *(f"{40 + row % 9},{row % 5},{row % 2}" for row in range(30))]
+
+
+def check(folder: Path, lines: list[str], *options: str, party: str = PARTY) -> Result:
+    (folder / "party.toml").write_text(party)
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    job = str(write_job(folder))
+    return CliRunner().invoke(
+        app, ["data", "check", "--config", str(folder / "party.toml"), job, *options]
+    )
+
+
+def test_a_table_that_fits(tmp_path: Path) -> None:
+    result = check(tmp_path, LINES)
+    assert result.exit_code == 0, result.output
+    assert "fits the job study: 30 rows, 3 columns; nothing was sent" in result.stdout
+    record = json.loads(check(tmp_path, LINES, "--format", "json").stdout)
+    assert record == {
+        "status": "ok",
+        "job": "study",
+        "table": str(tmp_path / "table.csv"),
+        "rows": 30,
+        "columns": ["age", "dose", "ill"],
+        "warnings": [],
+    }
+
+
+def test_every_fault_of_a_table_is_said(tmp_path: Path) -> None:
+    lines = list(LINES)
+    lines[3], lines[7] = "130,1,0", "forty,2,yes"
+    result = check(tmp_path, lines[:-1], "--format", "json")
+    assert result.exit_code == 4
+    record = json.loads(result.stdout)
+    assert record["status"] == "DataError"
+    for what in (
+        "line 4: column 'age' ('Alter' there): outside the declared range [0, 120]",
+        "line 8: column 'age' ('Alter' there): not a number",
+        "line 8: column 'ill': not one of the declared levels '0', '1'",
+        "the table's rows are 29, the job says 30",
+    ):
+        assert what in record["message"]
+        assert what in result.stderr
+    assert "forty" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status", "says"),
+    [
+        ('name = "bob"', 'name = "dora"', 3, "dora brings no data to this job; its owners are ann"),
+        ("study =", "other =", 4, "no table for the job 'study'"),
+        ("[coordinator]", "[coordinators]", 3, "coordinators: unknown key"),
+        ("table.csv", "nothing.csv", 4, "there is no such file"),
+    ],
+)
+def test_files_that_do_not_fit_each_other(
+    tmp_path: Path, old: str, new: str, status: int, says: str
+) -> None:
+    result = check(tmp_path, LINES, party=PARTY.replace(old, new))
+    assert result.exit_code == status
+    assert says in result.stderr
+
+
+def test_warnings_are_shown_and_end_nothing(tmp_path: Path) -> None:
+    text = JOB.replace("[model]", '[prepare]\nmissing = "mean"\n\n[model]')
+    (tmp_path / "party.toml").write_text(PARTY)
+    (tmp_path / "table.csv").write_text(
+        "\n".join(["Alter,ill", *(f"{row},{row % 2}" for row in range(30))])
+    )
+    job = str(write_job(tmp_path, text))
+    result = CliRunner().invoke(
+        app, ["data", "check", "--config", str(tmp_path / "party.toml"), job]
+    )
+    assert result.exit_code == 0, result.output
+    assert "warning: " in result.stderr and "column 'dose'" in result.stderr

@@ -1,0 +1,175 @@
+"""What people mix up: homes, identities and cards, names; and what a node says while it is busy."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mpc_train.cli import app
+from mpc_train.commands.common import Format
+from mpc_train.commands.nodes import _Events, _Guarded, _roles
+from mpc_train.jobs.job import load_job
+from parties.errors import CardError
+from parties.keys.identity import Card
+from parties.keys.roster import Roster
+from parties.keys.vault import FileVault
+from tests.mpc_train.commands.test_consent import config_of
+from tests.support.jobs import csv_lines, write_job
+
+ROOT = Path(__file__).resolve().parents[2]
+PASSPHRASE = b"correct horse battery staple"
+NAMES = ("ann", "bob", "cleo", "registry", "office")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home of ann, with the cards of all names of the job."""
+    folder = tmp_path / "keys"
+    vault = FileVault.create(folder, "ann", PASSPHRASE)
+    others = [FileVault.create(tmp_path / name, name, PASSPHRASE).card for name in NAMES[1:]]
+    Roster.of([vault.card, *others]).save(folder / "roster")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_home_of_the_tester(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPC_TRAIN_HOME", str(tmp_path / "default"))
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    shown = run("--version")
+    assert shown.exit_code == 0
+    assert shown.stdout == f"mpc-train {project['version']}\n"
+    assert "--version" in run("--help").stdout
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["identity", "card"],
+        ["identity", "show"],
+        ["identity", "card", "ann"],
+        ["roster", "show"],
+        ["roster", "add", "CARD"],
+        ["open", "model.sealed"],
+        ["open", "model.sealed", "--name", "ann"],
+        ["job", "approve", "JOB"],
+        ["job", "check", "JOB"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("wrong", ["missing", "a file"])
+def test_a_home_that_is_none(tmp_path: Path, home: Path, verb: list[str], wrong: str) -> None:
+    given = tmp_path / "kyes"
+    if wrong == "a file":
+        given.write_text("")
+    named = {"CARD": str(home / "ann.card"), "JOB": str(write_job(tmp_path))}
+    shown = run(*(named.get(word, word) for word in verb), "--home", given)
+    assert shown.exit_code == 5
+    assert str(given) in shown.stderr and "correct --home" in shown.stderr
+    assert given.exists() == (wrong == "a file")  # nothing is made there by the way
+
+
+def test_a_home_without_that_identity(tmp_path: Path, home: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(PASSPHRASE)
+    secret.chmod(0o600)
+    sealed = tmp_path / "model.sealed"
+    words = ("open", sealed, "--home", home, "--passphrase-file", secret, "--name", "an")
+    shown = run(*words)
+    assert shown.exit_code == 5 and "there are ann in" in shown.stderr
+    (tmp_path / "empty").mkdir()
+    shown = run("identity", "card", "--home", tmp_path / "empty")
+    assert shown.exit_code == 5 and "is that the right home?" in shown.stderr
+
+
+def test_a_node_file_with_a_wrong_home(tmp_path: Path, home: Path) -> None:
+    text = """
+[node]
+name = "ann"
+home = "kyes"
+[coordinator]
+name = "office"
+address = "tcp://127.0.0.1:9"
+[rules]
+recipients = ["ann"]
+dealers = ["registry"]
+evaluators = ["ann", "bob"]
+"""
+    (tmp_path / "party.toml").write_text(text)
+    shown = run("party", "--config", tmp_path / "party.toml")
+    assert shown.exit_code == 5
+    assert str(tmp_path / "kyes") in shown.stderr and "home under [node]" in shown.stderr
+
+
+def test_an_identity_is_no_card(tmp_path: Path, home: Path) -> None:
+    before = sorted(path.name for path in (home / "roster").iterdir())
+    shown = run("roster", "add", tmp_path / "bob" / "bob.identity", "--home", home)
+    assert shown.exit_code == 5
+    assert "an identity, not a card" in shown.stderr and "bob.card beside it" in shown.stderr
+    assert sorted(path.name for path in (home / "roster").iterdir()) == before
+    renamed = tmp_path / "sent.card"
+    renamed.write_bytes((tmp_path / "bob" / "bob.identity").read_bytes())
+    with pytest.raises(CardError, match="never given away"):
+        Card.load(renamed)
+
+
+def test_names_of_a_job_without_a_card(tmp_path: Path, home: Path) -> None:
+    path = write_job(tmp_path)
+    shown = run("job", "check", path, "--home", home)
+    assert shown.exit_code == 0 and "Warning" not in shown.stdout
+    assert run("job", "check", path, "--roster", home / "roster").exit_code == 0
+    path.write_text(path.read_text().replace('"office"', '"ofice"'))
+    assert "ofice" in load_job(path).recipients
+    shown = run("job", "check", path, "--home", home)
+    assert shown.exit_code == 0
+    assert "Warning no card of ofice (recipient) in the roster" in shown.stdout
+    assert "is office meant?" in shown.stdout
+    record = json.loads(run("job", "check", path, "--home", home, "--format", "json").stdout)
+    assert record["without_card"] == ["ofice"]
+    (home / "roster" / "registry.card").unlink()
+    (home / "roster" / "bob.card").unlink()
+    shown = run("job", "check", path, "--roster", home / "roster")
+    assert shown.exit_code == 5
+    for name, part in (("ofice", "recipient"), ("registry", "dealer"), ("bob", "owner")):
+        assert f"no card of {name} ({part}" in shown.stderr
+
+
+def test_without_a_roster_nobody_is_unknown(tmp_path: Path) -> None:
+    record = json.loads(run("job", "check", write_job(tmp_path), "--format", "json").stdout)
+    assert record["without_card"] == []
+    shown = run("job", "check", write_job(tmp_path), "--roster", tmp_path / "none")
+    assert shown.exit_code == 5
+
+
+@pytest.mark.parametrize("form", [Format.text, Format.json])
+def test_a_node_says_what_it_does_before_it_signs(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], form: Format
+) -> None:
+    (tmp_path / "ann.csv").write_text("\n".join(csv_lines(40)))
+    (tmp_path / "home").mkdir()
+    job = load_job(write_job(tmp_path))
+    roster = Roster.load(home / "roster")
+    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(form), lambda _: True)
+    guarded.prepare(job.to_bytes(), _roles(job))
+    captured = capsys.readouterr()
+    if form is Format.json:
+        told = [json.loads(line) for line in captured.out.splitlines()]
+        assert [event["event"] for event in told][:2] == ["checking", "preparing"]
+        return
+    said = captured.err
+    order = [
+        "to ann, office",
+        "checking the job against this node's rules",
+        "This node may sign",
+        "getting ready to sign: loading PyTorch, checking the network, reading this node's table",
+    ]
+    places = [said.index(words) for words in order]
+    assert places == sorted(places)

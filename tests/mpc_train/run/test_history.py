@@ -1,0 +1,305 @@
+"""What a node keeps of what it revealed, and which further runs it refuses."""
+
+import json
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpc_train.admission.rules import Rules
+from mpc_train.commands.remembered import Remembered
+from mpc_train.errors import ConfigError, RefusedError
+from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.schedule import split
+from mpc_train.owners.table import Table, load_table
+from mpc_train.run.history import rows_of, table_mark
+from mpc_train.tables.source import Source
+from tests.support import columns_case
+from tests.support.jobs import JOB, allowing, csv_lines, write_job
+
+NOISE = "noise = { epsilon = 0.5 }"
+PLAIN = JOB.replace('"accuracy", "auc"', '"accuracy"')
+NOISY = f"{PLAIN}{NOISE}\n"
+
+
+class Node:
+    """Ann, her table and what she has revealed."""
+
+    def __init__(self, folder: Path, **rules: int) -> None:
+        self.folder, self.home = folder, folder / "home"
+        self.home.mkdir(exist_ok=True)
+        self.csv = folder / "ann.csv"
+        self.csv.write_text("\n".join(csv_lines(40)))
+        self.rules = rules
+
+    def run(self, text: str, *changes: tuple[str, str], rows: int = 40) -> Job:
+        """A run of a job begins; raises RefusedError where it may not."""
+        for old, new in changes:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        job = load_job(write_job(self.folder, text.replace("ann = 40", f"ann = {rows}")))
+        table = load_table(self.source, job, "ann")
+        remembered = Remembered(self.home, "ann", allowing(job, **self.rules))
+        remembered.check(job, self.source, table)
+        remembered.write(job, self.source, table)
+        return job
+
+    @property
+    def source(self) -> Source:
+        return Source(str(self.csv))
+
+    @property
+    def path(self) -> Path:
+        return self.home / "ann.revealed"
+
+
+def test_rows_that_were_left_out_do_not_move_the_others(tmp_path: Path) -> None:
+    """Two runs, one without the rows of no label: what they differ by is rows of the source."""
+    lines = csv_lines(44)
+    for row in (3, 9, 10, 40):
+        lines[row + 1] = lines[row + 1][:-1]
+    path = tmp_path / "ann.csv"
+    path.write_text("\n".join(lines))
+    job = load_job(write_job(tmp_path))
+    table = load_table(Source(str(path), drop_rows=("missing-label",)), job, "ann")
+    kept = [row for row in range(44) if row not in (3, 9, 10, 40)]
+    assert table.places.tolist() == kept
+    (warning,) = table.warnings
+    assert warning == f"{path}: 4 rows left out: 4 without a label (drop_rows)"
+    trained, measured = rows_of(job, "ann", table)
+    assert len(trained) == len(measured) == 44
+    assert not (trained | measured)[[3, 9, 10, 40]].any()
+    plain = load_table(Node(tmp_path).source, job, "ann")
+    assert np.array_equal(rows_of(job, "ann", plain)[0], trained[kept])
+
+
+@pytest.fixture
+def ann(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        (("seed = 7", "seed = 8"),),
+        (('name = "study"', 'name = "other"'),),
+        (("learning_rate = 0.5", "learning_rate = 0.51"),),
+        (("epsilon = 0.5", "epsilon = 0.4"),),
+    ],
+)
+def test_noise_is_not_drawn_anew(ann: Node, changes: tuple[tuple[str, str], ...]) -> None:
+    ann.run(NOISY)
+    with pytest.raises(RefusedError, match="metrics with noise of this table already") as caught:
+        ann.run(NOISY, *changes)
+    said = str(caught.value)
+    assert "study of 2" in said and "repeats = 1" in said
+    assert f"ε = {'0.9' if changes and 'epsilon' in changes[0][0] else '1.0'} in all" in said
+    assert "write repeats = 2 under [rules]" in said
+    assert len(json.loads(ann.path.read_text())["runs"]) == 1
+
+
+def test_an_organisation_may_allow_more(tmp_path: Path) -> None:
+    ann = Node(tmp_path, repeats=2)
+    ann.run(NOISY)
+    ann.run(NOISY)
+    with pytest.raises(RefusedError, match="2 runs have revealed"):
+        ann.run(NOISY)
+
+
+@pytest.mark.parametrize("how", ["copied", "moved", "another cell", "a longer table"])
+def test_a_table_is_known_again(ann: Node, how: str) -> None:
+    ann.run(NOISY)
+    rows = 40
+    if how in ("copied", "moved"):
+        other = ann.folder / "copy.csv"
+        other.write_text(ann.csv.read_text())
+        if how == "moved":
+            ann.csv.unlink()
+        ann.csv = other
+    elif how == "another cell":
+        lines = ann.csv.read_text().splitlines()
+        ann.csv.write_text("\n".join([*lines[:-1], "50,0.5,1"]))
+    else:
+        ann.csv.write_text("\n".join(csv_lines(60)))
+        rows = 60
+    with pytest.raises(RefusedError, match="with noise of this table"):
+        ann.run(NOISY, rows=rows)
+
+
+def test_another_table_is_another(ann: Node) -> None:
+    ann.run(NOISY)
+    ann.csv = ann.folder / "other.csv"
+    ann.csv.write_text("\n".join(csv_lines(40, seed=5)))
+    ann.run(NOISY)
+    ann.run(PLAIN)
+
+
+def test_runs_without_noise_may_be_repeated(ann: Node) -> None:
+    ann.run(PLAIN)
+    ann.run(PLAIN, ("seed = 7", "seed = 8"))
+    ann.run(PLAIN, ("epochs = 4", "epochs = 5"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (("test_fraction = 0.25", "test_fraction = 0.3"),),
+        (("test_fraction = 0.25", "test_fraction = 0.2"), ("seed = 7", "seed = 9")),
+    ],
+)
+def test_two_jobs_whose_rows_differ_by_few_are_refused(
+    ann: Node, changes: tuple[tuple[str, str], ...]
+) -> None:
+    ann.run(PLAIN)
+    with pytest.raises(RefusedError, match="trains on other rows of this table than study") as said:
+        ann.run(PLAIN, *changes)
+    assert "least_difference = 10" in str(said.value)
+    assert "their results would differ by what those say" in str(said.value)
+
+
+def test_two_metrics_of_rows_that_differ_by_few_are_refused(ann: Node) -> None:
+    """The same rows train; a few that were measured now decide when training ends."""
+    text = f"{PLAIN}least_test_rows = 5\n"
+    ann.run(text)
+    stopping = ("seed = 7", "seed = 7\nearly_stopping = { fraction = 0.0625 }")
+    with pytest.raises(RefusedError, match="measures other rows of this table than study"):
+        ann.run(text, stopping, ("test_fraction = 0.25", "test_fraction = 0.2"))
+
+
+def test_another_split_of_many_rows_is_allowed(tmp_path: Path) -> None:
+    ann = Node(tmp_path, least_difference=6)
+    first = ann.run(PLAIN)
+    other = ann.run(PLAIN, ("split_seed = 3", "split_seed = 4"))
+    mine = [set(split(job)[0][split(job)[0] < 40].tolist()) for job in (first, other)]
+    assert len(mine[0] ^ mine[1]) >= 6
+
+
+def test_one_batch_of_all_rows_but_one_is_a_row_set_of_its_own(ann: Node) -> None:
+    """Training rows are the same, but the seed says which of them is left over."""
+    once = (("epochs = 4", "epochs = 1"), ("batch_size = 16", "batch_size = 74"))
+    left_over = set()
+    refused = 0
+    for seed in range(12):
+        try:
+            job = ann.run(PLAIN, *once, ("seed = 7", f"seed = {seed}"))
+        except RefusedError as error:
+            assert "by 1 row" in str(error) or "by 2 rows" in str(error)
+            refused += 1
+            continue
+        chosen, _ = rows_of(job, "ann", load_table(ann.source, job, "ann"))
+        left_over.add(chosen.tobytes())
+    assert len(left_over) == 1 and refused > 0
+
+
+def test_a_table_that_grew_by_a_row(ann: Node) -> None:
+    whole = (("test_fraction = 0.25", "test_fraction = 0"), ('metrics = ["accuracy"]', ""))
+    ann.run(PLAIN, *whole)
+    ann.csv.write_text("\n".join(csv_lines(41)))
+    with pytest.raises(RefusedError, match="by 1 row"):
+        ann.run(PLAIN, *whole, rows=41)
+
+
+def test_grouped_rows_are_known_in_the_table_s_own_order() -> None:
+    """`places` says where each row stands in its source, whatever seed groups them."""
+    table = Table(np.arange(12.0).reshape(6, 2), np.zeros(6), np.ones((6, 0)))
+    moved = table.ordered(np.array([3, 1, 5, 0, 2, 4]))
+    assert moved.features[:, 0].tolist() == [6, 2, 10, 0, 4, 8]
+    assert table_mark(bytes(32), moved) == table_mark(bytes(32), table)
+    other = Table(table.features[::-1].copy(), table.labels, table.present)
+    assert table_mark(bytes(32), table) != table_mark(bytes(32), other)
+    assert table_mark(bytes(32), table) != table_mark(bytes(31) + b"1", table)
+
+
+def test_rows_that_stay_together_are_compared(ann: Node) -> None:
+    """A job that splits by a patient puts rows into another order for each seed."""
+    schema = """
+[[columns]]
+name = "patient"
+kind = "identifier"
+[[columns]]
+name = "age"
+kind = "number"
+range = [0, 120]
+[[columns]]
+name = "dose"
+kind = "number"
+range = [-30, 30]
+[[columns]]
+name = "ill"
+kind = "category"
+levels = ["0", "1"]
+"""
+    (ann.folder / "schema.toml").write_text(schema)
+    header, *lines = csv_lines(40)
+    cells = [f"p{number // 2},{line}" for number, line in enumerate(lines)]
+    ann.csv.write_text("\n".join([f"patient,{header}", *cells]))
+    start, end = PLAIN.index("features = ["), PLAIN.index("test_fraction")
+    grouped = f'{PLAIN[:start]}schema = "schema.toml"\nlabel = "ill"\nsplit_by = "patient"\n'
+    text = grouped + PLAIN[end:]
+    text = text.replace("[train]", '[prepare]\nscale = "standard"\n[train]')
+    job = ann.run(text)
+    table = load_table(ann.source, job, "ann")
+    trained, measured = rows_of(job, "ann", table)
+    assert trained.sum() == 30 and measured.sum() == 10 and not (trained & measured).any()
+    # Both rows of a patient are on one side, in the order of the table.
+    assert np.array_equal(trained[::2], trained[1::2])
+    # It is these rows of the file: doses, which tell rows apart, lie as the file has them.
+    doses = np.array([float(line.split(",")[1]) for line in lines])
+    assert len(set(doses)) == 40
+    moved = np.isin(np.arange(40) + job.first_row("ann"), split(job)[0])
+    assert np.array_equal(trained[np.argsort(doses)], moved[np.argsort(table.features[:, 1])])
+    with pytest.raises(RefusedError, match="trains on other rows"):
+        ann.run(text, ("test_fraction = 0.25", "test_fraction = 0.2"))
+
+
+def test_the_file_is_the_node_s_own_and_holds_no_cell(ann: Node) -> None:
+    job = ann.run(NOISY)
+    assert stat.S_IMODE(ann.path.stat().st_mode) == 0o600
+    text = ann.path.read_text()
+    assert job.digest().hex() in text
+    cells = {cell for line in csv_lines(40)[1:] for cell in line.split(",") if len(cell) > 4}
+    assert not any(cell in text for cell in cells)
+    assert str(ann.csv) not in text
+    remembered = Remembered(ann.home, "ann", Rules((), (), ()))
+    (line,) = remembered.notes(ann.source)
+    assert "by study" in line and "with noise of ε = 0.5" in line
+    assert remembered.notes(Source("elsewhere.csv")) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"key": "00", "runs": [], "version": 2}'])
+def test_a_damaged_file_stops_the_node(ann: Node, body: bytes) -> None:
+    ann.path.write_bytes(body)
+    with pytest.raises(ConfigError, match=r"ann\.revealed: cannot be read, and it says what"):
+        ann.run(PLAIN)
+    assert ann.path.read_bytes() == body
+
+
+def test_what_cannot_be_kept_is_not_begun(ann: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mpc_train.commands.remembered.write_atomic", full)
+    with pytest.raises(ConfigError, match="has to be kept; nothing was shared"):
+        ann.run(PLAIN)
+
+
+def test_two_nodes_of_one_identity_see_each_other_s_run(ann: Node) -> None:
+    """Both were prepared before either began."""
+    job = load_job(write_job(ann.folder, NOISY))
+    table = load_table(ann.source, job, "ann")
+    one, other = (Remembered(ann.home, "ann", allowing(job)) for _ in range(2))
+    one.check(job, ann.source, table)
+    other.check(job, ann.source, table)
+    one.write(job, ann.source, table)
+    with pytest.raises(RefusedError, match="with noise of this table"):
+        other.write(job, ann.source, table)
+
+
+def test_an_owner_of_columns_keeps_the_whole_table(tmp_path: Path) -> None:
+    """Which of its rows are joined nobody may know, so all of them count."""
+    job = load_job(columns_case.write_job(tmp_path, "nobody"))
+    table = Table(np.zeros((60, 1)), np.zeros(60), np.ones((60, 0)))
+    trained, measured = rows_of(job, "bank", table)
+    assert trained.all() and measured.all() and len(trained) == 60

@@ -1,0 +1,209 @@
+"""Node files and rules: what is refused, and how clearly."""
+
+from pathlib import Path
+
+import pytest
+
+from mpc_train.admission.rules import check_rules
+from mpc_train.errors import ConfigError, DataError, RefusedError
+from mpc_train.jobs.job import load_job
+from mpc_train.run.local import LocalNode, local_data, node_text
+from mpc_train.run.node_config import (
+    HOME_VARIABLE,
+    default_home,
+    load_coordinator_config,
+    load_node_config,
+)
+from tests.support.jobs import write_job
+
+PARTY = """
+[node]
+name = "ann"
+home = "keys"
+
+[coordinator]
+name = "office"
+address = "tcp://office.example.org:7700"
+
+[network]
+listen = "tcp://0.0.0.0:7701"
+advertise = "tcp://ann.example.org:7701"
+
+[data]
+study = "ann.csv"
+other = { file = "sub/other.csv", ignore = ["id"] }
+query = { url = "sqlite:///a.db", query = "select 1", date_formats = { born = "%d.%m.%Y" } }
+
+[rules]
+recipients = ["ann", "office"]
+dealers = ["registry"]
+evaluators = ["ann", "bob", "cleo"]
+metrics = ["accuracy", "auc"]
+least_parties = 3
+least_group = 9
+
+[timeouts]
+join_s = 30
+"""
+
+COORDINATOR = """
+[node]
+name = "office"
+
+[network]
+listen = "tcp://0.0.0.0:7700"
+
+[run]
+job = "job.toml"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "node.toml"
+    path.write_text(text)
+    return path
+
+
+def changed(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1
+    return text.replace(old, new)
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = load_node_config(write(tmp_path, PARTY))
+    assert config.place.home == tmp_path / "keys"
+    assert config.place.roster == tmp_path / "keys" / "roster"
+    assert config.place.run_dir == tmp_path / "runs"
+    assert config.source("study").file == str(tmp_path / "ann.csv")
+    assert config.source("other").ignore == ("id",)
+    assert config.source("query").url == f"sqlite:///{tmp_path}/a.db"
+    assert config.source("query").form_of("born").form == "%d.%m.%Y"
+    assert (config.listen, config.advertise) == (
+        "tcp://0.0.0.0:7701",
+        "tcp://ann.example.org:7701",
+    )
+    assert (config.timeouts.join_s, config.timeouts.peer_s) == (30, 120)
+    with pytest.raises(DataError, match="no table for the job 'third'"):
+        config.source("third")
+
+
+def test_a_local_run_hands_on_how_tables_are_written(tmp_path: Path) -> None:
+    job = load_job(write_job(tmp_path))
+    (tmp_path / "bob.txt").write_text("")
+    (tmp_path / "local.toml").write_text(
+        "[data]\n"
+        'ann = { url = "sqlite:///ann.db", query = "select \\"a b\\" from t" }\n'
+        'bob = { file = "bob.txt", delimiter = ";", header = ["age", "dose", "ill"], quote = "" }\n'
+        'cleo = { file = "bob.txt", ignore = ["\\u007f"], date_pivots = { "a b" = 1930 }, '
+        'date_formats = { "a b" = "%y%m%d", born = "%d.%m.%Y" }, rename = { "c d" = "dose" }, '
+        'drop_rows = ["missing-label"], thousands = "_", skip_lines = 2, comment = "#", '
+        "skip_space = true }\n"
+    )
+    sources = local_data(tmp_path / "job.toml", job)
+    assert sources["ann"].url == f"sqlite:///{tmp_path}/ann.db"
+    node = LocalNode("bob", "party", tmp_path)
+    for owner in job.owners:
+        node = LocalNode(owner, "party", tmp_path)
+        text = node_text(node, tmp_path / "roster", "office", "tcp://127.0.0.1:1", job, sources)
+        assert load_node_config(write(tmp_path, text)).source("study") == sources[owner]
+    (tmp_path / "local.toml").write_text('[data]\nann = { file = "a.parquet", quote = "x" }\n')
+    with pytest.raises(ConfigError, match=r"local\.toml:2: data\.ann\.quote: .* no such option"):
+        local_data(tmp_path / "job.toml", job)
+
+
+def test_a_node_that_cannot_be_dialled_leaves_network_out(tmp_path: Path) -> None:
+    start, end = PARTY.index("[network]"), PARTY.index("[data]")
+    config = load_node_config(write(tmp_path, PARTY[:start] + PARTY[end:]))
+    assert config.listen is None
+    assert config.advertise is None
+
+
+def test_a_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
+    config = load_coordinator_config(write(tmp_path, COORDINATOR))
+    assert config.job == tmp_path / "job.toml"
+    assert config.place.home == tmp_path / "home" == default_home()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "says"),
+    [
+        ('home = "keys"', 'hom = "keys"', "node.hom", "unknown key"),
+        ('name = "ann"', 'name = "Ann"', "node.name", "not a name"),
+        ("tcp://office.example.org:7700", "office.example.org", "coordinator.address", "tcp://"),
+        ("tcp://office.example.org:7700", "tcp://*:7700", "coordinator.address", "dialled"),
+        ("tcp://office.example.org:7700", "tcp://office:99999", "coordinator.address", "tcp://"),
+        ('advertise = "tcp://ann.example.org:7701"\n', "", "network.listen", "advertise"),
+        ('listen = "tcp://0.0.0.0:7701"\n', "", "network.advertise", "listen"),
+        ('"ann.csv"', '""', "data.study", "data file"),
+        ('"ann.csv"', '"ann.data"', "data.study", "cannot be told from the name"),
+        ('ignore = ["id"]', 'delimiter = "ab"', "data.other.delimiter", "one ASCII character"),
+        ('ignore = ["id"]', 'delimeter = ";"', "delimeter", "unknown key"),
+        ("sqlite:///a.db", "postgresql://a:b@c/d", "data.query.url", "holds a password"),
+        ('recipients = ["ann", "office"]\n', "", "rules", 'write recipients = ["…"]'),
+        ('dealers = ["registry"]\n', "", "rules", 'write dealers = ["…"]'),
+        ('evaluators = ["ann", "bob", "cleo"]\n', "", "rules", 'write evaluators = ["…"]'),
+        ('dealers = ["registry"]', 'dealers = ["The Registry"]', "rules.dealers", "not a name"),
+        ("least_group = 9", "least_group = 0", "rules.least_group", "at least 1"),
+        ("least_parties = 3", "repeats = 0", "rules.repeats", "at least 1"),
+        ("least_parties = 3", "least_batch_rows = -1", "rules.least_batch_rows", "at least 0"),
+        ('"auc"]', '"f7"]', "rules.metrics", "Invalid enum value"),
+        ("least_parties = 3", "least_parties = 0", "rules.least_parties", "at least 1"),
+        ("least_parties = 3", 'jobs = ["12"]', "rules.jobs", "64"),
+        ("join_s = 30", "join_s = 0", "timeouts.join_s", "between"),
+    ],
+)
+def test_a_wrong_file_names_file_key_and_remedy(
+    tmp_path: Path, old: str, new: str, key: str, says: str
+) -> None:
+    path = write(tmp_path, changed(PARTY, old, new))
+    with pytest.raises(ConfigError) as caught:
+        load_node_config(path)
+    assert str(caught.value).startswith(f"{path}:")
+    assert key in str(caught.value)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('listen = "tcp://0.0.0.0:7700"', 'listen = ""', "network.listen"),
+        ("[run]", 'advertise = "tcp://office:7700"\n[run]', "network.advertise"),
+        ('job = "job.toml"', 'jobs = "job.toml"', "run"),
+        ("[run]", "[rules]\nrecipients = []\n[run]", "rules"),
+    ],
+)
+def test_a_wrong_coordinator_file(tmp_path: Path, old: str, new: str, key: str) -> None:
+    path = write(tmp_path, changed(COORDINATOR, old, new))
+    with pytest.raises(ConfigError) as caught:
+        load_coordinator_config(path)
+    assert str(caught.value).startswith(f"{path}")
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('recipients = ["ann", "office"]', 'recipients = ["ann"]', "office would receive"),
+        ('["accuracy", "auc"]', '["auc"]', "accuracy would be revealed"),
+        ('metrics = ["accuracy", "auc"]\n', "", "accuracy, auc would be revealed"),
+        ("least_parties = 3", "least_parties = 4", "3 owners bring data"),
+        ("least_parties = 3", 'models = ["linear"]', "a logistic model"),
+        ("least_parties = 3", "least_test_rows = 50", "over 20 rows"),
+        ('["registry"]', '["notary"]', "registry would deal and is not under dealers"),
+        ('["ann", "bob", "cleo"]', '["ann", "bob"]', "cleo would compute and is not under eval"),
+        ("least_parties = 3", "least_batch_rows = 17", "a step takes 16 rows"),
+        ("least_parties = 3", "least_effective_rows = 25", "24.8 rows of ann's in effect"),
+        ("least_group = 9", "least_group = 10", "are ann's, and whoever owns the others"),
+    ],
+)
+def test_a_job_that_breaks_the_rules_is_refused(
+    tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    job = load_job(write_job(tmp_path))
+    check_rules(load_node_config(write(tmp_path, PARTY)).rules, job, "ann")
+    rules = load_node_config(write(tmp_path, changed(PARTY, old, new))).rules
+    with pytest.raises(RefusedError) as caught:
+        check_rules(rules, job, "ann")
+    assert says in str(caught.value)
+    assert "Nothing was shared" in str(caught.value)

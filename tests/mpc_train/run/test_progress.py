@@ -1,0 +1,215 @@
+"""How often a log and a machine are told how a run is going, by a clock of the test's own."""
+
+import itertools
+import json
+import sys
+
+import pytest
+
+from mpc_train.commands.common import Format
+from mpc_train.commands.nodes import _Events
+from mpc_train.run.progress import ProgressView
+
+
+class Clock:
+    """What `time.monotonic` is in the modules that pace."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in ("progress", "pacing"):
+        monkeypatch.setattr(f"mpc_train.{module}.time.monotonic", made)
+    return made
+
+
+def step(view: ProgressView, number: int, steps: int, node: str = "ann") -> None:
+    fields = {"step": number, "steps": steps, "phase": "training", "bytes_sent": 10}
+    view.event("progress", {"node": node, "fields": fields})
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().err.splitlines()
+
+
+def numbers(said: list[str]) -> list[int]:
+    return [int(line.split()[1].split("/")[0]) for line in said if line.startswith("training ")]
+
+
+def test_a_log_has_a_line_for_each_twentieth(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = ProgressView()
+    view.event("started", {})
+    for number in range(1, 1001):
+        clock.now += 2
+        step(view, number, 1000)
+    said = lines(capsys)
+    # 50 steps take 100 s: a minute comes first.
+    assert numbers(said)[:3] == [30, 60, 90] and numbers(said)[-1] == 1000
+    view = ProgressView()
+    view.event("started", {})
+    for number in range(1, 1001):
+        clock.now += 1 / 8
+        step(view, number, 1000)
+    assert numbers(lines(capsys)) == list(range(50, 1001, 50))
+
+
+def test_no_two_lines_stand_within_a_second_but_the_last(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = ProgressView()
+    view.event("started", {})
+    for number in range(1, 101):
+        clock.now += 1 / 32
+        step(view, number, 100)
+    assert numbers(lines(capsys)) == [32, 64, 96, 100]
+    view.event("started", {})
+    for number in range(1, 101):
+        step(view, number, 100)
+    assert numbers(lines(capsys)) == [100]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 40, 260, 3000])
+@pytest.mark.parametrize("pause", [0.001, 0.5, 3.0, 90.0])
+def test_there_is_never_more_than_a_minute_without_a_line(
+    clock: Clock, capsys: pytest.CaptureFixture[str], steps: int, pause: float
+) -> None:
+    view, told = ProgressView(), [clock.now]
+    view.event("started", {})
+    capsys.readouterr()
+    for number in range(1, steps + 1):
+        clock.now += pause
+        view.look()
+        step(view, number, steps)
+        if lines(capsys):
+            told.append(clock.now)
+    assert max(b - a for a, b in itertools.pairwise(told)) <= max(60 + pause, pause)
+    assert told[-1] == clock.now
+    assert len(told) <= 22 + 2 * steps * pause / 60
+
+
+def test_silence_of_a_minute_is_said(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    view = ProgressView()
+    view.look()
+    clock.now += 600
+    view.look()
+    assert lines(capsys) == []  # others are waited for, who says so is another
+    view.event("started", {})
+    clock.now += 59
+    view.look()
+    assert len(lines(capsys)) == 1
+    clock.now += 2
+    view.look()
+    view.look()
+    assert lines(capsys) == ["still training: no news for 1 min 1 s"]
+    step(view, 5, 5)
+    view.event("progress", {"node": "ann", "fields": {"phase": "evaluating"}})
+    clock.now += 61
+    view.look()
+    assert lines(capsys)[1:] == ["evaluating", "still evaluating: no news for 1 min 1 s"]
+
+
+def test_evaluation_begins_with_the_slowest_node(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = ProgressView()
+    view.event("started", {})
+    for node, number in (("dealer", 9), ("ann", 3)):
+        step(view, number, 9, node)
+    capsys.readouterr()
+    clock.now += 100
+    # What a node reports at once is merged into one event.
+    last = {"step": 9, "steps": 9, "phase": "evaluating"}
+    view.event("progress", {"node": "dealer", "fields": last})
+    assert lines(capsys) == []
+    view.event("progress", {"node": "ann", "fields": last})
+    fold = {"phase": "evaluating", "fold": 1, "folds": 5}
+    view.event("progress", {"node": "dealer", "fields": fold})
+    view.event("progress", {"node": "ann", "fields": last | fold})
+    said = lines(capsys)
+    assert numbers(said) == [9]
+    assert said[1:] == ["evaluating", "evaluating, fold 1 of 5"]
+
+
+def test_a_log_is_looked_after_while_it_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of `shown` says it, without an event."""
+    from tests.support.patience import wait_until
+
+    monkeypatch.setattr("mpc_train.run.progress.LOOK_S", 0.001)
+    monkeypatch.setattr("mpc_train.run.progress.LINE_INTERVAL_S", 0.0)
+    said: list[str] = []
+    monkeypatch.setattr("mpc_train.run.progress.say", lambda text, **_: said.append(text))
+    view = ProgressView()
+    with view.shown():
+        view.event("started", {})
+        wait_until(lambda: any("still training" in line for line in said), "a line")
+    count = len(said)
+    view.look()
+    assert len(said) == count + 1  # by us, and by no thread
+
+
+def events(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_machines_get_a_progress_event_a_second(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passed = _Events(Format.json)
+    nodes = ("ann", "bob", "registry")
+    for number in range(1, 1001):
+        clock.now += 0.1
+        for node in nodes:
+            fields = {"step": number, "steps": 1000, "phase": "training"}
+            passed("progress", {"node": node, "fields": fields})
+    told = events(capsys)
+    assert len(told) <= 100 + 2 * len(nodes)
+    for node in nodes:
+        mine = [event["fields"] for event in told if event["node"] == node]
+        assert len(mine) >= 25  # they take turns
+        assert mine[-1] == {"step": 1000, "steps": 1000, "phase": "training"}
+
+
+def test_each_stage_has_its_first_event_and_its_end(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passed = _Events(Format.json)
+    for done in range(0, 101, 10):
+        passed("reading", {"done": done, "total": 100, "unit": "rows", "seconds_left": None})
+    for fields in (
+        {"phase": "sharing", "rows": 5, "of_rows": 10},
+        {"phase": "sharing", "rows": 10, "of_rows": 10},
+        {"phase": "training", "step": 1, "steps": 9},
+        {"phase": "training", "step": 2, "steps": 9},
+        {"phase": "evaluating", "step": 3, "steps": 9},  # stopped early
+        {"phase": "evaluating"},
+    ):
+        passed("progress", {"fields": fields})
+    told = events(capsys)
+    assert [event["done"] for event in told if event["event"] == "reading"] == [0, 100]
+    said = [event["fields"] for event in told if event["event"] == "progress"]
+    assert said == [
+        {"phase": "sharing", "rows": 5, "of_rows": 10},
+        {"phase": "sharing", "rows": 10, "of_rows": 10},
+        {"phase": "training", "step": 1, "steps": 9},
+        {"phase": "evaluating", "step": 3, "steps": 9},
+    ]
+
+
+def test_what_is_no_progress_is_always_passed_on(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passed = _Events(Format.json)
+    for node in ("ann", "bob", "cleo"):
+        passed("arrived", {"node": node})
+    assert [event["node"] for event in events(capsys)] == ["ann", "bob", "cleo"]
+    assert not sys.stderr.isatty()

@@ -1,0 +1,139 @@
+"""What nodes sign: one meaning for the bytes, and no run unless all signatures fit."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parties.agreement.contract import (
+    SESSION_PURPOSE,
+    Acceptance,
+    Contract,
+    Roles,
+    describe_trust,
+    session_statement,
+    verify_acceptances,
+    verify_session,
+)
+from parties.errors import ContractError
+from protocols.sealing.signatures import SigningKeys
+
+ROLES = Roles(("ann", "bob", "cleo"), ("ann", "bob"), "cleo", ("office",))
+CONTRACT = Contract.of("a study", ROLES, b"body", bytes(32))
+KEYS = {name: SigningKeys.generate() for name in ("ann", "bob", "cleo")}
+PUBLIC = {name: keys.public for name, keys in KEYS.items()}
+CONSTANTS = bytes(32)
+
+
+def accept(name: str, constants: bytes = CONSTANTS, contract: Contract = CONTRACT) -> Acceptance:
+    nonce = name.encode().ljust(32, b"\0")
+    return Acceptance.sign(contract, name, nonce, constants, KEYS[name])
+
+
+ACCEPTED = {name: accept(name) for name in KEYS}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dealer": "ann"}, "ann cannot both deal and evaluate"),
+        ({"evaluators": ("ann",)}, "at least two evaluators"),
+        ({"evaluators": ("ann", "ann")}, "twice"),
+        ({"owners": ()}, "needs owners"),
+        ({"recipients": ()}, "needs recipients"),
+        ({"dealer": "../cleo"}, "not a name"),
+        ({"dealer": ""}, "not a name"),
+        ({"recipients": ("Office",)}, "not a name"),
+    ],
+)
+def test_roles_that_would_not_be_private_are_refused(change: dict[str, object], said: str) -> None:
+    with pytest.raises(ContractError, match=said):
+        replace(ROLES, **change).check()  # type: ignore[arg-type]
+
+
+def test_neighbours_and_titles() -> None:
+    roles = Roles(("ann", "bob", "dan", "eve"), ("bob", "ann"), "cleo", ("dan",))
+    assert roles.nodes == ("ann", "bob", "cleo", "dan", "eve")
+    assert roles.neighbours("ann") == ("bob", "cleo", "dan", "eve")
+    assert roles.neighbours("cleo") == roles.neighbours("dan") == ("ann", "bob")
+    assert roles.title("bob") == "evaluator 0, owner"
+    assert roles.title("dan") == "owner, recipient"
+
+
+def test_the_statement_of_trust_names_everybody() -> None:
+    text = describe_trust(ROLES)
+    for name in ROLES.names:
+        assert name in text
+    assert "cleo together with any one of them" in text
+    assert "Up to 2 evaluators together" in describe_trust(
+        Roles(("ann",), ("ann", "bob", "dan"), "cleo", ("ann",))
+    )
+
+
+def test_a_contract_is_read_as_it_was_written() -> None:
+    assert Contract.from_bytes(CONTRACT.to_bytes()) == CONTRACT
+
+
+@given(st.binary(max_size=300))
+def test_foreign_bytes_are_no_contract(data: bytes) -> None:
+    with pytest.raises(ContractError):
+        Contract.from_bytes(data)
+
+
+@given(st.integers(0, len(CONTRACT.to_bytes()) - 1), st.integers(1, 255))
+def test_no_altered_byte_goes_unnoticed(position: int, change: int) -> None:
+    data = bytearray(CONTRACT.to_bytes())
+    data[position] ^= change
+    try:
+        contract = Contract.from_bytes(bytes(data))
+    except ContractError:
+        return
+    assert contract.digest() != CONTRACT.digest()
+
+
+def test_another_version_or_body_is_refused() -> None:
+    with pytest.raises(ContractError, match="version 1, this node 2"):
+        replace(CONTRACT, version=1).check(b"body")
+    with pytest.raises(ContractError, match="not the one under the contract"):
+        CONTRACT.check(b"other")
+
+
+def test_all_acceptances_give_all_nodes_one_session() -> None:
+    sids = {verify_acceptances(CONTRACT, ACCEPTED[name], ACCEPTED, PUBLIC) for name in KEYS}
+    assert len(sids) == 1
+
+
+def test_our_own_nonce_must_be_in_the_session() -> None:
+    with pytest.raises(ContractError, match="not those of the job's nodes"):
+        verify_acceptances(CONTRACT, replace(ACCEPTED["ann"], nonce=bytes(32)), ACCEPTED, PUBLIC)
+
+
+@pytest.mark.parametrize(
+    ("forged", "said"),
+    [
+        (replace(ACCEPTED["bob"], nonce=bytes(32)), "bob did not sign"),
+        (replace(ACCEPTED["bob"], constants=b"c" * 32), "bob did not sign"),
+        (replace(ACCEPTED["bob"], signature=ACCEPTED["ann"].signature), "bob did not sign"),
+        (replace(ACCEPTED["bob"], signature=b""), "bob did not sign"),
+        (ACCEPTED["cleo"], "came as that of bob"),
+        (accept("bob", contract=replace(CONTRACT, name="another")), "bob did not sign"),
+        (accept("bob", constants=b"c" * 32), "constants differ: bob has 6363.*, ann 0000"),
+    ],
+)
+def test_an_acceptance_that_does_not_fit_is_refused(forged: Acceptance, said: str) -> None:
+    with pytest.raises(ContractError, match=said):
+        verify_acceptances(CONTRACT, ACCEPTED["ann"], {**ACCEPTED, "bob": forged}, PUBLIC)
+
+
+def test_everybody_signs_the_same_session() -> None:
+    sid = verify_acceptances(CONTRACT, ACCEPTED["ann"], ACCEPTED, PUBLIC)
+    signed = {
+        name: keys.sign(SESSION_PURPOSE, session_statement(CONTRACT, sid, name))
+        for name, keys in KEYS.items()
+    }
+    verify_session(CONTRACT, sid, signed, PUBLIC)
+    other = KEYS["bob"].sign(SESSION_PURPOSE, session_statement(CONTRACT, bytes(32), "bob"))
+    for wrong in ({**signed, "bob": other}, {"ann": signed["ann"]}):
+        with pytest.raises(ContractError, match="bob did not sign this session"):
+            verify_session(CONTRACT, sid, wrong, PUBLIC)

@@ -1,0 +1,411 @@
+"""What a hostile peer can make a node or the coordinator hold: bounded, and refused by name."""
+
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from parties.agreement import control
+from parties.agreement.control import ArtifactPart
+from parties.errors import ControlError, IdentityError, PassphraseError
+from parties.files import private_directory
+from parties.keys.passphrase import read_passphrase
+from parties.keys.vault import FileVault, identity_path
+from parties.nodes import artifacts
+from parties.nodes.artifacts import Collector
+from parties.stop import StopFlag
+from parties.wire import data_plane
+from parties.wire.control_plane import (
+    MAX_EARLY_FRAMES,
+    MAX_PART_BYTES,
+    ControlClient,
+    ControlServer,
+)
+from parties.wire.control_plane import Relay as RelayLink
+from parties.wire.tally import Tally
+from parties.wire.zmq_transport import CurveKeys, Transport
+from protocols.channel import MAX_FRAME_BYTES
+from protocols.errors import FrameError, PeerTimeoutError
+from tests.parties.wire.test_transport import connect, ends
+from tests.support.patience import PATIENCE_S, wait_until
+
+LISTEN = "tcp://127.0.0.1:*"
+JOB = ("ann", "bob", "dora", "owner")
+NEIGHBOURS = {
+    "ann": ("bob", "dora", "owner"),
+    "bob": ("ann", "dora", "owner"),
+    "dora": ("ann", "bob"),
+    "owner": ("ann", "bob"),
+}
+KEYS = {name: CurveKeys.generate() for name in (*JOB, "office", "mallory", "desk")}
+
+
+class Desk:
+    """A coordinator's port, and what the nodes that dialled it get."""
+
+    def __init__(self) -> None:
+        allowed = {name: KEYS[name].public for name in (*JOB, "office")}
+        self.transport = Transport(KEYS["desk"], allowed, {"mallory": KEYS["mallory"].public})
+        self.server = ControlServer(self.transport, LISTEN, NEIGHBOURS)
+        self.links: dict[str, RelayLink] = {}
+        self.transports = [self.transport]
+        self.unasked: list[str] = []
+        """Names of those whose messages were neither frames nor control messages."""
+
+    def dial(self, name: str) -> RelayLink:
+        transport = Transport(KEYS[name], {})
+        self.transports.append(transport)
+        self.links[name] = RelayLink(transport, self.server.address, KEYS["desk"].public)
+        return self.links[name]
+
+    def serve(self, done: Callable[[], bool], what: str) -> None:
+        """Take in what comes until something has happened."""
+
+        def served() -> bool:
+            self.unasked += [arrival.name for arrival in self.server.poll(0.02)]
+            return done()
+
+        wait_until(served, what)
+
+    def received(self, name: str, count: int) -> list[tuple[str, bytes]]:
+        """The next frames that were relayed to a node."""
+        found: list[tuple[str, bytes]] = []
+
+        def there() -> bool:
+            frame = self.links[name].receive()
+            if frame is not None:
+                found.append((frame[0], frame[1][-1].bytes))
+            return len(found) >= count
+
+        self.serve(there, f"{count} frames to {name}")
+        return found
+
+    def close(self) -> None:
+        for link in self.links.values():
+            link.close(0)
+        self.server.close(0)
+        for transport in self.transports:
+            transport.close()
+
+
+@contextmanager
+def desk(*names: str) -> Iterator[Desk]:
+    made = Desk()
+    try:
+        for name in names:
+            made.dial(name)
+        made.serve(lambda: set(made.server._relays) >= set(names), "the nodes to connect")
+        yield made
+    finally:
+        made.close()
+
+
+def test_frames_pass_between_neighbours_only(caplog: pytest.LogCaptureFixture) -> None:
+    with desk(*JOB) as made, caplog.at_level(logging.WARNING):
+        links, dropped = made.links, made.server.dropped
+        links["dora"].send("owner", [b"\x01a", b"to nobody it talks to"])
+        links["owner"].send("nobody", [b"\x01a", b"to no name"])
+        links["owner"].send("\xff\x1b[31m", [b"\x01a", b"to no name that can be one"])
+        links["owner"].send("desk", [b"\x01a", b"to the coordinator"])
+        made.serve(lambda: dropped["owner"] >= 3 and dropped["dora"] >= 1, "frames to be dropped")
+        assert made.server.relayed_bytes == 0
+        links["ann"].send("bob", [b"\x01a", b"to a neighbour"])
+        links["ann"].send("owner", [b"\x01a", b"the first"])
+        assert made.received("bob", 1) == [("ann", b"to a neighbour")]
+        assert made.received("owner", 1) == [("ann", b"the first")]
+        assert dropped["owner"] == 3 and dropped["dora"] == 1
+    assert "dropped 1 frames of dora" in caplog.text
+    assert "nobody that it shares a channel with" in caplog.text
+
+
+def test_a_recipient_of_the_job_has_no_frames_to_relay() -> None:
+    with desk("ann", "bob") as made:
+        link = made.dial("office")
+        link.send("ann", [b"\x01a", b"frame"])
+        # Its hello, and its frame: messages that nobody asked for.
+        made.serve(lambda: made.unasked == ["office"] * 2, "both to be refused")
+        made.links["bob"].send("ann", [b"\x01a", b"the first"])
+        assert made.received("ann", 1) == [("bob", b"the first")]
+
+
+def test_a_card_outside_the_job_gets_no_connection(caplog: pytest.LogCaptureFixture) -> None:
+    with desk("ann") as made, caplog.at_level(logging.WARNING):
+        link = made.dial("mallory")
+        link.send("ann", [b"\x01a", b"frame"])
+
+        def refused() -> bool:
+            link.link.update()
+            return link.link.trouble is not None
+
+        made.serve(refused, "the stranger to be turned away")
+        assert "no part in the job" in str(link.link.trouble)
+        assert made.transport.refused >= 1 and not made.unasked
+        assert not link.link.connected
+    assert "of mallory, who is not admitted here" in caplog.text
+
+
+def test_what_is_no_frame_is_not_relayed() -> None:
+    with desk("ann", "bob") as made:
+        link = made.links["ann"]
+        link.send("bob", [b"\x01a", b"one", b"part too many"])
+        link.send("bob", [b"\x01" + bytes(900_000), bytes(900_000)])
+        link.send("bob", [bytes(1) for _ in range(100_000)])
+        link.send("bob", [b"\x01a", bytes(MAX_FRAME_BYTES + 16)])
+        assert made.received("bob", 1) == [("ann", bytes(MAX_FRAME_BYTES + 16))]
+        assert made.server.dropped["ann"] == 3
+
+
+def test_a_message_above_the_bound_ends_the_connection_it_came_on() -> None:
+    """ZeroMQ itself refuses it, before the bytes are there."""
+    with desk("ann", "bob") as made:
+        link = made.links["ann"].link
+
+        def lost() -> bool:
+            link.update()
+            return link.lost
+
+        def connected() -> bool:
+            link.update()
+            return link.connected
+
+        wait_until(connected, "the connection")
+        made.links["ann"].send("bob", [bytes(1 << 26)])
+        made.serve(lost, "the connection to break")
+        assert made.server.relayed_bytes == 0
+
+
+def test_frames_for_a_node_that_is_not_there_are_few() -> None:
+    with desk("ann", "owner") as made:
+        link, dropped = made.links["ann"], made.server.dropped
+        for _ in range(100):
+            link.send("bob", [b"\x01a", b"early"])
+        link.send("bob", [b"\x01a", bytes(1 << 17)])
+        made.serve(lambda: dropped["ann"] >= 101 - MAX_EARLY_FRAMES, "frames to be dropped")
+        made.dial("bob")
+        assert made.received("bob", MAX_EARLY_FRAMES) == [("ann", b"early")] * MAX_EARLY_FRAMES
+        link.send("bob", [b"\x01a", b"the next"])
+        assert made.received("bob", 1) == [("ann", b"the next")]
+        assert dropped["ann"] == 101 - MAX_EARLY_FRAMES
+
+
+def test_a_flood_is_logged_ever_more_rarely() -> None:
+    tally = Tally()
+    assert [count for count in (tally.add("bob") for _ in range(1000)) if count] == [
+        1 << bit for bit in range(10)
+    ]
+    assert tally["bob"] == 1000 and tally.add("ann") == 1
+
+
+def test_empty_frames_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_plane, "MAX_INBOX_BYTES", 50 * data_plane.FRAME_COST_BYTES)
+    with ends("ann", "bob", "cleo") as made:
+        connect(made)
+        ann, _, cleo = (end.plane for end in made)
+        for _ in range(60):
+            cleo.send("ann", b"", b"")
+        with pytest.raises(FrameError, match="cleo sent 51 frames before they were asked for"):
+            ann.receive("bob", PATIENCE_S)
+
+
+def test_small_frames_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_plane, "MAX_INBOX_FRAMES", 20)
+    with ends("ann", "bob", "cleo") as made:
+        connect(made)
+        ann, bob, cleo = (end.plane for end in made)
+        for number in range(20):
+            cleo.send("ann", b"label", bytes([number]))
+        while len(ann._inbox["cleo"]) < 20:
+            with pytest.raises(PeerTimeoutError):
+                ann.receive("bob", 0.1)
+        bob.send("ann", b"b", b"")
+        assert ann.receive("bob", PATIENCE_S)[0] == b"b"
+        assert [bytes(ann.receive("cleo", PATIENCE_S)[1]) for _ in range(20)] == [
+            bytes([number]) for number in range(20)
+        ]
+        for _ in range(21):
+            cleo.send("ann", b"label", b"")
+        with pytest.raises(FrameError, match="cleo sent 21 frames"):
+            ann.receive("bob", PATIENCE_S)
+
+
+def test_the_inbox_gives_back_what_was_read() -> None:
+    with ends("ann", "bob", "cleo") as made:
+        connect(made)
+        ann, _, cleo = (end.plane for end in made)
+        for _ in range(3):
+            cleo.send("ann", b"label", b"payload")
+        while len(ann._inbox["cleo"]) < 3:
+            with pytest.raises(PeerTimeoutError):
+                ann.receive("bob", 0.1)
+        assert ann._inbox_bytes["cleo"] == 3 * (data_plane.FRAME_COST_BYTES + len(b"labelpayload"))
+        for _ in range(3):
+            ann.receive("cleo", PATIENCE_S)
+        assert ann._inbox_bytes["cleo"] == 0
+
+
+def test_no_node_sends_a_frame_that_another_would_refuse() -> None:
+    assert MAX_FRAME_BYTES + 1 + data_plane.MAX_HEAD_BYTES + 16 <= MAX_PART_BYTES
+
+
+def part(path: str, data: bytes, index: int = 0, last: bool = True) -> ArtifactPart:
+    return ArtifactPart("sealed", path, index, last, data)
+
+
+def test_artifacts_are_bounded_over_all_senders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "MAX_PENDING_BYTES", 100)
+    collector = Collector(tmp_path / "pending")
+    with pytest.raises(ControlError, match="not complete"):
+        for number in range(20):
+            collector.add(f"node-{number}", part("rita/file", bytes(10), last=False))
+    monkeypatch.setattr(artifacts, "MAX_ARTIFACTS_BYTES", 100)
+    collector = Collector(tmp_path / "written")
+    with pytest.raises(ControlError, match="node-10 sent too many"):
+        for number in range(20):
+            collector.add(f"node-{number}", part("rita/file", bytes(10)))
+    assert len(collector.files) == 10
+
+
+def test_what_was_completed_counts_no_more_as_pending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "MAX_PENDING_BYTES", 100)
+    collector = Collector(tmp_path)
+    for number in range(20):
+        collector.add("ann", part(f"rita/file-{number}", bytes(40)))
+    assert len(collector.files) == 20
+
+
+def test_results_are_for_their_owners_eyes(tmp_path: Path) -> None:
+    root = tmp_path / "runs" / "one"
+    file = Collector(root).add("ann", part("rita/model", b"sealed"))
+    assert file is not None
+    for path in (root, *(root / piece for piece in ("sealed", "sealed/rita", "sealed/rita/ann"))):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700, path
+    assert stat.S_IMODE((tmp_path / "runs").stat().st_mode) == 0o700
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_directory_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    private_directory(tmp_path / "a" / "b")
+    private_directory(tmp_path / "a" / "b")
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        private_directory(tmp_path / "file")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601, 0o666, 0o777])
+def test_a_passphrase_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "passphrase"
+    path.write_text("correct horse\n")
+    path.chmod(mode)
+    with pytest.raises(PassphraseError, match="others may read it; chmod 600 passphrase"):
+        read_passphrase(file=path)
+    path.chmod(0o600)
+    assert read_passphrase(file=path) == b"correct horse"
+    path.chmod(0o400)
+    assert read_passphrase(file=path) == b"correct horse"
+
+
+def test_a_passphrase_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "passphrase"
+    path.write_text("correct horse\n")
+    path.chmod(0o600)
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    if owner == 0:  # what root gives a service is as good as its own
+        assert read_passphrase(file=path) == b"correct horse"
+        os.chown(path, 12345, -1)
+    with pytest.raises(PassphraseError, match="another user owns it"):
+        read_passphrase(file=path)
+
+
+def test_an_identity_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    FileVault.create(tmp_path / "home", "ann", b"correct horse")
+    path = identity_path(tmp_path / "home", "ann")
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    path.chmod(0o644)
+    with pytest.raises(IdentityError, match=r"ann\.identity: .*chmod 600 ann\.identity"):
+        FileVault.open(path, b"correct horse")
+    path.chmod(0o600)
+    assert FileVault.open(path, b"correct horse").card.name == "ann"
+
+
+class Flood:
+    """A coordinator that says one thing again and again; as much of a client as a thread needs."""
+
+    def __init__(self, message: control.FromCoordinator) -> None:
+        self.data = control.encode(message)
+        self.taken = 0
+
+    def poll(self, timeout_s: float) -> bytes | None:
+        self.taken += 1
+        return self.data if self.taken < 10_000 else None
+
+    def state(self) -> str:
+        return "connected" if self.taken < 10_000 else "lost"
+
+    def send(self, data: bytes) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def close(self, linger_s: float) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (control.Propose(bytes(1000), bytes(100_000)), "messages nobody asked for"),
+        (control.Finish(), "messages nobody asked for"),
+        (control.Delivery("bob", part("rita/file", b"")), "not sealed to ann"),
+        (
+            control.Delivery("bob", ArtifactPart("notes", "ann/file", 0, True, b"")),
+            "not sealed to ann",
+        ),
+    ],
+)
+def test_a_coordinator_cannot_fill_a_node(
+    tmp_path: Path, message: control.FromCoordinator, said: str
+) -> None:
+    from parties.nodes.coordinator import ignore_event
+    from parties.nodes.node import _ControlThread
+
+    flood, stop = Flood(message), StopFlag()
+    client: ControlClient = flood  # type: ignore[assignment]
+    thread = _ControlThread(client, "ann", "desk", stop, tmp_path, ignore_event)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert isinstance(stop.reason, ControlError) and said in str(stop.reason)
+    assert flood.taken < 20 and not list(tmp_path.iterdir())
+
+
+def test_only_evaluators_seal(tmp_path: Path) -> None:
+    from parties.agreement.contract import Roles
+    from parties.keys.roster import Roster
+    from parties.keys.vault import MemoryVault
+    from parties.nodes.coordinator import Coordinator, CoordinatorSettings, _Faulty
+
+    vaults = {name: MemoryVault.generate(name) for name in ("ann", "bob", "dora", "owner", "desk")}
+    roster = Roster.of(vault.card for vault in vaults.values())
+    roles = Roles(("ann", "owner"), ("ann", "bob"), "dora", ("ann",))
+    made = Coordinator(
+        vaults["desk"], roster, "job", (roles, b"body"), CoordinatorSettings(LISTEN, tmp_path)
+    )
+    try:
+        for name in ("dora", "owner"):
+            with pytest.raises(_Faulty, match=f"{name} seals a result and evaluates nothing"):
+                made._keep(name, part("ann/model.envelope", b"garbage"))
+        made._keep("bob", part("ann/model.envelope", b"sealed"))
+    finally:
+        made._close(0)
+    assert len(made._collector.files) == 1

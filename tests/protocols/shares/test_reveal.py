@@ -1,0 +1,110 @@
+"""The reveal gate: listed outputs, once; nothing is sent otherwise."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protocols.errors import RevealError
+from protocols.roles.role import Role
+from protocols.shares.masked import public
+from protocols.shares.reveal import Output, RevealGate
+from tests.support.lockstep import LockstepLoopback, run_lockstep
+from tests.support.loopback import secret
+
+X = np.array([[5, -7, 2**62], [0, 1, -(2**63)]])
+AGREED = frozenset({Output("accuracy", 3), Output("weight", 3)})
+
+
+@pytest.mark.parametrize("evaluators", [2, 3, 4, 5])
+def test_outputs(evaluators: int) -> None:
+    def program(role: Role) -> Any:
+        x = secret(role, X, 1)
+        gate = RevealGate(AGREED)
+        shown = gate.to_everybody("accuracy", 3, x.sum(1))
+        half = gate.for_recipients("weight", 3, x)
+        assert gate.passed == (Output("accuracy", 3), Output("weight", 3))
+        return shown, half
+
+    *evaluated, dealer = run_lockstep(program, evaluators)
+    assert dealer == (None, None)
+    for shown, _ in evaluated:
+        np.testing.assert_array_equal(shown, X.sum(1))
+    halves = [half for _, half in evaluated]
+    assert all((half.delta == halves[0].delta).all() for half in halves)
+    np.testing.assert_array_equal(halves[0].delta - sum(half.lam for half in halves), X)
+    assert not (halves[0].delta == X).any()
+    assert "5" not in repr(halves[0])
+
+
+def test_a_public_value_may_pass() -> None:
+    def program(role: Role) -> Any:
+        return RevealGate(AGREED).to_everybody("accuracy", 3, public(role, X))
+
+    np.testing.assert_array_equal(run_lockstep(program, 2)[0], X)
+
+
+REFUSED: dict[str, Callable[[RevealGate, Any], Any]] = {
+    "not listed": lambda gate, x: gate.to_everybody("loss", 3, x),
+    "another step": lambda gate, x: gate.to_everybody("accuracy", 2, x),
+    "not listed for recipients": lambda gate, x: gate.for_recipients("bias", 3, x),
+    "another step for recipients": lambda gate, x: gate.for_recipients("weight", 4, x),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_before_a_byte_is_sent(name: str) -> None:
+    net = LockstepLoopback()
+    before: dict[Any, int] = {}
+
+    def program(role: Role) -> None:
+        x = secret(role, X)
+        role.finish()
+        before[role.index] = sum(map(len, net.transcript.values()))
+        gate = RevealGate(AGREED)
+        with pytest.raises(RevealError):
+            REFUSED[name](gate, x)
+        assert gate.passed == ()
+
+    run_lockstep(program, 2, net=net)
+    payloads = [p for frames in net.transcript.values() for label, p in frames if p]
+    assert len(payloads) == 1, "the input alone"
+
+
+@pytest.mark.parametrize("first", ["to_everybody", "for_recipients"])
+@pytest.mark.parametrize("second", ["to_everybody", "for_recipients"])
+def test_an_output_passes_once(first: str, second: str) -> None:
+    def program(role: Role) -> None:
+        x = secret(role, X)
+        gate = RevealGate(AGREED)
+        getattr(gate, first)("weight", 3, x)
+        sent = role.operation
+        with pytest.raises(RevealError, match="weight"):
+            getattr(gate, second)("weight", 3, x)
+        assert role.operation == sent
+
+    run_lockstep(program, 3)
+
+
+def test_sums_of_owners_do_not_give_the_tensors_away() -> None:
+    """What p2 receives of p0: its opened summand and, later, its share of the new mask.
+
+    Were both under one mask share, their difference would be Δ − λ of the tensor that p0 masked
+    alone.
+    """
+    net = LockstepLoopback()
+
+    def program(role: Role) -> Any:
+        tensors = [secret(role, np.array([100 + i]), i) for i in range(3)]
+        total = tensors[0] + tensors[1] + tensors[2]
+        shown = RevealGate(AGREED).to_everybody("accuracy", 3, total)
+        if role.index == 2:
+            return shown, tensors[0].delta.get(), total.delta.get()
+        return None
+
+    shown, first, delta = run_lockstep(program, 3, net=net)[2]
+    assert shown == 303
+    frames = {label[:4]: p for label, p in net.transcript["p0", "p2"]}
+    part = np.frombuffer(frames[b"open"], np.int64) - np.frombuffer(frames[b"rvl "], np.int64)
+    assert first - (delta - part) != 100
