@@ -132,16 +132,19 @@ def zmq_has_one_module(source: Source) -> Iterator[str]:
             yield f"{source.path}:{line}: imports {name}; only parties/wire/zmq_transport.py may"
 
 
+CRYPTEN_DOOR = "protocols.crypten_tensor"
+
+
 def crypten_has_one_door(source: Source) -> Iterator[str]:
     """CrypTen is imported in one place, and handed on by the modules named after it."""
     if source.owner == "tests" or source.path == "protocols/crypten_tensor/importing.py":
         return
     for line, name in source.imports:
         if _within(name, "crypten"):
-            yield f"{source.path}:{line}: imports {name}; take it from protocols.crypten_tensor.importing"
-        inside = source.path.startswith("protocols/crypten_")
+            yield f"{source.path}:{line}: imports {name}; take it from {CRYPTEN_DOOR}.importing"
+        inside = source.path.startswith("protocols/crypten_tensor/")
         if _within(name, "protocols.crypten_tensor.importing") and not inside:
-            yield f"{source.path}:{line}: imports {name}; take it from protocols.crypten_tensor.tensor"
+            yield f"{source.path}:{line}: imports {name}; take it from {CRYPTEN_DOOR}.tensor"
 
 
 STOCK_PROTOCOL = ("crypten.mpc", "crypten.init", "crypten.generators", "crypten.common.rng")

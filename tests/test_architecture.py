@@ -85,8 +85,12 @@ CAUGHT: list[tuple[Rule, str, str]] = [
         "mpc_train/networks/models.py",
         "from protocols.crypten_tensor.importing import crypten",
     ),
-    (crypten_has_one_door, "protocols/shares/reveal.py", "from .crypten_import import crypten"),
-    (crypten_has_one_door, "protocols/shares/reveal.py", "from . import crypten_import"),
+    (
+        crypten_has_one_door,
+        "protocols/shares/reveal.py",
+        "from ..crypten_tensor.importing import crypten",
+    ),
+    (crypten_has_one_door, "protocols/shares/reveal.py", "from ..crypten_tensor import importing"),
     (
         crypten_lends_no_protocol,
         "protocols/crypten_tensor/tensor.py",
@@ -169,7 +173,7 @@ PASSES: list[tuple[Rule, str, str]] = [
     (
         crypten_has_one_door,
         "protocols/crypten_tensor/tensor.py",
-        "from .crypten_import import crypten",
+        "from .importing import crypten",
     ),
     (
         crypten_has_one_door,
@@ -179,7 +183,7 @@ PASSES: list[tuple[Rule, str, str]] = [
     (
         crypten_lends_no_protocol,
         "protocols/crypten_tensor/tensor.py",
-        "from .crypten_import import crypten\ncrypten.nn.Linear\ncrypten.gradients",
+        "from .importing import crypten\ncrypten.nn.Linear\ncrypten.gradients",
     ),
     (
         nothing_is_pickled,

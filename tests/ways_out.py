@@ -12,20 +12,20 @@ A file is listed as a whole, or as `file: expression` for that expression alone.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.architecture import PACKAGES, Rule, Source, called
 
-WIRE = {
-    *("bundle", "canonical", "channel", "envelope", "errors", "handshake", "hybrid"),
-    *("key_schedule", "record", "session", "signatures"),
-}
+WIRE = ("protocols.errors", "protocols.channel", "protocols.canonical", "protocols.sealing")
 """What of `protocols` knows bytes and keys, and neither shares nor masks."""
-PUBLIC = {
-    *("amx", "bit_programs", "comparison_plan", "fixed_point", "inverse_plan", "rational", "ring"),
-    "spline_tables",
-}
+PUBLIC = (
+    *(f"protocols.ring.{name}" for name in ("tiles", "products", "rational", "fixed_point")),
+    "protocols.comparison.bit_programs",
+    "protocols.comparison.plan",
+    "protocols.functions.matrix_inverse_plan",
+    "protocols.functions.spline_tables",
+)
 """What of it knows numbers that everybody has, or works on words without knowing whose."""
 
 
@@ -56,9 +56,13 @@ WAYS: tuple[Way, ...] = (
         "a mask that no keyed stream drew, or one taken a second time",
         names=frozenset({"Mask"}),
         users={
-            "protocols/roles/evaluator.py": "shares of masks, from the stream that the dealer has too",
+            "protocols/roles/evaluator.py": (
+                "shares of masks, from the stream that the dealer has too"
+            ),
             "protocols/roles/dealer.py": "sums of these shares",
-            "mpc_train/tables/loading/filling.py: cells.Mask": "another thing: which cells are missing",
+            "mpc_train/tables/loading/filling.py: cells.Mask": (
+                "another thing: which cells are missing"
+            ),
         },
     ),
     Way(
@@ -67,10 +71,16 @@ WAYS: tuple[Way, ...] = (
         names=frozenset({"send_all"}),
         users={
             "protocols/roles/frames.py": "cuts payloads into frames",
-            "protocols/roles/evaluator.py": "shares of openings under their masks, seeds, empty frames",
+            "protocols/roles/evaluator.py": (
+                "shares of openings under their masks, seeds, empty frames"
+            ),
             "protocols/roles/dealer.py": "corrections, the dealer's own masked input, empty frames",
-            "protocols/shares/inputs.py": "summands of an outside owner, of which one alone says nothing",
-            "protocols/linkage/intersection.py": "lists that are masked, parts of the holders' key, a size",
+            "protocols/shares/inputs.py": (
+                "summands of an outside owner, of which one alone says nothing"
+            ),
+            "protocols/linkage/intersection.py": (
+                "lists that are masked, parts of the holders' key, a size"
+            ),
             "mpc_train/evaluation/own.py": "shares that passed the reveal gate, to their owner",
         },
     ),
@@ -89,7 +99,9 @@ WAYS: tuple[Way, ...] = (
         users={
             "protocols/shares/reveal.py": "a bit that passed the reveal gate",
             "mpc_train/linkage/link.py": "how many records are joined, which the job discloses",
-            "mpc_train/tables/readers/columnar.py: file.tell": "another thing: where a file is read",
+            "mpc_train/tables/readers/columnar.py: file.tell": (
+                "another thing: where a file is read"
+            ),
         },
     ),
     Way(
@@ -136,8 +148,12 @@ WAYS: tuple[Way, ...] = (
         members=frozenset({"get", "then", "_value"}),
         users={
             "protocols/roles/deferred.py": "defines them",
-            "protocols/roles/evaluator.py: part.then": "an opening begins once its summand is there",
-            "protocols/linkage/shuffle.py: x.delta.get": "permuted under a fresh mask before it is sent",
+            "protocols/roles/evaluator.py: part.then": (
+                "an opening begins once its summand is there"
+            ),
+            "protocols/linkage/shuffle.py: x.delta.get": (
+                "permuted under a fresh mask before it is sent"
+            ),
             "protocols/shares/reveal.py: fresh.delta.get": "the reveal gate",
             "mpc_train/run/memory.py: words.get": "drops what it gets",
         },
@@ -158,7 +174,9 @@ WAYS: tuple[Way, ...] = (
         "half of a revealed tensor",
         names=frozenset({"SealedHalf"}),
         users={
-            "protocols/shares/reveal.py": "the reveal gate makes it, under fresh shares of a fresh mask"
+            "protocols/shares/reveal.py": (
+                "the reveal gate makes it, under fresh shares of a fresh mask"
+            ),
         },
     ),
     Way("a whole tensor, in CrypTen's own way", members=frozenset({"get_plain_text"})),
@@ -226,14 +244,17 @@ class Found:
 def knows_arithmetic(source: Source) -> bool:
     """Whether shares can be at hand: an arithmetic module of `protocols`, or an import of one."""
     if source.owner == "protocols":
-        return source.path.split("/")[-1].removesuffix(".py") not in WIRE
-    return any(_beyond(name, WIRE | PUBLIC) for _, name in source.imports)
+        return not _within(source.path.removesuffix(".py").replace("/", "."), WIRE)
+    return any(_beyond(name, (*WIRE, *PUBLIC)) for _, name in source.imports)
 
 
-def _beyond(name: str, known: Set[str]) -> bool:
-    """Whether a module of `protocols` is imported that is none of `known`."""
-    parts = name.split(".")
-    return parts[0] == "protocols" and len(parts) > 1 and parts[1] not in known
+def _beyond(name: str, known: Sequence[str]) -> bool:
+    """Whether something of `protocols` is imported that is in none of `known`."""
+    return _within(name, ("protocols",)) and name != "protocols" and not _within(name, known)
+
+
+def _within(name: str, places: Sequence[str]) -> bool:
+    return any(name == place or name.startswith(f"{place}.") for place in places)
 
 
 def shares_leave_by_listed_ways(source: Source) -> Iterator[str]:

@@ -3,8 +3,9 @@
 A token is HMAC-SHA256 of the normalised identifiers of a row, each with its length, under a key
 that follows from the job. Whoever has the job can try identifiers out on tokens, so that tokens
 stay in the process of the node that made them: before anything of them travels they are hashed
-again under a key that the holders of the session alone make (`protocols.linkage.intersection`). Neither
-identifiers nor tokens are ever written to a file, a log or an error.
+again under a key that the holders of the session alone make
+(`protocols.linkage.intersection`). Neither identifiers nor tokens are ever written to a file, a log
+or an error.
 
 Their order is the same at all holders, and is the one in which joined rows stand where holders
 learn which they are.

@@ -1,8 +1,8 @@
 """A recipient opens what the evaluators sealed, and has an ordinary PyTorch state_dict.
 
-It needs the envelopes of all evaluators of one run (`mpc_train.results.artifact` says what is in them),
-compares every ΔW bit for bit, and computes W = ΔW − Σ [λW]_i modulo 2^64 at scale 2**f. Whatever
-does not fit ends in an error that names whose envelope it is, and nothing is opened.
+It needs the envelopes of all evaluators of one run (`mpc_train.results.artifact` says what is in
+them), compares every ΔW bit for bit, and computes W = ΔW − Σ [λW]_i modulo 2^64 at scale 2**f.
+Whatever does not fit ends in an error that names whose envelope it is, and nothing is opened.
 
 The manifest can be shown to others, who verify it with the evaluators' cards (signatures) and, if
 they have the model file, tie the two together with the key inside that file.

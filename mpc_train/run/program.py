@@ -182,7 +182,7 @@ class TrainProgram:
         role = make_role(session)
         dispatch.install()
         attach(role, job.fraction_bits)
-        # Words wrap around: that is the products, and NumPy warns of it where there is one word only.
+        # Words wrap around: that is the ring, and NumPy warns of it where there is one word only.
         with np.errstate(over="ignore"):
             return self._attached(session, job, role)
 

@@ -119,7 +119,7 @@ class ProgressView:
                 say(text, aside=True)
 
     def event(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """Take one event: see `parties.nodes.coordinator.Coordinator` and `parties.nodes.node.run_node`."""
+        """Take one event of `parties.nodes.coordinator` or `parties.nodes.node`."""
         if kind == "arrived":
             self.say(f"{fields.get('node')} has joined")
         elif kind == "left":

@@ -14,9 +14,9 @@ one's, and whenever the scale has grown by two, v is truncated by one bit. So sq
 with one rounding each, by the truncation that they need anyway.
 
 All parameters are one vector (`gradients`). Rounds of a step after the gradients' summands: 2 for
-g, 1 to the first opening of g², 9 to the product with the root (`protocols.functions.inverse_root`), 2 for
-the update: about 14, whatever the number of tensors. Opened by an evaluator, for one parameter:
-about 140 bytes; SGD opens 10.
+g, 1 to the first opening of g², 9 to the product with the root
+(`protocols.functions.inverse_root`), 2 for the update: about 14, whatever the number of tensors.
+Opened by an evaluator, for one parameter: about 140 bytes; SGD opens 10.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ randomness, and none branches on a secret or uses one as an index: what they bra
 values and sizes.
 
 numba compiles on the first import and keeps the result beside this file; `python -m
-protocols.ring.kernels` does that at installation. Processes that start at once may compile twice, and
-the cache is replaced atomically.
+protocols.ring.kernels` does that at installation. Processes that start at once may compile twice,
+and the cache is replaced atomically.
 
 A packed array of b-bit words is the wire format of words modulo 2^b: b is rounded up to a multiple
 of 4 and split into 64, 32, 16, 8 and 4 bits; the lowest parts of all words come first, then the

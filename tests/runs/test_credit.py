@@ -26,7 +26,7 @@ from mpc_train.owners.table import load_table
 from mpc_train.run.local import local_data
 from mpc_train.twin import join as reference_join
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "credit_columns"
 COMMON = 1500
 EMPLOYMENT = ["employed", "self-employed", "retired", "in training"]

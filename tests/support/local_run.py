@@ -11,7 +11,7 @@ from parties.nodes.supervisor import Child, ChildSpec, Supervisor
 from tests.support.patience import PATIENCE_S
 
 ROOT = str(Path(__file__).resolve().parents[2])
-WORKER = str(Path(__file__).resolve().parents[1] / "parties" / "worker.py")
+WORKER = str(Path(__file__).with_name("party_worker.py"))
 ROLES = {
     "owners": ["alice", "bob"],
     "evaluators": ["alice", "bob"],

@@ -168,7 +168,7 @@ def limits() -> list[str]:
         "",
         f"`[timeouts]` is in each node's own file ({times.join_s} s and {times.peer_s} s by "
         "default), and each node keeps its own. Between nodes, and to the coordinator, a heartbeat "
-        f"goes out each {beat:g} s (`HEARTBEAT_MS` in `parties/wire/zmq_transport.py`); a connection "
+        f"goes out each {beat:g} s (`HEARTBEAT_MS` in `parties.wire.zmq_transport`); a connection "
         f"that answers none for {silence:g} s counts as broken (`SILENCE_MS` there): the run ends.",
         "",
         "| how long a node waits | |",

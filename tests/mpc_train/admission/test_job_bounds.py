@@ -41,7 +41,7 @@ from parties.agreement.contract import Roles
 from parties.keys.roster import Roster
 from tests.support.jobs import replaced, write_job
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = (
     *("breast_cancer/job.toml", "credit_columns/job.toml", "diabetes/statistics.toml"),
     *("hospitals_rows/job.toml", "digits/job.toml"),

@@ -26,7 +26,7 @@ from parties import errors as parties_errors
 from protocols import errors as protocols_errors
 from tests.support.jobs import csv_lines, replaced, write_job
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def run(*arguments: object) -> Result:

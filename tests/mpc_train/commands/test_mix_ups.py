@@ -18,7 +18,7 @@ from parties.keys.vault import FileVault
 from tests.mpc_train.commands.test_consent import config_of
 from tests.support.jobs import csv_lines, write_job
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PASSPHRASE = b"correct horse battery staple"
 NAMES = ("ann", "bob", "cleo", "registry", "office")
 

@@ -15,7 +15,7 @@ from parties.wire.zmq_transport import SILENCE_MS
 from tests.support import node_reference
 from tests.support.node_reference import COORDINATOR, DOCS, PAGE, PARTY, files
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("name", [PAGE, PARTY, COORDINATOR])

@@ -47,7 +47,7 @@ from protocols.sealing.session import SUITE
 from tests.mpc_train.results.test_artifact import NODES, Run, opened
 from tests.support.jobs import JOB, replaced, write_job
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SCHEMA = Schema((Column("age", "number"), Column("dose", "number", missing=("",), constant=True)))
 FOLDER = TemporaryDirectory()
 HERE = Path(FOLDER.name)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from parties.errors import CardError, IdentityError
 from parties.keys.identity import PRIVATE_BYTES, Card, IdentityKeys, check_name
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "channel.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "channel.json").read_text())
 KEYS = IdentityKeys(bytes(range(192)))
 OTHER = IdentityKeys(bytes(reversed(range(192))))
 WHEN = datetime(2025, 1, 31, 12, tzinfo=UTC)

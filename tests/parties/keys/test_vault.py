@@ -23,7 +23,7 @@ from protocols.canonical import pack, unpack
 from protocols.errors import AuthenticationError
 from protocols.sealing import hpke as hybrid
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "channel.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "channel.json").read_text())
 InsecureTestCost = KdfCost(memory_kib=8, passes=1, lanes=1)
 PASSPHRASE = b"correct horse battery staple"
 SECRET = b"secret bytes of a key file"

@@ -13,7 +13,7 @@ from parties.errors import TransportError
 from parties.nodes.supervisor import ChildSpec, Supervisor
 from tests.support.patience import PATIENCE_S, wait_until
 
-ROOT = str(Path(__file__).resolve().parents[2])
+ROOT = str(Path(__file__).resolve().parents[3])
 PYTHONPATH = {"PYTHONPATH": ROOT}
 
 

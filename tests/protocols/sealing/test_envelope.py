@@ -18,7 +18,7 @@ from protocols.sealing.hpke import HybridPrivateKey
 from protocols.sealing.session import SUITE
 from protocols.sealing.signatures import SIGNATURE_BYTES, SigningKeys, VerifyKeys
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "channel.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "channel.json").read_text())
 SENDER, EVE = SigningKeys(b"\x01" * 64), SigningKeys(b"\x02" * 64)
 RECIPIENT, OUTSIDER = HybridPrivateKey(b"\x03" * 96), HybridPrivateKey(b"\x04" * 96)
 INFO = EnvelopeInfo(SUITE, b"s" * 32, 40, ("weight", "bias"), "hospital-a", "study-office")

@@ -28,7 +28,7 @@ from protocols.sealing.handshake import (
 from protocols.sealing.key_schedule import Schedule
 from protocols.sealing.signatures import SigningKeys, VerifyKeys
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "channel.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "channel.json").read_text())
 KEYS = {name: SigningKeys(bytes([number]) * 64) for number, name in enumerate(("a", "b", "eve"))}
 INFO = SessionInfo(1, SUITE, b"s" * 32, b"j" * 32, b"r" * 32)
 A = Endpoint("hospital-a", "evaluator", KEYS["a"].public)

@@ -17,7 +17,7 @@ from protocols.sealing.record import RecordOpener, RecordSealer, record_context
 
 KEY = bytes(range(32))
 CONTEXT = record_context(b"s" * 32, "hospital-a", "bank-b")
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "channel.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "channel.json").read_text())
 
 
 def pair() -> tuple[RecordSealer, RecordOpener]:
