@@ -82,7 +82,7 @@ CAUGHT: list[tuple[Rule, str, str]] = [
     (crypten_has_one_door, "protocols/crypten_tensor/tensor.py", "import crypten.nn as nn"),
     (
         crypten_has_one_door,
-        "mpc_train/networks/models.py",
+        "mpc_train/networks/network.py",
         "from protocols.crypten_tensor.importing import crypten",
     ),
     (

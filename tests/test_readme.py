@@ -15,10 +15,11 @@ import torch
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from mpc_train.admission.load import load_job
 from mpc_train.cli import app
 from mpc_train.commands.collect import found_by, summarise
 from mpc_train.errors import EXIT_STATUS
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
 from tests.support.patience import PATIENCE_S
 from tests.support.study import Study

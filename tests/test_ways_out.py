@@ -72,7 +72,7 @@ LEAKS = {
         "import protocols.roles.frames\nprotocols.roles.frames.send_all(c, p, label, x)"
     ),
     "a share by a late import": (
-        "from importlib import import_module\nimport_module('protocols.roles.frames').send_all(c, p)"
+        "from importlib import import_module\nimport_module('protocols.roles.frames').send_all(c)"
     ),
     "a share through another module": (
         "from protocols.shares.inputs import send_all\nsend_all(c, p, b, x)"

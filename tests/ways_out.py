@@ -117,7 +117,7 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/evaluation/own.py: half.lam": "passed the reveal gate",
             "mpc_train/run/program.py: half.delta": "passed the reveal gate, to be sealed",
             "mpc_train/run/program.py: half.lam": "passed the reveal gate, to be sealed",
-            "mpc_train/run/memory.py: value.delta": "has it computed, and lets it go",
+            "protocols/shares/computed.py: value.delta": "has it computed, and lets it go",
             "mpc_train/training/range_guard.py: words.delta": "has it computed, and lets it go",
             "mpc_train/training/adaptive.py: square.delta": "adds up early forms",
             "mpc_train/training/adaptive.py: early.delta": "adds up early forms",
@@ -155,7 +155,7 @@ WAYS: tuple[Way, ...] = (
                 "permuted under a fresh mask before it is sent"
             ),
             "protocols/shares/reveal.py: fresh.delta.get": "the reveal gate",
-            "mpc_train/run/memory.py: words.get": "drops what it gets",
+            "protocols/shares/computed.py: words.get": "drops what it gets",
         },
     ),
     Way(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sklearn.datasets import load_digits
 
-from mpc_train.jobs.job import load_job
+from mpc_train.admission.load import load_job
 from mpc_train.jobs.schedule import permutation
 
 FOLDER = Path(__file__).parent

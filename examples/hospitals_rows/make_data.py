@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpc_train.jobs.job import load_job
+from mpc_train.admission.load import load_job
 
 FOLDER = Path(__file__).parent
 SEED = 20

@@ -15,10 +15,11 @@ from mpc_train.admission.effective_rows import (
     held_out_rows,
     lightest,
 )
+from mpc_train.admission.load import fewest
 from mpc_train.admission.rules import LEAST_BATCH_ROWS, LEAST_ROWS, count
-from mpc_train.checks.check_train import is_frozen
-from mpc_train.jobs.job import Job, fewest
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import is_newton, split_sizes
+from mpc_train.jobs.training import is_frozen
 
 FEW_STEPS = 10
 ROWS_A_WEIGHT = 3

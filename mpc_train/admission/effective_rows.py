@@ -28,8 +28,8 @@ from math import exp, inf, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.checks.check_train import loss_name
-from mpc_train.jobs.job import Job, fewest
+from mpc_train.admission.load import fewest
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import (
     epochs_alike,
     held_out_sizes,
@@ -40,6 +40,7 @@ from mpc_train.jobs.schedule import (
     split_sizes,
     steps_per_epoch,
 )
+from mpc_train.jobs.training import loss_name
 
 Shares = NDArray[np.float64]
 Rows = NDArray[np.int64]

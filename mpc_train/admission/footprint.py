@@ -14,25 +14,26 @@ What each costs was measured in processes of their own and is held against whole
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
 from mpc_train.jobs.schedule import is_newton, split_sizes
-from mpc_train.networks.footprint import metric_bytes, row_bytes
+from mpc_train.networks.footprint import row_bytes
 from mpc_train.regression.scales import CHUNK_ELEMENTS
+from mpc_train.training.chunk_sizes import (
+    MOST_PAIRED_ROWS,
+    PAIR_BYTES,
+    PAIRS_AT_ONCE,
+    chunk_rows,
+    evaluated_bytes,
+)
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
+
 WORD = 8
-CHUNK_BYTES = 256 << 20
-"""What the rows of one chunk may take at an evaluator, where they are evaluated."""
-LEVELS = 129
-"""Thresholds of an AUC of many rows."""
-PAIR_BYTES, MOST_PAIRED_ROWS, PAIRS_AT_ONCE = 272, 2048, 1 << 19
-"""An AUC of up to so many rows compares pairs, so many at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +67,6 @@ NETWORK_BYTES = 70_000_000
 """What of torch checks the shapes of a job's own network, at every node."""
 STEP_BYTES = 20_000_000
 """Of a step, whatever its size: frames that wait, pieces of keystreams."""
-
-
-def chunk_rows(job: Job, metrics: Sequence[str] = ()) -> int:
-    """How many rows are evaluated at a time: at least a batch, which training has room for."""
-    fit = CHUNK_BYTES // _evaluated_bytes(job, metrics)
-    return max(fit, 1 if is_newton(job) else job.train.batch_size)
-
-
-def _evaluated_bytes(job: Job, metrics: Sequence[str]) -> int:
-    of_metrics = metric_bytes(metrics, job.outputs, job.reveal.bins, LEVELS)
-    return max(*row_bytes(job.graph), of_metrics)
 
 
 def memory_needs(job: Job) -> dict[str, int]:
@@ -132,7 +122,7 @@ def _evaluation(job: Job, costs: Costs) -> int:
     for metrics in (job.reveal.metrics, job.reveal.per_party):
         if metrics:
             rows = min(chunk_rows(job, metrics), held_out)
-            found = max(found, rows * _evaluated_bytes(job, metrics))
+            found = max(found, rows * evaluated_bytes(job, metrics))
         if "auc" in metrics and held_out <= MOST_PAIRED_ROWS:
             found = max(found, PAIR_BYTES * min(held_out**2 // 2, PAIRS_AT_ONCE))
     return round(costs.chunk * found)

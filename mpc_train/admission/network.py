@@ -10,18 +10,15 @@ from __future__ import annotations
 
 from fractions import Fraction
 from math import prod
-from typing import TYPE_CHECKING
 
 from mpc_train.base.bounds import WORD_BITS, bit_length
-from mpc_train.errors import JobError
-from mpc_train.networks.graph import GraphError, Node
+from mpc_train.errors import JobError, ModelError
+from mpc_train.jobs.job import Job
+from mpc_train.networks.graph import NORMS, GraphError, Node
 from mpc_train.networks.graph_columns import columns_of
 from protocols.crypten_tensor.layers.normalisation_plan import VALUE_BITS, check_norm
 from protocols.errors import RangeError
 from protocols.ring.rational import mantissa
-
-if TYPE_CHECKING:
-    from mpc_train.jobs.job import Job
 
 NORM_LIMIT = 1 << VALUE_BITS
 MOST_EPS = 1
@@ -40,7 +37,6 @@ LEAST_DROPPED = Fraction(1, 1 << 16)
 MOST_CONSTANT = 1 << 12
 """Words of this magnitude fit at every number of bits that a tensor may have."""
 SLOPE_BITS = 20
-NORMS = ("batch_norm", "layer_norm", "group_norm")
 
 
 def check_graph_ranges(job: Job) -> None:
@@ -209,3 +205,15 @@ def _check_count(job: Job, node: Node, shape: tuple[int, ...]) -> None:
         check_norm(count, job.fraction_bits)
     except RangeError as error:
         raise GraphError(f"{node.place}: {error}") from error
+
+
+def check_network(job: Job) -> None:
+    """Raise ModelError unless the shapes of the job's own network are true."""
+    if job.model.network is not None:
+        # torch, which most callers of this module have no other use for.
+        from mpc_train.networks.plain import dry_run
+
+        try:
+            dry_run(job.model.network.graph)
+        except GraphError as error:
+            raise ModelError(f"model.graph: {error}") from error

@@ -18,9 +18,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mpc_train.base.bounds import CLASS_WEIGHT_BITS, WORD_BITS, gradient_bits
-from mpc_train.checks.check_train import loss_name
 from mpc_train.errors import JobError
 from mpc_train.jobs.schedule import learning_rate
+from mpc_train.jobs.training import loss_name
 from mpc_train.regression.scales import COEFFICIENT_BITS, PENALTY_BITS
 from mpc_train.regression.settings import sizes_of
 from mpc_train.training.folding import NORM_FACTOR_BITS, brought_together, coefficients

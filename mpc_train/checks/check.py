@@ -7,24 +7,18 @@ it from the coordinator.
 
 import re
 from math import prod
-from typing import TYPE_CHECKING
 
 from mpc_train.base.problem import JobProblem, Problems, no_duplicates
 from mpc_train.base.sizes import check_sizes
 from mpc_train.checks.check_data import check_data
 from mpc_train.checks.check_reveal import check_bounds, check_reveal
 from mpc_train.checks.check_train import check_settings, check_train
-from mpc_train.jobs.pipeline import check_pipeline
+from mpc_train.jobs.job import JOB_VERSION, Job
+from mpc_train.jobs.kinds import NUMBERS
 from mpc_train.networks.carried import check_carried
 from mpc_train.networks.graph import GraphError
 from mpc_train.networks.head import check_head
-from mpc_train.regression.settings import NUMBERS
 from mpc_train.tables.spelling import entry_of
-
-if TYPE_CHECKING:
-    from mpc_train.jobs.job import Job
-
-JOB_VERSION = 1
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 MAX_NODES = 64
@@ -41,7 +35,7 @@ LEAST_FRACTION_BITS, MOST_FRACTION_BITS = 12, 26
 """Below 12 bits gradients round to nothing; above 26 a product of two values of 2^5 overflows."""
 
 
-def check_job(job: "Job") -> None:
+def check_job(job: Job) -> None:
     """Raise JobProblem with the contradictions, of every section as far as it can be judged."""
     check_sizes(job)
     if job.version != JOB_VERSION:
@@ -52,7 +46,7 @@ def check_job(job: "Job") -> None:
             check(job)
     found.check()
     # From here on each check relies on the ones before it.
-    check_pipeline(job)
+    _ = job.pipeline  # raises what is wrong with [prepare]
     _check_model(job)
     _check_weights(job)
     for check in (check_train, check_reveal):
@@ -63,12 +57,12 @@ def check_job(job: "Job") -> None:
         raise _too_long(job)
 
 
-def _check_classes(job: "Job") -> None:
+def _check_classes(job: Job) -> None:
     if not 0 <= job.model.classes <= MAX_CLASSES:
         raise JobProblem("model.classes", f"write classes = 2 … {MAX_CLASSES}")
 
 
-def _too_long(job: "Job") -> JobProblem:
+def _too_long(job: Job) -> JobProblem:
     network, most = job.model.network, MAX_BODY_BYTES >> 10
     if network is None or job.model.module:
         return JobProblem("data.features", f"the job is longer than {most} KiB; use fewer columns")
@@ -80,7 +74,7 @@ def _too_long(job: "Job") -> JobProblem:
     )
 
 
-def _check_roles(job: "Job") -> None:
+def _check_roles(job: Job) -> None:
     roles = job.job
     if not NAME.match(roles.name):
         raise JobProblem("job.name", "use a-z, 0-9 and -, at most 63 characters")
@@ -112,7 +106,7 @@ def _check_name(key: str, name: str) -> None:
         raise JobProblem(key, f"{name!r} is not a node name: use a-z, 0-9 and -")
 
 
-def _check_model(job: "Job") -> None:
+def _check_model(job: Job) -> None:
     model, label = job.model, job.label
     _check_network(job)
     classifier = model.kind not in NUMBERS
@@ -149,7 +143,7 @@ def _check_model(job: "Job") -> None:
             raise JobProblem(f"fixed_point.{key}", f"between 1 and {MAX_LIMIT}")
 
 
-def _check_weights(job: "Job") -> None:
+def _check_weights(job: Job) -> None:
     """How much the model holds, and what a row makes of it, before any of it is made."""
     key = "model.hidden" if job.model.network is None else "model"
     weights = sum(prod(shape) for shape in job.shapes.values())
@@ -160,7 +154,7 @@ def _check_weights(job: "Job") -> None:
         raise JobProblem(key, f"{values} values between layers for a row, at most {MAX_VALUES}")
 
 
-def _check_network(job: "Job") -> None:
+def _check_network(job: Job) -> None:
     """The researcher's own network fits the columns and the kind."""
     model, network = job.model, job.model.network
     if network is None:

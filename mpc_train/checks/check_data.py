@@ -1,7 +1,6 @@
 """What `[data]` must satisfy beyond the types of its fields; raises JobProblem."""
 
 from math import prod
-from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
@@ -9,11 +8,9 @@ from mpc_train.base.problem import JobProblem, Problems, no_duplicates, number
 from mpc_train.checks.check_link import check_link, check_spelling
 from mpc_train.checks.check_train import MAX_SEED
 from mpc_train.jobs.data import Array, Feature, Label, weight_of
-from mpc_train.regression.settings import NUMBERS
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.kinds import NUMBERS
 from mpc_train.tables.schema import Schema, check_schema
-
-if TYPE_CHECKING:
-    from mpc_train.jobs.job import Job
 
 MAX_FEATURES = 100_000
 MAX_AXES = 4
@@ -22,7 +19,7 @@ MOST_WEIGHT = 64
 """A row counts at most so many times, as a class does."""
 
 
-def check_data(job: "Job") -> None:
+def check_data(job: Job) -> None:
     """Raise JobProblem with the contradictions in `[data]`."""
     found = Problems()
     with found.noting():
@@ -42,7 +39,7 @@ def check_data(job: "Job") -> None:
     found.check()
 
 
-def _check_array(job: "Job") -> None:
+def _check_array(job: Job) -> None:
     """An array stands for features; checked before anything is made of its numbers."""
     data, array = job.data, job.data.array
     if array is UNSET:
@@ -69,7 +66,7 @@ def _check_array(job: "Job") -> None:
         )
 
 
-def _check_columns(job: "Job") -> None:
+def _check_columns(job: Job) -> None:
     _check_array(job)
     features = job.features
     if not features:
@@ -88,7 +85,7 @@ def _check_columns(job: "Job") -> None:
     found.check()
 
 
-def _check_features(job: "Job", features: tuple[Feature, ...], label: Label) -> None:
+def _check_features(job: Job, features: tuple[Feature, ...], label: Label) -> None:
     no_duplicates("data.features", (feature.name for feature in features))
     if any(feature.name == label.name for feature in features):
         raise JobProblem(
@@ -106,7 +103,7 @@ def _check_features(job: "Job", features: tuple[Feature, ...], label: Label) -> 
         )
 
 
-def _check_column(job: "Job", key: str, column: Feature | Label | Array) -> None:
+def _check_column(job: Job, key: str, column: Feature | Label | Array) -> None:
     if not column.name or column.name != column.name.strip():
         raise JobProblem(f"{key}.name", "a column name is not empty and has no space at its ends")
     center = number(f"{key}.center", column.center)
@@ -121,7 +118,7 @@ def _check_column(job: "Job", key: str, column: Feature | Label | Array) -> None
             raise JobProblem(f"{key}.range", "write [least, largest]")
 
 
-def _check_table(job: "Job") -> None:
+def _check_table(job: Job) -> None:
     """The schema, and what the job takes from it."""
     data, table = job.data, job.schema
     if data.schema:
@@ -146,7 +143,7 @@ def _check_of_schema(key: str, feature: Feature, table: Schema) -> None:
         raise JobProblem(f"{key}.range", "stands in the schema; remove it here")
 
 
-def _check_label(job: "Job") -> None:
+def _check_label(job: Job) -> None:
     label, table = job.label, job.schema
     if label.name not in table:
         raise JobProblem("data.label", f"{label.name!r} is no column of the schema")
@@ -168,7 +165,7 @@ def _check_label(job: "Job") -> None:
         raise JobProblem("data.label", "false and true are two classes, 0 and 1")
 
 
-def _check_weight(job: "Job") -> None:
+def _check_weight(job: Job) -> None:
     """Row weights: the column, its range, and that the job asks for nothing they do not go with."""
     key, data, weight = "data.weight", job.data, weight_of(job.data)
     if not weight.name or weight.name != weight.name.strip():
@@ -203,7 +200,7 @@ def _check_weight(job: "Job") -> None:
             raise JobProblem(where, "does not go with data.weight; remove one of them")
 
 
-def _check_rows(job: "Job") -> None:
+def _check_rows(job: Job) -> None:
     rows = job.data.rows
     found = Problems()
     without = [owner for owner in job.owners if owner not in rows]
@@ -228,7 +225,7 @@ def _wanted_rows(owners: list[str]) -> str:
     return f"say how many rows these have: {listed}"
 
 
-def _check_parts(job: "Job") -> None:
+def _check_parts(job: Job) -> None:
     """How rows are divided into parts."""
     rows = job.data.rows
     if sum(rows.values()) > MAX_ROWS:
@@ -243,7 +240,7 @@ def _check_parts(job: "Job") -> None:
         raise JobProblem("data.split_normalise", "is for split_by; remove it, or write that")
 
 
-def _check_split_by(job: "Job") -> None:
+def _check_split_by(job: Job) -> None:
     name, schema = job.data.split_by, job.schema
     if job.data.partition == "columns" or job.data.check_duplicates is not None:
         raise JobProblem("data.split_by", "is for rows of one owner each, which are not linked")

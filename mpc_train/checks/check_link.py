@@ -1,15 +1,12 @@
 """What a job must satisfy where records are linked; raises JobProblem."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from mpc_train.base.problem import JobProblem, no_duplicates, number
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.link import Duplicates, Join
 from mpc_train.linkage.partners import least_joined
 from mpc_train.tables.normalise import Rule
-
-if TYPE_CHECKING:
-    from mpc_train.jobs.job import Job
 
 SHARE = "data.join.least_share"
 MAX_IDENTIFIERS = 16
@@ -17,7 +14,7 @@ MAX_LINKED_ROWS = 1 << 24
 """Lists travel whole; 2^24 items are 512 MiB."""
 
 
-def check_link(job: "Job") -> None:
+def check_link(job: Job) -> None:
     """Raise JobProblem at the first contradiction about partition, columns and identifiers."""
     data = job.data
     if data.partition == "columns":
@@ -42,7 +39,7 @@ def check_link(job: "Job") -> None:
         _check_identifiers(job, "data.check_duplicates", data.check_duplicates)
 
 
-def _check_identifiers(job: "Job", key: str, link: Join | Duplicates) -> None:
+def _check_identifiers(job: Job, key: str, link: Join | Duplicates) -> None:
     if not 1 <= len(link.on) <= MAX_IDENTIFIERS:
         raise JobProblem(f"{key}.on", f"1 to {MAX_IDENTIFIERS} columns identify a record")
     no_duplicates(f"{key}.on", link.on)
@@ -83,7 +80,7 @@ def check_spelling(key: str, rules: tuple[Rule, ...]) -> None:
         raise JobProblem(key, "a date has one form; write date alone")
 
 
-def _check_shares_of_columns(job: "Job") -> None:
+def _check_shares_of_columns(job: Job) -> None:
     """Each feature, the label and the weight stand at exactly one owner."""
     columns = job.data.columns
     wanted = dict.fromkeys(job.columns)
@@ -108,7 +105,7 @@ def _check_shares_of_columns(job: "Job") -> None:
             raise JobProblem("data.columns", f"nobody brings {name!r}")
 
 
-def _check_rows(job: "Job", join: Join) -> None:
+def _check_rows(job: Job, join: Join) -> None:
     bound = min((job.data.rows[owner] for owner in job.owners if owner in job.data.rows), default=0)
     if join.least_rows < 2:
         raise JobProblem("data.join.least_rows", "at least 2: a model of one record is the record")

@@ -1,16 +1,13 @@
 """What `[reveal]` must satisfy beyond the types of its fields."""
 
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from mpc_train.base.problem import JobProblem, Problems, no_duplicates, number
 from mpc_train.errors import JobError
 from mpc_train.jobs.audience import NOT_AVERAGED
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.reveal import METRICS, Metric
 from mpc_train.jobs.schedule import fold_jobs, held_out_sizes, is_newton, split_sizes
-
-if TYPE_CHECKING:
-    from mpc_train.jobs.job import Job
 
 MOST_DECIMALS = 4
 MOST_BINS = 50
@@ -19,7 +16,7 @@ COUNTS = ("accuracy", "confusion")
 """Metrics that can have noise."""
 
 
-def check_reveal(job: "Job") -> None:
+def check_reveal(job: Job) -> None:
     """Raise JobProblem at the first contradiction in `[reveal]`, beyond `check_bounds`."""
     reveal = job.reveal
     _check_metrics(job)
@@ -36,7 +33,7 @@ def check_reveal(job: "Job") -> None:
         )
 
 
-def check_bounds(job: "Job") -> None:
+def check_bounds(job: Job) -> None:
     """Raise JobProblem with the numbers of `[reveal]` that are out of bounds, whatever else the job
     says."""
     reveal, found = job.reveal, Problems()
@@ -59,7 +56,7 @@ def check_bounds(job: "Job") -> None:
     found.check()
 
 
-def _check_metrics(job: "Job") -> None:
+def _check_metrics(job: Job) -> None:
     reveal, possible = job.reveal, METRICS[job.model.kind]
     for key in ("metrics", "per_party"):
         listed = getattr(reveal, key)
@@ -85,7 +82,7 @@ def _check_metrics(job: "Job") -> None:
         )
 
 
-def check_own_rows(job: "Job") -> None:
+def check_own_rows(job: Job) -> None:
     """Raise JobError where an owner holds out too few rows of its own for a metric over them.
 
     Looks at every row, so that it comes after this node's rules.
@@ -106,7 +103,7 @@ def check_own_rows(job: "Job") -> None:
 
 
 def _check_groups(
-    job: "Job", key: str, metrics: tuple[Metric, ...], rows: int, whose: str = ""
+    job: Job, key: str, metrics: tuple[Metric, ...], rows: int, whose: str = ""
 ) -> None:
     """Refuse a metric that would be refused or undefined whatever the held-out rows are."""
     least = job.reveal.least_group
@@ -121,7 +118,7 @@ def _check_groups(
             )
 
 
-def _fewest_groups(job: "Job", metric: str) -> int:
+def _fewest_groups(job: Job, metric: str) -> int:
     """How many groups have rows, where a metric is available."""
     if metric in ("precision", "recall"):
         return 1 if job.outputs == 1 else job.classes
@@ -131,7 +128,7 @@ def _fewest_groups(job: "Job", metric: str) -> int:
     return {"auc": 2, "confusion": 1, "calibration": 1}.get(metric, 0)
 
 
-def _check_folds(job: "Job") -> None:
+def _check_folds(job: Job) -> None:
     reveal, key = job.reveal, "reveal.folds"
     if not 2 <= reveal.folds <= MOST_FOLDS:
         raise JobProblem(key, f"between 2 and {MOST_FOLDS}")
@@ -155,11 +152,11 @@ def _check_folds(job: "Job") -> None:
             raise JobProblem(key, f"without a fold {training} rows are left, less than a batch")
 
 
-def _averaged(job: "Job") -> tuple[Metric, ...]:
+def _averaged(job: Job) -> tuple[Metric, ...]:
     return tuple(name for name in job.reveal.metrics if name not in NOT_AVERAGED)
 
 
-def _check_noise(job: "Job") -> None:
+def _check_noise(job: Job) -> None:
     reveal, key = job.reveal, "reveal.noise"
     if reveal.noise is None:
         return

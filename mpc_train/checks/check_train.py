@@ -3,9 +3,10 @@
 import re
 from decimal import Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from mpc_train.base.problem import JobProblem, Problems, number
+from mpc_train.checks.check_regression import check_kind, check_newton
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import (
     is_newton,
     rate_changes,
@@ -14,10 +15,7 @@ from mpc_train.jobs.schedule import (
     total_steps,
 )
 from mpc_train.jobs.train import EarlyStopping, Guard, LossSettings, Optimizer
-from mpc_train.regression.settings import check_kind, check_newton
-
-if TYPE_CHECKING:
-    from mpc_train.jobs.job import Job
+from mpc_train.jobs.training import drops, is_frozen, loss_name, matches, possible_losses
 
 MAX_STEPS = 10_000_000
 MAX_SEED = 2**63 - 1
@@ -28,13 +26,6 @@ MAX_LOOKS = 10_000
 """So often something may be disclosed on the way: each time is agreed on, and reported."""
 MAX_FROZEN = 1_000
 
-LOSSES: dict[str, tuple[str, ...]] = {
-    "linear": ("half_mse", "mse", "l1", "huber", "poisson"),
-    "logistic": ("bce",),
-    "softmax": ("cross_entropy",),
-    "mlp": ("cross_entropy",),
-}
-"""Which losses suit each kind of model; the first is meant by "auto"."""
 
 _OPTIMIZER_KEYS = {
     "momentum": ("sgd", "rmsprop"),
@@ -56,18 +47,7 @@ _LOSS_KEYS = {
 }
 
 
-def loss_name(job: "Job") -> str:
-    """The job's loss, "auto" resolved."""
-    name = job.train.loss.name
-    return _possible(job)[0] if name == "auto" else name
-
-
-def _possible(job: "Job") -> tuple[str, ...]:
-    """The losses of the kind of model; another kind may have any."""
-    return LOSSES.get(job.model.kind, ("cross_entropy", "bce", *LOSSES["linear"]))
-
-
-def check_settings(job: "Job") -> None:
+def check_settings(job: Job) -> None:
     """Raise JobProblem with what is wrong in `[train]` whatever the rest of the job says."""
     train, found = job.train, Problems()
     with found.noting():
@@ -89,7 +69,7 @@ def check_settings(job: "Job") -> None:
     found.check()
 
 
-def check_train(job: "Job") -> None:
+def check_train(job: Job) -> None:
     """Raise JobProblem at the first contradiction in `[train]`, beyond `check_settings`."""
     train = job.train
     if is_newton(job):
@@ -111,11 +91,6 @@ def check_train(job: "Job") -> None:
     _check_warm_start(job)
     if train.dropout_mask == "public" and not drops(job):
         raise JobProblem("train.dropout_mask", "the network has no dropout layer; remove it")
-
-
-def drops(job: "Job") -> bool:
-    """Whether the job's network has a dropout layer."""
-    return any(node.op == "dropout" for node in job.graph.nodes)
 
 
 def _check_keys(optimizer: Optimizer) -> None:
@@ -150,7 +125,7 @@ def _below_one(key: str, value: Decimal) -> None:
         raise JobProblem(key, "at least 0 and below 1")
 
 
-def _check_schedule(job: "Job") -> None:
+def _check_schedule(job: Job) -> None:
     schedule = job.train.schedule
     if schedule.name == "step":
         if schedule.every < 1:
@@ -170,7 +145,7 @@ def _check_schedule(job: "Job") -> None:
         )
 
 
-def _check_clip(job: "Job") -> None:
+def _check_clip(job: Job) -> None:
     clip = job.train.clip
     if clip is None:
         return
@@ -182,8 +157,8 @@ def _check_clip(job: "Job") -> None:
             raise JobProblem(f"train.clip.{key}", "above 0 and at most 1024")
 
 
-def _check_loss(job: "Job", loss: LossSettings) -> None:
-    possible = _possible(job)
+def _check_loss(job: Job, loss: LossSettings) -> None:
+    possible = possible_losses(job)
     name = loss_name(job)
     if name not in possible:
         raise JobProblem(
@@ -209,7 +184,7 @@ def _check_loss(job: "Job", loss: LossSettings) -> None:
         raise JobProblem("train.loss.most_log_rate", "between -8 and 8: rates up to 2980")
 
 
-def _check_balanced(job: "Job", loss: LossSettings, name: str) -> None:
+def _check_balanced(job: Job, loss: LossSettings, name: str) -> None:
     key = "train.loss.balanced"
     if name not in ("bce", "cross_entropy"):
         raise JobProblem(key, f"weighs classes, and {name} has none; remove it")
@@ -223,7 +198,7 @@ def _check_balanced(job: "Job", loss: LossSettings, name: str) -> None:
         )
 
 
-def _check_early_stopping(job: "Job", settings: EarlyStopping) -> None:
+def _check_early_stopping(job: Job, settings: EarlyStopping) -> None:
     key = "train.early_stopping"
     if not 0 < number(f"{key}.fraction", settings.fraction) < 1:
         raise JobProblem(f"{key}.fraction", "above 0 and below 1")
@@ -240,7 +215,7 @@ def _check_early_stopping(job: "Job", settings: EarlyStopping) -> None:
         )
 
 
-def _check_looks(job: "Job") -> None:
+def _check_looks(job: Job) -> None:
     """How often something is disclosed while the job trains."""
     train, steps = job.train, total_steps(job)
     periods = {
@@ -257,7 +232,7 @@ def _check_looks(job: "Job") -> None:
             )
 
 
-def _check_warm_start(job: "Job") -> None:
+def _check_warm_start(job: Job) -> None:
     start = job.train.warm_start
     if start is None:
         return
@@ -275,27 +250,9 @@ def _check_warm_start(job: "Job") -> None:
         raise JobProblem(f"{key}.frozen", f"at most {MAX_FROZEN} names; write beginnings of names")
     trained = [name for name in job.shapes if not is_frozen(job, name)]
     for prefix in start.frozen:
-        if not any(_matches(prefix, name) for name in job.shapes):
+        if not any(matches(prefix, name) for name in job.shapes):
             raise JobProblem(
                 f"{key}.frozen", f"{prefix!r} names no tensor of the model: {', '.join(job.shapes)}"
             )
     if not trained:
         raise JobProblem(f"{key}.frozen", "nothing would be trained")
-
-
-def is_frozen(job: "Job", name: str) -> bool:
-    """Whether a tensor of the model keeps the values that it starts with."""
-    start = job.train.warm_start
-    return start is not None and any(_matches(prefix, name) for prefix in start.frozen)
-
-
-def needs_file(job: "Job", me: str) -> bool:
-    """Whether a node has to have the state_dict that training starts from."""
-    start = job.train.warm_start
-    if start is None:
-        return False
-    return me in job.evaluators if start.source == "public" else me == start.source
-
-
-def _matches(prefix: str, name: str) -> bool:
-    return name == prefix or (prefix.endswith(".") and name.startswith(prefix))

@@ -22,7 +22,7 @@ def data_check(
     """Read this node's table as a job would, and say all that is wrong with it. Nothing is sent
     anywhere, and no other node is needed."""
     with reporting(output):
-        from mpc_train.jobs.job import load_job
+        from mpc_train.admission.load import load_job
         from mpc_train.owners.columns import columns_of
         from mpc_train.owners.table import load_table
         from mpc_train.run.node_config import load_node_config

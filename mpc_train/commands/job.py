@@ -44,7 +44,7 @@ def job_check(
     with reporting(output):
         from mpc_train.admission.cautions import cautions
         from mpc_train.admission.footprint import memory_needs
-        from mpc_train.jobs.job import load_job
+        from mpc_train.admission.load import load_job
         from mpc_train.jobs.outputs import disclosed_on_the_way
         from mpc_train.jobs.schedule import total_steps
         from mpc_train.results.report import beware, describe
@@ -122,8 +122,8 @@ def job_approve(
 ) -> None:
     """Sign a job's digest: nodes that list you under approvers run it without asking a person."""
     with reporting(output):
+        from mpc_train.admission.load import load_job
         from mpc_train.errors import ConfigError
-        from mpc_train.jobs.job import load_job
         from mpc_train.results.report import beware, describe
         from mpc_train.run.approval import SUFFIX, approve
         from parties.files import write_atomic

@@ -75,8 +75,8 @@ def coordinator(
 ) -> None:
     """Bring the nodes of a job together. Sees no data, no share and no key that opens one."""
     with reporting(output):
+        from mpc_train.admission.load import load_job
         from mpc_train.commands.collect import bundle, summarise
-        from mpc_train.jobs.job import load_job
         from mpc_train.results.report import beware, describe, outcome
         from mpc_train.run.node_config import load_coordinator_config
         from parties.nodes.coordinator import Coordinator, CoordinatorSettings
@@ -230,10 +230,10 @@ class _Guarded:
 
         Raises RefusedError, and what the program raises; nothing has been signed.
         """
+        from mpc_train.admission.load import job_from_bytes
         from mpc_train.admission.rules import check_rules
         from mpc_train.commands.consent import agree
         from mpc_train.errors import RefusedError
-        from mpc_train.jobs.job import job_from_bytes
         from mpc_train.results.report import beware, describe
 
         job = job_from_bytes(body)

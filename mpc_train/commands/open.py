@@ -50,7 +50,7 @@ def open_command(
 ) -> None:
     """Open a sealed model: writes model.safetensors and manifest.json, or nothing."""
     with reporting(output):
-        from mpc_train.jobs.job import load_job
+        from mpc_train.admission.load import load_job
         from mpc_train.results.report import metric
         from parties.keys.roster import Roster
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mpc_train.admission.load import resolved
 from mpc_train.base.printing import say
 from mpc_train.commands.common import Format, FormatOption, VerboseOption, emit, reporting
 from mpc_train.errors import EXIT_STATUS, NodeFailedError
@@ -55,8 +56,8 @@ def run_command(
 ) -> None:
     """Run a whole job on this machine: every node a process with keys of its own."""
     with reporting(output):
-        from mpc_train.checks.check_train import drops
-        from mpc_train.jobs.job import load_job
+        from mpc_train.admission.load import load_job
+        from mpc_train.jobs.training import drops
         from mpc_train.results.report import beware, describe, outcome
         from mpc_train.run.local import local_data
         from mpc_train.run.progress import ProgressView
@@ -119,8 +120,8 @@ def _run(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     from mpc_train.commands.collect import found_by
     from mpc_train.commands.open import open_file
+    from mpc_train.jobs.sealed import regression_shapes
     from mpc_train.preparation.sealed import in_words
-    from mpc_train.regression.settings import regression_shapes
     from mpc_train.run.local import (
         coordinator_text,
         local_nodes,
@@ -180,7 +181,7 @@ def _run(
             )
         roster = Roster.load(roster_path)
         if result.get("joined_rows"):
-            job = job.resolved(result["joined_rows"])
+            job = resolved(job, result["joined_rows"])
         opened, path = open_file(sealed[recipient], vaults[recipient], roster, folder, job)
         result["model"] = str(path)
         result["preparation"] = opened.remarks
@@ -308,9 +309,9 @@ def _compare(
     job: "Job", job_path: Path, data: "dict[str, Source]", weights: dict[str, Any]
 ) -> dict[str, Any]:
     """Train the plaintext twin on pooled data; return how it differs."""
-    from mpc_train.networks.models import initial_weights
     from mpc_train.owners.table import load_table
     from mpc_train.run.local import local_start
+    from mpc_train.training.first_weights import initial_weights
     from mpc_train.training.warm_start import load_start, start_words
     from mpc_train.twin.join import joined
     from mpc_train.twin.preparation import raw_terms

@@ -21,24 +21,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING
 
 from protocols.comparison.compare import all_of, below
+from protocols.functions.means import mean_of
 from protocols.functions.scaling import floor_quotient
 from protocols.functions.splines import divide
-from protocols.ring.rational import mantissa
 from protocols.shares.arithmetic import remask, select, truncate
-from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate, together
+from protocols.shares.masked import Masked, MaskedBit, concatenate, together
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
 REFUSED, AVAILABLE, UNDEFINED = range(3)
-MEAN_BITS = 20
-KEPT_BITS = 4
-"""A sum over n rows loses all but so many of log2(n) bits before it is divided by n."""
 QUOTIENT_BITS = 17
 """A quotient over n rows is good for groups of at least n / 2^17 of them."""
 
@@ -92,17 +88,6 @@ class Figure:
     values: Masked
     groups: Masked | None = None
     defined: MaskedBit | None = None
-
-
-def mean_of(total: Additive | Masked, rows: int) -> Masked:
-    """A sum over `rows` rows divided by their number: some units of error."""
-    summands = total if isinstance(total, Additive) else total.shares()
-    lost = max(0, (rows - 1).bit_length() - KEPT_BITS)
-    if lost:
-        summands = truncate(summands, lost).shares()
-    whole, shift = mantissa(Fraction(1 << lost, rows), MEAN_BITS)
-    scaled = summands.scale(whole)
-    return truncate(scaled, shift) if shift else remask(scaled)
 
 
 def quotient(a: Masked, b: Masked, rows: int, fraction_bits: int) -> Masked:

@@ -9,30 +9,29 @@ with them is worth anything: a RangeError ends the run, with the names of all su
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import exp, isfinite, log
+from math import isfinite, log
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.checks.check_train import loss_name
 from mpc_train.evaluation.figures import AVAILABLE, REFUSED, UNDEFINED, Form, least_group
-from mpc_train.jobs.schedule import is_newton
-from mpc_train.regression.settings import LOGARITHMIC, family_of
-from mpc_train.training.range_guard import most_output
-from protocols.errors import RangeError
+from mpc_train.training.limits import most_output
+from mpc_train.training.plausible import (
+    OUT_OF_RANGE,
+    SLACK,
+    most_label,
+    most_prediction,
+    out_of_range,
+)
 from protocols.ring.fixed_point import decode
 
 if TYPE_CHECKING:
     from mpc_train.base.reading import Reading
     from mpc_train.jobs.job import Job
 
-SLACK = 2**-8
-"""So far beyond its range rounding may leave a metric: a logarithm is good to 2^-12, a quotient to
-2^-16 of itself, a mean to some units of the job's scale."""
 LEAST_R2 = 1 - 2.0**10
 """Quotients over shares are good up to 2^10: an R² below is no number that was found."""
-OUT_OF_RANGE = "not available: out of range"
 _GROUPS = {
     "auc": "a class",
     "recall": "a class",
@@ -47,15 +46,6 @@ _UNDEFINED = {
     "recall": "no row is of {class_}",
     "f1": "no row is of {class_} and none was called it",
 }
-
-
-def out_of_range(names: list[str]) -> RangeError:
-    """The error that ends a run in which these metrics, or losses, cannot be."""
-    return RangeError(
-        f"{', '.join(names)}: {OUT_OF_RANGE}; values have left the range of the ring, as in a "
-        "training that diverges: lower the learning rate, scale features and label, clip "
-        "gradients, or raise fixed_point.activation_limit or gradient_limit to what occurs"
-    )
 
 
 @dataclass(slots=True)
@@ -116,35 +106,11 @@ def span(job: Job, metric: str, rows: int) -> tuple[float, float]:
         if metric == "log_loss":
             # log(1 + exp(|z|)), or the distance of two outputs and log(classes).
             return 0.0, (most if job.outputs == 1 else 2 * most) + log(job.classes)
-        error = _most_output(job) + _most_label(job)
+        error = most_prediction(job) + most_label(job)
         return 0.0, error**2 if metric == "mse" else error
     if metric == "r2":
         return LEAST_R2, 1.0
     return 0.0, float(rows) if metric == "confusion" else 1.0
-
-
-def _most_output(job: Job) -> float:
-    if is_newton(job) and family_of(job).logarithmic:
-        return exp(float(job.train.optimizer.log_range[1]))
-    return float(most_output(job))
-
-
-def _most_label(job: Job) -> float:
-    """Of a linear model as large as an output."""
-    declared = job.schema[job.label.name].range
-    if job.model.kind in LOGARITHMIC and declared is not None:
-        return float(declared[1]) / float(job.label.scale)
-    return float(most_output(job))
-
-
-def checked_loss(job: Job, step: int, loss: float) -> float:
-    """The loss of a batch, unless it cannot be: raises RangeError where it is below its least."""
-    least = 0.0
-    if loss_name(job) == "poisson":  # exp(z) − y·z
-        least = -_most_label(job) * _most_output(job)
-    if not loss >= least - SLACK:
-        raise out_of_range([f"the loss of step {step}"])
-    return loss
 
 
 def _flat(value: Reading) -> list[float]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mpc_train.evaluation.figures import Figure, form_of, mean_of, released
+from mpc_train.evaluation.figures import Figure, form_of, released
 from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.metrics import Evaluation, evaluation_of
 from mpc_train.jobs.audience import PREFIX, fold_outputs
@@ -19,6 +19,7 @@ from mpc_train.jobs.schedule import fold_jobs, split, total_steps
 from mpc_train.training.passes import Model
 from protocols.comparison.compare import all_of
 from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.functions.means import mean_of
 from protocols.roles.role import Role
 from protocols.shares.masked import Masked, concatenate, together
 from protocols.shares.reveal import RevealGate

@@ -24,7 +24,6 @@ from mpc_train.evaluation.figures import (
     Form,
     form_of,
     margins,
-    mean_of,
     present,
     quotient,
     released,
@@ -34,12 +33,13 @@ from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.noise import noisy
 from mpc_train.evaluation.ranking import area_by_levels, area_by_pairs, binned
 from mpc_train.evaluation.sums import Chunk, needed
-from mpc_train.run.memory import computed
 from mpc_train.training.passes import Model, chunks
 from protocols.comparison.compare import below, weighted
 from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.functions.means import mean_of
 from protocols.functions.splines import divide
 from protocols.shares.arithmetic import multiply, remask, truncate
+from protocols.shares.computed import computed
 from protocols.shares.masked import Masked, MaskedBit, concatenate
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from math import log
 
 import numpy as np
 
-from mpc_train.admission.footprint import LEVELS, PAIRS_AT_ONCE
 from mpc_train.evaluation.figures import quotient
-from mpc_train.run.memory import computed
+from mpc_train.training.chunk_sizes import LEVELS, PAIRS_AT_ONCE
 from protocols.comparison.compare import below
 from protocols.functions.splines import divide
 from protocols.shares.arithmetic import multiply, remask, select, truncate
+from protocols.shares.computed import computed
 from protocols.shares.masked import Masked, MaskedBit, concatenate
 
 PAIR_BITS = 20

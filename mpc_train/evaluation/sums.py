@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from mpc_train.admission.footprint import MOST_PAIRED_ROWS
 from mpc_train.evaluation.ranking import LEVEL_THRESHOLDS, below_each, edges_of
+from mpc_train.training.chunk_sizes import MOST_PAIRED_ROWS
 from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
 from protocols.comparison.compare import argmax, negative
 from protocols.functions.splines import sigmoid

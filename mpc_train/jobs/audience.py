@@ -1,12 +1,9 @@
 """Who learns what passes the reveal gate: before a run as the job says, after it as it was."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from mpc_train.jobs.link import disclosed
-
-if TYPE_CHECKING:
-    from mpc_train.jobs.job import Job
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.sealed import sealed_tensors
 
 OWN = "@"
 """Between a metric and the owner whose rows it is of, who alone learns it: "auc@clinic"."""
@@ -17,29 +14,29 @@ RANGE = "range"
 """One bit at the end of a run: whether a value left the ring's range (`training.range_guard`)."""
 
 
-def audience(job: "Job", output: str) -> tuple[str, ...]:
+def audience(job: Job, output: str) -> tuple[str, ...]:
     """The nodes and recipients that learn an output of the reveal gate."""
-    if output in job.sealed:
+    if output in sealed_tensors(job):
         return job.recipients
     _, _, owner = output.partition(OWN)
     return (owner,) if owner else job.names
 
 
-def fold_outputs(job: "Job") -> list[str]:
+def fold_outputs(job: Job) -> list[str]:
     """The outputs of the reveal gate that are means over folds: one a metric that is a number."""
     if not job.reveal.folds:
         return []
     return [f"{PREFIX}{name}" for name in job.reveal.metrics if name not in NOT_AVERAGED]
 
 
-def listed(job: "Job") -> list[str]:
+def listed(job: Job) -> list[str]:
     """The outputs of the end of a run, as the job lists them."""
     own = [f"{metric}{OWN}{owner}" for owner in job.owners for metric in job.reveal.per_party]
     guard = [RANGE] if job.train.guards_end else []
-    return [*guard, *job.reveal.metrics, *fold_outputs(job), *own, *job.sealed]
+    return [*guard, *job.reveal.metrics, *fold_outputs(job), *own, *sealed_tensors(job)]
 
 
-def learnt(job: "Job", outputs: Iterable[str]) -> dict[str, list[str]]:
+def learnt(job: Job, outputs: Iterable[str]) -> dict[str, list[str]]:
     """For each node and recipient what it learns when these outputs pass the gate, once each.
 
     What the linkage of records discloses, which passes no gate, is listed as the job says it.
@@ -48,7 +45,7 @@ def learnt(job: "Job", outputs: Iterable[str]) -> dict[str, list[str]]:
     for output in outputs:
         for name in audience(job, output):
             found[name][output] = None
-    for names, what in disclosed(job):
+    for names, what in linkage_disclosures(job):
         for name in names:
             found[name][what] = None
     return {name: list(outputs) for name, outputs in found.items()}
@@ -60,3 +57,46 @@ def grouped(by_name: dict[str, list[str]]) -> list[tuple[list[str], list[str]]]:
     for name, what in by_name.items():
         groups.setdefault(tuple(what), []).append(name)
     return [(names, list(what)) for what, names in groups.items()]
+
+
+def linkage_disclosures(job: Job) -> list[tuple[tuple[str, ...], str]]:
+    """Who learns what from linkage; the coordinator is told nothing, and counts steps."""
+    join, several = job.data.join, len(job.owners) > 2
+    found: list[tuple[tuple[str, ...], str]] = []
+    choices = (job.evaluators, "how many records each choice of owners has in common")
+    if job.data.check_duplicates is not None:
+        found.append((job.evaluators, "how many records stand in more than one table"))
+        return [*found, choices] if several else found
+    if join is None:
+        return found
+    found.append((job.names, "how many records all owners have in common"))
+    found.append((job.owners, "how many of its own records found no partner"))
+    if join.membership == "nobody":
+        return [*found, choices] if several else found
+    found.append((job.owners, "which of its own records all owners have"))
+    if several:
+        found.append(
+            (
+                job.owners,
+                "which of its own records each other owner has, and how many records others have "
+                "in common",
+            )
+        )
+    return found
+
+
+def linkage_in_words(job: Job) -> list[str]:
+    """What linkage tells whom, in words; empty where the job links nothing."""
+    if job.data.link is None:
+        return []
+    found = []
+    for names, what in linkage_disclosures(job):
+        whom = "everybody, the coordinator too" if names == job.names else ", ".join(names)
+        found.append(f"to {whom}: {what}")
+    if job.data.join is None:
+        found.append("to everybody: whether these are too many")
+    else:
+        found.append("which everybody can reckon: an owner's rows less those in common")
+    if job.data.join is None or job.data.join.membership == "nobody":
+        found.append("to nobody: which records these are")
+    return found

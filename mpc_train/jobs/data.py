@@ -138,6 +138,11 @@ class Data(Strict, frozen=True):
     split_normalise: tuple[Rule, ...] = ()
     """When two spellings of `split_by` are the same one, as in `join.normalise`."""
 
+    @property
+    def link(self) -> Join | Duplicates | None:
+        """What the job says of identifiers; None: it links no records."""
+        return self.join or self.check_duplicates
+
     def __post_init__(self) -> None:
         compose(self, "label", "features", "weight", "columns", "split_by")
 

@@ -5,8 +5,8 @@ of `Job.to_bytes`, and signs its digest; so everything here is public to all nod
 it is secret. Real numbers are exact decimals all the way: whoever needs them as ring elements
 rounds them once, in integers, and two machines can not round differently.
 
-`[data]`, `[prepare]`, `[train]` and `[reveal]` are described in `job_data.py`, `job_prepare.py`,
-`job_train.py` and `job_reveal.py` beside this file, every other section here.
+`[data]`, `[prepare]`, `[train]` and `[reveal]` are described in `data.py`, `prepare.py`, `train.py`
+and `reveal.py` beside this file, every other section here.
 
 Numbers of rows are part of the job because every node derives the batches from them.
 """
@@ -14,17 +14,10 @@ Numbers of rows are part of the job because every node derives the batches from 
 import hashlib
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from mpc_train.admission.ranges import check_ranges
-from mpc_train.base.sizes import check_sizes
-from mpc_train.base.strict_toml import MAX_MESSAGE, all_at, at, clipped, load_toml
-from mpc_train.checks.check import JOB_VERSION, JobProblem, check_job
-from mpc_train.checks.check_data import check_data
-from mpc_train.errors import JobError, ModelError
 from mpc_train.jobs.data import (
     Data,
     Feature,
@@ -34,17 +27,17 @@ from mpc_train.jobs.data import (
     schema_of,
     weight_of,
 )
+from mpc_train.jobs.kinds import NUMBERS
 from mpc_train.jobs.pipeline import Pipeline, pipeline_of
 from mpc_train.jobs.prepare import Prepare
 from mpc_train.jobs.reveal import Reveal
 from mpc_train.jobs.train import Strict, Train
-from mpc_train.linkage.partners import least_joined
-from mpc_train.networks.carried import Carried, made_by, read_model
+from mpc_train.networks.carried import Carried
 from mpc_train.networks.graph import Graph, layers_of
 from mpc_train.networks.head import without_head
-from mpc_train.preparation.sealed import sealed_shapes
-from mpc_train.regression.settings import NUMBERS, regression_shapes
-from mpc_train.tables.schema import Schema, load_schema
+from mpc_train.tables.schema import Schema
+
+JOB_VERSION = 1
 
 ModelKind = Literal["linear", "logistic", "softmax", "mlp", "poisson", "gamma"]
 
@@ -96,7 +89,7 @@ class FixedPoint(Strict, frozen=True):
 
 
 class Job(Strict, frozen=True, dict=True):
-    """A checked job. Build one with `load_job`, `parse_job` or `job_from_bytes`."""
+    """A checked job. `mpc_train.admission.load` makes one of a file, or of what a node sent."""
 
     job: Roles
     data: Data
@@ -149,7 +142,8 @@ class Job(Strict, frozen=True, dict=True):
     @cached_property
     def pipeline(self) -> Pipeline:
         """The model's inputs, and how each is made from a column."""
-        return pipeline_of(self)
+        pooled = self.data.partition == "rows" and len(self.owners) > 1
+        return pipeline_of(self.prepare, self.features, self.schema, self.data.limit, pooled)
 
     @cached_property
     def label(self) -> Label:
@@ -207,18 +201,9 @@ class Job(Strict, frozen=True, dict=True):
             return self.data.joined or min(self.data.rows.values())
         return sum(self.data.rows.values())
 
-    def resolved(self, rows: int) -> "Job":
-        """Return the job with the number of joined rows, from which the schedule follows.
-
-        Raises JobError where the job does not go with so many. Its digest stays the same.
-        """
-        job = _joined(self, rows)
-        try:
-            check_job(job)
-        except JobProblem as problem:
-            raise JobError(f"{problem.key}: with {rows} joined rows: {problem}") from problem
-        check_ranges(job)
-        return job
+    def with_joined(self, rows: int) -> "Job":
+        """Return the job with this number of joined rows; 0: before it is known."""
+        return msgspec.structs.replace(self, data=msgspec.structs.replace(self.data, joined=rows))
 
     def at_fold(self, number: int) -> "Job":
         """Return the job that leaves this fold of its training rows out; 0: the job itself."""
@@ -255,12 +240,6 @@ class Job(Strict, frozen=True, dict=True):
         """
         return dict(self.graph.named("parameter", "frozen", "statistic"))
 
-    @property
-    def sealed(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of all that is sealed to the recipients, and revealed in no other way:
-        the model's tensors, what turns raw columns into its inputs, and what is said of them."""
-        return {**self.shapes, **sealed_shapes(self.pipeline), **regression_shapes(self)}
-
     def to_bytes(self) -> bytes:
         """Return the canonical bytes: JSON with sorted keys, decimals as strings."""
         return msgspec.json.encode(self, order="deterministic")
@@ -268,108 +247,5 @@ class Job(Strict, frozen=True, dict=True):
     def digest(self) -> bytes:
         """Return the 32 bytes that every node signs: SHA-256 of the canonical bytes, before
         anybody knows how many rows are joined."""
-        agreed = _joined(self, 0) if self.data.joined else self
+        agreed = self.with_joined(0) if self.data.joined else self
         return hashlib.sha256(agreed.to_bytes()).digest()
-
-
-def load_job(path: Path | str) -> Job:
-    """Read and check a job file; raise JobError that says file, line, key and what to write."""
-    path = Path(path)
-    job, text = load_toml(path, Job, JobError)
-    try:
-        check_sizes(job)
-        job = _finish(_with_network(_with_schema(job, path), path))
-        if job.data.joined:
-            raise JobProblem("data.joined", "is filled in during a run; remove it")
-        for one in (job, *fewest(job)):
-            check_ranges(one)
-    except ModelError as error:
-        key = "model.graph" if job.model.graph else "model.module"
-        raise at(JobError, path, text, key, str(error).removeprefix(f"{key}: ")) from error
-    except JobProblem as problem:
-        raise all_at(JobError, path, text, problem.said) from problem
-    except JobError as error:
-        key, _, message = str(error).partition(": ")
-        raise at(JobError, path, text, key, message) from error
-    return job
-
-
-def job_from_bytes(body: bytes) -> Job:
-    """Read a job from its canonical bytes, as another node sent them; raise JobError."""
-    try:
-        job = _finish(msgspec.json.decode(body, type=Job))
-    except msgspec.MsgspecError as error:
-        what = clipped(str(error), MAX_MESSAGE)
-        raise JobError(f"the proposed job cannot be read: {what}") from error
-    except (JobProblem, ArithmeticError, ValueError, RecursionError) as problem:
-        key = getattr(problem, "key", "")
-        what = clipped(str(problem), MAX_MESSAGE)
-        raise JobError(f"the proposed job: {clipped(key)}: {what}") from problem
-    if job.to_bytes() != body:
-        raise JobError("the proposed job is not in canonical form; same version at all nodes?")
-    return job
-
-
-def _with_schema(job: Job, path: Path) -> Job:
-    """The job with the content of the schema file that it names."""
-    data = job.data
-    if data.table is not None:
-        raise JobProblem("data.table", "is filled in; write schema = the name of a schema file")
-    if not data.schema:
-        return job
-    table = load_schema(path.parent / data.schema)
-    return msgspec.structs.replace(job, data=msgspec.structs.replace(data, schema="", table=table))
-
-
-def _with_network(job: Job, path: Path) -> Job:
-    """The job with the network that it names: the file's content, or the graph of the factory."""
-    model = job.model
-    if model.network is not None or (model.module and model.graph):
-        raise JobProblem("model", "write module or graph, one of them; network is filled in")
-    if model.graph:
-        found = read_model(path.parent / model.graph)
-        model = msgspec.structs.replace(
-            model, graph="", network=found, input_shape=found.graph.input_shape
-        )
-    elif model.module:
-        check_data(job)
-        array = job.data.array
-        shape = model.input_shape or (array.shape if array else (job.pipeline.width,))
-        made = made_by(model.module, shape, job.train.seed)
-        network = msgspec.structs.replace(made, weights={})
-        model = msgspec.structs.replace(model, network=network, input_shape=shape)
-    job = msgspec.structs.replace(job, model=model)
-    if model.network is not None:
-        # torch is loaded only for jobs with a network of their own.
-        from mpc_train.networks.models import check_network
-
-        check_network(job)
-    return job
-
-
-def _finish(job: Job) -> Job:
-    """Fill in what is left out, then check; raise JobProblem."""
-    if not job.job.evaluators:
-        evaluators = tuple(name for name in job.owners if name != job.dealer)
-        roles = msgspec.structs.replace(job.job, evaluators=evaluators)
-        job = msgspec.structs.replace(job, job=roles)
-    named = job.label.classes
-    if job.model.kind in ("softmax", "mlp") and not job.model.classes and named:
-        model = msgspec.structs.replace(job.model, classes=len(named))
-        job = msgspec.structs.replace(job, model=model)
-    check_job(job)
-    for one in fewest(job):
-        check_job(one)
-    return job
-
-
-def fewest(job: Job) -> list[Job]:
-    """The job with the fewest joined rows that it allows, where that is not known yet: what holds
-    for these and for as many as there can be holds between them."""
-    if job.data.join is None or job.data.joined:
-        return []
-    return [_joined(job, least_joined(job))]
-
-
-def _joined(job: Job, rows: int) -> Job:
-    return msgspec.structs.replace(job, data=msgspec.structs.replace(job.data, joined=rows))

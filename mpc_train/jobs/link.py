@@ -9,20 +9,17 @@
 
 An identifier is a column that all owners have; it is never a feature and never shared. What it
 takes for two spellings to be the same is said by `mpc_train.tables.normalise`, what each node
-learns by `learnt`.
+learns by `audience.linkage_disclosures`.
 """
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from mpc_train.jobs.train import Strict
 from mpc_train.tables.normalise import Rule
 from mpc_train.tables.spelling import compose
-
-if TYPE_CHECKING:
-    from mpc_train.jobs.job import Job
 
 Membership = Literal["holders", "nobody"]
 
@@ -57,51 +54,3 @@ class Duplicates(Strict, frozen=True):
 
     def __post_init__(self) -> None:
         compose(self, "on", "normalise")
-
-
-def link_of(job: "Job") -> Join | Duplicates | None:
-    """What the job says of identifiers; None: it uses none."""
-    return job.data.join or job.data.check_duplicates
-
-
-def disclosed(job: "Job") -> list[tuple[tuple[str, ...], str]]:
-    """Who learns what from linkage; the coordinator is told nothing, and counts steps."""
-    join, several = job.data.join, len(job.owners) > 2
-    found: list[tuple[tuple[str, ...], str]] = []
-    choices = (job.evaluators, "how many records each choice of owners has in common")
-    if job.data.check_duplicates is not None:
-        found.append((job.evaluators, "how many records stand in more than one table"))
-        return [*found, choices] if several else found
-    if join is None:
-        return found
-    found.append((job.names, "how many records all owners have in common"))
-    found.append((job.owners, "how many of its own records found no partner"))
-    if join.membership == "nobody":
-        return [*found, choices] if several else found
-    found.append((job.owners, "which of its own records all owners have"))
-    if several:
-        found.append(
-            (
-                job.owners,
-                "which of its own records each other owner has, and how many records others have "
-                "in common",
-            )
-        )
-    return found
-
-
-def learnt(job: "Job") -> list[str]:
-    """What linkage tells whom, in words; empty where the job links nothing."""
-    if link_of(job) is None:
-        return []
-    found = []
-    for names, what in disclosed(job):
-        whom = "everybody, the coordinator too" if names == job.names else ", ".join(names)
-        found.append(f"to {whom}: {what}")
-    if job.data.join is None:
-        found.append("to everybody: whether these are too many")
-    else:
-        found.append("which everybody can reckon: an owner's rows less those in common")
-    if job.data.join is None or job.data.join.membership == "nobody":
-        found.append("to nobody: which records these are")
-    return found

@@ -9,9 +9,8 @@ from typing import Literal, NamedTuple, get_args
 
 from mpc_train.jobs.audience import OWN, RANGE, listed
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.link import link_of
 from mpc_train.jobs.reveal import Metric
-from mpc_train.regression.settings import CHANGE, regression_shapes
+from mpc_train.jobs.sealed import CHANGE, regression_shapes, sealed_tensors
 
 Disclosure = Literal[
     "early_stopping",
@@ -67,7 +66,7 @@ def disclosed_on_the_way(job: Job) -> list[Disclosure]:
         found.append("guard")
     if job.reveal.training_loss_every:
         found.append("training_loss")
-    if link_of(job) is not None:
+    if job.data.link is not None:
         found.append("overlap")
     if job.data.join is not None and job.data.join.membership == "holders":
         found.append("membership")
@@ -86,7 +85,7 @@ def words_for(job: Job, output: str) -> tuple[Word, ...]:
     words: list[Word] = []
     if output in regression_shapes(job) and output != CHANGE:
         words.append(Word("disclosures", "statistics"))
-    elif output in job.sealed:
+    elif output in sealed_tensors(job):
         words += [Word("recipients", name) for name in job.recipients]
     if output == RANGE:
         words.append(Word("always", output))

@@ -16,20 +16,19 @@ Interactions are products of two inputs and come last.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
 from math import log, log1p
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from mpc_train.base.bounds import bit_length
 from mpc_train.base.problem import JobProblem, number
+from mpc_train.jobs.data import Feature
 from mpc_train.jobs.prepare import ColumnSteps, Log, Missing, Prepare, Scale
-
-if TYPE_CHECKING:
-    from mpc_train.jobs.data import Feature
-    from mpc_train.jobs.job import Job
-    from mpc_train.tables.schema import Column
+from mpc_train.tables.schema import Column, Schema
 
 MOST_POWERS = 4
 MOST_INPUTS = 100_000
@@ -135,17 +134,32 @@ class Pipeline:
         return found
 
 
-def pipeline_of(job: Job) -> Pipeline:
-    """The job's pipeline; raises JobProblem where `[prepare]` contradicts the columns."""
-    prepare, schema = job.prepare, job.schema
-    features = {feature.name: feature for feature in job.features}
+@dataclass(frozen=True)
+class _Given:
+    """What of a job its terms follow from, beside the columns themselves."""
+
+    prepare: Prepare
+    limit: Decimal
+    pooled: bool
+
+
+def pipeline_of(
+    prepare: Prepare, features: Sequence[Feature], schema: Schema, limit: Decimal, pooled: bool
+) -> Pipeline:
+    """The pipeline of a job's columns; raises JobProblem where `[prepare]` contradicts them.
+
+    limit: `data.limit`. pooled: several owners have rows of the same columns, so that one of them
+    may never have measured a column.
+    """
+    given = _Given(prepare, limit, pooled)
+    names = {feature.name for feature in features}
     for name in prepare.columns:
-        if name not in features:
+        if name not in names:
             raise JobProblem(f"prepare.columns.{name}", "is no feature of the job")
     terms: list[Term] = []
-    for feature in job.features:
+    for feature in features:
         steps = _steps(prepare, feature.name)
-        terms += _terms_of(job, feature, schema[feature.name], steps)
+        terms += _terms_of(given, feature, schema[feature.name], steps)
     places: dict[str, int] = {}
     for place, term in enumerate(terms):
         places.setdefault(term.name, place)
@@ -178,7 +192,7 @@ def _steps(prepare: Prepare, name: str) -> ColumnSteps:
     )
 
 
-def _terms_of(job: Job, feature: Feature, column: Column, steps: ColumnSteps) -> list[Term]:
+def _terms_of(given: _Given, feature: Feature, column: Column, steps: ColumnSteps) -> list[Term]:
     name, key = feature.name, f"prepare.columns.{feature.name}"
     if column.kind == "identifier":
         raise JobProblem("data.features", f"{name!r} is an identifier and is never shared")
@@ -191,17 +205,17 @@ def _terms_of(job: Job, feature: Feature, column: Column, steps: ColumnSteps) ->
         terms = [
             Term(f"{name}={level}", name, "level", index, missing=missing)
             for index, level in enumerate(levels)
-            if index or not job.prepare.drop_first
+            if index or not given.prepare.drop_first
         ]
     else:
-        terms = _numbers(job, feature, column, steps)
+        terms = _numbers(given, feature, column, steps)
     if steps.indicator and column.missing:
         terms.append(Term(f"{name}:missing", name, "missing", missing="mean"))
     return terms
 
 
-def _numbers(job: Job, feature: Feature, column: Column, steps: ColumnSteps) -> list[Term]:
-    name, key, prepare = feature.name, f"prepare.columns.{feature.name}", job.prepare
+def _numbers(given: _Given, feature: Feature, column: Column, steps: ColumnSteps) -> list[Term]:
+    name, key, prepare = feature.name, f"prepare.columns.{feature.name}", given.prepare
     binary = column.kind == "boolean"
     scale: Scale = steps.scale or ("declared" if binary else prepare.scale)
     powers = (1 if binary else prepare.powers) if steps.powers is None else steps.powers
@@ -229,7 +243,7 @@ def _numbers(job: Job, feature: Feature, column: Column, steps: ColumnSteps) -> 
             )
         center = (Fraction(bounds[0]) + Fraction(bounds[1])) / 2
         width = (Fraction(bounds[1]) - Fraction(bounds[0])) / 2
-    bound = float(job.data.limit)
+    bound = float(given.limit)
     if bounds is not None:
         bound = max(abs(float((Fraction(end) - center) / width)) for end in bounds)
     fill = None
@@ -246,20 +260,16 @@ def _numbers(job: Job, feature: Feature, column: Column, steps: ColumnSteps) -> 
         center=float(center),
         scale=float(width),
         shared=scale,
-        missing=(steps.missing or "error") if column.missing or _is_pooled(job) else "error",
+        missing=(steps.missing or "error") if column.missing or given.pooled else "error",
     )
-    return [_power(job, key, shape, power, bound, fill) for power in range(1, powers + 1)]
+    return [_power(given, key, shape, power, bound, fill) for power in range(1, powers + 1)]
 
 
-def _is_pooled(job: Job) -> bool:
-    """Whether others have the same columns, so that an owner may have measured nothing of one,
-    whatever codes the schema lists for single cells."""
-    return job.data.partition == "rows" and len(job.owners) > 1
-
-
-def _power(job: Job, key: str, term: Term, power: int, bound: float, fill: float | None) -> Term:
+def _power(
+    given: _Given, key: str, term: Term, power: int, bound: float, fill: float | None
+) -> Term:
     reach = bound**power
-    most = MOST_COARSE if term.scaled else float(job.data.limit)
+    most = MOST_COARSE if term.scaled else float(given.limit)
     if power > 1 and reach > most:
         raise JobProblem(
             f"{key}.powers" if key else "prepare.powers",
@@ -276,7 +286,7 @@ def _power(job: Job, key: str, term: Term, power: int, bound: float, fill: float
         term,
         name=term.name if power == 1 else f"{term.name}^{power}",
         power=power,
-        bound=reach if term.scaled else min(reach, float(job.data.limit)),
+        bound=reach if term.scaled else min(reach, float(given.limit)),
         fill=None if fill is None else fill**power,
     )
 
@@ -296,8 +306,3 @@ def _logged(key: str, kind: Log, bounds: tuple[float, float] | None) -> tuple[fl
             f"{key}.log", f"needs a declared range or clip that begins above {least:g}"
         )
     return _log(bounds[0], kind), _log(bounds[1], kind)
-
-
-def check_pipeline(job: Job) -> None:
-    """Raise JobProblem at the first contradiction in `[prepare]`."""
-    _ = job.pipeline

@@ -12,13 +12,11 @@ uses one full batch; the rows that are left over at the end of an epoch sit out 
 import hashlib
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from mpc_train.jobs.job import Job
+from mpc_train.jobs.job import Job
 
 RATE_DENOMINATOR = 2**40
 """Cosine rates are rounded to multiples of 2^-40, far below one unit of the fixed point."""
@@ -33,7 +31,7 @@ def permutation(count: int, purpose: str, seed: int, epoch: int = 0) -> NDArray[
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
-def split_sizes(job: "Job") -> tuple[int, int]:
+def split_sizes(job: Job) -> tuple[int, int]:
     """Return how many rows train and how many are held out for the metrics (rounded down)."""
     training, held_out = _whole_sizes(job)
     if not job.data.fold:
@@ -42,18 +40,18 @@ def split_sizes(job: "Job") -> tuple[int, int]:
     return training - fold, fold
 
 
-def _whole_sizes(job: "Job") -> tuple[int, int]:
+def _whole_sizes(job: Job) -> tuple[int, int]:
     parts = [_sizes(job, rows) for rows in _split_apart(job)]
     return sum(training for training, _, _ in parts), sum(held_out for _, _, held_out in parts)
 
 
-def fold_jobs(job: "Job") -> "list[Job]":
+def fold_jobs(job: Job) -> list[Job]:
     """Return for each fold the job that trains without it and is evaluated on it."""
     return [job.at_fold(number) for number in range(1, job.reveal.folds + 1)]
 
 
 def _without_fold(
-    job: "Job", parts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+    job: Job, parts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The fold is what is held out; what the job holds out for its metrics stays away."""
     training, checked, _ = parts
@@ -62,31 +60,31 @@ def _without_fold(
     return np.setdiff1d(training, fold), checked, fold
 
 
-def _split_apart(job: "Job") -> list[int]:
+def _split_apart(job: Job) -> list[int]:
     """Numbers of rows that are split each for themselves: all, or owner by owner with groups."""
     return [job.data.rows[owner] for owner in job.owners] if job.data.split_by else [job.rows]
 
 
-def _sizes(job: "Job", rows: int) -> tuple[int, int, int]:
+def _sizes(job: Job, rows: int) -> tuple[int, int, int]:
     """Rows that train, that early stopping is decided on, and that are held out."""
     held_out, stopping = int(Fraction(job.data.test_fraction) * rows), job.train.early_stopping
     checked = 0 if stopping is None else int(Fraction(stopping.fraction) * (rows - held_out))
     return rows - held_out - checked, checked, held_out
 
 
-def group_parts(job: "Job", owner: str) -> tuple[int, int, int]:
+def group_parts(job: Job, owner: str) -> tuple[int, int, int]:
     """Return the sizes of an owner's parts where groups stay together; its rows lie in this
     order: those that train first, those that are held out last."""
     return _sizes(job, job.data.rows[owner])
 
 
-def split(job: "Job") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split(job: Job) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the row numbers for training and for testing, each ascending."""
     training, _, held_out = _three_parts(job)
     return training, held_out
 
 
-def held_out_sizes(job: "Job") -> dict[str, int]:
+def held_out_sizes(job: Job) -> dict[str, int]:
     """Return how many of each owner's rows are held out, where owners hold rows."""
     held_out = split(job)[1]
     ends = np.cumsum([0, *(job.data.rows[owner] for owner in job.owners)])
@@ -94,30 +92,30 @@ def held_out_sizes(job: "Job") -> dict[str, int]:
     return dict(zip(job.owners, counts.tolist(), strict=True))
 
 
-def held_out_of(job: "Job", owner: str) -> NDArray[np.int64]:
+def held_out_of(job: Job, owner: str) -> NDArray[np.int64]:
     """Return the numbers of an owner's rows that are held out, ascending."""
     first, held_out = job.first_row(owner), split(job)[1]
     return held_out[(held_out >= first) & (held_out < first + job.data.rows[owner])]
 
 
-def checked_size(job: "Job") -> int:
+def checked_size(job: Job) -> int:
     """Return how many rows early stopping is decided on, without finding out which."""
     return sum(checked for _, checked, _ in (_sizes(job, rows) for rows in _split_apart(job)))
 
 
-def checked_rows(job: "Job") -> NDArray[np.int64]:
+def checked_rows(job: Job) -> NDArray[np.int64]:
     """Return the rows, ascending, that early stopping is decided on; none without it."""
     return _three_parts(job)[1]
 
 
-def is_checked(job: "Job", epoch: int) -> bool:
+def is_checked(job: Job, epoch: int) -> bool:
     """Whether early stopping is decided after this epoch; after the last there is nothing left."""
     stopping = job.train.early_stopping
     return stopping is not None and (epoch + 1) % stopping.every == 0
 
 
 def _three_parts(
-    job: "Job",
+    job: Job,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     if job.data.split_by:
         return _grouped_parts(job)
@@ -129,7 +127,7 @@ def _three_parts(
 
 
 def _grouped_parts(
-    job: "Job",
+    job: Job,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     found: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
     for owner in job.owners:
@@ -141,18 +139,18 @@ def _grouped_parts(
     return training, checked, held_out
 
 
-def is_newton(job: "Job") -> bool:
+def is_newton(job: Job) -> bool:
     """Whether a step uses all training rows, without epochs and batches."""
     return job.train.optimizer.name == "newton"
 
 
-def steps_per_epoch(job: "Job") -> int:
+def steps_per_epoch(job: Job) -> int:
     if is_newton(job):
         return total_steps(job)
     return split_sizes(job)[0] // job.train.batch_size
 
 
-def total_steps(job: "Job") -> int:
+def total_steps(job: Job) -> int:
     if is_newton(job):
         exact = job.model.kind == "linear" and not job.train.optimizer.l1
         usual = 12 if job.model.kind in ("poisson", "gamma") else 8
@@ -160,20 +158,20 @@ def total_steps(job: "Job") -> int:
     return job.train.epochs * steps_per_epoch(job)
 
 
-def batches(job: "Job", epoch: int) -> list[NDArray[np.int64]]:
+def batches(job: Job, epoch: int) -> list[NDArray[np.int64]]:
     """Return the row numbers of each batch of an epoch (epochs count from 0)."""
     size, order = job.train.batch_size, order_of(job, split(job)[0], epoch)
     return [order[at : at + size] for at in range(0, len(order), size)]
 
 
-def order_of(job: "Job", training: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+def order_of(job: Job, training: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
     """Return the training rows in the order of an epoch, batch after batch, without those that are
     left over."""
     order = training[permutation(len(training), "batches", job.train.seed, epoch)]
     return order[: steps_per_epoch(job) * job.train.batch_size]
 
 
-def learning_rate(job: "Job", epoch: int, step: int | None = None) -> Fraction:
+def learning_rate(job: Job, epoch: int, step: int | None = None) -> Fraction:
     """Return the exact learning rate of an epoch (from 0) at a step (from 1; None: warmed up).
 
     constant: the declared rate. step: times factor**(epoch // every). cosine: times
@@ -191,7 +189,7 @@ def learning_rate(job: "Job", epoch: int, step: int | None = None) -> Fraction:
     return rate
 
 
-def distinct_rates(job: "Job") -> list[tuple[int, int | None]]:
+def distinct_rates(job: Job) -> list[tuple[int, int | None]]:
     """Return (epoch, step) wherever a rate may differ from the ones before: for checks.
 
     `job_train_checks` bounds how many these are.
@@ -202,12 +200,12 @@ def distinct_rates(job: "Job") -> list[tuple[int, int | None]]:
     return [*found, *((epoch, None) for epoch in range(0, job.train.epochs, epochs_alike(job)))]
 
 
-def rate_changes(job: "Job") -> int:
+def rate_changes(job: Job) -> int:
     """Return in how many epochs the rate may differ from that of the epoch before."""
     return -(-job.train.epochs // epochs_alike(job))
 
 
-def epochs_alike(job: "Job") -> int:
+def epochs_alike(job: Job) -> int:
     """So many epochs in a row have one rate."""
     schedule = job.train.schedule
     if schedule.name == "step":

@@ -26,12 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.errors import ModelError
-from mpc_train.networks.graph import Graph, GraphError, check_graph
+from mpc_train.networks.graph import WEIGHT_BITS, Graph, GraphError, check_graph
 
 Words = NDArray[np.int64]
 
-WEIGHT_BITS = 24
-"""First weights are kept at this scale; below 2^7 they fit four bytes."""
 MAX_MODEL_BYTES = 64 << 20
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 

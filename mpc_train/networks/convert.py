@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from mpc_train.networks.carried import WEIGHT_BITS
 from mpc_train.networks.convert_rules import (
     FUNCTIONS,
     INSTEAD,
@@ -30,7 +29,15 @@ from mpc_train.networks.convert_rules import (
     Unsupported,
     is_tensor,
 )
-from mpc_train.networks.graph import Graph, Kind, Node, Tensor, check_graph, pool_before_relu
+from mpc_train.networks.graph import (
+    WEIGHT_BITS,
+    Graph,
+    Kind,
+    Node,
+    Tensor,
+    check_graph,
+    pool_before_relu,
+)
 
 WEIGHT_LIMIT = 1 << 7
 """First weights lie below this: four bytes hold one."""

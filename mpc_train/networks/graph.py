@@ -34,6 +34,11 @@ Setting = bool | int | str | tuple[int, ...]
 Kind = Literal["parameter", "frozen", "statistic", "counter"]
 
 
+NORMS = ("batch_norm", "layer_norm", "group_norm")
+WEIGHT_BITS = 24
+"""First weights are kept at this scale; below 2^7 they fit four bytes."""
+
+
 class GraphError(ValueError):
     """The graph contradicts itself; the message names the node."""
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc_train.jobs.kinds import LOGARITHMIC
 from mpc_train.jobs.pipeline import Pipeline, Term
 from mpc_train.owners.cells import CELL_BITS
-from mpc_train.regression.settings import LOGARITHMIC
 from mpc_train.tables.cells import CellError
 
 if TYPE_CHECKING:

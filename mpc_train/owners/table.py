@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mpc_train.errors import DataError
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.link import Duplicates, Join, link_of
+from mpc_train.jobs.link import Duplicates, Join
 from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.jobs.schedule import group_parts
 from mpc_train.owners.columns import columns_of, pipeline_over
@@ -79,7 +79,7 @@ def load_table(
 
     raw: makes `Table.raw` of the table's terms.
     """
-    link, group = link_of(job), job.data.split_by
+    link, group = job.data.link, job.data.split_by
     alone = job.data.partition == "columns" or len(job.owners) == 1
     typed = load(
         source,
@@ -123,7 +123,7 @@ def _refuse_identifiers(
 ) -> None:
     """Raise DataError with every identifier that cannot be normalised, or with the one that stands
     there twice."""
-    link, group = link_of(job), job.data.split_by
+    link, group = job.data.link, job.data.split_by
     rules = {} if link is None else dict(link.normalise)
     if group:
         rules = {group: job.data.split_normalise}

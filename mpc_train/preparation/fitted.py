@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from mpc_train.jobs.pipeline import Pipeline
+from mpc_train.jobs.sealed import BEYOND, CENTER, EXPONENT, FILL, MANTISSA
 from mpc_train.owners.cells import CELL_BITS
-from mpc_train.preparation.sealed import BEYOND, CENTER, EXPONENT, FILL, MANTISSA
 from protocols.functions.magnitude import Magnitude, exactly, magnitude, reciprocal, shifted
 from protocols.ring.rational import HEADROOM_BITS, MANTISSA_BITS
 from protocols.roles.role import Role

@@ -19,27 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.jobs.pipeline import Pipeline
+from mpc_train.jobs.sealed import BEYOND, CENTER, EXPONENT, FILL, INVERSE, MANTISSA
 from mpc_train.owners.cells import CELL_BITS, reaches
 from protocols.ring.rational import MANTISSA_BITS
 
-CENTER, INVERSE, FILL = "prepare.center", "prepare.inverse", "prepare.fill"
-MANTISSA, EXPONENT, BEYOND = "prepare.mantissa", "prepare.exponent", "prepare.beyond"
 BITS = {CENTER: CELL_BITS, MANTISSA: MANTISSA_BITS, EXPONENT: 0, BEYOND: 0, FILL: CELL_BITS}
 """Fractional bits of what is sealed."""
 FINE_BITS = 42
 """Beyond a deviation of 2^-42 of the range an input is off by more than 2^-12."""
 
 Reals = NDArray[np.float64]
-
-
-def sealed_shapes(pipeline: Pipeline) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what is sealed."""
-    found: dict[str, tuple[int, ...]] = {}
-    if pipeline.scaled:
-        found = dict.fromkeys((CENTER, MANTISSA, EXPONENT, BEYOND), (len(pipeline.scaled),))
-    if pipeline.filled:
-        found[FILL] = (len(pipeline.filled),)
-    return found
 
 
 def opened_parameters(pipeline: Pipeline, sealed: Mapping[str, Reals]) -> dict[str, Reals]:

@@ -24,10 +24,10 @@ from mpc_train.regression.scales import (
     Scales,
     square_bits,
 )
-from mpc_train.run.memory import computed
 from protocols.ring import products as ring
 from protocols.roles.role import Words
 from protocols.shares.arithmetic import bilinear, matmul, multiply, remask, truncate
+from protocols.shares.computed import computed
 from protocols.shares.masked import Additive, Masked, concatenate, public
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from mpc_train.jobs.kinds import DISPERSED
 from protocols.ring.rational import exponential
 
 FamilyName = Literal["linear", "logistic", "poisson", "gamma"]
@@ -40,7 +41,7 @@ class Family:
 
     @property
     def has_dispersion(self) -> bool:
-        return self.name in ("linear", "gamma")
+        return self.name in DISPERSED
 
     @property
     def logarithmic(self) -> bool:

@@ -14,22 +14,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpc_train.jobs.schedule import split, total_steps
+from mpc_train.jobs.sealed import (
+    CHANGE,
+    DEPENDENCE,
+    DISPERSION,
+    INFLATION,
+    SCALE,
+    regression_shapes,
+)
 from mpc_train.regression.equations import at_scale, prepared
 from mpc_train.regression.family import Family
 from mpc_train.regression.lasso import fit_lasso
 from mpc_train.regression.newton import fit
 from mpc_train.regression.rows import mean_of
 from mpc_train.regression.scales import COEFFICIENT_BITS, PREDICTOR_BITS
-from mpc_train.regression.settings import (
-    CHANGE,
-    DEPENDENCE,
-    DISPERSION,
-    INFLATION,
-    SCALE,
-    family_of,
-    regression_shapes,
-    sizes_of,
-)
+from mpc_train.regression.settings import family_of, sizes_of
 from mpc_train.training.range_guard import RangeGuard, rows_looked_at, words_of
 from mpc_train.training.trainer import Training
 from protocols.crypten_tensor.tensor import MaskedTensor

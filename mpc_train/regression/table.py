@@ -33,16 +33,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 
 from mpc_train.jobs.schedule import total_steps
-from mpc_train.regression.settings import (
-    CHANGE,
-    DEPENDENCE,
-    DISPERSION,
-    INFLATION,
-    SCALE,
-    bounds_of,
-    family_of,
-    sizes_of,
-)
+from mpc_train.jobs.sealed import CHANGE, DEPENDENCE, DISPERSION, INFLATION, SCALE
+from mpc_train.regression.settings import bounds_of, family_of, sizes_of
 from protocols.functions.matrix_inverse_plan import UNRESOLVED
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ from mpc_train.base.reading import Reading
 from mpc_train.errors import ArtifactError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
+from mpc_train.jobs.sealed import sealed_tensors
 from protocols.canonical import pack
 from protocols.sealing.envelope import EnvelopeInfo, seal_envelope
 from protocols.sealing.session import SUITE
@@ -60,7 +61,7 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def envelope_info(job: Job, sid: bytes, sender: str, recipient: str) -> EnvelopeInfo:
     """What an envelope of this job's final model says of itself."""
-    return EnvelopeInfo(SUITE, sid, total_steps(job), tuple(job.sealed), sender, recipient)
+    return EnvelopeInfo(SUITE, sid, total_steps(job), tuple(sealed_tensors(job)), sender, recipient)
 
 
 def seal_model(
@@ -78,8 +79,8 @@ def seal_model(
 ) -> bytes:
     """Seal evaluator `me`'s part of the final model to `recipient`; return the envelope.
 
-    delta, mask: ΔW and [λW]_me by name, int64, shapes as in `job.sealed`; the masks must be
-    fresh since their last opening. Raises ArtifactError for other names or shapes and for a
+    delta, mask: ΔW and [λW]_me by name, int64, shapes as in `sealed_tensors(job)`; the masks must
+    be fresh since their last opening. Raises ArtifactError for other names or shapes and for a
     recipient that the job does not name.
     """
     if recipient not in job.recipients:
@@ -114,9 +115,9 @@ def seal_model(
 
 def check_tensors(job: Job, what: str, tensors: Tensors) -> None:
     """Raise ArtifactError unless names, shapes and type are those of what the job seals."""
-    if set(tensors) != set(job.sealed):
+    if set(tensors) != set(sealed_tensors(job)):
         raise ArtifactError(f"{what}: other tensors than the job's model has")
-    for name, shape in job.sealed.items():
+    for name, shape in sealed_tensors(job).items():
         value = tensors[name]
         if value.dtype != np.int64 or value.shape != shape:
             raise ArtifactError(

@@ -22,12 +22,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from mpc_train.admission.load import job_from_bytes
 from mpc_train.base.reading import Reading, is_reading
 from mpc_train.errors import ArtifactError, JobError
-from mpc_train.jobs.job import Job, job_from_bytes
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import is_newton, total_steps
+from mpc_train.jobs.sealed import BEYOND, sealed_tensors
 from mpc_train.linkage.partners import all_linkage_warnings, without_partner
-from mpc_train.preparation.sealed import BEYOND, BITS, in_words, opened_parameters, remarks
+from mpc_train.preparation.sealed import BITS, in_words, opened_parameters, remarks
 from mpc_train.regression.settings import regression_bits
 from mpc_train.regression.table import COEFFICIENTS_FILE, Results, results
 from mpc_train.results.artifact import PURPOSE, Statement, check_tensors, commit
@@ -190,7 +192,7 @@ def _open_part(
         tensors = load_tensors(blob)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{sender} sealed tensors that cannot be read") from error
-    if tuple(claimed.names) != tuple(_signed_job(statement).sealed):
+    if tuple(claimed.names) != tuple(sealed_tensors(_signed_job(statement))):
         raise ArtifactError(f"the envelope of {sender} does not name the model's tensors")
     return _Part(statement, text, signature, tensors)
 
@@ -239,8 +241,8 @@ def _combine(job: Job, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.float
             halves[kind][name] = value
         for kind, tensors in halves.items():
             check_tensors(job, f"{kind} of {sender}", tensors)
-        for name in job.sealed:
-            if not first.keys() >= job.sealed.keys():
+        for name in sealed_tensors(job):
+            if not first.keys() >= sealed_tensors(job).keys():
                 first[name] = halves["delta"][name]
                 total[name] = halves["delta"][name].copy()
             if not np.array_equal(first[name], halves["delta"][name]):  # 5

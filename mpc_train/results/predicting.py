@@ -33,17 +33,17 @@ from mpc_train.base.problem import JobProblem
 from mpc_train.base.sizes import check_sizes
 from mpc_train.errors import ArtifactError, ConfigError
 from mpc_train.jobs.job import Job
+from mpc_train.jobs.kinds import LOGARITHMIC
 from mpc_train.owners.applied import applied
 from mpc_train.owners.local import check_cells, local_terms
 from mpc_train.owners.table import arrays_of
-from mpc_train.regression.settings import LOGARITHMIC, family_of
+from mpc_train.regression.settings import family_of
 from mpc_train.results.artifact import commit
 from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE
+from mpc_train.results.plain_model import means, plain_module
 from mpc_train.tables.loading.load import stream
 from mpc_train.tables.source import Source, SourceProblem, check_source, label_of
 from mpc_train.tables.spelling import name_of
-from mpc_train.twin.regression import means
-from mpc_train.twin.training import plain_module
 
 if TYPE_CHECKING:
     from mpc_train.tables.typed import TypedTable

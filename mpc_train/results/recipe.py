@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpc_train.jobs.pipeline import Pipeline, Term
-from mpc_train.preparation.sealed import CENTER, FILL, INVERSE
+from mpc_train.jobs.sealed import CENTER, FILL, INVERSE
 from mpc_train.tables.schema import Column
 
 if TYPE_CHECKING:

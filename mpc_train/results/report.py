@@ -10,10 +10,8 @@ from typing import Any
 from mpc_train.admission.cautions import cautions
 from mpc_train.admission.footprint import memory_needs
 from mpc_train.base.reading import Reading
-from mpc_train.checks.check_train import drops
-from mpc_train.jobs.audience import fold_outputs, grouped
+from mpc_train.jobs.audience import fold_outputs, grouped, linkage_in_words
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.link import learnt, link_of
 from mpc_train.jobs.outputs import UNGROUPED
 from mpc_train.jobs.prepare import Prepare
 from mpc_train.jobs.schedule import (
@@ -23,6 +21,7 @@ from mpc_train.jobs.schedule import (
     steps_per_epoch,
     total_steps,
 )
+from mpc_train.jobs.training import drops
 from mpc_train.linkage.partners import least_joined
 from mpc_train.networks.head import head_of
 from mpc_train.owners.columns import columns_of
@@ -74,7 +73,7 @@ def describe(job: Job) -> str:
             + (metrics if metrics else "none"),
             *(
                 f"             {line}"
-                for line in (*_refusals(job), *_disclosures(job), *learnt(job))
+                for line in (*_refusals(job), *_disclosures(job), *linkage_in_words(job))
             ),
             "             sizes, this file, and when each message was sent, to every node",
         )
@@ -152,7 +151,7 @@ def _extras(job: Job) -> list[str]:
 
 def _linkage(job: Job) -> list[str]:
     """How records of several owners are told to be the same."""
-    link, join = link_of(job), job.data.join
+    link, join = job.data.link, job.data.join
     if link is None:
         return []
     keys = []

@@ -23,10 +23,10 @@ import msgspec
 
 from mpc_train.admission.rules import LEAST_BATCH_ROWS, LEAST_ROWS
 from mpc_train.base.strict_toml import at, load_toml, quoted
-from mpc_train.checks.check_train import needs_file
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.jobs.outputs import words_of
 from mpc_train.jobs.schedule import held_out_of
+from mpc_train.jobs.training import needs_file
 from mpc_train.tables.source import Source, SourceProblem, check_source, resolved
 
 if TYPE_CHECKING:

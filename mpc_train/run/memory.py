@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from protocols.roles.deferred import Deferred
-    from protocols.roles.role import Role, Words
-    from protocols.shares.masked import Masked
+    pass
 
 KEPT_BYTES = 256 << 20
 """Free memory beyond this is handed back."""
@@ -44,20 +41,3 @@ def settle() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, OWN_MAPPING_BYTES)
     mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
-
-
-def computed(*values: Masked) -> None:
-    """Exchange what is pending and compute these values, so that what they came from can go.
-
-    For rows that are worked on in chunks: a sum that is only asked for at the end keeps the
-    intermediate values of all of them until then.
-    """
-    let_go(values[0].role, [value.delta for value in values])
-
-
-def let_go(role: Role, awaited: Iterable[Deferred[Words]]) -> None:
-    """Exchange what is pending and have `awaited` computed: a dealer awaits nothing."""
-    role.finish()
-    if not role.is_dealer:
-        for words in awaited:
-            words.get()

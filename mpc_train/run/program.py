@@ -31,8 +31,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mpc_train.admission.ranges import check_ranges, rate
-from mpc_train.checks.check_train import needs_file
+from mpc_train.admission.load import fewest, job_from_bytes, resolved
+from mpc_train.admission.network import check_network
+from mpc_train.admission.ranges import check_ranges
 from mpc_train.errors import JobError
 from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.folds import cross_validated, fold_steps
@@ -40,8 +41,7 @@ from mpc_train.evaluation.learnt import Found
 from mpc_train.evaluation.metrics import evaluation_of, revealed
 from mpc_train.evaluation.own import exchange, own_halves
 from mpc_train.jobs.audience import listed
-from mpc_train.jobs.job import Job, fewest, job_from_bytes
-from mpc_train.jobs.link import link_of
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import leaving
 from mpc_train.jobs.schedule import (
     checked_rows,
@@ -50,10 +50,11 @@ from mpc_train.jobs.schedule import (
     split,
     total_steps,
 )
+from mpc_train.jobs.sealed import sealed_tensors
+from mpc_train.jobs.training import needs_file
 from mpc_train.linkage.link import Linked, Place, check_duplicates, link, patience_s
 from mpc_train.linkage.partners import linkage_warnings, without_partner
 from mpc_train.linkage.sharing import share_joined
-from mpc_train.networks.models import check_network, initial_weights
 from mpc_train.owners.table import Table, load_table
 from mpc_train.preparation.gaps import check_gaps, gap_outputs
 from mpc_train.preparation.sharing import Shared, share_in, words_brought
@@ -61,8 +62,10 @@ from mpc_train.regression.run import regress
 from mpc_train.results.artifact import ENVELOPE_FILE, seal_model
 from mpc_train.run.memory import settle
 from mpc_train.training.balance import balanced
+from mpc_train.training.first_weights import initial_weights
 from mpc_train.training.gradients import unseen
 from mpc_train.training.range_guard import ADVICE, NEWTON_ADVICE, RangeGuard, look_at_network
+from mpc_train.training.rates import rate
 from mpc_train.training.trainer import Training, make_trainer, train
 from mpc_train.training.warm_start import PUBLIC, flat, load_start, started_with
 from mpc_train.training.watch import Watch, disclosures
@@ -252,7 +255,7 @@ class TrainProgram:
 
     def _link(self, session: Session, job: Job, role: Role) -> tuple[Job, Linked | None]:
         """2: the job for the rows that are joined, where owners hold columns of it."""
-        if link_of(job) is None:
+        if job.data.link is None:
             return job, None
         place = Place(session.me, session.channel, session.sid, min(os.cpu_count() or 1, 4))
         tokens = None if self._table is None else self._table.tokens
@@ -266,7 +269,7 @@ class TrainProgram:
             self._table = replace(self._table, tokens=None)
             self.unmatched_records = without_partner(job, linked.rows)[session.me]
             self._warn(*linkage_warnings(job, linked.rows, session.me))
-        job = job.resolved(linked.rows)
+        job = resolved(job, linked.rows)
         # Whoever derives another schedule than the others is told so at the next frame.
         role.issue("joined", linked.rows, *public_constants(job))
         return job, linked
@@ -419,7 +422,7 @@ def _reveal_sealed(
     secret = {name: trained.model.tensors[name].masked() for name in job.shapes}
     secret |= shared.parameters.sealed | trained.secret
     found = {}
-    for name in job.sealed:
+    for name in sealed_tensors(job):
         half = gate.for_recipients(name, total_steps(job), secret[name])
         if half is not None:
             found[name] = half

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpc_train.evaluation.figures import mean_of
 from mpc_train.jobs.schedule import split
 from protocols.comparison.compare import relu
 from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.functions.means import mean_of
 from protocols.functions.splines import divide
 from protocols.shares.arithmetic import multiply, truncate
 from protocols.shares.masked import Masked, concatenate, public

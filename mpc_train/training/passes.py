@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.admission.footprint import chunk_rows
+from mpc_train.training.chunk_sizes import chunk_rows
 from protocols.crypten_tensor.tensor import MaskedTensor, crypten
 
 if TYPE_CHECKING:

@@ -28,18 +28,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from mpc_train.admission.network import NORMS
-from mpc_train.admission.ranges import MAX_CLASSES
-from mpc_train.base.bounds import WORD_BITS
 from mpc_train.jobs.audience import RANGE
 from mpc_train.jobs.schedule import split
-from mpc_train.run.memory import let_go
 from mpc_train.training.gradients import join
+from mpc_train.training.limits import most_hidden, most_of_ring, most_output
 from protocols.comparison.compare import below
 from protocols.crypten_tensor.tensor import MaskedTensor, crypten
 from protocols.errors import DivergedError
 from protocols.roles.deferred import Deferred
 from protocols.shares.arithmetic import remask
+from protocols.shares.computed import let_go
 from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate
 
 if TYPE_CHECKING:
@@ -183,33 +181,13 @@ def rows_looked_at(job: Job) -> NDArray[np.int64]:
     return rows[:: -(-len(rows) // most)]
 
 
-def most_of_ring(job: Job) -> int:
-    """Up to what layers may put out for a product's truncation to be exact."""
-    return 1 << (WORD_BITS - 2 * job.fraction_bits)
-
-
-def _most_hidden(job: Job) -> int:
-    """The same, but where a norm sums squares: those are sized for what the job states."""
-    if any(node.op in NORMS for node in job.graph.nodes):
-        return job.fixed_point.activation_limit
-    return most_of_ring(job)
-
-
-def most_output(job: Job) -> int:
-    """Of the outputs, which metrics add up over classes, or square where they are numbers."""
-    if job.classes:
-        return min(_most_hidden(job), most_of_ring(job) // MAX_CLASSES)
-    squared = 1 << ((WORD_BITS - 1) // 2 - job.fraction_bits)
-    return min(_most_hidden(job), max(squared, job.fixed_point.activation_limit))
-
-
 def look_at_network(guard: RangeGuard, job: Job, model: Network, inputs: MaskedTensor) -> None:
     """2: weights and kept statistics, and what layers put out for some rows among `inputs`."""
     with crypten.no_grad():
         outputs, hidden = model.looked_into(inputs[rows_looked_at(job)])
     pairs: list[tuple[Iterable[MaskedTensor], int]] = [
         (model.tensors.values(), most_of_ring(job)),
-        (hidden, _most_hidden(job)),
+        (hidden, most_hidden(job)),
         ((outputs,), most_output(job)),
     ]
     for tensors, limit in pairs:

@@ -10,18 +10,8 @@ from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING
 
-from mpc_train.admission.representable import (
-    check_adaptive_words,
-    check_clip,
-    check_joined,
-    check_loss,
-)
-from mpc_train.base.bounds import gradient_bits, norm_bits
-from mpc_train.checks.check_train import is_frozen, loss_name
-from mpc_train.errors import JobError
-from mpc_train.jobs.schedule import learning_rate
-from mpc_train.training.moments import Moments, check_adaptive
-from protocols.errors import RangeError
+from mpc_train.jobs.training import is_frozen, loss_name
+from mpc_train.training.moments import Moments
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -114,41 +104,6 @@ def gradient_limit(job: Job) -> Fraction:
     return limit
 
 
-def weights_too(job: Job) -> str:
-    """What else may be lowered where gradients do not fit."""
-    return " (data.weight multiplies it; a smaller range helps as well)" if job.weight else ""
-
-
 def trained_elements(job: Job) -> int:
     """Number of weights that are trained."""
     return sum(prod(shape) for name, shape in job.shapes.items() if not is_frozen(job, name))
-
-
-def check_training(job: Job) -> None:
-    """Raise JobError, with the key, where a rule's words would not fit the ring."""
-    limit = job.most_gradient
-    check_loss(job)
-    check_clip(job, trained_elements(job))
-    if job.train.optimizer.name != "sgd":
-        try:
-            check_adaptive(
-                moments(job), learning_rate(job, 0), job.fraction_bits, gradient_limit(job)
-            )
-        except RangeError as error:
-            raise JobError(f"train.optimizer: {error}{weights_too(job)}") from error
-        check_adaptive_words(job, moments(job), gradient_limit(job))
-    clip = job.train.clip
-    if clip is None:
-        return
-    if gradient_bits(job.fraction_bits, limit) < job.fraction_bits:
-        raise JobError(
-            "train.clip: lower fixed_point.gradient_limit, or use fewer fraction_bits"
-            + weights_too(job)
-        )
-    if clip.norm is not None:
-        try:
-            bits = gradient_bits(job.fraction_bits, limit)
-            norm_bits(trained_elements(job), limit, Fraction(clip.norm), bits)
-        except RangeError as error:
-            raise JobError(f"train.clip.norm: {error}{weights_too(job)}") from error
-    check_joined(job)

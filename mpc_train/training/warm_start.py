@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from mpc_train.checks.check_train import is_frozen
 from mpc_train.errors import DataError
+from mpc_train.jobs.training import is_frozen
 from mpc_train.training.gradients import pieces
 from protocols.crypten_tensor.tensor import MaskedTensor, Source
 from protocols.ring.fixed_point import encode

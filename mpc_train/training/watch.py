@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpc_train.evaluation.findings import checked_loss
 from mpc_train.jobs.schedule import checked_rows, is_checked, steps_per_epoch, total_steps
-from mpc_train.run.memory import computed
 from mpc_train.training.passes import chunks
+from mpc_train.training.plausible import checked_loss
 from mpc_train.training.range_guard import ADVICE, outside, positive, words_of
 from protocols.comparison.compare import below, negative
 from protocols.crypten_tensor.tensor import MaskedTensor
@@ -30,6 +29,7 @@ from protocols.errors import DivergedError
 from protocols.ring.fixed_point import decode
 from protocols.ring.rational import mantissa
 from protocols.shares.arithmetic import remask, select, truncate
+from protocols.shares.computed import computed
 from protocols.shares.masked import Additive, Masked, MaskedBit, public
 from protocols.shares.reveal import Output, RevealGate
 

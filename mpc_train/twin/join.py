@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpc_train.admission.load import resolved
 from mpc_train.owners.columns import part_of
 from mpc_train.owners.table import Table
 
@@ -43,4 +44,4 @@ def joined(job: Job, tables: Sequence[Table]) -> tuple[Job, Table]:
             labels = table.labels[rows]
         if part.weight:
             weights = table.weights[rows]
-    return job.resolved(len(both)), Table(features, labels, present, weights=weights, raw=raw)
+    return resolved(job, len(both)), Table(features, labels, present, weights=weights, raw=raw)

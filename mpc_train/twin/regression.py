@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mpc_train.jobs.schedule import split, total_steps
 from mpc_train.regression.family import Family
 from mpc_train.regression.settings import family_of
+from mpc_train.results.plain_model import means
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -110,11 +111,6 @@ def pooled_fit(job: Job, inputs: Reals, labels: Reals, weights: Reals | None = N
         steps=total_steps(job),
         weights=None if weights is None else weights[rows],
     )
-
-
-def means(family: Family, predictor: Reals) -> Reals:
-    """Means of rows with a logarithmic link."""
-    return np.exp(np.clip(predictor, float(family.least), float(family.most)))
 
 
 def _rows(family: Family, z: Reals, y: Reals) -> tuple[Reals, Reals]:

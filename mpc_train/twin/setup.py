@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mpc_train.checks.check_train import loss_name
 from mpc_train.jobs.job import Job
+from mpc_train.jobs.training import loss_name
 from mpc_train.networks.head import head_of
 from mpc_train.training.balance import LEAST_SHARE
 from mpc_train.training.training_setup import moments

@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from mpc_train.base.reading import Reading
-from mpc_train.checks.check_train import is_frozen
 from mpc_train.jobs.audience import PREFIX, fold_outputs
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import (
@@ -31,14 +30,17 @@ from mpc_train.jobs.schedule import (
     split,
     total_steps,
 )
+from mpc_train.jobs.sealed import regression_shapes
+from mpc_train.jobs.training import is_frozen
 from mpc_train.networks.plain import PlainGraph
 from mpc_train.owners.applied import applied
 from mpc_train.owners.local import Local
 from mpc_train.owners.table import Table
-from mpc_train.regression.settings import family_of, regression_shapes
+from mpc_train.regression.settings import family_of
+from mpc_train.results.plain_model import means, plain_module
 from mpc_train.twin.metrics import digits, twin_metric
 from mpc_train.twin.preparation import raw_inputs, twin_parameters
-from mpc_train.twin.regression import means, regression_twin
+from mpc_train.twin.regression import regression_twin
 from mpc_train.twin.setup import TwinStopping, twin_clip, twin_loss, twin_optimizer
 
 
@@ -50,22 +52,6 @@ class Twin:
     metrics: dict[str, Reading]
     steps: int = 0
     """Steps that were trained: fewer than the job's where early stopping ended it."""
-
-
-def plain_module(job: Job) -> torch.nn.Module:
-    """Return the ordinary PyTorch module whose state_dict has the names and shapes of the job.
-
-    A classifier puts out logits, also where the researcher's own module ends in their sigmoid.
-    """
-    if job.model.network is not None:
-        return PlainGraph(job.graph, job.train.seed)
-    pairs = list(zip(job.widths[:-1], job.widths[1:], strict=True))
-    if job.model.kind != "mlp":
-        return torch.nn.Linear(*pairs[0])
-    layers: list[torch.nn.Module] = []
-    for inputs, outputs in pairs:
-        layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
-    return torch.nn.Sequential(*layers[:-1])
 
 
 def _as_written(job: Job) -> torch.nn.Module:

@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import msgspec
 import numpy as np
 
-from mpc_train.jobs.job import Job, job_from_bytes
+from mpc_train.admission.load import job_from_bytes, resolved
+from mpc_train.jobs.job import Job
 from mpc_train.linkage.link import Place, link, patience_s
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.owners.table import Table
@@ -88,7 +89,7 @@ def work(args: argparse.Namespace) -> None:
         with session.channel.patience(patience_s(job)), np.errstate(over="ignore"):
             linked = link(job, role, place, None if table is None else table.tokens)
             clock.lap("link")
-            share_joined(job.resolved(linked.rows), role, linked, session.me, table)
+            share_joined(resolved(job, linked.rows), role, linked, session.me, table)
             role.close()
             clock.lap("share")
         detach()

@@ -87,7 +87,7 @@ def operation(workload: str, rng: Any) -> Callable[[], Any]:
 def linear_layers(widths: tuple[int, ...]) -> tuple[Any, Any]:
     """Linear layers with ReLU between them as a graph, and first weights from a fixed seed."""
     from mpc_train.networks.graph import layers_of
-    from mpc_train.networks.models import uniform_words
+    from mpc_train.training.first_weights import uniform_words
 
     weights = {}
     for index, (inputs, outputs) in enumerate(pairwise(widths)):
@@ -103,8 +103,8 @@ def lenet() -> tuple[Any, Any]:
     import torch
     from torch import nn
 
-    from mpc_train.networks.carried import WEIGHT_BITS
     from mpc_train.networks.convert import convert
+    from mpc_train.networks.graph import WEIGHT_BITS
 
     torch.manual_seed(1)
     module = nn.Sequential(

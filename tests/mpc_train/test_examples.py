@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
-from mpc_train.jobs.job import load_job
 from mpc_train.owners.table import load_table
 from mpc_train.run.local import local_data
 from mpc_train.run.node_config import load_coordinator_config, load_node_config

@@ -46,7 +46,7 @@ def test_a_mutant_is_applied_to_the_copy_alone(tmp_path: Path) -> None:
     """And is younger there, so that nothing compiled of the original is taken for it."""
     mutant = MUTANTS[0]
     for name in mutant.files:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
     before = {name: (ROOT / name).read_bytes() for name in mutant.files}
     times = {name: (tmp_path / name).stat().st_mtime for name in mutant.files}

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpc_train.admission.load import load_job
 from mpc_train.evaluation.figures import AVAILABLE, REFUSED, UNDEFINED
 from mpc_train.evaluation.metrics import evaluation_of, words_of
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.pipeline import Pipeline, Term
 from mpc_train.owners.applied import applied
 from mpc_train.owners.cells import WORD_BITS, Affine, cells, halves, joined_bits

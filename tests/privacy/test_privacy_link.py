@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.admission.load import load_job, resolved
+from mpc_train.jobs.job import Job
 from mpc_train.linkage.link import Linked
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.owners.columns import part_of
@@ -54,7 +55,7 @@ def share(role: Role, job: Job, tables: dict[str, Table], positions: dict[str, A
     mine = np.arange(job.data.rows[me])[::-1].copy() if me in job.owners else None
     linked = Linked(ROWS, mine, orders, {} if role.is_dealer else positions)
     with np.errstate(over="ignore"):
-        shared = share_joined(job.resolved(ROWS), role, linked, me, tables.get(me))
+        shared = share_joined(resolved(job, ROWS), role, linked, me, tables.get(me))
         tensors = [
             shared.inputs,
             shared.labels,

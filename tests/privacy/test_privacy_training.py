@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mpc_train.networks.graph import layers_of
-from mpc_train.networks.models import uniform_words
 from mpc_train.networks.network import Network
+from mpc_train.training.first_weights import uniform_words
 from mpc_train.training.losses import CrossEntropy
 from mpc_train.training.optim import SGD
 from mpc_train.training.trainer import Trainer

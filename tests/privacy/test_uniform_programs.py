@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from mpc_train.admission.load import load_job
 from mpc_train.evaluation import noise
 from mpc_train.evaluation.metrics import evaluation_of, revealed
 from mpc_train.evaluation.own import exchange, own_halves
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.linkage import link as link_module
 from mpc_train.linkage.link import Place, check_duplicates, link
 from mpc_train.regression.family import Family, FamilyName

@@ -8,7 +8,7 @@ import polars
 import pytest
 from sklearn import metrics as sklearn
 
-from mpc_train.jobs.job import load_job
+from mpc_train.admission.load import load_job
 from mpc_train.jobs.schedule import split
 from mpc_train.results.predicting import load_predictor, write_records
 from mpc_train.tables.source import Source

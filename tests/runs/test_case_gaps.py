@@ -19,10 +19,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 
+from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
 from mpc_train.errors import DataError, RefusedError
 from mpc_train.jobs.audience import learnt
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import disclosed_on_the_way
 from mpc_train.jobs.schedule import split
 from mpc_train.owners.table import load_table

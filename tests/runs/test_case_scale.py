@@ -14,7 +14,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from mpc_train.jobs.job import load_job
+from mpc_train.admission.load import load_job
 from mpc_train.results.predicting import load_predictor, write_records
 from mpc_train.tables.source import Source
 from tests.support.cases import CASES, CaseRun, run_case

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from mpc_train.admission.load import load_job
 from mpc_train.errors import JobError
-from mpc_train.jobs.job import Job, load_job
-from mpc_train.networks.models import initial_weights
+from mpc_train.jobs.job import Job
 from mpc_train.owners.table import Table, load_table
 from mpc_train.tables.source import Source
+from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import max_weight_difference, train_twin
 from tests.support.cases import CASES, run_case
 from tests.support.pooled import trained_over_shares

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpc_train.jobs.job import load_job
+from mpc_train.admission.load import load_job
 from tests.runs.test_run import ended, launch
 from tests.support.columns_case import JOB, weighted, write_job, write_table
 

@@ -20,7 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.admission.load import load_job, resolved
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
 from mpc_train.owners.table import load_table
 from mpc_train.run.local import local_data
@@ -126,7 +127,7 @@ def test_a_run_equals_scikit_learn_on_the_joined_table(tmp_path: Path, membershi
     result = json.loads(launched.stdout.splitlines()[-1])
     assert result["joined_rows"] == COMMON
     assert result["max_weight_difference"] < 2e-3
-    job = load_job(path).resolved(COMMON)
+    job = resolved(load_job(path), COMMON)
     training, held_out = split(job)
     model, scores, labels = fitted(joined(tmp_path, job), training)
     weights = load_file(tmp_path / "run" / "model.safetensors")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mpc_train.admission.footprint import memory_needs
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.admission.load import load_job
+from mpc_train.jobs.job import Job
 from tests.support.images import write_images
 from tests.support.jobs import JOB, write_job
 

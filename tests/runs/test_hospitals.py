@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
-from mpc_train.jobs.job import load_job
+from mpc_train.admission.load import load_job
 from mpc_train.jobs.schedule import split
 from mpc_train.results.predicting import load_predictor, write_records
 from mpc_train.tables.source import Source

@@ -12,12 +12,13 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
+from mpc_train.admission.load import load_job
 from mpc_train.cli import app
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.networks import carried
-from mpc_train.networks.models import initial_weights
 from mpc_train.owners.table import load_table
 from mpc_train.tables.source import Source
+from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import evaluate, max_weight_difference, train_twin
 from tests.support.study import Study
 

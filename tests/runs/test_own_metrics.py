@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpc_train.admission.load import load_job
 from mpc_train.evaluation.own import own_halves, own_names
-from mpc_train.jobs.job import load_job
 from mpc_train.jobs.schedule import held_out_of
 from mpc_train.owners.applied import applied
 from mpc_train.owners.local import Local

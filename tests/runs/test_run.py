@@ -16,8 +16,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from mpc_train.admission.load import load_job
 from mpc_train.jobs.audience import learnt
-from mpc_train.jobs.job import load_job
 from mpc_train.run.program import agreed_outputs
 from parties.nodes.supervisor import PARENT_FD
 from tests.support.jobs import csv_lines, replaced, write_job

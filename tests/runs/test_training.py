@@ -15,14 +15,16 @@ import pytest
 import safetensors.torch
 from typer.testing import CliRunner
 
-from mpc_train.admission.ranges import rate
+from mpc_train.admission.load import load_job
 from mpc_train.cli import app
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split_sizes, steps_per_epoch
-from mpc_train.networks.models import initial_weights
 from mpc_train.owners.table import Table, load_table
+from mpc_train.results.plain_model import plain_module
 from mpc_train.tables.source import Source
-from mpc_train.twin.training import Twin, evaluate, max_weight_difference, plain_module, train_twin
+from mpc_train.training.first_weights import initial_weights
+from mpc_train.training.rates import rate
+from mpc_train.twin.training import Twin, evaluate, max_weight_difference, train_twin
 
 FEATURES = 3
 ROWS = (31, 17, 24, 12, 20, 9, 14)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.admission.load import load_job
+from mpc_train.jobs.job import Job
 from mpc_train.owners.table import Table, load_table
 from mpc_train.tables.source import Source
 

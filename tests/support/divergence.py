@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpc_train.admission.ranges import rate
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.admission.load import load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import batches
-from mpc_train.networks.models import initial_weights
 from mpc_train.owners.table import Table
+from mpc_train.results.plain_model import plain_module
+from mpc_train.training.first_weights import initial_weights
 from mpc_train.training.range_guard import RangeGuard, look_at_network
+from mpc_train.training.rates import rate
 from mpc_train.training.trainer import make_trainer, train
 from mpc_train.twin.setup import twin_clip, twin_loss, twin_optimizer
-from mpc_train.twin.training import plain_module, pooled_inputs
+from mpc_train.twin.training import pooled_inputs
 from protocols.roles.role import Role
 from tests.support.pooled import Outcome, in_lockstep, parts_of, shared_rows
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mpc_train.admission.load import job_from_bytes
 from mpc_train.admission.rules import Rules, check_rules
 from mpc_train.errors import JobError, RefusedError
-from mpc_train.jobs.job import job_from_bytes
 from mpc_train.results.report import describe
 
 MEMORY_BYTES = 512 << 20

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.admission.load import load_job
+from mpc_train.jobs.job import Job
 from mpc_train.tables.typed import TypedTable
 
 SCHEMA = """

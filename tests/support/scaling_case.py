@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.jobs.pipeline import Pipeline, Term
+from mpc_train.jobs.sealed import preparation_shapes
 from mpc_train.owners.cells import WORD_BITS, Affine, cells, halves, joined_bits
 from mpc_train.owners.local import Local, partials
 from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.joined import joined_parameters
 from mpc_train.preparation.rows import Rows, prepared
-from mpc_train.preparation.sealed import BITS, opened_parameters, sealed_shapes
+from mpc_train.preparation.sealed import BITS, opened_parameters
 from protocols.ring.fixed_point import decode, encode
 from protocols.roles.role import Role, Words
 from protocols.shares.arithmetic import remask
@@ -126,7 +127,7 @@ def _run(
     results = run_lockstep(program, evaluators)
     sealed = {
         name: np.ldexp(combine_masked([named[name] for named, *_ in results]), -BITS[name])
-        for name in sealed_shapes(pipeline)
+        for name in preparation_shapes(pipeline)
     }
     inputs = decode(combine_masked([inputs for _, inputs, *_ in results]), f)
     some = np.empty(0, np.int64)

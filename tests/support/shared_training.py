@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from mpc_train.networks.graph import layers_of
-from mpc_train.networks.models import uniform_words
 from mpc_train.networks.network import Network
+from mpc_train.training.first_weights import uniform_words
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.ring.fixed_point import decode

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from mpc_train.jobs.job import load_job
+from mpc_train.admission.load import load_job
 from parties.keys.identity import Card
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault

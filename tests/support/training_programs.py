@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from mpc_train.admission.load import load_job
 from mpc_train.jobs.audience import RANGE
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.networks.network import Network
 from mpc_train.training.adaptive import Adaptive
 from mpc_train.training.clipping import ClipNorm, ClipValue

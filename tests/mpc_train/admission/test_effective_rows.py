@@ -20,7 +20,8 @@ from mpc_train.admission.effective_rows import (
     gradient_weights,
     row_shares,
 )
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.admission.load import load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import batches, split, total_steps
 from tests.support.jobs import JOB, write_job
 

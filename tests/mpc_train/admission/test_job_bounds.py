@@ -15,13 +15,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from mpc_train.admission.load import job_from_bytes, load_job
 from mpc_train.admission.rules import Rules
 from mpc_train.base.printing import hidden
 from mpc_train.base.problem import JobProblem
 from mpc_train.commands.common import Format
 from mpc_train.commands.nodes import _Events, _Guarded
 from mpc_train.errors import JobError, RefusedError
-from mpc_train.jobs.job import Job, job_from_bytes, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import leaving
 from mpc_train.jobs.schedule import (
     distinct_rates,
@@ -202,9 +203,10 @@ def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("permutation", "batches", "learning_rate"):
         monkeypatch.setattr(f"mpc_train.jobs.schedule.{name}", never)
-    for name in ("initial_weights", "uniform_words", "check_network"):
-        monkeypatch.setattr(f"mpc_train.networks.models.{name}", never)
-    monkeypatch.setattr("mpc_train.admission.ranges.check_ranges", never)
+    for name in ("initial_weights", "uniform_words"):
+        monkeypatch.setattr(f"mpc_train.training.first_weights.{name}", never)
+    for name in ("check_network", "check_ranges"):
+        monkeypatch.setattr(f"mpc_train.admission.load.{name}", never)
     monkeypatch.setattr("mpc_train.owners.table.load_table", never)
 
 

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from mpc_train.admission.load import load_job
 from mpc_train.admission.network import check_graph_ranges
-from mpc_train.admission.ranges import rate
 from mpc_train.base.bounds import norm_bits, norm_range
 from mpc_train.errors import JobError, TrainError
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import distinct_rates
 from mpc_train.networks.carried import Carried
 from mpc_train.networks.graph import Node, layers_of
 from mpc_train.training.folding import RATE_BITS, brought_together, coefficients, fold
+from mpc_train.training.rates import rate
 from mpc_train.training.trainer import make_trainer
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach

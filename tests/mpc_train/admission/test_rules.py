@@ -15,22 +15,23 @@ from typer.testing import CliRunner
 
 from mpc_train.admission import rules
 from mpc_train.admission.cautions import cautions
+from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
 from mpc_train.cli import app
 from mpc_train.errors import JobError, RefusedError
 from mpc_train.jobs import outputs
 from mpc_train.jobs.audience import RANGE, listed
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import leaving, words_for, words_of
 from mpc_train.jobs.reveal import METRICS, Metric
 from mpc_train.jobs.schedule import batches
 from mpc_train.networks.carried import Carried, _encoded
 from mpc_train.networks.convert import convert
-from mpc_train.networks.models import initial_weights
 from mpc_train.owners.table import load_table
 from mpc_train.run.local import LocalRules, local_rules
 from mpc_train.run.program import agreed_outputs
 from mpc_train.tables.source import Source
+from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import train_twin
 from tests.runs.test_columns import ROWS as DUPLICATES
 from tests.support import columns_case

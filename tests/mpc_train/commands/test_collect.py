@@ -12,11 +12,12 @@ from hypothesis import given as each
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from mpc_train.admission.load import load_job
 from mpc_train.commands.collect import bundle, found_by, summarise
 from mpc_train.commands.common import Format
 from mpc_train.commands.nodes import _Events
 from mpc_train.errors import ArtifactError
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.results.report import duration, outcome, size
 from mpc_train.run.progress import ProgressView
 from protocols.sealing.bundle import unpack_bundle

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from mpc_train.admission.load import load_job
 from mpc_train.cli import app
 from mpc_train.commands.common import Format
 from mpc_train.commands.nodes import _Events, _Guarded, _roles
-from mpc_train.jobs.job import load_job
 from parties.errors import CardError
 from parties.keys.identity import Card
 from parties.keys.roster import Roster

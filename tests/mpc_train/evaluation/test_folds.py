@@ -5,16 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mpc_train.admission.load import load_job
 from mpc_train.errors import JobError
 from mpc_train.evaluation.folds import cross_validated, fold_steps
 from mpc_train.jobs.audience import fold_outputs
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import fold_jobs, split, total_steps
-from mpc_train.networks.models import initial_weights
 from mpc_train.owners.table import Table
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.sharing import Shared
 from mpc_train.run.program import _trained, agreed_outputs
+from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import train_twin
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach

@@ -10,14 +10,16 @@ from scipy.special import softmax
 from sklearn import metrics as sklearn
 from sklearn.calibration import calibration_curve
 
+from mpc_train.admission.load import load_job
 from mpc_train.base.reading import Reading
 from mpc_train.errors import JobError
 from mpc_train.evaluation.figures import least_group, quotient
-from mpc_train.evaluation.findings import OUT_OF_RANGE, Findings, checked_loss
+from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.metrics import evaluation_of, revealed
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.reveal import METRICS
 from mpc_train.training import passes
+from mpc_train.training.plausible import OUT_OF_RANGE, checked_loss
 from mpc_train.twin.metrics import bins_of, guesses, twin_metric
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.errors import RangeError

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+from mpc_train.admission.load import load_job
 from mpc_train.errors import JobError
 from mpc_train.evaluation import noise
 from mpc_train.evaluation.noise import discrete_laplace
-from mpc_train.jobs.job import load_job
 from mpc_train.twin.metrics import twin_metric
 from tests.mpc_train.evaluation.test_metrics import drawn, over_shares
 from tests.support.jobs import replaced, write_job

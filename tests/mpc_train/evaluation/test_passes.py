@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 
 from mpc_train.admission import footprint
+from mpc_train.admission.load import load_job
 from mpc_train.evaluation.metrics import evaluation_of
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.reveal import METRICS
-from mpc_train.networks.models import initial_weights
 from mpc_train.networks.network import Network
-from mpc_train.run.memory import computed
 from mpc_train.training import passes, watch
+from mpc_train.training.first_weights import initial_weights
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.roles import dealer, evaluator
 from protocols.roles.role import Role
+from protocols.shares.computed import computed
 from tests.support.jobs import JOB, write_job
 from tests.support.lockstep import LockstepLoopback, compute, run_lockstep
 from tests.support.loopback import secret

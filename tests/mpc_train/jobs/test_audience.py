@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mpc_train.admission.load import load_job
 from mpc_train.jobs.audience import audience, grouped, learnt
-from mpc_train.jobs.job import load_job
+from mpc_train.jobs.sealed import preparation_shapes
 from mpc_train.preparation.gaps import EMPTY
-from mpc_train.preparation.sealed import BITS, in_words, remarks, sealed_shapes
+from mpc_train.preparation.sealed import BITS, in_words, remarks
 from mpc_train.results.report import describe, outcome
 from mpc_train.run.program import agreed_outputs
 from tests.support.jobs import replaced, write_job
@@ -26,7 +27,7 @@ def test_metrics_are_everybodys_and_the_model_the_recipients(tmp_path: Path) -> 
 def test_parameters_of_the_preparation_are_sealed(tmp_path: Path) -> None:
     job = prepared_job(tmp_path)
     names = {output.name for output in agreed_outputs(job)}
-    assert names >= set(sealed_shapes(job.pipeline)) == set(BITS)
+    assert names >= set(preparation_shapes(job.pipeline)) == set(BITS)
     found = learnt(job, sorted(names))
     assert found["bob"] == [EMPTY, "range"]
     assert set(found["office"]) == names

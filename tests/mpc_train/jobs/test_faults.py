@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from mpc_train.admission.load import load_job
 from mpc_train.errors import ConfigError, JobError
-from mpc_train.jobs.job import load_job
 from mpc_train.run.node_config import load_node_config
 from mpc_train.tables.schema import load_schema
 from tests.support.jobs import JOB, replaced, write_job

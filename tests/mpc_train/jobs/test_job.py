@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from mpc_train.admission.load import job_from_bytes, load_job
 from mpc_train.errors import JobError
-from mpc_train.jobs.job import job_from_bytes, load_job
 from tests.support.jobs import JOB, replaced, write_job
 
 

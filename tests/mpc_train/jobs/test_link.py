@@ -6,12 +6,13 @@ import numpy as np
 import polars
 import pytest
 
+from mpc_train.admission.load import job_from_bytes, load_job, resolved
 from mpc_train.admission.rules import check_rules
 from mpc_train.commands.collect import found_by, summarise
 from mpc_train.errors import DataError, JobError, RefusedError
 from mpc_train.jobs import audience
-from mpc_train.jobs.job import Job, job_from_bytes, load_job
-from mpc_train.jobs.link import learnt
+from mpc_train.jobs.audience import linkage_in_words
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import disclosed_on_the_way
 from mpc_train.jobs.schedule import split, total_steps
 from mpc_train.linkage.partners import least_joined, linkage_warnings, without_partner
@@ -87,15 +88,15 @@ def test_contradictions_of_a_check_for_duplicates(
 def test_the_schedule_follows_from_the_joined_rows(tmp_path: Path) -> None:
     job = loaded(tmp_path)
     assert job.rows == 45 and total_steps(job) == 3 * (34 // 8)
-    resolved = job.resolved(30)
-    assert resolved.rows == 30 and total_steps(resolved) == 3 * (23 // 8)
-    assert sum(map(len, split(resolved))) == 30
-    assert resolved.digest() == job.digest()
-    assert resolved.to_bytes() != job.to_bytes()
-    assert job_from_bytes(resolved.to_bytes()) == resolved
+    known = resolved(job, 30)
+    assert known.rows == 30 and total_steps(known) == 3 * (23 // 8)
+    assert sum(map(len, split(known))) == 30
+    assert known.digest() == job.digest()
+    assert known.to_bytes() != job.to_bytes()
+    assert job_from_bytes(known.to_bytes()) == known
     for rows in (19, 46):
         with pytest.raises(JobError, match="between 20 and 45"):
-            job.resolved(rows)
+            resolved(job, rows)
 
 
 def test_a_least_share_is_of_the_shortest_table(tmp_path: Path) -> None:
@@ -103,9 +104,9 @@ def test_a_least_share_is_of_the_shortest_table(tmp_path: Path) -> None:
     job = loaded(tmp_path, "least_rows = 20", "least_rows = 20\nleast_share = 0.9")
     assert least_joined(job) == 41
     assert "41 to 45 rows come of it" in describe(job)
-    assert job.resolved(41).rows == 41
+    assert resolved(job, 41).rows == 41
     with pytest.raises(JobError, match="between 41 and 45"):
-        job.resolved(40)
+        resolved(job, 40)
     assert (
         least_joined(loaded(tmp_path, "least_rows = 20", "least_rows = 45\nleast_share = 0.9"))
         == 45
@@ -135,7 +136,7 @@ def test_whoever_lost_more_than_half_is_warned(
     for name in job.owners:
         words = f"Warning   only {joined} of {name}'s {job.data.rows[name]} records found"
         assert (words in said) == (name in warned)
-    opened = OpenedModel(job.resolved(joined), {}, {}, {})
+    opened = OpenedModel(resolved(job, joined), {}, {}, {})
     assert len(opened.warnings) == len(warned)
     assert not OpenedModel(job_from_bytes(job.to_bytes()), {}, {}, {}).warnings
 
@@ -156,14 +157,14 @@ def test_a_job_has_to_go_with_the_fewest_rows_too(tmp_path: Path) -> None:
 
 def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
     nobody = loaded(tmp_path)
-    assert learnt(nobody) == [
+    assert linkage_in_words(nobody) == [
         "to everybody, the coordinator too: how many records all owners have in common",
         "to bank, insurer: how many of its own records found no partner",
         "which everybody can reckon: an owner's rows less those in common",
         "to nobody: which records these are",
     ]
     holders = loaded(tmp_path, '"MEMBERSHIP"', '"holders"')
-    assert "to bank, insurer: which of its own records all owners have" in learnt(holders)
+    assert "to bank, insurer: which of its own records all owners have" in linkage_in_words(holders)
     by_name = audience.learnt(holders, [])
     assert by_name["registry"] == ["how many records all owners have in common"]
     assert by_name["insurer"][1:] == [
@@ -172,13 +173,15 @@ def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
     ]
     three = loaded(tmp_path, text=three_owners())
     everywhere = "to bank, neutral, insurer, shop: how many records each choice of owners has"
-    assert any(line.startswith(everywhere) for line in learnt(three))
+    assert any(line.startswith(everywhere) for line in linkage_in_words(three))
     three = loaded(tmp_path, '"MEMBERSHIP"', '"holders"', three_owners())
-    assert any("which of its own records each other owner has" in line for line in learnt(three))
+    assert any(
+        "which of its own records each other owner has" in line for line in linkage_in_words(three)
+    )
     rows = loaded(tmp_path, text=ROWS)
-    assert learnt(rows)[0] == "to ann, bob: how many records stand in more than one table"
+    assert linkage_in_words(rows)[0] == "to ann, bob: how many records stand in more than one table"
     for job in (nobody, holders, three, rows):
-        for line in learnt(job):
+        for line in linkage_in_words(job):
             assert line in describe(job)
     assert "joined by name (case, accents, spaces ignored) and born (a date)" in describe(nobody)
     assert "bank: income, default; insurer: claims, age" in describe(nobody)

@@ -13,22 +13,23 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
+from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
 from mpc_train.cli import app
 from mpc_train.errors import JobError, RefusedError
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
-from mpc_train.owners.table import load_table
-from mpc_train.regression.settings import (
+from mpc_train.jobs.sealed import (
     CHANGE,
     DEPENDENCE,
     DISPERSION,
     INFLATION,
     SCALE,
-    regression_bits,
     regression_shapes,
-    sizes_of,
+    sealed_tensors,
 )
+from mpc_train.owners.table import load_table
+from mpc_train.regression.settings import regression_bits, sizes_of
 from mpc_train.regression.table import results
 from mpc_train.results.report import describe
 from mpc_train.tables.source import Source
@@ -205,10 +206,10 @@ def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
     check_rules(allowing(job, disclosures=()), plain, "office")
     assert list(regression_shapes(plain)) == [CHANGE]
     assert list(regression_shapes(job)) == [CHANGE, SCALE, INFLATION, DEPENDENCE]
-    assert set(job.sealed) == {"weight", "bias", CHANGE, SCALE, INFLATION, DEPENDENCE}
+    assert set(sealed_tensors(job)) == {"weight", "bias", CHANGE, SCALE, INFLATION, DEPENDENCE}
     assert list(regression_bits(job)) == [CHANGE, SCALE, INFLATION, DEPENDENCE]
     linear = checked(tmp_path, job_text("linear"))
-    assert total_steps(linear) == 3 and DISPERSION in linear.sealed
+    assert total_steps(linear) == 3 and DISPERSION in sealed_tensors(linear)
 
 
 def test_a_million_rows_and_two_hundred_columns_fit(tmp_path: Path) -> None:

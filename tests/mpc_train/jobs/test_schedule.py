@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpc_train.jobs.job import load_job
+from mpc_train.admission.load import load_job
 from mpc_train.jobs.schedule import batches, learning_rate, permutation, split, total_steps
 from tests.support.jobs import replaced, write_job
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mpc_train.admission.ranges import rate
+from mpc_train.admission.load import job_from_bytes, load_job
 from mpc_train.errors import JobError
-from mpc_train.jobs.job import Job, job_from_bytes, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import batches, checked_rows, learning_rate, split, total_steps
+from mpc_train.training.rates import rate
 from tests.support.jobs import replaced, write_job
 
 SGD = 'optimizer = { name = "sgd", learning_rate = 0.5, momentum = 0.9 }'

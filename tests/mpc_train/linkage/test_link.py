@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpc_train.admission.load import resolved
 from mpc_train.errors import LinkageError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
@@ -71,7 +72,7 @@ def share(job: Job, tables: dict[str, Table], net: LockstepLoopback | None = Non
     def work(role: Role, place: Place) -> Any:
         table = tables.get(place.me)
         linked = link(job, role, place, None if table is None else table.tokens)
-        shared = share_joined(job.resolved(linked.rows), role, linked, place.me, table)
+        shared = share_joined(resolved(job, linked.rows), role, linked, place.me, table)
         named = {name: shares_of(value) for name, value in shared.parameters.sealed.items()}
         inputs, labels = (
             t._plain_factor()._in_full().masked() for t in (shared.inputs, shared.labels)
@@ -267,7 +268,7 @@ optimizer = { name = "sgd", learning_rate = 0.5 }
 @pytest.mark.parametrize(("most", "passes"), [(0, False), (2, False), (3, True)])
 def test_records_in_several_tables(tmp_path: Path, most: int, passes: bool) -> None:
     """Two in two tables, one in all three: three records."""
-    from mpc_train.jobs.job import load_job
+    from mpc_train.admission.load import load_job
 
     path = tmp_path / "job.toml"
     path.write_text(DUPLICATES.replace("MOST", str(most)))

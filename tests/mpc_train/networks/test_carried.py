@@ -10,13 +10,14 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
+from mpc_train.admission.load import job_from_bytes, load_job
 from mpc_train.admission.rules import check_rules
 from mpc_train.cli import app
 from mpc_train.errors import JobError, ModelError, RefusedError
-from mpc_train.jobs.job import Job, job_from_bytes, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.networks import carried
-from mpc_train.networks.models import initial_weights
-from mpc_train.twin.training import plain_module
+from mpc_train.results.plain_model import plain_module
+from mpc_train.training.first_weights import initial_weights
 from tests.support.jobs import allowing
 
 NET = """

@@ -13,12 +13,11 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from mpc_train.admission.load import load_job
 from mpc_train.cli import app
 from mpc_train.errors import JobError
-from mpc_train.jobs.job import load_job
-from mpc_train.networks.carried import WEIGHT_BITS
 from mpc_train.networks.convert import convert
-from mpc_train.networks.graph import Node
+from mpc_train.networks.graph import WEIGHT_BITS, Node
 from mpc_train.networks.network import Network
 from mpc_train.networks.plain import PlainGraph
 from mpc_train.training.optim import SGD

@@ -13,17 +13,18 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 
+from mpc_train.admission.load import load_job
 from mpc_train.errors import JobError
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.networks.carried import Carried, _encoded
 from mpc_train.networks.convert import convert
 from mpc_train.networks.graph import GraphError
 from mpc_train.networks.head import check_head, head_of, without_head
-from mpc_train.networks.models import initial_weights
 from mpc_train.networks.plain import PlainGraph, dry_run
 from mpc_train.owners.table import Table
 from mpc_train.results.predicting import Predictor
 from mpc_train.results.report import describe
+from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import max_weight_difference, train_twin
 from tests.support.pooled import trained_over_shares
 

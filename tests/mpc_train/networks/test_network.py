@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from mpc_train.networks.carried import WEIGHT_BITS
 from mpc_train.networks.convert import convert
-from mpc_train.networks.graph import Graph
+from mpc_train.networks.graph import WEIGHT_BITS, Graph
 from mpc_train.networks.network import Network
 from mpc_train.networks.plain import PlainGraph, dry_run
 from mpc_train.training.optim import SGD

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpc_train.admission.load import load_job
 from mpc_train.errors import DataError, JobError
-from mpc_train.jobs.job import load_job
 from mpc_train.jobs.schedule import checked_rows, group_parts, held_out_of, split, split_sizes
 from mpc_train.owners.grouping import GroupError, grouped_order
 from mpc_train.owners.table import load_table

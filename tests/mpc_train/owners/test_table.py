@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mpc_train.admission.load import load_job
 from mpc_train.errors import DataError
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.owners.table import load_table
 from mpc_train.tables.source import Source
 from tests.support.jobs import csv_lines, replaced, write_job

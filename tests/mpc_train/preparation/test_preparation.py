@@ -14,15 +14,17 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
+from mpc_train.admission.load import load_job
 from mpc_train.errors import JobError
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
+from mpc_train.jobs.sealed import preparation_shapes
 from mpc_train.owners.applied import applied
 from mpc_train.owners.cells import WORD_BITS, cells, halves
 from mpc_train.owners.local import Local, check_cells, local_terms, partials
 from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.rows import Rows, prepared
-from mpc_train.preparation.sealed import BITS, opened_parameters, sealed_shapes
+from mpc_train.preparation.sealed import BITS, opened_parameters
 from mpc_train.preparation.sharing import with_coarse
 from mpc_train.tables.cells import CellError
 from mpc_train.twin.preparation import raw_inputs, raw_terms, twin_parameters
@@ -66,7 +68,7 @@ def over_shares(job: Job, evaluators: int = 2) -> tuple[dict[str, Reals], Reals]
     results = run_lockstep(program, evaluators)
     sealed = {
         name: np.ldexp(combine_masked([result[0][name] for result in results]), -BITS[name])
-        for name in sealed_shapes(pipeline)
+        for name in preparation_shapes(pipeline)
     }
     inputs = decode(combine_masked([result[1] for result in results]), F)
     return opened_parameters(pipeline, sealed), inputs

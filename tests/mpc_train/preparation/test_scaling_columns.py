@@ -15,9 +15,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from mpc_train.jobs.pipeline import MOST_COARSE, Pipeline
+from mpc_train.jobs.sealed import BEYOND
 from mpc_train.owners.cells import LEAST_SPREAD_BITS, Affine, halves, joined_bits
 from mpc_train.owners.local import Local
-from mpc_train.preparation.sealed import BEYOND, in_words, remarks
+from mpc_train.preparation.sealed import in_words, remarks
 from tests.support.scaling_case import Prepared, over_joined, over_shares, terms
 
 Reals = NDArray[np.float64]

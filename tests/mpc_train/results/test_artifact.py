@@ -12,9 +12,11 @@ import pytest
 import safetensors.torch
 import torch
 
+from mpc_train.admission.load import load_job, resolved
 from mpc_train.errors import ArtifactError
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
+from mpc_train.jobs.sealed import sealed_tensors
 from mpc_train.preparation.sealed import BITS
 from mpc_train.results import artifact
 from mpc_train.results.artifact import seal_model
@@ -70,20 +72,22 @@ class Run:
         def draw(shape: tuple[int, ...]) -> np.ndarray:
             return generator.integers(-(2**63), 2**63, shape, dtype=np.int64)
 
-        self.weights = {name: generator.normal(0, 3, shape) for name, shape in job.sealed.items()}
+        self.weights = {
+            name: generator.normal(0, 3, shape) for name, shape in sealed_tensors(job).items()
+        }
         encoded = {
             name: np.round(value * 2.0 ** BITS.get(name, 20)).astype(np.int64)
             for name, value in self.weights.items()
         }
         self.masks = {
-            evaluator: {name: draw(shape) for name, shape in job.sealed.items()}
+            evaluator: {name: draw(shape) for name, shape in sealed_tensors(job).items()}
             for evaluator in job.evaluators
         }
         total = {
             name: sum((mask[name] for mask in self.masks.values()), np.zeros(shape, np.int64))
-            for name, shape in job.sealed.items()
+            for name, shape in sealed_tensors(job).items()
         }
-        self.delta = {name: encoded[name] + total[name] for name in job.sealed}
+        self.delta = {name: encoded[name] + total[name] for name in sealed_tensors(job)}
 
     def seal(self, me: str, recipient: str = "office", **changes: object) -> bytes:
         arguments: dict[str, object] = {
@@ -253,7 +257,7 @@ def test_another_job_is_refused(job: Job, tmp_path: Path) -> None:
 def test_a_linked_job_opens_with_its_file(tmp_path: Path) -> None:
     """How many rows were joined is known in a run only, and does not make it another job."""
     written = load_job(columns_case.write_job(tmp_path))
-    run = Run(written.resolved(33))
+    run = Run(resolved(written, 33))
     assert total_steps(run.job) != total_steps(written)
     for given in (written, run.job, None):
         model = opened(run.envelopes("bank"), "bank", given)

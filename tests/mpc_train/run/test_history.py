@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import Rules
 from mpc_train.commands.remembered import Remembered
 from mpc_train.errors import ConfigError, RefusedError
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
 from mpc_train.owners.table import Table, load_table
 from mpc_train.run.history import rows_of, table_mark

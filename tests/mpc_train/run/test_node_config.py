@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
 from mpc_train.errors import ConfigError, DataError, RefusedError
-from mpc_train.jobs.job import load_job
 from mpc_train.run.local import LocalNode, local_data, node_text
 from mpc_train.run.node_config import (
     HOME_VARIABLE,

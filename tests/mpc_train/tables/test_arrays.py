@@ -12,10 +12,11 @@ import polars
 import pytest
 from typer.testing import CliRunner
 
+from mpc_train.admission.load import job_from_bytes, load_job
 from mpc_train.cli import app
 from mpc_train.errors import DataError, JobError
 from mpc_train.jobs.data import Array
-from mpc_train.jobs.job import Job, job_from_bytes, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.owners.table import load_table
 from mpc_train.results.predicting import predict
 from mpc_train.tables.source import Source

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save as save_tensors
 
+from mpc_train.admission.load import job_from_bytes, load_job
 from mpc_train.errors import (
     ArtifactError,
     ConfigError,
@@ -29,7 +30,8 @@ from mpc_train.errors import (
     ModelError,
     TrainError,
 )
-from mpc_train.jobs.job import Job, job_from_bytes, load_job
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.sealed import sealed_tensors
 from mpc_train.networks.carried import read_model
 from mpc_train.results.opening import open_model
 from mpc_train.results.predicting import load_predictor
@@ -128,7 +130,7 @@ def stated(content: bytes) -> Any:
     signer = NODES["ann"]
     key = bytes(32)
     payload = pack(content, signer.sign("mpc-train/model-statement/1", content), key, TENSORS)
-    info = EnvelopeInfo(SUITE, bytes(32), 16, tuple(job_of().sealed), "ann", "office")
+    info = EnvelopeInfo(SUITE, bytes(32), 16, tuple(sealed_tensors(job_of())), "ann", "office")
     envelope = seal_envelope(
         payload, info=info, recipient_public=NODES["office"].hpke, signer=signer
     )

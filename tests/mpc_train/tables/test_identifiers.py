@@ -8,8 +8,9 @@ import numpy as np
 import polars
 import pytest
 
+from mpc_train.admission.load import load_job
 from mpc_train.errors import DataError, JobError
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
 from mpc_train.owners.table import load_table
 from mpc_train.results.report import describe

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
+from mpc_train.admission.load import load_job
 from mpc_train.errors import JobError
-from mpc_train.jobs.job import load_job
 from mpc_train.jobs.schedule import split
 from mpc_train.training.balance import balanced
 from mpc_train.training.training_setup import make_loss

@@ -14,17 +14,18 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
 from mpc_train.errors import JobError, classify, explain
 from mpc_train.evaluation.folds import cross_validated
 from mpc_train.jobs.audience import RANGE, learnt, listed
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
-from mpc_train.networks.models import initial_weights
 from mpc_train.networks.network import Network
 from mpc_train.results.report import describe
 from mpc_train.run.program import _trained, agreed_outputs
 from mpc_train.training import range_guard
+from mpc_train.training.first_weights import initial_weights
 from mpc_train.training.range_guard import RangeGuard, look_at_network
 from mpc_train.training.trainer import make_trainer
 from parties.errors import AbortedError

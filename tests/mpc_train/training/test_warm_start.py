@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from mpc_train.admission.load import load_job
 from mpc_train.errors import DataError, JobError
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.owners.table import load_table
 from mpc_train.tables.source import Source
 from mpc_train.training.warm_start import load_start, start_words

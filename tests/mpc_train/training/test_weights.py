@@ -19,17 +19,18 @@ from sklearn.linear_model import (
 )
 from typer.testing import CliRunner
 
+from mpc_train.admission.load import load_job
 from mpc_train.cli import app
 from mpc_train.errors import DataError, JobError
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
-from mpc_train.networks.models import initial_weights
 from mpc_train.owners.table import Table, load_table, table_of
 from mpc_train.preparation.sharing import pieces_of, share_in, words_brought
 from mpc_train.results.report import describe
 from mpc_train.run.program import _trained
 from mpc_train.tables.source import Source
 from mpc_train.tables.typed import TypedTable
+from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import max_weight_difference, train_twin
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import Source as From

@@ -9,16 +9,12 @@ from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import r2_score, roc_auc_score
 
-from mpc_train.jobs.job import Job, load_job
+from mpc_train.admission.load import load_job
+from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
 from mpc_train.owners.table import Table
-from mpc_train.twin.training import (
-    Twin,
-    evaluate,
-    max_weight_difference,
-    plain_module,
-    train_twin,
-)
+from mpc_train.results.plain_model import plain_module
+from mpc_train.twin.training import Twin, evaluate, max_weight_difference, train_twin
 from tests.support.jobs import replaced, write_job
 
 

@@ -1,4 +1,4 @@
-"""The first weights of a job's model, and whether a network of its own is true to its shapes.
+"""The first weights of a job's model.
 
 The weights are public: every node derives the same integers from the job's seed. The first forward
 pass therefore multiplies with public weights; from the first update on they are masked.
@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.errors import ModelError
 from mpc_train.networks.carried import weights_of
-from mpc_train.networks.graph import GraphError
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -39,18 +37,6 @@ def initial_weights(job: Job) -> dict[str, Words]:
         )
         for name, shape in job.shapes.items()
     }
-
-
-def check_network(job: Job) -> None:
-    """Raise ModelError unless the shapes of the job's own network are true."""
-    if job.model.network is not None:
-        # torch, which most callers of this module have no other use for.
-        from mpc_train.networks.plain import dry_run
-
-        try:
-            dry_run(job.model.network.graph)
-        except GraphError as error:
-            raise ModelError(f"model.graph: {error}") from error
 
 
 def _inputs(job: Job, name: str) -> int:

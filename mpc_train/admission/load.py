@@ -1,0 +1,132 @@
+"""Jobs from files and from other nodes: read, completed and checked before anything else.
+
+A file is checked whole. What another node proposes is read and checked for contradictions at once;
+whether its numbers fit the ring (`check_ranges`) takes time, and comes after a node's rules.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from mpc_train.admission.network import check_network
+from mpc_train.admission.ranges import check_ranges
+from mpc_train.base.problem import JobProblem
+from mpc_train.base.sizes import check_sizes
+from mpc_train.base.strict_toml import MAX_MESSAGE, all_at, at, clipped, load_toml
+from mpc_train.checks.check import check_job
+from mpc_train.checks.check_data import check_data
+from mpc_train.errors import JobError, ModelError
+from mpc_train.jobs.job import Job
+from mpc_train.linkage.partners import least_joined
+from mpc_train.networks.carried import made_by, read_model
+from mpc_train.tables.schema import load_schema
+
+
+def load_job(path: Path | str) -> Job:
+    """Read and check a job file; raise JobError that says file, line, key and what to write."""
+    path = Path(path)
+    job, text = load_toml(path, Job, JobError)
+    try:
+        check_sizes(job)
+        job = _finish(_with_network(_with_schema(job, path), path))
+        if job.data.joined:
+            raise JobProblem("data.joined", "is filled in during a run; remove it")
+        for one in (job, *fewest(job)):
+            check_ranges(one)
+    except ModelError as error:
+        key = "model.graph" if job.model.graph else "model.module"
+        raise at(JobError, path, text, key, str(error).removeprefix(f"{key}: ")) from error
+    except JobProblem as problem:
+        raise all_at(JobError, path, text, problem.said) from problem
+    except JobError as error:
+        key, _, message = str(error).partition(": ")
+        raise at(JobError, path, text, key, message) from error
+    return job
+
+
+def job_from_bytes(body: bytes) -> Job:
+    """Read a job from its canonical bytes, as another node sent them; raise JobError."""
+    try:
+        job = _finish(msgspec.json.decode(body, type=Job))
+    except msgspec.MsgspecError as error:
+        what = clipped(str(error), MAX_MESSAGE)
+        raise JobError(f"the proposed job cannot be read: {what}") from error
+    except (JobProblem, ArithmeticError, ValueError, RecursionError) as problem:
+        key = getattr(problem, "key", "")
+        what = clipped(str(problem), MAX_MESSAGE)
+        raise JobError(f"the proposed job: {clipped(key)}: {what}") from problem
+    if job.to_bytes() != body:
+        raise JobError("the proposed job is not in canonical form; same version at all nodes?")
+    return job
+
+
+def resolved(job: Job, rows: int) -> Job:
+    """Return the job with the number of joined rows, from which the schedule follows.
+
+    Raises JobError where the job does not go with so many. Its digest stays the same.
+    """
+    job = job.with_joined(rows)
+    try:
+        check_job(job)
+    except JobProblem as problem:
+        raise JobError(f"{problem.key}: with {rows} joined rows: {problem}") from problem
+    check_ranges(job)
+    return job
+
+
+def _with_schema(job: Job, path: Path) -> Job:
+    """The job with the content of the schema file that it names."""
+    data = job.data
+    if data.table is not None:
+        raise JobProblem("data.table", "is filled in; write schema = the name of a schema file")
+    if not data.schema:
+        return job
+    table = load_schema(path.parent / data.schema)
+    return msgspec.structs.replace(job, data=msgspec.structs.replace(data, schema="", table=table))
+
+
+def _with_network(job: Job, path: Path) -> Job:
+    """The job with the network that it names: the file's content, or the graph of the factory."""
+    model = job.model
+    if model.network is not None or (model.module and model.graph):
+        raise JobProblem("model", "write module or graph, one of them; network is filled in")
+    if model.graph:
+        found = read_model(path.parent / model.graph)
+        model = msgspec.structs.replace(
+            model, graph="", network=found, input_shape=found.graph.input_shape
+        )
+    elif model.module:
+        check_data(job)
+        array = job.data.array
+        shape = model.input_shape or (array.shape if array else (job.pipeline.width,))
+        made = made_by(model.module, shape, job.train.seed)
+        network = msgspec.structs.replace(made, weights={})
+        model = msgspec.structs.replace(model, network=network, input_shape=shape)
+    job = msgspec.structs.replace(job, model=model)
+    if model.network is not None:
+        check_network(job)
+    return job
+
+
+def _finish(job: Job) -> Job:
+    """Fill in what is left out, then check; raise JobProblem."""
+    if not job.job.evaluators:
+        evaluators = tuple(name for name in job.owners if name != job.dealer)
+        roles = msgspec.structs.replace(job.job, evaluators=evaluators)
+        job = msgspec.structs.replace(job, job=roles)
+    named = job.label.classes
+    if job.model.kind in ("softmax", "mlp") and not job.model.classes and named:
+        model = msgspec.structs.replace(job.model, classes=len(named))
+        job = msgspec.structs.replace(job, model=model)
+    check_job(job)
+    for one in fewest(job):
+        check_job(one)
+    return job
+
+
+def fewest(job: Job) -> list[Job]:
+    """The job with the fewest joined rows that it allows, where that is not known yet: what holds
+    for these and for as many as there can be holds between them."""
+    if job.data.join is None or job.data.joined:
+        return []
+    return [job.with_joined(least_joined(job))]

@@ -1,0 +1,80 @@
+"""The learning rates that are really used: what the ring holds of those that a job says.
+
+A truncation is exact for words below 2^62 in magnitude. From the job's bounds follows, for every
+truncation of a step, the room that is left for the mantissa of learning rate over batch size.
+Everything here is integer and rational arithmetic on public numbers.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from mpc_train.base.bounds import WORD_BITS, bit_length
+from mpc_train.errors import JobError
+from mpc_train.jobs.schedule import learning_rate
+from mpc_train.training.moments import least_rate
+from mpc_train.training.training_setup import gradient_limit, moments
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+MOST_RATE_BITS = 12
+LEAST_RATE_BITS = 8
+"""Rates are rounded by at most the largest one times 2^-8."""
+
+
+def rate_bits(job: Job) -> int:
+    """How many bits the mantissa of learning rate over batch size may have."""
+    mean = job.most_gradient
+    if job.model.network is None:  # elsewhere a weight's gradient may sum over many positions
+        inputs = Fraction(job.data.limit)
+        if len(job.widths) > 2:
+            inputs = max(inputs, Fraction(job.fixed_point.activation_limit))
+        residual = job.fixed_point.activation_limit if job.model.kind == "linear" else 1
+        mean = min(mean, inputs * residual * job.most_weight)
+    room = WORD_BITS - 2 * job.fraction_bits - bit_length(mean * job.train.batch_size)
+    return min(room, MOST_RATE_BITS)
+
+
+def folded_rate(job: Job, epoch: int, step: int | None = None) -> tuple[int, int]:
+    """(m, k): m / 2^k stands for learning rate over batch size in this epoch.
+
+    m has at most `rate_bits` bits, and k + f leaves room for a change of 1 of a weight.
+    """
+    factor = learning_rate(job, epoch, step) / job.train.batch_size
+    shift = min(
+        max(rate_bits(job) - bit_length(factor), 0),
+        WORD_BITS - 2 * job.fraction_bits - 1,
+    )
+    return round(factor * (1 << shift)), shift
+
+
+def rate(job: Job, epoch: int, step: int | None = None) -> Fraction:
+    """The learning rate that is really used: for SGD, rounded to what the ring holds.
+
+    For other rules at least `least_rate`, which the checks compare with the largest rate.
+    step: from 1, during warm-up; None for the rate of the whole epoch after it. Raises JobError
+    where rounding would change it by more than the largest rate times 2^-8.
+    """
+    if job.train.optimizer.name != "sgd":
+        least = least_rate(moments(job), job.fraction_bits, gradient_limit(job))
+        return max(learning_rate(job, epoch, step), least)
+    whole, shift = folded_rate(job, epoch, step)
+    rounded = Fraction(whole * job.train.batch_size, 1 << shift)
+    largest = learning_rate(job, 0)
+    if whole == 0 or abs(rounded - learning_rate(job, epoch, step)) > largest / (
+        1 << LEAST_RATE_BITS
+    ):
+        raise JobError(
+            f"train.optimizer.learning_rate: in epoch {epoch}, over batches of "
+            f"{job.train.batch_size}, only {whole.bit_length()} bits of it fit "
+            f"fraction_bits = {job.fraction_bits}; use a larger rate, smaller batches, fewer "
+            f"fraction_bits, or a lower fixed_point.gradient_limit{weights_too(job)}"
+        )
+    return rounded
+
+
+def weights_too(job: Job) -> str:
+    """What else may be lowered where gradients do not fit."""
+    return " (data.weight multiplies it; a smaller range helps as well)" if job.weight else ""
