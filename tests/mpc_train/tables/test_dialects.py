@@ -204,7 +204,7 @@ FOREIGN: list[tuple[bytes, dict[str, Any], str]] = [
     (GOOD + b"\xc3\xbc,5\n", {"encoding": "ascii"}, 'encoding = "utf-8"'),
     (GOOD + b"1\0,5\n", {}, "line 4: a zero byte, which stands in no text; remove it"),
     (GOOD + b"1\0,5\n", {"encoding": "cp1252"}, "line 4: a zero byte, which stands in no text"),
-    (gzip.compress(GOOD), {}, "is a gzip file: let its name end in .gz"),
+    (gzip.compress(GOOD, mtime=0), {}, "is a gzip file: let its name end in .gz"),
     (b"PK\x03\x04" + bytes(30), {}, "a zip file or a workbook"),
     (b"PAR1" + bytes(30), {}, "a Parquet file"),
     (b"SQLite format 3\0" + bytes(30), {}, "an SQLite database"),
