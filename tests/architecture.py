@@ -5,7 +5,8 @@ imports and aliases; what is put together at run time from pieces is not seen.
 """
 
 import ast
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -24,6 +25,28 @@ ARROWS = {
 }
 
 
+# Rooms, each with what stands below it: a module imports its own room and rooms before it. A file
+# beside folders is a room of its own.
+ROOMS = (
+    *("protocols.errors", "protocols.channel", "protocols.canonical"),
+    *("protocols.ring", "protocols.sealing", "protocols.roles", "protocols.shares"),
+    *("protocols.comparison", "protocols.linkage", "protocols.functions"),
+    *("protocols.crypten_tensor", "protocols.crypten_tensor.layers"),
+    *("parties.errors", "parties.files", "parties.stop"),
+    *("parties.keys", "parties.wire", "parties.agreement", "parties.nodes"),
+    *("mpc_train.errors", "mpc_train.base"),
+    *("mpc_train.tables", "mpc_train.tables.readers", "mpc_train.tables.loading"),
+    *("mpc_train.networks", "mpc_train.jobs", "mpc_train.tables.drafts"),
+    *("mpc_train.owners", "mpc_train.preparation", "mpc_train.linkage"),
+    *("mpc_train.training.optimizers", "mpc_train.training"),
+    *("mpc_train.regression", "mpc_train.evaluation"),
+    *("mpc_train.checks", "mpc_train.admission", "mpc_train.results", "mpc_train.twin"),
+    *("mpc_train.run", "mpc_train.commands", "mpc_train.cli", "mpc_train.__main__"),
+)
+MAX_MODULES = 14
+"""In one folder, so that it can be taken in at a glance."""
+
+
 @dataclass(frozen=True)
 class Source:
     """One Python file: its path from the root, with slashes, and its syntax tree."""
@@ -35,6 +58,11 @@ class Source:
     def owner(self) -> str:
         """The package, folder or single module at the top of the path."""
         return self.path.split("/")[0].removesuffix(".py")
+
+    @property
+    def module(self) -> str:
+        """Its name in imports."""
+        return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
     @cached_property
     def imports(self) -> list[tuple[int, str]]:
@@ -112,6 +140,76 @@ def arrows_point_one_way(source: Source) -> Iterator[str]:
         target = name.split(".")[0]
         if target in ARROWS and target != source.owner and target not in ARROWS[source.owner]:
             yield f"{source.path}:{line}: {source.owner} imports {name}"
+
+
+def room_of(module: str) -> str | None:
+    """The innermost room that a module, or a name in it, belongs to."""
+    rooms = [room for room in ROOMS if _within(module, room)]
+    return max(rooms, key=len, default=None)
+
+
+def rooms_rest_on_those_below(source: Source) -> Iterator[str]:
+    """Imports for types alone count: whoever reads a room has to know what they name."""
+    if source.owner not in PACKAGES or source.path.endswith("__init__.py"):
+        return
+    here = room_of(source.module)
+    if here is None:
+        yield f"{source.path}: stands in no room; tests/architecture.py lists them in their order"
+        return
+    for line, name in source.imports:
+        there = room_of(name)
+        if there is not None and ROOMS.index(there) > ROOMS.index(here):
+            yield f"{source.path}:{line}: {here} imports {name}, which rests on it"
+
+
+def nodes_run_without_the_twin(source: Source) -> Iterator[str]:
+    """It pools everybody's rows: a node or a recipient has no use for it."""
+    if source.owner != "mpc_train" or source.path.startswith("mpc_train/twin/"):
+        return
+    if source.path == "mpc_train/commands/run.py":  # which plays all parties on one machine
+        return
+    for line, name in source.imports:
+        if _within(name, "mpc_train.twin"):
+            yield f"{source.path}:{line}: imports {name}; only the local run compares with the twin"
+
+
+def inits_are_empty(source: Source) -> Iterator[str]:
+    """So that `parties` starts without torch or numba."""
+    if source.owner in PACKAGES and source.path.endswith("__init__.py"):
+        for node in source.tree.body:
+            if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+                yield f"{source.path}:{node.lineno}: more than a docstring"
+
+
+def circles(sources: Iterable[Source]) -> list[list[str]]:
+    """Modules that import each other in a loop, each loop once, by where it was closed."""
+    modules = {source.module: source for source in sources if source.owner in PACKAGES}
+    found: list[list[str]] = []
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> None:
+        if module in path:
+            found.append(path[path.index(module) :])
+        elif module not in done:
+            for _, name in modules[module].imports:
+                target = name if name in modules else name.rpartition(".")[0]
+                if target in modules and target != module:
+                    visit(target, [*path, module])
+            done.add(module)
+
+    for module in modules:
+        visit(module, [])
+    return found
+
+
+def crowded(sources: Iterable[Source]) -> list[str]:
+    """Folders with more modules than can be taken in."""
+    counts = Counter(
+        source.module.rpartition(".")[0]
+        for source in sources
+        if source.owner in PACKAGES and not source.path.endswith("__init__.py")
+    )
+    return [f"{folder}: {count}" for folder, count in counts.items() if count > MAX_MODULES]
 
 
 def parties_enter_through_the_composition_root(source: Source) -> Iterator[str]:
@@ -261,6 +359,9 @@ def printing_has_one_door(source: Source) -> Iterator[str]:
 
 RULES: tuple[Rule, ...] = (
     arrows_point_one_way,
+    rooms_rest_on_those_below,
+    nodes_run_without_the_twin,
+    inits_are_empty,
     parties_enter_through_the_composition_root,
     zmq_has_one_module,
     crypten_has_one_door,

@@ -22,14 +22,19 @@ from tests.architecture import (
     Rule,
     Source,
     arrows_point_one_way,
+    circles,
+    crowded,
     crypten_has_one_door,
     crypten_lends_no_protocol,
+    inits_are_empty,
     masks_come_from_keyed_streams,
+    nodes_run_without_the_twin,
     nothing_is_pickled,
     parties_enter_through_the_composition_root,
     printing_has_one_door,
     protocols_touch_no_outside_world,
     read_sources,
+    rooms_rest_on_those_below,
     torch_load_reads_weights_only,
     zmq_has_one_module,
 )
@@ -70,6 +75,21 @@ CAUGHT: list[tuple[Rule, str, str]] = [
     (arrows_point_one_way, "mpc_train/cli.py", "from tests.helpers import x"),
     (arrows_point_one_way, "examples/digits/make_data.py", "import protocols"),
     (arrows_point_one_way, "launch.py", "from parties import supervisor"),
+    (
+        rooms_rest_on_those_below,
+        "mpc_train/jobs/job.py",
+        "from mpc_train.admission.load import load_job",
+    ),
+    (
+        rooms_rest_on_those_below,
+        "protocols/ring/products.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from protocols.roles import role",
+    ),
+    (rooms_rest_on_those_below, "parties/keys/roster.py", "import parties.wire.admission"),
+    (rooms_rest_on_those_below, "mpc_train/notes.py", ""),
+    (nodes_run_without_the_twin, "mpc_train/run/program.py", "from mpc_train.twin import join"),
+    (nodes_run_without_the_twin, "mpc_train/commands/nodes.py", "import mpc_train.twin.training"),
+    (inits_are_empty, "parties/__init__.py", "from parties.nodes import node"),
     (parties_enter_through_the_composition_root, "mpc_train/training/trainer.py", "import parties"),
     (
         parties_enter_through_the_composition_root,
@@ -166,6 +186,10 @@ PASSES: list[tuple[Rule, str, str]] = [
     (arrows_point_one_way, "parties/nodes/node.py", "from protocols.channel import Channel"),
     (arrows_point_one_way, "parties/nodes/node.py", "from .session import Session\nimport numpy"),
     (arrows_point_one_way, "launch.py", "from mpc_train.cli import main"),
+    (rooms_rest_on_those_below, "mpc_train/run/local.py", "from mpc_train.jobs.job import Job"),
+    (rooms_rest_on_those_below, "mpc_train/jobs/job.py", "from mpc_train.jobs.train import Train"),
+    (nodes_run_without_the_twin, "mpc_train/commands/run.py", "from mpc_train.twin import join"),
+    (inits_are_empty, "mpc_train/commands/__init__.py", '"""The verbs."""'),
     (parties_enter_through_the_composition_root, "mpc_train/run/program.py", "import parties"),
     (parties_enter_through_the_composition_root, "mpc_train/commands/run.py", "import parties"),
     (zmq_has_one_module, "parties/wire/zmq_transport.py", "import zmq"),
@@ -222,6 +246,26 @@ def test_every_package_was_found(sources: Sequence[Source]) -> None:
 def test_rule_holds(rule: Rule, sources: Sequence[Source]) -> None:
     broken = [line for source in sources for line in rule(source)]
     assert not broken, "\n" + "\n".join(broken)
+
+
+def test_modules_import_each_other_in_no_circle(sources: Sequence[Source]) -> None:
+    assert circles(sources) == []
+
+
+def test_a_circle_is_seen() -> None:
+    imports = {"a": "import parties.b", "b": "from parties import c", "c": "from .a import x"}
+    planted = [Source(f"parties/{name}.py", ast.parse(code)) for name, code in imports.items()]
+    assert circles(planted) == [["parties.a", "parties.b", "parties.c"]]
+    assert circles(planted[:2]) == []
+
+
+def test_folders_are_no_larger_than_can_be_taken_in(sources: Sequence[Source]) -> None:
+    assert crowded(sources) == []
+
+
+def test_a_crowded_folder_is_seen() -> None:
+    planted = [Source(f"parties/wire/m{number}.py", ast.parse("")) for number in range(15)]
+    assert crowded(planted) == ["parties.wire: 15"] and crowded(planted[1:]) == []
 
 
 @pytest.mark.parametrize(("rule", "path", "code"), CAUGHT)

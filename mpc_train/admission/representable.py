@@ -23,14 +23,14 @@ from mpc_train.jobs.schedule import learning_rate
 from mpc_train.jobs.training import loss_name
 from mpc_train.regression.scales import COEFFICIENT_BITS, PENALTY_BITS
 from mpc_train.regression.settings import sizes_of
-from mpc_train.training.folding import NORM_FACTOR_BITS, brought_together, coefficients
-from mpc_train.training.moments import SQUARE_SHIFT, extra_bits, square_scale_bits
+from mpc_train.training.optimizers.folding import NORM_FACTOR_BITS, brought_together, coefficients
+from mpc_train.training.optimizers.moments import SQUARE_SHIFT, extra_bits, square_scale_bits
 from protocols.errors import RangeError
 from protocols.ring.rational import HEADROOM_BITS, ROOT_BITS, root
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-    from mpc_train.training.moments import Moments
+    from mpc_train.training.optimizers.moments import Moments
 
 MOST_ERROR = Fraction(1, 16)
 LEAST_MANTISSA = 1 << 7

@@ -12,9 +12,9 @@ from mpc_train.base.bounds import gradient_bits, norm_bits
 from mpc_train.errors import JobError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import learning_rate
-from mpc_train.training.moments import check_adaptive
+from mpc_train.training.optimizers.moments import check_adaptive
 from mpc_train.training.rates import weights_too
-from mpc_train.training.training_setup import gradient_limit, moments, trained_elements
+from mpc_train.training.setup import gradient_limit, moments, trained_elements
 from protocols.errors import RangeError
 
 

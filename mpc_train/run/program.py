@@ -63,7 +63,7 @@ from mpc_train.results.artifact import ENVELOPE_FILE, seal_model
 from mpc_train.run.memory import settle
 from mpc_train.training.balance import balanced
 from mpc_train.training.first_weights import initial_weights
-from mpc_train.training.gradients import unseen
+from mpc_train.training.optimizers.gradients import unseen
 from mpc_train.training.range_guard import ADVICE, NEWTON_ADVICE, RangeGuard, look_at_network
 from mpc_train.training.rates import rate
 from mpc_train.training.trainer import Training, make_trainer, train

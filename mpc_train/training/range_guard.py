@@ -30,8 +30,8 @@ import numpy as np
 
 from mpc_train.jobs.audience import RANGE
 from mpc_train.jobs.schedule import split
-from mpc_train.training.gradients import join
 from mpc_train.training.limits import most_hidden, most_of_ring, most_output
+from mpc_train.training.optimizers.gradients import join
 from protocols.comparison.compare import below
 from protocols.crypten_tensor.tensor import MaskedTensor, crypten
 from protocols.errors import DivergedError

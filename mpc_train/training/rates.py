@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from mpc_train.base.bounds import WORD_BITS, bit_length
 from mpc_train.errors import JobError
 from mpc_train.jobs.schedule import learning_rate
-from mpc_train.training.moments import least_rate
-from mpc_train.training.training_setup import gradient_limit, moments
+from mpc_train.training.optimizers.moments import least_rate
+from mpc_train.training.setup import gradient_limit, moments
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job

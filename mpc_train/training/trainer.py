@@ -16,11 +16,11 @@ from mpc_train.jobs.schedule import batches
 from mpc_train.jobs.training import is_frozen
 from mpc_train.networks.network import Network
 from mpc_train.training.first_weights import initial_weights
-from mpc_train.training.gradients import Seen, exact_limit, unseen
 from mpc_train.training.losses import Loss
-from mpc_train.training.optim import Clip, Optimizer
+from mpc_train.training.optimizers.gradients import Seen, exact_limit, unseen
+from mpc_train.training.optimizers.sgd import Clip, Optimizer
 from mpc_train.training.rates import rate
-from mpc_train.training.training_setup import make_clip, make_loss, make_optimizer
+from mpc_train.training.setup import make_clip, make_loss, make_optimizer
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.roles.role import Role
 from protocols.shares.masked import Masked

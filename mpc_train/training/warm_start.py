@@ -21,7 +21,7 @@ from safetensors.numpy import load as load_tensors
 
 from mpc_train.errors import DataError
 from mpc_train.jobs.training import is_frozen
-from mpc_train.training.gradients import pieces
+from mpc_train.training.optimizers.gradients import pieces
 from protocols.crypten_tensor.tensor import MaskedTensor, Source
 from protocols.ring.fixed_point import encode
 from protocols.roles.role import Role

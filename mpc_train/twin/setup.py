@@ -11,7 +11,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.training import loss_name
 from mpc_train.networks.head import head_of
 from mpc_train.training.balance import LEAST_SHARE
-from mpc_train.training.training_setup import moments
+from mpc_train.training.setup import moments
 from mpc_train.twin.optim import RootAdaptive
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

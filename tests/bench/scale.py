@@ -82,7 +82,7 @@ def worker(point: Point, steps: int) -> None:
     from mpc_train.run.memory import settle
     from mpc_train.run.program import make_role, peak_rss_mb
     from mpc_train.training.losses import CrossEntropy
-    from mpc_train.training.optim import SGD
+    from mpc_train.training.optimizers.sgd import SGD
     from mpc_train.training.trainer import Trainer
     from protocols.crypten_tensor import dispatch
     from protocols.crypten_tensor.tensor import MaskedTensor, attach

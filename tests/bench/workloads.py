@@ -33,10 +33,10 @@ def operation(workload: str, rng: Any) -> Callable[[], Any]:
     import torch
 
     from mpc_train.networks.network import Network
-    from mpc_train.training.adaptive import Adaptive
     from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
-    from mpc_train.training.moments import Moments
-    from mpc_train.training.optim import SGD, Optimizer
+    from mpc_train.training.optimizers.adaptive import Adaptive
+    from mpc_train.training.optimizers.moments import Moments
+    from mpc_train.training.optimizers.sgd import SGD, Optimizer
     from mpc_train.training.trainer import Trainer
     from protocols.crypten_tensor import dispatch  # noqa: F401  registers the functions
     from protocols.crypten_tensor.layers.window import Window

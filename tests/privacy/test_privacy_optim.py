@@ -12,12 +12,12 @@ import torch
 
 from mpc_train.networks.graph import layers_of
 from mpc_train.networks.network import Network
-from mpc_train.training.adaptive import Adaptive
-from mpc_train.training.clipping import ClipNorm, ClipValue
 from mpc_train.training.first_weights import uniform_words
-from mpc_train.training.gradients import Gradients
 from mpc_train.training.losses import Huber
-from mpc_train.training.moments import Moments
+from mpc_train.training.optimizers.adaptive import Adaptive
+from mpc_train.training.optimizers.clipping import ClipNorm, ClipValue
+from mpc_train.training.optimizers.gradients import Gradients
+from mpc_train.training.optimizers.moments import Moments
 from mpc_train.training.trainer import Trainer
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach

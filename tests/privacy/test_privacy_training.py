@@ -12,7 +12,7 @@ from mpc_train.networks.graph import layers_of
 from mpc_train.networks.network import Network
 from mpc_train.training.first_weights import uniform_words
 from mpc_train.training.losses import CrossEntropy
-from mpc_train.training.optim import SGD
+from mpc_train.training.optimizers.sgd import SGD
 from mpc_train.training.trainer import Trainer
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import MaskedTensor, attach

@@ -22,12 +22,12 @@ from mpc_train.admission.load import load_job
 from mpc_train.jobs.audience import RANGE
 from mpc_train.jobs.job import Job
 from mpc_train.networks.network import Network
-from mpc_train.training.adaptive import Adaptive
-from mpc_train.training.clipping import ClipNorm, ClipValue
-from mpc_train.training.gradients import exact_limit
 from mpc_train.training.losses import SquaredError
-from mpc_train.training.moments import Moments
-from mpc_train.training.optim import SGD, Clip
+from mpc_train.training.optimizers.adaptive import Adaptive
+from mpc_train.training.optimizers.clipping import ClipNorm, ClipValue
+from mpc_train.training.optimizers.gradients import exact_limit
+from mpc_train.training.optimizers.moments import Moments
+from mpc_train.training.optimizers.sgd import SGD, Clip
 from mpc_train.training.range_guard import RangeGuard, look_at_network
 from mpc_train.training.watch import Watch, disclosures
 from mpc_train.twin.optim import RootAdaptive

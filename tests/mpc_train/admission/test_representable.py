@@ -21,7 +21,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import distinct_rates
 from mpc_train.networks.carried import Carried
 from mpc_train.networks.graph import Node, layers_of
-from mpc_train.training.folding import RATE_BITS, brought_together, coefficients, fold
+from mpc_train.training.optimizers.folding import RATE_BITS, brought_together, coefficients, fold
 from mpc_train.training.rates import rate
 from mpc_train.training.trainer import make_trainer
 from protocols.crypten_tensor import dispatch

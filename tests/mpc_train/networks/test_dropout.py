@@ -20,7 +20,7 @@ from mpc_train.networks.convert import convert
 from mpc_train.networks.graph import WEIGHT_BITS, Node
 from mpc_train.networks.network import Network
 from mpc_train.networks.plain import PlainGraph
-from mpc_train.training.optim import SGD
+from mpc_train.training.optimizers.sgd import SGD
 from protocols.comparison import coins
 from protocols.crypten_tensor.layers import shape as layers_shape
 from protocols.crypten_tensor.tensor import MaskedTensor, attach

@@ -15,7 +15,7 @@ from mpc_train.networks.convert import convert
 from mpc_train.networks.graph import WEIGHT_BITS, Graph
 from mpc_train.networks.network import Network
 from mpc_train.networks.plain import PlainGraph, dry_run
-from mpc_train.training.optim import SGD
+from mpc_train.training.optimizers.sgd import SGD
 from protocols.crypten_tensor.tensor import MaskedTensor, attach
 from protocols.roles.role import Role
 from tests.support.layers import UNIT, F, opened, part

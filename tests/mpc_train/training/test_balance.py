@@ -11,7 +11,7 @@ from mpc_train.admission.load import load_job
 from mpc_train.errors import JobError
 from mpc_train.jobs.schedule import split
 from mpc_train.training.balance import balanced
-from mpc_train.training.training_setup import make_loss
+from mpc_train.training.setup import make_loss
 from mpc_train.twin.setup import twin_loss
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.ring.fixed_point import decode

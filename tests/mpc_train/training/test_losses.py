@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpc_train.training.optim import SGD
+from mpc_train.training.optimizers.sgd import SGD
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.ring.fixed_point import decode
 from protocols.ring.rational import exponential

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Protocol
 
-from mpc_train.training.folding import coefficients
-from mpc_train.training.gradients import (
+from mpc_train.training.optimizers.folding import coefficients
+from mpc_train.training.optimizers.gradients import (
     Gradients,
     Seen,
     bundles,

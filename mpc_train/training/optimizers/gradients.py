@@ -15,7 +15,7 @@ from math import prod
 
 import numpy as np
 
-from mpc_train.training.folding import brought_together
+from mpc_train.training.optimizers.folding import brought_together
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.ring.rational import HEADROOM_BITS
 from protocols.roles.deferred import Deferred, combine

@@ -16,8 +16,8 @@ from fractions import Fraction
 import numpy as np
 
 from mpc_train.base.bounds import gradient_bits, norm_bits, norm_range
-from mpc_train.training.folding import NORM_FACTOR_BITS
-from mpc_train.training.gradients import (
+from mpc_train.training.optimizers.folding import NORM_FACTOR_BITS
+from mpc_train.training.optimizers.gradients import (
     Gradient,
     Gradients,
     Seen,

@@ -27,7 +27,7 @@ from fractions import Fraction
 from typing import Any
 
 from mpc_train.base.bounds import bit_length
-from mpc_train.training.gradients import (
+from mpc_train.training.optimizers.gradients import (
     Gradients,
     Seen,
     exact_limit,
@@ -39,7 +39,7 @@ from mpc_train.training.gradients import (
     unseen,
     weights,
 )
-from mpc_train.training.moments import (
+from mpc_train.training.optimizers.moments import (
     EXTRA_MEAN_BITS,
     SQUARE_SHIFT,
     Moments,
@@ -90,7 +90,7 @@ class Adaptive:
     def step(self, rate: Fraction, clip: Any = None) -> None:
         """Update every parameter from its gradient and drop the gradient.
 
-        clip: a function from gradients to gradients (`mpc_train.training.clipping`).
+        clip: a function from gradients to gradients (`mpc_train.training.optimizers.clipping`).
         """
         gradients = take_gradients(self._parameters)
         if clip is not None:

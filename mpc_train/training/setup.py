@@ -11,13 +11,13 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from mpc_train.jobs.training import is_frozen, loss_name
-from mpc_train.training.moments import Moments
+from mpc_train.training.optimizers.moments import Moments
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-    from mpc_train.training.gradients import Seen
     from mpc_train.training.losses import Loss
-    from mpc_train.training.optim import Clip, Optimizer
+    from mpc_train.training.optimizers.gradients import Seen
+    from mpc_train.training.optimizers.sgd import Clip, Optimizer
     from protocols.crypten_tensor.tensor import MaskedTensor
 
 
@@ -38,8 +38,8 @@ def moments(job: Job) -> Moments:
 
 def make_optimizer(job: Job, trained: Mapping[str, MaskedTensor], seen: Seen) -> Optimizer:
     """The job's rule over the parameters that are trained. seen: is shown what it rounds."""
-    from mpc_train.training.adaptive import Adaptive
-    from mpc_train.training.optim import SGD
+    from mpc_train.training.optimizers.adaptive import Adaptive
+    from mpc_train.training.optimizers.sgd import SGD
 
     settings = job.train.optimizer
     if settings.name == "sgd":
@@ -61,7 +61,7 @@ def make_optimizer(job: Job, trained: Mapping[str, MaskedTensor], seen: Seen) ->
 
 def make_clip(job: Job, seen: Seen) -> Clip | None:
     """What is done to gradients before the rule sees them. seen: is shown what it rounds."""
-    from mpc_train.training.clipping import ClipNorm, ClipValue
+    from mpc_train.training.optimizers.clipping import ClipNorm, ClipValue
 
     settings = job.train.clip
     if settings is None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mpc_train.base.bounds import norm_bits
-from mpc_train.training.adaptive import Adaptive
-from mpc_train.training.clipping import ClipNorm, ClipValue
-from mpc_train.training.moments import Moments
-from mpc_train.training.optim import SGD
+from mpc_train.training.optimizers.adaptive import Adaptive
+from mpc_train.training.optimizers.clipping import ClipNorm, ClipValue
+from mpc_train.training.optimizers.moments import Moments
+from mpc_train.training.optimizers.sgd import SGD
 from mpc_train.twin.optim import RootAdaptive
 from protocols.errors import RangeError
 from tests.support.shared_training import (
