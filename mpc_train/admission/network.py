@@ -22,7 +22,7 @@ from protocols.ring.rational import mantissa
 
 NORM_LIMIT = 1 << VALUE_BITS
 MOST_EPS = 1
-"""`layers_norm` is sized for variances, which this hardly adds to."""
+"""The norms over shares are sized for variances, which this hardly adds to."""
 LEAST_NORMALISED = 4
 """Fewer values are now and then nearly equal, and what is left of their differences, divided by
 sqrt(eps), gives gradients hundreds of times the usual: over two or three values even PyTorch's own

@@ -192,7 +192,7 @@ def learning_rate(job: Job, epoch: int, step: int | None = None) -> Fraction:
 def distinct_rates(job: Job) -> list[tuple[int, int | None]]:
     """Return (epoch, step) wherever a rate may differ from the ones before: for checks.
 
-    `job_train_checks` bounds how many these are.
+    `checks.check_train` bounds how many these are.
     """
     found: list[tuple[int, int | None]] = []
     warmup = min(job.train.schedule.warmup_steps, total_steps(job) + 1)

@@ -1,6 +1,6 @@
 """`[train]` of a job: the optimizer, its rate, the loss, and what is watched on the way.
 
-Types and defaults; `job_train_checks` says which combinations make sense.
+Types and defaults; `mpc_train.checks.check_train` says which combinations make sense.
 """
 
 from decimal import Decimal

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.networks.graph import Graph, Node
-from protocols.crypten_tensor.layers import activation as layers_activation  # noqa: F401  register their functions
+from protocols.crypten_tensor.layers import activation  # noqa: F401
 from protocols.crypten_tensor.layers.window import Window
 from protocols.crypten_tensor.tensor import MaskedTensor, runtime
 from protocols.shares.masked import public

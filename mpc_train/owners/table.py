@@ -38,7 +38,7 @@ class Table:
     weights: float64[B], how many times each row's loss counts; empty where the job has none,
     or another owner has them. warnings: what the owner, and nobody else, should look at, in words.
     raw: for the plaintext twin alone, cells in the columns' own units, see
-    `twin.reference_preparation.raw_terms`.
+    `twin.preparation.raw_terms`.
     places: int64[B], where each row stands in its source; empty: rows lie as they do there.
     """
 

@@ -1,6 +1,6 @@
 """From a job's `[train]` to what trains: optimizer, clip and loss over shares, and their checks.
 
-The same numbers make the plaintext twin's (`reference_setup`), so that both are of one mind.
+The same numbers make the plaintext twin's (`twin.setup`), so that both are of one mind.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ shares is rounding: of numbers to the fixed point, of cells to the declared rang
 the ring holds (`ranges.rate`). It needs everybody's rows in one place, which is what the platform
 exists to avoid: tests and local demonstrations use it, nodes never do.
 
-Losses, rules and decisions are those of `reference_setup`.
+Losses, rules and decisions are those of `twin.setup`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -4,7 +4,7 @@ For x = Δ − λ modulo 2^k, with Δ public among the evaluators and λ known t
 
     msb(x) = msb(Δ) ⊕ msb(λ) ⊕ [low(Δ) < low(λ)],    low: the k − 1 bits below the top bit,
 
-which `less_than` computes. How, `comparison_plan` chooses by the numbers of bits and of elements:
+which `less_than` computes. How, `plan` chooses by the numbers of bits and of elements:
 
     k = 64   3 rounds, 35 bits opened, 38 bytes from the dealer; for 20,000 elements and more
              4 rounds, 49 bits, 25 bytes

@@ -1,7 +1,7 @@
 """Whether the low bits of a public Δ are below those of a mask λ, as masked bits.
 
 The dealer knows λ, evaluators know Δ. Bits are packed, eight lanes a byte, a plane for each bit of
-a number; padding lanes are masked like the others. `comparison_plan` says which planes are opened
+a number; padding lanes are masked like the others. `plan` says which planes are opened
 and which products of masks are dealt.
 
 1. Leaves. E = ¬Δ is public and λ its mask: E ⊕ λ says bit by bit where Δ and λ are equal. From
@@ -15,7 +15,7 @@ and which products of masks are dealt.
    The opened bit and msb(Δ) give β = b ⊕ μ for b = msb(Δ − λ).
 
 Every opened bit has a mask of its own. Only leaf tables serve several thresholds, and bits that
-are the same for several thresholds (`comparison_plan.Joint`) are opened once.
+are the same for several thresholds (`plan.Joint`) are opened once.
 
 Digit-wise comparison: CrypTFlow2 (CCS 2020), Rabbit (FC 2021).
 """

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from protocols.ring import kernels
-from protocols.ring import tiles as amx
+from protocols.ring import kernels, tiles
 
 Words = NDArray[np.int64]
 Pairs = Sequence[tuple[Words, Words]]
@@ -48,7 +47,7 @@ def sum_of_products(pairs: Pairs, negative: bool = False) -> Words:
     """
     m, n = pairs[0][0].shape[0], pairs[0][1].shape[1]
     if _tiles_pay(m, n, sum(x.shape[1] for x, _ in pairs)):
-        return amx.sum_of_products(pairs, negative)
+        return tiles.sum_of_products(pairs, negative)
     return _sum_without_tiles(pairs, negative)
 
 
@@ -82,10 +81,10 @@ def calibrate(clock: Callable[[], float]) -> float:
     """
     global _tile_gain
     _tile_gain = 0.0
-    if amx.grant():
+    if tiles.grant():
         x = np.arange(128 * 256).reshape(128, 256)
         seconds = []
-        for product in (_product, lambda x, y: amx.sum_of_products([(x, y)])):
+        for product in (_product, lambda x, y: tiles.sum_of_products([(x, y)])):
             product(x, x.T)
             begin = clock()
             for _ in range(3):

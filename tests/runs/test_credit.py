@@ -25,7 +25,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
 from mpc_train.owners.table import load_table
 from mpc_train.run.local import local_data
-from mpc_train.twin import join as reference_join
+from mpc_train.twin import join
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "credit_columns"
@@ -90,7 +90,7 @@ def test_the_script_writes_what_the_job_expects(tmp_path: Path) -> None:
     job = load_job(tmp_path / "job.toml")
     sources = local_data(tmp_path / "job.toml", job)
     tables = [load_table(source, job, owner) for owner, source in sources.items()]
-    _, table = reference_join.joined(job, tables)
+    _, table = join.joined(job, tables)
     assert table.rows == COMMON and 0.1 < table.labels.mean() < 0.6
     assert 0 < (1 - table.present).mean() < 0.2
     first = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}

@@ -5,8 +5,8 @@ and shift follow, is up to the caller.
 
 1. mean = Σ x / n. 2 rounds.
 2. z = Σ (x − mean)² at the full scale 2^(2f) of a product, or somewhat below it where a row is
-   longer than a chunk (`norm_plan`): what tells small variances apart is not rounded away. 1 round,
-   2 where a row has several chunks.
+   longer than a chunk (`normalisation_plan`): what tells small variances apart is not rounded
+   away. 1 round, 2 where a row has several chunks.
 3. 1 / sqrt(z / n + eps): `inverse_root`, about 18 rounds on as many elements as there are rows.
 4. One product with x − mean. 2 rounds.
 

@@ -1,8 +1,8 @@
 """The door for layers: autograd functions over masked tensors, offered as methods of a tensor.
 
 A function that `register` has named is called as `x.name(...)`; CrypTen records it where a gradient
-will be asked for. The modules `layers_conv`, `layers_pool`, `layers_norm`, `layers_activation` and
-`layers_shape` register theirs when they are imported. Feature maps are [channels, rows, *sizes].
+will be asked for. The modules `convolution`, `pooling`, `normalisation`, `activation` and `shape`
+register theirs when they are imported. Feature maps are [channels, rows, *sizes].
 """
 
 from __future__ import annotations

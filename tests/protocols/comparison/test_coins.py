@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+import protocols.crypten_tensor.layers.shape  # noqa: F401
 from protocols.comparison.coins import coins, nearest
-from protocols.crypten_tensor.layers import shape as layers_shape  # noqa: F401  registers the functions
 from protocols.crypten_tensor.tensor import MaskedTensor, attach
 from protocols.errors import RangeError
 from protocols.roles.role import Role

@@ -25,7 +25,7 @@ def test_crypten_has_the_parts_that_the_tensor_type_extends() -> None:
 
 
 def test_the_alias_is_still_needed() -> None:
-    """When this fails, CrypTen imports unaided: delete the alias from crypten_import."""
+    """When this fails, CrypTen imports unaided: delete the alias from `importing`."""
     result = run_python("import crypten")
     assert result.returncode != 0
     assert "No module named 'torch.onnx._internal.registration'" in result.stderr

@@ -12,7 +12,7 @@ import torch.nn.functional as functional
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.crypten_tensor.layers import shape as layers_shape  # noqa: F401  registers the functions
+import protocols.crypten_tensor.layers.shape  # noqa: F401
 from tests.support.layers import UNIT, forward_and_gradients, torch_forward_and_gradients
 
 
