@@ -21,13 +21,26 @@ from mpc_train.commands.collect import found_by, summarise
 from mpc_train.errors import EXIT_STATUS
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
+from tests.architecture import PACKAGES, ROOMS
 from tests.support.patience import PATIENCE_S
 from tests.support.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 THREE = (ROOT / "examples" / "three_machines" / "README.md").read_text()
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "examples").glob("*/README.md")]
+PAGES = sorted((ROOT / "mpc_train" / "docs").glob("*.md"))
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *ROOT.glob("*/README.md"),
+    *PAGES,
+    *(ROOT / "examples").glob("*/README.md"),
+]
+MOST_LINES = 150
+
+
+def page(name: str) -> str:
+    return (ROOT / "mpc_train" / "docs" / f"{name}.md").read_text()
 
 
 def code(text: str) -> list[str]:
@@ -73,8 +86,27 @@ def test_commands_exist_with_their_options(path: Path) -> None:
             assert not word.startswith("-") or word in known, words
 
 
-def test_the_readme_shows_every_verb() -> None:
-    shown = {tuple(words[:2]) for words in commands(README)}
+def test_the_readme_can_be_read_at_once() -> None:
+    assert len(README.splitlines()) <= MOST_LINES
+    for path in PAGES:
+        assert f"(mpc_train/docs/{path.name})" in README, path.name
+
+
+def test_rooms_are_those_of_the_architecture() -> None:
+    """Each package's own README lists its rooms."""
+    for package in PACKAGES:
+        text = (ROOT / package / "README.md").read_text()
+        listed = set(re.findall(r"`([\w/]+)/`", text))
+        rooms = {
+            room.removeprefix(f"{package}.").replace(".", "/")
+            for room in ROOMS
+            if room.startswith(f"{package}.") and (ROOT / room.replace(".", "/")).is_dir()
+        }
+        assert rooms <= listed, rooms - listed
+
+
+def test_the_documents_show_every_verb() -> None:
+    shown = {tuple(words[:2]) for path in DOCUMENTS for words in commands(path.read_text())}
     for words in (
         ("identity", "new"),
         ("identity", "card"),
@@ -87,6 +119,9 @@ def test_the_readme_shows_every_verb() -> None:
         ("dealer", "--config"),
         ("coordinator", "--config"),
         ("open", "model.sealed"),
+        ("data", "check"),
+        ("job", "approve"),
+        ("predict", "runs/study"),
     ):
         assert words in shown, words
 
@@ -100,7 +135,10 @@ def test_targets_and_files_exist(path: Path) -> None:
     for target in targets:
         if "=" not in target:
             assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), target
-    places = re.findall(r"\]\(([^)#:]+)\)", text)
+    prose = re.sub(
+        r"^ {4,}.*$", "", re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M), flags=re.M
+    )
+    places = re.findall(r"\]\(([^)#:]+)\)", prose)
     places += [
         word for word in quoted(text) if re.fullmatch(r"(examples|tests|mpc_train)/[\w./]+", word)
     ]
@@ -110,7 +148,10 @@ def test_targets_and_files_exist(path: Path) -> None:
 
 
 def test_the_table_of_exit_statuses() -> None:
-    rows = {int(number): words for number, words in re.findall(r"\| (\d+) \| ([^|]+) \|", README)}
+    rows = {
+        int(number): words
+        for number, words in re.findall(r"\| (\d+) \| ([^|]+) \|", page("machines"))
+    }
     assert set(rows) == {0, 1, 2, *EXIT_STATUS.values()}
     # The words of the help and of the module say the same: each shares one with the table.
     epilogue = CliRunner().invoke(app, ["--help"]).stdout
@@ -123,7 +164,8 @@ def test_the_table_of_exit_statuses() -> None:
 
 
 def test_the_fields_of_a_run() -> None:
-    paragraph = README[README.index("## For machines") : README.index("| exit status")]
+    text = page("machines")
+    paragraph = text[text.index("## One JSON object") : text.index("| exit status")]
     named = set(re.findall(r"`(\w+)`", paragraph))
     job = load_job(ROOT / "examples" / "breast_cancer" / "job.toml")
     nothing: dict[str, dict[str, object]] = {name: {} for name in job.nodes}
@@ -136,7 +178,8 @@ def test_the_fields_of_a_run() -> None:
 
 
 def job_of_the_readme() -> str:
-    block = README[README.index("## A job") : README.index("Every key and its default")]
+    text = page("job")
+    block = text[text.index("## A job") : text.index("Every key and its default")]
     return "\n".join(line[4:] for line in block.splitlines() if line.startswith("    "))
 
 
