@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from parties.keys.identity import IdentityKeys
+from tests.support.local_run import LocalRun
 from tests.support.study import Study, make_homes
 
 
@@ -37,3 +39,18 @@ def good_study(tmp_path_factory: pytest.TempPathFactory, homes: Path) -> Iterato
     statuses = {name: end.status for name, end in study.good.items()}
     assert statuses == dict.fromkeys(statuses, 0), study.good
     yield study
+
+
+@pytest.fixture(scope="session")
+def keys() -> dict[str, IdentityKeys]:
+    names = ("alice", "bob", "dora", "rita", "coordinator", "mallory")
+    return {name: IdentityKeys.generate() for name in names}
+
+
+@pytest.fixture
+def local_run(tmp_path: Path, keys: dict[str, IdentityKeys]) -> Iterator[LocalRun]:
+    run = LocalRun(tmp_path, keys)
+    try:
+        yield run
+    finally:
+        run.supervisor.close()
