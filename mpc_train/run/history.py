@@ -34,6 +34,9 @@ from mpc_train.tables.source import Source
 LEAST_SHARE = 2.0**-10
 """A row that counts less than this much of the one that counts most is not in a result."""
 
+MARKED_ROWS = 1 << 14
+"""Rows that a table's mark takes at a time."""
+
 Chosen = NDArray[np.bool_]
 
 
@@ -169,9 +172,11 @@ def source_mark(key: bytes, source: Source) -> str:
 
 def table_mark(key: bytes, table: Table) -> str:
     """What a job made of a table's cells, in the table's own order."""
-    order = np.argsort(table.places) if len(table.places) else slice(None)
+    order = np.argsort(table.places) if len(table.places) else None
     mark = hmac.new(key, digestmod=sha256)
     for part in (table.features, table.labels, table.present, table.weights):
         mark.update(repr(part.shape).encode())
-        mark.update(np.ascontiguousarray(part[order] if len(part) else part).data)
+        for start in range(0, len(part), MARKED_ROWS):  # a copy of some rows, never of the table
+            rows = slice(start, start + MARKED_ROWS)
+            mark.update(np.ascontiguousarray(part[rows if order is None else order[rows]]).data)
     return mark.hexdigest()

@@ -357,12 +357,11 @@ def test_a_reader_who_has_enough_gets_no_complaint() -> None:
 
 def test_an_internal_error_shows_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message of an unexpected error might quote data."""
-    import mpc_train.jobs.job
 
     def broken(path: Path) -> None:
         raise ValueError("row 5 is 77.125")
 
-    monkeypatch.setattr(mpc_train.jobs.job, "load_job", broken)
+    monkeypatch.setattr("mpc_train.admission.load.load_job", broken)
     shown = run("job", "check", "x.toml")
     assert shown.exit_code == 1
     assert "ValueError at" in shown.stderr

@@ -25,7 +25,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     for module in ("progress", "pacing"):
-        monkeypatch.setattr(f"mpc_train.{module}.time.monotonic", made)
+        monkeypatch.setattr(f"mpc_train.run.{module}.time.monotonic", made)
     return made
 
 
