@@ -1,6 +1,7 @@
 # make demo    three hospitals train a model together on this machine
 # make test    the fast tests;  make test-all adds the slow ones
 # make lint    style and types;  make format repairs what can be repaired
+# make hooks   git runs make lint before each commit
 # make mutants shows that the fast tests notice what they are there for (an hour)
 # make bench   tests of time, then one training step of each workload beside stock CrypTen
 # make clean   remove what runs and tools leave behind (the environment stays)
@@ -17,7 +18,7 @@ SPREAD := -n $(JOBS) --dist loadfile
 WORKLOADS := lr784 net_a relu matmul softmax
 
 .DEFAULT_GOAL := test
-.PHONY: install demo test test-all mutants lint format bench clean
+.PHONY: install demo test test-all mutants lint format hooks bench clean
 
 install: $(READY)
 
@@ -56,6 +57,12 @@ lint: $(READY)
 format: $(READY)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+# Before each commit: style, and the types of what changed (mypy keeps what it knows of the rest).
+hooks: $(READY)
+	@hook="$$(git rev-parse --git-path hooks)/pre-commit"; \
+	  printf '#!/bin/sh\nexec make --no-print-directory lint\n' > "$$hook" && chmod +x "$$hook" && \
+	  echo "git runs make lint before each commit ($$hook)"
 
 bench: $(READY)
 	$(PY) -m pytest -m timed
