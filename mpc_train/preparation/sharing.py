@@ -169,6 +169,9 @@ def share_in(
     kept: dict[str, list[Masked]] = {"labels": [], "weights": []}
 
     def prepare() -> None:
+        if pipeline.trivial:  # nothing to do to a block: all are joined once, at the end
+            inputs.extend(waiting.pop("features"))
+            return
         whole = {name: concatenate(waiting.pop(name)) for name in tuple(waiting)}
         rows = Rows(whole["features"], whole.get("fine"), whole.get("present"))
         inputs.append(prepared(pipeline, rows, secret, f))
