@@ -98,6 +98,16 @@ def exposed(path: Path | str, info: os.stat_result) -> str | None:
     return None
 
 
+def open_to_others(directory: Path | str) -> str | None:
+    """What lets other users into a directory of results, and what to do; None: nothing does."""
+    info = os.stat(directory)
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        return "others may enter or read it; chmod 700 it, or name one that is not there yet"
+    if info.st_uid not in (os.geteuid(), 0):
+        return "another user owns it; name one that is not there yet"
+    return None
+
+
 def read_private(path: Path | str, max_bytes: int) -> bytes:
     """`read_bounded` of a file with a secret; ValueError where others could read it as well."""
     with open(path, "rb") as stream:

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from mpc_train.admission.load import load_job
 from mpc_train.cli import app
-from mpc_train.commands.collect import found_by, summarise
 from mpc_train.errors import EXIT_STATUS
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
+from mpc_train.node.collect import found_by, summarise
 from tests.architecture import PACKAGES, ROOMS
 from tests.support.patience import PATIENCE_S
 from tests.support.study import Study

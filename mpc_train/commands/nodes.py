@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import os
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,11 +24,11 @@ from mpc_train.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from mpc_train.commands.consent import Ask
-    from mpc_train.commands.remembered import Remembered
     from mpc_train.evaluation.findings import Findings
     from mpc_train.evaluation.learnt import Found
     from mpc_train.jobs.job import Job
+    from mpc_train.node.consent import Ask
+    from mpc_train.node.remembered import Remembered
     from mpc_train.run.node_config import NodeConfig
     from mpc_train.run.program import TrainProgram
     from mpc_train.tables.reading import Progress
@@ -76,7 +74,8 @@ def coordinator(
     """Bring the nodes of a job together. Sees no data, no share and no key that opens one."""
     with reporting(output):
         from mpc_train.admission.load import load_job
-        from mpc_train.commands.collect import bundle, summarise
+        from mpc_train.node.collect import bundle, summarise
+        from mpc_train.node.places import check_room, run_directory
         from mpc_train.results.report import beware, describe, outcome
         from mpc_train.run.node_config import load_coordinator_config
         from parties.nodes.coordinator import Coordinator, CoordinatorSettings
@@ -88,7 +87,8 @@ def coordinator(
         settings = load_coordinator_config(config)
         job = load_job(settings.job)
         vault, roster = enter(settings.place, passphrase_file, passphrase_fd)
-        run_dir = _run_dir(settings.place.run_dir, job.name)
+        run_dir = run_directory(settings.place.run_dir, job.name)
+        check_room(settings.place.run_dir, job, len(job.recipients))
         events = _Events(output)
         node = Coordinator(
             vault,
@@ -131,8 +131,10 @@ def _node(
     deals: bool,
 ) -> None:
     with reporting(output):
-        from mpc_train.commands.collect import bundle
-        from mpc_train.commands.consent import terminal
+        from mpc_train.node.collect import bundle
+        from mpc_train.node.consent import terminal
+        from mpc_train.node.places import run_directory
+        from mpc_train.node.remembered import Remembered
         from mpc_train.results.report import metric, told_lines
         from mpc_train.run.node_config import default_home, load_node_config
         from parties.nodes.node import NodeSettings, run_node
@@ -142,7 +144,9 @@ def _node(
         configure_logging(verbose)
         settings = load_node_config(config)
         vault, roster = enter(settings.place, passphrase_file, passphrase_fd)
-        run_dir = _run_dir(settings.place.run_dir, settings.place.name)
+        run_dir = run_directory(settings.place.run_dir, settings.place.name)
+        if settings.data:
+            Remembered(settings.place.home, settings.place.name, settings.rules).try_to_write()
         events = _Events(output)
         join_s = float(settings.timeouts.join_s)
         ask = None if output is Format.json else terminal(events.view, join_s)
@@ -161,6 +165,7 @@ def _node(
                     # The coordinator, who can name the missing one, gives up before we do.
                     agree_timeout_s=2 * join_s,
                     peer_timeout_s=float(settings.timeouts.peer_s),
+                    dial_timeout_s=float(settings.timeouts.dial_s),
                 ),
                 program,
                 events,
@@ -232,8 +237,9 @@ class _Guarded:
         """
         from mpc_train.admission.load import job_from_bytes
         from mpc_train.admission.rules import check_rules
-        from mpc_train.commands.consent import agree
         from mpc_train.errors import RefusedError
+        from mpc_train.node.consent import agree
+        from mpc_train.node.places import check_room
         from mpc_train.results.report import beware, describe
 
         job = job_from_bytes(body)
@@ -249,6 +255,7 @@ class _Guarded:
                 f"organisation agrees, start it with: mpc-train {verb}"
             )
         check_rules(self._config.rules, job, me)
+        check_room(self._config.place.run_dir, job, me in job.recipients)
         for line in beware(job):
             self._events.say(line)
         self._remember(job)
@@ -267,7 +274,7 @@ class _Guarded:
 
     def _remember(self, job: "Job") -> None:
         """Find what was revealed of this node's table, if it has one, and say so."""
-        from mpc_train.commands.remembered import Remembered
+        from mpc_train.node.remembered import Remembered
 
         place = self._config.place
         if place.name in job.owners:
@@ -348,18 +355,3 @@ def _roles(job: "Job") -> "Roles":
     from parties.agreement.contract import Roles
 
     return Roles(job.owners, job.evaluators, job.dealer, job.recipients)
-
-
-def _run_dir(root: Path, name: str) -> Path:
-    """Where this run's files will lie; ConfigError now, not after the training, if they cannot."""
-    from mpc_train.errors import ConfigError
-    from parties.files import private_directory, write_atomic
-
-    trial = root / f".{name}-{os.getpid()}.trial"
-    try:
-        private_directory(root)
-        write_atomic(trial, bytes(4096))
-        trial.unlink()
-    except OSError as error:
-        raise ConfigError(f"run_dir {root}: cannot be written ({error.strerror})") from error
-    return root / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"

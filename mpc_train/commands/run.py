@@ -98,13 +98,15 @@ def own_order(job: "Job") -> bool:
 
 def _fresh_folder(run_dir: Path | None, name: str) -> Path:
     from mpc_train.errors import ConfigError
-    from parties.files import private_directory
+    from parties.files import open_to_others, private_directory
 
     folder = run_dir or Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     try:
         private_directory(folder)
         if any(folder.iterdir()):
             raise ConfigError(f"{folder}: is not empty; name another directory for the run")
+        if problem := open_to_others(folder):
+            raise ConfigError(f"{folder}: {problem}")
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
     return folder.absolute()
@@ -118,9 +120,9 @@ def _run(
     view: "ProgressView",
     verbose: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    from mpc_train.commands.collect import found_by
     from mpc_train.commands.open import open_file
     from mpc_train.jobs.sealed import regression_shapes
+    from mpc_train.node.collect import found_by
     from mpc_train.preparation.sealed import in_words
     from mpc_train.run.local import (
         coordinator_text,

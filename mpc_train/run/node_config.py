@@ -29,6 +29,7 @@ _MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`
 _NAMED = ("recipients", "dealers", "evaluators", "approvers")
 _MAY_BE_0 = ("least_batch_rows", "least_effective_rows")
 _LEAST_TIMEOUT_S, _MOST_TIMEOUT_S = 1, 7 * 24 * 3600
+_MOST_DIAL_S = 60
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,13 +65,17 @@ class _Peer(_Strict, frozen=True):
 
 
 class Timeouts(_Strict, frozen=True):
-    """`[timeouts]`: how long to wait, in seconds, from 1 to those of 7 days."""
+    """`[timeouts]`: how long to wait, in seconds, from 1 to those of 7 days where nothing else is
+    said."""
 
     join_s: int = 600
     """How long to wait until the coordinator answers and everybody has joined, and for the answer
     of a person who is asked. A node waits twice as long for the others to sign."""
     peer_s: int = 120
     """How long a peer that is connected may send nothing during a run."""
+    dial_s: int = 8
+    """How long a node tries the addresses of the others, from 1 to 60. Whom it cannot dial by then
+    it reaches through the coordinator. Not for a coordinator, which dials nobody."""
 
 
 class _Network(_Strict, frozen=True):
@@ -295,6 +300,8 @@ class _Checker:
         for key in ("join_s", "peer_s"):
             if not _LEAST_TIMEOUT_S <= getattr(timeouts, key) <= _MOST_TIMEOUT_S:
                 raise self.error(f"timeouts.{key}", "between 1 second and 7 days")
+        if not 1 <= timeouts.dial_s <= _MOST_DIAL_S:
+            raise self.error("timeouts.dial_s", f"between 1 and {_MOST_DIAL_S} seconds")
 
     def place(self, node: _Node) -> Place:
         self.name("node.name", node.name)

@@ -46,10 +46,10 @@ from parties.keys.roster import Roster, differing_cards
 from parties.keys.vault import Vault
 from parties.nodes import artifacts
 from parties.nodes.coordinator import ABORT_LINGER_S, MAX_WAITING, Event, ignore_event
+from parties.nodes.dialling import await_connection, try_neighbours
 from parties.stop import StopFlag, sigterm_interrupts
 from parties.wire.control_plane import ControlClient
-from parties.wire.data_plane import DataPlane, choose_route
-from parties.wire.reach import Lookout, try_all
+from parties.wire.data_plane import DataPlane
 from parties.wire.secure_channel import SecureChannel
 from parties.wire.zmq_transport import CurveKeys, Transport
 from protocols.errors import InterruptedRunError, PeerLostError
@@ -61,12 +61,6 @@ _CODE = re.compile(r"[a-z0-9-]{1,32}")
 
 REASON_WAIT_S = 1.5
 """When a neighbour's connection breaks, the coordinator's word on why takes about this long."""
-
-HINT_S = 2.0
-"""A coordinator that starts at the same time as its nodes may take this long."""
-
-SPOKEN_S = 6.0
-"""Where a ZeroMQ peer answers, a connection is made in less than this."""
 
 PROGRESS_S = 0.1
 """Progress is passed on this often: each message wakes a thread that takes the interpreter."""
@@ -132,6 +126,11 @@ class _ControlThread(threading.Thread):
         self.linger_s = ABORT_LINGER_S
         self.state = "connecting"
         self.delivered = artifacts.Collector(root)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection yet, in words; None if nothing is known to be wrong."""
+        return self._client.trouble
 
     def say(self, message: FromNode) -> None:
         """From any thread: queue a message to the coordinator."""
@@ -306,7 +305,13 @@ class _Node:
             for name, one in accepted.acceptances.items()
         }
         sid = verify_acceptances(contract, mine, acceptances, signing)
-        unreachable = self._try(contract, accepted.addresses)
+        unreachable = try_neighbours(
+            self._me,
+            contract.roles.neighbours(self._me),
+            {**accepted.addresses, self._me: self._plane.address},
+            settings.dial_timeout_s,
+            self._on_event,
+        )
         statement = session_statement(contract, sid, self._me)  # 4
         signature = self._vault.sign(SESSION_PURPOSE, statement)
         talk.say(control.SignSession(signature, unreachable))
@@ -332,8 +337,9 @@ class _Node:
     def _connect(self) -> None:
         settings, talk = self._settings, self._control
         talk.say(control.Hello(CONTRACT_VERSION, self._me, self._plane.address))
-        with Lookout(settings.address) as lookout:
-            self._await_connection(lookout)
+        await_connection(
+            talk, settings.address, settings.connect_timeout_s, self._stop, self._on_event
+        )
         welcome = talk.expect(control.Welcome, 30.0, "a welcome")
         if welcome.version != CONTRACT_VERSION:
             raise ContractError(
@@ -341,34 +347,6 @@ class _Node:
                 f"{CONTRACT_VERSION}: run the same release everywhere"
             )
         self._event("connected", coordinator=settings.coordinator, address=settings.address)
-
-    def _await_connection(self, lookout: Lookout) -> None:
-        """Return once connected. Says meanwhile what is wrong, once for each thing that is."""
-        settings, limit_s = self._settings, self._settings.connect_timeout_s
-        started = time.monotonic()
-        said = ""
-        while self._control.state == "connecting":
-            self._stop.check("connecting to the coordinator")
-            waited = time.monotonic() - started
-            refusal, trouble = self._client.trouble, lookout.trouble
-            if refusal is not None and (waited > HINT_S or "refuses" in refusal):
-                raise TransportError(refusal)
-            if trouble is not None:
-                why = trouble.text
-            elif lookout.tried and waited > SPOKEN_S:
-                why = "something there speaks ZeroMQ but lets nobody in: check the port"
-            else:
-                why = ""
-            if (trouble is not None and trouble.final) or waited > limit_s:
-                limit = "" if trouble is not None and trouble.final else f" within {limit_s:.0f} s"
-                raise TransportError(
-                    f"no coordinator answered at {settings.address}{limit}: "
-                    f"{why or 'is it running, and is the address right?'}"
-                )
-            if why and why != said and waited > HINT_S:
-                said = why
-                self._event("waiting", address=settings.address, trouble=why, limit_s=limit_s)
-            time.sleep(0.05)
 
     def _check(self, proposal: control.Propose) -> tuple[Contract, dict[str, Card]]:
         """Raises ContractError or RosterError for a contract that this node must not sign."""
@@ -390,25 +368,6 @@ class _Node:
             trust=describe_trust(contract.roles),
         )
         return contract, {card.name: card for card in roster}
-
-    def _try(self, contract: Contract, addresses: Mapping[str, str | None]) -> tuple[str, ...]:
-        """The neighbours that this node is to dial and cannot; their frames are relayed."""
-        listens = {**addresses, self._me: self._plane.address}
-        routes = {
-            peer: choose_route(self._me, peer, listens)
-            for peer in contract.roles.neighbours(self._me)
-        }
-        dialled = {peer: route.address for peer, route in routes.items() if route.kind == "dial"}
-        troubles = try_all(dialled, self._settings.dial_timeout_s)
-        for peer, trouble in troubles.items():
-            self._event(
-                "unreachable",
-                node=self._me,
-                peer=peer,
-                address=dialled[peer],
-                trouble=trouble.text,
-            )
-        return tuple(sorted(troubles))
 
     def _join(
         self,
@@ -476,10 +435,10 @@ def run_node(
 
     `on_event(kind, fields)` hears 'waiting' (what keeps the coordinator from answering, and the
     limit), 'gathering' (who is here, who is missing), 'unreachable' (whom this node cannot dial),
-    'connected', 'proposed' (with what is asked of this
-    node and the statement of trust), 'signed', 'started', 'progress'. Returns when all nodes are
-    done. Raises AbortedError (whoever gave up, with a code), PeerLostError, PeerTimeoutError,
-    TransportError, PortInUseError, ContractError, ControlError, what the program raises, and
-    KeyboardInterrupt on Ctrl-C or SIGTERM; the others are told a code in every case.
+    'connected', 'proposed' (with what is asked of this node and the statement of trust), 'signed',
+    'started', 'progress'. Returns when all nodes are done. Raises AbortedError (whoever gave up,
+    with a code), PeerLostError, PeerTimeoutError, TransportError, PortInUseError, ContractError,
+    ControlError, what the program raises, and KeyboardInterrupt on Ctrl-C or SIGTERM; the others
+    are told a code in every case.
     """
     return _Node(vault, roster, settings, program, on_event).run()

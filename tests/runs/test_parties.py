@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from parties.agreement import control
+from parties.agreement.contract import CONTRACT_VERSION
 from parties.keys.identity import IdentityKeys
 from parties.nodes.supervisor import Child
 from parties.wire.control_plane import ControlClient
 from parties.wire.zmq_transport import CurveKeys, Transport
-from tests.support.local_run import LISTEN, ROLES, LocalRun
+from tests.support.local_run import LISTEN, ROLES, LocalRun, other_program
 from tests.support.patience import PATIENCE_S, wait_until
 
 
@@ -44,6 +45,30 @@ def test_nodes_exchange_frames_whatever_the_route(local_run: LocalRun, listening
     assert delivered.read_bytes() == b"alice" * 600_000
     relayed = results["coordinator"]["relayed"]
     assert (relayed == 0) == (listening != set() and listening != {"dora"})
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_nodes_meet_by_ipv6(local_run: LocalRun) -> None:
+    """The coordinator, a node that is dialled, and frames that are relayed."""
+    local_run.coordinator(listen="tcp://[::1]:*")
+    assert local_run.address.startswith("tcp://[::1]:")
+    local_run.node("alice")
+    local_run.node("bob")
+    local_run.node("dora", listen="tcp://[::1]:*")
+    local_run.node("rita")
+    results = local_run.results()
+    assert {name: result["status"] for name, result in results.items()} == dict.fromkeys(results, 0)
+    assert not any("unreachable" in result["stderr"] for result in results.values())
+    assert results["coordinator"]["relayed"] > 0
 
 
 def start_running(local_run: LocalRun, options: dict[str, Any], listen: str | None) -> None:
@@ -119,7 +144,29 @@ def test_no_coordinator_is_said_in_time(local_run: LocalRun) -> None:
     local_run.address = "tcp://127.0.0.1:1"
     local_run.node("alice", settings={"connect_timeout_s": 1.0})
     result = local_run.results()["alice"]
-    assert result["error"] == "TransportError" and "127.0.0.1:1" in result["message"]
+    assert result["error"] == "TransportError"
+    said = "no coordinator answered at tcp://127.0.0.1:1 within 1 s: nothing listens on port 1 of"
+    assert said in result["message"]
+
+
+def test_another_program_at_the_address_is_no_coordinator(local_run: LocalRun) -> None:
+    """Seen at once: the limit of this node is longer than this test waits."""
+    with other_program(b"SSH-2.0-OpenSSH_9.6\r\n") as address:
+        local_run.address = address
+        local_run.node("alice", settings={"connect_timeout_s": 2 * PATIENCE_S})
+        result = local_run.results()["alice"]
+    assert result["error"] == "TransportError"
+    assert f"no coordinator answered at {address}: another program" in result["message"]
+
+
+def test_a_node_at_another_node_s_port_says_so(local_run: LocalRun) -> None:
+    """What answers there speaks ZeroMQ, and is no coordinator that lets this node in."""
+    with other_program(b"\xff" + bytes(8) + b"\x7f") as address:
+        local_run.address = address
+        local_run.node("alice", settings={"connect_timeout_s": 7.0})
+        result = local_run.results()["alice"]
+    assert result["error"] == "TransportError"
+    assert "something there speaks ZeroMQ but lets nobody in" in result["message"]
 
 
 def test_a_key_outside_the_roster_is_refused(local_run: LocalRun) -> None:
@@ -251,7 +298,8 @@ def test_another_release_is_refused_with_both_versions_named(local_run: LocalRun
     local_run.node("bob", version=7)
     results = local_run.results()
     assert results["coordinator"]["error"] == "ContractError"
-    assert "bob has version 7, this coordinator 1" in results["coordinator"]["message"]
+    said = f"bob has version 7, this coordinator {CONTRACT_VERSION}"
+    assert said in results["coordinator"]["message"]
     assert results["bob"]["message"] == "the run was aborted by coordinator: version"
 
 
@@ -267,7 +315,7 @@ def test_garbage_from_a_node_ends_the_run_and_names_it(
     transport = Transport(CurveKeys(bob.curve_public, bob.curve_secret), {})
     client = ControlClient(transport, local_run.address, server)
     try:
-        client.send(control.encode(control.Hello(1, "bob")))
+        client.send(control.encode(control.Hello(CONTRACT_VERSION, "bob")))
         client.poll(PATIENCE_S)
         client.send(data)
         results = local_run.results()

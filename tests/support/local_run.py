@@ -1,7 +1,11 @@
 """A local run in a temporary directory: three nodes, a dealer's roles, a coordinator."""
 
+import contextlib
 import json
+import socketserver
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +74,25 @@ class LocalRun:
             found[name]["status"] = child.returncode
             found[name]["stderr"] = "\n".join(child.stderr)
         return found
+
+
+@contextlib.contextmanager
+def other_program(greeting: bytes) -> Iterator[str]:
+    """The address of a server of another kind, which says `greeting` to whoever connects and then
+    keeps quiet until they leave."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                self.request.sendall(greeting)
+                while self.request.recv(4096):
+                    pass
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        server.block_on_close = False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"tcp://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()

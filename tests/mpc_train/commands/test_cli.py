@@ -217,6 +217,13 @@ def test_nodes_refuse_wrong_files_and_passphrases(tmp_path: Path, secret: Path) 
     config.write_text(PARTY.replace('home = "home"', 'home = "home"\nrun_dir = "file"'))
     shown = run("party", "--config", config, "--passphrase-file", secret)
     assert shown.exit_code == 3 and "cannot be written" in shown.stderr
+    # So is one that others may enter.
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs").chmod(0o750)
+    config.write_text(PARTY)
+    shown = run("party", "--config", config, "--passphrase-file", secret)
+    assert shown.exit_code == 3 and "chmod 700" in shown.stderr
+    (tmp_path / "runs").chmod(0o700)
     config.write_text(PARTY)
     # The right passphrase, but the coordinator's card is not there.
     shown = run("party", "--config", config, "--passphrase-file", secret)
@@ -270,6 +277,12 @@ def test_run_says_what_is_missing(tmp_path: Path) -> None:
     shown = run("run", path, "--run-dir", full)
     assert shown.exit_code == 3
     assert "not empty" in shown.stderr
+    open_to_others = tmp_path / "open"
+    open_to_others.mkdir()
+    open_to_others.chmod(0o755)
+    shown = run("run", path, "--run-dir", open_to_others)
+    assert shown.exit_code == 3
+    assert "open: others may enter or read it; chmod 700 it" in shown.stderr
 
 
 def test_open_refuses_what_is_not_sealed(tmp_path: Path, secret: Path) -> None:

@@ -15,7 +15,7 @@ from parties.errors import CardError
 from parties.keys.identity import Card
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault
-from tests.mpc_train.commands.test_consent import config_of
+from tests.mpc_train.node.test_consent import config_of
 from tests.support.jobs import csv_lines, write_job
 
 ROOT = Path(__file__).resolve().parents[3]

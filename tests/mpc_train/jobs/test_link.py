@@ -8,7 +8,6 @@ import pytest
 
 from mpc_train.admission.load import job_from_bytes, load_job, resolved
 from mpc_train.admission.rules import check_rules
-from mpc_train.commands.collect import found_by, summarise
 from mpc_train.errors import DataError, JobError, RefusedError
 from mpc_train.jobs import audience
 from mpc_train.jobs.audience import linkage_in_words
@@ -16,6 +15,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import disclosed_on_the_way
 from mpc_train.jobs.schedule import split, total_steps
 from mpc_train.linkage.partners import least_joined, linkage_warnings, without_partner
+from mpc_train.node.collect import found_by, summarise
 from mpc_train.owners.table import load_table
 from mpc_train.results.opening import OpenedModel
 from mpc_train.results.report import describe, outcome, told_lines

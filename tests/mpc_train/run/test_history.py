@@ -9,10 +9,10 @@ import pytest
 
 from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import Rules
-from mpc_train.commands.remembered import Remembered
 from mpc_train.errors import ConfigError, RefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
+from mpc_train.node.remembered import Remembered
 from mpc_train.owners.table import Table, load_table
 from mpc_train.run.history import rows_of, table_mark
 from mpc_train.tables.source import Source
@@ -281,9 +281,25 @@ def test_what_cannot_be_kept_is_not_begun(ann: Node, monkeypatch: pytest.MonkeyP
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mpc_train.commands.remembered.write_atomic", full)
+    monkeypatch.setattr("mpc_train.node.remembered.write_atomic", full)
     with pytest.raises(ConfigError, match="has to be kept; nothing was shared"):
         ann.run(PLAIN)
+
+
+def test_a_home_that_cannot_be_written_is_found_at_the_start(
+    ann: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Remembered(ann.home, "ann", Rules((), (), ())).try_to_write()
+    assert not ann.path.exists() and not list(ann.home.glob("*.trial"))
+    with pytest.raises(ConfigError, match=r"ann\.revealed: cannot be written \(No such file"):
+        Remembered(ann.home / "none", "ann", Rules((), (), ())).try_to_write()
+
+    def read_only(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("mpc_train.node.places.write_atomic", read_only)
+    with pytest.raises(ConfigError, match=r"ann\.revealed: cannot be written \(Read-only"):
+        Remembered(ann.home, "ann", Rules((), (), ())).try_to_write()
 
 
 def test_two_nodes_of_one_identity_see_each_other_s_run(ann: Node) -> None:

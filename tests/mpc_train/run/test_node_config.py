@@ -151,6 +151,8 @@ def test_a_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("least_parties = 3", "least_parties = 0", "rules.least_parties", "at least 1"),
         ("least_parties = 3", 'jobs = ["12"]', "rules.jobs", "64"),
         ("join_s = 30", "join_s = 0", "timeouts.join_s", "between"),
+        ("join_s = 30", "dial_s = 0", "timeouts.dial_s", "between 1 and 60"),
+        ("join_s = 30", "dial_s = 61", "timeouts.dial_s", "between 1 and 60"),
     ],
 )
 def test_a_wrong_file_names_file_key_and_remedy(

@@ -213,3 +213,25 @@ def test_what_is_no_progress_is_always_passed_on(
         passed("arrived", {"node": node})
     assert [event["node"] for event in events(capsys)] == ["ann", "bob", "cleo"]
     assert not sys.stderr.isatty()
+
+
+def test_waiting_says_who_is_here_and_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    view = ProgressView()
+    view.event("gathering", {"here": (), "missing": ("ann", "bob")})
+    view.event("gathering", {"here": ("ann",), "missing": ("bob",)})
+    view.event("left", {"node": "ann"})
+    trouble = "nothing listens on port 7700 of desk: check the port"
+    address = "tcp://desk:7700"
+    view.event("waiting", {"address": address, "trouble": trouble, "limit_s": 600.0})
+    unreachable = {"node": "ann", "peer": "bob", "address": "tcp://bob:7701"}
+    view.event("unreachable", {**unreachable, "trouble": "bob does not answer on port 7701"})
+    view.event("unreachable", unreachable)
+    assert lines(capsys) == [
+        "here: nobody; missing: ann, bob",
+        "here: ann; missing: bob",
+        "ann has left; it may join again",
+        f"no coordinator yet at {address}: {trouble}; trying for 10 min 0 s in all",
+        "ann cannot dial bob at tcp://bob:7701 (bob does not answer on port 7701); their frames go "
+        "through the coordinator, sealed",
+        "ann cannot dial bob at tcp://bob:7701; their frames go through the coordinator, sealed",
+    ]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from parties.errors import CardError, RosterError
 from parties.keys import roster as roster_module
 from parties.keys.identity import Card, IdentityKeys
-from parties.keys.roster import Roster
+from parties.keys.roster import Roster, differing_cards
 
 WHEN = datetime(2025, 1, 31, 12, tzinfo=UTC)
 NAMES = ("bank-b", "hospital-a", "study-office")
@@ -38,6 +38,30 @@ def test_digests_depend_on_the_cards_and_not_on_their_order() -> None:
     digests = {ROSTER.digest(), other.digest(), ROSTER.subset(NAMES[:2]).digest()}
     assert len(digests) == 3
     assert ROSTER.subset(NAMES[:2]) == Roster.of(CARDS[name] for name in NAMES[:2])
+
+
+def test_differing_cards_are_named_with_both_fingerprints() -> None:
+    """Card by card; equal ones are not mentioned, nor is the card of who says it."""
+    others = {name: STRANGER.card(name, WHEN) for name in ("bank-b", "hospital-a")}
+    theirs = {name: card.digest for name, card in {**CARDS, **others}.items()}
+    text = differing_cards(ROSTER, "study-office", theirs)
+    for name, card in others.items():
+        here, there = CARDS[name].fingerprint, card.fingerprint
+        assert f"{name}: here {here}, at study-office {there}" in text
+    assert CARDS["study-office"].fingerprint not in text
+    assert "study-office: here" not in text
+    one = differing_cards(ROSTER, "desk", {**theirs, "bank-b": CARDS["bank-b"].digest})
+    assert "hospital-a: here" in one and "bank-b: here" not in one
+    renewed = KEYS["bank-b"].card("bank-b", WHEN.replace(year=2026))
+    again = differing_cards(ROSTER, "desk", {"bank-b": renewed.digest})
+    assert f"bank-b: here {CARDS['bank-b'].fingerprint}, at desk {renewed.fingerprint}" in again
+
+
+def test_a_coordinator_that_does_not_say_which_differ_is_not_guessed_at() -> None:
+    same = {name: card.digest for name, card in CARDS.items()}
+    for theirs in ({}, same, {"nobody": bytes(32)}):
+        text = differing_cards(ROSTER, "desk", theirs)
+        assert "desk has other cards than this node. desk does not say which differ" in text
 
 
 @pytest.mark.parametrize("name", ["roster.toml", "roster"])

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from mpc_train.admission.load import load_job
 from mpc_train.cli import app
-from mpc_train.commands.consent import agree, terminal
 from mpc_train.commands.nodes import _Events, _Guarded, _roles
 from mpc_train.errors import RefusedError
 from mpc_train.jobs.job import Job
+from mpc_train.node.consent import agree, terminal
 from mpc_train.run.approval import ApprovalError, approve, approver_of
 from mpc_train.run.node_config import NodeConfig, load_node_config
 from mpc_train.run.progress import ProgressView

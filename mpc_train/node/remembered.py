@@ -17,6 +17,7 @@ import msgspec
 from mpc_train.admission.rules import Rules
 from mpc_train.errors import ConfigError
 from mpc_train.jobs.job import Job
+from mpc_train.node.places import try_directory
 from mpc_train.owners.table import Table
 from mpc_train.run.history import History, check_history
 from mpc_train.tables.source import Source
@@ -31,6 +32,15 @@ class Remembered:
     def __init__(self, home: Path, me: str, rules: Rules) -> None:
         self._path = home / f"{me}{SUFFIX}"
         self._me, self._rules = me, rules
+
+    def try_to_write(self) -> None:
+        """Raise ConfigError where nothing can be kept: now, not when all have signed."""
+        try:
+            try_directory(self._path.parent, self._me)
+            with self._locked():
+                pass
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def notes(self, source: Source) -> list[str]:
         """Lines for people: the runs over the table that lies at `source`."""
@@ -57,10 +67,13 @@ class Remembered:
             try:
                 write_atomic(self._path, msgspec.json.encode(history) + b"\n")
             except OSError as error:
-                raise ConfigError(
-                    f"{self._path}: cannot be written ({error.strerror}), and what is revealed "
-                    "has to be kept; nothing was shared"
-                ) from error
+                raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"{self._path}: cannot be written ({error.strerror}), and what is revealed has to be "
+            "kept; nothing was shared"
+        )
 
     def _load(self) -> History:
         try:

@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from mpc_train.admission.load import load_job
-from mpc_train.commands.collect import bundle, found_by, summarise
 from mpc_train.commands.common import Format
 from mpc_train.commands.nodes import _Events
 from mpc_train.errors import ArtifactError
 from mpc_train.jobs.job import Job
+from mpc_train.node.collect import bundle, found_by, summarise
 from mpc_train.results.report import duration, outcome, size
 from mpc_train.run.progress import ProgressView
 from protocols.sealing.bundle import unpack_bundle
@@ -80,7 +80,14 @@ def test_envelopes_become_one_file_a_recipient(tmp_path: Path, job: Job) -> None
     inside = unpack_bundle(bundles["office"].read_bytes())
     assert [read_info(each).sender for each in inside] == ["ann", "bob", "cleo"]
     assert opened(inside).metrics == METRICS
+    # Nothing is kept twice: the envelopes and their directories are gone.
+    assert {*tmp_path.iterdir()} == {tmp_path / "job.toml", *bundles.values()}
+
+
+def test_who_receives_nothing_keeps_what_came(tmp_path: Path, job: Job) -> None:
+    files = sealed(tmp_path, Run(job), ("ann", "bob", "cleo"), ("ann",))
     assert bundle(tmp_path, files, [], job.evaluators, NODES) == {}
+    assert all(path.exists() for path in files)
 
 
 def test_a_recipient_who_lacks_an_envelope_is_named(tmp_path: Path, job: Job) -> None:
@@ -90,6 +97,7 @@ def test_a_recipient_who_lacks_an_envelope_is_named(tmp_path: Path, job: Job) ->
     with pytest.raises(ArtifactError, match="nothing that bob sealed to ann came"):
         bundle(tmp_path, files, ["office", "ann"], ["bob"], NODES)
     assert not list(tmp_path.glob("*.sealed"))
+    assert all(path.exists() for path in files)
 
 
 def test_what_others_sealed_is_left_aside(tmp_path: Path, job: Job) -> None:

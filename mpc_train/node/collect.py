@@ -1,5 +1,6 @@
 """Sealed files after a run, as the nodes left them, into one file for each recipient."""
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ def bundle(
 ) -> dict[str, Path]:
     """Put the envelopes under `root`/sealed/<recipient>/ into one file per recipient.
 
+    The envelopes are removed once that file is on the disk: nothing is kept twice.
+
     `files`: what the run wrote; `target`: the file's name in `root`, with {} for the recipient.
     Taken are the model envelopes of `evaluators` to `recipients`, whatever else somebody sent; each
     has to be signed by the card of its sender, and all to be of one session. Raises ArtifactError,
@@ -34,6 +37,7 @@ def bundle(
     from parties.nodes.artifacts import SEALED
     from protocols.sealing.bundle import pack_bundle
 
+    parts: dict[str, list[Path]] = {}
     about: set[tuple[bytes, int, tuple[str, ...]]] = set()
     found: dict[str, dict[str, bytes]] = {}
     for path in sorted(files):
@@ -45,6 +49,7 @@ def bundle(
             envelope = path.read_bytes()
             about.add(_about(envelope, sender, recipient, cards))
             found.setdefault(recipient, {})[sender] = envelope
+            parts.setdefault(recipient, []).append(path)
     if len(about) > 1:
         raise ArtifactError(
             f"{', '.join(evaluators)} sealed results of different sessions or jobs; none is kept"
@@ -60,7 +65,19 @@ def bundle(
     for recipient, envelopes in sorted(found.items()):
         bundles[recipient] = root / target.format(recipient)
         write_atomic(bundles[recipient], pack_bundle([*envelopes.values()]))
+        for path in parts[recipient]:
+            _remove(path, root)
     return bundles
+
+
+def _remove(path: Path, root: Path) -> None:
+    """Remove a file, and the directories up to `root` that it leaves empty."""
+    with contextlib.suppress(OSError):  # what stays is sealed, and there twice: no reason to fail
+        path.unlink()
+        for directory in path.parents:
+            if directory == root:
+                break
+            directory.rmdir()
 
 
 def _about(
@@ -94,8 +111,8 @@ def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     Steps and rounds are the first evaluator's; raises ArtifactError when another evaluator counts
     other steps, or a node sent what is no such summary.
     """
-    from mpc_train.commands.summary import read_summary
     from mpc_train.errors import ArtifactError
+    from mpc_train.node.summary import read_summary
 
     summaries = {name: read_summary(job, name, sent[name]) for name in job.nodes}
     first, *others = [summaries[name] for name in job.evaluators]

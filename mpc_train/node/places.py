@@ -1,0 +1,68 @@
+"""Where a node will write at the end of a run, tried at its start: a training may take days, and a
+result that cannot be kept is lost for everybody."""
+
+import math
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mpc_train.errors import ConfigError
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.sealed import sealed_tensors
+from parties.files import open_to_others, private_directory, write_atomic
+
+ENVELOPE_BYTES = 1 << 16
+"""More than an envelope holds beside its numbers: statement, signatures, metrics."""
+
+NUMBER_BYTES = 16
+"""Of each number of a model an envelope holds a masked word and a mask, of 8 bytes each."""
+
+SPARE_BYTES = 16 << 20
+"""For logs, own metrics and what the file system itself needs."""
+
+
+def run_directory(root: Path, name: str) -> Path:
+    """Where the files of this run will lie, below `root`, which is made if need be.
+
+    Raises ConfigError where `root` cannot be written, or where others may enter it.
+    """
+    try:
+        private_directory(root)
+        if problem := open_to_others(root):
+            raise ConfigError(f"run_dir {root}: {problem}")
+        try_directory(root, name)
+    except OSError as error:
+        raise ConfigError(f"run_dir {root}: cannot be written ({error.strerror})") from error
+    return root / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"
+
+
+def try_directory(directory: Path, name: str) -> None:
+    """Write a small file into `directory` and remove it. Raises OSError."""
+    trial = directory / f".{name}-{os.getpid()}.trial"
+    write_atomic(trial, bytes(4096))
+    trial.unlink()
+
+
+def check_room(root: Path, job: Job, recipients: int) -> None:
+    """Raise ConfigError where `root` lacks the space for the results of `job`.
+
+    recipients: how many this node keeps results for, each with one envelope of every evaluator.
+    What comes is put into one file before its parts are removed: it needs twice the space.
+    """
+    numbers = sum(math.prod(shape) for shape in sealed_tensors(job).values())
+    envelope = NUMBER_BYTES * numbers + ENVELOPE_BYTES
+    needed = 2 * recipients * len(job.evaluators) * envelope + SPARE_BYTES
+    there = root.absolute()
+    while not there.exists():  # a run directory is made when it is first written to
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise ConfigError(
+            f"run_dir {root}: {_mebibytes(free)} free, and the results of {job.name} need up to "
+            f"{_mebibytes(needed)}; make room, or name a run_dir elsewhere"
+        )
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / (1 << 20):,.0f} MiB"

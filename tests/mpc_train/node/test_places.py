@@ -1,0 +1,72 @@
+"""What a node will write at the end is tried at its start."""
+
+import shutil
+import stat
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from mpc_train.admission.load import load_job
+from mpc_train.errors import ConfigError
+from mpc_train.jobs.job import Job
+from mpc_train.node.places import check_room, run_directory
+from tests.support.jobs import write_job
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return load_job(write_job(tmp_path))
+
+
+def with_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(free, 0, free))
+
+
+def test_a_run_directory_is_private_and_left_clean(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    run = run_directory(root, "study")
+    assert run.parent == root and run.name.startswith("study-")
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o777])
+def test_a_run_directory_that_others_may_enter_is_refused(tmp_path: Path, mode: int) -> None:
+    root = tmp_path / "runs"
+    root.mkdir()
+    root.chmod(mode)
+    with pytest.raises(ConfigError, match=r"runs: others may enter or read it; chmod 700"):
+        run_directory(root, "study")
+    root.chmod(0o700)
+    run_directory(root, "study")
+
+
+def test_a_run_directory_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"run_dir .*file: cannot be written"):
+        run_directory(tmp_path / "file", "study")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mpc_train.node.places.write_atomic", full)
+    with pytest.raises(ConfigError, match=r"cannot be written \(No space left on device\)"):
+        run_directory(tmp_path / "runs", "study")
+
+
+def test_room_is_needed_for_every_envelope(
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_room(tmp_path, job, len(job.recipients))
+    with_free(monkeypatch, 17 << 20)
+    check_room(tmp_path, job, 1)
+    with pytest.raises(ConfigError, match="17 MiB free, and the results of study need up to 2"):
+        check_room(tmp_path, job, 20)
+    with_free(monkeypatch, 1 << 20)
+    with pytest.raises(ConfigError, match="1 MiB free"):
+        check_room(tmp_path, job, 0)
