@@ -11,15 +11,25 @@ The first weights are integers at scale 2^WEIGHT_BITS, made here and nowhere els
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from mpc_train.networks import tracing
+from mpc_train.networks.compositions import (
+    COMPOSED,
+    COMPOSED_LAYERS,
+    WITH_WEIGHT,
+    Emission,
+    is_weight,
+)
 from mpc_train.networks.convert_rules import (
     FUNCTIONS,
     INSTEAD,
@@ -38,6 +48,7 @@ from mpc_train.networks.graph import (
     check_graph,
     pool_before_relu,
 )
+from mpc_train.networks.tracing import ShapeTracer, uninitialised
 
 WEIGHT_LIMIT = 1 << 7
 """First weights lie below this: four bytes hold one."""
@@ -76,6 +87,8 @@ def convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
     Raises ConversionError with everything that does not fit: unsupported layers and functions,
     control flow that depends on data, shapes, shared or non-finite weights.
     """
+    if lazy := uninitialised(module):
+        raise ConversionError(lazy)
     modes = {part: part.training for part in module.modules()}
     try:
         return _convert(module.train(), tuple(input_shape))
@@ -86,9 +99,9 @@ def convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
 
 def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
     entries, initial, problems = _tensors(module)
-    alone = type(module) in MODULES
+    alone = type(module) in MODULES or type(module) in COMPOSED
     try:
-        traced = _trace(_Alone(module) if alone else module)
+        traced = _trace(_Alone(module) if alone else module, input_shape)
     except Exception as error:  # whatever the module's own code raises
         raise ConversionError([*problems, _why_not_traced(error)]) from error
     unsupported = _unsupported(traced)
@@ -110,6 +123,11 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
                 _add(building, traced, node)
             except Unsupported as problem:
                 building.problems.append(f"{_place(node)}: {problem}")
+                building.value_of[node] = node.name
+            except (TypeError, ValueError, LookupError, AttributeError) as error:
+                building.problems.append(
+                    f"{_place(node)}: arguments that cannot be read ({error}); use plain numbers"
+                )
                 building.value_of[node] = node.name
     if building.problems:
         raise ConversionError(building.problems)
@@ -165,13 +183,13 @@ class _Alone(nn.Module):
         return self.layer(x)
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in MODULES or super().is_leaf_module(m, module_qualified_name)
+def _trace(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
+    return fx.GraphModule(
+        module, ShapeTracer(input_shape, (*MODULES, *COMPOSED_LAYERS)).trace(module)
+    )
 
 
-def _trace(module: nn.Module) -> fx.GraphModule:
-    return fx.GraphModule(module, _Tracer().trace(module))
+_OURS = (__file__, tracing.__file__)
 
 
 def _why_not_traced(error: Exception) -> str:
@@ -180,10 +198,12 @@ def _why_not_traced(error: Exception) -> str:
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if "/torch/" not in code.co_filename and code.co_filename != __file__:
+        if "/torch/" not in code.co_filename and code.co_filename not in _OURS:
             place = f" at {code.co_filename}:{trace.tb_lineno} in {code.co_name}"
         trace = trace.tb_next
-    if "control flow" in text or "Proxy" in text or "iterat" in text:
+    if isinstance(error, AssertionError):
+        return f"an assertion on the shape of a row fails{place}: {text}"
+    if isinstance(error, fx.proxy.TraceError) or "Proxy" in text:
         return (
             f"control flow depends on data{place}: a graph is the same for all rows; put torch "
             "operations in the place of branches and loops over values"
@@ -196,18 +216,18 @@ def _unsupported(traced: fx.GraphModule) -> list[str]:
     for node in traced.graph.nodes:
         if node.op == "call_module":
             layer = traced.get_submodule(str(node.target))
-            if type(layer) not in MODULES:
+            if type(layer) not in MODULES and type(layer) not in COMPOSED:
                 kind = type(layer).__name__
                 problems.append(_refusal(f"{node.target} ({kind})", kind))
         elif node.op in ("call_function", "call_method"):
             table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
-            if node.target not in table and node.target not in SHAPE_ONLY:
+            if not any(node.target in known for known in (table, SHAPE_ONLY, COMPOSED)):
                 name = getattr(node.target, "__name__", str(node.target))
                 problems.append(_refusal(_place(node), name))
-        elif node.op == "get_attr":
+        elif node.op == "get_attr" and not all(user.target in WITH_WEIGHT for user in node.users):
             problems.append(
-                f"{node.target}: a tensor used outside a layer; put it into a layer "
-                "(Linear, Embedding, a norm)"
+                f"{node.target}: a tensor used outside a layer may be added, subtracted and "
+                "multiplied alone; for anything else put it into a layer (Linear, a norm)"
             )
     if sum(node.op == "placeholder" for node in traced.graph.nodes) != 1:
         problems.append("forward: takes exactly one tensor, the rows' features")
@@ -215,8 +235,10 @@ def _unsupported(traced: fx.GraphModule) -> list[str]:
 
 
 def _refusal(place: str, kind: str) -> str:
-    for start, instead in INSTEAD.items():
-        if kind.startswith(start):
+    written = kind.replace("_", "").lower()
+    for layer, instead in INSTEAD.items():
+        # A whole name, or a kind of layer and its axes: expand_as() has nothing to do with exp().
+        if re.fullmatch(layer.lower() + r"(\dd|cell|encoder.*|decoder.*)?", written):
             return f"{place}: is not offered over shares; use {instead}"
     return f"{place}: is not offered over shares; see the list of layers in the README"
 
@@ -277,7 +299,7 @@ class _Shapes(fx.Interpreter):
         first = result
         if isinstance(result, tuple) and not isinstance(result, torch.Size) and result:
             n.meta["several"], first = True, result[0]
-        if isinstance(first, torch.Tensor):
+        if isinstance(first, torch.Tensor) and n.op != "get_attr":
             self.found[n] = first.shape
         return result
 
@@ -289,6 +311,17 @@ class _Shapes(fx.Interpreter):
 
 def _add(building: _Building, traced: fx.GraphModule, node: fx.Node) -> None:
     """Append the node's operation; a value that is passed on unchanged keeps its name."""
+    part = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+    rule = COMPOSED.get(node.target if part is None else type(part))
+    if any(is_weight(value) for value in node.args):
+        rule = WITH_WEIGHT[node.target]
+    if rule is not None:
+        emitted = Emission(node, part, building.value_of)
+        building.value_of[node] = rule(emitted)
+        for each in emitted.nodes:
+            own = {key: name.removeprefix(building.prefix) for key, name in each.tensors.items()}
+            building.nodes.append(msgspec.structs.replace(each, tensors=own))
+        return
     if node.op == "call_module":
         layer = traced.get_submodule(str(node.target))
         op, settings = MODULES[type(layer)](layer, node)

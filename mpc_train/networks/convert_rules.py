@@ -43,11 +43,8 @@ INSTEAD = {
     "ELU": "LeakyReLU, GELU or SiLU",
     "SELU": "LeakyReLU, GELU or SiLU",
     "CELU": "LeakyReLU, GELU or SiLU",
-    "PReLU": "LeakyReLU",
     "RReLU": "LeakyReLU",
     "Mish": "SiLU",
-    "Hardswish": "SiLU",
-    "Hardsigmoid": "Sigmoid",
     "LogSigmoid": "nothing: the cross-entropy loss takes the logits",
     "logsigmoid": "nothing: the cross-entropy loss takes the logits",
     "EmbeddingBag": "Embedding and a mean",
@@ -57,6 +54,7 @@ INSTEAD = {
     "truediv": "multiplication by a constant, or a norm layer",
     "exp": "Softplus, Sigmoid or Softmax",
     "einsum": "matmul",
+    "repeat": "torch.cat of copies",
     "max": "MaxPool2d",
     "amax": "MaxPool2d",
 }
@@ -328,29 +326,6 @@ def _reduce(op: str) -> Callable[[fx.Node], Function]:
     return read
 
 
-def _get(node: fx.Node) -> Function:
-    """x[:, i], x[:, a:b]: one axis after the rows."""
-    source, index = node.args
-    if not isinstance(source, fx.Node):
-        raise Unsupported("indexing of what is not a tensor")
-    if source.meta.get("several"):  # (output, weights) of an attention layer
-        if index == 0:
-            return "same", {}, [source]
-        raise Unsupported("only the first result of an attention layer is there")
-    steps = index if isinstance(index, tuple) else (index,)
-    whole = slice(None)
-    axis = next((i for i, step in enumerate(steps) if step != whole), None)
-    if axis is None:
-        return "same", {}, [source]
-    step, rest = steps[axis], steps[axis + 1 :]
-    if axis == 0 or any(other != whole for other in rest) or not isinstance(step, slice):
-        raise Unsupported("slices of one axis only, like x[:, 2:5]; x[:, 2:3] and Flatten for one")
-    start, stop, stride = step.indices(source.meta["shape"][axis - 1])
-    if stride != 1:
-        raise Unsupported("slices without steps only")
-    return "slice", {"axis": axis - 1, "start": start, "stop": stop}, [source]
-
-
 def _matmul(node: fx.Node) -> Function:
     values = _values(node)
     if len(values) != 2:
@@ -466,7 +441,6 @@ FUNCTIONS: dict[Any, Callable[[fx.Node], Function]] = {
     operator.truediv: _divide,
     operator.neg: _negate,
     operator.matmul: _matmul,
-    operator.getitem: _get,
     torch.cat: _cat,
     torch.concat: _cat,
     functional.relu: _as("relu"),

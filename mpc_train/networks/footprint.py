@@ -46,7 +46,7 @@ _PER_OUTPUT = {
     "group_norm": COMPARED,
     "dropout": CHOSEN,
 }
-_MULTIPLIES = ("linear", "mul", "matmul", "scale")
+_MULTIPLIES = ("linear", "mul", "matmul", "scale", "mul_weight")
 
 
 def maximum_bytes(classes: int) -> int:

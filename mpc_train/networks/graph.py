@@ -177,6 +177,8 @@ SPECS: dict[str, Spec] = {
     "add": Spec(inputs=2),
     "sub": Spec(inputs=2),
     "mul": Spec(inputs=2),
+    "add_weight": Spec(tensors=("weight",), settings=("behind",)),
+    "mul_weight": Spec(tensors=("weight",), settings=("behind",)),
     "scale": Spec(settings=("factor",)),
     "shift": Spec(settings=("summand",)),
     "cat": Spec(inputs=0, settings=("axis",)),

@@ -19,7 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.networks.graph import Graph, Node
-from protocols.crypten_tensor.layers import activation  # noqa: F401
+from protocols.crypten_tensor.layers import (  # noqa: F401  register their functions
+    activation,
+    convolution,
+    normalisation,
+    pooling,
+)
 from protocols.crypten_tensor.layers.window import Window
 from protocols.crypten_tensor.tensor import MaskedTensor, runtime
 from protocols.shares.masked import public
@@ -158,6 +163,7 @@ def window(node: Node) -> Window:
 GROWING = {
     *("linear", "conv", "batch_norm", "layer_norm", "group_norm", "attention", "dropout"),
     *("leaky_relu", "add", "sub", "mul", "matmul", "scale", "shift", "sum"),
+    *("add_weight", "mul_weight"),
 }
 """Operations whose results may be larger than what they are given."""
 
@@ -347,6 +353,17 @@ def root_of(value: Fraction) -> Fraction:
     return Fraction(isqrt((value.numerator << 48) // value.denominator), 1 << 24)
 
 
+def _weighted(function: Callable[[MaskedTensor, MaskedTensor], MaskedTensor]) -> Operation:
+    """x ∘ weight, spread over x; `behind`: axes of one after the weight's own."""
+
+    def run(net: Network, node: Node, values: list[Value]) -> Value:
+        weight = net.needed(node, "weight")
+        spread = weight.reshape(*weight.shape, *[1] * node.count("behind"))
+        return Value(function(values[0].as_rows(), spread))
+
+    return run
+
+
 def _plain(name: str, *keys: str) -> Operation:
     def run(node: Node, x: MaskedTensor) -> MaskedTensor:
         return getattr(x, name)(*(node.real(key) for key in keys))
@@ -379,6 +396,8 @@ OPERATIONS: dict[str, Operation] = {
     "add": _pairwise("add"),
     "sub": _pairwise("sub"),
     "mul": _pairwise("mul"),
+    "add_weight": _weighted(lambda x, weight: x.add(weight)),
+    "mul_weight": _weighted(lambda x, weight: x.mul(weight)),
     "scale": _elementwise(lambda node, x: x.scaled(node.real("factor"))),
     "shift": _elementwise(lambda node, x: x.shifted(node.real("summand"))),
     "cat": _cat,

@@ -204,6 +204,10 @@ def _attention(_: PlainGraph, node: Node, x: list[Tensor], tensors: Any) -> Tens
     return mixed.transpose(0, 1)
 
 
+def _spread(node: Node, weight: Tensor) -> Tensor:
+    return weight.reshape(*weight.shape, *[1] * node.count("behind"))
+
+
 def _axes(node: Node) -> list[int]:
     return [axis + 1 for axis in node.sizes("axes")]
 
@@ -240,6 +244,8 @@ OPERATIONS: dict[str, Run] = {
     "add": lambda _, node, x, t: x[0] + x[1],
     "sub": lambda _, node, x, t: x[0] - x[1],
     "mul": lambda _, node, x, t: x[0] * x[1],
+    "add_weight": lambda _, node, x, t: x[0] + _spread(node, t["weight"]),
+    "mul_weight": lambda _, node, x, t: x[0] * _spread(node, t["weight"]),
     "scale": lambda _, node, x, t: x[0] * float(node.real("factor")),
     "shift": lambda _, node, x, t: x[0] + float(node.real("summand")),
     "cat": _cat,

@@ -120,6 +120,64 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (2, 14),
     ),
 }
+
+
+class Pieces(nn.Module):
+    """Indices, chunks, stacks, expansions and limits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 4)
+        self.last = nn.Linear(10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = self.head(x).chunk(2, dim=-1)
+        first, rest = torch.split(x, [1, 2], dim=2)
+        y = torch.stack([left.clamp(-1, 1), right.clamp(min=0.25)], dim=1)
+        z = first.expand(-1, -1, 2) + rest.clip(max=0.5) + first.expand_as(rest)
+        a, b = y[:, 0, 1:], z[..., -1]
+        return self.last(torch.cat([a.flatten(1), b, b[:, :2], y[:, 1, 0, :1]], 1))
+
+
+CASES["pieces"] = (Pieces, (3, 3))
+
+
+class Parameters(nn.Module):
+    """Parameters that forward uses by itself, on either side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(8, 3)
+        self.position = nn.Parameter(torch.randn(1, 2, 4))
+        self.scale = nn.Parameter(torch.rand(4))
+        self.offset = nn.Parameter(torch.rand(1))
+        self.slopes = nn.PReLU(2)
+        self.slope = nn.PReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.slopes(self.first(x) + self.position) * self.scale
+        y = self.offset - torch.mul(self.scale, y) - self.position
+        return self.last(self.slope(y).flatten(1))
+
+
+CASES["parameters"] = (Parameters, (2, 3))
+CASES["hard"] = (
+    lambda: nn.Sequential(
+        *(nn.Linear(4, 6), nn.Hardswish(), nn.Linear(6, 5), nn.Hardsigmoid(), nn.Linear(5, 3)),
+    ),
+    (4,),
+)
+CASES["upsampled"] = (
+    lambda: nn.Sequential(
+        *(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2, affine=True), nn.Upsample(scale_factor=2)),
+        *(nn.Conv2d(2, 2, 3, stride=2), nn.Flatten(), nn.Linear(18, 3)),
+    ),
+    (1, 6, 6),
+)
+CASES["instances"] = (
+    lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.InstanceNorm1d(3), nn.Flatten(), nn.Linear(18, 3)),
+    (2, 8),
+)
 CASES["slopes"] = (
     lambda: nn.Sequential(
         *(nn.Linear(4, 6), nn.LeakyReLU(0.1), nn.Linear(6, 5), nn.Softmax(-1), nn.Linear(5, 3)),
@@ -233,7 +291,15 @@ def test_training(name: str, evaluators: int, steps: int) -> None:
     y = np.rint(rng.uniform(-1, 1, (ROWS, 3)) / UNIT) * UNIT
     found = over_shares(converted.graph, words, x, y, steps, evaluators)
     optimizer = torch.optim.SGD(module.parameters(), lr=float(RATE))
-    smooth = name in ("smooth", "attention", "own_attention", "norms", "slopes")
+    smooth = name in (
+        "smooth",
+        "attention",
+        "own_attention",
+        "norms",
+        "slopes",
+        "upsampled",
+        "instances",
+    )
     unit = SMOOTH_ERROR if smooth else 64 * UNIT
     for step in range(steps):
         optimizer.zero_grad()

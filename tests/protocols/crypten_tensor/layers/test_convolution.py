@@ -13,7 +13,7 @@ import torch.nn.functional as functional
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.crypten_tensor.layers import convolution  # noqa: F401
+from protocols.crypten_tensor.layers import convolution, pooling  # noqa: F401  register the functions
 from protocols.crypten_tensor.layers.window import Window, columns, from_columns
 from tests.support.layers import UNIT, forward_and_gradients, torch_forward_and_gradients
 

@@ -13,7 +13,7 @@ import torch.nn.functional as functional
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.crypten_tensor.layers import activation  # noqa: F401
+from protocols.crypten_tensor.layers import activation, normalisation  # noqa: F401
 from protocols.crypten_tensor.layers.normalisation import inverse_root
 from protocols.crypten_tensor.layers.normalisation_plan import check_norm, chunk_of
 from protocols.crypten_tensor.tensor import MaskedTensor, attach

@@ -1,0 +1,297 @@
+"""Layers and functions that become several operations of a graph which are there already.
+
+Forward, backward, the checks of ranges and the twin in the clear follow from those operations. All
+of these are exact but for the rounding of a public factor.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import fx, nn
+
+from mpc_train.networks.convert_rules import (
+    Unsupported,
+    _argument,
+    _text,
+    is_tensor,
+)
+from mpc_train.networks.graph import Node, Setting
+
+
+class Emission:
+    """Where the operations of one fx node go; the last of them has the node's name."""
+
+    def __init__(self, node: fx.Node, layer: nn.Module | None, value_of: dict[fx.Node, str]):
+        self.node, self.layer = node, layer
+        self.nodes: list[Node] = []
+        self._value_of = value_of
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.node.meta["shape"]
+
+    def value(self, place: int = 0) -> str:
+        return self.named(self.source(place))
+
+    def source(self, place: int = 0) -> fx.Node:
+        given = self.node.args[place] if len(self.node.args) > place else None
+        if given is None:
+            given = self.node.kwargs.get("input")
+        if not isinstance(given, fx.Node) or not is_tensor(given):
+            raise Unsupported("takes a tensor of the network first")
+        return given
+
+    def named(self, node: Any) -> str:
+        if not isinstance(node, fx.Node) or node not in self._value_of:
+            raise Unsupported("takes tensors of the network")
+        return self._value_of[node]
+
+    def add(
+        self,
+        op: str,
+        inputs: Iterable[str],
+        shape: tuple[int, ...],
+        tensors: dict[str, str] | None = None,
+        **settings: Setting,
+    ) -> str:
+        name = f"{self.node.name}.{len(self.nodes)}"
+        self.nodes.append(Node(name, op, tuple(inputs), tuple(shape), tensors or {}, settings))
+        return name
+
+    def setting(self, place: int, name: str, default: Any = None) -> Any:
+        """Of the layer, or of the call."""
+        if self.layer is not None:
+            return getattr(self.layer, name, default)
+        return _argument(self.node, place, name, default)
+
+
+Rule = Callable[[Emission], str]
+
+
+def _axis(dim: Any, rank: int) -> int:
+    """Without the axis of rows. rank: with it."""
+    if not isinstance(dim, int) or not -rank <= dim < rank:
+        raise Unsupported(f"dim = {dim!r}: a number between 1 and {rank - 1}")
+    if dim % rank == 0:
+        raise Unsupported("dim = 0 would mix rows")
+    return dim % rank - 1
+
+
+def _clamp(out: Emission) -> str:
+    low, high = out.setting(1, "min"), out.setting(2, "max")
+    x, shape = out.value(), out.shape
+    if any(isinstance(end, fx.Node) for end in (low, high)) or (low is None and high is None):
+        raise Unsupported("limits are plain numbers, one or both")
+    if low is not None and high is not None:
+        return out.add("clamp", (x,), shape, low=_text(low), high=_text(high))
+    sign = 1 if high is None else -1  # min(x, h) = h - relu(h - x)
+    end = low if high is None else high
+    if sign < 0:
+        x = out.add("scale", (x,), shape, factor="-1")
+    if end:
+        x = out.add("shift", (x,), shape, summand=_text(-sign * end))
+    x = out.add("relu", (x,), shape)
+    if end:
+        x = out.add("shift", (x,), shape, summand=_text(sign * end))
+    return out.add("scale", (x,), shape, factor="-1") if sign < 0 else x
+
+
+def _hardtanh(out: Emission) -> str:
+    low, high = out.setting(1, "min_val", -1.0), out.setting(2, "max_val", 1.0)
+    return out.add("clamp", (out.value(),), out.shape, low=_text(low), high=_text(high))
+
+
+def _hard_sigmoid(out: Emission) -> str:
+    x = out.add("scale", (out.value(),), out.shape, factor="1/6")
+    x = out.add("shift", (x,), out.shape, summand="1/2")
+    return out.add("clamp", (x,), out.shape, low="0", high="1")
+
+
+def _hard_swish(out: Emission) -> str:
+    return out.add("mul", (out.value(), _hard_sigmoid(out)), out.shape)
+
+
+def _instance_norm(out: Emission) -> str:
+    layer: Any = out.layer
+    if layer.track_running_stats:
+        raise Unsupported("track_running_stats = True: leave it out, or use BatchNorm")
+    if len(out.shape) != (3 if isinstance(layer, nn.InstanceNorm2d) else 2):
+        raise Unsupported("takes rows of [channels, *sizes]")
+    prefix = str(out.node.target)
+    tensors = {key: f"{prefix}.{key}" for key in ("weight", "bias")} if layer.affine else {}
+    eps, groups = _text(layer.eps), out.shape[0]
+    return out.add("group_norm", (out.value(),), out.shape, tensors, groups=groups, eps=eps)
+
+
+def _repeated(out: Emission, x: str, shape: list[int], axis: int, times: int) -> str:
+    """Copies along an axis, one after the other."""
+    if times == 1:
+        return x
+    shape[axis] *= times
+    return out.add("cat", (x,) * times, tuple(shape), axis=axis)
+
+
+def _upsample(out: Emission) -> str:
+    """Each value `factor` times along each axis: an axis of one behind it is repeated."""
+    if out.setting(3, "mode", "nearest") != "nearest":
+        raise Unsupported('mode = "nearest" only')
+    given = out.source().meta["shape"]
+    x, shape = out.value(), list(given)
+    for axis in range(1, len(given)):
+        factor, rest = divmod(out.shape[axis], given[axis])
+        if rest or not factor:
+            raise Unsupported("factors are whole numbers")
+        if factor > 1:
+            wider = [*shape[: axis + 1], 1, *shape[axis + 1 :]]
+            x = out.add("reshape", (x,), tuple(wider))
+            x = _repeated(out, x, wider, axis + 1, factor)
+            shape[axis] *= factor
+            x = out.add("reshape", (x,), tuple(shape))
+    return x
+
+
+def _expand(out: Emission) -> str:
+    given, wanted = out.source().meta["shape"], out.shape
+    if len(given) != len(wanted):
+        raise Unsupported("new axes would come before the rows: unsqueeze first")
+    x, shape = out.value(), list(given)
+    for axis, size in enumerate(wanted):
+        x = _repeated(out, x, shape, axis, size // shape[axis])
+    return x
+
+
+def _stack(out: Emission) -> str:
+    parts = _argument(out.node, 0, "tensors")
+    axis = _axis(_argument(out.node, 1, "dim", 0), len(out.shape) + 1)
+    one = (*out.shape[:axis], 1, *out.shape[axis + 1 :])
+    names = [out.add("reshape", (out.named(part),), one) for part in parts]
+    return out.add("cat", names, out.shape, axis=axis)
+
+
+def _pieces(out: Emission) -> str:
+    """chunk and split: nothing yet; the pieces are slices where they are taken out."""
+    source = out.source()
+    axis = _axis(_argument(out.node, 2, "dim", 0), len(out.shape) + 1)
+    total = source.meta["shape"][axis]
+    sizes = _argument(out.node, 1, "split_size", None)
+    if sizes is None:
+        sizes = out.node.kwargs.get("split_size_or_sections")
+    starts = (
+        [0, *accumulate(sizes)][:-1]
+        if isinstance(sizes, list | tuple)
+        else list(range(0, total, out.shape[axis]))
+    )
+    out.node.meta["pieces"] = axis, starts
+    return out.value()
+
+
+def _get(out: Emission) -> str:
+    """x[:, i], x[:, a:b, j]; a piece of a chunk; the first result of an attention layer."""
+    source: Any = out.node.args[0]
+    index: Any = out.node.args[1]
+    if not isinstance(source, fx.Node):
+        raise Unsupported("indexing of what is not a tensor")
+    x, shape = out.named(source), list(source.meta["shape"])
+    if "pieces" in source.meta:
+        axis, starts = source.meta["pieces"]
+        if not isinstance(index, int):
+            raise Unsupported("pieces are taken by their number")
+        start = starts[index]
+        stop = start + out.shape[axis]
+        return out.add("slice", (x,), out.shape, axis=axis, start=start, stop=stop)
+    if source.meta.get("several"):
+        if index != 0:
+            raise Unsupported("only the first result of an attention layer is there")
+        return x
+    steps: list[Any] = list(index) if isinstance(index, tuple) else [index]
+    if any(step is None or not isinstance(step, int | slice | type(...)) for step in steps):
+        raise Unsupported("numbers and slices only, like x[:, 2:5, 0]")
+    if ... in steps:
+        place = steps.index(...)
+        fill = len(shape) + 2 - len(steps)
+        steps[place : place + 1] = [slice(None)] * fill
+    if steps[0] != slice(None):
+        raise Unsupported("rows stay together: the first index is a colon, as in x[:, 2:5]")
+    for axis, step in enumerate(steps[1:]):
+        size = shape[axis]
+        if isinstance(step, int):
+            step = slice(step % size, step % size + 1)
+        start, stop, stride = step.indices(size)
+        if stride != 1:
+            raise Unsupported("slices without steps only")
+        if (start, stop) != (0, size):
+            shape[axis] = stop - start
+            x = out.add("slice", (x,), tuple(shape), axis=axis, start=start, stop=stop)
+    return x if tuple(shape) == out.shape else out.add("reshape", (x,), out.shape)
+
+
+def _prelu(out: Emission) -> str:
+    """relu(x) + weight · min(x, 0), and min(x, 0) = x - relu(x)."""
+    x, shape = out.value(), out.shape
+    above = out.add("relu", (x,), shape)
+    below = out.add("sub", (x, above), shape)
+    tensors = {"weight": f"{out.node.target}.weight"}
+    below = out.add("mul_weight", (below,), shape, tensors, behind=max(len(shape) - 1, 0))
+    return out.add("add", (above, below), shape)
+
+
+def is_weight(value: Any) -> bool:
+    """Whether it is a parameter or buffer that forward uses by itself."""
+    return isinstance(value, fx.Node) and value.op == "get_attr"
+
+
+def _with_weight(op: str) -> Rule:
+    """x ∘ parameter or parameter ∘ x; the parameter is spread over x and not x over it."""
+
+    def read(out: Emission) -> str:
+        left, right = out.node.args[:2]
+        weight, value = (left, right) if is_weight(left) else (right, left)
+        if out.node.kwargs or not isinstance(value, fx.Node) or not is_tensor(value):
+            raise Unsupported("takes a parameter and a tensor of the network")
+        x, shape = out.named(value), out.shape
+        if value.meta["shape"] != shape:
+            raise Unsupported("the parameter is larger than the tensor: expand the tensor first")
+        tensors = {"weight": str(weight.target)}  # type: ignore[union-attr]
+        if op == "mul":
+            return out.add("mul_weight", (x,), shape, tensors, behind=0)
+        if op == "sub":
+            x = out.add("scale", (x,), shape, factor="-1")
+        x = out.add("add_weight", (x,), shape, tensors, behind=0)
+        minus = op == "sub" and weight is right
+        return out.add("scale", (x,), shape, factor="-1") if minus else x
+
+    return read
+
+
+WITH_WEIGHT: dict[Any, Rule] = {
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add"), _with_weight("add")),
+    **dict.fromkeys((operator.sub, torch.sub, "sub"), _with_weight("sub")),
+    **dict.fromkeys((operator.mul, torch.mul, "mul"), _with_weight("mul")),
+}
+"""What a parameter may take part in outside a layer."""
+COMPOSED: dict[Any, Rule] = {
+    nn.Hardsigmoid: _hard_sigmoid,
+    nn.Hardswish: _hard_swish,
+    nn.InstanceNorm1d: _instance_norm,
+    nn.InstanceNorm2d: _instance_norm,
+    nn.PReLU: _prelu,
+    nn.Upsample: _upsample,
+    nn.UpsamplingNearest2d: _upsample,
+    functional.hardsigmoid: _hard_sigmoid,
+    functional.hardswish: _hard_swish,
+    functional.hardtanh: _hardtanh,
+    functional.interpolate: _upsample,
+    operator.getitem: _get,
+    **dict.fromkeys((torch.clamp, torch.clip, "clamp", "clip"), _clamp),
+    **dict.fromkeys((torch.chunk, torch.split, "chunk", "split"), _pieces),
+    torch.stack: _stack,
+    **dict.fromkeys(("expand", "expand_as"), _expand),
+}
+"""By the layer's type, the function, or the method's name."""
+COMPOSED_LAYERS = {key for key in COMPOSED if isinstance(key, type)}
