@@ -18,6 +18,7 @@ from math import isqrt, prod
 import numpy as np
 from numpy.typing import NDArray
 
+import protocols.crypten_tensor.layers.shape  # noqa: F401  registers its functions
 from mpc_train.networks.graph import Graph, Node
 from protocols.crypten_tensor.layers import (  # noqa: F401  register their functions
     activation,
