@@ -17,8 +17,8 @@ from torch import fx, nn
 
 from mpc_train.networks.convert_rules import (
     Unsupported,
-    _argument,
-    _text,
+    argument,
+    decimal_text,
     is_tensor,
 )
 from mpc_train.networks.graph import Node, Setting
@@ -68,7 +68,7 @@ class Emission:
         """Of the layer, or of the call."""
         if self.layer is not None:
             return getattr(self.layer, name, default)
-        return _argument(self.node, place, name, default)
+        return argument(self.node, place, name, default)
 
 
 Rule = Callable[[Emission], str]
@@ -89,22 +89,24 @@ def _clamp(out: Emission) -> str:
     if any(isinstance(end, fx.Node) for end in (low, high)) or (low is None and high is None):
         raise Unsupported("limits are plain numbers, one or both")
     if low is not None and high is not None:
-        return out.add("clamp", (x,), shape, low=_text(low), high=_text(high))
+        return out.add("clamp", (x,), shape, low=decimal_text(low), high=decimal_text(high))
     sign = 1 if high is None else -1  # min(x, h) = h - relu(h - x)
     end = low if high is None else high
     if sign < 0:
         x = out.add("scale", (x,), shape, factor="-1")
     if end:
-        x = out.add("shift", (x,), shape, summand=_text(-sign * end))
+        x = out.add("shift", (x,), shape, summand=decimal_text(-sign * end))
     x = out.add("relu", (x,), shape)
     if end:
-        x = out.add("shift", (x,), shape, summand=_text(sign * end))
+        x = out.add("shift", (x,), shape, summand=decimal_text(sign * end))
     return out.add("scale", (x,), shape, factor="-1") if sign < 0 else x
 
 
 def _hardtanh(out: Emission) -> str:
     low, high = out.setting(1, "min_val", -1.0), out.setting(2, "max_val", 1.0)
-    return out.add("clamp", (out.value(),), out.shape, low=_text(low), high=_text(high))
+    return out.add(
+        "clamp", (out.value(),), out.shape, low=decimal_text(low), high=decimal_text(high)
+    )
 
 
 def _hard_sigmoid(out: Emission) -> str:
@@ -125,7 +127,7 @@ def _instance_norm(out: Emission) -> str:
         raise Unsupported("takes rows of [channels, *sizes]")
     prefix = str(out.node.target)
     tensors = {key: f"{prefix}.{key}" for key in ("weight", "bias")} if layer.affine else {}
-    eps, groups = _text(layer.eps), out.shape[0]
+    eps, groups = decimal_text(layer.eps), out.shape[0]
     return out.add("group_norm", (out.value(),), out.shape, tensors, groups=groups, eps=eps)
 
 
@@ -167,8 +169,8 @@ def _expand(out: Emission) -> str:
 
 
 def _stack(out: Emission) -> str:
-    parts = _argument(out.node, 0, "tensors")
-    axis = _axis(_argument(out.node, 1, "dim", 0), len(out.shape) + 1)
+    parts = argument(out.node, 0, "tensors")
+    axis = _axis(argument(out.node, 1, "dim", 0), len(out.shape) + 1)
     one = (*out.shape[:axis], 1, *out.shape[axis + 1 :])
     names = [out.add("reshape", (out.named(part),), one) for part in parts]
     return out.add("cat", names, out.shape, axis=axis)
@@ -177,9 +179,9 @@ def _stack(out: Emission) -> str:
 def _pieces(out: Emission) -> str:
     """chunk and split: nothing yet; the pieces are slices where they are taken out."""
     source = out.source()
-    axis = _axis(_argument(out.node, 2, "dim", 0), len(out.shape) + 1)
+    axis = _axis(argument(out.node, 2, "dim", 0), len(out.shape) + 1)
     total = source.meta["shape"][axis]
-    sizes = _argument(out.node, 1, "split_size", None)
+    sizes = argument(out.node, 1, "split_size", None)
     if sizes is None:
         sizes = out.node.kwargs.get("split_size_or_sections")
     starts = (

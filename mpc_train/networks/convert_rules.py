@@ -60,7 +60,7 @@ INSTEAD = {
 }
 
 
-def _text(value: float) -> str:
+def decimal_text(value: float) -> str:
     """A Python number as the decimal that it prints as."""
     if not isfinite(value):
         raise Unsupported(f"{value} is not a finite number")
@@ -138,7 +138,7 @@ def _adaptive(layer: Any, node: fx.Node) -> tuple[str, Settings]:
 def _batch_norm(layer: Any, node: fx.Node) -> tuple[str, Settings]:
     if layer.momentum is None:
         raise Unsupported("momentum = None: use a number")
-    return "batch_norm", {"eps": _text(layer.eps), "momentum": _text(layer.momentum)}
+    return "batch_norm", {"eps": decimal_text(layer.eps), "momentum": decimal_text(layer.momentum)}
 
 
 def _activation(op: str, **settings: Setting) -> Callable[..., tuple[str, Settings]]:
@@ -203,21 +203,21 @@ MODULES: dict[type, Callable[[Any, fx.Node], tuple[str, Settings]]] = {
     nn.BatchNorm2d: _batch_norm,
     nn.LayerNorm: lambda layer, node: (
         "layer_norm",
-        {"axes": len(layer.normalized_shape), "eps": _text(layer.eps)},
+        {"axes": len(layer.normalized_shape), "eps": decimal_text(layer.eps)},
     ),
     nn.GroupNorm: lambda layer, node: (
         "group_norm",
-        {"groups": layer.num_groups, "eps": _text(layer.eps)},
+        {"groups": layer.num_groups, "eps": decimal_text(layer.eps)},
     ),
-    nn.Dropout: lambda layer, node: ("dropout", {"p": _text(layer.p)}),
+    nn.Dropout: lambda layer, node: ("dropout", {"p": decimal_text(layer.p)}),
     nn.Embedding: _embedding,
     nn.ReLU: _activation("relu"),
     nn.ReLU6: _activation("clamp", low="0", high="6"),
     nn.Hardtanh: lambda layer, node: (
         "clamp",
-        {"low": _text(layer.min_val), "high": _text(layer.max_val)},
+        {"low": decimal_text(layer.min_val), "high": decimal_text(layer.max_val)},
     ),
-    nn.LeakyReLU: lambda layer, node: ("leaky_relu", {"slope": _text(layer.negative_slope)}),
+    nn.LeakyReLU: lambda layer, node: ("leaky_relu", {"slope": decimal_text(layer.negative_slope)}),
     nn.Sigmoid: _activation("sigmoid"),
     nn.Tanh: _activation("tanh"),
     nn.GELU: _gelu,
@@ -243,7 +243,7 @@ def _as(op: str, **settings: Setting) -> Callable[[fx.Node], Function]:
     return lambda node: (op, settings, _values(node)[:1])
 
 
-def _argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
+def argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
     if name in node.kwargs:
         return node.kwargs[name]
     return node.args[place] if len(node.args) > place else default
@@ -263,11 +263,11 @@ def _arithmetic(op: str) -> Callable[[fx.Node], Function]:
         if len(values) != 1 or not isinstance(number, int | float):
             raise Unsupported("takes tensors of the network and plain numbers")
         if op == "mul":
-            return "scale", {"factor": _text(number)}, values
+            return "scale", {"factor": decimal_text(number)}, values
         if op == "add":
-            return "shift", {"summand": _text(number)}, values
+            return "shift", {"summand": decimal_text(number)}, values
         if isinstance(left, fx.Node):
-            return "shift", {"summand": _text(-number)}, values
+            return "shift", {"summand": decimal_text(-number)}, values
         raise Unsupported("a number minus a tensor: write -x + number")
 
     return read
@@ -276,13 +276,13 @@ def _arithmetic(op: str) -> Callable[[fx.Node], Function]:
 def _divide(node: fx.Node) -> Function:
     left, right = node.args[:2]
     if isinstance(left, fx.Node) and isinstance(right, int | float) and right:
-        return "scale", {"factor": str(1 / Fraction(_text(right)))}, [left]
+        return "scale", {"factor": str(1 / Fraction(decimal_text(right)))}, [left]
     raise Unsupported("division by a tensor: multiply by a constant, or use a norm layer")
 
 
 def _cat(node: fx.Node) -> Function:
-    parts = list(_argument(node, 0, "tensors"))
-    dim = int(_argument(node, 1, "dim", 0)) % (len(node.meta["shape"]) + 1)
+    parts = list(argument(node, 0, "tensors"))
+    dim = int(argument(node, 1, "dim", 0)) % (len(node.meta["shape"]) + 1)
     if dim == 0:
         raise Unsupported("dim = 0 would mix rows")
     return "cat", {"axis": dim - 1}, parts
@@ -305,7 +305,7 @@ def _permute(node: fx.Node) -> Function:
 def _transpose(node: fx.Node) -> Function:
     rank = len(node.meta["shape"]) + 1
     order = list(range(rank))
-    first, second = (int(_argument(node, i + 1, f"dim{i}")) % rank for i in (0, 1))
+    first, second = (int(argument(node, i + 1, f"dim{i}")) % rank for i in (0, 1))
     order[first], order[second] = order[second], order[first]
     return _permuted(order, node)
 
@@ -314,13 +314,13 @@ def _reduce(op: str) -> Callable[[fx.Node], Function]:
     def read(node: fx.Node) -> Function:
         (source,) = _values(node)
         rank = len(source.meta["shape"]) + 1
-        dim = _argument(node, 1, "dim")
+        dim = argument(node, 1, "dim")
         if dim is None:
             raise Unsupported("over all axes would mix rows: name dim")
         axes = [int(axis) % rank for axis in (dim if isinstance(dim, tuple | list) else (dim,))]
         if 0 in axes:
             raise Unsupported("dim = 0 would mix rows")
-        keep = bool(_argument(node, 2, "keepdim", False))
+        keep = bool(argument(node, 2, "keepdim", False))
         return op, {"axes": tuple(axis - 1 for axis in axes), "keep": keep}, [source]
 
     return read
@@ -338,27 +338,27 @@ def _matmul(node: fx.Node) -> Function:
 
 def _softmax_of(op: str) -> Callable[[fx.Node], Function]:
     def read(node: fx.Node) -> Function:
-        _last_axis(_argument(node, 1, "dim"), node)
+        _last_axis(argument(node, 1, "dim"), node)
         return op, {}, _values(node)[:1]
 
     return read
 
 
 def _gelu_of(node: fx.Node) -> Function:
-    if _argument(node, 1, "approximate", "none") != "none":
+    if argument(node, 1, "approximate", "none") != "none":
         raise Unsupported('use approximate = "none"')
     return "smooth", {"table": "GELU"}, _values(node)[:1]
 
 
 def _leaky_of(node: fx.Node) -> Function:
-    slope = _text(float(_argument(node, 1, "negative_slope", 0.01)))
+    slope = decimal_text(float(argument(node, 1, "negative_slope", 0.01)))
     return "leaky_relu", {"slope": slope}, _values(node)[:1]
 
 
 def _max_pool_of(node: fx.Node) -> Function:
     keys = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
     kernel, stride, padding, dilation, round_up = (
-        _argument(node, place, key, default)
+        argument(node, place, key, default)
         for place, (key, default) in enumerate(zip(keys, (None, None, 0, 1, False), strict=True), 1)
     )
     axes = len(node.meta["shape"]) - 1
@@ -369,14 +369,14 @@ def _max_pool_of(node: fx.Node) -> Function:
 def _average_pool_of(node: fx.Node) -> Function:
     keys = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
     kernel, stride, padding, round_up, with_padding = (
-        _argument(node, place, key, default)
+        argument(node, place, key, default)
         for place, (key, default) in enumerate(
             zip(keys, (None, None, 0, False, True), strict=True), 1
         )
     )
     axes = len(node.meta["shape"]) - 1
     window = _pool_window(axes, kernel, stride or None, padding, 1)
-    override = _argument(node, 6, "divisor_override", 0)
+    override = argument(node, 6, "divisor_override", 0)
     return (
         "average_pool",
         _divided(window, bool(round_up), with_padding, override),
@@ -389,8 +389,8 @@ def _adaptive_of(node: fx.Node) -> Function:
 
 
 def _dropout_of(node: fx.Node) -> Function:
-    p = _text(float(_argument(node, 1, "p", 0.5)))
-    if _argument(node, 2, "training", True) is False:
+    p = decimal_text(float(argument(node, 1, "p", 0.5)))
+    if argument(node, 2, "training", True) is False:
         return "same", {}, _values(node)[:1]
     return "dropout", {"p": p}, _values(node)[:1]
 
