@@ -46,8 +46,12 @@ Rule = Literal[
 MAX_CHARACTERS = 1_000
 """A longer identifier is a mistake in the table, not a name."""
 
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols by their category, and nothing to the eye: Hangul fillers, Braille blank."""
 # White space, control characters, and formatting characters that show nothing by themselves.
-_BLANK = r"\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+_BLANK = (
+    r"\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff" + _FILLERS
+)
 _ENDS = re.compile(rf"\A[{_BLANK}]+|[{_BLANK}]+\Z")
 _ZEROS = re.compile(rf"\A[0{_BLANK}]+(?=[^{_BLANK}])")
 _APOSTROPHES = "\u02b9\u02ba\u02bb\u02bc\u02bd"
@@ -133,7 +137,7 @@ def _without(text: str, rules: Sequence[Rule]) -> str:
 
 def _is_dropped(letter: str, rules: Sequence[Rule]) -> bool:
     category = unicodedata.category(letter)
-    if "spaces" in rules and (letter.isspace() or category in ("Cf", "Cc")):
+    if "spaces" in rules and (letter.isspace() or category in ("Cf", "Cc") or letter in _FILLERS):
         return True
     return "punctuation" in rules and (category[0] in "PS" or letter in _APOSTROPHES)
 

@@ -19,6 +19,7 @@ CHOICES = [rules for count in range(len(MORE) + 1) for rules in combinations(MOR
 SOME = st.sampled_from(CHOICES)
 BLANKS = (
     " \t\n\r\x0b\x0c\x1c\x85\xa0\u1680\u2000\u2009\u2028\u2029\u202f\u205f\u3000\u200b\ufeff\x00"
+    "\u115f\u1160\u2800\u3164\uffa0"
 )
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ISO = DateForm()
@@ -35,6 +36,7 @@ ISO = DateForm()
         (("accents",), "Søren Łukasz", "Soren Lukasz"),
         (("accents",), "ﬁne", "fine"),
         (("spaces",), " A\u00a0B\tC\u200b ", "ABC"),
+        (("spaces",), "A\u3164B\u2800C", "ABC"),
         (("spaces",), "12 34 56", "123456"),
         (("case", "accents", "spaces"), "DE LA CRUZ, María José", "dela cruz,mariajose"),
         ((), " 1026", "1026"),
@@ -184,6 +186,7 @@ def test_what_is_too_long_is_refused() -> None:
     ("cell", "rules", "words"),
     [
         (" \u200b ", (), "the cell is empty"),
+        ("\u3164\u2800", (), "the cell is empty"),
         ("\ufeff", ("digits",), "the cell is empty"),
         ("unknown", ("digits",), "nothing is left of it by the rules digits"),
         ("-/-", ("case", "punctuation"), "by the rules case, punctuation"),
