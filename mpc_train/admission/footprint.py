@@ -19,7 +19,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from mpc_train.jobs.schedule import is_newton, split_sizes
-from mpc_train.networks.footprint import row_bytes
+from mpc_train.networks.footprint import WORD, row_bytes
 from mpc_train.regression.scales import CHUNK_ELEMENTS
 from mpc_train.training.chunk_sizes import (
     MOST_PAIRED_ROWS,
@@ -31,9 +31,6 @@ from mpc_train.training.chunk_sizes import (
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-
-
-WORD = 8
 
 
 @dataclass(frozen=True, slots=True)

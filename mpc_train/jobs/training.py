@@ -45,4 +45,5 @@ def needs_file(job: Job, me: str) -> bool:
 
 
 def matches(prefix: str, name: str) -> bool:
+    """Whether an entry of `frozen` means this tensor: its name, or a beginning up to a dot."""
     return name == prefix or (prefix.endswith(".") and name.startswith(prefix))
