@@ -168,7 +168,7 @@ def _pattern(sign: str, joined: bool) -> str:
 
 def _check_signs(seen: list[str]) -> None:
     if len(set(seen)) < len(seen):
-        raise FormError("a part of the date stands there twice")
+        raise FormError("a part of the date appears twice")
     years = [sign for sign in seen if sign in "Yy"]
     months = [sign for sign in seen if sign in "mbB"]
     days = [sign for sign in seen if sign in "dj"]

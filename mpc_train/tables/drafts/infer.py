@@ -29,7 +29,7 @@ from mpc_train.errors import DataError
 from mpc_train.tables import cells as decoding
 from mpc_train.tables.cells import CellError
 from mpc_train.tables.dates import DateForm
-from mpc_train.tables.loading.load import Report, check_twice, open_table, reporting
+from mpc_train.tables.loading.load import Report, header_faults, open_table, reporting
 from mpc_train.tables.schema import MAX_TEXT, Column, Schema, check_schema
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.spelling import FALSE, TRUE, entry_of
@@ -220,7 +220,8 @@ def _look(
 ) -> tuple[list[str], dict[str, _Seen], dict[str, str]]:
     """The table's names but those that are ignored, what was seen of each, and why not of some."""
     with open_table(source) as table:
-        check_twice(table, label, (*source.ignore, ""))
+        if faults := header_faults(table, (*source.ignore, "")):
+            raise DataError("\n  ".join(f"{label}: {fault}" for fault in faults))
         names = [name for name in table.names if name not in source.ignore]
         refused = {"": "has no name"} if "" in names else {}
         seen = {

@@ -90,6 +90,7 @@ class ArrayTable:
         self._inner, self._arrays, self._label = inner, arrays, label
         rest = [name for name in inner.names if kept or name != arrays.name]
         self.names: tuple[str, ...] = (*rest, *arrays.names)
+        self.unknown, self.shapes = inner.unknown, inner.shapes
         self.header_place = inner.header_place
         self.place: Literal["line", "row"] = inner.place
         self.unit: Unit = inner.unit
@@ -149,9 +150,8 @@ def with_arrays(table: Table, arrays: Arrays | None, label: str, kept: bool = Fa
         return table
     if arrays.name in table.names:
         return ArrayTable(table, arrays, label, kept)
-    shapes = getattr(table, "shapes", None)
-    if shapes is not None:
-        check_npz(shapes, arrays, label)
+    if table.shapes is not None:
+        check_npz(table.shapes, arrays, label)
     elif not any(name in table.names for name in arrays.names):
         raise DataError(f"{label}: {table.header_place}missing column {arrays.name!r}")
     return table

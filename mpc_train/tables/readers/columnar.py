@@ -36,8 +36,8 @@ class FrameTable:
 
     place: Literal["line", "row"] = "row"
     unit: Unit = "rows"
+    unknown: tuple[str, ...] = ()
     shapes: dict[str, tuple[int, ...]] | None = None
-    """Of an npz file: its arrays."""
 
     def __init__(
         self,

@@ -195,6 +195,15 @@ def test_npy_files_named_in_a_csv(tmp_path: Path, job: Job, elsewhere: bool) -> 
     check(job, source)
 
 
+def test_a_name_to_replace_that_no_column_has(tmp_path: Path, job: Job) -> None:
+    names = [f"{row}.npy" for row in range(ROWS)]
+    for name, image in zip(names, IMAGES, strict=True):
+        np.save(tmp_path / name, image)
+    source = Source(str(table_of_files(tmp_path, names)), rename={"scan": "pixels"})
+    with pytest.raises(DataError, match="line 1: rename: there is no column 'scan'"):
+        check(job, source)
+
+
 def test_everything_wrong_with_files_is_said_at_once(tmp_path: Path, job: Job) -> None:
     names = ["0.npy", "1.npy", "2.npy", "", "../3.npy", "gone.npy"]
     np.save(tmp_path / "0.npy", IMAGES[0])
