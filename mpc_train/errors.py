@@ -116,6 +116,7 @@ REASONS: dict[str, str] = {
     "error says what differs",
     "roster": "it lacks somebody's card, or holds another one; compare fingerprints",
     "data": "its data do not fit the job; its own error says where",
+    "config": "its own file is wrong; its own error says where",
     "linkage": "owners have too few records in common, or too many; its own error says which",
     "job": "it cannot take the job as it is",
     "peer-timeout": "a node did not come or answer in time; its own error says which",

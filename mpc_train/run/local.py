@@ -159,7 +159,7 @@ def coordinator_text(node: LocalNode, roster: Path, job: Path) -> str:
             "node": _node(node, roster),
             "network": {"listen": "tcp://127.0.0.1:*"},
             "run": {"job": str(job)},
-            "timeouts": {"join_s": LOCAL_JOIN_S},
+            "timeouts": {"join_s": LOCAL_JOIN_S, "return_s": 0},
         }
     )
 

@@ -76,6 +76,9 @@ class Timeouts(_Strict, frozen=True):
     dial_s: int = 8
     """How long a node tries the addresses of the others, from 1 to 60. Whom it cannot dial by then
     it reaches through the coordinator. Not for a coordinator, which dials nobody."""
+    return_s: int = 600
+    """How long a coordinator waits for a node that left after the job was proposed, to correct its
+    table, say; from 0, which ends the run at once, to 7 days. Not for other nodes."""
 
 
 class _Network(_Strict, frozen=True):
@@ -314,6 +317,8 @@ class _Checker:
         for key in ("join_s", "peer_s"):
             if not _LEAST_TIMEOUT_S <= getattr(timeouts, key) <= _MOST_TIMEOUT_S:
                 self.note(f"timeouts.{key}", "between 1 second and 7 days")
+        if not 0 <= timeouts.return_s <= _MOST_TIMEOUT_S:
+            self.note("timeouts.return_s", "between 0 seconds and 7 days")
         if not 1 <= timeouts.dial_s <= _MOST_DIAL_S:
             self.note("timeouts.dial_s", f"between 1 and {_MOST_DIAL_S} seconds")
 

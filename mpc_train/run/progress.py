@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mpc_train.base.printing import lines_escaped, say
+from mpc_train.errors import REASONS
 from mpc_train.results.report import duration, size
 from mpc_train.run.pacing import LINE_INTERVAL_S, LinePace
 
@@ -123,7 +124,9 @@ class ProgressView:
         if kind == "arrived":
             self.say(f"{fields.get('node')} has joined")
         elif kind == "left":
-            self.say(f"{fields.get('node')} has left; it may join again")
+            meaning = REASONS.get(str(fields.get("code")))
+            why = f" ({meaning})" if meaning else ""
+            self.say(f"{fields.get('node')} has left{why}; it may join again")
         elif kind == "refused":
             self.say(f"{fields.get('node')} was refused: {fields.get('code')}")
         elif kind == "gathering":

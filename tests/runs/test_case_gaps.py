@@ -30,7 +30,7 @@ from mpc_train.owners.table import load_table
 from mpc_train.preparation.gaps import EMPTY, check_gaps, gap_outputs
 from mpc_train.preparation.sharing import share_in
 from mpc_train.results.report import describe
-from mpc_train.run.program import agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.tables.source import Source
 from protocols.comparison.compare import below
 from protocols.crypten_tensor.tensor import Source as From

@@ -16,7 +16,8 @@ from mpc_train.jobs.schedule import total_steps
 from mpc_train.owners.table import Table
 from mpc_train.preparation.combined import Parameters
 from mpc_train.preparation.sharing import Shared
-from mpc_train.run.program import _trained, agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
+from mpc_train.run.phases.train import train_model
 from mpc_train.training.range_guard import RangeGuard
 from mpc_train.twin.training import pooled_inputs
 from protocols.crypten_tensor import dispatch
@@ -64,7 +65,7 @@ def trained_over_shares(
 
     def run(role: Role, guard: RangeGuard | None) -> list[dict[str, Any]]:
         shared = shared_rows(job, role, tables)
-        tensors = _trained(job, role, None, shared, {}, lambda _: None, guard).model.tensors
+        tensors = train_model(job, role, None, shared, {}, lambda _: None, guard).model.tensors
         return [parts_of({name: tensors[name] for name in job.shapes})]
 
     return in_lockstep(job, run, evaluators, guarded)

@@ -29,7 +29,7 @@ from mpc_train.networks.carried import Carried, _encoded
 from mpc_train.networks.convert import convert
 from mpc_train.owners.table import load_table
 from mpc_train.run.local import LocalRules, local_rules
-from mpc_train.run.program import agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.tables.source import Source
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import train_twin

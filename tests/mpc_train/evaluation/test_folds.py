@@ -14,7 +14,8 @@ from mpc_train.jobs.schedule import fold_jobs, split, total_steps
 from mpc_train.owners.table import Table
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.sharing import Shared
-from mpc_train.run.program import _trained, agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
+from mpc_train.run.phases.train import train_model
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import train_twin
 from protocols.crypten_tensor import dispatch
@@ -83,7 +84,7 @@ def test_means_are_those_of_the_twin(tmp_path: Path, more: str) -> None:
                 x,
                 y,
                 lambda fold, later: (
-                    _trained(fold, later, None, shared, {}, lambda _: None).model.evaluated
+                    train_model(fold, later, None, shared, {}, lambda _: None).model.evaluated
                 ),
             )
             return found.metrics, [output.name for output in gate.passed]
