@@ -44,6 +44,7 @@ ROOMS = (
     *(
         "mpc_train.run.phases",
         "mpc_train.run",
+        "mpc_train.scripts",
         "mpc_train.node",
         "mpc_train.commands",
         "mpc_train.cli",
@@ -219,16 +220,19 @@ def crowded(sources: Iterable[Source]) -> list[str]:
     return [f"{folder}: {count}" for folder, count in counts.items() if count > MAX_MODULES]
 
 
+PROGRAMS = ("mpc_train/run/program.py", "mpc_train/scripts/program.py")
+
+
 def parties_enter_through_the_composition_root(source: Source) -> Iterator[str]:
     if source.owner != "mpc_train" or source.path.startswith(
         ("mpc_train/commands/", "mpc_train/node/", "mpc_train/run/phases/")
     ):
         return
-    if source.path in ("mpc_train/cli.py", "mpc_train/run/program.py"):
+    if source.path in ("mpc_train/cli.py", *PROGRAMS):
         return
     for line, name in source.imports:
         if _within(name, "parties"):
-            yield (f"{source.path}:{line}: imports {name}; only commands, node and the program may")
+            yield (f"{source.path}:{line}: imports {name}; only commands, node and programs may")
 
 
 def zmq_has_one_module(source: Source) -> Iterator[str]:
@@ -254,6 +258,19 @@ def crypten_has_one_door(source: Source) -> Iterator[str]:
             yield f"{source.path}:{line}: imports {name}; take it from {CRYPTEN_DOOR}.tensor"
 
 
+SHARED_IN_BY = ("from_evaluator", "from_dealer", "from_outside")
+
+
+def tables_enter_through_crypten(source: Source) -> Iterator[str]:
+    """`crypten.cryptensor(rows, src=…, shape=…)` is how an owner's numbers become shares."""
+    if source.owner != "mpc_train":
+        return
+    for line, name in source.imports:
+        if name in {f"protocols.shares.inputs.{function}" for function in SHARED_IN_BY}:
+            yield f"{source.path}:{line}: imports {name}; share in by crypten.cryptensor"
+
+
+SCRIPTS_CRYPTEN = "mpc_train.scripts.crypten"
 STOCK_PROTOCOL = ("crypten.mpc", "crypten.init", "crypten.generators", "crypten.common.rng")
 
 
@@ -261,6 +278,9 @@ def crypten_lends_no_protocol(source: Source) -> Iterator[str]:
     """Its tensor type, autograd and nn are used; its shares, seeds and transport are not safe."""
     if source.owner == "tests":
         return
+    ours = {name for _, name in source.imports if _within(name, SCRIPTS_CRYPTEN)}
+    if ours and not any(_within(name, "crypten") for _, name in source.imports):
+        return  # a script: the name stands for what is offered there
     for line, name in source.imports:
         if _within(name, *STOCK_PROTOCOL):
             yield f"{source.path}:{line}: imports {name}"
@@ -379,5 +399,6 @@ RULES: tuple[Rule, ...] = (
     torch_load_reads_weights_only,
     masks_come_from_keyed_streams,
     printing_has_one_door,
+    tables_enter_through_crypten,
     protocols_touch_no_outside_world,
 )

@@ -60,7 +60,9 @@ def commands(text: str) -> list[list[str]]:
         words = line.split(" #")[0].split()
         while words and (words[0].endswith("python") or words[0] == "python3"):
             words = words[1:]
-        if words and words[0] == "launch.py":
+        if words[:2] == ["launch.py", "--script"]:
+            found.append(["script", *words[2:]])
+        elif words and words[0] == "launch.py":
             found.append(["run", *words[1:]])
         elif words and words[0] == "mpc-train" and len(words) > 1:
             found.append(words[1:])
@@ -292,7 +294,7 @@ def test_what_every_command_prints_for_machines(tmp_path: Path) -> None:
     leaves = []
     for name, command in root.commands.items():
         leaves += [(name, inner) for inner in getattr(command, "commands", {"": command}).values()]
-    assert len(leaves) == 19
+    assert len(leaves) == 20
     for name, leaf in leaves:
         assert "--format" in {option for one in leaf.params for option in one.opts}, name
         assert leaf.help and leaf.help.strip().endswith("."), name
