@@ -135,6 +135,18 @@ def _check_constants(job: Job, node: Node) -> None:
                 f"{node.place}: limits of {float(low):g} and {float(high):g} are the same at "
                 f"fraction_bits = {f}"
             )
+    elif node.op == "elu":
+        alpha = node.real("alpha")
+        if not 0 <= alpha <= limit:
+            raise GraphError(
+                f"{node.place}: alpha = {float(alpha):g}; 0 to fixed_point.activation_limit = "
+                f"{limit}"
+            )
+        if not round(alpha * (1 << f)):
+            raise GraphError(
+                f"{node.place}: alpha = {float(alpha):g} is nothing at fraction_bits = {f}; use "
+                "ReLU"
+            )
     elif node.op == "leaky_relu":
         slope = abs(node.real("slope"))
         shift = mantissa(slope, SLOPE_BITS)[1] if slope <= MOST_CONSTANT else 0

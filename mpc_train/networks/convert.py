@@ -27,7 +27,6 @@ from mpc_train.networks.compositions import (
     COMPOSED,
     COMPOSED_LAYERS,
     WITH_WEIGHT,
-    Emission,
     is_weight,
 )
 from mpc_train.networks.convert_rules import (
@@ -39,6 +38,7 @@ from mpc_train.networks.convert_rules import (
     Unsupported,
     is_tensor,
 )
+from mpc_train.networks.emission import Emission
 from mpc_train.networks.graph import (
     WEIGHT_BITS,
     Graph,
@@ -47,6 +47,7 @@ from mpc_train.networks.graph import (
     Tensor,
     check_graph,
     pool_before_relu,
+    version_of,
 )
 from mpc_train.networks.tracing import ShapeTracer, uninitialised
 
@@ -131,7 +132,9 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
                 building.value_of[node] = node.name
     if building.problems:
         raise ConversionError(building.problems)
-    graph = pool_before_relu(Graph(input_name, input_shape, tuple(building.nodes), output, entries))
+    nodes = tuple(building.nodes)
+    graph = Graph(input_name, input_shape, nodes, output, entries, version_of(nodes))
+    graph = pool_before_relu(graph)
     try:
         check_graph(graph)
     except ValueError as error:

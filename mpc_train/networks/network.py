@@ -163,7 +163,7 @@ def window(node: Node) -> Window:
 
 GROWING = {
     *("linear", "conv", "batch_norm", "layer_norm", "group_norm", "attention", "dropout"),
-    *("leaky_relu", "add", "sub", "mul", "matmul", "scale", "shift", "sum"),
+    *("leaky_relu", "elu", "add", "sub", "mul", "matmul", "scale", "shift", "sum"),
     *("add_weight", "mul_weight"),
 }
 """Operations whose results may be larger than what they are given."""
@@ -388,6 +388,7 @@ OPERATIONS: dict[str, Operation] = {
     "relu": _plain("relu"),
     "leaky_relu": _plain("leaky", "slope"),
     "clamp": _plain("clamp_between", "low", "high"),
+    "elu": _plain("elu", "alpha"),
     "sigmoid": _plain("sigmoid"),
     "tanh": _plain("tanh"),
     "smooth": _elementwise(lambda node, x: x.smooth(node.settings["table"])),

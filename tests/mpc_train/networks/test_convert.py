@@ -37,14 +37,14 @@ def problems(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
 def test_everything_unsupported_is_named_at_once() -> None:
     found = problems(
         nn.Sequential(
-            nn.Linear(4, 4), nn.ELU(), nn.Sequential(nn.Linear(4, 4), nn.RReLU()), nn.LogSigmoid()
+            nn.Linear(4, 4), nn.Mish(), nn.Sequential(nn.Linear(4, 4), nn.RReLU()), nn.LogSigmoid()
         ),
         (4,),
     )
     assert len(found) == 3
     for line, place, instead in zip(
         found,
-        ("1 (ELU)", "2.1 (RReLU)", "3 (LogSigmoid)"),
+        ("1 (Mish)", "2.1 (RReLU)", "3 (LogSigmoid)"),
         ("SiLU", "LeakyReLU", "logits"),
         strict=True,
     ):
@@ -133,6 +133,27 @@ def test_max_pool_comes_before_relu() -> None:
     assert pool_before_relu(graph) == graph
 
 
+def test_a_graph_states_the_least_version_that_has_its_operations() -> None:
+    """What an older program runs keeps its bytes; what it cannot, it refuses by the version."""
+    old = convert(nn.Sequential(nn.Linear(3, 3), nn.PReLU(), nn.Hardtanh()), (3,)).graph
+    new = convert(nn.Sequential(nn.Linear(3, 3), nn.ELU()), (3,)).graph
+    assert (old.version, new.version) == (1, 2)
+    without = msgspec.json.encode(old).replace(b',"version":1', b"")
+    assert msgspec.json.decode(without, type=Graph) == old
+    for graph in (old, new):
+        check_graph(graph)
+    with pytest.raises(GraphError, match="version 1 has operations of version 2"):
+        check_graph(msgspec.structs.replace(new, version=1))
+
+
+@pytest.mark.parametrize(
+    ("layer", "alpha"), [(nn.ELU, -1.0), (nn.CELU, -0.5), (nn.ELU, 1e-40), (nn.ELU, float("nan"))]
+)
+def test_alpha_is_a_number_that_there_is(layer: Any, alpha: float) -> None:
+    (line,) = problems(layer(alpha), (3,))
+    assert line.startswith("layer: ")
+
+
 def test_a_graph_from_elsewhere_is_checked() -> None:
     graph = layers_of((3, 4, 2))
     check_graph(graph)
@@ -153,7 +174,8 @@ def test_a_graph_from_elsewhere_is_checked() -> None:
         (changed(settings={"p": "1"}), "has the settings"),
         (changed(shape=(0,)), "a shape"),
         (msgspec.structs.replace(graph, output="z"), "not a node"),
-        (msgspec.structs.replace(graph, version=2), "version 2"),
+        (msgspec.structs.replace(graph, version=3), "version 3: this program reads 1 to 2"),
+        (msgspec.structs.replace(graph, version=0), "version 0"),
     ):
         with pytest.raises(GraphError, match=message):
             check_graph(wrong)

@@ -184,6 +184,13 @@ CASES["slopes"] = (
     ),
     (4,),
 )
+CASES["exponential units"] = (
+    lambda: nn.Sequential(
+        *(nn.Linear(4, 6), nn.ELU(), nn.Linear(6, 6), nn.SELU(), nn.Linear(6, 5), nn.CELU(0.5)),
+        *(nn.Linear(5, 4), nn.ELU(0.25), nn.Linear(4, 3)),
+    ),
+    (4,),
+)
 SMOOTH_ERROR = 2.0**-12
 """The largest error that a function's spline states."""
 
@@ -292,6 +299,7 @@ def test_training(name: str, evaluators: int, steps: int) -> None:
     found = over_shares(converted.graph, words, x, y, steps, evaluators)
     optimizer = torch.optim.SGD(module.parameters(), lr=float(RATE))
     smooth = name in (
+        "exponential units",
         "smooth",
         "attention",
         "own_attention",
@@ -310,7 +318,7 @@ def test_training(name: str, evaluators: int, steps: int) -> None:
             for key, parameter in module.named_parameters():
                 assert parameter.grad is not None
                 # The gradient of a spline is less near than its value.
-                near = (16 if name == "smooth" else 4) * unit
+                near = (16 if name in ("smooth", "exponential units") else 4) * unit
                 assert np.abs(found[f"grad {key}"] - parameter.grad.numpy()).max() <= near, key
         optimizer.step()
     for key, value in module.state_dict().items():
