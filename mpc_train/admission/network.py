@@ -112,8 +112,8 @@ def _check_constants(job: Job, node: Node) -> None:
             raise GraphError(
                 f"{node.place}: a factor of {float(factor):g} leaves nothing at fraction_bits = {f}"
             )
-    elif node.op == "shift":
-        summand = node.real("summand")
+    elif node.op in ("shift", "fill"):
+        summand = node.real("summand" if node.op == "shift" else "value")
         if abs(summand) > limit:
             raise GraphError(
                 f"{node.place}: a summand of {float(summand):g} is beyond "

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as functional
 from torch import fx, nn
 
+from mpc_train.networks import recurrent
 from mpc_train.networks.convert_rules import Unsupported, argument, decimal_text, is_tensor
 from mpc_train.networks.emission import Emission, Rule, axis_of
 
@@ -135,6 +136,8 @@ def _get(out: Emission) -> str:
     index: Any = out.node.args[1]
     if not isinstance(source, fx.Node):
         raise Unsupported("indexing of what is not a tensor")
+    if "results" in source.meta:
+        return recurrent.taken(out, source.meta["results"], index)
     x, shape = out.named(source), list(source.meta["shape"])
     if "pieces" in source.meta:
         axis, starts = source.meta["pieces"]
@@ -247,6 +250,7 @@ WITH_WEIGHT: dict[Any, Rule] = {
 }
 """What a parameter may take part in outside a layer."""
 COMPOSED: dict[Any, Rule] = {
+    **recurrent.RULES,
     **dict.fromkeys((nn.ELU, functional.elu), _elu),
     **dict.fromkeys((nn.SELU, functional.selu, torch.selu), _selu),
     **dict.fromkeys((nn.CELU, functional.celu, torch.celu), _celu),

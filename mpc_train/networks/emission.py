@@ -35,7 +35,7 @@ class Emission:
         return given
 
     def named(self, node: Any) -> str:
-        if not isinstance(node, fx.Node) or node not in self._value_of:
+        if not isinstance(node, fx.Node) or not self._value_of.get(node):
             raise Unsupported("takes tensors of the network")
         return self._value_of[node]
 

@@ -170,6 +170,7 @@ SPECS: dict[str, Spec] = {
     "leaky_relu": Spec(settings=("slope",)),
     "clamp": Spec(settings=("low", "high")),
     "elu": Spec(settings=("alpha",)),
+    "fill": Spec(settings=("value",)),
     "sigmoid": Spec(),
     "tanh": Spec(),
     "smooth": Spec(settings=("table",)),
@@ -198,7 +199,7 @@ SPECS: dict[str, Spec] = {
 }
 
 
-_CAME_WITH = {"elu": 2}
+_CAME_WITH = {"elu": 2, "fill": 2}
 """The version that an operation came with, where that is not the first."""
 
 

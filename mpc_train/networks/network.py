@@ -307,6 +307,14 @@ def _reduced(name: str) -> Callable[[Node, MaskedTensor], MaskedTensor]:
     return run
 
 
+def _fill(net: Network, node: Node, values: list[Value]) -> Value:
+    """One public number in every place of so many rows."""
+    role, f = runtime().role, runtime().fraction_bits
+    shape = (values[0].as_rows().shape[0], *node.shape)
+    words = np.full(shape, round(node.real("value") * (1 << f)), np.int64)
+    return Value(MaskedTensor(public(role, words)))
+
+
 def _matmul(net: Network, node: Node, values: list[Value]) -> Value:
     x, y = (value.as_rows() for value in values)
     return Value(_batched(x, y))
@@ -389,6 +397,7 @@ OPERATIONS: dict[str, Operation] = {
     "leaky_relu": _plain("leaky", "slope"),
     "clamp": _plain("clamp_between", "low", "high"),
     "elu": _plain("elu", "alpha"),
+    "fill": _fill,
     "sigmoid": _plain("sigmoid"),
     "tanh": _plain("tanh"),
     "smooth": _elementwise(lambda node, x: x.smooth(node.settings["table"])),

@@ -80,6 +80,52 @@ def test_a_function_that_does_not_fit(
         convert(Function(run), shape)
 
 
+GRU = {"batch_first": True}
+SEQUENCES: list[tuple[Callable[[Any, Any], Any], dict[str, Any], str]] = [
+    (lambda self, x: self.g(x)[0][:, -1], {}, "g: batch_first = False takes the first axis"),
+    (lambda self, x: self.g(x.transpose(0, 1))[0][0], GRU, "g: batch_first = True takes .*swap"),
+    (lambda self, x: self.g(x[:, 0])[0], GRU, r"g: takes rows of \[steps, features\]"),
+    (lambda self, x: self.g(x, x[:, :1, :1].expand(-1, 1, 4))[0][:, 0], GRU, "Expected hidden"),
+    (lambda self, x: self.g(x, x[:, 0, :1])[0][:, 0], GRU, "g: "),
+    (lambda self, x: self.g(x, self.g(x)[1])[0][:, 0], GRU, "g: states start at zero"),
+    (lambda self, x: self.g(x)[1].mean(0), GRU, r"mean\(\).*take one element of the first"),
+    (lambda self, x: self.g(x)[1] * 2, GRU, "rows come first"),
+    (lambda self, x: self.g(x)[1][0:1][0], GRU, "rows"),
+    (lambda self, x: self.g(x)[1], GRU, "rows come first"),
+    (lambda self, x: self.g(x), GRU, "return one tensor"),
+    (lambda self, x: x[:, 0] + torch.zeros((x.size(0), 3)), GRU, "takes tensors of the network"),
+]
+
+
+@pytest.mark.parametrize(("run", "settings", "message"), SEQUENCES)
+def test_a_sequence_that_does_not_fit(
+    run: Callable[..., Any], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConversionError, match=message):
+        convert(Function(run, g=nn.GRU(3, 4, **settings)), (5, 3))
+
+
+def test_a_sequence_of_too_many_steps_says_how_many() -> None:
+    layer = Function(lambda self, x: self.g(x)[0][:, -1], g=nn.LSTM(3, 4, 2, batch_first=True))
+    assert len(convert(layer, (40, 3)).graph.nodes) < 2048
+    (line,) = problems(layer, (120, 3))
+    assert line.startswith("g: 120 steps of 2 layers are some 4560 operations")
+
+
+def test_results_that_nobody_uses_cost_nothing() -> None:
+    def run(self: Any, x: torch.Tensor) -> torch.Tensor:
+        _, (h, _) = self.g(x)
+        last: torch.Tensor = h[-1]
+        return last
+
+    graph = convert(Function(run, g=nn.LSTM(3, 4, batch_first=True)), (5, 3)).graph
+    uses = graph.uses()
+    assert all(uses.get(node.name) for node in graph.nodes)
+    assert set(graph.tensors) == {
+        f"g.{part}_{way}_l0" for part in ("weight", "bias") for way in ("ih", "hh")
+    }
+
+
 def test_shapes_that_do_not_fit_the_rows() -> None:
     (line,) = problems(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(9, 2)), (1, 4, 4))
     assert "[1, 4, 4]" in line and "2" in line
