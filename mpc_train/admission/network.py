@@ -8,6 +8,7 @@ node at a time, with the limits that the protocols state.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from fractions import Fraction
 from math import prod
 
@@ -44,17 +45,25 @@ def check_graph_ranges(job: Job) -> None:
     if job.model.network is None:
         return
     key = "model.module" if job.model.module else "model.graph"
+    try:
+        _check_nodes(job)
+    except GraphError as error:
+        raise JobError(f"{key}: {error}") from error
+
+
+def _check_nodes(job: Job) -> None:
     shapes = {job.graph.input_name: job.graph.input_shape}
     columns = columns_of(job.graph)
     for node in job.graph.nodes:
-        try:
-            _check(job, node, shapes[node.inputs[0]])
-            _check_constants(job, node)
-            if node.op == "embedding":
-                _check_ids(job, node, columns.get(node.inputs[0]))
-        except GraphError as error:
-            raise JobError(f"{key}: {error}") from error
+        _check(job, node, shapes[node.inputs[0]])
+        _check_constants(job, node)
+        if node.op == "embedding":
+            _check_ids(job, node, columns.get(node.inputs[0]))
+        elif node.name not in columns:
+            for name in node.inputs:
+                _check_no_index(job, node.place, columns.get(name, ()))
         shapes[node.name] = node.shape
+    _check_no_index(job, "the output", columns.get(job.graph.output, ()))
 
 
 def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
@@ -160,6 +169,17 @@ def _check_constants(job: Job, node: Node) -> None:
         raise GraphError(f"{node.place}: a divisor of {node.count('divisor')}")
 
 
+def _check_no_index(job: Job, place: str, columns: tuple[int, ...]) -> None:
+    """The number of a level says nothing by its size, and is not bounded as other inputs are."""
+    terms = job.pipeline.terms
+    found = [terms[one].name for one in columns if one < len(terms) and terms[one].part == "index"]
+    if found:
+        raise GraphError(
+            f"{place}: takes {found[0]!r}, the number of a level: look it up in an Embedding, and "
+            "take the other columns by slices"
+        )
+
+
 def _check_ids(job: Job, node: Node, columns: tuple[int, ...] | None) -> None:
     """The columns that choose rows of an embedding's table hold its rows' numbers.
 
@@ -175,12 +195,25 @@ def _check_ids(job: Job, node: Node, columns: tuple[int, ...] | None) -> None:
     terms, names = job.pipeline.terms, job.pipeline.names
     for place in columns:
         term = terms[place] if place < len(terms) else None
+        if term is not None and term.part == "index":
+            if term.last > last:
+                raise GraphError(
+                    f"{node.place}: column {term.column!r} has the numbers 0 to {term.last}, the "
+                    f"table rows 0 to {last}: write Embedding({term.last + 1}, …)"
+                )
+            continue
+        if term is not None and term.part == "level":
+            raise GraphError(
+                f"{node.place}: {names[place]!r} is one input a level: write encoding = "
+                f'"index" under [prepare.columns.{term.column}]'
+            )
         if term is None or term.part != "number" or term.secret or term.power != 1 or term.log:
             raise GraphError(
                 f"{node.place}: {names[place]!r} chooses rows of a table, and is not a number as "
                 "it stands in the file"
             )
-        declared = job.schema[term.column].range
+        column = job.schema[term.column]
+        declared = (Decimal(0), Decimal(1)) if column.kind == "boolean" else column.range
         if declared is None or not all(
             0 <= (Fraction(end) - Fraction(term.center)) / Fraction(term.scale) <= last
             for end in declared

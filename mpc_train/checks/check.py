@@ -158,6 +158,13 @@ def _check_network(job: Job) -> None:
     """The researcher's own network fits the columns and the kind."""
     model, network = job.model, job.model.network
     if network is None:
+        for term in job.pipeline.terms:
+            if term.part == "index":
+                raise JobProblem(
+                    f"prepare.columns.{term.column}.encoding",
+                    'the number of a level means nothing to this model: write encoding = "levels", '
+                    "or give it to a network of your own that looks it up in an Embedding",
+                )
         for key in ("module", "graph", "input_shape"):
             if getattr(model, key):
                 raise JobProblem(f"model.{key}", "the network that it stands for is missing")

@@ -5,9 +5,9 @@ declarations,
 
     u = (g(clip(x)) - center) / scale)^power,    g: identity, log or log1p,
 
-or a bit for a level or a missing cell. For terms that are scaled, center and scale follow from the
-declared range, so that |u| is at most about 1; what the data say is found over shares and stays
-secret (`combined`):
+or a bit for a level or a missing cell, or the number of a level. For terms that are scaled, center
+and scale follow from the declared range, so that |u| is at most about 1; what the data say is found
+over shares and stays secret (`combined`):
 
     input = (u + [missing] · fill - center) · inverse.
 
@@ -36,12 +36,13 @@ MOST_COARSE = 16
 """Bound of |u| for terms with secret scales, so that a declared center and scale are of the order
 of the declared range."""
 
-Part = Literal["number", "level", "missing"]
+Part = Literal["number", "level", "missing", "index"]
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One input from one column. center, scale: public; a level's number for part = "level"."""
+    """One input from one column. center, scale: public; level: its number for part = "level", how
+    many there are for part = "index"."""
 
     name: str
     column: str
@@ -65,6 +66,11 @@ class Term:
         """The least r with |u| <= 2^r; at least 0 for terms that are not scaled."""
         found = bit_length(Fraction(self.bound))
         return found if self.scaled else max(found, 0)
+
+    @property
+    def last(self) -> int:
+        """The largest index: of a missing cell, where there may be one."""
+        return self.level - (not self.takes_missing)
 
     @property
     def scaled(self) -> bool:
@@ -171,6 +177,11 @@ def pipeline_of(
                     f"prepare.interactions[{index}]",
                     f"{name!r} is no input; there are {', '.join(list(places)[:20])}",
                 )
+            if terms[places[name]].part == "index":
+                raise JobProblem(
+                    f"prepare.interactions[{index}]",
+                    f"{name!r} is the number of a level, which nothing is multiplied with",
+                )
         pairs.append((places[left], places[right]))
     made = Pipeline(tuple(terms), tuple(pairs))
     if made.width > MOST_INPUTS:
@@ -188,6 +199,7 @@ def _steps(prepare: Prepare, name: str) -> ColumnSteps:
         prepare.indicator if own.indicator is None else own.indicator,
         own.powers,
         own.clip,
+        own.encoding or prepare.encoding,
         own.log,
     )
 
@@ -202,16 +214,27 @@ def _terms_of(given: _Given, feature: Feature, column: Column, steps: ColumnStep
                 raise JobProblem(f"{key}.{field}", "is for numbers; this column is a category")
         levels = [*column.levels, *(["other"] if column.other else [])]
         missing: Missing = "mean" if steps.indicator else steps.missing or "error"
+        if steps.encoding == "index":
+            bound = float(column.states)
+            terms = [Term(name, name, "index", column.states, missing=missing, bound=bound)]
+            return [*terms, *_marked(column, steps)]
         terms = [
             Term(f"{name}={level}", name, "level", index, missing=missing)
             for index, level in enumerate(levels)
             if index or not given.prepare.drop_first
         ]
     else:
+        if name in given.prepare.columns and given.prepare.columns[name].encoding is not None:
+            raise JobProblem(f"{key}.encoding", f"is for categories; {name!r} is a {column.kind}")
         terms = _numbers(given, feature, column, steps)
-    if steps.indicator and column.missing:
-        terms.append(Term(f"{name}:missing", name, "missing", missing="mean"))
-    return terms
+    return [*terms, *_marked(column, steps)]
+
+
+def _marked(column: Column, steps: ColumnSteps) -> list[Term]:
+    """The mark of a column's missing cells, where one is asked for."""
+    if not (steps.indicator and column.missing):
+        return []
+    return [Term(f"{column.name}:missing", column.name, "missing", missing="mean")]
 
 
 def _numbers(given: _Given, feature: Feature, column: Column, steps: ColumnSteps) -> list[Term]:

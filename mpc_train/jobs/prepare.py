@@ -19,6 +19,7 @@ from mpc_train.tables.spelling import compose
 Scale = Literal["declared", "standard", "minmax"]
 Missing = Literal["error", "mean"]
 Log = Literal["log", "log1p"]
+Encoding = Literal["levels", "index"]
 
 
 class ColumnSteps(Strict, frozen=True):
@@ -32,6 +33,8 @@ class ColumnSteps(Strict, frozen=True):
     powers: int | None = None
     clip: tuple[Decimal, Decimal] | None = None
     """Values beyond are brought to the nearer end, before anything else."""
+    encoding: Encoding | None = None
+    """Of a category: see `Prepare.encoding`."""
     log: Log | None = None
     """The natural logarithm of the value, or of 1 + value; before centring and scaling."""
 
@@ -55,6 +58,10 @@ class Prepare(Strict, frozen=True):
     input of its own."""
     drop_first: bool = False
     """The first level of a category has no input: it is what the others are compared with."""
+    encoding: Encoding = "levels"
+    """Of categories. levels: one input a level, and one for "other". index: one input, the position
+    of the level from 0 on, then "other", and last, with `missing = "mean"`, a missing cell; for
+    networks that look it up in an Embedding and use it for nothing else."""
     interactions: tuple[tuple[str, str], ...] = ()
     """Products of two prepared inputs, by the names that `job check` prints."""
     columns: dict[str, ColumnSteps] = msgspec.field(default_factory=dict)

@@ -1,8 +1,8 @@
 """What an owner does alone, with its own cells and public declarations; in float64.
 
-Clip, logarithm, public center and scale, powers, one bit a level, one bit for a missing cell, and
-sums over its own training rows. All of it is shared in afterwards, and leaves the owner in no
-other form.
+Clip, logarithm, public center and scale, powers, one bit a level or its number, one bit for a
+missing cell, and sums over its own training rows. All of it is shared in afterwards, and leaves the
+owner in no other form.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ def term_values(term: Term, values: Reals, missing: Mask) -> Reals:
         return missing.astype(np.float64)
     if term.part == "level":
         return ((values == term.level) & ~missing).astype(np.float64)
+    if term.part == "index":
+        return np.where(missing, float(term.level), values)
     found = np.where(missing, _a_value(term), values)
     if term.clip is not None:
         found = np.clip(found, *term.clip)

@@ -35,6 +35,8 @@ def raw_terms(pipeline: Pipeline, table: TypedTable) -> Reals:
             found[:, index] = (values == term.level) & ~missing
         elif term.part == "missing":
             found[:, index] = missing
+        elif term.part == "index":
+            found[:, index] = np.where(missing, term.level, values)
         else:
             number = np.where(missing, np.nan, values)
             number = number if term.clip is None else np.clip(number, *term.clip)
