@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from mpc_train.networks import recurrent, tracing
+from mpc_train.networks import recurrent
 from mpc_train.networks.compositions import (
     COMPOSED,
     COMPOSED_LAYERS,
@@ -49,7 +49,7 @@ from mpc_train.networks.graph import (
     pool_before_relu,
     version_of,
 )
-from mpc_train.networks.tracing import ShapeTracer, uninitialised
+from mpc_train.networks.tracing import ShapeTracer, is_own_code, uninitialised
 
 WEIGHT_LIMIT = 1 << 7
 """First weights lie below this: four bytes hold one."""
@@ -192,16 +192,13 @@ def _trace(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
     )
 
 
-_OURS = (__file__, tracing.__file__)
-
-
 def _why_not_traced(error: Exception) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     place = ""
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if "/torch/" not in code.co_filename and code.co_filename not in _OURS:
+        if is_own_code(code.co_filename):
             place = f" at {code.co_filename}:{trace.tb_lineno} in {code.co_name}"
         trace = trace.tb_next
     if isinstance(error, AssertionError):
@@ -221,7 +218,7 @@ def _unsupported(traced: fx.GraphModule) -> list[str]:
             layer = traced.get_submodule(str(node.target))
             if type(layer) not in MODULES and type(layer) not in COMPOSED:
                 kind = type(layer).__name__
-                problems.append(_refusal(f"{node.target} ({kind})", kind))
+                problems.append(_refusal(f"{node.target} ({kind}){_written(node)}", kind))
         elif node.op in ("call_function", "call_method"):
             table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
             known = any(node.target in rules for rules in (table, SHAPE_ONLY, COMPOSED))
@@ -230,8 +227,8 @@ def _unsupported(traced: fx.GraphModule) -> list[str]:
                 problems.append(_refusal(_place(node), name))
         elif node.op == "get_attr" and not all(user.target in WITH_WEIGHT for user in node.users):
             problems.append(
-                f"{node.target}: a tensor used outside a layer may be added, subtracted and "
-                "multiplied alone; for anything else put it into a layer (Linear, a norm)"
+                f"{node.target}{_written(node)}: a tensor used outside a layer may be added, "
+                "subtracted and multiplied alone; for anything else put it into a layer (Linear, a norm)"
             )
     if sum(node.op == "placeholder" for node in traced.graph.nodes) != 1:
         problems.append("forward: takes exactly one tensor, the rows' features")
@@ -244,7 +241,7 @@ def _refusal(place: str, kind: str) -> str:
         # A whole name, or a kind of layer and its axes: expand_as() has nothing to do with exp().
         if re.fullmatch(layer.lower() + r"(\dd|cell|encoder.*|decoder.*)?", written):
             return f"{place}: is not offered over shares; use {instead}"
-    return f"{place}: is not offered over shares; see the list of layers in the README"
+    return f"{place}: is not offered over shares; mpc_train/docs/layers.md lists what is"
 
 
 def _place(node: fx.Node) -> str:
@@ -253,9 +250,15 @@ def _place(node: fx.Node) -> str:
     if stack:
         where = next(reversed(stack.values()))[0]
     if node.op == "call_module":
-        return str(node.target)
+        return f"{node.target}{_written(node)}"
     name = getattr(node.target, "__name__", str(node.target))
-    return f"{where or 'forward'}, {name}() ({node.name})"
+    return f"{where or 'forward'}, {name}() ({node.name}){_written(node)}"
+
+
+def _written(node: fx.Node) -> str:
+    """Where the module's own code makes the call, as far as that is known."""
+    place = node.meta.get("written")
+    return f" at {place}" if place else ""
 
 
 def _shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:

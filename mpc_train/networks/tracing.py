@@ -8,11 +8,21 @@ nothing is known, and the conversion says why.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
+
+_NOT_THEIRS = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, torch.__file__))
+
+
+def is_own_code(file: str) -> bool:
+    """Whether a file is of the module that is traced: neither torch's nor one of this folder."""
+    return not file.startswith(_NOT_THEIRS)
 
 
 class ShapedProxy(fx.Proxy):
@@ -70,6 +80,7 @@ class ShapeTracer(fx.Tracer):
     ) -> Any:
         found = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         node = found.node
+        node.meta["written"] = self._written()
         computing, self._computing = self._computing, True
         try:
             with torch.no_grad():
@@ -79,6 +90,19 @@ class ShapeTracer(fx.Tracer):
         finally:
             self._computing = computing
         return found
+
+    def _written(self) -> str:
+        """File and line of the module's own code that makes this call; empty where a container of
+        torch's calls it."""
+        frame = sys._getframe(1)
+        while frame is not None and frame.f_code is not ShapeTracer.trace.__code__:
+            if is_own_code(frame.f_code.co_filename):
+                return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            frame = frame.f_back  # type: ignore[assignment]
+        return ""
+
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        return super().trace(root, concrete_args)
 
     def _computed(self, node: fx.Node) -> Any:
         if node.op == "placeholder":

@@ -67,6 +67,8 @@ def TwoClasses(): return nn.Linear(4, 2)
 def Slope(): return nn.Sequential(nn.Linear(4, 3), nn.LeakyReLU(1e-12))
 def Steep(): return nn.Sequential(nn.Linear(4, 3), nn.LeakyReLU(1e9))
 def Wide(): return nn.Sequential(nn.Linear(4, 3), nn.Hardtanh(-1e18, 1e18))
+def Alpha(): return nn.Sequential(nn.Linear(4, 3), nn.ELU(65))
+def NoAlpha(): return nn.Sequential(nn.Linear(4, 3), nn.ELU(1e-9))
 def Many(): return nn.Sequential(nn.Linear(4, 40), nn.Softmax(-1), nn.Linear(40, 3))
 def Raising(): raise ValueError("no weights here")
 
@@ -162,12 +164,13 @@ def refused(result: Result, line: int, key: str, *said: str) -> None:
 
 MODULES: dict[str, tuple[str, ...]] = {
     "Unsupported": (
-        "body.1 (RReLU): is not offered over shares; use LeakyReLU",
-        "act (Mish): is not offered over shares; use SiLU",
+        "body.1 (RReLU) at ",
+        "bad_nets.py:15: is not offered over shares; use LeakyReLU",
+        "bad_nets.py:15: is not offered over shares; use SiLU",
         "cumsum(",
-        "exp() (exp): is not offered over shares; use Softplus",
-        "linalg_norm(",
-        "rnn (LSTM): is not offered over shares; use Conv1d",
+        "bad_nets.py:15: is not offered over shares; use Softplus",
+        "linalg_norm() (linalg_norm) at",
+        "bad_nets.py:16: is not offered over shares; mpc_train/docs/layers.md lists what is",
     ),
     "Branch": ("control flow depends on data", "bad_nets.py", "in branch"),
     "Loop": ("control flow depends on data", "in loop"),
@@ -179,11 +182,13 @@ MODULES: dict[str, tuple[str, ...]] = {
     "Large": ("weight: holds a weight of 128 or more",),
     "Factor": ("mul (scale): a factor of 1e+06 would overflow",),
     "Faint": ("mul (scale): a factor of 1e-09 leaves nothing at fraction_bits = 20",),
-    "Infinite": ("mul() (mul): inf is not a finite number",),
+    "Infinite": ("mul() (mul) at ", "bad_nets.py:49: inf is not a finite number"),
     "Summand": ("add (shift): a summand of 65 is beyond fixed_point.activation_limit = 64",),
     "Slope": ("_1 (leaky_relu): a slope of 1e-12 needs more than 61 bits",),
     "Steep": ("_1 (leaky_relu): a slope of 1e+09 needs more than 61 bits",),
     "Wide": ("_1 (clamp): limits of -1e+18 and 1e+18",),
+    "Alpha": ("_1.0 (elu): alpha = 65; 0 to fixed_point.activation_limit = 64",),
+    "NoAlpha": ("_1.0 (elu): alpha = 1e-09 is nothing at fraction_bits = 20; use ReLU",),
     "Computed": ("table: an embedding of computed values",),
     "Raising": ("Raising() fails: no weights here",),
 }

@@ -51,6 +51,31 @@ def test_everything_unsupported_is_named_at_once() -> None:
         assert line.startswith(place) and "use " in line and instead in line
 
 
+def test_a_refused_call_is_named_with_its_line() -> None:
+    """That of the module's own code: not of torch's containers, and not of ours."""
+
+    def run(self: Any, x: torch.Tensor) -> torch.Tensor:
+        x = self.seq(x)
+        y = torch.relu(x)[:, ::2]
+        return self.act(
+            y,
+        )
+
+    first = run.__code__.co_firstlineno
+    module = Function(run, seq=nn.Sequential(nn.Linear(4, 4), nn.Mish()), act=nn.RReLU())
+    (inner, outer) = problems(module, (4,))
+    assert inner.startswith(f"seq.1 (Mish) at {__file__}:{first + 1}: is not offered")
+    assert outer.startswith(f"act (RReLU) at {__file__}:{first + 3}: is not offered")
+    module = Function(run, seq=nn.Linear(4, 4), act=nn.ReLU())
+    assert problems(module, (4,)) == [
+        f"forward, getitem() (getitem) at {__file__}:{first + 2}: slices without steps only"
+    ]
+    assert problems(nn.Sequential(nn.Mish()), (4,)) == [
+        "0 (Mish): is not offered over shares; use SiLU"
+    ]
+    assert problems(nn.Softplus(2), (4,)) == ["layer: beta = 1 only"]
+
+
 def test_functions_are_named_with_the_module_that_calls_them() -> None:
     inner = Function(lambda self, x: torch.exp(x) + torch.fft.fft(x).real)
     (first, second) = problems(Function(lambda self, x: self.inner(x), inner=inner), (4,))[:2]
@@ -82,12 +107,16 @@ def test_a_function_that_does_not_fit(
 
 GRU = {"batch_first": True}
 SEQUENCES: list[tuple[Callable[[Any, Any], Any], dict[str, Any], str]] = [
-    (lambda self, x: self.g(x)[0][:, -1], {}, "g: batch_first = False takes the first axis"),
-    (lambda self, x: self.g(x.transpose(0, 1))[0][0], GRU, "g: batch_first = True takes .*swap"),
-    (lambda self, x: self.g(x[:, 0])[0], GRU, r"g: takes rows of \[steps, features\]"),
+    (lambda self, x: self.g(x)[0][:, -1], {}, "g at .*: batch_first = False takes the first axis"),
+    (
+        lambda self, x: self.g(x.transpose(0, 1))[0][0],
+        GRU,
+        "g at .*: batch_first = True takes .*swap",
+    ),
+    (lambda self, x: self.g(x[:, 0])[0], GRU, r"g at .*: takes rows of \[steps, features\]"),
     (lambda self, x: self.g(x, x[:, :1, :1].expand(-1, 1, 4))[0][:, 0], GRU, "Expected hidden"),
-    (lambda self, x: self.g(x, x[:, 0, :1])[0][:, 0], GRU, "g: "),
-    (lambda self, x: self.g(x, self.g(x)[1])[0][:, 0], GRU, "g: states start at zero"),
+    (lambda self, x: self.g(x, x[:, 0, :1])[0][:, 0], GRU, "g at .*: For batched 3-D input"),
+    (lambda self, x: self.g(x, self.g(x)[1])[0][:, 0], GRU, "g at .*: states start at zero"),
     (lambda self, x: self.g(x)[1].mean(0), GRU, r"mean\(\).*take one element of the first"),
     (lambda self, x: self.g(x)[1] * 2, GRU, "rows come first"),
     (lambda self, x: self.g(x)[1][0:1][0], GRU, "rows"),
@@ -109,7 +138,7 @@ def test_a_sequence_of_too_many_steps_says_how_many() -> None:
     layer = Function(lambda self, x: self.g(x)[0][:, -1], g=nn.LSTM(3, 4, 2, batch_first=True))
     assert len(convert(layer, (40, 3)).graph.nodes) < 2048
     (line,) = problems(layer, (120, 3))
-    assert line.startswith("g: 120 steps of 2 layers are some 4560 operations")
+    assert line.startswith("g at ") and ": 120 steps of 2 layers are some 4560 operations" in line
 
 
 def test_results_that_nobody_uses_cost_nothing() -> None:
@@ -158,7 +187,7 @@ def test_first_weights_are_finite_small_and_not_shared() -> None:
 )
 def test_settings_that_are_not_offered(layer: nn.Module) -> None:
     (line,) = problems(Function(lambda self, x: self.layer(x), layer=layer), (1, 6, 6))
-    assert line.startswith("layer: ")
+    assert line.startswith(f"layer at {__file__}:")
 
 
 def test_conversion_leaves_the_module_as_it_was() -> None:
