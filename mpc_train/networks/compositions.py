@@ -78,8 +78,11 @@ def _repeated(out: Emission, x: str, shape: list[int], axis: int, times: int) ->
 
 def _upsample(out: Emission) -> str:
     """Each value `factor` times along each axis: an axis of one behind it is repeated."""
-    if out.setting(3, "mode", "nearest") != "nearest":
-        raise Unsupported('mode = "nearest" only')
+    mode = out.setting(3, "mode", "nearest")
+    if mode in ("linear", "bilinear"):
+        return _interpolated(out)
+    if mode != "nearest":
+        raise Unsupported('mode = "nearest", "linear" or "bilinear"')
     given = out.source().meta["shape"]
     x, shape = out.value(), list(given)
     for axis in range(1, len(given)):
@@ -93,6 +96,21 @@ def _upsample(out: Emission) -> str:
             shape[axis] *= factor
             x = out.add("reshape", (x,), tuple(shape))
     return x
+
+
+def _interpolated(out: Emission) -> str:
+    """By sizes alone: PyTorch goes by the factor where the two say different things."""
+    given, align = out.source().meta["shape"], bool(out.setting(4, "align_corners"))
+    if out.setting(6, "antialias", False):
+        raise Unsupported("antialias is not offered")
+    factors = out.setting(2, "scale_factor")
+    if factors is not None and not align and not out.setting(5, "recompute_scale_factor"):
+        each = factors if isinstance(factors, tuple | list) else [factors] * (len(given) - 1)
+        exact = [Fraction(decimal_text(factor)) for factor in each]
+        sizes = zip(given[1:], exact, out.shape[1:], strict=True)
+        if any(size * factor != made for size, factor, made in sizes):
+            raise Unsupported(f"{list(given[1:])} by these factors are no whole sizes: give size")
+    return out.add("interpolate", (out.value(),), out.shape, align=align)
 
 
 def _expand(out: Emission) -> str:
@@ -260,6 +278,7 @@ COMPOSED: dict[Any, Rule] = {
     nn.InstanceNorm2d: _instance_norm,
     nn.PReLU: _prelu,
     nn.Upsample: _upsample,
+    nn.UpsamplingBilinear2d: _upsample,
     nn.UpsamplingNearest2d: _upsample,
     functional.hardsigmoid: _hard_sigmoid,
     functional.hardswish: _hard_swish,

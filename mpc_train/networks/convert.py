@@ -228,7 +228,8 @@ def _unsupported(traced: fx.GraphModule) -> list[str]:
         elif node.op == "get_attr" and not all(user.target in WITH_WEIGHT for user in node.users):
             problems.append(
                 f"{node.target}{_written(node)}: a tensor used outside a layer may be added, "
-                "subtracted and multiplied alone; for anything else put it into a layer (Linear, a norm)"
+                "subtracted and multiplied alone; for anything else put it into a layer (Linear, "
+                "a norm)"
             )
     if sum(node.op == "placeholder" for node in traced.graph.nodes) != 1:
         problems.append("forward: takes exactly one tensor, the rows' features")

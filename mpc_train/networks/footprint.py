@@ -47,7 +47,7 @@ _PER_OUTPUT = {
     "group_norm": COMPARED,
     "dropout": CHOSEN,
 }
-_MULTIPLIES = ("linear", "mul", "matmul", "scale", "mul_weight")
+_MULTIPLIES = ("linear", "mul", "matmul", "scale", "mul_weight", "interpolate")
 
 
 def maximum_bytes(classes: int) -> int:

@@ -171,6 +171,7 @@ SPECS: dict[str, Spec] = {
     "clamp": Spec(settings=("low", "high")),
     "elu": Spec(settings=("alpha",)),
     "fill": Spec(settings=("value",)),
+    "interpolate": Spec(settings=("align",)),
     "sigmoid": Spec(),
     "tanh": Spec(),
     "smooth": Spec(settings=("table",)),
@@ -199,7 +200,7 @@ SPECS: dict[str, Spec] = {
 }
 
 
-_CAME_WITH = {"elu": 2, "fill": 2}
+_CAME_WITH = {"elu": 2, "fill": 2, "interpolate": 2}
 """The version that an operation came with, where that is not the first."""
 
 

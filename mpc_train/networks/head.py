@@ -109,7 +109,7 @@ def _bounds(node: Node, inputs: list[Ends | None]) -> Ends | None:
     (low, high), *others = known
     if node.op in ("reshape", "permute", "slice", "max_pool", "mean", "adaptive_average_pool"):
         return low, high
-    if node.op == "dropout":  # as it is applied: nothing dropped
+    if node.op in ("dropout", "interpolate"):  # as it is applied: nothing dropped
         return low, high
     if node.op == "relu":
         return max(low, 0.0), max(high, 0.0)

@@ -25,6 +25,7 @@ from protocols.crypten_tensor.layers import (  # noqa: F401  register their func
     convolution,
     normalisation,
     pooling,
+    resampling,
 )
 from protocols.crypten_tensor.layers.window import Window
 from protocols.crypten_tensor.tensor import MaskedTensor, runtime
@@ -315,6 +316,10 @@ def _fill(net: Network, node: Node, values: list[Value]) -> Value:
     return Value(MaskedTensor(public(role, words)))
 
 
+def _interpolate(net: Network, node: Node, values: list[Value]) -> Value:
+    return Value(values[0].as_maps().resampled(node.shape[1:], node.flag("align")), True)
+
+
 def _matmul(net: Network, node: Node, values: list[Value]) -> Value:
     x, y = (value.as_rows() for value in values)
     return Value(_batched(x, y))
@@ -398,6 +403,7 @@ OPERATIONS: dict[str, Operation] = {
     "clamp": _plain("clamp_between", "low", "high"),
     "elu": _plain("elu", "alpha"),
     "fill": _fill,
+    "interpolate": _interpolate,
     "sigmoid": _plain("sigmoid"),
     "tanh": _plain("tanh"),
     "smooth": _elementwise(lambda node, x: x.smooth(node.settings["table"])),

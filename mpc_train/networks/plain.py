@@ -182,6 +182,14 @@ def _slice(_: PlainGraph, node: Node, x: list[Tensor], tensors: Any) -> Tensor:
     return x[0].narrow(node.count("axis") + 1, start, stop - start)
 
 
+def _interpolate(_: PlainGraph, node: Node, x: list[Tensor], tensors: Any) -> Tensor:
+    if len(node.shape) not in (2, 3):
+        raise ValueError("takes [channels, length] or [channels, height, width]")
+    mode = "linear" if len(node.shape) == 2 else "bilinear"
+    sizes = list(node.shape[1:])
+    return functional.interpolate(x[0], sizes, mode=mode, align_corners=node.flag("align"))
+
+
 def _attention(_: PlainGraph, node: Node, x: list[Tensor], tensors: Any) -> Tensor:
     module = functional.multi_head_attention_forward
     query, key, value = (part.transpose(0, 1) for part in x)
@@ -238,6 +246,7 @@ OPERATIONS: dict[str, Run] = {
     "fill": lambda _, node, x, t: x[0].new_full(
         (len(x[0]), *node.shape), float(node.real("value"))
     ),
+    "interpolate": _interpolate,
     "sigmoid": lambda _, node, x, t: torch.sigmoid(x[0]),
     "tanh": lambda _, node, x, t: torch.tanh(x[0]),
     "smooth": lambda _, node, x, t: SMOOTH[node.settings["table"]](x[0]),

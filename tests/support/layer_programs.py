@@ -214,6 +214,12 @@ LAYERS: dict[str, LayerProgram] = {
     "batch norm, evaluated": LayerProgram(
         _alone(nn.BatchNorm1d, 3), (3,), 2.0**-12, training=False
     ),
+    "upsampled": LayerProgram(
+        _alone(nn.Upsample, scale_factor=2, mode="bilinear"), (1, 2, 3), rows=2
+    ),
+    "upsampled, corners aligned": LayerProgram(
+        _alone(nn.Upsample, 5, mode="linear", align_corners=True), (2, 4), rows=2
+    ),
     "layer norm": LayerProgram(_alone(nn.LayerNorm, 6), (6,), NORM),
     "group norm": LayerProgram(_alone(nn.GroupNorm, 2, 4), (4, 5), NORM, rows=2),
     "attention, one head": LayerProgram(attention(4, 1), (3, 4), SMOOTH, rows=2),

@@ -258,3 +258,19 @@ def test_a_graph_from_elsewhere_is_checked() -> None:
         dry_run(changed(shape=(5,)))
     with pytest.raises(GraphError, match="linear0"):
         dry_run(msgspec.structs.replace(graph, input_shape=(7,)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"scale_factor": 1.5, "mode": "bilinear"}, "give size"),
+        ({"scale_factor": 2, "mode": "bicubic"}, 'mode = "nearest", "linear" or "bilinear"'),
+        ({"scale_factor": 1.5}, "factors are whole numbers"),
+    ],
+)
+def test_what_an_upsampling_is_not(settings: dict[str, Any], said: str) -> None:
+    (line,) = problems(nn.Upsample(**settings), (1, 3, 3))
+    assert line.startswith("layer: ") and said in line
+    whole: dict[str, Any] = {"scale_factor": 1.5, "mode": "bilinear"}
+    dry_run(convert(nn.Upsample(**whole), (1, 4, 2)).graph)
+    dry_run(convert(nn.Upsample(**whole, recompute_scale_factor=True), (1, 3, 3)).graph)

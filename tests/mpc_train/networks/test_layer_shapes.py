@@ -75,6 +75,15 @@ def _pool(draw: Draw) -> LayerProgram:
     return LayerProgram(lambda: layer(kernel, stride, padding), shape)
 
 
+def _upsampled(draw: Draw) -> LayerProgram:
+    axes, align = some(draw, 1, 2), draw(st.booleans())
+    sizes = tuple(some(draw, 1, 5) for _ in range(axes))
+    outputs: Any = tuple(some(draw, 1, 9) for _ in range(axes))
+    mode = ("linear", "bilinear")[axes - 1]
+    shape = (some(draw, 1, 2), *sizes)
+    return LayerProgram(lambda: nn.Upsample(outputs, mode=mode, align_corners=align), shape, rows=2)
+
+
 def _batch_norm(draw: Draw) -> LayerProgram:
     maps, training = draw(st.booleans()), draw(st.booleans())
     sizes = (some(draw, 1, 3), some(draw, 2, 3)) if maps else ()
@@ -137,6 +146,7 @@ KINDS = {
     "linear": _linear,
     "convolution": _conv,
     "pool": _pool,
+    "upsampled": _upsampled,
     "batch norm": _batch_norm,
     "layer norm": _layer_norm,
     "group norm": _group_norm,

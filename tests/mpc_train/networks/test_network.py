@@ -174,6 +174,14 @@ CASES["upsampled"] = (
     ),
     (1, 6, 6),
 )
+CASES["interpolated"] = (
+    lambda: nn.Sequential(
+        *(nn.Conv2d(1, 2, 3), nn.Upsample(scale_factor=2, mode="bilinear"), nn.ReLU()),
+        *(nn.Conv2d(2, 2, 3), nn.Upsample((5, 4), mode="bilinear", align_corners=True)),
+        *(nn.Flatten(2), nn.Upsample(7, mode="linear"), nn.Flatten(), nn.Linear(14, 3)),
+    ),
+    (1, 5, 4),
+)
 CASES["instances"] = (
     lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.InstanceNorm1d(3), nn.Flatten(), nn.Linear(18, 3)),
     (2, 8),
