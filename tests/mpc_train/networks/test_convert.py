@@ -260,6 +260,34 @@ def test_a_graph_from_elsewhere_is_checked() -> None:
         dry_run(msgspec.structs.replace(graph, input_shape=(7,)))
 
 
+LOOKED_UP: list[Callable[[Any, Any], Any]] = [
+    lambda self, x: self.e(x.long()),
+    lambda self, x: self.e(x[:, 1].to(torch.int64)).unsqueeze(1),
+    lambda self, x: self.e(x.type(torch.long)[:, :2].flatten(1)),
+    lambda self, x: self.e(x.to(dtype=torch.long).unsqueeze(1)),
+    lambda self, x: self.e(x.to(x.device).int()) + x[:, :1].to(torch.float32).unsqueeze(2),
+]
+CUT: list[Callable[[Any, Any], Any]] = [
+    lambda self, x: self.e(x.long()) + x.long().unsqueeze(2),
+    lambda self, x: (x * 10).int() * 0.1,
+    lambda self, x: x.to(torch.int32).float(),
+    lambda self, x: x.type(dtype=torch.bool) * 1.0,
+]
+
+
+@pytest.mark.parametrize("run", LOOKED_UP)
+def test_whole_numbers_are_looked_up(run: Callable[..., Any]) -> None:
+    dry_run(convert(Function(run, e=nn.Embedding(5, 2)), (3,)).graph)
+
+
+@pytest.mark.parametrize("run", CUT)
+def test_digits_are_not_cut_off_without_a_word(run: Callable[..., Any]) -> None:
+    module = Function(run, e=nn.Embedding(5, 2), l=nn.Linear(3, 3))
+    assert any(
+        "whole numbers are what an Embedding looks up" in line for line in problems(module, (3,))
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
