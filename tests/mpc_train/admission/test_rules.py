@@ -364,7 +364,7 @@ def test_an_output_that_rules_do_not_see_does_not_leave(
     """The gate is given nothing that is not on the list that rules are asked about."""
     job = job_of(tmp_path, ("seed = 7", "seed = 7\nguard = { every = 3 }"))
     assert "guard" in {output.name for output in agreed_outputs(job)}
-    monkeypatch.setattr("mpc_train.run.program.leaving", listed)
+    monkeypatch.setattr("mpc_train.run.phases.prepare.leaving", listed)
     with pytest.raises(RuntimeError, match="no rule sees what leaves as guard"):
         agreed_outputs(job)
 
