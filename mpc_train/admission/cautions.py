@@ -91,7 +91,10 @@ def _of_weights(job: Job) -> list[str]:
     """Whose rows count more."""
     found, loss = [], job.train.loss
     if loss.balanced:
-        found.append("each class counts the same: a class of few rows counts as much as the others")
+        found.append(
+            "each class counts the same: a class of few rows counts as much as the others, and a "
+            "row that is alone in its class as much as all rows of another"
+        )
     uneven = lightest(job)
     if uneven and 1 / uneven >= LEAST_ROWS:
         found.append(f"some rows count {float(1 / uneven):.0f} times as much as others, or more")

@@ -27,12 +27,15 @@ LEAST_RATE_BITS = 8
 def rate_bits(job: Job) -> int:
     """How many bits the mantissa of learning rate over batch size may have."""
     mean = job.most_gradient
-    if job.model.network is None:  # elsewhere a weight's gradient may sum over many positions
+    loss = job.train.loss
+    # Elsewhere a weight's gradient may sum over many positions; balanced rows weigh what they do.
+    if job.model.network is None and not loss.balanced:
         inputs = Fraction(job.data.limit)
         if len(job.widths) > 2:
             inputs = max(inputs, Fraction(job.fixed_point.activation_limit))
         residual = job.fixed_point.activation_limit if job.model.kind == "linear" else 1
-        mean = min(mean, inputs * residual * job.most_weight)
+        classes = max(Fraction(loss.positive_weight), *map(Fraction, loss.class_weights or (1,)))
+        mean = min(mean, inputs * residual * job.most_weight * max(classes, Fraction(1)))
     room = WORD_BITS - 2 * job.fraction_bits - bit_length(mean * job.train.batch_size)
     return min(room, MOST_RATE_BITS)
 
