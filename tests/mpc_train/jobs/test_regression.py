@@ -253,7 +253,9 @@ def test_the_table_from_what_is_sealed(tmp_path: Path) -> None:
     assert collinear.rows[1].p_value is None and collinear.converged
     line = collinear.to_csv().decode().splitlines()[2]
     assert line == "x1,-0.25,,,,4.0,-0.5,determined by other inputs or constant"
-    assert "determined by other inputs" in collinear.lines()[-1]
+    (warning,) = collinear.warnings  # where the table is not looked at: JSON, and the run's words
+    assert "determined by other inputs or constant: their coefficients" in warning
+    assert collinear.lines()[-1] == warning and not found.warnings
     moving = results(job, opened(job, **{CHANGE: [0.0, 0.1, 0.0, 0.0]}))
     assert not moving.converged and "did not converge" in moving.lines()[-1]
     assert not moving.separated and "separate" not in moving.lines()[-1]
