@@ -25,8 +25,7 @@ from mpc_train.checks.check_reveal import check_own_rows
 from mpc_train.errors import JobError
 from mpc_train.jobs.schedule import distinct_rates, is_newton, split_sizes
 from mpc_train.jobs.training import SOFTMAX_CLASSES, loss_name
-from mpc_train.training.balance import weight_bits
-from mpc_train.training.rates import rate
+from mpc_train.training.rates import rate, weight_bits
 from protocols.ring.rational import exponential
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from mpc_train.base.bounds import WORD_BITS, bit_length
-from mpc_train.jobs.schedule import split, split_sizes
+from mpc_train.jobs.schedule import split
 from mpc_train.preparation.fitted import Count
+from mpc_train.training.rates import weight_bits
 from protocols.comparison.compare import relu
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.functions.magnitude import exactly
@@ -72,10 +72,3 @@ def balanced(job: Job, loss: Loss, labels: MaskedTensor) -> Balanced:
     bits = weight_bits(job)
     weights = exactly(multiply(relative, count.scale), MANTISSA_BITS - bits)
     return Balanced(loss, weights, bits)
-
-
-def weight_bits(job: Job) -> int:
-    """Fractional bits of weights: as many as the product with a row's gradient has room for, whose
-    entries are up to 1."""
-    most = bit_length(max(Fraction(1), Fraction(split_sizes(job)[0], job.classes)))
-    return min(job.fraction_bits, WORD_BITS - job.fraction_bits - most - 1)

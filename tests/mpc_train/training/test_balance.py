@@ -12,8 +12,8 @@ from mpc_train.base.bounds import WORD_BITS
 from mpc_train.errors import JobError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
-from mpc_train.training.balance import balanced, weight_bits
-from mpc_train.training.rates import rate_bits
+from mpc_train.training.balance import balanced
+from mpc_train.training.rates import rate_bits, weight_bits
 from mpc_train.training.setup import make_loss
 from mpc_train.twin.setup import twin_loss
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
