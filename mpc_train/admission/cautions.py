@@ -22,6 +22,10 @@ from mpc_train.jobs.schedule import is_newton, split_sizes
 from mpc_train.jobs.training import is_frozen
 
 FEW_STEPS = 10
+FAR = 16
+"""Inputs are of the order of 1; one that may be larger can outweigh all others of its row."""
+NARROW = 10
+"""A clip to less than this part of a declared range leaves most of it alike."""
 ROWS_A_WEIGHT = 3
 """Regressions with fewer rows than this a coefficient are usually refused as saturated."""
 REFUSED = "nodes with default rules refuse it"
@@ -35,6 +39,7 @@ def cautions(job: Job) -> list[str]:
         *_of_weights(job),
         *_of_start(job),
         *_of_network(job),
+        *_of_inputs(job),
         *_of_measures(job),
     ]
 
@@ -91,7 +96,10 @@ def _of_weights(job: Job) -> list[str]:
     """Whose rows count more."""
     found, loss = [], job.train.loss
     if loss.balanced:
-        found.append("each class counts the same: a class of few rows counts as much as the others")
+        found.append(
+            "each class counts the same: a class of few rows counts as much as the others, and a "
+            "row that is alone in its class as much as all rows of another"
+        )
     uneven = lightest(job)
     if uneven and 1 / uneven >= LEAST_ROWS:
         found.append(f"some rows count {float(1 / uneven):.0f} times as much as others, or more")
@@ -150,6 +158,35 @@ def _of_network(job: Job) -> list[str]:
         for column, number in levels.items()
         if number * LEAST_ROWS > rows
     ]
+    return found
+
+
+def _of_inputs(job: Job) -> list[str]:
+    """Which inputs can be about few rows, by how they are made."""
+    found, terms = [], job.pipeline.terms
+    rows = min(split_sizes(one)[0] for one in (job, *fewest(job)))
+    cells = sum(
+        all(terms[place].part != "number" for place in pair) for pair in job.pipeline.interactions
+    )
+    if cells * LEAST_ROWS > rows:
+        found.append(
+            f"{cells} inputs are cells of two categories, for {rows} training rows: the weight of "
+            "a cell is about the rows in it"
+        )
+    far = {term.column: term.bound for term in terms if not term.scaled and term.bound > FAR}
+    if far:
+        found.append(
+            f"inputs of {', '.join(map(repr, far))} may be as large as {max(far.values()):g}: with "
+            "a center and scale far from what occurs, few rows can make up the result"
+        )
+    clips = {term.column: term.clip for term in terms if term.clip is not None}
+    for column, (least, most) in clips.items():
+        declared = job.schema[column].range
+        if declared is not None and (most - least) * NARROW < float(declared[1] - declared[0]):
+            found.append(
+                f"{column!r} is clipped to {least:g} … {most:g} of {declared[0]} … {declared[1]}: "
+                "rows beyond are alike, and its weight is about those within"
+            )
     return found
 
 

@@ -193,10 +193,11 @@ def check_penalties(job: Job) -> None:
     """Raise JobError where a penalty of a regression comes to nothing."""
     settings, sizes = job.train.optimizer, sizes_of(job)
     share = Fraction(sizes.bounds.rows, 1 << sizes.count)
-    ridge = Fraction(settings.l2) * share / (1 << sizes.diagonal)
+    diagonal = Fraction(2) ** sizes.diagonal
+    ridge = Fraction(settings.l2) * share / diagonal
     pull = Fraction(settings.l2) * share * Fraction(2) ** (sizes.gradient_bits - sizes.gradient)
     longest = HEADROOM_BITS - 2 - PENALTY_BITS - COEFFICIENT_BITS
     for value, bits in ((ridge, sizes.moment_bits), (pull, longest)):
         _held("train.optimizer.l2", value, _words(value, bits))
-    sparse = Fraction(settings.l1) * share / (1 << sizes.diagonal)
+    sparse = Fraction(settings.l1) * share / diagonal
     _held("train.optimizer.l1", sparse, _words(sparse, WORD_BITS // 2))

@@ -62,8 +62,9 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     least_test_rows: int = 20
     """Fewest rows that a metric is taken over."""
     least_group: int = LEAST_ROWS
-    """Fewest rows of a group that a metric is revealed of (`reveal.least_group` of the job), and
-    fewest of our own rows among those of a metric, if any: others can subtract theirs."""
+    """Fewest rows of a group that a metric is revealed of, and whose mean stands in missing cells
+    (`reveal.least_group` of the job), and fewest of our own rows among those of a metric, if any:
+    others can subtract theirs."""
     least_batch_rows: int = LEAST_BATCH_ROWS
     """Fewest rows of a step."""
     least_effective_rows: int = LEAST_ROWS
@@ -168,9 +169,12 @@ def _check_least(broken: _Broken) -> None:
     if metrics or disclosed_on_the_way(job):
         least = reveal.least_test_rows
         broken.fewer("least_test_rows", least, f"metrics are allowed over {least} rows")
+    least = reveal.least_group
     if not metrics <= UNGROUPED:
-        least = reveal.least_group
         broken.fewer("least_group", least, f"metrics are allowed of groups of {least} rows")
+    if job.pipeline.filled:
+        what = f"means that stand in missing cells are allowed of {least} rows"
+        broken.fewer("least_group", least, what)
     if not is_newton(job):
         batch = job.train.batch_size
         broken.fewer("least_batch_rows", batch, f"a step takes {count(batch)}")

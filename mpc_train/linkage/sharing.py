@@ -23,6 +23,7 @@ from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.jobs.schedule import split
 from mpc_train.owners.cells import Affine, cells, halves, joined_bits
 from mpc_train.owners.columns import Part, part_of
+from mpc_train.owners.local import least_filled
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.joined import joined_parameters
 from mpc_train.preparation.rows import Rows, prepared
@@ -65,7 +66,9 @@ def share_joined(job: Job, role: Role, linked: Linked, me: str, table: Table | N
             affine = concatenate([words for _, words in brought if words is not None], 1)
             affine = affine.select((slice(None), places.affine))
         word = joined_bits(job.rows)
-        found = joined_parameters(pipeline, rows.select(training), affine, word, f)
+        found = joined_parameters(
+            pipeline, rows.select(training), affine, word, least_filled(job), f
+        )
     inputs = prepared(pipeline, rows, found, f)
     labels = whole.select((slice(None), places.label))
     weights = None

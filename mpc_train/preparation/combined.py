@@ -60,11 +60,12 @@ TOPS = range(LEAST_SPREAD_BITS, MOST_SPREAD_BITS + 1)
 
 
 def parameters(
-    pipeline: Pipeline, brought: Sequence[Masked], rows: int, fraction_bits: int
+    pipeline: Pipeline, brought: Sequence[Masked], rows: int, least: int, fraction_bits: int
 ) -> Parameters:
     """The secret parameters from each owner's partials, [STATISTICS, secret terms] as whole words.
 
-    rows: training rows of all owners. Rounds: at most 60, for minmax alone 34.
+    rows: training rows of all owners; least: fewest that a mean is of. Rounds: at most 60, for
+    minmax alone 34.
     """
     if not pipeline.secret:
         return Parameters()
@@ -97,7 +98,7 @@ def parameters(
         filled, number = pooled.mean.select(places), pooled.number.select(places)
         both, _ = filled_places(pipeline)
         between = filled.select(np.array(both)) if both else None
-    return finished(pipeline, fitted, centers, filled, between, number, fraction_bits)
+    return finished(pipeline, fitted, centers, filled, between, number, least, fraction_bits)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -81,8 +81,8 @@ class Fitted:
 class Parameters:
     """Secret. factors, offset: of the scaled terms; instead: what a missing cell of those that are
     filled adds in the place of its words; fill: of the filled ones that are not scaled, at scale
-    2^f; some: of all filled ones, whether a training row has a value. None where there are none.
-    sealed: by the names of `sealed.sealed_shapes`."""
+    2^f; some: of all filled ones, whether enough training rows have a value. None where there are
+    none. sealed: by the names of `sealed.sealed_shapes`."""
 
     factors: Factors | None = None
     offset: Masked | None = None
@@ -187,13 +187,14 @@ def finished(
     filled: Masked | None,
     between: Masked | None,
     number: Masked | None,
+    least: int,
     fraction_bits: int,
 ) -> Parameters:
     """The parameters from centers and means, None where there are none. 5 rounds.
 
     centers: of the scaled terms, as the rows' numbers count; filled: means of the filled terms, in
     cells; between: those of filled terms that are scaled, as the rows' numbers count; number: how
-    many training rows have a value of each filled term.
+    many training rows have a value of each filled term; least: fewest that a mean is of.
     """
     factors = offset = instead = fill = None
     sealed: dict[str, Masked] = {}
@@ -213,7 +214,7 @@ def finished(
         sealed[FILL] = filled
         if declared:
             fill = _declared(pipeline, filled, declared, fraction_bits)
-    some = None if number is None else magnitude(number, [1]).lowest.negate()
+    some = None if number is None else magnitude(number, [least]).lowest.negate()
     return Parameters(factors, offset, instead, fill, some, sealed)
 
 

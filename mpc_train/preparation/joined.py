@@ -54,12 +54,17 @@ TOP_LEVEL = 30
 
 
 def joined_parameters(
-    pipeline: Pipeline, training: Rows, affine: Masked | None, word: int, fraction_bits: int
+    pipeline: Pipeline,
+    training: Rows,
+    affine: Masked | None,
+    word: int,
+    least: int,
+    fraction_bits: int,
 ) -> Parameters:
     """The parameters from the training rows of all owners, as `combined.parameters` has them.
 
-    word: bits of the fine words; affine: `Affine.words` of the scaled terms, None where there are
-    none. Rounds: at most 75, and those of the extremes.
+    word: bits of the fine words; least: fewest rows that a mean is of; affine: `Affine.words` of
+    the scaled terms, None where there are none. Rounds: at most 75, and those of the extremes.
     """
     values, fine, present = training.values, training.fine, training.present
     f, rows, role = fraction_bits, values.shape[0], values.role
@@ -95,7 +100,7 @@ def joined_parameters(
             mean = _mean(count.select(one), cells, f + reach - over)
             means[place] = mean.scale(1 << CELL_BITS - f - reach + over)
     filled = concatenate([means[place] for place in sorted(means)]) if means else None
-    return finished(pipeline, fitted, centers, filled, between, number, f)
+    return finished(pipeline, fitted, centers, filled, between, number, least, f)
 
 
 def _mean(count: Count, total: Masked, bits: int) -> Masked:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mpc_train.jobs.schedule import split
 from mpc_train.owners.cells import WORD_BITS, cells, halves
-from mpc_train.owners.local import STATISTICS, Local, partials
+from mpc_train.owners.local import STATISTICS, Local, least_filled, partials
 from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.rows import BLOCK, Rows, prepared
@@ -163,7 +163,7 @@ def share_in(
     statistics = []
     if pipeline.secret:
         statistics = [taken(owner, next(pieces[owner])) for owner in job.owners]
-    secret = parameters(pipeline, statistics, len(split(job)[0]), f)
+    secret = parameters(pipeline, statistics, len(split(job)[0]), least_filled(job), f)
     inputs: list[Masked] = []
     waiting: dict[str, list[Masked]] = {}
     kept: dict[str, list[Masked]] = {"labels": [], "weights": []}

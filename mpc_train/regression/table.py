@@ -93,6 +93,12 @@ class Results:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the coefficients has to know, in sentences that name no input."""
+        if self.converged and any(row.note == DEPENDENT for row in self.rows):
+            return (
+                f"Inputs without a standard error are {DEPENDENT}: their coefficients are one of "
+                "many choices that predict the same, and say nothing by themselves. Leave such "
+                "inputs out",
+            )
         if self.converged:
             return ()
         known = "The regression did not converge: its last step still moved coefficients"
@@ -129,8 +135,6 @@ class Results:
             found.append(f"{row.name:<{width}}" + "".join(cells))
         if self.statistic == "t":
             found.append(f"Dispersion {self.dispersion:.6g} with {self.freedom} degrees of freedom")
-        if any(row.note == DEPENDENT for row in self.rows):
-            found.append(f"Inputs without a standard error are {DEPENDENT}")
         return [*found, *self.warnings]
 
 

@@ -10,7 +10,6 @@ import torch
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.training import loss_name
 from mpc_train.networks.head import head_of
-from mpc_train.training.balance import LEAST_SHARE
 from mpc_train.training.setup import moments
 from mpc_train.twin.optim import RootAdaptive
 
@@ -114,8 +113,9 @@ def _of_logits(job: Job, training: torch.Tensor | None) -> Loss:
 
 
 def _balanced(job: Job, training: torch.Tensor) -> Loss:
-    shares = torch.bincount(training.long(), minlength=job.classes) / len(training)
-    weights = 1 / (job.classes * shares.double().clamp_min(float(LEAST_SHARE)))
+    """scikit-learn's class_weight="balanced"; of a class without rows no row asks."""
+    counts = torch.bincount(training.long(), minlength=job.classes).double()
+    weights = len(training) / (job.classes * counts)
     functional = torch.nn.functional
     if job.outputs == 1:
         return lambda z, y: functional.binary_cross_entropy_with_logits(

@@ -212,6 +212,49 @@ def test_what_depends_on_the_data_is_named(
     assert "  beware     " in shown.stdout and word in shown.stdout
 
 
+def test_inputs_that_few_rows_have_are_named(tmp_path: Path) -> None:
+    (tmp_path / "schema.toml").write_text(
+        """
+[[columns]]
+name = "ward"
+kind = "category"
+levels = ["a", "b", "c"]
+[[columns]]
+name = "town"
+kind = "category"
+levels = ["x", "y", "z"]
+missing = [""]
+[[columns]]
+name = "age"
+kind = "number"
+range = [0, 120]
+[[columns]]
+name = "ill"
+kind = "boolean"
+"""
+    )
+    start, end = PLAIN.index("features = ["), PLAIN.index("label =")
+    text = f'{PLAIN[:start]}schema = "schema.toml"\nlimit = 120\n{PLAIN[end:]}'
+    pairs = [[f"ward={ward}", f"town={town}"] for ward in "abc" for town in "xyz"]
+
+    def said(steps: str, *, limit: str = "limit = 120") -> str:
+        steps = f"[prepare]\nmissing = 'mean'\n{steps}\n[train]"
+        job = job_of(tmp_path, ("[train]", steps), ("limit = 120", limit), text=text)
+        return "\n".join(cautions(job))
+
+    many = said(f"interactions = {pairs[:8]}")
+    assert "8 inputs are cells of two categories, for 75 training rows" in many
+    for few in (pairs[:7], [*pairs[:7], ["ward=a", "age"], ["age", "age"]]):
+        assert "cells of two" not in said(f"interactions = {few}")
+    assert "inputs of 'age' may be as large as 120: " in said("")
+    standard = "columns.age.scale = 'standard'"
+    assert "may be as large" not in said(standard)
+    assert "may be as large" not in said("columns.age.clip = [0, 16]")
+    clipped = said(f"{standard}\ncolumns.age.clip = [110, 120]")
+    assert "'age' is clipped to 110 … 120 of 0 … 120: " in clipped
+    assert "is clipped" not in said(f"{standard}\ncolumns.age.clip = [108, 120]")
+
+
 def test_two_owners_one_of_whom_gets_the_result(tmp_path: Path) -> None:
     text = PLAIN.replace('["ann", "bob", "cleo"]', '["ann", "bob"]').replace(", cleo = 30", "")
     assert "ann gets the result and knows all rows but bob's" in cautions(

@@ -58,7 +58,7 @@ def over_shares(job: Job, evaluators: int = 2) -> tuple[dict[str, Reals], Reals]
     def program(role: Role) -> object:
         with np.errstate(over="ignore"):
             brought = [secret(role, encode(s, 0)) for s in statistics]
-            found = parameters(pipeline, brought, len(training), F)
+            found = parameters(pipeline, brought, len(training), 1, F)
             present = secret(role, whole.present.astype(np.int64))
             values, low = secret(role, encode(features, F)), secret(role, encode(fine, 0))
             inputs = prepared(pipeline, Rows(values, low, present), found, F)
