@@ -5,7 +5,6 @@ instead. The checks run wherever a job enters: at the file, and again at every n
 it from the coordinator.
 """
 
-import re
 from math import prod
 
 from mpc_train.base.problem import JobProblem, Problems, no_duplicates
@@ -19,9 +18,8 @@ from mpc_train.networks.carried import check_carried
 from mpc_train.networks.graph import GraphError
 from mpc_train.networks.head import check_head
 from mpc_train.tables.spelling import entry_of
+from protocols.names import MAX_ROLE_NAMES, NAME
 
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
-MAX_NODES = 64
 MAX_WIDTH = 65_536
 MAX_CLASSES = 1_000
 MAX_WEIGHTS = 1 << 26
@@ -85,8 +83,8 @@ def _check_roles(job: Job) -> None:
         for name in names:
             _check_name(f"job.{key}", name)
         no_duplicates(f"job.{key}", names)
-        if len(names) > MAX_NODES:
-            raise JobProblem(f"job.{key}", f"at most {MAX_NODES} names")
+        if len(names) > MAX_ROLE_NAMES:
+            raise JobProblem(f"job.{key}", f"at most {MAX_ROLE_NAMES} names")
     _check_name("job.dealer", roles.dealer)
     if roles.dealer in roles.evaluators:
         raise JobProblem(

@@ -18,9 +18,9 @@ import msgspec
 
 from mpc_train.admission.rules import LEAST, Rules
 from mpc_train.base.strict_toml import all_at, load_toml
-from mpc_train.checks.check import NAME
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.tables.source import Fault, Source, SourceProblem, check_source, resolved
+from protocols.names import NAME
 
 HOME_VARIABLE = "MPC_TRAIN_HOME"
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
