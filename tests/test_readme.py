@@ -36,7 +36,7 @@ DOCUMENTS = [
     *PAGES,
     *(ROOT / "examples").glob("*/README.md"),
 ]
-MOST_LINES = 150
+MAX_LINES = 150
 
 
 def page(name: str) -> str:
@@ -89,7 +89,7 @@ def test_commands_exist_with_their_options(path: Path) -> None:
 
 
 def test_the_readme_can_be_read_at_once() -> None:
-    assert len(README.splitlines()) <= MOST_LINES
+    assert len(README.splitlines()) <= MAX_LINES
     for path in PAGES:
         assert f"(mpc_train/docs/{path.name})" in README, path.name
 

@@ -29,7 +29,7 @@ MAX_VALUES = 1 << 25
 MAX_LIMIT = 1 << 20
 MAX_BODY_BYTES = 1 << 20
 """What a node accepts as the body of a proposed contract."""
-LEAST_FRACTION_BITS, MOST_FRACTION_BITS = 12, 26
+MIN_FRACTION_BITS, MAX_FRACTION_BITS = 12, 26
 """Below 12 bits gradients round to nothing; above 26 a product of two values of 2^5 overflows."""
 
 
@@ -133,7 +133,7 @@ def _check_model(job: Job) -> None:
             )
     if classifier and (label.center != 0 or label.scale != 1 or label.range):
         raise JobProblem("data.label.scale", "a class has no center, scale or range; remove them")
-    low, high = LEAST_FRACTION_BITS, MOST_FRACTION_BITS
+    low, high = MIN_FRACTION_BITS, MAX_FRACTION_BITS
     if not low <= job.fraction_bits <= high:
         raise JobProblem("fixed_point.fraction_bits", f"between {low} and {high}")
     for key in ("activation_limit", "gradient_limit"):

@@ -43,7 +43,7 @@ from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate, pu
 
 FACTOR_BITS = 20
 """A public real factor is multiplied in with a mantissa of at most this many bits."""
-MOST_BITS = HEADROOM_BITS - 12
+MAX_BITS = HEADROOM_BITS - 12
 """A factor that would leave a tensor with more fractional bits is multiplied in after truncation:
 magnitudes up to 2^12 always fit."""
 
@@ -511,10 +511,10 @@ class MaskedTensor(crypten.CrypTensor):
         if self.factor == 1:
             return self
         whole, shift = mantissa(self.factor, FACTOR_BITS)
-        if self.bits + shift > MOST_BITS:
+        if self.bits + shift > MAX_BITS:
             self.masked()
         plain = self.with_value(self.summands().scale(whole), self.bits + shift, Fraction(1))
-        if plain.bits > MOST_BITS:
+        if plain.bits > MAX_BITS:
             plain.masked()
         return plain
 

@@ -22,7 +22,7 @@ are one sum, which a matrix product makes in one go."""
 
 THIN = 12
 """Products with a side of at most this length are bound by memory rather than by arithmetic."""
-LEAST_TILED = 1 << 15
+MIN_TILED = 1 << 15
 """Multiply-adds below which rewriting the operands as tiles costs more than it saves."""
 
 _tile_gain = 0.0
@@ -67,7 +67,7 @@ _sum_without_tiles = summed(_product)
 def _tiles_pay(m: int, n: int, k: int) -> bool:
     """Tiles are 32 by 32 with 64 steps: a product is made as if it had these sizes."""
     work = m * n * k
-    if work < LEAST_TILED:
+    if work < MIN_TILED:
         return False
     padded = (-m % 32 + m) * (-n % 32 + n) * (-k % 64 + k)
     return padded <= 1.25 * _tile_gain * work

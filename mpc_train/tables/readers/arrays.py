@@ -35,7 +35,7 @@ from mpc_train.tables.reading import Chunk, Table, Unit
 
 CHUNK_CELLS = 2 << 20
 """So many numbers of arrays are made at a time."""
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 """Rows that one error names."""
 PATHS_BELOW = "a path below array_folder, without .."
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
@@ -110,8 +110,8 @@ class ArrayTable:
                 part = chunk.frame.slice(start, rows)
                 places = chunk.places[start : start + rows]
                 values = self._values(part[self._arrays.name], places, wrong)
-                if len(wrong) > MOST_SHOWN:
-                    wrong[MOST_SHOWN:] = ["and perhaps more"]
+                if len(wrong) > MAX_SHOWN:
+                    wrong[MAX_SHOWN:] = ["and perhaps more"]
                     raise DataError("\n  ".join(wrong))
                 if wrong:
                     continue  # only to say what else is wrong

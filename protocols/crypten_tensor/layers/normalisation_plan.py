@@ -18,7 +18,7 @@ WORD_BITS = 61
 MANTISSA_BITS, LEAST_MANTISSA_BITS = 20, 8
 MEAN_MANTISSA_BITS = 26
 """A mean of values below 2^6 is off by less than a unit of 2^-20 for what its mantissa rounds."""
-MOST_FRACTION_BITS = (SUM_BITS - 1) // 2 - VALUE_BITS
+MAX_FRACTION_BITS = (SUM_BITS - 1) // 2 - VALUE_BITS
 
 
 def chunk_of(fraction_bits: int) -> int:
@@ -26,10 +26,10 @@ def chunk_of(fraction_bits: int) -> int:
 
     RangeError where not even two fit.
     """
-    if fraction_bits > MOST_FRACTION_BITS:
+    if fraction_bits > MAX_FRACTION_BITS:
         raise RangeError(
             f"squares of values up to {1 << VALUE_BITS} do not fit at fraction_bits = "
-            f"{fraction_bits}, {MOST_FRACTION_BITS} at most"
+            f"{fraction_bits}, {MAX_FRACTION_BITS} at most"
         )
     return 1 << (SUM_BITS - 2 * (fraction_bits + VALUE_BITS))
 
