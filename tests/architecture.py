@@ -28,7 +28,8 @@ ARROWS = {
 # Rooms, each with what stands below it: a module imports its own room and rooms before it. A file
 # beside folders is a room of its own.
 ROOMS = (
-    *("protocols.errors", "protocols.channel", "protocols.canonical", "protocols.names"),
+    *("protocols.errors", "protocols.arrays", "protocols.channel"),
+    *("protocols.canonical", "protocols.names"),
     *("protocols.ring", "protocols.sealing", "protocols.roles", "protocols.shares"),
     *("protocols.comparison", "protocols.linkage", "protocols.functions"),
     *("protocols.crypten_tensor", "protocols.crypten_tensor.layers"),

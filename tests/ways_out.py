@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from tests.architecture import PACKAGES, Rule, Source, called
 
 WIRE = (
-    *("protocols.errors", "protocols.channel", "protocols.canonical", "protocols.names"),
+    *("protocols.errors", "protocols.arrays", "protocols.channel"),
+    *("protocols.canonical", "protocols.names"),
     "protocols.sealing",
 )
 """What of `protocols` knows bytes and keys, and neither shares nor masks."""

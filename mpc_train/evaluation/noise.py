@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpc_train.evaluation.figures import Figure, margins
+from protocols.arrays import Words
 from protocols.crypten_tensor.tensor import crypten
-from protocols.roles.role import Role, Words
+from protocols.roles.role import Role
 from protocols.shares.masked import Masked
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.joined import joined_parameters
 from mpc_train.preparation.rows import Rows, prepared
 from mpc_train.preparation.sharing import Shared, label_matrix
+from protocols.arrays import Shape, Words
 from protocols.crypten_tensor.tensor import MaskedTensor, crypten
 from protocols.linkage.intersection import route
 from protocols.linkage.shuffle import pick, shuffle
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.linkage.link import Linked
     from mpc_train.owners.table import Table
-    from protocols.roles.role import Role, Shape, Words
+    from protocols.roles.role import Role
 
 
 def share_joined(job: Job, role: Role, linked: Linked, me: str, table: Table | None) -> Shared:

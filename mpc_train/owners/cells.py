@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.jobs.pipeline import Pipeline
+from protocols.arrays import Reals
 
 CELL_BITS, WORD_BITS = 56, 28
 """Bits of a cell, and of its fine word."""
@@ -33,8 +34,6 @@ MIN_SPREAD_BITS = 10
 the range apart by 2^3 of theirs."""
 SUM_BITS = 61
 """Sums over rows stay below 2^61."""
-
-Reals = NDArray[np.float64]
 
 
 def cells(pipeline: Pipeline, values: Reals) -> Reals:

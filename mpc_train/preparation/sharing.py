@@ -20,6 +20,7 @@ from mpc_train.owners.local import STATISTICS, Local, least_filled, partials
 from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.rows import BLOCK, Rows, prepared
+from protocols.arrays import Reals
 from protocols.crypten_tensor.tensor import MaskedTensor, Source, crypten
 from protocols.ring.fixed_point import encode
 from protocols.shares.masked import Masked, concatenate
@@ -27,8 +28,6 @@ from protocols.shares.masked import Masked, concatenate
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.owners.table import Table
-
-Reals = NDArray[np.float64]
 
 
 BLOCK_WORDS = 1 << 22

@@ -12,10 +12,10 @@ import numpy as np
 
 from mpc_train.regression.family import Family
 from mpc_train.regression.scales import PREDICTOR_BITS
+from protocols.arrays import Words
 from protocols.comparison.compare import below, weighted
 from protocols.functions.exponential import exponential_bits, relative_exp
 from protocols.functions.splines import evaluate, sigmoid
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import multiply, remask, truncate
 from protocols.shares.masked import Masked, concatenate
 

@@ -42,7 +42,7 @@ RHO_BITS = 3
 """ρ = 1/8 in `lasso`, on a matrix with ones on its diagonal: fast for penalties of 0.001 to 0.3."""
 LASSO_EIGENVALUE = Fraction(1, 1 << RHO_BITS)
 """What is inverted for an L1 penalty has no smaller ones."""
-BLOCK_ROWS, LEAST_BLOCK_ROWS = 1024, 64
+BLOCK_ROWS, MIN_BLOCK_ROWS = 1024, 64
 """Products are summed over so many rows before they are truncated, over fewer where residuals are
 large."""
 CHUNK_ELEMENTS = 1 << 21
@@ -120,7 +120,7 @@ def scales(bounds: Bounds) -> Scales:
     plan = inverse_plan(bounds.columns, least / (1 << columns))
     room = WORD_BITS - bit_length(inputs * bounds.residual) - input_bits - PREDICTOR_BITS
     block = min(BLOCK_ROWS, 1 << max(room, 0))
-    if block < LEAST_BLOCK_ROWS:
+    if block < MIN_BLOCK_ROWS:
         raise RangeError(
             f"residuals up to {float(bounds.residual):g} times inputs up to {float(inputs):g}"
         )

@@ -29,19 +29,18 @@ from dataclasses import astuple, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.jobs.sealed import CHANGE, DEPENDENCE, DISPERSION, INFLATION, SCALE
 from mpc_train.regression.settings import bounds_of, family_of, sizes_of
+from protocols.arrays import Reals
 from protocols.functions.matrix_inverse_plan import UNRESOLVED
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.regression.family import Family
 
-Reals = NDArray[np.float64]
 COEFFICIENTS_FILE = "coefficients.csv"
 INTERCEPT = "(intercept)"
 CONVERGED = 0.01

@@ -27,11 +27,12 @@ import torch
 from mpc_train.errors import RefusedError, ScriptError
 from mpc_train.run.program import make_role, peak_rss_mb
 from parties.errors import PartiesError
+from protocols.arrays import Words
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.errors import ProtocolError, RangeError, RevealError
 from protocols.functions.splines import constants_digest
-from protocols.roles.role import Role, Words
+from protocols.roles.role import Role
 from protocols.shares.masked import Masked
 from protocols.shares.reveal import Output, RevealGate
 

@@ -32,6 +32,7 @@ from mpc_train.jobs.audience import RANGE
 from mpc_train.jobs.schedule import split
 from mpc_train.training.limits import most_hidden, most_of_ring, most_output
 from mpc_train.training.optimizers.gradients import join
+from protocols.arrays import Words
 from protocols.comparison.compare import below
 from protocols.crypten_tensor.tensor import MaskedTensor, crypten
 from protocols.errors import DivergedError
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
     from mpc_train.jobs.job import Job
     from mpc_train.networks.network import Network
-    from protocols.roles.role import Role, Words
+    from protocols.roles.role import Role
     from protocols.shares.reveal import RevealGate
 
 T = TypeVar("T", Masked, Additive)

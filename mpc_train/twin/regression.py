@@ -17,11 +17,11 @@ from mpc_train.jobs.schedule import split, total_steps
 from mpc_train.regression.family import Family
 from mpc_train.regression.settings import family_of
 from mpc_train.results.plain_model import means
+from protocols.arrays import Reals
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
-Reals = NDArray[np.float64]
 MAX_STEPS, MAX_SWEEPS = 200, 10_000
 
 

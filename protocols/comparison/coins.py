@@ -27,9 +27,10 @@ from math import prod
 
 import numpy as np
 
+from protocols.arrays import Octets, Shape
 from protocols.comparison.compare import from_digits
 from protocols.errors import RangeError
-from protocols.roles.role import Octets, Role, Shape
+from protocols.roles.role import Role
 from protocols.shares.masked import MaskedBit
 
 DIGIT_BITS = 4

@@ -29,13 +29,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from protocols.arrays import Shape, Words
 from protocols.comparison.compare import maximum, negative
 from protocols.crypten_tensor.importing import crypten
 from protocols.errors import RangeError, RevealError
 from protocols.functions import splines
 from protocols.ring.fixed_point import check_fraction_bits, decode, encode
 from protocols.ring.rational import HEADROOM_BITS, mantissa
-from protocols.roles.role import Role, Shape, Words
+from protocols.roles.role import Role
 from protocols.shares import arithmetic
 from protocols.shares.arithmetic import Rounded
 from protocols.shares.inputs import OutsideSource, from_dealer, from_evaluator, from_outside

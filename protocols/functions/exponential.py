@@ -23,10 +23,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.comparison.compare import below, weighted
 from protocols.errors import RangeError
 from protocols.ring.rational import exponential
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import multiply, remask, select, truncate
 from protocols.shares.masked import Additive, Masked
 

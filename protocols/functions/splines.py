@@ -16,6 +16,7 @@ from functools import cache
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.comparison.compare import below, maximum, weighted
 from protocols.comparison.tournament import tournament
 from protocols.errors import RangeError
@@ -23,7 +24,6 @@ from protocols.functions import spline_tables
 from protocols.functions.refinement import refined_reciprocal
 from protocols.functions.spline_tables import SplineTable
 from protocols.ring.rational import HEADROOM_BITS
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import multiply, remask, truncate
 from protocols.shares.masked import Masked
 

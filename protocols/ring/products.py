@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from protocols.arrays import Words
 from protocols.ring import kernels, tiles
 
-Words = NDArray[np.int64]
 Pairs = Sequence[tuple[Words, Words]]
 Bilinear = Callable[[Pairs, bool], Words]
 """Σ B(x, y) over pairs, or with True its negative: a new array. The two products of an evaluator

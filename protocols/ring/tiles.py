@@ -35,7 +35,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 from numpy.typing import NDArray
 
-Words = NDArray[np.int64]
+from protocols.arrays import Words
 
 LIMBS, SIDE, STEPS = 8, 16, 64
 TILE_BYTES = SIDE * STEPS

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from mpc_train.errors import DataError
 from mpc_train.tables.array_names import element_names
 from mpc_train.tables.reading import Chunk, Table, Unit
+from protocols.arrays import Reals
 
 CHUNK_CELLS = 2 << 20
 """So many numbers of arrays are made at a time."""
@@ -48,8 +49,6 @@ _OF_FILES = (OSError, ValueError, TypeError, EOFError, MemoryError, SyntaxError,
 """What NumPy raises on a file that is none of its own."""
 _OF_PILLOW = (struct.error, zlib.error, LookupError, ArithmeticError, AttributeError, RuntimeError)
 """What Pillow raises beside these, on files that nobody foresaw."""
-
-Reals = NDArray[np.float64]
 
 
 class ArrayError(ValueError):

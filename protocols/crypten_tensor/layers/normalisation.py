@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.comparison.compare import below, weighted
 from protocols.crypten_tensor.layers.normalisation_plan import (
     LIMIT_BITS,
@@ -43,7 +44,6 @@ from protocols.functions.splines import evaluate
 from protocols.ring import products
 from protocols.ring.rational import mantissa
 from protocols.ring.rational import root as root_of
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import bilinear, multiply, remask, truncate
 from protocols.shares.masked import Additive, Masked, public
 

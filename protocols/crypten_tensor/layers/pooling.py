@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from protocols.arrays import Shape, Words
 from protocols.comparison.tournament import route, tournament
 from protocols.crypten_tensor.layers.register import Function, register
 from protocols.crypten_tensor.layers.window import (
@@ -26,7 +27,6 @@ from protocols.crypten_tensor.layers.window import (
     window_sums,
 )
 from protocols.crypten_tensor.tensor import MaskedTensor
-from protocols.roles.role import Shape, Words
 
 
 class MaxPool(Function):

@@ -19,9 +19,9 @@ from mpc_train.jobs.sealed import BEYOND
 from mpc_train.owners.cells import MIN_SPREAD_BITS, Affine, halves, joined_bits
 from mpc_train.owners.local import Local
 from mpc_train.preparation.sealed import in_words, remarks
+from protocols.arrays import Reals
 from tests.support.scaling_case import Prepared, over_joined, over_shares, terms
 
-Reals = NDArray[np.float64]
 CELL, JOINED_CELL = 2.0**-56, 2.0**-40
 STEPS = {"standard": StandardScaler, "minmax": MinMaxScaler}
 

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from protocols.arrays import Words
 from protocols.ring import products as ring
 from protocols.ring import tiles
-
-Words = NDArray[np.int64]
 
 LEAST, MOST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
