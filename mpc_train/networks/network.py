@@ -234,7 +234,7 @@ def _batch_norm(net: Network, node: Node, values: list[Value]) -> Value:
 def _move(kept: MaskedTensor, found: MaskedTensor, momentum: Fraction, factor: Fraction) -> None:
     """kept ← (1 − momentum) · kept + momentum · factor · found."""
     moved = kept.mul(1 - momentum).add(found.detach().mul(momentum * factor))
-    value = moved._plain_factor().masked()
+    value = moved.plain_factor().masked()
     kept.copy_(kept.with_value(value))
 
 

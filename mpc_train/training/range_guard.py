@@ -162,7 +162,7 @@ def positive(count: Masked) -> MaskedBit:
 
 def words_of(x: MaskedTensor, limit: Fraction | int) -> tuple[Masked, int]:
     """A tensor's words, and what `limit` is in them."""
-    tensor = x._positive_factor()
+    tensor = x.positive_factor()
     words = tensor.masked()
     return words, floor(limit * (1 << tensor.bits) / tensor.factor)
 

@@ -314,7 +314,7 @@ class MaskedTensor(crypten.CrypTensor):
     def add(self, other: Any) -> MaskedTensor:
         scalar = None if isinstance(other, MaskedTensor) else _as_scalar(other)
         if scalar is not None:
-            base = self._in_full() if self.factor else self._plain_factor()
+            base = self.in_full() if self.factor else self.plain_factor()
             words = round(scalar / base.factor * (1 << base.bits))
             if abs(words) >= 1 << HEADROOM_BITS:
                 raise RangeError(f"a public summand does not fit next to a factor of {self.factor}")
@@ -407,7 +407,7 @@ class MaskedTensor(crypten.CrypTensor):
     # Functions
 
     def _ltz(self) -> MaskedTensor:
-        bits = negative(self._positive_factor().rounded())
+        bits = negative(self.positive_factor().rounded())
         return MaskedTensor(bits.shares(), bits=0)
 
     def ne(self, other: Any) -> MaskedTensor:
@@ -426,7 +426,7 @@ class MaskedTensor(crypten.CrypTensor):
 
     def relu(self) -> MaskedTensor:
         """max(x, 0); the bit stays with the result for the backward pass."""
-        source = self._positive_factor()
+        source = self.positive_factor()
         value = source.rounded()
         positive = negative(value).negate()
         chosen = arithmetic.remask(arithmetic.select(positive, value))
@@ -466,7 +466,7 @@ class MaskedTensor(crypten.CrypTensor):
 
     def reciprocal(self, input_in_01: bool = False) -> MaskedTensor:
         """1 / x for 2^-9 <= |x| < 2^10, within 2^-15 of it and a few 2^-f; 0 nearer to 0."""
-        source = self._plain_factor()._in_full()
+        source = self.plain_factor().in_full()
         x = source.masked()
         sign = negative(x)
 
@@ -487,7 +487,7 @@ class MaskedTensor(crypten.CrypTensor):
 
     def max(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
         """The maximum over all elements, or (maximum, one-hot argmax) along the last axis."""
-        source = self._positive_factor()
+        source = self.positive_factor()
         if dim is None:
             flat = source.reshape(-1)
             top, _ = maximum(flat.masked())
@@ -499,7 +499,7 @@ class MaskedTensor(crypten.CrypTensor):
         return result, MaskedTensor(winner.shares(), bits=0)
 
     def _function(self, function: Callable[[Masked, int], Masked]) -> MaskedTensor:
-        source = self._plain_factor()._in_full()
+        source = self.plain_factor().in_full()
         return source.with_value(function(source.masked(), self.fraction_bits))
 
     def _factor_with(self, other: MaskedTensor) -> Fraction:
@@ -507,7 +507,7 @@ class MaskedTensor(crypten.CrypTensor):
         mine, theirs = self.factor, other.factor
         return mine if theirs == 1 else theirs if mine == 1 else mine * theirs
 
-    def _plain_factor(self) -> MaskedTensor:
+    def plain_factor(self) -> MaskedTensor:
         """The same numbers with factor 1: the factor is multiplied into the words."""
         if self.factor == 1:
             return self
@@ -519,17 +519,17 @@ class MaskedTensor(crypten.CrypTensor):
             plain.masked()
         return plain
 
-    def _positive_factor(self) -> MaskedTensor:
+    def positive_factor(self) -> MaskedTensor:
         """The same numbers with a factor above 0, so that the words have their signs and order."""
         if self.factor > 0:
             return self
         if self.factor == 0:
-            return self._plain_factor()
+            return self.plain_factor()
         flipped = self.linear_map(lambda value: -value)
         flipped.factor = -self.factor
         return flipped
 
-    def _in_full(self) -> MaskedTensor:
+    def in_full(self) -> MaskedTensor:
         """The same numbers with at least the usual fractional bits; bits of comparisons have 0."""
         return _widened(self, max(self.bits, self.fraction_bits))
 
@@ -604,7 +604,7 @@ for _name in _NO_GRADIENT:
 def _aligned(x: MaskedTensor, y: MaskedTensor) -> tuple[MaskedTensor, MaskedTensor]:
     """Both at one factor and one number of bits, by multiplication with public integers."""
     if x.factor != y.factor:
-        x, y = x._plain_factor(), y._plain_factor()
+        x, y = x.plain_factor(), y.plain_factor()
     if x.bits < y.bits:
         return _widened(x, y.bits), y
     return x, _widened(y, x.bits)

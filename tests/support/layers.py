@@ -30,7 +30,7 @@ def opened(results: Sequence[Any]) -> Reals:
 
 def part(tensor: MaskedTensor) -> Any:
     """What this role holds of a tensor, at scale 2^F without a factor."""
-    return shares_of(tensor._plain_factor()._in_full().masked())
+    return shares_of(tensor.plain_factor().in_full().masked())
 
 
 def forward_and_gradients(

@@ -32,7 +32,7 @@ class Smooth(Function):
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, table: str) -> MaskedTensor:
-        source = x._plain_factor()._in_full()
+        source = x.plain_factor().in_full()
         value, f = source.masked(), source.fraction_bits
         spline = spline_at(table, f)
         bits = below(value if value.early else value.narrowed(64 - f), spline.knots)
@@ -58,7 +58,7 @@ class Leaky(Function):
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, slope: Fraction) -> MaskedTensor:
-        source = x._positive_factor()
+        source = x.positive_factor()
         positive = negative(source.masked()).negate()
         ctx.save_multiple_for_backward((positive, slope))
         return _leaked(source, positive, slope)
@@ -81,7 +81,7 @@ class Clamp(Function):
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, low: Fraction, high: Fraction) -> MaskedTensor:
-        source = x._plain_factor()._in_full()
+        source = x.plain_factor().in_full()
         value = source.masked()
         least, most = (round(end * (1 << source.bits)) for end in (low, high))
         kept, under, inside = clamped(value, least, most)
@@ -100,7 +100,7 @@ class SoftMax(Function):
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor) -> MaskedTensor:
-        source = x._plain_factor()._in_full()
+        source = x.plain_factor().in_full()
         y = source.with_value(functions.softmax(source.masked(), source.fraction_bits))
         ctx.save_multiple_for_backward((y,))
         return y

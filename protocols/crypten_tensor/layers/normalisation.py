@@ -178,7 +178,7 @@ class Standardize(Function):
     def forward(
         ctx: Any, x: MaskedTensor, eps: Fraction, kept: bool = False
     ) -> MaskedTensor | tuple[MaskedTensor, MaskedTensor, MaskedTensor]:
-        source = x._plain_factor()._in_full()
+        source = x.plain_factor().in_full()
         value, f = source.masked(), source.fraction_bits
         mean = _mean(value, f)
         centred = value - mean.reshape(-1, 1)

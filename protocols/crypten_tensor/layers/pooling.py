@@ -34,7 +34,7 @@ class MaxPool(Function):
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, window: Window) -> MaskedTensor:
-        source = x._positive_factor()
+        source = x.positive_factor()
         value = source.masked()
         shape = (prod(window.kernel), *x.shape[:2], *window.outputs(tuple(x.shape[2:])))
         top, levels = tournament(value.moved(shape, lambda words: candidates(words, window)))

@@ -61,7 +61,7 @@ def test_the_gradient_is_weighted(tmp_path: Path, kind: str, rare: bool) -> None
             )
             loss = balanced(job, make_loss(job), y)
             gradient = loss.gradient(z, y[batch])
-            return shares_of(loss.weights), shares_of(gradient._plain_factor().masked())
+            return shares_of(loss.weights), shares_of(gradient.plain_factor().masked())
         finally:
             detach()
 
