@@ -28,7 +28,8 @@ ARROWS = {
 # Rooms, each with what stands below it: a module imports its own room and rooms before it. A file
 # beside folders is a room of its own.
 ROOMS = (
-    *("protocols.errors", "protocols.channel", "protocols.canonical"),
+    *("protocols.errors", "protocols.arrays", "protocols.channel"),
+    *("protocols.canonical", "protocols.names"),
     *("protocols.ring", "protocols.sealing", "protocols.roles", "protocols.shares"),
     *("protocols.comparison", "protocols.linkage", "protocols.functions"),
     *("protocols.crypten_tensor", "protocols.crypten_tensor.layers"),
@@ -42,7 +43,9 @@ ROOMS = (
     *("mpc_train.regression", "mpc_train.evaluation"),
     *("mpc_train.checks", "mpc_train.admission", "mpc_train.results", "mpc_train.twin"),
     *(
+        "mpc_train.run.phases",
         "mpc_train.run",
+        "mpc_train.scripts",
         "mpc_train.node",
         "mpc_train.commands",
         "mpc_train.cli",
@@ -218,16 +221,19 @@ def crowded(sources: Iterable[Source]) -> list[str]:
     return [f"{folder}: {count}" for folder, count in counts.items() if count > MAX_MODULES]
 
 
+PROGRAMS = ("mpc_train/run/program.py", "mpc_train/scripts/program.py")
+
+
 def parties_enter_through_the_composition_root(source: Source) -> Iterator[str]:
     if source.owner != "mpc_train" or source.path.startswith(
-        ("mpc_train/commands/", "mpc_train/node/")
+        ("mpc_train/commands/", "mpc_train/node/", "mpc_train/run/phases/")
     ):
         return
-    if source.path in ("mpc_train/cli.py", "mpc_train/run/program.py"):
+    if source.path in ("mpc_train/cli.py", *PROGRAMS):
         return
     for line, name in source.imports:
         if _within(name, "parties"):
-            yield f"{source.path}:{line}: imports {name}; only cli, commands, node and program may"
+            yield (f"{source.path}:{line}: imports {name}; only commands, node and programs may")
 
 
 def zmq_has_one_module(source: Source) -> Iterator[str]:
@@ -253,6 +259,19 @@ def crypten_has_one_door(source: Source) -> Iterator[str]:
             yield f"{source.path}:{line}: imports {name}; take it from {CRYPTEN_DOOR}.tensor"
 
 
+SHARED_IN_BY = ("from_evaluator", "from_dealer", "from_outside")
+
+
+def tables_enter_through_crypten(source: Source) -> Iterator[str]:
+    """`crypten.cryptensor(rows, src=…, shape=…)` is how an owner's numbers become shares."""
+    if source.owner != "mpc_train":
+        return
+    for line, name in source.imports:
+        if name in {f"protocols.shares.inputs.{function}" for function in SHARED_IN_BY}:
+            yield f"{source.path}:{line}: imports {name}; share in by crypten.cryptensor"
+
+
+SCRIPTS_CRYPTEN = "mpc_train.scripts.crypten"
 STOCK_PROTOCOL = ("crypten.mpc", "crypten.init", "crypten.generators", "crypten.common.rng")
 
 
@@ -260,6 +279,9 @@ def crypten_lends_no_protocol(source: Source) -> Iterator[str]:
     """Its tensor type, autograd and nn are used; its shares, seeds and transport are not safe."""
     if source.owner == "tests":
         return
+    ours = {name for _, name in source.imports if _within(name, SCRIPTS_CRYPTEN)}
+    if ours and not any(_within(name, "crypten") for _, name in source.imports):
+        return  # a script: the name stands for what is offered there
     for line, name in source.imports:
         if _within(name, *STOCK_PROTOCOL):
             yield f"{source.path}:{line}: imports {name}"
@@ -378,5 +400,6 @@ RULES: tuple[Rule, ...] = (
     torch_load_reads_weights_only,
     masks_come_from_keyed_streams,
     printing_has_one_door,
+    tables_enter_through_crypten,
     protocols_touch_no_outside_world,
 )

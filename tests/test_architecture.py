@@ -35,6 +35,7 @@ from tests.architecture import (
     protocols_touch_no_outside_world,
     read_sources,
     rooms_rest_on_those_below,
+    tables_enter_through_crypten,
     torch_load_reads_weights_only,
     zmq_has_one_module,
 )
@@ -112,6 +113,16 @@ CAUGHT: list[tuple[Rule, str, str]] = [
     ),
     (crypten_has_one_door, "protocols/shares/reveal.py", "from ..crypten_tensor import importing"),
     (
+        tables_enter_through_crypten,
+        "mpc_train/linkage/sharing.py",
+        "from protocols.shares.inputs import from_evaluator",
+    ),
+    (
+        crypten_lends_no_protocol,
+        "examples/crypten_script/small_network.py",
+        "from mpc_train.scripts import crypten\nimport crypten.mpc",
+    ),
+    (
         crypten_lends_no_protocol,
         "protocols/crypten_tensor/tensor.py",
         "from protocols.crypten_tensor.importing import crypten\ncrypten.mpc.MPCTensor([1])",
@@ -183,6 +194,11 @@ CAUGHT: list[tuple[Rule, str, str]] = [
 ]
 
 PASSES: list[tuple[Rule, str, str]] = [
+    (
+        tables_enter_through_crypten,
+        "mpc_train/linkage/sharing.py",
+        "from protocols.shares.inputs import OutsideSource, send_outside",
+    ),
     (arrows_point_one_way, "parties/nodes/node.py", "from protocols.channel import Channel"),
     (arrows_point_one_way, "parties/nodes/node.py", "from .session import Session\nimport numpy"),
     (arrows_point_one_way, "launch.py", "from mpc_train.cli import main"),

@@ -4,34 +4,28 @@ Breast Cancer Wisconsin (Diagnostic): 569 tumours, 30 measurements, malignant or
 are dealt out in a fixed order; nothing is random from run to run.
 """
 
-import csv
 from pathlib import Path
 
 from sklearn.datasets import load_breast_cancer
 
 from mpc_train.admission.load import load_job
-from mpc_train.jobs.schedule import permutation
+from mpc_train.owners.dealing import deal_out, write_tables
 
 FOLDER = Path(__file__).parent
 
 
 def main() -> None:
     """Write data/<hospital>.csv with the numbers of rows that job.toml says."""
-    job = load_job(FOLDER / "job.toml")
     bunch = load_breast_cancer()
-    order = permutation(len(bunch.target), "example", 1)
     names = [str(name).replace(" ", "_") for name in bunch.feature_names]
-    (FOLDER / "data").mkdir(exist_ok=True)
-    for owner in job.owners:
-        first = job.first_row(owner)
-        with (FOLDER / "data" / f"{owner}.csv").open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*names, "malignant"])
-            for row in order[first : first + job.data.rows[owner]]:
-                # scikit-learn numbers the classes the other way round: 0 is malignant.
-                values = [repr(float(value)) for value in bunch.data[row]]
-                writer.writerow([*values, 1 - int(bunch.target[row])])
-        print(f"wrote {owner}.csv: {job.data.rows[owner]} rows")
+    # scikit-learn numbers the classes the other way round: 0 is malignant.
+    rows = [
+        [*map(repr, values.tolist()), 1 - int(benign)]
+        for values, benign in zip(bunch.data, bunch.target, strict=True)
+    ]
+    dealt = deal_out(load_job(FOLDER / "job.toml"), len(rows))
+    tables = {owner: [rows[row] for row in theirs] for owner, theirs in dealt.items()}
+    write_tables(FOLDER / "data", [*names, "malignant"], tables)
 
 
 if __name__ == "__main__":

@@ -4,32 +4,26 @@ Diabetes: 442 patients, ten measurements, and how far the disease went within a 
 are dealt out in a fixed order; nothing is random from run to run.
 """
 
-import csv
 from pathlib import Path
 
 from sklearn.datasets import load_diabetes
 
 from mpc_train.admission.load import load_job
-from mpc_train.jobs.schedule import permutation
+from mpc_train.owners.dealing import deal_out, write_tables
 
 FOLDER = Path(__file__).parent
 
 
 def main() -> None:
     """Write data/<clinic>.csv with the numbers of rows that job.toml says."""
-    job = load_job(FOLDER / "job.toml")
     bunch = load_diabetes(scaled=False)
-    order = permutation(len(bunch.target), "example", 1)
-    (FOLDER / "data").mkdir(exist_ok=True)
-    for owner in job.owners:
-        first = job.first_row(owner)
-        with (FOLDER / "data" / f"{owner}.csv").open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*bunch.feature_names, "progression"])
-            for row in order[first : first + job.data.rows[owner]]:
-                values = [repr(float(value)) for value in bunch.data[row]]
-                writer.writerow([*values, repr(float(bunch.target[row]))])
-        print(f"wrote {owner}.csv: {job.data.rows[owner]} rows")
+    rows = [
+        [*map(repr, values.tolist()), repr(float(progression))]
+        for values, progression in zip(bunch.data, bunch.target, strict=True)
+    ]
+    dealt = deal_out(load_job(FOLDER / "job.toml"), len(rows))
+    tables = {owner: [rows[row] for row in theirs] for owner, theirs in dealt.items()}
+    write_tables(FOLDER / "data", [*bunch.feature_names, "progression"], tables)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ Handwritten digits: 1797 images of 8 by 8 pixels with 17 grey levels. The rows a
 fixed order; nothing is random from run to run.
 """
 
-import csv
 from pathlib import Path
 
 from sklearn.datasets import load_digits
 
 from mpc_train.admission.load import load_job
-from mpc_train.jobs.schedule import permutation
+from mpc_train.owners.dealing import deal_out, write_tables
 
 FOLDER = Path(__file__).parent
 
@@ -19,16 +18,15 @@ def main() -> None:
     """Write data/<owner>.csv with the numbers of rows that job.toml says."""
     job = load_job(FOLDER / "job.toml")
     bunch = load_digits()
-    order = permutation(len(bunch.target), "example", 1)
-    (FOLDER / "data").mkdir(exist_ok=True)
-    for owner in job.owners:
-        first = job.first_row(owner)
-        with (FOLDER / "data" / f"{owner}.csv").open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*(feature.name for feature in job.features), job.label.name])
-            for row in order[first : first + job.data.rows[owner]]:
-                writer.writerow([*map(int, bunch.data[row]), int(bunch.target[row])])
-        print(f"wrote {owner}.csv: {job.data.rows[owner]} rows")
+    rows = [
+        [*map(int, pixels), int(digit)]
+        for pixels, digit in zip(bunch.data, bunch.target, strict=True)
+    ]
+    dealt = deal_out(job, len(rows))
+    tables = {owner: [rows[row] for row in theirs] for owner, theirs in dealt.items()}
+    write_tables(
+        FOLDER / "data", [*(feature.name for feature in job.features), job.label.name], tables
+    )
 
 
 if __name__ == "__main__":

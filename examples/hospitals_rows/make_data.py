@@ -4,12 +4,12 @@ Hospitals differ in whom they treat and in what they leave out. `TRUTH` is the r
 readmissions follow: of standardised numbers, log creatinine among them, and of the rest.
 """
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
 from mpc_train.admission.load import load_job
+from mpc_train.owners.dealing import write_tables
 
 FOLDER = Path(__file__).parent
 SEED = 20
@@ -33,14 +33,11 @@ GAPS = {"university": 0.03, "county": 0.1, "clinic": 0.25, "island": 0.4}
 def main() -> None:
     """Write data/<hospital>.csv with the numbers of rows that job.toml says."""
     job = load_job(FOLDER / "job.toml")
-    (FOLDER / "data").mkdir(exist_ok=True)
-    for number, owner in enumerate(job.owners):
-        rows = patients(owner, job.data.rows[owner], np.random.default_rng([SEED, number]))
-        with (FOLDER / "data" / f"{owner}.csv").open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(job.schema.names)
-            writer.writerows(rows)
-        print(f"wrote {owner}.csv: {len(rows)} rows")
+    tables = {
+        owner: patients(owner, job.data.rows[owner], np.random.default_rng([SEED, number]))
+        for number, owner in enumerate(job.owners)
+    }
+    write_tables(FOLDER / "data", job.schema.names, tables)
 
 
 def patients(owner: str, count: int, generator: np.random.Generator) -> list[list[str]]:

@@ -10,23 +10,20 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from mpc_train.admission.load import load_job
-from mpc_train.jobs.schedule import permutation
+from mpc_train.owners.dealing import deal_out
 
 FOLDER = Path(__file__).parent
 
 
 def main() -> None:
     """Write data/<owner>.npz with the numbers of rows that job.toml says: images and digits."""
-    job = load_job(FOLDER / "job.toml")
     bunch = load_digits()
-    order = permutation(len(bunch.target), "example", 1)
     (FOLDER / "data").mkdir(exist_ok=True)
-    for owner in job.owners:
-        first = job.first_row(owner)
-        rows = order[first : first + job.data.rows[owner]]
+    dealt = deal_out(load_job(FOLDER / "job.toml"), len(bunch.target))
+    for owner, rows in dealt.items():
         images = bunch.images[rows].astype(np.uint8)[:, np.newaxis]
         np.savez(FOLDER / "data" / f"{owner}.npz", image=images, digit=bunch.target[rows])
-        print(f"wrote {owner}.npz: {job.data.rows[owner]} rows")
+        print(f"wrote {owner}.npz: {len(rows)} rows")
 
 
 if __name__ == "__main__":

@@ -51,10 +51,12 @@ def job_from_bytes(body: bytes) -> Job:
     except msgspec.MsgspecError as error:
         what = clipped(str(error), MAX_MESSAGE)
         raise JobError(f"the proposed job cannot be read: {what}") from error
-    except (JobProblem, ArithmeticError, ValueError, RecursionError) as problem:
-        key = getattr(problem, "key", "")
-        what = clipped(str(problem), MAX_MESSAGE)
-        raise JobError(f"the proposed job: {clipped(key)}: {what}") from problem
+    except JobProblem as problem:
+        what = clipped(_listed(problem), MAX_MESSAGE)
+        raise JobError(f"the proposed job: {what}") from problem
+    except (ArithmeticError, ValueError, RecursionError) as error:
+        what = clipped(str(error), MAX_MESSAGE)
+        raise JobError(f"the proposed job: {what}") from error
     if job.to_bytes() != body:
         raise JobError("the proposed job is not in canonical form; same version at all nodes?")
     return job
@@ -69,9 +71,13 @@ def resolved(job: Job, rows: int) -> Job:
     try:
         check_job(job)
     except JobProblem as problem:
-        raise JobError(f"{problem.key}: with {rows} joined rows: {problem}") from problem
+        raise JobError(f"with {rows} joined rows: {_listed(problem)}") from problem
     check_ranges(job)
     return job
+
+
+def _listed(problem: JobProblem) -> str:
+    return "; ".join(f"{clipped(key)}: {message}" for key, message in problem.said)
 
 
 def _with_schema(job: Job, path: Path) -> Job:

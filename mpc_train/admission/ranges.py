@@ -31,7 +31,7 @@ from protocols.ring.rational import exponential
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
-LEAST_WEIGHT_BITS = 12
+MIN_WEIGHT_BITS = 12
 """A class of half the rows has a weight of 1, and those of others are above 1 / classes."""
 
 
@@ -59,10 +59,10 @@ def check_ranges(job: Job) -> None:
         return
     if job.weight:
         _check_weighted(job)
-    if job.train.loss.balanced and weight_bits(job) < LEAST_WEIGHT_BITS:
+    if job.train.loss.balanced and weight_bits(job) < MIN_WEIGHT_BITS:
         raise JobError(
             f"train.loss.balanced: weights of classes among {split_sizes(job)[0]} training rows "
-            f"would have {weight_bits(job)} fractional bits, {LEAST_WEIGHT_BITS} at least are "
+            f"would have {weight_bits(job)} fractional bits, {MIN_WEIGHT_BITS} at least are "
             "needed; lower fixed_point.fraction_bits"
         )
     check_graph_ranges(job)

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.training.optimizers.moments import Moments
 
-MOST_ERROR = Fraction(1, 16)
-LEAST_MANTISSA = 1 << 7
+MAX_ERROR = Fraction(1, 16)
+MIN_MANTISSA = 1 << 7
 """The factors of gradients that are brought to one scale have at least 8 bits."""
 
 
 def _held(key: str, value: Fraction, rounded: Fraction, most: Fraction | None = None) -> None:
     """Raise JobError unless `rounded` is near `value`; most: what a sixteenth is taken of."""
-    if abs(rounded - value) > MOST_ERROR * abs(value if most is None else most):
+    if abs(rounded - value) > MAX_ERROR * abs(value if most is None else most):
         raise JobError(
             f"{key}: {float(value):g} is too small for this job's numbers and would count as "
             f"{float(rounded):g}; write 0, or a larger one, or use more fraction_bits"
@@ -181,7 +181,7 @@ def _check_together(key: str, finenesses: list[Fraction], scale: Fraction, limit
         wholes, _ = brought_together(finenesses, scale, limit)
     except RangeError:
         wholes = [0]
-    if min(wholes) < LEAST_MANTISSA:
+    if min(wholes) < MIN_MANTISSA:
         raise JobError(
             f"{key}: gradients of so many bits do not fit the ring beside fixed_point."
             f"gradient_limit = {float(limit):g}; lower it, or use smaller batches or fewer "

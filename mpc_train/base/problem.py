@@ -60,9 +60,9 @@ def number(key: str, value: Decimal) -> Decimal:
 
 
 def no_duplicates(key: str, names: Iterable[str]) -> None:
-    """Raise JobProblem at the first name that stands there twice."""
+    """Raise JobProblem at the first name that appears twice."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise JobProblem(key, f"{name!r} stands there twice")
+            raise JobProblem(key, f"{name!r} appears twice")
         seen.add(name)

@@ -11,6 +11,15 @@ import typer
 
 from mpc_train.base.printing import say
 from mpc_train.commands.common import Format, FormatOption, emit, reporting
+from mpc_train.commands.table_options import (
+    DateFormatOption,
+    DatePivotOption,
+    DecimalOption,
+    DelimiterOption,
+    EncodingOption,
+    ReadOption,
+    given_source,
+)
 from mpc_train.errors import ConfigError
 from parties.files import atomic_file
 
@@ -21,7 +30,8 @@ def predict_command(
         typer.Argument(metavar="MODEL", help="The folder that mpc-train open wrote."),
     ],
     table: Annotated[
-        Path, typer.Argument(metavar="TABLE", help="Raw records: CSV, Parquet, Arrow or npz.")
+        Path,
+        typer.Argument(metavar="TABLE", help="Records: CSV, Excel, Parquet, Arrow or npz."),
     ],
     out: Annotated[
         Path | None,
@@ -35,13 +45,12 @@ def predict_command(
             help="A column to keep beside the predictions; may be given several times.",
         ),
     ] = None,
-    delimiter: Annotated[str, typer.Option(help="CSV: the sign between cells.")] = "",
-    encoding: Annotated[str, typer.Option(help="CSV: how the file is encoded.")] = "utf-8",
-    decimal: Annotated[str, typer.Option(help="CSV: point or comma in numbers.")] = ".",
-    date_format: Annotated[str, typer.Option(help="How dates are written.")] = "%Y-%m-%d",
-    date_pivot: Annotated[
-        int, typer.Option(help="The first of the hundred years that %y may mean, like 1930.")
-    ] = 0,
+    delimiter: DelimiterOption = "",
+    encoding: EncodingOption = "",
+    decimal: DecimalOption = "",
+    date_format: DateFormatOption = "",
+    date_pivot: DatePivotOption = 0,
+    read: ReadOption = None,
     array_folder: Annotated[
         str, typer.Option(help="Where files of arrays lie; default: beside the table.")
     ] = "",
@@ -50,10 +59,7 @@ def predict_command(
     """Predict the label of each record. The table has the columns of the job's schema in their own
     units; the label may be missing, other columns are left alone."""
     with reporting(output):
-        import msgspec
-
         from mpc_train.results.predicting import ENDINGS, Form, load_predictor, write_records
-        from mpc_train.tables.source import Source, SourceProblem, check_source
         from mpc_train.tables.spelling import name_of
 
         form: Form = "json" if output is Format.json else "csv"
@@ -65,8 +71,7 @@ def predict_command(
             if out.absolute() == table.absolute():
                 raise ConfigError(f"{out}: is the table itself; name another file")
             form = ENDINGS[out.suffix.lower()]
-        given = {
-            "file": str(table),
+        named: dict[str, str | int] = {
             "delimiter": delimiter,
             "encoding": encoding,
             "decimal": decimal,
@@ -74,11 +79,7 @@ def predict_command(
             "date_pivot": date_pivot,
             "array_folder": array_folder,
         }
-        try:
-            source = msgspec.convert(given, Source)
-            check_source(source)
-        except (msgspec.ValidationError, SourceProblem) as error:
-            raise ConfigError(f"{table}: {error}") from error
+        source = given_source(table, named, read)
         predictor = load_predictor(model)
         kept = tuple(map(name_of, ids or ()))
         predictor.check_ids(kept)

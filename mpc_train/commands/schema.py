@@ -8,6 +8,15 @@ import typer
 
 from mpc_train.base.printing import say
 from mpc_train.commands.common import Format, FormatOption, emit, reporting
+from mpc_train.commands.table_options import (
+    DateFormatOption,
+    DatePivotOption,
+    DecimalOption,
+    DelimiterOption,
+    EncodingOption,
+    ReadOption,
+    given_source,
+)
 from mpc_train.errors import ConfigError, JobError
 
 if TYPE_CHECKING:
@@ -23,7 +32,7 @@ FilesArgument = Annotated[
 @schema.command("infer")
 def schema_infer(
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="CSV, Parquet, Arrow or npz.")
+        Path | None, typer.Argument(metavar="FILE", help="CSV, Excel, Parquet, Arrow or npz.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Instead of FILE: a node's own file, which names tables.")
@@ -31,13 +40,12 @@ def schema_infer(
     job: Annotated[
         str, typer.Option(help="With --config: the table of the job of this name.")
     ] = "",
-    delimiter: Annotated[str, typer.Option(help="CSV: the sign between cells.")] = "",
-    encoding: Annotated[str, typer.Option(help="CSV: how the file is encoded.")] = "utf-8",
-    decimal: Annotated[str, typer.Option(help="CSV: point or comma in numbers.")] = ".",
-    date_format: Annotated[str, typer.Option(help="How dates are written.")] = "%Y-%m-%d",
-    date_pivot: Annotated[
-        int, typer.Option(help="The first of the hundred years that %y may mean, like 1930.")
-    ] = 0,
+    delimiter: DelimiterOption = "",
+    encoding: EncodingOption = "",
+    decimal: DecimalOption = "",
+    date_format: DateFormatOption = "",
+    date_pivot: DatePivotOption = 0,
+    read: ReadOption = None,
     output: FormatOption = Format.text,
 ) -> None:
     """Print a first draft of a table's schema. It holds statistics of the table: review it before
@@ -48,15 +56,17 @@ def schema_infer(
 
         if config is not None:
             source = _declared(config, job)
+        elif file is None:
+            raise ConfigError("name a file, or a node's own file with --config")
         else:
-            options: dict[str, str | int] = {
+            named: dict[str, str | int] = {
                 "delimiter": delimiter,
                 "encoding": encoding,
                 "decimal": decimal,
                 "date_format": date_format,
                 "date_pivot": date_pivot,
             }
-            source = _given(file, options)
+            source = given_source(file, named, read)
         view = ProgressView(enabled=output is Format.text)
         with view.shown():
             draft = infer(source, lambda news: view.event("reading", dataclasses.asdict(news)))
@@ -118,20 +128,3 @@ def _declared(config: Path, job: str) -> "Source":
     if not job and len(loaded.data) == 1:
         (job,) = loaded.data
     return loaded.source(job)
-
-
-def _given(file: Path | None, options: dict[str, str | int]) -> "Source":
-    import msgspec
-
-    from mpc_train.tables.source import Source, SourceProblem, check_source
-
-    if file is None:
-        raise ConfigError("name a file, or a node's own file with --config")
-    try:
-        source = msgspec.convert({"file": str(file), **options}, Source)
-        check_source(source)
-    except msgspec.ValidationError as error:
-        raise ConfigError(str(error)) from error
-    except SourceProblem as problem:
-        raise ConfigError(f"{problem.key}: {problem}") from problem
-    return source

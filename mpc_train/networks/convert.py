@@ -19,7 +19,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import fx, nn
 
 from mpc_train.networks import tracing
@@ -49,11 +48,10 @@ from mpc_train.networks.graph import (
     pool_before_relu,
 )
 from mpc_train.networks.tracing import ShapeTracer, uninitialised
+from protocols.arrays import Words
 
 WEIGHT_LIMIT = 1 << 7
 """First weights lie below this: four bytes hold one."""
-
-Words = NDArray[np.int64]
 
 
 class ConversionError(ValueError):

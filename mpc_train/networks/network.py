@@ -16,10 +16,10 @@ from fractions import Fraction
 from math import isqrt, prod
 
 import numpy as np
-from numpy.typing import NDArray
 
 import protocols.crypten_tensor.layers.shape  # noqa: F401  registers its functions
 from mpc_train.networks.graph import Graph, Node
+from protocols.arrays import Words
 from protocols.crypten_tensor.layers import (  # noqa: F401  register their functions
     activation,
     convolution,
@@ -29,8 +29,6 @@ from protocols.crypten_tensor.layers import (  # noqa: F401  register their func
 from protocols.crypten_tensor.layers.window import Window
 from protocols.crypten_tensor.tensor import MaskedTensor, runtime
 from protocols.shares.masked import public
-
-Words = NDArray[np.int64]
 
 
 @dataclass(slots=True)

@@ -20,12 +20,12 @@ from mpc_train.jobs.pipeline import Pipeline, Term
 from mpc_train.jobs.schedule import split, split_sizes
 from mpc_train.owners.cells import CELL_BITS
 from mpc_train.tables.cells import CellError
+from protocols.arrays import Reals
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.tables.typed import TypedTable
 
-Reals = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 STATISTICS = ("count", "there", "root", "low", "high", "above", "deviation", "least", "most")

@@ -17,7 +17,6 @@ from mpc_train.owners.columns import columns_of, pipeline_over
 from mpc_train.owners.grouping import GroupError, grouped_order
 from mpc_train.owners.local import check_cells, check_filled, local_terms
 from mpc_train.owners.tokens import IdentifierError, Tokens, spelt, token_key, tokens_of
-from mpc_train.tables.cells import Reals
 from mpc_train.tables.dates import DateForm
 from mpc_train.tables.faults import Faults
 from mpc_train.tables.loading.load import Report, load
@@ -25,6 +24,7 @@ from mpc_train.tables.normalise import normaliser
 from mpc_train.tables.readers.arrays import Arrays
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
+from protocols.arrays import Reals
 
 
 @dataclass(frozen=True, repr=False)

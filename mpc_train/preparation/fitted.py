@@ -35,7 +35,7 @@ from protocols.roles.role import Role
 from protocols.shares.arithmetic import multiply, remask
 from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate, public
 
-LEAST_INPUT_BITS = 12
+MIN_INPUT_BITS = 12
 """Inputs have at least so many bits before the point."""
 MEAN_BITS = 30
 """Bits of a mean that are found at a time."""
@@ -95,7 +95,7 @@ class Parameters:
 def input_bits(rows: int) -> int:
     """Fractional bits of a scaled input before its truncation: training rows' inputs are at most
     the root of their number."""
-    return HEADROOM_BITS - max(LEAST_INPUT_BITS, (rows.bit_length() + 1) // 2)
+    return HEADROOM_BITS - max(MIN_INPUT_BITS, (rows.bit_length() + 1) // 2)
 
 
 def with_factors(
@@ -121,7 +121,7 @@ def beyond(least: Masked, most: Masked, center: Masked, exponent: Masked) -> Mas
     tops = range(1, CELL_BITS + 2)  # far < 2^top
     size = magnitude(far, [1 << top for top in tops[:-1]])
     reach = remask(size.chosen(tops) + exponent.reshape(1, -1).shares())
-    over = magnitude(reach, [CELL_BITS + LEAST_INPUT_BITS + 1]).lowest.negate()
+    over = magnitude(reach, [CELL_BITS + MIN_INPUT_BITS + 1]).lowest.negate()
     either = magnitude(remask(over.shares().sum(axis=0)), [1]).lowest.negate()
     return remask(either.shares())
 

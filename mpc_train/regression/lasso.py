@@ -22,9 +22,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from mpc_train.regression.equations import Data, equations
+from mpc_train.regression.equations import Data
 from mpc_train.regression.family import Family
-from mpc_train.regression.newton import inverse_roots, of_mean, penalised, ridged, scaled, start
+from mpc_train.regression.iteration import iterate, of_mean
+from mpc_train.regression.newton import inverse_roots, scaled
 from mpc_train.regression.scales import COEFFICIENT_BITS, RHO_BITS, SCALE_BITS, Scales
 from protocols.comparison.compare import negative
 from protocols.functions.matrix_inverse import inverse
@@ -75,40 +76,27 @@ def fit_lasso(
 
     sizes: for `Bounds.sparse`. seen: is shown the change of each step.
     """
-    columns = sizes.bounds.columns
-    coefficients = public(role, np.zeros((columns, 1), np.int64))
-    z = u = public(role, np.zeros((columns, 1), np.int64))
+    z = u = public(role, np.zeros((sizes.bounds.columns, 1), np.int64))
     scale: Masked | None = None
     model: _Model | None = None
-    change = coefficients
-    for number in range(1, steps + 1):
-        role.begin_step(number)
-        if number == 1 and family.logarithmic:
-            coefficients = start(role, data, sizes)
-        found = equations(
-            family,
-            data,
-            coefficients,
-            sizes,
-            information=model is None or family.weights_vary,
-            squares=False,
-        )
-        if found.information is not None:
-            information = ridged(found.information, sizes)
+
+    def step(
+        information: Masked | None, gradient: Masked, coefficients: Masked
+    ) -> tuple[Masked, Masked]:
+        nonlocal z, u, scale, model
+        if information is not None:
             if scale is None:
                 scale = inverse_roots(information, sizes)
                 z = _started(coefficients, information, scale, sizes)
             model = _model(information, scale, penalty, sizes)
         assert model is not None
-        gradient = penalised(found.gradient, coefficients, sizes)
         z, u = _minimised(model, gradient, z, u, sizes)
         bits = SCALE_BITS + VALUE_BITS - COEFFICIENT_BITS
         updated = truncate(multiply(model.scale, z), bits).narrowed(64)
-        change, coefficients = updated - coefficients, updated
-        seen(change)
-        role.finish()
-        done(number)
-    return LassoFit(coefficients, change)
+        return updated - coefficients, updated
+
+    end = iterate(role, family, data, sizes, steps, step, done, seen)
+    return LassoFit(end.coefficients, end.change)
 
 
 def _started(coefficients: Masked, information: Masked, scale: Masked, sizes: Scales) -> Masked:

@@ -22,24 +22,22 @@ from fractions import Fraction
 
 import numpy as np
 
-from mpc_train.regression.equations import Data, equations
+from mpc_train.regression.equations import Data
 from mpc_train.regression.family import Family
-from mpc_train.regression.rows import logarithm_of_mean
+from mpc_train.regression.iteration import iterate
 from mpc_train.regression.scales import (
     COARSE_SCALE_BITS,
     COEFFICIENT_BITS,
-    PENALTY_BITS,
-    PREDICTOR_BITS,
     SCALE_BITS,
     SCALE_RANGE_BITS,
     Scales,
 )
 from protocols.functions.inverse_root import times_inverse_root
 from protocols.functions.matrix_inverse import inverse
-from protocols.ring.rational import ROOT_BITS, mantissa, root_range
+from protocols.ring.rational import ROOT_BITS, root_range
 from protocols.roles.role import Role
 from protocols.shares.arithmetic import matmul, multiply, truncate
-from protocols.shares.masked import Masked, concatenate, public
+from protocols.shares.masked import Masked, public
 
 ROOT_RESULT_BITS = 16
 """S comes out of the inverse root below 2^16 as a word of 4 fractional bits, 16 more are kept."""
@@ -78,72 +76,23 @@ def fit(
     done: Callable[[int], None],
     seen: Callable[[Masked], None] = lambda change: None,
 ) -> Fit:
-    """`steps` Newton steps from zero, or from `start`; steps count from 1. seen: is shown each
-    step."""
-    coefficients = public(role, np.zeros((sizes.bounds.columns, 1), np.int64))
+    """`steps` Newton steps, see `iterate`."""
     solver: Solver | None = None
-    change: Masked | None = None
-    squares = None
-    for number in range(1, steps + 1):
-        role.begin_step(number)
-        if number == 1 and family.logarithmic:
-            coefficients = start(role, data, sizes)
-        last = number == steps
-        fresh = solver is None or family.weights_vary
-        found = equations(
-            family,
-            data,
-            coefficients,
-            sizes,
-            information=fresh,
-            squares=last and family.has_dispersion,
-        )
-        if found.information is not None:
-            solver = solver_of(ridged(found.information, sizes), sizes)
+
+    def step(
+        information: Masked | None, gradient: Masked, coefficients: Masked
+    ) -> tuple[Masked, Masked]:
+        nonlocal solver
+        if information is not None:
+            solver = solver_of(information, sizes)
         assert solver is not None
-        gradient = penalised(found.gradient, coefficients, sizes)
         change = newton_step(solver, gradient, sizes)
-        coefficients, squares = coefficients + change, found.squares
-        seen(change)
-        role.finish()
-        done(number)
-    assert solver is not None and change is not None
-    return Fit(coefficients, change, solver, squares)
+        return change, coefficients + change
 
-
-def start(role: Role, data: Data, sizes: Scales) -> Masked:
-    """Zeros and, as the intercept, the logarithm of the mean label: for a logarithmic link."""
-    zeros = public(role, np.zeros((sizes.bounds.columns - 1, 1), np.int64))
-    log = logarithm_of_mean([chunk.labels for chunk in data]).scale(
-        1 << (COEFFICIENT_BITS - PREDICTOR_BITS)
-    )
-    return concatenate([zeros, log.reshape(1, 1)])
-
-
-def ridged(information: Masked, sizes: Scales) -> Masked:
-    """H with the L2 penalty on its diagonal, the intercept left out."""
-    whole = of_mean(sizes.bounds.ridge, sizes) * Fraction(2) ** (sizes.moment_bits - sizes.diagonal)
-    penalty = np.full(sizes.bounds.columns, round(whole), np.int64)
-    penalty[-1] = 0
-    return information.shift(np.diag(penalty))
-
-
-def penalised(gradient: Masked, coefficients: Masked, sizes: Scales) -> Masked:
-    """g less the L2 penalty's gradient. 2 rounds, in common with those of g."""
-    ridge = sizes.bounds.ridge
-    if not ridge:
-        return gradient
-    bits = sizes.gradient_bits - sizes.gradient - COEFFICIENT_BITS
-    whole, shift = mantissa(of_mean(ridge, sizes) * Fraction(2) ** bits, PENALTY_BITS)
-    words = np.full((sizes.bounds.columns, 1), whole, np.int64)
-    words[-1] = 0
-    pull = coefficients.scale(words)
-    return gradient - (truncate(pull.shares(), shift) if shift else pull).narrowed(64)
-
-
-def of_mean(penalty: Fraction, sizes: Scales) -> Fraction:
-    """A penalty of the mean loss, for sums that are divided by 2^L instead of the rows."""
-    return penalty * Fraction(sizes.bounds.rows, 1 << sizes.count)
+    squares = family.has_dispersion
+    end = iterate(role, family, data, sizes, steps, step, done, seen, squares=squares)
+    assert solver is not None
+    return Fit(end.coefficients, end.change, solver, end.squares)
 
 
 def solver_of(information: Masked, sizes: Scales) -> Solver:

@@ -29,19 +29,18 @@ from dataclasses import astuple, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.jobs.sealed import CHANGE, DEPENDENCE, DISPERSION, INFLATION, SCALE
 from mpc_train.regression.settings import bounds_of, family_of, sizes_of
+from protocols.arrays import Reals
 from protocols.functions.matrix_inverse_plan import UNRESOLVED
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.regression.family import Family
 
-Reals = NDArray[np.float64]
 COEFFICIENTS_FILE = "coefficients.csv"
 INTERCEPT = "(intercept)"
 CONVERGED = 0.01
@@ -55,7 +54,7 @@ separates them moves by 1/k of its coefficient in step k, and each step's size g
 weights of the rows, so that it also falls below a standard error's."""
 ENOUGH_STEPS = 6
 """After as many a regular iteration of classes or counts has converged."""
-LEAST_TOLD = 0.1
+MIN_TOLD = 0.1
 """Without standard errors: smaller coefficients are not told apart from 0 by `CREEPING`."""
 NOT_CONVERGED = "not converged"
 DEPENDENT = "determined by other inputs or constant"
@@ -151,7 +150,7 @@ def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
             for name, value, unit in zip(names, values, units, strict=True)
         )
         settled = change.max() <= CONVERGED_PLAIN * max(1.0, np.abs(values).max())
-        settled &= not _creeps(family, change, values, np.full_like(values, LEAST_TOLD))
+        settled &= not _creeps(family, change, values, np.full_like(values, MIN_TOLD))
         separated = not settled and _separated(job, tensors[CHANGE], values)
         plain = plain if settled else tuple(replace(row, note=NOT_CONVERGED) for row in plain)
         return Results(plain, "", 1.0, freedom, bool(settled), separated)

@@ -31,7 +31,7 @@ from mpc_train.jobs.schedule import split
 from mpc_train.owners.table import Table
 from mpc_train.tables.source import Source
 
-LEAST_SHARE = 2.0**-10
+MIN_SHARE = 2.0**-10
 """A row that counts less than this much of the one that counts most is not in a result."""
 
 MARKED_ROWS = 1 << 14
@@ -139,7 +139,7 @@ def rows_of(job: Job, me: str, table: Table) -> tuple[Chosen, Chosen, Chosen]:
         return everything, everything, everything
     training, held_out = split(job)
     shares = row_shares(job)
-    chosen = np.isin(np.arange(job.rows), training) if shares is None else shares > LEAST_SHARE
+    chosen = np.isin(np.arange(job.rows), training) if shares is None else shares > MIN_SHARE
     mine = slice(job.first_row(me), job.first_row(me) + table.rows)
     trained = chosen[mine]
     measured, pooled = (np.isin(np.arange(job.rows)[mine], part) for part in (held_out, training))

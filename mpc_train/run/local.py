@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mpc_train.admission.rules import LEAST_BATCH_ROWS, LEAST_ROWS
-from mpc_train.base.strict_toml import at, load_toml, quoted
+from mpc_train.admission.rules import MIN_BATCH_ROWS, MIN_ROWS
+from mpc_train.base.strict_toml import all_at, load_toml, quoted
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.jobs.outputs import words_of
 from mpc_train.jobs.schedule import held_out_of
 from mpc_train.jobs.training import needs_file
-from mpc_train.tables.source import Source, SourceProblem, check_source, resolved
+from mpc_train.tables.source import Fault, Source, SourceProblem, check_source, resolved
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -41,9 +41,9 @@ seen at once, since its process is a child of ours."""
 class LocalRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[rules]`: what all nodes of a local run demand of the result, whatever the job is."""
 
-    least_batch_rows: int = LEAST_BATCH_ROWS
+    least_batch_rows: int = MIN_BATCH_ROWS
     """Fewest rows of a step."""
-    least_effective_rows: int = LEAST_ROWS
+    least_effective_rows: int = MIN_ROWS
     """Fewest rows that the result is made of in effect."""
 
 
@@ -66,15 +66,18 @@ def local_data(job_path: Path, job: "Job") -> dict[str, Source]:
     local = folder / LOCAL_FILE
     if local.exists():
         parsed, text = load_toml(local, _LocalFile, ConfigError)
+        faults: list[Fault] = []
         for owner, entry in parsed.data.items():
             if owner not in sources:
-                raise at(ConfigError, local, text, f"data.{owner}", "is no owner of this job")
+                faults.append((f"data.{owner}", "is not an owner of this job"))
+                continue
             sources[owner] = Source(entry) if isinstance(entry, str) else entry
             try:
                 check_source(sources[owner])
             except SourceProblem as problem:
-                key = f"data.{owner}.{problem.key}"
-                raise at(ConfigError, local, text, key, str(problem)) from problem
+                faults += problem.under(f"data.{owner}")
+        if faults:
+            raise all_at(ConfigError, local, text, faults)
     sources = {
         owner: resolved(entry, lambda path: (folder / Path(path).expanduser()).absolute())
         for owner, entry in sources.items()
@@ -156,7 +159,7 @@ def coordinator_text(node: LocalNode, roster: Path, job: Path) -> str:
             "node": _node(node, roster),
             "network": {"listen": "tcp://127.0.0.1:*"},
             "run": {"job": str(job)},
-            "timeouts": {"join_s": LOCAL_JOIN_S},
+            "timeouts": {"join_s": LOCAL_JOIN_S, "return_s": 0},
         }
     )
 

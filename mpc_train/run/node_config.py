@@ -17,10 +17,10 @@ from pathlib import Path
 import msgspec
 
 from mpc_train.admission.rules import LEAST, Rules
-from mpc_train.base.strict_toml import at, load_toml
-from mpc_train.checks.check import NAME
+from mpc_train.base.strict_toml import all_at, load_toml
 from mpc_train.errors import ConfigError, DataError
-from mpc_train.tables.source import Source, SourceProblem, check_source, resolved
+from mpc_train.tables.source import Fault, Source, SourceProblem, check_source, resolved
+from protocols.names import NAME
 
 HOME_VARIABLE = "MPC_TRAIN_HOME"
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
@@ -28,8 +28,8 @@ _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 _MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`")
 _NAMED = ("recipients", "dealers", "evaluators", "approvers")
 _MAY_BE_0 = ("least_batch_rows", "least_effective_rows")
-_LEAST_TIMEOUT_S, _MOST_TIMEOUT_S = 1, 7 * 24 * 3600
-_MOST_DIAL_S = 60
+_MIN_TIMEOUT_S, _MAX_TIMEOUT_S = 1, 7 * 24 * 3600
+_MAX_DIAL_S = 60
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +76,9 @@ class Timeouts(_Strict, frozen=True):
     dial_s: int = 8
     """How long a node tries the addresses of the others, from 1 to 60. Whom it cannot dial by then
     it reaches through the coordinator. Not for a coordinator, which dials nobody."""
+    return_s: int = 600
+    """How long a coordinator waits for a node that left after the job was proposed, to correct its
+    table, say; from 0, which ends the run at once, to 7 days. Not for other nodes."""
 
 
 class _Network(_Strict, frozen=True):
@@ -186,7 +189,7 @@ def default_home() -> Path:
 
 
 def load_node_config(path: Path | str) -> NodeConfig:
-    """Read a party's or dealer's file; raise ConfigError naming file, line and key."""
+    """Read a party's or dealer's file; raise ConfigError with all faults, by line and key."""
     path = Path(path).absolute()
     try:
         parsed, text = load_toml(path, _PartyFile, ConfigError)
@@ -206,12 +209,12 @@ def load_node_config(path: Path | str) -> NodeConfig:
     if listen:
         check.address("network.listen", listen)
         if not advertise and listen.startswith(_EVERY_INTERFACE):
-            raise check.error(
+            check.note(
                 "network.listen", "others cannot dial this; add advertise = an address they can"
             )
     if advertise:
         if not listen:
-            raise check.error("network.advertise", "needs listen as well")
+            check.note("network.advertise", "needs listen as well")
         check.address("network.advertise", advertise, dial=True)
     check.rules(parsed.rules)
     check.timeouts(parsed.timeouts)
@@ -222,14 +225,20 @@ def load_node_config(path: Path | str) -> NodeConfig:
         try:
             check_source(given)
         except SourceProblem as problem:
-            key = f"data.{name}" if isinstance(entry, str) else f"data.{name}.{problem.key}"
-            raise check.error(key, str(problem)) from problem
-        data[name] = resolved(given, check.resolve)
+            check.faults += (
+                [(f"data.{name}", str(problem))]
+                if isinstance(entry, str)
+                else problem.under(f"data.{name}")
+            )
+        else:
+            data[name] = resolved(given, check.resolve)
     for name in parsed.warm_start:
         check.name(f"warm_start.{name}", name)
+    place = check.place(parsed.node)
+    check.done()
     return NodeConfig(
         path=path,
-        place=check.place(parsed.node),
+        place=place,
         coordinator=parsed.coordinator.name,
         coordinator_address=parsed.coordinator.address,
         listen=listen or None,
@@ -242,19 +251,22 @@ def load_node_config(path: Path | str) -> NodeConfig:
 
 
 def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
-    """Read a coordinator's file; raise ConfigError naming file, line and key."""
+    """Read a coordinator's file; raise ConfigError with all faults, by line and key."""
     path = Path(path).absolute()
     parsed, text = load_toml(path, _CoordinatorFile, ConfigError)
     check = _Checker(path, text)
     if not parsed.network.listen:
-        raise check.error("network.listen", 'write listen = "tcp://0.0.0.0:7700"')
-    check.address("network.listen", parsed.network.listen)
+        check.note("network.listen", 'write listen = "tcp://0.0.0.0:7700"')
+    else:
+        check.address("network.listen", parsed.network.listen)
     if parsed.network.advertise:
-        raise check.error("network.advertise", "a coordinator has none: the nodes' files name it")
+        check.note("network.advertise", "a coordinator has none: the nodes' files name it")
     check.timeouts(parsed.timeouts)
+    place = check.place(parsed.node)
+    check.done()
     return CoordinatorConfig(
         path=path,
-        place=check.place(parsed.node),
+        place=place,
         listen=parsed.network.listen,
         job=check.resolve(parsed.run.job),
         timeouts=parsed.timeouts,
@@ -262,27 +274,33 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
 
 
 class _Checker:
-    """Checks values of one file, and says where each of them stands."""
+    """Checks the values of one file, and says all that is wrong and where it stands."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.text = path, text
+        self.faults: list[Fault] = []
 
-    def error(self, key: str, message: str) -> Exception:
-        return at(ConfigError, self.path, self.text, key, message)
+    def note(self, key: str, message: str) -> None:
+        self.faults.append((key, message))
+
+    def done(self) -> None:
+        """Raise ConfigError with all that was noted, if anything was."""
+        if self.faults:
+            raise all_at(ConfigError, self.path, self.text, self.faults)
 
     def resolve(self, path: str) -> Path:
         return (self.path.parent / Path(path).expanduser()).absolute()
 
     def name(self, key: str, name: str) -> None:
         if not NAME.match(name):
-            raise self.error(key, f"{name!r} is not a name: use a-z, 0-9 and -")
+            self.note(key, f"{name!r} is not a name: use a-z, 0-9 and -")
 
     def address(self, key: str, address: str, *, dial: bool = False) -> None:
         match = _ADDRESS.match(address)
         if not match or (match[2] != "*" and not 0 <= int(match[2]) <= 65535):
-            raise self.error(key, "write tcp://host:port, like tcp://study.example.org:7700")
-        if dial and ("*" in address or int(match[2]) == 0):
-            raise self.error(key, "an address that can be dialled has a host and a port")
+            self.note(key, "write tcp://host:port, like tcp://study.example.org:7700")
+        elif dial and ("*" in address or int(match[2]) == 0):
+            self.note(key, "an address that can be dialled has a host and a port")
 
     def rules(self, rules: Rules) -> None:
         for key in _NAMED:
@@ -291,17 +309,18 @@ class _Checker:
         for key in LEAST:
             fewest = 0 if key in _MAY_BE_0 else 1
             if getattr(rules, key) < fewest:
-                raise self.error(f"rules.{key}", f"at least {fewest}")
-        for digest in rules.jobs:
-            if not re.fullmatch(r"[0-9a-f]{64}", digest):
-                raise self.error("rules.jobs", "digests of 64 hexadecimal digits")
+                self.note(f"rules.{key}", f"at least {fewest}")
+        if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in rules.jobs):
+            self.note("rules.jobs", "digests of 64 hexadecimal digits")
 
     def timeouts(self, timeouts: Timeouts) -> None:
         for key in ("join_s", "peer_s"):
-            if not _LEAST_TIMEOUT_S <= getattr(timeouts, key) <= _MOST_TIMEOUT_S:
-                raise self.error(f"timeouts.{key}", "between 1 second and 7 days")
-        if not 1 <= timeouts.dial_s <= _MOST_DIAL_S:
-            raise self.error("timeouts.dial_s", f"between 1 and {_MOST_DIAL_S} seconds")
+            if not _MIN_TIMEOUT_S <= getattr(timeouts, key) <= _MAX_TIMEOUT_S:
+                self.note(f"timeouts.{key}", "between 1 second and 7 days")
+        if not 0 <= timeouts.return_s <= _MAX_TIMEOUT_S:
+            self.note("timeouts.return_s", "between 0 seconds and 7 days")
+        if not 1 <= timeouts.dial_s <= _MAX_DIAL_S:
+            self.note("timeouts.dial_s", f"between 1 and {_MAX_DIAL_S} seconds")
 
     def place(self, node: _Node) -> Place:
         self.name("node.name", node.name)

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mpc_train.base.printing import lines_escaped, say
+from mpc_train.errors import REASONS
 from mpc_train.results.report import duration, size
 from mpc_train.run.pacing import LINE_INTERVAL_S, LinePace
 
-LEAST_INTERVAL_S = 0.1
+MIN_INTERVAL_S = 0.1
 """A bar is redrawn at most this often."""
 LOOK_S = 1.0
 """A log is looked after this often, whether it has been silent for long."""
@@ -123,7 +124,9 @@ class ProgressView:
         if kind == "arrived":
             self.say(f"{fields.get('node')} has joined")
         elif kind == "left":
-            self.say(f"{fields.get('node')} has left; it may join again")
+            meaning = REASONS.get(str(fields.get("code")))
+            why = f" ({meaning})" if meaning else ""
+            self.say(f"{fields.get('node')} has left{why}; it may join again")
         elif kind == "refused":
             self.say(f"{fields.get('node')} was refused: {fields.get('code')}")
         elif kind == "gathering":
@@ -282,7 +285,7 @@ class ProgressView:
         if self._bar is None:
             return self._pace.due(self._stage, share)
         now = time.monotonic()
-        if now - self._drawn < LEAST_INTERVAL_S:
+        if now - self._drawn < MIN_INTERVAL_S:
             return False
         self._drawn = now
         return True

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 ISO = "%Y-%m-%d"
-LEAST_PIVOT, MOST_PIVOT = 1, 9900
+MIN_PIVOT, MAX_PIVOT = 1, 9900
 REMEMBERED = 1 << 17
 """Dates that stand in a table again and again are read once; so many fit a century three times."""
 
@@ -168,7 +168,7 @@ def _pattern(sign: str, joined: bool) -> str:
 
 def _check_signs(seen: list[str]) -> None:
     if len(set(seen)) < len(seen):
-        raise FormError("a part of the date stands there twice")
+        raise FormError("a part of the date appears twice")
     years = [sign for sign in seen if sign in "Yy"]
     months = [sign for sign in seen if sign in "mbB"]
     days = [sign for sign in seen if sign in "dj"]

@@ -74,7 +74,7 @@ def parse_url(url: str) -> DatabaseUrl:
                 "before them user@host:port/database"
             )
         if key in parameters or not value:
-            raise UrlError(f"the parameter {key!r} stands there twice, or is empty")
+            raise UrlError(f"the parameter {key!r} appears twice, or is empty")
         parameters[key] = value
     if "host" in parameters:
         if host:

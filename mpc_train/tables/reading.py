@@ -39,6 +39,14 @@ class Table(Protocol):
         """Where the names stand, "line 1: " or nothing."""
 
     @property
+    def unknown(self) -> tuple[str, ...]:
+        """Names that the owner's file renames, and that no column has."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]] | None:
+        """The shapes of whole arrays by name, where the format has them (npz)."""
+
+    @property
     def place(self) -> Literal["line", "row"]:
         """What `Chunk.places` counts."""
 

@@ -183,7 +183,7 @@ def check_schema(schema: Schema, key: str = "columns") -> None:
         with found.noting():
             _check_column(f"{key}[{index}]", column)
             if column.name in seen:
-                raise JobProblem(f"{key}[{index}].name", f"{column.name!r} stands there twice")
+                raise JobProblem(f"{key}[{index}].name", f"{column.name!r} appears twice")
         seen.add(column.name)
     found.check()
 
@@ -225,7 +225,7 @@ def _check_column(key: str, column: Column) -> None:
     for field in ("levels", "missing"):
         entries: tuple[str, ...] = getattr(column, field)
         if len(set(entries)) < len(entries):
-            raise JobProblem(f"{key}.{field}", "an entry stands there twice")
+            raise JobProblem(f"{key}.{field}", "an entry appears twice")
         for entry in entries:
             if entry != entry.strip() or len(entry) > MAX_TEXT:
                 raise JobProblem(f"{key}.{field}", "an entry is too long, or has a space at an end")

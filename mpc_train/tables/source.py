@@ -4,13 +4,13 @@ Paths are relative to the node's file, and absolute once that is read.
 """
 
 import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from mpc_train.tables.dates import ISO, LEAST_PIVOT, MOST_PIVOT, DateForm, FormError
+from mpc_train.tables.dates import ISO, MAX_PIVOT, MIN_PIVOT, DateForm, FormError
 from mpc_train.tables.postgres_url import UrlError, parse_url
 from mpc_train.tables.spelling import compose, name_of
 
@@ -148,32 +148,65 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return ENDINGS.get(self._ending, "csv" if packed and not self._ending else "auto")
 
 
-class SourceProblem(ValueError):
-    """A contradiction in a source, at one of its keys."""
+Fault = tuple[str, str]
+"""The key that is wrong, and what is."""
 
-    def __init__(self, key: str, message: str) -> None:
+
+class SourceProblem(ValueError):
+    """What contradicts itself in a source. The message is that of the first fault."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        self.key, message = faults[0]
         super().__init__(message)
-        self.key = key
+
+    def under(self, section: str) -> list[Fault]:
+        """All faults, each key with the section of the file that the source stands in."""
+        return [(f"{section}.{key}", message) for key, message in self.faults]
 
 
 _PLAIN = Source()
-MOST_SKIPPED = 10_000
+MAX_SKIPPED = 10_000
 _CSV_KEYS: tuple[str, ...] = ("delimiter", "quote", "encoding", "header", "decimal")
 _CSV_KEYS += ("thousands", "skip_lines", "comment", "skip_space")
 _URL_KEYS = ("query", "password_file")
 
 
 def check_source(source: Source) -> None:
-    """Raise SourceProblem at what contradicts itself, before anything is opened."""
+    """Raise SourceProblem with all that contradicts itself, before anything is opened."""
     if bool(source.file) == bool(source.url):
-        raise SourceProblem("file", "the path of a data file is needed, or a url with a query")
-    _check_texts(source)
+        raise SourceProblem([("file", "write the path of a data file, or a url with a query")])
+    checks = (_texts, _foreign, _database if source.url else _dialect, _dates)
+    if faults := [fault for check in checks for fault in check(source)]:
+        raise SourceProblem(faults)
+
+
+def _texts(source: Source) -> Iterator[Fault]:
+    """What holds for every table."""
+    for key in ("file", "url", "query", "password_file"):
+        if "\0" in getattr(source, key):
+            yield key, "holds a zero byte; remove it"
+    for ours, theirs in source.rename.items():
+        key = f"rename.{ours}"
+        if not ours.strip() or not theirs.strip() or theirs != theirs.strip():
+            yield key, "a name is not empty and has no space at its ends"
+        elif ours in source.ignore:
+            yield key, "is listed under ignore as well; remove one of them"
+        elif list(source.rename.values()).count(theirs) > 1:
+            yield key, f"two columns would be called {theirs!r}"
+    if len(set(source.drop_rows)) < len(source.drop_rows):
+        yield "drop_rows", "a rule appears twice"
+    if not 0 <= source.skip_lines <= MAX_SKIPPED:
+        yield "skip_lines", f"between 0 and {MAX_SKIPPED}"
+
+
+def _foreign(source: Source) -> Iterator[Fault]:
+    """Keys that a table of this kind does not have."""
     foreign: tuple[str, ...] = _URL_KEYS if source.file else ("format", "sheet", *_CSV_KEYS)
     if source.file:
         if source.file_format == "auto":
-            raise SourceProblem(
-                "format", f"cannot be told from the name; write one of {', '.join(_FORMATS)}"
-            )
+            yield "format", f"cannot be told from the name; write one of {', '.join(_FORMATS)}"
+            return
         if source.file_format != "csv":
             foreign = (*_URL_KEYS, *_CSV_KEYS)
         if source.file_format == "excel":
@@ -181,92 +214,75 @@ def check_source(source: Source) -> None:
         else:
             foreign = (*foreign, "sheet")
         if source.packing and source.file_format != "csv":
-            raise SourceProblem("file", f"only CSV is read from a {source.packing} file; unpack it")
+            yield "file", f"only CSV is read from a {source.packing} file; unpack it"
+    what = "a database" if source.url else f"a file of the format {source.file_format}"
     for key in foreign:
         if getattr(source, key) != getattr(_PLAIN, key):
-            what = "a database" if source.url else f"a file of the format {source.file_format}"
-            raise SourceProblem(key, f"{what} has no such option; remove it")
-    (_check_url if source.url else _check_csv)(source)
-    _check_dates(source)
+            yield key, f"{what} has no such option; remove it"
 
 
-def _check_texts(source: Source) -> None:
-    """What holds for every table."""
-    for key in ("file", "url", "query", "password_file"):
-        if "\0" in getattr(source, key):
-            raise SourceProblem(key, "holds a zero byte; remove it")
-    for ours, theirs in source.rename.items():
-        key = f"rename.{ours}"
-        if not ours.strip() or not theirs.strip() or theirs != theirs.strip():
-            raise SourceProblem(key, "a name is not empty and has no space at its ends")
-        if ours in source.ignore:
-            raise SourceProblem(key, "is listed under ignore as well; remove one of them")
-        if list(source.rename.values()).count(theirs) > 1:
-            raise SourceProblem(key, f"two columns would be called {theirs!r}")
-    if len(set(source.drop_rows)) < len(source.drop_rows):
-        raise SourceProblem("drop_rows", "a rule stands there twice")
-    if not 0 <= source.skip_lines <= MOST_SKIPPED:
-        raise SourceProblem("skip_lines", f"between 0 and {MOST_SKIPPED}")
-
-
-def _check_dates(source: Source) -> None:
+def _dates(source: Source) -> Iterator[Fault]:
     pivots = (source.date_pivot, *source.date_pivots.values())
-    if any(pivot and not LEAST_PIVOT <= pivot <= MOST_PIVOT for pivot in pivots):
-        raise SourceProblem("date_pivot", "the first year of a hundred, like 1930")
+    if any(pivot and not MIN_PIVOT <= pivot <= MAX_PIVOT for pivot in pivots):
+        yield "date_pivot", "the first year of a hundred, like 1930"
     named = (*source.date_formats, *source.date_pivots)
     forms = {column: source.form_of(column) for column in ("", *named)}
+    wrong: dict[str, str] = {}
     for column, form in forms.items():
         key = f"date_formats.{column}" if column in source.date_formats else "date_format"
         try:
             form.check()
         except FormError as error:
-            raise SourceProblem(key, str(error)) from error
-    if any(pivots) and not any(form.two_digits for form in forms.values()):
-        raise SourceProblem("date_pivot", "no form of dates here has %y; remove it")
+            wrong[key] = str(error)
+    yield from wrong.items()
+    if any(pivots) and not wrong and not any(form.two_digits for form in forms.values()):
+        yield "date_pivot", "no form of dates here has %y; remove it"
 
 
 _FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
 
 
-def _check_csv(source: Source) -> None:
+def _dialect(source: Source) -> Iterator[Fault]:
+    if source.file_format != "csv":
+        return
     for key in ("delimiter", "quote", "comment"):
         sign: str = getattr(source, key)
         if sign and (len(sign) != 1 or not sign.isascii() or sign in "\r\n\0"):
-            raise SourceProblem(key, "one ASCII character is needed")
+            yield key, "one ASCII character is needed"
     if source.separator in (source.quote, source.decimal):
-        raise SourceProblem("delimiter", "is also the quotation mark or the decimal sign")
+        yield "delimiter", "is also the quotation mark or the decimal sign"
     if source.thousands == source.decimal:
-        raise SourceProblem("thousands", "is also the decimal sign")
+        yield "thousands", "is also the decimal sign"
     if source.comment and source.comment in (source.separator, source.quote):
-        raise SourceProblem("comment", "is also the delimiter or the quotation mark")
+        yield "comment", "is also the delimiter or the quotation mark"
     if source.skip_space and source.separator == " ":
-        raise SourceProblem("skip_space", "the delimiter is a space itself; remove this")
+        yield "skip_space", "the delimiter is a space itself; remove this"
     try:
         # Some codecs of Python are no encodings of text (hex, zip), or can only be written.
         known = codecs.lookup(source.encoding)
         codecs.getincrementaldecoder(known.name)().decode("a".encode(known.name), final=True)
-    except (LookupError, UnicodeError, ValueError) as error:
-        raise SourceProblem("encoding", f"{source.encoding!r} is no known encoding") from error
+    except (LookupError, UnicodeError, ValueError):
+        yield "encoding", f"{source.encoding!r} is no known encoding"
     if source.header is False or source.header == ():
-        raise SourceProblem("header", 'without a header, name the columns: header = ["…", "…"]')
+        yield "header", 'without a header, name the columns: header = ["…", "…"]'
     if isinstance(source.header, tuple):
         names = [name_of(name) for name in source.header]
         if len(set(names)) < len(names):
-            raise SourceProblem("header", "a name stands there twice")
+            yield "header", "a name appears twice"
 
 
-def _check_url(source: Source) -> None:
+def _database(source: Source) -> Iterator[Fault]:
     if not source.url.startswith((SQLITE, *POSTGRES)):
-        raise SourceProblem("url", "sqlite:///path or postgresql://user@host/database")
+        yield "url", "sqlite:///path or postgresql://user@host/database"
     if not source.query.strip():
-        raise SourceProblem("query", "a url needs a query: one SELECT")
+        yield "query", "a url needs a query: one SELECT"
     if source.url.startswith(POSTGRES):
         try:
             parse_url(source.url)
         except UrlError as error:
-            raise SourceProblem("url", str(error)) from error
+            yield "url", str(error)
     if source.password_file and source.url.startswith(SQLITE):
-        raise SourceProblem("password_file", "SQLite has no passwords; remove it")
+        yield "password_file", "SQLite has no passwords; remove it"
 
 
 def resolved(source: Source, resolve: Callable[[str], Path]) -> Source:

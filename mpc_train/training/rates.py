@@ -19,8 +19,8 @@ from mpc_train.training.setup import gradient_limit, moments
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
-MOST_RATE_BITS = 12
-LEAST_RATE_BITS = 8
+MAX_RATE_BITS = 12
+MIN_RATE_BITS = 8
 """Rates are rounded by at most the largest one times 2^-8."""
 
 
@@ -37,7 +37,7 @@ def rate_bits(job: Job) -> int:
         classes = max(Fraction(loss.positive_weight), *map(Fraction, loss.class_weights or (1,)))
         mean = min(mean, inputs * residual * job.most_weight * max(classes, Fraction(1)))
     room = WORD_BITS - 2 * job.fraction_bits - bit_length(mean * job.train.batch_size)
-    return min(room, MOST_RATE_BITS)
+    return min(room, MAX_RATE_BITS)
 
 
 def weight_bits(job: Job) -> int:
@@ -74,7 +74,7 @@ def rate(job: Job, epoch: int, step: int | None = None) -> Fraction:
     rounded = Fraction(whole * job.train.batch_size, 1 << shift)
     largest = learning_rate(job, 0)
     if whole == 0 or abs(rounded - learning_rate(job, epoch, step)) > largest / (
-        1 << LEAST_RATE_BITS
+        1 << MIN_RATE_BITS
     ):
         raise JobError(
             f"train.optimizer.learning_rate: in epoch {epoch}, over batches of "

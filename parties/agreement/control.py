@@ -21,8 +21,9 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from parties.agreement.contract import MAX_BODY_BYTES, MAX_CONTRACT_BYTES, MAX_NAMES
+from parties.agreement.contract import MAX_BODY_BYTES, MAX_CONTRACT_BYTES
 from parties.errors import ControlError
+from protocols.names import MAX_NAME_BYTES, MAX_NAMES, NAME
 from protocols.sealing.signatures import SIGNATURE_BYTES
 
 MAX_MESSAGE_BYTES = 4 << 20
@@ -41,9 +42,13 @@ MAX_PENDING_BYTES = 4 << 30
 
 MAX_SUMMARY_BYTES = 1 << 20
 
-Name = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9-]*\Z")]
+MAX_ATTEMPTS = 16
+"""So often a job is proposed in one run, because a node left before the start and came back."""
+
+Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES, pattern=f"^{NAME.pattern}")]
 Code = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9-]+\Z")]
 Names = Annotated[tuple[Name, ...], Meta(max_length=MAX_NAMES)]
+Attempt = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 Address = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^tcp://[!-~]+\Z")]
@@ -81,19 +86,23 @@ class Waiting(_Message, frozen=True, tag="waiting"):
 
 
 class Propose(_Message, frozen=True, tag="propose"):
-    """cards: the digests of the coordinator's cards, so that the one that differs can be named."""
+    """cards: the digests of the coordinator's cards, so that the one that differs can be named.
+    attempt: counts the proposals of one run; a node that left is waited for, and asked again."""
 
     contract: Annotated[bytes, Meta(max_length=MAX_CONTRACT_BYTES)]
     body: Annotated[bytes, Meta(max_length=MAX_BODY_BYTES)]
     cards: Annotated[dict[Name, Digest], Meta(max_length=MAX_NAMES)] = {}
+    attempt: Attempt = 1
 
 
 class Accept(_Message, frozen=True, tag="accept"):
-    """A signed acceptance of the contract: see `contract.Acceptance`."""
+    """A signed acceptance of the contract: see `contract.Acceptance`. attempt: which proposal it
+    answers."""
 
     nonce: Digest
     constants: Digest
     signature: Signature
+    attempt: Attempt = 1
 
 
 class Accepted(_Message, frozen=True, tag="accepted"):
@@ -104,10 +113,11 @@ class Accepted(_Message, frozen=True, tag="accepted"):
 
 
 class SignSession(_Message, frozen=True, tag="sign-session"):
-    """unreachable: neighbours that this node would dial and cannot."""
+    """unreachable: neighbours that this node would dial and cannot. attempt: as in `Accept`."""
 
     signature: Signature
     unreachable: Names = ()
+    attempt: Attempt = 1
 
 
 class Start(_Message, frozen=True, tag="start"):

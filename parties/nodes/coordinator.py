@@ -12,6 +12,10 @@ frames end to end. It can delay or stop a run, and it sees who talks how much to
 4. Once all are ready: go. Relay frames and progress, keep artifacts, until all are done.
 5. Deliver sealed artifacts to recipients that are connected; finish.
 
+A node that leaves in 1, or in 2 and 3 before everybody has been told to start, is waited for: its
+operator may have a table to correct. Once all are here again the job is proposed again, and signed
+with fresh nonces. A node that refuses the job ends the run.
+
 A broken connection (at once when a process dies, `zmq_transport.SILENCE_MS` when a machine or
 network falls silent), a malformed message or an abort ends the run for all.
 """
@@ -21,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -46,6 +50,10 @@ _M = TypeVar("_M")
 MAX_WAITING = 4
 """Messages of one node that nobody has asked for yet; the protocol has one."""
 
+MAY_RETURN = frozenset({"lost", "interrupted", "data", "config", "artifact", "port-in-use"})
+"""Why a node may leave after the proposal and still be waited for: what its operator can mend. Not
+"policy", an organisation's decision, nor what shows that the nodes do not agree on the job."""
+
 ABORT_LINGER_S = 2.0
 """How long the news of an abort may take to leave."""
 
@@ -63,6 +71,8 @@ class CoordinatorSettings:
     arrive_timeout_s: float = 300.0
     agree_timeout_s: float = 300.0
     run_timeout_s: float = 7 * 24 * 3600.0
+    return_timeout_s: float = 0.0
+    """For a node that left after the job was proposed; 0: the run ends."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,9 @@ class Coordinator:
         self._on_event = on_event
         self._nodes: dict[str, _Node] = {}
         self._refused = Tally()
-        self._gathering = True
+        self._phase: Literal["gathering", "agreeing", "running"] = "gathering"
+        self._attempt = 0
+        self._someone_left = False
         self._card_digests = {card.name: card.digest for card in cards}
         self._collector = artifacts.Collector(settings.run_dir)
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
@@ -156,19 +168,17 @@ class Coordinator:
     def _run(self) -> CoordinatorResult:
         settings, contract = self._settings, self.contract
         names = contract.roles.nodes
-        self._gather(names)  # 1
-        self._event("proposed", job=contract.name, digest=contract.digest().hex())
-        self._tell(names, control.Propose(contract.to_bytes(), self._body, self._card_digests))  # 2
-        deadline = time.monotonic() + settings.agree_timeout_s
-        accepted = self._collect(control.Accept, names, deadline, "did not accept the job")
-        addresses = {name: self._nodes[name].address for name in names}
-        self._tell(names, control.Accepted(accepted, addresses))
-        signed = self._collect(control.SignSession, names, deadline, "did not sign the session")
+        self._gather(names, settings.arrive_timeout_s, "did not arrive")  # 1
+        while (signed := self._agreed(names)) is None:  # 2
+            self._gather(names, settings.return_timeout_s, "did not come back")
+        self._phase = "running"
         self._event("agreed", nodes=list(names))
+        addresses = {name: self._nodes[name].address for name in names}
         signatures = {name: message.signature for name, message in signed.items()}
         relayed = self._relayed(signed, addresses)
         for name in names:
             self._send(name, control.Start(signatures, addresses, relayed[name]))  # 3
+        deadline = time.monotonic() + settings.agree_timeout_s
         self._collect(control.Ready, names, deadline, "did not connect to its peers")
         self._event("started", nodes=list(names))
         self._tell(names, control.Go())  # 4
@@ -181,6 +191,28 @@ class Coordinator:
         return CoordinatorResult(
             summaries, tuple(self._collector.files), self._server.relayed_bytes
         )
+
+    def _agreed(self, names: tuple[str, ...]) -> dict[str, control.SignSession] | None:
+        """Propose the job and collect everybody's signature under the session; None where a node
+        left meanwhile."""
+        contract = self.contract
+        self._phase, self._someone_left = "agreeing", False
+        self._attempt += 1
+        for node in self._nodes.values():
+            node.inbox.clear()
+        self._event("proposed", job=contract.name, digest=contract.digest().hex())
+        self._tell(
+            names,
+            control.Propose(contract.to_bytes(), self._body, self._card_digests, self._attempt),
+        )
+        deadline = time.monotonic() + self._settings.agree_timeout_s
+        try:
+            accepted = self._collect(control.Accept, names, deadline, "did not accept the job")
+            addresses = {name: self._nodes[name].address for name in names}
+            self._tell(names, control.Accepted(accepted, addresses))
+            return self._collect(control.SignSession, names, deadline, "did not sign the session")
+        except _LeftError:
+            return None
 
     def _relayed(
         self, signed: Mapping[str, control.SignSession], addresses: Mapping[str, str | None]
@@ -196,23 +228,20 @@ class Coordinator:
                 self._event("unreachable", node=name, peer=peer, address=addresses[peer])
         return {name: tuple(sorted(peers)) for name, peers in pairs.items()}
 
-    def _gather(self, names: tuple[str, ...]) -> None:
+    def _gather(self, names: tuple[str, ...], timeout_s: float, failure: str) -> None:
         """Wait until all are here at once. Until then whoever leaves may come back."""
+        self._phase = "gathering"
         told: tuple[str, ...] | None = None
-        deadline = time.monotonic() + self._settings.arrive_timeout_s
+        deadline = time.monotonic() + timeout_s
         while missing := [name for name in names if name not in self._nodes]:
             if time.monotonic() > deadline:
-                raise PeerTimeoutError(
-                    f"did not arrive within {self._settings.arrive_timeout_s:.0f} s: "
-                    f"{', '.join(missing)}"
-                )
+                raise PeerTimeoutError(f"{failure} within {timeout_s:.0f} s: {', '.join(missing)}")
             if told != tuple(missing):
                 told = tuple(missing)
                 here = tuple(name for name in names if name not in told)
                 self._tell(tuple(self._nodes), control.Waiting(here, told))
                 self._event("gathering", here=here, missing=told)
             self._attend()
-        self._gathering = False
 
     def _collect(
         self, kind: type[_M], names: tuple[str, ...], deadline: float, failure: str
@@ -220,6 +249,8 @@ class Coordinator:
         """One message of `kind` from each of `names`. Anything else from a node is its fault."""
         found: dict[str, _M] = {}
         while len(found) < len(names):
+            if self._phase == "agreeing" and self._someone_left:
+                raise _LeftError
             for name in names:
                 inbox = self._nodes[name].inbox
                 if inbox and name not in found:
@@ -228,7 +259,7 @@ class Coordinator:
                         raise _Faulty(
                             name,
                             ControlError(
-                                f"{name} sent {type(message).__name__}, due was {kind.__name__}"
+                                f"{name} sent {type(message).__name__}; expected {kind.__name__}"
                             ),
                         )
                     found[name] = message
@@ -252,9 +283,8 @@ class Coordinator:
     def _left(self, name: str) -> None:
         """A connection broke. Who runs a node takes the run with it; a mere recipient does not."""
         node = self._nodes[name]
-        if self._gathering:
-            del self._nodes[name]
-            self._event("left", node=name)
+        if self._may_return(name):
+            self._let_go(name)
             return
         for message in node.inbox:
             if isinstance(message, control.Abort):
@@ -268,6 +298,21 @@ class Coordinator:
                     f"{SILENCE_MS // 1000} s"
                 ),
             )
+
+    def _may_return(self, name: str, code: str = "lost") -> bool:
+        """Whether a node that leaves now may come back: any before the job is proposed, and before
+        the start one that did not refuse the job."""
+        if self._phase == "gathering" and not self._attempt:
+            return True
+        if self._phase == "running" or not self._settings.return_timeout_s:
+            return False
+        known = name in self.contract.roles.nodes
+        return known and code in MAY_RETURN and self._attempt < control.MAX_ATTEMPTS
+
+    def _let_go(self, name: str, **fields: str) -> None:
+        del self._nodes[name]
+        self._someone_left = True
+        self._event("left", node=name, **fields)
 
     def _handle(self, arrival: Arrival) -> None:
         name = arrival.name
@@ -284,12 +329,15 @@ class Coordinator:
             raise _Faulty(name, error) from error
         if node is None:
             self._greet(arrival, message)
-        elif isinstance(message, control.Abort) and self._gathering:
-            # Its connection closes in a moment; a new one of this name is welcome.
-            del self._nodes[name]
-            self._event("left", node=name, code=message.code)
         elif isinstance(message, control.Abort):
-            raise AbortedError(message.code, name)
+            if not self._may_return(name, message.code):
+                raise AbortedError(message.code, name)
+            # Its connection closes in a moment; a new one of this name is welcome.
+            self._let_go(name, code=message.code)
+        elif isinstance(message, (control.Accept, control.SignSession)) and (
+            message.attempt < self._attempt
+        ):
+            log.debug("%s answered an earlier proposal", name)
         elif isinstance(message, control.Progress):
             self._event("progress", node=name, fields=message.fields)
         elif isinstance(message, control.ArtifactPart):
@@ -371,6 +419,10 @@ class Coordinator:
     def _close(self, linger_s: float) -> None:
         self._server.close(linger_s)
         self._transport.close()
+
+
+class _LeftError(Exception):
+    """A node left while the job was being agreed to."""
 
 
 class _Faulty(Exception):

@@ -13,6 +13,9 @@ thread computes; the program and the data plane stay in the main thread.
 4. Compute the session id from all nonces, sign it, verify everybody's signature.
 5. Connect to the neighbours, shake hands, confirm, and run.
 6. Report that we are done and stay until all are: others may still be reading what we sent.
+
+When a node leaves before the start and comes back, the coordinator proposes the same contract
+again: 3 and 4 are repeated, with a fresh nonce; 2 is not.
 """
 
 import json
@@ -193,7 +196,7 @@ class _ControlThread(threading.Thread):
             if part.kind != artifacts.SEALED or part.path.split("/")[0] != self._me:
                 raise ControlError(f"{self._coordinator} delivers what is not sealed to {self._me}")
             self.delivered.add(message.sender, part)
-        elif self._inbox.qsize() < MAX_WAITING:
+        elif self._inbox.qsize() < MAX_WAITING + control.MAX_ATTEMPTS:
             self._finished = self._finished or isinstance(message, control.Finish)
             self._inbox.put(message)
         else:
@@ -296,27 +299,14 @@ class _Node:
         if len(constants) != 32:
             raise ContractError("a program's constants have a digest of 32 bytes")
         self._stop.check("preparing the job")
-        mine = Acceptance.sign(contract, self._me, os.urandom(32), constants, self._vault)  # 3
-        talk.say(control.Accept(mine.nonce, mine.constants, mine.signature))
-        self._event("signed", job=contract.name)
-        accepted = talk.expect(control.Accepted, settings.agree_timeout_s, "everybody's signature")
-        acceptances = {
-            name: Acceptance(name, one.nonce, one.constants, one.signature)
-            for name, one in accepted.acceptances.items()
-        }
-        sid = verify_acceptances(contract, mine, acceptances, signing)
-        unreachable = try_neighbours(
-            self._me,
-            contract.roles.neighbours(self._me),
-            {**accepted.addresses, self._me: self._plane.address},
-            settings.dial_timeout_s,
-            self._on_event,
-        )
-        statement = session_statement(contract, sid, self._me)  # 4
-        signature = self._vault.sign(SESSION_PURPOSE, statement)
-        talk.say(control.SignSession(signature, unreachable))
-        start = talk.expect(control.Start, settings.agree_timeout_s, "the start")
-        verify_session(contract, sid, start.signatures, signing)
+        agreed = self._agree(contract, signing, constants, first.attempt)
+        while isinstance(agreed, control.Propose):
+            if (agreed.contract, agreed.body) != (first.contract, first.body):
+                raise ContractError(
+                    f"{settings.coordinator} proposes another job than the one {self._me} checked"
+                )
+            agreed = self._agree(contract, signing, constants, agreed.attempt)
+        sid, start = agreed
         session = self._join(contract, cards, signing, sid, start)  # 5
         talk.say(control.Ready())
         talk.expect(control.Go, settings.agree_timeout_s, "the start of all nodes")
@@ -333,6 +323,43 @@ class _Node:
             channel.bytes_received,
             tuple(talk.delivered.files),
         )
+
+    def _agree(
+        self, contract: Contract, signing: Mapping[str, bytes], constants: bytes, attempt: int
+    ) -> tuple[bytes, control.Start] | control.Propose:
+        """3 and 4: the session id and everybody's word to start, or the next proposal where a node
+        left meanwhile."""
+        settings, talk = self._settings, self._control
+        mine = Acceptance.sign(contract, self._me, os.urandom(32), constants, self._vault)  # 3
+        talk.say(control.Accept(mine.nonce, mine.constants, mine.signature, attempt))
+        self._event("signed", job=contract.name)
+        accepted: Any = talk.expect(
+            (control.Accepted, control.Propose), settings.agree_timeout_s, "everybody's signature"
+        )
+        if isinstance(accepted, control.Propose):
+            return accepted
+        acceptances = {
+            name: Acceptance(name, one.nonce, one.constants, one.signature)
+            for name, one in accepted.acceptances.items()
+        }
+        sid = verify_acceptances(contract, mine, acceptances, signing)
+        unreachable = try_neighbours(
+            self._me,
+            contract.roles.neighbours(self._me),
+            {**accepted.addresses, self._me: self._plane.address},
+            settings.dial_timeout_s,
+            self._on_event,
+        )
+        statement = session_statement(contract, sid, self._me)  # 4
+        signature = self._vault.sign(SESSION_PURPOSE, statement)
+        talk.say(control.SignSession(signature, unreachable, attempt))
+        start: Any = talk.expect(
+            (control.Start, control.Propose), settings.agree_timeout_s, "the start"
+        )
+        if isinstance(start, control.Propose):
+            return start
+        verify_session(contract, sid, start.signatures, signing)
+        return sid, start
 
     def _connect(self) -> None:
         settings, talk = self._settings, self._control

@@ -26,7 +26,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.linkage import link as link_module
 from mpc_train.linkage.link import Place, check_duplicates, link
 from mpc_train.regression.family import Family, FamilyName
-from mpc_train.run.program import agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.training.warm_start import started_with
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.linkage.intersection import ITEM_BYTES, Exponent, agree_key

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import polars
 import pytest
-from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -30,8 +29,9 @@ from mpc_train.owners.table import load_table
 from mpc_train.preparation.gaps import EMPTY, check_gaps, gap_outputs
 from mpc_train.preparation.sharing import share_in
 from mpc_train.results.report import describe
-from mpc_train.run.program import agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.tables.source import Source
+from protocols.arrays import Reals
 from protocols.comparison.compare import below
 from protocols.crypten_tensor.tensor import Source as From
 from protocols.crypten_tensor.tensor import attach, detach
@@ -46,7 +46,6 @@ from tests.support.loopback import combine_masked, secret, shares_of
 from tests.support.privacy import honest_owner, same_views
 from tests.support.transcript_first import run_scripted
 
-Reals = NDArray[np.float64]
 OWNERS = ("alpha", "beta", "gamma")
 
 

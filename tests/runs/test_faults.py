@@ -236,15 +236,12 @@ def test_no_coordinator_answers(study: Study) -> None:
 def test_who_leaves_before_the_start_may_come_back(study: Study) -> None:
     """Ctrl-C at one node and kill -9 at another while others are missing; both start again."""
     study.coordinator()
-    told = study.output("desk", "out")
-
-    def events(kind: str) -> list[dict[str, Any]]:
-        whole = told.read_text().rpartition("\n")[0].splitlines()
-        return [event for event in map(json.loads, whole) if event.get("event") == kind]
 
     def await_here(*names: str) -> None:
-        wait_until(lambda: events("gathering")[-1]["here"] == [*names], f"only {names} to be here")
-        assert events("gathering")[-1]["missing"] == sorted(set(NODES) - set(names))
+        wait_until(
+            lambda: told(study, "gathering")[-1]["here"] == [*names], f"only {names} to be here"
+        )
+        assert told(study, "gathering")[-1]["missing"] == sorted(set(NODES) - set(names))
 
     await_here()
     study.node("ann")
@@ -264,11 +261,77 @@ def test_who_leaves_before_the_start_may_come_back(study: Study) -> None:
     study.nodes()
     ended = study.ended()
     assert {name: end.status for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
-    left = {event["node"]: event.get("code") for event in events("left")}
+    left = {event["node"]: event.get("code") for event in told(study, "left")}
     assert left == {"ann": "interrupted", "bob": None}
     # The nodes that came before the last one were told the same.
     heard = [study.output(name, "out").read_text() for name in NODES]
     assert any('{"event":"gathering","here":["' in text for text in heard), heard
+
+
+def test_who_leaves_before_the_start_is_waited_for(study: Study) -> None:
+    """A bad cell at bob's after the job was proposed: the others keep what they have prepared, and
+    bob's operator corrects the table. Then ann's process is killed, and started again as well."""
+    study.return_s = study.join_s
+    good = study.csv("bob").read_text()
+    change, message = DATA_FAULTS["out-of-range"]
+    change(study.csv("bob"))
+    study.coordinator()
+    study.nodes()
+    bob = study.ended("bob")["bob"]
+    assert bob.status == 4 and message in bob.errors[0], bob
+    await_missing(study, "bob")
+    study.running["ann"].kill()
+    study.running.pop("ann").wait()
+    await_missing(study, "ann", "bob")
+    study.csv("bob").write_text(good)
+    study.node("ann")
+    study.node("bob")
+    ended = study.ended()
+    assert {name: end.status for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
+    assert [event["node"] for event in told(study, "left")] == ["bob", "ann"]
+    assert told(study, "left")[0]["code"] == "data"
+    assert len(told(study, "proposed")) == 2
+    # The dealer stayed: it was shown the job once, and signed it twice.
+    assert len(told(study, "proposed", "registry")) == 1
+    assert len(told(study, "signed", "registry")) == 2
+    assert study.leaks() == set()
+
+
+def test_who_does_not_come_back_is_named(study: Study) -> None:
+    study.return_s = 1
+    DATA_FAULTS["missing"][0](study.csv("bob"))
+    study.coordinator()
+    study.nodes()
+    ended = study.ended()
+    assert ended["bob"].status == 4
+    assert "did not come back within 1 s: bob" in ended["desk"].errors[0]
+    for name in ("ann", "registry"):
+        assert "aborted by desk: peer-timeout" in ended[name].errors[0]
+
+
+def test_who_refuses_the_job_is_not_waited_for(study: Study) -> None:
+    study.return_s = study.join_s
+    study.coordinator()
+    for name in NODES:
+        study.node(name, rules="least_batch_rows = 1000" if name == "bob" else "")
+    ended = study.ended()
+    assert ended["bob"].status == 6, ended
+    for name in ("ann", "registry", "desk"):
+        assert "aborted by bob: policy" in ended[name].errors[0]
+
+
+def told(study: Study, kind: str, name: str = "desk") -> list[dict[str, Any]]:
+    """The events of this kind that a node has told."""
+    whole = study.output(name, "out").read_text().rpartition("\n")[0].splitlines()
+    return [event for event in map(json.loads, whole) if event.get("event") == kind]
+
+
+def await_missing(study: Study, *names: str) -> None:
+    def missing() -> bool:
+        events = told(study, "gathering")
+        return bool(events) and events[-1]["missing"] == [*names]
+
+    wait_until(missing, f"only {names} to be missing")
 
 
 def test_a_party_that_dies_in_the_middle(long_study: Study) -> None:

@@ -42,7 +42,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tests.mpc_train.blocks import Block
+from .blocks import Block
 
 
 def small():

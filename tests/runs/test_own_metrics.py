@@ -14,7 +14,7 @@ from mpc_train.owners.applied import applied
 from mpc_train.owners.local import Local
 from mpc_train.owners.table import load_table
 from mpc_train.results.predicting import load_predictor
-from mpc_train.run.program import agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.tables.source import Source
 from mpc_train.twin.metrics import twin_metric
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach

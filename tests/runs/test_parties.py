@@ -262,6 +262,7 @@ def test_no_child_outlives_a_killed_supervisor(local_run: LocalRun) -> None:
         ("dealer", "alice cannot both deal and evaluate"),
         ("roster", "has other cards than this node"),
         ("nonce", "alice did not sign this contract"),
+        ("another", "proposes another job than the one bob checked"),
         ("missing", "not those of the job's nodes"),
         ("session", "alice did not sign this session"),
     ],

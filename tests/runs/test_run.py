@@ -18,7 +18,7 @@ import torch
 
 from mpc_train.admission.load import load_job
 from mpc_train.jobs.audience import learnt
-from mpc_train.run.program import agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
 from parties.nodes.supervisor import PARENT_FD
 from tests.support.jobs import csv_lines, replaced, write_job
 from tests.support.patience import PATIENCE_S, wait_until

@@ -19,7 +19,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import Disclosure
 from mpc_train.jobs.schedule import checked_rows, split, steps_per_epoch, total_steps
 from mpc_train.owners.table import load_table
-from mpc_train.run.program import agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.tables.source import Source
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import Twin, max_weight_difference, train_twin

@@ -87,6 +87,8 @@ class InsecureSabotage:
         if name == "bob":
             if isinstance(message, control.Propose):
                 message = self.propose(message)
+            elif isinstance(message, control.Accepted) and self.what == "another":
+                message = control.Propose(self.contract.to_bytes(), b"another body", attempt=2)
             elif isinstance(message, control.Accepted) and self.what == "nonce":
                 alice = message.acceptances["alice"]
                 forged = control.Accept(bytes(32), alice.constants, alice.signature)

@@ -16,9 +16,11 @@ from mpc_train.jobs.schedule import total_steps
 from mpc_train.owners.table import Table
 from mpc_train.preparation.combined import Parameters
 from mpc_train.preparation.sharing import Shared
-from mpc_train.run.program import _trained, agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
+from mpc_train.run.phases.train import train_model
 from mpc_train.training.range_guard import RangeGuard
 from mpc_train.twin.training import pooled_inputs
+from protocols.arrays import Reals
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.errors import RangeError
@@ -26,8 +28,6 @@ from protocols.roles.role import Role
 from protocols.shares.reveal import RevealGate
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, shares_of
-
-Reals = np.ndarray
 
 
 def shared_rows(job: Job, role: Role, tables: Sequence[Table]) -> Shared:
@@ -64,7 +64,7 @@ def trained_over_shares(
 
     def run(role: Role, guard: RangeGuard | None) -> list[dict[str, Any]]:
         shared = shared_rows(job, role, tables)
-        tensors = _trained(job, role, None, shared, {}, lambda _: None, guard).model.tensors
+        tensors = train_model(job, role, None, shared, {}, lambda _: None, guard).model.tensors
         return [parts_of({name: tensors[name] for name in job.shapes})]
 
     return in_lockstep(job, run, evaluators, guarded)

@@ -17,13 +17,13 @@ from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.joined import joined_parameters
 from mpc_train.preparation.rows import Rows, prepared
 from mpc_train.preparation.sealed import BITS, opened_parameters
+from protocols.arrays import Reals, Words
 from protocols.ring.fixed_point import decode, encode
-from protocols.roles.role import Role, Words
+from protocols.roles.role import Role
 from protocols.shares.arithmetic import remask
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, secret, shares_of
 
-Reals = NDArray[np.float64]
 F = 20
 
 

@@ -124,6 +124,9 @@ class Study:
         self.join_s = 2 * int(PATIENCE_S)
         """How long nodes and coordinator wait for each other; longer than any test does."""
 
+        self.return_s = 0
+        """How long the coordinator waits for a node that left after the job was proposed."""
+
         self.paths: dict[str, Path] = {}
         """Where nodes look for code of their own, by name."""
 
@@ -193,7 +196,7 @@ class Study:
     def _config(self, name: str, *sections: str) -> Path:
         path = self.folder / f"{name}.toml"
         node = f'[node]\nname = "{name}"\nhome = "homes/{name}"\nrun_dir = "left/{name}"'
-        waits = f"[timeouts]\njoin_s = {self.join_s}"
+        waits = f"[timeouts]\njoin_s = {self.join_s}\nreturn_s = {self.return_s}"
         path.write_text("\n".join([node, *sections, waits, ""]))
         return path
 

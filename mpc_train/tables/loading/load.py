@@ -4,7 +4,7 @@
 2. Chunk by chunk, without the rows that the node leaves out (`dropping`), cells become numbers in
    arrays that hold the whole table once (`filling`).
 3. What only the whole table shows is checked: the number of rows, columns without a value or with
-   one value only, identifiers that stand there twice.
+   one value only, identifiers that appear twice.
 4. A file is compared with what it was before it was read.
 
 The source is read and never changed. An error says all that is wrong (`faults`): file, line (the
@@ -15,7 +15,7 @@ logs.
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -40,7 +40,7 @@ from mpc_train.tables.schema import Schema
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
 
-MOST_TIMES = 4
+MAX_TIMES = 4
 """A table is read to its end, so that all is said of it, unless it has so many times the rows that
 it is to have."""
 
@@ -86,7 +86,7 @@ def load(
         there = [name for name in wanted if name not in absent]
         filling = Filling(faults, len(names), rows, fillable - absent)
         report = reporting(table, progress, rows)
-        most = None if rows is None else MOST_TIMES * rows + FIRST_ROWS
+        most = None if rows is None else MAX_TIMES * rows + FIRST_ROWS
         total = table.total if table.unit == "rows" else None
         try:
             if most is not None and total is not None and total > most:
@@ -252,13 +252,9 @@ def _check_names(
     """Note what is wrong with the columns' names; those wanted that are not there, or not once."""
     where = table.header_place
     ignored = {source_name for source_name in source.ignore if source_name not in source.rename}
-    twice = [name for name, count in Counter(table.names).items() if count > 1]
-    for name in twice:
-        if name in wanted or name not in ignored:
-            faults.header(f"{where}{_twice(name, name in wanted)}")
+    for fault in header_faults(table, ignored, wanted):
+        faults.header(fault)
     names = set(table.names)
-    for ours in table.unknown if isinstance(table, Renamed) else ():
-        faults.header(f"{where}rename: there is no column {ours!r}")
     missing = [name for name in wanted if name not in names and name not in fillable]
     extra = [name for name in table.names if name not in schema and name not in ignored]
     if missing:
@@ -272,7 +268,20 @@ def _check_names(
             "or list it under ignore in this node's configuration"
             + (' ("" is a column without a name)' if "" in extra else "")
         )
-    return frozenset(name for name in wanted if name not in names or name in twice)
+    return frozenset(name for name in wanted if table.names.count(name) != 1)
+
+
+def header_faults(
+    table: Table, ignored: Collection[str], wanted: Collection[str] = ()
+) -> list[str]:
+    """What is wrong with a header by itself: names that appear twice, unless they are ignored, and
+    names to be replaced that do not appear."""
+    twice = [name for name, count in Counter(table.names).items() if count > 1]
+    found = [
+        _twice(name, name in wanted) for name in twice if name in wanted or name not in ignored
+    ]
+    found += [f"rename: there is no column {ours!r}" for ours in table.unknown]
+    return [table.header_place + fault for fault in found]
 
 
 def _delimiter_hint(line: str, source: Source) -> str:
@@ -284,21 +293,14 @@ def _delimiter_hint(line: str, source: Source) -> str:
     return ""
 
 
-def check_twice(table: Table, label: str, ignored: Sequence[str]) -> None:
-    """Raise DataError where two columns have one name, but for names that are ignored."""
-    for name, count in Counter(table.names).items():
-        if count > 1 and name not in ignored:
-            raise DataError(f"{label}: {table.header_place}{_twice(name, False)}")
-
-
 def _twice(name: str, is_wanted: bool) -> str:
     if is_wanted:
         return (
-            f"column {name!r} stands there twice, and the job takes it; rename one in the file, or "
+            f"column {name!r} appears twice, and the job takes it; rename one in the file, or "
             'name all columns in this node\'s configuration (header = ["…"], skip_lines = 1)'
         )
     return (
-        f"column {name!r} stands there twice; rename one, or list the name under ignore in this "
+        f"column {name!r} appears twice; rename one, or list the name under ignore in this "
         "node's configuration"
     )
 
@@ -344,7 +346,7 @@ def _check_whole(
 
 
 def _check_duplicates(table: TypedTable, faults: Faults) -> None:
-    """Note records that stand there twice, by their identifiers."""
+    """Note records that appear twice, by their identifiers."""
     if not table.identifiers:
         return
     seen: dict[tuple[str, ...], int] = {}

@@ -37,6 +37,9 @@ class CsvText:
     header at once.
     """
 
+    unknown: tuple[str, ...] = ()
+    shapes: dict[str, tuple[int, ...]] | None = None
+
     def __init__(
         self,
         blocks: Iterable[bytes],

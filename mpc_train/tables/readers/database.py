@@ -51,6 +51,8 @@ def open_query(source: Source) -> Iterator[Table]:
 class _Rows:
     """A `Table` of SQLite's rows."""
 
+    unknown: tuple[str, ...] = ()
+    shapes: dict[str, tuple[int, ...]] | None = None
     header_place = ""
     place: Literal["line", "row"] = "row"
     unit: Unit = "rows"
@@ -177,6 +179,8 @@ _FLOATS = {700: polars.Float32(), 701: polars.Float64()}
 class _Typed:
     """A `Table` of the server's text, in which columns of some types are more than text."""
 
+    unknown: tuple[str, ...] = ()
+    shapes: dict[str, tuple[int, ...]] | None = None
     header_place = ""
     place: Literal["line", "row"] = "row"
     unit: Unit = "rows"

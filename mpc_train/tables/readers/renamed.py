@@ -17,7 +17,6 @@ class Renamed:
         renamed = {name_of(ours): name_of(theirs) for ours, theirs in names.items()}
         self.names = tuple(renamed.get(name, name) for name in table.names)
         self.unknown = tuple(ours for ours in names if name_of(ours) not in table.names)
-        """Names that are to be replaced, and stand nowhere."""
         self._own = dict(zip(self.names, table.names, strict=True))
 
     @property
@@ -38,9 +37,8 @@ class Renamed:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]] | None:
-        """Of an npz file, the shapes of its arrays, under their own names."""
-        found: dict[str, tuple[int, ...]] | None = getattr(self._table, "shapes", None)
-        return found
+        """Under the table's own names: a job calls its array as the file does."""
+        return self._table.shapes
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
         theirs = {self._own[name]: name for name in wanted}

@@ -17,19 +17,13 @@ from typing import Any
 import numpy as np
 
 from protocols.comparison.compare import below, clamped, negative, weighted
-from protocols.crypten_tensor.layers.pooling import tournament
 from protocols.crypten_tensor.layers.register import Function, register
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.functions import splines as functions
 from protocols.functions.splines import spline_at
 from protocols.ring.rational import mantissa
 from protocols.shares.arithmetic import multiply, remask, select, truncate
-from protocols.shares.masked import Masked
 
-ALL_PAIRS = 16
-"""Up to so many classes the maximum compares all pairs at once."""
-MAX_CLASSES = 1024
-"""The sum of the exponentials stays within the reciprocal's table."""
 SLOPE_BITS = 20
 
 
@@ -107,7 +101,7 @@ class SoftMax(Function):
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor) -> MaskedTensor:
         source = x._plain_factor()._in_full()
-        y = source.with_value(softmax(source.masked(), source.fraction_bits))
+        y = source.with_value(functions.softmax(source.masked(), source.fraction_bits))
         ctx.save_multiple_for_backward((y,))
         return y
 
@@ -116,21 +110,6 @@ class SoftMax(Function):
         (y,) = ctx.saved_tensors
         common = grad.mul(y).sum(-1, keepdim=True)
         return grad.sub(common).mul(y)
-
-
-def softmax(x: Masked, fraction_bits: int) -> Masked:
-    """Softmax along the last axis for up to 1024 classes, each output within 2^-12."""
-    classes = x.shape[-1]
-    if classes <= ALL_PAIRS:
-        return functions.softmax(x, fraction_bits)
-    if classes > MAX_CLASSES:
-        raise ValueError(f"softmax: at most {MAX_CLASSES} classes, not {classes}")
-    order = (len(x.shape) - 1, *range(len(x.shape) - 1))
-    top, _ = tournament(x.transpose(*order))
-    exponentials = functions.exp(x - top.reshape(*x.shape[:-1], 1), fraction_bits)
-    total = exponentials.sum(axis=-1, keepdims=True)
-    scale = functions.reciprocal(total, fraction_bits, upper=classes)
-    return truncate(multiply(exponentials, scale), fraction_bits)
 
 
 register("smooth", Smooth)

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.comparison.coins import coins, nearest
 from protocols.comparison.compare import below
 from protocols.crypten_tensor.layers.register import Function, register
 from protocols.crypten_tensor.tensor import MaskedTensor
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import matmul, remask, select
 from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate
 

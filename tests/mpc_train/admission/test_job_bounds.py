@@ -33,7 +33,7 @@ from mpc_train.jobs.schedule import (
 )
 from mpc_train.networks.graph import Graph, GraphError, Node, check_graph
 from mpc_train.networks.plain import OPERATIONS, dry_run
-from mpc_train.run.program import agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.tables.faults import Faults
 from mpc_train.tables.loading.filling import Filling
 from mpc_train.tables.schema import Column, Schema, check_schema

@@ -31,7 +31,7 @@ from mpc_train.networks.carried import Carried, _encoded
 from mpc_train.networks.convert import convert
 from mpc_train.owners.table import load_table
 from mpc_train.run.local import LocalRules, local_rules
-from mpc_train.run.program import agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.tables.source import Source
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import train_twin
@@ -421,7 +421,7 @@ def test_an_output_that_rules_do_not_see_does_not_leave(
     """The gate is given nothing that is not on the list that rules are asked about."""
     job = job_of(tmp_path, ("seed = 7", "seed = 7\nguard = { every = 3 }"))
     assert "guard" in {output.name for output in agreed_outputs(job)}
-    monkeypatch.setattr("mpc_train.run.program.leaving", listed)
+    monkeypatch.setattr("mpc_train.run.phases.prepare.leaving", listed)
     with pytest.raises(RuntimeError, match="no rule sees what leaves as guard"):
         agreed_outputs(job)
 

@@ -16,7 +16,8 @@ from mpc_train.jobs.schedule import fold_jobs, split, total_steps
 from mpc_train.owners.table import Table
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.sharing import Shared
-from mpc_train.run.program import _trained, agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
+from mpc_train.run.phases.train import train_model
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import train_twin
 from protocols.crypten_tensor import dispatch
@@ -81,7 +82,7 @@ def found_by(job: Job, tables: list[Table]) -> tuple[dict[str, Reading], dict[st
                 x,
                 y,
                 lambda fold, later: (
-                    _trained(fold, later, None, shared, {}, lambda _: None).model.evaluated
+                    train_model(fold, later, None, shared, {}, lambda _: None).model.evaluated
                 ),
             )
             return found.metrics, found.reasons, [output.name for output in gate.passed]

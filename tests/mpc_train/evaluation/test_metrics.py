@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn import metrics as sklearn
 from sklearn.calibration import calibration_curve
@@ -21,6 +20,7 @@ from mpc_train.jobs.reveal import METRICS
 from mpc_train.training import passes
 from mpc_train.training.plausible import OUT_OF_RANGE, checked_loss
 from mpc_train.twin.metrics import bins_of, guesses, twin_metric
+from protocols.arrays import Reals
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.errors import RangeError
 from protocols.ring.fixed_point import decode, encode
@@ -30,8 +30,6 @@ from protocols.shares.reveal import Output, RevealGate
 from tests.support.jobs import JOB, write_job
 from tests.support.lockstep import compute, run_lockstep
 from tests.support.loopback import secret
-
-Reals = NDArray[np.float64]
 
 KINDS = ("linear", "logistic", "softmax")
 

@@ -10,7 +10,7 @@ from mpc_train.jobs.sealed import preparation_shapes
 from mpc_train.preparation.gaps import EMPTY
 from mpc_train.preparation.sealed import BITS, in_words, remarks
 from mpc_train.results.report import describe, outcome
-from mpc_train.run.program import agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
 from tests.support.jobs import replaced, write_job
 from tests.support.preparation_case import prepared_job
 

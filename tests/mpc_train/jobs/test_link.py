@@ -33,7 +33,7 @@ def loaded(folder: Path, old: str = "", new: str = "", text: str = JOB) -> Job:
 
 BAD = [
     ('on = ["name", "born"]', "on = []", "data.join.on: 1 to 16 columns"),
-    ('on = ["name", "born"]', 'on = ["name", "name"]', "stands there twice"),
+    ('on = ["name", "born"]', 'on = ["name", "name"]', "appears twice"),
     ('on = ["name", "born"]', 'on = ["claims", "born"]', "'claims' is also a feature"),
     ('on = ["name", "born"]', 'on = ["born"]', "data.join.normalise.name: is not under"),
     ('born = ["date"]', 'born = ["date", "case"]', "write date alone"),

@@ -29,7 +29,7 @@ from mpc_train.jobs.sealed import (
     sealed_tensors,
 )
 from mpc_train.owners.table import load_table
-from mpc_train.regression.newton import ridged
+from mpc_train.regression.iteration import ridged
 from mpc_train.regression.settings import regression_bits, sizes_of
 from mpc_train.regression.table import results
 from mpc_train.results.report import describe

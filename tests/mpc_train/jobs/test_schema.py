@@ -188,7 +188,7 @@ def test_names_are_the_same_however_their_letters_are_encoded(tmp_path: Path) ->
 
 def test_two_names_that_become_one_are_an_error(tmp_path: Path) -> None:
     twice = SCHEMA.replace('"age"', '"\u00e9"').replace('"dose"', '"e\u0301"')
-    with pytest.raises(JobError, match=r"columns\[2\].name: '\u00e9' stands there twice"):
+    with pytest.raises(JobError, match=r"columns\[2\].name: '\u00e9' appears twice"):
         job(tmp_path, schema=twice)
     levels = SCHEMA.replace('"no", "yes"', '"1", "1.0"')
     with pytest.raises(JobError, match=r"columns\[3\].levels: '1' and '1.0' are the same number"):
@@ -199,5 +199,5 @@ def test_two_names_that_become_one_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text(
         JOB.replace('label = "ill"', 'label = { name = "ill", classes = ["1", "1e0"] }')
     )
-    with pytest.raises(JobError, match=r"data.label.classes: '1' stands there twice"):
+    with pytest.raises(JobError, match=r"data.label.classes: '1' appears twice"):
         load_job(tmp_path / "job.toml")

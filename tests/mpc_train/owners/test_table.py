@@ -118,7 +118,7 @@ def test_blank_lines_at_the_end_are_nothing(tmp_path: Path, job: Job) -> None:
 HEADERS = [
     ("age,dose", "missing column 'ill'"),
     ("age,dosage,ill", "missing column 'dose'; not in the schema: 'dosage'"),
-    ("age,dose,ill,ill", "'ill' stands there twice"),
+    ("age,dose,ill,ill", "'ill' appears twice"),
     ("age,dose,ill,name", "'name' is not in the schema"),
 ]
 

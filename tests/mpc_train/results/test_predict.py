@@ -253,6 +253,28 @@ def test_a_call_gives_what_the_command_writes(tmp_path: Path, job: Job) -> None:
     assert predict(loaded, frame.head(0)).schema == predict(loaded, frame).schema
 
 
+def test_tables_in_any_dialect(tmp_path: Path, job: Job) -> None:
+    model_in(tmp_path, job)
+    path = raw(tmp_path / "new.csv", 50)
+    plain = run("predict", tmp_path, path)
+    odd = tmp_path / "odd.csv"
+    odd.write_text("made by hand\n" + path.read_text() + "# the end\n")
+    read = ("--read", "skip_lines=1", "--read", "comment=#")
+    assert run("predict", tmp_path, odd, *read).stdout == plain.stdout
+    drafted = run("schema", "infer", odd, *read)
+    plain = run("schema", "infer", path)
+    # One line more stands before the cell that is out of range.
+    assert drafted.exit_code == 0
+    assert drafted.stdout.replace("line 3:", "line 2:") == plain.stdout
+    for command in (("predict", tmp_path, odd), ("schema", "infer", odd)):
+        wrong = run(*command, "--read", "comment=##", "--read", "thousands=.")
+        assert wrong.exit_code == 3
+        assert "comment: one ASCII character" in wrong.stderr
+        assert "thousands: is also the decimal sign" in wrong.stderr
+        assert "write KEY=VALUE" in run(*command, "--read", "comment").stderr
+        assert "unknown field `komma`" in run(*command, "--read", "komma=1").stderr
+
+
 def test_a_call_raises_what_the_command_says(tmp_path: Path, job: Job) -> None:
     model_in(tmp_path, job)
     frame = polars.read_csv(raw(tmp_path / "new.csv", 50), null_values=[""])

@@ -166,6 +166,38 @@ def test_a_wrong_file_names_file_key_and_remedy(
     assert says in str(caught.value)
 
 
+def test_all_that_is_wrong_in_a_file_is_said_at_once(tmp_path: Path) -> None:
+    text = changed(PARTY, 'name = "ann"', 'name = "Ann"')
+    text = changed(text, "tcp://office.example.org:7700", "office.example.org")
+    text = changed(text, 'advertise = "tcp://ann.example.org:7701"\n', "")
+    text = changed(text, "least_group = 9", 'least_group = 0\njobs = ["12"]')
+    text = changed(text, "join_s = 30", "join_s = 0")
+    text = changed(text, 'ignore = ["id"]', 'delimiter = "ab", comment = "##", skip_lines = -1')
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_node_config(path)
+    first, *rest = str(caught.value).splitlines()
+    assert first == f"{path}: 9 things are wrong:"
+    said = [line.split(": ")[1] for line in rest]
+    assert said == [
+        "coordinator.address",
+        "network.listen",
+        "rules.least_group",
+        "rules.jobs",
+        "timeouts.join_s",
+        "data.other.skip_lines",
+        "data.other.delimiter",
+        "data.other.comment",
+        "node.name",
+    ]
+    assert all(line.strip().startswith(f"{path}:") for line in rest)
+
+    path = write(tmp_path, changed(COORDINATOR, 'listen = "tcp://0.0.0.0:7700"', 'listen = ""'))
+    path.write_text(path.read_text() + "[timeouts]\njoin_s = 0\n")
+    with pytest.raises(ConfigError, match=r"2 things are wrong:\n.*network\.listen.*\n.*join_s"):
+        load_coordinator_config(path)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "key"),
     [

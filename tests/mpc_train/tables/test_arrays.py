@@ -195,6 +195,15 @@ def test_npy_files_named_in_a_csv(tmp_path: Path, job: Job, elsewhere: bool) -> 
     check(job, source)
 
 
+def test_a_name_to_replace_that_no_column_has(tmp_path: Path, job: Job) -> None:
+    names = [f"{row}.npy" for row in range(ROWS)]
+    for name, image in zip(names, IMAGES, strict=True):
+        np.save(tmp_path / name, image)
+    source = Source(str(table_of_files(tmp_path, names)), rename={"scan": "pixels"})
+    with pytest.raises(DataError, match="line 1: rename: there is no column 'scan'"):
+        check(job, source)
+
+
 def test_everything_wrong_with_files_is_said_at_once(tmp_path: Path, job: Job) -> None:
     names = ["0.npy", "1.npy", "2.npy", "", "../3.npy", "gone.npy"]
     np.save(tmp_path / "0.npy", IMAGES[0])
@@ -417,7 +426,7 @@ def test_the_example_takes_arrays() -> None:
 
 
 def test_an_error_has_an_end(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpc_train.tables.readers.arrays.MOST_SHOWN", 3)
+    monkeypatch.setattr("mpc_train.tables.readers.arrays.MAX_SHOWN", 3)
     said = refused(job, Source(str(table_of_files(tmp_path, ["gone.npy"] * ROWS))))
     assert said.count("there is no file") == 3 and said.endswith("and perhaps more")
     for row in range(3):

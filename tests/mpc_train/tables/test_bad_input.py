@@ -156,7 +156,7 @@ def test_columns_of_one_value_or_none(tmp_path: Path) -> None:
 def test_columns_that_are_missing_double_or_unknown(tmp_path: Path) -> None:
     rows = lines()
     for header, says in (
-        ("id,age,region,since,since", "line 1: column 'since' stands there twice"),
+        ("id,age,region,since,since", "line 1: column 'since' appears twice"),
         ("id,age,region,since,x", "line 1: missing column 'member'; not in the schema: 'x'"),
     ):
         assert says in refused(write(tmp_path, [header, *rows[1:]]))

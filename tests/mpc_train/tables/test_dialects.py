@@ -209,7 +209,7 @@ FOREIGN: list[tuple[bytes, dict[str, Any], str]] = [
     (b"PAR1" + bytes(30), {}, "a Parquet file"),
     (b"SQLite format 3\0" + bytes(30), {}, "an SQLite database"),
     (b'a,b\n1,2\n3, "4"\n', {}, "line 3: a space before a quotation mark.*skip_space = true"),
-    (b"a,b,a\n1,2,3\n", {"ignore": ("a",)}, "'a' stands there twice, and the job takes it"),
+    (b"a,b,a\n1,2,3\n", {"ignore": ("a",)}, "'a' appears twice, and the job takes it"),
     (b"a,b,\n1,2,3\n", {}, "column '' is not in the schema.*\"\" is a column without a name"),
     (b"a;b\n1;2\n", {}, 'missing column.*delimiter = ";"'),
     (b"a\tb\n1\t2\n", {}, r'missing column.*delimiter = "\\t"'),
@@ -255,7 +255,7 @@ def test_columns_are_renamed_at_their_owner(tmp_path: Path) -> None:
     swapped = table(tmp_path, "a,b\n1,2\n3,4\n", rename={"a": "b", "b": "a"})
     assert swapped.values.tolist() == [[2, 1], [4, 3]]
     twice = refused(tmp_path, "Alter,b,a\n1,2,3\n", rename={"Alter": "a"})
-    assert "'a' stands there twice" in twice
+    assert "'a' appears twice" in twice
     path = tmp_path / "t.parquet"
     polars.DataFrame({"Alter": [1, 3], "Größe": [2, 4]}).write_parquet(path)
     found = load(Source(str(path), rename=RENAMED), SCHEMA, names=("b", "a"))

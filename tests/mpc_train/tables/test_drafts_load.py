@@ -183,7 +183,7 @@ def test_columns_of_no_name_and_of_the_same(tmp_path: Path) -> None:
     schema, draft = loads(tmp_path, Source(str(path)))
     assert (schema.names, draft.source.ignore) == (("age", "é"), ("",))
     path.write_text("é,age,e\u0301\n1,2,3\n2,3,4\n")
-    with pytest.raises(DataError, match="line 1: column 'é' stands there twice; rename one, or li"):
+    with pytest.raises(DataError, match="line 1: column 'é' appears twice; rename one, or li"):
         infer(Source(str(path)))
 
 

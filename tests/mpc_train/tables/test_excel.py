@@ -155,7 +155,7 @@ def test_what_is_wrong_in_a_sheet_is_named_with_its_row(tmp_path: Path) -> None:
     table = [[*row, 5, 6] for row in CELLS]
     table[0][5:] = ["", "x"]
     message = refused(workbook(tmp_path / "t.xlsx", one=table))
-    assert "row 1: column 'x' stands there twice" in message
+    assert "row 1: column 'x' appears twice" in message
     assert "row 1: column '' is not in the schema" in message
     gap = [*CELLS[:2], [], *CELLS[2:]]
     assert "row 3: column 'id': the cell is empty" in refused(

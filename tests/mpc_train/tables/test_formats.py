@@ -334,19 +334,19 @@ def test_two_columns_whose_names_differ_in_their_encoding_only(tmp_path: Path) -
         Source(str(npz)),
         Source(url=f"sqlite:///{base}", query=query),
     ):
-        with pytest.raises(DataError, match="column 'é' stands there twice; rename one, or list"):
+        with pytest.raises(DataError, match="column 'é' appears twice; rename one, or list"):
             loaded(source, "x")
         if source.file:
             ignoring = Source(source.file, ignore=("e\u0301",))
             assert loaded(ignoring, "x").values[:, 0].tolist() == [5, 6]
-            with pytest.raises(DataError, match="stands there twice"):
+            with pytest.raises(DataError, match="appears twice"):
                 loaded(ignoring, "é")
 
 
 def test_arrays_that_make_columns_of_one_name(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     np.savez(path, x=np.arange(4.0).reshape(2, 2), x_0=np.array([7, 8]))
-    with pytest.raises(DataError, match="column 'x_0' stands there twice"):
+    with pytest.raises(DataError, match="column 'x_0' appears twice"):
         loaded(Source(str(path)), "x_1", "x_0")
 
 

@@ -174,7 +174,7 @@ def test_one_patient_in_three_spellings_is_in_one_part(tmp_path: Path) -> None:
     ("old", "new", "words"),
     [
         ("SPELLING", 'split_normalise = ["date", "case"]', "write date alone"),
-        ("SPELLING", 'split_normalise = ["case", "case"]', "stands there twice"),
+        ("SPELLING", 'split_normalise = ["case", "case"]', "appears twice"),
         ('split_by = "id"\nSPELLING', 'split_normalise = ["case"]', "is for split_by"),
     ],
 )

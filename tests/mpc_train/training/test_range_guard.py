@@ -23,7 +23,8 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.networks.network import Network
 from mpc_train.results.report import describe
-from mpc_train.run.program import _trained, agreed_outputs
+from mpc_train.run.phases.prepare import agreed_outputs
+from mpc_train.run.phases.train import train_model
 from mpc_train.training import range_guard
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.training.range_guard import RangeGuard, look_at_network
@@ -80,7 +81,7 @@ def test_one_word_beyond_its_limit_is_told(word: int, outside: bool, place: int)
 
 
 def test_limits_and_chunks_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(range_guard, "MOST_AT_ONCE", 4)
+    monkeypatch.setattr(range_guard, "MAX_AT_ONCE", 4)
 
     def body(role: Role, guard: RangeGuard, last: int = 0) -> None:
         guard.look(secret(role, np.full((3, 3), 50)), 50)
@@ -322,7 +323,9 @@ def test_a_fold_that_diverges_is_told_before_anything_of_it_is_revealed(tmp_path
                 shared.inputs,
                 shared.labels,
                 lambda fold, later: (
-                    _trained(fold, later, None, shared, {}, lambda _: None, guard).model.evaluated
+                    train_model(
+                        fold, later, None, shared, {}, lambda _: None, guard
+                    ).model.evaluated
                 ),
                 lambda: guard.decide(gate, total_steps(job)),
             )

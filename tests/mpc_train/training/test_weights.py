@@ -27,7 +27,7 @@ from mpc_train.jobs.schedule import split
 from mpc_train.owners.table import Table, load_table, table_of
 from mpc_train.preparation.sharing import pieces_of, share_in, words_brought
 from mpc_train.results.report import describe
-from mpc_train.run.program import _trained
+from mpc_train.run.phases.train import train_model
 from mpc_train.tables.source import Source
 from mpc_train.tables.typed import TypedTable
 from mpc_train.training.first_weights import initial_weights
@@ -120,7 +120,7 @@ def training(job: Job, tables: list[Table]) -> Callable[[Role], Any]:
             me, table = ("registry", None) if place == 3 else (job.owners[place], tables[place])
             shared = share_in(job, sources, me, table, lambda *_: None)
             role.finish()
-            model = _trained(job, role, None, shared, {}, lambda _: None).model
+            model = train_model(job, role, None, shared, {}, lambda _: None).model
             return {name: shares_of(model.tensors[name].masked()) for name in job.shapes}
         finally:
             detach()

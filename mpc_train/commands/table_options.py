@@ -1,0 +1,68 @@
+"""Options that say how a table is written, the same for every command that reads one.
+
+The most frequent have names of their own; `--read` takes every key that a node's file has under
+`[data]`.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mpc_train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mpc_train.tables.source import Source
+
+DelimiterOption = Annotated[str, typer.Option(help="CSV: the sign between cells.")]
+EncodingOption = Annotated[str, typer.Option(help="CSV: how the file is encoded.")]
+DecimalOption = Annotated[str, typer.Option(help="CSV: point or comma in numbers.")]
+DateFormatOption = Annotated[str, typer.Option(help="How dates are written.")]
+DatePivotOption = Annotated[
+    int, typer.Option(help="The first of the hundred years that %y may mean, like 1930.")
+]
+ReadOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--read",
+        metavar="KEY=VALUE",
+        help="Any other key of [data] in a node's file, like thousands=. or skip_lines=2; may be "
+        "given several times.",
+    ),
+]
+
+
+def given_source(file: Path, named: dict[str, str | int], read: list[str] | None) -> "Source":
+    """Return the table `file` as the options describe it.
+
+    named: values of options by their key; those left at nothing are left to the table's defaults.
+    read: `KEY=VALUE`, the value as TOML has it or, failing that, as a text. Raises ConfigError with
+    all that is wrong.
+    """
+    import msgspec
+
+    from mpc_train.tables.source import Source, SourceProblem, check_source
+
+    given: dict[str, object] = {key: value for key, value in named.items() if value}
+    for pair in read or ():
+        key, sign, value = pair.partition("=")
+        if not sign or key == "file":
+            raise ConfigError(f"--read {pair}: write KEY=VALUE, with a key of [data]")
+        given[key] = _value(value)
+    try:
+        source = msgspec.convert({**given, "file": str(file)}, Source)
+        check_source(source)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    except SourceProblem as problem:
+        said = "\n  ".join(f"{key}: {message}" for key, message in problem.faults)
+        raise ConfigError(f"{file}: {said}") from problem
+    return source
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,62 @@
+"""Phase 4: the listed metrics on held-out rows, of the model and of those of cross-validation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mpc_train.evaluation.findings import Findings
+from mpc_train.evaluation.folds import cross_validated, fold_steps
+from mpc_train.evaluation.metrics import evaluation_of, revealed
+from mpc_train.evaluation.own import own_halves
+from mpc_train.jobs.schedule import split, total_steps
+from mpc_train.preparation.sharing import Shared
+from mpc_train.run.phases.train import Trained, train_model
+from mpc_train.training.range_guard import RangeGuard
+from protocols.roles.role import Role
+from protocols.shares.reveal import RevealGate, SealedHalf
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+    from parties.agreement.session import Session
+
+
+def evaluate(
+    session: Session,
+    job: Job,
+    role: Role,
+    gate: RevealGate,
+    shared: Shared,
+    trained: Trained,
+    guard: RangeGuard | None,
+) -> tuple[Findings, dict[str, SealedHalf]]:
+    """Return the metrics, known to all evaluators and empty at the dealer, and this evaluator's
+    halves of those that owners learn of their own rows.
+
+    Raises RangeError for a metric that cannot be.
+    """
+    steps = total_steps(job)
+    session.progress(phase="evaluating")
+
+    def fold_model(fold: Job, later: Any) -> Any:
+        session.progress(phase="evaluating", fold=fold.data.fold, folds=job.reveal.folds)
+        return train_model(fold, later, None, shared, {}, lambda _: None, guard).model.evaluated
+
+    def settled() -> None:
+        if guard is not None:
+            guard.decide(gate, steps)
+
+    folds = cross_validated(job, role, gate, shared.inputs, shared.labels, fold_model, settled)
+    role.begin_step(steps + fold_steps(job) + 1)
+    model = trained.model.evaluated
+    findings = _metrics(job, gate, model, shared) | folds
+    findings.check()
+    return findings, own_halves(job, gate, model, shared.inputs, shared.labels)
+
+
+def _metrics(job: Job, gate: RevealGate, model: Any, shared: Shared) -> Findings:
+    metrics = job.reveal.metrics
+    if not metrics:
+        return Findings()
+    _, rows = split(job)
+    evaluation = evaluation_of(job, metrics, model, shared.inputs, shared.labels, rows)
+    return revealed(job, gate, total_steps(job), metrics, evaluation)

@@ -1,0 +1,49 @@
+"""Phase 2, where owners bring identifiers: which records belong together, and the job for those."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mpc_train.admission.load import resolved
+from mpc_train.linkage.link import Linked, Place, check_duplicates, link, patience_s
+from mpc_train.run.phases.prepare import public_constants
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+    from mpc_train.owners.table import Table
+    from parties.agreement.session import Session
+    from protocols.roles.role import Role
+
+MAX_PROCESSES = 4
+"""Curve points are multiplied by this many processes at most."""
+
+
+def link_records(session: Session, job: Job, role: Role, table: Table | None) -> Linked | None:
+    """Return which records of all owners are joined; None where no columns are.
+
+    table: this node's own, with the tokens of its records. Where the rows of all owners are kept,
+    that none is another's duplicate is checked. Raises LinkageError.
+    """
+    if job.data.link is None:
+        return None
+    processes = min(os.cpu_count() or 1, MAX_PROCESSES)
+    place = Place(session.me, session.channel, session.sid, processes)
+    tokens = None if table is None else table.tokens
+    session.progress(phase="linking", records=sum(job.data.rows.values()))
+    with session.channel.patience(patience_s(job)):
+        if job.data.join is None:
+            check_duplicates(job, role, place, tokens)
+            return None
+        return link(job, role, place, tokens)
+
+
+def joined_job(job: Job, role: Role, linked: Linked | None) -> Job:
+    """Return the job for the rows that are joined. Raises JobError where it does not go with so
+    many."""
+    if linked is None:
+        return job
+    job = resolved(job, linked.rows)
+    # A node that derives another schedule than the others is told so at the next frame.
+    role.issue("joined", linked.rows, *public_constants(job))
+    return job

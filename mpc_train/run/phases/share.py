@@ -1,0 +1,93 @@
+"""Phase 2: each owner's rows and labels become masked tensors, at every computing node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from mpc_train.linkage.sharing import share_joined
+from mpc_train.preparation.sharing import Shared, share_in, words_brought
+from mpc_train.training.warm_start import PUBLIC, flat, started_with
+from protocols.arrays import Reals
+from protocols.crypten_tensor.tensor import MaskedTensor, Source
+from protocols.ring.fixed_point import encode
+from protocols.roles.streams import Stream
+from protocols.shares.inputs import OutsideSource, send_outside
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+    from mpc_train.linkage.link import Linked
+    from mpc_train.owners.table import Table
+    from parties.agreement.session import Session
+    from protocols.roles.role import Role
+
+INPUT_LABEL = "mpc-train outside input root v1"
+
+
+def share_all(
+    session: Session,
+    job: Job,
+    role: Role,
+    linked: Linked | None,
+    take_table: Callable[[], Table | None],
+    start: Mapping[str, Reals] | None,
+) -> tuple[Shared, dict[str, MaskedTensor]]:
+    """Return all owners' rows and labels, in the order of owners, and the weights that training
+    starts from, where the job gives them.
+
+    take_table: hands over this node's own rows, which are freed once they are shared. start: the
+    state_dict, where this node has it.
+    """
+    # Once for rows and weights: what an owner that does not compute sends is one stream.
+    sources = {owner: _source(session, job, owner) for owner in job.owners}
+    if linked is None:
+        shared = share_in(job, sources, session.me, take_table(), partial(_tell, session))
+    else:
+        shared = share_joined(job, role, linked, session.me, take_table())
+    settings = job.train.warm_start
+    if settings is None:
+        return shared, {}
+    source: Source | None = None
+    if settings.source == job.dealer:
+        source = "dealer"
+    elif settings.source != PUBLIC:
+        source = sources[settings.source]
+    return shared, started_with(job, role, source, start)
+
+
+def send_rows(session: Session, job: Job, table: Table, start: Mapping[str, Reals] | None) -> None:
+    """Send this node's rows, and the weights to start from, at an owner that only provides data."""
+    streams = []
+    for evaluator in job.evaluators[:-1]:
+        stream = Stream(session.export(evaluator, INPUT_LABEL))
+        stream.begin_step(0)
+        streams.append(stream)
+    words = words_brought(job, session.me, table, partial(_tell, session))
+    if start is not None:
+        words = chain(words, [encode(flat(start), job.fraction_bits)])
+    for number, each in enumerate(words):
+        send_outside(session.channel, job.evaluators, streams, each, number)
+
+
+def _source(session: Session, job: Job, owner: str) -> Source:
+    """How `owner` provides its rows, as this node sees it."""
+    if owner in job.evaluators:
+        return job.evaluators.index(owner)
+    if owner == job.dealer:
+        return "dealer"
+    if session.is_dealer:
+        return "outside"
+    stream = None
+    if session.me != job.evaluators[-1]:
+        stream = Stream(session.export(owner, INPUT_LABEL))
+        stream.begin_step(0)
+    return OutsideSource(session.channel, owner, stream)
+
+
+def _tell(session: Session, rows: int, of_rows: int) -> None:
+    """Tell how many rows are shared in."""
+    session.progress(
+        rows=rows, of_rows=of_rows, bytes_sent=session.channel.bytes_sent, phase="sharing"
+    )

@@ -1,0 +1,74 @@
+"""Phase 3: the steps of an optimizer or of a regression, over shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mpc_train.jobs.schedule import is_newton
+from mpc_train.preparation.sharing import Shared
+from mpc_train.regression.run import regress
+from mpc_train.training.balance import balanced
+from mpc_train.training.optimizers.gradients import unseen
+from mpc_train.training.range_guard import ADVICE, NEWTON_ADVICE, RangeGuard, look_at_network
+from mpc_train.training.trainer import Training, make_trainer, train
+from mpc_train.training.watch import Watch
+from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.roles.role import Role
+from protocols.shares.masked import Masked
+from protocols.shares.reveal import RevealGate
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training ends with. model: has `tensors` by name and `evaluated(inputs)`. secret: what
+    else is sealed. losses: revealed ones, by step."""
+
+    model: Any
+    training: Training
+    secret: dict[str, Masked]
+    losses: dict[int, float]
+
+
+def train_model(
+    job: Job,
+    role: Role,
+    gate: RevealGate | None,
+    shared: Shared,
+    start: dict[str, MaskedTensor],
+    done: Callable[[int], None],
+    guard: RangeGuard | None = None,
+) -> Trained:
+    """Train from `start`, or from the job's first weights where that is empty.
+
+    gate: None where nothing is disclosed on the way. done: hears the number of each step. guard:
+    looks on, and at what came out.
+    """
+    if is_newton(job):
+        found = regress(job, role, shared.inputs, shared.labels, done, shared.weights, guard)
+        return Trained(found, found.training, found.secret, {})
+    trainer = make_trainer(job, start, unseen if guard is None else guard.sample)
+    if job.train.loss.balanced:
+        trainer = replace(trainer, loss=balanced(job, trainer.loss, shared.labels))
+    model = trainer.model
+    watch = None
+    if gate is not None:
+        watch = Watch(job, gate, model, trainer.loss, model.secret, shared.inputs, shared.labels)
+    training = train(
+        job, role, trainer, shared.inputs, shared.labels, done, watch, shared.weights, guard
+    )
+    if guard is not None:
+        look_at_network(guard, job, model, shared.inputs)
+    return Trained(model, training, {}, {} if watch is None else watch.losses)
+
+
+def guard_of(job: Job, role: Role) -> RangeGuard | None:
+    """The guard that says at the end whether a value left the ring's range; None where the job
+    switches it off."""
+    if not job.train.guards_end:
+        return None
+    return RangeGuard(role, NEWTON_ADVICE if is_newton(job) else ADVICE)
