@@ -10,7 +10,6 @@ import torch
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.training import loss_name
 from mpc_train.networks.head import head_of
-from mpc_train.training.setup import moments
 from mpc_train.twin.optim import RootAdaptive
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -28,17 +27,17 @@ def twin_optimizer(job: Job, parameters: Iterable[torch.nn.Parameter]) -> torch.
             weight_decay=float(settings.weight_decay),
             nesterov=settings.nesterov,
         )
-    exact = moments(job)
+    adam = settings.name in ("adam", "adamw")
     return RootAdaptive(
         trained,
         rate,
-        first=float(exact.first),
-        second=float(exact.second),
-        epsilon=float(exact.epsilon),
-        corrected=exact.corrected,
-        momentum=float(exact.momentum),
-        weight_decay=float(exact.weight_decay),
-        decoupled=exact.decoupled,
+        first=float(settings.betas[0]) if adam else 0.0,
+        second=float(settings.betas[1] if adam else settings.alpha),
+        epsilon=float(settings.epsilon),
+        corrected=adam,
+        momentum=float(settings.momentum),
+        weight_decay=float(settings.weight_decay),
+        decoupled=settings.name == "adamw",
     )
 
 

@@ -4,6 +4,7 @@ The first test carries the attack out on the twin; the others are its relatives.
 one that loads: nothing but a node's rules stands between it and the data.
 """
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from mpc_train.admission import rules
 from mpc_train.admission.cautions import cautions
+from mpc_train.admission.effective_rows import effective_rows, lightest
 from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
 from mpc_train.cli import app
@@ -155,6 +157,18 @@ def test_the_running_means_of_a_norm_are_a_result_too(tmp_path: Path) -> None:
     assert "least_effective_rows" in refused(carried(tmp_path, norm(1.0)))
     job = carried(tmp_path, norm(0.05))
     check_rules(allowing(job), job, "bob")
+
+
+def test_a_dropped_value_may_be_the_one_that_all_other_rows_need(tmp_path: Path) -> None:
+    """Of the values that a row needs only so many are there: one row may have them, others not."""
+    layers = torch.nn.Linear(2, 4), torch.nn.Dropout(0.75), torch.nn.Linear(4, 1)
+    job = carried(tmp_path, torch.nn.Sequential(*layers))
+    plain = carried(tmp_path, torch.nn.Sequential(layers[0], layers[2]))
+    assert [lightest(job), lightest(plain)] == [Fraction(1, 4), Fraction(1)]
+    found, whole = effective_rows(job), effective_rows(plain)
+    assert found.pooled == pytest.approx(1 + (whole.pooled - 1) / 4)
+    assert found.owners["bob"] == pytest.approx(1 + (whole.owners["bob"] - 1) / 4)
+    assert "least_effective_rows" in refused(job)
 
 
 def test_weights_that_somebody_chose_are_named(tmp_path: Path) -> None:
