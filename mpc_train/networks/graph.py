@@ -153,7 +153,7 @@ class Spec:
 _AFFINE = ("weight", "bias")
 _WINDOW = ("kernel", "stride", "padding", "dilation")
 _SIZES = {*_WINDOW, "outputs", "axes"}
-_REALS = {"eps", "momentum", "p", "slope", "low", "high", "factor", "summand"}
+_REALS = {"eps", "momentum", "p", "slope", "low", "high", "factor", "summand", "alpha", "value"}
 _FLAGS = {"round_up", "keep"}
 """Kinds of settings by their key; `table` is a name, and all others are counts."""
 SPECS: dict[str, Spec] = {
