@@ -280,6 +280,11 @@ def test_the_table_from_what_is_sealed(tmp_path: Path) -> None:
     (warning,) = collinear.warnings  # where the table is not looked at: JSON, and the run's words
     assert "determined by other inputs or constant: their coefficients" in warning
     assert collinear.lines()[-1] == warning and not found.warnings
+    exact = results(job, opened(job, **{DISPERSION: [0.0]}))
+    assert [row.note for row in exact.rows] == ["every row is fitted exactly"] * 4
+    assert exact.converged and not exact.warnings and exact.rows[0].p_value is None
+    far = opened(job, **{DISPERSION: [0.0], CHANGE: [0.0, 0.1, 0.0, 0.0]})
+    assert not results(job, far).converged
     moving = results(job, opened(job, **{CHANGE: [0.0, 0.1, 0.0, 0.0]}))
     assert not moving.converged and "did not converge" in moving.lines()[-1]
     assert not moving.separated and "separate" not in moving.lines()[-1]
