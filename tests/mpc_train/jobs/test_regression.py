@@ -263,6 +263,19 @@ def opened(job: Job, **changes: list[float]) -> dict[str, np.ndarray]:
     return {name: np.array(value, np.float64) for name, value in tensors.items()}
 
 
+def test_a_step_far_below_an_error_may_still_go_somewhere(tmp_path: Path) -> None:
+    """Where an input separates classes weights vanish: errors grow, and steps fall below them."""
+    creeping = {CHANGE: [8e-4, 0.0, 0.0, 0.0]}
+    job = checked(tmp_path, job_text("logistic"))
+    found = results(job, opened(job, **creeping))
+    assert not found.converged and found.separated
+    assert all(row.p_value is None for row in found.rows)
+    assert results(job, opened(job, **{CHANGE: [4e-4, 0.0, 0.0, 0.0]})).converged
+    # A label that is a number has a minimum.
+    job = checked(tmp_path, job_text("linear"))
+    assert results(job, opened(job, **creeping)).converged
+
+
 def test_the_table_from_what_is_sealed(tmp_path: Path) -> None:
     job = checked(tmp_path, job_text("linear"))
     found = results(job, opened(job))
