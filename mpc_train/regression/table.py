@@ -58,6 +58,8 @@ MIN_TOLD = 0.1
 """Without standard errors: smaller coefficients are not told apart from 0 by `CREEPING`."""
 NOT_CONVERGED = "not converged"
 DEPENDENT = "determined by other inputs or constant"
+EXACT = "every row is fitted exactly"
+"""Then no residual is left that an error could be estimated from."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,11 @@ def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
     inflation = tensors[INFLATION]
     variance = dispersion * tensors[SCALE] ** 2 * np.maximum(inflation, 0)
     errors = np.sqrt(variance / 2.0 ** (sizes.diagonal + sizes.count))
-    known = (tensors[DEPENDENCE] <= UNRESOLVED) & (errors > 0)
+    alone = (tensors[DEPENDENCE] <= UNRESOLVED) & (tensors[SCALE] > 0) & (inflation > 0)
+    known = alone & (errors > 0)
     settled = bool((change[known] <= CONVERGED * errors[known]).all())
+    little = CONVERGED_PLAIN * np.maximum(1.0, np.abs(values))
+    settled &= bool((change <= little)[alone & ~known].all())
     settled &= not _creeps(family, change[known], values[known], errors[known])
     statistic = np.divide(values, errors, out=np.zeros_like(values), where=known)
 
@@ -174,7 +179,8 @@ def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
     for j, name in enumerate(names):
         row = Row(name, float(values[j]), inflation=float(inflation[j]), per_unit=units[j])
         if not known[j] or not settled:
-            row = replace(row, note=NOT_CONVERGED if known[j] else DEPENDENT)
+            note = EXACT if settled else NOT_CONVERGED
+            row = replace(row, note=note if alone[j] else DEPENDENT)
         else:
             row = replace(
                 row,

@@ -263,6 +263,19 @@ def opened(job: Job, **changes: list[float]) -> dict[str, np.ndarray]:
     return {name: np.array(value, np.float64) for name, value in tensors.items()}
 
 
+def test_a_step_far_below_an_error_may_still_go_somewhere(tmp_path: Path) -> None:
+    """Where an input separates classes weights vanish: errors grow, and steps fall below them."""
+    creeping = {CHANGE: [8e-4, 0.0, 0.0, 0.0]}
+    job = checked(tmp_path, job_text("logistic"))
+    found = results(job, opened(job, **creeping))
+    assert not found.converged and found.separated
+    assert all(row.p_value is None for row in found.rows)
+    assert results(job, opened(job, **{CHANGE: [4e-4, 0.0, 0.0, 0.0]})).converged
+    # A label that is a number has a minimum.
+    job = checked(tmp_path, job_text("linear"))
+    assert results(job, opened(job, **creeping)).converged
+
+
 def test_the_table_from_what_is_sealed(tmp_path: Path) -> None:
     job = checked(tmp_path, job_text("linear"))
     found = results(job, opened(job))
@@ -280,6 +293,11 @@ def test_the_table_from_what_is_sealed(tmp_path: Path) -> None:
     (warning,) = collinear.warnings  # where the table is not looked at: JSON, and the run's words
     assert "determined by other inputs or constant: their coefficients" in warning
     assert collinear.lines()[-1] == warning and not found.warnings
+    exact = results(job, opened(job, **{DISPERSION: [0.0]}))
+    assert [row.note for row in exact.rows] == ["every row is fitted exactly"] * 4
+    assert exact.converged and not exact.warnings and exact.rows[0].p_value is None
+    far = opened(job, **{DISPERSION: [0.0], CHANGE: [0.0, 0.1, 0.0, 0.0]})
+    assert not results(job, far).converged
     moving = results(job, opened(job, **{CHANGE: [0.0, 0.1, 0.0, 0.0]}))
     assert not moving.converged and "did not converge" in moving.lines()[-1]
     assert not moving.separated and "separate" not in moving.lines()[-1]
