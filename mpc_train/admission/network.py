@@ -112,8 +112,8 @@ def _check_constants(job: Job, node: Node) -> None:
             raise GraphError(
                 f"{node.place}: a factor of {float(factor):g} leaves nothing at fraction_bits = {f}"
             )
-    elif node.op in ("shift", "fill"):
-        summand = node.real("summand" if node.op == "shift" else "value")
+    elif node.op == "shift":
+        summand = node.real("summand")
         if abs(summand) > limit:
             raise GraphError(
                 f"{node.place}: a summand of {float(summand):g} is beyond "
@@ -134,18 +134,6 @@ def _check_constants(job: Job, node: Node) -> None:
             raise GraphError(
                 f"{node.place}: limits of {float(low):g} and {float(high):g} are the same at "
                 f"fraction_bits = {f}"
-            )
-    elif node.op == "elu":
-        alpha = node.real("alpha")
-        if not 0 <= alpha <= limit:
-            raise GraphError(
-                f"{node.place}: alpha = {float(alpha):g}; 0 to fixed_point.activation_limit = "
-                f"{limit}"
-            )
-        if not round(alpha * (1 << f)):
-            raise GraphError(
-                f"{node.place}: alpha = {float(alpha):g} is nothing at fraction_bits = {f}; use "
-                "ReLU"
             )
     elif node.op == "leaky_relu":
         slope = abs(node.real("slope"))

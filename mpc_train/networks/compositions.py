@@ -7,7 +7,7 @@ of these are exact but for the rounding of a public factor.
 from __future__ import annotations
 
 import operator
-from fractions import Fraction
+from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import Any
 
@@ -15,9 +15,72 @@ import torch
 import torch.nn.functional as functional
 from torch import fx, nn
 
-from mpc_train.networks import recurrent
-from mpc_train.networks.convert_rules import Unsupported, argument, decimal_text, is_tensor
-from mpc_train.networks.emission import Emission, Rule, axis_of
+from mpc_train.networks.convert_rules import (
+    Unsupported,
+    argument,
+    decimal_text,
+    is_tensor,
+)
+from mpc_train.networks.graph import Node, Setting
+
+
+class Emission:
+    """Where the operations of one fx node go; the last of them has the node's name."""
+
+    def __init__(self, node: fx.Node, layer: nn.Module | None, value_of: dict[fx.Node, str]):
+        self.node, self.layer = node, layer
+        self.nodes: list[Node] = []
+        self._value_of = value_of
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.node.meta["shape"]
+
+    def value(self, place: int = 0) -> str:
+        return self.named(self.source(place))
+
+    def source(self, place: int = 0) -> fx.Node:
+        given = self.node.args[place] if len(self.node.args) > place else None
+        if given is None:
+            given = self.node.kwargs.get("input")
+        if not isinstance(given, fx.Node) or not is_tensor(given):
+            raise Unsupported("takes a tensor of the network first")
+        return given
+
+    def named(self, node: Any) -> str:
+        if not isinstance(node, fx.Node) or node not in self._value_of:
+            raise Unsupported("takes tensors of the network")
+        return self._value_of[node]
+
+    def add(
+        self,
+        op: str,
+        inputs: Iterable[str],
+        shape: tuple[int, ...],
+        tensors: dict[str, str] | None = None,
+        **settings: Setting,
+    ) -> str:
+        name = f"{self.node.name}.{len(self.nodes)}"
+        self.nodes.append(Node(name, op, tuple(inputs), tuple(shape), tensors or {}, settings))
+        return name
+
+    def setting(self, place: int, name: str, default: Any = None) -> Any:
+        """Of the layer, or of the call."""
+        if self.layer is not None:
+            return getattr(self.layer, name, default)
+        return argument(self.node, place, name, default)
+
+
+Rule = Callable[[Emission], str]
+
+
+def _axis(dim: Any, rank: int) -> int:
+    """Without the axis of rows. rank: with it."""
+    if not isinstance(dim, int) or not -rank <= dim < rank:
+        raise Unsupported(f"dim = {dim!r}: a number between 1 and {rank - 1}")
+    if dim % rank == 0:
+        raise Unsupported("dim = 0 would mix rows")
+    return dim % rank - 1
 
 
 def _clamp(out: Emission) -> str:
@@ -107,7 +170,7 @@ def _expand(out: Emission) -> str:
 
 def _stack(out: Emission) -> str:
     parts = argument(out.node, 0, "tensors")
-    axis = axis_of(argument(out.node, 1, "dim", 0), len(out.shape) + 1)
+    axis = _axis(argument(out.node, 1, "dim", 0), len(out.shape) + 1)
     one = (*out.shape[:axis], 1, *out.shape[axis + 1 :])
     names = [out.add("reshape", (out.named(part),), one) for part in parts]
     return out.add("cat", names, out.shape, axis=axis)
@@ -116,7 +179,7 @@ def _stack(out: Emission) -> str:
 def _pieces(out: Emission) -> str:
     """chunk and split: nothing yet; the pieces are slices where they are taken out."""
     source = out.source()
-    axis = axis_of(argument(out.node, 2, "dim", 0), len(out.shape) + 1)
+    axis = _axis(argument(out.node, 2, "dim", 0), len(out.shape) + 1)
     total = source.meta["shape"][axis]
     sizes = argument(out.node, 1, "split_size", None)
     if sizes is None:
@@ -136,8 +199,6 @@ def _get(out: Emission) -> str:
     index: Any = out.node.args[1]
     if not isinstance(source, fx.Node):
         raise Unsupported("indexing of what is not a tensor")
-    if "results" in source.meta:
-        return recurrent.taken(out, source.meta["results"], index)
     x, shape = out.named(source), list(source.meta["shape"])
     if "pieces" in source.meta:
         axis, starts = source.meta["pieces"]
@@ -182,39 +243,6 @@ def _prelu(out: Emission) -> str:
     return out.add("add", (above, below), shape)
 
 
-def _elu(out: Emission) -> str:
-    return _with_alpha(out, out.value(), out.setting(1, "alpha", 1.0))
-
-
-def _with_alpha(out: Emission, x: str, alpha: float) -> str:
-    if alpha < 0:
-        raise Unsupported("alpha is 0 or more")
-    if not alpha:
-        return out.add("relu", (x,), out.shape)
-    return out.add("elu", (x,), out.shape, alpha=decimal_text(alpha))
-
-
-SELU_ALPHA = 1.6732632423543772
-SELU_SCALE = 1.0507009873554805
-
-
-def _selu(out: Emission) -> str:
-    x = _with_alpha(out, out.value(), SELU_ALPHA)
-    return out.add("scale", (x,), out.shape, factor=decimal_text(SELU_SCALE))
-
-
-def _celu(out: Emission) -> str:
-    """alpha · elu(x / alpha)."""
-    alpha = Fraction(decimal_text(out.setting(1, "alpha", 1.0)))
-    if alpha <= 0:
-        raise Unsupported("alpha is above 0")
-    if alpha == 1:
-        return _with_alpha(out, out.value(), 1.0)
-    x = out.add("scale", (out.value(),), out.shape, factor=str(1 / alpha))
-    x = _with_alpha(out, x, 1.0)
-    return out.add("scale", (x,), out.shape, factor=str(alpha))
-
-
 def is_weight(value: Any) -> bool:
     """Whether it is a parameter or buffer that forward uses by itself."""
     return isinstance(value, fx.Node) and value.op == "get_attr"
@@ -250,10 +278,6 @@ WITH_WEIGHT: dict[Any, Rule] = {
 }
 """What a parameter may take part in outside a layer."""
 COMPOSED: dict[Any, Rule] = {
-    **recurrent.RULES,
-    **dict.fromkeys((nn.ELU, functional.elu), _elu),
-    **dict.fromkeys((nn.SELU, functional.selu, torch.selu), _selu),
-    **dict.fromkeys((nn.CELU, functional.celu, torch.celu), _celu),
     nn.Hardsigmoid: _hard_sigmoid,
     nn.Hardswish: _hard_swish,
     nn.InstanceNorm1d: _instance_norm,

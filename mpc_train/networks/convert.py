@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from mpc_train.networks import recurrent, tracing
+from mpc_train.networks import tracing
 from mpc_train.networks.compositions import (
     COMPOSED,
     COMPOSED_LAYERS,
     WITH_WEIGHT,
+    Emission,
     is_weight,
 )
 from mpc_train.networks.convert_rules import (
@@ -37,7 +38,6 @@ from mpc_train.networks.convert_rules import (
     Unsupported,
     is_tensor,
 )
-from mpc_train.networks.emission import Emission
 from mpc_train.networks.graph import (
     WEIGHT_BITS,
     Graph,
@@ -46,7 +46,6 @@ from mpc_train.networks.graph import (
     Tensor,
     check_graph,
     pool_before_relu,
-    version_of,
 )
 from mpc_train.networks.tracing import ShapeTracer, uninitialised
 from protocols.arrays import Words
@@ -114,7 +113,7 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
             input_name = building.value_of[node] = node.name
         elif node.op == "output":
             (result,) = node.args
-            if not isinstance(result, fx.Node) or not building.value_of.get(result):
+            if not isinstance(result, fx.Node) or result not in building.value_of:
                 raise ConversionError(["output: return one tensor"])
             output = building.value_of[result]
         elif is_tensor(node):
@@ -130,9 +129,7 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
                 building.value_of[node] = node.name
     if building.problems:
         raise ConversionError(building.problems)
-    nodes = tuple(building.nodes)
-    graph = Graph(input_name, input_shape, nodes, output, entries, version_of(nodes))
-    graph = pool_before_relu(graph)
+    graph = pool_before_relu(Graph(input_name, input_shape, tuple(building.nodes), output, entries))
     try:
         check_graph(graph)
     except ValueError as error:
@@ -222,8 +219,7 @@ def _unsupported(traced: fx.GraphModule) -> list[str]:
                 problems.append(_refusal(f"{node.target} ({kind})", kind))
         elif node.op in ("call_function", "call_method"):
             table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
-            known = any(node.target in rules for rules in (table, SHAPE_ONLY, COMPOSED))
-            if not known and not recurrent.is_zeros(node):
+            if not any(node.target in known for known in (table, SHAPE_ONLY, COMPOSED)):
                 name = getattr(node.target, "__name__", str(node.target))
                 problems.append(_refusal(_place(node), name))
         elif node.op == "get_attr" and not all(user.target in WITH_WEIGHT for user in node.users):
@@ -273,17 +269,11 @@ def _shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
     problems = []
     for node, shape in found[0].items():
         other = found[1][node]
+        if not shape or shape[0] != 2 or other[0] != 3 or shape[1:] != other[1:]:
+            problems.append(
+                f"{_place(node)}: gives {list(shape)} for two rows; rows come first and stay apart"
+            )
         node.meta["shape"] = tuple(shape[1:])
-        if shape and shape[0] == 2 and other[0] == 3 and shape[1:] == other[1:]:
-            continue
-        layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-        apart = len(shape) > 2 and (shape[1], other[1]) == (2, 3)
-        if apart and recurrent.may_turn(node, layer):
-            node.meta["shape"], node.meta["turned"] = (shape[0], *shape[2:]), True
-            continue
-        problems.append(
-            f"{_place(node)}: gives {list(shape)} for two rows; rows come first and stay apart"
-        )
     if problems:
         raise ConversionError(problems)
 
@@ -307,9 +297,8 @@ class _Shapes(fx.Interpreter):
         first = result
         if isinstance(result, tuple) and not isinstance(result, torch.Size) and result:
             n.meta["several"], first = True, result[0]
-        known = isinstance(first, torch.Tensor) and n.op != "get_attr"
-        if known and not recurrent.is_zeros(n):
-            self.found[n] = n.meta["axes"] = first.shape
+        if isinstance(first, torch.Tensor) and n.op != "get_attr":
+            self.found[n] = first.shape
         return result
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -324,10 +313,6 @@ def _add(building: _Building, traced: fx.GraphModule, node: fx.Node) -> None:
     rule = COMPOSED.get(node.target if part is None else type(part))
     if any(is_weight(value) for value in node.args):
         rule = WITH_WEIGHT[node.target]
-    sources = [value for value in node.all_input_nodes if "results" not in value.meta]
-    across = recurrent.is_turned(node) or any(map(recurrent.is_turned, sources))
-    if across and sources and not isinstance(part, recurrent.RECURRENT):
-        rule = recurrent.turned
     if rule is not None:
         emitted = Emission(node, part, building.value_of)
         building.value_of[node] = rule(emitted)
@@ -354,7 +339,7 @@ def _add(building: _Building, traced: fx.GraphModule, node: fx.Node) -> None:
         building.value_of[node] = building.value_of[inputs[0]]
         return
     for value in inputs:
-        if not building.value_of.get(value):
+        if value not in building.value_of:
             raise Unsupported(f"uses {value.name}, which is not a tensor of this network")
     building.value_of[node] = node.name
     building.nodes.append(

@@ -41,7 +41,6 @@ _PER_OUTPUT = {
     "sigmoid": SPLINE,
     "tanh": SPLINE,
     "smooth": SPLINE,
-    "elu": SPLINE,
     "batch_norm": COMPARED,
     "layer_norm": COMPARED,
     "group_norm": COMPARED,

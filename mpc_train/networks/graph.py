@@ -12,7 +12,7 @@ A graph comes with a job from elsewhere: `check_graph` says whether it is one at
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -22,9 +22,7 @@ from typing import Literal
 
 import msgspec
 
-GRAPH_VERSION = 2
-"""The newest version that is read. A graph states the least one that has all of its operations, so
-that what an older program can run keeps its bytes, and an older program says why it cannot."""
+GRAPH_VERSION = 1
 MAX_NODES = 4096
 MAX_ELEMENTS = 1 << 28
 MAX_AXES = 8
@@ -112,7 +110,7 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     nodes: tuple[Node, ...]
     output: str
     entries: tuple[Tensor, ...]
-    version: int = 1
+    version: int = GRAPH_VERSION
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -173,8 +171,6 @@ SPECS: dict[str, Spec] = {
     "relu": Spec(),
     "leaky_relu": Spec(settings=("slope",)),
     "clamp": Spec(settings=("low", "high")),
-    "elu": Spec(settings=("alpha",)),
-    "fill": Spec(settings=("value",)),
     "sigmoid": Spec(),
     "tanh": Spec(),
     "smooth": Spec(settings=("table",)),
@@ -203,25 +199,10 @@ SPECS: dict[str, Spec] = {
 }
 
 
-_CAME_WITH = {"elu": 2, "fill": 2}
-"""The version that an operation came with, where that is not the first."""
-
-
-def version_of(nodes: Iterable[Node]) -> int:
-    """The least version that has the operations of all nodes."""
-    return max((_CAME_WITH.get(node.op, 1) for node in nodes), default=1)
-
-
 def check_graph(graph: Graph) -> None:
     """Raise GraphError unless every node is well formed and uses what is there before it."""
-    if not 1 <= graph.version <= GRAPH_VERSION:
-        raise GraphError(
-            f"version {graph.version}: this program reads 1 to {GRAPH_VERSION}; install the "
-            "release that wrote it"
-        )
-    least = version_of(graph.nodes)
-    if graph.version < least:
-        raise GraphError(f"version {graph.version} has operations of version {least}")
+    if graph.version != GRAPH_VERSION:
+        raise GraphError(f"version {graph.version}: this program reads {GRAPH_VERSION}")
     if not 1 <= len(graph.nodes) <= MAX_NODES:
         raise GraphError(f"{len(graph.nodes)} nodes: 1 to {MAX_NODES} are possible")
     if len(graph.tensors) < len(graph.entries):

@@ -161,7 +161,7 @@ def window(node: Node) -> Window:
 
 GROWING = {
     *("linear", "conv", "batch_norm", "layer_norm", "group_norm", "attention", "dropout"),
-    *("leaky_relu", "elu", "add", "sub", "mul", "matmul", "scale", "shift", "sum"),
+    *("leaky_relu", "add", "sub", "mul", "matmul", "scale", "shift", "sum"),
     *("add_weight", "mul_weight"),
 }
 """Operations whose results may be larger than what they are given."""
@@ -305,14 +305,6 @@ def _reduced(name: str) -> Callable[[Node, MaskedTensor], MaskedTensor]:
     return run
 
 
-def _fill(net: Network, node: Node, values: list[Value]) -> Value:
-    """One public number in every place of so many rows."""
-    role, f = runtime().role, runtime().fraction_bits
-    shape = (values[0].as_rows().shape[0], *node.shape)
-    words = np.full(shape, round(node.real("value") * (1 << f)), np.int64)
-    return Value(MaskedTensor(public(role, words)))
-
-
 def _matmul(net: Network, node: Node, values: list[Value]) -> Value:
     x, y = (value.as_rows() for value in values)
     return Value(_batched(x, y))
@@ -394,8 +386,6 @@ OPERATIONS: dict[str, Operation] = {
     "relu": _plain("relu"),
     "leaky_relu": _plain("leaky", "slope"),
     "clamp": _plain("clamp_between", "low", "high"),
-    "elu": _plain("elu", "alpha"),
-    "fill": _fill,
     "sigmoid": _plain("sigmoid"),
     "tanh": _plain("tanh"),
     "smooth": _elementwise(lambda node, x: x.smooth(node.settings["table"])),

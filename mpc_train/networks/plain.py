@@ -234,10 +234,6 @@ OPERATIONS: dict[str, Run] = {
     "clamp": lambda _, node, x, t: functional.hardtanh(
         x[0], float(node.real("low")), float(node.real("high"))
     ),
-    "elu": lambda _, node, x, t: functional.elu(x[0], float(node.real("alpha"))),
-    "fill": lambda _, node, x, t: x[0].new_full(
-        (len(x[0]), *node.shape), float(node.real("value"))
-    ),
     "sigmoid": lambda _, node, x, t: torch.sigmoid(x[0]),
     "tanh": lambda _, node, x, t: torch.tanh(x[0]),
     "smooth": lambda _, node, x, t: SMOOTH[node.settings["table"]](x[0]),

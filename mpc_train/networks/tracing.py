@@ -97,8 +97,7 @@ class ShapeTracer(fx.Tracer):
         if isinstance(layer, nn.Embedding):
             args = (args[0].long(), *args[1:])
         elif weight is not None:
-            args = fx.node.map_aggregate(args, lambda each: _as(each, weight.dtype))
-            kwargs = fx.node.map_aggregate(kwargs, lambda each: _as(each, weight.dtype))
+            args = tuple(each.to(weight.dtype) for each in args)
         was = layer.training
         layer.eval()  # a batch norm would count these zeros
         try:
@@ -115,10 +114,6 @@ class ShapeTracer(fx.Tracer):
         if self._computing:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
-
-
-def _as(value: Any, dtype: torch.dtype) -> Any:
-    return value.to(dtype) if isinstance(value, torch.Tensor) else value
 
 
 def uninitialised(module: nn.Module) -> list[str]:

@@ -59,31 +59,7 @@ def spline_at(name: str, fraction_bits: int, upper: int | None = None) -> Spline
     What rounding c to 2^-f loses moves into b and a, and what rounding b loses into a, by the best
     approximation on the piece: the error stays within the table's bound.
     """
-    return _at_scale(getattr(spline_tables, name), fraction_bits, upper)
-
-
-@cache
-def elu_at(fraction_bits: int, alpha: Fraction) -> Spline:
-    """alpha · (exp(x) − 1) below 0 and x from 0 on, from the table of exp, for alpha >= 0.
-
-    Within alpha · 2^-14, and what `spline_at` says of its rounding; exactly −alpha below −11.
-    """
-    unit = 1 << TABLE_BITS
-    pieces = [
-        (round(alpha * (a - unit)), round(alpha * b), round(alpha * c))
-        for a, b, c in spline_tables.EXP.pieces
-    ]
-    table = replace(
-        spline_tables.EXP,
-        pieces=tuple(pieces),
-        below=round(-alpha * unit),
-        above=0,
-        slope=unit,
-    )
-    return _at_scale(table, fraction_bits)
-
-
-def _at_scale(table: SplineTable, fraction_bits: int, upper: int | None = None) -> Spline:
+    table: SplineTable = getattr(spline_tables, name)
     one = 1 << fraction_bits
     below_all = round(Fraction(table.below, 1 << TABLE_BITS) * one * one)
     above_all = round(Fraction(table.above, 1 << TABLE_BITS) * one * one)

@@ -148,15 +148,6 @@ class _Attention(nn.Module):
         return self.attention(x, x, x, need_weights=False)[0]
 
 
-class _Recurrent(nn.Module):
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x)[0][:, -1]
-
-
 class _Sums(nn.Module):
     """Residual additions, products, concatenations, slices, means and public numbers."""
 
@@ -184,17 +175,7 @@ def attention(width: int, heads: int) -> Callable[[], nn.Module]:
     return lambda: _Attention(width, heads)
 
 
-def recurrent(layer: type[nn.Module], *sizes: int, **settings: Any) -> Callable[[], nn.Module]:
-    """Makes a recurrent layer of which the output after the last step is taken."""
-    return lambda: _Recurrent(layer(*sizes, batch_first=True, **settings))
-
-
 LAYERS: dict[str, LayerProgram] = {
-    "gru": LayerProgram(recurrent(nn.GRU, 2, 3), (2, 2), SMOOTH, rows=2),
-    "lstm": LayerProgram(recurrent(nn.LSTM, 2, 3), (2, 2), SMOOTH, rows=2),
-    "rnn, both ways": LayerProgram(
-        recurrent(nn.RNN, 2, 2, bidirectional=True), (3, 2), SMOOTH, rows=2
-    ),
     "linear": LayerProgram(_alone(nn.Linear, 4, 3), (4,)),
     "convolution, one axis": LayerProgram(
         _alone(nn.Conv1d, 2, 4, 3, dilation=2, groups=2), (2, 8), rows=2
@@ -228,9 +209,6 @@ LAYERS: dict[str, LayerProgram] = {
     "gelu": LayerProgram(_alone(nn.GELU), (5,), SMOOTH),
     "silu": LayerProgram(_alone(nn.SiLU), (5,), SMOOTH),
     "softplus": LayerProgram(_alone(nn.Softplus), (5,), SMOOTH),
-    "elu": LayerProgram(_alone(nn.ELU, 0.5), (5,), SMOOTH),
-    "selu": LayerProgram(_alone(nn.SELU), (5,), 2 * SMOOTH),
-    "celu": LayerProgram(_alone(nn.CELU, 1.5), (5,), SMOOTH),
     "softmax": LayerProgram(_alone(nn.Softmax, -1), (4,), SPLINE),
     "softmax, many classes": LayerProgram(_alone(nn.Softmax, -1), (19,), SPLINE, rows=2),
     "dropout, public": LayerProgram(_alone(nn.Dropout, 0.25), (6,), public_masks=True),

@@ -3,7 +3,6 @@
 * smooth: GELU, SiLU and softplus as splines, within 2^-14 and three units of 2^-f everywhere. Their
   gradient is that of the spline, within 2^-7 of the function's own: coefficients are kept, so that
   the backward pass costs one truncation and no comparison.
-* elu: the same from the table of exp, with its error times alpha and the gradient of its spline.
 * leaky: x and a public multiple of its negative part; 4 rounds as ReLU, exact to the rounding of
   the slope to 20 bits.
 * clamp: ReLU6 and Hardtanh; both thresholds share one table of digits.
@@ -21,7 +20,7 @@ from protocols.comparison.compare import below, clamped, negative, weighted
 from protocols.crypten_tensor.layers.register import Function, register
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.functions import splines as functions
-from protocols.functions.splines import Spline, elu_at, spline_at
+from protocols.functions.splines import spline_at
 from protocols.ring.rational import mantissa
 from protocols.shares.arithmetic import multiply, remask, select, truncate
 
@@ -33,7 +32,18 @@ class Smooth(Function):
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, table: str) -> MaskedTensor:
-        return _splined(ctx, x, spline_at(table, x.fraction_bits))
+        source = x.plain_factor().in_full()
+        value, f = source.masked(), source.fraction_bits
+        spline = spline_at(table, f)
+        bits = below(value if value.early else value.narrowed(64 - f), spline.knots)
+        square = truncate(multiply(value, value), f)
+        base = np.array(spline.base, np.int64).reshape(3, *([1] * len(value.shape)))
+        sums = weighted(bits, spline.steps).shift(base)
+        slopes = remask(sums.select(slice(1, 3)))
+        linear, quadratic = slopes.select(0), slopes.select(1)
+        ctx.save_multiple_for_backward((value, linear, quadratic))
+        total = multiply(linear, value) + multiply(quadratic, square) + sums.select(0)
+        return source.with_value(truncate(total, f))
 
     @staticmethod
     def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
@@ -41,31 +51,6 @@ class Smooth(Function):
         f = grad.fraction_bits
         rise = multiply(quadratic, value).scale(2) + linear.scale(1 << f).shares()
         return grad.mul(MaskedTensor(rise, bits=2 * f))
-
-
-def _splined(ctx: Any, x: MaskedTensor, spline: Spline) -> MaskedTensor:
-    """The spline of x; what its gradient needs is kept."""
-    source = x.plain_factor().in_full()
-    value, f = source.masked(), source.fraction_bits
-    bits = below(value if value.early else value.narrowed(64 - f), spline.knots)
-    square = truncate(multiply(value, value), f)
-    base = np.array(spline.base, np.int64).reshape(3, *([1] * len(value.shape)))
-    sums = weighted(bits, spline.steps).shift(base)
-    slopes = remask(sums.select(slice(1, 3)))
-    linear, quadratic = slopes.select(0), slopes.select(1)
-    ctx.save_multiple_for_backward((value, linear, quadratic))
-    total = multiply(linear, value) + multiply(quadratic, square) + sums.select(0)
-    return source.with_value(truncate(total, f))
-
-
-class Elu(Function):
-    """x from 0 on, alpha · (exp(x) − 1) below it, for a public alpha >= 0. 6 rounds."""
-
-    @staticmethod
-    def forward(ctx: Any, x: MaskedTensor, alpha: Fraction) -> MaskedTensor:
-        return _splined(ctx, x, elu_at(x.fraction_bits, alpha))
-
-    backward = Smooth.backward
 
 
 class Leaky(Function):
@@ -128,7 +113,6 @@ class SoftMax(Function):
 
 
 register("smooth", Smooth)
-register("elu", Elu)
 register("leaky", Leaky)
 register("clamp_between", Clamp)
 register("soft_max", SoftMax)

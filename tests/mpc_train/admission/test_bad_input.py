@@ -19,7 +19,7 @@ from torch import nn
 class Unsupported(nn.Module):
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 8), nn.RReLU(), nn.Linear(8, 8))
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.ELU(), nn.Linear(8, 8))
         self.act = nn.Mish()
         self.rnn = nn.LSTM(8, 8)
         self.head = nn.Linear(8, 3)
@@ -162,7 +162,7 @@ def refused(result: Result, line: int, key: str, *said: str) -> None:
 
 MODULES: dict[str, tuple[str, ...]] = {
     "Unsupported": (
-        "body.1 (RReLU): is not offered over shares; use LeakyReLU",
+        "body.1 (ELU): is not offered over shares; use LeakyReLU",
         "act (Mish): is not offered over shares; use SiLU",
         "cumsum(",
         "exp() (exp): is not offered over shares; use Softplus",

@@ -37,14 +37,14 @@ def problems(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
 def test_everything_unsupported_is_named_at_once() -> None:
     found = problems(
         nn.Sequential(
-            nn.Linear(4, 4), nn.Mish(), nn.Sequential(nn.Linear(4, 4), nn.RReLU()), nn.LogSigmoid()
+            nn.Linear(4, 4), nn.ELU(), nn.Sequential(nn.Linear(4, 4), nn.RReLU()), nn.LogSigmoid()
         ),
         (4,),
     )
     assert len(found) == 3
     for line, place, instead in zip(
         found,
-        ("1 (Mish)", "2.1 (RReLU)", "3 (LogSigmoid)"),
+        ("1 (ELU)", "2.1 (RReLU)", "3 (LogSigmoid)"),
         ("SiLU", "LeakyReLU", "logits"),
         strict=True,
     ):
@@ -78,52 +78,6 @@ def test_a_function_that_does_not_fit(
 ) -> None:
     with pytest.raises(ConversionError, match=message):
         convert(Function(run), shape)
-
-
-GRU = {"batch_first": True}
-SEQUENCES: list[tuple[Callable[[Any, Any], Any], dict[str, Any], str]] = [
-    (lambda self, x: self.g(x)[0][:, -1], {}, "g: batch_first = False takes the first axis"),
-    (lambda self, x: self.g(x.transpose(0, 1))[0][0], GRU, "g: batch_first = True takes .*swap"),
-    (lambda self, x: self.g(x[:, 0])[0], GRU, r"g: takes rows of \[steps, features\]"),
-    (lambda self, x: self.g(x, x[:, :1, :1].expand(-1, 1, 4))[0][:, 0], GRU, "Expected hidden"),
-    (lambda self, x: self.g(x, x[:, 0, :1])[0][:, 0], GRU, "g: "),
-    (lambda self, x: self.g(x, self.g(x)[1])[0][:, 0], GRU, "g: states start at zero"),
-    (lambda self, x: self.g(x)[1].mean(0), GRU, r"mean\(\).*take one element of the first"),
-    (lambda self, x: self.g(x)[1] * 2, GRU, "rows come first"),
-    (lambda self, x: self.g(x)[1][0:1][0], GRU, "rows"),
-    (lambda self, x: self.g(x)[1], GRU, "rows come first"),
-    (lambda self, x: self.g(x), GRU, "return one tensor"),
-    (lambda self, x: x[:, 0] + torch.zeros((x.size(0), 3)), GRU, "takes tensors of the network"),
-]
-
-
-@pytest.mark.parametrize(("run", "settings", "message"), SEQUENCES)
-def test_a_sequence_that_does_not_fit(
-    run: Callable[..., Any], settings: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConversionError, match=message):
-        convert(Function(run, g=nn.GRU(3, 4, **settings)), (5, 3))
-
-
-def test_a_sequence_of_too_many_steps_says_how_many() -> None:
-    layer = Function(lambda self, x: self.g(x)[0][:, -1], g=nn.LSTM(3, 4, 2, batch_first=True))
-    assert len(convert(layer, (40, 3)).graph.nodes) < 2048
-    (line,) = problems(layer, (120, 3))
-    assert line.startswith("g: 120 steps of 2 layers are some 4560 operations")
-
-
-def test_results_that_nobody_uses_cost_nothing() -> None:
-    def run(self: Any, x: torch.Tensor) -> torch.Tensor:
-        _, (h, _) = self.g(x)
-        last: torch.Tensor = h[-1]
-        return last
-
-    graph = convert(Function(run, g=nn.LSTM(3, 4, batch_first=True)), (5, 3)).graph
-    uses = graph.uses()
-    assert all(uses.get(node.name) for node in graph.nodes)
-    assert set(graph.tensors) == {
-        f"g.{part}_{way}_l0" for part in ("weight", "bias") for way in ("ih", "hh")
-    }
 
 
 def test_shapes_that_do_not_fit_the_rows() -> None:
@@ -179,27 +133,6 @@ def test_max_pool_comes_before_relu() -> None:
     assert pool_before_relu(graph) == graph
 
 
-def test_a_graph_states_the_least_version_that_has_its_operations() -> None:
-    """What an older program runs keeps its bytes; what it cannot, it refuses by the version."""
-    old = convert(nn.Sequential(nn.Linear(3, 3), nn.PReLU(), nn.Hardtanh()), (3,)).graph
-    new = convert(nn.Sequential(nn.Linear(3, 3), nn.ELU()), (3,)).graph
-    assert (old.version, new.version) == (1, 2)
-    without = msgspec.json.encode(old).replace(b',"version":1', b"")
-    assert msgspec.json.decode(without, type=Graph) == old
-    for graph in (old, new):
-        check_graph(graph)
-    with pytest.raises(GraphError, match="version 1 has operations of version 2"):
-        check_graph(msgspec.structs.replace(new, version=1))
-
-
-@pytest.mark.parametrize(
-    ("layer", "alpha"), [(nn.ELU, -1.0), (nn.CELU, -0.5), (nn.ELU, 1e-40), (nn.ELU, float("nan"))]
-)
-def test_alpha_is_a_number_that_there_is(layer: Any, alpha: float) -> None:
-    (line,) = problems(layer(alpha), (3,))
-    assert line.startswith("layer: ")
-
-
 def test_a_graph_from_elsewhere_is_checked() -> None:
     graph = layers_of((3, 4, 2))
     check_graph(graph)
@@ -220,8 +153,7 @@ def test_a_graph_from_elsewhere_is_checked() -> None:
         (changed(settings={"p": "1"}), "has the settings"),
         (changed(shape=(0,)), "a shape"),
         (msgspec.structs.replace(graph, output="z"), "not a node"),
-        (msgspec.structs.replace(graph, version=3), "version 3: this program reads 1 to 2"),
-        (msgspec.structs.replace(graph, version=0), "version 0"),
+        (msgspec.structs.replace(graph, version=2), "version 2"),
     ):
         with pytest.raises(GraphError, match=message):
             check_graph(wrong)

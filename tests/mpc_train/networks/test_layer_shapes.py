@@ -120,9 +120,6 @@ ACTIVATIONS: dict[str, tuple[Callable[[], nn.Module], float]] = {
     "gelu": (nn.GELU, SMOOTH),
     "silu": (nn.SiLU, SMOOTH),
     "softplus": (nn.Softplus, SMOOTH),
-    "elu": (lambda: nn.ELU(0.75), SMOOTH),
-    "selu": (nn.SELU, 2 * SMOOTH),
-    "celu": (lambda: nn.CELU(0.5), SMOOTH),
     "softmax": (lambda: nn.Softmax(-1), SPLINE),
 }
 

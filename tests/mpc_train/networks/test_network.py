@@ -184,68 +184,6 @@ CASES["slopes"] = (
     ),
     (4,),
 )
-CASES["exponential units"] = (
-    lambda: nn.Sequential(
-        *(nn.Linear(4, 6), nn.ELU(), nn.Linear(6, 6), nn.SELU(), nn.Linear(6, 5), nn.CELU(0.5)),
-        *(nn.Linear(5, 4), nn.ELU(0.25), nn.Linear(4, 3)),
-    ),
-    (4,),
-)
-
-
-class Recurrent(nn.Module):
-    """A recurrent layer, and a head on what `pick` takes of its results."""
-
-    def __init__(self, layer: nn.Module, width: int, pick: Callable[..., torch.Tensor]) -> None:
-        super().__init__()
-        self.layer, self.head, self.pick = layer, nn.Linear(width, 3), pick
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.pick(self.layer, x))
-
-
-def _last(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    out, _ = layer(x.reshape(x.shape[0], 3, 2))
-    return out[:, -1]
-
-
-def _from_zeros(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    zeros = torch.zeros(2, x.size(0), 3, dtype=x.dtype)
-    _, (h, c) = layer(x, (zeros, zeros.to(x.device)))
-    return torch.cat([h[-1], c[0]], 1)
-
-
-RECURRENT: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "gru": (lambda: Recurrent(nn.GRU(2, 4, batch_first=True), 4, _last), (6,)),
-    "gru, no bias": (
-        lambda: Recurrent(
-            nn.GRU(2, 3, bias=False), 3, lambda layer, x: layer(x.transpose(0, 1))[1].squeeze(0)
-        ),
-        (3, 2),
-    ),
-    "lstm, two layers": (
-        lambda: Recurrent(nn.LSTM(2, 3, 2, batch_first=True), 6, _from_zeros),
-        (2, 2),
-    ),
-    "lstm, both ways": (
-        lambda: Recurrent(
-            nn.LSTM(2, 3, bidirectional=True, batch_first=True, proj_size=2),
-            4,
-            lambda layer, x: layer(x)[0].mean(1),
-        ),
-        (3, 2),
-    ),
-    "rnn": (lambda: Recurrent(nn.RNN(2, 4, batch_first=True), 4, _last), (6,)),
-    "rnn, relu": (
-        lambda: Recurrent(
-            nn.RNN(2, 4, nonlinearity="relu"),
-            12,
-            lambda layer, x: layer(x.permute(1, 0, 2))[0].permute(1, 0, 2).flatten(1),
-        ),
-        (3, 2),
-    ),
-}
-CASES |= RECURRENT
 SMOOTH_ERROR = 2.0**-12
 """The largest error that a function's spline states."""
 
@@ -354,8 +292,6 @@ def test_training(name: str, evaluators: int, steps: int) -> None:
     found = over_shares(converted.graph, words, x, y, steps, evaluators)
     optimizer = torch.optim.SGD(module.parameters(), lr=float(RATE))
     smooth = name in (
-        *RECURRENT,
-        "exponential units",
         "smooth",
         "attention",
         "own_attention",
@@ -374,7 +310,7 @@ def test_training(name: str, evaluators: int, steps: int) -> None:
             for key, parameter in module.named_parameters():
                 assert parameter.grad is not None
                 # The gradient of a spline is less near than its value.
-                near = (16 if name in ("smooth", "exponential units") else 4) * unit
+                near = (16 if name == "smooth" else 4) * unit
                 assert np.abs(found[f"grad {key}"] - parameter.grad.numpy()).max() <= near, key
         optimizer.step()
     for key, value in module.state_dict().items():
