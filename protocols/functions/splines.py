@@ -29,7 +29,7 @@ TABLE_BITS = 44
 KNOT_BITS = 10
 TABLES = (
     *("SIGMOID", "TANH", "EXP", "RECIPROCAL", "RSQRT", "ROOT", "LOG", "SOFTPLUS"),
-    *("SMOOTH_RELU", "GELU", "SILU"),
+    *("SMOOTH_RELU", "GELU", "SILU", "ELU"),
 )
 
 

@@ -19,9 +19,9 @@ from torch import nn
 class Unsupported(nn.Module):
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 8), nn.ELU(), nn.Linear(8, 8))
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.RReLU(), nn.Linear(8, 8))
         self.act = nn.Mish()
-        self.rnn = nn.LSTM(8, 8)
+        self.rnn = nn.LSTMCell(8, 8)
         self.head = nn.Linear(8, 3)
 
     def forward(self, x):
@@ -162,12 +162,16 @@ def refused(result: Result, line: int, key: str, *said: str) -> None:
 
 MODULES: dict[str, tuple[str, ...]] = {
     "Unsupported": (
-        "body.1 (ELU): is not offered over shares; use LeakyReLU",
-        "act (Mish): is not offered over shares; use SiLU",
+        "body.1 (RReLU) at ",
+        "bad_nets.py:15: is not offered over shares; use LeakyReLU",
+        "act (Mish) at ",
+        "bad_nets.py:15: is not offered over shares; use SiLU",
         "cumsum(",
-        "exp() (exp): is not offered over shares; use Softplus",
+        "exp() (exp) at ",
+        "bad_nets.py:15: is not offered over shares; use Softplus",
         "linalg_norm(",
-        "rnn (LSTM): is not offered over shares; use Conv1d",
+        "rnn (LSTMCell) at ",
+        "bad_nets.py:16: is not offered over shares; use LSTM",
     ),
     "Branch": ("control flow depends on data", "bad_nets.py", "in branch"),
     "Loop": ("control flow depends on data", "in loop"),
@@ -179,7 +183,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "Large": ("weight: holds a weight of 128 or more",),
     "Factor": ("mul (scale): a factor of 1e+06 would overflow",),
     "Faint": ("mul (scale): a factor of 1e-09 leaves nothing at fraction_bits = 20",),
-    "Infinite": ("mul() (mul): inf is not a finite number",),
+    "Infinite": (
+        "mul() (mul) at ",
+        "bad_nets.py:49: inf is not a finite number",
+    ),
     "Summand": ("add (shift): a summand of 65 is beyond fixed_point.activation_limit = 64",),
     "Slope": ("_1 (leaky_relu): a slope of 1e-12 needs more than 61 bits",),
     "Steep": ("_1 (leaky_relu): a slope of 1e+09 needs more than 61 bits",),
