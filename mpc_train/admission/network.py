@@ -44,11 +44,12 @@ SLOPE_BITS = 20
 
 def check_graph_ranges(job: Job) -> None:
     """Raise JobError that names the node, and what to change."""
+    columns = columns_of(job.graph)
+    _check_indices(job, columns)
     if job.model.network is None:
         return
     key = "model.module" if job.model.module else "model.graph"
     shapes = {job.graph.input_name: job.graph.input_shape}
-    columns = columns_of(job.graph)
     for node in job.graph.nodes:
         try:
             _check(job, node, shapes[node.inputs[0]])
@@ -174,6 +175,22 @@ def _check_constants(job: Job, node: Node, shape: tuple[int, ...]) -> None:
         raise GraphError(f"{node.place}: a divisor of {node.count('divisor')}")
 
 
+def _check_indices(job: Job, columns: dict[str, tuple[int, ...]]) -> None:
+    """The number of a level goes into an Embedding alone: a layer that multiplies it would take the
+    order of the levels for a quantity."""
+    terms = job.pipeline.terms
+    indices = {place for place, term in enumerate(terms) if term.part == "index"}
+    for node in job.graph.nodes if indices else ():
+        if node.op == "embedding" or node.name in columns:
+            continue
+        for place in sorted(indices & {k for name in node.inputs for k in columns.get(name, ())}):
+            raise JobError(
+                f"prepare.columns.{terms[place].column}.encoding: the number of a level is for an "
+                f"Embedding, and {node.place} takes it as a quantity; leave encoding out there, or "
+                "give the column to an Embedding alone"
+            )
+
+
 def _check_ids(job: Job, node: Node, columns: tuple[int, ...] | None) -> None:
     """The columns that choose rows of an embedding's table hold its rows' numbers.
 
@@ -189,10 +206,20 @@ def _check_ids(job: Job, node: Node, columns: tuple[int, ...] | None) -> None:
     terms, names = job.pipeline.terms, job.pipeline.names
     for place in columns:
         term = terms[place] if place < len(terms) else None
+        if term is not None and term.part == "index":
+            if term.bound > last:
+                raise GraphError(
+                    f"{node.place}: column {term.column!r} has the numbers 0 to "
+                    f"{int(term.bound)}, and the table the rows 0 to {last}: make it "
+                    f"{int(term.bound) + 1} rows long"
+                )
+            continue
         if term is None or term.part != "number" or term.secret or term.power != 1 or term.log:
+            levels = term is not None and term.part == "level"
+            advice = '; give its column encoding = "index" in [prepare]' if levels else ""
             raise GraphError(
                 f"{node.place}: {names[place]!r} chooses rows of a table, and is not a number as "
-                "it stands in the file"
+                f"it stands in the file{advice}"
             )
         declared = job.schema[term.column].range
         if declared is None or not all(
