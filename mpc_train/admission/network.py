@@ -165,7 +165,9 @@ def _check_constants(job: Job, node: Node, shape: tuple[int, ...]) -> None:
             )
     elif node.op == "resize":
         # Backward, an element gets the gradients of all that it is a neighbour of.
-        most = prod(2 * -(-size // was) + 2 for size, was in zip(node.shape, shape, strict=True))
+        most = prod(
+            2 * -(-size // was) + 2 for size, was in zip(node.shape[1:], shape[1:], strict=True)
+        )
         if f + WEIGHT_BITS + bit_length(Fraction(limit * most)) > WORD_BITS:
             raise GraphError(
                 f"{node.place}: interpolation from {list(shape)} to {list(node.shape)} needs more "

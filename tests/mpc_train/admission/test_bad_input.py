@@ -68,6 +68,9 @@ def Slope(): return nn.Sequential(nn.Linear(4, 3), nn.LeakyReLU(1e-12))
 def Steep(): return nn.Sequential(nn.Linear(4, 3), nn.LeakyReLU(1e9))
 def Wide(): return nn.Sequential(nn.Linear(4, 3), nn.Hardtanh(-1e18, 1e18))
 def Many(): return nn.Sequential(nn.Linear(4, 40), nn.Softmax(-1), nn.Linear(40, 3))
+def Long(): return Steps(nn.GRU(1, 2, batch_first=True), 1025)
+def Cells(): return Steps(nn.LSTM(1, 2, batch_first=True), 600)
+def Enlarged(): return Steps(nn.Upsample(scale_factor=500000, mode="linear"), 4)
 def Raising(): raise ValueError("no weights here")
 
 
@@ -84,6 +87,18 @@ def Large():
     with torch.no_grad():
         module.weight[0, 0] = 1000.0
     return module
+
+
+class Steps(nn.Module):
+    def __init__(self, layer, steps):
+        super().__init__()
+        self.wide, self.layer, self.head = nn.Linear(4, steps), layer, nn.Linear(2, 3)
+
+    def forward(self, x):
+        y = self.wide(x)
+        if isinstance(self.layer, nn.Upsample):
+            return self.head(self.layer(y.unsqueeze(1))[:, 0, :2])
+        return self.head(self.layer(y.unsqueeze(2))[0][:, -1])
 
 
 class Words(nn.Module):
@@ -191,6 +206,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "Slope": ("_1 (leaky_relu): a slope of 1e-12 needs more than 61 bits",),
     "Steep": ("_1 (leaky_relu): a slope of 1e+09 needs more than 61 bits",),
     "Wide": ("_1 (clamp): limits of -1e+18 and 1e+18",),
+    "Long": ("layer.weight_hh_l0: a sequence of 1025 steps; at most 1024",),
     "Computed": ("table: an embedding of computed values",),
     "Raising": ("Raising() fails: no weights here",),
 }
@@ -265,3 +281,15 @@ def test_a_graph_with_such_numbers(folder: Path, factor: str) -> None:
     (folder / "model.json").write_text(json.dumps(model))
     result = checked(folder, "", ('module = "bad_nets:"', 'graph = "model.json"'))
     refused(result, MODULE_LINE, "model.graph", "mul")
+
+
+def test_an_lstm_whose_cells_would_overflow(folder: Path) -> None:
+    """A cell may grow by one a step, and its square has to fit."""
+    assert checked(folder, "Cells").exit_code == 0
+    result = checked(folder, "Cells", ("fraction_bits = 20", "fraction_bits = 22"))
+    refused(result, MODULE_LINE, "model.module", "the cells of an LSTM may reach 600", "use 21 at")
+
+
+def test_an_interpolation_that_would_overflow(folder: Path) -> None:
+    result = checked(folder, "Enlarged")
+    refused(result, MODULE_LINE, "model.module", "interpolation from [1, 4] to [1, 2000000]")

@@ -13,7 +13,10 @@ import torch
 from protocols.crypten_tensor.layers import recurrent, resize  # noqa: F401
 from protocols.crypten_tensor.layers.recurrent import GATES
 from protocols.crypten_tensor.layers.resize_plan import WEIGHT_BITS, Resizing, taps_of
-from tests.support.layers import UNIT, forward_and_gradients, torch_forward_and_gradients
+from protocols.crypten_tensor.tensor import MaskedTensor, attach
+from protocols.roles.role import Role
+from tests.support.layers import UNIT, F, forward_and_gradients, torch_forward_and_gradients
+from tests.support.lockstep import run_lockstep
 
 ROWS, HIDDEN = 3, 2
 LAYERS: dict[str, Callable[..., Any]] = {
@@ -91,6 +94,34 @@ def test_a_hundred_steps_neither_run_out_of_stack_nor_drift() -> None:
     assert np.abs(found - expected).max() <= 2.0**-10
     for name, value in gradients.items():
         assert np.abs(ours[name] - value).max() <= 2.0**-10, name
+
+
+@pytest.mark.parametrize(
+    ("cell", "forward", "backward"),
+    [("gru", 16, 4), ("lstm", 16, 6), ("rnn_tanh", 7, 4), ("rnn_relu", 5, 3)],
+)
+def test_rounds_of_a_step(cell: str, forward: int, backward: int) -> None:
+    def rounds(steps: int) -> tuple[int, int]:
+        def program(role: Role) -> tuple[int, int]:
+            attach(role, F)
+            shape, wide = (2, steps, GATES[cell] * HIDDEN), GATES[cell] * HIDDEN
+            x = MaskedTensor(np.ones(shape), src=0, requires_grad=True)
+            weight = MaskedTensor(np.ones((wide, HIDDEN)), src=0, requires_grad=True)
+            y = x.recurrent(weight, None, cell, False)
+            y.masked()
+            role.finish()
+            there: int = role.rounds
+            y.backward(MaskedTensor(np.ones((2, steps, HIDDEN)), src=1))
+            x.grad.masked()
+            weight.grad.masked()
+            role.finish()
+            return there, role.rounds - there
+
+        found: tuple[int, int] = run_lockstep(program, 2)[0]
+        return found
+
+    longer, shorter = rounds(4), rounds(3)
+    assert (longer[0] - shorter[0], longer[1] - shorter[1]) == (forward, backward)
 
 
 @pytest.mark.parametrize("aligned", [False, True])
