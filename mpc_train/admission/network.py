@@ -17,6 +17,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.networks.graph import NORMS, GraphError, Node
 from mpc_train.networks.graph_columns import columns_of
 from protocols.crypten_tensor.layers.normalisation_plan import VALUE_BITS, check_norm
+from protocols.crypten_tensor.layers.resize_plan import WEIGHT_BITS
 from protocols.errors import RangeError
 from protocols.ring.rational import mantissa
 
@@ -30,6 +31,8 @@ float32 and float64 end with other weights."""
 MAX_SOFTMAX = 1024
 SQUARE_BITS = 31
 """Splines square what lies between their knots; as words, knots are at most 2^31."""
+MAX_STEPS = 1024
+"""Of a recurrent layer: each takes the rounds of two functions, one after the other."""
 MAX_VOCABULARY = 4096
 """Each private number is compared with all of a table's."""
 MIN_DROPPED = Fraction(1, 1 << 16)
@@ -41,15 +44,16 @@ SLOPE_BITS = 20
 
 def check_graph_ranges(job: Job) -> None:
     """Raise JobError that names the node, and what to change."""
+    columns = columns_of(job.graph)
+    _check_indices(job, columns)
     if job.model.network is None:
         return
     key = "model.module" if job.model.module else "model.graph"
     shapes = {job.graph.input_name: job.graph.input_shape}
-    columns = columns_of(job.graph)
     for node in job.graph.nodes:
         try:
             _check(job, node, shapes[node.inputs[0]])
-            _check_constants(job, node)
+            _check_constants(job, node, shapes[node.inputs[0]])
             if node.op == "embedding":
                 _check_ids(job, node, columns.get(node.inputs[0]))
         except GraphError as error:
@@ -86,6 +90,8 @@ def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
                 f"{node.place}: the table of 1 / x for softmax over {length} would overflow at "
                 f"fraction_bits = {f}; use {SQUARE_BITS - length.bit_length()} at most"
             )
+    elif node.op == "recurrent":
+        _check_steps(f, node)
     elif node.op == "embedding":
         rows = _table_rows(job, node)
         if rows > MAX_VOCABULARY:
@@ -98,7 +104,20 @@ def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
             raise GraphError(f"{node.place}: p = {float(dropped):g}; 0, or 2^-16 to 1 - 2^-16")
 
 
-def _check_constants(job: Job, node: Node) -> None:
+def _check_steps(f: int, node: Node) -> None:
+    """A GRU's and an RNN's states lie within ±1, an LSTM's cells within ± the number of steps."""
+    steps = node.shape[0]
+    if steps > MAX_STEPS:
+        raise GraphError(f"{node.place}: a sequence of {steps} steps; at most {MAX_STEPS}")
+    if node.settings["cell"] == "lstm" and steps << f > 1 << SQUARE_BITS:
+        raise GraphError(
+            f"{node.place}: the cells of an LSTM may reach {steps} after {steps} steps and would "
+            f"overflow at fraction_bits = {f}; use {SQUARE_BITS - steps.bit_length()} at most, or "
+            "a GRU"
+        )
+
+
+def _check_constants(job: Job, node: Node, shape: tuple[int, ...]) -> None:
     """Public numbers of a node neither overflow nor round to nothing."""
     f, limit = job.fraction_bits, job.fixed_point.activation_limit
     if node.op == "scale":
@@ -144,8 +163,34 @@ def _check_constants(job: Job, node: Node) -> None:
                 f"{node.place}: a slope of {float(slope):g} needs more than {WORD_BITS} bits at "
                 f"fraction_bits = {f}; use 0, or one nearer to 1"
             )
+    elif node.op == "resize":
+        # Backward, an element gets the gradients of all that it is a neighbour of.
+        most = prod(
+            2 * -(-size // was) + 2 for size, was in zip(node.shape[1:], shape[1:], strict=True)
+        )
+        if f + WEIGHT_BITS + bit_length(Fraction(limit * most)) > WORD_BITS:
+            raise GraphError(
+                f"{node.place}: interpolation from {list(shape)} to {list(node.shape)} needs more "
+                f"than {WORD_BITS} bits at fraction_bits = {f}; enlarge in smaller steps"
+            )
     elif node.op == "average_pool" and not 0 <= node.count("divisor") <= MAX_CONSTANT * limit:
         raise GraphError(f"{node.place}: a divisor of {node.count('divisor')}")
+
+
+def _check_indices(job: Job, columns: dict[str, tuple[int, ...]]) -> None:
+    """The number of a level goes into an Embedding alone: a layer that multiplies it would take the
+    order of the levels for a quantity."""
+    terms = job.pipeline.terms
+    indices = {place for place, term in enumerate(terms) if term.part == "index"}
+    for node in job.graph.nodes if indices else ():
+        if node.op == "embedding" or node.name in columns:
+            continue
+        for place in sorted(indices & {k for name in node.inputs for k in columns.get(name, ())}):
+            raise JobError(
+                f"prepare.columns.{terms[place].column}.encoding: the number of a level is for an "
+                f"Embedding, and {node.place} takes it as a quantity; leave encoding out there, or "
+                "give the column to an Embedding alone"
+            )
 
 
 def _check_ids(job: Job, node: Node, columns: tuple[int, ...] | None) -> None:
@@ -163,10 +208,20 @@ def _check_ids(job: Job, node: Node, columns: tuple[int, ...] | None) -> None:
     terms, names = job.pipeline.terms, job.pipeline.names
     for place in columns:
         term = terms[place] if place < len(terms) else None
+        if term is not None and term.part == "index":
+            if term.bound > last:
+                raise GraphError(
+                    f"{node.place}: column {term.column!r} has the numbers 0 to "
+                    f"{int(term.bound)}, and the table the rows 0 to {last}: make it "
+                    f"{int(term.bound) + 1} rows long"
+                )
+            continue
         if term is None or term.part != "number" or term.secret or term.power != 1 or term.log:
+            levels = term is not None and term.part == "level"
+            advice = '; give its column encoding = "index" in [prepare]' if levels else ""
             raise GraphError(
                 f"{node.place}: {names[place]!r} chooses rows of a table, and is not a number as "
-                "it stands in the file"
+                f"it stands in the file{advice}"
             )
         declared = job.schema[term.column].range
         if declared is None or not all(

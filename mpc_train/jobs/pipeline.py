@@ -5,9 +5,9 @@ declarations,
 
     u = (g(clip(x)) - center) / scale)^power,    g: identity, log or log1p,
 
-or a bit for a level or a missing cell. For terms that are scaled, center and scale follow from the
-declared range, so that |u| is at most about 1; what the data say is found over shares and stays
-secret (`combined`):
+or a bit for a level or a missing cell, or the number of a level. For terms that are scaled, center
+and scale follow from the declared range, so that |u| is at most about 1; what the data say is found
+over shares and stays secret (`combined`):
 
     input = (u + [missing] · fill - center) · inverse.
 
@@ -36,12 +36,13 @@ MAX_COARSE = 16
 """Bound of |u| for terms with secret scales, so that a declared center and scale are of the order
 of the declared range."""
 
-Part = Literal["number", "level", "missing"]
+Part = Literal["number", "level", "index", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One input from one column. center, scale: public; a level's number for part = "level"."""
+    """One input from one column. center, scale: public; a level's number for part = "level". With
+    part = "index" that number is the input: `fill` for a missing cell, at most `bound`."""
 
     name: str
     column: str
@@ -166,6 +167,10 @@ def pipeline_of(
     pairs = []
     for index, (left, right) in enumerate(prepare.interactions):
         for name in (left, right):
+            if name in places and terms[places[name]].part == "index":
+                raise JobProblem(
+                    f"prepare.interactions[{index}]", f"{name!r} is the number of a level"
+                )
             if name not in places:
                 raise JobProblem(
                     f"prepare.interactions[{index}]",
@@ -189,6 +194,7 @@ def _steps(prepare: Prepare, name: str) -> ColumnSteps:
         own.powers,
         own.clip,
         own.log,
+        own.encoding,
     )
 
 
@@ -200,6 +206,8 @@ def _terms_of(given: _Given, feature: Feature, column: Column, steps: ColumnStep
         for field in ("scale", "fill", "powers", "clip", "log"):
             if getattr(steps, field) is not None:
                 raise JobProblem(f"{key}.{field}", "is for numbers; this column is a category")
+        if steps.encoding == "index":
+            return _index(given, name, column, steps)
         levels = [*column.levels, *(["other"] if column.other else [])]
         missing: Missing = "mean" if steps.indicator else steps.missing or "error"
         terms = [
@@ -208,10 +216,23 @@ def _terms_of(given: _Given, feature: Feature, column: Column, steps: ColumnStep
             if index or not given.prepare.drop_first
         ]
     else:
+        if steps.encoding is not None:
+            raise JobProblem(
+                f"{key}.encoding",
+                "is for categories; a number chooses rows of an Embedding as it is",
+            )
         terms = _numbers(given, feature, column, steps)
     if steps.indicator and column.missing:
         terms.append(Term(f"{name}:missing", name, "missing", missing="mean"))
     return terms
+
+
+def _index(given: _Given, name: str, column: Column, steps: ColumnSteps) -> list[Term]:
+    """The number of a level; a missing cell has the one after all of them, where it may be."""
+    gone = (column.missing or given.pooled) and (steps.missing == "mean" or steps.indicator)
+    fill = float(column.states) if gone else None
+    last = column.states if gone else column.states - 1
+    return [Term(name, name, "index", bound=float(last), fill=fill)]
 
 
 def _numbers(given: _Given, feature: Feature, column: Column, steps: ColumnSteps) -> list[Term]:

@@ -19,6 +19,7 @@ from mpc_train.tables.spelling import compose
 Scale = Literal["declared", "standard", "minmax"]
 Missing = Literal["error", "mean"]
 Log = Literal["log", "log1p"]
+Encoding = Literal["levels", "index"]
 
 
 class ColumnSteps(Strict, frozen=True):
@@ -34,10 +35,15 @@ class ColumnSteps(Strict, frozen=True):
     """Values beyond are brought to the nearer end, before anything else."""
     log: Log | None = None
     """The natural logarithm of the value, or of 1 + value; before centring and scaling."""
+    encoding: Encoding | None = None
+    """Of a category. levels: one input a level. index: one input, the number of the level in the
+    schema's order from 0 on, "other" after the levels, and with missing = "mean" a missing cell
+    after these: for an Embedding of the job's own network, and nothing else."""
 
 
 class Prepare(Strict, frozen=True):
-    """`[prepare]`: steps of all columns; a category always becomes one input a level."""
+    """`[prepare]`: steps of all columns; a category becomes one input a level, unless it has an
+    encoding of its own."""
 
     scale: Scale = "declared"
     """Of numbers and dates. standard: to mean 0 and variance 1; minmax: to 0 … 1; both by secret

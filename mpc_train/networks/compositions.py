@@ -1,13 +1,15 @@
 """Layers and functions that become several operations of a graph which are there already.
 
 Forward, backward, the checks of ranges and the twin in the clear follow from those operations. All
-of these are exact but for the rounding of a public factor.
+of these are exact but for the rounding of a public factor. Here: what moves, repeats and joins
+values, and parameters that forward uses by itself; `activations` and `recurrent` have their own.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from itertools import accumulate
 from typing import Any
 
@@ -21,7 +23,7 @@ from mpc_train.networks.convert_rules import (
     decimal_text,
     is_tensor,
 )
-from mpc_train.networks.graph import Node, Setting
+from mpc_train.networks.graph import MAX_SETTING, Node, Setting
 
 
 class Emission:
@@ -83,42 +85,6 @@ def _axis(dim: Any, rank: int) -> int:
     return dim % rank - 1
 
 
-def _clamp(out: Emission) -> str:
-    low, high = out.setting(1, "min"), out.setting(2, "max")
-    x, shape = out.value(), out.shape
-    if any(isinstance(end, fx.Node) for end in (low, high)) or (low is None and high is None):
-        raise Unsupported("limits are plain numbers, one or both")
-    if low is not None and high is not None:
-        return out.add("clamp", (x,), shape, low=decimal_text(low), high=decimal_text(high))
-    sign = 1 if high is None else -1  # min(x, h) = h - relu(h - x)
-    end = low if high is None else high
-    if sign < 0:
-        x = out.add("scale", (x,), shape, factor="-1")
-    if end:
-        x = out.add("shift", (x,), shape, summand=decimal_text(-sign * end))
-    x = out.add("relu", (x,), shape)
-    if end:
-        x = out.add("shift", (x,), shape, summand=decimal_text(sign * end))
-    return out.add("scale", (x,), shape, factor="-1") if sign < 0 else x
-
-
-def _hardtanh(out: Emission) -> str:
-    low, high = out.setting(1, "min_val", -1.0), out.setting(2, "max_val", 1.0)
-    return out.add(
-        "clamp", (out.value(),), out.shape, low=decimal_text(low), high=decimal_text(high)
-    )
-
-
-def _hard_sigmoid(out: Emission) -> str:
-    x = out.add("scale", (out.value(),), out.shape, factor="1/6")
-    x = out.add("shift", (x,), out.shape, summand="1/2")
-    return out.add("clamp", (x,), out.shape, low="0", high="1")
-
-
-def _hard_swish(out: Emission) -> str:
-    return out.add("mul", (out.value(), _hard_sigmoid(out)), out.shape)
-
-
 def _instance_norm(out: Emission) -> str:
     layer: Any = out.layer
     if layer.track_running_stats:
@@ -140,10 +106,12 @@ def _repeated(out: Emission, x: str, shape: list[int], axis: int, times: int) ->
 
 
 def _upsample(out: Emission) -> str:
-    """Each value `factor` times along each axis: an axis of one behind it is repeated."""
-    if out.setting(3, "mode", "nearest") != "nearest":
-        raise Unsupported('mode = "nearest" only')
-    given = out.source().meta["shape"]
+    """Nearest: each value `factor` times along each axis, an axis of one behind it is repeated."""
+    mode, given = out.setting(3, "mode", "nearest"), out.source().meta["shape"]
+    if mode in ("linear", "bilinear"):
+        return _interpolated(out, given)
+    if mode != "nearest":
+        raise Unsupported('mode = "nearest", "linear" and "bilinear" only')
     x, shape = out.value(), list(given)
     for axis in range(1, len(given)):
         factor, rest = divmod(out.shape[axis], given[axis])
@@ -156,6 +124,33 @@ def _upsample(out: Emission) -> str:
             shape[axis] *= factor
             x = out.add("reshape", (x,), tuple(shape))
     return x
+
+
+def _interpolated(out: Emission, given: tuple[int, ...]) -> str:
+    if out.setting(6, "antialias", False):
+        raise Unsupported("antialias is not offered: use average pools")
+    # Where sizes are rounded down, torch keeps the factor, unless it is to be computed anew.
+    asked = out.setting(2, "scale_factor")
+    if out.setting(5, "recompute_scale_factor", False):
+        asked = None
+    axes = len(given) - 1
+    factors = [Fraction(size, was) for size, was in zip(out.shape[1:], given[1:], strict=True)]
+    if asked is not None:
+        each = asked if isinstance(asked, tuple | list) else (asked,) * axes
+        factors = [Fraction(decimal_text(float(factor))) for factor in each]
+    ends = [(factor.numerator, factor.denominator) for factor in factors]
+    if any(end > MAX_SETTING for pair in ends for end in pair):
+        raise Unsupported("a scale_factor of many digits: say the size")
+    aligned = bool(out.setting(4, "align_corners", False))
+    numerators, denominators = zip(*ends, strict=True)
+    return out.add(
+        "resize",
+        (out.value(),),
+        out.shape,
+        aligned=aligned,
+        numerators=numerators,
+        denominators=denominators,
+    )
 
 
 def _expand(out: Emission) -> str:
@@ -233,16 +228,6 @@ def _get(out: Emission) -> str:
     return x if tuple(shape) == out.shape else out.add("reshape", (x,), out.shape)
 
 
-def _prelu(out: Emission) -> str:
-    """relu(x) + weight · min(x, 0), and min(x, 0) = x - relu(x)."""
-    x, shape = out.value(), out.shape
-    above = out.add("relu", (x,), shape)
-    below = out.add("sub", (x, above), shape)
-    tensors = {"weight": f"{out.node.target}.weight"}
-    below = out.add("mul_weight", (below,), shape, tensors, behind=max(len(shape) - 1, 0))
-    return out.add("add", (above, below), shape)
-
-
 def is_weight(value: Any) -> bool:
     """Whether it is a parameter or buffer that forward uses by itself."""
     return isinstance(value, fx.Node) and value.op == "get_attr"
@@ -277,23 +262,16 @@ WITH_WEIGHT: dict[Any, Rule] = {
     **dict.fromkeys((operator.mul, torch.mul, "mul"), _with_weight("mul")),
 }
 """What a parameter may take part in outside a layer."""
-COMPOSED: dict[Any, Rule] = {
-    nn.Hardsigmoid: _hard_sigmoid,
-    nn.Hardswish: _hard_swish,
+MOVES: dict[Any, Rule] = {
     nn.InstanceNorm1d: _instance_norm,
     nn.InstanceNorm2d: _instance_norm,
-    nn.PReLU: _prelu,
     nn.Upsample: _upsample,
+    nn.UpsamplingBilinear2d: _upsample,
     nn.UpsamplingNearest2d: _upsample,
-    functional.hardsigmoid: _hard_sigmoid,
-    functional.hardswish: _hard_swish,
-    functional.hardtanh: _hardtanh,
     functional.interpolate: _upsample,
     operator.getitem: _get,
-    **dict.fromkeys((torch.clamp, torch.clip, "clamp", "clip"), _clamp),
     **dict.fromkeys((torch.chunk, torch.split, "chunk", "split"), _pieces),
     torch.stack: _stack,
     **dict.fromkeys(("expand", "expand_as"), _expand),
 }
 """By the layer's type, the function, or the method's name."""
-COMPOSED_LAYERS = {key for key in COMPOSED if isinstance(key, type)}

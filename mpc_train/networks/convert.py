@@ -22,11 +22,12 @@ import torch
 from torch import fx, nn
 
 from mpc_train.networks import tracing
+from mpc_train.networks.activations import ACTIVATIONS
 from mpc_train.networks.compositions import (
-    COMPOSED,
-    COMPOSED_LAYERS,
+    MOVES,
     WITH_WEIGHT,
     Emission,
+    Rule,
     is_weight,
 )
 from mpc_train.networks.convert_rules import (
@@ -46,12 +47,24 @@ from mpc_train.networks.graph import (
     Tensor,
     check_graph,
     pool_before_relu,
+    version_of,
 )
-from mpc_train.networks.tracing import ShapeTracer, uninitialised
+from mpc_train.networks.recurrent import (
+    RECURRENT,
+    TURNED,
+    is_idle,
+    rule_of_turned,
+    takes_or_gives_turned,
+)
+from mpc_train.networks.tracing import ShapeTracer, rows_axis, source_line, uninitialised
 from protocols.arrays import Words
 
 WEIGHT_LIMIT = 1 << 7
 """First weights lie below this: four bytes hold one."""
+
+COMPOSED: dict[Any, Rule] = {**MOVES, **ACTIVATIONS, **RECURRENT}
+"""Layers, functions and methods that become several operations."""
+COMPOSED_LAYERS = {key for key in COMPOSED if isinstance(key, type)}
 
 
 class ConversionError(ValueError):
@@ -113,10 +126,11 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
             input_name = building.value_of[node] = node.name
         elif node.op == "output":
             (result,) = node.args
-            if not isinstance(result, fx.Node) or result not in building.value_of:
+            known = isinstance(result, fx.Node) and result in building.value_of
+            if not known or result.meta.get("several"):
                 raise ConversionError(["output: return one tensor"])
             output = building.value_of[result]
-        elif is_tensor(node):
+        elif is_tensor(node) and not is_idle(node):
             try:
                 _add(building, traced, node)
             except Unsupported as problem:
@@ -129,7 +143,8 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
                 building.value_of[node] = node.name
     if building.problems:
         raise ConversionError(building.problems)
-    graph = pool_before_relu(Graph(input_name, input_shape, tuple(building.nodes), output, entries))
+    nodes, version = tuple(building.nodes), version_of(building.nodes)
+    graph = pool_before_relu(Graph(input_name, input_shape, nodes, output, entries, version))
     try:
         check_graph(graph)
     except ValueError as error:
@@ -216,7 +231,7 @@ def _unsupported(traced: fx.GraphModule) -> list[str]:
             layer = traced.get_submodule(str(node.target))
             if type(layer) not in MODULES and type(layer) not in COMPOSED:
                 kind = type(layer).__name__
-                problems.append(_refusal(f"{node.target} ({kind})", kind))
+                problems.append(_refusal(f"{node.target} ({kind}){source_line(node)}", kind))
         elif node.op in ("call_function", "call_method"):
             table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
             if not any(node.target in known for known in (table, SHAPE_ONLY, COMPOSED)):
@@ -224,8 +239,9 @@ def _unsupported(traced: fx.GraphModule) -> list[str]:
                 problems.append(_refusal(_place(node), name))
         elif node.op == "get_attr" and not all(user.target in WITH_WEIGHT for user in node.users):
             problems.append(
-                f"{node.target}: a tensor used outside a layer may be added, subtracted and "
-                "multiplied alone; for anything else put it into a layer (Linear, a norm)"
+                f"{node.target}{source_line(node)}: a tensor used outside a layer may be added, "
+                "subtracted and multiplied alone; for anything else put it into a layer (Linear, a "
+                "norm)"
             )
     if sum(node.op == "placeholder" for node in traced.graph.nodes) != 1:
         problems.append("forward: takes exactly one tensor, the rows' features")
@@ -247,9 +263,9 @@ def _place(node: fx.Node) -> str:
     if stack:
         where = next(reversed(stack.values()))[0]
     if node.op == "call_module":
-        return str(node.target)
+        return f"{node.target}{source_line(node)}"
     name = getattr(node.target, "__name__", str(node.target))
-    return f"{where or 'forward'}, {name}() ({node.name})"
+    return f"{where or 'forward'}, {name}() ({node.name}){source_line(node)}"
 
 
 def _shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
@@ -268,12 +284,15 @@ def _shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
         found.append(running.found)
     problems = []
     for node, shape in found[0].items():
-        other = found[1][node]
-        if not shape or shape[0] != 2 or other[0] != 3 or shape[1:] != other[1:]:
+        axis = rows_axis(shape, found[1][node])
+        kind = type(traced.get_submodule(str(node.target))) if node.op == "call_module" else None
+        turned = axis == 1 and (kind or node.target) in TURNED
+        if axis != 0 and not turned and not is_idle(node):
             problems.append(
                 f"{_place(node)}: gives {list(shape)} for two rows; rows come first and stay apart"
             )
-        node.meta["shape"] = tuple(shape[1:])
+        node.meta["shape"] = tuple(size for place, size in enumerate(shape) if place != axis)
+        node.meta["turned"] = turned
     if problems:
         raise ConversionError(problems)
 
@@ -313,6 +332,8 @@ def _add(building: _Building, traced: fx.GraphModule, node: fx.Node) -> None:
     rule = COMPOSED.get(node.target if part is None else type(part))
     if any(is_weight(value) for value in node.args):
         rule = WITH_WEIGHT[node.target]
+    if takes_or_gives_turned(node):
+        rule = rule_of_turned(node, part)
     if rule is not None:
         emitted = Emission(node, part, building.value_of)
         building.value_of[node] = rule(emitted)

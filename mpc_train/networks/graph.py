@@ -12,7 +12,7 @@ A graph comes with a job from elsewhere: `check_graph` says whether it is one at
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -22,7 +22,10 @@ from typing import Literal
 
 import msgspec
 
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
+"""The latest version that this program reads; it reads every earlier one. A graph has the least
+version that knows all of its operations (`version_of`), so that a node of an older release reads
+whatever it can run and refuses the rest by its version."""
 MAX_NODES = 4096
 MAX_ELEMENTS = 1 << 28
 MAX_AXES = 8
@@ -110,7 +113,7 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     nodes: tuple[Node, ...]
     output: str
     entries: tuple[Tensor, ...]
-    version: int = GRAPH_VERSION
+    version: int = 1
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -150,10 +153,10 @@ class Spec:
 
 _AFFINE = ("weight", "bias")
 _WINDOW = ("kernel", "stride", "padding", "dilation")
-_SIZES = {*_WINDOW, "outputs", "axes"}
-_REALS = {"eps", "momentum", "p", "slope", "low", "high", "factor", "summand", "alpha", "value"}
-_FLAGS = {"round_up", "keep"}
-"""Kinds of settings by their key; `table` is a name, and all others are counts."""
+_SIZES = {*_WINDOW, "outputs", "axes", "numerators", "denominators"}
+_REALS = {"eps", "momentum", "p", "slope", "low", "high", "factor", "summand"}
+_FLAGS = {"round_up", "keep", "reverse", "aligned"}
+"""Kinds of settings by their key; those of `CHOICES` are names, and all others are counts."""
 SPECS: dict[str, Spec] = {
     "linear": Spec(tensors=("weight",), optional=("bias",)),
     "conv": Spec(tensors=("weight",), optional=("bias",), settings=(*_WINDOW, "groups")),
@@ -196,13 +199,37 @@ SPECS: dict[str, Spec] = {
         optional=("in_proj_bias", "out_proj.bias"),
         settings=("heads",),
     ),
+    "recurrent": Spec(tensors=("weight",), optional=("bias",), settings=("cell", "reverse")),
+    "resize": Spec(settings=("aligned", "numerators", "denominators")),
 }
+CHOICES: dict[str, tuple[str, ...]] = {
+    "table": ("ELU", "GELU", "SILU", "SMOOTH_RELU"),
+    "cell": ("gru", "lstm", "rnn_relu", "rnn_tanh"),
+}
+"""What a setting may say, by its name."""
+SINCE = {
+    **dict.fromkeys(("add_weight", "mul_weight", "recurrent", "resize"), 2),
+    "ELU": 2,
+}
+"""The first version that knows an operation or a choice, where it is not 1. Graphs of version 1
+with `add_weight` and `mul_weight` are about, and are read."""
+
+
+def version_of(nodes: Iterable[Node]) -> int:
+    """The least version that knows all of them."""
+    said = ((node.op, *node.settings.values()) for node in nodes)
+    return max(
+        (SINCE.get(word, 1) for words in said for word in words if isinstance(word, str)), default=1
+    )
 
 
 def check_graph(graph: Graph) -> None:
     """Raise GraphError unless every node is well formed and uses what is there before it."""
-    if graph.version != GRAPH_VERSION:
-        raise GraphError(f"version {graph.version}: this program reads {GRAPH_VERSION}")
+    if not 1 <= graph.version <= GRAPH_VERSION:
+        raise GraphError(
+            f"version {graph.version}: this program reads versions 1 to {GRAPH_VERSION}; install "
+            "the release that wrote it"
+        )
     if not 1 <= len(graph.nodes) <= MAX_NODES:
         raise GraphError(f"{len(graph.nodes)} nodes: 1 to {MAX_NODES} are possible")
     if len(graph.tensors) < len(graph.entries):
@@ -226,7 +253,10 @@ def check_graph(graph: Graph) -> None:
 def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
     spec = SPECS.get(node.op)
     if spec is None:
-        raise GraphError(f"{node.name}: no operation {node.op!r}")
+        raise GraphError(
+            f"{node.name}: this program knows no operation {node.op!r}; install the release that "
+            "wrote the network"
+        )
     if node.name in known:
         raise GraphError(f"{node.name}: two nodes of that name")
     for name in node.inputs:
@@ -236,6 +266,12 @@ def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
         raise GraphError(f"{node.name}: {node.op} takes {spec.inputs} values")
     if set(node.settings) != set(spec.settings):
         raise GraphError(f"{node.name}: {node.op} has the settings {', '.join(spec.settings)}")
+    for key in CHOICES.keys() & node.settings.keys():
+        if node.settings[key] not in CHOICES[key]:
+            raise GraphError(
+                f"{node.name}: this program knows no {key} {node.settings[key]!r}, only "
+                f"{', '.join(CHOICES[key])}"
+            )
     for key, value in node.settings.items():
         numbers = value if isinstance(value, tuple) else (value,)
         if len(numbers) > MAX_AXES or any(
@@ -260,10 +296,7 @@ def _check_kind(node: Node, key: str) -> None:
         node.real(key)
     elif key in _FLAGS:
         node.flag(key)
-    elif key == "table":
-        if not isinstance(node.settings[key], str):
-            raise GraphError(f"{node.name}: {key} is a name")
-    else:
+    elif key not in CHOICES:  # which are checked already
         node.count(key)
 
 

@@ -25,7 +25,10 @@ from protocols.crypten_tensor.layers import (  # noqa: F401  register their func
     convolution,
     normalisation,
     pooling,
+    recurrent,
+    resize,
 )
+from protocols.crypten_tensor.layers.resize_plan import Resizing
 from protocols.crypten_tensor.layers.window import Window
 from protocols.crypten_tensor.tensor import MaskedTensor, runtime
 from protocols.shares.masked import public
@@ -162,7 +165,7 @@ def window(node: Node) -> Window:
 GROWING = {
     *("linear", "conv", "batch_norm", "layer_norm", "group_norm", "attention", "dropout"),
     *("leaky_relu", "add", "sub", "mul", "matmul", "scale", "shift", "sum"),
-    *("add_weight", "mul_weight"),
+    *("add_weight", "mul_weight", "recurrent"),
 }
 """Operations whose results may be larger than what they are given."""
 
@@ -347,6 +350,23 @@ def _attention(net: Network, node: Node, values: list[Value]) -> Value:
     return Value(y.reshape(-1, length, width))
 
 
+def _recurrent(net: Network, node: Node, values: list[Value]) -> Value:
+    """[rows, steps, what the inputs add to the gates] to the states [rows, steps, hidden]."""
+    weight, bias = net.needed(node, "weight"), net.tensor(node, "bias")
+    x, cell = values[0].as_rows(), node.settings["cell"]
+    return Value(x.recurrent(weight, bias, cell, node.flag("reverse")))
+
+
+def _resize(node: Node, x: MaskedTensor) -> MaskedTensor:
+    return x.resize(resizing(node, tuple(x.shape[-len(node.sizes("numerators")) :])))
+
+
+def resizing(node: Node, sizes: tuple[int, ...]) -> Resizing:
+    """sizes: of the axes that change, before."""
+    factors = map(Fraction, node.sizes("numerators"), node.sizes("denominators"))
+    return Resizing(sizes, node.shape[-len(sizes) :], tuple(factors), node.flag("aligned"))
+
+
 def root_of(value: Fraction) -> Fraction:
     """sqrt of a public fraction, rounded to 2^-24 by integers alone."""
     return Fraction(isqrt((value.numerator << 48) // value.denominator), 1 << 24)
@@ -405,4 +425,6 @@ OPERATIONS: dict[str, Operation] = {
     "sum": _on_rows(_reduced("sum")),
     "matmul": _matmul,
     "attention": _attention,
+    "recurrent": _recurrent,
+    "resize": _elementwise(_resize),
 }

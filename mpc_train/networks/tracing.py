@@ -2,13 +2,15 @@
 
 Shapes are no data: `x.dim()`, `x.ndim`, `x.shape[1]` and `x.size(1)` are plain numbers to the
 module's own code, which may compare them, assert on them and branch on them. The number of rows
-alone stays open. Shapes come from the same operations on two rows of zeros; where that fails,
-nothing is known, and the conversion says why.
+alone stays open, on whichever axis it is. Shapes come from the same operations on two and on three
+rows of zeros; where that fails, nothing is known, and the conversion says why.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,17 +20,22 @@ from torch import fx, nn
 class ShapedProxy(fx.Proxy):
     """A value in tracing that knows its shape but for the number of rows."""
 
-    def _known(self) -> torch.Size | None:
+    def _known(self) -> tuple[torch.Size, int] | None:
+        """Its shape for two rows, and the axis of the rows."""
         tracer = self.tracer
-        value = tracer.values.get(self.node) if isinstance(tracer, ShapeTracer) else None
-        return value.shape if isinstance(value, torch.Tensor) and value.dim() else None
+        values = tracer.values.get(self.node, ()) if isinstance(tracer, ShapeTracer) else ()
+        if not values or not all(isinstance(value, torch.Tensor) for value in values):
+            return None
+        two, three = (value.shape for value in values)
+        axis = rows_axis(two, three)
+        return None if axis is None else (two, axis)
 
     def _method(self, name: str, *args: Any) -> Any:
         return self.tracer.create_proxy("call_method", name, (self, *args), {})
 
     def dim(self) -> Any:
         known = self._known()
-        return self._method("dim") if known is None else len(known)
+        return self._method("dim") if known is None else len(known[0])
 
     ndimension = dim
 
@@ -44,9 +51,20 @@ class ShapedProxy(fx.Proxy):
         known = self._known()
         if known is None:
             return self._method("size") if dim is None else self._method("size", dim)
+        shape, rows = known
         if dim is None:
-            return (self._method("size", 0), *known[1:])
-        return known[dim] if dim % len(known) else self._method("size", 0)
+            return tuple(self.size(axis) for axis in range(len(shape)))
+        return shape[dim] if dim % len(shape) != rows else self._method("size", dim % len(shape))
+
+
+def rows_axis(two: torch.Size, three: torch.Size) -> int | None:
+    """The axis of the rows, from a shape for two and for three of them; None: there is not one."""
+    if len(two) != len(three):
+        return None
+    changed = [axis for axis, pair in enumerate(zip(two, three, strict=True)) if pair[0] != pair[1]]
+    if len(changed) != 1 or (two[changed[0]], three[changed[0]]) != (2, 3):
+        return None
+    return changed[0]
 
 
 class ShapeTracer(fx.Tracer):
@@ -54,7 +72,9 @@ class ShapeTracer(fx.Tracer):
 
     def __init__(self, input_shape: tuple[int, ...], leaves: Iterable[type]) -> None:
         super().__init__()
-        self.values: dict[fx.Node, Any] = {}
+        self.record_stack_traces = True
+        self.values: dict[fx.Node, tuple[Any, ...]] = {}
+        """By node: what it gives for two rows and for three."""
         self._input_shape = input_shape
         self._leaves = frozenset(leaves)
         self._computing = False
@@ -73,18 +93,18 @@ class ShapeTracer(fx.Tracer):
         computing, self._computing = self._computing, True
         try:
             with torch.no_grad():
-                self.values[node] = self._computed(node)
+                self.values[node] = tuple(self._computed(node, rows) for rows in (2, 3))
         except Exception:  # noqa: S110  `_shapes` runs the same again and reports it
             pass
         finally:
             self._computing = computing
         return found
 
-    def _computed(self, node: fx.Node) -> Any:
+    def _computed(self, node: fx.Node, rows: int) -> Any:
         if node.op == "placeholder":
-            return torch.zeros(2, *self._input_shape)
-        args: Any = fx.node.map_arg(node.args, lambda each: self.values[each])
-        kwargs: Any = fx.node.map_arg(node.kwargs, lambda each: self.values[each])
+            return torch.zeros(rows, *self._input_shape)
+        args: Any = fx.node.map_arg(node.args, lambda each: self.values[each][rows - 2])
+        kwargs: Any = fx.node.map_arg(node.kwargs, lambda each: self.values[each][rows - 2])
         if node.op == "call_function":
             return node.target(*args, **kwargs)  # type: ignore[operator]
         if node.op == "call_method":
@@ -114,6 +134,18 @@ class ShapeTracer(fx.Tracer):
         if self._computing:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+_FRAME = re.compile(r'File "([^"\n]+)", line (\d+)')
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def source_line(node: fx.Node) -> str:
+    """Where the module's own code makes the call: " at FILE:LINE", or nothing if torch does."""
+    for file, line in reversed(_FRAME.findall(node.stack_trace or "")):
+        if not file.startswith(_TORCH) and Path(file).parent != Path(__file__).parent:
+            return f" at {file}:{line}"
+    return ""
 
 
 def uninitialised(module: nn.Module) -> list[str]:

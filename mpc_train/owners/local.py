@@ -66,6 +66,8 @@ def term_values(term: Term, values: Reals, missing: Mask) -> Reals:
         return missing.astype(np.float64)
     if term.part == "level":
         return ((values == term.level) & ~missing).astype(np.float64)
+    if term.part == "index":
+        return np.where(missing, 0.0 if term.fill is None else term.fill, values)
     found = np.where(missing, _a_value(term), values)
     if term.clip is not None:
         found = np.clip(found, *term.clip)

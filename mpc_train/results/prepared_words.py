@@ -24,8 +24,16 @@ def described(job: Job) -> list[str]:
         _step("logarithm", (term for term in terms if term.log is not None)),
         _step("powers", (term for term in terms if term.power > 1)),
         _step("one input a level", (term for term in terms if term.part == "level"), True),
+        _step("the number of a level", (term for term in terms if term.part == "index")),
         _step("missing cells marked", (term for term in terms if term.part == "missing"), True),
-        _step("constant for missing cells", (term for term in terms if term.fill is not None)),
+        _step(
+            "constant for missing cells",
+            (term for term in terms if term.fill is not None and term.part == "number"),
+        ),
+        _step(
+            "a number of its own for missing cells",
+            (term for term in terms if term.fill is not None and term.part == "index"),
+        ),
     ]
     said = "; ".join(step for step in alone if step)
     if said:

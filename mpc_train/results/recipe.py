@@ -26,13 +26,14 @@ def elements(pipeline: Pipeline) -> dict[str, list[str]]:
 def recipe(job: Job) -> dict[str, object]:
     """The inputs in their order, as JSON has them: what each is of its column, then the products.
 
-    A term has `name` and `column`, and is one of three kinds. "number":
+    A term has `name` and `column`, and is one of four kinds. "number":
     u = ((log(clip(x)) − center) / scale)^power of the cell x, where clip and log are there only if
     the job has them; a date counts in days from 1970-01-01, a boolean is 0 or 1. In place of a
     missing cell's u stands `fill`, if the term has it, or the element of prepare.fill. The input is
     u, or (u − prepare.center) · prepare.inverse where those have an element of this name. "level":
     1 where the cell is `level`, or none of `other_than`, 0 elsewhere and where it is missing.
-    "missing": 1 where the cell is missing.
+    "index": the place of the cell in `levels`, from 0 on; `other` where it is none of them, if the
+    term has it, and `fill` where the cell is missing. "missing": 1 where the cell is missing.
     """
     pipeline = job.pipeline
     return {
@@ -54,6 +55,11 @@ def _described(term: Term, column: Column) -> dict[str, object]:
         return found | {"other_than": list(column.levels)}
     if term.part == "missing":
         return found
+    if term.part == "index":
+        found |= {"levels": list(column.levels)}
+        if column.other:
+            found["other"] = len(column.levels)
+        return found if term.fill is None else found | {"fill": int(term.fill)}
     if term.clip is not None:
         found["clip"] = list(term.clip)
     if term.log is not None:

@@ -12,7 +12,7 @@ So what a diverged training ends with may look harmless, and three looks are tak
 
 Words are compared with what the ring holds (`exact_limit`), and not with what the job states: a
 training that passes `fixed_point.activation_limit` on its way, and comes back, is as exact as any.
-What lies inside a norm or an attention layer is not looked at.
+What lies inside a norm, an attention or a recurrent layer is not looked at.
 
 Every node learns one bit, once, after all trainings and before anything else is revealed. If it is
 set the run ends: nobody gets a model or a metric. A job may do without (`guard = false`).

@@ -26,7 +26,7 @@ Rows = NDArray[np.int64]
 
 def raw_terms(pipeline: Pipeline, table: TypedTable) -> Reals:
     """float64[B, terms]: numbers after clip and logarithm, in the column's units, NaN where
-    missing; bits of levels and of missing cells as they are."""
+    missing; bits of levels and of missing cells, and numbers of levels, as they are."""
     found = np.empty((table.rows, len(pipeline.terms)))
     for index, term in enumerate(pipeline.terms):
         place = table.names.index(term.column)
@@ -35,6 +35,8 @@ def raw_terms(pipeline: Pipeline, table: TypedTable) -> Reals:
             found[:, index] = (values == term.level) & ~missing
         elif term.part == "missing":
             found[:, index] = missing
+        elif term.part == "index":
+            found[:, index] = np.where(missing, np.nan if term.fill is None else term.fill, values)
         else:
             number = np.where(missing, np.nan, values)
             number = number if term.clip is None else np.clip(number, *term.clip)

@@ -35,7 +35,7 @@ MAX_CLASSES = 1024
 """The sum of the exponentials stays within the reciprocal's table."""
 TABLES = (
     *("SIGMOID", "TANH", "EXP", "RECIPROCAL", "RSQRT", "ROOT", "LOG", "SOFTPLUS"),
-    *("SMOOTH_RELU", "GELU", "SILU"),
+    *("SMOOTH_RELU", "GELU", "SILU", "ELU"),
 )
 
 

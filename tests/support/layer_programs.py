@@ -148,6 +148,17 @@ class _Attention(nn.Module):
         return self.attention(x, x, x, need_weights=False)[0]
 
 
+class Sequence(nn.Module):
+    """The states of a recurrent layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[0]
+
+
 class _Sums(nn.Module):
     """Residual additions, products, concatenations, slices, means and public numbers."""
 
@@ -164,6 +175,8 @@ class _Sums(nn.Module):
 SMOOTH, NORM, SPLINE = 2.0**-4, 2.0**-8, 2.0**-9
 """A spline's gradient is within 2^-7 of the function's own, and is multiplied by up to 4; a norm
 divides by the spread of few numbers; errors of a softmax are added up over a few outputs."""
+RECURRENT = 2.0**-8
+"""Weights up to 2 multiply the splines' errors step by step."""
 
 
 def _alone(make: Callable[..., Any], *arguments: Any, **settings: Any) -> Callable[[], Any]:
@@ -173,6 +186,11 @@ def _alone(make: Callable[..., Any], *arguments: Any, **settings: Any) -> Callab
 def attention(width: int, heads: int) -> Callable[[], nn.Module]:
     """Makes attention of a sequence to itself."""
     return lambda: _Attention(width, heads)
+
+
+def sequence(kind: Callable[..., nn.Module], *sizes: int, **settings: Any) -> Callable[[], Any]:
+    """Makes a recurrent layer whose rows come first."""
+    return lambda: Sequence(kind(*sizes, batch_first=True, **settings))
 
 
 LAYERS: dict[str, LayerProgram] = {
@@ -209,6 +227,16 @@ LAYERS: dict[str, LayerProgram] = {
     "gelu": LayerProgram(_alone(nn.GELU), (5,), SMOOTH),
     "silu": LayerProgram(_alone(nn.SiLU), (5,), SMOOTH),
     "softplus": LayerProgram(_alone(nn.Softplus), (5,), SMOOTH),
+    "elu": LayerProgram(_alone(nn.ELU), (5,), SMOOTH),
+    "elu, another alpha": LayerProgram(_alone(nn.ELU, 0.5), (5,), SMOOTH),
+    "gru": LayerProgram(sequence(nn.GRU, 2, 2), (3, 2), RECURRENT, rows=2),
+    "gru, reversed too": LayerProgram(
+        sequence(nn.GRU, 1, 1, 2, bidirectional=True), (2, 1), RECURRENT, rows=2
+    ),
+    "lstm": LayerProgram(sequence(nn.LSTM, 2, 2), (3, 2), RECURRENT, rows=2),
+    "rnn": LayerProgram(sequence(nn.RNN, 2, 2), (3, 2), RECURRENT, rows=2),
+    "rnn, relu": LayerProgram(sequence(nn.RNN, 2, 2, nonlinearity="relu"), (3, 2), rows=2),
+    "bilinear": LayerProgram(_alone(nn.Upsample, (3, 5), mode="bilinear"), (1, 2, 3), rows=2),
     "softmax": LayerProgram(_alone(nn.Softmax, -1), (4,), SPLINE),
     "softmax, many classes": LayerProgram(_alone(nn.Softmax, -1), (19,), SPLINE, rows=2),
     "dropout, public": LayerProgram(_alone(nn.Dropout, 0.25), (6,), public_masks=True),

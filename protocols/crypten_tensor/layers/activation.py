@@ -1,8 +1,8 @@
 """Activations over masked tensors that are more than ReLU, sigmoid and tanh.
 
-* smooth: GELU, SiLU and softplus as splines, within 2^-14 and three units of 2^-f everywhere. Their
-  gradient is that of the spline, within 2^-7 of the function's own: coefficients are kept, so that
-  the backward pass costs one truncation and no comparison.
+* smooth: GELU, SiLU, ELU and softplus as splines, within 2^-14 and three units of 2^-f everywhere.
+  Their gradient is that of the spline, within 2^-7 of the function's own: coefficients are kept, so
+  that the backward pass costs one truncation and no comparison.
 * leaky: x and a public multiple of its negative part; 4 rounds as ReLU, exact to the rounding of
   the slope to 20 bits.
 * clamp: ReLU6 and Hardtanh; both thresholds share one table of digits.

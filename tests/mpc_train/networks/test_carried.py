@@ -32,7 +32,7 @@ def net():
 
 
 def wrong():
-    return nn.Sequential(nn.Linear(4, 3), nn.ELU(), nn.Mish())
+    return nn.Sequential(nn.Linear(4, 3), nn.RReLU(), nn.Mish())
 
 
 def broken():
@@ -186,7 +186,7 @@ def test_a_node_calls_only_what_its_rules_list(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ('module = "study_net:wrong"', r"(?s)1 \(ELU\).*LeakyReLU.*2 \(Mish\).*SiLU"),
+        ('module = "study_net:wrong"', r"(?s)1 \(RReLU\).*LeakyReLU.*2 \(Mish\).*SiLU"),
         (MODULE.replace("net:net", "net:broken"), "4.weight: .*not finite"),
         (MODULE.replace("net:net", "net:number"), "not a torch.nn.Module"),
         (MODULE.replace("net:net", "net:missing"), "not installed"),

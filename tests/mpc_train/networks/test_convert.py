@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -37,14 +38,14 @@ def problems(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
 def test_everything_unsupported_is_named_at_once() -> None:
     found = problems(
         nn.Sequential(
-            nn.Linear(4, 4), nn.ELU(), nn.Sequential(nn.Linear(4, 4), nn.RReLU()), nn.LogSigmoid()
+            nn.Linear(4, 4), nn.Mish(), nn.Sequential(nn.Linear(4, 4), nn.RReLU()), nn.LogSigmoid()
         ),
         (4,),
     )
     assert len(found) == 3
     for line, place, instead in zip(
         found,
-        ("1 (ELU)", "2.1 (RReLU)", "3 (LogSigmoid)"),
+        ("1 (Mish)", "2.1 (RReLU)", "3 (LogSigmoid)"),
         ("SiLU", "LeakyReLU", "logits"),
         strict=True,
     ):
@@ -112,7 +113,7 @@ def test_first_weights_are_finite_small_and_not_shared() -> None:
 )
 def test_settings_that_are_not_offered(layer: nn.Module) -> None:
     (line,) = problems(Function(lambda self, x: self.layer(x), layer=layer), (1, 6, 6))
-    assert line.startswith("layer: ")
+    assert re.match(r"layer at \S*test_convert\.py:\d+: ", line)
 
 
 def test_conversion_leaves_the_module_as_it_was() -> None:
@@ -145,7 +146,7 @@ def test_a_graph_from_elsewhere_is_checked() -> None:
         return msgspec.structs.replace(graph, nodes=(other, *graph.nodes[1:]))
 
     for wrong, message in (
-        (changed(op="call"), "no operation"),
+        (changed(op="call"), "knows no operation 'call'; install the release"),
         (changed(inputs=("y",)), "'y' is not there"),
         (changed(inputs=("x", "x")), "takes 1"),
         (changed(tensors={"weight": "nothing"}), "no tensor 'nothing'"),
@@ -153,7 +154,12 @@ def test_a_graph_from_elsewhere_is_checked() -> None:
         (changed(settings={"p": "1"}), "has the settings"),
         (changed(shape=(0,)), "a shape"),
         (msgspec.structs.replace(graph, output="z"), "not a node"),
-        (msgspec.structs.replace(graph, version=2), "version 2"),
+        (
+            msgspec.structs.replace(graph, version=3),
+            "version 3: this program reads versions 1 to 2",
+        ),
+        (msgspec.structs.replace(graph, version=0), "version 0"),
+        (changed(op="smooth", tensors={}, settings={"table": "SINE"}), "no table 'SINE', only ELU"),
     ):
         with pytest.raises(GraphError, match=message):
             check_graph(wrong)
@@ -161,3 +167,30 @@ def test_a_graph_from_elsewhere_is_checked() -> None:
         dry_run(changed(shape=(5,)))
     with pytest.raises(GraphError, match="linear0"):
         dry_run(msgspec.structs.replace(graph, input_shape=(7,)))
+
+
+def test_a_refusal_names_the_line_of_the_call() -> None:
+    def run(self: Any, x: torch.Tensor) -> Any:
+        y = self.body(x)
+        return torch.cumsum(y, 1)
+
+    body = nn.Sequential(nn.Linear(4, 4), nn.Mish())
+    layer, function = problems(Function(run, body=body), (4,))
+    start = run.__code__.co_firstlineno
+    assert f"body.1 (Mish) at {__file__}:{start + 1}: is not offered" in layer
+    assert f"cumsum() (cumsum) at {__file__}:{start + 2}: is not offered" in function
+
+
+def test_a_refusal_inside_of_torch_names_the_layer_alone() -> None:
+    (line,) = problems(nn.Sequential(nn.Linear(4, 4), nn.Mish()), (4,))
+    assert line.startswith("1 (Mish): is not offered")
+
+
+def test_a_graph_has_the_least_version_that_knows_its_operations() -> None:
+    first = convert(nn.Sequential(nn.Linear(3, 3), nn.GELU()), (3,)).graph
+    assert first.version == 1
+    for layer in (nn.ELU(), nn.PReLU()):
+        graph = convert(nn.Sequential(nn.Linear(3, 3), layer), (3,)).graph
+        assert graph.version == 2
+        # Graphs of before that version was counted say 1 all the same.
+        check_graph(msgspec.structs.replace(graph, version=1))

@@ -14,12 +14,14 @@ from torch import nn
 from protocols.roles.role import Role
 from tests.support.layer_programs import (
     NORM,
+    RECURRENT,
     SMOOTH,
     SPLINE,
     LayerProgram,
     attention,
     expected,
     run_layer,
+    sequence,
 )
 from tests.support.layers import UNIT, opened, part
 from tests.support.lockstep import run_lockstep
@@ -117,6 +119,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[], nn.Module], float]] = {
     "hardtanh": (nn.Hardtanh, EXACT),
     "sigmoid": (nn.Sigmoid, 2.0**-11),
     "tanh": (nn.Tanh, 2.0**-11),
+    "elu": (nn.ELU, SMOOTH),
+    "selu": (nn.SELU, SMOOTH),
+    "celu": (lambda: nn.CELU(0.75), SMOOTH),
     "gelu": (nn.GELU, SMOOTH),
     "silu": (nn.SiLU, SMOOTH),
     "softplus": (nn.Softplus, SMOOTH),
@@ -130,6 +135,26 @@ def _activation(draw: Draw) -> LayerProgram:
     return LayerProgram(make, shape, bound, rows=2)
 
 
+def _recurrent(draw: Draw) -> LayerProgram:
+    kind = draw(st.sampled_from([nn.GRU, nn.LSTM, nn.RNN]))
+    sizes = some(draw, 1, 2), some(draw, 1, 2), some(draw, 1, 2)
+    settings = {"bias": draw(st.booleans()), "bidirectional": draw(st.booleans())}
+    steps = some(draw, 1, 3)
+    return LayerProgram(sequence(kind, *sizes, **settings), (steps, sizes[0]), RECURRENT, rows=2)
+
+
+def _resize(draw: Draw) -> LayerProgram:
+    axes, aligned = some(draw, 1, 2), draw(st.booleans())
+    given = tuple(some(draw, 1, 4) for _ in range(axes))
+    settings: dict[str, Any] = {"size": tuple(some(draw, 1, 6) for _ in given)}
+    if draw(st.booleans()):
+        settings = {"scale_factor": draw(st.sampled_from([1.5, 2, 2.7]))}
+    mode = ("linear", "bilinear")[axes - 1]
+    return LayerProgram(
+        lambda: nn.Upsample(mode=mode, align_corners=aligned, **settings), (2, *given), rows=2
+    )
+
+
 KINDS = {
     "linear": _linear,
     "convolution": _conv,
@@ -140,6 +165,8 @@ KINDS = {
     "attention": _attention,
     "embedding": _embedding,
     "activation": _activation,
+    "recurrent": _recurrent,
+    "interpolation": _resize,
 }
 
 

@@ -223,6 +223,17 @@ def test_declared_scale_and_mean(tmp_path: Path) -> None:
         ("[prepare.columns.smoker]\npowers = 2", "a boolean has no powers"),
         ("[prepare.columns.age]\npowers = 3", "declare a center"),
         ("interactions = [['age', 'weight']]", "'weight' is no input"),
+        ("[prepare.columns.age]\nencoding = 'index'", "age.encoding: is for categories"),
+        ("[prepare.columns.region]\nencoding = 'number'", "Invalid enum value|encoding"),
+        (
+            "interactions = [['age', 'region']]\n[prepare.columns.region]\nencoding = 'index'",
+            "'region' is the number of a level",
+        ),
+        # A regression would take the order of the levels for a quantity.
+        (
+            "[prepare.columns.region]\nencoding = 'index'",
+            "columns.region.encoding: .* for an Embedding, and .* takes it as a quantity",
+        ),
         ("standardize = true", "unknown key"),
     ],
 )
