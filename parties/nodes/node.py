@@ -196,11 +196,13 @@ class _ControlThread(threading.Thread):
             if part.kind != artifacts.SEALED or part.path.split("/")[0] != self._me:
                 raise ControlError(f"{self._coordinator} delivers what is not sealed to {self._me}")
             self.delivered.add(message.sender, part)
-        elif self._inbox.qsize() < MAX_WAITING + control.MAX_ATTEMPTS:
+        else:
+            # A node that is preparing the job answers proposals late: all may lie here.
+            proposed = isinstance(message, control.Propose)
+            if self._inbox.qsize() >= (control.MAX_ATTEMPTS if proposed else MAX_WAITING):
+                raise ControlError(f"{self._coordinator} sends messages nobody asked for")
             self._finished = self._finished or isinstance(message, control.Finish)
             self._inbox.put(message)
-        else:
-            raise ControlError(f"{self._coordinator} sends messages nobody asked for")
 
 
 class _Node:
