@@ -10,7 +10,7 @@ import typer
 
 from mpc_train.base.printing import say
 from mpc_train.base.release import version
-from mpc_train.commands import data, job, keys, model, nodes, open, predict, run, schema
+from mpc_train.commands import data, job, keys, model, nodes, open, predict, run, schema, script
 
 app = typer.Typer(
     name="mpc-train",
@@ -36,6 +36,7 @@ app.command("coordinator")(nodes.coordinator)
 app.command("open")(open.open_command)
 app.command("predict")(predict.predict_command)
 app.command("run")(run.run_command)
+app.command("script")(script.script_command)
 
 
 def _version(asked: bool) -> None:

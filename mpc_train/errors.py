@@ -7,6 +7,7 @@
     ├── LinkageError    owners' records do not meet as the job asks: too few, or in several tables
     ├── ModelError      a model that cannot be trained over shares
     ├── ArtifactError   a sealed model cannot be opened: a piece is missing, foreign or altered
+    ├── ScriptError     a script is wrong, or raised an error: says its line
     ├── RefusedError    this node's own rules forbid the job
     └── NodeFailedError a node of a local run ended with an error, which this repeats
 
@@ -65,6 +66,12 @@ class ArtifactError(TrainError):
     code = "artifact"
 
 
+class ScriptError(TrainError):
+    """A script for `launch.py --script` cannot be run, or raised an error."""
+
+    code = "script"
+
+
 class RefusedError(TrainError):
     """This node's own rules forbid the job."""
 
@@ -85,6 +92,7 @@ EXIT_STATUS: dict[str, int] = {
     "JobError": 3,
     "ConfigError": 3,
     "ModelError": 3,
+    "ScriptError": 3,
     "DataError": 4,
     "LinkageError": 4,
     "IdentityError": 5,
@@ -115,6 +123,7 @@ REASONS: dict[str, str] = {
     "contract": "the contract, the cards or the constants are not the same everywhere; its own "
     "error says what differs",
     "roster": "it lacks somebody's card, or holds another one; compare fingerprints",
+    "script": "the script raised an error there; its own error says at which line",
     "data": "its data do not fit the job; its own error says where",
     "config": "its own file is wrong; its own error says where",
     "linkage": "owners have too few records in common, or too many; its own error says which",

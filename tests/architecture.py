@@ -28,7 +28,8 @@ ARROWS = {
 # Rooms, each with what stands below it: a module imports its own room and rooms before it. A file
 # beside folders is a room of its own.
 ROOMS = (
-    *("protocols.errors", "protocols.channel", "protocols.canonical"),
+    *("protocols.errors", "protocols.arrays", "protocols.channel"),
+    *("protocols.canonical", "protocols.names"),
     *("protocols.ring", "protocols.sealing", "protocols.roles", "protocols.shares"),
     *("protocols.comparison", "protocols.linkage", "protocols.functions"),
     *("protocols.crypten_tensor", "protocols.crypten_tensor.layers"),
@@ -44,6 +45,7 @@ ROOMS = (
     *(
         "mpc_train.run.phases",
         "mpc_train.run",
+        "mpc_train.scripts",
         "mpc_train.node",
         "mpc_train.commands",
         "mpc_train.cli",
@@ -219,16 +221,19 @@ def crowded(sources: Iterable[Source]) -> list[str]:
     return [f"{folder}: {count}" for folder, count in counts.items() if count > MAX_MODULES]
 
 
+PROGRAMS = ("mpc_train/run/program.py", "mpc_train/scripts/program.py")
+
+
 def parties_enter_through_the_composition_root(source: Source) -> Iterator[str]:
     if source.owner != "mpc_train" or source.path.startswith(
         ("mpc_train/commands/", "mpc_train/node/", "mpc_train/run/phases/")
     ):
         return
-    if source.path in ("mpc_train/cli.py", "mpc_train/run/program.py"):
+    if source.path in ("mpc_train/cli.py", *PROGRAMS):
         return
     for line, name in source.imports:
         if _within(name, "parties"):
-            yield (f"{source.path}:{line}: imports {name}; only commands, node and the program may")
+            yield (f"{source.path}:{line}: imports {name}; only commands, node and programs may")
 
 
 def zmq_has_one_module(source: Source) -> Iterator[str]:
@@ -254,6 +259,19 @@ def crypten_has_one_door(source: Source) -> Iterator[str]:
             yield f"{source.path}:{line}: imports {name}; take it from {CRYPTEN_DOOR}.tensor"
 
 
+SHARED_IN_BY = ("from_evaluator", "from_dealer", "from_outside")
+
+
+def tables_enter_through_crypten(source: Source) -> Iterator[str]:
+    """`crypten.cryptensor(rows, src=…, shape=…)` is how an owner's numbers become shares."""
+    if source.owner != "mpc_train":
+        return
+    for line, name in source.imports:
+        if name in {f"protocols.shares.inputs.{function}" for function in SHARED_IN_BY}:
+            yield f"{source.path}:{line}: imports {name}; share in by crypten.cryptensor"
+
+
+SCRIPTS_CRYPTEN = "mpc_train.scripts.crypten"
 STOCK_PROTOCOL = ("crypten.mpc", "crypten.init", "crypten.generators", "crypten.common.rng")
 
 
@@ -261,6 +279,9 @@ def crypten_lends_no_protocol(source: Source) -> Iterator[str]:
     """Its tensor type, autograd and nn are used; its shares, seeds and transport are not safe."""
     if source.owner == "tests":
         return
+    ours = {name for _, name in source.imports if _within(name, SCRIPTS_CRYPTEN)}
+    if ours and not any(_within(name, "crypten") for _, name in source.imports):
+        return  # a script: the name stands for what is offered there
     for line, name in source.imports:
         if _within(name, *STOCK_PROTOCOL):
             yield f"{source.path}:{line}: imports {name}"
@@ -355,6 +376,38 @@ def _modules(source: Source) -> set[str]:
     return {name for _, name in source.imports}
 
 
+FOREIGN = frozenset({"_ltz", "_reset_gradients", "_get_forward_function_no_ctx", "_exit"})
+"""Names of CrypTen and of the operating system."""
+
+
+def underscores_stay_in_their_module(source: Source) -> Iterator[str]:
+    """What another module uses has no underscore."""
+    if source.owner not in PACKAGES:
+        return
+    ours = {
+        *(node.name for node in ast.walk(source.tree) if isinstance(node, _DEFINITIONS)),
+        *(
+            node.attr if isinstance(node, ast.Attribute) else node.id
+            for node in ast.walk(source.tree)
+            if isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Store)
+        ),
+    }
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute) and _private(node.attr) and node.attr not in ours:
+            yield f"{source.path}:{node.lineno}: {node.attr} belongs to another module"
+    for line, name in source.imports:
+        last = name.rpartition(".")[2]
+        if _within(name, *PACKAGES) and _private(last):
+            yield f"{source.path}:{line}: imports {last}"
+
+
+_DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
+
+
+def _private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in FOREIGN
+
+
 def printing_has_one_door(source: Source) -> Iterator[str]:
     """`printing.say` escapes what could steer a terminal; whoever prints past it forgets to."""
     if source.owner not in ("parties", "mpc_train", "launch"):
@@ -379,5 +432,7 @@ RULES: tuple[Rule, ...] = (
     torch_load_reads_weights_only,
     masks_come_from_keyed_streams,
     printing_has_one_door,
+    tables_enter_through_crypten,
+    underscores_stay_in_their_module,
     protocols_touch_no_outside_world,
 )

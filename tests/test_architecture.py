@@ -35,7 +35,9 @@ from tests.architecture import (
     protocols_touch_no_outside_world,
     read_sources,
     rooms_rest_on_those_below,
+    tables_enter_through_crypten,
     torch_load_reads_weights_only,
+    underscores_stay_in_their_module,
     zmq_has_one_module,
 )
 
@@ -112,6 +114,22 @@ CAUGHT: list[tuple[Rule, str, str]] = [
     ),
     (crypten_has_one_door, "protocols/shares/reveal.py", "from ..crypten_tensor import importing"),
     (
+        tables_enter_through_crypten,
+        "mpc_train/linkage/sharing.py",
+        "from protocols.shares.inputs import from_evaluator",
+    ),
+    (underscores_stay_in_their_module, "parties/nodes/node.py", "def f(x):\n    return x._hidden"),
+    (
+        underscores_stay_in_their_module,
+        "mpc_train/run/program.py",
+        "from mpc_train.run.memory import _trim",
+    ),
+    (
+        crypten_lends_no_protocol,
+        "examples/crypten_script/small_network.py",
+        "from mpc_train.scripts import crypten\nimport crypten.mpc",
+    ),
+    (
         crypten_lends_no_protocol,
         "protocols/crypten_tensor/tensor.py",
         "from protocols.crypten_tensor.importing import crypten\ncrypten.mpc.MPCTensor([1])",
@@ -183,6 +201,16 @@ CAUGHT: list[tuple[Rule, str, str]] = [
 ]
 
 PASSES: list[tuple[Rule, str, str]] = [
+    (
+        underscores_stay_in_their_module,
+        "parties/nodes/node.py",
+        "class A:\n    def __init__(self):\n        self._b = 1\ndef c(a):\n    return a._b",
+    ),
+    (
+        tables_enter_through_crypten,
+        "mpc_train/linkage/sharing.py",
+        "from protocols.shares.inputs import OutsideSource, send_outside",
+    ),
     (arrows_point_one_way, "parties/nodes/node.py", "from protocols.channel import Channel"),
     (arrows_point_one_way, "parties/nodes/node.py", "from .session import Session\nimport numpy"),
     (arrows_point_one_way, "launch.py", "from mpc_train.cli import main"),

@@ -17,7 +17,11 @@ from dataclasses import dataclass, field
 
 from tests.architecture import PACKAGES, Rule, Source, called
 
-WIRE = ("protocols.errors", "protocols.channel", "protocols.canonical", "protocols.sealing")
+WIRE = (
+    *("protocols.errors", "protocols.arrays", "protocols.channel"),
+    *("protocols.canonical", "protocols.names"),
+    "protocols.sealing",
+)
 """What of `protocols` knows bytes and keys, and neither shares nor masks."""
 PUBLIC = (
     *(f"protocols.ring.{name}" for name in ("tiles", "products", "rational", "fixed_point")),
@@ -49,6 +53,9 @@ _HUBER = "Huber's δ, a public number of the job"
 _SPREAD = "spreads one bit over a tensor: the same words, more often"
 _OWN_STATE = "its own state"
 _FUNCTIONS = "CrypTen's functions by their names"
+_NUMBERS = "numbers of steps, folds, rows and bytes"
+_SCRIPT = "a script that all parties have signed; it passes the reveal gate"
+_RANK = "another thing: who this party is"
 _OPERATION = "an operation by its name"
 
 WAYS: tuple[Way, ...] = (
@@ -115,8 +122,8 @@ WAYS: tuple[Way, ...] = (
             "protocols/shares/reveal.py": "the reveal gate",
             "mpc_train/evaluation/own.py: half.delta": "passed the reveal gate",
             "mpc_train/evaluation/own.py: half.lam": "passed the reveal gate",
-            "mpc_train/run/program.py: half.delta": "passed the reveal gate, to be sealed",
-            "mpc_train/run/program.py: half.lam": "passed the reveal gate, to be sealed",
+            "mpc_train/run/phases/reveal.py: half.delta": "passed the reveal gate, to be sealed",
+            "mpc_train/run/phases/reveal.py: half.lam": "passed the reveal gate, to be sealed",
             "protocols/shares/computed.py: value.delta": "has it computed, and lets it go",
             "mpc_train/training/range_guard.py: words.delta": "has it computed, and lets it go",
             "mpc_train/training/optimizers/adaptive.py: square.delta": "adds up early forms",
@@ -148,6 +155,8 @@ WAYS: tuple[Way, ...] = (
         members=frozenset({"get", "then", "_value"}),
         users={
             "protocols/roles/deferred.py": "defines them",
+            "examples/crypten_script/logistic_regression.py: crypten.communicator.get": _RANK,
+            "examples/crypten_script/small_network.py: crypten.communicator.get": _RANK,
             "protocols/roles/evaluator.py: part.then": (
                 "an opening begins once its summand is there"
             ),
@@ -179,20 +188,32 @@ WAYS: tuple[Way, ...] = (
             ),
         },
     ),
-    Way("a whole tensor, in CrypTen's own way", members=frozenset({"get_plain_text"})),
+    Way(
+        "a whole tensor, in CrypTen's own way",
+        members=frozenset({"get_plain_text"}),
+        users={
+            "examples/crypten_script/logistic_regression.py": _SCRIPT,
+            "examples/crypten_script/small_network.py": _SCRIPT,
+        },
+    ),
     Way(
         "a sealed file",
         members=frozenset({"emit"}),
         names=frozenset({"seal_envelope", "seal_model"}),
         users={
             "mpc_train/results/artifact.py": "a model, sealed to its recipient",
-            "mpc_train/run/program.py": "halves that passed the reveal gate",
+            "mpc_train/run/phases/reveal.py": "halves that passed the reveal gate",
         },
     ),
     Way(
         "news of a run",
         members=frozenset({"progress"}),
-        users={"mpc_train/run/program.py": "numbers of steps, folds, rows and bytes"},
+        users={
+            "mpc_train/run/program.py": _NUMBERS,
+            "mpc_train/run/phases/link.py": _NUMBERS,
+            "mpc_train/run/phases/share.py": _NUMBERS,
+            "mpc_train/run/phases/evaluate.py": _NUMBERS,
+        },
     ),
 )
 

@@ -22,9 +22,9 @@ from protocols.errors import RangeError
 from protocols.ring.rational import mantissa
 
 NORM_LIMIT = 1 << VALUE_BITS
-MOST_EPS = 1
+MAX_EPS = 1
 """The norms over shares are sized for variances, which this hardly adds to."""
-LEAST_NORMALISED = 4
+MIN_NORMALISED = 4
 """Fewer values are now and then nearly equal, and what is left of their differences, divided by
 sqrt(eps), gives gradients hundreds of times the usual: over two or three values even PyTorch's own
 float32 and float64 end with other weights."""
@@ -35,9 +35,9 @@ MAX_STEPS = 1024
 """Of a recurrent layer: each takes the rounds of two functions, one after the other."""
 MAX_VOCABULARY = 4096
 """Each private number is compared with all of a table's."""
-LEAST_DROPPED = Fraction(1, 1 << 16)
+MIN_DROPPED = Fraction(1, 1 << 16)
 """`coins` have a probability of 16 bits."""
-MOST_CONSTANT = 1 << 12
+MAX_CONSTANT = 1 << 12
 """Words of this magnitude fit at every number of bits that a tensor may have."""
 SLOPE_BITS = 20
 
@@ -73,9 +73,9 @@ def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
             raise GraphError(
                 f"{node.place}: eps = {float(node.real('eps')):g} is below 2^-{f}; use a larger one"
             )
-        if node.real("eps") > MOST_EPS:
+        if node.real("eps") > MAX_EPS:
             raise GraphError(
-                f"{node.place}: eps = {float(node.real('eps')):g} is above {MOST_EPS}, as large as "
+                f"{node.place}: eps = {float(node.real('eps')):g} is above {MAX_EPS}, as large as "
                 "a variance; use a smaller one"
             )
         if node.op == "batch_norm" and not 0 <= node.real("momentum") <= 1:
@@ -100,7 +100,7 @@ def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
             )
     elif node.op == "dropout" and node.real("p"):
         dropped = node.real("p")
-        if not LEAST_DROPPED <= dropped <= 1 - LEAST_DROPPED:
+        if not MIN_DROPPED <= dropped <= 1 - MIN_DROPPED:
             raise GraphError(f"{node.place}: p = {float(dropped):g}; 0, or 2^-16 to 1 - 2^-16")
 
 
@@ -122,10 +122,10 @@ def _check_constants(job: Job, node: Node, shape: tuple[int, ...]) -> None:
     f, limit = job.fraction_bits, job.fixed_point.activation_limit
     if node.op == "scale":
         factor = abs(node.real("factor"))
-        if factor > MOST_CONSTANT:
+        if factor > MAX_CONSTANT:
             raise GraphError(
                 f"{node.place}: a factor of {float(factor):g} would overflow, at most "
-                f"{MOST_CONSTANT}; scale the weights before it instead"
+                f"{MAX_CONSTANT}; scale the weights before it instead"
             )
         if factor and factor < Fraction(1, 1 << f):
             raise GraphError(
@@ -144,10 +144,10 @@ def _check_constants(job: Job, node: Node, shape: tuple[int, ...]) -> None:
             )
     elif node.op == "clamp":
         low, high = node.real("low"), node.real("high")
-        if not -MOST_CONSTANT <= low < high <= MOST_CONSTANT:
+        if not -MAX_CONSTANT <= low < high <= MAX_CONSTANT:
             raise GraphError(
                 f"{node.place}: limits of {float(low):g} and {float(high):g}; the first is the "
-                f"lower one, and both lie within ±{MOST_CONSTANT}"
+                f"lower one, and both lie within ±{MAX_CONSTANT}"
             )
         if round(low * (1 << f)) == round(high * (1 << f)):
             raise GraphError(
@@ -156,9 +156,9 @@ def _check_constants(job: Job, node: Node, shape: tuple[int, ...]) -> None:
             )
     elif node.op == "leaky_relu":
         slope = abs(node.real("slope"))
-        shift = mantissa(slope, SLOPE_BITS)[1] if slope <= MOST_CONSTANT else 0
+        shift = mantissa(slope, SLOPE_BITS)[1] if slope <= MAX_CONSTANT else 0
         grown = f + shift + bit_length(Fraction(limit) * max(slope, Fraction(1)))
-        if slope > MOST_CONSTANT or grown > WORD_BITS:
+        if slope > MAX_CONSTANT or grown > WORD_BITS:
             raise GraphError(
                 f"{node.place}: a slope of {float(slope):g} needs more than {WORD_BITS} bits at "
                 f"fraction_bits = {f}; use 0, or one nearer to 1"
@@ -173,7 +173,7 @@ def _check_constants(job: Job, node: Node, shape: tuple[int, ...]) -> None:
                 f"{node.place}: interpolation from {list(shape)} to {list(node.shape)} needs more "
                 f"than {WORD_BITS} bits at fraction_bits = {f}; enlarge in smaller steps"
             )
-    elif node.op == "average_pool" and not 0 <= node.count("divisor") <= MOST_CONSTANT * limit:
+    elif node.op == "average_pool" and not 0 <= node.count("divisor") <= MAX_CONSTANT * limit:
         raise GraphError(f"{node.place}: a divisor of {node.count('divisor')}")
 
 
@@ -244,14 +244,14 @@ def _check_count(job: Job, node: Node, shape: tuple[int, ...]) -> None:
     if node.op == "batch_norm":
         positions = prod(shape[1:])
         count = job.train.batch_size * positions
-        advice = f"train.batch_size = {-(-LEAST_NORMALISED // positions)} at least"
+        advice = f"train.batch_size = {-(-MIN_NORMALISED // positions)} at least"
     elif node.op == "layer_norm":
         count = prod(shape[-node.count("axes") :])
-        advice = f"normalise over {LEAST_NORMALISED} at least"
+        advice = f"normalise over {MIN_NORMALISED} at least"
     else:
         count = prod(shape) // node.count("groups")
-        advice = f"use groups of {LEAST_NORMALISED} values at least"
-    if count < LEAST_NORMALISED:
+        advice = f"use groups of {MIN_NORMALISED} values at least"
+    if count < MIN_NORMALISED:
         raise GraphError(
             f"{node.place}: {node.op} over {count} value{'s' * (count > 1)} cannot be repeated "
             f"exactly, in PyTorch neither; {advice}"

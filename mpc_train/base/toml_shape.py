@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-MOST_SHAPE_FAULTS = 20
+MAX_SHAPE_FAULTS = 20
 MAX_MESSAGE = 2_000
 """The library repeats what it was given, whole."""
 
@@ -25,7 +25,7 @@ def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     gone: set[Place] = set()
     removed: dict[Place, list[int]] = {}
-    while len(found) < MOST_SHAPE_FAULTS:
+    while len(found) < MAX_SHAPE_FAULTS:
         try:
             msgspec.convert(tree, kind)
             break

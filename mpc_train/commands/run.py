@@ -1,12 +1,6 @@
 """`mpc-train run`: all nodes of a job as processes of this machine. What `launch.py` calls."""
 
-import contextlib
-import json
-import os
 import sys
-import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,30 +8,30 @@ import typer
 
 from mpc_train.admission.load import resolved
 from mpc_train.base.printing import say
+from mpc_train.commands.children import (
+    SETTLE_S,
+    Logs,
+    failure,
+    fresh_folder,
+    identities,
+    last_record,
+    own_code,
+    ready,
+    record_of,
+)
 from mpc_train.commands.common import Format, FormatOption, VerboseOption, emit, reporting
-from mpc_train.errors import EXIT_STATUS, NodeFailedError
+from mpc_train.errors import NodeFailedError
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.run.local import LocalNode
     from mpc_train.run.progress import ProgressView
     from mpc_train.tables.source import Source
-    from parties.keys.vault import FileVault
-    from parties.nodes.supervisor import Child, Supervisor
-
-READY_TIMEOUT_S = 120.0
-SETTLE_S = 30.0
-"""How long the other nodes may take to end by themselves once one has failed. They need a moment at
-most; on a machine that is busy with something else, some seconds. A node that is ended too early
-cannot say what was wrong."""
 
 OWN_ORDER = (
     "nobody can repeat the order of the joined rows, so that it holds out and batches other rows "
     "than the run did: equal up to chance, not up to rounding"
 )
-
-CONSEQUENCES = {"AbortedError", "PeerLostError", "PeerTimeoutError", "KeyboardInterrupt"}
-"""Errors that a node reports because another one failed: the cause is looked for elsewhere."""
 
 
 def run_command(
@@ -66,7 +60,7 @@ def run_command(
 
         job = load_job(job_path)
         data = local_data(job_path, job)
-        folder = _fresh_folder(run_dir, job.name)
+        folder = fresh_folder(run_dir, job.name)
         view = ProgressView(enabled=output is Format.text)
         view.say("\n".join([describe(job), *beware(job), ""]))
         with sigterm_interrupts():
@@ -96,22 +90,6 @@ def own_order(job: "Job") -> bool:
     return job.data.join is not None and job.data.join.membership == "nobody"
 
 
-def _fresh_folder(run_dir: Path | None, name: str) -> Path:
-    from mpc_train.errors import ConfigError
-    from parties.files import open_to_others, private_directory
-
-    folder = run_dir or Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
-    try:
-        private_directory(folder)
-        if any(folder.iterdir()):
-            raise ConfigError(f"{folder}: is not empty; name another directory for the run")
-        if problem := open_to_others(folder):
-            raise ConfigError(f"{folder}: {problem}")
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
-    return folder.absolute()
-
-
 def _run(
     job: "Job",
     job_path: Path,
@@ -136,25 +114,28 @@ def _run(
 
     coordinator, nodes = local_nodes(folder, job)
     outsiders = [name for name in job.recipients if name not in job.nodes]
-    with _identities(folder, [coordinator, *nodes], outsiders) as (vaults, passphrases):
+    homes = {node.name: node.home for node in (coordinator, *nodes)}
+    homes |= {name: folder / "recipients" / name / "keys" for name in outsiders}
+    with identities(homes) as (vaults, passphrases):
         roster_path = folder / "roster.toml"
         Roster.of(vault.card for vault in vaults.values()).save(roster_path)
-
-        # The children run the code that this process runs, installed or not.
-        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
         def spec(node: "LocalNode", *more: str) -> ChildSpec:
             argv = [sys.executable, "-m", "mpc_train", node.verb, "--config", str(node.config)]
             argv += ["--passphrase-fd", "{secret_fd}", "--format", "json", *more]
             argv += ["--verbose"] if verbose else []
-            return ChildSpec(node.name, argv, passphrases[node.name], environment)
+            return ChildSpec(node.name, argv, passphrases[node.name], own_code())
 
-        logs = _Logs(folder, coordinator.name, view)
+        def shown(line: str) -> None:
+            record = record_of(line)
+            if record is not None and "event" in record:
+                view.event(record.pop("event"), record)
+
+        logs = Logs(folder, coordinator.name, shown)
         with view.shown(), Supervisor(logs, settle_s=SETTLE_S) as supervisor:
             coordinator.config.write_text(coordinator_text(coordinator, roster_path, job_path))
             child = supervisor.start(spec(coordinator, "--report-fd", "{report_fd}"))
-            address = _ready(supervisor, child)
+            address = ready(supervisor, child)
             for node in nodes:
                 node.config.write_text(
                     node_text(
@@ -171,8 +152,8 @@ def _run(
                 supervisor.start(spec(node))
             statuses = supervisor.wait()
             if any(statuses.values()):
-                raise _failure(supervisor)
-            records = {name: _last_record(child) for name, child in supervisor.children.items()}
+                raise failure(supervisor)
+            records = {name: last_record(child) for name, child in supervisor.children.items()}
             result = records[coordinator.name] | found_by(job, records)
             result["warnings"] = _warnings(records, job)
         recipient = job.recipients[0]
@@ -197,114 +178,9 @@ def _run(
         return result, {name: w for name, w in opened.weights.items() if name not in said}
 
 
-@contextlib.contextmanager
-def _identities(
-    folder: Path, nodes: "list[LocalNode]", outsiders: list[str]
-) -> "Iterator[tuple[dict[str, FileVault], dict[str, bytes]]]":
-    """Make keys for this run only, encrypted under passphrases that nobody writes down."""
-    from parties.keys.vault import FileVault, identity_path
-
-    homes = {node.name: node.home for node in nodes}
-    homes |= {name: folder / "recipients" / name / "keys" for name in outsiders}
-    passphrases = {name: os.urandom(24).hex().encode() for name in homes}
-    try:
-        vaults = {
-            name: FileVault.create(home, name, passphrases[name]) for name, home in homes.items()
-        }
-        yield vaults, passphrases
-    finally:
-        # The passphrases end with this process; without them the files are of no use.
-        for name, home in homes.items():
-            identity_path(home, name).unlink(missing_ok=True)
-
-
-class _Logs:
-    """Keeps every line of every node in a file, and shows the coordinator's events."""
-
-    def __init__(self, folder: Path, coordinator: str, view: "ProgressView") -> None:
-        from parties.files import private_directory
-
-        self._folder, self._coordinator, self._view = folder / "logs", coordinator, view
-        private_directory(self._folder)
-
-    def __call__(self, name: str, stream: str, line: str) -> None:
-        with (self._folder / f"{name}.{stream}.log").open("a", encoding="utf-8") as log:
-            log.write(line + "\n")
-        if name == self._coordinator and stream == "stdout":
-            record = _record(line)
-            if record is not None and "event" in record:
-                self._view.event(record.pop("event"), record)
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    with contextlib.suppress(ValueError, RecursionError):
-        record = json.loads(line)
-        if isinstance(record, dict):
-            return record
-    return None
-
-
-def _last_record(child: "Child") -> dict[str, Any]:
-    """What a node printed last, as an object; what it would have said if it was killed."""
-    for line in reversed(child.stdout):
-        record = _record(line)
-        if record is not None and "status" in record:
-            return record
-    code = child.returncode or 0
-    how = f"its process was ended by signal {-code}" if code < 0 else f"exit status {code}"
-    errors = [line for line in child.stderr if line.startswith(("error:", "Usage:", "Error"))]
-    detail = f": {errors[-1].removeprefix('error: ')}" if errors else ""
-    return {
-        "status": "PeerLostError",
-        "code": "peer-lost",
-        "message": f"{how}{detail}",
-        "exit": 8 if code < 0 else code,
-    }
-
-
 def _warnings(records: dict[str, dict[str, Any]], job: "Job") -> list[str]:
     """What each owner's node told its owner alone; here all of them are one user."""
     return [f"{name}: {said}" for name in job.owners for said in records[name].get("warnings", ())]
-
-
-def _ready(supervisor: "Supervisor", child: "Child") -> str:
-    from parties.errors import TransportError
-
-    try:
-        return supervisor.wait_report(child, READY_TIMEOUT_S)
-    except TransportError:
-        deadline = time.monotonic() + 2
-        while child.returncode is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if child.returncode:
-            raise _failure(supervisor) from None
-        raise
-
-
-def _failure(supervisor: "Supervisor") -> NodeFailedError:
-    """The error of the node that failed first for a reason of its own."""
-    for child in supervisor.children.values():
-        for thread in child.threads:
-            thread.join(timeout=1.0)
-    failed = [child for child in supervisor.children.values() if child.returncode]
-    first = supervisor.first_failure
-    failed.sort(key=lambda child: child is not first)
-    records = [(child, _last_record(child)) for child in failed]
-    killed = [pair for pair in records if (pair[0].returncode or 0) < 0]
-    causes = [pair for pair in records if pair[1]["status"] not in CONSEQUENCES]
-    child, record = (causes or killed or records)[0]
-    status = int(record.get("exit", child.returncode or 1))
-    if status < 0:  # it had said what is wrong, and was ended while it was closing
-        status = EXIT_STATUS.get(str(record["status"]), 1)
-    message = str(record.get("message", "failed"))
-    if record.get("code") == "policy":
-        message += " Where all rows are made up, [rules] in local.toml beside the job may say so."
-    return NodeFailedError(
-        str(record["status"]),
-        str(record.get("code", "internal")),
-        f"{child.name}: {message}",
-        status,
-    )
 
 
 def _compare(

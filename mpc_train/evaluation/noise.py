@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpc_train.evaluation.figures import Figure, margins
-from protocols.roles.role import Role, Words
-from protocols.shares.inputs import from_evaluator
+from protocols.arrays import Words
+from protocols.crypten_tensor.tensor import crypten
+from protocols.roles.role import Role
+from protocols.shares.masked import Masked
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -39,7 +41,9 @@ def noisy(job: Job, metric: str, figure: Figure) -> Figure:
     values, role = figure.values, figure.values.role
     for evaluator in range(role.evaluators):
         mine = _drawn(role, evaluator, values.shape, scale, job.fraction_bits)
-        values = values + from_evaluator(role, evaluator, values.shape, mine)
+        drawn = crypten.cryptensor(mine, src=evaluator, shape=values.shape, bits=0).value
+        assert isinstance(drawn, Masked)
+        values = values + drawn
     return Figure(values, None if figure.groups is None else margins(values, job.classes))
 
 

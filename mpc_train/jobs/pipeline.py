@@ -30,9 +30,9 @@ from mpc_train.jobs.data import Feature
 from mpc_train.jobs.prepare import ColumnSteps, Log, Missing, Prepare, Scale
 from mpc_train.tables.schema import Column, Schema
 
-MOST_POWERS = 4
-MOST_INPUTS = 100_000
-MOST_COARSE = 16
+MAX_POWERS = 4
+MAX_INPUTS = 100_000
+MAX_COARSE = 16
 """Bound of |u| for terms with secret scales, so that a declared center and scale are of the order
 of the declared range."""
 
@@ -178,8 +178,8 @@ def pipeline_of(
                 )
         pairs.append((places[left], places[right]))
     made = Pipeline(tuple(terms), tuple(pairs))
-    if made.width > MOST_INPUTS:
-        raise JobProblem("prepare", f"{made.width} inputs, at most {MOST_INPUTS}")
+    if made.width > MAX_INPUTS:
+        raise JobProblem("prepare", f"{made.width} inputs, at most {MAX_INPUTS}")
     return made
 
 
@@ -240,8 +240,8 @@ def _numbers(given: _Given, feature: Feature, column: Column, steps: ColumnSteps
     binary = column.kind == "boolean"
     scale: Scale = steps.scale or ("declared" if binary else prepare.scale)
     powers = (1 if binary else prepare.powers) if steps.powers is None else steps.powers
-    if not 1 <= powers <= MOST_POWERS:
-        raise JobProblem(f"{key}.powers", f"between 1 and {MOST_POWERS}")
+    if not 1 <= powers <= MAX_POWERS:
+        raise JobProblem(f"{key}.powers", f"between 1 and {MAX_POWERS}")
     if binary and (powers > 1 or steps.clip or steps.log):
         raise JobProblem(key, "a boolean has no powers, clip or log")
     bounds = (0.0, 1.0) if binary else column.bounds
@@ -290,17 +290,17 @@ def _power(
     given: _Given, key: str, term: Term, power: int, bound: float, fill: float | None
 ) -> Term:
     reach = bound**power
-    most = MOST_COARSE if term.scaled else float(given.limit)
+    most = MAX_COARSE if term.scaled else float(given.limit)
     if power > 1 and reach > most:
         raise JobProblem(
             f"{key}.powers" if key else "prepare.powers",
             f"power {power} of values up to {bound:g} reaches beyond {most:g}; declare a center "
             "and a scale, or a range",
         )
-    if term.scaled and reach > MOST_COARSE:
+    if term.scaled and reach > MAX_COARSE:
         raise JobProblem(
             key,
-            f"values up to {reach:g} after center and scale; at most {MOST_COARSE} for "
+            f"values up to {reach:g} after center and scale; at most {MAX_COARSE} for "
             "secret statistics",
         )
     return replace(

@@ -23,22 +23,23 @@ from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.jobs.schedule import split
 from mpc_train.owners.cells import Affine, cells, halves, joined_bits
 from mpc_train.owners.columns import Part, part_of
+from mpc_train.owners.local import least_filled
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.joined import joined_parameters
 from mpc_train.preparation.rows import Rows, prepared
 from mpc_train.preparation.sharing import Shared, label_matrix
-from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.arrays import Shape, Words
+from protocols.crypten_tensor.tensor import MaskedTensor, crypten
 from protocols.linkage.intersection import route
 from protocols.linkage.shuffle import pick, shuffle
 from protocols.ring.fixed_point import encode
-from protocols.shares.inputs import from_evaluator
 from protocols.shares.masked import Masked, concatenate
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.linkage.link import Linked
     from mpc_train.owners.table import Table
-    from protocols.roles.role import Role, Words
+    from protocols.roles.role import Role
 
 
 def share_joined(job: Job, role: Role, linked: Linked, me: str, table: Table | None) -> Shared:
@@ -66,7 +67,9 @@ def share_joined(job: Job, role: Role, linked: Linked, me: str, table: Table | N
             affine = concatenate([words for _, words in brought if words is not None], 1)
             affine = affine.select((slice(None), places.affine))
         word = joined_bits(job.rows)
-        found = joined_parameters(pipeline, rows.select(training), affine, word, f)
+        found = joined_parameters(
+            pipeline, rows.select(training), affine, word, least_filled(job), f
+        )
     inputs = prepared(pipeline, rows, found, f)
     labels = whole.select((slice(None), places.label))
     weights = None
@@ -86,14 +89,21 @@ def _joined(
         if linked.mine is None:
             raise ValueError("an owner knows in which order it brings its rows")
         words, affine = _words(job, part, table.ordered(linked.mine))
-    counted = from_evaluator(role, index, (5, len(part.scaled)), affine) if part.scaled else None
+    counted = _shared(affine, index, (5, len(part.scaled))) if part.scaled else None
     if not linked.orders:
-        return from_evaluator(role, index, (linked.rows, part.width), words), counted
-    x = from_evaluator(role, index, (job.data.rows[owner], part.width), words)
+        return _shared(words, index, (linked.rows, part.width)), counted
+    x = _shared(words, index, (job.data.rows[owner], part.width))
     for evaluator in route(owner, job.evaluators)[1:]:
         order = linked.orders[owner, evaluator]
         x = shuffle(x, job.evaluators.index(evaluator), order)
     return pick(x, linked.positions.get(owner), linked.rows), counted
+
+
+def _shared(words: Words | None, owner: int, shape: Shape) -> Masked:
+    """Words of evaluator `owner`, shared in as they are."""
+    value = crypten.cryptensor(words, src=owner, shape=shape, bits=0).value
+    assert isinstance(value, Masked)
+    return value
 
 
 def _words(job: Job, part: Part, table: Table) -> tuple[Words, Words]:

@@ -19,7 +19,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import fx, nn
 
 from mpc_train.networks import tracing
@@ -60,11 +59,11 @@ from mpc_train.networks.recurrent import (
     takes_or_gives_turned,
 )
 from mpc_train.networks.tracing import ShapeTracer, rows_axis, source_line, uninitialised
+from protocols.arrays import Words
 
 WEIGHT_LIMIT = 1 << 7
 """First weights lie below this: four bytes hold one."""
 
-Words = NDArray[np.int64]
 COMPOSED: dict[Any, Rule] = {**MOVES, **ACTIVATIONS, **RECURRENT}
 """Layers, functions and methods that become several operations."""
 COMPOSED_LAYERS = {key for key in COMPOSED if isinstance(key, type)}

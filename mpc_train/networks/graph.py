@@ -153,6 +153,10 @@ class Spec:
 
 _AFFINE = ("weight", "bias")
 _WINDOW = ("kernel", "stride", "padding", "dilation")
+_SIZES = {*_WINDOW, "outputs", "axes", "numerators", "denominators"}
+_REALS = {"eps", "momentum", "p", "slope", "low", "high", "factor", "summand"}
+_FLAGS = {"round_up", "keep", "reverse", "aligned"}
+"""Kinds of settings by their key; those of `CHOICES` are names, and all others are counts."""
 SPECS: dict[str, Spec] = {
     "linear": Spec(tensors=("weight",), optional=("bias",)),
     "conv": Spec(tensors=("weight",), optional=("bias",), settings=(*_WINDOW, "groups")),
@@ -274,6 +278,7 @@ def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
             isinstance(each, int) and abs(each) > MAX_SETTING for each in numbers
         ):
             raise GraphError(f"{node.name}: {key} is out of all proportion")
+        _check_kind(node, key)
     allowed = {*spec.tensors, *spec.optional}
     if not set(spec.tensors) <= set(node.tensors) <= allowed:
         raise GraphError(f"{node.name}: {node.op} has the tensors {', '.join(sorted(allowed))}")
@@ -281,6 +286,18 @@ def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
         if name not in graph.tensors:
             raise GraphError(f"{node.name}: there is no tensor {name!r}")
     _check_shape(node.name, node.shape)
+
+
+def _check_kind(node: Node, key: str) -> None:
+    """A setting is of its kind: whoever reads it later may be no check, and names no error."""
+    if key in _SIZES and (node.op, key) != ("layer_norm", "axes"):
+        node.sizes(key)
+    elif key in _REALS:
+        node.real(key)
+    elif key in _FLAGS:
+        node.flag(key)
+    elif key not in CHOICES:  # which are checked already
+        node.count(key)
 
 
 def _check_shape(name: str, shape: tuple[int, ...]) -> None:

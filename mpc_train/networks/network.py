@@ -16,10 +16,10 @@ from fractions import Fraction
 from math import isqrt, prod
 
 import numpy as np
-from numpy.typing import NDArray
 
 import protocols.crypten_tensor.layers.shape  # noqa: F401  registers its functions
 from mpc_train.networks.graph import Graph, Node
+from protocols.arrays import Words
 from protocols.crypten_tensor.layers import (  # noqa: F401  register their functions
     activation,
     convolution,
@@ -32,8 +32,6 @@ from protocols.crypten_tensor.layers.resize_plan import Resizing
 from protocols.crypten_tensor.layers.window import Window
 from protocols.crypten_tensor.tensor import MaskedTensor, runtime
 from protocols.shares.masked import public
-
-Words = NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -239,7 +237,7 @@ def _batch_norm(net: Network, node: Node, values: list[Value]) -> Value:
 def _move(kept: MaskedTensor, found: MaskedTensor, momentum: Fraction, factor: Fraction) -> None:
     """kept ← (1 − momentum) · kept + momentum · factor · found."""
     moved = kept.mul(1 - momentum).add(found.detach().mul(momentum * factor))
-    value = moved._plain_factor().masked()
+    value = moved.plain_factor().masked()
     kept.copy_(kept.with_value(value))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc_train.base.printing import say
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import permutation
 
@@ -31,4 +32,4 @@ def write_tables(
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(names)
             writer.writerows(rows)
-        print(f"wrote {owner}.csv: {len(rows)} rows")
+        say(f"wrote {owner}.csv: {len(rows)} rows")

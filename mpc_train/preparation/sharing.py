@@ -16,19 +16,18 @@ from numpy.typing import NDArray
 
 from mpc_train.jobs.schedule import split
 from mpc_train.owners.cells import WORD_BITS, cells, halves
-from mpc_train.owners.local import STATISTICS, Local, partials
+from mpc_train.owners.local import STATISTICS, Local, least_filled, partials
 from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.rows import BLOCK, Rows, prepared
-from protocols.crypten_tensor.tensor import MaskedTensor, Source
+from protocols.arrays import Reals
+from protocols.crypten_tensor.tensor import MaskedTensor, Source, crypten
 from protocols.ring.fixed_point import encode
 from protocols.shares.masked import Masked, concatenate
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.owners.table import Table
-
-Reals = NDArray[np.float64]
 
 
 BLOCK_WORDS = 1 << 22
@@ -149,7 +148,7 @@ def share_in(
     mine = None if table is None or me not in job.owners else brought(job, me, table)
 
     def taken(owner: str, piece: Piece) -> Masked:
-        tensor = MaskedTensor(
+        tensor = crypten.cryptensor(
             piece.of(mine) if mine is not None and owner == me else None,
             src=sources[owner],
             shape=piece.shape,
@@ -163,7 +162,7 @@ def share_in(
     statistics = []
     if pipeline.secret:
         statistics = [taken(owner, next(pieces[owner])) for owner in job.owners]
-    secret = parameters(pipeline, statistics, len(split(job)[0]), f)
+    secret = parameters(pipeline, statistics, len(split(job)[0]), least_filled(job), f)
     inputs: list[Masked] = []
     waiting: dict[str, list[Masked]] = {}
     kept: dict[str, list[Masked]] = {"labels": [], "weights": []}

@@ -44,11 +44,11 @@ from mpc_train.results.plain_model import means, plain_module
 from mpc_train.tables.loading.load import stream
 from mpc_train.tables.source import Source, SourceProblem, check_source, label_of
 from mpc_train.tables.spelling import name_of
+from protocols.arrays import Reals
 
 if TYPE_CHECKING:
     from mpc_train.tables.typed import TypedTable
 
-Reals = NDArray[np.float64]
 MAX_MANIFEST_BYTES = 64 << 20
 ROW = "row"
 """What each written prediction begins with: its record's number."""

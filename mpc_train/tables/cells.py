@@ -22,8 +22,8 @@ from mpc_train.tables.dates import ISO, TIME_OF_DAY, DateForm
 from mpc_train.tables.schema import Column, days
 from mpc_train.tables.source import Source
 from mpc_train.tables.spelling import FALSE, TRUE, entry_of, name_of
+from protocols.arrays import Reals
 
-Reals = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _TRUTH = dict.fromkeys(TRUE, 1.0) | dict.fromkeys(FALSE, 0.0)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from mpc_train.jobs.pipeline import Pipeline, Term
 from mpc_train.owners.local import Local
 from mpc_train.tables.typed import TypedTable
+from protocols.arrays import Reals
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
-Reals = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 

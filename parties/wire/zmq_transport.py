@@ -15,9 +15,14 @@ Two kinds of connections:
   Who answers such a dial is known by that handshake only: an attacker on the path can send bytes
   that our parsers then refuse, and fill memory up to the queues' bounds and an endless message.
 
-What others have sent and nobody has read yet is bounded by the number and the size of messages. A
-message of several parts is read whole by ZeroMQ, which bounds each part and not their number: that
-is left to whoever is admitted at all.
+What others have sent and nobody has read yet is bounded by the number and the size of messages.
+What is not bounded is one message that never ends. ZeroMQ keeps its parts until the last one is
+there, in a queue whose limit (ZMQ_RCVHWM) counts whole messages; ZMQ_MAXMSGSIZE bounds each part
+and not their number, no option does, and neither a poll nor a heartbeat tells of it. 400 parts of
+1 MiB take 400 MiB, with nothing to receive, until the connection is closed. Strangers cannot: no
+part is read before a key or a ticket is admitted. Who is admitted, or stands on the path of a
+connection by ticket, can fill this process's memory and thereby end it; a limit on the process
+(`systemd-run -p MemoryMax=`, `ulimit -v`) keeps that from the rest of the machine.
 
 Sockets are used from the thread that computes, without a thread hop; ZeroMQ's own I/O thread
 does the waiting on the wire and the CURVE work. ZMTP heartbeats are answered by that thread too,

@@ -83,6 +83,19 @@ class Mean(Sum):
         return result
 
 
+class Uncomputed(MaskedTensor):
+    """A loss that has a gradient and no value, and whatever is computed from it: its value would
+    be wrong, so it cannot be opened."""
+
+    is_computed = False
+
+    def get_plain_text(self, dst: int | None = None) -> Any:
+        raise NotImplementedError(
+            "the value of this loss is not computed, only its gradient: open predictions, and "
+            "compute the loss in the clear, or use MSELoss"
+        )
+
+
 class _DirectGradient(_Function):
     """A loss whose gradient is known in closed form and whose value stays uncomputed."""
 
@@ -96,7 +109,7 @@ class _DirectGradient(_Function):
     def keep(ctx: Any, target: MaskedTensor, gradient: MaskedTensor) -> MaskedTensor:
         ctx.mark_non_differentiable(target)
         ctx.save_for_backward(gradient)
-        return MaskedTensor(0.0)
+        return Uncomputed(0.0)
 
 
 class BinaryCrossEntropyWithLogits(_DirectGradient):

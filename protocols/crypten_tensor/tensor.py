@@ -13,8 +13,9 @@ add up `bits`; means and learning rates only change `factor`. A truncation happe
 operation needs the usual scale again (`masked`), once for a tensor however often it is used, so
 that a chain of linear operations costs one truncation in all.
 
-CrypTen keeps global state: one party a process. Plaintext never comes back through this type:
-`get_plain_text` raises, outputs leave through `protocols.shares.reveal`.
+CrypTen keeps global state: one party a process. Plaintext does not come back through this type:
+`get_plain_text` raises, outputs leave through `protocols.shares.reveal`. Where all parties have
+agreed on a script, `attach` is given a way of opening what it opens.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from protocols.arrays import Shape, Words
 from protocols.comparison.compare import maximum, negative
 from protocols.crypten_tensor.importing import crypten
 from protocols.errors import RangeError, RevealError
 from protocols.functions import splines
-from protocols.ring.fixed_point import check_fraction_bits, encode
+from protocols.ring.fixed_point import check_fraction_bits, decode, encode
 from protocols.ring.rational import HEADROOM_BITS, mantissa
-from protocols.roles.role import Role, Shape, Words
+from protocols.roles.role import Role
 from protocols.shares import arithmetic
 from protocols.shares.arithmetic import Rounded
 from protocols.shares.inputs import OutsideSource, from_dealer, from_evaluator, from_outside
@@ -42,29 +44,35 @@ from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate, pu
 
 FACTOR_BITS = 20
 """A public real factor is multiplied in with a mantissa of at most this many bits."""
-MOST_BITS = HEADROOM_BITS - 12
+MAX_BITS = HEADROOM_BITS - 12
 """A factor that would leave a tensor with more fractional bits is multiplied in after truncation:
 magnitudes up to 2^12 always fit."""
 
 Value = Masked | Additive
+Opened = Callable[[Masked], Words | None]
 Source = int | Literal["dealer", "outside"] | OutsideSource
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The role of this process and the scale of its job."""
+    """The role of this process, the scale of its job, and how tensors are opened, if they are."""
 
     role: Role
     fraction_bits: int
+    opened: Opened | None = None
 
 
 _runtime: Runtime | None = None
 
 
-def attach(role: Role, fraction_bits: int) -> None:
-    """Make `role` the one that CrypTen's tensors of this process compute with."""
+def attach(role: Role, fraction_bits: int, opened: Opened | None = None) -> None:
+    """Make `role` the one that CrypTen's tensors of this process compute with.
+
+    opened: opens a masked value to all evaluators, None at the dealer; left out, `get_plain_text`
+    raises RevealError.
+    """
     global _runtime
-    _runtime = Runtime(role, check_fraction_bits(fraction_bits))
+    _runtime = Runtime(role, check_fraction_bits(fraction_bits), opened)
     crypten.set_default_cryptensor_type("masked")
 
 
@@ -88,9 +96,9 @@ _dispatch = crypten.CrypTensor.__getattribute__.__wrapped__
 # of CrypTen's is refused: much of it is wrong in 0.4.1, or fails in the middle for want of a
 # member that this type does not have, or loses gradients without a word.
 _SUPPORTED = """
-    __getitem__ __ge__ __gt__ __le__ __len__ __lt__ __rsub__ abs add
-    binary_cross_entropy_with_logits cat clone cross_entropy dim div dot expand flatten ge ger gt
-    inv_sqrt le linear lt matmul max mean min mse_loss mul neg nelement numel permute pow
+    __eq__ __getitem__ __ge__ __gt__ __le__ __len__ __lt__ __ne__ __rsub__ abs add
+    binary_cross_entropy_with_logits cat clone cross_entropy dim div dot eq expand flatten ge ger gt
+    inv_sqrt le linear lt matmul max mean min mse_loss mul ne neg nelement numel permute pow
     reciprocal relu reshape sigmoid sign size softmax square squeeze sub sum t tanh transpose
     unsqueeze var view where
 """
@@ -106,12 +114,16 @@ class MaskedTensor(crypten.CrypTensor):
     """A secret-shared tensor with CrypTen's interface.
 
     tensor: real values (a torch tensor, array, number or list), or int64 words as a `Masked` or
-    `Additive` made by the protocols. src: who brings the values: the index of an evaluator,
+    `Additive` made by the protocols. src: who provides the values: the index of an evaluator,
     "dealer", an `OutsideSource` (at the dealer "outside") for an owner that does neither, or None
-    for public values. shape: needed at the nodes that bring nothing (`tensor=None`).
+    for public values. shape: needed at the nodes that provide nothing (`tensor=None`); what another
+    node passes as `tensor` has the shape and is not looked at. bits: fractional bits of the words;
+    with 0, a NumPy array of int64 is shared word by word.
     """
 
     value: Value | None
+    is_computed = True
+    """False of a loss whose gradient alone is known (`dispatch.Uncomputed`)."""
     is_number: bool = False
     """Whether the value is a public 1, so that `factor`, known to all roles, is the number."""
     bits: int
@@ -181,7 +193,7 @@ class MaskedTensor(crypten.CrypTensor):
         self, value: Value, bits: int | None = None, factor: Fraction | None = None
     ) -> MaskedTensor:
         """A tensor of other words, by default of the same scale."""
-        made: MaskedTensor = object.__new__(MaskedTensor)
+        made: MaskedTensor = object.__new__(type(self))
         made.value = value
         made.bits = self.bits if bits is None else bits
         made.factor = self.factor if factor is None else factor
@@ -253,9 +265,21 @@ class MaskedTensor(crypten.CrypTensor):
         self.copy_(other)
 
     def get_plain_text(self, dst: int | None = None) -> torch.Tensor:
-        raise RevealError(
-            "tensors are not opened one by one: list the output in the job's [reveal] section"
-        )
+        """The real numbers, float64, at every evaluator; NaN at the dealer, which may not see them.
+
+        Raises RevealError, except where all parties have agreed on a script that opens tensors.
+        """
+        opened = runtime().opened
+        if opened is None:
+            raise RevealError(
+                "tensors are not opened one by one: list the output in the job's [reveal] section"
+            )
+        if dst is not None:
+            raise NotImplementedError("get_plain_text: opens to all evaluators; leave out dst")
+        words = opened(self.masked())
+        if words is None:
+            return torch.full(tuple(self.shape), torch.nan, dtype=torch.float64)
+        return torch.as_tensor(decode(words, self.bits) * float(self.factor))
 
     def shallow_copy(self) -> MaskedTensor:
         copied = self.with_value(self.value)  # type: ignore[arg-type]
@@ -290,16 +314,17 @@ class MaskedTensor(crypten.CrypTensor):
     def add(self, other: Any) -> MaskedTensor:
         scalar = None if isinstance(other, MaskedTensor) else _as_scalar(other)
         if scalar is not None:
-            base = self._in_full() if self.factor else self._plain_factor()
+            base = self.in_full() if self.factor else self.plain_factor()
             words = round(scalar / base.factor * (1 << base.bits))
             if abs(words) >= 1 << HEADROOM_BITS:
                 raise RangeError(f"a public summand does not fit next to a factor of {self.factor}")
             return base.linear_map(lambda value: value.shift(words))
         left, right = _aligned(self, self._like(other))
         a, b = left.value, right.value
+        result = left if right.is_computed else right
         if isinstance(a, Masked) and isinstance(b, Masked):
-            return left.with_value(a + b)
-        return left.with_value(left.summands() + right.summands())
+            return result.with_value(a + b)
+        return result.with_value(left.summands() + right.summands())
 
     def sub(self, other: Any) -> MaskedTensor:
         return self.add(other.neg() if isinstance(other, MaskedTensor) else -other)
@@ -307,7 +332,8 @@ class MaskedTensor(crypten.CrypTensor):
     def mul(self, other: Any) -> MaskedTensor:
         if isinstance(other, MaskedTensor):
             product = arithmetic.multiply(self.masked(), other.masked())
-            return self.with_value(product, self.bits + other.bits, self._factor_with(other))
+            result = self if other.is_computed else other
+            return result.with_value(product, self.bits + other.bits, self._factor_with(other))
         scalar = _as_scalar(other)
         if scalar is not None:
             assert self.value is not None
@@ -381,12 +407,26 @@ class MaskedTensor(crypten.CrypTensor):
     # Functions
 
     def _ltz(self) -> MaskedTensor:
-        bits = negative(self._positive_factor().rounded())
+        bits = negative(self.positive_factor().rounded())
         return MaskedTensor(bits.shares(), bits=0)
+
+    def ne(self, other: Any) -> MaskedTensor:
+        """One where the two differ, zero elsewhere, word by word; two comparisons at one time."""
+        difference = self.sub(other)
+        return difference._ltz().add(difference.neg()._ltz())
+
+    def eq(self, other: Any) -> MaskedTensor:
+        return self.ne(other).neg().add(1)
+
+    # In the class itself: Python takes a refusal in a comparison for "no comparison", and then
+    # compares identities without a word.
+    __eq__ = eq
+    __ne__ = ne
+    __hash__ = object.__hash__
 
     def relu(self) -> MaskedTensor:
         """max(x, 0); the bit stays with the result for the backward pass."""
-        source = self._positive_factor()
+        source = self.positive_factor()
         value = source.rounded()
         positive = negative(value).negate()
         chosen = arithmetic.remask(arithmetic.select(positive, value))
@@ -426,7 +466,7 @@ class MaskedTensor(crypten.CrypTensor):
 
     def reciprocal(self, input_in_01: bool = False) -> MaskedTensor:
         """1 / x for 2^-9 <= |x| < 2^10, within 2^-15 of it and a few 2^-f; 0 nearer to 0."""
-        source = self._plain_factor()._in_full()
+        source = self.plain_factor().in_full()
         x = source.masked()
         sign = negative(x)
 
@@ -447,7 +487,7 @@ class MaskedTensor(crypten.CrypTensor):
 
     def max(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
         """The maximum over all elements, or (maximum, one-hot argmax) along the last axis."""
-        source = self._positive_factor()
+        source = self.positive_factor()
         if dim is None:
             flat = source.reshape(-1)
             top, _ = maximum(flat.masked())
@@ -459,7 +499,7 @@ class MaskedTensor(crypten.CrypTensor):
         return result, MaskedTensor(winner.shares(), bits=0)
 
     def _function(self, function: Callable[[Masked, int], Masked]) -> MaskedTensor:
-        source = self._plain_factor()._in_full()
+        source = self.plain_factor().in_full()
         return source.with_value(function(source.masked(), self.fraction_bits))
 
     def _factor_with(self, other: MaskedTensor) -> Fraction:
@@ -467,29 +507,29 @@ class MaskedTensor(crypten.CrypTensor):
         mine, theirs = self.factor, other.factor
         return mine if theirs == 1 else theirs if mine == 1 else mine * theirs
 
-    def _plain_factor(self) -> MaskedTensor:
+    def plain_factor(self) -> MaskedTensor:
         """The same numbers with factor 1: the factor is multiplied into the words."""
         if self.factor == 1:
             return self
         whole, shift = mantissa(self.factor, FACTOR_BITS)
-        if self.bits + shift > MOST_BITS:
+        if self.bits + shift > MAX_BITS:
             self.masked()
         plain = self.with_value(self.summands().scale(whole), self.bits + shift, Fraction(1))
-        if plain.bits > MOST_BITS:
+        if plain.bits > MAX_BITS:
             plain.masked()
         return plain
 
-    def _positive_factor(self) -> MaskedTensor:
+    def positive_factor(self) -> MaskedTensor:
         """The same numbers with a factor above 0, so that the words have their signs and order."""
         if self.factor > 0:
             return self
         if self.factor == 0:
-            return self._plain_factor()
+            return self.plain_factor()
         flipped = self.linear_map(lambda value: -value)
         flipped.factor = -self.factor
         return flipped
 
-    def _in_full(self) -> MaskedTensor:
+    def in_full(self) -> MaskedTensor:
         """The same numbers with at least the usual fractional bits; bits of comparisons have 0."""
         return _widened(self, max(self.bits, self.fraction_bits))
 
@@ -564,7 +604,7 @@ for _name in _NO_GRADIENT:
 def _aligned(x: MaskedTensor, y: MaskedTensor) -> tuple[MaskedTensor, MaskedTensor]:
     """Both at one factor and one number of bits, by multiplication with public integers."""
     if x.factor != y.factor:
-        x, y = x._plain_factor(), y._plain_factor()
+        x, y = x.plain_factor(), y.plain_factor()
     if x.bits < y.bits:
         return _widened(x, y.bits), y
     return x, _widened(y, x.bits)
@@ -598,17 +638,19 @@ def _shared_in(
 ) -> Masked:
     if shape is None:
         if tensor is None:
-            raise ValueError("a tensor that another party brings needs its shape")
+            raise ValueError("a tensor that another party provides needs its shape")
         shape = np.shape(tensor)
     target: Shape = tuple(int(size) for size in shape)
 
-    def brought() -> Words:
+    def words() -> Words:
+        if bits == 0 and isinstance(tensor, np.ndarray) and tensor.dtype == np.int64:
+            return tensor.reshape(target)
         return encode(_as_array(tensor), bits).reshape(target)
 
     if isinstance(src, OutsideSource) or src == "outside":
         return from_outside(role, target, src if isinstance(src, OutsideSource) else None)
     if src == "dealer":
-        return from_dealer(role, target, brought() if role.is_dealer else None)
+        return from_dealer(role, target, words() if role.is_dealer else None)
     if not 0 <= src < role.evaluators:
         raise ValueError(f"src={src}: evaluators are 0 to {role.evaluators - 1}")
-    return from_evaluator(role, src, target, brought() if role.index == src else None)
+    return from_evaluator(role, src, target, words() if role.index == src else None)

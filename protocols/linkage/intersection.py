@@ -31,12 +31,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
-from numpy.typing import NDArray
 
+from protocols.arrays import Octets, Positions
 from protocols.canonical import pack
 from protocols.channel import Channel
 from protocols.errors import DesyncError, FrameError, PointError
-from protocols.roles.frames import LABEL, Octets, receive_all, send_all
+from protocols.roles.frames import LABEL, receive_all, send_all
 
 ITEM_BYTES = 32
 """A token, an x-coordinate."""
@@ -44,7 +44,6 @@ KEY_BYTES = 32
 BATCH = 2048
 """Points that a thread works on at one time: small beside the list, long beside a hand-over."""
 
-Positions = NDArray[np.int64]
 
 _CURVE = ec.SECP256R1()
 _EVEN = b"\x02"

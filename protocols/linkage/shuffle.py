@@ -24,8 +24,8 @@ from math import prod
 
 import numpy as np
 
+from protocols.arrays import Positions
 from protocols.roles.evaluator import Evaluator
-from protocols.roles.role import Positions
 from protocols.shares.arithmetic import remask
 from protocols.shares.masked import Masked
 

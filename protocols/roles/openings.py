@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from protocols.arrays import Octets, Words
 from protocols.ring.kernels import add_unpacked, pack_sum, packed_size, unpack_sum
 from protocols.roles.deferred import Deferred, Settle
-from protocols.roles.frames import Octets, Words
 from protocols.roles.role import Mask
 
 T = TypeVar("T")

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.errors import RevealError
 from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import remask
 from protocols.shares.masked import Masked
 

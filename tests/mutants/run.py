@@ -84,8 +84,10 @@ def read_mutants(path: Path = LIST) -> list[Mutant]:
 
 def copy_tree(target: Path) -> None:
     """The repository's files with their times and with what is compiled of them."""
-    left_out = shutil.ignore_patterns("runs", ".hypothesis", "*.tmp")
     for name in COPIED:
+        # Runs of examples are no part of the repository; `tests/runs` is.
+        runs = ("runs",) if name == "examples" else ()
+        left_out = shutil.ignore_patterns(*runs, ".hypothesis", "*.tmp")
         shutil.copytree(ROOT / name, target / name, ignore=left_out, copy_function=shutil.copy2)
     for name in ALONE:
         shutil.copy2(ROOT / name, target / name)

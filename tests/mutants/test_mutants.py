@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.run import ROOT, Edit, Mutant, apply, read_mutants
+from tests.mutants.run import ROOT, Edit, Mutant, apply, copy_tree, read_mutants
 
 MUTANTS = read_mutants()
 LEAST = 40
@@ -28,6 +28,15 @@ def test_its_tests_are_there(mutant: Mutant) -> None:
         functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert any(each.startswith("test_") for each in functions)
         assert not function or function in functions
+
+
+def test_the_copy_has_the_tests(tmp_path: Path) -> None:
+    copy_tree(tmp_path)
+    assert not [name for each in MUTANTS for name in each.tests if not _in(tmp_path, name)]
+
+
+def _in(root: Path, test: str) -> bool:
+    return (root / test.partition("::")[0]).exists()
 
 
 def test_there_are_as_many_as_there_were() -> None:

@@ -21,11 +21,11 @@ from mpc_train.networks.convert import convert
 from mpc_train.networks.graph import Graph
 from mpc_train.networks.network import Network
 from mpc_train.networks.plain import PlainGraph
+from protocols.arrays import Reals
 from protocols.crypten_tensor.tensor import MaskedTensor, attach
 from protocols.shares.masked import Masked
 from tests.support.layers import UNIT, F
 
-Reals = np.ndarray
 MASK_SEED = 7
 
 

@@ -40,7 +40,7 @@ from mpc_train.tables.schema import Schema
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
 
-MOST_TIMES = 4
+MAX_TIMES = 4
 """A table is read to its end, so that all is said of it, unless it has so many times the rows that
 it is to have."""
 
@@ -86,7 +86,7 @@ def load(
         there = [name for name in wanted if name not in absent]
         filling = Filling(faults, len(names), rows, fillable - absent)
         report = reporting(table, progress, rows)
-        most = None if rows is None else MOST_TIMES * rows + FIRST_ROWS
+        most = None if rows is None else MAX_TIMES * rows + FIRST_ROWS
         total = table.total if table.unit == "rows" else None
         try:
             if most is not None and total is not None and total > most:

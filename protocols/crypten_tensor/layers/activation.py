@@ -17,19 +17,13 @@ from typing import Any
 import numpy as np
 
 from protocols.comparison.compare import below, clamped, negative, weighted
-from protocols.crypten_tensor.layers.pooling import tournament
 from protocols.crypten_tensor.layers.register import Function, register
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.functions import splines as functions
 from protocols.functions.splines import spline_at
 from protocols.ring.rational import mantissa
 from protocols.shares.arithmetic import multiply, remask, select, truncate
-from protocols.shares.masked import Masked
 
-ALL_PAIRS = 16
-"""Up to so many classes the maximum compares all pairs at once."""
-MAX_CLASSES = 1024
-"""The sum of the exponentials stays within the reciprocal's table."""
 SLOPE_BITS = 20
 
 
@@ -38,7 +32,7 @@ class Smooth(Function):
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, table: str) -> MaskedTensor:
-        source = x._plain_factor()._in_full()
+        source = x.plain_factor().in_full()
         value, f = source.masked(), source.fraction_bits
         spline = spline_at(table, f)
         bits = below(value if value.early else value.narrowed(64 - f), spline.knots)
@@ -64,7 +58,7 @@ class Leaky(Function):
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, slope: Fraction) -> MaskedTensor:
-        source = x._positive_factor()
+        source = x.positive_factor()
         positive = negative(source.masked()).negate()
         ctx.save_multiple_for_backward((positive, slope))
         return _leaked(source, positive, slope)
@@ -87,7 +81,7 @@ class Clamp(Function):
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, low: Fraction, high: Fraction) -> MaskedTensor:
-        source = x._plain_factor()._in_full()
+        source = x.plain_factor().in_full()
         value = source.masked()
         least, most = (round(end * (1 << source.bits)) for end in (low, high))
         kept, under, inside = clamped(value, least, most)
@@ -106,8 +100,8 @@ class SoftMax(Function):
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor) -> MaskedTensor:
-        source = x._plain_factor()._in_full()
-        y = source.with_value(softmax(source.masked(), source.fraction_bits))
+        source = x.plain_factor().in_full()
+        y = source.with_value(functions.softmax(source.masked(), source.fraction_bits))
         ctx.save_multiple_for_backward((y,))
         return y
 
@@ -116,21 +110,6 @@ class SoftMax(Function):
         (y,) = ctx.saved_tensors
         common = grad.mul(y).sum(-1, keepdim=True)
         return grad.sub(common).mul(y)
-
-
-def softmax(x: Masked, fraction_bits: int) -> Masked:
-    """Softmax along the last axis for up to 1024 classes, each output within 2^-12."""
-    classes = x.shape[-1]
-    if classes <= ALL_PAIRS:
-        return functions.softmax(x, fraction_bits)
-    if classes > MAX_CLASSES:
-        raise ValueError(f"softmax: at most {MAX_CLASSES} classes, not {classes}")
-    order = (len(x.shape) - 1, *range(len(x.shape) - 1))
-    top, _ = tournament(x.transpose(*order))
-    exponentials = functions.exp(x - top.reshape(*x.shape[:-1], 1), fraction_bits)
-    total = exponentials.sum(axis=-1, keepdims=True)
-    scale = functions.reciprocal(total, fraction_bits, upper=classes)
-    return truncate(multiply(exponentials, scale), fraction_bits)
 
 
 register("smooth", Smooth)

@@ -36,7 +36,7 @@ Kept = list[Any]
 def _join(parts: Sequence[MaskedTensor], axis: int) -> MaskedTensor:
     """Tensors of one factor, one after the other."""
     first = parts[0]
-    values = [part._in_full().masked() for part in parts]
+    values = [part.in_full().masked() for part in parts]
     return first.with_value(concatenate(values, axis), first.fraction_bits)
 
 
@@ -208,8 +208,8 @@ class Recurrent(Function):
         reverse: bool,
     ) -> MaskedTensor:
         rows, steps, _ = x.shape
-        source, weight = x._plain_factor(), weight._plain_factor()
-        state = _State(weight, bias if bias is None else bias._plain_factor(), rows)
+        source, weight = x.plain_factor(), weight.plain_factor()
+        state = _State(weight, bias if bias is None else bias.plain_factor(), rows)
         order = list(range(steps))[:: -1 if reverse else 1]
         states: list[MaskedTensor] = [state.h] * steps
         for step in order:

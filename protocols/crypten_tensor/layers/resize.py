@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.crypten_tensor.layers.register import Function, register
 from protocols.crypten_tensor.layers.resize_plan import Resizing, taps_of
 from protocols.crypten_tensor.tensor import MaskedTensor
-from protocols.roles.role import Words
 
 
 class Resize(Function):

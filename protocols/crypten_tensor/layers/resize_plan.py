@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from protocols.roles.role import Shape, Words
+from protocols.arrays import Shape, Words
 
 WEIGHT_BITS = 20
 

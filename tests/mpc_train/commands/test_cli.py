@@ -339,6 +339,7 @@ def test_exit_statuses() -> None:
         "DataError",
         "LinkageError",
         "RefusedError",
+        "ScriptError",
         "ArtifactError",
         "KeyboardInterrupt",
     }

@@ -81,7 +81,7 @@ def test_one_word_beyond_its_limit_is_told(word: int, outside: bool, place: int)
 
 
 def test_limits_and_chunks_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(range_guard, "MOST_AT_ONCE", 4)
+    monkeypatch.setattr(range_guard, "MAX_AT_ONCE", 4)
 
     def body(role: Role, guard: RangeGuard, last: int = 0) -> None:
         guard.look(secret(role, np.full((3, 3), 50)), 50)

@@ -285,6 +285,34 @@ def test_losses(name: str, scaled: str) -> None:
     np.testing.assert_allclose(got, expected, atol=2**-12)
 
 
+@pytest.mark.parametrize("name", ["cross entropy", "binary cross entropy", "squares, directly"])
+def test_a_loss_without_a_value_cannot_be_opened(name: str) -> None:
+    """Nor what is computed from it: the number would be wrong."""
+    ours, _ = LOSSES[name]
+
+    def program(role: Role) -> None:
+        started(role)
+        x = MaskedTensor(plain(X), src=0, requires_grad=True)
+        loss = ours(x)
+        other = crypten.cryptensor(plain([2.0]), src=1).sum()
+        for each in (loss, loss * 0.5, loss + loss, other + loss, other * loss, loss.mean(), -loss):
+            with pytest.raises(NotImplementedError, match="the value of this loss is not computed"):
+                each.get_plain_text()
+
+    run_lockstep(program, 2)
+
+
+def test_equality_is_computed() -> None:
+    """Python takes a refusal in `==` for unlike objects, and would say False."""
+    left, right = [1.0, -2.0, 0.0, 3.5], [1.0, 2.0, 0.0, 3.25]
+
+    def both(function: Callable[[Any, Any], Any]) -> Any:
+        return forward(lambda a: function(a, crypten.cryptensor(plain(right), src=1)), left)
+
+    np.testing.assert_array_equal(both(lambda a, b: a == b), [1, 0, 1, 0])
+    np.testing.assert_array_equal(both(lambda a, b: a != b), [0, 1, 0, 1])
+
+
 def stock_model(seed: int) -> tuple[Any, torch.nn.Sequential]:
     """The same network of CrypTen's stock modules and of PyTorch's."""
     torch.manual_seed(seed)
@@ -368,4 +396,4 @@ def test_fraction_bits_are_checked() -> None:
             attach(role, 40)
 
     run_lockstep(program, 2)
-    assert crypten_backend.MOST_BITS < 62
+    assert crypten_backend.MAX_BITS < 62

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from protocols.arrays import Octets
 from protocols.errors import DesyncError, FrameError, PointError
 from protocols.linkage import intersection
 from protocols.linkage.intersection import (
@@ -26,7 +27,7 @@ from protocols.linkage.intersection import (
     tell,
     told,
 )
-from protocols.roles.frames import LABEL, Octets
+from protocols.roles.frames import LABEL
 from tests.support.lockstep import LockstepLoopback
 
 P = 2**256 - 2**224 + 2**192 + 2**96 - 1

@@ -1,0 +1,85 @@
+"""One node of a script's run, as a process: `python -m mpc_train.commands.script_node FILE FD FD`.
+
+Started by `launch.py --script` alone, which writes the file and passes two descriptors: one to read
+the passphrase from, and one to which the coordinator reports its address. The last line of standard
+output is one JSON object, behind what the script prints.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer
+
+from mpc_train.commands.common import Format, configure_logging, emit, reporting
+
+MAX_PASSPHRASE_BYTES = 1024
+
+
+class NodeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the launcher tells a node. coordinator: its name; address: empty at itself."""
+
+    name: str
+    home: str
+    roster: str
+    run_dir: str
+    script: str
+    evaluators: tuple[str, ...]
+    dealer: str
+    coordinator: str
+    address: str = ""
+
+
+def main() -> None:
+    """Run the node; exit status and last line are those of `mpc-train`'s commands."""
+    with reporting(Format.json):
+        from parties.nodes.supervisor import end_with_parent
+
+        end_with_parent()
+        configure_logging()
+        node = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=NodeFile)
+        secret = os.read(int(sys.argv[2]), MAX_PASSPHRASE_BYTES)
+        emit({"status": "ok", **_run(node, secret, int(sys.argv[3]))})
+
+
+def _run(node: NodeFile, secret: bytes, report_fd: int) -> dict[str, Any]:
+    from mpc_train.scripts.program import ScriptProgram, read_script
+    from parties.agreement.contract import Roles
+    from parties.keys.roster import Roster
+    from parties.keys.vault import FileVault, identity_path
+    from parties.nodes.coordinator import Coordinator, CoordinatorSettings
+    from parties.nodes.node import NodeSettings, run_node
+    from parties.nodes.supervisor import report
+
+    vault = FileVault.open(identity_path(Path(node.home), node.name), secret)
+    roster, run_dir = Roster.load(Path(node.roster)), Path(node.run_dir)
+    script = Path(node.script)
+    if node.address:
+        settings = NodeSettings(
+            coordinator=node.coordinator,
+            address=node.address,
+            run_dir=run_dir,
+            listen="tcp://127.0.0.1:*",
+        )
+        return dict(run_node(vault, roster, settings, ScriptProgram(script)).summary)
+    roles = Roles(node.evaluators, node.evaluators, node.dealer, node.evaluators)
+    coordinator = Coordinator(
+        vault,
+        roster,
+        script.stem,
+        (roles, read_script(script)),
+        CoordinatorSettings("tcp://127.0.0.1:*", run_dir),
+    )
+    report(report_fd, coordinator.address)
+    return {"nodes": dict(coordinator.run().summaries)}
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except typer.Exit as end:
+        sys.exit(end.exit_code)

@@ -1,0 +1,159 @@
+"""A script as the program that all nodes of a local run agree on and execute.
+
+The contract's body is the script's text, so that every node signs the same one, and what is signed
+is what is executed. What it opens (`get_plain_text`) stands in that text; it passes the reveal gate
+under a fresh mask, at most MAX_OPENINGS times, and is learnt by all evaluators. The dealer
+executes the same lines and is given NaN. A script that goes other ways at different nodes meets a
+DesyncError at the next frame.
+
+A script is a program: whoever runs another's gives it the machine. Hence a node that was started by
+`mpc-train party` takes no such contract, and only `launch.py --script` starts nodes that do, all of
+them on one machine, for the user whose script it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mpc_train.errors import RefusedError, ScriptError
+from mpc_train.run.program import make_role, peak_rss_mb
+from parties.errors import PartiesError
+from protocols.arrays import Words
+from protocols.crypten_tensor import dispatch
+from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
+from protocols.errors import ProtocolError, RangeError, RevealError
+from protocols.functions.splines import constants_digest
+from protocols.roles.role import Role
+from protocols.shares.masked import Masked
+from protocols.shares.reveal import Output, RevealGate
+
+if TYPE_CHECKING:
+    from parties.agreement.contract import Roles
+    from parties.agreement.session import Session
+
+MAX_SCRIPT_BYTES = 1 << 18
+MAX_OPENINGS = 10_000
+FRACTION_BITS = 20
+_OPENED = "opening"
+
+
+class ScriptProgram:
+    """`path`: the script, as it lies on this machine. opened: how many tensors have been."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._text: bytes | None = None
+        self.opened = 0
+
+    def prepare(self, body: bytes, roles: Roles) -> bytes:
+        """Check that the contract holds this script; the digest of the public constants.
+
+        Raises RefusedError, before anything is signed.
+        """
+        if body != read_script(self._path):
+            raise RefusedError(f"{self._path}: is not the script that the contract holds")
+        self._text = body
+        return sha256(constants_digest(FRACTION_BITS)).digest()
+
+    def run(self, session: Session) -> dict[str, object]:
+        """Execute the script. Raises ScriptError for what it raises, with its line."""
+        if self._text is None:
+            raise RuntimeError("run before prepare")
+        torch.set_num_threads(1)
+        before = session.channel.bytes_sent
+        role = make_role(session)
+        gate = RevealGate(frozenset(Output(f"{_OPENED} {n}", 0) for n in range(MAX_OPENINGS)))
+
+        def opened(value: Masked) -> Words | None:
+            self.opened += 1
+            return gate.to_everybody(f"{_OPENED} {self.opened - 1}", 0, value)
+
+        dispatch.install()
+        attach(role, FRACTION_BITS, opened)
+        role.begin_step(0)
+        try:
+            with np.errstate(over="ignore"), _stepping(role):
+                _execute(self._path, self._text)
+                role.close()
+        finally:
+            detach()
+        return {
+            "steps": role.step,
+            "rounds": role.rounds,
+            "opened": self.opened,
+            "bytes_sent": session.channel.bytes_sent - before,
+            "peak_rss_mb": peak_rss_mb(),
+        }
+
+
+def read_script(path: Path) -> bytes:
+    """Return the script's text; raise ScriptError if it is missing, too long or not Python."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_SCRIPT_BYTES + 1)
+    except OSError as error:
+        raise ScriptError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    if len(text) > MAX_SCRIPT_BYTES:
+        raise ScriptError(f"{path}: longer than {MAX_SCRIPT_BYTES >> 10} KiB; is this the script?")
+    try:
+        compile(text, str(path), "exec")
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        where = f"{path}:{line}" if line else str(path)
+        raise ScriptError(f"{where}: not Python: {getattr(error, 'msg', error)}") from error
+    return text
+
+
+def _execute(path: Path, text: bytes) -> None:
+    code = compile(text, str(path), "exec")
+    sys.argv = [str(path)]
+    sys.path.insert(0, str(path.parent))
+    try:
+        # The user's own script, on the user's own machine: see above.
+        exec(code, {"__name__": "__main__", "__file__": str(path)})  # noqa: S102
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            raise ScriptError(f"{path}: ended with exit status {error.code}") from error
+    except ProtocolError as error:
+        if isinstance(error, (RangeError, RevealError)):
+            raise _placed(path, error) from error
+        raise  # a peer's doing, not the script's
+    except PartiesError:
+        raise
+    except Exception as error:
+        raise _placed(path, error) from error
+
+
+def _placed(path: Path, error: BaseException) -> ScriptError:
+    """What the script raised, with the line of it that did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    where = f"{path}:{lines[-1]}" if lines else str(path)
+    return ScriptError(f"{where}: {type(error).__name__}: {error}")
+
+
+@contextlib.contextmanager
+def _stepping(role: Role) -> Iterator[None]:
+    """Begin a step of the arithmetic at each backward pass: whatever is pending is settled, and
+    streams move to new keys."""
+    backward = MaskedTensor.backward
+
+    def stepped(self: MaskedTensor, grad_input: Any = None, top_node: bool = True) -> Any:
+        if top_node:
+            role.begin_step(role.step + 1)
+        return backward(self, grad_input, top_node)
+
+    MaskedTensor.backward = stepped
+    try:
+        yield
+    finally:
+        MaskedTensor.backward = backward
