@@ -52,7 +52,9 @@ from mpc_train.networks.graph import (
 from mpc_train.networks.recurrent import (
     RECURRENT,
     TURNED,
+    is_first_state,
     is_idle,
+    is_zeros,
     rule_of_turned,
     takes_or_gives_turned,
 )
@@ -234,7 +236,12 @@ def _unsupported(traced: fx.GraphModule) -> list[str]:
                 problems.append(_refusal(f"{node.target} ({kind}){source_line(node)}", kind))
         elif node.op in ("call_function", "call_method"):
             table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
-            if not any(node.target in known for known in (table, SHAPE_ONLY, COMPOSED)):
+            if is_zeros(node):
+                if not is_first_state(node, traced.get_submodule):
+                    problems.append(
+                        f"{_place(node)}: zeros are offered as the first state of a recurrent layer"
+                    )
+            elif not any(node.target in known for known in (table, SHAPE_ONLY, COMPOSED)):
                 name = getattr(node.target, "__name__", str(node.target))
                 problems.append(_refusal(_place(node), name))
         elif node.op == "get_attr" and not all(user.target in WITH_WEIGHT for user in node.users):
@@ -284,6 +291,8 @@ def _shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
         found.append(running.found)
     problems = []
     for node, shape in found[0].items():
+        if is_zeros(node):
+            continue
         axis = rows_axis(shape, found[1][node])
         kind = type(traced.get_submodule(str(node.target))) if node.op == "call_module" else None
         turned = axis == 1 and (kind or node.target) in TURNED

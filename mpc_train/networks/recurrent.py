@@ -14,6 +14,7 @@ because an axis would be another one than the module means.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,9 +37,10 @@ def is_turned(node: Any) -> bool:
 def _recurrent(out: Emission) -> str:
     layer: Any = out.layer
     source = out.source()
-    given = [*out.node.args[1:], *(v for k, v in out.node.kwargs.items() if k != "input")]
-    if any(value is not None for value in given):
-        raise Unsupported("the first state is 0: call the layer with its input alone")
+    first = argument(out.node, 1, "hx")
+    for state in first if isinstance(first, tuple | list) else (first,):
+        if state is not None and not is_zeros(state):
+            raise Unsupported("the first state is 0: call the layer with its input alone")
     if len(source.meta["shape"]) != 2:
         raise Unsupported("takes [rows, steps, features]")
     if layer.batch_first == is_turned(source):
@@ -172,6 +174,28 @@ def takes_or_gives_turned(node: fx.Node) -> bool:
         node.target is operator.getitem and isinstance(source, fx.Node) and "last" in source.meta
     )
     return taken_apart or is_turned(node) or any(map(is_turned, node.all_input_nodes))
+
+
+def is_zeros(node: Any) -> bool:
+    """Whether it is torch.zeros of as many rows as there are, on another device or not."""
+    if not isinstance(node, fx.Node):
+        return False
+    if node.target == "to":
+        return is_zeros(node.args[0])
+    return node.target is torch.zeros
+
+
+def is_first_state(node: fx.Node, layer_of: Callable[[str], nn.Module]) -> bool:
+    """Whether only recurrent layers take it, and only as their first state."""
+    return all(
+        is_first_state(user, layer_of)
+        if is_zeros(user)
+        else user.op == "call_module"
+        and type(layer_of(str(user.target))) in RECURRENT
+        and user.args[:1] != (node,)
+        and user.kwargs.get("input") is not node
+        for user in node.users
+    )
 
 
 def is_idle(node: fx.Node) -> bool:

@@ -117,7 +117,10 @@ class ShapeTracer(fx.Tracer):
         if isinstance(layer, nn.Embedding):
             args = (args[0].long(), *args[1:])
         elif weight is not None:
-            args = tuple(each.to(weight.dtype) for each in args)
+            dtype = weight.dtype
+            args = fx.node.map_aggregate(
+                args, lambda each: each.to(dtype) if isinstance(each, torch.Tensor) else each
+            )
         was = layer.training
         layer.eval()  # a batch norm would count these zeros
         try:

@@ -35,6 +35,15 @@ def _states(self: Any, x: torch.Tensor) -> Any:
     return self.layer(x)[1][0].transpose(0, 1).flatten(1)
 
 
+def _from_zeros(self: Any, x: torch.Tensor) -> Any:
+    h = torch.zeros(2, x.size(0), 2).to(x.device)
+    c = torch.zeros(2, x.shape[0], 2, device=x.device)
+    turned = x.transpose(0, 1)
+    first, _ = self.layer(x, (h, c))
+    second, _ = self.second(turned, torch.zeros(1, turned.size(1), 3))
+    return torch.cat([first[:, -1], second[-1]], 1)
+
+
 READS: dict[str, tuple[Callable[..., Any], dict[str, nn.Module]]] = {
     "all steps, time first": (_summed_steps, {"layer": nn.GRU(3, 2)}),
     "layers in between, time first": (
@@ -45,6 +54,10 @@ READS: dict[str, tuple[Callable[..., Any], dict[str, nn.Module]]] = {
             "drop": nn.Dropout(0.5),
             "second": nn.RNN(4, 3),
         },
+    ),
+    "first states of zeros": (
+        _from_zeros,
+        {"layer": nn.LSTM(3, 2, 2, batch_first=True), "second": nn.GRU(3, 3)},
     ),
     "last states": (_states, {"layer": nn.LSTM(3, 2, 2, batch_first=True, bidirectional=True)}),
     "an LSTM's pair": (
@@ -68,7 +81,7 @@ def test_results_are_those_of_the_module(name: str) -> None:
     module.load_state_dict(plain.state_dict(), strict=True)
 
 
-def _zeros(self: Any, x: torch.Tensor) -> Any:
+def _given(self: Any, x: torch.Tensor) -> Any:
     _, h = self.layer(x)
     return self.layer(x, h)[0][:, -1]
 
@@ -82,7 +95,17 @@ REFUSED: list[tuple[Callable[..., Any], nn.Module, str]] = [
         "batch_first = True takes rows that come first",
     ),
     (lambda self, x: self.layer(x.flatten(1))[0], nn.GRU(12, 2), "takes [rows, steps, features]"),
-    (_zeros, nn.GRU(3, 2, batch_first=True), "the first state is 0"),
+    (_given, nn.GRU(3, 2, batch_first=True), "the first state is 0"),
+    (
+        lambda self, x: self.layer(x)[0][:, -1] + torch.zeros(1, x.size(0), 2)[0],
+        nn.GRU(3, 2, batch_first=True),
+        "zeros are offered as the first state",
+    ),
+    (
+        lambda self, x: self.layer(torch.zeros(4, x.size(0), 3))[0][-1] + x[:, 0, :2],
+        nn.GRU(3, 2, batch_first=True),
+        "zeros are offered as the first state",
+    ),
     (lambda self, x: self.layer(x)[1][1][-1], nn.LSTM(3, 2, batch_first=True), "an LSTM's cells"),
     (
         lambda self, x: self.layer(x)[0].flatten(1),
