@@ -130,9 +130,9 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
             (result,) = node.args
             known = isinstance(result, fx.Node) and result in building.value_of
             if not known or result.meta.get("several"):
-                raise ConversionError(["output: return one tensor"])
+                raise ConversionError(building.problems or ["output: return one tensor"])
             output = building.value_of[result]
-        elif is_tensor(node) and not is_idle(node):
+        elif (is_tensor(node) or _is_plain_layer(traced, node)) and not is_idle(node):
             try:
                 _add(building, traced, node)
             except Unsupported as problem:
@@ -152,6 +152,11 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
     except ValueError as error:
         raise ConversionError([str(error)]) from error
     return Converted(graph, initial)
+
+
+def _is_plain_layer(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """A layer that makes one operation, whatever it is set to return."""
+    return node.op == "call_module" and type(traced.get_submodule(str(node.target))) in MODULES
 
 
 def _tensors(module: nn.Module) -> tuple[tuple[Tensor, ...], dict[str, Words], list[str]]:
