@@ -1,4 +1,4 @@
-"""What of a job lets its result say much about few rows, in words, for whoever decides on it.
+"""What of a job lets its result say much about few rows, in words, for those who decide on it.
 
 `job check` prints these sentences, and a node shows them before it asks a person. What public
 numbers prove, a node's rules refuse by default, and the sentence says so; what depends on the data
@@ -79,7 +79,7 @@ def _of_rows(job: Job) -> list[str]:
     if job.data.partition == "columns":
         return [
             "a column in which one record has a value of its own gets a weight that is about that "
-            "record: whoever brings columns can choose it"
+            "record: the owner of the columns can choose it"
         ]
     known = [name for name in job.recipients if name in job.owners]
     if len(job.owners) > 2 or not known:
@@ -195,7 +195,7 @@ def _of_measures(job: Job) -> list[str]:
     found = []
     if job.reveal.metrics and job.data.partition == "rows":
         found += [
-            f"of the held-out rows {ours} are {owner}'s: whoever owns the others can subtract "
+            f"of the held-out rows {ours} are {owner}'s: the owner of the others can subtract "
             f"them; {REFUSED} at {owner}"
             for owner, ours in held_out_rows(job).items()
             if 0 < ours < MIN_ROWS

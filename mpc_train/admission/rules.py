@@ -187,7 +187,7 @@ def _check_ours(broken: _Broken) -> None:
         ours = held_out_rows(job)[broken.me]
         if ours:
             what = f"of the rows that metrics are taken over only {ours} are {broken.me}'s, and "
-            broken.fewer("least_group", ours, what + "whoever owns the others can subtract them")
+            broken.fewer("least_group", ours, what + "the owner of the others can subtract them")
 
 
 def _check_sum(broken: _Broken) -> None:

@@ -84,7 +84,7 @@ def predict_command(
         kept = tuple(map(name_of, ids or ()))
         predictor.check_ids(kept)
         if out is None:
-            # Whoever reads along takes every line for a prediction: none before all are right.
+            # A reader takes every line for a prediction: none is written before all are right.
             with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as waiting:
                 rows = write_records(predictor, source, waiting, form, kept)
                 waiting.seek(0)
@@ -98,7 +98,7 @@ def predict_command(
                 with atomic_file(out) as stream:
                     file = io.TextIOWrapper(stream, encoding="utf-8", newline="")
                     rows = write_records(predictor, source, file, form, kept)
-                    file.detach()  # flushes; the stream is closed by whoever opened it
+                    file.detach()  # flushes; the stream is closed by the code that opened it
             except OSError as error:
                 raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
         if output is Format.json:

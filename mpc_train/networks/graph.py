@@ -289,7 +289,7 @@ def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
 
 
 def _check_kind(node: Node, key: str) -> None:
-    """A setting is of its kind: whoever reads it later may be no check, and names no error."""
+    """Check that a setting is of its kind: code that reads it later would raise no named error."""
     if key in _SIZES and (node.op, key) != ("layer_norm", "axes"):
         node.sizes(key)
     elif key in _REALS:

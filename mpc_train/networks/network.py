@@ -174,7 +174,7 @@ Operation = Callable[[Network, Node, list[Value]], Value]
 
 
 def _elementwise(function: Callable[[Node, MaskedTensor], MaskedTensor]) -> Operation:
-    """An operation on each element, which does not care for the order of the axes."""
+    """An operation on each element, independent of the order of the axes."""
     return lambda _, node, values: Value(function(node, values[0].tensor), values[0].maps)
 
 

@@ -90,7 +90,7 @@ def least_filled(job: Job) -> int:
 
 def check_filled(job: Job, owner: str, present: Reals) -> None:
     """Raise DataError where few of an owner's training rows have a value of a column whose mean
-    recipients get: whoever knows the others' could subtract them.
+    recipients get: somebody who knows the others' could subtract them.
 
     present: float64[B, filled terms] of 0 and 1, of the owner's rows in the job's order.
     """

@@ -184,7 +184,7 @@ def share_in(
             place = kept if piece.name in kept else waiting
             place.setdefault(piece.name, []).append(taken(owner, piece))
     prepare()
-    table = mine = None  # whoever holds no other reference frees the owner's rows here
+    table = mine = None  # without another reference the owner's rows are freed here
     labels = MaskedTensor(concatenate(kept["labels"]))
     weights = MaskedTensor(concatenate(kept["weights"])) if job.weight else None
     whole = inputs[0] if len(inputs) == 1 else concatenate(inputs)

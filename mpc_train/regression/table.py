@@ -212,7 +212,7 @@ def _separated(job: Job, change: Reals, values: Reals) -> bool:
 
 
 def _units(job: Job, tensors: Mapping[str, Reals]) -> list[float | None]:
-    """The change for one unit of each column; None for the intercept and what is no such thing."""
+    """The change for one unit of each column; None for the intercept and everything else."""
     weights = tensors["weight"].reshape(-1)
     inverse = dict(zip(job.pipeline.scaled, tensors.get("prepare.inverse", ()), strict=True))
     label = float(job.label.scale) if job.model.kind == "linear" else 1.0

@@ -228,7 +228,9 @@ def load_predictor(model: Path) -> Predictor:
     try:
         module.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
     except (RuntimeError, TypeError) as error:
-        raise ArtifactError(f"{path}: has not the tensors of the job in the manifest") from error
+        raise ArtifactError(
+            f"{path}: does not contain the tensors of the job in the manifest"
+        ) from error
     return Predictor(job, module, parameters)
 
 

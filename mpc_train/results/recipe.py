@@ -1,4 +1,4 @@
-"""How a model's inputs are made from raw columns, as data: for manifests, and whoever reads them.
+"""How a model's inputs are made from raw columns, as data: for manifests and their readers.
 
 `elements` names the numbers in preparation.safetensors, `recipe` says what is done with them:
 with both an opened model can be fed in plain PyTorch, without this package

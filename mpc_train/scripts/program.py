@@ -6,9 +6,9 @@ under a fresh mask, at most MAX_OPENINGS times, and is learnt by all evaluators.
 executes the same lines and is given NaN. A script that goes other ways at different nodes meets a
 DesyncError at the next frame.
 
-A script is a program: whoever runs another's gives it the machine. Hence a node that was started by
-`mpc-train party` takes no such contract, and only `launch.py --script` starts nodes that do, all of
-them on one machine, for the user whose script it is.
+A script is a program: to run somebody else's is to give it the machine. Hence a node that was
+started by `mpc-train party` takes no such contract. Only `launch.py --script` starts nodes that do,
+all of them on one machine, for the user whose script it is.
 """
 
 from __future__ import annotations

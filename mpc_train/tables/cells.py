@@ -117,7 +117,7 @@ def is_date(kind: DataType) -> bool:
 
 
 def texts(cells: Series) -> Series:
-    """The cells as text, null as ""; raises CellError for what is no cell."""
+    """The cells as text, null as ""; raises CellError for anything that is not a cell."""
     if not is_cell(cells.dtype):
         raise CellError(None, f"is of type {cells.dtype} there, which has no plain text")
     if is_date(cells.dtype):
@@ -128,7 +128,7 @@ def texts(cells: Series) -> Series:
 
 
 def empty(cells: Series) -> Mask:
-    """Which cells hold nothing: null, a number that is none, or white space."""
+    """Which cells hold nothing: null, NaN, or white space."""
     if cells.dtype.is_float():
         cells = cells.fill_nan(None)
     elif cells.dtype == polars.String:

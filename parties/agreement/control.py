@@ -35,7 +35,7 @@ MAX_ARTIFACTS = 4096
 """In one run, of all nodes."""
 
 MAX_ARTIFACTS_BYTES = 16 << 30
-"""In one run, of all nodes, on the disk of whoever collects them."""
+"""In one run, of all nodes, on the disk of the node that collects them."""
 
 MAX_PENDING_BYTES = 4 << 30
 """Parts of artifacts that are not complete yet, of all nodes, in memory."""

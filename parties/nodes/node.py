@@ -257,7 +257,7 @@ class _Node:
             linger_s = 5.0
             return result
         except InterruptedRunError as error:
-            # The flag holds why: an abort that came, the coordinator lost, its nonsense.
+            # The flag holds the reason: an abort, a lost coordinator, or invalid messages from it.
             reason = self._stop.reason or error
             if not isinstance(reason, AbortedError):
                 self._tell(reason)
@@ -465,7 +465,7 @@ def run_node(
     `on_event(kind, fields)` hears 'waiting' (what keeps the coordinator from answering, and the
     limit), 'gathering' (who is here, who is missing), 'unreachable' (whom this node cannot dial),
     'connected', 'proposed' (with what is asked of this node and the statement of trust), 'signed',
-    'started', 'progress'. Returns when all nodes are done. Raises AbortedError (whoever gave up,
+    'started', 'progress'. Returns when all nodes are done. Raises AbortedError (who gave up,
     with a code), PeerLostError, PeerTimeoutError, TransportError, PortInUseError, ContractError,
     ControlError, what the program raises, and KeyboardInterrupt on Ctrl-C or SIGTERM; the others
     are told a code in every case.

@@ -1,6 +1,6 @@
 """ZeroMQ connections: the only module that imports zmq.
 
-Guarantees: whoever connects here holds a key of the allow-list, anybody else is turned away before
+Guarantees: a peer that connects here holds a key of the allow-list, any other is turned away before
 a byte reaches our parsers; a message is bounded in size; no call waits longer than a slice, so that
 a stop flag, a deadline or a broken connection ends every wait; closing never hangs. Leaves to
 others: what messages mean (`data_plane`, `control_plane`), and the end-to-end protection of data
@@ -141,7 +141,7 @@ class Transport:
             raise TransportError("two names of the roster have the same CURVE key")
         self.allowed = dict(allowed)
         self.refused = 0
-        """Connections turned away: a key outside the allow-list, or a ticket that is none."""
+        """Connections turned away: a key outside the allow-list, or an invalid ticket."""
         self._expected: dict[bytes, dict[str, str] | None] = {}
         self._patience: dict[bytes, float] = {}
         self._change = threading.Condition()
@@ -236,7 +236,7 @@ class Transport:
         return socket
 
     def dialling(self, *, max_bytes: int, proof: bytes | Ticket) -> "zmq.Socket[bytes]":
-        """A socket that insists on the CURVE key `proof` of whoever answers, or shows a ticket."""
+        """A socket that insists on the peer's CURVE key `proof`, or shows a ticket."""
         socket = self._socket(zmq.DEALER, max_bytes)
         if isinstance(proof, Ticket):
             socket.plain_username = proof.name.encode()
@@ -398,7 +398,9 @@ class Dialled:
                     "roster there lacks its key"
                 )
             elif event in _FAILED:
-                self.trouble = f"whoever answers at {self.address} does not hold the expected key"
+                self.trouble = (
+                    f"the peer that answers at {self.address} does not hold the expected key"
+                )
             elif event == zmq.Event.DISCONNECTED and self.connected:
                 self.lost = True
 

@@ -65,7 +65,7 @@ class Dealer(Role):
     def close(self) -> None:
         self.finish()
         for name in self.names:
-            # Whoever still waits for corrections learns that its program is longer than this one.
+            # An evaluator that waits for more corrections learns that its program is longer.
             self._channel.send(name, DONE, b"")
         for index, name in enumerate(self.names):
             while self._take_credit(index, name) != DONE:

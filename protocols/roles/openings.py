@@ -46,7 +46,7 @@ class Opening(Deferred[T], ABC):
         """Add the share of another evaluator."""
 
     def finish(self) -> None:
-        """Hand the opened value to whoever waits for it, and let everything else go."""
+        """Hand the opened value to those who wait for it, and let everything else go."""
         total, shape = self._total, self._mask.shape
         assert total is not None, "there are at least two evaluators"
         self._mask = self._share = self._payload = self._total = None

@@ -6,7 +6,7 @@ look like identifiers nothing is written but the name, and no entry of fewer tha
 is written at all, but for the usual signs of a missing value (`CODES`, `SENTINELS`).
 
 A draft loads: cells are read by the loader's own rules, and the table is read a second time with
-the draft. A column that has no draft with which it loads stands there as a comment that says why;
+the draft. A column that has no draft with which it loads becomes a comment that says why;
 the table then lists it under `ignore` in its node's configuration (`Draft.source`).
 """
 

@@ -64,7 +64,7 @@ def load(
 ) -> TypedTable:
     """Read the columns `names` of the schema, in this order, and the identifiers asked for.
 
-    unique: each record stands there once, by its identifiers. alone: nobody else has these columns,
+    unique: each record appears once, by its identifiers. alone: nobody else has these columns,
     so that one without a value, or with one only, is an error; where others have them as well the
     table's owner is warned (`TypedTable.warnings`). rows: how many there must be; None: as many as
     there are. check: what cells must satisfy beyond the schema, called while lines are
@@ -151,7 +151,7 @@ def stream(
     """The columns `names` chunk by chunk, in bounded memory; other columns are left alone.
 
     records: where they lie, or all of them in memory. keep: columns of which each row's text is
-    returned as it stands there, as `TypedTable.identifiers`. What only a whole table shows is not
+    returned unchanged, as `TypedTable.identifiers`. What only a whole table shows is not
     checked. Raises DataError, with all that is wrong in the chunk.
     """
     if isinstance(records, DataFrame):
@@ -207,7 +207,7 @@ def open_table(source: Source, faults: Faults | None = None) -> Iterator[Table]:
         before.check(path)
         raise
     except BrokenPipeError:
-        raise  # of whoever shows the progress, not of the file
+        raise  # from the code that shows the progress, not from the file
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: there is no such file; correct the path of the data file"
@@ -362,7 +362,7 @@ def _check_duplicates(table: TypedTable, faults: Faults) -> None:
     faults.records(
         table.places[again],
         f"column {names}: identifies the same record as {table.where(before)}; each record may "
-        "stand there once",
+        "appear once",
     )
 
 

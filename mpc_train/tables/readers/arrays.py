@@ -46,7 +46,7 @@ ONE_CHANNEL = ("1", "L", "I", "I;16", "I;16B", "F")
 
 _UNREADABLE = f"the file that it names cannot be read as .npy, or as one of {', '.join(FORMATS)}"
 _OF_FILES = (OSError, ValueError, TypeError, EOFError, MemoryError, SyntaxError, TokenError)
-"""What NumPy raises on a file that is none of its own."""
+"""What NumPy raises on a file that it did not write."""
 _OF_PILLOW = (struct.error, zlib.error, LookupError, ArithmeticError, AttributeError, RuntimeError)
 """What Pillow raises beside these, on files that nobody foresaw."""
 

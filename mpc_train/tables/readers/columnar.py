@@ -109,7 +109,7 @@ def npz(path: Path, label: str) -> FrameTable:
         raise DataError(
             f"{label}: not an npz file of plain arrays; write it with numpy.savez, without objects"
         ) from error
-    # Two arrays may make columns of one name, which is for whoever reads them to refuse.
+    # Two arrays may make columns of one name, which the code that reads them refuses.
     try:
         series = [
             _series(str(place), name, array, label) for place, (name, array) in enumerate(columns)
@@ -148,7 +148,7 @@ _NOT_PLAIN: tuple[type[Exception], ...] = (
     *(ValueError, TypeError, OSError, AttributeError, LookupError, EOFError, MemoryError),
     *(RuntimeError, zipfile.BadZipFile, zlib.error, polars.exceptions.PolarsError),
 )
-"""What NumPy, zipfile and polars raise on what is no npz file, or none of plain arrays."""
+"""What NumPy, zipfile and polars raise on a file that is not an npz file of plain arrays."""
 
 
 def _check_archive(path: Path, label: str) -> None:

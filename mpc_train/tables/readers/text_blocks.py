@@ -1,6 +1,6 @@
 """Bytes of a text file as UTF-8 with plain line ends, block by block.
 
-1. What is no text at all (a packed file, a workbook, Parquet) is named by its first bytes.
+1. A file that is not text (a packed file, a workbook, Parquet) is named by its first bytes.
 2. The source's encoding becomes UTF-8; a mark of the byte order at the beginning is nothing.
 3. Where lines end in a carriage return alone, as old programs wrote them, that becomes a line feed.
    Which of them ends lines is decided by the first that stands outside of quotation marks.

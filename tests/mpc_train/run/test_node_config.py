@@ -228,7 +228,7 @@ def test_a_wrong_coordinator_file(tmp_path: Path, old: str, new: str, key: str) 
         ('["ann", "bob", "cleo"]', '["ann", "bob"]', "cleo would compute and is not under eval"),
         ("least_parties = 3", "least_batch_rows = 17", "a step takes 16 rows"),
         ("least_parties = 3", "least_effective_rows = 25", "24.8 rows of ann's in effect"),
-        ("least_group = 9", "least_group = 10", "are ann's, and whoever owns the others"),
+        ("least_group = 9", "least_group = 10", "are ann's, and the owner of the others"),
     ],
 )
 def test_a_job_that_breaks_the_rules_is_refused(
