@@ -27,7 +27,7 @@ ReadOption = Annotated[
     typer.Option(
         "--read",
         metavar="KEY=VALUE",
-        help="Any other key of [data] in a node's file, like thousands=. or skip_lines=2; may be "
+        help="Any other key of \\[data] in a node's file, like thousands=. or skip_lines=2; may be "
         "given several times.",
     ),
 ]
