@@ -36,7 +36,7 @@ def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
         named = _NAMED.search(message)
         if named is None or named[1] == "unknown":
             target = place if named is None else (*place, named[2])
-            found.append((_spelt(place, removed), message[:MAX_MESSAGE]))
+            found.append((_spelt(place, removed), _advised(message[:MAX_MESSAGE])))
         else:
             if (*place, named[2]) not in gone:
                 found.append((_spelt(place, removed), message[:MAX_MESSAGE]))
@@ -45,6 +45,15 @@ def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
             break
         gone.add(target)
     return found
+
+
+def _advised(message: str) -> str:
+    """The library's message, with how TOML writes what was expected where that is what is wrong."""
+    if message.startswith("Expected `array"):
+        return f'{message}; write a list: ["…"]'
+    if message.startswith(("Expected `int", "Expected `bool")) and message.endswith("got `str`"):
+        return f"{message}; write it without quotation marks"
+    return message
 
 
 def _place(key: str, tree: dict[str, Any], kind: type, said: str) -> Place:
