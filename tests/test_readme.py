@@ -254,7 +254,9 @@ def test_the_journey_of_one_organisation(tmp_path: Path) -> None:
     journey.type("mpc-train identity card > hospital-a.card")
     assert fingerprint[0] in journey.type("mpc-train roster add *.card")
     shutil.copy(ROOT / "examples" / "breast_cancer" / "job.toml", tmp_path)
-    said = journey.type("mpc-train job check job.toml")
+    shutil.copy(ROOT / "examples" / "three_machines" / "hospital-a.toml", tmp_path / "party.toml")
+    said = journey.type("mpc-train job check --config party.toml job.toml")
+    assert "allow the job to hospital-a" in said
     assert "logistic regression" in said
     assert "to hospital-a, study-office" in said
     private = (tmp_path / "home" / "hospital-a.identity").read_bytes()

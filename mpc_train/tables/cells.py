@@ -196,8 +196,11 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
             missing[bad] = _listed(text.filter(bad), column.missing)
             wrong = bad & ~missing
             if wrong.any():
+                other = "," if source.decimal == "." else "."
                 what = f"not a number (write it as 1234{source.decimal}5)"
-                if not source.thousands and _grouped(text.filter(wrong), source.decimal):
+                if _has_decimals(text.filter(wrong), other):
+                    what += f'; if {other} is the decimal sign, say so: decimal = "{other}"'
+                elif not source.thousands and _grouped(text.filter(wrong), source.decimal):
                     what += "; if digits are grouped by three, say so: thousands"
                 _refuse_text(wrong, text, what)
         elif "" in column.missing:
@@ -212,6 +215,12 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
     _refuse(np.isnan(values) & ~missing, "not a number (NaN)")
     _refuse(np.isinf(values) & ~missing, "infinite")
     return values, missing
+
+
+def _has_decimals(text: Series, sign: str) -> bool:
+    """Whether some cell looks like a number with `sign` before its fraction, and not before a group
+    of three digits."""
+    return bool(text.str.contains(rf"^[+-]?[0-9]*[{sign}](?:[0-9]{{1,2}}|[0-9]{{4,}})$").any())
 
 
 def _grouped(text: Series, decimal: str) -> bool:

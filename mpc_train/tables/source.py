@@ -249,8 +249,10 @@ def _dialect(source: Source) -> Iterator[Fault]:
         sign: str = getattr(source, key)
         if sign and (len(sign) != 1 or not sign.isascii() or sign in "\r\n\0"):
             yield key, "one ASCII character is needed"
-    if source.separator in (source.quote, source.decimal):
-        yield "delimiter", "is also the quotation mark or the decimal sign"
+    for sign, what in ((source.quote, "quotation mark"), (source.decimal, "decimal sign")):
+        if source.separator == sign:
+            default = "" if source.delimiter else " (the default)"
+            yield "delimiter", f"{sign!r}{default} is also the {what}; set what separates cells"
     if source.thousands == source.decimal:
         yield "thousands", "is also the decimal sign"
     if source.comment and source.comment in (source.separator, source.quote):

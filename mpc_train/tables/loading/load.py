@@ -13,6 +13,7 @@ logs.
 """
 
 import contextlib
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -252,20 +253,26 @@ def _check_names(
     """Note what is wrong with the columns' names; those wanted that are not there, or not once."""
     where = table.header_place
     ignored = {source_name for source_name in source.ignore if source_name not in source.rename}
-    for fault in header_faults(table, ignored, wanted):
-        faults.header(fault)
     names = set(table.names)
     missing = [name for name in wanted if name not in names and name not in fillable]
+    sign = _other_delimiter(table.names, source)
+    if missing and sign:
+        # Whatever else seems to be wrong, with renames or with fields of a line, follows from this.
+        faults.header(
+            f"{where}missing column {_list(missing)}; there is one column only, with {sign} in its "
+            f'name: is that the delimiter (delimiter = "{sign}")?'
+        )
+        faults.check()
+    for fault in header_faults(table, ignored, wanted):
+        faults.header(fault)
     extra = [name for name in table.names if name not in schema and name not in ignored]
     if missing:
         hint = f"; not in the schema: {_list(extra)}" if extra else ""
-        if len(table.names) == 1 and source.file_format == "csv":
-            hint += _delimiter_hint(table.names[0], source)
         faults.header(f"{where}missing column {_list(missing)}{hint}")
     elif extra:
         faults.header(
-            f"{where}column {_list(list(dict.fromkeys(extra)))} is not in the schema; take it out, "
-            "or list it under ignore in this node's configuration"
+            f"{where}column {_list(list(dict.fromkeys(extra)))} is not in the schema; remove it "
+            f"from the table, or list it in this node's configuration: ignore = {_toml(extra)}"
             + (' ("" is a column without a name)' if "" in extra else "")
         )
     return frozenset(name for name in wanted if table.names.count(name) != 1)
@@ -284,13 +291,12 @@ def header_faults(
     return [table.header_place + fault for fault in found]
 
 
-def _delimiter_hint(line: str, source: Source) -> str:
-    """Which delimiter the only column's name suggests, other than the one that is set."""
-    for sign in ";\t,|":
-        if sign in line and sign != source.separator:
-            said = "\\t" if sign == "\t" else sign
-            return f'; is the delimiter another one (delimiter = "{said}")?'
-    return ""
+def _other_delimiter(names: Sequence[str], source: Source) -> str:
+    """Which delimiter, other than the one that is set, a table of one column suggests; or ""."""
+    if len(names) != 1 or source.file_format != "csv":
+        return ""
+    found = [sign for sign in ";\t,|" if sign in names[0] and sign != source.separator]
+    return found[0].replace("\t", "\\t") if found else ""
 
 
 def _twice(name: str, is_wanted: bool) -> str:
@@ -303,6 +309,13 @@ def _twice(name: str, is_wanted: bool) -> str:
         f"column {name!r} appears twice; rename one, or list the name under ignore in this "
         "node's configuration"
     )
+
+
+def _toml(names: Sequence[str]) -> str:
+    """The names as a node's file lists them, where they are few."""
+    if len(names) > 5:
+        return "[…]"
+    return "[" + ", ".join(json.dumps(name, ensure_ascii=False) for name in names) + "]"
 
 
 def _list(names: Sequence[str]) -> str:
