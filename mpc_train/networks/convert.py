@@ -130,7 +130,7 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
             (result,) = node.args
             known = isinstance(result, fx.Node) and result in building.value_of
             if not known or result.meta.get("several"):
-                raise ConversionError(["output: return one tensor"])
+                raise ConversionError(building.problems or ["output: return one tensor"])
             output = building.value_of[result]
         elif is_tensor(node) and not is_idle(node):
             try:
