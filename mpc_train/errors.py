@@ -119,7 +119,8 @@ By name, so that this module need not import `parties` or `protocols` to speak o
 """
 
 REASONS: dict[str, str] = {
-    "policy": "its own rules forbid the job; ask them which",
+    "policy": "its own rules forbid the job, or nobody agreed to it there; its own error says "
+    "which",
     "contract": "the contract, the cards or the constants are not the same everywhere; its own "
     "error says what differs",
     "roster": "it lacks somebody's card, or holds another one; compare fingerprints",

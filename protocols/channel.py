@@ -1,6 +1,6 @@
 """The seam between the arithmetic and the transport.
 
-A `Channel` carries labelled frames to named peers. Whoever implements it guarantees that the
+A `Channel` carries labelled frames to named peers. An implementation guarantees that the
 frames of one peer and direction arrive once, in order, unaltered and unread by others, or that
 `receive` raises. The arithmetic guarantees that both ends expect the same label: a label names
 step, operation and stage, so that two programs that part are told apart at the first frame.

@@ -9,7 +9,7 @@
     ├── AuthenticationError     a tag, a MAC or a signature does not verify
     ├── HandshakeError          two nodes could not agree on a session
     ├── EnvelopeError           a sealed file is damaged, foreign or not for this recipient
-    ├── PointError              a list of masked items holds what is no point, or one twice
+    ├── PointError              a list of masked items holds an invalid point, or one point twice
     ├── RevealError             something asked to be revealed that the job does not list
     └── ChannelError
         ├── PeerLostError       the peer closed or its connection broke
@@ -76,7 +76,7 @@ class EnvelopeError(ProtocolError):
 
 
 class PointError(ProtocolError):
-    """A list of masked items holds what is no point of the curve, or one point twice."""
+    """A list of masked items holds an invalid point of the curve, or one point twice."""
 
     code = "point"
 

@@ -28,7 +28,8 @@ ARROWS = {
 # Rooms, each with what stands below it: a module imports its own room and rooms before it. A file
 # beside folders is a room of its own.
 ROOMS = (
-    *("protocols.errors", "protocols.channel", "protocols.canonical"),
+    *("protocols.errors", "protocols.arrays", "protocols.channel"),
+    *("protocols.canonical", "protocols.names"),
     *("protocols.ring", "protocols.sealing", "protocols.roles", "protocols.shares"),
     *("protocols.comparison", "protocols.linkage", "protocols.functions"),
     *("protocols.crypten_tensor", "protocols.crypten_tensor.layers"),
@@ -375,6 +376,38 @@ def _modules(source: Source) -> set[str]:
     return {name for _, name in source.imports}
 
 
+FOREIGN = frozenset({"_ltz", "_reset_gradients", "_get_forward_function_no_ctx", "_exit"})
+"""Names of CrypTen and of the operating system."""
+
+
+def underscores_stay_in_their_module(source: Source) -> Iterator[str]:
+    """What another module uses has no underscore."""
+    if source.owner not in PACKAGES:
+        return
+    ours = {
+        *(node.name for node in ast.walk(source.tree) if isinstance(node, _DEFINITIONS)),
+        *(
+            node.attr if isinstance(node, ast.Attribute) else node.id
+            for node in ast.walk(source.tree)
+            if isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Store)
+        ),
+    }
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute) and _private(node.attr) and node.attr not in ours:
+            yield f"{source.path}:{node.lineno}: {node.attr} belongs to another module"
+    for line, name in source.imports:
+        last = name.rpartition(".")[2]
+        if _within(name, *PACKAGES) and _private(last):
+            yield f"{source.path}:{line}: imports {last}"
+
+
+_DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
+
+
+def _private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in FOREIGN
+
+
 def printing_has_one_door(source: Source) -> Iterator[str]:
     """`printing.say` escapes what could steer a terminal; whoever prints past it forgets to."""
     if source.owner not in ("parties", "mpc_train", "launch"):
@@ -400,5 +433,6 @@ RULES: tuple[Rule, ...] = (
     masks_come_from_keyed_streams,
     printing_has_one_door,
     tables_enter_through_crypten,
+    underscores_stay_in_their_module,
     protocols_touch_no_outside_world,
 )

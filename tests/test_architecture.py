@@ -37,6 +37,7 @@ from tests.architecture import (
     rooms_rest_on_those_below,
     tables_enter_through_crypten,
     torch_load_reads_weights_only,
+    underscores_stay_in_their_module,
     zmq_has_one_module,
 )
 
@@ -117,6 +118,12 @@ CAUGHT: list[tuple[Rule, str, str]] = [
         "mpc_train/linkage/sharing.py",
         "from protocols.shares.inputs import from_evaluator",
     ),
+    (underscores_stay_in_their_module, "parties/nodes/node.py", "def f(x):\n    return x._hidden"),
+    (
+        underscores_stay_in_their_module,
+        "mpc_train/run/program.py",
+        "from mpc_train.run.memory import _trim",
+    ),
     (
         crypten_lends_no_protocol,
         "examples/crypten_script/small_network.py",
@@ -194,6 +201,11 @@ CAUGHT: list[tuple[Rule, str, str]] = [
 ]
 
 PASSES: list[tuple[Rule, str, str]] = [
+    (
+        underscores_stay_in_their_module,
+        "parties/nodes/node.py",
+        "class A:\n    def __init__(self):\n        self._b = 1\ndef c(a):\n    return a._b",
+    ),
     (
         tables_enter_through_crypten,
         "mpc_train/linkage/sharing.py",

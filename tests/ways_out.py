@@ -17,7 +17,11 @@ from dataclasses import dataclass, field
 
 from tests.architecture import PACKAGES, Rule, Source, called
 
-WIRE = ("protocols.errors", "protocols.channel", "protocols.canonical", "protocols.sealing")
+WIRE = (
+    *("protocols.errors", "protocols.arrays", "protocols.channel"),
+    *("protocols.canonical", "protocols.names"),
+    "protocols.sealing",
+)
 """What of `protocols` knows bytes and keys, and neither shares nor masks."""
 PUBLIC = (
     *(f"protocols.ring.{name}" for name in ("tiles", "products", "rational", "fixed_point")),

@@ -1,4 +1,4 @@
-"""What of a job lets its result say much about few rows, in words, for whoever decides on it.
+"""What of a job lets its result say much about few rows, in words, for those who decide on it.
 
 `job check` prints these sentences, and a node shows them before it asks a person. What public
 numbers prove, a node's rules refuse by default, and the sentence says so; what depends on the data
@@ -16,12 +16,16 @@ from mpc_train.admission.effective_rows import (
     lightest,
 )
 from mpc_train.admission.load import fewest
-from mpc_train.admission.rules import LEAST_BATCH_ROWS, LEAST_ROWS, count
+from mpc_train.admission.rules import MIN_BATCH_ROWS, MIN_ROWS, count
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import is_newton, split_sizes
 from mpc_train.jobs.training import is_frozen
 
 FEW_STEPS = 10
+FAR = 16
+"""Inputs are of the order of 1; one that may be larger can outweigh all others of its row."""
+NARROW = 10
+"""A clip to less than this part of a declared range leaves most of it alike."""
 ROWS_A_WEIGHT = 3
 """Regressions with fewer rows than this a coefficient are usually refused as saturated."""
 REFUSED = "nodes with default rules refuse it"
@@ -35,6 +39,7 @@ def cautions(job: Job) -> list[str]:
         *_of_weights(job),
         *_of_start(job),
         *_of_network(job),
+        *_of_inputs(job),
         *_of_measures(job),
     ]
 
@@ -42,7 +47,7 @@ def cautions(job: Job) -> list[str]:
 def _of_steps(job: Job) -> list[str]:
     """The sum of gradients that the result is."""
     found, rows = [], effective_rows(job)
-    if not is_newton(job) and job.train.batch_size < LEAST_BATCH_ROWS:
+    if not is_newton(job) and job.train.batch_size < MIN_BATCH_ROWS:
         found.append(f"a step takes {count(job.train.batch_size)}: {REFUSED}")
     few = _few(rows)
     for whose in few:
@@ -64,9 +69,9 @@ def _of_steps(job: Job) -> list[str]:
 
 def _few(rows: Effective) -> list[str]:
     found = [
-        f"{count(mine)} of {owner}'s" for owner, mine in rows.owners.items() if mine < LEAST_ROWS
+        f"{count(mine)} of {owner}'s" for owner, mine in rows.owners.items() if mine < MIN_ROWS
     ]
-    return [count(rows.pooled)] if rows.pooled < LEAST_ROWS else found
+    return [count(rows.pooled)] if rows.pooled < MIN_ROWS else found
 
 
 def _of_rows(job: Job) -> list[str]:
@@ -74,7 +79,7 @@ def _of_rows(job: Job) -> list[str]:
     if job.data.partition == "columns":
         return [
             "a column in which one record has a value of its own gets a weight that is about that "
-            "record: whoever brings columns can choose it"
+            "record: the owner of the columns can choose it"
         ]
     known = [name for name in job.recipients if name in job.owners]
     if len(job.owners) > 2 or not known:
@@ -91,9 +96,12 @@ def _of_weights(job: Job) -> list[str]:
     """Whose rows count more."""
     found, loss = [], job.train.loss
     if loss.balanced:
-        found.append("each class counts the same: a class of few rows counts as much as the others")
+        found.append(
+            "each class counts the same: a class of few rows counts as much as the others, and a "
+            "row that is alone in its class as much as all rows of another"
+        )
     uneven = lightest(job)
-    if uneven and 1 / uneven >= LEAST_ROWS:
+    if uneven and 1 / uneven >= MIN_ROWS:
         found.append(f"some rows count {float(1 / uneven):.0f} times as much as others, or more")
     elif not uneven:
         found.append("rows may count nothing, so that few others make up the result")
@@ -138,7 +146,7 @@ def _of_network(job: Job) -> list[str]:
     for node in job.graph.nodes:
         if node.op == "embedding":
             entries = job.graph.tensors[node.tensors["weight"]].shape[0]
-            if entries * LEAST_ROWS > rows:
+            if entries * MIN_ROWS > rows:
                 found.append(
                     f"{node.place}: a table of {entries} values for {rows} training rows, so that "
                     "an entry is about few of them"
@@ -148,8 +156,37 @@ def _of_network(job: Job) -> list[str]:
         f"{column!r} has {number} levels for {rows} training rows: the weight of a level is about "
         "the rows that have it"
         for column, number in levels.items()
-        if number * LEAST_ROWS > rows
+        if number * MIN_ROWS > rows
     ]
+    return found
+
+
+def _of_inputs(job: Job) -> list[str]:
+    """Which inputs can be about few rows, by how they are made."""
+    found, terms = [], job.pipeline.terms
+    rows = min(split_sizes(one)[0] for one in (job, *fewest(job)))
+    cells = sum(
+        all(terms[place].part != "number" for place in pair) for pair in job.pipeline.interactions
+    )
+    if cells * MIN_ROWS > rows:
+        found.append(
+            f"{cells} inputs are cells of two categories, for {rows} training rows: the weight of "
+            "a cell is about the rows in it"
+        )
+    far = {term.column: term.bound for term in terms if not term.scaled and term.bound > FAR}
+    if far:
+        found.append(
+            f"inputs of {', '.join(map(repr, far))} may be as large as {max(far.values()):g}: with "
+            "a center and scale far from what occurs, few rows can make up the result"
+        )
+    clips = {term.column: term.clip for term in terms if term.clip is not None}
+    for column, (least, most) in clips.items():
+        declared = job.schema[column].range
+        if declared is not None and (most - least) * NARROW < float(declared[1] - declared[0]):
+            found.append(
+                f"{column!r} is clipped to {least:g} … {most:g} of {declared[0]} … {declared[1]}: "
+                "rows beyond are alike, and its weight is about those within"
+            )
     return found
 
 
@@ -158,10 +195,10 @@ def _of_measures(job: Job) -> list[str]:
     found = []
     if job.reveal.metrics and job.data.partition == "rows":
         found += [
-            f"of the held-out rows {ours} are {owner}'s: whoever owns the others can subtract "
+            f"of the held-out rows {ours} are {owner}'s: the owner of the others can subtract "
             f"them; {REFUSED} at {owner}"
             for owner, ours in held_out_rows(job).items()
-            if 0 < ours < LEAST_ROWS
+            if 0 < ours < MIN_ROWS
         ]
     if job.reveal.training_loss_every:
         found.append(

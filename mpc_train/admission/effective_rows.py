@@ -46,14 +46,14 @@ Shares = NDArray[np.float64]
 Rows = NDArray[np.int64]
 RowsBetween = Callable[[int, int], float]
 
-MOST_ENTRIES = 3_000_000
+MAX_ENTRIES = 3_000_000
 """Rows times epochs that are followed one by one, the heaviest epochs first: about a second."""
-MOST_STEPS = 1 << 20
+MAX_STEPS = 1 << 20
 """Steps whose coefficients are in memory together; of longer trainings no row is followed."""
 DEVIATIONS = 6
 """Of rows that are not followed an owner's are mixed with the others' by the seed: it has its part
 of the sum, less so many standard deviations, beyond what anybody finds by trying seeds out."""
-MOST_ENDS = 8
+MAX_ENDS = 8
 """Where early stopping may end a training after more epochs than that, so many are looked at."""
 KEPT_BITS = 6
 """A gradient so small that fewer bits of it are left says little of a row."""
@@ -123,7 +123,7 @@ def row_shares(job: Job) -> Shares | None:
 
 def held_out_rows(job: Job) -> dict[str, int]:
     """How many of each owner's rows are held out; of very many rows, at least so many."""
-    if job.rows <= MOST_ENTRIES:
+    if job.rows <= MAX_ENTRIES:
         return held_out_sizes(job)
     held_out = split_sizes(job)[1]
     parts = {owner: rows / job.rows for owner, rows in job.data.rows.items()}
@@ -141,8 +141,8 @@ class _Followed:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self.rows = job.rows <= MOST_ENTRIES
-        self.epochs = MOST_ENTRIES // job.rows
+        self.rows = job.rows <= MAX_ENTRIES
+        self.epochs = MAX_ENTRIES // job.rows
         self._orders: dict[int, Rows] = {}
 
     @cached_property
@@ -257,7 +257,7 @@ def _ends(job: Job) -> list[int]:
     last, stopping = job.train.epochs, job.train.early_stopping
     every = last if stopping is None else stopping.every
     checks = range(every, last, every)
-    half = 1 if last * steps_per_epoch(job) > MOST_STEPS else MOST_ENDS // 2
+    half = 1 if last * steps_per_epoch(job) > MAX_STEPS else MAX_ENDS // 2
     if len(checks) < 2 * half:
         return [*checks, last]
     spread = [checks[len(checks) * part // half] for part in range(1, half)]
@@ -274,16 +274,16 @@ def _sums(job: Job, epochs: int, curvature: float) -> list[_Sum]:
     }
     each = steps_per_epoch(job)
     # Older steps than these count less, and leaving them out makes rows fewer, never more.
-    recent = max(1, min(epochs, MOST_STEPS // each))
+    recent = max(1, min(epochs, MAX_STEPS // each))
     for momentum in momenta - {0.0}:
-        ages = np.arange(min(recent * each, MOST_STEPS))[::-1]
+        ages = np.arange(min(recent * each, MAX_STEPS))[::-1]
         steps: Shares = np.asarray(momentum * (1 - momentum) ** ages)
-        if recent * each > MOST_STEPS:
+        if recent * each > MAX_STEPS:
             found.append(_Sum(float(steps.sum()), float((steps**2).sum()), momentum, None))
             continue
         one = _Sum.of(steps.reshape(recent, each))
         whole = np.concatenate([np.zeros((epochs - recent, each)), steps.reshape(recent, each)])
-        found.append(replace(one, steps=whole if epochs * each <= MOST_STEPS else None))
+        found.append(replace(one, steps=whole if epochs * each <= MAX_STEPS else None))
     return found
 
 
@@ -292,18 +292,18 @@ def _sum(job: Job, epochs: int, curvature: float, magnified: float) -> _Sum:
     where steps are very many, or of a part of one."""
     each = steps_per_epoch(job)
     steps = epochs * each
-    block = MOST_STEPS // each * each or MOST_STEPS
+    block = MAX_STEPS // each * each or MAX_STEPS
     state, total, squares, most = _State(), 0.0, 0.0, 0.0
     for end in range(steps, 0, -block):
         first = max(0, end - block)
         rates = _rates(job, first, end)
         found, grown = gradient_weights(job, rates, curvature, magnified, first, state)
         found = np.abs(found)
-        if steps <= MOST_STEPS:
+        if steps <= MAX_STEPS:
             return _Sum.of(found.reshape(epochs, each))
         total, squares = total * grown + found.sum(), squares * grown**2 + (found**2).sum()
         # A part of an epoch is taken for a whole one: its rows are fewer, never more.
-        tops = found.reshape(-1, each).max(axis=1) if each <= MOST_STEPS else found.max()
+        tops = found.reshape(-1, each).max(axis=1) if each <= MAX_STEPS else found.max()
         most = most * grown + float(np.sum(tops))
     return _Sum(float(total), float(squares), most, None)
 

@@ -22,7 +22,7 @@ from mpc_train.jobs.schedule import is_newton, split_sizes
 from mpc_train.networks.footprint import WORD, row_bytes
 from mpc_train.regression.scales import CHUNK_ELEMENTS
 from mpc_train.training.chunk_sizes import (
-    MOST_PAIRED_ROWS,
+    MAX_PAIRED_ROWS,
     PAIR_BYTES,
     PAIRS_AT_ONCE,
     chunk_rows,
@@ -120,6 +120,6 @@ def _evaluation(job: Job, costs: Costs) -> int:
         if metrics:
             rows = min(chunk_rows(job, metrics), held_out)
             found = max(found, rows * evaluated_bytes(job, metrics))
-        if "auc" in metrics and held_out <= MOST_PAIRED_ROWS:
+        if "auc" in metrics and held_out <= MAX_PAIRED_ROWS:
             found = max(found, PAIR_BYTES * min(held_out**2 // 2, PAIRS_AT_ONCE))
     return round(costs.chunk * found)

@@ -87,7 +87,11 @@ def _with_schema(job: Job, path: Path) -> Job:
         raise JobProblem("data.table", "is filled in; write schema = the name of a schema file")
     if not data.schema:
         return job
-    table = load_schema(path.parent / data.schema)
+    try:
+        table = load_schema(path.parent / data.schema)
+    except JobError as error:
+        # It names the schema's file, which is no key of the job's.
+        raise JobProblem("data.schema", str(error)) from error
     return msgspec.structs.replace(job, data=msgspec.structs.replace(data, schema="", table=table))
 
 

@@ -8,7 +8,6 @@ node at a time, with the limits that the protocols state.
 
 from __future__ import annotations
 
-from decimal import Decimal
 from fractions import Fraction
 from math import prod
 
@@ -18,52 +17,48 @@ from mpc_train.jobs.job import Job
 from mpc_train.networks.graph import NORMS, GraphError, Node
 from mpc_train.networks.graph_columns import columns_of
 from protocols.crypten_tensor.layers.normalisation_plan import VALUE_BITS, check_norm
+from protocols.crypten_tensor.layers.resize_plan import WEIGHT_BITS
 from protocols.errors import RangeError
 from protocols.ring.rational import mantissa
 
 NORM_LIMIT = 1 << VALUE_BITS
-MOST_EPS = 1
+MAX_EPS = 1
 """The norms over shares are sized for variances, which this hardly adds to."""
-LEAST_NORMALISED = 4
+MIN_NORMALISED = 4
 """Fewer values are now and then nearly equal, and what is left of their differences, divided by
 sqrt(eps), gives gradients hundreds of times the usual: over two or three values even PyTorch's own
 float32 and float64 end with other weights."""
 MAX_SOFTMAX = 1024
 SQUARE_BITS = 31
 """Splines square what lies between their knots; as words, knots are at most 2^31."""
+MAX_STEPS = 1024
+"""Of a recurrent layer: each takes the rounds of two functions, one after the other."""
 MAX_VOCABULARY = 4096
 """Each private number is compared with all of a table's."""
-LEAST_DROPPED = Fraction(1, 1 << 16)
+MIN_DROPPED = Fraction(1, 1 << 16)
 """`coins` have a probability of 16 bits."""
-MOST_CONSTANT = 1 << 12
+MAX_CONSTANT = 1 << 12
 """Words of this magnitude fit at every number of bits that a tensor may have."""
 SLOPE_BITS = 20
 
 
 def check_graph_ranges(job: Job) -> None:
     """Raise JobError that names the node, and what to change."""
+    columns = columns_of(job.graph)
+    _check_indices(job, columns)
     if job.model.network is None:
         return
     key = "model.module" if job.model.module else "model.graph"
-    try:
-        _check_nodes(job)
-    except GraphError as error:
-        raise JobError(f"{key}: {error}") from error
-
-
-def _check_nodes(job: Job) -> None:
     shapes = {job.graph.input_name: job.graph.input_shape}
-    columns = columns_of(job.graph)
     for node in job.graph.nodes:
-        _check(job, node, shapes[node.inputs[0]])
-        _check_constants(job, node)
-        if node.op == "embedding":
-            _check_ids(job, node, columns.get(node.inputs[0]))
-        elif node.name not in columns:
-            for name in node.inputs:
-                _check_no_index(job, node.place, columns.get(name, ()))
+        try:
+            _check(job, node, shapes[node.inputs[0]])
+            _check_constants(job, node, shapes[node.inputs[0]])
+            if node.op == "embedding":
+                _check_ids(job, node, columns.get(node.inputs[0]))
+        except GraphError as error:
+            raise JobError(f"{key}: {error}") from error
         shapes[node.name] = node.shape
-    _check_no_index(job, "the output", columns.get(job.graph.output, ()))
 
 
 def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
@@ -78,9 +73,9 @@ def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
             raise GraphError(
                 f"{node.place}: eps = {float(node.real('eps')):g} is below 2^-{f}; use a larger one"
             )
-        if node.real("eps") > MOST_EPS:
+        if node.real("eps") > MAX_EPS:
             raise GraphError(
-                f"{node.place}: eps = {float(node.real('eps')):g} is above {MOST_EPS}, as large as "
+                f"{node.place}: eps = {float(node.real('eps')):g} is above {MAX_EPS}, as large as "
                 "a variance; use a smaller one"
             )
         if node.op == "batch_norm" and not 0 <= node.real("momentum") <= 1:
@@ -95,6 +90,8 @@ def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
                 f"{node.place}: the table of 1 / x for softmax over {length} would overflow at "
                 f"fraction_bits = {f}; use {SQUARE_BITS - length.bit_length()} at most"
             )
+    elif node.op == "recurrent":
+        _check_steps(f, node)
     elif node.op == "embedding":
         rows = _table_rows(job, node)
         if rows > MAX_VOCABULARY:
@@ -103,26 +100,39 @@ def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
             )
     elif node.op == "dropout" and node.real("p"):
         dropped = node.real("p")
-        if not LEAST_DROPPED <= dropped <= 1 - LEAST_DROPPED:
+        if not MIN_DROPPED <= dropped <= 1 - MIN_DROPPED:
             raise GraphError(f"{node.place}: p = {float(dropped):g}; 0, or 2^-16 to 1 - 2^-16")
 
 
-def _check_constants(job: Job, node: Node) -> None:
+def _check_steps(f: int, node: Node) -> None:
+    """A GRU's and an RNN's states lie within ±1, an LSTM's cells within ± the number of steps."""
+    steps = node.shape[0]
+    if steps > MAX_STEPS:
+        raise GraphError(f"{node.place}: a sequence of {steps} steps; at most {MAX_STEPS}")
+    if node.settings["cell"] == "lstm" and steps << f > 1 << SQUARE_BITS:
+        raise GraphError(
+            f"{node.place}: the cells of an LSTM may reach {steps} after {steps} steps and would "
+            f"overflow at fraction_bits = {f}; use {SQUARE_BITS - steps.bit_length()} at most, or "
+            "a GRU"
+        )
+
+
+def _check_constants(job: Job, node: Node, shape: tuple[int, ...]) -> None:
     """Public numbers of a node neither overflow nor round to nothing."""
     f, limit = job.fraction_bits, job.fixed_point.activation_limit
     if node.op == "scale":
         factor = abs(node.real("factor"))
-        if factor > MOST_CONSTANT:
+        if factor > MAX_CONSTANT:
             raise GraphError(
                 f"{node.place}: a factor of {float(factor):g} would overflow, at most "
-                f"{MOST_CONSTANT}; scale the weights before it instead"
+                f"{MAX_CONSTANT}; scale the weights before it instead"
             )
         if factor and factor < Fraction(1, 1 << f):
             raise GraphError(
                 f"{node.place}: a factor of {float(factor):g} leaves nothing at fraction_bits = {f}"
             )
-    elif node.op in ("shift", "fill"):
-        summand = node.real("summand" if node.op == "shift" else "value")
+    elif node.op == "shift":
+        summand = node.real("summand")
         if abs(summand) > limit:
             raise GraphError(
                 f"{node.place}: a summand of {float(summand):g} is beyond "
@@ -134,50 +144,53 @@ def _check_constants(job: Job, node: Node) -> None:
             )
     elif node.op == "clamp":
         low, high = node.real("low"), node.real("high")
-        if not -MOST_CONSTANT <= low < high <= MOST_CONSTANT:
+        if not -MAX_CONSTANT <= low < high <= MAX_CONSTANT:
             raise GraphError(
                 f"{node.place}: limits of {float(low):g} and {float(high):g}; the first is the "
-                f"lower one, and both lie within ±{MOST_CONSTANT}"
+                f"lower one, and both lie within ±{MAX_CONSTANT}"
             )
         if round(low * (1 << f)) == round(high * (1 << f)):
             raise GraphError(
                 f"{node.place}: limits of {float(low):g} and {float(high):g} are the same at "
                 f"fraction_bits = {f}"
             )
-    elif node.op == "elu":
-        alpha = node.real("alpha")
-        if not 0 <= alpha <= limit:
-            raise GraphError(
-                f"{node.place}: alpha = {float(alpha):g}; 0 to fixed_point.activation_limit = "
-                f"{limit}"
-            )
-        if not round(alpha * (1 << f)):
-            raise GraphError(
-                f"{node.place}: alpha = {float(alpha):g} is nothing at fraction_bits = {f}; use "
-                "ReLU"
-            )
     elif node.op == "leaky_relu":
         slope = abs(node.real("slope"))
-        shift = mantissa(slope, SLOPE_BITS)[1] if slope <= MOST_CONSTANT else 0
+        shift = mantissa(slope, SLOPE_BITS)[1] if slope <= MAX_CONSTANT else 0
         grown = f + shift + bit_length(Fraction(limit) * max(slope, Fraction(1)))
-        if slope > MOST_CONSTANT or grown > WORD_BITS:
+        if slope > MAX_CONSTANT or grown > WORD_BITS:
             raise GraphError(
                 f"{node.place}: a slope of {float(slope):g} needs more than {WORD_BITS} bits at "
                 f"fraction_bits = {f}; use 0, or one nearer to 1"
             )
-    elif node.op == "average_pool" and not 0 <= node.count("divisor") <= MOST_CONSTANT * limit:
+    elif node.op == "resize":
+        # Backward, an element gets the gradients of all that it is a neighbour of.
+        most = prod(
+            2 * -(-size // was) + 2 for size, was in zip(node.shape[1:], shape[1:], strict=True)
+        )
+        if f + WEIGHT_BITS + bit_length(Fraction(limit * most)) > WORD_BITS:
+            raise GraphError(
+                f"{node.place}: interpolation from {list(shape)} to {list(node.shape)} needs more "
+                f"than {WORD_BITS} bits at fraction_bits = {f}; enlarge in smaller steps"
+            )
+    elif node.op == "average_pool" and not 0 <= node.count("divisor") <= MAX_CONSTANT * limit:
         raise GraphError(f"{node.place}: a divisor of {node.count('divisor')}")
 
 
-def _check_no_index(job: Job, place: str, columns: tuple[int, ...]) -> None:
-    """The number of a level says nothing by its size, and is not bounded as other inputs are."""
+def _check_indices(job: Job, columns: dict[str, tuple[int, ...]]) -> None:
+    """The number of a level goes into an Embedding alone: a layer that multiplies it would take the
+    order of the levels for a quantity."""
     terms = job.pipeline.terms
-    found = [terms[one].name for one in columns if one < len(terms) and terms[one].part == "index"]
-    if found:
-        raise GraphError(
-            f"{place}: takes {found[0]!r}, the number of a level: look it up in an Embedding, and "
-            "take the other columns by slices"
-        )
+    indices = {place for place, term in enumerate(terms) if term.part == "index"}
+    for node in job.graph.nodes if indices else ():
+        if node.op == "embedding" or node.name in columns:
+            continue
+        for place in sorted(indices & {k for name in node.inputs for k in columns.get(name, ())}):
+            raise JobError(
+                f"prepare.columns.{terms[place].column}.encoding: the number of a level is for an "
+                f"Embedding, and {node.place} takes it as a quantity; leave encoding out there, or "
+                "give the column to an Embedding alone"
+            )
 
 
 def _check_ids(job: Job, node: Node, columns: tuple[int, ...] | None) -> None:
@@ -196,24 +209,21 @@ def _check_ids(job: Job, node: Node, columns: tuple[int, ...] | None) -> None:
     for place in columns:
         term = terms[place] if place < len(terms) else None
         if term is not None and term.part == "index":
-            if term.last > last:
+            if term.bound > last:
                 raise GraphError(
-                    f"{node.place}: column {term.column!r} has the numbers 0 to {term.last}, the "
-                    f"table rows 0 to {last}: write Embedding({term.last + 1}, …)"
+                    f"{node.place}: column {term.column!r} has the numbers 0 to "
+                    f"{int(term.bound)}, and the table the rows 0 to {last}: make it "
+                    f"{int(term.bound) + 1} rows long"
                 )
             continue
-        if term is not None and term.part == "level":
-            raise GraphError(
-                f"{node.place}: {names[place]!r} is one input a level: write encoding = "
-                f'"index" under [prepare.columns.{term.column}]'
-            )
         if term is None or term.part != "number" or term.secret or term.power != 1 or term.log:
+            levels = term is not None and term.part == "level"
+            advice = '; give its column encoding = "index" in [prepare]' if levels else ""
             raise GraphError(
                 f"{node.place}: {names[place]!r} chooses rows of a table, and is not a number as "
-                "it stands in the file"
+                f"it stands in the file{advice}"
             )
-        column = job.schema[term.column]
-        declared = (Decimal(0), Decimal(1)) if column.kind == "boolean" else column.range
+        declared = job.schema[term.column].range
         if declared is None or not all(
             0 <= (Fraction(end) - Fraction(term.center)) / Fraction(term.scale) <= last
             for end in declared
@@ -234,14 +244,14 @@ def _check_count(job: Job, node: Node, shape: tuple[int, ...]) -> None:
     if node.op == "batch_norm":
         positions = prod(shape[1:])
         count = job.train.batch_size * positions
-        advice = f"train.batch_size = {-(-LEAST_NORMALISED // positions)} at least"
+        advice = f"train.batch_size = {-(-MIN_NORMALISED // positions)} at least"
     elif node.op == "layer_norm":
         count = prod(shape[-node.count("axes") :])
-        advice = f"normalise over {LEAST_NORMALISED} at least"
+        advice = f"normalise over {MIN_NORMALISED} at least"
     else:
         count = prod(shape) // node.count("groups")
-        advice = f"use groups of {LEAST_NORMALISED} values at least"
-    if count < LEAST_NORMALISED:
+        advice = f"use groups of {MIN_NORMALISED} values at least"
+    if count < MIN_NORMALISED:
         raise GraphError(
             f"{node.place}: {node.op} over {count} value{'s' * (count > 1)} cannot be repeated "
             f"exactly, in PyTorch neither; {advice}"

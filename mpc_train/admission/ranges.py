@@ -23,13 +23,16 @@ from mpc_train.base.bounds import WORD_BITS, bit_length
 from mpc_train.checks.check_regression import check_newton_ranges
 from mpc_train.checks.check_reveal import check_own_rows
 from mpc_train.errors import JobError
-from mpc_train.jobs.schedule import distinct_rates, is_newton
+from mpc_train.jobs.schedule import distinct_rates, is_newton, split_sizes
 from mpc_train.jobs.training import SOFTMAX_CLASSES, loss_name
-from mpc_train.training.rates import rate
+from mpc_train.training.rates import rate, weight_bits
 from protocols.ring.rational import exponential
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
+
+MIN_WEIGHT_BITS = 12
+"""A class of half the rows has a weight of 1, and those of others are above 1 / classes."""
 
 
 def check_ranges(job: Job) -> None:
@@ -56,6 +59,12 @@ def check_ranges(job: Job) -> None:
         return
     if job.weight:
         _check_weighted(job)
+    if job.train.loss.balanced and weight_bits(job) < MIN_WEIGHT_BITS:
+        raise JobError(
+            f"train.loss.balanced: weights of classes among {split_sizes(job)[0]} training rows "
+            f"would have {weight_bits(job)} fractional bits, {MIN_WEIGHT_BITS} at least are "
+            "needed; lower fixed_point.fraction_bits"
+        )
     check_graph_ranges(job)
     check_training(job)
     rates = [rate(job, epoch, step) for epoch, step in distinct_rates(job)]

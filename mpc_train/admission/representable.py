@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.training.optimizers.moments import Moments
 
-MOST_ERROR = Fraction(1, 16)
-LEAST_MANTISSA = 1 << 7
+MAX_ERROR = Fraction(1, 16)
+MIN_MANTISSA = 1 << 7
 """The factors of gradients that are brought to one scale have at least 8 bits."""
 
 
 def _held(key: str, value: Fraction, rounded: Fraction, most: Fraction | None = None) -> None:
     """Raise JobError unless `rounded` is near `value`; most: what a sixteenth is taken of."""
-    if abs(rounded - value) > MOST_ERROR * abs(value if most is None else most):
+    if abs(rounded - value) > MAX_ERROR * abs(value if most is None else most):
         raise JobError(
             f"{key}: {float(value):g} is too small for this job's numbers and would count as "
             f"{float(rounded):g}; write 0, or a larger one, or use more fraction_bits"
@@ -181,7 +181,7 @@ def _check_together(key: str, finenesses: list[Fraction], scale: Fraction, limit
         wholes, _ = brought_together(finenesses, scale, limit)
     except RangeError:
         wholes = [0]
-    if min(wholes) < LEAST_MANTISSA:
+    if min(wholes) < MIN_MANTISSA:
         raise JobError(
             f"{key}: gradients of so many bits do not fit the ring beside fixed_point."
             f"gradient_limit = {float(limit):g}; lower it, or use smaller batches or fewer "
@@ -193,10 +193,11 @@ def check_penalties(job: Job) -> None:
     """Raise JobError where a penalty of a regression comes to nothing."""
     settings, sizes = job.train.optimizer, sizes_of(job)
     share = Fraction(sizes.bounds.rows, 1 << sizes.count)
-    ridge = Fraction(settings.l2) * share / (1 << sizes.diagonal)
+    diagonal = Fraction(2) ** sizes.diagonal
+    ridge = Fraction(settings.l2) * share / diagonal
     pull = Fraction(settings.l2) * share * Fraction(2) ** (sizes.gradient_bits - sizes.gradient)
     longest = HEADROOM_BITS - 2 - PENALTY_BITS - COEFFICIENT_BITS
     for value, bits in ((ridge, sizes.moment_bits), (pull, longest)):
         _held("train.optimizer.l2", value, _words(value, bits))
-    sparse = Fraction(settings.l1) * share / (1 << sizes.diagonal)
+    sparse = Fraction(settings.l1) * share / diagonal
     _held("train.optimizer.l1", sparse, _words(sparse, WORD_BITS // 2))

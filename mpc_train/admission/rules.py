@@ -32,10 +32,10 @@ ALL_MODELS: tuple[ModelKind, ...] = (
     "poisson",
     "gamma",
 )
-LEAST_ROWS = 10
+MIN_ROWS = 10
 """Fewest rows that anything may be said of: the threshold that statistical offices use for the
 cells of a table."""
-LEAST_BATCH_ROWS = 8
+MIN_BATCH_ROWS = 8
 """Batches of 8 are the smallest that are in common use."""
 
 
@@ -61,14 +61,15 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Fewest owners of data: with two, each can subtract its own part from a total."""
     least_test_rows: int = 20
     """Fewest rows that a metric is taken over."""
-    least_group: int = LEAST_ROWS
-    """Fewest rows of a group that a metric is revealed of (`reveal.least_group` of the job), and
-    fewest of our own rows among those of a metric, if any: others can subtract theirs."""
-    least_batch_rows: int = LEAST_BATCH_ROWS
+    least_group: int = MIN_ROWS
+    """Fewest rows of a group that a metric is revealed of, and whose mean stands in missing cells
+    (`reveal.least_group` of the job), and fewest of our own rows among those of a metric, if any:
+    others can subtract theirs."""
+    least_batch_rows: int = MIN_BATCH_ROWS
     """Fewest rows of a step."""
-    least_effective_rows: int = LEAST_ROWS
+    least_effective_rows: int = MIN_ROWS
     """Fewest rows, and rows of ours, that the result is made of in effect (`effective_rows`)."""
-    least_difference: int = LEAST_ROWS
+    least_difference: int = MIN_ROWS
     """Fewest of our rows by which two jobs over one table may differ that train, or are measured,
     on other rows of it: the difference of their results is about those."""
     repeats: int = 1
@@ -168,9 +169,12 @@ def _check_least(broken: _Broken) -> None:
     if metrics or disclosed_on_the_way(job):
         least = reveal.least_test_rows
         broken.fewer("least_test_rows", least, f"metrics are allowed over {least} rows")
+    least = reveal.least_group
     if not metrics <= UNGROUPED:
-        least = reveal.least_group
         broken.fewer("least_group", least, f"metrics are allowed of groups of {least} rows")
+    if job.pipeline.filled:
+        what = f"means that stand in missing cells are allowed of {least} rows"
+        broken.fewer("least_group", least, what)
     if not is_newton(job):
         batch = job.train.batch_size
         broken.fewer("least_batch_rows", batch, f"a step takes {count(batch)}")
@@ -183,7 +187,7 @@ def _check_ours(broken: _Broken) -> None:
         ours = held_out_rows(job)[broken.me]
         if ours:
             what = f"of the rows that metrics are taken over only {ours} are {broken.me}'s, and "
-            broken.fewer("least_group", ours, what + "whoever owns the others can subtract them")
+            broken.fewer("least_group", ours, what + "the owner of the others can subtract them")
 
 
 def _check_sum(broken: _Broken) -> None:

@@ -27,7 +27,7 @@ MAX_SHOWN = 80
 MAX_MESSAGE = 2_000
 """Libraries repeat what they were given, whole."""
 
-MOST_FAULTS = 20
+MAX_FAULTS = 20
 """So many faults of one file are listed."""
 
 MAX_EXPONENT = 30
@@ -112,9 +112,9 @@ def all_at(
     each = [str(at(error, path, text, key, message)) for key, message in faults]
     if len(each) == 1:
         return error(each[0])
-    shown = [f"{path}: {len(each)} things are wrong:", *each[:MOST_FAULTS]]
-    if len(each) > MOST_FAULTS:
-        shown.append(f"and {len(each) - MOST_FAULTS} more")
+    shown = [f"{path}: {len(each)} things are wrong:", *each[:MAX_FAULTS]]
+    if len(each) > MAX_FAULTS:
+        shown.append(f"and {len(each) - MAX_FAULTS} more")
     return error("\n  ".join(shown))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-MOST_SHAPE_FAULTS = 20
+MAX_SHAPE_FAULTS = 20
 MAX_MESSAGE = 2_000
 """The library repeats what it was given, whole."""
 
@@ -25,17 +25,18 @@ def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     gone: set[Place] = set()
     removed: dict[Place, list[int]] = {}
-    while len(found) < MOST_SHAPE_FAULTS:
+    while len(found) < MAX_SHAPE_FAULTS:
         try:
             msgspec.convert(tree, kind)
             break
         except msgspec.ValidationError as error:
-            message, _, key = str(error).partition(" - at `")
-        place = _place(key.rstrip("`"))
+            said = str(error)
+        message, _, key = said.partition(" - at `")
+        place = _place(key.rstrip("`"), tree, kind, said)
         named = _NAMED.search(message)
         if named is None or named[1] == "unknown":
             target = place if named is None else (*place, named[2])
-            found.append((_spelt(place, removed), message[:MAX_MESSAGE]))
+            found.append((_spelt(place, removed), _advised(message[:MAX_MESSAGE])))
         else:
             if (*place, named[2]) not in gone:
                 found.append((_spelt(place, removed), message[:MAX_MESSAGE]))
@@ -46,14 +47,53 @@ def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
     return found
 
 
-def _place(key: str) -> Place:
-    """A path as the library writes it; one that ends within a table ends at that table."""
+def _advised(message: str) -> str:
+    """The library's message, with how TOML writes what was expected where that is what is wrong."""
+    if message.startswith("Expected `array"):
+        return f'{message}; write a list: ["…"]'
+    if message.startswith(("Expected `int", "Expected `bool")) and message.endswith("got `str`"):
+        return f"{message}; write it without quotation marks"
+    return message
+
+
+def _place(key: str, tree: dict[str, Any], kind: type, said: str) -> Place:
+    """A path as the library writes it. Where it says [...] for a key of a table, that key is looked
+    for; one that is not found ends the path there. said: the whole error of `tree` as a `kind`."""
     found: list[str | int] = []
-    for name, index in _PART.findall(key):
-        if not name and not index:
-            break
-        found.append(name or int(index))
+    within: Any = tree
+    narrowed: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    try:
+        for name, index in _PART.findall(key):
+            part: str | int | None = name or (int(index) if index else None)
+            if part is None and isinstance(within, dict):
+                narrowed.append((within, dict(within)))
+                part = _entry(within, tree, kind, said)
+            if part is None:
+                break
+            found.append(part)
+            try:
+                within = within[part]
+            except (LookupError, TypeError):
+                within = None
+    finally:
+        for table, entries in narrowed:
+            table.clear()
+            table.update(entries)
     return tuple(found)
+
+
+def _entry(table: dict[str, Any], tree: dict[str, Any], kind: type, said: str) -> str | None:
+    """The key of `table`, which stands in `tree`, that the error comes from. Leaves only that one
+    there, so that a deeper [...] is looked for in the same entry."""
+    for key, value in tuple(table.items()):
+        table.clear()
+        table[key] = value
+        try:
+            msgspec.convert(tree, kind)
+        except msgspec.ValidationError as error:
+            if str(error) == said:
+                return key
+    return None
 
 
 def _spelt(place: Place, removed: dict[Place, list[int]]) -> str:

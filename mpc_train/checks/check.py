@@ -5,7 +5,6 @@ instead. The checks run wherever a job enters: at the file, and again at every n
 it from the coordinator.
 """
 
-import re
 from math import prod
 
 from mpc_train.base.problem import JobProblem, Problems, no_duplicates
@@ -19,9 +18,8 @@ from mpc_train.networks.carried import check_carried
 from mpc_train.networks.graph import GraphError
 from mpc_train.networks.head import check_head
 from mpc_train.tables.spelling import entry_of
+from protocols.names import MAX_ROLE_NAMES, NAME
 
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
-MAX_NODES = 64
 MAX_WIDTH = 65_536
 MAX_CLASSES = 1_000
 MAX_WEIGHTS = 1 << 26
@@ -31,7 +29,7 @@ MAX_VALUES = 1 << 25
 MAX_LIMIT = 1 << 20
 MAX_BODY_BYTES = 1 << 20
 """What a node accepts as the body of a proposed contract."""
-LEAST_FRACTION_BITS, MOST_FRACTION_BITS = 12, 26
+MIN_FRACTION_BITS, MAX_FRACTION_BITS = 12, 26
 """Below 12 bits gradients round to nothing; above 26 a product of two values of 2^5 overflows."""
 
 
@@ -85,8 +83,8 @@ def _check_roles(job: Job) -> None:
         for name in names:
             _check_name(f"job.{key}", name)
         no_duplicates(f"job.{key}", names)
-        if len(names) > MAX_NODES:
-            raise JobProblem(f"job.{key}", f"at most {MAX_NODES} names")
+        if len(names) > MAX_ROLE_NAMES:
+            raise JobProblem(f"job.{key}", f"at most {MAX_ROLE_NAMES} names")
     _check_name("job.dealer", roles.dealer)
     if roles.dealer in roles.evaluators:
         raise JobProblem(
@@ -135,7 +133,7 @@ def _check_model(job: Job) -> None:
             )
     if classifier and (label.center != 0 or label.scale != 1 or label.range):
         raise JobProblem("data.label.scale", "a class has no center, scale or range; remove them")
-    low, high = LEAST_FRACTION_BITS, MOST_FRACTION_BITS
+    low, high = MIN_FRACTION_BITS, MAX_FRACTION_BITS
     if not low <= job.fraction_bits <= high:
         raise JobProblem("fixed_point.fraction_bits", f"between {low} and {high}")
     for key in ("activation_limit", "gradient_limit"):
@@ -158,13 +156,6 @@ def _check_network(job: Job) -> None:
     """The researcher's own network fits the columns and the kind."""
     model, network = job.model, job.model.network
     if network is None:
-        for term in job.pipeline.terms:
-            if term.part == "index":
-                raise JobProblem(
-                    f"prepare.columns.{term.column}.encoding",
-                    'the number of a level means nothing to this model: write encoding = "levels", '
-                    "or give it to a network of your own that looks it up in an Embedding",
-                )
         for key in ("module", "graph", "input_shape"):
             if getattr(model, key):
                 raise JobProblem(f"model.{key}", "the network that it stands for is missing")

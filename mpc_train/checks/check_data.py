@@ -15,7 +15,7 @@ from mpc_train.tables.schema import Schema, check_schema
 MAX_FEATURES = 100_000
 MAX_AXES = 4
 MAX_ROWS = 100_000_000
-MOST_WEIGHT = 64
+MAX_WEIGHT = 64
 """A row counts at most so many times, as a class does."""
 
 
@@ -185,10 +185,10 @@ def _check_weight(job: Job) -> None:
             key, f"{weight.name!r} may be missing by the schema; a weight is not, remove the codes"
         )
     if column.range is None:
-        raise JobProblem(f"{key}.range", f"declare it: weights lie within 0 to {MOST_WEIGHT}")
+        raise JobProblem(f"{key}.range", f"declare it: weights lie within 0 to {MAX_WEIGHT}")
     least, most = (number(f"{key}.range", end) for end in column.range)
-    if not 0 <= least < most <= MOST_WEIGHT:
-        raise JobProblem(f"{key}.range", f"[least, largest] within 0 to {MOST_WEIGHT}")
+    if not 0 <= least < most <= MAX_WEIGHT:
+        raise JobProblem(f"{key}.range", f"[least, largest] within 0 to {MAX_WEIGHT}")
     train, reveal = job.train, job.reveal
     for where, asked in {
         "train.early_stopping": train.early_stopping is not None,

@@ -59,8 +59,8 @@ def _check_identifiers(job: Job, key: str, link: Join | Duplicates) -> None:
     if apart:
         raise JobProblem(
             "job.evaluators",
-            f"{', '.join(apart)} brings identifiers and does not evaluate; whoever links records "
-            "evaluates, and somebody without records deals",
+            f"{', '.join(apart)} provides identifiers and does not evaluate; an owner that links "
+            "records evaluates, and somebody without records deals",
         )
     if max(job.data.rows.values(), default=0) > MAX_LINKED_ROWS:
         raise JobProblem("data.rows", f"at most {MAX_LINKED_ROWS} rows of an owner can be linked")

@@ -10,10 +10,10 @@ from mpc_train.regression.scales import check_weighted
 from mpc_train.regression.settings import bounds_of, sizes_of
 from protocols.errors import RangeError
 
-MOST_STEPS = 100
+MAX_STEPS = 100
 
 
-MOST_INPUTS = 300
+MAX_INPUTS = 300
 
 
 def check_kind(job: Job) -> None:
@@ -43,17 +43,17 @@ def check_newton(job: Job) -> None:
             raise JobProblem(
                 f"train.optimizer.{key}", "newton has no such key; remove it, or write l2"
             )
-    if not 0 <= settings.steps <= MOST_STEPS:
-        raise JobProblem("train.optimizer.steps", f"between 1 and {MOST_STEPS}")
+    if not 0 <= settings.steps <= MAX_STEPS:
+        raise JobProblem("train.optimizer.steps", f"between 1 and {MAX_STEPS}")
     for key in ("l1", "l2"):
         if not 0 <= number(f"train.optimizer.{key}", getattr(settings, key)) <= 100:
             raise JobProblem(f"train.optimizer.{key}", "between 0 and 100")
     _check_logarithmic(job)
     if job.reveal.training_loss_every:
         raise JobProblem("reveal.training_loss_every", "newton has no batches; remove it")
-    if job.widths[0] > MOST_INPUTS:
+    if job.widths[0] > MAX_INPUTS:
         raise JobProblem(
-            "train.optimizer.name", f"at most {MOST_INPUTS} inputs, the job has {job.widths[0]}"
+            "train.optimizer.name", f"at most {MAX_INPUTS} inputs, the job has {job.widths[0]}"
         )
     if job.reveal.statistics:
         if settings.l1 or settings.l2:

@@ -9,9 +9,9 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.reveal import METRICS, Metric
 from mpc_train.jobs.schedule import fold_jobs, held_out_sizes, is_newton, split_sizes
 
-MOST_DECIMALS = 4
-MOST_BINS = 50
-MOST_FOLDS = 20
+MAX_DECIMALS = 4
+MAX_BINS = 50
+MAX_FOLDS = 20
 COUNTS = ("accuracy", "confusion")
 """Metrics that can have noise."""
 
@@ -37,7 +37,7 @@ def check_bounds(job: Job) -> None:
     """Raise JobProblem with the numbers of `[reveal]` that are out of bounds, whatever else the job
     says."""
     reveal, found = job.reveal, Problems()
-    decimals = reveal.decimals is None or 0 <= reveal.decimals <= MOST_DECIMALS
+    decimals = reveal.decimals is None or 0 <= reveal.decimals <= MAX_DECIMALS
     for key, is_sound, what in (
         (
             "reveal.least_test_rows",
@@ -45,8 +45,8 @@ def check_bounds(job: Job) -> None:
             "at least 2: a metric of one row is the row",
         ),
         ("reveal.least_group", 1 <= reveal.least_group <= 1_000_000, "between 1 and 1000000 rows"),
-        ("reveal.decimals", decimals, f"between 0 and {MOST_DECIMALS}"),
-        ("reveal.bins", 2 <= reveal.bins <= MOST_BINS, f"between 2 and {MOST_BINS}"),
+        ("reveal.decimals", decimals, f"between 0 and {MAX_DECIMALS}"),
+        ("reveal.bins", 2 <= reveal.bins <= MAX_BINS, f"between 2 and {MAX_BINS}"),
         ("reveal.training_loss_every", reveal.training_loss_every >= 0, "at least 0; 0: none"),
         ("data.fold", not job.data.fold, "is filled in during a run; remove it"),
     ):
@@ -130,8 +130,8 @@ def _fewest_groups(job: Job, metric: str) -> int:
 
 def _check_folds(job: Job) -> None:
     reveal, key = job.reveal, "reveal.folds"
-    if not 2 <= reveal.folds <= MOST_FOLDS:
-        raise JobProblem(key, f"between 2 and {MOST_FOLDS}")
+    if not 2 <= reveal.folds <= MAX_FOLDS:
+        raise JobProblem(key, f"between 2 and {MAX_FOLDS}")
     if not reveal.metrics:
         raise JobProblem(key, "there is no metric to take the mean of")
     for what, there in (

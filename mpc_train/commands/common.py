@@ -63,7 +63,7 @@ def reporting(output: Format = Format.text) -> Iterator[None]:
         raise
     except BaseException as error:
         if isinstance(error, BrokenPipeError) and error.filename is None:
-            _close_stdout()  # whoever read our output has read enough: `… | head`
+            _close_stdout()  # the reader of our output has read enough: `… | head`
             raise typer.Exit(1) from None
         name, code, status = classify(error)
         message = error_escaped(explain(error))

@@ -22,6 +22,7 @@ from mpc_train.commands.common import (
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
+    from mpc_train.run.node_config import NodeConfig
 
 job = typer.Typer(no_args_is_help=True, help="Job files.")
 
@@ -33,13 +34,17 @@ def job_check(
         Path | None,
         typer.Option(help="Cards that all names of the job must have; default: none, or a look."),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="This node's own file: whether its rules allow the job, too."),
+    ] = None,
     home: HomeOption = None,
     output: FormatOption = Format.text,
 ) -> None:
     """Validate a job and say what is computed, what is revealed, and to whom.
 
     Where there is a roster in the home, names of the job without a card in it are pointed out; with
-    --roster they are an error.
+    --roster they are an error. With --config the home and the roster are those of the node's file.
     """
     with reporting(output):
         from mpc_train.admission.cautions import cautions
@@ -51,7 +56,11 @@ def job_check(
         from parties.agreement.contract import Roles, describe_trust
 
         checked = load_job(path)
-        unknown = _without_card(checked, roster, home_of(home))
+        node = None if config is None else _allowing(config, checked)
+        if node is None:
+            unknown = _without_card(checked, roster, home_of(home))
+        else:
+            unknown = _without_card(checked, roster, node.place.home, node.place.roster)
         trust = describe_trust(
             Roles(checked.owners, checked.evaluators, checked.dealer, checked.recipients)
         )
@@ -77,15 +86,36 @@ def job_check(
         say("\n".join([describe(checked), *beware(checked), "", trust]))
         for line in unknown.values():
             say(f"Warning {line}")
+        if node is not None:
+            say(f"The rules of {node.path} allow the job to {node.place.name}.")
 
 
-def _without_card(job: "Job", given: Path | None, home: Path) -> dict[str, str]:
+def _allowing(config: Path, job: "Job") -> "NodeConfig":
+    """Return the node's file if its rules allow the job; raise RefusedError with all that they
+    forbid. What the node has revealed before, and whether somebody agrees, is asked at the run."""
+    from mpc_train.admission.rules import check_rules
+    from mpc_train.errors import ConfigError
+    from mpc_train.run.node_config import load_node_config
+
+    node = load_node_config(config)
+    if node.place.name not in job.nodes:
+        raise ConfigError(
+            f"{config}: {node.place.name} is no node of the job {job.name}; its nodes are "
+            + ", ".join(job.nodes)
+        )
+    check_rules(node.rules, job, node.place.name)
+    return node
+
+
+def _without_card(
+    job: "Job", given: Path | None, home: Path, configured: Path | None = None
+) -> dict[str, str]:
     """The names of the job without a card in the roster, each with a line about it; RosterError
-    for them if the roster was `given`."""
+    for them if the roster was `given`. configured: where a node's file says that the roster is."""
     from parties.errors import RosterError
     from parties.keys.roster import Roster
 
-    place = given or home / "roster"
+    place = given or configured or home / "roster"
     if given is None and not place.exists():
         return {}
     known = Roster.load(place)

@@ -183,7 +183,7 @@ def _node(
             said = {**result.summary, **found.printed(), **own}
             emit({"status": "ok", **said, "learnt": known, "sealed": sealed})
             return
-        say("The run has ended well.")
+        say("Run finished.")
         say(f"Learnt by {settings.place.name}: {', '.join(known) or 'nothing'}")
         for name, value in found.own.metrics.items():
             shown = metric(name, value, found.own.reasons)

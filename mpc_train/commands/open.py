@@ -108,7 +108,7 @@ def open_file(
     model = open_model(bytes(blob), recipient=vault.card.name, private=vault, cards=cards, job=job)
     try:
         private_directory(out)
-        # The manifest last: whoever sees it finds the model that it speaks of.
+        # The manifest last: when it is there, so is the model that it describes.
         for name, content in model.files.items():
             if name != MANIFEST_FILE:
                 write_atomic(out / name, content)

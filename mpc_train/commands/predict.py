@@ -19,6 +19,7 @@ from mpc_train.commands.table_options import (
     EncodingOption,
     ReadOption,
     given_source,
+    source_like,
 )
 from mpc_train.errors import ConfigError
 from parties.files import atomic_file
@@ -44,6 +45,10 @@ def predict_command(
             metavar="COLUMN",
             help="A column to keep beside the predictions; may be given several times.",
         ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A node's own file: TABLE is written as the job's table there."),
     ] = None,
     delimiter: DelimiterOption = "",
     encoding: EncodingOption = "",
@@ -79,12 +84,19 @@ def predict_command(
             "date_pivot": date_pivot,
             "array_folder": array_folder,
         }
+        if config is not None and (
+            read or any(named[key] for key in named.keys() - {"array_folder"})
+        ):
+            raise ConfigError("--config says how the table is written; leave the other options out")
+        # What is wrong with options is said before a model is read.
         source = given_source(table, named, read)
         predictor = load_predictor(model)
+        if config is not None:
+            source = source_like(config, predictor.job, source)
         kept = tuple(map(name_of, ids or ()))
         predictor.check_ids(kept)
         if out is None:
-            # Whoever reads along takes every line for a prediction: none before all are right.
+            # A reader takes every line for a prediction: none is written before all are right.
             with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as waiting:
                 rows = write_records(predictor, source, waiting, form, kept)
                 waiting.seek(0)
@@ -98,7 +110,7 @@ def predict_command(
                 with atomic_file(out) as stream:
                     file = io.TextIOWrapper(stream, encoding="utf-8", newline="")
                     rows = write_records(predictor, source, file, form, kept)
-                    file.detach()  # flushes; the stream is closed by whoever opened it
+                    file.detach()  # flushes; the stream is closed by the code that opened it
             except OSError as error:
                 raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
         if output is Format.json:

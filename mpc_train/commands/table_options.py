@@ -13,6 +13,7 @@ import typer
 from mpc_train.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
     from mpc_train.tables.source import Source
 
 DelimiterOption = Annotated[str, typer.Option(help="CSV: the sign between cells.")]
@@ -27,7 +28,7 @@ ReadOption = Annotated[
     typer.Option(
         "--read",
         metavar="KEY=VALUE",
-        help="Any other key of [data] in a node's file, like thousands=. or skip_lines=2; may be "
+        help="Any other key of \\[data] in a node's file, like thousands=. or skip_lines=2; may be "
         "given several times.",
     ),
 ]
@@ -58,6 +59,44 @@ def given_source(file: Path, named: dict[str, str | int], read: list[str] | None
     except SourceProblem as problem:
         said = "\n  ".join(f"{key}: {message}" for key, message in problem.faults)
         raise ConfigError(f"{file}: {said}") from problem
+    return source
+
+
+def source_like(config: Path, job: "Job", table: "Source") -> "Source":
+    """Return `table`, a file, as a node's own file says that its table for `job` is written.
+
+    Only features are renamed: records to be predicted may lack the label and what was joined on.
+    Nothing of the node's table but the way it is written is taken over. Raises ConfigError, or
+    DataError where the node's file names no table for the job.
+    """
+    import msgspec
+
+    from mpc_train.run.node_config import load_node_config
+    from mpc_train.tables.source import SourceProblem, check_source
+    from mpc_train.tables.spelling import name_of
+
+    declared = load_node_config(config).source(job.name)
+    features = {name_of(feature.name) for feature in job.features}
+    renamed = {
+        ours: theirs for ours, theirs in declared.rename.items() if name_of(theirs) in features
+    }
+    source = msgspec.structs.replace(
+        declared,
+        file=table.file,
+        array_folder=table.array_folder,
+        format="auto",
+        rename=renamed,
+        ignore=(),
+        drop_rows=(),
+        url="",
+        query="",
+        password_file="",
+    )
+    try:
+        check_source(source)
+    except SourceProblem as problem:
+        said = "\n  ".join(f"{key}: {message}" for key, message in problem.faults)
+        raise ConfigError(f"{table.file}, as {config} says: {said}") from problem
     return source
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mpc_train.base.reading import Reading
     from mpc_train.jobs.job import Job
 
-LEAST_R2 = 1 - 2.0**10
+MIN_R2 = 1 - 2.0**10
 """Quotients over shares are good up to 2^10: an R² below is no number that was found."""
 _GROUPS = {
     "auc": "a class",
@@ -109,7 +109,7 @@ def span(job: Job, metric: str, rows: int) -> tuple[float, float]:
         error = most_prediction(job) + most_label(job)
         return 0.0, error**2 if metric == "mse" else error
     if metric == "r2":
-        return LEAST_R2, 1.0
+        return MIN_R2, 1.0
     return 0.0, float(rows) if metric == "confusion" else 1.0
 
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from protocols.shares.reveal import RevealGate
 
-LEAST_SPREAD_BITS, KEPT_SPREAD_BITS = 13, 7
+MIN_SPREAD_BITS, KEPT_SPREAD_BITS = 13, 7
 """R² divides by a variance of at least 2^-13, and of 2^7 units of the ring's scale: each square is
 off by up to one."""
 WIDE_BITS = 8
@@ -197,7 +197,7 @@ def _relative(error: Masked, spread: Masked, rows: int, f: int) -> tuple[Masked,
     scale = (rows - 1).bit_length() - WIDE_BITS
     both = concatenate([error.reshape(1), spread.reshape(1)])
     both = truncate(both.shares(), scale) if scale > 0 else both.scale(1 << -scale)
-    one, least = f + WIDE_BITS, min(LEAST_SPREAD_BITS, f - KEPT_SPREAD_BITS)
+    one, least = f + WIDE_BITS, min(MIN_SPREAD_BITS, f - KEPT_SPREAD_BITS)
     bits = below(both.select(1), (1 << one, 1 << (one + WIDE_BITS + 1), 1 << (one - least)))
     low, middle = 1 << 2 * WIDE_BITS, 1 << WIDE_BITS
     power = weighted(bits.select(slice(0, 2)), np.array([low - middle, middle - 1])).shift(1)

@@ -1,9 +1,9 @@
 """Noise on counts that are revealed, drawn so that nobody knows it in full.
 
 Every evaluator draws discrete Laplace noise of its own, for the whole guarantee, and shares it in.
-What is revealed is the count with all of it: to whoever knows the noise of all evaluators but one
-it is still differentially private, with the job's ε for each metric, for one held-out row more,
-less or other. It says nothing of training rows, which are in the model.
+The count is revealed with all of it: to somebody who knows the noise of all evaluators but one it
+is still differentially private, with the job's ε for each metric, for one held-out row more, less
+or other. It says nothing about training rows, which are in the model.
 
 One row changes the number of rows that are called rightly by 1, and two cells of a confusion matrix
 by 1 each.
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpc_train.evaluation.figures import Figure, margins
+from protocols.arrays import Words
 from protocols.crypten_tensor.tensor import crypten
-from protocols.roles.role import Role, Words
+from protocols.roles.role import Role
 from protocols.shares.masked import Masked
 
 if TYPE_CHECKING:

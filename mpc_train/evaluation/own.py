@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mpc_train.evaluation.figures import form_of
 from mpc_train.evaluation.findings import Findings
@@ -19,6 +18,7 @@ from mpc_train.evaluation.metrics import evaluation_of, words_of
 from mpc_train.jobs.audience import OWN
 from mpc_train.jobs.schedule import held_out_of, total_steps
 from mpc_train.training.passes import Model
+from protocols.arrays import Words
 from protocols.channel import Channel
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.roles.frames import receive_all, send_all
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
 LABEL = b"mpc-train own metric v1"
-Words = NDArray[np.int64]
 
 
 def own_names(job: Job, owner: str) -> list[str]:

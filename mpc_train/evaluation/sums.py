@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from mpc_train.evaluation.ranking import LEVEL_THRESHOLDS, below_each, edges_of
-from mpc_train.training.chunk_sizes import MOST_PAIRED_ROWS
+from mpc_train.training.chunk_sizes import MAX_PAIRED_ROWS
 from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
 from protocols.comparison.compare import argmax, negative
 from protocols.functions.splines import sigmoid
@@ -28,7 +28,7 @@ def needed(job: Job, metrics: Iterable[str], rows: int) -> list[str]:
     found: dict[str, None] = {}
     for metric in metrics:
         for name in _NEEDED[metric]:
-            found["pairs" if name == "levels" and rows <= MOST_PAIRED_ROWS else name] = None
+            found["pairs" if name == "levels" and rows <= MAX_PAIRED_ROWS else name] = None
     return list(found)
 
 

@@ -36,7 +36,7 @@ class Feature(Strict, frozen=True):
     scale: Decimal = Decimal(1)
     range: tuple[Decimal, Decimal] | None = None
     """Least and largest value in the table's own units; outside it is an error at the owner.
-    With a schema it stands there."""
+    With a schema, the schema says it."""
 
     def __post_init__(self) -> None:
         compose(self, "name")
@@ -62,7 +62,7 @@ class Label(Strict, frozen=True):
 
 
 class Weight(Strict, frozen=True):
-    """The column of row weights. With a schema the range stands there."""
+    """The column of row weights. With a schema, the schema has the range."""
 
     name: str
     range: tuple[Decimal, Decimal] | None = None

@@ -2,7 +2,7 @@
 
 A job file is strict TOML. Every node reads the same one, or receives it as the canonical bytes
 of `Job.to_bytes`, and signs its digest; so everything here is public to all nodes and nothing of
-it is secret. Real numbers are exact decimals all the way: whoever needs them as ring elements
+it is secret. Real numbers are exact decimals all the way: code that needs them as ring elements
 rounds them once, in integers, and two machines can not round differently.
 
 `[data]`, `[prepare]`, `[train]` and `[reveal]` are described in `data.py`, `prepare.py`, `train.py`

@@ -20,12 +20,15 @@ Disclosure = Literal[
     "membership",
     "statistics",
     "empty_columns",
+    "extremes",
 ]
 """What may leave besides the model and the metrics: overlap, how many records owners have in
 common; membership, to each owner, which of its records others have; statistics, to the recipients,
-standard errors of the coefficients; the rest to every node: early_stopping, whether training goes
-on; guard, every few steps, whether a value left its range; training_loss, the mean loss of a batch;
-empty_columns, before training, whether a column with missing = "mean" has no value at any owner."""
+standard errors of the coefficients; extremes, to the recipients, the least and the largest training
+value of columns with scale = "minmax", each a cell of some row; the rest to every node:
+early_stopping, whether training goes on; guard, every few steps, whether a value left its range;
+training_loss, the mean loss of a batch; empty_columns, before training, whether a column with
+missing = "mean" has no value, or values in fewer rows than a group has, at all owners together."""
 OverFolds = Literal[
     "cv_mse",
     "cv_mae",
@@ -74,6 +77,8 @@ def disclosed_on_the_way(job: Job) -> list[Disclosure]:
         found.append("statistics")
     if job.pipeline.filled:
         found.append("empty_columns")
+    if any(term.shared == "minmax" for term in job.pipeline.terms):
+        found.append("extremes")
     return found
 
 

@@ -30,19 +30,19 @@ from mpc_train.jobs.data import Feature
 from mpc_train.jobs.prepare import ColumnSteps, Log, Missing, Prepare, Scale
 from mpc_train.tables.schema import Column, Schema
 
-MOST_POWERS = 4
-MOST_INPUTS = 100_000
-MOST_COARSE = 16
+MAX_POWERS = 4
+MAX_INPUTS = 100_000
+MAX_COARSE = 16
 """Bound of |u| for terms with secret scales, so that a declared center and scale are of the order
 of the declared range."""
 
-Part = Literal["number", "level", "missing", "index"]
+Part = Literal["number", "level", "index", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One input from one column. center, scale: public; level: its number for part = "level", how
-    many there are for part = "index"."""
+    """One input from one column. center, scale: public; a level's number for part = "level". With
+    part = "index" that number is the input: `fill` for a missing cell, at most `bound`."""
 
     name: str
     column: str
@@ -66,11 +66,6 @@ class Term:
         """The least r with |u| <= 2^r; at least 0 for terms that are not scaled."""
         found = bit_length(Fraction(self.bound))
         return found if self.scaled else max(found, 0)
-
-    @property
-    def last(self) -> int:
-        """The largest index: of a missing cell, where there may be one."""
-        return self.level - (not self.takes_missing)
 
     @property
     def scaled(self) -> bool:
@@ -172,20 +167,19 @@ def pipeline_of(
     pairs = []
     for index, (left, right) in enumerate(prepare.interactions):
         for name in (left, right):
+            if name in places and terms[places[name]].part == "index":
+                raise JobProblem(
+                    f"prepare.interactions[{index}]", f"{name!r} is the number of a level"
+                )
             if name not in places:
                 raise JobProblem(
                     f"prepare.interactions[{index}]",
                     f"{name!r} is no input; there are {', '.join(list(places)[:20])}",
                 )
-            if terms[places[name]].part == "index":
-                raise JobProblem(
-                    f"prepare.interactions[{index}]",
-                    f"{name!r} is the number of a level, which nothing is multiplied with",
-                )
         pairs.append((places[left], places[right]))
     made = Pipeline(tuple(terms), tuple(pairs))
-    if made.width > MOST_INPUTS:
-        raise JobProblem("prepare", f"{made.width} inputs, at most {MOST_INPUTS}")
+    if made.width > MAX_INPUTS:
+        raise JobProblem("prepare", f"{made.width} inputs, at most {MAX_INPUTS}")
     return made
 
 
@@ -199,8 +193,8 @@ def _steps(prepare: Prepare, name: str) -> ColumnSteps:
         prepare.indicator if own.indicator is None else own.indicator,
         own.powers,
         own.clip,
-        own.encoding or prepare.encoding,
         own.log,
+        own.encoding,
     )
 
 
@@ -212,29 +206,33 @@ def _terms_of(given: _Given, feature: Feature, column: Column, steps: ColumnStep
         for field in ("scale", "fill", "powers", "clip", "log"):
             if getattr(steps, field) is not None:
                 raise JobProblem(f"{key}.{field}", "is for numbers; this column is a category")
+        if steps.encoding == "index":
+            return _index(given, name, column, steps)
         levels = [*column.levels, *(["other"] if column.other else [])]
         missing: Missing = "mean" if steps.indicator else steps.missing or "error"
-        if steps.encoding == "index":
-            bound = float(column.states)
-            terms = [Term(name, name, "index", column.states, missing=missing, bound=bound)]
-            return [*terms, *_marked(column, steps)]
         terms = [
             Term(f"{name}={level}", name, "level", index, missing=missing)
             for index, level in enumerate(levels)
             if index or not given.prepare.drop_first
         ]
     else:
-        if name in given.prepare.columns and given.prepare.columns[name].encoding is not None:
-            raise JobProblem(f"{key}.encoding", f"is for categories; {name!r} is a {column.kind}")
+        if steps.encoding is not None:
+            raise JobProblem(
+                f"{key}.encoding",
+                "is for categories; a number chooses rows of an Embedding as it is",
+            )
         terms = _numbers(given, feature, column, steps)
-    return [*terms, *_marked(column, steps)]
+    if steps.indicator and column.missing:
+        terms.append(Term(f"{name}:missing", name, "missing", missing="mean"))
+    return terms
 
 
-def _marked(column: Column, steps: ColumnSteps) -> list[Term]:
-    """The mark of a column's missing cells, where one is asked for."""
-    if not (steps.indicator and column.missing):
-        return []
-    return [Term(f"{column.name}:missing", column.name, "missing", missing="mean")]
+def _index(given: _Given, name: str, column: Column, steps: ColumnSteps) -> list[Term]:
+    """The number of a level; a missing cell has the one after all of them, where it may be."""
+    gone = (column.missing or given.pooled) and (steps.missing == "mean" or steps.indicator)
+    fill = float(column.states) if gone else None
+    last = column.states if gone else column.states - 1
+    return [Term(name, name, "index", bound=float(last), fill=fill)]
 
 
 def _numbers(given: _Given, feature: Feature, column: Column, steps: ColumnSteps) -> list[Term]:
@@ -242,8 +240,8 @@ def _numbers(given: _Given, feature: Feature, column: Column, steps: ColumnSteps
     binary = column.kind == "boolean"
     scale: Scale = steps.scale or ("declared" if binary else prepare.scale)
     powers = (1 if binary else prepare.powers) if steps.powers is None else steps.powers
-    if not 1 <= powers <= MOST_POWERS:
-        raise JobProblem(f"{key}.powers", f"between 1 and {MOST_POWERS}")
+    if not 1 <= powers <= MAX_POWERS:
+        raise JobProblem(f"{key}.powers", f"between 1 and {MAX_POWERS}")
     if binary and (powers > 1 or steps.clip or steps.log):
         raise JobProblem(key, "a boolean has no powers, clip or log")
     bounds = (0.0, 1.0) if binary else column.bounds
@@ -292,17 +290,17 @@ def _power(
     given: _Given, key: str, term: Term, power: int, bound: float, fill: float | None
 ) -> Term:
     reach = bound**power
-    most = MOST_COARSE if term.scaled else float(given.limit)
+    most = MAX_COARSE if term.scaled else float(given.limit)
     if power > 1 and reach > most:
         raise JobProblem(
             f"{key}.powers" if key else "prepare.powers",
             f"power {power} of values up to {bound:g} reaches beyond {most:g}; declare a center "
             "and a scale, or a range",
         )
-    if term.scaled and reach > MOST_COARSE:
+    if term.scaled and reach > MAX_COARSE:
         raise JobProblem(
             key,
-            f"values up to {reach:g} after center and scale; at most {MOST_COARSE} for "
+            f"values up to {reach:g} after center and scale; at most {MAX_COARSE} for "
             "secret statistics",
         )
     return replace(

@@ -33,14 +33,17 @@ class ColumnSteps(Strict, frozen=True):
     powers: int | None = None
     clip: tuple[Decimal, Decimal] | None = None
     """Values beyond are brought to the nearer end, before anything else."""
-    encoding: Encoding | None = None
-    """Of a category: see `Prepare.encoding`."""
     log: Log | None = None
     """The natural logarithm of the value, or of 1 + value; before centring and scaling."""
+    encoding: Encoding | None = None
+    """Of a category. levels: one input a level. index: one input, the number of the level in the
+    schema's order from 0 on, "other" after the levels, and with missing = "mean" a missing cell
+    after these: for an Embedding of the job's own network, and nothing else."""
 
 
 class Prepare(Strict, frozen=True):
-    """`[prepare]`: steps of all columns; a category always becomes one input a level."""
+    """`[prepare]`: steps of all columns; a category becomes one input a level, unless it has an
+    encoding of its own."""
 
     scale: Scale = "declared"
     """Of numbers and dates. standard: to mean 0 and variance 1; minmax: to 0 … 1; both by secret
@@ -58,10 +61,6 @@ class Prepare(Strict, frozen=True):
     input of its own."""
     drop_first: bool = False
     """The first level of a category has no input: it is what the others are compared with."""
-    encoding: Encoding = "levels"
-    """Of categories. levels: one input a level, and one for "other". index: one input, the position
-    of the level from 0 on, then "other", and last, with `missing = "mean"`, a missing cell; for
-    networks that look it up in an Embedding and use it for nothing else."""
     interactions: tuple[tuple[str, str], ...] = ()
     """Products of two prepared inputs, by the names that `job check` prints."""
     columns: dict[str, ColumnSteps] = msgspec.field(default_factory=dict)

@@ -52,7 +52,8 @@ class Reveal(Strict, frozen=True):
     the confusion matrix, a bin of the calibration) is refused where one has rows, but fewer than
     this; of bins that one is. A group without rows is none: an empty cell is a count of 0, and what
     would be divided by 0 is undefined. That it is refused or undefined becomes known, not by which
-    group."""
+    group. The mean that stands in missing cells is of at least so many rows as well, of all owners
+    together and of each that has any."""
     decimals: int | None = None
     """Metrics are rounded to so many decimals over shares, before anybody sees them. Counts of the
     confusion matrix stay whole."""

@@ -104,7 +104,8 @@ class EarlyStopping(Strict, frozen=True):
 
 class Guard(Strict, frozen=True):
     """Every few steps weights, and whatever layers put out for the batch, are compared with
-    fixed_point.activation_limit. What lies inside a norm or an attention layer is not looked at.
+    fixed_point.activation_limit. What lies inside a norm, an attention or a recurrent layer is not
+    looked at.
 
     Every node learns, at each check, whether all are within; if not, the run ends. This is beside
     the one bit at the end of the run, which needs no key.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from mpc_train.errors import LinkageError
 from mpc_train.linkage.partners import demanded, least_joined
+from protocols.arrays import Positions
 from protocols.linkage.intersection import (
     Exponent,
     agree_key,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.owners.tokens import Tokens
     from protocols.channel import Channel
-    from protocols.roles.role import Positions, Role
+    from protocols.roles.role import Role
 
 
 SECONDS_AN_ITEM = 1e-3

@@ -3,7 +3,7 @@
 A record found a partner where all other owners have it as well. The number of records that all have
 is learnt by every node and recipient, the rows of each owner stand in the job: what is said here is
 a difference of the two, and tells nobody more. Spelling that differs at one owner loses records
-without any error, so that whoever reads a result is warned where less than `USUAL_SHARE` of an
+without any error, so that the readers of a result are warned where less than `USUAL_SHARE` of an
 owner's table went into it, and a job can demand more (`data.join.least_share`).
 """
 
@@ -57,7 +57,7 @@ def linkage_warnings(job: Job, joined: int, owner: str) -> list[str]:
 
 
 def all_linkage_warnings(job: Job, joined: int) -> list[str]:
-    """The same of all owners, for whoever reads the result."""
+    """The same of all owners, for the readers of the result."""
     return [warning for owner in job.owners for warning in linkage_warnings(job, joined, owner)]
 
 

@@ -23,10 +23,12 @@ from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.jobs.schedule import split
 from mpc_train.owners.cells import Affine, cells, halves, joined_bits
 from mpc_train.owners.columns import Part, part_of
+from mpc_train.owners.local import least_filled
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.joined import joined_parameters
 from mpc_train.preparation.rows import Rows, prepared
 from mpc_train.preparation.sharing import Shared, label_matrix
+from protocols.arrays import Shape, Words
 from protocols.crypten_tensor.tensor import MaskedTensor, crypten
 from protocols.linkage.intersection import route
 from protocols.linkage.shuffle import pick, shuffle
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.linkage.link import Linked
     from mpc_train.owners.table import Table
-    from protocols.roles.role import Role, Shape, Words
+    from protocols.roles.role import Role
 
 
 def share_joined(job: Job, role: Role, linked: Linked, me: str, table: Table | None) -> Shared:
@@ -65,7 +67,9 @@ def share_joined(job: Job, role: Role, linked: Linked, me: str, table: Table | N
             affine = concatenate([words for _, words in brought if words is not None], 1)
             affine = affine.select((slice(None), places.affine))
         word = joined_bits(job.rows)
-        found = joined_parameters(pipeline, rows.select(training), affine, word, f)
+        found = joined_parameters(
+            pipeline, rows.select(training), affine, word, least_filled(job), f
+        )
     inputs = prepared(pipeline, rows, found, f)
     labels = whole.select((slice(None), places.label))
     weights = None

@@ -23,12 +23,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from mpc_train.errors import ModelError
 from mpc_train.networks.graph import WEIGHT_BITS, Graph, GraphError, check_graph
-
-Words = NDArray[np.int64]
+from protocols.arrays import Words
 
 MAX_MODEL_BYTES = 64 << 20
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")

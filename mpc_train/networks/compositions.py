@@ -1,12 +1,14 @@
 """Layers and functions that become several operations of a graph which are there already.
 
 Forward, backward, the checks of ranges and the twin in the clear follow from those operations. All
-of these are exact but for the rounding of a public factor.
+of these are exact but for the rounding of a public factor. Here: what moves, repeats and joins
+values, and parameters that forward uses by itself; `activations` and `recurrent` have their own.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from itertools import accumulate
 from typing import Any
@@ -15,45 +17,72 @@ import torch
 import torch.nn.functional as functional
 from torch import fx, nn
 
-from mpc_train.networks import recurrent
-from mpc_train.networks.convert_rules import Unsupported, argument, decimal_text, is_tensor
-from mpc_train.networks.emission import Emission, Rule, axis_of
+from mpc_train.networks.convert_rules import (
+    Unsupported,
+    argument,
+    decimal_text,
+    is_tensor,
+)
+from mpc_train.networks.graph import MAX_SETTING, Node, Setting
 
 
-def _clamp(out: Emission) -> str:
-    low, high = out.setting(1, "min"), out.setting(2, "max")
-    x, shape = out.value(), out.shape
-    if any(isinstance(end, fx.Node) for end in (low, high)) or (low is None and high is None):
-        raise Unsupported("limits are plain numbers, one or both")
-    if low is not None and high is not None:
-        return out.add("clamp", (x,), shape, low=decimal_text(low), high=decimal_text(high))
-    sign = 1 if high is None else -1  # min(x, h) = h - relu(h - x)
-    end = low if high is None else high
-    if sign < 0:
-        x = out.add("scale", (x,), shape, factor="-1")
-    if end:
-        x = out.add("shift", (x,), shape, summand=decimal_text(-sign * end))
-    x = out.add("relu", (x,), shape)
-    if end:
-        x = out.add("shift", (x,), shape, summand=decimal_text(sign * end))
-    return out.add("scale", (x,), shape, factor="-1") if sign < 0 else x
+class Emission:
+    """Where the operations of one fx node go; the last of them has the node's name."""
+
+    def __init__(self, node: fx.Node, layer: nn.Module | None, value_of: dict[fx.Node, str]):
+        self.node, self.layer = node, layer
+        self.nodes: list[Node] = []
+        self._value_of = value_of
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.node.meta["shape"]
+
+    def value(self, place: int = 0) -> str:
+        return self.named(self.source(place))
+
+    def source(self, place: int = 0) -> fx.Node:
+        given = self.node.args[place] if len(self.node.args) > place else None
+        if given is None:
+            given = self.node.kwargs.get("input")
+        if not isinstance(given, fx.Node) or not is_tensor(given):
+            raise Unsupported("takes a tensor of the network first")
+        return given
+
+    def named(self, node: Any) -> str:
+        if not isinstance(node, fx.Node) or node not in self._value_of:
+            raise Unsupported("takes tensors of the network")
+        return self._value_of[node]
+
+    def add(
+        self,
+        op: str,
+        inputs: Iterable[str],
+        shape: tuple[int, ...],
+        tensors: dict[str, str] | None = None,
+        **settings: Setting,
+    ) -> str:
+        name = f"{self.node.name}.{len(self.nodes)}"
+        self.nodes.append(Node(name, op, tuple(inputs), tuple(shape), tensors or {}, settings))
+        return name
+
+    def setting(self, place: int, name: str, default: Any = None) -> Any:
+        """Of the layer, or of the call."""
+        if self.layer is not None:
+            return getattr(self.layer, name, default)
+        return argument(self.node, place, name, default)
 
 
-def _hardtanh(out: Emission) -> str:
-    low, high = out.setting(1, "min_val", -1.0), out.setting(2, "max_val", 1.0)
-    return out.add(
-        "clamp", (out.value(),), out.shape, low=decimal_text(low), high=decimal_text(high)
-    )
+Rule = Callable[[Emission], str]
 
 
-def _hard_sigmoid(out: Emission) -> str:
-    x = out.add("scale", (out.value(),), out.shape, factor="1/6")
-    x = out.add("shift", (x,), out.shape, summand="1/2")
-    return out.add("clamp", (x,), out.shape, low="0", high="1")
-
-
-def _hard_swish(out: Emission) -> str:
-    return out.add("mul", (out.value(), _hard_sigmoid(out)), out.shape)
+def _axis(dim: Any, rank: int) -> int:
+    """Without the axis of rows. rank: with it."""
+    if not isinstance(dim, int) or not -rank <= dim < rank:
+        raise Unsupported(f"dim = {dim!r}: a number between 1 and {rank - 1}")
+    if dim % rank == 0:
+        raise Unsupported("dim = 0 would mix rows")
+    return dim % rank - 1
 
 
 def _instance_norm(out: Emission) -> str:
@@ -77,13 +106,12 @@ def _repeated(out: Emission, x: str, shape: list[int], axis: int, times: int) ->
 
 
 def _upsample(out: Emission) -> str:
-    """Each value `factor` times along each axis: an axis of one behind it is repeated."""
-    mode = out.setting(3, "mode", "nearest")
+    """Nearest: each value `factor` times along each axis, an axis of one behind it is repeated."""
+    mode, given = out.setting(3, "mode", "nearest"), out.source().meta["shape"]
     if mode in ("linear", "bilinear"):
-        return _interpolated(out)
+        return _interpolated(out, given)
     if mode != "nearest":
-        raise Unsupported('mode = "nearest", "linear" or "bilinear"')
-    given = out.source().meta["shape"]
+        raise Unsupported('mode = "nearest", "linear" and "bilinear" only')
     x, shape = out.value(), list(given)
     for axis in range(1, len(given)):
         factor, rest = divmod(out.shape[axis], given[axis])
@@ -98,19 +126,31 @@ def _upsample(out: Emission) -> str:
     return x
 
 
-def _interpolated(out: Emission) -> str:
-    """By sizes alone: PyTorch goes by the factor where the two say different things."""
-    given, align = out.source().meta["shape"], bool(out.setting(4, "align_corners"))
+def _interpolated(out: Emission, given: tuple[int, ...]) -> str:
     if out.setting(6, "antialias", False):
-        raise Unsupported("antialias is not offered")
-    factors = out.setting(2, "scale_factor")
-    if factors is not None and not align and not out.setting(5, "recompute_scale_factor"):
-        each = factors if isinstance(factors, tuple | list) else [factors] * (len(given) - 1)
-        exact = [Fraction(decimal_text(factor)) for factor in each]
-        sizes = zip(given[1:], exact, out.shape[1:], strict=True)
-        if any(size * factor != made for size, factor, made in sizes):
-            raise Unsupported(f"{list(given[1:])} by these factors are no whole sizes: give size")
-    return out.add("interpolate", (out.value(),), out.shape, align=align)
+        raise Unsupported("antialias is not offered: use average pools")
+    # Where sizes are rounded down, torch keeps the factor, unless it is to be computed anew.
+    asked = out.setting(2, "scale_factor")
+    if out.setting(5, "recompute_scale_factor", False):
+        asked = None
+    axes = len(given) - 1
+    factors = [Fraction(size, was) for size, was in zip(out.shape[1:], given[1:], strict=True)]
+    if asked is not None:
+        each = asked if isinstance(asked, tuple | list) else (asked,) * axes
+        factors = [Fraction(decimal_text(float(factor))) for factor in each]
+    ends = [(factor.numerator, factor.denominator) for factor in factors]
+    if any(end > MAX_SETTING for pair in ends for end in pair):
+        raise Unsupported("a scale_factor of many digits: say the size")
+    aligned = bool(out.setting(4, "align_corners", False))
+    numerators, denominators = zip(*ends, strict=True)
+    return out.add(
+        "resize",
+        (out.value(),),
+        out.shape,
+        aligned=aligned,
+        numerators=numerators,
+        denominators=denominators,
+    )
 
 
 def _expand(out: Emission) -> str:
@@ -125,7 +165,7 @@ def _expand(out: Emission) -> str:
 
 def _stack(out: Emission) -> str:
     parts = argument(out.node, 0, "tensors")
-    axis = axis_of(argument(out.node, 1, "dim", 0), len(out.shape) + 1)
+    axis = _axis(argument(out.node, 1, "dim", 0), len(out.shape) + 1)
     one = (*out.shape[:axis], 1, *out.shape[axis + 1 :])
     names = [out.add("reshape", (out.named(part),), one) for part in parts]
     return out.add("cat", names, out.shape, axis=axis)
@@ -134,7 +174,7 @@ def _stack(out: Emission) -> str:
 def _pieces(out: Emission) -> str:
     """chunk and split: nothing yet; the pieces are slices where they are taken out."""
     source = out.source()
-    axis = axis_of(argument(out.node, 2, "dim", 0), len(out.shape) + 1)
+    axis = _axis(argument(out.node, 2, "dim", 0), len(out.shape) + 1)
     total = source.meta["shape"][axis]
     sizes = argument(out.node, 1, "split_size", None)
     if sizes is None:
@@ -154,8 +194,6 @@ def _get(out: Emission) -> str:
     index: Any = out.node.args[1]
     if not isinstance(source, fx.Node):
         raise Unsupported("indexing of what is not a tensor")
-    if "results" in source.meta:
-        return recurrent.taken(out, source.meta["results"], index)
     x, shape = out.named(source), list(source.meta["shape"])
     if "pieces" in source.meta:
         axis, starts = source.meta["pieces"]
@@ -188,85 +226,6 @@ def _get(out: Emission) -> str:
             shape[axis] = stop - start
             x = out.add("slice", (x,), tuple(shape), axis=axis, start=start, stop=stop)
     return x if tuple(shape) == out.shape else out.add("reshape", (x,), out.shape)
-
-
-def _prelu(out: Emission) -> str:
-    """relu(x) + weight · min(x, 0), and min(x, 0) = x - relu(x)."""
-    x, shape = out.value(), out.shape
-    above = out.add("relu", (x,), shape)
-    below = out.add("sub", (x, above), shape)
-    tensors = {"weight": f"{out.node.target}.weight"}
-    below = out.add("mul_weight", (below,), shape, tensors, behind=max(len(shape) - 1, 0))
-    return out.add("add", (above, below), shape)
-
-
-def _elu(out: Emission) -> str:
-    return _with_alpha(out, out.value(), out.setting(1, "alpha", 1.0))
-
-
-def _with_alpha(out: Emission, x: str, alpha: float) -> str:
-    if alpha < 0:
-        raise Unsupported("alpha is 0 or more")
-    if not alpha:
-        return out.add("relu", (x,), out.shape)
-    return out.add("elu", (x,), out.shape, alpha=decimal_text(alpha))
-
-
-SELU_ALPHA = 1.6732632423543772
-SELU_SCALE = 1.0507009873554805
-
-
-def _selu(out: Emission) -> str:
-    x = _with_alpha(out, out.value(), SELU_ALPHA)
-    return out.add("scale", (x,), out.shape, factor=decimal_text(SELU_SCALE))
-
-
-def _celu(out: Emission) -> str:
-    """alpha · elu(x / alpha)."""
-    alpha = Fraction(decimal_text(out.setting(1, "alpha", 1.0)))
-    if alpha <= 0:
-        raise Unsupported("alpha is above 0")
-    if alpha == 1:
-        return _with_alpha(out, out.value(), 1.0)
-    x = out.add("scale", (out.value(),), out.shape, factor=str(1 / alpha))
-    x = _with_alpha(out, x, 1.0)
-    return out.add("scale", (x,), out.shape, factor=str(alpha))
-
-
-_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_MOVES = {
-    *("reshape", "view", "flatten", "squeeze", "unsqueeze", "permute", "transpose", "contiguous"),
-    *("long", "int", "to", "type", operator.getitem, torch.reshape, torch.flatten, torch.squeeze),
-    *(torch.unsqueeze, torch.permute, torch.transpose),
-}
-
-
-def _whole_numbers(out: Emission) -> str:
-    """long(), int(): the same value, where an Embedding looks it up. PyTorch cuts digits off, which
-    a column of whole numbers has not, and nobody would see the difference elsewhere."""
-    owner = out.node.graph.owning_module
-    found = [*out.node.users]
-    for user in found:
-        if user.op == "call_module" and owner is not None:
-            if isinstance(owner.get_submodule(str(user.target)), nn.Embedding):
-                continue
-        elif user.target in _MOVES:
-            found += user.users
-            continue
-        raise Unsupported(
-            "whole numbers are what an Embedding looks up: give it to one, and to it alone"
-        )
-    return out.value()
-
-
-def _to(out: Emission) -> str:
-    """to(dtype), to(device), type(dtype)."""
-    given = [*out.node.args[1:], *out.node.kwargs.values()]
-    if any(one == dtype for one in given for dtype in (*_WHOLE, torch.bool)):
-        return _whole_numbers(out)
-    if out.node.target == "type" and any(isinstance(one, str) for one in given):
-        raise Unsupported("write a dtype, like torch.long")
-    return out.value()
 
 
 def is_weight(value: Any) -> bool:
@@ -303,30 +262,16 @@ WITH_WEIGHT: dict[Any, Rule] = {
     **dict.fromkeys((operator.mul, torch.mul, "mul"), _with_weight("mul")),
 }
 """What a parameter may take part in outside a layer."""
-COMPOSED: dict[Any, Rule] = {
-    **recurrent.RULES,
-    **dict.fromkeys((nn.ELU, functional.elu), _elu),
-    **dict.fromkeys((nn.SELU, functional.selu, torch.selu), _selu),
-    **dict.fromkeys((nn.CELU, functional.celu, torch.celu), _celu),
-    nn.Hardsigmoid: _hard_sigmoid,
-    nn.Hardswish: _hard_swish,
+MOVES: dict[Any, Rule] = {
     nn.InstanceNorm1d: _instance_norm,
     nn.InstanceNorm2d: _instance_norm,
-    nn.PReLU: _prelu,
     nn.Upsample: _upsample,
     nn.UpsamplingBilinear2d: _upsample,
     nn.UpsamplingNearest2d: _upsample,
-    functional.hardsigmoid: _hard_sigmoid,
-    functional.hardswish: _hard_swish,
-    functional.hardtanh: _hardtanh,
     functional.interpolate: _upsample,
     operator.getitem: _get,
-    **dict.fromkeys((torch.clamp, torch.clip, "clamp", "clip"), _clamp),
     **dict.fromkeys((torch.chunk, torch.split, "chunk", "split"), _pieces),
     torch.stack: _stack,
     **dict.fromkeys(("expand", "expand_as"), _expand),
-    **dict.fromkeys(("long", "int"), _whole_numbers),
-    **dict.fromkeys(("to", "type"), _to),
 }
 """By the layer's type, the function, or the method's name."""
-COMPOSED_LAYERS = {key for key in COMPOSED if isinstance(key, type)}

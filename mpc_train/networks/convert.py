@@ -19,14 +19,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import fx, nn
 
-from mpc_train.networks import recurrent
+from mpc_train.networks import tracing
+from mpc_train.networks.activations import ACTIVATIONS
 from mpc_train.networks.compositions import (
-    COMPOSED,
-    COMPOSED_LAYERS,
+    MOVES,
     WITH_WEIGHT,
+    Emission,
+    Rule,
     is_weight,
 )
 from mpc_train.networks.convert_rules import (
@@ -38,7 +39,6 @@ from mpc_train.networks.convert_rules import (
     Unsupported,
     is_tensor,
 )
-from mpc_train.networks.emission import Emission
 from mpc_train.networks.graph import (
     WEIGHT_BITS,
     Graph,
@@ -49,12 +49,24 @@ from mpc_train.networks.graph import (
     pool_before_relu,
     version_of,
 )
-from mpc_train.networks.tracing import ShapeTracer, is_own_code, uninitialised
+from mpc_train.networks.recurrent import (
+    RECURRENT,
+    TURNED,
+    is_first_state,
+    is_idle,
+    is_zeros,
+    rule_of_turned,
+    takes_or_gives_turned,
+)
+from mpc_train.networks.tracing import ShapeTracer, rows_axis, source_line, uninitialised
+from protocols.arrays import Words
 
 WEIGHT_LIMIT = 1 << 7
 """First weights lie below this: four bytes hold one."""
 
-Words = NDArray[np.int64]
+COMPOSED: dict[Any, Rule] = {**MOVES, **ACTIVATIONS, **RECURRENT}
+"""Layers, functions and methods that become several operations."""
+COMPOSED_LAYERS = {key for key in COMPOSED if isinstance(key, type)}
 
 
 class ConversionError(ValueError):
@@ -116,10 +128,11 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
             input_name = building.value_of[node] = node.name
         elif node.op == "output":
             (result,) = node.args
-            if not isinstance(result, fx.Node) or not building.value_of.get(result):
-                raise ConversionError(["output: return one tensor"])
+            known = isinstance(result, fx.Node) and result in building.value_of
+            if not known or result.meta.get("several"):
+                raise ConversionError(building.problems or ["output: return one tensor"])
             output = building.value_of[result]
-        elif is_tensor(node):
+        elif (is_tensor(node) or _is_plain_layer(traced, node)) and not is_idle(node):
             try:
                 _add(building, traced, node)
             except Unsupported as problem:
@@ -132,14 +145,18 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
                 building.value_of[node] = node.name
     if building.problems:
         raise ConversionError(building.problems)
-    nodes = tuple(building.nodes)
-    graph = Graph(input_name, input_shape, nodes, output, entries, version_of(nodes))
-    graph = pool_before_relu(graph)
+    nodes, version = tuple(building.nodes), version_of(building.nodes)
+    graph = pool_before_relu(Graph(input_name, input_shape, nodes, output, entries, version))
     try:
         check_graph(graph)
     except ValueError as error:
         raise ConversionError([str(error)]) from error
     return Converted(graph, initial)
+
+
+def _is_plain_layer(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """A layer that makes one operation, whatever it is set to return."""
+    return node.op == "call_module" and type(traced.get_submodule(str(node.target))) in MODULES
 
 
 def _tensors(module: nn.Module) -> tuple[tuple[Tensor, ...], dict[str, Words], list[str]]:
@@ -192,13 +209,16 @@ def _trace(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
     )
 
 
+_OURS = (__file__, tracing.__file__)
+
+
 def _why_not_traced(error: Exception) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     place = ""
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if is_own_code(code.co_filename):
+        if "/torch/" not in code.co_filename and code.co_filename not in _OURS:
             place = f" at {code.co_filename}:{trace.tb_lineno} in {code.co_name}"
         trace = trace.tb_next
     if isinstance(error, AssertionError):
@@ -218,18 +238,22 @@ def _unsupported(traced: fx.GraphModule) -> list[str]:
             layer = traced.get_submodule(str(node.target))
             if type(layer) not in MODULES and type(layer) not in COMPOSED:
                 kind = type(layer).__name__
-                problems.append(_refusal(f"{node.target} ({kind}){_written(node)}", kind))
+                problems.append(_refusal(f"{node.target} ({kind}){source_line(node)}", kind))
         elif node.op in ("call_function", "call_method"):
             table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
-            known = any(node.target in rules for rules in (table, SHAPE_ONLY, COMPOSED))
-            if not known and not recurrent.is_zeros(node):
+            if is_zeros(node):
+                if not is_first_state(node, traced.get_submodule):
+                    problems.append(
+                        f"{_place(node)}: zeros are offered as the first state of a recurrent layer"
+                    )
+            elif not any(node.target in known for known in (table, SHAPE_ONLY, COMPOSED)):
                 name = getattr(node.target, "__name__", str(node.target))
                 problems.append(_refusal(_place(node), name))
         elif node.op == "get_attr" and not all(user.target in WITH_WEIGHT for user in node.users):
             problems.append(
-                f"{node.target}{_written(node)}: a tensor used outside a layer may be added, "
-                "subtracted and multiplied alone; for anything else put it into a layer (Linear, "
-                "a norm)"
+                f"{node.target}{source_line(node)}: a tensor used outside a layer may be added, "
+                "subtracted and multiplied alone; for anything else put it into a layer (Linear, a "
+                "norm)"
             )
     if sum(node.op == "placeholder" for node in traced.graph.nodes) != 1:
         problems.append("forward: takes exactly one tensor, the rows' features")
@@ -242,7 +266,7 @@ def _refusal(place: str, kind: str) -> str:
         # A whole name, or a kind of layer and its axes: expand_as() has nothing to do with exp().
         if re.fullmatch(layer.lower() + r"(\dd|cell|encoder.*|decoder.*)?", written):
             return f"{place}: is not offered over shares; use {instead}"
-    return f"{place}: is not offered over shares; mpc_train/docs/layers.md lists what is"
+    return f"{place}: is not offered over shares; see the list of layers in the README"
 
 
 def _place(node: fx.Node) -> str:
@@ -251,15 +275,9 @@ def _place(node: fx.Node) -> str:
     if stack:
         where = next(reversed(stack.values()))[0]
     if node.op == "call_module":
-        return f"{node.target}{_written(node)}"
+        return f"{node.target}{source_line(node)}"
     name = getattr(node.target, "__name__", str(node.target))
-    return f"{where or 'forward'}, {name}() ({node.name}){_written(node)}"
-
-
-def _written(node: fx.Node) -> str:
-    """Where the module's own code makes the call, as far as that is known."""
-    place = node.meta.get("written")
-    return f" at {place}" if place else ""
+    return f"{where or 'forward'}, {name}() ({node.name}){source_line(node)}"
 
 
 def _shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
@@ -278,18 +296,17 @@ def _shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
         found.append(running.found)
     problems = []
     for node, shape in found[0].items():
-        other = found[1][node]
-        node.meta["shape"] = tuple(shape[1:])
-        if shape and shape[0] == 2 and other[0] == 3 and shape[1:] == other[1:]:
+        if is_zeros(node):
             continue
-        layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-        apart = len(shape) > 2 and (shape[1], other[1]) == (2, 3)
-        if apart and recurrent.may_turn(node, layer):
-            node.meta["shape"], node.meta["turned"] = (shape[0], *shape[2:]), True
-            continue
-        problems.append(
-            f"{_place(node)}: gives {list(shape)} for two rows; rows come first and stay apart"
-        )
+        axis = rows_axis(shape, found[1][node])
+        kind = type(traced.get_submodule(str(node.target))) if node.op == "call_module" else None
+        turned = axis == 1 and (kind or node.target) in TURNED
+        if axis != 0 and not turned and not is_idle(node):
+            problems.append(
+                f"{_place(node)}: gives {list(shape)} for two rows; rows come first and stay apart"
+            )
+        node.meta["shape"] = tuple(size for place, size in enumerate(shape) if place != axis)
+        node.meta["turned"] = turned
     if problems:
         raise ConversionError(problems)
 
@@ -313,9 +330,8 @@ class _Shapes(fx.Interpreter):
         first = result
         if isinstance(result, tuple) and not isinstance(result, torch.Size) and result:
             n.meta["several"], first = True, result[0]
-        known = isinstance(first, torch.Tensor) and n.op != "get_attr"
-        if known and not recurrent.is_zeros(n):
-            self.found[n] = n.meta["axes"] = first.shape
+        if isinstance(first, torch.Tensor) and n.op != "get_attr":
+            self.found[n] = first.shape
         return result
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -330,10 +346,8 @@ def _add(building: _Building, traced: fx.GraphModule, node: fx.Node) -> None:
     rule = COMPOSED.get(node.target if part is None else type(part))
     if any(is_weight(value) for value in node.args):
         rule = WITH_WEIGHT[node.target]
-    sources = [value for value in node.all_input_nodes if "results" not in value.meta]
-    across = recurrent.is_turned(node) or any(map(recurrent.is_turned, sources))
-    if across and sources and not isinstance(part, recurrent.RECURRENT):
-        rule = recurrent.turned
+    if takes_or_gives_turned(node):
+        rule = rule_of_turned(node, part)
     if rule is not None:
         emitted = Emission(node, part, building.value_of)
         building.value_of[node] = rule(emitted)
@@ -360,7 +374,7 @@ def _add(building: _Building, traced: fx.GraphModule, node: fx.Node) -> None:
         building.value_of[node] = building.value_of[inputs[0]]
         return
     for value in inputs:
-        if not building.value_of.get(value):
+        if value not in building.value_of:
             raise Unsupported(f"uses {value.name}, which is not a tensor of this network")
     building.value_of[node] = node.name
     building.nodes.append(

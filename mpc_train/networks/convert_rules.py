@@ -31,14 +31,14 @@ def is_tensor(node: fx.Node) -> bool:
 
 
 INSTEAD = {
+    "RNNCell": "GRU, LSTM or RNN, which run over the sequence",
+    "GRUCell": "GRU, which runs over the sequence",
+    "LSTMCell": "LSTM, which runs over the sequence",
     "Conv3d": "Conv2d on a reshaped input",
     "ConvTranspose": "Conv2d after Upsample by reshape, or a Linear layer",
     "AdaptiveMaxPool": "MaxPool2d with fixed sizes, or AdaptiveAvgPool2d",
     "LPPool": "AvgPool2d",
     "FractionalMaxPool": "MaxPool2d",
-    "LSTMCell": "LSTM over the whole sequence",
-    "GRUCell": "GRU over the whole sequence",
-    "RNNCell": "RNN over the whole sequence",
     "Transformer": "MultiheadAttention, LayerNorm and Linear, put together",
     "RReLU": "LeakyReLU",
     "Mish": "SiLU",
@@ -285,26 +285,31 @@ def _cat(node: fx.Node) -> Function:
     return "cat", {"axis": dim - 1}, parts
 
 
-def _permuted(order: list[int], node: fx.Node) -> Function:
-    if order[0] != 0:
-        raise Unsupported("rows stay first")
-    return "permute", {"axes": tuple(axis - 1 for axis in order[1:])}, _values(node)[:1]
-
-
-def _permute(node: fx.Node) -> Function:
-    axes: Any = node.args[1:]
+def permuted_axes(node: fx.Node) -> list[int]:
+    """The order that `permute` gives the axes, rows included."""
+    axes: Any = argument(node, 1, "dims") if "dims" in node.kwargs else node.args[1:]
     if len(axes) == 1 and isinstance(axes[0], tuple | list):
         axes = axes[0]
     rank = len(node.meta["shape"]) + 1
-    return _permuted([int(axis) % rank for axis in axes], node)
+    return [int(axis) % rank for axis in axes]
 
 
-def _transpose(node: fx.Node) -> Function:
-    rank = len(node.meta["shape"]) + 1
-    order = list(range(rank))
-    first, second = (int(argument(node, i + 1, f"dim{i}")) % rank for i in (0, 1))
+def transposed_axes(node: fx.Node) -> list[int]:
+    """The order that `transpose` gives the axes, rows included."""
+    order = list(range(len(node.meta["shape"]) + 1))
+    first, second = (int(argument(node, i + 1, f"dim{i}")) % len(order) for i in (0, 1))
     order[first], order[second] = order[second], order[first]
-    return _permuted(order, node)
+    return order
+
+
+def _reordered(order_of: Callable[[fx.Node], list[int]]) -> Callable[[fx.Node], Function]:
+    def read(node: fx.Node) -> Function:
+        order = order_of(node)
+        if order[0] != 0:
+            raise Unsupported("rows stay first")
+        return "permute", {"axes": tuple(axis - 1 for axis in order[1:])}, _values(node)[:1]
+
+    return read
 
 
 def _reduce(op: str) -> Callable[[fx.Node], Function]:
@@ -405,8 +410,8 @@ _SHARED: dict[str, Callable[[fx.Node], Function]] = {
     "reshape": _as("reshape"),
     "unsqueeze": _as("reshape"),
     "squeeze": _as("reshape"),
-    "permute": _permute,
-    "transpose": _transpose,
+    "permute": _reordered(permuted_axes),
+    "transpose": _reordered(transposed_axes),
     "mean": _reduce("mean"),
     "sum": _reduce("sum"),
     "add": _arithmetic("add"),
@@ -425,6 +430,8 @@ METHODS: dict[str, Callable[[fx.Node], Function]] = {
     "contiguous": _SAME,
     "float": _SAME,
     "double": _SAME,
+    "long": _SAME,
+    "int": _SAME,
     "clone": _SAME,
 }
 FUNCTIONS: dict[Any, Callable[[fx.Node], Function]] = {

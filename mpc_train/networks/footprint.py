@@ -34,6 +34,10 @@ COLUMN = 3 * WORD
 NAME_COMPARED = 90
 """One name of an embedding's table, for one that is looked up."""
 
+CURVES = {"gru": 3, "lstm": 5, "rnn_tanh": 1}
+"""Splines for an element of a recurrent layer's states, which with what is kept for the backward
+pass take as much as they would elsewhere: measured, within a tenth."""
+
 _PER_OUTPUT = {
     "relu": CHOSEN,
     "leaky_relu": CHOSEN,
@@ -41,13 +45,12 @@ _PER_OUTPUT = {
     "sigmoid": SPLINE,
     "tanh": SPLINE,
     "smooth": SPLINE,
-    "elu": SPLINE,
     "batch_norm": COMPARED,
     "layer_norm": COMPARED,
     "group_norm": COMPARED,
     "dropout": CHOSEN,
 }
-_MULTIPLIES = ("linear", "mul", "matmul", "scale", "mul_weight", "interpolate")
+_MULTIPLIES = ("linear", "mul", "matmul", "scale", "mul_weight", "resize")
 
 
 def maximum_bytes(classes: int) -> int:
@@ -74,6 +77,9 @@ def node_bytes(graph: Graph, node: Node, shapes: dict[str, tuple[int, ...]]) -> 
         return held + rows * maximum_bytes(classes) + EXPONENTIALS * output
     if node.op == "attention":
         return held + _attention_bytes(node, shapes[node.inputs[0]])
+    if node.op == "recurrent":
+        curves = CURVES.get(str(node.settings["cell"]), 0)
+        return held + (SPLINE * curves or CHOSEN) * output
     if node.op == "embedding":
         names = graph.tensors[node.tensors["weight"]].shape[0]
         return held + NAME_COMPARED * names * inputs[0] + ROUNDED * output

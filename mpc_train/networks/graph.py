@@ -23,8 +23,9 @@ from typing import Literal
 import msgspec
 
 GRAPH_VERSION = 2
-"""The newest version that is read. A graph states the least one that has all of its operations, so
-that what an older program can run keeps its bytes, and an older program says why it cannot."""
+"""The latest version that this program reads; it reads every earlier one. A graph has the least
+version that knows all of its operations (`version_of`), so that a node of an older release reads
+whatever it can run and refuses the rest by its version."""
 MAX_NODES = 4096
 MAX_ELEMENTS = 1 << 28
 MAX_AXES = 8
@@ -152,6 +153,10 @@ class Spec:
 
 _AFFINE = ("weight", "bias")
 _WINDOW = ("kernel", "stride", "padding", "dilation")
+_SIZES = {*_WINDOW, "outputs", "axes", "numerators", "denominators"}
+_REALS = {"eps", "momentum", "p", "slope", "low", "high", "factor", "summand"}
+_FLAGS = {"round_up", "keep", "reverse", "aligned"}
+"""Kinds of settings by their key; those of `CHOICES` are names, and all others are counts."""
 SPECS: dict[str, Spec] = {
     "linear": Spec(tensors=("weight",), optional=("bias",)),
     "conv": Spec(tensors=("weight",), optional=("bias",), settings=(*_WINDOW, "groups")),
@@ -169,9 +174,6 @@ SPECS: dict[str, Spec] = {
     "relu": Spec(),
     "leaky_relu": Spec(settings=("slope",)),
     "clamp": Spec(settings=("low", "high")),
-    "elu": Spec(settings=("alpha",)),
-    "fill": Spec(settings=("value",)),
-    "interpolate": Spec(settings=("align",)),
     "sigmoid": Spec(),
     "tanh": Spec(),
     "smooth": Spec(settings=("table",)),
@@ -197,28 +199,37 @@ SPECS: dict[str, Spec] = {
         optional=("in_proj_bias", "out_proj.bias"),
         settings=("heads",),
     ),
+    "recurrent": Spec(tensors=("weight",), optional=("bias",), settings=("cell", "reverse")),
+    "resize": Spec(settings=("aligned", "numerators", "denominators")),
 }
-
-
-_CAME_WITH = {"elu": 2, "fill": 2, "interpolate": 2}
-"""The version that an operation came with, where that is not the first."""
+CHOICES: dict[str, tuple[str, ...]] = {
+    "table": ("ELU", "GELU", "SILU", "SMOOTH_RELU"),
+    "cell": ("gru", "lstm", "rnn_relu", "rnn_tanh"),
+}
+"""What a setting may say, by its name."""
+SINCE = {
+    **dict.fromkeys(("add_weight", "mul_weight", "recurrent", "resize"), 2),
+    "ELU": 2,
+}
+"""The first version that knows an operation or a choice, where it is not 1. Graphs of version 1
+with `add_weight` and `mul_weight` are about, and are read."""
 
 
 def version_of(nodes: Iterable[Node]) -> int:
-    """The least version that has the operations of all nodes."""
-    return max((_CAME_WITH.get(node.op, 1) for node in nodes), default=1)
+    """The least version that knows all of them."""
+    said = ((node.op, *node.settings.values()) for node in nodes)
+    return max(
+        (SINCE.get(word, 1) for words in said for word in words if isinstance(word, str)), default=1
+    )
 
 
 def check_graph(graph: Graph) -> None:
     """Raise GraphError unless every node is well formed and uses what is there before it."""
     if not 1 <= graph.version <= GRAPH_VERSION:
         raise GraphError(
-            f"version {graph.version}: this program reads 1 to {GRAPH_VERSION}; install the "
-            "release that wrote it"
+            f"version {graph.version}: this program reads versions 1 to {GRAPH_VERSION}; install "
+            "the release that wrote it"
         )
-    least = version_of(graph.nodes)
-    if graph.version < least:
-        raise GraphError(f"version {graph.version} has operations of version {least}")
     if not 1 <= len(graph.nodes) <= MAX_NODES:
         raise GraphError(f"{len(graph.nodes)} nodes: 1 to {MAX_NODES} are possible")
     if len(graph.tensors) < len(graph.entries):
@@ -242,7 +253,10 @@ def check_graph(graph: Graph) -> None:
 def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
     spec = SPECS.get(node.op)
     if spec is None:
-        raise GraphError(f"{node.name}: no operation {node.op!r}")
+        raise GraphError(
+            f"{node.name}: this program knows no operation {node.op!r}; install the release that "
+            "wrote the network"
+        )
     if node.name in known:
         raise GraphError(f"{node.name}: two nodes of that name")
     for name in node.inputs:
@@ -252,12 +266,19 @@ def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
         raise GraphError(f"{node.name}: {node.op} takes {spec.inputs} values")
     if set(node.settings) != set(spec.settings):
         raise GraphError(f"{node.name}: {node.op} has the settings {', '.join(spec.settings)}")
+    for key in CHOICES.keys() & node.settings.keys():
+        if node.settings[key] not in CHOICES[key]:
+            raise GraphError(
+                f"{node.name}: this program knows no {key} {node.settings[key]!r}, only "
+                f"{', '.join(CHOICES[key])}"
+            )
     for key, value in node.settings.items():
         numbers = value if isinstance(value, tuple) else (value,)
         if len(numbers) > MAX_AXES or any(
             isinstance(each, int) and abs(each) > MAX_SETTING for each in numbers
         ):
             raise GraphError(f"{node.name}: {key} is out of all proportion")
+        _check_kind(node, key)
     allowed = {*spec.tensors, *spec.optional}
     if not set(spec.tensors) <= set(node.tensors) <= allowed:
         raise GraphError(f"{node.name}: {node.op} has the tensors {', '.join(sorted(allowed))}")
@@ -265,6 +286,18 @@ def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
         if name not in graph.tensors:
             raise GraphError(f"{node.name}: there is no tensor {name!r}")
     _check_shape(node.name, node.shape)
+
+
+def _check_kind(node: Node, key: str) -> None:
+    """Check that a setting is of its kind: code that reads it later would raise no named error."""
+    if key in _SIZES and (node.op, key) != ("layer_norm", "axes"):
+        node.sizes(key)
+    elif key in _REALS:
+        node.real(key)
+    elif key in _FLAGS:
+        node.flag(key)
+    elif key not in CHOICES:  # which are checked already
+        node.count(key)
 
 
 def _check_shape(name: str, shape: tuple[int, ...]) -> None:

@@ -27,6 +27,8 @@ HEADS: dict[str, tuple[str, ...]] = {
 }
 """By kind of model: the operations that its loss brings itself."""
 _MOVED = ("reshape", "permute")
+_WITHIN = (*_MOVED, "slice", "max_pool", "mean", "adaptive_average_pool", "resize")
+"""Operations that put out nothing beyond the ends of what they are given."""
 Ends = tuple[float, float]
 
 
@@ -99,7 +101,7 @@ def _ends(graph: Graph) -> Ends | None:
 def _bounds(node: Node, inputs: list[Ends | None]) -> Ends | None:
     if node.op in ("sigmoid", "softmax"):
         return 0.0, 1.0
-    if node.op == "tanh":
+    if node.op == "tanh" or node.settings.get("cell") in ("gru", "lstm", "rnn_tanh"):
         return -1.0, 1.0
     if node.op == "clamp":
         return float(node.real("low")), float(node.real("high"))
@@ -107,9 +109,9 @@ def _bounds(node: Node, inputs: list[Ends | None]) -> Ends | None:
     if len(known) < len(inputs):
         return None
     (low, high), *others = known
-    if node.op in ("reshape", "permute", "slice", "max_pool", "mean", "adaptive_average_pool"):
+    if node.op in _WITHIN:
         return low, high
-    if node.op in ("dropout", "interpolate"):  # as it is applied: nothing dropped
+    if node.op == "dropout":  # as it is applied: nothing dropped
         return low, high
     if node.op == "relu":
         return max(low, 0.0), max(high, 0.0)

@@ -16,22 +16,22 @@ from fractions import Fraction
 from math import isqrt, prod
 
 import numpy as np
-from numpy.typing import NDArray
 
 import protocols.crypten_tensor.layers.shape  # noqa: F401  registers its functions
 from mpc_train.networks.graph import Graph, Node
+from protocols.arrays import Words
 from protocols.crypten_tensor.layers import (  # noqa: F401  register their functions
     activation,
     convolution,
     normalisation,
     pooling,
-    resampling,
+    recurrent,
+    resize,
 )
+from protocols.crypten_tensor.layers.resize_plan import Resizing
 from protocols.crypten_tensor.layers.window import Window
 from protocols.crypten_tensor.tensor import MaskedTensor, runtime
 from protocols.shares.masked import public
-
-Words = NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -164,8 +164,8 @@ def window(node: Node) -> Window:
 
 GROWING = {
     *("linear", "conv", "batch_norm", "layer_norm", "group_norm", "attention", "dropout"),
-    *("leaky_relu", "elu", "add", "sub", "mul", "matmul", "scale", "shift", "sum"),
-    *("add_weight", "mul_weight"),
+    *("leaky_relu", "add", "sub", "mul", "matmul", "scale", "shift", "sum"),
+    *("add_weight", "mul_weight", "recurrent"),
 }
 """Operations whose results may be larger than what they are given."""
 
@@ -174,7 +174,7 @@ Operation = Callable[[Network, Node, list[Value]], Value]
 
 
 def _elementwise(function: Callable[[Node, MaskedTensor], MaskedTensor]) -> Operation:
-    """An operation on each element, which does not care for the order of the axes."""
+    """An operation on each element, independent of the order of the axes."""
     return lambda _, node, values: Value(function(node, values[0].tensor), values[0].maps)
 
 
@@ -237,7 +237,7 @@ def _batch_norm(net: Network, node: Node, values: list[Value]) -> Value:
 def _move(kept: MaskedTensor, found: MaskedTensor, momentum: Fraction, factor: Fraction) -> None:
     """kept ← (1 − momentum) · kept + momentum · factor · found."""
     moved = kept.mul(1 - momentum).add(found.detach().mul(momentum * factor))
-    value = moved._plain_factor().masked()
+    value = moved.plain_factor().masked()
     kept.copy_(kept.with_value(value))
 
 
@@ -308,18 +308,6 @@ def _reduced(name: str) -> Callable[[Node, MaskedTensor], MaskedTensor]:
     return run
 
 
-def _fill(net: Network, node: Node, values: list[Value]) -> Value:
-    """One public number in every place of so many rows."""
-    role, f = runtime().role, runtime().fraction_bits
-    shape = (values[0].as_rows().shape[0], *node.shape)
-    words = np.full(shape, round(node.real("value") * (1 << f)), np.int64)
-    return Value(MaskedTensor(public(role, words)))
-
-
-def _interpolate(net: Network, node: Node, values: list[Value]) -> Value:
-    return Value(values[0].as_maps().resampled(node.shape[1:], node.flag("align")), True)
-
-
 def _matmul(net: Network, node: Node, values: list[Value]) -> Value:
     x, y = (value.as_rows() for value in values)
     return Value(_batched(x, y))
@@ -362,6 +350,23 @@ def _attention(net: Network, node: Node, values: list[Value]) -> Value:
     return Value(y.reshape(-1, length, width))
 
 
+def _recurrent(net: Network, node: Node, values: list[Value]) -> Value:
+    """[rows, steps, what the inputs add to the gates] to the states [rows, steps, hidden]."""
+    weight, bias = net.needed(node, "weight"), net.tensor(node, "bias")
+    x, cell = values[0].as_rows(), node.settings["cell"]
+    return Value(x.recurrent(weight, bias, cell, node.flag("reverse")))
+
+
+def _resize(node: Node, x: MaskedTensor) -> MaskedTensor:
+    return x.resize(resizing(node, tuple(x.shape[-len(node.sizes("numerators")) :])))
+
+
+def resizing(node: Node, sizes: tuple[int, ...]) -> Resizing:
+    """sizes: of the axes that change, before."""
+    factors = map(Fraction, node.sizes("numerators"), node.sizes("denominators"))
+    return Resizing(sizes, node.shape[-len(sizes) :], tuple(factors), node.flag("aligned"))
+
+
 def root_of(value: Fraction) -> Fraction:
     """sqrt of a public fraction, rounded to 2^-24 by integers alone."""
     return Fraction(isqrt((value.numerator << 48) // value.denominator), 1 << 24)
@@ -401,9 +406,6 @@ OPERATIONS: dict[str, Operation] = {
     "relu": _plain("relu"),
     "leaky_relu": _plain("leaky", "slope"),
     "clamp": _plain("clamp_between", "low", "high"),
-    "elu": _plain("elu", "alpha"),
-    "fill": _fill,
-    "interpolate": _interpolate,
     "sigmoid": _plain("sigmoid"),
     "tanh": _plain("tanh"),
     "smooth": _elementwise(lambda node, x: x.smooth(node.settings["table"])),
@@ -423,4 +425,6 @@ OPERATIONS: dict[str, Operation] = {
     "sum": _on_rows(_reduced("sum")),
     "matmul": _matmul,
     "attention": _attention,
+    "recurrent": _recurrent,
+    "resize": _elementwise(_resize),
 }

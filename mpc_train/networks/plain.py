@@ -7,6 +7,7 @@ graph came from, so that a trained model loads into either.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -182,14 +183,6 @@ def _slice(_: PlainGraph, node: Node, x: list[Tensor], tensors: Any) -> Tensor:
     return x[0].narrow(node.count("axis") + 1, start, stop - start)
 
 
-def _interpolate(_: PlainGraph, node: Node, x: list[Tensor], tensors: Any) -> Tensor:
-    if len(node.shape) not in (2, 3):
-        raise ValueError("takes [channels, length] or [channels, height, width]")
-    mode = "linear" if len(node.shape) == 2 else "bilinear"
-    sizes = list(node.shape[1:])
-    return functional.interpolate(x[0], sizes, mode=mode, align_corners=node.flag("align"))
-
-
 def _attention(_: PlainGraph, node: Node, x: list[Tensor], tensors: Any) -> Tensor:
     module = functional.multi_head_attention_forward
     query, key, value = (part.transpose(0, 1) for part in x)
@@ -212,6 +205,38 @@ def _attention(_: PlainGraph, node: Node, x: list[Tensor], tensors: Any) -> Tens
     return mixed.transpose(0, 1)
 
 
+def _recurrent(_: PlainGraph, node: Node, x: list[Tensor], tensors: dict[str, Tensor]) -> Tensor:
+    """torch's own layer, whose inputs' weight is the identity: that product is made already."""
+    weight, bias, cell = tensors["weight"], tensors.get("bias"), str(node.settings["cell"])
+    wide, hidden = weight.shape
+    one = torch.eye(wide, dtype=weight.dtype, device=weight.device)
+    pair = [] if bias is None else [torch.zeros_like(bias), bias]
+    first: Any = torch.zeros(1, len(x[0]), hidden, dtype=weight.dtype, device=weight.device)
+    runs: dict[str, Any] = {
+        "gru": torch.gru,
+        "lstm": torch.lstm,
+        "rnn_relu": torch.rnn_relu,
+        "rnn_tanh": torch.rnn_tanh,
+    }
+    given = x[0].flip(1) if node.flag("reverse") else x[0]
+    if cell == "lstm":
+        first = (first, first)
+    weights, has_bias = [one, weight, *pair], bias is not None
+    y = runs[cell](given, first, weights, has_bias, 1, 0.0, False, False, True)[0]
+    return y.flip(1) if node.flag("reverse") else y
+
+
+def _resize(_: PlainGraph, node: Node, x: list[Tensor], tensors: Any) -> Tensor:
+    factors = [*map(Fraction, node.sizes("numerators"), node.sizes("denominators"))]
+    axes, aligned = len(factors), node.flag("aligned")
+    given, wanted = x[0].shape[-axes:], node.shape[-axes:]
+    mode = ("linear", "bilinear")[axes - 1]
+    if aligned or all(a * f == b for a, b, f in zip(given, wanted, factors, strict=True)):
+        return functional.interpolate(x[0], wanted, mode=mode, align_corners=aligned)
+    scale = tuple(map(float, factors))
+    return functional.interpolate(x[0], scale_factor=scale, mode=mode, align_corners=False)
+
+
 def _spread(node: Node, weight: Tensor) -> Tensor:
     return weight.reshape(*weight.shape, *[1] * node.count("behind"))
 
@@ -221,6 +246,7 @@ def _axes(node: Node) -> list[int]:
 
 
 SMOOTH: dict[object, Callable[[Tensor], Tensor]] = {
+    "ELU": functional.elu,
     "GELU": functional.gelu,
     "SILU": functional.silu,
     "SMOOTH_RELU": functional.softplus,
@@ -242,11 +268,6 @@ OPERATIONS: dict[str, Run] = {
     "clamp": lambda _, node, x, t: functional.hardtanh(
         x[0], float(node.real("low")), float(node.real("high"))
     ),
-    "elu": lambda _, node, x, t: functional.elu(x[0], float(node.real("alpha"))),
-    "fill": lambda _, node, x, t: x[0].new_full(
-        (len(x[0]), *node.shape), float(node.real("value"))
-    ),
-    "interpolate": _interpolate,
     "sigmoid": lambda _, node, x, t: torch.sigmoid(x[0]),
     "tanh": lambda _, node, x, t: torch.tanh(x[0]),
     "smooth": lambda _, node, x, t: SMOOTH[node.settings["table"]](x[0]),
@@ -267,4 +288,6 @@ OPERATIONS: dict[str, Run] = {
     "sum": lambda _, node, x, t: x[0].sum(_axes(node), node.flag("keep")),
     "matmul": lambda _, node, x, t: x[0] @ x[1],
     "attention": _attention,
+    "recurrent": _recurrent,
+    "resize": _resize,
 }

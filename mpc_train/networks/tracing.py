@@ -2,14 +2,13 @@
 
 Shapes are no data: `x.dim()`, `x.ndim`, `x.shape[1]` and `x.size(1)` are plain numbers to the
 module's own code, which may compare them, assert on them and branch on them. The number of rows
-alone stays open. Shapes come from the same operations on two rows of zeros; where that fails,
-nothing is known, and the conversion says why.
+alone stays open, on whichever axis it is. Shapes come from the same operations on two and on three
+rows of zeros; where that fails, nothing is known, and the conversion says why.
 """
 
 from __future__ import annotations
 
-import os
-import sys
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,28 +16,26 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-_NOT_THEIRS = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, torch.__file__))
-
-
-def is_own_code(file: str) -> bool:
-    """Whether a file is of the module that is traced: neither torch's nor one of this folder."""
-    return not file.startswith(_NOT_THEIRS)
-
 
 class ShapedProxy(fx.Proxy):
     """A value in tracing that knows its shape but for the number of rows."""
 
-    def _known(self) -> torch.Size | None:
+    def _known(self) -> tuple[torch.Size, int] | None:
+        """Its shape for two rows, and the axis of the rows."""
         tracer = self.tracer
-        value = tracer.values.get(self.node) if isinstance(tracer, ShapeTracer) else None
-        return value.shape if isinstance(value, torch.Tensor) and value.dim() else None
+        values = tracer.values.get(self.node, ()) if isinstance(tracer, ShapeTracer) else ()
+        if not values or not all(isinstance(value, torch.Tensor) for value in values):
+            return None
+        two, three = (value.shape for value in values)
+        axis = rows_axis(two, three)
+        return None if axis is None else (two, axis)
 
     def _method(self, name: str, *args: Any) -> Any:
         return self.tracer.create_proxy("call_method", name, (self, *args), {})
 
     def dim(self) -> Any:
         known = self._known()
-        return self._method("dim") if known is None else len(known)
+        return self._method("dim") if known is None else len(known[0])
 
     ndimension = dim
 
@@ -54,9 +51,20 @@ class ShapedProxy(fx.Proxy):
         known = self._known()
         if known is None:
             return self._method("size") if dim is None else self._method("size", dim)
+        shape, rows = known
         if dim is None:
-            return (self._method("size", 0), *known[1:])
-        return known[dim] if dim % len(known) else self._method("size", 0)
+            return tuple(self.size(axis) for axis in range(len(shape)))
+        return shape[dim] if dim % len(shape) != rows else self._method("size", dim % len(shape))
+
+
+def rows_axis(two: torch.Size, three: torch.Size) -> int | None:
+    """The axis of the rows, from a shape for two and for three of them; None: there is not one."""
+    if len(two) != len(three):
+        return None
+    changed = [axis for axis, pair in enumerate(zip(two, three, strict=True)) if pair[0] != pair[1]]
+    if len(changed) != 1 or (two[changed[0]], three[changed[0]]) != (2, 3):
+        return None
+    return changed[0]
 
 
 class ShapeTracer(fx.Tracer):
@@ -64,7 +72,9 @@ class ShapeTracer(fx.Tracer):
 
     def __init__(self, input_shape: tuple[int, ...], leaves: Iterable[type]) -> None:
         super().__init__()
-        self.values: dict[fx.Node, Any] = {}
+        self.record_stack_traces = True
+        self.values: dict[fx.Node, tuple[Any, ...]] = {}
+        """By node: what it gives for two rows and for three."""
         self._input_shape = input_shape
         self._leaves = frozenset(leaves)
         self._computing = False
@@ -80,35 +90,21 @@ class ShapeTracer(fx.Tracer):
     ) -> Any:
         found = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         node = found.node
-        node.meta["written"] = self._written()
         computing, self._computing = self._computing, True
         try:
             with torch.no_grad():
-                self.values[node] = self._computed(node)
+                self.values[node] = tuple(self._computed(node, rows) for rows in (2, 3))
         except Exception:  # noqa: S110  `_shapes` runs the same again and reports it
             pass
         finally:
             self._computing = computing
         return found
 
-    def _written(self) -> str:
-        """File and line of the module's own code that makes this call; empty where a container of
-        torch's calls it."""
-        frame = sys._getframe(1)
-        while frame is not None and frame.f_code is not ShapeTracer.trace.__code__:
-            if is_own_code(frame.f_code.co_filename):
-                return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-            frame = frame.f_back  # type: ignore[assignment]
-        return ""
-
-    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
-        return super().trace(root, concrete_args)
-
-    def _computed(self, node: fx.Node) -> Any:
+    def _computed(self, node: fx.Node, rows: int) -> Any:
         if node.op == "placeholder":
-            return torch.zeros(2, *self._input_shape)
-        args: Any = fx.node.map_arg(node.args, lambda each: self.values[each])
-        kwargs: Any = fx.node.map_arg(node.kwargs, lambda each: self.values[each])
+            return torch.zeros(rows, *self._input_shape)
+        args: Any = fx.node.map_arg(node.args, lambda each: self.values[each][rows - 2])
+        kwargs: Any = fx.node.map_arg(node.kwargs, lambda each: self.values[each][rows - 2])
         if node.op == "call_function":
             return node.target(*args, **kwargs)  # type: ignore[operator]
         if node.op == "call_method":
@@ -121,8 +117,10 @@ class ShapeTracer(fx.Tracer):
         if isinstance(layer, nn.Embedding):
             args = (args[0].long(), *args[1:])
         elif weight is not None:
-            args = fx.node.map_aggregate(args, lambda each: _as(each, weight.dtype))
-            kwargs = fx.node.map_aggregate(kwargs, lambda each: _as(each, weight.dtype))
+            dtype = weight.dtype
+            args = fx.node.map_aggregate(
+                args, lambda each: each.to(dtype) if isinstance(each, torch.Tensor) else each
+            )
         was = layer.training
         layer.eval()  # a batch norm would count these zeros
         try:
@@ -141,8 +139,16 @@ class ShapeTracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
-def _as(value: Any, dtype: torch.dtype) -> Any:
-    return value.to(dtype) if isinstance(value, torch.Tensor) else value
+_FRAME = re.compile(r'File "([^"\n]+)", line (\d+)')
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def source_line(node: fx.Node) -> str:
+    """Where the module's own code makes the call: " at FILE:LINE", or nothing if torch does."""
+    for file, line in reversed(_FRAME.findall(node.stack_trace or "")):
+        if not file.startswith(_TORCH) and Path(file).parent != Path(__file__).parent:
+            return f" at {file}:{line}"
+    return ""
 
 
 def uninitialised(module: nn.Module) -> list[str]:

@@ -109,7 +109,7 @@ def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     summary, in the fields of `--format json`.
 
     Steps and rounds are the first evaluator's; raises ArtifactError when another evaluator counts
-    other steps, or a node sent what is no such summary.
+    other steps, or a node sent something else.
     """
     from mpc_train.errors import ArtifactError
     from mpc_train.node.summary import read_summary

@@ -55,7 +55,7 @@ def agree(config: NodeConfig, roster: "Roster", job: Job, ask: Ask | None) -> st
 
 
 def _approver(config: NodeConfig, roster: "Roster", job: Job) -> str | None:
-    """One of the node's approvers who signed the job; RefusedError for a file that is none."""
+    """Return one of the node's approvers who signed the job; raise RefusedError for other files."""
     cards = {name: roster.card(name) for name in config.rules.approvers if name in roster}
     if not cards:
         return None

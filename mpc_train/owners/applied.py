@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.owners.local import Local
-
-Reals = NDArray[np.float64]
+from protocols.arrays import Reals
 
 
 def applied(pipeline: Pipeline, local: Local, parameters: Mapping[str, Reals]) -> Reals:

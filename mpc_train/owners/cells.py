@@ -23,18 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpc_train.jobs.pipeline import Pipeline
+from protocols.arrays import Reals
 
 CELL_BITS, WORD_BITS = 56, 28
 """Bits of a cell, and of its fine word."""
-MOST_JOINED_BITS = 20
+MAX_JOINED_BITS = 20
 """Bits of the fine word of joined rows, at most."""
-LEAST_SPREAD_BITS = 10
+MIN_SPREAD_BITS = 10
 """Values that differ by less than 2^10 units count as equal: float64 tells cells near the ends of
 the range apart by 2^3 of theirs."""
 SUM_BITS = 61
 """Sums over rows stay below 2^61."""
-
-Reals = NDArray[np.float64]
 
 
 def cells(pipeline: Pipeline, values: Reals) -> Reals:
@@ -89,4 +88,4 @@ class Affine:
 
 def joined_bits(rows: int) -> int:
     """Bits of the fine word of so many joined rows: squares of both words, summed, fit the ring."""
-    return min(MOST_JOINED_BITS, (SUM_BITS - rows.bit_length()) // 2)
+    return min(MAX_JOINED_BITS, (SUM_BITS - rows.bit_length()) // 2)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_ORDERS = 64
+MAX_ORDERS = 64
 """Orders that are tried before sizes count as impossible."""
 
 
@@ -28,7 +28,7 @@ def grouped_order(groups: Sequence[str], parts: Sequence[int], seed: int) -> NDA
     groups: of each row. Raises GroupError where no order that was tried fills the parts exactly.
     """
     sizes = Counter(groups)
-    for attempt in range(MOST_ORDERS):
+    for attempt in range(MAX_ORDERS):
         place = _placed(sizes, parts, seed, attempt)
         if place is not None:
             return np.argsort([place[group] for group in groups], kind="stable").astype(np.int64)

@@ -1,8 +1,8 @@
 """What an owner does alone, with its own cells and public declarations; in float64.
 
-Clip, logarithm, public center and scale, powers, one bit a level or its number, one bit for a
-missing cell, and sums over its own training rows. All of it is shared in afterwards, and leaves the
-owner in no other form.
+Clip, logarithm, public center and scale, powers, one bit a level, one bit for a missing cell, and
+sums over its own training rows. All of it is shared in afterwards, and leaves the owner in no
+other form.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc_train.errors import DataError
 from mpc_train.jobs.kinds import LOGARITHMIC
 from mpc_train.jobs.pipeline import Pipeline, Term
+from mpc_train.jobs.schedule import split, split_sizes
 from mpc_train.owners.cells import CELL_BITS
 from mpc_train.tables.cells import CellError
+from protocols.arrays import Reals
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.tables.typed import TypedTable
 
-Reals = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 STATISTICS = ("count", "there", "root", "low", "high", "above", "deviation", "least", "most")
@@ -65,7 +67,7 @@ def term_values(term: Term, values: Reals, missing: Mask) -> Reals:
     if term.part == "level":
         return ((values == term.level) & ~missing).astype(np.float64)
     if term.part == "index":
-        return np.where(missing, float(term.level), values)
+        return np.where(missing, 0.0 if term.fill is None else term.fill, values)
     found = np.where(missing, _a_value(term), values)
     if term.clip is not None:
         found = np.clip(found, *term.clip)
@@ -78,6 +80,39 @@ def term_values(term: Term, values: Reals, missing: Mask) -> Reals:
 def _a_value(term: Term) -> float:
     """Something of which there is a logarithm."""
     return 1.0 if term.clip is None else term.clip[0]
+
+
+def least_filled(job: Job) -> int:
+    """Fewest training rows with a value whose mean may stand in missing cells: recipients get that
+    mean, so that it is one of a group. Where all rows are fewer, the model is of no more either."""
+    return min(job.reveal.least_group, split_sizes(job)[0])
+
+
+def check_filled(job: Job, owner: str, present: Reals) -> None:
+    """Raise DataError where few of an owner's training rows have a value of a column whose mean
+    recipients get: somebody who knows the others' could subtract them.
+
+    present: float64[B, filled terms] of 0 and 1, of the owner's rows in the job's order.
+    """
+    if not job.pipeline.filled or job.data.partition == "columns":
+        return
+    first, training = job.first_row(owner), split(job)[0]
+    mine = training[(training >= first) & (training < first + len(present))] - first
+    least = min(least_filled(job), len(mine))
+    counts = present[mine].sum(axis=0).astype(int)
+    few = {
+        job.pipeline.terms[index].column: count
+        for index, count in zip(job.pipeline.filled, counts.tolist(), strict=True)
+        if 0 < count < least
+    }
+    if few:
+        raise DataError(
+            f"column {', '.join(map(repr, few))}: only {', '.join(map(str, few.values()))} of this "
+            "table's training rows have a value, and recipients learn the mean that stands in "
+            f'missing cells (missing = "mean"); it has to be of {least} rows at least, or of none '
+            "(reveal.least_group). Take the column out of the job, name a constant "
+            "(prepare.columns.NAME.fill), or leave the column empty at this owner"
+        )
 
 
 def check_cells(job: Job, name: str, values: Reals, missing: Mask) -> None:

@@ -15,9 +15,8 @@ from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.jobs.schedule import group_parts
 from mpc_train.owners.columns import columns_of, pipeline_over
 from mpc_train.owners.grouping import GroupError, grouped_order
-from mpc_train.owners.local import check_cells, local_terms
+from mpc_train.owners.local import check_cells, check_filled, local_terms
 from mpc_train.owners.tokens import IdentifierError, Tokens, spelt, token_key, tokens_of
-from mpc_train.tables.cells import Reals
 from mpc_train.tables.dates import DateForm
 from mpc_train.tables.faults import Faults
 from mpc_train.tables.loading.load import Report, load
@@ -25,6 +24,7 @@ from mpc_train.tables.normalise import normaliser
 from mpc_train.tables.readers.arrays import Arrays
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
+from protocols.arrays import Reals
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,6 +106,10 @@ def load_table(
     cells = None if raw is None else raw(pipeline_over(job.pipeline, typed.names), typed)
     table = replace(table_of(job, typed), raw=cells)
     table = table if order is None else table.ordered(order)
+    try:
+        check_filled(job, owner, table.present)
+    except DataError as error:
+        raise DataError(f"{label_of(source)}: {error}") from error
     if typed.kept is not None:
         # Where rows were left out, the others stand where they stood.
         table = replace(table, places=typed.kept if order is None else typed.kept[order])

@@ -1,7 +1,7 @@
 """Identifiers into tokens: keyed hashes of fixed length, which alone leave the loader.
 
 A token is HMAC-SHA256 of the normalised identifiers of a row, each with its length, under a key
-that follows from the job. Whoever has the job can try identifiers out on tokens, so that tokens
+that follows from the job. Anybody who has the job can try identifiers out on tokens, so that tokens
 stay in the process of the node that made them: before anything of them travels they are hashed
 again under a key that the holders of the session alone make
 (`protocols.linkage.intersection`). Neither identifiers nor tokens are ever written to a file, a log

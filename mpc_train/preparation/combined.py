@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpc_train.jobs.pipeline import Pipeline
-from mpc_train.owners.cells import CELL_BITS, LEAST_SPREAD_BITS, WORD_BITS
+from mpc_train.owners.cells import CELL_BITS, MIN_SPREAD_BITS, WORD_BITS
 from mpc_train.preparation.fitted import (
     Count,
     Fitted,
@@ -53,18 +53,19 @@ from protocols.shares.masked import Masked, concatenate
 
 UNIT_BITS = 30
 """Fractional bits of what was brought to the size of the spread; squares have twice as many."""
-MOST_SPREAD_BITS = CELL_BITS + 2
+MAX_SPREAD_BITS = CELL_BITS + 2
 """The spread is below 2^58 cell units."""
-TOPS = range(LEAST_SPREAD_BITS, MOST_SPREAD_BITS + 1)
+TOPS = range(MIN_SPREAD_BITS, MAX_SPREAD_BITS + 1)
 """By the level of a spread: it is below 2^top, and from the second level on at least half of it."""
 
 
 def parameters(
-    pipeline: Pipeline, brought: Sequence[Masked], rows: int, fraction_bits: int
+    pipeline: Pipeline, brought: Sequence[Masked], rows: int, least: int, fraction_bits: int
 ) -> Parameters:
     """The secret parameters from each owner's partials, [STATISTICS, secret terms] as whole words.
 
-    rows: training rows of all owners. Rounds: at most 60, for minmax alone 34.
+    rows: training rows of all owners; least: fewest that a mean is of. Rounds: at most 60, for
+    minmax alone 34.
     """
     if not pipeline.secret:
         return Parameters()
@@ -97,7 +98,7 @@ def parameters(
         filled, number = pooled.mean.select(places), pooled.number.select(places)
         both, _ = filled_places(pipeline)
         between = filled.select(np.array(both)) if both else None
-    return finished(pipeline, fitted, centers, filled, between, number, fraction_bits)
+    return finished(pipeline, fitted, centers, filled, between, number, least, fraction_bits)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -133,11 +134,11 @@ class _Pooled:
         least, most = low.select(every), high.select(every)
         low, high = low.select(training), high.select(training)
         size = magnitude(high - low, [1 << top for top in TOPS[:-1]])
-        power = remask(size.chosen([1 << MOST_SPREAD_BITS - top for top in TOPS]))
+        power = remask(size.chosen([1 << MAX_SPREAD_BITS - top for top in TOPS]))
         # An owner without a cell has no mean: what stands for it may lie anywhere.
         away = remask(multiply(there, lows + above - low.reshape(-1, 1)))
         both = concatenate([one.reshape(1, *one.shape) for one in (away, deviations)])
-        both = exactly(multiply(both, power.reshape(-1, 1)), MOST_SPREAD_BITS - UNIT_BITS)
+        both = exactly(multiply(both, power.reshape(-1, 1)), MAX_SPREAD_BITS - UNIT_BITS)
         away, deviations = both.select(0), both.select(1)
         number = counts.sum(axis=1)
         count = Count.secret(number, rows) if gaps else Count.known(whole.role, number.size, rows)
@@ -208,7 +209,7 @@ def _relative_bits(rows: int) -> int:
 
 
 def _minmax(pooled: _Pooled) -> Found:
-    excess = MOST_SPREAD_BITS - 1 - MANTISSA_BITS
+    excess = MAX_SPREAD_BITS - 1 - MANTISSA_BITS
     inverse = reciprocal(exactly(pooled.spread.shares(), excess))
     exponent = pooled.size.chosen([CELL_BITS + 1 - top for top in TOPS])
     return pooled.low, inverse.scale(2), inverse, remask(exponent)

@@ -35,7 +35,7 @@ from protocols.roles.role import Role
 from protocols.shares.arithmetic import multiply, remask
 from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate, public
 
-LEAST_INPUT_BITS = 12
+MIN_INPUT_BITS = 12
 """Inputs have at least so many bits before the point."""
 MEAN_BITS = 30
 """Bits of a mean that are found at a time."""
@@ -81,8 +81,8 @@ class Fitted:
 class Parameters:
     """Secret. factors, offset: of the scaled terms; instead: what a missing cell of those that are
     filled adds in the place of its words; fill: of the filled ones that are not scaled, at scale
-    2^f; some: of all filled ones, whether a training row has a value. None where there are none.
-    sealed: by the names of `sealed.sealed_shapes`."""
+    2^f; some: of all filled ones, whether enough training rows have a value. None where there are
+    none. sealed: by the names of `sealed.sealed_shapes`."""
 
     factors: Factors | None = None
     offset: Masked | None = None
@@ -95,7 +95,7 @@ class Parameters:
 def input_bits(rows: int) -> int:
     """Fractional bits of a scaled input before its truncation: training rows' inputs are at most
     the root of their number."""
-    return HEADROOM_BITS - max(LEAST_INPUT_BITS, (rows.bit_length() + 1) // 2)
+    return HEADROOM_BITS - max(MIN_INPUT_BITS, (rows.bit_length() + 1) // 2)
 
 
 def with_factors(
@@ -121,7 +121,7 @@ def beyond(least: Masked, most: Masked, center: Masked, exponent: Masked) -> Mas
     tops = range(1, CELL_BITS + 2)  # far < 2^top
     size = magnitude(far, [1 << top for top in tops[:-1]])
     reach = remask(size.chosen(tops) + exponent.reshape(1, -1).shares())
-    over = magnitude(reach, [CELL_BITS + LEAST_INPUT_BITS + 1]).lowest.negate()
+    over = magnitude(reach, [CELL_BITS + MIN_INPUT_BITS + 1]).lowest.negate()
     either = magnitude(remask(over.shares().sum(axis=0)), [1]).lowest.negate()
     return remask(either.shares())
 
@@ -187,13 +187,14 @@ def finished(
     filled: Masked | None,
     between: Masked | None,
     number: Masked | None,
+    least: int,
     fraction_bits: int,
 ) -> Parameters:
     """The parameters from centers and means, None where there are none. 5 rounds.
 
     centers: of the scaled terms, as the rows' numbers count; filled: means of the filled terms, in
     cells; between: those of filled terms that are scaled, as the rows' numbers count; number: how
-    many training rows have a value of each filled term.
+    many training rows have a value of each filled term; least: fewest that a mean is of.
     """
     factors = offset = instead = fill = None
     sealed: dict[str, Masked] = {}
@@ -213,7 +214,7 @@ def finished(
         sealed[FILL] = filled
         if declared:
             fill = _declared(pipeline, filled, declared, fraction_bits)
-    some = None if number is None else magnitude(number, [1]).lowest.negate()
+    some = None if number is None else magnitude(number, [least]).lowest.negate()
     return Parameters(factors, offset, instead, fill, some, sealed)
 
 

@@ -27,7 +27,7 @@ from fractions import Fraction
 import numpy as np
 
 from mpc_train.jobs.pipeline import Pipeline
-from mpc_train.owners.cells import CELL_BITS, LEAST_SPREAD_BITS, SUM_BITS
+from mpc_train.owners.cells import CELL_BITS, MIN_SPREAD_BITS, SUM_BITS
 from mpc_train.preparation.fitted import (
     Count,
     Factors,
@@ -47,19 +47,24 @@ from protocols.ring.rational import MANTISSA_BITS, root
 from protocols.shares.arithmetic import multiply, remask, select
 from protocols.shares.masked import Masked, concatenate, public
 
-LEAST_DEVIATION_BITS = 9
+MIN_DEVIATION_BITS = 9
 """Of a deviation of joined rows, in the owner's units."""
 TOP_LEVEL = 30
 """rows · variance is below 4^31, by the choice of w."""
 
 
 def joined_parameters(
-    pipeline: Pipeline, training: Rows, affine: Masked | None, word: int, fraction_bits: int
+    pipeline: Pipeline,
+    training: Rows,
+    affine: Masked | None,
+    word: int,
+    least: int,
+    fraction_bits: int,
 ) -> Parameters:
     """The parameters from the training rows of all owners, as `combined.parameters` has them.
 
-    word: bits of the fine words; affine: `Affine.words` of the scaled terms, None where there are
-    none. Rounds: at most 75, and those of the extremes.
+    word: bits of the fine words; least: fewest rows that a mean is of; affine: `Affine.words` of
+    the scaled terms, None where there are none. Rounds: at most 75, and those of the extremes.
     """
     values, fine, present = training.values, training.fine, training.present
     f, rows, role = fraction_bits, values.shape[0], values.role
@@ -95,7 +100,7 @@ def joined_parameters(
             mean = _mean(count.select(one), cells, f + reach - over)
             means[place] = mean.scale(1 << CELL_BITS - f - reach + over)
     filled = concatenate([means[place] for place in sorted(means)]) if means else None
-    return finished(pipeline, fitted, centers, filled, between, number, f)
+    return finished(pipeline, fitted, centers, filled, between, number, least, f)
 
 
 def _mean(count: Count, total: Masked, bits: int) -> Masked:
@@ -192,7 +197,7 @@ def _standard(numbers: _Numbers, rows: int, cut: Masked) -> Found:
     large = magnitude(high, [1 << 2 * TOP_LEVEL - 2 * word]).lowest.negate()
     whole = remask(low.shares() + select(large, high - low))
     # 4^level <= whole < 4^(level + 1)
-    constant = (length + 2 * LEAST_DEVIATION_BITS + 1) // 2
+    constant = (length + 2 * MIN_DEVIATION_BITS + 1) // 2
     levels = range(min(constant, TOP_LEVEL - word) - 1, TOP_LEVEL + 1)
     size = magnitude(whole, [1 << 2 * level for level in levels[1:]])
     power = remask(size.chosen([1 << 2 * (TOP_LEVEL - level) for level in levels]))
@@ -243,7 +248,7 @@ def _minmax(numbers: _Numbers, rows: int, cut: Masked) -> Found:
         low, high = whole + beyond, whole - beyond
     least = -_largest(-low)
     spread = _largest(high) - least
-    tops = range(LEAST_SPREAD_BITS, 2 * word + 3)
+    tops = range(MIN_SPREAD_BITS, 2 * word + 3)
     size = magnitude(spread, [1 << top for top in tops[:-1]])
     power = remask(size.chosen([1 << tops[-1] - top for top in tops]))
     inverse = reciprocal(exactly(multiply(spread, power), tops[-1] - 1 - MANTISSA_BITS))

@@ -16,19 +16,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.jobs.sealed import BEYOND, CENTER, EXPONENT, FILL, INVERSE, MANTISSA
 from mpc_train.owners.cells import CELL_BITS, reaches
+from protocols.arrays import Reals
 from protocols.ring.rational import MANTISSA_BITS
 
 BITS = {CENTER: CELL_BITS, MANTISSA: MANTISSA_BITS, EXPONENT: 0, BEYOND: 0, FILL: CELL_BITS}
 """Fractional bits of what is sealed."""
 FINE_BITS = 42
 """Beyond a deviation of 2^-42 of the range an input is off by more than 2^-12."""
-
-Reals = NDArray[np.float64]
 
 
 def opened_parameters(pipeline: Pipeline, sealed: Mapping[str, Reals]) -> dict[str, Reals]:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from mpc_train.jobs.schedule import split
 from mpc_train.owners.cells import WORD_BITS, cells, halves
-from mpc_train.owners.local import STATISTICS, Local, partials
+from mpc_train.owners.local import STATISTICS, Local, least_filled, partials
 from mpc_train.preparation.combined import parameters
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.rows import BLOCK, Rows, prepared
+from protocols.arrays import Reals
 from protocols.crypten_tensor.tensor import MaskedTensor, Source, crypten
 from protocols.ring.fixed_point import encode
 from protocols.shares.masked import Masked, concatenate
@@ -27,8 +28,6 @@ from protocols.shares.masked import Masked, concatenate
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.owners.table import Table
-
-Reals = NDArray[np.float64]
 
 
 BLOCK_WORDS = 1 << 22
@@ -163,7 +162,7 @@ def share_in(
     statistics = []
     if pipeline.secret:
         statistics = [taken(owner, next(pieces[owner])) for owner in job.owners]
-    secret = parameters(pipeline, statistics, len(split(job)[0]), f)
+    secret = parameters(pipeline, statistics, len(split(job)[0]), least_filled(job), f)
     inputs: list[Masked] = []
     waiting: dict[str, list[Masked]] = {}
     kept: dict[str, list[Masked]] = {"labels": [], "weights": []}
@@ -185,7 +184,7 @@ def share_in(
             place = kept if piece.name in kept else waiting
             place.setdefault(piece.name, []).append(taken(owner, piece))
     prepare()
-    table = mine = None  # whoever holds no other reference frees the owner's rows here
+    table = mine = None  # without another reference the owner's rows are freed here
     labels = MaskedTensor(concatenate(kept["labels"]))
     weights = MaskedTensor(concatenate(kept["weights"])) if job.weight else None
     whole = inputs[0] if len(inputs) == 1 else concatenate(inputs)

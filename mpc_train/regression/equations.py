@@ -24,8 +24,8 @@ from mpc_train.regression.scales import (
     Scales,
     square_bits,
 )
+from protocols.arrays import Words
 from protocols.ring import products as ring
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import bilinear, matmul, multiply, remask, truncate
 from protocols.shares.computed import computed
 from protocols.shares.masked import Additive, Masked, concatenate, public

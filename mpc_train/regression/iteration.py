@@ -88,7 +88,7 @@ def start(role: Role, data: Data, sizes: Scales) -> Masked:
 
 def ridged(information: Masked, sizes: Scales) -> Masked:
     """H with the L2 penalty on its diagonal, the intercept left out."""
-    whole = of_mean(sizes.bounds.ridge, sizes) / (1 << sizes.diagonal) * (1 << sizes.moment_bits)
+    whole = of_mean(sizes.bounds.ridge, sizes) * Fraction(2) ** (sizes.moment_bits - sizes.diagonal)
     penalty = np.full(sizes.bounds.columns, round(whole), np.int64)
     penalty[-1] = 0
     return information.shift(np.diag(penalty))

@@ -12,21 +12,21 @@ import numpy as np
 
 from mpc_train.regression.family import Family
 from mpc_train.regression.scales import PREDICTOR_BITS
+from protocols.arrays import Words
 from protocols.comparison.compare import below, weighted
 from protocols.functions.exponential import exponential_bits, relative_exp
 from protocols.functions.splines import evaluate, sigmoid
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import multiply, remask, truncate
 from protocols.shares.masked import Masked, concatenate
 
 F = PREDICTOR_BITS
-LEAST_WEIGHT = Fraction(5, 1 << 16)
+MIN_WEIGHT = Fraction(5, 1 << 16)
 """Added to σ(1 − σ): the spline of σ is off by 2^-14, and a sum of weights may not be negative.
 
 It moves no coefficient, and makes standard errors smaller: by 0.5% where 1 row in 100 is of class
 1, by 2% where 3 in 1000 are.
 """
-LEAST_MEAN_BITS, MOST_MEAN_BITS = -6, 12
+MIN_MEAN_BITS, MAX_MEAN_BITS = -6, 12
 LOG2 = Fraction(6931471805599453094172321, 10**25)
 
 
@@ -48,7 +48,7 @@ def rows_of(family: Family, predictor: Masked, label: Masked, weight_bits: int) 
     if family.name == "logistic":
         mean = sigmoid(predictor, F)
         spread = multiply(mean, (-mean).shift(1 << F))
-        spread = spread.shift(round(LEAST_WEIGHT * (1 << 2 * F)))
+        spread = spread.shift(round(MIN_WEIGHT * (1 << 2 * F)))
         return Rows(label - mean, truncate(spread, 2 * F - weight_bits))
     if family.name == "poisson":
         found = relative_exp(predictor, F, family.least, family.most)
@@ -77,10 +77,10 @@ def logarithm_of_mean(labels: Sequence[Masked]) -> Masked:
     count = max(rows - 1, 1).bit_length()
     total = concatenate([chunk.sum().reshape(1) for chunk in labels]).sum()
     mean = truncate(total.shares(), count).reshape(1).narrowed(F + 16)
-    exponents = range(LEAST_MEAN_BITS, MOST_MEAN_BITS)
+    exponents = range(MIN_MEAN_BITS, MAX_MEAN_BITS)
     bits = below(mean, [1 << (F + e) for e in exponents])
     # Above the last threshold 2^-11, below the first one 2^6 or what brings the mean to [1, 2).
-    top = MOST_MEAN_BITS - 1
+    top = MAX_MEAN_BITS - 1
     powers = [1 << (top - e + 1) for e in exponents]
     power = remask(weighted(bits, _steps([*powers, 1])).shift(1))
     unit = truncate(multiply(mean, power), top).narrowed(F + 16)

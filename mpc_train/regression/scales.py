@@ -34,15 +34,15 @@ SCALE_BITS = 20
 COARSE_SCALE_BITS = 8
 """Fractional bits of S where it scales a step, which need not be exact."""
 SCALE_RANGE_BITS = 12
-INPUT_BITS, LEAST_INPUT_BITS = 16, 10
-LEAST_WEIGHT_BITS = 8
-LEAST_EIGENVALUE = Fraction(1, 1 << 13)
+INPUT_BITS, MIN_INPUT_BITS = 16, 10
+MIN_WEIGHT_BITS = 8
+MIN_EIGENVALUE = Fraction(1, 1 << 13)
 """Of the columns' correlation matrix: directions below it are cut off, see `matrix_inverse`."""
 RHO_BITS = 3
 """ρ = 1/8 in `lasso`, on a matrix with ones on its diagonal: fast for penalties of 0.001 to 0.3."""
 LASSO_EIGENVALUE = Fraction(1, 1 << RHO_BITS)
 """What is inverted for an L1 penalty has no smaller ones."""
-BLOCK_ROWS, LEAST_BLOCK_ROWS = 1024, 64
+BLOCK_ROWS, MIN_BLOCK_ROWS = 1024, 64
 """Products are summed over so many rows before they are truncated, over fewer where residuals are
 large."""
 CHUNK_ELEMENTS = 1 << 21
@@ -116,11 +116,11 @@ def scales(bounds: Bounds) -> Scales:
     # S is a few per cent off, so that T's diagonal is.
     columns = bit_length(Fraction(11, 10) * bounds.columns) + bounds.growth
     input_bits, weight_bits = _row_bits(bounds, inputs)
-    least = LASSO_EIGENVALUE if bounds.sparse else LEAST_EIGENVALUE
+    least = LASSO_EIGENVALUE if bounds.sparse else MIN_EIGENVALUE
     plan = inverse_plan(bounds.columns, least / (1 << columns))
     room = WORD_BITS - bit_length(inputs * bounds.residual) - input_bits - PREDICTOR_BITS
     block = min(BLOCK_ROWS, 1 << max(room, 0))
-    if block < LEAST_BLOCK_ROWS:
+    if block < MIN_BLOCK_ROWS:
         raise RangeError(
             f"residuals up to {float(bounds.residual):g} times inputs up to {float(inputs):g}"
         )
@@ -161,9 +161,9 @@ def _row_bits(bounds: Bounds, inputs: Fraction) -> tuple[int, int]:
     if not bounds.varying:
         input_bits, weight_bits = min(INPUT_BITS, room // 2), 0
     else:
-        input_bits = min(INPUT_BITS, (room - LEAST_WEIGHT_BITS - 2) // 2)
+        input_bits = min(INPUT_BITS, (room - MIN_WEIGHT_BITS - 2) // 2)
         weight_bits = min(room - 2 * input_bits, PREDICTOR_BITS - 1)
-    if input_bits < LEAST_INPUT_BITS or (bounds.varying and weight_bits < LEAST_WEIGHT_BITS):
+    if input_bits < MIN_INPUT_BITS or (bounds.varying and weight_bits < MIN_WEIGHT_BITS):
         raise RangeError(
             f"inputs up to {float(inputs):g} with weights up to {float(bounds.weight):.3g}"
         )

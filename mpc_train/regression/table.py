@@ -29,19 +29,18 @@ from dataclasses import astuple, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.jobs.sealed import CHANGE, DEPENDENCE, DISPERSION, INFLATION, SCALE
 from mpc_train.regression.settings import bounds_of, family_of, sizes_of
+from protocols.arrays import Reals
 from protocols.functions.matrix_inverse_plan import UNRESOLVED
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.regression.family import Family
 
-Reals = NDArray[np.float64]
 COEFFICIENTS_FILE = "coefficients.csv"
 INTERCEPT = "(intercept)"
 CONVERGED = 0.01
@@ -55,10 +54,12 @@ separates them moves by 1/k of its coefficient in step k, and each step's size g
 weights of the rows, so that it also falls below a standard error's."""
 ENOUGH_STEPS = 6
 """After as many a regular iteration of classes or counts has converged."""
-LEAST_TOLD = 0.1
+MIN_TOLD = 0.1
 """Without standard errors: smaller coefficients are not told apart from 0 by `CREEPING`."""
 NOT_CONVERGED = "not converged"
 DEPENDENT = "determined by other inputs or constant"
+EXACT = "every row is fitted exactly"
+"""Then no residual is left that an error could be estimated from."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,12 @@ class Results:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the coefficients has to know, in sentences that name no input."""
+        if self.converged and any(row.note == DEPENDENT for row in self.rows):
+            return (
+                f"Inputs without a standard error are {DEPENDENT}: their coefficients are one of "
+                "many choices that predict the same, and say nothing by themselves. Leave such "
+                "inputs out",
+            )
         if self.converged:
             return ()
         known = "The regression did not converge: its last step still moved coefficients"
@@ -129,8 +136,6 @@ class Results:
             found.append(f"{row.name:<{width}}" + "".join(cells))
         if self.statistic == "t":
             found.append(f"Dispersion {self.dispersion:.6g} with {self.freedom} degrees of freedom")
-        if any(row.note == DEPENDENT for row in self.rows):
-            found.append(f"Inputs without a standard error are {DEPENDENT}")
         return [*found, *self.warnings]
 
 
@@ -147,7 +152,7 @@ def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
             for name, value, unit in zip(names, values, units, strict=True)
         )
         settled = change.max() <= CONVERGED_PLAIN * max(1.0, np.abs(values).max())
-        settled &= not _creeps(family, change, values, np.full_like(values, LEAST_TOLD))
+        settled &= not _creeps(family, change, values, np.full_like(values, MIN_TOLD))
         separated = not settled and _separated(job, tensors[CHANGE], values)
         plain = plain if settled else tuple(replace(row, note=NOT_CONVERGED) for row in plain)
         return Results(plain, "", 1.0, freedom, bool(settled), separated)
@@ -158,8 +163,11 @@ def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
     inflation = tensors[INFLATION]
     variance = dispersion * tensors[SCALE] ** 2 * np.maximum(inflation, 0)
     errors = np.sqrt(variance / 2.0 ** (sizes.diagonal + sizes.count))
-    known = (tensors[DEPENDENCE] <= UNRESOLVED) & (errors > 0)
+    alone = (tensors[DEPENDENCE] <= UNRESOLVED) & (tensors[SCALE] > 0) & (inflation > 0)
+    known = alone & (errors > 0)
     settled = bool((change[known] <= CONVERGED * errors[known]).all())
+    little = CONVERGED_PLAIN * np.maximum(1.0, np.abs(values))
+    settled &= bool((change <= little)[alone & ~known].all())
     settled &= not _creeps(family, change[known], values[known], errors[known])
     statistic = np.divide(values, errors, out=np.zeros_like(values), where=known)
 
@@ -171,7 +179,8 @@ def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
     for j, name in enumerate(names):
         row = Row(name, float(values[j]), inflation=float(inflation[j]), per_unit=units[j])
         if not known[j] or not settled:
-            row = replace(row, note=NOT_CONVERGED if known[j] else DEPENDENT)
+            note = EXACT if settled else NOT_CONVERGED
+            row = replace(row, note=note if alone[j] else DEPENDENT)
         else:
             row = replace(
                 row,
@@ -203,7 +212,7 @@ def _separated(job: Job, change: Reals, values: Reals) -> bool:
 
 
 def _units(job: Job, tensors: Mapping[str, Reals]) -> list[float | None]:
-    """The change for one unit of each column; None for the intercept and what is no such thing."""
+    """The change for one unit of each column; None for the intercept and everything else."""
     weights = tensors["weight"].reshape(-1)
     inverse = dict(zip(job.pipeline.scaled, tensors.get("prepare.inverse", ()), strict=True))
     label = float(job.label.scale) if job.model.kind == "linear" else 1.0

@@ -8,8 +8,8 @@ partial result exists.
 
 What leaves here in the clear (the manifest) names no opened value: the evaluators commit to what
 they sealed under a random key that stays in the envelope, and the model file is tied to the
-manifest under a key that stays in the model file. A plain hash of either would let whoever knows
-the masks, or guesses well, recover weights.
+manifest under a key that stays in the model file. A plain hash of either would let somebody who
+knows the masks, or guesses well, recover weights.
 
 Payload: `pack`(statement, signature, commitment key, tensors), tensors in safetensors form with
 the names "delta.<name>" and "mask.<name>", int64.

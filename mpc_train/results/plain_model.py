@@ -2,13 +2,11 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mpc_train.jobs.job import Job
 from mpc_train.networks.plain import PlainGraph
 from mpc_train.regression.family import Family
-
-Reals = NDArray[np.float64]
+from protocols.arrays import Reals
 
 
 def plain_module(job: Job) -> torch.nn.Module:

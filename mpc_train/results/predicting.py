@@ -44,11 +44,11 @@ from mpc_train.results.plain_model import means, plain_module
 from mpc_train.tables.loading.load import stream
 from mpc_train.tables.source import Source, SourceProblem, check_source, label_of
 from mpc_train.tables.spelling import name_of
+from protocols.arrays import Reals
 
 if TYPE_CHECKING:
     from mpc_train.tables.typed import TypedTable
 
-Reals = NDArray[np.float64]
 MAX_MANIFEST_BYTES = 64 << 20
 ROW = "row"
 """What each written prediction begins with: its record's number."""
@@ -228,7 +228,9 @@ def load_predictor(model: Path) -> Predictor:
     try:
         module.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
     except (RuntimeError, TypeError) as error:
-        raise ArtifactError(f"{path}: has not the tensors of the job in the manifest") from error
+        raise ArtifactError(
+            f"{path}: does not contain the tensors of the job in the manifest"
+        ) from error
     return Predictor(job, module, parameters)
 
 

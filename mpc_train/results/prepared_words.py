@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mpc_train.jobs.pipeline import Term
-from mpc_train.owners.cells import CELL_BITS, LEAST_SPREAD_BITS, joined_bits
+from mpc_train.owners.cells import CELL_BITS, MIN_SPREAD_BITS, joined_bits
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
-MOST_NAMES = 12
+MAX_NAMES = 12
 
 
 def described(job: Job) -> list[str]:
@@ -26,7 +26,14 @@ def described(job: Job) -> list[str]:
         _step("one input a level", (term for term in terms if term.part == "level"), True),
         _step("the number of a level", (term for term in terms if term.part == "index")),
         _step("missing cells marked", (term for term in terms if term.part == "missing"), True),
-        _step("constant for missing cells", (term for term in terms if term.fill is not None)),
+        _step(
+            "constant for missing cells",
+            (term for term in terms if term.fill is not None and term.part == "number"),
+        ),
+        _step(
+            "a number of its own for missing cells",
+            (term for term in terms if term.fill is not None and term.part == "index"),
+        ),
     ]
     said = "; ".join(step for step in alone if step)
     if said:
@@ -54,10 +61,10 @@ def described(job: Job) -> list[str]:
 
 
 def _closest(job: Job) -> str:
-    declared = f"2^-{CELL_BITS - LEAST_SPREAD_BITS} of half the declared range"
+    declared = f"2^-{CELL_BITS - MIN_SPREAD_BITS} of half the declared range"
     if job.data.partition == "rows":
         return declared
-    joined = 2 * joined_bits(job.rows) - LEAST_SPREAD_BITS
+    joined = 2 * joined_bits(job.rows) - MIN_SPREAD_BITS
     return f"{declared} or than 2^-{joined} of what lies between its owner's records"
 
 
@@ -69,6 +76,6 @@ def _step(what: str, terms: Iterable[Term], by_column: bool = False) -> str:
 def some(names: Iterable[str]) -> str:
     """The first names, and how many more there are."""
     listed = list(names)
-    rest = len(listed) - MOST_NAMES
-    shown = ", ".join(listed[:MOST_NAMES])
+    rest = len(listed) - MAX_NAMES
+    shown = ", ".join(listed[:MAX_NAMES])
     return f"{shown} and {rest} more" if rest > 0 else shown

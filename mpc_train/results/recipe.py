@@ -1,4 +1,4 @@
-"""How a model's inputs are made from raw columns, as data: for manifests, and whoever reads them.
+"""How a model's inputs are made from raw columns, as data: for manifests and their readers.
 
 `elements` names the numbers in preparation.safetensors, `recipe` says what is done with them:
 with both an opened model can be fed in plain PyTorch, without this package
@@ -32,8 +32,8 @@ def recipe(job: Job) -> dict[str, object]:
     missing cell's u stands `fill`, if the term has it, or the element of prepare.fill. The input is
     u, or (u − prepare.center) · prepare.inverse where those have an element of this name. "level":
     1 where the cell is `level`, or none of `other_than`, 0 elsewhere and where it is missing.
-    "missing": 1 where the cell is missing. "index": the place of the cell in `levels` from 0 on,
-    `other` where it is none of them, `missing` where it is missing.
+    "index": the place of the cell in `levels`, from 0 on; `other` where it is none of them, if the
+    term has it, and `fill` where the cell is missing. "missing": 1 where the cell is missing.
     """
     pipeline = job.pipeline
     return {
@@ -56,10 +56,10 @@ def _described(term: Term, column: Column) -> dict[str, object]:
     if term.part == "missing":
         return found
     if term.part == "index":
-        found["levels"] = list(column.levels)
+        found |= {"levels": list(column.levels)}
         if column.other:
             found["other"] = len(column.levels)
-        return found | ({"missing": term.level} if term.takes_missing else {})
+        return found if term.fill is None else found | {"fill": int(term.fill)}
     if term.clip is not None:
         found["clip"] = list(term.clip)
     if term.log is not None:

@@ -242,12 +242,22 @@ def _set_aside(job: Job) -> list[str]:
 
 def _said(job: Job) -> list[str]:
     """What recipients, and nobody else, learn beside the model."""
+    found = []
+    extremes = dict.fromkeys(term.column for term in job.pipeline.terms if term.shared == "minmax")
+    if extremes:
+        found.append(
+            "with it, to them: the least and the largest training value of "
+            f"{', '.join(extremes)}, each a cell of some row"
+        )
     if job.reveal.statistics:
         return [
+            *found,
             "with it, to them: standard errors and p-values of its coefficients, their inflation,",
             "which of them determine one another, and whether they converged",
         ]
-    return ["with it, to them: whether its coefficients converged"] if is_newton(job) else []
+    if is_newton(job):
+        found.append("with it, to them: whether its coefficients converged")
+    return found
 
 
 def _disclosures(job: Job) -> list[str]:
@@ -256,7 +266,8 @@ def _disclosures(job: Job) -> list[str]:
     if job.pipeline.filled:
         found.append(
             "before the first step, to everybody: whether a column whose missing cells get the "
-            "mean has no value at any owner, and which; the run ends then"
+            "mean has no value, or too few of them, at all owners together, and which; the run "
+            "ends then"
         )
     if train.early_stopping is not None:
         found.append(

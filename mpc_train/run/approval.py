@@ -1,6 +1,6 @@
 """A job's digest with somebody's signature: an approval that nodes accept in a person's stead.
 
-Whoever approves reads the job (`mpc-train job check`) and signs its digest; a node that lists the
+An approver reads the job (`mpc-train job check`) and signs its digest; a node that lists the
 approver under `[rules] approvers` and has the approver's card in its roster runs the job without
 asking. The node's other rules hold all the same. An approval holds no secret and travels any way.
 """
@@ -53,7 +53,7 @@ def approve(job: Job, approver: str, signer: Signer) -> bytes:
 def approver_of(body: bytes, digest: bytes, cards: Mapping[str, PublicCard]) -> str | None:
     """Who approves the job of this digest; None where it is of another job or of nobody in `cards`.
 
-    Raises ApprovalError for what is no approval, and for one whose signature does not hold.
+    Raises ApprovalError for a file that is not an approval, and for a signature that does not hold.
     """
     try:
         found = msgspec.json.decode(body, type=Approval)

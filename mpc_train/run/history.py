@@ -31,7 +31,7 @@ from mpc_train.jobs.schedule import split
 from mpc_train.owners.table import Table
 from mpc_train.tables.source import Source
 
-LEAST_SHARE = 2.0**-10
+MIN_SHARE = 2.0**-10
 """A row that counts less than this much of the one that counts most is not in a result."""
 
 MARKED_ROWS = 1 << 14
@@ -41,8 +41,8 @@ Chosen = NDArray[np.bool_]
 
 
 class Revealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One run that began. source, table: marks, hexadecimal. trained, measured: which rows of the
-    table, in its own order, packed (`packed`)."""
+    """One run that began. source, table: marks, hexadecimal. trained, measured, pooled: which rows
+    of the table, in its own order, packed (`packed`)."""
 
     at: str
     job: str
@@ -52,6 +52,9 @@ class Revealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trained: str
     measured: str = ""
     """Empty: no metric was revealed of them."""
+    pooled: str = ""
+    """All training rows, those too that no batch took: of them are the means and scales that
+    recipients get, and means over folds. Empty: there are none."""
     epsilon: str = ""
     """Of the noise on its metrics; empty: they had none."""
 
@@ -79,7 +82,8 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def entry(self, at: str, job: Job, me: str, source: Source, table: Table) -> Revealed:
         """What there is to keep of a run of `job` at the owner `me`. at: when it began."""
         key, noise = bytes.fromhex(self.key), job.reveal.noise
-        trained, measured = rows_of(job, me, table)
+        trained, measured, pooled = rows_of(job, me, table)
+        statistics = job.pipeline.secret or job.reveal.folds
         return Revealed(
             at=at,
             job=job.name,
@@ -88,6 +92,7 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             table=table_mark(key, table),
             trained=packed(trained),
             measured=packed(measured) if job.reveal.metrics else "",
+            pooled=packed(pooled) if statistics else "",
             epsilon="" if noise is None else str(noise.epsilon),
         )
 
@@ -109,6 +114,7 @@ def check_history(rules: Rules, history: History, run: Revealed) -> None:
         for what, now, then in (
             ("trains on", run.trained, old.trained),
             ("measures", run.measured, old.measured),
+            ("takes means and scales of", run.pooled, old.pooled),
         ):
             rows = _difference(now, then) if now and then else 0
             if 0 < rows < rules.least_difference:
@@ -125,23 +131,24 @@ def _named(runs: list[Revealed]) -> str:
     return ", ".join(f"{run.job} of {run.at}" for run in runs)
 
 
-def rows_of(job: Job, me: str, table: Table) -> tuple[Chosen, Chosen]:
-    """Which rows of the table of `me` the result is made of, and which are measured."""
+def rows_of(job: Job, me: str, table: Table) -> tuple[Chosen, Chosen, Chosen]:
+    """Which rows of the table of `me` the result is made of, which are measured, and of which
+    statistics are taken."""
     if job.data.partition == "columns":
         everything = np.ones(table.rows, np.bool_)
-        return everything, everything
+        return everything, everything, everything
     training, held_out = split(job)
     shares = row_shares(job)
-    chosen = np.isin(np.arange(job.rows), training) if shares is None else shares > LEAST_SHARE
+    chosen = np.isin(np.arange(job.rows), training) if shares is None else shares > MIN_SHARE
     mine = slice(job.first_row(me), job.first_row(me) + table.rows)
     trained = chosen[mine]
-    measured = np.isin(np.arange(job.rows)[mine], held_out)
+    measured, pooled = (np.isin(np.arange(job.rows)[mine], part) for part in (held_out, training))
     if not len(table.places):
-        return trained, measured
-    # Rows that the node left out of its table are there, and in neither.
-    found = np.zeros((2, int(table.places.max()) + 1), np.bool_)
-    found[:, table.places] = trained, measured
-    return found[0], found[1]
+        return trained, measured, pooled
+    # Rows that the node left out of its table are there, and in none.
+    found = np.zeros((3, int(table.places.max()) + 1), np.bool_)
+    found[:, table.places] = trained, measured, pooled
+    return found[0], found[1], found[2]
 
 
 def packed(rows: Chosen) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mpc_train.admission.rules import LEAST_BATCH_ROWS, LEAST_ROWS
+from mpc_train.admission.rules import MIN_BATCH_ROWS, MIN_ROWS
 from mpc_train.base.strict_toml import all_at, load_toml, quoted
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.jobs.outputs import words_of
@@ -41,9 +41,9 @@ seen at once, since its process is a child of ours."""
 class LocalRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[rules]`: what all nodes of a local run demand of the result, whatever the job is."""
 
-    least_batch_rows: int = LEAST_BATCH_ROWS
+    least_batch_rows: int = MIN_BATCH_ROWS
     """Fewest rows of a step."""
-    least_effective_rows: int = LEAST_ROWS
+    least_effective_rows: int = MIN_ROWS
     """Fewest rows that the result is made of in effect."""
 
 

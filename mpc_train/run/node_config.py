@@ -18,9 +18,9 @@ import msgspec
 
 from mpc_train.admission.rules import LEAST, Rules
 from mpc_train.base.strict_toml import all_at, load_toml
-from mpc_train.checks.check import NAME
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.tables.source import Fault, Source, SourceProblem, check_source, resolved
+from protocols.names import NAME
 
 HOME_VARIABLE = "MPC_TRAIN_HOME"
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
@@ -28,8 +28,8 @@ _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 _MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`")
 _NAMED = ("recipients", "dealers", "evaluators", "approvers")
 _MAY_BE_0 = ("least_batch_rows", "least_effective_rows")
-_LEAST_TIMEOUT_S, _MOST_TIMEOUT_S = 1, 7 * 24 * 3600
-_MOST_DIAL_S = 60
+_MIN_TIMEOUT_S, _MAX_TIMEOUT_S = 1, 7 * 24 * 3600
+_MAX_DIAL_S = 60
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -315,12 +315,12 @@ class _Checker:
 
     def timeouts(self, timeouts: Timeouts) -> None:
         for key in ("join_s", "peer_s"):
-            if not _LEAST_TIMEOUT_S <= getattr(timeouts, key) <= _MOST_TIMEOUT_S:
+            if not _MIN_TIMEOUT_S <= getattr(timeouts, key) <= _MAX_TIMEOUT_S:
                 self.note(f"timeouts.{key}", "between 1 second and 7 days")
-        if not 0 <= timeouts.return_s <= _MOST_TIMEOUT_S:
+        if not 0 <= timeouts.return_s <= _MAX_TIMEOUT_S:
             self.note("timeouts.return_s", "between 0 seconds and 7 days")
-        if not 1 <= timeouts.dial_s <= _MOST_DIAL_S:
-            self.note("timeouts.dial_s", f"between 1 and {_MOST_DIAL_S} seconds")
+        if not 1 <= timeouts.dial_s <= _MAX_DIAL_S:
+            self.note("timeouts.dial_s", f"between 1 and {_MAX_DIAL_S} seconds")
 
     def place(self, node: _Node) -> Place:
         self.name("node.name", node.name)

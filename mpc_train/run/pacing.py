@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LINE_SHARE = 0.05
-LINE_INTERVAL_S, LEAST_LINE_INTERVAL_S = 60.0, 1.0
+LINE_INTERVAL_S, MIN_LINE_INTERVAL_S = 60.0, 1.0
 EVENT_INTERVAL_S = 1.0
 
 
@@ -34,7 +34,7 @@ class LinePace:
         if stage != self._stage:
             self._stage, self._part = stage, 0.0
         waited = now - self._last
-        more = share - self._part >= LINE_SHARE - 1e-9 and waited >= LEAST_LINE_INTERVAL_S
+        more = share - self._part >= LINE_SHARE - 1e-9 and waited >= MIN_LINE_INTERVAL_S
         if not more and waited < LINE_INTERVAL_S:
             return False
         self._part, self._last = share, now

@@ -48,7 +48,8 @@ from mpc_train.run.phases.prepare import agreed_outputs, public_constants
 from mpc_train.run.phases.reveal import reveal_sealed, seal_halves
 from mpc_train.run.phases.share import send_rows, share_all
 from mpc_train.run.phases.train import guard_of, train_model
-from mpc_train.training.warm_start import Reals, load_start
+from mpc_train.training.warm_start import load_start
+from protocols.arrays import Reals
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import attach, detach
 from protocols.ring import products

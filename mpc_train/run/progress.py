@@ -17,7 +17,7 @@ from mpc_train.errors import REASONS
 from mpc_train.results.report import duration, size
 from mpc_train.run.pacing import LINE_INTERVAL_S, LinePace
 
-LEAST_INTERVAL_S = 0.1
+MIN_INTERVAL_S = 0.1
 """A bar is redrawn at most this often."""
 LOOK_S = 1.0
 """A log is looked after this often, whether it has been silent for long."""
@@ -285,7 +285,7 @@ class ProgressView:
         if self._bar is None:
             return self._pace.due(self._stage, share)
         now = time.monotonic()
-        if now - self._drawn < LEAST_INTERVAL_S:
+        if now - self._drawn < MIN_INTERVAL_S:
             return False
         self._drawn = now
         return True

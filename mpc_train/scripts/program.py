@@ -6,9 +6,9 @@ under a fresh mask, at most MAX_OPENINGS times, and is learnt by all evaluators.
 executes the same lines and is given NaN. A script that goes other ways at different nodes meets a
 DesyncError at the next frame.
 
-A script is a program: whoever runs another's gives it the machine. Hence a node that was started by
-`mpc-train party` takes no such contract, and only `launch.py --script` starts nodes that do, all of
-them on one machine, for the user whose script it is.
+A script is a program: to run somebody else's is to give it the machine. Hence a node that was
+started by `mpc-train party` takes no such contract. Only `launch.py --script` starts nodes that do,
+all of them on one machine, for the user whose script it is.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ import torch
 from mpc_train.errors import RefusedError, ScriptError
 from mpc_train.run.program import make_role, peak_rss_mb
 from parties.errors import PartiesError
+from protocols.arrays import Words
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.errors import ProtocolError, RangeError, RevealError
 from protocols.functions.splines import constants_digest
-from protocols.roles.role import Role, Words
+from protocols.roles.role import Role
 from protocols.shares.masked import Masked
 from protocols.shares.reveal import Output, RevealGate
 

@@ -22,8 +22,8 @@ from mpc_train.tables.dates import ISO, TIME_OF_DAY, DateForm
 from mpc_train.tables.schema import Column, days
 from mpc_train.tables.source import Source
 from mpc_train.tables.spelling import FALSE, TRUE, entry_of, name_of
+from protocols.arrays import Reals
 
-Reals = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _TRUTH = dict.fromkeys(TRUE, 1.0) | dict.fromkeys(FALSE, 0.0)
@@ -117,7 +117,7 @@ def is_date(kind: DataType) -> bool:
 
 
 def texts(cells: Series) -> Series:
-    """The cells as text, null as ""; raises CellError for what is no cell."""
+    """The cells as text, null as ""; raises CellError for anything that is not a cell."""
     if not is_cell(cells.dtype):
         raise CellError(None, f"is of type {cells.dtype} there, which has no plain text")
     if is_date(cells.dtype):
@@ -128,7 +128,7 @@ def texts(cells: Series) -> Series:
 
 
 def empty(cells: Series) -> Mask:
-    """Which cells hold nothing: null, a number that is none, or white space."""
+    """Which cells hold nothing: null, NaN, or white space."""
     if cells.dtype.is_float():
         cells = cells.fill_nan(None)
     elif cells.dtype == polars.String:
@@ -196,8 +196,11 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
             missing[bad] = _listed(text.filter(bad), column.missing)
             wrong = bad & ~missing
             if wrong.any():
+                other = "," if source.decimal == "." else "."
                 what = f"not a number (write it as 1234{source.decimal}5)"
-                if not source.thousands and _grouped(text.filter(wrong), source.decimal):
+                if _has_decimals(text.filter(wrong), other):
+                    what += f'; if {other} is the decimal sign, say so: decimal = "{other}"'
+                elif not source.thousands and _grouped(text.filter(wrong), source.decimal):
                     what += "; if digits are grouped by three, say so: thousands"
                 _refuse_text(wrong, text, what)
         elif "" in column.missing:
@@ -212,6 +215,12 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
     _refuse(np.isnan(values) & ~missing, "not a number (NaN)")
     _refuse(np.isinf(values) & ~missing, "infinite")
     return values, missing
+
+
+def _has_decimals(text: Series, sign: str) -> bool:
+    """Whether some cell looks like a number with `sign` before its fraction, and not before a group
+    of three digits."""
+    return bool(text.str.contains(rf"^[+-]?[0-9]*[{sign}](?:[0-9]{{1,2}}|[0-9]{{4,}})$").any())
 
 
 def _grouped(text: Series, decimal: str) -> bool:

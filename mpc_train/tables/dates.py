@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 ISO = "%Y-%m-%d"
-LEAST_PIVOT, MOST_PIVOT = 1, 9900
+MIN_PIVOT, MAX_PIVOT = 1, 9900
 REMEMBERED = 1 << 17
 """Dates that stand in a table again and again are read once; so many fit a century three times."""
 

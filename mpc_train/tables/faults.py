@@ -1,7 +1,7 @@
 """All that is wrong with one table, gathered while it is read and said at once.
 
 Faults of one kind in one column are one entry: the first place, then how many others there are.
-An error lists `MOST_FAULTS` entries, in the order of the table. No entry repeats a cell.
+An error lists `MAX_FAULTS` entries, in the order of the table. No entry repeats a cell.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from mpc_train.errors import DataError
 
-MOST_FAULTS = 20
-MOST_PLACES = 4
+MAX_FAULTS = 20
+MAX_PLACES = 4
 """Places that are named of one entry."""
 
 _HEADER, _WHOLE = 0, 1 << 62
@@ -28,7 +28,7 @@ class _Entry:
 
     def add(self, places: Sequence[int] | NDArray[np.int64]) -> None:
         self.count += len(places)
-        self.places += [int(place) for place in places[: MOST_PLACES - len(self.places)]]
+        self.places += [int(place) for place in places[: MAX_PLACES - len(self.places)]]
 
 
 class Faults:
@@ -90,9 +90,9 @@ class Faults:
         said = [self._said(where, what, entry) for (_, where, what), entry in entries]
         if len(said) == 1:
             raise DataError(f"{self._label}: {said[0]}")
-        lines = [f"{self._label}: {len(said)} things are wrong:", *said[:MOST_FAULTS]]
-        if len(said) > MOST_FAULTS:
-            lines.append(f"and {len(said) - MOST_FAULTS} more")
+        lines = [f"{self._label}: {len(said)} things are wrong:", *said[:MAX_FAULTS]]
+        if len(said) > MAX_FAULTS:
+            lines.append(f"and {len(said) - MAX_FAULTS} more")
         raise DataError("\n  ".join(lines))
 
     def _said(self, where: str, what: str, entry: _Entry) -> str:

@@ -32,7 +32,7 @@ class Table(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns, as they stand there."""
+        """The columns, as the table has them."""
 
     @property
     def header_place(self) -> str:

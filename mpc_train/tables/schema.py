@@ -18,8 +18,8 @@ its configuration; see `mpc_train.tables.source`. Names, levels and codes are co
 spelling (`mpc_train.tables.spelling`): the same letters in another encoding are the same name, and
 1, 1.0 and 1e0 are one level and one code. A code of a column of dates that is written like
 9999-12-31 is that day, in whichever form a node writes it. A schema is public to all nodes of a
-job. Ranges and levels are statements about what may occur: whoever takes them from private data
-tells the others something about these data.
+job. Ranges and levels are statements about what may occur: taken from private data, they tell the
+others something about these data.
 """
 
 import datetime

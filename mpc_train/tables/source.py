@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from mpc_train.tables.dates import ISO, LEAST_PIVOT, MOST_PIVOT, DateForm, FormError
+from mpc_train.tables.dates import ISO, MAX_PIVOT, MIN_PIVOT, DateForm, FormError
 from mpc_train.tables.postgres_url import UrlError, parse_url
 from mpc_train.tables.spelling import compose, name_of
 
@@ -223,7 +223,7 @@ def _foreign(source: Source) -> Iterator[Fault]:
 
 def _dates(source: Source) -> Iterator[Fault]:
     pivots = (source.date_pivot, *source.date_pivots.values())
-    if any(pivot and not LEAST_PIVOT <= pivot <= MOST_PIVOT for pivot in pivots):
+    if any(pivot and not MIN_PIVOT <= pivot <= MAX_PIVOT for pivot in pivots):
         yield "date_pivot", "the first year of a hundred, like 1930"
     named = (*source.date_formats, *source.date_pivots)
     forms = {column: source.form_of(column) for column in ("", *named)}
@@ -249,8 +249,10 @@ def _dialect(source: Source) -> Iterator[Fault]:
         sign: str = getattr(source, key)
         if sign and (len(sign) != 1 or not sign.isascii() or sign in "\r\n\0"):
             yield key, "one ASCII character is needed"
-    if source.separator in (source.quote, source.decimal):
-        yield "delimiter", "is also the quotation mark or the decimal sign"
+    for sign, what in ((source.quote, "quotation mark"), (source.decimal, "decimal sign")):
+        if source.separator == sign:
+            default = "" if source.delimiter else " (the default)"
+            yield "delimiter", f"{sign!r}{default} is also the {what}; set what separates cells"
     if source.thousands == source.decimal:
         yield "thousands", "is also the decimal sign"
     if source.comment and source.comment in (source.separator, source.quote):

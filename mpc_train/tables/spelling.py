@@ -18,7 +18,7 @@ MAX_NUMERAL = 400
 """A number of more digits, or further from 1, is compared as the text that it is."""
 
 NOT_A_NUMBER = "NaN"
-"""What formats with types call the number that is none; others write it small."""
+"""What formats with types call NaN; others write it in small letters."""
 
 TRUE = ("1", "true", "t", "yes", "y")
 FALSE = ("0", "false", "f", "no", "n")
@@ -69,7 +69,7 @@ def compose(struct: msgspec.Struct, *fields: str) -> None:
 
 
 def _composed(value: Any) -> Any:
-    """Text in NFC, also within tuples and tables; what is no text stays as it is."""
+    """Text in NFC, also within tuples and tables; everything else stays as it is."""
     if isinstance(value, str):
         return value if value.isascii() else unicodedata.normalize("NFC", value)
     if isinstance(value, tuple):

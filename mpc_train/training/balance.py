@@ -1,7 +1,8 @@
 """Class weights from secret frequencies: rows of a rare class count more, nobody learns how rare.
 
 weight of class k = rows / (classes · rows of class k), over the training rows, as scikit-learn's
-class_weight="balanced". Classes with less than one row in 128 count as if they had that many.
+class_weight="balanced", whatever the frequencies are: one row alone in its class counts as much as
+all rows of another.
 """
 
 from __future__ import annotations
@@ -10,29 +11,28 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mpc_train.jobs.schedule import split
+from mpc_train.preparation.fitted import Count
+from mpc_train.training.rates import weight_bits
 from protocols.comparison.compare import relu
 from protocols.crypten_tensor.tensor import MaskedTensor
-from protocols.functions.means import mean_of
-from protocols.functions.splines import divide
-from protocols.shares.arithmetic import multiply, truncate
-from protocols.shares.masked import Masked, concatenate, public
+from protocols.functions.magnitude import exactly
+from protocols.ring.rational import MANTISSA_BITS, mantissa
+from protocols.shares.arithmetic import multiply
+from protocols.shares.masked import Masked, concatenate
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.training.losses import Loss, LossValue
 
-LEAST_SHARE = Fraction(1, 128)
-
 
 @dataclass(frozen=True, slots=True)
 class Balanced:
-    """A loss whose gradient is weighted row by row. weights: secret, [classes] at scale 2^f."""
+    """A loss whose gradient is weighted row by row. weights: secret, [classes] at scale 2^bits."""
 
     loss: Loss
     weights: Masked
+    bits: int
 
     def gradient(self, outputs: MaskedTensor, labels: MaskedTensor) -> MaskedTensor:
         gradient = self.loss.gradient(outputs, labels)
@@ -47,21 +47,28 @@ class Balanced:
         y, f = labels.masked(), labels.fraction_bits
         if y.shape[1] == 1:
             first, second = self.weights.select(slice(0, 1)), self.weights.select(slice(1, 2))
-            product = truncate(multiply(y, (second - first).reshape(1, 1)), f)
-            return labels.with_value(product + first.reshape(1, 1))
+            product = exactly(multiply(y, (second - first).reshape(1, 1)), f)
+            return labels.with_value(product + first.reshape(1, 1), self.bits)
         products = multiply(y, self.weights.reshape(1, -1)).sum(axis=1, keepdims=True)
-        return labels.with_value(truncate(products, f))
+        return labels.with_value(exactly(products, f), self.bits)
 
 
 def balanced(job: Job, loss: Loss, labels: MaskedTensor) -> Balanced:
-    """The job's loss, weighted by the class frequencies among the training rows of `labels`."""
-    f = job.fraction_bits
+    """The job's loss, weighted by the class frequencies among the training rows of `labels`.
+
+    Weights are within 2^-24 of themselves and 2^-bits. About 30 rounds, once.
+    """
     training, _ = split(job)
-    counts = labels[training].masked().sum(axis=0)
-    shares = mean_of(counts, len(training))
+    rows, f = len(training), job.fraction_bits
+    counts = exactly(labels[training].masked().sum(axis=0).shares(), f)
     if job.outputs == 1:
-        shares = concatenate([(-shares).shift(1 << f), shares])
-    least = round(LEAST_SHARE * (1 << f))
-    floored = relu(shares.shift(-least))[0].shift(least)
-    one = public(shares.role, np.full(job.classes, round(Fraction(1 << f, job.classes)), np.int64))
-    return Balanced(loss, divide(one, floored, f))
+        counts = concatenate([(-counts).shift(rows), counts])
+    # A class without rows has no weight, and no row that asks for it: any bounded number will do.
+    count = Count.secret(relu(counts.shift(-1).narrowed(64))[0].shift(1), rows)
+    # rows / (classes · n) = inverse · scale · rows / (classes · 2^(L − 1)), L the bits of rows.
+    share = Fraction(rows, job.classes << rows.bit_length() - 1)
+    whole, shift = mantissa(share, MANTISSA_BITS)
+    relative = exactly(count.inverse.shares().scale(whole), shift)
+    bits = weight_bits(job)
+    weights = exactly(multiply(relative, count.scale), MANTISSA_BITS - bits)
+    return Balanced(loss, weights, bits)

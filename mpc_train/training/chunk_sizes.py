@@ -10,7 +10,7 @@ CHUNK_BYTES = 256 << 20
 """What the rows of one chunk may take at an evaluator, where they are evaluated."""
 LEVELS = 129
 """Thresholds of an AUC of many rows."""
-PAIR_BYTES, MOST_PAIRED_ROWS, PAIRS_AT_ONCE = 272, 2048, 1 << 19
+PAIR_BYTES, MAX_PAIRED_ROWS, PAIRS_AT_ONCE = 272, 2048, 1 << 19
 """An AUC of up to so many rows compares pairs, so many at once."""
 
 

@@ -11,14 +11,12 @@ from math import isqrt, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mpc_train.networks.carried import weights_of
+from protocols.arrays import Words
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-
-Words = NDArray[np.int64]
 
 
 def initial_weights(job: Job) -> dict[str, Words]:

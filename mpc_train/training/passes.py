@@ -2,7 +2,7 @@
 
 A chunk has as many rows as `footprint.CHUNK_BYTES` has room for, by the network's own sizes and
 those of the metrics: a small model takes all rows in one or two, and so few rounds. It has no fewer
-than a batch, which training has had room for. Whoever takes the chunks lets the intermediate values
+than a batch, which training has had room for. The caller of the chunks lets the intermediate values
 of one go before the next (`memory.computed`).
 """
 

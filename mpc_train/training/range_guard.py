@@ -12,7 +12,7 @@ So what a diverged training ends with may look harmless, and three looks are tak
 
 Words are compared with what the ring holds (`exact_limit`), and not with what the job states: a
 training that passes `fixed_point.activation_limit` on its way, and comes back, is as exact as any.
-What lies inside a norm or an attention layer is not looked at.
+What lies inside a norm, an attention or a recurrent layer is not looked at.
 
 Every node learns one bit, once, after all trainings and before anything else is revealed. If it is
 set the run ends: nobody gets a model or a metric. A job may do without (`guard = false`).
@@ -32,6 +32,7 @@ from mpc_train.jobs.audience import RANGE
 from mpc_train.jobs.schedule import split
 from mpc_train.training.limits import most_hidden, most_of_ring, most_output
 from mpc_train.training.optimizers.gradients import join
+from protocols.arrays import Words
 from protocols.comparison.compare import below
 from protocols.crypten_tensor.tensor import MaskedTensor, crypten
 from protocols.errors import DivergedError
@@ -45,19 +46,19 @@ if TYPE_CHECKING:
 
     from mpc_train.jobs.job import Job
     from mpc_train.networks.network import Network
-    from protocols.roles.role import Role, Words
+    from protocols.roles.role import Role
     from protocols.shares.reveal import RevealGate
 
 T = TypeVar("T", Masked, Additive)
 
 SAMPLES = 4
 """Words that are looked at of each tensor that a step shows."""
-MOST_HELD = 1 << 12
+MAX_HELD = 1 << 12
 """Sampled words are compared when so many have come together."""
-MOST_AT_ONCE = 1 << 17
+MAX_AT_ONCE = 1 << 17
 """Words that are compared at a time: bounds memory."""
 PARTS = 16
-LEAST_ROWS, MOST_ROWS = 32, 256
+MIN_ROWS, MAX_ROWS = 32, 256
 """Of the rows that a model is looked at over at the end; as many as a batch within these."""
 _NOBODY = "training diverges, and nobody gets a result; "
 _LIMITS = "raise fixed_point.activation_limit or gradient_limit to what occurs"
@@ -100,7 +101,7 @@ class RangeGuard:
     def end_step(self) -> None:
         """At the end of a step: let go of what words came from, and compare what came together."""
         self._let_go()
-        if self._count >= MOST_HELD:
+        if self._count >= MAX_HELD:
             self.settle()
 
     def settle(self) -> None:
@@ -113,8 +114,8 @@ class RangeGuard:
             if summands:
                 masked.append(remask(self._together(summands, join)))
             words = self._together(masked, concatenate)
-            for start in range(0, words.size, MOST_AT_ONCE):
-                self._add(outside(words.select(slice(start, start + MOST_AT_ONCE)), limit))
+            for start in range(0, words.size, MAX_AT_ONCE):
+                self._add(outside(words.select(slice(start, start + MAX_AT_ONCE)), limit))
 
     def decide(self, gate: RevealGate, step: int) -> None:
         """Tell all nodes whether anything was outside; DivergedError at all of them alike if so."""
@@ -161,7 +162,7 @@ def positive(count: Masked) -> MaskedBit:
 
 def words_of(x: MaskedTensor, limit: Fraction | int) -> tuple[Masked, int]:
     """A tensor's words, and what `limit` is in them."""
-    tensor = x._positive_factor()
+    tensor = x.positive_factor()
     words = tensor.masked()
     return words, floor(limit * (1 << tensor.bits) / tensor.factor)
 
@@ -177,7 +178,7 @@ def rows_looked_at(job: Job) -> NDArray[np.int64]:
     """Rows that a trained model is looked at over: held-out ones, or without them training rows."""
     training, held_out = split(job)
     rows = held_out if len(held_out) else training
-    most = min(max(job.train.batch_size, LEAST_ROWS), MOST_ROWS)
+    most = min(max(job.train.batch_size, MIN_ROWS), MAX_ROWS)
     return rows[:: -(-len(rows) // most)]
 
 

@@ -12,29 +12,39 @@ from typing import TYPE_CHECKING
 
 from mpc_train.base.bounds import WORD_BITS, bit_length
 from mpc_train.errors import JobError
-from mpc_train.jobs.schedule import learning_rate
+from mpc_train.jobs.schedule import learning_rate, split_sizes
 from mpc_train.training.optimizers.moments import least_rate
 from mpc_train.training.setup import gradient_limit, moments
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
-MOST_RATE_BITS = 12
-LEAST_RATE_BITS = 8
+MAX_RATE_BITS = 12
+MIN_RATE_BITS = 8
 """Rates are rounded by at most the largest one times 2^-8."""
 
 
 def rate_bits(job: Job) -> int:
     """How many bits the mantissa of learning rate over batch size may have."""
     mean = job.most_gradient
-    if job.model.network is None:  # elsewhere a weight's gradient may sum over many positions
+    loss = job.train.loss
+    # Elsewhere a weight's gradient may sum over many positions; balanced rows weigh what they do.
+    if job.model.network is None and not loss.balanced:
         inputs = Fraction(job.data.limit)
         if len(job.widths) > 2:
             inputs = max(inputs, Fraction(job.fixed_point.activation_limit))
         residual = job.fixed_point.activation_limit if job.model.kind == "linear" else 1
-        mean = min(mean, inputs * residual * job.most_weight)
+        classes = max(Fraction(loss.positive_weight), *map(Fraction, loss.class_weights or (1,)))
+        mean = min(mean, inputs * residual * job.most_weight * max(classes, Fraction(1)))
     room = WORD_BITS - 2 * job.fraction_bits - bit_length(mean * job.train.batch_size)
-    return min(room, MOST_RATE_BITS)
+    return min(room, MAX_RATE_BITS)
+
+
+def weight_bits(job: Job) -> int:
+    """Fractional bits of the weights of a balanced loss: as many as the product with a row's
+    gradient has room for, whose entries are up to 1."""
+    most = bit_length(max(Fraction(1), Fraction(split_sizes(job)[0], job.classes)))
+    return min(job.fraction_bits, WORD_BITS - job.fraction_bits - most - 1)
 
 
 def folded_rate(job: Job, epoch: int, step: int | None = None) -> tuple[int, int]:
@@ -64,7 +74,7 @@ def rate(job: Job, epoch: int, step: int | None = None) -> Fraction:
     rounded = Fraction(whole * job.train.batch_size, 1 << shift)
     largest = learning_rate(job, 0)
     if whole == 0 or abs(rounded - learning_rate(job, epoch, step)) > largest / (
-        1 << LEAST_RATE_BITS
+        1 << MIN_RATE_BITS
     ):
         raise JobError(
             f"train.optimizer.learning_rate: in epoch {epoch}, over batches of "

@@ -22,6 +22,7 @@ from safetensors.numpy import load as load_tensors
 from mpc_train.errors import DataError
 from mpc_train.jobs.training import is_frozen
 from mpc_train.training.optimizers.gradients import pieces
+from protocols.arrays import Reals
 from protocols.crypten_tensor.tensor import MaskedTensor, Source, crypten
 from protocols.ring.fixed_point import encode
 from protocols.roles.role import Role
@@ -30,7 +31,6 @@ from protocols.shares.masked import public
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
-Reals = NDArray[np.float64]
 PUBLIC = "public"
 MAX_FILE_BYTES = 8 << 30
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from mpc_train.base.reading import Reading
 from mpc_train.jobs.job import Job
-
-Reals = NDArray[np.float64]
+from protocols.arrays import Reals
 
 
 def twin_metric(name: str, job: Job, outputs: Reals, labels: Reals) -> Reading:

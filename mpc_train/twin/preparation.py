@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from mpc_train.jobs.pipeline import Pipeline, Term
 from mpc_train.owners.local import Local
 from mpc_train.tables.typed import TypedTable
+from protocols.arrays import Reals
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
-Reals = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 
 def raw_terms(pipeline: Pipeline, table: TypedTable) -> Reals:
     """float64[B, terms]: numbers after clip and logarithm, in the column's units, NaN where
-    missing; bits of levels and of missing cells as they are."""
+    missing; bits of levels and of missing cells, and numbers of levels, as they are."""
     found = np.empty((table.rows, len(pipeline.terms)))
     for index, term in enumerate(pipeline.terms):
         place = table.names.index(term.column)
@@ -36,7 +36,7 @@ def raw_terms(pipeline: Pipeline, table: TypedTable) -> Reals:
         elif term.part == "missing":
             found[:, index] = missing
         elif term.part == "index":
-            found[:, index] = np.where(missing, term.level, values)
+            found[:, index] = np.where(missing, np.nan if term.fill is None else term.fill, values)
         else:
             number = np.where(missing, np.nan, values)
             number = number if term.clip is None else np.clip(number, *term.clip)

@@ -17,12 +17,12 @@ from mpc_train.jobs.schedule import split, total_steps
 from mpc_train.regression.family import Family
 from mpc_train.regression.settings import family_of
 from mpc_train.results.plain_model import means
+from protocols.arrays import Reals
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
-Reals = NDArray[np.float64]
-MOST_STEPS, MOST_SWEEPS = 200, 10_000
+MAX_STEPS, MAX_SWEEPS = 200, 10_000
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def fit_plain(
     if family.logarithmic:
         found[-1] = np.log(labels.mean())
     information = np.eye(columns)
-    for _ in range(MOST_STEPS if l1 else steps):
+    for _ in range(MAX_STEPS if l1 else steps):
         residual, weight = _rows(family, x @ found, labels)
         information = x.T @ ((counts * weight)[:, None] * x) / rows + np.diag(l2 * free)
         gradient = x.T @ (counts * residual) / rows - l2 * free * found
@@ -127,7 +127,7 @@ def _rows(family: Family, z: Reals, y: Reals) -> tuple[Reals, Reals]:
 def _minimum(information: Reals, gradient: Reals, at: Reals, penalty: Reals) -> Reals:
     """The minimum of the quadratic model around `at` with Σ penalty · |coefficient|."""
     found = at.copy()
-    for _ in range(MOST_SWEEPS):
+    for _ in range(MAX_SWEEPS):
         largest = 0.0
         for j in range(len(found)):
             slope = gradient[j] - information[j] @ (found - at)

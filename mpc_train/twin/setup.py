@@ -10,8 +10,6 @@ import torch
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.training import loss_name
 from mpc_train.networks.head import head_of
-from mpc_train.training.balance import LEAST_SHARE
-from mpc_train.training.setup import moments
 from mpc_train.twin.optim import RootAdaptive
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -29,17 +27,17 @@ def twin_optimizer(job: Job, parameters: Iterable[torch.nn.Parameter]) -> torch.
             weight_decay=float(settings.weight_decay),
             nesterov=settings.nesterov,
         )
-    exact = moments(job)
+    adam = settings.name in ("adam", "adamw")
     return RootAdaptive(
         trained,
         rate,
-        first=float(exact.first),
-        second=float(exact.second),
-        epsilon=float(exact.epsilon),
-        corrected=exact.corrected,
-        momentum=float(exact.momentum),
-        weight_decay=float(exact.weight_decay),
-        decoupled=exact.decoupled,
+        first=float(settings.betas[0]) if adam else 0.0,
+        second=float(settings.betas[1] if adam else settings.alpha),
+        epsilon=float(settings.epsilon),
+        corrected=adam,
+        momentum=float(settings.momentum),
+        weight_decay=float(settings.weight_decay),
+        decoupled=settings.name == "adamw",
     )
 
 
@@ -114,8 +112,9 @@ def _of_logits(job: Job, training: torch.Tensor | None) -> Loss:
 
 
 def _balanced(job: Job, training: torch.Tensor) -> Loss:
-    shares = torch.bincount(training.long(), minlength=job.classes) / len(training)
-    weights = 1 / (job.classes * shares.double().clamp_min(float(LEAST_SHARE)))
+    """scikit-learn's class_weight="balanced"; of a class without rows no row asks."""
+    counts = torch.bincount(training.long(), minlength=job.classes).double()
+    weights = len(training) / (job.classes * counts)
     functional = torch.nn.functional
     if job.outputs == 1:
         return lambda z, y: functional.binary_cross_entropy_with_logits(

@@ -8,7 +8,6 @@ not believed. From the nonces follows the session id, which everybody signs agai
 Leaves to the program what the body means and which jobs a node's own rules allow.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,6 +15,7 @@ from hashlib import sha256
 from parties.errors import ContractError
 from protocols.canonical import pack, pack_texts, unpack, unpack_texts
 from protocols.errors import AuthenticationError, FrameError
+from protocols.names import MAX_NAME_BYTES, MAX_NAMES, MAX_ROLE_NAMES, NAME
 from protocols.sealing.session import VERSION as SESSION_VERSION
 from protocols.sealing.session import identity_digest, session_id
 from protocols.sealing.signatures import Signer, VerifyKeys
@@ -24,8 +24,6 @@ CONTRACT_VERSION = 2
 """Raised with every change to the protocol: nodes of different versions refuse each other."""
 
 DIGEST_BYTES = 32
-MAX_NAMES = 256
-MAX_NAME_BYTES = 63
 MAX_JOB_NAME_BYTES = 128
 MAX_BODY_BYTES = 1 << 20
 
@@ -36,7 +34,6 @@ _BOUNDS = (
     *(DIGEST_BYTES, DIGEST_BYTES),
 )
 MAX_CONTRACT_BYTES = sum(_BOUNDS) + 4 * len(_BOUNDS)
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 ACCEPT_PURPOSE = "contract/accept"
 SESSION_PURPOSE = "contract/session"
@@ -60,13 +57,13 @@ class Roles:
         ):
             if not names:
                 raise ContractError(f"a job needs {title}")
+            if len(names) > MAX_ROLE_NAMES:
+                raise ContractError(f"a job has at most {MAX_ROLE_NAMES} {title}")
             if len(set(names)) != len(names):
                 raise ContractError(f"{title} name somebody twice: {', '.join(names)}")
         for name in self.names:
-            if not _NAME.fullmatch(name):
+            if not NAME.match(name):
                 raise ContractError(f"not a name: {name[:80]!r}")
-        if len(self.names) > MAX_NAMES:
-            raise ContractError(f"a job has at most {MAX_NAMES} names")
         if len(self.evaluators) < 2:
             raise ContractError("a job needs at least two evaluators")
         if self.dealer in self.evaluators:

@@ -21,8 +21,9 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from parties.agreement.contract import MAX_BODY_BYTES, MAX_CONTRACT_BYTES, MAX_NAMES
+from parties.agreement.contract import MAX_BODY_BYTES, MAX_CONTRACT_BYTES
 from parties.errors import ControlError
+from protocols.names import MAX_NAME_BYTES, MAX_NAMES, NAME
 from protocols.sealing.signatures import SIGNATURE_BYTES
 
 MAX_MESSAGE_BYTES = 4 << 20
@@ -34,7 +35,7 @@ MAX_ARTIFACTS = 4096
 """In one run, of all nodes."""
 
 MAX_ARTIFACTS_BYTES = 16 << 30
-"""In one run, of all nodes, on the disk of whoever collects them."""
+"""In one run, of all nodes, on the disk of the node that collects them."""
 
 MAX_PENDING_BYTES = 4 << 30
 """Parts of artifacts that are not complete yet, of all nodes, in memory."""
@@ -44,7 +45,7 @@ MAX_SUMMARY_BYTES = 1 << 20
 MAX_ATTEMPTS = 16
 """So often a job is proposed in one run, because a node left before the start and came back."""
 
-Name = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9-]*\Z")]
+Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES, pattern=f"^{NAME.pattern}")]
 Code = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9-]+\Z")]
 Names = Annotated[tuple[Name, ...], Meta(max_length=MAX_NAMES)]
 Attempt = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]

@@ -134,7 +134,7 @@ class Session:
         return self.keys[peer].export(label)
 
     def progress(self, **fields: Scalar) -> None:
-        """Tell whoever watches how far this node is. Never a value that depends on data."""
+        """Tell the watchers how far this node is. Never a value that depends on data."""
         self.on_progress(fields)
 
     def emit(self, kind: str, name: str, blob: bytes) -> None:

@@ -28,6 +28,7 @@ from parties.files import read_bounded
 from parties.keys.keyfile import MAGIC
 from protocols.canonical import pack
 from protocols.errors import AuthenticationError
+from protocols.names import NAME
 from protocols.sealing import hpke as hybrid
 from protocols.sealing import signatures
 from protocols.sealing.hpke import HybridPrivateKey
@@ -39,7 +40,6 @@ PRIVATE_BYTES = signatures.PRIVATE_BYTES + hybrid.PRIVATE_BYTES + CURVE_BYTES
 MAX_CARD_BYTES = 1 << 16
 """A card has 11 kB; a longer file is not one."""
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _PURPOSE = "card/1"
 _KEYS = {
@@ -58,7 +58,7 @@ def check_name(name: str) -> str:
     Names become file names and log fields: letters, digits and hyphens only, so that none can
     leave its directory or be taken for an option.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.match(name):
         raise IdentityError(
             f"{name!r} cannot name a node: 1 to 63 of a-z, 0-9 and '-', not '-' first"
         )
@@ -118,7 +118,7 @@ class Card:
 
     def verify(self, source: str = "card") -> None:
         """Raises CardError unless name, sizes and keys are valid and both signatures hold."""
-        if not _NAME.fullmatch(self.name):
+        if not NAME.match(self.name):
             raise CardError(f"{source}: {self.name!r} cannot name a node")
         if not _CREATED.fullmatch(self.created):
             raise CardError(f"{source}: created must read like 2025-01-31T12:00:00Z")

@@ -1,7 +1,7 @@
 """The cards that a node accepts: who may take part at all.
 
 A roster is a directory of `*.card` files or one TOML file; both mean the same set of cards.
-A known name never changes its keys silently: whoever could slip in a new card under an old name
+A known name never changes its keys silently: somebody who slips in a new card under an old name
 would be that organisation to us. Rosters are values: adding gives a new one.
 """
 

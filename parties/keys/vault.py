@@ -2,7 +2,7 @@
 
 A vault never hands out a signing or HPKE key, so that a key-management service can take the
 file's place. `FileVault` keeps the keys encrypted under a passphrase; once open they are in this
-process's memory, and whoever reads that memory has them.
+process's memory, and anybody who reads that memory has them.
 """
 
 from collections.abc import Callable

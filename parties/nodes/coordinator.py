@@ -229,7 +229,7 @@ class Coordinator:
         return {name: tuple(sorted(peers)) for name, peers in pairs.items()}
 
     def _gather(self, names: tuple[str, ...], timeout_s: float, failure: str) -> None:
-        """Wait until all are here at once. Until then whoever leaves may come back."""
+        """Wait until all are here at once. Until then a node that leaves may come back."""
         self._phase = "gathering"
         told: tuple[str, ...] | None = None
         deadline = time.monotonic() + timeout_s
@@ -397,7 +397,7 @@ class Coordinator:
 
     def _send(self, name: str, message: FromCoordinator) -> None:
         if not self._server.send(self._nodes[name].route, control.encode(message)):
-            # Whoever caused an abort has often left before it can be told: that is no trouble.
+            # A node that caused an abort has often left before it can be told, which does no harm.
             level = logging.INFO if isinstance(message, control.Aborted) else logging.WARNING
             log.log(level, "%s could not be sent a %s", name, type(message).__name__)
 

@@ -1,6 +1,6 @@
 """What a node says of the addresses that it dials: the coordinator's, then its neighbours'.
 
-ZeroMQ dials for as long as one likes and is silent about it. Here the same addresses are tried by
+ZeroMQ dials forever and says nothing about it. Here the same addresses are tried by
 plain TCP besides (`reach`), so that a person hears within seconds what is wrong and what to check.
 """
 

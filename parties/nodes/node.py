@@ -196,11 +196,13 @@ class _ControlThread(threading.Thread):
             if part.kind != artifacts.SEALED or part.path.split("/")[0] != self._me:
                 raise ControlError(f"{self._coordinator} delivers what is not sealed to {self._me}")
             self.delivered.add(message.sender, part)
-        elif self._inbox.qsize() < MAX_WAITING + control.MAX_ATTEMPTS:
+        else:
+            # A node that is preparing the job answers proposals late: all may lie here.
+            proposed = isinstance(message, control.Propose)
+            if self._inbox.qsize() >= (control.MAX_ATTEMPTS if proposed else MAX_WAITING):
+                raise ControlError(f"{self._coordinator} sends messages nobody asked for")
             self._finished = self._finished or isinstance(message, control.Finish)
             self._inbox.put(message)
-        else:
-            raise ControlError(f"{self._coordinator} sends messages nobody asked for")
 
 
 class _Node:
@@ -255,7 +257,7 @@ class _Node:
             linger_s = 5.0
             return result
         except InterruptedRunError as error:
-            # The flag holds why: an abort that came, the coordinator lost, its nonsense.
+            # The flag holds the reason: an abort, a lost coordinator, or invalid messages from it.
             reason = self._stop.reason or error
             if not isinstance(reason, AbortedError):
                 self._tell(reason)
@@ -463,7 +465,7 @@ def run_node(
     `on_event(kind, fields)` hears 'waiting' (what keeps the coordinator from answering, and the
     limit), 'gathering' (who is here, who is missing), 'unreachable' (whom this node cannot dial),
     'connected', 'proposed' (with what is asked of this node and the statement of trust), 'signed',
-    'started', 'progress'. Returns when all nodes are done. Raises AbortedError (whoever gave up,
+    'started', 'progress'. Returns when all nodes are done. Raises AbortedError (who gave up,
     with a code), PeerLostError, PeerTimeoutError, TransportError, PortInUseError, ContractError,
     ControlError, what the program raises, and KeyboardInterrupt on Ctrl-C or SIGTERM; the others
     are told a code in every case.

@@ -6,8 +6,8 @@ Both ends of a pair make the same proof from their CURVE keys, which are X25519 
 
 A ticket shows that its holder has the secret of a key on the allow-list, in this session: the
 session id is made from fresh nonces of all nodes. It is shown in the clear and admits one
-connection. Whoever reads it on the wire learns nothing that helps elsewhere; whoever is quick
-enough to use it first stops the run. Nobody gets a place in the session by it: keys come from the
+connection. Somebody who reads it on the wire learns nothing that helps elsewhere; somebody who uses
+it first stops the run. Nobody gets a place in the session by it: keys come from the
 signed handshake alone (`protocols.sealing.handshake`).
 """
 

@@ -206,9 +206,7 @@ class DataPlane:
         self._inbox_bytes[peer] += _cost(frame)
         count = len(self._inbox[peer])
         if count > MAX_INBOX_FRAMES or self._inbox_bytes[peer] > MAX_INBOX_BYTES:
-            raise FrameError(
-                f"{peer} sent {count} frames before they were asked for, more than is bearable"
-            )
+            raise FrameError(f"{peer} sent {count} unrequested frames, more than may be buffered")
 
     def send(self, peer: str, label: bytes, payload: Buffer) -> None:
         """Queue one frame for `peer`; waits only if its queue is full.

@@ -3,7 +3,7 @@
 Guarantees what `protocols.channel.Channel` promises. A frame is two AES-256-GCM records: its
 label, and its payload with the label as additional data. Each direction has its own key and counts
 its records, so an altered, replayed, dropped or reordered frame raises AuthenticationError, after
-which the direction is dead. Whoever carries frames, the coordinator too, sees their lengths and
+which the direction is dead. Those who carry frames, the coordinator too, see their lengths and
 nothing else.
 """
 

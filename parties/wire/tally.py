@@ -1,7 +1,7 @@
 """How often somebody did what nobody may: kept by name, logged ever more rarely.
 
-Whoever knocks, floods or repeats itself must not fill a disk with our own log: the first time is
-worth a line, then the second, the fourth, the eighth …
+A peer that knocks, floods or repeats itself must not fill a disk with our own log: the first time
+is worth a line, then the second, the fourth, the eighth …
 """
 
 from collections import Counter

@@ -1,6 +1,6 @@
 """ZeroMQ connections: the only module that imports zmq.
 
-Guarantees: whoever connects here holds a key of the allow-list, anybody else is turned away before
+Guarantees: a peer that connects here holds a key of the allow-list, any other is turned away before
 a byte reaches our parsers; a message is bounded in size; no call waits longer than a slice, so that
 a stop flag, a deadline or a broken connection ends every wait; closing never hangs. Leaves to
 others: what messages mean (`data_plane`, `control_plane`), and the end-to-end protection of data
@@ -15,9 +15,14 @@ Two kinds of connections:
   Who answers such a dial is known by that handshake only: an attacker on the path can send bytes
   that our parsers then refuse, and fill memory up to the queues' bounds and an endless message.
 
-What others have sent and nobody has read yet is bounded by the number and the size of messages. A
-message of several parts is read whole by ZeroMQ, which bounds each part and not their number: that
-is left to whoever is admitted at all.
+What others have sent and nobody has read yet is bounded by the number and the size of messages.
+What is not bounded is one message that never ends. ZeroMQ keeps its parts until the last one is
+there, in a queue whose limit (ZMQ_RCVHWM) counts whole messages; ZMQ_MAXMSGSIZE bounds each part
+and not their number, no option does, and neither a poll nor a heartbeat tells of it. 400 parts of
+1 MiB take 400 MiB, with nothing to receive, until the connection is closed. Strangers cannot: no
+part is read before a key or a ticket is admitted. Who is admitted, or stands on the path of a
+connection by ticket, can fill this process's memory and thereby end it; a limit on the process
+(`systemd-run -p MemoryMax=`, `ulimit -v`) keeps that from the rest of the machine.
 
 Sockets are used from the thread that computes, without a thread hop; ZeroMQ's own I/O thread
 does the waiting on the wire and the CURVE work. ZMTP heartbeats are answered by that thread too,
@@ -136,7 +141,7 @@ class Transport:
             raise TransportError("two names of the roster have the same CURVE key")
         self.allowed = dict(allowed)
         self.refused = 0
-        """Connections turned away: a key outside the allow-list, or a ticket that is none."""
+        """Connections turned away: a key outside the allow-list, or an invalid ticket."""
         self._expected: dict[bytes, dict[str, str] | None] = {}
         self._patience: dict[bytes, float] = {}
         self._change = threading.Condition()
@@ -231,7 +236,7 @@ class Transport:
         return socket
 
     def dialling(self, *, max_bytes: int, proof: bytes | Ticket) -> "zmq.Socket[bytes]":
-        """A socket that insists on the CURVE key `proof` of whoever answers, or shows a ticket."""
+        """A socket that insists on the peer's CURVE key `proof`, or shows a ticket."""
         socket = self._socket(zmq.DEALER, max_bytes)
         if isinstance(proof, Ticket):
             socket.plain_username = proof.name.encode()
@@ -393,7 +398,9 @@ class Dialled:
                     "roster there lacks its key"
                 )
             elif event in _FAILED:
-                self.trouble = f"whoever answers at {self.address} does not hold the expected key"
+                self.trouble = (
+                    f"the peer that answers at {self.address} does not hold the expected key"
+                )
             elif event == zmq.Event.DISCONNECTED and self.connected:
                 self.lost = True
 

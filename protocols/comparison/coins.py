@@ -27,14 +27,15 @@ from math import prod
 
 import numpy as np
 
+from protocols.arrays import Octets, Shape
 from protocols.comparison.compare import from_digits
 from protocols.errors import RangeError
-from protocols.roles.role import Octets, Role, Shape
+from protocols.roles.role import Role
 from protocols.shares.masked import MaskedBit
 
 DIGIT_BITS = 4
 BASE = 1 << DIGIT_BITS
-MOST_DIGITS = 4
+MAX_DIGITS = 4
 
 
 def coins(role: Role, shape: Shape, probability: Fraction) -> MaskedBit:
@@ -75,7 +76,7 @@ def nearest(probability: Fraction) -> Fraction:
 def _threshold(probability: Fraction) -> tuple[int, int]:
     """(T, digits); RangeError where a coin would always fall the same way."""
     digits = 1
-    while digits < MOST_DIGITS and (probability * BASE**digits).denominator > 1:
+    while digits < MAX_DIGITS and (probability * BASE**digits).denominator > 1:
         digits += 1
     threshold = round(probability * BASE**digits)
     if not 0 < threshold < BASE**digits:

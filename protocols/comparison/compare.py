@@ -24,11 +24,12 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.arrays import Octets, Shape, Words
 from protocols.comparison import less_than
 from protocols.errors import RangeError
 from protocols.ring import kernels
 from protocols.roles.deferred import Deferred, combine
-from protocols.roles.role import Octets, Role, Shape, Words
+from protocols.roles.role import Role
 from protocols.shares.arithmetic import Rounded, remask, select
 from protocols.shares.masked import Additive, Masked, MaskedBit
 

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.arrays import Octets, Words
 from protocols.comparison.bit_programs import SCRATCH_ROWS, Program
 from protocols.comparison.plan import (
     Joint,
@@ -39,7 +40,7 @@ from protocols.comparison.plan import (
 )
 from protocols.ring import kernels
 from protocols.roles.deferred import Deferred, combine
-from protocols.roles.role import Octets, Role, Words
+from protocols.roles.role import Role
 
 FACTORS = 4
 """Bits in one product of opened ones, at most; its mask products grow as 2^n."""

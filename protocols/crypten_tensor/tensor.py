@@ -29,13 +29,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from protocols.arrays import Shape, Words
 from protocols.comparison.compare import maximum, negative
 from protocols.crypten_tensor.importing import crypten
 from protocols.errors import RangeError, RevealError
 from protocols.functions import splines
 from protocols.ring.fixed_point import check_fraction_bits, decode, encode
 from protocols.ring.rational import HEADROOM_BITS, mantissa
-from protocols.roles.role import Role, Shape, Words
+from protocols.roles.role import Role
 from protocols.shares import arithmetic
 from protocols.shares.arithmetic import Rounded
 from protocols.shares.inputs import OutsideSource, from_dealer, from_evaluator, from_outside
@@ -43,7 +44,7 @@ from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate, pu
 
 FACTOR_BITS = 20
 """A public real factor is multiplied in with a mantissa of at most this many bits."""
-MOST_BITS = HEADROOM_BITS - 12
+MAX_BITS = HEADROOM_BITS - 12
 """A factor that would leave a tensor with more fractional bits is multiplied in after truncation:
 magnitudes up to 2^12 always fit."""
 
@@ -313,7 +314,7 @@ class MaskedTensor(crypten.CrypTensor):
     def add(self, other: Any) -> MaskedTensor:
         scalar = None if isinstance(other, MaskedTensor) else _as_scalar(other)
         if scalar is not None:
-            base = self._in_full() if self.factor else self._plain_factor()
+            base = self.in_full() if self.factor else self.plain_factor()
             words = round(scalar / base.factor * (1 << base.bits))
             if abs(words) >= 1 << HEADROOM_BITS:
                 raise RangeError(f"a public summand does not fit next to a factor of {self.factor}")
@@ -406,7 +407,7 @@ class MaskedTensor(crypten.CrypTensor):
     # Functions
 
     def _ltz(self) -> MaskedTensor:
-        bits = negative(self._positive_factor().rounded())
+        bits = negative(self.positive_factor().rounded())
         return MaskedTensor(bits.shares(), bits=0)
 
     def ne(self, other: Any) -> MaskedTensor:
@@ -425,7 +426,7 @@ class MaskedTensor(crypten.CrypTensor):
 
     def relu(self) -> MaskedTensor:
         """max(x, 0); the bit stays with the result for the backward pass."""
-        source = self._positive_factor()
+        source = self.positive_factor()
         value = source.rounded()
         positive = negative(value).negate()
         chosen = arithmetic.remask(arithmetic.select(positive, value))
@@ -465,7 +466,7 @@ class MaskedTensor(crypten.CrypTensor):
 
     def reciprocal(self, input_in_01: bool = False) -> MaskedTensor:
         """1 / x for 2^-9 <= |x| < 2^10, within 2^-15 of it and a few 2^-f; 0 nearer to 0."""
-        source = self._plain_factor()._in_full()
+        source = self.plain_factor().in_full()
         x = source.masked()
         sign = negative(x)
 
@@ -486,7 +487,7 @@ class MaskedTensor(crypten.CrypTensor):
 
     def max(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
         """The maximum over all elements, or (maximum, one-hot argmax) along the last axis."""
-        source = self._positive_factor()
+        source = self.positive_factor()
         if dim is None:
             flat = source.reshape(-1)
             top, _ = maximum(flat.masked())
@@ -498,7 +499,7 @@ class MaskedTensor(crypten.CrypTensor):
         return result, MaskedTensor(winner.shares(), bits=0)
 
     def _function(self, function: Callable[[Masked, int], Masked]) -> MaskedTensor:
-        source = self._plain_factor()._in_full()
+        source = self.plain_factor().in_full()
         return source.with_value(function(source.masked(), self.fraction_bits))
 
     def _factor_with(self, other: MaskedTensor) -> Fraction:
@@ -506,29 +507,29 @@ class MaskedTensor(crypten.CrypTensor):
         mine, theirs = self.factor, other.factor
         return mine if theirs == 1 else theirs if mine == 1 else mine * theirs
 
-    def _plain_factor(self) -> MaskedTensor:
+    def plain_factor(self) -> MaskedTensor:
         """The same numbers with factor 1: the factor is multiplied into the words."""
         if self.factor == 1:
             return self
         whole, shift = mantissa(self.factor, FACTOR_BITS)
-        if self.bits + shift > MOST_BITS:
+        if self.bits + shift > MAX_BITS:
             self.masked()
         plain = self.with_value(self.summands().scale(whole), self.bits + shift, Fraction(1))
-        if plain.bits > MOST_BITS:
+        if plain.bits > MAX_BITS:
             plain.masked()
         return plain
 
-    def _positive_factor(self) -> MaskedTensor:
+    def positive_factor(self) -> MaskedTensor:
         """The same numbers with a factor above 0, so that the words have their signs and order."""
         if self.factor > 0:
             return self
         if self.factor == 0:
-            return self._plain_factor()
+            return self.plain_factor()
         flipped = self.linear_map(lambda value: -value)
         flipped.factor = -self.factor
         return flipped
 
-    def _in_full(self) -> MaskedTensor:
+    def in_full(self) -> MaskedTensor:
         """The same numbers with at least the usual fractional bits; bits of comparisons have 0."""
         return _widened(self, max(self.bits, self.fraction_bits))
 
@@ -603,7 +604,7 @@ for _name in _NO_GRADIENT:
 def _aligned(x: MaskedTensor, y: MaskedTensor) -> tuple[MaskedTensor, MaskedTensor]:
     """Both at one factor and one number of bits, by multiplication with public integers."""
     if x.factor != y.factor:
-        x, y = x._plain_factor(), y._plain_factor()
+        x, y = x.plain_factor(), y.plain_factor()
     if x.bits < y.bits:
         return _widened(x, y.bits), y
     return x, _widened(y, x.bits)

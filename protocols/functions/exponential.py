@@ -23,17 +23,17 @@ from itertools import pairwise
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.comparison.compare import below, weighted
 from protocols.errors import RangeError
 from protocols.ring.rational import exponential
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import multiply, remask, select, truncate
 from protocols.shares.masked import Additive, Masked
 
 STEP = Fraction(1, 2)
 POLYNOMIAL_BITS = 24
 WORD_BITS = 61
-MOST_BITS = 22
+MAX_BITS = 22
 """Of x: the polynomial is evaluated at scale 2^60 and keeps 16 bits of its coefficients."""
 
 
@@ -49,7 +49,7 @@ def relative_exp(x: Masked, fraction_bits: int, least: Fraction, most: Fraction)
     rounding x means. RangeError for ends that are not multiples of 1/2, or too many bits.
     """
     f, role = fraction_bits, x.role
-    if f > MOST_BITS or least >= most or any(end % STEP for end in (least, most)):
+    if f > MAX_BITS or least >= most or any(end % STEP for end in (least, most)):
         raise RangeError("exp needs ends that are multiples of 1/2 and at most 22 fraction bits")
     # 1
     knots, middles, powers = _tables(f, least, most)

@@ -29,6 +29,7 @@ from functools import cache
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.comparison.compare import below, weighted
 from protocols.errors import RangeError
 from protocols.functions.spline_tables import ROOT
@@ -41,14 +42,13 @@ from protocols.ring.rational import (
     RootRange,
     mantissa,
 )
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import multiply, remask, truncate
 from protocols.shares.masked import Additive, Masked
 
 ROOT_POWER_BITS = 3
 UNIT_BITS = 10
 """Fractional bits of v; the knots of the table are multiples of its unit."""
-MANTISSA_BITS, LEAST_MANTISSA_BITS = 12, 7
+MANTISSA_BITS, MIN_MANTISSA_BITS = 12, 7
 
 
 def times_inverse_root(factor: Masked, x: Masked, where: RootRange, scale: Fraction) -> Additive:
@@ -92,7 +92,7 @@ def _mantissa(scale: Fraction) -> tuple[int, int]:
         return round(scale), 0
     whole, shift = mantissa(scale, MANTISSA_BITS)
     over = shift - (HEADROOM_BITS - 1 - FACTOR_BITS - ROOT_POWER_BITS)
-    if over > MANTISSA_BITS - LEAST_MANTISSA_BITS or not whole:
+    if over > MANTISSA_BITS - MIN_MANTISSA_BITS or not whole:
         raise RangeError(f"a factor of about 2^-{shift} is too small for this scale")
     if over > 0:
         whole, shift = round(Fraction(whole, 1 << over)), shift - over

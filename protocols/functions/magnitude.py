@@ -21,6 +21,7 @@ from itertools import pairwise
 import numpy as np
 
 from protocols.comparison.compare import below, weighted
+from protocols.functions.refinement import refined_reciprocal, refined_root
 from protocols.functions.splines import evaluate
 from protocols.ring.rational import HEADROOM_BITS, MANTISSA_BITS
 from protocols.shares.arithmetic import multiply, remask, round_off
@@ -89,8 +90,7 @@ def reciprocal(u: Masked) -> Masked:
     """1 / u for 1 <= u < 2, at scale 2^28, to 2^-27; bounded elsewhere. 15 rounds."""
     r = _started("RECIPROCAL", u, upper=2)
     for _ in range(NEWTON_STEPS):
-        rest = -exactly(multiply(u, r), MANTISSA_BITS).shift(-(2 << MANTISSA_BITS))
-        r = exactly(multiply(r, rest), MANTISSA_BITS)
+        r = refined_reciprocal(r, u, MANTISSA_BITS, exactly)
     return r
 
 
@@ -98,9 +98,7 @@ def inverse_root(u: Masked) -> Masked:
     """1 / sqrt(u) for 1 <= u < 4, at scale 2^28, to 2^-27; bounded elsewhere. 19 rounds."""
     r = _started("RSQRT", u, upper=4)
     for _ in range(NEWTON_STEPS):
-        square = exactly(multiply(r, r), MANTISSA_BITS)
-        rest = -exactly(multiply(u, square), MANTISSA_BITS).shift(-(3 << MANTISSA_BITS))
-        r = exactly(multiply(r, rest), MANTISSA_BITS + 1)
+        r = refined_root(r, u, MANTISSA_BITS, exactly)
     return r
 
 

@@ -12,7 +12,7 @@ FACTOR_BITS = 10
 """Fractional bits of ζ and ζ²."""
 ENOUGH = Fraction(1, 1024)
 """How far from 1 the smallest part of T·Y may end."""
-MOST_INVERSE_BITS, MOST_RESIDUAL_BITS = 22, 30
+MAX_INVERSE_BITS, MAX_RESIDUAL_BITS = 22, 30
 UNRESOLVED_BITS = 40
 """Fractional bits of `matrix_inverse.unresolved`."""
 UNRESOLVED = 2.0**-17
@@ -55,8 +55,8 @@ def inverse_plan(size: int, least: Fraction) -> InversePlan:
         low = Fraction(int(low * (1 << 60)), 1 << 60)
     bits = int(growth).bit_length()
     room = WORD_BITS - bits
-    inverse_bits = min((room - 4) // 2, MOST_INVERSE_BITS)
-    residual_bits = min(room - inverse_bits, MOST_RESIDUAL_BITS)
+    inverse_bits = min((room - 4) // 2, MAX_INVERSE_BITS)
+    residual_bits = min(room - inverse_bits, MAX_RESIDUAL_BITS)
     matrix_bits = WORD_BITS - 2 - FACTOR_BITS - inverse_bits
     if inverse_bits < 14 or matrix_bits < 24:
         raise RangeError(f"an inverse of a matrix with eigenvalues down to {float(least):.1e}")

@@ -16,20 +16,26 @@ from functools import cache
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.comparison.compare import below, maximum, weighted
+from protocols.comparison.tournament import tournament
 from protocols.errors import RangeError
 from protocols.functions import spline_tables
+from protocols.functions.refinement import refined_reciprocal
 from protocols.functions.spline_tables import SplineTable
 from protocols.ring.rational import HEADROOM_BITS
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import multiply, remask, truncate
 from protocols.shares.masked import Masked
 
 TABLE_BITS = 44
 KNOT_BITS = 10
+ALL_PAIRS = 16
+"""Up to so many classes the maximum compares all pairs at once."""
+MAX_CLASSES = 1024
+"""The sum of the exponentials stays within the reciprocal's table."""
 TABLES = (
     *("SIGMOID", "TANH", "EXP", "RECIPROCAL", "RSQRT", "ROOT", "LOG", "SOFTPLUS"),
-    *("SMOOTH_RELU", "GELU", "SILU"),
+    *("SMOOTH_RELU", "GELU", "SILU", "ELU"),
 )
 
 
@@ -53,31 +59,7 @@ def spline_at(name: str, fraction_bits: int, upper: int | None = None) -> Spline
     What rounding c to 2^-f loses moves into b and a, and what rounding b loses into a, by the best
     approximation on the piece: the error stays within the table's bound.
     """
-    return _at_scale(getattr(spline_tables, name), fraction_bits, upper)
-
-
-@cache
-def elu_at(fraction_bits: int, alpha: Fraction) -> Spline:
-    """alpha · (exp(x) − 1) below 0 and x from 0 on, from the table of exp, for alpha >= 0.
-
-    Within alpha · 2^-14, and what `spline_at` says of its rounding; exactly −alpha below −11.
-    """
-    unit = 1 << TABLE_BITS
-    pieces = [
-        (round(alpha * (a - unit)), round(alpha * b), round(alpha * c))
-        for a, b, c in spline_tables.EXP.pieces
-    ]
-    table = replace(
-        spline_tables.EXP,
-        pieces=tuple(pieces),
-        below=round(-alpha * unit),
-        above=0,
-        slope=unit,
-    )
-    return _at_scale(table, fraction_bits)
-
-
-def _at_scale(table: SplineTable, fraction_bits: int, upper: int | None = None) -> Spline:
+    table: SplineTable = getattr(spline_tables, name)
     one = 1 << fraction_bits
     below_all = round(Fraction(table.below, 1 << TABLE_BITS) * one * one)
     above_all = round(Fraction(table.above, 1 << TABLE_BITS) * one * one)
@@ -184,20 +166,27 @@ def divide(a: Masked, b: Masked, fraction_bits: int) -> Masked:
     unit = truncate(multiply(b, power), 9)
     r = evaluate("RECIPROCAL", unit, f, upper=2)
     for _ in range(2):
-        error = -truncate(multiply(unit, r), f).shift(-(2 << f))
-        r = truncate(multiply(r, error), f)
+        r = refined_reciprocal(r, unit, f, truncate)
     return truncate(multiply(truncate(multiply(a, power), 9), r), f)
 
 
 def softmax(x: Masked, fraction_bits: int) -> Masked:
-    """Softmax along the last axis, for at most 16 classes, each output within 2^-12.
+    """Softmax along the last axis for up to 1024 classes, each output within 2^-12.
 
-    The maximum, exp, reciprocal of the sum and one product.
+    The maximum, exp, reciprocal of the sum and one product. Above 16 classes the maximum is that of
+    a tournament: fewer comparisons, more rounds.
     """
-    top, _ = maximum(x)
+    classes = x.shape[-1]
+    if classes > MAX_CLASSES:
+        raise ValueError(f"softmax: at most {MAX_CLASSES} classes, not {classes}")
+    if classes <= ALL_PAIRS:
+        top, _ = maximum(x)
+    else:
+        best, _ = tournament(x.transpose(len(x.shape) - 1, *range(len(x.shape) - 1)))
+        top = best.reshape(*x.shape[:-1], 1)
     exponentials = exp(x - top, fraction_bits)
     total = exponentials.sum(axis=-1, keepdims=True)
-    scale = reciprocal(total, fraction_bits, upper=x.shape[-1])
+    scale = reciprocal(total, fraction_bits, upper=classes)
     return truncate(multiply(exponentials, scale), fraction_bits)
 
 

@@ -2,12 +2,13 @@
 
 Every node that masks has a fresh secret exponent of this session. An item is hashed to a point of
 P-256, every such node raises it to its exponent, in any order, and items that are equal, and only
-those, end as the same point. Whoever lacks one of the exponents cannot tell a masked item from a
+those, end as the same point. Without one of the exponents nobody can tell a masked item from a
 random point (decisional Diffie-Hellman, the hash as a random oracle).
 
 * An item travels as the x-coordinate of its point, 32 bytes, fed back in with an even y: the x of
   e·P and of e·(−P) is the same. P-256 has prime order, so there are no points of small order, and
-  the point at infinity has no such encoding; what is no x-coordinate of the curve is refused.
+  the point at infinity has no such encoding; anything that is not an x-coordinate of the curve is
+  refused.
 * The hash is keyed with what all holders of lists put in (`agree_key`) and nobody else knows, so
   that a node without the key cannot try items out. It takes the first of a sequence of keyed
   hashes that is an x-coordinate: two tries on average, independent of each other. The time it
@@ -31,12 +32,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
-from numpy.typing import NDArray
 
+from protocols.arrays import Octets, Positions
 from protocols.canonical import pack
 from protocols.channel import Channel
 from protocols.errors import DesyncError, FrameError, PointError
-from protocols.roles.frames import LABEL, Octets, receive_all, send_all
+from protocols.roles.frames import LABEL, receive_all, send_all
 
 ITEM_BYTES = 32
 """A token, an x-coordinate."""
@@ -44,7 +45,6 @@ KEY_BYTES = 32
 BATCH = 2048
 """Points that a thread works on at one time: small beside the list, long beside a hand-over."""
 
-Positions = NDArray[np.int64]
 
 _CURVE = ec.SECP256R1()
 _EVEN = b"\x02"
@@ -74,7 +74,9 @@ class Exponent:
             try:
                 return ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, _EVEN + x)
             except ValueError as error:
-                raise PointError(f"{sender} sent what is no point of the curve") from error
+                raise PointError(
+                    f"{sender} sent something that is not a point of the curve"
+                ) from error
 
         return self._masked(points, point)
 

@@ -9,7 +9,7 @@ that it has in common with the dealer.
 The result is π(x) with Δ = π(Δx) + λ_j and λ = λ_j + π(λx). What the others see is uniform: they
 learn nothing of π, and nobody learns anything of x. The dealer sees no Δ. After all evaluators have
 had their turn, a row of the result leads back to one of x only for all evaluators together, or for
-the dealer together with whoever knows a position in the result.
+the dealer together with anybody who knows a position in the result.
 
 Rows that are then picked at positions which only evaluators know are masked afresh (`pick`), so
 that the dealer needs no more than their number.
@@ -24,8 +24,8 @@ from math import prod
 
 import numpy as np
 
+from protocols.arrays import Positions
 from protocols.roles.evaluator import Evaluator
-from protocols.roles.role import Positions
 from protocols.shares.arithmetic import remask
 from protocols.shares.masked import Masked
 

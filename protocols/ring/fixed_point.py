@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.arrays import Words
 from protocols.errors import RangeError
 from protocols.ring.rational import HEADROOM_BITS
 
-Words = NDArray[np.int64]
 MIN_FRACTION_BITS = 8
 MAX_FRACTION_BITS = 26
 """With 26 bits a product still holds magnitudes up to 2^10."""

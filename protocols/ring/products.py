@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from protocols.arrays import Words
 from protocols.ring import kernels, tiles
 
-Words = NDArray[np.int64]
 Pairs = Sequence[tuple[Words, Words]]
 Bilinear = Callable[[Pairs, bool], Words]
 """Σ B(x, y) over pairs, or with True its negative: a new array. The two products of an evaluator
@@ -22,7 +21,7 @@ are one sum, which a matrix product makes in one go."""
 
 THIN = 12
 """Products with a side of at most this length are bound by memory rather than by arithmetic."""
-LEAST_TILED = 1 << 15
+MIN_TILED = 1 << 15
 """Multiply-adds below which rewriting the operands as tiles costs more than it saves."""
 
 _tile_gain = 0.0
@@ -67,7 +66,7 @@ _sum_without_tiles = summed(_product)
 def _tiles_pay(m: int, n: int, k: int) -> bool:
     """Tiles are 32 by 32 with 64 steps: a product is made as if it had these sizes."""
     work = m * n * k
-    if work < LEAST_TILED:
+    if work < MIN_TILED:
         return False
     padded = (-m % 32 + m) * (-n % 32 + n) * (-k % 64 + k)
     return padded <= 1.25 * _tile_gain * work

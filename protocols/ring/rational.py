@@ -19,7 +19,7 @@ FACTOR_BITS = 20
 """A quotient of `inverse_root` stays below 2^20 as a word."""
 
 
-LEAST_FACTOR = Fraction(1, 1 << 30)
+MIN_FACTOR = Fraction(1, 1 << 30)
 """Scales that are at least this, after the powers that go with them, have a mantissa that fits."""
 
 

@@ -6,7 +6,7 @@ A word is eight 8-bit limbs, and modulo 2^64
 
 36 products of bytes. One tile instruction multiplies 16×64 by 64×16 unsigned bytes and adds the
 result to 32-bit counters. For d >= 4 only 32 bits of the sum count; below that a sum over
-`MOST_DEPTH` blocks stays under 2^32: no carry is ever lost.
+`MAX_DEPTH` blocks stays under 2^32: no carry is ever lost.
 
 Operands are first rewritten as tiles: 1 KiB each, eight limbs of a block one after the other.
 For a left operand a tile is [16 rows][64 steps of the sum]; for a right one it is
@@ -35,14 +35,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 from numpy.typing import NDArray
 
-Words = NDArray[np.int64]
+from protocols.arrays import Words
 
 LIMBS, SIDE, STEPS = 8, 16, 64
 TILE_BYTES = SIDE * STEPS
 
-MOST_DEPTH = 16
+MAX_DEPTH = 16
 """Blocks of 64 steps in one sum; up to 256 no counter overflows: 4 · 255² · 2^14 < 2^32."""
-MOST_BLOCKS = 128
+MAX_BLOCKS = 128
 """Blocks of an operand in work at once: 1 MiB as tiles, half of a usual second-level cache."""
 
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
@@ -78,7 +78,7 @@ def sum_of_products(pairs: Sequence[tuple[Words, Words]], negative: bool = False
     out = np.empty((m, n), np.int64)
     for number, piece in enumerate(_pieces(pairs)):
         depth = sum(_blocks(x.shape[1]) for x, _ in piece)
-        side = max(2, MOST_BLOCKS // depth // 2 * 2) * SIDE
+        side = max(2, MAX_BLOCKS // depth // 2 * 2) * SIDE
         for i in range(0, m, side):
             top = min(m, i + side)
             for j in range(0, n, side):
@@ -98,12 +98,12 @@ def sum_of_products(pairs: Sequence[tuple[Words, Words]], negative: bool = False
 def _pieces(
     pairs: Sequence[tuple[Words, Words]],
 ) -> list[list[tuple[Words, Words]]]:
-    """The same sum as sums of at most `MOST_DEPTH` steps each, nearly equal in length."""
-    if sum(_blocks(x.shape[1]) for x, _ in pairs) <= MOST_DEPTH:
+    """The same sum as sums of at most `MAX_DEPTH` steps each, nearly equal in length."""
+    if sum(_blocks(x.shape[1]) for x, _ in pairs) <= MAX_DEPTH:
         return [list(pairs)]
     pieces = []
     for x, y in pairs:
-        count = -(-_blocks(x.shape[1]) // MOST_DEPTH)
+        count = -(-_blocks(x.shape[1]) // MAX_DEPTH)
         length = -(-_blocks(x.shape[1]) // count) * STEPS
         for k in range(0, x.shape[1], length):
             pieces.append([(x[:, k : k + length], y[k : k + length])])

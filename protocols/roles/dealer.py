@@ -7,13 +7,14 @@ from math import prod
 
 import numpy as np
 
+from protocols.arrays import Octets, Positions, Shape, Words
 from protocols.channel import Channel
 from protocols.errors import DesyncError
 from protocols.ring.kernels import add_unpacked, pack_difference, packed_size, unpack_sum
 from protocols.roles.credit import CORRECTION_BYTES, CREDIT_FRAMES, DONE, WINDOW_CREDITS, credit
 from protocols.roles.deferred import Deferred, Never
-from protocols.roles.frames import FRAME_BYTES, Octets, Words, check_label, send_all
-from protocols.roles.role import Mask, Positions, Role, Shape, order_of
+from protocols.roles.frames import FRAME_BYTES, check_label, send_all
+from protocols.roles.role import Mask, Role, order_of
 from protocols.roles.streams import TAG_BYTES, Stream
 
 
@@ -64,7 +65,7 @@ class Dealer(Role):
     def close(self) -> None:
         self.finish()
         for name in self.names:
-            # Whoever still waits for corrections learns that its program is longer than this one.
+            # An evaluator that waits for more corrections learns that its program is longer.
             self._channel.send(name, DONE, b"")
         for index, name in enumerate(self.names):
             while self._take_credit(index, name) != DONE:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from protocols.arrays import Octets, Positions, Shape, Words
 from protocols.channel import Channel
 from protocols.errors import DesyncError, FrameError
 from protocols.ring.kernels import packed_size
@@ -18,15 +19,13 @@ from protocols.roles.deferred import Deferred
 from protocols.roles.frames import (
     FRAME_BYTES,
     LABEL,
-    Octets,
-    Words,
     check_label,
     receive_all,
     send_all,
     unpack_words,
 )
 from protocols.roles.openings import BitsOpening, Opening, WordsOpening
-from protocols.roles.role import Mask, Positions, Role, Shape, order_of
+from protocols.roles.role import Mask, Role, order_of
 from protocols.roles.streams import KEY_BYTES, Stream
 
 COMMON_LABEL = b"mpc-train common stream v1"

@@ -10,14 +10,11 @@ from __future__ import annotations
 import struct
 
 import numpy as np
-from numpy.typing import NDArray
 
+from protocols.arrays import Octets, Words
 from protocols.channel import MAX_FRAME_BYTES, Channel
 from protocols.errors import DesyncError, FrameError
 from protocols.ring.kernels import unpack
-
-Words = NDArray[np.int64]
-Octets = NDArray[np.uint8]
 
 FRAME_BYTES = MAX_FRAME_BYTES
 """Longer payloads are sent as several frames."""

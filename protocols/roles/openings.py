@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from protocols.arrays import Octets, Words
 from protocols.ring.kernels import add_unpacked, pack_sum, packed_size, unpack_sum
 from protocols.roles.deferred import Deferred, Settle
-from protocols.roles.frames import Octets, Words
 from protocols.roles.role import Mask
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Opening(Deferred[T], ABC):
         """Add the share of another evaluator."""
 
     def finish(self) -> None:
-        """Hand the opened value to whoever waits for it, and let everything else go."""
+        """Hand the opened value to those who wait for it, and let everything else go."""
         total, shape = self._total, self._mask.shape
         assert total is not None, "there are at least two evaluators"
         self._mask = self._share = self._payload = self._total = None

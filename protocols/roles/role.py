@@ -34,12 +34,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols.arrays import Octets, Positions, Shape, Words
 from protocols.errors import MaskReuseError
 from protocols.roles.deferred import Deferred
-from protocols.roles.frames import LABEL, Octets, Words
-
-Shape = tuple[int, ...]
-Positions = NDArray[np.int64]
+from protocols.roles.frames import LABEL
 
 
 class Mask:

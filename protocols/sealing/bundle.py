@@ -1,7 +1,7 @@
 """Several envelopes for one recipient in one file. A container, and nothing more.
 
 A bundle is not signed: each envelope in it is, by its own sender, and names its step, tensors and
-recipient. Whoever opens one checks that no sender is missing and none occurs twice.
+recipient. To open one is to check that no sender is missing and none occurs twice.
 
     magic ‖ u32 count ‖ count × (u64 length ‖ envelope)
 """

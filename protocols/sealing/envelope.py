@@ -54,7 +54,7 @@ _MAX_HEADER_BYTES = sum(_BOUNDS) + 4 * len(_BOUNDS)
 
 
 class HpkeOpener(Protocol):
-    """Whoever holds the recipient's private key: a vault, or a key in memory."""
+    """The holder of the recipient's private key: a vault, or a key in memory."""
 
     def hpke_open(self, info: bytes, ciphertext: bytes) -> bytes:
         """Raises AuthenticationError when `ciphertext` was not sealed for this key and `info`."""
@@ -155,7 +155,7 @@ def open_envelope(
 def check_envelope(
     blob: Buffer, *, expected: EnvelopeInfo, recipient_public: bytes, verifier: Verifier
 ) -> None:
-    """Steps 1 to 3 of `open_envelope`, for whoever carries an envelope and cannot open it."""
+    """Steps 1 to 3 of `open_envelope`, for those who carry an envelope and cannot open it."""
     _checked(blob, expected, recipient_public, verifier)
 
 

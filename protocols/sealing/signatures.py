@@ -27,14 +27,14 @@ _PREFIX = b"mpc-train/signature/1/Ed25519+ML-DSA-65"
 
 
 class Signer(Protocol):
-    """Whoever holds a pair of signing keys: a vault, or `SigningKeys` in memory."""
+    """The holder of a pair of signing keys: a vault, or `SigningKeys` in memory."""
 
     def sign(self, purpose: str, message: bytes) -> bytes:
         """Both signatures over (purpose, message)."""
 
 
 class Verifier(Protocol):
-    """Whoever knows a pair of public keys."""
+    """The holder of a pair of public keys."""
 
     def verify(self, purpose: str, message: bytes, signature: bytes) -> None:
         """Raises AuthenticationError unless both signatures over (purpose, message) hold."""

@@ -12,11 +12,12 @@ from math import prod
 
 import numpy as np
 
+from protocols.arrays import Shape, Words
 from protocols.errors import RangeError
 from protocols.ring import kernels, products
 from protocols.ring.rational import HEADROOM_BITS
 from protocols.roles.deferred import Deferred, combine
-from protocols.roles.role import Role, Shape, Words
+from protocols.roles.role import Role
 from protocols.shares.masked import Additive, Early, Masked, MaskedBit, joint_shape
 
 ROUNDING_BITS = 20

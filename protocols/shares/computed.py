@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
+from protocols.arrays import Words
 from protocols.roles.deferred import Deferred
-from protocols.roles.role import Role, Words
+from protocols.roles.role import Role
 from protocols.shares.masked import Masked
 
 

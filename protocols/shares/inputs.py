@@ -16,12 +16,13 @@ from math import prod
 
 import numpy as np
 
+from protocols.arrays import Shape, Words
 from protocols.channel import Channel
 from protocols.roles.dealer import Dealer
 from protocols.roles.deferred import Deferred
 from protocols.roles.evaluator import Evaluator
 from protocols.roles.frames import LABEL, receive_all, send_all
-from protocols.roles.role import Role, Shape, Words
+from protocols.roles.role import Role
 from protocols.roles.streams import Stream
 from protocols.shares.arithmetic import remask
 from protocols.shares.masked import Additive, Masked

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from protocols.arrays import Shape, Words
 from protocols.roles.deferred import Deferred, combine
-from protocols.roles.role import Role, Shape, Words
+from protocols.roles.role import Role
 
 Linear = Callable[[Words], Words]
 

@@ -6,7 +6,7 @@ for sealing to the recipients (`for_recipients`). Anything else, and anything as
 raises RevealError before a byte is sent.
 
 A value is masked afresh before it is revealed, and the dealer hands out new shares of that mask:
-the shares under which the evaluators' summands travelled never leave a node. Whoever saw
+the shares under which the evaluators' summands travelled never leave a node. Anybody who saw
 [x]_i + [m]_i and then [m]_i would learn [x]_i, and with it a tensor that one owner masked alone.
 """
 
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.errors import RevealError
 from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import remask
 from protocols.shares.masked import Masked
 

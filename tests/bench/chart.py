@@ -1,6 +1,6 @@
 """Small charts without a plotting library: bars for a terminal, SVG for a file.
 
-An axis is logarithmic where its values span more than a factor of `MOST_LINEAR`.
+An axis is logarithmic where its values span more than a factor of `MAX_LINEAR`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-MOST_LINEAR = 20.0
+MAX_LINEAR = 20.0
 BAR_WIDTH = 40
 
 WIDTH, HEIGHT = 340, 250
@@ -40,7 +40,7 @@ class _Axis:
     @classmethod
     def of(cls, values: Sequence[float], *, from_zero: bool) -> _Axis:
         least, most = min(values), max(values)
-        if least > 0 and most / least > MOST_LINEAR:
+        if least > 0 and most / least > MAX_LINEAR:
             return cls(least, most, True)
         low = 0.0 if from_zero else least
         return cls(low, most if most > low else low + 1, False)

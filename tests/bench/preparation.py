@@ -51,7 +51,7 @@ def measured(rows: int, columns: int) -> dict[str, object]:
         role.finish()
         before = _sent(net)
         begin = time.process_time()
-        found = parameters(pipeline, brought, rows, F)
+        found = parameters(pipeline, brought, rows, 1, F)
         for value in found.sealed.values():
             shares_of(value)
         shares_of(prepared(pipeline, Rows(x, low, there), found, F))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from protocols.arrays import Words
 from protocols.comparison.compare import all_of, argmax, below, maximum, negative, relu, weighted
 from protocols.functions import splines
 from protocols.functions.exponential import exponential_bits, relative_exp
@@ -25,7 +26,7 @@ from protocols.functions.matrix_inverse_plan import inverse_plan
 from protocols.functions.scaling import extremes, floor_quotient
 from protocols.linkage.shuffle import pick, shuffle
 from protocols.ring.rational import MANTISSA_BITS
-from protocols.roles.role import Mask, Role, Words
+from protocols.roles.role import Mask, Role
 from protocols.shares.arithmetic import matmul, multiply, remask, round_off, select, truncate
 from protocols.shares.inputs import from_dealer, from_outside
 from protocols.shares.masked import Additive, Masked, concatenate

@@ -81,7 +81,7 @@ def table(generator: np.random.Generator) -> np.ndarray:
 def preparation(x: Masked) -> Sequence[Masked]:
     rows, said = x.select(slice(0, ROWS)), x.select(slice(ROWS, None))
     brought = [said.select((slice(9 * k, 9 * k + 9), slice(0, 2))) for k in range(2)]
-    found = parameters(PIPELINE, brought, ROWS, F)
+    found = parameters(PIPELINE, brought, ROWS, 1, F)
     return [prepared(PIPELINE, shared(rows), found, F), *found.sealed.values()]
 
 
@@ -104,7 +104,7 @@ def joined_table(generator: np.random.Generator) -> np.ndarray:
 
 def joined(x: Masked) -> Sequence[Masked]:
     rows, affine = shared(x.select(slice(0, ROWS))), x.select((slice(ROWS, None), slice(0, 2)))
-    found = joined_parameters(PIPELINE, rows, affine, joined_bits(ROWS), F)
+    found = joined_parameters(PIPELINE, rows, affine, joined_bits(ROWS), 1, F)
     return [prepared(PIPELINE, rows, found, F), *found.sealed.values()]
 
 

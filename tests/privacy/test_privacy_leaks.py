@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from protocols.arrays import Words
 from protocols.roles.evaluator import Evaluator
-from protocols.roles.role import Mask, Role, Words
+from protocols.roles.role import Mask, Role
 from protocols.shares.arithmetic import remask
 from protocols.shares.masked import Masked, public
 from tests.support.loopback import combine_masked, secret, shares_of

@@ -61,7 +61,7 @@ def share(role: Role, job: Job, tables: dict[str, Table], positions: dict[str, A
             shared.labels,
             *([] if shared.weights is None else [shared.weights]),
         ]
-        whole = [t._plain_factor()._in_full().masked() for t in tensors]
+        whole = [t.plain_factor().in_full().masked() for t in tensors]
     detach()
     return [shares_of(one) for one in whole], orders
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import polars
 import pytest
-from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -32,6 +31,7 @@ from mpc_train.preparation.sharing import share_in
 from mpc_train.results.report import describe
 from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.tables.source import Source
+from protocols.arrays import Reals
 from protocols.comparison.compare import below
 from protocols.crypten_tensor.tensor import Source as From
 from protocols.crypten_tensor.tensor import attach, detach
@@ -46,7 +46,6 @@ from tests.support.loopback import combine_masked, secret, shares_of
 from tests.support.privacy import honest_owner, same_views
 from tests.support.transcript_first import run_scripted
 
-Reals = NDArray[np.float64]
 OWNERS = ("alpha", "beta", "gamma")
 
 
@@ -184,10 +183,14 @@ def hospitals(folder: Path, text: str = JOB) -> tuple[Job, polars.DataFrame]:
     return load_job(folder / "job.toml"), polars.concat(frames)
 
 
-def over_shares(folder: Path, job: Job) -> Reals:
-    """The model's inputs for all rows, and whether a mean exists for each filled column."""
+def over_shares(folder: Path, job: Job, read_as: Job | None = None) -> Reals:
+    """The model's inputs for all rows, and whether a mean exists for each filled column.
+
+    read_as: the job that owners read their tables for, where it is not this one.
+    """
     tables = {
-        owner: load_table(Source(str(folder / f"{owner}.csv")), job, owner) for owner in job.owners
+        owner: load_table(Source(str(folder / f"{owner}.csv")), read_as or job, owner)
+        for owner in job.owners
     }
     sources: dict[str, From] = {"ann": 0, "bob": 1, "cleo": "dealer"}
 
@@ -357,6 +360,48 @@ def test_a_mean_of_values_in_held_out_rows_alone_does_not_exist(tmp_path: Path) 
         over_shares(tmp_path, job)
 
 
+def with_labs(folder: Path, frame: polars.DataFrame, owner: str, rows: list[int]) -> None:
+    """Have these rows, numbered over all owners, alone have a lab value, and them at `owner`."""
+    first = 0
+    for name, count in ROWS.items():
+        here = frame.slice(first, count).with_columns(
+            lab=polars.Series(
+                [50.0 + r if name == owner and first + r in rows else None for r in range(count)],
+                dtype=polars.Float64,
+            )
+        )
+        here.write_csv(folder / f"{name}.csv")
+        first += count
+
+
+def test_a_mean_of_few_values_of_an_owner_is_refused_at_it(tmp_path: Path) -> None:
+    """Recipients get the mean: whoever knows the others' values has the sum of these."""
+    job, frame = hospitals(tmp_path)
+    training = split(job)[0].tolist()
+    source = Source(str(tmp_path / "ann.csv"))
+    held_out = split(job)[1].tolist()
+    with_labs(tmp_path, frame, "ann", training[:9] + held_out)
+    with pytest.raises(DataError, match=r"ann.csv: column 'lab': only 9 .* 10 rows at least"):
+        load_table(source, job, "ann")
+    with_labs(tmp_path, frame, "ann", training[:10])
+    load_table(source, job, "ann")
+    few, _ = hospitals(tmp_path, JOB + "[reveal]\nleast_group = 9\n")
+    with_labs(tmp_path, frame, "ann", training[:9])
+    load_table(source, few, "ann")
+
+
+def test_a_mean_of_few_values_at_all_owners_does_not_exist(tmp_path: Path) -> None:
+    job, frame = hospitals(tmp_path)
+    lower, _ = hospitals(tmp_path, JOB + "[reveal]\nleast_group = 2\n")
+    training = split(job)[0].tolist()
+    with_labs(tmp_path, frame, "ann", training[:9])
+    with pytest.raises(DataError, match=r"column .lab.: .* in fewer than 10"):
+        over_shares(tmp_path, job, lower)
+    over_shares(tmp_path, lower)
+    with_labs(tmp_path, frame, "ann", training[:10])
+    over_shares(tmp_path, job)
+
+
 def test_the_bit_is_listed_where_there_is_one(tmp_path: Path) -> None:
     job, _ = hospitals(tmp_path)
     assert gap_outputs(job) < agreed_outputs(job)
@@ -366,9 +411,15 @@ def test_the_bit_is_listed_where_there_is_one(tmp_path: Path) -> None:
     text = JOB.replace('missing = "mean"', "columns.lab.fill = 1\ncolumns.score.fill = 1")
     other, _ = hospitals(tmp_path, text)
     assert not gap_outputs(other) and "has no value" not in describe(other)
-    assert disclosed_on_the_way(job) == [EMPTY] and not disclosed_on_the_way(other)
-    with pytest.raises(RefusedError, match="empty_columns would be disclosed"):
+    assert disclosed_on_the_way(job) == [EMPTY, "extremes"]
+    assert disclosed_on_the_way(other) == ["extremes"]
+    with pytest.raises(RefusedError, match="empty_columns, extremes would be disclosed"):
         check_rules(allowing(job, disclosures=()), job, "ann")
+    with pytest.raises(RefusedError, match=r"means that stand in missing cells .* of 10 rows"):
+        check_rules(allowing(job, least_group=11), job, "ann")
+    assert "the least and the largest training value of score, each a cell" in describe(job)
+    declared, _ = hospitals(tmp_path, JOB.replace('"minmax"', '"declared"'))
+    assert "extremes" not in disclosed_on_the_way(declared)
     check_rules(allowing(job), job, "ann")
 
 

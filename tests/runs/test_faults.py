@@ -202,7 +202,7 @@ def test_a_job_that_was_altered_is_refused(study: Study) -> None:
     study.node("ann")
     study.node("registry")
     study.node("bob", rules=f'jobs = ["{record["digest"]}"]')
-    others = "aborted by bob: policy (its own rules forbid the job"
+    others = "aborted by bob: policy (its own rules forbid the job, or nobody agreed to it there"
     check(
         study,
         study.ended(),

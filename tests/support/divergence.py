@@ -56,7 +56,7 @@ LOGISTIC, LINEAR = 'kind = "logistic"', 'kind = "linear"'
 MLP = 'kind = "mlp"\nhidden = [6]\nclasses = 3'
 TOLERANCE = 0.05
 """Of a step: more than rounding, less than what wrapped around."""
-LEAST_STEP = 2.0**-8
+MIN_STEP = 2.0**-8
 SPLINE = 16 * 2.0**-12
 """What a spline's error makes of a gradient, for inputs up to 16."""
 
@@ -172,6 +172,6 @@ def _steps(
                 expected, found = value.numpy(), weights[number][name]
                 step = float(np.abs(expected - weights[number - 1][name]).max())
                 error = float(np.abs(found - expected).max()) - SPLINE * group["lr"]
-                worst = max(worst, error / max(step, LEAST_STEP))
+                worst = max(worst, error / max(step, MIN_STEP))
                 largest = max(largest, float(np.abs(found).max()))
     return worst, largest, gradient

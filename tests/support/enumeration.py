@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from protocols.roles.role import Role, Shape, Words
+from protocols.arrays import Shape, Words
+from protocols.roles.role import Role
 from tests.support.transcript_first import InsecureDealer, InsecureEvaluator, InsecureScript
 
 Window = tuple[int, int]

@@ -21,7 +21,7 @@ from mpc_train.errors import JobError, RefusedError
 from mpc_train.results.report import describe
 
 MEMORY_BYTES = 512 << 20
-MOST_CALLS = 25_000_000
+MAX_CALLS = 25_000_000
 """Some 250 for each of the 75,000 columns that 1 MiB can name, the interpreter's too: a few
 seconds. What grows with the product of two parts of a job takes thousands of millions."""
 
@@ -98,7 +98,7 @@ class TooMuchWork(Exception):
 
 def judged(body: bytes) -> str:
     """What a node does with a body before its rules have allowed it."""
-    left = MOST_CALLS
+    left = MAX_CALLS
 
     def count(frame: Any, event: str, argument: Any) -> None:
         nonlocal left

@@ -21,11 +21,11 @@ from mpc_train.networks.convert import convert
 from mpc_train.networks.graph import Graph
 from mpc_train.networks.network import Network
 from mpc_train.networks.plain import PlainGraph
+from protocols.arrays import Reals
 from protocols.crypten_tensor.tensor import MaskedTensor, attach
 from protocols.shares.masked import Masked
 from tests.support.layers import UNIT, F
 
-Reals = np.ndarray
 MASK_SEED = 7
 
 
@@ -148,13 +148,15 @@ class _Attention(nn.Module):
         return self.attention(x, x, x, need_weights=False)[0]
 
 
-class _Recurrent(nn.Module):
+class Sequence(nn.Module):
+    """The states of a recurrent layer."""
+
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x)[0][:, -1]
+        return self.layer(x)[0]
 
 
 class _Sums(nn.Module):
@@ -173,6 +175,8 @@ class _Sums(nn.Module):
 SMOOTH, NORM, SPLINE = 2.0**-4, 2.0**-8, 2.0**-9
 """A spline's gradient is within 2^-7 of the function's own, and is multiplied by up to 4; a norm
 divides by the spread of few numbers; errors of a softmax are added up over a few outputs."""
+RECURRENT = 2.0**-8
+"""Weights up to 2 multiply the splines' errors step by step."""
 
 
 def _alone(make: Callable[..., Any], *arguments: Any, **settings: Any) -> Callable[[], Any]:
@@ -184,17 +188,12 @@ def attention(width: int, heads: int) -> Callable[[], nn.Module]:
     return lambda: _Attention(width, heads)
 
 
-def recurrent(layer: type[nn.Module], *sizes: int, **settings: Any) -> Callable[[], nn.Module]:
-    """Makes a recurrent layer of which the output after the last step is taken."""
-    return lambda: _Recurrent(layer(*sizes, batch_first=True, **settings))
+def sequence(kind: Callable[..., nn.Module], *sizes: int, **settings: Any) -> Callable[[], Any]:
+    """Makes a recurrent layer whose rows come first."""
+    return lambda: Sequence(kind(*sizes, batch_first=True, **settings))
 
 
 LAYERS: dict[str, LayerProgram] = {
-    "gru": LayerProgram(recurrent(nn.GRU, 2, 3), (2, 2), SMOOTH, rows=2),
-    "lstm": LayerProgram(recurrent(nn.LSTM, 2, 3), (2, 2), SMOOTH, rows=2),
-    "rnn, both ways": LayerProgram(
-        recurrent(nn.RNN, 2, 2, bidirectional=True), (3, 2), SMOOTH, rows=2
-    ),
     "linear": LayerProgram(_alone(nn.Linear, 4, 3), (4,)),
     "convolution, one axis": LayerProgram(
         _alone(nn.Conv1d, 2, 4, 3, dilation=2, groups=2), (2, 8), rows=2
@@ -214,12 +213,6 @@ LAYERS: dict[str, LayerProgram] = {
     "batch norm, evaluated": LayerProgram(
         _alone(nn.BatchNorm1d, 3), (3,), 2.0**-12, training=False
     ),
-    "upsampled": LayerProgram(
-        _alone(nn.Upsample, scale_factor=2, mode="bilinear"), (1, 2, 3), rows=2
-    ),
-    "upsampled, corners aligned": LayerProgram(
-        _alone(nn.Upsample, 5, mode="linear", align_corners=True), (2, 4), rows=2
-    ),
     "layer norm": LayerProgram(_alone(nn.LayerNorm, 6), (6,), NORM),
     "group norm": LayerProgram(_alone(nn.GroupNorm, 2, 4), (4, 5), NORM, rows=2),
     "attention, one head": LayerProgram(attention(4, 1), (3, 4), SMOOTH, rows=2),
@@ -234,9 +227,16 @@ LAYERS: dict[str, LayerProgram] = {
     "gelu": LayerProgram(_alone(nn.GELU), (5,), SMOOTH),
     "silu": LayerProgram(_alone(nn.SiLU), (5,), SMOOTH),
     "softplus": LayerProgram(_alone(nn.Softplus), (5,), SMOOTH),
-    "elu": LayerProgram(_alone(nn.ELU, 0.5), (5,), SMOOTH),
-    "selu": LayerProgram(_alone(nn.SELU), (5,), 2 * SMOOTH),
-    "celu": LayerProgram(_alone(nn.CELU, 1.5), (5,), SMOOTH),
+    "elu": LayerProgram(_alone(nn.ELU), (5,), SMOOTH),
+    "elu, another alpha": LayerProgram(_alone(nn.ELU, 0.5), (5,), SMOOTH),
+    "gru": LayerProgram(sequence(nn.GRU, 2, 2), (3, 2), RECURRENT, rows=2),
+    "gru, reversed too": LayerProgram(
+        sequence(nn.GRU, 1, 1, 2, bidirectional=True), (2, 1), RECURRENT, rows=2
+    ),
+    "lstm": LayerProgram(sequence(nn.LSTM, 2, 2), (3, 2), RECURRENT, rows=2),
+    "rnn": LayerProgram(sequence(nn.RNN, 2, 2), (3, 2), RECURRENT, rows=2),
+    "rnn, relu": LayerProgram(sequence(nn.RNN, 2, 2, nonlinearity="relu"), (3, 2), rows=2),
+    "bilinear": LayerProgram(_alone(nn.Upsample, (3, 5), mode="bilinear"), (1, 2, 3), rows=2),
     "softmax": LayerProgram(_alone(nn.Softmax, -1), (4,), SPLINE),
     "softmax, many classes": LayerProgram(_alone(nn.Softmax, -1), (19,), SPLINE, rows=2),
     "dropout, public": LayerProgram(_alone(nn.Dropout, 0.25), (6,), public_masks=True),

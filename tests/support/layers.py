@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from protocols.arrays import Reals
 from protocols.crypten_tensor import dispatch  # noqa: F401  registers the functions
 from protocols.crypten_tensor.tensor import MaskedTensor, attach
 from protocols.roles.role import Role
@@ -19,7 +20,6 @@ from tests.support.loopback import combine_masked, shares_of
 
 F = 20
 UNIT = 2.0**-F
-Reals = np.ndarray
 Forward = Callable[..., MaskedTensor]
 
 
@@ -30,7 +30,7 @@ def opened(results: Sequence[Any]) -> Reals:
 
 def part(tensor: MaskedTensor) -> Any:
     """What this role holds of a tensor, at scale 2^F without a factor."""
-    return shares_of(tensor._plain_factor()._in_full().masked())
+    return shares_of(tensor.plain_factor().in_full().masked())
 
 
 def forward_and_gradients(

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.functions.magnitude import Magnitude, magnitude, shifted
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import remask
 from protocols.shares.masked import Masked
 

@@ -20,6 +20,7 @@ from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.run.phases.train import train_model
 from mpc_train.training.range_guard import RangeGuard
 from mpc_train.twin.training import pooled_inputs
+from protocols.arrays import Reals
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.errors import RangeError
@@ -27,8 +28,6 @@ from protocols.roles.role import Role
 from protocols.shares.reveal import RevealGate
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, shares_of
-
-Reals = np.ndarray
 
 
 def shared_rows(job: Job, role: Role, tables: Sequence[Table]) -> Shared:

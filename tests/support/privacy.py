@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from protocols.roles.role import Role, Words
+from protocols.arrays import Words
+from protocols.roles.role import Role
 from protocols.shares.arithmetic import truncate
 from protocols.shares.masked import Masked
 from tests.support.loopback import combine_masked, secret, shares_of

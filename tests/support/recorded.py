@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_BYTES = 1 << 12
+MAX_BYTES = 1 << 12
 """Of one frame or draw: enough to find it again, and not the whole training."""
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))
 
     def record(secret: Any) -> None:
-        data = bytes(memoryview(secret).cast("B")[:MOST_BYTES])
+        data = bytes(memoryview(secret).cast("B")[:MAX_BYTES])
         target.write(data[: len(data) & ~7])
 
     def after(owner: Any, name: str, take: Callable[..., Any]) -> None:

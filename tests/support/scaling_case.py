@@ -17,13 +17,13 @@ from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.joined import joined_parameters
 from mpc_train.preparation.rows import Rows, prepared
 from mpc_train.preparation.sealed import BITS, opened_parameters
+from protocols.arrays import Reals, Words
 from protocols.ring.fixed_point import decode, encode
-from protocols.roles.role import Role, Words
+from protocols.roles.role import Role
 from protocols.shares.arithmetic import remask
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, secret, shares_of
 
-Reals = NDArray[np.float64]
 F = 20
 
 
@@ -66,7 +66,7 @@ def over_shares(
 
     def found(role: Role, _: Rows) -> Parameters:
         brought = [secret(role, encode(one, 0)) for one in statistics]
-        return parameters(pipeline, brought, total, f)
+        return parameters(pipeline, brought, total, 1, f)
 
     return _run(pipeline, words, low, there, found, evaluators, f)
 
@@ -92,7 +92,7 @@ def over_joined(
 
     def found(role: Role, shared: Rows) -> Parameters:
         counted = secret(role, encode(affine.words, 0)) if pipeline.scaled else None
-        return joined_parameters(pipeline, shared.select(training), counted, word, f)
+        return joined_parameters(pipeline, shared.select(training), counted, word, 1, f)
 
     return _run(pipeline, words, low, records.present[rows], found, evaluators, f)
 

@@ -31,6 +31,7 @@ from mpc_train.training.optimizers.sgd import SGD, Clip
 from mpc_train.training.range_guard import RangeGuard, look_at_network
 from mpc_train.training.watch import Watch, disclosures
 from mpc_train.twin.optim import RootAdaptive
+from protocols.arrays import Reals
 from protocols.crypten_tensor.tensor import MaskedTensor, attach
 from protocols.errors import DivergedError
 from protocols.shares.masked import Masked
@@ -38,7 +39,6 @@ from protocols.shares.reveal import Output, RevealGate
 from tests.support.layers import UNIT, F
 from tests.support.loss_cases import CASES
 
-Reals = np.ndarray
 Cut = dict[str, MaskedTensor]
 Numbers = dict[str, torch.Tensor]
 Found = Mapping[str, MaskedTensor | Masked]

@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from protocols.arrays import Octets, Positions, Shape, Words
 from protocols.roles.dealer import Dealer
 from protocols.roles.deferred import Deferred, Never
 from protocols.roles.evaluator import Evaluator
-from protocols.roles.role import Mask, Octets, Positions, Role, Shape, Words
+from protocols.roles.role import Mask, Role
 from tests.support.lockstep import Baton
 
 View = list[tuple[str, bytes]]

@@ -35,6 +35,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from protocols.arrays import Octets
 from protocols.linkage.intersection import ITEM_BYTES
 from protocols.ring.kernels import pack_sum, packed_size
 from protocols.roles.evaluator import Evaluator
@@ -54,7 +55,6 @@ DISCLOSED = {
     b"size": "how many records are joined",
 }
 EMPTY = {b"cred", b"done"}
-Octets = NDArray[np.uint8]
 Run = Callable[[int, LockstepLoopback], object]
 
 

@@ -121,3 +121,4 @@ if __name__ == "__main__":
     show("SMOOTH_RELU", softplus, -10, 10, 2**-14, 0, 0, slope=1)
     show("GELU", gelu, -4.25, 4.25, 2**-14, 0, 0, slope=1)
     show("SILU", lambda x: x * sigmoid(x), -12.75, 12.75, 2**-14, 0, 0, slope=1)
+    show("ELU", np.expm1, -11, 0, 2**-14, -1, 0, slope=1)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.preparation.sharing import Shared, share_in, words_brought
-from mpc_train.training.warm_start import PUBLIC, Reals, flat, started_with
+from mpc_train.training.warm_start import PUBLIC, flat, started_with
+from protocols.arrays import Reals
 from protocols.crypten_tensor.tensor import MaskedTensor, Source
 from protocols.ring.fixed_point import encode
 from protocols.roles.streams import Stream

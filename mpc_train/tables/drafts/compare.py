@@ -1,7 +1,7 @@
 """Whether several owners mean the same columns, by digests: nobody has to send a schema for it.
 
-A digest hides a field's value only as far as it cannot be guessed: whoever tries out "years" and
-"months" learns which of them is meant. Names of columns are public.
+A digest hides a field's value only as far as it cannot be guessed: somebody who tries out "years"
+and "months" learns which of them is meant. Names of columns are public.
 """
 
 from collections.abc import Mapping

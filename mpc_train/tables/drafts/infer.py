@@ -2,11 +2,11 @@
 
 What it writes are statistics of private data: ranges (rounded outwards), levels and codes that
 occur. They are to be replaced by what may occur before anybody else sees them. Of columns that
-look like identifiers nothing is written but the name, and no entry of fewer than `LEAST_SEEN` rows
+look like identifiers nothing is written but the name, and no entry of fewer than `MIN_SEEN` rows
 is written at all, but for the usual signs of a missing value (`CODES`, `SENTINELS`).
 
 A draft loads: cells are read by the loader's own rules, and the table is read a second time with
-the draft. A column that has no draft with which it loads stands there as a comment that says why;
+the draft. A column that has no draft with which it loads becomes a comment that says why;
 the table then lists it under `ignore` in its node's configuration (`Draft.source`).
 """
 
@@ -34,11 +34,11 @@ from mpc_train.tables.schema import MAX_TEXT, Column, Schema, check_schema
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.spelling import FALSE, TRUE, entry_of
 
-LEAST_SEEN = 5
-MOST_LEVELS = 50
-MOST_ENTRIES = 5_000
+MIN_SEEN = 5
+MAX_LEVELS = 50
+MAX_ENTRIES = 5_000
 """More than these are not kept in mind."""
-MOST_CODES = 5
+MAX_CODES = 5
 MOSTLY = 0.8
 """So much of a column of numbers are numbers; the rest may be words that stand for none."""
 SAMPLE = 10_000
@@ -154,7 +154,7 @@ def _count(counts: Counter[str], text: Series, decimal: str) -> bool:
     """Count what is as it is compared; whether there were too many to go on."""
     for entry, count in text.value_counts().iter_rows():
         counts[entry_of(entry, decimal)] += count
-    if len(counts) <= MOST_ENTRIES:
+    if len(counts) <= MAX_ENTRIES:
         return False
     counts.clear()
     return True
@@ -190,7 +190,7 @@ def infer(source: Source, progress: Report | None = None) -> Draft:
     refused |= bad
     left = [name for name in dict.fromkeys(names) if name in refused]
     if len(left) == len(set(names)):
-        whole = "; ".join(f"column {name!r}: {refused[name]}" for name in left[:MOST_CODES])
+        whole = "; ".join(f"column {name!r}: {refused[name]}" for name in left[:MAX_CODES])
         raise DataError(f"{label}: no column has a draft: {whole}")
     ours = tuple(map(source.own, left))
     kept = {own: name for own, name in source.rename.items() if name not in left}
@@ -368,10 +368,10 @@ def _dates(name: str, seen: _Seen, written: DateForm, codes: tuple[str, ...]) ->
 def _number(name: str, seen: _Seen, codes: tuple[str, ...]) -> tuple[Column, list[str]]:
     notes = []
     others = seen.cells - seen.numbers
-    common = [entry for entry, count in seen.words.items() if count >= LEAST_SEEN]
-    if others and (len(seen.words) > MOST_CODES or len(common) < len(seen.words)):
+    common = [entry for entry, count in seen.words.items() if count >= MIN_SEEN]
+    if others and (len(seen.words) > MAX_CODES or len(common) < len(seen.words)):
         notes.append(f"{others} cells are no numbers; each has to be corrected or be a code")
-    if len(common) <= MOST_CODES:
+    if len(common) <= MAX_CODES:
         codes = tuple(sorted({*codes, *common}))
     least, most = seen.least, seen.most
     if not least < most:
@@ -394,8 +394,8 @@ def _number(name: str, seen: _Seen, codes: tuple[str, ...]) -> tuple[Column, lis
 
 
 def _levels(name: str, seen: _Seen, codes: tuple[str, ...]) -> tuple[Column, list[str]]:
-    common = sorted(entry for entry, count in seen.entries.items() if count >= LEAST_SEEN)
-    if seen.crowded or not 1 <= len(common) <= MOST_LEVELS or max(map(len, common)) > MAX_TEXT:
+    common = sorted(entry for entry, count in seen.entries.items() if count >= MIN_SEEN)
+    if seen.crowded or not 1 <= len(common) <= MAX_LEVELS or max(map(len, common)) > MAX_TEXT:
         return Column(name, "identifier"), [
             "free text, or too many levels: no feature; list it under ignore, or group it"
         ]
@@ -403,7 +403,7 @@ def _levels(name: str, seen: _Seen, codes: tuple[str, ...]) -> tuple[Column, lis
     column = Column(name, "category", levels=tuple(common), other=rare > 0, missing=codes)
     if not rare:
         return column, []
-    return column, [f"entries of fewer than {LEAST_SEEN} rows each are not listed: {rare}"]
+    return column, [f"entries of fewer than {MIN_SEEN} rows each are not listed: {rare}"]
 
 
 def _outwards(least: float, most: float) -> tuple[Decimal, Decimal] | None:

@@ -1,6 +1,6 @@
 """Rows that a node leaves out of its own table, by rules that it declares (`drop_rows`).
 
-Whoever leaves rows out decides which people a study is about: nothing is left out unless its owner
+To leave rows out is to decide which people a study is about: nothing is left out unless its owner
 says so, and the owner is told how many there were.
 """
 

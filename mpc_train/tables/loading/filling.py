@@ -66,7 +66,7 @@ class Filling:
             if self._most is not None:
                 capacity = min(capacity, self._most)
             for array in (self._values, self._missing, self._places):
-                # In place: the operating system moves pages, so nothing stands there twice.
+                # In place: the operating system moves pages, so nothing is in memory twice.
                 array.resize((capacity, *array.shape[1:]), refcheck=False)
         self._places[self._start : self._end] = places[: self._end - self._start]
         if kept is not None:
@@ -117,7 +117,7 @@ class Filling:
             self._dated.add(name)
 
     def keep(self, name: str, column_cells: Series) -> None:
-        """A column's text as it stands there; a missing cell is empty."""
+        """A column's text as the table has it; a missing cell is empty."""
         self._identifiers.setdefault(name, []).extend(cells.texts(column_cells))
 
     def _is_blank(self, name: str, column_cells: Series) -> bool:

@@ -13,6 +13,7 @@ logs.
 """
 
 import contextlib
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -40,7 +41,7 @@ from mpc_train.tables.schema import Schema
 from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
 
-MOST_TIMES = 4
+MAX_TIMES = 4
 """A table is read to its end, so that all is said of it, unless it has so many times the rows that
 it is to have."""
 
@@ -64,7 +65,7 @@ def load(
 ) -> TypedTable:
     """Read the columns `names` of the schema, in this order, and the identifiers asked for.
 
-    unique: each record stands there once, by its identifiers. alone: nobody else has these columns,
+    unique: each record appears once, by its identifiers. alone: nobody else has these columns,
     so that one without a value, or with one only, is an error; where others have them as well the
     table's owner is warned (`TypedTable.warnings`). rows: how many there must be; None: as many as
     there are. check: what cells must satisfy beyond the schema, called while lines are
@@ -86,7 +87,7 @@ def load(
         there = [name for name in wanted if name not in absent]
         filling = Filling(faults, len(names), rows, fillable - absent)
         report = reporting(table, progress, rows)
-        most = None if rows is None else MOST_TIMES * rows + FIRST_ROWS
+        most = None if rows is None else MAX_TIMES * rows + FIRST_ROWS
         total = table.total if table.unit == "rows" else None
         try:
             if most is not None and total is not None and total > most:
@@ -151,7 +152,7 @@ def stream(
     """The columns `names` chunk by chunk, in bounded memory; other columns are left alone.
 
     records: where they lie, or all of them in memory. keep: columns of which each row's text is
-    returned as it stands there, as `TypedTable.identifiers`. What only a whole table shows is not
+    returned unchanged, as `TypedTable.identifiers`. What only a whole table shows is not
     checked. Raises DataError, with all that is wrong in the chunk.
     """
     if isinstance(records, DataFrame):
@@ -207,7 +208,7 @@ def open_table(source: Source, faults: Faults | None = None) -> Iterator[Table]:
         before.check(path)
         raise
     except BrokenPipeError:
-        raise  # of whoever shows the progress, not of the file
+        raise  # from the code that shows the progress, not from the file
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: there is no such file; correct the path of the data file"
@@ -252,20 +253,26 @@ def _check_names(
     """Note what is wrong with the columns' names; those wanted that are not there, or not once."""
     where = table.header_place
     ignored = {source_name for source_name in source.ignore if source_name not in source.rename}
-    for fault in header_faults(table, ignored, wanted):
-        faults.header(fault)
     names = set(table.names)
     missing = [name for name in wanted if name not in names and name not in fillable]
+    sign = _other_delimiter(table.names, source)
+    if missing and sign:
+        # Whatever else seems to be wrong, with renames or with fields of a line, follows from this.
+        faults.header(
+            f"{where}missing column {_list(missing)}; there is one column only, with {sign} in its "
+            f'name: is that the delimiter (delimiter = "{sign}")?'
+        )
+        faults.check()
+    for fault in header_faults(table, ignored, wanted):
+        faults.header(fault)
     extra = [name for name in table.names if name not in schema and name not in ignored]
     if missing:
         hint = f"; not in the schema: {_list(extra)}" if extra else ""
-        if len(table.names) == 1 and source.file_format == "csv":
-            hint += _delimiter_hint(table.names[0], source)
         faults.header(f"{where}missing column {_list(missing)}{hint}")
     elif extra:
         faults.header(
-            f"{where}column {_list(list(dict.fromkeys(extra)))} is not in the schema; take it out, "
-            "or list it under ignore in this node's configuration"
+            f"{where}column {_list(list(dict.fromkeys(extra)))} is not in the schema; remove it "
+            f"from the table, or list it in this node's configuration: ignore = {_toml(extra)}"
             + (' ("" is a column without a name)' if "" in extra else "")
         )
     return frozenset(name for name in wanted if table.names.count(name) != 1)
@@ -284,13 +291,12 @@ def header_faults(
     return [table.header_place + fault for fault in found]
 
 
-def _delimiter_hint(line: str, source: Source) -> str:
-    """Which delimiter the only column's name suggests, other than the one that is set."""
-    for sign in ";\t,|":
-        if sign in line and sign != source.separator:
-            said = "\\t" if sign == "\t" else sign
-            return f'; is the delimiter another one (delimiter = "{said}")?'
-    return ""
+def _other_delimiter(names: Sequence[str], source: Source) -> str:
+    """Which delimiter, other than the one that is set, a table of one column suggests; or ""."""
+    if len(names) != 1 or source.file_format != "csv":
+        return ""
+    found = [sign for sign in ";\t,|" if sign in names[0] and sign != source.separator]
+    return found[0].replace("\t", "\\t") if found else ""
 
 
 def _twice(name: str, is_wanted: bool) -> str:
@@ -303,6 +309,13 @@ def _twice(name: str, is_wanted: bool) -> str:
         f"column {name!r} appears twice; rename one, or list the name under ignore in this "
         "node's configuration"
     )
+
+
+def _toml(names: Sequence[str]) -> str:
+    """The names as a node's file lists them, where they are few."""
+    if len(names) > 5:
+        return "[…]"
+    return "[" + ", ".join(json.dumps(name, ensure_ascii=False) for name in names) + "]"
 
 
 def _list(names: Sequence[str]) -> str:
@@ -362,7 +375,7 @@ def _check_duplicates(table: TypedTable, faults: Faults) -> None:
     faults.records(
         table.places[again],
         f"column {names}: identifies the same record as {table.where(before)}; each record may "
-        "stand there once",
+        "appear once",
     )
 
 

@@ -32,10 +32,11 @@ from numpy.typing import NDArray
 from mpc_train.errors import DataError
 from mpc_train.tables.array_names import element_names
 from mpc_train.tables.reading import Chunk, Table, Unit
+from protocols.arrays import Reals
 
 CHUNK_CELLS = 2 << 20
 """So many numbers of arrays are made at a time."""
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 """Rows that one error names."""
 PATHS_BELOW = "a path below array_folder, without .."
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
@@ -45,11 +46,9 @@ ONE_CHANNEL = ("1", "L", "I", "I;16", "I;16B", "F")
 
 _UNREADABLE = f"the file that it names cannot be read as .npy, or as one of {', '.join(FORMATS)}"
 _OF_FILES = (OSError, ValueError, TypeError, EOFError, MemoryError, SyntaxError, TokenError)
-"""What NumPy raises on a file that is none of its own."""
+"""What NumPy raises on a file that it did not write."""
 _OF_PILLOW = (struct.error, zlib.error, LookupError, ArithmeticError, AttributeError, RuntimeError)
 """What Pillow raises beside these, on files that nobody foresaw."""
-
-Reals = NDArray[np.float64]
 
 
 class ArrayError(ValueError):
@@ -110,8 +109,8 @@ class ArrayTable:
                 part = chunk.frame.slice(start, rows)
                 places = chunk.places[start : start + rows]
                 values = self._values(part[self._arrays.name], places, wrong)
-                if len(wrong) > MOST_SHOWN:
-                    wrong[MOST_SHOWN:] = ["and perhaps more"]
+                if len(wrong) > MAX_SHOWN:
+                    wrong[MAX_SHOWN:] = ["and perhaps more"]
                     raise DataError("\n  ".join(wrong))
                 if wrong:
                     continue  # only to say what else is wrong

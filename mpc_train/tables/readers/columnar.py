@@ -20,7 +20,7 @@ CHUNK_CELLS = 2 << 20
 """Rows are read so many cells at a time."""
 
 SURELY_FINE_BYTES = 1 << 30
-MOST_PACKED = 100
+MAX_PACKED = 100
 """An npz file or a workbook above a gigabyte is at most so many times as long as it is packed: a
 bomb is a thousand times."""
 MAX_HEADER_BYTES = 10_000
@@ -109,7 +109,7 @@ def npz(path: Path, label: str) -> FrameTable:
         raise DataError(
             f"{label}: not an npz file of plain arrays; write it with numpy.savez, without objects"
         ) from error
-    # Two arrays may make columns of one name, which is for whoever reads them to refuse.
+    # Two arrays may make columns of one name, which the code that reads them refuses.
     try:
         series = [
             _series(str(place), name, array, label) for place, (name, array) in enumerate(columns)
@@ -148,7 +148,7 @@ _NOT_PLAIN: tuple[type[Exception], ...] = (
     *(ValueError, TypeError, OSError, AttributeError, LookupError, EOFError, MemoryError),
     *(RuntimeError, zipfile.BadZipFile, zlib.error, polars.exceptions.PolarsError),
 )
-"""What NumPy, zipfile and polars raise on what is no npz file, or none of plain arrays."""
+"""What NumPy, zipfile and polars raise on a file that is not an npz file of plain arrays."""
 
 
 def _check_archive(path: Path, label: str) -> None:
@@ -178,7 +178,7 @@ def _check_archive(path: Path, label: str) -> None:
 
 def check_unpacked(label: str, unpacked: int, size: int) -> None:
     """Raise DataError where so few bytes would become so many that nobody can mean it."""
-    if unpacked > SURELY_FINE_BYTES and unpacked > MOST_PACKED * size:
+    if unpacked > SURELY_FINE_BYTES and unpacked > MAX_PACKED * size:
         raise DataError(
             f"{label}: {size} bytes would become {unpacked} when they are unpacked; if that is "
             "meant, write the file without compression"

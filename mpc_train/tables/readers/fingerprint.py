@@ -45,6 +45,6 @@ class Fingerprint:
             same = False
         if not same:
             raise DataError(
-                f"{path}: changed while it was read; nothing was shared. Wait until whoever writes "
-                "it is done, or point this node at a copy"
+                f"{path}: changed while it was read; nothing was shared. Wait until the program "
+                "that writes it is done, or point this node at a copy"
             )

@@ -1,6 +1,6 @@
 """Bytes of a text file as UTF-8 with plain line ends, block by block.
 
-1. What is no text at all (a packed file, a workbook, Parquet) is named by its first bytes.
+1. A file that is not text (a packed file, a workbook, Parquet) is named by its first bytes.
 2. The source's encoding becomes UTF-8; a mark of the byte order at the beginning is nothing.
 3. Where lines end in a carriage return alone, as old programs wrote them, that becomes a line feed.
    Which of them ends lines is decided by the first that stands outside of quotation marks.
@@ -35,7 +35,7 @@ _MARKS: tuple[tuple[bytes, str], ...] = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_LONGEST_SIGN = 16
+_MAX_SIGN = 16
 _SAMPLE = 1 << 16
 
 
@@ -71,7 +71,7 @@ class TextBlocks:
         for block in _with_end(self._blocks):
             if len(self._start) < _SAMPLE:
                 self._start += block[:_SAMPLE]
-            if not known and (len(self._start) >= _LONGEST_SIGN or not block):
+            if not known and (len(self._start) >= _MAX_SIGN or not block):
                 known = True
                 self._check_start()
             try:
@@ -114,7 +114,7 @@ class TextBlocks:
 
     def _zero(self, line: int, block: bytes) -> DataError:
         """A zero byte: of another encoding where there are many, else a stray one."""
-        wide = _wide(self._start) or (_wide(block) if len(block) >= _LONGEST_SIGN else None)
+        wide = _wide(self._start) or (_wide(block) if len(block) >= _MAX_SIGN else None)
         if wide is None:
             return self._fail(
                 f"line {line}: a zero byte, which stands in no text; remove it, or write the file "

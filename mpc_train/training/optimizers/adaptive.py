@@ -55,7 +55,7 @@ from protocols.roles.deferred import combine
 from protocols.shares.arithmetic import multiply, truncate
 from protocols.shares.masked import Additive, Early, Masked
 
-LEAST_MEAN_SHIFT = 16
+MIN_MEAN_SHIFT = 16
 """What β1 is rounded to, in bits: a word of m stays below 2^10 times 2^(20 + 6 + 16)."""
 
 
@@ -139,10 +139,10 @@ class Adaptive:
         if any(ratio.denominator > 1 for ratio in ratios):
             finest, ratios = finest * 1024, [ratio * 1024 for ratio in ratios]
         shift = bit_length(finest) - self._fraction_bits - EXTRA_MEAN_BITS
-        if shift < LEAST_MEAN_SHIFT:  # clipped gradients have few bits, β1 and a decay need them
-            more = 1 << (LEAST_MEAN_SHIFT - shift)
+        if shift < MIN_MEAN_SHIFT:  # clipped gradients have few bits, β1 and a decay need them
+            more = 1 << (MIN_MEAN_SHIFT - shift)
             finest, ratios = finest * more, [ratio * more for ratio in ratios]
-            shift = LEAST_MEAN_SHIFT
+            shift = MIN_MEAN_SHIFT
         scale = finest / (1 << shift)
         wholes = [round(ratio) for ratio in ratios]
         shown(self._seen, gradients, wholes, 1 << HEADROOM_BITS)

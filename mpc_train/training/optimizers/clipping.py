@@ -26,10 +26,10 @@ from mpc_train.training.optimizers.gradients import (
     pieces,
     unseen,
 )
+from protocols.arrays import Shape
 from protocols.comparison.compare import clamped, relu
 from protocols.functions.inverse_root import times_inverse_root
 from protocols.ring.rational import HEADROOM_BITS, ROOT_BITS
-from protocols.roles.role import Shape
 from protocols.shares.arithmetic import multiply, truncate
 from protocols.shares.masked import Additive, Masked, public
 

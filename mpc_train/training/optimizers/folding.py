@@ -16,9 +16,9 @@ from protocols.ring.rational import HEADROOM_BITS, mantissa
 
 RATE_BITS = 12
 """Learning rate over batch size is rounded to this many significant bits: 1 part in 8192."""
-LEAST_FACTOR_BITS = 10
+MIN_FACTOR_BITS = 10
 """Momentum and decay have at least this many significant bits, and half as large an error."""
-MOST_SHIFT = HEADROOM_BITS - 22
+MAX_SHIFT = HEADROOM_BITS - 22
 """A longer shift would leave no room for updates up to 1 at 20 fraction bits."""
 MANTISSA_BITS = 12
 """Of the factor of each tensor, where all are brought to one scale."""
@@ -45,8 +45,8 @@ def coefficients(
     # stands beside it needs a longer one.
     for other in (decay, carried):
         if other:
-            spare = LEAST_FACTOR_BITS - shift - bit_length(other)
-            more = max(0, min(spare, MOST_SHIFT - shift))
+            spare = MIN_FACTOR_BITS - shift - bit_length(other)
+            more = max(0, min(spare, MAX_SHIFT - shift))
             whole, shift = whole << more, shift + more
     return whole, shift, round(decay * (1 << shift)), round(carried * (1 << shift))
 

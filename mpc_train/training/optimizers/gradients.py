@@ -16,10 +16,10 @@ from math import prod
 import numpy as np
 
 from mpc_train.training.optimizers.folding import brought_together
+from protocols.arrays import Shape, Words
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.ring.rational import HEADROOM_BITS
 from protocols.roles.deferred import Deferred, combine
-from protocols.roles.role import Shape, Words
 from protocols.shares.masked import Additive, Masked
 
 BUNDLED_ELEMENTS = 1 << 12

@@ -10,7 +10,7 @@ from mpc_train.base.bounds import WORD_BITS, bit_length
 from protocols.errors import RangeError
 from protocols.ring.rational import (
     FACTOR_BITS,
-    LEAST_FACTOR,
+    MIN_FACTOR,
     ROOT_BITS,
     RootRange,
     root,
@@ -21,7 +21,7 @@ SQUARE_SHIFT = 12
 """A square is truncated by this many bits; as many are above a squared gradient's bound."""
 EXTRA_MEAN_BITS = 6
 """m has this many fractional bits more than a weight."""
-MOST_EXTRA_BITS = 3
+MAX_EXTRA_BITS = 3
 """The update is formed with up to three bits more than a weight has."""
 WEIGHT_BITS = 6
 """A decoupled decay has room for weights up to 2^6."""
@@ -93,7 +93,7 @@ def extra_bits(moments: Moments, rate: Fraction, fraction_bits: int) -> int:
             f"{float(moments.largest_step):.1f} times as long: at fraction_bits = {fraction_bits} "
             f"updates up to 2^{FACTOR_BITS - 1 - fraction_bits} fit"
         )
-    return min(spare, MOST_EXTRA_BITS)
+    return min(spare, MAX_EXTRA_BITS)
 
 
 def root_numbers(
@@ -124,9 +124,9 @@ def least_rate(moments: Moments, fraction_bits: int, gradient_limit: Fraction) -
             mean = root(square_scale * (1 << SQUARE_SHIFT))
             if moments.first:
                 mean = Fraction(2 << (fraction_bits + EXTRA_MEAN_BITS)) / (1 - moments.first)
-            factor = root(scale) * (1 << (fraction_bits + MOST_EXTRA_BITS)) / mean
+            factor = root(scale) * (1 << (fraction_bits + MAX_EXTRA_BITS)) / mean
             factor /= 8 ** (where.octaves - 1) * Fraction(2) ** (where.low // 2)
-            least = max(least, LEAST_FACTOR / factor)
+            least = max(least, MIN_FACTOR / factor)
     return Fraction(2) ** bit_length(least)
 
 

@@ -28,8 +28,8 @@ from mpc_train.training.optimizers.gradients import (
     together,
     unseen,
 )
+from protocols.arrays import Shape
 from protocols.crypten_tensor.tensor import MaskedTensor
-from protocols.roles.role import Shape
 from protocols.shares import arithmetic
 from protocols.shares.masked import Masked
 

@@ -1,9 +1,8 @@
 """Activations over masked tensors that are more than ReLU, sigmoid and tanh.
 
-* smooth: GELU, SiLU and softplus as splines, within 2^-14 and three units of 2^-f everywhere. Their
-  gradient is that of the spline, within 2^-7 of the function's own: coefficients are kept, so that
-  the backward pass costs one truncation and no comparison.
-* elu: the same from the table of exp, with its error times alpha and the gradient of its spline.
+* smooth: GELU, SiLU, ELU and softplus as splines, within 2^-14 and three units of 2^-f everywhere.
+  Their gradient is that of the spline, within 2^-7 of the function's own: coefficients are kept, so
+  that the backward pass costs one truncation and no comparison.
 * leaky: x and a public multiple of its negative part; 4 rounds as ReLU, exact to the rounding of
   the slope to 20 bits.
 * clamp: ReLU6 and Hardtanh; both thresholds share one table of digits.
@@ -18,19 +17,13 @@ from typing import Any
 import numpy as np
 
 from protocols.comparison.compare import below, clamped, negative, weighted
-from protocols.crypten_tensor.layers.pooling import tournament
 from protocols.crypten_tensor.layers.register import Function, register
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.functions import splines as functions
-from protocols.functions.splines import Spline, elu_at, spline_at
+from protocols.functions.splines import spline_at
 from protocols.ring.rational import mantissa
 from protocols.shares.arithmetic import multiply, remask, select, truncate
-from protocols.shares.masked import Masked
 
-ALL_PAIRS = 16
-"""Up to so many classes the maximum compares all pairs at once."""
-MAX_CLASSES = 1024
-"""The sum of the exponentials stays within the reciprocal's table."""
 SLOPE_BITS = 20
 
 
@@ -39,7 +32,18 @@ class Smooth(Function):
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, table: str) -> MaskedTensor:
-        return _splined(ctx, x, spline_at(table, x.fraction_bits))
+        source = x.plain_factor().in_full()
+        value, f = source.masked(), source.fraction_bits
+        spline = spline_at(table, f)
+        bits = below(value if value.early else value.narrowed(64 - f), spline.knots)
+        square = truncate(multiply(value, value), f)
+        base = np.array(spline.base, np.int64).reshape(3, *([1] * len(value.shape)))
+        sums = weighted(bits, spline.steps).shift(base)
+        slopes = remask(sums.select(slice(1, 3)))
+        linear, quadratic = slopes.select(0), slopes.select(1)
+        ctx.save_multiple_for_backward((value, linear, quadratic))
+        total = multiply(linear, value) + multiply(quadratic, square) + sums.select(0)
+        return source.with_value(truncate(total, f))
 
     @staticmethod
     def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
@@ -49,37 +53,12 @@ class Smooth(Function):
         return grad.mul(MaskedTensor(rise, bits=2 * f))
 
 
-def _splined(ctx: Any, x: MaskedTensor, spline: Spline) -> MaskedTensor:
-    """The spline of x; what its gradient needs is kept."""
-    source = x._plain_factor()._in_full()
-    value, f = source.masked(), source.fraction_bits
-    bits = below(value if value.early else value.narrowed(64 - f), spline.knots)
-    square = truncate(multiply(value, value), f)
-    base = np.array(spline.base, np.int64).reshape(3, *([1] * len(value.shape)))
-    sums = weighted(bits, spline.steps).shift(base)
-    slopes = remask(sums.select(slice(1, 3)))
-    linear, quadratic = slopes.select(0), slopes.select(1)
-    ctx.save_multiple_for_backward((value, linear, quadratic))
-    total = multiply(linear, value) + multiply(quadratic, square) + sums.select(0)
-    return source.with_value(truncate(total, f))
-
-
-class Elu(Function):
-    """x from 0 on, alpha · (exp(x) − 1) below it, for a public alpha >= 0. 6 rounds."""
-
-    @staticmethod
-    def forward(ctx: Any, x: MaskedTensor, alpha: Fraction) -> MaskedTensor:
-        return _splined(ctx, x, elu_at(x.fraction_bits, alpha))
-
-    backward = Smooth.backward
-
-
 class Leaky(Function):
     """x where x >= 0, slope · x elsewhere."""
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, slope: Fraction) -> MaskedTensor:
-        source = x._positive_factor()
+        source = x.positive_factor()
         positive = negative(source.masked()).negate()
         ctx.save_multiple_for_backward((positive, slope))
         return _leaked(source, positive, slope)
@@ -102,7 +81,7 @@ class Clamp(Function):
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, low: Fraction, high: Fraction) -> MaskedTensor:
-        source = x._plain_factor()._in_full()
+        source = x.plain_factor().in_full()
         value = source.masked()
         least, most = (round(end * (1 << source.bits)) for end in (low, high))
         kept, under, inside = clamped(value, least, most)
@@ -121,8 +100,8 @@ class SoftMax(Function):
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor) -> MaskedTensor:
-        source = x._plain_factor()._in_full()
-        y = source.with_value(softmax(source.masked(), source.fraction_bits))
+        source = x.plain_factor().in_full()
+        y = source.with_value(functions.softmax(source.masked(), source.fraction_bits))
         ctx.save_multiple_for_backward((y,))
         return y
 
@@ -133,23 +112,7 @@ class SoftMax(Function):
         return grad.sub(common).mul(y)
 
 
-def softmax(x: Masked, fraction_bits: int) -> Masked:
-    """Softmax along the last axis for up to 1024 classes, each output within 2^-12."""
-    classes = x.shape[-1]
-    if classes <= ALL_PAIRS:
-        return functions.softmax(x, fraction_bits)
-    if classes > MAX_CLASSES:
-        raise ValueError(f"softmax: at most {MAX_CLASSES} classes, not {classes}")
-    order = (len(x.shape) - 1, *range(len(x.shape) - 1))
-    top, _ = tournament(x.transpose(*order))
-    exponentials = functions.exp(x - top.reshape(*x.shape[:-1], 1), fraction_bits)
-    total = exponentials.sum(axis=-1, keepdims=True)
-    scale = functions.reciprocal(total, fraction_bits, upper=classes)
-    return truncate(multiply(exponentials, scale), fraction_bits)
-
-
 register("smooth", Smooth)
-register("elu", Elu)
 register("leaky", Leaky)
 register("clamp_between", Clamp)
 register("soft_max", SoftMax)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.crypten_tensor.layers.register import Function, register
 from protocols.crypten_tensor.layers.window import Window, columns, from_columns
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.ring import products as ring
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import bilinear
 from protocols.shares.masked import Additive, Masked
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.comparison.compare import below, weighted
 from protocols.crypten_tensor.layers.normalisation_plan import (
     LIMIT_BITS,
@@ -38,11 +39,11 @@ from protocols.crypten_tensor.layers.normalisation_plan import (
 )
 from protocols.crypten_tensor.layers.register import Function, register
 from protocols.crypten_tensor.tensor import MaskedTensor
+from protocols.functions.refinement import refined_root
 from protocols.functions.splines import evaluate
 from protocols.ring import products
 from protocols.ring.rational import mantissa
 from protocols.ring.rational import root as root_of
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import bilinear, multiply, remask, truncate
 from protocols.shares.masked import Additive, Masked, public
 
@@ -68,10 +69,7 @@ def inverse_root(z: Masked, one: Fraction, least: int, most: int, fraction_bits:
     excess = 2 * high - f
     unit = truncate(scaled, excess) if excess > 0 else remask(scaled.scale(1 << -excess))
     root = evaluate("RSQRT", unit, f, upper=4)
-    # r (3 − u r²) / 2
-    square = truncate(multiply(root, root), f)
-    error = -truncate(multiply(unit, square), f).shift(-(3 << f))
-    root = truncate(multiply(root, error), f + 1)
+    root = refined_root(root, unit, f, truncate)
     whole, shift = mantissa(root_of(one) / (1 << high), MANTISSA_BITS)
     return truncate(multiply(root, two).scale(whole), shift)
 
@@ -180,7 +178,7 @@ class Standardize(Function):
     def forward(
         ctx: Any, x: MaskedTensor, eps: Fraction, kept: bool = False
     ) -> MaskedTensor | tuple[MaskedTensor, MaskedTensor, MaskedTensor]:
-        source = x._plain_factor()._in_full()
+        source = x.plain_factor().in_full()
         value, f = source.masked(), source.fraction_bits
         mean = _mean(value, f)
         centred = value - mean.reshape(-1, 1)

@@ -15,10 +15,10 @@ SUM_BITS = 60
 LIMIT_BITS = 8
 """Means are divided by n with a mantissa that leaves room for sums of 2^8 an element."""
 WORD_BITS = 61
-MANTISSA_BITS, LEAST_MANTISSA_BITS = 20, 8
+MANTISSA_BITS, MIN_MANTISSA_BITS = 20, 8
 MEAN_MANTISSA_BITS = 26
 """A mean of values below 2^6 is off by less than a unit of 2^-20 for what its mantissa rounds."""
-MOST_FRACTION_BITS = (SUM_BITS - 1) // 2 - VALUE_BITS
+MAX_FRACTION_BITS = (SUM_BITS - 1) // 2 - VALUE_BITS
 
 
 def chunk_of(fraction_bits: int) -> int:
@@ -26,10 +26,10 @@ def chunk_of(fraction_bits: int) -> int:
 
     RangeError where not even two fit.
     """
-    if fraction_bits > MOST_FRACTION_BITS:
+    if fraction_bits > MAX_FRACTION_BITS:
         raise RangeError(
             f"squares of values up to {1 << VALUE_BITS} do not fit at fraction_bits = "
-            f"{fraction_bits}, {MOST_FRACTION_BITS} at most"
+            f"{fraction_bits}, {MAX_FRACTION_BITS} at most"
         )
     return 1 << (SUM_BITS - 2 * (fraction_bits + VALUE_BITS))
 
@@ -53,5 +53,5 @@ def mantissa_bits(
 def check_norm(count: int, fraction_bits: int) -> None:
     """Raise RangeError unless means and variances over `count` values fit."""
     chunks = max(count // chunk_of(fraction_bits), 1)
-    if mantissa_bits(chunks, fraction_bits, 2 * VALUE_BITS) < LEAST_MANTISSA_BITS:
+    if mantissa_bits(chunks, fraction_bits, 2 * VALUE_BITS) < MIN_MANTISSA_BITS:
         raise RangeError(f"a norm over {count} values does not fit; use smaller batches")

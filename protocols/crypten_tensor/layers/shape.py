@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from protocols.arrays import Words
 from protocols.comparison.coins import coins, nearest
 from protocols.comparison.compare import below
 from protocols.crypten_tensor.layers.register import Function, register
 from protocols.crypten_tensor.tensor import MaskedTensor
-from protocols.roles.role import Words
 from protocols.shares.arithmetic import matmul, remask, select
 from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate
 
@@ -41,7 +41,7 @@ class Join(Function):
         ctx.save_multiple_for_backward(([t.shape[dim] for t in tensors], dim))
         values = []
         for tensor in tensors:
-            plain = tensor._plain_factor()._in_full()
+            plain = tensor.plain_factor().in_full()
             values.append(plain.masked())
         return first.with_value(concatenate(values, dim), first.fraction_bits, Fraction(1))
 
@@ -100,7 +100,7 @@ class Embed(Function):
 
 def one_hot(x: MaskedTensor, count: int) -> Additive:
     """Summands of the bits [x = k] for 0 <= k < count, as words 0 and 1: [elements, count]."""
-    source = x._plain_factor()._in_full()
+    source = x.plain_factor().in_full()
     value: Masked = source.masked().reshape(-1)
     half = 1 << (source.fraction_bits - 1)
     thresholds = [(2 * k + 1) * half for k in range(count - 1)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from protocols.roles.role import Shape, Words
+from protocols.arrays import Shape, Words
 
 
 @dataclass(frozen=True, slots=True)

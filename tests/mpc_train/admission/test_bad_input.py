@@ -21,7 +21,7 @@ class Unsupported(nn.Module):
         super().__init__()
         self.body = nn.Sequential(nn.Linear(4, 8), nn.RReLU(), nn.Linear(8, 8))
         self.act = nn.Mish()
-        self.rnn = nn.LSTM(8, 8)
+        self.rnn = nn.LSTMCell(8, 8)
         self.head = nn.Linear(8, 3)
 
     def forward(self, x):
@@ -67,9 +67,10 @@ def TwoClasses(): return nn.Linear(4, 2)
 def Slope(): return nn.Sequential(nn.Linear(4, 3), nn.LeakyReLU(1e-12))
 def Steep(): return nn.Sequential(nn.Linear(4, 3), nn.LeakyReLU(1e9))
 def Wide(): return nn.Sequential(nn.Linear(4, 3), nn.Hardtanh(-1e18, 1e18))
-def Alpha(): return nn.Sequential(nn.Linear(4, 3), nn.ELU(65))
-def NoAlpha(): return nn.Sequential(nn.Linear(4, 3), nn.ELU(1e-9))
 def Many(): return nn.Sequential(nn.Linear(4, 40), nn.Softmax(-1), nn.Linear(40, 3))
+def Long(): return Steps(nn.GRU(1, 2, batch_first=True), 1025)
+def Cells(): return Steps(nn.LSTM(1, 2, batch_first=True), 600)
+def Enlarged(): return Steps(nn.Upsample(scale_factor=500000, mode="linear"), 4)
 def Raising(): raise ValueError("no weights here")
 
 
@@ -86,6 +87,18 @@ def Large():
     with torch.no_grad():
         module.weight[0, 0] = 1000.0
     return module
+
+
+class Steps(nn.Module):
+    def __init__(self, layer, steps):
+        super().__init__()
+        self.wide, self.layer, self.head = nn.Linear(4, steps), layer, nn.Linear(2, 3)
+
+    def forward(self, x):
+        y = self.wide(x)
+        if isinstance(self.layer, nn.Upsample):
+            return self.head(self.layer(y.unsqueeze(1))[:, 0, :2])
+        return self.head(self.layer(y.unsqueeze(2))[0][:, -1])
 
 
 class Words(nn.Module):
@@ -166,11 +179,14 @@ MODULES: dict[str, tuple[str, ...]] = {
     "Unsupported": (
         "body.1 (RReLU) at ",
         "bad_nets.py:15: is not offered over shares; use LeakyReLU",
+        "act (Mish) at ",
         "bad_nets.py:15: is not offered over shares; use SiLU",
         "cumsum(",
+        "exp() (exp) at ",
         "bad_nets.py:15: is not offered over shares; use Softplus",
-        "linalg_norm() (linalg_norm) at",
-        "bad_nets.py:16: is not offered over shares; mpc_train/docs/layers.md lists what is",
+        "linalg_norm(",
+        "rnn (LSTMCell) at ",
+        "bad_nets.py:16: is not offered over shares; use LSTM",
     ),
     "Branch": ("control flow depends on data", "bad_nets.py", "in branch"),
     "Loop": ("control flow depends on data", "in loop"),
@@ -182,13 +198,15 @@ MODULES: dict[str, tuple[str, ...]] = {
     "Large": ("weight: holds a weight of 128 or more",),
     "Factor": ("mul (scale): a factor of 1e+06 would overflow",),
     "Faint": ("mul (scale): a factor of 1e-09 leaves nothing at fraction_bits = 20",),
-    "Infinite": ("mul() (mul) at ", "bad_nets.py:49: inf is not a finite number"),
+    "Infinite": (
+        "mul() (mul) at ",
+        "bad_nets.py:49: inf is not a finite number",
+    ),
     "Summand": ("add (shift): a summand of 65 is beyond fixed_point.activation_limit = 64",),
     "Slope": ("_1 (leaky_relu): a slope of 1e-12 needs more than 61 bits",),
     "Steep": ("_1 (leaky_relu): a slope of 1e+09 needs more than 61 bits",),
     "Wide": ("_1 (clamp): limits of -1e+18 and 1e+18",),
-    "Alpha": ("_1.0 (elu): alpha = 65; 0 to fixed_point.activation_limit = 64",),
-    "NoAlpha": ("_1.0 (elu): alpha = 1e-09 is nothing at fraction_bits = 20; use ReLU",),
+    "Long": ("layer.weight_hh_l0: a sequence of 1025 steps; at most 1024",),
     "Computed": ("table: an embedding of computed values",),
     "Raising": ("Raising() fails: no weights here",),
 }
@@ -263,3 +281,15 @@ def test_a_graph_with_such_numbers(folder: Path, factor: str) -> None:
     (folder / "model.json").write_text(json.dumps(model))
     result = checked(folder, "", ('module = "bad_nets:"', 'graph = "model.json"'))
     refused(result, MODULE_LINE, "model.graph", "mul")
+
+
+def test_an_lstm_whose_cells_would_overflow(folder: Path) -> None:
+    """A cell may grow by one a step, and its square has to fit."""
+    assert checked(folder, "Cells").exit_code == 0
+    result = checked(folder, "Cells", ("fraction_bits = 20", "fraction_bits = 22"))
+    refused(result, MODULE_LINE, "model.module", "the cells of an LSTM may reach 600", "use 21 at")
+
+
+def test_an_interpolation_that_would_overflow(folder: Path) -> None:
+    result = checked(folder, "Enlarged")
+    refused(result, MODULE_LINE, "model.module", "interpolation from [1, 4] to [1, 2000000]")

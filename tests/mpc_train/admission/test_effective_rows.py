@@ -238,7 +238,7 @@ def test_a_sum_in_blocks_is_the_sum(
     text = JOB.replace("epochs = 4", "epochs = 90")
     job = trained(tmp_path, optimizer, schedule, text)
     (whole,) = counting._sums(job, 90, 0.0)[:1]
-    monkeypatch.setattr(counting, "MOST_STEPS", block)
+    monkeypatch.setattr(counting, "MAX_STEPS", block)
     (parts,) = counting._sums(job, 90, 0.0)[:1]
     assert parts.steps is None and whole.steps is not None
     assert parts.total**2 / parts.squares == pytest.approx(whole.total**2 / whole.squares)
@@ -253,7 +253,7 @@ def test_what_is_not_followed_is_at_least_what_six_deviations_leave(
     )
     job = trained(tmp_path, "{ learning_rate = 0.5, weight_decay = 0.002 }", text=text)
     exact = effective_rows(job)
-    monkeypatch.setattr(counting, "MOST_ENTRIES", 1000)
+    monkeypatch.setattr(counting, "MAX_ENTRIES", 1000)
     rough = effective_rows(job)
     assert rough.pooled == pytest.approx(exact.pooled, rel=0.2) and rough.pooled <= exact.pooled
     for owner, rows in exact.owners.items():

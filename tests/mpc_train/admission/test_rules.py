@@ -4,6 +4,7 @@ The first test carries the attack out on the twin; the others are its relatives.
 one that loads: nothing but a node's rules stands between it and the data.
 """
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from mpc_train.admission import rules
 from mpc_train.admission.cautions import cautions
+from mpc_train.admission.effective_rows import effective_rows, lightest
 from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
 from mpc_train.cli import app
@@ -157,6 +159,18 @@ def test_the_running_means_of_a_norm_are_a_result_too(tmp_path: Path) -> None:
     check_rules(allowing(job), job, "bob")
 
 
+def test_a_dropped_value_may_be_the_one_that_all_other_rows_need(tmp_path: Path) -> None:
+    """Of the values that a row needs only so many are there: one row may have them, others not."""
+    layers = torch.nn.Linear(2, 4), torch.nn.Dropout(0.75), torch.nn.Linear(4, 1)
+    job = carried(tmp_path, torch.nn.Sequential(*layers))
+    plain = carried(tmp_path, torch.nn.Sequential(layers[0], layers[2]))
+    assert [lightest(job), lightest(plain)] == [Fraction(1, 4), Fraction(1)]
+    found, whole = effective_rows(job), effective_rows(plain)
+    assert found.pooled == pytest.approx(1 + (whole.pooled - 1) / 4)
+    assert found.owners["bob"] == pytest.approx(1 + (whole.owners["bob"] - 1) / 4)
+    assert "least_effective_rows" in refused(job)
+
+
 def test_weights_that_somebody_chose_are_named(tmp_path: Path) -> None:
     """A unit that is active for one row alone: no public number shows it."""
     hidden = torch.nn.Linear(2, 4)
@@ -210,6 +224,49 @@ def test_what_depends_on_the_data_is_named(
     shown = CliRunner().invoke(app, ["job", "check", str(path)])
     assert shown.exit_code == 0
     assert "  beware     " in shown.stdout and word in shown.stdout
+
+
+def test_inputs_that_few_rows_have_are_named(tmp_path: Path) -> None:
+    (tmp_path / "schema.toml").write_text(
+        """
+[[columns]]
+name = "ward"
+kind = "category"
+levels = ["a", "b", "c"]
+[[columns]]
+name = "town"
+kind = "category"
+levels = ["x", "y", "z"]
+missing = [""]
+[[columns]]
+name = "age"
+kind = "number"
+range = [0, 120]
+[[columns]]
+name = "ill"
+kind = "boolean"
+"""
+    )
+    start, end = PLAIN.index("features = ["), PLAIN.index("label =")
+    text = f'{PLAIN[:start]}schema = "schema.toml"\nlimit = 120\n{PLAIN[end:]}'
+    pairs = [[f"ward={ward}", f"town={town}"] for ward in "abc" for town in "xyz"]
+
+    def said(steps: str, *, limit: str = "limit = 120") -> str:
+        steps = f"[prepare]\nmissing = 'mean'\n{steps}\n[train]"
+        job = job_of(tmp_path, ("[train]", steps), ("limit = 120", limit), text=text)
+        return "\n".join(cautions(job))
+
+    many = said(f"interactions = {pairs[:8]}")
+    assert "8 inputs are cells of two categories, for 75 training rows" in many
+    for few in (pairs[:7], [*pairs[:7], ["ward=a", "age"], ["age", "age"]]):
+        assert "cells of two" not in said(f"interactions = {few}")
+    assert "inputs of 'age' may be as large as 120: " in said("")
+    standard = "columns.age.scale = 'standard'"
+    assert "may be as large" not in said(standard)
+    assert "may be as large" not in said("columns.age.clip = [0, 16]")
+    clipped = said(f"{standard}\ncolumns.age.clip = [110, 120]")
+    assert "'age' is clipped to 110 … 120 of 0 … 120: " in clipped
+    assert "is clipped" not in said(f"{standard}\ncolumns.age.clip = [108, 120]")
 
 
 def test_two_owners_one_of_whom_gets_the_result(tmp_path: Path) -> None:
@@ -364,7 +421,7 @@ def test_an_output_that_rules_do_not_see_does_not_leave(
     """The gate is given nothing that is not on the list that rules are asked about."""
     job = job_of(tmp_path, ("seed = 7", "seed = 7\nguard = { every = 3 }"))
     assert "guard" in {output.name for output in agreed_outputs(job)}
-    monkeypatch.setattr("mpc_train.run.program.leaving", listed)
+    monkeypatch.setattr("mpc_train.run.phases.prepare.leaving", listed)
     with pytest.raises(RuntimeError, match="no rule sees what leaves as guard"):
         agreed_outputs(job)
 

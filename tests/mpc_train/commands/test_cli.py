@@ -90,6 +90,12 @@ def test_every_verb_has_help_and_refuses_unknown_options(verb: list[str]) -> Non
     assert run(*verb, "--no-such-option").exit_code == 2
 
 
+def test_help_keeps_words_in_brackets() -> None:
+    """The library takes [data] for a style and swallows it, unless it is escaped."""
+    for verb in (["predict"], ["schema", "infer"]):
+        assert "key of [data]" in " ".join(run(*verb, "--help").stdout.replace("│", " ").split())
+
+
 def test_no_option_takes_a_passphrase() -> None:
     for verb in (["identity", "new"], ["party"], ["dealer"], ["coordinator"], ["open"]):
         text = run(*verb, "--help").stdout

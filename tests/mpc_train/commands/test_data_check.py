@@ -97,3 +97,25 @@ def test_warnings_are_shown_and_end_nothing(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     assert "warning: " in result.stderr and "column 'dose'" in result.stderr
+
+
+def test_job_check_with_a_node_s_file_holds_the_job_against_its_rules(tmp_path: Path) -> None:
+    """Otherwise the rules are first heard of when all organisations have started their nodes."""
+    job = str(write_job(tmp_path))
+
+    def against(party: str, *options: str) -> Result:
+        (tmp_path / "party.toml").write_text(party)
+        file = str(tmp_path / "party.toml")
+        return CliRunner().invoke(app, ["job", "check", "--config", file, job, *options])
+
+    party = PARTY.replace('["ann"]', '["ann", "office"]')
+    allowed = against(party.replace('["auc"]', '["auc", "accuracy"]\nleast_group = 9'))
+    assert allowed.exit_code == 0, allowed.output
+    assert f"The rules of {tmp_path / 'party.toml'} allow the job to bob." in allowed.stdout
+    refused = against(PARTY.replace('"registry"', '"other"').replace('["auc"]', "[]"))
+    assert refused.exit_code == 6
+    assert "registry would deal and is not under dealers; " in refused.stderr
+    assert "would be revealed and is not under metrics" in refused.stderr
+    stranger = against(PARTY.replace('name = "bob"', 'name = "zoe"'))
+    assert stranger.exit_code == 3
+    assert "zoe is no node of the job study" in stranger.stderr

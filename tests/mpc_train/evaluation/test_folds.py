@@ -1,11 +1,13 @@
 """Cross-validation reveals means over folds, which are those of the same folds in the clear."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from mpc_train.admission.load import load_job
+from mpc_train.base.reading import Reading
 from mpc_train.errors import JobError
 from mpc_train.evaluation.folds import cross_validated, fold_steps
 from mpc_train.jobs.audience import fold_outputs
@@ -56,12 +58,8 @@ def test_folds_are_parts_of_the_training_rows(tmp_path: Path) -> None:
     assert fold_outputs(job) == ["cv_accuracy", "cv_auc", "cv_log_loss"]
 
 
-@pytest.mark.parametrize(
-    "more", ["least_group = 1\n", "decimals = 2\nleast_group = 1\n", "least_group = 12\n"]
-)
-def test_means_are_those_of_the_twin(tmp_path: Path, more: str) -> None:
-    job = folded(tmp_path, more)
-    tables = rows_of(job)
+def found_by(job: Job, tables: list[Table]) -> tuple[dict[str, Reading], dict[str, str], list[str]]:
+    """Means, why those are missing that are, and what passed the gate."""
     inputs = np.concatenate([table.features for table in tables])
     labels = np.concatenate([table.labels for table in tables])[:, None]
 
@@ -87,13 +85,23 @@ def test_means_are_those_of_the_twin(tmp_path: Path, more: str) -> None:
                     train_model(fold, later, None, shared, {}, lambda _: None).model.evaluated
                 ),
             )
-            return found.metrics, [output.name for output in gate.passed]
+            return found.metrics, found.reasons, [output.name for output in gate.passed]
         finally:
             detach()
 
-    first, second, dealer = run_lockstep(program, 2)
+    results: Any = run_lockstep(program, 2)
+    first, second, dealer = results
     assert first == second and dealer[0] == {}
-    found, passed = first
+    return cast("tuple[dict[str, Reading], dict[str, str], list[str]]", first)
+
+
+@pytest.mark.parametrize(
+    "more", ["least_group = 1\n", "decimals = 2\nleast_group = 1\n", "least_group = 12\n"]
+)
+def test_means_are_those_of_the_twin(tmp_path: Path, more: str) -> None:
+    job = folded(tmp_path, more)
+    tables = rows_of(job)
+    found, _, passed = found_by(job, tables)
     assert passed == fold_outputs(job) == list(found)
     twin = train_twin(job, tables, initial_weights(job)).metrics
     for name, value in found.items():
@@ -103,6 +111,20 @@ def test_means_are_those_of_the_twin(tmp_path: Path, more: str) -> None:
     # A fold has 25 rows, and one of the three fewer than 12 of some class.
     assert (found["cv_auc"] is None) == ("12" in more)
     assert found["cv_accuracy"] is not None and twin["cv_auc"] is not None
+
+
+@pytest.mark.parametrize("fold", [1, 2, 3])
+def test_a_mean_is_undefined_where_it_is_in_one_fold(tmp_path: Path, fold: int) -> None:
+    """Whichever fold has rows of one class alone."""
+    job = folded(tmp_path, "least_group = 1\n")
+    only = split(fold_jobs(job)[fold - 1])[1]
+    tables = rows_of(job)
+    for owner, table in zip(job.owners, tables, strict=True):
+        mine = only - job.first_row(owner)
+        table.labels[mine[(mine >= 0) & (mine < table.rows)]] = 0
+    found, reasons, _ = found_by(job, tables)
+    assert found["cv_auc"] is None and found["cv_accuracy"] is not None
+    assert reasons == {"cv_auc": "undefined: all rows are of one class"}
 
 
 @pytest.mark.parametrize(

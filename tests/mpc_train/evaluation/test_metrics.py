@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn import metrics as sklearn
 from sklearn.calibration import calibration_curve
@@ -13,7 +12,7 @@ from sklearn.calibration import calibration_curve
 from mpc_train.admission.load import load_job
 from mpc_train.base.reading import Reading
 from mpc_train.errors import JobError
-from mpc_train.evaluation.figures import least_group, quotient
+from mpc_train.evaluation.figures import AVAILABLE, form_of, least_group, quotient
 from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.metrics import evaluation_of, revealed
 from mpc_train.jobs.job import Job
@@ -21,6 +20,7 @@ from mpc_train.jobs.reveal import METRICS
 from mpc_train.training import passes
 from mpc_train.training.plausible import OUT_OF_RANGE, checked_loss
 from mpc_train.twin.metrics import bins_of, guesses, twin_metric
+from protocols.arrays import Reals
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.errors import RangeError
 from protocols.ring.fixed_point import decode, encode
@@ -30,8 +30,6 @@ from protocols.shares.reveal import Output, RevealGate
 from tests.support.jobs import JOB, write_job
 from tests.support.lockstep import compute, run_lockstep
 from tests.support.loopback import secret
-
-Reals = NDArray[np.float64]
 
 KINDS = ("linear", "logistic", "softmax")
 
@@ -370,6 +368,29 @@ def test_quotients_of_few_among_many_are_refused_rather_than_wrong(tmp_path: Pat
         return quotient(counts.select(slice(0, 1)), counts.select(slice(1, 2)), rows, 20)
 
     assert decode(compute(program), 20)[0] == pytest.approx(1 / 3, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("cells", "possible"),
+    [
+        ((40, 0, 3, 17), True),
+        ((40, 0, 3, 16), False),
+        ((40, 0, 3, 18), False),
+        ((41, -1, 3, 17), False),
+        ((40.5, 0, 3, 16.5), False),
+    ],
+)
+def test_a_matrix_counts_each_row_once(
+    tmp_path: Path, cells: tuple[float, ...], possible: bool
+) -> None:
+    job = job_of(tmp_path, "logistic", ["confusion"], "")
+    words = np.concatenate([[AVAILABLE], encode(np.array(cells, np.float64), job.fraction_bits)])
+    said = Findings()
+    said.take(job, "confusion", form_of(job, "confusion", 60), words)
+    if possible:
+        assert said.metrics["confusion"] == [[40, 0], [3, 17]] and not said.impossible
+        return
+    assert said.metrics["confusion"] is None and said.impossible == ["confusion"]
 
 
 @pytest.mark.parametrize(

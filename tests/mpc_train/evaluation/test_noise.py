@@ -66,6 +66,19 @@ def test_every_evaluator_puts_noise_in(
     assert found["accuracy"] * 100 == pytest.approx(right * 100 + evaluators)  # type: ignore[operator]
 
 
+def test_groups_are_judged_with_the_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a group is too small is told: of the exact counts that would be exact."""
+    more = '"accuracy", "confusion"]\nnoise = { epsilon = 1 }\n'
+    job = load_job(write_job(tmp_path, replaced('"accuracy", "auc"]', more)))
+    outputs, labels, matrix = drawn(job, "logistic", 100)
+    exact = np.array(twin_metric("confusion", job, outputs, labels))
+    least = int(min(exact.sum(axis=0).min(), exact.sum(axis=1).min()))
+    assert least >= job.reveal.least_group
+    # A group is two cells, and each has the noise of two evaluators.
+    monkeypatch.setattr(noise, "discrete_laplace", lambda scale: -((least - 5) // 4))
+    assert over_shares(job, outputs, matrix)["confusion"] is None
+
+
 def test_a_mean_is_revealed_with_noise(tmp_path: Path) -> None:
     more = '"accuracy"]\nnoise = { epsilon = 0.01 }\n'
     job = load_job(write_job(tmp_path, replaced('"accuracy", "auc"]', more)))

@@ -178,6 +178,12 @@ def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
     assert any(
         "which of its own records each other owner has" in line for line in linkage_in_words(three)
     )
+    by_name = audience.learnt(three, [])
+    assert by_name["neutral"] == ["how many records all owners have in common"]
+    assert by_name["shop"][2:] == [
+        "which of its own records all owners have",
+        "which of its own records each other owner has, and how many records others have in common",
+    ]
     rows = loaded(tmp_path, text=ROWS)
     assert linkage_in_words(rows)[0] == "to ann, bob: how many records stand in more than one table"
     for job in (nobody, holders, three, rows):

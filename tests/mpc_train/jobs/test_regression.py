@@ -29,15 +29,19 @@ from mpc_train.jobs.sealed import (
     sealed_tensors,
 )
 from mpc_train.owners.table import load_table
+from mpc_train.regression.iteration import ridged
 from mpc_train.regression.settings import regression_bits, sizes_of
 from mpc_train.regression.table import results
 from mpc_train.results.report import describe
 from mpc_train.tables.source import Source
 from mpc_train.twin.regression import PlainFit, pooled_fit
 from mpc_train.twin.training import pooled_inputs
+from protocols.roles.role import Role
 from tests.mpc_train.results.test_artifact import Run
 from tests.mpc_train.results.test_artifact import opened as opened_by
 from tests.support.jobs import allowing
+from tests.support.lockstep import run_lockstep
+from tests.support.loopback import combine_masked, secret, shares_of
 
 LABELS = {
     "linear": '{ name = "y", center = 1, scale = 2 }',
@@ -225,6 +229,26 @@ def test_a_million_rows_and_two_hundred_columns_fit(tmp_path: Path) -> None:
             assert sizes.plan.matrix_bits >= 30 and sizes.chunk >= 1024
 
 
+@pytest.mark.parametrize("penalty", ["", ", l2 = 0.01", ", l1 = 0.01"])
+def test_inputs_of_at_most_one(tmp_path: Path, penalty: str) -> None:
+    """Then the information of a row is below 1: its bound is a power of two below 1."""
+    text = job_text("logistic").replace("limit = 8", "limit = 1")
+    if penalty:
+        text = text.replace("statistics = true", "").replace('"newton"', f'"newton"{penalty}')
+    sizes = sizes_of(checked(tmp_path, text))
+    assert sizes.diagonal < 0
+
+    def program(role: Role) -> object:
+        np.seterr(over="ignore")
+        words = np.full((4, 4), 1 << (sizes.moment_bits - 3), np.int64)
+        return shares_of(ridged(secret(role, words), sizes))
+
+    found = combine_masked(run_lockstep(program, 2)) / 2.0**sizes.moment_bits
+    # Sums are held over 2^(L + D), and the penalty with them; the intercept has none.
+    ridge = float(sizes.bounds.ridge) * sizes.bounds.rows / 2.0 ** (sizes.count + sizes.diagonal)
+    np.testing.assert_allclose(np.diag(found), 1 / 8 + np.array([ridge] * 3 + [0]), atol=2e-6)
+
+
 def opened(job: Job, **changes: list[float]) -> dict[str, np.ndarray]:
     sizes = sizes_of(job)
     tensors = {
@@ -237,6 +261,19 @@ def opened(job: Job, **changes: list[float]) -> dict[str, np.ndarray]:
         DISPERSION: [288 - 4.0],
     } | changes
     return {name: np.array(value, np.float64) for name, value in tensors.items()}
+
+
+def test_a_step_far_below_an_error_may_still_go_somewhere(tmp_path: Path) -> None:
+    """Where an input separates classes weights vanish: errors grow, and steps fall below them."""
+    creeping = {CHANGE: [8e-4, 0.0, 0.0, 0.0]}
+    job = checked(tmp_path, job_text("logistic"))
+    found = results(job, opened(job, **creeping))
+    assert not found.converged and found.separated
+    assert all(row.p_value is None for row in found.rows)
+    assert results(job, opened(job, **{CHANGE: [4e-4, 0.0, 0.0, 0.0]})).converged
+    # A label that is a number has a minimum.
+    job = checked(tmp_path, job_text("linear"))
+    assert results(job, opened(job, **creeping)).converged
 
 
 def test_the_table_from_what_is_sealed(tmp_path: Path) -> None:
@@ -253,7 +290,14 @@ def test_the_table_from_what_is_sealed(tmp_path: Path) -> None:
     assert collinear.rows[1].p_value is None and collinear.converged
     line = collinear.to_csv().decode().splitlines()[2]
     assert line == "x1,-0.25,,,,4.0,-0.5,determined by other inputs or constant"
-    assert "determined by other inputs" in collinear.lines()[-1]
+    (warning,) = collinear.warnings  # where the table is not looked at: JSON, and the run's words
+    assert "determined by other inputs or constant: their coefficients" in warning
+    assert collinear.lines()[-1] == warning and not found.warnings
+    exact = results(job, opened(job, **{DISPERSION: [0.0]}))
+    assert [row.note for row in exact.rows] == ["every row is fitted exactly"] * 4
+    assert exact.converged and not exact.warnings and exact.rows[0].p_value is None
+    far = opened(job, **{DISPERSION: [0.0], CHANGE: [0.0, 0.1, 0.0, 0.0]})
+    assert not results(job, far).converged
     moving = results(job, opened(job, **{CHANGE: [0.0, 0.1, 0.0, 0.0]}))
     assert not moving.converged and "did not converge" in moving.lines()[-1]
     assert not moving.separated and "separate" not in moving.lines()[-1]

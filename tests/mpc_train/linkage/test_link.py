@@ -75,7 +75,7 @@ def share(job: Job, tables: dict[str, Table], net: LockstepLoopback | None = Non
         shared = share_joined(resolved(job, linked.rows), role, linked, place.me, table)
         named = {name: shares_of(value) for name, value in shared.parameters.sealed.items()}
         inputs, labels = (
-            t._plain_factor()._in_full().masked() for t in (shared.inputs, shared.labels)
+            t.plain_factor().in_full().masked() for t in (shared.inputs, shared.labels)
         )
         return linked, shares_of(inputs), shares_of(labels), named
 

@@ -262,6 +262,26 @@ def test_a_model_file_that_was_changed(folder: Path) -> None:
             job_with(change)
 
 
+def test_a_setting_of_another_kind_is_named_before_it_is_read(folder: Path) -> None:
+    """A node's rules read some of them, and a job from elsewhere has not been traced yet."""
+    exported(folder)
+    job = load_job(write(folder, 'graph = "model.json"'))
+    tried = 0
+    for number, node in enumerate(job.graph.nodes):
+        for key in node.settings:
+            for value in ("ann", True, -7, [[2]], [1.5], "1e999999999", ""):
+                content = json.loads(job.to_bytes())
+                nodes = content["model"]["network"]["graph"]["nodes"]
+                old = nodes[number]["settings"][key]
+                if type(value) is type(old) or (old in ("", "0") and isinstance(value, str)):
+                    continue
+                nodes[number]["settings"][key] = value
+                with pytest.raises(JobError, match=rf"{key} is|Expected|settings"):
+                    job_from_bytes(json.dumps(content, separators=(",", ":")).encode())
+                tried += 1
+    assert tried > 20
+
+
 def test_a_network_too_large_to_be_carried_says_what_to_do(folder: Path) -> None:
     exported(folder, "study_net:large", "4")
     with pytest.raises(JobError) as caught:

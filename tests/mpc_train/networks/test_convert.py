@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -51,31 +52,6 @@ def test_everything_unsupported_is_named_at_once() -> None:
         assert line.startswith(place) and "use " in line and instead in line
 
 
-def test_a_refused_call_is_named_with_its_line() -> None:
-    """That of the module's own code: not of torch's containers, and not of ours."""
-
-    def run(self: Any, x: torch.Tensor) -> torch.Tensor:
-        x = self.seq(x)
-        y = torch.relu(x)[:, ::2]
-        return self.act(
-            y,
-        )
-
-    first = run.__code__.co_firstlineno
-    module = Function(run, seq=nn.Sequential(nn.Linear(4, 4), nn.Mish()), act=nn.RReLU())
-    (inner, outer) = problems(module, (4,))
-    assert inner.startswith(f"seq.1 (Mish) at {__file__}:{first + 1}: is not offered")
-    assert outer.startswith(f"act (RReLU) at {__file__}:{first + 3}: is not offered")
-    module = Function(run, seq=nn.Linear(4, 4), act=nn.ReLU())
-    assert problems(module, (4,)) == [
-        f"forward, getitem() (getitem) at {__file__}:{first + 2}: slices without steps only"
-    ]
-    assert problems(nn.Sequential(nn.Mish()), (4,)) == [
-        "0 (Mish): is not offered over shares; use SiLU"
-    ]
-    assert problems(nn.Softplus(2), (4,)) == ["layer: beta = 1 only"]
-
-
 def test_functions_are_named_with_the_module_that_calls_them() -> None:
     inner = Function(lambda self, x: torch.exp(x) + torch.fft.fft(x).real)
     (first, second) = problems(Function(lambda self, x: self.inner(x), inner=inner), (4,))[:2]
@@ -103,56 +79,6 @@ def test_a_function_that_does_not_fit(
 ) -> None:
     with pytest.raises(ConversionError, match=message):
         convert(Function(run), shape)
-
-
-GRU = {"batch_first": True}
-SEQUENCES: list[tuple[Callable[[Any, Any], Any], dict[str, Any], str]] = [
-    (lambda self, x: self.g(x)[0][:, -1], {}, "g at .*: batch_first = False takes the first axis"),
-    (
-        lambda self, x: self.g(x.transpose(0, 1))[0][0],
-        GRU,
-        "g at .*: batch_first = True takes .*swap",
-    ),
-    (lambda self, x: self.g(x[:, 0])[0], GRU, r"g at .*: takes rows of \[steps, features\]"),
-    (lambda self, x: self.g(x, x[:, :1, :1].expand(-1, 1, 4))[0][:, 0], GRU, "Expected hidden"),
-    (lambda self, x: self.g(x, x[:, 0, :1])[0][:, 0], GRU, "g at .*: For batched 3-D input"),
-    (lambda self, x: self.g(x, self.g(x)[1])[0][:, 0], GRU, "g at .*: states start at zero"),
-    (lambda self, x: self.g(x)[1].mean(0), GRU, r"mean\(\).*take one element of the first"),
-    (lambda self, x: self.g(x)[1] * 2, GRU, "rows come first"),
-    (lambda self, x: self.g(x)[1][0:1][0], GRU, "rows"),
-    (lambda self, x: self.g(x)[1], GRU, "rows come first"),
-    (lambda self, x: self.g(x), GRU, "return one tensor"),
-    (lambda self, x: x[:, 0] + torch.zeros((x.size(0), 3)), GRU, "takes tensors of the network"),
-]
-
-
-@pytest.mark.parametrize(("run", "settings", "message"), SEQUENCES)
-def test_a_sequence_that_does_not_fit(
-    run: Callable[..., Any], settings: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConversionError, match=message):
-        convert(Function(run, g=nn.GRU(3, 4, **settings)), (5, 3))
-
-
-def test_a_sequence_of_too_many_steps_says_how_many() -> None:
-    layer = Function(lambda self, x: self.g(x)[0][:, -1], g=nn.LSTM(3, 4, 2, batch_first=True))
-    assert len(convert(layer, (40, 3)).graph.nodes) < 2048
-    (line,) = problems(layer, (120, 3))
-    assert line.startswith("g at ") and ": 120 steps of 2 layers are some 4560 operations" in line
-
-
-def test_results_that_nobody_uses_cost_nothing() -> None:
-    def run(self: Any, x: torch.Tensor) -> torch.Tensor:
-        _, (h, _) = self.g(x)
-        last: torch.Tensor = h[-1]
-        return last
-
-    graph = convert(Function(run, g=nn.LSTM(3, 4, batch_first=True)), (5, 3)).graph
-    uses = graph.uses()
-    assert all(uses.get(node.name) for node in graph.nodes)
-    assert set(graph.tensors) == {
-        f"g.{part}_{way}_l0" for part in ("weight", "bias") for way in ("ih", "hh")
-    }
 
 
 def test_shapes_that_do_not_fit_the_rows() -> None:
@@ -187,7 +113,7 @@ def test_first_weights_are_finite_small_and_not_shared() -> None:
 )
 def test_settings_that_are_not_offered(layer: nn.Module) -> None:
     (line,) = problems(Function(lambda self, x: self.layer(x), layer=layer), (1, 6, 6))
-    assert line.startswith(f"layer at {__file__}:")
+    assert re.match(r"layer at \S*test_convert\.py:\d+: ", line)
 
 
 def test_conversion_leaves_the_module_as_it_was() -> None:
@@ -208,27 +134,6 @@ def test_max_pool_comes_before_relu() -> None:
     assert pool_before_relu(graph) == graph
 
 
-def test_a_graph_states_the_least_version_that_has_its_operations() -> None:
-    """What an older program runs keeps its bytes; what it cannot, it refuses by the version."""
-    old = convert(nn.Sequential(nn.Linear(3, 3), nn.PReLU(), nn.Hardtanh()), (3,)).graph
-    new = convert(nn.Sequential(nn.Linear(3, 3), nn.ELU()), (3,)).graph
-    assert (old.version, new.version) == (1, 2)
-    without = msgspec.json.encode(old).replace(b',"version":1', b"")
-    assert msgspec.json.decode(without, type=Graph) == old
-    for graph in (old, new):
-        check_graph(graph)
-    with pytest.raises(GraphError, match="version 1 has operations of version 2"):
-        check_graph(msgspec.structs.replace(new, version=1))
-
-
-@pytest.mark.parametrize(
-    ("layer", "alpha"), [(nn.ELU, -1.0), (nn.CELU, -0.5), (nn.ELU, 1e-40), (nn.ELU, float("nan"))]
-)
-def test_alpha_is_a_number_that_there_is(layer: Any, alpha: float) -> None:
-    (line,) = problems(layer(alpha), (3,))
-    assert line.startswith("layer: ")
-
-
 def test_a_graph_from_elsewhere_is_checked() -> None:
     graph = layers_of((3, 4, 2))
     check_graph(graph)
@@ -241,7 +146,7 @@ def test_a_graph_from_elsewhere_is_checked() -> None:
         return msgspec.structs.replace(graph, nodes=(other, *graph.nodes[1:]))
 
     for wrong, message in (
-        (changed(op="call"), "no operation"),
+        (changed(op="call"), "knows no operation 'call'; install the release"),
         (changed(inputs=("y",)), "'y' is not there"),
         (changed(inputs=("x", "x")), "takes 1"),
         (changed(tensors={"weight": "nothing"}), "no tensor 'nothing'"),
@@ -249,8 +154,12 @@ def test_a_graph_from_elsewhere_is_checked() -> None:
         (changed(settings={"p": "1"}), "has the settings"),
         (changed(shape=(0,)), "a shape"),
         (msgspec.structs.replace(graph, output="z"), "not a node"),
-        (msgspec.structs.replace(graph, version=3), "version 3: this program reads 1 to 2"),
+        (
+            msgspec.structs.replace(graph, version=3),
+            "version 3: this program reads versions 1 to 2",
+        ),
         (msgspec.structs.replace(graph, version=0), "version 0"),
+        (changed(op="smooth", tensors={}, settings={"table": "SINE"}), "no table 'SINE', only ELU"),
     ):
         with pytest.raises(GraphError, match=message):
             check_graph(wrong)
@@ -260,45 +169,28 @@ def test_a_graph_from_elsewhere_is_checked() -> None:
         dry_run(msgspec.structs.replace(graph, input_shape=(7,)))
 
 
-LOOKED_UP: list[Callable[[Any, Any], Any]] = [
-    lambda self, x: self.e(x.long()),
-    lambda self, x: self.e(x[:, 1].to(torch.int64)).unsqueeze(1),
-    lambda self, x: self.e(x.type(torch.long)[:, :2].flatten(1)),
-    lambda self, x: self.e(x.to(dtype=torch.long).unsqueeze(1)),
-    lambda self, x: self.e(x.to(x.device).int()) + x[:, :1].to(torch.float32).unsqueeze(2),
-]
-CUT: list[Callable[[Any, Any], Any]] = [
-    lambda self, x: self.e(x.long()) + x.long().unsqueeze(2),
-    lambda self, x: (x * 10).int() * 0.1,
-    lambda self, x: x.to(torch.int32).float(),
-    lambda self, x: x.type(dtype=torch.bool) * 1.0,
-]
+def test_a_refusal_names_the_line_of_the_call() -> None:
+    def run(self: Any, x: torch.Tensor) -> Any:
+        y = self.body(x)
+        return torch.cumsum(y, 1)
+
+    body = nn.Sequential(nn.Linear(4, 4), nn.Mish())
+    layer, function = problems(Function(run, body=body), (4,))
+    start = run.__code__.co_firstlineno
+    assert f"body.1 (Mish) at {__file__}:{start + 1}: is not offered" in layer
+    assert f"cumsum() (cumsum) at {__file__}:{start + 2}: is not offered" in function
 
 
-@pytest.mark.parametrize("run", LOOKED_UP)
-def test_whole_numbers_are_looked_up(run: Callable[..., Any]) -> None:
-    dry_run(convert(Function(run, e=nn.Embedding(5, 2)), (3,)).graph)
+def test_a_refusal_inside_of_torch_names_the_layer_alone() -> None:
+    (line,) = problems(nn.Sequential(nn.Linear(4, 4), nn.Mish()), (4,))
+    assert line.startswith("1 (Mish): is not offered")
 
 
-@pytest.mark.parametrize("run", CUT)
-def test_digits_are_not_cut_off_without_a_word(run: Callable[..., Any]) -> None:
-    module = Function(run, e=nn.Embedding(5, 2), l=nn.Linear(3, 3))
-    assert any(
-        "whole numbers are what an Embedding looks up" in line for line in problems(module, (3,))
-    )
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"scale_factor": 1.5, "mode": "bilinear"}, "give size"),
-        ({"scale_factor": 2, "mode": "bicubic"}, 'mode = "nearest", "linear" or "bilinear"'),
-        ({"scale_factor": 1.5}, "factors are whole numbers"),
-    ],
-)
-def test_what_an_upsampling_is_not(settings: dict[str, Any], said: str) -> None:
-    (line,) = problems(nn.Upsample(**settings), (1, 3, 3))
-    assert line.startswith("layer: ") and said in line
-    whole: dict[str, Any] = {"scale_factor": 1.5, "mode": "bilinear"}
-    dry_run(convert(nn.Upsample(**whole), (1, 4, 2)).graph)
-    dry_run(convert(nn.Upsample(**whole, recompute_scale_factor=True), (1, 3, 3)).graph)
+def test_a_graph_has_the_least_version_that_knows_its_operations() -> None:
+    first = convert(nn.Sequential(nn.Linear(3, 3), nn.GELU()), (3,)).graph
+    assert first.version == 1
+    for layer in (nn.ELU(), nn.PReLU()):
+        graph = convert(nn.Sequential(nn.Linear(3, 3), layer), (3,)).graph
+        assert graph.version == 2
+        # Graphs of before that version was counted say 1 all the same.
+        check_graph(msgspec.structs.replace(graph, version=1))

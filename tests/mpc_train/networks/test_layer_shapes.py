@@ -14,12 +14,14 @@ from torch import nn
 from protocols.roles.role import Role
 from tests.support.layer_programs import (
     NORM,
+    RECURRENT,
     SMOOTH,
     SPLINE,
     LayerProgram,
     attention,
     expected,
     run_layer,
+    sequence,
 )
 from tests.support.layers import UNIT, opened, part
 from tests.support.lockstep import run_lockstep
@@ -75,15 +77,6 @@ def _pool(draw: Draw) -> LayerProgram:
     return LayerProgram(lambda: layer(kernel, stride, padding), shape)
 
 
-def _upsampled(draw: Draw) -> LayerProgram:
-    axes, align = some(draw, 1, 2), draw(st.booleans())
-    sizes = tuple(some(draw, 1, 5) for _ in range(axes))
-    outputs: Any = tuple(some(draw, 1, 9) for _ in range(axes))
-    mode = ("linear", "bilinear")[axes - 1]
-    shape = (some(draw, 1, 2), *sizes)
-    return LayerProgram(lambda: nn.Upsample(outputs, mode=mode, align_corners=align), shape, rows=2)
-
-
 def _batch_norm(draw: Draw) -> LayerProgram:
     maps, training = draw(st.booleans()), draw(st.booleans())
     sizes = (some(draw, 1, 3), some(draw, 2, 3)) if maps else ()
@@ -126,12 +119,12 @@ ACTIVATIONS: dict[str, tuple[Callable[[], nn.Module], float]] = {
     "hardtanh": (nn.Hardtanh, EXACT),
     "sigmoid": (nn.Sigmoid, 2.0**-11),
     "tanh": (nn.Tanh, 2.0**-11),
+    "elu": (nn.ELU, SMOOTH),
+    "selu": (nn.SELU, SMOOTH),
+    "celu": (lambda: nn.CELU(0.75), SMOOTH),
     "gelu": (nn.GELU, SMOOTH),
     "silu": (nn.SiLU, SMOOTH),
     "softplus": (nn.Softplus, SMOOTH),
-    "elu": (lambda: nn.ELU(0.75), SMOOTH),
-    "selu": (nn.SELU, 2 * SMOOTH),
-    "celu": (lambda: nn.CELU(0.5), SMOOTH),
     "softmax": (lambda: nn.Softmax(-1), SPLINE),
 }
 
@@ -142,17 +135,38 @@ def _activation(draw: Draw) -> LayerProgram:
     return LayerProgram(make, shape, bound, rows=2)
 
 
+def _recurrent(draw: Draw) -> LayerProgram:
+    kind = draw(st.sampled_from([nn.GRU, nn.LSTM, nn.RNN]))
+    sizes = some(draw, 1, 2), some(draw, 1, 2), some(draw, 1, 2)
+    settings = {"bias": draw(st.booleans()), "bidirectional": draw(st.booleans())}
+    steps = some(draw, 1, 3)
+    return LayerProgram(sequence(kind, *sizes, **settings), (steps, sizes[0]), RECURRENT, rows=2)
+
+
+def _resize(draw: Draw) -> LayerProgram:
+    axes, aligned = some(draw, 1, 2), draw(st.booleans())
+    given = tuple(some(draw, 1, 4) for _ in range(axes))
+    settings: dict[str, Any] = {"size": tuple(some(draw, 1, 6) for _ in given)}
+    if draw(st.booleans()):
+        settings = {"scale_factor": draw(st.sampled_from([1.5, 2, 2.7]))}
+    mode = ("linear", "bilinear")[axes - 1]
+    return LayerProgram(
+        lambda: nn.Upsample(mode=mode, align_corners=aligned, **settings), (2, *given), rows=2
+    )
+
+
 KINDS = {
     "linear": _linear,
     "convolution": _conv,
     "pool": _pool,
-    "upsampled": _upsampled,
     "batch norm": _batch_norm,
     "layer norm": _layer_norm,
     "group norm": _group_norm,
     "attention": _attention,
     "embedding": _embedding,
     "activation": _activation,
+    "recurrent": _recurrent,
+    "interpolation": _resize,
 }
 
 

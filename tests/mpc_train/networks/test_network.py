@@ -174,14 +174,6 @@ CASES["upsampled"] = (
     ),
     (1, 6, 6),
 )
-CASES["interpolated"] = (
-    lambda: nn.Sequential(
-        *(nn.Conv2d(1, 2, 3), nn.Upsample(scale_factor=2, mode="bilinear"), nn.ReLU()),
-        *(nn.Conv2d(2, 2, 3), nn.Upsample((5, 4), mode="bilinear", align_corners=True)),
-        *(nn.Flatten(2), nn.Upsample(7, mode="linear"), nn.Flatten(), nn.Linear(14, 3)),
-    ),
-    (1, 5, 4),
-)
 CASES["instances"] = (
     lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.InstanceNorm1d(3), nn.Flatten(), nn.Linear(18, 3)),
     (2, 8),
@@ -192,68 +184,69 @@ CASES["slopes"] = (
     ),
     (4,),
 )
-CASES["exponential units"] = (
+CASES["exponential"] = (
     lambda: nn.Sequential(
-        *(nn.Linear(4, 6), nn.ELU(), nn.Linear(6, 6), nn.SELU(), nn.Linear(6, 5), nn.CELU(0.5)),
-        *(nn.Linear(5, 4), nn.ELU(0.25), nn.Linear(4, 3)),
+        *(nn.Linear(4, 6), nn.ELU(), nn.Linear(6, 5), nn.ELU(0.5), nn.Linear(5, 5), nn.SELU()),
+        *(nn.Linear(5, 5), nn.CELU(2.0), nn.Linear(5, 3)),
     ),
     (4,),
 )
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer, and a head on what `pick` takes of its results."""
+    """A layer over sequences, and what networks usually make of its results."""
 
-    def __init__(self, layer: nn.Module, width: int, pick: Callable[..., torch.Tensor]) -> None:
+    def __init__(self, layer: nn.Module, width: int, read: Callable[..., torch.Tensor]) -> None:
         super().__init__()
-        self.layer, self.head, self.pick = layer, nn.Linear(width, 3), pick
+        self.layer, self.fc, self.read = layer, nn.Linear(width, 3), read
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.pick(self.layer, x))
+        return self.fc(self.read(self.layer, x.reshape(x.shape[0], 4, 2)))
 
 
-def _last(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    out, _ = layer(x.reshape(x.shape[0], 3, 2))
+def _last(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    out, _h = layer(x)
     return out[:, -1]
 
 
-def _from_zeros(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    zeros = torch.zeros(2, x.size(0), 3, dtype=x.dtype)
-    _, (h, c) = layer(x, (zeros, zeros.to(x.device)))
-    return torch.cat([h[-1], c[0]], 1)
+def _time_first(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    out, (h, _c) = layer(x.transpose(0, 1))
+    return torch.cat([h[-2], h[-1], out[1], out.permute(1, 2, 0).mean(2)], 1)
 
 
-RECURRENT: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "gru": (lambda: Recurrent(nn.GRU(2, 4, batch_first=True), 4, _last), (6,)),
-    "gru, no bias": (
-        lambda: Recurrent(
-            nn.GRU(2, 3, bias=False), 3, lambda layer, x: layer(x.transpose(0, 1))[1].squeeze(0)
-        ),
-        (3, 2),
+def _both(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([layer(x)[1].squeeze(0), layer(x)[0].mean(1)], 1)
+
+
+RECURRENT: dict[str, Callable[[], nn.Module]] = {
+    "gru": lambda: Recurrent(nn.GRU(2, 3, batch_first=True), 3, _last),
+    "gru, two layers": lambda: Recurrent(
+        nn.GRU(2, 3, 2, batch_first=True, bidirectional=True), 6, _last
     ),
-    "lstm, two layers": (
-        lambda: Recurrent(nn.LSTM(2, 3, 2, batch_first=True), 6, _from_zeros),
-        (2, 2),
-    ),
-    "lstm, both ways": (
-        lambda: Recurrent(
-            nn.LSTM(2, 3, bidirectional=True, batch_first=True, proj_size=2),
-            4,
-            lambda layer, x: layer(x)[0].mean(1),
+    "lstm": lambda: Recurrent(nn.LSTM(2, 3, batch_first=True), 3, _last),
+    "lstm, time first": lambda: Recurrent(nn.LSTM(2, 2, 2, bidirectional=True), 12, _time_first),
+    "rnn": lambda: Recurrent(nn.RNN(2, 3, bias=False, batch_first=True), 6, _both),
+    "rnn, relu": lambda: Recurrent(nn.RNN(2, 3, nonlinearity="relu", batch_first=True), 3, _last),
+}
+CASES |= {name: (make, (8,)) for name, make in RECURRENT.items()}
+CASES |= {
+    "bilinear": (
+        lambda: nn.Sequential(
+            *(nn.Conv2d(1, 2, 3), nn.Upsample(scale_factor=1.5, mode="bilinear")),
+            *(nn.Conv2d(2, 1, 2, stride=2), nn.Upsample((5, 4), mode="bilinear")),
+            *(nn.Flatten(), nn.Linear(20, 3)),
         ),
-        (3, 2),
+        (1, 5, 6),
     ),
-    "rnn": (lambda: Recurrent(nn.RNN(2, 4, batch_first=True), 4, _last), (6,)),
-    "rnn, relu": (
-        lambda: Recurrent(
-            nn.RNN(2, 4, nonlinearity="relu"),
-            12,
-            lambda layer, x: layer(x.permute(1, 0, 2))[0].permute(1, 0, 2).flatten(1),
+    "bilinear, aligned": (
+        lambda: nn.Sequential(
+            *(nn.Conv1d(2, 2, 3), nn.Upsample(7, mode="linear", align_corners=True)),
+            *(nn.Unflatten(2, (7, 1)), nn.UpsamplingBilinear2d((3, 2)), nn.Flatten()),
+            nn.Linear(12, 3),
         ),
-        (3, 2),
+        (2, 6),
     ),
 }
-CASES |= RECURRENT
 SMOOTH_ERROR = 2.0**-12
 """The largest error that a function's spline states."""
 
@@ -362,8 +355,6 @@ def test_training(name: str, evaluators: int, steps: int) -> None:
     found = over_shares(converted.graph, words, x, y, steps, evaluators)
     optimizer = torch.optim.SGD(module.parameters(), lr=float(RATE))
     smooth = name in (
-        *RECURRENT,
-        "exponential units",
         "smooth",
         "attention",
         "own_attention",
@@ -371,6 +362,8 @@ def test_training(name: str, evaluators: int, steps: int) -> None:
         "slopes",
         "upsampled",
         "instances",
+        "exponential",
+        *RECURRENT,
     )
     unit = SMOOTH_ERROR if smooth else 64 * UNIT
     for step in range(steps):
@@ -382,7 +375,7 @@ def test_training(name: str, evaluators: int, steps: int) -> None:
             for key, parameter in module.named_parameters():
                 assert parameter.grad is not None
                 # The gradient of a spline is less near than its value.
-                near = (16 if name in ("smooth", "exponential units") else 4) * unit
+                near = (16 if name in ("smooth", "exponential") else 4) * unit
                 assert np.abs(found[f"grad {key}"] - parameter.grad.numpy()).max() <= near, key
         optimizer.step()
     for key, value in module.state_dict().items():

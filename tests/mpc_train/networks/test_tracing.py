@@ -83,11 +83,11 @@ def test_a_lazy_layer_that_has_seen_data_is_an_ordinary_one() -> None:
 @pytest.mark.parametrize(
     ("run", "instead", "not_instead"),
     [
-        (lambda self, x: self.head(x.exp()), "Softplus", "layers.md"),
+        (lambda self, x: self.head(x.exp()), "Softplus", "README"),
         (lambda self, x: self.head(x.repeat(1, 1)), "torch.cat", "Softplus"),
-        (lambda self, x: self.head(x.expm1()), "layers.md", "Softplus"),
-        (lambda self, x: self.head(torch.maximum(x, x)), "layers.md", "MaxPool2d"),
-        (lambda self, x: self.head(nn.functional.mish(x)), "SiLU", "layers.md"),
+        (lambda self, x: self.head(x.expm1()), "README", "Softplus"),
+        (lambda self, x: self.head(torch.maximum(x, x)), "README", "MaxPool2d"),
+        (lambda self, x: self.head(nn.functional.mish(x)), "SiLU", "README"),
     ],
 )
 def test_suggestions_fit_what_was_written(

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
@@ -28,13 +27,13 @@ from mpc_train.preparation.sealed import BITS, opened_parameters
 from mpc_train.preparation.sharing import with_coarse
 from mpc_train.tables.cells import CellError
 from mpc_train.twin.preparation import raw_inputs, raw_terms, twin_parameters
+from protocols.arrays import Reals
 from protocols.ring.fixed_point import decode, encode
 from protocols.roles.role import Role
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, secret, shares_of
 from tests.support.preparation_case import JOB, pooled, prepared_job, tables, with_gaps
 
-Reals = NDArray[np.float64]
 F = 20
 
 
@@ -58,7 +57,7 @@ def over_shares(job: Job, evaluators: int = 2) -> tuple[dict[str, Reals], Reals]
     def program(role: Role) -> object:
         with np.errstate(over="ignore"):
             brought = [secret(role, encode(s, 0)) for s in statistics]
-            found = parameters(pipeline, brought, len(training), F)
+            found = parameters(pipeline, brought, len(training), 1, F)
             present = secret(role, whole.present.astype(np.int64))
             values, low = secret(role, encode(features, F)), secret(role, encode(fine, 0))
             inputs = prepared(pipeline, Rows(values, low, present), found, F)
@@ -224,6 +223,17 @@ def test_declared_scale_and_mean(tmp_path: Path) -> None:
         ("[prepare.columns.smoker]\npowers = 2", "a boolean has no powers"),
         ("[prepare.columns.age]\npowers = 3", "declare a center"),
         ("interactions = [['age', 'weight']]", "'weight' is no input"),
+        ("[prepare.columns.age]\nencoding = 'index'", "age.encoding: is for categories"),
+        ("[prepare.columns.region]\nencoding = 'number'", "Invalid enum value|encoding"),
+        (
+            "interactions = [['age', 'region']]\n[prepare.columns.region]\nencoding = 'index'",
+            "'region' is the number of a level",
+        ),
+        # A regression would take the order of the levels for a quantity.
+        (
+            "[prepare.columns.region]\nencoding = 'index'",
+            "columns.region.encoding: .* for an Embedding, and .* takes it as a quantity",
+        ),
         ("standardize = true", "unknown key"),
     ],
 )

@@ -14,14 +14,14 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from mpc_train.jobs.pipeline import MOST_COARSE, Pipeline
+from mpc_train.jobs.pipeline import MAX_COARSE, Pipeline
 from mpc_train.jobs.sealed import BEYOND
-from mpc_train.owners.cells import LEAST_SPREAD_BITS, Affine, halves, joined_bits
+from mpc_train.owners.cells import MIN_SPREAD_BITS, Affine, halves, joined_bits
 from mpc_train.owners.local import Local
 from mpc_train.preparation.sealed import in_words, remarks
+from protocols.arrays import Reals
 from tests.support.scaling_case import Prepared, over_joined, over_shares, terms
 
-Reals = NDArray[np.float64]
 CELL, JOINED_CELL = 2.0**-56, 2.0**-40
 STEPS = {"standard": StandardScaler, "minmax": MinMaxScaler}
 
@@ -213,7 +213,7 @@ def test_columns_without_a_value_are_told_from_others(joined: bool) -> None:
 def test_bounds_of_other_sizes() -> None:
     """A declared center and scale leave cells up to 16, or far below 1."""
     generator = np.random.default_rng(6)
-    for bound in (float(MOST_COARSE), 3.0, 1.0, 2.0**-30):
+    for bound in (float(MAX_COARSE), 3.0, 1.0, 2.0**-30):
         values = bound * generator.uniform(-1, 1, (50, 2)) * [1, 2.0**-20]
         pipeline = terms("standard", 2, bound=bound)
         found = over_shares(pipeline, [Local(values, np.ones((50, 0)))], [np.arange(50)])
@@ -252,7 +252,7 @@ def test_words_are_exact_at_the_owner() -> None:
     numbers = affine.numbers(np.repeat(whole, 3, axis=0), there)
     assert np.abs(numbers).max() < 2**40 and not numbers[:, -1].any()
     assert joined_bits(1) == joined_bits(2**20) == 20 > joined_bits(2**23) == 18
-    assert LEAST_SPREAD_BITS == 10
+    assert MIN_SPREAD_BITS == 10
 
 
 def test_rounds_do_not_grow_with_rows() -> None:

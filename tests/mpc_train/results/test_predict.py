@@ -275,6 +275,31 @@ def test_tables_in_any_dialect(tmp_path: Path, job: Job) -> None:
         assert "unknown field `komma`" in run(*command, "--read", "komma=1").stderr
 
 
+def test_a_node_s_own_file_says_how_new_records_are_written(tmp_path: Path, job: Job) -> None:
+    """Otherwise an owner types again what its file says; the label's rename is not missed."""
+    model_in(tmp_path, job)
+    path = raw(tmp_path / "new.csv", 50)
+    plain = run("predict", tmp_path, path)
+    feature, label = job.features[0].name, job.data.label
+    ours = tmp_path / "ours.csv"
+    ours.write_text(path.read_text().replace(",", ";").replace(f";{feature};", ";Größe;", 1))
+    config = tmp_path / "party.toml"
+    config.write_text(
+        '[node]\nname = "ann"\n[coordinator]\nname = "desk"\naddress = "tcp://127.0.0.1:7700"\n'
+        "[rules]\nrecipients = []\ndealers = []\nevaluators = []\n"
+        f'[data]\n{job.name} = {{ file = "old.csv", delimiter = ";", ignore = ["note"], '
+        f'rename = {{ "Größe" = "{feature}", Ziel = "{label}" }}, '
+        'drop_rows = ["missing-label"] }\n'
+    )
+    found = run("predict", tmp_path, ours, "--config", config)
+    assert (found.exit_code, found.stdout) == (0, plain.stdout), found.stderr
+    both = run("predict", tmp_path, ours, "--config", config, "--delimiter", ";")
+    assert both.exit_code == 3
+    assert "leave the other options out" in both.stderr
+    config.write_text(config.read_text().replace(f"{job.name} =", "another ="))
+    assert "no table for the job" in run("predict", tmp_path, ours, "--config", config).stderr
+
+
 def test_a_call_raises_what_the_command_says(tmp_path: Path, job: Job) -> None:
     model_in(tmp_path, job)
     frame = polars.read_csv(raw(tmp_path / "new.csv", 50), null_values=[""])

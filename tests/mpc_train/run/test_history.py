@@ -68,9 +68,9 @@ def test_rows_that_were_left_out_do_not_move_the_others(tmp_path: Path) -> None:
     assert table.places.tolist() == kept
     (warning,) = table.warnings
     assert warning == f"{path}: 4 rows left out: 4 without a label (drop_rows)"
-    trained, measured = rows_of(job, "ann", table)
+    trained, measured, pooled = rows_of(job, "ann", table)
     assert len(trained) == len(measured) == 44
-    assert not (trained | measured)[[3, 9, 10, 40]].any()
+    assert not (trained | measured | pooled)[[3, 9, 10, 40]].any()
     plain = load_table(Node(tmp_path).source, job, "ann")
     assert np.array_equal(rows_of(job, "ann", plain)[0], trained[kept])
 
@@ -189,9 +189,35 @@ def test_one_batch_of_all_rows_but_one_is_a_row_set_of_its_own(ann: Node) -> Non
             assert "by 1 row" in str(error) or "by 2 rows" in str(error)
             refused += 1
             continue
-        chosen, _ = rows_of(job, "ann", load_table(ann.source, job, "ann"))
+        chosen, *_ = rows_of(job, "ann", load_table(ann.source, job, "ann"))
         left_over.add(chosen.tobytes())
     assert len(left_over) == 1 and refused > 0
+
+
+@pytest.mark.parametrize("scale", ["standard", "declared"])
+def test_means_and_scales_are_of_rows_that_no_batch_takes(ann: Node, scale: str) -> None:
+    """Batches of other rows make other results; the means beside them differ by a row's cells."""
+    text = PLAIN.replace("epochs = 4\nbatch_size = 16", "epochs = 1\nbatch_size = 38").replace(
+        'metrics = ["accuracy"]', ""
+    )
+    text = text.replace("[train]", f'[prepare]\nscale = "{scale}"\n[train]')
+    more = (("test_fraction = 0.25", "test_fraction = 0.26"), ("seed = 7", "seed = 8"))
+    other = text
+    for old, new in more:
+        other = other.replace(old, new)
+    for split_seed in range(99):
+        seeded = ("split_seed = 3", f"split_seed = {split_seed}")
+        jobs = [load_job(write_job(ann.folder, one.replace(*seeded))) for one in (text, other)]
+        rows = [rows_of(job, "ann", load_table(ann.source, job, "ann")) for job in jobs]
+        trained, _, pooled = (np.count_nonzero(a ^ b) for a, b in zip(*rows, strict=True))
+        if pooled == 1 and trained >= 10:
+            break
+    ann.run(text, seeded)
+    if scale == "declared":
+        ann.run(text, seeded, *more)
+        return
+    with pytest.raises(RefusedError, match=r"takes means and scales of other rows .* by 1 row:"):
+        ann.run(text, seeded, *more)
 
 
 def test_a_table_that_grew_by_a_row(ann: Node) -> None:
@@ -242,7 +268,7 @@ levels = ["0", "1"]
     text = text.replace("[train]", '[prepare]\nscale = "standard"\n[train]')
     job = ann.run(text)
     table = load_table(ann.source, job, "ann")
-    trained, measured = rows_of(job, "ann", table)
+    trained, measured, _ = rows_of(job, "ann", table)
     assert trained.sum() == 30 and measured.sum() == 10 and not (trained & measured).any()
     # Both rows of a patient are on one side, in the order of the table.
     assert np.array_equal(trained[::2], trained[1::2])
@@ -318,5 +344,5 @@ def test_an_owner_of_columns_keeps_the_whole_table(tmp_path: Path) -> None:
     """Which of its rows are joined nobody may know, so all of them count."""
     job = load_job(columns_case.write_job(tmp_path, "nobody"))
     table = Table(np.zeros((60, 1)), np.zeros(60), np.ones((60, 0)))
-    trained, measured = rows_of(job, "bank", table)
-    assert trained.all() and measured.all() and len(trained) == 60
+    trained, measured, pooled = rows_of(job, "bank", table)
+    assert trained.all() and measured.all() and pooled.all() and len(trained) == 60

@@ -228,7 +228,7 @@ def test_a_wrong_coordinator_file(tmp_path: Path, old: str, new: str, key: str) 
         ('["ann", "bob", "cleo"]', '["ann", "bob"]', "cleo would compute and is not under eval"),
         ("least_parties = 3", "least_batch_rows = 17", "a step takes 16 rows"),
         ("least_parties = 3", "least_effective_rows = 25", "24.8 rows of ann's in effect"),
-        ("least_group = 9", "least_group = 10", "are ann's, and whoever owns the others"),
+        ("least_group = 9", "least_group = 10", "are ann's, and the owner of the others"),
     ],
 )
 def test_a_job_that_breaks_the_rules_is_refused(
@@ -241,3 +241,21 @@ def test_a_job_that_breaks_the_rules_is_refused(
         check_rules(rules, job, "ann")
     assert says in str(caught.value)
     assert "Nothing was shared" in str(caught.value)
+
+
+def test_unknown_keys_of_tables_are_named_with_their_job_all_at_once(tmp_path: Path) -> None:
+    """The reader of types writes [...] for a job's name: which table, and what else is wrong, would
+    not be said."""
+    text = changed(PARTY, 'ignore = ["id"]', 'delimitr = ";", decmal = ","')
+    text = changed(text, "[data]", '[data]\nfirst = { file = "x.csv" }\nsecond = { fil = "x" }')
+    path = write(tmp_path, changed(text, "least_group", "least_grop"))
+    with pytest.raises(ConfigError) as caught:
+        load_node_config(path)
+    first, *rest = str(caught.value).splitlines()
+    assert {line.split(": ")[1] for line in rest} == {
+        "data.second.fil",
+        "data.other.delimitr",
+        "data.other.decmal",
+        "rules.least_grop",
+    }
+    assert first.endswith("4 things are wrong:")

@@ -426,7 +426,7 @@ def test_the_example_takes_arrays() -> None:
 
 
 def test_an_error_has_an_end(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpc_train.tables.readers.arrays.MOST_SHOWN", 3)
+    monkeypatch.setattr("mpc_train.tables.readers.arrays.MAX_SHOWN", 3)
     said = refused(job, Source(str(table_of_files(tmp_path, ["gone.npy"] * ROWS))))
     assert said.count("there is no file") == 3 and said.endswith("and perhaps more")
     for row in range(3):

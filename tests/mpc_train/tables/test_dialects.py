@@ -214,6 +214,10 @@ FOREIGN: list[tuple[bytes, dict[str, Any], str]] = [
     (b"a;b\n1;2\n", {}, 'missing column.*delimiter = ";"'),
     (b"a\tb\n1\t2\n", {}, r'missing column.*delimiter = "\\t"'),
     (b"a,b\n1,2\n", {"delimiter": ";"}, 'missing column.*delimiter = ","'),
+    (b"a,b\n1,5,2\n", {}, "3 fields"),
+    (b"a;b\n1,5;2\n", {"rename": {"Alter": "a"}}, '^[^\n]*missing column.*delimiter = ";"[^\n]*$'),
+    (b"a;b\n1,5;2\n", {"delimiter": ";"}, 'not a number .* decimal = ","'),
+    (b"a;b\n1.5;2\n", {"delimiter": ";", "decimal": ","}, 'decimal = "."'),
     (b"only\n", {"skip_lines": 3}, "the file is empty"),
 ]
 
@@ -252,6 +256,7 @@ def test_columns_are_renamed_at_their_owner(tmp_path: Path) -> None:
     message = refused(tmp_path, text.replace("3", "z"), **options)
     assert "line 3: column 'a' ('Alter' there): not a number" in message
     assert "rename: there is no column 'Alter'" in refused(tmp_path, "a,b\n1,2\n", **options)
+    assert "missing column 'a', 'b'" in refused(tmp_path, "x,z\n1,2\n", **options)
     swapped = table(tmp_path, "a,b\n1,2\n3,4\n", rename={"a": "b", "b": "a"})
     assert swapped.values.tolist() == [[2, 1], [4, 3]]
     twice = refused(tmp_path, "Alter,b,a\n1,2,3\n", rename={"Alter": "a"})

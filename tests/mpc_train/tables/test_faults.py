@@ -7,7 +7,7 @@ import polars
 import pytest
 
 from mpc_train.errors import DataError
-from mpc_train.tables.faults import MOST_FAULTS, Faults
+from mpc_train.tables.faults import MAX_FAULTS, Faults
 from mpc_train.tables.loading import load as loading
 from mpc_train.tables.loading.load import load
 from mpc_train.tables.readers import columnar
@@ -124,15 +124,15 @@ def test_the_list_is_short_whatever_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(columnar, "CHUNK_CELLS", 999)
-    columns = [Column(f"c{number}", "number") for number in range(MOST_FAULTS + 7)]
+    columns = [Column(f"c{number}", "number") for number in range(MAX_FAULTS + 7)]
     path = tmp_path / "t.parquet"
     polars.DataFrame({column.name: np.full(5_000, "x") for column in columns}).write_parquet(path)
     with pytest.raises(DataError) as caught:
         names = [column.name for column in columns]
         load(Source(str(path)), Schema(tuple(columns)), names=names)
     head, *found, last = str(caught.value).split("\n  ")
-    assert head.endswith(f"{MOST_FAULTS + 7} things are wrong:")
-    assert len(found) == MOST_FAULTS and last == "and 7 more"
+    assert head.endswith(f"{MAX_FAULTS + 7} things are wrong:")
+    assert len(found) == MAX_FAULTS and last == "and 7 more"
     assert all(line.endswith("(and rows 2, 3, 4 and 4,996 more)") for line in found)
 
 

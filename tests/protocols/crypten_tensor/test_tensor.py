@@ -396,4 +396,4 @@ def test_fraction_bits_are_checked() -> None:
             attach(role, 40)
 
     run_lockstep(program, 2)
-    assert crypten_backend.MOST_BITS < 62
+    assert crypten_backend.MAX_BITS < 62

@@ -1,7 +1,6 @@
 """Splines, quotients and softmax: within the bounds that their docstrings state."""
 
 from collections.abc import Callable
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -96,33 +95,6 @@ def test_knots_meet(name: str) -> None:
     near = (knots[:, None] + np.array([-1, 0, 1])).reshape(-1) / 2**bits
     x = near[(near >= low) & (near <= high)]
     assert np.abs(evaluated(name, x, bits) - plain(x)).max() <= bound + 7 * 2.0**-bits
-
-
-@pytest.mark.parametrize("bits", SCALES)
-@pytest.mark.parametrize("alpha", ["1/8", "1", "5/2", "64"])
-def test_elu_is_made_of_the_table_of_exp(alpha: str, bits: int) -> None:
-    """The bound times alpha on a grid and beside the knots; exact beyond them."""
-    size = Fraction(alpha)
-    spline = splines.elu_at(bits, size)
-    x = np.concatenate(
-        [
-            np.rint(np.linspace(-16, 6, 4001) * 2**bits),
-            (np.array(spline.knots)[:, None] + np.array([-1, 0, 1])).reshape(-1),
-        ]
-    ).astype(np.int64)
-    # As the protocol computes it, in integers; what it opens has units of its own.
-    below = x[None] < np.array(spline.knots)[:, None]
-    a, b, c = (
-        base + (steps[:, None] * below).sum(0)
-        for base, steps in zip(spline.base, spline.steps, strict=True)
-    )
-    found = (a + b * x + c * (x * x >> bits)) / 4.0**bits
-    real = x / 2.0**bits
-    plain = np.where(real < 0, float(size) * np.expm1(np.minimum(real, 0)), real)
-    assert np.abs(found - plain).max() <= float(size) * 2**-14 + 20 * 2.0**-bits
-    far = real < -11
-    assert (found[far] == -float(size)).all()
-    assert (found[real >= 0] == real[real >= 0]).all()
 
 
 @pytest.mark.parametrize("evaluators", [3, 4, 5])

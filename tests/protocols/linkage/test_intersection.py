@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from protocols.arrays import Octets
 from protocols.errors import DesyncError, FrameError, PointError
 from protocols.linkage import intersection
 from protocols.linkage.intersection import (
@@ -26,7 +27,7 @@ from protocols.linkage.intersection import (
     tell,
     told,
 )
-from protocols.roles.frames import LABEL, Octets
+from protocols.roles.frames import LABEL
 from tests.support.lockstep import LockstepLoopback
 
 P = 2**256 - 2**224 + 2**192 + 2**96 - 1
@@ -139,7 +140,7 @@ def added(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
 def test_what_is_no_point_is_refused(x: int) -> None:
     points = Exponent().of_tokens(tokens_of("a", "b"), KEY).copy()
     points[1] = np.frombuffer(x.to_bytes(32, "big"), np.uint8)
-    with pytest.raises(PointError, match="bob sent what is no point of the curve"):
+    with pytest.raises(PointError, match="bob sent something that is not a point of the curve"):
         Exponent().of_points(points, "bob")
 
 
@@ -389,7 +390,7 @@ BAD: dict[str, tuple[Callable[[bytes], bytes], int, type[Exception], str]] = {
         lambda items: (1).to_bytes(32, "big") + items[32:],
         1,
         PointError,
-        "b sent what is no point",
+        "b sent something that is not a point",
     ),
     "twice": (
         lambda items: items[:32] + items[:32] + items[64:],

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from protocols.arrays import Words
 from protocols.ring import products as ring
 from protocols.ring import tiles
-
-Words = NDArray[np.int64]
 
 LEAST, MOST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
@@ -104,7 +102,7 @@ def test_tiles_for_every_layout(left: str, right: str) -> None:
 @pytest.mark.parametrize("word", [-1, LEAST, MOST, 0x0101010101010101, 0x00FF00FF00FF00FF])
 def test_tiles_at_the_bounds_of_their_counters(word: int) -> None:
     """The longest sum that is made at once, of the words with the largest limbs."""
-    steps = tiles.MOST_DEPTH * tiles.STEPS
+    steps = tiles.MAX_DEPTH * tiles.STEPS
     for k in (steps - 1, steps, steps + 1, 5 * steps + 3):
         x, y = np.full((2, k), word, np.int64), np.full((k, 3), word, np.int64)
         expected = np.full((2, 3), (word * word * k + 2**63) % 2**64 - 2**63)
@@ -115,7 +113,7 @@ def test_tiles_at_the_bounds_of_their_counters(word: int) -> None:
 @needs_tiles
 def test_no_counter_can_overflow() -> None:
     # Four partial products have a limb sum whose carries count; each is at most 255² a step.
-    assert 4 * 255**2 * tiles.MOST_DEPTH * tiles.STEPS < 2**32
+    assert 4 * 255**2 * tiles.MAX_DEPTH * tiles.STEPS < 2**32
 
 
 @needs_tiles

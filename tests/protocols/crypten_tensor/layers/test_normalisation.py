@@ -32,6 +32,7 @@ from tests.support.loopback import secret, shares_of
 
 EXAMPLES = settings(max_examples=8, deadline=None)
 SMOOTH: dict[str, Callable[..., Any]] = {
+    "ELU": lambda x: functional.elu(x),
     "GELU": lambda x: functional.gelu(x),
     "SILU": lambda x: functional.silu(x),
     "SMOOTH_RELU": lambda x: functional.softplus(x),
