@@ -50,7 +50,7 @@ def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
 def _advised(message: str) -> str:
     """The library's message, with how TOML writes what was expected where that is what is wrong."""
     if message.startswith("Expected `array"):
-        return f'{message}; write a list: ["…"]'
+        return f'{message}; write a list, like ["…"]'
     if message.startswith(("Expected `int", "Expected `bool")) and message.endswith("got `str`"):
         return f"{message}; write it without quotation marks"
     return message

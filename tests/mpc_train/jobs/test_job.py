@@ -109,7 +109,12 @@ WRONG = [
     ('name = "sgd"', 'nam = "sgd"', "train.optimizer.nam", "unknown key"),
     ("center = 50", "middle = 50", "data.features[0].middle", "unknown key"),
     ("epochs = 4", 'epochs = "4"', "train.epochs", "got `str`; write it without quotation marks"),
-    ('metrics = ["accuracy", "auc"]', 'metrics = "auc"', "reveal.metrics", 'write a list: ["…"]'),
+    (
+        'metrics = ["accuracy", "auc"]',
+        'metrics = "auc"',
+        "reveal.metrics",
+        'write a list, like ["…"]',
+    ),
     ("epochs = 4\n", "", "train", "epochs"),
     ("epochs = 4", "epochs = 0", "train.epochs", "at least 1"),
     ('name = "study"', 'name = "My Study"', "job.name", "use a-z"),

@@ -50,7 +50,7 @@ BAD = [
     ('["income", "default"]', '["income", "default", "age"]', "stands at bank already"),
     ('["income", "default"]', '["income", "default", "name"]', "neither a feature nor the label"),
     ('["claims", "age"] }', '["claims", "age"], shop = ["x"] }', "is not one of job.owners"),
-    ('evaluators = ["bank", "insurer"]', 'evaluators = ["bank", "x"]', "insurer brings identif"),
+    ('evaluators = ["bank", "insurer"]', 'evaluators = ["bank", "x"]', "insurer provides identif"),
     ('partition = "columns"', 'partition = "rows"', "data.join: is for partition"),
     ("test_fraction", "joined = 30\ntest_fraction", "is filled in during a run"),
     ("least_test_rows = 5", 'per_party = ["accuracy"]', "reveal"),
@@ -74,7 +74,7 @@ def test_contradictions_are_refused(tmp_path: Path, old: str, new: str, message:
     [
         ('on = ["id"]', 'on = ["age"]', "'age' is also a feature"),
         ("most = 1", "most = -1", "at least 0"),
-        ('dealer = "registry"', 'dealer = "bob"\nevaluators = ["ann", "x"]', "bob brings ident"),
+        ('dealer = "registry"', 'dealer = "bob"\nevaluators = ["ann", "x"]', "bob provides ident"),
         ("features =", 'columns = { ann = ["age"] }\nfeatures =', "data.columns: is for part"),
     ],
 )

@@ -230,7 +230,7 @@ def test_small_frames_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> 
         ]
         for _ in range(21):
             cleo.send("ann", b"label", b"")
-        with pytest.raises(FrameError, match="cleo sent 21 frames"):
+        with pytest.raises(FrameError, match="cleo sent 21 unrequested frames"):
             ann.receive("bob", PATIENCE_S)
 
 
