@@ -48,6 +48,7 @@ from mpc_train.networks.graph import (
     pool_before_relu,
     version_of,
 )
+from mpc_train.networks.in_place import changed_and_used
 from mpc_train.networks.recurrent import (
     RECURRENT,
     TURNED,
@@ -257,6 +258,11 @@ def _unsupported(traced: fx.GraphModule) -> list[str]:
                 "subtracted and multiplied alone; for anything else put it into a layer (Linear, a "
                 "norm)"
             )
+    problems += [
+        f"{_place(node)}: changes in place what is used again after it: set inplace = False, or "
+        "write x = x + y in the place of x += y"
+        for node in changed_and_used(traced)
+    ]
     if sum(node.op == "placeholder" for node in traced.graph.nodes) != 1:
         problems.append("forward: takes exactly one tensor, the rows' features")
     return problems

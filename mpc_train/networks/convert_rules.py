@@ -162,9 +162,13 @@ def _gelu(layer: Any, node: fx.Node) -> tuple[str, Settings]:
 
 
 def _softplus(layer: Any, node: fx.Node) -> tuple[str, Settings]:
-    if layer.beta != 1:
-        raise Unsupported("beta = 1 only")
+    _plain_softplus(layer.beta, layer.threshold)
     return "smooth", {"table": "SMOOTH_RELU"}
+
+
+def _plain_softplus(beta: Any, threshold: Any) -> None:
+    if beta != 1 or threshold != 20:
+        raise Unsupported("beta = 1 and threshold = 20 only")
 
 
 def _embedding(layer: Any, node: fx.Node) -> tuple[str, Settings]:
@@ -272,6 +276,8 @@ def _arithmetic(op: str) -> Callable[[fx.Node], Function]:
 
 def _divide(node: fx.Node) -> Function:
     left, right = node.args[:2]
+    if node.kwargs.get("rounding_mode"):
+        raise Unsupported("rounding_mode is not offered")
     if isinstance(left, fx.Node) and isinstance(right, int | float) and right:
         return "scale", {"factor": str(1 / Fraction(decimal_text(right)))}, [left]
     raise Unsupported("division by a tensor: multiply by a constant, or use a norm layer")
@@ -350,6 +356,11 @@ def _gelu_of(node: fx.Node) -> Function:
     if argument(node, 1, "approximate", "none") != "none":
         raise Unsupported('use approximate = "none"')
     return "smooth", {"table": "GELU"}, _values(node)[:1]
+
+
+def _softplus_of(node: fx.Node) -> Function:
+    _plain_softplus(argument(node, 1, "beta", 1), argument(node, 2, "threshold", 20))
+    return "smooth", {"table": "SMOOTH_RELU"}, _values(node)[:1]
 
 
 def _leaky_of(node: fx.Node) -> Function:
@@ -448,7 +459,7 @@ FUNCTIONS: dict[Any, Callable[[fx.Node], Function]] = {
     functional.leaky_relu: _leaky_of,
     functional.gelu: _gelu_of,
     functional.silu: _as("smooth", table="SILU"),
-    functional.softplus: _as("smooth", table="SMOOTH_RELU"),
+    functional.softplus: _softplus_of,
     functional.sigmoid: _as("sigmoid"),
     functional.tanh: _as("tanh"),
     functional.softmax: _softmax_of("softmax"),

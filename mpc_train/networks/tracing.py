@@ -8,6 +8,7 @@ rows of zeros; where that fails, nothing is known, and the conversion says why.
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -33,6 +34,24 @@ class ShapedProxy(fx.Proxy):
 
     def _method(self, name: str, *args: Any) -> Any:
         return self.tracer.create_proxy("call_method", name, (self, *args), {})
+
+    def _changed(self, function: Callable[..., Any], other: Any) -> Any:
+        """x += y and the like, which fx would take for x = x + y."""
+        made = self.tracer.create_proxy("call_function", function, (self, other), {})
+        made.node.meta["in_place"] = True
+        return made
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._changed(operator.add, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._changed(operator.sub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._changed(operator.mul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._changed(operator.truediv, other)
 
     def dim(self) -> Any:
         known = self._known()

@@ -109,6 +109,7 @@ def test_first_weights_are_finite_small_and_not_shared() -> None:
         nn.BatchNorm2d(1, momentum=None),
         nn.GELU(approximate="tanh"),
         nn.Softplus(beta=2),
+        nn.Softplus(threshold=1),
         nn.Softmax(1),
     ],
 )
@@ -230,3 +231,73 @@ def test_code_in_a_folder_called_torch_is_the_module_s_own(tmp_path: Path) -> No
     exec(compile(source, str(path), "exec"), space)  # noqa: S102 - the test's own lines
     (line,) = problems(Function(space["run"]), (3,))
     assert f"control flow depends on data at {path}:2 in run" in line
+
+
+def _residual_in_place(self: Any, x: torch.Tensor) -> torch.Tensor:
+    y = self.l(x)
+    z = y
+    y += x
+    return y + z
+
+
+def _view_changed(self: Any, x: torch.Tensor) -> torch.Tensor:
+    y = self.l(x)
+    first = y[:, :1]
+    return self.act(y) + first
+
+
+def _changed_by_a_view(self: Any, x: torch.Tensor) -> torch.Tensor:
+    y = self.l(x)
+    self.act(y[:, 1:])
+    return y + 1
+
+
+def _residual(self: Any, x: torch.Tensor) -> torch.Tensor:
+    """As torchvision writes it: changed, and used by its result alone."""
+    y = self.act(self.l(x))
+    y = self.l2(y)
+    y += x
+    return self.act(y)
+
+
+def _used_before(self: Any, x: torch.Tensor) -> torch.Tensor:
+    y = self.l(x)
+    z = y * 2
+    return self.act(y) + z
+
+
+ALIASED = [
+    _residual_in_place,
+    _view_changed,
+    _changed_by_a_view,
+    lambda self, x: self.act(x) + x,
+    lambda self, x: nn.functional.relu(x, True) + x,
+    lambda self, x: nn.functional.elu(x, 1.0, inplace=True).flatten(1) + x.flatten(1),
+]
+
+
+@pytest.mark.parametrize("run", ALIASED)
+def test_what_is_changed_in_place_is_used_no_more(run: Callable[..., Any]) -> None:
+    module = Function(run, l=nn.Linear(3, 3), act=nn.ReLU(inplace=True))
+    assert any("changes in place what is used again" in line for line in problems(module, (3,)))
+
+
+@pytest.mark.parametrize("run", [_residual, _used_before])
+def test_changes_in_place_that_nobody_sees_are_fine(run: Callable[..., Any]) -> None:
+    layers = {"l": nn.Linear(3, 3), "l2": nn.Linear(3, 3), "act": nn.ReLU(inplace=True)}
+    if run is _used_before:
+        layers.pop("l2")
+    dry_run(convert(Function(run, **layers), (3,)).graph)
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (lambda self, x: torch.div(x, 2, rounding_mode="floor"), "rounding_mode"),
+        (lambda self, x: nn.functional.softplus(x, 2.0), "beta = 1"),
+        (lambda self, x: nn.functional.softplus(x, threshold=1), "threshold = 20"),
+    ],
+)
+def test_settings_of_functions_are_read(run: Callable[..., Any], said: str) -> None:
+    (line,) = problems(Function(run), (3,))
+    assert said in line
