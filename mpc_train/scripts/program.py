@@ -29,7 +29,7 @@ from mpc_train.run.program import make_role, peak_rss_mb
 from parties.errors import PartiesError
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
-from protocols.errors import ProtocolError, RangeError, RevealError
+from protocols.errors import DesyncError, ProtocolError, RangeError, RevealError
 from protocols.functions.splines import constants_digest
 from protocols.roles.role import Role, Words
 from protocols.shares.masked import Masked
@@ -43,6 +43,15 @@ MAX_SCRIPT_BYTES = 1 << 18
 MAX_OPENINGS = 10_000
 FRACTION_BITS = 20
 _OPENED = "opening"
+_PARTED = (
+    "the script has gone different ways at different nodes, here or a few lines above: all execute "
+    "the same operations on the same public values; draw random ones after torch.manual_seed, and "
+    "do not decide by rank or by an opened value"
+)
+_AT_THE_DEALER = (
+    "this is the dealer, which is given NaN for whatever is opened: print such values, but do not "
+    "round them to integers or compute with them and shared tensors"
+)
 
 
 class ScriptProgram:
@@ -81,8 +90,16 @@ class ScriptProgram:
         role.begin_step(0)
         try:
             with np.errstate(over="ignore"), _stepping(role):
-                _execute(self._path, self._text)
-                role.close()
+                try:
+                    _execute(self._path, self._text)
+                    role.close()
+                except ScriptError as error:
+                    if role.is_dealer and self.opened:
+                        raise ScriptError(f"{error}; {_AT_THE_DEALER}") from error
+                    raise
+                except DesyncError as error:
+                    where = _line_of(self._path, error)
+                    raise DesyncError(f"{where}: {_PARTED} ({error})") from error
         finally:
             detach()
         return {
@@ -104,7 +121,7 @@ def read_script(path: Path) -> bytes:
     if len(text) > MAX_SCRIPT_BYTES:
         raise ScriptError(f"{path}: longer than {MAX_SCRIPT_BYTES >> 10} KiB; is this the script?")
     try:
-        compile(text, str(path), "exec")
+        compile(text, str(path), "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         where = f"{path}:{line}" if line else str(path)
@@ -113,7 +130,7 @@ def read_script(path: Path) -> bytes:
 
 
 def _execute(path: Path, text: bytes) -> None:
-    code = compile(text, str(path), "exec")
+    code = compile(text, str(path), "exec", dont_inherit=True)
     sys.argv = [str(path)]
     sys.path.insert(0, str(path.parent))
     try:
@@ -134,10 +151,13 @@ def _execute(path: Path, text: bytes) -> None:
 
 def _placed(path: Path, error: BaseException) -> ScriptError:
     """What the script raised, with the line of it that did."""
+    return ScriptError(f"{_line_of(path, error)}: {type(error).__name__}: {error}")
+
+
+def _line_of(path: Path, error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    where = f"{path}:{lines[-1]}" if lines else str(path)
-    return ScriptError(f"{where}: {type(error).__name__}: {error}")
+    return f"{path}:{lines[-1]}" if lines else str(path)
 
 
 @contextlib.contextmanager
@@ -147,12 +167,12 @@ def _stepping(role: Role) -> Iterator[None]:
     backward = MaskedTensor.backward
 
     def stepped(self: MaskedTensor, grad_input: Any = None, top_node: bool = True) -> Any:
-        if top_node:
+        if top_node and self.requires_grad:
             role.begin_step(role.step + 1)
         return backward(self, grad_input, top_node)
 
-    MaskedTensor.backward = stepped
+    MaskedTensor.backward = stepped  # type: ignore[method-assign]
     try:
         yield
     finally:
-        MaskedTensor.backward = backward
+        MaskedTensor.backward = backward  # type: ignore[method-assign]

@@ -21,6 +21,7 @@ agreed on a script, `attach` is given a way of opening what it opens.
 from __future__ import annotations
 
 import inspect
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -87,6 +88,24 @@ def runtime() -> Runtime:
     return _runtime
 
 
+def _agree(public_value: Any) -> None:
+    """In a script, let the checksum of operations hold a public value: a number, words, an index.
+
+    A job's public values follow from the job. A script's may be drawn or read by each party for
+    itself, and where they differ every result is wrong: the next frame shows it (DesyncError).
+    """
+    if _runtime is not None and _runtime.opened is not None:
+        _runtime.role.issue("public", zlib.crc32(_spelled(public_value)))
+
+
+def _spelled(value: Any) -> bytes:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{value.shape}".encode() + value.tobytes()
+    if isinstance(value, (tuple, list)):
+        return b"(" + b",".join(map(_spelled, value)) + b")"
+    return repr(value).encode()
+
+
 # CrypTen's attribute dispatch without the wrapper that asks its configuration, for each attribute,
 # whether to compare every result with a plaintext: 50 µs a time.
 _dispatch = crypten.CrypTensor.__getattribute__.__wrapped__
@@ -95,10 +114,10 @@ _dispatch = crypten.CrypTensor.__getattribute__.__wrapped__
 # of CrypTen's is refused: much of it is wrong in 0.4.1, or fails in the middle for want of a
 # member that this type does not have, or loses gradients without a word.
 _SUPPORTED = """
-    __eq__ __getitem__ __ge__ __gt__ __le__ __len__ __lt__ __ne__ __rsub__ abs add
+    __eq__ __getitem__ __ge__ __gt__ __le__ __len__ __lt__ __ne__ __rsub__ __rtruediv__ abs add
     binary_cross_entropy_with_logits cat clone cross_entropy dim div dot eq expand flatten ge ger gt
     inv_sqrt le linear lt matmul max mean min mse_loss mul ne neg nelement numel permute pow
-    reciprocal relu reshape sigmoid sign size softmax square squeeze sub sum t tanh transpose
+    reciprocal relu reshape sigmoid sign size softmax square squeeze stack sub sum t tanh transpose
     unsqueeze var view where
 """
 SUPPORTED = frozenset(_SUPPORTED.split())
@@ -172,8 +191,11 @@ class MaskedTensor(crypten.CrypTensor):
                 self.value = public(state.role, np.array(1 << self.bits, np.int64))
                 self.factor = factor * scalar
                 self.is_number = True
+                _agree(scalar)
             else:
-                self.value = public(state.role, encode(_as_array(tensor), self.bits))
+                words = encode(_as_array(tensor), self.bits)
+                _agree(words)
+                self.value = public(state.role, words)
         else:
             self.value = _shared_in(state.role, tensor, src, shape, self.bits)
 
@@ -256,8 +278,10 @@ class MaskedTensor(crypten.CrypTensor):
 
     @property
     def data(self) -> torch.Tensor:
-        """A tensor of the right shape and no content: CrypTen reads shapes from it."""
-        return torch.empty(self.shape)
+        """Raises TypeError: what is done to a copy in the clear would be lost without a word."""
+        raise TypeError(
+            "data: there are no values here; use the tensor itself, under crypten.no_grad()"
+        )
 
     @data.setter
     def data(self, other: MaskedTensor) -> None:
@@ -288,9 +312,16 @@ class MaskedTensor(crypten.CrypTensor):
     clone = shallow_copy
 
     def copy_(self, other: MaskedTensor) -> MaskedTensor:
+        if self.value is not None and self.shape != other.shape:
+            raise ValueError(
+                f"in place: a result of shape {tuple(other.shape)} does not fit a tensor of shape "
+                f"{tuple(self.shape)}"
+            )
         self.value, self.bits, self.factor = other.value, other.bits, other.factor
         self.rounding = other.rounding
         self.is_number = other.is_number
+        if not other.is_computed:
+            self.__class__ = type(other)
         return self
 
     @staticmethod
@@ -299,11 +330,20 @@ class MaskedTensor(crypten.CrypTensor):
 
     @staticmethod
     def cat(tensors: Sequence[MaskedTensor], dim: int = 0) -> MaskedTensor:
-        """Tensors of one scale, one after the other along `dim`."""
+        """Tensors one after the other along `dim`, brought to one scale first."""
         first = tensors[0]
         if any((t.bits, t.factor) != (first.bits, first.factor) for t in tensors):
-            raise ValueError("cat: tensors of different scales")
-        return first.with_value(concatenate([t.masked() for t in tensors], dim))
+            tensors = [t._plain_factor()._in_full() for t in tensors]
+        template = next((t for t in tensors if not t.is_computed), tensors[0])
+        made = template.with_value(concatenate([t.masked() for t in tensors], dim))
+        made.bits, made.factor = tensors[0].bits, tensors[0].factor
+        return made
+
+    @staticmethod
+    def stack(tensors: Sequence[MaskedTensor], dim: int = 0) -> MaskedTensor:
+        """Tensors of one shape side by side, along a new axis."""
+        place = dim % (tensors[0].dim() + 1)
+        return MaskedTensor.cat([t.unsqueeze(place) for t in tensors], place)
 
     # Linear operations: local
 
@@ -313,6 +353,7 @@ class MaskedTensor(crypten.CrypTensor):
     def add(self, other: Any) -> MaskedTensor:
         scalar = None if isinstance(other, MaskedTensor) else _as_scalar(other)
         if scalar is not None:
+            _agree(scalar)
             base = self._in_full() if self.factor else self._plain_factor()
             words = round(scalar / base.factor * (1 << base.bits))
             if abs(words) >= 1 << HEADROOM_BITS:
@@ -335,11 +376,13 @@ class MaskedTensor(crypten.CrypTensor):
             return result.with_value(product, self.bits + other.bits, self._factor_with(other))
         scalar = _as_scalar(other)
         if scalar is not None:
+            _agree(scalar)
             assert self.value is not None
             scaled = self.with_value(self.value, factor=self.factor * scalar)
             scaled.is_number = self.is_number
             return scaled
         words = encode(_as_array(other), self.fraction_bits)
+        _agree(words)
         return self.with_value(self.masked().scale(words), self.bits + self.fraction_bits)
 
     def div(self, other: Any) -> MaskedTensor:
@@ -353,7 +396,8 @@ class MaskedTensor(crypten.CrypTensor):
     def matmul(self, other: Any) -> MaskedTensor:
         other = self._like(other)
         product = arithmetic.matmul(self.masked(), other.masked())
-        return self.with_value(product, self.bits + other.bits, self._factor_with(other))
+        result = self if other.is_computed else other
+        return result.with_value(product, self.bits + other.bits, self._factor_with(other))
 
     def sum(self, dim: Any = None, keepdim: bool = False) -> MaskedTensor:
         axis = tuple(dim) if isinstance(dim, (list, tuple)) else dim
@@ -373,6 +417,8 @@ class MaskedTensor(crypten.CrypTensor):
         return self.reshape(*torch.empty(self.shape).flatten(start_dim, end_dim).shape)
 
     def t(self) -> MaskedTensor:
+        if self.dim() > 2:
+            raise ValueError(f"t: for at most two axes, not {self.dim()}; use transpose or permute")
         return self.linear_map(lambda value: value.transpose())
 
     def transpose(self, first: int, second: int) -> MaskedTensor:
@@ -381,7 +427,8 @@ class MaskedTensor(crypten.CrypTensor):
         return self.linear_map(lambda value: value.transpose(*axes))
 
     def permute(self, *dims: Any) -> MaskedTensor:
-        axes = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+        given = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+        axes = [axis % self.dim() for axis in given]
         return self.linear_map(lambda value: value.transpose(*axes))
 
     def squeeze(self, dim: int | None = None) -> MaskedTensor:
@@ -396,16 +443,24 @@ class MaskedTensor(crypten.CrypTensor):
         return self.linear_map(lambda value: value.broadcast_to(tuple(target)))
 
     def __getitem__(self, index: Any) -> MaskedTensor:
-        # Python calls this past CrypTen's dispatch, so no gradient would ever come back.
+        index = _as_index(index)
         if self.requires_grad and crypten.CrypTensor.AUTOGRAD_ENABLED:
-            raise NotImplementedError("[]: no gradient is implemented; use detach()")
-        if torch.is_tensor(index):
-            index = index.numpy()
+            # Python calls this past CrypTen's dispatch, so no gradient would ever come back.
+            made: MaskedTensor = _dispatch(self, "indexed")(index)
+            return made
+        _agree(index)
         return self.linear_map(lambda value: value.select(index))
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a tensor without axes has no length")
+        return self.shape[0]
 
     # Functions
 
     def _ltz(self) -> MaskedTensor:
+        if not self.is_computed:
+            raise NotImplementedError("the value of this loss is not computed, only its gradient")
         bits = negative(self._positive_factor().rounded())
         return MaskedTensor(bits.shares(), bits=0)
 
@@ -422,6 +477,63 @@ class MaskedTensor(crypten.CrypTensor):
     __eq__ = eq
     __ne__ = ne
     __hash__ = object.__hash__
+
+    # CrypTen leaves these out, and NumPy would compute with a tensor as if it were one number.
+    __array_ufunc__ = None
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """torch.cat and torch.stack, and a plain tensor to the left of an operator."""
+        if name := _OF_TORCH.get(function):
+            return getattr(crypten, name)(*args, **(kwargs or {}))
+        if (name := _REFLECTED.get(function)) and isinstance(args[1], cls):
+            return getattr(args[1], name)(args[0])
+        raise NotImplementedError(
+            f"{getattr(function, '__name__', function)}: PyTorch's function is not offered for "
+            "shared tensors; write them to the left, or use a method of theirs"
+        )
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("a shared tensor is no array; get_plain_text() opens it")
+
+    def __pow__(self, p: Any) -> MaskedTensor:
+        return self.pow(p)
+
+    def __rtruediv__(self, other: Any) -> MaskedTensor:
+        return self.reciprocal().mul(other)
+
+    def var(self, dim: Any = None, unbiased: bool = True, keepdim: bool = False) -> MaskedTensor:
+        """The variance over all elements or along axes, divided by n − 1, or n if not unbiased.
+
+        CrypTen's own has the meaning of `unbiased` the wrong way round.
+        """
+        deviation = self.sub(self.mean() if dim is None else self.mean(dim, keepdim=True))
+        total = deviation.square().sum() if dim is None else deviation.square().sum(dim, keepdim)
+        rows = self.nelement() // max(total.nelement(), 1) - bool(unbiased)
+        if rows < 1:
+            raise ValueError("var: a single element has no variance; pass unbiased=False")
+        return total.mul(Fraction(1, rows))
+
+    def backward(self, grad_input: Any = None, top_node: bool = True) -> None:
+        """Set `grad` of the leaves that this tensor was computed from, or add to it.
+
+        The graph is used up, as PyTorch's is. Raises RuntimeError where nothing asks for a
+        gradient, and where a part of the graph is used up: CrypTen's version is silent about both,
+        and about gradients of tensors that also serve where there is none.
+        """
+        if not self.requires_grad:
+            raise RuntimeError(
+                "backward: nothing that this was computed from requires a gradient; model.train(), "
+                "requires_grad=True, and no crypten.no_grad() around the computation"
+            )
+        with crypten.no_grad():
+            if grad_input is None:
+                if self.nelement() != 1:
+                    raise RuntimeError("backward: of a number only, or with a gradient to begin at")
+                grad_input = MaskedTensor(torch.ones(self.shape))
+            _backpropagate(self, grad_input)
 
     def relu(self) -> MaskedTensor:
         """max(x, 0); the bit stays with the result for the backward pass."""
@@ -536,6 +648,15 @@ class MaskedTensor(crypten.CrypTensor):
         return other if isinstance(other, MaskedTensor) else MaskedTensor(other)
 
 
+_OF_TORCH = {torch.cat: "cat", torch.stack: "stack"}
+_REFLECTED = {
+    torch.Tensor.add: "__radd__",
+    torch.Tensor.sub: "__rsub__",
+    torch.Tensor.mul: "__rmul__",
+    torch.Tensor.div: "__rtruediv__",
+}
+
+
 class _Recorded:
     """A function of CrypTen's autograd as an attribute; without recording, the method behind it."""
 
@@ -571,6 +692,52 @@ class _Refused:
         if tensor.requires_grad and crypten.CrypTensor.AUTOGRAD_ENABLED:
             raise NotImplementedError(f"{self._name}: no gradient is implemented; use detach()")
         return self._method.__get__(tensor, owner)
+
+
+def _backpropagate(root: MaskedTensor, gradient: MaskedTensor) -> None:
+    """Depth first, as CrypTen does it: a node's gradient goes on once all of its parts are there.
+
+    Without recursion, and counting afresh at each pass which parts will come.
+    """
+    edges: dict[int, list[MaskedTensor]] = {}
+    unseen = [root]
+    while unseen:
+        node = unseen.pop()
+        if id(node) in edges:
+            continue
+        if node.grad_fn is not None and not node.children:
+            raise RuntimeError("backward: a second time through the same graph; compute it again")
+        edges[id(node)] = [
+            child
+            for child in node.children
+            if child.requires_grad and node.ctx.is_differentiable(child)
+        ]
+        node.grad_expected = node.grad_received = 0
+        unseen.extend(edges[id(node)])
+    root.grad_expected = 1
+    for children in edges.values():
+        for child in children:
+            child.grad_expected += 1
+
+    pending = [(root, gradient)]
+    while pending:
+        node, part = pending.pop()
+        node.grad_received += 1
+        node.grad = part if node.grad is None else node.grad.add(part)
+        if not node.children or node.grad_received < node.grad_expected:
+            continue
+        parts = node.grad_fn.backward(node.ctx, node.grad)
+        parts = parts if isinstance(parts, (list, tuple)) else (parts,)
+        children = [child for child in node.children if node.ctx.is_differentiable(child)]
+        if len(children) > len(parts):
+            raise RuntimeError(f"{node.grad_fn.name}: a gradient is missing")
+        node.ctx.reset()
+        node.grad, node.children = None, []
+        pending.extend(
+            (child, part)
+            for child, part in reversed(list(zip(children, parts, strict=False)))
+            if child.requires_grad
+        )
 
 
 def record(name: str, function: Any) -> None:
@@ -628,8 +795,16 @@ def _as_scalar(other: Any) -> Fraction | None:
 
 def _as_array(tensor: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     if torch.is_tensor(tensor):
+        if tensor.is_complex():
+            raise TypeError("complex numbers cannot be shared")
         return tensor.detach().to(torch.float64).numpy()
     return np.asarray(tensor, np.float64)
+
+
+def _as_index(index: Any) -> Any:
+    if isinstance(index, tuple):
+        return tuple(map(_as_index, index))
+    return index.numpy() if torch.is_tensor(index) else index
 
 
 def _shared_in(
