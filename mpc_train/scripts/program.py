@@ -14,6 +14,7 @@ them on one machine, for the user whose script it is.
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ MAX_SCRIPT_BYTES = 1 << 18
 MAX_OPENINGS = 10_000
 FRACTION_BITS = 20
 _OPENED = "opening"
+_OF_NAN = re.compile(r"\bnan\b|finite", re.IGNORECASE)
 _PARTED = (
     "the script has gone different ways at different nodes, here or a few lines above: all execute "
     "the same operations on the same public values; draw random ones after torch.manual_seed, and "
@@ -82,6 +84,8 @@ class ScriptProgram:
         gate = RevealGate(frozenset(Output(f"{_OPENED} {n}", 0) for n in range(MAX_OPENINGS)))
 
         def opened(value: Masked) -> Words | None:
+            if self.opened == MAX_OPENINGS:
+                raise RevealError(f"a script opens at most {MAX_OPENINGS:,} tensors")
             self.opened += 1
             return gate.to_everybody(f"{_OPENED} {self.opened - 1}", 0, value)
 
@@ -94,7 +98,7 @@ class ScriptProgram:
                     _execute(self._path, self._text)
                     role.close()
                 except ScriptError as error:
-                    if role.is_dealer and self.opened:
+                    if role.is_dealer and self.opened and _OF_NAN.search(str(error)):
                         raise ScriptError(f"{error}; {_AT_THE_DEALER}") from error
                     raise
                 except DesyncError as error:
