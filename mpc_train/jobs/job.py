@@ -34,6 +34,7 @@ from mpc_train.jobs.reveal import Reveal
 from mpc_train.jobs.train import Strict, Train
 from mpc_train.networks.carried import Carried
 from mpc_train.networks.graph import Graph, layers_of
+from mpc_train.networks.graph_columns import looked_up
 from mpc_train.networks.head import without_head
 from mpc_train.tables.schema import Schema
 
@@ -144,6 +145,12 @@ class Job(Strict, frozen=True, dict=True):
         """The model's inputs, and how each is made from a column."""
         pooled = self.data.partition == "rows" and len(self.owners) > 1
         return pipeline_of(self.prepare, self.features, self.schema, self.data.limit, pooled)
+
+    @cached_property
+    def looked_up(self) -> frozenset[str]:
+        """The columns whose numbers choose rows of an Embedding's table."""
+        terms = self.pipeline.terms
+        return frozenset(terms[k].column for k in looked_up(self.graph) if k < len(terms))
 
     @cached_property
     def label(self) -> Label:

@@ -228,6 +228,40 @@ def _get(out: Emission) -> str:
     return x if tuple(shape) == out.shape else out.add("reshape", (x,), out.shape)
 
 
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+_MOVED = {
+    *("reshape", "view", "flatten", "squeeze", "unsqueeze", "permute", "transpose", "contiguous"),
+    *("long", "int", "to", "type", operator.getitem, torch.reshape, torch.flatten, torch.squeeze),
+    *(torch.unsqueeze, torch.permute, torch.transpose),
+}
+
+
+def _whole_numbers(out: Emission) -> str:
+    """long(), int(): the same value, where an Embedding looks it up. PyTorch cuts digits off, of
+    which a column of whole numbers has none; elsewhere the network would be another one."""
+    owner = out.node.graph.owning_module
+    found = [*out.node.users]
+    for user in found:
+        if user.op == "call_module" and owner is not None:
+            if isinstance(owner.get_submodule(str(user.target)), nn.Embedding):
+                continue
+        elif user.target in _MOVED:
+            found += user.users
+            continue
+        raise Unsupported("whole numbers are for an Embedding to look up, and for nothing else")
+    return out.value()
+
+
+def _to(out: Emission) -> str:
+    """to(dtype), to(device), type(dtype)."""
+    given = [*out.node.args[1:], *out.node.kwargs.values()]
+    if any(one == dtype for one in given for dtype in _WHOLE):
+        return _whole_numbers(out)
+    if out.node.target == "type" and any(isinstance(one, str) for one in given):
+        raise Unsupported("write a dtype, like torch.long")
+    return out.value()
+
+
 def is_weight(value: Any) -> bool:
     """Whether it is a parameter or buffer that forward uses by itself."""
     return isinstance(value, fx.Node) and value.op == "get_attr"
@@ -273,5 +307,7 @@ MOVES: dict[Any, Rule] = {
     **dict.fromkeys((torch.chunk, torch.split, "chunk", "split"), _pieces),
     torch.stack: _stack,
     **dict.fromkeys(("expand", "expand_as"), _expand),
+    **dict.fromkeys(("long", "int"), _whole_numbers),
+    **dict.fromkeys(("to", "type"), _to),
 }
 """By the layer's type, the function, or the method's name."""

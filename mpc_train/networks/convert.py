@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from mpc_train.networks import tracing
 from mpc_train.networks.activations import ACTIVATIONS
 from mpc_train.networks.compositions import (
     MOVES,
@@ -58,7 +57,13 @@ from mpc_train.networks.recurrent import (
     rule_of_turned,
     takes_or_gives_turned,
 )
-from mpc_train.networks.tracing import ShapeTracer, rows_axis, source_line, uninitialised
+from mpc_train.networks.tracing import (
+    ShapeTracer,
+    is_own_code,
+    rows_axis,
+    source_line,
+    uninitialised,
+)
 from protocols.arrays import Words
 
 WEIGHT_LIMIT = 1 << 7
@@ -209,16 +214,13 @@ def _trace(module: nn.Module, input_shape: tuple[int, ...]) -> fx.GraphModule:
     )
 
 
-_OURS = (__file__, tracing.__file__)
-
-
 def _why_not_traced(error: Exception) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     place = ""
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if "/torch/" not in code.co_filename and code.co_filename not in _OURS:
+        if is_own_code(code.co_filename):
             place = f" at {code.co_filename}:{trace.tb_lineno} in {code.co_name}"
         trace = trace.tb_next
     if isinstance(error, AssertionError):
@@ -266,7 +268,7 @@ def _refusal(place: str, kind: str) -> str:
         # A whole name, or a kind of layer and its axes: expand_as() has nothing to do with exp().
         if re.fullmatch(layer.lower() + r"(\dd|cell|encoder.*|decoder.*)?", written):
             return f"{place}: is not offered over shares; use {instead}"
-    return f"{place}: is not offered over shares; see the list of layers in the README"
+    return f"{place}: is not offered over shares; mpc_train/docs/job.md lists what is"
 
 
 def _place(node: fx.Node) -> str:

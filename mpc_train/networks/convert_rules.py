@@ -430,8 +430,6 @@ METHODS: dict[str, Callable[[fx.Node], Function]] = {
     "contiguous": _SAME,
     "float": _SAME,
     "double": _SAME,
-    "long": _SAME,
-    "int": _SAME,
     "clone": _SAME,
 }
 FUNCTIONS: dict[Any, Callable[[fx.Node], Function]] = {

@@ -25,6 +25,15 @@ def columns_of(graph: Graph) -> dict[str, tuple[int, ...]]:
     return {name: tuple(np.unique(places).tolist()) for name, places in found.items()}
 
 
+def looked_up(graph: Graph) -> frozenset[int]:
+    """Places of the columns whose numbers choose rows of an Embedding's table."""
+    tables = [node.inputs[0] for node in graph.nodes if node.op == "embedding"]
+    if not tables:
+        return frozenset()
+    found = columns_of(graph)
+    return frozenset(place for name in tables for place in found.get(name, ()))
+
+
 def _moved(node: Node, inputs: list[Places]) -> Places | None:
     if node.op == "reshape":
         return inputs[0].reshape(node.shape)

@@ -145,12 +145,21 @@ def _squeezed(out: Emission) -> str:
     return out.add("reshape", (out.value(),), out.shape)
 
 
+def _viewed(out: Emission) -> str:
+    """view(-1, width), where there is one step or state."""
+    length, *_ = out.source().meta["shape"]
+    if length > 1 or is_turned(out.node) or not is_turned(out.source()):
+        raise Unsupported("would mix steps and rows: put rows first before it, by transpose(0, 1)")
+    return out.add("reshape", (out.value(),), out.shape)
+
+
 RECURRENT: dict[Any, Rule] = dict.fromkeys((nn.GRU, nn.LSTM, nn.RNN), _recurrent)
 TURNED: dict[Any, Rule | None] = {
     **RECURRENT,
     operator.getitem: _result,
     **dict.fromkeys((torch.permute, torch.transpose, "permute", "transpose"), _reordered),
     **dict.fromkeys((torch.squeeze, "squeeze"), _squeezed),
+    **dict.fromkeys((torch.reshape, "reshape", "view"), _viewed),
     **dict.fromkeys((nn.Dropout, nn.Embedding, nn.Linear, nn.ReLU, nn.Sigmoid, nn.Tanh)),
 }
 """What may take or give a value with rows on its second axis, by the layer's type, the function or
@@ -177,12 +186,12 @@ def takes_or_gives_turned(node: fx.Node) -> bool:
 
 
 def is_zeros(node: Any) -> bool:
-    """Whether it is torch.zeros of as many rows as there are, on another device or not."""
+    """Whether it is zeros that forward makes, on another device or not."""
     if not isinstance(node, fx.Node):
         return False
-    if node.target == "to":
+    if node.op == "call_method" and node.target in ("to", "detach", "requires_grad_"):
         return is_zeros(node.args[0])
-    return node.target is torch.zeros
+    return node.target in (torch.zeros, "new_zeros")
 
 
 def is_first_state(node: fx.Node, layer_of: Callable[[str], nn.Module]) -> bool:

@@ -8,6 +8,7 @@ rows of zeros; where that fails, nothing is known, and the conversion says why.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -140,13 +141,19 @@ class ShapeTracer(fx.Tracer):
 
 
 _FRAME = re.compile(r'File "([^"\n]+)", line (\d+)')
-_TORCH = str(Path(torch.__file__).parent)
+_HERE = Path(__file__).parent
+_NOT_THEIRS = tuple(f"{folder}{os.sep}" for folder in (_HERE, Path(torch.__file__).parent))
+
+
+def is_own_code(file: str) -> bool:
+    """Whether a file is the module's own: neither torch's nor one of this folder."""
+    return not file.startswith(_NOT_THEIRS)
 
 
 def source_line(node: fx.Node) -> str:
     """Where the module's own code makes the call: " at FILE:LINE", or nothing if torch does."""
     for file, line in reversed(_FRAME.findall(node.stack_trace or "")):
-        if not file.startswith(_TORCH) and Path(file).parent != Path(__file__).parent:
+        if is_own_code(file):
             return f" at {file}:{line}"
     return ""
 

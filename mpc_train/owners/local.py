@@ -142,7 +142,21 @@ def check_cells(job: Job, name: str, values: Reals, missing: Mask) -> None:
         if term.part == "number":
             what = "the declared range" if term.scaled else f"±{job.data.limit} (data.limit)"
             most = term.bound if term.scaled else float(job.data.limit)
-            _refuse_beyond(term_values(term, values, missing), most, what)
+            found = term_values(term, values, missing)
+            _refuse_beyond(found, most, what)
+            if name in job.looked_up:
+                _refuse_fractions(found)
+
+
+def _refuse_fractions(values: Reals) -> None:
+    """Over shares the nearest row would be chosen, in PyTorch the one below."""
+    between = values != np.rint(values)
+    if between.any():
+        raise CellError(
+            between,
+            "chooses a row of an Embedding's table and is no whole number after centring and "
+            "scaling; correct the cell, or the job's center and scale",
+        )
 
 
 def _refuse_beyond(values: Reals, most: float, what: str) -> None:

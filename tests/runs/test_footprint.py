@@ -131,6 +131,68 @@ def test_a_network_takes_no_more_for_more_held_out_rows(tmp_path: Path) -> None:
         assert peak < few[name] + 6 * shared + 40e6
 
 
+GRU = """
+from torch import nn
+class Sequence(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru, self.head = nn.GRU(4, 64, batch_first=True), nn.Linear(64, 1)
+    def forward(self, x):
+        return self.head(self.gru(x.reshape(x.size(0), 16, 4))[0][:, -1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_steps_of_a_sequence_take_what_is_said(tmp_path: Path) -> None:
+    """All of a batch are kept for the way back: some 300 MB here."""
+    (tmp_path / "net.py").write_text(GRU)
+    export = [sys.executable, "-m", "mpc_train", "model", "export", "net:Sequence"]
+    with (tmp_path / "model.json").open("w") as file:
+        subprocess.run(
+            [*export, "--input-shape", "64"],
+            stdout=file,
+            check=True,
+            cwd=tmp_path,
+            env={"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": ""},
+        )
+    names = [f"x{index}" for index in range(64)]
+    text = f"""
+[job]
+name = "sequence"
+owners = ["ann", "bob"]
+dealer = "registry"
+recipients = ["ann"]
+[data]
+features = {json.dumps(names)}
+label = "y"
+rows = {{ ann = 128, bob = 128 }}
+[model]
+kind = "logistic"
+graph = "model.json"
+[train]
+epochs = 1
+batch_size = 128
+optimizer = {{ learning_rate = 0.1 }}
+[fixed_point]
+fraction_bits = 20
+"""
+    (tmp_path / "data").mkdir()
+    generator = np.random.default_rng(1)
+    for owner in ("ann", "bob"):
+        x = generator.normal(0, 1, (128, 64)).clip(-5, 5)
+        np.savetxt(
+            tmp_path / "data" / f"{owner}.csv",
+            np.column_stack([x, x[:, 60] > 0]),
+            fmt=["%.3f"] * 64 + ["%d"],
+            delimiter=",",
+            header=",".join([*names, "y"]),
+            comments="",
+        )
+    path = write_job(tmp_path, text)
+    check(load_job(path), peaks(path, tmp_path / "run"))
+
+
 def test_what_is_said_grows_with_what_a_job_has(tmp_path: Path) -> None:
     def said(text: str) -> dict[str, int]:
         return memory_needs(load_job(write_job(tmp_path, text)))

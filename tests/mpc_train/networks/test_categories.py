@@ -185,3 +185,34 @@ def test_a_run_trains_embedding_and_gru_as_the_twin_does(folder: Path) -> None:
     state = safetensors.torch.load_file(record["model"])
     module.load_state_dict(state, strict=True)
     assert set(before) >= {"emb.weight", "gru.weight_ih_l0", "gru.bias_hh_l0"}
+
+
+BEDS = """
+from torch import nn
+
+
+class Beds(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.emb = nn.Embedding(4, 1)
+
+    def forward(self, x):
+        return self.emb(x[:, 0].long()) * x[:, 1:2]
+"""
+
+
+def test_a_number_that_chooses_a_row_is_a_whole_one(folder: Path) -> None:
+    """Between two rows the nearest would be taken over shares, and the lower one in PyTorch."""
+    (folder / "bed_nets.py").write_text(BEDS)
+    beds = '{ name = "beds", center = 1, scale = 0.5, range = [1, 2.5] }'
+    text = JOB.replace('schema = "schema.toml"', f'features = [{beds}, "heat"]')
+    text = text.replace("ward_nets:NAME", "bed_nets:Beds").replace("PREPARE", "")
+    (folder / "job.toml").write_text(text)
+    job = load_job(folder / "job.toml")
+    assert job.looked_up == {"beds"}
+    none = np.zeros(4, bool)
+    check_cells(job, "beds", np.array([1, 1.5, 2, 2.5]), none)
+    check_cells(job, "heat", np.array([0.25, 1, 2, 3]), none)
+    with pytest.raises(CellError, match="is no whole number") as caught:
+        check_cells(job, "beds", np.array([1, 1.25, 2, 1.75]), none)
+    np.testing.assert_array_equal(caught.value.rows, [1, 3])

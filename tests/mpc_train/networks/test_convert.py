@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -194,3 +195,38 @@ def test_a_graph_has_the_least_version_that_knows_its_operations() -> None:
         assert graph.version == 2
         # Graphs of before that version was counted say 1 all the same.
         check_graph(msgspec.structs.replace(graph, version=1))
+
+
+LOOKED_UP: list[Callable[[Any, Any], Any]] = [
+    lambda self, x: self.e(x.long()),
+    lambda self, x: self.e(x[:, 1].to(torch.int64)).unsqueeze(1),
+    lambda self, x: self.e(x.type(torch.long)[:, :2].flatten(1)),
+    lambda self, x: self.e(x.to(dtype=torch.long).unsqueeze(1)),
+    lambda self, x: self.e(x.to(x.device).int()) + x[:, :1].to(torch.float32).unsqueeze(2),
+]
+CUT: list[Callable[[Any, Any], Any]] = [
+    lambda self, x: self.e(x.long()) + x.long().unsqueeze(2),
+    lambda self, x: (x * 10).int() * 0.1,
+    lambda self, x: x.to(torch.int32).float(),
+    lambda self, x: x.type(dtype=torch.bool) * 1.0,
+]
+
+
+@pytest.mark.parametrize("run", LOOKED_UP)
+def test_whole_numbers_are_looked_up(run: Callable[..., Any]) -> None:
+    dry_run(convert(Function(run, e=nn.Embedding(5, 2)), (3,)).graph)
+
+
+@pytest.mark.parametrize("run", CUT)
+def test_digits_are_not_cut_off_without_a_word(run: Callable[..., Any]) -> None:
+    found = problems(Function(run, e=nn.Embedding(5, 2)), (3,))
+    assert any("whole numbers are for an Embedding to look up" in line for line in found)
+
+
+def test_code_in_a_folder_called_torch_is_the_module_s_own(tmp_path: Path) -> None:
+    path = tmp_path / "torch" / "nets.py"
+    source = "def run(self, x):\n    return x if x.sum() > 0 else -x\n"
+    space: dict[str, Any] = {}
+    exec(compile(source, str(path), "exec"), space)  # noqa: S102 - the test's own lines
+    (line,) = problems(Function(space["run"]), (3,))
+    assert f"control flow depends on data at {path}:2 in run" in line

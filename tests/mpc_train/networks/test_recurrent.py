@@ -44,6 +44,12 @@ def _from_zeros(self: Any, x: torch.Tensor) -> Any:
     return torch.cat([first[:, -1], second[-1]], 1)
 
 
+def _written_out(self: Any, x: torch.Tensor) -> Any:
+    zeros = x.new_zeros(1, x.size(0), 2)
+    first = self.layer(x, torch.zeros(1, x.size(0), 2).requires_grad_().detach())[1].view(-1, 2)
+    return torch.cat([first, self.second(x, zeros)[1].reshape(x.size(0), 2)], 1)
+
+
 READS: dict[str, tuple[Callable[..., Any], dict[str, nn.Module]]] = {
     "all steps, time first": (_summed_steps, {"layer": nn.GRU(3, 2)}),
     "layers in between, time first": (
@@ -54,6 +60,10 @@ READS: dict[str, tuple[Callable[..., Any], dict[str, nn.Module]]] = {
             "drop": nn.Dropout(0.5),
             "second": nn.RNN(4, 3),
         },
+    ),
+    "states as tutorials write them": (
+        _written_out,
+        {"layer": nn.GRU(3, 2, batch_first=True), "second": nn.RNN(3, 2, batch_first=True)},
     ),
     "first states of zeros": (
         _from_zeros,
@@ -142,3 +152,13 @@ def test_what_is_refused(case: int) -> None:
 def test_a_cell_that_is_called_step_by_step_is_named_with_its_layer() -> None:
     (line,) = problems(Function(lambda self, x: self.cell(x), cell=nn.GRUCell(3, 2)), (3,))
     assert "use GRU" in line
+
+
+def test_a_view_that_would_mix_layers_and_rows_is_refused() -> None:
+    """[layers, rows, width] as [rows, layers · width]: the shape is right, and the rows are not."""
+    module = Function(
+        lambda self, x: self.layer(x)[1].view(x.size(0), -1),
+        layer=nn.GRU(3, 2, 2, batch_first=True),
+    )
+    (line,) = problems(module, SHAPE)
+    assert "view() (view)" in line and "would mix steps and rows" in line

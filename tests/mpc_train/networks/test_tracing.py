@@ -83,11 +83,11 @@ def test_a_lazy_layer_that_has_seen_data_is_an_ordinary_one() -> None:
 @pytest.mark.parametrize(
     ("run", "instead", "not_instead"),
     [
-        (lambda self, x: self.head(x.exp()), "Softplus", "README"),
+        (lambda self, x: self.head(x.exp()), "Softplus", "job.md"),
         (lambda self, x: self.head(x.repeat(1, 1)), "torch.cat", "Softplus"),
-        (lambda self, x: self.head(x.expm1()), "README", "Softplus"),
-        (lambda self, x: self.head(torch.maximum(x, x)), "README", "MaxPool2d"),
-        (lambda self, x: self.head(nn.functional.mish(x)), "SiLU", "README"),
+        (lambda self, x: self.head(x.expm1()), "job.md", "Softplus"),
+        (lambda self, x: self.head(torch.maximum(x, x)), "job.md", "MaxPool2d"),
+        (lambda self, x: self.head(nn.functional.mish(x)), "SiLU", "job.md"),
     ],
 )
 def test_suggestions_fit_what_was_written(
