@@ -226,6 +226,8 @@ FIELDS = Way(
         "protocols/crypten_tensor/tensor.py: object.__getattribute__": _FUNCTIONS,
         "protocols/crypten_tensor/tensor.py: inspect.getattr_static": _FUNCTIONS,
         "protocols/crypten_tensor/tensor.py: getattr(_COMMON, module)": _FUNCTIONS,
+        "protocols/crypten_tensor/tensor.py: getattr(crypten, name)": _FUNCTIONS,
+        "protocols/crypten_tensor/tensor.py: getattr(args[1], name)": _OPERATION,
         "protocols/functions/splines.py: getattr(spline_tables, name)": "public tables",
         "mpc_train/evaluation/folds.py: getattr(self._role, name)": "hands a role's methods on",
         "mpc_train/networks/network.py: getattr(left.tensor, name)": _OPERATION,

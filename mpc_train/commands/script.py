@@ -69,7 +69,10 @@ def _run(script: Path, evaluators: int, folder: Path, output: Format) -> dict[st
     homes = {name: folder / "nodes" / name for name in (*names, dealer, coordinator)}
 
     def shown(line: str) -> None:
-        if output is Format.text and "status" not in (record_of(line) or {}):
+        # A script may print objects of its own; these are the node's.
+        record = record_of(line) or {}
+        closing = "status" in record and ("peak_rss_mb" in record or "code" in record)
+        if output is Format.text and not closing:
             say(line)
 
     with identities(homes) as (vaults, passphrases):

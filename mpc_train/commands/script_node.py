@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import msgspec
 import typer
@@ -34,6 +34,22 @@ class NodeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: str = ""
 
 
+class _Lines:
+    """Standard output, and whether it stands at the beginning of a line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._output = stream
+        self.begun = False
+
+    def write(self, text: str) -> int:
+        if text:
+            self.begun = not text.endswith("\n")
+        return self._output.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._output, name)
+
+
 def main() -> None:
     """Run the node; exit status and last line are those of `mpc-train`'s commands."""
     with reporting(Format.json):
@@ -43,7 +59,15 @@ def main() -> None:
         configure_logging()
         node = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=NodeFile)
         secret = os.read(int(sys.argv[2]), MAX_PASSPHRASE_BYTES)
-        emit({"status": "ok", **_run(node, secret, int(sys.argv[3]))})
+        stream, lines = sys.stdout, _Lines(sys.stdout)
+        sys.stdout = cast(TextIO, lines)
+        try:
+            summary = _run(node, secret, int(sys.argv[3]))
+        finally:
+            sys.stdout = stream
+            if lines.begun:
+                stream.write("\n")  # the record is a line of its own
+        emit({"status": "ok", **summary})
 
 
 def _run(node: NodeFile, secret: bytes, report_fd: int) -> dict[str, Any]:

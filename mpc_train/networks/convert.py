@@ -11,6 +11,7 @@ The first weights are integers at scale 2^WEIGHT_BITS, made here and nowhere els
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -369,8 +370,9 @@ def _add(building: _Building, traced: fx.GraphModule, node: fx.Node) -> None:
         names = [str(name) for name, _ in layer.named_parameters()]
         names += [str(name) for name, _ in layer.named_buffers()]
         tensors = {name: f"{node.target}.{name}".removeprefix(building.prefix) for name in names}
-        inputs = [value for value in node.args if isinstance(value, fx.Node)]
-        inputs += [value for value in node.kwargs.values() if isinstance(value, fx.Node)]
+        # In the order of forward's own arguments, whatever that of the call is.
+        given = inspect.signature(layer.forward).bind(*node.args, **node.kwargs).arguments
+        inputs = [value for value in given.values() if isinstance(value, fx.Node)]
     else:
         table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
         found = table.get(node.target)

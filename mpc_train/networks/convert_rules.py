@@ -329,6 +329,9 @@ def _reduce(op: str) -> Callable[[fx.Node], Function]:
         if 0 in axes:
             raise Unsupported("dim = 0 would mix rows")
         keep = bool(argument(node, 2, "keepdim", False))
+        dtype = node.kwargs.get("dtype")
+        if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
+            raise Unsupported("dtype: whole numbers would be cut off; leave it out")
         return op, {"axes": tuple(axis - 1 for axis in axes), "keep": keep}, [source]
 
     return read

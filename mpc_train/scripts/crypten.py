@@ -12,14 +12,16 @@ the dealer, whose rank is the number of evaluators, as that of CrypTen's trusted
 from __future__ import annotations
 
 import builtins
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from protocols.crypten_tensor.tensor import crypten as _crypten
 from protocols.crypten_tensor.tensor import runtime
 
 CrypTensor = _crypten.CrypTensor
 cat = _crypten.cat
-cryptensor = _crypten.cryptensor
 enable_grad = _crypten.enable_grad
 is_encrypted_tensor = _crypten.is_encrypted_tensor
 nn = _crypten.nn
@@ -28,6 +30,24 @@ optim = _crypten.optim
 stack = _crypten.stack
 
 _print = builtins.print
+
+
+def cryptensor(
+    tensor: Any, *, src: int = 0, shape: Sequence[int] | None = None, requires_grad: bool = False
+) -> Any:
+    """Share the values that the party of rank `src` passes: as in CrypTen, by default the first.
+
+    What another party passes has the shape and is not looked at; it may be None where `shape` is
+    given. Values that all know need no sharing: compute with them as they are.
+    """
+    parties = runtime().role.evaluators
+    if type(src) is not int or not 0 <= src < parties:
+        raise ValueError(f"cryptensor: src={src!r}; parties are 0 to {parties - 1}")
+    if isinstance(tensor, CrypTensor):
+        raise TypeError("cryptensor: this is a shared tensor already")
+    if tensor is not None and shape is not None and np.shape(tensor) != tuple(shape):
+        raise ValueError(f"cryptensor: values of shape {np.shape(tensor)}, not {tuple(shape)}")
+    return _crypten.cryptensor(tensor, src=src, shape=shape, requires_grad=requires_grad)
 
 
 class Communicator:

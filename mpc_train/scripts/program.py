@@ -14,6 +14,7 @@ all of them on one machine, for the user whose script it is.
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from parties.errors import PartiesError
 from protocols.arrays import Words
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
-from protocols.errors import ProtocolError, RangeError, RevealError
+from protocols.errors import DesyncError, ProtocolError, RangeError, RevealError
 from protocols.functions.splines import constants_digest
 from protocols.roles.role import Role
 from protocols.shares.masked import Masked
@@ -44,6 +45,16 @@ MAX_SCRIPT_BYTES = 1 << 18
 MAX_OPENINGS = 10_000
 FRACTION_BITS = 20
 _OPENED = "opening"
+_OF_NAN = re.compile(r"\bnan\b|finite", re.IGNORECASE)
+_PARTED = (
+    "the script has gone different ways at different nodes, here or a few lines above: all execute "
+    "the same operations on the same public values; draw random ones after torch.manual_seed, and "
+    "do not decide by rank or by an opened value"
+)
+_AT_THE_DEALER = (
+    "this is the dealer, which is given NaN for whatever is opened: print such values, but do not "
+    "round them to integers or compute with them and shared tensors"
+)
 
 
 class ScriptProgram:
@@ -74,6 +85,8 @@ class ScriptProgram:
         gate = RevealGate(frozenset(Output(f"{_OPENED} {n}", 0) for n in range(MAX_OPENINGS)))
 
         def opened(value: Masked) -> Words | None:
+            if self.opened == MAX_OPENINGS:
+                raise RevealError(f"a script opens at most {MAX_OPENINGS:,} tensors")
             self.opened += 1
             return gate.to_everybody(f"{_OPENED} {self.opened - 1}", 0, value)
 
@@ -82,8 +95,16 @@ class ScriptProgram:
         role.begin_step(0)
         try:
             with np.errstate(over="ignore"), _stepping(role):
-                _execute(self._path, self._text)
-                role.close()
+                try:
+                    _execute(self._path, self._text)
+                    role.close()
+                except ScriptError as error:
+                    if role.is_dealer and self.opened and _OF_NAN.search(str(error)):
+                        raise ScriptError(f"{error}; {_AT_THE_DEALER}") from error
+                    raise
+                except DesyncError as error:
+                    where = _line_of(self._path, error)
+                    raise DesyncError(f"{where}: {_PARTED} ({error})") from error
         finally:
             detach()
         return {
@@ -105,7 +126,7 @@ def read_script(path: Path) -> bytes:
     if len(text) > MAX_SCRIPT_BYTES:
         raise ScriptError(f"{path}: longer than {MAX_SCRIPT_BYTES >> 10} KiB; is this the script?")
     try:
-        compile(text, str(path), "exec")
+        compile(text, str(path), "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         where = f"{path}:{line}" if line else str(path)
@@ -114,7 +135,7 @@ def read_script(path: Path) -> bytes:
 
 
 def _execute(path: Path, text: bytes) -> None:
-    code = compile(text, str(path), "exec")
+    code = compile(text, str(path), "exec", dont_inherit=True)
     sys.argv = [str(path)]
     sys.path.insert(0, str(path.parent))
     try:
@@ -135,10 +156,13 @@ def _execute(path: Path, text: bytes) -> None:
 
 def _placed(path: Path, error: BaseException) -> ScriptError:
     """What the script raised, with the line of it that did."""
+    return ScriptError(f"{_line_of(path, error)}: {type(error).__name__}: {error}")
+
+
+def _line_of(path: Path, error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    where = f"{path}:{lines[-1]}" if lines else str(path)
-    return ScriptError(f"{where}: {type(error).__name__}: {error}")
+    return f"{path}:{lines[-1]}" if lines else str(path)
 
 
 @contextlib.contextmanager
@@ -148,12 +172,12 @@ def _stepping(role: Role) -> Iterator[None]:
     backward = MaskedTensor.backward
 
     def stepped(self: MaskedTensor, grad_input: Any = None, top_node: bool = True) -> Any:
-        if top_node:
+        if top_node and self.requires_grad:
             role.begin_step(role.step + 1)
         return backward(self, grad_input, top_node)
 
-    MaskedTensor.backward = stepped
+    MaskedTensor.backward = stepped  # type: ignore[method-assign]
     try:
         yield
     finally:
-        MaskedTensor.backward = backward
+        MaskedTensor.backward = backward  # type: ignore[method-assign]

@@ -179,4 +179,6 @@ def _flat(words: Words) -> Words:
 
 def _pack(bits: NDArray[np.integer]) -> Octets:
     """Bits [rows, lanes] of 0 and 1 to bytes [rows, ceil(lanes / 8)], padding zero."""
-    return np.packbits(bits.astype(np.uint8, copy=False), axis=-1, bitorder="little")
+    # Rows that were columns a moment ago come packed in their old order; kernels take rows.
+    packed = np.packbits(bits.astype(np.uint8, copy=False), axis=-1, bitorder="little")
+    return np.ascontiguousarray(packed)

@@ -19,8 +19,11 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from protocols.crypten_tensor.importing import crypten
 from protocols.crypten_tensor.tensor import MaskedTensor, record
+from protocols.roles.role import Words
 
 _Function: Any = crypten.gradients.AutogradFunction
 
@@ -67,11 +70,7 @@ class Sum(_Function):
     @staticmethod
     def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
         shape, dim, keepdim, factor = ctx.saved_tensors
-        if dim is not None and not keepdim:
-            dims = [dim] if isinstance(dim, int) else list(dim)
-            for axis in sorted(axis % len(shape) for axis in dims):
-                grad = grad.unsqueeze(axis)
-        return grad.mul(factor).expand(*shape)
+        return _kept_axes(grad, len(shape), dim, keepdim).mul(factor).expand(*shape)
 
 
 class Mean(Sum):
@@ -107,6 +106,8 @@ class _DirectGradient(_Function):
 
     @staticmethod
     def keep(ctx: Any, target: MaskedTensor, gradient: MaskedTensor) -> MaskedTensor:
+        if target.requires_grad:
+            raise NotImplementedError("this loss has no gradient for its target; use detach()")
         ctx.mark_non_differentiable(target)
         ctx.save_for_backward(gradient)
         return Uncomputed(0.0)
@@ -165,7 +166,111 @@ class Tanh(_Function):
         return grad.mul(y.mul(y).neg().add(1))
 
 
+class Variance(_Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: MaskedTensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False
+    ) -> MaskedTensor:
+        result = x.var(dim, unbiased, keepdim)
+        rows = x.nelement() // max(result.nelement(), 1) - bool(unbiased)
+        ctx.save_multiple_for_backward((x, dim, keepdim, Fraction(2, rows)))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        x, dim, keepdim, factor = ctx.saved_tensors
+        mean = x.mean() if dim is None else x.mean(dim, keepdim=True)
+        grad = _kept_axes(grad, x.dim(), dim, keepdim)
+        return x.sub(mean).mul(grad).mul(factor)
+
+
+class Indexed(_Function):
+    """Elements by a public index; those that occur several times get the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor, index: Any) -> MaskedTensor:
+        ctx.save_multiple_for_backward((tuple(x.shape), index))
+        return x[index]
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        shape, index = ctx.saved_tensors
+
+        def placed(words: Words) -> Words:
+            out = np.zeros(shape, np.int64)
+            np.add.at(out, index, words)
+            return out
+
+        return grad.linear_map(lambda value: value.linear(shape, placed))
+
+
+class Cat(_Function):
+    @staticmethod
+    def forward(ctx: Any, tensors: list[MaskedTensor], dim: int = 0) -> MaskedTensor:
+        ctx.save_multiple_for_backward(([t.shape[dim] for t in tensors], dim % tensors[0].dim()))
+        return MaskedTensor.cat(tensors, dim)
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> tuple[MaskedTensor, ...]:
+        sizes, dim = ctx.saved_tensors
+        ends = np.cumsum(sizes)
+        return tuple(
+            grad[(*[slice(None)] * dim, slice(end - size, end))]
+            for size, end in zip(sizes, ends, strict=True)
+        )
+
+
+class Stack(_Function):
+    @staticmethod
+    def forward(ctx: Any, tensors: list[MaskedTensor], dim: int = 0) -> MaskedTensor:
+        ctx.save_multiple_for_backward((len(tensors), dim % (tensors[0].dim() + 1)))
+        return MaskedTensor.stack(tensors, dim)
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> tuple[MaskedTensor, ...]:
+        count, dim = ctx.saved_tensors
+        return tuple(grad[(*[slice(None)] * dim, place)] for place in range(count))
+
+
+class Permute(_Function):
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor, *dims: Any) -> MaskedTensor:
+        given = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+        ctx.save_for_backward([axis % x.dim() for axis in given])
+        return x.permute(given)
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        (axes,) = ctx.saved_tensors
+        return grad.permute([int(place) for place in np.argsort(axes)])
+
+
+def _kept_axes(grad: MaskedTensor, axes: int, dim: Any, keepdim: bool) -> MaskedTensor:
+    """A gradient with the axes that a sum along `dim` of a tensor with `axes` axes has lost."""
+    if dim is None or keepdim:
+        return grad
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    for axis in sorted(axis % axes for axis in dims):
+        grad = grad.unsqueeze(axis)
+    return grad
+
+
+def _cross_entropy_loss(self: Any, x: Any, y: Any) -> Any:
+    """CrypTen's drops axes of length 1, and so takes one row, or one class, for many."""
+    if x.dim() != 2 or x.size() != y.size():
+        raise ValueError(
+            f"CrossEntropyLoss: logits {tuple(x.size())} and targets {tuple(y.size())}; both are "
+            "[rows, classes], targets as one-hot rows"
+        )
+    return x.cross_entropy(y, skip_forward=self.skip_forward)
+
+
 OVERRIDES: dict[str, type] = {
+    "var": Variance,
+    "indexed": Indexed,
+    "cat": Cat,
+    "stack": Stack,
+    "permute": Permute,
     "linear": Linear,
     "relu": ReLU,
     "sum": Sum,
@@ -182,6 +287,7 @@ def install() -> None:
     """Put the functions of this module into CrypTen's registry."""
     for name, function in OVERRIDES.items():
         record(name, function)
+    crypten.nn.CrossEntropyLoss.forward = _cross_entropy_loss
 
 
 install()

@@ -21,17 +21,27 @@ agreed on a script, `attach` is given a way of opening what it opens.
 from __future__ import annotations
 
 import inspect
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from protocols.arrays import Shape, Words
+from protocols.arrays import Words
 from protocols.comparison.compare import maximum, negative
+from protocols.crypten_tensor.backward import backpropagate
 from protocols.crypten_tensor.importing import crypten
+from protocols.crypten_tensor.values import (
+    Source,
+    as_array,
+    as_index,
+    as_scalar,
+    shared_in,
+    spelled,
+)
 from protocols.errors import RangeError, RevealError
 from protocols.functions import splines
 from protocols.ring.fixed_point import check_fraction_bits, decode, encode
@@ -39,7 +49,6 @@ from protocols.ring.rational import HEADROOM_BITS, mantissa
 from protocols.roles.role import Role
 from protocols.shares import arithmetic
 from protocols.shares.arithmetic import Rounded
-from protocols.shares.inputs import OutsideSource, from_dealer, from_evaluator, from_outside
 from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate, public
 
 FACTOR_BITS = 20
@@ -50,7 +59,6 @@ magnitudes up to 2^12 always fit."""
 
 Value = Masked | Additive
 Opened = Callable[[Masked], Words | None]
-Source = int | Literal["dealer", "outside"] | OutsideSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,16 @@ def runtime() -> Runtime:
     return _runtime
 
 
+def _agree(public_value: Any) -> None:
+    """In a script, let the checksum of operations hold a public value: a number, words, an index.
+
+    A job's public values follow from the job. A script's may be drawn or read by each party for
+    itself, and where they differ every result is wrong: the next frame shows it (DesyncError).
+    """
+    if _runtime is not None and _runtime.opened is not None:
+        _runtime.role.issue("public", zlib.crc32(spelled(public_value)))
+
+
 # CrypTen's attribute dispatch without the wrapper that asks its configuration, for each attribute,
 # whether to compare every result with a plaintext: 50 µs a time.
 _dispatch = crypten.CrypTensor.__getattribute__.__wrapped__
@@ -96,10 +114,10 @@ _dispatch = crypten.CrypTensor.__getattribute__.__wrapped__
 # of CrypTen's is refused: much of it is wrong in 0.4.1, or fails in the middle for want of a
 # member that this type does not have, or loses gradients without a word.
 _SUPPORTED = """
-    __eq__ __getitem__ __ge__ __gt__ __le__ __len__ __lt__ __ne__ __rsub__ abs add
+    __eq__ __getitem__ __ge__ __gt__ __le__ __len__ __lt__ __ne__ __rsub__ __rtruediv__ abs add
     binary_cross_entropy_with_logits cat clone cross_entropy dim div dot eq expand flatten ge ger gt
     inv_sqrt le linear lt matmul max mean min mse_loss mul ne neg nelement numel permute pow
-    reciprocal relu reshape sigmoid sign size softmax square squeeze sub sum t tanh transpose
+    reciprocal relu reshape sigmoid sign size softmax square squeeze stack sub sum t tanh transpose
     unsqueeze var view where
 """
 SUPPORTED = frozenset(_SUPPORTED.split())
@@ -167,16 +185,19 @@ class MaskedTensor(crypten.CrypTensor):
         elif src is None:
             if tensor is None:
                 raise ValueError("a public tensor needs its values")
-            scalar = _as_scalar(tensor)
+            scalar = as_scalar(tensor)
             if scalar is not None:
                 # A public number is one with a factor: the factor is known to all roles.
                 self.value = public(state.role, np.array(1 << self.bits, np.int64))
                 self.factor = factor * scalar
                 self.is_number = True
+                _agree(scalar)
             else:
-                self.value = public(state.role, encode(_as_array(tensor), self.bits))
+                words = encode(as_array(tensor), self.bits)
+                _agree(words)
+                self.value = public(state.role, words)
         else:
-            self.value = _shared_in(state.role, tensor, src, shape, self.bits)
+            self.value = shared_in(state.role, tensor, src, shape, self.bits)
 
     # CrypTen looks every attribute up among its autograd functions first. Here only the names of
     # those functions are looked up, by the descriptors of `record` and `_Refused`: the state of a
@@ -257,8 +278,10 @@ class MaskedTensor(crypten.CrypTensor):
 
     @property
     def data(self) -> torch.Tensor:
-        """A tensor of the right shape and no content: CrypTen reads shapes from it."""
-        return torch.empty(self.shape)
+        """Raises TypeError: what is done to a copy in the clear would be lost without a word."""
+        raise TypeError(
+            "data: there are no values here; use the tensor itself, under crypten.no_grad()"
+        )
 
     @data.setter
     def data(self, other: MaskedTensor) -> None:
@@ -289,9 +312,16 @@ class MaskedTensor(crypten.CrypTensor):
     clone = shallow_copy
 
     def copy_(self, other: MaskedTensor) -> MaskedTensor:
+        if self.value is not None and self.shape != other.shape:
+            raise ValueError(
+                f"in place: a result of shape {tuple(other.shape)} does not fit a tensor of shape "
+                f"{tuple(self.shape)}"
+            )
         self.value, self.bits, self.factor = other.value, other.bits, other.factor
         self.rounding = other.rounding
         self.is_number = other.is_number
+        if not other.is_computed:
+            self.__class__ = type(other)
         return self
 
     @staticmethod
@@ -300,11 +330,20 @@ class MaskedTensor(crypten.CrypTensor):
 
     @staticmethod
     def cat(tensors: Sequence[MaskedTensor], dim: int = 0) -> MaskedTensor:
-        """Tensors of one scale, one after the other along `dim`."""
+        """Tensors one after the other along `dim`, brought to one scale first."""
         first = tensors[0]
         if any((t.bits, t.factor) != (first.bits, first.factor) for t in tensors):
-            raise ValueError("cat: tensors of different scales")
-        return first.with_value(concatenate([t.masked() for t in tensors], dim))
+            tensors = [t.plain_factor().in_full() for t in tensors]
+        template = next((t for t in tensors if not t.is_computed), tensors[0])
+        made = template.with_value(concatenate([t.masked() for t in tensors], dim))
+        made.bits, made.factor = tensors[0].bits, tensors[0].factor
+        return made
+
+    @staticmethod
+    def stack(tensors: Sequence[MaskedTensor], dim: int = 0) -> MaskedTensor:
+        """Tensors of one shape side by side, along a new axis."""
+        place = dim % (tensors[0].dim() + 1)
+        return MaskedTensor.cat([t.unsqueeze(place) for t in tensors], place)
 
     # Linear operations: local
 
@@ -312,8 +351,9 @@ class MaskedTensor(crypten.CrypTensor):
         return self.linear_map(lambda value: -value)
 
     def add(self, other: Any) -> MaskedTensor:
-        scalar = None if isinstance(other, MaskedTensor) else _as_scalar(other)
+        scalar = None if isinstance(other, MaskedTensor) else as_scalar(other)
         if scalar is not None:
+            _agree(scalar)
             base = self.in_full() if self.factor else self.plain_factor()
             words = round(scalar / base.factor * (1 << base.bits))
             if abs(words) >= 1 << HEADROOM_BITS:
@@ -334,19 +374,21 @@ class MaskedTensor(crypten.CrypTensor):
             product = arithmetic.multiply(self.masked(), other.masked())
             result = self if other.is_computed else other
             return result.with_value(product, self.bits + other.bits, self._factor_with(other))
-        scalar = _as_scalar(other)
+        scalar = as_scalar(other)
         if scalar is not None:
+            _agree(scalar)
             assert self.value is not None
             scaled = self.with_value(self.value, factor=self.factor * scalar)
             scaled.is_number = self.is_number
             return scaled
-        words = encode(_as_array(other), self.fraction_bits)
+        words = encode(as_array(other), self.fraction_bits)
+        _agree(words)
         return self.with_value(self.masked().scale(words), self.bits + self.fraction_bits)
 
     def div(self, other: Any) -> MaskedTensor:
         if isinstance(other, MaskedTensor):
             return self.mul(other.reciprocal())
-        scalar = _as_scalar(other)
+        scalar = as_scalar(other)
         if scalar is not None:
             return self.mul(1 / scalar)
         return self.mul(1 / torch.as_tensor(other, dtype=torch.float64))
@@ -354,7 +396,8 @@ class MaskedTensor(crypten.CrypTensor):
     def matmul(self, other: Any) -> MaskedTensor:
         other = self._like(other)
         product = arithmetic.matmul(self.masked(), other.masked())
-        return self.with_value(product, self.bits + other.bits, self._factor_with(other))
+        result = self if other.is_computed else other
+        return result.with_value(product, self.bits + other.bits, self._factor_with(other))
 
     def sum(self, dim: Any = None, keepdim: bool = False) -> MaskedTensor:
         axis = tuple(dim) if isinstance(dim, (list, tuple)) else dim
@@ -374,6 +417,8 @@ class MaskedTensor(crypten.CrypTensor):
         return self.reshape(*torch.empty(self.shape).flatten(start_dim, end_dim).shape)
 
     def t(self) -> MaskedTensor:
+        if self.dim() > 2:
+            raise ValueError(f"t: for at most two axes, not {self.dim()}; use transpose or permute")
         return self.linear_map(lambda value: value.transpose())
 
     def transpose(self, first: int, second: int) -> MaskedTensor:
@@ -382,7 +427,8 @@ class MaskedTensor(crypten.CrypTensor):
         return self.linear_map(lambda value: value.transpose(*axes))
 
     def permute(self, *dims: Any) -> MaskedTensor:
-        axes = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+        given = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+        axes = [axis % self.dim() for axis in given]
         return self.linear_map(lambda value: value.transpose(*axes))
 
     def squeeze(self, dim: int | None = None) -> MaskedTensor:
@@ -397,16 +443,24 @@ class MaskedTensor(crypten.CrypTensor):
         return self.linear_map(lambda value: value.broadcast_to(tuple(target)))
 
     def __getitem__(self, index: Any) -> MaskedTensor:
-        # Python calls this past CrypTen's dispatch, so no gradient would ever come back.
+        index = as_index(index)
         if self.requires_grad and crypten.CrypTensor.AUTOGRAD_ENABLED:
-            raise NotImplementedError("[]: no gradient is implemented; use detach()")
-        if torch.is_tensor(index):
-            index = index.numpy()
+            # Python calls this past CrypTen's dispatch, so no gradient would ever come back.
+            made: MaskedTensor = _dispatch(self, "indexed")(index)
+            return made
+        _agree(index)
         return self.linear_map(lambda value: value.select(index))
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a tensor without axes has no length")
+        return self.shape[0]
 
     # Functions
 
     def _ltz(self) -> MaskedTensor:
+        if not self.is_computed:
+            raise NotImplementedError("the value of this loss is not computed, only its gradient")
         bits = negative(self.positive_factor().rounded())
         return MaskedTensor(bits.shares(), bits=0)
 
@@ -423,6 +477,63 @@ class MaskedTensor(crypten.CrypTensor):
     __eq__ = eq
     __ne__ = ne
     __hash__ = object.__hash__
+
+    # CrypTen leaves these out, and NumPy would compute with a tensor as if it were one number.
+    __array_ufunc__ = None
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """torch.cat and torch.stack, and a plain tensor to the left of an operator."""
+        if name := _OF_TORCH.get(function):
+            return getattr(crypten, name)(*args, **(kwargs or {}))
+        if (name := _REFLECTED.get(function)) and isinstance(args[1], cls):
+            return getattr(args[1], name)(args[0])
+        raise NotImplementedError(
+            f"{getattr(function, '__name__', function)}: PyTorch's function is not offered for "
+            "shared tensors; write them to the left, or use a method of theirs"
+        )
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("a shared tensor is no array; get_plain_text() opens it")
+
+    def __pow__(self, p: Any) -> MaskedTensor:
+        return self.pow(p)
+
+    def __rtruediv__(self, other: Any) -> MaskedTensor:
+        return self.reciprocal().mul(other)
+
+    def var(self, dim: Any = None, unbiased: bool = True, keepdim: bool = False) -> MaskedTensor:
+        """The variance over all elements or along axes, divided by n − 1, or n if not unbiased.
+
+        CrypTen's own has the meaning of `unbiased` the wrong way round.
+        """
+        deviation = self.sub(self.mean() if dim is None else self.mean(dim, keepdim=True))
+        total = deviation.square().sum() if dim is None else deviation.square().sum(dim, keepdim)
+        rows = self.nelement() // max(total.nelement(), 1) - bool(unbiased)
+        if rows < 1:
+            raise ValueError("var: a single element has no variance; pass unbiased=False")
+        return total.mul(Fraction(1, rows))
+
+    def backward(self, grad_input: Any = None, top_node: bool = True) -> None:
+        """Set `grad` of the leaves that this tensor was computed from, or add to it.
+
+        The graph is used up, as PyTorch's is. Raises RuntimeError where nothing asks for a
+        gradient, and where a part of the graph is used up: CrypTen's version is silent about both,
+        and about gradients of tensors that also serve where there is none.
+        """
+        if not self.requires_grad:
+            raise RuntimeError(
+                "backward: nothing that this was computed from requires a gradient; model.train(), "
+                "requires_grad=True, and no crypten.no_grad() around the computation"
+            )
+        with crypten.no_grad():
+            if grad_input is None:
+                if self.nelement() != 1:
+                    raise RuntimeError("backward: of a number only, or with a gradient to begin at")
+                grad_input = MaskedTensor(torch.ones(self.shape))
+            backpropagate(self, grad_input)
 
     def relu(self) -> MaskedTensor:
         """max(x, 0); the bit stays with the result for the backward pass."""
@@ -537,6 +648,15 @@ class MaskedTensor(crypten.CrypTensor):
         return other if isinstance(other, MaskedTensor) else MaskedTensor(other)
 
 
+_OF_TORCH = {torch.cat: "cat", torch.stack: "stack"}
+_REFLECTED = {
+    torch.Tensor.add: "__radd__",
+    torch.Tensor.sub: "__rsub__",
+    torch.Tensor.mul: "__rmul__",
+    torch.Tensor.div: "__rtruediv__",
+}
+
+
 class _Recorded:
     """A function of CrypTen's autograd as an attribute; without recording, the method behind it."""
 
@@ -616,41 +736,3 @@ def _widened(x: MaskedTensor, bits: int) -> MaskedTensor:
     value = x.value
     assert value is not None
     return x.with_value(value.scale(1 << (bits - x.bits)), bits)
-
-
-def _as_scalar(other: Any) -> Fraction | None:
-    """A public number or tensor without axes, exactly; None for anything else."""
-    if isinstance(other, (int, float, Fraction)):
-        return Fraction(other)
-    if torch.is_tensor(other) and other.dim() == 0:
-        return Fraction(other.item())
-    return None
-
-
-def _as_array(tensor: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-    if torch.is_tensor(tensor):
-        return tensor.detach().to(torch.float64).numpy()
-    return np.asarray(tensor, np.float64)
-
-
-def _shared_in(
-    role: Role, tensor: Any, src: Source, shape: Sequence[int] | None, bits: int
-) -> Masked:
-    if shape is None:
-        if tensor is None:
-            raise ValueError("a tensor that another party provides needs its shape")
-        shape = np.shape(tensor)
-    target: Shape = tuple(int(size) for size in shape)
-
-    def words() -> Words:
-        if bits == 0 and isinstance(tensor, np.ndarray) and tensor.dtype == np.int64:
-            return tensor.reshape(target)
-        return encode(_as_array(tensor), bits).reshape(target)
-
-    if isinstance(src, OutsideSource) or src == "outside":
-        return from_outside(role, target, src if isinstance(src, OutsideSource) else None)
-    if src == "dealer":
-        return from_dealer(role, target, words() if role.is_dealer else None)
-    if not 0 <= src < role.evaluators:
-        raise ValueError(f"src={src}: evaluators are 0 to {role.evaluators - 1}")
-    return from_evaluator(role, src, target, words() if role.index == src else None)

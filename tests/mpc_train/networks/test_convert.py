@@ -295,9 +295,21 @@ def test_changes_in_place_that_nobody_sees_are_fine(run: Callable[..., Any]) -> 
     [
         (lambda self, x: torch.div(x, 2, rounding_mode="floor"), "rounding_mode"),
         (lambda self, x: nn.functional.softplus(x, 2.0), "beta = 1"),
+        (lambda self, x: x.sum(dim=1, keepdim=True, dtype=torch.int64), "dtype"),
         (lambda self, x: nn.functional.softplus(x, threshold=1), "threshold = 20"),
     ],
 )
 def test_settings_of_functions_are_read(run: Callable[..., Any], said: str) -> None:
     (line,) = problems(Function(run), (3,))
     assert said in line
+
+
+def test_keywords_may_come_in_any_order() -> None:
+    module = Function(
+        lambda self, x: self.a(x * 2, value=x * 3, key=x)[0],
+        a=nn.MultiheadAttention(4, 2, batch_first=True),
+    )
+    graph = convert(module, (3, 4)).graph
+    (attention,) = (node for node in graph.nodes if node.op == "attention")
+    factors = {node.name: node.settings["factor"] for node in graph.nodes if node.op == "scale"}
+    assert [factors.get(name) for name in attention.inputs] == ["2", None, "3"]

@@ -130,6 +130,17 @@ DIFFERENTIABLE: dict[str, Case] = {
     "permute": (lambda a: a.reshape(1, 2, 2).permute((1, 2, 0)), (X,)),
     "squeeze": (lambda a: a.reshape(1, 4).squeeze(), (X,)),
     "unsqueeze": (lambda a: a.unsqueeze(0), (X,)),
+    "var, biased": (lambda a: a.var(unbiased=False), (X,)),
+    "var dim, biased": (lambda a: a.reshape(2, 2).var(1, unbiased=False, keepdim=True), (X,)),
+    "power": (lambda a: a**3, (Y,)),
+    "number over": (lambda a: 2 / a, (Y,)),
+    "cat": (lambda a, b: torch.cat([a * a, b.reshape(4) * 3]), (X, Y)),
+    "cat along": (lambda a, b: torch.cat([a.reshape(2, 2), b.reshape(2, 2)], dim=-1), (X, Y)),
+    "stack": (lambda a, b: torch.stack([a * 2, b], dim=1), (X, Y)),
+    "index": (lambda a: a[1:3], (X,)),
+    "index tensor": (lambda a: a[torch.tensor([3, 3, 0])], (X,)),
+    "index twice": (lambda a: a.reshape(2, 2)[:, torch.tensor([1, 1])] * a[0], (X,)),
+    "permute back": (lambda a: a.reshape(1, 2, 2).permute(-1, 0, 1), (X,)),
 }
 
 FORWARD: dict[str, Case] = {
@@ -143,9 +154,19 @@ FORWARD: dict[str, Case] = {
     "min": (lambda a: a.min(), (X,)),
     "sign": (lambda a: (a * -3).sign(), (X,)),
     "expand": (lambda a: a.expand(3, 4), (X,)),
-    "index": (lambda a: a[1:3], (X,)),
-    "index tensor": (lambda a: a[torch.tensor([3, 3, 0])], (X,)),
     "ger": (lambda a, b: a.ger(b), (X, Y)),
+    "plain times": (lambda a: plain(Y) * a, (X,)),
+    "plain plus": (lambda a: plain(Y) + a, (X,)),
+    "plain minus": (lambda a: plain(Y) - a, (X,)),
+    "plain over": (lambda a: plain(X) / a, (Y,)),
+    "numpy array times": (
+        lambda a: (np.array(Y) if isinstance(a, MaskedTensor) else plain(Y)) * a,
+        (X,),
+    ),
+    "cat of a comparison": (
+        lambda a: torch.cat([a.gt(0) if isinstance(a, MaskedTensor) else a.gt(0).double(), a]),
+        (X,),
+    ),
     "sigmoid of a comparison": (
         lambda a: (a._ltz() if isinstance(a, MaskedTensor) else (a < 0).double()).sigmoid(),
         (X,),
