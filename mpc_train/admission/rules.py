@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from mpc_train.admission.effective_rows import effective_rows, held_out_rows
+from mpc_train.base.strict_toml import quoted
 from mpc_train.errors import RefusedError
 from mpc_train.jobs.job import Job, ModelKind
 from mpc_train.jobs.outputs import (
@@ -103,12 +104,25 @@ class _Broken:
     job: Job
     me: str
     found: list[str] = field(default_factory=list)
+    lists: dict[str, list[str]] = field(default_factory=dict)
+    """By key, the list that would allow what is not listed."""
 
     def unlisted(self, key: str, names: list[str], what: str) -> None:
         """`names` have to stand under `key`; what: the rest of the sentence about them."""
         missing = [name for name in dict.fromkeys(names) if name not in getattr(self.rules, key)]
         if missing:
             self.found.append(f"{', '.join(missing)} {what} and is not under {key}")
+            self.lists[key] = [*getattr(self.rules, key), *missing]
+
+    def advice(self) -> str:
+        """What to write, for an organisation that agrees."""
+        lines = "; ".join(f"{key} = {quoted(names)}" for key, names in self.lists.items())
+        if not lines:
+            return "Change [rules] in this node's file only if your organisation agrees."
+        return (
+            "Only if your organisation agrees, change [rules] in this node's file, and write for "
+            f"what is not listed: {lines}"
+        )
 
     def fewer(self, key: str, rows: float, what: str) -> None:
         """There are `rows` of something, which the rules demand more of; what: the sentence."""
@@ -126,8 +140,7 @@ def check_rules(rules: Rules, job: Job, me: str) -> None:
         if broken.found:
             raise RefusedError(
                 f"the job {job.name!r} breaks this node's rules: {'; '.join(broken.found)}. "
-                "Nothing was shared. Change [rules] in this node's file only if your organisation "
-                "agrees."
+                f"Nothing was shared. {broken.advice()}"
             )
 
 

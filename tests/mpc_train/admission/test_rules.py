@@ -437,3 +437,12 @@ def test_a_local_run_may_be_told_that_its_rows_are_made_up(tmp_path: Path) -> No
     (tmp_path / "local.toml").write_text("[rules]\nleast_batch_rows = 1\nleast_effective_rows = 0")
     assert local_rules(path) == LocalRules(1, 0)
     assert msgspec.to_builtins(LocalRules()).keys() <= set(rules.Rules.__struct_fields__)
+
+
+def test_a_refusal_says_what_to_write(tmp_path: Path) -> None:
+    """The whole list, with what stands there already; for an organisation that agrees."""
+    job = job_of(tmp_path, ("seed = 7", "seed = 7\nguard = { every = 3 }"))
+    said = refused(job, disclosures=("overlap",), dealers=("notary",))
+    assert "Only if your organisation agrees" in said
+    assert 'dealers = ["notary", "registry"]; disclosures = ["overlap", "guard"]' in said
+    assert "only if your organisation agrees." in refused(job, least_parties=9)
