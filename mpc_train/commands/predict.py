@@ -89,7 +89,7 @@ def predict_command(
         ):
             raise ConfigError("--config says how the table is written; leave the other options out")
         # What is wrong with options is said before a model is read.
-        source = given_source(table, named, read)
+        source = given_source(table, read, **named)
         predictor = load_predictor(model)
         if config is not None:
             source = source_like(config, predictor.job, source)

@@ -59,14 +59,15 @@ def schema_infer(
         elif file is None:
             raise ConfigError("name a file, or a node's own file with --config")
         else:
-            named: dict[str, str | int] = {
-                "delimiter": delimiter,
-                "encoding": encoding,
-                "decimal": decimal,
-                "date_format": date_format,
-                "date_pivot": date_pivot,
-            }
-            source = given_source(file, named, read)
+            source = given_source(
+                file,
+                read,
+                delimiter=delimiter,
+                encoding=encoding,
+                decimal=decimal,
+                date_format=date_format,
+                date_pivot=date_pivot,
+            )
         view = ProgressView(enabled=output is Format.text)
         with view.shown():
             draft = infer(source, lambda news: view.event("reading", dataclasses.asdict(news)))

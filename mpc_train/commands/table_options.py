@@ -34,7 +34,7 @@ ReadOption = Annotated[
 ]
 
 
-def given_source(file: Path, named: dict[str, str | int], read: list[str] | None) -> "Source":
+def given_source(file: Path, read: list[str] | None, **named: str | int) -> "Source":
     """Return the table `file` as the options describe it.
 
     named: values of options by their key; those left at nothing are left to the table's defaults.
@@ -43,7 +43,7 @@ def given_source(file: Path, named: dict[str, str | int], read: list[str] | None
     """
     import msgspec
 
-    from mpc_train.tables.source import Source, SourceProblem, check_source
+    from mpc_train.tables.source import Source
 
     given: dict[str, object] = {key: value for key, value in named.items() if value}
     for pair in read or ():
@@ -53,13 +53,9 @@ def given_source(file: Path, named: dict[str, str | int], read: list[str] | None
         given[key] = _value(value)
     try:
         source = msgspec.convert({**given, "file": str(file)}, Source)
-        check_source(source)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{file}: {error}") from error
-    except SourceProblem as problem:
-        said = "\n  ".join(f"{key}: {message}" for key, message in problem.faults)
-        raise ConfigError(f"{file}: {said}") from problem
-    return source
+    return _checked(source, str(file))
 
 
 def source_like(config: Path, job: "Job", table: "Source") -> "Source":
@@ -72,7 +68,6 @@ def source_like(config: Path, job: "Job", table: "Source") -> "Source":
     import msgspec
 
     from mpc_train.run.node_config import load_node_config
-    from mpc_train.tables.source import SourceProblem, check_source
     from mpc_train.tables.spelling import name_of
 
     declared = load_node_config(config).source(job.name)
@@ -92,11 +87,18 @@ def source_like(config: Path, job: "Job", table: "Source") -> "Source":
         query="",
         password_file="",
     )
+    return _checked(source, f"{table.file}, as {config} says")
+
+
+def _checked(source: "Source", place: str) -> "Source":
+    """Return `source`; raise ConfigError with all that contradicts itself in it."""
+    from mpc_train.tables.source import SourceProblem, check_source
+
     try:
         check_source(source)
     except SourceProblem as problem:
         said = "\n  ".join(f"{key}: {message}" for key, message in problem.faults)
-        raise ConfigError(f"{table.file}, as {config} says: {said}") from problem
+        raise ConfigError(f"{place}: {said}") from problem
     return source
 
 

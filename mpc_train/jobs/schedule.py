@@ -92,10 +92,19 @@ def held_out_sizes(job: Job) -> dict[str, int]:
     return dict(zip(job.owners, counts.tolist(), strict=True))
 
 
+def training_of(job: Job, owner: str) -> NDArray[np.int64]:
+    """Return the numbers of an owner's rows that are trained on, in the order of `split`."""
+    return _owned(job, owner, split(job)[0])
+
+
 def held_out_of(job: Job, owner: str) -> NDArray[np.int64]:
     """Return the numbers of an owner's rows that are held out, ascending."""
-    first, held_out = job.first_row(owner), split(job)[1]
-    return held_out[(held_out >= first) & (held_out < first + job.data.rows[owner])]
+    return _owned(job, owner, split(job)[1])
+
+
+def _owned(job: Job, owner: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    first = job.first_row(owner)
+    return rows[(rows >= first) & (rows < first + job.data.rows[owner])]
 
 
 def checked_size(job: Job) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mpc_train.errors import DataError
 from mpc_train.jobs.kinds import LOGARITHMIC
 from mpc_train.jobs.pipeline import Pipeline, Term
-from mpc_train.jobs.schedule import split, split_sizes
+from mpc_train.jobs.schedule import split_sizes, training_of
 from mpc_train.owners.cells import CELL_BITS
 from mpc_train.tables.cells import CellError
 from protocols.arrays import Reals
@@ -96,8 +96,7 @@ def check_filled(job: Job, owner: str, present: Reals) -> None:
     """
     if not job.pipeline.filled or job.data.partition == "columns":
         return
-    first, training = job.first_row(owner), split(job)[0]
-    mine = training[(training >= first) & (training < first + len(present))] - first
+    mine = training_of(job, owner) - job.first_row(owner)
     least = min(least_filled(job), len(mine))
     counts = present[mine].sum(axis=0).astype(int)
     few = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.jobs.schedule import split
+from mpc_train.jobs.schedule import split, training_of
 from mpc_train.owners.cells import WORD_BITS, cells, halves
 from mpc_train.owners.local import STATISTICS, Local, least_filled, partials
 from mpc_train.preparation.combined import parameters
@@ -103,11 +103,9 @@ def pieces_of(job: Job, owner: str) -> Iterator[Piece]:
 def brought(job: Job, owner: str, table: Table) -> Brought:
     """The values of `pieces_of`, at their owner."""
     pipeline = job.pipeline
-    training, _ = split(job)
-    first = job.first_row(owner)
-    mine = training[(training >= first) & (training < first + table.rows)] - first
+    mine = training_of(job, owner) - job.first_row(owner)
     local = Local(table.features, table.present)
-    statistics = partials(pipeline, local, mine, len(training))
+    statistics = partials(pipeline, local, mine, len(split(job)[0]))
     return {
         "features": lambda rows: with_coarse(job, table.features[rows]),
         "fine": lambda rows: halves(cells(pipeline, table.features[rows]), WORD_BITS)[1],

@@ -13,7 +13,6 @@ logs.
 """
 
 import contextlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -25,6 +24,7 @@ import msgspec
 import numpy as np
 from polars import DataFrame
 
+from mpc_train.base.strict_toml import quoted
 from mpc_train.errors import DataError
 from mpc_train.tables.faults import Faults
 from mpc_train.tables.loading.dropping import Dropping
@@ -315,7 +315,7 @@ def _toml(names: Sequence[str]) -> str:
     """The names as a node's file lists them, where they are few."""
     if len(names) > 5:
         return "[…]"
-    return "[" + ", ".join(json.dumps(name, ensure_ascii=False) for name in names) + "]"
+    return quoted(names)
 
 
 def _list(names: Sequence[str]) -> str:
