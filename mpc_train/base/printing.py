@@ -52,7 +52,8 @@ def say(text: str = "", *, aside: bool = False, end: str = "\n") -> None:
 
 
 class EscapingFormatter(logging.Formatter):
-    """Log lines in which a quoted line end is none."""
+    """Log lines in which a quoted line end is none; levels are written as errors are, `warning`."""
 
     def format(self, record: logging.LogRecord) -> str:
+        record.levelname = record.levelname.lower()
         return error_escaped(super().format(record))

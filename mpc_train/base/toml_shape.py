@@ -4,10 +4,13 @@ The reader of types stops at the first. What it names is taken out of the tree, 
 what is then missing for that reason alone is no fault.
 """
 
+import difflib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+from msgspec import inspect
 
 MAX_SHAPE_FAULTS = 20
 MAX_MESSAGE = 2_000
@@ -36,7 +39,8 @@ def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
         named = _NAMED.search(message)
         if named is None or named[1] == "unknown":
             target = place if named is None else (*place, named[2])
-            found.append((_spelt(place, removed), _advised(message[:MAX_MESSAGE])))
+            advised = _advised(message[:MAX_MESSAGE], _allowed(kind, place))
+            found.append((_spelt(place, removed), advised))
         else:
             if (*place, named[2]) not in gone:
                 found.append((_spelt(place, removed), message[:MAX_MESSAGE]))
@@ -47,13 +51,51 @@ def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
     return found
 
 
-def _advised(message: str) -> str:
-    """The library's message, with how TOML writes what was expected where that is what is wrong."""
+def _advised(message: str, allowed: list[str]) -> str:
+    """The library's message, with what was expected: the values there are, or how TOML writes it.
+
+    allowed: the values that this place may have; empty where it may have others than these.
+    """
+    if message.startswith("Invalid enum value") and allowed:
+        wrong = message.removeprefix("Invalid enum value ")
+        near = difflib.get_close_matches(wrong.strip("'"), allowed, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{wrong} is not known here; write one of {', '.join(allowed)}{meant}"
     if message.startswith("Expected `array"):
         return f'{message}; write a list, like ["…"]'
     if message.startswith(("Expected `int", "Expected `bool")) and message.endswith("got `str`"):
         return f"{message}; write it without quotation marks"
     return message
+
+
+def _allowed(kind: type, place: Place) -> list[str]:
+    """The texts that may stand at a place of a `kind`, where it lists them."""
+    found = [inspect.type_info(kind)]
+    for part in place:
+        found = [inner for outer in found for inner in _within(outer, part)]
+    values: list[str] = []
+    for each in found:
+        for choice in each.types if isinstance(each, inspect.UnionType) else (each,):
+            if isinstance(choice, inspect.LiteralType):
+                values += [value for value in choice.values if isinstance(value, str)]
+            elif isinstance(choice, inspect.EnumType):
+                values += [str(member.value) for member in choice.cls]
+    return list(dict.fromkeys(values))
+
+
+def _within(outer: inspect.Type, part: str | int) -> Iterator[inspect.Type]:
+    """The types that may stand under a key or an index."""
+    if isinstance(outer, inspect.UnionType):
+        for choice in outer.types:
+            yield from _within(choice, part)
+    elif isinstance(outer, inspect.StructType):
+        yield from (field.type for field in outer.fields if field.encode_name == part)
+    elif isinstance(outer, inspect.DictType):
+        yield outer.value_type
+    elif isinstance(outer, (inspect.CollectionType, inspect.VarTupleType)):
+        yield outer.item_type
+    elif isinstance(outer, inspect.TupleType) and isinstance(part, int):
+        yield from outer.item_types[part : part + 1]
 
 
 def _place(key: str, tree: dict[str, Any], kind: type, said: str) -> Place:

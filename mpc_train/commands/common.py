@@ -88,7 +88,8 @@ def _close_stdout() -> None:
 def configure_logging(verbose: bool = False) -> None:
     """Send warnings (with `verbose` everything) to standard error. Nothing logged is secret."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(EscapingFormatter("%(levelname)s %(name)s: %(message)s"))
+    form = "%(levelname)s: %(name)s: %(message)s" if verbose else "%(levelname)s: %(message)s"
+    handler.setFormatter(EscapingFormatter(form))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.node.consent import Ask
     from mpc_train.node.remembered import Remembered
+    from mpc_train.owners.table import Table
     from mpc_train.run.node_config import NodeConfig
     from mpc_train.run.program import TrainProgram
     from mpc_train.tables.reading import Progress
@@ -264,14 +265,22 @@ class _Guarded:
         self.evaluators, self.recipients, self._job = job.evaluators, job.recipients, job
 
         self._events("preparing", {"job": job.name, "table": me in job.owners})
+        table = self._read(job) if me in job.owners else None
+        # Loads PyTorch, which takes seconds: a bad cell is said before that.
         from mpc_train.run.program import TrainProgram
 
-        self._program = TrainProgram(self._config, self._events.reading)
-        constants = self._program.prepare(body, roles)
-        if self._remembered is not None and self._program.table is not None:
-            source = self._config.source(job.name)
-            self._remembered.check(job, source, self._program.table)
-        return constants
+        self._program = TrainProgram(self._config, table)
+        return self._program.prepare(body, roles)
+
+    def _read(self, job: "Job") -> "Table":
+        """This node's rows, checked against the job and against what was revealed of them."""
+        from mpc_train.owners.table import load_table
+
+        source = self._config.source(job.name)
+        table = load_table(source, job, self._config.place.name, self._events.reading)
+        if self._remembered is not None:
+            self._remembered.check(job, source, table)
+        return table
 
     def _remember(self, job: "Job") -> None:
         """Find what was revealed of this node's table, if it has one, and say so."""

@@ -371,4 +371,4 @@ def told_lines(told: Mapping[str, Any]) -> list[str]:
     lines = []
     if "unmatched_records" in told:
         lines.append(f"Joined: {told['unmatched_records']} of this node's records found no partner")
-    return lines + [f"Warning: {warning}" for warning in told.get("warnings", ())]
+    return lines + [f"warning: {warning}" for warning in told.get("warnings", ())]

@@ -39,7 +39,7 @@ from mpc_train.jobs.schedule import total_steps
 from mpc_train.jobs.training import needs_file
 from mpc_train.linkage.link import Linked
 from mpc_train.linkage.partners import linkage_warnings, without_partner
-from mpc_train.owners.table import Table, load_table
+from mpc_train.owners.table import Table
 from mpc_train.preparation.gaps import check_gaps
 from mpc_train.run.memory import settle
 from mpc_train.run.phases.evaluate import evaluate
@@ -61,7 +61,6 @@ from protocols.shares.reveal import RevealGate
 
 if TYPE_CHECKING:
     from mpc_train.run.node_config import NodeConfig
-    from mpc_train.tables.loading.load import Report
     from parties.agreement.contract import Roles
     from parties.agreement.session import Session
 
@@ -75,14 +74,13 @@ log = logging.getLogger(__name__)
 class TrainProgram:
     """Training as the nodes of `parties` run it.
 
-    config: this node's own file. reading: told how far this node's own table is read.
+    config: this node's own file. table: its rows for the job, None where it has none.
     """
 
-    def __init__(self, config: NodeConfig, reading: Report | None = None) -> None:
+    def __init__(self, config: NodeConfig, table: Table | None = None) -> None:
         self._config = config
-        self._reading = reading
         self._job: Job | None = None
-        self._table: Table | None = None
+        self._table = table
         self._start: dict[str, Reals] | None = None
         self.found = Found()
         """What this node learns, once the run is over; `run` returns what the coordinator may be
@@ -94,7 +92,7 @@ class TrainProgram:
 
     @property
     def table(self) -> Table | None:
-        """This node's rows, from `prepare` until they are shared in; None where it has none."""
+        """This node's rows, until they are shared in; None where it has none."""
         return self._table
 
     @property
@@ -112,7 +110,7 @@ class TrainProgram:
             log.warning("%s", warning)
 
     def prepare(self, body: bytes, roles: Roles) -> bytes:
-        """Check the job and load this node's data; the digest of the public constants.
+        """Check the job; the digest of the public constants.
 
         Raises JobError, DataError or RangeError, before anything is signed.
         """
@@ -122,11 +120,9 @@ class TrainProgram:
         for one in (job, *fewest(job)):
             check_ranges(one)
         check_network(job)
-        me = self._config.place.name
-        if me in job.owners:
-            self._table = load_table(self._config.source(job.name), job, me, self._reading)
+        if self._table is not None:
             self._warn(*self._table.warnings)
-        if needs_file(job, me):
+        if needs_file(job, self._config.place.name):
             self._start = load_start(self._config.start_file(job.name), job)
         self._job = job
         return public_constants(job)

@@ -131,7 +131,8 @@ class ProgressView:
             self.say(f"{fields.get('node')} was refused: {fields.get('code')}")
         elif kind == "gathering":
             here = ", ".join(fields["here"]) or "nobody"
-            self.say(f"here: {here}; missing: {', '.join(fields['missing'])}")
+            missing, left = ", ".join(fields["missing"]), duration(fields["left_s"])
+            self.say(f"here: {here}; missing: {missing}; waiting up to {left} for them")
         elif kind == "waiting":
             self.say(
                 f"no coordinator yet at {fields['address']}: {fields['trouble']}; "
@@ -148,10 +149,10 @@ class ProgressView:
         elif kind == "checking":
             self.say("checking the job against this node's rules")
         elif kind == "preparing":
-            table = ", reading this node's table" if fields.get("table") else ""
+            table = "reading this node's table, " if fields.get("table") else ""
             self._stage = "getting ready"
             self._pace.begin(self._stage)
-            self.say(f"getting ready to sign: loading PyTorch, checking the network{table}")
+            self.say(f"getting ready to sign: {table}loading PyTorch, checking the network")
         elif kind == "signed":
             self._stage = ""
             self.say("this node has signed; waiting for the others")

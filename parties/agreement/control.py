@@ -42,12 +42,16 @@ MAX_PENDING_BYTES = 4 << 30
 
 MAX_SUMMARY_BYTES = 1 << 20
 
+MAX_WAIT_S = 7 * 24 * 3600
+"""A coordinator waits at most so long for nodes to join."""
+
 MAX_ATTEMPTS = 16
 """So often a job is proposed in one run, because a node left before the start and came back."""
 
 Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES, pattern=f"^{NAME.pattern}")]
 Code = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9-]+\Z")]
 Names = Annotated[tuple[Name, ...], Meta(max_length=MAX_NAMES)]
+Seconds = Annotated[int, Meta(ge=0, le=MAX_WAIT_S)]
 Attempt = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
@@ -79,10 +83,14 @@ class Welcome(_Message, frozen=True, tag="welcome"):
 
 
 class Waiting(_Message, frozen=True, tag="waiting"):
-    """Who is connected and who is still missing; told again when that changes."""
+    """Who is connected and who is still missing; told again when that changes.
+
+    left_s: the run ends when the missing have not joined within so many seconds from now.
+    """
 
     here: Names
     missing: Names
+    left_s: Seconds
 
 
 class Propose(_Message, frozen=True, tag="propose"):

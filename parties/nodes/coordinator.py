@@ -239,8 +239,9 @@ class Coordinator:
             if told != tuple(missing):
                 told = tuple(missing)
                 here = tuple(name for name in names if name not in told)
-                self._tell(tuple(self._nodes), control.Waiting(here, told))
-                self._event("gathering", here=here, missing=told)
+                left_s = max(round(deadline - time.monotonic()), 0)
+                self._tell(tuple(self._nodes), control.Waiting(here, told, left_s))
+                self._event("gathering", here=here, missing=told, left_s=left_s)
             self._attend()
 
     def _collect(

@@ -190,7 +190,8 @@ class _ControlThread(threading.Thread):
             if not self._finished:
                 self._stop_flag.set(AbortedError(message.code, message.by))
         elif isinstance(message, control.Waiting):
-            self._on_event("gathering", {"here": message.here, "missing": message.missing})
+            fields = {"here": message.here, "missing": message.missing, "left_s": message.left_s}
+            self._on_event("gathering", fields)
         elif isinstance(message, control.Delivery):
             part = message.part
             if part.kind != artifacts.SEALED or part.path.split("/")[0] != self._me:

@@ -103,7 +103,7 @@ def test_logs_and_progress_are_escaped(capsys: pytest.CaptureFixture[str], text:
     say(text.replace("\n", " "))
     captured = capsys.readouterr()
     first, second = captured.err.splitlines()
-    assert first.startswith("WARNING parties.nodes.coordinator: refused ")
+    assert first.startswith("warning: refused ")
     assert hidden(first) is None and hidden(second) is None
     assert hidden(captured.out.removesuffix("\n")) is None
 

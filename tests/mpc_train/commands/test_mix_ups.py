@@ -169,7 +169,7 @@ def test_a_node_says_what_it_does_before_it_signs(
         "to ann, office",
         "checking the job against this node's rules",
         "This node may sign",
-        "getting ready to sign: loading PyTorch, checking the network, reading this node's table",
+        "getting ready to sign: reading this node's table, loading PyTorch, checking the network",
     ]
     places = [said.index(words) for words in order]
     assert places == sorted(places)

@@ -37,7 +37,7 @@ BAD = [
     ('on = ["name", "born"]', 'on = ["claims", "born"]', "'claims' is also a feature"),
     ('on = ["name", "born"]', 'on = ["born"]', "data.join.normalise.name: is not under"),
     ('born = ["date"]', 'born = ["date", "case"]', "write date alone"),
-    ('born = ["date"]', 'born = ["dates"]', "Invalid enum value"),
+    ('born = ["date"]', 'born = ["dates"]', "is not known here; write one of"),
     ('membership = "MEMBERSHIP"\n', "", "missing required field `membership`"),
     ("least_rows = 20\n", "", "missing required field `least_rows`"),
     ("least_rows = 20", "least_rows = 1", "at least 2"),
@@ -145,7 +145,7 @@ def test_a_node_s_owner_is_told_of_its_own_records() -> None:
     told = {"unmatched_records": 7, "warnings": ["only 3 of ann's 10 records found a partner"]}
     assert told_lines(told) == [
         "Joined: 7 of this node's records found no partner",
-        "Warning: only 3 of ann's 10 records found a partner",
+        "warning: only 3 of ann's 10 records found a partner",
     ]
     assert not told_lines({})
 

@@ -84,7 +84,7 @@ def test_the_short_form_has_a_schema_too(tmp_path: Path) -> None:
 WRONG = [
     (FEATURES.replace("schema.toml", "none.toml"), SCHEMA, "none.toml", "cannot be read"),
     (FEATURES.replace("schema.toml", "../x.toml"), SCHEMA, "data.schema", "/../x.toml: cannot be"),
-    (FEATURES, SCHEMA.replace('"number"', '"numbers"', 1), "columns[1].kind", "Invalid enum"),
+    (FEATURES, SCHEMA.replace('"number"', '"numbers"', 1), "columns[1].kind", "is not known here"),
     (FEATURES, SCHEMA.replace('"age"', '"years"'), "data.features[0]", "'age' is no column"),
     (FEATURES.replace("age", "patient"), SCHEMA, "data.features[0]", "is an identifier"),
     (FEATURES.replace("scale = 2", "range = [0, 1]"), SCHEMA, "data.features[1].range", "schema"),

@@ -224,7 +224,7 @@ def test_declared_scale_and_mean(tmp_path: Path) -> None:
         ("[prepare.columns.age]\npowers = 3", "declare a center"),
         ("interactions = [['age', 'weight']]", "'weight' is no input"),
         ("[prepare.columns.age]\nencoding = 'index'", "age.encoding: is for categories"),
-        ("[prepare.columns.region]\nencoding = 'number'", "Invalid enum value|encoding"),
+        ("[prepare.columns.region]\nencoding = 'number'", "is not known here; write one of"),
         (
             "interactions = [['age', 'region']]\n[prepare.columns.region]\nencoding = 'index'",
             "'region' is the number of a level",

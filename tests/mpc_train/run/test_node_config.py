@@ -147,7 +147,7 @@ def test_a_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("least_group = 9", "least_group = 0", "rules.least_group", "at least 1"),
         ("least_parties = 3", "repeats = 0", "rules.repeats", "at least 1"),
         ("least_parties = 3", "least_batch_rows = -1", "rules.least_batch_rows", "at least 0"),
-        ('"auc"]', '"f7"]', "rules.metrics", "Invalid enum value"),
+        ('"auc"]', '"f7"]', "rules.metrics", "is not known here; write one of"),
         ("least_parties = 3", "least_parties = 0", "rules.least_parties", "at least 1"),
         ("least_parties = 3", 'jobs = ["12"]', "rules.jobs", "64"),
         ("join_s = 30", "join_s = 0", "timeouts.join_s", "between"),

@@ -217,8 +217,8 @@ def test_what_is_no_progress_is_always_passed_on(
 
 def test_waiting_says_who_is_here_and_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     view = ProgressView()
-    view.event("gathering", {"here": (), "missing": ("ann", "bob")})
-    view.event("gathering", {"here": ("ann",), "missing": ("bob",)})
+    view.event("gathering", {"here": (), "missing": ("ann", "bob"), "left_s": 600})
+    view.event("gathering", {"here": ("ann",), "missing": ("bob",), "left_s": 45})
     view.event("left", {"node": "ann"})
     trouble = "nothing listens on port 7700 of desk: check the port"
     address = "tcp://desk:7700"
@@ -227,8 +227,8 @@ def test_waiting_says_who_is_here_and_what_is_wrong(capsys: pytest.CaptureFixtur
     view.event("unreachable", {**unreachable, "trouble": "bob does not answer on port 7701"})
     view.event("unreachable", unreachable)
     assert lines(capsys) == [
-        "here: nobody; missing: ann, bob",
-        "here: ann; missing: bob",
+        "here: nobody; missing: ann, bob; waiting up to 10 min 0 s for them",
+        "here: ann; missing: bob; waiting up to 45 s for them",
         "ann has left; it may join again",
         f"no coordinator yet at {address}: {trouble}; trying for 10 min 0 s in all",
         "ann cannot dial bob at tcp://bob:7701 (bob does not answer on port 7701); their frames go "

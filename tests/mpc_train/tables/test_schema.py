@@ -78,7 +78,7 @@ def test_the_digest_is_pinned(tmp_path: Path) -> None:
 
 
 WRONG = [
-    ('kind = "boolean"', 'kind = "flag"', "columns[4].kind", "Invalid enum value"),
+    ('kind = "boolean"', 'kind = "flag"', "columns[4].kind", "is not known here; write one of"),
     ('unit = "years"', 'units = "years"', "columns[1].units", "unknown key"),
     ('"age"', '"customer"', "columns[1].name", "twice"),
     ('"age"', '" age"', "columns[1].name", "space"),
