@@ -61,9 +61,9 @@ def given_source(file: Path, read: list[str] | None, **named: str | int) -> "Sou
 def source_like(config: Path, job: "Job", table: "Source") -> "Source":
     """Return `table`, a file, as a node's own file says that its table for `job` is written.
 
-    Only features are renamed: records to be predicted may lack the label and what was joined on.
-    Nothing of the node's table but the way it is written is taken over. Raises ConfigError, or
-    DataError where the node's file names no table for the job.
+    Only features are renamed and recoded: records to be predicted may lack the label and what was
+    joined on. Nothing of the node's table but the way it is written is taken over. Raises
+    ConfigError, or DataError where the node's file names no table for the job.
     """
     import msgspec
 
@@ -72,15 +72,18 @@ def source_like(config: Path, job: "Job", table: "Source") -> "Source":
 
     declared = load_node_config(config).source(job.name)
     features = {name_of(feature.name) for feature in job.features}
-    renamed = {
-        ours: theirs for ours, theirs in declared.rename.items() if name_of(theirs) in features
+    taken = {
+        ours
+        for ours in (*declared.rename, *declared.recode)
+        if name_of(declared.rename.get(ours, ours)) in features
     }
     source = msgspec.structs.replace(
         declared,
         file=table.file,
         array_folder=table.array_folder,
         format="auto",
-        rename=renamed,
+        rename={ours: theirs for ours, theirs in declared.rename.items() if ours in taken},
+        recode={ours: codes for ours, codes in declared.recode.items() if ours in taken},
         ignore=(),
         drop_rows=(),
         url="",

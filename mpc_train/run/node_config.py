@@ -20,7 +20,6 @@ from mpc_train.admission.rules import LEAST, Rules
 from mpc_train.base.strict_toml import all_at, load_toml
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.tables.source import Fault, Source, SourceProblem, check_source, resolved
-from parties.agreement.control import MAX_WAIT_S
 from protocols.names import NAME
 
 HOME_VARIABLE = "MPC_TRAIN_HOME"
@@ -29,7 +28,7 @@ _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 _MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`")
 _NAMED = ("recipients", "dealers", "evaluators", "approvers")
 _MAY_BE_0 = ("least_batch_rows", "least_effective_rows")
-_MIN_TIMEOUT_S, _MAX_TIMEOUT_S = 1, MAX_WAIT_S
+_MIN_TIMEOUT_S, _MAX_TIMEOUT_S = 1, 7 * 24 * 3600
 _MAX_DIAL_S = 60
 
 

@@ -127,6 +127,18 @@ def texts(cells: Series) -> Series:
     return cells.cast(polars.String).fill_null("")
 
 
+def recoded(cells: Series, codes: Mapping[str, str], decimal: str) -> Series:
+    """The cells as text, those that `codes` names replaced; raises CellError for dates of formats
+    that know them, which are written in no way of their own, and where `texts` does."""
+    if is_date(cells.dtype):
+        raise CellError(None, f"is of type {cells.dtype} there; recode replaces text and numbers")
+    text = texts(cells)
+    meant = {entry_of(cell, decimal): theirs for cell, theirs in codes.items()}
+    distinct = text.unique().to_list()
+    found = [meant.get(entry_of(cell, decimal), cell) for cell in distinct]
+    return text.replace_strict(distinct, found, return_dtype=polars.String)
+
+
 def empty(cells: Series) -> Mask:
     """Which cells hold nothing: null, NaN, or white space."""
     if cells.dtype.is_float():

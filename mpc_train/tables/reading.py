@@ -40,7 +40,7 @@ class Table(Protocol):
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """Names that the owner's file renames, and that no column has."""
+        """Keys of the owner's file that speak of a column that is not there: `rename.Alter`."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]] | None:

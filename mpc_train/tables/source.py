@@ -4,6 +4,7 @@ Paths are relative to the node's file, and absolute once that is read.
 """
 
 import codecs
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ import msgspec
 
 from mpc_train.tables.dates import ISO, MAX_PIVOT, MIN_PIVOT, DateForm, FormError
 from mpc_train.tables.postgres_url import UrlError, parse_url
-from mpc_train.tables.spelling import compose, name_of
+from mpc_train.tables.spelling import compose, entry_of, name_of
 
 FileFormat = Literal["auto", "csv", "parquet", "arrow", "npz", "excel"]
 DropRule = Literal["empty-identifier", "missing-label"]
@@ -48,6 +49,9 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     rename: dict[str, str] = {}
     """{ ours = "theirs" }: what the job calls the table's columns. Everything else that stands here
     speaks of the table's own names."""
+    recode: dict[str, dict[str, str]] = {}
+    """{ column = { ours = "theirs" } }: what the job calls cells that the table writes otherwise,
+    by column; "" for a missing value. Other cells stay as they are."""
     drop_rows: tuple[DropRule, ...] = ()
     """Rows that are left out: whose identifier is empty, whose label is empty or missing by the
     schema. The job's number of rows is then that of the rows that stay."""
@@ -97,7 +101,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     directory that they are below; left out, that of the file."""
 
     def __post_init__(self) -> None:
-        compose(self, "ignore", "header", "date_formats", "date_pivots", "rename")
+        compose(self, "ignore", "header", "date_formats", "date_pivots", "rename", "recode")
 
     @property
     def separator(self) -> str:
@@ -194,6 +198,14 @@ def _texts(source: Source) -> Iterator[Fault]:
             yield key, "is listed under ignore as well; remove one of them"
         elif list(source.rename.values()).count(theirs) > 1:
             yield key, f"two columns would be called {theirs!r}"
+    for column, codes in source.recode.items():
+        spelt = Counter(entry_of(cell, source.decimal) for cell in codes)
+        if column in source.ignore:
+            yield f"recode.{column}", "is listed under ignore as well; remove one of them"
+        elif not codes:
+            yield f"recode.{column}", "lists no cell; remove it"
+        elif again := [cell for cell in codes if spelt[entry_of(cell, source.decimal)] > 1]:
+            yield f"recode.{column}", f"{' and '.join(map(repr, again))} are the same cell"
     if len(set(source.drop_rows)) < len(source.drop_rows):
         yield "drop_rows", "a rule appears twice"
     if not 0 <= source.skip_lines <= MAX_SKIPPED:

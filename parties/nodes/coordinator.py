@@ -239,7 +239,7 @@ class Coordinator:
             if told != tuple(missing):
                 told = tuple(missing)
                 here = tuple(name for name in names if name not in told)
-                left_s = max(round(deadline - time.monotonic()), 0)
+                left_s = round(min(max(deadline - time.monotonic(), 0), control.MAX_WAIT_S))
                 self._tell(tuple(self._nodes), control.Waiting(here, told, left_s))
                 self._event("gathering", here=here, missing=told, left_s=left_s)
             self._attend()

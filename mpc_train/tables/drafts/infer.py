@@ -193,8 +193,12 @@ def infer(source: Source, progress: Report | None = None) -> Draft:
         whole = "; ".join(f"column {name!r}: {refused[name]}" for name in left[:MAX_CODES])
         raise DataError(f"{label}: no column has a draft: {whole}")
     ours = tuple(map(source.own, left))
-    kept = {own: name for own, name in source.rename.items() if name not in left}
-    source = msgspec.structs.replace(source, ignore=(*source.ignore, *ours), rename=kept)
+    source = msgspec.structs.replace(
+        source,
+        ignore=(*source.ignore, *ours),
+        rename={own: name for own, name in source.rename.items() if own not in ours},
+        recode={own: codes for own, codes in source.recode.items() if own not in ours},
+    )
     parts, warnings = [_head(source)], []
     for name in dict.fromkeys(names):
         said = notes.get(name, [])

@@ -35,7 +35,7 @@ from mpc_train.tables.readers.csv_text import BLOCK_BYTES, CsvText
 from mpc_train.tables.readers.database import open_query
 from mpc_train.tables.readers.excel import excel
 from mpc_train.tables.readers.fingerprint import Fingerprint
-from mpc_train.tables.readers.renamed import Renamed
+from mpc_train.tables.readers.renamed import in_words_of_the_job
 from mpc_train.tables.reading import Progress, Table
 from mpc_train.tables.schema import Schema
 from mpc_train.tables.source import Source, label_of
@@ -195,14 +195,14 @@ def open_table(source: Source, faults: Faults | None = None) -> Iterator[Table]:
     """
     if source.url:
         with open_query(source) as table:
-            yield Renamed(table, source.rename) if source.rename else table
+            yield in_words_of_the_job(table, source)
         return
     path = Path(source.file)
     try:
         before = Fingerprint.of(path)
         with path.open("rb") as file:
             opened = _opened(source, path, file, before.size, faults)
-            yield Renamed(opened, source.rename) if source.rename else opened
+            yield in_words_of_the_job(opened, source)
     except DataError:
         # A change explains whatever else seems to be wrong.
         before.check(path)
@@ -287,7 +287,7 @@ def header_faults(
     found = [
         _twice(name, name in wanted) for name in twice if name in wanted or name not in ignored
     ]
-    found += [f"rename: there is no column {ours!r}" for ours in table.unknown]
+    found += [f"{key}: there is no column of this name" for key in table.unknown]
     return [table.header_place + fault for fault in found]
 
 

@@ -1,22 +1,36 @@
-"""A table under other names: what a job calls the columns that its owner calls otherwise."""
+"""A table in the job's words: columns that its owner calls otherwise, and cells that it writes
+otherwise (`rename` and `recode` of its source)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import polars
 
+from mpc_train.errors import DataError
+from mpc_train.tables.cells import CellError, recoded
 from mpc_train.tables.reading import Chunk, Table, Unit
+from mpc_train.tables.source import Source
 from mpc_train.tables.spelling import name_of
 
 
-class Renamed:
-    """A `Table` whose columns are renamed. names: from the table's own to the job's."""
+def in_words_of_the_job(table: Table, source: Source) -> Table:
+    """Return `table`, renamed and recoded where the source says so."""
+    return Renamed(table, source) if source.rename or source.recode else table
 
-    def __init__(self, table: Table, names: Mapping[str, str]) -> None:
-        self._table = table
-        renamed = {name_of(ours): name_of(theirs) for ours, theirs in names.items()}
+
+class Renamed:
+    """A `Table` whose columns are called, and whose cells are written, as the job has them."""
+
+    def __init__(self, table: Table, source: Source) -> None:
+        self._table, self._source = table, source
+        renamed = {name_of(ours): name_of(theirs) for ours, theirs in source.rename.items()}
+        self._codes = {name_of(ours): codes for ours, codes in source.recode.items()}
         self.names = tuple(renamed.get(name, name) for name in table.names)
-        self.unknown = tuple(ours for ours in names if name_of(ours) not in table.names)
+        named = [("rename", ours) for ours in source.rename]
+        named += [("recode", ours) for ours in source.recode]
+        self.unknown = tuple(
+            f"{key}.{ours}" for key, ours in named if name_of(ours) not in table.names
+        )
         self._own = dict(zip(self.names, table.names, strict=True))
 
     @property
@@ -47,7 +61,15 @@ class Renamed:
             return
         theirs = {self._own[name]: name for name in wanted}
         for chunk in self._table.chunks([self._own[name] for name in wanted]):
-            frame = polars.DataFrame(
-                [cells.alias(theirs[cells.name]) for cells in chunk.frame.iter_columns()]
-            )
+            columns = map(self._recoded, chunk.frame.iter_columns())
+            frame = polars.DataFrame([cells.alias(theirs[cells.name]) for cells in columns])
             yield Chunk(frame, chunk.places, chunk.done)
+
+    def _recoded(self, cells: polars.Series) -> polars.Series:
+        codes = self._codes.get(cells.name)
+        if codes is None:
+            return cells
+        try:
+            return recoded(cells, codes, self._source.decimal)
+        except CellError as error:
+            raise DataError(f"column {cells.name!r}: {error}") from error

@@ -282,13 +282,17 @@ def test_a_node_s_own_file_says_how_new_records_are_written(tmp_path: Path, job:
     plain = run("predict", tmp_path, path)
     feature, label = job.features[0].name, job.data.label
     ours = tmp_path / "ours.csv"
-    ours.write_text(path.read_text().replace(",", ";").replace(f";{feature};", ";Größe;", 1))
+    text = path.read_text().replace(",", ";").replace(f";{feature};", ";Größe;", 1)
+    level = job.features[4].name
+    assert f";{LEVELS[0]};" in text
+    ours.write_text(text.replace(f";{LEVELS[0]};", ";die erste;"))
     config = tmp_path / "party.toml"
     config.write_text(
         '[node]\nname = "ann"\n[coordinator]\nname = "desk"\naddress = "tcp://127.0.0.1:7700"\n'
         "[rules]\nrecipients = []\ndealers = []\nevaluators = []\n"
         f'[data]\n{job.name} = {{ file = "old.csv", delimiter = ";", ignore = ["note"], '
         f'rename = {{ "Größe" = "{feature}", Ziel = "{label}" }}, '
+        f'recode = {{ {level} = {{ "die erste" = "{LEVELS[0]}" }}, Ziel = {{ ja = "1" }} }}, '
         'drop_rows = ["missing-label"] }\n'
     )
     found = run("predict", tmp_path, ours, "--config", config)

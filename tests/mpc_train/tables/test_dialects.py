@@ -255,7 +255,9 @@ def test_columns_are_renamed_at_their_owner(tmp_path: Path) -> None:
     assert table(tmp_path, text, **options).values.tolist() == [[1, 2], [3, 4]]
     message = refused(tmp_path, text.replace("3", "z"), **options)
     assert "line 3: column 'a' ('Alter' there): not a number" in message
-    assert "rename: there is no column 'Alter'" in refused(tmp_path, "a,b\n1,2\n", **options)
+    assert "rename.Alter: there is no column of this name" in refused(
+        tmp_path, "a,b\n1,2\n", **options
+    )
     assert "missing column 'a', 'b'" in refused(tmp_path, "x,z\n1,2\n", **options)
     swapped = table(tmp_path, "a,b\n1,2\n3,4\n", rename={"a": "b", "b": "a"})
     assert swapped.values.tolist() == [[2, 1], [4, 3]]
