@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -16,11 +17,13 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from mpc_train.admission.load import load_job
+from mpc_train.admission.rules import check_rules
 from mpc_train.cli import app
 from mpc_train.errors import EXIT_STATUS
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.node.collect import found_by, summarise
+from mpc_train.run.node_config import load_node_config
 from tests.architecture import PACKAGES, ROOMS
 from tests.support.patience import PATIENCE_S
 from tests.support.study import Study
@@ -177,6 +180,15 @@ def test_the_fields_of_a_run() -> None:
     assert named - fields == later
     assert {"status", "parties", "steps", "train_seconds", "step_seconds_median"} <= named
     assert {"bytes_sent", "rounds", "metrics"} <= named
+
+
+def test_the_readme_s_node_file_allows_the_demo_s_job(tmp_path: Path) -> None:
+    block = README[README.index("       node = {") : README.index("5. A neutral")]
+    (tmp_path / "party.toml").write_text(dedent(block))
+    config = load_node_config(tmp_path / "party.toml")
+    job = load_job(ROOT / "examples" / "breast_cancer" / "job.toml")
+    check_rules(config.rules, job, config.place.name)
+    assert config.source(job.name).file == str(tmp_path / "patients.csv")
 
 
 def job_of_the_readme() -> str:

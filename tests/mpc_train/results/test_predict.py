@@ -283,9 +283,9 @@ def test_a_node_s_own_file_says_how_new_records_are_written(tmp_path: Path, job:
     feature, label = job.features[0].name, job.data.label
     ours = tmp_path / "ours.csv"
     text = path.read_text().replace(",", ";").replace(f";{feature};", ";Größe;", 1)
-    level = job.features[4].name
-    assert f";{LEVELS[0]};" in text
-    ours.write_text(text.replace(f";{LEVELS[0]};", ";die erste;"))
+    level = typed(1, 1).names[4]
+    assert LEVELS[0] in text
+    ours.write_text(text.replace(LEVELS[0], "die erste"))
     config = tmp_path / "party.toml"
     config.write_text(
         '[node]\nname = "ann"\n[coordinator]\nname = "desk"\naddress = "tcp://127.0.0.1:7700"\n'
