@@ -222,10 +222,10 @@ FIELDS = Way(
     members=frozenset({"__dict__", "__getattribute__"}),
     names=frozenset({"vars", "astuple", "asdict", "getattr_static"}),
     users={
-        "protocols/crypten_tensor/tensor.py: crypten.CrypTensor.__getattribute__": _FUNCTIONS,
+        "protocols/crypten_tensor/routing.py: crypten.CrypTensor.__getattribute__": _FUNCTIONS,
         "protocols/crypten_tensor/tensor.py: object.__getattribute__": _FUNCTIONS,
-        "protocols/crypten_tensor/tensor.py: inspect.getattr_static": _FUNCTIONS,
-        "protocols/crypten_tensor/tensor.py: getattr(_COMMON, module)": _FUNCTIONS,
+        "protocols/crypten_tensor/routing.py: inspect.getattr_static": _FUNCTIONS,
+        "protocols/crypten_tensor/routing.py: getattr(_COMMON, module)": _FUNCTIONS,
         "protocols/crypten_tensor/tensor.py: getattr(crypten, name)": _FUNCTIONS,
         "protocols/crypten_tensor/tensor.py: getattr(args[1], name)": _OPERATION,
         "protocols/functions/splines.py: getattr(spline_tables, name)": "public tables",

@@ -20,7 +20,6 @@ agreed on a script, `attach` is given a way of opening what it opens.
 
 from __future__ import annotations
 
-import inspect
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from protocols.arrays import Words
 from protocols.comparison.compare import maximum, negative
 from protocols.crypten_tensor.backward import backpropagate
 from protocols.crypten_tensor.importing import crypten
+from protocols.crypten_tensor.routing import dispatched, offer, route
 from protocols.crypten_tensor.values import (
     Source,
     as_array,
@@ -104,27 +104,6 @@ def _agree(public_value: Any) -> None:
     """
     if _runtime is not None and _runtime.opened is not None:
         _runtime.role.issue("public", zlib.crc32(spelled(public_value)))
-
-
-# CrypTen's attribute dispatch without the wrapper that asks its configuration, for each attribute,
-# whether to compare every result with a plaintext: 50 µs a time.
-_dispatch = crypten.CrypTensor.__getattribute__.__wrapped__
-
-# What CrypTen offers and what is right over masked sharing, forward and backward. Everything else
-# of CrypTen's is refused: much of it is wrong in 0.4.1, or fails in the middle for want of a
-# member that this type does not have, or loses gradients without a word.
-_SUPPORTED = """
-    __eq__ __getitem__ __ge__ __gt__ __le__ __len__ __lt__ __ne__ __rsub__ __rtruediv__ abs add
-    binary_cross_entropy_with_logits cat clone cross_entropy dim div dot eq expand flatten ge ger gt
-    inv_sqrt le linear lt matmul max mean min mse_loss mul ne neg nelement numel permute pow
-    reciprocal relu reshape sigmoid sign size softmax square squeeze stack sub sum t tanh transpose
-    unsqueeze var view where
-"""
-SUPPORTED = frozenset(_SUPPORTED.split())
-_COMMON = crypten.common.functions
-_OFFERED = {name for module in _COMMON.__all__ for name in getattr(_COMMON, module).__all__}
-_REFUSED = frozenset(_OFFERED | set(crypten.gradients.FUNCTION_REGISTRY)) - SUPPORTED
-_NO_GRADIENT = frozenset({"expand", "inv_sqrt"})
 
 
 @crypten.register_cryptensor("masked")
@@ -200,12 +179,12 @@ class MaskedTensor(crypten.CrypTensor):
             self.value = shared_in(state.role, tensor, src, shape, self.bits)
 
     # CrypTen looks every attribute up among its autograd functions first. Here only the names of
-    # those functions are looked up, by the descriptors of `record` and `_Refused`: the state of a
-    # tensor is read far more often than a function is called.
+    # those functions are looked up, by the descriptors of `routing`: the state of a tensor
+    # is read far more often than a function is called.
     __getattribute__ = object.__getattribute__
 
     def __getattr__(self, name: str) -> Any:
-        return _dispatch(self, name)  # functions in place, such as add_
+        return dispatched(self, name)  # functions in place, such as add_
 
     def __repr__(self) -> str:
         return f"MaskedTensor(shape={tuple(self.shape)})"
@@ -446,7 +425,7 @@ class MaskedTensor(crypten.CrypTensor):
         index = as_index(index)
         if self.requires_grad and crypten.CrypTensor.AUTOGRAD_ENABLED:
             # Python calls this past CrypTen's dispatch, so no gradient would ever come back.
-            made: MaskedTensor = _dispatch(self, "indexed")(index)
+            made: MaskedTensor = dispatched(self, "indexed")(index)
             return made
         _agree(index)
         return self.linear_map(lambda value: value.select(index))
@@ -657,41 +636,7 @@ _REFLECTED = {
 }
 
 
-class _Recorded:
-    """A function of CrypTen's autograd as an attribute; without recording, the method behind it."""
-
-    def __init__(self, name: str, method: Any) -> None:
-        self._name = name
-        self._method = method
-
-    def __get__(self, tensor: Any, owner: Any) -> Any:
-        if tensor is None:
-            return self
-        if crypten.CrypTensor.AUTOGRAD_ENABLED:
-            return _dispatch(tensor, self._name)
-        if self._method is None:
-            function = crypten.gradients.FUNCTION_REGISTRY[self._name]
-            return tensor._get_forward_function_no_ctx(function)
-        return self._method.__get__(tensor, owner)
-
-
-class _Refused:
-    """A function of CrypTen's that raises when it is looked up, always or where it is recorded."""
-
-    def __init__(self, name: str, method: Any = None) -> None:
-        self._name = name
-        self._method = method
-
-    def __get__(self, tensor: Any, owner: Any) -> Any:
-        if tensor is None:
-            return self
-        if self._method is None:
-            raise NotImplementedError(
-                f"{self._name}: CrypTen's version is not offered over masked sharing"
-            )
-        if tensor.requires_grad and crypten.CrypTensor.AUTOGRAD_ENABLED:
-            raise NotImplementedError(f"{self._name}: no gradient is implemented; use detach()")
-        return self._method.__get__(tensor, owner)
+offer(MaskedTensor)
 
 
 def record(name: str, function: Any) -> None:
@@ -701,24 +646,7 @@ def record(name: str, function: Any) -> None:
     """
     function.name = name
     crypten.gradients.FUNCTION_REGISTRY[name] = function
-    _route(name)
-
-
-def _route(name: str) -> None:
-    method = inspect.getattr_static(MaskedTensor, name, None)
-    if isinstance(method, _Refused):
-        method = None
-    if not isinstance(method, _Recorded):
-        setattr(MaskedTensor, name, _Recorded(name, method))
-
-
-for _name in SUPPORTED & set(crypten.gradients.FUNCTION_REGISTRY):
-    if not _name.startswith("__"):  # what Python calls itself goes past every dispatch
-        _route(_name)
-for _name in _REFUSED:
-    setattr(MaskedTensor, _name, _Refused(_name))
-for _name in _NO_GRADIENT:
-    setattr(MaskedTensor, _name, _Refused(_name, inspect.getattr_static(MaskedTensor, _name)))
+    route(MaskedTensor, name)
 
 
 def _aligned(x: MaskedTensor, y: MaskedTensor) -> tuple[MaskedTensor, MaskedTensor]:

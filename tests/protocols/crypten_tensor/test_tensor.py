@@ -12,7 +12,8 @@ import torch
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor import tensor as crypten_backend
 from protocols.crypten_tensor.importing import crypten
-from protocols.crypten_tensor.tensor import SUPPORTED, MaskedTensor, attach, detach
+from protocols.crypten_tensor.routing import SUPPORTED
+from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.errors import RangeError, RevealError
 from protocols.roles.role import Role
 from tests.support.lockstep import run_lockstep
