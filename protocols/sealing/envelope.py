@@ -5,52 +5,39 @@ nothing from a file that its sender did not sign whole, and that a file cannot p
 another session, step, sender, recipient or set of tensors. Leaves to the caller: which senders a
 result needs, and that their payloads agree.
 
-    magic ‖ u32 length of header ‖ header ‖ chunks ‖ signatures
-    header   suite, sid, step, names, sender, recipient, SHA-256 of the recipient's key,
-             payload bytes, sealed file key
-    chunk k  AES-256-GCM of 1 MiB; nonce = 88-bit k ‖ last flag; key = HKDF(file key; header)
-    signed   "envelope/1" ‖ (SHA-256 of the header, SHA-256 of the chunks)
+    context    suite, sid, step, names, sender, recipient, SHA-256 of the recipient's key,
+               payload bytes
+    file key   sealed by HPKE to the recipient, with kind and context as `info`
+    trailer    signatures over "envelope/2" ‖ (SHA-256 of the header, SHA-256 of the chunks)
 
-The file key is sealed by HPKE with everything of the header before it as `info`. The chunking is
-the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár, CRYPTO 2015), as in age: the index
-fixes the order and the flag the end. Whatever is wrong is an EnvelopeError.
+in the format of `container`. Whatever is wrong is an EnvelopeError.
 """
 
 import hmac
-import os
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from typing import Protocol
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
-
 from protocols.canonical import decode_text, pack, pack_texts, unpack, unpack_texts
 from protocols.channel import Buffer
 from protocols.errors import AuthenticationError, EnvelopeError, FrameError
-from protocols.sealing import hpke, signatures
+from protocols.sealing import container, hpke, signatures
+from protocols.sealing.container import RESULT, Header
 from protocols.sealing.session import HASH_BYTES, MAX_TEXT_BYTES
 from protocols.sealing.signatures import Signer, Verifier
+from protocols.sealing.stream import open_chunks, seal_chunks, sealed_bytes
 
-MAGIC = b"mpc-train envelope 1\n"
-CHUNK_BYTES = 1 << 20
-TAG_BYTES = 16
 MAX_NAMES = 65536
 MAX_NAME_BYTES = 256
 MAX_NAMES_BYTES = 1 << 22
 MAX_PAYLOAD_BYTES = 1 << 36
 """64 GiB. Sizes are checked against the file in hand before anything is allocated."""
 
-_PURPOSE = "envelope/1"
-_FILE_KEY_BYTES = 32
-_SEALED_KEY_BYTES = _FILE_KEY_BYTES + hpke.OVERHEAD_BYTES
+_PURPOSE = "envelope/2"
 _BOUNDS = (
     *(MAX_TEXT_BYTES, HASH_BYTES, 8, MAX_NAMES_BYTES, MAX_TEXT_BYTES, MAX_TEXT_BYTES),
-    *(HASH_BYTES, 8, _SEALED_KEY_BYTES),
+    *(HASH_BYTES, 8),
 )
-_MAX_HEADER_BYTES = sum(_BOUNDS) + 4 * len(_BOUNDS)
 
 
 class HpkeOpener(Protocol):
@@ -98,21 +85,15 @@ def seal_envelope(
     view = memoryview(payload).cast("B")
     if len(view) > MAX_PAYLOAD_BYTES:
         raise EnvelopeError(f"a payload has at most {MAX_PAYLOAD_BYTES} bytes")
-    bound = _bound(info, recipient_public, len(view))
-    file_key = os.urandom(_FILE_KEY_BYTES)
+    context, file_key = _context(info, recipient_public, len(view)), container.new_file_key()
     try:
-        sealed_key = hpke.seal(recipient_public, _hpke_info(bound), file_key)
+        wrapped = hpke.seal(recipient_public, container.wrap_info(RESULT, context), file_key)
     except AuthenticationError as error:
         raise EnvelopeError(f"the key of {info.recipient}: {error}") from error
-    header = pack(*bound, sealed_key)
-    aead = _payload_key(file_key, header)
-    last = _chunk_count(len(view)) - 1
-    chunks = bytearray()
-    for index in range(last + 1):
-        piece = view[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
-        chunks += aead.encrypt(_nonce(index, index == last), piece, None)
-    signature = signer.sign(_PURPOSE, _statement(header, memoryview(chunks)))
-    return b"".join((MAGIC, len(header).to_bytes(4, "big"), header, chunks, signature))
+    header = Header(RESULT, context, _key_id(recipient_public), wrapped)
+    chunks = seal_chunks(view, header.payload_key(file_key))
+    signature = signer.sign(_PURPOSE, _statement(header, chunks))
+    return b"".join((header.framed(), chunks, signature))
 
 
 def read_info(blob: Buffer) -> EnvelopeInfo:
@@ -120,7 +101,7 @@ def read_info(blob: Buffer) -> EnvelopeInfo:
 
     Raises EnvelopeError when it is not an envelope.
     """
-    return _split(memoryview(blob)).info
+    return _split(blob).info
 
 
 def open_envelope(
@@ -142,14 +123,12 @@ def open_envelope(
     Raises EnvelopeError, saying which of these failed.
     """
     parts = _checked(blob, expected, recipient_public, verifier)  # 1 to 3
-    bound, header = _bound(expected, recipient_public, parts.payload_bytes), bytes(parts.header)
+    header = parts.header
     try:
-        file_key = private.hpke_open(_hpke_info(bound), parts.sealed_key)  # 4
+        file_key = private.hpke_open(header.wrap_info, header.wrapped_key)  # 4
     except AuthenticationError as error:
         raise EnvelopeError(f"the file key does not open: {error}") from error
-    if len(file_key) != _FILE_KEY_BYTES:
-        raise EnvelopeError("the file key has another length")
-    return _open_chunks(_payload_key(file_key, header), parts.chunks, parts.payload_bytes)  # 5
+    return open_chunks(parts.chunks, header.payload_key(file_key))  # 5
 
 
 def check_envelope(
@@ -163,54 +142,34 @@ def _checked(
     blob: Buffer, expected: EnvelopeInfo, recipient_public: bytes, verifier: Verifier
 ) -> "_Parts":
     """The parts of an envelope that its sender signed and that is exactly what is expected."""
-    parts = _split(memoryview(blob))
+    parts = _split(blob)
     for item in fields(EnvelopeInfo):  # 1
         if getattr(parts.info, item.name) != getattr(expected, item.name):
             raise EnvelopeError(f"an envelope for another {item.name}")
-    bound = _bound(expected, recipient_public, parts.payload_bytes)
-    header = pack(*bound, parts.sealed_key)
-    if not hmac.compare_digest(header, bytes(parts.header)):  # 2
+    context = _context(expected, recipient_public, parts.payload_bytes)
+    ours = Header(RESULT, context, _key_id(recipient_public), parts.header.wrapped_key)
+    if not hmac.compare_digest(ours.encoded(), parts.header.encoded()):  # 2
         raise EnvelopeError(f"an envelope for another key of {expected.recipient}")
     try:
-        verifier.verify(_PURPOSE, _statement(header, parts.chunks), bytes(parts.signature))  # 3
+        verifier.verify(_PURPOSE, _statement(ours, parts.chunks), bytes(parts.signature))  # 3
     except AuthenticationError as error:
         raise EnvelopeError(f"an envelope that {expected.sender} did not sign: {error}") from error
     return parts
 
 
-def _open_chunks(aead: AESGCM, chunks: memoryview, payload_bytes: int) -> bytes:
-    last = _chunk_count(payload_bytes) - 1
-    step = CHUNK_BYTES + TAG_BYTES
-    pieces = []
-    for index in range(last + 1):
-        piece = chunks[index * step : (index + 1) * step]
-        try:
-            pieces.append(aead.decrypt(_nonce(index, index == last), piece, None))
-        except InvalidTag as error:
-            raise EnvelopeError(f"chunk {index} of {last + 1} does not verify") from error
-    return b"".join(pieces)
-
-
 @dataclass(frozen=True, repr=False)
 class _Parts:
     info: EnvelopeInfo
-    header: memoryview
-    sealed_key: bytes
+    header: Header
     payload_bytes: int
     chunks: memoryview
     signature: memoryview
 
 
-def _split(blob: memoryview) -> _Parts:
-    start = len(MAGIC) + 4
-    if bytes(blob[: len(MAGIC)]) != MAGIC or len(blob) < start:
-        raise EnvelopeError("not an envelope of this version")
-    header_bytes = int.from_bytes(blob[len(MAGIC) : start], "big")
-    if header_bytes > min(_MAX_HEADER_BYTES, len(blob) - start):
-        raise EnvelopeError("an envelope whose header is cut off or too long")
-    header = blob[start : start + header_bytes]
+def _split(blob: Buffer) -> _Parts:
+    header, body = container.split(blob, RESULT)
     try:
-        suite, sid, step, names, sender, recipient, _, size, sealed_key = unpack(header, _BOUNDS)
+        suite, sid, step, names, sender, recipient, _, size = unpack(header.context, _BOUNDS)
         info = EnvelopeInfo(
             decode_text(suite),
             sid,
@@ -222,15 +181,14 @@ def _split(blob: memoryview) -> _Parts:
     except FrameError as error:
         raise EnvelopeError(f"a malformed envelope: {error}") from error
     payload_bytes = int.from_bytes(size, "big")
-    sealed_bytes = payload_bytes + TAG_BYTES * _chunk_count(payload_bytes)
-    if len(blob) != start + header_bytes + sealed_bytes + signatures.SIGNATURE_BYTES:
+    length = sealed_bytes(payload_bytes)
+    if len(body) != length + signatures.SIGNATURE_BYTES:
         raise EnvelopeError("an envelope that is cut off or has bytes too many")
-    body = blob[start + header_bytes :]
-    return _Parts(info, header, sealed_key, payload_bytes, body[:sealed_bytes], body[sealed_bytes:])
+    return _Parts(info, header, payload_bytes, body[:length], body[length:])
 
 
-def _bound(info: EnvelopeInfo, recipient_public: bytes, payload_bytes: int) -> list[bytes]:
-    return [
+def _context(info: EnvelopeInfo, recipient_public: bytes, payload_bytes: int) -> bytes:
+    return pack(
         info.suite.encode(),
         info.sid,
         info.step.to_bytes(8, "big"),
@@ -239,26 +197,12 @@ def _bound(info: EnvelopeInfo, recipient_public: bytes, payload_bytes: int) -> l
         info.recipient.encode(),
         sha256(recipient_public).digest(),
         payload_bytes.to_bytes(8, "big"),
-    ]
+    )
 
 
-def _hpke_info(bound: list[bytes]) -> bytes:
-    return pack(MAGIC, *bound)
+def _key_id(recipient_public: bytes) -> str:
+    return f"hpke:{sha256(recipient_public).hexdigest()}"
 
 
-def _payload_key(file_key: bytes, header: bytes) -> AESGCM:
-    info = pack(b"mpc-train/envelope/1/payload", sha256(header).digest())
-    return AESGCM(HKDFExpand(SHA256(), 32, info).derive(file_key))
-
-
-def _statement(header: bytes, chunks: memoryview) -> bytes:
-    return pack(sha256(header).digest(), sha256(chunks).digest())
-
-
-def _nonce(index: int, last: bool) -> bytes:
-    return index.to_bytes(11, "big") + bytes([last])
-
-
-def _chunk_count(payload_bytes: int) -> int:
-    """An empty payload is one empty chunk, so that its end is authenticated as well."""
-    return max(1, -(-payload_bytes // CHUNK_BYTES))
+def _statement(header: Header, chunks: Buffer) -> bytes:
+    return pack(sha256(header.encoded()).digest(), sha256(chunks).digest())
