@@ -7,6 +7,8 @@
     ├── RosterError             the roster lacks, repeats or contradicts a card
     ├── ContractError           the proposed contract is malformed, or its signatures do not fit
     ├── PolicyError             the job breaks this node's own rules; nothing was shared
+    ├── VaultError              an object of the vault is missing, damaged or not this node's
+    │   └── KeyServiceError     the key service is away, refuses, or no longer has the key
     ├── TransportError          the network cannot be used as configured
     │   └── PortInUseError      the address to listen on is taken
     ├── ControlError            a control message is malformed, out of order or out of bounds
@@ -57,6 +59,18 @@ class PolicyError(PartiesError):
     """The job breaks this node's own rules; nothing was shared."""
 
     code = "policy"
+
+
+class VaultError(PartiesError):
+    """An object of the vault is missing, damaged, another's, or of a newer version."""
+
+    code = "vault"
+
+
+class KeyServiceError(VaultError):
+    """The service that keeps the vault's keys is away, refuses, or no longer has the key."""
+
+    code = "key-service"
 
 
 class TransportError(PartiesError):

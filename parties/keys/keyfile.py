@@ -27,6 +27,7 @@ from protocols.canonical import pack, unpack
 from protocols.errors import FrameError
 
 MAGIC = b"mpc-train identity 1\n"
+"""How an identity's file begins; other secrets in this format have a beginning of their own."""
 KDF_NAME = b"argon2id"
 SALT_BYTES = 16
 MAX_PASSPHRASE_BYTES = 4096
@@ -56,7 +57,11 @@ MAXIMUM_COST = KdfCost(memory_kib=1 << 20, passes=16, lanes=16)
 
 
 def seal_secret(
-    secret: bytes, passphrase: bytes, header: bytes, cost: KdfCost = DEFAULT_COST
+    secret: bytes,
+    passphrase: bytes,
+    header: bytes,
+    cost: KdfCost = DEFAULT_COST,
+    magic: bytes = MAGIC,
 ) -> bytes:
     """The file's content: `secret` encrypted, `header` readable and authenticated.
 
@@ -67,18 +72,18 @@ def seal_secret(
     salt, nonce = os.urandom(SALT_BYTES), os.urandom(12)
     check, key = _derive(passphrase, salt, cost)
     public = _public_fields(cost, salt, header, check, nonce)
-    ciphertext = AESGCM(key).encrypt(nonce, secret, MAGIC + pack(*public))
-    body = MAGIC + pack(*public, ciphertext)
+    ciphertext = AESGCM(key).encrypt(nonce, secret, magic + pack(*public))
+    body = magic + pack(*public, ciphertext)
     return body + sha256(body).digest()
 
 
 def read_header(data: bytes) -> bytes:
     """The public header, NOT authenticated before `open_secret`. Raises IdentityError."""
-    return _fields(data)[5]
+    return _fields(data, MAGIC)[5]
 
 
 def open_secret(
-    data: bytes, passphrase: bytes, minimum: KdfCost = MINIMUM_COST
+    data: bytes, passphrase: bytes, minimum: KdfCost = MINIMUM_COST, magic: bytes = MAGIC
 ) -> tuple[bytes, bytes]:
     """Header and secret of a file's content.
 
@@ -89,7 +94,7 @@ def open_secret(
     Raises PassphraseError at 2, IdentityError at 1 and 3. Only tests of this module pass a lower
     `minimum`; a vault never does.
     """
-    kdf, memory, passes, lanes, salt, header, check, nonce, ciphertext = _fields(data)  # 1
+    kdf, memory, passes, lanes, salt, header, check, nonce, ciphertext = _fields(data, magic)  # 1
     cost = KdfCost(*(int.from_bytes(number, "big") for number in (memory, passes, lanes)))
     if kdf != KDF_NAME or len(salt) != SALT_BYTES or len(nonce) != 12:
         raise IdentityError("the key derivation is not one of this version")
@@ -103,7 +108,7 @@ def open_secret(
     if not hmac.compare_digest(expected, check):  # 2
         raise PassphraseError("the passphrase is wrong")
     try:
-        additional = MAGIC + pack(*_public_fields(cost, salt, header, check, nonce))
+        additional = magic + pack(*_public_fields(cost, salt, header, check, nonce))
         return header, AESGCM(key).decrypt(nonce, ciphertext, additional)  # 3
     except InvalidTag as error:
         raise IdentityError("the file was altered") from error
@@ -116,14 +121,14 @@ def _public_fields(
     return [KDF_NAME, *numbers, salt, header, check, nonce]
 
 
-def _fields(data: bytes) -> list[bytes]:
-    if not data.startswith(MAGIC) or len(data) > MAX_FILE_BYTES:
-        raise IdentityError("not an identity file of this version")
+def _fields(data: bytes, magic: bytes) -> list[bytes]:
+    if not data.startswith(magic) or len(data) > MAX_FILE_BYTES:
+        raise IdentityError(f"not a file of {magic.decode().strip()}")
     body, digest = data[:-32], data[-32:]
     if not hmac.compare_digest(sha256(body).digest(), digest):
         raise IdentityError("damaged: its checksum does not fit")
     try:
-        return unpack(body[len(MAGIC) :], _BOUNDS)
+        return unpack(body[len(magic) :], _BOUNDS)
     except FrameError as error:
         raise IdentityError(f"malformed: {error}") from error
 

@@ -1,0 +1,232 @@
+"""What a node keeps, encrypted: one folder of objects, each with a header and its chunks.
+
+    vault/table/admissions.3.header     `protocols.sealing.stored`: what it is, its wrapped file key
+    vault/table/admissions.3.chunks     the content
+    vault/table/admissions.2.shredded   nothing: this version was destroyed
+
+An object is there once its header is: the chunks are durable before that, so that a crash, a full
+disk or Ctrl-C leaves no object, or the whole of it. To wrap a file key anew is to replace one small
+file. To shred an object is to destroy its header: without the file key the chunks say nothing,
+wherever copies of them are. A copy of the *header* in a backup opens as long as the key service
+has the key: rotate and retire the key as well.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BufferedReader
+from pathlib import Path
+from typing import BinaryIO
+
+from parties.errors import VaultError
+from parties.files import atomic_file, private_directory, read_bounded, write_atomic
+from parties.keys.identity import reason
+from parties.keys.services.service import KeyService
+from protocols.errors import EnvelopeError
+from protocols.sealing import container, stored
+from protocols.sealing.stored import ObjectInfo
+from protocols.sealing.stream import CHUNK_BYTES, SealingWriter, plain_bytes
+
+HEADER, CHUNKS, SHREDDED = ".header", ".chunks", ".shredded"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+"""Of objects and kinds: they are parts of file names."""
+MAX_HEADER_BYTES = container.MAX_HEADER_BYTES + len(container.MAGIC) + 4
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object: what it is, the id of the key that wraps its file key, bytes of its content."""
+
+    info: ObjectInfo
+    key_id: str
+    size: int
+
+
+class Store:
+    """The vault of one node. Raises VaultError and KeyServiceError, which name the object."""
+
+    def __init__(self, folder: Path, node: str, keys: KeyService) -> None:
+        self._folder, self._node, self._keys = folder, node, keys
+
+    @contextlib.contextmanager
+    def writing(self, kind: str, name: str, job: str = "") -> Iterator[SealingWriter]:
+        """Keep what is written as the newest version of `name`, once the block has ended well."""
+        _check(kind, "a kind")
+        _check(name, "a name")
+        with self._changing(kind, name) as folder:
+            version = 1 + max(_versions(folder, name), default=0)
+            created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            info = ObjectInfo(self._node, kind, name, version, job, created)
+            path = folder / f"{name}.{version}"
+            with atomic_file(path.with_name(path.name + CHUNKS)) as stream:
+                header, content = stored.seal_object(stream, info, self._keys)
+                yield content
+                content.finish()
+            # From here on it is there.
+            write_atomic(path.with_name(path.name + HEADER), header.framed(), replace=False)
+
+    def open(self, kind: str, name: str, version: int = 0) -> "Content":
+        """The content of a version, 0 for the newest; close it after use."""
+        path = self._path(kind, name, version)
+        with _named(path):
+            header, info = self._header(path)
+            stream = path.with_name(path.name + CHUNKS).open("rb")
+            try:
+                size = os.fstat(stream.fileno()).st_size
+                reader = stored.open_object(header, stream, size, self._keys)
+            except BaseException:
+                stream.close()
+                raise
+            return Content(info, BufferedReader(reader, CHUNK_BYTES), reader.size, stream)
+
+    def entries(self) -> list[Entry]:
+        """All objects by kind, name and version; no key is used, and nothing is verified."""
+        return [self._entry(path) for path in self._paths()]
+
+    def shred(self, kind: str, name: str, version: int = 0) -> ObjectInfo:
+        """Destroy a version, 0 for the newest, so that no key opens it any more."""
+        path = self._path(kind, name, version)
+        with self._changing(kind, name), _named(path):
+            _, info = self._header(path)
+            header = path.with_name(path.name + HEADER)
+            write_atomic(path.with_name(path.name + SHREDDED), b"", replace=True)
+            with header.open("r+b") as stream:
+                stream.write(bytes(os.fstat(stream.fileno()).st_size))
+                stream.flush()
+                os.fsync(stream.fileno())
+            header.unlink()
+            path.with_name(path.name + CHUNKS).unlink()
+        return info
+
+    def rewrap(self, new: KeyService, told: Callable[[Entry], None] | None = None) -> int:
+        """Wrap every file key under the current key of `new`; return how many there were.
+
+        Objects that are so already are passed over: what was interrupted goes on. Contents stay as
+        they are.
+        """
+        count = 0
+        for path in self._paths():
+            with self._changing(path.parent.name, _parted(path)[0]), _named(path):
+                header, _ = self._header(path)
+                if header.key_id == new.current:
+                    continue
+                changed = stored.rewrap(header, self._keys, new)
+                write_atomic(path.with_name(path.name + HEADER), changed.framed())
+            count += 1
+            if told is not None:
+                told(self._entry(path))
+        return count
+
+    def _entry(self, path: Path) -> Entry:
+        with _named(path):
+            header, info = self._header(path)
+            size = path.with_name(path.name + CHUNKS).stat().st_size
+            return Entry(info, header.key_id, plain_bytes(size))
+
+    def _header(self, path: Path) -> tuple[container.Header, ObjectInfo]:
+        """The header of an object, which is what its place says: this node's, kind, name, version;
+        otherwise VaultError."""
+        data = read_bounded(path.with_name(path.name + HEADER), MAX_HEADER_BYTES)
+        header, info = stored.read_header(data)
+        name, _, version = path.name.rpartition(".")
+        if (info.node, info.kind, info.name) != (self._node, path.parent.name, name) or (
+            str(info.version) != version
+        ):
+            raise EnvelopeError(f"it is another object: {info.title} of {info.node}")
+        return header, info
+
+    def _path(self, kind: str, name: str, version: int) -> Path:
+        _check(kind, "a kind")
+        _check(name, "a name")
+        folder = self._folder / kind
+        there = _versions(folder, name, HEADER)
+        if not there or (version and version not in there):
+            which = f"version {version} of " if version and there else ""
+            shredded = version and version in _versions(folder, name, SHREDDED)
+            why = "it was shredded" if shredded else "see mpc-train vault ls"
+            raise VaultError(f"the vault {self._folder} has no {which}{kind} {name}; {why}")
+        return folder / f"{name}.{version or max(there)}"
+
+    def _paths(self) -> list[Path]:
+        """Every object's path without its end."""
+        found = [
+            (path.parent.name, *_parted(path), path.with_name(path.name.removesuffix(HEADER)))
+            for path in self._folder.glob(f"*/*{HEADER}")
+        ]
+        return [path for *_, path in sorted(found)]
+
+    @contextlib.contextmanager
+    def _changing(self, kind: str, name: str) -> Iterator[Path]:
+        """The folder of a kind; one process at a time changes the objects of one name."""
+        folder = self._folder / kind
+        try:
+            private_directory(folder)
+            lock = os.open(folder / f".{name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError as error:
+            raise VaultError(f"the vault {self._folder}: {reason(error)}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for version in set(_versions(folder, name, CHUNKS)) - set(
+                _versions(folder, name, HEADER)
+            ):
+                # A crash came between the two, when this was written or shredded.
+                (folder / f"{name}.{version}{CHUNKS}").unlink()
+            yield folder
+        except OSError as error:
+            raise VaultError(f"the vault {self._folder}: {reason(error)}") from error
+        finally:
+            os.close(lock)
+
+
+@dataclass
+class Content:
+    """An opened object. reader: its content, from any position. size: bytes of it."""
+
+    info: ObjectInfo
+    reader: BufferedReader
+    size: int
+    _stream: BinaryIO
+
+    def __enter__(self) -> "Content":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reader.close()
+        self._stream.close()
+
+
+def _check(text: str, what: str) -> None:
+    if not NAME.fullmatch(text):
+        raise VaultError(f"{text!r} is not {what}: letters, digits, - and _, at most 100")
+
+
+def _parted(path: Path) -> tuple[str, int]:
+    """Name and version of an object's file, with its end or without; -1 where it is none."""
+    plain = path.name
+    for end in (HEADER, CHUNKS, SHREDDED):
+        plain = plain.removesuffix(end)
+    name, _, version = plain.rpartition(".")
+    return name, int(version) if version.isdecimal() else -1
+
+
+def _versions(folder: Path, name: str, *ends: str) -> list[int]:
+    found = []
+    for end in ends or (HEADER, SHREDDED):
+        parted = map(_parted, folder.glob(f"{name}.*{end}"))
+        found += [version for known, version in parted if known == name and version > 0]
+    return found
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of the format and of files say which object they are about."""
+    try:
+        yield
+    except (EnvelopeError, ValueError) as error:
+        raise VaultError(f"{path}: {error}") from error
+    except OSError as error:
+        raise VaultError(f"{path}: {reason(error)}") from error
