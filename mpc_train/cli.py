@@ -10,7 +10,19 @@ import typer
 
 from mpc_train.base.printing import say
 from mpc_train.base.release import version
-from mpc_train.commands import data, job, keys, model, nodes, open, predict, run, schema, script
+from mpc_train.commands import (
+    data,
+    job,
+    keys,
+    model,
+    nodes,
+    open,
+    predict,
+    run,
+    schema,
+    script,
+    vault,
+)
 
 app = typer.Typer(
     name="mpc-train",
@@ -30,6 +42,7 @@ app.add_typer(job.job, name="job")
 app.add_typer(model.model, name="model")
 app.add_typer(schema.schema, name="schema")
 app.add_typer(data.data, name="data")
+app.add_typer(vault.vault, name="vault")
 app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)

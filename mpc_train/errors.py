@@ -20,7 +20,7 @@ Exit status of `mpc-train`:
     2 wrong use of the command line            8 another node was lost, or stopped the run
     3 a job or configuration file is wrong     9 authentication or protocol failure
     4 a data file is wrong                    10 a value is out of range
-    5 identity, passphrase, card or roster   130 interrupted
+    5 identity, card, roster or vault        130 interrupted
 """
 
 
@@ -98,6 +98,7 @@ EXIT_STATUS: dict[str, int] = {
     "IdentityError": 5,
     "CardError": 5,
     "RosterError": 5,
+    "VaultError": 5,
     "RefusedError": 6,
     "PolicyError": 6,
     "ContractError": 6,

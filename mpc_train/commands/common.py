@@ -164,8 +164,17 @@ def enter(
     """Open the identity and the roster that a node's file names."""
     from parties.keys.roster import Roster
 
-    if passphrase_file is None and passphrase_fd is None:
-        passphrase_file = place.passphrase_file
     _check_home(place.home, "correct home under [node] in this node's file")
     roster = Roster.load(place.roster)
-    return open_vault(place.home, place.name, passphrase_file, passphrase_fd), roster
+    return identity_at(place, passphrase_file, passphrase_fd), roster
+
+
+def identity_at(
+    place: Place, passphrase_file: Path | None, passphrase_fd: int | None
+) -> "FileVault":
+    """Open the identity that a node's file names, by the passphrase file that it names unless an
+    option says where else the passphrase comes from."""
+    _check_home(place.home, "correct home under [node] in this node's file")
+    if passphrase_file is None and passphrase_fd is None:
+        passphrase_file = place.passphrase_file
+    return open_vault(place.home, place.name, passphrase_file, passphrase_fd)

@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from mpc_train.base.printing import say
-from mpc_train.commands.common import ConfigOption, Format, FormatOption, emit, reporting
+from mpc_train.commands.common import (
+    ConfigOption,
+    Format,
+    FormatOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    emit,
+    identity_at,
+    reporting,
+)
 from mpc_train.errors import JobError
 
 data = typer.Typer(no_args_is_help=True, help="This node's own tables.")
@@ -17,10 +26,13 @@ data = typer.Typer(no_args_is_help=True, help="This node's own tables.")
 def data_check(
     path: Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")],
     config: ConfigOption,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
     """Read this node's table as a job would, and say all that is wrong with it. Nothing is sent
-    anywhere, and no other node is needed."""
+    anywhere, and no other node is needed. A table of the vault is opened with the node's identity.
+    """
     with reporting(output):
         from mpc_train.admission.load import load_job
         from mpc_train.owners.columns import columns_of
@@ -36,10 +48,19 @@ def data_check(
                 f"{path}: {me} brings no data to this job; its owners are {', '.join(job.owners)}"
             )
         source = node.source(job.name)
+        vault = None
+        if source.stored:
+            from mpc_train.node.storage import tables_at
+
+            vault = tables_at(node, identity_at(node.place, passphrase_file, passphrase_fd))
         view = ProgressView(enabled=output is Format.text)
         with view.shown():
             table = load_table(
-                source, job, me, lambda news: view.event("reading", dataclasses.asdict(news))
+                source,
+                job,
+                me,
+                lambda news: view.event("reading", dataclasses.asdict(news)),
+                vault=vault,
             )
         if output is Format.json:
             emit(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mpc_train.owners.table import Table
     from mpc_train.run.node_config import NodeConfig
     from mpc_train.run.program import TrainProgram
+    from mpc_train.tables.loading.load import Vault
     from mpc_train.tables.reading import Progress
     from parties.agreement.contract import Roles
     from parties.agreement.session import Session
@@ -137,6 +138,7 @@ def _node(
         from mpc_train.node.consent import terminal
         from mpc_train.node.places import run_directory
         from mpc_train.node.remembered import Remembered
+        from mpc_train.node.storage import tables_at
         from mpc_train.results.report import metric, told_lines
         from mpc_train.run.node_config import default_home, load_node_config
         from parties.nodes.node import NodeSettings, run_node
@@ -152,7 +154,7 @@ def _node(
         events = _Events(output)
         join_s = float(settings.timeouts.join_s)
         ask = None if output is Format.json else terminal(events.view, join_s)
-        program = _Guarded(settings, roster, deals, events, ask)
+        program = _Guarded(settings, roster, deals, events, ask, tables_at(settings, vault))
         with events.view.shown():
             result = run_node(
                 vault,
@@ -223,8 +225,9 @@ class _Guarded:
         deals: bool,
         events: "_Events",
         ask: "Ask | None",
+        vault: "Vault | None" = None,
     ) -> None:
-        self._config, self._roster, self._deals = config, roster, deals
+        self._config, self._roster, self._deals, self._vault = config, roster, deals, vault
         self._events, self._ask = events, ask
         self._program: TrainProgram | None = None
         self._remembered: Remembered | None = None
@@ -277,7 +280,8 @@ class _Guarded:
         from mpc_train.owners.table import load_table
 
         source = self._config.source(job.name)
-        table = load_table(source, job, self._config.place.name, self._events.reading)
+        me = self._config.place.name
+        table = load_table(source, job, me, self._events.reading, vault=self._vault)
         if self._remembered is not None:
             self._remembered.check(job, source, table)
         return table

@@ -19,7 +19,7 @@ from mpc_train.owners.local import check_cells, check_filled, local_terms
 from mpc_train.owners.tokens import IdentifierError, Tokens, spelt, token_key, tokens_of
 from mpc_train.tables.dates import DateForm
 from mpc_train.tables.faults import Faults
-from mpc_train.tables.loading.load import Report, load
+from mpc_train.tables.loading.load import Report, Vault, as_stored, load
 from mpc_train.tables.normalise import normaliser
 from mpc_train.tables.readers.arrays import Arrays
 from mpc_train.tables.source import Source, label_of
@@ -74,11 +74,13 @@ def load_table(
     owner: str,
     progress: Report | None = None,
     raw: Callable[[Pipeline, TypedTable], Reals] | None = None,
+    vault: Vault | None = None,
 ) -> Table:
     """Read `owner`'s table for `job`; raises DataError for anything that does not fit.
 
-    raw: makes `Table.raw` of the table's terms.
+    raw: makes `Table.raw` of the table's terms. vault: opens a table of the node's vault.
     """
+    source = as_stored(source, vault)
     link, group = job.data.link, job.data.split_by
     alone = job.data.partition == "columns" or len(job.owners) == 1
     typed = load(
@@ -94,6 +96,7 @@ def load_table(
         arrays=arrays_of(job, source),
         label=job.label.name,
         fillable=frozenset() if alone else _fillable(job),
+        vault=vault,
     )
     try:
         tokens = None if link is None else _tokens(job, link, typed, source)

@@ -174,6 +174,8 @@ def _unpacked(text: str) -> bytes:
 def source_mark(key: bytes, source: Source) -> str:
     """Where a table lies: its file, links resolved, or its database and query."""
     place = os.path.realpath(source.file) if source.file else f"{source.url} {source.query}"
+    if source.stored:
+        place = source.file
     return hmac.new(key, place.encode(), sha256).hexdigest()
 
 

@@ -55,6 +55,19 @@ class _Node(_Strict, frozen=True):
     unless --passphrase-file or --passphrase-fd is given."""
 
 
+class _Vault(_Strict, frozen=True):
+    """`[vault]`: where this node keeps its tables encrypted, and under which key."""
+
+    folder: str = ""
+    """Directory of the vault; left out, `vault` in the home."""
+    key: str = "identity:"
+    """The key service that wraps the keys of what lies there: identity: is the node's own identity,
+    file:PATH a file of keys that `mpc-train vault key` makes."""
+    passphrase_file: str = ""
+    """File with the passphrase of file: keys, which nobody else may read; left out, it is asked
+    for."""
+
+
 class _Peer(_Strict, frozen=True):
     """`[coordinator]`: whom this node dials."""
 
@@ -97,6 +110,7 @@ class _PartyFile(_Strict, frozen=True):
     coordinator: _Peer
     rules: Rules
     network: _Network = _Network()
+    vault: _Vault = _Vault()
     data: dict[str, str | Source] = {}
     """`[data]`: by job name, where this node's table lies: a path, or a table of these keys. Only
     owners of data need it."""
@@ -133,6 +147,15 @@ class Place:
 
 
 @dataclass(frozen=True)
+class VaultPlace:
+    """Where a node's vault lies, and the URI of its key, with an absolute path."""
+
+    folder: Path
+    key: str
+    passphrase_file: Path | None
+
+
+@dataclass(frozen=True)
 class NodeConfig:
     """A party's or dealer's file, checked, with absolute paths."""
 
@@ -146,6 +169,7 @@ class NodeConfig:
     advertise: str | None
     """What peers dial, if it differs from `listen`."""
     rules: Rules
+    vault: VaultPlace
     data: dict[str, Source]
     """By job name, where this node's table lies and how it is written."""
     warm_start: dict[str, Path]
@@ -244,6 +268,7 @@ def load_node_config(path: Path | str) -> NodeConfig:
         listen=listen or None,
         advertise=advertise or None,
         rules=parsed.rules,
+        vault=check.vault(parsed.vault, place.home),
         data=data,
         warm_start={name: check.resolve(file) for name, file in parsed.warm_start.items()},
         timeouts=parsed.timeouts,
@@ -321,6 +346,17 @@ class _Checker:
             self.note("timeouts.return_s", "between 0 seconds and 7 days")
         if not 1 <= timeouts.dial_s <= _MAX_DIAL_S:
             self.note("timeouts.dial_s", f"between 1 and {_MAX_DIAL_S} seconds")
+
+    def vault(self, vault: _Vault, home: Path) -> VaultPlace:
+        key = vault.key
+        if key.startswith("file:"):
+            key = f"file:{self.resolve(key.removeprefix('file:'))}"
+        file = vault.passphrase_file
+        return VaultPlace(
+            folder=self.resolve(vault.folder) if vault.folder else home / "vault",
+            key=key,
+            passphrase_file=self.resolve(file) if file else None,
+        )
 
     def place(self, node: _Node) -> Place:
         self.name("node.name", node.name)

@@ -15,7 +15,7 @@ from mpc_train.tables.dates import ISO, MAX_PIVOT, MIN_PIVOT, DateForm, FormErro
 from mpc_train.tables.postgres_url import UrlError, parse_url
 from mpc_train.tables.spelling import compose, entry_of, name_of
 
-FileFormat = Literal["auto", "csv", "parquet", "arrow", "npz", "excel"]
+FileFormat = Literal["auto", "csv", "parquet", "arrow", "npz", "excel", "vault"]
 DropRule = Literal["empty-identifier", "missing-label"]
 
 SQLITE, POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
@@ -35,6 +35,8 @@ ENDINGS: dict[str, FileFormat] = {
     ".xls": "excel",
     ".ods": "excel",
 }
+IN_VAULT = "vault:"
+"""What a table's path begins with when it lies in the node's vault."""
 PACKED = (".gz", ".zip")
 """What may stand behind the end of a CSV file's name."""
 
@@ -43,7 +45,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """A file, or a query to a database. The options of one are refused with the other."""
 
     file: str = ""
-    """The table's file; or give a `url`."""
+    """The table's file, or vault:NAME for one that `mpc-train vault import` has put into this
+    node's vault; or give a `url`."""
     ignore: tuple[str, ...] = ()
     """Columns of the table that no job uses; they are not read. "": those without a name."""
     rename: dict[str, str] = {}
@@ -104,6 +107,11 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         compose(self, "ignore", "header", "date_formats", "date_pivots", "rename", "recode")
 
     @property
+    def stored(self) -> str:
+        """The name under which the table lies in the node's vault; empty where it does not."""
+        return self.file.removeprefix(IN_VAULT) if self.file.startswith(IN_VAULT) else ""
+
+    @property
     def separator(self) -> str:
         return self.delimiter or ("\t" if self._ending == ".tsv" else ",")
 
@@ -146,6 +154,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     @property
     def file_format(self) -> FileFormat:
         """The format of `file`; "auto" where its name does not say."""
+        if self.stored:
+            return "vault"
         if self.format != "auto":
             return self.format
         packed = Path(self.file).suffix.lower() in PACKED
@@ -228,6 +238,8 @@ def _foreign(source: Source) -> Iterator[Fault]:
         if source.packing and source.file_format != "csv":
             yield "file", f"only CSV is read from a {source.packing} file; unpack it"
     what = "a database" if source.url else f"a file of the format {source.file_format}"
+    if source.stored:
+        what = "a table of the vault, which was read when it was imported,"
     for key in foreign:
         if getattr(source, key) != getattr(_PLAIN, key):
             yield key, f"{what} has no such option; remove it"
@@ -306,7 +318,7 @@ def resolved(source: Source, resolve: Callable[[str], Path]) -> Source:
         url = SQLITE + str(resolve(url.removeprefix(SQLITE)))
     return msgspec.structs.replace(
         source,
-        file=str(resolve(source.file)) if source.file else "",
+        file=str(resolve(source.file)) if source.file and not source.stored else source.file,
         url=url,
         password_file=str(resolve(source.password_file)) if source.password_file else "",
         array_folder=str(resolve(source.array_folder)) if source.array_folder else "",

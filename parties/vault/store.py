@@ -50,7 +50,8 @@ class Store:
     """The vault of one node. Raises VaultError and KeyServiceError, which name the object."""
 
     def __init__(self, folder: Path, node: str, keys: KeyService) -> None:
-        self._folder, self._node, self._keys = folder, node, keys
+        self._folder, self._node = folder, node
+        self.keys = keys
 
     @contextlib.contextmanager
     def writing(self, kind: str, name: str, job: str = "") -> Iterator[SealingWriter]:
@@ -63,7 +64,7 @@ class Store:
             info = ObjectInfo(self._node, kind, name, version, job, created)
             path = folder / f"{name}.{version}"
             with atomic_file(path.with_name(path.name + CHUNKS)) as stream:
-                header, content = stored.seal_object(stream, info, self._keys)
+                header, content = stored.seal_object(stream, info, self.keys)
                 yield content
                 content.finish()
             # From here on it is there.
@@ -73,25 +74,27 @@ class Store:
         """The content of a version, 0 for the newest; close it after use."""
         path = self._path(kind, name, version)
         with _named(path):
-            header, info = self._header(path)
+            header, info = self._own(path)
             stream = path.with_name(path.name + CHUNKS).open("rb")
             try:
                 size = os.fstat(stream.fileno()).st_size
-                reader = stored.open_object(header, stream, size, self._keys)
+                reader = stored.open_object(header, stream, size, self.keys)
             except BaseException:
                 stream.close()
                 raise
             return Content(info, BufferedReader(reader, CHUNK_BYTES), reader.size, stream)
 
-    def entries(self) -> list[Entry]:
-        """All objects by kind, name and version; no key is used, and nothing is verified."""
-        return [self._entry(path) for path in self._paths()]
+    def newest(self, kind: str, name: str, version: int = 0) -> ObjectInfo:
+        """What the newest version of an object is, or that version; not verified."""
+        path = self._path(kind, name, version)
+        with _named(path):
+            return _header(path)[1]
 
     def shred(self, kind: str, name: str, version: int = 0) -> ObjectInfo:
         """Destroy a version, 0 for the newest, so that no key opens it any more."""
         path = self._path(kind, name, version)
         with self._changing(kind, name), _named(path):
-            _, info = self._header(path)
+            _, info = self._own(path)
             header = path.with_name(path.name + HEADER)
             write_atomic(path.with_name(path.name + SHREDDED), b"", replace=True)
             with header.open("r+b") as stream:
@@ -109,34 +112,23 @@ class Store:
         they are.
         """
         count = 0
-        for path in self._paths():
+        for path in _paths(self._folder):
             with self._changing(path.parent.name, _parted(path)[0]), _named(path):
-                header, _ = self._header(path)
+                header, _ = self._own(path)
                 if header.key_id == new.current:
                     continue
-                changed = stored.rewrap(header, self._keys, new)
+                changed = stored.rewrap(header, self.keys, new)
                 write_atomic(path.with_name(path.name + HEADER), changed.framed())
             count += 1
             if told is not None:
-                told(self._entry(path))
+                told(_entry(path))
         return count
 
-    def _entry(self, path: Path) -> Entry:
-        with _named(path):
-            header, info = self._header(path)
-            size = path.with_name(path.name + CHUNKS).stat().st_size
-            return Entry(info, header.key_id, plain_bytes(size))
-
-    def _header(self, path: Path) -> tuple[container.Header, ObjectInfo]:
-        """The header of an object, which is what its place says: this node's, kind, name, version;
-        otherwise VaultError."""
-        data = read_bounded(path.with_name(path.name + HEADER), MAX_HEADER_BYTES)
-        header, info = stored.read_header(data)
-        name, _, version = path.name.rpartition(".")
-        if (info.node, info.kind, info.name) != (self._node, path.parent.name, name) or (
-            str(info.version) != version
-        ):
-            raise EnvelopeError(f"it is another object: {info.title} of {info.node}")
+    def _own(self, path: Path) -> tuple[container.Header, ObjectInfo]:
+        """The header of an object of this node's; raises EnvelopeError for another's."""
+        header, info = _header(path)
+        if info.node != self._node:
+            raise EnvelopeError(f"is an object of {info.node}, not of {self._node}")
         return header, info
 
     def _path(self, kind: str, name: str, version: int) -> Path:
@@ -150,14 +142,6 @@ class Store:
             why = "it was shredded" if shredded else "see mpc-train vault ls"
             raise VaultError(f"the vault {self._folder} has no {which}{kind} {name}; {why}")
         return folder / f"{name}.{version or max(there)}"
-
-    def _paths(self) -> list[Path]:
-        """Every object's path without its end."""
-        found = [
-            (path.parent.name, *_parted(path), path.with_name(path.name.removesuffix(HEADER)))
-            for path in self._folder.glob(f"*/*{HEADER}")
-        ]
-        return [path for *_, path in sorted(found)]
 
     @contextlib.contextmanager
     def _changing(self, kind: str, name: str) -> Iterator[Path]:
@@ -180,6 +164,33 @@ class Store:
             raise VaultError(f"the vault {self._folder}: {reason(error)}") from error
         finally:
             os.close(lock)
+
+
+def entries_of(folder: Path) -> list[Entry]:
+    """All objects of a vault by kind, name and version; no key is used, and nothing is verified."""
+    return [_entry(path) for path in _paths(folder)]
+
+
+def _paths(folder: Path) -> list[Path]:
+    """Every object's path without its end."""
+    found = [(path.parent.name, *_parted(path)) for path in folder.glob(f"*/*{HEADER}")]
+    return [folder / kind / f"{name}.{version}" for kind, name, version in sorted(found)]
+
+
+def _entry(path: Path) -> Entry:
+    with _named(path):
+        header, info = _header(path)
+        size = path.with_name(path.name + CHUNKS).stat().st_size
+        return Entry(info, header.key_id, plain_bytes(size))
+
+
+def _header(path: Path) -> tuple[container.Header, ObjectInfo]:
+    """The header of an object, which is what its place says; raises EnvelopeError."""
+    data = read_bounded(path.with_name(path.name + HEADER), MAX_HEADER_BYTES)
+    header, info = stored.read_header(data)
+    if (info.kind, info.name, info.version) != (path.parent.name, *_parted(path)):
+        raise EnvelopeError(f"is another object: {info.title}")
+    return header, info
 
 
 @dataclass

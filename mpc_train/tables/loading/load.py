@@ -16,6 +16,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +37,7 @@ from mpc_train.tables.readers.database import open_query
 from mpc_train.tables.readers.excel import excel
 from mpc_train.tables.readers.fingerprint import Fingerprint
 from mpc_train.tables.readers.renamed import in_words_of_the_job
+from mpc_train.tables.readers.staged import Content, StagedTable, as_written, read_head
 from mpc_train.tables.reading import Progress, Table
 from mpc_train.tables.schema import Schema
 from mpc_train.tables.source import Source, label_of
@@ -46,6 +48,8 @@ MAX_TIMES = 4
 it is to have."""
 
 Report = Callable[[Progress], None]
+Vault = Callable[[str], AbstractContextManager[Content]]
+"""Opens the table of a name in the node's vault."""
 
 
 def load(
@@ -62,6 +66,7 @@ def load(
     arrays: Arrays | None = None,
     label: str = "",
     fillable: frozenset[str] = frozenset(),
+    vault: Vault | None = None,
 ) -> TypedTable:
     """Read the columns `names` of the schema, in this order, and the identifiers asked for.
 
@@ -71,7 +76,8 @@ def load(
     there are. check: what cells must satisfy beyond the schema, called while lines are
     known. arrays: a column of arrays, read as columns of numbers. label: the column that the
     source's rules for dropping rows call so. fillable: columns that may be missing as a whole, or
-    hold nothing, since the job says what stands in for them. A column of the source that the schema
+    hold nothing, since the job says what stands in for them. vault: opens tables that lie in the
+    node's vault. A column of the source that the schema
     does not know is an error unless `source.ignore` lists it. Raises DataError, with all that is
     wrong.
     """
@@ -79,7 +85,7 @@ def load(
     faults = Faults(title, source.titles)
     dropping = Dropping(source, identifiers, schema[label] if label in names else None)
     wanted = (*names, *identifiers)
-    with open_table(source, faults) as opened:
+    with open_table(source, faults, vault) as opened:
         table = with_arrays(opened, arrays, title)
         faults.place = table.place
         dropping.check(faults)
@@ -187,7 +193,9 @@ def _in_memory(frame: DataFrame, label: str) -> Iterator[Table]:
 
 
 @contextlib.contextmanager
-def open_table(source: Source, faults: Faults | None = None) -> Iterator[Table]:
+def open_table(
+    source: Source, faults: Faults | None = None, vault: Vault | None = None
+) -> Iterator[Table]:
     """The source as a table of its format, its columns called as the job calls them; a file is
     compared with itself when it is closed.
 
@@ -195,6 +203,11 @@ def open_table(source: Source, faults: Faults | None = None) -> Iterator[Table]:
     """
     if source.url:
         with open_query(source) as table:
+            yield in_words_of_the_job(table, source)
+        return
+    if source.stored:
+        with _content(source, vault) as content:
+            table = StagedTable(content.reader, content.size, source.file)
             yield in_words_of_the_job(table, source)
         return
     path = Path(source.file)
@@ -216,6 +229,20 @@ def open_table(source: Source, faults: Faults | None = None) -> Iterator[Table]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     before.check(path)
+
+
+def as_stored(source: Source, vault: Vault | None) -> Source:
+    """The source with what its table in the vault says of how cells are written."""
+    if not source.stored:
+        return source
+    with _content(source, vault) as content:
+        return as_written(source, read_head(content.reader, source.file))
+
+
+def _content(source: Source, vault: Vault | None) -> AbstractContextManager[Content]:
+    if vault is None:
+        raise DataError(f"{source.file}: this command does not open the vault; export the table")
+    return vault(source.stored)
 
 
 def _opened(source: Source, path: Path, file: BinaryIO, size: int, faults: Faults | None) -> Table:

@@ -1,0 +1,54 @@
+"""A node's vault, as its own file describes it."""
+
+import contextlib
+from collections.abc import Iterator
+
+from mpc_train.run.node_config import NodeConfig, VaultPlace
+from mpc_train.tables.loading.load import Vault as Tables
+from mpc_train.tables.readers.staged import Content
+from parties.keys.passphrase import read_passphrase
+from parties.keys.services.by_uri import open_service
+from parties.keys.services.service import KeyService
+from parties.keys.vault import Vault
+from parties.vault.store import Store
+
+TABLE = "table"
+
+
+def open_store(place: VaultPlace, identity: Vault) -> Store:
+    """The vault of the node whose identity is `identity`; raises KeyServiceError, VaultError."""
+    return Store(place.folder, identity.card.name, open_key(place, identity))
+
+
+def open_key(place: VaultPlace, identity: Vault) -> KeyService:
+    """The key service of a vault, its passphrase from the file that is named, or asked for."""
+
+    def passphrase() -> bytes:
+        return read_passphrase(file=place.passphrase_file, prompt=f"Passphrase of {place.key}: ")
+
+    return open_service(place.key, identity, passphrase)
+
+
+def tables_at(config: NodeConfig, identity: Vault) -> Tables | None:
+    """What opens the tables of the vault that the node's file names; None where it names none.
+
+    Raises VaultError for one that is not there.
+    """
+    named = [source.stored for source in config.data.values() if source.stored]
+    if not named:
+        return None
+    store = open_store(config.vault, identity)
+    for name in named:
+        store.newest(TABLE, name)
+    return tables_of(store)
+
+
+def tables_of(store: Store) -> Tables:
+    """Opens the tables of a vault by name, the newest version of each."""
+
+    @contextlib.contextmanager
+    def opened(name: str) -> Iterator[Content]:
+        with store.open(TABLE, name) as content:
+            yield content
+
+    return opened
