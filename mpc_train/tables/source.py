@@ -4,6 +4,7 @@ Paths are relative to the node's file, and absolute once that is read.
 """
 
 import codecs
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from mpc_train.tables.dates import ISO, MAX_PIVOT, MIN_PIVOT, DateForm, FormErro
 from mpc_train.tables.postgres_url import UrlError, parse_url
 from mpc_train.tables.spelling import compose, entry_of, name_of
 
-FileFormat = Literal["auto", "csv", "parquet", "arrow", "npz", "excel", "vault"]
+FileFormat = Literal["auto", "csv", "parquet", "arrow", "npz", "excel"]
 DropRule = Literal["empty-identifier", "missing-label"]
 
 SQLITE, POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
@@ -152,7 +153,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return Path(self.file).parent if self.file else None
 
     @property
-    def file_format(self) -> FileFormat:
+    def file_format(self) -> FileFormat | Literal["vault"]:
         """The format of `file`; "auto" where its name does not say."""
         if self.stored:
             return "vault"
@@ -180,6 +181,8 @@ class SourceProblem(ValueError):
 
 
 _PLAIN = Source()
+_STORED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+"""As the vault names its objects (`parties.vault.store`)."""
 MAX_SKIPPED = 10_000
 _CSV_KEYS: tuple[str, ...] = ("delimiter", "quote", "encoding", "header", "decimal")
 _CSV_KEYS += ("thousands", "skip_lines", "comment", "skip_space")
@@ -216,6 +219,8 @@ def _texts(source: Source) -> Iterator[Fault]:
             yield f"recode.{column}", "lists no cell; remove it"
         elif again := [cell for cell in codes if spelt[entry_of(cell, source.decimal)] > 1]:
             yield f"recode.{column}", f"{' and '.join(map(repr, again))} are the same cell"
+    if source.file.startswith(IN_VAULT) and not _STORED.fullmatch(source.stored):
+        yield "file", "vault:NAME, a name of letters, digits, - and _"
     if len(set(source.drop_rows)) < len(source.drop_rows):
         yield "drop_rows", "a rule appears twice"
     if not 0 <= source.skip_lines <= MAX_SKIPPED:

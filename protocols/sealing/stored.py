@@ -111,7 +111,8 @@ def open_object(header: Header, chunks: BinaryIO, size: int, keys: KeyWrapper) -
     Raises EnvelopeError, and what the key service raises.
     """
     file_key = keys.unwrap(header.key_id, header.wrapped_key, header.wrap_info)
-    return OpeningReader(chunks, header.payload_key(file_key), 0, size)
+    title = ObjectInfo.of(header.context).title
+    return OpeningReader(chunks, header.payload_key(file_key), 0, size, title)
 
 
 def rewrap(header: Header, old: KeyWrapper, new: KeyWrapper) -> Header:

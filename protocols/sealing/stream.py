@@ -94,12 +94,15 @@ class SealingWriter:
 class OpeningReader(io.RawIOBase):
     """The plaintext of a stream, from any position; holds one chunk in memory.
 
-    sealed: a file whose bytes from `start` to `end` are the stream. Raises EnvelopeError at once
-    where the stream does not end as it was written, and at any chunk that does not verify.
+    sealed: a file whose bytes from `start` to `end` are the stream. title: what errors call it.
+    Raises EnvelopeError at once where the stream does not end as it was written, and at any chunk
+    that does not verify.
     """
 
-    def __init__(self, sealed: BinaryIO, key: bytes, start: int, end: int) -> None:
-        self._sealed = sealed
+    def __init__(
+        self, sealed: BinaryIO, key: bytes, start: int, end: int, title: str = "the stream"
+    ) -> None:
+        self._sealed, self._title = sealed, title
         self._start = start
         self._aead = AESGCM(key)
         self.size = plain_bytes(end - start)
@@ -145,7 +148,9 @@ class OpeningReader(io.RawIOBase):
         try:
             self._chunk = self._aead.decrypt(_nonce(index, is_last), piece, None)
         except InvalidTag as error:
-            raise EnvelopeError(f"chunk {index} of {self._last + 1} does not verify") from error
+            raise EnvelopeError(
+                f"{self._title}: chunk {index} of {self._last + 1} does not verify"
+            ) from error
         self._index = index
 
 

@@ -127,6 +127,9 @@ class Study:
         self.return_s = 0
         """How long the coordinator waits for a node that left after the job was proposed."""
 
+        self.tables: dict[str, str] = {}
+        """What a node's file names as its table, where that is not its CSV file."""
+
         self.paths: dict[str, Path] = {}
         """Where nodes look for code of their own, by name."""
 
@@ -185,7 +188,7 @@ class Study:
             f"[network]\n{network}",
         ]
         if name in ROWS:
-            sections.append(f'[data]\nstudy = "{self.csv(name)}"')
+            sections.append(f'[data]\nstudy = "{self.tables.get(name, self.csv(name))}"')
         config = self._config(name, *sections)
         self.start(name, NODES[name], "--config", config, *self._options(passphrase))
 

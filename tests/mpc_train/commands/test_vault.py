@@ -1,0 +1,139 @@
+"""`mpc-train vault`: what a data engineer does with it, and what it says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mpc_train.cli import app
+from parties.keys.vault import FileVault
+
+PASSPHRASE = "correct horse"
+CONFIG = """
+node = { name = "bob", home = "home", passphrase_file = "passphrase" }
+coordinator = { name = "desk", address = "tcp://127.0.0.1:7700" }
+[rules]
+recipients = []
+dealers = []
+evaluators = []
+"""
+TABLE = 'Alter;dose;note\n41;0,5;first\n52;1,5;"second; with ;"\n'
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vault")
+    FileVault.create(folder / "home", "bob", PASSPHRASE.encode())
+    for name, text in {"passphrase": PASSPHRASE, "other": "another"}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o600)
+    (folder / "party.toml").write_text(CONFIG)
+    (folder / "t.csv").write_text(TABLE)
+    return folder
+
+
+def run(home: Path, *words: str | Path) -> Result:
+    given = ["vault", *map(str, words), "--config", str(home / "party.toml")]
+    return CliRunner().invoke(app, given)
+
+
+def record(home: Path, *words: str | Path) -> dict[str, Any]:
+    result = run(home, *words, "--format", "json")
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found | {"exit": result.exit_code}
+
+
+def put(home: Path, name: str) -> dict[str, Any]:
+    return record(home, "import", home / "t.csv", name, "--delimiter", ";", "--decimal", ",")
+
+
+def test_a_table_goes_in_and_comes_out(home: Path) -> None:
+    assert put(home, "t1") == {
+        "status": "ok",
+        "name": "t1",
+        "version": 1,
+        "rows": 2,
+        "columns": ["Alter", "dose", "note"],
+        "exit": 0,
+    }
+    assert put(home, "t1")["version"] == 2
+    listed = [each for each in record(home, "ls")["objects"] if each["name"] == "t1"]
+    assert [(each["kind"], each["version"]) for each in listed] == [("table", 1), ("table", 2)]
+    assert "Alter" not in run(home, "ls").stdout
+    shown = record(home, "show", "t1")
+    assert (shown["rows"], shown["columns"]) == (2, ["Alter", "dose", "note"])
+    out = home / "out.csv"
+    assert record(home, "export", "t1", "--out", out)["rows"] == 2
+    assert out.read_text() == 'Alter,dose,note\n41,"0,5",first\n52,"1,5",second; with ;\n'
+    assert out.stat().st_mode & 0o077 == 0
+    again = record(home, "export", "t1", "--out", out)
+    assert again["exit"] == 3 and "cannot be written (File exists)" in again["message"]
+
+
+def test_columns_stay_outside_when_they_are_ignored(home: Path) -> None:
+    words = ("import", home / "t.csv", "t2", "--read", "delimiter=;", "--read", "ignore=['note']")
+    assert record(home, *words)["columns"] == ["Alter", "dose"]
+
+
+def test_what_is_wrong_with_a_table_leaves_nothing(home: Path) -> None:
+    for text, said in (("a,a\n1,2\n", "appears twice"), ("a,b\n1\n", "line 2"), ("", "empty")):
+        (home / "bad.csv").write_text(text)
+        found = record(home, "import", home / "bad.csv", "bad")
+        assert found["exit"] == 4 and said in found["message"], found
+    assert record(home, "import", home / "none.csv", "bad")["exit"] == 4
+    assert record(home, "show", "bad")["exit"] == 5
+    assert not list((home / "home" / "vault").rglob("bad*"))
+    assert "is not a name" in record(home, "import", home / "t.csv", "a.b")["message"]
+
+
+def test_keys_are_rotated(home: Path) -> None:
+    put(home, "t3")
+    made = CliRunner().invoke(
+        app,
+        ["vault", "key", str(home / "k.keys"), "--passphrase-file", str(home / "other")],
+    )
+    assert made.exit_code == 0, made.output
+    assert f'key = "file:{home / "k.keys"}"' in made.stdout
+    refused = record(home, "rotate")
+    assert refused["exit"] == 5 and "name another key service" in refused["message"]
+    uri = f"file:{home / 'k.keys'}"
+    to = record(home, "rotate", "--to", uri, "--to-passphrase-file", home / "other")
+    assert to["exit"] == 0 and to["key"] == "file:1" and to["rewrapped"] >= 1
+    closed = record(home, "show", "t3")
+    assert closed["exit"] == 5 and "another identity" in closed["message"]
+    config = home / "party.toml"
+    config.write_text(f'vault = {{ key = "file:k.keys", passphrase_file = "other" }}\n{CONFIG}')
+    try:
+        assert record(home, "show", "t3")["rows"] == 2
+        turned = record(home, "rotate")
+        assert (turned["key"], turned["retired"]) == ("file:2", ["file:1"])
+        assert record(home, "show", "t3")["rows"] == 2
+        (home / "k.keys").rename(home / "away")
+        gone = record(home, "show", "t3")
+        assert gone["exit"] == 5 and "k.keys: No such file" in gone["message"]
+        (home / "away").rename(home / "k.keys")
+        back = record(home, "rotate", "--to", "identity:")
+        assert back["exit"] == 0 and back["key"].startswith("identity:")
+    finally:
+        config.write_text(CONFIG)
+    assert record(home, "show", "t3")["rows"] == 2
+
+
+def test_shredding_asks_first(home: Path) -> None:
+    put(home, "t4")
+    words = ["vault", "shred", "t4", "--config", str(home / "party.toml")]
+    asked = CliRunner().invoke(app, words, input="n\n")
+    assert asked.exit_code == 1 and "Destroy table t4, version 1" in asked.output
+    assert record(home, "show", "t4")["rows"] == 2
+    assert record(home, "shred", "t4", "--yes")["version"] == 1
+    gone = record(home, "show", "t4")
+    assert gone["exit"] == 5 and "has no table t4" in gone["message"]
+
+
+def test_without_the_passphrase_nothing_opens(home: Path) -> None:
+    put(home, "t5")
+    wrong = record(home, "show", "t5", "--passphrase-file", home / "other")
+    assert wrong["exit"] == 5 and "the passphrase is wrong" in wrong["message"]
+    assert PASSPHRASE not in json.dumps(wrong)

@@ -1,0 +1,188 @@
+"""Tables of a vault give the numbers, and the errors, of the files that they were imported from."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import polars
+import pytest
+
+from mpc_train.errors import DataError
+from mpc_train.tables.loading.load import Vault, as_stored, load, open_table
+from mpc_train.tables.readers.staged import MAGIC, Content, StagedTable, stage
+from mpc_train.tables.schema import Column, Schema
+from mpc_train.tables.source import Source, SourceProblem, check_source, resolved
+from mpc_train.tables.typed import TypedTable
+
+SCHEMA = Schema(
+    (
+        Column("id", "identifier"),
+        Column("a", "number", missing=("",)),
+        Column("b", "category", levels=("x", "y")),
+        Column("day", "date"),
+    )
+)
+TEXT = (
+    'Id;A;b;day;note\n1;1.234,5;x;01.02.2020;n\n2;;y;02.02.2020;"two\nlines"\n3;7;x;03.02.2020;n\n'
+)
+DIALECT: dict[str, Any] = {"delimiter": ";", "decimal": ",", "thousands": "."}
+DATES: dict[str, Any] = {"date_formats": {"day": "%d.%m.%Y"}}
+NAMES: dict[str, Any] = {"rename": {"Id": "id", "A": "a"}, "ignore": ("note",)}
+
+
+@dataclass
+class Held:
+    reader: BinaryIO
+    size: int
+
+
+def vault_with(content: bytes) -> Vault:
+    @contextlib.contextmanager
+    def opened(name: str) -> Iterator[Content]:
+        assert name == "adm"
+        yield Held(io.BytesIO(content), len(content))
+
+    return opened
+
+
+def imported(source: Source) -> bytes:
+    out = io.BytesIO()
+    with open_table(source) as table:
+        stage(table, source, out, lambda done: None)
+    return out.getvalue()
+
+
+def read(source: Source, vault: Vault | None = None, **options: Any) -> TypedTable:
+    source = as_stored(source, vault)
+    return load(
+        source, SCHEMA, names=("a", "b", "day"), identifiers=("id",), vault=vault, **options
+    )
+
+
+def same(one: TypedTable, two: TypedTable) -> None:
+    assert one.values.tobytes() == two.values.tobytes()
+    assert one.missing.tobytes() == two.missing.tobytes()
+    assert one.identifiers == two.identifiers
+    assert one.places is not None and two.places is not None
+    assert one.places.tolist() == two.places.tolist()
+
+
+def test_a_csv_file_in_its_own_dialect(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(TEXT)
+    plain = read(Source(str(path), **DIALECT, **DATES, **NAMES))
+    vault = vault_with(imported(Source(str(path), **DIALECT)))
+    kept = read(Source("vault:adm", **DATES, **NAMES), vault)
+    same(plain, kept)
+    assert kept.values[:, 0].tolist() == [1234.5, 0, 7]
+    assert [kept.where(row) for row in range(3)] == ["line 2", "line 3", "line 5"]
+    # Forms of dates that were known at the import need not be written again.
+    same(
+        plain,
+        read(
+            Source("vault:adm", **NAMES),
+            vault_with(imported(Source(str(path), **DIALECT, **DATES))),
+        ),
+    )
+
+
+def test_formats_with_types(tmp_path: Path) -> None:
+    frame = polars.DataFrame(
+        {
+            "id": [5, 6, 7],
+            "a": [1.5, None, 3.0],
+            "b": ["x", "y", "x"],
+            "day": polars.Series(["2020-01-01", "2020-01-02", "2020-01-03"]).str.to_date(),
+        }
+    )
+    for end in ("parquet", "arrow"):
+        path = tmp_path / f"t.{end}"
+        frame.write_parquet(path) if end == "parquet" else frame.write_ipc(path)
+        vault = vault_with(imported(Source(str(path))))
+        same(read(Source(str(path))), read(Source("vault:adm"), vault))
+
+
+def test_errors_name_the_line_of_the_file_that_was_imported(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(TEXT.replace("03.02.2020", "33.02.2020").replace("1.234,5", "many"))
+    vault = vault_with(imported(Source(str(path), **DIALECT)))
+    with pytest.raises(DataError) as caught:
+        read(Source("vault:adm", **DATES, **NAMES), vault)
+    said = str(caught.value)
+    assert said.startswith("vault:adm: 2 things are wrong")
+    assert "line 2: column 'a' ('A' there): not a number" in said
+    assert "line 5: column 'day'" in said
+    with pytest.raises(DataError, match="line 1: missing column 'a', 'id'"):
+        read(Source("vault:adm", ignore=("Id", "A", "note")), vault)
+
+
+def test_columns_that_the_import_ignored_are_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(TEXT)
+    content = imported(Source(str(path), **DIALECT, ignore=("note",)))
+    assert StagedTable(io.BytesIO(content), len(content), "t").names == ("Id", "A", "b", "day")
+
+
+def test_many_chunks_in_bounded_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpc_train.tables.loading.load.BLOCK_BYTES", 1000)
+    path = tmp_path / "t.csv"
+    rows = 2000
+    path.write_text("x,y\n" + "".join(f"{row},{row % 7}\n" for row in range(rows)))
+    content = imported(Source(str(path)))
+    table = StagedTable(io.BytesIO(content), len(content), "t")
+    for _ in range(2):  # from its beginning each time
+        chunks = list(table.chunks(("y", "x")))
+        assert len(chunks) > 10
+        assert polars.concat([chunk.frame for chunk in chunks])["x"].to_list() == [
+            str(row) for row in range(rows)
+        ]
+        assert np.concatenate([chunk.places for chunk in chunks]).tolist() == list(
+            range(2, rows + 2)
+        )
+        assert chunks[-1].done == table.total == len(content)
+    assert sum(len(chunk.places) for chunk in table.chunks(())) == rows
+
+
+def test_contents_that_are_no_table() -> None:
+    whole = MAGIC + b"\0\0\0\2{}"
+    for content in (
+        b"",
+        MAGIC,
+        whole,
+        MAGIC + b"\xff\xff\xff\xff",
+        b"mpc-train table 2\n" + bytes(9),
+    ):
+        with pytest.raises(DataError, match="vault:adm"):
+            StagedTable(io.BytesIO(content), len(content), "vault:adm")
+
+
+def test_chunks_that_are_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x\n1\n2\n")
+    content = imported(Source(str(path)))
+    head = len(MAGIC) + 4 + int.from_bytes(content[len(MAGIC) : len(MAGIC) + 4], "big")
+    for end in range(head + 1, len(content)):
+        table = StagedTable(io.BytesIO(content[:end]), end, "vault:adm")
+        with pytest.raises(DataError, match="vault:adm: a chunk of rows"):
+            list(table.chunks(("x",)))
+    broken = content[: head + 8] + bytes(len(content) - head - 8)
+    with pytest.raises(DataError, match="cannot be read"):
+        list(StagedTable(io.BytesIO(broken), len(broken), "vault:adm").chunks(("x",)))
+
+
+def test_what_a_source_may_say_of_a_table_in_the_vault(tmp_path: Path) -> None:
+    given = {"rename": {"A": "a"}, "ignore": ("x",), "drop_rows": ("missing-label",), **DATES}
+    check_source(Source("vault:adm", **given))
+    assert resolved(Source("vault:adm"), tmp_path.joinpath).file == "vault:adm"
+    for key, value in {"delimiter": ";", "decimal": ",", "skip_lines": 3, "sheet": "a"}.items():
+        with pytest.raises(SourceProblem, match="which was read when it was imported"):
+            check_source(Source("vault:adm", **{key: value}))  # type: ignore[arg-type]
+    for name in ("vault:", "vault:a/b", "vault:a.b", "vault:../x"):
+        with pytest.raises(SourceProblem, match="vault:NAME"):
+            check_source(Source(name))
+    with pytest.raises(DataError, match="does not open the vault"):
+        load(Source("vault:adm"), SCHEMA, names=("a",))
