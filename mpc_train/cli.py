@@ -10,19 +10,8 @@ import typer
 
 from mpc_train.base.printing import say
 from mpc_train.base.release import version
-from mpc_train.commands import (
-    data,
-    job,
-    keys,
-    model,
-    nodes,
-    open,
-    predict,
-    run,
-    schema,
-    script,
-    vault,
-)
+from mpc_train.commands import data, job, keys, model, nodes, open, predict, schema, vault
+from mpc_train.commands.local import run, script
 
 app = typer.Typer(
     name="mpc-train",
@@ -31,9 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train a PyTorch model together, over secret shares.",
     epilog=(
-        "Exit status: 0 done, 1 internal, 2 usage, 3 job or configuration, 4 data, 5 identity or "
-        "roster, 6 refused, 7 network, 8 a node was lost or stopped the run, 9 authentication or "
-        "protocol, 10 out of range, 130 interrupted."
+        "Exit status: 0 done, 1 internal, 2 usage, 3 job or configuration, 4 data, 5 identity, "
+        "roster or vault, 6 refused, 7 network, 8 a node was lost or stopped the run, "
+        "9 authentication or protocol, 10 out of range, 130 interrupted."
     ),
 )
 app.add_typer(keys.identity, name="identity")

@@ -49,6 +49,7 @@ ROOMS = (
         "mpc_train.scripts",
         "mpc_train.node",
         "mpc_train.commands",
+        "mpc_train.commands.local",
         "mpc_train.cli",
         "mpc_train.__main__",
     ),
@@ -176,7 +177,7 @@ def nodes_run_without_the_twin(source: Source) -> Iterator[str]:
     """It pools everybody's rows: a node or a recipient has no use for it."""
     if source.owner != "mpc_train" or source.path.startswith("mpc_train/twin/"):
         return
-    if source.path == "mpc_train/commands/run.py":  # which plays all parties on one machine
+    if source.path == "mpc_train/commands/local/run.py":  # which plays all parties on one machine
         return
     for line, name in source.imports:
         if _within(name, "mpc_train.twin"):

@@ -216,10 +216,18 @@ PASSES: list[tuple[Rule, str, str]] = [
     (arrows_point_one_way, "launch.py", "from mpc_train.cli import main"),
     (rooms_rest_on_those_below, "mpc_train/run/local.py", "from mpc_train.jobs.job import Job"),
     (rooms_rest_on_those_below, "mpc_train/jobs/job.py", "from mpc_train.jobs.train import Train"),
-    (nodes_run_without_the_twin, "mpc_train/commands/run.py", "from mpc_train.twin import join"),
+    (
+        nodes_run_without_the_twin,
+        "mpc_train/commands/local/run.py",
+        "from mpc_train.twin import join",
+    ),
     (inits_are_empty, "mpc_train/commands/__init__.py", '"""The verbs."""'),
     (parties_enter_through_the_composition_root, "mpc_train/run/program.py", "import parties"),
-    (parties_enter_through_the_composition_root, "mpc_train/commands/run.py", "import parties"),
+    (
+        parties_enter_through_the_composition_root,
+        "mpc_train/commands/local/run.py",
+        "import parties",
+    ),
     (zmq_has_one_module, "parties/wire/zmq_transport.py", "import zmq"),
     (crypten_has_one_door, "protocols/crypten_tensor/importing.py", "import crypten"),
     (

@@ -14,7 +14,6 @@ stream, so that no nonce is used twice.
 """
 
 import io
-import os
 from typing import BinaryIO
 
 from cryptography.exceptions import InvalidTag
@@ -120,8 +119,8 @@ class OpeningReader(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         if base + offset < 0:
             raise ValueError("a position before the beginning")
         self._position = base + offset

@@ -236,7 +236,7 @@ def as_stored(source: Source, vault: Vault | None) -> Source:
     if not source.stored:
         return source
     with _content(source, vault) as content:
-        return as_written(source, read_head(content.reader, source.file))
+        return as_written(source, read_head(content.reader, source.file)[0])
 
 
 def _content(source: Source, vault: Vault | None) -> AbstractContextManager[Content]:

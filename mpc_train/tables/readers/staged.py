@@ -80,8 +80,9 @@ def stage(table: Table, source: Source, out: Output, told: Callable[[int], None]
         frame.insert_column(0, polars.Series(_PLACES, chunk.places))
         held = io.BytesIO()
         frame.write_ipc(held, compression="lz4")
-        out.write(held.tell().to_bytes(8, "big"))
-        out.write(held.getbuffer())  # type: ignore[arg-type]
+        written = held.getvalue()
+        out.write(len(written).to_bytes(8, "big"))
+        out.write(written)
         rows += frame.height
         told(chunk.done)
     return rows
@@ -96,8 +97,7 @@ class StagedTable:
     def __init__(self, content: BinaryIO, size: int, label: str) -> None:
         self._content, self._label = content, label
         self.total: int | None = size
-        self.head = read_head(content, label)
-        self._start = content.tell()
+        self.head, self._start = read_head(content, label)
         self.names = self.head.names
         self.header_place = self.head.header_place
         self.place: Literal["line", "row"] = self.head.place
@@ -106,6 +106,7 @@ class StagedTable:
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
         columns = [_PLACES, *(str(self.names.index(name)) for name in wanted)]
         self._content.seek(self._start)
+        done = self._start
         while prefix := self._content.read(8):
             length = int.from_bytes(prefix, "big")
             data = self._content.read(length) if length <= MAX_CHUNK_BYTES else b""
@@ -118,17 +119,18 @@ class StagedTable:
             places = frame.get_column(_PLACES).to_numpy()
             frame = frame.select(columns[1:])
             frame.columns = list(wanted)
-            yield Chunk(frame, places, self._content.tell())
+            done += 8 + length
+            yield Chunk(frame, places, done)
 
 
-def read_head(content: BinaryIO, label: str) -> Head:
-    """What stands before the rows; `content` is then at the first of them. Raises DataError."""
+def read_head(content: BinaryIO, label: str) -> tuple[Head, int]:
+    """What stands before the rows, and where they begin; raises DataError."""
     if content.read(len(MAGIC)) != MAGIC:
         raise DataError(f"{label}: is not a table of this version")
     length = int.from_bytes(content.read(4), "big")
     data = content.read(length) if length <= MAX_HEAD_BYTES else b""
     try:
-        return msgspec.json.decode(data, type=Head)
+        return msgspec.json.decode(data, type=Head), len(MAGIC) + 4 + length
     except msgspec.MsgspecError as error:
         raise DataError(f"{label}: what stands before its rows cannot be read") from error
 

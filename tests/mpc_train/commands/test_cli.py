@@ -114,7 +114,8 @@ def test_module_script_and_launch_are_one_program() -> None:
 
 def test_keys_and_checks_start_without_pytorch() -> None:
     program = (
-        "import sys; from mpc_train.cli import app; from mpc_train.commands import nodes, run\n"
+        "import sys; from mpc_train.cli import app; from mpc_train.commands import nodes, vault\n"
+        "from mpc_train.commands.local import run\n"
         "import mpc_train.jobs.job, mpc_train.run.node_config\n"
         "import parties.keys.vault, parties.nodes.coordinator\n"
         "print(sorted({'torch', 'crypten', 'polars', 'sklearn'} & set(sys.modules)))"

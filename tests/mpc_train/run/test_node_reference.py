@@ -66,6 +66,7 @@ def keys_of(section: str) -> dict[str, str]:
     [
         ("node", node_config._Node),
         ("coordinator", node_config._Peer),
+        ("vault", node_config._Vault),
         ("network", node_config._Network),
         ("data", Source),
         ("rules", Rules),

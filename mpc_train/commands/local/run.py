@@ -8,7 +8,8 @@ import typer
 
 from mpc_train.admission.load import resolved
 from mpc_train.base.printing import say
-from mpc_train.commands.children import (
+from mpc_train.commands.common import Format, FormatOption, VerboseOption, emit, reporting
+from mpc_train.commands.local.children import (
     SETTLE_S,
     Logs,
     failure,
@@ -19,7 +20,6 @@ from mpc_train.commands.children import (
     ready,
     record_of,
 )
-from mpc_train.commands.common import Format, FormatOption, VerboseOption, emit, reporting
 from mpc_train.errors import NodeFailedError
 
 if TYPE_CHECKING:

@@ -1,4 +1,6 @@
-"""One node of a script's run, as a process: `python -m mpc_train.commands.script_node FILE FD FD`.
+"""One node of a script's run, as a process.
+
+    python -m mpc_train.commands.local.script_node FILE FD FD
 
 Started by `launch.py --script` alone, which writes the file and passes two descriptors: one to read
 the passphrase from, and one to which the coordinator reports its address. The last line of standard

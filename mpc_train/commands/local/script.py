@@ -8,7 +8,8 @@ import msgspec
 import typer
 
 from mpc_train.base.printing import say
-from mpc_train.commands.children import (
+from mpc_train.commands.common import Format, FormatOption, emit, reporting
+from mpc_train.commands.local.children import (
     SETTLE_S,
     Logs,
     failure,
@@ -19,8 +20,7 @@ from mpc_train.commands.children import (
     ready,
     record_of,
 )
-from mpc_train.commands.common import Format, FormatOption, emit, reporting
-from mpc_train.commands.script_node import NodeFile
+from mpc_train.commands.local.script_node import NodeFile
 
 MAX_EVALUATORS = 16
 
@@ -94,7 +94,7 @@ def _run(script: Path, evaluators: int, folder: Path, output: Format) -> dict[st
             )
             path = home / "node.json"
             path.write_bytes(msgspec.json.encode(node))
-            argv = [sys.executable, "-m", "mpc_train.commands.script_node", str(path)]
+            argv = [sys.executable, "-m", "mpc_train.commands.local.script_node", str(path)]
             argv += ["{secret_fd}", "{report_fd}"]
             environment = own_code() | {"PYTHONUNBUFFERED": "1"}
             return ChildSpec(name, argv, passphrases[name], environment)
