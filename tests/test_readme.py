@@ -14,7 +14,6 @@ import pytest
 import safetensors.torch
 import torch
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
@@ -25,6 +24,7 @@ from mpc_train.jobs.schedule import total_steps
 from mpc_train.node.collect import found_by, summarise
 from mpc_train.run.node_config import load_node_config
 from tests.architecture import PACKAGES, ROOMS
+from tests.support.commands import mpc_train
 from tests.support.patience import PATIENCE_S
 from tests.support.study import Study
 
@@ -159,7 +159,7 @@ def test_the_table_of_exit_statuses() -> None:
     }
     assert set(rows) == {0, 1, 2, *EXIT_STATUS.values()}
     # The words of the help and of the module say the same: each shares one with the table.
-    epilogue = CliRunner().invoke(app, ["--help"]).stdout
+    epilogue = mpc_train("--help").stdout
     flat = " ".join(epilogue.split())
     for number, words in rows.items():
         said = re.search(rf"\b{number} ([a-z ]+)", flat)

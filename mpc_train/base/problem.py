@@ -59,6 +59,14 @@ def number(key: str, value: Decimal) -> Decimal:
         raise JobProblem(key, str(error)) from error
 
 
+def interval(key: str, ends: tuple[Decimal, Decimal]) -> tuple[Decimal, Decimal]:
+    """Return the ends, spelt canonically, if the first is below the second."""
+    least, most = (number(key, end) for end in ends)
+    if least >= most:
+        raise JobProblem(key, "write [least, largest]")
+    return least, most
+
+
 def no_duplicates(key: str, names: Iterable[str]) -> None:
     """Raise JobProblem at the first name that appears twice."""
     seen: set[str] = set()

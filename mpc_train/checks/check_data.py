@@ -4,7 +4,7 @@ from math import prod
 
 from msgspec import UNSET
 
-from mpc_train.base.problem import JobProblem, Problems, no_duplicates, number
+from mpc_train.base.problem import JobProblem, Problems, interval, no_duplicates, number
 from mpc_train.checks.check_link import check_link, check_spelling
 from mpc_train.checks.check_train import MAX_SEED
 from mpc_train.jobs.data import Array, Feature, Label, weight_of
@@ -113,9 +113,7 @@ def _check_column(job: Job, key: str, column: Feature | Label | Array) -> None:
     if not job.data.standardize and (center != 0 or scale != 1):
         raise JobProblem(f"{key}.scale", "is declared, but data.standardize is false; drop one")
     if column.range is not None:
-        least, most = (number(f"{key}.range", end) for end in column.range)
-        if least >= most:
-            raise JobProblem(f"{key}.range", "write [least, largest]")
+        interval(f"{key}.range", column.range)
 
 
 def _check_table(job: Job) -> None:

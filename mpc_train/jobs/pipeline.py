@@ -25,7 +25,7 @@ from math import log, log1p
 from typing import Literal
 
 from mpc_train.base.bounds import bit_length
-from mpc_train.base.problem import JobProblem, number
+from mpc_train.base.problem import JobProblem, interval, number
 from mpc_train.jobs.data import Feature
 from mpc_train.jobs.prepare import ColumnSteps, Log, Missing, Prepare, Scale
 from mpc_train.tables.schema import Column, Schema
@@ -247,9 +247,7 @@ def _numbers(given: _Given, feature: Feature, column: Column, steps: ColumnSteps
     bounds = (0.0, 1.0) if binary else column.bounds
     clip = None
     if steps.clip is not None:
-        least, most = (number(f"{key}.clip", end) for end in steps.clip)
-        if least >= most:
-            raise JobProblem(f"{key}.clip", "write [least, largest]")
+        least, most = interval(f"{key}.clip", steps.clip)
         clip = bounds = (float(least), float(most))
     if steps.log is not None:
         bounds = _logged(key, steps.log, bounds)

@@ -32,7 +32,7 @@ from typing import Literal
 
 import msgspec
 
-from mpc_train.base.problem import JobProblem, Problems, number
+from mpc_train.base.problem import JobProblem, Problems, interval
 from mpc_train.base.sizes import MAX_TEXT, check_sizes
 from mpc_train.base.strict_toml import all_at, load_toml
 from mpc_train.errors import JobError
@@ -212,9 +212,7 @@ def _check_column(key: str, column: Column) -> None:
             )
             raise JobProblem(f"{key}.{field}", f"a column of kind {column.kind} has none{hint}")
     if column.range is not None:
-        least, most = (number(f"{key}.range", end) for end in column.range)
-        if least >= most:
-            raise JobProblem(f"{key}.range", "write [least, largest]")
+        interval(f"{key}.range", column.range)
     if column.dates is not None and column.dates[0] >= column.dates[1]:
         raise JobProblem(f"{key}.dates", "write [first, last]")
     if column.kind == "category":

@@ -10,8 +10,8 @@ from mpc_train.admission.rules import check_rules
 from mpc_train.owners.table import load_table
 from mpc_train.run.local import local_data
 from mpc_train.run.node_config import load_coordinator_config, load_node_config
+from tests.support.examples import EXAMPLES, copied_example
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 JOBS = ("breast_cancer", "digits", "diabetes")
 
 
@@ -20,12 +20,10 @@ def test_the_script_writes_what_the_job_expects(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / name
-    folder.mkdir()
-    for file in ("job.toml", "make_data.py"):
-        (folder / file).write_text((EXAMPLES / name / file).read_text())
+    path = copied_example(name, folder)
     runpy.run_path(str(folder / "make_data.py"), run_name="__main__")
-    job = load_job(folder / "job.toml")
-    for owner, entry in local_data(folder / "job.toml", job).items():
+    job = load_job(path)
+    for owner, entry in local_data(path, job).items():
         table = load_table(entry, job, owner)
         assert table.rows == job.data.rows[owner]
         assert len(set(table.labels.tolist())) >= 2

@@ -14,13 +14,13 @@ from mpc_train.linkage.link import Linked
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.owners.columns import part_of
 from mpc_train.owners.table import Table
-from protocols.crypten_tensor.tensor import attach, detach
 from protocols.linkage.intersection import route
 from protocols.ring.fixed_point import decode
 from protocols.roles.role import Role
 from tests.support.columns_case import JOB, three_owners, weighted, write_job
 from tests.support.loopback import combine_masked, shares_of
 from tests.support.privacy import same_views
+from tests.support.tensors import attached
 from tests.support.transcript_first import run_scripted
 
 PREPARE = """
@@ -45,7 +45,6 @@ def drawn(job: Job, owner: str, rng: np.random.Generator) -> Table:
 
 def share(role: Role, job: Job, tables: dict[str, Table], positions: dict[str, Any]) -> Any:
     """Sharing as after a linkage in which nobody learnt the rows: positions are the evaluators'."""
-    attach(role, job.fraction_bits)
     me = job.dealer if role.index is None else job.evaluators[role.index]
     orders = {
         (owner, name): role.permutation(job.data.rows[owner], job.evaluators.index(name))
@@ -54,7 +53,7 @@ def share(role: Role, job: Job, tables: dict[str, Table], positions: dict[str, A
     }
     mine = np.arange(job.data.rows[me])[::-1].copy() if me in job.owners else None
     linked = Linked(ROWS, mine, orders, {} if role.is_dealer else positions)
-    with np.errstate(over="ignore"):
+    with attached(role, job.fraction_bits):
         shared = share_joined(resolved(job, ROWS), role, linked, me, tables.get(me))
         tensors = [
             shared.inputs,
@@ -62,7 +61,6 @@ def share(role: Role, job: Job, tables: dict[str, Table], positions: dict[str, A
             *([] if shared.weights is None else [shared.weights]),
         ]
         whole = [t.plain_factor().in_full().masked() for t in tensors]
-    detach()
     return [shares_of(one) for one in whole], orders
 
 

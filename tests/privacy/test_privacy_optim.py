@@ -19,10 +19,10 @@ from mpc_train.training.optimizers.clipping import ClipNorm, ClipValue
 from mpc_train.training.optimizers.gradients import Gradients
 from mpc_train.training.optimizers.moments import Moments
 from mpc_train.training.trainer import Trainer
-from protocols.crypten_tensor import dispatch
-from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
+from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.roles.role import Role
 from tests.support.loopback import combine_masked, shares_of
+from tests.support.tensors import attached
 from tests.support.transcript_first import run_scripted
 
 BITS, LIMIT, STEPS = 20, Fraction(8), 2
@@ -42,9 +42,7 @@ def test_steps_look_the_same_for_all_data(evaluators: int, corrupted: tuple[int,
         rows, labels = (generator.uniform(-2, 2, (4, width)) * 10.0**-coins for width in WIDTHS)
 
         def program(role: Role, rows: Any = rows, labels: Any = labels) -> Any:
-            dispatch.install()
-            attach(role, BITS)
-            try:
+            with attached(role, BITS):
                 model = Network(layers_of(WIDTHS), weights)
                 settings: dict[str, Any] = {"fraction_bits": BITS, "gradient_limit": LIMIT}
                 moments = Moments(Fraction(9, 10), Fraction(99, 100), Fraction(1, 100_000))
@@ -63,8 +61,6 @@ def test_steps_look_the_same_for_all_data(evaluators: int, corrupted: tuple[int,
                     trainer.step(x, y, Fraction(1, 100))
                     role.finish()
                 return [shares_of(p.masked()) for p in model.parameters.values()]
-            finally:
-                detach()
 
         results, view = run_scripted(program, evaluators, corrupted, coins=coins)
         views.append(view)

@@ -28,21 +28,21 @@ from mpc_train.linkage.link import Place, check_duplicates, link
 from mpc_train.regression.family import Family, FamilyName
 from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.training.warm_start import started_with
-from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
+from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.linkage.intersection import ITEM_BYTES, Exponent, agree_key
 from protocols.roles.role import Role
 from protocols.shares.reveal import Output, RevealGate
-from tests.mpc_train.linkage.test_link import DUPLICATES
 from tests.mpc_train.linkage.test_link import run as run_linked
 from tests.privacy.test_privacy_evaluation import CASES
 from tests.privacy.test_privacy_link import ROWS, drawn, share
 from tests.support.columns_case import JOB as COLUMNS
 from tests.support.columns_case import three_owners
 from tests.support.columns_case import write_job as write_columns
-from tests.support.jobs import JOB, replaced, write_job
+from tests.support.jobs import changed, duplicates_toml, loaded, replaced, write_job
 from tests.support.lockstep import LockstepLoopback
 from tests.support.loopback import secret, shares_of
 from tests.support.regressions import brought, outcome, rows_for, sizes_for
+from tests.support.tensors import attached, shared_in
 from tests.support.transcripts import PROGRAM_TRAFFIC, SHAPE
 from tests.support.uniformity import FEW, RUNS, check_uniform, observed, of_roles, suspicious
 
@@ -109,20 +109,13 @@ def test_regression(name: FamilyName, l1: Fraction) -> None:
 
 
 def changed_job(*changes: tuple[str, str]) -> Job:
-    text = JOB
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    return load_job(write_job(Path(mkdtemp()), text))
+    return loaded(Path(mkdtemp()), changed(*changes))
 
 
-def outputs_and_labels(role: Role, rows: int) -> tuple[MaskedTensor, MaskedTensor]:
+def outputs_and_labels(role: Role, rows: int) -> list[MaskedTensor]:
     rng = np.random.default_rng(3)
     z, y = rng.normal(0, 2, (rows, 1)), (rng.random((rows, 1)) < 0.5).astype(float)
-    return tuple(  # type: ignore[return-value]
-        MaskedTensor(values if role.index == 0 else None, src=0, shape=values.shape)
-        for values in (z, y)
-    )
+    return shared_in(role, z, y)
 
 
 @pytest.mark.parametrize("evaluators", [2, 3])
@@ -133,13 +126,12 @@ def test_noise(evaluators: int, monkeypatch: pytest.MonkeyPatch) -> None:
     job = load_job(write_job(Path(mkdtemp()), replaced('"accuracy", "auc"]', more)))
 
     def program(role: Role) -> None:
-        attach(role, job.fraction_bits)
-        z, y = outputs_and_labels(role, 30)
-        gate = RevealGate(frozenset(Output(name, 1) for name in job.reveal.metrics))
-        metrics = job.reveal.metrics
-        evaluation = evaluation_of(job, metrics, lambda some: some, z, y, np.arange(30))
-        revealed(job, gate, 1, metrics, evaluation)
-        detach()
+        with attached(role, job.fraction_bits):
+            z, y = outputs_and_labels(role, 30)
+            gate = RevealGate(frozenset(Output(name, 1) for name in job.reveal.metrics))
+            metrics = job.reveal.metrics
+            evaluation = evaluation_of(job, metrics, lambda some: some, z, y, np.arange(30))
+            revealed(job, gate, 1, metrics, evaluation)
 
     transcripts = check_uniform(of_roles(program, evaluators))
     inputs = [frame.sender for frame in transcripts[0] if frame.tag == b"inpt"]
@@ -162,11 +154,10 @@ def own_job() -> Job:
 
 def own_metrics(role: Role, net: LockstepLoopback) -> Any:
     job = own_job()
-    attach(role, job.fraction_bits)
-    z, y = outputs_and_labels(role, job.rows)
-    gate = RevealGate(agreed_outputs(job))
-    halves = own_halves(job, gate, lambda inputs: inputs, z, y)
-    detach()
+    with attached(role, job.fraction_bits):
+        z, y = outputs_and_labels(role, job.rows)
+        gate = RevealGate(agreed_outputs(job))
+        halves = own_halves(job, gate, lambda inputs: inputs, z, y)
     role.finish()
     if role.index is None:
         return None
@@ -189,12 +180,11 @@ def test_private_weights_to_start_from(source: Any) -> None:
     values = {name: np.ones(shape) / 3 for name, shape in job.shapes.items()}
 
     def program(role: Role) -> None:
-        attach(role, job.fraction_bits)
         mine = role.is_dealer if source == "dealer" else role.index == source
-        start = started_with(job, role, source, values if mine else None)
-        for tensor in start.values():
-            shares_of(tensor.masked())
-        detach()
+        with attached(role, job.fraction_bits):
+            start = started_with(job, role, source, values if mine else None)
+            for tensor in start.values():
+                shares_of(tensor.masked())
 
     check_uniform(of_roles(program, 2))
 
@@ -242,9 +232,7 @@ LINKED: dict[str, tuple[str, str, str]] = {
 
 def linkage(name: str) -> tuple[Job, Callable[[Role, Place], Any], dict[str, Any]]:
     if name == "duplicates":
-        path = Path(mkdtemp()) / "job.toml"
-        path.write_text(DUPLICATES.replace("MOST", "100"))
-        job = load_job(path)
+        job = loaded(Path(mkdtemp()), duplicates_toml({"ann": 12, "bob": 9, "cleo": 10}, 100))
         tokens = tokens_of(job)
         return job, lambda role, p: check_duplicates(job, role, p, tokens.get(p.me)), tokens
     text, membership, rows = LINKED[name]

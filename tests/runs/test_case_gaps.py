@@ -34,16 +34,16 @@ from mpc_train.tables.source import Source
 from protocols.arrays import Reals
 from protocols.comparison.compare import below
 from protocols.crypten_tensor.tensor import Source as From
-from protocols.crypten_tensor.tensor import attach, detach
 from protocols.ring.fixed_point import decode
 from protocols.roles.role import Role
 from protocols.shares.arithmetic import remask
 from protocols.shares.reveal import RevealGate
 from tests.support.cases import CASES, run_case
-from tests.support.jobs import allowing
+from tests.support.jobs import NEWTON, SCHEMA_FILE, allowing, column, job_toml, loaded, schema_toml
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, secret, shares_of
 from tests.support.privacy import honest_owner, same_views
+from tests.support.tensors import attached
 from tests.support.transcript_first import run_scripted
 
 OWNERS = ("alpha", "beta", "gamma")
@@ -102,65 +102,37 @@ def test_a_column_that_nobody_measured_ends_the_run(tmp_path: Path) -> None:
     assert not list(run.folder.rglob("*.sealed"))
 
 
-SCHEMA = """
-[[columns]]
-name = "lab"
-kind = "number"
-range = [0, 300]
-missing = [""]
-[[columns]]
-name = "score"
-kind = "number"
-range = [-10, 30]
-missing = ["", "NA"]
-[[columns]]
-name = "dose"
-kind = "number"
-range = [0, 50]
-missing = [""]
-[[columns]]
-name = "ward"
-kind = "category"
-levels = ["surgery", "children", "other ward"]
-missing = [""]
-[[columns]]
-name = "adult"
-kind = "boolean"
-[[columns]]
-name = "ill"
-kind = "boolean"
-"""
-JOB = """
-[job]
-name = "hospitals"
-owners = ["ann", "bob", "cleo"]
-dealer = "cleo"
-evaluators = ["ann", "bob"]
-recipients = ["ann"]
-[data]
-schema = "schema.toml"
-label = "ill"
-rows = { ann = 120, bob = 60, cleo = 40 }
-test_fraction = 0.25
+SCHEMA = schema_toml(
+    column("lab", range=[0, 300], missing=[""]),
+    column("score", range=[-10, 30], missing=["", "NA"]),
+    column("dose", range=[0, 50], missing=[""]),
+    column("ward", "category", levels=["surgery", "children", "other ward"], missing=[""]),
+    column("adult", "boolean"),
+    column("ill", "boolean"),
+)
+ROWS = {"ann": 120, "bob": 60, "cleo": 40}
+JOB = job_toml(
+    label="ill",
+    rows=ROWS,
+    dealer="cleo",
+    job='evaluators = ["ann", "bob"]',
+    data=f"{SCHEMA_FILE}\ntest_fraction = 0.25",
+    train=NEWTON,
+    more="""
 [prepare]
 scale = "standard"
 missing = "mean"
 indicator = true
 columns.score.scale = "minmax"
 columns.dose.fill = 12.5
-[model]
-kind = "logistic"
-[train]
-optimizer = { name = "newton" }
-"""
-ROWS = {"ann": 120, "bob": 60, "cleo": 40}
+""",
+)
 
 
 def hospitals(folder: Path, text: str = JOB) -> tuple[Job, polars.DataFrame]:
     """Bob's is for children: none is an adult, and neither labs, scores, doses nor wards are
     known; gaps at the others too. The pooled table is as scikit-learn takes it."""
-    (folder / "schema.toml").write_text(SCHEMA)
-    (folder / "job.toml").write_text(text)
+    job = loaded(folder, text, SCHEMA)
     rng = np.random.default_rng(5)
     frames = []
     for place, (owner, rows) in enumerate(ROWS.items()):
@@ -180,7 +152,7 @@ def hospitals(folder: Path, text: str = JOB) -> tuple[Job, polars.DataFrame]:
         )
         frame.write_csv(folder / f"{owner}.csv")
         frames.append(frame)
-    return load_job(folder / "job.toml"), polars.concat(frames)
+    return job, polars.concat(frames)
 
 
 def over_shares(folder: Path, job: Job, read_as: Job | None = None) -> Reals:
@@ -195,15 +167,11 @@ def over_shares(folder: Path, job: Job, read_as: Job | None = None) -> Reals:
     sources: dict[str, From] = {"ann": 0, "bob": 1, "cleo": "dealer"}
 
     def program(role: Role) -> Any:
-        attach(role, job.fraction_bits)
-        try:
-            with np.errstate(over="ignore"):
-                me = "cleo" if role.index is None else job.evaluators[role.index]
-                shared = share_in(job, sources, me, tables[me], lambda *_: None)
-                check_gaps(job, RevealGate(gap_outputs(job)), shared.parameters.some)
-                return shares_of(shared.inputs.masked())
-        finally:
-            detach()
+        with attached(role, job.fraction_bits):
+            me = "cleo" if role.index is None else job.evaluators[role.index]
+            shared = share_in(job, sources, me, tables[me], lambda *_: None)
+            check_gaps(job, RevealGate(gap_outputs(job)), shared.parameters.some)
+            return shares_of(shared.inputs.masked())
 
     words: Any = combine_masked(run_lockstep(program, 2))
     return decode(words, job.fraction_bits)
@@ -233,8 +201,8 @@ def test_every_step_is_that_of_the_pooled_table(tmp_path: Path) -> None:
     one = hot.fit_transform(frame["ward"].fill_null("?").to_numpy().astype(object)[:, None])
     expected |= {f"ward={level}": column for level, column in zip(levels, one.T, strict=True)}
     assert set(expected) == set(found)
-    for name, column in expected.items():
-        np.testing.assert_allclose(found[name], column, atol=2e-3, err_msg=name)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=2e-3, err_msg=name)
 
 
 def test_the_owner_is_warned_and_nobody_else(tmp_path: Path) -> None:
@@ -430,8 +398,7 @@ def test_a_column_that_one_hospital_lacks_needs_no_word_of_the_others(
     """No code of missing cells in the schema: an empty cell is an error at whoever measured."""
     plain = SCHEMA.replace('missing = [""]\n', "").replace('missing = ["", "NA"]\n', "")
     text = JOB.replace("indicator = true\n", "").replace("columns.dose.fill = 12.5\n", "")
-    job, _ = hospitals(tmp_path, text)
-    (tmp_path / "schema.toml").write_text(plain)
+    job = loaded(tmp_path, text, plain)
     rng = np.random.default_rng(7)
     frames = []
     for owner, rows in ROWS.items():
@@ -450,7 +417,7 @@ def test_a_column_that_one_hospital_lacks_needs_no_word_of_the_others(
         written = frame.drop("lab") if owner == "bob" and how == "absent" else frame
         written.write_csv(tmp_path / f"{owner}.csv")
         frames.append(frame)
-    job, pooled = load_job(tmp_path / "job.toml"), polars.concat(frames)
+    pooled = polars.concat(frames)
     training, _ = split(job)
     (warning,) = load_table(Source(str(tmp_path / "bob.csv")), job, "bob").warnings
     assert "column 'lab'" in warning and "every cell is missing" in warning
@@ -469,12 +436,7 @@ def test_a_column_that_one_hospital_lacks_needs_no_word_of_the_others(
     path.write_text("\n".join(lines))
     with pytest.raises(DataError, match=r"line 2: column 'lab': .* \(and lines 3, 4, 5 and 1 more"):
         load_table(Source(str(path)), job, "ann")
-    unfilled = load_job_text(tmp_path, text.replace('missing = "mean"\n', ""))
+    unfilled = loaded(tmp_path, text.replace('missing = "mean"\n', ""))
     what = "missing column 'lab'" if how == "absent" else "line 2: column 'lab': the cell is empty"
     with pytest.raises(DataError, match=what):
         load_table(Source(str(tmp_path / "bob.csv")), unfilled, "bob")
-
-
-def load_job_text(folder: Path, text: str) -> Job:
-    (folder / "other.toml").write_text(text)
-    return load_job(folder / "other.toml")

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from mpc_train.admission.load import load_job
-from tests.runs.test_run import ended, launch
 from tests.support.columns_case import JOB, weighted, write_job, write_table
+from tests.support.commands import ended, launch
+from tests.support.csv_tables import write_tables
+from tests.support.jobs import duplicates_toml
+from tests.support.jobs import write_job as write_rows_job
 
 FULL_BATCHES = (
     JOB.replace("test_fraction = 0.25", "test_fraction = 0")
@@ -119,43 +122,20 @@ def test_too_few_records_end_the_run_with_one_error(tmp_path: Path) -> None:
     assert not list(folder.rglob("*.sealed"))
 
 
-ROWS = """
-[job]
-name = "rows"
-owners = ["ann", "bob"]
-dealer = "registry"
-recipients = ["ann"]
-
-[data]
-features = ["age"]
-label = "ill"
-rows = { ann = 30, bob = 20 }
-check_duplicates = { on = ["id"], normalise = { id = ["spaces"] }, most = 1 }
-
-[model]
-kind = "logistic"
-
-[train]
-epochs = 1
-batch_size = 8
-optimizer = { name = "sgd", learning_rate = 0.5 }
-"""
+DUPLICATES = duplicates_toml({"ann": 30, "bob": 20}, 1, 'normalise = { id = ["spaces"] }, ')
 
 
 @pytest.mark.slow  # the check itself is tested in test_link.py
 @pytest.mark.parametrize("common", [1, 2])
 def test_records_in_two_tables(tmp_path: Path, common: int) -> None:
-    path = tmp_path / "job.toml"
-    path.write_text(ROWS)
-    (tmp_path / "data").mkdir()
     rng = np.random.default_rng(1)
     for owner, first, rows in (("ann", 0, 30), ("bob", 30 - common, 20)):
         lines = ["id,age,ill"]
         for number in range(first, first + rows):
             key = f"8{number:05}" if owner == "ann" else f"8{number // 1000:02} {number % 1000:03}"
             lines.append(f"{key},{rng.normal():.4f},{number % 2}")
-        (tmp_path / "data" / f"{owner}.csv").write_text("\n".join(lines) + "\n")
-    process = launch(path, "--compare")
+        write_tables(tmp_path, {owner: lines})
+    process = launch(write_rows_job(tmp_path, DUPLICATES), "--compare")
     record, err = ended(process)
     if common > 1:
         assert process.returncode == 4

@@ -1,11 +1,7 @@
 """The example of a bank and an insurer, beside scikit-learn on the joined table."""
 
 import csv
-import json
 import runpy
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +22,9 @@ from mpc_train.jobs.schedule import split
 from mpc_train.owners.table import load_table
 from mpc_train.run.local import local_data
 from mpc_train.twin import join
+from tests.support.commands import launched
+from tests.support.examples import copied_example, make_data
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "examples" / "credit_columns"
 COMMON = 1500
 EMPLOYMENT = ["employed", "self-employed", "retired", "in training"]
 REGIONS = ["city", "suburb", "country"]
@@ -84,11 +80,10 @@ def fitted(frame: polars.DataFrame, training: np.ndarray) -> tuple[Any, np.ndarr
 
 def test_the_script_writes_what_the_job_expects(tmp_path: Path) -> None:
     """Files of two spellings, 1,500 people in both, the same from run to run."""
-    for name in ("job.toml", "schema.toml", "make_data.py", "local.toml"):
-        shutil.copy(EXAMPLE / name, tmp_path / name)
+    path = copied_example("credit_columns", tmp_path)
     runpy.run_path(str(tmp_path / "make_data.py"), run_name="__main__")
-    job = load_job(tmp_path / "job.toml")
-    sources = local_data(tmp_path / "job.toml", job)
+    job = load_job(path)
+    sources = local_data(path, job)
     tables = [load_table(source, job, owner) for owner, source in sources.items()]
     _, table = join.joined(job, tables)
     assert table.rows == COMMON and 0.1 < table.labels.mean() < 0.6
@@ -106,25 +101,14 @@ def test_the_script_writes_what_the_job_expects(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("membership", ["holders", "nobody"])
 def test_a_run_equals_scikit_learn_on_the_joined_table(tmp_path: Path, membership: str) -> None:
-    for name in ("job.toml", "schema.toml", "make_data.py", "local.toml"):
-        shutil.copy(EXAMPLE / name, tmp_path / name)
-    path = tmp_path / "job.toml"
+    path = copied_example("credit_columns", tmp_path)
     text = path.read_text().replace('membership = "nobody"', f'membership = "{membership}"')
     if membership == "nobody":  # all rows train: which are held out would be anybody's guess
         text = text.replace("test_fraction = 0.25", "test_fraction = 0")
         text = text.replace('metrics = ["accuracy", "auc", "log_loss"]', "")
     path.write_text(text)
-    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
-    python = [sys.executable]
-    subprocess.run([*python, str(tmp_path / "make_data.py")], check=True, env=environment)
-    options = ["--run-dir", str(tmp_path / "run"), "--format", "json", "--compare"]
-    launched = subprocess.run(
-        [*python, str(ROOT / "launch.py"), str(path), *options],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    result = json.loads(launched.stdout.splitlines()[-1])
+    make_data(tmp_path)
+    result = launched(path, "--compare")
     assert result["joined_rows"] == COMMON
     assert result["max_weight_difference"] < 2e-3
     job = resolved(load_job(path), COMMON)

@@ -19,13 +19,14 @@ import psutil
 import pytest
 import safetensors.torch
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from mpc_train.cli import app
 from parties.keys.identity import Card
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault
 from protocols.sealing.bundle import pack_bundle, unpack_bundle
+from tests.support.commands import as_json, mpc_train
+from tests.support.local_run import port_in_use
 from tests.support.patience import wait_until
 from tests.support.study import NODES, PASSPHRASE, Ended, Study, find_secrets
 
@@ -116,6 +117,14 @@ FAST_DATA_FAULTS = ("missing",)
 and a bad cell in a local run in test_run.py."""
 
 
+def check_blamed(study: Study, name: str, status: int, message: str, others: str) -> None:
+    """One node ends with `status` and `message`; all others say that it aborted, and why."""
+    nodes = ("ann", "bob", "registry", "desk")
+    statuses = dict.fromkeys(nodes, 8) | {name: status}
+    said = dict.fromkeys(nodes, f"aborted by {name}: {others}") | {name: message}
+    check(study, study.ended(), statuses, said)
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -128,13 +137,7 @@ def test_bad_data_at_one_node(study: Study, kind: str) -> None:
     change(study.csv("bob"))
     study.coordinator()
     study.nodes()
-    others = "aborted by bob: data (its data do not fit the job"
-    check(
-        study,
-        study.ended(),
-        {"bob": 4, "ann": 8, "registry": 8, "desk": 8},
-        {"bob": message, "ann": others, "registry": others, "desk": others},
-    )
+    check_blamed(study, "bob", 4, message, "data (its data do not fit the job")
 
 
 def test_who_cannot_start_is_missed_in_time(study: Study) -> None:
@@ -180,42 +183,28 @@ def test_a_card_of_other_keys_stops_the_run(study: Study) -> None:
         new.save(study.homes / name / "roster")
     study.coordinator()
     study.nodes()
-    others = "aborted by ann: contract (the contract, the cards or the constants"
     both = (
         f"bob: here {old.card('bob').fingerprint}, at desk {new.card('bob').fingerprint}. "
         "Ask whose card it is"
     )
-    check(
-        study,
-        study.ended(),
-        {"ann": 6, "bob": 8, "registry": 8, "desk": 8},
-        {"ann": both, "bob": others, "registry": others, "desk": others},
-    )
+    check_blamed(study, "ann", 6, both, "contract (the contract, the cards or the constants")
 
 
 def test_a_job_that_was_altered_is_refused(study: Study) -> None:
     """The coordinator proposes another job than the one whose digest Bob wrote into his rules."""
-    record = json.loads(run("job", "check", study.job, "--format", "json").stdout)
+    record = as_json("job", "check", study.job)
     altered = study.folder / "altered.toml"
     altered.write_text(study.job.read_text().replace("seed = 3", "seed = 4"))
     study.coordinator(altered)
     study.node("ann")
     study.node("registry")
     study.node("bob", rules=f'jobs = ["{record["digest"]}"]')
-    others = "aborted by bob: policy (its own rules forbid the job, or nobody agreed to it there"
-    check(
-        study,
-        study.ended(),
-        {"bob": 6, "ann": 8, "registry": 8, "desk": 8},
-        {"bob": "is not under jobs", "ann": others, "registry": others, "desk": others},
-    )
+    others = "policy (its own rules forbid the job, or nobody agreed to it there"
+    check_blamed(study, "bob", 6, "is not under jobs", others)
 
 
 def test_a_port_in_use_at_a_party(study: Study) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+    with port_in_use() as address:
         study.address = "tcp://127.0.0.1:9"
         study.node("bob", network=f'listen = "{address}"')
         ended = study.ended()
@@ -385,13 +374,9 @@ def test_the_search_finds_what_is_there(
     assert good_study.leaks(f"asked for {PASSPHRASE}".encode()) == {"passphrase"}
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def opened(study: Study, sealed: Path, out: Path, who: str = "office", **options: Path) -> Result:
     passphrase = options.get("passphrase", study.passphrase)
-    return run(
+    return mpc_train(
         *("open", sealed, "--home", study.homes / who, "--out", out),
         *("--passphrase-file", passphrase, "--format", "json"),
     )

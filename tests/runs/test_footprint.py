@@ -1,22 +1,19 @@
 """What `job check` says of memory, against what processes took."""
 
-import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mpc_train.admission.footprint import memory_needs
 from mpc_train.admission.load import load_job
-from mpc_train.jobs.job import Job
+from tests.support.commands import launched
+from tests.support.csv_tables import csv_of, write_tables
+from tests.support.examples import copied_example, make_data
 from tests.support.images import write_images
-from tests.support.jobs import JOB, write_job
+from tests.support.jobs import JOB, job_toml, write_job
+from tests.support.modules import export, write_modules
 
-ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ("breast_cancer", "digits", "lenet", "hospitals_rows")
 TOLERANCE = 0.3
 LENET = """
@@ -29,102 +26,68 @@ def lenet():
 """
 
 
-def peaks(path: Path, run: Path) -> dict[str, float]:
+def peaks(path: Path) -> dict[str, float]:
     """Bytes that each node's process held at most, in a run."""
-    argv = [sys.executable, str(ROOT / "launch.py"), str(path), "--format", "json"]
-    ended = subprocess.run(
-        [*argv, "--run-dir", str(run)], capture_output=True, text=True, cwd=path.parent, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    record: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    return {name: 1e6 * megabytes for name, megabytes in record["peak_rss_mb"].items()}
+    return {name: 1e6 * megabytes for name, megabytes in launched(path)["peak_rss_mb"].items()}
 
 
-def check(job: Job, found: dict[str, float]) -> None:
-    said = memory_needs(job)
+def check(path: Path) -> dict[str, float]:
+    """A run takes what is said beforehand; returns what it took."""
+    said, found = memory_needs(load_job(path)), peaks(path)
     assert set(said) == set(found)
     for name, peak in found.items():
         assert abs(said[name] / peak - 1) < TOLERANCE, (name, said[name] / 1e6, peak / 1e6)
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_take_what_is_said(name: str, tmp_path: Path) -> None:
-    folder = tmp_path / name
-    shutil.copytree(ROOT / "examples" / name, folder, ignore=shutil.ignore_patterns("data", "runs"))
-    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
-    subprocess.run([sys.executable, str(folder / "make_data.py")], check=True, env=environment)
-    check(load_job(folder / "job.toml"), peaks(folder / "job.toml", tmp_path / "run"))
+    path = copied_example(name, tmp_path)
+    make_data(tmp_path)
+    check(path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_regression_of_many_rows_takes_what_is_said(tmp_path: Path) -> None:
     names, rows = [f"x{index}" for index in range(30)], 200_000
-    listed = ", ".join(f'{{ name = "{name}", range = [-6, 6] }}' for name in names)
-    text = f"""
-[job]
-name = "many"
-owners = ["ann", "bob"]
-dealer = "registry"
-recipients = ["ann"]
-[data]
-features = [{listed}]
-label = "y"
-rows = {{ ann = {rows // 2}, bob = {rows // 2} }}
-[prepare]
-scale = "standard"
-[model]
-kind = "logistic"
-[train]
-optimizer = {{ name = "newton", steps = 3 }}
-[reveal]
-metrics = ["accuracy", "auc", "log_loss", "calibration"]
-"""
-    (tmp_path / "data").mkdir()
+    text = job_toml(
+        [f'{{ name = "{name}", range = [-6, 6] }}' for name in names],
+        rows={"ann": rows // 2, "bob": rows // 2},
+        train='optimizer = { name = "newton", steps = 3 }',
+        more='[prepare]\nscale = "standard"\n'
+        '[reveal]\nmetrics = ["accuracy", "auc", "log_loss", "calibration"]',
+    )
     generator = np.random.default_rng(1)
     rule = generator.normal(0, 0.5, len(names))
     for owner in ("ann", "bob"):
         x = generator.normal(0, 1, (rows // 2, len(names))).clip(-5, 5)
         y = x @ rule + generator.logistic(0, 1, len(x)) > 0
-        np.savetxt(
-            tmp_path / "data" / f"{owner}.csv",
-            np.column_stack([x, y]),
-            fmt=["%.3f"] * len(names) + ["%d"],
-            delimiter=",",
-            header=",".join([*names, "y"]),
-            comments="",
-        )
+        columns = dict(zip(names, x.round(3).T, strict=True))
+        write_tables(tmp_path, {owner: csv_of(**columns, y=y.astype(int))})
     path = write_job(tmp_path, text)
-    check(load_job(path), peaks(path, tmp_path / "run"))
+    check(path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_network_takes_no_more_for_more_held_out_rows(tmp_path: Path) -> None:
+def test_a_network_takes_no_more_for_more_held_out_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """LeNet on 28 by 28 pixels, 500 and 2,000 rows held out: all at once took 1.0 and 4 GB."""
     found = []
     for held_out in (500, 2000):
         folder = tmp_path / str(held_out)
         folder.mkdir()
-        (folder / "net.py").write_text(LENET)
-        export = [sys.executable, "-m", "mpc_train", "model", "export", "net:lenet"]
-        with (folder / "model.json").open("w") as file:
-            subprocess.run(
-                [*export, "--input-shape", "1,28,28"],
-                stdout=file,
-                check=True,
-                cwd=folder,
-                env={"PYTHONPATH": f"{ROOT}:{folder}", "PATH": ""},
-            )
+        write_modules(folder, monkeypatch, net=LENET)
+        export(folder, "net:lenet", "1,28,28")
         rows = held_out + 256
-        model = 'kind = "softmax"\nclasses = 10\ngraph = "model.json"'
-        path = write_images(folder, model, rows)
+        path = write_images(folder, "softmax", 'classes = 10\ngraph = "model.json"', rows)
         text = path.read_text().replace("epochs = 5", "epochs = 1")
         path.write_text(text.replace("fraction = 0.2", f"fraction = {held_out / rows:.6f}"))
-        found.append(peaks(path, folder / "run"))
-        check(load_job(path), found[-1])
+        found.append(check(path))
     few, many = found
     shared = 8 * 1500 * (784 + 10)  # the rows themselves, once
     for name, peak in many.items():
@@ -144,53 +107,27 @@ class Sequence(nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_steps_of_a_sequence_take_what_is_said(tmp_path: Path) -> None:
+def test_the_steps_of_a_sequence_take_what_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All of a batch are kept for the way back: some 300 MB here."""
-    (tmp_path / "net.py").write_text(GRU)
-    export = [sys.executable, "-m", "mpc_train", "model", "export", "net:Sequence"]
-    with (tmp_path / "model.json").open("w") as file:
-        subprocess.run(
-            [*export, "--input-shape", "64"],
-            stdout=file,
-            check=True,
-            cwd=tmp_path,
-            env={"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": ""},
-        )
+    write_modules(tmp_path, monkeypatch, net=GRU)
+    export(tmp_path, "net:Sequence", "64")
     names = [f"x{index}" for index in range(64)]
-    text = f"""
-[job]
-name = "sequence"
-owners = ["ann", "bob"]
-dealer = "registry"
-recipients = ["ann"]
-[data]
-features = {json.dumps(names)}
-label = "y"
-rows = {{ ann = 128, bob = 128 }}
-[model]
-kind = "logistic"
-graph = "model.json"
-[train]
-epochs = 1
-batch_size = 128
-optimizer = {{ learning_rate = 0.1 }}
-[fixed_point]
-fraction_bits = 20
-"""
-    (tmp_path / "data").mkdir()
+    text = job_toml(
+        names,
+        rows={"ann": 128, "bob": 128},
+        model='graph = "model.json"',
+        train="epochs = 1\nbatch_size = 128\noptimizer = { learning_rate = 0.1 }",
+        more="[fixed_point]\nfraction_bits = 20",
+    )
     generator = np.random.default_rng(1)
     for owner in ("ann", "bob"):
         x = generator.normal(0, 1, (128, 64)).clip(-5, 5)
-        np.savetxt(
-            tmp_path / "data" / f"{owner}.csv",
-            np.column_stack([x, x[:, 60] > 0]),
-            fmt=["%.3f"] * 64 + ["%d"],
-            delimiter=",",
-            header=",".join([*names, "y"]),
-            comments="",
-        )
+        columns = dict(zip(names, x.round(3).T, strict=True))
+        write_tables(tmp_path, {owner: csv_of(**columns, y=(x[:, 60] > 0).astype(int))})
     path = write_job(tmp_path, text)
-    check(load_job(path), peaks(path, tmp_path / "run"))
+    check(path)
 
 
 def test_what_is_said_grows_with_what_a_job_has(tmp_path: Path) -> None:

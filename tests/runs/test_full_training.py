@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from mpc_train.cli import app
+from tests.support.commands import trained
 from tests.support.images import write_images
 
 
@@ -21,10 +19,7 @@ def test_five_epochs_of_a_network_are_as_good_as_in_the_clear(tmp_path: Path) ->
     a schedule, moving the first weights by 2^-19 moves the accuracy by half a point as well.
     """
     path = write_images(tmp_path)
-    run = ["run", str(path), "--compare", "--format", "json", "--run-dir", str(tmp_path / "run")]
-    shown = CliRunner().invoke(app, run)
-    assert shown.exit_code == 0, shown.stderr
-    record = json.loads(shown.stdout.splitlines()[-1])
+    record = trained(path, "--compare")
     assert record["steps"] == 5 * (8000 // 128)
     accuracy, twin = record["metrics"]["accuracy"], record["twin_metrics"]["accuracy"]
     assert twin > 0.94

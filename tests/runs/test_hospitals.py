@@ -1,9 +1,6 @@
 """The example of four hospitals, in real processes, beside scikit-learn on the pooled tables."""
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +20,9 @@ from mpc_train.admission.load import load_job
 from mpc_train.jobs.schedule import split
 from mpc_train.results.predicting import load_predictor, write_records
 from mpc_train.tables.source import Source
+from tests.support.commands import launched
+from tests.support.examples import copied_example, make_data
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "examples" / "hospitals_rows"
 CODES = ["", "NA", "-9", "unknown"]
 
 
@@ -65,20 +62,10 @@ def fitted(frame: polars.DataFrame, training: np.ndarray) -> tuple[Any, np.ndarr
 
 @pytest.mark.slow
 def test_a_run_equals_scikit_learn_on_the_pooled_table(tmp_path: Path) -> None:
-    for name in ("job.toml", "schema.toml", "make_data.py"):
-        shutil.copy(EXAMPLE / name, tmp_path / name)
-    python = [sys.executable]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
-    subprocess.run([*python, str(tmp_path / "make_data.py")], check=True, env=environment)
-    options = ["--run-dir", str(tmp_path / "run"), "--format", "json"]
-    launched = subprocess.run(
-        [*python, str(ROOT / "launch.py"), str(tmp_path / "job.toml"), *options],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    found = json.loads(launched.stdout.splitlines()[-1])["metrics"]
-    job = load_job(tmp_path / "job.toml")
+    path = copied_example("hospitals_rows", tmp_path)
+    make_data(tmp_path)
+    found = launched(path)["metrics"]
+    job = load_job(path)
     frame = pooled(tmp_path, job.owners)
     training, held_out = split(job)
     model, scores = fitted(frame, training)

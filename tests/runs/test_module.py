@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from typer.testing import CliRunner
 
 from mpc_train.admission.load import load_job
-from mpc_train.cli import app
 from mpc_train.jobs.job import Job
 from mpc_train.networks import carried
 from mpc_train.owners.table import load_table
 from mpc_train.tables.source import Source
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import evaluate, max_weight_difference, train_twin
+from tests.support.commands import mpc_train
 from tests.support.study import Study
 
 PACKAGE = {
@@ -108,8 +107,8 @@ def test_a_network_of_code_that_every_node_has(study: Study, tmp_path: Path) -> 
     (sealed,) = study.left.glob("desk/*/office.sealed")
     out = tmp_path / "out"
     # The recipient opens the model without the code, which the job only names.
-    opening = ["open", str(sealed), "--home", str(study.homes / "office"), "--out", str(out)]
-    shown = CliRunner().invoke(app, [*opening, "--passphrase-file", str(study.passphrase)])
+    opening = ["open", sealed, "--home", study.homes / "office", "--out", out]
+    shown = mpc_train(*opening, "--passphrase-file", study.passphrase)
     assert shown.exit_code == 0, shown.stderr
     state = safetensors.torch.load_file(out / "model.safetensors")
     module = module_here()

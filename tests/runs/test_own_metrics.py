@@ -17,12 +17,14 @@ from mpc_train.results.predicting import load_predictor
 from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.tables.source import Source
 from mpc_train.twin.metrics import twin_metric
-from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
+from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.roles.role import Role
 from protocols.shares.reveal import RevealGate, SealedHalf
-from tests.runs.test_run import ended, launch
-from tests.support.jobs import JOB, csv_lines, write_job
+from tests.support.commands import ended, launch
+from tests.support.csv_tables import fitting_tables, write_tables
+from tests.support.jobs import JOB, write_job
 from tests.support.privacy import same_views
+from tests.support.tensors import attached
 from tests.support.transcript_first import run_scripted
 
 ROLES = """
@@ -44,9 +46,7 @@ def test_each_owner_gets_its_own(tmp_path: Path) -> None:
     text = text.replace('metrics = ["accuracy", "auc"]', 'per_party = ["accuracy", "confusion"]')
     more = 'least_test_rows = 10\n[prepare]\nscale = "standard"\n'
     path = write_job(tmp_path, f"[job]{ROLES}\n{text}{more}")
-    (tmp_path / "data").mkdir()
-    for seed, (owner, rows) in enumerate(ROWS.items()):
-        (tmp_path / "data" / f"{owner}.csv").write_text("\n".join(csv_lines(rows, seed)))
+    write_tables(tmp_path, fitting_tables(ROWS))
     record, err = ended(launch(path))
     assert record["status"] == "ok", err
     assert record["metrics"] == {}
@@ -95,14 +95,13 @@ def test_what_an_owner_is_sent_tells_it_the_metric_alone(tmp_path: Path, corrupt
     for outputs, labels in ((z, y), (-z, 1 - y), (z / 2, y), (-z / 4, 1 - y)):
 
         def program(role: Role, outputs: Any = outputs, labels: Any = labels) -> Any:
-            np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
-            attach(role, job.fraction_bits)
-            tensors = [
-                MaskedTensor(v, src=(corrupted + 1) % 3, shape=v.shape) for v in (outputs, labels)
-            ]
             gate = RevealGate(agreed_outputs(job))
-            halves = own_halves(job, gate, lambda inputs: inputs, *tensors)
-            detach()
+            with attached(role, job.fraction_bits):
+                tensors = [
+                    MaskedTensor(v, src=(corrupted + 1) % 3, shape=v.shape)
+                    for v in (outputs, labels)
+                ]
+                halves = own_halves(job, gate, lambda inputs: inputs, *tensors)
             assert [output.name for output in gate.passed] == [
                 name for owner in names for name in own_names(job, owner)
             ]

@@ -14,7 +14,7 @@ from parties.keys.identity import IdentityKeys
 from parties.nodes.supervisor import Child
 from parties.wire.control_plane import ControlClient
 from parties.wire.zmq_transport import CurveKeys, Transport
-from tests.support.local_run import LISTEN, ROLES, LocalRun, other_program
+from tests.support.local_run import LISTEN, ROLES, LocalRun, other_program, port_in_use
 from tests.support.patience import PATIENCE_S, wait_until
 
 
@@ -230,10 +230,7 @@ def test_different_constants_refuse_each_other(local_run: LocalRun) -> None:
 
 
 def test_a_port_in_use_is_named(local_run: LocalRun) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+    with port_in_use() as address:
         local_run.start("coordinator", {"kind": "coordinator", "listen": address, "roles": ROLES})
         result = local_run.results()["coordinator"]
     assert result["error"] == "PortInUseError" and address in result["message"]

@@ -20,51 +20,25 @@ from mpc_train.admission.load import load_job
 from mpc_train.jobs.audience import learnt
 from mpc_train.run.phases.prepare import agreed_outputs
 from parties.nodes.supervisor import PARENT_FD
-from tests.support.jobs import csv_lines, replaced, write_job
+from tests.support.commands import ended, launch
+from tests.support.csv_tables import ROWS, fitting_tables, write_tables
+from tests.support.jobs import replaced, write_job
 from tests.support.patience import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = {"ann": 40, "bob": 30, "cleo": 30}
 VERBS = {"party", "dealer", "coordinator", "mpc_train", "json"}
 
 
 def study(folder: Path, **changes: str) -> Path:
     """A job of three owners and their files; `changes` are lines of theirs, by name."""
-    (folder / "data").mkdir(parents=True)
-    for seed, (owner, rows) in enumerate(ROWS.items()):
+    for owner, table in fitting_tables().items():
         # Digits of their own, so that no figure in a log equals a cell by chance.
-        lines = [re.sub(r"(\.\d+)", r"\g<1>5772157", line) for line in csv_lines(rows, seed)]
+        lines = [re.sub(r"(\.\d+)", r"\g<1>5772157", line) for line in table]
         if owner in changes:
             lines[3] = changes[owner]
-        (folder / "data" / f"{owner}.csv").write_text("\n".join(lines))
+        write_tables(folder, {owner: lines})
     text = replaced("learning_rate = 0.5", "learning_rate = 0.1")
     return write_job(folder, f"{text}least_group = 1\n")
-
-
-def launch(job: Path, *options: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "launch.py"),
-            str(job),
-            "--format",
-            "json",
-            "--run-dir",
-            str(job.parent / "run"),
-            *options,
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=job.parent,
-    )
-
-
-def ended(process: "subprocess.Popen[str]") -> tuple[dict[str, Any], str]:
-    out, err = process.communicate(timeout=PATIENCE_S)
-    record = json.loads(out.splitlines()[-1])
-    assert isinstance(record, dict)
-    return record, err
 
 
 @pytest.fixture(scope="module")

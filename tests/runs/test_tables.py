@@ -1,40 +1,23 @@
 """A whole run whose owners keep their tables in three ways, against the same in the clear."""
 
-import json
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import polars
 import pytest
 
-from tests.support.jobs import csv_lines, replaced, write_job
-from tests.support.patience import PATIENCE_S
+from tests.support.commands import ended, launch, launched
+from tests.support.csv_tables import fitting_tables
+from tests.support.jobs import column, replaced, schema_toml, write_job
 
-ROOT = Path(__file__).resolve().parents[2]
-
-SCHEMA = """
-[[columns]]
-name = "age"
-kind = "number"
-range = [0, 120]
-
-[[columns]]
-name = "dose"
-kind = "number"
-
-[[columns]]
-name = "ill"
-kind = "boolean"
-"""
+SCHEMA = schema_toml(column("age", range=[0, 120]), column("dose"), column("ill", "boolean"))
 
 
 def study(folder: Path) -> Path:
     """ann: Parquet; bob: SQLite; cleo: CSV with semicolons, decimal commas and no header."""
     frames = {
-        owner: polars.read_csv("\n".join(csv_lines(rows, seed)).encode())
-        for seed, (owner, rows) in enumerate((("ann", 40), ("bob", 30), ("cleo", 30)))
+        owner: polars.read_csv("\n".join(lines).encode())
+        for owner, lines in fitting_tables().items()
     }
     frames["ann"].with_columns(polars.col("ill") == 1).write_parquet(folder / "ann.parquet")
     with sqlite3.connect(folder / "bob.db") as connection:
@@ -60,17 +43,13 @@ def study(folder: Path) -> Path:
 @pytest.mark.slow
 def test_owners_with_tables_of_three_kinds(tmp_path: Path) -> None:
     path = study(tmp_path)
-    command = [sys.executable, str(ROOT / "launch.py"), str(path), "--compare", "--format", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=PATIENCE_S)
-    assert done.returncode == 0, done.stderr
-    record = json.loads(done.stdout.splitlines()[-1])
+    record = launched(path, "--compare")
     assert record["max_weight_difference"] < 2**-10
     assert record["metrics"].keys() == record["twin_metrics"].keys()
     with sqlite3.connect(tmp_path / "bob.db") as connection:
         connection.execute("update patients set ill = 7 where rowid = 12")
     connection.close()
-    failed = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, timeout=PATIENCE_S
-    )
+    failed = launch(path, "--compare", "--run-dir", str(tmp_path / "again"))
+    _, err = ended(failed)
     assert failed.returncode == 4
-    assert "bob.db: row 12: column 'ill': neither true nor false" in failed.stderr
+    assert "bob.db: row 12: column 'ill': neither true nor false" in err

@@ -6,25 +6,24 @@ weight is bounded from the scale 2^-f and the stated errors of the splines (`tol
 bound is no larger than what momentum, weight decay and the schedule change is part of the test.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
-from typer.testing import CliRunner
 
 from mpc_train.admission.load import load_job
-from mpc_train.cli import app
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split_sizes, steps_per_epoch
-from mpc_train.owners.table import Table, load_table
+from mpc_train.owners.table import Table
 from mpc_train.results.plain_model import plain_module
-from mpc_train.tables.source import Source
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.training.rates import rate
 from mpc_train.twin.training import Twin, evaluate, max_weight_difference, train_twin
+from tests.support.commands import trained
+from tests.support.csv_tables import csv_of, load_tables, write_tables
+from tests.support.jobs import job_toml, write_job
 
 FEATURES = 3
 ROWS = (31, 17, 24, 12, 20, 9, 14)
@@ -84,30 +83,25 @@ def write_study(folder: Path, kind: str, n: int, settings: Settings) -> Path:
     """A job of this kind with n evaluators and its owners' files; returns the job's path."""
     who = roles(kind, n)
     rows = dict(zip(who.owners, ROWS, strict=False))
-    label = '{ name = "y", center = 1, scale = 2 }' if kind == "linear" else '"y"'
-    model = f'kind = "{kind}"'
-    if kind in ("softmax", "mlp"):
-        model += f"\nclasses = {CLASSES[kind]}"
-    if kind == "mlp":
-        model += "\nhidden = [5]"
-    job = folder / "job.toml"
-    job.write_text(f"""
-[job]
-name = "study"
-owners = {json.dumps(who.owners)}
-evaluators = {json.dumps(who.evaluators)}
-dealer = "{who.dealer}"
-recipients = {json.dumps(who.recipients)}
-[data]
-features = ["x0", {{ name = "x1", center = 5 }}, {{ name = "x2", scale = 10, range = [-60, 60] }}]
-label = {label}
-test_fraction = 0.3
-split_seed = 4
-limit = 6
-rows = {{ {", ".join(f"{owner} = {count}" for owner, count in rows.items())} }}
-[model]
-{model}
-[train]
+    model = {
+        "softmax": f"classes = {CLASSES[kind]}",
+        "mlp": f"classes = {CLASSES[kind]}\nhidden = [5]",
+    }
+    text = job_toml(
+        [
+            "x0",
+            '{ name = "x1", center = 5 }',
+            '{ name = "x2", scale = 10, range = [-60, 60] }',
+        ],
+        kind,
+        label='{ name = "y", center = 1, scale = 2 }' if kind == "linear" else "y",
+        rows=rows,
+        dealer=who.dealer,
+        recipients=who.recipients,
+        job=f"evaluators = {who.evaluators}",
+        data="test_fraction = 0.3\nsplit_seed = 4\nlimit = 6",
+        model=model.get(kind, ""),
+        train=f"""
 epochs = 3
 batch_size = 12
 schedule = {settings.schedule}
@@ -116,27 +110,24 @@ seed = 5
 learning_rate = 0.2
 momentum = {settings.momentum}
 weight_decay = {settings.weight_decay}
+""",
+        more=f"""
 [reveal]
-metrics = {json.dumps(METRICS[kind])}
+metrics = {METRICS[kind]}
 least_test_rows = 5
 least_group = 5
-""")
+""",
+    )
     (folder / "local.toml").write_text("[rules]\nleast_effective_rows = 1\n")
     generator = np.random.default_rng(n)
-    (folder / "data").mkdir(exist_ok=True)
     for owner, count in rows.items():
         x = generator.normal(size=(count, FEATURES))
         score = x @ [1.5, -1.0, 0.5] + generator.normal(0, 0.3, count)
-        if kind == "linear":
-            y = 1 + 2 * score
-        else:
-            y = np.digitize(score, [0.0] if kind == "logistic" else [-0.8, 0.8]).astype(float)
-        table = np.column_stack([x * [1, 1, 10] + [0, 5, 0], y])
-        lines = [",".join(repr(float(value)) for value in row) for row in table]
-        if kind != "linear":
-            lines = [line.removesuffix(".0") for line in lines]
-        (folder / "data" / f"{owner}.csv").write_text("\n".join(["x0,x1,x2,y", *lines]))
-    return job
+        cuts = [0.0] if kind == "logistic" else [-0.8, 0.8]
+        y = 1 + 2 * score if kind == "linear" else np.digitize(score, cuts)
+        x = x * [1, 1, 10] + [0, 5, 0]
+        write_tables(folder, {owner: csv_of(x0=x[:, 0], x1=x[:, 1], x2=x[:, 2], y=y)})
+    return write_job(folder, text)
 
 
 def trained_in_the_clear(job: Job, tables: list[Table]) -> Twin:
@@ -181,11 +172,7 @@ FAST = {("linear", 2), ("logistic", 3), ("softmax", 5), ("mlp", 2)}
 )
 def test_a_model_is_that_of_its_twin(kind: str, n: int, tmp_path: Path) -> None:
     path = write_study(tmp_path, kind, n, SETTINGS[kind])
-    shown = CliRunner().invoke(
-        app, ["run", str(path), "--format", "json", "--run-dir", str(tmp_path / "run")]
-    )
-    assert shown.exit_code == 0, shown.stderr
-    record = json.loads(shown.stdout.splitlines()[-1])
+    record = trained(path)
     who, job = roles(kind, n), load_job(path)
     assert record["steps"] == 3 * steps_per_epoch(job)
     assert set(record["bytes_sent"]) == {*who.evaluators, *who.owners, who.dealer}
@@ -194,10 +181,7 @@ def test_a_model_is_that_of_its_twin(kind: str, n: int, tmp_path: Path) -> None:
     module = plain_module(job)
     module.load_state_dict(safetensors.torch.load_file(record["model"]))
     weights = {name: value.double().numpy() for name, value in module.state_dict().items()}
-    tables = [
-        load_table(Source(str(tmp_path / "data" / f"{owner}.csv")), job, owner)
-        for owner in job.owners
-    ]
+    tables = load_tables(tmp_path, job)
     twin = trained_in_the_clear(job, tables)
     allowed = tolerance(job, tables, twin)
     assert max_weight_difference(weights, twin.state) <= allowed

@@ -2,90 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import safetensors.torch
-from typer.testing import CliRunner
 
 from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
-from mpc_train.cli import app
 from mpc_train.errors import RefusedError
-from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import Disclosure
 from mpc_train.jobs.schedule import checked_rows, split, steps_per_epoch, total_steps
-from mpc_train.owners.table import load_table
 from mpc_train.run.phases.prepare import agreed_outputs
-from mpc_train.tables.source import Source
-from mpc_train.training.first_weights import initial_weights
-from mpc_train.twin.training import Twin, max_weight_difference, train_twin
+from mpc_train.twin.training import max_weight_difference
+from tests.support.commands import mpc_train, run_job, trained
 from tests.support.jobs import allowing
-
-TEXT = """
-[job]
-name = "study"
-owners = ["ann", "bob"]
-dealer = "registry"
-recipients = ["ann"]
-[data]
-features = ["a", "b", "c"]
-label = "y"
-limit = 8
-test_fraction = 0.2
-rows = { ann = 90, bob = 70 }
-[model]
-kind = "KIND"
-[train]
-epochs = EPOCHS
-batch_size = 32
-seed = 5
-TRAIN
-[reveal]
-least_test_rows = 10
-REVEAL
-"""
-
-
-def study(
-    folder: Path, kind: str, train: str, reveal: str = "", epochs: int = 6, noise: float = 0.3
-) -> Path:
-    """A job and its owners' files; the label follows a linear rule but for noise."""
-    path = folder / "job.toml"
-    text = TEXT.replace("KIND", kind).replace("EPOCHS", str(epochs))
-    path.write_text(text.replace("TRAIN", train).replace("REVEAL", reveal))
-    generator = np.random.default_rng(8)
-    (folder / "data").mkdir(exist_ok=True)
-    for owner, count in (("ann", 90), ("bob", 70)):
-        x = generator.normal(size=(count, 3))
-        score = x @ [1.0, -0.5, 0.25] + generator.normal(0, noise, count)
-        y = score if kind == "linear" else (score > 0).astype(int)
-        lines = [
-            f"{a!r},{b!r},{c!r},{label}" for (a, b, c), label in zip(x.tolist(), y, strict=True)
-        ]
-        (folder / "data" / f"{owner}.csv").write_text("\n".join(["a,b,c,y", *lines]))
-    return path
-
-
-def run(path: Path, folder: Path) -> Any:
-    return CliRunner().invoke(app, ["run", str(path), "--format", "json", "--run-dir", str(folder)])
-
-
-def twin_of(path: Path) -> tuple[Job, Twin]:
-    job = load_job(path)
-    tables = [
-        load_table(Source(str(path.parent / "data" / f"{owner}.csv")), job, owner)
-        for owner in job.owners
-    ]
-    return job, train_twin(job, tables, initial_weights(job))
-
-
-def weights_of(record: dict[str, Any]) -> dict[str, np.ndarray]:
-    loaded = safetensors.torch.load_file(record["model"])
-    return {name: value.double().numpy() for name, value in loaded.items()}
+from tests.support.linear_rule import twin_of, weights_of, write_study
 
 
 @pytest.mark.slow
@@ -97,10 +27,8 @@ clip = { norm = 0.5 }
 loss = { name = "bce", positive_weight = 1.5 }
 guard = { every = 8 }
 """
-    path = study(tmp_path, "logistic", train, "training_loss_every = 10")
-    shown = run(path, tmp_path / "run")
-    assert shown.exit_code == 0, shown.stderr
-    record = json.loads(shown.stdout.splitlines()[-1])
+    path = write_study(tmp_path, "logistic", train, "training_loss_every = 10")
+    record = trained(path)
     job, twin = twin_of(path)
     steps = total_steps(job)
     assert record["steps"] == twin.steps == steps
@@ -120,10 +48,8 @@ def test_early_stopping_is_that_of_the_twin(tmp_path: Path) -> None:
 optimizer = { learning_rate = 0.3 }
 early_stopping = { fraction = 0.25, patience = 2, least_improvement = 0.002 }
 """
-    path = study(tmp_path, "linear", train, 'metrics = ["mse"]', epochs=30)
-    shown = run(path, tmp_path / "run")
-    assert shown.exit_code == 0, shown.stderr
-    record = json.loads(shown.stdout.splitlines()[-1])
+    path = write_study(tmp_path, "linear", train, 'metrics = ["mse"]', epochs=30)
+    record = trained(path)
     job, twin = twin_of(path)
     assert record["steps"] == twin.steps < total_steps(job)
     assert max_weight_difference(weights_of(record), twin.state) < 1e-4
@@ -140,8 +66,7 @@ def test_a_guard_ends_a_run_that_diverges(tmp_path: Path) -> None:
 optimizer = { learning_rate = 4 }
 guard = { every = 2 }
 """
-    path = study(tmp_path, "linear", train)
-    shown = run(path, tmp_path / "run")
+    shown = run_job(write_study(tmp_path, "linear", train))
     assert shown.exit_code == 10
     assert "lower the learning rate" in shown.stderr
     assert "activation_limit" in shown.stderr
@@ -153,8 +78,8 @@ optimizer = { name = "rmsprop", learning_rate = 0.001 }
 guard = { every = 3 }
 early_stopping = { fraction = 0.2 }
 """
-    path = study(tmp_path, "logistic", train, "training_loss_every = 5")
-    shown = CliRunner().invoke(app, ["job", "check", str(path)])
+    path = write_study(tmp_path, "logistic", train, "training_loss_every = 5")
+    shown = mpc_train("job", "check", path)
     assert shown.exit_code == 0
     for words in ("RMSprop", "whether training goes on", "left its range", "mean loss of a batch"):
         assert words in shown.stdout

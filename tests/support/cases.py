@@ -3,16 +3,13 @@
 Each folder holds a job and its owners' tables; which result is right stands in the test.
 """
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.patience import PATIENCE_S
+from tests.support.commands import ended, launch
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT / "tests" / "cases"
@@ -37,15 +34,6 @@ def run_case(
     job = here / "job.toml"
     if change is not None:
         job.write_text(change(job.read_text()))
-    argv = [sys.executable, str(ROOT / "launch.py"), str(job), "--format", "json"]
-    ended = subprocess.run(
-        [*argv, "--run-dir", str(here / "run"), *options],
-        capture_output=True,
-        text=True,
-        cwd=here,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    lines = ended.stdout.splitlines()
-    record = json.loads(lines[-1]) if lines else {}
-    return CaseRun(ended.returncode, record, ended.stderr, here)
+    process = launch(job, *options)
+    record, err = ended(process)
+    return CaseRun(process.returncode, record, err, here)

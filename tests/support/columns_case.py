@@ -11,6 +11,7 @@ from mpc_train.admission.load import load_job
 from mpc_train.jobs.job import Job
 from mpc_train.owners.table import Table, load_table
 from mpc_train.tables.source import Source
+from tests.support.jobs import changed
 
 JOB = """
 [job]
@@ -62,16 +63,14 @@ def write_job(folder: Path, membership: str = "holders", text: str = JOB) -> Pat
 
 def three_owners(text: str = JOB) -> str:
     """The same with a third owner, and a neutral evaluator in the midst."""
-    for old, new in (
+    return changed(
         ('owners = ["bank", "insurer"]', 'owners = ["bank", "insurer", "shop"]'),
         ('evaluators = ["bank", "insurer"]', 'evaluators = ["bank", "neutral", "insurer", "shop"]'),
         ('"claims", "age"]\nlabel', '"claims", "age", "visits"]\nlabel'),
         ("insurer = 45 }", "insurer = 45, shop = 55 }"),
         ('["claims", "age"] }', '["claims", "age"], shop = ["visits"] }'),
-    ):
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    return text
+        text=text,
+    )
 
 
 def weighted(text: str = JOB) -> str:

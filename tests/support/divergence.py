@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpc_train.admission.load import load_job
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import batches
 from mpc_train.owners.table import Table
@@ -27,33 +26,11 @@ from mpc_train.training.trainer import make_trainer, train
 from mpc_train.twin.setup import twin_clip, twin_loss, twin_optimizer
 from mpc_train.twin.training import pooled_inputs
 from protocols.roles.role import Role
+from tests.support.jobs import job_toml, loaded
 from tests.support.pooled import Outcome, in_lockstep, parts_of, shared_rows
 
-JOB = """
-[job]
-name = "study"
-owners = ["ann", "bob"]
-dealer = "registry"
-recipients = ["ann"]
-[data]
-features = [{features}]
-label = "y"
-rows = {{ ann = 40, bob = 40 }}
-[model]
-{model}
-[train]
-epochs = {epochs}
-batch_size = {batch}
-seed = {seed}
-optimizer = {optimizer}
-{extra}
-[reveal]
-least_test_rows = 10
-metrics = ["{metric}"]
-"""
 ROWS = 40
-LOGISTIC, LINEAR = 'kind = "logistic"', 'kind = "linear"'
-MLP = 'kind = "mlp"\nhidden = [6]\nclasses = 3'
+LOGISTIC, LINEAR, MLP = "logistic", "linear", "mlp"
 TOLERANCE = 0.05
 """Of a step: more than rounding, less than what wrapped around."""
 MIN_STEP = 2.0**-8
@@ -77,16 +54,18 @@ class Setting:
 
     def job(self) -> Job:
         """JobError where the job is refused."""
-        text = JOB.format(
-            features=", ".join(f'"x{i}"' for i in range(self.features)),
-            metric="mse" if self.model == LINEAR else "accuracy",
-            **{key: getattr(self, key) for key in ("model", "epochs", "batch", "seed")},
-            **{key: getattr(self, key) for key in ("optimizer", "extra")},
+        metric = "mse" if self.model == LINEAR else "accuracy"
+        text = job_toml(
+            [f"x{index}" for index in range(self.features)],
+            self.model,
+            model="hidden = [6]\nclasses = 3" if self.model == MLP else "",
+            rows={"ann": ROWS, "bob": ROWS},
+            train=f"epochs = {self.epochs}\nbatch_size = {self.batch}\nseed = {self.seed}\n"
+            f"optimizer = {self.optimizer}\n{self.extra}",
+            more=f'[reveal]\nleast_test_rows = 10\nmetrics = ["{metric}"]',
         )
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "job.toml"
-            path.write_text(text)
-            return load_job(path)
+            return loaded(Path(folder), text)
 
     def tables(self, job: Job) -> list[Table]:
         rng = np.random.default_rng(self.seed)

@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
+from tests.support.csv_tables import csv_of, write_tables
+from tests.support.jobs import job_toml, write_job
+
 SIDE, CLASSES = 28, 10
 ROWS = 10_000
 
@@ -39,48 +42,34 @@ def _stretch(shift: float, scale: float) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(8)))
 
 
-JOB = """
-[job]
-name = "images"
-owners = ["clinic-a", "clinic-b"]
-dealer = "registry"
-recipients = ["clinic-a"]
-[data]
-features = [FEATURES]
-label = "digit"
-rows = { clinic-a = FIRST, clinic-b = SECOND }
-test_fraction = 0.2
-[model]
-MODEL
-[train]
+TRAIN = """
 epochs = 5
 batch_size = 128
 optimizer = { learning_rate = 0.05, momentum = 0.9 }
 schedule = { name = "cosine" }
-[reveal]
-metrics = ["accuracy"]
 """
-NET_A = 'kind = "mlp"\nhidden = [128, 128]\nclasses = 10'
+NET_A = "hidden = [128, 128]\nclasses = 10"
 
 
-def write_images(folder: Path, model: str = NET_A, rows: int = ROWS) -> Path:
+def write_images(folder: Path, kind: str = "mlp", model: str = NET_A, rows: int = ROWS) -> Path:
     """A job of two owners and their files; returns the job's path."""
     pixels, classes = images(rows)
     names = [f"p{index}" for index in range(SIDE * SIDE)]
-    features = ", ".join(f'{{ name = "{name}", scale = 255, range = [0, 255] }}' for name in names)
     first = rows * 3 // 5
-    text = JOB.replace("FEATURES", features).replace("MODEL", model)
-    text = text.replace("FIRST", str(first)).replace("SECOND", str(rows - first))
-    (folder / "job.toml").write_text(text)
-    (folder / "data").mkdir()
-    table = np.column_stack([pixels, classes])
-    for owner, part in (("clinic-a", table[:first]), ("clinic-b", table[first:])):
-        np.savetxt(
-            folder / "data" / f"{owner}.csv",
-            part,
-            fmt="%d",
-            delimiter=",",
-            header=",".join([*names, "digit"]),
-            comments="",
-        )
-    return folder / "job.toml"
+    lines = csv_of(**dict(zip(names, pixels.T, strict=True)), digit=classes)
+    write_tables(
+        folder,
+        {"clinic-a": lines[: first + 1], "clinic-b": [lines[0], *lines[first + 1 :]]},
+    )
+    text = job_toml(
+        [f'{{ name = "{name}", scale = 255, range = [0, 255] }}' for name in names],
+        kind,
+        label="digit",
+        rows={"clinic-a": first, "clinic-b": rows - first},
+        recipients=["clinic-a"],
+        data="test_fraction = 0.2",
+        model=model,
+        train=TRAIN,
+        more='[reveal]\nmetrics = ["accuracy"]',
+    )
+    return write_job(folder, text)

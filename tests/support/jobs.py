@@ -1,10 +1,11 @@
-"""A small valid job and data to fit it, for tests to alter."""
+"""A small valid job for tests to alter, and texts of other jobs and schemas."""
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import Rules
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import words_of
@@ -38,6 +39,78 @@ seed = 7
 [reveal]
 metrics = ["accuracy", "auc"]
 """
+TWO_OWNERS = {"ann": 40, "bob": 40}
+GRADIENTS = "epochs = 1\nbatch_size = 8\noptimizer = { learning_rate = 0.1 }"
+NEWTON = 'optimizer = { name = "newton" }'
+SCHEMA_FILE = 'schema = "schema.toml"'
+
+
+def job_toml(
+    features: Sequence[str] = (),
+    kind: str = "logistic",
+    *,
+    label: str = "y",
+    rows: Mapping[str, int] = TWO_OWNERS,
+    dealer: str = "registry",
+    recipients: Sequence[str] = ("ann",),
+    job: str = "",
+    data: str = "",
+    model: str = "",
+    train: str = GRADIENTS,
+    more: str = "",
+) -> str:
+    """The text of a job, with `rows` of each owner.
+
+    features, label: names, or inline tables as they stand in a job. job, data, model, train: more
+    lines of these sections. more: more sections.
+    """
+    listed = ", ".join(map(_named, features))
+    counts = ", ".join(f"{owner} = {count}" for owner, count in rows.items())
+    return f"""
+[job]
+name = "study"
+owners = {json.dumps(list(rows))}
+dealer = "{dealer}"
+recipients = {json.dumps(list(recipients))}
+{job}
+[data]
+{f"features = [{listed}]" if features else ""}
+label = {_named(label)}
+rows = {{ {counts} }}
+{data}
+[model]
+kind = "{kind}"
+{model}
+[train]
+{train}
+{more}
+"""
+
+
+def duplicates_toml(rows: Mapping[str, int], most: int, more: str = "") -> str:
+    """The text of a job that counts which records stand in several owners' tables."""
+    return job_toml(
+        ["age"],
+        label="ill",
+        rows=rows,
+        data=f'check_duplicates = {{ on = ["id"], {more}most = {most} }}',
+        train="epochs = 1\nbatch_size = 4\noptimizer = { learning_rate = 0.5 }",
+    )
+
+
+def _named(column: str) -> str:
+    return column if column.startswith("{") else f'"{column}"'
+
+
+def schema_toml(*columns: str) -> str:
+    """The text of a schema file; see `column`."""
+    return "\n".join(columns)
+
+
+def column(name: str, kind: str = "number", **says: object) -> str:
+    """A column of a schema file, with what else it says of it."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in says.items()]
+    return "\n".join(["[[columns]]", f'name = "{name}"', f'kind = "{kind}"', *lines, ""])
 
 
 def write_job(folder: Path, text: str = JOB) -> Path:
@@ -46,9 +119,30 @@ def write_job(folder: Path, text: str = JOB) -> Path:
     return path
 
 
-def replaced(old: str, new: str) -> str:
-    assert JOB.count(old) == 1, f"{old!r} must stand once in the job"
-    return JOB.replace(old, new)
+def loaded(folder: Path, text: str = JOB, schema: str = "") -> Job:
+    """The job, from a file in `folder`, beside its schema if it has one."""
+    if schema:
+        (folder / "schema.toml").write_text(schema)
+    return load_job(write_job(folder, text))
+
+
+def replaced(old: str, new: str, text: str = JOB) -> str:
+    """The text, by default the job, with other words in one place."""
+    assert text.count(old) == 1, f"{old!r} must stand once in the text"
+    return text.replace(old, new)
+
+
+def changed(*changes: tuple[str, str], text: str = JOB) -> str:
+    """The same in each of these places."""
+    for old, new in changes:
+        text = replaced(old, new, text)
+    return text
+
+
+def with_data(data: str = SCHEMA_FILE, text: str = JOB) -> str:
+    """The job with these lines in place of its features."""
+    start, end = text.index("features = ["), text.index("label =")
+    return f"{text[:start]}{data}\n{text[end:]}"
 
 
 def allowing(job: Job, **changes: Any) -> Rules:
@@ -61,13 +155,3 @@ def allowing(job: Job, **changes: Any) -> Rules:
         "disclosures": tuple(words_of(job, "disclosures")),
     }
     return Rules(**{**listed, **changes})
-
-
-def csv_lines(rows: int, seed: int = 0) -> list[str]:
-    """A header and `rows` lines that fit `JOB`; the label depends on both features."""
-    generator = np.random.default_rng(seed)
-    age = generator.normal(50, 10, rows).clip(1, 119)
-    dose = generator.normal(0, 2, rows)
-    ill = (age - 50) / 10 + dose / 2 + generator.normal(0, 0.5, rows) > 0
-    lines = [f"{a:.3f},{d:.4f},{int(i)}" for a, d, i in zip(age, dose, ill, strict=True)]
-    return ["age,dose,ill", *lines]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import socketserver
 import sys
 import threading
@@ -74,6 +75,15 @@ class LocalRun:
             found[name]["status"] = child.returncode
             found[name]["stderr"] = "\n".join(child.stderr)
         return found
+
+
+@contextlib.contextmanager
+def port_in_use() -> Iterator[str]:
+    """An address at which something else listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield f"tcp://127.0.0.1:{taken.getsockname()[1]}"
 
 
 @contextlib.contextmanager

@@ -21,13 +21,13 @@ from mpc_train.run.phases.train import train_model
 from mpc_train.training.range_guard import RangeGuard
 from mpc_train.twin.training import pooled_inputs
 from protocols.arrays import Reals
-from protocols.crypten_tensor import dispatch
-from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
+from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.errors import RangeError
 from protocols.roles.role import Role
 from protocols.shares.reveal import RevealGate
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, shares_of
+from tests.support.tensors import attached, shared_in
 
 
 def shared_rows(job: Job, role: Role, tables: Sequence[Table]) -> Shared:
@@ -36,11 +36,7 @@ def shared_rows(job: Job, role: Role, tables: Sequence[Table]) -> Shared:
     labels = np.concatenate([table.labels for table in tables])[:, None]
     if job.outputs > 1:
         labels = np.eye(job.outputs)[labels[:, 0].astype(np.int64)]
-    mine = role.index == 0
-    x, y = (
-        MaskedTensor(value if mine else None, src=0, shape=value.shape)
-        for value in (inputs, labels)
-    )
+    x, y = shared_in(role, inputs, labels)
     return Shared(x, y, Parameters(None, None, None))
 
 
@@ -79,15 +75,10 @@ def in_lockstep(
     """What `run` gives at every role, opened, and what the guard that it was given tells."""
 
     def program(role: Role) -> tuple[list[dict[str, Any]], bool | None]:
-        dispatch.install()
-        attach(role, job.fraction_bits)
-        np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
-        try:
+        with attached(role, job.fraction_bits):
             guard = RangeGuard(role) if guarded else None
             found = run(role, guard)
             return found, None if guard is None else _told(job, guard)
-        finally:
-            detach()
 
     results = run_lockstep(program, evaluators)
     assert len({told for _, told in results}) == 1

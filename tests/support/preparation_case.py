@@ -6,70 +6,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.admission.load import load_job
 from mpc_train.jobs.job import Job
 from mpc_train.tables.typed import TypedTable
+from tests.support.jobs import SCHEMA_FILE, column, job_toml, loaded, schema_toml
 
-SCHEMA = """
-[[columns]]
-name = "age"
-kind = "number"
-range = [0, 120]
-missing = ["", "NA"]
-
-[[columns]]
-name = "income"
-kind = "number"
-range = [0, 1000000]
-missing = [""]
-
-[[columns]]
-name = "visits"
-kind = "number"
-range = [0, 60]
-
-[[columns]]
-name = "smoker"
-kind = "boolean"
-missing = [""]
-
-[[columns]]
-name = "region"
-kind = "category"
-levels = ["north", "south", "east"]
-other = true
-missing = [""]
-
-[[columns]]
-name = "ill"
-kind = "boolean"
-"""
-
-JOB = """
-[job]
-name = "prepared"
-owners = ["ann", "bob", "cleo"]
-dealer = "registry"
-recipients = ["ann", "office"]
-
-[data]
-schema = "schema.toml"
-label = "ill"
-test_fraction = 0.25
-rows = { ann = 400, bob = 90, cleo = 14 }
-
-[prepare]
-PREPARE
-
-[model]
-kind = "logistic"
-
-[train]
-epochs = 2
-batch_size = 32
-optimizer = { name = "sgd", learning_rate = 0.5 }
-"""
-
+SCHEMA = schema_toml(
+    column("age", range=[0, 120], missing=["", "NA"]),
+    column("income", range=[0, 1000000], missing=[""]),
+    column("visits", range=[0, 60]),
+    column("smoker", "boolean", missing=[""]),
+    column("region", "category", levels=["north", "south", "east"], other=True, missing=[""]),
+    column("ill", "boolean"),
+)
+ROWS = {"ann": 400, "bob": 90, "cleo": 14}
+JOB = job_toml(
+    label="ill",
+    rows=ROWS,
+    recipients=["ann", "office"],
+    data=f"{SCHEMA_FILE}\ntest_fraction = 0.25",
+    train="epochs = 2\nbatch_size = 32\noptimizer = { learning_rate = 0.5 }",
+    more="[prepare]\nPREPARE",
+)
 PREPARE = """
 scale = "standard"
 missing = "mean"
@@ -85,16 +42,11 @@ scale = "minmax"
 powers = 2
 """
 
-ROWS = {"ann": 400, "bob": 90, "cleo": 14}
-
 
 def prepared_job(
     folder: Path, prepare: str = PREPARE, text: str = JOB, schema: str = SCHEMA
 ) -> Job:
-    (folder / "schema.toml").write_text(schema)
-    path = folder / "job.toml"
-    path.write_text(text.replace("PREPARE", prepare))
-    return load_job(path)
+    return loaded(folder, text.replace("PREPARE", prepare), schema)
 
 
 def typed(rows: int, seed: int) -> TypedTable:

@@ -14,12 +14,12 @@ import torch
 from mpc_train.networks.graph import layers_of
 from mpc_train.networks.network import Network
 from mpc_train.training.first_weights import uniform_words
-from protocols.crypten_tensor import dispatch
-from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
+from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.ring.fixed_point import decode
 from protocols.roles.role import Role
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, shares_of
+from tests.support.tensors import attached
 
 BITS = 20
 UNIT = 2.0**-BITS
@@ -83,9 +83,7 @@ def over_shares(
     """
 
     def program(role: Role) -> dict[str, Any]:
-        dispatch.install()
-        attach(role, BITS)
-        try:
+        with attached(role, BITS):
             model = Network(layers_of(task.widths), task.weights)
             named = model.parameters
             optimizer = make(named)
@@ -105,8 +103,6 @@ def over_shares(
             if observe is not None:
                 observe({"role": role, "rounds": rounds, "optimizer": optimizer})
             return {name: shares_of(p.masked()) for name, p in named.items()}
-        finally:
-            detach()
 
     results = run_lockstep(program, evaluators)
     return {

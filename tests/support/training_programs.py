@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpc_train.admission.load import load_job
 from mpc_train.jobs.audience import RANGE
 from mpc_train.jobs.job import Job
 from mpc_train.networks.network import Network
@@ -36,6 +35,7 @@ from protocols.crypten_tensor.tensor import MaskedTensor, attach
 from protocols.errors import DivergedError
 from protocols.shares.masked import Masked
 from protocols.shares.reveal import Output, RevealGate
+from tests.support.jobs import job_toml, loaded
 from tests.support.layers import UNIT, F
 from tests.support.loss_cases import CASES
 
@@ -229,37 +229,23 @@ OPTIMIZERS = {
 
 # What is decided while a job trains
 
-JOB = """
-[job]
-name = "study"
-owners = ["ann", "bob"]
-dealer = "registry"
-recipients = ["ann"]
-[data]
-features = ["a", "b"]
-label = "y"
-rows = { ann = 12, bob = 8 }
-test_fraction = 0.2
-[model]
-MODEL
-[train]
-epochs = 3
-batch_size = 4
-optimizer = { learning_rate = 0.125 }
-TRAIN
-[reveal]
-least_test_rows = 4
-"""
 ROWS = 20
+HIDDEN = "hidden = [3]\nclasses = 2"
 
 
 @cache
-def job_of(model: str = 'kind = "linear"', train: str = "") -> Job:
-    text = JOB.replace("MODEL", model).replace("TRAIN", train)
+def job_of(kind: str = "linear", model: str = "", train: str = "") -> Job:
+    text = job_toml(
+        ["a", "b"],
+        kind,
+        rows={"ann": 12, "bob": 8},
+        data="test_fraction = 0.2",
+        model=model,
+        train=f"epochs = 3\nbatch_size = 4\noptimizer = {{ learning_rate = 0.125 }}\n{train}",
+        more="[reveal]\nleast_test_rows = 4",
+    )
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "job.toml"
-        path.write_text(text)
-        return load_job(path)
+        return loaded(Path(folder), text)
 
 
 def _watched(job: Job, cut: Cut, **changed: MaskedTensor) -> tuple[Network, Watch]:
@@ -296,22 +282,15 @@ def _early_stopping(keep_best: bool) -> TrainingProgram:
     return TrainingProgram(pieces, run, expected, UNIT)
 
 
-def _guard(fires: bool) -> TrainingProgram:
-    """A hidden layer beyond the limit, with weights and outputs within it, or nothing beyond."""
-    job = job_of('kind = "mlp"\nhidden = [3]\nclasses = 2', "guard = { every = 1 }")
+def _fired(decide: Callable[[], object]) -> Found:
+    try:
+        decide()
+    except DivergedError:
+        return {"fired": MaskedTensor(np.array([_number(True)]))}
+    return {"fired": MaskedTensor(np.array([_number(False)]))}
 
-    def run(cut: Cut) -> Found:
-        bias = cut["0.bias"].add(60 if fires else 0)
-        weight = cut["2.weight"].mul(Fraction(1, 64))
-        model, watch = _watched(job, cut, **{"0.bias": bias, "2.weight": weight})
-        labels = cut["labels"]
-        fired = False
-        try:
-            watch.after_step(1, model(cut["rows"].mul(4)), labels)
-        except DivergedError:
-            fired = True
-        return {"fired": MaskedTensor(np.array([_number(fired)]))}
 
+def _firing(job: Job, run: Callable[[Cut], Found], fires: bool) -> TrainingProgram:
     pieces = {"rows": (ROWS, 2), "labels": (ROWS, 2), **job.shapes}
 
     def draw(name: str, rng: np.random.Generator, shape: tuple[int, ...]) -> Reals | None:
@@ -321,9 +300,22 @@ def _guard(fires: bool) -> TrainingProgram:
     return TrainingProgram(pieces, run, lambda cut: {"fired": [_number(fires)]}, 0.0, draw)
 
 
+def _guard(fires: bool) -> TrainingProgram:
+    """A hidden layer beyond the limit, with weights and outputs within it, or nothing beyond."""
+    job = job_of("mlp", HIDDEN, "guard = { every = 1 }")
+
+    def run(cut: Cut) -> Found:
+        bias = cut["0.bias"].add(60 if fires else 0)
+        weight = cut["2.weight"].mul(Fraction(1, 64))
+        model, watch = _watched(job, cut, **{"0.bias": bias, "2.weight": weight})
+        return _fired(lambda: watch.after_step(1, model(cut["rows"].mul(4)), cut["labels"]))
+
+    return _firing(job, run, fires)
+
+
 def _range_guard(fires: bool) -> TrainingProgram:
     """Words of a step, and a model that puts out something beyond the ring, or does not."""
-    job = job_of('kind = "mlp"\nhidden = [3]\nclasses = 2')
+    job = job_of("mlp", HIDDEN)
 
     def run(cut: Cut) -> Found:
         # A hidden layer of 2^21, which the ring does not hold; its weights are within.
@@ -335,19 +327,9 @@ def _range_guard(fires: bool) -> TrainingProgram:
         guard.sample(cut["labels"].masked(), exact_limit(30))
         guard.end_step()
         look_at_network(guard, job, model, cut["rows"])
-        fired = False
-        try:
-            guard.decide(RevealGate(frozenset({Output(RANGE, 1)})), 1)
-        except DivergedError:
-            fired = True
-        return {"fired": MaskedTensor(np.array([_number(fired)]))}
+        return _fired(lambda: guard.decide(RevealGate(frozenset({Output(RANGE, 1)})), 1))
 
-    pieces = {"rows": (ROWS, 2), "labels": (ROWS, 2), **job.shapes}
-
-    def draw(name: str, rng: np.random.Generator, shape: tuple[int, ...]) -> Reals | None:
-        return rng.uniform(1, 2, shape) if name in ("0.weight", "0.bias", "rows") else None
-
-    return TrainingProgram(pieces, run, lambda cut: {"fired": [_number(fires)]}, 0.0, draw)
+    return _firing(job, run, fires)
 
 
 DECISIONS = {

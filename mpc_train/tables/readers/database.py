@@ -48,8 +48,8 @@ def open_query(source: Source) -> Iterator[Table]:
         yield table
 
 
-class _Rows:
-    """A `Table` of SQLite's rows."""
+class _Result:
+    """What a `Table` says of itself where it is the result of a query."""
 
     unknown: tuple[str, ...] = ()
     shapes: dict[str, tuple[int, ...]] | None = None
@@ -57,6 +57,10 @@ class _Rows:
     place: Literal["line", "row"] = "row"
     unit: Unit = "rows"
     total: int | None = None
+
+
+class _Rows(_Result):
+    """A `Table` of SQLite's rows."""
 
     def __init__(self, cursor: sqlite3.Cursor, label: str) -> None:
         self._cursor, self._label = cursor, label
@@ -176,15 +180,8 @@ _BOOLEAN, _BYTES, _DATE, _TIMESTAMP = 16, 17, 1082, 1114
 _FLOATS = {700: polars.Float32(), 701: polars.Float64()}
 
 
-class _Typed:
+class _Typed(_Result):
     """A `Table` of the server's text, in which columns of some types are more than text."""
-
-    unknown: tuple[str, ...] = ()
-    shapes: dict[str, tuple[int, ...]] | None = None
-    header_place = ""
-    place: Literal["line", "row"] = "row"
-    unit: Unit = "rows"
-    total: int | None = None
 
     def __init__(self, text: CsvText, types: Sequence[int], label: str) -> None:
         self._text, self._label = text, label

@@ -34,8 +34,8 @@ from protocols.shares.arithmetic import multiply, truncate
 from protocols.shares.masked import Additive, Masked, public
 
 
-class ClipValue:
-    """Each element into [−limit, limit]. 4 rounds in all; opened: about 18 bytes an element.
+class _Clip:
+    """What both kinds of clipping are told.
 
     gradient_limit: stated bound of a gradient's magnitude before it is clipped. seen: is shown what
     is rounded.
@@ -49,6 +49,10 @@ class ClipValue:
         self._gradient_limit = gradient_limit
         self._seen = seen
 
+
+class ClipValue(_Clip):
+    """Each element into [−limit, limit]. 4 rounds in all; opened: about 18 bytes an element."""
+
     def __call__(self, gradients: Gradients) -> Gradients:
         scale = Fraction(1 << self._bits)
         total, shift = joined(gradients, scale, self._gradient_limit, self._seen)
@@ -59,19 +63,11 @@ class ClipValue:
         return _split(clipped, gradients, self._bits)
 
 
-class ClipNorm:
+class ClipNorm(_Clip):
     """All gradients times min(1, limit / ‖g‖). About 19 rounds, nearly all for one number.
 
     Opened: about 20 bytes an element. The factor is off by 2^-10 of itself and 2^-14.
     """
-
-    def __init__(
-        self, limit: Fraction, *, fraction_bits: int, gradient_limit: Fraction, seen: Seen = unseen
-    ) -> None:
-        self._limit = limit
-        self._bits = gradient_bits(fraction_bits, gradient_limit)
-        self._gradient_limit = gradient_limit
-        self._seen = seen
 
     def __call__(self, gradients: Gradients) -> Gradients:
         scale = Fraction(1 << self._bits)

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from mpc_train.cli import app
-from mpc_train.networks import carried
+from tests.support.commands import mpc_train
+from tests.support.jobs import job_toml, write_job
+from tests.support.modules import export, write_modules
 
 NETS = """
 import torch
@@ -114,28 +115,13 @@ class Words(nn.Module):
 
 def Computed(): return Words(True)
 """
-JOB = """
-[job]
-name = "study"
-owners = ["alice", "bob"]
-dealer = "dora"
-recipients = ["alice"]
-[data]
-features = ["a", "b", IDS]
-label = "y"
-rows = { alice = 40, bob = 40 }
-[model]
-kind = "softmax"
-classes = 3
-module = "bad_nets:NAME"
-[train]
-epochs = 1
-batch_size = 8
-optimizer = { learning_rate = 0.1 }
-[fixed_point]
-fraction_bits = 20
-"""
 IDS = '{ name = "c", range = [0, 4] }, { name = "d", range = [0, 4] }'
+JOB = job_toml(
+    ["a", "b", IDS],
+    "softmax",
+    model='classes = 3\nmodule = "bad_nets:NAME"',
+    more="[fixed_point]\nfraction_bits = 20",
+)
 MODULE_LINE, RATE_LINE = (
     JOB[: JOB.index(key)].count("\n") + 1 for key in ("module =", "optimizer =")
 )
@@ -143,13 +129,8 @@ MODULE_LINE, RATE_LINE = (
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "bad_nets.py").write_text(NETS)
-    (tmp_path / "worse_nets.py").write_text("import bad_nets\nraise RuntimeError('half done')\n")
-    (tmp_path / "worst_nets.py").write_text("def net(:\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("bad_nets", "worse_nets", "worst_nets"):
-        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
-    carried._made.cache_clear()
+    worse = "import bad_nets\nraise RuntimeError('half done')\n"
+    write_modules(tmp_path, monkeypatch, bad_nets=NETS, worse_nets=worse, worst_nets="def net(:\n")
     return tmp_path
 
 
@@ -158,9 +139,7 @@ def checked(folder: Path, name: str, *changes: tuple[str, str]) -> Result:
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
-    path = folder / "job.toml"
-    path.write_text(text.replace("IDS", IDS))
-    return CliRunner().invoke(app, ["job", "check", str(path)])
+    return mpc_train("job", "check", write_job(folder, text))
 
 
 def refused(result: Result, line: int, key: str, *said: str) -> None:
@@ -240,7 +219,7 @@ def test_code_that_is_not_there(folder: Path, module: str, said: str) -> None:
     ],
 )
 def test_an_index_that_may_be_out_of_range(folder: Path, ids: str, said: str) -> None:
-    refused(checked(folder, "Words", ("IDS", ids)), MODULE_LINE, "model.module: table", said)
+    refused(checked(folder, "Words", (IDS, ids)), MODULE_LINE, "model.module: table", said)
     assert checked(folder, "Words").exit_code == 0
 
 
@@ -273,10 +252,7 @@ def test_a_graph_with_such_numbers(folder: Path, factor: str) -> None:
     """The same of a network that comes as data, at once and whatever the number."""
     text = NETS.replace("self.head(x) * 1e6", "self.head(x) * 1e1")
     (folder / "bad_nets.py").write_text(text)
-    export = ["model", "export", "bad_nets:Factor", "--input-shape", "4"]
-    shown = CliRunner().invoke(app, export)
-    assert shown.exit_code == 0, shown.stderr
-    model = json.loads(shown.stdout)
+    model = json.loads(export(folder, "bad_nets:Factor", "4"))
     model["graph"]["nodes"][-1]["settings"]["factor"] = factor
     (folder / "model.json").write_text(json.dumps(model))
     result = checked(folder, "", ('module = "bad_nets:"', 'graph = "model.json"'))

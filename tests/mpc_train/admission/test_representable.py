@@ -24,13 +24,13 @@ from mpc_train.networks.graph import Node, layers_of
 from mpc_train.training.optimizers.folding import RATE_BITS, brought_together, coefficients, fold
 from mpc_train.training.rates import rate
 from mpc_train.training.trainer import make_trainer
-from protocols.crypten_tensor import dispatch
-from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
+from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.errors import RangeError
 from protocols.ring.rational import HEADROOM_BITS
 from protocols.roles.role import Role
 from tests.support.jobs import JOB, replaced, write_job
 from tests.support.lockstep import run_lockstep
+from tests.support.tensors import attached
 
 SGD = 'optimizer = { name = "sgd", learning_rate = 0.5, momentum = 0.9 }'
 ADAM = 'optimizer = {{ name = "adam", learning_rate = 0.01, {} }}'
@@ -243,18 +243,13 @@ def step_of_each_rate(job: Job, seed: int) -> None:
         y = np.eye(outputs)[generator.integers(0, outputs, rows)]
 
     def program(role: Role) -> None:
-        dispatch.install()
-        attach(role, job.fraction_bits)
-        try:
-            with np.errstate(over="ignore"):
-                trainer = make_trainer(job)
-                for number, place in enumerate((rates[0], rates[len(rates) // 2], rates[-1])):
-                    role.begin_step(number + 1)
-                    inputs, labels = (MaskedTensor(torch.from_numpy(v), src=0) for v in (x, y))
-                    trainer.step(inputs, labels, rate(job, *place))
-                    role.finish()
-        finally:
-            detach()
+        with attached(role, job.fraction_bits):
+            trainer = make_trainer(job)
+            for number, place in enumerate((rates[0], rates[len(rates) // 2], rates[-1])):
+                role.begin_step(number + 1)
+                inputs, labels = (MaskedTensor(torch.from_numpy(v), src=0) for v in (x, y))
+                trainer.step(inputs, labels, rate(job, *place))
+                role.finish()
 
     run_lockstep(program, 2)
 

@@ -12,14 +12,12 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from mpc_train.admission import rules
 from mpc_train.admission.cautions import cautions
 from mpc_train.admission.effective_rows import effective_rows, lightest
 from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
-from mpc_train.cli import app
 from mpc_train.errors import JobError, RefusedError
 from mpc_train.jobs import outputs
 from mpc_train.jobs.audience import RANGE, listed
@@ -35,10 +33,22 @@ from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.tables.source import Source
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import train_twin
-from tests.runs.test_columns import ROWS as DUPLICATES
 from tests.support import columns_case
 from tests.support.cases import CASES, run_case
-from tests.support.jobs import JOB, allowing, replaced, write_job
+from tests.support.commands import mpc_train
+from tests.support.jobs import (
+    JOB,
+    SCHEMA_FILE,
+    allowing,
+    changed,
+    column,
+    duplicates_toml,
+    loaded,
+    replaced,
+    schema_toml,
+    with_data,
+    write_job,
+)
 from tests.support.preparation_case import prepared_job
 
 OPTIMIZER = 'optimizer = { name = "sgd", learning_rate = 0.5, momentum = 0.9 }'
@@ -49,10 +59,7 @@ GRAPH = 'kind = "logistic"\ngraph = "model.json"'
 
 
 def job_of(folder: Path, *changes: tuple[str, str], text: str = PLAIN) -> Job:
-    for old, new in changes:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    return load_job(write_job(folder, text))
+    return loaded(folder, changed(*changes, text=text))
 
 
 def refused(job: Job, me: str = "bob", **changes: Any) -> str:
@@ -221,34 +228,20 @@ def test_what_depends_on_the_data_is_named(
 ) -> None:
     path = write_job(tmp_path, PLAIN.replace(*change))
     assert any(word in line for line in cautions(load_job(path)))
-    shown = CliRunner().invoke(app, ["job", "check", str(path)])
+    shown = mpc_train("job", "check", path)
     assert shown.exit_code == 0
     assert "  beware     " in shown.stdout and word in shown.stdout
 
 
 def test_inputs_that_few_rows_have_are_named(tmp_path: Path) -> None:
-    (tmp_path / "schema.toml").write_text(
-        """
-[[columns]]
-name = "ward"
-kind = "category"
-levels = ["a", "b", "c"]
-[[columns]]
-name = "town"
-kind = "category"
-levels = ["x", "y", "z"]
-missing = [""]
-[[columns]]
-name = "age"
-kind = "number"
-range = [0, 120]
-[[columns]]
-name = "ill"
-kind = "boolean"
-"""
+    schema = schema_toml(
+        column("ward", "category", levels=["a", "b", "c"]),
+        column("town", "category", levels=["x", "y", "z"], missing=[""]),
+        column("age", range=[0, 120]),
+        column("ill", "boolean"),
     )
-    start, end = PLAIN.index("features = ["), PLAIN.index("label =")
-    text = f'{PLAIN[:start]}schema = "schema.toml"\nlimit = 120\n{PLAIN[end:]}'
+    (tmp_path / "schema.toml").write_text(schema)
+    text = with_data(f"{SCHEMA_FILE}\nlimit = 120", PLAIN)
     pairs = [[f"ward={ward}", f"town={town}"] for ward in "abc" for town in "xyz"]
 
     def said(steps: str, *, limit: str = "limit = 120") -> str:
@@ -351,7 +344,7 @@ def jobs_of_every_kind(folder: Path) -> list[Job]:
     found += [
         load_job(columns_case.write_job(folder, membership)) for membership in ("holders", "nobody")
     ]
-    found.append(load_job(columns_case.write_job(folder, "nobody", DUPLICATES)))
+    found.append(loaded(folder, duplicates_toml({"ann": 30, "bob": 20}, 1)))
     found.append(prepared_job(folder))
     return found
 

@@ -1,14 +1,11 @@
 """The command line: what it prints, where, and with which exit status."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from mpc_train.cli import app
 from mpc_train.errors import (
     EXIT_STATUS,
     ArtifactError,
@@ -24,19 +21,13 @@ from mpc_train.errors import (
 )
 from parties import errors as parties_errors
 from protocols import errors as protocols_errors
-from tests.support.jobs import csv_lines, replaced, write_job
+from tests.support.commands import as_json, last_object, mpc_train
+from tests.support.csv_tables import csv_lines
+from tests.support.jobs import replaced, write_job
+from tests.support.local_run import port_in_use
+from tests.support.node_files import party_toml
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def last_object(result: Result) -> dict[str, object]:
-    record = json.loads(result.stdout.splitlines()[-1])
-    assert isinstance(record, dict)
-    return record
 
 
 @pytest.fixture
@@ -48,7 +39,7 @@ def secret(tmp_path: Path) -> Path:
 
 
 def test_help_names_every_verb_and_the_exit_statuses() -> None:
-    text = run("--help").stdout
+    text = mpc_train("--help").stdout
     for verb in (
         "identity",
         "roster",
@@ -84,21 +75,23 @@ def test_help_names_every_verb_and_the_exit_statuses() -> None:
     ],
 )
 def test_every_verb_has_help_and_refuses_unknown_options(verb: list[str]) -> None:
-    shown = run(*verb, "--help")
+    shown = mpc_train(*verb, "--help")
     assert shown.exit_code == 0
     assert "Usage" in shown.stdout
-    assert run(*verb, "--no-such-option").exit_code == 2
+    assert mpc_train(*verb, "--no-such-option").exit_code == 2
 
 
 def test_help_keeps_words_in_brackets() -> None:
     """The library takes [data] for a style and swallows it, unless it is escaped."""
     for verb in (["predict"], ["schema", "infer"]):
-        assert "key of [data]" in " ".join(run(*verb, "--help").stdout.replace("│", " ").split())
+        assert "key of [data]" in " ".join(
+            mpc_train(*verb, "--help").stdout.replace("│", " ").split()
+        )
 
 
 def test_no_option_takes_a_passphrase() -> None:
     for verb in (["identity", "new"], ["party"], ["dealer"], ["coordinator"], ["open"]):
-        text = run(*verb, "--help").stdout
+        text = mpc_train(*verb, "--help").stdout
         assert "--passphrase-file" in text
         assert "--passphrase-fd" in text
         assert "--passphrase " not in text
@@ -128,7 +121,7 @@ def test_keys_and_checks_start_without_pytorch() -> None:
 
 def test_a_job_is_explained(tmp_path: Path) -> None:
     path = write_job(tmp_path)
-    shown = run("job", "check", path)
+    shown = mpc_train("job", "check", path)
     assert shown.exit_code == 0
     for words in (
         "logistic regression",
@@ -139,139 +132,123 @@ def test_a_job_is_explained(tmp_path: Path) -> None:
         "together with any one of them",
     ):
         assert words in shown.stdout
-    record = last_object(run("job", "check", path, "--format", "json"))
+    record = as_json("job", "check", path)
     assert record["status"] == "ok"
     assert record["recipients"] == ["ann", "office"]
 
 
 def test_a_wrong_job_ends_with_one_line_and_status_3(tmp_path: Path) -> None:
     path = write_job(tmp_path, replaced("seed = 7", "sed = 7"))
-    shown = run("job", "check", path, "--format", "json")
+    shown = mpc_train("job", "check", path, "--format", "json")
     assert shown.exit_code == 3
-    assert last_object(shown)["status"] == "JobError"
+    assert last_object(shown.stdout)["status"] == "JobError"
     assert shown.stderr.startswith(f"error: {path}:")
     assert shown.stderr.count("\n") == 1
 
 
 def test_identities_cards_and_rosters(tmp_path: Path, secret: Path) -> None:
     ann, bob = tmp_path / "ann", tmp_path / "bob"
-    made = run("identity", "new", "ann", "--home", ann, "--passphrase-file", secret)
+    made = mpc_train("identity", "new", "ann", "--home", ann, "--passphrase-file", secret)
     assert made.exit_code == 0, made.stderr
-    other = run(
+    other = mpc_train(
         "identity", "new", "bob", "--home", bob, "--passphrase-file", secret, "--format", "json"
     )
-    fingerprint = last_object(other)["fingerprint"]
-    assert (
-        last_object(run("identity", "show", "--home", bob, "--format", "json"))["fingerprint"]
-        == fingerprint
-    )
+    fingerprint = last_object(other.stdout)["fingerprint"]
+    assert as_json("identity", "show", "--home", bob)["fingerprint"] == fingerprint
     card = tmp_path / "bob.card"
-    card.write_text(run("identity", "card", "--home", bob).stdout)
-    printed = last_object(run("identity", "card", "--home", bob, "--format", "json"))
+    card.write_text(mpc_train("identity", "card", "--home", bob).stdout)
+    printed = as_json("identity", "card", "--home", bob)
     assert printed["card"] == card.read_text()
-    added = run("roster", "add", "--yes", card, "--home", ann)
+    added = mpc_train("roster", "add", "--yes", card, "--home", ann)
     assert added.exit_code == 0
     assert str(fingerprint) in added.stdout
-    cards = last_object(run("roster", "show", "--home", ann, "--format", "json"))["cards"]
+    cards = as_json("roster", "show", "--home", ann)["cards"]
     assert isinstance(cards, dict)
     assert set(cards) == {"ann", "bob"}
     assert cards["bob"] == fingerprint
     # A changed key under a known name, an altered card, a second identity of one name.
     third = tmp_path / "third"
-    run("identity", "new", "bob", "--home", third, "--passphrase-file", secret)
-    assert run("roster", "add", "--yes", third / "bob.card", "--home", ann).exit_code == 5
+    mpc_train("identity", "new", "bob", "--home", third, "--passphrase-file", secret)
+    assert mpc_train("roster", "add", "--yes", third / "bob.card", "--home", ann).exit_code == 5
     assert (
-        run("roster", "add", "--yes", third / "bob.card", "--home", ann, "--replace").exit_code == 0
+        mpc_train(
+            "roster", "add", "--yes", third / "bob.card", "--home", ann, "--replace"
+        ).exit_code
+        == 0
     )
     card.write_text(card.read_text().replace('name = "bob"', 'name = "eve"'))
-    assert run("roster", "add", "--yes", card, "--home", ann).exit_code == 5
-    again = run("identity", "new", "ann", "--home", ann, "--passphrase-file", secret)
+    assert mpc_train("roster", "add", "--yes", card, "--home", ann).exit_code == 5
+    again = mpc_train("identity", "new", "ann", "--home", ann, "--passphrase-file", secret)
     assert again.exit_code == 5
     assert "never overwritten" in again.stderr
-    assert run("identity", "show", "--home", tmp_path / "none").exit_code == 5
+    assert mpc_train("identity", "show", "--home", tmp_path / "none").exit_code == 5
 
 
-PARTY = """
-[node]
-name = "ann"
-home = "home"
-[coordinator]
-name = "office"
-address = "tcp://127.0.0.1:9"
-[rules]
-recipients = ["ann"]
-dealers = ["dora"]
-evaluators = ["ann", "bob"]
-"""
+PARTY = party_toml(node='home = "home"')
 
 
 def test_nodes_refuse_wrong_files_and_passphrases(tmp_path: Path, secret: Path) -> None:
-    run("identity", "new", "ann", "--home", tmp_path / "home", "--passphrase-file", secret)
+    mpc_train("identity", "new", "ann", "--home", tmp_path / "home", "--passphrase-file", secret)
     config = tmp_path / "party.toml"
     config.write_text(PARTY.replace("[rules]", "[rule]"))
     for verb in ("party", "dealer", "coordinator"):
-        assert run(verb, "--config", config).exit_code == 3
-        assert run(verb, "--config", tmp_path / "none.toml").exit_code == 3
+        assert mpc_train(verb, "--config", config).exit_code == 3
+        assert mpc_train(verb, "--config", tmp_path / "none.toml").exit_code == 3
     config.write_text(PARTY)
     wrong = tmp_path / "wrong"
     wrong.write_text("incorrect\n")
     wrong.chmod(0o600)
-    shown = run("party", "--config", config, "--passphrase-file", wrong, "--format", "json")
+    shown = mpc_train("party", "--config", config, "--passphrase-file", wrong, "--format", "json")
     assert shown.exit_code == 5
-    assert last_object(shown)["status"] == "PassphraseError"
+    assert last_object(shown.stdout)["status"] == "PassphraseError"
     # A run directory that cannot be written is found before anything is joined.
     (tmp_path / "file").write_text("")
     config.write_text(PARTY.replace('home = "home"', 'home = "home"\nrun_dir = "file"'))
-    shown = run("party", "--config", config, "--passphrase-file", secret)
+    shown = mpc_train("party", "--config", config, "--passphrase-file", secret)
     assert shown.exit_code == 3 and "cannot be written" in shown.stderr
     # So is one that others may enter.
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs").chmod(0o750)
     config.write_text(PARTY)
-    shown = run("party", "--config", config, "--passphrase-file", secret)
+    shown = mpc_train("party", "--config", config, "--passphrase-file", secret)
     assert shown.exit_code == 3 and "chmod 700" in shown.stderr
     (tmp_path / "runs").chmod(0o700)
     config.write_text(PARTY)
     # The right passphrase, but the coordinator's card is not there.
-    shown = run("party", "--config", config, "--passphrase-file", secret)
+    shown = mpc_train("party", "--config", config, "--passphrase-file", secret)
     assert shown.exit_code == 5
-    assert "no card of 'office'" in shown.stderr
+    assert "no card of 'desk'" in shown.stderr
 
 
 def test_a_port_in_use_is_status_7(tmp_path: Path, secret: Path) -> None:
-    import socket
-
     for name in ("ann", "bob", "cleo", "registry", "office", "desk"):
-        run("identity", "new", name, "--home", tmp_path / name, "--passphrase-file", secret)
+        mpc_train("identity", "new", name, "--home", tmp_path / name, "--passphrase-file", secret)
     cards = [
         tmp_path / name / f"{name}.card"
         for name in ("ann", "bob", "cleo", "registry", "office", "desk")
     ]
-    run("roster", "add", "--yes", *cards, "--home", tmp_path / "desk")
+    mpc_train("roster", "add", "--yes", *cards, "--home", tmp_path / "desk")
     write_job(tmp_path)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with port_in_use() as address:
         config = tmp_path / "coordinator.toml"
         config.write_text(
-            f'[node]\nname = "desk"\nhome = "desk"\n[network]\nlisten = "tcp://127.0.0.1:{port}"\n'
+            f'[node]\nname = "desk"\nhome = "desk"\n[network]\nlisten = "{address}"\n'
             '[run]\njob = "job.toml"\n'
         )
-        shown = run("coordinator", "--config", config, "--passphrase-file", secret)
+        shown = mpc_train("coordinator", "--config", config, "--passphrase-file", secret)
     assert shown.exit_code == 7, shown.stderr
-    assert str(port) in shown.stderr
+    assert address.rpartition(":")[2] in shown.stderr
 
 
 def test_run_says_what_is_missing(tmp_path: Path) -> None:
     path = write_job(tmp_path)
-    shown = run("run", path, "--format", "json")
+    shown = mpc_train("run", path, "--format", "json")
     assert shown.exit_code == 4
     assert "local.toml" in shown.stderr
     (tmp_path / "make_data.py").write_text("")
-    assert "make_data.py" in run("run", path).stderr
+    assert "make_data.py" in mpc_train("run", path).stderr
     (tmp_path / "local.toml").write_text('[data]\neve = "eve.csv"\n')
-    shown = run("run", path)
+    shown = mpc_train("run", path)
     assert shown.exit_code == 3
     assert "local.toml:2: data.eve" in shown.stderr
     lines = "".join(f'{owner} = "{owner}.csv"\n' for owner in ("ann", "bob", "cleo"))
@@ -281,27 +258,27 @@ def test_run_says_what_is_missing(tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
     (full / "something").write_text("")
-    shown = run("run", path, "--run-dir", full)
+    shown = mpc_train("run", path, "--run-dir", full)
     assert shown.exit_code == 3
     assert "not empty" in shown.stderr
     open_to_others = tmp_path / "open"
     open_to_others.mkdir()
     open_to_others.chmod(0o755)
-    shown = run("run", path, "--run-dir", open_to_others)
+    shown = mpc_train("run", path, "--run-dir", open_to_others)
     assert shown.exit_code == 3
     assert "open: others may enter or read it; chmod 700 it" in shown.stderr
 
 
 def test_open_refuses_what_is_not_sealed(tmp_path: Path, secret: Path) -> None:
     home = tmp_path / "home"
-    run("identity", "new", "ann", "--home", home, "--passphrase-file", secret)
+    mpc_train("identity", "new", "ann", "--home", home, "--passphrase-file", secret)
     options = ("--home", home, "--passphrase-file", secret)
-    assert run("open", tmp_path / "none.sealed", *options).exit_code == 9
+    assert mpc_train("open", tmp_path / "none.sealed", *options).exit_code == 9
     junk = tmp_path / "junk.sealed"
     junk.write_bytes(b"not a bundle")
-    shown = run("open", junk, *options, "--format", "json")
+    shown = mpc_train("open", junk, *options, "--format", "json")
     assert shown.exit_code == 9
-    assert last_object(shown)["status"] == "EnvelopeError"
+    assert last_object(shown.stdout)["status"] == "EnvelopeError"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "junk.sealed", "passphrase"]
 
 
@@ -383,7 +360,7 @@ def test_an_internal_error_shows_no_message(monkeypatch: pytest.MonkeyPatch) -> 
         raise ValueError("row 5 is 77.125")
 
     monkeypatch.setattr("mpc_train.admission.load.load_job", broken)
-    shown = run("job", "check", "x.toml")
+    shown = mpc_train("job", "check", "x.toml")
     assert shown.exit_code == 1
     assert "ValueError at" in shown.stderr
     assert "77.125" not in shown.stderr

@@ -4,35 +4,26 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from mpc_train.cli import app
+from tests.support.commands import mpc_train
 from tests.support.jobs import JOB, write_job
+from tests.support.node_files import party_toml
 
-PARTY = """
-[node]
-name = "bob"
-[coordinator]
-name = "desk"
-address = "tcp://127.0.0.1:7700"
-[rules]
-recipients = ["ann"]
-dealers = ["registry"]
-evaluators = ["ann", "bob", "cleo"]
-metrics = ["auc"]
-[data]
-study = { file = "table.csv", rename = { Alter = "age" } }
-"""
+PARTY = party_toml(
+    "bob",
+    recipients=["ann"],
+    metrics=["auc"],
+    data='study = { file = "table.csv", rename = { Alter = "age" } }',
+)
 LINES = ["Alter,dose,ill", *(f"{40 + row % 9},{row % 5},{row % 2}" for row in range(30))]
 
 
 def check(folder: Path, lines: list[str], *options: str, party: str = PARTY) -> Result:
     (folder / "party.toml").write_text(party)
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
-    job = str(write_job(folder))
-    return CliRunner().invoke(
-        app, ["data", "check", "--config", str(folder / "party.toml"), job, *options]
-    )
+    job = write_job(folder)
+    return mpc_train("data", "check", "--config", folder / "party.toml", job, *options)
 
 
 def test_a_table_that_fits(tmp_path: Path) -> None:
@@ -91,22 +82,19 @@ def test_warnings_are_shown_and_end_nothing(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(
         "\n".join(["Alter,ill", *(f"{row},{row % 2}" for row in range(30))])
     )
-    job = str(write_job(tmp_path, text))
-    result = CliRunner().invoke(
-        app, ["data", "check", "--config", str(tmp_path / "party.toml"), job]
-    )
+    job = write_job(tmp_path, text)
+    result = mpc_train("data", "check", "--config", tmp_path / "party.toml", job)
     assert result.exit_code == 0, result.output
     assert "warning: " in result.stderr and "column 'dose'" in result.stderr
 
 
 def test_job_check_with_a_node_s_file_holds_the_job_against_its_rules(tmp_path: Path) -> None:
     """Otherwise the rules are first heard of when all organisations have started their nodes."""
-    job = str(write_job(tmp_path))
+    job = write_job(tmp_path)
 
     def against(party: str, *options: str) -> Result:
         (tmp_path / "party.toml").write_text(party)
-        file = str(tmp_path / "party.toml")
-        return CliRunner().invoke(app, ["job", "check", "--config", file, job, *options])
+        return mpc_train("job", "check", "--config", tmp_path / "party.toml", job, *options)
 
     party = PARTY.replace('["ann"]', '["ann", "office"]')
     allowed = against(party.replace('["auc"]', '["auc", "accuracy"]\nleast_group = 9'))

@@ -5,26 +5,22 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from mpc_train.admission.load import load_job
-from mpc_train.cli import app
 from mpc_train.commands.common import Format
 from mpc_train.commands.nodes import _Events, _Guarded, _roles
 from parties.errors import CardError
 from parties.keys.identity import Card
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault
-from tests.mpc_train.node.test_consent import config_of
-from tests.support.jobs import csv_lines, write_job
+from tests.support.commands import as_json, mpc_train
+from tests.support.csv_tables import csv_lines
+from tests.support.jobs import write_job
+from tests.support.node_files import config_of, party_toml
 
 ROOT = Path(__file__).resolve().parents[3]
 PASSPHRASE = b"correct horse battery staple"
 NAMES = ("ann", "bob", "cleo", "registry", "office")
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -44,10 +40,10 @@ def no_home_of_the_tester(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_version_is_that_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    shown = run("--version")
+    shown = mpc_train("--version")
     assert shown.exit_code == 0
     assert shown.stdout == f"mpc-train {project['version']}\n"
-    assert "--version" in run("--help").stdout
+    assert "--version" in mpc_train("--help").stdout
 
 
 @pytest.mark.parametrize(
@@ -71,7 +67,7 @@ def test_a_home_that_is_none(tmp_path: Path, home: Path, verb: list[str], wrong:
     if wrong == "a file":
         given.write_text("")
     named = {"CARD": str(home / "ann.card"), "JOB": str(write_job(tmp_path))}
-    shown = run(*(named.get(word, word) for word in verb), "--home", given)
+    shown = mpc_train(*(named.get(word, word) for word in verb), "--home", given)
     assert shown.exit_code == 5
     assert str(given) in shown.stderr and "correct --home" in shown.stderr
     assert given.exists() == (wrong == "a file")  # nothing is made there by the way
@@ -83,35 +79,23 @@ def test_a_home_without_that_identity(tmp_path: Path, home: Path) -> None:
     secret.chmod(0o600)
     sealed = tmp_path / "model.sealed"
     words = ("open", sealed, "--home", home, "--passphrase-file", secret, "--name", "an")
-    shown = run(*words)
+    shown = mpc_train(*words)
     assert shown.exit_code == 5 and "there are ann in" in shown.stderr
     (tmp_path / "empty").mkdir()
-    shown = run("identity", "card", "--home", tmp_path / "empty")
+    shown = mpc_train("identity", "card", "--home", tmp_path / "empty")
     assert shown.exit_code == 5 and "is that the right home?" in shown.stderr
 
 
 def test_a_node_file_with_a_wrong_home(tmp_path: Path, home: Path) -> None:
-    text = """
-[node]
-name = "ann"
-home = "kyes"
-[coordinator]
-name = "office"
-address = "tcp://127.0.0.1:9"
-[rules]
-recipients = ["ann"]
-dealers = ["registry"]
-evaluators = ["ann", "bob"]
-"""
-    (tmp_path / "party.toml").write_text(text)
-    shown = run("party", "--config", tmp_path / "party.toml")
+    (tmp_path / "party.toml").write_text(party_toml(node='home = "kyes"'))
+    shown = mpc_train("party", "--config", tmp_path / "party.toml")
     assert shown.exit_code == 5
     assert str(tmp_path / "kyes") in shown.stderr and "home under [node]" in shown.stderr
 
 
 def test_an_identity_is_no_card(tmp_path: Path, home: Path) -> None:
     before = sorted(path.name for path in (home / "roster").iterdir())
-    shown = run("roster", "add", tmp_path / "bob" / "bob.identity", "--home", home)
+    shown = mpc_train("roster", "add", tmp_path / "bob" / "bob.identity", "--home", home)
     assert shown.exit_code == 5
     assert "an identity, not a card" in shown.stderr and "bob.card beside it" in shown.stderr
     assert sorted(path.name for path in (home / "roster").iterdir()) == before
@@ -123,29 +107,29 @@ def test_an_identity_is_no_card(tmp_path: Path, home: Path) -> None:
 
 def test_names_of_a_job_without_a_card(tmp_path: Path, home: Path) -> None:
     path = write_job(tmp_path)
-    shown = run("job", "check", path, "--home", home)
+    shown = mpc_train("job", "check", path, "--home", home)
     assert shown.exit_code == 0 and "Warning" not in shown.stdout
-    assert run("job", "check", path, "--roster", home / "roster").exit_code == 0
+    assert mpc_train("job", "check", path, "--roster", home / "roster").exit_code == 0
     path.write_text(path.read_text().replace('"office"', '"ofice"'))
     assert "ofice" in load_job(path).recipients
-    shown = run("job", "check", path, "--home", home)
+    shown = mpc_train("job", "check", path, "--home", home)
     assert shown.exit_code == 0
     assert "Warning no card of ofice (recipient) in the roster" in shown.stdout
     assert "is office meant?" in shown.stdout
-    record = json.loads(run("job", "check", path, "--home", home, "--format", "json").stdout)
+    record = as_json("job", "check", path, "--home", home)
     assert record["without_card"] == ["ofice"]
     (home / "roster" / "registry.card").unlink()
     (home / "roster" / "bob.card").unlink()
-    shown = run("job", "check", path, "--roster", home / "roster")
+    shown = mpc_train("job", "check", path, "--roster", home / "roster")
     assert shown.exit_code == 5
     for name, part in (("ofice", "recipient"), ("registry", "dealer"), ("bob", "owner")):
         assert f"no card of {name} ({part}" in shown.stderr
 
 
 def test_without_a_roster_nobody_is_unknown(tmp_path: Path) -> None:
-    record = json.loads(run("job", "check", write_job(tmp_path), "--format", "json").stdout)
+    record = as_json("job", "check", write_job(tmp_path))
     assert record["without_card"] == []
-    shown = run("job", "check", write_job(tmp_path), "--roster", tmp_path / "none")
+    shown = mpc_train("job", "check", write_job(tmp_path), "--roster", tmp_path / "none")
     assert shown.exit_code == 5
 
 

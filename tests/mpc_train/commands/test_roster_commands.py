@@ -7,16 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from mpc_train.cli import app
 from parties.keys.identity import Card, IdentityKeys
 from parties.keys.roster import Roster
+from tests.support.commands import mpc_train
 from tests.support.patience import PATIENCE_S
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def card(folder: Path, name: str) -> tuple[Path, Card]:
@@ -54,14 +49,14 @@ def test_without_a_terminal_nothing_is_stored_unless_yes_is_said(
 ) -> None:
     path, bob = card(tmp_path / "mail", "bob")
     for output in ("text", "json"):
-        refused = run("roster", "add", path, "--roster", place, "--format", output)
+        refused = mpc_train("roster", "add", path, "--roster", place, "--format", output)
         assert refused.exit_code == 5
         assert "--yes" in refused.stderr
         assert not place.exists()
-    added = run("roster", "add", path, "--roster", place, "--yes")
+    added = mpc_train("roster", "add", path, "--roster", place, "--yes")
     assert added.exit_code == 0 and bob.fingerprint in added.stdout
     # What is stored already needs no answer.
-    again = run("roster", "add", path, "--roster", place)
+    again = mpc_train("roster", "add", path, "--roster", place)
     assert again.exit_code == 0 and "known already" in again.stdout
 
 
@@ -78,33 +73,34 @@ def test_at_a_terminal_the_fingerprint_is_shown_and_asked_about(
 
 def test_replacing_shows_both_fingerprints(tmp_path: Path, place: Path) -> None:
     path, old = card(tmp_path / "mail", "bob")
-    run("roster", "add", path, "--roster", place, "--yes")
+    mpc_train("roster", "add", path, "--roster", place, "--yes")
     path, new = card(tmp_path / "mail", "bob")
-    refused = run("roster", "add", path, "--roster", place, "--yes")
+    refused = mpc_train("roster", "add", path, "--roster", place, "--yes")
     assert refused.exit_code == 5
     assert old.fingerprint in refused.stderr and new.fingerprint in refused.stderr
-    shown = run("roster", "add", path, "--roster", place, "--replace")
+    shown = mpc_train("roster", "add", path, "--roster", place, "--replace")
     assert shown.exit_code == 5
     assert old.fingerprint in shown.stdout and new.fingerprint in shown.stdout
     assert Roster.load(place).card("bob") == old
-    assert run("roster", "add", path, "--roster", place, "--replace", "--yes").exit_code == 0
+    assert mpc_train("roster", "add", path, "--roster", place, "--replace", "--yes").exit_code == 0
     assert Roster.load(place).card("bob") == new
 
 
 def test_cards_are_removed_all_or_none(tmp_path: Path, place: Path) -> None:
     paths = [card(tmp_path / "mail", name)[0] for name in ("ann", "bob", "cleo")]
-    run("roster", "add", *paths, "--roster", place, "--yes")
-    unknown = run("roster", "remove", "ann", "eve", "--roster", place, "--yes")
+    mpc_train("roster", "add", *paths, "--roster", place, "--yes")
+    unknown = mpc_train("roster", "remove", "ann", "eve", "--roster", place, "--yes")
     assert unknown.exit_code == 5 and "eve" in unknown.stderr
-    assert run("roster", "remove", "ann", "--roster", place).exit_code == 5
+    assert mpc_train("roster", "remove", "ann", "--roster", place).exit_code == 5
     assert Roster.load(place).names == ("ann", "bob", "cleo")
     assert at_terminal("n", "roster", "remove", "ann", "--roster", place)[0] == 5
     assert Roster.load(place).names == ("ann", "bob", "cleo")
-    assert run("roster", "remove", "ann", "bob", "--roster", place, "--yes").exit_code == 0
+    assert mpc_train("roster", "remove", "ann", "bob", "--roster", place, "--yes").exit_code == 0
     assert Roster.load(place).names == ("cleo",)
 
 
 def test_a_card_in_a_file_of_another_name_is_removed(tmp_path: Path) -> None:
-    card(tmp_path / "roster", "bob")
-    assert run("roster", "remove", "bob", "--roster", tmp_path / "roster", "--yes").exit_code == 0
-    assert Roster.load(tmp_path / "roster").names == ()
+    place = tmp_path / "roster"
+    card(place, "bob")
+    assert mpc_train("roster", "remove", "bob", "--roster", place, "--yes").exit_code == 0
+    assert Roster.load(place).names == ()

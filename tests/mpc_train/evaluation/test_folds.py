@@ -20,12 +20,11 @@ from mpc_train.run.phases.prepare import agreed_outputs
 from mpc_train.run.phases.train import train_model
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import train_twin
-from protocols.crypten_tensor import dispatch
-from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.roles.role import Role
 from protocols.shares.reveal import RevealGate
 from tests.support.jobs import replaced, write_job
 from tests.support.lockstep import run_lockstep
+from tests.support.tensors import attached, shared_in
 
 FOLDS = 'metrics = ["accuracy", "auc", "log_loss", "confusion"]\nfolds = 3\nleast_test_rows = 10'
 
@@ -64,15 +63,8 @@ def found_by(job: Job, tables: list[Table]) -> tuple[dict[str, Reading], dict[st
     labels = np.concatenate([table.labels for table in tables])[:, None]
 
     def program(role: Role) -> object:
-        dispatch.install()
-        attach(role, job.fraction_bits)
-        np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
-        try:
-            mine = role.index == 0
-            x, y = (
-                MaskedTensor(value if mine else None, src=0, shape=value.shape)
-                for value in (inputs, labels)
-            )
+        with attached(role, job.fraction_bits):
+            x, y = shared_in(role, inputs, labels)
             shared = Shared(x, y, Parameters())
             gate = RevealGate(agreed_outputs(job))
             found = cross_validated(
@@ -86,8 +78,6 @@ def found_by(job: Job, tables: list[Table]) -> tuple[dict[str, Reading], dict[st
                 ),
             )
             return found.metrics, found.reasons, [output.name for output in gate.passed]
-        finally:
-            detach()
 
     results: Any = run_lockstep(program, 2)
     first, second, dealer = results

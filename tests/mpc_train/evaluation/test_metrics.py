@@ -21,7 +21,6 @@ from mpc_train.training import passes
 from mpc_train.training.plausible import OUT_OF_RANGE, checked_loss
 from mpc_train.twin.metrics import bins_of, guesses, twin_metric
 from protocols.arrays import Reals
-from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
 from protocols.errors import RangeError
 from protocols.ring.fixed_point import decode, encode
 from protocols.roles.role import Role
@@ -30,6 +29,7 @@ from protocols.shares.reveal import Output, RevealGate
 from tests.support.jobs import JOB, write_job
 from tests.support.lockstep import compute, run_lockstep
 from tests.support.loopback import secret
+from tests.support.tensors import attached, shared_in
 
 KINDS = ("linear", "logistic", "softmax")
 
@@ -59,20 +59,12 @@ def findings(job: Job, outputs: Reals, labels: Reals, evaluators: int = 2) -> Fi
     """The same, with why some are not there."""
 
     def program(role: Role) -> Findings:
-        attach(role, job.fraction_bits)
-        np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
-        try:
-            mine = role.index == 0
-            z, y = (
-                MaskedTensor(values if mine else None, src=0, shape=values.shape)
-                for values in (outputs, labels)
-            )
+        with attached(role, job.fraction_bits):
+            z, y = shared_in(role, outputs, labels)
             metrics, rows = job.reveal.metrics, np.arange(len(labels))
             gate = RevealGate(frozenset(Output(name, 1) for name in metrics))
             evaluation = evaluation_of(job, metrics, lambda some: some, z, y, rows)
             return revealed(job, gate, 1, metrics, evaluation)
-        finally:
-            detach()
 
     *found, dealer = run_lockstep(program, evaluators)
     assert all(one == found[0] for one in found)

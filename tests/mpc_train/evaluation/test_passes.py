@@ -17,14 +17,14 @@ from mpc_train.jobs.reveal import METRICS
 from mpc_train.networks.network import Network
 from mpc_train.training import passes, watch
 from mpc_train.training.first_weights import initial_weights
-from protocols.crypten_tensor import dispatch
-from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
+from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.roles import dealer, evaluator
 from protocols.roles.role import Role
 from protocols.shares.computed import computed
 from tests.support.jobs import JOB, write_job
 from tests.support.lockstep import LockstepLoopback, compute, run_lockstep
 from tests.support.loopback import secret
+from tests.support.tensors import attached, shared_in
 from tests.support.training_programs import DECISIONS
 
 MODELS = {
@@ -69,15 +69,8 @@ def peak_bytes(job: Job, rows: int, monkeypatch: pytest.MonkeyPatch) -> int:
     found = []
 
     def program(role: Role) -> None:
-        dispatch.install()
-        attach(role, job.fraction_bits)
-        np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
-        try:
-            mine = role.index == 0
-            x, y = (
-                MaskedTensor(values if mine else None, src=0, shape=values.shape)
-                for values in (inputs, labels)
-            )
+        with attached(role, job.fraction_bits):
+            x, y = shared_in(role, inputs, labels)
             role.finish()
             model = Network(job.graph, initial_weights(job))
             before = tracemalloc.get_traced_memory()[0]
@@ -85,8 +78,6 @@ def peak_bytes(job: Job, rows: int, monkeypatch: pytest.MonkeyPatch) -> int:
             every = np.arange(rows)
             evaluation_of(job, METRICS[job.model.kind], model.evaluated, x, y, every)
             found.append(tracemalloc.get_traced_memory()[1] - before)
-        finally:
-            detach()
 
     net = LockstepLoopback()
     net.transcript = Nothing()
@@ -159,13 +150,10 @@ def test_a_chunk_follows_from_the_network(tmp_path: Path) -> None:
 
 def test_sums_of_chunks_are_computed_when_asked(tmp_path: Path) -> None:
     def program(role: Role) -> bool:
-        attach(role, 20)
-        try:
+        with attached(role, 20):
             x = MaskedTensor(np.ones(4) if role.index == 0 else None, src=0, shape=(4,))
             total = x.mul(x).masked().sum()
             computed(total)
             return role.is_dealer or total.delta.ready
-        finally:
-            detach()
 
     assert all(run_lockstep(program, 2))

@@ -21,16 +21,15 @@ from mpc_train.results.opening import OpenedModel
 from mpc_train.results.report import describe, outcome, told_lines
 from mpc_train.run.progress import ProgressView
 from mpc_train.tables.source import Source
-from tests.runs.test_columns import ROWS
 from tests.support.columns_case import JOB, three_owners, write_job, write_table
-from tests.support.jobs import allowing
+from tests.support.jobs import allowing, duplicates_toml, replaced
 
 
 def loaded(folder: Path, old: str = "", new: str = "", text: str = JOB) -> Job:
-    assert text.count(old) == 1 or not old, old
-    return load_job(write_job(folder, "nobody", text.replace(old, new) if old else text))
+    return load_job(write_job(folder, "nobody", replaced(old, new, text) if old else text))
 
 
+DUPLICATES = duplicates_toml({"ann": 30, "bob": 20}, 1, 'normalise = { id = ["spaces"] }, ')
 BAD = [
     ('on = ["name", "born"]', "on = []", "data.join.on: 1 to 16 columns"),
     ('on = ["name", "born"]', 'on = ["name", "name"]', "appears twice"),
@@ -82,7 +81,7 @@ def test_contradictions_of_a_check_for_duplicates(
     tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     with pytest.raises(JobError, match=message):
-        loaded(tmp_path, old, new, ROWS)
+        loaded(tmp_path, old, new, DUPLICATES)
 
 
 def test_the_schedule_follows_from_the_joined_rows(tmp_path: Path) -> None:
@@ -184,7 +183,7 @@ def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
         "which of its own records all owners have",
         "which of its own records each other owner has, and how many records others have in common",
     ]
-    rows = loaded(tmp_path, text=ROWS)
+    rows = loaded(tmp_path, text=DUPLICATES)
     assert linkage_in_words(rows)[0] == "to ann, bob: how many records stand in more than one table"
     for job in (nobody, holders, three, rows):
         for line in linkage_in_words(job):

@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-from typer.testing import CliRunner
 
 from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
-from mpc_train.cli import app
 from mpc_train.errors import JobError, RefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
@@ -28,65 +26,51 @@ from mpc_train.jobs.sealed import (
     regression_shapes,
     sealed_tensors,
 )
-from mpc_train.owners.table import load_table
 from mpc_train.regression.iteration import ridged
 from mpc_train.regression.settings import regression_bits, sizes_of
 from mpc_train.regression.table import results
 from mpc_train.results.report import describe
-from mpc_train.tables.source import Source
 from mpc_train.twin.regression import PlainFit, pooled_fit
 from mpc_train.twin.training import pooled_inputs
 from protocols.roles.role import Role
 from tests.mpc_train.results.test_artifact import Run
 from tests.mpc_train.results.test_artifact import opened as opened_by
-from tests.support.jobs import allowing
+from tests.support.commands import mpc_train, trained
+from tests.support.csv_tables import csv_of, load_tables, write_tables
+from tests.support.jobs import NEWTON, allowing, job_toml, loaded, replaced, write_job
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, secret, shares_of
 
 LABELS = {
     "linear": '{ name = "y", center = 1, scale = 2 }',
-    "logistic": '"y"',
+    "logistic": "y",
     "poisson": '{ name = "y", range = [0, 60] }',
     "gamma": '{ name = "y", scale = 3, range = [0.001, 90] }',
 }
 OWNERS = {"ann": 130, "bob": 120, "cleo": 110}
-JOB = """
-[job]
-name = "study"
-owners = ["ann", "bob", "cleo"]
-evaluators = [EVALUATORS]
-dealer = "registry"
-recipients = ["cleo"]
-[data]
-features = ["x0", { name = "x1", center = 5 }, { name = "x2", scale = 10, range = [-60, 60] }]
-label = LABEL
-rows = { ann = 130, bob = 120, cleo = 110 }
-limit = 8
-[model]
-kind = "KIND"
-[train]
-optimizer = { name = "newton" }
-[reveal]
-statistics = true
-metrics = ["METRIC"]
-"""
 
 
 def job_text(kind: str, evaluators: int = 2) -> str:
-    names = ", ".join(f'"{name}"' for name in list(OWNERS)[:evaluators])
-    text = JOB.replace("LABEL", LABELS[kind]).replace("KIND", kind).replace("EVALUATORS", names)
-    return text.replace("METRIC", "accuracy" if kind == "logistic" else "r2")
-
-
-def written(folder: Path, text: str) -> Path:
-    path = folder / "job.toml"
-    path.write_text(text)
-    return path
+    metric = "accuracy" if kind == "logistic" else "r2"
+    return job_toml(
+        [
+            "x0",
+            '{ name = "x1", center = 5 }',
+            '{ name = "x2", scale = 10, range = [-60, 60] }',
+        ],
+        kind,
+        label=LABELS[kind],
+        rows=OWNERS,
+        recipients=["cleo"],
+        job=f"evaluators = {list(OWNERS)[:evaluators]}",
+        data="limit = 8",
+        train=NEWTON,
+        more=f'[reveal]\nstatistics = true\nmetrics = ["{metric}"]',
+    )
 
 
 def write_study(folder: Path, kind: str, evaluators: int) -> Path:
     generator = np.random.default_rng(evaluators)
-    (folder / "data").mkdir()
     for owner, count in OWNERS.items():
         x = generator.normal(size=(count, 3)).clip(-6, 6)
         z = (x @ [0.5, -0.4, 0.0] + 0.2).clip(-3.5, 3.5)
@@ -98,19 +82,15 @@ def write_study(folder: Path, kind: str, evaluators: int) -> Path:
             y = generator.poisson(np.exp(z)).astype(float)
         else:
             y = (3 * np.exp(z) * generator.gamma(3, size=count) / 3).clip(0.002, 89)
-        table = np.column_stack([x * [1, 1, 10] + [0, 5, 0], y])
-        lines = [",".join(repr(float(value)) for value in row) for row in table]
-        if kind == "logistic":
-            lines = [line.removesuffix(".0") for line in lines]
-        (folder / "data" / f"{owner}.csv").write_text("\n".join(["x0,x1,x2,y", *lines]))
-    return written(folder, job_text(kind, evaluators))
+        x = x * [1, 1, 10] + [0, 5, 0]
+        y = y.astype(int) if kind == "logistic" else y
+        lines = csv_of(x0=x[:, 0], x1=x[:, 1], x2=x[:, 2], y=y)
+        write_tables(folder, {owner: lines})
+    return write_job(folder, job_text(kind, evaluators))
 
 
 def in_the_clear(job: Job, folder: Path) -> PlainFit:
-    tables = [
-        load_table(Source(str(folder / "data" / f"{owner}.csv")), job, owner)
-        for owner in job.owners
-    ]
+    tables = load_tables(folder, job)
     return pooled_fit(
         job, pooled_inputs(job, tables)[0], np.concatenate([table.labels for table in tables])
     )
@@ -128,11 +108,7 @@ CASES = [
 def test_a_run_ends_with_a_table_of_results(kind: str, evaluators: int, tmp_path: Path) -> None:
     """Real processes; the table is that of the pooled rows, and only the recipient has it."""
     path = write_study(tmp_path, kind, evaluators)
-    shown = CliRunner().invoke(
-        app, ["run", str(path), "--compare", "--format", "json", "--run-dir", str(tmp_path / "run")]
-    )
-    assert shown.exit_code == 0, shown.stderr
-    record = json.loads(shown.stdout.splitlines()[-1])
+    record = trained(path, "--compare")
     assert record["max_weight_difference"] < 2e-4
     for name, value in record["metrics"].items():
         assert value == pytest.approx(record["twin_metrics"][name], abs=2e-3)
@@ -154,10 +130,6 @@ def test_a_run_ends_with_a_table_of_results(kind: str, evaluators: int, tmp_path
     shown_values = {row["std_error"][:9] for row in table}
     for log in (tmp_path / "run" / "logs").iterdir():
         assert not any(value in log.read_text() for value in shown_values)
-
-
-def checked(tmp_path: Path, text: str) -> Job:
-    return load_job(written(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -190,15 +162,14 @@ def checked(tmp_path: Path, text: str) -> Job:
 def test_contradictions_name_the_key(
     kind: str, old: str, new: str, key: str, tmp_path: Path
 ) -> None:
-    text = job_text(kind)
-    assert text.count(old) == 1
+    text = replaced(old, new, job_text(kind))
     with pytest.raises(JobError, match=key):
-        checked(tmp_path, text.replace(old, new))
+        loaded(tmp_path, text)
 
 
 def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
     text = job_text("poisson")
-    job = checked(tmp_path, text)
+    job = loaded(tmp_path, text)
     said = describe(job)
     assert "12 Newton steps over all training rows" in said
     assert "logarithms of means between -4 and 4" in said
@@ -206,13 +177,13 @@ def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="statistics would be disclosed"):
         check_rules(allowing(job, disclosures=()), job, "office")
     check_rules(allowing(job), job, "office")
-    plain = checked(tmp_path, text.replace("statistics = true", ""))
+    plain = loaded(tmp_path, text.replace("statistics = true", ""))
     check_rules(allowing(job, disclosures=()), plain, "office")
     assert list(regression_shapes(plain)) == [CHANGE]
     assert list(regression_shapes(job)) == [CHANGE, SCALE, INFLATION, DEPENDENCE]
     assert set(sealed_tensors(job)) == {"weight", "bias", CHANGE, SCALE, INFLATION, DEPENDENCE}
     assert list(regression_bits(job)) == [CHANGE, SCALE, INFLATION, DEPENDENCE]
-    linear = checked(tmp_path, job_text("linear"))
+    linear = loaded(tmp_path, job_text("linear"))
     assert total_steps(linear) == 3 and DISPERSION in sealed_tensors(linear)
 
 
@@ -224,7 +195,7 @@ def test_a_million_rows_and_two_hundred_columns_fit(tmp_path: Path) -> None:
         start, end = text.index("features = "), text.index("label = ")
         text = f"{text[:start]}features = [{names}]\n{text[end:]}"
         for limit in (8, 16, 32):
-            sizes = sizes_of(checked(tmp_path, text.replace("limit = 8", f"limit = {limit}")))
+            sizes = sizes_of(loaded(tmp_path, text.replace("limit = 8", f"limit = {limit}")))
             assert sizes.input_bits >= 10 and sizes.scaled_bits >= 20
             assert sizes.plan.matrix_bits >= 30 and sizes.chunk >= 1024
 
@@ -235,7 +206,7 @@ def test_inputs_of_at_most_one(tmp_path: Path, penalty: str) -> None:
     text = job_text("logistic").replace("limit = 8", "limit = 1")
     if penalty:
         text = text.replace("statistics = true", "").replace('"newton"', f'"newton"{penalty}')
-    sizes = sizes_of(checked(tmp_path, text))
+    sizes = sizes_of(loaded(tmp_path, text))
     assert sizes.diagonal < 0
 
     def program(role: Role) -> object:
@@ -266,18 +237,18 @@ def opened(job: Job, **changes: list[float]) -> dict[str, np.ndarray]:
 def test_a_step_far_below_an_error_may_still_go_somewhere(tmp_path: Path) -> None:
     """Where an input separates classes weights vanish: errors grow, and steps fall below them."""
     creeping = {CHANGE: [8e-4, 0.0, 0.0, 0.0]}
-    job = checked(tmp_path, job_text("logistic"))
+    job = loaded(tmp_path, job_text("logistic"))
     found = results(job, opened(job, **creeping))
     assert not found.converged and found.separated
     assert all(row.p_value is None for row in found.rows)
     assert results(job, opened(job, **{CHANGE: [4e-4, 0.0, 0.0, 0.0]})).converged
     # A label that is a number has a minimum.
-    job = checked(tmp_path, job_text("linear"))
+    job = loaded(tmp_path, job_text("linear"))
     assert results(job, opened(job, **creeping)).converged
 
 
 def test_the_table_from_what_is_sealed(tmp_path: Path) -> None:
-    job = checked(tmp_path, job_text("linear"))
+    job = loaded(tmp_path, job_text("linear"))
     found = results(job, opened(job))
     assert [row.std_error for row in found.rows] == pytest.approx([0.1, 0.2, 0.1, 0.1])
     assert found.rows[0].p_value == pytest.approx(2 * stats.t(284).sf(5))
@@ -303,14 +274,14 @@ def test_the_table_from_what_is_sealed(tmp_path: Path) -> None:
     assert not moving.separated and "separate" not in moving.lines()[-1]
     assert all(row.p_value is None and row.note == "not converged" for row in moving.rows)
     penalised = job_text("linear").replace('"newton"', '"newton", l1 = 0.1')
-    job = checked(tmp_path, penalised.replace("statistics = true", ""))
+    job = loaded(tmp_path, penalised.replace("statistics = true", ""))
     plain = results(job, {name: opened(job)[name] for name in ("weight", "bias", CHANGE)})
     assert plain.rows[2].coefficient == 2 and plain.rows[2].std_error is None and plain.converged
     assert "std error" not in plain.lines()[0]
 
 
 def test_a_recipient_opens_the_table_with_the_model(tmp_path: Path) -> None:
-    job = checked(tmp_path, job_text("poisson"))
+    job = loaded(tmp_path, job_text("poisson"))
     run = Run(job)
     model = opened_by(run.envelopes("cleo"), "cleo")
     bits = regression_bits(job)
@@ -327,27 +298,25 @@ def test_a_recipient_opens_the_table_with_the_model(tmp_path: Path) -> None:
 
 
 def test_open_prints_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = checked(tmp_path, job_text("linear"))
+    job = loaded(tmp_path, job_text("linear"))
     model = opened_by(Run(job).envelopes("cleo"), "cleo")
     module = "mpc_train.commands.open"
     monkeypatch.setattr(f"{module}.open_file", lambda *_: (model, tmp_path / "model.safetensors"))
     monkeypatch.setattr(f"{module}.open_vault", lambda *_: None)
     monkeypatch.setattr(f"{module}.find_name", lambda *_: "cleo")
     monkeypatch.setattr("parties.keys.roster.Roster.load", lambda *_: None)
-    shown = CliRunner().invoke(app, ["open", "study.sealed", "--home", str(tmp_path)])
+    shown = mpc_train("open", "study.sealed", "--home", tmp_path)
     assert shown.exit_code == 0, shown.stderr
     assert model.results is not None
     assert "\n".join(model.results.lines()) in shown.stdout
     assert "std error" in shown.stdout and "degrees of freedom" in shown.stdout
-    shown = CliRunner().invoke(
-        app, ["open", "study.sealed", "--home", str(tmp_path), "--format", "json"]
-    )
+    shown = mpc_train("open", "study.sealed", "--home", tmp_path, "--format", "json")
     found = json.loads(shown.stdout)["results"]
     assert [row["name"] for row in found["rows"]] == ["x0", "x1", "x2", "(intercept)"]
 
 
 def test_penalties_are_exact_decimals(tmp_path: Path) -> None:
-    job = checked(
+    job = loaded(
         tmp_path,
         job_text("linear")
         .replace('"newton"', '"newton", l2 = 0.1')

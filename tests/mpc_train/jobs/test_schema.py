@@ -1,56 +1,33 @@
 """Jobs with a schema: the file's content is carried, and what contradicts it is named."""
 
-import json
 from pathlib import Path
 
 import msgspec
 import pytest
-from typer.testing import CliRunner
 
-from mpc_train.admission.load import job_from_bytes, load_job
-from mpc_train.cli import app
+from mpc_train.admission.load import job_from_bytes
 from mpc_train.errors import DataError, JobError
 from mpc_train.jobs.job import Job
 from mpc_train.owners.table import load_table
 from mpc_train.tables.schema import load_schema
 from mpc_train.tables.source import Source
-from tests.support.jobs import JOB
+from tests.support.commands import last_object, mpc_train
+from tests.support.jobs import JOB, column, loaded, schema_toml, with_data
 
-SCHEMA = """
-[[columns]]
-name = "patient"
-kind = "identifier"
-
-[[columns]]
-name = "age"
-kind = "number"
-range = [0, 120]
-
-[[columns]]
-name = "dose"
-kind = "number"
-
-[[columns]]
-name = "ill"
-kind = "category"
-levels = ["no", "yes"]
-
-[[columns]]
-name = "region"
-kind = "category"
-levels = ["north", "south"]
-"""
-START, END = JOB.index("features = ["), JOB.index("label =")
+SCHEMA = schema_toml(
+    column("patient", "identifier"),
+    column("age", range=[0, 120]),
+    column("dose"),
+    column("ill", "category", levels=["no", "yes"]),
+    column("region", "category", levels=["north", "south"]),
+)
 FEATURES = """schema = "schema.toml"
 features = [{ name = "age", center = 50, scale = 10 }, { name = "dose", scale = 2 }]
 """
 
 
 def job(folder: Path, data: str = FEATURES, schema: str = SCHEMA, more: str = "") -> Job:
-    (folder / "schema.toml").write_text(schema)
-    path = folder / "job.toml"
-    path.write_text(JOB[:START] + data + JOB[END:] + more)
-    return load_job(path)
+    return loaded(folder, with_data(data) + more, schema)
 
 
 def test_a_job_carries_the_schema(tmp_path: Path) -> None:
@@ -73,8 +50,7 @@ def test_without_a_list_all_columns_but_label_and_identifiers_are_features(tmp_p
 
 
 def test_the_short_form_has_a_schema_too(tmp_path: Path) -> None:
-    (tmp_path / "job.toml").write_text(JOB)
-    found = load_job(tmp_path / "job.toml")
+    found = loaded(tmp_path)
     assert found.data.table is None
     assert [column.kind for column in found.schema.columns] == ["number", "number", "category"]
     assert found.schema["age"].bounds == (0, 120)
@@ -132,13 +108,12 @@ def test_a_schema_from_the_wire_is_checked(tmp_path: Path) -> None:
 
 def test_job_check_shows_the_digest_of_the_schema(tmp_path: Path) -> None:
     digest = job(tmp_path).schema.digest().hex()
-    path = str(tmp_path / "job.toml")
-    assert f"a schema of 5 columns, digest {digest}" in CliRunner().invoke(
-        app, ["job", "check", path]
-    ).stdout.replace("\n", " ")
-    shown = CliRunner().invoke(app, ["job", "check", path, "--format", "json"])
-    assert json.loads(shown.stdout.splitlines()[-1])["schema"] == digest
-    checked = CliRunner().invoke(app, ["schema", "check", str(tmp_path / "schema.toml")])
+    path = tmp_path / "job.toml"
+    shown = mpc_train("job", "check", path).stdout.replace("\n", " ")
+    assert f"a schema of 5 columns, digest {digest}" in shown
+    shown = mpc_train("job", "check", path, "--format", "json").stdout
+    assert last_object(shown)["schema"] == digest
+    checked = mpc_train("schema", "check", tmp_path / "schema.toml")
     assert digest in checked.stdout
 
 
@@ -197,8 +172,6 @@ def test_two_names_that_become_one_are_an_error(tmp_path: Path) -> None:
     steps = '\n[prepare.columns]\n"\u00e9" = { powers = 1 }\n"e\u0301" = { powers = 2 }\n'
     with pytest.raises(JobError, match="two names are the same"):
         job(tmp_path, more=steps)
-    (tmp_path / "job.toml").write_text(
-        JOB.replace('label = "ill"', 'label = { name = "ill", classes = ["1", "1e0"] }')
-    )
+    classes = 'label = { name = "ill", classes = ["1", "1e0"] }'
     with pytest.raises(JobError, match=r"data.label.classes: '1' appears twice"):
-        load_job(tmp_path / "job.toml")
+        loaded(tmp_path, JOB.replace('label = "ill"', classes))

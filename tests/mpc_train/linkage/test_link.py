@@ -22,7 +22,6 @@ from mpc_train.owners.local import Local
 from mpc_train.owners.table import Table
 from mpc_train.twin.join import joined
 from mpc_train.twin.preparation import twin_parameters
-from protocols.crypten_tensor.tensor import attach, detach
 from protocols.errors import DesyncError
 from protocols.ring.fixed_point import decode
 from protocols.roles.dealer import Dealer
@@ -30,8 +29,10 @@ from protocols.roles.evaluator import Evaluator
 from protocols.roles.role import Role
 from protocols.roles.streams import Stream
 from tests.support.columns_case import JOB, load, three_owners
+from tests.support.jobs import duplicates_toml, loaded
 from tests.support.lockstep import LockstepLoopback
 from tests.support.loopback import combine_masked, insecure_root, shares_of
+from tests.support.tensors import attached
 
 
 def run(job: Job, work: Any, net: LockstepLoopback | None = None, seed: int = 1) -> dict[str, Any]:
@@ -55,11 +56,9 @@ def run(job: Job, work: Any, net: LockstepLoopback | None = None, seed: int = 1)
                 stream=Stream(insecure_root(seed, index)),
             )
         role.begin_step(0)
-        attach(role, job.fraction_bits)
-        with np.errstate(over="ignore"):
+        with attached(role, job.fraction_bits):
             found = work(role, Place(name, channel, bytes(32)))
         role.close()
-        detach()
         return found
 
     results = net.baton.run([partial(at, name) for name in names])
@@ -242,37 +241,13 @@ def test_what_travels_depends_on_the_sizes_alone(tmp_path: Path, membership: str
     assert first == second
 
 
-DUPLICATES = """
-[job]
-name = "rows"
-owners = ["ann", "bob", "cleo"]
-dealer = "registry"
-recipients = ["ann"]
-
-[data]
-features = ["age"]
-label = "ill"
-rows = { ann = 12, bob = 9, cleo = 10 }
-check_duplicates = { on = ["id"], most = MOST }
-
-[model]
-kind = "logistic"
-
-[train]
-epochs = 1
-batch_size = 4
-optimizer = { name = "sgd", learning_rate = 0.5 }
-"""
+DUPLICATES = {"ann": 12, "bob": 9, "cleo": 10}
 
 
 @pytest.mark.parametrize(("most", "passes"), [(0, False), (2, False), (3, True)])
 def test_records_in_several_tables(tmp_path: Path, most: int, passes: bool) -> None:
     """Two in two tables, one in all three: three records."""
-    from mpc_train.admission.load import load_job
-
-    path = tmp_path / "job.toml"
-    path.write_text(DUPLICATES.replace("MOST", str(most)))
-    job = load_job(path)
+    job = loaded(tmp_path, duplicates_toml(DUPLICATES, most))
     rng = np.random.default_rng(1)
     drawn = rng.integers(0, 256, (40, 32), np.uint8)
     lists = {"ann": drawn[:12], "bob": drawn[10:19], "cleo": drawn[[18, *range(30, 38), 11]]}

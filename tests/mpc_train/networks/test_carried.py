@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from typer.testing import CliRunner
 
 from mpc_train.admission.load import job_from_bytes, load_job
 from mpc_train.admission.rules import check_rules
-from mpc_train.cli import app
 from mpc_train.errors import JobError, ModelError, RefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.networks import carried
 from mpc_train.results.plain_model import plain_module
 from mpc_train.training.first_weights import initial_weights
-from tests.support.jobs import allowing
+from tests.support.commands import trained
+from tests.support.csv_tables import csv_of, write_tables
+from tests.support.jobs import allowing, job_toml, write_job
+from tests.support.modules import export, write_modules
 
 NET = """
 import torch
@@ -96,50 +97,24 @@ class Words(nn.Module):
     def forward(self, x):
         return self.head(self.table(x.long()).flatten(1))
 """
-JOB = """
-[job]
-name = "study"
-owners = ["alice", "bob"]
-dealer = "dora"
-recipients = ["alice"]
-[data]
-features = ["a", "b", "c", "d"]
-label = "y"
-rows = {{ alice = 40, bob = 40 }}
-[model]
-kind = "softmax"
-classes = {classes}
-{model}
-[train]
-epochs = 1
-batch_size = 8
-optimizer = {{ learning_rate = 0.1 }}
-"""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "study_net.py").write_text(NET)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(__import__("sys").modules, "study_net", raising=False)
-    carried._made.cache_clear()
+    write_modules(tmp_path, monkeypatch, study_net=NET)
     return tmp_path
 
 
 def write(folder: Path, model: str, classes: int = 3) -> Path:
-    path = folder / "job.toml"
-    path.write_text(JOB.format(model=model, classes=classes))
-    return path
+    lines = f"classes = {classes}\n{model}"
+    return write_job(folder, job_toml(("a", "b", "c", "d"), "softmax", model=lines))
 
 
 MODULE = 'module = "study_net:net"\ninput_shape = [1, 2, 2]'
 
 
 def exported(folder: Path, factory: str = "study_net:net", shape: str = "1,2,2") -> str:
-    shown = CliRunner().invoke(app, ["model", "export", factory, "--input-shape", shape])
-    assert shown.exit_code == 0, shown.stderr
-    (folder / "model.json").write_text(shown.stdout)
-    return shown.stdout
+    return export(folder, factory, shape)
 
 
 def test_a_job_carries_a_network_and_its_weights(folder: Path) -> None:
@@ -295,17 +270,11 @@ def test_a_network_too_large_to_be_carried_says_what_to_do(folder: Path) -> None
 
 def ran(folder: Path, path: Path) -> dict[str, Any]:
     rng = np.random.default_rng(1)
-    (folder / "data").mkdir()
-    for owner in ("alice", "bob"):
+    for owner in ("ann", "bob"):
         x = rng.normal(size=(40, 4))
         y = np.digitize(x[:, 0] - x[:, 3], [-0.5, 0.5])
-        rows = [",".join([*(repr(float(v)) for v in r), str(k)]) for r, k in zip(x, y, strict=True)]
-        (folder / "data" / f"{owner}.csv").write_text("\n".join(["a,b,c,d,y", *rows]))
-    run = ["run", str(path), "--format", "json", "--compare", "--run-dir", str(folder / "run")]
-    shown = CliRunner().invoke(app, run)
-    assert shown.exit_code == 0, shown.stderr
-    record: dict[str, Any] = json.loads(shown.stdout.splitlines()[-1])
-    return record
+        write_tables(folder, {owner: csv_of(**dict(zip("abcd", x.T, strict=True)), y=y)})
+    return trained(path, "--compare")
 
 
 @pytest.mark.slow

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
-from typer.testing import CliRunner
 
 from mpc_train.admission.load import load_job
-from mpc_train.cli import app
 from mpc_train.errors import JobError
 from mpc_train.jobs.job import Job
-from mpc_train.networks import carried
 from mpc_train.owners.local import check_cells, local_terms
 from mpc_train.results.recipe import recipe
 from mpc_train.tables.cells import CellError
 from mpc_train.tables.typed import TypedTable
 from mpc_train.twin.preparation import raw_inputs, raw_terms
+from tests.support.commands import trained
+from tests.support.csv_tables import csv_of, write_tables
+from tests.support.jobs import SCHEMA_FILE, column, job_toml, loaded, schema_toml, write_job
+from tests.support.modules import write_modules
 
 NETS = """
 import torch
@@ -47,63 +48,41 @@ def short(): return Ward(ROWS - 1)
 def number(): return Ward(as_a_number=True)
 def plain(): return nn.Linear(7, 1)
 """
-SCHEMA = """
-HOURS
-[[columns]]
-name = "ward"
-kind = "category"
-levels = ["north", "south", "east"]
-OTHER
-[[columns]]
-name = "ill"
-kind = "boolean"
-"""
 HOURS = [f"{name}{hour}" for hour in range(3) for name in ("pulse", "heat")]
-JOB = """
-[job]
-name = "wards"
-owners = ["ann", "bob"]
-dealer = "registry"
-recipients = ["ann"]
-[data]
-schema = "schema.toml"
-label = "ill"
-rows = { ann = 60, bob = 60 }
-PREPARE
-[model]
-kind = "logistic"
-module = "ward_nets:NAME"
-[train]
-epochs = 1
-batch_size = 8
-optimizer = { learning_rate = 0.5 }
-[reveal]
-metrics = ["accuracy"]
-"""
 INDEX = '[prepare.columns.ward]\nencoding = "index"'
 MISSING = 'other = true\nmissing = [""]'
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.delitem(__import__("sys").modules, "ward_nets", raising=False)
-    carried._made.cache_clear()
+    write_modules(tmp_path, monkeypatch, ward_nets=NETS.replace("ROWS", "3"), bed_nets=BEDS)
     return tmp_path
+
+
+def ward_job(module: str, features: Sequence[str] = (), data: str = "", more: str = "") -> str:
+    return job_toml(
+        features,
+        label="ill",
+        rows={"ann": 60, "bob": 60},
+        data=data,
+        model=f'module = "{module}"',
+        train="epochs = 1\nbatch_size = 8\noptimizer = { learning_rate = 0.5 }",
+        more=f'{more}\n[reveal]\nmetrics = ["accuracy"]',
+    )
 
 
 def written(
     folder: Path, name: str = "ward", prepare: str = INDEX, other: str = "", rows: int = 3
 ) -> Path:
-    hours = "".join(
-        f'[[columns]]\nname = "{hour}"\nkind = "number"\nrange = [-3, 3]\n' for hour in HOURS
+    schema = schema_toml(
+        *(column(hour, range=[-3, 3]) for hour in HOURS),
+        column("ward", "category", levels=["north", "south", "east"]) + other,
+        column("ill", "boolean"),
     )
-    (folder / "schema.toml").write_text(SCHEMA.replace("HOURS", hours).replace("OTHER", other))
+    (folder / "schema.toml").write_text(schema)
     (folder / "ward_nets.py").write_text(NETS.replace("ROWS", str(rows)))
-    path = folder / "job.toml"
-    path.write_text(JOB.replace("NAME", name).replace("PREPARE", prepare))
-    return path
+    return write_job(folder, ward_job(f"ward_nets:{name}", data=SCHEMA_FILE, more=prepare))
 
 
 def job_of(folder: Path, *changes: str, **other: int) -> Job:
@@ -161,21 +140,13 @@ def test_what_is_refused(folder: Path, name: str, prepare: str, message: str) ->
 def test_a_run_trains_embedding_and_gru_as_the_twin_does(folder: Path) -> None:
     path = written(folder)
     rng = np.random.default_rng(1)
-    (folder / "data").mkdir()
     for owner in ("ann", "bob"):
         x, ward = rng.uniform(-2, 2, (60, 6)), rng.integers(0, 3, 60)
         ill = x[:, 4] + (ward == 2) > 0.5
-        rows = [
-            ",".join([*(f"{v:.4f}" for v in r), ("north", "south", "east")[w], str(int(k))])
-            for r, w, k in zip(x, ward, ill, strict=True)
-        ]
-        (folder / "data" / f"{owner}.csv").write_text(
-            "\n".join([",".join([*HOURS, "ward", "ill"]), *rows])
-        )
-    run = ["run", str(path), "--format", "json", "--compare", "--run-dir", str(folder / "run")]
-    shown = CliRunner().invoke(app, run)
-    assert shown.exit_code == 0, shown.stderr
-    record = json.loads(shown.stdout.splitlines()[-1])
+        hours = dict(zip(HOURS, x.round(4).T, strict=True))
+        names = np.array(["north", "south", "east"])[ward]
+        write_tables(folder, {owner: csv_of(**hours, ward=names, ill=ill.astype(int))})
+    record = trained(path, "--compare")
     # Splines of some 2^-13 in each of the steps, and the rate 1/2.
     assert record["max_weight_difference"] <= record["steps"] * 0.5 * 4 * 2.0**-12
     import ward_nets  # type: ignore[import-not-found]
@@ -203,12 +174,8 @@ class Beds(nn.Module):
 
 def test_a_number_that_chooses_a_row_is_a_whole_one(folder: Path) -> None:
     """Between two rows the nearest would be taken over shares, and the lower one in PyTorch."""
-    (folder / "bed_nets.py").write_text(BEDS)
     beds = '{ name = "beds", center = 1, scale = 0.5, range = [1, 2.5] }'
-    text = JOB.replace('schema = "schema.toml"', f'features = [{beds}, "heat"]')
-    text = text.replace("ward_nets:NAME", "bed_nets:Beds").replace("PREPARE", "")
-    (folder / "job.toml").write_text(text)
-    job = load_job(folder / "job.toml")
+    job = loaded(folder, ward_job("bed_nets:Beds", (beds, "heat")))
     assert job.looked_up == {"beds"}
     none = np.zeros(4, bool)
     check_cells(job, "beds", np.array([1, 1.5, 2, 2.5]), none)

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 
-from mpc_train.admission.load import load_job
 from mpc_train.errors import JobError
 from mpc_train.jobs.job import Job
 from mpc_train.networks.carried import Carried, _encoded
@@ -26,30 +25,8 @@ from mpc_train.results.predicting import Predictor
 from mpc_train.results.report import describe
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import max_weight_difference, train_twin
+from tests.support.jobs import job_toml, loaded
 from tests.support.pooled import trained_over_shares
-
-JOB = """
-[job]
-name = "study"
-owners = ["alice", "bob"]
-dealer = "dora"
-recipients = ["alice"]
-[data]
-features = ["a", "b", "c"]
-label = "y"
-rows = { alice = 40, bob = 40 }
-[model]
-kind = "KIND"
-graph = "model.json"
-[train]
-epochs = 3
-batch_size = 8
-optimizer = { learning_rate = 0.5 }
-LOSS
-[reveal]
-least_test_rows = 10
-metrics = METRICS
-"""
 
 
 class Net(nn.Module):
@@ -99,12 +76,15 @@ def carried(module: nn.Module, shape: tuple[int, ...] = (3,)) -> Carried:
 
 def job_of(folder: Path, kind: str, module: nn.Module, loss: str = "") -> Job:
     (folder / "model.json").write_bytes(msgspec.json.encode(carried(module)))
-    path = folder / "job.toml"
-    classes = "\nclasses = 3" if kind == "softmax" else ""
     metrics = '["mse"]' if kind == "linear" else '["accuracy", "log_loss"]'
-    text = JOB.replace("KIND", kind).replace("LOSS", loss).replace("METRICS", metrics)
-    path.write_text(text.replace('graph = "model.json"', f'graph = "model.json"{classes}'))
-    return load_job(path)
+    text = job_toml(
+        ("a", "b", "c"),
+        kind,
+        model='graph = "model.json"' + ("\nclasses = 3" if kind == "softmax" else ""),
+        train=f"epochs = 3\nbatch_size = 8\noptimizer = {{ learning_rate = 0.5 }}\n{loss}",
+        more=f"[reveal]\nleast_test_rows = 10\nmetrics = {metrics}",
+    )
+    return loaded(folder, text)
 
 
 def tables(job: Job) -> list[Table]:

@@ -14,37 +14,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from mpc_train.admission.load import load_job
-from mpc_train.cli import app
 from mpc_train.commands.nodes import _Events, _Guarded, _roles
 from mpc_train.errors import RefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.node.consent import agree, terminal
 from mpc_train.run.approval import ApprovalError, approve, approver_of
-from mpc_train.run.node_config import NodeConfig, load_node_config
+from mpc_train.run.node_config import load_node_config
 from mpc_train.run.progress import ProgressView
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault, MemoryVault
-from tests.support.jobs import JOB, csv_lines, write_job
+from tests.support.commands import last_object, mpc_train
+from tests.support.csv_tables import csv_lines
+from tests.support.jobs import JOB, write_job
+from tests.support.node_files import CONSENTING, config_of
 
-PARTY = """
-[node]
-name = "ann"
-home = "home"
-[coordinator]
-name = "desk"
-address = "tcp://127.0.0.1:9"
-[data]
-study = "ann.csv"
-[rules]
-recipients = ["ann", "office"]
-dealers = ["registry"]
-evaluators = ["ann", "bob", "cleo"]
-metrics = ["accuracy", "auc"]
-least_group = 9
-"""
 PASSPHRASE = b"correct horse battery staple"
 
 
@@ -61,12 +46,6 @@ def board() -> MemoryVault:
 @pytest.fixture(scope="module")
 def roster(board: MemoryVault) -> Roster:
     return Roster.of([board.card, MemoryVault.generate("ann").card])
-
-
-def config_of(folder: Path, more: str = "") -> NodeConfig:
-    path = folder / "party.toml"
-    path.write_text(f"{PARTY}{more}\n")
-    return load_node_config(path)
 
 
 def never(question: str) -> bool:
@@ -203,11 +182,12 @@ def test_the_command_that_approves(tmp_path: Path, roster: Roster) -> None:
     secret = tmp_path / "passphrase"
     secret.write_bytes(PASSPHRASE)
     secret.chmod(0o600)
-    arguments = ["job", "approve", str(path), "--home", str(tmp_path / "home")]
-    arguments += ["--passphrase-file", str(secret), "--format", "json"]
-    shown = CliRunner().invoke(app, arguments)
+    shown = mpc_train(
+        *("job", "approve", path, "--home", tmp_path / "home"),
+        *("--passphrase-file", secret, "--format", "json"),
+    )
     assert shown.exit_code == 0, shown.stderr
-    record = json.loads(shown.stdout.splitlines()[-1])
+    record = last_object(shown.stdout)
     body, job = Path(record["approval"]).read_bytes(), load_job(path)
     assert record["digest"] == job.digest().hex()
     assert approver_of(body, job.digest(), {"board": vault.card}) == "board"
@@ -264,7 +244,7 @@ def test_a_node_takes_the_part_that_it_was_started_for(
     with pytest.raises(RefusedError, match="ann was started as a dealer"):
         guarded.prepare(job.to_bytes(), _roles(job))
     path = tmp_path / "dealer.toml"
-    path.write_text(PARTY.replace('name = "ann"', 'name = "registry"'))
+    path.write_text(CONSENTING.replace('name = "ann"', 'name = "registry"'))
     guarded = _Guarded(load_node_config(path), roster, False, _Events(Format.json), never)
     with pytest.raises(RefusedError, match="registry was started as a party"):
         guarded.prepare(job.to_bytes(), _roles(job))

@@ -7,54 +7,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpc_train.admission.load import load_job
 from mpc_train.errors import DataError, JobError
 from mpc_train.jobs.schedule import checked_rows, group_parts, held_out_of, split, split_sizes
 from mpc_train.owners.grouping import GroupError, grouped_order
 from mpc_train.owners.table import load_table
 from mpc_train.results.report import describe
 from mpc_train.tables.source import Source
+from tests.support.jobs import SCHEMA_FILE, column, job_toml, loaded, schema_toml
 
-SCHEMA = """
-[[columns]]
-name = "patient"
-kind = "identifier"
-[[columns]]
-name = "age"
-kind = "number"
-range = [0, 1000]
-[[columns]]
-name = "ill"
-kind = "boolean"
-"""
-JOB = """
-[job]
-name = "visits"
-owners = ["ann", "bob"]
-dealer = "registry"
-recipients = ["office"]
-[data]
-schema = "schema.toml"
-label = "ill"
-split_by = "patient"
-test_fraction = 0.25
-rows = { ann = 203, bob = 61 }
-[prepare]
-scale = "standard"
-[model]
-kind = "logistic"
-[train]
-epochs = 2
-batch_size = 16
-optimizer = { name = "sgd", learning_rate = 0.1 }
-early_stopping = { fraction = 0.2 }
-"""
-
-
-def job_in(folder: Path, text: str = JOB) -> Path:
-    (folder / "schema.toml").write_text(SCHEMA)
-    (folder / "job.toml").write_text(text)
-    return folder / "job.toml"
+SCHEMA = schema_toml(
+    column("patient", "identifier"), column("age", range=[0, 1000]), column("ill", "boolean")
+)
+JOB = job_toml(
+    label="ill",
+    rows={"ann": 203, "bob": 61},
+    recipients=["office"],
+    data=f'{SCHEMA_FILE}\nsplit_by = "patient"\ntest_fraction = 0.25',
+    train="epochs = 2\nbatch_size = 16\noptimizer = { learning_rate = 0.1 }\n"
+    "early_stopping = { fraction = 0.2 }",
+    more='[prepare]\nscale = "standard"',
+)
 
 
 @given(st.lists(st.integers(0, 30), min_size=60, max_size=200), st.integers(0, 2**62))
@@ -77,7 +49,7 @@ def test_groups_that_do_not_fit() -> None:
 
 
 def test_the_loader_puts_rows_into_order(tmp_path: Path) -> None:
-    job = load_job(job_in(tmp_path))
+    job = loaded(tmp_path, JOB, SCHEMA)
     generator = np.random.default_rng(4)
     lines = [f"p{who},{who * 2},{int(who % 3 == 0)}" for who in generator.integers(0, 80, 203)]
     path = tmp_path / "ann.csv"
@@ -103,4 +75,4 @@ def test_the_loader_puts_rows_into_order(tmp_path: Path) -> None:
 
 def test_only_identifiers_group(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="'age' is no identifier"):
-        load_job(job_in(tmp_path, JOB.replace('split_by = "patient"', 'split_by = "age"')))
+        loaded(tmp_path, JOB.replace('split_by = "patient"', 'split_by = "age"'), SCHEMA)

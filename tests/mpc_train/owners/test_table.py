@@ -10,7 +10,8 @@ from mpc_train.errors import DataError
 from mpc_train.jobs.job import Job
 from mpc_train.owners.table import load_table
 from mpc_train.tables.source import Source
-from tests.support.jobs import csv_lines, replaced, write_job
+from tests.support.csv_tables import csv_lines
+from tests.support.jobs import replaced, write_job
 
 
 @pytest.fixture

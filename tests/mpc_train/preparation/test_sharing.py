@@ -14,11 +14,12 @@ from mpc_train.preparation import sharing
 from mpc_train.preparation.sharing import pieces_of, share_in, words_brought
 from mpc_train.run.progress import ProgressView
 from mpc_train.tables.reading import Progress
-from protocols.crypten_tensor.tensor import Source, attach, detach
+from protocols.crypten_tensor.tensor import Source
 from protocols.roles.role import Role
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, shares_of
 from tests.support.preparation_case import prepared_job, tables
+from tests.support.tensors import attached
 
 
 def shared(folder: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, int]]]:
@@ -29,7 +30,6 @@ def shared(folder: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, int]]]:
     sources: dict[str, Source] = {"ann": 0, "bob": 1, "cleo": "dealer"}
 
     def program(role: Role) -> Any:
-        attach(role, job.fraction_bits)
         place = 2 if role.index is None else role.index
         kept, parts[place] = [parts[place]], None
 
@@ -38,13 +38,11 @@ def shared(folder: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, int]]]:
                 news.append((rows, of_rows))
 
         watched = weakref.ref(kept[0])
-        try:
+        with attached(role, job.fraction_bits):
             found = share_in(job, sources, job.owners[place], kept.pop(), told)
             gc.collect()
             assert watched() is None, "the owner's rows are still in memory"
             return shares_of(found.inputs.masked()), shares_of(found.labels.masked())
-        finally:
-            detach()
 
     results = run_lockstep(program, 2)
     return {

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import polars
 import pytest
-from typer.testing import CliRunner, Result
 
-from mpc_train.cli import app
 from mpc_train.commands.predict import predict_command
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.jobs.job import Job
@@ -22,13 +20,11 @@ from mpc_train.results.opening import PREPARATION_FILE
 from mpc_train.results.predicting import load_predictor, predict
 from mpc_train.tables.source import Source
 from tests.mpc_train.results.test_artifact import Run, opened
+from tests.support.commands import mpc_train
+from tests.support.node_files import party_toml
 from tests.support.preparation_case import JOB, prepared_job, typed
 
 LEVELS = ["north", "south", "east", "elsewhere"]
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def model_in(folder: Path, job: Job) -> Run:
@@ -73,7 +69,7 @@ def expected(job: Job, made: Run, rows: int) -> np.ndarray:
 @pytest.mark.parametrize("label", [False, True])
 def test_predictions_follow_from_raw_records(tmp_path: Path, job: Job, label: bool) -> None:
     made = model_in(tmp_path, job)
-    result = run("predict", tmp_path, raw(tmp_path / "new.csv", 300, label=label))
+    result = mpc_train("predict", tmp_path, raw(tmp_path / "new.csv", 300, label=label))
     assert result.exit_code == 0, result.stderr
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert len(rows) == 300
@@ -88,10 +84,10 @@ def test_predictions_follow_from_raw_records(tmp_path: Path, job: Job, label: bo
 def test_json_and_a_file(tmp_path: Path, job: Job) -> None:
     model_in(tmp_path, job)
     table, out = raw(tmp_path / "new.csv", 20), tmp_path / "found.json"
-    result = run("predict", tmp_path / "model.safetensors", table, "--format", "json")
+    result = mpc_train("predict", tmp_path / "model.safetensors", table, "--format", "json")
     *records, last = map(json.loads, result.stdout.splitlines())
     assert (len(records), last["rows"], last["status"]) == (20, 20, "ok")
-    assert run("predict", tmp_path, table, "--out", out).exit_code == 0
+    assert mpc_train("predict", tmp_path, table, "--out", out).exit_code == 0
     assert [json.loads(line) for line in out.read_text().splitlines()] == records
     assert not list(tmp_path.glob("*.partial"))
 
@@ -101,7 +97,7 @@ def test_a_number_comes_in_its_own_unit(tmp_path: Path) -> None:
     text = text.replace('"logistic"', '"linear"').replace("data]", 'data]\nfeatures = ["age"]')
     job = prepared_job(tmp_path, 'scale = "standard"\nmissing = "mean"', text)
     made = model_in(tmp_path, job)
-    result = run("predict", tmp_path, raw(tmp_path / "new.csv", 30))
+    result = mpc_train("predict", tmp_path, raw(tmp_path / "new.csv", 30))
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert set(rows[0]) == {"row", "prediction"}
     np.testing.assert_allclose(
@@ -115,24 +111,24 @@ def test_bad_cells_are_named(tmp_path: Path, job: Job) -> None:
     lines = path.read_text().splitlines()
     lines[7] = "x,40,,200,,north"
     path.write_text("\n".join(lines))
-    result = run("predict", tmp_path, path, "--out", tmp_path / "found.csv")
+    result = mpc_train("predict", tmp_path, path, "--out", tmp_path / "found.csv")
     assert result.exit_code == 4
     assert "new.csv: line 8: column 'visits'" in result.stderr
     assert not (tmp_path / "found.csv").exists()
     path.write_text("\n".join(line.rsplit(",", 2)[0] for line in lines))
-    assert "missing column" in run("predict", tmp_path, path).stderr
+    assert "missing column" in mpc_train("predict", tmp_path, path).stderr
 
 
 def test_files_that_do_not_belong_together(tmp_path: Path, job: Job) -> None:
     table = raw(tmp_path / "new.csv", 5)
-    result = run("predict", tmp_path / "nowhere", table)
+    result = mpc_train("predict", tmp_path / "nowhere", table)
     assert result.exit_code == 9 and "cannot be read" in result.stderr
     model_in(tmp_path, job)
     part = tmp_path / PREPARATION_FILE
     content = bytearray(part.read_bytes())
     content[-1] ^= 1
     part.write_bytes(content)
-    result = run("predict", tmp_path, table)
+    result = mpc_train("predict", tmp_path, table)
     assert result.exit_code == 9 and "is not the file that the manifest" in result.stderr
 
 
@@ -143,8 +139,8 @@ def test_ids_are_kept_as_they_stand_there(tmp_path: Path, job: Job) -> None:
     names = [" 007", "7.0", '"Zoë, ""the"" other"', "", *map(str, range(36))]
     named = [f"{name},{line}" for name, line in zip(["patient", *names], lines, strict=True)]
     path.write_text("\n".join(named))
-    plain = run("predict", tmp_path, path)
-    result = run("predict", tmp_path, path, "--id", "patient", "--id", "age")
+    plain = mpc_train("predict", tmp_path, path)
+    result = mpc_train("predict", tmp_path, path, "--id", "patient", "--id", "age")
     assert result.exit_code == 0, result.stderr
     before = list(csv.DictReader(io.StringIO(plain.stdout)))
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
@@ -153,7 +149,7 @@ def test_ids_are_kept_as_they_stand_there(tmp_path: Path, job: Job) -> None:
     assert [row["age"] for row in rows] == [line.split(",")[1] for line in lines[1:]]
     for old, new in zip(before, rows, strict=True):
         assert old == {name: new[name] for name in old}
-    asked = run("predict", tmp_path, path, "--id", "patient", "--format", "json")
+    asked = mpc_train("predict", tmp_path, path, "--id", "patient", "--format", "json")
     assert json.loads(asked.stdout.splitlines()[2])["patient"] == 'Zoë, "the" other'
 
 
@@ -173,7 +169,7 @@ def test_ids_of_other_formats(tmp_path: Path, job: Job, form: str) -> None:
     else:
         arrays: dict[str, Any] = {name: np.array(cells) for name, cells in columns.items()}
         np.savez(path, **arrays)
-    result = run("predict", tmp_path, path, "--id", "nr")
+    result = mpc_train("predict", tmp_path, path, "--id", "nr")
     assert result.exit_code == 0, result.stderr
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [row["nr"] for row in rows] == ["1001", "1002", "1003", "1004", "1005"]
@@ -183,10 +179,11 @@ def test_ids_that_cannot_be_kept(tmp_path: Path, job: Job) -> None:
     model_in(tmp_path, job)
     path = raw(tmp_path / "new.csv", 5)
     for ids in (["row"], ["prediction"], ["p(true)"], ["note", "note"]):
-        result = run("predict", tmp_path, path, *(word for name in ids for word in ("--id", name)))
+        options = [word for name in ids for word in ("--id", name)]
+        result = mpc_train("predict", tmp_path, path, *options)
         assert result.exit_code == 3 and repr(ids[-1]) in result.stderr
         assert result.stdout == ""
-    result = run("predict", tmp_path, path, "--id", "patient")
+    result = mpc_train("predict", tmp_path, path, "--id", "patient")
     assert result.exit_code == 4 and "missing column 'patient'" in result.stderr
 
 
@@ -194,7 +191,7 @@ def test_ids_that_cannot_be_kept(tmp_path: Path, job: Job) -> None:
 def test_other_endings_are_refused(tmp_path: Path, job: Job, name: str) -> None:
     model_in(tmp_path, job)
     out = tmp_path / name
-    result = run("predict", tmp_path, raw(tmp_path / "new.csv", 5), "--out", out)
+    result = mpc_train("predict", tmp_path, raw(tmp_path / "new.csv", 5), "--out", out)
     assert result.exit_code == 3 and ".csv, .json, .jsonl" in result.stderr
     assert not out.exists()
 
@@ -203,7 +200,7 @@ def test_other_endings_are_refused(tmp_path: Path, job: Job, name: str) -> None:
 def test_endings_that_are_written(tmp_path: Path, job: Job, name: str) -> None:
     model_in(tmp_path, job)
     out = tmp_path / name
-    result = run("predict", tmp_path, raw(tmp_path / "new.csv", 5), "--out", out)
+    result = mpc_train("predict", tmp_path, raw(tmp_path / "new.csv", 5), "--out", out)
     assert result.exit_code == 0, result.stderr
     first = out.read_text().splitlines()[0]
     assert first.startswith("row," if name.lower().endswith("csv") else '{"row": 1')
@@ -213,7 +210,7 @@ def test_a_table_is_not_written_over(tmp_path: Path, job: Job) -> None:
     model_in(tmp_path, job)
     path = raw(tmp_path / "new.csv", 5)
     before = path.read_bytes()
-    result = run("predict", tmp_path, path, "--out", path)
+    result = mpc_train("predict", tmp_path, path, "--out", path)
     assert result.exit_code == 3 and "is the table itself" in result.stderr
     assert path.read_bytes() == before
 
@@ -228,7 +225,7 @@ def test_nothing_is_printed_before_every_row_is_right(
     model_in(tmp_path, job)
     path = raw(tmp_path / "new.csv", 300)
     path.write_text(path.read_text().rstrip("\n") + "\nx,40,,2000,,north\n")
-    result = run("predict", tmp_path, path, "--format", form)
+    result = mpc_train("predict", tmp_path, path, "--format", form)
     assert result.exit_code == 4 and "column 'visits'" in result.stderr
     printed = result.stdout.splitlines()
     assert [json.loads(line)["status"] for line in printed] == ["DataError"] * (form == "json")
@@ -237,7 +234,7 @@ def test_nothing_is_printed_before_every_row_is_right(
 def test_a_call_gives_what_the_command_writes(tmp_path: Path, job: Job) -> None:
     model_in(tmp_path, job)
     path = raw(tmp_path / "new.csv", 50)
-    rows = list(csv.DictReader(io.StringIO(run("predict", tmp_path, path).stdout)))
+    rows = list(csv.DictReader(io.StringIO(mpc_train("predict", tmp_path, path).stdout)))
     frame = polars.read_csv(path, null_values=[""])
     loaded = load_predictor(tmp_path)
     for model in (tmp_path, str(tmp_path / "model.safetensors"), loaded):
@@ -256,30 +253,30 @@ def test_a_call_gives_what_the_command_writes(tmp_path: Path, job: Job) -> None:
 def test_tables_in_any_dialect(tmp_path: Path, job: Job) -> None:
     model_in(tmp_path, job)
     path = raw(tmp_path / "new.csv", 50)
-    plain = run("predict", tmp_path, path)
+    plain = mpc_train("predict", tmp_path, path)
     odd = tmp_path / "odd.csv"
     odd.write_text("made by hand\n" + path.read_text() + "# the end\n")
     read = ("--read", "skip_lines=1", "--read", "comment=#")
-    assert run("predict", tmp_path, odd, *read).stdout == plain.stdout
-    drafted = run("schema", "infer", odd, *read)
-    plain = run("schema", "infer", path)
+    assert mpc_train("predict", tmp_path, odd, *read).stdout == plain.stdout
+    drafted = mpc_train("schema", "infer", odd, *read)
+    plain = mpc_train("schema", "infer", path)
     # One line more stands before the cell that is out of range.
     assert drafted.exit_code == 0
     assert drafted.stdout.replace("line 3:", "line 2:") == plain.stdout
     for command in (("predict", tmp_path, odd), ("schema", "infer", odd)):
-        wrong = run(*command, "--read", "comment=##", "--read", "thousands=.")
+        wrong = mpc_train(*command, "--read", "comment=##", "--read", "thousands=.")
         assert wrong.exit_code == 3
         assert "comment: one ASCII character" in wrong.stderr
         assert "thousands: is also the decimal sign" in wrong.stderr
-        assert "write KEY=VALUE" in run(*command, "--read", "comment").stderr
-        assert "unknown field `komma`" in run(*command, "--read", "komma=1").stderr
+        assert "write KEY=VALUE" in mpc_train(*command, "--read", "comment").stderr
+        assert "unknown field `komma`" in mpc_train(*command, "--read", "komma=1").stderr
 
 
 def test_a_node_s_own_file_says_how_new_records_are_written(tmp_path: Path, job: Job) -> None:
     """Otherwise an owner types again what its file says; the label's rename is not missed."""
     model_in(tmp_path, job)
     path = raw(tmp_path / "new.csv", 50)
-    plain = run("predict", tmp_path, path)
+    plain = mpc_train("predict", tmp_path, path)
     feature, label = job.features[0].name, job.data.label
     ours = tmp_path / "ours.csv"
     text = path.read_text().replace(",", ";").replace(f";{feature};", ";Größe;", 1)
@@ -287,21 +284,20 @@ def test_a_node_s_own_file_says_how_new_records_are_written(tmp_path: Path, job:
     assert LEVELS[0] in text
     ours.write_text(text.replace(LEVELS[0], "die erste"))
     config = tmp_path / "party.toml"
-    config.write_text(
-        '[node]\nname = "ann"\n[coordinator]\nname = "desk"\naddress = "tcp://127.0.0.1:7700"\n'
-        "[rules]\nrecipients = []\ndealers = []\nevaluators = []\n"
-        f'[data]\n{job.name} = {{ file = "old.csv", delimiter = ";", ignore = ["note"], '
+    data = (
+        f'{job.name} = {{ file = "old.csv", delimiter = ";", ignore = ["note"], '
         f'rename = {{ "Größe" = "{feature}", Ziel = "{label}" }}, '
         f'recode = {{ {level} = {{ "die erste" = "{LEVELS[0]}" }}, Ziel = {{ ja = "1" }} }}, '
-        'drop_rows = ["missing-label"] }\n'
+        'drop_rows = ["missing-label"] }'
     )
-    found = run("predict", tmp_path, ours, "--config", config)
+    config.write_text(party_toml(data=data))
+    found = mpc_train("predict", tmp_path, ours, "--config", config)
     assert (found.exit_code, found.stdout) == (0, plain.stdout), found.stderr
-    both = run("predict", tmp_path, ours, "--config", config, "--delimiter", ";")
+    both = mpc_train("predict", tmp_path, ours, "--config", config, "--delimiter", ";")
     assert both.exit_code == 3
     assert "leave the other options out" in both.stderr
     config.write_text(config.read_text().replace(f"{job.name} =", "another ="))
-    assert "no table for the job" in run("predict", tmp_path, ours, "--config", config).stderr
+    assert "no table for the job" in mpc_train("predict", tmp_path, ours, "--config", config).stderr
 
 
 def test_a_call_raises_what_the_command_says(tmp_path: Path, job: Job) -> None:

@@ -17,7 +17,18 @@ from mpc_train.owners.table import Table, load_table
 from mpc_train.run.history import rows_of, table_mark
 from mpc_train.tables.source import Source
 from tests.support import columns_case
-from tests.support.jobs import JOB, allowing, csv_lines, write_job
+from tests.support.csv_tables import csv_lines
+from tests.support.jobs import (
+    JOB,
+    SCHEMA_FILE,
+    allowing,
+    changed,
+    column,
+    loaded,
+    schema_toml,
+    with_data,
+    write_job,
+)
 
 NOISE = "noise = { epsilon = 0.5 }"
 PLAIN = JOB.replace('"accuracy", "auc"', '"accuracy"')
@@ -36,10 +47,8 @@ class Node:
 
     def run(self, text: str, *changes: tuple[str, str], rows: int = 40) -> Job:
         """A run of a job begins; raises RefusedError where it may not."""
-        for old, new in changes:
-            assert text.count(old) == 1, old
-            text = text.replace(old, new)
-        job = load_job(write_job(self.folder, text.replace("ann = 40", f"ann = {rows}")))
+        text = changed(*changes, text=text).replace("ann = 40", f"ann = {rows}")
+        job = loaded(self.folder, text)
         table = load_table(self.source, job, "ann")
         remembered = Remembered(self.home, "ann", allowing(job, **self.rules))
         remembered.check(job, self.source, table)
@@ -241,30 +250,17 @@ def test_grouped_rows_are_known_in_the_table_s_own_order() -> None:
 
 def test_rows_that_stay_together_are_compared(ann: Node) -> None:
     """A job that splits by a patient puts rows into another order for each seed."""
-    schema = """
-[[columns]]
-name = "patient"
-kind = "identifier"
-[[columns]]
-name = "age"
-kind = "number"
-range = [0, 120]
-[[columns]]
-name = "dose"
-kind = "number"
-range = [-30, 30]
-[[columns]]
-name = "ill"
-kind = "category"
-levels = ["0", "1"]
-"""
+    schema = schema_toml(
+        column("patient", "identifier"),
+        column("age", range=[0, 120]),
+        column("dose", range=[-30, 30]),
+        column("ill", "category", levels=["0", "1"]),
+    )
     (ann.folder / "schema.toml").write_text(schema)
     header, *lines = csv_lines(40)
     cells = [f"p{number // 2},{line}" for number, line in enumerate(lines)]
     ann.csv.write_text("\n".join([f"patient,{header}", *cells]))
-    start, end = PLAIN.index("features = ["), PLAIN.index("test_fraction")
-    grouped = f'{PLAIN[:start]}schema = "schema.toml"\nlabel = "ill"\nsplit_by = "patient"\n'
-    text = grouped + PLAIN[end:]
+    text = with_data(f'{SCHEMA_FILE}\nsplit_by = "patient"', PLAIN)
     text = text.replace("[train]", '[prepare]\nscale = "standard"\n[train]')
     job = ann.run(text)
     table = load_table(ann.source, job, "ann")

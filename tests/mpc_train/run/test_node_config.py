@@ -14,7 +14,7 @@ from mpc_train.run.node_config import (
     load_coordinator_config,
     load_node_config,
 )
-from tests.support.jobs import write_job
+from tests.support.jobs import replaced, write_job
 
 PARTY = """
 [node]
@@ -62,11 +62,6 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "node.toml"
     path.write_text(text)
     return path
-
-
-def changed(text: str, old: str, new: str) -> str:
-    assert text.count(old) == 1
-    return text.replace(old, new)
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
@@ -158,7 +153,7 @@ def test_a_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_file_names_file_key_and_remedy(
     tmp_path: Path, old: str, new: str, key: str, says: str
 ) -> None:
-    path = write(tmp_path, changed(PARTY, old, new))
+    path = write(tmp_path, replaced(old, new, PARTY))
     with pytest.raises(ConfigError) as caught:
         load_node_config(path)
     assert str(caught.value).startswith(f"{path}:")
@@ -167,12 +162,12 @@ def test_a_wrong_file_names_file_key_and_remedy(
 
 
 def test_all_that_is_wrong_in_a_file_is_said_at_once(tmp_path: Path) -> None:
-    text = changed(PARTY, 'name = "ann"', 'name = "Ann"')
-    text = changed(text, "tcp://office.example.org:7700", "office.example.org")
-    text = changed(text, 'advertise = "tcp://ann.example.org:7701"\n', "")
-    text = changed(text, "least_group = 9", 'least_group = 0\njobs = ["12"]')
-    text = changed(text, "join_s = 30", "join_s = 0")
-    text = changed(text, 'ignore = ["id"]', 'delimiter = "ab", comment = "##", skip_lines = -1')
+    text = replaced('name = "ann"', 'name = "Ann"', PARTY)
+    text = replaced("tcp://office.example.org:7700", "office.example.org", text)
+    text = replaced('advertise = "tcp://ann.example.org:7701"\n', "", text)
+    text = replaced("least_group = 9", 'least_group = 0\njobs = ["12"]', text)
+    text = replaced("join_s = 30", "join_s = 0", text)
+    text = replaced('ignore = ["id"]', 'delimiter = "ab", comment = "##", skip_lines = -1', text)
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         load_node_config(path)
@@ -192,7 +187,7 @@ def test_all_that_is_wrong_in_a_file_is_said_at_once(tmp_path: Path) -> None:
     ]
     assert all(line.strip().startswith(f"{path}:") for line in rest)
 
-    path = write(tmp_path, changed(COORDINATOR, 'listen = "tcp://0.0.0.0:7700"', 'listen = ""'))
+    path = write(tmp_path, replaced('listen = "tcp://0.0.0.0:7700"', 'listen = ""', COORDINATOR))
     path.write_text(path.read_text() + "[timeouts]\njoin_s = 0\n")
     with pytest.raises(ConfigError, match=r"2 things are wrong:\n.*network\.listen.*\n.*join_s"):
         load_coordinator_config(path)
@@ -208,7 +203,7 @@ def test_all_that_is_wrong_in_a_file_is_said_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_coordinator_file(tmp_path: Path, old: str, new: str, key: str) -> None:
-    path = write(tmp_path, changed(COORDINATOR, old, new))
+    path = write(tmp_path, replaced(old, new, COORDINATOR))
     with pytest.raises(ConfigError) as caught:
         load_coordinator_config(path)
     assert str(caught.value).startswith(f"{path}")
@@ -236,7 +231,7 @@ def test_a_job_that_breaks_the_rules_is_refused(
 ) -> None:
     job = load_job(write_job(tmp_path))
     check_rules(load_node_config(write(tmp_path, PARTY)).rules, job, "ann")
-    rules = load_node_config(write(tmp_path, changed(PARTY, old, new))).rules
+    rules = load_node_config(write(tmp_path, replaced(old, new, PARTY))).rules
     with pytest.raises(RefusedError) as caught:
         check_rules(rules, job, "ann")
     assert says in str(caught.value)
@@ -246,9 +241,9 @@ def test_a_job_that_breaks_the_rules_is_refused(
 def test_unknown_keys_of_tables_are_named_with_their_job_all_at_once(tmp_path: Path) -> None:
     """The reader of types writes [...] for a job's name: which table, and what else is wrong, would
     not be said."""
-    text = changed(PARTY, 'ignore = ["id"]', 'delimitr = ";", decmal = ","')
-    text = changed(text, "[data]", '[data]\nfirst = { file = "x.csv" }\nsecond = { fil = "x" }')
-    path = write(tmp_path, changed(text, "least_group", "least_grop"))
+    text = replaced('ignore = ["id"]', 'delimitr = ";", decmal = ","', PARTY)
+    text = replaced("[data]", '[data]\nfirst = { file = "x.csv" }\nsecond = { fil = "x" }', text)
+    path = write(tmp_path, replaced("least_group", "least_grop", text))
     with pytest.raises(ConfigError) as caught:
         load_node_config(path)
     first, *rest = str(caught.value).splitlines()

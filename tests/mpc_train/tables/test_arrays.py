@@ -10,10 +10,8 @@ import msgspec
 import numpy as np
 import polars
 import pytest
-from typer.testing import CliRunner
 
 from mpc_train.admission.load import job_from_bytes, load_job
-from mpc_train.cli import app
 from mpc_train.errors import DataError, JobError
 from mpc_train.jobs.data import Array
 from mpc_train.jobs.job import Job
@@ -21,6 +19,10 @@ from mpc_train.owners.table import load_table
 from mpc_train.results.predicting import predict
 from mpc_train.tables.source import Source
 from tests.mpc_train.results.test_predict import model_in
+from tests.support.commands import mpc_train
+from tests.support.examples import EXAMPLES
+from tests.support.jobs import job_toml, loaded, replaced
+from tests.support.modules import write_modules
 
 SHAPE = (2, 3, 4)
 ROWS = 6
@@ -28,32 +30,17 @@ ARRAY = 'array = { name = "image", shape = [2, 3, 4], range = [0, 255], center =
 IMAGES = np.random.default_rng(3).integers(0, 256, (ROWS, *SHAPE), np.uint8)
 LABELS = np.array([0, 1, 1, 0, 1, 0])
 
-TEXT = f"""
-[job]
-name = "scans"
-owners = ["ann", "bob"]
-dealer = "registry"
-recipients = ["ann", "office"]
-
-[data]
-label = "ill"
-rows = {{ ann = {ROWS}, bob = {ROWS} }}
-{ARRAY}
-
-[model]
-kind = "logistic"
-
-[train]
-epochs = 1
-batch_size = 8
-optimizer = {{ name = "sgd", learning_rate = 0.5 }}
-"""
+TEXT = job_toml(
+    label="ill",
+    rows={"ann": ROWS, "bob": ROWS},
+    recipients=["ann", "office"],
+    data=ARRAY,
+    train='epochs = 1\nbatch_size = 8\noptimizer = { name = "sgd", learning_rate = 0.5 }',
+)
 
 
 def job_of(folder: Path, text: str = TEXT) -> Job:
-    path = folder / "job.toml"
-    path.write_text(text)
-    return load_job(path)
+    return loaded(folder, text)
 
 
 @pytest.fixture
@@ -341,9 +328,8 @@ def test_columns_of_numbers_stand_for_an_array_too(tmp_path: Path, job: Job) -> 
     ],
 )
 def test_arrays_that_contradict_themselves(tmp_path: Path, old: str, new: str, key: str) -> None:
-    assert TEXT.count(old) == 1
     with pytest.raises(JobError) as caught:
-        job_of(tmp_path, TEXT.replace(old, new))
+        job_of(tmp_path, replaced(old, new, TEXT))
     assert f"{key}" in str(caught.value)
 
 
@@ -381,11 +367,11 @@ def test_a_folder_is_needed_where_the_table_is_no_file(tmp_path: Path, job: Job)
     moved = tmp_path / "tables"
     moved.mkdir()
     path = path.rename(moved / "t.csv")
-    words = ["predict", str(tmp_path), str(path), "--id", "image"]
-    shown = CliRunner().invoke(app, [*words, "--array-folder", str(tmp_path)])
+    words = ["predict", tmp_path, path, "--id", "image"]
+    shown = mpc_train(*words, "--array-folder", tmp_path)
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout.splitlines()[1].startswith("1,0.npy,")
-    assert CliRunner().invoke(app, words).exit_code == 4
+    assert mpc_train(*words).exit_code == 4
 
 
 NET = """
@@ -400,8 +386,7 @@ def net():
 def test_a_network_takes_the_array_in_its_shape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "array_net.py").write_text(NET)
-    monkeypatch.syspath_prepend(tmp_path)
+    write_modules(tmp_path, monkeypatch, array_net=NET)
     module = TEXT.replace('kind = "logistic"', 'kind = "logistic"\nmodule = "array_net:net"')
     job = job_of(tmp_path, module)
     assert job.model.input_shape == SHAPE and job.graph.input_shape == SHAPE
@@ -417,7 +402,7 @@ def test_a_network_takes_the_array_in_its_shape(
 
 def test_the_example_takes_arrays() -> None:
     """And what it trains on is what its features were: 64 numbers of 0 to 16, divided by 16."""
-    job = load_job(Path(__file__).resolve().parents[3] / "examples" / "lenet" / "job.toml")
+    job = load_job(EXAMPLES / "lenet" / "job.toml")
     array = job.data.array
     assert isinstance(array, Array) and array.shape == job.model.input_shape == (1, 8, 8)
     assert {(f.center, f.scale) for f in job.features} == {(Decimal(0), Decimal(16))}

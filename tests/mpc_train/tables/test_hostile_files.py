@@ -48,6 +48,7 @@ from protocols.sealing.envelope import EnvelopeInfo, seal_envelope
 from protocols.sealing.session import SUITE
 from tests.mpc_train.results.test_artifact import NODES, Run, opened
 from tests.support.jobs import JOB, replaced, write_job
+from tests.support.node_files import party_toml
 
 ROOT = Path(__file__).resolve().parents[3]
 SCHEMA = Schema((Column("age", "number"), Column("dose", "number", missing=("",), constant=True)))
@@ -86,20 +87,7 @@ def npz(**arrays: Any) -> bytes:
 
 START = job_of(replaced("seed = 7", 'seed = 7\nwarm_start = { source = "ann" }'))
 TENSORS = save_tensors({name: np.zeros(shape, np.float32) for name, shape in START.shapes.items()})
-PARTY = b"""
-[node]
-name = "ann"
-[coordinator]
-name = "desk"
-address = "tcp://127.0.0.1:7700"
-[rules]
-recipients = ["ann"]
-dealers = ["dora"]
-evaluators = ["ann"]
-metrics = ["auc"]
-[data]
-study = { file = "table.csv", ignore = ["x"] }
-"""
+PARTY = party_toml(data='study = { file = "table.csv", ignore = ["x"] }').encode()
 
 
 def start(content: bytes) -> Any:

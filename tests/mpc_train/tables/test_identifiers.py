@@ -16,6 +16,7 @@ from mpc_train.owners.table import load_table
 from mpc_train.results.report import describe
 from mpc_train.tables.source import Source
 from tests.support.cases import CASES, run_case
+from tests.support.jobs import NEWTON, SCHEMA_FILE, job_toml, loaded
 
 ROWS = 60
 NUMBERS = [1000 + row for row in range(ROWS)]
@@ -118,35 +119,23 @@ def test_declared_spellings_join(tmp_path: Path, rules: str, spell: Callable[[in
         assert np.array_equal(plain, found) == same
 
 
-SPLIT = """
-[job]
-name = "visits"
-owners = ["ann"]
-evaluators = ["ann", "bob"]
-dealer = "registry"
-recipients = ["ann"]
-[data]
-schema = "schema.toml"
-label = "y"
-split_by = "id"
-SPELLING
-test_fraction = 0.25
-rows = { ann = 60 }
-features = ["b"]
-[prepare]
-scale = "standard"
-[model]
-kind = "logistic"
-[train]
-optimizer = { name = "newton" }
-"""
+SPLIT = job_toml(
+    ["b"],
+    rows={"ann": 60},
+    job='evaluators = ["ann", "bob"]',
+    data=f'{SCHEMA_FILE}\nsplit_by = "id"\nSPELLING\ntest_fraction = 0.25',
+    train=NEWTON,
+    more='[prepare]\nscale = "standard"',
+)
+
+
+def grouped(folder: Path, text: str) -> Job:
+    return loaded(folder, text, (CASES / "47c" / "schema.toml").read_text())
 
 
 def patients(folder: Path, spelling: str) -> list[set[int]]:
     """Whose rows train and whose are held out: 20 patients with three visits each."""
-    (folder / "schema.toml").write_text((CASES / "47c" / "schema.toml").read_text())
-    (folder / "job.toml").write_text(SPLIT.replace("SPELLING", spelling))
-    job = load_job(folder / "job.toml")
+    job = grouped(folder, SPLIT.replace("SPELLING", spelling))
     path = folder / "ann.csv"
     lines = ["id,a,b,y"]
     for row in range(60):
@@ -179,16 +168,12 @@ def test_one_patient_in_three_spellings_is_in_one_part(tmp_path: Path) -> None:
     ],
 )
 def test_contradictions_of_a_grouped_split(tmp_path: Path, old: str, new: str, words: str) -> None:
-    (tmp_path / "schema.toml").write_text((CASES / "47c" / "schema.toml").read_text())
-    (tmp_path / "job.toml").write_text(SPLIT.replace(old, new))
     with pytest.raises(JobError, match=f"data.split_normalise.*{words}"):
-        load_job(tmp_path / "job.toml")
+        grouped(tmp_path, SPLIT.replace(old, new))
 
 
 def test_a_group_that_nothing_is_left_of_is_named(tmp_path: Path) -> None:
-    (tmp_path / "schema.toml").write_text((CASES / "47c" / "schema.toml").read_text())
-    (tmp_path / "job.toml").write_text(SPLIT.replace("SPELLING", 'split_normalise = ["digits"]'))
-    job = load_job(tmp_path / "job.toml")
+    job = grouped(tmp_path, SPLIT.replace("SPELLING", 'split_normalise = ["digits"]'))
     path = tmp_path / "ann.csv"
     lines = ["id,b,y", *(f"{row},0.{row},{row % 2}" for row in range(60))]
     lines[7] = "unknown,1,0"

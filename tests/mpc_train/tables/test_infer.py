@@ -1,19 +1,18 @@
 """Drafts of schemas: usable as they are, and silent about what only one person has."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import polars
 import pytest
-from typer.testing import CliRunner
 
-from mpc_train.cli import app
 from mpc_train.errors import DataError
 from mpc_train.tables.drafts.infer import infer
 from mpc_train.tables.loading.load import load
 from mpc_train.tables.schema import Schema, load_schema
 from mpc_train.tables.source import Source
+from tests.support.commands import last_object, mpc_train
+from tests.support.node_files import party_toml
 
 ROWS = 400
 
@@ -130,27 +129,22 @@ def test_formats_with_types_are_drafted_by_their_types(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path) -> None:
     path = tmp_path / "t.txt"
     table().write_csv(path, separator=";")
-    run = CliRunner()
-    done = run.invoke(app, ["schema", "infer", str(path), "--delimiter", ";"])
+    done = mpc_train("schema", "infer", path, "--delimiter", ";")
     assert done.exit_code == 0, done.stderr
     assert "review: column 'patient_id'" in done.stderr
     (tmp_path / "schema.toml").write_text(done.stdout)
-    assert run.invoke(app, ["schema", "check", str(tmp_path / "schema.toml")]).exit_code == 0
+    assert mpc_train("schema", "check", tmp_path / "schema.toml").exit_code == 0
     node = tmp_path / "node.toml"
-    node.write_text(
-        '[node]\nname = "ann"\n[coordinator]\nname = "office"\naddress = "tcp://office:7700"\n'
-        '[data]\nstudy = { file = "t.txt", delimiter = ";" }\n[rules]\nrecipients = []\n'
-        "dealers = []\nevaluators = []\n"
-    )
-    same = run.invoke(app, ["schema", "infer", "--config", str(node), "--format", "json"])
-    assert json.loads(same.stdout.splitlines()[-1])["schema"] == done.stdout
+    node.write_text(party_toml(data='study = { file = "t.txt", delimiter = ";" }'))
+    same = mpc_train("schema", "infer", "--config", node, "--format", "json")
+    assert last_object(same.stdout)["schema"] == done.stdout
     for arguments, status in (
-        (["schema", "infer"], 3),
-        (["schema", "infer", str(tmp_path / "none.csv")], 4),
-        (["schema", "infer", str(path), "--decimal", "x"], 3),
-        (["schema", "infer", str(tmp_path / "none")], 3),
+        ([], 3),
+        ([tmp_path / "none.csv"], 4),
+        ([path, "--decimal", "x"], 3),
+        ([tmp_path / "none"], 3),
     ):
-        assert run.invoke(app, arguments).exit_code == status
+        assert mpc_train("schema", "infer", *arguments).exit_code == status
 
 
 def test_an_empty_table_has_no_draft(tmp_path: Path) -> None:

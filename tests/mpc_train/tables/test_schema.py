@@ -1,16 +1,15 @@
 """Schemas: what is accepted, what is refused and how clearly; digests; comparison among owners."""
 
-import json
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from mpc_train.cli import app
 from mpc_train.errors import JobError
 from mpc_train.tables.drafts.compare import differences, digest_of
 from mpc_train.tables.schema import Schema, load_schema
+from tests.support.commands import last_object, mpc_train
+from tests.support.jobs import replaced
 
 SCHEMA = """
 [[columns]]
@@ -100,9 +99,8 @@ WRONG = [
 def test_a_wrong_schema_names_file_line_key_and_remedy(
     tmp_path: Path, old: str, new: str, key: str, says: str
 ) -> None:
-    assert SCHEMA.count(old) == 1
     with pytest.raises(JobError) as caught:
-        schema(tmp_path, SCHEMA.replace(old, new))
+        schema(tmp_path, replaced(old, new, SCHEMA))
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'schema.toml'}:")
     assert key in message
@@ -134,18 +132,17 @@ def test_the_column_and_the_field_that_differ_are_named(tmp_path: Path) -> None:
 
 
 def test_owners_compare_without_sending_a_schema(tmp_path: Path) -> None:
-    run = CliRunner()
     ours, theirs = tmp_path / "ours.toml", tmp_path / "theirs.toml"
     ours.write_text(SCHEMA)
     theirs.write_text(SCHEMA.replace("years", "months"))
     sent = tmp_path / "theirs.json"
-    sent.write_text(run.invoke(app, ["schema", "digest", str(theirs)]).stdout)
+    sent.write_text(mpc_train("schema", "digest", theirs).stdout)
     assert not any(word in sent.read_text() for word in ("months", "north", "120.5"))
-    differs = run.invoke(app, ["schema", "check", str(ours), str(sent)])
+    differs = mpc_train("schema", "check", ours, sent)
     assert differs.exit_code == 3
     assert "column 'age': unit of" in differs.stderr
-    same = run.invoke(app, ["schema", "check", str(theirs), str(sent), "--format", "json"])
+    same = mpc_train("schema", "check", theirs, sent, "--format", "json")
     assert same.exit_code == 0
-    assert json.loads(same.stdout.splitlines()[-1])["columns"] == 5
+    assert last_object(same.stdout)["columns"] == 5
     sent.write_text("{}")
-    assert run.invoke(app, ["schema", "check", str(ours), str(sent)]).exit_code == 3
+    assert mpc_train("schema", "check", ours, sent).exit_code == 3

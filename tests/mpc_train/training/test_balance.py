@@ -16,12 +16,13 @@ from mpc_train.training.balance import balanced
 from mpc_train.training.rates import rate_bits, weight_bits
 from mpc_train.training.setup import make_loss
 from mpc_train.twin.setup import twin_loss
-from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
+from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.ring.fixed_point import decode
 from protocols.roles.role import Role
 from tests.support.jobs import JOB, replaced, write_job
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, shares_of
+from tests.support.tensors import attached, shared_in
 
 F = 20
 
@@ -51,19 +52,11 @@ def test_the_gradient_is_weighted(tmp_path: Path, kind: str, rare: bool) -> None
     matrix = labels[:, None].astype(float) if job.outputs == 1 else np.eye(3)[labels]
 
     def program(role: Role) -> object:
-        attach(role, F)
-        np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
-        try:
-            mine = role.index == 0
-            z, y = (
-                MaskedTensor(value if mine else None, src=0, shape=value.shape)
-                for value in (outputs, matrix)
-            )
+        with attached(role, F):
+            z, y = shared_in(role, outputs, matrix)
             loss = balanced(job, make_loss(job), y)
             gradient = loss.gradient(z, y[batch])
             return shares_of(loss.weights), shares_of(gradient.plain_factor().masked())
-        finally:
-            detach()
 
     results = run_lockstep(program, 2)
     weights, gradient = (
@@ -101,15 +94,11 @@ def test_no_row_of_a_class(tmp_path: Path) -> None:
         )
 
         def program(role: Role, job: Job = job, only: int = only) -> object:
-            attach(role, F)
-            np.seterr(over="ignore")
-            try:
+            with attached(role, F):
                 y = np.full((job.rows, 1), float(only)) if role.index == 0 else None
                 labels = MaskedTensor(y, src=0, shape=(job.rows, 1))
                 loss = balanced(job, make_loss(job), labels)
                 return shares_of(loss._of_rows(labels[np.arange(9)]).masked())
-            finally:
-                detach()
 
         weights = decode(combine_masked(run_lockstep(program, 2)), F)
         np.testing.assert_allclose(weights, 0.5, rtol=2**-14)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mpc_train.training.optimizers.sgd import SGD
-from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
+from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.ring.fixed_point import decode
 from protocols.ring.rational import exponential
 from protocols.roles.role import Role
@@ -26,6 +26,7 @@ from tests.support.shared_training import (
     problem,
     worst,
 )
+from tests.support.tensors import attached
 
 
 def task_of(label: str) -> Any:
@@ -45,15 +46,12 @@ def test_gradient_and_value(name: str, evaluators: int) -> None:
     labels = np.rint(labels / UNIT) * UNIT
 
     def program(role: Role) -> Any:
-        attach(role, BITS)
-        try:
+        with attached(role, BITS):
             z = MaskedTensor(torch.from_numpy(outputs), src=0)
             y = MaskedTensor(torch.from_numpy(labels), src=1)
             gradient, value = loss.gradient(z, y), loss.value(z, y)
             factor = float(gradient.factor)
             return shares_of(gradient.masked()), factor, shares_of(value.total), value.count
-        finally:
-            detach()
 
     results = run_lockstep(program, evaluators)
     gradient = decode(combine_masked([r[0] for r in results]), BITS) * results[0][1]

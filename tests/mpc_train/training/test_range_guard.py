@@ -30,17 +30,17 @@ from mpc_train.training.first_weights import initial_weights
 from mpc_train.training.range_guard import RangeGuard, look_at_network
 from mpc_train.training.trainer import make_trainer
 from parties.errors import AbortedError
-from protocols.crypten_tensor import dispatch
-from protocols.crypten_tensor.tensor import MaskedTensor, attach, detach
+from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.errors import DivergedError
 from protocols.roles.role import Role
 from protocols.shares.masked import public
 from protocols.shares.reveal import Output, RevealGate
 from tests.support.divergence import LINEAR, LOGISTIC, MLP, Setting, traced
-from tests.support.jobs import allowing, replaced, write_job
+from tests.support.jobs import allowing, job_toml, loaded, replaced, write_job
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import secret
 from tests.support.pooled import shared_rows, trained_over_shares
+from tests.support.tensors import attached
 
 RATE = "{{ learning_rate = {} }}"
 
@@ -49,18 +49,14 @@ def told(body: Callable[[Role, RangeGuard], None]) -> bool:
     """What a guard tells of what `body` shows it, at all roles alike."""
 
     def program(role: Role) -> bool:
-        dispatch.install()
-        attach(role, 20)
-        np.seterr(over="ignore")
-        try:
+        with attached(role, 20):
             guard = RangeGuard(role)
             body(role, guard)
-            guard.decide(RevealGate(frozenset({Output(RANGE, 1)})), 1)
-        except DivergedError:
-            return True
-        finally:
-            detach()
-        return False
+            try:
+                guard.decide(RevealGate(frozenset({Output(RANGE, 1)})), 1)
+            except DivergedError:
+                return True
+            return False
 
     (found,) = set(run_lockstep(program, 3))
     return found
@@ -228,9 +224,7 @@ def test_a_step_costs_nothing_more() -> None:
         net = LockstepLoopback()
 
         def program(role: Role) -> tuple[int, list[Any]]:
-            dispatch.install()
-            attach(role, job.fraction_bits)
-            try:
+            with attached(role, job.fraction_bits):
                 guard = RangeGuard(role)
                 shared = shared_rows(job, role, tables)
                 trainer = make_trainer(job, None, *([guard.sample] if guarded else []))
@@ -241,8 +235,6 @@ def test_a_step_costs_nothing_more() -> None:
                     if guarded:
                         guard.end_step()
                 return role.rounds, role.checksums[-1:]
-            finally:
-                detach()
 
         rounds = run_lockstep(program, 2, net=net)
         frames = {
@@ -257,36 +249,20 @@ def test_a_step_costs_nothing_more() -> None:
 # Regressions
 
 
-REGRESSION = """
-[job]
-name = "study"
-owners = ["ann", "bob"]
-dealer = "registry"
-recipients = ["ann"]
-[data]
-features = ["x0", "x1"]
-label = { name = "y", range = [0, 20] }
-rows = { ann = 40, bob = 40 }
-[model]
-kind = "KIND"
-[train]
-optimizer = { name = "newton", steps = 4L1 }
-[fixed_point]
-activation_limit = LIMIT
-[reveal]
-least_test_rows = 10
-metrics = ["mse"]
-"""
-
-
 @pytest.mark.parametrize("kind", ["linear", "poisson"])
 @pytest.mark.parametrize("l1", ["", ", l1 = 0.001"])
 @pytest.mark.parametrize("far", [False, True])
 def test_a_regression(kind: str, l1: str, far: bool, tmp_path: Path) -> None:
     """far: columns so narrow that coefficients are beyond what the job says."""
-    text = REGRESSION.replace("KIND", kind).replace("L1", l1)
-    (tmp_path / "job.toml").write_text(text.replace("LIMIT", "1" if far else "16"))
-    job = load_job(tmp_path / "job.toml")
+    text = job_toml(
+        ["x0", "x1"],
+        kind,
+        label='{ name = "y", range = [0, 20] }',
+        train=f'optimizer = {{ name = "newton", steps = 4{l1} }}',
+        more=f"[fixed_point]\nactivation_limit = {1 if far else 16}\n"
+        '[reveal]\nleast_test_rows = 10\nmetrics = ["mse"]',
+    )
+    job = loaded(tmp_path, text)
     tables = Setting(RATE.format(1), features=2).tables(job)
     tables = [
         replace(
@@ -310,30 +286,26 @@ def test_a_fold_that_diverges_is_told_before_anything_of_it_is_revealed(tmp_path
     tables, job = setting.tables(job), msgspec.structs.replace(job, reveal=folds)
 
     def program(role: Role) -> tuple[bool, tuple[Output, ...]]:
-        dispatch.install()
-        attach(role, job.fraction_bits)
-        np.seterr(over="ignore")
-        gate, guard = RevealGate(agreed_outputs(job)), RangeGuard(role)
-        try:
+        with attached(role, job.fraction_bits):
+            gate, guard = RevealGate(agreed_outputs(job)), RangeGuard(role)
             shared = shared_rows(job, role, tables)
-            cross_validated(
-                job,
-                role,
-                gate,
-                shared.inputs,
-                shared.labels,
-                lambda fold, later: (
-                    train_model(
-                        fold, later, None, shared, {}, lambda _: None, guard
-                    ).model.evaluated
-                ),
-                lambda: guard.decide(gate, total_steps(job)),
-            )
-        except DivergedError:
-            return True, gate.passed
-        finally:
-            detach()
-        return False, gate.passed
+            try:
+                cross_validated(
+                    job,
+                    role,
+                    gate,
+                    shared.inputs,
+                    shared.labels,
+                    lambda fold, later: (
+                        train_model(
+                            fold, later, None, shared, {}, lambda _: None, guard
+                        ).model.evaluated
+                    ),
+                    lambda: guard.decide(gate, total_steps(job)),
+                )
+            except DivergedError:
+                return True, gate.passed
+            return False, gate.passed
 
     bit = Output(RANGE, total_steps(job))
     assert run_lockstep(program, 2) == [(True, (bit,))] * 3

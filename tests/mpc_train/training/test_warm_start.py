@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,11 @@ import safetensors.numpy
 from mpc_train.admission.load import load_job
 from mpc_train.errors import DataError, JobError
 from mpc_train.jobs.job import Job
-from mpc_train.owners.table import load_table
-from mpc_train.tables.source import Source
 from mpc_train.training.warm_start import load_start, start_words
 from mpc_train.twin.training import max_weight_difference, train_twin
-from tests.runs.test_watch import run, study, weights_of
+from tests.support.commands import trained
+from tests.support.csv_tables import load_tables
+from tests.support.linear_rule import ROWS, weights_of, write_study
 
 SHAPES = {"0.weight": (6, 3), "0.bias": (6,), "2.weight": (2, 6), "2.bias": (2,)}
 
@@ -33,34 +32,33 @@ def start_file(folder: Path, tensors: dict[str, np.ndarray]) -> tuple[Path, str]
     return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def warm_study(folder: Path, source: str, extra: str = "", owners: str = '["ann", "bob"]') -> Path:
+def warm_study(folder: Path, source: str, extra: str = "", farm: bool = False) -> Path:
+    """farm: a third owner, which only provides rows."""
     train = "optimizer = { learning_rate = 0.25 }\n"
     train += f'warm_start = {{ source = "{source}"{extra} }}'
-    path = study(folder, "mlp", train, epochs=2)
-    text = path.read_text().replace('kind = "mlp"', 'kind = "mlp"\nclasses = 2\nhidden = [6]')
-    text = text.replace('owners = ["ann", "bob"]', f"owners = {owners}")
-    path.write_text(text)
-    return path
+    return write_study(
+        folder,
+        "mlp",
+        train,
+        epochs=2,
+        rows=ROWS | {"farm": 70} if farm else ROWS,
+        job='evaluators = ["ann", "bob"]',
+        model="classes = 2\nhidden = [6]",
+    )
 
 
-def trained_and_twin(path: Path, folder: Path) -> tuple[dict[str, np.ndarray], dict]:
-    shown = run(path, folder)
-    assert shown.exit_code == 0, shown.stderr
-    record = json.loads(shown.stdout.splitlines()[-1])
+def trained_and_twin(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    record = trained(path)
     job = load_job(path)
-    tables = [
-        load_table(Source(str(path.parent / "data" / f"{owner}.csv")), job, owner)
-        for owner in job.owners
-    ]
     initial = start_words(job, load_start(path.parent / "start.safetensors", job))
-    return weights_of(record), train_twin(job, tables, initial).state
+    return weights_of(record), train_twin(job, load_tables(path.parent, job), initial).state
 
 
 def test_a_public_start_with_a_frozen_layer(tmp_path: Path) -> None:
     tensors = state()
     _, digest = start_file(tmp_path, tensors)
     path = warm_study(tmp_path, "public", f', sha256 = "{digest}", frozen = ["0."]')
-    weights, twin = trained_and_twin(path, tmp_path / "run")
+    weights, twin = trained_and_twin(path)
     assert max_weight_difference(weights, twin) < 1e-3
     for name in ("0.weight", "0.bias"):
         np.testing.assert_allclose(weights[name], tensors[name], rtol=0, atol=2**-20)
@@ -72,16 +70,8 @@ def test_a_public_start_with_a_frozen_layer(tmp_path: Path) -> None:
 def test_a_private_start(source: str, tmp_path: Path) -> None:
     """bob evaluates, the registry deals, the farm only brings data."""
     start_file(tmp_path, state())
-    owners = '["ann", "bob", "farm"]' if source == "farm" else '["ann", "bob"]'
-    path = warm_study(tmp_path, source, owners=owners)
-    if source == "farm":
-        text = path.read_text().replace("bob = 70 }", "bob = 70, farm = 70 }")
-        path.write_text(text.replace("[data]", "[data]\nsplit_seed = 3", 1))
-        path.write_text(
-            path.read_text().replace("dealer = ", 'evaluators = ["ann", "bob"]\ndealer = ', 1)
-        )
-        (tmp_path / "data" / "farm.csv").write_text((tmp_path / "data" / "bob.csv").read_text())
-    weights, twin = trained_and_twin(path, tmp_path / "run")
+    path = warm_study(tmp_path, source, farm=source == "farm")
+    weights, twin = trained_and_twin(path)
     assert max_weight_difference(weights, twin) < 1e-3
     logs = "".join(file.read_text(errors="replace") for file in (tmp_path / "run").rglob("*.log"))
     assert str(float(state()["2.bias"][0]))[:8] not in logs

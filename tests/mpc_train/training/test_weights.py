@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -17,10 +16,7 @@ from sklearn.linear_model import (
     LogisticRegression,
     PoissonRegressor,
 )
-from typer.testing import CliRunner
 
-from mpc_train.admission.load import load_job
-from mpc_train.cli import app
 from mpc_train.errors import DataError, JobError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
@@ -32,37 +28,20 @@ from mpc_train.tables.source import Source
 from mpc_train.tables.typed import TypedTable
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import max_weight_difference, train_twin
-from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import Source as From
-from protocols.crypten_tensor.tensor import attach, detach
 from protocols.ring.fixed_point import decode
 from protocols.roles.role import Role
-from tests.support.jobs import JOB as HELPERS_JOB
-from tests.support.jobs import csv_lines, write_job
+from tests.support.commands import trained
+from tests.support.csv_tables import csv_lines, write_tables
+from tests.support.jobs import SCHEMA_FILE, column, job_toml, loaded, schema_toml, with_data
 from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, shares_of
 from tests.support.privacy import same_views
+from tests.support.tensors import attached
 from tests.support.transcript_first import run_scripted
 
 OWNERS = {"ann": 130, "bob": 60, "cleo": 50}
 WEIGHT = '{ name = "w", range = [0, 4] }'
-JOB = """
-[job]
-name = "study"
-owners = ["ann", "bob", "cleo"]
-dealer = "DEALER"
-recipients = ["ann"]
-[data]
-features = ["x0", { name = "x1", scale = 2 }, "x2"]
-label = LABEL
-weight = { name = "w", range = [0, 4] }
-rows = { ann = 130, bob = 60, cleo = 50 }
-limit = 8
-[model]
-MODEL
-[train]
-TRAIN
-"""
 SGD_TRAIN = 'epochs = 2\nbatch_size = 32\noptimizer = { name = "sgd", learning_rate = RATE }\n'
 LABELS = {
     "linear": '{ name = "y", range = [-8, 8] }',
@@ -74,11 +53,17 @@ LABELS = {
 def weighted_job(
     folder: Path, kind: str, train: str, evaluators: int = 2, weight: str = WEIGHT
 ) -> Job:
-    model = f'kind = "{kind}"' + ("\nclasses = 3" if kind == "softmax" else "")
-    text = JOB.replace("LABEL", LABELS.get(kind, '"y"')).replace("MODEL", model)
-    text = text.replace("TRAIN", train).replace("DEALER", "registry" if evaluators == 3 else "cleo")
-    line = f"weight = {weight}" if weight else ""
-    return load_job(write_job(folder, text.replace(f"weight = {WEIGHT}", line)))
+    text = job_toml(
+        ("x0", '{ name = "x1", scale = 2 }', "x2"),
+        kind,
+        label=LABELS.get(kind, "y"),
+        rows=OWNERS,
+        dealer="registry" if evaluators == 3 else "cleo",
+        data="limit = 8\n" + (f"weight = {weight}" if weight else ""),
+        model="classes = 3" if kind == "softmax" else "",
+        train=train,
+    )
+    return loaded(folder, text)
 
 
 def rows_of(job: Job, kind: str, ones: bool = False) -> list[Table]:
@@ -112,18 +97,13 @@ def training(job: Job, tables: list[Table]) -> Callable[[Role], Any]:
     sources: dict[str, From] = {"ann": 0, "bob": 1, "cleo": 2 if evaluators == 3 else "dealer"}
 
     def program(role: Role) -> Any:
-        dispatch.install()
-        attach(role, job.fraction_bits)
-        np.seterr(over="ignore")  # words wrap around; NumPy keeps this for each thread
-        try:
+        with attached(role, job.fraction_bits):
             place = evaluators if role.index is None else role.index
             me, table = ("registry", None) if place == 3 else (job.owners[place], tables[place])
             shared = share_in(job, sources, me, table, lambda *_: None)
             role.finish()
             model = train_model(job, role, None, shared, {}, lambda _: None).model
             return {name: shares_of(model.tensors[name].masked()) for name in job.shapes}
-        finally:
-            detach()
 
     return program
 
@@ -301,31 +281,18 @@ def test_an_owner_shares_its_weights_with_its_rows(tmp_path: Path) -> None:
 
 # Bad input
 
-SCHEMA = """
-[[columns]]
-name = "age"
-kind = "number"
-range = [0, 120]
-[[columns]]
-name = "dose"
-kind = "number"
-[[columns]]
-name = "ill"
-kind = "category"
-levels = ["0", "1"]
-[[columns]]
-name = "survey_weight"
-kind = "number"
-range = [0, 10]
-"""
+SCHEMA = schema_toml(
+    column("age", range=[0, 120]),
+    column("dose"),
+    column("ill", "category", levels=["0", "1"]),
+    column("survey_weight", range=[0, 10]),
+)
 
 
 def study(folder: Path, data: str = "", more: str = "", schema: str = SCHEMA) -> Job:
-    (folder / "schema.toml").write_text(schema)
-    start, end = HELPERS_JOB.index("features = ["), HELPERS_JOB.index("label =")
-    text = HELPERS_JOB[:start] + 'schema = "schema.toml"\n' + HELPERS_JOB[end:]
-    text = text.replace("[data]", "[data]\nlimit = 128\n" + (data or 'weight = "survey_weight"'))
-    return load_job(write_job(folder, text.replace("seed = 7", f"seed = 7\n{more}")))
+    weight = data or 'weight = "survey_weight"'
+    text = with_data(f"limit = 128\n{weight}\n{SCHEMA_FILE}")
+    return loaded(folder, text.replace("seed = 7", f"seed = 7\n{more}"), schema)
 
 
 def table_file(folder: Path, cell: str = "1", header: str = "survey_weight") -> Source:
@@ -435,13 +402,9 @@ def test_a_run_with_an_owner_that_only_brings_rows(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text(
         text.replace(owners, f'{owners}\nevaluators = ["ann", "bob"]')
     )
-    (tmp_path / "data").mkdir()
     for owner, table in zip(job.owners, rows_of(job, "logistic"), strict=True):
         rows = zip(table.features * [1, 2, 1], table.labels, table.weights, strict=True)
         lines = [f"{x[0]},{x[1]},{w},{x[2]},{int(y)}" for x, y, w in rows]
-        (tmp_path / "data" / f"{owner}.csv").write_text("\n".join(["x0,x1,w,x2,y", *lines]))
-    run = ["run", str(tmp_path / "job.toml"), "--compare", "--format", "json"]
-    shown = CliRunner().invoke(app, [*run, "--run-dir", str(tmp_path / "run")])
-    assert shown.exit_code == 0, shown.stderr
-    record = json.loads(shown.stdout.splitlines()[-1])
+        write_tables(tmp_path, {owner: ["x0,x1,w,x2,y", *lines]})
+    record = trained(tmp_path / "job.toml", "--compare")
     assert record["max_weight_difference"] < 1e-3
