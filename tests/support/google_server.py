@@ -35,6 +35,13 @@ def castagnoli(data: bytes) -> int:
     return value ^ 0xFFFFFFFF
 
 
+class Stop(Exception):
+    """The status that a method ends with."""
+
+    def __init__(self, code: Any, words: str) -> None:
+        self.code, self.words = code, words
+
+
 @dataclass
 class GoogleServer:
     """versions: by number, the key and its state. spoil: given a method and its answer."""
@@ -78,10 +85,6 @@ def google_server(authority: Authority) -> Iterator[GoogleServer]:
     grpc = pytest.importorskip("grpc", reason="grpcio is not installed")
     kms = pytest.importorskip("google.cloud.kms_v1", reason="google-cloud-kms is not installed")
     from google.iam.v1 import iam_policy_pb2
-
-    class Stop(Exception):
-        def __init__(self, code: Any, words: str) -> None:
-            self.code, self.words = code, words
 
     codes = grpc.StatusCode
     here = GoogleServer(0, authority, {1: (os.urandom(32), "ENABLED")})

@@ -83,7 +83,8 @@ class AwsService:
         self._current = ""
 
     def _opened(self, boto3: Any, config: Any) -> Any:
-        client = boto3.client(
+        # A session of its own: the library's default one keeps the credentials that it found first.
+        client = boto3.session.Session().client(
             "kms",
             region_name=self._place.region or None,
             endpoint_url=self._place.endpoint or None,

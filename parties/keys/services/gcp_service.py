@@ -266,7 +266,7 @@ class GcpService:
 
     def _explained(self, error: Exception) -> Problem | None:
         kinds = {kind.__name__ for kind in type(error).__mro__}
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        if "SSL_ERROR_SSL" in str(error):
             return Problem(
                 "the server's certificate does not verify; name the file of your own CA with ?ca="
             )
