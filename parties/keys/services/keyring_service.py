@@ -59,18 +59,18 @@ class KeyringService(KeySetService):
 
     @contextmanager
     def _changing(self) -> Iterator[dict[int, bytes]]:
-        with _locked(self._uri):
+        with _locked(self.uri):
             keys = self._read()
             yield keys
-            _set(self._keyring, self._uri, self._entry, keys)
+            _set(self._keyring, self.uri, self._entry, keys)
             self._keys = keys
 
     def _read(self) -> dict[int, bytes]:
-        keys = _get(self._keyring, self._uri, self._entry)
+        keys = _get(self._keyring, self.uri, self._entry)
         if keys is None:
             raise KeyServiceError(
-                f"{self._uri}: this user's keyring has no such entry; mpc-train vault key "
-                f"{self._uri} makes it"
+                f"{self.uri}: this user's keyring has no such entry; mpc-train vault key "
+                f"{self.uri} makes it"
             )
         return keys
 

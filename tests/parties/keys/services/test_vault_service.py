@@ -207,6 +207,30 @@ def test_answers_that_cannot_be_used(
     assert service.unwrap(*service.wrap(FILE_KEY, INFO), INFO) == FILE_KEY
 
 
+def test_another_authority_is_refused(
+    spoilt: tuple[VaultService, list[Request]], tmp_path: Path
+) -> None:
+    """Nothing is sent, the token neither."""
+    service, asked = spoilt
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other")
+    rest = service.uri.removeprefix("vault:").partition("?")[0]
+    said = refused(lambda: VaultService(f"{rest}?ca={other.ca}", b"token-of-a-test").current)
+    assert "certificate does not verify" in said and asked == []
+
+
+def test_redirects_are_not_followed(tmp_path: Path, stand: Stand) -> None:
+    """They would carry the token to whatever server they name."""
+    authority = Authority(tmp_path)
+    with https_server(authority, stand) as (port, asked):
+        location = f"https://127.0.0.1:{port}/v1/transit/keys/mpc"
+        to_it = Answer(307, "", {"Location": location})
+        with https_server(authority, lambda _: to_it) as (first, _):
+            rest = f"//127.0.0.1:{first}/transit/mpc?ca={authority.ca}"
+            said = refused(lambda: VaultService(rest, b"token-of-a-test").current)
+        assert "active server" in said and asked == []
+
+
 def test_a_slow_server_is_given_up(
     spoilt: tuple[VaultService, list[Request]], stand: Stand
 ) -> None:
