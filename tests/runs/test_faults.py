@@ -183,7 +183,7 @@ def test_a_card_of_other_keys_stops_the_run(study: Study) -> None:
     others = "aborted by ann: contract (the contract, the cards or the constants"
     both = (
         f"bob: here {old.card('bob').fingerprint}, at desk {new.card('bob').fingerprint}. "
-        "Ask whose card it is"
+        "Ask the card's owner"
     )
     check(
         study,
