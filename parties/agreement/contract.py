@@ -107,9 +107,9 @@ def describe_trust(roles: Roles) -> str:
     evaluators = ", ".join(roles.evaluators)
     count = len(roles.evaluators)
     lines = [
-        f"Data of {', '.join(roles.owners)}  is shared among {evaluators}; "
+        f"Data of {', '.join(roles.owners)} is shared among {evaluators}; "
         f"{roles.dealer} deals correlated randomness and gets no share of the data"
-        + ("  (except its own data, which it knows)." if roles.dealer in roles.owners else "."),
+        + (" (except its own data, which it knows)." if roles.dealer in roles.owners else "."),
         f"All data would be open to the {count} evaluators together, and to {roles.dealer} "
         "together with any one of them. "
         + (
@@ -119,8 +119,7 @@ def describe_trust(roles: Roles) -> str:
         )
         + ", nor does the dealer, the coordinator or anybody on the network.",
         f"The model is sealed to {', '.join(roles.recipients)}, who learn what it and the revealed "
-        "metrics "
-        "say about the data.",
+        "metrics say about the data.",
         "Everybody is assumed to follow the protocol; a node that cheats can falsify the result.",
     ]
     return "\n".join(lines)

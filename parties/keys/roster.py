@@ -64,8 +64,8 @@ class Roster:
         if known is not None and not replace and _keys(known) != _keys(card):
             raise RosterError(
                 f"{card.name} is known with other keys ({known.fingerprint}); compare the new "
-                "card's "
-                f"fingerprint ({card.fingerprint}) with its owner, then add it with --replace"
+                f"card's fingerprint ({card.fingerprint}) with its owner, then add it with "
+                "--replace"
             )
         for other in self._cards.values():
             if other.name != card.name and set(_keys(other)) & set(_keys(card)):
