@@ -163,7 +163,7 @@ def test_who_cannot_start_is_missed_in_time(study: Study) -> None:
         {
             "bob": "the passphrase is wrong",
             "registry": "ann.card",
-            "ann": "aborted by desk: peer-timeout (a node did not come",
+            "ann": "aborted by desk: peer-timeout (a node did not connect",
             "desk": "did not arrive within 15 s: bob, registry",
         },
     )
@@ -202,12 +202,12 @@ def test_a_job_that_was_altered_is_refused(study: Study) -> None:
     study.node("ann")
     study.node("registry")
     study.node("bob", rules=f'jobs = ["{record["digest"]}"]')
-    others = "aborted by bob: policy (its own rules forbid the job, or nobody agreed to it there"
+    others = "aborted by bob: policy (its own rules forbid the job, or nobody there agreed to it"
     check(
         study,
         study.ended(),
         {"bob": 6, "ann": 8, "registry": 8, "desk": 8},
-        {"bob": "is not under jobs", "ann": others, "registry": others, "desk": others},
+        {"bob": "is not listed under jobs", "ann": others, "registry": others, "desk": others},
     )
 
 
