@@ -276,7 +276,7 @@ def test_a_setting_of_another_kind_is_named_before_it_is_read(folder: Path) -> N
                 if type(value) is type(old) or (old in ("", "0") and isinstance(value, str)):
                     continue
                 nodes[number]["settings"][key] = value
-                with pytest.raises(JobError, match=rf"{key} is|Expected|settings"):
+                with pytest.raises(JobError, match=rf"{key} must|Expected|settings"):
                     job_from_bytes(json.dumps(content, separators=(",", ":")).encode())
                 tried += 1
     assert tried > 20

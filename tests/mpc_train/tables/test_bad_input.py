@@ -175,7 +175,7 @@ def test_too_few_and_too_many_rows(tmp_path: Path) -> None:
     source = write(tmp_path, lines())
     for rows, says in (
         (19, "rows are 20, but the job says 19"),
-        (21, "rows are 20, the job says 21"),
+        (21, "rows are 20, but the job says 21"),
     ):
         with pytest.raises(DataError, match=says):
             load(source, SCHEMA, names=NAMES, rows=rows)
