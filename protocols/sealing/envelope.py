@@ -2,7 +2,7 @@
 
 Guarantees that only the holder of the recipient's key reads the payload, that the recipient learns
 nothing from a file that its sender did not sign whole, and that a file cannot pass for one of
-another session, step, sender, recipient or set of tensors. Leaves to the caller: which senders a
+another session, step, sender, recipient or set of tensors. The caller must check which senders a
 result needs, and that their payloads agree.
 
     magic ‖ u32 length of header ‖ header ‖ chunks ‖ signatures
@@ -13,7 +13,7 @@ result needs, and that their payloads agree.
 
 The file key is sealed by HPKE with everything of the header before it as `info`. The chunking is
 the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár, CRYPTO 2015), as in age: the index
-fixes the order and the flag the end. Whatever is wrong is an EnvelopeError.
+fixes the order and the flag the end. Every fault is an EnvelopeError.
 """
 
 import hmac
@@ -62,7 +62,7 @@ class HpkeOpener(Protocol):
 
 @dataclass(frozen=True)
 class EnvelopeInfo:
-    """What an envelope is and whom it concerns; public, and bound to the payload.
+    """What an envelope contains, from whom and for whom; public, and bound to the payload.
 
     `names` are the tensors inside, in order; `sender` and `recipient` are names of the roster.
     """
@@ -93,7 +93,7 @@ def seal_envelope(
 ) -> bytes:
     """Seal `payload` to `recipient_public`, signed by `signer`, who is `info.sender`.
 
-    Raises EnvelopeError when the recipient's key is not one, or the payload exceeds 64 GiB.
+    Raises EnvelopeError if the recipient's key is invalid, or the payload exceeds 64 GiB.
     """
     view = memoryview(payload).cast("B")
     if len(view) > MAX_PAYLOAD_BYTES:
@@ -116,7 +116,7 @@ def seal_envelope(
 
 
 def read_info(blob: Buffer) -> EnvelopeInfo:
-    """What an envelope says of itself, NOT verified: to find the sender's card and no more.
+    """An envelope's header, NOT verified: only for finding the sender's card.
 
     Raises EnvelopeError when it is not an envelope.
     """
@@ -131,15 +131,15 @@ def open_envelope(
     private: HpkeOpener,
     verifier: Verifier,
 ) -> bytes:
-    """The payload, once everything about it holds. `verifier` is that of `expected.sender`.
+    """The payload, after all checks. `verifier` is that of `expected.sender`.
 
-    1. The header parses, and is exactly what we expect: session, step, names, sender, recipient.
+    1. The header parses, and is exactly as expected: session, step, names, sender, recipient.
     2. It is sealed to our key, and the file has the size that the header says.
     3. The sender signed all of it; nothing was decrypted so far.
     4. The file key opens with our private key, under the same header.
     5. Every chunk verifies at its place, and the last one is the last.
 
-    Raises EnvelopeError, saying which of these failed.
+    Raises EnvelopeError, which says which of these failed.
     """
     parts = _checked(blob, expected, recipient_public, verifier)  # 1 to 3
     bound, header = _bound(expected, recipient_public, parts.payload_bytes), bytes(parts.header)
@@ -148,14 +148,14 @@ def open_envelope(
     except AuthenticationError as error:
         raise EnvelopeError(f"the file key does not open: {error}") from error
     if len(file_key) != _FILE_KEY_BYTES:
-        raise EnvelopeError("the file key has another length")
+        raise EnvelopeError("the file key has the wrong length")
     return _open_chunks(_payload_key(file_key, header), parts.chunks, parts.payload_bytes)  # 5
 
 
 def check_envelope(
     blob: Buffer, *, expected: EnvelopeInfo, recipient_public: bytes, verifier: Verifier
 ) -> None:
-    """Steps 1 to 3 of `open_envelope`, for those who carry an envelope and cannot open it."""
+    """Steps 1 to 3 of `open_envelope`, for nodes that carry an envelope but cannot open it."""
     _checked(blob, expected, recipient_public, verifier)
 
 
@@ -224,7 +224,7 @@ def _split(blob: memoryview) -> _Parts:
     payload_bytes = int.from_bytes(size, "big")
     sealed_bytes = payload_bytes + TAG_BYTES * _chunk_count(payload_bytes)
     if len(blob) != start + header_bytes + sealed_bytes + signatures.SIGNATURE_BYTES:
-        raise EnvelopeError("an envelope that is cut off or has bytes too many")
+        raise EnvelopeError("an envelope that is cut off or has too many bytes")
     body = blob[start + header_bytes :]
     return _Parts(info, header, sealed_key, payload_bytes, body[:sealed_bytes], body[sealed_bytes:])
 

@@ -197,7 +197,7 @@ def test_sizes_that_do_not_fit_the_file_are_refused_before_allocation() -> None:
     fields = unpack(header, [1 << 20] * 9)
     for size in (0, 767, 769, 1 << 36, (1 << 64) - 1):
         other = pack(*fields[:7], size.to_bytes(8, "big"), fields[8])
-        with pytest.raises(EnvelopeError, match="cut off or has bytes too many"):
+        with pytest.raises(EnvelopeError, match="cut off or has too many bytes"):
             unseal(join(other, chunks, SENDER))
 
 
