@@ -332,7 +332,7 @@ def test_a_bad_weight_is_named(cell: str, what: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "more", "schema", "message"),
     [
-        ('weight = "wait"', "", SCHEMA, "data.weight.*no column of the schema"),
+        ('weight = "wait"', "", SCHEMA, "data.weight.*not a column of the schema"),
         ('weight = "ill"', "", SCHEMA, "data.weight.*also a feature or the label"),
         (
             'weight = "age"\nfeatures = ["age", "dose"]',
@@ -344,7 +344,7 @@ def test_a_bad_weight_is_named(cell: str, what: str, tmp_path: Path) -> None:
             'weight = { name = "survey_weight", range = [0, 1] }',
             "",
             SCHEMA,
-            "data.weight.range.*stands in the schema",
+            "data.weight.range.*is in the schema",
         ),
         ("", "", SCHEMA.replace("[0, 10]", "[-1, 10]"), "data.weight.range.*within 0 to 64"),
         ("", "", SCHEMA.replace("[0, 10]", "[0, 65]"), "data.weight.range.*within 0 to 64"),
