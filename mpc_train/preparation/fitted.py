@@ -83,7 +83,7 @@ class Parameters:
     """Secret. factors, offset: of the scaled terms; instead: what a missing cell of a filled one of
     these adds in place of its words; fill: of the filled terms that are not scaled, at scale 2^f;
     some: for all filled terms, whether enough training rows have a value. None if there are no such
-    terms. sealed: by the names of `sealed.sealed_shapes`."""
+    terms. sealed: by the names of `sealed.preparation_shapes`."""
 
     factors: Factors | None = None
     offset: Masked | None = None

@@ -280,7 +280,7 @@ def _grouped(
     order = sorted_order(items)
     items, place, position = items[order], place[order], position[order]
     same = np.all(items[1:] == items[:-1], axis=1)
-    # Sorting is stable: equal items stand in the order of their lists.
+    # Sorting is stable: equal items keep the order of their lists.
     twice = same & (place[1:] == place[:-1])
     if twice.any():
         owner = owners[int(place[int(np.argmax(twice))])]

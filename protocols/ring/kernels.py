@@ -183,7 +183,7 @@ def unpack(packed, bits, out):  # type: ignore[no-untyped-def]
 
 @_kernel(_BYTES, _BYTES, _INT, _WORDS_OUT)
 def unpack_sum(x, y, bits, out):  # type: ignore[no-untyped-def]
-    """out = the sum of two packed arrays modulo 2^bits, whatever stands in their padding bits."""
+    """out = the sum of two packed arrays modulo 2^bits, ignoring their padding bits."""
     mask = _low_bits(bits)
     room = np.empty(PACKED_BLOCK, np.int64)
     for first in range(0, out.size, PACKED_BLOCK):
@@ -197,7 +197,7 @@ def unpack_sum(x, y, bits, out):  # type: ignore[no-untyped-def]
 
 @_kernel(_BYTES, _INT, _INT, _WORDS_OUT)
 def add_unpacked(packed, bits, sign, out):  # type: ignore[no-untyped-def]
-    """out = (out + sign · unpacked) mod 2^bits, whatever stands in the padding bits."""
+    """out = (out + sign · unpacked) mod 2^bits, ignoring the padding bits."""
     mask = _low_bits(bits)
     room = np.empty(PACKED_BLOCK, np.int64)
     for first in range(0, out.size, PACKED_BLOCK):

@@ -94,7 +94,7 @@ def test_a_recipient_who_lacks_an_envelope_is_named(tmp_path: Path, job: Job) ->
     files = sealed(tmp_path, Run(job), ["bob"], ["office"])
     with pytest.raises(ArtifactError, match="no envelope of ann, cleo for office arrived"):
         bundle(tmp_path, files, ["office"], ["ann", "bob", "cleo"], NODES)
-    with pytest.raises(ArtifactError, match="nothing that bob sealed to ann came"):
+    with pytest.raises(ArtifactError, match="no envelope of bob for ann arrived"):
         bundle(tmp_path, files, ["office", "ann"], ["bob"], NODES)
     assert not list(tmp_path.glob("*.sealed"))
     assert all(path.exists() for path in files)

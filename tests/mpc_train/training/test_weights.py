@@ -310,7 +310,7 @@ def test_a_schemas_weight_is_no_feature_and_may_be_the_same_everywhere(tmp_path:
     table = load_table(table_file(tmp_path), job, "bob")
     assert table.weights.tolist() == [1.0] * 30 and table.features.shape == (30, 2)
     said = describe(job)
-    assert "each row counts 'survey_weight' times in the loss, 10 at most" in said
+    assert "each row counts 'survey_weight' times in the loss, at most 10" in said
     assert "metrics and the statistics of [prepare] count every row once" in said
 
 
