@@ -4,7 +4,6 @@ The library that checks types stops at the first fault. The key that it names is
 tree, and it reads again; keys that are missing only for that reason are not faults.
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -58,7 +57,9 @@ def _advised(message: str, allowed: list[str]) -> str:
     """
     if message.startswith("Invalid enum value") and allowed:
         wrong = message.removeprefix("Invalid enum value ")
-        near = difflib.get_close_matches(wrong.strip("'"), allowed, 1)
+        from difflib import get_close_matches
+
+        near = get_close_matches(wrong.strip("'"), allowed, 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         return f"{wrong} is not possible here; write one of {', '.join(allowed)}{meant}"
     if message.startswith("Expected `array"):

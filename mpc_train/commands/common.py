@@ -15,7 +15,7 @@ import typer
 
 from mpc_train.base.printing import EscapingFormatter, error_escaped, say
 from mpc_train.errors import NodeFailedError, classify, explain
-from mpc_train.run.node_config import HOME_VARIABLE, Place, default_home
+from mpc_train.run.place import HOME_VARIABLE, Place, default_home
 
 if TYPE_CHECKING:
     from parties.keys.roster import Roster

@@ -141,7 +141,8 @@ def _node(
         from mpc_train.node.remembered import Remembered
         from mpc_train.node.storage import tables_at
         from mpc_train.results.report import metric, told_lines
-        from mpc_train.run.node_config import default_home, load_node_config
+        from mpc_train.run.node_config import load_node_config
+        from mpc_train.run.place import default_home
         from parties.nodes.node import NodeSettings, run_node
         from parties.nodes.supervisor import end_with_parent
 

@@ -28,7 +28,7 @@ from mpc_train.commands.table_options import (
 )
 
 if TYPE_CHECKING:
-    from mpc_train.run.node_config import VaultPlace
+    from mpc_train.run.place import VaultPlace
     from parties.vault.store import Entry, Store
 
 vault = typer.Typer(no_args_is_help=True, help="What this node keeps, encrypted.")
@@ -234,7 +234,8 @@ def vault_rotate(
     """
     with reporting(output):
         from mpc_train.node.storage import open_key, open_store
-        from mpc_train.run.node_config import VaultPlace, load_node_config
+        from mpc_train.run.node_config import load_node_config
+        from mpc_train.run.place import VaultPlace
         from parties.vault.store import entries_of
 
         node = load_node_config(config)

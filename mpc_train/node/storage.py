@@ -3,7 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
-from mpc_train.run.node_config import NodeConfig, VaultPlace
+from mpc_train.run.node_config import NodeConfig
+from mpc_train.run.place import VaultPlace
 from mpc_train.tables.loading.load import Vault as Tables
 from mpc_train.tables.readers.staged import Content
 from parties.keys.passphrase import read_passphrase

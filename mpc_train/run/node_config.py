@@ -9,7 +9,6 @@ generated from the structs here (`python -m tests.support.node_reference`), so t
 docstring is its documentation.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ import msgspec
 from mpc_train.admission.rules import LEAST, Rules
 from mpc_train.base.strict_toml import all_at, load_toml
 from mpc_train.errors import ConfigError, DataError
+from mpc_train.run.place import Place, VaultPlace, default_home
 from mpc_train.tables.source import Fault, Source, SourceProblem, check_source, resolved
 from protocols.names import NAME
 
-HOME_VARIABLE = "MPC_TRAIN_HOME"
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
 _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 _MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`")
@@ -136,27 +135,6 @@ class _CoordinatorFile(_Strict, frozen=True):
 
 
 @dataclass(frozen=True)
-class Place:
-    """The directories of a node's identity, of the cards of others and of its runs."""
-
-    name: str
-    home: Path
-    roster: Path
-    run_dir: Path
-    approvals: Path
-    passphrase_file: Path | None
-
-
-@dataclass(frozen=True)
-class VaultPlace:
-    """Where a node's vault lies, and the URI of its key, with an absolute path."""
-
-    folder: Path
-    key: str
-    passphrase_file: Path | None
-
-
-@dataclass(frozen=True)
 class NodeConfig:
     """A party's or dealer's file, checked, with absolute paths."""
 
@@ -207,11 +185,6 @@ class CoordinatorConfig:
     listen: str
     job: Path
     timeouts: Timeouts
-
-
-def default_home() -> Path:
-    """Return the default directory of identities."""
-    return Path(os.environ.get(HOME_VARIABLE) or "~/.mpc-train").expanduser()
 
 
 def load_node_config(path: Path | str) -> NodeConfig:

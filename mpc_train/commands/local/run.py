@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpc_train.admission.load import resolved
 from mpc_train.base.printing import say
 from mpc_train.commands.common import Format, FormatOption, VerboseOption, emit, reporting
 from mpc_train.commands.local.children import (
@@ -98,6 +97,7 @@ def _run(
     view: "ProgressView",
     verbose: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
+    from mpc_train.admission.load import resolved
     from mpc_train.commands.open import open_file
     from mpc_train.jobs.sealed import regression_shapes
     from mpc_train.node.collect import found_by

@@ -8,12 +8,8 @@ from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
 from mpc_train.errors import ConfigError, DataError, RefusedError
 from mpc_train.run.local import LocalNode, local_data, node_text
-from mpc_train.run.node_config import (
-    HOME_VARIABLE,
-    default_home,
-    load_coordinator_config,
-    load_node_config,
-)
+from mpc_train.run.node_config import load_coordinator_config, load_node_config
+from mpc_train.run.place import HOME_VARIABLE, default_home
 from tests.support.jobs import replaced, write_job
 
 PARTY = """
