@@ -75,18 +75,24 @@ def decode(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
 
 
 def identifiers(cells: Series) -> list[str]:
-    """The cells as text, in NFC and without white space at their ends; raises CellError for an
-    empty one. Dates and truth values of formats that know them are written as 2001-12-31 and true.
-
-    A whole number becomes its digits, whatever its type: 1042 and 1042.0 are "1042", as numbers and
-    as text.
-    """
-    if cells.dtype.is_float():
-        cells = _whole(cells)
-    text = texts(cells).str.normalize("NFC").str.strip_chars().str.replace(_WHOLE, "${1}")
+    """The cells as identifiers, in the spelling in which they are compared; raises CellError for an
+    empty one."""
+    text = identifier_texts(cells)
     _refuse((text == "").to_numpy(), "the cell is empty, so it identifies nobody")
     found: list[str] = text.to_list()
     return found
+
+
+def identifier_texts(cells: Series) -> Series:
+    """The cells as text, in NFC and without white space at their ends, null as "". Dates and truth
+    values of formats that know them are written as 2001-12-31 and true.
+
+    A whole number becomes its digits, whatever its type: 1042 and 1042.0 are "1042", as numbers and
+    as text. Raises CellError.
+    """
+    if cells.dtype.is_float():
+        cells = _whole(cells)
+    return texts(cells).str.normalize("NFC").str.strip_chars().str.replace(_WHOLE, "${1}")
 
 
 def _whole(cells: Series) -> Series:
