@@ -1,8 +1,8 @@
 """A table whose identifiers are replaced by tokens, so that what is kept of it names nobody.
 
 A token is HMAC-SHA256 of the identifier under a secret key, shortened to 128 bits. The same
-identifier gets the same token in every table that is imported under this key, in every spelling that
-the loader treats as the same (`cells.identifier_texts`). Without the key nobody can tell which
+identifier gets the same token in every table that is imported under this key, and in every spelling
+that the loader treats as the same (`cells.identifier_texts`). Without the key nobody can tell which
 identifier a token stands for, not even by trying them all. An empty cell stays empty.
 """
 
