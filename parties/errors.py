@@ -1,7 +1,7 @@
-"""Every error that the nodes raise, in one tree.
+"""All errors that the nodes raise, in one tree.
 
     PartiesError
-    ├── IdentityError           an identity file is missing, damaged or not of this version
+    ├── IdentityError           an identity file is missing, damaged or of another version
     │   └── PassphraseError     the passphrase is wrong, empty or cannot be read
     ├── CardError               a public card is malformed or its signatures do not verify
     ├── RosterError             the roster lacks, repeats or contradicts a card
@@ -15,8 +15,8 @@
     ├── ControlError            a control message is malformed, out of order or out of bounds
     └── AbortedError            the run was aborted by a named node, for a named reason
 
-`code` is the one word that may be told to other nodes; the message stays local. Neither ever
-holds a value, a share, a key or a passphrase.
+Other nodes may learn only `code`, one word; the message stays local. Neither ever contains a value,
+a share, a key or a passphrase.
 """
 
 
@@ -27,7 +27,7 @@ class PartiesError(Exception):
 
 
 class IdentityError(PartiesError):
-    """An identity file is missing, damaged, tampered with or not of this version."""
+    """An identity file is missing, damaged, altered or of another version."""
 
     code = "identity"
 
@@ -97,11 +97,11 @@ class ControlError(PartiesError):
 
 
 LOST = ("lost", "coordinator-lost")
-"""Codes of who did not abort but is gone."""
+"""Codes of nodes that did not abort but disappeared."""
 
 
 class AbortedError(PartiesError):
-    """The run was aborted: by whom, and the one generic word they gave."""
+    """The run was aborted: by which node, and with which generic code."""
 
     code = "aborted"
 

@@ -11,7 +11,6 @@ A service that is lost at any call leaves the headers as they are; the next rota
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from parties.keys.services.service import KeyService
 from parties.vault.store import Entry, Store, entries_of
@@ -30,20 +29,19 @@ class Rotation:
 
 def rotate(
     store: Store,
-    folder: Path,
     *,
     keep_old: bool = False,
     told: Callable[[Entry], None] | None = None,
 ) -> Rotation:
     """Give the vault a new key of its service. keep_old: destroy none; others use them, too."""
-    keys, before = store.keys, entries_of(folder)
+    keys, before = store.keys, entries_of(store.folder)
     made = all(entry.key_id == keys.current for entry in before)
     if made:
         keys.rotate()  # 1
     count = store.rewrap(keys, told)  # 2
     if keep_old:
         return Rotation(keys.current, made, count, ())
-    needed = frozenset(entry.key_id for entry in entries_of(folder))
+    needed = frozenset(entry.key_id for entry in entries_of(store.folder))
     return Rotation(keys.current, made, count, keys.retire(needed))  # 3
 
 

@@ -46,7 +46,7 @@ class Case:
 def calls_of_a_rotation(folder: Path) -> int:
     case = Case(folder)
     counting = FailingKeys(case.keys)
-    rotate(case.store(counting), case.folder)
+    rotate(case.store(counting))
     return counting.calls
 
 
@@ -60,11 +60,11 @@ def test_a_service_that_is_gone_in_the_middle_of_a_rotation(tmp_path: Path, lost
         first = case.ids()
         failing = FailingKeys(case.keys, fails_at, lost=lost)
         with pytest.raises(KeyServiceError, match="is away"):
-            rotate(case.store(failing), case.folder)
+            rotate(case.store(failing))
         assert isinstance(case.keys, InsecureMemoryKeys)
         fresh = InsecureMemoryKeys(case.keys.kept)
         assert case.opens(fresh), fails_at
-        done = rotate(case.store(fresh), case.folder)
+        done = rotate(case.store(fresh))
         assert case.ids() == {done.key} != first, fails_at
         assert case.opens(InsecureMemoryKeys(case.keys.kept)), fails_at
         assert fresh.retire(frozenset()) == (), "every other key was destroyed"
@@ -95,9 +95,9 @@ def test_a_service_that_is_gone_in_the_middle_of_a_move(
 def test_a_rotation_that_somebody_began_is_finished_first(tmp_path: Path) -> None:
     case = Case(tmp_path)
     by_hand = case.keys.rotate()
-    done = rotate(case.store(case.keys), case.folder)
+    done = rotate(case.store(case.keys))
     assert (done.key, done.made, done.rewrapped, len(done.retired)) == (by_hand, False, 3, 1)
-    again = rotate(case.store(case.keys), case.folder)
+    again = rotate(case.store(case.keys))
     assert again.made and again.key != by_hand and again.retired == (by_hand,)
 
 
@@ -105,7 +105,7 @@ def test_keys_that_others_use_are_kept(tmp_path: Path) -> None:
     """Two vaults under one service."""
     one = Case(tmp_path / "one")
     two = Case(tmp_path / "two", one.keys)
-    assert rotate(one.store(one.keys), one.folder, keep_old=True).retired == ()
+    assert rotate(one.store(one.keys), keep_old=True).retired == ()
     assert one.opens(one.keys) and two.opens(one.keys)
 
 
