@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from parties.errors import KeyServiceError
 from parties.keys.services import client
 from parties.keys.services.vault_service import VaultService, parse
+from parties.vault.rotation import rotate
+from parties.vault.store import Store, entries_of
 from tests.support.certificates import Authority
 from tests.support.https_answers import Answer, Request, https_server
 from tests.support.key_contract import (
@@ -123,6 +126,60 @@ def test_the_environment_does_not_switch_verification_off(
     bare = server.uri("plain").partition("?")[0].removeprefix("vault:")
     said = refused(lambda: VaultService(bare, ROOT_TOKEN.encode()).current)
     assert "certificate does not verify" in said
+
+
+class _Gone:
+    """Takes a service's requests; from a certain one on, the connection is broken: before the
+    request reaches the server, or (lost) after it was carried out."""
+
+    def __init__(self, service: VaultService, fails_at: int, lost: bool) -> None:
+        self._session = service._client.session
+        self._real, self.fails_at, self._lost = self._session.request, fails_at, lost
+        self.requests = 0
+        self._session.request = self
+
+    def __call__(self, **given: Any) -> Any:
+        import requests
+
+        number, self.requests = self.requests, self.requests + 1
+        if number < self.fails_at:
+            return self._real(**given)
+        if self._lost and number == self.fails_at:
+            self._real(**given)
+        raise requests.ConnectionError("broken")
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["not sent", "answer lost"])
+def test_a_connection_that_breaks_at_each_request_of_a_rotation(
+    server: VaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """Every object opens afterwards, and a second rotation finishes."""
+    monkeypatch.setattr(client, "PAUSE_S", 0.0)
+    names, fails_at = ("a", "b"), 0
+    while True:
+        key = f"breaks-{lost}-{fails_at}"
+        server.admin.secrets.transit.create_key(key)
+        service = opened(server, key)
+        store = Store(tmp_path / key, "ann", service)
+        for name in names:
+            with store.writing("table", name) as out:
+                out.write(name.encode())
+        gone = _Gone(service, fails_at, lost)
+        try:
+            rotate(store)
+        except KeyServiceError as error:
+            assert "is Vault running" in str(error)
+        else:
+            break
+        again = Store(tmp_path / key, "ann", opened(server, key))
+        for _ in range(2):
+            for name in names:
+                with again.open("table", name) as content:
+                    assert content.reader.read() == name.encode(), (fails_at, name)
+            done = rotate(again)
+        assert {entry.key_id for entry in entries_of(tmp_path / key)} == {done.key}
+        fails_at += 1
+    assert gone.requests == fails_at > 3 * len(names)
 
 
 # A server that misbehaves, or that is not there.
