@@ -88,6 +88,7 @@ def test_the_doctor_takes_the_secret_that_the_node_s_file_names(home: Path) -> N
 
 
 def test_what_the_doctor_finds_wrong(home: Path) -> None:
+    pytest.importorskip("hvac", reason="hvac is not installed")
     token = secret(home, "token", b"hunter2-of-vault")
     uri = "vault://127.0.0.1:1/transit/ann"
     found = record("keys", "doctor", uri, "--passphrase-file", token)
