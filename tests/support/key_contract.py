@@ -36,7 +36,8 @@ def check_wrapping(opened: Callable[[], KeyService]) -> None:
         service.unwrap(key_id, wrapped, INFO + b".")
     middle = len(wrapped) // 2
     altered = wrapped[:middle] + bytes([wrapped[middle] ^ 1]) + wrapped[middle + 1 :]
-    for changed in (b"", wrapped[:1], wrapped[:-1], altered):
+    begun = bytes([wrapped[0] ^ 1]) + wrapped[1:]
+    for changed in (b"", wrapped[:1], wrapped[:32], wrapped[:-1], altered, begun):
         with pytest.raises(KeyServiceError):
             service.unwrap(key_id, changed, INFO)
     for foreign in FOREIGN:

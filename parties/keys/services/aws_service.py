@@ -16,13 +16,11 @@ from parties.errors import KeyServiceError
 from parties.keys.services.client import (
     ATTEMPTS,
     TIMEOUT_S,
+    Mask,
     Problem,
     Unusable,
     asked,
-    binding,
     brief,
-    checked_file_key,
-    checked_wrapping,
     imported,
     split_query,
 )
@@ -106,14 +104,15 @@ class AwsService:
         return self._current or self._look()
 
     def wrap(self, file_key: bytes, info: bytes) -> tuple[str, bytes]:
-        key_id = self.current
+        key_id, mask = self.current, Mask.new(info)
+        hidden = mask.applied(file_key)
 
         def wrap() -> tuple[str, bytes]:
             answer = self._client.encrypt(
-                KeyId=self._arn, Plaintext=file_key, EncryptionContext=_context(info)
+                KeyId=self._arn, Plaintext=hidden, EncryptionContext=_context(mask)
             )
             self._check_key(answer)
-            return checked_wrapping(key_id, answer["CiphertextBlob"])
+            return mask.kept(key_id, answer["CiphertextBlob"])
 
         return self._ask("wrap a key", wrap)
 
@@ -128,19 +127,21 @@ class AwsService:
                 "in [vault] key, and move from it with mpc-train vault rotate --to"
             )
 
+        mask, sealed = Mask.split(wrapped, info)
+
         def unwrap() -> bytes | None:
             try:
                 answer = self._client.decrypt(
-                    KeyId=self._arn, CiphertextBlob=wrapped, EncryptionContext=_context(info)
+                    KeyId=self._arn, CiphertextBlob=sealed, EncryptionContext=_context(mask)
                 )
             except Exception as error:
                 if _code(error) in ("InvalidCiphertextException", "IncorrectKeyException"):
                     return None
                 raise
             self._check_key(answer)
-            return checked_file_key(answer["Plaintext"])
+            return mask.applied(answer["Plaintext"])
 
-        file_key = self._ask("unwrap a key", unwrap) if wrapped else None
+        file_key = self._ask("unwrap a key", unwrap) if sealed else None
         if file_key is None:
             raise does_not_open(self.uri, key_id)
         return file_key
@@ -276,8 +277,8 @@ _CREDENTIALS = (
 )
 
 
-def _context(info: bytes) -> dict[str, str]:
-    return {"mpc-train": binding(info).hex()}
+def _context(mask: Mask) -> dict[str, str]:
+    return {"mpc-train": mask.bound.hex()}
 
 
 def _code(error: Exception) -> str:

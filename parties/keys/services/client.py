@@ -7,6 +7,7 @@ request, and with it a token. What a service returns is checked before anything 
 
 import importlib
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,15 +84,47 @@ def asked(
     raise KeyServiceError(f"{uri}: cannot {doing}: {problem.words}")
 
 
-def binding(info: bytes) -> bytes:
-    """What a remote service learns of an object: a hash, which it binds the wrapping to."""
-    return sha256(info).digest()
+def binding(info: bytes, pad: bytes = b"") -> bytes:
+    """What a service learns of an object: a hash, which it binds the wrapping to."""
+    return sha256(pad + info).digest()
+
+
+@dataclass(frozen=True, repr=False)
+class Mask:
+    """Hides a file key from the service that wraps it: a one-time pad, kept beside what it wraps.
+
+    The service sees random bytes, also where it keeps all that it was sent: once a header is
+    shredded, they say nothing. The pad goes into the hash that the wrapping is bound to: it cannot
+    be altered, and the hash cannot be guessed from the names of objects.
+    """
+
+    pad: bytes
+    bound: bytes
+
+    @classmethod
+    def new(cls, info: bytes) -> "Mask":
+        pad = os.urandom(FILE_KEY_BYTES)
+        return cls(pad, binding(info, pad))
+
+    @classmethod
+    def split(cls, wrapped: bytes, info: bytes) -> tuple["Mask", bytes]:
+        """The mask of a wrapped key, and what the service made."""
+        pad = wrapped[:FILE_KEY_BYTES]
+        return cls(pad, binding(info, pad)), wrapped[FILE_KEY_BYTES:]
+
+    def applied(self, file_key: object) -> bytes:
+        """A file key masked, or unmasked; raises Unusable for what is none."""
+        return bytes(a ^ b for a, b in zip(checked_file_key(file_key), self.pad, strict=True))
+
+    def kept(self, key_id: str, sealed: object) -> tuple[str, bytes]:
+        """What `wrap` returns, once the service made `sealed`; raises Unusable."""
+        return checked_wrapping(key_id, self.pad + sealed if isinstance(sealed, bytes) else b"")
 
 
 def checked_wrapping(key_id: str, wrapped: object) -> tuple[str, bytes]:
     """What `wrap` returns, within the bounds of a header; raises Unusable."""
-    if not isinstance(wrapped, bytes) or not 1 <= len(wrapped) <= MAX_WRAPPED_BYTES:
-        raise Unusable(f"a wrapped key has 1 to {MAX_WRAPPED_BYTES} bytes")
+    if not isinstance(wrapped, bytes) or not FILE_KEY_BYTES < len(wrapped) <= MAX_WRAPPED_BYTES:
+        raise Unusable(f"a wrapped key has {FILE_KEY_BYTES} to {MAX_WRAPPED_BYTES} bytes")
     if len(key_id.encode()) > MAX_KEY_ID_BYTES:
         raise Unusable(f"the id of a key has at most {MAX_KEY_ID_BYTES} bytes")
     return key_id, wrapped

@@ -15,13 +15,11 @@ from typing import Any, TypeVar
 from parties.errors import KeyServiceError
 from parties.keys.services.client import (
     TIMEOUT_S,
+    Mask,
     Problem,
     Unusable,
     asked,
-    binding,
     brief,
-    checked_file_key,
-    checked_wrapping,
     imported,
     split_query,
 )
@@ -102,14 +100,15 @@ class GcpService:
         return self._current or self._look()
 
     def wrap(self, file_key: bytes, info: bytes) -> tuple[str, bytes]:
-        bound = binding(info)
+        mask = Mask.new(info)
+        bound, hidden = mask.bound, mask.applied(file_key)
 
         def wrap() -> tuple[str, bytes]:
             answer = self._client.encrypt(
                 request={
                     "name": self._place.name,
-                    "plaintext": file_key,
-                    "plaintext_crc32c": crc32c(file_key),
+                    "plaintext": hidden,
+                    "plaintext_crc32c": crc32c(hidden),
                     "additional_authenticated_data": bound,
                     "additional_authenticated_data_crc32c": crc32c(bound),
                 },
@@ -122,22 +121,23 @@ class GcpService:
                 raise Unusable("the service did not get what was sent (CRC32C)")
             _check_crc(answer.ciphertext, answer.ciphertext_crc32c)
             self._number(answer.name)
-            return checked_wrapping(f"{SCHEME}:{answer.name}", answer.ciphertext)
+            return mask.kept(f"{SCHEME}:{answer.name}", answer.ciphertext)
 
         self._current, wrapped = self._ask("wrap a key", wrap)
         return self._current, wrapped
 
     def unwrap(self, key_id: str, wrapped: bytes, info: bytes) -> bytes:
         own_part(self.uri, f"{SCHEME}:{self._place.name}/cryptoKeyVersions/", key_id)
-        bound = binding(info)
+        mask, sealed = Mask.split(wrapped, info)
+        bound = mask.bound
 
         def unwrap() -> bytes | None:
             try:
                 answer = self._client.decrypt(
                     request={
                         "name": self._place.name,
-                        "ciphertext": wrapped,
-                        "ciphertext_crc32c": crc32c(wrapped),
+                        "ciphertext": sealed,
+                        "ciphertext_crc32c": crc32c(sealed),
                         "additional_authenticated_data": bound,
                         "additional_authenticated_data_crc32c": crc32c(bound),
                     },
@@ -148,7 +148,7 @@ class GcpService:
                     return None
                 raise
             _check_crc(answer.plaintext, answer.plaintext_crc32c)
-            return checked_file_key(answer.plaintext)
+            return mask.applied(answer.plaintext)
 
         file_key = self._ask("unwrap a key", unwrap)
         if file_key is None:

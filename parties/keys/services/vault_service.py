@@ -17,13 +17,11 @@ from urllib.parse import urlsplit
 from parties.errors import KeyServiceError
 from parties.keys.services.client import (
     TIMEOUT_S,
+    Mask,
     Problem,
     Unusable,
     asked,
-    binding,
     brief,
-    checked_file_key,
-    checked_wrapping,
     imported,
     split_query,
 )
@@ -100,14 +98,15 @@ class VaultService:
         return self._id(key, key.latest)
 
     def wrap(self, file_key: bytes, info: bytes) -> tuple[str, bytes]:
-        use = self._use(info)
+        mask = Mask.new(info)
+        use, hidden = self._use(mask), _text(mask.applied(file_key))
 
         def wrap() -> tuple[int, bytes]:
             answer = self._transit.encrypt_data(
-                self._place.key, plaintext=_text(file_key), mount_point=self._place.mount, **use
+                self._place.key, plaintext=hidden, mount_point=self._place.mount, **use
             )
             text = _data(answer)["ciphertext"]
-            return _version(text), checked_wrapping("", text.encode("ascii"))[1]
+            return _version(text), mask.kept("", text.encode("ascii"))[1]
 
         version, wrapped = asked(self.uri, "wrap a key", wrap, self._explained)
         key = self._known
@@ -131,16 +130,17 @@ class VaultService:
                 f"{self.uri} does not have the key {key_id}: its version {number} is another key, "
                 f"made at {key.made[number]}; restore the key from Vault's backup"
             )
-        use = self._use(info)
+        mask, sealed = Mask.split(wrapped, info)
+        use = self._use(mask)
 
         def unwrap() -> bytes:
-            text = wrapped.decode("ascii")
+            text = sealed.decode("ascii")
             if _version(text) != number:
                 raise _Altered
             answer = self._transit.decrypt_data(
                 self._place.key, ciphertext=text, mount_point=self._place.mount, **use
             )
-            return checked_file_key(base64.b64decode(_data(answer)["plaintext"], validate=True))
+            return mask.applied(base64.b64decode(_data(answer)["plaintext"], validate=True))
 
         try:
             return asked(self.uri, "unwrap a key", unwrap, self._refused)
@@ -214,9 +214,9 @@ class VaultService:
         self._known = asked(self.uri, "read the key", look, self._explained)
         return self._known
 
-    def _use(self, info: bytes) -> dict[str, str]:
+    def _use(self, mask: Mask) -> dict[str, str]:
         """What ties a wrapping to an object."""
-        hashed = _text(binding(info))
+        hashed = _text(mask.bound)
         derived = (self._known or self._look()).derived
         return {"associated_data": hashed} | ({"context": hashed} if derived else {})
 

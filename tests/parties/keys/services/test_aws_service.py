@@ -125,16 +125,19 @@ class Stand:
 
     def __init__(self) -> None:
         self.answers: dict[str, Callable[[], Answer]] = {}
+        self.plaintext = ""
 
     def __call__(self, request: Request) -> Answer:
         operation = operation_of(request)
+        if operation == "Encrypt":
+            self.plaintext = json.loads(request.body)["Plaintext"]
         if operation in self.answers:
             return self.answers[operation]()
         wrapped = base64.b64encode(b"wrapped").decode()
         bodies: dict[str, Any] = {
             "DescribeKey": {"KeyMetadata": DATA},
             "Encrypt": {"KeyId": ARN, "CiphertextBlob": wrapped},
-            "Decrypt": {"KeyId": ARN, "Plaintext": base64.b64encode(FILE_KEY).decode()},
+            "Decrypt": {"KeyId": ARN, "Plaintext": self.plaintext},
             "GetKeyRotationStatus": {"KeyRotationEnabled": False},
             "RotateKeyOnDemand": {"KeyId": ARN},
         }
@@ -169,8 +172,8 @@ def failure(code: str, status: int = 400) -> Answer:
         ("DescribeKey", Answer(200, "no JSON"), "cannot"),
         ("Encrypt", Answer(200, {}), "cannot be read"),
         ("Encrypt", Answer(200, {"KeyId": OTHER, "CiphertextBlob": "AAAA"}), "another key"),
-        ("Encrypt", Answer(200, {"KeyId": ARN, "CiphertextBlob": ""}), "1 to 16384"),
-        ("Encrypt", Answer(200, {"KeyId": ARN, "CiphertextBlob": "A" * 40000}), "1 to 16384"),
+        ("Encrypt", Answer(200, {"KeyId": ARN, "CiphertextBlob": ""}), "32 to 16384"),
+        ("Encrypt", Answer(200, {"KeyId": ARN, "CiphertextBlob": "A" * 40000}), "32 to 16384"),
         ("Encrypt", failure("DisabledException"), "disabled"),
         ("Encrypt", failure("AccessDeniedException"), "refuses the credentials"),
         ("Encrypt", failure("ThrottlingException"), "refuses"),
@@ -270,14 +273,15 @@ def test_keys_of_kinds_that_do_not_rotate(
 def test_what_leaves_the_machine(spoilt: Spoilt, caplog: pytest.LogCaptureFixture) -> None:
     service, _, asked = spoilt
     with caplog.at_level(logging.DEBUG):
-        service.wrap(FILE_KEY, INFO)
+        _, wrapped = service.wrap(FILE_KEY, INFO)
+    mask, _ = client.Mask.split(wrapped, INFO)
     sent = json.loads(asked[-1].body)
     assert sent == {
         "KeyId": ARN,
-        "Plaintext": base64.b64encode(FILE_KEY).decode(),
-        "EncryptionContext": {"mpc-train": client.binding(INFO).hex()},
+        "Plaintext": base64.b64encode(mask.applied(FILE_KEY)).decode(),
+        "EncryptionContext": {"mpc-train": mask.bound.hex()},
     }
-    for secret in (SECRET, base64.b64encode(FILE_KEY).decode()):
+    for secret in (SECRET, sent["Plaintext"]):
         assert secret not in caplog.text
     assert SECRET not in repr(service)
 

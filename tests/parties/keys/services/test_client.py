@@ -59,6 +59,26 @@ def test_what_does_not_pass_is_asked_once(error: Exception, said: str) -> None:
     assert call.calls == 1
 
 
+def test_a_mask_hides_a_key_and_is_bound() -> None:
+    key, info = bytes(range(32)), b"use"
+    masks = [client.Mask.new(info) for _ in range(3)]
+    assert len({mask.applied(key) for mask in masks} | {mask.bound for mask in masks}) == 6
+    for mask in masks:
+        _, wrapped = mask.kept("id", b"sealed")
+        again, sealed = client.Mask.split(wrapped, info)
+        assert sealed == b"sealed" and again.applied(mask.applied(key)) == key
+        assert again.bound == mask.bound != client.Mask.split(wrapped, info + b".")[0].bound
+        altered = bytes([wrapped[0] ^ 1]) + wrapped[1:]
+        assert client.Mask.split(altered, info)[0].bound != mask.bound
+        assert mask.pad.hex() not in repr(mask)
+    for wrong in (b"", bytes(31), bytes(33), "key", None):
+        with pytest.raises(Unusable):
+            masks[0].applied(wrong)
+    for unusable in (b"", bytes(1 << 15), None):
+        with pytest.raises(Unusable):
+            masks[0].kept("id", unusable)
+
+
 def test_settings_behind_a_uri() -> None:
     assert split_query("a/b", ("ca",)) == ("a/b", {})
     assert split_query("a?ca=/x%20y", ("ca",)) == ("a", {"ca": "/x y"})

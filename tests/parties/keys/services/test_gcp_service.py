@@ -232,12 +232,13 @@ def test_a_slow_server_is_given_up(server: GoogleServer, monkeypatch: pytest.Mon
 def test_what_leaves_the_machine(server: GoogleServer, caplog: pytest.LogCaptureFixture) -> None:
     service = opened(server)
     with caplog.at_level(logging.DEBUG):
-        service.wrap(FILE_KEY, INFO)
+        _, wrapped = service.wrap(FILE_KEY, INFO)
     ((name, request),) = server.asked
     assert name == "Encrypt"
-    assert request.additional_authenticated_data == client.binding(INFO)
-    assert request.plaintext == FILE_KEY
-    assert FILE_KEY.decode("latin-1") not in caplog.text
+    mask, _ = client.Mask.split(wrapped, INFO)
+    assert request.additional_authenticated_data == mask.bound
+    assert request.plaintext == mask.applied(FILE_KEY) != FILE_KEY
+    assert str(request.plaintext) not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Keys in Vault's transit engine: a real server (OpenBao), and a stand-in where one misbehaves."""
 
 import base64
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,15 +193,18 @@ class Stand:
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
+        self.plaintext = ""
 
     def __call__(self, request: Request) -> Answer:
         what = request.path.split("/")[3]
+        if what == "encrypt":
+            self.plaintext = json.loads(request.body)["plaintext"]
         if what in self.answers:
             return self.answers[what]
         bodies = {
             "keys": {"data": KEY},
             "encrypt": {"data": {"ciphertext": "vault:v1:AAAA"}},
-            "decrypt": {"data": {"plaintext": base64.b64encode(FILE_KEY).decode()}},
+            "decrypt": {"data": {"plaintext": self.plaintext}},
         }
         return Answer(200, bodies.get(what, {}))
 
@@ -310,14 +314,16 @@ def test_a_rotation_is_not_repeated(
 def test_what_leaves_the_machine(
     spoilt: tuple[VaultService, list[Request]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A key of 32 bytes, a hash, and the token in its header; nothing of the object."""
+    """A masked key of 32 bytes, a hash, and the token in its header; nothing of the object."""
     service, asked = spoilt
     with caplog.at_level(logging.DEBUG):
-        service.wrap(FILE_KEY, INFO)
-    sent = b"".join(request.body for request in asked)
-    assert b"admissions" not in sent and base64.b64encode(INFO) not in sent
-    assert base64.b64encode(client.binding(INFO)) in sent
-    for secret in ("token-of-a-test", base64.b64encode(FILE_KEY).decode()):
+        _, wrapped = service.wrap(FILE_KEY, INFO)
+    (body,) = [json.loads(request.body) for request in asked if "/encrypt/" in request.path]
+    assert set(body) == {"plaintext", "associated_data"}
+    mask, _ = client.Mask.split(wrapped, INFO)
+    assert base64.b64decode(body["associated_data"]) == mask.bound != client.binding(INFO)
+    assert mask.applied(base64.b64decode(body["plaintext"])) == FILE_KEY
+    for secret in ("token-of-a-test", body["plaintext"]):
         assert secret not in caplog.text
     assert {request.headers.get("X-Vault-Token") for request in asked} == {"token-of-a-test"}
 
