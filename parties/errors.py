@@ -9,6 +9,7 @@
     ├── PolicyError             the job breaks this node's own rules; nothing was shared
     ├── VaultError              an object of the vault is missing, damaged or not this node's
     │   └── KeyServiceError     the key service is away, refuses, or no longer has the key
+    ├── ProcessError            the platform does not protect this process as configured
     ├── TransportError          the network cannot be used as configured
     │   └── PortInUseError      the address to listen on is taken
     ├── ControlError            a control message is malformed, out of order or out of bounds
@@ -71,6 +72,12 @@ class KeyServiceError(VaultError):
     """The service that keeps the vault's keys is away, refuses, or no longer has the key."""
 
     code = "key-service"
+
+
+class ProcessError(PartiesError):
+    """The platform, or the user's limits, do not protect this process as configured."""
+
+    code = "config"
 
 
 class TransportError(PartiesError):
