@@ -93,6 +93,7 @@ EXIT_STATUS: dict[str, int] = {
     "ConfigError": 3,
     "ModelError": 3,
     "ScriptError": 3,
+    "ProcessError": 3,
     "DataError": 4,
     "LinkageError": 4,
     "IdentityError": 5,

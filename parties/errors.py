@@ -10,6 +10,7 @@
     ├── VaultError              an object of the vault is missing, damaged or not this node's
     │   └── KeyServiceError     the key service is away, refuses, or no longer has the key
     │       └── WrappedKeyError a wrapped key was altered, or belongs to another object
+    ├── ProcessError            the platform does not protect this process as configured
     ├── TransportError          the network cannot be used as configured
     │   └── PortInUseError      the address to listen on is taken
     ├── ControlError            a control message is malformed, out of order or out of bounds
@@ -76,6 +77,12 @@ class KeyServiceError(VaultError):
 
 class WrappedKeyError(KeyServiceError):
     """A wrapped key does not verify: it was altered, or belongs to another object."""
+
+
+class ProcessError(PartiesError):
+    """The platform, or the user's limits, do not protect this process as configured."""
+
+    code = "config"
 
 
 class TransportError(PartiesError):

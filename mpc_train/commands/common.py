@@ -139,10 +139,15 @@ def find_name(home: Path, name: str | None) -> str:
 def open_vault(
     home: Path, name: str, passphrase_file: Path | None, passphrase_fd: int | None
 ) -> "FileVault":
-    """Open an identity with a passphrase from a file, a descriptor or the terminal."""
+    """Open an identity with a passphrase from a file, a descriptor or the terminal.
+
+    From here on this process holds secrets: no core dump, no debugger of the same user.
+    """
     from parties.keys.passphrase import read_passphrase
     from parties.keys.vault import FileVault, identity_path
+    from parties.process import guard
 
+    guard()
     path = identity_path(home, name)
     if not path.exists():
         from parties.errors import IdentityError
@@ -175,6 +180,10 @@ def identity_at(
     """Open the identity that a node's file names, by the passphrase file that it names unless an
     option says where else the passphrase comes from."""
     _check_home(place.home, "correct home under [node] in this node's file")
+    if place.lock_memory:
+        from parties.process import lock_memory
+
+        lock_memory()
     if passphrase_file is None and passphrase_fd is None:
         passphrase_file = place.passphrase_file
     return open_vault(place.home, place.name, passphrase_file, passphrase_fd)

@@ -52,6 +52,9 @@ class _Node(_Strict, frozen=True):
     passphrase_file: str = ""
     """File with the identity's passphrase, which nobody else may read; if omitted, the node asks
     for the passphrase, unless --passphrase-file or --passphrase-fd is given."""
+    lock_memory: bool = False
+    """Linux: keep the node's memory out of swap. Needs a limit of locked memory (ulimit -l) as
+    large as the node's memory."""
 
 
 class _Vault(_Strict, frozen=True):
@@ -347,4 +350,5 @@ class _Checker:
             run_dir=self.resolve(node.run_dir),
             approvals=self.resolve(node.approvals) if node.approvals else home / "approvals",
             passphrase_file=self.resolve(node.passphrase_file) if node.passphrase_file else None,
+            lock_memory=node.lock_memory,
         )

@@ -20,6 +20,7 @@ class Place:
     run_dir: Path
     approvals: Path
     passphrase_file: Path | None
+    lock_memory: bool = False
 
 
 @dataclass(frozen=True)
