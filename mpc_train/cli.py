@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(keys.identity, name="identity")
 app.add_typer(keys.roster, name="roster")
+app.add_typer(keys.keys, name="keys")
 app.add_typer(job.job, name="job")
 app.add_typer(model.model, name="model")
 app.add_typer(schema.schema, name="schema")

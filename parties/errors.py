@@ -9,6 +9,7 @@
     ├── PolicyError             the job breaks this node's own rules; nothing was shared
     ├── VaultError              an object of the vault is missing, damaged or not this node's
     │   └── KeyServiceError     the key service is away, refuses, or no longer has the key
+    │       └── WrappedKeyError a wrapped key was altered, or belongs to another object
     ├── ProcessError            the platform does not protect this process as configured
     ├── TransportError          the network cannot be used as configured
     │   └── PortInUseError      the address to listen on is taken
@@ -72,6 +73,10 @@ class KeyServiceError(VaultError):
     """The service that keeps the vault's keys is away, refuses, or no longer has the key."""
 
     code = "key-service"
+
+
+class WrappedKeyError(KeyServiceError):
+    """A wrapped key does not verify: it was altered, or belongs to another object."""
 
 
 class ProcessError(PartiesError):

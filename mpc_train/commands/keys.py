@@ -1,5 +1,7 @@
-"""`mpc-train identity …` and `mpc-train roster …`: this node's keys, and the cards of others."""
+"""`mpc-train identity …`, `roster …` and `keys …`: this node's keys, the cards of others, and the
+services that keep the vault's keys."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,8 +18,10 @@ from mpc_train.commands.common import (
     emit,
     find_name,
     home_of,
+    identity_at,
     reporting,
 )
+from mpc_train.errors import EXIT_STATUS
 
 if TYPE_CHECKING:
     from parties.keys.identity import Card
@@ -27,6 +31,7 @@ identity = typer.Typer(no_args_is_help=True, help="This node's own keys.")
 roster = typer.Typer(
     no_args_is_help=True, help="The public cards of all organisations that this node accepts."
 )
+keys = typer.Typer(no_args_is_help=True, help="Services that keep the vault's keys.")
 
 NameArgument = Annotated[
     str | None, typer.Argument(help="Name of the identity; may be omitted if there is only one.")
@@ -236,3 +241,57 @@ def roster_show(
             return
         for card in known:
             say(f"{card.name:20} {card.fingerprint}  {card.created}")
+
+
+@keys.command("doctor")
+def keys_doctor(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="As [vault] key names it.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="This node's own file (TOML), for identity:.")
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(help="Read the service's passphrase, token or PIN from this file."),
+    ] = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Try whether a key can wrap and unwrap, refuses a wrong use, and could be rotated.
+
+    Nothing is kept and nothing is rotated. A key that cannot be rotated is reported; the command
+    fails only for what keeping and opening objects needs.
+    """
+    with reporting(output):
+        from mpc_train.node.storage import open_key
+        from mpc_train.run.node_config import load_node_config
+        from mpc_train.run.place import VaultPlace
+        from parties.errors import KeyServiceError
+        from parties.keys.services.by_uri import check_uri
+        from parties.keys.services.doctor import examine
+
+        identity = None
+        if config is not None:
+            node = load_node_config(config)
+            if uri == "identity:":
+                identity = identity_at(node.place, None, None)
+            if passphrase_file is None and uri == node.vault.key:
+                passphrase_file = node.vault.passphrase_file
+        place = VaultPlace(Path(), uri, passphrase_file)
+        if check_uri(uri):
+            open_key(place, identity)  # raises, and does not quote what may be a secret
+        findings = examine(lambda: open_key(place, identity))
+        failed = [finding for finding in findings if finding.needed and not finding.ok]
+        if output is Format.json:
+            emit(
+                {
+                    "status": KeyServiceError.__name__ if failed else "ok",
+                    **({"code": KeyServiceError.code} if failed else {}),
+                    "key": uri,
+                    "checks": [dataclasses.asdict(finding) for finding in findings],
+                }
+            )
+        else:
+            for finding in findings:
+                said = "ok" if finding.ok else f"no: {finding.problem}"
+                say(f"{finding.name:22} {finding.seconds * 1000:8.1f} ms  {said}")
+        if failed:
+            raise typer.Exit(EXIT_STATUS["VaultError"])

@@ -205,24 +205,38 @@ def vault_export(
 
 @vault.command("key")
 def vault_key(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file of keys to make.")],
+    place: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY", help="A file of keys to make, or the URI of a keyring: or pkcs11: key."
+        ),
+    ],
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Make a file of keys for the vault, under a passphrase of its own."""
+    """Make a key for the vault: a file under a passphrase of its own, or one in a keyring or token.
+
+    A token's PIN is read as a passphrase is.
+    """
     with reporting(output):
         from parties.keys.passphrase import read_passphrase
-        from parties.keys.services.file_service import FileService
+        from parties.keys.services.by_uri import SCHEMES, create_service, scheme_of
 
-        passphrase = read_passphrase(
-            file=passphrase_file, fd=passphrase_fd, prompt=f"Passphrase of {file}: ", confirm=True
-        )
-        service = FileService.create(file.absolute(), passphrase)
+        uri = place if scheme_of(place) in SCHEMES else f"file:{Path(place).absolute()}"
+        is_file = scheme_of(uri) == "file"
+
+        def secret() -> bytes:
+            prompt = f"Passphrase of {place}: " if is_file else f"PIN of {place}: "
+            return read_passphrase(
+                file=passphrase_file, fd=passphrase_fd, prompt=prompt, confirm=is_file
+            )
+
+        service = create_service(uri, secret)
         if output is Format.json:
             emit({"status": "ok", "key": service.uri})
             return
-        say(f'{file}: made. In this node\'s file: [vault] key = "{service.uri}"')
+        say(f'{place}: made. In this node\'s file: [vault] key = "{service.uri}"')
 
 
 @vault.command("rotate")
@@ -232,38 +246,43 @@ def vault_rotate(
         str, typer.Option(help="The URI of another key service; left out, a new key of this one.")
     ] = "",
     to_passphrase_file: Annotated[
-        Path | None, typer.Option(help="Read the passphrase of the other service from this file.")
+        Path | None,
+        typer.Option(help="Read the passphrase, token or PIN of the other service from this file."),
     ] = None,
+    keep_old: Annotated[
+        bool, typer.Option("--keep-old", help="Destroy no key: other vaults use the service, too.")
+    ] = False,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
     """Wrap the keys of all objects under a new key; the objects themselves stay as they are.
 
-    Keys that no object needs any more are destroyed. What was interrupted goes on when it is called
-    again.
+    Keys that no object needs any more are destroyed, unless --keep-old or --to is given. What was
+    interrupted goes on when it is called again: then the key that is current stays so.
     """
     with reporting(output):
         from mpc_train.node.storage import open_key, open_store
         from mpc_train.run.node_config import load_node_config
         from mpc_train.run.place import VaultPlace
-        from parties.vault.store import entries_of
+        from parties.vault.rotation import move, rotate
 
         node = load_node_config(config)
         identity = identity_at(node.place, passphrase_file, passphrase_fd)
         store = open_store(node.vault, identity)
         if to:
-            new = open_key(VaultPlace(node.vault.folder, to, to_passphrase_file), identity)
+            other = VaultPlace(node.vault.folder, to, to_passphrase_file)
+            done = move(store, open_key(other, identity))
         else:
-            new = store.keys
-            if not _unfinished(entries_of(node.vault.folder), new.current):
-                new.rotate()
-        count = store.rewrap(new)
-        retired = new.retire(frozenset(entry.key_id for entry in entries_of(node.vault.folder)))
+            done = rotate(store, keep_old=keep_old)
         if output is Format.json:
-            emit({"status": "ok", "key": new.current, "rewrapped": count, "retired": retired})
+            emit({"status": "ok", **dataclasses.asdict(done)})
             return
-        say(f"{count} objects are wrapped under {new.current}; keys destroyed: {len(retired)}")
+        say(
+            f"{done.rewrapped} objects were wrapped under {done.key}"
+            + ("" if done.made or to else ", which was current already")
+            + f"; keys retired: {len(done.retired)}"
+        )
         if to:
             say(f'in this node\'s file write [vault] key = "{to}" now')
 
@@ -293,12 +312,6 @@ def vault_shred(
             emit({"status": "ok", "kind": kind, "name": name, "version": info.version})
             return
         say(f"{info.title}: destroyed")
-
-
-def _unfinished(entries: "list[Entry]", current: str) -> bool:
-    """Whether a rotation broke off: some objects have the current key, and some an older one."""
-    keys = {entry.key_id for entry in entries}
-    return current in keys and len(keys) > 1
 
 
 def _place(config: Path) -> "VaultPlace":

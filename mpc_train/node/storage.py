@@ -25,11 +25,11 @@ def open_store(place: VaultPlace, identity: Vault) -> Store:
     return Store(place.folder, identity.card.name, open_key(place, identity))
 
 
-def open_key(place: VaultPlace, identity: Vault) -> KeyService:
-    """The key service of a vault, its passphrase from the file that is named, or asked for."""
+def open_key(place: VaultPlace, identity: Vault | None) -> KeyService:
+    """The key service of a vault, its secret from the file that is named, or asked for."""
 
     def passphrase() -> bytes:
-        return read_passphrase(file=place.passphrase_file, prompt=f"Passphrase of {place.key}: ")
+        return read_passphrase(file=place.passphrase_file, prompt=f"Secret of {place.key}: ")
 
     return open_service(place.key, identity, passphrase)
 

@@ -64,10 +64,11 @@ class _Vault(_Strict, frozen=True):
     """Directory of the vault; left out, `vault` in the home."""
     key: str = "identity:"
     """The key service that wraps the keys of what lies there: identity: is the node's own identity,
-    file:PATH a file of keys that `mpc-train vault key` makes."""
+    file:PATH a file of keys that `mpc-train vault key` makes; keyring:, vault:, aws-kms:, gcp-kms:
+    and pkcs11: are services of others, see `mpc_train/docs/vault.md`."""
     passphrase_file: str = ""
-    """File with the passphrase of file: keys, which nobody else may read; left out, it is asked
-    for."""
+    """File with the passphrase of file: keys, the token of vault: or the PIN of pkcs11:, which
+    nobody else may read; left out, it is asked for."""
 
 
 class _Peer(_Strict, frozen=True):

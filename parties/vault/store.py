@@ -64,7 +64,8 @@ class Store:
             info = ObjectInfo(self._node, kind, name, version, job, created)
             path = folder / f"{name}.{version}"
             with atomic_file(path.with_name(path.name + CHUNKS)) as stream:
-                header, content = stored.seal_object(stream, info, self.keys)
+                with _named(path):
+                    header, content = stored.seal_object(stream, info, self.keys)
                 yield content
                 content.finish()
             # From here on it is there.

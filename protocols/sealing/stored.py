@@ -12,6 +12,7 @@ header and the chunks lie, and that the newest version has not been taken away.
 in the format of `container`. To wrap the file key anew changes the header only.
 """
 
+import hmac
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Protocol
 
@@ -19,7 +20,7 @@ from protocols.canonical import decode_text, pack, unpack
 from protocols.channel import Buffer
 from protocols.errors import EnvelopeError, FrameError
 from protocols.sealing import container
-from protocols.sealing.container import OBJECT, Header
+from protocols.sealing.container import MAX_KEY_ID_BYTES, OBJECT, Header
 from protocols.sealing.stream import OpeningReader, SealingWriter
 
 MAX_TEXT_BYTES = 255
@@ -90,10 +91,12 @@ class ObjectInfo:
 
 
 def seal_object(out: BinaryIO, info: ObjectInfo, keys: KeyWrapper) -> tuple[Header, SealingWriter]:
-    """The header of a new object, and what takes its content and writes chunks to `out`."""
+    """The header of a new object, and what takes its content and writes chunks to `out`.
+
+    Raises EnvelopeError, and what the key service raises.
+    """
     file_key, context = container.new_file_key(), info.context()
-    key_id, wrapped = keys.wrap(file_key, container.wrap_info(OBJECT, context))
-    header = Header(OBJECT, context, key_id, wrapped)
+    header = _wrapped(Header(OBJECT, context, "", b""), file_key, keys)
     return header, SealingWriter(out, header.payload_key(file_key))
 
 
@@ -118,5 +121,18 @@ def open_object(header: Header, chunks: BinaryIO, size: int, keys: KeyWrapper) -
 def rewrap(header: Header, old: KeyWrapper, new: KeyWrapper) -> Header:
     """The header with the file key wrapped under the current key of `new`."""
     file_key = old.unwrap(header.key_id, header.wrapped_key, header.wrap_info)
-    key_id, wrapped = new.wrap(file_key, header.wrap_info)
+    return _wrapped(header, file_key, new)
+
+
+def _wrapped(header: Header, file_key: bytes, keys: KeyWrapper) -> Header:
+    """The header with the file key wrapped, which was tried: once the plaintext or the old header
+    is gone, a wrapped key that does not open would be the loss of the object.
+
+    Raises EnvelopeError.
+    """
+    key_id, wrapped = keys.wrap(file_key, header.wrap_info)
+    if len(wrapped) > container.MAX_WRAPPED_BYTES or len(key_id.encode()) > MAX_KEY_ID_BYTES:
+        raise EnvelopeError("the key service returned more than a header holds")
+    if not hmac.compare_digest(keys.unwrap(key_id, wrapped, header.wrap_info), file_key):
+        raise EnvelopeError("the key service returned a wrapped key that opens as another")
     return replace(header, key_id=key_id, wrapped_key=wrapped)

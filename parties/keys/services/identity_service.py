@@ -4,7 +4,7 @@ Nothing else has to be kept or remembered. A new identity is a new key: objects 
 wraps are wrapped anew while both can be opened.
 """
 
-from parties.errors import KeyServiceError
+from parties.errors import KeyServiceError, WrappedKeyError
 from parties.keys.vault import Vault
 from protocols.errors import AuthenticationError
 from protocols.sealing import hpke
@@ -37,13 +37,16 @@ class IdentityService:
         try:
             return self._identity.hpke_open(info, wrapped)
         except AuthenticationError as error:
-            raise KeyServiceError(f"the file key does not open for {name}: {error}") from error
+            raise WrappedKeyError(f"the file key does not open for {name}: {error}") from error
 
     def rotate(self) -> str:
         raise KeyServiceError(
             f"{self.uri} is as old as the identity of {self._identity.card.name}; make a new "
             "identity, or name another key service, to rotate"
         )
+
+    def check_rotation(self) -> None:
+        self.rotate()
 
     def retire(self, needed: frozenset[str]) -> tuple[str, ...]:
         return ()

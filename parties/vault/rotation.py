@@ -1,0 +1,51 @@
+"""How a vault's key is changed: at each moment every object opens with a key that still exists.
+
+1. A new key becomes the current one, unless objects are wrapped by older keys already: then an
+   earlier rotation broke off, or somebody rotated the key where it is kept; this one finishes it.
+2. Every file key is wrapped under the current key, and the wrapping is tried, before a header is
+   replaced (`Store.rewrap`).
+3. Keys that no header names any more are destroyed, in the vault's own service only.
+
+A service that is lost at any call leaves the headers as they are; the next rotation goes on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from parties.keys.services.service import KeyService
+from parties.vault.store import Entry, Store, entries_of
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """key: the current key's id. made: whether it is new. rewrapped: how many objects were changed.
+    retired: ids of the keys that were destroyed."""
+
+    key: str
+    made: bool
+    rewrapped: int
+    retired: tuple[str, ...]
+
+
+def rotate(
+    store: Store,
+    *,
+    keep_old: bool = False,
+    told: Callable[[Entry], None] | None = None,
+) -> Rotation:
+    """Give the vault a new key of its service. keep_old: destroy none; others use them, too."""
+    keys, before = store.keys, entries_of(store.folder)
+    made = all(entry.key_id == keys.current for entry in before)
+    if made:
+        keys.rotate()  # 1
+    count = store.rewrap(keys, told)  # 2
+    if keep_old:
+        return Rotation(keys.current, made, count, ())
+    needed = frozenset(entry.key_id for entry in entries_of(store.folder))
+    return Rotation(keys.current, made, count, keys.retire(needed))  # 3
+
+
+def move(store: Store, to: KeyService, told: Callable[[Entry], None] | None = None) -> Rotation:
+    """Wrap every file key under the current key of another service. No key is destroyed: the old
+    service's may be in use elsewhere, and so may the other's."""
+    return Rotation(to.current, False, store.rewrap(to, told), ())
