@@ -20,7 +20,7 @@ Exit status of `mpc-train`:
     2 wrong use of the command line            8 another node was lost, or stopped the run
     3 a job or configuration file is wrong     9 authentication or protocol failure
     4 a data file is wrong                    10 a value is out of range
-    5 identity, card, roster or vault        130 interrupted
+    5 identity, card, roster, vault, log     130 interrupted
 """
 
 
@@ -99,6 +99,8 @@ EXIT_STATUS: dict[str, int] = {
     "CardError": 5,
     "RosterError": 5,
     "VaultError": 5,
+    "AuditTamperedError": 9,
+    "AuditError": 5,
     "RefusedError": 6,
     "PolicyError": 6,
     "ContractError": 6,
@@ -143,6 +145,7 @@ REASONS: dict[str, str] = {
     "control": "it sent a message that nobody can read",
     "version": "its release is another one than this node's; run the same everywhere",
     "already-connected": "a node of this name is connected already; is it running twice?",
+    "audit": "its audit log cannot be written, or was altered; its own error says which",
     "internal": "an error that nobody foresaw; its own log says where",
 }
 """What the one word means that a node tells the others when it stops the run."""

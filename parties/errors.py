@@ -9,6 +9,9 @@
     ├── PolicyError             the job breaks this node's own rules; nothing was shared
     ├── VaultError              an object of the vault is missing, damaged or not this node's
     │   └── KeyServiceError     the key service is away, refuses, or no longer has the key
+    │       └── RetiredKeyError a key was asked for that has been destroyed, or is another's
+    ├── AuditError              the audit log cannot be written or opened
+    │   └── AuditTamperedError  an audit log or a checkpoint was altered, cut or forged
     ├── TransportError          the network cannot be used as configured
     │   └── PortInUseError      the address to listen on is taken
     ├── ControlError            a control message is malformed, out of order or out of bounds
@@ -71,6 +74,20 @@ class KeyServiceError(VaultError):
     """The service that keeps the vault's keys is away, refuses, or no longer has the key."""
 
     code = "key-service"
+
+
+class RetiredKeyError(KeyServiceError):
+    """An object needs a key that has been destroyed, or that belongs to somebody else."""
+
+
+class AuditError(PartiesError):
+    """The audit log of this node cannot be written or opened; without it nothing is done."""
+
+    code = "audit"
+
+
+class AuditTamperedError(AuditError):
+    """An audit log or a checkpoint is not what was written: altered, cut, reordered or forged."""
 
 
 class TransportError(PartiesError):

@@ -174,7 +174,14 @@ def identity_at(
 ) -> "FileVault":
     """Open the identity that a node's file names, by the passphrase file that it names unless an
     option says where else the passphrase comes from."""
+    from parties.audit.log import log_folder, note_attempt
+    from parties.errors import PassphraseError
+
     _check_home(place.home, "correct home under [node] in this node's file")
     if passphrase_file is None and passphrase_fd is None:
         passphrase_file = place.passphrase_file
-    return open_vault(place.home, place.name, passphrase_file, passphrase_fd)
+    try:
+        return open_vault(place.home, place.name, passphrase_file, passphrase_fd)
+    except PassphraseError:
+        note_attempt(log_folder(place.home, place.name))
+        raise

@@ -1,6 +1,8 @@
 """`mpc-train vault`: what a node keeps, encrypted under its own key from the moment it comes in."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +31,7 @@ from mpc_train.commands.table_options import (
 
 if TYPE_CHECKING:
     from mpc_train.run.node_config import VaultPlace
+    from parties.audit.log import AuditLog
     from parties.vault.store import Entry, Store
 
 vault = typer.Typer(no_args_is_help=True, help="What this node keeps, encrypted.")
@@ -66,6 +69,7 @@ def vault_import(
         from mpc_train.tables.loading.load import header_faults, open_table
         from mpc_train.tables.loading.load import reporting as paced
         from mpc_train.tables.readers.staged import stage
+        from parties.audit.entries import Kind
 
         source = given_source(
             table,
@@ -76,15 +80,18 @@ def vault_import(
             date_format=date_format,
             date_pivot=date_pivot,
         )
-        store = _store(config, passphrase_file, passphrase_fd)
         view = ProgressView(enabled=output is Format.text)
-        with view.shown(), open_table(source) as opened, store.writing(TABLE, name) as out:
-            if faults := header_faults(opened, source.ignore):
-                raise DataError("\n  ".join(f"{table}: {fault}" for fault in faults))
-            report = paced(opened, lambda news: view.event("reading", dataclasses.asdict(news)))
-            rows = stage(opened, source, out, report)
-            columns = [column for column in opened.names if column not in source.ignore]
-        kept = store.newest(TABLE, name)
+        with _opened(config, passphrase_file, passphrase_fd, "vault import") as (store, audit):
+            with view.shown(), open_table(source) as opened, store.writing(TABLE, name) as out:
+                if faults := header_faults(opened, source.ignore):
+                    raise DataError("\n  ".join(f"{table}: {fault}" for fault in faults))
+                report = paced(opened, lambda news: view.event("reading", dataclasses.asdict(news)))
+                rows = stage(opened, source, out, report)
+                columns = [column for column in opened.names if column not in source.ignore]
+            kept = store.newest(TABLE, name)
+            audit.append(
+                Kind.VAULT_IMPORT, {"object": kept.title, "rows": rows, "columns": len(columns)}
+            )
         if output is Format.json:
             emit(
                 {
@@ -139,8 +146,8 @@ def vault_show(
         from mpc_train.node.storage import TABLE
         from mpc_train.tables.readers.staged import StagedTable
 
-        store = _store(config, passphrase_file, passphrase_fd)
-        with store.open(TABLE, name, version) as content:
+        opened = _opened(config, passphrase_file, passphrase_fd, "vault show")
+        with opened as (store, _), store.open(TABLE, name, version) as content:
             table = StagedTable(content.reader, content.size, f"vault:{name}")
             rows = sum(len(chunk.places) for chunk in table.chunks(()))
             info = content.info
@@ -174,10 +181,13 @@ def vault_export(
         from mpc_train.errors import ConfigError
         from mpc_train.node.storage import TABLE
         from mpc_train.tables.readers.staged import StagedTable
+        from parties.audit.entries import Kind
         from parties.files import atomic_file
 
-        store, rows = _store(config, passphrase_file, passphrase_fd), 0
-        with store.open(TABLE, name, version) as content:
+        rows, opened = 0, _opened(config, passphrase_file, passphrase_fd, "vault export")
+        with opened as (store, audit), store.open(TABLE, name, version) as content:
+            # In the clear: it is in the log before it is on the disk.
+            audit.append(Kind.VAULT_EXPORT, {"object": content.info.title})
             table = StagedTable(content.reader, content.size, f"vault:{name}")
             try:
                 with atomic_file(out, replace=False) as stream:
@@ -233,21 +243,32 @@ def vault_rotate(
     again.
     """
     with reporting(output):
-        from mpc_train.node.storage import open_key, open_store
+        from mpc_train.node.logbook import logbook
+        from mpc_train.node.storage import open_key
         from mpc_train.run.node_config import VaultPlace, load_node_config
-        from parties.vault.store import entries_of
+        from parties.audit.entries import Kind
+        from parties.audit.log import log_folder
+        from parties.audit.reading import key_id_of
+        from parties.vault.store import Store, entries_of
 
         node = load_node_config(config)
         identity = identity_at(node.place, passphrase_file, passphrase_fd)
-        store = open_store(node.vault, identity)
-        if to:
-            new = open_key(VaultPlace(node.vault.folder, to, to_passphrase_file), identity)
-        else:
-            new = store.keys
-            if not _unfinished(entries_of(node.vault.folder), new.current):
+        old = open_key(node.vault, identity)
+        store, folder = Store(node.vault.folder, node.place.name, old), node.vault.folder
+        new = open_key(VaultPlace(folder, to, to_passphrase_file), identity) if to else old
+        # A rotation that broke off may have moved the log's key already: it is the last to move.
+        moved = key_id_of(log_folder(node.place.home, node.place.name)) == new.current
+        keys = new if to and moved else old
+        with logbook(node.place, node.audit, identity, keys, "vault rotate") as audit:
+            if not to and not _unfinished(entries_of(folder), new.current):
                 new.rotate()
-        count = store.rewrap(new)
-        retired = new.retire(frozenset(entry.key_id for entry in entries_of(node.vault.folder)))
+            count = store.rewrap(new)
+            audit.rewrap(keys, new)
+            needed = {entry.key_id for entry in entries_of(folder)} | {audit.key_id}
+            retired = new.retire(frozenset(needed))
+            audit.append(
+                Kind.VAULT_ROTATE, {"key": new.current, "objects": count, "destroyed": retired}
+            )
         if output is Format.json:
             emit({"status": "ok", "key": new.current, "rewrapped": count, "retired": retired})
             return
@@ -272,11 +293,15 @@ def vault_shred(
     Who has a copy of the header still needs the vault's key: rotate it afterwards.
     """
     with reporting(output):
-        store = _store(config, passphrase_file, passphrase_fd)
-        info = store.newest(kind, name, version)
-        if not yes and not typer.confirm(f"Destroy {info.title}, of {info.created}?", err=True):
-            raise typer.Abort
-        store.shred(kind, name, info.version)
+        from parties.audit.entries import Kind
+
+        opened = _opened(config, passphrase_file, passphrase_fd, "vault shred")
+        with opened as (store, audit):
+            info = store.newest(kind, name, version)
+            if not yes and not typer.confirm(f"Destroy {info.title}, of {info.created}?", err=True):
+                raise typer.Abort
+            audit.append(Kind.VAULT_SHRED, {"object": info.title})
+            store.shred(kind, name, info.version)
         if output is Format.json:
             emit({"status": "ok", "kind": kind, "name": name, "version": info.version})
             return
@@ -295,12 +320,21 @@ def _place(config: Path) -> "VaultPlace":
     return load_node_config(config).vault
 
 
-def _store(config: Path, passphrase_file: Path | None, passphrase_fd: int | None) -> "Store":
-    from mpc_train.node.storage import open_store
+@contextlib.contextmanager
+def _opened(
+    config: Path, passphrase_file: Path | None, passphrase_fd: int | None, verb: str
+) -> "Iterator[tuple[Store, AuditLog]]":
+    """The vault of a node, and its audit log, which says that it was opened and what for."""
+    from mpc_train.node.logbook import logbook
+    from mpc_train.node.storage import open_key
     from mpc_train.run.node_config import load_node_config
+    from parties.vault.store import Store
 
     node = load_node_config(config)
-    return open_store(node.vault, identity_at(node.place, passphrase_file, passphrase_fd))
+    identity = identity_at(node.place, passphrase_file, passphrase_fd)
+    keys = open_key(node.vault, identity)
+    with logbook(node.place, node.audit, identity, keys, verb) as audit:
+        yield Store(node.vault.folder, node.place.name, keys), audit
 
 
 def _record(entry: "Entry") -> dict[str, Any]:

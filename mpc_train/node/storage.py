@@ -15,11 +15,6 @@ from parties.vault.store import Store
 TABLE = "table"
 
 
-def open_store(place: VaultPlace, identity: Vault) -> Store:
-    """The vault of the node whose identity is `identity`; raises KeyServiceError, VaultError."""
-    return Store(place.folder, identity.card.name, open_key(place, identity))
-
-
 def open_key(place: VaultPlace, identity: Vault) -> KeyService:
     """The key service of a vault, its passphrase from the file that is named, or asked for."""
 
@@ -29,15 +24,15 @@ def open_key(place: VaultPlace, identity: Vault) -> KeyService:
     return open_service(place.key, identity, passphrase)
 
 
-def tables_at(config: NodeConfig, identity: Vault) -> Tables | None:
+def tables_at(config: NodeConfig, keys: KeyService) -> Tables | None:
     """What opens the tables of the vault that the node's file names; None where it names none.
 
-    Raises VaultError for one that is not there.
+    keys: of the vault (`open_key`). Raises VaultError for one that is not there.
     """
     named = [source.stored for source in config.data.values() if source.stored]
     if not named:
         return None
-    store = open_store(config.vault, identity)
+    store = Store(config.vault.folder, config.place.name, keys)
     for name in named:
         store.newest(TABLE, name)
     return tables_of(store)

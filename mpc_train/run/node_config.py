@@ -11,6 +11,7 @@ documentation.
 
 import os
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from protocols.names import NAME
 
 HOME_VARIABLE = "MPC_TRAIN_HOME"
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
+_WEBHOOK = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?\Z")
 _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 _MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`")
 _NAMED = ("recipients", "dealers", "evaluators", "approvers")
@@ -66,6 +68,18 @@ class _Vault(_Strict, frozen=True):
     passphrase_file: str = ""
     """File with the passphrase of file: keys, which nobody else may read; left out, it is asked
     for."""
+
+
+class Audit(_Strict, frozen=True):
+    """`[audit]`: who is told at once of what the node's audit log calls alarming. The log itself is
+    always kept."""
+
+    webhook: str = ""
+    """https:// address that gets each alert as JSON in a POST; its certificate is verified."""
+    command: tuple[str, ...] = ()
+    """Program and its arguments, which get each alert as JSON on standard input."""
+    per_minute: int = 6
+    """Alerts in a minute, from 1 to 60; the next one says how many were left out."""
 
 
 class _Peer(_Strict, frozen=True):
@@ -111,6 +125,7 @@ class _PartyFile(_Strict, frozen=True):
     rules: Rules
     network: _Network = _Network()
     vault: _Vault = _Vault()
+    audit: Audit = Audit()
     data: dict[str, str | Source] = {}
     """`[data]`: by job name, where this node's table lies: a path, or a table of these keys. Only
     owners of data need it."""
@@ -131,6 +146,7 @@ class _CoordinatorFile(_Strict, frozen=True):
     node: _Node
     network: _Network
     run: _Run
+    audit: Audit = Audit()
     timeouts: Timeouts = Timeouts()
 
 
@@ -170,6 +186,7 @@ class NodeConfig:
     """What peers dial, if it differs from `listen`."""
     rules: Rules
     vault: VaultPlace
+    audit: Audit
     data: dict[str, Source]
     """By job name, where this node's table lies and how it is written."""
     warm_start: dict[str, Path]
@@ -204,6 +221,7 @@ class CoordinatorConfig:
     place: Place
     listen: str
     job: Path
+    audit: Audit
     timeouts: Timeouts
 
 
@@ -242,6 +260,7 @@ def load_node_config(path: Path | str) -> NodeConfig:
         check.address("network.advertise", advertise, dial=True)
     check.rules(parsed.rules)
     check.timeouts(parsed.timeouts)
+    check.audit(parsed.audit)
     data: dict[str, Source] = {}
     for name, entry in parsed.data.items():
         check.name(f"data.{name}", name)
@@ -269,6 +288,7 @@ def load_node_config(path: Path | str) -> NodeConfig:
         advertise=advertise or None,
         rules=parsed.rules,
         vault=check.vault(parsed.vault, place.home),
+        audit=parsed.audit,
         data=data,
         warm_start={name: check.resolve(file) for name, file in parsed.warm_start.items()},
         timeouts=parsed.timeouts,
@@ -287,6 +307,7 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
     if parsed.network.advertise:
         check.note("network.advertise", "a coordinator has none: the nodes' files name it")
     check.timeouts(parsed.timeouts)
+    check.audit(parsed.audit)
     place = check.place(parsed.node)
     check.done()
     return CoordinatorConfig(
@@ -294,8 +315,37 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
         place=place,
         listen=parsed.network.listen,
         job=check.resolve(parsed.run.job),
+        audit=parsed.audit,
         timeouts=parsed.timeouts,
     )
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What any node's file says about its audit log. vault: None at a coordinator."""
+
+    place: Place
+    audit: Audit
+    vault: VaultPlace | None
+
+
+def load_any_config(path: Path | str) -> LogConfig:
+    """Read a node's file of whatever kind, for its log; raises ConfigError."""
+    path = Path(path).absolute()
+    if "run" in _sections(path):
+        coordinator = load_coordinator_config(path)
+        return LogConfig(coordinator.place, coordinator.audit, None)
+    node = load_node_config(path)
+    return LogConfig(node.place, node.audit, node.vault)
+
+
+def _sections(path: Path) -> frozenset[str]:
+    """The names at the top of a file, as far as it can be read: its own loader says what is wrong
+    with it."""
+    try:
+        return frozenset(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+    except (OSError, ValueError):
+        return frozenset()
 
 
 class _Checker:
@@ -346,6 +396,14 @@ class _Checker:
             self.note("timeouts.return_s", "between 0 seconds and 7 days")
         if not 1 <= timeouts.dial_s <= _MAX_DIAL_S:
             self.note("timeouts.dial_s", f"between 1 and {_MAX_DIAL_S} seconds")
+
+    def audit(self, audit: Audit) -> None:
+        if audit.webhook and not _WEBHOOK.match(audit.webhook):
+            self.note("audit.webhook", "write https://host/…; nothing else is encrypted")
+        if audit.command and not all(audit.command):
+            self.note("audit.command", 'write ["program", "argument"]')
+        if not 1 <= audit.per_minute <= 60:
+            self.note("audit.per_minute", "between 1 and 60")
 
     def vault(self, vault: _Vault, home: Path) -> VaultPlace:
         key = vault.key

@@ -36,7 +36,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from typing import Any
@@ -123,7 +123,8 @@ class Transport:
     `allowed` maps names to CURVE public keys. Listening sockets accept those keys only, and
     know the name that belongs to each connection, or the tickets they expect; dialling sockets
     insist on the key of the name they dial, or show their ticket. `known`: keys that are turned
-    away like any stranger's, but called by name in the log. One I/O thread: two only help
+    away like any stranger's, but called by name in the log. `on_refused` hears who was turned away
+    and how often, ever more rarely, in a thread of the transport's. One I/O thread: two only help
     where one connection saturates a core.
     """
 
@@ -132,8 +133,10 @@ class Transport:
         keys: CurveKeys,
         allowed: Mapping[str, bytes],
         known: Mapping[str, bytes] | None = None,
+        on_refused: Callable[[str, int], None] = lambda who, count: None,
     ) -> None:
         self._keys = keys
+        self._on_refused = on_refused
         self._known = {key: name for name, key in (known or {}).items()}
         self._turned_away = Tally()
         self._names = {key: name for name, key in allowed.items()}
@@ -187,6 +190,7 @@ class Transport:
         count = self._turned_away.add(who)
         if count:
             log.warning("%d connections %s were refused", count, who)
+            self._on_refused(who, count)
         return [b"400", b"not on the allow-list", b"", b""]
 
     def _tickets_of(self, domain: bytes) -> dict[str, str] | None:

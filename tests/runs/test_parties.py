@@ -262,6 +262,7 @@ def test_no_child_outlives_a_killed_supervisor(local_run: LocalRun) -> None:
         ("another", "proposes another job than the one bob checked"),
         ("missing", "not those of the job's nodes"),
         ("session", "alice did not sign this session"),
+        ("checkpoint", "alice did not sign this session"),
     ],
 )
 def test_a_lying_coordinator_is_found_out(local_run: LocalRun, lie: str, said: str) -> None:

@@ -24,6 +24,7 @@ from parties.nodes.coordinator import Coordinator, CoordinatorSettings
 from parties.nodes.node import NodeSettings, run_node
 from parties.nodes.supervisor import end_with_parent, report
 from protocols.errors import RangeError
+from tests.support.audit_logs import audit_log
 
 
 class Exchange:
@@ -98,7 +99,10 @@ class InsecureSabotage:
                 message = control.Accepted(rest)
             elif isinstance(message, control.Start) and self.what == "session":
                 swapped = {**message.signatures, "alice": message.signatures["dora"]}
-                message = control.Start(swapped, message.addresses)
+                message = control.Start(swapped, message.addresses, checkpoints=message.checkpoints)
+            elif isinstance(message, control.Start) and self.what == "checkpoint":
+                swapped = {**message.checkpoints, "alice": message.checkpoints["dora"]}
+                message = control.Start(message.signatures, message.addresses, checkpoints=swapped)
         self.send(name, message)
 
     def relay(self, sender: str, receiver: str, parts: list[Any]) -> None:
@@ -143,6 +147,7 @@ def main() -> None:
     status = 0
     try:
         roster = Roster.load(config["roster"])
+        audit = audit_log(Path(config["roster"]).parent, vault)
         if config["kind"] == "coordinator":
             roles = config["roles"]
             coordinator = Coordinator(
@@ -161,6 +166,7 @@ def main() -> None:
                 CoordinatorSettings(
                     config["listen"], Path(config["run_dir"]), **config.get("settings", {})
                 ),
+                audit,
             )
             InsecureSabotage(coordinator, config.get("sabotage", ""))
             report(int(sys.argv[3]), coordinator.address)
@@ -178,7 +184,7 @@ def main() -> None:
                 **config.get("settings", {}),
             )
             program = Exchange(config["name"], config["options"])
-            node = run_node(vault, roster, settings, program, say)
+            node = run_node(vault, roster, settings, program, audit, say)
             result = {"summary": node.summary, "files": [str(file) for file in node.files]}
     except KeyboardInterrupt:
         result, status = {"error": "KeyboardInterrupt"}, 130

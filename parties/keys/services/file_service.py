@@ -15,7 +15,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from parties.errors import IdentityError, KeyServiceError, PassphraseError
+from parties.errors import IdentityError, KeyServiceError, PassphraseError, RetiredKeyError
 from parties.files import private_directory, read_private, write_atomic
 from parties.keys.identity import reason
 from parties.keys.keyfile import MAX_FILE_BYTES, open_secret, seal_secret
@@ -70,7 +70,7 @@ class FileService:
         scheme, _, number = key_id.partition(":")
         key = self._keys.get(int(number)) if scheme == SCHEME and number.isdecimal() else None
         if key is None:
-            raise KeyServiceError(f"{self._path} does not have the key {key_id}")
+            raise RetiredKeyError(f"{self._path} does not have the key {key_id}")
         try:
             return AESGCM(key).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], info)
         except (InvalidTag, ValueError) as error:
