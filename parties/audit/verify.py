@@ -46,6 +46,11 @@ class Report:
     def ok(self) -> bool:
         return not self.faults
 
+    agreed: list[int] = field(default_factory=list)
+    """Sizes of checkpoints that hold."""
+    differing: list[tuple[int, str]] = field(default_factory=list)
+    """Sizes of those that do not, and who holds them."""
+
     def add(self, what: str, entry: int = WHOLE) -> None:
         self.faults.append(Fault(entry, what))
 
@@ -75,6 +80,15 @@ def verify_log(folder: Path, card: Card, against: tuple[Path, ...] = ()) -> Repo
     _others_of(log, report)
     for path in against:
         _check_against(path, log, card, report)
+    for size, holder in report.differing:
+        first = max((each for each in report.agreed if each < size), default=0)
+        which = (
+            f"entry {first}" if first == size - 1 else f"one of the entries {first} to {size - 1}"
+        )
+        report.add(
+            f"{which} is not the one that the signed checkpoint of {size} entries covers, which "
+            f"{holder} holds: it was exchanged"
+        )
     return report
 
 
@@ -114,11 +128,9 @@ def _compare(note: bytes, holder: str, log: Log, card: Card, report: Report) -> 
             len(log.records),
         )
     elif merkle.root(log.leaves[: found.size]) != found.root:
-        report.add(
-            f"the first {found.size} entries are not those of the signed checkpoint that {holder} "
-            "holds: one of them was exchanged"
-        )
+        report.differing.append((found.size, holder))
     else:
+        report.agreed.append(found.size)
         report.checked.append(f"{found.size} entries, held by {holder}")
 
 
