@@ -10,18 +10,17 @@ import contextlib
 import json
 import logging
 import queue
-import ssl
 import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from email.message import Message
-from typing import IO, Any
-from urllib.error import HTTPError
+from typing import TYPE_CHECKING
 
 from parties.audit.entries import ALARMING, Entry
+
+if TYPE_CHECKING:
+    import ssl
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +44,6 @@ class AlertSettings:
         return bool(self.webhook or self.command)
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """An alert goes where the node's file says, and nowhere else."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, *rest: Any
-    ) -> None:
-        raise HTTPError(req.full_url, code, "a web hook must not redirect", Message(), fp)
-
-
 class Alerts:
     """Call it with each entry of a log, of whatever kind. failed: hears which way failed and how,
     in one word each, from another thread."""
@@ -63,10 +53,10 @@ class Alerts:
         node: str,
         settings: AlertSettings,
         failed: Callable[[str, str], None],
-        tls: ssl.SSLContext | None = None,
+        tls: "ssl.SSLContext | None" = None,
     ) -> None:
         self._node, self._settings, self._failed = node, settings, failed
-        self._tls = tls or ssl.create_default_context()
+        self._tls = tls
         self._waiting: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING)
         self._lock = threading.Lock()
         self._sent: list[float] = []
@@ -119,12 +109,10 @@ class Alerts:
         return ways
 
     def _post(self, body: bytes) -> None:
-        request = urllib.request.Request(  # noqa: S310 (https only: `check_webhook`)
-            self._settings.webhook, body, {"Content-Type": "application/json"}, method="POST"
-        )
-        handlers = (urllib.request.HTTPSHandler(context=self._tls), _NoRedirect)
-        with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT_S) as answer:
-            answer.read(1 << 10)
+        # Loads an HTTP client and TLS, which few nodes need.
+        from parties.audit.webhook import post
+
+        post(self._settings.webhook, body, TIMEOUT_S, self._tls)
 
     def _command(self, body: bytes) -> None:
         subprocess.run(
