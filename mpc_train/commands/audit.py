@@ -122,7 +122,7 @@ def audit_show(
             raise AuditError(f"{unknown[0]!r} is no kind of entry; there are {', '.join(Kind)}")
         start = _moment(since)
         node = load_any_config(config)
-        identity = identity_at(node.place, passphrase_file, passphrase_fd)
+        identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
         key = IdentityService(identity) if node.vault is None else open_key(node.vault, identity)
         with logbook(node.place, node.audit, identity, key, "audit show") as opened:
             found = [

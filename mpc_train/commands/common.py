@@ -15,7 +15,7 @@ import typer
 
 from mpc_train.base.printing import EscapingFormatter, error_escaped, say
 from mpc_train.errors import NodeFailedError, classify, explain
-from mpc_train.run.node_config import HOME_VARIABLE, Place, default_home
+from mpc_train.run.node_config import HOME_VARIABLE, Audit, Place, default_home
 
 if TYPE_CHECKING:
     from parties.keys.roster import Roster
@@ -159,22 +159,24 @@ def open_vault(
 
 
 def enter(
-    place: Place, passphrase_file: Path | None, passphrase_fd: int | None
+    place: Place, audit: Audit, passphrase_file: Path | None, passphrase_fd: int | None
 ) -> "tuple[FileVault, Roster]":
     """Open the identity and the roster that a node's file names."""
     from parties.keys.roster import Roster
 
     _check_home(place.home, "correct home under [node] in this node's file")
     roster = Roster.load(place.roster)
-    return identity_at(place, passphrase_file, passphrase_fd), roster
+    return identity_at(place, audit, passphrase_file, passphrase_fd), roster
 
 
 def identity_at(
-    place: Place, passphrase_file: Path | None, passphrase_fd: int | None
+    place: Place, audit: Audit, passphrase_file: Path | None, passphrase_fd: int | None
 ) -> "FileVault":
     """Open the identity that a node's file names, by the passphrase file that it names unless an
-    option says where else the passphrase comes from."""
-    from parties.audit.log import log_folder, note_attempt
+    option says where else the passphrase comes from.
+
+    That it failed is kept for the node's audit log, and told by its alerts when it happens again.
+    """
     from parties.errors import PassphraseError
 
     _check_home(place.home, "correct home under [node] in this node's file")
@@ -183,5 +185,7 @@ def identity_at(
     try:
         return open_vault(place.home, place.name, passphrase_file, passphrase_fd)
     except PassphraseError:
-        note_attempt(log_folder(place.home, place.name))
+        from mpc_train.node.logbook import failed_attempt
+
+        failed_attempt(place, audit)
         raise

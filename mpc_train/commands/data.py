@@ -95,7 +95,7 @@ def _vault_of(
     from mpc_train.node.logbook import logbook
     from mpc_train.node.storage import open_key, tables_at
 
-    identity = identity_at(node.place, passphrase_file, passphrase_fd)
+    identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
     keys = open_key(node.vault, identity)
     with logbook(node.place, node.audit, identity, keys, "data check"):
         yield tables_at(node, keys)

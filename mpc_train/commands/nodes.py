@@ -91,7 +91,7 @@ def coordinator(
         configure_logging(verbose)
         settings = load_coordinator_config(config)
         job = load_job(settings.job)
-        vault, roster = enter(settings.place, passphrase_file, passphrase_fd)
+        vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
         run_dir = run_directory(settings.place.run_dir, job.name)
         check_room(settings.place.run_dir, job, len(job.recipients))
         events = _Events(output)
@@ -154,7 +154,7 @@ def _node(
         end_with_parent()
         configure_logging(verbose)
         settings = load_node_config(config)
-        vault, roster = enter(settings.place, passphrase_file, passphrase_fd)
+        vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
         run_dir = run_directory(settings.place.run_dir, settings.place.name)
         if settings.data:
             Remembered(settings.place.home, settings.place.name, settings.rules).try_to_write()

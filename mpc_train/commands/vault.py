@@ -252,7 +252,7 @@ def vault_rotate(
         from parties.vault.store import Store, entries_of
 
         node = load_node_config(config)
-        identity = identity_at(node.place, passphrase_file, passphrase_fd)
+        identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
         old = open_key(node.vault, identity)
         store, folder = Store(node.vault.folder, node.place.name, old), node.vault.folder
         new = open_key(VaultPlace(folder, to, to_passphrase_file), identity) if to else old
@@ -331,7 +331,7 @@ def _opened(
     from parties.vault.store import Store
 
     node = load_node_config(config)
-    identity = identity_at(node.place, passphrase_file, passphrase_fd)
+    identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
     keys = open_key(node.vault, identity)
     with logbook(node.place, node.audit, identity, keys, verb) as audit:
         yield Store(node.vault.folder, node.place.name, keys), audit

@@ -67,8 +67,11 @@ def log_folder(home: Path, name: str) -> Path:
     return home / "audit" / name
 
 
-def note_attempt(folder: Path) -> None:
-    """Keep that somebody failed to open the identity: without it nothing can be encrypted yet."""
+def note_attempt(folder: Path) -> int:
+    """Keep that somebody failed to open the identity: without it nothing can be encrypted yet.
+
+    Returns how many have since somebody last succeeded; 0 where that cannot be kept.
+    """
     with contextlib.suppress(OSError):
         private_directory(folder)
         path = folder / ATTEMPTS
@@ -76,6 +79,8 @@ def note_attempt(folder: Path) -> None:
             with path.open("ab") as stream:
                 os.chmod(path, 0o600)
                 stream.write(f"{_now()}\n".encode())
+            return path.read_bytes().count(b"\n")
+    return 0
 
 
 class AuditLog:

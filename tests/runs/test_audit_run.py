@@ -196,6 +196,25 @@ def test_a_node_that_cannot_log_shares_nothing(
     assert "the audit log cannot be written" in error and "nothing is shared" in error
 
 
+def test_a_refused_job_is_an_entry(tmp_path: Path, homes: Path) -> None:
+    shutil.copytree(homes, tmp_path / "homes")
+    study = Study(tmp_path)
+    try:
+        study.coordinator()
+        study.node("ann", rules=f'jobs = ["{"0" * 64}"]')
+        study.node("bob")
+        study.node("registry")
+        ended = study.ended()
+    finally:
+        study.close()
+    assert ended["ann"].status == 6
+    kinds = [entry["kind"] for entry in shown(study, "ann")]
+    assert kinds[-4:-1] == ["run-proposed", "run-refused", "run-aborted"]
+    (aborted,) = shown(study, "bob", "--kind", "run-aborted")
+    assert aborted["fields"] == {"code": "policy", "by": "ann"}
+    assert [e["kind"] for e in shown(study, "desk", "--kind", "run-aborted")] == ["run-aborted"]
+
+
 def test_a_wrong_passphrase_is_an_entry_later(tmp_path: Path, homes: Path) -> None:
     shutil.copytree(homes, tmp_path / "homes")
     study = Study(tmp_path)

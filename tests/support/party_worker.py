@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +17,8 @@ import parties.nodes.node
 from parties.agreement import control
 from parties.agreement.contract import Contract, Roles
 from parties.agreement.session import Session
-from parties.errors import PolicyError
+from parties.audit.entries import Kind
+from parties.errors import AuditError, PolicyError
 from parties.keys.identity import IdentityKeys
 from parties.keys.roster import Roster
 from parties.keys.vault import MemoryVault
@@ -132,6 +134,17 @@ class InsecureSabotage:
         return message
 
 
+def full_at(append: Callable[..., int], kind: str) -> Callable[..., int]:
+    """A disk that is full when an entry of this kind is due."""
+
+    def appending(due: Kind, *arguments: Any, **more: Any) -> int:
+        if due == kind:
+            raise AuditError("the audit log cannot be written: No space left on device")
+        return append(due, *arguments, **more)
+
+    return appending
+
+
 def say(kind: str, fields: object) -> None:
     if kind != "progress":
         print(kind, file=sys.stderr, flush=True)
@@ -148,6 +161,8 @@ def main() -> None:
     try:
         roster = Roster.load(config["roster"])
         audit = audit_log(Path(config["roster"]).parent, vault)
+        if config.get("full"):
+            audit.append = full_at(audit.append, config["full"])  # type: ignore[method-assign]
         if config["kind"] == "coordinator":
             roles = config["roles"]
             coordinator = Coordinator(

@@ -110,6 +110,21 @@ def test_an_altered_object_is_an_entry_and_an_alert(home: Path) -> None:
     assert alert["node"] == "bob"
 
 
+def test_who_keeps_failing_to_open_the_identity_raises_an_alert(home: Path) -> None:
+    out = home / "alerts"
+    program = f"import sys; open({str(out)!r}, 'a').write(sys.stdin.read())"
+    alerts = f"[audit]\ncommand = {json.dumps([sys.executable, '-c', program])}\n"
+    (home / "party.toml").write_text(CONFIG + alerts)
+    for _ in range(5):
+        wrong = vault(home, "import", home / "t.csv", "a", "--passphrase-file", home / "other")
+        assert wrong.exit_code == 5
+    told = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(each["fields"]["times"], each["entry"]) for each in told] == [(2, -1), (4, -1)]
+    (found,) = shown(home, "--kind", "authentication-failed")
+    assert found["fields"] == {"of": "identity", "times": 5}
+    assert shown(home, "--kind", "authentication-failed") == [found]
+
+
 def test_a_key_that_was_destroyed_is_an_entry(home: Path) -> None:
     """An object that was put back from a backup of before the rotation."""
     key = home / "k.keys"
