@@ -41,7 +41,7 @@ demo: $(READY)
 	@$(PY) launch.py examples/breast_cancer/job.toml --compare
 
 test: $(READY)
-	$(PY) -m pytest $(SPREAD) -m "not slow and not timed"
+	$(PY) -m pytest $(SPREAD) --cov --cov-report= -m "not slow and not timed"
 
 test-all: $(READY)
 	$(PY) -m pytest $(SPREAD) -m "not timed"
@@ -71,5 +71,5 @@ bench: $(READY)
 	done
 
 clean:
-	rm -rf build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

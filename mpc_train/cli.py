@@ -1,7 +1,7 @@
 """`mpc-train`, the one command-line program of the platform.
 
-Verbs live in `mpc_train.commands`; exit statuses in `mpc_train.errors`. Secrets never stand in
-the arguments: passphrases come from a file, a descriptor or the terminal.
+Verbs live in `mpc_train.commands`; exit statuses in `mpc_train.errors`. Arguments never contain
+secrets: passphrases come from a file, a descriptor or the terminal.
 """
 
 from typing import Annotated
@@ -51,7 +51,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def options(
     asked: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Train a PyTorch model together, over secret shares."""

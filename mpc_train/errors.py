@@ -1,22 +1,22 @@
-"""Every error that `mpc_train` raises, and the exit status that each ends a command with.
+"""All errors that `mpc_train` raises, and the exit status of a command for each.
 
     TrainError
-    ├── JobError        a job file is wrong: says the file, the line, the key and what to write
+    ├── JobError        a job file is wrong: names file, line, key and what to write
     ├── ConfigError     a node's own file is wrong
-    ├── DataError       a data file is wrong: says the file, the line and the column, never a value
+    ├── DataError       a data file is wrong: names file, line and column, never a value
     ├── LinkageError    owners' records do not meet as the job asks: too few, or in several tables
     ├── ModelError      a model that cannot be trained over shares
     ├── ArtifactError   a sealed model cannot be opened: a piece is missing, foreign or altered
-    ├── ScriptError     a script is wrong, or raised an error: says its line
+    ├── ScriptError     a script is wrong, or raised an error: names its line
     ├── RefusedError    this node's own rules forbid the job
-    └── NodeFailedError a node of a local run ended with an error, which this repeats
+    └── NodeFailedError a node of a local run ended with an error, which this error repeats
 
-`code` is the one word that may be told to other nodes; the message stays on this machine.
+Other nodes may learn only `code`, one word; the message stays on this machine.
 
 Exit status of `mpc-train`:
 
     0 done                                     6 refused by the rules or by a contract check
-    1 internal error                           7 network: port in use, unreachable, nobody came
+    1 internal error                           7 network: port in use, unreachable, nodes missing
     2 wrong use of the command line            8 another node was lost, or stopped the run
     3 a job or configuration file is wrong     9 authentication or protocol failure
     4 a data file is wrong                    10 a value is out of range
@@ -37,7 +37,7 @@ class JobError(TrainError):
 
 
 class ConfigError(TrainError):
-    """A node's configuration file is malformed or names things that are not there."""
+    """A node's configuration file is malformed or names things that do not exist."""
 
     code = "config"
 
@@ -49,7 +49,7 @@ class DataError(TrainError):
 
 
 class LinkageError(TrainError):
-    """Owners have too few records in common, or too many where none was to be."""
+    """Owners have too few records in common, or too many duplicates."""
 
     code = "linkage"
 
@@ -93,6 +93,7 @@ EXIT_STATUS: dict[str, int] = {
     "ConfigError": 3,
     "ModelError": 3,
     "ScriptError": 3,
+    "ProcessError": 3,
     "DataError": 4,
     "LinkageError": 4,
     "IdentityError": 5,
@@ -116,49 +117,49 @@ EXIT_STATUS: dict[str, int] = {
     "ProtocolError": 9,
     "ControlError": 9,
 }
-"""Exit status by class name, the most derived first.
+"""Exit status by class name.
 
-By name, so that this module need not import `parties` or `protocols` to speak of their errors.
+By name, so that this module does not have to import `parties` or `protocols` for their errors.
 """
 
 REASONS: dict[str, str] = {
-    "policy": "its own rules forbid the job, or nobody agreed to it there; its own error says "
+    "policy": "its own rules forbid the job, or nobody there agreed to it; its own error says "
     "which",
     "contract": "the contract, the cards or the constants are not the same everywhere; its own "
     "error says what differs",
-    "roster": "it lacks somebody's card, or holds another one; compare fingerprints",
+    "roster": "it lacks a card, or has a different one; compare fingerprints",
     "script": "the script raised an error there; its own error says at which line",
     "data": "its data do not fit the job; its own error says where",
     "config": "its own file is wrong; its own error says where",
     "linkage": "owners have too few records in common, or too many; its own error says which",
-    "job": "it cannot take the job as it is",
-    "peer-timeout": "a node did not come or answer in time; its own error says which",
+    "job": "it cannot run this job",
+    "peer-timeout": "a node did not connect or answer in time; its own error says which",
     "lost": "its process ended, or its machine or network fell silent",
     "peer-lost": "its connection to another node broke; its own error says to which",
     "coordinator-lost": "the connection to it broke, or its process ended",
     "diverged": "a value left the ring's range: training diverges, and nobody gets a result; lower "
     "the learning rate, scale features and label, or clip gradients",
-    "interrupted": "it was stopped there by hand",
+    "interrupted": "it was stopped by hand",
     "authentication": "a frame or a signature did not verify there",
     "handshake": "two nodes could not agree on keys",
-    "point": "a list of masked records that came to it is malformed",
-    "control": "it sent a message that nobody can read",
-    "version": "its release is another one than this node's; run the same everywhere",
+    "point": "it received a malformed list of masked records",
+    "control": "it sent a malformed message",
+    "version": "its release differs from this node's; run the same everywhere",
     "already-connected": "a node of this name is connected already; is it running twice?",
     "audit": "its audit log cannot be written, or was altered; its own error says which",
-    "internal": "an error that nobody foresaw; its own log says where",
+    "internal": "an unexpected error; its own log says where",
 }
-"""What the one word means that a node tells the others when it stops the run."""
+"""The meaning of the code that a node sends to the others when it stops the run."""
 
 
 def explain(error: BaseException) -> str:
-    """Return the error's message; behind another node's one word what that word means."""
+    """Return the error's message; after another node's code comes its meaning."""
     meaning = REASONS.get(str(getattr(error, "reason_code", "")))
     return f"{error} ({meaning})" if meaning else str(error)
 
 
 def classify(error: BaseException) -> tuple[str, str, int]:
-    """Return the error's name, its code (the word that may be shown to others), its exit status."""
+    """Return the error's name, its code (the word that others may see) and its exit status."""
     if isinstance(error, NodeFailedError):
         return error.kind, error.code, error.status
     name = type(error).__name__

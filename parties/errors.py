@@ -1,7 +1,7 @@
-"""Every error that the nodes raise, in one tree.
+"""All errors that the nodes raise, in one tree.
 
     PartiesError
-    ├── IdentityError           an identity file is missing, damaged or not of this version
+    ├── IdentityError           an identity file is missing, damaged or of another version
     │   └── PassphraseError     the passphrase is wrong, empty or cannot be read
     ├── CardError               a public card is malformed or its signatures do not verify
     ├── RosterError             the roster lacks, repeats or contradicts a card
@@ -12,13 +12,14 @@
     │       └── RetiredKeyError a key was asked for that has been destroyed, or is another's
     ├── AuditError              the audit log cannot be written or opened
     │   └── AuditTamperedError  an audit log or a checkpoint was altered, cut or forged
+    ├── ProcessError            the platform does not protect this process as configured
     ├── TransportError          the network cannot be used as configured
     │   └── PortInUseError      the address to listen on is taken
     ├── ControlError            a control message is malformed, out of order or out of bounds
     └── AbortedError            the run was aborted by a named node, for a named reason
 
-`code` is the one word that may be told to other nodes; the message stays local. Neither ever
-holds a value, a share, a key or a passphrase.
+Other nodes may learn only `code`, one word; the message stays local. Neither ever contains a value,
+a share, a key or a passphrase.
 """
 
 
@@ -29,7 +30,7 @@ class PartiesError(Exception):
 
 
 class IdentityError(PartiesError):
-    """An identity file is missing, damaged, tampered with or not of this version."""
+    """An identity file is missing, damaged, altered or of another version."""
 
     code = "identity"
 
@@ -90,6 +91,12 @@ class AuditTamperedError(AuditError):
     """An audit log or a checkpoint is not what was written: altered, cut, reordered or forged."""
 
 
+class ProcessError(PartiesError):
+    """The platform, or the user's limits, do not protect this process as configured."""
+
+    code = "config"
+
+
 class TransportError(PartiesError):
     """The network cannot be used as configured."""
 
@@ -109,11 +116,11 @@ class ControlError(PartiesError):
 
 
 LOST = ("lost", "coordinator-lost")
-"""Codes of who did not abort but is gone."""
+"""Codes of nodes that did not abort but disappeared."""
 
 
 class AbortedError(PartiesError):
-    """The run was aborted: by whom, and the one generic word they gave."""
+    """The run was aborted: by which node, and with which generic code."""
 
     code = "aborted"
 

@@ -1,8 +1,8 @@
-"""Files that are either the old version or the new one, never half of each; secrets among them.
+"""Files, also secret ones, that are either the old version or the new one, never half of each.
 
-A crash, a full disk or Ctrl-C in the middle leaves the old file as it was and no temporary file
-that could be mistaken for it. The new name is durable once `write_atomic` or `atomic_file` is done.
-A file with a secret is read only where no other user of the machine could have read it.
+A crash, a full disk or Ctrl-C during a write leaves the old file unchanged, and no temporary file
+that could be mistaken for it. The new file is durable when `write_atomic` or `atomic_file` returns.
+A file with a secret is read only if no other user of the machine could have read it.
 """
 
 import contextlib
@@ -21,22 +21,22 @@ def write_atomic(
     *,
     replace: bool = True,
 ) -> None:
-    """Make `path` hold `data`, as `atomic_file` does."""
+    """Write `data` to `path`, as `atomic_file` does."""
     with atomic_file(path, mode, replace=replace) as stream:
         stream.write(data)
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path | str, mode: int = 0o600, *, replace: bool = True) -> Iterator[BinaryIO]:
-    """A file to write to; `path` holds it once the block has ended, all or nothing, with
-    permission bits `mode`.
+    """A file to write to. When the block ends, `path` holds all of it, with permission bits `mode`;
+    after an error it is unchanged.
 
-    1. A temporary file in the same directory (rename is atomic only within one file system),
-       created with mode 0600 so that nobody can read it while it is being filled.
-    2. Its bytes and its mode reach the disk before the rename: after a power cut the name never
+    1. Create a temporary file in the same directory (rename is atomic only within one file system)
+       with mode 0600, so that nobody else can read it while it is being filled.
+    2. Bring its bytes and its mode to the disk before the rename: after a power cut the name never
        points to an empty file.
-    3. The rename, then the directory, so that the new name survives as well. Without `replace`
-       a hard link instead, which fails where a rename would overwrite.
+    3. Rename it, then sync the directory, so that the new name survives as well. Without `replace`
+       make a hard link instead, which fails where a rename would overwrite.
 
     Raises OSError (FileExistsError without `replace`); the temporary file is then gone and `path`
     unchanged, as after any error in the block.
@@ -72,9 +72,9 @@ def _sync_directory(directory: Path) -> None:
 
 
 def private_directory(path: Path | str) -> None:
-    """Make a directory and the missing ones above it, which nobody but their owner may enter.
+    """Make a directory and its missing parents, which only their owner may enter.
 
-    What is there already stays as it is. Raises OSError.
+    Existing directories are not changed. Raises OSError.
     """
     missing, target = [], Path(path)
     while not target.exists():
@@ -82,13 +82,13 @@ def private_directory(path: Path | str) -> None:
         target = target.parent
     for directory in reversed(missing):
         directory.mkdir(mode=0o700, exist_ok=True)
-    Path(path).mkdir(exist_ok=True)  # FileExistsError where a file stands in the way
+    Path(path).mkdir(exist_ok=True)  # FileExistsError if a file has this name
 
 
 def exposed(path: Path | str, info: os.stat_result) -> str | None:
-    """What lets others at a file that holds a secret, and what to do; None: nothing does.
+    """Why other users could read a file that holds a secret, and what to do; None if they cannot.
 
-    POSIX permissions and the owner; root may own what a service is given.
+    Checks POSIX permissions and the owner; root may own files that a service is given.
     """
     name = Path(path).name
     if stat.S_IMODE(info.st_mode) & 0o077:
@@ -99,17 +99,19 @@ def exposed(path: Path | str, info: os.stat_result) -> str | None:
 
 
 def open_to_others(directory: Path | str) -> str | None:
-    """What lets other users into a directory of results, and what to do; None: nothing does."""
+    """Why other users could enter a directory of results, and what to do; None if they cannot."""
     info = os.stat(directory)
     if stat.S_IMODE(info.st_mode) & 0o077:
-        return "others may enter or read it; chmod 700 it, or name one that is not there yet"
+        return (
+            "others may enter or read it; chmod 700 it, or name a directory that does not exist yet"
+        )
     if info.st_uid not in (os.geteuid(), 0):
-        return "another user owns it; name one that is not there yet"
+        return "another user owns it; name a directory that does not exist yet"
     return None
 
 
 def read_private(path: Path | str, max_bytes: int) -> bytes:
-    """`read_bounded` of a file with a secret; ValueError where others could read it as well."""
+    """`read_bounded` for a file with a secret; ValueError if others could read it."""
     with open(path, "rb") as stream:
         problem = exposed(path, os.fstat(stream.fileno()))
         if problem is not None:
@@ -118,10 +120,10 @@ def read_private(path: Path | str, max_bytes: int) -> bytes:
 
 
 def read_bounded(path: Path | str, max_bytes: int) -> bytes:
-    """Read at most `max_bytes`; ValueError when the file is longer.
+    """Read at most `max_bytes`; ValueError if the file is longer.
 
-    A file from elsewhere decides neither how much memory we take nor whether we return (a pipe
-    or a device in its place is read up to the bound and refused).
+    A file of somebody else's can neither exhaust memory nor block us: a pipe or a device in its
+    place is read up to the bound and refused.
     """
     with open(path, "rb") as stream:
         return _bounded(stream, max_bytes)

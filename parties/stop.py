@@ -1,7 +1,7 @@
-"""One flag per node that ends whatever it is doing, with the reason.
+"""One flag per node that ends its current work, with the reason.
 
 Set from any thread (an abort that arrives, a signal, the loss of the coordinator), read by the
-compute thread each time it sends or waits. The first reason stands; later ones are consequences.
+compute thread each time it sends or waits. The first reason is kept; later ones are consequences.
 """
 
 import signal
@@ -14,7 +14,7 @@ from protocols.errors import InterruptedRunError
 
 
 class StopFlag:
-    """Why this node must stop, or nothing yet."""
+    """The flag: why this node must stop, if it must."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,7 +29,7 @@ class StopFlag:
         self._event.set()
 
     def wait(self, timeout_s: float) -> bool:
-        """True as soon as the flag is set, False after `timeout_s` without."""
+        """True as soon as the flag is set, False after `timeout_s`."""
         return self._event.wait(timeout_s)
 
     def check(self, doing: str) -> None:
@@ -40,9 +40,9 @@ class StopFlag:
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """While inside, SIGTERM raises KeyboardInterrupt, so that both ways to stop are one.
+    """Inside this context SIGTERM raises KeyboardInterrupt, so that both signals have one effect.
 
-    Only the main thread can arrange it; elsewhere nothing changes.
+    Only the main thread can install this; in other threads it does nothing.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""One byte string for one list of fields, so that what is hashed and signed has one meaning.
+"""A unique byte string for each list of fields, so that hashes and signatures have one meaning.
 
 Each field is preceded by its length (32 bits, big endian). Two different lists never give the
 same bytes: no field can borrow bytes from its neighbour, which plain concatenation would allow.
@@ -23,9 +23,9 @@ def pack(*fields: bytes | bytearray | memoryview) -> bytes:
 
 
 def unpack(data: bytes | bytearray | memoryview, max_bytes: Sequence[int]) -> list[bytes]:
-    """Split what `pack` joined: as many fields as bounds, field k at most `max_bytes[k]` long.
+    """Split the output of `pack`: as many fields as bounds, field k at most `max_bytes[k]` long.
 
-    Raises FrameError when a field is cut off or too long, or when bytes are left over.
+    Raises FrameError if a field is cut off or too long, or if bytes are left over.
     """
     view = memoryview(data)
     fields: list[bytes] = []
@@ -52,7 +52,7 @@ def pack_texts(texts: Iterable[str]) -> bytes:
 
 
 def unpack_texts(data: bytes, max_count: int, max_bytes: int) -> tuple[str, ...]:
-    """Split what `pack_texts` joined. Raises FrameError as `unpack` does, and for bad UTF-8."""
+    """Split the output of `pack_texts`. Raises FrameError like `unpack`, and for invalid UTF-8."""
     texts: list[str] = []
     position = 0
     while position < len(data):

@@ -1,9 +1,9 @@
-"""The seam between the arithmetic and the transport.
+"""The interface between the arithmetic and the transport.
 
-A `Channel` carries labelled frames to named peers. An implementation guarantees that the
-frames of one peer and direction arrive once, in order, unaltered and unread by others, or that
-`receive` raises. The arithmetic guarantees that both ends expect the same label: a label names
-step, operation and stage, so that two programs that part are told apart at the first frame.
+A `Channel` carries labelled frames to named peers. An implementation guarantees that the frames of
+one peer and direction arrive once, in order, unaltered and unread by others, or that `receive`
+raises. The arithmetic guarantees that both ends expect the same label: a label names step,
+operation and stage, so that two programs that diverge are detected at the first frame.
 """
 
 from typing import Protocol
@@ -12,10 +12,10 @@ MAX_LABEL_BYTES = 64
 """Labels are small fixed-size headers; anything longer is malformed."""
 
 MAX_FRAME_BYTES = 1 << 20
-"""Payload of one frame; longer ones are sent as several. A connection is alive while whole frames
-arrive, and 5 s without one break it: 1 MiB is there in time from 2 Mbit/s on. It also bounds how
-far the dealer runs ahead and what a queue of frames can hold, and lets sealing, sending and opening
-overlap; larger frames cost as much CPU."""
+"""The largest payload of one frame; longer ones are sent as several frames. A connection counts as
+alive while whole frames arrive, and breaks after 5 s without one: 1 MiB arrives in time from 2
+Mbit/s on. This size also limits how far the dealer runs ahead and how much a queue of frames can
+hold, and lets sealing, sending and opening overlap; larger frames cost as much CPU."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -29,7 +29,8 @@ class Channel(Protocol):
     bytes_received: int
 
     def send(self, peer: str, label: bytes, payload: Buffer) -> None:
-        """Queue one frame. Does not wait for the peer; `payload` is the caller's own again."""
+        """Queue one frame. Does not wait for the peer; afterwards the caller may reuse
+        `payload`."""
 
     def receive(self, peer: str, max_bytes: int) -> tuple[bytes, memoryview]:
         """Wait for the next frame of `peer`: its label and a payload of at most `max_bytes`.

@@ -1,4 +1,4 @@
-"""Every error that the protocols raise, in one tree.
+"""All errors that the protocols raise, in one tree.
 
     ProtocolError
     ├── RangeError              a value, scale or bound does not fit the ring
@@ -16,8 +16,8 @@
         ├── PeerTimeoutError    the peer sent nothing within the time allowed
         └── InterruptedRunError this node was asked to stop (Ctrl-C, or the run was aborted)
 
-`code` is the one word that may be told to other nodes; the message stays local. Neither ever
-holds a value, a share or a key.
+Other nodes may learn only `code`, one word; the message stays local. Neither ever contains a value,
+a share or a key.
 """
 
 

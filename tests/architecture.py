@@ -33,7 +33,7 @@ ROOMS = (
     *("protocols.ring", "protocols.sealing", "protocols.roles", "protocols.shares"),
     *("protocols.comparison", "protocols.linkage", "protocols.functions"),
     *("protocols.crypten_tensor", "protocols.crypten_tensor.layers"),
-    *("parties.errors", "parties.files", "parties.stop"),
+    *("parties.errors", "parties.files", "parties.stop", "parties.process"),
     *("parties.keys", "parties.keys.services", "parties.vault", "parties.audit"),
     *("parties.wire", "parties.agreement", "parties.nodes"),
     *("mpc_train.errors", "mpc_train.base"),

@@ -1,8 +1,8 @@
-"""What of a job lets its result say much about few rows, in words, for those who decide on it.
+"""Sentences that warn where a job's result may say much about few rows, for those who decide on it.
 
-`job check` prints these sentences, and a node shows them before it asks a person. What public
-numbers prove, a node's rules refuse by default, and the sentence says so; what depends on the data
-can only be named.
+`job check` prints these sentences, and a node shows them before it asks a person. A node's rules
+refuse by default what public numbers prove, and the sentence says so; what depends on the data can
+only be pointed out.
 """
 
 from collections import Counter
@@ -23,16 +23,17 @@ from mpc_train.jobs.training import is_frozen
 
 FEW_STEPS = 10
 FAR = 16
-"""Inputs are of the order of 1; one that may be larger can outweigh all others of its row."""
+"""Inputs are of the order of 1; an input that may be larger than this can outweigh all others of
+its row."""
 NARROW = 10
-"""A clip to less than this part of a declared range leaves most of it alike."""
+"""A clip to less than this part of a declared range makes most of its values equal."""
 ROWS_A_WEIGHT = 3
-"""Regressions with fewer rows than this a coefficient are usually refused as saturated."""
+"""Regressions with fewer rows per coefficient than this are usually refused as saturated."""
 REFUSED = "nodes with default rules refuse it"
 
 
 def cautions(job: Job) -> list[str]:
-    """Sentences, the gravest first; empty where there is nothing to say."""
+    """The sentences, the most serious first; empty if there is nothing to warn of."""
     return [
         *_of_steps(job),
         *_of_rows(job),
@@ -45,24 +46,24 @@ def cautions(job: Job) -> list[str]:
 
 
 def _of_steps(job: Job) -> list[str]:
-    """The sum of gradients that the result is."""
+    """Warnings about the sum of gradients that the result is."""
     found, rows = [], effective_rows(job)
     if not is_newton(job) and job.train.batch_size < MIN_BATCH_ROWS:
         found.append(f"a step takes {count(job.train.batch_size)}: {REFUSED}")
     few = _few(rows)
     for whose in few:
-        found.append(f"the result is {whose} in effect: {REFUSED}")
+        found.append(f"the result is in effect {whose}: {REFUSED}")
     curvature = first_to_forget(job)
     if curvature and not few:
         found += [
-            f"at this learning rate a training may forget what it saw: its result may be {whose} "
+            f"at this learning rate training may forget earlier rows: its result may be {whose} "
             "in effect; lower the rate"
             for whose in _few(effective_rows(job, curvature))
         ]
     if rows.steps < FEW_STEPS:
         found.append(
-            f"few steps make up the result, {max(rows.steps, 1):.1f} in effect: it is gradients at "
-            "its first weights more than a model"
+            f"few steps make up the result, {max(rows.steps, 1):.1f} in effect: it is more "
+            "gradients at its first weights than a model"
         )
     return found
 
@@ -75,10 +76,10 @@ def _few(rows: Effective) -> list[str]:
 
 
 def _of_rows(job: Job) -> list[str]:
-    """Who could subtract what is its own, or point at a record."""
+    """Warnings about organisations that could subtract their own part, or single out a record."""
     if job.data.partition == "columns":
         return [
-            "a column in which one record has a value of its own gets a weight that is about that "
+            "if one record has a value of its own in a column, the column's weight is about that "
             "record: the owner of the columns can choose it"
         ]
     known = [name for name in job.recipients if name in job.owners]
@@ -93,25 +94,25 @@ def _of_rows(job: Job) -> list[str]:
 
 
 def _of_weights(job: Job) -> list[str]:
-    """Whose rows count more."""
+    """Warnings about rows that count more than others."""
     found, loss = [], job.train.loss
     if loss.balanced:
         found.append(
             "each class counts the same: a class of few rows counts as much as the others, and a "
-            "row that is alone in its class as much as all rows of another"
+            "row that is alone in its class counts as much as all rows of another"
         )
     uneven = lightest(job)
     if uneven and 1 / uneven >= MIN_ROWS:
         found.append(f"some rows count {float(1 / uneven):.0f} times as much as others, or more")
     elif not uneven:
-        found.append("rows may count nothing, so that few others make up the result")
+        found.append("rows may have weight 0, so that few others make up the result")
     if job.weight and job.data.partition == "rows":
         found.append("each owner decides how much each of its rows counts")
     return found
 
 
 def _of_start(job: Job) -> list[str]:
-    """What is known of the weights before a step was made."""
+    """Warnings about what is known of the weights before the first step."""
     start, network, found = job.train.warm_start, job.model.network, []
     whose = ""
     if start is not None:
@@ -121,35 +122,35 @@ def _of_start(job: Job) -> list[str]:
     if whose:
         found.append(
             f"training starts from weights that {whose} chose: such weights can single out a row, "
-            "by a unit that is active for it alone, or by errors that all others do not have"
+            "by a unit that only this row activates, or by errors that no other row has"
         )
     frozen = [name for name in job.shapes if is_frozen(job, name)]
     if network is not None:
         frozen += [name for name, _ in network.graph.named("frozen")]
     if frozen:
         found.append(
-            f"{len(dict.fromkeys(frozen))} of {len(job.shapes)} tensors stay as they were chosen: "
-            "what the others learn can be of the rows that these let through"
+            f"{len(dict.fromkeys(frozen))} of {len(job.shapes)} tensors are frozen: "
+            "the others may learn only from rows that these let through"
         )
     if job.train.dropout_mask == "public":
-        found.append("which values are dropped is known, so which rows a weight has not seen")
+        found.append("dropout masks are public, so it is known which rows a weight has not seen")
     return found
 
 
 def _of_network(job: Job) -> list[str]:
-    """What can hold a row by heart."""
+    """Warnings about models that can memorise a row."""
     found, rows = [], min(split_sizes(one)[0] for one in (job, *fewest(job)))
     weights = sum(prod(shape) for name, shape in job.shapes.items() if not is_frozen(job, name))
     plain = job.model.network is None and not job.model.hidden
     if weights * (ROWS_A_WEIGHT if plain else 1) > rows:
-        found.append(f"{weights} weights for {rows} training rows: it can know rows by heart")
+        found.append(f"{weights} weights for {rows} training rows: it can memorise rows")
     for node in job.graph.nodes:
         if node.op == "embedding":
             entries = job.graph.tensors[node.tensors["weight"]].shape[0]
             if entries * MIN_ROWS > rows:
                 found.append(
                     f"{node.place}: a table of {entries} values for {rows} training rows, so that "
-                    "an entry is about few of them"
+                    "an entry is about few rows"
                 )
     levels = Counter(term.column for term in job.pipeline.terms if term.part == "level")
     found += [
@@ -162,7 +163,7 @@ def _of_network(job: Job) -> list[str]:
 
 
 def _of_inputs(job: Job) -> list[str]:
-    """Which inputs can be about few rows, by how they are made."""
+    """Warnings about inputs that can be about few rows, because of their definition."""
     found, terms = [], job.pipeline.terms
     rows = min(split_sizes(one)[0] for one in (job, *fewest(job)))
     cells = sum(
@@ -170,14 +171,14 @@ def _of_inputs(job: Job) -> list[str]:
     )
     if cells * MIN_ROWS > rows:
         found.append(
-            f"{cells} inputs are cells of two categories, for {rows} training rows: the weight of "
-            "a cell is about the rows in it"
+            f"{cells} inputs are combinations of two categories, for {rows} training rows: the "
+            "weight of a combination is about the rows that have it"
         )
     far = {term.column: term.bound for term in terms if not term.scaled and term.bound > FAR}
     if far:
         found.append(
             f"inputs of {', '.join(map(repr, far))} may be as large as {max(far.values()):g}: with "
-            "a center and scale far from what occurs, few rows can make up the result"
+            "a center and scale far from the actual values, few rows can make up the result"
         )
     clips = {term.column: term.clip for term in terms if term.clip is not None}
     for column, (least, most) in clips.items():
@@ -185,24 +186,24 @@ def _of_inputs(job: Job) -> list[str]:
         if declared is not None and (most - least) * NARROW < float(declared[1] - declared[0]):
             found.append(
                 f"{column!r} is clipped to {least:g} … {most:g} of {declared[0]} … {declared[1]}: "
-                "rows beyond are alike, and its weight is about those within"
+                "rows beyond are equal, and its weight is about those within"
             )
     return found
 
 
 def _of_measures(job: Job) -> list[str]:
-    """What metrics and losses say of few rows."""
+    """Warnings about metrics and losses of few rows."""
     found = []
     if job.reveal.metrics and job.data.partition == "rows":
         found += [
-            f"of the held-out rows {ours} are {owner}'s: the owner of the others can subtract "
+            f"{ours} of the held-out rows are {owner}'s: the owner of the others can subtract "
             f"them; {REFUSED} at {owner}"
             for owner, ours in held_out_rows(job).items()
             if 0 < ours < MIN_ROWS
         ]
     if job.reveal.training_loss_every:
         found.append(
-            f"each revealed loss is of {job.train.batch_size} rows, known ones among them can be "
-            "subtracted"
+            f"each revealed loss is over {job.train.batch_size} rows, and known rows among them "
+            "can be subtracted"
         )
     return found

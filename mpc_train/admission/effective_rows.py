@@ -1,22 +1,22 @@
-"""How many rows the result of a training is made of in effect: public, from the job alone.
+"""How many rows effectively make up the result of a training: public, from the job alone.
 
-A rule that is linear in gradients ends with weights
+An update rule that is linear in gradients ends with weights
 
     w_T = a · w_0 + Σ_s c_s · g_s,    g_s: the mean gradient of step s's batch,
 
-and the c_s follow from rate, schedule, momentum and decay alone. Row i has the share
-Σ |c_s| / batch over its steps. An owner's rows are as many in effect as its rows' shares together
-are times the largest of them: all of its rows where each counts alike, and 1 where rate times
-decay is 1, so that a step forgets what was before it, and one row of the owner's lies in the last
-batch. Others can subtract what their own rows add; so each owner counts its own.
+and the c_s follow from rate, schedule, momentum and decay alone. Row i has the share Σ |c_s| /
+batch over its steps. An owner's effective number of rows is the sum of its rows' shares over the
+largest of them: the number of its rows if each counts alike, and 1 if rate times decay is 1, so
+that a step forgets everything before it, and one of the owner's rows lies in the last batch. Others
+can subtract what their own rows add, so each owner counts its own.
 
-What is exact: the c_s of SGD with momentum, Nesterov, decay and any schedule, and the schedule of
-rows. What is stated: rules that divide by the root of a mean square are taken as if that root
-stayed constant, at the least favourable constant where the decay is divided along with the
-gradient; a row's gradient is taken to be as large as another's but for weights of classes and rows
-and for dropout, which are taken at their least favourable. Running means of a norm are sums of the
-same kind, and the fewest rows count. Gradients also forget by themselves, by curvature: how much
-depends on the data (`curvature` below asks what would follow from one).
+Exact are the c_s of SGD with momentum, Nesterov, decay and any schedule, and the schedule of rows.
+Assumed: for rules that divide by the root of a mean square, that root stays constant, at the least
+favourable constant where the decay is divided along with the gradient; gradients of all rows are
+equally large except for weights of classes and rows and for dropout, which are taken at their least
+favourable. Running means of a norm are sums of the same kind, and the smallest count is used.
+Gradients also forget by themselves, by curvature, to an extent that depends on the data (the
+argument `curvature` below computes the effect of a given one).
 """
 
 from collections.abc import Callable, Iterable
@@ -47,41 +47,44 @@ Rows = NDArray[np.int64]
 RowsBetween = Callable[[int, int], float]
 
 MAX_ENTRIES = 3_000_000
-"""Rows times epochs that are followed one by one, the heaviest epochs first: about a second."""
+"""How many rows times epochs are followed one by one, the heaviest epochs first: about a second."""
 MAX_STEPS = 1 << 20
-"""Steps whose coefficients are in memory together; of longer trainings no row is followed."""
+"""How many steps may have their coefficients in memory together; in longer trainings no row is
+followed."""
 DEVIATIONS = 6
-"""Of rows that are not followed an owner's are mixed with the others' by the seed: it has its part
-of the sum, less so many standard deviations, beyond what anybody finds by trying seeds out."""
+"""For rows that are not followed, the seed mixes an owner's with the others': the owner has its
+part of the sum, less this many standard deviations, which nobody exceeds by trying seeds."""
 MAX_ENDS = 8
-"""Where early stopping may end a training after more epochs than that, so many are looked at."""
+"""If early stopping may end a training after more epochs than this, only this many ends are
+examined."""
 KEPT_BITS = 6
-"""A gradient so small that fewer bits of it are left says little of a row."""
+"""A gradient with fewer bits left than this says little about a row."""
 INTERPRETED_STEPS = 20_000
-"""Of more steps the sum is found by compiled code: ten millions take a second."""
+"""For more steps compiled code computes the sum: ten million take a second."""
 _LARGE, _LARGE_BITS = 2.0**500, 500
 
 
 @dataclass(frozen=True)
 class Effective:
-    """The fewest rows in effect: of all owners together, and of each. steps: how many steps the
-    weights are a sum of in effect; infinite for Newton steps, each of which takes all rows."""
+    """The smallest effective number of rows: of all owners together, and of each. steps: the
+    effective number of steps that the weights are a sum of; infinite for Newton steps, each of
+    which takes all rows."""
 
     pooled: float
     owners: dict[str, float]
     steps: float
 
     def least(self, other: "Effective") -> "Effective":
-        """The fewer ones of two countings."""
+        """The smaller numbers of two results."""
         owners = {name: min(rows, other.owners[name]) for name, rows in self.owners.items()}
         return Effective(min(self.pooled, other.pooled), owners, min(self.steps, other.steps))
 
 
 def effective_rows(job: Job, curvature: float = 0.0) -> Effective:
-    """The fewest rows in effect over all ends that the training may have.
+    """The smallest effective numbers of rows over all possible ends of the training.
 
-    curvature: of the loss, which forgets as a decay of this size would. Takes some seconds and a
-    hundred MB at most, whatever the job says.
+    curvature: the loss's, which forgets like a decay of this size. Takes at most some seconds and a
+    hundred MB, whatever the job says.
     """
     found = [_effective(one, curvature) for one in (job, *fewest(job))]
     least = found[0]
@@ -91,11 +94,12 @@ def effective_rows(job: Job, curvature: float = 0.0) -> Effective:
 
 
 def first_to_forget(job: Job) -> float:
-    """The curvature at which a training forgets most, as far as its loss can have it.
+    """The curvature, among those that the loss can have, at which a training forgets most.
 
-    That of the constant input, the bias, at the outputs: 1 or 2 for squared errors, at most 1/4
-    for two classes; inputs that are scaled to about 1 have about the same. Never so much that a
-    step would overshoot, which diverges and is the range guard's business. 0 for Newton steps.
+    It is the curvature of the constant input, the bias, at the outputs: 1 or 2 for squared errors,
+    at most 1/4 for two classes; inputs scaled to about 1 have about the same. It is never so large
+    that a step would overshoot: such a training diverges, and the range guard detects that. 0 for
+    Newton steps.
     """
     if is_newton(job):
         return 0.0
@@ -104,8 +108,8 @@ def first_to_forget(job: Job) -> float:
 
 
 def row_shares(job: Job) -> Shares | None:
-    """Each row's share in the result after the last epoch, float64[rows], as a part of the largest;
-    None where that would take too long. Newton: 1 for a training row."""
+    """Each row's share in the result after the last epoch, float64[rows], relative to the largest;
+    None if computing it would take too long. Newton: 1 for a training row."""
     followed = _Followed(job)
     if max(job.train.epochs, 1) > followed.epochs or not followed.rows:
         return None
@@ -122,7 +126,7 @@ def row_shares(job: Job) -> Shares | None:
 
 
 def held_out_rows(job: Job) -> dict[str, int]:
-    """How many of each owner's rows are held out; of very many rows, at least so many."""
+    """How many of each owner's rows are held out; a lower bound if there are very many rows."""
     if job.rows <= MAX_ENTRIES:
         return held_out_sizes(job)
     held_out = split_sizes(job)[1]
@@ -134,9 +138,9 @@ def held_out_rows(job: Job) -> dict[str, int]:
 
 
 class _Followed:
-    """The rows of a job and the orders of its epochs, as far as there is room for them.
+    """The rows of a job and the orders of its epochs, as far as memory allows.
 
-    epochs: so many can be followed. rows: whether rows are looked at one by one at all.
+    epochs: how many can be followed. rows: whether rows are followed one by one at all.
     """
 
     def __init__(self, job: Job) -> None:
@@ -151,7 +155,7 @@ class _Followed:
         return split(self._job)[0]
 
     def shares(self, steps: Shares, epochs: Iterable[int]) -> Shares:
-        """Σ |c_s| over the steps of these epochs that each row is in, float64[rows].
+        """For each row, Σ |c_s| over the steps of these epochs that include it, float64[rows].
 
         steps: |c_s|, float64[epochs, steps].
         """
@@ -172,8 +176,8 @@ class _Followed:
 @dataclass(frozen=True)
 class _Sum:
     """A sum of gradients. total: Σ |c_s|; squares: Σ c_s²; most: the sum over epochs of the largest
-    |c_s|, which bounds what a row has; steps: |c_s|, float64[epochs, steps], None where they are
-    too many."""
+    |c_s|, which bounds a row's share; steps: |c_s|, float64[epochs, steps], None if there are too
+    many."""
 
     total: float
     squares: float
@@ -209,12 +213,12 @@ def _training_between(job: Job, followed: _Followed, low: int, high: int) -> flo
 
 
 def _mixed(total: float, squares: float, part: float) -> float:
-    """What an owner has of a sum over rows at random, `part` of which are its own, at least."""
+    """The least that an owner has in a sum over random rows, `part` of which are its own."""
     return max(0.0, total * part - DEVIATIONS * sqrt(squares * part))
 
 
 def _curvature(job: Job) -> float:
-    """The largest second derivative of the loss by an output."""
+    """The largest second derivative of the loss with respect to an output."""
     loss, name = job.train.loss, loss_name(job)
     if name in ("half_mse", "huber"):
         return 1.0
@@ -228,7 +232,7 @@ def _curvature(job: Job) -> float:
 
 
 def _thinned(found: Effective, spread: float) -> Effective:
-    """The same where one row counts fully and all others only so much."""
+    """The same sum if one row counts fully and all others count only this much."""
 
     def less(rows: float) -> float:
         return min(rows, 1 + (rows - 1) * spread)
@@ -238,7 +242,7 @@ def _thinned(found: Effective, spread: float) -> Effective:
 
 
 def lightest(job: Job) -> Fraction:
-    """The least weight of a row in the loss over the largest one, as the job lets them be."""
+    """The smallest possible weight of a row in the loss over the largest one, by the job."""
     loss, found = job.train.loss, Fraction(1)
     weights = [Fraction(weight) for weight in loss.class_weights]
     if not weights:
@@ -246,14 +250,14 @@ def lightest(job: Job) -> Fraction:
     found *= min(weights) / max(weights) if max(weights) else 0
     declared = job.schema[job.weight].range if job.weight else None
     if declared is not None and job.data.partition == "columns":
-        # One owner weighs the rows of all; elsewhere each weighs its own, as it likes.
+        # Here one owner weights the rows of all; otherwise each weights its own rows as it likes.
         found *= Fraction(declared[0]) / Fraction(declared[1])
     dropped = [node.real("p") for node in job.graph.nodes if node.op == "dropout"]
     return found * (1 - max(dropped, default=Fraction(0)))
 
 
 def _ends(job: Job) -> list[int]:
-    """After how many epochs the result may be taken: some of them where they are many."""
+    """The numbers of epochs after which the result may be taken; a selection if there are many."""
     last, stopping = job.train.epochs, job.train.early_stopping
     every = last if stopping is None else stopping.every
     checks = range(every, last, every)
@@ -265,7 +269,7 @@ def _ends(job: Job) -> list[int]:
 
 
 def _sums(job: Job, epochs: int, curvature: float) -> list[_Sum]:
-    """The sums of gradients, and of batches' means, that leave."""
+    """The sums of gradients, and of batches' means, that leave the run."""
     found = [_sum(job, epochs, curvature, more) for more in _magnifications(job)]
     momenta = {
         float(node.real("momentum"))
@@ -273,7 +277,7 @@ def _sums(job: Job, epochs: int, curvature: float) -> list[_Sum]:
         if node.op == "batch_norm" and "running_mean" in node.tensors
     }
     each = steps_per_epoch(job)
-    # Older steps than these count less, and leaving them out makes rows fewer, never more.
+    # Older steps count less; leaving them out lowers the number of rows and never raises it.
     recent = max(1, min(epochs, MAX_STEPS // each))
     for momentum in momenta - {0.0}:
         ages = np.arange(min(recent * each, MAX_STEPS))[::-1]
@@ -288,8 +292,8 @@ def _sums(job: Job, epochs: int, curvature: float) -> list[_Sum]:
 
 
 def _sum(job: Job, epochs: int, curvature: float, magnified: float) -> _Sum:
-    """The sum of gradients after so many epochs, in blocks of whole epochs from the last one back
-    where steps are very many, or of a part of one."""
+    """The sum of gradients after this many epochs, in blocks of whole epochs from the last one back
+    if there are very many steps, or of a part of an epoch."""
     each = steps_per_epoch(job)
     steps = epochs * each
     block = MAX_STEPS // each * each or MAX_STEPS
@@ -302,7 +306,8 @@ def _sum(job: Job, epochs: int, curvature: float, magnified: float) -> _Sum:
         if steps <= MAX_STEPS:
             return _Sum.of(found.reshape(epochs, each))
         total, squares = total * grown + found.sum(), squares * grown**2 + (found**2).sum()
-        # A part of an epoch is taken for a whole one: its rows are fewer, never more.
+        # A part of an epoch is treated as a whole one: this lowers the number of rows and never
+        # raises it.
         tops = found.reshape(-1, each).max(axis=1) if each <= MAX_STEPS else found.max()
         most = most * grown + float(np.sum(tops))
     return _Sum(float(total), float(squares), most, None)
@@ -327,7 +332,7 @@ def _largest_rate(job: Job) -> float:
 
 
 def _magnifications(job: Job) -> list[float]:
-    """What gradient and decay may be divided by together, inverted; 1 where nothing is."""
+    """The inverse of the divisor that gradient and decay may have in common; 1 without one."""
     settings = job.train.optimizer
     if settings.name not in ("adam", "rmsprop") or not settings.weight_decay:
         return [1.0]
@@ -338,7 +343,8 @@ def _magnifications(job: Job) -> list[float]:
 
 @dataclass
 class _State:
-    """How much the weights and what an optimizer keeps, after a step, are in the final weights."""
+    """The coefficients, in the final weights, of the weights and the optimizer's state after a
+    step."""
 
     of_weight: float = 1.0
     of_kept: float = 0.0
@@ -352,12 +358,13 @@ def gradient_weights(
     first: int = 0,
     state: _State | None = None,
 ) -> tuple[Shares, float]:
-    """c_s of the steps first, first + 1, …, which have these rates, from the last one back.
+    """c_s of the steps first, first + 1, …, which have these rates, computed from the last one
+    back.
 
-    state: after the last of them; moved to before the first. The c_s are to be multiplied with one
-    common factor, the second result with those that were found of later steps.
+    state: after the last of them; moved to before the first. The caller multiplies the c_s by one
+    common factor, and those of later steps by the second result.
 
-    The weights w and what an optimizer keeps, m, follow d = g + (decay + curvature) · w by
+    The weights w and the optimizer's state m follow d = g + (decay + curvature) · w by
 
         m ← kept · m + taken · d,    w ← (1 − shrunk) · w − left · (ahead · d + along · m).
     """
@@ -400,8 +407,9 @@ def _backwards(
     found: Shares,
     scales: Rows,
 ) -> tuple[float, float, int]:
-    """`gradient_weights`, into `found`. Grown ones are scaled down, or they would overflow: by
-    2^500 as many times as `scales` says, and as the last result says at the end."""
+    """`gradient_weights`, into `found`. Coefficients that have grown are scaled down, so that they
+    do not overflow: by 2^500 as many times as `scales` says, and at the end as the last result
+    says."""
     scale = 0
     for step in range(len(left) - 1, -1, -1):
         moved = left[step] * of_weight
@@ -417,7 +425,7 @@ def _backwards(
 
 @lru_cache(maxsize=1)
 def _compiled() -> Callable[..., tuple[float, float, int]]:
-    """`_backwards` as machine code; numba is loaded only for trainings of so many steps."""
+    """`_backwards` as machine code; numba is loaded only for trainings with that many steps."""
     from numba import njit
 
     compiled: Callable[..., tuple[float, float, int]] = njit(cache=True)(_backwards)
@@ -425,7 +433,7 @@ def _compiled() -> Callable[..., tuple[float, float, int]]:
 
 
 def _of_sum(job: Job, total: _Sum, followed: _Followed) -> Effective:
-    """How many rows a sum is of."""
+    """The effective number of rows of a sum."""
     batch, steps = job.train.batch_size, total.steps
     shares = np.zeros(0)
     later = total
@@ -446,7 +454,7 @@ def _of_sum(job: Job, total: _Sum, followed: _Followed) -> Effective:
 
 
 def _counted(job: Job, rows: RowsBetween) -> dict[str, float]:
-    """`rows` of each owner's numbers of rows; owners of columns have a part of every row."""
+    """`rows` for each owner's number of rows; owners of columns have a part of every row."""
     if job.data.partition == "columns":
         return dict.fromkeys(job.owners, float(rows(0, job.rows)))
     firsts = {owner: job.first_row(owner) for owner in job.owners}

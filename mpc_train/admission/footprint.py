@@ -1,15 +1,15 @@
-"""How much memory a node needs, and how many rows at a time fit: roughly, from the job alone.
+"""Roughly how much memory a node needs, and how many rows fit at a time, from the job alone.
 
-A process that has loaded the program is the larger part of a small job. Beyond it stand
+In a small job the larger part is a process that has loaded the program. To it are added
 
     rows     Δ and a share of λ at an evaluator, λ at the dealer, with copies while rows are shared
              in and scaled; at an owner its own table besides
-    weights  with what an optimizer keeps of them
+    weights  with the optimizer's state for them
     work     the largest of: a training step of a batch, a chunk of rows that is evaluated, a chunk
              of a regression's equations
 
-What each costs was measured in processes of their own and is held against whole runs by
-`tests/runs/test_footprint.py`: within 30 %.
+The cost of each was measured in separate processes; `tests/runs/test_footprint.py` compares it with
+whole runs: within 30 %.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What was measured of a role.
+    """The measured figures of a role.
 
     program: bytes of a process that trains next to nothing. shared, scaled: words for each word of
     all rows, while rows are shared in, without and with scaling over shares; kept, kept_scaled:
@@ -59,15 +59,15 @@ class Costs:
 EVALUATOR = Costs(432_000_000, 2.2, 9.3, 2.2, 4.2, 200, 370, 0.75, 1.0, 75)
 DEALER = Costs(428_000_000, 2.1, 5.1, 1.1, 1.1, 120, 250, 0.4, 0.6, 57)
 TABLE_BYTES = 15_000_000
-"""What reads tables, at an owner."""
+"""The code that reads tables, at an owner."""
 NETWORK_BYTES = 70_000_000
-"""What of torch checks the shapes of a job's own network, at every node."""
+"""The part of torch that checks the shapes of a job's own network, at every node."""
 STEP_BYTES = 20_000_000
-"""Of a step, whatever its size: frames that wait, pieces of keystreams."""
+"""The constant part of a step: frames that wait, pieces of keystreams."""
 
 
 def memory_needs(job: Job) -> dict[str, int]:
-    """Bytes that each node's process holds at most, by name."""
+    """The most bytes that each node's process holds, by name."""
     found = {}
     for name in job.nodes:
         table = _table_bytes(job, name)
@@ -114,7 +114,7 @@ def _step(job: Job, costs: Costs) -> int:
 
 
 def _evaluation(job: Job, costs: Costs) -> int:
-    """Of one chunk of the rows that metrics are taken over."""
+    """Bytes of one chunk of the rows over which metrics are taken."""
     found, held_out = 0, split_sizes(job)[1]
     for metrics in (job.reveal.metrics, job.reveal.per_party):
         if metrics:

@@ -1,7 +1,8 @@
 """Jobs from files and from other nodes: read, completed and checked before anything else.
 
-A file is checked whole. What another node proposes is read and checked for contradictions at once;
-whether its numbers fit the ring (`check_ranges`) takes time, and comes after a node's rules.
+A file is checked completely. A job that another node proposes is read and checked for
+contradictions at once; the check that its numbers fit the ring (`check_ranges`) takes time, and
+comes after a node's rules.
 """
 
 from pathlib import Path
@@ -23,7 +24,7 @@ from mpc_train.tables.schema import load_schema
 
 
 def load_job(path: Path | str) -> Job:
-    """Read and check a job file; raise JobError that says file, line, key and what to write."""
+    """Read and check a job file; raise JobError with file, line, key and what to write."""
     path = Path(path)
     job, text = load_toml(path, Job, JobError)
     try:
@@ -65,7 +66,7 @@ def job_from_bytes(body: bytes) -> Job:
 def resolved(job: Job, rows: int) -> Job:
     """Return the job with the number of joined rows, from which the schedule follows.
 
-    Raises JobError where the job does not go with so many. Its digest stays the same.
+    Raises JobError if the job does not allow this number. Its digest stays the same.
     """
     job = job.with_joined(rows)
     try:
@@ -81,7 +82,7 @@ def _listed(problem: JobProblem) -> str:
 
 
 def _with_schema(job: Job, path: Path) -> Job:
-    """The job with the content of the schema file that it names."""
+    """The job with the content of its schema file."""
     data = job.data
     if data.table is not None:
         raise JobProblem("data.table", "is filled in; write schema = the name of a schema file")
@@ -90,16 +91,16 @@ def _with_schema(job: Job, path: Path) -> Job:
     try:
         table = load_schema(path.parent / data.schema)
     except JobError as error:
-        # It names the schema's file, which is no key of the job's.
+        # It names the schema's file, which is not a key of the job.
         raise JobProblem("data.schema", str(error)) from error
     return msgspec.structs.replace(job, data=msgspec.structs.replace(data, schema="", table=table))
 
 
 def _with_network(job: Job, path: Path) -> Job:
-    """The job with the network that it names: the file's content, or the graph of the factory."""
+    """The job with its network: the content of the file, or the graph that the factory makes."""
     model = job.model
     if model.network is not None or (model.module and model.graph):
-        raise JobProblem("model", "write module or graph, one of them; network is filled in")
+        raise JobProblem("model", "write either module or graph; network is filled in")
     if model.graph:
         found = read_model(path.parent / model.graph)
         model = msgspec.structs.replace(
@@ -119,7 +120,7 @@ def _with_network(job: Job, path: Path) -> Job:
 
 
 def _finish(job: Job) -> Job:
-    """Fill in what is left out, then check; raise JobProblem."""
+    """Fill in missing values, then check; raise JobProblem."""
     if not job.job.evaluators:
         evaluators = tuple(name for name in job.owners if name != job.dealer)
         roles = msgspec.structs.replace(job.job, evaluators=evaluators)
@@ -135,8 +136,8 @@ def _finish(job: Job) -> Job:
 
 
 def fewest(job: Job) -> list[Job]:
-    """The job with the fewest joined rows that it allows, where that is not known yet: what holds
-    for these and for as many as there can be holds between them."""
+    """The job with the fewest joined rows that it allows, if their number is not known yet: what
+    holds for the fewest and for the most rows holds between them."""
     if job.data.join is None or job.data.joined:
         return []
     return [job.with_joined(least_joined(job))]

@@ -1,9 +1,9 @@
-"""Whether the operations of a job's own network keep within the ring.
+"""Whether the operations of a job's own network stay within the ring's range.
 
 Products (linear, convolution, matmul, attention, element-wise) are covered by the bound that the
-job states for all that a layer puts out, `fixed_point.activation_limit`, and by that of gradients;
-a maximum, ReLU, a slice or a sum of windows makes nothing larger. What is left is checked here, a
-node at a time, with the limits that the protocols state.
+job states for all layer outputs, `fixed_point.activation_limit`, and by that of gradients; a
+maximum, ReLU, a slice or a sum of windows does not make values larger. Everything else is checked
+here, node by node, against the limits that the protocols state.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from protocols.ring.rational import mantissa
 
 NORM_LIMIT = 1 << VALUE_BITS
 MAX_EPS = 1
-"""The norms over shares are sized for variances, which this hardly adds to."""
+"""The norms over shares are sized for variances; eps may hardly add to these."""
 MIN_NORMALISED = 4
-"""Fewer values are now and then nearly equal, and what is left of their differences, divided by
-sqrt(eps), gives gradients hundreds of times the usual: over two or three values even PyTorch's own
-float32 and float64 end with other weights."""
+"""Fewer values are sometimes nearly equal. The remainder of their differences, divided by
+sqrt(eps), then gives gradients hundreds of times the usual: over two or three values even PyTorch's
+float32 and float64 end with different weights."""
 MAX_SOFTMAX = 1024
 SQUARE_BITS = 31
-"""Splines square what lies between their knots; as words, knots are at most 2^31."""
+"""Splines square the distance from a knot; as words, knots are at most 2^31."""
 MAX_STEPS = 1024
-"""Of a recurrent layer: each takes the rounds of two functions, one after the other."""
+"""The most steps of a recurrent layer: each takes the rounds of two functions, one after the
+other."""
 MAX_VOCABULARY = 4096
-"""Each private number is compared with all of a table's."""
+"""Each private number is compared with all row numbers of a table."""
 MIN_DROPPED = Fraction(1, 1 << 16)
 """`coins` have a probability of 16 bits."""
 MAX_CONSTANT = 1 << 12
-"""Words of this magnitude fit at every number of bits that a tensor may have."""
+"""Words of this magnitude fit at every scale that a tensor may have."""
 SLOPE_BITS = 20
 
 
 def check_graph_ranges(job: Job) -> None:
-    """Raise JobError that names the node, and what to change."""
+    """Raise JobError that names the node and what to change."""
     columns = columns_of(job.graph)
     _check_indices(job, columns)
     if job.model.network is None:
@@ -79,7 +80,7 @@ def _check(job: Job, node: Node, shape: tuple[int, ...]) -> None:
                 "a variance; use a smaller one"
             )
         if node.op == "batch_norm" and not 0 <= node.real("momentum") <= 1:
-            raise GraphError(f"{node.place}: a momentum between 0 and 1")
+            raise GraphError(f"{node.place}: the momentum must be between 0 and 1")
         _check_count(job, node, shape)
     elif node.op in ("softmax", "attention"):
         length = shape[0] if node.op == "attention" else shape[-1]
@@ -118,7 +119,7 @@ def _check_steps(f: int, node: Node) -> None:
 
 
 def _check_constants(job: Job, node: Node, shape: tuple[int, ...]) -> None:
-    """Public numbers of a node neither overflow nor round to nothing."""
+    """Raise GraphError if public numbers of a node overflow or round to 0."""
     f, limit = job.fraction_bits, job.fixed_point.activation_limit
     if node.op == "scale":
         factor = abs(node.real("factor"))
@@ -129,7 +130,7 @@ def _check_constants(job: Job, node: Node, shape: tuple[int, ...]) -> None:
             )
         if factor and factor < Fraction(1, 1 << f):
             raise GraphError(
-                f"{node.place}: a factor of {float(factor):g} leaves nothing at fraction_bits = {f}"
+                f"{node.place}: a factor of {float(factor):g} rounds to 0 at fraction_bits = {f}"
             )
     elif node.op == "shift":
         summand = node.real("summand")
@@ -140,14 +141,14 @@ def _check_constants(job: Job, node: Node, shape: tuple[int, ...]) -> None:
             )
         if summand and not round(summand * (1 << f)):
             raise GraphError(
-                f"{node.place}: a summand of {float(summand):g} is nothing at fraction_bits = {f}"
+                f"{node.place}: a summand of {float(summand):g} rounds to 0 at fraction_bits = {f}"
             )
     elif node.op == "clamp":
         low, high = node.real("low"), node.real("high")
         if not -MAX_CONSTANT <= low < high <= MAX_CONSTANT:
             raise GraphError(
-                f"{node.place}: limits of {float(low):g} and {float(high):g}; the first is the "
-                f"lower one, and both lie within ±{MAX_CONSTANT}"
+                f"{node.place}: limits of {float(low):g} and {float(high):g}; the first must be "
+                f"the lower one, and both must lie within ±{MAX_CONSTANT}"
             )
         if round(low * (1 << f)) == round(high * (1 << f)):
             raise GraphError(
@@ -164,7 +165,7 @@ def _check_constants(job: Job, node: Node, shape: tuple[int, ...]) -> None:
                 f"fraction_bits = {f}; use 0, or one nearer to 1"
             )
     elif node.op == "resize":
-        # Backward, an element gets the gradients of all that it is a neighbour of.
+        # In the backward pass an element gets the gradients of all elements that it neighbours.
         most = prod(
             2 * -(-size // was) + 2 for size, was in zip(node.shape[1:], shape[1:], strict=True)
         )
@@ -178,8 +179,8 @@ def _check_constants(job: Job, node: Node, shape: tuple[int, ...]) -> None:
 
 
 def _check_indices(job: Job, columns: dict[str, tuple[int, ...]]) -> None:
-    """The number of a level goes into an Embedding alone: a layer that multiplies it would take the
-    order of the levels for a quantity."""
+    """The number of a level may go only into an Embedding: a layer that multiplies it would treat
+    the order of the levels as a quantity."""
     terms = job.pipeline.terms
     indices = {place for place, term in enumerate(terms) if term.part == "index"}
     for node in job.graph.nodes if indices else ():
@@ -187,22 +188,22 @@ def _check_indices(job: Job, columns: dict[str, tuple[int, ...]]) -> None:
             continue
         for place in sorted(indices & {k for name in node.inputs for k in columns.get(name, ())}):
             raise JobError(
-                f"prepare.columns.{terms[place].column}.encoding: the number of a level is for an "
-                f"Embedding, and {node.place} takes it as a quantity; leave encoding out there, or "
-                "give the column to an Embedding alone"
+                f"prepare.columns.{terms[place].column}.encoding: the number of a level is only "
+                f"for an Embedding, but {node.place} uses it as a quantity; remove encoding there, "
+                "or use the column only in an Embedding"
             )
 
 
 def _check_ids(job: Job, node: Node, columns: tuple[int, ...] | None) -> None:
-    """The columns that choose rows of an embedding's table hold its rows' numbers.
+    """The columns that choose rows of an embedding's table must contain row numbers.
 
-    A number outside chooses no row, or the nearest one, and nobody would see that it did: the
-    owners' check of the declared range is what keeps such numbers out.
+    A number outside chooses no row, or the nearest one, and nobody would notice: only the owners'
+    check of the declared range keeps such numbers out.
     """
     last = _table_rows(job, node) - 1
     if columns is None:
         raise GraphError(
-            f"{node.place}: an embedding of computed values; give it columns as they stand, or "
+            f"{node.place}: an embedding of computed values; give it unchanged columns, or "
             "slices of them"
         )
     terms, names = job.pipeline.terms, job.pipeline.names
@@ -211,8 +212,8 @@ def _check_ids(job: Job, node: Node, columns: tuple[int, ...] | None) -> None:
         if term is not None and term.part == "index":
             if term.bound > last:
                 raise GraphError(
-                    f"{node.place}: column {term.column!r} has the numbers 0 to "
-                    f"{int(term.bound)}, and the table the rows 0 to {last}: make it "
+                    f"{node.place}: column {term.column!r} contains the numbers 0 to "
+                    f"{int(term.bound)}, but the table has the rows 0 to {last}: make it "
                     f"{int(term.bound) + 1} rows long"
                 )
             continue
@@ -220,8 +221,8 @@ def _check_ids(job: Job, node: Node, columns: tuple[int, ...] | None) -> None:
             levels = term is not None and term.part == "level"
             advice = '; give its column encoding = "index" in [prepare]' if levels else ""
             raise GraphError(
-                f"{node.place}: {names[place]!r} chooses rows of a table, and is not a number as "
-                f"it stands in the file{advice}"
+                f"{node.place}: {names[place]!r} chooses rows of a table, but is not an unscaled "
+                f"number from the file{advice}"
             )
         declared = job.schema[term.column].range
         if declared is None or not all(
@@ -240,7 +241,7 @@ def _table_rows(job: Job, node: Node) -> int:
 
 
 def _check_count(job: Job, node: Node, shape: tuple[int, ...]) -> None:
-    """How many values one mean of a norm is over: enough to be exact, few enough to fit."""
+    """The number of values in each mean of a norm: enough to be exact, few enough to fit."""
     if node.op == "batch_norm":
         positions = prod(shape[1:])
         count = job.train.batch_size * positions
@@ -254,7 +255,7 @@ def _check_count(job: Job, node: Node, shape: tuple[int, ...]) -> None:
     if count < MIN_NORMALISED:
         raise GraphError(
             f"{node.place}: {node.op} over {count} value{'s' * (count > 1)} cannot be repeated "
-            f"exactly, in PyTorch neither; {advice}"
+            f"exactly, not even in PyTorch; {advice}"
         )
     try:
         check_norm(count, job.fraction_bits)
@@ -263,9 +264,9 @@ def _check_count(job: Job, node: Node, shape: tuple[int, ...]) -> None:
 
 
 def check_network(job: Job) -> None:
-    """Raise ModelError unless the shapes of the job's own network are true."""
+    """Raise ModelError unless the shapes that the job's own network states are correct."""
     if job.model.network is not None:
-        # torch, which most callers of this module have no other use for.
+        # torch, which most callers of this module do not need otherwise.
         from mpc_train.networks.plain import dry_run
 
         try:

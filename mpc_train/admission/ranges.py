@@ -1,12 +1,11 @@
 """Whether a job's numbers fit the ring.
 
 A truncation is exact for words below 2^62 in magnitude. Which magnitudes occur follows from bounds
-that the job states: `data.limit` for features, the range of `data.weight` for how many times a
-row counts, `fixed_point.activation_limit` for what a layer puts out (and for the residual of a
-linear model), `fixed_point.gradient_limit` for the mean gradient of a batch, and 1 for the change
-of a weight in one step. From them follow, for every truncation of a step, the room that is left
-for the mantissa of learning rate over batch size. A job with too little room is refused before
-anything starts.
+that the job states: `data.limit` for features, the range of `data.weight` for row weights,
+`fixed_point.activation_limit` for layer outputs (and for the residual of a linear model),
+`fixed_point.gradient_limit` for the mean gradient of a batch, and 1 for the change of a weight in
+one step. They determine, for every truncation of a step, how many bits are left for the mantissa of
+learning rate over batch size. A job with too few bits is refused before anything starts.
 
 Everything here is integer and rational arithmetic on public numbers.
 """
@@ -32,13 +31,14 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
 MIN_WEIGHT_BITS = 12
-"""A class of half the rows has a weight of 1, and those of others are above 1 / classes."""
+"""A class with half the rows has a weight of 1, and the weights of others are above 1 / classes."""
 
 
 def check_ranges(job: Job) -> None:
-    """Raise JobError that says which bound does not fit and what to change.
+    """Raise JobError that names the bound that does not fit and says what to change.
 
-    Takes time by the rows, rates and operations of the job: it comes after a node's rules.
+    The time depends on the rows, rates and operations of the job, so this comes after a node's
+    rules.
     """
     f = job.fraction_bits
     limit = job.fixed_point.activation_limit
@@ -46,8 +46,8 @@ def check_ranges(job: Job) -> None:
     if bit_length(Fraction(limit)) + 2 * f > WORD_BITS:
         raise JobError(
             f"fixed_point: a product of values up to activation_limit = {limit} needs "
-            f"{bit_length(Fraction(limit)) + 2 * f} bits at fraction_bits = {f}, {WORD_BITS} are "
-            "there; lower one of them"
+            f"{bit_length(Fraction(limit)) + 2 * f} bits at fraction_bits = {f}, but only "
+            f"{WORD_BITS} are available; lower one of them"
         )
     if job.model.kind in ("softmax", "mlp") and job.outputs > SOFTMAX_CLASSES:
         raise JobError(
@@ -62,7 +62,7 @@ def check_ranges(job: Job) -> None:
     if job.train.loss.balanced and weight_bits(job) < MIN_WEIGHT_BITS:
         raise JobError(
             f"train.loss.balanced: weights of classes among {split_sizes(job)[0]} training rows "
-            f"would have {weight_bits(job)} fractional bits, {MIN_WEIGHT_BITS} at least are "
+            f"would have {weight_bits(job)} fractional bits, but at least {MIN_WEIGHT_BITS} are "
             "needed; lower fixed_point.fraction_bits"
         )
     check_graph_ranges(job)
@@ -73,7 +73,7 @@ def check_ranges(job: Job) -> None:
 
 
 def _check_weighted(job: Job) -> None:
-    """The gradient at the outputs times a row's weight is one product before a truncation."""
+    """Check the product before a truncation of the gradient at the outputs and a row's weight."""
     loss = job.train.loss
     most = max(Fraction(job.fixed_point.activation_limit), Fraction(loss.positive_weight))
     most = max(most, *(Fraction(weight) for weight in loss.class_weights), Fraction(loss.delta))
@@ -83,6 +83,6 @@ def _check_weighted(job: Job) -> None:
     if bits > WORD_BITS:
         raise JobError(
             f"data.weight: weights up to {float(job.most_weight):g} times gradients of a row up to "
-            f"{float(most):g} need {bits} bits at fraction_bits = {job.fraction_bits}, {WORD_BITS} "
-            "are there; lower the weights' range or fixed_point.activation_limit"
+            f"{float(most):g} need {bits} bits at fraction_bits = {job.fraction_bits}, but only "
+            f"{WORD_BITS} are available; lower the weights' range or fixed_point.activation_limit"
         )

@@ -1,13 +1,13 @@
-"""Whether every public number of a job is still itself once it is an integer in the ring.
+"""Whether every public number of a job survives its rounding to an integer in the ring.
 
-A rate, a decay or a class weight that rounds to 0 would be left out without a word; one that is
-rounded to half its size would train another model; one that is too large ends the run at the
-dealer. All of that follows from the job alone and is said before anybody signs, by the functions
-that the run itself uses (`folding`). What is allowed is a sixteenth of the number, and of numbers
-that a schedule lowers a sixteenth of the largest.
+A rate, a decay or a class weight that rounds to 0 would be left out silently; one that rounds to
+half its size would train another model; one that is too large ends the run at the dealer. All of
+this follows from the job alone and is reported before anybody signs, by the functions that the run
+itself uses (`folding`). The allowed error is a sixteenth of the number; for numbers that a schedule
+lowers, a sixteenth of the largest.
 
-Networks of a job's own may have further public factors on the way back (a mean over positions), of
-which none stands alone: their weights' factors are taken as those of a linear layer.
+A job's own network may have further public factors in the backward pass (a mean over positions),
+none of which stands alone: its weights' factors are treated as those of a linear layer.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ if TYPE_CHECKING:
 
 MAX_ERROR = Fraction(1, 16)
 MIN_MANTISSA = 1 << 7
-"""The factors of gradients that are brought to one scale have at least 8 bits."""
+"""The least bits of the factors that bring gradients to one scale."""
 
 
 def _held(key: str, value: Fraction, rounded: Fraction, most: Fraction | None = None) -> None:
-    """Raise JobError unless `rounded` is near `value`; most: what a sixteenth is taken of."""
+    """Raise JobError unless `rounded` is near `value`; most: the number whose sixteenth is
+    allowed."""
     if abs(rounded - value) > MAX_ERROR * abs(value if most is None else most):
         raise JobError(
-            f"{key}: {float(value):g} is too small for this job's numbers and would count as "
-            f"{float(rounded):g}; write 0, or a larger one, or use more fraction_bits"
+            f"{key}: {float(value):g} is too small at this job's precision and would count as "
+            f"{float(rounded):g}; write 0 or a larger number, or use more fraction_bits"
         )
 
 
@@ -52,7 +53,7 @@ def _words(value: Fraction, bits: int) -> Fraction:
 
 
 def check_loss(job: Job) -> None:
-    """Raise JobError where a number of `[train] loss` does not survive its rounding."""
+    """Raise JobError if a number of `[train] loss` does not survive its rounding."""
     loss, name, f = job.train.loss, loss_name(job), job.fraction_bits
     weights = [Fraction(weight) for weight in loss.class_weights] or [Fraction(1)] * job.outputs
     smoothing = Fraction(loss.label_smoothing)
@@ -81,7 +82,8 @@ def check_loss(job: Job) -> None:
 
 
 def check_clip(job: Job, elements: int) -> None:
-    """Raise JobError where a clip does nothing, or leaves nothing. elements: trained weights."""
+    """Raise JobError if a clip has no effect, or leaves only 0. elements: number of trained
+    weights."""
     clip = job.train.clip
     if clip is None:
         return
@@ -96,16 +98,16 @@ def check_clip(job: Job, elements: int) -> None:
             )
     elif limit**2 >= elements * most**2:
         raise JobError(
-            f"{key}: no norm is so large with fixed_point.gradient_limit = {float(most):g}; lower "
-            "it, or remove the clip"
+            f"{key}: no norm is that large with fixed_point.gradient_limit = {float(most):g}; "
+            "lower it, or remove the clip"
         )
 
 
 def _finenesses(job: Job) -> dict[int, Fraction]:
-    """By the bits that a gradient has more than a weight: its words for 1, as it is taken.
+    """The words for 1 of a gradient, by the bits that it has more than a weight.
 
-    After a clip all have the same; else those of a linear layer's weights and bias, which have
-    the mean over rows (and of a squared error over outputs) beside them.
+    After a clip all are the same; otherwise they are those of a linear layer's weights and bias,
+    which include the mean over rows (and for a squared error the mean over outputs).
     """
     f, clip = job.fraction_bits, job.train.clip
     if clip is not None:
@@ -118,7 +120,7 @@ def _finenesses(job: Job) -> dict[int, Fraction]:
 
 
 def check_sgd(job: Job, rates: Sequence[Fraction]) -> None:
-    """Raise JobError where momentum or decay come to nothing beside one of the `rates`, in order
+    """Raise JobError if momentum or decay rounds to 0 beside one of the `rates`, which are in order
     of time."""
     settings = job.train.optimizer
     momentum, decay = Fraction(settings.momentum), Fraction(settings.weight_decay)
@@ -144,9 +146,9 @@ def check_sgd(job: Job, rates: Sequence[Fraction]) -> None:
 
 
 def check_adaptive_words(job: Job, rule: Moments, limit: Fraction) -> None:
-    """Raise JobError where gradients or public numbers of an adaptive rule lose their bits.
+    """Raise JobError if gradients or public numbers of an adaptive rule lose their bits.
 
-    limit: bound of a gradient as the rule takes it.
+    limit: the bound of a gradient as the rule gets it.
     """
     f = job.fraction_bits
     finenesses = list(_finenesses(job).values())
@@ -166,7 +168,7 @@ def check_adaptive_words(job: Job, rule: Moments, limit: Fraction) -> None:
 
 
 def check_joined(job: Job) -> None:
-    """Raise JobError where a clip cannot bring gradients to one scale."""
+    """Raise JobError if a clip cannot bring gradients to one scale."""
     if job.train.clip is None:
         return
     rows = Fraction(job.train.batch_size, 2 if loss_name(job) == "mse" else 1)
@@ -176,21 +178,21 @@ def check_joined(job: Job) -> None:
 
 
 def _check_together(key: str, finenesses: list[Fraction], scale: Fraction, limit: Fraction) -> None:
-    """Raise JobError unless every gradient's factor keeps 8 bits where all get one scale."""
+    """Raise JobError unless every gradient's factor keeps 8 bits when all get one scale."""
     try:
         wholes, _ = brought_together(finenesses, scale, limit)
     except RangeError:
         wholes = [0]
     if min(wholes) < MIN_MANTISSA:
         raise JobError(
-            f"{key}: gradients of so many bits do not fit the ring beside fixed_point."
+            f"{key}: gradients of this many bits do not fit the ring together with fixed_point."
             f"gradient_limit = {float(limit):g}; lower it, or use smaller batches or fewer "
             "fraction_bits"
         )
 
 
 def check_penalties(job: Job) -> None:
-    """Raise JobError where a penalty of a regression comes to nothing."""
+    """Raise JobError if a penalty of a regression rounds to 0."""
     settings, sizes = job.train.optimizer, sizes_of(job)
     share = Fraction(sizes.bounds.rows, 1 << sizes.count)
     diagonal = Fraction(2) ** sizes.diagonal

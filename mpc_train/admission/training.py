@@ -19,7 +19,7 @@ from protocols.errors import RangeError
 
 
 def check_training(job: Job) -> None:
-    """Raise JobError, with the key, where a rule's words would not fit the ring."""
+    """Raise JobError, with the key, if a rule's words would not fit the ring."""
     limit = job.most_gradient
     check_loss(job)
     check_clip(job, trained_elements(job))

@@ -1,4 +1,4 @@
-"""One thing wrong in a job, and the checks that every section needs."""
+"""A fault in a job, and the checks that every section needs."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -8,8 +8,8 @@ from mpc_train.base.strict_toml import canonical_decimal
 
 
 class JobProblem(ValueError):
-    """One thing wrong in a job, at `key` (like `data.features[3].scale`), and what else was found
-    beside it."""
+    """A fault in a job, at `key` (like `data.features[3].scale`), with the other faults that were
+    found."""
 
     def __init__(self, key: str, message: str, others: "tuple[JobProblem, ...]" = ()) -> None:
         super().__init__(message)
@@ -18,13 +18,13 @@ class JobProblem(ValueError):
 
     @property
     def said(self) -> list[tuple[str, str]]:
-        """Key and message of everything that was found, each once."""
+        """Key and message of every fault that was found, each once."""
         found = [(problem.key, str(problem)) for problem in (self, *self.others)]
         return list(dict.fromkeys(found))
 
 
 class Problems:
-    """Gathers the problems of checks that do not depend on one another."""
+    """Collects the problems of checks that do not depend on one another."""
 
     def __init__(self) -> None:
         self._found: list[JobProblem] = []
@@ -34,18 +34,18 @@ class Problems:
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
-        """Keep the problem that is raised inside, and go on behind."""
+        """Keep the problem that the block raises, and continue after it."""
         try:
             yield
         except JobProblem as problem:
             self._found += (problem, *problem.others)
         except Exception:
-            # A check may stumble over what an earlier one has found.
+            # A check may stumble over a fault that an earlier one has found.
             if not self._found:
                 raise
 
     def check(self) -> None:
-        """Raise JobProblem with all that was found, if anything was."""
+        """Raise JobProblem with all faults that were found, if any."""
         if self._found:
             first, *others = self._found
             raise JobProblem(first.key, str(first), tuple(others))

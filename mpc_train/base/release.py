@@ -1,4 +1,4 @@
-"""Which version of the program this is."""
+"""The version of this program."""
 
 import importlib.metadata
 import tomllib
@@ -8,9 +8,9 @@ import mpc_train
 
 
 def version() -> str:
-    """As pyproject.toml has it: beside the package where it runs from a checkout, else as it was
-    installed."""
-    # What is installed may be another checkout than the one that runs.
+    """The version in pyproject.toml: beside the package if it runs from a checkout, otherwise that
+    of the installation."""
+    # The installed version may be that of another checkout than the running one.
     project = Path(mpc_train.__path__[0]).parent / "pyproject.toml"
     if project.exists():
         return str(tomllib.loads(project.read_text())["project"]["version"])

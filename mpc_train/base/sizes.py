@@ -1,11 +1,11 @@
-"""The first look at a job: whether it is of a size and a spelling that the other checks can take.
+"""The first check of a job: whether the other checks can handle its sizes and spelling.
 
-A job comes from elsewhere and is looked at before this node's rules are asked. What this module
-does takes time in proportion to the bytes of the job, which a contract bounds; and after it no
-number has an exponent that would fill memory when it is written out, no whole number is beyond 64
-bits, no text is long or holds what steers a terminal. What the job would make of these numbers
-(rows, steps, weights, values between layers) is bounded by the checks of each section, by
-multiplication and without making any of it. Arrays are made once the rules have allowed the job.
+A job comes from elsewhere and is examined before this node's rules are applied. This module takes
+time in proportion to the bytes of the job, which a contract limits. After it, no number has an
+exponent that would fill memory when written out, no whole number exceeds 64 bits, and no text is
+long or contains terminal control characters. The checks of each section bound what follows from
+these numbers (rows, steps, weights, values between layers) by multiplication, without creating any
+of it. Arrays are created only after the rules have allowed the job.
 """
 
 from decimal import Decimal
@@ -17,19 +17,19 @@ from mpc_train.base.printing import escaped, hidden
 from mpc_train.base.problem import JobProblem, number
 
 MAX_TEXT = 1_000
-"""Longest name, level, path or text in a job, in characters."""
+"""The longest name, level, path or text in a job, in characters."""
 MAX_WHOLE = 2**63 - 1
 MAX_ENTRIES = 100_000
-"""Longest list in a job."""
+"""The longest list in a job."""
 
 _UNBOUNDED = ("model.network.weights",)
-"""Base64 of weights: bounded by the shapes that they have to fill."""
+"""Base64 of weights: limited by the shapes that they must fill."""
 
 
 def check_sizes(part: msgspec.Struct, key: str = "") -> None:
-    """Raise JobProblem at the first number, text or list that is out of all proportion.
+    """Raise JobProblem at the first number, text or list that is too large.
 
-    part: a job, or what stands at `key` of one.
+    part: a job, or the value at `key` of one.
     """
     _check(key, part)
 
@@ -70,5 +70,5 @@ def _check_text(key: str, text: str) -> None:
     unseen = hidden(text)
     if unseen is not None:
         raise JobProblem(
-            key, f"{escaped(text[:80])}: holds {unseen}, which does not show; take it out"
+            key, f"{escaped(text[:80])}: contains {unseen}, which is invisible; remove it"
         )

@@ -1,7 +1,7 @@
-"""TOML files into typed structs, with errors that say file, line and key.
+"""TOML files as typed structs, with errors that name file, line and key.
 
-Real numbers are read as exact decimals and brought to one spelling (0.50, 5e-1 and 0.5 are the
-same), so that what is written in a file is what is signed: no binary rounding comes between.
+Real numbers are read as exact decimals and get one canonical form (0.50, 5e-1 and 0.5 are the
+same), so that the signed number is the one in the file, without binary rounding.
 """
 
 import json
@@ -20,29 +20,29 @@ from mpc_train.errors import TrainError
 T = TypeVar("T")
 
 MAX_FILE_BYTES = 4 << 20
-"""Job and configuration files are read whole; a few thousand features fit in far less."""
+"""Job and configuration files are read completely; a few thousand features need far less."""
 
 MAX_SHOWN = 80
-"""So much of a number is repeated in an error."""
+"""How many characters of a number an error repeats."""
 MAX_MESSAGE = 2_000
-"""Libraries repeat what they were given, whole."""
+"""Libraries repeat their whole input in errors."""
 
 MAX_FAULTS = 20
-"""So many faults of one file are listed."""
+"""How many faults of one file are listed."""
 
 MAX_EXPONENT = 30
-"""Decimals beyond 10^±30 cannot be meant, and would print as very long strings."""
+"""Decimals beyond 10^±30 cannot be intended, and would print as very long strings."""
 
 MAX_DIGITS = 2 * MAX_EXPONENT
 _EXACT = Context(prec=MAX_DIGITS, traps=[Inexact])
 
 
 def canonical_decimal(value: Decimal) -> Decimal:
-    """Return `value` in its one plain spelling; raise ValueError for NaN, infinity or 1e999."""
+    """Return `value` in its canonical form; raise ValueError for NaN, infinity or 1e999."""
     if not value.is_finite():
         raise ValueError("a finite number is needed")
     if value and not -MAX_EXPONENT <= value.adjusted() <= MAX_EXPONENT:
-        raise ValueError(f"numbers lie between 1e-{MAX_EXPONENT} and 1e{MAX_EXPONENT}")
+        raise ValueError(f"numbers must lie between 1e-{MAX_EXPONENT} and 1e{MAX_EXPONENT}")
     if len(value.as_tuple().digits) > MAX_DIGITS:
         raise ValueError(f"numbers have at most {MAX_DIGITS} digits")
     # The default context would round to 28 digits.
@@ -50,7 +50,7 @@ def canonical_decimal(value: Decimal) -> Decimal:
 
 
 def clipped(text: str, most: int = MAX_SHOWN) -> str:
-    """The beginning of a text that came from elsewhere, for an error."""
+    """The beginning of a text from elsewhere, for an error."""
     return text if len(text) <= most else f"{text[:most]}…"
 
 
@@ -72,12 +72,12 @@ def _parse_float(text: str) -> Decimal:
 def load_toml(path: Path, kind: type[T], error: type[TrainError]) -> tuple[T, str]:
     """Read `path` as a `kind`; return it with the file's text (for the lines of later errors).
 
-    Raises `error` for a missing, unreadable, oversize or malformed file, an unknown or missing
+    Raises `error` for a missing, unreadable, oversized or malformed file, an unknown or missing
     key, and a value of the wrong type.
     """
     try:
         with path.open("rb") as file:
-            # Not by its size: a device or a pipe has none, and no end perhaps.
+            # Do not ask for its size: a device or a pipe has none, and may not end.
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise error(f"{path}: longer than {MAX_FILE_BYTES >> 20} MiB; is this the right file?")
@@ -97,7 +97,7 @@ def load_toml(path: Path, kind: type[T], error: type[TrainError]) -> tuple[T, st
         )
         raise error(f"{path}:{line}: {clipped(cause.spelling)}: {cause}") from cause
     except ValueError as cause:
-        # Python's own bound: a whole number of thousands of digits.
+        # Python's own limit: a whole number of thousands of digits.
         raise error(f"{path}: a number is too long; write fewer digits") from cause
     try:
         return msgspec.convert(tree, kind), text
@@ -108,18 +108,18 @@ def load_toml(path: Path, kind: type[T], error: type[TrainError]) -> tuple[T, st
 def all_at(
     error: type[TrainError], path: Path, text: str, faults: Sequence[tuple[str, str]]
 ) -> TrainError:
-    """Build one `error` of several keys and messages, each with its line."""
+    """Build one `error` from several keys and messages, each with its line."""
     each = [str(at(error, path, text, key, message)) for key, message in faults]
     if len(each) == 1:
         return error(each[0])
-    shown = [f"{path}: {len(each)} things are wrong:", *each[:MAX_FAULTS]]
+    shown = [f"{path}: {len(each)} faults:", *each[:MAX_FAULTS]]
     if len(each) > MAX_FAULTS:
         shown.append(f"and {len(each) - MAX_FAULTS} more")
     return error("\n  ".join(shown))
 
 
 def at(error: type[TrainError], path: Path, text: str, key: str, message: str) -> TrainError:
-    """Build an `error` that names the file, the key and, where it is found, the key's line."""
+    """Build an `error` that names the file, the key and, if it can be found, the key's line."""
     key = key.removeprefix("$").removeprefix(".")
     unknown = re.search(r"unknown field `([^`]+)`", message)
     if unknown is not None:
@@ -131,16 +131,16 @@ def at(error: type[TrainError], path: Path, text: str, key: str, message: str) -
 
 
 def quoted(value: object) -> str:
-    """A string, number, truth value or list of these as TOML has it: JSON spells them alike."""
-    # But for one character, which JSON leaves as it is.
+    """A string, number, boolean or list of these in TOML's notation, which is that of JSON."""
+    # Except for one character, which JSON does not escape.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def find_line(text: str, key: str) -> int | None:
     """Return the 1-based line on which `key` (like `data.features[3].scale`) is set.
 
-    Falls back on the nearest enclosing key that can be found. Not a TOML parser: it follows
-    table headers, arrays of tables and `key = ` at the start of a line or inside braces.
+    Falls back to the nearest enclosing key that can be found. Not a TOML parser: it follows table
+    headers, arrays of tables and `key = ` at the start of a line or inside braces.
     """
     parts = re.findall(r"[^.\[\]]+|\[[^\]]*\]", key)
     while parts:

@@ -1,10 +1,9 @@
-"""All keys of a TOML file that have no place or the wrong type, and not only the first.
+"""All keys of a TOML file that are unknown or of the wrong type, not only the first.
 
-The reader of types stops at the first. What it names is taken out of the tree, and it reads again;
-what is then missing for that reason alone is no fault.
+The library that checks types stops at the first fault. The key that it names is removed from the
+tree, and it reads again; keys that are missing only for that reason are not faults.
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +13,7 @@ from msgspec import inspect
 
 MAX_SHAPE_FAULTS = 20
 MAX_MESSAGE = 2_000
-"""The library repeats what it was given, whole."""
+"""The library repeats its whole input."""
 
 _PART = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 _NAMED = re.compile(r"(unknown|missing required) field `([^`]+)`")
@@ -23,8 +22,8 @@ Place = tuple[str | int, ...]
 
 
 def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
-    """Keys (like `data.features[3].scale`) and what is wrong there, in words; of a tree that is no
-    `kind`, and is not to be used afterwards."""
+    """Keys (like `data.features[3].scale`) with messages that say what is wrong there, for a tree
+    that is not a valid `kind`. The tree must not be used afterwards."""
     found: list[tuple[str, str]] = []
     gone: set[Place] = set()
     removed: dict[Place, list[int]] = {}
@@ -52,15 +51,17 @@ def shape_faults(tree: dict[str, Any], kind: type) -> list[tuple[str, str]]:
 
 
 def _advised(message: str, allowed: list[str]) -> str:
-    """The library's message, with what was expected: the values there are, or how TOML writes it.
+    """The library's message, with what was expected: the possible values, or how TOML writes it.
 
-    allowed: the values that this place may have; empty where it may have others than these.
+    allowed: the values that this place may have; empty if these are not all.
     """
     if message.startswith("Invalid enum value") and allowed:
         wrong = message.removeprefix("Invalid enum value ")
-        near = difflib.get_close_matches(wrong.strip("'"), allowed, 1)
+        from difflib import get_close_matches
+
+        near = get_close_matches(wrong.strip("'"), allowed, 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{wrong} is not known here; write one of {', '.join(allowed)}{meant}"
+        return f"{wrong} is not possible here; write one of {', '.join(allowed)}{meant}"
     if message.startswith("Expected `array"):
         return f'{message}; write a list, like ["…"]'
     if message.startswith(("Expected `int", "Expected `bool")) and message.endswith("got `str`"):
@@ -69,7 +70,7 @@ def _advised(message: str, allowed: list[str]) -> str:
 
 
 def _allowed(kind: type, place: Place) -> list[str]:
-    """The texts that may stand at a place of a `kind`, where it lists them."""
+    """The texts that are possible at a place of a `kind`, if it lists them."""
     found = [inspect.type_info(kind)]
     for part in place:
         found = [inner for outer in found for inner in _within(outer, part)]
@@ -84,7 +85,7 @@ def _allowed(kind: type, place: Place) -> list[str]:
 
 
 def _within(outer: inspect.Type, part: str | int) -> Iterator[inspect.Type]:
-    """The types that may stand under a key or an index."""
+    """The types that are possible under a key or an index."""
     if isinstance(outer, inspect.UnionType):
         for choice in outer.types:
             yield from _within(choice, part)
@@ -99,8 +100,9 @@ def _within(outer: inspect.Type, part: str | int) -> Iterator[inspect.Type]:
 
 
 def _place(key: str, tree: dict[str, Any], kind: type, said: str) -> Place:
-    """A path as the library writes it. Where it says [...] for a key of a table, that key is looked
-    for; one that is not found ends the path there. said: the whole error of `tree` as a `kind`."""
+    """A path from the library's notation. If it says [...] for a key of a table, the key is
+    searched; if it is not found, the path ends there. said: the whole error for `tree` as a
+    `kind`."""
     found: list[str | int] = []
     within: Any = tree
     narrowed: list[tuple[dict[str, Any], dict[str, Any]]] = []
@@ -125,8 +127,8 @@ def _place(key: str, tree: dict[str, Any], kind: type, said: str) -> Place:
 
 
 def _entry(table: dict[str, Any], tree: dict[str, Any], kind: type, said: str) -> str | None:
-    """The key of `table`, which stands in `tree`, that the error comes from. Leaves only that one
-    there, so that a deeper [...] is looked for in the same entry."""
+    """The key of `table`, which is in `tree`, that causes the error. Leaves only that key there, so
+    that a deeper [...] is searched in the same entry."""
     for key, value in tuple(table.items()):
         table.clear()
         table[key] = value
@@ -139,7 +141,7 @@ def _entry(table: dict[str, Any], tree: dict[str, Any], kind: type, said: str) -
 
 
 def _spelt(place: Place, removed: dict[Place, list[int]]) -> str:
-    """The path as it stands in the file, where nothing was taken out."""
+    """The path as it is in the file, from which nothing was removed."""
     key = ""
     for depth, part in enumerate(place):
         if isinstance(part, str):
@@ -152,7 +154,7 @@ def _spelt(place: Place, removed: dict[Place, list[int]]) -> str:
 
 
 def _take_out(tree: Any, place: Place, removed: dict[Place, list[int]]) -> bool:
-    """Remove what stands at a place; whether there was something."""
+    """Remove the value at a place; return whether there was one."""
     for part in place[:-1]:
         try:
             tree = tree[part]

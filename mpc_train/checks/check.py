@@ -1,8 +1,8 @@
 """What a job must satisfy beyond the types of its fields.
 
-Every check raises JobProblem with the key at fault and a message that says what to write
-instead. The checks run wherever a job enters: at the file, and again at every node that receives
-it from the coordinator.
+Every check raises JobProblem with the faulty key and a message that says what to write instead. The
+checks run wherever a job enters: for a file, and again at every node that receives the job from the
+coordinator.
 """
 
 from math import prod
@@ -23,18 +23,18 @@ from protocols.names import MAX_ROLE_NAMES, NAME
 MAX_WIDTH = 65_536
 MAX_CLASSES = 1_000
 MAX_WEIGHTS = 1 << 26
-"""Half a GiB of them as words; a ResNet-50 has 25 million."""
+"""Half a GiB as words; a ResNet-50 has 25 million."""
 MAX_VALUES = 1 << 25
-"""All that a row is between layers, together."""
+"""All values of a row between layers, together."""
 MAX_LIMIT = 1 << 20
 MAX_BODY_BYTES = 1 << 20
-"""What a node accepts as the body of a proposed contract."""
+"""The longest body that a node accepts in a proposed contract."""
 MIN_FRACTION_BITS, MAX_FRACTION_BITS = 12, 26
 """Below 12 bits gradients round to nothing; above 26 a product of two values of 2^5 overflows."""
 
 
 def check_job(job: Job) -> None:
-    """Raise JobProblem with the contradictions, of every section as far as it can be judged."""
+    """Raise JobProblem with the contradictions of every section, as far as they can be found."""
     check_sizes(job)
     if job.version != JOB_VERSION:
         raise JobProblem("version", f"this program reads version {JOB_VERSION}")
@@ -44,7 +44,7 @@ def check_job(job: Job) -> None:
             check(job)
     found.check()
     # From here on each check relies on the ones before it.
-    _ = job.pipeline  # raises what is wrong with [prepare]
+    _ = job.pipeline  # raises the faults of [prepare]
     _check_model(job)
     _check_weights(job)
     for check in (check_train, check_reveal):
@@ -89,8 +89,8 @@ def _check_roles(job: Job) -> None:
     if roles.dealer in roles.evaluators:
         raise JobProblem(
             "job.dealer",
-            f"{roles.dealer} cannot deal and evaluate: it knows every mask and would read the "
-            "data; name another dealer, or take it out of the evaluators",
+            f"{roles.dealer} cannot deal and evaluate: it knows every mask and could read the "
+            "data; name another dealer, or remove it from the evaluators",
         )
     if len(roles.evaluators) < 2:
         raise JobProblem(
@@ -142,23 +142,23 @@ def _check_model(job: Job) -> None:
 
 
 def _check_weights(job: Job) -> None:
-    """How much the model holds, and what a row makes of it, before any of it is made."""
+    """Check the numbers of weights and of values per row before any of them is created."""
     key = "model.hidden" if job.model.network is None else "model"
     weights = sum(prod(shape) for shape in job.shapes.values())
     if weights > MAX_WEIGHTS:
         raise JobProblem(key, f"{weights} weights, at most {MAX_WEIGHTS}")
     values = sum(prod(node.shape) for node in job.graph.nodes)
     if values > MAX_VALUES:
-        raise JobProblem(key, f"{values} values between layers for a row, at most {MAX_VALUES}")
+        raise JobProblem(key, f"{values} values between layers per row, at most {MAX_VALUES}")
 
 
 def _check_network(job: Job) -> None:
-    """The researcher's own network fits the columns and the kind."""
+    """Check that the researcher's own network fits the columns and the kind."""
     model, network = job.model, job.model.network
     if network is None:
         for key in ("module", "graph", "input_shape"):
             if getattr(model, key):
-                raise JobProblem(f"model.{key}", "the network that it stands for is missing")
+                raise JobProblem(f"model.{key}", "the network that it names is missing")
         return
     key = "model.module" if model.module else "model.graph"
     if model.graph or bool(network.source) != bool(model.module):
@@ -181,6 +181,6 @@ def _check_network(job: Job) -> None:
     if graph.output_shape != (job.outputs,):
         raise JobProblem(
             key,
-            f"the network puts out {list(graph.output_shape)} for a row; a {model.kind} model of "
+            f"the network outputs {list(graph.output_shape)} for a row; a {model.kind} model of "
             f"this job needs [{job.outputs}]",
         )

@@ -16,7 +16,7 @@ MAX_FEATURES = 100_000
 MAX_AXES = 4
 MAX_ROWS = 100_000_000
 MAX_WEIGHT = 64
-"""A row counts at most so many times, as a class does."""
+"""The largest weight of a row, as of a class."""
 
 
 def check_data(job: Job) -> None:
@@ -30,7 +30,7 @@ def check_data(job: Job) -> None:
     with found.noting():
         _check_rows(job)
     found.check()
-    # What follows looks at columns and rows that are sound.
+    # The checks below rely on valid columns and rows.
     if job.data.weight:
         with found.noting():
             _check_weight(job)
@@ -40,7 +40,7 @@ def check_data(job: Job) -> None:
 
 
 def _check_array(job: Job) -> None:
-    """An array stands for features; checked before anything is made of its numbers."""
+    """Check an array of features, before its numbers are used."""
     data, array = job.data, job.data.array
     if array is UNSET:
         return
@@ -53,7 +53,7 @@ def _check_array(job: Job) -> None:
         raise JobProblem("data.array.shape", f"at most {MAX_FEATURES} numbers for each row")
     for key, other in (("features", data.features), ("schema", data.schema or data.table)):
         if other:
-            raise JobProblem(f"data.{key}", "an array stands instead of these; remove one of them")
+            raise JobProblem(f"data.{key}", "an array replaces these; remove one of them")
     if array.name in (job.label.name, job.weight, data.split_by):
         raise JobProblem("data.array.name", f"{array.name!r} is also another column of the job")
     if data.partition != "rows":
@@ -90,8 +90,7 @@ def _check_features(job: Job, features: tuple[Feature, ...], label: Label) -> No
     if any(feature.name == label.name for feature in features):
         raise JobProblem(
             "data.label",
-            f"{label.name!r} is also a feature; a model that is given "
-            "the answer learns nothing else",
+            f"{label.name!r} is also a feature; a model that gets the answer learns nothing else",
         )
     if number("data.limit", job.data.limit) <= 0:
         raise JobProblem("data.limit", "must be above 0")
@@ -117,10 +116,10 @@ def _check_column(job: Job, key: str, column: Feature | Label | Array) -> None:
 
 
 def _check_table(job: Job) -> None:
-    """The schema, and what the job takes from it."""
+    """Check the schema, and what the job takes from it."""
     data, table = job.data, job.schema
     if data.schema:
-        raise JobProblem("data.schema", "the schema that it names is missing")
+        raise JobProblem("data.schema", "the schema file that it names is missing")
     check_schema(table, "data.table.columns")
     found = Problems()
     for index, feature in enumerate(job.features):
@@ -134,17 +133,17 @@ def _check_table(job: Job) -> None:
 
 def _check_of_schema(key: str, feature: Feature, table: Schema) -> None:
     if feature.name not in table:
-        raise JobProblem(key, f"{feature.name!r} is no column of the schema")
+        raise JobProblem(key, f"{feature.name!r} is not a column of the schema")
     if table[feature.name].kind == "identifier":
         raise JobProblem(key, f"{feature.name!r} is an identifier, which is never a feature")
     if feature.range is not None:
-        raise JobProblem(f"{key}.range", "stands in the schema; remove it here")
+        raise JobProblem(f"{key}.range", "is in the schema; remove it here")
 
 
 def _check_label(job: Job) -> None:
     label, table = job.label, job.schema
     if label.name not in table:
-        raise JobProblem("data.label", f"{label.name!r} is no column of the schema")
+        raise JobProblem("data.label", f"{label.name!r} is not a column of the schema")
     column = table[label.name]
     kinds = ("boolean", "category") if job.model.kind not in NUMBERS else ("number",)
     if column.kind not in kinds:
@@ -154,9 +153,9 @@ def _check_label(job: Job) -> None:
             f"{' or '.join(kinds)}",
         )
     if label.range is not None:
-        raise JobProblem("data.label.range", "stands in the schema; remove it here")
+        raise JobProblem("data.label.range", "is in the schema; remove it here")
     if column.other:
-        raise JobProblem("data.label", 'classes are listed; "other" is none, remove it')
+        raise JobProblem("data.label", 'classes must be listed; remove "other" from the levels')
     if column.kind == "category" and label.classes != column.levels:
         raise JobProblem("data.label.classes", "the schema's levels are the classes; remove them")
     if column.kind == "boolean" and (label.classes or job.classes != 2):
@@ -164,7 +163,8 @@ def _check_label(job: Job) -> None:
 
 
 def _check_weight(job: Job) -> None:
-    """Row weights: the column, its range, and that the job asks for nothing they do not go with."""
+    """Check row weights: the column, its range, and that the job has no options that exclude
+    them."""
     key, data, weight = "data.weight", job.data, weight_of(job.data)
     if not weight.name or weight.name != weight.name.strip():
         raise JobProblem(f"{key}.name", "a column name is not empty and has no space at its ends")
@@ -172,15 +172,16 @@ def _check_weight(job: Job) -> None:
         raise JobProblem(key, f"{weight.name!r} is also a feature or the label")
     if data.table is not None:
         if weight.range is not None:
-            raise JobProblem(f"{key}.range", "stands in the schema; remove it here")
+            raise JobProblem(f"{key}.range", "is in the schema; remove it here")
         if weight.name not in data.table:
-            raise JobProblem(key, f"{weight.name!r} is no column of the schema")
+            raise JobProblem(key, f"{weight.name!r} is not a column of the schema")
     column = job.schema[weight.name]
     if column.kind != "number":
         raise JobProblem(key, f"{weight.name!r} is of kind {column.kind}; a weight is a number")
     if column.missing:
         raise JobProblem(
-            key, f"{weight.name!r} may be missing by the schema; a weight is not, remove the codes"
+            key,
+            f"{weight.name!r} may be missing by the schema, but a weight may not; remove the codes",
         )
     if column.range is None:
         raise JobProblem(f"{key}.range", f"declare it: weights lie within 0 to {MAX_WEIGHT}")
@@ -195,7 +196,7 @@ def _check_weight(job: Job) -> None:
         "reveal.statistics": reveal.statistics,
     }.items():
         if asked:
-            raise JobProblem(where, "does not go with data.weight; remove one of them")
+            raise JobProblem(where, "cannot be combined with data.weight; remove one of them")
 
 
 def _check_rows(job: Job) -> None:
@@ -224,7 +225,7 @@ def _wanted_rows(owners: list[str]) -> str:
 
 
 def _check_parts(job: Job) -> None:
-    """How rows are divided into parts."""
+    """Check how rows are divided into parts."""
     rows = job.data.rows
     if sum(rows.values()) > MAX_ROWS:
         raise JobProblem("data.rows", f"{sum(rows.values())} rows, at most {MAX_ROWS} together")
@@ -235,13 +236,15 @@ def _check_parts(job: Job) -> None:
     if job.data.split_by:
         _check_split_by(job)
     elif job.data.split_normalise:
-        raise JobProblem("data.split_normalise", "is for split_by; remove it, or write that")
+        raise JobProblem(
+            "data.split_normalise", "is only for split_by; remove it, or write split_by"
+        )
 
 
 def _check_split_by(job: Job) -> None:
     name, schema = job.data.split_by, job.schema
     if job.data.partition == "columns" or job.data.check_duplicates is not None:
-        raise JobProblem("data.split_by", "is for rows of one owner each, which are not linked")
+        raise JobProblem("data.split_by", "is only for rows of single owners, not for linked rows")
     if name not in schema or schema[name].kind != "identifier":
-        raise JobProblem("data.split_by", f"{name!r} is no identifier of the schema")
+        raise JobProblem("data.split_by", f"{name!r} is not an identifier of the schema")
     check_spelling("data.split_normalise", job.data.split_normalise)

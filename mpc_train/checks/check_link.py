@@ -1,4 +1,4 @@
-"""What a job must satisfy where records are linked; raises JobProblem."""
+"""What a job that links records must satisfy; raises JobProblem."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from mpc_train.tables.normalise import Rule
 SHARE = "data.join.least_share"
 MAX_IDENTIFIERS = 16
 MAX_LINKED_ROWS = 1 << 24
-"""Lists travel whole; 2^24 items are 512 MiB."""
+"""Lists are sent whole; 2^24 items are 512 MiB."""
 
 
 def check_link(job: Job) -> None:
@@ -21,7 +21,7 @@ def check_link(job: Job) -> None:
         if data.join is None:
             raise JobProblem("data.join", "say which records are the same: join.on, and who may")
         if data.check_duplicates is not None:
-            raise JobProblem("data.check_duplicates", "is for owners of rows; remove it")
+            raise JobProblem("data.check_duplicates", 'is only for partition = "rows"; remove it')
         _check_shares_of_columns(job)
         _check_identifiers(job, "data.join", data.join)
         _check_rows(job, data.join)
@@ -51,37 +51,39 @@ def _check_identifiers(job: Job, key: str, link: Join | Duplicates) -> None:
             raise JobProblem(f"{key}.on", f"{name!r} is also a feature, the label or the weight")
         table = job.data.table
         if table is not None and (name not in table or table[name].kind != "identifier"):
-            raise JobProblem(f"{key}.on", f"{name!r} is no column of kind identifier in the schema")
+            raise JobProblem(
+                f"{key}.on", f"{name!r} is not a column of kind identifier in the schema"
+            )
     _check_rules(key, link.on, link.normalise)
     if len(job.owners) < 2:
-        raise JobProblem("job.owners", "records of one owner cannot be linked with anybody's")
+        raise JobProblem("job.owners", "the records of a single owner cannot be linked")
     apart = [name for name in job.owners if name not in job.evaluators]
     if apart:
         raise JobProblem(
             "job.evaluators",
-            f"{', '.join(apart)} provides identifiers and does not evaluate; an owner that links "
-            "records evaluates, and somebody without records deals",
+            f"{', '.join(apart)} provides identifiers but does not evaluate; an owner that links "
+            "records must evaluate, and the dealer must be somebody without records",
         )
     if max(job.data.rows.values(), default=0) > MAX_LINKED_ROWS:
-        raise JobProblem("data.rows", f"at most {MAX_LINKED_ROWS} rows of an owner can be linked")
+        raise JobProblem("data.rows", f"at most {MAX_LINKED_ROWS} rows per owner can be linked")
 
 
 def _check_rules(key: str, on: tuple[str, ...], rules: Mapping[str, tuple[Rule, ...]]) -> None:
     for name, given in rules.items():
         if name not in on:
-            raise JobProblem(f"{key}.normalise.{name}", f"is not under {key}.on")
+            raise JobProblem(f"{key}.normalise.{name}", f"is not listed under {key}.on")
         check_spelling(f"{key}.normalise.{name}", given)
 
 
 def check_spelling(key: str, rules: tuple[Rule, ...]) -> None:
-    """Raise JobProblem where the rules of one identifier contradict each other."""
+    """Raise JobProblem if the rules of one identifier contradict each other."""
     no_duplicates(key, rules)
     if "date" in rules and len(rules) > 1:
         raise JobProblem(key, "a date has one form; write date alone")
 
 
 def _check_shares_of_columns(job: Job) -> None:
-    """Each feature, the label and the weight stand at exactly one owner."""
+    """Check that exactly one owner has each feature, the label and the weight."""
     columns = job.data.columns
     wanted = dict.fromkeys(job.columns)
     holder: dict[str, str] = {}
@@ -94,25 +96,23 @@ def _check_shares_of_columns(job: Job) -> None:
             raise JobProblem(key, "is not one of job.owners")
         for name in names:
             if name not in wanted:
-                raise JobProblem(
-                    key, f"{name!r} is neither a feature nor the label, nor the weight"
-                )
+                raise JobProblem(key, f"{name!r} is not a feature, the label or the weight")
             if name in holder:
-                raise JobProblem(key, f"{name!r} stands at {holder[name]} already; one brings it")
+                raise JobProblem(key, f"{holder[name]} also provides {name!r}; only one owner may")
             holder[name] = owner
     for name in wanted:
         if name not in holder:
-            raise JobProblem("data.columns", f"nobody brings {name!r}")
+            raise JobProblem("data.columns", f"no owner provides {name!r}")
 
 
 def _check_rows(job: Job, join: Join) -> None:
     bound = min((job.data.rows[owner] for owner in job.owners if owner in job.data.rows), default=0)
     if join.least_rows < 2:
-        raise JobProblem("data.join.least_rows", "at least 2: a model of one record is the record")
-    if bound and join.least_rows > bound:
         raise JobProblem(
-            "data.join.least_rows", f"the shortest table has {bound} rows; so many are never found"
+            "data.join.least_rows", "at least 2: a model of one record reveals the record"
         )
+    if bound and join.least_rows > bound:
+        raise JobProblem("data.join.least_rows", f"the shortest table has only {bound} rows")
     if join.least_share is not None and not 0 < number(SHARE, join.least_share) <= 1:
         raise JobProblem(SHARE, "above 0 and at most 1, of the shortest table's rows")
     if bound and job.data.joined and not least_joined(job) <= job.data.joined <= bound:

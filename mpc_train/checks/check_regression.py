@@ -17,7 +17,7 @@ MAX_INPUTS = 300
 
 
 def check_kind(job: Job) -> None:
-    """Raise JobProblem where the kind of model, the optimizer and `[reveal]` contradict."""
+    """Raise JobProblem if the kind of model, the optimizer and `[reveal]` contradict each other."""
     if job.model.kind in LOGARITHMIC and not is_newton(job):
         raise JobProblem(
             "train.optimizer.name", f'a {job.model.kind} model is trained by name = "newton"'
@@ -31,17 +31,18 @@ def check_newton(job: Job) -> None:
     train, settings = job.train, job.train.optimizer
     if job.model.kind not in KINDS or job.model.network is not None:
         raise JobProblem(
-            "train.optimizer.name", f"newton is for models of kind {', '.join(KINDS)}, as they are"
+            "train.optimizer.name",
+            f"newton is only for models of kind {', '.join(KINDS)} without a network of your own",
         )
     defaults = Train(Optimizer(), seed=train.seed)
     for key in train.__struct_fields__:
         bit = key == "guard" and isinstance(train.guard, bool)
         if key != "optimizer" and not bit and getattr(train, key) != getattr(defaults, key):
-            raise JobProblem(f"train.{key}", "newton has no such key; remove it")
+            raise JobProblem(f"train.{key}", "newton does not have this key; remove it")
     for key in ("learning_rate", "weight_decay"):
         if getattr(settings, key) != 0:
             raise JobProblem(
-                f"train.optimizer.{key}", "newton has no such key; remove it, or write l2"
+                f"train.optimizer.{key}", "newton does not have this key; remove it, or write l2"
             )
     if not 0 <= settings.steps <= MAX_STEPS:
         raise JobProblem("train.optimizer.steps", f"between 1 and {MAX_STEPS}")
@@ -69,23 +70,23 @@ def _check_logarithmic(job: Job) -> None:
     key = "train.optimizer.log_range"
     if kind not in LOGARITHMIC:
         if settings.log_range != Optimizer().log_range:
-            raise JobProblem(key, f"a {kind} model has no such key; remove it")
+            raise JobProblem(key, f"a {kind} model does not have this key; remove it")
         return
     least, most = (number(key, end) for end in settings.log_range)
     if not -8 <= least < most <= 8 or any(2 * end % 1 for end in (least, most)):
         raise JobProblem(key, "write [least, most], multiples of 0.5 between -8 and 8")
     if label.center != 0:
-        raise JobProblem("data.label.center", f"a {kind} model takes the label as it is; remove it")
+        raise JobProblem("data.label.center", f"a {kind} model uses the label unscaled; remove it")
     if kind == "poisson" and label.scale != 1:
-        raise JobProblem("data.label.scale", "counts have no scale; remove it")
+        raise JobProblem("data.label.scale", "counts are not scaled; remove it")
     limits = job.schema[label.name].range
     if limits is None or limits[0] < 0 or (kind == "gamma" and limits[0] == 0):
-        what = "counts from 0 on" if kind == "poisson" else "numbers above 0"
+        what = "counts of 0 or more" if kind == "poisson" else "numbers above 0"
         raise JobProblem("data.label.range", f"declare it: a {kind} model predicts {what}")
 
 
 def check_newton_ranges(job: Job) -> None:
-    """Raise JobError, with the key, where the job's numbers do not fit the ring."""
+    """Raise JobError, with the key, if the job's numbers do not fit the ring."""
     try:
         sizes_of(job)
         if job.weight:

@@ -34,15 +34,15 @@ def check_reveal(job: Job) -> None:
 
 
 def check_bounds(job: Job) -> None:
-    """Raise JobProblem with the numbers of `[reveal]` that are out of bounds, whatever else the job
-    says."""
+    """Raise JobProblem with the numbers of `[reveal]` that are out of bounds, regardless of the
+    rest of the job."""
     reveal, found = job.reveal, Problems()
     decimals = reveal.decimals is None or 0 <= reveal.decimals <= MAX_DECIMALS
     for key, is_sound, what in (
         (
             "reveal.least_test_rows",
             reveal.least_test_rows >= 2,
-            "at least 2: a metric of one row is the row",
+            "at least 2: a metric of one row reveals the row",
         ),
         ("reveal.least_group", 1 <= reveal.least_group <= 1_000_000, "between 1 and 1000000 rows"),
         ("reveal.decimals", decimals, f"between 0 and {MAX_DECIMALS}"),
@@ -72,7 +72,7 @@ def _check_metrics(job: Job) -> None:
     if reveal.metrics and test_rows < reveal.least_test_rows:
         raise JobProblem(
             "reveal.metrics",
-            f"a metric needs {reveal.least_test_rows} test rows (reveal.least_test_rows) and "
+            f"a metric needs {reveal.least_test_rows} test rows (reveal.least_test_rows), but "
             f"there are {test_rows}; raise data.test_fraction or reveal no metric",
         )
     _check_groups(job, "reveal.metrics", reveal.metrics, test_rows)
@@ -83,9 +83,9 @@ def _check_metrics(job: Job) -> None:
 
 
 def check_own_rows(job: Job) -> None:
-    """Raise JobError where an owner holds out too few rows of its own for a metric over them.
+    """Raise JobError if an owner holds out too few of its own rows for a metric over them.
 
-    Looks at every row, so that it comes after this node's rules.
+    Examines every row, so it comes after this node's rules.
     """
     if not job.reveal.per_party:
         return
@@ -105,25 +105,25 @@ def check_own_rows(job: Job) -> None:
 def _check_groups(
     job: Job, key: str, metrics: tuple[Metric, ...], rows: int, whose: str = ""
 ) -> None:
-    """Refuse a metric that would be refused or undefined whatever the held-out rows are."""
+    """Refuse a metric that would be refused or undefined for any held-out rows."""
     least = job.reveal.least_group
     for metric in metrics:
         needed = _fewest_groups(job, metric) * least
         if rows < needed:
             raise JobProblem(
                 key,
-                f"{metric} cannot be revealed of {rows} held-out rows{whose}: its groups have "
-                f"{least} rows at least (reveal.least_group), which makes {needed}; hold out more, "
-                f"lower reveal.least_group, or take {metric} out",
+                f"{metric} cannot be revealed over {rows} held-out rows{whose}: its groups have "
+                f"at least {least} rows (reveal.least_group), {needed} in all; hold out more, "
+                f"lower reveal.least_group, or remove {metric}",
             )
 
 
 def _fewest_groups(job: Job, metric: str) -> int:
-    """How many groups have rows, where a metric is available."""
+    """The least number of groups with rows if a metric is available."""
     if metric in ("precision", "recall"):
         return 1 if job.outputs == 1 else job.classes
     if metric == "f1":
-        # A class that no row is of may be called, and the other way round.
+        # A class without rows may be predicted, and a class with rows may not.
         return 1 if job.outputs == 1 else (job.classes + 1) // 2
     return {"auc": 2, "confusion": 1, "calibration": 1}.get(metric, 0)
 
@@ -133,7 +133,7 @@ def _check_folds(job: Job) -> None:
     if not 2 <= reveal.folds <= MAX_FOLDS:
         raise JobProblem(key, f"between 2 and {MAX_FOLDS}")
     if not reveal.metrics:
-        raise JobProblem(key, "there is no metric to take the mean of")
+        raise JobProblem(key, "there is no metric to average")
     for what, there in (
         ("train.early_stopping", job.train.early_stopping),
         ("train.guard.every", job.train.guard_every),
@@ -142,14 +142,16 @@ def _check_folds(job: Job) -> None:
         ("data.split_by", job.data.split_by),
     ):
         if there:
-            raise JobProblem(key, f"folds do not go with {what}")
+            raise JobProblem(key, f"folds cannot be combined with {what}")
     for fold in fold_jobs(job):
         training, held_out = split_sizes(fold)
         if held_out < reveal.least_test_rows:
             raise JobProblem(key, f"a fold has fewer than {reveal.least_test_rows} rows")
         _check_groups(job, key, _averaged(job), held_out, " of a fold")
         if not is_newton(job) and training < job.train.batch_size:
-            raise JobProblem(key, f"without a fold {training} rows are left, less than a batch")
+            raise JobProblem(
+                key, f"without a fold only {training} rows are left, less than a batch"
+            )
 
 
 def _averaged(job: Job) -> tuple[Metric, ...]:
@@ -166,6 +168,6 @@ def _check_noise(job: Job) -> None:
     if others or reveal.folds:
         raise JobProblem(
             key,
-            f"is for {' and '.join(COUNTS)}, whose counts one row changes by a known number; "
-            f"take out {', '.join(others) or 'reveal.folds'}",
+            f"is only for {' and '.join(COUNTS)}, whose counts one row changes by a known number; "
+            f"remove {', '.join(others) or 'reveal.folds'}",
         )

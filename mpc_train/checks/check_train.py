@@ -23,7 +23,8 @@ MAX_WARMUP_STEPS = 10_000
 MAX_RATE_CHANGES = 10_000
 """Every rate is computed before a job is signed."""
 MAX_LOOKS = 10_000
-"""So often something may be disclosed on the way: each time is agreed on, and reported."""
+"""How many times something may be disclosed during training: each time is agreed on, and
+reported."""
 MAX_FROZEN = 1_000
 
 
@@ -48,7 +49,7 @@ _LOSS_KEYS = {
 
 
 def check_settings(job: Job) -> None:
-    """Raise JobProblem with what is wrong in `[train]` whatever the rest of the job says."""
+    """Raise JobProblem with the faults of `[train]` that do not depend on the rest of the job."""
     train, found = job.train, Problems()
     with found.noting():
         check_kind(job)
@@ -80,7 +81,7 @@ def check_train(job: Job) -> None:
     training_rows, _ = split_sizes(job)
     if not 1 <= train.batch_size <= training_rows:
         raise JobProblem(
-            "train.batch_size", f"between 1 and the {training_rows} rows that are left for training"
+            "train.batch_size", f"between 1 and the {training_rows} rows left for training"
         )
     if train.epochs * (training_rows // train.batch_size) > MAX_STEPS:
         raise JobProblem("train.epochs", f"more than {MAX_STEPS} steps")
@@ -98,7 +99,7 @@ def _check_keys(optimizer: Optimizer) -> None:
     for name, suits in _OPTIMIZER_KEYS.items():
         if optimizer.name not in suits and getattr(optimizer, name) != getattr(defaults, name):
             raise JobProblem(
-                f"train.optimizer.{name}", f"{optimizer.name} has no such key; remove it"
+                f"train.optimizer.{name}", f"{optimizer.name} does not have this key; remove it"
             )
 
 
@@ -110,12 +111,12 @@ def _check_optimizer(optimizer: Optimizer) -> None:
     if not 0 <= number(f"{key}.weight_decay", optimizer.weight_decay) <= 1:
         raise JobProblem(f"{key}.weight_decay", "between 0 and 1")
     if optimizer.nesterov and not optimizer.momentum:
-        raise JobProblem(f"{key}.nesterov", "looks ahead along the momentum; give one")
+        raise JobProblem(f"{key}.nesterov", "needs a momentum; set one")
     for beta in optimizer.betas:
         _below_one(f"{key}.betas", beta)
     _below_one(f"{key}.alpha", optimizer.alpha)
     if not optimizer.alpha or not optimizer.betas[1]:
-        raise JobProblem(f"{key}.betas", "the mean of squares keeps a part above 0")
+        raise JobProblem(f"{key}.betas", "the second must be above 0")
     if not 0 < number(f"{key}.epsilon", optimizer.epsilon) <= 1:
         raise JobProblem(f"{key}.epsilon", "above 0 and at most 1")
 
@@ -168,7 +169,7 @@ def _check_loss(job: Job, loss: LossSettings) -> None:
     defaults = LossSettings()
     for key, suits in _LOSS_KEYS.items():
         if name != suits and getattr(loss, key) != getattr(defaults, key):
-            raise JobProblem(f"train.loss.{key}", f"{name} has no such key; remove it")
+            raise JobProblem(f"train.loss.{key}", f"{name} does not have this key; remove it")
     if not 0 < number("train.loss.delta", loss.delta) <= 1024:
         raise JobProblem("train.loss.delta", "above 0 and at most 1024")
     for key in ("positive_weight", "class_weights"):
@@ -187,13 +188,15 @@ def _check_loss(job: Job, loss: LossSettings) -> None:
 def _check_balanced(job: Job, loss: LossSettings, name: str) -> None:
     key = "train.loss.balanced"
     if name not in ("bce", "cross_entropy"):
-        raise JobProblem(key, f"weighs classes, and {name} has none; remove it")
+        raise JobProblem(key, f"weights classes, but {name} has none; remove it")
     if loss.class_weights or loss.positive_weight != 1:
-        raise JobProblem(key, "weights are public or secret: write balanced or the weights")
+        raise JobProblem(
+            key, "write either balanced (secret weights) or class_weights (public ones)"
+        )
     if job.train.early_stopping is not None or job.reveal.training_loss_every:
         raise JobProblem(
             key,
-            "with secret weights no loss is looked at: remove early_stopping and "
+            "with secret weights no loss is examined: remove early_stopping and "
             "reveal.training_loss_every",
         )
 
@@ -210,13 +213,13 @@ def _check_early_stopping(job: Job, settings: EarlyStopping) -> None:
     if rows < job.reveal.least_test_rows:
         raise JobProblem(
             f"{key}.fraction",
-            f"a decision needs {job.reveal.least_test_rows} rows (reveal.least_test_rows), this "
-            "fraction leaves fewer",
+            f"a decision needs {job.reveal.least_test_rows} rows (reveal.least_test_rows), but "
+            "this fraction leaves fewer",
         )
 
 
 def _check_looks(job: Job) -> None:
-    """How often something is disclosed while the job trains."""
+    """Check how often something is disclosed during training."""
     train, steps = job.train, total_steps(job)
     periods = {
         "reveal.training_loss_every": job.reveal.training_loss_every,
@@ -228,7 +231,7 @@ def _check_looks(job: Job) -> None:
         if period > 0 and steps // period > MAX_LOOKS:
             raise JobProblem(
                 key,
-                f"{steps // period} times in {steps} steps, at most {MAX_LOOKS}; look more seldom",
+                f"{steps // period} times in {steps} steps, at most {MAX_LOOKS}; check less often",
             )
 
 
@@ -240,19 +243,20 @@ def _check_warm_start(job: Job) -> None:
     if start.source == "public":
         if not re.fullmatch(r"[0-9a-f]{64}", start.sha256):
             raise JobProblem(
-                f"{key}.sha256", "a public file is named by the 64 hexadecimal digits of its digest"
+                f"{key}.sha256", "write the 64 hexadecimal digits of the public file's SHA-256"
             )
     elif start.source not in job.owners and start.source != job.dealer:
         raise JobProblem(f"{key}.source", 'write "public" or the name of an owner')
     elif start.sha256:
-        raise JobProblem(f"{key}.sha256", "a digest would give a private file away; remove it")
+        raise JobProblem(f"{key}.sha256", "a digest would reveal the private file; remove it")
     if len(start.frozen) > MAX_FROZEN:
         raise JobProblem(f"{key}.frozen", f"at most {MAX_FROZEN} names; write beginnings of names")
     trained = [name for name in job.shapes if not is_frozen(job, name)]
     for prefix in start.frozen:
         if not any(matches(prefix, name) for name in job.shapes):
             raise JobProblem(
-                f"{key}.frozen", f"{prefix!r} names no tensor of the model: {', '.join(job.shapes)}"
+                f"{key}.frozen",
+                f"{prefix!r} does not name a tensor of the model: {', '.join(job.shapes)}",
             )
     if not trained:
         raise JobProblem(f"{key}.frozen", "nothing would be trained")

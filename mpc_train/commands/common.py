@@ -1,4 +1,4 @@
-"""What the verbs share: options, how errors and results are printed, how an identity is opened."""
+"""What the commands share: options, printing of errors and results, opening of an identity."""
 
 import contextlib
 import enum
@@ -15,9 +15,10 @@ import typer
 
 from mpc_train.base.printing import EscapingFormatter, error_escaped, say
 from mpc_train.errors import NodeFailedError, classify, explain
-from mpc_train.run.node_config import HOME_VARIABLE, Audit, Place, default_home
+from mpc_train.run.place import HOME_VARIABLE, Place, default_home
 
 if TYPE_CHECKING:
+    from mpc_train.run.node_config import Audit
     from parties.keys.roster import Roster
     from parties.keys.vault import FileVault
 
@@ -47,15 +48,15 @@ ConfigOption = Annotated[Path, typer.Option("--config", help="This node's own fi
 
 
 def emit(record: Mapping[str, Any]) -> None:
-    """Print one JSON object on a line of its own, at once."""
+    """Print one JSON object on one line, at once."""
     say(json.dumps(record, separators=(",", ":"), default=str))
 
 
 @contextlib.contextmanager
 def reporting(output: Format = Format.text) -> Iterator[None]:
-    """Turn whatever goes wrong inside into one clear line and an exit status (`mpc_train.errors`).
+    """Turn every error inside into one clear line and an exit status (`mpc_train.errors`).
 
-    An unexpected error is shown by its kind and place only: its message might quote data.
+    Of an unexpected error only kind and place are shown: its message might quote data.
     """
     try:
         yield
@@ -63,7 +64,7 @@ def reporting(output: Format = Format.text) -> Iterator[None]:
         raise
     except BaseException as error:
         if isinstance(error, BrokenPipeError) and error.filename is None:
-            _close_stdout()  # the reader of our output has read enough: `… | head`
+            _close_stdout()  # the reader of our output has closed it: `… | head`
             raise typer.Exit(1) from None
         name, code, status = classify(error)
         message = error_escaped(explain(error))
@@ -81,12 +82,12 @@ def reporting(output: Format = Format.text) -> Iterator[None]:
 
 
 def _close_stdout() -> None:
-    # Python flushes at its end, and would complain there once more.
+    # Python flushes when it ends, and would raise the error again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def configure_logging(verbose: bool = False) -> None:
-    """Send warnings (with `verbose` everything) to standard error. Nothing logged is secret."""
+    """Send warnings (with `verbose` everything) to standard error. Logs contain no secrets."""
     handler = logging.StreamHandler(sys.stderr)
     form = "%(levelname)s: %(name)s: %(message)s" if verbose else "%(levelname)s: %(message)s"
     handler.setFormatter(EscapingFormatter(form))
@@ -94,8 +95,8 @@ def configure_logging(verbose: bool = False) -> None:
 
 
 def home_of(home: Path | None, *, make: bool = False) -> Path:
-    """The directory of the identities; raises IdentityError where `--home` names none, unless
-    what follows would `make` it."""
+    """The directory of the identities; raises IdentityError if the given one does not exist, unless
+    the command will `make` it."""
     if home is None:
         return default_home()
     folder = home.expanduser()
@@ -110,7 +111,7 @@ def _check_home(folder: Path, advice: str) -> None:
     if not folder.is_dir():
         what = "is not a directory" if folder.exists() else "there is no such directory"
         raise IdentityError(
-            f"{folder}: {what}, where identities were looked for; {advice}, or make an identity "
+            f"{folder}: {what}, but identities should be there; {advice}, or make an identity "
             "there: mpc-train identity new NAME"
         )
 
@@ -130,7 +131,7 @@ def find_name(home: Path, name: str | None) -> str:
         return names[0]
     if not names:
         raise IdentityError(
-            f"no identity in {home}; is that the right home? Name it with --home or "
+            f"no identity in {home}; is this the right home? Name it with --home or "
             f"{HOME_VARIABLE}, or make an identity: mpc-train identity new NAME"
         )
     raise IdentityError(f"{home} holds several identities ({', '.join(names)}); say which")
@@ -139,17 +140,22 @@ def find_name(home: Path, name: str | None) -> str:
 def open_vault(
     home: Path, name: str, passphrase_file: Path | None, passphrase_fd: int | None
 ) -> "FileVault":
-    """Open an identity with a passphrase from a file, a descriptor or the terminal."""
+    """Open an identity with a passphrase from a file, a descriptor or the terminal.
+
+    From here on this process holds secrets: no core dump, no debugger of the same user.
+    """
     from parties.keys.passphrase import read_passphrase
     from parties.keys.vault import FileVault, identity_path
+    from parties.process import guard
 
+    guard()
     path = identity_path(home, name)
     if not path.exists():
         from parties.errors import IdentityError
 
         there = ", ".join(_identities(home))
         raise IdentityError(
-            f"{path}: no such identity; "
+            f"{path}: there is no such identity; "
             + (f"there are {there} in {home}; correct the name, or the home, or " if there else "")
             + f"make one: mpc-train identity new {name}"
         )
@@ -159,7 +165,7 @@ def open_vault(
 
 
 def enter(
-    place: Place, audit: Audit, passphrase_file: Path | None, passphrase_fd: int | None
+    place: Place, audit: "Audit", passphrase_file: Path | None, passphrase_fd: int | None
 ) -> "tuple[FileVault, Roster]":
     """Open the identity and the roster that a node's file names."""
     from parties.keys.roster import Roster
@@ -170,7 +176,7 @@ def enter(
 
 
 def identity_at(
-    place: Place, audit: Audit, passphrase_file: Path | None, passphrase_fd: int | None
+    place: Place, audit: "Audit", passphrase_file: Path | None, passphrase_fd: int | None
 ) -> "FileVault":
     """Open the identity that a node's file names, by the passphrase file that it names unless an
     option says where else the passphrase comes from.
@@ -180,6 +186,10 @@ def identity_at(
     from parties.errors import PassphraseError
 
     _check_home(place.home, "correct home under [node] in this node's file")
+    if place.lock_memory:
+        from parties.process import lock_memory
+
+        lock_memory()
     if passphrase_file is None and passphrase_fd is None:
         passphrase_file = place.passphrase_file
     try:

@@ -1,4 +1,4 @@
-"""`mpc-train data`: a node's own table, before anybody runs anything."""
+"""`mpc-train data`: checks of a node's own table before a run."""
 
 import contextlib
 import dataclasses
@@ -37,9 +37,8 @@ def data_check(
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Read this node's table as a job would, and say all that is wrong with it. Nothing is sent
-    anywhere, and no other node is needed. A table of the vault is opened with the node's identity.
-    """
+    """Read this node's table as the job would, and report all its faults. Nothing is sent, and no
+    other node is needed. The node's identity opens a table of the vault."""
     with reporting(output):
         from mpc_train.admission.load import load_job
         from mpc_train.owners.columns import columns_of
@@ -52,7 +51,8 @@ def data_check(
         me = node.place.name
         if me not in job.owners:
             raise JobError(
-                f"{path}: {me} brings no data to this job; its owners are {', '.join(job.owners)}"
+                f"{path}: {me} provides no data for this job; its owners are "
+                f"{', '.join(job.owners)}"
             )
         source = node.source(job.name)
         view = ProgressView(enabled=output is Format.text)

@@ -1,4 +1,4 @@
-"""`mpc-train job`: what a job would do, before anybody runs it, and an approval of it."""
+"""`mpc-train job`: shows what a job would do before anybody runs it, and approves it."""
 
 import difflib
 from pathlib import Path
@@ -32,19 +32,21 @@ def job_check(
     path: Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")],
     roster: Annotated[
         Path | None,
-        typer.Option(help="Cards that all names of the job must have; default: none, or a look."),
+        typer.Option(
+            help="Require a card for each name of the job; default: only point out missing cards."
+        ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="This node's own file: whether its rules allow the job, too."),
+        typer.Option(help="This node's own file; also checks whether its rules allow the job."),
     ] = None,
     home: HomeOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Validate a job and say what is computed, what is revealed, and to whom.
+    """Validate a job and show what is computed, what is revealed, and to whom.
 
-    Where there is a roster in the home, names of the job without a card in it are pointed out; with
-    --roster they are an error. With --config the home and the roster are those of the node's file.
+    If the home has a roster, names of the job without a card are pointed out; with --roster they
+    are an error. With --config home and roster are those of the node's file.
     """
     with reporting(output):
         from mpc_train.admission.cautions import cautions
@@ -91,8 +93,8 @@ def job_check(
 
 
 def _allowing(config: Path, job: "Job") -> "NodeConfig":
-    """Return the node's file if its rules allow the job; raise RefusedError with all that they
-    forbid. What the node has revealed before, and whether somebody agrees, is asked at the run."""
+    """Return the node's file if its rules allow the job; raise RefusedError with everything that
+    they forbid. Earlier runs and consent are checked only at the run."""
     from mpc_train.admission.rules import check_rules
     from mpc_train.errors import ConfigError
     from mpc_train.run.node_config import load_node_config
@@ -100,7 +102,7 @@ def _allowing(config: Path, job: "Job") -> "NodeConfig":
     node = load_node_config(config)
     if node.place.name not in job.nodes:
         raise ConfigError(
-            f"{config}: {node.place.name} is no node of the job {job.name}; its nodes are "
+            f"{config}: {node.place.name} is not a node of the job {job.name}; its nodes are "
             + ", ".join(job.nodes)
         )
     check_rules(node.rules, job, node.place.name)
@@ -110,8 +112,9 @@ def _allowing(config: Path, job: "Job") -> "NodeConfig":
 def _without_card(
     job: "Job", given: Path | None, home: Path, configured: Path | None = None
 ) -> dict[str, str]:
-    """The names of the job without a card in the roster, each with a line about it; RosterError
-    for them if the roster was `given`. configured: where a node's file says that the roster is."""
+    """The names of the job without a card in the roster, each with a line about it; raises
+    RosterError for them if the roster was `given`. configured: the roster's path from a node's
+    file."""
     from parties.errors import RosterError
     from parties.keys.roster import Roster
 
@@ -128,8 +131,8 @@ def _without_card(
             near = difflib.get_close_matches(name, known.names, 1)
             unknown[name] = (
                 f"no card of {name} ({', '.join(parts)}) in the roster {place}; "
-                + (f"is {near[0]} meant? If not, " if near else "")
-                + "get it from them, compare fingerprints, and add it with mpc-train roster add"
+                + (f"did you mean {near[0]}? If not, " if near else "")
+                + "get it from its owner, compare fingerprints, and run mpc-train roster add"
             )
     if unknown and given is not None:
         raise RosterError("\n  ".join(unknown.values()))
@@ -140,7 +143,8 @@ def _without_card(
 def job_approve(
     path: Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")],
     name: Annotated[
-        str | None, typer.Option(help="Who approves; may be left out if there is one identity.")
+        str | None,
+        typer.Option(help="The approver's identity; may be omitted if there is only one."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory for the approval; default: beside the job.")
@@ -150,7 +154,8 @@ def job_approve(
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Sign a job's digest: nodes that list you under approvers run it without asking a person."""
+    """Sign a job's digest. Nodes that list you under approvers then run it without asking a
+    person."""
     with reporting(output):
         from mpc_train.admission.load import load_job
         from mpc_train.errors import ConfigError

@@ -1,4 +1,4 @@
-"""`mpc-train identity …` and `mpc-train roster …`: own keys, and the cards of the others."""
+"""`mpc-train identity …` and `mpc-train roster …`: this node's keys, and the cards of others."""
 
 import sys
 from pathlib import Path
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from parties.keys.roster import Roster
 
 identity = typer.Typer(no_args_is_help=True, help="This node's own keys.")
-roster = typer.Typer(no_args_is_help=True, help="The public cards of everybody this node accepts.")
+roster = typer.Typer(
+    no_args_is_help=True, help="The public cards of all organisations that this node accepts."
+)
 
 NameArgument = Annotated[
-    str | None, typer.Argument(help="Name of the identity; may be left out if there is only one.")
+    str | None, typer.Argument(help="Name of the identity; may be omitted if there is only one.")
 ]
 RosterOption = Annotated[
     Path | None,
@@ -43,7 +45,7 @@ def identity_new(
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Make keys; the private part is encrypted under a passphrase. Prints the fingerprint."""
+    """Make keys, encrypt the private ones under a passphrase, and print the fingerprint."""
     with reporting(output):
         from parties.errors import IdentityError
         from parties.keys.passphrase import read_passphrase
@@ -58,7 +60,7 @@ def identity_new(
             file=passphrase_file, fd=passphrase_fd, prompt="New passphrase: ", confirm=True
         )
         card = FileVault.create(folder, name, passphrase).card
-        # A node's own card belongs to its roster: it takes part in every job of its own.
+        # A node's own card belongs in its roster, because the node takes part in its jobs.
         Roster.load(folder / "roster", missing_ok=True).add(card).save(folder / "roster")
         if output is Format.json:
             emit(
@@ -72,15 +74,15 @@ def identity_new(
             )
             return
         say(f"Made {path}")
-        say(f"Card {card_path(folder, name)}: send it to the others, and tell them by another")
-        say(f"way the fingerprint  {card.fingerprint}")
+        say(f"Card {card_path(folder, name)}: send it to the others, and tell them over another")
+        say(f"channel the fingerprint  {card.fingerprint}")
 
 
 @identity.command("card")
 def identity_card(
     name: NameArgument = None, home: HomeOption = None, output: FormatOption = Format.text
 ) -> None:
-    """Print the public card, to be sent to the others."""
+    """Print the public card, which the others need."""
     with reporting(output):
         from parties.keys.vault import identity_path, read_card
 
@@ -130,10 +132,10 @@ def roster_add(
     home: HomeOption = None,
     file: RosterOption = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Accept new keys for a name that is known.")
+        bool, typer.Option("--replace", help="Accept new keys for a known name.")
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask: the fingerprints have been compared.")
+        bool, typer.Option("--yes", help="Do not ask, because the fingerprints have been compared.")
     ] = False,
     output: FormatOption = Format.text,
 ) -> None:
@@ -164,11 +166,11 @@ def roster_add(
                 }
             )
             return
-        say(f"Accepted in {place}" if new else f"Nothing to do: all are in {place} already")
+        say(f"Accepted in {place}" if new else f"Nothing to do: all cards are in {place} already")
 
 
 def _remark(card: "Card", before: "Roster") -> str:
-    """What the roster holds of this card's name already."""
+    """A remark on the card that the roster already has under this name."""
     if card.name not in before:
         return ""
     known = before.card(card.name)
@@ -176,13 +178,14 @@ def _remark(card: "Card", before: "Roster") -> str:
 
 
 def _ask(question: str, output: Format) -> None:
-    """Return when somebody at the terminal says yes; else raise RosterError: nothing is stored."""
+    """Return if somebody at the terminal says yes; otherwise raise RosterError and store
+    nothing."""
     from parties.errors import RosterError
 
     if output is Format.json or not sys.stdin.isatty():
         raise RosterError(
-            "nothing was changed: there is no terminal to ask at; once the fingerprints have been "
-            "compared, run it again with --yes"
+            "nothing was changed: there is no terminal to ask at; after the fingerprints have been "
+            "compared, run the command again with --yes"
         )
     if not typer.confirm(question, default=False):
         raise RosterError("nothing was changed")
@@ -196,7 +199,7 @@ def roster_remove(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     output: FormatOption = Format.text,
 ) -> None:
-    """Stop accepting cards. All of them are removed, or none if a name is unknown."""
+    """Stop accepting cards. Removes all of them, or none if a name is unknown."""
     with reporting(output):
         from parties.keys.roster import Roster
 

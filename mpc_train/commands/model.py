@@ -18,12 +18,17 @@ def _model() -> None:
 
 @model.command("export")
 def model_export(
-    factory: Annotated[str, typer.Argument(metavar="PACKAGE.MODULE:FACTORY", help="What to call.")],
-    input_shape: Annotated[str, typer.Option(help="A row's shape, channels first, like 1,28,28.")],
-    seed: Annotated[int, typer.Option(help="Of the first weights.")] = 0,
+    factory: Annotated[
+        str,
+        typer.Argument(
+            metavar="PACKAGE.MODULE:FACTORY", help="The function that makes the network."
+        ),
+    ],
+    input_shape: Annotated[str, typer.Option(help="Shape of a row, channels first, like 1,28,28.")],
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0,
     output: FormatOption = Format.text,
 ) -> None:
-    """Print a network and its first weights as one line of JSON, for `[model] graph` of a job."""
+    """Print a network and its initial weights as one line of JSON, for `[model] graph` of a job."""
     with reporting(output):
         import msgspec
 

@@ -1,4 +1,4 @@
-"""`mpc-train party`, `dealer` and `coordinator`: one node of a run, from its own file."""
+"""`mpc-train party`, `dealer` and `coordinator`: run one node, as its own file describes it."""
 
 import dataclasses
 import json
@@ -62,7 +62,7 @@ def dealer(
     output: FormatOption = Format.text,
     verbose: VerboseOption = False,
 ) -> None:
-    """Deal correlated randomness for a job; a dealer sees no data but its own, if it has any."""
+    """Deal correlated randomness for a job. A dealer sees no data except its own, if it has any."""
     _node(config, passphrase_file, passphrase_fd, output, verbose, deals=True)
 
 
@@ -74,7 +74,8 @@ def coordinator(
     verbose: VerboseOption = False,
     report_fd: ReportFdOption = None,
 ) -> None:
-    """Bring the nodes of a job together. Sees no data, no share and no key that opens one."""
+    """Connect the nodes of a job. The coordinator sees no data, no share, and no key that opens
+    one."""
     with reporting(output):
         from mpc_train.admission.load import load_job
         from mpc_train.node.collect import bundle, summarise
@@ -147,7 +148,8 @@ def _node(
         from mpc_train.node.remembered import Remembered
         from mpc_train.node.storage import open_key, tables_at
         from mpc_train.results.report import metric, told_lines
-        from mpc_train.run.node_config import default_home, load_node_config
+        from mpc_train.run.node_config import load_node_config
+        from mpc_train.run.place import default_home
         from parties.nodes.node import NodeSettings, run_node
         from parties.nodes.supervisor import end_with_parent
 
@@ -203,7 +205,7 @@ def _node(
         say(f"Learnt by {settings.place.name}: {', '.join(known) or 'nothing'}")
         for name, value in found.own.metrics.items():
             shown = metric(name, value, found.own.reasons)
-            say(f"Metric {shown}, of this node's own rows, known to nobody else")
+            say(f"Metric {shown}, of this node's own rows, known only to this node")
         for name, value in found.metrics.items():
             say(f"Metric {metric(name, value, found.unavailable)}")
         for line in told_lines(told):
@@ -211,11 +213,11 @@ def _node(
         place = settings.place
         home = "" if place.home == default_home().absolute() else f" --home {place.home}"
         for path in sealed:
-            say(f"Sealed, to be opened with  mpc-train open {path}{home}")
+            say(f"Sealed model; open it with  mpc-train open {path}{home}")
 
 
 def _own_metrics(run_dir: Path, found: "Findings") -> dict[str, object]:
-    """Keep what this node alone learns beside the run's files, readable by its owner only."""
+    """Write what only this node learns beside the run's files, readable only by its owner."""
     from parties.files import private_directory, write_atomic
 
     if not found.metrics:
@@ -228,8 +230,8 @@ def _own_metrics(run_dir: Path, found: "Findings") -> dict[str, object]:
 
 
 class _Guarded:
-    """The training program behind this organisation's rules: shows the job, checks it against them
-    and against what was revealed before, and has somebody agree to it."""
+    """The training program behind this organisation's rules: shows the job, checks it against the
+    rules and against earlier runs, and asks for consent."""
 
     def __init__(
         self,
@@ -251,9 +253,9 @@ class _Guarded:
         self.recipients: tuple[str, ...] = ()
 
     def prepare(self, body: bytes, roles: "Roles") -> bytes:
-        """Show the job, apply the rules, have it agreed to, then let the program prepare.
+        """Show the job, apply the rules, ask for consent, then let the program prepare.
 
-        Raises RefusedError, and what the program raises; nothing has been signed.
+        Raises RefusedError and the program's errors; nothing has been signed then.
         """
         from mpc_train.admission.load import job_from_bytes
         from mpc_train.admission.rules import check_rules
@@ -267,12 +269,14 @@ class _Guarded:
         self._events.say(describe(job))
         self._events("checking", {"job": job.name})
         if _roles(job) != roles:
-            raise RefusedError("the contract gives other roles than the job; nothing was shared")
+            raise RefusedError(
+                "the roles in the contract differ from those in the job; nothing was shared"
+            )
         me = self._config.place.name
         if (me == job.dealer) != self._deals:
             started, verb = ("dealer", "party") if self._deals else ("party", "dealer")
             raise RefusedError(
-                f"{me} was started as a {started}, which it is not in this job; if your "
+                f"{me} was started as a {started}, but has another role in this job; if your "
                 f"organisation agrees, start it with: mpc-train {verb}"
             )
         check_rules(self._config.rules, job, me)
@@ -288,14 +292,15 @@ class _Guarded:
 
         self._events("preparing", {"job": job.name, "table": me in job.owners})
         table = self._read(job) if me in job.owners else None
-        # Loads PyTorch, which takes seconds: a bad cell is said before that.
+        # Loads PyTorch, which takes seconds: a bad cell is reported before that.
         from mpc_train.run.program import TrainProgram
 
         self._program = TrainProgram(self._config, table)
         return self._program.prepare(body, roles)
 
     def _read(self, job: "Job") -> "Table":
-        """This node's rows, checked against the job and against what was revealed of them."""
+        """This node's rows, checked against the job and against what was revealed of them
+        before."""
         from mpc_train.owners.table import load_table
 
         source = self._config.source(job.name)
@@ -306,7 +311,7 @@ class _Guarded:
         return table
 
     def _remember(self, job: "Job") -> None:
-        """Find what was revealed of this node's table, if it has one, and say so."""
+        """Find what was revealed of this node's table, if it has one, and print it."""
         from mpc_train.node.remembered import Remembered
 
         place = self._config.place
@@ -316,8 +321,8 @@ class _Guarded:
                 self._events.say(line)
 
     def learnt(self) -> list[str]:
-        """What this node has learnt of what passed the reveal gate; one that computed nothing did
-        not see that, and says what the job says."""
+        """What this node has learnt from the reveal gate. A node that computed nothing did not see
+        the gate, and reports what the job says."""
         from mpc_train.jobs.audience import learnt, listed
 
         if self._job is None:
@@ -327,7 +332,7 @@ class _Guarded:
 
     @property
     def found(self) -> "Found":
-        """What this node has learnt; the coordinator is told nothing of it."""
+        """What this node has learnt; the coordinator does not learn it."""
         from mpc_train.evaluation.learnt import Found
 
         return Found() if self._program is None else self._program.found
@@ -337,7 +342,7 @@ class _Guarded:
         return {} if self._program is None else self._program.told
 
     def run(self, session: "Session") -> dict[str, object]:
-        """Keep that the run begins, then run the prepared program; what is returned is public."""
+        """Record that the run begins, then run the prepared program; the result is public."""
         if self._program is None or self._job is None:
             raise RuntimeError("run before prepare")
         if self._remembered is not None and self._program.table is not None:
@@ -347,7 +352,7 @@ class _Guarded:
 
 
 class _Events:
-    """Shows the events of a run: lines of JSON, or words and a bar."""
+    """Shows the events of a run: lines of JSON, or text and a bar."""
 
     def __init__(self, output: Format) -> None:
         from mpc_train.run.pacing import EventPace
@@ -362,11 +367,11 @@ class _Events:
         self.view.say(text)
 
     def reading(self, progress: "Progress") -> None:
-        """How far this node's own table is read."""
+        """Report how much of this node's own table has been read."""
         self("reading", dataclasses.asdict(progress))
 
     def __call__(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """Take one event, from any thread."""
+        """Show one event; may be called from any thread."""
         if kind == "proposed" and "trust" in fields:
             self.say(f"{fields['job']}: this node is asked to be {fields['role']}")
             self.say(str(fields["trust"]))

@@ -26,16 +26,17 @@ if TYPE_CHECKING:
     from parties.keys.vault import Vault
 
 MAX_SEALED_BYTES = 1 << 36
-"""Far beyond any model that a run can train; read whole."""
+"""Far larger than any model that a run can train; the file is read completely."""
 
 
 def open_command(
     sealed: Annotated[Path, typer.Argument(metavar="MODEL.sealed", help="The sealed model.")],
     name: Annotated[
-        str | None, typer.Option(help="The recipient; may be left out if there is one identity.")
+        str | None,
+        typer.Option(help="The recipient; may be omitted if there is only one identity."),
     ] = None,
     job: Annotated[
-        Path | None, typer.Option(help="Accept this job only; default: the one that was signed.")
+        Path | None, typer.Option(help="Accept only this job; default: the job that was signed.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory for the model; default: beside the sealed file.")
@@ -48,7 +49,7 @@ def open_command(
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Open a sealed model: writes model.safetensors and manifest.json, or nothing."""
+    """Open a sealed model: write model.safetensors and manifest.json, or nothing."""
     with reporting(output):
         from mpc_train.admission.load import load_job
         from mpc_train.results.report import metric
@@ -93,7 +94,7 @@ def open_file(
 ) -> "tuple[OpenedModel, Path]":
     """Open `sealed` as the identity in `vault`; write both files to `out`; return the model's path.
 
-    Raises ArtifactError, EnvelopeError; nothing is written unless all of it holds.
+    Raises ArtifactError, EnvelopeError; nothing is written unless all checks succeed.
     """
     from mpc_train.errors import ArtifactError
     from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE, open_model
@@ -108,7 +109,7 @@ def open_file(
     model = open_model(bytes(blob), recipient=vault.card.name, private=vault, cards=cards, job=job)
     try:
         private_directory(out)
-        # The manifest last: when it is there, so is the model that it describes.
+        # The manifest is written last: if it exists, so does the model that it describes.
         for name, content in model.files.items():
             if name != MANIFEST_FILE:
                 write_atomic(out / name, content)

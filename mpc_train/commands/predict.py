@@ -36,19 +36,21 @@ def predict_command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Where predictions go: .csv or .json (an object a line); default: here."),
+        typer.Option(
+            help="Output file: .csv or .json (one object per line); default: standard output."
+        ),
     ] = None,
     ids: Annotated[
         list[str] | None,
         typer.Option(
             "--id",
             metavar="COLUMN",
-            help="A column to keep beside the predictions; may be given several times.",
+            help="A column to keep with the predictions; may be given several times.",
         ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="A node's own file: TABLE is written as the job's table there."),
+        typer.Option(help="A node's own file: read TABLE as this file describes the job's table."),
     ] = None,
     delimiter: DelimiterOption = "",
     encoding: EncodingOption = "",
@@ -57,12 +59,12 @@ def predict_command(
     date_pivot: DatePivotOption = 0,
     read: ReadOption = None,
     array_folder: Annotated[
-        str, typer.Option(help="Where files of arrays lie; default: beside the table.")
+        str, typer.Option(help="Folder of the files of arrays; default: that of the table.")
     ] = "",
     output: FormatOption = Format.text,
 ) -> None:
     """Predict the label of each record. The table has the columns of the job's schema in their own
-    units; the label may be missing, other columns are left alone."""
+    units; the label may be missing, and other columns are ignored."""
     with reporting(output):
         from mpc_train.results.predicting import ENDINGS, Form, load_predictor, write_records
         from mpc_train.tables.spelling import name_of
@@ -74,7 +76,7 @@ def predict_command(
                     f"{out}: predictions are written as {', '.join(ENDINGS)}; change the ending"
                 )
             if out.absolute() == table.absolute():
-                raise ConfigError(f"{out}: is the table itself; name another file")
+                raise ConfigError(f"{out}: is the table itself; choose another file")
             form = ENDINGS[out.suffix.lower()]
         named: dict[str, str | int] = {
             "delimiter": delimiter,
@@ -88,7 +90,7 @@ def predict_command(
             read or any(named[key] for key in named.keys() - {"array_folder"})
         ):
             raise ConfigError("--config says how the table is written; leave the other options out")
-        # What is wrong with options is said before a model is read.
+        # Faults of the options are reported before a model is read.
         source = given_source(table, read, **named)
         predictor = load_predictor(model)
         if config is not None:
@@ -96,7 +98,8 @@ def predict_command(
         kept = tuple(map(name_of, ids or ()))
         predictor.check_ids(kept)
         if out is None:
-            # A reader takes every line for a prediction: none is written before all are right.
+            # Readers take every line for a prediction, so nothing is written before all rows are
+            # checked.
             with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as waiting:
                 rows = write_records(predictor, source, waiting, form, kept)
                 waiting.seek(0)

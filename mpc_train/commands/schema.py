@@ -1,4 +1,4 @@
-"""`mpc-train schema`: draft what the columns of a table mean, and compare it among owners."""
+"""`mpc-train schema`: drafts schemas of tables, and compares them among owners."""
 
 import dataclasses
 from pathlib import Path
@@ -35,10 +35,11 @@ def schema_infer(
         Path | None, typer.Argument(metavar="FILE", help="CSV, Excel, Parquet, Arrow or npz.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Instead of FILE: a node's own file, which names tables.")
+        Path | None,
+        typer.Option(help="Instead of FILE: a node's own file, which describes tables."),
     ] = None,
     job: Annotated[
-        str, typer.Option(help="With --config: the table of the job of this name.")
+        str, typer.Option(help="With --config: use the table for the job of this name.")
     ] = "",
     delimiter: DelimiterOption = "",
     encoding: EncodingOption = "",
@@ -48,8 +49,8 @@ def schema_infer(
     read: ReadOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Print a first draft of a table's schema. It holds statistics of the table: review it before
-    others get it."""
+    """Print a first draft of a table's schema. It contains statistics of the table: review it
+    before others get it."""
     with reporting(output):
         from mpc_train.run.progress import ProgressView
         from mpc_train.tables.drafts.infer import infer
@@ -105,8 +106,8 @@ def schema_digest(
 
 @schema.command("check")
 def schema_check(files: FilesArgument, output: FormatOption = Format.text) -> None:
-    """Validate a schema; with several, say whether all are the same and name the column and the
-    field that differs."""
+    """Validate a schema. With several, say whether all are the same, and name the columns and
+    fields that differ."""
     with reporting(output):
         from mpc_train.tables.drafts.compare import differences, read_digest
 

@@ -1,6 +1,6 @@
-"""Options that say how a table is written, the same for every command that reads one.
+"""Options that describe how a table is written, the same for every command that reads one.
 
-The most frequent have names of their own; `--read` takes every key that a node's file has under
+The most frequent have their own names; `--read` takes every key that a node's file has under
 `[data]`.
 """
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.tables.source import Source
 
-DelimiterOption = Annotated[str, typer.Option(help="CSV: the sign between cells.")]
-EncodingOption = Annotated[str, typer.Option(help="CSV: how the file is encoded.")]
+DelimiterOption = Annotated[str, typer.Option(help="CSV: the delimiter between cells.")]
+EncodingOption = Annotated[str, typer.Option(help="CSV: the encoding of the file.")]
 DecimalOption = Annotated[str, typer.Option(help="CSV: point or comma in numbers.")]
 DateFormatOption = Annotated[str, typer.Option(help="How dates are written.")]
 DatePivotOption = Annotated[
@@ -37,9 +37,8 @@ ReadOption = Annotated[
 def given_source(file: Path, read: list[str] | None, **named: str | int) -> "Source":
     """Return the table `file` as the options describe it.
 
-    named: values of options by their key; those left at nothing are left to the table's defaults.
-    read: `KEY=VALUE`, the value as TOML has it or, failing that, as a text. Raises ConfigError with
-    all that is wrong.
+    named: values of options by their key; empty ones keep the table's defaults. read: `KEY=VALUE`,
+    with the value in TOML or otherwise as text. Raises ConfigError with all faults.
     """
     import msgspec
 
@@ -59,11 +58,11 @@ def given_source(file: Path, read: list[str] | None, **named: str | int) -> "Sou
 
 
 def source_like(config: Path, job: "Job", table: "Source") -> "Source":
-    """Return `table`, a file, as a node's own file says that its table for `job` is written.
+    """Return `table`, a file, read as a node's own file describes its table for `job`.
 
-    Only features are renamed and recoded: records to be predicted may lack the label and what was
-    joined on. Nothing of the node's table but the way it is written is taken over. Raises
-    ConfigError, or DataError where the node's file names no table for the job.
+    Only features are renamed and recoded: records to be predicted may lack the label and the
+    identifiers. Only the description of the format is taken from the node's file. Raises
+    ConfigError, or DataError if the node's file has no table for the job.
     """
     import msgspec
 
@@ -94,7 +93,7 @@ def source_like(config: Path, job: "Job", table: "Source") -> "Source":
 
 
 def _checked(source: "Source", place: str) -> "Source":
-    """Return `source`; raise ConfigError with all that contradicts itself in it."""
+    """Return `source`; raise ConfigError with all its contradictions."""
     from mpc_train.tables.source import SourceProblem, check_source
 
     try:

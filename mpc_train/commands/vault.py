@@ -30,7 +30,7 @@ from mpc_train.commands.table_options import (
 )
 
 if TYPE_CHECKING:
-    from mpc_train.run.node_config import VaultPlace
+    from mpc_train.run.place import VaultPlace
     from parties.audit.log import AuditLog
     from parties.vault.store import Entry, Store
 
@@ -54,6 +54,12 @@ def vault_import(
     date_format: DateFormatOption = "",
     date_pivot: DatePivotOption = 0,
     read: ReadOption = None,
+    tokenise: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN", help="Replace this column's identifiers by tokens; may be repeated."
+        ),
+    ] = None,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
@@ -64,11 +70,12 @@ def vault_import(
     """
     with reporting(output):
         from mpc_train.errors import DataError
-        from mpc_train.node.storage import TABLE
+        from mpc_train.node.storage import TABLE, token_key
         from mpc_train.run.progress import ProgressView
         from mpc_train.tables.loading.load import header_faults, open_table
         from mpc_train.tables.loading.load import reporting as paced
         from mpc_train.tables.readers.staged import stage
+        from mpc_train.tables.readers.tokenised import Tokenised
         from parties.audit.entries import Kind
 
         source = given_source(
@@ -86,7 +93,11 @@ def vault_import(
                 if faults := header_faults(opened, source.ignore):
                     raise DataError("\n  ".join(f"{table}: {fault}" for fault in faults))
                 report = paced(opened, lambda news: view.event("reading", dataclasses.asdict(news)))
-                rows = stage(opened, source, out, report)
+                try:
+                    named = Tokenised(opened, tokenise, token_key(store)) if tokenise else opened
+                    rows = stage(named, source, out, report)
+                except DataError as error:
+                    raise DataError(f"{table}: {str(error).removeprefix(f'{table}: ')}") from error
                 columns = [column for column in opened.names if column not in source.ignore]
             kept = store.newest(TABLE, name)
             audit.append(
@@ -245,7 +256,8 @@ def vault_rotate(
     with reporting(output):
         from mpc_train.node.logbook import logbook
         from mpc_train.node.storage import open_key
-        from mpc_train.run.node_config import VaultPlace, load_node_config
+        from mpc_train.run.node_config import load_node_config
+        from mpc_train.run.place import VaultPlace
         from parties.audit.entries import Kind
         from parties.audit.log import log_folder
         from parties.audit.reading import key_id_of

@@ -1,20 +1,20 @@
-"""A metric on its way out: divided, rounded and refused over shares, before anybody sees it.
+"""A metric before it is revealed: divided, rounded and if necessary refused, all over shares.
 
-What leaves is one vector a metric: a word that says whether its numbers are there, and the numbers,
-which are 0 where they are not. That word is all that becomes known of the size of a group:
+Each metric is revealed as one vector: a word that says whether its numbers are available, and the
+numbers, which are 0 if they are not. The word is all that is revealed of the size of a group:
 
     REFUSED     a group (the rows of a class, those called it, a bin) has at least one row, and
                 fewer than the job's `reveal.least_group`
-    UNDEFINED   no group is too small, and what the metric divides by is 0
-    AVAILABLE   else: every group that it is made of has no row, or enough of them
+    UNDEFINED   no group is too small, and the metric's divisor is 0
+    AVAILABLE   otherwise: each of its groups has no rows, or enough of them
 
-Nobody learns which group it is, but for bins, which are judged one by one, nor more digits than the
-job says.
+Nobody learns which group is too small, except for bins, which are judged one by one, or more digits
+than the job states.
 
 The groups of a confusion matrix are those of precision and recall, its rows and its columns. A cell
-is a part of both: that one row of a class of 26 was called another says no more of a row than
-accuracy, precision and recall do, which give the same counts away. Refusing every matrix with a
-cell of one to nine would refuse nearly all of good models.
+is a part of both: that one row of a class of 26 was predicted as another says no more about a row
+than accuracy, precision and recall, which reveal the same counts. A rule that refuses every matrix
+with a cell of one to nine would refuse nearly all good models.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 
 REFUSED, AVAILABLE, UNDEFINED = range(3)
 QUOTIENT_BITS = 17
-"""A quotient over n rows is good for groups of at least n / 2^17 of them."""
+"""A quotient over n rows is accurate for groups of at least n / 2^17 of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a metric of `rows` rows is read: public.
+    """The public form of a metric over `rows` rows.
 
-    shape: of what is printed, () for one number. divisor: the public number that values are
-    divided by. each: the first axis is groups, judged one by one. counts: whole numbers, which are
-    not rounded.
+    shape: of the printed metric, () for one number. divisor: the public number by which values are
+    divided. each: the first axis is groups, judged one by one. counts: whole numbers, which are not
+    rounded.
     """
 
     metric: str
@@ -57,7 +57,8 @@ class Form:
 
     @property
     def words(self) -> tuple[int, ...]:
-        """The shape of what is revealed: a word before the numbers, of all or of each group."""
+        """The shape of the revealed vector: a word before the numbers, for all groups or for
+        each."""
         lead = self.shape[:1] if self.each else ()
         return (*lead, 1 + prod(self.shape[len(lead) :]))
 
@@ -74,15 +75,16 @@ def form_of(job: Job, metric: str, rows: int) -> Form:
 
 
 def least_group(job: Job, rows: int) -> int:
-    """Rows that a group has at least where it has any: as the job says, and as quotients can."""
+    """The minimum rows of a group that has any: the job's, or the minimum for accurate
+    quotients."""
     return max(job.reveal.least_group, -(-rows >> QUOTIENT_BITS))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Figure:
     """A metric before it is revealed. values: as many as its form has, at scale 2^f. groups: counts
-    at scale 2^f, each of which has to be 0 or large enough; None: there are none. defined: bits,
-    all of which have to be 1 (where groups are judged one by one, each for its own); None: always.
+    at scale 2^f, each of which must be 0 or large enough; None: no groups. defined: bits, all of
+    which must be 1 (if groups are judged one by one, each for its own group); None: always defined.
     """
 
     values: Masked
@@ -91,9 +93,9 @@ class Figure:
 
 
 def quotient(a: Masked, b: Masked, rows: int, fraction_bits: int) -> Masked:
-    """a / b for sums over at most `rows` rows of numbers of the order of 1; 0 where b is 0.
+    """a / b for sums over at most `rows` rows of numbers of the order of 1; 0 if b is 0.
 
-    Good to 2^-16 of itself for b of at least rows / 2^18.
+    Relative error 2^-16 for b of at least rows / 2^18.
     """
     scale = max(0, rows.bit_length() - 9)
     if scale:
@@ -102,19 +104,20 @@ def quotient(a: Masked, b: Masked, rows: int, fraction_bits: int) -> Masked:
 
 
 def present(counts: Masked, fraction_bits: int) -> MaskedBit:
-    """Whether there is a row, for counts at scale 2^f."""
+    """Whether counts at scale 2^f are above 0."""
     half = 1 << (fraction_bits - 1)
     return below(counts, (half,)).reshape(*counts.shape).negate()
 
 
 def margins(cells: Masked, classes: int) -> Masked:
-    """Rows of each class, and then rows called each, of the cells of a confusion matrix."""
+    """The rows of each class, then the rows predicted as each, from the cells of a confusion
+    matrix."""
     table = cells.reshape(classes, classes)
     return concatenate([table.sum(axis=1), table.sum(axis=0)])
 
 
 def released(job: Job, form: Form, figure: Figure) -> Masked:
-    """The words that are revealed, of the shape that the form says."""
+    """The words to be revealed, in the shape of the form."""
     f, decimals = job.fraction_bits, job.reveal.decimals
     values = figure.values
     if decimals is not None and not form.counts:
@@ -134,7 +137,7 @@ def released(job: Job, form: Form, figure: Figure) -> Masked:
         there = flat.select((..., slice(0, 1))).scale(0).shift(AVAILABLE)
         return concatenate([there, flat], -1)
     available = all_of(together(judged))
-    # 2·enough − available: 1 where it is there, 2 where only the divisor is missing, else 0.
+    # 2·enough − available: 1 if available, 2 if only the divisor is missing, otherwise 0.
     twice = -available.shares()
     twice = twice.shift(2) if enough is None else twice + enough.shares().scale(2)
     column = available.reshape(*available.shape, 1) if available.shape else available.reshape(1)
@@ -143,14 +146,15 @@ def released(job: Job, form: Form, figure: Figure) -> Masked:
 
 
 def _enough(groups: Masked, least: int, f: int, each: bool) -> MaskedBit:
-    """Whether counts at scale 2^f are 0 or at least `least`, a word: each of them, or all."""
+    """Whether counts at scale 2^f are 0 or at least `least`, as a word for each of them, or for
+    all."""
     fewer = below(groups, (1 << (f - 1), least))
     enough = all_of(together([fewer.select(0).negate(), fewer.select(1)])).negate()
     return enough if each else all_of(enough.reshape(-1))
 
 
 def _rounded(values: Masked, f: int, decimals: int) -> Masked:
-    """floor(10^decimals · v + 1/2), exactly of v as it is held."""
+    """floor(10^decimals · v + 1/2), exactly for the fixed-point v."""
     half = 1 << (f - 1)
     return floor_quotient(values.scale(10**decimals).shift(half).shares(), f)
 

@@ -1,9 +1,9 @@
-"""From revealed words to a metric: its number, or why there is none; never one that cannot be.
+"""From revealed words to a metric: its number, or why there is none; never an impossible number.
 
-A number that is a little beyond what its metric can be, as rounding over shares leaves it, is moved
-to the end of the range; one that is far beyond is no metric. Then values have left the ring's range
-(a training that diverged, a label far outside what the job states) and nothing that was computed
-with them is worth anything: a RangeError ends the run, with the names of all such metrics.
+Rounding over shares may leave a number slightly outside its metric's range; it is moved to the end
+of the range. A number far outside is not a metric: values have left the ring's range (a diverging
+training, a label far outside the stated range), and everything computed with them is wrong. A
+RangeError then ends the run, with the names of all such metrics.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
 MIN_R2 = 1 - 2.0**10
-"""Quotients over shares are good up to 2^10: an R² below is no number that was found."""
+"""Quotients over shares are accurate up to 2^10: an R² below that is not a result."""
 _GROUPS = {
     "auc": "a class",
     "recall": "a class",
-    "precision": "what was called a class",
-    "f1": "a class, or what was called one,",
-    "confusion": "a class, or what was called one,",
+    "precision": "the rows predicted as a class",
+    "f1": "a class, or the rows predicted as one,",
+    "confusion": "a class, or the rows predicted as one,",
 }
 _UNDEFINED = {
     "auc": "all rows are of one class",
     "r2": "the labels do not vary, or by less than a hundredth of their scale",
-    "precision": "no row was called {class_}",
+    "precision": "no row was predicted as {class_}",
     "recall": "no row is of {class_}",
-    "f1": "no row is of {class_} and none was called it",
+    "f1": "no row is of {class_} and none was predicted as it",
 }
 
 
 @dataclass(slots=True)
 class Findings:
-    """Metrics by name, and for those that are None, or have None in them, why."""
+    """Metrics by name, and the reasons for those that are None or contain None."""
 
     metrics: dict[str, Reading] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     impossible: list[str] = field(default_factory=list)
-    """Names of metrics that cannot be: None, with `OUT_OF_RANGE` as their reason."""
+    """Names of impossible metrics: None, with `OUT_OF_RANGE` as their reason."""
 
     def take(self, job: Job, name: str, form: Form, words: NDArray[np.int64]) -> None:
         """Read the metric `name` from the words of `figures.released`."""
@@ -77,13 +77,13 @@ class Findings:
         )
 
     def check(self) -> None:
-        """Raise RangeError where a metric cannot be, naming all of them."""
+        """Raise RangeError with the names of all impossible metrics, if any."""
         if self.impossible:
             raise out_of_range(self.impossible)
 
 
 def _value(job: Job, form: Form, words: NDArray[np.int64]) -> Reading:
-    """The metric as the words say, None where it, or a group of it, is not there."""
+    """The metric from the words, with None for it, or for a group of it, if unavailable."""
     decimals = job.reveal.decimals
     numbers = decode(words[..., 1:], job.fraction_bits) / form.divisor
     if decimals is not None and not form.counts:
@@ -100,7 +100,7 @@ def _value(job: Job, form: Form, words: NDArray[np.int64]) -> Reading:
 
 
 def span(job: Job, metric: str, rows: int) -> tuple[float, float]:
-    """The least and the largest number that a metric can have, its rounding left out."""
+    """The smallest and the largest number that a metric can have, without its rounding."""
     if metric in ("mse", "mae", "log_loss"):
         most = float(most_output(job))
         if metric == "log_loss":
@@ -131,7 +131,7 @@ def _possible(job: Job, form: Form, value: Reading) -> bool:
 
 
 def _within(job: Job, form: Form, value: Reading) -> Reading:
-    """Moved into the range: rounding, or the noise that the job adds, may have left it."""
+    """Move a number into the range, which rounding or the job's noise may have left."""
     low, high = span(job, form.metric, form.rows)
 
     def moved(part: Reading) -> Reading:
@@ -143,7 +143,7 @@ def _within(job: Job, form: Form, value: Reading) -> Reading:
 
 
 def _reason(job: Job, form: Form, status: NDArray[np.int64]) -> str:
-    """Why a metric, or a group of it, is not there; empty where it is."""
+    """Why a metric, or a group of it, is unavailable; empty if it is available."""
     if form.each:
         parts = [
             _bins(status, REFUSED, _small(job, form, "each has")),
@@ -164,7 +164,7 @@ def _small(job: Job, form: Form, what: str) -> str:
     least = least_group(job, form.rows)
     return (
         f"refused: {what} rows, but fewer than {least} of the {form.rows} (reveal.least_group = "
-        f"{job.reveal.least_group}); hold out more rows, or agree on a lower least_group"
+        f"{job.reveal.least_group}); hold out more rows, or agree on a smaller least_group"
     )
 
 

@@ -1,8 +1,8 @@
-"""k-fold cross-validation over shares: k trainings, and of each metric the mean over folds alone.
+"""k-fold cross-validation over shares: k trainings, of which only each metric's mean is revealed.
 
-Each training leaves one fold of the training rows out and is evaluated on it. What the folds found
-stays secret; the sum over folds passes the reveal gate. All folds use the preparation of the whole
-training part, whose statistics need no label.
+Each training leaves out one fold of the training rows and is evaluated on it. The results of single
+folds stay secret; only the sum over folds passes the reveal gate. All folds use the preparation of
+the whole training part, whose statistics do not depend on labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Later:
-    """A role whose steps come after `base` others: what a second training takes for its role."""
+    """A role whose steps are numbered after `base` others, for a second training."""
 
     def __init__(self, role: Role, base: int) -> None:
         self._role, self._base = role, base
@@ -42,7 +42,7 @@ class Later:
 
 
 def fold_steps(job: Job) -> int:
-    """Steps of all folds together."""
+    """The steps of all folds together."""
     return sum(total_steps(fold) for fold in fold_jobs(job))
 
 
@@ -55,10 +55,10 @@ def cross_validated(
     train: Callable[[Job, Any], Model],
     settled: Callable[[], None] = lambda: None,
 ) -> Findings:
-    """Means over folds, as all evaluators learn them; empty at the dealer and without folds.
+    """The means over folds, which all evaluators learn; empty at the dealer and without folds.
 
     train: trains a fold's job under a role of later steps and returns the model's outputs. settled:
-    called when all folds are trained, before anything of them is revealed.
+    called after all folds are trained, before anything is revealed.
     """
     base, parts = total_steps(job), {name: list[Figure]() for name in fold_outputs(job)}
     metrics, largest = [name.removeprefix(PREFIX) for name in parts], 0
@@ -82,7 +82,7 @@ def cross_validated(
 
 
 def _whole(job: Job, evaluation: Evaluation, metric: str) -> Figure:
-    """A fold's metric, divided by what is public."""
+    """A fold's metric, divided by its public divisor."""
     figure = evaluation.figure(metric)
     divisor = form_of(job, metric, evaluation.rows).divisor
     if divisor == 1:
@@ -91,7 +91,7 @@ def _whole(job: Job, evaluation: Evaluation, metric: str) -> Figure:
 
 
 def _mean(figures: list[Figure]) -> Figure:
-    """The sum over folds; refused or undefined where one of them is."""
+    """The sum over folds; refused or undefined if one of them is."""
     total: Masked = figures[0].values.reshape(1)
     for figure in figures[1:]:
         total = total + figure.values.reshape(1)

@@ -9,10 +9,10 @@ from mpc_train.evaluation.findings import Findings
 
 @dataclass(frozen=True)
 class Found:
-    """metrics: as the job lists them, known to all nodes that compute. unavailable: why some have
-    no value. losses: of batches, by step. revealed: names of what passed the reveal gate; None at a
-    node that has none. joined_rows: where records were joined. own: metrics of this node's own
-    rows, which it alone learns."""
+    """metrics: as the job lists them, known to all computing nodes. unavailable: why some have no
+    value. losses: of batches, by step. revealed: names of the outputs that passed the reveal gate;
+    None at a node without one. joined_rows: set if records were joined. own: metrics of this node's
+    own rows, which only it learns."""
 
     metrics: Mapping[str, Reading] = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)
@@ -22,5 +22,5 @@ class Found:
     own: Findings = field(default_factory=Findings)
 
     def printed(self) -> dict[str, object]:
-        """What a node prints of it for machines; what is its own goes into a file."""
+        """What a node prints of this for machines; its own metrics go into a file."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "own"}

@@ -1,15 +1,15 @@
-"""The job's metrics over shares, of a model's outputs against labels.
+"""The job's metrics over shares, from a model's outputs and the labels.
 
-Rows come in chunks (`passes`), of which only secret sums stay (`sums`); each metric of them ends
-in a `Figure` that passes the reveal gate. Accuracy and errors are divided by a public number of
-rows; AUC, R², precision, recall and F1 are quotients of secrets and are divided over shares, so
-that neither the number of positives nor the spread of the labels becomes known.
+Rows come in chunks (`passes`), of which only secret sums are kept (`sums`); each metric becomes a
+`Figure` that passes the reveal gate. Accuracy and errors are divided by a public number of rows;
+AUC, R², precision, recall and F1 are quotients of secrets and are divided over shares, so that
+neither the number of positives nor the spread of the labels is revealed.
 
-A count of 0 is a count: an empty cell of the confusion matrix is 0, and the F1 of a class that no
-row was called is 0. Undefined is only what would be divided by 0, as scikit-learn warns of:
-precision where no row was called the class, recall where none is of it, F1 where both, AUC of rows
-of one class, R² of labels that do not vary, a bin without rows. Of several classes each has to be
-defined for its mean to be.
+A count of 0 is a count: an empty cell of the confusion matrix is 0, and the F1 of a class that was
+predicted for no row is 0. Only a division by 0 is undefined, as in scikit-learn's warnings:
+precision if no row was predicted as the class, recall if no row is of it, F1 if both, AUC of rows
+of one class, R² of labels that do not vary, a bin without rows. A mean over several classes is
+defined only if each class is.
 """
 
 from __future__ import annotations
@@ -49,16 +49,17 @@ if TYPE_CHECKING:
     from protocols.shares.reveal import RevealGate
 
 MIN_SPREAD_BITS, KEPT_SPREAD_BITS = 13, 7
-"""R² divides by a variance of at least 2^-13, and of 2^7 units of the ring's scale: each square is
-off by up to one."""
+"""R² divides by a variance of at least 2^-13, and of 2^7 units of the ring's scale, because each
+square has an error of up to one unit."""
 WIDE_BITS = 8
-"""A variance of up to 2^17 is brought to where `protocols.functions.splines.divide` is good."""
+"""A variance of up to 2^17 is brought into the range in which `protocols.functions.splines.divide`
+is accurate."""
 
 
 class Evaluation:
-    """The metrics of one set of rows: sums of all its chunks, at scale 2^f, by name.
+    """The metrics of one set of rows: the sums over all its chunks, at scale 2^f, by name.
 
-    rows: how many there are.
+    rows: their number.
     """
 
     def __init__(self, job: Job, rows: int, totals: dict[str, Masked]) -> None:
@@ -84,9 +85,9 @@ class Evaluation:
         return self._total("agreeing")
 
     def r2(self) -> Figure:
-        """1 less the squared error over the squared deviation from the mean label.
+        """1 minus the squared error over the squared deviation from the mean label.
 
-        Undefined where labels do not vary: by less than rounded squares can tell from nothing.
+        Undefined if labels do not vary, or too little to distinguish rounded squares from 0.
         """
         error, spread = self._totals["squares"], self._totals["deviations"]
         share, varies = _relative(error, spread, self.rows, self._f)
@@ -114,7 +115,8 @@ class Evaluation:
         return Figure(each.sum(), groups, present(b, self._f))
 
     def _by_class(self) -> tuple[Masked, Masked, Masked]:
-        """Rows called a class rightly, rows called it, rows of it: of class 1, or of all."""
+        """Rows correctly predicted as a class, rows predicted as it, rows of it: of class 1, or of
+        all classes."""
         table = self._totals["table"]
         classes = np.arange(table.shape[0])[1 if self._job.outputs == 1 else 0 :]
         called, true = table.sum(axis=0), table.sum(axis=1)
@@ -168,7 +170,8 @@ def evaluation_of(
     labels: MaskedTensor,
     rows: NDArray[np.int64],
 ) -> Evaluation:
-    """What the metrics of these rows are made of. Memory as for one chunk, however many rows.
+    """The sums for the metrics of these rows. Takes the memory of one chunk, for any number of
+    rows.
 
     model: outputs of inputs, as after training; inputs, labels: of all rows.
     """
@@ -189,10 +192,10 @@ def evaluation_of(
 
 
 def _relative(error: Masked, spread: Masked, rows: int, f: int) -> tuple[Masked, MaskedBit]:
-    """error / spread for sums of squares over `rows` rows, and whether the spread is not nothing.
+    """error / spread for sums of squares over `rows` rows, and whether the spread is above 0.
 
-    Good for a mean square of labels up to 2^17, whatever their unit: both sums are multiplied by
-    one power of 2^8, which stays secret, before they are divided.
+    Accurate for a mean square of labels up to 2^17, in any unit: both sums are multiplied by one
+    power of 2^8, which stays secret, before the division.
     """
     scale = (rows - 1).bit_length() - WIDE_BITS
     both = concatenate([error.reshape(1), spread.reshape(1)])
@@ -218,7 +221,7 @@ def _label_sum(job: Job, labels: MaskedTensor, rows: NDArray[np.int64]) -> Maske
 def words_of(
     job: Job, metrics: Sequence[str], evaluation: Evaluation, noise: bool = False
 ) -> dict[str, tuple[Form, Masked]]:
-    """For each metric its form and the words to be revealed. noise: where the job has any."""
+    """For each metric its form and the words to be revealed. noise: the job's, if any."""
     found = {}
     for name in metrics:
         form, figure = form_of(job, name, evaluation.rows), evaluation.figure(name)
@@ -229,7 +232,7 @@ def words_of(
 def revealed(
     job: Job, gate: RevealGate, step: int, metrics: Sequence[str], evaluation: Evaluation
 ) -> Findings:
-    """The metrics, as all evaluators learn them; empty at the dealer."""
+    """The metrics, which all evaluators learn; empty at the dealer."""
     found = Findings()
     for name, (form, value) in words_of(job, metrics, evaluation, True).items():
         words = gate.to_everybody(name, step, value)

@@ -1,12 +1,13 @@
-"""Noise on counts that are revealed, drawn so that nobody knows it in full.
+"""Noise on revealed counts, drawn so that nobody knows all of it.
 
-Every evaluator draws discrete Laplace noise of its own, for the whole guarantee, and shares it in.
-The count is revealed with all of it: to somebody who knows the noise of all evaluators but one it
-is still differentially private, with the job's ε for each metric, for one held-out row more, less
-or other. It says nothing about training rows, which are in the model.
+Every evaluator draws its own discrete Laplace noise, enough for the whole guarantee, and
+secret-shares it. The count is revealed with the sum: it is differentially private even against
+somebody who knows the noise of all evaluators except one, with the job's ε for each metric, for one
+held-out row more, fewer or different. The guarantee does not cover training rows, which affect the
+model.
 
-One row changes the number of rows that are called rightly by 1, and two cells of a confusion matrix
-by 1 each.
+One row changes the number of correct predictions by 1, and two cells of a confusion matrix by 1
+each.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
 SENSITIVITY = {"accuracy": 1, "confusion": 2}
-"""Of the metrics that are counts, and can have noise."""
+"""The sensitivity of the metrics that are counts, which can have noise."""
 
 
 def noisy(job: Job, metric: str, figure: Figure) -> Figure:
-    """The figure with every evaluator's noise; groups are tested with it too. Rounds: as an input.
+    """The figure with every evaluator's noise; groups are tested with noise too. Rounds: those of
+    an input.
 
     Standard deviation of a count, for N evaluators: about sqrt(2 N) · sensitivity / ε.
     """

@@ -1,8 +1,8 @@
-"""Metrics over one owner's held-out rows, which that owner alone learns.
+"""Metrics over one owner's held-out rows, which only that owner learns.
 
-They pass the reveal gate as halves, like what is sealed: fresh shares of a fresh mask. When the
-computation is over each evaluator sends its share to the owner under the key that the two have; the
-owner adds them up. Nobody else has all shares, and an evaluator that is the owner keeps its own.
+They pass the reveal gate as halves, like sealed outputs: fresh shares of a fresh mask. After the
+computation each evaluator sends its share to the owner under their pairwise key, and the owner adds
+the shares. Nobody else has all shares. If the owner is an evaluator, its own share stays with it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LABEL = b"mpc-train own metric v1"
 
 
 def own_names(job: Job, owner: str) -> list[str]:
-    """The outputs of the reveal gate that `owner` alone learns."""
+    """The outputs of the reveal gate that only `owner` learns."""
     return [f"{metric}{OWN}{owner}" for metric in job.reveal.per_party]
 
 
@@ -61,8 +61,8 @@ def own_halves(
 def exchange(job: Job, channel: Channel, me: str, halves: Mapping[str, SealedHalf]) -> Findings:
     """Send the owners their shares, and read this node's own metrics; after the computation.
 
-    A metric that cannot be does not end the run, which would tell the others of it: it is among the
-    findings' `impossible` ones.
+    An impossible metric does not end the run, because that would tell the others: it is listed in
+    the findings' `impossible`.
     """
     shares = {name: _share(half, me == job.evaluators[0]) for name, half in halves.items()}
     if shares:

@@ -1,9 +1,9 @@
 """AUC, and sums by bins of a score.
 
 Up to 2048 rows AUC is exact: every pair is compared, and a pair of equal scores counts one half.
-Beyond, scores are put into 128 bins between -8 and 8, and pairs within a bin count one half: what
-that changes is at most half the share of pairs that fall together, and vanishes with its square
-where scores are smooth within a bin.
+Beyond that, scores are put into 128 bins between -8 and 8, and pairs within a bin count one half:
+the error is at most half the share of pairs within one bin, and falls with its square if scores are
+smooth within a bin.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from protocols.shares.computed import computed
 from protocols.shares.masked import Masked, MaskedBit, concatenate
 
 PAIR_BITS = 20
-"""Fractional bits of numbers of rows whose product is taken, 2^20 at most."""
+"""Fractional bits of numbers of rows, at most 2^20, whose product is taken."""
 LEVEL_THRESHOLDS = range(-(LEVELS // 2), LEVELS // 2 + 1)
-"""Between two bins of an AUC of many rows, in eighths."""
+"""The bin edges of an AUC of many rows, in eighths."""
 
 
 def area_by_pairs(z: Masked, y: Masked, fraction_bits: int) -> Masked:
-    """Share of pairs (i of class 0, j of class 1) with z_i < z_j, and half of those with z_i = z_j.
+    """The share of pairs (i of class 0, j of class 1) with z_i < z_j, plus half of those with z_i =
+    z_j.
 
     z, y: [rows], at most 2048. With s = [z_i < z_j] − [z_j < z_i] for a pair of rows i < j,
 
@@ -60,7 +61,8 @@ def area_by_pairs(z: Masked, y: Masked, fraction_bits: int) -> Masked:
 
 
 def area_by_levels(counts: Masked, positives: Masked, rows: int, fraction_bits: int) -> Masked:
-    """The same from rows, and rows of class 1, below each threshold: [2, thresholds].
+    """The same from the numbers of rows, and of rows of class 1, below each threshold: [2,
+    thresholds].
 
     Σ over bins of (class 0 in the bin / all of it) · (class 1 above it and half of it / all of it).
     """
@@ -93,7 +95,7 @@ def _zero(like: Masked) -> Masked:
 def below_each(
     z: Masked, weights: Sequence[Masked], thresholds: Sequence[int], fraction_bits: int
 ) -> Masked:
-    """For each threshold: how many z are below, at scale 2^f, and the sums of weights of those.
+    """For each threshold: how many z are below, at scale 2^f, and the sums of their weights.
 
     z, weights: [rows]. Returns [1 + weights, thresholds].
     """
@@ -104,13 +106,15 @@ def below_each(
 
 
 def edges_of(bins: int, fraction_bits: int) -> list[int]:
-    """Scores at scale 2^f between bins of equal width of the probability 1/(1 + e^-z)."""
-    # Public constants from a float: rounded to 2^-10, which every machine does alike.
+    """The scores at scale 2^f at the edges of bins of equal width of the probability 1/(1 +
+    e^-z)."""
+    # Public constants from a float, rounded to 2^-10, so that every machine gets the same.
     return [round(log(k / (bins - k)) * 1024) << (fraction_bits - 10) for k in range(1, bins)]
 
 
 def binned(under: Masked, totals: Sequence[Masked]) -> Masked:
-    """Sums for each bin from those below each edge, [sums, edges], and those of all rows."""
+    """The sums for each bin, from the sums below each edge, [sums, edges], and those of all
+    rows."""
     whole = concatenate([total.reshape(1, 1) for total in totals])
     nothing = whole.scale(0)
     edges = concatenate([nothing, under, whole], 1)

@@ -1,8 +1,8 @@
-"""What the metrics need of rows: sums that stay secret, of one chunk of rows after the other.
+"""The secret sums over rows from which the metrics follow, chunk by chunk.
 
-Every metric but the AUC of few rows is made of sums over rows, so that the rows may come in any
-number of chunks: what is kept from one to the next are the sums, at scale 2^f. An AUC of at most
-2048 rows compares all pairs; for it outputs and labels are kept.
+Every metric except the AUC of few rows follows from sums over rows, so rows may come in any number
+of chunks: only the sums, at scale 2^f, are kept from one to the next. An AUC of at most 2048 rows
+compares all pairs; outputs and labels are kept for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def needed(job: Job, metrics: Iterable[str], rows: int) -> list[str]:
-    """Names of the sums that these metrics are made of."""
+    """Names of the sums that these metrics need."""
     found: dict[str, None] = {}
     for metric in metrics:
         for name in _NEEDED[metric]:
@@ -48,8 +48,8 @@ _NEEDED: dict[str, tuple[str, ...]] = {
 
 
 class Chunk:
-    """Some rows' outputs and labels, [rows, outputs] each. mean: of the labels of all rows, where
-    a sum needs it. Parts of several sums are computed once."""
+    """Some rows' outputs and labels, [rows, outputs] each. mean: of the labels of all rows, if a
+    sum needs it. Common parts of several sums are computed once."""
 
     def __init__(
         self, job: Job, outputs: MaskedTensor, labels: MaskedTensor, mean: Masked | None
@@ -61,8 +61,8 @@ class Chunk:
         self._chance: Masked | None = None
 
     def sum(self, name: str) -> Masked:
-        """One of the sums of `needed`; for "pairs" the rows' outputs and labels themselves,
-        [2, rows], which go one after the other."""
+        """One of the sums of `needed`; for "pairs" the rows' outputs and labels themselves, [2,
+        rows], which are concatenated."""
         return SUMS[name](self)
 
     def squares(self) -> Masked:
@@ -84,7 +84,7 @@ class Chunk:
         return remask((error.shares() - select(negative(error), error).scale(2)).sum())
 
     def losses(self) -> Masked:
-        """Σ of the cross-entropy, binary where there is one output."""
+        """Σ of the cross-entropy, binary if there is one output."""
         loss = BinaryCrossEntropy() if self._job.outputs == 1 else CrossEntropy()
         return loss.value(self._outputs, self._labels).total.reshape()
 
@@ -96,7 +96,7 @@ class Chunk:
         return self._calls
 
     def agreeing(self) -> Masked:
-        """How many rows are called what they are."""
+        """The number of correctly predicted rows."""
         called, y, one = self._called(), self._y, 1 << self._f
         if self._job.outputs > 1:
             return remask(select(called, y).sum())
@@ -105,13 +105,13 @@ class Chunk:
         return remask(agree.shift(one).sum())
 
     def table(self) -> Masked:
-        """How many rows there are of each class, called each class: [true, called]."""
+        """The number of rows by true and predicted class: [true, predicted]."""
         if self._job.outputs == 1:
             return _two_by_two(self._called(), self._y, self._f)
         return _by_classes(self._called(), self._y)
 
     def positives(self) -> Masked:
-        """How many rows are of class 1."""
+        """The number of rows of class 1."""
         return self._y.sum()
 
     def probabilities(self) -> Masked:
@@ -124,13 +124,14 @@ class Chunk:
         return self._chance
 
     def levels(self) -> Masked:
-        """Below each threshold of the score: rows, and rows of class 1; [2, thresholds]."""
+        """The numbers of rows, and of rows of class 1, below each threshold of the score; [2,
+        thresholds]."""
         thresholds = [step << self._f >> 3 for step in LEVEL_THRESHOLDS]
         return below_each(self._z.reshape(-1), [self._y.reshape(-1)], thresholds, self._f)
 
     def bins(self) -> Masked:
-        """Below each edge between two bins: rows, the sum of their probabilities, and rows of
-        class 1; [3, bins − 1]."""
+        """Below each edge between two bins: the number of rows, the sum of their probabilities, and
+        the number of rows of class 1; [3, bins − 1]."""
         edges = edges_of(self._job.reveal.bins, self._f)
         weights = [self._chances(), self._y.reshape(-1)]
         return below_each(self._z.reshape(-1), weights, edges, self._f)

@@ -1,4 +1,5 @@
-"""Who learns what passes the reveal gate: before a run as the job says, after it as it was."""
+"""Who learns the outputs of the reveal gate: before a run by the job, after it by what was
+revealed."""
 
 from collections.abc import Iterable
 
@@ -6,9 +7,9 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.sealed import sealed_tensors
 
 OWN = "@"
-"""Between a metric and the owner whose rows it is of, who alone learns it: "auc@clinic"."""
+"""Separates a metric from the owner of its rows, who alone learns it: "auc@clinic"."""
 PREFIX = "cv_"
-"""Before a metric: its mean over folds."""
+"""Precedes a metric: its mean over folds."""
 NOT_AVERAGED = ("confusion", "calibration")
 RANGE = "range"
 """One bit at the end of a run: whether a value left the ring's range (`training.range_guard`)."""
@@ -23,7 +24,7 @@ def audience(job: Job, output: str) -> tuple[str, ...]:
 
 
 def fold_outputs(job: Job) -> list[str]:
-    """The outputs of the reveal gate that are means over folds: one a metric that is a number."""
+    """The outputs of the reveal gate that are means over folds: one per metric that is a number."""
     if not job.reveal.folds:
         return []
     return [f"{PREFIX}{name}" for name in job.reveal.metrics if name not in NOT_AVERAGED]
@@ -37,9 +38,10 @@ def listed(job: Job) -> list[str]:
 
 
 def learnt(job: Job, outputs: Iterable[str]) -> dict[str, list[str]]:
-    """For each node and recipient what it learns when these outputs pass the gate, once each.
+    """For each node and recipient: what it learns when these outputs pass the gate, without
+    repetition.
 
-    What the linkage of records discloses, which passes no gate, is listed as the job says it.
+    Linkage's disclosures, which do not pass the gate, are listed by the job.
     """
     found: dict[str, dict[str, None]] = {name: {} for name in job.names}
     for output in outputs:
@@ -52,7 +54,7 @@ def learnt(job: Job, outputs: Iterable[str]) -> dict[str, list[str]]:
 
 
 def grouped(by_name: dict[str, list[str]]) -> list[tuple[list[str], list[str]]]:
-    """The same with those together who learn the same: (names, what)."""
+    """The same, with the names grouped that learn the same: (names, what)."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, what in by_name.items():
         groups.setdefault(tuple(what), []).append(name)
@@ -60,12 +62,12 @@ def grouped(by_name: dict[str, list[str]]) -> list[tuple[list[str], list[str]]]:
 
 
 def linkage_disclosures(job: Job) -> list[tuple[tuple[str, ...], str]]:
-    """Who learns what from linkage; the coordinator is told nothing, and counts steps."""
+    """Who learns what from linkage; the coordinator is told nothing, but can count steps."""
     join, several = job.data.join, len(job.owners) > 2
     found: list[tuple[tuple[str, ...], str]] = []
     choices = (job.evaluators, "how many records each choice of owners has in common")
     if job.data.check_duplicates is not None:
-        found.append((job.evaluators, "how many records stand in more than one table"))
+        found.append((job.evaluators, "how many records are in more than one table"))
         return [*found, choices] if several else found
     if join is None:
         return found
@@ -86,17 +88,17 @@ def linkage_disclosures(job: Job) -> list[tuple[tuple[str, ...], str]]:
 
 
 def linkage_in_words(job: Job) -> list[str]:
-    """What linkage tells whom, in words; empty where the job links nothing."""
+    """Sentences that say what linkage tells whom; empty if the job does not link records."""
     if job.data.link is None:
         return []
     found = []
     for names, what in linkage_disclosures(job):
-        whom = "everybody, the coordinator too" if names == job.names else ", ".join(names)
+        whom = "everybody, including the coordinator" if names == job.names else ", ".join(names)
         found.append(f"to {whom}: {what}")
     if job.data.join is None:
         found.append("to everybody: whether these are too many")
     else:
-        found.append("which everybody can reckon: an owner's rows less those in common")
+        found.append("which everybody can compute: an owner's rows minus those in common")
     if job.data.join is None or job.data.join.membership == "nobody":
-        found.append("to nobody: which records these are")
+        found.append("to nobody: which records they are")
     return found

@@ -1,18 +1,18 @@
-"""`[data]` of a job: which columns, how many rows of whom, and which rows are held out.
+"""`[data]` of a job: which columns, each owner's number of rows, and which rows are held out.
 
 Columns are declared either by a schema (`schema = "schema.toml"`, see `mpc_train.tables.schema`;
 the job carries the file's content, so that all nodes check the same) or by the short form, which
 lists `features` and `label` and makes each feature a number that is never missing. Names are
-brought to Unicode's composed form (NFC), here as in the schema and in tables.
+normalised to Unicode's composed form (NFC), here as in the schema and in tables.
 
 `weight` names a column of row weights: a number that is never missing, with a declared range within
 0 to 64, at each row's owner or at the one whose `columns` list it. It is as private as other cells,
-and no input: a row's loss counts so many times. What is minimised is the sum of weight · loss over
-a batch, divided by the number of its rows and not by the sum of their weights, which nobody learns;
-for Newton steps the batch is all training rows, so that without a penalty the result is the
-weighted maximum likelihood. Statistics of `[prepare]` and metrics count every row once. `job check`
-multiplies `fixed_point.gradient_limit` by the largest weight. Weights do not go with
-`early_stopping`, `balanced`, `training_loss_every` and `statistics`.
+and not an input: it says how many times a row's loss counts. Training minimises the sum of weight ·
+loss over a batch, divided by the number of its rows and not by the sum of their weights, which
+nobody learns; for Newton steps the batch is all training rows, so that without a penalty the result
+is the weighted maximum likelihood. Statistics of `[prepare]` and metrics count every row once. `job
+check` multiplies `fixed_point.gradient_limit` by the largest weight. Weights cannot be combined
+with `early_stopping`, `balanced`, `training_loss_every` and `statistics`.
 """
 
 from decimal import Decimal
@@ -35,8 +35,8 @@ class Feature(Strict, frozen=True):
     center: Decimal = Decimal(0)
     scale: Decimal = Decimal(1)
     range: tuple[Decimal, Decimal] | None = None
-    """Least and largest value in the table's own units; outside it is an error at the owner.
-    With a schema, the schema says it."""
+    """Smallest and largest value in the table's own units; a value outside is an error at the
+    owner. With a schema, the range is in the schema."""
 
     def __post_init__(self) -> None:
         compose(self, "name")
@@ -45,10 +45,10 @@ class Feature(Strict, frozen=True):
 class Label(Strict, frozen=True):
     """The column to be predicted.
 
-    For a classifier `classes` lists the entries as they stand in the table, in the order of the
-    classes 0, 1, …; left out, the table holds the class numbers themselves. For a linear model the
-    label is a number and is centred and scaled like a feature. With a schema the classes are the
-    column's levels, or false and true.
+    For a classifier `classes` lists the entries of the table in the order of the classes 0, 1, …;
+    without it, the table contains the class numbers themselves. For a linear model the label is a
+    number and is centred and scaled like a feature. With a schema the classes are the column's
+    levels, or false and true.
     """
 
     name: str
@@ -72,8 +72,8 @@ class Weight(Strict, frozen=True):
 
 
 class Array(Strict, frozen=True):
-    """One column of arrays (images, signals) in place of `features`; the model sees
-    (value - center) / scale of each number, in C order, and takes them in this shape.
+    """One column of arrays (images, signals) instead of `features`; the model sees (value - center)
+    / scale of each number, in C order and in this shape.
 
     At the owners it is an array of an npz file, a list column of Parquet or Arrow, or a column with
     paths of images and .npy files: see `mpc_train.tables.readers.arrays`.
@@ -81,9 +81,9 @@ class Array(Strict, frozen=True):
 
     name: str
     shape: tuple[int, ...]
-    """Of each row's array: [channels, height, width] of an image."""
+    """Shape of each row's array: [channels, height, width] for an image."""
     range: tuple[Decimal, Decimal]
-    """Least and largest number that may stand in it."""
+    """Smallest and largest number that it may contain."""
     center: Decimal = Decimal(0)
     scale: Decimal = Decimal(1)
 
@@ -92,7 +92,7 @@ class Array(Strict, frozen=True):
 
     @property
     def features(self) -> "tuple[Feature, ...]":
-        """Each of its numbers as a feature."""
+        """A feature for each of its numbers."""
         names = element_names(self.name, self.shape)
         return tuple(Feature(name, self.center, self.scale, self.range) for name in names)
 
@@ -103,44 +103,44 @@ class Data(Strict, frozen=True):
     label: Label | str
     rows: dict[str, int]
     features: tuple[Feature | str, ...] = ()
-    """Left out with a schema: all of its columns but label, weight and identifiers."""
+    """If omitted with a schema: all its columns except label, weight and identifiers."""
     array: Array | msgspec.UnsetType = msgspec.UNSET
-    """One column of arrays instead of features. Unset, and so not null in a job's bytes: jobs
-    without one keep the digests that organisations have agreed to."""
+    """One column of arrays instead of features. Unset instead of null in a job's bytes, so that
+    jobs without one keep the digests that organisations have agreed to."""
     weight: Weight | str = ""
-    """A column that says how many times each row's loss counts; no feature."""
+    """A column that says how many times each row's loss counts; not a feature."""
     schema: str = ""
     """A schema file beside the job; the job carries its content."""
     table: Schema | None = None
-    """What `schema` names; filled in when the job file is read."""
+    """The content of the `schema` file; filled in when the job file is read."""
     partition: Literal["rows", "columns"] = "rows"
-    """rows: each owner has other records, and all columns. columns: each has other columns of
-    records that they `join`; `rows` are then those of each owner's own table."""
+    """rows: each owner has different records, with all columns. columns: each has different columns
+    of records that they `join`; `rows` then counts each owner's own table."""
     columns: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
-    """partition = "columns": which features each owner brings, and who the label and
-    the weight."""
+    """partition = "columns": the columns that each owner provides: features, label and weight."""
     join: Join | None = None
     check_duplicates: Duplicates | None = None
-    """partition = "rows": look for records that stand in several tables, before anything else."""
+    """partition = "rows": first look for records that are in several tables."""
     joined: int = 0
-    """Records that all owners have; filled in during a run, `Job.resolved`."""
+    """The number of records that all owners have; filled in during a run by `Job.resolved`."""
     fold: int = 0
-    """The fold that is left out, from 1; filled in during a run, `Job.at_fold`."""
+    """The fold that is left out, from 1; filled in during a run by `Job.at_fold`."""
     standardize: bool = True
-    """Apply the declared centers and scales; false: the tables hold scaled values already."""
+    """Apply the declared centers and scales; false: the tables contain scaled values."""
     limit: Decimal = Decimal(16)
     """Largest absolute value of a feature as the model sees it; the ring is sized for it."""
     test_fraction: Decimal = Decimal("0.2")
     split_seed: int = 0
     split_by: str = ""
     """partition = "rows": an identifier of the schema (a patient, a household). Rows with the same
-    one stay in the same part; only their owner sees it, and each owner holds out its share."""
+    identifier stay in the same part; only their owner sees it, and each owner holds out its
+    share."""
     split_normalise: tuple[Rule, ...] = ()
-    """When two spellings of `split_by` are the same one, as in `join.normalise`."""
+    """When two spellings of `split_by` count as the same, as in `join.normalise`."""
 
     @property
     def link(self) -> Join | Duplicates | None:
-        """What the job says of identifiers; None: it links no records."""
+        """What the job says about identifiers; None: it does not link records."""
         return self.join or self.check_duplicates
 
     def __post_init__(self) -> None:
@@ -171,20 +171,20 @@ def label_of(data: Data) -> Label:
 
 
 def weight_of(data: Data) -> Weight:
-    """The column of row weights; its name is empty where there is none."""
+    """The column of row weights; its name is empty if there is none."""
     return Weight(data.weight) if isinstance(data.weight, str) else data.weight
 
 
 def schema_of(data: Data, classes: int) -> Schema:
     """The schema that the job carries, or that of the short form: numbers, and a label.
 
-    classes: of the model; 0 where the label is a number.
+    classes: of the model; 0 if the label is a number.
     """
     weight = weight_of(data)
     if data.table is not None:
         if weight.name not in data.table:
             return data.table
-        # An owner's rows may all weigh the same, as no feature may.
+        # All rows of an owner may have the same weight, although a feature may not be constant.
         kept = [
             msgspec.structs.replace(column, constant=True) if column.name == weight.name else column
             for column in data.table.columns

@@ -1,14 +1,14 @@
 """The job: what is trained, by whom, on what, and what is revealed to whom.
 
-A job file is strict TOML. Every node reads the same one, or receives it as the canonical bytes
-of `Job.to_bytes`, and signs its digest; so everything here is public to all nodes and nothing of
-it is secret. Real numbers are exact decimals all the way: code that needs them as ring elements
-rounds them once, in integers, and two machines can not round differently.
+A job file is strict TOML. Every node reads the same file, or receives the job as the canonical
+bytes of `Job.to_bytes`, and signs its digest; so everything here is public to all nodes. Real
+numbers are exact decimals throughout: code that needs ring elements rounds them once, in integers,
+so that all machines round alike.
 
 `[data]`, `[prepare]`, `[train]` and `[reveal]` are described in `data.py`, `prepare.py`, `train.py`
 and `reveal.py` beside this file, every other section here.
 
-Numbers of rows are part of the job because every node derives the batches from them.
+The numbers of rows are part of the job because every node derives the batches from them.
 """
 
 import hashlib
@@ -51,17 +51,17 @@ class Roles(Strict, frozen=True):
     dealer: str
     recipients: tuple[str, ...]
     evaluators: tuple[str, ...] = ()
-    """In order: evaluator i is at index i. Left out: the owners without the dealer."""
+    """In order: evaluator i is at index i. If omitted: the owners without the dealer."""
 
 
 class Model(Strict, frozen=True):
-    """`[model]`: `hidden` only for an MLP, `classes` only for softmax and MLP.
+    """`[model]`: `hidden` is only for an MLP, `classes` only for softmax and MLP.
 
     poisson and gamma have a logarithmic link, and are trained by optimizer name = "newton".
 
-    With `module` or `graph` the network is the researcher's own, and `kind` says what it puts out:
-    a number (linear), one logit (logistic) or one for each class (softmax). A Sigmoid, Softmax or
-    LogSoftmax at its end is taken for that of the loss (`mpc_train.networks.head`).
+    With `module` or `graph` the network is the researcher's own, and `kind` describes its output: a
+    number (linear), one logit (logistic) or one for each class (softmax). A Sigmoid, Softmax or
+    LogSoftmax at its end is treated as that of the loss (`mpc_train.networks.head`).
     """
 
     kind: ModelKind
@@ -72,25 +72,26 @@ class Model(Strict, frozen=True):
     graph: str = ""
     """A file written by `mpc-train model export`; the job carries its content."""
     input_shape: tuple[int, ...] = ()
-    """What a row's features are reshaped to, channels first; left out: as they stand."""
+    """The shape to which a row's features are reshaped, channels first; if omitted, unchanged."""
     network: Carried | None = None
-    """What `module` or `graph` names; filled in when the job file is read."""
+    """The network of `module` or `graph`; filled in when the job file is read."""
 
 
 class FixedPoint(Strict, frozen=True):
-    """`[fixed_point]`: a real x is held as the integer round(x · 2**fraction_bits)."""
+    """`[fixed_point]`: a real x is represented as the integer round(x · 2**fraction_bits)."""
 
     fraction_bits: int = 20
     activation_limit: int = 64
-    """Largest magnitude of what a layer puts out, as the job's author states it; values beyond
-    it (a diverging training) may come out wrong."""
+    """Largest magnitude of a layer's outputs, as the job's author states it; values beyond it (in a
+    diverging training) may be wrong."""
     gradient_limit: int = 8
-    """Largest magnitude of a weight's mean gradient over a batch, stated in the same way; where
-    rows bring weights (`data.weight`), before those: the ring is sized for their largest."""
+    """Largest magnitude of a weight's mean gradient over a batch, stated in the same way; if rows
+    have weights (`data.weight`), before these are applied: the ring is sized for the largest of
+    them."""
 
 
 class Job(Strict, frozen=True, dict=True):
-    """A checked job. `mpc_train.admission.load` makes one of a file, or of what a node sent."""
+    """A checked job. `mpc_train.admission.load` makes one from a file, or from a node's message."""
 
     job: Roles
     data: Data
@@ -127,17 +128,17 @@ class Job(Strict, frozen=True, dict=True):
 
     @cached_property
     def nodes(self) -> tuple[str, ...]:
-        """Everybody who runs a node during the job: evaluators, other owners, the dealer."""
+        """All that run a node during the job: evaluators, other owners, the dealer."""
         return tuple(dict.fromkeys((*self.evaluators, *self.owners, self.dealer)))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Everybody whose card the job needs: the nodes and the recipients, sorted."""
+        """All names whose cards the job needs: the nodes and the recipients, sorted."""
         return tuple(sorted({*self.nodes, *self.recipients}))
 
     @cached_property
     def features(self) -> tuple[Feature, ...]:
-        """The columns that the model's inputs are made of, in their order."""
+        """The columns from which the model's inputs are made, in order."""
         return features_of(self.data)
 
     @cached_property
@@ -158,30 +159,31 @@ class Job(Strict, frozen=True, dict=True):
 
     @cached_property
     def weight(self) -> str:
-        """The column of row weights; empty where every row counts once."""
+        """The column of row weights; empty if every row counts once."""
         return weight_of(self.data).name
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All columns that owners share in: features, the label, and the weight where there is
+        """All columns that owners secret-share: features, the label, and the weight if there is
         one."""
         names = (*(feature.name for feature in self.features), self.label.name)
         return (*names, self.weight) if self.weight else names
 
     @cached_property
     def most_weight(self) -> Fraction:
-        """The largest weight that a row may have, as it is declared; 1 without weights."""
+        """The largest declared weight of a row; 1 without weights."""
         declared = self.schema[self.weight].range if self.weight else None
         return Fraction(1) if declared is None else Fraction(declared[1])
 
     @cached_property
     def schema(self) -> Schema:
-        """What the columns mean: the schema that the job carries, or that of its short form."""
+        """The meaning of the columns: the schema that the job carries, or that of its short
+        form."""
         return schema_of(self.data, self.classes)
 
     @property
     def most_gradient(self) -> Fraction:
-        """Bound of a weight's mean gradient over a batch, its rows' weights included."""
+        """Bound of a weight's mean gradient over a batch, including its rows' weights."""
         return self.fixed_point.gradient_limit * max(self.most_weight, Fraction(1))
 
     @property
@@ -195,14 +197,14 @@ class Job(Strict, frozen=True, dict=True):
 
     @property
     def outputs(self) -> int:
-        """Width of the model's last layer: one, or one a class for softmax and MLP."""
+        """Width of the model's last layer: one, or one per class for softmax and MLP."""
         return self.model.classes if self.model.kind in ("softmax", "mlp") else 1
 
     @property
     def rows(self) -> int:
-        """Rows of all owners together; owner after owner in the order of `owners`.
+        """The number of rows of all owners together, which are ordered as in `owners`.
 
-        Where owners hold columns: the joined rows; as many as there can be until that is known.
+        If owners hold columns: the number of joined rows, or its maximum until it is known.
         """
         if self.data.partition == "columns":
             return self.data.joined or min(self.data.rows.values())
@@ -213,7 +215,7 @@ class Job(Strict, frozen=True, dict=True):
         return msgspec.structs.replace(self, data=msgspec.structs.replace(self.data, joined=rows))
 
     def at_fold(self, number: int) -> "Job":
-        """Return the job that leaves this fold of its training rows out; 0: the job itself."""
+        """Return the job without this fold of its training rows; 0: the job itself."""
         data = msgspec.structs.replace(self.data, fold=number)
         return msgspec.structs.replace(self, data=data)
 
@@ -231,7 +233,7 @@ class Job(Strict, frozen=True, dict=True):
 
     @cached_property
     def graph(self) -> Graph:
-        """What the model computes; of a classifier, its logits."""
+        """What the model computes; for a classifier, its logits."""
         network = self.model.network
         if network is None:
             return layers_of(self.widths)
@@ -242,8 +244,8 @@ class Job(Strict, frozen=True, dict=True):
         """Names and shapes of the model's tensors, in the order of its state_dict.
 
         One `torch.nn.Linear` for linear, logistic and softmax models; for an MLP the
-        `torch.nn.Sequential` of Linear, ReLU, Linear, …, Linear. Counters of steps, which
-        everybody knows, are not among them.
+        `torch.nn.Sequential` of Linear, ReLU, Linear, …, Linear. Step counters, which everybody
+        knows, are not among them.
         """
         return dict(self.graph.named("parameter", "frozen", "statistic"))
 
@@ -252,7 +254,7 @@ class Job(Strict, frozen=True, dict=True):
         return msgspec.json.encode(self, order="deterministic")
 
     def digest(self) -> bytes:
-        """Return the 32 bytes that every node signs: SHA-256 of the canonical bytes, before
-        anybody knows how many rows are joined."""
+        """Return the 32 bytes that every node signs: SHA-256 of the canonical bytes, without the
+        number of joined rows."""
         agreed = self.with_joined(0) if self.data.joined else self
         return hashlib.sha256(agreed.to_bytes()).digest()

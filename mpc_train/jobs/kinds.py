@@ -1,10 +1,10 @@
-"""Kinds of models, as `[model]` names them, and what they have in common."""
+"""Kinds of models, as `[model]` names them, by common properties."""
 
 KINDS = ("linear", "logistic", "poisson", "gamma")
-"""Those that are regressions."""
+"""Kinds that are regressions."""
 LOGARITHMIC = ("poisson", "gamma")
-"""Those with a logarithmic link."""
+"""Kinds with a logarithmic link."""
 NUMBERS = ("linear", *LOGARITHMIC)
-"""Those that predict a number."""
+"""Kinds that predict a number."""
 DISPERSED = ("linear", "gamma")
-"""Those with a dispersion: standard errors follow from the sum of squared residuals as well."""
+"""Kinds with a dispersion: standard errors also depend on the sum of squared residuals."""

@@ -7,9 +7,9 @@
     join.membership = "nobody"
     join.least_rows = 500
 
-An identifier is a column that all owners have; it is never a feature and never shared. What it
-takes for two spellings to be the same is said by `mpc_train.tables.normalise`, what each node
-learns by `audience.linkage_disclosures`.
+An identifier is a column that all owners have; it is never a feature and never shared.
+`mpc_train.tables.normalise` defines when two spellings are the same, `audience.linkage_disclosures`
+what each node learns.
 """
 
 from decimal import Decimal
@@ -25,27 +25,27 @@ Membership = Literal["holders", "nobody"]
 
 
 class Join(Strict, frozen=True):
-    """`[data] join`: rows of all owners whose identifiers are the same become one row."""
+    """`[data] join`: rows of all owners with the same identifiers become one row."""
 
     on: tuple[str, ...]
-    """Columns that identify a record, together; each owner has each record once."""
+    """Columns that together identify a record; each owner has each record once."""
     membership: Membership
-    """Who learns which records all owners have: they themselves (fast), or nobody."""
+    """Who learns which records all owners have: the owners (fast), or nobody."""
     least_rows: int
     """With fewer records in common nothing is shared and the run ends."""
     least_share: Decimal | None = None
-    """The same as a share of the shortest table's rows, above 0 and at most 1: 0.9 ends a run in
-    which more than a tenth of them found no partner."""
+    """The same as a share of the shortest table's rows, above 0 and at most 1: with 0.9 a run ends
+    if more than a tenth of them found no partner."""
     normalise: dict[str, tuple[Rule, ...]] = msgspec.field(default_factory=dict)
-    """By column of `on`; a column that is not listed is compared as it stands."""
+    """Rules by column of `on`; a column that is not listed is compared unchanged."""
 
     def __post_init__(self) -> None:
         compose(self, "on", "normalise")
 
 
 class Duplicates(Strict, frozen=True):
-    """`[data] check_duplicates`, where owners hold rows of the same columns: nobody learns which
-    records two of them have, every evaluator learns how many."""
+    """`[data] check_duplicates`, for owners of rows with the same columns: every evaluator learns
+    how many records two of them have, and nobody learns which."""
 
     on: tuple[str, ...]
     normalise: dict[str, tuple[Rule, ...]] = msgspec.field(default_factory=dict)

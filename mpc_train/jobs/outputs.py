@@ -1,8 +1,8 @@
-"""Everything that leaves a run, in one list, and the word of a node's `[rules]` that allows each.
+"""Everything that leaves a run, in one list, and the word in a node's `[rules]` that allows each.
 
-What a reveal gate lets pass is checked against this list when a run begins
+The outputs of a reveal gate are checked against this list when a run begins
 (`program.agreed_outputs`), and a node refuses an output for which no rule has a word. So nothing
-new can leave that an organisation was not asked about.
+can leave without the consent of each organisation.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -29,8 +29,8 @@ Disclosure = Literal[
 ]
 """What may leave besides the model and the metrics: overlap, how many records owners have in
 common; membership, to each owner, which of its records others have; statistics, to the recipients,
-standard errors of the coefficients; extremes, to the recipients, the least and the largest training
-value of columns with scale = "minmax", each a cell of some row; the rest to every node:
+standard errors of the coefficients; extremes, to the recipients, the smallest and the largest
+training value of columns with scale = "minmax", each a cell of some row; the rest to every node:
 early_stopping, whether training goes on; guard, every few steps, whether a value left its range;
 training_loss, the mean loss of a batch; empty_columns, before training, whether a column with
 missing = "mean" has no value, or values in fewer rows than a group has, at all owners together."""
@@ -45,23 +45,23 @@ OverFolds = Literal[
     "cv_recall",
     "cv_f1",
 ]
-"""Means of metrics over folds, of models that are trained for that and dropped."""
+"""Means of metrics over folds, from models that are trained only for this and discarded."""
 
 UNGROUPED = frozenset({"accuracy", "log_loss", "mse", "mae", "r2"})
-"""Metrics of all held-out rows, whose number is public; the others are of groups of them."""
+"""Metrics over all held-out rows, whose number is public; the others are over groups of rows."""
 
 
 class Word(NamedTuple):
-    """An entry of `[rules]`: its key there, and what has to stand under it; "always": nothing has
-    to, since every run that is not told otherwise discloses it and SECURITY.md says so."""
+    """An entry of `[rules]`: its key, and the value that the key must contain; "always": none,
+    because every run discloses this unless told otherwise, as SECURITY.md says."""
 
     key: Literal["recipients", "metrics", "disclosures", "always"]
     word: str
 
 
 def leaving(job: Job) -> list[str]:
-    """The names of all that leaves, to whomever: outputs of the reveal gate, and what is told by
-    the linkage of records."""
+    """The names of everything that leaves, to any receiver: outputs of the reveal gate, and
+    disclosures of record linkage."""
     return [*listed(job), *disclosed_on_the_way(job)]
 
 
@@ -88,9 +88,9 @@ def disclosed_on_the_way(job: Job) -> list[Disclosure]:
 
 
 def words_for(job: Job, output: str) -> tuple[Word, ...]:
-    """What has to stand in a node's rules for `output` to leave; empty: no rule speaks of it.
+    """The entries that a node's rules must have for `output` to leave; empty: no rule covers it.
 
-    All that the name can mean: a tensor that is called as a metric is asks for both words.
+    Every meaning of the name counts: a tensor with the name of a metric needs both words.
     """
     words: list[Word] = []
     if output in regression_shapes(job) and output != CHANGE:

@@ -1,13 +1,13 @@
-"""Which inputs the model has, and how each is made from a raw column: public, from the job alone.
+"""The model's inputs, and how each is made from a raw column: public, from the job alone.
 
 A term is one input that comes from one column. Its owner computes, from its own cells and public
 declarations,
 
     u = (g(clip(x)) - center) / scale)^power,    g: identity, log or log1p,
 
-or a bit for a level or a missing cell, or the number of a level. For terms that are scaled, center
-and scale follow from the declared range, so that |u| is at most about 1; what the data say is found
-over shares and stays secret (`combined`):
+or a bit for a level or a missing cell, or the number of a level. For scaled terms, center and scale
+follow from the declared range, so that |u| is at most about 1; the statistics of the data are
+computed over shares and stay secret (`combined`):
 
     input = (u + [missing] · fill - center) · inverse.
 
@@ -33,8 +33,8 @@ from mpc_train.tables.schema import Column, Schema
 MAX_POWERS = 4
 MAX_INPUTS = 100_000
 MAX_COARSE = 16
-"""Bound of |u| for terms with secret scales, so that a declared center and scale are of the order
-of the declared range."""
+"""Bound of |u| for terms with secret scales: a declared center and scale must be of the order of
+the declared range."""
 
 Part = Literal["number", "level", "index", "missing"]
 
@@ -57,13 +57,13 @@ class Term:
     """standard, minmax: scaled by secret statistics."""
     missing: Missing = "error"
     fill: float | None = None
-    """What stands for a missing cell, as the owner's u; None: see `missing`."""
+    """The value for a missing cell, as the owner's u; None: see `missing`."""
     bound: float = 1.0
     """Largest |u| that can occur, or that the job states."""
 
     @property
     def reach(self) -> int:
-        """The least r with |u| <= 2^r; at least 0 for terms that are not scaled."""
+        """The smallest r with |u| <= 2^r; at least 0 for terms that are not scaled."""
         found = bit_length(Fraction(self.bound))
         return found if self.scaled else max(found, 0)
 
@@ -83,13 +83,13 @@ class Term:
 
     @property
     def secret(self) -> bool:
-        """Whether something of it is found over shares."""
+        """Whether part of it is computed over shares."""
         return self.scaled or self.filled
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """All inputs of a model in their order: terms, then interactions of two inputs each."""
+    """All inputs of a model in order: terms, then interactions of two inputs each."""
 
     terms: tuple[Term, ...]
     interactions: tuple[tuple[int, int], ...] = ()
@@ -115,18 +115,18 @@ class Pipeline:
 
     @cached_property
     def secret(self) -> tuple[int, ...]:
-        """Places of the terms of which an owner brings statistics."""
+        """Places of the terms for which owners provide statistics."""
         return tuple(i for i, term in enumerate(self.terms) if term.secret)
 
     @cached_property
     def trivial(self) -> bool:
-        """Whether the owners' numbers are the inputs as they stand."""
+        """Whether the owners' numbers are the inputs, unchanged."""
         return not self.secret and not self.interactions
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the secret parameters that an opened model has beside it; how they
-        are sealed, `sealed` says."""
+        """Names and shapes of the secret parameters that accompany an opened model; `sealed` says
+        how they are sealed."""
         found: dict[str, tuple[int, ...]] = {}
         if self.scaled:
             found["prepare.center"] = found["prepare.inverse"] = (len(self.scaled),)
@@ -137,7 +137,7 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class _Given:
-    """What of a job its terms follow from, beside the columns themselves."""
+    """The parts of a job that determine its terms, besides the columns themselves."""
 
     prepare: Prepare
     limit: Decimal
@@ -147,16 +147,16 @@ class _Given:
 def pipeline_of(
     prepare: Prepare, features: Sequence[Feature], schema: Schema, limit: Decimal, pooled: bool
 ) -> Pipeline:
-    """The pipeline of a job's columns; raises JobProblem where `[prepare]` contradicts them.
+    """The pipeline of a job's columns; raises JobProblem if `[prepare]` contradicts them.
 
-    limit: `data.limit`. pooled: several owners have rows of the same columns, so that one of them
-    may never have measured a column.
+    limit: `data.limit`. pooled: several owners have rows of the same columns, so one of them may
+    never have measured a column.
     """
     given = _Given(prepare, limit, pooled)
     names = {feature.name for feature in features}
     for name in prepare.columns:
         if name not in names:
-            raise JobProblem(f"prepare.columns.{name}", "is no feature of the job")
+            raise JobProblem(f"prepare.columns.{name}", "is not a feature of the job")
     terms: list[Term] = []
     for feature in features:
         steps = _steps(prepare, feature.name)
@@ -174,7 +174,7 @@ def pipeline_of(
             if name not in places:
                 raise JobProblem(
                     f"prepare.interactions[{index}]",
-                    f"{name!r} is no input; there are {', '.join(list(places)[:20])}",
+                    f"{name!r} is not an input; the inputs are {', '.join(list(places)[:20])}",
                 )
         pairs.append((places[left], places[right]))
     made = Pipeline(tuple(terms), tuple(pairs))
@@ -184,7 +184,7 @@ def pipeline_of(
 
 
 def _steps(prepare: Prepare, name: str) -> ColumnSteps:
-    """A column's steps, those of `[prepare]` where it has none of its own."""
+    """A column's steps; where it has none of its own, those of `[prepare]`."""
     own = prepare.columns.get(name, ColumnSteps())
     return ColumnSteps(
         own.scale,
@@ -205,7 +205,7 @@ def _terms_of(given: _Given, feature: Feature, column: Column, steps: ColumnStep
     if column.kind == "category":
         for field in ("scale", "fill", "powers", "clip", "log"):
             if getattr(steps, field) is not None:
-                raise JobProblem(f"{key}.{field}", "is for numbers; this column is a category")
+                raise JobProblem(f"{key}.{field}", "is only for numbers; this column is a category")
         if steps.encoding == "index":
             return _index(given, name, column, steps)
         levels = [*column.levels, *(["other"] if column.other else [])]
@@ -219,7 +219,7 @@ def _terms_of(given: _Given, feature: Feature, column: Column, steps: ColumnStep
         if steps.encoding is not None:
             raise JobProblem(
                 f"{key}.encoding",
-                "is for categories; a number chooses rows of an Embedding as it is",
+                "is only for categories; a number chooses rows of an Embedding without it",
             )
         terms = _numbers(given, feature, column, steps)
     if steps.indicator and column.missing:
@@ -228,7 +228,8 @@ def _terms_of(given: _Given, feature: Feature, column: Column, steps: ColumnStep
 
 
 def _index(given: _Given, name: str, column: Column, steps: ColumnSteps) -> list[Term]:
-    """The number of a level; a missing cell has the one after all of them, where it may be."""
+    """The number of a level; a missing cell has the number after all of them, if it may be
+    missing."""
     gone = (column.missing or given.pooled) and (steps.missing == "mean" or steps.indicator)
     fill = float(column.states) if gone else None
     last = column.states if gone else column.states - 1
@@ -257,8 +258,8 @@ def _numbers(given: _Given, feature: Feature, column: Column, steps: ColumnSteps
         if bounds is None:
             raise JobProblem(
                 key,
-                f"secret statistics of {name!r} need its order of size: a range in the schema, a "
-                "clip, or center and scale with the feature",
+                f"secret statistics of {name!r} need its order of magnitude: a range in the "
+                "schema, a clip, or center and scale of the feature",
             )
         center = (Fraction(bounds[0]) + Fraction(bounds[1])) / 2
         width = (Fraction(bounds[1]) - Fraction(bounds[0])) / 2

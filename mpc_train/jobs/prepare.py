@@ -4,8 +4,8 @@
     scale = "standard"
     missing = "mean"
 
-Types and defaults; `mpc_train.jobs.pipeline` says what follows from them. Nothing here is
-learnt by anybody: statistics stay secret, their values go into the sealed model.
+Types and defaults; `mpc_train.jobs.pipeline` derives the inputs from them. Nobody learns the
+statistics during the run; their values go into the sealed model.
 """
 
 from decimal import Decimal
@@ -23,44 +23,45 @@ Encoding = Literal["levels", "index"]
 
 
 class ColumnSteps(Strict, frozen=True):
-    """`[prepare.columns.NAME]`: what is done with one column; left out: as in `[prepare]`."""
+    """`[prepare.columns.NAME]`: the steps for one column; omitted keys are as in `[prepare]`."""
 
     scale: Scale | None = None
     missing: Missing | None = None
     fill: Decimal | None = None
-    """A number that stands in for missing cells, in the column's own units."""
+    """A number that replaces missing cells, in the column's own units."""
     indicator: bool | None = None
     powers: int | None = None
     clip: tuple[Decimal, Decimal] | None = None
-    """Values beyond are brought to the nearer end, before anything else."""
+    """Values outside are moved to the nearer end, before any other step."""
     log: Log | None = None
     """The natural logarithm of the value, or of 1 + value; before centring and scaling."""
     encoding: Encoding | None = None
-    """Of a category. levels: one input a level. index: one input, the number of the level in the
+    """For a category. levels: one input per level. index: one input, the number of the level in the
     schema's order from 0 on, "other" after the levels, and with missing = "mean" a missing cell
-    after these: for an Embedding of the job's own network, and nothing else."""
+    after these: only for an Embedding of the job's own network."""
 
 
 class Prepare(Strict, frozen=True):
-    """`[prepare]`: steps of all columns; a category becomes one input a level, unless it has an
-    encoding of its own."""
+    """`[prepare]`: steps for all columns; a category becomes one input per level, unless it has its
+    own encoding."""
 
     scale: Scale = "declared"
-    """Of numbers and dates. standard: to mean 0 and variance 1; minmax: to 0 … 1; both by secret
-    statistics of the training rows, whatever part of the declared range these fill. Where they are
-    equal, or closer than 2^-46 of half that range, the input is 0, which the recipients are told.
+    """For numbers and dates. standard: to mean 0 and variance 1; minmax: to 0 … 1; both by secret
+    statistics of the training rows, however small a part of the declared range these fill. If they
+    are equal, or closer than 2^-46 of half that range, the input is 0, and the recipients are told.
     declared: only the job's centers and scales."""
     missing: Missing = "error"
-    """Numbers, dates, booleans: "mean" puts the secret mean of the training rows. A missing
-    category is in none of its levels. An owner may then lack the column as a whole, or have it
-    empty; what counts as a missing cell beside others says the schema."""
+    """For numbers, dates and booleans: "mean" inserts the secret mean of the training rows. A
+    missing category is in none of its levels. An owner may then lack the whole column, or have it
+    empty; otherwise the schema says which cells count as missing."""
     indicator: bool = False
-    """One input more for each column whose schema lists missing cells: 1 where one is missing."""
+    """An additional input for each column whose schema lists missing cells: 1 where the cell is
+    missing."""
     powers: int = 1
-    """Of numbers and dates: the powers 1 … n of the publicly centred and scaled value, each an
-    input of its own."""
+    """For numbers and dates: the powers 1 … n of the publicly centred and scaled value, each as a
+    separate input."""
     drop_first: bool = False
-    """The first level of a category has no input: it is what the others are compared with."""
+    """The first level of a category has no input: the others are compared with it."""
     interactions: tuple[tuple[str, str], ...] = ()
     """Products of two prepared inputs, by the names that `job check` prints."""
     columns: dict[str, ColumnSteps] = msgspec.field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""`[reveal]` of a job: what becomes known besides the sealed model, to whom, and how exactly."""
+"""`[reveal]` of a job: what is revealed besides the sealed model, to whom, and how exactly."""
 
 from decimal import Decimal
 from typing import Literal
@@ -28,13 +28,13 @@ METRICS: dict[str, tuple[str, ...]] = {
     "softmax": _CLASSES,
     "mlp": _CLASSES,
 }
-"""Which metrics each kind of model can reveal. Of several classes, precision, recall and F1 are
-means over the classes ("macro")."""
+"""The metrics that each kind of model can reveal. With several classes, precision, recall and F1
+are means over the classes ("macro")."""
 
 
 class Noise(Strict, frozen=True):
     """Discrete Laplace noise on the counts of `metrics`: each of them is ε-differentially private
-    for one held-out row, also to all evaluators but one together."""
+    for one held-out row, even against all evaluators except one together."""
 
     epsilon: Decimal
 
@@ -44,28 +44,29 @@ class Reveal(Strict, frozen=True):
 
     metrics: tuple[Metric, ...] = ()
     per_party: tuple[Metric, ...] = ()
-    """Metrics over each owner's own held-out rows: that owner alone learns them."""
+    """Metrics over each owner's own held-out rows: only that owner learns them."""
     least_test_rows: int = 20
     """No metric is revealed over fewer rows than this."""
     least_group: int = 10
-    """A metric of groups (the rows of a class, those called one, which are the rows and columns of
-    the confusion matrix, a bin of the calibration) is refused where one has rows, but fewer than
-    this; of bins that one is. A group without rows is none: an empty cell is a count of 0, and what
-    would be divided by 0 is undefined. That it is refused or undefined becomes known, not by which
-    group. The mean that stands in missing cells is of at least so many rows as well, of all owners
-    together and of each that has any."""
+    """A metric of groups (the rows of a class and the rows predicted as one, which are the rows and
+    columns of the confusion matrix; a bin of the calibration) is refused if a group has rows, but
+    fewer than this; with bins only that bin is refused. A group without rows does not count: an
+    empty cell is a count of 0, and a division by 0 is undefined. It is revealed that a metric is
+    refused or undefined, but not because of which group. The mean that fills missing cells is also
+    over at least this many rows, of all owners together and of each owner that has any."""
     decimals: int | None = None
-    """Metrics are rounded to so many decimals over shares, before anybody sees them. Counts of the
-    confusion matrix stay whole."""
+    """Metrics are rounded to this many decimals over shares, before anybody sees them. Counts of
+    the confusion matrix stay whole."""
     noise: Noise | None = None
-    """For accuracy and confusion: their counts are revealed with noise that nobody knows."""
+    """For accuracy and confusion: counts are revealed with noise that nobody knows."""
     folds: int = 0
-    """So many trainings more, each without one fold of the training rows. Of each metric that is
-    one number the mean over folds is revealed as well (`cv_accuracy`), nothing of a single fold."""
+    """This many additional trainings, each without one fold of the training rows. For each metric
+    that is one number the mean over folds is also revealed (`cv_accuracy`), but nothing of a single
+    fold."""
     bins: int = 10
     """calibration: bins of equal width between 0 and 1."""
     statistics: bool = False
-    """newton: the recipients, and nobody else, get what standard errors, p-values and variance
-    inflation factors of the coefficients follow from."""
+    """newton: only the recipients get the numbers that give standard errors, p-values and variance
+    inflation factors of the coefficients."""
     training_loss_every: int = 0
-    """Steps between two revealed losses of a batch; 0: none is revealed."""
+    """Steps between two revealed batch losses; 0: none is revealed."""

@@ -1,12 +1,12 @@
-"""The public order of rows: who trains on what in which step, the same at every node.
+"""The public order of rows: which rows are in which step, the same at every node.
 
 Nothing here is secret and nothing depends on a library's random generator. A permutation of n
 rows is made from n 64-bit keys, the SHAKE-256 output of a label that names seed, purpose and
 epoch; rows are sorted by key, equal keys by row number. Any SHAKE-256 and any stable sort give
 the same order.
 
-Rows are numbered over all owners, owner after owner in the order of `job.owners`. Every step
-uses one full batch; the rows that are left over at the end of an epoch sit out that epoch.
+Rows are numbered over all owners, in the order of `job.owners`. Every step uses one full batch;
+rows left over at the end of an epoch are not used in it.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from mpc_train.jobs.job import Job
 RATE_DENOMINATOR = 2**40
 """Cosine rates are rounded to multiples of 2^-40, far below one unit of the fixed point."""
 POWER_BITS = 256
-"""Powers of a factor are exact up to so many bits and rounded beyond, lest they grow for ever."""
+"""Powers of a factor are exact up to this many bits and rounded beyond, so that they do not grow
+without limit."""
 
 
 def permutation(count: int, purpose: str, seed: int, epoch: int = 0) -> NDArray[np.int64]:
@@ -46,14 +47,14 @@ def _whole_sizes(job: Job) -> tuple[int, int]:
 
 
 def fold_jobs(job: Job) -> list[Job]:
-    """Return for each fold the job that trains without it and is evaluated on it."""
+    """Return, for each fold, the job that trains without it and is evaluated on it."""
     return [job.at_fold(number) for number in range(1, job.reveal.folds + 1)]
 
 
 def _without_fold(
     job: Job, parts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The fold is what is held out; what the job holds out for its metrics stays away."""
+    """The fold is held out; rows that the job holds out for its metrics are not used."""
     training, checked, _ = parts
     order = permutation(len(training), "folds", job.data.split_seed)
     fold = np.sort(training[order[job.data.fold - 1 :: job.reveal.folds]])
@@ -61,20 +62,21 @@ def _without_fold(
 
 
 def _split_apart(job: Job) -> list[int]:
-    """Numbers of rows that are split each for themselves: all, or owner by owner with groups."""
+    """The numbers of rows that are split separately: all rows together, or with groups owner by
+    owner."""
     return [job.data.rows[owner] for owner in job.owners] if job.data.split_by else [job.rows]
 
 
 def _sizes(job: Job, rows: int) -> tuple[int, int, int]:
-    """Rows that train, that early stopping is decided on, and that are held out."""
+    """Rows for training, for early stopping, and held out."""
     held_out, stopping = int(Fraction(job.data.test_fraction) * rows), job.train.early_stopping
     checked = 0 if stopping is None else int(Fraction(stopping.fraction) * (rows - held_out))
     return rows - held_out - checked, checked, held_out
 
 
 def group_parts(job: Job, owner: str) -> tuple[int, int, int]:
-    """Return the sizes of an owner's parts where groups stay together; its rows lie in this
-    order: those that train first, those that are held out last."""
+    """Return the sizes of an owner's parts if groups stay together. Its rows are in this order:
+    training rows first, held-out rows last."""
     return _sizes(job, job.data.rows[owner])
 
 
@@ -85,7 +87,7 @@ def split(job: Job) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def held_out_sizes(job: Job) -> dict[str, int]:
-    """Return how many of each owner's rows are held out, where owners hold rows."""
+    """Return how many of each owner's rows are held out, if owners hold rows."""
     held_out = split(job)[1]
     ends = np.cumsum([0, *(job.data.rows[owner] for owner in job.owners)])
     counts = np.diff(np.searchsorted(held_out, ends))
@@ -93,12 +95,12 @@ def held_out_sizes(job: Job) -> dict[str, int]:
 
 
 def training_of(job: Job, owner: str) -> NDArray[np.int64]:
-    """Return the numbers of an owner's rows that are trained on, in the order of `split`."""
+    """Return the numbers of an owner's training rows, in the order of `split`."""
     return _owned(job, owner, split(job)[0])
 
 
 def held_out_of(job: Job, owner: str) -> NDArray[np.int64]:
-    """Return the numbers of an owner's rows that are held out, ascending."""
+    """Return the numbers of an owner's held-out rows, ascending."""
     return _owned(job, owner, split(job)[1])
 
 
@@ -108,17 +110,17 @@ def _owned(job: Job, owner: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def checked_size(job: Job) -> int:
-    """Return how many rows early stopping is decided on, without finding out which."""
+    """Return how many rows early stopping uses, without computing which."""
     return sum(checked for _, checked, _ in (_sizes(job, rows) for rows in _split_apart(job)))
 
 
 def checked_rows(job: Job) -> NDArray[np.int64]:
-    """Return the rows, ascending, that early stopping is decided on; none without it."""
+    """Return the rows, ascending, that early stopping uses; none without it."""
     return _three_parts(job)[1]
 
 
 def is_checked(job: Job, epoch: int) -> bool:
-    """Whether early stopping is decided after this epoch; after the last there is nothing left."""
+    """Whether early stopping is decided after this epoch; after the last it is pointless."""
     stopping = job.train.early_stopping
     return stopping is not None and (epoch + 1) % stopping.every == 0
 
@@ -174,8 +176,8 @@ def batches(job: Job, epoch: int) -> list[NDArray[np.int64]]:
 
 
 def order_of(job: Job, training: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-    """Return the training rows in the order of an epoch, batch after batch, without those that are
-    left over."""
+    """Return the training rows in the order of an epoch, batch by batch, without the left-over
+    rows."""
     order = training[permutation(len(training), "batches", job.train.seed, epoch)]
     return order[: steps_per_epoch(job) * job.train.batch_size]
 
@@ -199,9 +201,9 @@ def learning_rate(job: Job, epoch: int, step: int | None = None) -> Fraction:
 
 
 def distinct_rates(job: Job) -> list[tuple[int, int | None]]:
-    """Return (epoch, step) wherever a rate may differ from the ones before: for checks.
+    """Return (epoch, step) wherever a rate may differ from the previous one, for checks.
 
-    `checks.check_train` bounds how many these are.
+    `checks.check_train` bounds their number.
     """
     found: list[tuple[int, int | None]] = []
     warmup = min(job.train.schedule.warmup_steps, total_steps(job) + 1)
@@ -210,12 +212,12 @@ def distinct_rates(job: Job) -> list[tuple[int, int | None]]:
 
 
 def rate_changes(job: Job) -> int:
-    """Return in how many epochs the rate may differ from that of the epoch before."""
+    """Return in how many epochs the rate may differ from that of the previous epoch."""
     return -(-job.train.epochs // epochs_alike(job))
 
 
 def epochs_alike(job: Job) -> int:
-    """So many epochs in a row have one rate."""
+    """The number of consecutive epochs with one rate."""
     schedule = job.train.schedule
     if schedule.name == "step":
         return schedule.every
@@ -223,7 +225,7 @@ def epochs_alike(job: Job) -> int:
 
 
 def _power(factor: Fraction, exponent: int) -> Fraction:
-    """factor ** exponent by squaring, by rational rounding the same on every machine."""
+    """factor ** exponent by squaring, with rational rounding that is the same on every machine."""
     result, square = Fraction(1), factor
     while exponent:
         if exponent & 1:
@@ -233,7 +235,7 @@ def _power(factor: Fraction, exponent: int) -> Fraction:
 
 
 def _shortened(value: Fraction) -> Fraction:
-    """The value with at most POWER_BITS significant bits, as it is where it has no more."""
+    """The value rounded to at most POWER_BITS significant bits."""
     length = max(value.numerator.bit_length(), value.denominator.bit_length())
     if length <= POWER_BITS:
         return value

@@ -1,4 +1,4 @@
-"""Names and shapes of all that is sealed to the recipients, and revealed in no other way."""
+"""Names and shapes of everything that is sealed to the recipients and not revealed otherwise."""
 
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.kinds import DISPERSED
@@ -14,19 +14,19 @@ CHANGE, SCALE, INFLATION, DEPENDENCE, DISPERSION = (
     "regression.dependence",
     "regression.dispersion",
 )
-"""What a regression seals beside the model: the last step; of each coefficient, the intercept last,
-about the inverse root of its information, by how much the others inflate its variance, and how far
-they determine it; the sum of squared residuals."""
+"""What a regression seals besides the model: the last step; for each coefficient, the intercept
+last, approximately the inverse root of its information, the factor by which the others inflate its
+variance, and how far they determine it; the sum of squared residuals."""
 
 
 def sealed_tensors(job: Job) -> dict[str, tuple[int, ...]]:
-    """All of it: the model's tensors, what turns raw columns into its inputs, and what is said of
-    them."""
+    """All of it: the model's tensors, the parameters that turn raw columns into its inputs, and
+    remarks on those."""
     return {**job.shapes, **preparation_shapes(job.pipeline), **regression_shapes(job)}
 
 
 def preparation_shapes(pipeline: Pipeline) -> dict[str, tuple[int, ...]]:
-    """What turns raw columns into the model's inputs."""
+    """The parameters that turn raw columns into the model's inputs."""
     found: dict[str, tuple[int, ...]] = {}
     if pipeline.scaled:
         found = dict.fromkeys((CENTER, MANTISSA, EXPONENT, BEYOND), (len(pipeline.scaled),))
@@ -36,7 +36,7 @@ def preparation_shapes(pipeline: Pipeline) -> dict[str, tuple[int, ...]]:
 
 
 def regression_shapes(job: Job) -> dict[str, tuple[int, ...]]:
-    """What a regression seals beside the model's tensors."""
+    """What a regression seals besides the model's tensors."""
     if not is_newton(job):
         return {}
     columns = (job.widths[0] + 1,)

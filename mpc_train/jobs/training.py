@@ -1,9 +1,9 @@
-"""What `[train]` means for a job: its loss by name, what stays as it is, what the network draws."""
+"""What `[train]` means for a job: its loss, its frozen tensors, whether the network has dropout."""
 
 from mpc_train.jobs.job import Job
 
 SOFTMAX_CLASSES = 16
-"""Most classes of one softmax, whose errors the ring is sized for."""
+"""The most classes of a softmax: the ring is sized for its errors."""
 
 LOSSES: dict[str, tuple[str, ...]] = {
     "linear": ("half_mse", "mse", "l1", "huber", "poisson"),
@@ -11,7 +11,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "softmax": ("cross_entropy",),
     "mlp": ("cross_entropy",),
 }
-"""Which losses suit each kind of model; the first is meant by "auto"."""
+"""The losses for each kind of model; "auto" means the first."""
 
 
 def loss_name(job: Job) -> str:
@@ -21,7 +21,7 @@ def loss_name(job: Job) -> str:
 
 
 def possible_losses(job: Job) -> tuple[str, ...]:
-    """The losses of the kind of model; another kind may have any."""
+    """The losses for this kind of model; for other kinds any loss."""
     return LOSSES.get(job.model.kind, ("cross_entropy", "bce", *LOSSES["linear"]))
 
 
@@ -31,13 +31,13 @@ def drops(job: Job) -> bool:
 
 
 def is_frozen(job: Job, name: str) -> bool:
-    """Whether a tensor of the model keeps the values that it starts with."""
+    """Whether a tensor of the model keeps its initial values."""
     start = job.train.warm_start
     return start is not None and any(matches(prefix, name) for prefix in start.frozen)
 
 
 def needs_file(job: Job, me: str) -> bool:
-    """Whether a node has to have the state_dict that training starts from."""
+    """Whether a node must have the state_dict from which training starts."""
     start = job.train.warm_start
     if start is None:
         return False
@@ -45,5 +45,6 @@ def needs_file(job: Job, me: str) -> bool:
 
 
 def matches(prefix: str, name: str) -> bool:
-    """Whether an entry of `frozen` means this tensor: its name, or a beginning up to a dot."""
+    """Whether an entry of `frozen` matches this tensor: its name, or a prefix that ends in a
+    dot."""
     return name == prefix or (prefix.endswith(".") and name.startswith(prefix))

@@ -1,1 +1,1 @@
-"""Whose records are whose: identifiers into tokens, tokens into joined rows."""
+"""Record linkage: from identifiers to tokens, from tokens to joined rows."""

@@ -1,14 +1,14 @@
-"""Linkage in a run: from each owner's tokens to which rows are joined, in which order.
+"""Linkage in a run: from each owner's tokens to the joined rows and their order.
 
-1. The owners, who all evaluate, make a key together; every list is masked by all of them
+1. The owners, who all evaluate, jointly make a key; every list is masked by all of them
    (`protocols.linkage.intersection`).
-2. Membership learnt by the holders: each finds its rows that all have, and puts them into the order
-   of their tokens, which is the same at all. Learnt by nobody: each list is permuted by every
-   evaluator on its way, with an order that the dealer knows as well, so that rows can follow over
-   shares (`linkage.sharing`).
-3. Everybody else is told how many rows there are, which the rest of the run depends on.
+2. If the holders learn the membership, each finds its rows that all have, and sorts them by their
+   tokens, an order that is the same at all. If nobody does, every evaluator permutes each list that
+   it passes on, in an order that the dealer knows too, so that rows can follow over shares
+   (`linkage.sharing`).
+3. Everybody else is told the number of rows, on which the rest of the run depends.
 
-The dealer sees no list and no position; it learns the number of joined rows alone.
+The dealer sees no list and no position; it learns only the number of joined rows.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
 
 SECONDS_AN_ITEM = 1e-3
-"""For one item at one node, generously: a slow core needs a fifth of it."""
+"""Seconds per item at one node, with a margin: a slow core needs a fifth of this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which node links: its name, its channel, the session, how many threads may work."""
+    """The linking node: its name, its channel, the session, how many threads it may use."""
 
     me: str
     channel: Channel
@@ -57,10 +57,10 @@ class Place:
 class Linked:
     """What one node knows of the joined rows.
 
-    rows: how many, known to all. mine: at an owner the rows of its own table in the order in which
-    it shares them in. orders: by owner and evaluator, where the node knows them, how lists were
-    permuted. positions: by owner, at evaluators, where the joined rows stand at the end of that;
-    both are empty where the holders know which rows they are.
+    rows: their number, known to all. mine: at an owner, the rows of its own table in the order in
+    which it secret-shares them. orders: by owner and evaluator, the permutations of lists that the
+    node knows. positions: at evaluators, by owner, the places of the joined rows after these
+    permutations. Both are empty if the holders know which rows are joined.
     """
 
     rows: int
@@ -75,8 +75,8 @@ class Linked:
 def link(job: Job, role: Role, place: Place, tokens: Tokens | None) -> Linked:
     """Find the rows that all owners have, at every computing node.
 
-    tokens: of this node's own table, None where it owns none. Raises LinkageError at all nodes
-    where there are fewer than the job asks for; nothing has been shared then.
+    tokens: of this node's own table, None if it owns none. Raises LinkageError at all nodes if
+    there are fewer rows than the job requires; nothing has been shared then.
     """
     join = job.data.join
     if join is None:
@@ -89,7 +89,7 @@ def link(job: Job, role: Role, place: Place, tokens: Tokens | None) -> Linked:
     if linked.rows < least_joined(job):
         raise LinkageError(
             f"the tables of {', '.join(job.owners)} have {linked.rows or 'no'} records in common, "
-            f"the job asks for {least_joined(job)} ({demanded(job)}); are the identifiers and "
+            f"but the job requires {least_joined(job)} ({demanded(job)}); are the identifiers and "
             "their spelling (data.join.normalise) the right ones? Nothing was shared"
         )
     return linked
@@ -147,10 +147,10 @@ def _shuffled(
 
 
 def check_duplicates(job: Job, role: Role, place: Place, tokens: Tokens | None) -> int | None:
-    """At every evaluator: how many records stand in several tables, which it learns.
+    """The number of records in several tables, which every evaluator learns.
 
-    The dealer waits for it and learns nothing (None). Raises LinkageError where these are more
-    than the job allows; nothing has been shared then.
+    The dealer waits and learns nothing (None). Raises LinkageError if there are more than the job
+    allows; nothing has been shared then.
     """
     check = job.data.check_duplicates
     if check is None:
@@ -162,13 +162,13 @@ def check_duplicates(job: Job, role: Role, place: Place, tokens: Tokens | None) 
     found = repeated(lists, job.owners)
     if found > check.most:
         raise LinkageError(
-            f"{found} records stand in the tables of several owners, the job allows {check.most} "
-            "(data.check_duplicates.most); agree who brings them. Nothing was shared"
+            f"{found} records are in the tables of several owners, but the job allows {check.most} "
+            "(data.check_duplicates.most); agree on who provides them. Nothing was shared"
         )
     tell(place.channel, [job.dealer], 0)
     return found
 
 
 def patience_s(job: Job) -> float:
-    """How much longer than usual a node may be silent while lists are masked, in seconds."""
+    """How many seconds longer than usual a node may be silent while lists are masked."""
     return SECONDS_AN_ITEM * sum(job.data.rows.values()) * len(job.evaluators)

@@ -1,10 +1,10 @@
-"""How many of an owner's records found no partner, and when so few did that something is wrong.
+"""How many of an owner's records found no partner, and a warning if suspiciously few did.
 
-A record found a partner where all other owners have it as well. The number of records that all have
-is learnt by every node and recipient, the rows of each owner stand in the job: what is said here is
-a difference of the two, and tells nobody more. Spelling that differs at one owner loses records
-without any error, so that the readers of a result are warned where less than `USUAL_SHARE` of an
-owner's table went into it, and a job can demand more (`data.join.least_share`).
+A record found a partner if all other owners have it too. Every node and recipient learns the number
+of records that all have, and the job states each owner's rows: the numbers here are differences of
+the two, and reveal nothing more. A different spelling at one owner loses records without any error.
+So the readers of a result are warned if less than `USUAL_SHARE` of an owner's table went into it,
+and a job can require more (`data.join.least_share`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ USUAL_SHARE = Fraction(1, 2)
 
 
 def least_joined(job: Job) -> int:
-    """The fewest records in common with which a job that joins goes on: what `least_rows` and
-    `least_share` ask for."""
+    """The fewest common records with which a job that joins continues, by `least_rows` and
+    `least_share`."""
     join = job.data.join
     if join is None:
         raise ValueError("the job joins nothing")
@@ -30,7 +30,7 @@ def least_joined(job: Job) -> int:
 
 
 def demanded(job: Job) -> str:
-    """The keys that ask for it, and how, in words; all numbers in it are public."""
+    """A text with the keys that require this number; all numbers in it are public."""
     join = job.data.join
     assert join is not None
     if least_joined(job) == join.least_rows:
@@ -40,12 +40,12 @@ def demanded(job: Job) -> str:
 
 
 def without_partner(job: Job, joined: int) -> dict[str, int]:
-    """By owner, how many of its records are not among the `joined` ones."""
+    """For each owner, how many of its records are not among the `joined` ones."""
     return {owner: job.data.rows[owner] - joined for owner in job.owners}
 
 
 def linkage_warnings(job: Job, joined: int, owner: str) -> list[str]:
-    """What to make of it where fewer of an owner's records than usual found a partner."""
+    """Warnings for owners of whose records fewer than usual found a partner."""
     rows = job.data.rows[owner]
     if joined >= USUAL_SHARE * rows:
         return []
@@ -57,7 +57,7 @@ def linkage_warnings(job: Job, joined: int, owner: str) -> list[str]:
 
 
 def all_linkage_warnings(job: Job, joined: int) -> list[str]:
-    """The same of all owners, for the readers of the result."""
+    """The same for all owners, for the readers of the result."""
     return [warning for owner in job.owners for warning in linkage_warnings(job, joined, owner)]
 
 

@@ -1,15 +1,15 @@
-"""Rows of several owners' columns become the model's inputs: joined, over shares.
+"""Joins rows of several owners' columns over shares into the model's inputs.
 
-Each owner brings its terms (of those with a secret scale a coarse and a fine word), bits of what
-is there, and label and weight if it has them, as one matrix; besides, how it counts the cells of
-scaled terms (`preparation.cells.Affine`).
+Each owner provides its terms (for those with a secret scale a coarse and a fine word), presence
+bits, and label and weight if it has them, as one matrix; in addition, how it counts the cells of
+scaled terms (`owners.cells.Affine`).
 
-* Where holders know which rows are joined, each brings those, in the common order.
-* Where nobody does, each brings all of its rows in the order in which it sent its list. They follow
-  the list: every other evaluator in turn permutes them as it permuted the list
-  (`protocols.linkage.shuffle`), and those at the positions that the lists have in common stay.
+* If holders know which rows are joined, each provides those, in the common order.
+* If nobody does, each provides all its rows in the order of its list. They follow the list: every
+  other evaluator in turn permutes them as it permuted the list (`protocols.linkage.shuffle`), and
+  the rows at the positions that the lists have in common are kept.
 
-Nobody learns anything here: what evaluators see is masked afresh at every turn.
+Nobody learns anything here: what evaluators see has fresh masks at every turn.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 def share_joined(job: Job, role: Role, linked: Linked, me: str, table: Table | None) -> Shared:
     """Inputs [joined rows, width], labels and weights of all owners; at every computing node.
 
-    job: resolved for the joined rows. table: this node's own, None where it owns none.
+    job: resolved for the joined rows. table: this node's own, None if it owns none.
     """
     parts = [part_of(job, owner) for owner in job.owners]
     brought = [
@@ -100,7 +100,7 @@ def _joined(
 
 
 def _shared(words: Words | None, owner: int, shape: Shape) -> Masked:
-    """Words of evaluator `owner`, shared in as they are."""
+    """Words of evaluator `owner`, secret-shared unchanged."""
     value = crypten.cryptensor(words, src=owner, shape=shape, bits=0).value
     assert isinstance(value, Masked)
     return value
@@ -130,9 +130,9 @@ def _words(job: Job, part: Part, table: Table) -> tuple[Words, Words]:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Where the pipeline's terms, the fine words of its scaled terms, its filled terms, the label
-    and the weight stand among all owners' words; affine: where the scaled terms stand among what
-    owners say of theirs."""
+    """The places of the pipeline's terms, the fine words of its scaled terms, its filled terms, the
+    label and the weight among all owners' words; affine: the places of the scaled terms in the
+    owners' `Affine` words."""
 
     terms: list[int]
     fine: list[int]

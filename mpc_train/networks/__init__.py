@@ -1,1 +1,2 @@
-"""Networks as data: from a torch module to a graph, over shares and in the clear."""
+"""Networks as data: conversion of a torch module to a graph, which runs over shares and in the
+clear."""

@@ -1,7 +1,7 @@
-"""Activations that become several operations of a graph which are there already.
+"""Activations that are composed of existing operations of a graph.
 
-All are exact but for the rounding of public factors, and ELU with its relatives, whose part below 0
-is a spline (`protocols.functions.splines`).
+All are exact except for the rounding of public factors, and ELU with its relatives, whose part
+below 0 is a spline (`protocols.functions.splines`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from mpc_train.networks.compositions import Emission, Rule
 from mpc_train.networks.convert_rules import Unsupported, decimal_text
 
 SELU_ALPHA, SELU_SCALE = "1.6732632423543772", "1.0507009873554805"
-"""As torch.nn.SELU has them."""
+"""The constants of torch.nn.SELU."""
 
 
 def _clamp(out: Emission) -> str:
     low, high = out.setting(1, "min"), out.setting(2, "max")
     x, shape = out.value(), out.shape
     if any(isinstance(end, fx.Node) for end in (low, high)) or (low is None and high is None):
-        raise Unsupported("limits are plain numbers, one or both")
+        raise Unsupported("limits must be plain numbers, one or both")
     if low is not None and high is not None:
         return out.add("clamp", (x,), shape, low=decimal_text(low), high=decimal_text(high))
     sign = 1 if high is None else -1  # min(x, h) = h - relu(h - x)
@@ -89,7 +89,7 @@ def _celu(out: Emission) -> str:
     """x above 0, alpha · (exp(x / alpha) - 1) below: alpha · elu(x / alpha) for alpha > 0."""
     alpha = Fraction(decimal_text(float(out.setting(1, "alpha", 1.0))))
     if alpha <= 0:
-        raise Unsupported("alpha above 0 only")
+        raise Unsupported("alpha must be above 0")
     inner = _scaled(out, out.value(), 1 / alpha)
     return _scaled(out, out.add("smooth", (inner,), out.shape, table="ELU"), alpha)
 
@@ -113,4 +113,4 @@ ACTIVATIONS: dict[Any, Rule] = {
     **dict.fromkeys((functional.selu, torch.selu), _selu),
     **dict.fromkeys((torch.clamp, torch.clip, "clamp", "clip"), _clamp),
 }
-"""By the layer's type, the function, or the method's name."""
+"""Rules by the layer's type, the function, or the method's name."""

@@ -1,11 +1,11 @@
-"""A network that a job brings: as data with its first weights, or as code that is installed.
+"""A network in a job: as data with its initial weights, or as installed code.
 
 `[model] graph = "model.json"` carries graph and weights; nodes need none of the researcher's code.
 `[model] module = "package.module:factory"` carries the graph and a digest of the code; every node
-calls the factory itself, under the job's seed, and refuses unless graph and digest are the same. A
-node calls only factories that its own rules list: the name comes from elsewhere.
+calls the factory itself, under the job's seed, and refuses unless graph and digest match. A node
+calls only factories that its own rules list, because the name comes from elsewhere.
 
-First weights are integers at scale 2^WEIGHT_BITS, four bytes each, and are rounded to a job's
+Initial weights are integers at scale 2^WEIGHT_BITS, four bytes each, and are rounded to a job's
 scale here, by shifts.
 """
 
@@ -33,7 +33,7 @@ REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 
 
 class Carried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """weights: by name, base64 of little-endian int32 at scale 2^WEIGHT_BITS; or none, and the
+    """weights: by name, base64 of little-endian int32 at scale 2^WEIGHT_BITS; or none, with the
     SHA-256 of the source that makes them."""
 
     graph: Graph
@@ -56,7 +56,7 @@ def read_model(path: Path) -> Carried:
 
 
 def check_carried(carried: Carried) -> None:
-    """Raise GraphError unless the graph is one and every weight it needs is there."""
+    """Raise GraphError unless the graph is valid and has every weight that it needs."""
     check_graph(carried.graph)
     if not carried.source:
         for name, shape in carried.graph.named("parameter", "frozen", "statistic"):
@@ -64,23 +64,24 @@ def check_carried(carried: Carried) -> None:
 
 
 def made_by(reference: str, input_shape: tuple[int, ...], seed: int) -> Carried:
-    """What `package.module:factory` makes, with its weights. Raises ModelError."""
+    """The network of `package.module:factory`, with its weights. Raises ModelError."""
     graph, weights, source = _made(reference, tuple(input_shape), seed)
     return Carried(graph, {name: _encoded(words) for name, words in weights.items()}, source)
 
 
 def weights_of(carried: Carried, reference: str, seed: int, fraction_bits: int) -> dict[str, Words]:
-    """First weights at scale 2^fraction_bits; called for where the job carries none."""
+    """The initial weights at scale 2^fraction_bits; from the factory if the job does not carry
+    them."""
     graph = carried.graph
     if reference:
         made, words, source = _made(reference, graph.input_shape, seed)
         if source != carried.source:
             raise ModelError(
-                f"model.module: the source of {reference} here is not that of the job; install "
+                f"model.module: the source of {reference} here differs from the job's; install "
                 "the same version everywhere"
             )
         if made != graph:
-            raise ModelError(f"model.module: {reference} makes another network here")
+            raise ModelError(f"model.module: {reference} makes a different network here")
     else:
         words = {
             name: _decoded(name, carried.weights[name], shape)
@@ -104,7 +105,7 @@ def _decoded(name: str, text: str, shape: tuple[int, ...]) -> Words:
     try:
         octets = base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise GraphError(f"{name}: weights that are not base64") from error
+        raise GraphError(f"{name}: the weights are not base64") from error
     if len(octets) != 4 * prod(shape):
         raise GraphError(f"{name}: {len(octets)} bytes of weights for {list(shape)}")
     return np.frombuffer(octets, "<i4").astype(np.int64).reshape(shape)
@@ -117,7 +118,7 @@ def _made(
     if not REFERENCE.match(reference):
         raise ModelError(f"model.module: {reference!r} is not package.module:factory")
     place, _, name = reference.partition(":")
-    # torch and the researcher's code are loaded only where a job asks for them.
+    # torch and the researcher's code are loaded only if a job needs them.
     import torch
 
     from mpc_train.networks.convert import ConversionError, convert
@@ -129,7 +130,7 @@ def _made(
             f"model.module: {reference} is not installed here ({error}); install it, or let the "
             "job carry the network: mpc-train model export"
         ) from error
-    except Exception as error:  # whatever the code does when it is loaded
+    except Exception as error:  # the code may raise anything when it is loaded
         raise ModelError(f"model.module: {place} cannot be loaded: {error!r}") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -148,7 +149,7 @@ def _made(
 
 
 def source_digest(module: str) -> str:
-    """SHA-256 of the Python source that a module stands in: all of its top-level package."""
+    """SHA-256 of the Python source of a module's whole top-level package."""
     top = importlib.util.find_spec(module.partition(".")[0])
     if top is None or not top.origin:
         raise ModelError(f"model.module: the source of {module} is not a file")

@@ -1,8 +1,9 @@
-"""Layers and functions that become several operations of a graph which are there already.
+"""Layers and functions that are composed of existing operations of a graph.
 
 Forward, backward, the checks of ranges and the twin in the clear follow from those operations. All
-of these are exact but for the rounding of a public factor. Here: what moves, repeats and joins
-values, and parameters that forward uses by itself; `activations` and `recurrent` have their own.
+of these are exact except for the rounding of a public factor. This module covers what moves,
+repeats and joins values, and parameters that forward uses directly; `activations` and `recurrent`
+cover the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from mpc_train.networks.graph import MAX_SETTING, Node, Setting
 
 
 class Emission:
-    """Where the operations of one fx node go; the last of them has the node's name."""
+    """Collects the operations of one fx node; the last of them has the node's name."""
 
     def __init__(self, node: fx.Node, layer: nn.Module | None, value_of: dict[fx.Node, str]):
         self.node, self.layer = node, layer
@@ -46,12 +47,12 @@ class Emission:
         if given is None:
             given = self.node.kwargs.get("input")
         if not isinstance(given, fx.Node) or not is_tensor(given):
-            raise Unsupported("takes a tensor of the network first")
+            raise Unsupported("the first argument must be a tensor of the network")
         return given
 
     def named(self, node: Any) -> str:
         if not isinstance(node, fx.Node) or node not in self._value_of:
-            raise Unsupported("takes tensors of the network")
+            raise Unsupported("the arguments must be tensors of the network")
         return self._value_of[node]
 
     def add(
@@ -67,7 +68,7 @@ class Emission:
         return name
 
     def setting(self, place: int, name: str, default: Any = None) -> Any:
-        """Of the layer, or of the call."""
+        """An argument of the layer or of the call."""
         if self.layer is not None:
             return getattr(self.layer, name, default)
         return argument(self.node, place, name, default)
@@ -88,9 +89,9 @@ def _axis(dim: Any, rank: int) -> int:
 def _instance_norm(out: Emission) -> str:
     layer: Any = out.layer
     if layer.track_running_stats:
-        raise Unsupported("track_running_stats = True: leave it out, or use BatchNorm")
+        raise Unsupported("track_running_stats = True: remove it, or use BatchNorm")
     if len(out.shape) != (3 if isinstance(layer, nn.InstanceNorm2d) else 2):
-        raise Unsupported("takes rows of [channels, *sizes]")
+        raise Unsupported("rows must be [channels, *sizes]")
     prefix = str(out.node.target)
     tensors = {key: f"{prefix}.{key}" for key in ("weight", "bias")} if layer.affine else {}
     eps, groups = decimal_text(layer.eps), out.shape[0]
@@ -106,17 +107,18 @@ def _repeated(out: Emission, x: str, shape: list[int], axis: int, times: int) ->
 
 
 def _upsample(out: Emission) -> str:
-    """Nearest: each value `factor` times along each axis, an axis of one behind it is repeated."""
+    """Nearest: each value `factor` times along each axis, by repeating a new axis of length 1 after
+    it."""
     mode, given = out.setting(3, "mode", "nearest"), out.source().meta["shape"]
     if mode in ("linear", "bilinear"):
         return _interpolated(out, given)
     if mode != "nearest":
-        raise Unsupported('mode = "nearest", "linear" and "bilinear" only')
+        raise Unsupported('mode must be "nearest", "linear" or "bilinear"')
     x, shape = out.value(), list(given)
     for axis in range(1, len(given)):
         factor, rest = divmod(out.shape[axis], given[axis])
         if rest or not factor:
-            raise Unsupported("factors are whole numbers")
+            raise Unsupported("factors must be whole numbers")
         if factor > 1:
             wider = [*shape[: axis + 1], 1, *shape[axis + 1 :]]
             x = out.add("reshape", (x,), tuple(wider))
@@ -128,8 +130,8 @@ def _upsample(out: Emission) -> str:
 
 def _interpolated(out: Emission, given: tuple[int, ...]) -> str:
     if out.setting(6, "antialias", False):
-        raise Unsupported("antialias is not offered: use average pools")
-    # Where sizes are rounded down, torch keeps the factor, unless it is to be computed anew.
+        raise Unsupported("antialias is not supported: use average pools")
+    # If sizes are rounded down, torch keeps the factor, unless it is to be recomputed.
     asked = out.setting(2, "scale_factor")
     if out.setting(5, "recompute_scale_factor", False):
         asked = None
@@ -140,7 +142,7 @@ def _interpolated(out: Emission, given: tuple[int, ...]) -> str:
         factors = [Fraction(decimal_text(float(factor))) for factor in each]
     ends = [(factor.numerator, factor.denominator) for factor in factors]
     if any(end > MAX_SETTING for pair in ends for end in pair):
-        raise Unsupported("a scale_factor of many digits: say the size")
+        raise Unsupported("a scale_factor with many digits: give the size")
     aligned = bool(out.setting(4, "align_corners", False))
     numerators, denominators = zip(*ends, strict=True)
     return out.add(
@@ -172,7 +174,7 @@ def _stack(out: Emission) -> str:
 
 
 def _pieces(out: Emission) -> str:
-    """chunk and split: nothing yet; the pieces are slices where they are taken out."""
+    """chunk and split: no operation yet; the pieces become slices where they are used."""
     source = out.source()
     axis = _axis(argument(out.node, 2, "dim", 0), len(out.shape) + 1)
     total = source.meta["shape"][axis]
@@ -193,35 +195,35 @@ def _get(out: Emission) -> str:
     source: Any = out.node.args[0]
     index: Any = out.node.args[1]
     if not isinstance(source, fx.Node):
-        raise Unsupported("indexing of what is not a tensor")
+        raise Unsupported("only tensors can be indexed")
     x, shape = out.named(source), list(source.meta["shape"])
     if "pieces" in source.meta:
         axis, starts = source.meta["pieces"]
         if not isinstance(index, int):
-            raise Unsupported("pieces are taken by their number")
+            raise Unsupported("select pieces by their number")
         start = starts[index]
         stop = start + out.shape[axis]
         return out.add("slice", (x,), out.shape, axis=axis, start=start, stop=stop)
     if source.meta.get("several"):
         if index != 0:
-            raise Unsupported("only the first result of an attention layer is there")
+            raise Unsupported("only the first result of an attention layer is available")
         return x
     steps: list[Any] = list(index) if isinstance(index, tuple) else [index]
     if any(step is None or not isinstance(step, int | slice | type(...)) for step in steps):
-        raise Unsupported("numbers and slices only, like x[:, 2:5, 0]")
+        raise Unsupported("use only numbers and slices, like x[:, 2:5, 0]")
     if ... in steps:
         place = steps.index(...)
         fill = len(shape) + 2 - len(steps)
         steps[place : place + 1] = [slice(None)] * fill
     if steps[0] != slice(None):
-        raise Unsupported("rows stay together: the first index is a colon, as in x[:, 2:5]")
+        raise Unsupported("rows stay together: the first index must be a colon, as in x[:, 2:5]")
     for axis, step in enumerate(steps[1:]):
         size = shape[axis]
         if isinstance(step, int):
             step = slice(step % size, step % size + 1)
         start, stop, stride = step.indices(size)
         if stride != 1:
-            raise Unsupported("slices without steps only")
+            raise Unsupported("slices must not have steps")
         if (start, stop) != (0, size):
             shape[axis] = stop - start
             x = out.add("slice", (x,), tuple(shape), axis=axis, start=start, stop=stop)
@@ -237,8 +239,8 @@ _MOVED = {
 
 
 def _whole_numbers(out: Emission) -> str:
-    """long(), int(): the same value, where an Embedding looks it up. PyTorch cuts digits off, of
-    which a column of whole numbers has none; elsewhere the network would be another one."""
+    """long(), int(): the same value, if an Embedding looks it up. PyTorch truncates, which does not
+    change a column of whole numbers; anywhere else the network would be a different one."""
     owner = out.node.graph.owning_module
     found = [*out.node.users]
     for user in found:
@@ -248,7 +250,7 @@ def _whole_numbers(out: Emission) -> str:
         elif user.target in _MOVED:
             found += user.users
             continue
-        raise Unsupported("whole numbers are for an Embedding to look up, and for nothing else")
+        raise Unsupported("conversion to whole numbers is only for the input of an Embedding")
     return out.value()
 
 
@@ -263,18 +265,18 @@ def _to(out: Emission) -> str:
 
 
 def is_weight(value: Any) -> bool:
-    """Whether it is a parameter or buffer that forward uses by itself."""
+    """Whether it is a parameter or buffer that forward uses directly."""
     return isinstance(value, fx.Node) and value.op == "get_attr"
 
 
 def _with_weight(op: str) -> Rule:
-    """x ∘ parameter or parameter ∘ x; the parameter is spread over x and not x over it."""
+    """x ∘ parameter or parameter ∘ x; the parameter is broadcast to x, not x to the parameter."""
 
     def read(out: Emission) -> str:
         left, right = out.node.args[:2]
         weight, value = (left, right) if is_weight(left) else (right, left)
         if out.node.kwargs or not isinstance(value, fx.Node) or not is_tensor(value):
-            raise Unsupported("takes a parameter and a tensor of the network")
+            raise Unsupported("the arguments must be a parameter and a tensor of the network")
         x, shape = out.named(value), out.shape
         if value.meta["shape"] != shape:
             raise Unsupported("the parameter is larger than the tensor: expand the tensor first")
@@ -295,7 +297,7 @@ WITH_WEIGHT: dict[Any, Rule] = {
     **dict.fromkeys((operator.sub, torch.sub, "sub"), _with_weight("sub")),
     **dict.fromkeys((operator.mul, torch.mul, "mul"), _with_weight("mul")),
 }
-"""What a parameter may take part in outside a layer."""
+"""The operations in which a parameter may be used outside a layer."""
 MOVES: dict[Any, Rule] = {
     nn.InstanceNorm1d: _instance_norm,
     nn.InstanceNorm2d: _instance_norm,
@@ -310,4 +312,4 @@ MOVES: dict[Any, Rule] = {
     **dict.fromkeys(("long", "int"), _whole_numbers),
     **dict.fromkeys(("to", "type"), _to),
 }
-"""By the layer's type, the function, or the method's name."""
+"""Rules by the layer's type, the function, or the method's name."""

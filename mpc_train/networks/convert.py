@@ -1,12 +1,12 @@
-"""From a torch module to a graph and its first weights, by torch.fx.
+"""From a torch module to a graph and its initial weights, by torch.fx.
 
 `convert(module, input_shape)` traces the module once, without running any of its layers' code on
-data, and turns every layer and function into a node. Whatever cannot be trained over shares is
-collected and reported at once, each with its place and what to use instead (`ConversionError`).
-Shapes come from a run on zeros with two and with three rows: what depends on the number of rows in
-another axis than the first is refused.
+data, and turns every layer and function into a node. Everything that cannot be trained over shares
+is collected and reported at once, with its place and what to use instead (`ConversionError`).
+Shapes come from a run on zeros with two and with three rows: a shape that depends on the number of
+rows in an axis other than the first is refused.
 
-The first weights are integers at scale 2^WEIGHT_BITS, made here and nowhere else.
+The initial weights are integers at scale 2^WEIGHT_BITS, and are made only here.
 """
 
 from __future__ import annotations
@@ -69,15 +69,15 @@ from mpc_train.networks.tracing import (
 from protocols.arrays import Words
 
 WEIGHT_LIMIT = 1 << 7
-"""First weights lie below this: four bytes hold one."""
+"""Initial weights are below this: each fits four bytes."""
 
 COMPOSED: dict[Any, Rule] = {**MOVES, **ACTIVATIONS, **RECURRENT}
-"""Layers, functions and methods that become several operations."""
+"""Rules for layers, functions and methods that become several operations."""
 COMPOSED_LAYERS = {key for key in COMPOSED if isinstance(key, type)}
 
 
 class ConversionError(ValueError):
-    """Everything in a module that cannot be trained over shares, a line each."""
+    """Everything in a module that cannot be trained over shares, one line each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -86,7 +86,7 @@ class ConversionError(ValueError):
 
 @dataclass(frozen=True)
 class Converted:
-    """A graph and its first weights, int64 at scale 2^WEIGHT_BITS, without counters."""
+    """A graph and its initial weights, int64 at scale 2^WEIGHT_BITS, without counters."""
 
     graph: Graph
     initial: dict[str, Words]
@@ -95,7 +95,7 @@ class Converted:
 @dataclass
 class _Building:
     prefix: str
-    """What the names of tensors begin with and the state_dict's do not."""
+    """The prefix of tensor names that the state_dict's names do not have."""
     nodes: list[Node] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     value_of: dict[fx.Node, str] = field(default_factory=dict)
@@ -122,7 +122,7 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
     alone = type(module) in MODULES or type(module) in COMPOSED
     try:
         traced = _trace(_Alone(module) if alone else module, input_shape)
-    except Exception as error:  # whatever the module's own code raises
+    except Exception as error:  # the module's own code may raise anything
         raise ConversionError([*problems, _why_not_traced(error)]) from error
     unsupported = _unsupported(traced)
     if problems or unsupported:
@@ -162,7 +162,7 @@ def _convert(module: nn.Module, input_shape: tuple[int, ...]) -> Converted:
 
 
 def _is_plain_layer(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """A layer that makes one operation, whatever it is set to return."""
+    """A layer that becomes one operation, regardless of what it is set to return."""
     return node.op == "call_module" and type(traced.get_submodule(str(node.target))) in MODULES
 
 
@@ -188,9 +188,9 @@ def _tensors(module: nn.Module) -> tuple[tuple[Tensor, ...], dict[str, Words], l
         entries.append(Tensor(name, shape, kind))
         real = value.detach().to(torch.float64).numpy()
         if not np.isfinite(real).all():
-            problems.append(f"{name}: holds a weight that is not finite; initialise it anew")
+            problems.append(f"{name}: contains a weight that is not finite; initialise it again")
         elif (np.abs(real) >= WEIGHT_LIMIT).any():
-            problems.append(f"{name}: holds a weight of {WEIGHT_LIMIT} or more; scale it")
+            problems.append(f"{name}: contains a weight of {WEIGHT_LIMIT} or more; scale it")
         else:
             initial[name] = np.rint(np.ldexp(real, WEIGHT_BITS)).astype(np.int64)
     return tuple(entries), initial, problems
@@ -230,7 +230,7 @@ def _why_not_traced(error: Exception) -> str:
     if isinstance(error, fx.proxy.TraceError) or "Proxy" in text:
         return (
             f"control flow depends on data{place}: a graph is the same for all rows; put torch "
-            "operations in the place of branches and loops over values"
+            "operations in place of branches and loops over values"
         )
     return f"the module cannot be traced{place}: {text}"
 
@@ -248,24 +248,25 @@ def _unsupported(traced: fx.GraphModule) -> list[str]:
             if is_zeros(node):
                 if not is_first_state(node, traced.get_submodule):
                     problems.append(
-                        f"{_place(node)}: zeros are offered as the first state of a recurrent layer"
+                        f"{_place(node)}: zeros are supported only as the initial state of a "
+                        "recurrent layer"
                     )
             elif not any(node.target in known for known in (table, SHAPE_ONLY, COMPOSED)):
                 name = getattr(node.target, "__name__", str(node.target))
                 problems.append(_refusal(_place(node), name))
         elif node.op == "get_attr" and not all(user.target in WITH_WEIGHT for user in node.users):
             problems.append(
-                f"{node.target}{source_line(node)}: a tensor used outside a layer may be added, "
-                "subtracted and multiplied alone; for anything else put it into a layer (Linear, a "
-                "norm)"
+                f"{node.target}{source_line(node)}: a tensor used outside a layer may only be "
+                "added, subtracted and multiplied; for anything else put it into a layer (Linear, "
+                "a norm)"
             )
     problems += [
-        f"{_place(node)}: changes in place what is used again after it: set inplace = False, or "
-        "write x = x + y in the place of x += y"
+        f"{_place(node)}: changes a value in place that is used again later: set inplace = False, "
+        "or write x = x + y instead of x += y"
         for node in changed_and_used(traced)
     ]
     if sum(node.op == "placeholder" for node in traced.graph.nodes) != 1:
-        problems.append("forward: takes exactly one tensor, the rows' features")
+        problems.append("forward: must take exactly one tensor, the rows' features")
     return problems
 
 
@@ -274,8 +275,8 @@ def _refusal(place: str, kind: str) -> str:
     for layer, instead in INSTEAD.items():
         # A whole name, or a kind of layer and its axes: expand_as() has nothing to do with exp().
         if re.fullmatch(layer.lower() + r"(\dd|cell|encoder.*|decoder.*)?", written):
-            return f"{place}: is not offered over shares; use {instead}"
-    return f"{place}: is not offered over shares; mpc_train/docs/job.md lists what is"
+            return f"{place}: is not supported over shares; use {instead}"
+    return f"{place}: is not supported over shares; mpc_train/docs/job.md lists what is"
 
 
 def _place(node: fx.Node) -> str:
@@ -290,10 +291,10 @@ def _place(node: fx.Node) -> str:
 
 
 def _shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
-    """Note each value's shape without rows in node.meta; refuse what mixes rows."""
+    """Record each value's shape without rows in node.meta; refuse operations that mix rows."""
     found: list[dict[fx.Node, Any]] = []
     for rows in (2, 3):
-        running = _Shapes(traced.eval())  # evaluation changes no statistic
+        running = _Shapes(traced.eval())  # evaluation mode changes no statistics
         with torch.no_grad():
             try:
                 running.run(torch.zeros(rows, *input_shape))
@@ -312,7 +313,8 @@ def _shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
         turned = axis == 1 and (kind or node.target) in TURNED
         if axis != 0 and not turned and not is_idle(node):
             problems.append(
-                f"{_place(node)}: gives {list(shape)} for two rows; rows come first and stay apart"
+                f"{_place(node)}: gives {list(shape)} for two rows; rows must come first and stay "
+                "separate"
             )
         node.meta["shape"] = tuple(size for place, size in enumerate(shape) if place != axis)
         node.meta["turned"] = turned
@@ -321,9 +323,9 @@ def _shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
 
 
 class _Shapes(fx.Interpreter):
-    """Runs the layers on zeros in float32, embeddings on whole numbers; `found`: shapes.
+    """Runs the layers on zeros in float32, embeddings on whole numbers. `found`: the shapes.
 
-    Of the several values that an attention layer gives, the first.
+    Of an attention layer's several results it keeps the first.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
@@ -350,7 +352,7 @@ class _Shapes(fx.Interpreter):
 
 
 def _add(building: _Building, traced: fx.GraphModule, node: fx.Node) -> None:
-    """Append the node's operation; a value that is passed on unchanged keeps its name."""
+    """Append the node's operation; a value that does not change keeps its name."""
     part = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
     rule = COMPOSED.get(node.target if part is None else type(part))
     if any(is_weight(value) for value in node.args):
@@ -370,14 +372,14 @@ def _add(building: _Building, traced: fx.GraphModule, node: fx.Node) -> None:
         names = [str(name) for name, _ in layer.named_parameters()]
         names += [str(name) for name, _ in layer.named_buffers()]
         tensors = {name: f"{node.target}.{name}".removeprefix(building.prefix) for name in names}
-        # In the order of forward's own arguments, whatever that of the call is.
+        # In the order of forward's own arguments, not of the call's.
         given = inspect.signature(layer.forward).bind(*node.args, **node.kwargs).arguments
         inputs = [value for value in given.values() if isinstance(value, fx.Node)]
     else:
         table: Mapping[Any, Any] = FUNCTIONS if node.op == "call_function" else METHODS
         found = table.get(node.target)
         if found is None:
-            raise Unsupported("is not offered over shares")
+            raise Unsupported("is not supported over shares")
         op, settings, inputs = found(node)
         tensors = {}
     if op == "same":

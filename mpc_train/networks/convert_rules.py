@@ -1,7 +1,7 @@
-"""What each torch layer and function becomes in a graph, and what to use where there is none.
+"""The rule for each torch layer and function, and what to use instead of unsupported ones.
 
-A rule reads the settings of one layer or call and raises `Unsupported` for those that are not
-offered. Real numbers become fractions as text: the decimals that Python prints.
+A rule reads the settings of one layer or call and raises `Unsupported` for unsupported ones. Real
+numbers become text: the decimals that Python prints.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Settings = Mapping[str, Setting]
 
 
 class Unsupported(Exception):
-    """A layer or call that has no operation over shares, as it is set."""
+    """A layer or call that, with its settings, has no operation over shares."""
 
 
 def is_tensor(node: fx.Node) -> bool:
@@ -39,7 +39,7 @@ INSTEAD = {
     "AdaptiveMaxPool": "MaxPool2d with fixed sizes, or AdaptiveAvgPool2d",
     "LPPool": "AvgPool2d",
     "FractionalMaxPool": "MaxPool2d",
-    "Transformer": "MultiheadAttention, LayerNorm and Linear, put together",
+    "Transformer": "MultiheadAttention, LayerNorm and Linear, combined",
     "RReLU": "LeakyReLU",
     "Mish": "SiLU",
     "LogSigmoid": "nothing: the cross-entropy loss takes the logits",
@@ -58,11 +58,11 @@ INSTEAD = {
 
 
 def decimal_text(value: float) -> str:
-    """A Python number as the decimal that it prints as."""
+    """A Python number as the decimal that Python prints."""
     if not isfinite(value):
         raise Unsupported(f"{value} is not a finite number")
     if value and not 1e-30 < abs(value) < 1e30:
-        raise Unsupported(f"{value}: numbers lie between 1e-30 and 1e30")
+        raise Unsupported(f"{value}: numbers must lie between 1e-30 and 1e30")
     return str(Fraction(str(value)))
 
 
@@ -152,7 +152,7 @@ def _softmax(op: str) -> Callable[..., tuple[str, Settings]]:
 
 def _last_axis(dim: Any, node: fx.Node) -> None:
     if dim not in (-1, len(node.meta["shape"])):
-        raise Unsupported("along the last axis only: permute the axes first and set dim = -1")
+        raise Unsupported("only along the last axis: permute the axes first and set dim = -1")
 
 
 def _gelu(layer: Any, node: fx.Node) -> tuple[str, Settings]:
@@ -168,12 +168,12 @@ def _softplus(layer: Any, node: fx.Node) -> tuple[str, Settings]:
 
 def _plain_softplus(beta: Any, threshold: Any) -> None:
     if beta != 1 or threshold != 20:
-        raise Unsupported("beta = 1 and threshold = 20 only")
+        raise Unsupported("beta must be 1 and threshold 20")
 
 
 def _embedding(layer: Any, node: fx.Node) -> tuple[str, Settings]:
     if layer.padding_idx is not None or layer.max_norm is not None:
-        raise Unsupported("padding_idx and max_norm are not offered: leave them out")
+        raise Unsupported("padding_idx and max_norm are not supported: remove them")
     return "embedding", {}
 
 
@@ -181,12 +181,12 @@ def _attention(layer: Any, node: fx.Node) -> tuple[str, Settings]:
     if not layer.batch_first:
         raise Unsupported("use batch_first = True")
     if layer.in_proj_weight is None or layer.bias_k is not None or layer.add_zero_attn:
-        raise Unsupported("kdim, vdim, add_bias_kv and add_zero_attn are not offered")
+        raise Unsupported("kdim, vdim, add_bias_kv and add_zero_attn are not supported")
     if layer.dropout:
         raise Unsupported("use dropout = 0 and a Dropout layer after it")
     given = set(node.kwargs) - {"need_weights", "query", "key", "value"}
     if given or len(node.args) > 3:
-        raise Unsupported(f"no masks ({', '.join(sorted(given)) or 'positional'})")
+        raise Unsupported(f"masks are not supported ({', '.join(sorted(given)) or 'positional'})")
     return "attention", {"heads": layer.num_heads}
 
 
@@ -262,7 +262,7 @@ def _arithmetic(op: str) -> Callable[[fx.Node], Function]:
             return op, {}, values
         number = right if isinstance(left, fx.Node) else left
         if len(values) != 1 or not isinstance(number, int | float):
-            raise Unsupported("takes tensors of the network and plain numbers")
+            raise Unsupported("the arguments must be tensors of the network and plain numbers")
         if op == "mul":
             return "scale", {"factor": decimal_text(number)}, values
         if op == "add":
@@ -277,7 +277,7 @@ def _arithmetic(op: str) -> Callable[[fx.Node], Function]:
 def _divide(node: fx.Node) -> Function:
     left, right = node.args[:2]
     if node.kwargs.get("rounding_mode"):
-        raise Unsupported("rounding_mode is not offered")
+        raise Unsupported("rounding_mode is not supported")
     if isinstance(left, fx.Node) and isinstance(right, int | float) and right:
         return "scale", {"factor": str(1 / Fraction(decimal_text(right)))}, [left]
     raise Unsupported("division by a tensor: multiply by a constant, or use a norm layer")
@@ -331,7 +331,7 @@ def _reduce(op: str) -> Callable[[fx.Node], Function]:
         keep = bool(argument(node, 2, "keepdim", False))
         dtype = node.kwargs.get("dtype")
         if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
-            raise Unsupported("dtype: whole numbers would be cut off; leave it out")
+            raise Unsupported("dtype: values would be truncated; remove it")
         return op, {"axes": tuple(axis - 1 for axis in axes), "keep": keep}, [source]
 
     return read
@@ -340,10 +340,12 @@ def _reduce(op: str) -> Callable[[fx.Node], Function]:
 def _matmul(node: fx.Node) -> Function:
     values = _values(node)
     if len(values) != 2:
-        raise Unsupported("takes two tensors of the network")
+        raise Unsupported("the arguments must be two tensors of the network")
     left, right = (value.meta["shape"] for value in values)
     if len(left) < 2 or len(left) != len(right) or left[:-2] != right[:-2]:
-        raise Unsupported("both sides have the same leading axes, like [rows, m, k] @ [rows, k, n]")
+        raise Unsupported(
+            "both sides must have the same leading axes, like [rows, m, k] @ [rows, k, n]"
+        )
     return "matmul", {}, values
 
 
@@ -478,4 +480,4 @@ FUNCTIONS: dict[Any, Callable[[fx.Node], Function]] = {
     functional.dropout: _dropout_of,
 }
 SHAPE_ONLY = {"size", "dim", getattr, operator.mul, operator.floordiv, len}
-"""What may compute with sizes: numbers that tracing leaves behind in shapes."""
+"""The functions that may compute with sizes, the numbers that tracing leaves in shapes."""

@@ -1,8 +1,8 @@
 """How much memory the rows of a network take over shares, from its graph alone.
 
-Bytes of an evaluator for each element of a row, as they were measured in processes of their own
-(two evaluators, 2^20 elements): masks, correlations and opened values of one operation, alive until
-it is through. A dealer, which holds no opened values, takes less.
+An evaluator's bytes for each element of a row, measured in separate processes (two evaluators, 2^20
+elements): masks, correlations and opened values of one operation, alive until it ends. A dealer,
+which holds no opened values, needs less.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ WORD = 8
 HELD = 2 * WORD
 """A value between operations: Δ and a share of λ."""
 ROUNDED = 75
-"""A product, its truncation and what comes out masked."""
+"""A product, its truncation and the masked result."""
 COMPARED = 100
 """A comparison after a truncation."""
 CHOSEN = 120
 """A truncation, a comparison and a choice: ReLU, a candidate of a maximum."""
 SPLINE = 640
-"""A spline of a value: some thirty comparisons that share their tables."""
+"""A spline of a value: about thirty comparisons that share their tables."""
 EXPONENTIALS = 1_300
-"""Of a softmax, for a class: two splines, and what they are multiplied with."""
+"""For one class of a softmax: two splines and their factors."""
 ALL_PAIRS = 16
-"""Up to so many classes a maximum compares all pairs; beyond, one after the other."""
+"""Up to this many classes a maximum compares all pairs; beyond, one after the other."""
 COLUMN = 3 * WORD
 """An element of a convolution's columns: Δ, λ and their difference."""
 NAME_COMPARED = 90
-"""One name of an embedding's table, for one that is looked up."""
+"""One row number of an embedding's table, for each number looked up."""
 
 CURVES = {"gru": 3, "lstm": 5, "rnn_tanh": 1}
-"""Splines for an element of a recurrent layer's states, which with what is kept for the backward
-pass take as much as they would elsewhere: measured, within a tenth."""
+"""Splines per element of a recurrent layer's states; with the values kept for the backward pass
+they take as much as elsewhere (measured, within a tenth)."""
 
 _PER_OUTPUT = {
     "relu": CHOSEN,
@@ -54,13 +54,13 @@ _MULTIPLIES = ("linear", "mul", "matmul", "scale", "mul_weight", "resize")
 
 
 def maximum_bytes(classes: int) -> int:
-    """Of a row: the largest of its classes, and which it is."""
+    """For one row: the largest of its classes, and which it is."""
     pairs = classes * (classes - 1) // 2 if classes <= ALL_PAIRS else classes
     return pairs * COMPARED
 
 
 def node_bytes(graph: Graph, node: Node, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Of a row on its way through one node. shapes: of all values, by name."""
+    """For one row at one node. shapes: of all values, by name."""
     inputs = [prod(shapes[name]) for name in node.inputs]
     output = prod(node.shape)
     held = HELD * (sum(inputs) + output)
@@ -94,14 +94,14 @@ def _attention_bytes(node: Node, shape: tuple[int, ...]) -> int:
 
 
 def row_bytes(graph: Graph) -> list[int]:
-    """Of a row on its way through each node, in order."""
+    """For one row at each node, in order."""
     shapes = {graph.input_name: graph.input_shape}
     shapes |= {node.name: node.shape for node in graph.nodes}
     return [node_bytes(graph, node, shapes) for node in graph.nodes]
 
 
 def metric_bytes(metrics: Iterable[str], outputs: int, bins: int, levels: int) -> int:
-    """Of a row whose metrics are computed, all of them together, from its outputs.
+    """For one row whose metrics, all of them together, are computed from its outputs.
 
     levels: thresholds of an AUC of many rows.
     """

@@ -1,12 +1,12 @@
-"""A network as data: which operations on which tensors, in order. No code, no weights.
+"""A network as data: operations on tensors, in order, without code or weights.
 
 `convert` makes one from a torch module, `network` runs it over shares, `plain` in float64. Feature
-maps are [channels, *sizes] here: all shapes are without the axis of rows, which comes first and
-which no operation may touch. Real numbers in settings are decimals or fractions as text, so that
-every machine reads the same ones.
+maps are [channels, *sizes] here: all shapes omit the axis of rows, which comes first and which no
+operation may touch. Real numbers in settings are decimals or fractions as text, so that every
+machine reads the same numbers.
 
-A graph comes with a job from elsewhere: `check_graph` says whether it is one at all, and
-`plain.dry_run` whether its shapes are true.
+A graph comes with a job from elsewhere: `check_graph` checks that it is well formed, and
+`plain.dry_run` that its shapes are correct.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from typing import Literal
 import msgspec
 
 GRAPH_VERSION = 2
-"""The latest version that this program reads; it reads every earlier one. A graph has the least
-version that knows all of its operations (`version_of`), so that a node of an older release reads
-whatever it can run and refuses the rest by its version."""
+"""The latest version that this program reads; it reads all earlier ones. A graph has the smallest
+version that knows all its operations (`version_of`), so that a node of an older release reads every
+graph that it can run and refuses others by their version."""
 MAX_NODES = 4096
 MAX_ELEMENTS = 1 << 28
 MAX_AXES = 8
 MAX_SETTING = 1 << 20
-"""Largest number and longest list in a setting: of strides, axes, slices and the like."""
+"""The largest number and the longest list in a setting: of strides, axes, slices and the like."""
 NUMBER = re.compile(r"-?\d{1,60}(\.\d{1,60}|/\d{1,60})?\Z", re.ASCII)
 
 Setting = bool | int | str | tuple[int, ...]
@@ -39,7 +39,7 @@ Kind = Literal["parameter", "frozen", "statistic", "counter"]
 
 NORMS = ("batch_norm", "layer_norm", "group_norm")
 WEIGHT_BITS = 24
-"""First weights are kept at this scale; below 2^7 they fit four bytes."""
+"""Initial weights have this scale; below 2^7 they fit four bytes."""
 
 
 class GraphError(ValueError):
@@ -49,8 +49,8 @@ class GraphError(ValueError):
 class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of the state_dict.
 
-    kind: a parameter that is trained; a frozen parameter or buffer, which stays public; a
-    statistic that training keeps up (secret); a counter of steps, which everybody knows.
+    kind: a parameter that is trained; a frozen parameter or buffer, which stays public; a statistic
+    that training updates (secret); a step counter, which everybody knows.
     """
 
     name: str
@@ -59,7 +59,8 @@ class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One operation. tensors: what of the state_dict it uses, by its name for it."""
+    """One operation. tensors: the entries of the state_dict that it uses, by the operation's name
+    for each."""
 
     name: str
     op: str
@@ -70,7 +71,7 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     @property
     def place(self) -> str:
-        """Where in the module it stands, as far as its tensors tell."""
+        """Its place in the module, as far as its tensors show."""
         for key, name in self.tensors.items():
             if name != key:
                 return name.removesuffix(f".{key}")
@@ -79,20 +80,20 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     def sizes(self, key: str) -> tuple[int, ...]:
         value = self.settings[key]
         if not isinstance(value, tuple):
-            raise GraphError(f"{self.name}: {key} is a list of whole numbers")
+            raise GraphError(f"{self.name}: {key} must be a list of whole numbers")
         return value
 
     def count(self, key: str) -> int:
         value = self.settings[key]
         if isinstance(value, bool) or not isinstance(value, int):
-            raise GraphError(f"{self.name}: {key} is a whole number")
+            raise GraphError(f"{self.name}: {key} must be a whole number")
         return value
 
     def real(self, key: str) -> Fraction:
         value = self.settings[key]
-        # Of bounded length: the text may come from elsewhere, and 1e999999999 has no end.
+        # Limit the length: the text may come from elsewhere, and 1e999999999 would never end.
         if not isinstance(value, str) or not NUMBER.match(value):
-            raise GraphError(f"{self.name}: {key} is a decimal or a fraction as text")
+            raise GraphError(f"{self.name}: {key} must be a decimal or a fraction as text")
         try:
             return Fraction(value)
         except ZeroDivisionError:
@@ -101,12 +102,12 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     def flag(self, key: str) -> bool:
         value = self.settings[key]
         if not isinstance(value, bool):
-            raise GraphError(f"{self.name}: {key} is true or false")
+            raise GraphError(f"{self.name}: {key} must be true or false")
         return value
 
 
 class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """Nodes in an order in which they can run. entries: in the order of the state_dict."""
+    """A graph: nodes in an order in which they can run; entries in the order of the state_dict."""
 
     input_name: str
     input_shape: tuple[int, ...]
@@ -133,7 +134,7 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
                 yield name, tensor.shape
 
     def uses(self) -> dict[str, int]:
-        """How often each value is used, the output included."""
+        """How often each value is used, including as the output."""
         count: dict[str, int] = {self.output: 1}
         for node in self.nodes:
             for name in node.inputs:
@@ -143,7 +144,7 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
 @dataclass(frozen=True)
 class Spec:
-    """What a node of an operation has. inputs: how many, 0 for one or more."""
+    """What a node with this operation has. inputs: their number, 0 for one or more."""
 
     inputs: int = 1
     tensors: tuple[str, ...] = ()
@@ -156,7 +157,7 @@ _WINDOW = ("kernel", "stride", "padding", "dilation")
 _SIZES = {*_WINDOW, "outputs", "axes", "numerators", "denominators"}
 _REALS = {"eps", "momentum", "p", "slope", "low", "high", "factor", "summand"}
 _FLAGS = {"round_up", "keep", "reverse", "aligned"}
-"""Kinds of settings by their key; those of `CHOICES` are names, and all others are counts."""
+"""Kinds of settings by key; those in `CHOICES` are names, and all others are counts."""
 SPECS: dict[str, Spec] = {
     "linear": Spec(tensors=("weight",), optional=("bias",)),
     "conv": Spec(tensors=("weight",), optional=("bias",), settings=(*_WINDOW, "groups")),
@@ -206,17 +207,17 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "table": ("ELU", "GELU", "SILU", "SMOOTH_RELU"),
     "cell": ("gru", "lstm", "rnn_relu", "rnn_tanh"),
 }
-"""What a setting may say, by its name."""
+"""The possible values of a setting, by its name."""
 SINCE = {
     **dict.fromkeys(("add_weight", "mul_weight", "recurrent", "resize"), 2),
     "ELU": 2,
 }
-"""The first version that knows an operation or a choice, where it is not 1. Graphs of version 1
-with `add_weight` and `mul_weight` are about, and are read."""
+"""The first version that knows an operation or a choice, if it is not 1. Graphs of version 1 with
+`add_weight` and `mul_weight` exist, and are read."""
 
 
 def version_of(nodes: Iterable[Node]) -> int:
-    """The least version that knows all of them."""
+    """The smallest version that knows all of them."""
     said = ((node.op, *node.settings.values()) for node in nodes)
     return max(
         (SINCE.get(word, 1) for words in said for word in words if isinstance(word, str)), default=1
@@ -224,16 +225,16 @@ def version_of(nodes: Iterable[Node]) -> int:
 
 
 def check_graph(graph: Graph) -> None:
-    """Raise GraphError unless every node is well formed and uses what is there before it."""
+    """Raise GraphError unless every node is well formed and uses only earlier values."""
     if not 1 <= graph.version <= GRAPH_VERSION:
         raise GraphError(
             f"version {graph.version}: this program reads versions 1 to {GRAPH_VERSION}; install "
             "the release that wrote it"
         )
     if not 1 <= len(graph.nodes) <= MAX_NODES:
-        raise GraphError(f"{len(graph.nodes)} nodes: 1 to {MAX_NODES} are possible")
+        raise GraphError(f"{len(graph.nodes)} nodes, must be 1 to {MAX_NODES}")
     if len(graph.tensors) < len(graph.entries):
-        raise GraphError("two tensors of one name")
+        raise GraphError("two tensors have the same name")
     for name, tensor in graph.tensors.items():
         _check_shape(name, tensor.shape)
     _check_shape(graph.input_name, graph.input_shape)
@@ -254,14 +255,14 @@ def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
     spec = SPECS.get(node.op)
     if spec is None:
         raise GraphError(
-            f"{node.name}: this program knows no operation {node.op!r}; install the release that "
-            "wrote the network"
+            f"{node.name}: this program does not know the operation {node.op!r}; install the "
+            "release that wrote the network"
         )
     if node.name in known:
-        raise GraphError(f"{node.name}: two nodes of that name")
+        raise GraphError(f"{node.name}: two nodes have this name")
     for name in node.inputs:
         if name not in known:
-            raise GraphError(f"{node.name}: {name!r} is not there before it")
+            raise GraphError(f"{node.name}: {name!r} does not exist before it")
     if len(node.inputs) != spec.inputs and (spec.inputs or not node.inputs):
         raise GraphError(f"{node.name}: {node.op} takes {spec.inputs} values")
     if set(node.settings) != set(spec.settings):
@@ -269,7 +270,7 @@ def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
     for key in CHOICES.keys() & node.settings.keys():
         if node.settings[key] not in CHOICES[key]:
             raise GraphError(
-                f"{node.name}: this program knows no {key} {node.settings[key]!r}, only "
+                f"{node.name}: this program does not know {key} {node.settings[key]!r}, only "
                 f"{', '.join(CHOICES[key])}"
             )
     for key, value in node.settings.items():
@@ -277,7 +278,7 @@ def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
         if len(numbers) > MAX_AXES or any(
             isinstance(each, int) and abs(each) > MAX_SETTING for each in numbers
         ):
-            raise GraphError(f"{node.name}: {key} is out of all proportion")
+            raise GraphError(f"{node.name}: {key} is too large")
         _check_kind(node, key)
     allowed = {*spec.tensors, *spec.optional}
     if not set(spec.tensors) <= set(node.tensors) <= allowed:
@@ -289,7 +290,7 @@ def _check_node(node: Node, graph: Graph, known: set[str]) -> None:
 
 
 def _check_kind(node: Node, key: str) -> None:
-    """Check that a setting is of its kind: code that reads it later would raise no named error."""
+    """Check the kind of a setting: code that reads it later would not raise a named error."""
     if key in _SIZES and (node.op, key) != ("layer_norm", "axes"):
         node.sizes(key)
     elif key in _REALS:
@@ -302,15 +303,16 @@ def _check_kind(node: Node, key: str) -> None:
 
 def _check_shape(name: str, shape: tuple[int, ...]) -> None:
     if len(shape) > MAX_AXES:
-        raise GraphError(f"{name}: a shape of {len(shape)} axes, at most {MAX_AXES}")
+        raise GraphError(f"{name}: the shape has {len(shape)} axes, at most {MAX_AXES}")
     if any(size < 1 for size in shape) or prod(shape) > MAX_ELEMENTS:
-        raise GraphError(f"{name}: a shape of {list(shape)}")
+        raise GraphError(f"{name}: the shape {list(shape)} is not possible")
 
 
 def layers_of(widths: tuple[int, ...], input_name: str = "x") -> Graph:
     """Linear layers of these widths with ReLU between them.
 
-    Named as one torch.nn.Linear, or as the torch.nn.Sequential of Linear, ReLU, …, Linear.
+    Tensors are named as in one torch.nn.Linear, or in the torch.nn.Sequential of Linear, ReLU, …,
+    Linear.
     """
     nodes: list[Node] = []
     entries: list[Tensor] = []
@@ -330,9 +332,9 @@ def layers_of(widths: tuple[int, ...], input_name: str = "x") -> Graph:
 
 
 def pool_before_relu(graph: Graph) -> Graph:
-    """The same function with ReLU after max-pool where it stood alone before it.
+    """The same function, with a ReLU whose only user is a max-pool moved after it.
 
-    relu(max(x)) = max(relu(x)), and behind the pool there are fewer elements to compare.
+    relu(max(x)) = max(relu(x)), and after the pool there are fewer elements to compare.
     """
     uses = graph.uses()
     nodes = {node.name: node for node in graph.nodes}
@@ -344,8 +346,8 @@ def pool_before_relu(graph: Graph) -> Graph:
         relu = nodes.get(pool.inputs[0])
         if relu is None or relu.op != "relu" or uses[relu.name] > 1:
             continue
-        # Each keeps its place in the order and takes the other's part, and the pool's name goes
-        # to what now comes last, so that users need not change.
+        # Each keeps its place in the order but takes the other's operation, and the pool's name
+        # goes to the last of the two, so that users need not change.
         first = msgspec.structs.replace(pool, name=relu.name, inputs=relu.inputs)
         nodes[relu.name] = first
         nodes[pool.name] = msgspec.structs.replace(

@@ -1,4 +1,4 @@
-"""Which of a row's columns a value of a graph consists of, where they are only moved about."""
+"""Which of a row's columns a value of a graph consists of, if they are only rearranged."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Places = NDArray[np.int64]
 
 
 def columns_of(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """The places of columns by the name of a value; none for a value that is computed.
+    """The places of columns by the name of a value; none for a computed value.
 
-    Shapes have to be true already (`plain.dry_run`).
+    Shapes must have been checked (`plain.dry_run`).
     """
     first = np.arange(int(np.prod(graph.input_shape)), dtype=np.int64)
     found: dict[str, Places] = {graph.input_name: first.reshape(graph.input_shape)}

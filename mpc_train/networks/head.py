@@ -1,16 +1,16 @@
-"""What a network ends in: whether its outputs are logits, as the losses of classifiers take them.
+"""The end of a network: whether its outputs are logits, as the losses of classifiers require.
 
-A classifier's loss puts a sigmoid or a softmax behind the network. Where the network ends in one of
-its own, that is the one: it is trained, evaluated and applied by its logits (`without_head`), and
-its last layer, which has no weights, says what the researcher's own module puts out. What a module
-ends in otherwise stays as it is written, unless all it can put out are numbers between 0 and 1:
-taking probabilities for logits once more would train another model than was meant, and nobody would
-see it, so that `check_head` refuses it.
+A classifier's loss applies a sigmoid or a softmax to the network's output. If the network itself
+ends in one, it is not applied twice: the network is trained, evaluated and applied by its logits
+(`without_head`), and its last layer, which has no weights, only shows what the researcher's own
+module outputs. Any other end stays as written, unless its outputs can only be numbers between 0 and
+1: treating probabilities as logits would silently train another model than intended, so
+`check_head` refuses it.
 
     logistic    Sigmoid
     softmax     Softmax, LogSoftmax
 
-Reshapes of the one number, or of the classes, may follow it.
+Reshapes of the number, or of the classes, may follow.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ HEADS: dict[str, tuple[str, ...]] = {
     "logistic": ("sigmoid",),
     "softmax": ("softmax", "log_softmax"),
 }
-"""By kind of model: the operations that its loss brings itself."""
+"""By kind of model: the operations that its loss includes."""
 _MOVED = ("reshape", "permute")
 _WITHIN = (*_MOVED, "slice", "max_pool", "mean", "adaptive_average_pool", "resize")
-"""Operations that put out nothing beyond the ends of what they are given."""
+"""Operations whose outputs stay within the range of their inputs."""
 Ends = tuple[float, float]
 
 
 def head_of(graph: Graph, kind: str) -> str:
-    """The operation at the graph's end that the loss brings itself; empty where there is none."""
+    """The operation at the graph's end that the loss includes; empty if there is none."""
     found = _ending(graph, kind)
     return found[0].op if found else ""
 
 
 def without_head(graph: Graph, kind: str) -> Graph:
-    """The graph that puts out logits: without `head_of`."""
+    """The graph that outputs logits: without `head_of`."""
     found = _ending(graph, kind)
     if not found:
         return graph
@@ -54,26 +54,26 @@ def without_head(graph: Graph, kind: str) -> Graph:
 
 
 def check_head(graph: Graph, kind: str) -> None:
-    """Raise GraphError where a classifier's network puts out probabilities, but not by its last
-    layer, or where a LogSoftmax is anywhere else."""
+    """Raise GraphError if a classifier's network outputs probabilities other than by its last
+    layer, or if a LogSoftmax is anywhere else."""
     logits = without_head(graph, kind)
     for node in logits.nodes:
         if node.op == "log_softmax":
             raise GraphError(
-                f"{node.place}: is offered as the last layer of a softmax model; elsewhere use "
-                "Softmax, and for a softmax model let the network end in it once"
+                f"{node.place}: is supported only as the last layer of a softmax model; elsewhere "
+                "use Softmax, and let a softmax model's network end in it once"
             )
     ends = _ends(logits)
     if kind in HEADS and ends is not None and ends[0] >= 0 and ends[1] <= 1:
         raise GraphError(
-            f"{graph.output}: the network puts out numbers between 0 and 1, as probabilities are, "
-            f"and the loss of a {kind} model takes logits; let it end in the layer that makes "
-            f"those, or in a {HEADS[kind][0]} of them and nothing else, which is recognised"
+            f"{graph.output}: the network outputs numbers between 0 and 1, like probabilities, "
+            f"but the loss of a {kind} model takes logits; let it end in the layer that makes "
+            f"these, or in a {HEADS[kind][0]} directly after it, which is recognised"
         )
 
 
 def _ending(graph: Graph, kind: str) -> list[Node]:
-    """The head and what moves its values about after it, in order; empty where there is no head."""
+    """The head and the reshapes after it, in order; empty if there is no head."""
     nodes, uses = {node.name: node for node in graph.nodes}, graph.uses()
     found: list[Node] = []
     name = graph.output
@@ -81,7 +81,7 @@ def _ending(graph: Graph, kind: str) -> list[Node]:
         node = nodes[name]
         found.insert(0, node)
         if node.op in HEADS.get(kind, ()):
-            # Over all that there is, and over something that was computed.
+            # Over all values, which must be computed ones.
             whole = node.op == "sigmoid" or node.shape[-1] == prod(node.shape)
             return found if whole and node.inputs[0] in nodes else []
         if node.op not in _MOVED:
@@ -91,7 +91,7 @@ def _ending(graph: Graph, kind: str) -> list[Node]:
 
 
 def _ends(graph: Graph) -> Ends | None:
-    """Bounds of the output that hold whatever the weights are; None where there are none."""
+    """Bounds of the output that hold for all weights; None if there are none."""
     found: dict[str, Ends | None] = {graph.input_name: None}
     for node in graph.nodes:
         found[node.name] = _bounds(node, [found[name] for name in node.inputs])
@@ -111,7 +111,7 @@ def _bounds(node: Node, inputs: list[Ends | None]) -> Ends | None:
     (low, high), *others = known
     if node.op in _WITHIN:
         return low, high
-    if node.op == "dropout":  # as it is applied: nothing dropped
+    if node.op == "dropout":  # in evaluation: nothing is dropped
         return low, high
     if node.op == "relu":
         return max(low, 0.0), max(high, 0.0)

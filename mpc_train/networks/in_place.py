@@ -1,8 +1,8 @@
-"""Operations that change their input in place, where something else still uses that input.
+"""Operations that change their input in place although something else still uses that input.
 
-A graph has values and no memory: relu(x, inplace=True) is a value of its own, and x stays what it
-was. That is the module's meaning as long as nobody looks at x afterwards, nor at anything that
-shares memory with it; where somebody does, the network would be another one without a word.
+A graph has values and no memory: relu(x, inplace=True) is a new value, and x does not change. That
+is the module's meaning as long as nothing uses x afterwards, or anything that shares memory with
+it; otherwise the network would silently be a different one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _VIEWING = (nn.Flatten, nn.Unflatten, nn.Identity)
 
 
 def changed_and_used(traced: fx.GraphModule) -> list[fx.Node]:
-    """The nodes that change in place what is used again after them."""
+    """The nodes that change a value in place that is used again after them."""
     order = {node: place for place, node in enumerate(traced.graph.nodes)}
     return [
         node
@@ -49,7 +49,7 @@ def _in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
     try:
         given = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        return False  # of those without a signature none works in place
+        return False  # functions without a signature do not work in place
     return bool(given.arguments.get("inplace"))
 
 
@@ -65,7 +65,7 @@ def _shares(traced: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _sharing(traced: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
-    """What lies in the memory that `node` changes, without what is made of its result."""
+    """The values in the memory that `node` changes, without those derived from its result."""
     base = _source(node)
     while isinstance(base, fx.Node) and _shares(traced, base):
         base = _source(base)

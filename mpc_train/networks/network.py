@@ -1,10 +1,11 @@
 """A graph over shares: every operation of `graph` on `MaskedTensor`.
 
-Feature maps travel as [channels, rows, *sizes], in which convolutions and pools are contiguous;
-everything else as [rows, ...]. Values change between the two where an operation asks for it, at no
-cost on the wire. The first weights are public; from the first update on they are masked.
+Feature maps are [channels, rows, *sizes], in which convolutions and pools are contiguous;
+everything else is [rows, ...]. Values change between the two as operations require, without
+communication. The first weights are public; from the first update on they are masked.
 
-Training and evaluation differ in batch norm and dropout alone: `Network.training` says which.
+Training and evaluation differ only in batch norm and dropout: `Network.training` says which
+applies.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ def _swapped(x: MaskedTensor) -> MaskedTensor:
 
 
 class Network:
-    """A graph with its tensors. parameters: what is trained, by name.
+    """A graph with its tensors. parameters: the trained tensors, by name.
 
-    mask_seed: of public dropout masks; None: masks that nobody knows.
+    mask_seed: the seed of public dropout masks; None: masks that nobody knows.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Network:
         self.training = True
         self.step = 0
         self.keeps_outputs = False
-        """Whether the next pass keeps in `outputs` all that may have grown in it."""
+        """Whether the next pass keeps in `outputs` all values that may have grown."""
         self.outputs: list[MaskedTensor] = []
         self._mask_seed = mask_seed
         self._uses = graph.uses()
@@ -82,19 +83,19 @@ class Network:
 
     @property
     def secret(self) -> dict[str, MaskedTensor]:
-        """What training changes: parameters, and the statistics that it keeps up."""
+        """The tensors that training changes: parameters and running statistics."""
         return {name: self.tensors[name] for name, _ in self.graph.named("parameter", "statistic")}
 
     def evaluated(self, x: MaskedTensor) -> MaskedTensor:
-        """The outputs for x as after training: kept statistics, nothing dropped.
+        """The outputs for x in evaluation mode: running statistics, nothing dropped.
 
-        What a node asks for is exchanged before the next node asks, and a value goes as soon as no
-        node needs it: memory is that of the largest node and not of all together.
+        A node's exchanges end before the next node begins, and a value is freed when no node needs
+        it any more: memory is that of the largest node, not of all together.
         """
         return self._applied(x, keeps_outputs=False)
 
     def looked_into(self, x: MaskedTensor) -> tuple[MaskedTensor, list[MaskedTensor]]:
-        """`evaluated`, and all that may have grown in it."""
+        """`evaluated`, and all values that may have grown in it."""
         self.outputs = []
         found = self._applied(x, keeps_outputs=True)
         return found, self.outputs
@@ -119,7 +120,7 @@ class Network:
             inputs = [values[name] for name in node.inputs]
             value = OPERATIONS[node.op](self, node, inputs)
             if self._uses.get(node.name, 0) > 1:
-                value.tensor.masked()  # once, for all who use it
+                value.tensor.masked()  # once, for all its users
             values[node.name] = value
             if self.keeps_outputs and node.op in GROWING:
                 self.outputs.append(value.tensor)
@@ -139,7 +140,8 @@ class Network:
         return self.tensors[node.tensors[name]]
 
     def public_mask(self, node: Node, rows: int) -> Words | None:
-        """What a dropout keeps in this step, int64[rows, *shape] of 0 and 1; None: a secret."""
+        """The public mask of a dropout in this step, int64[rows, *shape] of 0 and 1; None: a secret
+        mask."""
         if self._mask_seed is None:
             return None
         return dropout_mask(self._mask_seed, self.step, node, rows)
@@ -167,7 +169,7 @@ GROWING = {
     *("leaky_relu", "add", "sub", "mul", "matmul", "scale", "shift", "sum"),
     *("add_weight", "mul_weight", "recurrent"),
 }
-"""Operations whose results may be larger than what they are given."""
+"""Operations whose results may be larger than their inputs."""
 
 
 Operation = Callable[[Network, Node, list[Value]], Value]

@@ -1,7 +1,7 @@
-"""A graph in float64 PyTorch: the twin of `network`, and the check that a graph's shapes are true.
+"""A graph in float64 PyTorch: the twin of `network`, and the check of a graph's shapes.
 
-`PlainGraph` is an ordinary module whose state_dict has the names and shapes of the module that the
-graph came from, so that a trained model loads into either.
+`PlainGraph` is an ordinary module whose state_dict has the names and shapes of the graph's original
+module, so that a trained model loads into either.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Tensor = torch.Tensor
 
 
 class PlainGraph(torch.nn.Module):
-    """Runs the graph's nodes in order on [rows, *input_shape]. seed: of the dropout masks."""
+    """Runs the graph's nodes in order on [rows, *input_shape]. seed: for the dropout masks."""
 
     def __init__(self, graph: Graph, seed: int = 0) -> None:
         super().__init__()
@@ -68,9 +68,9 @@ class PlainGraph(torch.nn.Module):
 
 
 def dry_run(graph: Graph) -> None:
-    """Run the graph on the shapes of two rows; GraphError names the node whose shape is not true.
+    """Run the graph on the shapes of two rows; GraphError names the node whose shape is wrong.
 
-    On torch's meta device: no element is made, whatever the graph says of sizes.
+    Uses torch's meta device, so no element is created, whatever sizes the graph states.
     """
     with torch.device("meta"):
         module = PlainGraph(graph).eval()
@@ -98,7 +98,9 @@ Run = Callable[[PlainGraph, Node, list[Tensor], dict[str, Tensor]], Tensor]
 def _conv(_: PlainGraph, node: Node, x: list[Tensor], tensors: dict[str, Tensor]) -> Tensor:
     kernel = node.sizes("kernel")
     if tuple(tensors["weight"].shape[2:]) != kernel:
-        raise ValueError(f"a weight of {list(tensors['weight'].shape)} for a kernel of {kernel}")
+        raise ValueError(
+            f"a weight of shape {list(tensors['weight'].shape)} for a kernel of {kernel}"
+        )
     convolve: Any = functional.conv1d if len(kernel) == 1 else functional.conv2d
     return convolve(
         x[0],
@@ -206,7 +208,8 @@ def _attention(_: PlainGraph, node: Node, x: list[Tensor], tensors: Any) -> Tens
 
 
 def _recurrent(_: PlainGraph, node: Node, x: list[Tensor], tensors: dict[str, Tensor]) -> Tensor:
-    """torch's own layer, whose inputs' weight is the identity: that product is made already."""
+    """torch's own layer with the identity as its inputs' weight, because that product is already
+    computed."""
     weight, bias, cell = tensors["weight"], tensors.get("bias"), str(node.settings["cell"])
     wide, hidden = weight.shape
     one = torch.eye(wide, dtype=weight.dtype, device=weight.device)

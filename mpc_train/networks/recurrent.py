@@ -4,11 +4,11 @@ A layer of L sublayers in D directions becomes L · D matrix products of all ste
 each followed by a `recurrent` operation, which goes through the steps with `weight_hh`. Names and
 order of the gates are PyTorch's.
 
-PyTorch puts rows on the second axis where `batch_first` is False, and always in the last states. A
-graph has them first and nowhere else. `node.meta["turned"]` marks a value of the module that has
-them second; its value in the graph has rows first, and the shape in `node.meta` leaves rows out as
-for any other. `TURNED` lists everything that may take or give such a value; all else is refused,
-because an axis would be another one than the module means.
+PyTorch puts rows on the second axis if `batch_first` is False, and always in the last states. A
+graph always has rows first. `node.meta["turned"]` marks a value that has rows second in the module;
+in the graph it has rows first, and the shape in `node.meta` omits rows as for any other value.
+`TURNED` lists everything that may take or give such a value; all else is refused, because its axes
+would not be those that the module means.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def _recurrent(out: Emission) -> str:
     first = argument(out.node, 1, "hx")
     for state in first if isinstance(first, tuple | list) else (first,):
         if state is not None and not is_zeros(state):
-            raise Unsupported("the first state is 0: call the layer with its input alone")
+            raise Unsupported("the initial state is 0: call the layer with its input only")
     if len(source.meta["shape"]) != 2:
-        raise Unsupported("takes [rows, steps, features]")
+        raise Unsupported("the input must be [rows, steps, features]")
     if layer.batch_first == is_turned(source):
         raise Unsupported(
             "would run over the rows: set batch_first = True for rows that come first"
@@ -50,7 +50,7 @@ def _recurrent(out: Emission) -> str:
             else "would run over the rows: batch_first = True takes rows that come first"
         )
     if getattr(layer, "proj_size", 0):
-        raise Unsupported("proj_size is not offered: put a Linear after it")
+        raise Unsupported("proj_size is not supported: put a Linear after it")
     steps, width = source.meta["shape"]
     x, last = out.value(), []
     for level in range(layer.num_layers):
@@ -90,9 +90,9 @@ def _result(out: Emission) -> str:
     if index == 0 and not source.meta.get("cells"):
         return out.named(source)
     if index != (0 if source.meta.get("cells") else 1):
-        raise Unsupported("the last states of an LSTM's cells are not offered: use those of h")
+        raise Unsupported("the last states of an LSTM's cells are not supported: use those of h")
     last, hidden = source.meta["last"]
-    if out.node.meta.get("several"):  # (h, c): taken apart by the next index
+    if out.node.meta.get("several"):  # (h, c): the next index selects one
         out.node.meta |= {"last": (last, hidden), "cells": True}
         return out.named(source)
     states = [
@@ -107,10 +107,12 @@ def _step(out: Emission) -> str:
     source: Any = out.node.args[0]
     index: Any = out.node.args[1]
     if not is_turned(source):
-        raise Unsupported("rows stay first: unsqueeze behind them")
+        raise Unsupported("rows stay first: unsqueeze after them")
     first, *rest = index if isinstance(index, tuple) else (index,)
     if not isinstance(first, int | slice) or any(each != slice(None) for each in rest):
-        raise Unsupported("takes a step or a slice of the steps first, and all of the other axes")
+        raise Unsupported(
+            "index a step or a slice of the steps first, and keep all of the other axes"
+        )
     x, shape = out.named(source), source.meta["shape"]
     if isinstance(first, int):
         first = slice(first % shape[0], first % shape[0] + 1)
@@ -141,15 +143,15 @@ def _reordered(out: Emission) -> str:
 
 def _squeezed(out: Emission) -> str:
     if argument(out.node, 1, "dim") != 0 or is_turned(out.node):
-        raise Unsupported("squeeze(0) where there is one step or state")
+        raise Unsupported("squeeze(0) if there is only one step or state")
     return out.add("reshape", (out.value(),), out.shape)
 
 
 def _viewed(out: Emission) -> str:
-    """view(-1, width), where there is one step or state."""
+    """view(-1, width), if there is only one step or state."""
     length, *_ = out.source().meta["shape"]
     if length > 1 or is_turned(out.node) or not is_turned(out.source()):
-        raise Unsupported("would mix steps and rows: put rows first before it, by transpose(0, 1)")
+        raise Unsupported("would mix steps and rows: put rows first beforehand, by transpose(0, 1)")
     return out.add("reshape", (out.value(),), out.shape)
 
 
@@ -162,17 +164,17 @@ TURNED: dict[Any, Rule | None] = {
     **dict.fromkeys((torch.reshape, "reshape", "view"), _viewed),
     **dict.fromkeys((nn.Dropout, nn.Embedding, nn.Linear, nn.ReLU, nn.Sigmoid, nn.Tanh)),
 }
-"""What may take or give a value with rows on its second axis, by the layer's type, the function or
-the method's name; None: by its ordinary rule, which touches no axis but the last."""
+"""Rules for what may take or give a value with rows on its second axis, by the layer's type, the
+function or the method's name; None: the ordinary rule, which touches only the last axis."""
 
 
 def rule_of_turned(node: fx.Node, layer: nn.Module | None) -> Rule | None:
-    """The rule for a node that takes or gives such a value; raises Unsupported where there is none,
-    and gives None where the ordinary one serves."""
+    """The rule for a node that takes or gives such a value; raises Unsupported if there is none,
+    and returns None if the ordinary rule applies."""
     key = node.target if layer is None else type(layer)
     if key not in TURNED:
         raise Unsupported(
-            "has rows on its second axis: put them first again before it, by transpose(0, 1)"
+            "gets rows on the second axis: put them first beforehand, by transpose(0, 1)"
         )
     return TURNED[key]
 
@@ -186,7 +188,7 @@ def takes_or_gives_turned(node: fx.Node) -> bool:
 
 
 def is_zeros(node: Any) -> bool:
-    """Whether it is zeros that forward makes, on another device or not."""
+    """Whether it is a tensor of zeros that forward makes, possibly moved to another device."""
     if not isinstance(node, fx.Node):
         return False
     if node.op == "call_method" and node.target in ("to", "detach", "requires_grad_"):
@@ -195,7 +197,7 @@ def is_zeros(node: Any) -> bool:
 
 
 def is_first_state(node: fx.Node, layer_of: Callable[[str], nn.Module]) -> bool:
-    """Whether only recurrent layers take it, and only as their first state."""
+    """Whether only recurrent layers use it, and only as their initial state."""
     return all(
         is_first_state(user, layer_of)
         if is_zeros(user)
@@ -208,5 +210,5 @@ def is_first_state(node: fx.Node, layer_of: Callable[[str], nn.Module]) -> bool:
 
 
 def is_idle(node: fx.Node) -> bool:
-    """Whether it takes a result apart and nobody uses the part."""
+    """Whether it selects a part of a result that nothing uses."""
     return node.target is operator.getitem and all(map(is_idle, node.users))

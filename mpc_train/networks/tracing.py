@@ -1,9 +1,9 @@
 """Tracing a torch module, with the shapes of its values known while its code runs.
 
-Shapes are no data: `x.dim()`, `x.ndim`, `x.shape[1]` and `x.size(1)` are plain numbers to the
-module's own code, which may compare them, assert on them and branch on them. The number of rows
-alone stays open, on whichever axis it is. Shapes come from the same operations on two and on three
-rows of zeros; where that fails, nothing is known, and the conversion says why.
+Shapes are not data: `x.dim()`, `x.ndim`, `x.shape[1]` and `x.size(1)` are plain numbers to the
+module's own code, which may compare them, assert on them and branch on them. Only the number of
+rows stays open, on whichever axis it is. Shapes come from the same operations on two and on three
+rows of zeros; if that fails, no shape is known, and the conversion reports why.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import fx, nn
 
 
 class ShapedProxy(fx.Proxy):
-    """A value in tracing that knows its shape but for the number of rows."""
+    """A traced value that knows its shape except for the number of rows."""
 
     def _known(self) -> tuple[torch.Size, int] | None:
         """Its shape for two rows, and the axis of the rows."""
@@ -36,7 +36,7 @@ class ShapedProxy(fx.Proxy):
         return self.tracer.create_proxy("call_method", name, (self, *args), {})
 
     def _changed(self, function: Callable[..., Any], other: Any) -> Any:
-        """x += y and the like, which fx would take for x = x + y."""
+        """x += y and the like, which fx would treat as x = x + y."""
         made = self.tracer.create_proxy("call_function", function, (self, other), {})
         made.node.meta["in_place"] = True
         return made
@@ -78,7 +78,8 @@ class ShapedProxy(fx.Proxy):
 
 
 def rows_axis(two: torch.Size, three: torch.Size) -> int | None:
-    """The axis of the rows, from a shape for two and for three of them; None: there is not one."""
+    """The axis of the rows, from the shapes for two and for three rows; None if there is not
+    exactly one."""
     if len(two) != len(three):
         return None
     changed = [axis for axis, pair in enumerate(zip(two, three, strict=True)) if pair[0] != pair[1]]
@@ -88,13 +89,13 @@ def rows_axis(two: torch.Size, three: torch.Size) -> int | None:
 
 
 class ShapeTracer(fx.Tracer):
-    """fx's tracer for rows of `input_shape`. leaves: layers that are not looked into."""
+    """fx's tracer for rows of `input_shape`. leaves: layers that are not traced inside."""
 
     def __init__(self, input_shape: tuple[int, ...], leaves: Iterable[type]) -> None:
         super().__init__()
         self.record_stack_traces = True
         self.values: dict[fx.Node, tuple[Any, ...]] = {}
-        """By node: what it gives for two rows and for three."""
+        """By node: its results for two rows and for three."""
         self._input_shape = input_shape
         self._leaves = frozenset(leaves)
         self._computing = False
@@ -165,12 +166,13 @@ _NOT_THEIRS = tuple(f"{folder}{os.sep}" for folder in (_HERE, Path(torch.__file_
 
 
 def is_own_code(file: str) -> bool:
-    """Whether a file is the module's own: neither torch's nor one of this folder."""
+    """Whether a file belongs to the module: not to torch or to this folder."""
     return not file.startswith(_NOT_THEIRS)
 
 
 def source_line(node: fx.Node) -> str:
-    """Where the module's own code makes the call: " at FILE:LINE", or nothing if torch does."""
+    """The place of the call in the module's own code: " at FILE:LINE", or nothing if torch makes
+    it."""
     for file, line in reversed(_FRAME.findall(node.stack_trace or "")):
         if is_own_code(file):
             return f" at {file}:{line}"
@@ -178,11 +180,11 @@ def source_line(node: fx.Node) -> str:
 
 
 def uninitialised(module: nn.Module) -> list[str]:
-    """A line for each lazy layer that has no weights yet."""
+    """A line for each lazy layer without weights."""
     return [
-        f"{name or 'the module'} ({type(part).__name__}): has no weights before it has seen data; "
+        f"{name or 'the module'} ({type(part).__name__}): has no weights until it sees data; "
         f"use {type(part).__name__.removeprefix('Lazy')} with its number of inputs, or call the "
-        "module once on zeros before it is converted"
+        "module once on zeros before the conversion"
         for name, part in module.named_modules()
         if isinstance(part, nn.modules.lazy.LazyModuleMixin) and part.has_uninitialized_params()  # type: ignore[misc]
     ]

@@ -1,4 +1,4 @@
-"""Sealed files after a run, as the nodes left them, into one file for each recipient."""
+"""Combines the envelopes that a run left into one sealed file for each recipient."""
 
 import contextlib
 from collections.abc import Collection, Iterable, Mapping
@@ -23,13 +23,13 @@ def bundle(
 ) -> dict[str, Path]:
     """Put the envelopes under `root`/sealed/<recipient>/ into one file per recipient.
 
-    The envelopes are removed once that file is on the disk: nothing is kept twice.
+    The envelopes are removed when that file is on the disk: nothing is kept twice.
 
     `files`: what the run wrote; `target`: the file's name in `root`, with {} for the recipient.
-    Taken are the model envelopes of `evaluators` to `recipients`, whatever else somebody sent; each
-    has to be signed by the card of its sender, and all to be of one session. Raises ArtifactError,
-    before it writes anything, if one of `evaluators` sealed nothing to one of `recipients`, or
-    something else: without all envelopes a model cannot be opened.
+    Only the model envelopes of `evaluators` to `recipients` are used; each must be signed by the
+    card of its sender, and all must be of one session. Raises ArtifactError, before it writes
+    anything, if an evaluator did not seal a valid envelope to each recipient: without all envelopes
+    a model cannot be opened.
     """
     from mpc_train.errors import ArtifactError
     from mpc_train.results.artifact import ENVELOPE_FILE
@@ -58,7 +58,7 @@ def bundle(
         missing = [name for name in evaluators if name not in found.get(recipient, {})]
         if missing:
             raise ArtifactError(
-                f"nothing that {', '.join(missing)} sealed to {recipient} came; without it the "
+                f"no envelope of {', '.join(missing)} for {recipient} arrived; without it the "
                 "model cannot be opened: run the job again"
             )
     bundles: dict[str, Path] = {}
@@ -72,7 +72,7 @@ def bundle(
 
 def _remove(path: Path, root: Path) -> None:
     """Remove a file, and the directories up to `root` that it leaves empty."""
-    with contextlib.suppress(OSError):  # what stays is sealed, and there twice: no reason to fail
+    with contextlib.suppress(OSError):  # remaining files are sealed copies: no reason to fail
         path.unlink()
         for directory in path.parents:
             if directory == root:
@@ -83,7 +83,7 @@ def _remove(path: Path, root: Path) -> None:
 def _about(
     envelope: bytes, sender: str, recipient: str, cards: Mapping[str, "PublicCard"]
 ) -> tuple[bytes, int, tuple[str, ...]]:
-    """Session, step and tensors of an envelope; ArtifactError unless `sender` signed it so."""
+    """Session, step and tensors of an envelope; ArtifactError unless `sender` signed them."""
     from mpc_train.errors import ArtifactError
     from protocols.errors import EnvelopeError
     from protocols.sealing.envelope import EnvelopeInfo, check_envelope, read_info
@@ -99,17 +99,17 @@ def _about(
         )
     except EnvelopeError as error:
         raise ArtifactError(
-            f"what {sender} sealed to {recipient} is no result of this run: {error}"
+            f"what {sender} sealed to {recipient} is not a result of this run: {error}"
         ) from error
     return said.sid, said.step, said.names
 
 
 def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what a coordinator is told of a run: progress, sizes and times, of each node's own
+    """Return what a coordinator learns of a run: progress, sizes and times, from each node's own
     summary, in the fields of `--format json`.
 
-    Steps and rounds are the first evaluator's; raises ArtifactError when another evaluator counts
-    other steps, or a node sent something else.
+    Steps and rounds are the first evaluator's; raises ArtifactError if another evaluator counts
+    different steps, or a node sent something else.
     """
     from mpc_train.errors import ArtifactError
     from mpc_train.node.summary import read_summary
@@ -140,8 +140,8 @@ def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
 def found_by(job: Job, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what a run found, in the fields of `--format json`, from what each node printed.
 
-    Metrics and losses are the first evaluator's; raises ArtifactError when another evaluator says
-    otherwise.
+    Metrics and losses are the first evaluator's; raises ArtifactError if another evaluator's
+    differ.
     """
     from mpc_train.errors import ArtifactError
 
@@ -161,7 +161,7 @@ def found_by(job: Job, records: Mapping[str, Mapping[str, Any]]) -> dict[str, An
 
 def _linkage(job: Job, joined: int | None) -> dict[str, Any]:
     """What everybody knows of a linkage: how many records are joined, how many of each owner's are
-    not, and what to make of that."""
+    not, and warnings about that."""
     if not joined:
         return {"warnings": []}
     return {

@@ -1,9 +1,9 @@
 """Whether this organisation agrees to a job: by its digest, by an approver, or by a person.
 
-Rules cannot see all that a job may tell of a row (`jobs.cautions`). So nothing is signed for a job
-unless its digest stands under `[rules] jobs`, an approval of it by one of `approvers` lies in the
-node's `approvals`, or a person at the terminal, who was shown the job, answers yes. Without a
-terminal, and for machines (`--format json`), nobody is asked.
+Rules cannot detect everything that a job may reveal about a row (`admission.cautions`). So a node
+signs a job only if its digest is listed under `[rules] jobs`, an approval by one of `approvers` is
+in the node's `approvals`, or a person at the terminal, who was shown the job, answers yes. Without
+a terminal, and for machines (`--format json`), nobody is asked.
 """
 
 import os
@@ -29,26 +29,26 @@ Ask = Callable[[str], bool]
 
 
 def agree(config: NodeConfig, roster: "Roster", job: Job, ask: Ask | None) -> str:
-    """Why this node may sign `job`, in words. ask: None where nobody can be asked.
+    """A text that says why this node may sign `job`. ask: None if nobody can be asked.
 
-    Raises RefusedError that says what to write where.
+    Raises RefusedError, which says what to write where.
     """
     digest = job.digest().hex()
     if digest in config.rules.jobs:
-        return "its digest stands under jobs"
+        return "its digest is listed under jobs"
     approver = _approver(config, roster, job)
     if approver is not None:
         return f"{approver} has approved it"
     if ask is None:
         raise RefusedError(
-            f"the job {job.name!r}, digest {digest}, is not under jobs, no approver has signed it, "
-            "and there is no terminal to ask a person at. Nothing was shared. Read it with "
-            "mpc-train job check and, if your organisation agrees, write into [rules] of "
+            f"the job {job.name!r}, digest {digest}, is not listed under jobs, no approver has "
+            "signed it, and there is no terminal to ask a person at. Nothing was shared. Read it "
+            "with mpc-train job check and, if your organisation agrees, write into [rules] of "
             f'{config.path}: jobs = ["{digest}"]'
         )
     if not ask(f"Sign the job {job.name}, digest {digest}, and take part? [y/N] "):
         raise RefusedError(
-            f"the job {job.name!r}, digest {digest}, was not agreed to at the terminal. Nothing "
+            f"the job {job.name!r}, digest {digest}, was refused at the terminal. Nothing "
             "was shared"
         )
     return "somebody at the terminal agreed"
@@ -70,13 +70,13 @@ def _approver(config: NodeConfig, roster: "Roster", job: Job) -> str | None:
 
 
 def terminal(view: "ProgressView", wait_s: float) -> Ask | None:
-    """A function that asks at the terminal for so long; None where there is none."""
+    """A function that asks at the terminal and waits `wait_s`; None without a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
 
     def ask(question: str) -> bool:
         with view.paused():
-            # What was typed before the question is no answer to it.
+            # Input typed before the question is not an answer to it.
             termios.tcflush(sys.stdin, termios.TCIFLUSH)
             say(question, aside=True, end="")
             return _line(wait_s).strip().lower() in ("y", "yes")
@@ -85,7 +85,7 @@ def terminal(view: "ProgressView", wait_s: float) -> Ask | None:
 
 
 def _line(wait_s: float) -> str:
-    """What is typed, up to the end of the line; RefusedError where nobody types it in time."""
+    """The line that is typed; RefusedError if nobody types it in time."""
     deadline, text = time.monotonic() + wait_s, b""
     descriptor = sys.stdin.fileno()
     while not text.endswith(b"\n"):

@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from mpc_train.run.node_config import Audit, Place
+from mpc_train.run.node_config import Audit
+from mpc_train.run.place import Place
 from parties.audit.alerts import Alerts, AlertSettings
 from parties.audit.entries import Entry, Kind, Value
 from parties.audit.log import AuditLog, log_folder, note_attempt

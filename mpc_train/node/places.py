@@ -1,5 +1,5 @@
-"""Where a node will write at the end of a run, tried at its start: a training may take days, and a
-result that cannot be kept is lost for everybody."""
+"""Tests at the start of a run whether a node can write at its end: a training may take days, and a
+result that cannot be stored is lost for everybody."""
 
 import math
 import os
@@ -13,19 +13,19 @@ from mpc_train.jobs.sealed import sealed_tensors
 from parties.files import open_to_others, private_directory, write_atomic
 
 ENVELOPE_BYTES = 1 << 16
-"""More than an envelope holds beside its numbers: statement, signatures, metrics."""
+"""More than an envelope contains besides its numbers: statement, signatures, metrics."""
 
 NUMBER_BYTES = 16
-"""Of each number of a model an envelope holds a masked word and a mask, of 8 bytes each."""
+"""For each number of a model an envelope contains a masked word and a mask, of 8 bytes each."""
 
 SPARE_BYTES = 16 << 20
-"""For logs, own metrics and what the file system itself needs."""
+"""For logs, own metrics and the file system itself."""
 
 
 def run_directory(root: Path, name: str) -> Path:
-    """Where the files of this run will lie, below `root`, which is made if need be.
+    """The directory of this run's files, below `root`, which is created if necessary.
 
-    Raises ConfigError where `root` cannot be written, or where others may enter it.
+    Raises ConfigError if `root` cannot be written, or if others may enter it.
     """
     try:
         private_directory(root)
@@ -45,16 +45,16 @@ def try_directory(directory: Path, name: str) -> None:
 
 
 def check_room(root: Path, job: Job, recipients: int) -> None:
-    """Raise ConfigError where `root` lacks the space for the results of `job`.
+    """Raise ConfigError if `root` lacks the space for the results of `job`.
 
-    recipients: how many this node keeps results for, each with one envelope of every evaluator.
-    What comes is put into one file before its parts are removed: it needs twice the space.
+    recipients: for how many this node keeps results, each with one envelope of every evaluator. The
+    envelopes are combined into one file before they are removed, which needs twice the space.
     """
     numbers = sum(math.prod(shape) for shape in sealed_tensors(job).values())
     envelope = NUMBER_BYTES * numbers + ENVELOPE_BYTES
     needed = 2 * recipients * len(job.evaluators) * envelope + SPARE_BYTES
     there = root.absolute()
-    while not there.exists():  # a run directory is made when it is first written to
+    while not there.exists():  # a run directory is created at the first write
         there = there.parent
     free = shutil.disk_usage(there).free
     if free < needed:

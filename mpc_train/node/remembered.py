@@ -1,8 +1,8 @@
 """The file in which a node keeps what it has revealed of its tables (`mpc_train.run.history`).
 
-`<name>.revealed` in the node's home, readable by its owner only. A run is written down when all
-nodes have signed and nothing has been shared yet: what breaks off later counts as revealed. Two
-nodes of one identity that run at a time see each other's entries.
+`<name>.revealed` in the node's home, readable by its owner only. A run is recorded when all nodes
+have signed and nothing has been shared yet: a run that breaks off later counts as revealed. Two
+nodes of one identity that run at the same time see each other's entries.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ SUFFIX = ".revealed"
 
 
 class Remembered:
-    """What the node `me` has revealed, in its home."""
+    """The record in its home of what the node `me` has revealed."""
 
     def __init__(self, home: Path, me: str, rules: Rules) -> None:
         self._path = home / f"{me}{SUFFIX}"
         self._me, self._rules = me, rules
 
     def try_to_write(self) -> None:
-        """Raise ConfigError where nothing can be kept: now, not when all have signed."""
+        """Raise ConfigError if nothing can be recorded: now, not after all have signed."""
         try:
             try_directory(self._path.parent, self._me)
             with self._locked():
@@ -43,7 +43,7 @@ class Remembered:
             raise self._unwritable(error) from error
 
     def notes(self, source: Source) -> list[str]:
-        """Lines for people: the runs over the table that lies at `source`."""
+        """Lines for people: the runs over the table at `source`."""
         runs = self._load().of_source(source)
         return [
             f"this table was used on {run.at} by {run.job}, digest {run.digest[:16]}"
@@ -52,13 +52,14 @@ class Remembered:
         ]
 
     def check(self, job: Job, source: Source, table: Table) -> None:
-        """Raise RefusedError where a run of `job` would say too much after the ones before."""
+        """Raise RefusedError if a run of `job` would reveal too much after the earlier runs."""
         history = self._load()
-        if history.runs:  # without any there is nothing to compare the whole table's mark with
+        if history.runs:  # without earlier runs the table's mark need not be computed
             check_history(self._rules, history, history.entry(_now(), job, self._me, source, table))
 
     def write(self, job: Job, source: Source, table: Table) -> None:
-        """Keep that a run of `job` begins; raises what `check` does, with nothing kept."""
+        """Record that a run of `job` begins; raises the errors of `check`, and then records
+        nothing."""
         with self._locked():
             history = self._load()
             run = history.entry(_now(), job, self._me, source, table)
@@ -71,8 +72,8 @@ class Remembered:
 
     def _unwritable(self, error: OSError) -> ConfigError:
         return ConfigError(
-            f"{self._path}: cannot be written ({error.strerror}), and what is revealed has to be "
-            "kept; nothing was shared"
+            f"{self._path}: cannot be written ({error.strerror}), but what is revealed must be "
+            "recorded; nothing was shared"
         )
 
     def _load(self) -> History:
@@ -86,8 +87,8 @@ class Remembered:
             return History.begun()
         except (OSError, msgspec.MsgspecError, ValueError) as error:
             raise ConfigError(
-                f"{self._path}: cannot be read, and it says what this node has revealed; restore "
-                "it, or remove it if your organisation accepts that this is forgotten"
+                f"{self._path}: cannot be read, but it records what this node has revealed; "
+                "restore it, or remove it if your organisation accepts that the record is lost"
             ) from error
 
     @contextlib.contextmanager

@@ -1,18 +1,23 @@
 """A node's vault, as its own file describes it."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 
-from mpc_train.run.node_config import NodeConfig, VaultPlace
+from mpc_train.run.node_config import NodeConfig
+from mpc_train.run.place import VaultPlace
 from mpc_train.tables.loading.load import Vault as Tables
 from mpc_train.tables.readers.staged import Content
 from parties.keys.passphrase import read_passphrase
 from parties.keys.services.by_uri import open_service
 from parties.keys.services.service import KeyService
 from parties.keys.vault import Vault
-from parties.vault.store import Store
+from parties.vault.store import Store, entries_of
 
-TABLE = "table"
+TABLE, KEY = "table", "key"
+TOKENS = "tokens"
+"""The name of the key under which identifiers become tokens."""
+TOKEN_KEY_BYTES = 32
 
 
 def open_key(place: VaultPlace, identity: Vault) -> KeyService:
@@ -22,6 +27,16 @@ def open_key(place: VaultPlace, identity: Vault) -> KeyService:
         return read_passphrase(file=place.passphrase_file, prompt=f"Passphrase of {place.key}: ")
 
     return open_service(place.key, identity, passphrase)
+
+
+def token_key(store: Store) -> bytes:
+    """The key of this vault for tokens, which never leaves it; made when it is first needed."""
+    if not any((e.info.kind, e.info.name) == (KEY, TOKENS) for e in entries_of(store.folder)):
+        with store.writing(KEY, TOKENS) as out:
+            out.write(os.urandom(TOKEN_KEY_BYTES))
+    # Always the first: a second one, of an import at the same time, would tear tables apart.
+    with store.open(KEY, TOKENS, 1) as content:
+        return content.reader.read()
 
 
 def tables_at(config: NodeConfig, keys: KeyService) -> Tables | None:

@@ -1,8 +1,9 @@
-"""A node's own summary of a run, as the coordinator may believe it: typed, bounded, of this job.
+"""A node's own summary of a run, as far as the coordinator accepts it: typed, bounded, for this
+job.
 
-Every node of a job sends one, whatever it is and whatever it runs: progress, sizes and times. What
-was learnt is not the coordinator's business, and a summary that says it is refused, as is one that
-does not read as a summary or holds a number that cannot be; nothing of it is shown.
+Every node of a job sends one, with progress, sizes and times. The coordinator must not learn
+results: a summary that contains them is refused, as is a malformed one or one with an impossible
+number; nothing of it is shown.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ Count = Annotated[int, Meta(ge=0, le=int(MOST))]
 
 
 class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a node says of its part. Nodes that compute nothing have few of these fields."""
+    """What a node reports about its part. Nodes that compute nothing have few of these fields."""
 
     steps: Annotated[int, Meta(ge=0, le=MAX_STEPS)] = 0
     train_seconds: Amount = 0.0
@@ -33,13 +34,14 @@ class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_summary(job: Job, name: str, sent: Mapping[str, Any]) -> Summary:
-    """The summary that node `name` sent; ArtifactError, which names it, for anything else."""
+    """The summary that node `name` sent; ArtifactError, which names the node, for anything else."""
     try:
         found = msgspec.convert(sent, Summary)
     except (msgspec.ValidationError, ValueError, RecursionError) as error:
         raise ArtifactError(f"the summary of {name} cannot be read: {error}") from error
     if found.steps > total_steps(job):
         raise ArtifactError(
-            f"the summary of {name} is none of this job: {found.steps} steps of {total_steps(job)}"
+            f"the summary of {name} is not about this job: {found.steps} steps of "
+            f"{total_steps(job)}"
         )
     return found

@@ -1,18 +1,18 @@
 """Cells of columns with secret statistics as whole numbers, in two words each.
 
-A declared range may be much wider than what a column holds: an income in [0, 10^12]. So a cell of
+A declared range may be much wider than a column's values: an income in [0, 10^12]. So a cell of
 such a term is shared with all the digits that float64 has near the ends of the range, as a whole
 number of cell units,
 
     cell = u / 2^reach · 2^56,    2^reach the power of two at or above the term's bound,
 
-and a product of a cell with a secret scale still has to fit the ring: the owner splits it into a
-coarse and a fine word, cell = coarse · 2^28 + fine, each of which has a factor of its own
-(`combined`). Both are exact, and together they cost a row nothing but the second word.
+and a product of a cell with a secret scale must still fit the ring: the owner splits it into a
+coarse and a fine word, cell = coarse · 2^28 + fine, each with its own factor (`combined`). Both are
+exact, and the only cost per row is the second word.
 
-Where rows are joined, sums over all of them are formed over shares, so that there are fewer bits
-(`joined`); then the owner, who knows the whole column, counts from the middle of its own cells and
-in units of 2^cut cells (`Affine`), and shares both in.
+For joined rows, sums over all of them are computed over shares, which leaves fewer bits (`joined`).
+Then the owner, who knows the whole column, counts from the middle of its own cells in units of
+2^cut cells (`Affine`), and secret-shares both numbers.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CELL_BITS, WORD_BITS = 56, 28
 MAX_JOINED_BITS = 20
 """Bits of the fine word of joined rows, at most."""
 MIN_SPREAD_BITS = 10
-"""Values that differ by less than 2^10 units count as equal: float64 tells cells near the ends of
-the range apart by 2^3 of theirs."""
+"""Values that differ by less than 2^10 units count as equal: near the ends of the range float64
+resolves 2^3 units."""
 SUM_BITS = 61
 """Sums over rows stay below 2^61."""
 
@@ -56,7 +56,7 @@ def halves(whole: Reals, bits: int) -> tuple[Reals, Reals]:
 
 @dataclass(frozen=True, repr=False)
 class Affine:
-    """How an owner counts the cells of its terms: cell = origin + number · 2^cut, each float64[k].
+    """An owner's units for the cells of its terms: cell = origin + number · 2^cut, each float64[k].
 
     `number` is below 2^(2 · bits) in magnitude for the owner's own cells. least, most: of them.
     """
@@ -68,7 +68,7 @@ class Affine:
 
     @classmethod
     def of(cls, whole: Reals, there: NDArray[np.bool_], bits: int) -> Affine:
-        """From whole cells [rows, k] and which of them are there."""
+        """From whole cells [rows, k] and the flags of those that are present."""
         some = there.any(axis=0)
         low = np.where(some, np.min(whole, axis=0, where=there, initial=np.inf), 0.0)
         high = np.where(some, np.max(whole, axis=0, where=there, initial=-np.inf), 0.0)
@@ -77,15 +77,17 @@ class Affine:
         return cls(origin, np.maximum(length - 2 * bits, 0).astype(np.float64), low, high)
 
     def numbers(self, whole: Reals, there: NDArray[np.bool_]) -> Reals:
-        """The cells as the owner counts them; 0 where there is none."""
+        """The cells in the owner's units; 0 for a missing cell."""
         return np.where(there, np.rint(np.ldexp(whole - self.origin, -self.cut.astype(int))), 0.0)
 
     @property
     def words(self) -> Reals:
-        """What is shared in of it, whole numbers [5, k]: origin, cut, 2^cut, least and most."""
+        """The numbers that the owner secret-shares, whole numbers [5, k]: origin, cut, 2^cut, least
+        and most."""
         return np.stack([self.origin, self.cut, np.exp2(self.cut), self.least, self.most])
 
 
 def joined_bits(rows: int) -> int:
-    """Bits of the fine word of so many joined rows: squares of both words, summed, fit the ring."""
+    """Bits of the fine word for this many joined rows: sums of squares of both words fit the
+    ring."""
     return min(MAX_JOINED_BITS, (SUM_BITS - rows.bit_length()) // 2)

@@ -1,4 +1,4 @@
-"""Which columns an owner brings, and which of the model's terms are made of them."""
+"""Which columns an owner provides, and which of the model's terms are made from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Part:
     """An owner's part of the model's inputs. terms: places among the pipeline's terms; scaled,
-    filled: places among its scaled and its filled terms; label, weight: whether the owner brings
+    filled: places among its scaled and its filled terms; label, weight: whether the owner provides
     it."""
 
     terms: tuple[int, ...]
@@ -27,14 +27,14 @@ class Part:
 
     @property
     def width(self) -> int:
-        """How many words of a row the owner shares in."""
+        """How many words per row the owner secret-shares."""
         labels = self.outputs if self.label else 0
         terms = len(self.terms) + len(self.scaled) + len(self.filled)
         return terms + labels + self.weight
 
 
 def columns_of(job: Job, owner: str) -> tuple[str, ...]:
-    """The features that an owner brings, in the job's order, and label and weight where it has
+    """The features that an owner provides, in the job's order, and label and weight if it has
     them."""
     names = job.columns
     if job.data.partition == "rows":
@@ -44,7 +44,7 @@ def columns_of(job: Job, owner: str) -> tuple[str, ...]:
 
 
 def part_of(job: Job, owner: str) -> Part:
-    """What of the inputs and the label comes from an owner."""
+    """The part of the inputs and the label that comes from an owner."""
     names, pipeline = set(columns_of(job, owner)), job.pipeline
 
     def mine(places: Iterable[int]) -> tuple[int, ...]:
@@ -61,6 +61,6 @@ def part_of(job: Job, owner: str) -> Part:
 
 
 def pipeline_over(pipeline: Pipeline, columns: Collection[str]) -> Pipeline:
-    """The terms that are made of these columns; all of the pipeline where these are all."""
+    """The terms made from these columns; all terms of the pipeline if these are all its columns."""
     terms = tuple(term for term in pipeline.terms if term.column in columns)
     return pipeline if terms == pipeline.terms else Pipeline(terms)

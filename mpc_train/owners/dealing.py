@@ -13,8 +13,8 @@ from mpc_train.jobs.schedule import permutation
 
 
 def deal_out(job: Job, rows: int) -> dict[str, NDArray[np.int64]]:
-    """Return which of so many rows each owner gets: as many as the job says, in an order that is
-    fixed and has nothing to do with their content."""
+    """Return which of the rows each owner gets: as many as the job says, in a fixed order that does
+    not depend on their content."""
     order = permutation(rows, "example", 1)
     return {
         owner: order[job.first_row(owner) :][: job.data.rows[owner]].astype(np.int64)
@@ -25,7 +25,8 @@ def deal_out(job: Job, rows: int) -> dict[str, NDArray[np.int64]]:
 def write_tables(
     folder: Path, names: Sequence[str], tables: Mapping[str, Sequence[Iterable[object]]]
 ) -> None:
-    """Write `folder`/<owner>.csv for each owner's rows, under a header of `names`, and say so."""
+    """Write `folder`/<owner>.csv for each owner's rows, with `names` as the header, and print
+    it."""
     folder.mkdir(exist_ok=True)
     for owner, rows in tables.items():
         with (folder / f"{owner}.csv").open("w", newline="", encoding="utf-8") as file:

@@ -1,8 +1,9 @@
-"""Rows of one group (a patient, a household) into the same part of the split, at their owner.
+"""Puts the rows of one group (a patient, a household) into the same part of the split, at their
+owner.
 
-The job says how many of an owner's rows train, are checked on, and are held out. The owner puts its
-rows into an order in which no group lies across two parts: groups are taken in a keyed public order
-as long as they fit. Nobody else learns groups, their sizes or where they went.
+The job says how many of an owner's rows are for training, for early stopping, and held out. The
+owner orders its rows so that no group lies in two parts: it takes groups in a keyed public order as
+long as they fit. Nobody else learns the groups, their sizes or their parts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_ORDERS = 64
-"""Orders that are tried before sizes count as impossible."""
+"""How many orders are tried before the sizes count as impossible."""
 
 
 class GroupError(ValueError):
@@ -25,7 +26,8 @@ class GroupError(ValueError):
 def grouped_order(groups: Sequence[str], parts: Sequence[int], seed: int) -> NDArray[np.int64]:
     """The rows in the order of the parts, of parts[k] rows each; their sum is len(groups).
 
-    groups: of each row. Raises GroupError where no order that was tried fills the parts exactly.
+    groups: the group of each row. Raises GroupError if no order that was tried fills the parts
+    exactly.
     """
     sizes = Counter(groups)
     for attempt in range(MAX_ORDERS):
@@ -34,8 +36,8 @@ def grouped_order(groups: Sequence[str], parts: Sequence[int], seed: int) -> NDA
             return np.argsort([place[group] for group in groups], kind="stable").astype(np.int64)
     largest = max(sizes.values())
     raise GroupError(
-        f"{len(sizes)} groups of up to {largest} rows cannot be put into parts of "
-        f"{', '.join(map(str, parts))} rows; change data.test_fraction a little, or leave rows out"
+        f"{len(sizes)} groups of up to {largest} rows cannot be divided into parts of "
+        f"{', '.join(map(str, parts))} rows; change data.test_fraction a little, or remove rows"
     )
 
 

@@ -1,7 +1,7 @@
 """What an owner does alone, with its own cells and public declarations; in float64.
 
-Clip, logarithm, public center and scale, powers, one bit a level, one bit for a missing cell, and
-sums over its own training rows. All of it is shared in afterwards, and leaves the owner in no
+Clip, logarithm, public center and scale, powers, one bit per level, one bit for a missing cell, and
+sums over its own training rows. All of this is secret-shared afterwards, and leaves the owner in no
 other form.
 """
 
@@ -36,8 +36,8 @@ ROOT_BITS = 30
 
 @dataclass(frozen=True, repr=False)
 class Local:
-    """An owner's rows as terms. values: float64[B, terms], 0 where a cell is missing and the
-    secret mean is to stand; present: float64[B, filled terms] of 0 and 1."""
+    """An owner's rows as terms. values: float64[B, terms], 0 where a cell is missing and will get
+    the secret mean; present: float64[B, filled terms] of 0 and 1."""
 
     values: Reals
     present: Reals
@@ -47,8 +47,8 @@ class Local:
 
 
 def local_terms(pipeline: Pipeline, table: TypedTable) -> Local:
-    """The owner's part of every term. The table's own memory is used where each column is one
-    term, and is not to be read afterwards."""
+    """The owner's part of every term. If each column is one term, this uses the table's own memory,
+    which must not be read afterwards."""
     places = [table.names.index(term.column) for term in pipeline.terms]
     in_place = places == list(range(len(places)))
     values = table.values if in_place else np.empty((table.rows, len(places)))
@@ -78,19 +78,20 @@ def term_values(term: Term, values: Reals, missing: Mask) -> Reals:
 
 
 def _a_value(term: Term) -> float:
-    """Something of which there is a logarithm."""
+    """A number that has a logarithm."""
     return 1.0 if term.clip is None else term.clip[0]
 
 
 def least_filled(job: Job) -> int:
-    """Fewest training rows with a value whose mean may stand in missing cells: recipients get that
-    mean, so that it is one of a group. Where all rows are fewer, the model is of no more either."""
+    """The fewest training rows with a value whose mean may fill missing cells: recipients get that
+    mean, so it must be over a group. If there are fewer rows in all, the model is not over more
+    either."""
     return min(job.reveal.least_group, split_sizes(job)[0])
 
 
 def check_filled(job: Job, owner: str, present: Reals) -> None:
-    """Raise DataError where few of an owner's training rows have a value of a column whose mean
-    recipients get: somebody who knows the others' could subtract them.
+    """Raise DataError if few of an owner's training rows have a value of a column whose mean
+    recipients get: somebody who knows the other owners' values could subtract them.
 
     present: float64[B, filled terms] of 0 and 1, of the owner's rows in the job's order.
     """
@@ -107,9 +108,9 @@ def check_filled(job: Job, owner: str, present: Reals) -> None:
     if few:
         raise DataError(
             f"column {', '.join(map(repr, few))}: only {', '.join(map(str, few.values()))} of this "
-            "table's training rows have a value, and recipients learn the mean that stands in "
-            f'missing cells (missing = "mean"); it has to be of {least} rows at least, or of none '
-            "(reveal.least_group). Take the column out of the job, name a constant "
+            "table's training rows have a value, and recipients learn the mean that fills "
+            f'missing cells (missing = "mean"); it must be over at least {least} rows, or over '
+            "none (reveal.least_group). Remove the column from the job, give a constant "
             "(prepare.columns.NAME.fill), or leave the column empty at this owner"
         )
 
@@ -121,21 +122,22 @@ def check_cells(job: Job, name: str, values: Reals, missing: Mask) -> None:
     """
     if name == job.label.name:
         if missing.any():
-            raise CellError(missing, "the label is missing; leave such rows out")
-        # With a logarithmic link the declared range bounds it, and the ring is sized for that.
+            raise CellError(missing, "the label is missing; remove such rows")
+        # With a logarithmic link the declared range bounds the label, and the ring is sized for
+        # that.
         if not job.classes and job.model.kind not in LOGARITHMIC:
             scaled = (values - float(job.label.center)) / float(job.label.scale)
             _refuse_beyond(scaled, float(job.data.limit), f"±{job.data.limit} (data.limit)")
         return
     if name == job.weight and missing.any():
-        raise CellError(missing, "the weight is missing; leave such rows out")
+        raise CellError(missing, "the weight is missing; remove such rows")
     terms = [term for term in job.pipeline.terms if term.column == name]
     refused = missing & any(not term.takes_missing for term in terms)
     if refused.any():
         raise CellError(
             refused,
-            'the cell is missing, and the job says nothing of it; write missing = "mean" or '
-            f"columns.{name}.fill under [prepare]",
+            'the cell is missing, and the job does not say how to fill it; write missing = "mean" '
+            f"or columns.{name}.fill under [prepare]",
         )
     for term in terms:
         if term.part == "number":
@@ -148,12 +150,13 @@ def check_cells(job: Job, name: str, values: Reals, missing: Mask) -> None:
 
 
 def _refuse_fractions(values: Reals) -> None:
-    """Over shares the nearest row would be chosen, in PyTorch the one below."""
+    """Refuse numbers that are not whole: over shares the nearest row would be chosen, in PyTorch
+    the one below."""
     between = values != np.rint(values)
     if between.any():
         raise CellError(
             between,
-            "chooses a row of an Embedding's table and is no whole number after centring and "
+            "chooses a row of an Embedding's table but is not a whole number after centring and "
             "scaling; correct the cell, or the job's center and scale",
         )
 
@@ -169,14 +172,14 @@ def _refuse_beyond(values: Reals, most: float, what: str) -> None:
 
 
 def partials(pipeline: Pipeline, local: Local, rows: NDArray[np.int64], total: int) -> Reals:
-    """What an owner's training `rows` say of each secret term: whole numbers, float64[9, secret
-    terms].
+    """The statistics of an owner's training `rows` for each secret term: whole numbers, float64[9,
+    secret terms].
 
-    Of the cells that are there: their number and whether there is one; √(number / total) at scale
-    2^30, for `total` training rows of all owners; in cell units the least, the largest, by how much
-    the mean is above the least, and √(sum of squared deviations from the mean / total). Where there
-    is none: 0, 0, 0, the end of the term's range, the other end, 0, 0. Last the least and the
-    largest of all the owner's rows, held-out ones included, in the same way.
+    Of the cells that are present: their number and whether there is one; √(number / total) at scale
+    2^30, for `total` training rows of all owners; in cell units the smallest, the largest, by how
+    much the mean is above the smallest, and √(sum of squared deviations from the mean / total).
+    Without cells: 0, 0, 0, one end of the term's range, the other end, 0, 0. Last the smallest and
+    the largest over all the owner's rows, including held-out ones, in the same way.
     """
     found = np.zeros((len(STATISTICS), len(pipeline.secret)))
     place = {index: number for number, index in enumerate(pipeline.filled)}
@@ -191,7 +194,7 @@ def partials(pipeline: Pipeline, local: Local, rows: NDArray[np.int64], total: i
         if not len(cells):
             found[:, number] = 0, 0, 0, *ends, 0, 0, *whole
             continue
-        # From the least on: a mean of its own has no digits left where the column is narrow.
+        # Relative to the smallest: the mean itself would lose its digits in a narrow column.
         low = cells.min()
         above = (cells - low).mean()
         apart = cells - low - above

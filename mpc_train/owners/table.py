@@ -1,4 +1,5 @@
-"""An owner's rows as its job takes them: a typed table, and of it what the model's inputs need."""
+"""An owner's rows in the form that its job needs: from a typed table to the values of the model's
+inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -31,15 +32,14 @@ from protocols.arrays import Reals
 class Table:
     """One owner's rows, in the order of its source.
 
-    features: float64[B, terms], what the owner makes of its columns alone (`preparation.local`).
-    labels: float64[B]; the class number for a classifier, the centred and scaled label for a
-    linear model; empty where another owner has the label. present: float64[B, filled terms] of 0
-    and 1. tokens: uint8[B, 32], what stands for each row's identifiers; None: the job uses none.
-    weights: float64[B], how many times each row's loss counts; empty where the job has none,
-    or another owner has them. warnings: what the owner, and nobody else, should look at, in words.
-    raw: for the plaintext twin alone, cells in the columns' own units, see
-    `twin.preparation.raw_terms`.
-    places: int64[B], where each row stands in its source; empty: rows lie as they do there.
+    features: float64[B, terms], what the owner computes from its columns alone (`owners.local`).
+    labels: float64[B]; the class number for a classifier, the centred and scaled label for a linear
+    model; empty where another owner has the label. present: float64[B, filled terms] of 0 and 1.
+    tokens: uint8[B, 32], representing each row's identifiers; None: the job uses none. weights:
+    float64[B], how many times each row's loss counts; empty if the job has none, or another owner
+    has them. warnings: sentences for the owner only. raw: only for the plaintext twin, cells in the
+    columns' own units, see `twin.preparation.raw_terms`. places: int64[B], the place of each row in
+    its source; empty: the rows have the order of the source.
     """
 
     features: NDArray[np.float64]
@@ -56,7 +56,7 @@ class Table:
         return len(self.features)
 
     def ordered(self, order: NDArray[np.int64]) -> "Table":
-        """Its rows, or some of them, in another order; without tokens."""
+        """Its rows, or some of them, in the given order; without tokens."""
         labels, present, weights = (
             values[order] if len(values) else values
             for values in (self.labels, self.present, self.weights)
@@ -114,13 +114,13 @@ def load_table(
     except DataError as error:
         raise DataError(f"{label_of(source)}: {error}") from error
     if typed.kept is not None:
-        # Where rows were left out, the others stand where they stood.
+        # If rows were left out, the others keep their places in the source.
         table = replace(table, places=typed.kept if order is None else typed.kept[order])
     return replace(table, tokens=tokens, warnings=typed.warnings)
 
 
 def arrays_of(job: Job, source: Source) -> Arrays | None:
-    """The job's column of arrays, as this table has it."""
+    """The job's column of arrays, in this table."""
     array = job.data.array
     return None if array is UNSET else Arrays(array.name, array.shape, source.folder_of_arrays)
 
@@ -128,8 +128,8 @@ def arrays_of(job: Job, source: Source) -> Arrays | None:
 def _refuse_identifiers(
     error: IdentifierError, job: Job, typed: TypedTable, source: Source
 ) -> None:
-    """Raise DataError with every identifier that cannot be normalised, or with the one that stands
-    there twice."""
+    """Raise DataError with every identifier that cannot be normalised, or with one that appears
+    twice."""
     link, group = job.data.link, job.data.split_by
     rules = {} if link is None else dict(link.normalise)
     if group:
@@ -160,8 +160,8 @@ def _form_of(typed: TypedTable, source: Source, name: str) -> DateForm:
 
 
 def _fillable(job: Job) -> frozenset[str]:
-    """The features for whose missing cells the job says what stands there: an owner that never
-    measured one of them has it from the others' rows."""
+    """The features whose missing cells the job fills: an owner that never measured one of them gets
+    it from the others' rows."""
     terms: dict[str, bool] = {}
     for term in job.pipeline.terms:
         terms[term.column] = terms.get(term.column, True) and term.takes_missing
@@ -169,7 +169,7 @@ def _fillable(job: Job) -> frozenset[str]:
 
 
 def table_of(job: Job, typed: TypedTable) -> Table:
-    """The rows of a typed table, which holds the job's features and its label, or some of them."""
+    """The rows of a typed table, which has the job's features and its label, or some of them."""
     labels = np.empty(0)
     if job.label.name in typed.names:
         labels = np.array(typed.column(job.label.name))
@@ -187,7 +187,8 @@ def _tokens(job: Job, link: Join | Duplicates, typed: TypedTable, source: Source
 
 
 def _group_order(job: Job, owner: str, typed: TypedTable, source: Source) -> NDArray[np.int64]:
-    """The rows in the order of the parts of the split, groups told apart by their one spelling."""
+    """The rows in the order of the parts of the split; groups are distinguished by their normalised
+    spelling."""
     by, rules = job.data.split_by, job.data.split_normalise
     groups = list(spelt(by, typed.identifiers[by], rules, _form_of(typed, source, by)))
     return grouped_order(groups, group_parts(job, owner), job.data.split_seed)

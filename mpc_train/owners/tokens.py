@@ -1,14 +1,13 @@
-"""Identifiers into tokens: keyed hashes of fixed length, which alone leave the loader.
+"""From identifiers to tokens: keyed hashes of fixed length, in which form alone they leave the
+loader.
 
 A token is HMAC-SHA256 of the normalised identifiers of a row, each with its length, under a key
-that follows from the job. Anybody who has the job can try identifiers out on tokens, so that tokens
-stay in the process of the node that made them: before anything of them travels they are hashed
-again under a key that the holders of the session alone make
-(`protocols.linkage.intersection`). Neither identifiers nor tokens are ever written to a file, a log
-or an error.
+that follows from the job. Anybody who has the job can test guessed identifiers against tokens, so
+tokens stay in the process of the node that made them: before they are sent they are hashed again
+under a key that only the holders of the session make (`protocols.linkage.intersection`). Neither
+identifiers nor tokens are ever written to a file, a log or an error.
 
-Their order is the same at all holders, and is the one in which joined rows stand where holders
-learn which they are.
+Their order is the same at all holders; joined rows have this order if holders learn which they are.
 """
 
 import hashlib
@@ -30,7 +29,7 @@ _KEY_LABEL = b"mpc-train identifier key v1"
 
 
 class IdentifierError(Exception):
-    """What is wrong with the identifiers of row `row`, from 0; `other`: of an earlier row too."""
+    """A fault of the identifiers of row `row`, from 0; `other`: an earlier row that it involves."""
 
     def __init__(self, row: int, column: str, what: str, other: int | None = None) -> None:
         super().__init__(what)
@@ -38,12 +37,12 @@ class IdentifierError(Exception):
 
 
 def token_key(job_digest: bytes) -> bytes:
-    """The key of a job's tokens, the same for all that have the job."""
+    """The key of a job's tokens, the same for everybody who has the job."""
     return hashlib.sha256(pack(_KEY_LABEL, job_digest)).digest()
 
 
 def spelt(name: str, cells: Sequence[str], rules: Sequence[Rule], form: DateForm) -> Iterator[str]:
-    """The cells of one column in one spelling (`normalise`); `form`: of dates.
+    """The cells of one column in normalised spelling (`normalise`); `form`: that of dates.
 
     Raises IdentifierError at the first cell that is empty or cannot be normalised.
     """
@@ -67,7 +66,7 @@ def tokens_of(
     date_form: how the dates of a column are written.
 
     Raises IdentifierError at the first row with a cell that is empty or cannot be normalised, or
-    with the identifiers of an earlier one.
+    with the identifiers of an earlier row.
     """
     columns = [spelt(name, identifiers[name], rules.get(name, ()), date_form(name)) for name in on]
     found = bytearray()
@@ -77,6 +76,6 @@ def tokens_of(
         token = hmac.digest(key, pack(*fields), "sha256")
         other = first.setdefault(token, row)
         if other != row:
-            raise IdentifierError(row, on[0], "identifies the same as an earlier row", other)
+            raise IdentifierError(row, on[0], "identifies the same record as an earlier row", other)
         found += token
     return np.frombuffer(bytes(found), np.uint8).reshape(-1, TOKEN_BYTES)

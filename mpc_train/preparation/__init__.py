@@ -1,1 +1,1 @@
-"""From raw columns to what the model sees: at the owner, over shares, and at a recipient."""
+"""Preparation over shares: from the owners' columns to the model's inputs."""

@@ -1,21 +1,22 @@
-"""What all owners' rows say together, over shares: nobody learns a mean, a variance or an extreme.
+"""Statistics of all owners' rows together, over shares: nobody learns a mean, a variance or an
+extreme.
 
-1. Owners bring, of their own training rows, counts, means, extremes and deviations of each term, in
-   cell units, and the extremes of all their rows (`local.partials`).
-2. Together: the extremes, and a power of two that makes the spread between them about 1 and stays
-   secret. All else is computed of values that it multiplied, whatever part of the declared range
-   they lie in:
+1. Owners provide counts, means, extremes and deviations of each term over their own training rows,
+   in cell units, and the extremes of all their rows (`local.partials`).
+2. Together they compute the extremes, and a power of two that makes the spread between them about 1
+   and stays secret. Everything else is computed from values that it multiplied, whatever part of
+   the declared range they lie in:
 
        mean = Σ n·m / Σ n,    variance = Σ (s² + w·(m − mean)²),    w = n / rows, s with √w in it.
 
-   A variance is at least (spread² / 2) / rows, so that it has its digits as well. Where the spread
-   is below 2^10 cell units the column counts as constant: its scale is 0, which the recipients
-   are told (`sealed`).
-Then every row becomes (number − center) · inverse, as `fitted` has it, and the interactions follow
-(`rows`). What is done here costs as much as a table has columns.
+   A variance is at least (spread² / 2) / rows, so it keeps its digits as well. If the spread is
+   below 2^10 cell units the column counts as constant: its scale is 0, and the recipients are told
+   (`sealed`).
+Then every row becomes (number − center) · inverse, as in `fitted`, and the interactions follow
+(`rows`). The cost of this module grows with the number of columns only.
 
-Precision: a mean is within 2^-27 of the spread, an inverse within 2^-26 and 2^-29 · √(8 · rows) of
-itself.
+Precision: a mean is within 2^-27 of the spread; an inverse has a relative error within 2^-26 and
+2^-29 · √(8 · rows).
 """
 
 from __future__ import annotations
@@ -52,20 +53,21 @@ from protocols.shares.arithmetic import multiply, remask
 from protocols.shares.masked import Masked, concatenate
 
 UNIT_BITS = 30
-"""Fractional bits of what was brought to the size of the spread; squares have twice as many."""
+"""Fractional bits of values relative to the spread; squares have twice as many."""
 MAX_SPREAD_BITS = CELL_BITS + 2
 """The spread is below 2^58 cell units."""
 TOPS = range(MIN_SPREAD_BITS, MAX_SPREAD_BITS + 1)
-"""By the level of a spread: it is below 2^top, and from the second level on at least half of it."""
+"""For each level of a spread: it is below 2^top, and from the second level on at least half of
+that."""
 
 
 def parameters(
     pipeline: Pipeline, brought: Sequence[Masked], rows: int, least: int, fraction_bits: int
 ) -> Parameters:
-    """The secret parameters from each owner's partials, [STATISTICS, secret terms] as whole words.
+    """The secret parameters from each owner's partials, [STATISTICS, secret terms] in whole words.
 
-    rows: training rows of all owners; least: fewest that a mean is of. Rounds: at most 60, for
-    minmax alone 34.
+    rows: training rows of all owners; least: the fewest rows in a mean. Rounds: at most 60, for
+    minmax only 34.
     """
     if not pipeline.secret:
         return Parameters()
@@ -85,7 +87,7 @@ def parameters(
         )
         scaled = pooled.select([place[i] for i in pipeline.scaled])
         size = scaled.size
-        # Of a constant column these are numbers without a meaning.
+        # For a constant column these numbers have no meaning.
         stacked = concatenate([x.reshape(1, -1) for x in (relative, mantissa, exponent)])
         stacked = nonzero(remask(size.lowest.negate().shares()), stacked)
         bits, lowered = _relative_bits(rows), [-top for top in TOPS]
@@ -103,11 +105,12 @@ def parameters(
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Pooled:
-    """2, of each secret term. rows: training rows of all owners; number: of those with a value.
+    """Step 2, for each secret term. rows: training rows of all owners; number: how many have a
+    value.
 
     low, mean, least, most: in cell units, the last two of all rows, held-out ones included. size,
     spread: the spread's level among TOPS, and the spread as a number in [2^57, 2^58) by the power
-    that follows. deviations, roots, apart: of each owner by the same power, [terms, owners] at
+    that follows. deviations, roots, apart: for each owner, by the same power, [terms, owners] at
     scale 2^30: its own deviation, √w, and m − mean.
     """
 
@@ -135,7 +138,7 @@ class _Pooled:
         low, high = low.select(training), high.select(training)
         size = magnitude(high - low, [1 << top for top in TOPS[:-1]])
         power = remask(size.chosen([1 << MAX_SPREAD_BITS - top for top in TOPS]))
-        # An owner without a cell has no mean: what stands for it may lie anywhere.
+        # An owner without a cell has no mean: the number in its place may be anything.
         away = remask(multiply(there, lows + above - low.reshape(-1, 1)))
         both = concatenate([one.reshape(1, *one.shape) for one in (away, deviations)])
         both = exactly(multiply(both, power.reshape(-1, 1)), MAX_SPREAD_BITS - UNIT_BITS)
@@ -162,7 +165,7 @@ class _Pooled:
         )
 
     def select(self, index: Sequence[int]) -> _Pooled:
-        """Those of some of the terms."""
+        """The values for some of the terms."""
         places = np.array(index, np.int64)
         return _Pooled(
             self.rows,
@@ -180,8 +183,8 @@ class _Pooled:
 
 
 Found = tuple[Masked, Masked, Masked, Masked]
-"""Of some terms: the center, in cells; the inverse for a spread of about 1, at scale 2^28; mantissa
-and exponent of the inverse."""
+"""For some terms: the center, in cells; the inverse for a spread of about 1, at scale 2^28;
+mantissa and exponent of the inverse."""
 
 
 def _standard(pooled: _Pooled) -> Found:
@@ -198,13 +201,13 @@ def _standard(pooled: _Pooled) -> Found:
 
 
 def _least_level(rows: int) -> int:
-    """Of the variance of so many rows whose spread is 1/2 at least, at scale 2^60: it is not below
-    4^level."""
+    """The lowest level of the variance of this many rows with a spread of at least 1/2, at scale
+    2^60: it is at least 4^level."""
     return (2 * UNIT_BITS - 3 - rows.bit_length()) // 2
 
 
 def _relative_bits(rows: int) -> int:
-    """1 / deviation of a spread's size is below 2^this at scale 2^28."""
+    """1 / deviation, relative to the spread, is below 2^this at scale 2^28."""
     return MANTISSA_BITS + UNIT_BITS - _least_level(rows) + 1
 
 

@@ -1,20 +1,20 @@
-"""Secret centers and scales of columns, and how rows are multiplied with them.
+"""Secret centers and scales of columns, and their application to rows.
 
 A scaled input is z = (number − center) · inverse, where `number` is a cell as it was shared: whole,
-in a coarse and a fine word (`cells`). Its size is as secret as that of inverse, so that no one
-fixed point holds both; but z is of a known size, and modulo 2^64 only z has to fit:
+in a coarse and a fine word (`cells`). Its magnitude is secret, as is that of inverse, so no single
+fixed point suits both; but the magnitude of z is known, and modulo 2^64 only z has to fit:
 
     z · 2^bits = coarse · (inverse · 2^(bits + word)) + fine · (inverse · 2^bits) − offset
 
-is exact with both factors rounded to whole numbers modulo 2^64: where inverse is small the
-coarse word has its digits in the first factor, where it is large the second factor is exact and
-the first one 2^word times as large. offset is the same sum for the center. What the
-factors' rounding adds to z is below 2^-21. One truncation ends it, as of any product.
+is exact with both factors rounded to whole numbers modulo 2^64: if inverse is small, the first
+factor holds its digits; if it is large, the second factor is exact and the first one 2^word times
+as large. offset is the same sum for the center. The factors' rounding changes z by less than 2^-21.
+One truncation follows, as after any product.
 
 Precondition: |z| < 2^(62 − bits), which is at least 2^12 and above the root of the number of
 training rows, hence holds for all of them. A held-out value farther from the center than 2^12
-deviations comes out wrong, and what was trained does not depend on it; the recipients, who are
-given metrics that do, are told that there may be one (`beyond`).
+deviations comes out wrong. The trained model does not depend on it, but metrics do, and the
+recipients are told that there may be one (`beyond`).
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from protocols.shares.arithmetic import multiply, remask
 from protocols.shares.masked import Additive, Masked, MaskedBit, concatenate, public
 
 MIN_INPUT_BITS = 12
-"""Inputs have at least so many bits before the point."""
+"""Inputs have at least this many bits before the point."""
 MEAN_BITS = 30
-"""Bits of a mean that are found at a time."""
+"""Bits of a mean that one step computes."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Factors:
-    """Of each scaled term, secret: what the two words of a number are multiplied with, by
-    the module's opening. word: bits of the fine word; bits: fractional bits of the sum."""
+    """For each scaled term, secret: the factors of the two words of a number, as in the module's
+    docstring. word: bits of the fine word; bits: fractional bits of the sum."""
 
     coarse: Masked
     fine: Masked
@@ -56,19 +56,20 @@ class Factors:
         return Factors(self.coarse.select(places), self.fine.select(places), self.word, self.bits)
 
     def times(self, coarse: Masked, fine: Masked) -> Additive:
-        """Summands of number · inverse · 2^bits, by its two words; exact but for the factors."""
+        """Summands of number · inverse · 2^bits, from its two words; exact except for the
+        factors."""
         return multiply(coarse, self.coarse) + multiply(fine, self.fine)
 
     def of(self, number: Masked) -> Masked:
-        """The same of numbers in one word, |number| < 2^62; 3 rounds."""
+        """The same for numbers in one word, |number| < 2^62; 3 rounds."""
         high = exactly(number.shares(), self.word)
         return remask(self.times(high, number - high.scale(1 << self.word)))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Fitted:
-    """Of the scaled terms in their order. center: in cells. mantissa, exponent: of the inverse, as
-    `sealed` has them; beyond: as the function of this name finds it."""
+    """For the scaled terms, in order. center: in cells. mantissa, exponent: of the inverse, as in
+    `sealed`; beyond: the result of the function of this name."""
 
     factors: Factors
     center: Masked
@@ -79,10 +80,10 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Parameters:
-    """Secret. factors, offset: of the scaled terms; instead: what a missing cell of those that are
-    filled adds in the place of its words; fill: of the filled ones that are not scaled, at scale
-    2^f; some: of all filled ones, whether enough training rows have a value. None where there are
-    none. sealed: by the names of `sealed.sealed_shapes`."""
+    """Secret. factors, offset: of the scaled terms; instead: what a missing cell of a filled one of
+    these adds in place of its words; fill: of the filled terms that are not scaled, at scale 2^f;
+    some: for all filled terms, whether enough training rows have a value. None if there are no such
+    terms. sealed: by the names of `sealed.preparation_shapes`."""
 
     factors: Factors | None = None
     offset: Masked | None = None
@@ -94,14 +95,14 @@ class Parameters:
 
 def input_bits(rows: int) -> int:
     """Fractional bits of a scaled input before its truncation: training rows' inputs are at most
-    the root of their number."""
+    the square root of the number of rows."""
     return HEADROOM_BITS - max(MIN_INPUT_BITS, (rows.bit_length() + 1) // 2)
 
 
 def with_factors(
     mantissa: Masked, bits: int, size: Magnitude, exponents: Sequence[int], word: int, input: int
 ) -> Factors:
-    """The factors for inverse = mantissa / 2^28 · 2^exponents[level] a unit of the numbers, where
+    """The factors for inverse = mantissa / 2^28 · 2^exponents[level] per unit of the numbers, where
     |mantissa| < 2^bits. 4 rounds."""
     up = input - MANTISSA_BITS
     coarse, fine = (
@@ -114,8 +115,8 @@ def with_factors(
 def beyond(least: Masked, most: Masked, center: Masked, exponent: Masked) -> Masked:
     """Words 0 and 1: whether an input of some row may not fit the ring. 8 rounds.
 
-    least, most, center: in cells, of all rows; exponent: as `Fitted` has it. 1 for all inputs of
-    2^12 and more, and for some from 2^10 on: by powers of two alone.
+    least, most, center: in cells, of all rows; exponent: as in `Fitted`. 1 for all inputs of 2^12
+    and more, and for some from 2^10 on, because only powers of two are compared.
     """
     far = concatenate([one.reshape(1, -1) for one in (center - least, most - center)])
     tops = range(1, CELL_BITS + 2)  # far < 2^top
@@ -133,11 +134,11 @@ def nonzero(keep: Masked, values: Masked) -> Masked:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Count:
-    """How many cells of each term there are, at most `rows`: public where none can be missing.
+    """How many cells of each term are present, at most `rows`: public if none can be missing.
 
     scale: the power of two that brings the count into [2^(L − 1), 2^L), L the bits of rows;
-    inverse: of the count times scale / 2^(L − 1), at scale 2^28. Of a count of 0, which ends the
-    run (`gaps`), they mean nothing.
+    inverse: of the count times scale / 2^(L − 1), at scale 2^28. For a count of 0, which ends the
+    run (`gaps`), they have no meaning.
     """
 
     rows: int
@@ -147,7 +148,7 @@ class Count:
 
     @classmethod
     def known(cls, role: Role, terms: int, rows: int) -> Count:
-        """All rows have the cell, of each of so many terms."""
+        """The count if all rows have the cell, for this many terms."""
         inverse = round(Fraction(1 << rows.bit_length() - 1 + MANTISSA_BITS, rows))
         number, scale, inverted = (
             public(role, np.full(terms, value, np.int64)) for value in (rows, 1, inverse)
@@ -164,13 +165,13 @@ class Count:
         return cls(rows, number, scale, reciprocal(one))
 
     def select(self, index: Any) -> Count:
-        """Those of some terms, by any NumPy index."""
+        """The counts of some terms, by any NumPy index."""
         number, scale, inverse = (x.select(index) for x in (self.number, self.scale, self.inverse))
         return Count(self.rows, number, scale, inverse)
 
     def mean(self, total: Masked, bits: int) -> Masked:
-        """total / count for |total| <= count · 2^bits, count · 2^bits < 2^61: to 2^-27 of 2^bits
-        and a unit. 4 rounds."""
+        """total / count for |total| <= count · 2^bits, count · 2^bits < 2^61: within 2^-27 of
+        2^bits plus a unit. 4 rounds."""
         scaled = _over(multiply(total, self.scale), self.rows.bit_length() - 1 + bits - MEAN_BITS)
         return _over(multiply(scaled, self.inverse), MANTISSA_BITS + MEAN_BITS - bits)
 
@@ -190,11 +191,12 @@ def finished(
     least: int,
     fraction_bits: int,
 ) -> Parameters:
-    """The parameters from centers and means, None where there are none. 5 rounds.
+    """The parameters from centers and means, None if there are none. 5 rounds.
 
-    centers: of the scaled terms, as the rows' numbers count; filled: means of the filled terms, in
-    cells; between: those of filled terms that are scaled, as the rows' numbers count; number: how
-    many training rows have a value of each filled term; least: fewest that a mean is of.
+    centers: of the scaled terms, in the units of the rows' numbers; filled: means of the filled
+    terms, in cells; between: means of the filled terms that are scaled, in the units of the rows'
+    numbers; number: how many training rows have a value of each filled term; least: the fewest rows
+    in a mean.
     """
     factors = offset = instead = fill = None
     sealed: dict[str, Masked] = {}
@@ -219,13 +221,13 @@ def finished(
 
 
 def filled_places(pipeline: Pipeline) -> tuple[list[int], list[int]]:
-    """Which of the filled terms are scaled, and which are not: places among the filled ones."""
+    """Which of the filled terms are scaled and which are not: places among the filled terms."""
     both = [k for k, index in enumerate(pipeline.filled) if pipeline.terms[index].scaled]
     return both, [k for k in range(len(pipeline.filled)) if k not in both]
 
 
 def _declared(pipeline: Pipeline, filled: Masked, places: list[int], f: int) -> Masked:
-    """The means at `places` from cells to scale 2^f."""
+    """The means at `places`, converted from cells to scale 2^f."""
     reach = [pipeline.terms[pipeline.filled[place]].reach for place in places]
     parts, order = [], []
     for one in sorted(set(reach)):

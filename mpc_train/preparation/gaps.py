@@ -1,12 +1,11 @@
-"""Whether the mean that stands in for missing cells exists: said by the run, and by nobody alone.
+"""Whether the mean that fills missing cells exists: only the run as a whole can tell.
 
-An owner that never measured a column is nothing unusual: the mean of the others' training rows
-stands in its cells. Where no owner has a value there is no mean, and where few training rows have
-one (`least_filled`) the mean, which recipients get, would be about these. Which cells are
-there is secret, so that nobody could tell; a bit says it of each column with `missing = "mean"`,
-right after rows are shared in and before training. A bit of 1 is what an owner's loader says of a
-table that nobody else adds to, and ends the run in the same way; of a run that goes on nothing else
-is told than that it does.
+An owner may never have measured a column: the mean of the others' training rows then fills its
+cells. If no owner has a value there is no mean, and if few training rows have one (`least_filled`)
+the mean, which recipients get, would be about these. Which cells are missing is secret, so nobody
+alone can tell; one bit reveals it for each column with `missing = "mean"`, after rows are shared
+and before training. A bit of 1 says what a single owner's loader would report, and ends the run in
+the same way. If the run continues, nothing else is revealed.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ if TYPE_CHECKING:
 
 EMPTY = "empty_columns"
 BEFORE = 0
-"""The step after which they leave: before the first one."""
+"""The step after which the bits are revealed: before the first one."""
 
 
 def gap_outputs(job: Job) -> frozenset[Output]:
-    """All that `check_gaps` may disclose."""
+    """The outputs that `check_gaps` may disclose."""
     return frozenset({Output(EMPTY, BEFORE)} if job.pipeline.filled else ())
 
 
 def check_gaps(job: Job, gate: RevealGate, some: MaskedBit | None) -> None:
-    """End the run where a mean does not exist; at every computing node. 3 rounds.
+    """End the run if a mean does not exist; at every computing node. 3 rounds.
 
-    some: [filled terms], whether enough training rows have a value; None: no cell is filled.
-    Every node learns of which they do not. Raises DataError that names the columns.
+    some: [filled terms], whether enough training rows have a value; None: no cell is filled. Every
+    node learns which terms do not have enough. Raises DataError that names the columns.
     """
     if some is None:
         return
@@ -47,7 +46,7 @@ def check_gaps(job: Job, gate: RevealGate, some: MaskedBit | None) -> None:
         return
     raise DataError(
         f"column {', '.join(map(repr, names))}: no owner has a value in its training rows, or all "
-        f"together in fewer than {least_filled(job)} (reveal.least_group), so that there is no "
-        'mean to put in place of missing cells (missing = "mean"); take the column out of the job, '
-        "or name a constant (prepare.columns.NAME.fill). Training has not begun"
+        f"of them together in fewer than {least_filled(job)} (reveal.least_group), so there is no "
+        'mean to fill missing cells (missing = "mean"); remove the column from the job, '
+        "or give a constant (prepare.columns.NAME.fill). Training has not begun"
     )

@@ -1,21 +1,21 @@
-"""Parameters from joined rows, of which no owner knows which are its own: over shares alone.
+"""Parameters from joined rows, when owners do not know which of their rows were joined: only over
+shares.
 
-Owners count cells in units of their own (`cells.Affine`), so that the declared range matters no
-more; nobody learns a mean, a variance or an extreme, and neither origin nor unit. A number is
-h·2^w + l in two words; sums are over the training rows that have the cell:
+Owners count cells in their own units (`cells.Affine`), so that the declared range no longer
+matters; nobody learns a mean, a variance, an extreme, an origin or a unit. A number is h·2^w + l in
+two words; sums are over the training rows that have the cell:
 
 1. Σ h, Σ l, Σ h², Σ h·l, Σ l²: products and sums without communication, exact.
-2. mean = Σ (h·2^w + l) / count, in two steps: the second divides what the first one left.
-3. A, B, C: the last three sums, around the mean, exact modulo 2^64, and from them
-   rows · variance = 2^2w·A + 2^(w+1)·B + C. Where that is above 2^60 it is taken without its lowest
-   2w bits: one secret bit.
+2. mean = Σ (h·2^w + l) / count, in two steps: the second divides the remainder of the first.
+3. A, B, C: the last three sums, around the mean, exact modulo 2^64, and from them rows · variance =
+   2^2w·A + 2^(w+1)·B + C. If that is above 2^60 its lowest 2w bits are dropped: one secret bit.
 4. The inverse root of that, by a power of four that stays secret (`magnitude`).
-5. Extremes, for minmax alone: about as many comparisons as elements, 5 rounds a level.
+5. Extremes, only for minmax: about as many comparisons as elements, 5 rounds per level.
 
-A column counts as constant where the deviation is below 2^9, or the spread below 2^10, of the
-owner's units: the 2^40th of its own cells' spread (fewer bits beyond two million rows) or, if that
-is more, cell units. Precision: a mean is within two such units, an inverse within 2^-17 of itself.
-Beside 5 it costs as much as a table has columns.
+A column counts as constant if the deviation is below 2^9, or the spread below 2^10, of the owner's
+units: 2^-40 of its own cells' spread (fewer bits beyond two million rows) or, if that is more, cell
+units. Precision: a mean is within two such units, an inverse has a relative error within 2^-17.
+Except for 5 the cost grows with the number of columns only.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from protocols.shares.arithmetic import multiply, remask, select
 from protocols.shares.masked import Masked, concatenate, public
 
 MIN_DEVIATION_BITS = 9
-"""Of a deviation of joined rows, in the owner's units."""
+"""Bits of a deviation of joined rows, in the owner's units."""
 TOP_LEVEL = 30
 """rows · variance is below 4^31, by the choice of w."""
 
@@ -61,10 +61,10 @@ def joined_parameters(
     least: int,
     fraction_bits: int,
 ) -> Parameters:
-    """The parameters from the training rows of all owners, as `combined.parameters` has them.
+    """The parameters from the training rows of all owners, as in `combined.parameters`.
 
-    word: bits of the fine words; least: fewest rows that a mean is of; affine: `Affine.words` of
-    the scaled terms, None where there are none. Rounds: at most 75, and those of the extremes.
+    word: bits of the fine words; least: the fewest rows in a mean; affine: `Affine.words` of the
+    scaled terms, None if there are none. Rounds: at most 75, plus those of the extremes.
     """
     values, fine, present = training.values, training.fine, training.present
     f, rows, role = fraction_bits, values.shape[0], values.role
@@ -94,7 +94,7 @@ def joined_parameters(
         for k, place in enumerate(declared):
             reach = pipeline.terms[pipeline.filled[place]].reach
             one = slice(k, k + 1)
-            # So many rows that the sum times a power of two would not fit.
+            # With this many rows the sum times a power of two would not fit.
             over = max(0, rows.bit_length() + f + reach - SUM_BITS)
             cells = exactly(total.select(one).shares(), over)
             mean = _mean(count.select(one), cells, f + reach - over)
@@ -112,9 +112,10 @@ def _mean(count: Count, total: Masked, bits: int) -> Masked:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Numbers:
-    """The numbers of the scaled terms, in two words, [rows, terms], and what 1 to 3 say of them.
+    """The numbers of the scaled terms, in two words, [rows, terms], and the results of steps 1 to
+    3.
 
-    there: words 0 and 1, [rows, terms]; None: all. around: A, B and C, [3, terms].
+    there: words 0 and 1, [rows, terms]; None: all are present. around: A, B and C, [3, terms].
     """
 
     coarse: Masked
@@ -202,7 +203,7 @@ def _standard(numbers: _Numbers, rows: int, cut: Masked) -> Found:
     size = magnitude(whole, [1 << 2 * level for level in levels[1:]])
     power = remask(size.chosen([1 << 2 * (TOP_LEVEL - level) for level in levels]))
     unit = exactly(multiply(whole, power), 2 * TOP_LEVEL - MANTISSA_BITS)
-    # The root of the number of rows is at most 2^up.
+    # The square root of the number of rows is at most 2^up.
     up = (length + 1) // 2
     share = round(root(Fraction(rows)) * Fraction(2) ** (MANTISSA_BITS - up))
     mantissa = exactly(inverse_root(unit).scale(share).shares(), MANTISSA_BITS)
@@ -211,7 +212,7 @@ def _standard(numbers: _Numbers, rows: int, cut: Masked) -> Found:
         - large.shares().scale(word)
         - cut.shares()
     )
-    # Small, and not only because its lowest bits are left out.
+    # Small, and not only because its lowest bits were dropped.
     low_bits, under = (
         remask(bit.shares())
         for bit in (large.negate(), size.bits.select(levels.index(constant) - 1))
@@ -243,7 +244,7 @@ def _minmax(numbers: _Numbers, rows: int, cut: Masked) -> Found:
     whole = numbers.coarse.scale(1 << word) + numbers.fine
     low = high = whole
     if there is not None:
-        # What is missing is put where it is never the extreme.
+        # Missing cells get a value that is never the extreme.
         beyond = (-there).shift(1).scale(1 << 2 * word + 1)
         low, high = whole + beyond, whole - beyond
     least = -_largest(-low)
@@ -270,7 +271,7 @@ def _put(base: Masked, part: Masked, places: list[int], axis: int = 0) -> Masked
 
 
 def _largest(x: Masked) -> Masked:
-    """The largest along the first axis, which goes: by pairs, 5 rounds a level."""
+    """The largest along the first axis, which is removed: by pairs, 5 rounds per level."""
     while x.shape[0] > 1:
         half = x.shape[0] // 2
         left, right = x.select(slice(0, half)), x.select(slice(half, 2 * half))

@@ -1,8 +1,7 @@
-"""Owners' rows as they are shared in, and the model's inputs made of them, over shares.
+"""Owners' rows as shared, and the model's inputs computed from them over shares.
 
-A scaled element costs three products, which are local, and one truncation; an unscaled one whose
-missing cells are filled one opening. Blocks of rows one after the other, so that memory stays
-bounded.
+A scaled element costs three local products and one truncation; an unscaled one with filled cells
+costs one opening. Blocks of rows follow each other, so that memory stays bounded.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Rows:
-    """values: [rows, terms] at scale 2^f, of scaled terms the coarse words (`cells`); fine: their
-    fine words, [rows, scaled terms]; present: words 0 and 1, [rows, filled terms]. None where there
-    are none."""
+    """values: [rows, terms] at scale 2^f, for scaled terms the coarse words (`cells`); fine: their
+    fine words, [rows, scaled terms]; present: words 0 and 1, [rows, filled terms]. None if there
+    are no such terms."""
 
     values: Masked
     fine: Masked | None = None
@@ -48,7 +47,7 @@ def prepared(
 ) -> Masked:
     """The model's inputs, [rows, width] at scale 2^f, from all owners' rows.
 
-    2 rounds for a block of rows, 2 more with interactions, each block for itself.
+    2 rounds for each block of rows, 2 more with interactions.
     """
     if pipeline.trivial:
         return rows.values
@@ -80,7 +79,7 @@ def _prepared(
     if present is not None and found.fill is not None:
         filled = [pipeline.filled[place] for place in declared]
         fill = found.fill.reshape(1, len(filled))
-        # The mean less its product with 1 where the cell is there; u is 0 where it is not.
+        # The mean minus its product with the presence bit; u is 0 where the cell is missing.
         product = multiply(present.select((slice(None), declared)), fill)
         cells: Additive = values.select((slice(None), filled)).shares() + fill.shares() - product
         put(remask(cells), filled)
@@ -102,7 +101,7 @@ def _prepared(
 
 
 def _spread(part: Additive, places: Sequence[int], columns: int) -> Additive:
-    """The columns of `part` at `places` among so many, zeros elsewhere."""
+    """The columns of `part` at `places` among `width` columns, zeros elsewhere."""
     shape = (part.shape[0], columns)
 
     def placed(words: np.ndarray) -> np.ndarray:

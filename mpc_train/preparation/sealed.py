@@ -1,14 +1,14 @@
-"""What of the preparation is sealed to the recipients, and what they make of it.
+"""The parameters of the preparation that are sealed to the recipients, and their decoding.
 
-A scale may be any number from about 1 to 2^60, so that it is sealed as a mantissa and an exponent,
-inverse = mantissa · 2^exponent: both follow from the scale alone and say nothing more of the rows.
-Centers and filled-in means are sealed in cell units (`cells`). An opened model has `center`,
+A scale may be any number from about 1 to 2^60, so it is sealed as a mantissa and an exponent,
+inverse = mantissa · 2^exponent: both follow from the scale alone and say nothing more about the
+rows. Centers and filled-in means are sealed in cell units (`cells`). An opened model has `center`,
 `inverse` and `fill` in the units of the owner's u, float64 (`applied`).
 
-A scale of 0 means that the training rows' values could not be told apart: the input is 0 then. The
-recipients, who know the scales, are told which inputs that concerns, of which the declared range is
-so wide that they are rounded noticeably, and, by a bit sealed for it, of which there may be a value
-too far off for the ring (`remarks`). Nobody else learns it.
+A scale of 0 means that the training rows' values could not be distinguished: the input is then 0.
+The recipients, who know the scales, are told which inputs are 0, which are rounded noticeably
+because their declared range is very wide, and, by a sealed bit, which may have a value too far away
+for the ring (`remarks`). Nobody else learns this.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from protocols.arrays import Reals
 from protocols.ring.rational import MANTISSA_BITS
 
 BITS = {CENTER: CELL_BITS, MANTISSA: MANTISSA_BITS, EXPONENT: 0, BEYOND: 0, FILL: CELL_BITS}
-"""Fractional bits of what is sealed."""
+"""Fractional bits of the sealed parameters."""
 FINE_BITS = 42
-"""Beyond a deviation of 2^-42 of the range an input is off by more than 2^-12."""
+"""If the deviation is below 2^-42 of the range, an input has an error above 2^-12."""
 
 
 def opened_parameters(pipeline: Pipeline, sealed: Mapping[str, Reals]) -> dict[str, Reals]:
-    """The parameters of `Pipeline.shapes`, in units of u, from what was sealed, decoded."""
+    """The parameters of `Pipeline.shapes`, in units of u, decoded from the sealed ones."""
     reach, found = reaches(pipeline), {}
     if pipeline.scaled:
         unit = reach[list(pipeline.scaled)]
         exponent = np.rint(sealed[EXPONENT]).astype(np.int64) - unit
-        # Whatever evaluators sealed: beyond this a power of two is none of float64.
+        # Whatever evaluators sealed: beyond this, float64 cannot represent a power of two.
         found[CENTER] = np.ldexp(sealed[CENTER], unit)
         found[INVERSE] = np.ldexp(sealed[MANTISSA], np.clip(exponent, -1000, 1000))
     if pipeline.filled:
@@ -44,11 +44,11 @@ def opened_parameters(pipeline: Pipeline, sealed: Mapping[str, Reals]) -> dict[s
 
 
 def remarks(pipeline: Pipeline, parameters: Mapping[str, Reals]) -> dict[str, list[str]]:
-    """Names of inputs that did not come out as the job asks: `constant`, of which the training
-    rows' values could not be told apart, `coarse`, which are rounded noticeably, and `beyond`, of
-    which some row's may be wrong; empty lists are left out.
+    """Names of inputs that are not what the job asks for: `constant`, whose training values could
+    not be distinguished, `coarse`, which are rounded noticeably, and `beyond`, which may be wrong
+    for some row; empty lists are omitted.
 
-    parameters: as opened, and BEYOND where it is known.
+    parameters: as opened, with BEYOND if it is known.
     """
     if not pipeline.scaled:
         return {}

@@ -1,7 +1,7 @@
-"""What each owner shares in, and what the computing nodes make of it: inputs, labels, parameters.
+"""What each owner secret-shares, and what the computing nodes derive: inputs, labels, parameters.
 
-Owners' statistics come first, so that rows can be prepared as they arrive and are then let go.
-Shapes and scales follow from the job alone, so that every node knows what is coming.
+Owners' statistics come first, so that rows can be prepared as they arrive and are then freed.
+Shapes and scales follow from the job alone, so every node knows what to expect.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 
 BLOCK_WORDS = 1 << 22
-"""A matrix of more words is shared in block by block of rows: what an owner encodes, masks and
-sends at a time is then small beside the table itself."""
+"""A matrix with more words is shared in blocks of rows: what an owner encodes, masks and sends at a
+time is then small compared to the table."""
 
 
 Brought = Mapping[str, Callable[[slice], Reals]]
-"""By the name of a matrix what makes some of its rows."""
+"""For each matrix, by name, the function that makes some of its rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Rows of one matrix that an owner brings, from row `first`: real numbers at scale 2^bits."""
+    """Rows of one matrix of an owner, from row `first`: real numbers at scale 2^bits."""
 
     name: str
     shape: tuple[int, ...]
@@ -53,11 +53,11 @@ class Piece:
 
 
 Told = Callable[[int, int], None]
-"""Hears how many rows are shared, and of how many."""
+"""Called with the number of shared rows, and with their total."""
 
 
 class _Progress:
-    """Tells of rows as they are shared; of tables that take one block there is nothing to tell."""
+    """Reports rows as they are shared; tables of a single block are not reported."""
 
     def __init__(self, job: Job, told: Told, rows: int) -> None:
         self._told, self._rows, self._done = told, rows, 0
@@ -71,8 +71,8 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Shared:
-    """All rows, owner after owner. inputs: [rows, width]; labels: [rows, outputs]; weights: how
-    many times each row's loss counts, [rows, 1], None: once."""
+    """All rows, in the order of the owners. inputs: [rows, width]; labels: [rows, outputs];
+    weights: how many times each row's loss counts, [rows, 1]; None: once."""
 
     inputs: MaskedTensor
     labels: MaskedTensor
@@ -81,8 +81,8 @@ class Shared:
 
 
 def pieces_of(job: Job, owner: str) -> Iterator[Piece]:
-    """What `owner` brings, in order: statistics where there are any, then for each block of rows
-    its features, its labels and what else there is."""
+    """What `owner` provides, in order: statistics if there are any, then for each block of rows its
+    features, its labels and the rest."""
     pipeline, rows, f = job.pipeline, job.data.rows[owner], job.fraction_bits
     if pipeline.secret:
         yield Piece("statistics", (len(STATISTICS), len(pipeline.secret)), 0)
@@ -137,9 +137,9 @@ def words_brought(job: Job, owner: str, table: Table, told: Told) -> Iterator[ND
 def share_in(
     job: Job, sources: Mapping[str, Source], me: str, table: Table | None, told: Told
 ) -> Shared:
-    """Share in all owners' rows and prepare them; at every computing node.
+    """Secret-share all owners' rows and prepare them; at every computing node.
 
-    sources: how each owner brings its rows, as this node sees it; table: this node's own.
+    sources: how each owner provides its rows, from this node's view; table: this node's own.
     """
     progress = _Progress(job, told, job.rows)
     pipeline, f = job.pipeline, job.fraction_bits
@@ -166,7 +166,7 @@ def share_in(
     kept: dict[str, list[Masked]] = {"labels": [], "weights": []}
 
     def prepare() -> None:
-        if pipeline.trivial:  # nothing to do to a block: all are joined once, at the end
+        if pipeline.trivial:  # blocks need no preparation: all are concatenated at the end
             inputs.extend(waiting.pop("features"))
             return
         whole = {name: concatenate(waiting.pop(name)) for name in tuple(waiting)}
@@ -182,7 +182,7 @@ def share_in(
             place = kept if piece.name in kept else waiting
             place.setdefault(piece.name, []).append(taken(owner, piece))
     prepare()
-    table = mine = None  # without another reference the owner's rows are freed here
+    table = mine = None  # the last reference: the owner's rows are freed here
     labels = MaskedTensor(concatenate(kept["labels"]))
     weights = MaskedTensor(concatenate(kept["weights"])) if job.weight else None
     whole = inputs[0] if len(inputs) == 1 else concatenate(inputs)

@@ -2,10 +2,10 @@
 
     g = Xᵀ r / 2^L / 2^G,    H = Xᵀ diag(w) X / 2^L / 2^D
 
-Rows are worked on in chunks, so that memory does not grow with their number, and within a chunk
-summed in blocks of 1024 before a truncation, so that sums fit the ring whatever their number. What
-is opened for a row and column: 8 bytes where weights vary, for w·x under a fresh mask; nothing else
-depends on rows times columns, since products with X stay summands.
+Rows are processed in chunks, so that memory does not grow with their number, and within a chunk
+summed in blocks of 1024 before a truncation, so that sums of any number of rows fit the ring. Per
+row and column 8 bytes are opened if weights vary, for w·x under a fresh mask; nothing else depends
+on rows times columns, because products with X stay summands.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from protocols.shares.masked import Additive, Masked, concatenate, public
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows: inputs [rows, columns], the last column all ones, and labels [rows, 1]. weights:
-    how many times each row counts, [rows, 1] at scale 2^PREDICTOR_BITS; None: once."""
+    """Some rows: inputs [rows, columns], where the last column is all ones, and labels [rows, 1].
+    weights: how many times each row counts, [rows, 1] at scale 2^PREDICTOR_BITS; None: once."""
 
     inputs: Masked
     labels: Masked
@@ -63,7 +63,8 @@ def prepared(
     sizes: Scales,
     weights: Masked | None = None,
 ) -> Data:
-    """Rows of all, at scale 2^fraction_bits, as the equations take them. 2 rounds a chunk, once."""
+    """All rows, at scale 2^fraction_bits, in the form that the equations need. 2 rounds per chunk,
+    once."""
     role, found = inputs.role, []
     for start in range(0, len(rows), sizes.chunk):
         some = rows[start : start + sizes.chunk]
@@ -81,7 +82,7 @@ def prepared(
 
 
 def at_scale(x: Masked, bits: int, wanted: int) -> Masked:
-    """x at scale 2^bits, at scale 2^wanted. 2 rounds if that is less, else none."""
+    """x, given at scale 2^bits, at scale 2^wanted. 2 rounds if that is less, otherwise none."""
     if bits > wanted:
         return truncate(x.shares(), bits - wanted).narrowed(64)
     return x.scale(1 << (wanted - bits)).narrowed(64)
@@ -96,10 +97,10 @@ def equations(
     information: bool,
     squares: bool,
 ) -> Equations:
-    """g and what is asked for at `coefficients`, [columns, 1] at scale 2^COEFFICIENT_BITS.
+    """g and the other requested sums at `coefficients`, [columns, 1] at scale 2^COEFFICIENT_BITS.
 
-    Rounds for each chunk: 2 for the linear predictors, those of `rows_of`, 2 for g, and one
-    more for H where weights vary; where rows bring weights, 2 more.
+    Rounds for each chunk: 2 for the linear predictors, those of `rows_of`, 2 for g, and one more
+    for H if weights vary; if rows have weights, 2 more.
     """
     totals: dict[str, Masked] = {}
     for chunk in data:
@@ -123,7 +124,7 @@ def equations(
 
 
 def _counted(rows: Rows, weights: Masked, sizes: Scales) -> Rows:
-    """Residuals and weights of rows that count `weights` times. 2 rounds."""
+    """Residuals and weights, multiplied by the row weights `weights`. 2 rounds."""
     residual = truncate(multiply(weights, rows.residual), PREDICTOR_BITS)
     if rows.weight is None:
         return Rows(residual, truncate(weights.shares(), PREDICTOR_BITS - sizes.weight_bits))

@@ -1,4 +1,4 @@
-"""The four kinds of regression, and the bounds of their rows: public, by rational numbers.
+"""The four kinds of regression, and the bounds of their rows: public, in rational numbers.
 
     family     mean          residual       weight       dispersion
     linear     z             y - z          1            mean of squared residuals
@@ -7,11 +7,11 @@
     gamma      exp(z)        y/exp(z) - 1   1            mean of squared residuals (Pearson's)
 
 z is the linear predictor, y the label. The score of a coefficient is the sum of residual · input,
-its expected information the sum of weight · input². Weights are those of Newton's method but for
-gamma, where they are Fisher's, as in R and statsmodels. Dispersions are divided by the degrees of
-freedom.
+its expected information the sum of weight · input². Weights are those of Newton's method, except
+for gamma, where they are Fisher's, as in R and statsmodels. Dispersions are divided by the degrees
+of freedom.
 
-Logarithmic links take z outside a stated range as its end.
+Logarithmic links move z outside a stated range to its nearer end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ FamilyName = Literal["linear", "logistic", "poisson", "gamma"]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One of the four. least, most: range of a linear predictor that is exponentiated."""
+    """One of the four families. least, most: the range of a linear predictor that is
+    exponentiated."""
 
     name: FamilyName
     least: Fraction = Fraction(-4)
@@ -48,7 +49,7 @@ class Family:
         return self.name in ("poisson", "gamma")
 
     def most_residual(self, label: Fraction, predictor: Fraction) -> Fraction:
-        """Bound of a residual, for labels and linear predictors up to these."""
+        """The bound of a residual, for labels and linear predictors up to these bounds."""
         if self.name == "linear":
             return label + predictor
         if self.name == "logistic":

@@ -1,4 +1,5 @@
-"""Newton steps over shares, whatever they minimise: equations, penalty and step, so many times."""
+"""Newton steps over shares, for any objective: a fixed number of times equations, penalty and
+step."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from protocols.shares.arithmetic import truncate
 from protocols.shares.masked import Masked, concatenate, public
 
 Step = Callable[[Masked | None, Masked, Masked], tuple[Masked, Masked]]
-"""From H with its penalty (None: that of the step before), g and the coefficients: the change and
+"""From H with its penalty (None: that of the previous step), g and the coefficients: the change and
 the new coefficients."""
 
 
@@ -27,8 +28,7 @@ class Iterated:
     """Where the iteration ended, all secret.
 
     coefficients, change: [columns, 1] at scale 2^COEFFICIENT_BITS, the intercept last; change is
-    the last step. squares: the sum of squared residuals before the last step, where it was asked
-    for.
+    the last step. squares: the sum of squared residuals before the last step, if requested.
     """
 
     coefficients: Masked
@@ -50,8 +50,8 @@ def iterate(
 ) -> Iterated:
     """Take `steps` steps from zero, or from `start`; steps count from 1.
 
-    H is computed once where weights are constant. done: hears each step's number. seen: is shown
-    each change. squares: whether the last step adds up squared residuals.
+    H is computed once if weights are constant. done: called with each step's number. seen: called
+    with each change. squares: whether the last step adds up squared residuals.
     """
     coefficients = change = public(role, np.zeros((sizes.bounds.columns, 1), np.int64))
     total: Masked | None = None
@@ -78,7 +78,8 @@ def iterate(
 
 
 def start(role: Role, data: Data, sizes: Scales) -> Masked:
-    """Zeros and, as the intercept, the logarithm of the mean label: for a logarithmic link."""
+    """The start for a logarithmic link: zeros and, as the intercept, the logarithm of the mean
+    label."""
     zeros = public(role, np.zeros((sizes.bounds.columns - 1, 1), np.int64))
     log = logarithm_of_mean([chunk.labels for chunk in data]).scale(
         1 << (COEFFICIENT_BITS - PREDICTOR_BITS)
@@ -87,7 +88,7 @@ def start(role: Role, data: Data, sizes: Scales) -> Masked:
 
 
 def ridged(information: Masked, sizes: Scales) -> Masked:
-    """H with the L2 penalty on its diagonal, the intercept left out."""
+    """H with the L2 penalty on its diagonal, except at the intercept."""
     whole = of_mean(sizes.bounds.ridge, sizes) * Fraction(2) ** (sizes.moment_bits - sizes.diagonal)
     penalty = np.full(sizes.bounds.columns, round(whole), np.int64)
     penalty[-1] = 0
@@ -95,7 +96,7 @@ def ridged(information: Masked, sizes: Scales) -> Masked:
 
 
 def penalised(gradient: Masked, coefficients: Masked, sizes: Scales) -> Masked:
-    """g less the L2 penalty's gradient. 2 rounds, in common with those of g."""
+    """g minus the L2 penalty's gradient. 2 rounds, shared with those of g."""
     ridge = sizes.bounds.ridge
     if not ridge:
         return gradient
@@ -108,5 +109,6 @@ def penalised(gradient: Masked, coefficients: Masked, sizes: Scales) -> Masked:
 
 
 def of_mean(penalty: Fraction, sizes: Scales) -> Fraction:
-    """A penalty of the mean loss, for sums that are divided by 2^L instead of the rows."""
+    """A penalty on the mean loss, for sums that are divided by 2^L instead of the number of
+    rows."""
     return penalty * Fraction(sizes.bounds.rows, 1 << sizes.count)

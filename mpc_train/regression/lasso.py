@@ -1,15 +1,15 @@
-"""The L1 penalty over shares: Newton steps whose quadratic model is minimised with it by ADMM.
+"""The L1 penalty over shares: Newton steps whose penalised quadratic model is minimised by ADMM.
 
-With scaled coefficients t = S^-1 · coefficients, S fixed at the first step, the quadratic model at
-t0 and the penalty λ · Σ S |t| have the minimum that these rounds converge to:
+With scaled coefficients t = S^-1 · coefficients, S fixed at the first step, these rounds converge
+to the minimum of the quadratic model at t0 plus the penalty λ · Σ S |t|:
 
     t ← t0 + T_ρ^-1 (S g) · 2^(G − D − C) + (ρ / 2^C) · T_ρ^-1 (z − u − t0),   T_ρ = T + ρ / 2^C
     v = (3 t − z) / 2 + u,    z ← v cut towards 0 by the threshold λ S / (ρ 2^D),    u ← v − z
 
-z is exactly 0 wherever the penalty wins, and is what the next Newton step starts from; u stays, so
-that rounds of later steps begin near their end. The intercept has threshold 0. A product with a
-fixed matrix and a comparison make 6 rounds each, whatever the number of columns; coordinate descent
-would take as many for every single column.
+z is exactly 0 wherever the penalty wins, and is the start of the next Newton step; u is kept, so
+that the rounds of later steps begin near their end. The intercept has threshold 0. Each needs 6
+communication rounds, for a product with a fixed matrix and a comparison, for any number of columns;
+coordinate descent would take as many for every single column.
 
 ADMM: Boyd et al. 2011; over-relaxed by 3/2.
 """
@@ -46,7 +46,7 @@ THRESHOLD_BITS = 16
 
 @dataclass(frozen=True, slots=True)
 class LassoFit:
-    """coefficients, change: [columns, 1] at scale 2^COEFFICIENT_BITS, as `newton.Fit` has them."""
+    """coefficients, change: [columns, 1] at scale 2^COEFFICIENT_BITS, as in `newton.Fit`."""
 
     coefficients: Masked
     change: Masked
@@ -74,7 +74,7 @@ def fit_lasso(
 ) -> LassoFit:
     """`steps` Newton steps with the L1 penalty `penalty` on the mean loss; steps count from 1.
 
-    sizes: for `Bounds.sparse`. seen: is shown the change of each step.
+    sizes: for `Bounds.sparse`. seen: called with the change of each step.
     """
     z = u = public(role, np.zeros((sizes.bounds.columns, 1), np.int64))
     scale: Masked | None = None
@@ -100,7 +100,8 @@ def fit_lasso(
 
 
 def _started(coefficients: Masked, information: Masked, scale: Masked, sizes: Scales) -> Masked:
-    """t of where the coefficients start: of the intercept alone, 1 / S being S · diag H."""
+    """t at the start of the coefficients, where only the intercept is not 0; 1 / S is S · diag
+    H."""
     columns = sizes.bounds.columns
     if not coefficients.masked:
         return public(coefficients.role, np.zeros((columns, 1), np.int64))
@@ -115,7 +116,7 @@ def _started(coefficients: Masked, information: Masked, scale: Masked, sizes: Sc
 
 
 def _model(information: Masked, scale: Masked, penalty: Fraction, sizes: Scales) -> _Model:
-    """T_ρ and what depends on it alone."""
+    """T_ρ and everything that depends only on it."""
     columns, plan = sizes.bounds.columns, sizes.plan
     lifted = 1 << (plan.matrix_bits - sizes.columns - RHO_BITS)
     matrix = scaled(information, scale, sizes).shift(np.eye(columns, dtype=np.int64) * lifted)
@@ -136,7 +137,8 @@ def _model(information: Masked, scale: Masked, penalty: Fraction, sizes: Scales)
 def _minimised(
     model: _Model, gradient: Masked, z: Masked, u: Masked, sizes: Scales
 ) -> tuple[Masked, Masked]:
-    """z and u after INNER_ROUNDS rounds from the z and u of the last step. 4 and 6 each rounds."""
+    """z and u after INNER_ROUNDS ADMM rounds from the z and u of the last step. 4 communication
+    rounds, and 6 for each ADMM round."""
     bits = SCALE_BITS + sizes.gradient_bits
     lengths = truncate(multiply(model.scale, gradient), bits - sizes.scaled_bits)
     bits = sizes.plan.inverse_bits + sizes.scaled_bits + sizes.unit
@@ -153,7 +155,7 @@ def _minimised(
 
 
 def _cut(v: Masked, threshold: Masked) -> Additive:
-    """Summands of v moved towards 0 by the threshold, and 0 where it is nearer."""
+    """Summands of v moved towards 0 by the threshold, but not beyond 0."""
     columns = v.shape[0]
     ends = concatenate([v - threshold, v + threshold])
     signs = negative(ends.narrowed(NARROW_BITS))

@@ -2,13 +2,13 @@
 
 Each step solves H · step = g (`scales` names the quantities):
 
-1. S: inverse roots of H's diagonal, so that columns have one length whatever their unit.
+1. S: inverse roots of H's diagonal, which give all columns the same length, whatever their unit.
 2. T = S H S / 2^C and its inverse Y.
 3. coefficients += S Y S g · 2^(G − D − C), and the L2 penalty's part in g and H.
 
-An inexact Y or S slows the convergence by as much and moves no fixed point: coefficients are as
-exact as g, and only standard errors are as exact as Y. H is computed once where weights are
-constant (linear, gamma).
+An inexact Y or S slows the convergence accordingly but does not move the fixed point: coefficients
+are as exact as g, and only standard errors are limited to the precision of Y. H is computed once if
+weights are constant (linear, gamma).
 
 Rounds of a step: 11 for S, 4 for T, `InversePlan.rounds` (46 for 30 features, 50 for 200), 6 for
 the step, and those of the equations.
@@ -40,12 +40,12 @@ from protocols.shares.arithmetic import matmul, multiply, truncate
 from protocols.shares.masked import Masked, public
 
 ROOT_RESULT_BITS = 16
-"""S comes out of the inverse root below 2^16 as a word of 4 fractional bits, 16 more are kept."""
+"""The inverse root gives S below 2^16 as a word with 4 fractional bits; 16 more are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Solver:
-    """S [columns] at scale 2^SCALE_BITS, T and Y of one H."""
+    """S [columns] at scale 2^SCALE_BITS, T and Y for one H."""
 
     scale: Masked
     matrix: Masked
@@ -57,8 +57,8 @@ class Fit:
     """Where the iteration ended, all secret.
 
     coefficients, change: [columns, 1] at scale 2^COEFFICIENT_BITS, the intercept last; change is
-    the last step. solver: of the last step. squares: the sum of squared residuals before the last
-    step, where the family has a dispersion.
+    the last step. solver: that of the last step. squares: the sum of squared residuals before the
+    last step, if the family has a dispersion.
     """
 
     coefficients: Masked
@@ -96,7 +96,7 @@ def fit(
 
 
 def solver_of(information: Masked, sizes: Scales) -> Solver:
-    """1 and 2, for H at scale 2^moment_bits."""
+    """Parts 1 and 2 of a step, for H at scale 2^moment_bits."""
     scale = inverse_roots(information, sizes)
     matrix = scaled(information, scale, sizes)
     return Solver(scale, matrix, inverse(matrix, sizes.plan))
@@ -105,7 +105,7 @@ def solver_of(information: Masked, sizes: Scales) -> Solver:
 def inverse_roots(information: Masked, sizes: Scales) -> Masked:
     """1: S [columns] at scale 2^SCALE_BITS, within a few per cent of 1 / √(diag H). 11 rounds.
 
-    A diagonal below 2^-24 is taken as that: a column of zeros has S = 2^12.
+    A diagonal below 2^-24 is replaced by that: a column of zeros has S = 2^12.
     """
     columns, role = sizes.bounds.columns, information.role
     index = np.arange(columns)

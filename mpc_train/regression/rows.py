@@ -21,10 +21,11 @@ from protocols.shares.masked import Masked, concatenate
 
 F = PREDICTOR_BITS
 MIN_WEIGHT = Fraction(5, 1 << 16)
-"""Added to σ(1 − σ): the spline of σ is off by 2^-14, and a sum of weights may not be negative.
+"""Added to σ(1 − σ): the spline of σ has an error of 2^-14, and a sum of weights may not be
+negative.
 
-It moves no coefficient, and makes standard errors smaller: by 0.5% where 1 row in 100 is of class
-1, by 2% where 3 in 1000 are.
+It does not move coefficients, and makes standard errors smaller: by 0.5% if 1 row in 100 is of
+class 1, by 2% if 3 in 1000 are.
 """
 MIN_MEAN_BITS, MAX_MEAN_BITS = -6, 12
 LOG2 = Fraction(6931471805599453094172321, 10**25)
@@ -32,7 +33,7 @@ LOG2 = Fraction(6931471805599453094172321, 10**25)
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Residuals [rows, 1] and, where they vary, weights [rows, 1] at scale 2^weight_bits."""
+    """Residuals [rows, 1] and, if they vary, weights [rows, 1] at scale 2^weight_bits."""
 
     residual: Masked
     weight: Masked | None
@@ -70,8 +71,8 @@ def mean_of(family: Family, predictor: Masked) -> Masked:
 def logarithm_of_mean(labels: Sequence[Masked]) -> Masked:
     """log(mean of labels) at scale 2^PREDICTOR_BITS, int64[1], within 2^-9.
 
-    labels: chunks [rows, 1], not negative; a mean outside 2^-6 to 2^12 is taken as the nearer
-    end's power. 12 rounds, for one number: where iterations with a logarithmic link start.
+    labels: chunks [rows, 1], not negative; a mean outside 2^-6 to 2^12 is replaced by the nearer
+    end. 12 rounds, for one number: the start of iterations with a logarithmic link.
     """
     rows = sum(chunk.shape[0] for chunk in labels)
     count = max(rows - 1, 1).bit_length()
@@ -79,7 +80,8 @@ def logarithm_of_mean(labels: Sequence[Masked]) -> Masked:
     mean = truncate(total.shares(), count).reshape(1).narrowed(F + 16)
     exponents = range(MIN_MEAN_BITS, MAX_MEAN_BITS)
     bits = below(mean, [1 << (F + e) for e in exponents])
-    # Above the last threshold 2^-11, below the first one 2^6 or what brings the mean to [1, 2).
+    # Above the last threshold 2^-11, below the first one 2^6, otherwise the power that brings the
+    # mean to [1, 2).
     top = MAX_MEAN_BITS - 1
     powers = [1 << (top - e + 1) for e in exponents]
     power = remask(weighted(bits, _steps([*powers, 1])).shift(1))
@@ -92,5 +94,5 @@ def logarithm_of_mean(labels: Sequence[Masked]) -> Masked:
 
 
 def _steps(values: list[int]) -> Words:
-    """What each bit [x < threshold] adds to the last value."""
+    """The change that each bit [x < threshold] adds to the last value."""
     return np.array([low - high for low, high in pairwise(values)], np.int64)

@@ -1,4 +1,4 @@
-"""A job's regression at every computing node: training rows in, a model and what is said of it out.
+"""A job's regression at every computing node: from training rows to a model and its statistics.
 
 The counterpart of `mpc_train.training.trainer` for `optimizer = { name = "newton" }`.
 """
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Regressed:
-    """tensors: weight [1, inputs] and bias [1], as torch.nn.Linear has them. secret: what else is
-    sealed, as `regression_shapes` says."""
+    """tensors: weight [1, inputs] and bias [1], as in torch.nn.Linear. secret: the other sealed
+    tensors, as in `regression_shapes`."""
 
     family: Family
     tensors: dict[str, MaskedTensor]
@@ -52,7 +52,7 @@ class Regressed:
     training: Training
 
     def evaluated(self, inputs: MaskedTensor) -> MaskedTensor:
-        """Outputs for rows [rows, inputs]; where the link is logarithmic, means."""
+        """Outputs for rows [rows, inputs]; for a logarithmic link, means."""
         outputs = _predictor(inputs, self.tensors)
         if not self.family.logarithmic:
             return outputs
@@ -77,9 +77,9 @@ def regress(
 ) -> Regressed:
     """Fit the job's regression to its training rows among `inputs` and `labels`.
 
-    weights: how many times each row counts, [rows, 1]; None: once. Steps count from 1; `done` hears
-    the number of each one that is done. guard: looks at coefficients, at every change of them, and
-    at linear predictors of some rows.
+    weights: how many times each row counts, [rows, 1]; None: once. Steps count from 1; `done` is
+    called with the number of each finished step. guard: checks coefficients, all their changes, and
+    linear predictors of some rows.
     """
     family, sizes, settings = family_of(job), sizes_of(job), job.train.optimizer
     rows, _ = split(job)
@@ -95,7 +95,7 @@ def regress(
         begin = now
         done(number)
 
-    # The ring has room for twice the bounds that a job states.
+    # The ring is sized for twice the bounds that a job states.
     most = int(2 * sizes.bounds.coefficient)
 
     def seen(change: Masked) -> None:

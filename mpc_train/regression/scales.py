@@ -1,9 +1,9 @@
-"""How many bits every word of a regression has: public numbers, from the bounds that a job states.
+"""The number of bits of every word of a regression: public, from the bounds that a job states.
 
-Sums over rows are divided by 2^L, the power of two at or above their number, by counting bits; what
-is called H and g below are sums over rows divided by it. Power-of-two bounds 2^D of H's diagonal
-and 2^G of g's entries are divided out in the same way, so that words of H and g lie in [−1, 1].
-Everything else follows:
+Sums over rows are divided by 2^L, the power of two at or above their number, by a change of scale;
+H and g below are sums over rows divided by it. Power-of-two bounds 2^D of H's diagonal and 2^G of
+g's entries are divided out in the same way, so that words of H and g lie in [−1, 1]. Everything
+else follows:
 
     S   about 1 / √(diag H), in [1, 2^12]: scales columns to one length, whatever their unit
     T   S H S / 2^C, 2^C at least the number of columns, so that all eigenvalues lie in [0, 1]
@@ -26,36 +26,37 @@ PENALTY_BITS = 16
 """Significant bits of an L2 penalty."""
 COEFFICIENT_BITS = 28
 MOMENT_BITS = 34
-"""Fractional bits of H at most."""
+"""The most fractional bits of H."""
 GRADIENT_BITS, LASSO_GRADIENT_BITS = 40, 34
-"""Fractional bits of g at most; with an L1 penalty it is multiplied with all bits of S."""
+"""The most fractional bits of g; with an L1 penalty it is multiplied with all bits of S."""
 SCALE_BITS = 20
 """Fractional bits of S."""
 COARSE_SCALE_BITS = 8
-"""Fractional bits of S where it scales a step, which need not be exact."""
+"""Fractional bits of S when it scales a step, which need not be exact."""
 SCALE_RANGE_BITS = 12
 INPUT_BITS, MIN_INPUT_BITS = 16, 10
 MIN_WEIGHT_BITS = 8
 MIN_EIGENVALUE = Fraction(1, 1 << 13)
-"""Of the columns' correlation matrix: directions below it are cut off, see `matrix_inverse`."""
+"""The smallest eigenvalue of the columns' correlation matrix: directions below it are cut off, see
+`matrix_inverse`."""
 RHO_BITS = 3
 """ρ = 1/8 in `lasso`, on a matrix with ones on its diagonal: fast for penalties of 0.001 to 0.3."""
 LASSO_EIGENVALUE = Fraction(1, 1 << RHO_BITS)
-"""What is inverted for an L1 penalty has no smaller ones."""
+"""The matrix that is inverted for an L1 penalty has no smaller eigenvalues."""
 BLOCK_ROWS, MIN_BLOCK_ROWS = 1024, 64
-"""Products are summed over so many rows before they are truncated, over fewer where residuals are
+"""Products are summed over this many rows before they are truncated, or over fewer if residuals are
 large."""
 CHUNK_ELEMENTS = 1 << 21
-"""Rows times columns that are worked on at a time: bounds memory."""
+"""How many rows times columns are processed at a time: limits memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What a job states about its numbers: largest magnitudes.
 
-    inputs: of a feature. residual, weight: of a row's, in the units of the family. coefficient: of
-    a coefficient and of its change in one step. ridge: the L2 penalty. Where rows bring weights,
-    residual and weight are those times the largest.
+    inputs: of a feature. residual, weight: of a row, in the units of the family. coefficient: of a
+    coefficient and of its change in one step. ridge: the L2 penalty. If rows have weights, residual
+    and weight are multiplied by the largest.
     """
 
     columns: int
@@ -66,17 +67,18 @@ class Bounds:
     coefficient: Fraction
     ridge: Fraction = Fraction(0)
     varying: bool = True
-    """Whether weights differ from row to row, by the family or as the rows bring them; else they
-    are 1."""
+    """Whether weights differ from row to row, by the family or by row weights; otherwise they are
+    1."""
     sparse: bool = False
-    """Whether there is an L1 penalty, for which S stays as it is at the first step."""
+    """Whether there is an L1 penalty, for which S is that of the first step throughout."""
     growth: int = 0
-    """Weights of later steps sum to at most 2^growth times those of the first; where S stays."""
+    """With a constant S, weights of later steps sum to at most 2^growth times those of the
+    first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scales:
-    """The bits that follow; letters as in the module's opening."""
+    """The resulting numbers of bits; letters as in the module's docstring."""
 
     bounds: Bounds
     plan: InversePlan
@@ -97,23 +99,24 @@ class Scales:
     direction_bits: int
     """Fractional bits of Y S g."""
     block: int
-    """Rows that are summed before a truncation of g."""
+    """How many rows are summed before a truncation of g."""
     chunk: int
-    """Rows at a time."""
+    """How many rows are processed at a time."""
 
     @property
     def unit(self) -> int:
-        """Y S g is by 2^unit larger than S^-1 times the step."""
+        """Y S g is 2^unit times S^-1 times the step."""
         return self.diagonal + self.columns - self.gradient
 
 
 def scales(bounds: Bounds) -> Scales:
-    """The bits for `bounds`; RangeError, naming what is too large, where the ring has no room."""
+    """The bits for `bounds`; RangeError, which names the number that is too large, if they do not
+    fit the ring."""
     inputs = max(bounds.inputs, Fraction(1))
     count = max(bounds.rows - 1, 1).bit_length()
     diagonal = bit_length(inputs**2 * bounds.weight + bounds.ridge)
     gradient = bit_length(inputs * bounds.residual + bounds.ridge * bounds.coefficient)
-    # S is a few per cent off, so that T's diagonal is.
+    # S has an error of a few per cent, and so has T's diagonal.
     columns = bit_length(Fraction(11, 10) * bounds.columns) + bounds.growth
     input_bits, weight_bits = _row_bits(bounds, inputs)
     least = LASSO_EIGENVALUE if bounds.sparse else MIN_EIGENVALUE
@@ -171,7 +174,7 @@ def _row_bits(bounds: Bounds, inputs: Fraction) -> tuple[int, int]:
 
 
 def check_weighted(bounds: Bounds) -> None:
-    """RangeError where a residual times a row's weight does not fit before its truncation."""
+    """RangeError if a residual times a row's weight does not fit before its truncation."""
     if bit_length(bounds.residual) + 2 * PREDICTOR_BITS > WORD_BITS:
         raise RangeError(f"residuals up to {float(bounds.residual):g}")
 

@@ -1,4 +1,4 @@
-"""A regression by Newton steps: what a job may say of it, and what follows for the arithmetic.
+"""A regression by Newton steps: the job's settings, and their consequences for the arithmetic.
 
     [model]
     kind = "poisson"                                   # linear, logistic, poisson, gamma
@@ -8,8 +8,8 @@
     statistics = true
 
 A step uses all training rows: there are no epochs, batches or rates. Penalties are on the mean
-loss: l1 · Σ|w| + l2 / 2 · Σw², the intercept left out. With `statistics` the recipients, and nobody
-else, get what standard errors and p-values follow from.
+loss: l1 · Σ|w| + l2 / 2 · Σw², without the intercept. With `statistics` only the recipients get the
+numbers that give standard errors and p-values.
 
 Everything here is public and rational arithmetic.
 """
@@ -77,7 +77,7 @@ def bounds_of(job: Job) -> Bounds:
 
 
 def sizes_of(job: Job) -> Scales:
-    """How many bits every word has; RangeError where the ring has no room."""
+    """The number of bits of every word; RangeError if they do not fit the ring."""
     return scales(bounds_of(job))
 
 
@@ -97,7 +97,7 @@ def regression_bits(job: Job) -> dict[str, int]:
 
 
 def described(job: Job) -> list[str]:
-    """Lines for people: what a regression computes, and what its recipients learn."""
+    """Lines for people about what a regression computes, and what its recipients learn."""
     settings = job.train.optimizer
     words = f"{total_steps(job)} Newton steps over all training rows"
     for key in ("l1", "l2"):

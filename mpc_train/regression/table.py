@@ -1,23 +1,23 @@
 """A recipient's table of results: coefficients, standard errors, p-values. In the clear.
 
-From what is sealed beside the model (`mpc_train.regression.settings`), for coefficient j, the
-intercept last:
+From the tensors that are sealed with the model (`mpc_train.regression.settings`), for coefficient
+j, the intercept last:
 
     variance_j = dispersion · scale_j² · inflation_j / 2^(D + L),    inflation = diag(Y) / 2^C
     dispersion = sum of squared residuals / (rows - coefficients),   1 for logistic and Poisson
 
-and the statistic is coefficient / standard error: t with rows - coefficients degrees of freedom
-where a dispersion was estimated, z elsewhere; p-values are two-sided. `inflation` is the variance
-inflation factor (of a generalised one where rows have weights). Inputs that determine one another
-have no standard error here, none of them, and neither has a constant one.
+and the statistic is coefficient / standard error: t with rows - coefficients degrees of freedom if
+a dispersion was estimated, otherwise z; p-values are two-sided. `inflation` is the variance
+inflation factor (a generalised one if rows have weights). None of the inputs that determine one
+another has a standard error here, and neither has a constant one.
 
-Where the iteration did not converge, coefficients are those of a point on its way: nothing has a
-standard error. Of classes (and of counts that are all 0 in a group) the likely reason is that an
-input separates them: the likelihood then grows for ever, and each step moves such a coefficient
-further in its own direction.
+If the iteration did not converge, coefficients are those of an intermediate point, and nothing has
+a standard error. For classes (and for counts that are all 0 in a group) the likely reason is that
+an input separates them: the likelihood then grows without limit, and each step moves such a
+coefficient further in the same direction.
 
 Coefficients are those of the model's inputs, as the job centres and scales them; `per_unit` is the
-change for one unit of the column, where the input is the column centred and scaled.
+change for one unit of the column, if the input is the column, centred and scaled.
 """
 
 from __future__ import annotations
@@ -44,27 +44,27 @@ if TYPE_CHECKING:
 COEFFICIENTS_FILE = "coefficients.csv"
 INTERCEPT = "(intercept)"
 CONVERGED = 0.01
-"""The last step was at most this part of a standard error."""
+"""Converged if the last step was at most this part of a standard error."""
 CONVERGED_PLAIN = 1e-3
-"""Without standard errors: of the largest coefficient, or of 1."""
+"""Without standard errors: this part of the largest coefficient, or of 1."""
 CREEPING = 1e-3
-"""Where inputs can separate classes: a last step above this part of its coefficient, or of a
-standard error if that is larger, still goes somewhere. A regular iteration ends far below; one that
-separates them moves by 1/k of its coefficient in step k, and each step's size goes down with the
-weights of the rows, so that it also falls below a standard error's."""
+"""If inputs can separate classes: a last step above this part of its coefficient, or of a standard
+error if that is larger, still moves. A regular iteration ends far below. With separation, step k
+moves by 1/k of the coefficient, and the size of steps decreases with the weights of the rows, so
+that it also falls below a standard error."""
 ENOUGH_STEPS = 6
-"""After as many a regular iteration of classes or counts has converged."""
+"""After this many steps a regular iteration for classes or counts has converged."""
 MIN_TOLD = 0.1
-"""Without standard errors: smaller coefficients are not told apart from 0 by `CREEPING`."""
+"""Without standard errors: `CREEPING` does not distinguish smaller coefficients from 0."""
 NOT_CONVERGED = "not converged"
 DEPENDENT = "determined by other inputs or constant"
 EXACT = "every row is fitted exactly"
-"""Then no residual is left that an error could be estimated from."""
+"""Then no residuals are left from which to estimate errors."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One coefficient; None: not estimable, or not asked for."""
+    """One coefficient; None: not estimable, or not requested."""
 
     name: str
     coefficient: float
@@ -74,12 +74,12 @@ class Row:
     inflation: float | None = None
     per_unit: float | None = None
     note: str | None = None
-    """Why something is missing."""
+    """Why a number is missing."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a regression says. statistic: "t" or "z", "" without standard errors.
+    """The results of a regression. statistic: "t" or "z", "" without standard errors.
 
     separated: it did not converge, and probably because an input separates the classes.
     """
@@ -93,21 +93,21 @@ class Results:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader of the coefficients has to know, in sentences that name no input."""
+        """What a reader of the coefficients has to know, in sentences that do not name inputs."""
         if self.converged and any(row.note == DEPENDENT for row in self.rows):
             return (
                 f"Inputs without a standard error are {DEPENDENT}: their coefficients are one of "
-                "many choices that predict the same, and say nothing by themselves. Leave such "
-                "inputs out",
+                "many choices that predict the same, and have no meaning by themselves. Remove "
+                "such inputs out",
             )
         if self.converged:
             return ()
         known = "The regression did not converge: its last step still moved coefficients"
-        without = ", so that none has a standard error or p-value" if self.statistic else ""
+        without = ", so none has a standard error or p-value" if self.statistic else ""
         if self.separated:
             return (
                 f"{known}{without}. Probably an input, or several together, separate the labels "
-                "perfectly: then no finite coefficients exist. Leave that input out, or add a "
+                "perfectly: then no finite coefficients exist. Remove that input, or add a "
                 "penalty (train.optimizer.l2)",
             )
         return (f"{known}{without}. Allow more steps (train.optimizer.steps)",)
@@ -195,15 +195,16 @@ def results(job: Job, tensors: Mapping[str, Reals]) -> Results:
 
 
 def _creeps(family: Family, change: Reals, values: Reals, errors: Reals) -> bool:
-    """Whether a coefficient still moves, be it by little, where it can move for ever."""
+    """Whether a coefficient still moves, even if only a little, in a model where it can move for
+    ever."""
     if family.has_dispersion:
         return False
     return bool((change > CREEPING * np.maximum(np.abs(values), errors)).any())
 
 
 def _separated(job: Job, change: Reals, values: Reals) -> bool:
-    """Whether a fit that did not converge looks like one that cannot: after enough steps, what
-    moves most moves away from 0."""
+    """Whether a fit that did not converge looks like one that cannot: after enough steps, the
+    coefficient that moves most moves away from 0."""
     settings = job.train.optimizer
     if family_of(job).has_dispersion or settings.l1 or settings.l2:
         return False

@@ -1,15 +1,15 @@
 """The trained model on its way from the evaluators to a recipient: what is sealed, and how.
 
-At the end of a run evaluator i holds ΔW, the same at all of them, and its own mask share [λW]_i.
-It puts both, with a signed statement of what they are, into one envelope for each recipient. The
-recipient opens the envelopes of all evaluators (`mpc_train.results.opening`) and computes
-W = ΔW − Σ [λW]_i modulo 2^64. With one envelope missing W is uniformly random to it, so that no
-partial result exists.
+At the end of a run evaluator i holds ΔW, the same at all of them, and its own mask share [λW]_i. It
+puts both, with a signed statement of what they are, into one envelope for each recipient. The
+recipient opens the envelopes of all evaluators (`mpc_train.results.opening`) and computes W = ΔW −
+Σ [λW]_i modulo 2^64. If one envelope is missing, W is uniformly random to the recipient, so there
+is no partial result.
 
-What leaves here in the clear (the manifest) names no opened value: the evaluators commit to what
-they sealed under a random key that stays in the envelope, and the model file is tied to the
-manifest under a key that stays in the model file. A plain hash of either would let somebody who
-knows the masks, or guesses well, recover weights.
+The public part (the manifest) contains no opened value: the evaluators commit to what they sealed
+under a random key that stays in the envelope, and the model file is tied to the manifest under a
+key that stays in the model file. A plain hash of either would let somebody who knows the masks, or
+guesses well, recover weights.
 
 Payload: `pack`(statement, signature, commitment key, tensors), tensors in safetensors form with
 the names "delta.<name>" and "mask.<name>", int64.
@@ -42,16 +42,16 @@ ENVELOPE_FILE = "model.envelope"
 
 
 class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an evaluator signs about the model that it seals: public, no opened value in it."""
+    """What an evaluator signs about the model that it seals: public, without opened values."""
 
     evaluator: str
     recipient: str
     sid: str
     step: int
     job: str
-    """The whole job, canonical JSON: with it the manifest says what the model is."""
+    """The whole job as canonical JSON: with it the manifest says what the model is."""
     metrics: dict[str, Reading]
-    """None, or None in its place: not available, and `unavailable` says why."""
+    """None, or None inside a metric: unavailable; `unavailable` says why."""
     commitment: str
     """HMAC-SHA256, hexadecimal, of the sealed tensors under the key in the envelope."""
     unavailable: dict[str, str] = {}
@@ -60,7 +60,7 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def envelope_info(job: Job, sid: bytes, sender: str, recipient: str) -> EnvelopeInfo:
-    """What an envelope of this job's final model says of itself."""
+    """The header of an envelope with this job's final model."""
     return EnvelopeInfo(SUITE, sid, total_steps(job), tuple(sealed_tensors(job)), sender, recipient)
 
 
@@ -116,7 +116,7 @@ def seal_model(
 def check_tensors(job: Job, what: str, tensors: Tensors) -> None:
     """Raise ArtifactError unless names, shapes and type are those of what the job seals."""
     if set(tensors) != set(sealed_tensors(job)):
-        raise ArtifactError(f"{what}: other tensors than the job's model has")
+        raise ArtifactError(f"{what}: the tensors are not those of the job's model")
     for name, shape in sealed_tensors(job).items():
         value = tensors[name]
         if value.dtype != np.int64 or value.shape != shape:
@@ -126,5 +126,6 @@ def check_tensors(job: Job, what: str, tensors: Tensors) -> None:
 
 
 def commit(key: bytes, data: bytes) -> str:
-    """HMAC-SHA256 in hexadecimal: binds to `data` and, without the key, says nothing of it."""
+    """HMAC-SHA256 in hexadecimal: commits to `data` and reveals nothing about it without the
+    key."""
     return hmac.new(key, data, hashlib.sha256).hexdigest()

@@ -1,8 +1,8 @@
-"""A recipient opens what the evaluators sealed, and has an ordinary PyTorch state_dict.
+"""A recipient opens what the evaluators sealed, and gets an ordinary PyTorch state_dict.
 
 It needs the envelopes of all evaluators of one run (`mpc_train.results.artifact` says what is in
-them), compares every ΔW bit for bit, and computes W = ΔW − Σ [λW]_i modulo 2^64 at scale 2**f.
-Whatever does not fit ends in an error that names whose envelope it is, and nothing is opened.
+them), compares every ΔW bit for bit, and computes W = ΔW − Σ [λW]_i modulo 2^64 at scale 2**f. If
+anything does not fit, an error names the sender of the envelope, and nothing is opened.
 
 The manifest can be shown to others, who verify it with the evaluators' cards (signatures) and, if
 they have the model file, tie the two together with the key inside that file.
@@ -49,15 +49,16 @@ from protocols.sealing.signatures import Verifier
 
 MODEL_FILE, MANIFEST_FILE = "model.safetensors", "manifest.json"
 PREPARATION_FILE = "preparation.safetensors"
-"""Where the job has secret ones: what turns raw columns into the model's inputs, float64."""
+"""The parameters that turn raw columns into the model's inputs, float64, if the job has secret
+ones."""
 MAX_STATEMENT_BYTES = 1 << 24
 _SIGNATURE_BYTES = 1 << 14
 _MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
-"""What decoding raises on bytes that are no JSON of the type."""
+"""What decoding raises on bytes that are not JSON of the type."""
 
 
 class PublicCard(Protocol):
-    """As much of a card as opening needs."""
+    """The part of a card that opening needs."""
 
     @property
     def hpke(self) -> bytes: ...
@@ -74,22 +75,22 @@ class OpenedModel:
     metrics: dict[str, Reading]
     files: dict[str, bytes]
     unavailable: dict[str, str] = field(default_factory=dict)
-    """Why a metric, or a bin of it, is not there, by its name."""
+    """Why a metric, or a bin of it, is unavailable, by its name."""
 
     @property
     def results(self) -> Results | None:
-        """Of a regression: its table of coefficients."""
+        """For a regression: its table of coefficients."""
         return results(self.job, self.weights) if is_newton(self.job) else None
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the model has to know of the rows that it was trained on, and of its
-        inputs; of a regression `results` says more."""
+        """What a reader of the model has to know about its training rows and its inputs; for a
+        regression `results` says more."""
         return [*_of_linkage(self.job), *in_words(self.remarks)]
 
     @property
     def remarks(self) -> dict[str, list[str]]:
-        """Inputs that were not scaled as the job asks, see `preparation.sealed.remarks`."""
+        """Inputs that are not scaled as the job asks, see `preparation.sealed.remarks`."""
         return remarks(self.job.pipeline, self.weights)
 
     def __repr__(self) -> str:
@@ -110,11 +111,11 @@ def open_model(
     2. Its statement is signed by the sender and fits the envelope and the tensors inside.
     3. All statements are about the same job, session and metrics; the job is `job` if given, by its
        digest, which does not count how many rows were joined.
-    4. Every evaluator of the job sent exactly one envelope, nobody else did.
+    4. Every evaluator of the job sent exactly one envelope, and nobody else sent one.
     5. All evaluators sealed the same ΔW.
 
-    Raises ArtifactError saying which envelope is wrong or missing; EnvelopeError for one that does
-    not verify or open.
+    Raises ArtifactError, which says which envelope is wrong or missing; EnvelopeError for one that
+    does not verify or open.
     """
     envelopes = unpack_bundle(sealed) if isinstance(sealed, bytes) else list(sealed)
     parts: dict[str, _Part] = {}
@@ -129,8 +130,8 @@ def open_model(
     signed_job = _signed_job(first.statement)
     if job is not None and job.digest() != signed_job.digest():
         raise ArtifactError(
-            f"sealed is the model of the job {signed_job.name}, digest "
-            f"{signed_job.digest().hex()}; asked for is {job.name}, digest {job.digest().hex()}"
+            f"the sealed model is that of the job {signed_job.name}, digest "
+            f"{signed_job.digest().hex()}; expected {job.name}, digest {job.digest().hex()}"
         )
     _check_complete(parts, signed_job)
     weights = _combine(signed_job, parts)
@@ -164,7 +165,7 @@ def _open_part(
             f"an envelope for {claimed.recipient!r}; it opens with that identity, not with "
             f"{recipient!r}"
         )
-    # What the envelope says of step and names is compared with the statement, once that is read.
+    # Step and names in the envelope are compared with the statement after that is read.
     expected = EnvelopeInfo(SUITE, claimed.sid, claimed.step, claimed.names, sender, recipient)
     verifier = cards[sender].verifier()
     payload = open_envelope(  # 1
@@ -182,7 +183,7 @@ def _open_part(
     except (*_MALFORMED, FrameError, AuthenticationError) as error:
         raise ArtifactError(f"{sender} sealed a statement that is malformed: {error}") from error
     if not all(is_reading(value) for value in statement.metrics.values()):
-        raise ArtifactError(f"the statement of {sender} holds a metric that is no number")
+        raise ArtifactError(f"the statement of {sender} contains a metric that is not a number")
     about = (statement.evaluator, statement.recipient, statement.sid, statement.step)
     if about != (sender, recipient, claimed.sid.hex(), claimed.step) or statement.version != 1:
         raise ArtifactError(f"the statement of {sender} does not fit its envelope")
@@ -217,7 +218,7 @@ def _check_complete(parts: Mapping[str, _Part], job: Job) -> None:
             raise ArtifactError(f"the envelope of {name} is not of the last step")
         first = next(iter(parts.values())).statement
         if (statement.metrics, statement.unavailable) != (first.metrics, first.unavailable):
-            raise ArtifactError(f"{name} states other metrics than the other evaluators")
+            raise ArtifactError(f"{name} states different metrics from the other evaluators")
     missing = [name for name in job.evaluators if name not in parts]
     foreign = [name for name in parts if name not in job.evaluators]
     if missing:  # 4
@@ -247,8 +248,8 @@ def _combine(job: Job, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.float
                 total[name] = halves["delta"][name].copy()
             if not np.array_equal(first[name], halves["delta"][name]):  # 5
                 raise ArtifactError(
-                    f"{sender} sealed other masked weights than {next(iter(parts))}: one of them "
-                    "deviated, the model is not opened"
+                    f"{sender} sealed different masked weights from {next(iter(parts))}: one of "
+                    "them deviated, so the model is not opened"
                 )
             total[name] -= halves["mask"][name]
     bits = regression_bits(job) | BITS
@@ -261,7 +262,7 @@ def _combine(job: Job, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.float
 
 
 def _of_linkage(job: Job) -> list[str]:
-    """Where few of an owner's records were joined: the signed job says how many."""
+    """Warnings if few of an owner's records were joined: the signed job says how many."""
     joined = job.data.joined
     return all_linkage_warnings(job, joined) if joined else []
 
@@ -272,7 +273,7 @@ def _files(
     weights: Mapping[str, NDArray[np.float64]],
     parts: Mapping[str, _Part],
 ) -> dict[str, bytes]:
-    """The model as float32 safetensors and its manifest; the caller writes them."""
+    """The model as float32 safetensors, and its manifest; the caller writes them."""
     key = os.urandom(32)
     single: dict[str, NDArray[np.generic]] = {
         name: weights[name].astype(np.float32) for name in job.shapes

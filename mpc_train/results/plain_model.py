@@ -12,7 +12,7 @@ from protocols.arrays import Reals
 def plain_module(job: Job) -> torch.nn.Module:
     """Return the ordinary PyTorch module whose state_dict has the names and shapes of the job.
 
-    A classifier puts out logits, also where the researcher's own module ends in their sigmoid.
+    A classifier outputs logits, even if the researcher's own module ends in their sigmoid.
     """
     if job.model.network is not None:
         return PlainGraph(job.graph, job.train.seed)

@@ -1,15 +1,15 @@
 """A recipient applies an opened model to raw records: the same steps as in training, in float64.
 
-The model's folder has what it takes: the job in the manifest says what the columns mean and what is
-done with them, `preparation.safetensors` has the numbers that training found over shares and sealed
-with the model. Nothing is sent anywhere.
+The model's folder contains everything needed: the job in the manifest says what the columns mean
+and how they are prepared, and `preparation.safetensors` has the numbers that training computed over
+shares and sealed with the model. Nothing is sent anywhere.
 
     from mpc_train.results.predicting import predict
 
     found = predict("runs/study", "new-patients.csv", ids=["patient"])
 
-is a polars data frame with the columns `patient`, `prediction` and, for a classifier, one for each
-class's probability. `mpc-train predict` is the same for files.
+returns a polars data frame with the columns `patient`, `prediction` and, for a classifier, one for
+each class's probability. `mpc-train predict` does the same for files.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 
 MAX_MANIFEST_BYTES = 64 << 20
 ROW = "row"
-"""What each written prediction begins with: its record's number."""
+"""The first field of each written prediction: its record's number."""
 
 Form = Literal["csv", "json"]
 ENDINGS: dict[str, Form] = {".csv": "csv", ".json": "json", ".jsonl": "json"}
-"""What predictions are written as, by the end of the file's name."""
+"""The output formats, by the end of the file's name."""
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -64,7 +64,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class _Manifest(msgspec.Struct, frozen=True):
-    """As much of a manifest as is needed here."""
+    """The part of a manifest that is needed here."""
 
     job: msgspec.Raw
     model: _File
@@ -73,7 +73,7 @@ class _Manifest(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, repr=False)
 class Predictor:
-    """A model that is ready for raw records. parameters: those of `Pipeline.shapes`."""
+    """A model ready for raw records. parameters: those of `Pipeline.shapes`."""
 
     job: Job
     module: torch.nn.Module
@@ -84,12 +84,13 @@ class Predictor:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of what is predicted: the label, and for a classifier each class's probability."""
+        """Names of the predicted columns: the label, and for a classifier each class's
+        probability."""
         return ("prediction", *(f"p({name})" for name in self.classes))
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes as the label's column has them; none where it is a number."""
+        """The classes as written in the label's column; none if it is a number."""
         if not self.job.classes:
             return ()
         if self.job.schema[self.job.label.name].kind == "boolean":
@@ -99,10 +100,10 @@ class Predictor:
     def records(
         self, source: Source | polars.DataFrame, ids: Sequence[str] = ()
     ) -> Iterator[list[list[Any]]]:
-        """For each chunk of the table one list a row: the text of `ids`, then `columns`.
+        """For each chunk of the table one list per row: the text of `ids`, then `columns`.
 
         Memory does not grow with the table. Raises DataError with file, line and column, and
-        ConfigError for an id that is called as a prediction is.
+        ConfigError for an id with the name of a prediction.
         """
         job = self.job
         self.check_ids(ids)
@@ -118,12 +119,12 @@ class Predictor:
             yield found if kept is None else [[*k, *f] for k, f in zip(kept, found, strict=True)]
 
     def check_ids(self, ids: Sequence[str]) -> None:
-        """Raise ConfigError where two columns of what is written would have one name."""
+        """Raise ConfigError if two columns of the output would have the same name."""
         taken = {ROW, *self.columns}
         for name in ids:
             if name in taken:
                 raise ConfigError(
-                    f"the column {name!r} cannot be kept: predictions have, or another id has, a "
+                    f"the column {name!r} cannot be kept: the predictions or another id have a "
                     "column of this name; rename it in the table"
                 )
             taken.add(name)
@@ -134,7 +135,7 @@ class Predictor:
         return self.of_inputs(applied(pipeline, local_terms(pipeline, table), self.parameters))
 
     def of_inputs(self, inputs: Reals) -> list[list[Any]]:
-        """The predictions for rows [rows, inputs] as the model takes them."""
+        """The predictions for rows [rows, inputs] of the model's inputs."""
         job = self.job
         with torch.no_grad():
             outputs = self.module(torch.from_numpy(inputs)).numpy()
@@ -144,7 +145,7 @@ class Predictor:
             scale, center = float(job.label.scale), float(job.label.center)
             return [[float(value)] for value in outputs[:, 0] * scale + center]
         if outputs.shape[1] == 1:
-            # One logit, of which 0 and more mean class 1.
+            # One logit; 0 and more mean class 1.
             outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
             best = (outputs[:, 1] >= 0).astype(np.int64)
         else:
@@ -163,18 +164,18 @@ def predict(
     *,
     ids: Sequence[str] = (),
 ) -> polars.DataFrame:
-    """The predictions of an opened model for raw records, a row a record, in their order.
+    """The predictions of an opened model for raw records, one row per record, in order.
 
-    model: the folder that `mpc-train open` wrote, its model.safetensors, or what `load_predictor`
-    made of one, which is faster for many calls. records: a file (CSV, Parquet, Arrow or npz), a
-    `Source` that says how it is written or names a query, or a data frame; with the columns of the
-    job's schema in their own units; others are left alone, and the label need not be there. ids:
-    columns to keep, as text.
+    model: the folder that `mpc-train open` wrote, its model.safetensors, or the result of
+    `load_predictor`, which is faster for many calls. records: a file (CSV, Parquet, Arrow or npz),
+    a `Source` that says how it is written or names a query, or a data frame; with the columns of
+    the job's schema in their own units; other columns are ignored, and the label may be missing.
+    ids: columns to keep, as text.
 
-    Returns the columns `ids`, then `prediction` (a number in the label's unit, or the class as the
-    table has it) and, for classifiers, `p(class)` for each class. Raises ArtifactError for files
-    that do not belong together, DataError that names file, line and column for a record that does
-    not fit the schema, ConfigError for ids and sources that contradict themselves.
+    Returns the columns `ids`, then `prediction` (a number in the label's unit, or the class as
+    written in tables) and, for classifiers, `p(class)` for each class. Raises ArtifactError for
+    files that do not belong together, DataError that names file, line and column for a record that
+    does not fit the schema, ConfigError for contradictory ids or sources.
     """
     predictor = model if isinstance(model, Predictor) else load_predictor(Path(model))
     ids = tuple(map(name_of, ids))
@@ -197,7 +198,7 @@ def predict(
 def load_predictor(model: Path) -> Predictor:
     """The model in a folder that `mpc-train open` wrote, or its model.safetensors.
 
-    Raises ArtifactError where files are missing, malformed, or not of one another.
+    Raises ArtifactError if files are missing, malformed, or do not belong together.
     """
     folder = model if model.is_dir() else model.parent
     path = folder / MODEL_FILE if model.is_dir() else model
@@ -251,7 +252,7 @@ def _tensors(path: Path, blob: bytes, said: _File, key: bytes) -> dict[str, Any]
     try:
         return load_tensors(blob)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: tensors that cannot be read") from error
+        raise ArtifactError(f"{path}: the tensors cannot be read") from error
 
 
 def write_records(
@@ -261,7 +262,8 @@ def write_records(
     form: Form,
     ids: Sequence[str] = (),
 ) -> int:
-    """Write all predictions as "csv" (with a header) or "json" (an object a line); how many.
+    """Write all predictions as "csv" (with a header) or "json" (one object per line); return their
+    number.
 
     Each begins with its number, `row`, and the text of its `ids`.
     """

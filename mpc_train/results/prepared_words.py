@@ -1,4 +1,4 @@
-"""What `[prepare]` does, and where, in words: for people who sign a job."""
+"""Text about what `[prepare]` does, and where, for people who sign a job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ MAX_NAMES = 12
 
 
 def described(job: Job) -> list[str]:
-    """Lines on what each owner does alone, what is done over shares, and what becomes of it."""
+    """Lines on what each owner does alone, what is done over shares, and who learns the
+    parameters."""
     pipeline = job.pipeline
     terms = pipeline.terms
     lines = [f"{pipeline.width} inputs: {some(pipeline.names)}"]
@@ -23,7 +24,7 @@ def described(job: Job) -> list[str]:
         _step("clipped", (term for term in terms if term.clip is not None)),
         _step("logarithm", (term for term in terms if term.log is not None)),
         _step("powers", (term for term in terms if term.power > 1)),
-        _step("one input a level", (term for term in terms if term.part == "level"), True),
+        _step("one input per level", (term for term in terms if term.part == "level"), True),
         _step("the number of a level", (term for term in terms if term.part == "index")),
         _step("missing cells marked", (term for term in terms if term.part == "missing"), True),
         _step(
@@ -31,7 +32,7 @@ def described(job: Job) -> list[str]:
             (term for term in terms if term.fill is not None and term.part == "number"),
         ),
         _step(
-            "a number of its own for missing cells",
+            "a separate number for missing cells",
             (term for term in terms if term.fill is not None and term.part == "index"),
         ),
     ]
@@ -49,12 +50,10 @@ def described(job: Job) -> list[str]:
     if said:
         lines.append(f"over shares: {said}")
     if pipeline.secret:
-        lines.append(
-            "means, deviations and extremes are learnt by nobody and sealed with the model"
-        )
+        lines.append("nobody learns means, deviations and extremes; they are sealed with the model")
     if pipeline.scaled:
         lines.append(
-            "a scaled input is 0, of which recipients are told, where training values are equal or "
+            "a scaled input is 0, and recipients are told, if its training values are equal or "
             f"closer than {_closest(job)}"
         )
     return lines
@@ -65,7 +64,7 @@ def _closest(job: Job) -> str:
     if job.data.partition == "rows":
         return declared
     joined = 2 * joined_bits(job.rows) - MIN_SPREAD_BITS
-    return f"{declared} or than 2^-{joined} of what lies between its owner's records"
+    return f"{declared} or than 2^-{joined} of the spread of its owner's records"
 
 
 def _step(what: str, terms: Iterable[Term], by_column: bool = False) -> str:

@@ -1,7 +1,7 @@
 """How a model's inputs are made from raw columns, as data: for manifests and their readers.
 
-`elements` names the numbers in preparation.safetensors, `recipe` says what is done with them:
-with both an opened model can be fed in plain PyTorch, without this package
+`elements` names the numbers in preparation.safetensors, `recipe` says how to apply them: with both,
+an opened model can be used in plain PyTorch, without this package
 (`mpc_train/docs/opened-model.md`). Everything here follows from the job and is public.
 """
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 
 def elements(pipeline: Pipeline) -> dict[str, list[str]]:
-    """For each tensor of `Pipeline.shapes` the inputs that its numbers are of, in their order."""
+    """For each tensor of `Pipeline.shapes` the inputs to which its numbers belong, in order."""
     places = {CENTER: pipeline.scaled, INVERSE: pipeline.scaled, FILL: pipeline.filled}
     return {name: [pipeline.terms[i].name for i in places[name]] for name in pipeline.shapes}
 
 
 def recipe(job: Job) -> dict[str, object]:
-    """The inputs in their order, as JSON has them: what each is of its column, then the products.
+    """The inputs in order, in JSON's form: first the terms with their columns, then the products.
 
-    A term has `name` and `column`, and is one of four kinds. "number":
-    u = ((log(clip(x)) − center) / scale)^power of the cell x, where clip and log are there only if
-    the job has them; a date counts in days from 1970-01-01, a boolean is 0 or 1. In place of a
-    missing cell's u stands `fill`, if the term has it, or the element of prepare.fill. The input is
-    u, or (u − prepare.center) · prepare.inverse where those have an element of this name. "level":
-    1 where the cell is `level`, or none of `other_than`, 0 elsewhere and where it is missing.
-    "index": the place of the cell in `levels`, from 0 on; `other` where it is none of them, if the
-    term has it, and `fill` where the cell is missing. "missing": 1 where the cell is missing.
+    A term has `name` and `column`, and is one of four kinds. "number": u = ((log(clip(x)) − center)
+    / scale)^power of the cell x, where clip and log are present only if the job has them; a date
+    counts in days from 1970-01-01, a boolean is 0 or 1. A missing cell's u is replaced by `fill`,
+    if the term has it, or by the element of prepare.fill. The input is u, or (u − prepare.center) ·
+    prepare.inverse if those have an element of this name. "level": 1 if the cell is `level`, or not
+    in `other_than`; otherwise, and if it is missing, 0. "index": the place of the cell in `levels`,
+    from 0 on; `other` if it is not one of them and the term has this key, and `fill` if the cell is
+    missing. "missing": 1 if the cell is missing.
     """
     pipeline = job.pipeline
     return {

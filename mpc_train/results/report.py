@@ -1,7 +1,7 @@
-"""A job and its outcome in words, for people.
+"""A job and its outcome as text, for people.
 
-Says what is computed, what is revealed and to whom. Who would have to collude to learn more is
-said by `parties.agreement.contract.describe_trust`.
+Says what is computed, what is revealed and to whom. `parties.agreement.contract.describe_trust`
+says who would have to collude to learn more.
 """
 
 from collections.abc import Mapping
@@ -81,7 +81,7 @@ def describe(job: Job) -> str:
 
 
 def _memory(job: Job) -> str:
-    """How much memory each node needs, those that need the same together."""
+    """How much memory each node needs; nodes that need the same are grouped."""
     by_size: dict[str, list[str]] = {}
     for name, count in memory_needs(job).items():
         by_size.setdefault(f"{count / 1e9:.2f} GB", []).append(name)
@@ -89,13 +89,13 @@ def _memory(job: Job) -> str:
 
 
 def beware(job: Job) -> list[str]:
-    """Lines that follow `describe`: what lets the result say much about few rows. Unlike it, they
-    take time by the numbers of the job and not by its length."""
+    """Lines that follow `describe`: what may let the result say much about few rows. Their time
+    depends on the numbers in the job and not, as for `describe`, on its length."""
     return [f"  beware     {line}" for line in cautions(job)]
 
 
 def _steps(job: Job) -> list[str]:
-    """How often what is computed."""
+    """The number of steps and the rule of each."""
     if is_newton(job):
         return described(job)
     train = job.train
@@ -127,7 +127,7 @@ def _rule(job: Job) -> str:
 
 
 def _extras(job: Job) -> list[str]:
-    """The loss where the job names one, dropout's masks, and what training starts from."""
+    """The loss if the job names one, dropout's masks, and the initial weights."""
     found = []
     if job.train.loss.name != "auto":
         found.append(f"loss {job.train.loss.name}")
@@ -150,7 +150,7 @@ def _extras(job: Job) -> list[str]:
 
 
 def _linkage(job: Job) -> list[str]:
-    """How records of several owners are told to be the same."""
+    """How records of several owners are matched."""
     link, join = job.data.link, job.data.join
     if link is None:
         return []
@@ -159,13 +159,13 @@ def _linkage(job: Job) -> list[str]:
         rules = link.normalise.get(name, ())
         keys.append(f"{name} ({said(rules)})" if rules else name)
     if join is None:
-        return [f"looked through for records in several tables, by {' and '.join(keys)}"]
+        return [f"checked for records in several tables, by {' and '.join(keys)}"]
     brought = "; ".join(f"{name}: {', '.join(columns_of(job, name))}" for name in job.owners)
     rows = f"{job.rows}" if job.data.joined else f"{least_joined(job)} to {job.rows}"
     return [
         f"different columns, {brought}",
         f"joined by {' and '.join(keys)}",
-        f"{rows} rows come of it; of {job.rows}",
+        f"{rows} rows result; of {job.rows}",
     ]
 
 
@@ -174,11 +174,11 @@ def _groups(job: Job) -> list[str]:
     if not by:
         return []
     how = f" ({said(rules)})" if rules else ""
-    return [f"             rows of one {by}{how} stay together, which their owner alone sees"]
+    return [f"             rows of one {by}{how} stay together; only their owner sees it"]
 
 
 def _prepared(job: Job) -> list[str]:
-    """How columns become inputs, unless they are the inputs."""
+    """How columns become inputs, unless they are the inputs already."""
     if job.data.table is None and job.pipeline.trivial and job.prepare == Prepare():
         return []
     first, *others = described_steps(job)
@@ -186,11 +186,11 @@ def _prepared(job: Job) -> list[str]:
 
 
 def _refusals(job: Job) -> list[str]:
-    """What holds metrics back."""
+    """Limits and noise of metrics."""
     reveal, found = job.reveal, []
     if reveal.folds:
         means = ", ".join(fold_outputs(job))
-        found.append(f"means over {reveal.folds} folds, {reveal.folds} trainings more: {means}")
+        found.append(f"means over {reveal.folds} folds, {reveal.folds} more trainings: {means}")
     if reveal.per_party:
         found.append(
             f"metrics on each owner's held-out rows, to that owner: {', '.join(reveal.per_party)}"
@@ -207,18 +207,18 @@ def _refusals(job: Job) -> list[str]:
 
 
 def _withheld(least: int) -> str:
-    """What becomes known where a metric of groups is not there."""
+    """What is revealed if a metric of groups is unavailable."""
     if least == 1:
         return "whether a metric is undefined: it would be divided by no rows"
     few = "1 row" if least == 2 else f"1 to {least - 1} rows"
     return (
-        f"whether a metric is refused (a class, what was called one, or a bin has {few}) or "
+        f"whether a metric is refused (a class, the rows predicted as one, or a bin has {few}) or "
         "undefined (it would be divided by no rows)"
     )
 
 
 def _schema(job: Job) -> list[str]:
-    """Which schema the tables follow, as `mpc-train schema check` names it."""
+    """The schema of the tables, named as by `mpc-train schema check`."""
     if job.data.table is None:
         return []
     columns = len(job.data.table.columns)
@@ -226,11 +226,11 @@ def _schema(job: Job) -> list[str]:
 
 
 def _weighted(job: Job) -> list[str]:
-    """What rows' weights change, and what they do not."""
+    """What row weights change, and what they do not."""
     if not job.weight:
         return []
     return [
-        f"             each row counts {job.weight!r} times in the loss, {job.most_weight} at most",
+        f"             each row counts {job.weight!r} times in the loss, at most {job.most_weight}",
         "             metrics and the statistics of [prepare] count every row once",
     ]
 
@@ -241,12 +241,12 @@ def _set_aside(job: Job) -> list[str]:
 
 
 def _said(job: Job) -> list[str]:
-    """What recipients, and nobody else, learn beside the model."""
+    """What only the recipients learn besides the model."""
     found = []
     extremes = dict.fromkeys(term.column for term in job.pipeline.terms if term.shared == "minmax")
     if extremes:
         found.append(
-            "with it, to them: the least and the largest training value of "
+            "with it, to them: the smallest and the largest training value of "
             f"{', '.join(extremes)}, each a cell of some row"
         )
     if job.reveal.statistics:
@@ -261,13 +261,13 @@ def _said(job: Job) -> list[str]:
 
 
 def _disclosures(job: Job) -> list[str]:
-    """What every node learns on the way, in words."""
+    """What every node learns during the run, as text."""
     train, found = job.train, []
     if job.pipeline.filled:
         found.append(
             "before the first step, to everybody: whether a column whose missing cells get the "
-            "mean has no value, or too few of them, at all owners together, and which; the run "
-            "ends then"
+            "mean has no value, or too few, at all owners together, and which; then the run "
+            "ends"
         )
     if train.early_stopping is not None:
         found.append(
@@ -275,13 +275,13 @@ def _disclosures(job: Job) -> list[str]:
         )
     if train.guard_every:
         found.append(
-            f"every {train.guard_every} steps, to everybody, the coordinator too: whether a value "
-            "left its range"
+            f"every {train.guard_every} steps, to everybody, including the coordinator: whether a "
+            "value left its range"
         )
     if train.guards_end:
         found.append(
-            "at the end, to everybody, the coordinator too: whether a value left the ring's range, "
-            "one bit; if so the run ends without a result"
+            "at the end, to everybody, including the coordinator: whether a value left the ring's "
+            "range, one bit; if so the run ends without a result"
         )
     else:
         found.append("nobody is told if training diverges (guard = false)")
@@ -316,7 +316,7 @@ def duration(seconds: float) -> str:
 
 
 def figure(value: Reading) -> str:
-    """Return a metric for people; None is one that is not there."""
+    """Return a metric for people; None is an unavailable one."""
     if value is None:
         return "none"
     if isinstance(value, list):
@@ -367,7 +367,7 @@ def outcome(result: Mapping[str, Any]) -> str:
 
 
 def told_lines(told: Mapping[str, Any]) -> list[str]:
-    """What a node's owner is told of its own records, at the end of its node's run."""
+    """What a node's owner is told about its own records, at the end of its node's run."""
     lines = []
     if "unmatched_records" in told:
         lines.append(f"Joined: {told['unmatched_records']} of this node's records found no partner")

@@ -1,8 +1,9 @@
-"""A job's digest with somebody's signature: an approval that nodes accept in a person's stead.
+"""A job's digest with a signature: an approval that nodes accept instead of a person's consent.
 
 An approver reads the job (`mpc-train job check`) and signs its digest; a node that lists the
 approver under `[rules] approvers` and has the approver's card in its roster runs the job without
-asking. The node's other rules hold all the same. An approval holds no secret and travels any way.
+asking. The node's other rules still apply. An approval contains no secret and may be sent in any
+way.
 """
 
 import base64
@@ -23,7 +24,7 @@ MAX_APPROVAL_BYTES = 1 << 14
 
 
 class ApprovalError(ValueError):
-    """What is wrong with an approval, without the file's name."""
+    """A fault of an approval, without the file's name."""
 
 
 class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,7 +38,7 @@ class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PublicCard(Protocol):
-    """As much of a card as verifying needs."""
+    """The part of a card that verification needs."""
 
     def verifier(self) -> Verifier: ...
 
@@ -51,17 +52,21 @@ def approve(job: Job, approver: str, signer: Signer) -> bytes:
 
 
 def approver_of(body: bytes, digest: bytes, cards: Mapping[str, PublicCard]) -> str | None:
-    """Who approves the job of this digest; None where it is of another job or of nobody in `cards`.
+    """Who approves the job with this digest; None if it is for another job, or not by anybody in
+    `cards`.
 
-    Raises ApprovalError for a file that is not an approval, and for a signature that does not hold.
+    Raises ApprovalError for a file that is not an approval, and for a signature that does not
+    verify.
     """
     try:
         found = msgspec.json.decode(body, type=Approval)
         signature = base64.b64decode(found.signature, validate=True)
     except (msgspec.MsgspecError, binascii.Error) as error:
-        raise ApprovalError("is no approval; write it with mpc-train job approve") from error
+        raise ApprovalError("is not an approval; make one with mpc-train job approve") from error
     if found.version != 1:
-        raise ApprovalError(f"is an approval of version {found.version}, this program reads 1")
+        raise ApprovalError(
+            f"is an approval of version {found.version}; this program reads version 1"
+        )
     if found.digest != digest.hex() or found.approver not in cards:
         return None
     try:

@@ -1,14 +1,15 @@
-"""What a node has revealed of its tables, and whether a further run would say too much.
+"""What a node has revealed of its tables, and whether a further run would reveal too much.
 
-Every run that began is kept: one that broke off may have revealed what it was to reveal. Of a table
-stay marks, made under a key that never leaves this file's owner: of where it lies, and of what the
-job made of its cells. Either one being equal makes it the same table, so that neither a copy under
-another name nor a table that has grown is taken for a new one. Of its rows stays which of them the
-result was made of, and which were measured; where records are joined, that is all of them.
+Every run that began is recorded: a run that broke off may already have revealed its results. For a
+table two marks are recorded, made under a key that never leaves this file's owner: one of its
+location, and one of its cells as the job reads them. If either is equal it is the same table, so
+that neither a copy under another name nor a table that has grown counts as new. For its rows it is
+recorded which of them the result was made from, and which were measured; if records are joined,
+that is all of them.
 
-Two things are refused. Noise: a further run over one table draws it anew, and means of several runs
-have less of it (`rules.repeats`). Differences: two results over nearly the same rows differ by what
-the other rows say (`rules.least_difference`).
+Two things are refused. Noise: a further run over one table draws it again, and means over several
+runs have less of it (`rules.repeats`). Differences: two results over nearly the same rows differ by
+the information of the other rows (`rules.least_difference`).
 """
 
 import base64
@@ -32,10 +33,10 @@ from mpc_train.owners.table import Table
 from mpc_train.tables.source import Source
 
 MIN_SHARE = 2.0**-10
-"""A row that counts less than this much of the one that counts most is not in a result."""
+"""A row that counts less than this part of the one that counts most is not in a result."""
 
 MARKED_ROWS = 1 << 14
-"""Rows that a table's mark takes at a time."""
+"""How many rows a table's mark processes at a time."""
 
 Chosen = NDArray[np.bool_]
 
@@ -51,16 +52,16 @@ class Revealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     table: str
     trained: str
     measured: str = ""
-    """Empty: no metric was revealed of them."""
+    """Empty: no metric was revealed."""
     pooled: str = ""
-    """All training rows, those too that no batch took: of them are the means and scales that
-    recipients get, and means over folds. Empty: there are none."""
+    """All training rows, even those in no batch: the means and scales that recipients get, and
+    means over folds, are over these. Empty: there are none."""
     epsilon: str = ""
-    """Of the noise on its metrics; empty: they had none."""
+    """The ε of the noise on its metrics; empty: they had none."""
 
 
 class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All runs, oldest first. key: hexadecimal, for the marks; of no use elsewhere."""
+    """All runs, oldest first. key: hexadecimal, used only for the marks."""
 
     key: str
     runs: tuple[Revealed, ...] = ()
@@ -71,7 +72,7 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return cls(os.urandom(32).hex())
 
     def of_source(self, source: Source) -> list[Revealed]:
-        """The runs over the table that lies there."""
+        """The runs over the table at this location."""
         mark = source_mark(bytes.fromhex(self.key), source)
         return [run for run in self.runs if run.source == mark]
 
@@ -80,7 +81,7 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [old for old in self.runs if old.source == run.source or old.table == run.table]
 
     def entry(self, at: str, job: Job, me: str, source: Source, table: Table) -> Revealed:
-        """What there is to keep of a run of `job` at the owner `me`. at: when it began."""
+        """The record of a run of `job` at the owner `me`. at: when it began."""
         key, noise = bytes.fromhex(self.key), job.reveal.noise
         trained, measured, pooled = rows_of(job, me, table)
         statistics = job.pipeline.secret or job.reveal.folds
@@ -98,17 +99,17 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def check_history(rules: Rules, history: History, run: Revealed) -> None:
-    """Raise RefusedError where `run` after those of `history` says more than the rules allow."""
+    """Raise RefusedError if `run` after those of `history` reveals more than the rules allow."""
     before = history.like(run)
     noisy = [old for old in before if old.epsilon]
     if run.epsilon and len(noisy) >= rules.repeats:
         spent = sum((Decimal(old.epsilon) for old in noisy), Decimal(run.epsilon))
         times = "a run has" if len(noisy) == 1 else f"{len(noisy)} runs have"
         raise RefusedError(
-            f"{times} revealed metrics with noise of this table already ({_named(noisy)}), and the "
-            f"job {run.job!r} would draw it anew, repeats = {rules.repeats}. Nothing was shared. "
-            f"If your organisation agrees to ε = {spent} in all, write repeats = {len(noisy) + 1} "
-            "under [rules]"
+            f"{times} already revealed metrics with noise over this table ({_named(noisy)}), and "
+            f"the job {run.job!r} would draw new noise, repeats = {rules.repeats}. Nothing was "
+            f"shared. If your organisation agrees to ε = {spent} in all, write repeats = "
+            f"{len(noisy) + 1} under [rules]"
         )
     for old in before:
         for what, now, then in (
@@ -119,11 +120,11 @@ def check_history(rules: Rules, history: History, run: Revealed) -> None:
             rows = _difference(now, then) if now and then else 0
             if 0 < rows < rules.least_difference:
                 raise RefusedError(
-                    f"the job {run.job!r} {what} other rows of this table than {_named([old])}, by "
-                    f"{count(rows)}: their results would differ by what those say, "
+                    f"the job {run.job!r} {what} other rows of this table than {_named([old])} "
+                    f"did, by {count(rows)}: the results would differ by the information of those, "
                     f"least_difference = {rules.least_difference}. Nothing was shared. Use the "
-                    f"same rows (split_seed, test_fraction, batch_size), or write "
-                    f"least_difference = {rows} under [rules] if your organisation agrees"
+                    "same rows (split_seed, test_fraction, batch_size), or write least_difference "
+                    f"= {rows} under [rules] if your organisation agrees"
                 )
 
 
@@ -132,7 +133,7 @@ def _named(runs: list[Revealed]) -> str:
 
 
 def rows_of(job: Job, me: str, table: Table) -> tuple[Chosen, Chosen, Chosen]:
-    """Which rows of the table of `me` the result is made of, which are measured, and of which
+    """Which rows of the table of `me` the result is made from, which are measured, and over which
     statistics are taken."""
     if job.data.partition == "columns":
         everything = np.ones(table.rows, np.bool_)
@@ -145,7 +146,7 @@ def rows_of(job: Job, me: str, table: Table) -> tuple[Chosen, Chosen, Chosen]:
     measured, pooled = (np.isin(np.arange(job.rows)[mine], part) for part in (held_out, training))
     if not len(table.places):
         return trained, measured, pooled
-    # Rows that the node left out of its table are there, and in none.
+    # Rows that the node dropped from its table are counted, but are in none of these sets.
     found = np.zeros((3, int(table.places.max()) + 1), np.bool_)
     found[:, table.places] = trained, measured, pooled
     return found[0], found[1], found[2]
@@ -157,7 +158,7 @@ def packed(rows: Chosen) -> str:
 
 
 def _difference(one: str, other: str) -> int:
-    """In how many rows two choices differ; a row that a table did not have yet was not chosen."""
+    """In how many rows two sets differ; a row that a table did not have yet is not in its set."""
     first, second = (np.frombuffer(_unpacked(text), np.uint8) for text in (one, other))
     length = max(len(first), len(second))
     pad = [np.pad(bits, (0, length - len(bits))) for bits in (first, second)]
@@ -172,7 +173,7 @@ def _unpacked(text: str) -> bytes:
 
 
 def source_mark(key: bytes, source: Source) -> str:
-    """Where a table lies: its file, links resolved, or its database and query."""
+    """The location of a table: its file, with links resolved, or its database and query."""
     place = os.path.realpath(source.file) if source.file else f"{source.url} {source.query}"
     if source.stored:
         place = source.file
@@ -180,12 +181,12 @@ def source_mark(key: bytes, source: Source) -> str:
 
 
 def table_mark(key: bytes, table: Table) -> str:
-    """What a job made of a table's cells, in the table's own order."""
+    """A table's cells as a job reads them, in the table's own order."""
     order = np.argsort(table.places) if len(table.places) else None
     mark = hmac.new(key, digestmod=sha256)
     for part in (table.features, table.labels, table.present, table.weights):
         mark.update(repr(part.shape).encode())
-        for start in range(0, len(part), MARKED_ROWS):  # a copy of some rows, never of the table
+        for start in range(0, len(part), MARKED_ROWS):  # copies some rows, never the whole table
             rows = slice(start, start + MARKED_ROWS)
             mark.update(np.ascontiguousarray(part[rows if order is None else order[rows]]).data)
     return mark.hexdigest()

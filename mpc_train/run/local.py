@@ -1,14 +1,14 @@
-"""A whole run on one machine: what each node would have, written into one directory.
+"""A whole run on one machine: the files of all nodes, written into one directory.
 
-Every node gets a file of the same form as one written by hand, an identity of its own, and its
-own process; nothing is shared among them but the directory they lie in. Where the owners'
-tables are is said by `local.toml` beside the job:
+Every node gets a file of the same form as one written by hand, its own identity, and its own
+process; they share nothing except the directory of their files. `local.toml` beside the job says
+where the owners' tables are:
 
     [data]
     hospital-a = "data/hospital-a.csv"
 
-and without it they are data/<owner>.csv beside the job. What any node refuses by default, unless
-its organisation decides otherwise, is refused here as well; for made-up tables of a few rows
+and without it they are data/<owner>.csv beside the job. The default rules of nodes apply here as
+well; for invented tables of a few rows
 
     [rules]
     least_batch_rows = 2
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 LOCAL_FILE, SCRIPT_FILE = "local.toml", "make_data.py"
 LOCAL_JOIN_S = 600
 """A node signs when its table is read, which takes minutes for a large one; a node that fails is
-seen at once, since its process is a child of ours."""
+noticed at once, because its process is our child."""
 
 
 class LocalRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[rules]`: what all nodes of a local run demand of the result, whatever the job is."""
+    """`[rules]`: what all nodes of a local run require of the result of every job."""
 
     least_batch_rows: int = MIN_BATCH_ROWS
-    """Fewest rows of a step."""
+    """The fewest rows of a step."""
     least_effective_rows: int = MIN_ROWS
-    """Fewest rows that the result is made of in effect."""
+    """The fewest effective rows of the result."""
 
 
 DEFAULT_RULES = LocalRules()
@@ -52,15 +52,15 @@ DEFAULT_RULES = LocalRules()
 
 class _LocalFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: dict[str, str | Source] = {}
-    """By owner, where its table lies, as under `[data]` of its own file."""
+    """By owner, the location of its table, as under `[data]` of its own file."""
     warm_start: str = ""
-    """The state_dict that training starts from, at whichever nodes need it."""
+    """The state_dict from which training starts, at the nodes that need it."""
     rules: LocalRules = DEFAULT_RULES
-    """What all nodes demand, for made-up tables of a few rows."""
+    """What all nodes require, to be relaxed for invented tables of a few rows."""
 
 
 def local_data(job_path: Path, job: "Job") -> dict[str, Source]:
-    """Return each owner's table; raise ConfigError or DataError saying what to do."""
+    """Return each owner's table; raise ConfigError or DataError, which say what to do."""
     folder = job_path.absolute().parent
     sources = {owner: Source(f"data/{owner}.csv") for owner in job.owners}
     local = folder / LOCAL_FILE
@@ -86,9 +86,9 @@ def local_data(job_path: Path, job: "Job") -> dict[str, Source]:
         if entry.file and not Path(entry.file).exists():
             script = folder / SCRIPT_FILE
             advice = (
-                f"make it first: python {_short(script)}"
+                f"create it first: python {_short(script)}"
                 if script.exists()
-                else f"put it there, or say in {_short(local)} where it is"
+                else f"put it there, or give its path in {_short(local)}"
             )
             raise DataError(f"{entry.file}: there is no such file, the data of {owner}; {advice}")
     return sources
@@ -111,7 +111,7 @@ def local_start(job_path: Path, job: "Job") -> Path | None:
 
 
 def local_rules(job_path: Path) -> LocalRules:
-    """Return what `local.toml` says of rules, or the defaults; raise ConfigError."""
+    """Return the rules in `local.toml`, or the defaults; raise ConfigError."""
     local = job_path.absolute().parent / LOCAL_FILE
     return load_toml(local, _LocalFile, ConfigError)[0].rules if local.exists() else DEFAULT_RULES
 
@@ -125,7 +125,7 @@ def _short(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class LocalNode:
-    """One node of a local run and the file it is started from."""
+    """One node of a local run and its own file."""
 
     name: str
     verb: str
@@ -153,7 +153,7 @@ def local_nodes(run_dir: Path, job: "Job") -> tuple[LocalNode, list[LocalNode]]:
 
 
 def coordinator_text(node: LocalNode, roster: Path, job: Path) -> str:
-    """The coordinator's file: listens on this machine only, on a port that is free."""
+    """The coordinator's file: it listens only on this machine, on a free port."""
     return _toml(
         {
             "node": _node(node, roster),
@@ -174,7 +174,7 @@ def node_text(
     start: Path | None = None,
     rules: LocalRules = DEFAULT_RULES,
 ) -> str:
-    """A party's or dealer's file; its rules allow this job alone, if it keeps `rules`."""
+    """A party's or dealer's file; its rules allow only this job, if it satisfies `rules`."""
     sections: dict[str, dict[str, object]] = {
         "node": _node(node, roster),
         "coordinator": {"name": coordinator, "address": address},
@@ -203,7 +203,7 @@ def node_text(
 
 
 def _least_group(job: "Job") -> int:
-    """The fewest rows that the job's metrics are of, of any owner's held-out rows too."""
+    """The fewest rows of the job's metrics, including those over an owner's held-out rows."""
     rows = job.data.partition == "rows"
     ours = [len(held_out_of(job, owner)) for owner in job.owners if rows]
     return min([job.reveal.least_group, *filter(None, ours)])
@@ -219,7 +219,8 @@ def _node(node: LocalNode, roster: Path) -> dict[str, object]:
 
 
 def _toml(sections: dict[str, dict[str, object]]) -> str:
-    """Sections of plain values; a table within a table stands on a line for each of its keys."""
+    """Sections of plain values; a table within a table is written with one line for each of its
+    keys."""
     lines: list[str] = []
     for title, values in sections.items():
         lines += [f"[{title}]"]

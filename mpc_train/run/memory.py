@@ -1,9 +1,9 @@
-"""What a process that trains does with memory: keep it, for the next step asks for the same, and
-let go of what came from rows once their sums are there.
+"""How a training process uses memory: it keeps freed memory, because the next step needs the same,
+and frees what came from rows when their sums are computed.
 
 A step frees all that it allocates, some of it in the transport's thread. By default the C library
-hands large blocks back to the system and takes new ones, filled with zeros page by page: about a
-thousand page faults a step at the dealer, a tenth of its time.
+returns large blocks to the system and gets new ones, filled with zeros page by page: about a
+thousand page faults per step at the dealer, a tenth of its time.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     pass
 
 KEPT_BYTES = 256 << 20
-"""Free memory beyond this is handed back."""
+"""Free memory beyond this is returned to the system."""
 OWN_MAPPING_BYTES = 32 << 20
-"""Blocks from here on get a mapping of their own: the most that glibc can be told."""
+"""Blocks from this size on get their own mapping: glibc's maximum for this option."""
 COLLECTED_OBJECTS = 20_000
-"""So many new objects make the collector look through them."""
+"""The number of new objects after which the collector examines them."""
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
 def settle() -> None:
-    """Before the first step: what is there now stays to the end, and what is freed is kept.
+    """Called before the first step: existing objects stay to the end, and freed memory is kept.
 
-    The collector does not look again through what exists, and seldom for more: a step leaves no
-    cycles. Where the C library is not glibc, its own way with memory stays.
+    The collector does not examine existing objects again, and seldom runs: a step leaves no cycles.
+    If the C library is not glibc, its settings do not change.
     """
     gc.collect()
     gc.freeze()

@@ -1,15 +1,14 @@
-"""A node's own file: who it is, whom it talks to, where its data lie and what it allows.
+"""A node's own file: who it is, whom it talks to, where its data are and what it allows.
 
 Each organisation writes its own and shows it to nobody. Paths are relative to the file. A party
 and a dealer have the same kind of file; a coordinator has no data and no rules, and names the
 job instead.
 
-`mpc_train/docs/node-file.md` lists every key and `node.toml` beside it has them all: both are made
-of the structs here (`python -m tests.support.node_reference`), so that a key's docstring is its
-documentation.
+`mpc_train/docs/node-file.md` lists every key and `node.toml` beside it has them all: both are
+generated from the structs here (`python -m tests.support.node_reference`), so that a key's
+docstring is its documentation.
 """
 
-import os
 import re
 import tomllib
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ import msgspec
 from mpc_train.admission.rules import LEAST, Rules
 from mpc_train.base.strict_toml import all_at, load_toml
 from mpc_train.errors import ConfigError, DataError
+from mpc_train.run.place import Place, VaultPlace, default_home
 from mpc_train.tables.source import Fault, Source, SourceProblem, check_source, resolved
 from protocols.names import NAME
 
-HOME_VARIABLE = "MPC_TRAIN_HOME"
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
 _WEBHOOK = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?\Z")
 _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
@@ -39,22 +38,25 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Node(_Strict, frozen=True):
-    """`[node]`: who this node is, and where it keeps what."""
+    """`[node]`: who this node is, and where it keeps its files."""
 
     name: str
-    """The node's name: that of its identity, and what others call it."""
+    """The node's name, which is that of its identity; others use it too."""
     home: str = ""
-    """Directory of the identity and of what the node remembers of its runs; left out,
-    $MPC_TRAIN_HOME or ~/.mpc-train."""
+    """Directory of the identity and of the node's record of its runs; if omitted, $MPC_TRAIN_HOME
+    or ~/.mpc-train."""
     roster: str = ""
-    """Cards of the others, a directory or a .toml file; left out, `roster` in the home."""
+    """Cards of the others: a directory or a .toml file; if omitted, `roster` in the home."""
     run_dir: str = "runs"
-    """Directory that each run gets a directory of its own in."""
+    """Directory in which each run gets its own directory."""
     approvals: str = ""
-    """Where files of `mpc-train job approve` lie; left out, in `approvals` in the home."""
+    """Directory of the files of `mpc-train job approve`; if omitted, `approvals` in the home."""
     passphrase_file: str = ""
-    """File with the identity's passphrase, which nobody else may read; left out, it is asked for,
-    unless --passphrase-file or --passphrase-fd is given."""
+    """File with the identity's passphrase, which nobody else may read; if omitted, the node asks
+    for the passphrase, unless --passphrase-file or --passphrase-fd is given."""
+    lock_memory: bool = False
+    """Linux: keep the node's memory out of swap. Needs a limit of locked memory (ulimit -l) as
+    large as the node's memory."""
 
 
 class _Vault(_Strict, frozen=True):
@@ -86,37 +88,38 @@ class _Peer(_Strict, frozen=True):
     """`[coordinator]`: whom this node dials."""
 
     name: str
-    """The coordinator's name in the roster: its card has to be there."""
+    """The coordinator's name in the roster, which must contain its card."""
     address: str
-    """Where it listens, tcp://host:port."""
+    """The address on which it listens, tcp://host:port."""
 
 
 class Timeouts(_Strict, frozen=True):
-    """`[timeouts]`: how long to wait, in seconds, from 1 to those of 7 days where nothing else is
-    said."""
+    """`[timeouts]`: how long to wait, in seconds: from 1 second to 7 days unless stated
+    otherwise."""
 
     join_s: int = 600
-    """How long to wait until the coordinator answers and everybody has joined, and for the answer
-    of a person who is asked. A node waits twice as long for the others to sign."""
+    """How long to wait until the coordinator answers and everybody has joined, and for a person's
+    answer. A node waits twice as long for the others to sign."""
     peer_s: int = 120
-    """How long a peer that is connected may send nothing during a run."""
+    """How long a connected peer may send nothing during a run."""
     dial_s: int = 8
-    """How long a node tries the addresses of the others, from 1 to 60. Whom it cannot dial by then
-    it reaches through the coordinator. Not for a coordinator, which dials nobody."""
+    """How long a node tries the addresses of the others, from 1 to 60. It reaches nodes that it
+    cannot dial by then through the coordinator. Not for a coordinator, which dials nobody."""
     return_s: int = 600
-    """How long a coordinator waits for a node that left after the job was proposed, to correct its
-    table, say; from 0, which ends the run at once, to 7 days. Not for other nodes."""
+    """How long a coordinator waits for a node that left after the job was proposed, for example to
+    correct its table; from 0, which ends the run at once, to 7 days. Not for other nodes."""
 
 
 class _Network(_Strict, frozen=True):
     """`[network]`: whether others may dial this node."""
 
     listen: str = ""
-    """Where others may dial this node, tcp://host:port, * for a free port; left out, nobody can:
-    its frames go through the coordinator, sealed. A coordinator needs it."""
+    """The address on which others may dial this node, tcp://host:port, * for a free port; if
+    omitted, nobody can, and its sealed frames go through the coordinator. A coordinator needs
+    it."""
     advertise: str = ""
-    """What others dial instead, where `listen` is no address that they can: behind a router, or for
-    tcp://0.0.0.0:port. Not for a coordinator, whose address stands in the nodes' files."""
+    """The address that others dial instead, if they cannot dial `listen`: behind a router, or for
+    tcp://0.0.0.0:port. Not for a coordinator, whose address is in the nodes' files."""
 
 
 class _PartyFile(_Strict, frozen=True):
@@ -127,11 +130,11 @@ class _PartyFile(_Strict, frozen=True):
     vault: _Vault = _Vault()
     audit: Audit = Audit()
     data: dict[str, str | Source] = {}
-    """`[data]`: by job name, where this node's table lies: a path, or a table of these keys. Only
-    owners of data need it."""
+    """`[data]`: by job name, this node's table: a path, or a table with these keys. Only owners of
+    data need it."""
     warm_start: dict[str, str] = {}
-    """`[warm_start]`: by job name, the state_dict (.safetensors) that training starts from. Only
-    where the job starts from a file, and this node brings it."""
+    """`[warm_start]`: by job name, the state_dict (.safetensors) from which training starts. Only
+    if the job starts from a file, and this node provides it."""
     timeouts: Timeouts = Timeouts()
 
 
@@ -151,27 +154,6 @@ class _CoordinatorFile(_Strict, frozen=True):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a node keeps its identity, the cards of others and its runs."""
-
-    name: str
-    home: Path
-    roster: Path
-    run_dir: Path
-    approvals: Path
-    passphrase_file: Path | None
-
-
-@dataclass(frozen=True)
-class VaultPlace:
-    """Where a node's vault lies, and the URI of its key, with an absolute path."""
-
-    folder: Path
-    key: str
-    passphrase_file: Path | None
-
-
-@dataclass(frozen=True)
 class NodeConfig:
     """A party's or dealer's file, checked, with absolute paths."""
 
@@ -181,20 +163,21 @@ class NodeConfig:
     """Name of the coordinator; its card must be in the roster."""
     coordinator_address: str
     listen: str | None
-    """Where peers may dial this node; None: its frames go through the coordinator, sealed."""
+    """The address on which peers may dial this node; None: its sealed frames go through the
+    coordinator."""
     advertise: str | None
-    """What peers dial, if it differs from `listen`."""
+    """The address that peers dial, if it differs from `listen`."""
     rules: Rules
     vault: VaultPlace
     audit: Audit
     data: dict[str, Source]
-    """By job name, where this node's table lies and how it is written."""
+    """By job name, the location and the format of this node's table."""
     warm_start: dict[str, Path]
-    """By job name, the state_dict that training starts from, where the job wants one."""
+    """By job name, the state_dict from which training starts, if the job needs one."""
     timeouts: Timeouts
 
     def source(self, job: str) -> Source:
-        """Return the table for `job`; raise DataError when none is declared."""
+        """Return the table for `job`; raise DataError if none is declared."""
         try:
             return self.data[job]
         except KeyError:
@@ -203,7 +186,7 @@ class NodeConfig:
             ) from None
 
     def start_file(self, job: str) -> Path:
-        """Return the state_dict that `job` starts from; raise DataError when none is declared."""
+        """Return the state_dict from which `job` starts; raise DataError if none is declared."""
         try:
             return self.warm_start[job]
         except KeyError:
@@ -225,11 +208,6 @@ class CoordinatorConfig:
     timeouts: Timeouts
 
 
-def default_home() -> Path:
-    """Return where identities are kept unless said otherwise."""
-    return Path(os.environ.get(HOME_VARIABLE) or "~/.mpc-train").expanduser()
-
-
 def load_node_config(path: Path | str) -> NodeConfig:
     """Read a party's or dealer's file; raise ConfigError with all faults, by line and key."""
     path = Path(path).absolute()
@@ -241,8 +219,8 @@ def load_node_config(path: Path | str) -> NodeConfig:
             raise
         key = missing[1]
         raise ConfigError(
-            f'{error}; under [rules] write {key} = ["…"], the names whom your organisation '
-            f"accepts as {key}, of whatever job"
+            f'{error}; under [rules] write {key} = ["…"], the names that your organisation '
+            f"accepts as {key} of any job"
         ) from error
     check = _Checker(path, text)
     check.name("coordinator.name", parsed.coordinator.name)
@@ -252,7 +230,8 @@ def load_node_config(path: Path | str) -> NodeConfig:
         check.address("network.listen", listen)
         if not advertise and listen.startswith(_EVERY_INTERFACE):
             check.note(
-                "network.listen", "others cannot dial this; add advertise = an address they can"
+                "network.listen",
+                "others cannot dial this; add advertise = an address that they can dial",
             )
     if advertise:
         if not listen:
@@ -305,7 +284,9 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
     else:
         check.address("network.listen", parsed.network.listen)
     if parsed.network.advertise:
-        check.note("network.advertise", "a coordinator has none: the nodes' files name it")
+        check.note(
+            "network.advertise", "not for a coordinator: the nodes' files contain its address"
+        )
     check.timeouts(parsed.timeouts)
     check.audit(parsed.audit)
     place = check.place(parsed.node)
@@ -349,7 +330,7 @@ def _sections(path: Path) -> frozenset[str]:
 
 
 class _Checker:
-    """Checks the values of one file, and says all that is wrong and where it stands."""
+    """Checks the values of one file, and reports all faults with their places."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.text = path, text
@@ -359,7 +340,7 @@ class _Checker:
         self.faults.append((key, message))
 
     def done(self) -> None:
-        """Raise ConfigError with all that was noted, if anything was."""
+        """Raise ConfigError with all noted faults, if any."""
         if self.faults:
             raise all_at(ConfigError, self.path, self.text, self.faults)
 
@@ -375,7 +356,7 @@ class _Checker:
         if not match or (match[2] != "*" and not 0 <= int(match[2]) <= 65535):
             self.note(key, "write tcp://host:port, like tcp://study.example.org:7700")
         elif dial and ("*" in address or int(match[2]) == 0):
-            self.note(key, "an address that can be dialled has a host and a port")
+            self.note(key, "an address that others can dial has a host and a port")
 
     def rules(self, rules: Rules) -> None:
         for key in _NAMED:
@@ -386,7 +367,7 @@ class _Checker:
             if getattr(rules, key) < fewest:
                 self.note(f"rules.{key}", f"at least {fewest}")
         if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in rules.jobs):
-            self.note("rules.jobs", "digests of 64 hexadecimal digits")
+            self.note("rules.jobs", "a digest has 64 hexadecimal digits")
 
     def timeouts(self, timeouts: Timeouts) -> None:
         for key in ("join_s", "peer_s"):
@@ -426,4 +407,5 @@ class _Checker:
             run_dir=self.resolve(node.run_dir),
             approvals=self.resolve(node.approvals) if node.approvals else home / "approvals",
             passphrase_file=self.resolve(node.passphrase_file) if node.passphrase_file else None,
+            lock_memory=node.lock_memory,
         )

@@ -1,8 +1,8 @@
-"""How often the progress of a run is told: often enough to see that it lives, and no more.
+"""How often the progress of a run is reported: often enough to see that it is alive.
 
-A log gets a line for each twentieth of a stage and one after each minute, whatever comes first, but
-not two within a second. Machines get a progress event a second, of all nodes together; nodes take
-turns. The first and the last of a stage's events are passed on in any case.
+A log gets a line for each twentieth of a stage or after each minute, whichever comes first, but not
+two within a second. Machines get one progress event per second, over all nodes together; nodes take
+turns. The first and the last event of a stage are always passed on.
 """
 
 import threading
@@ -24,12 +24,12 @@ class LinePace:
         self._last = 0.0
 
     def begin(self, stage: str) -> None:
-        """Something else begins; what was said of it counts as its first line."""
+        """A new stage begins; its announcement counts as its first line."""
         self._stage, self._part, self._last = stage, 0.0, time.monotonic()
 
     def due(self, stage: str, share: float) -> bool:
-        """Whether a line is due when so much of a stage is done, from 0 to 1; the next is reckoned
-        from here if it is."""
+        """Whether a line is due when this part of a stage is done, from 0 to 1; if so, the next one
+        is timed from here."""
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._part = stage, 0.0
@@ -41,7 +41,7 @@ class LinePace:
         return True
 
     def again(self) -> None:
-        """Something was said in between: a minute begins."""
+        """Another line was printed: a new minute begins."""
         self._last = time.monotonic()
 
     def silent_s(self) -> float:
@@ -62,7 +62,8 @@ class EventPace:
         self._ended: set[tuple[str, object]] = set()
 
     def due(self, node: str, news: Mapping[str, Any]) -> bool:
-        """Whether a node's news are passed on now. news: its `phase`, how much is done of what."""
+        """Whether a node's event is passed on now. news: its `phase`, and how much of what is
+        done."""
         with self._lock:
             return self._due(node, news)
 

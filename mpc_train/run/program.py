@@ -1,10 +1,10 @@
-"""The training program that every node of a job runs: one text for evaluators and the dealer.
+"""The training program that every node of a job runs: the same code for evaluators and the dealer.
 
-1. prepare: the job's ranges are checked, an owner's file is loaded, the digest of all public
-   constants is made. Nothing has been sent yet.
-2. link and share in: where owners bring identifiers, records are compared, and the schedule is
-   that of the rows that are joined. Each owner's rows and labels become masked tensors. Where a
-   column's mean does not exist the run ends.
+1. prepare: check the job's ranges, load an owner's file, compute the digest of all public
+   constants. Nothing has been sent yet.
+2. link and share: if owners have identifiers, compare records; the schedule is then that of the
+   joined rows. Each owner's rows and labels become masked tensors. If a column's mean does not
+   exist the run ends.
 3. train: the steps of the public schedule.
 4. evaluate: the listed metrics on the held-out rows pass the reveal gate.
 5. reveal: each evaluator seals its half of the weights to every recipient.
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
 STREAM_LABEL = "mpc-train stream root v1"
 MAX_TRAINING_S = 7 * 24 * 3600.0
-"""How long an owner that does not compute waits for metrics of its own rows."""
+"""How long a non-computing owner waits for metrics of its own rows."""
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ log = logging.getLogger(__name__)
 class TrainProgram:
     """Training as the nodes of `parties` run it.
 
-    config: this node's own file. table: its rows for the job, None where it has none.
+    config: this node's own file. table: its rows for the job, None if it has none.
     """
 
     def __init__(self, config: NodeConfig, table: Table | None = None) -> None:
@@ -84,34 +84,34 @@ class TrainProgram:
         self._table = table
         self._start: dict[str, Reals] | None = None
         self.found = Found()
-        """What this node learns, once the run is over; `run` returns what the coordinator may be
-        told."""
+        """What this node has learnt, after the run; `run` returns what the coordinator may
+        learn."""
         self.unmatched_records: int | None = None
-        """How many of this node's own records found no partner, where records are joined."""
+        """How many of this node's own records found no partner, if records are joined."""
         self.warnings: list[str] = []
-        """What this node's owner should look at; for nobody else."""
+        """Warnings for this node's owner only."""
 
     @property
     def table(self) -> Table | None:
-        """This node's rows, until they are shared in; None where it has none."""
+        """This node's rows, until they are shared; None if it has none."""
         return self._table
 
     @property
     def told(self) -> dict[str, object]:
-        """What this node's owner is told of its own records, as a run's JSON has it."""
+        """What this node's owner is told about its own records, in the fields of a run's JSON."""
         found: dict[str, object] = {}
         if self.unmatched_records is not None:
             found["unmatched_records"] = self.unmatched_records
         return found | ({"warnings": self.warnings} if self.warnings else {})
 
     def _warn(self, *warnings: str) -> None:
-        """Keep warnings for the end of the run, and say them now: training may take days."""
+        """Keep warnings for the end of the run, and report them now: training may take days."""
         self.warnings += warnings
         for warning in warnings:
             log.warning("%s", warning)
 
     def prepare(self, body: bytes, roles: Roles) -> bytes:
-        """Check the job; the digest of the public constants.
+        """Check the job; return the digest of the public constants.
 
         Raises JobError, DataError or RangeError, before anything is signed.
         """
@@ -129,10 +129,9 @@ class TrainProgram:
         return public_constants(job)
 
     def run(self, session: Session) -> dict[str, object]:
-        """Share in, train, evaluate, seal.
+        """Share, train, evaluate, seal.
 
-        Returns progress, sizes and times: what the coordinator may be told. What was learnt is in
-        `found`.
+        Returns progress, sizes and times, which the coordinator may learn. Results are in `found`.
         """
         job = self._job
         if job is None:
@@ -149,7 +148,7 @@ class TrainProgram:
         return summary
 
     def _provide(self, session: Session, job: Job) -> dict[str, object]:
-        """At an owner that only provides data."""
+        """The run of an owner that only provides data."""
         table = self._take_table()
         if table is None:
             raise RuntimeError("run before prepare")
@@ -161,7 +160,7 @@ class TrainProgram:
         return {"steps": 0}
 
     def _compute(self, session: Session, job: Job, role: Role) -> dict[str, object]:
-        """At an evaluator or the dealer."""
+        """The run of an evaluator or the dealer."""
         role.begin_step(0)
         ledger = RunLedger(session, job)
         linked = link_records(session, job, role, self._table, ledger)  # 2
@@ -202,7 +201,8 @@ class TrainProgram:
         }
 
     def _note_linked(self, session: Session, job: Job, linked: Linked | None) -> None:
-        """Keep how many of this owner's records found no partner; their tokens are done with."""
+        """Keep how many of this owner's records found no partner; the tokens are not needed any
+        more."""
         if linked is None or self._table is None:
             return
         self._table = replace(self._table, tokens=None)
@@ -210,19 +210,19 @@ class TrainProgram:
         self._warn(*linkage_warnings(job, linked.rows, session.me))
 
     def _take_table(self) -> Table | None:
-        """This node's rows, which are needed once and not kept."""
+        """Return this node's rows, which are needed once, and do not keep them."""
         table, self._table = self._table, None
         return table
 
 
 @contextmanager
 def _attached(session: Session, job: Job) -> Iterator[Role]:
-    """This node's role, with which CrypTen's tensors compute inside the context."""
+    """A context in which CrypTen's tensors compute with this node's role."""
     role = make_role(session)
     dispatch.install()
     attach(role, job.fraction_bits)
     try:
-        # Words wrap around: that is the ring, and NumPy warns of it where there is one word only.
+        # Words wrap around by design, but NumPy warns about it for single words.
         with np.errstate(over="ignore"):
             yield role
     finally:
@@ -246,6 +246,6 @@ def make_role(session: Session) -> Role:
 
 
 def peak_rss_mb() -> float:
-    """Largest resident size of this process so far, in MB of 10^6 bytes."""
+    """The largest resident size of this process so far, in MB of 10^6 bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

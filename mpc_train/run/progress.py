@@ -1,8 +1,8 @@
 """How a run is going, for people at a terminal: steps, speed, time left, bytes.
 
-Fed with the events of a coordinator or a node. Where standard error is not a terminal it prints
-lines instead of a bar, as often as `pacing` says; where nobody sends news for a minute it says so.
-Shows nothing that the nodes do not send for this purpose.
+Gets the events of a coordinator or a node. If standard error is not a terminal it prints lines
+instead of a bar, as often as `pacing` says; if no event comes for a minute it says so. Shows only
+what the nodes send for this purpose.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from mpc_train.run.pacing import LINE_INTERVAL_S, LinePace
 MIN_INTERVAL_S = 0.1
 """A bar is redrawn at most this often."""
 LOOK_S = 1.0
-"""A log is looked after this often, whether it has been silent for long."""
+"""How often to check whether a log has been silent for long."""
 
 
 TRAINING = "training"
@@ -42,11 +42,11 @@ class ProgressView:
         self._started = self._drawn = 0.0
         self._pace = LinePace()
         self._stage = ""
-        """What is going on, in words; empty while others are waited for."""
+        """A text for the current stage; empty while waiting for others."""
 
     @contextlib.contextmanager
     def shown(self) -> Iterator["ProgressView"]:
-        """Draw on standard error while inside."""
+        """Draw on standard error inside this context."""
         if not self._enabled:
             yield self
             return
@@ -57,7 +57,7 @@ class ProgressView:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        # Without markup: [red] in a text is a text.
+        # Without markup, so that [red] in a text is printed as it is.
         texts = [
             TextColumn(f"{{task.{what}}}", markup=False) for what in ("description", "fields[note]")
         ]
@@ -72,8 +72,8 @@ class ProgressView:
 
     @contextlib.contextmanager
     def _looked_after(self) -> Iterator[None]:
-        """Say now and then, while inside, that a run is still going on of which there are no news:
-        a step, or the evaluation, may take long."""
+        """Inside this context, report now and then that a silent run still continues: a step, or
+        the evaluation, may take long."""
         over = threading.Event()
 
         def look() -> None:
@@ -89,7 +89,7 @@ class ProgressView:
             thread.join()
 
     def look(self) -> None:
-        """Print a line if the last one was a minute ago and something is going on."""
+        """Print a line if the last one was a minute ago and a stage is running."""
         with self._lock:
             if self._stage and (silent := self._pace.silent_s()) >= LINE_INTERVAL_S:
                 self._pace.again()
@@ -97,7 +97,7 @@ class ProgressView:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Draw nothing while inside: somebody is asked something."""
+        """Draw nothing inside this context, because somebody is being asked a question."""
         bar = self._bar
         if bar is None:
             yield
@@ -120,7 +120,7 @@ class ProgressView:
                 say(text, aside=True)
 
     def event(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """Take one event of `parties.nodes.coordinator` or `parties.nodes.node`."""
+        """Show one event of `parties.nodes.coordinator` or `parties.nodes.node`."""
         if kind == "arrived":
             self.say(f"{fields.get('node')} has joined")
         elif kind == "left":
@@ -167,12 +167,13 @@ class ProgressView:
             self._progress(str(fields.get("node", "")), fields.get("fields") or {})
 
     def _reading(self, fields: Mapping[str, Any]) -> None:
-        """How far this node's own table is read, in its `unit`."""
+        """Show how much of this node's own table has been read, in its `unit`."""
         done, total, left = fields["done"], fields["total"], fields["seconds_left"]
         amount = size if fields["unit"] == "bytes" else "{:,.0f} rows".format
         with self._lock:
             now = time.monotonic()
-            # The first news of a table only starts its clock: small ones are read before a second.
+            # The first event of a table only starts its clock: small tables are read within a
+            # second.
             first, self._drawn = self._drawn == 0, self._drawn or now
             if first:
                 self._stage = "reading the table"
@@ -204,13 +205,13 @@ class ProgressView:
                 self._evaluating(node, fields)
 
     def _training(self, node: str, step: object, steps: object) -> None:
-        """The steps of the slowest node."""
+        """Show the steps of the slowest node."""
         if not self._enabled or not isinstance(step, int) or not isinstance(steps, int):
             return
         if self._steps.get(node) == step:
             return
         if self._shared or self._linked:
-            # What was linked and shared in is no training: its speed counts from here.
+            # Linking and sharing are not training: its speed counts from here.
             self._shared.clear()
             self._linked = False
             self._started = time.monotonic()
@@ -232,7 +233,7 @@ class ProgressView:
         self._bar.update(self._task, description="training", total=steps, completed=step, note=note)
 
     def _linking(self, fields: Mapping[str, Any]) -> None:
-        """Said once: how many records all owners together compare, which takes its time."""
+        """Shown once: how many records all owners together compare, which may take long."""
         records = fields.get("records")
         if not self._enabled or self._linked or not isinstance(records, int):
             return
@@ -245,7 +246,7 @@ class ProgressView:
             self._bar.update(self._task, description=f"comparing {records:,} records", total=None)
 
     def _sharing(self, node: str, fields: Mapping[str, Any]) -> None:
-        """How many rows are shared in, at the slowest node."""
+        """Show how many rows the slowest node has shared."""
         rows, of_rows = fields.get("rows"), fields.get("of_rows")
         if not self._enabled or not isinstance(rows, int) or not isinstance(of_rows, int):
             return
@@ -264,12 +265,13 @@ class ProgressView:
         )
 
     def _evaluating(self, node: str, fields: Mapping[str, Any]) -> None:
-        """Said once, and at each fold: what follows the last step, which may take as long."""
+        """Shown once, and at each fold: the evaluation after the last step, which may take as
+        long."""
         fold, folds = fields.get("fold"), fields.get("folds")
         self._after[node] = fold if isinstance(fold, int) else 0
         if not self._enabled or not self._steps.keys() <= self._after.keys():
             return
-        # The dealer runs ahead here too.
+        # The dealer runs ahead here as well.
         fold = min(self._after.values())
         stage = f"evaluating, fold {fold} of {folds}" if fold else "evaluating"
         if self._stage == stage:
@@ -282,7 +284,7 @@ class ProgressView:
             self._bar.update(self._task, description=stage, total=None, note="")
 
     def _due(self, share: float) -> bool:
-        """Whether so much of the stage, from 0 to 1, is to be drawn."""
+        """Whether to draw when this part of the stage, from 0 to 1, is done."""
         if self._bar is None:
             return self._pace.due(self._stage, share)
         now = time.monotonic()

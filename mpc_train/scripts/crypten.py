@@ -1,12 +1,12 @@
 """CrypTen for scripts, over this platform's protocols: `from mpc_train.scripts import crypten`.
 
-What is offered is CrypTen's own (`cryptensor`, `nn`, `optim`, autograd) but for what needs its
-communicator: `init` has nothing to do, a party's rank is its place among the evaluators, and
-`print` prints at one party. Everything else of CrypTen's is missing here, above all its protocols,
+This module offers CrypTen's functions (`cryptensor`, `nn`, `optim`, autograd), except those that
+need its communicator: `init` does nothing, a party's rank is its index among the evaluators, and
+`print` prints at one party. The rest of CrypTen is missing here, in particular its protocols,
 providers, generators and pickles.
 
-A script is run by `launch.py --script`: by all evaluators and, without any value that is opened, by
-the dealer, whose rank is the number of evaluators, as that of CrypTen's trusted third party is.
+`launch.py --script` runs a script at all evaluators and at the dealer. The dealer sees no opened
+value. Its rank is the number of evaluators, like that of CrypTen's trusted third party.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _print = builtins.print
 def cryptensor(
     tensor: Any, *, src: int = 0, shape: Sequence[int] | None = None, requires_grad: bool = False
 ) -> Any:
-    """Share the values that the party of rank `src` passes: as in CrypTen, by default the first.
+    """Share the values of the party with rank `src`; as in CrypTen, the first one by default.
 
-    What another party passes has the shape and is not looked at; it may be None where `shape` is
-    given. Values that all know need no sharing: compute with them as they are.
+    The other parties pass anything of the same shape, or None if they give `shape`. Values that all
+    parties know need no sharing: compute with them directly.
     """
     parties = runtime().role.evaluators
     if type(src) is not int or not 0 <= src < parties:
@@ -70,13 +70,12 @@ class communicator:
 
 
 def init(*_: Any, **__: Any) -> None:
-    """Do nothing: the launcher has brought the parties together. Raises RuntimeError where it has
-    not."""
+    """Do nothing: the launcher has connected the parties. RuntimeError without a launcher."""
     runtime()
 
 
 def print(*values: Any, dst: int = 0, **options: Any) -> None:
-    """Print at the party of rank `dst` alone."""
+    """Print only at the party with rank `dst`."""
     if Communicator().get_rank() == dst:
         _print(*values, **options)
 

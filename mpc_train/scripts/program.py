@@ -1,14 +1,14 @@
 """A script as the program that all nodes of a local run agree on and execute.
 
-The contract's body is the script's text, so that every node signs the same one, and what is signed
-is what is executed. What it opens (`get_plain_text`) stands in that text; it passes the reveal gate
-under a fresh mask, at most MAX_OPENINGS times, and is learnt by all evaluators. The dealer
-executes the same lines and is given NaN. A script that goes other ways at different nodes meets a
-DesyncError at the next frame.
+The contract's body is the script's text: all nodes sign the same text and execute what they signed.
+The text shows what is opened (`get_plain_text`). An opened tensor passes the reveal gate under a
+fresh mask, at most MAX_OPENINGS times, and all evaluators learn it. The dealer executes the same
+lines and gets NaN. If the nodes take different paths through a script, the next frame raises
+DesyncError.
 
-A script is a program: to run somebody else's is to give it the machine. Hence a node that was
-started by `mpc-train party` takes no such contract. Only `launch.py --script` starts nodes that do,
-all of them on one machine, for the user whose script it is.
+A script is a program, and to run somebody else's script is to give it the machine. Therefore a node
+started by `mpc-train party` refuses such a contract. Only `launch.py --script` starts nodes that
+accept it, all on one machine, for the user whose script it is.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ FRACTION_BITS = 20
 _OPENED = "opening"
 _OF_NAN = re.compile(r"\bnan\b|finite", re.IGNORECASE)
 _PARTED = (
-    "the script has gone different ways at different nodes, here or a few lines above: all execute "
-    "the same operations on the same public values; draw random ones after torch.manual_seed, and "
-    "do not decide by rank or by an opened value"
+    "the nodes took different paths through the script, here or a few lines above. All nodes must "
+    "execute the same operations on the same public values: draw random values after "
+    "torch.manual_seed, and do not branch on a rank or on an opened value"
 )
 _AT_THE_DEALER = (
-    "this is the dealer, which is given NaN for whatever is opened: print such values, but do not "
-    "round them to integers or compute with them and shared tensors"
+    "this is the dealer, which gets NaN in place of opened values: print such values, but do not "
+    "round them to integers or combine them with shared tensors"
 )
 
 
 class ScriptProgram:
-    """`path`: the script, as it lies on this machine. opened: how many tensors have been."""
+    """path: the script on this machine. opened: the number of tensors opened so far."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -77,7 +77,7 @@ class ScriptProgram:
         return sha256(constants_digest(FRACTION_BITS)).digest()
 
     def run(self, session: Session) -> dict[str, object]:
-        """Execute the script. Raises ScriptError for what it raises, with its line."""
+        """Execute the script. Raises ScriptError with the script's own error and its line."""
         if self._text is None:
             raise RuntimeError("run before prepare")
         torch.set_num_threads(1)
@@ -177,7 +177,7 @@ def _execute(path: Path, text: bytes) -> None:
 
 
 def _placed(path: Path, error: BaseException) -> ScriptError:
-    """What the script raised, with the line of it that did."""
+    """The script's own error, with its line."""
     return ScriptError(f"{_line_of(path, error)}: {type(error).__name__}: {error}")
 
 
@@ -189,8 +189,8 @@ def _line_of(path: Path, error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _stepping(role: Role) -> Iterator[None]:
-    """Begin a step of the arithmetic at each backward pass: whatever is pending is settled, and
-    streams move to new keys."""
+    """Begin a step of the arithmetic at each backward pass: pending openings are settled, streams
+    get new keys."""
     backward = MaskedTensor.backward
 
     def stepped(self: MaskedTensor, grad_input: Any = None, top_node: bool = True) -> Any:

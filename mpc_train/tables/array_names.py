@@ -1,9 +1,9 @@
-"""What the numbers of an array are called: jobs and tables have to agree on it."""
+"""The column names of an array's numbers, on which jobs and tables must agree."""
 
 from collections.abc import Sequence
 from math import prod
 
 
 def element_names(name: str, shape: Sequence[int]) -> tuple[str, ...]:
-    """The columns that an array's numbers are called by, in C order."""
+    """The column names of an array's numbers, in C order."""
     return tuple(f"{name}_{number}" for number in range(prod(shape)))

@@ -1,10 +1,10 @@
-"""Cells of one column into numbers, by the schema's kind; the first bad one is named by its row.
+"""Converts cells of one column into numbers, by the schema's kind; an error names the rows of bad
+cells.
 
-Text is taken as it is written in CSV files and databases; formats that know numbers, booleans and
-dates bring them as such. The same table gives the same numbers, or the same error, from each of
-them: what is null is an empty cell, spaces around a cell are nothing, and levels, codes and truth
-values are compared in one spelling (`mpc_train.tables.spelling`), in which 1, 1.0 and 1e0 are one
-number. No message repeats a cell.
+CSV files and databases give text; formats with types give numbers, booleans and dates. The same
+table gives the same numbers, or the same error, in every format: null is an empty cell, spaces
+around a cell are ignored, and levels, codes and truth values are compared in one spelling
+(`mpc_train.tables.spelling`), in which 1, 1.0 and 1e0 are one number. No message repeats a cell.
 """
 
 import math
@@ -29,22 +29,22 @@ Mask = NDArray[np.bool_]
 _TRUTH = dict.fromkeys(TRUE, 1.0) | dict.fromkeys(FALSE, 0.0)
 
 _MISSING, _UNKNOWN = math.inf, math.nan
-"""What stands for an entry's number where there is none."""
+"""Represents the number of an entry that has none."""
 
 _WHOLE = r"^(-?(?:0|[1-9][0-9]*))\.0+$"
-"""A whole number in a file whose writer held it as a floating-point number."""
+"""A whole number that the file's writer stored as a floating-point number."""
 
 _GROUPING = {" ": "[ \u00a0\u202f]", "'": "['\u2019]"}
-"""Signs of one meaning that people and programs write for one another."""
+"""Signs with the same meaning that people and programs write interchangeably."""
 
 EMPTY = 'the cell is empty; if that means a missing value, list "" under missing in the schema'
 
 
 class CellError(Exception):
-    """One thing that is wrong in the rows `rows` of a chunk, int64[n]; None: with the column as a
-    whole. `row` is the first of them.
+    """A fault of the rows `rows` of a chunk, int64[n]; None: of the whole column. `row` is the
+    first of them.
 
-    bad: bool[rows of the chunk], with one true at least.
+    bad: bool[rows of the chunk], at least one of them true.
     """
 
     def __init__(self, bad: Mask | None, what: str) -> None:
@@ -57,7 +57,7 @@ class CellError(Exception):
 
 
 def decode(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
-    """The cells as float64 and what is missing, where the value is 0; raises CellError."""
+    """The cells as float64, and flags of the missing ones, whose value is 0; raises CellError."""
     if column.kind == "number":
         values, missing = _numbers(cells, column, source)
     elif column.kind == "date":
@@ -75,27 +75,33 @@ def decode(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
 
 
 def identifiers(cells: Series) -> list[str]:
-    """The cells as text, in NFC and without white space at their ends; raises CellError at one that
-    is empty. Dates and truth values of formats that know them are written as 2001-12-31 and true.
-
-    A whole number is its digits, whatever holds it: 1042 and 1042.0 are "1042", as numbers and as
-    text.
-    """
-    if cells.dtype.is_float():
-        cells = _whole(cells)
-    text = texts(cells).str.normalize("NFC").str.strip_chars().str.replace(_WHOLE, "${1}")
-    _refuse((text == "").to_numpy(), "the cell is empty, it identifies nobody")
+    """The cells as identifiers, in the spelling in which they are compared; raises CellError for an
+    empty one."""
+    text = identifier_texts(cells)
+    _refuse((text == "").to_numpy(), "the cell is empty, so it identifies nobody")
     found: list[str] = text.to_list()
     return found
 
 
+def identifier_texts(cells: Series) -> Series:
+    """The cells as text, in NFC and without white space at their ends, null as "". Dates and truth
+    values of formats that know them are written as 2001-12-31 and true.
+
+    A whole number becomes its digits, whatever its type: 1042 and 1042.0 are "1042", as numbers and
+    as text. Raises CellError.
+    """
+    if cells.dtype.is_float():
+        cells = _whole(cells)
+    return texts(cells).str.normalize("NFC").str.strip_chars().str.replace(_WHOLE, "${1}")
+
+
 def _whole(cells: Series) -> Series:
-    """Floating-point identifiers as integers; raises CellError where a digit may be lost."""
+    """Floating-point identifiers as integers; raises CellError if a digit may be lost."""
     most = 1 << (24 if cells.dtype == polars.Float32 else 53)
     values = cells.fill_nan(None)
     _refuse(
         (values != values.floor()).fill_null(False).to_numpy(),
-        "a number with a fraction is no identifier",
+        "a number with a fraction is not an identifier",
     )
     _refuse(
         (values.abs() >= most).fill_null(False).to_numpy(),
@@ -106,20 +112,21 @@ def _whole(cells: Series) -> Series:
 
 
 def is_cell(kind: DataType) -> bool:
-    """Whether columns of this type hold cells: no lists, durations, times of day, binary data."""
+    """Whether columns of this type contain cells, not lists, durations, times of day or binary
+    data."""
     plain = (polars.String, polars.Categorical, polars.Enum, polars.Boolean, polars.Null)
     return kind in plain or kind.is_numeric() or is_date(kind)
 
 
 def is_date(kind: DataType) -> bool:
-    """Whether a format knows the column as dates, whatever their form."""
+    """Whether a format knows the column as dates, in any form."""
     return kind == polars.Date or kind == polars.Datetime
 
 
 def texts(cells: Series) -> Series:
-    """The cells as text, null as ""; raises CellError for anything that is not a cell."""
+    """The cells as text, null as ""; raises CellError if they have no plain text."""
     if not is_cell(cells.dtype):
-        raise CellError(None, f"is of type {cells.dtype} there, which has no plain text")
+        raise CellError(None, f"is of type {cells.dtype}, which has no plain text")
     if is_date(cells.dtype):
         cells = _days(cells)
     if cells.dtype == polars.Null:
@@ -128,10 +135,10 @@ def texts(cells: Series) -> Series:
 
 
 def recoded(cells: Series, codes: Mapping[str, str], decimal: str) -> Series:
-    """The cells as text, those that `codes` names replaced; raises CellError for dates of formats
-    that know them, which are written in no way of their own, and where `texts` does."""
+    """The cells as text, with those in `codes` replaced; raises CellError for dates in typed
+    formats, which have no written form, and where `texts` does."""
     if is_date(cells.dtype):
-        raise CellError(None, f"is of type {cells.dtype} there; recode replaces text and numbers")
+        raise CellError(None, f"is of type {cells.dtype}; recode replaces only text and numbers")
     text = texts(cells)
     meant = {entry_of(cell, decimal): theirs for cell, theirs in codes.items()}
     distinct = text.unique().to_list()
@@ -140,7 +147,7 @@ def recoded(cells: Series, codes: Mapping[str, str], decimal: str) -> Series:
 
 
 def empty(cells: Series) -> Mask:
-    """Which cells hold nothing: null, NaN, or white space."""
+    """Which cells are empty: null, NaN, or white space."""
     if cells.dtype.is_float():
         cells = cells.fill_nan(None)
     elif cells.dtype == polars.String:
@@ -150,36 +157,36 @@ def empty(cells: Series) -> Mask:
 
 
 def all_empty(cells: Series) -> bool:
-    """Whether no cell holds anything."""
+    """Whether all cells are empty."""
     first = cells[0] if len(cells) else None
     if isinstance(first, str) and first.strip():
-        return False  # at once, for columns that have been measured
+        return False  # returns at once for columns that have values
     return bool(empty(cells).all())
 
 
 def parsed(text: Series, decimal: str, thousands: str = "") -> Series:
-    """Text as float64, to the last bit; null where it is no number.
+    """Text as float64, to the last bit; null if it is not a number.
 
-    thousands: the sign that may group the digits before the fraction by three, and nothing else.
+    thousands: the sign that may group the digits before the fraction by three.
     """
     if thousands:
         sign = _GROUPING.get(thousands, re.escape(thousands))
         whole = rf"^[+-]?[0-9]{{1,3}}(?:{sign}[0-9]{{3}})+(?:{re.escape(decimal)}[0-9]*)?$"
         text = text.str.replace_all(sign, "").zip_with(text.str.contains(whole), text)
     if decimal == ",":
-        # A point would be one that groups thousands, or a file of another convention.
+        # A point would group thousands, or belong to a file with another convention.
         text = text.str.replace(".", "?", literal=True).str.replace(",", ".", literal=True)
     return text.cast(polars.Float64, strict=False)
 
 
 def _refuse(bad: Mask, what: str) -> None:
-    """Raise CellError at the rows of `bad`, if there is one."""
+    """Raise CellError for the rows of `bad`, if any."""
     if bad.any():
         raise CellError(bad, what)
 
 
 def _refuse_text(bad: Mask, text: Series, what: str) -> None:
-    """The same; an empty cell is called empty, and whichever comes first is said."""
+    """The same, but reports an empty cell as empty; the first of both faults is reported."""
     if bad.any():
         empty = bad & (text.str.strip_chars() == "").to_numpy()
         is_empty = bool(empty[int(np.argmax(bad))])
@@ -187,7 +194,7 @@ def _refuse_text(bad: Mask, text: Series, what: str) -> None:
 
 
 def _mapped(text: Series, meaning: Callable[[str], float]) -> Reals:
-    """What each cell means, worked out once for each distinct text."""
+    """The meaning of each cell, computed once for each distinct text."""
     distinct = text.unique()
     meanings = Series([meaning(entry) for entry in distinct.to_list()], dtype=polars.Float64)
     found = text.replace_strict(distinct, meanings, return_dtype=polars.Float64)
@@ -203,7 +210,7 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
     values = np.array(found.fill_null(0.0).to_numpy(), dtype=np.float64)
     missing = np.zeros(len(values), bool)
     if bad.any():
-        # A code that is a number was read as one, so that only the rest is compared as text.
+        # Numeric codes were read as numbers, so only the rest is compared as text.
         if not typed:
             missing[bad] = _listed(text.filter(bad), column.missing)
             wrong = bad & ~missing
@@ -211,9 +218,9 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
                 other = "," if source.decimal == "." else "."
                 what = f"not a number (write it as 1234{source.decimal}5)"
                 if _has_decimals(text.filter(wrong), other):
-                    what += f'; if {other} is the decimal sign, say so: decimal = "{other}"'
+                    what += f'; if {other} is the decimal sign, set decimal = "{other}"'
                 elif not source.thousands and _grouped(text.filter(wrong), source.decimal):
-                    what += "; if digits are grouped by three, say so: thousands"
+                    what += "; if digits are grouped by three, set thousands"
                 _refuse_text(wrong, text, what)
         elif "" in column.missing:
             missing = bad
@@ -221,7 +228,7 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
             _refuse(bad, EMPTY)
     for code in _numerals(column.missing):
         if kind.is_float():
-            # What a narrow type holds is the nearest to the code that it has.
+            # A narrow type contains its nearest number to the code.
             code = float(Series([code]).cast(kind)[0])
         missing = missing | (np.isnan(values) if math.isnan(code) else (values == code) & ~bad)
     _refuse(np.isnan(values) & ~missing, "not a number (NaN)")
@@ -230,13 +237,13 @@ def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask
 
 
 def _has_decimals(text: Series, sign: str) -> bool:
-    """Whether some cell looks like a number with `sign` before its fraction, and not before a group
-    of three digits."""
+    """Whether some cell looks like a number with `sign` before its fraction, not before a group of
+    three digits."""
     return bool(text.str.contains(rf"^[+-]?[0-9]*[{sign}](?:[0-9]{{1,2}}|[0-9]{{4,}})$").any())
 
 
 def _grouped(text: Series, decimal: str) -> bool:
-    """Whether some cell looks like a number with its digits grouped."""
+    """Whether some cell looks like a number with grouped digits."""
     other = "," if decimal == "." else "."
     whole = rf"^[+-]?[0-9]{{1,3}}(?:[{other} '_\u00a0\u202f\u2019][0-9]{{3}})+(?:\D[0-9]*)?$"
     return bool(text.str.contains(whole).any())
@@ -252,7 +259,7 @@ def _listed(text: Series, codes: Sequence[str]) -> Mask:
 
 @lru_cache(1024)
 def _numerals(codes: tuple[str, ...]) -> tuple[float, ...]:
-    """The codes that are numbers: -9 is -9.0, however a cell writes it."""
+    """The codes that are numbers: -9 is -9.0, however a cell spells it."""
     return tuple(parsed(Series(codes, dtype=polars.String), ".").drop_nulls().to_list())
 
 
@@ -284,7 +291,7 @@ def _dates(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
 
 
 def _refuse_dates(bad: Mask, text: Series, form: DateForm) -> None:
-    """Raise CellError at the rows that are wrong in the same way as the first."""
+    """Raise CellError for the rows that have the same fault as the first."""
     if not bad.any():
         return
     reasons = {cell: _why(cell, form) for cell in text.filter(bad).unique().to_list()}
@@ -294,7 +301,7 @@ def _refuse_dates(bad: Mask, text: Series, form: DateForm) -> None:
 
 
 def _why(cell: str, form: DateForm) -> str:
-    """Why a cell is no date in this form."""
+    """Why a cell is not a date in this form."""
     try:
         form.day(cell)
     except ValueError as error:
@@ -304,7 +311,7 @@ def _why(cell: str, form: DateForm) -> str:
 
 @lru_cache(1024)
 def _coded_days(codes: tuple[str, ...]) -> tuple[int, ...]:
-    """The codes that are dates, 9999-12-31: that day, in whichever form a node writes it."""
+    """The codes that are dates, 9999-12-31: that day, in any form in which a node writes it."""
     found = []
     for code in codes:
         try:
@@ -315,7 +322,7 @@ def _coded_days(codes: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _days(cells: Series) -> Series:
-    """Dates of dates with a time, which has to be midnight; raises CellError."""
+    """The dates of dates with a time, which must be midnight; raises CellError."""
     if cells.dtype == polars.Date:
         return cells
     found = cells.dt.date()
@@ -339,7 +346,7 @@ def _states(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]
         found = index.get(name_of(cell), index.get(entry))
         if found is None:
             found = truths.get(entry.lower(), other)
-        # An empty cell is no entry, so that it is not "other" either.
+        # An empty cell is not an entry, so it is not "other" either.
         return found if entry or found == _MISSING else _UNKNOWN
 
     text = texts(cells)
@@ -349,7 +356,7 @@ def _states(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]
 
 
 def _index(column: Column) -> Mapping[str, float]:
-    """What each level and code means, as it is declared and in the spelling that is compared."""
+    """The meaning of each level and code, as declared and in the spelling used for comparison."""
     entries = {level: float(place) for place, level in enumerate(column.levels)}
     entries |= dict.fromkeys(column.missing, _MISSING)
     return {entry_of(entry): number for entry, number in entries.items()} | entries

@@ -1,10 +1,10 @@
-"""Dates as a node writes them, read by one strict parser: that of columns and of identifiers.
+"""Dates as a node writes them, read by one strict parser for columns and identifiers.
 
-A form is fixed text and, each once, a year (%Y, four digits, or %y, two), a month (%m, %b, %B) and
-a day (%d, %e), or a year and its day (%j). A cell fits it from end to end or is refused. Two digits
-do not say the century: %y needs a pivot, the first of the hundred years that are meant. A form may
-declare a time (%H or %I with %p, %M, %S, %f), which has to be midnight in every cell, so that none
-is dropped. Names of months are English. Nothing depends on the machine's language.
+A form has fixed text and, each once, a year (%Y, four digits, or %y, two), a month (%m, %b, %B) and
+a day (%d, %e), or a year and its day (%j). A cell must fit it completely. Two digits do not
+determine the century: %y needs a pivot, the first of the hundred possible years. A form may declare
+a time (%H or %I with %p, %M, %S, %f), which must be midnight in every cell, so that no time is
+dropped. Names of months are English. Nothing depends on the machine's language.
 """
 
 import datetime
@@ -15,7 +15,7 @@ from functools import lru_cache
 ISO = "%Y-%m-%d"
 MIN_PIVOT, MAX_PIVOT = 1, 9900
 REMEMBERED = 1 << 17
-"""Dates that stand in a table again and again are read once; so many fit a century three times."""
+"""Dates that occur repeatedly in a table are parsed once; this number covers three centuries."""
 
 TIME_OF_DAY = "a time of day beside the date; give dates only"
 
@@ -50,7 +50,7 @@ _SIGN = re.compile(r"%(-?.)", re.DOTALL)
 
 
 class FormError(ValueError):
-    """What is wrong with a form of dates, in words. needs_pivot: it has %y, and no pivot."""
+    """A fault of a date format. needs_pivot: it has %y, but no pivot."""
 
     def __init__(self, what: str, needs_pivot: bool = False) -> None:
         super().__init__(what)
@@ -59,27 +59,28 @@ class FormError(ValueError):
 
 @dataclass(frozen=True)
 class DateForm:
-    """How dates are written. pivot: the first year that %y may mean; 0: none is declared."""
+    """A date format. pivot: the first year that %y may mean; 0: none is declared."""
 
     form: str = ISO
     pivot: int = 0
 
     @property
     def two_digits(self) -> bool:
-        """Whether years are written without their century. Raises FormError, as all here."""
+        """Whether years are written without their century. Raises FormError, like all methods
+        here."""
         return "y" in _read(self.form)[1]
 
     def check(self) -> None:
-        """Raise FormError unless the form says which day is meant."""
+        """Raise FormError unless the form determines the day."""
         if self.two_digits and not self.pivot:
             raise FormError(
-                f"{self.form} has years of two digits, which do not say the century; declare it: "
-                "date_pivot = 1930, say, means the years 1930 to 2029",
+                f"{self.form} has years of two digits, without the century; declare it: "
+                "for example, date_pivot = 1930 means the years 1930 to 2029",
                 needs_pivot=True,
             )
 
     def day(self, text: str) -> datetime.date:
-        """The date that a cell says; raises ValueError, in words that do not repeat the cell."""
+        """The date in a cell; raises ValueError with a text that does not repeat the cell."""
         return _day(self, text)
 
 
@@ -125,7 +126,7 @@ def _is_midnight(found: dict[str, str]) -> bool:
 
 @lru_cache(256)
 def _read(form: str) -> tuple[re.Pattern[str], frozenset[str]]:
-    """The pattern of a form, a group for each sign, and these signs; raises FormError."""
+    """The pattern of a form with a group for each sign, and these signs; raises FormError."""
     plain = _SIGN.sub(lambda match: _WHOLE.get(match[1], match[0]), form)
     pieces = _SIGN.split(plain)  # text, sign, text, sign, …, text
     signs = [sign.removeprefix("-") for sign in pieces[1::2]]
@@ -139,7 +140,7 @@ def _read(form: str) -> tuple[re.Pattern[str], frozenset[str]]:
             continue
         if sign not in _WIDTHS and sign not in _PATTERNS:
             raise FormError(
-                f"%{sign} is not read; there are %Y, %y, %m, %b, %B, %d, %e, %j, and for a time "
+                f"%{sign} is not supported; use %Y, %y, %m, %b, %B, %d, %e, %j, and for a time "
                 "that is always midnight %H, %I, %M, %S, %f, %p"
             )
         joined = (
@@ -157,7 +158,7 @@ def _read(form: str) -> tuple[re.Pattern[str], frozenset[str]]:
 
 
 def _pattern(sign: str, joined: bool) -> str:
-    """joined: other digits stand beside it, so that its own are counted."""
+    """joined: other digits are next to it, so that its own number of digits is fixed."""
     width = _WIDTHS.get(sign, 0)
     if joined and width:
         return "[ 0-9][0-9]" if sign == "e" else f"[0-9]{{{width}}}"

@@ -1,7 +1,7 @@
-"""All that is wrong with one table, gathered while it is read and said at once.
+"""All faults of one table, collected while it is read and reported at once.
 
-Faults of one kind in one column are one entry: the first place, then how many others there are.
-An error lists `MAX_FAULTS` entries, in the order of the table. No entry repeats a cell.
+Faults of one kind in one column are one entry: the first place, then the number of others. An error
+lists `MAX_FAULTS` entries, in the order of the table. No entry repeats a cell.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from mpc_train.errors import DataError
 
 MAX_FAULTS = 20
 MAX_PLACES = 4
-"""Places that are named of one entry."""
+"""How many places one entry names."""
 
 _HEADER, _WHOLE = 0, 1 << 62
 
 
 @dataclass
 class _Entry:
-    """Where one kind of fault stands: the first places, and how many there are."""
+    """The places of one kind of fault: the first ones, and their number."""
 
     places: list[int] = field(default_factory=list)
     count: int = 0
@@ -32,56 +32,56 @@ class _Entry:
 
 
 class Faults:
-    """What is wrong with the table `label`.
+    """The faults of the table `label`.
 
-    place: what is counted, "line" or "row"; known once the table is open. columns: what errors call
-    its columns, where that is more than their names.
+    place: what is counted, "line" or "row"; known when the table is open. columns: the titles of
+    columns in errors, if they differ from their names.
     """
 
     def __init__(self, label: str, columns: Mapping[str, str] | None = None) -> None:
         self._label, self._columns = label, columns or {}
         self.place = "line"
         self.unread = 0
-        """Records that could not be read as such, and are in no chunk."""
+        """Records that could not be parsed, and are not in any chunk."""
         self.faulty: set[str] = set()
-        """Columns with a fault: what the rest of their cells says as a whole is not known."""
+        """Columns with a fault: nothing is known about their cells as a whole."""
         self._entries: dict[tuple[int, str, str], _Entry] = {}
 
     def __bool__(self) -> bool:
         return bool(self._entries)
 
     def header(self, what: str) -> None:
-        """Something that keeps columns from being found."""
+        """Note a fault that prevents columns from being found."""
         self._entries.setdefault((_HEADER, "", what), _Entry())
 
     def whole(self, what: str) -> None:
-        """Something that only the whole table shows, or that ends the reading of it."""
+        """Note a fault that only the whole table shows, or that ends the reading."""
         self._entries.setdefault((_WHOLE, "", what), _Entry())
 
     def column(self, name: str, what: str) -> None:
-        """Something about a column as a whole."""
+        """Note a fault of a whole column."""
         self.faulty.add(name)
         self.whole(f"{self.titled(name)}: {what}")
 
     def cells(self, name: str, places: NDArray[np.int64], what: str) -> None:
-        """Cells of one column; places: int64[n], where their rows stand."""
+        """Note a fault of cells of one column; places: int64[n], the places of their rows."""
         self.faulty.add(name)
         self._add(f"{self.titled(name)}: ", places, what)
 
     def records(self, places: NDArray[np.int64], what: str) -> None:
-        """Whole records that cannot be read."""
+        """Note records that cannot be parsed."""
         self.unread += len(places)
         self._add("", places, what)
 
     def titled(self, name: str) -> str:
-        """What errors call a column."""
+        """The title of a column in errors."""
         return f"column {self._columns.get(name, repr(name))}"
 
     def _add(self, where: str, places: NDArray[np.int64], what: str) -> None:
         self._entries.setdefault((1, where, what), _Entry()).add(places)
 
     def check(self) -> None:
-        """Raise DataError with all that was found, if anything was."""
+        """Raise DataError with all faults, if any."""
         if not self._entries:
             return
         entries = sorted(
@@ -90,7 +90,7 @@ class Faults:
         said = [self._said(where, what, entry) for (_, where, what), entry in entries]
         if len(said) == 1:
             raise DataError(f"{self._label}: {said[0]}")
-        lines = [f"{self._label}: {len(said)} things are wrong:", *said[:MAX_FAULTS]]
+        lines = [f"{self._label}: {len(said)} faults:", *said[:MAX_FAULTS]]
         if len(said) > MAX_FAULTS:
             lines.append(f"and {len(said) - MAX_FAULTS} more")
         raise DataError("\n  ".join(lines))

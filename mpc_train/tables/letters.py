@@ -1,9 +1,9 @@
-"""Letters of European names that Unicode does not take apart, or that are also written as two.
+"""Letters of European names that Unicode does not decompose, or that are also written as two.
 
-`BASE` has the letters that keep their form when marks are dropped: ø is o, ł is l. `WRITTEN_OUT`
-has those that registers and passports without such letters spell with two: ü is ue, ß is ss. It is
-the recommended transliteration of ICAO Doc 9303, part 3, section 6, table A, as far as that takes
-two letters.
+`BASE` has the letters that have no decomposition but lose their mark: ø is o, ł is l. `WRITTEN_OUT`
+has the letters that registers and passports without such letters spell with two: ü is ue, ß is ss.
+It is the recommended transliteration of ICAO Doc 9303, part 3, section 6, table A, as far as that
+uses two letters.
 """
 
 import re
@@ -59,15 +59,15 @@ WRITTEN_OUT = {
     "Ĳ": "Ij",
 }
 
-# A letter with a mark more than these is another letter.
+# A letter with an additional mark is another letter.
 _LETTER = re.compile(f"[{''.join(WRITTEN_OUT)}](?![\u0300-\u036f])")
 
 
 def written_out(text: str) -> str:
-    """`text`, in composed form, with two letters for each of `WRITTEN_OUT`.
+    """`text`, in composed form, with two letters for each in `WRITTEN_OUT`.
 
-    Of a capital the second letter is a capital as well where the next letter is one, or at the end
-    of the text the letter before: MÜLLER is MUELLER, Müller is Mueller, Über is Ueber.
+    The second letter for a capital is also a capital if the next letter is one, or at the end of
+    the text the previous one: MÜLLER is MUELLER, Müller is Mueller, Über is Ueber.
     """
 
     def two(found: re.Match[str]) -> str:

@@ -1,24 +1,25 @@
-"""Identifiers in one spelling, so that two files that write one person differently still meet.
+"""Identifiers in one spelling, so that two files that spell one person differently still match.
 
-What is done is declared in the job (`[data] join.normalise`, `check_duplicates.normalise` and
-`split_normalise`), column by column; the result is compared exactly. Whatever is declared, and
-before anything else, white space and signs that show nothing are taken off both ends, and text is
-brought to Unicode's composed form (NFC): the same letters in another encoding are the same text.
-Then, where declared, in this order, however the job orders them:
+The job declares the rules (`[data] join.normalise`, `check_duplicates.normalise` and
+`split_normalise`), column by column; the results are compared exactly. First, whatever is declared,
+white space and invisible signs are removed from both ends, and text is normalised to Unicode's
+composed form (NFC): the same letters in another encoding are the same text. Then the declared rules
+are applied, in this order, regardless of the job's order:
 
 * date: read in this node's own form (`date_format` and `date_pivot` of its table) by the parser
-  that reads its columns (`mpc_train.tables.dates`), written as 2001-12-31. Alone.
+  that reads its columns (`mpc_train.tables.dates`), written as 2001-12-31. Excludes other rules.
 * case: Unicode's caseless form (`str.casefold`): ß is ss, a final sigma is a sigma.
-* spaces: every white space and invisible formatting character dropped.
-* punctuation: every punctuation mark and symbol dropped (Unicode's categories P and S), and the
-  letters that stand for an apostrophe (U+02B9 to U+02BD): O'Brien, O’Brien and O´Brien are OBrien.
+* spaces: all white space and invisible formatting characters are dropped.
+* punctuation: all punctuation marks and symbols are dropped (Unicode's categories P and S), and so
+  are letters used as an apostrophe (U+02B9 to U+02BD): O'Brien, O’Brien and O´Brien are OBrien.
 * transcription: letters that are also written as two (`letters.WRITTEN_OUT`): ä ö ü å æ ø œ ß þ ĳ
   are ae oe ue aa ae oe oe ss th ij.
-* accents: marks dropped; letters that Unicode does not take apart (ø, ł, æ, …) by a fixed list
-  (`letters.BASE`). What is the same but for its form (ﬁ, ², Ａ: NFKD) is taken apart, before any
-  other rule but the first dropping of spaces and punctuation. With transcription, ü is ue and é e.
-* digits: whatever is no decimal digit dropped; those of other scripts written as 0 to 9.
-* leading_zeros: zeros at the beginning dropped, down to a last one: 007 is 7, 000 is 0.
+* accents: marks are dropped; letters that Unicode does not decompose (ø, ł, æ, …) follow a fixed
+  list (`letters.BASE`). Characters that differ only in form (ﬁ, ², Ａ: NFKD) are decomposed, before
+  all other rules except the first dropping of spaces and punctuation. With transcription, ü is ue
+  and é is e.
+* digits: everything except decimal digits is dropped; those of other scripts become 0 to 9.
+* leading_zeros: zeros at the beginning are dropped, except a last one: 007 is 7, 000 is 0.
 
 Unicode Standard 16, chapter 3.13 (caseless matching) and annex 15 (normalisation forms).
 """
@@ -47,8 +48,8 @@ MAX_CHARACTERS = 1_000
 """A longer identifier is a mistake in the table, not a name."""
 
 _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and symbols by their category, and nothing to the eye: Hangul fillers, Braille blank."""
-# White space, control characters, and formatting characters that show nothing by themselves.
+"""Letters and symbols by category, but invisible: Hangul fillers, Braille blank."""
+# White space, control characters, and invisible formatting characters.
 _BLANK = (
     r"\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff" + _FILLERS
 )
@@ -58,7 +59,7 @@ _APOSTROPHES = "\u02b9\u02ba\u02bb\u02bc\u02bd"
 
 
 def normaliser(rules: Sequence[Rule], date_form: DateForm) -> Callable[[str], str]:
-    """A function of one cell; it raises ValueError, in words that do not repeat the cell, where
+    """A function of one cell; it raises ValueError, with a text that does not repeat the cell, if
     nothing is left that identifies anybody."""
     if "date" in rules:
         return lambda text: date_form.day(text).isoformat()
@@ -70,14 +71,14 @@ def normaliser(rules: Sequence[Rule], date_form: DateForm) -> Callable[[str], st
         if found:
             return found
         if normalised(text, ()):
-            raise ValueError(f"nothing is left of it by the rules {', '.join(rules)}")
-        raise ValueError("the cell is empty, it identifies nobody")
+            raise ValueError(f"nothing is left of it after the rules {', '.join(rules)}")
+        raise ValueError("the cell is empty, so it identifies nobody")
 
     return function
 
 
 def normalised(text: str, rules: Sequence[Rule]) -> str:
-    """`text` in the one spelling that the declared rules (without "date") give it."""
+    """`text` in the spelling that the declared rules (without "date") give it."""
     text = _ENDS.sub("", text)
     if text.isascii():  # the usual identifier, and the same result
         text = text.lower() if "case" in rules else text
@@ -90,7 +91,7 @@ def normalised(text: str, rules: Sequence[Rule]) -> str:
 
 
 def said(rules: Sequence[Rule]) -> str:
-    """What the rules do, in words: "case, spaces ignored, ü as ue"."""
+    """A text on what the rules do: "case, spaces ignored, ü as ue"."""
     if "date" in rules:
         return "a date"
     ignored = ", ".join(_IGNORED[rule] for rule in rules if rule in _IGNORED)
@@ -110,13 +111,13 @@ _IGNORED: dict[Rule, str] = {
 
 
 def _letters(text: str, rules: Sequence[Rule]) -> str:
-    """The rules of whole letters, for text of any script."""
-    # Signs are dropped as they stand, and again once they are taken apart: ´ is a space and a mark.
+    """The rules for whole letters, for text of any script."""
+    # Signs are dropped as written, and again after decomposition: ´ is a space and a mark.
     text = _without(unicodedata.normalize("NFC", text), rules)
     apart = "accents" in rules
     if "case" in rules:
         text = unicodedata.normalize("NFD", text).casefold()
-        if apart:  # what compatibility takes apart may have a case of its own
+        if apart:  # decomposed characters may have a case of their own
             text = unicodedata.normalize("NFKD", text).casefold()
     text = _without(unicodedata.normalize("NFKC" if apart else "NFC", text), rules)
     if "transcription" in rules:
@@ -144,7 +145,7 @@ def _is_dropped(letter: str, rules: Sequence[Rule]) -> bool:
 
 @cache
 def _ascii_dropped(rules: tuple[Rule, ...]) -> dict[int, None]:
-    """Which ASCII characters the rules drop, as `str.translate` takes it."""
+    """The ASCII characters that the rules drop, in the form of `str.translate`."""
     letters = (chr(code) for code in range(128))
     return {
         ord(each): None

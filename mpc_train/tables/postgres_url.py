@@ -1,11 +1,11 @@
-"""The URL of a PostgreSQL database, read strictly: what it does not say, libpq is not told.
+"""The URL of a PostgreSQL database, read strictly: libpq gets only what the URL says.
 
     postgresql://user@host:port/database?sslrootcert=/path/to/ca.pem
 
-libpq takes some fifty parameters, and several of them lead a connection past the check of the
-server's certificate: another address for the same name (`hostaddr`), a file of settings
-(`service`), several hosts of which one is local. Here one host is named once, `PARAMETERS` may
-stand behind the `?`, and everything else is refused by name. A password never stands in a URL.
+libpq has about fifty parameters, and several of them bypass the check of the server's certificate:
+another address for the same name (`hostaddr`), a file of settings (`service`), several hosts of
+which one is local. Here one host is named once, `PARAMETERS` may follow the `?`, and everything
+else is refused by name. A URL never contains a password.
 """
 
 import re
@@ -22,7 +22,7 @@ PARAMETERS = (
     "channel_binding",
     "application_name",
 )
-"""What may be set; `host` is for the directory of a server's socket on this machine."""
+"""The allowed parameters; `host` is for the directory of a server's socket on this machine."""
 
 CHECKED_TLS = "verify-full"
 LOCAL_HOSTS = ("", "localhost", "127.0.0.1", "::1")
@@ -32,12 +32,12 @@ _DIRECTORY = re.compile(r"/[^,\x00-\x1f\x7f]*")
 
 
 class UrlError(ValueError):
-    """What is wrong with a URL, in words that do not repeat it."""
+    """A fault of a URL, with a text that does not repeat it."""
 
 
 @dataclass(frozen=True)
 class DatabaseUrl:
-    """One server and one database of it. host: "" or a directory is a socket on this machine."""
+    """One server and one of its databases. host: "" or a directory is a socket on this machine."""
 
     host: str
     database: str
@@ -47,7 +47,7 @@ class DatabaseUrl:
 
     @property
     def is_local(self) -> bool:
-        """Whether nothing leaves this machine, so that no certificate is needed."""
+        """Whether the connection stays on this machine, so that no certificate is needed."""
         return self.host in LOCAL_HOSTS or self.host.startswith("/")
 
 
@@ -62,15 +62,15 @@ def parse_url(url: str) -> DatabaseUrl:
             "write postgresql://user@host:port/database, one host and one port"
         ) from error
     if parts.password is not None or any(key == "password" for key, _ in given):
-        raise UrlError("holds a password; put it into a file: password_file = …")
+        raise UrlError("contains a password; put it into a file: password_file = …")
     if host.startswith("%"):
-        # A directory, spelt as libpq's manual does; urlsplit has made its letters small.
+        # A directory, encoded as in libpq's manual; urlsplit has lower-cased it.
         host = unquote(parts.netloc.rpartition("@")[2].partition(":")[0])
     parameters: dict[str, str] = {}
     for key, value in given:
         if key not in PARAMETERS:
             raise UrlError(
-                f"the parameter {key!r} is not taken; there are {', '.join(PARAMETERS)}, and "
+                f"the parameter {key!r} is not allowed; write {', '.join(PARAMETERS)}, and "
                 "before them user@host:port/database"
             )
         if key in parameters or not value:
@@ -83,15 +83,15 @@ def parse_url(url: str) -> DatabaseUrl:
     if not (_HOST.fullmatch(host) or _DIRECTORY.fullmatch(host)):
         raise UrlError("one host is needed: a name, an address, or the directory of a socket")
     if parts.fragment or "#" in url:
-        raise UrlError("has a #; write %23 for one that belongs to a name")
+        raise UrlError("contains a #; write %23 for one that belongs to a name")
     found = DatabaseUrl(
         host, unquote(parts.path.removeprefix("/")), port, unquote(parts.username or ""), parameters
     )
     if "\0" in found.database + found.user + "".join(parameters.values()):
-        raise UrlError("has a zero byte")
+        raise UrlError("contains a zero byte")
     if not found.is_local and parameters.get("sslmode", CHECKED_TLS) != CHECKED_TLS:
         raise UrlError(
-            f"sslmode = {CHECKED_TLS} is required to another machine; a server with a certificate "
-            "of your own: add sslrootcert=/path/to/ca.pem to the URL"
+            f"sslmode = {CHECKED_TLS} is required for another machine; for a server with a "
+            "certificate of your own add sslrootcert=/path/to/ca.pem to the URL"
         )
     return found

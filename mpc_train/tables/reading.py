@@ -1,4 +1,4 @@
-"""What every format is read as: named columns, in chunks of rows that know where they stand."""
+"""The common form of every format: named columns, in chunks of rows that know their places."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ import polars
 from numpy.typing import NDArray
 
 MAX_FIELDS = 200_000
-"""Columns of a table, those that no job uses too."""
+"""The most columns of a table, including those that no job uses."""
 
 Unit = Literal["bytes", "rows"]
 
 
 @dataclass(frozen=True, repr=False)
 class Chunk:
-    """Some rows, one after the other.
+    """Some consecutive rows.
 
     places: int64[n], for each row the line on which it begins, or its number from 1. done: how much
-    of the whole is read, in the table's unit.
+    of the table has been read, in the table's unit.
     """
 
     frame: polars.DataFrame
@@ -28,23 +28,23 @@ class Chunk:
 
 
 class Table(Protocol):
-    """An open table of some format. Raises DataError, in words that repeat no cell."""
+    """An open table of some format. Raises DataError, which never repeats a cell."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns, as the table has them."""
+        """The columns, under the table's names."""
 
     @property
     def header_place(self) -> str:
-        """Where the names stand, "line 1: " or nothing."""
+        """The place of the names, "line 1: " or nothing."""
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """Keys of the owner's file that speak of a column that is not there: `rename.Alter`."""
+        """Keys of the owner's file that name a column that does not exist: `rename.Alter`."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]] | None:
-        """The shapes of whole arrays by name, where the format has them (npz)."""
+        """The shapes of whole arrays by name, if the format has them (npz)."""
 
     @property
     def place(self) -> Literal["line", "row"]:
@@ -55,15 +55,15 @@ class Table(Protocol):
 
     @property
     def total(self) -> int | None:
-        """The whole in `unit`; None where nobody knows."""
+        """The total in `unit`; None if unknown."""
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        """The wanted columns, once, from first row to last."""
+        """The requested columns, once, from the first row to the last."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a table is read; seconds_left: None where nobody knows."""
+    """How much of a table has been read; seconds_left: None if unknown."""
 
     done: int
     total: int | None

@@ -1,4 +1,4 @@
-"""What the columns of a table mean: a strict TOML file that all owners of a job agree on.
+"""The meaning of a table's columns: a strict TOML file on which all owners of a job agree.
 
     [[columns]]
     name = "age"
@@ -13,13 +13,13 @@
     levels = ["north", "south"]
     other = true
 
-How a file spells its cells (delimiter, encoding, form of dates) is the node's own and stands in
-its configuration; see `mpc_train.tables.source`. Names, levels and codes are compared in one
-spelling (`mpc_train.tables.spelling`): the same letters in another encoding are the same name, and
-1, 1.0 and 1e0 are one level and one code. A code of a column of dates that is written like
-9999-12-31 is that day, in whichever form a node writes it. A schema is public to all nodes of a
-job. Ranges and levels are statements about what may occur: taken from private data, they tell the
-others something about these data.
+The spelling of a file's cells (delimiter, encoding, format of dates) is in the node's own
+configuration; see `mpc_train.tables.source`. Names, levels and codes are compared in one spelling
+(`mpc_train.tables.spelling`): the same letters in another encoding are the same name, and 1, 1.0
+and 1e0 are one level and one code. In a column of dates a code like 9999-12-31 is that day, in any
+form in which a node writes it. A schema is public to all nodes of a job. Ranges and levels state
+what may occur: if they are taken from private data, they tell the others something about these
+data.
 """
 
 import datetime
@@ -50,34 +50,34 @@ _FIELD_LABEL = b"mpc-train schema field v1\0"
 
 
 class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One column. As a number: a number as it stands; a date as days since 1970-01-01; a boolean
-    as 0 or 1; a category as the position of its level, `len(levels)` for "other". An identifier is
-    text that records are joined on: never a feature, never shared."""
+    """One column. As a number: a number is unchanged; a date is the days since 1970-01-01; a
+    boolean is 0 or 1; a category is the position of its level, `len(levels)` for "other". An
+    identifier is text by which records are joined: never a feature, never shared."""
 
     name: str
     kind: Kind
     unit: str = ""
     """For people, and so that two owners do not mean metres and feet."""
     range: tuple[Decimal, Decimal] | None = None
-    """number: least and largest value that may occur."""
+    """number: the smallest and largest value that may occur."""
     dates: tuple[datetime.date, datetime.date] | None = None
-    """date: first and last day that may occur."""
+    """date: the first and last day that may occur."""
     missing: tuple[str, ...] = ()
-    """Entries that stand for a missing value. An empty cell is one only if "" is listed."""
+    """Entries that mean a missing value. An empty cell does only if "" is listed."""
     levels: tuple[str, ...] = ()
-    """category: what may occur, in the order of the levels 0, 1, …"""
+    """category: the possible entries, in the order of the levels 0, 1, …"""
     other: bool = False
-    """category: an entry that is no level is "other", and not an error."""
+    """category: an entry that is not a level is "other", not an error."""
     constant: bool = False
-    """One owner's rows may all hold the same value. Otherwise the owner is warned, and where nobody
-    else has the column that is an error."""
+    """All rows of one owner may have the same value. Otherwise the owner is warned, and if nobody
+    else has the column it is an error."""
 
     def __post_init__(self) -> None:
         compose(self, "name", "unit", "missing", "levels")
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """Least and largest value as a number of the table; None: not declared."""
+        """The smallest and largest value as numbers of the table; None: not declared."""
         if self.range is not None:
             return float(self.range[0]), float(self.range[1])
         if self.dates is not None:
@@ -86,7 +86,7 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def states(self) -> int:
-        """category: levels and, where it is allowed, "other"; boolean: 2; else 0."""
+        """category: the levels and, if allowed, "other"; boolean: 2; otherwise 0."""
         if self.kind == "boolean":
             return 2
         return len(self.levels) + self.other if self.kind == "category" else 0
@@ -96,7 +96,7 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return hashlib.sha256(_COLUMN_LABEL + _canonical(self)).digest()
 
     def field_digests(self) -> dict[str, bytes]:
-        """SHA-256 by field: two owners find which one differs without sending it."""
+        """SHA-256 by field: two owners find which field differs without sending it."""
         return {
             field: hashlib.sha256(
                 b"\0".join((_FIELD_LABEL, self.name.encode(), field.encode(), _canonical(value)))
@@ -122,7 +122,7 @@ class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
 
     @property
     def identifiers(self) -> tuple[str, ...]:
-        """The columns that records may be joined on."""
+        """The columns by which records may be joined."""
         return tuple(column.name for column in self.columns if column.kind == "identifier")
 
     def __contains__(self, name: str) -> bool:
@@ -158,7 +158,7 @@ def _canonical(value: object) -> bytes:
 
 
 def load_schema(path: Path | str) -> Schema:
-    """Read and check a schema file; raise JobError that says file, line, key and what to write."""
+    """Read and check a schema file; raise JobError with file, line, key and what to write."""
     path = Path(path)
     schema, text = load_toml(path, Schema, JobError)
     try:
@@ -169,7 +169,7 @@ def load_schema(path: Path | str) -> Schema:
 
 
 def check_schema(schema: Schema, key: str = "columns") -> None:
-    """Raise JobProblem with a contradiction of each column, at `key`[number].field."""
+    """Raise JobProblem with the contradictions of each column, at `key`[number].field."""
     check_sizes(schema, key.rpartition("columns")[0].removesuffix("."))
     if schema.version != SCHEMA_VERSION:
         raise JobProblem("version", f"this program reads version {SCHEMA_VERSION} of schemas")
@@ -197,7 +197,7 @@ _FIELDS: dict[str, tuple[Kind, ...]] = {
     "other": ("category",),
     "constant": ("number", "category", "boolean", "date"),
 }
-"""Which kinds each field may be declared for."""
+"""The kinds for which each field may be declared."""
 
 
 def _check_column(key: str, column: Column) -> None:
@@ -210,7 +210,9 @@ def _check_column(key: str, column: Column) -> None:
             hint = (
                 "; write dates = [first, last]" if (field, column.kind) == ("range", "date") else ""
             )
-            raise JobProblem(f"{key}.{field}", f"a column of kind {column.kind} has none{hint}")
+            raise JobProblem(
+                f"{key}.{field}", f"a column of kind {column.kind} does not have this{hint}"
+            )
     if column.range is not None:
         interval(f"{key}.range", column.range)
     if column.dates is not None and column.dates[0] >= column.dates[1]:
@@ -234,9 +236,9 @@ def _check_column(key: str, column: Column) -> None:
             raise JobProblem(f"{key}.levels", f"{same!r} and {level!r} are the same number")
     both = [code for code in column.missing if entry_of(code) in levels]
     if both:
-        raise JobProblem(f"{key}.missing", f"{min(both)!r} is a level as well")
+        raise JobProblem(f"{key}.missing", f"{min(both)!r} is also a level")
     truths = [code for code in column.missing if entry_of(code).lower() in (*TRUE, *FALSE)]
     if column.kind == "boolean" and truths:
-        raise JobProblem(f"{key}.missing", f"{min(truths)!r} is true or false as well")
+        raise JobProblem(f"{key}.missing", f"{min(truths)!r} also means true or false")
     if len(column.unit) > MAX_TEXT:
         raise JobProblem(f"{key}.unit", f"at most {MAX_TEXT} characters")

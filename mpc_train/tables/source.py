@@ -1,6 +1,6 @@
-"""Where a node's table lies and how it is spelt: what stands under `[data]` of its own file.
+"""The location and the format of a node's table: the content of `[data]` in its own file.
 
-Paths are relative to the node's file, and absolute once that is read.
+Paths are relative to the node's file, and absolute after that is read.
 """
 
 import codecs
@@ -39,60 +39,60 @@ ENDINGS: dict[str, FileFormat] = {
 IN_VAULT = "vault:"
 """What a table's path begins with when it lies in the node's vault."""
 PACKED = (".gz", ".zip")
-"""What may stand behind the end of a CSV file's name."""
+"""The compression suffixes of a CSV file's name."""
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A file, or a query to a database. The options of one are refused with the other."""
+    """A file, or a query to a database. Options of one are refused with the other."""
 
     file: str = ""
-    """The table's file, or vault:NAME for one that `mpc-train vault import` has put into this
-    node's vault; or give a `url`."""
+    """The table's file, or vault:NAME for a table of this node's vault (`mpc-train vault import`);
+    alternatively give a `url`."""
     ignore: tuple[str, ...] = ()
-    """Columns of the table that no job uses; they are not read. "": those without a name."""
+    """Columns of the table that no job uses; they are not read. "" means columns without a name."""
     rename: dict[str, str] = {}
-    """{ ours = "theirs" }: what the job calls the table's columns. Everything else that stands here
-    speaks of the table's own names."""
+    """{ ours = "theirs" }: the job's names for the table's columns. All other keys here use the
+    table's own names."""
     recode: dict[str, dict[str, str]] = {}
-    """{ column = { ours = "theirs" } }: what the job calls cells that the table writes otherwise,
-    by column; "" for a missing value. Other cells stay as they are."""
+    """{ column = { ours = "theirs" } }: by column, the job's entries for cells that the table
+    writes differently; "" for a missing value. Other cells do not change."""
     drop_rows: tuple[DropRule, ...] = ()
-    """Rows that are left out: whose identifier is empty, whose label is empty or missing by the
-    schema. The job's number of rows is then that of the rows that stay."""
+    """Rows to drop: rows with an empty identifier, rows whose label is empty or missing by the
+    schema. The job's number of rows then counts the remaining rows."""
     format: FileFormat = "auto"
-    """auto: by the end of the file's name."""
+    """auto: by the suffix of the file's name."""
     delimiter: str = ""
-    """csv: one character; left out, a comma, or a tab in a file that ends in .tsv."""
+    """csv: one character; if omitted, a comma, or a tab in a file that ends in .tsv."""
     quote: str = '"'
-    """csv: around cells that hold a delimiter or a line's end; doubled inside them. "": none."""
+    """csv: encloses cells that contain a delimiter or a line end; doubled inside them. "": none."""
     encoding: str = "utf-8"
-    """csv: any encoding of text that Python knows by name."""
+    """csv: the name of any text encoding that Python knows."""
     header: bool | tuple[str, ...] = True
-    """csv: whether the first line names the columns; where it does not, the names, in order."""
+    """csv: whether the first line names the columns; if it does not, the names, in order."""
     decimal: Literal[".", ","] = "."
-    """csv: what stands between a number's whole part and its fraction."""
+    """csv: the sign between a number's whole part and its fraction."""
     thousands: Literal["", ".", ",", " ", "'", "_"] = ""
-    """csv: what may group the digits of a number's whole part by three: 1.234.567. " " is any space
-    that does so, no-break spaces as well."""
+    """csv: the sign that may group the digits of a number's whole part by three: 1.234.567. " "
+    means any such space, including no-break spaces."""
     skip_lines: int = 0
-    """csv, excel: so many lines at the beginning are not of the table."""
+    """csv, excel: how many lines at the beginning do not belong to the table."""
     comment: str = ""
-    """csv: lines that begin with this one character are not of the table."""
+    """csv: lines that begin with this character do not belong to the table."""
     skip_space: bool = False
-    """csv: spaces after a delimiter are nothing, before a quotation mark too."""
+    """csv: ignore spaces after a delimiter, also before a quotation mark."""
     sheet: str = ""
-    """excel: the name of the sheet; left out, the first."""
+    """excel: the name of the sheet; if omitted, the first."""
     date_format: str = ISO
-    """How dates are written where the format does not know dates, in features and in identifiers
-    that a job joins as dates (`mpc_train.tables.dates`). Years have four digits (%Y), or two
-    (%y) and a pivot; a time in the form has to be midnight in every cell."""
+    """How dates are written if the file format has no dates, in features and in identifiers that a
+    job joins as dates (`mpc_train.tables.dates`). Years have four digits (%Y), or two (%y) and a
+    pivot; a time in the form must be midnight in every cell."""
     date_formats: dict[str, str] = {}
-    """The same by column, for those that are written otherwise."""
+    """The same by column, for columns that are written differently."""
     date_pivot: int = 0
-    """The first of the hundred years that %y may mean: 1930 for 1930 to 2029. 0: none, and a form
+    """The first of the hundred years that %y may mean: 1930 for 1930 to 2029. 0: none, so a form
     with %y is refused."""
     date_pivots: dict[str, int] = {}
-    """The same by column: years of birth and of admission may need two."""
+    """The same by column: years of birth and of admission may need different ones."""
     url: str = ""
     """`sqlite:///path` or `postgresql://user@host/database`, without a password
     (`mpc_train.tables.postgres_url`)."""
@@ -101,8 +101,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     password_file: str = ""
     """postgresql: a file in the form of PGPASSFILE that only its owner can read."""
     array_folder: str = ""
-    """Where a job takes arrays (`data.array`) and the column has paths of images or .npy files: the
-    directory that they are below; left out, that of the file."""
+    """If a job uses arrays (`data.array`) and the column contains paths of images or .npy files:
+    the directory of these; if omitted, that of the table's file."""
 
     def __post_init__(self) -> None:
         compose(self, "ignore", "header", "date_formats", "date_pivots", "rename", "recode")
@@ -118,23 +118,23 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def packing(self) -> str:
-        """ ".gz" or ".zip" where the file is packed, else nothing."""
+        """ ".gz" or ".zip" if the file is compressed, otherwise nothing."""
         ending = Path(self.file).suffix.lower()
         return ending if ending in PACKED and self.file_format != "npz" else ""
 
     @property
     def _ending(self) -> str:
-        """The end of the file's name, without that of its packing."""
+        """The suffix of the file's name, without that of its compression."""
         path = Path(self.file)
         return Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix.lower()
 
     @property
     def titles(self) -> dict[str, str]:
-        """What errors call the columns that are renamed."""
+        """The titles of renamed columns in errors."""
         return {theirs: f"{theirs!r} ({ours!r} there)" for ours, theirs in self.rename.items()}
 
     def own(self, column: str) -> str:
-        """What the table calls a column of the job."""
+        """The table's name for a column of the job."""
         return next((ours for ours, theirs in self.rename.items() if theirs == column), column)
 
     def form_of(self, column: str) -> DateForm:
@@ -147,14 +147,14 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def folder_of_arrays(self) -> Path | None:
-        """What paths of arrays begin from; None where nothing says it."""
+        """The directory to which paths of arrays are relative; None if nothing says it."""
         if self.array_folder:
             return Path(self.array_folder)
         return Path(self.file).parent if self.file else None
 
     @property
     def file_format(self) -> FileFormat | Literal["vault"]:
-        """The format of `file`; "auto" where its name does not say."""
+        """The format of `file`; "auto" if its name does not show it."""
         if self.stored:
             return "vault"
         if self.format != "auto":
@@ -164,11 +164,11 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 Fault = tuple[str, str]
-"""The key that is wrong, and what is."""
+"""A key and its fault."""
 
 
 class SourceProblem(ValueError):
-    """What contradicts itself in a source. The message is that of the first fault."""
+    """The contradictions in a source. The message is that of the first fault."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
@@ -176,7 +176,7 @@ class SourceProblem(ValueError):
         super().__init__(message)
 
     def under(self, section: str) -> list[Fault]:
-        """All faults, each key with the section of the file that the source stands in."""
+        """All faults, each key with the section of the file that contains the source."""
         return [(f"{section}.{key}", message) for key, message in self.faults]
 
 
@@ -190,7 +190,7 @@ _URL_KEYS = ("query", "password_file")
 
 
 def check_source(source: Source) -> None:
-    """Raise SourceProblem with all that contradicts itself, before anything is opened."""
+    """Raise SourceProblem with all contradictions, before anything is opened."""
     if bool(source.file) == bool(source.url):
         raise SourceProblem([("file", "write the path of a data file, or a url with a query")])
     checks = (_texts, _foreign, _database if source.url else _dialect, _dates)
@@ -199,24 +199,24 @@ def check_source(source: Source) -> None:
 
 
 def _texts(source: Source) -> Iterator[Fault]:
-    """What holds for every table."""
+    """The checks for every table."""
     for key in ("file", "url", "query", "password_file"):
         if "\0" in getattr(source, key):
-            yield key, "holds a zero byte; remove it"
+            yield key, "contains a zero byte; remove it"
     for ours, theirs in source.rename.items():
         key = f"rename.{ours}"
         if not ours.strip() or not theirs.strip() or theirs != theirs.strip():
             yield key, "a name is not empty and has no space at its ends"
         elif ours in source.ignore:
-            yield key, "is listed under ignore as well; remove one of them"
+            yield key, "is also listed under ignore; remove one of them"
         elif list(source.rename.values()).count(theirs) > 1:
-            yield key, f"two columns would be called {theirs!r}"
+            yield key, f"two columns would have the name {theirs!r}"
     for column, codes in source.recode.items():
         spelt = Counter(entry_of(cell, source.decimal) for cell in codes)
         if column in source.ignore:
-            yield f"recode.{column}", "is listed under ignore as well; remove one of them"
+            yield f"recode.{column}", "is also listed under ignore; remove one of them"
         elif not codes:
-            yield f"recode.{column}", "lists no cell; remove it"
+            yield f"recode.{column}", "does not list any cell; remove it"
         elif again := [cell for cell in codes if spelt[entry_of(cell, source.decimal)] > 1]:
             yield f"recode.{column}", f"{' and '.join(map(repr, again))} are the same cell"
     if source.file.startswith(IN_VAULT) and not _STORED.fullmatch(source.stored):
@@ -228,11 +228,14 @@ def _texts(source: Source) -> Iterator[Fault]:
 
 
 def _foreign(source: Source) -> Iterator[Fault]:
-    """Keys that a table of this kind does not have."""
+    """The keys that a table of this kind does not have."""
     foreign: tuple[str, ...] = _URL_KEYS if source.file else ("format", "sheet", *_CSV_KEYS)
     if source.file:
         if source.file_format == "auto":
-            yield "format", f"cannot be told from the name; write one of {', '.join(_FORMATS)}"
+            yield (
+                "format",
+                f"cannot be determined from the name; write one of {', '.join(_FORMATS)}",
+            )
             return
         if source.file_format != "csv":
             foreign = (*_URL_KEYS, *_CSV_KEYS)
@@ -247,13 +250,13 @@ def _foreign(source: Source) -> Iterator[Fault]:
         what = "a table of the vault, which was read when it was imported,"
     for key in foreign:
         if getattr(source, key) != getattr(_PLAIN, key):
-            yield key, f"{what} has no such option; remove it"
+            yield key, f"{what} does not have this option; remove it"
 
 
 def _dates(source: Source) -> Iterator[Fault]:
     pivots = (source.date_pivot, *source.date_pivots.values())
     if any(pivot and not MIN_PIVOT <= pivot <= MAX_PIVOT for pivot in pivots):
-        yield "date_pivot", "the first year of a hundred, like 1930"
+        yield "date_pivot", "write the first of the hundred years, like 1930"
     named = (*source.date_formats, *source.date_pivots)
     forms = {column: source.form_of(column) for column in ("", *named)}
     wrong: dict[str, str] = {}
@@ -265,7 +268,7 @@ def _dates(source: Source) -> Iterator[Fault]:
             wrong[key] = str(error)
     yield from wrong.items()
     if any(pivots) and not wrong and not any(form.two_digits for form in forms.values()):
-        yield "date_pivot", "no form of dates here has %y; remove it"
+        yield "date_pivot", "no date format here has %y; remove it"
 
 
 _FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
@@ -281,19 +284,19 @@ def _dialect(source: Source) -> Iterator[Fault]:
     for sign, what in ((source.quote, "quotation mark"), (source.decimal, "decimal sign")):
         if source.separator == sign:
             default = "" if source.delimiter else " (the default)"
-            yield "delimiter", f"{sign!r}{default} is also the {what}; set what separates cells"
+            yield "delimiter", f"{sign!r}{default} is also the {what}; set the sign between cells"
     if source.thousands == source.decimal:
         yield "thousands", "is also the decimal sign"
     if source.comment and source.comment in (source.separator, source.quote):
         yield "comment", "is also the delimiter or the quotation mark"
     if source.skip_space and source.separator == " ":
-        yield "skip_space", "the delimiter is a space itself; remove this"
+        yield "skip_space", "the delimiter is a space; remove this"
     try:
-        # Some codecs of Python are no encodings of text (hex, zip), or can only be written.
+        # Some of Python's codecs are not text encodings (hex, zip), or can only encode.
         known = codecs.lookup(source.encoding)
         codecs.getincrementaldecoder(known.name)().decode("a".encode(known.name), final=True)
     except (LookupError, UnicodeError, ValueError):
-        yield "encoding", f"{source.encoding!r} is no known encoding"
+        yield "encoding", f"{source.encoding!r} is not a known encoding"
     if source.header is False or source.header == ():
         yield "header", 'without a header, name the columns: header = ["…", "…"]'
     if isinstance(source.header, tuple):
@@ -304,7 +307,7 @@ def _dialect(source: Source) -> Iterator[Fault]:
 
 def _database(source: Source) -> Iterator[Fault]:
     if not source.url.startswith((SQLITE, *POSTGRES)):
-        yield "url", "sqlite:///path or postgresql://user@host/database"
+        yield "url", "write sqlite:///path or postgresql://user@host/database"
     if not source.query.strip():
         yield "query", "a url needs a query: one SELECT"
     if source.url.startswith(POSTGRES):
@@ -331,7 +334,7 @@ def resolved(source: Source, resolve: Callable[[str], Path]) -> Source:
 
 
 def label_of(source: Source) -> str:
-    """What errors call the table: its path, or the database without user and options."""
+    """The table's title in errors: its path, or the database without user and options."""
     if source.file:
         return source.file
     if source.url.startswith(SQLITE):

@@ -1,8 +1,8 @@
-"""One spelling for what owners and formats write differently and mean the same.
+"""One spelling for entries that owners and formats write differently but that mean the same.
 
 Names of columns, levels and codes are compared in Unicode's composed form (NFC, annex 15 of the
 standard), without spaces at their ends. A cell that is a number is compared with levels and codes
-as a number: 1, 1.0 and 1e0 are one level, since a format that knows numbers cannot tell them apart.
+as a number: 1, 1.0 and 1e0 are one level, because a format with numbers cannot distinguish them.
 Digits with a zero before them, 007, are text.
 """
 
@@ -15,14 +15,14 @@ from typing import Any
 import msgspec
 
 MAX_NUMERAL = 400
-"""A number of more digits, or further from 1, is compared as the text that it is."""
+"""A number with more digits, or further from 1, is compared as text."""
 
 NOT_A_NUMBER = "NaN"
-"""What formats with types call NaN; others write it in small letters."""
+"""NaN in formats with types; others write it in small letters."""
 
 TRUE = ("1", "true", "t", "yes", "y")
 FALSE = ("0", "false", "f", "no", "n")
-"""How truth values are written, in letters of any case."""
+"""The spellings of truth values, in letters of any case."""
 
 _NUMERAL = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 _STARTS = frozenset("+-.0123456789Nn")
@@ -30,15 +30,15 @@ _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 
 
 def name_of(text: str) -> str:
-    """A column's name, however its letters are encoded."""
+    """A column's name, independent of the encoding of its letters."""
     return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip()
 
 
 def entry_of(text: str, decimal: str = ".") -> str:
-    """A cell, level or code in the spelling in which it is compared.
+    """A cell, level or code in the spelling used for comparison.
 
-    decimal: what stands between a number's whole part and its fraction; with a comma, a point is
-    no part of a number.
+    decimal: the sign between a number's whole part and its fraction; with a comma, a point is not
+    part of a number.
     """
     text = name_of(text)
     if text[:1] not in _STARTS and not (decimal == "," and text[:1] == ","):
@@ -59,8 +59,8 @@ def entry_of(text: str, decimal: str = ".") -> str:
 
 
 def compose(struct: msgspec.Struct, *fields: str) -> None:
-    """Bring names in these fields of a struct to NFC, from its `__post_init__`; raises ValueError
-    where two keys of a table become the same."""
+    """Normalise names in these fields of a struct to NFC, from its `__post_init__`; raises
+    ValueError if two keys of a table become the same."""
     for field in fields:
         given = getattr(struct, field)
         found = _composed(given)
@@ -69,7 +69,7 @@ def compose(struct: msgspec.Struct, *fields: str) -> None:
 
 
 def _composed(value: Any) -> Any:
-    """Text in NFC, also within tuples and tables; everything else stays as it is."""
+    """Text in NFC, also within tuples and tables; everything else is unchanged."""
     if isinstance(value, str):
         return value if value.isascii() else unicodedata.normalize("NFC", value)
     if isinstance(value, tuple):
@@ -77,6 +77,6 @@ def _composed(value: Any) -> Any:
     if isinstance(value, Mapping):
         found = {_composed(key): _composed(item) for key, item in value.items()}
         if len(found) < len(value):
-            raise ValueError("two names are the same, their letters only encoded differently")
+            raise ValueError("two names differ only in the encoding of their letters")
         return found
     return value

@@ -1,4 +1,4 @@
-"""A table as numbers, with what is missing beside it."""
+"""A table as numbers, with flags of missing cells."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 class TypedTable:
     """One owner's rows, in the order of its source.
 
-    values: float64[B, c], a column for each of `names`, as `mpc_train.tables.schema.Column` says;
-    0 where missing. missing: bool[B, c]. identifiers: by column the text of each row, in NFC and
-    without spaces at its ends, only of the columns that were asked for; they are for linkage, and
-    nothing else of a table may reach another party as text. places: int64[B], the line (or number)
-    of each row in its source, for errors. warnings: what its owner should look at, in words. dated:
-    identifiers that the source knows as dates, written as 2001-12-31 whatever form the node
-    declares. kept: int64[B], which of the source's rows these are, from 0, where some were left
-    out by a rule of the node's; None: all of them.
+    values: float64[B, c], a column for each of `names`, as described in
+    `mpc_train.tables.schema.Column`; 0 where missing. missing: bool[B, c]. identifiers: by column
+    the text of each row, in NFC and without spaces at its ends, only for the requested columns;
+    they are for linkage, and no other text of a table may reach another party. places: int64[B],
+    the line (or number) of each row in its source, for errors. warnings: sentences for the table's
+    owner. dated: identifiers that the source knows as dates, written as 2001-12-31 whatever form
+    the node declares. kept: int64[B], which of the source's rows these are, from 0, if a rule of
+    the node dropped some; None: all of them.
     """
 
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ class TypedTable:
         return view
 
     def where(self, row: int) -> str:
-        """Where a row stands in its source, "line 12"."""
+        """The place of a row in its source, "line 12"."""
         return f"{self.place} {row + 1 if self.places is None else self.places[row]}"
 
     def __repr__(self) -> str:

@@ -1,1 +1,1 @@
-"""Training over shares: steps, optimizers, losses, metrics, and what is disclosed on the way."""
+"""Training over shares: steps, optimizers, losses, and disclosures during training."""

@@ -1,8 +1,9 @@
-"""Class weights from secret frequencies: rows of a rare class count more, nobody learns how rare.
+"""Class weights from secret frequencies: rows of a rare class count more, and nobody learns how
+rare it is.
 
-weight of class k = rows / (classes · rows of class k), over the training rows, as scikit-learn's
-class_weight="balanced", whatever the frequencies are: one row alone in its class counts as much as
-all rows of another.
+weight of class k = rows / (classes · rows of class k), over the training rows, as in scikit-learn's
+class_weight="balanced", for any frequencies: a single row of a class counts as much as all rows of
+another.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Balanced:
-    """A loss whose gradient is weighted row by row. weights: secret, [classes] at scale 2^bits."""
+    """A loss whose gradient has a weight for each row. weights: secret, [classes] at scale
+    2^bits."""
 
     loss: Loss
     weights: Masked
@@ -39,7 +41,7 @@ class Balanced:
         return gradient.mul(self._of_rows(labels))
 
     def value(self, outputs: MaskedTensor, labels: MaskedTensor) -> LossValue:
-        """The loss without weights; jobs that look at it have none."""
+        """The loss without weights; jobs that reveal or use the value have no secret weights."""
         return self.loss.value(outputs, labels)
 
     def _of_rows(self, labels: MaskedTensor) -> MaskedTensor:
@@ -56,14 +58,14 @@ class Balanced:
 def balanced(job: Job, loss: Loss, labels: MaskedTensor) -> Balanced:
     """The job's loss, weighted by the class frequencies among the training rows of `labels`.
 
-    Weights are within 2^-24 of themselves and 2^-bits. About 30 rounds, once.
+    Weights have a relative error within 2^-24, plus 2^-bits. About 30 rounds, once.
     """
     training, _ = split(job)
     rows, f = len(training), job.fraction_bits
     counts = exactly(labels[training].masked().sum(axis=0).shares(), f)
     if job.outputs == 1:
         counts = concatenate([(-counts).shift(rows), counts])
-    # A class without rows has no weight, and no row that asks for it: any bounded number will do.
+    # A class without rows has no weight, and no row needs one: any bounded number will do.
     count = Count.secret(relu(counts.shift(-1).narrowed(64))[0].shift(1), rows)
     # rows / (classes · n) = inverse · scale · rows / (classes · 2^(L − 1)), L the bits of rows.
     share = Fraction(rows, job.classes << rows.bit_length() - 1)

@@ -1,7 +1,7 @@
-"""The first weights of a job's model.
+"""The initial weights of a job's model.
 
-The weights are public: every node derives the same integers from the job's seed. The first forward
-pass therefore multiplies with public weights; from the first update on they are masked.
+The weights are public: every node derives the same integers from the job's seed. So the first
+forward pass multiplies by public weights; from the first update on they are masked.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 
 def initial_weights(job: Job) -> dict[str, Words]:
-    """The first weights of a job, int64 at scale 2^f, the same at every node and machine.
+    """The initial weights of a job, int64 at scale 2^f, the same at every node and on every
+    machine.
 
-    Uniform in ±1/sqrt(inputs), as torch.nn.Linear starts, from SHAKE-256 of seed and name by
-    integer arithmetic alone. A network of the job's own brings its weights. Raises ModelError where
-    its code is not installed here, or is not the job's.
+    Uniform in ±1/sqrt(inputs), like torch.nn.Linear's, from SHAKE-256 of seed and name by integer
+    arithmetic only. A job's own network has its own weights. Raises ModelError if its code is not
+    installed here, or differs from the job's.
     """
     model = job.model
     if model.network is not None:

@@ -1,16 +1,17 @@
 """Losses over shares: gradients in closed form, values only where a job reveals them.
 
-Outputs and labels: [rows, outputs], labels one column or one-hot classes. Every loss is the mean
-that torch.nn makes, over rows and outputs (cross-entropy: over rows). Weighted cross-entropy is
-divided by the number of rows, as PyTorch divides it for labels that are probabilities: dividing by
-the weights of the batch's classes, as it does for class numbers, would divide by a secret.
+Outputs and labels: [rows, outputs], labels one column or one-hot classes. Every loss is torch.nn's
+mean, over rows and outputs (cross-entropy: over rows). Weighted cross-entropy is divided by the
+number of rows, as in PyTorch for labels that are probabilities: division by the weights of the
+batch's classes, as for class numbers, would divide by a secret.
 
-A gradient is a tensor to go back from: `outputs.backward(loss.gradient(outputs, labels))`. Its
-public factor stays beside the words and meets the learning rate in one mantissa. Rounds:
+A gradient is the start of the backward pass: `outputs.backward(loss.gradient(outputs, labels))`.
+Its public factor is kept separate from the words and is combined with the learning rate in one
+mantissa. Rounds:
 
     squared error 0, absolute error and Huber 4, sigmoid 6, softmax about 20, exp 6
 
-A value is the secret sum over a batch; what it is divided by is public.
+A value is the secret sum over a batch; its divisor is public.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from protocols.shares.masked import Additive, Masked
 
 @dataclass(frozen=True, slots=True)
 class LossValue:
-    """The sum of a loss over a batch at scale 2^f, secret, and what makes the mean of it."""
+    """The secret sum of a loss over a batch at scale 2^f, and the divisor that gives the mean."""
 
     total: Masked
     count: int
@@ -146,7 +147,7 @@ class BinaryCrossEntropy:
 class CrossEntropy:
     """torch.nn.CrossEntropyLoss over one-hot or probability labels; mean over the rows.
 
-    weights: of the classes, all 1 if empty. smoothing: the share of a label that is spread evenly.
+    weights: of the classes; all 1 if empty. smoothing: the part of a label that is spread evenly.
     """
 
     weights: tuple[Fraction, ...] = ()
@@ -178,7 +179,7 @@ class CrossEntropy:
         return LossValue(truncate(each, f).sum(), labels.shape[0])
 
     def _targets(self, labels: MaskedTensor) -> tuple[Additive, int]:
-        """w·((1 − smoothing)·y + smoothing / classes) with more bits than y; how many more."""
+        """w·((1 − smoothing)·y + smoothing / classes) with more bits than y, and how many more."""
         y, f, classes = labels.masked(), labels.fraction_bits, labels.shape[-1]
         weights = self.weights or (Fraction(1),) * classes
         one = 1 << WEIGHT_BITS
@@ -211,7 +212,7 @@ class Poisson:
         return LossValue(truncate(each, max(bits, f)).sum(), labels.nelement())
 
     def _rate(self, outputs: MaskedTensor) -> tuple[Additive, int]:
-        """exp(z) with more bits than a tensor; how many more."""
+        """exp(z) with more bits than a tensor, and how many more."""
         f = outputs.fraction_bits
         lowered = outputs.masked().shift(-round(self.most * (1 << f)))
         whole, shift = mantissa(exponential(self.most), WEIGHT_BITS + 4)
@@ -238,5 +239,5 @@ def _shifted(words: Additive, bits: int) -> Masked:
 
 
 def class_weights(values: Sequence[Fraction]) -> tuple[Fraction, ...]:
-    """Weights, none where all are 1."""
+    """The weights; none if all are 1."""
     return () if all(value == 1 for value in values) else tuple(values)

@@ -1,9 +1,9 @@
 """Rows through a trained model, chunk by chunk, so that memory does not grow with their number.
 
-A chunk has as many rows as `footprint.CHUNK_BYTES` has room for, by the network's own sizes and
-those of the metrics: a small model takes all rows in one or two, and so few rounds. It has no fewer
-than a batch, which training has had room for. The caller of the chunks lets the intermediate values
-of one go before the next (`memory.computed`).
+A chunk has as many rows as fit `chunk_sizes.CHUNK_BYTES`, by the sizes of the network and of the
+metrics: a small model takes all rows in one or two chunks, with few rounds. It has at least the
+rows of a batch, for which training had the memory. The caller frees the intermediate values of one
+chunk before the next (`protocols.shares.computed`).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def chunks(
     rows: NDArray[np.int64],
     metrics: Sequence[str] = (),
 ) -> Iterator[tuple[MaskedTensor, MaskedTensor]]:
-    """Outputs and labels of these rows, chunk by chunk, without a record for gradients.
+    """The outputs and labels of these rows, chunk by chunk, without recording gradients.
 
-    metrics: what is made of each chunk, which takes memory as well.
+    metrics: what is computed from each chunk, which also takes memory.
     """
     count = -(-len(rows) // chunk_rows(job, metrics))
     for some in np.array_split(rows, count):

@@ -1,7 +1,7 @@
-"""Numbers that cannot be: a loss or a metric beyond what its job allows is none that was found.
+"""Detects impossible numbers: a loss or a metric that its job cannot have is not a result.
 
-Then values have left the ring's range (a training that diverged, a label far outside what the job
-states), and nothing that was computed with them is worth anything.
+Values have then left the ring's range (a diverging training, a label far outside the stated range),
+and everything computed with them is wrong.
 """
 
 from math import exp
@@ -14,17 +14,17 @@ from mpc_train.training.limits import most_output
 from protocols.errors import RangeError
 
 SLACK = 2**-8
-"""So far beyond its range rounding may leave a metric: a logarithm is good to 2^-12, a quotient to
-2^-16 of itself, a mean to some units of the job's scale."""
+"""How far rounding may move a metric outside its range: a logarithm has an error of 2^-12, a
+quotient a relative error of 2^-16, a mean an error of some units of the job's scale."""
 OUT_OF_RANGE = "not available: out of range"
 
 
 def out_of_range(names: list[str]) -> RangeError:
-    """The error that ends a run in which these metrics, or losses, cannot be."""
+    """The error that ends a run with these impossible metrics or losses."""
     return RangeError(
         f"{', '.join(names)}: {OUT_OF_RANGE}; values have left the range of the ring, as in a "
         "training that diverges: lower the learning rate, scale features and label, clip "
-        "gradients, or raise fixed_point.activation_limit or gradient_limit to what occurs"
+        "gradients, or raise fixed_point.activation_limit or gradient_limit to the actual values"
     )
 
 
@@ -35,7 +35,7 @@ def most_prediction(job: Job) -> float:
 
 
 def most_label(job: Job) -> float:
-    """Of a linear model as large as an output."""
+    """For a linear model, the bound of an output."""
     declared = job.schema[job.label.name].range
     if job.model.kind in LOGARITHMIC and declared is not None:
         return float(declared[1]) / float(job.label.scale)
@@ -43,7 +43,7 @@ def most_label(job: Job) -> float:
 
 
 def checked_loss(job: Job, step: int, loss: float) -> float:
-    """The loss of a batch, unless it cannot be: raises RangeError where it is below its least."""
+    """The loss of a batch; raises RangeError if it is below the smallest possible loss."""
     least = 0.0
     if loss_name(job) == "poisson":  # exp(z) − y·z
         least = -most_label(job) * most_prediction(job)

@@ -1,21 +1,22 @@
-"""Whether a value left the ring's range at any time in a run: gathered in secret, told as one bit.
+"""Whether a value left the ring's range at any time in a run: computed in secret, revealed as one
+bit.
 
-A value that is too large wraps around and comes back as any number, in its range as often as not.
-So what a diverged training ends with may look harmless, and three looks are taken:
+A value that is too large wraps around to an arbitrary number, which is often in its range. So the
+result of a diverged training may look harmless, and there are three checks:
 
-1. At every step, a few words of the outputs, of the gradient at them, of the sums over the batch
-   that are the weights' gradients, and of whatever the optimizer rounded, drawn by public numbers:
-   where arithmetic wraps it does so for many words in many steps. They cost a step nothing: they
-   are kept as they are and compared later, many at a time.
-2. At the end, all weights, and whatever layers put out for some of the rows that metrics are over.
-3. Of a regression, all coefficients and their changes, and linear predictors of some rows.
+1. At every step, a public sample of the words of the outputs, of the gradient at them, of the sums
+   over the batch that are the weights' gradients, and of what the optimizer rounded: if arithmetic
+   wraps it does so for many words in many steps. They add no communication to a step: they are kept
+   and compared later, many at a time.
+2. At the end, all weights, and the layers' outputs for some of the rows of the metrics.
+3. For a regression, all coefficients and their changes, and linear predictors of some rows.
 
-Words are compared with what the ring holds (`exact_limit`), and not with what the job states: a
-training that passes `fixed_point.activation_limit` on its way, and comes back, is as exact as any.
-What lies inside a norm, an attention or a recurrent layer is not looked at.
+Words are compared with what the ring can hold (`exact_limit`), not with the job's stated bound: a
+training that temporarily exceeds `fixed_point.activation_limit` is as exact as any. Values inside a
+norm, an attention or a recurrent layer are not checked.
 
 Every node learns one bit, once, after all trainings and before anything else is revealed. If it is
-set the run ends: nobody gets a model or a metric. A job may do without (`guard = false`).
+set the run ends: nobody gets a model or a metric. A job may switch this off (`guard = false`).
 """
 
 from __future__ import annotations
@@ -52,28 +53,28 @@ if TYPE_CHECKING:
 T = TypeVar("T", Masked, Additive)
 
 SAMPLES = 4
-"""Words that are looked at of each tensor that a step shows."""
+"""How many words of each tensor of a step are checked."""
 MAX_HELD = 1 << 12
-"""Sampled words are compared when so many have come together."""
+"""Sampled words are compared when there are this many."""
 MAX_AT_ONCE = 1 << 17
-"""Words that are compared at a time: bounds memory."""
+"""How many words are compared at a time: limits memory."""
 PARTS = 16
 MIN_ROWS, MAX_ROWS = 32, 256
-"""Of the rows that a model is looked at over at the end; as many as a batch within these."""
+"""Limits of the number of rows for the check at the end; within these it is that of a batch."""
 _NOBODY = "training diverges, and nobody gets a result; "
-_LIMITS = "raise fixed_point.activation_limit or gradient_limit to what occurs"
+_LIMITS = "raise fixed_point.activation_limit or gradient_limit to the actual values"
 ADVICE = f"{_NOBODY}lower the learning rate, scale features and label, clip gradients, or {_LIMITS}"
 NEWTON_ADVICE = (
-    f"{_NOBODY}an input that separates the labels has no finite coefficient: leave it out or add a "
+    f"{_NOBODY}an input that separates the labels has no finite coefficient: remove it or add a "
     f"penalty (train.optimizer.l2); or take fewer steps, scale features, or {_LIMITS}"
 )
 
 
 class RangeGuard:
-    """Counts, over shares, the words that it was shown and that lie outside their range."""
+    """Counts over shares the words it gets that are outside their range."""
 
     def __init__(self, role: Role, advice: str = ADVICE) -> None:
-        """advice: what the error says to do if anything was outside."""
+        """advice: what the error recommends if anything was outside."""
         self._role = role
         self._advice = advice
         self._held: dict[int, list[Masked | Additive]] = {}
@@ -83,14 +84,14 @@ class RangeGuard:
         self._outside: Additive | None = None
 
     def sample(self, x: Masked | Additive, limit: int) -> None:
-        """Keep a few words of x, to be compared with ±limit later. No communication."""
+        """Keep a few words of x for a later comparison with ±limit. No communication."""
         self._drawn += 1
         size = prod(x.shape)
         words = x.reshape(size)
         self.look(words.select(_places(self._drawn, size)) if size > SAMPLES else words, limit)
 
     def look(self, x: Masked | Additive, limit: int) -> None:
-        """Keep all words of x, to be compared with ±limit later. No communication."""
+        """Keep all words of x for a later comparison with ±limit. No communication."""
         words = x.reshape(prod(x.shape))
         if isinstance(words, Masked):
             words = words.narrowed(64)
@@ -99,13 +100,14 @@ class RangeGuard:
         self._count += prod(x.shape)
 
     def end_step(self) -> None:
-        """At the end of a step: let go of what words came from, and compare what came together."""
+        """At the end of a step: free what the words were computed from, and compare if there are
+        enough."""
         self._let_go()
         if self._count >= MAX_HELD:
             self.settle()
 
     def settle(self) -> None:
-        """Compare all words that are kept: about 5 rounds for each limit, 20 bytes a word."""
+        """Compare all kept words: about 5 rounds for each limit, 20 bytes per word."""
         self._let_go()
         held, self._held, self._count = self._held, {}, 0
         for limit, parts in held.items():
@@ -118,7 +120,7 @@ class RangeGuard:
                 self._add(outside(words.select(slice(start, start + MAX_AT_ONCE)), limit))
 
     def decide(self, gate: RevealGate, step: int) -> None:
-        """Tell all nodes whether anything was outside; DivergedError at all of them alike if so."""
+        """Reveal to all nodes whether anything was outside; if so, DivergedError at all of them."""
         self.settle()
         if self._outside is None:
             raise RuntimeError("a range guard that has seen nothing")
@@ -127,7 +129,7 @@ class RangeGuard:
             raise DivergedError(f"a value left the range of the ring: {self._advice}")
 
     def _together(self, parts: list[T], joined: Callable[[list[T]], T]) -> T:
-        """All parts as one, some at a time: what waits for a value waits on the stack."""
+        """Concatenates all parts, a few at a time, because pending values use the call stack."""
         while len(parts) > 1:
             parts = [joined(parts[at : at + PARTS]) for at in range(0, len(parts), PARTS)]
             self._awaited += map(_value, parts)
@@ -140,7 +142,8 @@ class RangeGuard:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Have what is kept computed, so that what it comes from does not pile up over steps."""
+        """Compute the kept words, so that the values they depend on do not accumulate over
+        steps."""
         awaited, self._awaited = self._awaited, []
         let_go(self._role, awaited)
 
@@ -150,32 +153,33 @@ def _value(words: Masked | Additive) -> Deferred[Words]:
 
 
 def outside(x: Masked, limit: int) -> Additive:
-    """Summands of how many words of x [n] are beyond ±limit, as a number of shape []."""
+    """Summands of the number of words of x [n] beyond ±limit, with shape []."""
     bits = below(x, (-limit, limit + 1))
     return (bits.select(0).shares() - bits.select(1).shares()).shift(1).sum()
 
 
 def positive(count: Masked) -> MaskedBit:
-    """[count >= 1] of a number that is not negative."""
+    """[count >= 1] for a number that is not negative."""
     return below(count, (1,)).reshape().negate()
 
 
 def words_of(x: MaskedTensor, limit: Fraction | int) -> tuple[Masked, int]:
-    """A tensor's words, and what `limit` is in them."""
+    """A tensor's words, and `limit` in their scale."""
     tensor = x.positive_factor()
     words = tensor.masked()
     return words, floor(limit * (1 << tensor.bits) / tensor.factor)
 
 
 def _places(number: int, size: int) -> NDArray[np.int64]:
-    """Where the words of a sample lie: the same at every node, other ones each time."""
+    """The places of a sample's words: the same at every node, different each time."""
     label = f"mpc-train/v1/range/{number}/{size}".encode()
     raw = np.frombuffer(hashlib.shake_256(label).digest(8 * SAMPLES), "<u8")
     return (raw % np.uint64(size)).astype(np.int64)
 
 
 def rows_looked_at(job: Job) -> NDArray[np.int64]:
-    """Rows that a trained model is looked at over: held-out ones, or without them training rows."""
+    """The rows for the check of a trained model: held-out rows, or training rows if there are
+    none."""
     training, held_out = split(job)
     rows = held_out if len(held_out) else training
     most = min(max(job.train.batch_size, MIN_ROWS), MAX_ROWS)
@@ -183,7 +187,7 @@ def rows_looked_at(job: Job) -> NDArray[np.int64]:
 
 
 def look_at_network(guard: RangeGuard, job: Job, model: Network, inputs: MaskedTensor) -> None:
-    """2: weights and kept statistics, and what layers put out for some rows among `inputs`."""
+    """Check 2: weights and running statistics, and layers' outputs for some rows among `inputs`."""
     with crypten.no_grad():
         outputs, hidden = model.looked_into(inputs[rows_looked_at(job)])
     pairs: list[tuple[Iterable[MaskedTensor], int]] = [

@@ -1,7 +1,7 @@
-"""The learning rates that are really used: what the ring holds of those that a job says.
+"""The learning rates actually used: those of a job, rounded to what the ring can hold.
 
-A truncation is exact for words below 2^62 in magnitude. From the job's bounds follows, for every
-truncation of a step, the room that is left for the mantissa of learning rate over batch size.
+A truncation is exact for words below 2^62 in magnitude. For every truncation of a step, the job's
+bounds determine how many bits are left for the mantissa of learning rate over batch size.
 Everything here is integer and rational arithmetic on public numbers.
 """
 
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 MAX_RATE_BITS = 12
 MIN_RATE_BITS = 8
-"""Rates are rounded by at most the largest one times 2^-8."""
+"""Rounding changes rates by at most 2^-8 times the largest one."""
 
 
 def rate_bits(job: Job) -> int:
     """How many bits the mantissa of learning rate over batch size may have."""
     mean = job.most_gradient
     loss = job.train.loss
-    # Elsewhere a weight's gradient may sum over many positions; balanced rows weigh what they do.
+    # In other networks a weight's gradient may sum over many positions, and balanced rows have
+    # weights.
     if job.model.network is None and not loss.balanced:
         inputs = Fraction(job.data.limit)
         if len(job.widths) > 2:
@@ -41,16 +42,16 @@ def rate_bits(job: Job) -> int:
 
 
 def weight_bits(job: Job) -> int:
-    """Fractional bits of the weights of a balanced loss: as many as the product with a row's
-    gradient has room for, whose entries are up to 1."""
+    """Fractional bits of the weights of a balanced loss: as many as fit in the product with a row's
+    gradient, whose entries are up to 1."""
     most = bit_length(max(Fraction(1), Fraction(split_sizes(job)[0], job.classes)))
     return min(job.fraction_bits, WORD_BITS - job.fraction_bits - most - 1)
 
 
 def folded_rate(job: Job, epoch: int, step: int | None = None) -> tuple[int, int]:
-    """(m, k): m / 2^k stands for learning rate over batch size in this epoch.
+    """(m, k): m / 2^k is learning rate over batch size in this epoch.
 
-    m has at most `rate_bits` bits, and k + f leaves room for a change of 1 of a weight.
+    m has at most `rate_bits` bits, and k + f allows a weight to change by 1.
     """
     factor = learning_rate(job, epoch, step) / job.train.batch_size
     shift = min(
@@ -61,11 +62,11 @@ def folded_rate(job: Job, epoch: int, step: int | None = None) -> tuple[int, int
 
 
 def rate(job: Job, epoch: int, step: int | None = None) -> Fraction:
-    """The learning rate that is really used: for SGD, rounded to what the ring holds.
+    """The learning rate actually used: for SGD, rounded to what the ring can hold.
 
-    For other rules at least `least_rate`, which the checks compare with the largest rate.
-    step: from 1, during warm-up; None for the rate of the whole epoch after it. Raises JobError
-    where rounding would change it by more than the largest rate times 2^-8.
+    For other rules at least `least_rate`, which the checks compare with the largest rate. step:
+    from 1, during warm-up; None for the rate of the whole epoch after it. Raises JobError if
+    rounding would change it by more than 2^-8 times the largest rate.
     """
     if job.train.optimizer.name != "sgd":
         least = least_rate(moments(job), job.fraction_bits, gradient_limit(job))
@@ -86,5 +87,5 @@ def rate(job: Job, epoch: int, step: int | None = None) -> Fraction:
 
 
 def weights_too(job: Job) -> str:
-    """What else may be lowered where gradients do not fit."""
+    """Advice on what else may be lowered if gradients do not fit."""
     return " (data.weight multiplies it; a smaller range helps as well)" if job.weight else ""

@@ -1,6 +1,6 @@
-"""From a job's `[train]` to what trains: optimizer, clip and loss over shares, and their checks.
+"""Makes optimizer, clip and loss over shares from a job's `[train]`, and their checks.
 
-The same numbers make the plaintext twin's (`twin.setup`), so that both are of one mind.
+The plaintext twin uses the same numbers (`twin.setup`), so that both agree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def moments(job: Job) -> Moments:
-    """The numbers of an adaptive rule, exact."""
+    """The exact numbers of an adaptive rule."""
     settings = job.train.optimizer
     rmsprop = settings.name == "rmsprop"
     return Moments(
@@ -37,7 +37,7 @@ def moments(job: Job) -> Moments:
 
 
 def make_optimizer(job: Job, trained: Mapping[str, MaskedTensor], seen: Seen) -> Optimizer:
-    """The job's rule over the parameters that are trained. seen: is shown what it rounds."""
+    """The job's rule over the trained parameters. seen: called with what it rounds."""
     from mpc_train.training.optimizers.adaptive import Adaptive
     from mpc_train.training.optimizers.sgd import SGD
 
@@ -60,7 +60,8 @@ def make_optimizer(job: Job, trained: Mapping[str, MaskedTensor], seen: Seen) ->
 
 
 def make_clip(job: Job, seen: Seen) -> Clip | None:
-    """What is done to gradients before the rule sees them. seen: is shown what it rounds."""
+    """The function that changes gradients before the rule gets them. seen: called with what it
+    rounds."""
     from mpc_train.training.optimizers.clipping import ClipNorm, ClipValue
 
     settings = job.train.clip
@@ -75,7 +76,7 @@ def make_clip(job: Job, seen: Seen) -> Clip | None:
 
 
 def make_loss(job: Job) -> Loss:
-    """The job's loss: its gradient, and its value where it is revealed or decided on."""
+    """The job's loss: its gradient, and its value if it is revealed or used for a decision."""
     from mpc_train.training import losses
 
     settings, name = job.train.loss, loss_name(job)
@@ -94,7 +95,7 @@ def make_loss(job: Job) -> Loss:
 
 
 def gradient_limit(job: Job) -> Fraction:
-    """Bound of a gradient after clipping, a decay that is added to it included."""
+    """The bound of a gradient after clipping, including a decay that is added to it."""
     clip, settings = job.train.clip, job.train.optimizer
     limit = job.most_gradient
     if clip is not None:
@@ -105,5 +106,5 @@ def gradient_limit(job: Job) -> Fraction:
 
 
 def trained_elements(job: Job) -> int:
-    """Number of weights that are trained."""
+    """The number of trained weights."""
     return sum(prod(shape) for name, shape in job.shapes.items() if not is_frozen(job, name))

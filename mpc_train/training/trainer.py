@@ -1,6 +1,6 @@
-"""The training loop over shares: batches in, one update a step.
+"""The training loop over shares: one batch and one update per step.
 
-It knows a model, its rows and a schedule; not how many processes an organisation has, who the
+It knows a model, its rows and a schedule, but not how many processes an organisation has, who the
 parties are or where a channel leads.
 """
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """One model in training. parameters: those that are trained, by name. seen: is shown what a
-    step's forward and backward pass have in masked form."""
+    """One model in training. parameters: the trained ones, by name. seen: called with the masked
+    values of a step's forward and backward pass."""
 
     model: Any
     loss: Loss
@@ -50,7 +50,8 @@ class Trainer:
         learning_rate: Fraction,
         weights: MaskedTensor | None = None,
     ) -> MaskedTensor:
-        """Forward, backward and update on one batch; openings may still be pending after it.
+        """Forward pass, backward pass and update on one batch; openings may still be pending
+        afterwards.
 
         inputs: [rows, features]; labels: the shape of the model's output; weights: how many times
         the loss of each row counts, [rows, 1], None: once. Returns the outputs.
@@ -67,7 +68,7 @@ class Trainer:
 
 @dataclass(slots=True)
 class Training:
-    """What a training took: seconds of each step, and rounds of all steps together."""
+    """The cost of a training: seconds of each step, and rounds of all steps together."""
 
     step_seconds: list[float] = field(default_factory=list)
     rounds: int = 0
@@ -76,9 +77,9 @@ class Training:
 def make_trainer(
     job: Job, start: Mapping[str, MaskedTensor] | None = None, seen: Seen = unseen
 ) -> Trainer:
-    """The job's model with its loss and optimizer, at its public initial weights or at `start`.
+    """The job's model with its loss and optimizer, with its public initial weights or with `start`.
 
-    seen: is shown words of every step.
+    seen: called with words of every step.
     """
     seed = job.train.seed if job.train.dropout_mask == "public" else None
     model = Network(job.graph, initial_weights(job), seed)
@@ -108,10 +109,11 @@ def train(
     guard: RangeGuard | None = None,
 ) -> Training:
     """All epochs of the job over rows [rows, features], labels [rows, outputs] and the rows'
-    weights [rows, 1], None where each counts once.
+    weights [rows, 1]; None if each row counts once.
 
-    Steps count from 1; `done` hears the number of each one that is done. `watch` discloses what
-    the job lists, and may end the training; `guard` gathers what the trainer shows it.
+    Steps count from 1; `done` is called with the number of each finished step. `watch` discloses
+    what the job lists, and may end the training; `guard` collects the words that the trainer gives
+    it.
     """
     found = Training()
     before = role.rounds

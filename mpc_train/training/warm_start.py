@@ -1,9 +1,9 @@
-"""Training from a given state_dict: a public file, or one that an owner keeps to itself.
+"""Training from a given state_dict: a public file, or an owner's private file.
 
-A public file lies at every evaluator and is named by its SHA-256 in the signed job; its weights
-enter as constants, and what stays frozen of them costs no masks at all. A private file lies at one
-owner, which shares its tensors in as it does its rows: the others learn their shapes, which the job
-says anyway. Files are safetensors with exactly the names and shapes of the model.
+Every evaluator has a public file, which the signed job names by its SHA-256; its weights are
+constants, and frozen ones need no masks at all. One owner has a private file, and secret-shares its
+tensors like its rows: the others learn only their shapes, which the job contains anyway. Files are
+safetensors with exactly the names and shapes of the model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_FILE_BYTES = 8 << 30
 def load_start(path: Path | str, job: Job) -> dict[str, Reals]:
     """Read and check the file: float64 by name, in the order of the model.
 
-    Raises DataError that names the file and the tensor, never a value.
+    Raises DataError, which names the file and the tensor, never a value.
     """
     start, path = job.train.warm_start, Path(path)
     assert start is not None
@@ -49,7 +49,7 @@ def load_start(path: Path | str, job: Job) -> dict[str, Reals]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     if start.source == PUBLIC and hashlib.sha256(blob).hexdigest() != start.sha256:
-        raise DataError(f"{path}: is not the file that train.warm_start.sha256 of the job names")
+        raise DataError(f"{path}: is not the file of train.warm_start.sha256 in the job")
     try:
         tensors = load_tensors(blob)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -57,7 +57,7 @@ def load_start(path: Path | str, job: Job) -> dict[str, Reals]:
     wrong = sorted(set(tensors) ^ set(job.shapes))
     if wrong:
         raise DataError(
-            f"{path}: {', '.join(wrong[:5])}: the file has to have exactly the model's tensors: "
+            f"{path}: {', '.join(wrong[:5])}: the file must have exactly the model's tensors: "
             f"{', '.join(job.shapes)}"
         )
     return {name: _checked(path, name, tensors[name], job) for name in job.shapes}
@@ -79,20 +79,21 @@ def _checked(path: Path, name: str, tensor: NDArray[Any], job: Job) -> Reals:
 
 
 def flat(values: Mapping[str, Reals]) -> Reals:
-    """All tensors one after the other."""
+    """All tensors, concatenated."""
     return np.concatenate([value.reshape(-1) for value in values.values()])
 
 
 def started_with(
     job: Job, role: Role, source: Source | None, values: Mapping[str, Reals] | None
 ) -> dict[str, MaskedTensor]:
-    """The tensors that training starts from, at every computing node.
+    """The initial tensors of training, at every computing node.
 
-    source: who brings a private file, None for a public one. values: where this node has them.
+    source: the owner of a private file, None for a public one. values: the tensors, if this node
+    has them.
     """
     count = sum(prod(shape) for shape in job.shapes.values())
     if source is None:
-        words = np.zeros(count, np.int64)  # the dealer needs no constants, only their shapes
+        words = np.zeros(count, np.int64)  # the dealer needs only the shapes of constants
         if values is not None:
             words = encode(flat(values), job.fraction_bits)
         together = MaskedTensor(public(role, words))

@@ -1,14 +1,14 @@
-"""What is disclosed while a job trains, and decided by it: each bit and number is in the job.
+"""Disclosures during training and the decisions from them: the job lists each bit and number.
 
-* Early stopping: the loss on rows that were set aside stays secret, and so do the best one so far
-  and the number of checks since; one bit leaves, whether training ends. The best model is kept by
-  a selection between two sets of weights: nobody learns which check it is of.
-* Guard: one bit, whether a weight or anything that a layer put out for the batch has left the range
-  that the ring is sized for. The one bit at the end of every run is that of `range_guard`.
+* Early stopping: the loss on rows that were set aside stays secret, and so do the best loss so far
+  and the number of checks since; one bit is revealed, whether training ends. The best model is kept
+  by a selection between two sets of weights: nobody learns from which check it is.
+* Guard: one bit, whether a weight or a layer's output for the batch has left the range for which
+  the ring is sized. The bit at the end of every run is that of `range_guard`.
 * Training loss: the mean loss of a batch, to the evaluators, at the steps that the job lists.
 
-Every output has its name and step in `disclosures`, which the reveal gate is given; a bit goes to
-the dealer as well, which has to know whether there is a next step.
+Every output has its name and step in `disclosures`, which the reveal gate gets; bits also go to the
+dealer, which must know whether there is a next step.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 STOP, GUARD, LOSS = "early_stopping", "guard", "training_loss"
 MEAN_BITS = 20
 NEVER = 1 << 40
-"""A loss, as a word, that is above all others."""
+"""A word above all losses."""
 
 
 def disclosures(job: Job) -> frozenset[Output]:
-    """All that `Watch` may disclose, by name and step."""
+    """All outputs that `Watch` may disclose, by name and step."""
     found = set()
     for number in _looked_at(job):
         found |= {Output(name, number) for name in _disclosed_at(job, number)}
@@ -52,7 +52,8 @@ def disclosures(job: Job) -> frozenset[Output]:
 
 
 def _looked_at(job: Job) -> list[int]:
-    """The steps after which something may be disclosed, without going through all of them."""
+    """The steps after which something may be disclosed, computed without iterating over all
+    steps."""
     steps, train = total_steps(job), job.train
     periods = [job.reveal.training_loss_every, train.guard_every]
     if train.early_stopping is not None:
@@ -74,9 +75,10 @@ def _disclosed_at(job: Job, number: int) -> list[str]:
 
 
 class Watch:
-    """Looks on after every step of a training.
+    """Called after every step of a training.
 
-    inputs, labels: of all rows; parameters: all that training changes; model, loss: as they train.
+    inputs, labels: of all rows; parameters: all tensors that training changes; model, loss: those
+    in training.
     """
 
     def __init__(
@@ -101,14 +103,14 @@ class Watch:
         self._expect(1)
 
     def _expect(self, number: int) -> None:
-        """Have the model keep what its layers put out where the guard looks at this step."""
+        """Have the model keep its layers' outputs if the guard checks this step."""
         self._model.keeps_outputs = GUARD in _disclosed_at(self._job, number)
 
     def after_step(self, number: int, outputs: MaskedTensor, labels: MaskedTensor) -> None:
-        """The guard and the training loss, where this step has them.
+        """The guard and the training loss, if this step has them.
 
-        outputs: of the batch, before its update. Raises DivergedError at all nodes alike when the
-        guard finds a value out of range.
+        outputs: of the batch, before its update. Raises DivergedError at all nodes if the guard
+        finds a value out of range.
         """
         due = _disclosed_at(self._job, number)
         if GUARD in due:
@@ -122,7 +124,7 @@ class Watch:
         self._expect(number + 1)
 
     def after_epoch(self, epoch: int, number: int) -> bool:
-        """Whether training ends here, by a check of early stopping after `number` steps."""
+        """Whether early stopping ends training after `number` steps."""
         settings = self._job.train.early_stopping
         if settings is None or not is_checked(self._job, epoch):
             return False
@@ -130,11 +132,11 @@ class Watch:
         if last and not settings.keep_best:
             return False
         stopped = self._check()
-        # After the last epoch the best model is still to be kept, but nothing is to be decided.
+        # After the last epoch the best model must still be kept, but there is nothing to decide.
         return False if last else self._gate.decide(STOP, number, remask(stopped.shares()))
 
     def finish(self) -> None:
-        """Put the best checked model in the place of the last one."""
+        """Replace the last model by the best checked one."""
         tensors = self._changing()
         for name, words in self._best.items():
             tensors[name].copy_(tensors[name].with_value(words))
@@ -150,12 +152,13 @@ class Watch:
         found = positive(remask(count.reshape()))
         if self._gate.decide(GUARD, number, remask(found.shares())):
             raise DivergedError(
-                f"after step {number} a weight or what a layer puts out is beyond "
+                f"after step {number} a weight or a layer's output is beyond "
                 f"fixed_point.activation_limit = {most}: {ADVICE}"
             )
 
     def _check(self) -> MaskedBit:
-        """Compare the loss on the rows set aside with the best; the bit that ends training."""
+        """Compare the loss on the rows set aside with the best; return the bit that ends
+        training."""
         settings = self._job.train.early_stopping
         assert settings is not None
         loss = self._checked_loss()
@@ -185,12 +188,12 @@ class Watch:
         return truncate(total.shares().scale(whole), shift)
 
     def _changing(self) -> dict[str, MaskedTensor]:
-        """The tensors that training changes: parameters and kept statistics."""
+        """The tensors that training changes: parameters and running statistics."""
         frozen = {name for name in self._model.parameters if name not in self._parameters}
         return {name: t for name, t in self._model.secret.items() if name not in frozen}
 
     def _keep(self, better: MaskedBit) -> None:
-        """The weights of this check where it is better, else those kept so far. 1 round."""
+        """The weights of this check if it is better, otherwise those kept so far. 1 round."""
         for name, tensor in self._changing().items():
             now, kept = tensor.masked(), self._best.get(name)
             if kept is None:

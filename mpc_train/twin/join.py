@@ -1,7 +1,7 @@
 """The plaintext twin's join: tables of several owners' columns as one, in the clear.
 
-Rows stand in the order of their tokens: that of a run in which holders learn which rows are joined.
-Where nobody does, a run has an order of its own, which nobody can repeat.
+Rows have the order of their tokens, which is that of a run in which holders learn which rows are
+joined. If nobody does, a run has its own order, which nobody can repeat.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def joined(job: Job, tables: Sequence[Table]) -> tuple[Job, Table]:
     keys = []
     for table in tables:
         if table.tokens is None:
-            raise ValueError("a table that is to be joined has its identifiers' tokens")
+            raise ValueError("a table to be joined needs its identifiers' tokens")
         keys.append({token.tobytes(): row for row, token in enumerate(table.tokens)})
     both = sorted(set.intersection(*(set(one) for one in keys)))
     features = np.empty((len(both), len(job.pipeline.terms)))

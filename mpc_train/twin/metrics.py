@@ -1,7 +1,7 @@
-"""The plaintext twin's metrics: what scikit-learn says of pooled rows, in float64.
+"""The plaintext twin's metrics: scikit-learn's values for pooled rows, in float64.
 
-None where scikit-learn finds a metric undefined and warns. `reveal.least_group` refuses nothing
-here: the twin says what the metric is, not who may know it.
+None if scikit-learn finds a metric undefined and warns. `reveal.least_group` does not apply here:
+the twin computes the metric, not who may know it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from protocols.arrays import Reals
 
 
 def twin_metric(name: str, job: Job, outputs: Reals, labels: Reals) -> Reading:
-    """A metric of outputs [rows, outputs] and labels [rows]; None where it is undefined."""
+    """A metric of outputs [rows, outputs] and labels [rows]; None if it is undefined."""
     if name == "calibration":
         return _calibration(job, outputs[:, 0], labels)
     if name == "auc":
@@ -31,7 +31,7 @@ def twin_metric(name: str, job: Job, outputs: Reals, labels: Reals) -> Reading:
 
 
 def digits(job: Job, value: float) -> float:
-    """The value with the decimals that the job reveals."""
+    """The value, rounded to the job's decimals."""
     decimals = job.reveal.decimals
     return value if decimals is None else floor(value * 10**decimals + 0.5) / 10**decimals
 
@@ -44,7 +44,7 @@ def guesses(job: Job, outputs: Reals) -> NDArray[np.int64]:
 
 
 def counts(job: Job, outputs: Reals, labels: Reals) -> Reals:
-    """How many rows there are of each class (down), called each class (across)."""
+    """The number of rows by true class (down) and predicted class (across)."""
     table = np.zeros((job.classes, job.classes))
     np.add.at(table, (labels.astype(np.int64), guesses(job, outputs)), 1)
     return table
@@ -118,7 +118,7 @@ def _auc(job: Job, scores: Reals, labels: Reals) -> Reading:
 
 
 def _calibration(job: Job, scores: Reals, labels: Reals) -> Reading:
-    """For each bin its mean probability and the share of positives; None where it is empty."""
+    """For each bin its mean probability and the share of positives; None if it is empty."""
     guess, place = 1 / (1 + np.exp(-scores)), bins_of(job, scores)
     found: list[list[float] | None] = []
     for number in range(job.reveal.bins):

@@ -1,9 +1,9 @@
-"""The plaintext twin's preparation: what `[prepare]` says, of the pooled table, in float64.
+"""The plaintext twin's preparation: `[prepare]` applied to the pooled table, in float64.
 
-`raw_inputs` starts from cells in the columns' own units, as scikit-learn's SimpleImputer,
-StandardScaler and MinMaxScaler do: whatever a declared range or the ring's resolution leaves of a
-column is not known here. A column whose training values are equal becomes 0, as the job's words
-say. `twin_parameters` says the same of an owner's terms, for tables that have nothing else.
+`raw_inputs` starts from cells in the columns' own units, like scikit-learn's SimpleImputer,
+StandardScaler and MinMaxScaler, without rounding to a declared range or to the ring's resolution. A
+column whose training values are equal becomes 0, as the job's text says. `twin_parameters` computes
+the same from an owner's terms, for tables that have nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Rows = NDArray[np.int64]
 
 def raw_terms(pipeline: Pipeline, table: TypedTable) -> Reals:
     """float64[B, terms]: numbers after clip and logarithm, in the column's units, NaN where
-    missing; bits of levels and of missing cells, and numbers of levels, as they are."""
+    missing; bits of levels and of missing cells, and numbers of levels, unchanged."""
     found = np.empty((table.rows, len(pipeline.terms)))
     for index, term in enumerate(pipeline.terms):
         place = table.names.index(term.column)
@@ -47,8 +47,8 @@ def raw_terms(pipeline: Pipeline, table: TypedTable) -> Reals:
 
 
 def raw_inputs(job: Job, raw: Reals, training: Rows) -> tuple[Reals, dict[str, Reals]]:
-    """The model's inputs, float64[rows, width], from `raw_terms` of all owners' rows, and what
-    prepares them, by the names of `Pipeline.shapes`, in the units of the terms."""
+    """The model's inputs, float64[rows, width], from `raw_terms` of all owners' rows, and their
+    parameters, by the names of `Pipeline.shapes`, in the units of the terms."""
     pipeline = job.pipeline
     columns = []
     found: dict[str, list[float]] = {"center": [], "inverse": [], "fill": []}
@@ -57,7 +57,7 @@ def raw_inputs(job: Job, raw: Reals, training: Rows) -> tuple[Reals, dict[str, R
         if term.part != "number":
             columns.append(values)
             continue
-        # A power is one of the declared number; nothing else changes with center and scale.
+        # A power is taken of the publicly scaled number; nothing else depends on center and scale.
         declared = term.power > 1 or not term.scaled
         center, scale = (0.0, 1.0) if declared else (term.center, term.scale)
         if declared:

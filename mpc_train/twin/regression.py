@@ -1,8 +1,8 @@
-"""Generalised linear models in the clear, float64: what `mpc_train.regression` is compared with.
+"""Generalised linear models in the clear, float64, for comparison with `mpc_train.regression`.
 
 Newton's method for maximum likelihood and for the L2 penalty, with the same number of steps, the
 same start and the same range of linear predictors; with an L1 penalty each step's quadratic model
-is minimised by coordinate descent, to the last digit, and steps go on until nothing moves.
+is minimised by coordinate descent, to the last digit, and steps continue until nothing changes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_STEPS, MAX_SWEEPS = 200, 10_000
 @dataclass(frozen=True)
 class PlainFit:
     """coefficients, errors: [features + 1], the intercept last; errors are NaN with a penalty, with
-    weights, and of columns that others determine. dispersion: 1 where the family has none."""
+    weights, and for columns that others determine. dispersion: 1 if the family has none."""
 
     coefficients: Reals
     errors: Reals
@@ -47,7 +47,7 @@ def fit_plain(
 ) -> PlainFit:
     """Fit `labels` [rows] to `inputs` [rows, features]; penalties are on the mean loss.
 
-    weights: how many times each row counts; means divide by the number of rows all the same.
+    weights: how many times each row counts; means are still divided by the number of rows.
     """
     rows = len(labels)
     counts = np.ones(rows) if weights is None else weights
@@ -81,7 +81,8 @@ def fit_plain(
 
 
 def determined(information: Reals) -> NDArray[np.bool_]:
-    """Which columns take part in a linear dependence, by the null space of H scaled to ones."""
+    """Which columns are part of a linear dependence, by the null space of H with its diagonal
+    scaled to 1."""
     lengths = np.sqrt(np.diag(information))
     scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
     values, vectors = np.linalg.eigh(information * np.outer(scale, scale))

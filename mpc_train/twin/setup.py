@@ -53,21 +53,22 @@ def twin_clip(job: Job, parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 LEAST = 1e-43
-"""Logarithms of smaller probabilities are taken as that of this one: about -100, as in BCELoss."""
+"""The logarithm of a smaller probability is replaced by that of this one: about -100, as in
+BCELoss."""
 
 
 def twin_loss(job: Job, training: torch.Tensor | None = None) -> Loss:
-    """The job's loss of what the network puts out, [rows, outputs], and labels as files have them,
-    [rows]: BCELoss or NLLLoss where it ends in a sigmoid or softmax of its own.
+    """The job's loss of the network's outputs, [rows, outputs], and labels as in files, [rows]:
+    BCELoss or NLLLoss if the network ends in its own sigmoid or softmax.
 
-    training: labels of all training rows, from which classes are weighted.
+    training: the labels of all training rows, which determine class weights.
     """
     network = job.model.network
     head = "" if network is None else head_of(network.graph, job.model.kind)
     loss = _of_logits(job, training)
     if head == "sigmoid":
         return lambda p, y: loss(_log(p) - _log(1 - p), y)
-    # A softmax of logarithms of probabilities is these.
+    # The softmax of log-probabilities gives the probabilities.
     return (lambda p, y: loss(_log(p), y)) if head == "softmax" else loss
 
 
@@ -103,7 +104,7 @@ def _of_logits(job: Job, training: torch.Tensor | None) -> Loss:
         return lambda z, y: functional.huber_loss(z[:, 0], y, delta=delta)
     if name == "poisson":
         most = float(settings.most_log_rate)
-        # Above `most` the rate stays what it is there, and so does the gradient.
+        # Above `most` the rate is constant, and so is the gradient.
         return lambda z, y: torch.mean(_capped_rate(z[:, 0], most) - y * z[:, 0])
     if name == "l1":
         return lambda z, y: functional.l1_loss(z[:, 0], y)
@@ -112,7 +113,7 @@ def _of_logits(job: Job, training: torch.Tensor | None) -> Loss:
 
 
 def _balanced(job: Job, training: torch.Tensor) -> Loss:
-    """scikit-learn's class_weight="balanced"; of a class without rows no row asks."""
+    """scikit-learn's class_weight="balanced"; no row uses the weight of a class without rows."""
     counts = torch.bincount(training.long(), minlength=job.classes).double()
     weights = len(training) / (job.classes * counts)
     functional = torch.nn.functional

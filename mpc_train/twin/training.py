@@ -1,10 +1,10 @@
 """The plaintext twin: the same training in float64 PyTorch, for comparison only.
 
 It starts from the same weights, sees the same rows in the same batches, and updates by the same
-rule at the learning rates that the job states, so that what is left between it and a run over
-shares is rounding: of numbers to the fixed point, of cells to the declared range, of rates to what
-the ring holds (`ranges.rate`). It needs everybody's rows in one place, which is what the platform
-exists to avoid: tests and local demonstrations use it, nodes never do.
+rule at the job's stated learning rates, so that a run over shares differs only by rounding: of
+numbers to the fixed point, of cells to the declared range, of rates to what the ring can hold
+(`rates.rate`). It needs all owners' rows in one place, which the platform exists to avoid: only
+tests and local demonstrations use it, nodes never do.
 
 Losses, rules and decisions are those of `twin.setup`.
 """
@@ -46,16 +46,16 @@ from mpc_train.twin.setup import TwinStopping, twin_clip, twin_loss, twin_optimi
 
 @dataclass(frozen=True, repr=False)
 class Twin:
-    """What the twin ends with: float64 weights by name, and the job's metrics on held-out rows."""
+    """The twin's result: float64 weights by name, and the job's metrics on held-out rows."""
 
     state: dict[str, NDArray[np.float64]]
     metrics: dict[str, Reading]
     steps: int = 0
-    """Steps that were trained: fewer than the job's where early stopping ended it."""
+    """The number of training steps: fewer than the job's if early stopping ended it."""
 
 
 def _as_written(job: Job) -> torch.nn.Module:
-    """The module that is trained, as the researcher wrote it, to its last layer."""
+    """The trained module, as the researcher wrote it, including its last layer."""
     network = job.model.network
     return plain_module(job) if network is None else PlainGraph(network.graph, job.train.seed)
 
@@ -63,8 +63,8 @@ def _as_written(job: Job) -> torch.nn.Module:
 def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.int64]]) -> Twin:
     """Train on the owners' rows (tables in the order of `job.owners`), and on all but each fold.
 
-    initial: the model's first weights, int64 at scale 2**fraction_bits, as the run over shares
-    begins with them.
+    initial: the model's initial weights, int64 at scale 2**fraction_bits, those of the run over
+    shares.
     """
     twin = _train(job, tables, initial)
     return replace(twin, metrics=twin.metrics | _over_folds(job, tables, initial))
@@ -73,7 +73,7 @@ def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[
 def _over_folds(
     job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, Reading]:
-    """The mean of each metric over the folds; None where it is refused in one of them."""
+    """The mean of each metric over the folds; None if it is None in one of them."""
     found: dict[str, Reading] = {}
     exact = msgspec.structs.replace(job, reveal=msgspec.structs.replace(job.reveal, decimals=None))
     folds = [_train(fold, tables, initial).metrics for fold in fold_jobs(exact)]
@@ -134,7 +134,7 @@ def _train(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.i
 def pooled_inputs(
     job: Job, tables: Sequence[Table]
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-    """The model's inputs for all owners' rows, and the parameters that prepare them, by name."""
+    """The model's inputs for all owners' rows, and the parameters of their preparation, by name."""
     training = split(job.at_fold(0))[0]
     raw = [table.raw for table in tables if table.raw is not None]
     if len(raw) == len(tables):
@@ -151,7 +151,8 @@ def pooled_weights(job: Job, tables: Sequence[Table]) -> NDArray[np.float64] | N
 
 
 def _times(weights: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Multiplies each row's gradient: losses are means over rows, so that its loss counts so."""
+    """Multiplies each row's gradient; losses are means over rows, so this weights the row's
+    loss."""
     return lambda gradient: gradient * weights[:, None]
 
 

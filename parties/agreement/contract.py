@@ -2,10 +2,10 @@
 
 A contract names the version, the roles, the roster's digest and the job body's digest. Each node
 signs its digest together with a fresh nonce and the digest of the constants table it computed
-(`Acceptance`), and verifies all other acceptances itself: the coordinator carries them and is
-not believed. From the nonces follows the session id, which everybody signs again.
+(`Acceptance`), and verifies all other acceptances itself: the coordinator only carries them and is
+not trusted. The session id follows from the nonces, and everybody signs it as well.
 
-Leaves to the program what the body means and which jobs a node's own rules allow.
+The program decides what the body means and which jobs a node's own rules allow.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ SESSION_PURPOSE = "contract/session"
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Who does what in one job. Order of evaluators counts: it is their index."""
+    """Who does what in one job. The order of the evaluators matters: it gives their indices."""
 
     owners: tuple[str, ...]
     evaluators: tuple[str, ...]
@@ -49,7 +49,7 @@ class Roles:
     recipients: tuple[str, ...]
 
     def check(self) -> None:
-        """Raises ContractError for roles under which the protocol would not be private."""
+        """Raise ContractError for roles under which the protocol would not be private."""
         for title, names in (
             ("owners", self.owners),
             ("evaluators", self.evaluators),
@@ -60,7 +60,7 @@ class Roles:
             if len(names) > MAX_ROLE_NAMES:
                 raise ContractError(f"a job has at most {MAX_ROLE_NAMES} {title}")
             if len(set(names)) != len(names):
-                raise ContractError(f"{title} name somebody twice: {', '.join(names)}")
+                raise ContractError(f"{title} contain a name twice: {', '.join(names)}")
         for name in self.names:
             if not NAME.match(name):
                 raise ContractError(f"not a name: {name[:80]!r}")
@@ -83,12 +83,13 @@ class Roles:
         return tuple(sorted({*self.nodes, *self.recipients}))
 
     def neighbours(self, name: str) -> tuple[str, ...]:
-        """Whom `name` shares a channel with: evaluators with all nodes, others with those."""
+        """The nodes that share a channel with `name`: an evaluator has all others, others have the
+        evaluators."""
         others = self.nodes if name in self.evaluators else self.evaluators
         return tuple(sorted(peer for peer in others if peer != name))
 
     def title(self, name: str) -> str:
-        """The role in one word list, as it enters the session id: 'evaluator 0, owner'."""
+        """The roles of `name` as text, as it enters the session id: 'evaluator 0, owner'."""
         titles = []
         if name in self.evaluators:
             titles.append(f"evaluator {self.evaluators.index(name)}")
@@ -102,13 +103,13 @@ class Roles:
 
 
 def describe_trust(roles: Roles) -> str:
-    """In words: what stays secret, and who would have to collude to learn it."""
+    """Sentences that say what stays secret, and who would have to collude to learn it."""
     evaluators = ", ".join(roles.evaluators)
     count = len(roles.evaluators)
     lines = [
-        f"Data of {', '.join(roles.owners)} is computed on in shares by {evaluators}; "
-        f"{roles.dealer} deals correlated randomness and sees no share of data"
-        + (" (its own data it knows)." if roles.dealer in roles.owners else "."),
+        f"Data of {', '.join(roles.owners)} is shared among {evaluators}; "
+        f"{roles.dealer} deals correlated randomness and gets no share of the data"
+        + (" (except its own data, which it knows)." if roles.dealer in roles.owners else "."),
         f"All data would be open to the {count} evaluators together, and to {roles.dealer} "
         "together with any one of them. "
         + (
@@ -117,9 +118,9 @@ def describe_trust(roles: Roles) -> str:
             else f"Up to {count - 1} evaluators together learn nothing"
         )
         + ", nor does the dealer, the coordinator or anybody on the network.",
-        f"The model is sealed to {', '.join(roles.recipients)}: what it and the revealed metrics "
-        "say about the data, they learn.",
-        "Everybody is assumed to follow the protocol; a node that cheats may spoil the result.",
+        f"The model is sealed to {', '.join(roles.recipients)}, who learn what it and the revealed "
+        "metrics say about the data.",
+        "Everybody is assumed to follow the protocol; a node that cheats can falsify the result.",
     ]
     return "\n".join(lines)
 
@@ -142,7 +143,7 @@ class Contract:
         return contract
 
     def to_bytes(self) -> bytes:
-        """Canonical bytes: one for each contract."""
+        """The canonical encoding: each contract has exactly one."""
         return pack(
             _TAG,
             self.version.to_bytes(4, "big"),
@@ -157,7 +158,7 @@ class Contract:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Contract":
-        """Read what `to_bytes` wrote. Raises ContractError."""
+        """Parse what `to_bytes` wrote. Raises ContractError."""
         try:
             tag, version, name, owners, evaluators, dealer, recipients, body, roster = unpack(
                 data, _BOUNDS
@@ -179,11 +180,11 @@ class Contract:
             raise ContractError(f"a malformed contract: {error}") from error
 
     def digest(self) -> bytes:
-        """What stands for the job wherever it is signed or hashed."""
+        """The digest that represents the job wherever it is signed or hashed."""
         return sha256(self.to_bytes()).digest()
 
     def check(self, body: bytes) -> None:
-        """Raises ContractError unless this release can run it and `body` is what it covers."""
+        """Raise ContractError unless this release can run it and `body` has the digest in it."""
         if self.version != CONTRACT_VERSION:
             raise ContractError(
                 f"the contract has version {self.version}, this node {CONTRACT_VERSION}: run the "
@@ -194,9 +195,9 @@ class Contract:
         if len(body) > MAX_BODY_BYTES:
             raise ContractError(f"the job has {len(body)} bytes, at most {MAX_BODY_BYTES}")
         if sha256(body).digest() != self.body_digest:
-            raise ContractError("the job that came is not the one under the contract")
+            raise ContractError("the received job is not the one in the contract")
         if len(self.roster_digest) != DIGEST_BYTES:
-            raise ContractError("the roster digest has a wrong length")
+            raise ContractError("the roster digest has the wrong length")
         self.roles.check()
 
 
@@ -227,21 +228,21 @@ def verify_acceptances(
     all_of_them: Mapping[str, Acceptance],
     keys: Mapping[str, bytes],
 ) -> bytes:
-    """The session id, once every node's acceptance holds; `keys`: names to verification keys.
+    """The session id, after a check of every node's acceptance; `keys`: names to verification keys.
 
-    1. Exactly the nodes of the contract accepted, and our own acceptance is among them as sent.
+    1. Exactly the nodes of the contract accepted, and our own acceptance is among them, unaltered.
     2. Each signature holds over this contract, that node's nonce and its constants.
-    3. All constants tables are equal: else machines would compute different things.
+    3. All constants tables are equal; otherwise machines would compute different things.
 
-    Raises ContractError naming the node, and both digests where two differ.
+    Raises ContractError with the node's name, and with both digests if constants differ.
     """
     nodes = contract.roles.nodes
     if set(all_of_them) != set(nodes) or all_of_them.get(mine.name) != mine:  # 1
-        raise ContractError("the acceptances that came are not those of the job's nodes")
+        raise ContractError("the received acceptances are not those of the job's nodes")
     for name in nodes:
         one = all_of_them[name]
         if one.name != name:
-            raise ContractError(f"an acceptance of {one.name[:63]!r} came as that of {name}")
+            raise ContractError(f"received an acceptance of {one.name[:63]!r} in place of {name}'s")
         statement = Acceptance.statement(contract, name, one.nonce, one.constants)
         try:
             VerifyKeys(keys[name]).verify(ACCEPT_PURPOSE, statement, one.signature)  # 2

@@ -1,8 +1,8 @@
 """Messages of the control plane: typed, versioned, bounded; anything else is a ControlError.
 
-One MessagePack map per message, its type in the field `t`; unknown fields and types are errors.
-Nothing secret travels here: names, digests, signatures, progress, sealed artifacts. A reason to
-abort is one generic code, never text, since what an error says may depend on data.
+Each message is one MessagePack map with its type in the field `t`; unknown fields and types are
+errors. Nothing secret travels here: names, digests, signatures, progress, sealed artifacts. The
+reason for an abort is one generic code, never text, because an error's text may depend on data.
 
     node → coordinator            coordinator → node
     Hello                         Welcome, Waiting
@@ -34,21 +34,21 @@ PART_BYTES = 1 << 20
 
 MAX_ARTIFACT_BYTES = 1 << 30
 MAX_ARTIFACTS = 4096
-"""In one run, of all nodes."""
+"""The limit for one run, over all nodes."""
 
 MAX_ARTIFACTS_BYTES = 16 << 30
-"""In one run, of all nodes, on the disk of the node that collects them."""
+"""The limit for one run, over all nodes, on the disk of the node that collects them."""
 
 MAX_PENDING_BYTES = 4 << 30
-"""Parts of artifacts that are not complete yet, of all nodes, in memory."""
+"""The limit for parts of incomplete artifacts in memory, over all nodes."""
 
 MAX_SUMMARY_BYTES = 1 << 20
 
 MAX_WAIT_S = 7 * 24 * 3600
-"""A coordinator waits at most so long for nodes to join."""
+"""The longest that a coordinator waits for nodes to join, in seconds."""
 
 MAX_ATTEMPTS = 16
-"""So often a job is proposed in one run, because a node left before the start and came back."""
+"""How often one run may propose its job, because nodes left before the start and came back."""
 
 Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES, pattern=f"^{NAME.pattern}")]
 Code = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9-]+\Z")]
@@ -75,7 +75,7 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
 
 
 class Hello(_Message, frozen=True, tag="hello"):
-    """First message of a node. `address`: where peers may dial it."""
+    """The first message of a node. `address`: where peers may dial it."""
 
     version: int
     name: Name
@@ -88,9 +88,9 @@ class Welcome(_Message, frozen=True, tag="welcome"):
 
 
 class Waiting(_Message, frozen=True, tag="waiting"):
-    """Who is connected and who is still missing; told again when that changes.
+    """Who is connected and who is still missing; sent again when that changes.
 
-    left_s: the run ends when the missing have not joined within so many seconds from now.
+    left_s: the run ends if the missing nodes have not joined within this many seconds.
     """
 
     here: Names
@@ -99,8 +99,9 @@ class Waiting(_Message, frozen=True, tag="waiting"):
 
 
 class Propose(_Message, frozen=True, tag="propose"):
-    """cards: the digests of the coordinator's cards, so that the one that differs can be named.
-    attempt: counts the proposals of one run; a node that left is waited for, and asked again."""
+    """cards: the digests of the coordinator's cards, so that a node can name a card that differs.
+    attempt: the number of this proposal in the run; the coordinator proposes again after a node
+    left and came back."""
 
     contract: Annotated[bytes, Meta(max_length=MAX_CONTRACT_BYTES)]
     body: Annotated[bytes, Meta(max_length=MAX_BODY_BYTES)]
@@ -121,7 +122,7 @@ class Accept(_Message, frozen=True, tag="accept"):
 
 
 class Accepted(_Message, frozen=True, tag="accepted"):
-    """addresses: where each node can be dialled, for its neighbours to try."""
+    """addresses: where each node can be dialled; its neighbours try these."""
 
     acceptances: Annotated[dict[Name, Accept], Meta(max_length=MAX_NAMES)]
     addresses: Annotated[dict[Name, Address | None], Meta(max_length=MAX_NAMES)] = {}
@@ -155,7 +156,7 @@ class Start(_Message, frozen=True, tag="start"):
 
 
 class Ready(_Message, frozen=True, tag="ready"):
-    """All handshakes of this node are done and confirmed."""
+    """All handshakes of this node are complete and confirmed."""
 
 
 class Go(_Message, frozen=True, tag="go"):
@@ -167,7 +168,7 @@ class Progress(_Message, frozen=True, tag="progress"):
 
 
 class ArtifactPart(_Message, frozen=True, tag="artifact"):
-    """Parts of one artifact follow each other, the last one marked."""
+    """Part of an artifact. Parts of one artifact follow each other; the last one is marked."""
 
     kind: Word
     path: Path
@@ -184,7 +185,7 @@ class Delivery(_Message, frozen=True, tag="delivery"):
 
 
 class Done(_Message, frozen=True, tag="done"):
-    """The program ended; `summary` is JSON of what the coordinator may know: sizes and times."""
+    """The program ended; `summary` is JSON with what the coordinator may know: sizes and times."""
 
     summary: Annotated[bytes, Meta(max_length=MAX_SUMMARY_BYTES)]
 
@@ -212,7 +213,7 @@ _M = TypeVar("_M")
 
 
 def encode(message: FromNode | FromCoordinator) -> bytes:
-    """Bytes of one message. Raises ControlError when it is larger than a receiver takes."""
+    """The bytes of one message. Raises ControlError if it is larger than a receiver accepts."""
     data = _encoder.encode(message)
     if len(data) > MAX_MESSAGE_BYTES:
         raise ControlError(f"a {type(message).__name__} has {len(data)} bytes, too many to send")
@@ -221,16 +222,16 @@ def encode(message: FromNode | FromCoordinator) -> bytes:
 
 def _decode(decoder: "msgspec.msgpack.Decoder[_M]", data: bytes, sender: str) -> _M:
     if len(data) > MAX_MESSAGE_BYTES:
-        raise ControlError(f"{sender} sent {len(data)} bytes of control message")
+        raise ControlError(f"{sender} sent a control message of {len(data)} bytes")
     try:
         return decoder.decode(data)
-    # Recursion and size limits of the decoder surface as other exceptions than its own.
+    # The decoder's recursion and size limits raise exceptions other than its own.
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
         raise ControlError(f"{sender} sent a malformed control message: {clip(error)}") from error
 
 
 def decode_from_node(data: bytes, sender: str) -> FromNode:
-    """Raises ControlError for anything that is not a message of a node."""
+    """Parse a node's message. Raises ControlError for anything else."""
     message: Any = _decode(_from_node, data, sender)
     if isinstance(message, ArtifactPart):
         check_path(message.path, sender)
@@ -239,7 +240,7 @@ def decode_from_node(data: bytes, sender: str) -> FromNode:
 
 
 def decode_from_coordinator(data: bytes, sender: str) -> FromCoordinator:
-    """Raises ControlError for anything that is not a message of the coordinator."""
+    """Parse a message of the coordinator. Raises ControlError for anything else."""
     message: Any = _decode(_from_coordinator, data, sender)
     if isinstance(message, Delivery):
         check_path(message.part.path, sender)
@@ -248,7 +249,8 @@ def decode_from_coordinator(data: bytes, sender: str) -> FromCoordinator:
 
 
 def check_path(path: str, sender: str) -> None:
-    """Raises ControlError unless `path` is up to four plain words that stay in their directory."""
+    """Raise ControlError unless `path` consists of up to four plain words that stay in their
+    directory."""
     words = path.split("/")
     if len(words) > 4 or not all(_COMPONENT.fullmatch(word) for word in words):
         raise ControlError(f"{sender} names an artifact {clip(path)}")

@@ -1,9 +1,9 @@
-"""A session: pairwise keys among the nodes that signed one job, and what a program gets of it.
+"""A session: pairwise keys among the nodes that signed one job, and what a program gets from it.
 
-Order, at every node: connect, shake hands with every neighbour under the session id, confirm the
-id under the pairwise keys, and only then compute. A neighbour's confirmation says that it has
-finished all its handshakes, so once all confirmations are in, every evaluator and the dealer is
-known to hold this session id: no opening is sent before that.
+Each node connects, shakes hands with every neighbour under the session id, confirms the id under
+the pairwise keys, and only then computes. A neighbour's confirmation says that it has finished all
+its handshakes, so once all confirmations are in, every evaluator and the dealer is known to hold
+this session id: no opening is sent before that.
 """
 
 import time
@@ -32,7 +32,7 @@ Scalar = str | int | float | bool | None
 
 
 def session_info(sid: bytes, job_digest: bytes, roster_digest: bytes) -> SessionInfo:
-    """What the handshakes of one session are bound to."""
+    """The values to which the handshakes of one session are bound."""
     return SessionInfo(version=VERSION, suite=SUITE, sid=sid, job=job_digest, roster=roster_digest)
 
 
@@ -47,9 +47,9 @@ def shake_hands(
 ) -> dict[str, Keys]:
     """One handshake with each neighbour of `me`, all at once; the lower roster index initiates.
 
-    Each step sends to everybody before it waits for anybody, so no order of arrival can block.
-    `timeout_s` bounds each wait. Raises HandshakeError, AuthenticationError and what `frames`
-    raises.
+    Each step sends to all neighbours before it waits for any, so no order of arrival can block.
+    `timeout_s` limits each wait. Raises HandshakeError, AuthenticationError and the errors of
+    `frames`.
     """
     ends = {name: Endpoint(name, roles.title(name), signing_keys[name]) for name in roles.nodes}
     deadline = time.monotonic() + timeout_s
@@ -57,7 +57,7 @@ def shake_hands(
     def take(peer: str) -> bytes:
         label, message = frames.receive(peer, max(0.1, deadline - time.monotonic()))
         if label != HANDSHAKE_LABEL or len(message) > MESSAGE_MAX_BYTES:
-            raise HandshakeError(f"{peer} sent something else than its part of the handshake")
+            raise HandshakeError(f"{peer} sent something other than its part of the handshake")
         return bytes(message)
 
     def ends_with(peer: str) -> tuple[SessionInfo, Endpoint, Endpoint, Signer, VerifyKeys]:
@@ -82,7 +82,8 @@ def shake_hands(
 
 
 def confirm(channel: SecureChannel, sid: bytes, neighbours: tuple[str, ...]) -> None:
-    """Tell every neighbour, under the pairwise keys, that all handshakes are done, and hear it.
+    """Confirm to every neighbour, under the pairwise keys, that all handshakes are done, and wait
+    for theirs.
 
     Raises HandshakeError if a neighbour confirms anything else.
     """
@@ -95,11 +96,11 @@ def confirm(channel: SecureChannel, sid: bytes, neighbours: tuple[str, ...]) -> 
 
 
 def no_progress(fields: Mapping[str, Scalar]) -> None:
-    """For nodes that nobody watches."""
+    """Discards reports, for nodes that nobody watches."""
 
 
 def no_artifacts(kind: str, name: str, blob: bytes) -> None:
-    """For nodes that have nobody to send artifacts to."""
+    """Discards artifacts, for nodes that have nobody to send them to."""
 
 
 def no_record(kind: Kind, fields: Mapping[str, Value]) -> None:
@@ -113,7 +114,7 @@ def no_mac(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Session:
-    """What a program is given once all nodes have agreed and shaken hands."""
+    """What a program gets after all nodes have agreed and shaken hands."""
 
     me: str
     sid: bytes
@@ -125,7 +126,7 @@ class Session:
     """Signs envelopes as this node."""
 
     cards: "Mapping[str, Card]" = field(repr=False)
-    """The public cards of everybody the job names, recipients included."""
+    """The public cards of all that the job names, recipients included."""
 
     run_dir: Path
     keys: Mapping[str, Keys] = field(repr=False)
@@ -144,11 +145,13 @@ class Session:
         return self.me == self.roles.dealer
 
     def export(self, peer: str, label: str) -> bytes:
-        """32 bytes that only this node and `peer` know, in this session only; one per label."""
+        """32 bytes that only this node and `peer` know, for this session; each label has its
+        own."""
         return self.keys[peer].export(label)
 
     def progress(self, **fields: Scalar) -> None:
-        """Tell the watchers how far this node is. Never a value that depends on data."""
+        """Report this node's progress to those who watch. Never report a value that depends on
+        data."""
         self.on_progress(fields)
 
     def record(self, kind: Kind, **fields: Value) -> None:
@@ -164,7 +167,8 @@ class Session:
         return self.on_mac(pack(b"opening", self.sid, data))
 
     def emit(self, kind: str, name: str, blob: bytes) -> None:
-        """Hand an artifact to the coordinator: only what is sealed or public by the job.
+        """Send an artifact to the coordinator: only one that is sealed, or that the job makes
+        public.
 
         `name` is a relative path of plain words; kind 'sealed' takes '<recipient>/<file>' and
         is delivered to that recipient.
@@ -173,7 +177,7 @@ class Session:
 
 
 class Program(Protocol):
-    """What the nodes compute; opaque to them."""
+    """What the nodes compute; the node code does not interpret it."""
 
     def prepare(self, body: bytes, roles: Roles) -> bytes:
         """Check the job against this node's rules and load its data, before anything is signed.
@@ -183,4 +187,4 @@ class Program(Protocol):
         """
 
     def run(self, session: Session) -> dict[str, object]:
-        """Compute; what it returns is public and can be written as JSON."""
+        """Compute. The result is public and can be written as JSON."""

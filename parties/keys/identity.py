@@ -1,13 +1,13 @@
-"""Who a node is: its keys, and the public card by which the others know it.
+"""A node's identity: its keys, and the public card by which the others know it.
 
-A card carries the node's name and its four public keys (Ed25519 and ML-DSA-65 to verify, the
-hybrid HPKE key to seal to, the CURVE key of its connections), signed by its own two signing keys.
-The self-signature shows that the keys belong together and that nothing was altered on the way;
-that the card is the *right organisation's* only a comparison of fingerprints shows, by a channel
-other than the one the card came by.
+A card carries the node's name and its four public keys (Ed25519 and ML-DSA-65 to verify, the hybrid
+HPKE key to seal to, the CURVE key of its connections), signed by its own two signing keys. The
+self-signature shows that the keys belong together and that nothing was altered on the way; only a
+comparison of fingerprints over another channel than the card's shows that it is the *right
+organisation's* card.
 
-Cards are TOML, so that people can read them and a roster can hold several. What is signed and
-hashed is not the text but the canonical list of fields: reformatting does no harm.
+Cards are TOML, so that people can read them and a roster can hold several. Signature and digest
+cover the canonical list of fields, not the text, so reformatting does no harm.
 """
 
 import base64
@@ -38,7 +38,7 @@ CARD_VERSION = 1
 CURVE_BYTES = 32
 PRIVATE_BYTES = signatures.PRIVATE_BYTES + hybrid.PRIVATE_BYTES + CURVE_BYTES
 MAX_CARD_BYTES = 1 << 16
-"""A card has 11 kB; a longer file is not one."""
+"""A card has about 11 kB; a file longer than this is not a card."""
 
 _CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _PURPOSE = "card/1"
@@ -55,12 +55,13 @@ _FIELDS = ("version", "name", "created", *_KEYS)
 def check_name(name: str) -> str:
     """Return `name` if it can name a node. Raises IdentityError.
 
-    Names become file names and log fields: letters, digits and hyphens only, so that none can
-    leave its directory or be taken for an option.
+    Names become file names and log fields. Only letters, digits and hyphens are allowed, so that no
+    name can leave its directory or be mistaken for an option.
     """
     if not isinstance(name, str) or not NAME.match(name):
         raise IdentityError(
-            f"{name!r} cannot name a node: 1 to 63 of a-z, 0-9 and '-', not '-' first"
+            f"{name!r} cannot name a node: use 1 to 63 of a-z, 0-9 and '-', and do not begin with "
+            "'-'"
         )
     return name
 
@@ -85,12 +86,12 @@ class Card:
 
     @property
     def signing_public(self) -> bytes:
-        """Both verification keys, as the handshake wants them."""
+        """Both verification keys, in the handshake's form."""
         return self.ed25519 + self.mldsa65
 
     @property
     def canonical(self) -> bytes:
-        """What is signed and hashed: every field but the signature."""
+        """The bytes that are signed and hashed: every field except the signature."""
         return pack(
             b"mpc-train/card",
             CARD_VERSION.to_bytes(4, "big"),
@@ -109,15 +110,15 @@ class Card:
 
     @property
     def fingerprint(self) -> str:
-        """The digest for people to compare: 16 groups of 4 hexadecimal digits."""
+        """The digest in the form that people compare: 16 groups of 4 hexadecimal digits."""
         return fingerprint_of(self.digest)
 
     def verifier(self) -> VerifyKeys:
-        """What checks this node's signatures."""
+        """The keys that verify this node's signatures."""
         return VerifyKeys(self.signing_public)
 
     def verify(self, source: str = "card") -> None:
-        """Raises CardError unless name, sizes and keys are valid and both signatures hold."""
+        """Raise CardError unless name, sizes and keys are valid and both signatures verify."""
         if not NAME.match(self.name):
             raise CardError(f"{source}: {self.name!r} cannot name a node")
         if not _CREATED.fullmatch(self.created):
@@ -143,7 +144,7 @@ class Card:
         return "\n".join(lines) + "\n"
 
     def toml_items(self) -> list[tuple[str, str]]:
-        """Keys and TOML values of the card, in their order."""
+        """The keys and TOML values of the card, in order."""
         items = [
             ("version", str(CARD_VERSION)),
             ("name", f'"{self.name}"'),
@@ -166,7 +167,8 @@ class Card:
 
     @classmethod
     def from_table(cls, table: Mapping[str, object], source: str = "card") -> "Card":
-        """Check and verify a parsed card: exactly its keys, each of its type. Raises CardError."""
+        """Check and verify a parsed card: exactly the card's keys, each with its type. Raises
+        CardError."""
         unknown = sorted(set(table) - set(_FIELDS))
         missing = [name for name in _FIELDS if name not in table]
         if missing or unknown:
@@ -193,8 +195,8 @@ class Card:
             content = read_bounded(path, MAX_CARD_BYTES)
             if content.startswith(MAGIC):
                 raise CardError(
-                    f"{path}: an identity, not a card: it holds private keys and is never given "
-                    f"away; take the card, {Path(path).with_suffix('.card').name} beside it"
+                    f"{path}: an identity, not a card: it holds private keys, so never give it "
+                    f"away; use the card beside it, {Path(path).with_suffix('.card').name}"
                 )
             # Some editors put a byte-order mark before the first line.
             text = content.decode("utf-8-sig")
@@ -215,7 +217,7 @@ class IdentityKeys:
         self.signing = SigningKeys(self._private[:sign_end])
         self.hpke = HybridPrivateKey(self._private[sign_end:hpke_end])
         self.curve_secret: bytes = self._private[hpke_end:]
-        # A CURVE key pair is an X25519 key pair; its Z85 spelling belongs to the transport.
+        # A CURVE key pair is an X25519 key pair; its Z85 encoding belongs to the transport.
         curve = X25519PrivateKey.from_private_bytes(self.curve_secret)
         self.curve_public: bytes = curve.public_key().public_bytes_raw()
 
@@ -225,7 +227,7 @@ class IdentityKeys:
         return cls(os.urandom(PRIVATE_BYTES))
 
     def private_bytes(self) -> bytes:
-        """The 192 secret bytes, for the vault that encrypts them and for nobody else."""
+        """The 192 secret bytes, only for the vault that encrypts them."""
         return self._private
 
     def card(self, name: str, created: datetime | None = None) -> Card:
@@ -245,7 +247,7 @@ class IdentityKeys:
         return replace(unsigned, signature=signature)
 
     def matches(self, card: Card) -> bool:
-        """Whether `card` is a card of exactly these keys."""
+        """Whether `card` contains exactly these public keys."""
         ours = self.signing.public + self.hpke.public + self.curve_public
         return ours == card.signing_public + card.hpke + card.curve
 
@@ -254,7 +256,7 @@ class IdentityKeys:
 
 
 def reason(error: Exception) -> str:
-    """What an OSError or ValueError says, without the path that the caller names already."""
+    """The text of an OSError or ValueError, without the path, which the caller names already."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

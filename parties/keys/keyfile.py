@@ -1,14 +1,14 @@
 """Secret bytes in a file, under a passphrase: Argon2id (RFC 9106), then AES-256-GCM.
 
-Guarantees that without the passphrase the file gives away its public header and the length of the
-secret, that a wrong passphrase is told from a damaged file, and that a file from elsewhere cannot
-make us spend more memory or time than the bounds below: they are checked before Argon2id runs.
+Without the passphrase the file reveals only its public header and the length of the secret. A wrong
+passphrase is distinguished from a damaged file. A file from elsewhere cannot make us spend more
+memory or time than the bounds below, which are checked before Argon2id runs.
 
     magic ‖ fields(kdf, KiB, passes, lanes, salt, header, check, nonce, ciphertext) ‖ SHA-256
 
-The digest at the end finds accidents only; the ciphertext's additional data are all that stands
-before it. `check` is a second output of the KDF: it says that the passphrase is right before
-anything is decrypted, and commits to the key, which AES-GCM alone does not.
+The digest at the end detects only accidental damage; the ciphertext's additional data are
+everything before it. `check` is a second output of the KDF: it shows that the passphrase is right
+before anything is decrypted, and commits to the key, which AES-GCM alone does not.
 """
 
 import hmac
@@ -50,10 +50,11 @@ DEFAULT_COST = KdfCost(memory_kib=1 << 16, passes=3, lanes=4)
 """RFC 9106, second recommended option: 64 MiB; 0.1 s on two cores."""
 
 MINIMUM_COST = KdfCost(memory_kib=19 * 1024, passes=1, lanes=1)
-"""Below this a file is refused: it was written by something else, or to be guessed."""
+"""A file with less is refused: another program wrote it, or somebody who wants to guess the
+passphrase."""
 
 MAXIMUM_COST = KdfCost(memory_kib=1 << 20, passes=16, lanes=16)
-"""1 GiB and a few seconds: a hostile file gets no more of this machine."""
+"""1 GiB and a few seconds: the most that a hostile file can cost this machine."""
 
 
 def seal_secret(
@@ -63,7 +64,7 @@ def seal_secret(
     cost: KdfCost = DEFAULT_COST,
     magic: bytes = MAGIC,
 ) -> bytes:
-    """The file's content: `secret` encrypted, `header` readable and authenticated.
+    """The file's content: `secret` encrypted, `header` in the clear but authenticated.
 
     Raises PassphraseError for an empty or overlong passphrase.
     """
@@ -97,7 +98,7 @@ def open_secret(
     kdf, memory, passes, lanes, salt, header, check, nonce, ciphertext = _fields(data, magic)  # 1
     cost = KdfCost(*(int.from_bytes(number, "big") for number in (memory, passes, lanes)))
     if kdf != KDF_NAME or len(salt) != SALT_BYTES or len(nonce) != 12:
-        raise IdentityError("the key derivation is not one of this version")
+        raise IdentityError("this version does not know the key derivation")
     for name in ("memory_kib", "passes", "lanes"):
         value, low, high = (getattr(each, name) for each in (cost, minimum, MAXIMUM_COST))
         if not low <= value <= high:
@@ -126,7 +127,7 @@ def _fields(data: bytes, magic: bytes) -> list[bytes]:
         raise IdentityError(f"not a file of {magic.decode().strip()}")
     body, digest = data[:-32], data[-32:]
     if not hmac.compare_digest(sha256(body).digest(), digest):
-        raise IdentityError("damaged: its checksum does not fit")
+        raise IdentityError("damaged: its checksum does not match")
     try:
         return unpack(body[len(magic) :], _BOUNDS)
     except FrameError as error:
@@ -134,7 +135,7 @@ def _fields(data: bytes, magic: bytes) -> list[bytes]:
 
 
 def _derive(passphrase: bytes, salt: bytes, cost: KdfCost) -> tuple[bytes, bytes]:
-    """Check value and key of a passphrase."""
+    """The check value and the key derived from a passphrase."""
     if not 1 <= len(passphrase) <= MAX_PASSPHRASE_BYTES:
         raise PassphraseError(f"a passphrase has 1 to {MAX_PASSPHRASE_BYTES} bytes")
     root = Argon2id(

@@ -24,10 +24,10 @@ def read_passphrase(
 ) -> bytes:
     """The passphrase from `file`, else from descriptor `fd`, else from the terminal.
 
-    One line end after it is not part of it. `confirm` asks twice at a terminal: for a new
-    identity, where a slip of the finger would lose the keys. The descriptor is read to its end
-    and closed. Raises PassphraseError, which names the source and never the passphrase, also for a
-    file that others may read.
+    One line end after the passphrase is not part of it. `confirm` asks twice at a terminal: for a
+    new identity, because a typing error would lose the keys. The descriptor is read to its end and
+    closed. Raises PassphraseError, also for a file that others may read; it names the source and
+    never the passphrase.
     """
     if file is not None and fd is not None:
         raise PassphraseError("give a passphrase file or a descriptor, not both")
@@ -58,8 +58,8 @@ def _from_descriptor(fd: int) -> bytes:
 def _from_prompt(prompt: str, confirm: bool) -> bytes:
     """Ask at the terminal, without echo.
 
-    getpass falls back to reading with echo when there is no terminal; that is refused, so that
-    a passphrase is never shown and a node without a terminal does not wait for one.
+    Without a terminal getpass falls back to reading with echo. That is refused, so that a
+    passphrase is never shown, and a node without a terminal does not wait for one.
     """
     try:
         with warnings.catch_warnings():

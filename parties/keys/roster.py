@@ -1,8 +1,8 @@
-"""The cards that a node accepts: who may take part at all.
+"""The cards that a node accepts: the organisations that may take part at all.
 
-A roster is a directory of `*.card` files or one TOML file; both mean the same set of cards.
-A known name never changes its keys silently: somebody who slips in a new card under an old name
-would be that organisation to us. Rosters are values: adding gives a new one.
+A roster is a directory of `*.card` files or one TOML file; both mean the same set of cards. A known
+name never changes its keys silently: otherwise somebody who smuggles in a new card under an old
+name would become that organisation to us. Rosters are values: adding a card gives a new roster.
 """
 
 import tomllib
@@ -28,7 +28,7 @@ class Roster:
 
     @classmethod
     def of(cls, cards: Iterable[Card]) -> "Roster":
-        """A roster of these cards. Raises RosterError when two contradict each other."""
+        """A roster of these cards. Raises RosterError if two contradict each other."""
         roster = cls({})
         for card in cards:
             roster = roster.add(card)
@@ -38,8 +38,8 @@ class Roster:
     def load(cls, path: Path | str, *, missing_ok: bool = False) -> "Roster":
         """Read and verify a roster: a directory of cards, or a TOML file.
 
-        Raises RosterError, which names the file that is wrong; nothing is skipped. With
-        `missing_ok` a path that does not exist is an empty roster.
+        Raises RosterError, which names the faulty file; nothing is skipped. With `missing_ok` a
+        path that does not exist is an empty roster.
         """
         root = Path(path)
         try:
@@ -56,15 +56,16 @@ class Roster:
     def add(self, card: Card, *, replace: bool = False) -> "Roster":
         """This roster and `card`, which is verified first.
 
-        Raises RosterError when the name is known under other keys (unless `replace`), or when
-        another name has one of the card's keys; CardError when the card does not verify.
+        Raises RosterError if the name is known with other keys (unless `replace`), or if another
+        name has one of the card's keys; CardError if the card does not verify.
         """
         card.verify(f"card of {card.name}")
         known = self._cards.get(card.name)
         if known is not None and not replace and _keys(known) != _keys(card):
             raise RosterError(
                 f"{card.name} is known with other keys ({known.fingerprint}); compare the new "
-                f"fingerprint ({card.fingerprint}) with them, then add it with --replace"
+                f"card's fingerprint ({card.fingerprint}) with its owner, then add it with "
+                "--replace"
             )
         for other in self._cards.values():
             if other.name != card.name and set(_keys(other)) & set(_keys(card)):
@@ -74,17 +75,18 @@ class Roster:
         return Roster({**self._cards, card.name: card})
 
     def remove(self, name: str) -> "Roster":
-        """This roster without `name`. Raises RosterError when it is not there."""
+        """This roster without `name`. Raises RosterError if it does not contain the name."""
         self.card(name)
         return Roster({known: card for known, card in self._cards.items() if known != name})
 
     def card(self, name: str) -> Card:
-        """The card of `name`. Raises RosterError when it is not there."""
+        """The card of `name`. Raises RosterError if there is none."""
         try:
             return self._cards[name]
         except KeyError:
             raise RosterError(
-                f"no card of {name!r} in the roster: get it from them, compare fingerprints, add it"
+                f"no card of {name!r} in the roster: get the card from its owner, compare "
+                "fingerprints, and add it"
             ) from None
 
     @property
@@ -93,11 +95,11 @@ class Roster:
         return tuple(self._cards)
 
     def subset(self, names: Iterable[str]) -> "Roster":
-        """Only these names. Raises RosterError when one is missing."""
+        """The roster with only these names. Raises RosterError if one is missing."""
         return Roster({name: self.card(name) for name in names})
 
     def digest(self) -> bytes:
-        """32 bytes that two nodes share exactly when their rosters hold the same cards."""
+        """32 bytes that are equal at two nodes exactly if their rosters hold the same cards."""
         digests = (card.digest for card in self)
         return sha256(pack(b"mpc-train/roster/1", *digests)).digest()
 
@@ -112,8 +114,8 @@ class Roster:
     def save(self, path: Path | str) -> None:
         """Write the roster: one file for a path that ends in .toml, else a directory of cards.
 
-        In a directory, cards of names that this roster lacks are left alone: `forget` removes
-        them. Raises RosterError.
+        A directory keeps the cards of names that this roster lacks: `forget` removes them. Raises
+        RosterError.
         """
         root = Path(path)
         try:
@@ -137,7 +139,7 @@ class Roster:
             rest.save(root)
             return gone
         try:
-            # The file may have another name than the card in it.
+            # The file's name may differ from the name in the card.
             for file in [one for one in root.glob("*.card") if Card.load(one).name == name]:
                 file.unlink()
         except OSError as error:
@@ -164,9 +166,9 @@ class Roster:
 
 
 def differing_cards(roster: Roster, other: str, theirs: Mapping[str, bytes]) -> str:
-    """Whose cards differ between this roster and the one of the node `other`, in words.
+    """A sentence that names the cards that differ between this roster and that of the node `other`.
 
-    theirs: the digests that `other` says it has; what it says decides nothing.
+    theirs: the digests that `other` claims to have; nothing is decided by them.
     """
     lines = [
         f"{card.name}: here {card.fingerprint}, at {other} {fingerprint_of(theirs[card.name])}"
@@ -175,8 +177,8 @@ def differing_cards(roster: Roster, other: str, theirs: Mapping[str, bytes]) -> 
     ]
     which = "; ".join(lines) or f"{other} does not say which differ"
     return (
-        f"{other} has other cards than this node. {which}. Ask whose card it is for its "
-        "fingerprint, and replace the wrong one (roster add --replace)"
+        f"{other} has other cards than this node. {which}. Ask the card's owner for its "
+        "fingerprint, and replace the wrong card (roster add --replace)"
     )
 
 

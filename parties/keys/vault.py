@@ -1,8 +1,8 @@
-"""What a node may do with its private keys: sign, open what is sealed to it, and connect.
+"""The uses of a node's private keys: to sign, to open what is sealed to it, and to connect.
 
-A vault never hands out a signing or HPKE key, so that a key-management service can take the
-file's place. `FileVault` keeps the keys encrypted under a passphrase; once open they are in this
-process's memory, and anybody who reads that memory has them.
+A vault never hands out a signing or HPKE key, so a key-management service can replace the file.
+`FileVault` keeps the keys encrypted under a passphrase. When it is open, the keys are in this
+process's memory, and anybody who can read that memory has them.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from parties.keys.keyfile import MAX_FILE_BYTES, open_secret, read_header, seal_
 
 
 class Vault(Protocol):
-    """A node's private keys, behind the three things that are done with them."""
+    """A node's private keys, behind the three operations that use them."""
 
     @property
     def card(self) -> Card:
@@ -33,11 +33,11 @@ class Vault(Protocol):
         """Open what was sealed to the card's HPKE key. Raises AuthenticationError."""
 
     def curve_secret(self) -> bytes:
-        """The 32-byte secret of the CURVE connections: for the transport, which needs it raw."""
+        """The 32-byte secret of the CURVE connections, which the transport needs in raw form."""
 
 
 class MemoryVault:
-    """A vault over keys in memory: an opened file, or a test's node."""
+    """A vault of keys in memory: those of an opened file, or of a node in a test."""
 
     def __init__(self, keys: IdentityKeys, card: Card) -> None:
         if not keys.matches(card):
@@ -89,8 +89,8 @@ class FileVault(MemoryVault):
     ) -> "FileVault":
         """Make a new identity and write both files; `home` is made if it is missing.
 
-        The identity file is complete on disk before it has its name, and never replaces one: an
-        identity that is lost cannot open what was sealed to it. Raises IdentityError and
+        The identity file gets its name when it is complete on disk, and never replaces another:
+        without the old identity nobody can open what was sealed to it. Raises IdentityError and
         PassphraseError.
         """
         path = identity_path(home, name)
@@ -111,8 +111,9 @@ class FileVault(MemoryVault):
     def open(cls, path: Path | str, passphrase: bytes) -> "FileVault":
         """Decrypt an identity file, and check that its keys are those of the card inside.
 
-        Raises PassphraseError for a wrong passphrase and IdentityError for everything else, a file
-        that others may read too; both name the file. Takes about 0.1 s and 64 MiB, on purpose.
+        Raises PassphraseError for a wrong passphrase and IdentityError for everything else, also
+        for a file that others may read; both name the file. Deliberately takes about 0.1 s and 64
+        MiB.
         """
         try:
             header, secret = open_secret(_read(path, read_private), passphrase)
@@ -127,7 +128,8 @@ class FileVault(MemoryVault):
 def read_card(path: Path | str) -> Card:
     """The card inside an identity file, without a passphrase. Raises IdentityError.
 
-    The card's own signatures are verified; that the file's keys fit it, only opening shows.
+    The card's own signatures are verified; only opening the file shows that its keys match the
+    card.
     """
     try:
         return Card.from_text(read_header(_read(path, read_bounded)).decode(), str(path))
@@ -136,12 +138,12 @@ def read_card(path: Path | str) -> Card:
 
 
 def identity_path(home: Path | str, name: str) -> Path:
-    """Where the identity `name` is kept. Raises IdentityError for what cannot be a name."""
+    """The path of the identity `name`. Raises IdentityError for an invalid name."""
     return Path(home) / f"{check_name(name)}.identity"
 
 
 def card_path(home: Path | str, name: str) -> Path:
-    """Where the public card of `name` is kept. Raises IdentityError for what cannot be a name."""
+    """The path of the public card of `name`. Raises IdentityError for an invalid name."""
     return Path(home) / f"{check_name(name)}.card"
 
 

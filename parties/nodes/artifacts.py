@@ -1,6 +1,6 @@
-"""Sealed and public results on their way to a directory: parts in, whole files out.
+"""Sealed and public results on their way to a directory: assembles parts into whole files.
 
-A file appears under its name only when its last part is there. Layout under the run directory:
+A file appears under its name only when its last part has arrived. Layout under the run directory:
 
     sealed/<recipient>/<sender>/<file>      envelopes, one directory per recipient
     <kind>/<sender>/<path>                  anything else, public by the job
@@ -25,7 +25,7 @@ SEALED = "sealed"
 
 
 def split(kind: str, path: str, blob: bytes) -> Iterator[ArtifactPart]:
-    """The parts of one artifact. Raises ControlError for a name or size that none may have."""
+    """The parts of one artifact. Raises ControlError for a forbidden name or size."""
     check_path(kind, "this node")
     check_path(path, "this node")
     if kind == SEALED and path.count("/") != 1:
@@ -39,8 +39,8 @@ def split(kind: str, path: str, blob: bytes) -> Iterator[ArtifactPart]:
 
 
 class Collector:
-    """Puts parts together, for any number of senders, and writes what is complete, for the eyes of
-    this user alone."""
+    """Assembles the parts of any number of senders, and writes complete artifacts as files that
+    only this user can read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -51,9 +51,9 @@ class Collector:
         self._pending_bytes = self._written_bytes = 0
 
     def add(self, sender: str, part: ArtifactPart) -> Path | None:
-        """Take the next part of `sender`; the file's path once it is complete.
+        """Accept the next part of `sender`; return the file's path when it is complete.
 
-        Raises ControlError for parts out of order, or more than a run may have.
+        Raises ControlError for parts out of order, or for more than a run may have.
         """
         first, data = self._pending.pop(sender, (part, []))
         if part.index != len(data) or (part.kind, part.path) != (first.kind, first.path):
@@ -63,7 +63,7 @@ class Collector:
         data.append(part.data)
         self._pending_bytes += len(part.data)
         if self._pending_bytes > MAX_PENDING_BYTES:
-            raise ControlError(f"{sender} and others sent too much that is not complete")
+            raise ControlError(f"{sender} and others sent too many parts of incomplete artifacts")
         if not part.last:
             self._pending[sender] = first, data
             return None

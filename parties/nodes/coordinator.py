@@ -1,20 +1,20 @@
 """The coordinator: brings the nodes of one job together, and sees no data.
 
-Guarantees that a run starts only when every node of the contract is connected and has signed,
-that everybody hears within seconds when one of them fails, and that sealed results are kept and
-handed on. It is believed in nothing: nodes verify all signatures themselves and seal their
-frames end to end. It can delay or stop a run, and it sees who talks how much to whom.
+Guarantees that a run starts only when every node of the contract is connected and has signed, that
+everybody hears within seconds when one of them fails, and that sealed results are kept and
+delivered. It is not trusted: nodes verify all signatures themselves and seal their frames end to
+end. It can delay or stop a run, and it sees how much each pair of nodes communicates.
 
-1. Wait for the nodes (`Hello`, `Welcome`); a wrong version is refused. Whom the job does not name
-   gets no connection at all.
+1. Wait for the nodes (`Hello`, `Welcome`); a wrong version is refused. A node that the job does not
+   name gets no connection at all.
 2. Propose the contract; collect and distribute the signed acceptances.
 3. Collect and distribute everybody's signature under the session id, with addresses.
-4. Once all are ready: go. Relay frames and progress, keep artifacts, until all are done.
+4. When all are ready, send `Go`. Relay frames and progress, and keep artifacts, until all are done.
 5. Deliver sealed artifacts to recipients that are connected; finish.
 
-A node that leaves in 1, or in 2 and 3 before everybody has been told to start, is waited for: its
-operator may have a table to correct. Once all are here again the job is proposed again, and signed
-with fresh nonces. A node that refuses the job ends the run.
+The coordinator waits for a node that leaves during 1, or during 2 and 3 before everybody has been
+told to start: its operator may have to correct a table. When all are back, the job is proposed
+again and signed with fresh nonces. A node that refuses the job ends the run.
 
 A broken connection (at once when a process dies, `zmq_transport.SILENCE_MS` when a machine or
 network falls silent), a malformed message or an abort ends the run for all.
@@ -51,18 +51,19 @@ Event = Callable[[str, Mapping[str, Any]], None]
 _M = TypeVar("_M")
 
 MAX_WAITING = 4
-"""Messages of one node that nobody has asked for yet; the protocol has one."""
+"""How many unrequested messages one node may send; the protocol has one."""
 
 MAY_RETURN = frozenset({"lost", "interrupted", "data", "config", "artifact", "port-in-use"})
-"""Why a node may leave after the proposal and still be waited for: what its operator can mend. Not
-"policy", an organisation's decision, nor what shows that the nodes do not agree on the job."""
+"""Reasons for which a node may leave after the proposal and come back: faults that its operator can
+correct. Not "policy", which is an organisation's decision, nor reasons that show that the nodes
+disagree on the job."""
 
 ABORT_LINGER_S = 2.0
-"""How long the news of an abort may take to leave."""
+"""How long the notice of an abort may take to leave."""
 
 
 def ignore_event(kind: str, fields: Mapping[str, Any]) -> None:
-    """For callers that do not watch."""
+    """Discards events, for callers that do not watch."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,13 @@ class CoordinatorSettings:
     agree_timeout_s: float = 300.0
     run_timeout_s: float = 7 * 24 * 3600.0
     return_timeout_s: float = 0.0
-    """For a node that left after the job was proposed; 0: the run ends."""
+    """How long to wait for a node that left after the job was proposed; 0: the run ends."""
 
 
 @dataclass(frozen=True)
 class CoordinatorResult:
-    """What is known at the end: each node's public summary, and the files that were kept."""
+    """What the coordinator knows at the end: each node's public summary, and the files that it
+    kept."""
 
     summaries: Mapping[str, dict[str, Any]]
     files: tuple[Path, ...]
@@ -97,11 +99,11 @@ class _Node:
 
 
 class Coordinator:
-    """One run of one job. `address` is known once it is constructed: it has bound its port.
+    """One run of one job. The constructor binds the port, so `address` is known afterwards.
 
-    `on_event(kind, fields)` hears 'arrived', 'left', 'refused', 'gathering' (who is here, who is
-    missing), 'unreachable' (who cannot dial whom), 'proposed', 'agreed', 'started', 'progress',
-    'artifact', 'done'. Raises PortInUseError, RosterError, ContractError.
+    `on_event(kind, fields)` is called with 'arrived', 'left', 'refused', 'gathering' (who is here,
+    who is missing), 'unreachable' (who cannot dial whom), 'proposed', 'agreed', 'started',
+    'progress', 'artifact', 'done'. Raises PortInUseError, RosterError, ContractError.
     """
 
     def __init__(
@@ -133,7 +135,7 @@ class Coordinator:
         self._card_digests = {card.name: card.digest for card in cards}
         self._collector = artifacts.Collector(settings.run_dir)
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
-        # Cards that the job does not name have no business here: they get no connection.
+        # Cards that the job does not name get no connection.
         strangers = {card.name: card.curve for card in roster if card.name not in cards}
         allowed = {card.name: card.curve for card in cards}
         self._strangers: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
@@ -149,9 +151,9 @@ class Coordinator:
         self.address = self._server.address
 
     def run(self) -> CoordinatorResult:
-        """Run the job to its end. Whatever goes wrong is told to all nodes as one generic code.
+        """Run the job to its end. After any failure all nodes get one generic code.
 
-        Raises PeerTimeoutError (naming who is missing), PeerLostError, AbortedError,
+        Raises PeerTimeoutError (with the names of the missing nodes), PeerLostError, AbortedError,
         ControlError, KeyboardInterrupt.
         """
         try:
@@ -207,8 +209,8 @@ class Coordinator:
         )
 
     def _agreed(self, names: tuple[str, ...]) -> dict[str, control.SignSession] | None:
-        """Propose the job and collect everybody's signature under the session; None where a node
-        left meanwhile."""
+        """Propose the job and collect everybody's signature under the session; None if a node left
+        meanwhile."""
         contract = self.contract
         self._phase, self._someone_left = "agreeing", False
         self._attempt += 1
@@ -244,7 +246,8 @@ class Coordinator:
         return {name: tuple(sorted(peers)) for name, peers in pairs.items()}
 
     def _gather(self, names: tuple[str, ...], timeout_s: float, failure: str) -> None:
-        """Wait until all are here at once. Until then a node that leaves may come back."""
+        """Wait until all are connected at the same time. Until then a node that leaves may come
+        back."""
         self._phase = "gathering"
         told: tuple[str, ...] | None = None
         deadline = time.monotonic() + timeout_s
@@ -262,7 +265,8 @@ class Coordinator:
     def _collect(
         self, kind: type[_M], names: tuple[str, ...], deadline: float, failure: str
     ) -> dict[str, _M]:
-        """One message of `kind` from each of `names`. Anything else from a node is its fault."""
+        """One message of `kind` from each of `names`. A node that sends anything else is at
+        fault."""
         found: dict[str, _M] = {}
         while len(found) < len(names):
             if self._phase == "agreeing" and self._someone_left:
@@ -288,7 +292,7 @@ class Coordinator:
         return found
 
     def _attend(self) -> None:
-        """Take in what arrives within a moment."""
+        """Process what arrives within a moment."""
         for arrival in self._server.poll(0.1):
             self._handle(arrival)
         while not self._strangers.empty():
@@ -300,7 +304,8 @@ class Coordinator:
                     self._left(name)
 
     def _left(self, name: str) -> None:
-        """A connection broke. Who runs a node takes the run with it; a mere recipient does not."""
+        """Handle a broken connection. It ends the run if the job has a node there, but not for a
+        mere recipient."""
         node = self._nodes[name]
         if self._may_return(name):
             self._let_go(name)
@@ -319,8 +324,8 @@ class Coordinator:
             )
 
     def _may_return(self, name: str, code: str = "lost") -> bool:
-        """Whether a node that leaves now may come back: any before the job is proposed, and before
-        the start one that did not refuse the job."""
+        """Whether a node that leaves now may come back: before the job is proposed any node, and
+        from then until the start a node that did not refuse the job."""
         if self._phase == "gathering" and not self._attempt:
             return True
         if self._phase == "running" or not self._settings.return_timeout_s:
@@ -351,7 +356,7 @@ class Coordinator:
         elif isinstance(message, control.Abort):
             if not self._may_return(name, message.code):
                 raise AbortedError(message.code, name)
-            # Its connection closes in a moment; a new one of this name is welcome.
+            # Its connection will close; a new one under this name is accepted.
             self._let_go(name, code=message.code)
         elif isinstance(message, (control.Accept, control.SignSession)) and (
             message.attempt < self._attempt
@@ -364,7 +369,7 @@ class Coordinator:
         elif len(node.inbox) < MAX_WAITING:
             node.inbox.append(message)
         else:
-            raise _Faulty(name, ControlError(f"{name} sends messages nobody asked for"))
+            raise _Faulty(name, ControlError(f"{name} sends unrequested messages"))
 
     def _greet(self, arrival: Arrival, message: FromNode) -> None:
         name = arrival.name
@@ -390,10 +395,12 @@ class Coordinator:
 
     def _keep(self, name: str, part: control.ArtifactPart) -> None:
         if name not in self.contract.roles.nodes:
-            raise _Faulty(name, ControlError(f"{name} runs no node of this job"))
+            raise _Faulty(name, ControlError(f"{name} does not run a node of this job"))
         if part.kind == artifacts.SEALED:
             if name not in self.contract.roles.evaluators:
-                raise _Faulty(name, ControlError(f"{name} seals a result and evaluates nothing"))
+                raise _Faulty(
+                    name, ControlError(f"{name} sent a sealed result but is not an evaluator")
+                )
             recipient = part.path.split("/")[0]
             if recipient not in self.contract.roles.recipients:
                 raise _Faulty(name, ControlError(f"{name} seals to {clip(recipient)}"))
@@ -420,9 +427,9 @@ class Coordinator:
 
     def _send(self, name: str, message: FromCoordinator) -> None:
         if not self._server.send(self._nodes[name].route, control.encode(message)):
-            # A node that caused an abort has often left before it can be told, which does no harm.
+            # A node that caused an abort has often left before it can be told; that does no harm.
             level = logging.INFO if isinstance(message, control.Aborted) else logging.WARNING
-            log.log(level, "%s could not be sent a %s", name, type(message).__name__)
+            log.log(level, "could not send %s a %s", name, type(message).__name__)
 
     def _tell(self, names: tuple[str, ...], message: FromCoordinator) -> None:
         for name in names:
@@ -436,7 +443,7 @@ class Coordinator:
         self._server.send(route, control.encode(control.Aborted(code, self._me)))
 
     def _abort(self, code: str, by: str) -> None:
-        """Tell everybody. A node that failed itself knows better and takes no notice."""
+        """Tell everybody. A node that has failed itself ignores the message."""
         self._tell(tuple(self._nodes), control.Aborted(code, by))
         try:
             self._note(Kind.RUN_ABORTED, {"code": code, "by": by})
@@ -450,11 +457,11 @@ class Coordinator:
 
 
 class _LeftError(Exception):
-    """A node left while the job was being agreed to."""
+    """A node left during the agreement on the job."""
 
 
 class _Faulty(Exception):
-    """An error that one node caused, with its name for the others."""
+    """An error that one node caused, with the node's name for the others."""
 
     def __init__(self, name: str, cause: PartiesError | ProtocolError) -> None:
         super().__init__(str(cause))

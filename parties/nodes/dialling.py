@@ -1,7 +1,7 @@
-"""What a node says of the addresses that it dials: the coordinator's, then its neighbours'.
+"""What a node reports about the addresses that it dials: the coordinator's, then its neighbours'.
 
-ZeroMQ dials forever and says nothing about it. Here the same addresses are tried by
-plain TCP besides (`reach`), so that a person hears within seconds what is wrong and what to check.
+ZeroMQ dials forever without a report. This module also tries the same addresses by plain TCP
+(`reach`), so that a person learns within seconds what is wrong and what to check.
 """
 
 import time
@@ -18,31 +18,30 @@ HINT_S = 2.0
 """A coordinator that starts at the same time as its nodes may take this long."""
 
 SPOKEN_S = 6.0
-"""Where a ZeroMQ peer answers, a connection is made in less than this."""
+"""If a ZeroMQ peer answers, the connection is made in less time than this."""
 
 SLICE_S = 0.05
 
 
 class Connecting(Protocol):
-    """A connection to the coordinator that is being made."""
+    """A pending connection to the coordinator."""
 
     @property
     def state(self) -> str:
-        """'connecting' until it is made."""
+        """'connecting' until it is established."""
 
     @property
     def trouble(self) -> str | None:
-        """Why the other end lets this node not in, in words; None if nothing is known."""
+        """A text that says why the other end refuses this node; None if nothing is known."""
 
 
 def await_connection(
     connection: Connecting, address: str, limit_s: float, stop: StopFlag, on_event: Event
 ) -> None:
-    """Return once connected to the coordinator at `address`.
+    """Wait until the coordinator at `address` is connected.
 
-    Says meanwhile what is wrong, once for each thing that is: the event 'waiting' with address,
-    trouble and the limit. Raises TransportError with the same words after `limit_s`, or as soon as
-    waiting cannot help.
+    Meanwhile reports each problem once: the event 'waiting' with address, trouble and the limit.
+    Raises TransportError with the same text after `limit_s`, or as soon as waiting cannot help.
     """
     started = time.monotonic()
     said = ""
@@ -56,11 +55,11 @@ def await_connection(
             if trouble is not None:
                 why = trouble.text
             elif lookout.tried and waited > SPOKEN_S:
-                why = "something there speaks ZeroMQ but lets nobody in: check the port"
+                why = "a ZeroMQ program there accepts nobody: check the port"
             else:
                 why = ""
             final = trouble is not None and trouble.final
-            # The first try is waited for, where the limit is short: it knows what is wrong.
+            # If the limit is short, wait for the first try: it knows what is wrong.
             over = waited > limit_s and (lookout.tried or waited > limit_s + SPOKEN_S)
             if final or over:
                 limit = "" if final else f" within {limit_s:.0f} s"
@@ -81,9 +80,10 @@ def try_neighbours(
     timeout_s: float,
     on_event: Event,
 ) -> tuple[str, ...]:
-    """The neighbours that `me` is to dial and cannot; their frames go through the coordinator.
+    """The neighbours that `me` should dial but cannot reach; their frames go through the
+    coordinator.
 
-    listens: where each node may be dialled, `me` included. Takes `timeout_s` at most; each failure
+    listens: where each node can be dialled, `me` included. Takes `timeout_s` at most; each failure
     is an event 'unreachable' with node, peer, address and trouble.
     """
     routes = {peer: choose_route(me, peer, listens) for peer in neighbours}

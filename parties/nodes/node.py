@@ -1,11 +1,11 @@
 """A node: connects to the coordinator, agrees to a job, runs its part. One program for all roles.
 
-Guarantees that no share leaves before every node's signature on the same contract has been
-verified here, this node's own rules allow the job (`Program.prepare`), all nodes signed one
-session id with this node's nonce in it, and every neighbour confirmed it under pairwise keys.
+Guarantees that no share leaves before every node's signature on the same contract has been verified
+here, this node's own rules allow the job (`Program.prepare`), all nodes signed one session id that
+includes this node's nonce, and every neighbour confirmed it under pairwise keys.
 
-The control connection lives in a thread of its own, so that an abort arrives while the main
-thread computes; the program and the data plane stay in the main thread.
+The control connection has a thread of its own, so that an abort arrives while the main thread
+computes; the program and the data plane stay in the main thread.
 
 1. Connect and introduce ourselves.
 2. Check the proposed contract: version, roster, roles, body; then our own rules.
@@ -76,10 +76,11 @@ _M = TypeVar("_M")
 _CODE = re.compile(r"[a-z0-9-]{1,32}")
 
 REASON_WAIT_S = 1.5
-"""When a neighbour's connection breaks, the coordinator's word on why takes about this long."""
+"""How long the coordinator's explanation takes after a neighbour's connection broke."""
 
 PROGRESS_S = 0.1
-"""Progress is passed on this often: each message wakes a thread that takes the interpreter."""
+"""The interval between progress messages: each of them wakes a thread that takes the
+interpreter."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,13 @@ class NodeSettings:
     advertise: str | None = None
     connect_timeout_s: float = 120.0
     agree_timeout_s: float = 3600.0
-    """For the other nodes to arrive and agree: somebody may have to start them by hand."""
+    """Limit for the other nodes to arrive and agree: somebody may have to start them by hand."""
 
     peer_timeout_s: float = 300.0
-    """A connected neighbour that sends nothing for this long is given up."""
+    """After this long without a frame a connected neighbour is given up."""
 
     dial_timeout_s: float = 8.0
-    """A neighbour that has not answered a first call by then is reached through the relay."""
+    """A neighbour that has not answered a first call by then gets its frames through the relay."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class NodeResult:
 
 
 class _ControlThread(threading.Thread):
-    """The control connection: sends what the node has to say, sorts what comes."""
+    """The control connection: sends the node's messages and sorts the received ones."""
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class _ControlThread(threading.Thread):
 
     @property
     def trouble(self) -> str | None:
-        """Why there is no connection yet, in words; None if nothing is known to be wrong."""
+        """A text that says why there is no connection yet; None if nothing is known to be wrong."""
         return self._client.trouble
 
     def say(self, message: FromNode) -> None:
@@ -154,7 +155,8 @@ class _ControlThread(threading.Thread):
         self._client.wake()
 
     def expect(self, kind: type[_M] | tuple[type[_M], ...], timeout_s: float, what: str) -> _M:
-        """The next message, which must be of `kind`. Raises what stopped the node meanwhile."""
+        """The next message, which must be of `kind`. Raises the error that stopped the node
+        meanwhile."""
         deadline = time.monotonic() + timeout_s
         while True:
             self._stop_flag.check(f"waiting for {what}")
@@ -182,8 +184,8 @@ class _ControlThread(threading.Thread):
                 while not self._outbox.empty():
                     self._client.send(self._outbox.get())
                 data = self._client.poll(0.25)
-                # The state before the last look: what came before a break is still read, the
-                # word on why above all.
+                # Take the state before the last poll: messages from before a break are still read,
+                # above all the reason for it.
                 state = self._client.state()
                 if data is None and state == "lost":
                     data = self._client.poll(0)
@@ -208,13 +210,15 @@ class _ControlThread(threading.Thread):
         elif isinstance(message, control.Delivery):
             part = message.part
             if part.kind != artifacts.SEALED or part.path.split("/")[0] != self._me:
-                raise ControlError(f"{self._coordinator} delivers what is not sealed to {self._me}")
+                raise ControlError(
+                    f"{self._coordinator} delivers an artifact that is not sealed to {self._me}"
+                )
             self.delivered.add(message.sender, part)
         else:
-            # A node that is preparing the job answers proposals late: all may lie here.
+            # A node that is preparing the job answers proposals late, so several may wait here.
             proposed = isinstance(message, control.Propose)
             if self._inbox.qsize() >= (control.MAX_ATTEMPTS if proposed else MAX_WAITING):
-                raise ControlError(f"{self._coordinator} sends messages nobody asked for")
+                raise ControlError(f"{self._coordinator} sends unrequested messages")
             self._finished = self._finished or isinstance(message, control.Finish)
             self._inbox.put(message)
 
@@ -266,7 +270,7 @@ class _Node:
         )
 
     def run(self) -> NodeResult:
-        """Steps 1 to 6; tells the others of every failure, as one generic code."""
+        """Steps 1 to 6. Reports every failure to the others as one generic code."""
         linger_s = 0.0
         self._control.start()
         try:
@@ -282,7 +286,7 @@ class _Node:
             self._note_end(reason)
             raise reason from None
         except PeerLostError as error:
-            # The one that died or gave up is best named by the coordinator, who hears it too.
+            # The coordinator, which also hears of it, can best name the node that died or gave up.
             if self._stop.wait(REASON_WAIT_S) and isinstance(self._stop.reason, AbortedError):
                 self._note_end(self._stop.reason)
                 raise self._stop.reason from error
@@ -373,7 +377,7 @@ class _Node:
     def _agree(
         self, contract: Contract, cards: Mapping[str, Card], constants: bytes, attempt: int
     ) -> tuple[bytes, control.Start] | control.Propose:
-        """3 and 4: the session id and everybody's word to start, or the next proposal where a node
+        """Steps 3 and 4: the session id and the message to start, or the next proposal if a node
         left meanwhile."""
         settings, talk = self._settings, self._control
         signing = {name: card.signing_public for name, card in cards.items()}
@@ -438,7 +442,7 @@ class _Node:
         self._event("connected", coordinator=settings.coordinator, address=settings.address)
 
     def _check(self, proposal: control.Propose) -> tuple[Contract, dict[str, Card]]:
-        """Raises ContractError or RosterError for a contract that this node must not sign."""
+        """Check the contract. Raises ContractError or RosterError if this node must not sign it."""
         contract = Contract.from_bytes(proposal.contract)
         contract.check(proposal.body)
         self._job, self._digest = contract.name, contract.body_digest.hex()
@@ -449,7 +453,7 @@ class _Node:
         }
         self._note(Kind.RUN_PROPOSED, said)
         if self._me not in contract.roles.nodes:
-            raise ContractError(f"{self._me} has no part in the proposed job")
+            raise ContractError(f"{self._me} has no role in the proposed job")
         roster = self._roster.subset(contract.roles.names)
         if roster.digest() != contract.roster_digest:
             raise ContractError(differing_cards(roster, self._settings.coordinator, proposal.cards))
@@ -501,7 +505,8 @@ class _Node:
         )
 
     def _progress(self, fields: Mapping[str, Scalar]) -> None:
-        """Report at most every PROGRESS_S, the newest value of each field: steps may be short."""
+        """Report the newest value of each field, at most every PROGRESS_S, because steps may be
+        short."""
         self._news.update(fields)
         now = time.monotonic()
         if now >= self._next_report:
@@ -530,15 +535,15 @@ def run_node(
     audit: AuditLog,
     on_event: Event = ignore_event,
 ) -> NodeResult:
-    """Take part in one run, in whatever roles the job gives `vault`'s name.
+    """Take part in one run, in the roles that the job gives to `vault`'s name.
 
-    `on_event(kind, fields)` hears 'waiting' (what keeps the coordinator from answering, and the
-    limit), 'gathering' (who is here, who is missing), 'unreachable' (whom this node cannot dial),
-    'connected', 'proposed' (with what is asked of this node and the statement of trust), 'signed',
-    'started', 'progress'. Returns when all nodes are done. Raises AbortedError (who gave up,
-    with a code), PeerLostError, PeerTimeoutError, TransportError, PortInUseError, ContractError,
-    ControlError, AuditError, what the program raises, and KeyboardInterrupt on Ctrl-C or SIGTERM;
-    the others are told a code in every case.
+    `on_event(kind, fields)` is called with 'waiting' (why the coordinator does not answer, and the
+    limit), 'gathering' (who is here, who is missing), 'unreachable' (a neighbour that this node
+    cannot dial), 'connected', 'proposed' (with what is asked of this node and the statement of
+    trust), 'signed', 'started', 'progress'. Returns when all nodes are done. Raises AbortedError
+    (which node gave up, with a code), PeerLostError, PeerTimeoutError, TransportError,
+    PortInUseError, ContractError, ControlError, AuditError, what the program raises, and
+    KeyboardInterrupt on Ctrl-C or SIGTERM; the others are told a code in every case.
     """
     return _Node(vault, roster, settings, program, audit, on_event).run()
 

@@ -1,15 +1,16 @@
-"""Local runs: start the nodes of a job as processes of this machine, watch them, leave none.
+"""Local runs: start the nodes of a job as processes on this machine, watch them, and leave none
+behind.
 
-Guarantees that when one fails, or on Ctrl-C, the others are given a moment to end by themselves
-(they hear of it from the coordinator), then SIGTERM, then SIGKILL; and that no child outlives
-this process, however it ends: each child holds the reading end of a pipe whose other end only we
-hold, and ends itself when that closes (`end_with_parent`). Secrets reach a child through a pipe,
-never through its arguments or environment.
+When one fails, or on Ctrl-C, the others get a moment to end by themselves (they hear of it from the
+coordinator), then SIGTERM, then SIGKILL. No child outlives this process, however that ends: each
+child holds the reading end of a pipe whose other end only we hold, and ends itself when that closes
+(`end_with_parent`). Secrets reach a child through a pipe, never through its arguments or
+environment.
 
-Children get a session of their own, so that Ctrl-C in a terminal reaches the supervisor alone.
-In a child's arguments `{secret_fd}` stands for the descriptor its secret is read from, and
-`{report_fd}` for one to which it may write a line (`report`), say the address it listens on:
-nobody has to guess a free port.
+Children get a session of their own, so that Ctrl-C in a terminal reaches the supervisor alone. In a
+child's arguments `{secret_fd}` stands for the descriptor from which it reads its secret, and
+`{report_fd}` for one to which it may write a line (`report`), such as the address that it listens
+on: nobody has to guess a free port.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ PARENT_GONE_S = 5.0
 _POLL_S = 0.05
 
 OnLine = Callable[[str, str, str], None]
-"""Called with a child's name, 'stdout' or 'stderr', and the line; from a thread per stream."""
+"""Called with a child's name, 'stdout' or 'stderr', and the line, from one thread per stream."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,15 @@ class Child:
 
     @property
     def returncode(self) -> int | None:
-        """Exit status, negative for a signal, None while it runs."""
+        """The exit status: negative for a signal, None while it runs."""
         return self.process.poll()
 
 
 class Supervisor:
-    """Use as a context manager: leaving it ends every child that is still there.
+    """A context manager: leaving it ends every child that still runs.
 
-    `settle_s`: how long children may take to end by themselves once one of them failed;
-    `grace_s`: from SIGTERM to SIGKILL.
+    `settle_s`: how long children may take to end by themselves after one of them failed; `grace_s`:
+    the time from SIGTERM to SIGKILL.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Supervisor:
                 start_new_session=True,
             )
             if spec.secret is not None:
-                # A pipe holds 64 KiB before it blocks, and a secret is far below that.
+                # A pipe holds 64 KiB before it blocks, and a secret is far smaller.
                 os.write(secret_writer, spec.secret)
         except OSError:
             os.close(report_reader)
@@ -157,10 +158,10 @@ class Supervisor:
         return text.decode("utf-8", "replace").strip()
 
     def wait(self, timeout_s: float | None = None) -> dict[str, int]:
-        """Wait for all children; their exit statuses.
+        """Wait for all children; return their exit statuses.
 
-        When one fails the others get `settle_s` to end by themselves, then they are ended, as
-        all are after `timeout_s`. KeyboardInterrupt passes through; leave the context then.
+        After one fails, the others get `settle_s` to end by themselves, then they are ended; after
+        `timeout_s` all are. KeyboardInterrupt passes through; then leave the context.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while running := [child for child in self.children.values() if child.returncode is None]:
@@ -178,7 +179,7 @@ class Supervisor:
         return {name: child.process.wait() for name, child in self.children.items()}
 
     def _note_failure(self) -> bool:
-        """True when the first failure has just been seen."""
+        """True if this call saw the first failure."""
         if self.first_failure is None:
             for child in self.children.values():
                 if child.returncode:
@@ -187,7 +188,8 @@ class Supervisor:
         return False
 
     def stop(self) -> None:
-        """SIGTERM to what still runs, SIGKILL after the grace period, then reap."""
+        """Send SIGTERM to the children that still run, SIGKILL after the grace period, then
+        reap."""
         for number, patience in ((signal.SIGTERM, self._grace_s), (signal.SIGKILL, 5.0)):
             running = [child for child in self.children.values() if child.returncode is None]
             for child in running:
@@ -205,7 +207,7 @@ class Supervisor:
                 thread.join(timeout=1.0)
 
     def close(self) -> None:
-        """End what is left and give the pipes back."""
+        """End the remaining children and close the pipes."""
         self.stop()
         for child in self.children.values():
             os.close(child.report_fd)
@@ -227,16 +229,16 @@ def _fill(word: str, values: Mapping[str, str]) -> str:
 
 
 def report(descriptor: int, line: str) -> None:
-    """In a child: say something to the supervisor, once, through `{report_fd}`."""
+    """In a child: write one line to the supervisor, once, through `{report_fd}`."""
     with os.fdopen(descriptor, "w") as stream:
         stream.write(line + "\n")
 
 
 def end_with_parent() -> None:
-    """In a child: end when the supervisor is gone, even if it was killed. Call it first.
+    """In a child: end when the supervisor has ended, even if it was killed. Call this first.
 
-    SIGTERM to ourselves, which a node answers like Ctrl-C, and after `PARENT_GONE_S` an exit
-    that nothing can hold up. Does nothing in a process that no supervisor started.
+    Sends SIGTERM to this process, which a node treats like Ctrl-C, and exits unconditionally after
+    `PARENT_GONE_S`. Does nothing in a process that no supervisor started.
     """
     text = os.environ.pop(PARENT_FD, "")
     if not text.isdigit():

@@ -50,7 +50,7 @@ class Store:
     """The vault of one node. Raises VaultError and KeyServiceError, which name the object."""
 
     def __init__(self, folder: Path, node: str, keys: KeyService) -> None:
-        self._folder, self._node = folder, node
+        self.folder, self._node = folder, node
         self.keys = keys
 
     @contextlib.contextmanager
@@ -112,7 +112,7 @@ class Store:
         they are.
         """
         count = 0
-        for path in _paths(self._folder):
+        for path in _paths(self.folder):
             with self._changing(path.parent.name, _parted(path)[0]), _named(path):
                 header, _ = self._own(path)
                 if header.key_id == new.current:
@@ -134,24 +134,24 @@ class Store:
     def _path(self, kind: str, name: str, version: int) -> Path:
         _check(kind, "a kind")
         _check(name, "a name")
-        folder = self._folder / kind
+        folder = self.folder / kind
         there = _versions(folder, name, HEADER)
         if not there or (version and version not in there):
             which = f"version {version} of " if version and there else ""
             shredded = version and version in _versions(folder, name, SHREDDED)
             why = "it was shredded" if shredded else "see mpc-train vault ls"
-            raise VaultError(f"the vault {self._folder} has no {which}{kind} {name}; {why}")
+            raise VaultError(f"the vault {self.folder} has no {which}{kind} {name}; {why}")
         return folder / f"{name}.{version or max(there)}"
 
     @contextlib.contextmanager
     def _changing(self, kind: str, name: str) -> Iterator[Path]:
         """The folder of a kind; one process at a time changes the objects of one name."""
-        folder = self._folder / kind
+        folder = self.folder / kind
         try:
             private_directory(folder)
             lock = os.open(folder / f".{name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
         except OSError as error:
-            raise VaultError(f"the vault {self._folder}: {reason(error)}") from error
+            raise VaultError(f"the vault {self.folder}: {reason(error)}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for version in set(_versions(folder, name, CHUNKS)) - set(
@@ -161,7 +161,7 @@ class Store:
                 (folder / f"{name}.{version}{CHUNKS}").unlink()
             yield folder
         except OSError as error:
-            raise VaultError(f"the vault {self._folder}: {reason(error)}") from error
+            raise VaultError(f"the vault {self.folder}: {reason(error)}") from error
         finally:
             os.close(lock)
 

@@ -1,14 +1,15 @@
-"""Control connections: the coordinator's port and each node's end of it.
+"""Control connections: the coordinator's port, and each node's end of the connection.
 
 Messages are opaque here (see `control`). On the same port the coordinator relays data frames
-between nodes that cannot dial each other: from connection to connection, unread. A node that
-wants relayed frames opens a second connection, so that the thread that computes has its own.
+between nodes that cannot dial each other, without reading them. A node that needs relayed frames
+opens a second connection, so that the compute thread has its own.
 
-Relayed is what one node of the job sends to another with which it shares a channel, in frames of
-the size that frames have. Everything else is dropped and counted, under the name that its key has.
+The coordinator relays frames of valid size between nodes of the job that share a channel. It drops
+and counts everything else, under the name that belongs to the sender's key.
 
-First part of a message: C control, H a connection for relayed frames, R a frame to be relayed
-(then the receiver's name, and the frame's own parts; the receiver finds the sender's name).
+The first part of a message is C: control; H: a connection for relayed frames; R: a frame to relay
+(then come the receiver's name and the frame's own parts; the receiver gets the sender's name
+instead).
 """
 
 import contextlib
@@ -26,7 +27,8 @@ from protocols.errors import PeerLostError
 log = logging.getLogger(__name__)
 
 MAX_PART_BYTES = MAX_FRAME_BYTES + 1024
-"""A frame with its label and tags fits; a longer part ends the connection it came on."""
+"""Enough for a frame with its label and tags; a longer part ends the connection on which it
+came."""
 
 MAX_FRAME_PARTS = 2
 """A frame is one part, or a label and a payload."""
@@ -34,10 +36,10 @@ MAX_FRAME_PARTS = 2
 MAX_CONTROL_BYTES = 4 << 20
 MAX_EARLY_FRAMES = 4
 MAX_EARLY_BYTES = 1 << 16
-"""Of each sender, for each receiver that is not there yet."""
+"""Per sender and receiver, while the receiver is not connected yet."""
 
 BATCH = 1000
-"""Messages taken in one go: a flood must not keep the caller from its other duties."""
+"""How many messages one call takes: a flood must not keep the caller from its other duties."""
 
 CONTROL, RELAY_HELLO, RELAY = b"C", b"H", b"R"
 
@@ -49,15 +51,15 @@ class Arrival:
     route: bytes
     name: str
     data: bytes
-    """Empty if what came is no control message at all."""
+    """Empty if the message is not a control message."""
 
 
 class ControlServer:
-    """The coordinator's one port, for one thread.
+    """The coordinator's port, for use by one thread.
 
-    neighbours: for each node of the job, to whom its frames may go; a node sends them under its
-    own name only. dropped: frames that were not relayed, by sender. Raises PortInUseError and
-    TransportError.
+    neighbours: for each node of the job, the nodes to which it may send frames; a node can send
+    only under its own name. dropped: frames that were not relayed, by sender. Raises PortInUseError
+    and TransportError.
     """
 
     def __init__(
@@ -73,7 +75,8 @@ class ControlServer:
         self.dropped = Tally()
 
     def poll(self, timeout_s: float) -> Iterator[Arrival]:
-        """Control messages that came within `timeout_s`, at once when there are some."""
+        """The control messages that arrive within `timeout_s`; returns as soon as there are
+        some."""
         patience = timeout_s
         for _ in range(BATCH):
             if not self._accepted.waiting(patience):
@@ -97,26 +100,26 @@ class ControlServer:
                 yield Arrival(route, name, b"")
 
     def _may_open(self, name: str) -> bool:
-        """Whether a connection for relayed frames is one more that this node may have."""
+        """Whether this node may have one more connection for relayed frames."""
         return name in self._neighbours and name not in self._relays
 
     def _relay(self, sender: str, receiver: str, parts: list[Part]) -> None:
-        """Pass a frame on, or keep it for a moment, or drop it."""
+        """Relay a frame, keep it for a moment, or drop it."""
         size = sum(len(part) for part in parts)
         if receiver not in self._neighbours.get(sender, ()):
-            self._drop(sender, "is for nobody that it shares a channel with")
+            self._drop(sender, "is not for a node with which it shares a channel")
         elif len(parts) > MAX_FRAME_PARTS or size > MAX_PART_BYTES:
-            self._drop(sender, "is no frame of this protocol's size")
+            self._drop(sender, "does not have the size of a frame")
         elif receiver in self._relays:
             self._forward(sender, receiver, parts)
         else:
             # Both start at the same message of the coordinator, so the receiver is about to
-            # connect; until it does, all that a sender has for it is one handshake message.
+            # connect. Until it does, a sender has only one handshake message for it.
             early = self._early.setdefault((sender, receiver), [])
             if size <= MAX_EARLY_BYTES and len(early) < MAX_EARLY_FRAMES:
                 early.append(parts)
             else:
-                self._drop(sender, "is for a node that is not there")
+                self._drop(sender, "is for a node that is not connected")
 
     def _drop(self, sender: str, why: str) -> None:
         if count := self.dropped.add(sender):
@@ -126,7 +129,7 @@ class ControlServer:
         target = self._relays[receiver]
         try:
             if not self._accepted.send(target, (sender.encode(), *parts)):
-                raise TransportError(f"{receiver} takes no more relayed frames")
+                raise TransportError(f"{receiver} accepts no more relayed frames")
         except PeerLostError:
             self._drop(sender, f"is for {receiver}, whose connection broke")
             return
@@ -143,7 +146,7 @@ class ControlServer:
         return routes
 
     def send(self, route: bytes, data: bytes) -> bool:
-        """Queue a control message; False if that connection is gone or takes no more."""
+        """Queue a control message; False if that connection is closed or its queue is full."""
         try:
             return self._accepted.send(route, (CONTROL, data))
         except PeerLostError:
@@ -154,7 +157,8 @@ class ControlServer:
 
 
 class ControlClient:
-    """A node's control connection to the coordinator, for one thread; `wake` for all others."""
+    """A node's control connection to the coordinator, for one thread; other threads may call only
+    `wake`."""
 
     def __init__(self, transport: Transport, address: str, server_key: bytes) -> None:
         self._link = Dialled(transport, address, server_key, MAX_CONTROL_BYTES + 1024)
@@ -164,7 +168,7 @@ class ControlClient:
 
     @property
     def trouble(self) -> str | None:
-        """Why there is no connection yet, in words; None if nothing is known to be wrong."""
+        """A text that says why there is no connection yet; None if nothing is known to be wrong."""
         return self._link.trouble
 
     def state(self) -> str:
@@ -185,9 +189,9 @@ class ControlClient:
         return parts[1].bytes if len(parts) == 2 and parts[0].bytes == CONTROL else b""
 
     def send(self, data: bytes) -> None:
-        """Queue a message. Raises TransportError if the queue stayed full for a slice."""
+        """Queue a message. Raises TransportError if the queue stays full for a slice."""
         if not self._link.send((CONTROL, data)):
-            raise TransportError("the coordinator takes no more messages")
+            raise TransportError("the coordinator does not accept more messages")
 
     def wake(self) -> None:
         """From any thread: end a `poll` in progress."""
@@ -201,7 +205,7 @@ class ControlClient:
 
 
 class Relay:
-    """A node's connection for frames that the coordinator passes on."""
+    """A node's connection for frames that the coordinator relays."""
 
     def __init__(self, transport: Transport, address: str, server_key: bytes) -> None:
         self.link = Dialled(transport, address, server_key, MAX_PART_BYTES)
@@ -212,7 +216,7 @@ class Relay:
         return self.link.send((RELAY, peer.encode(), *parts))
 
     def receive(self) -> tuple[str, list[Part]] | None:
-        """Who sent the next frame, and its parts; None after a slice without one."""
+        """The sender and the parts of the next frame; None after a slice without one."""
         parts = self.link.receive()
         if parts is None:
             return None

@@ -1,13 +1,13 @@
-"""Raw frames between the nodes of one session, whatever the route.
+"""Raw frames between the nodes of one session, over any route.
 
-Three ways lead from node to node, the same for the caller: a socket that dialled the peer, the
-one listening socket that peers dialled, or the coordinator's relay. Both ends choose the same
-one from who listens. Frames of one peer and direction keep their order; what is in them, and
-whether it is genuine, is for `secure_channel` to say.
+There are three routes between nodes, alike for the caller: a socket that dialled the peer, the one
+listening socket that peers dialled, or the coordinator's relay. Which nodes listen decides the
+route, so both ends choose the same. Frames of one peer and direction keep their order;
+`secure_channel` interprets and authenticates them.
 
-A frame is one message part: length of the label, label, payload; from INLINE_BYTES on the
-payload has a part of its own. The first message of a connection that was dialled is the session
-id, so that a node left over from another run is not mistaken for a peer.
+A frame is one message part: length of the label, label, payload; from INLINE_BYTES on the payload
+is a separate part. The first message on a dialled connection is the session id, so that a node left
+over from another run is not mistaken for a peer.
 """
 
 import logging
@@ -32,22 +32,24 @@ INLINE_BYTES = 128 * 1024
 (measured on loopback), copying this many bytes at either end about as much."""
 
 MAX_INBOX_BYTES = 4 << 30
-"""Frames of one peer set aside while another one is awaited; beyond this the peer misbehaves."""
+"""How many bytes of frames of one peer are set aside during a wait for another; more is
+misbehaviour."""
 
 MAX_INBOX_FRAMES = 1 << 16
-"""The same in frames: a peer that keeps to the protocol is a few dozen ahead, or sends a table."""
+"""The same limit in frames: a peer that follows the protocol is a few dozen ahead, or sends a
+table."""
 
 FRAME_COST_BYTES = 10 << 10
-"""What a frame takes beyond its payload: about 0.7 kB of objects, and the 8 KiB that ZeroMQ reads
-at a time, which a small frame that came alone keeps (measured)."""
+"""Memory of a frame beyond its payload: about 0.7 kB of objects, and the 8 KiB that ZeroMQ reads at
+a time, which a small frame that arrives alone keeps allocated (measured)."""
 
 MAX_HEAD_BYTES = MAX_LABEL_BYTES + TAG_BYTES
-"""A label as it travels: sealed once the handshake is done."""
+"""The label as sent: sealed after the handshake."""
 
 _LENGTH = [bytes([n]) for n in range(MAX_HEAD_BYTES + 1)]
 
 Frame = tuple[bytes, Buffer]
-"""Label and payload as they travelled: sealed once the handshake is done."""
+"""Label and payload as sent: sealed after the handshake."""
 
 
 def _pack(label: bytes, payload: Buffer) -> tuple[Buffer, ...]:
@@ -70,13 +72,13 @@ def _unpack(peer: str, parts: Sequence[Part]) -> Frame:
 
 
 def _cost(frame: Frame) -> int:
-    """Memory that a frame holds while it waits, empty ones included."""
+    """Memory that a waiting frame holds, also an empty one."""
     return FRAME_COST_BYTES + len(frame[0]) + len(frame[1])
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How to reach one peer: by dialling `address`, by waiting for it, or through the relay."""
+    """How to reach one peer: dial `address`, wait for it to dial, or use the relay."""
 
     kind: str
     """'dial', 'listen' or 'relay'"""
@@ -84,9 +86,9 @@ class Route:
 
 
 def choose_route(me: str, peer: str, listens: Mapping[str, str | None]) -> Route:
-    """The route both ends choose alike: `listens` holds each node's address for peers.
+    """The route, which both ends choose alike. `listens` holds each node's address for peers.
 
-    If both listen, the one that stands first in roster order is dialled.
+    If both listen, the first in roster order is dialled.
     """
     mine, theirs = listens.get(me), listens.get(peer)
     if mine and (not theirs or me < peer):
@@ -99,8 +101,8 @@ def choose_route(me: str, peer: str, listens: Mapping[str, str | None]) -> Route
 class DataPlane:
     """Raw frames to the named peers of one session.
 
-    `listen` binds at once, so that `address` is known before peers are; `open` connects.
-    Not thread-safe: everything happens in the thread that computes.
+    `listen` binds at once, so that `address` is known before the peers are; `open` connects. Not
+    thread-safe: only the compute thread uses it.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class DataPlane:
         self._gone: set[str] = set()
         self._ignored = Tally()
         self.address: str | None = None
-        """What peers are to dial; None if this node does not listen."""
+        """The address that peers should dial; None if this node does not listen."""
         if listen is not None:
             self._listening = Accepted(transport, listen, MAX_PART_BYTES, by_ticket=True)
             self.address = advertise or self._listening.address
@@ -143,11 +145,11 @@ class DataPlane:
         timeout_s: float,
         relayed: Collection[str] = (),
     ) -> None:
-        """Connect to every peer of `listens` for the session named by `tag`, its id.
+        """Connect to every peer in `listens` for the session with the id `tag`.
 
-        `relay` is the coordinator's address and CURVE key, `relayed` the peers to which frames go
-        there although one of the two listens. Raises PeerTimeoutError with the
-        names that did not connect within `timeout_s`.
+        `relay` is the coordinator's address and CURVE key; `relayed` are the peers whose frames are
+        relayed although one of the two listens. Raises PeerTimeoutError with the names that did not
+        connect within `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         awaited = set()
@@ -211,7 +213,7 @@ class DataPlane:
     def send(self, peer: str, label: bytes, payload: Buffer) -> None:
         """Queue one frame for `peer`; waits only if its queue is full.
 
-        Raises PeerLostError, and InterruptedRunError when the node is to stop.
+        Raises PeerLostError, and InterruptedRunError if the node must stop.
         """
         if self._stop.reason is not None:
             self._stop.check(f"sending to {peer}")
@@ -233,8 +235,8 @@ class DataPlane:
     def receive(self, peer: str, timeout_s: float) -> Frame:
         """The next frame of `peer`.
 
-        Raises PeerTimeoutError after `timeout_s`, PeerLostError when the connection broke and
-        nothing of it is left to read, InterruptedRunError when the node is to stop.
+        Raises PeerTimeoutError after `timeout_s`, PeerLostError if the connection broke and nothing
+        is left to read, InterruptedRunError if the node must stop.
         """
         inbox = self._inbox[peer]
         if inbox:
@@ -252,12 +254,12 @@ class DataPlane:
                 return _unpack(peer, parts)
             if parts is not None:
                 self._put(name, _unpack(name, parts))
-            # The clock is looked at only once there was something else than the frame.
+            # Read the clock only after something other than the frame arrived.
             deadline = deadline or time.monotonic() + timeout_s
             self._check(peer, deadline, timeout_s, idle=parts is None)
 
     def _receive_shared(self, peer: str) -> tuple[str, list[Part] | None]:
-        """One message of a socket that several peers share; frames of no peer are dropped."""
+        """One message of a socket that several peers share; frames from others are dropped."""
         if peer in self._relayed and self._relay is not None:
             relayed = self._relay.receive()
             if relayed is not None and relayed[0] in self._relayed:
@@ -274,7 +276,8 @@ class DataPlane:
         return peer, None
 
     def _check(self, peer: str, deadline: float, timeout_s: float, *, idle: bool) -> None:
-        """When `peer` sent nothing yet: is this node to stop, the peer lost, the time over?"""
+        """Called while `peer` has sent nothing. Raises if this node must stop, the peer is lost or
+        the time is over."""
         self._stop.check(f"waiting for {peer}")
         if idle:
             self._look(peer)
@@ -307,7 +310,7 @@ class DataPlane:
                     self._gone.add(name)
 
     def close(self, linger_s: float) -> None:
-        """Close all connections; what is queued may still leave for `linger_s`."""
+        """Close all connections; queued frames may still leave during `linger_s`."""
         for link in (*self._dialled.values(), self._listening, self._relay):
             if link is not None:
                 link.close(linger_s)

@@ -1,8 +1,8 @@
-"""Why an address cannot be dialled: its name, its port or what answers there.
+"""Why an address cannot be dialled: its name, its port, or the program that answers there.
 
-ZeroMQ dials again and again and does not say what is wrong. Here a plain TCP connection is made,
-which sends nothing and reads the ten bytes with which every ZeroMQ peer begins. Says nothing of
-who answers: that is for CURVE keys, tickets and the handshake.
+ZeroMQ dials again and again and does not say what is wrong. This module makes a plain TCP
+connection, sends nothing, and reads the ten bytes with which every ZeroMQ peer begins. It does not
+identify the peer: CURVE keys, tickets and the handshake do.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ SIGNATURE_BYTES = 10
 """A ZMTP greeting begins with FF, eight bytes, 7F."""
 
 AGAIN_S = 2.0
-"""How long after one try the next one is made, while nobody answers."""
+"""The time from one try to the next while nobody answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What keeps a node from an address, in words, with what to check."""
+    """A text that says why a node cannot reach an address, and what to check."""
 
     text: str
     final: bool = False
-    """Waiting does not help: the name exists nowhere, or another program answers."""
+    """Whether waiting cannot help: the name does not exist, or another program answers."""
 
 
 def split(address: str) -> tuple[str, int]:
@@ -37,9 +37,9 @@ def split(address: str) -> tuple[str, int]:
 
 
 def by_ipv6(address: str) -> bool:
-    """Whether ZeroMQ has to dial `address` by IPv6: it tries one address of a name only.
+    """Whether ZeroMQ has to dial `address` by IPv6: it tries only one address of a name.
 
-    A name that has both kinds is dialled by IPv4, which every node can listen on.
+    A name with both kinds of address is dialled by IPv4, on which every node can listen.
     """
     host, port = split(address)
     with contextlib.suppress(ValueError):
@@ -53,14 +53,14 @@ def by_ipv6(address: str) -> bool:
 
 
 def try_address(address: str, timeout_s: float) -> Trouble | None:
-    """Dial `address` once; None if a ZeroMQ peer answers. Takes `timeout_s` a step at most, but
-    for the look-up of a name, which is the system's."""
+    """Dial `address` once; None if a ZeroMQ peer answers. Each step takes at most `timeout_s`,
+    except the look-up of a name, which is the system's."""
     host, port = split(address)
     try:
         family = socket.AF_INET6 if by_ipv6(address) else socket.AF_INET
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
     except UnicodeError:
-        return Trouble(f"{host} is no name of a machine: correct the address", final=True)
+        return Trouble(f"{host} is not a machine's name: correct the address", final=True)
     except socket.gaierror as error:
         final = error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None))
         return Trouble(
@@ -79,8 +79,8 @@ def try_address(address: str, timeout_s: float) -> Trouble | None:
             )
         except TimeoutError:
             return Trouble(
-                f"{host} does not answer on port {port}: check the address, and the firewalls on "
-                "the way"
+                f"{host} does not answer on port {port}: check the address, and the firewalls in "
+                "between"
             )
         except OSError as error:
             return Trouble(f"{host} cannot be reached ({error.strerror}): check the network")
@@ -88,7 +88,7 @@ def try_address(address: str, timeout_s: float) -> Trouble | None:
 
 
 def _greeted(plain: socket.socket, host: str, port: int, timeout_s: float) -> Trouble | None:
-    """Read how the other end begins; a bounded number of bytes, for a bounded time."""
+    """Read the first bytes of the other end: a bounded number, for a bounded time."""
     other = f"another program than mpc-train answers on port {port} of {host}: check the port"
     said, deadline = b"", time.monotonic() + timeout_s
     while len(said) < SIGNATURE_BYTES:
@@ -106,7 +106,8 @@ def _greeted(plain: socket.socket, host: str, port: int, timeout_s: float) -> Tr
 
 
 def try_all(addresses: Mapping[str, str], timeout_s: float) -> dict[str, Trouble]:
-    """Try all addresses at once; what is wrong with those that did not answer in `timeout_s`."""
+    """Try all addresses at once; return what is wrong with those that did not answer within
+    `timeout_s`."""
     answers: queue.SimpleQueue[tuple[str, Trouble | None]] = queue.SimpleQueue()
 
     def attempt(name: str, address: str) -> None:
@@ -134,7 +135,7 @@ class Lookout:
         self._over = threading.Event()
         self.trouble: Trouble | None = None
         self.tried = False
-        """Whether the first attempt is over."""
+        """Whether the first try has ended."""
         threading.Thread(
             target=self._watch, args=(address, timeout_s), name="lookout", daemon=True
         ).start()

@@ -1,10 +1,9 @@
-"""The channel that the arithmetic sees: sealed frames over whatever route the transport found.
+"""The channel that the arithmetic uses: sealed frames over the route that the transport found.
 
-Guarantees what `protocols.channel.Channel` promises. A frame is two AES-256-GCM records: its
-label, and its payload with the label as additional data. Each direction has its own key and counts
-its records, so an altered, replayed, dropped or reordered frame raises AuthenticationError, after
-which the direction is dead. Those who carry frames, the coordinator too, see their lengths and
-nothing else.
+Gives the guarantees of `protocols.channel.Channel`. A frame is two AES-256-GCM records: the label,
+and the payload with the label as additional data. Each direction has its own key and counts its
+records, so an altered, replayed, dropped or reordered frame raises AuthenticationError, after which
+the direction is unusable. A carrier of frames, such as the coordinator, sees only their lengths.
 """
 
 import contextlib
@@ -17,11 +16,11 @@ from protocols.sealing.handshake import Keys
 from protocols.sealing.record import TAG_BYTES, RecordOpener, RecordSealer, record_context
 
 HEAD = b"label"
-"""What the record of a label is labelled with."""
+"""The label of the record that contains a frame's label."""
 
 
 class RawFrames(Protocol):
-    """What carries sealed frames: `data_plane.DataPlane`, or a test's faulty one."""
+    """The carrier of sealed frames: `data_plane.DataPlane`, or a faulty one in a test."""
 
     def send(self, peer: str, label: bytes, payload: Buffer) -> None: ...
 
@@ -31,8 +30,8 @@ class RawFrames(Protocol):
 class SecureChannel:
     """Sealed frames between `me` and each peer that it shook hands with in session `sid`.
 
-    For one thread. `timeout_s` is how long a receive waits for a peer that is connected but
-    silent; a broken connection or an abort ends it at once.
+    For use by one thread. `timeout_s` is how long a receive waits for a peer that is connected but
+    silent; a broken connection or an abort ends the wait at once.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class SecureChannel:
 
     @contextlib.contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
-        """Inside, a peer that is connected may be silent for `seconds` more."""
+        """Inside this context, a connected peer may be silent for `seconds` more."""
         before, self._timeout_s = self._timeout_s, self._timeout_s + seconds
         try:
             yield
@@ -82,7 +81,8 @@ class SecureChannel:
         self.frames_sent += 1
 
     def receive(self, peer: str, max_bytes: int) -> tuple[bytes, memoryview]:
-        """The next frame of `peer`: its label and the payload, writable and the caller's own.
+        """The next frame of `peer`: its label, and the payload in a writable buffer that belongs to
+        the caller.
 
         Raises FrameError if it is longer than `max_bytes`, AuthenticationError if it is not the
         next one that `peer` sealed, PeerTimeoutError, PeerLostError, InterruptedRunError.
@@ -114,7 +114,7 @@ class SecureChannel:
 
 
 def describe_label(label: bytes) -> str:
-    """A label for people: as text where it is text, else in hex; labels are public."""
+    """A label for messages: as text if it is text, otherwise in hexadecimal; labels are public."""
     if label.isascii() and label.decode("ascii").isprintable():
         return repr(label.decode("ascii"))
     return label.hex()

@@ -1,33 +1,33 @@
 """ZeroMQ connections: the only module that imports zmq.
 
-Guarantees: a peer that connects here holds a key of the allow-list, any other is turned away before
-a byte reaches our parsers; a message is bounded in size; no call waits longer than a slice, so that
-a stop flag, a deadline or a broken connection ends every wait; closing never hangs. Leaves to
-others: what messages mean (`data_plane`, `control_plane`), and the end-to-end protection of data
-frames (`secure_channel`), which relies on nothing here.
+Guarantees: a peer that connects here holds a key on the allow-list, and any other is refused before
+a byte reaches our parsers; a message's size is bounded; no call waits longer than a slice, so that
+a stop flag, a deadline or a broken connection ends every wait; closing never hangs. Other modules
+give messages their meaning (`data_plane`, `control_plane`) and protect data frames end to end
+(`secure_channel`), which does not rely on this module.
 
 Two kinds of connections:
 
-* To and from the coordinator: CURVE, both ends known by their keys.
-* Between two nodes of a session: a `Ticket`, good for one connection, which only the holders of
-  the pair's CURVE keys can make (`admission`). What travels there is sealed already, by
-  AES-256-GCM under the keys of the signed post-quantum handshake, as TLS records are over TCP.
-  Who answers such a dial is known by that handshake only: an attacker on the path can send bytes
-  that our parsers then refuse, and fill memory up to the queues' bounds and an endless message.
+* To and from the coordinator: CURVE; both ends are known by their keys.
+* Between two nodes of a session: a `Ticket`, good for one connection, which only the holders of the
+  pair's CURVE keys can make (`admission`). Frames there are already sealed, by AES-256-GCM under
+  the keys of the signed post-quantum handshake, like TLS records over TCP. Only that handshake
+  shows who answers such a dial: an attacker on the path can send bytes that our parsers then
+  refuse, and can fill memory up to the queues' bounds plus an endless message.
 
-What others have sent and nobody has read yet is bounded by the number and the size of messages.
-What is not bounded is one message that never ends. ZeroMQ keeps its parts until the last one is
-there, in a queue whose limit (ZMQ_RCVHWM) counts whole messages; ZMQ_MAXMSGSIZE bounds each part
-and not their number, no option does, and neither a poll nor a heartbeat tells of it. 400 parts of
-1 MiB take 400 MiB, with nothing to receive, until the connection is closed. Strangers cannot: no
-part is read before a key or a ticket is admitted. Who is admitted, or stands on the path of a
-connection by ticket, can fill this process's memory and thereby end it; a limit on the process
-(`systemd-run -p MemoryMax=`, `ulimit -v`) keeps that from the rest of the machine.
+Unread messages are bounded in number and size. One message that never ends is not bounded. ZeroMQ
+keeps its parts until the last one arrives, in a queue whose limit (ZMQ_RCVHWM) counts whole
+messages; ZMQ_MAXMSGSIZE limits each part but not their number, no option does, and neither a poll
+nor a heartbeat reports it. 400 parts of 1 MiB take 400 MiB, with nothing to receive, until the
+connection is closed. Strangers cannot do this: no part is read before a key or a ticket is
+admitted. An admitted peer, or an attacker on the path of a connection by ticket, can fill this
+process's memory and thereby end it; a limit on the process (`systemd-run -p MemoryMax=`, `ulimit
+-v`) protects the rest of the machine.
 
-Sockets are used from the thread that computes, without a thread hop; ZeroMQ's own I/O thread
-does the waiting on the wire and the CURVE work. ZMTP heartbeats are answered by that thread too,
-so a node that computes for long is not mistaken for a dead one. A connection that broke is not
-resumed: frames may be gone, and the session ends.
+The compute thread uses the sockets directly; ZeroMQ's own I/O thread waits on the wire and does the
+CURVE work. That thread also answers ZMTP heartbeats, so a node that computes for a long time is not
+mistaken for a dead one. A broken connection is not resumed: frames may be lost, and the session
+ends.
 """
 
 import errno
@@ -55,36 +55,38 @@ from protocols.errors import PeerLostError
 log = logging.getLogger(__name__)
 
 SLICE_MS = 100
-"""Longest wait in one call: how late a stop flag or a lost peer is noticed."""
+"""The longest wait in one call: the delay until a stop flag or a lost peer is noticed."""
 
 HEARTBEAT_MS = 1000
 SILENCE_MS = 5000
 """A connection that answers no heartbeat for this long counts as broken."""
 
 ZERO_COPY_BYTES = 256 * 1024
-"""From here on a payload is handed to ZeroMQ without a copy."""
+"""From this size on a payload is passed to ZeroMQ without a copy."""
 
 PATIENCE_S = 1.0
-"""How long early diallers of a session are waited with before they have to dial again."""
+"""How long early diallers of a session wait before they have to dial again."""
 
 EARLY_MS = 2000
-"""When a connection that came too early for a session is dropped, so that it is made again."""
+"""After this long a connection that came too early for a session is dropped, so that the peer dials
+again."""
 
 QUEUED_MESSAGES = 1 << 16
-"""What may wait in this node's own queues to others before it has to."""
+"""How much may wait in this node's outgoing queues before sending blocks."""
 
 UNREAD_MESSAGES = 1 << 12
-"""What others may have sent to a socket that is not read: of frames, 4 GiB a connection."""
+"""How many messages may wait at a socket that is not read: 4 GiB of frames per connection."""
 
 MAX_PARTS = 6
-"""More parts than any message of ours has; of a longer one so many are kept, and none is obeyed."""
+"""More parts than any message of ours has; of a longer message this many are kept, and it is not
+obeyed."""
 
 Part = zmq.Frame
 """One received part of a message: `.bytes` copies, `.buffer` does not."""
 
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
 _KEYS = b"keys"
-"""The domain of sockets that admit by CURVE key; every other one admits by ticket."""
+"""The domain of sockets that admit by CURVE key; every other domain admits by ticket."""
 _FAILED = {
     zmq.Event.HANDSHAKE_FAILED_AUTH,
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL,
@@ -109,7 +111,7 @@ class CurveKeys:
 
 
 def _admitted(expected: dict[str, str], name: bytes, proof: bytes) -> str | None:
-    """The name, if this is its ticket, which does not serve a second time."""
+    """The name, if this is its ticket; a ticket is valid once."""
     claimed = name.decode("ascii", "replace")
     if claimed in expected and compare_digest(expected[claimed].encode(), proof):
         del expected[claimed]
@@ -118,14 +120,14 @@ def _admitted(expected: dict[str, str], name: bytes, proof: bytes) -> str | None
 
 
 class Transport:
-    """One ZeroMQ context under one allow-list: all the connections of one process.
+    """One ZeroMQ context with one allow-list: all connections of one process.
 
-    `allowed` maps names to CURVE public keys. Listening sockets accept those keys only, and
-    know the name that belongs to each connection, or the tickets they expect; dialling sockets
-    insist on the key of the name they dial, or show their ticket. `known`: keys that are turned
-    away like any stranger's, but called by name in the log. `on_refused` hears who was turned away
-    and how often, ever more rarely, in a thread of the transport's. One I/O thread: two only help
-    where one connection saturates a core.
+    `allowed` maps names to CURVE public keys. Listening sockets accept only those keys, and know
+    the name of each connection, or only the tickets that they expect; dialling sockets require the
+    key of the name that they dial, or show their ticket. `known`: keys that are refused like a
+    stranger's, but named in the log. `on_refused` is told who was refused and how often, ever more
+    rarely, in a thread of the transport. One I/O thread: a second one helps only if one connection
+    saturates a core.
     """
 
     def __init__(
@@ -144,7 +146,7 @@ class Transport:
             raise TransportError("two names of the roster have the same CURVE key")
         self.allowed = dict(allowed)
         self.refused = 0
-        """Connections turned away: a key outside the allow-list, or an invalid ticket."""
+        """Refused connections: a key outside the allow-list, or an invalid ticket."""
         self._expected: dict[bytes, dict[str, str] | None] = {}
         self._patience: dict[bytes, float] = {}
         self._change = threading.Condition()
@@ -170,7 +172,7 @@ class Transport:
             gate.close(0)
 
     def _verdict(self, request: Sequence[bytes]) -> list[bytes]:
-        """Status, reason, name, and an empty part. The domain says what a socket demands."""
+        """Status, reason, name, and an empty part. The domain says what a socket requires."""
         name, who = None, "without a key or ticket"
         if len(request) > 5 and request[0] == b"1.0":
             domain, mechanism, credentials = request[2], request[5], request[6:]
@@ -194,10 +196,10 @@ class Transport:
         return [b"400", b"not on the allow-list", b"", b""]
 
     def _tickets_of(self, domain: bytes) -> dict[str, str] | None:
-        """The proofs that are still to come; None while `expect` has not told them.
+        """The proofs that are still expected; None before the call of `expect`.
 
-        A peer may be in session a moment earlier: the first who knocks is waited with, for
-        PATIENCE_S in all, so that strangers who knock cannot pile up requests here.
+        A peer may start the session a moment earlier: the first that knocks waits, for PATIENCE_S
+        in all, so that strangers who knock cannot pile up requests here.
         """
         with self._change:
             if self._expected[domain] is None and not self._closed:
@@ -215,7 +217,8 @@ class Transport:
             self._change.notify_all()
 
     def ticket(self, peer: str, session: bytes, *, dialler: str, listener: str) -> Ticket:
-        """What admits `dialler` at `listener`, this node and `peer`, in `session`."""
+        """The ticket that admits `dialler` at `listener` in `session`; the two are this node and
+        `peer`."""
         secret, public = self._keys.secret, self.allowed[peer]
         return make_ticket(secret, public, session, dialler=dialler, listener=listener)
 
@@ -240,7 +243,7 @@ class Transport:
         return socket
 
     def dialling(self, *, max_bytes: int, proof: bytes | Ticket) -> "zmq.Socket[bytes]":
-        """A socket that insists on the peer's CURVE key `proof`, or shows a ticket."""
+        """A socket that requires the peer's CURVE key `proof`, or shows a ticket."""
         socket = self._socket(zmq.DEALER, max_bytes)
         if isinstance(proof, Ticket):
             socket.plain_username = proof.name.encode()
@@ -270,8 +273,8 @@ class Transport:
         return socket
 
     def bind(self, socket: "zmq.Socket[bytes]", address: str) -> str:
-        """Bind and return the address in numbers; PortInUseError if somebody has it."""
-        # Only where it is asked for: with it ZeroMQ reports 127.0.0.1 as ::ffff:127.0.0.1.
+        """Bind and return the numeric address; PortInUseError if it is taken."""
+        # Only if the address needs it: with it ZeroMQ reports 127.0.0.1 as ::ffff:127.0.0.1.
         socket.ipv6 = "//[" in address
         try:
             socket.bind(address)
@@ -287,7 +290,7 @@ class Transport:
         return bytes(endpoint).rstrip(b"\0").decode()
 
     def close(self) -> None:
-        """End the context; sockets must be closed before, their linger bounds the wait."""
+        """End the context. Sockets must be closed before; their linger limits the wait."""
         with self._change:
             self._closed = True
             self._change.notify_all()
@@ -304,13 +307,13 @@ class _Watch:
         socket.monitor(address, int(_WATCHED))
         self._monitor = socket.context.socket(zmq.PAIR)
         self._monitor.linger = 0
-        # Unbounded: ZeroMQ's I/O thread would wait for room, so strangers who knock again and
-        # again could stop all traffic while we compute.
+        # Unbounded: otherwise ZeroMQ's I/O thread would wait for room, and strangers who knock
+        # again and again could stop all traffic while we compute.
         self._monitor.rcvhwm = 0
         self._monitor.connect(address)
 
     def drain(self) -> list[tuple[int, int]]:
-        """(event, value) pairs since the last call; value is a descriptor or a status."""
+        """(event, value) pairs since the last call; the value is a descriptor or a status."""
         found: list[tuple[int, int]] = []
         while True:
             try:
@@ -326,7 +329,7 @@ class _Watch:
 
 
 def _send_parts(socket: "zmq.Socket[bytes]", parts: Sequence[Buffer | Part]) -> bool:
-    """All parts or, if the queue stayed full for a slice, none (False)."""
+    """Send all parts; if the queue stays full for a slice, send none and return False."""
     try:
         for part in parts[:-1]:
             socket.send(part, zmq.SNDMORE)
@@ -362,7 +365,7 @@ class Dialled:
         self.connected = False
         self.lost = False
         self.trouble: str | None = None
-        """Why the last attempt to connect failed, in words for the user."""
+        """Why the last attempt to connect failed, as text for the user."""
         self._socket.ipv6 = by_ipv6(address)
         try:
             self._socket.connect(address)
@@ -371,7 +374,7 @@ class Dialled:
             raise TransportError(f"cannot use the address {address}: {error.strerror}") from error
 
     def send(self, parts: Sequence[Buffer | Part]) -> bool:
-        """Queue one message; False if the queue stayed full for a slice."""
+        """Queue one message; False if the queue stays full for a slice."""
         return _send_parts(self._socket, parts)
 
     def receive(self) -> list[Part] | None:
@@ -390,7 +393,7 @@ class Dialled:
         return any(found == self._socket for found, _ in poller.poll(int(timeout_s * 1000)))
 
     def update(self) -> None:
-        """Take in what happened to the connection since the last call."""
+        """Process what happened to the connection since the last call."""
         for event, value in self._watch.drain():
             if event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self.connected, self.trouble = True, None
@@ -398,7 +401,7 @@ class Dialled:
                 self.trouble = f"{self.address} refuses this node: another session or key"
             elif event == zmq.Event.HANDSHAKE_FAILED_AUTH and value == 400:
                 self.trouble = (
-                    f"{self.address} refuses this node: it has no part in the job there, or the "
+                    f"{self.address} refuses this node: it has no role in the job there, or the "
                     "roster there lacks its key"
                 )
             elif event in _FAILED:
@@ -409,18 +412,18 @@ class Dialled:
                 self.lost = True
 
     def close(self, linger_s: float) -> None:
-        """Close; what is queued may still leave for `linger_s`."""
+        """Close; queued messages may still leave during `linger_s`."""
         self._watch.close()
         self._socket.close(int(linger_s * 1000))
 
 
 class Accepted:
-    """A listening socket: messages of many nodes, the names behind them, and who broke off.
+    """A listening socket: messages of many nodes, their senders' names, and broken connections.
 
-    A route stands for one connection and is never used again; its name is that of the key or the
-    ticket that admitted it, whatever the messages say. by_ticket: only the tickets that `expect`
-    named, each once; else every key of the allow-list. queued: messages that may wait for one
-    receiver before `send` says False.
+    A route stands for one connection and is never reused; its name is that of the key or the ticket
+    that admitted it, whatever the messages say. by_ticket: admit only the tickets that `expect`
+    named, each once; otherwise every key on the allow-list. queued: how many messages may wait for
+    one receiver before `send` returns False.
     """
 
     def __init__(
@@ -450,9 +453,9 @@ class Accepted:
         self._transport.expect(self._domain, tickets)
 
     def send(self, route: bytes, parts: Sequence[Buffer | Part]) -> bool:
-        """Queue one message; False if the queue stayed full for a slice.
+        """Queue one message; False if the queue stays full for a slice.
 
-        Raises PeerLostError if the connection is no more.
+        Raises PeerLostError if the connection is closed.
         """
         try:
             return _send_parts(self._socket, (route, *parts))
@@ -477,7 +480,7 @@ class Accepted:
         return bool(self._socket.poll(int(timeout_s * 1000)))
 
     def _learn(self, route: bytes, part: Part) -> None:
-        # Descriptors are used again: first close the books on the previous connection.
+        # Descriptors are reused: first finish with the previous connection.
         self.update()
         self.names[route] = str(part.get("User-Id"))
         descriptor = int(part.get(zmq.SRCFD))
@@ -487,7 +490,7 @@ class Accepted:
             self._route_of[descriptor] = route
 
     def update(self) -> None:
-        """Take in which connections broke since the last call."""
+        """Process the connections that broke since the last call."""
         for event, value in self._watch.drain():
             if event == zmq.Event.ACCEPTED:
                 self._closed.discard(value)
@@ -499,6 +502,6 @@ class Accepted:
                     self.lost.append(route)
 
     def close(self, linger_s: float) -> None:
-        """Close; what is queued may still leave for `linger_s`."""
+        """Close; queued messages may still leave during `linger_s`."""
         self._watch.close()
         self._socket.close(int(linger_s * 1000))

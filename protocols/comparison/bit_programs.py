@@ -1,4 +1,4 @@
-"""Sums of products of bits as programs for the kernel `bit_program`: what to AND and to XOR.
+"""Sums of products of bits as programs of ANDs and XORs for the kernel `bit_program`.
 
 A row is a plane of packed bits, named by its kind and its index. A term is a product: one hidden
 row, of which a node holds a share, and any number of public rows. `compiled` writes sums of terms
@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 PUBLIC, MASKS, DEALT, BELOW = range(4)
-"""Rows of opened bits, of the shares of their masks, of what is dealt, of shares from before."""
+"""Rows of opened bits, of the shares of their masks, of dealt bits, of earlier shares."""
 ONCE = 4
 """Added to one of these kinds: rows that repeat for each of several thresholds."""
 OUT, SCRATCH = 8, 9
-"""Rows of the result itself, and rows that a program needs on the way."""
+"""Rows of the result, and scratch rows."""
 NOTHING = -1
 SCRATCH_ROWS = 8
 
@@ -30,14 +30,14 @@ Term = tuple[Row | None, tuple[Row, ...]]
 Program = NDArray[np.int32]
 """Lines (add, kind, row, kind a, row a, kind b, row b): row = a & b, or row ^= a & b if add.
 
-Without b, which is NOTHING, a itself.
+If b is NOTHING, a itself.
 """
 
 
 def compiled(sums: Sequence[tuple[int, Sequence[Term]]], written: Sequence[int] = ()) -> Program:
     """The program that sets row `index` of the result to the sum of `terms`, for each pair.
 
-    written: rows of the result that hold something already, to which the sum is added.
+    written: rows of the result that already have a value, to which the sum is added.
     """
     writer = _Writer({(OUT, row) for row in written})
     for index, terms in sums:

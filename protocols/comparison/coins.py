@@ -1,23 +1,23 @@
 """Secret coins: bits that are 1 with a public probability, and that nobody knows.
 
-A coin is [A ⊕ L < T] for whole numbers of k bits and a public T: 1 with probability T / 2^k. A is
-drawn by the evaluators together (`Role.common`), L is a mask that the dealer alone knows, so that a
-coin stays a coin of exactly that probability
+A coin is [A ⊕ L < T] for whole numbers of k bits and a public T: 1 with probability T / 2^k. The
+evaluators draw A together (`Role.common`), and only the dealer knows the mask L, so that a coin has
+exactly this probability
 
 * to any N − 1 evaluators, who know A and to whom L is uniform; what they see opened is masked;
 * to the dealer, who knows L and the masks, and to whom A is uniform.
 
-The dealer and an evaluator together know the coins, as they know everything.
+The dealer and an evaluator together know the coins, like all other secrets.
 
 1. Digits. The dealer hands out XOR shares of the one-hot words W = 1 << L_j of 4-bit digits. With
    its public digit A_j an evaluator reads XOR shares of [A_j ⊕ L_j < T_j], the parity of those bits
    v of W for which A_j ⊕ v < T_j, and of [A_j ⊕ L_j = T_j], bit A_j ⊕ T_j of W.
-2. From there on as in `comparison`: nodes of four digits, and an opened root.
+2. Then as in `less_than`: nodes of four digits, and an opened root.
 
-k is 4 where that expresses the probability exactly, otherwise 8, 12, or 16, with the nearest
-multiple of 2^-16. For k = 4: 1 round, 1 bit opened, 10 bytes from the dealer; for k = 16: 2
-rounds, 7 bits, 18 bytes. A coin depends on no data: its rounds go along with whatever else a
-program opens before it needs the coin.
+k is 4 if that expresses the probability exactly, otherwise 8, 12, or 16, with the nearest multiple
+of 2^-16. For k = 4: 1 round, 1 bit opened, 10 bytes from the dealer; for k = 16: 2 rounds, 7 bits,
+18 bytes. A coin does not depend on data: its rounds are shared with other openings of the program
+before it needs the coin.
 """
 
 from __future__ import annotations
@@ -68,20 +68,20 @@ def coins(role: Role, shape: Shape, probability: Fraction) -> MaskedBit:
 
 
 def nearest(probability: Fraction) -> Fraction:
-    """The probability that coins have where this one is asked for, within 2^-17 of it."""
+    """The probability of coins for a requested one, within 2^-17 of it."""
     threshold, digits = _threshold(probability)
     return Fraction(threshold, BASE**digits)
 
 
 def _threshold(probability: Fraction) -> tuple[int, int]:
-    """(T, digits); RangeError where a coin would always fall the same way."""
+    """(T, digits); RangeError if a coin would be constant."""
     digits = 1
     while digits < MAX_DIGITS and (probability * BASE**digits).denominator > 1:
         digits += 1
     threshold = round(probability * BASE**digits)
     if not 0 < threshold < BASE**digits:
         raise RangeError(
-            f"a coin of probability {float(probability):g}: between 2^-16 and 1 - 2^-16"
+            f"a coin of probability {float(probability):g}; it must be between 2^-16 and 1 - 2^-16"
         )
     return threshold, digits
 

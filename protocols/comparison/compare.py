@@ -4,7 +4,7 @@ For x = Δ − λ modulo 2^k, with Δ public among the evaluators and λ known t
 
     msb(x) = msb(Δ) ⊕ msb(λ) ⊕ [low(Δ) < low(λ)],    low: the k − 1 bits below the top bit,
 
-which `less_than` computes. How, `plan` chooses by the numbers of bits and of elements:
+which `less_than` computes. `plan` chooses the method by the numbers of bits and of elements:
 
     k = 64   3 rounds, 35 bits opened, 38 bytes from the dealer; for 20,000 elements and more
              4 rounds, 49 bits, 25 bytes
@@ -37,9 +37,9 @@ from protocols.shares.masked import Additive, Masked, MaskedBit
 def below(x: Masked | Rounded, thresholds: Sequence[int]) -> MaskedBit:
     """The bits [x < t] for each public threshold, shape [len(thresholds), *x.shape].
 
-    x − t has to lie in [−2^(k−1), 2^(k−1)), where k = 64 − s straight after a truncation by s
-    bits, what `Masked.narrowed` says, and 64 otherwise. 2 to 4 rounds; the first goes along with
-    the second of the truncation. Thresholds that have bits in common share what they can.
+    x − t must lie in [−2^(k−1), 2^(k−1)), where k = 64 − s directly after a truncation by s bits,
+    the bits of `Masked.narrowed`, and 64 otherwise. 2 to 4 rounds; the first coincides with the
+    second of the truncation. Thresholds with common bits share the work for these.
     """
     role, count = x.role, len(thresholds)
     form = x.early
@@ -78,7 +78,7 @@ def clamped(x: Masked, low: int, high: int) -> tuple[Additive, MaskedBit, Masked
 
 
 def relu(x: Masked | Rounded) -> tuple[Masked, MaskedBit]:
-    """max(x, 0) and the bit [x >= 0], which the backward pass selects with.
+    """max(x, 0) and the bit [x >= 0], which the backward pass uses for its selection.
 
     One round more than the sign, also after `round_off`, whose second opening is not needed.
     """
@@ -93,7 +93,7 @@ def all_of(bits: MaskedBit) -> MaskedBit:
         return bits.reshape(*shape)
     lanes = prod(shape)
     role.issue("all_of", factors, lanes)
-    # The bits are open already, as β under μ, and the lowest bits of additive shares of μ are XOR
+    # The bits are already open, as β under μ, and the lowest bits of additive shares of μ are XOR
     # shares of it: only mask products are missing.
     planes = bits.beta.map(lambda beta: _pack(beta.reshape(factors, lanes)))
     masks = _pack(bits.mu.reshape(factors, lanes) & 1)
@@ -104,7 +104,7 @@ def all_of(bits: MaskedBit) -> MaskedBit:
 def argmax(x: Masked) -> MaskedBit:
     """One-hot bits of the maximum along the last axis; of equal maxima, the first.
 
-    All pairs at once, meant for up to about 16 classes: 3 rounds of comparison and those of
+    Compares all pairs at once, for up to about 16 classes: 3 rounds of comparison and those of
     `all_of` over (classes − 1) bits.
     """
     classes = x.shape[-1]
@@ -167,7 +167,7 @@ def from_digits(role: Role, planes: Deferred[Octets], digits: int, shape: Shape)
     """The bits lt of whole numbers, from XOR shares of lt and eq of their digits.
 
     planes: packed [2 · digits, lanes], lt of each digit before eq of each, from the least
-    significant one. 1 round, and 1 more where there are several digits, at most 6.
+    significant one. 1 round, and 1 more if there are several digits, at most 6.
     """
     beta, mu = less_than.from_digits(role, planes, digits, prod(shape))
     return MaskedBit(role, shape, beta.map(lambda b: b.reshape(shape)), mu.reshape(shape))
@@ -179,6 +179,6 @@ def _flat(words: Words) -> Words:
 
 def _pack(bits: NDArray[np.integer]) -> Octets:
     """Bits [rows, lanes] of 0 and 1 to bytes [rows, ceil(lanes / 8)], padding zero."""
-    # Rows that were columns a moment ago come packed in their old order; kernels take rows.
+    # Transposed rows would be packed in their old memory order; kernels need rows.
     packed = np.packbits(bits.astype(np.uint8, copy=False), axis=-1, bitorder="little")
     return np.ascontiguousarray(packed)

@@ -4,18 +4,18 @@ The dealer knows λ, evaluators know Δ. Bits are packed, eight lanes a byte, a 
 a number; padding lanes are masked like the others. `plan` says which planes are opened
 and which products of masks are dealt.
 
-1. Leaves. E = ¬Δ is public and λ its mask: E ⊕ λ says bit by bit where Δ and λ are equal. From
-   XOR shares of the products of the bits of λ in a digit, evaluators get shares of the digit's lt
-   and eq without a word.
+1. Leaves. E = ¬Δ is public and λ its mask: E ⊕ λ says bit by bit where Δ and λ are equal. From XOR
+   shares of the products of the bits of λ in a digit, evaluators compute shares of the digit's lt
+   and eq without communication.
 2. Nodes. A level of nodes opens lt and eq under fresh masks and computes
        lt = lt_top ⊕ sum_j lt_j·prod_{i > j} eq_i,    eq = prod_i eq_i
    from the opened bits and XOR shares of products of their masks.
 3. Root. lt is opened under ν, and the dealer hands out additive shares of μ = ν ⊕ κ ⊕ msb(λ). κ is
-   what it kept: products of masks that enter lt as they are, so that nobody needs shares of them.
-   The opened bit and msb(Δ) give β = b ⊕ μ for b = msb(Δ − λ).
+   what the dealer kept: products of masks that are added to lt unchanged, so that nobody needs
+   shares of them. The opened bit and msb(Δ) give β = b ⊕ μ for b = msb(Δ − λ).
 
-Every opened bit has a mask of its own. Only leaf tables serve several thresholds, and bits that
-are the same for several thresholds (`plan.Joint`) are opened once.
+Every opened bit has its own mask. Only leaf tables serve several thresholds, and bits that are the
+same for several thresholds (`plan.Joint`) are opened once.
 
 Digit-wise comparison: CrypTFlow2 (CCS 2020), Rabbit (FC 2021).
 """
@@ -43,7 +43,7 @@ from protocols.roles.deferred import Deferred, combine
 from protocols.roles.role import Role
 
 FACTORS = 4
-"""Bits in one product of opened ones, at most; its mask products grow as 2^n."""
+"""The most opened bits in one product; its mask products grow as 2^n."""
 
 Kept = Octets | None
 """Packed bits that the dealer adds to the mask at the root; None for zeros, and at evaluators."""
@@ -60,7 +60,7 @@ def sign(
     thresholds: Sequence[int],
     size: int,
 ) -> tuple[Deferred[Words], Words]:
-    """β and μ of msb(Δ − t − λ) modulo 2^bits for each threshold t, one after the other.
+    """β and μ of msb(Δ − t − λ) modulo 2^bits for each threshold t, concatenated.
 
     Δ: int64[size]. lam: at the dealer λ, int64[size]; None at evaluators.
     """
@@ -98,7 +98,8 @@ def product(
 ) -> tuple[Deferred[Words], Words]:
     """β and μ of the product of two or more masked bits; 1 round for each level of four factors.
 
-    planes: opened bits, packed [factors, lanes]; masks: XOR shares of theirs, at the dealer these.
+    planes: opened bits, packed [factors, lanes]; masks: XOR shares of their masks, at the dealer
+    the masks.
     """
     factors = len(masks)
     while True:
@@ -185,7 +186,7 @@ def _level(
     masks: Octets,
     below: Deferred[Octets] | None,
 ) -> tuple[Deferred[Octets], Kept]:
-    """XOR shares of a level's planes, and what the dealer keeps of them; no round.
+    """XOR shares of a level's planes, and the part that the dealer keeps; no round.
 
     opened: the public bits; masks: an evaluator's shares of their masks, at the dealer the masks.
     """
@@ -213,7 +214,7 @@ def _level(
 def _joint(
     role: Role, way: Joint, delta: Deferred[Words], lam: Words | None, levels: Words, width: int
 ) -> tuple[Deferred[Octets], Kept]:
-    """lt of all low bits for each threshold, from parts that most thresholds have in common."""
+    """lt of all low bits for each threshold, from parts that most thresholds share."""
     columns = len(levels) * width
     join, with_upper = way.join, way.upper is not None
     largest = levels.max(keepdims=True)

@@ -1,10 +1,10 @@
-"""How a comparison is cut into digits and nodes: what is opened, dealt and computed, and when.
+"""How a comparison is divided into digits and nodes: what is opened, dealt and computed, and when.
 
 A tree over the bits of a number, all leaves at one depth. A leaf is a digit of d bits, a node joins
 digits to a longer one. Each level of nodes costs a round. A leaf needs the 2^d − 1 products of the
-bits of its mask from the dealer, a node those products of the masks of its factors that some
-public factor multiplies. Which tree is the cheapest follows from the number of bits and of
-elements alone, so that all nodes find the same one.
+bits of its mask from the dealer; a node needs those products of its factors' masks that some public
+factor multiplies. The cheapest tree follows from the numbers of bits and elements alone, so that
+all nodes find the same one.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from protocols.comparison.bit_programs import (
 )
 
 MOST = 6
-"""Bits of a digit and digits of a node, at most: their products grow as 2^n."""
+"""The most bits of a digit and digits of a node: their products grow as 2^n."""
 
 OPENED_WEIGHT = 3
-"""What an opened bit costs, in dealt ones: two evaluators send it and draw a mask for it."""
+"""The cost of an opened bit, in dealt bits: two evaluators send it and draw a mask for it."""
 
 ROUND_BITS = 1 << 20
-"""What a round costs, in dealt bits: the latency of a wide-area link in which as much travels."""
+"""The cost of a round, in dealt bits: as many as a wide-area link carries during its latency."""
 
 Counts = tuple[int, ...]
 """Digits at each level, from the leaves up; the last is 1."""
@@ -50,10 +50,10 @@ class Level:
 
     Planes: lt of all digits, then eq of all, from the least significant one. opened: the planes
     below that are opened, none for leaves, which start from bits that are public already.
-    dealt: rows from the dealer. products: the dealer's program for them; constant: for what it
-    keeps to itself and adds to the mask at the root. shared: the program for shares; public: for
-    the products of opened bits alone, which the first evaluator adds. top: the plane below that
-    enters the top digit's lt unopened.
+    dealt: rows from the dealer. products: the dealer's program for them; constant: the program for
+    the part that it keeps and adds to the mask at the root. shared: the program for shares; public:
+    the program for products of opened bits only, which the first evaluator adds. top: the plane
+    below that enters the top digit's lt unopened.
     """
 
     outputs: int
@@ -67,7 +67,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """Leaves of `bits` bits and the nodes above; plane 0 is lt, plane 1 eq where asked for."""
+    """Leaves of `bits` bits and the nodes above; plane 0 is lt, plane 1 eq if requested."""
 
     bits: int
     leaves: Level
@@ -76,14 +76,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a plan costs for an element, in dealt bits: its tables and, above them, its nodes."""
+    """The cost of a plan for one element, in dealt bits: its tables and, above them, its nodes."""
 
     tables: int
     nodes: int
 
 
 def split(count: int, parts: int) -> list[int]:
-    """`count` things in `parts` parts that differ by one at most, the larger ones lowest."""
+    """`count` divided into `parts` parts that differ by at most one, the larger ones first."""
     size, larger = divmod(count, parts)
     return [size + 1] * larger + [size] * (parts - larger)
 
@@ -92,7 +92,7 @@ def split(count: int, parts: int) -> list[int]:
 def plan(bits: int, counts: Counts, with_eq: bool = False, rooted: bool = True) -> Plan:
     """The comparison of `bits` bits by a tree of `counts`.
 
-    with_eq: whether equality is asked for too. rooted: the result goes to the root as it is, so
+    with_eq: whether equality is also requested. rooted: the result goes unchanged to the root, so
     that the constants of the top digits' lt can stay with the dealer.
     """
     leaves = _leaves(split(bits, counts[0]), with_eq)
@@ -101,13 +101,13 @@ def plan(bits: int, counts: Counts, with_eq: bool = False, rooted: bool = True) 
 
 @cache
 def nodes_plan(counts: Counts, with_eq: bool = False, rooted: bool = True) -> tuple[Level, ...]:
-    """The levels above leaves that are there already: counts[0] digits."""
+    """The levels above existing leaves: counts[0] digits."""
     return tuple(_nodes(split(below, above), with_eq, rooted) for below, above in pairwise(counts))
 
 
 @cache
 def cost(bits: int, counts: Counts, with_eq: bool = False, rooted: bool = True) -> Cost:
-    """What `plan` with the same arguments costs, without making it."""
+    """The cost of `plan` with the same arguments, without making it."""
     nodes = 0
     for below, above in pairwise(counts):
         for j, size in enumerate(split(below, above)):
@@ -127,9 +127,9 @@ def _node_cost(size: int, with_eq: bool, kept: bool) -> int:
 def cheapest(
     bits: int, rounds: int, repeats: int = 1, with_eq: bool = False, rooted: bool = True
 ) -> tuple[int, Counts] | None:
-    """Cost and tree of least cost with `rounds` levels of nodes, None where there is none.
+    """The cheapest tree with `rounds` levels of nodes and its cost, None if there is none.
 
-    repeats: so many numbers are compared with one, which share its tables.
+    repeats: how many numbers are compared with one, sharing its tables.
     """
     found = []
     for counts in _shapes(bits, rounds):
@@ -262,16 +262,16 @@ class _Expansion:
         self._sums: list[tuple[int, list[Subset], bool]] = []
 
     def open(self, row: int) -> int:
-        """A plane below that is opened; returns the number of its masked bit."""
+        """Open a plane of the level below; returns the number of its masked bit."""
         self._opened.append(row)
         return len(self._opened) - 1
 
     def pass_on(self, output: int, row: int) -> None:
-        """Add a plane below to an output as it is."""
+        """Add a plane of the level below to an output, unopened."""
         self._passed.append((output, [((BELOW, row), ())]))
 
     def add(self, output: int, terms: list[Subset], keep: bool) -> None:
-        """Add products of masked bits. keep: their products of masks alone stay at the dealer."""
+        """Add products of masked bits. keep: the products of masks only stay at the dealer."""
         self._sums.append((output, terms, keep))
 
     def level(self, outputs: int) -> Level:
@@ -327,7 +327,7 @@ class _Expansion:
 
 
 def _as_dealt(row: Row | None) -> Row | None:
-    """A row of the dealer's products, once they are made."""
+    """A row of the dealer's products, after they are made."""
     return (DEALT, row[1]) if row is not None and row[0] == OUT else row
 
 
@@ -349,7 +349,7 @@ class Joint:
 
     The bits below `low` are those of Δ for every threshold, and the bits from `high` on are those
     of Δ less the largest one, or one more: these are compared once and twice, only the middle for
-    every threshold. Plans of no bits are None.
+    every threshold. Plans for no bits are None.
     """
 
     low: int
@@ -438,7 +438,7 @@ def join(with_lower: bool, with_upper: bool) -> Join:
 
 @cache
 def best(bits: int, thresholds: tuple[int, ...], size: int) -> Plan | Joint:
-    """How to compare `bits` bits of `size` masked numbers with each threshold.
+    """The plan to compare `bits` bits of `size` masked numbers with each threshold.
 
     Few rounds for few elements, few bytes for many.
     """
@@ -454,7 +454,7 @@ def best(bits: int, thresholds: tuple[int, ...], size: int) -> Plan | Joint:
 
 
 def _joint(bits: int, thresholds: tuple[int, ...], rounds: int) -> tuple[int, Joint] | None:
-    """The cost for an element and the way to do it in `rounds`, the join included."""
+    """The cost per element and the plan for `rounds`, including the join."""
     span = max(thresholds) - min(thresholds)
     differences = 0
     for threshold in thresholds:

@@ -1,4 +1,5 @@
-"""The maximum of many: pairs meet level by level, and a gradient goes back the way it came."""
+"""The maximum of many by a tournament of pairs, level by level; the gradient takes the reverse
+path."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from protocols.shares.masked import Masked, MaskedBit, concatenate
 def tournament(x: Masked) -> tuple[Masked, list[MaskedBit]]:
     """The maximum over the first axis, and the bits [first < second] of each level's pairs.
 
-    4 rounds a level. A level pairs neighbours; an odd one out goes on to the next level.
+    4 rounds per level. A level pairs neighbours; an unpaired one goes to the next level.
     """
     bits = 64 if x.early is None else x.early.bits
     levels = []

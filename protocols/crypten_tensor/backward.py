@@ -1,4 +1,5 @@
-"""The backward pass through CrypTen's tape, by a loop that says what CrypTen's is silent about."""
+"""The backward pass through CrypTen's tape, by a loop that raises errors where CrypTen's is
+silent."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ Tensor = Any
 
 
 def backpropagate(root: Tensor, gradient: Tensor) -> None:
-    """Depth first, as CrypTen does it: a node's gradient goes on once all of its parts are there.
+    """Depth first, as in CrypTen: a node's gradient is passed on when all its parts have arrived.
 
-    Without recursion, and counting afresh at each pass which parts will come.
+    Works without recursion, and counts the expected parts anew at each pass.
     """
     edges: dict[int, list[Tensor]] = {}
     unseen = [root]
@@ -20,7 +21,7 @@ def backpropagate(root: Tensor, gradient: Tensor) -> None:
         if id(node) in edges:
             continue
         if node.grad_fn is not None and not node.children:
-            raise RuntimeError("backward: a second time through the same graph; compute it again")
+            raise RuntimeError("backward: this graph was already used; compute it again")
         edges[id(node)] = [
             child
             for child in node.children

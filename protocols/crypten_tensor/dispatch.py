@@ -1,17 +1,17 @@
-"""Autograd functions for `MaskedTensor`, in the place of CrypTen's own.
+"""Autograd functions for `MaskedTensor`, in place of CrypTen's own.
 
-CrypTen differentiates through a registry of functions by name. The ones below replace entries
+CrypTen differentiates through a registry of functions by name. The functions below replace entries
 that are wrong in CrypTen 0.4.1, that cost needless truncations or rounds, or that need more than
-its tensor offers. `install` puts them into the registry, once a process.
+its tensor offers. `install` puts them into the registry, once per process.
 
 * linear: one node for x·Wᵀ + b; the weight gradient comes out in the weight's own layout.
 * relu: the comparison's bit is kept; backward is one selection.
 * sum, mean: backward broadcasts; CrypTen multiplies by a tensor of ones.
 * binary_cross_entropy_with_logits, cross_entropy: the gradient p − y, taken directly. The value of
-  the loss is not computed: nobody may see it unless the job lists it.
+  the loss is not computed, because nobody may see it unless the job lists it.
 * mse_loss: the gradient 2(x − y)/n.
 
-Gradients keep the public factor 1/n beside their words, so that they lose no precision to it.
+Gradients keep the public factor 1/n separate from their words, so that they do not lose precision.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Mean(Sum):
 
 
 class Uncomputed(MaskedTensor):
-    """A loss that has a gradient and no value, and whatever is computed from it: its value would
+    """A loss with a gradient but without a value, and everything computed from it: the value would
     be wrong, so it cannot be opened."""
 
     is_computed = False
@@ -185,7 +185,8 @@ class Variance(_Function):
 
 
 class Indexed(_Function):
-    """Elements by a public index; those that occur several times get the sum of their gradients."""
+    """Elements by a public index; elements that occur several times get the sum of their
+    gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, index: Any) -> MaskedTensor:
@@ -246,7 +247,8 @@ class Permute(_Function):
 
 
 def _kept_axes(grad: MaskedTensor, axes: int, dim: Any, keepdim: bool) -> MaskedTensor:
-    """A gradient with the axes that a sum along `dim` of a tensor with `axes` axes has lost."""
+    """A gradient with the axes restored that a sum along `dim` of a tensor with `axes` axes
+    removed."""
     if dim is None or keepdim:
         return grad
     dims = [dim] if isinstance(dim, int) else list(dim)
@@ -256,11 +258,11 @@ def _kept_axes(grad: MaskedTensor, axes: int, dim: Any, keepdim: bool) -> Masked
 
 
 def _cross_entropy_loss(self: Any, x: Any, y: Any) -> Any:
-    """CrypTen's drops axes of length 1, and so takes one row, or one class, for many."""
+    """CrypTen's function drops axes of length 1, and so misreads a single row or a single class."""
     if x.dim() != 2 or x.size() != y.size():
         raise ValueError(
-            f"CrossEntropyLoss: logits {tuple(x.size())} and targets {tuple(y.size())}; both are "
-            "[rows, classes], targets as one-hot rows"
+            f"CrossEntropyLoss: logits {tuple(x.size())} and targets {tuple(y.size())}; both must "
+            "be [rows, classes], targets as one-hot rows"
         )
     return x.cross_entropy(y, skip_forward=self.skip_forward)
 

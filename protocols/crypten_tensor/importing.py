@@ -1,15 +1,15 @@
 """The one place that imports CrypTen: `from protocols.crypten_tensor.importing import crypten`.
 
 CrypTen 0.4.1, its last release, imports a private module of PyTorch that has moved since
-(`torch.onnx._internal.registration`), so that a plain `import crypten` fails. It never uses what
-it takes from there; giving the moved module its old name is enough. Nothing else is patched
+(`torch.onnx._internal.registration`), so that a plain `import crypten` fails. It never uses its
+import; it is enough to give the moved module its old name. Nothing else is patched
 here: `crypten.nn.from_pytorch` stays broken and is not used.
 
-CrypTen's metadata names a package that no longer exists, so it is no dependency of ours that pip
-could resolve, and may be missing where everything else is present.
+CrypTen's metadata names a package that no longer exists, so pip cannot resolve it as our
+dependency, and it may be missing although everything else is present.
 
-Reach submodules as attributes (`crypten.nn`, `crypten.gradients`): an `import crypten.nn` of its
-own may be sorted before this module and then fails.
+Use submodules as attributes (`crypten.nn`, `crypten.gradients`): a separate `import crypten.nn` may
+be sorted before this module and then fails.
 """
 
 import importlib.util
@@ -30,7 +30,7 @@ if importlib.util.find_spec(_NAME_IN_CRYPTEN) is None:
 
 import crypten  # noqa: E402  only importable now
 
-# The tensor type overrides functions of exactly this release; another one needs a new reading.
+# The tensor type overrides functions of exactly this release; another release needs a new review.
 if crypten.__version__ != CRYPTEN_VERSION:
     raise ImportError(
         f"CrypTen {CRYPTEN_VERSION} is needed, {crypten.__version__} is installed."

@@ -567,7 +567,7 @@ class MaskedTensor(crypten.CrypTensor):
         return source.with_value(signed(splines.divide(one, signed(x), self.fraction_bits)))
 
     def inv_sqrt(self) -> MaskedTensor:
-        """1 / sqrt(x) for 1/4 <= x <= 1024; elsewhere a wrong number, see `functions.rsqrt`."""
+        """1 / sqrt(x) for 1/4 <= x <= 1024; elsewhere a wrong number, see `splines.rsqrt`."""
         return self._function(splines.rsqrt)
 
     def softmax(self, dim: int = -1) -> MaskedTensor:

@@ -1,7 +1,7 @@
-"""exp(x) with a bounded relative error, for x of a public range.
+"""exp(x) with a bounded relative error, for x in a public range.
 
-`functions.exp` is exact to an absolute error and for x <= 0. A regression with a logarithmic link
-needs exp of both signs, and as many digits of small values as of large ones:
+`splines.exp` has a bounded absolute error, for x <= 0. A regression with a logarithmic link needs
+exp of both signs, and as many digits of small values as of large ones:
 
     exp(x) = exp(a) · exp(b),   a the middle of the half-open interval of length 1/2 that x is in.
 
@@ -11,7 +11,8 @@ needs exp of both signs, and as many digits of small values as of large ones:
    2^-20 there.
 3. The product of both, which is left as summands: the caller's truncation follows.
 
-Rounds until the summands are there: 3 for the thresholds, 1 for b and exp(a), 2 for b², 2 for the
+Rounds before the summands are available: 3 for the thresholds, 1 for b and exp(a), 2 for b², 2 for
+the
 polynomial: 8. Opened by an evaluator for an element: a comparison a knot and about 45 bytes.
 """
 

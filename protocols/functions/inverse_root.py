@@ -1,4 +1,4 @@
-"""Products with 1 / sqrt(x) for x of any size: what adaptive optimizers and norms divide by.
+"""Products with 1 / sqrt(x) for x of any magnitude, for adaptive optimizers and norms.
 
 A spline of 1 / sqrt(x) in x itself would need coefficients from 2^-30 to 2^30. Here x is first
 brought into [1, 64) by a power of 64 that stays secret, and the root's power of 8 goes with the
@@ -14,8 +14,9 @@ factor:
    have four digits. v² stays below 2^32 and is masked without truncation.
 4. The product, which is left as summands: the caller's truncation follows.
 
-Rounds until the summands are there: 3 for the thresholds (2 where x comes out of a truncation),
-1 for the powers, 1 and 2 for v and its thresholds, 1 for the coefficients, 1 for the root: 9.
+Rounds before the summands are available: 3 for the thresholds (2 where x comes out of a
+truncation), 1 for the powers, 1 and 2 for v and its thresholds, 1 for the coefficients, 1 for the
+root: 9.
 Error: 2^-10.8 of the result from the spline; the rounding of v adds at most as much again and
 averages out. All of it is element-wise over any number of elements, so that one call serves all
 parameters of a model.
@@ -55,9 +56,9 @@ def times_inverse_root(factor: Masked, x: Masked, where: RootRange, scale: Fract
     """Summands of round(factor · scale) / sqrt(x) · 2^40, all as words, scale public.
 
     factor, x: one shape; x within `where`, by the caller's bound. |factor · scale| / sqrt(x) is to
-    stay below 2^17, so that every product fits. The factor of 40 bits is left to the caller's
-    truncation. Opened by an evaluator for an element: about 3 bytes for each octave, 10 for the
-    12 pieces and 68 for products and re-masking. RangeError for a scale that does not fit.
+    stay below 2^17, so that every product fits. The caller's truncation removes the factor of 40
+    bits. Opened by an evaluator for an element: about 3 bytes for each octave, 10 for the 12 pieces
+    and 68 for products and re-masking. RangeError for a scale that does not fit.
     """
     value = x if x.early is not None else x.narrowed(where.top + 2)
     # 1
@@ -117,7 +118,7 @@ def _root_of_unit(v: Masked) -> Masked:
 def _table() -> Words:
     """Coefficients [pieces, 3] of 1, v and v²: at scales 2^40, 2^30 and 2^20.
 
-    What rounding the last one loses moves into the others, by the best approximation on the piece.
+    The rounding error of the last is moved into the others, by the best approximation on the piece.
     """
     rows = []
     knots = [Fraction(knot, 1 << KNOT_BITS) for knot in ROOT.knots]

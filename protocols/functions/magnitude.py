@@ -1,15 +1,14 @@
-"""Secret numbers of any size: which octave one lies in, and products with the power that fits it.
+"""Secret numbers of any magnitude: their octave, and products with the power that fits it.
 
-A fixed point serves numbers whose size is known. Here the size is secret as well: comparisons with
-public thresholds say, in masked bits, between which two of them a number lies (`magnitude`). Public
-numbers for each such level become one secret number by a local sum (`Magnitude.chosen`); with
-powers of two this is a shift by a secret number of places (`shifted`). A number that was brought
-into [1, 2) or [1, 4) like this has a reciprocal or an inverse root to 2^-27 (`reciprocal`,
+A fixed point suits numbers of known magnitude. Here the magnitude is secret as well: comparisons
+with public thresholds say, in masked bits, between which two of them a number lies (`magnitude`).
+Public numbers for each such level become one secret number by a local sum (`Magnitude.chosen`);
+with powers of two this is a shift by a secret number of places (`shifted`). A number that was
+brought into [1, 2) or [1, 4) like this has a reciprocal or an inverse root to 2^-27 (`reciprocal`,
 `inverse_root`), from a spline and two Newton steps.
 
-Nothing is opened but masked values: neither level nor power is learnt by anybody. Meant for as many
-elements as a table has columns, not rows: exact rather than cheap. Truncations here are those
-that leave no bits out (`exactly`).
+Only masked values are opened: nobody learns a level or a power. Meant for as many elements as a
+table has columns, not rows: exact rather than cheap. Truncations here do not drop bits (`exactly`).
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Magnitude:
         return self.bits.select(0)
 
     def select(self, index: object) -> Magnitude:
-        """Those of some elements, by any NumPy index of the numbers' shape."""
+        """The levels of some elements, by any NumPy index of the numbers' shape."""
         return Magnitude(self.bits.select((slice(None), index)))
 
     def chosen(self, values: Sequence[int]) -> Additive:
@@ -63,9 +62,9 @@ def magnitude(x: Masked, thresholds: Sequence[int]) -> Magnitude:
 def shifted(x: Masked, bits: int, size: Magnitude, exponents: Sequence[int]) -> Additive:
     """Summands of x · 2^exponents[level] for |x| < 2^bits; what falls below 1 is rounded off.
 
-    Upwards it is exact modulo 2^64: multiples of 2^64 are 0. 4 rounds: 1 for the powers, 1 for the
-    product and 2 where something is rounded off. Powers downwards are applied in groups, each one
-    product that fits and one truncation.
+    For positive exponents it is exact modulo 2^64. 4 rounds: 1 for the powers, 1 for the product
+    and 2 where something is rounded off. Powers downwards are applied in groups, each one product
+    that fits and one truncation.
     """
     room = HEADROOM_BITS - 1 - bits
     left = [1 << e if 0 <= e < 64 else 0 for e in exponents]

@@ -8,7 +8,7 @@ from protocols.shares.masked import Additive, Masked
 
 MEAN_BITS = 20
 KEPT_BITS = 4
-"""A sum over n rows loses all but so many of log2(n) bits before it is divided by n."""
+"""A sum over n rows loses all but this many of log2(n) bits before it is divided by n."""
 
 
 def mean_of(total: Additive | Masked, rows: int) -> Masked:

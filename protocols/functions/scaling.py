@@ -1,6 +1,6 @@
 """Extremes and exact rounding down of secret numbers, for as many elements as a table has columns.
 
-What scales a column whose size is secret is in `magnitude`.
+Scaling of a column with secret magnitude is in `magnitude`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from protocols.shares.masked import Additive, Masked, concatenate
 
 
 def extremes(low: Masked, high: Masked) -> tuple[Masked, Masked]:
-    """The least of `low` and the largest of `high` along the last axis, which goes.
+    """The smallest of `low` and the largest of `high` along the last axis, which is removed.
 
     All pairs are compared: meant for as many elements as there are owners.
     """
@@ -28,7 +28,7 @@ def floor_quotient(z: Additive, bits: int) -> Masked:
     """floor(z / 2^bits) exactly, for -2^62 <= z < 2^62: a truncation, and a comparison that takes
     back what it rounded up. 6 rounds. Raises RangeError for bits outside 1 … 62."""
     if not 1 <= bits <= 62:
-        raise RangeError(f"rounding by {bits} bits: 1 to 62 are possible")
+        raise RangeError(f"rounding by {bits} bits; it must be 1 to 62")
     rounded = round_off(z, bits, exact=True).lift()
     rest = remask(z - rounded.scale(1 << bits).shares())
     # z < t·2^bits: t was rounded up.

@@ -30,7 +30,7 @@ from protocols.shares.masked import Masked
 TABLE_BITS = 44
 KNOT_BITS = 10
 ALL_PAIRS = 16
-"""Up to so many classes the maximum compares all pairs at once."""
+"""Up to this many classes the maximum compares all pairs at once."""
 MAX_CLASSES = 1024
 """The sum of the exponentials stays within the reciprocal's table."""
 TABLES = (
@@ -140,9 +140,9 @@ def reciprocal(x: Masked, fraction_bits: int, upper: int = 1024) -> Masked:
 def rsqrt(x: Masked, fraction_bits: int, upper: int = 1024) -> Masked:
     """1 / sqrt(x) for 1/4 <= x <= upper <= 1024; 2 below 1/4.
 
-    Above `upper` the last piece goes on and means nothing. Nobody sees x, so that nobody is told:
-    the bound has to hold by what the caller knows (`inverse_root` serves x of any size).
-    Within 2^-11 with at least 18 fraction bits; 2·10^-3 with 14.
+    Above `upper` the result has no meaning. Nobody sees x, so there is no error: the caller must
+    guarantee the bound (`inverse_root` accepts x of any magnitude). Within 2^-11 with at least 18
+    fraction bits; 2·10^-3 with 14.
     """
     return evaluate("RSQRT", x, fraction_bits, upper)
 
@@ -191,7 +191,7 @@ def softmax(x: Masked, fraction_bits: int) -> Masked:
 
 
 def constants_digest(fraction_bits: int) -> bytes:
-    """SHA-256 of every spline constant at this scale: all nodes of a job have to agree on it."""
+    """SHA-256 of every spline constant at this scale: all nodes of a job must agree on it."""
     tables = [
         (name, spline.knots, spline.base, spline.steps.tolist())
         for name in TABLES

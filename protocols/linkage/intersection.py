@@ -1,4 +1,4 @@
-"""Private set intersection by Diffie-Hellman: what two or more lists have in common.
+"""Private set intersection by Diffie-Hellman: the common items of two or more lists.
 
 Every node that masks has a fresh secret exponent of this session. An item is hashed to a point of
 P-256, every such node raises it to its exponent, in any order, and items that are equal, and only
@@ -9,14 +9,15 @@ random point (decisional Diffie-Hellman, the hash as a random oracle).
   e·P and of e·(−P) is the same. P-256 has prime order, so there are no points of small order, and
   the point at infinity has no such encoding; anything that is not an x-coordinate of the curve is
   refused.
-* The hash is keyed with what all holders of lists put in (`agree_key`) and nobody else knows, so
-  that a node without the key cannot try items out. It takes the first of a sequence of keyed
-  hashes that is an x-coordinate: two tries on average, independent of each other. The time it
-  takes depends on the items through the number of tries alone, and stays inside the node.
-* A list leaves its holder in the order of its masked items, which says nothing of its own order.
+* The hash has a key to which all holders of lists contribute (`agree_key`) and which nobody else
+  knows, so that a node without the key cannot test guessed items. It takes the first of a sequence
+  of keyed hashes that is an x-coordinate: two tries on average, independent of each other. The time
+  depends on the items only through the number of tries, and is not visible outside the node.
+* A list leaves its holder in the order of its masked items, which is independent of its original
+  order.
 
 What is sent must be a list of distinct points, as many as the job says: FrameError for another
-length, PointError for anything else. Who learns what is said at `meet` and `meet_shuffled`.
+length, PointError for anything else. `meet` and `meet_shuffled` state who learns what.
 
 Meadows (S&P 1986); Huberman, Franklin, Hogg (EC 1999); Agrawal, Evfimievski, Srikant (SIGMOD
 2003). Curve arithmetic: OpenSSL's, through `cryptography`.
@@ -54,7 +55,7 @@ _POINT_LABEL = b"mpc-train intersection point v1"
 
 
 class Exponent:
-    """One node's secret of one session. threads: how many work at one time."""
+    """One node's secret for one session. threads: how many work at a time."""
 
     def __init__(self, threads: int = 1) -> None:
         self._secret = ec.generate_private_key(_CURVE)
@@ -120,7 +121,7 @@ def agree_key(
     sid: bytes,
     entropy: Callable[[int], bytes] = os.urandom,
 ) -> bytes:
-    """32 bytes that the holders of lists make together and nobody else knows; one round."""
+    """32 bytes that the holders of lists jointly make and nobody else knows; one round."""
     label = LABEL.pack(b"ikey", 0, 0, 0)
     mine = entropy(KEY_BYTES)
     parts = {me: mine}
@@ -148,9 +149,9 @@ def meet(
     tokens: uint8[counts[me], 32], distinct. Each list goes round all holders and comes back to its
     own in the order in which it left; the other holders get it sorted.
 
-    Learnt by each holder: which of its own items which others have. With more than two holders
-    that includes items that only some have, and how many of their items others have in common.
-    Nobody else learns anything. Sent: each list once a holder, 32 bytes an item.
+    Learnt by each holder: which of its own items which others have. With more than two holders that
+    includes items that only some have, and how many of their items others have in common. Nobody
+    else learns anything. Sent: each list once per holder, 32 bytes per item.
     """
     count, place = len(holders), holders.index(me)
     following = holders[(place + 1) % count]
@@ -164,7 +165,7 @@ def meet(
         if hop + 1 < count:
             _send(channel, following, owner, hop + 1, masked)
             continue
-        # The last of all: in order to the one whose list it is, sorted to the others.
+        # The last node sends the list in order to its owner, and sorted to the others.
         _send(channel, holders[owner], owner, count, masked)
         ended = {owner: masked[sorted_order(masked)]}
         for other in range(count):
@@ -182,7 +183,7 @@ def meet(
 
 
 def route(owner: str, evaluators: Sequence[str]) -> list[str]:
-    """Through whom the list of `owner`, an evaluator, goes: first itself, then all others."""
+    """The route of the list of `owner`, an evaluator: first itself, then all others."""
     return [owner, *(name for name in evaluators if name != owner)]
 
 
@@ -200,9 +201,9 @@ def meet_shuffled(
     """At each evaluator: all lists, masked by everybody and in an order that nobody knows.
 
     holders: some or all of the evaluators; tokens, key: only at a holder, as in `meet`. orders: by
-    holder, this evaluator's secret permutation of its list (not of its own); None where nothing is
-    to follow the lists: then each evaluator sorts what it masked. A list goes through all
-    evaluators, first its holder (`route`); each masks and permutes it, the last sends it to all.
+    holder, this evaluator's secret permutation of its list (not of its own); None if no rows follow
+    the lists: then each evaluator sorts what it masked. A list goes through all evaluators, first
+    its holder (`route`); each masks and permutes it, the last sends it to all.
 
     Returns the order in which this evaluator sent its own list (empty if it has none), and the
     lists of all holders as they are in the end, for `common` or `repeated`.
@@ -257,7 +258,7 @@ def sorted_order(items: Octets) -> Positions:
 def common(lists: Sequence[Octets], owners: Sequence[str]) -> list[Positions]:
     """By list, the positions of the items that all lists have, in ascending order of the items.
 
-    Raises PointError naming the owner of a list in which an item stands twice.
+    Raises PointError with the owner of a list that contains an item twice.
     """
     group, place, position = _grouped(lists, owners)
     everywhere = (np.bincount(group) == len(lists))[group]
@@ -265,7 +266,7 @@ def common(lists: Sequence[Octets], owners: Sequence[str]) -> list[Positions]:
 
 
 def repeated(lists: Sequence[Octets], owners: Sequence[str]) -> int:
-    """How many items stand in more than one list. Raises PointError as `common` does."""
+    """How many items are in more than one list. Raises PointError like `common`."""
     return int(np.sum(np.bincount(_grouped(lists, owners)[0]) > 1))
 
 
@@ -279,7 +280,7 @@ def _grouped(
     order = sorted_order(items)
     items, place, position = items[order], place[order], position[order]
     same = np.all(items[1:] == items[:-1], axis=1)
-    # Sorting is stable: equal items stand in the order of their lists.
+    # Sorting is stable: equal items keep the order of their lists.
     twice = same & (place[1:] == place[:-1])
     if twice.any():
         owner = owners[int(place[int(np.argmax(twice))])]
@@ -299,17 +300,17 @@ def _receive(channel: Channel, peer: str, owner: int, hop: int, count: int) -> O
 
 
 def tell(channel: Channel, peers: Iterable[str], count: int) -> None:
-    """Let nodes that compared no lists know how many items all of them have."""
+    """Tell nodes that did not compare lists how many items all lists have in common."""
     for peer in peers:
         channel.send(peer, _SIZE, count.to_bytes(8, "big"))
 
 
 def told(channel: Channel, peers: Sequence[str], most: int) -> int:
-    """What all of `peers` tell; DesyncError where they differ, FrameError beyond `most`."""
+    """The number that all of `peers` tell; DesyncError if they differ, FrameError beyond `most`."""
     sizes = [receive_all(channel, peer, _SIZE, 8).tobytes() for peer in peers]
     if len(set(sizes)) != 1:
-        raise DesyncError(f"{', '.join(peers)} tell different sizes of what they have in common")
+        raise DesyncError(f"{', '.join(peers)} sent different numbers of common items")
     size = int.from_bytes(sizes[0], "big")
     if size > most:
-        raise FrameError(f"{peers[0]} tells a size beyond that of the shortest list")
+        raise FrameError(f"{peers[0]} sent a number beyond the length of the shortest list")
     return size

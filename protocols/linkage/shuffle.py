@@ -1,15 +1,15 @@
 """Rows in a secret order: a permutation that one evaluator and the dealer know, over shares.
 
 Evaluator j permutes the rows of a masked x. Its permutation π and a mask λ_j come from the stream
-that it has in common with the dealer.
+that it shares with the dealer.
 
 1. Evaluator j sends π(Δx) + λ_j to all others.
 2. The dealer, who knows π and λx, deals fresh shares of π(λx).
 
 The result is π(x) with Δ = π(Δx) + λ_j and λ = λ_j + π(λx). What the others see is uniform: they
 learn nothing of π, and nobody learns anything of x. The dealer sees no Δ. After all evaluators have
-had their turn, a row of the result leads back to one of x only for all evaluators together, or for
-the dealer together with anybody who knows a position in the result.
+permuted, only all evaluators together, or the dealer together with somebody who knows a position in
+the result, can trace a row of the result back to x.
 
 Rows that are then picked at positions which only evaluators know are masked afresh (`pick`), so
 that the dealer needs no more than their number.

@@ -1,6 +1,6 @@
 """Real numbers as elements of Z_2^64: a real x is round(x · 2^f), two's complement.
 
-Everything that does not fit is an error here and never wraps silently later: NaN, infinities and
+A number that does not fit is an error here and does not wrap silently later: NaN, infinities and
 magnitudes of 2^(62 − f) and more, the bound up to which truncation is exact.
 """
 

@@ -1,9 +1,9 @@
 """Tight loops over shares, compiled once per machine: one pass over memory for each.
 
-Every kernel states its formula; what it is for stands in the module that calls it. All work on
-flat or row-major arrays, modulo 2^64, and write into arrays that the caller provides. None draws
-randomness, and none branches on a secret or uses one as an index: what they branch on are opened
-values and sizes.
+Every kernel states its formula; the calling module says what it is for. All work on flat or
+row-major arrays, modulo 2^64, and write into arrays that the caller provides. None draws
+randomness, branches on a secret or uses one as an index: they branch only on opened values and
+sizes.
 
 numba compiles on the first import and keeps the result beside this file; `python -m
 protocols.ring.kernels` does that at installation. Processes that start at once may compile twice,
@@ -36,7 +36,7 @@ _PROGRAM = types.Array(types.int32, 2, "C", readonly=True)
 _INT = types.int64
 _FLAG = types.boolean
 BLOCK = 4096
-"""Rows are worked on in pieces that stay in the nearest cache."""
+"""Rows are processed in pieces that stay in the nearest cache."""
 PACKED_BLOCK = 1024
 """Words, an even number, that are packed at a time."""
 
@@ -183,7 +183,7 @@ def unpack(packed, bits, out):  # type: ignore[no-untyped-def]
 
 @_kernel(_BYTES, _BYTES, _INT, _WORDS_OUT)
 def unpack_sum(x, y, bits, out):  # type: ignore[no-untyped-def]
-    """out = the sum of two packed arrays modulo 2^bits, whatever stands in their padding bits."""
+    """out = the sum of two packed arrays modulo 2^bits, ignoring their padding bits."""
     mask = _low_bits(bits)
     room = np.empty(PACKED_BLOCK, np.int64)
     for first in range(0, out.size, PACKED_BLOCK):
@@ -197,7 +197,7 @@ def unpack_sum(x, y, bits, out):  # type: ignore[no-untyped-def]
 
 @_kernel(_BYTES, _INT, _INT, _WORDS_OUT)
 def add_unpacked(packed, bits, sign, out):  # type: ignore[no-untyped-def]
-    """out = (out + sign · unpacked) mod 2^bits, whatever stands in the padding bits."""
+    """out = (out + sign · unpacked) mod 2^bits, ignoring the padding bits."""
     mask = _low_bits(bits)
     room = np.empty(PACKED_BLOCK, np.int64)
     for first in range(0, out.size, PACKED_BLOCK):
@@ -461,8 +461,8 @@ def thin_product_transposed(x, y, out):  # type: ignore[no-untyped-def]
 
 
 def warm() -> None:
-    """Compile everything that is not in the cache yet: these kernels, whose import has done it,
-    and the products by tiles, where the processor has them."""
+    """Compile everything that is not in the cache yet: these kernels, whose import has done it, and
+    the products by tiles, if the processor has them."""
     import_module("protocols.ring.tiles").warm()
 
 

@@ -1,9 +1,9 @@
 """Kernels of the ring Z_2^64: int64 arrays with wrap-around.
 
-Matrix products go one of three ways, all exact modulo 2^64: by 8-bit limbs through the
-processor's tile unit where it has one and `calibrate` found that it pays; through torch,
-whose int64 kernel is vectorised (about 11 G multiply-adds a second and core; NumPy's is not); and
-where one side is thin, through a loop that reads the other matrix once.
+Matrix products use one of three methods, all exact modulo 2^64: 8-bit limbs on the processor's tile
+unit, if it has one and `calibrate` found it faster; through torch, whose int64 kernel is vectorised
+(about 11 G multiply-adds a second and core; NumPy's is not); and where one side is thin, through a
+loop that reads the other matrix once.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,7 +73,7 @@ def _tiles_pay(m: int, n: int, k: int) -> bool:
 
 
 def calibrate(clock: Callable[[], float]) -> float:
-    """Measure how much faster the tile unit multiplies, and go by it from now on.
+    """Measure how much faster the tile unit multiplies, and use the result from now on.
 
     Returns the ratio, 0 where there is no such unit; before the first call it is not used. Takes
     about 2 ms. Both ways give the same words, so nodes need not agree on it.

@@ -1,4 +1,4 @@
-"""The dealer's side of `Role`: all masks, corrections that leave, no opened value."""
+"""The dealer's side of `Role`: all masks, outgoing corrections, no opened values."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Dealer(Role):
         self.checksums.clear()
 
     def finish(self) -> None:
-        # Everything to everybody before any wait: the evaluator whose credit is waited for may
-        # itself wait for one that needs what would still lie here.
+        # Send everything to everybody before any wait: the evaluator whose credit is awaited may
+        # itself wait for one that needs data still queued here.
         for index in range(self.evaluators):
             self._send_corrections(index)
         for index in range(self.evaluators):
@@ -65,7 +65,7 @@ class Dealer(Role):
     def close(self) -> None:
         self.finish()
         for name in self.names:
-            # An evaluator that waits for more corrections learns that its program is longer.
+            # An evaluator that waits for more corrections detects that its program is longer.
             self._channel.send(name, DONE, b"")
         for index, name in enumerate(self.names):
             while self._take_credit(index, name) != DONE:
@@ -162,7 +162,7 @@ class Dealer(Role):
     def _reserve(self, index: int, count: int, spare: int = 0) -> Octets:
         """Room for `count` bytes in the frame to evaluator `index`, to be filled at once.
 
-        spare: so many bytes more, which the next correction may have.
+        spare: additional bytes for the next correction.
         """
         padded = (count + 7) & ~7
         start = self._filled[index]
@@ -178,7 +178,7 @@ class Dealer(Role):
 
     def _send_corrections(self, index: int) -> None:
         filled, self._filled[index] = self._filled[index], 0
-        # Memory that was freed last is in the cache; a frame that is kept until the next is not.
+        # Recently freed memory is in the cache; a frame kept until the next one is not.
         frame, self._corrections[index] = self._corrections[index].data, np.empty(0, np.uint8)
         for start in range(0, filled, FRAME_BYTES):
             label = self.label(b"corr")
@@ -187,7 +187,7 @@ class Dealer(Role):
             self._frames[index] += 1
 
     def told(self, count: int = 1) -> tuple[bool, ...]:
-        """The bits that all evaluators `tell` here; DesyncError where they tell different ones."""
+        """The bits that all evaluators `tell` here; DesyncError if they differ."""
         self.finish()
         expected, found = self.label(b"told"), set()
         for index, name in enumerate(self.names):
@@ -199,7 +199,7 @@ class Dealer(Role):
             found.add(bytes(payload))
         bits = found.pop()
         if found or len(bits) != count or not set(bits) <= {0, 1}:
-            raise DesyncError("evaluators tell different decisions, or none")
+            raise DesyncError("evaluators sent different decisions, or none")
         return tuple(bit == 1 for bit in bits)
 
     def _await_credit(self, index: int) -> None:

@@ -1,11 +1,11 @@
-"""Values that an opening will bring: the dataflow behind deferred openings.
+"""Values that an opening will provide: the dataflow behind deferred openings.
 
-An evaluator never waits where an opening is asked for. It gets a `Deferred`, says what is to be
-computed from it (`map`, `combine`) and which opening follows (`bind`), and goes on. What nobody
-asks for is not computed; an opening always asks, at all evaluators in the same order. When somebody
-needs a value, `get` sends everything that is pending in one exchange, whatever that makes possible
-is computed, and so on until the value is there. The number of rounds is therefore the depth of the
-program's dataflow, however its lines are ordered.
+An evaluator does not wait when it requests an opening. It gets a `Deferred`, says what to compute
+from it (`map`, `combine`) and which opening follows (`bind`), and continues. Values that nobody
+requests are not computed; an opening always requests its value, at all evaluators in the same
+order. When a value is needed, `get` sends everything that is pending in one exchange, computes what
+that makes possible, and repeats this until the value is available. The number of rounds is
+therefore the depth of the program's dataflow, however its lines are ordered.
 
 The dealer runs the same lines and never sees an opened value: its deferred values are `Never`.
 """
@@ -24,7 +24,7 @@ Settle = Callable[[], None]
 
 
 class Deferred(Generic[T]):
-    """A value that is there already, or that a later exchange of the evaluators brings."""
+    """A value that is available, or that a later exchange of the evaluators will provide."""
 
     __slots__ = ("_callbacks", "_value", "ready", "settle")
 
@@ -38,7 +38,7 @@ class Deferred(Generic[T]):
         return f"{type(self).__name__}(ready={self.ready})"
 
     def resolve(self, value: T) -> None:
-        """Set the value, once, and run what waits for it in the order in which it was asked."""
+        """Set the value, once, and run the waiting callbacks in the order of their requests."""
         if self.ready:
             raise AssertionError("a deferred value is set once")
         self._value = value
@@ -48,7 +48,7 @@ class Deferred(Generic[T]):
             callback(value)
 
     def then(self, callback: Callable[[T], None]) -> None:
-        """Call `callback` with the value as soon as it is there, at once if it is already."""
+        """Call `callback` with the value as soon as it is available, possibly at once."""
         if self.ready:
             callback(self._value)
         else:
@@ -62,7 +62,8 @@ class Deferred(Generic[T]):
         return value
 
     def map(self, function: Callable[[T], U]) -> Deferred[U]:
-        """`function` of the value, computed once, when somebody asks for it and it is there."""
+        """`function` of the value, computed once, when it is requested and the value is
+        available."""
         return _Lazy(function, self)
 
     def bind(self, function: Callable[[T], Deferred[U]]) -> Deferred[U]:
@@ -73,11 +74,11 @@ class Deferred(Generic[T]):
 
 
 class _Lazy(Deferred[T]):
-    """A value computed from one other or two; nothing is computed that nobody asks for.
+    """A value computed from one or two others, only if it is requested.
 
-    What it is computed from is let go as soon as it is not needed any more: a parameter follows
-    from the one of the step before, for thousands of steps. A step makes hundreds of these, hence
-    few calls rather than short ones.
+    Its sources are freed as soon as they are not needed any more: a parameter depends on that of
+    the previous step, for thousands of steps. A step makes hundreds of these, hence few calls
+    rather than short functions.
     """
 
     __slots__ = ("_function", "_other", "_source")
@@ -112,7 +113,7 @@ class _Lazy(Deferred[T]):
         return super().get()
 
     def _found(self, value: Any) -> None:
-        """The source is there: compute the value, or wait for the other one."""
+        """A source is available: compute the value, or wait for the other source."""
         function, self._function = self._function, None
         other, self._other = self._other, None
         assert function is not None
@@ -125,7 +126,7 @@ class _Lazy(Deferred[T]):
 
 
 class Never(Deferred[Any]):
-    """What a dealer holds in place of an opened value: nothing follows from it."""
+    """A dealer's placeholder for an opened value: nothing can be computed from it."""
 
     __slots__ = ()
 

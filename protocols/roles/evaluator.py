@@ -1,4 +1,4 @@
-"""The evaluator's side of `Role`: shares, exchanges, corrections that arrive."""
+"""The evaluator's side of `Role`: shares, exchanges, incoming corrections."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COMMON_LABEL = b"mpc-train common stream v1"
 
 
 class Evaluator(Role):
-    """One of the nodes that compute: sees masked values and its own mask shares.
+    """One of the computing nodes: sees masked values and its own mask shares.
 
     peers: the other evaluators in the order of their indices. stream: shared with the dealer.
     entropy: makes this evaluator's part of the seed of `common`.
@@ -195,7 +195,7 @@ class Evaluator(Role):
             send_all(self._channel, peer, self.label(tag), words.reshape(-1).view(np.uint8))
 
     def tell(self, *decisions: bool) -> None:
-        """Let the dealer know bits that the job discloses to everybody, a byte each."""
+        """Tell the dealer bits that the job discloses to everybody, a byte each."""
         self._channel.send(self.dealer, self.label(b"told"), bytes(decisions))
 
     def collect(self, tag: bytes, peer: str, count: int) -> Octets:

@@ -1,8 +1,8 @@
 """Frames of the arithmetic: labels, payloads in pieces, packed words.
 
 A label says where a program is: tag, step, operation index, and a checksum of the names and sizes
-of all operations so far. Both ends make the label that they expect and compare: programs that
-part are told apart at the next frame. Lengths follow from the program, never from a frame.
+of all operations so far. Both ends compute the expected label and compare it: diverging programs
+are detected at the next frame. Lengths follow from the program, never from a frame.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def _receive_frame(channel: Channel, peer: str, label: bytes, count: int) -> mem
     theirs, payload = channel.receive(peer, count)
     check_label(peer, label, theirs)
     if len(payload) != count:
-        raise FrameError(f"{peer}: a frame of {len(payload)} bytes, {count} were expected")
+        raise FrameError(f"{peer}: a frame of {len(payload)} bytes; expected {count}")
     return payload
 
 
 def unpack_words(octets: Octets, count: int, bits: int) -> Words:
-    """`count` words from a packed array; what a peer put into padding bits is dropped."""
+    """`count` words from a packed array; a peer's padding bits are ignored."""
     if bits == 64:
         return octets.view(np.int64)
     words = np.empty(count, np.int64)
@@ -68,7 +68,7 @@ def check_label(peer: str, expected: bytes, received: bytes) -> None:
     except struct.error:
         raise FrameError(f"{peer}: a label of {len(received)} bytes") from None
     if len(expected) != LABEL.size:
-        raise DesyncError(f"{peer} sent {tag!r} where {expected!r} was expected")
+        raise DesyncError(f"{peer} sent {tag!r}; expected {expected!r}")
     mine = LABEL.unpack(expected)
     raise DesyncError(
         f"{peer} is at {tag!r} step {step} operation {operation} (program {checksum:08x}), "

@@ -1,4 +1,4 @@
-"""Openings of an evaluator: what it sends, the sum that it collects, and then the opened value."""
+"""An evaluator's openings: the share it sends, the sum it collects, and the opened value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Opening(Deferred[T], ABC):
-    """A value that the next exchange of the evaluators brings, once their summands are there.
+    """A value that the next exchange provides after the evaluators' summands are available.
 
     size: bytes of a share in a frame, a multiple of 8.
     """
@@ -46,7 +46,7 @@ class Opening(Deferred[T], ABC):
         """Add the share of another evaluator."""
 
     def finish(self) -> None:
-        """Hand the opened value to those who wait for it, and let everything else go."""
+        """Pass the opened value to the waiting callbacks, and free everything else."""
         total, shape = self._total, self._mask.shape
         assert total is not None, "there are at least two evaluators"
         self._mask = self._share = self._payload = self._total = None

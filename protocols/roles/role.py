@@ -3,8 +3,8 @@
 Every operation of the project is written once, against `Role`, and run by all nodes. Five things
 differ between the roles (`evaluator`, `dealer`):
 
-* `mask`, `mask_bits`: a fresh mask. An evaluator draws its share from the stream that it has in
-  common with the dealer; the dealer draws all shares and adds them up.
+* `mask`, `mask_bits`: a fresh mask. An evaluator draws its share from the stream that it shares
+  with the dealer; the dealer draws all shares and adds them up.
 * `deal`, `deal_bits`: a correlation. The dealer knows the value; all evaluators but one draw
   their share from their stream, the last receives what is missing. Who is last rotates.
 * `open`, `open_bits`: an opening under a fresh mask, which is spent by it. Evaluators exchange
@@ -12,14 +12,14 @@ differ between the roles (`evaluator`, `dealer`):
 * `common`: randomness that all evaluators know and the dealer does not.
 * `begin_step`, `finish`: streams move to the keys of the next step, nothing stays pending.
 
-Guarantees: a mask is used for one opening (MaskReuseError otherwise); frames carry step,
-operation index, a checksum of all operations so far and a tag, so that programs that part are
-told apart (DesyncError); every length follows from the program, never from a frame. Masks and
-correlations are drawn when an operation is issued, openings travel later.
+Guarantees: a mask is used for one opening (MaskReuseError otherwise); frames carry step, operation
+index, a checksum of all operations so far and a tag, so that diverging programs are detected
+(DesyncError); every length follows from the program, never from a frame. Masks and correlations are
+drawn when an operation is issued, openings travel later.
 
-The dealer never receives a byte that depends on data, but for decisions that the job discloses to
-everybody (`tell`): otherwise only empty credit frames that keep it from running ahead without
-bound.
+The dealer never receives a byte that depends on data, except decisions that the job discloses to
+everybody (`tell`): otherwise it receives only empty credit frames, which keep it from running ahead
+without limit.
 
 Masked evaluation with a dealer: ASTRA (CCSW 2019), ABY2.0 (USENIX Security 2021), TurboSpeedz
 (ACNS 2019).
@@ -56,7 +56,7 @@ class Mask:
         return f"Mask(shape={self.array.shape}, spent={self._spent})"
 
     def spend(self) -> None:
-        """Note that an opening uses this mask; the second one raises."""
+        """Note that an opening uses this mask; a second opening raises."""
         if self._spent:
             raise MaskReuseError("a mask was to be used for a second opening")
         self._spent = True
@@ -71,7 +71,7 @@ class Mask:
 
 
 class Role(ABC):
-    """What an operation may ask of the node that runs it.
+    """The operations' interface to the node that runs them.
 
     evaluators: number N >= 2 of evaluators. index: this evaluator's position, None at the dealer.
     """
@@ -109,9 +109,9 @@ class Role(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Finish the last step; the dealer waits until every evaluator is through with it.
+        """Finish the last step; the dealer waits until every evaluator has finished it.
 
-        DesyncError where a program has used other corrections than the dealer has sent.
+        DesyncError if a program has not used exactly the corrections that the dealer sent.
         """
 
     @abstractmethod
@@ -120,11 +120,12 @@ class Role(ABC):
 
     @abstractmethod
     def owner_mask(self, shape: Shape, owner: int) -> Words | None:
-        """A mask known to evaluator `owner` and the dealer alone; None at the other evaluators."""
+        """A mask known only to evaluator `owner` and the dealer; None at the other evaluators."""
 
     @abstractmethod
     def permutation(self, count: int, owner: int) -> Positions | None:
-        """A uniform order of `count` things, known to evaluator `owner` and the dealer alone."""
+        """A uniform permutation of `count` items, known only to evaluator `owner` and the
+        dealer."""
 
     @abstractmethod
     def mask_bits(self, shape: Shape) -> Mask:
@@ -178,7 +179,7 @@ def _spelled(name: str, sizes: tuple[int, ...]) -> bytes:
 
 
 def order_of(keys: Words) -> Positions:
-    """The order that sorts uniform words: a uniform one, but for a pair that is equal.
+    """The order that sorts uniform words: uniform, except for equal pairs.
 
     Among 10^6 words one pair is equal once in 4·10^7 times.
     """

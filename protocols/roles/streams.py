@@ -1,22 +1,22 @@
-"""Keyed streams: pseudorandom ring elements that two nodes draw without a word on the wire.
+"""Keyed streams: pseudorandom ring elements that two nodes draw without communication.
 
 One `Stream` is known to exactly two nodes: an evaluator and the dealer. Both run the same
 program, so both draw the same amounts in the same order and hold the same words.
 
 * The root is a secret of this session's handshake; it is never stored.
-* Every step has a key of its own: HKDF-Expand(root, "stream" ‖ step), SHA-256. The keystream is
-  AES-256 in counter mode (NIST SP 800-38A), made in pieces of at most 128 KiB; the counter blocks
-  of piece p are p (96 bits) ‖ 2, 3, … (32 bits).
-* Inside a step the keystream is only ever read forwards. There is no seek, hence no position
-  that could be read twice; a step begun twice raises MaskReuseError.
+* Every step has its own key: HKDF-Expand(root, "stream" ‖ step), SHA-256. The keystream is AES-256
+  in counter mode (NIST SP 800-38A), made in pieces of at most 128 KiB; the counter blocks of piece
+  p are p (96 bits) ‖ 2, 3, … (32 bits).
+* Inside a step the keystream is only read forwards. There is no seek, so no position can be read
+  twice; a step begun twice raises MaskReuseError.
 
-One key a step instead of one an operation saves a key derivation and a cipher set-up (about
-15 µs) on each of the some hundred draws of a step, for every stream; the position in the
-keystream is the operation index.
+One key per step instead of one per operation saves a key derivation and a cipher set-up (about 15
+µs) on each of the hundreds of draws of a step, for every stream; the position in the keystream is
+the operation index.
 
 These counter blocks are those of AES-GCM under the nonce p (NIST SP 800-38D), which encrypts zeros
 here, or what is to be masked: with wide vectors the library's GCM is faster than its plain counter
-mode (12 instead of 7 GB/s). The tags are not used and leave no node.
+mode (12 instead of 7 GB/s). The tags are not used and never leave a node.
 """
 
 import numpy as np
@@ -118,5 +118,5 @@ class Stream:
             nonce = self._pieces.to_bytes(12, "big")
             self._pieces += 1
             source = _ZEROS[:size] if octets is None else octets[start : start + size]
-            # The tag behind a piece gives way to the next one.
+            # The next piece overwrites the tag after this one.
             self._cipher.encrypt_into(nonce, source, None, room[start : start + size + TAG_BYTES])

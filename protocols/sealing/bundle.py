@@ -1,7 +1,7 @@
-"""Several envelopes for one recipient in one file. A container, and nothing more.
+"""Several envelopes for one recipient in one file: only a container.
 
 A bundle is not signed: each envelope in it is, by its own sender, and names its step, tensors and
-recipient. To open one is to check that no sender is missing and none occurs twice.
+recipient. The reader must check that no sender is missing and none occurs twice.
 
     magic ‖ u32 count ‖ count × (u64 length ‖ envelope)
 """
@@ -26,7 +26,8 @@ def pack_bundle(envelopes: Sequence[Buffer]) -> bytes:
 
 
 def unpack_bundle(data: Buffer) -> list[bytes]:
-    """The envelopes of a bundle, in order, not opened. Raises EnvelopeError when it is none."""
+    """The envelopes of a bundle, in order, not opened. Raises EnvelopeError if it is not a
+    bundle."""
     view = memoryview(data)
     position = len(MAGIC) + 4
     if len(view) < position or bytes(view[: len(MAGIC)]) != MAGIC:

@@ -50,7 +50,7 @@ def wrap_info(kind: str, context: bytes) -> bytes:
 def payload_key(file_key: bytes, kind: str, context: bytes) -> bytes:
     """The key of the chunks; raises EnvelopeError for a file key of another length."""
     if len(file_key) != FILE_KEY_BYTES:
-        raise EnvelopeError("the file key has another length")
+        raise EnvelopeError("the file key has the wrong length")
     info = pack(b"mpc-train/envelope/2/payload", kind.encode(), sha256(context).digest())
     return HKDFExpand(SHA256(), KEY_BYTES, info).derive(file_key)
 

@@ -2,7 +2,7 @@
 
 Guarantees that only the holder of the recipient's key reads the payload, that the recipient learns
 nothing from a file that its sender did not sign whole, and that a file cannot pass for one of
-another session, step, sender, recipient or set of tensors. Leaves to the caller: which senders a
+another session, step, sender, recipient or set of tensors. The caller must check which senders a
 result needs, and that their payloads agree.
 
     context    suite, sid, step, names, sender, recipient, SHA-256 of the recipient's key,
@@ -10,7 +10,7 @@ result needs, and that their payloads agree.
     file key   sealed by HPKE to the recipient, with kind and context as `info`
     trailer    signatures over "envelope/2" ‖ (SHA-256 of the header, SHA-256 of the chunks)
 
-in the format of `container`. Whatever is wrong is an EnvelopeError.
+in the format of `container`. Every fault is an EnvelopeError.
 """
 
 import hmac
@@ -49,7 +49,7 @@ class HpkeOpener(Protocol):
 
 @dataclass(frozen=True)
 class EnvelopeInfo:
-    """What an envelope is and whom it concerns; public, and bound to the payload.
+    """What an envelope contains, from whom and for whom; public, and bound to the payload.
 
     `names` are the tensors inside, in order; `sender` and `recipient` are names of the roster.
     """
@@ -80,7 +80,7 @@ def seal_envelope(
 ) -> bytes:
     """Seal `payload` to `recipient_public`, signed by `signer`, who is `info.sender`.
 
-    Raises EnvelopeError when the recipient's key is not one, or the payload exceeds 64 GiB.
+    Raises EnvelopeError if the recipient's key is invalid, or the payload exceeds 64 GiB.
     """
     view = memoryview(payload).cast("B")
     if len(view) > MAX_PAYLOAD_BYTES:
@@ -97,7 +97,7 @@ def seal_envelope(
 
 
 def read_info(blob: Buffer) -> EnvelopeInfo:
-    """What an envelope says of itself, NOT verified: to find the sender's card and no more.
+    """An envelope's header, NOT verified: only for finding the sender's card.
 
     Raises EnvelopeError when it is not an envelope.
     """
@@ -112,15 +112,15 @@ def open_envelope(
     private: HpkeOpener,
     verifier: Verifier,
 ) -> bytes:
-    """The payload, once everything about it holds. `verifier` is that of `expected.sender`.
+    """The payload, after all checks. `verifier` is that of `expected.sender`.
 
-    1. The header parses, and is exactly what we expect: session, step, names, sender, recipient.
+    1. The header parses, and is exactly as expected: session, step, names, sender, recipient.
     2. It is sealed to our key, and the file has the size that the header says.
     3. The sender signed all of it; nothing was decrypted so far.
     4. The file key opens with our private key, under the same header.
     5. Every chunk verifies at its place, and the last one is the last.
 
-    Raises EnvelopeError, saying which of these failed.
+    Raises EnvelopeError, which says which of these failed.
     """
     parts = _checked(blob, expected, recipient_public, verifier)  # 1 to 3
     header = parts.header
@@ -134,7 +134,7 @@ def open_envelope(
 def check_envelope(
     blob: Buffer, *, expected: EnvelopeInfo, recipient_public: bytes, verifier: Verifier
 ) -> None:
-    """Steps 1 to 3 of `open_envelope`, for those who carry an envelope and cannot open it."""
+    """Steps 1 to 3 of `open_envelope`, for nodes that carry an envelope but cannot open it."""
     _checked(blob, expected, recipient_public, verifier)
 
 
@@ -183,7 +183,7 @@ def _split(blob: Buffer) -> _Parts:
     payload_bytes = int.from_bytes(size, "big")
     length = sealed_bytes(payload_bytes)
     if len(body) != length + signatures.SIGNATURE_BYTES:
-        raise EnvelopeError("an envelope that is cut off or has bytes too many")
+        raise EnvelopeError("an envelope that is cut off or has too many bytes")
     return _Parts(info, header, payload_bytes, body[:length], body[length:])
 
 

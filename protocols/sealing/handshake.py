@@ -1,10 +1,10 @@
 """Two nodes agree on fresh keys: signed, hybrid post-quantum, forward secret. No I/O.
 
 Guarantees to each side that the other holds the signing keys of its card, sees the same version,
-suite, session, job, roster, purpose and roles, and derived the same keys; and that what is sent
-under them stays secret although every long-term key leaks later (ephemeral keys in both
-directions, used once). Leaves to the caller: who initiates (the lower roster index), that a
-session id holds the caller's own nonce, and one handshake per (session, pair, purpose).
+suite, session, job, roster, purpose and roles, and derived the same keys; and that messages under
+them stay secret even if every long-term key leaks later (ephemeral keys in both directions, used
+once). Leaves to the caller: who initiates (the lower roster index), that a session id holds the
+caller's own nonce, and one handshake per (session, pair, purpose).
 
     M1 A→B  version, suite, sid, job, roster, purpose, role and identity of both, n_A, epk_A
     M2 B→A  n_B, epk_B, ct_B, Sign_B("hs1/resp" ‖ H(M1, n_B, epk_B, ct_B))
@@ -19,8 +19,8 @@ A sends nothing under K before M4 verified, B nothing before M3. Signed ephemera
 MAC over the identities follows SIGMA (Krawczyk, CRYPTO 2003); HPKE is RFC 9180. All hashes are
 SHA-256 over length-prefixed fields.
 
-Malformed, foreign or misplaced messages raise HandshakeError; a signature, MAC, sealed secret or
-key that does not hold raises AuthenticationError. Either ends the object: there is no retry.
+Malformed, foreign or misplaced messages raise HandshakeError; an invalid signature, MAC, sealed
+secret or key raises AuthenticationError. Either ends the object: there is no retry.
 """
 
 import hmac
@@ -83,13 +83,13 @@ _AGREED = ("suite", "purpose", "session id", "job", "roster")
 _PARTIES = ("role", "name", "signing keys")
 
 MESSAGE_MAX_BYTES = max(sum(bounds) + 4 * len(bounds) for bounds in _BOUNDS)
-"""No message of a handshake is longer; a transport may drop what is."""
+"""No message of a handshake is longer; a transport may drop longer ones."""
 
 Entropy = Callable[[int], bytes]
 
 
 class _Side:
-    """What both sides share: the identities, the one ephemeral key, the order of calls."""
+    """What both sides have in common: the identities, one ephemeral key, the order of calls."""
 
     def __init__(
         self,
@@ -114,7 +114,8 @@ class _Side:
         self._step = 0
 
     def _advance(self, step: int, call: str) -> None:
-        """Calls come once each, in order. A failure leaves the object at -1, where none fits."""
+        """Each call comes once, in order. A failure leaves the object at -1, where no call is
+        allowed."""
         if self._step != step:
             state = "has ended" if self._step < 0 else f"is at step {self._step}"
             raise HandshakeError(
@@ -156,7 +157,7 @@ class _Side:
         except AuthenticationError as error:
             raise AuthenticationError(f"{self._peer.name}: its secret: {error}") from error
         if len(secret) != SECRET_BYTES:
-            raise AuthenticationError(f"{self._peer.name}: its secret has another length")
+            raise AuthenticationError(f"{self._peer.name}: its secret has the wrong length")
         return secret
 
     def _check_mac(self, expected: bytes, mac: bytes) -> None:
@@ -284,7 +285,7 @@ def _header(info: SessionInfo, initiator: Endpoint, responder: Endpoint) -> list
 
 
 def _shown(name: str, theirs: bytes) -> str:
-    """Say what came where a person can do something about it: an old version, another suite."""
+    """Show the received value if a person can act on it: an old version, another suite."""
     if name == "version":
         return f": it has {int.from_bytes(theirs, 'big')}; run the same release on both nodes"
     if name in ("suite", "purpose"):

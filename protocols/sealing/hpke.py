@@ -3,8 +3,8 @@
 What is sealed today stays sealed unless ML-KEM *and* X25519 are both broken. The library leaves
 three things open that are closed here: the hybrid key has no serialisation of its own (1184 bytes
 ML-KEM, then 32 bytes X25519), `info` may be forgotten (here it is required: it binds the use), and
-bad input surfaces as ValueError or InvalidTag depending on which half is bad and when. Everything
-that is wrong with bytes from elsewhere is an AuthenticationError here.
+bad input surfaces as ValueError or InvalidTag depending on which half is bad and when. Here every
+fault in bytes from elsewhere is an AuthenticationError.
 """
 
 import os
@@ -34,10 +34,10 @@ _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
 def check_public(public: bytes) -> None:
-    """Raises AuthenticationError unless `public` can be sealed to.
+    """Raise AuthenticationError unless it is possible to seal to `public`.
 
-    A low-order X25519 key (32 bytes of zero, for one) is accepted by the library's import and
-    fails only when something is sealed to it; sealing once here tells it early.
+    The library imports a low-order X25519 key (such as 32 bytes of zero) and fails only when
+    something is sealed to it; sealing once here detects this early.
     """
     seal(public, b"check", b"")
 

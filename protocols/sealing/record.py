@@ -1,8 +1,8 @@
 """AEAD records: one direction of one channel, in order, each at most once.
 
 Guarantees that what `RecordOpener.open` returns is what the peer's `RecordSealer.seal` was given,
-under the same label, in the same order, with nothing dropped, repeated or put in between. Leaves
-delivery to the transport; a record that does not fit ends the direction for good.
+under the same label, in the same order, with nothing dropped, repeated or put in between. Delivery
+is left to the transport; a record that does not verify ends the direction permanently.
 
 AES-256-GCM. The nonce is the record's number, 96 bits, never sent: both ends count, so a replayed,
 dropped or reordered record meets another nonce and fails. Each direction has its own key, and the
@@ -54,9 +54,9 @@ def record_context(sid: bytes, sender: str, receiver: str) -> bytes:
 class _Direction:
     """The key, the record number and the volume so far. Cannot be copied or pickled.
 
-    A copy would encrypt a second text under a number already used, which gives away the
-    difference of both texts and the authentication key. The same holds for a forked child: a
-    process that forks does so before it has a session.
+    A copy would encrypt a second text under a used number, which reveals the difference of both
+    texts and the authentication key. The same holds for a forked child: a process that forks does
+    so before it has a session.
     """
 
     def __init__(self, key: bytes, context: bytes) -> None:
@@ -132,7 +132,7 @@ class RecordOpener(_Direction):
         length = len(ciphertext) - TAG_BYTES
         with self._lock:
             if self._failed:
-                raise AuthenticationError("this direction ended with a record that did not fit")
+                raise AuthenticationError("this direction ended with a record that did not verify")
             self._failed = True
             if length < 0 or length > MAX_RECORD_BYTES or len(label) > MAX_LABEL_BYTES:
                 raise AuthenticationError(f"a record has {length} bytes, label {len(label)}")
@@ -142,7 +142,9 @@ class RecordOpener(_Direction):
             try:
                 self._aead.decrypt_into(nonce, ciphertext, self._prefix + label, payload)
             except InvalidTag as error:
-                del payload  # what was not authenticated is shown to nobody, a traceback included
+                del (
+                    payload
+                )  # unauthenticated bytes must not appear anywhere, not even in a traceback
                 raise AuthenticationError(
                     f"record {number} does not verify: altered, replayed, out of order or foreign"
                 ) from error

@@ -1,4 +1,4 @@
-"""What the nodes of a run agree on before they share anything: all of it public.
+"""What the nodes of a run agree on before they share anything; all of it is public.
 
 A session id names one start of one job. It takes a fresh nonce from every evaluator and the
 dealer, so that no node can be led into a session that has already used its masks.
@@ -22,7 +22,7 @@ MAX_TEXT_BYTES = 128
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """What both nodes must agree on before the first message: all of it public."""
+    """What both nodes must agree on before the first message; all of it is public."""
 
     version: int
     suite: str
@@ -61,7 +61,7 @@ class Endpoint:
 
 
 def identity_digest(name: str, signing_public: bytes) -> bytes:
-    """What stands for a node wherever its identity is hashed or signed."""
+    """The digest that represents a node wherever its identity is hashed or signed."""
     return sha256(pack(b"mpc-train/identity/1", name.encode(), signing_public)).digest()
 
 
@@ -73,8 +73,8 @@ def session_id(
 ) -> bytes:
     """sid = H(version, job, roster, (role, identity digest, nonce) of each party in roster order).
 
-    Every node puts a fresh 32-byte nonce in, so no node can be talked into an old session.
-    Raises HandshakeError for a nonce of another length or one that occurs twice.
+    Every node contributes a fresh 32-byte nonce, so no node can be led into an old session. Raises
+    HandshakeError for a nonce of another length or one that occurs twice.
     """
     nonces = [nonce for _, _, nonce in members]
     if any(len(nonce) != NONCE_BYTES for nonce in nonces) or len(set(nonces)) != len(nonces):

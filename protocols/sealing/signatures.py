@@ -1,10 +1,10 @@
 """Two signatures for one statement: Ed25519 and ML-DSA-65 (FIPS 204), and both must verify.
 
-Ed25519 alone would leave authentication classical, ML-DSA alone would rest on a young scheme.
-Both keys sign the same bytes: a fixed prefix that names the pair of algorithms, the purpose and
-the message, length-prefixed. The prefix keeps one half of a pair from passing for a signature of
-that algorithm alone, and the purpose keeps a signature made for one use from serving another.
-A pair is a concatenation of fixed lengths: 64 bytes Ed25519, then 3309 bytes ML-DSA-65.
+Ed25519 alone is not post-quantum, and ML-DSA alone would rely on a young scheme. Both keys sign the
+same bytes: a fixed prefix that names the pair of algorithms, the purpose and the message,
+length-prefixed. The prefix keeps one half of a pair from passing for a signature of that algorithm
+alone, and the purpose keeps a signature made for one use from serving another. A pair is a
+concatenation of fixed lengths: 64 bytes Ed25519, then 3309 bytes ML-DSA-65.
 """
 
 import os

@@ -21,7 +21,7 @@ from protocols.roles.role import Role
 from protocols.shares.masked import Additive, Early, Masked, MaskedBit, joint_shape
 
 ROUNDING_BITS = 20
-"""Bits below the last place that a truncation opens at most; they decide how it rounds."""
+"""The most bits below the last place that a truncation opens; they decide how it rounds."""
 
 
 def bilinear(
@@ -73,7 +73,7 @@ def matmul(x: Masked, y: Masked) -> Additive:
 def remask(z: Additive) -> Masked:
     """Masked form of a sum of summands. 1 round, opens 8 bytes.
 
-    Corrections: 8 bytes where the dealer has a summand, else none.
+    Corrections: 8 bytes if the dealer has a summand, otherwise none.
     """
     role = z.role
     role.issue("remask", prod(z.shape))

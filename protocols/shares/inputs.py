@@ -1,9 +1,9 @@
-"""Sharing in: how an owner's plaintext becomes a masked tensor.
+"""Inputs: how an owner's plaintext becomes a masked tensor.
 
 Who owns what is public; shapes come from the job. Three ways, by the owner's role:
 
-* An evaluator draws λ from its own stream and broadcasts Δ = x + λ. It holds λ alone, the shares
-  of the others are zero. 8 bytes an element to each other evaluator.
+* An evaluator draws λ from its own stream and broadcasts Δ = x + λ. It alone holds λ; the shares of
+  the others are zero. 8 bytes per element to each other evaluator.
 * The dealer knows λ = Σ [λ]_i anyway: it sends Δ to every evaluator, and receives nothing.
 * Anybody else splits x into summands: streams in common with all evaluators but the last, the
   last is sent what is missing. The evaluators then mask it: one round.
@@ -29,7 +29,8 @@ from protocols.shares.masked import Additive, Masked
 
 
 def outside_label(number: int) -> bytes:
-    """The label of an outside owner's tensor, counted from 0: none is taken for another."""
+    """The label of an outside owner's tensor, numbered from 0, so that none is mistaken for
+    another."""
     return LABEL.pack(b"outs", 0, number, 0)
 
 
@@ -41,7 +42,7 @@ def from_evaluator(role: Role, owner: int, shape: Shape, words: Words | None = N
         return Masked(role, shape, role.known(np.empty(0, np.int64)), lam)
     if role.index == owner:
         if words is None or words.shape != shape or lam is None:
-            raise ValueError("the owner has to bring a tensor of the shape that the job says")
+            raise ValueError("the owner must provide a tensor of the job's shape")
         delta = words + lam
         role.broadcast(b"inpt", delta)
     else:
@@ -56,7 +57,7 @@ def from_dealer(role: Role, shape: Shape, words: Words | None = None) -> Masked:
     lam = role.mask(shape).words
     if isinstance(role, Dealer):
         if words is None or words.shape != shape:
-            raise ValueError("the dealer has to bring a tensor of the shape that the job says")
+            raise ValueError("the dealer must provide a tensor of the job's shape")
         role.broadcast(b"inpt", words + lam)
         return Masked(role, shape, role.known(words), lam)
     if not isinstance(role, Evaluator):

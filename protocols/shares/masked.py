@@ -1,15 +1,15 @@
 """The value types of masked sharing, and everything that is local on them.
 
-A secret x in Z_2^64 is held as Δ = x + λ. Every evaluator knows Δ (or has it coming, see
-`deferred`) and holds a share [λ]_i; the dealer knows λ alone. Three types:
+A secret x in Z_2^64 is held as Δ = x + λ. Every evaluator knows Δ (or will get it, see `deferred`)
+and holds a share [λ]_i; the dealer knows only λ. Three types:
 
 * `Masked`: the pair (Δ, λ).
 * `Additive`: summands, one an evaluator and possibly one at the dealer, whose sum is the secret.
   Products come out like this; they become `Masked` by an opening (`arithmetic`).
 * `MaskedBit`: a secret bit b as a public β = b ⊕ μ and additive shares of the bit μ.
 
-Sums, differences, reshapes, slices and products with public integers are local, at no cost on the
-wire. No `repr` shows a value, a mask or a share.
+Sums, differences, reshapes, slices and products with public integers are local, without
+communication. No `repr` shows a value, a mask or a share.
 """
 
 from __future__ import annotations
@@ -337,7 +337,7 @@ def concatenate(parts: Sequence[Masked], axis: int = 0) -> Masked:
         delta = combine(lambda found, words: [*found, words], delta, part.delta)
     lam = None
     if any(part.lam is not None for part in parts):
-        # Zeros that nothing is written to take no memory: the masks of others' rows.
+        # Zeros that are never written take no memory: the masks of others' rows.
         lam = np.zeros(shape, np.int64)
         ends = np.cumsum([part.shape[axis] for part in parts])[:-1]
         for part, place in zip(parts, np.split(lam, ends, axis), strict=True):

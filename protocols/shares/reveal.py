@@ -1,10 +1,10 @@
-"""The only way out: what the signed job lists, once, under a fresh mask.
+"""The only way to reveal: the outputs that the signed job lists, once each, under a fresh mask.
 
 A `RevealGate` knows the outputs that all nodes agreed on. It opens a listed value to everybody
 (`to_everybody`, for metrics and decision bits) or hands over this node's half of a listed tensor
-for sealing to the recipients (`for_recipients`). Anything else, and anything asked for twice,
-raises RevealError before a byte is sent. A `Ledger` hears of each opening before it happens, of
-its value afterwards, and of what was refused; it may stop what it hears of by raising.
+for sealing to the recipients (`for_recipients`). Any other request, and a second request, raises
+RevealError before a byte is sent. A `Ledger` hears of each opening before it happens, of its value
+afterwards, and of what was refused; it may stop what it hears of by raising.
 
 A value is masked afresh before it is revealed, and the dealer hands out new shares of that mask:
 the shares under which the evaluators' summands travelled never leave a node. Anybody who saw

@@ -224,7 +224,7 @@ def test_the_owner_is_warned_and_nobody_else(tmp_path: Path) -> None:
         # Nothing fills the gap: the first missing cell is an error.
         (
             lambda text: text.replace('missing = "mean"\nindicator = true', ""),
-            r"line 2: column 'lab': the cell is missing, and the job says nothing of it",
+            r"line 2: column 'lab': the cell is missing, and the job does not say how",
         ),
         # Nobody else has rows.
         (
@@ -349,7 +349,7 @@ def test_a_mean_of_few_values_of_an_owner_is_refused_at_it(tmp_path: Path) -> No
     source = Source(str(tmp_path / "ann.csv"))
     held_out = split(job)[1].tolist()
     with_labs(tmp_path, frame, "ann", training[:9] + held_out)
-    with pytest.raises(DataError, match=r"ann.csv: column 'lab': only 9 .* 10 rows at least"):
+    with pytest.raises(DataError, match=r"ann.csv: column 'lab': only 9 .* at least 10 rows"):
         load_table(source, job, "ann")
     with_labs(tmp_path, frame, "ann", training[:10])
     load_table(source, job, "ann")
@@ -383,9 +383,9 @@ def test_the_bit_is_listed_where_there_is_one(tmp_path: Path) -> None:
     assert disclosed_on_the_way(other) == ["extremes"]
     with pytest.raises(RefusedError, match="empty_columns, extremes would be disclosed"):
         check_rules(allowing(job, disclosures=()), job, "ann")
-    with pytest.raises(RefusedError, match=r"means that stand in missing cells .* of 10 rows"):
+    with pytest.raises(RefusedError, match=r"means of 10 rows may fill missing cells"):
         check_rules(allowing(job, least_group=11), job, "ann")
-    assert "the least and the largest training value of score, each a cell" in describe(job)
+    assert "the smallest and the largest training value of score, each a cell" in describe(job)
     declared, _ = hospitals(tmp_path, JOB.replace('"minmax"', '"declared"'))
     assert "extremes" not in disclosed_on_the_way(declared)
     check_rules(allowing(job), job, "ann")

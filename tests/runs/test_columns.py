@@ -118,7 +118,7 @@ def test_too_few_records_end_the_run_with_one_error(tmp_path: Path) -> None:
     record, err = ended(process)
     assert process.returncode == 4, err
     assert record["status"] == "LinkageError"
-    assert "35 records in common, the job asks for 36" in record["message"]
+    assert "35 records in common, but the job requires 36" in record["message"]
     assert not list(folder.rglob("*.sealed"))
 
 
@@ -140,7 +140,7 @@ def test_records_in_two_tables(tmp_path: Path, common: int) -> None:
     if common > 1:
         assert process.returncode == 4
         assert record["status"] == "LinkageError"
-        assert "2 records stand in the tables of several owners" in record["message"]
+        assert "2 records are in the tables of several owners" in record["message"]
     else:
         assert process.returncode == 0, err
         assert record["max_weight_difference"] < 2e-3

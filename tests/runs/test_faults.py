@@ -166,7 +166,7 @@ def test_who_cannot_start_is_missed_in_time(study: Study) -> None:
         {
             "bob": "the passphrase is wrong",
             "registry": "ann.card",
-            "ann": "aborted by desk: peer-timeout (a node did not come",
+            "ann": "aborted by desk: peer-timeout (a node did not connect",
             "desk": "did not arrive within 15 s: bob, registry",
         },
     )
@@ -185,7 +185,7 @@ def test_a_card_of_other_keys_stops_the_run(study: Study) -> None:
     study.nodes()
     both = (
         f"bob: here {old.card('bob').fingerprint}, at desk {new.card('bob').fingerprint}. "
-        "Ask whose card it is"
+        "Ask the card's owner"
     )
     check_blamed(study, "ann", 6, both, "contract (the contract, the cards or the constants")
 
@@ -199,8 +199,8 @@ def test_a_job_that_was_altered_is_refused(study: Study) -> None:
     study.node("ann")
     study.node("registry")
     study.node("bob", rules=f'jobs = ["{record["digest"]}"]')
-    others = "policy (its own rules forbid the job, or nobody agreed to it there"
-    check_blamed(study, "bob", 6, "is not under jobs", others)
+    others = "policy (its own rules forbid the job, or nobody there agreed to it"
+    check_blamed(study, "bob", 6, "is not listed under jobs", others)
 
 
 def test_a_port_in_use_at_a_party(study: Study) -> None:

@@ -137,13 +137,13 @@ def test_a_node_without_the_same_code_stops_everybody_before_the_start(
         # In a module that the factory only imports: all of the package counts.
         blocks = package / "blocks.py"
         blocks.write_text(blocks.read_text() + "\n# another version\n")
-        said = f"model.module: the source of {MODULE} here is not that of the job"
+        said = f"model.module: the source of {MODULE} here differs from the job's"
     elif fault == "missing":
         shutil.rmtree(package)
         said = f"model.module: {MODULE} is not installed here"
     else:
         rules["bob"] = 'modules = ["clinic_nets.networks:other"]'
-        said, status = f"{MODULE} would be called and is not under modules", 6
+        said, status = f"{MODULE} would be called but is not listed under modules", 6
     started(study, **rules)
     ended = study.ended()
     shown = {name: (end.status, end.stderr) for name, end in ended.items()}

@@ -131,7 +131,7 @@ WRONG = {
         + f"y = x * x if {RANK} == 1 else x\n"
         + "print(y.get_plain_text())\n",
         9,
-        "script.py:6: the script has gone different ways",
+        "script.py:6: the nodes took different paths",
     ),
 }
 

@@ -1,4 +1,5 @@
-"""Write channel.json: records, key schedule, session id, card, key file, envelope.
+"""Write channel.json: records, key schedule, session id, card, key file, envelope,
+stored object.
 
 Run from the project's root: .venv/bin/python tests/vectors/make_channel_vectors.py
 
@@ -7,11 +8,15 @@ Argon2id's salt) is pinned as a transcript that must still open. The tests confi
 with implementations of their own, on hmac and the plain block cipher interface.
 """
 
+import io
 import json
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import patch
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -21,6 +26,7 @@ from protocols.sealing import record
 from protocols.sealing.envelope import EnvelopeInfo, seal_envelope
 from protocols.sealing.key_schedule import Keys, Schedule
 from protocols.sealing.session import SUITE, identity_digest, session_id
+from protocols.sealing.stored import ObjectInfo, seal_object
 
 SENDER_PRIVATE = bytes(range(192))
 RECIPIENT_PRIVATE = bytes(reversed(range(192)))
@@ -110,8 +116,34 @@ def envelope() -> dict[str, object]:
     }
 
 
+def stored_object() -> dict[str, object]:
+    """Under a key in the form of `parties.keys.services.file_service`."""
+    key = bytes(range(32))
+
+    class Keys:
+        def wrap(self, file_key: bytes, info: bytes) -> tuple[str, bytes]:
+            nonce = os.urandom(12)
+            return "file:1", nonce + AESGCM(key).encrypt(nonce, file_key, info)
+
+        def unwrap(self, key_id: str, wrapped: bytes, info: bytes) -> bytes:
+            raise NotImplementedError
+
+    info = ObjectInfo("hospital-a", "table", "admissions", 3, "study", "2026-01-31T12:00:00Z")
+    content, out = b"content of the object", io.BytesIO()
+    header, writer = seal_object(out, info, Keys())
+    writer.write(content)
+    writer.finish()
+    return {
+        "key": key.hex(),
+        **vars(info),
+        "content": content.decode(),
+        "header": header.framed().hex(),
+        "chunks": out.getvalue().hex(),
+    }
+
+
 if __name__ == "__main__":
     makers = (records, key_schedule, session, card, key_file, envelope)
-    vectors = {maker.__name__: maker() for maker in makers}
+    vectors = {maker.__name__: maker() for maker in makers} | {"object": stored_object()}
     target = Path(__file__).with_name("channel.json")
     target.write_text(json.dumps(vectors, indent=1) + "\n")

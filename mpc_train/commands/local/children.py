@@ -1,4 +1,4 @@
-"""Nodes of a local run as child processes: their keys, their logs, and what they end with."""
+"""Nodes of a local run as child processes: their keys, their logs, and their results."""
 
 import contextlib
 import json
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT_S = 120.0
 SETTLE_S = 30.0
-"""How long the other nodes may take to end by themselves once one has failed. They need a moment at
-most; on a machine that is busy with something else, some seconds. A node that is ended too early
-cannot say what was wrong."""
+"""How long the other nodes may take to end by themselves after one has failed. They need a moment,
+or some seconds on a busy machine. A node that is ended too early cannot report what was wrong."""
 
 CONSEQUENCES = {"AbortedError", "PeerLostError", "PeerTimeoutError", "KeyboardInterrupt"}
-"""Errors that a node reports because another one failed: the cause is looked for elsewhere."""
+"""Errors that a node reports because another node failed; the cause is elsewhere."""
 
 
 def fresh_folder(run_dir: Path | None, name: str) -> Path:
@@ -34,11 +33,11 @@ def fresh_folder(run_dir: Path | None, name: str) -> Path:
     try:
         private_directory(folder)
         if any(folder.iterdir()):
-            raise ConfigError(f"{folder}: is not empty; name another directory for the run")
+            raise ConfigError(f"{folder}: is not empty; choose another directory for the run")
         if problem := open_to_others(folder):
             raise ConfigError(f"{folder}: {problem}")
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from error
+        raise ConfigError(f"{folder}: cannot be created ({error.strerror})") from error
     return folder.absolute()
 
 
@@ -48,7 +47,7 @@ def identities(
 ) -> "Iterator[tuple[dict[str, FileVault], dict[str, bytes]]]":
     """Make keys for this run only, encrypted under passphrases that nobody writes down.
 
-    homes: by name, where each identity is kept.
+    homes: the directory of each identity, by name.
     """
     from parties.keys.vault import FileVault, identity_path
 
@@ -65,7 +64,7 @@ def identities(
 
 
 class Logs:
-    """Keeps every line of every node in a file, and hands on what `shown` prints."""
+    """Writes every line of every node to a file, and passes to `shown` what is printed."""
 
     def __init__(self, folder: Path, shown: str, on_line: Callable[[str], None]) -> None:
         from parties.files import private_directory
@@ -81,13 +80,13 @@ class Logs:
 
 
 def own_code() -> dict[str, str]:
-    """The environment with which children run the code that this process runs, installed or not."""
+    """The environment in which children run the same code as this process, installed or not."""
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def record_of(line: str) -> dict[str, Any] | None:
-    """The object that a line of a node's output is; None for any other line."""
+    """The JSON object in a line of a node's output; None if there is none."""
     with contextlib.suppress(ValueError, RecursionError):
         record = json.loads(line)
         if isinstance(record, dict):
@@ -96,7 +95,7 @@ def record_of(line: str) -> dict[str, Any] | None:
 
 
 def last_record(child: "Child") -> dict[str, Any]:
-    """What a node printed last, as an object; what it would have said if it was killed."""
+    """The last object that a node printed, or a substitute if it was killed."""
     for line in reversed(child.stdout):
         record = record_of(line)
         if record is not None and "status" in record:
@@ -114,7 +113,7 @@ def last_record(child: "Child") -> dict[str, Any]:
 
 
 def ready(supervisor: "Supervisor", child: "Child") -> str:
-    """What a child reports once it is ready; raises NodeFailedError or TransportError."""
+    """What a child reports when it is ready; raises NodeFailedError or TransportError."""
     from parties.errors import TransportError
 
     try:
@@ -141,11 +140,11 @@ def failure(supervisor: "Supervisor") -> NodeFailedError:
     causes = [pair for pair in records if pair[1]["status"] not in CONSEQUENCES]
     child, record = (causes or killed or records)[0]
     status = int(record.get("exit", child.returncode or 1))
-    if status < 0:  # it had said what is wrong, and was ended while it was closing
+    if status < 0:  # it had reported its error, and was ended while it was closing
         status = EXIT_STATUS.get(str(record["status"]), 1)
     message = str(record.get("message", "failed"))
     if record.get("code") == "policy":
-        message += " Where all rows are made up, [rules] in local.toml beside the job may say so."
+        message += " If all rows are invented, [rules] in local.toml beside the job may relax this."
     return NodeFailedError(
         str(record["status"]),
         str(record.get("code", "internal")),

@@ -1,4 +1,4 @@
-"""`mpc-train run`: all nodes of a job as processes of this machine. What `launch.py` calls."""
+"""`mpc-train run`: all nodes of a job as processes on this machine. `launch.py` calls this."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpc_train.admission.load import resolved
 from mpc_train.base.printing import say
 from mpc_train.commands.common import Format, FormatOption, VerboseOption, emit, reporting
 from mpc_train.commands.local.children import (
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from mpc_train.tables.source import Source
 
 OWN_ORDER = (
-    "nobody can repeat the order of the joined rows, so that it holds out and batches other rows "
-    "than the run did: equal up to chance, not up to rounding"
+    "nobody can repeat the order of the joined rows, so it holds out and batches other rows "
+    "than the run did: the results differ by chance, not only by rounding"
 )
 
 
@@ -40,7 +39,7 @@ def run_command(
     compare: Annotated[
         bool,
         typer.Option(
-            "--compare", help="Afterwards train in the clear on everybody's rows, and compare."
+            "--compare", help="Afterwards train in the clear on all owners' rows, and compare."
         ),
     ] = False,
     run_dir: Annotated[
@@ -48,7 +47,7 @@ def run_command(
     ] = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run a whole job on this machine: every node a process with keys of its own."""
+    """Run a whole job on this machine: each node is a process with its own keys."""
     with reporting(output):
         from mpc_train.admission.load import load_job
         from mpc_train.jobs.training import drops
@@ -72,7 +71,7 @@ def run_command(
                     + (f"; {OWN_ORDER}" if own_order(job) else "")
                 )
                 if drops(job) and job.train.dropout_mask == "hidden":
-                    view.say("it draws dropout masks of its own, so that weights differ")
+                    view.say("it draws its own dropout masks, so weights differ")
                 result |= _compare(job, job_path, data, weights)
         if output is Format.json:
             emit(result)
@@ -80,13 +79,13 @@ def run_command(
         trust = describe_trust(Roles(job.owners, job.evaluators, job.dealer, job.recipients))
         say(f"\n{outcome(result)}\n\n{trust}")
         say(
-            "All nodes ran on this machine under one user: a rehearsal. What the statement "
-            "says holds when each organisation runs its node itself."
+            "All nodes ran on this machine under one user: this was a rehearsal. What the "
+            "statement says holds when each organisation runs its node itself."
         )
 
 
 def own_order(job: "Job") -> bool:
-    """Whether a run puts its rows into an order that only all its nodes together could repeat."""
+    """Whether a run orders its rows in a way that only all its nodes together could repeat."""
     return job.data.join is not None and job.data.join.membership == "nobody"
 
 
@@ -98,6 +97,7 @@ def _run(
     view: "ProgressView",
     verbose: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
+    from mpc_train.admission.load import resolved
     from mpc_train.commands.open import open_file
     from mpc_train.jobs.sealed import regression_shapes
     from mpc_train.node.collect import found_by
@@ -179,7 +179,7 @@ def _run(
 
 
 def _warnings(records: dict[str, dict[str, Any]], job: "Job") -> list[str]:
-    """What each owner's node told its owner alone; here all of them are one user."""
+    """What each owner's node told only its owner; here one user is all of them."""
     return [f"{name}: {said}" for name in job.owners for said in records[name].get("warnings", ())]
 
 

@@ -2,9 +2,9 @@
 
     python -m mpc_train.commands.local.script_node FILE FD FD
 
-Started by `launch.py --script` alone, which writes the file and passes two descriptors: one to read
-the passphrase from, and one to which the coordinator reports its address. The last line of standard
-output is one JSON object, behind what the script prints.
+Only `launch.py --script` starts it. It writes the file and passes two descriptors: the node reads
+its passphrase from the first, the coordinator reports its address on the second. After the script's
+output, the last line of standard output is one JSON object.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_PASSPHRASE_BYTES = 1024
 
 
 class NodeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the launcher tells a node. coordinator: its name; address: empty at itself."""
+    """What the launcher tells a node. coordinator: its name. address: empty at the coordinator."""
 
     name: str
     home: str
@@ -42,7 +42,7 @@ class NodeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Lines:
-    """Standard output, and whether it stands at the beginning of a line."""
+    """Standard output, which knows whether a line has begun."""
 
     def __init__(self, stream: TextIO) -> None:
         self._output = stream

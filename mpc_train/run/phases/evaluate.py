@@ -30,9 +30,9 @@ def evaluate(
     guard: RangeGuard | None,
 ) -> tuple[Findings, dict[str, SealedHalf]]:
     """Return the metrics, known to all evaluators and empty at the dealer, and this evaluator's
-    halves of those that owners learn of their own rows.
+    halves of the metrics that owners learn about their own rows.
 
-    Raises RangeError for a metric that cannot be.
+    Raises RangeError for an impossible metric.
     """
     steps = total_steps(job)
     session.progress(phase="evaluating")

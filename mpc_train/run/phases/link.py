@@ -1,4 +1,4 @@
-"""Phase 2, where owners bring identifiers: which records belong together, and the job for those."""
+"""Phase 2 if owners have identifiers: which records belong together, and the job for these."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from protocols.roles.role import Role
 
 MAX_PROCESSES = 4
-"""Curve points are multiplied by this many processes at most."""
+"""At most this many processes multiply curve points."""
 
 
 def link_records(
     session: Session, job: Job, role: Role, table: Table | None, ledger: RunLedger
 ) -> Linked | None:
-    """Return which records of all owners are joined; None where no columns are.
+    """Return which records of all owners are joined; None if the job does not join columns.
 
-    table: this node's own, with the tokens of its records. Where the rows of all owners are kept,
-    that none is another's duplicate is checked. Raises LinkageError.
+    table: this node's own, with the tokens of its records. If owners have separate rows, this
+    checks for duplicates among them. Raises LinkageError.
     """
     if job.data.link is None:
         return None
@@ -47,11 +47,10 @@ def link_records(
 
 
 def joined_job(job: Job, role: Role, linked: Linked | None) -> Job:
-    """Return the job for the rows that are joined. Raises JobError where it does not go with so
-    many."""
+    """Return the job for the joined rows. Raises JobError if it does not allow this number."""
     if linked is None:
         return job
     job = resolved(job, linked.rows)
-    # A node that derives another schedule than the others is told so at the next frame.
+    # A node that derives a different schedule gets an error at the next frame.
     role.issue("joined", linked.rows, *public_constants(job))
     return job

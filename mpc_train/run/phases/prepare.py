@@ -1,4 +1,4 @@
-"""Phase 1: what each node derives from the job for itself, and all must derive alike."""
+"""Phase 1: what each node derives from the job by itself, and all must derive alike."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def public_constants(job: Job) -> bytes:
-    """SHA-256 of all constants that nodes derive for themselves: splines, weights, rates, rows."""
+    """SHA-256 of all constants that nodes derive by themselves: splines, weights, rates, rows."""
     digest = hashlib.sha256(constants_digest(job.fraction_bits))
     for name, words in initial_weights(job).items():
         digest.update(name.encode() + words.astype("<i8").tobytes())
@@ -31,15 +31,15 @@ def public_constants(job: Job) -> bytes:
 
 
 def agreed_outputs(job: Job) -> frozenset[Output]:
-    """All that may leave: metrics and what is sealed, once, at the end, what `watch` discloses, and
-    before that what `gaps` does.
+    """All outputs that may leave: the disclosures of `gaps` and of `watch`, and once, at the end,
+    metrics and sealed tensors.
 
-    The end counts as the job's last step, also where early stopping comes before it. Raises
-    RuntimeError for an output that nodes' rules do not see, because `leaving` does not list it.
+    The end counts as the job's last step, even if early stopping ends training before. Raises
+    RuntimeError for an output that `leaving` does not list, so that nodes' rules do not cover it.
     """
     found = gap_outputs(job) | disclosures(job)
     found |= {Output(name, total_steps(job)) for name in listed(job)}
     unlisted = {output.name for output in found}.difference(leaving(job))
     if unlisted:
-        raise RuntimeError(f"no rule sees what leaves as {', '.join(sorted(unlisted))}")
+        raise RuntimeError(f"no rule covers the outputs {', '.join(sorted(unlisted))}")
     return found

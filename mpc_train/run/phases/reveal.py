@@ -1,4 +1,4 @@
-"""Phase 5: what is sealed to recipients: the weights, and with them what prepares their inputs."""
+"""Phase 5: seals the weights, and the parameters that prepare their inputs, to recipients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def reveal_sealed(
     job: Job, gate: RevealGate, trained: Trained, shared: Shared
 ) -> dict[str, SealedHalf]:
-    """Return this evaluator's halves of what is sealed, under fresh masks; empty at the dealer."""
+    """Return this evaluator's halves of the sealed tensors, under fresh masks; empty at the
+    dealer."""
     secret = {name: trained.model.tensors[name].masked() for name in job.shapes}
     secret |= shared.parameters.sealed | trained.secret
     halves = {}

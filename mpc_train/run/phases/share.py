@@ -34,13 +34,13 @@ def share_all(
     take_table: Callable[[], Table | None],
     start: Mapping[str, Reals] | None,
 ) -> tuple[Shared, dict[str, MaskedTensor]]:
-    """Return all owners' rows and labels, in the order of owners, and the weights that training
-    starts from, where the job gives them.
+    """Return all owners' rows and labels, in the order of owners, and the initial weights, if the
+    job gives them.
 
-    take_table: hands over this node's own rows, which are freed once they are shared. start: the
-    state_dict, where this node has it.
+    take_table: returns this node's own rows, which are freed when they are shared. start: the
+    state_dict, if this node has it.
     """
-    # Once for rows and weights: what an owner that does not compute sends is one stream.
+    # Once for rows and weights: a non-computing owner sends one stream.
     sources = {owner: _source(session, job, owner) for owner in job.owners}
     if linked is None:
         shared = share_in(job, sources, session.me, take_table(), partial(_tell, session))
@@ -58,7 +58,7 @@ def share_all(
 
 
 def send_rows(session: Session, job: Job, table: Table, start: Mapping[str, Reals] | None) -> None:
-    """Send this node's rows, and the weights to start from, at an owner that only provides data."""
+    """At an owner that only provides data: send this node's rows and the initial weights."""
     streams = []
     for evaluator in job.evaluators[:-1]:
         stream = Stream(session.export(evaluator, INPUT_LABEL))
@@ -72,7 +72,7 @@ def send_rows(session: Session, job: Job, table: Table, start: Mapping[str, Real
 
 
 def _source(session: Session, job: Job, owner: str) -> Source:
-    """How `owner` provides its rows, as this node sees it."""
+    """How `owner` provides its rows, from this node's view."""
     if owner in job.evaluators:
         return job.evaluators.index(owner)
     if owner == job.dealer:
@@ -87,7 +87,7 @@ def _source(session: Session, job: Job, owner: str) -> Source:
 
 
 def _tell(session: Session, rows: int, of_rows: int) -> None:
-    """Tell how many rows are shared in."""
+    """Report how many rows are shared."""
     session.progress(
         rows=rows, of_rows=of_rows, bytes_sent=session.channel.bytes_sent, phase="sharing"
     )

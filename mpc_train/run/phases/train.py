@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training ends with. model: has `tensors` by name and `evaluated(inputs)`. secret: what
-    else is sealed. losses: revealed ones, by step."""
+    """The result of training. model: has `tensors` by name and `evaluated(inputs)`. secret: the
+    other sealed tensors. losses: the revealed ones, by step."""
 
     model: Any
     training: Training
@@ -43,10 +43,10 @@ def train_model(
     done: Callable[[int], None],
     guard: RangeGuard | None = None,
 ) -> Trained:
-    """Train from `start`, or from the job's first weights where that is empty.
+    """Train from `start`, or from the job's initial weights if that is empty.
 
-    gate: None where nothing is disclosed on the way. done: hears the number of each step. guard:
-    looks on, and at what came out.
+    gate: None if nothing is disclosed during training. done: called with the number of each step.
+    guard: checks the steps and the result.
     """
     if is_newton(job):
         found = regress(job, role, shared.inputs, shared.labels, done, shared.weights, guard)
@@ -67,7 +67,7 @@ def train_model(
 
 
 def guard_of(job: Job, role: Role) -> RangeGuard | None:
-    """The guard that says at the end whether a value left the ring's range; None where the job
+    """The guard that says at the end whether a value left the ring's range; None if the job
     switches it off."""
     if not job.train.guards_end:
         return None

@@ -1,7 +1,7 @@
-"""Whether several owners mean the same columns, by digests: nobody has to send a schema for it.
+"""Compares owners' schemas by digests: nobody has to send a schema.
 
-A digest hides a field's value only as far as it cannot be guessed: somebody who tries out "years"
-and "months" learns which of them is meant. Names of columns are public.
+A digest hides a field's value only if it cannot be guessed: somebody who tries "years" and "months"
+learns which of them is used. Names of columns are public.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,8 @@ def digest_of(schema: Schema) -> SchemaDigest:
 
 
 def read_digest(path: Path) -> SchemaDigest:
-    """The digests of a schema file, or of what `schema digest` wrote (`.json`); raises JobError."""
+    """The digests of a schema file, or of the output of `schema digest` (`.json`); raises
+    JobError."""
     if path.suffix.lower() != ".json":
         return digest_of(load_schema(path))
     try:
@@ -55,12 +56,12 @@ def read_digest(path: Path) -> SchemaDigest:
     except OSError as error:
         raise JobError(f"{path}: cannot be read ({error.strerror})") from error
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise JobError(f"{path}: not what mpc-train schema digest prints: {error}") from error
+        raise JobError(f"{path}: not the output of mpc-train schema digest: {error}") from error
     return found
 
 
 def differences(found: Mapping[str, SchemaDigest]) -> list[str]:
-    """What differs between the first and each other, in words; empty if all are the same."""
+    """Lines with the differences between the first and each other; empty if all are the same."""
     (first, mine), *others = found.items()
     lines: list[str] = []
     for name, theirs in others:
@@ -74,10 +75,10 @@ def _between(first: str, mine: SchemaDigest, other: str, theirs: SchemaDigest) -
     left = {column.name: column for column in mine.columns}
     right = {column.name: column for column in theirs.columns}
     lines = [
-        f"column {name!r} is in {first} and not in {other}" for name in left if name not in right
+        f"column {name!r} is in {first} but not in {other}" for name in left if name not in right
     ]
     lines += [
-        f"column {name!r} is in {other} and not in {first}" for name in right if name not in left
+        f"column {name!r} is in {other} but not in {first}" for name in right if name not in left
     ]
     for name in left:
         if name in right and left[name].digest != right[name].digest:
@@ -86,5 +87,5 @@ def _between(first: str, mine: SchemaDigest, other: str, theirs: SchemaDigest) -
             lines.append(f"column {name!r}: {', '.join(fields)} of {first} and {other} differ")
     if not lines and list(left) != list(right):
         name = next(name for name, there in zip(left, right, strict=True) if name != there)
-        lines.append(f"column {name!r} stands elsewhere in {other} than in {first}")
-    return lines or [f"{first} and {other} differ in their version"]
+        lines.append(f"column {name!r} has a different place in {other} than in {first}")
+    return lines or [f"{first} and {other} have different versions"]

@@ -1,13 +1,13 @@
 """A first draft of a schema, from one owner's own table, for people to correct.
 
-What it writes are statistics of private data: ranges (rounded outwards), levels and codes that
-occur. They are to be replaced by what may occur before anybody else sees them. Of columns that
-look like identifiers nothing is written but the name, and no entry of fewer than `MIN_SEEN` rows
-is written at all, but for the usual signs of a missing value (`CODES`, `SENTINELS`).
+A draft contains statistics of private data: ranges (rounded outwards), levels and codes that occur.
+Their owner must replace them by what may occur before anybody else sees them. For columns that look
+like identifiers only the name is written, and no entry of fewer than `MIN_SEEN` rows is written at
+all, except the usual signs of a missing value (`CODES`, `SENTINELS`).
 
-A draft loads: cells are read by the loader's own rules, and the table is read a second time with
-the draft. A column that has no draft with which it loads becomes a comment that says why;
-the table then lists it under `ignore` in its node's configuration (`Draft.source`).
+The table loads with its draft: cells are read by the loader's own rules, and the table is read a
+second time with the draft. A column that does not load with any draft becomes a comment that says
+why; the node's configuration then lists it under `ignore` (`Draft.source`).
 """
 
 import re
@@ -37,13 +37,14 @@ from mpc_train.tables.spelling import FALSE, TRUE, entry_of
 MIN_SEEN = 5
 MAX_LEVELS = 50
 MAX_ENTRIES = 5_000
-"""More than these are not kept in mind."""
+"""At most this many are remembered."""
 MAX_CODES = 5
 MOSTLY = 0.8
-"""So much of a column of numbers are numbers; the rest may be words that stand for none."""
+"""At least this part of a column of numbers must be numbers; the rest may be words for missing
+ones."""
 SAMPLE = 10_000
 MANY = 20
-"""Fewer different entries than these say nothing about a column."""
+"""Fewer distinct entries than this say nothing about a column."""
 CODES = ("", "NA", "N/A", "n/a", "na", "NaN", "nan", "NULL", "null", "None", "none", "-", "?", ".")
 SENTINELS = (-9.0, -99.0, -999.0, -9999.0, 99.0, 999.0, 9999.0, 99999.0)
 DATE_FORMATS = (
@@ -63,16 +64,16 @@ HINTS = re.compile(
 
 HEAD = """\
 # Drafted by mpc-train schema infer. Review it before anybody else gets it: ranges, levels and
-# codes were taken from private data. Replace them by what may occur, in anybody's rows.
+# codes were taken from private data. Replace them by what may occur in any owner's rows.
 
 """
 _WIDE = Context(prec=1_000)
-"""Two floating-point numbers lie at most some 640 decimal places apart."""
+"""Two floating-point numbers are at most about 640 decimal places apart."""
 
 
 @dataclass
 class _Dates:
-    """Cells that are all dates in one form."""
+    """Cells that are all dates in one format."""
 
     first: date = date.max
     last: date = date.min
@@ -84,8 +85,9 @@ class _Dates:
 
 @dataclass
 class _Seen:
-    """What was seen of one column. entries: what is no code, as it is compared, and words: what of
-    these is no number; each empty once there are too many. forms: those that all cells fit."""
+    """Observations of one column. entries: cells that are not codes, in the spelling used for
+    comparison; words: those that are not numbers; each becomes empty when there are too many.
+    forms: the date formats that all cells fit."""
 
     forms: dict[DateForm, _Dates]
     rows: int = 0
@@ -102,11 +104,11 @@ class _Seen:
 
     @property
     def cells(self) -> int:
-        """Cells that hold something."""
+        """The number of cells that are not empty."""
         return self.rows - self.codes.total()
 
     def take(self, cells: Series, source: Source) -> None:
-        """Look at some more cells; raises CellError where they are none."""
+        """Examine more cells; raises CellError if they are not cells."""
         text = decoding.texts(cells).str.strip_chars()
         self.rows += len(cells)
         is_code = text.is_in(list(CODES))
@@ -151,7 +153,8 @@ class _Seen:
 
 
 def _count(counts: Counter[str], text: Series, decimal: str) -> bool:
-    """Count what is as it is compared; whether there were too many to go on."""
+    """Count entries in the spelling used for comparison; return whether there were too many to
+    continue."""
     for entry, count in text.value_counts().iter_rows():
         counts[entry_of(entry, decimal)] += count
     if len(counts) <= MAX_ENTRIES:
@@ -162,8 +165,8 @@ def _count(counts: Counter[str], text: Series, decimal: str) -> bool:
 
 @dataclass(frozen=True)
 class Draft:
-    """text: a schema file. warnings: what its author has to decide. source: the table as its node
-    has to declare it for the draft: with what it leaves out under `ignore`, and forms of dates."""
+    """text: a schema file. warnings: what its author has to decide. source: the declaration of the
+    table that fits the draft: omitted columns under `ignore`, and date formats."""
 
     text: str
     warnings: tuple[str, ...]
@@ -204,13 +207,13 @@ def infer(source: Source, progress: Report | None = None) -> Draft:
         said = notes.get(name, [])
         if name in constant:
             columns[name] = msgspec.structs.replace(columns[name], constant=True)
-            said.append("every row has the same value; take it out if the others' rows have too")
+            said.append("every row has the same value; remove it if the others' rows have it too")
         if name in refused:
-            said = [f"left out: {refused[name]}; correct it, or {_IGNORE}", *said]
+            said = [f"omitted: {refused[name]}; correct it, or {_IGNORE}", *said]
         lines = _lines(columns[name]) if name in columns else []
         if name in refused:
             lines = [f"# column {name!r}", *(f"# {line}" for line in lines)]
-        # Comments stand before the column that they are about.
+        # Comments precede the column that they are about.
         parts.append("\n".join([*(f"# {what}" for what in said), *lines, ""]))
         warnings += [f"column {name!r}: {what}" for what in said]
     return Draft("\n".join(parts), tuple(warnings), source)
@@ -222,7 +225,7 @@ _IGNORE = "list it under ignore in this node's configuration"
 def _look(
     source: Source, label: str, progress: Report | None
 ) -> tuple[list[str], dict[str, _Seen], dict[str, str]]:
-    """The table's names but those that are ignored, what was seen of each, and why not of some."""
+    """The table's names except ignored ones, the observations of each, and why some have none."""
     with open_table(source) as table:
         if faults := header_faults(table, (*source.ignore, "")):
             raise DataError("\n  ".join(f"{label}: {fault}" for fault in faults))
@@ -257,8 +260,8 @@ def _placed(error: CellError, place: str, places: NDArray[np.int64]) -> str:
 def _tried(
     source: Source, columns: dict[str, Column], progress: Report | None
 ) -> tuple[dict[str, str], set[str]]:
-    """Why the loader does not take some of the columns as they are drafted, and which of the others
-    hold one value only."""
+    """Why the loader refuses some of the drafted columns, and which of the others have only one
+    value."""
     bad: dict[str, str] = {}
     first: dict[str, float] = {}
     varied: set[str] = set()
@@ -280,12 +283,13 @@ def _tried(
                     varied |= {name} if np.any(present != start) else set()
             report(chunk.done)
     features = {name for name, column in columns.items() if column.kind != "identifier"} - set(bad)
-    bad |= dict.fromkeys(features - set(first), "no cell holds anything")
+    bad |= dict.fromkeys(features - set(first), "all cells are empty")
     return bad, (features & set(first)) - varied
 
 
 def _head(source: Source) -> str:
-    """What the author has to do, and what the node's configuration has to say."""
+    """The head of the file: what the author has to do, and what the node's configuration must
+    contain."""
     wanted = []
     if source.ignore:
         wanted.append(f"# ignore = {quoted(source.ignore)}\n")
@@ -294,11 +298,11 @@ def _head(source: Source) -> str:
         wanted.append(f"# date_formats = {{ {forms} }}\n")
     if not wanted:
         return HEAD
-    return HEAD + "# The node's configuration of this table says:\n" + "".join(wanted)
+    return HEAD + "# The node's configuration of this table must contain:\n" + "".join(wanted)
 
 
 def _lines(column: Column) -> list[str]:
-    """A column as a schema file has it."""
+    """A column in the form of a schema file."""
     lines = ["[[columns]]", f"name = {quoted(column.name)}", f"kind = {quoted(column.kind)}"]
     if column.range is not None:
         lines.append(f"range = [{column.range[0]:f}, {column.range[1]:f}]")
@@ -311,7 +315,7 @@ def _lines(column: Column) -> list[str]:
 
 
 Description = tuple[Column, str | None, list[str]]
-"""A column, the form that its dates have if it is not the declared one, and what its author has to
+"""A column, the format of its dates if it is not the declared one, and what its author has to
 decide."""
 
 
@@ -350,7 +354,7 @@ def _looks_like_identifier(name: str, seen: _Seen) -> bool:
         return False
     if seen.type == "date" or (seen.forms and not seen.numbers):
         return False
-    # Measured numbers differ as well; whole numbers that all differ are counted, not measured.
+    # Measured numbers are also all different; different whole numbers were counted, not measured.
     return not seen.numbers or (
         distinct == len(seen.sample) and all(entry.lstrip("-").isdigit() for entry in seen.sample)
     )
@@ -362,10 +366,10 @@ def _dates(name: str, seen: _Seen, written: DateForm, codes: tuple[str, ...]) ->
     column = Column(name, "date", dates=years, missing=codes)
     if seen.type == "date" or form == written:
         return column, None, []
-    notes = [f"dates are of the form {form.form}; say so under date_formats of your node's table"]
+    notes = [f"dates have the form {form.form}; list it under date_formats of your node's table"]
     others = [other.form for other in seen.forms if other != form]
     if others:
-        notes.append(f"they might be of the form {others[0]} as well: look which of them is meant")
+        notes.append(f"they also fit the form {others[0]}: check which of them is meant")
     return column, form.form, notes
 
 
@@ -374,7 +378,7 @@ def _number(name: str, seen: _Seen, codes: tuple[str, ...]) -> tuple[Column, lis
     others = seen.cells - seen.numbers
     common = [entry for entry, count in seen.words.items() if count >= MIN_SEEN]
     if others and (len(seen.words) > MAX_CODES or len(common) < len(seen.words)):
-        notes.append(f"{others} cells are no numbers; each has to be corrected or be a code")
+        notes.append(f"{others} cells are not numbers; correct each of them or make it a code")
     if len(common) <= MAX_CODES:
         codes = tuple(sorted({*codes, *common}))
     least, most = seen.least, seen.most
@@ -383,15 +387,15 @@ def _number(name: str, seen: _Seen, codes: tuple[str, ...]) -> tuple[Column, lis
     bounds = _outwards(least, most) if least < most else None
     for sentinel in sorted(seen.sentinels):
         if bounds is None or bounds[0] <= Decimal(sentinel) <= bounds[1]:
-            notes.append(f"{sentinel:g} occurs: list it under missing if it stands for no value")
+            notes.append(f"{sentinel:g} occurs: list it under missing if it means a missing value")
             continue
         codes = tuple(sorted({*codes, f"{sentinel:g}"}))
         notes.append(
-            f"{sentinel:g} occurs, apart from all others, and is taken for a missing value; if it "
-            "is none, remove it under missing and widen the range"
+            f"{sentinel:g} occurs, far from all others, and is treated as a missing value; if it "
+            "is not, remove it under missing and widen the range"
         )
     if not seen.crowded and len(seen.entries) <= 10 and all(e.isdigit() for e in seen.entries):
-        notes.append("few whole numbers: a category perhaps")
+        notes.append("few whole numbers: possibly a category")
     if bounds is None and least < most:
         notes.append("a range cannot be declared for numbers so large or small; correct the cells")
     return Column(name, "number", range=bounds, missing=codes), notes
@@ -401,7 +405,7 @@ def _levels(name: str, seen: _Seen, codes: tuple[str, ...]) -> tuple[Column, lis
     common = sorted(entry for entry, count in seen.entries.items() if count >= MIN_SEEN)
     if seen.crowded or not 1 <= len(common) <= MAX_LEVELS or max(map(len, common)) > MAX_TEXT:
         return Column(name, "identifier"), [
-            "free text, or too many levels: no feature; list it under ignore, or group it"
+            "free text, or too many levels: not a feature; list it under ignore, or group it"
         ]
     rare = len(seen.entries) - len(common)
     column = Column(name, "category", levels=tuple(common), other=rare > 0, missing=codes)
@@ -411,7 +415,8 @@ def _levels(name: str, seen: _Seen, codes: tuple[str, ...]) -> tuple[Column, lis
 
 
 def _outwards(least: float, most: float) -> tuple[Decimal, Decimal] | None:
-    """Rounded outwards to the leading digit of the span; None beyond what a file may say."""
+    """Rounded outwards to the leading digit of the span; None beyond the numbers allowed in a
+    file."""
     ends = Decimal(repr(least)), Decimal(repr(most))
     step = Decimal(1).scaleb(_WIDE.subtract(ends[1], ends[0]).adjusted(), _WIDE)
     counts = [_WIDE.divide(end, step) for end in ends]

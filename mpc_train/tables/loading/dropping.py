@@ -1,7 +1,7 @@
-"""Rows that a node leaves out of its own table, by rules that it declares (`drop_rows`).
+"""Rows that a node drops from its own table, by rules that it declares (`drop_rows`).
 
-To leave rows out is to decide which people a study is about: nothing is left out unless its owner
-says so, and the owner is told how many there were.
+To drop rows is to decide which people a study is about: no row is dropped unless the owner says so,
+and the owner is told how many there were.
 """
 
 from collections.abc import Sequence
@@ -25,37 +25,37 @@ WORDS: dict[DropRule, str] = {
 
 
 class Dropping:
-    """What a source's rules leave out of its chunks.
+    """Drops rows from a source's chunks, by its rules.
 
-    identifiers: the columns that the job takes as such. label: its column, None where the table
+    identifiers: the columns that the job uses as identifiers. label: its column, None if the table
     does not have it.
     """
 
     def __init__(self, source: Source, identifiers: Sequence[str], label: Column | None) -> None:
         self._source, self._identifiers = source, identifiers
-        # An empty cell is none of the schema's codes, perhaps, and a missing label all the same.
+        # An empty cell may not be one of the schema's codes, but it is a missing label.
         codes = () if label is None else tuple(dict.fromkeys((*label.missing, "")))
         self._label = label and msgspec.structs.replace(label, missing=codes)
         self.dropped: dict[DropRule, int] = dict.fromkeys(source.drop_rows, 0)
         self._read = 0
 
     def check(self, faults: Faults) -> None:
-        """Note rules that have nothing to look at."""
+        """Note rules that cannot apply."""
         if "empty-identifier" in self.dropped and not self._identifiers:
-            faults.header('drop_rows: the job takes no identifier; remove "empty-identifier"')
+            faults.header('drop_rows: the job does not use identifiers; remove "empty-identifier"')
         if "missing-label" in self.dropped and self._label is None:
             faults.header('drop_rows: this node has no label in the job; remove "missing-label"')
 
     @property
     def said(self) -> str:
-        """How many rows are left out and why, in words; empty where there is no rule."""
+        """A text on how many rows are dropped and why; empty without rules."""
         if not self.dropped:
             return ""
         parts = [f"{count:,} {WORDS[rule]}" for rule, count in self.dropped.items()]
-        return f"{sum(self.dropped.values()):,} rows left out: {', '.join(parts)} (drop_rows)"
+        return f"{sum(self.dropped.values()):,} rows dropped: {', '.join(parts)} (drop_rows)"
 
     def kept(self, chunk: Chunk) -> tuple[Chunk, NDArray[np.int64] | None]:
-        """The chunk without what is left out, and which of the source's rows its rows are."""
+        """The chunk without dropped rows, and which of the source's rows its rows are."""
         if not self.dropped:
             return chunk, None
         gone = np.zeros(chunk.frame.height, bool)
@@ -81,7 +81,7 @@ class Dropping:
         return found
 
     def _missing(self, column_cells: polars.Series, label: Column) -> NDArray[np.bool_]:
-        """Which labels are missing; a bad one is not, so that it is named as such."""
+        """Which labels are missing; a bad one is not, so that it is reported as such."""
         found = cells.empty(column_cells)
         rows = np.arange(len(column_cells))
         while len(rows):

@@ -1,6 +1,6 @@
-"""Chunks of cells into the arrays of one table; what is wrong with them is gathered.
+"""Fills the arrays of one table from chunks of cells, and collects their faults.
 
-A column with a fault is read to its end, so that all its faults are said; its values are not used.
+A column with a fault is read to its end, to report all its faults; its values are not used.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from mpc_train.tables.source import Source
 from mpc_train.tables.typed import TypedTable
 
 FIRST_ROWS = 1 << 16
-"""There is room for so many before the first is read."""
+"""Initial room, in rows, before the first is read."""
 
 Check = Callable[[str, cells.Reals, cells.Mask], None]
-"""Takes a column's name, values and what is missing, of some rows; raises CellError."""
+"""Checks a column's name, values and missing flags of some rows; raises CellError."""
 
 
 class Filling:
-    """Arrays that chunks are written into; they grow as rows come, to `rows` at most.
+    """Arrays into which chunks are written; they grow with the rows, to at most `rows`.
 
-    What comes after that is looked at and counted (`read`), and not kept. fillable: columns that
-    may be empty as a whole, whatever their schema says of single cells.
+    Later rows are checked and counted (`read`), but not kept. fillable: columns that may be
+    completely empty, whatever their schema says about single cells.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Filling:
         fillable: frozenset[str] = frozenset(),
     ) -> None:
         self._faults, self._most, self._fillable = faults, rows, fillable
-        # What the job says is not believed: arrays grow with what is there.
+        # The job's number is not trusted: arrays grow with the actual rows.
         capacity = min(rows or 0, FIRST_ROWS)
         self._values = np.zeros((capacity, columns))
         self._missing = np.zeros((capacity, columns), bool)
@@ -50,11 +50,11 @@ class Filling:
         self._now = np.zeros(0, np.int64)
         self._start = self._end = 0
         self.read = 0
-        """Rows that were looked at."""
+        """How many rows were examined."""
 
     def begin(self, places: NDArray[np.int64], kept: NDArray[np.int64] | None = None) -> None:
-        """A chunk begins, whose rows stand at `places`. kept: which of the source's rows they are,
-        where some are left out."""
+        """Begin a chunk whose rows are at `places`. kept: which of the source's rows they are, if
+        some are dropped."""
         self._now = places
         self.read += len(places)
         self._start = self._end
@@ -66,7 +66,7 @@ class Filling:
             if self._most is not None:
                 capacity = min(capacity, self._most)
             for array in (self._values, self._missing, self._places):
-                # In place: the operating system moves pages, so nothing is in memory twice.
+                # In place: the operating system moves pages, so memory is not doubled.
                 array.resize((capacity, *array.shape[1:]), refcheck=False)
         self._places[self._start : self._end] = places[: self._end - self._start]
         if kept is not None:
@@ -80,7 +80,7 @@ class Filling:
         source: Source,
         check: Check | None,
     ) -> None:
-        """The chunk's cells of a column, which is at `index` of the table."""
+        """Take the chunk's cells of a column, which has the place `index` in the table."""
         name, room = column.name, self._end - self._start
         if name in self._blank and self._is_blank(name, column_cells):
             self._values[self._start : self._end, index] = 0
@@ -95,11 +95,11 @@ class Filling:
         self._missing[self._start : self._end, index] = missing[:room]
 
     def absent(self, index: int) -> None:
-        """The chunk's cells of a column that the table does not have."""
+        """Take the chunk's cells of a column that the table does not have."""
         self._missing[self._start : self._end, index] = True
 
     def identify(self, name: str, column_cells: Series) -> None:
-        """The chunk's cells of an identifier."""
+        """Take the chunk's cells of an identifier."""
         try:
             texts = cells.identifiers(column_cells)
         except CellError as error:
@@ -117,12 +117,12 @@ class Filling:
             self._dated.add(name)
 
     def keep(self, name: str, column_cells: Series) -> None:
-        """A column's text as the table has it; a missing cell is empty."""
+        """A column's unchanged text; a missing cell is empty."""
         self._identifiers.setdefault(name, []).extend(cells.texts(column_cells))
 
     def _is_blank(self, name: str, column_cells: Series) -> bool:
-        """Whether all cells of a column that may be empty are so far. Once one is not, empty ones
-        are what the schema says, those before as well."""
+        """Whether all cells so far of a column that may be empty are empty. When one is not, the
+        schema decides on empty cells, including earlier ones."""
         if cells.all_empty(column_cells):
             self._blank[name].append(self._now)
             return True
@@ -134,8 +134,8 @@ class Filling:
     def _gather(
         self, column_cells: Series, column: Column, source: Source, check: Check | None
     ) -> None:
-        """Note every fault in a chunk's cells: rows of one kind are taken out until none is
-        left."""
+        """Note every fault in a chunk's cells: rows with one kind of fault are removed until none
+        are left."""
         rows = np.arange(len(column_cells))
         while len(rows):
             try:
@@ -145,7 +145,7 @@ class Filling:
                 rows = self._noted(column.name, rows, error)
 
     def _noted(self, name: str, rows: NDArray[np.int64], error: CellError) -> NDArray[np.int64]:
-        """The rows but those of the error, which is noted."""
+        """The rows without those of the error, which is noted."""
         if error.rows is None:
             self._faults.column(name, str(error))
             return rows[:0]

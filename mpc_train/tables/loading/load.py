@@ -1,15 +1,14 @@
 """From a node's source to a typed table, checked against the schema before anything is shared.
 
-1. The source is opened; its columns are compared with what is wanted.
-2. Chunk by chunk, without the rows that the node leaves out (`dropping`), cells become numbers in
-   arrays that hold the whole table once (`filling`).
-3. What only the whole table shows is checked: the number of rows, columns without a value or with
-   one value only, identifiers that appear twice.
-4. A file is compared with what it was before it was read.
+1. The source is opened; its columns are compared with the required ones.
+2. Chunk by chunk, without the rows that the node drops (`dropping`), cells become numbers in arrays
+   that contain the whole table once (`filling`).
+3. Properties of the whole table are checked: the number of rows, columns without a value or with
+   only one value, identifiers that appear twice.
+4. A file is checked for changes since before it was read.
 
-The source is read and never changed. An error says all that is wrong (`faults`): file, line (the
-header is line 1), column and what kind of thing; it never repeats a cell, since messages end in
-logs.
+The source is read and never changed. An error reports all faults (`faults`): file, line (the header
+is line 1), column and kind; it never repeats a cell, because messages go into logs.
 """
 
 import contextlib
@@ -44,8 +43,8 @@ from mpc_train.tables.source import Source, label_of
 from mpc_train.tables.typed import TypedTable
 
 MAX_TIMES = 4
-"""A table is read to its end, so that all is said of it, unless it has so many times the rows that
-it is to have."""
+"""A table is read to its end, to report all its faults, unless it has this many times the expected
+rows."""
 
 Report = Callable[[Progress], None]
 Vault = Callable[[str], AbstractContextManager[Content]]
@@ -68,18 +67,16 @@ def load(
     fillable: frozenset[str] = frozenset(),
     vault: Vault | None = None,
 ) -> TypedTable:
-    """Read the columns `names` of the schema, in this order, and the identifiers asked for.
+    """Read the columns `names` of the schema, in this order, and the requested identifiers.
 
-    unique: each record appears once, by its identifiers. alone: nobody else has these columns,
-    so that one without a value, or with one only, is an error; where others have them as well the
-    table's owner is warned (`TypedTable.warnings`). rows: how many there must be; None: as many as
-    there are. check: what cells must satisfy beyond the schema, called while lines are
-    known. arrays: a column of arrays, read as columns of numbers. label: the column that the
-    source's rules for dropping rows call so. fillable: columns that may be missing as a whole, or
-    hold nothing, since the job says what stands in for them. vault: opens tables that lie in the
-    node's vault. A column of the source that the schema
-    does not know is an error unless `source.ignore` lists it. Raises DataError, with all that is
-    wrong.
+    unique: each record appears once, by its identifiers. alone: nobody else has these columns, so a
+    column without a value, or with only one, is an error; if others have them too, the table's
+    owner is warned (`TypedTable.warnings`). rows: the required number; None: any. check: what cells
+    must satisfy beyond the schema, called while lines are known. arrays: a column of arrays, read
+    as columns of numbers. label: the label's column, for the source's rules for dropping rows.
+    fillable: columns that may be missing or completely empty, because the job fills them. vault:
+    opens tables of the node's vault. A column of the source that the schema does not know is an
+    error unless `source.ignore` lists it. Raises DataError, with all faults.
     """
     title = label_of(source)
     faults = Faults(title, source.titles)
@@ -111,7 +108,7 @@ def load(
                         filling.identify(name, chunk.frame[name])
                 report(chunk.done)
                 if most is not None and filling.read > most:
-                    break  # a query may have no end
+                    break  # a query may never end
         except DataError as error:
             faults.whole(str(error).removeprefix(f"{title}: "))
         else:
@@ -135,9 +132,9 @@ def _check_rows(found: int, rows: int | None, dropping: Dropping, faults: Faults
 
 def _other_rows(found: int, rows: int | None, dropping: Dropping) -> str:
     said = _left_out(dropping)
-    left = "rows that stay are" if said else "rows are"
+    left = "remaining rows are" if said else "rows are"
     return (
-        f"the table's {left} {found}, the job says {rows}; use the right table or correct "
+        f"the table's {left} {found}, but the job says {rows}; use the right table or correct "
         f"data.rows in the job{said}"
     )
 
@@ -155,11 +152,11 @@ def stream(
     check: Check | None = None,
     arrays: Arrays | None = None,
 ) -> Iterator[TypedTable]:
-    """The columns `names` chunk by chunk, in bounded memory; other columns are left alone.
+    """The columns `names` chunk by chunk, in bounded memory; other columns are ignored.
 
-    records: where they lie, or all of them in memory. keep: columns of which each row's text is
-    returned unchanged, as `TypedTable.identifiers`. What only a whole table shows is not
-    checked. Raises DataError, with all that is wrong in the chunk.
+    records: their source, or all of them in memory. keep: columns whose text is returned unchanged
+    for each row, as `TypedTable.identifiers`. Properties of the whole table are not checked. Raises
+    DataError, with all faults of the chunk.
     """
     if isinstance(records, DataFrame):
         source, title = Source(), "the data frame"
@@ -196,10 +193,10 @@ def _in_memory(frame: DataFrame, label: str) -> Iterator[Table]:
 def open_table(
     source: Source, faults: Faults | None = None, vault: Vault | None = None
 ) -> Iterator[Table]:
-    """The source as a table of its format, its columns called as the job calls them; a file is
-    compared with itself when it is closed.
+    """The source as a table of its format, with the job's names for its columns; a file is checked
+    for changes when it is closed.
 
-    faults: takes what is wrong with single records; None: the first such fault is an error.
+    faults: collects faults of single records; None: the first such fault is an error.
     """
     if source.url:
         with open_query(source) as table:
@@ -217,7 +214,7 @@ def open_table(
             opened = _opened(source, path, file, before.size, faults)
             yield in_words_of_the_job(opened, source)
     except DataError:
-        # A change explains whatever else seems to be wrong.
+        # A change explains all other faults.
         before.check(path)
         raise
     except BrokenPipeError:
@@ -260,7 +257,7 @@ def _opened(source: Source, path: Path, file: BinaryIO, size: int, faults: Fault
 
 
 def _blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """The first `size` bytes: a file that others append to would otherwise never end."""
+    """The first `size` bytes: a file to which others append might otherwise never end."""
     while size > 0 and (block := file.read(min(BLOCK_BYTES, size))):
         size -= len(block)
         yield block
@@ -277,16 +274,17 @@ def _check_names(
     wanted: Sequence[str],
     fillable: frozenset[str] = frozenset(),
 ) -> frozenset[str]:
-    """Note what is wrong with the columns' names; those wanted that are not there, or not once."""
+    """Note faults of the columns' names; return the required ones that are missing or appear
+    twice."""
     where = table.header_place
     ignored = {source_name for source_name in source.ignore if source_name not in source.rename}
     names = set(table.names)
     missing = [name for name in wanted if name not in names and name not in fillable]
     sign = _other_delimiter(table.names, source)
     if missing and sign:
-        # Whatever else seems to be wrong, with renames or with fields of a line, follows from this.
+        # All other faults, of renames or of the fields of a line, follow from this.
         faults.header(
-            f"{where}missing column {_list(missing)}; there is one column only, with {sign} in its "
+            f"{where}missing column {_list(missing)}; there is only one column, with {sign} in its "
             f'name: is that the delimiter (delimiter = "{sign}")?'
         )
         faults.check()
@@ -308,8 +306,8 @@ def _check_names(
 def header_faults(
     table: Table, ignored: Collection[str], wanted: Collection[str] = ()
 ) -> list[str]:
-    """What is wrong with a header by itself: names that appear twice, unless they are ignored, and
-    names to be replaced that do not appear."""
+    """Faults of a header by itself: names that appear twice, unless they are ignored, and names to
+    be replaced that do not appear."""
     twice = [name for name, count in Counter(table.names).items() if count > 1]
     found = [
         _twice(name, name in wanted) for name in twice if name in wanted or name not in ignored
@@ -319,7 +317,7 @@ def header_faults(
 
 
 def _other_delimiter(names: Sequence[str], source: Source) -> str:
-    """Which delimiter, other than the one that is set, a table of one column suggests; or ""."""
+    """Which other delimiter a table of one column suggests; or ""."""
     if len(names) != 1 or source.file_format != "csv":
         return ""
     found = [sign for sign in ";\t,|" if sign in names[0] and sign != source.separator]
@@ -329,7 +327,7 @@ def _other_delimiter(names: Sequence[str], source: Source) -> str:
 def _twice(name: str, is_wanted: bool) -> str:
     if is_wanted:
         return (
-            f"column {name!r} appears twice, and the job takes it; rename one in the file, or "
+            f"column {name!r} appears twice, but the job uses it; rename one in the file, or "
             'name all columns in this node\'s configuration (header = ["…"], skip_lines = 1)'
         )
     return (
@@ -339,7 +337,7 @@ def _twice(name: str, is_wanted: bool) -> str:
 
 
 def _toml(names: Sequence[str]) -> str:
-    """The names as a node's file lists them, where they are few."""
+    """The names in the form of a node's file, if there are few."""
     if len(names) > 5:
         return "[…]"
     return quoted(names)
@@ -350,13 +348,14 @@ def _list(names: Sequence[str]) -> str:
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-_ADVICE = "no other owner has values of it; take the column out of the job"
+_ADVICE = "no other owner has values of it; remove the column from the job"
 
 
 def _check_whole(
     table: TypedTable, schema: Schema, faults: Faults, alone: bool, absent: frozenset[str]
 ) -> list[str]:
-    """What these rows alone say nothing of: warnings, or faults where nobody else has columns."""
+    """Columns about which these rows say nothing: warnings, or faults if nobody else has the
+    columns."""
     found = []
     for index, name in enumerate(table.names):
         if name in faults.faulty or not table.rows:
@@ -373,8 +372,8 @@ def _check_whole(
             and not np.any((values != values[first]) & present)
         ):
             what = (
-                "every row has the same value, which explains nothing here (constant = true in the "
-                "schema, if that is meant)"
+                "every row has the same value, which explains nothing (constant = true in the "
+                "schema, if that is intended)"
             )
         else:
             continue
@@ -409,9 +408,9 @@ def _check_duplicates(table: TypedTable, faults: Faults) -> None:
 def reporting(
     table: Table, progress: Report | None, rows: int | None = None
 ) -> Callable[[int], None]:
-    """Takes how much is done, and tells `progress` with the time that is left.
+    """Gets how much is done, and calls `progress` with the remaining time.
 
-    rows: how many are expected, for tables that do not know how many they have.
+    rows: the expected number, for tables that do not know theirs.
     """
     started = time.monotonic()
     total = rows if table.total is None and table.unit == "rows" else table.total

@@ -1,16 +1,16 @@
-"""One column of arrays (images, signals) as the many columns of numbers that a job makes of it.
+"""Converts a column of arrays (images, signals) into the job's columns of numbers.
 
-An array of a declared shape is read row by row (C order) into the columns `name_0`, `name_1`, …, so
-that everything behind the table knows numbers only. It comes from
+An array of a declared shape is read in C order into the columns `name_0`, `name_1`, …, so that
+everything after the table handles only numbers. It comes from
 
 - an npz file: an array `name` with a row's axis first,
 - Parquet and Arrow: a column of lists or arrays, nested as the shape is, or flat,
 - any table whose column `name` has paths of .npy or image files, below one folder.
 
-Axes of length 1 may be left out. A shape that is not the declared one is an error that says the
-row; whether values are within the declared range is checked where cells are (`cells`). Files are
-opened only below the folder, no array of Python objects is unpickled, and an image's size is read
-before its pixels are. Images come as they are: nothing is resized, converted or turned around.
+Axes of length 1 may be omitted. A shape that differs from the declared one is an error that names
+the row; the declared range is checked with the cells (`cells`). Files are opened only below the
+folder, arrays of Python objects are not unpickled, and an image's size is read before its pixels.
+Images are used unchanged: nothing is resized, converted or rotated.
 """
 
 from __future__ import annotations
@@ -35,29 +35,30 @@ from mpc_train.tables.reading import Chunk, Table, Unit
 from protocols.arrays import Reals
 
 CHUNK_CELLS = 2 << 20
-"""So many numbers of arrays are made at a time."""
+"""How many numbers of arrays are converted at a time."""
 MAX_SHOWN = 20
-"""Rows that one error names."""
+"""How many rows one error names."""
 PATHS_BELOW = "a path below array_folder, without .."
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
-"""What Pillow may open here."""
+"""The formats that Pillow may open here."""
 ONE_CHANNEL = ("1", "L", "I", "I;16", "I;16B", "F")
-"""Pillow's modes of one number a pixel; others have as many channels as letters."""
+"""Pillow's modes with one number per pixel; others have as many channels as letters."""
 
 _UNREADABLE = f"the file that it names cannot be read as .npy, or as one of {', '.join(FORMATS)}"
 _OF_FILES = (OSError, ValueError, TypeError, EOFError, MemoryError, SyntaxError, TokenError)
 """What NumPy raises on a file that it did not write."""
 _OF_PILLOW = (struct.error, zlib.error, LookupError, ArithmeticError, AttributeError, RuntimeError)
-"""What Pillow raises beside these, on files that nobody foresaw."""
+"""What Pillow raises besides these on unexpected files."""
 
 
 class ArrayError(ValueError):
-    """What is wrong with one array, in words that repeat neither a value nor a path."""
+    """A fault of one array, with a text that repeats neither a value nor a path."""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """name: of the column. shape: of each row's array. folder: what paths begin from."""
+    """name: of the column. shape: of each row's array. folder: the directory to which paths are
+    relative."""
 
     name: str
     shape: tuple[int, ...]
@@ -65,7 +66,7 @@ class Arrays:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns of numbers that stand for it."""
+        """The columns of numbers that represent it."""
         return element_names(self.name, self.shape)
 
     @property
@@ -73,7 +74,7 @@ class Arrays:
         return " × ".join(map(str, self.shape))
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Whether an array of this shape is one of ours, but for axes of length 1."""
+        """Whether this is the declared shape, ignoring axes of length 1."""
         return _long(shape) == _long(self.shape) or tuple(shape) == (prod(self.shape),)
 
 
@@ -82,8 +83,8 @@ def _long(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 class ArrayTable:
-    """A `Table` in which the columns of numbers stand in place of the array's, or beside it where
-    that is `kept`."""
+    """A `Table` with the columns of numbers instead of the array's, or beside it if that is
+    `kept`."""
 
     def __init__(self, inner: Table, arrays: Arrays, label: str, kept: bool) -> None:
         self._inner, self._arrays, self._label = inner, arrays, label
@@ -110,17 +111,17 @@ class ArrayTable:
                 places = chunk.places[start : start + rows]
                 values = self._values(part[self._arrays.name], places, wrong)
                 if len(wrong) > MAX_SHOWN:
-                    wrong[MAX_SHOWN:] = ["and perhaps more"]
+                    wrong[MAX_SHOWN:] = ["and possibly more"]
                     raise DataError("\n  ".join(wrong))
                 if wrong:
-                    continue  # only to say what else is wrong
+                    continue  # only to report further faults
                 numbers = polars.from_numpy(values, schema=list(elements))
                 yield Chunk(numbers.with_columns(part.select(others)), places, chunk.done)
         if wrong:
             raise DataError("\n  ".join(wrong))
 
     def _values(self, column: polars.Series, places: NDArray[np.int64], wrong: list[str]) -> Reals:
-        """The arrays of some rows, float64[rows, numbers]; what is wrong is added to `wrong`."""
+        """The arrays of some rows, float64[rows, numbers]; faults are added to `wrong`."""
         found: dict[int, str] = {}
         name = self._arrays.name
         if isinstance(column.dtype, (polars.List, polars.Array)):
@@ -129,8 +130,8 @@ class ArrayTable:
             values = _of_files(column, self._arrays, found)
         else:
             raise DataError(
-                f"{self._label}: column {name!r}: is of type {column.dtype}; an array is a list of "
-                "numbers, or a path of a file"
+                f"{self._label}: column {name!r}: is of type {column.dtype}; an array must be a "
+                "list of numbers, or the path of a file"
             )
         wrong += [
             f"{self._label}: {self.place} {places[row]}: column {name!r}: {what}"
@@ -140,10 +141,10 @@ class ArrayTable:
 
 
 def with_arrays(table: Table, arrays: Arrays | None, label: str, kept: bool = False) -> Table:
-    """The table with columns of numbers in place of its array, as it is where there is none.
+    """The table with columns of numbers instead of its array; unchanged if it has none.
 
-    An array of an npz file has been made into columns: here its shape is checked. A table may as
-    well have the columns themselves.
+    An array of an npz file has already become columns: here its shape is checked. A table may also
+    have the columns themselves.
     """
     if arrays is None:
         return table
@@ -161,30 +162,30 @@ def check_npz(shapes: dict[str, tuple[int, ...]], arrays: Arrays, label: str) ->
     shape = shapes.get(arrays.name)
     if shape is None:
         found = ", ".join(repr(name) for name in list(shapes)[:5])
-        raise DataError(f"{label}: no array {arrays.name!r}; there are {found}")
+        raise DataError(f"{label}: there is no array {arrays.name!r}; the arrays are {found}")
     if not arrays.fits(shape[1:]):
         found = " × ".join(map(str, shape[1:])) or "one number"
         raise DataError(
-            f"{label}: the array {arrays.name!r} has {found} for each row, the job says "
+            f"{label}: the array {arrays.name!r} has {found} for each row, but the job says "
             f"{arrays.said}; save it with one row for each record, in this shape"
         )
 
 
 def _of_lists(column: polars.Series, arrays: Arrays, wrong: dict[int, str]) -> Reals:
-    """Lists of lists, flattened level by level so that each row's lengths are seen."""
+    """Flattens lists of lists level by level, so that each row's lengths are checked."""
     size, rows = prod(arrays.shape), len(column)
     depth = 0
     inner: Any = column.dtype
     while isinstance(inner, (polars.List, polars.Array)):
-        # An array of several axes is one of arrays.
+        # polars nests an array of several axes.
         depth, inner = depth + 1, inner.inner
     if not (inner.is_numeric() or inner == polars.Boolean):
-        wrong[0] = "its lists do not hold numbers"
+        wrong[0] = "its lists do not contain numbers"
         return np.zeros((rows, size))
     candidates = (arrays.shape, _long(arrays.shape), (size,))
     lengths = next((shape for shape in candidates if len(shape) == depth), None)
     if lengths is None:
-        wrong[0] = f"its lists are nested {depth} deep, the job says {arrays.said}"
+        wrong[0] = f"its lists are nested {depth} deep, but the job says {arrays.said}"
         return np.zeros((rows, size))
     flat, each = column, 1
     for length in lengths:
@@ -204,7 +205,7 @@ def _of_lists(column: polars.Series, arrays: Arrays, wrong: dict[int, str]) -> R
 def _of_files(column: polars.Series, arrays: Arrays, wrong: dict[int, str]) -> Reals:
     values, folder = np.zeros((len(column), prod(arrays.shape))), arrays.folder
     if folder is None:
-        wrong[0] = "holds text; write array_folder, the directory that its paths are below"
+        wrong[0] = "contains text; set array_folder, the directory of its paths"
         return values
     for row, named in enumerate(column.to_list()):
         try:
@@ -215,15 +216,15 @@ def _of_files(column: polars.Series, arrays: Arrays, wrong: dict[int, str]) -> R
 
 
 def _below(folder: Path, named: str | None) -> Path:
-    """The file that a cell names, which lies below `folder` and nowhere else."""
+    """The file that a cell names, which must be below `folder`."""
     if not named or not named.strip():
-        raise ArrayError("the cell is empty; a path of a file is needed")
+        raise ArrayError("the cell is empty; the path of a file is needed")
     relative = Path(named.strip())
     if relative.is_absolute() or ".." in relative.parts or "\0" in named:
         raise ArrayError(f"the cell is not {PATHS_BELOW}")
     path, root = os.path.realpath(folder / relative), os.path.realpath(folder)
     if not path.startswith(root + os.sep):
-        raise ArrayError("the file that it names is a link that leads out of array_folder")
+        raise ArrayError("the file that it names is a link to outside array_folder")
     return Path(path)
 
 
@@ -243,10 +244,10 @@ def _of_file(path: Path, arrays: Arrays) -> Reals:
 
 
 def _npy(path: Path, arrays: Arrays) -> NDArray[Any]:
-    # Mapped: what a header only claims takes no memory.
+    # Mapped, so that a size that the header only claims takes no memory.
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype.kind not in "biuf":
-        raise ArrayError("the file that it names does not hold numbers")
+        raise ArrayError("the file that it names does not contain numbers")
     _check_shape(array.shape, arrays)
     return np.asarray(array)
 
@@ -273,4 +274,4 @@ def _image(path: Path, arrays: Arrays) -> NDArray[Any]:
 def _check_shape(shape: Sequence[int], arrays: Arrays) -> None:
     if not arrays.fits(shape):
         found = " × ".join(map(str, shape))
-        raise ArrayError(f"the file that it names has {found}, the job says {arrays.said}")
+        raise ArrayError(f"the file that it names has {found}, but the job says {arrays.said}")

@@ -1,4 +1,4 @@
-"""Parquet, Arrow and NumPy files: formats that know names and types of their columns."""
+"""Parquet, Arrow and NumPy files: formats with names and types of columns."""
 
 import contextlib
 import zipfile
@@ -17,12 +17,12 @@ from mpc_train.tables.reading import MAX_FIELDS, Chunk, Unit
 from mpc_train.tables.spelling import name_of
 
 CHUNK_CELLS = 2 << 20
-"""Rows are read so many cells at a time."""
+"""How many cells are read at a time."""
 
 SURELY_FINE_BYTES = 1 << 30
 MAX_PACKED = 100
-"""An npz file or a workbook above a gigabyte is at most so many times as long as it is packed: a
-bomb is a thousand times."""
+"""The largest compression ratio of an npz file or a workbook above a gigabyte: a bomb has a
+thousand."""
 MAX_HEADER_BYTES = 10_000
 
 _ARROW_FILE = b"ARROW1"
@@ -31,7 +31,7 @@ _ARROW_FILE = b"ARROW1"
 class FrameTable:
     """A `Table` of a lazy polars frame.
 
-    Rows stream through in file order, so that memory holds some chunks and not the whole.
+    Rows stream in file order, so that memory holds some chunks and not the whole table.
     """
 
     place: Literal["line", "row"] = "row"
@@ -48,8 +48,8 @@ class FrameTable:
         first: int = 1,
         header_place: str = "",
     ) -> None:
-        """names: what its columns are called, where that is not what they are called there. first:
-        what the first row counts as."""
+        """names: names of its columns, if they differ from the frame's. first: the number of the
+        first row."""
         self._frame, self._label, self._first = frame, label, first
         self.header_place = header_place
         with _named(label):
@@ -58,7 +58,7 @@ class FrameTable:
             self.total: int | None = int(frame.select(polars.len()).collect().item())
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        # By place: a name may look like one of the library's patterns.
+        # By place, because a name may look like one of the library's patterns.
         columns = [polars.nth(self.names.index(name)) for name in wanted]
         frame = self._frame.select(columns)
         size = max(CHUNK_CELLS // max(len(wanted), 1), 1)
@@ -77,7 +77,7 @@ def parquet(path: Path, label: str) -> FrameTable:
 
 
 def arrow(path: Path, label: str) -> FrameTable:
-    """An IPC file, or a stream saved to one (which is read into memory whole)."""
+    """An IPC file, or a stream saved to a file (which is read into memory completely)."""
     with path.open("rb") as file:
         is_file = file.read(len(_ARROW_FILE)) == _ARROW_FILE
     with _named(label):
@@ -86,11 +86,11 @@ def arrow(path: Path, label: str) -> FrameTable:
 
 
 def npz(path: Path, label: str) -> FrameTable:
-    """Arrays of one axis are columns; one of more axes, `x`, is the columns `x_0`, `x_1`, …, its
-    rows' numbers in C order.
+    """Arrays with one axis are columns; an array `x` with more axes is the columns `x_0`, `x_1`, …,
+    its rows' numbers in C order.
 
-    Arrays of Python objects would have to be unpickled, and are refused. What the arrays are is
-    read and compared with what is there before any of them is unpacked.
+    Arrays of Python objects would have to be unpickled, and are refused. All headers are read and
+    compared with the data before any array is unpacked.
     """
     columns: list[tuple[str, NDArray[Any]]] = []
     shapes: dict[str, tuple[int, ...]] = {}
@@ -109,14 +109,14 @@ def npz(path: Path, label: str) -> FrameTable:
         raise DataError(
             f"{label}: not an npz file of plain arrays; write it with numpy.savez, without objects"
         ) from error
-    # Two arrays may make columns of one name, which the code that reads them refuses.
+    # Two arrays may give columns with the same name, which the reading code refuses.
     try:
         series = [
             _series(str(place), name, array, label) for place, (name, array) in enumerate(columns)
         ]
     except _NOT_PLAIN as error:
         raise DataError(
-            f"{label}: holds text or numbers that no column can hold ({type(error).__name__})"
+            f"{label}: contains text or numbers that a column cannot hold ({type(error).__name__})"
         ) from error
     table = FrameTable(polars.DataFrame(series).lazy(), label, [name for name, _ in columns])
     table.shapes = {name_of(name): shape for name, shape in shapes.items()}
@@ -125,11 +125,12 @@ def npz(path: Path, label: str) -> FrameTable:
 
 _FINE = ("ms", "us", "ns")
 _EXACT = {"M": ("D", "h", "m", "s", *_FINE), "m": ("W", "D", "h", "m", "s", *_FINE)}
-"""Units of times that microseconds hold as they are; a month or a year is no day."""
+"""Units of times that microseconds represent exactly; a month or a year is not a day."""
 
 
 def _series(place: str, name: str, array: NDArray[Any], label: str) -> polars.Series:
-    """An array as a column called by its place; raises DataError for a type that no column has."""
+    """An array as a column named by its place; raises DataError for a type that a column cannot
+    have."""
     kind = array.dtype
     if kind.kind in _EXACT:
         unit = np.datetime_data(kind)[0]
@@ -139,8 +140,8 @@ def _series(place: str, name: str, array: NDArray[Any], label: str) -> polars.Se
     elif kind.kind in "biuSU" or (kind.kind == "f" and kind.itemsize <= np.float64().itemsize):
         return polars.Series(place, array)
     raise DataError(
-        f"{label}: the array {name!r} is of type {kind}, which no column has; save it as numbers, "
-        "text, or days"
+        f"{label}: the array {name!r} is of type {kind}, which a column cannot have; save it as "
+        "numbers, text, or days"
     )
 
 
@@ -152,8 +153,8 @@ _NOT_PLAIN: tuple[type[Exception], ...] = (
 
 
 def _check_archive(path: Path, label: str) -> None:
-    """Raise DataError or one of `_NOT_PLAIN` unless every array is one of numbers or text, as long
-    as its own header says, and no bomb."""
+    """Raise DataError or one of `_NOT_PLAIN` unless every array contains numbers or text, is as
+    long as its header says, and is not a bomb."""
     lengths, columns, unpacked = set(), 0, 0
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
@@ -165,23 +166,25 @@ def _check_archive(path: Path, label: str) -> None:
             if not shape:
                 raise DataError(f"{label}: the array {name!r} is one number, without rows")
             if dtype.hasobject or prod(shape) * dtype.itemsize != info.file_size - start:
-                raise ValueError("an array of objects, or of another length than it says")
+                raise ValueError("an array of objects, or not as long as its header says")
             lengths.add(shape[0])
             columns += prod(shape[1:])
             unpacked += info.file_size
     if len(lengths) > 1:
-        raise DataError(f"{label}: its arrays have {sorted(lengths)} rows; one number is needed")
+        raise DataError(
+            f"{label}: its arrays have {sorted(lengths)} rows; all must have the same number"
+        )
     if columns > MAX_FIELDS:
         raise DataError(f"{label}: more than {MAX_FIELDS} columns")
     check_unpacked(label, unpacked, path.stat().st_size)
 
 
 def check_unpacked(label: str, unpacked: int, size: int) -> None:
-    """Raise DataError where so few bytes would become so many that nobody can mean it."""
+    """Raise DataError if so few bytes would become so many that it cannot be intended."""
     if unpacked > SURELY_FINE_BYTES and unpacked > MAX_PACKED * size:
         raise DataError(
-            f"{label}: {size} bytes would become {unpacked} when they are unpacked; if that is "
-            "meant, write the file without compression"
+            f"{label}: {size} bytes would become {unpacked} when unpacked; if that is "
+            "intended, write the file without compression"
         )
 
 
@@ -193,16 +196,16 @@ _HEADERS: dict[tuple[int, int], Any] = {
 
 @contextlib.contextmanager
 def _named(label: str) -> Iterator[None]:
-    """polars' errors as ours: its messages may quote a file's content."""
+    """Converts polars' errors to ours, because its messages may quote a file's content."""
     try:
         yield
     except (
         polars.exceptions.PolarsError,
-        polars.exceptions.PanicException,  # of the library, on files that nobody foresaw
+        polars.exceptions.PanicException,  # from the library, on unexpected files
         OSError,
         MemoryError,
     ) as error:
         raise DataError(
-            f"{label}: cannot be read in its format ({type(error).__name__}); is it whole, and is "
-            "the format right?"
+            f"{label}: cannot be read in its format ({type(error).__name__}); is it complete, and "
+            "is the format right?"
         ) from error

@@ -1,10 +1,10 @@
-"""CSV as a stream: blocks of bytes in, chunks of whole records out, each with the line it
-begins on. What the bytes are as text is `text_blocks`.
+"""CSV as a stream: from blocks of bytes to chunks of whole records, each with the line on which it
+begins. `text_blocks` decodes the bytes.
 
 A record may run over several lines inside quotation marks (RFC 4180). Fields are counted before
-they are parsed, since a parser that fills up short lines shifts no cell only by luck. A quotation
-mark stands around a whole cell or is doubled inside one; anywhere else it is an error. Blank lines
-before the header and after the last row are nothing, between rows they are errors.
+they are parsed, because a parser that fills up short lines may shift cells. A quotation mark must
+enclose a whole cell or be doubled inside one; anywhere else it is an error. Blank lines before the
+header and after the last row are ignored, between rows they are errors.
 """
 
 import csv
@@ -32,9 +32,9 @@ _NEWLINE = 10
 class CsvText:
     """A `Table` of CSV text.
 
-    blocks: raw bytes in the source's encoding, in pieces of any size. faults: takes records that
-    cannot be read, which are then in no chunk; None: the first of them is an error. Reads the
-    header at once.
+    blocks: raw bytes in the source's encoding, in pieces of any size. faults: collects records that
+    cannot be parsed, which are then not in any chunk; None: the first of them is an error. Reads
+    the header at once.
     """
 
     unknown: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class CsvText:
         self.unit: Unit = unit
         self.total = total
         self.place: Literal["line", "row"] = place
-        # From a database a blank line is a row whose only cell is null.
+        # In a database's text a blank line is a row whose only cell is null.
         self._blank = b"\r\n" if place == "line" else b"\0"
         self._delimiter, self._quote = source.separator, source.quote
         self._comment = source.comment.encode()
@@ -92,8 +92,8 @@ class CsvText:
         return DataError(f"{self._label}: {what}")
 
     def _begun(self) -> bytes:
-        """The first piece from its first record on: blank lines and comments before it are
-        nothing. Counts the lines."""
+        """The first piece from its first record on, without blank lines and comments before it.
+        Counts the lines."""
         first = next(self._pieces, b"")
         self._lines = self._texts.skipped
         while first and self.place == "line":
@@ -131,7 +131,7 @@ class CsvText:
         )
 
     def _records(self, texts: Iterable[bytes]) -> Iterator[bytes]:
-        """Pieces that end where a record ends; no piece ends in blank lines."""
+        """Pieces that end with a record; no piece ends in blank lines."""
         rest = b""
         for text in texts:
             rest += text
@@ -147,7 +147,8 @@ class CsvText:
                     )
                 continue
             piece = rest[: int(ends[-1]) + 1]
-            # Blank lines wait: at the end of the file they are nothing, before a row an error.
+            # Blank lines wait: at the end of the file they are ignored, before a row they are an
+            # error.
             kept = piece.rstrip(self._blank)
             newline = piece[len(kept) : piece.find(b"\n", len(kept)) + 1]
             if not kept:
@@ -163,7 +164,7 @@ class CsvText:
             yield rest
 
     def _unclosed(self, text: bytes) -> DataError:
-        """A quotation mark without its other half: name the first that stands where none may."""
+        """The error for an unpaired quotation mark: names the first misplaced one."""
         line = self._next_line
         quote, delimiter = re.escape(self._quote), re.escape(self._delimiter)
         stray = re.compile(f"(?<![{delimiter}{quote}\r\n]){quote}(?![{delimiter}{quote}\r\n])")
@@ -178,11 +179,11 @@ class CsvText:
 
     @property
     def _next_line(self) -> int:
-        """The line of what comes next, before any record was read as well."""
+        """The line of the next record, also before the first."""
         return max(self._lines, self._texts.skipped) + 1
 
     def _silenced(self, text: bytes) -> bytes:
-        """The text without quotation marks in its comments, so that they enclose nothing."""
+        """The text without quotation marks in its comments, which would otherwise enclose text."""
         if not self._comment or self._comment not in text:
             return text
         quote, inside, at, parts = self._quote.encode(), 0, 0, []
@@ -216,7 +217,7 @@ class CsvText:
         return octets[~leading].tobytes()
 
     def _check_spaces(self, piece: bytes) -> None:
-        """Raise DataError where a quotation mark would be taken for a part of its cell, for a space
+        """Raise DataError if a quotation mark would count as part of its cell because of a space
         before it."""
         quote, marks, at = self._quote.encode(), 0, 0
         if not quote or self._delimiter == " ":
@@ -229,19 +230,19 @@ class CsvText:
 
     def _space_before(self, line: int) -> DataError:
         return self._fail(
-            f"line {line}: a space before a quotation mark; if spaces after a delimiter are "
-            "nothing, say so in this node's configuration: skip_space = true"
+            f"line {line}: a space before a quotation mark; if spaces after a delimiter are to be "
+            "ignored, set skip_space = true in this node's configuration"
         )
 
     def _ends(self, text: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where records end, and for each of them the number of fields."""
+        """The ends of records, and the number of fields of each."""
         octets = np.frombuffer(text, np.uint8)
         newlines = np.flatnonzero(octets == _NEWLINE)
         delimiters = np.flatnonzero(octets == ord(self._delimiter))
         if self._quote:
             quotes = np.flatnonzero(octets == ord(self._quote))
             if len(quotes):
-                # Inside a quoted cell an odd number of marks has gone before.
+                # Inside a quoted cell an odd number of marks precedes.
                 newlines = newlines[np.searchsorted(quotes, newlines) & 1 == 0]
                 delimiters = delimiters[np.searchsorted(quotes, delimiters) & 1 == 0]
         fields = np.diff(np.searchsorted(delimiters, newlines), prepend=0) + 1
@@ -289,7 +290,7 @@ class CsvText:
                 schema={str(number): polars.String for number in range(len(self.names))},
             )
         except (polars.exceptions.PolarsError, polars.exceptions.PanicException):
-            # The library's message may quote the line; only the position is passed on.
+            # The library's message may quote the line, so only the position is passed on.
             raise self._malformed(piece) from None
         frame.columns = names or frame.columns
         return frame
@@ -302,7 +303,7 @@ class CsvText:
         fields: NDArray[np.int64],
         lines: NDArray[np.int64],
     ) -> NDArray[np.bool_] | None:
-        """Which records are rows with as many fields as there are names; None: all of them."""
+        """Which records have as many fields as there are names; None: all of them."""
         width = len(self.names)
         octets = np.frombuffer(piece, np.uint8)
         blank = (ends == starts) | ((ends == starts + 1) & (octets[starts] == ord("\r")))
@@ -335,7 +336,5 @@ class CsvText:
                 pass
         except csv.Error:
             line = self._lines + reader.line_num
-            return self._fail(
-                f"line {line}: not a well-formed CSV line; is a quotation mark right?"
-            )
+            return self._fail(f"line {line}: not a well-formed CSV line; check its quotation marks")
         return self._unclosed(piece)

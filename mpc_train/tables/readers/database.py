@@ -1,14 +1,13 @@
 """A query to SQLite or PostgreSQL as a table, read only and streamed.
 
-SQLite is opened read-only. From PostgreSQL the rows come by COPY in one read-only transaction, as
-CSV text, so that neither side holds them all; columns whose type the server knows as truth values,
-floating-point numbers, dates or times come as such, as they do from files with types. A password
-never stands in a URL or an argument: libpq finds it in a file (`password_file`, or its own
-PGPASSFILE). To another machine TLS with the server's certificate checked is required, and nothing
-but the URL (`postgres_url`) says where a connection goes and how: what stands in libpq's
-environment is not seen.
+SQLite is opened read-only. PostgreSQL sends the rows by COPY in one read-only transaction, as CSV
+text, so that neither side holds them all; columns of booleans, floating-point numbers, dates or
+times keep their types, as from files with types. A URL or an argument never contains a password:
+libpq reads it from a file (`password_file`, or its own PGPASSFILE). A connection to another machine
+requires TLS with a check of the server's certificate, and only the URL (`postgres_url`) determines
+the connection: libpq's environment variables are hidden.
 
-Messages of a database may quote rows: only SQLSTATE and the kind of an error are passed on.
+A database's messages may quote rows, so only SQLSTATE and the kind of an error are passed on.
 """
 
 import contextlib
@@ -33,15 +32,15 @@ from mpc_train.tables.spelling import name_of
 
 CHUNK_ROWS = 10_000
 MAX_CELL_BYTES = 1 << 20
-"""A longer text or blob of SQLite is no cell; the library refuses it."""
+"""SQLite refuses a longer text or blob."""
 CONNECT_TIMEOUT_S = 20
 EXACT_INTEGERS = 1 << 53
-"""Beyond these a whole number may have no floating-point number of its own."""
+"""Beyond these, different whole numbers may become the same floating-point number."""
 
 
 @contextlib.contextmanager
 def open_query(source: Source) -> Iterator[Table]:
-    """The rows that the source's query gives; raises DataError."""
+    """The rows of the source's query; raises DataError."""
     label = label_of(source)
     opened = _sqlite(source, label) if source.url.startswith(SQLITE) else _postgres(source, label)
     with opened as table:
@@ -80,10 +79,12 @@ class _Rows(_Result):
             yield Chunk(polars.DataFrame(series), places, done)
 
     def _series(self, name: str, cells: Sequence[Any]) -> polars.Series:
-        """SQLite types each cell for itself; a column of several types is taken as text."""
+        """SQLite types each cell separately; a column of several types is read as text."""
         kinds = {type(cell) for cell in cells} - {type(None)}
         if bytes in kinds:
-            raise DataError(f"{self._label}: column {name!r}: holds binary data, which is no cell")
+            raise DataError(
+                f"{self._label}: column {name!r}: contains binary data, which is not a cell"
+            )
         if kinds <= {int}:
             return polars.Series(name, cells, dtype=polars.Int64)
         if kinds <= {int, float} and not any(
@@ -104,7 +105,7 @@ def _sqlite(source: Source, label: str) -> Iterator[Table]:
         try:
             cursor = connection.execute(source.query)
             if cursor.description is None:
-                raise DataError(f"{label}: the query gives no table; one SELECT is needed")
+                raise DataError(f"{label}: the query does not give a table; one SELECT is needed")
             yield _Rows(cursor, label)
         finally:
             connection.close()
@@ -130,9 +131,9 @@ def _postgres(source: Source, label: str) -> Iterator[Table]:
         with _without_environment():
             connection = psycopg.connect(information, connect_timeout=CONNECT_TIMEOUT_S)
     except psycopg.Error as error:
-        # What libpq says of a connection names host, user and reason, and no password.
+        # libpq's message about a connection names host, user and reason, but not the password.
         raise DataError(f"{label}: cannot connect: {' '.join(str(error).split())}") from error
-    # The server writes what CsvText reads: UTF-8, commas, ISO dates, points in numbers.
+    # The server writes the form that CsvText reads: UTF-8, commas, ISO dates, points in numbers.
     spelling = msgspec.structs.replace(
         source, delimiter=",", quote='"', encoding="utf-8", header=True, decimal="."
     )
@@ -155,7 +156,7 @@ def _postgres(source: Source, label: str) -> Iterator[Table]:
 
 @contextlib.contextmanager
 def _without_environment() -> Iterator[None]:
-    """Hide every variable that libpq reads: PGHOSTADDR, PGSERVICE, PGSSLMODE and their like."""
+    """Hide every variable that libpq reads: PGHOSTADDR, PGSERVICE, PGSSLMODE and so on."""
     hidden = {key: value for key, value in os.environ.items() if key.startswith("PG")}
     for key in hidden:
         del os.environ[key]
@@ -166,7 +167,7 @@ def _without_environment() -> Iterator[None]:
 
 
 def _types(connection: Any, query: str) -> list[int]:
-    """The type of each of the query's columns, by PostgreSQL's number; nothing is executed."""
+    """The type number in PostgreSQL of each of the query's columns; nothing is executed."""
     from psycopg import errors, pq
 
     raw = connection.pgconn
@@ -181,7 +182,7 @@ _FLOATS = {700: polars.Float32(), 701: polars.Float64()}
 
 
 class _Typed(_Result):
-    """A `Table` of the server's text, in which columns of some types are more than text."""
+    """A `Table` of the server's text, in which columns of some types are converted."""
 
     def __init__(self, text: CsvText, types: Sequence[int], label: str) -> None:
         self._text, self._label = text, label
@@ -198,7 +199,9 @@ class _Typed(_Result):
     def _typed(self, name: str, cells: polars.Series, chunk: Chunk) -> polars.Series:
         kind = self._types[name]
         if kind == _BYTES:
-            raise DataError(f"{self._label}: column {name!r}: holds binary data, which is no cell")
+            raise DataError(
+                f"{self._label}: column {name!r}: contains binary data, which is not a cell"
+            )
         if kind == _BOOLEAN:
             return cells.replace({"t": "true", "f": "false"})
         if kind in _FLOATS:
@@ -210,7 +213,7 @@ class _Typed(_Result):
             if kind == _DATE
             else cells.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
         )
-        # Infinity, years before Christ and beyond 9999: the server has them, and no column here.
+        # Infinity and years before 1 or after 9999, which the server has but columns here do not.
         plain = cells.str.contains(r"^([0-9]{4}-[0-9-]{5}( [0-9:.]+)?)?$")
         bad = (~plain | (found.is_null() & (cells != ""))).to_numpy()
         if bad.any():
@@ -222,7 +225,7 @@ class _Typed(_Result):
 
 
 def _blocks(copy: Iterable[Any]) -> Iterator[bytes]:
-    """The server sends row by row; parsing is by the block."""
+    """The server sends single rows; parsing needs blocks."""
     block = bytearray()
     for part in copy:
         block += part
@@ -233,8 +236,8 @@ def _blocks(copy: Iterable[Any]) -> Iterator[bytes]:
 
 
 def connection_parameters(source: Source, label: str) -> dict[str, str]:
-    """What libpq is given; raises DataError for a URL that is refused, or a password that others
-    can read."""
+    """The parameters for libpq; raises DataError for a refused URL, or for a password file that
+    others can read."""
     try:
         url = parse_url(source.url)
     except UrlError as error:
@@ -245,7 +248,7 @@ def connection_parameters(source: Source, label: str) -> dict[str, str]:
         "port": str(url.port or ""),
         "dbname": url.database,
         "user": url.user,
-        # Encryption by Kerberos would stand in for TLS, and for the check of the certificate.
+        # Encryption by Kerberos would replace TLS, and with it the check of the certificate.
         "gssencmode": "disable",
     }
     if not url.is_local:

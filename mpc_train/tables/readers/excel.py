@@ -1,8 +1,8 @@
-"""Workbooks of Excel and LibreOffice: one sheet as a table, read into memory whole.
+"""Workbooks of Excel and LibreOffice: one sheet as a table, read completely into memory.
 
-A cell is what the sheet holds and not how it is shown: a date is a date, a number that is shown
-as 1.234,50 is that number. A column of several types is text. What a formula gave is read as it was
-saved; nothing is computed. Rows are counted as the sheet counts them.
+A cell is the stored value, not its display: a date is a date, a number displayed as 1.234,50 is
+that number. A column of several types is text. A formula's saved result is read; nothing is
+computed. Rows are counted as in the sheet.
 """
 
 import zipfile
@@ -38,10 +38,10 @@ def excel(path: Path, label: str, source: Source) -> FrameTable:
     except (DataError, MemoryError):
         raise
     except Exception as error:
-        # The reader's own kinds of errors are not to be imported where it is not installed.
+        # The reader's own error classes cannot be imported if it is not installed.
         what = "has no such sheet" if _is_unknown_sheet(error, source) else "cannot be read"
         raise DataError(
-            f"{label}: {what} ({type(error).__name__}); is it a workbook, whole and without a "
+            f"{label}: {what} ({type(error).__name__}); is it a complete workbook without a "
             "password, and is the sheet's name right?"
         ) from error
     frame = _without_empty_end(frame)
@@ -56,7 +56,7 @@ def excel(path: Path, label: str, source: Source) -> FrameTable:
 def _read(
     path: Path, source: Source, options: dict[str, Any], skipped: int = 0
 ) -> polars.DataFrame:
-    """Rows of the sheet below those that are skipped, and `skipped` more."""
+    """Rows of the sheet after the skipped ones, and after `skipped` more."""
     return polars.read_excel(
         path,
         sheet_name=source.sheet or None,
@@ -75,7 +75,7 @@ def _is_unknown_sheet(error: Exception, source: Source) -> bool:
 
 
 def _without_empty_end(frame: polars.DataFrame) -> polars.DataFrame:
-    """Without rows at the end that hold nothing: sheets keep those that were once filled."""
+    """Without empty rows at the end: sheets keep rows that were once filled."""
     if not frame.width:
         return frame
     filled = frame.select(polars.any_horizontal(polars.all().is_not_null())).to_series()

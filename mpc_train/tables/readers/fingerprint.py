@@ -1,4 +1,4 @@
-"""Whether a file stayed as it was while it was read."""
+"""Whether a file changed while it was read."""
 
 import hashlib
 import os
@@ -10,9 +10,9 @@ from mpc_train.errors import DataError
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Which file lies at a path, and SHA-256 of its content.
+    """The identity of the file at a path, and SHA-256 of its content.
 
-    The content as well, since a file that is mapped into memory can change without its times.
+    The content is included because a file that is mapped into memory can change without its times.
     """
 
     device: int
@@ -38,7 +38,7 @@ class Fingerprint:
         )
 
     def check(self, path: Path) -> None:
-        """Raise DataError unless the same file with the same content lies there still."""
+        """Raise DataError unless the same file with the same content is still there."""
         try:
             same = Fingerprint.of(path) == self
         except OSError:
@@ -46,5 +46,5 @@ class Fingerprint:
         if not same:
             raise DataError(
                 f"{path}: changed while it was read; nothing was shared. Wait until the program "
-                "that writes it is done, or point this node at a copy"
+                "that writes it has finished, or point this node at a copy"
             )

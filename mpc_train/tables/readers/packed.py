@@ -1,4 +1,4 @@
-"""CSV in a gzip or zip file, unpacked block by block: memory does not grow with what it holds."""
+"""CSV in a gzip or zip file, unpacked block by block: memory does not grow with its content."""
 
 import gzip
 import zipfile
@@ -12,11 +12,11 @@ _NOT_PACKED: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError),
     *(zlib.error, zipfile.BadZipFile, LookupError),
 )
-"""What gzip, zipfile and the decompressors raise on what is damaged, enciphered or too new."""
+"""What gzip, zipfile and the decompressors raise on damaged, encrypted or unsupported files."""
 
 
 def blocks(file: BinaryIO, packing: str, label: str, size: int) -> Iterator[bytes]:
-    """What is packed in `file`, in blocks of at most `size` bytes.
+    """The content of the compressed `file`, in blocks of at most `size` bytes.
 
     packing: ".gz" or ".zip", which holds one file. Raises DataError.
     """
@@ -28,19 +28,19 @@ def blocks(file: BinaryIO, packing: str, label: str, size: int) -> Iterator[byte
         with zipfile.ZipFile(file) as archive:
             members = [info for info in archive.infolist() if _is_table(info)]
             if len(members) != 1:
-                raise DataError(f"{label}: holds {len(members)} files; pack one table alone")
+                raise DataError(f"{label}: contains {len(members)} files; pack only one table")
             if members[0].flag_bits & 1:
                 raise DataError(f"{label}: is locked with a password; unpack it first")
             with archive.open(members[0]) as member:
                 yield from iter(lambda: member.read(size), b"")
     except _NOT_PACKED as error:
         raise DataError(
-            f"{label}: cannot be unpacked ({type(error).__name__}); is it whole, and does its name "
+            f"{label}: cannot be unpacked ({type(error).__name__}); is it complete, and is it "
             f"end in {packing} rightly?"
         ) from error
 
 
 def _is_table(info: zipfile.ZipInfo) -> bool:
-    """Not a folder, nor what some systems add to every archive."""
+    """Not a folder, and not a file that some systems add to every archive."""
     name = info.filename.rpartition("/")[2]
     return not info.is_dir() and not info.filename.startswith("__MACOSX/") and name[:1] != "."

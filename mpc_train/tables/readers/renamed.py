@@ -1,5 +1,5 @@
-"""A table in the job's words: columns that its owner calls otherwise, and cells that it writes
-otherwise (`rename` and `recode` of its source)."""
+"""A table in the job's terms: converts its owner's names of columns and spellings of cells
+(`rename` and `recode` of its source)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -14,12 +14,12 @@ from mpc_train.tables.spelling import name_of
 
 
 def in_words_of_the_job(table: Table, source: Source) -> Table:
-    """Return `table`, renamed and recoded where the source says so."""
+    """Return `table`, renamed and recoded as the source says."""
     return Renamed(table, source) if source.rename or source.recode else table
 
 
 class Renamed:
-    """A `Table` whose columns are called, and whose cells are written, as the job has them."""
+    """A `Table` with the job's names of columns and spellings of cells."""
 
     def __init__(self, table: Table, source: Source) -> None:
         self._table, self._source = table, source
@@ -51,12 +51,12 @@ class Renamed:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]] | None:
-        """Under the table's own names: a job calls its array as the file does."""
+        """Under the table's own names: the job and the file use the same name for an array."""
         return self._table.shapes
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
         if not wanted:
-            # Only the rows count then; a format may have to put some column there to have rows.
+            # Then only the number of rows matters; a format may need some column to have rows.
             yield from self._table.chunks(())
             return
         theirs = {self._own[name]: name for name in wanted}

@@ -1,12 +1,13 @@
 """Bytes of a text file as UTF-8 with plain line ends, block by block.
 
-1. A file that is not text (a packed file, a workbook, Parquet) is named by its first bytes.
-2. The source's encoding becomes UTF-8; a mark of the byte order at the beginning is nothing.
-3. Where lines end in a carriage return alone, as old programs wrote them, that becomes a line feed.
-   Which of them ends lines is decided by the first that stands outside of quotation marks.
-4. `skip_lines` lines at the beginning are left out.
+1. A file that is not text (a compressed file, a workbook, Parquet) is recognised by its first
+   bytes.
+2. The source's encoding becomes UTF-8; a byte-order mark at the beginning is ignored.
+3. If lines end in a carriage return alone, as old programs wrote them, it becomes a line feed. The
+   first line end outside quotation marks decides which of them ends lines.
+4. `skip_lines` lines at the beginning are skipped.
 
-Advice on an encoding looks at the bytes and at what is set: it never names what the node has.
+Advice on an encoding considers the bytes and the settings: it never suggests the current setting.
 """
 
 import codecs
@@ -17,14 +18,14 @@ from mpc_train.errors import DataError
 from mpc_train.tables.source import Source
 
 MAX_RECORD_BYTES = 16 << 20
-"""A record longer than this is one whose quotation mark was never closed, or no record."""
+"""A longer record has a quotation mark that was never closed, or is not a record."""
 
 _NO_TEXT: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "a gzip file: let its name end in .gz"),
     (b"PK\x03\x04", "a zip file or a workbook: let its name end in .zip or .xlsx"),
     (b"PAR1", "a Parquet file: let its name end in .parquet"),
     (b"ARROW1", "an Arrow file: let its name end in .arrow"),
-    (b"SQLite format 3\0", "an SQLite database: name it by url = and a query"),
+    (b"SQLite format 3\0", "an SQLite database: use url = and a query"),
     (b"\xd0\xcf\x11\xe0", "an old workbook: let its name end in .xls"),
     (b"%PDF", "a PDF document, not a table"),
 )
@@ -40,10 +41,10 @@ _SAMPLE = 1 << 16
 
 
 class TextBlocks:
-    """What `blocks` hold as text; iterate over it once.
+    """The text in `blocks`; iterate over it once.
 
-    blocks: raw bytes in the source's encoding, in pieces of any size. sniffs: whether the first
-    bytes may say that this is no text; not those that a database sends. Raises DataError.
+    blocks: raw bytes in the source's encoding, in pieces of any size. sniffs: whether to detect
+    other file types by the first bytes; not for text from a database. Raises DataError.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class TextBlocks:
         self.read_bytes = 0
         """How many bytes have been read, for the progress."""
         self.skipped = 0
-        """Lines that were left out at the beginning."""
+        """How many lines were skipped at the beginning."""
         self._start = b""
         self._lines = 1
 
@@ -83,7 +84,8 @@ class TextBlocks:
                     f"line {self._lines + _ends(valid)}: byte {at} of the file", error.object
                 ) from None
             except (UnicodeError, ValueError):
-                # Of codecs that want a mark at the beginning, and some that want more than that.
+                # Raised by codecs that need a mark at the beginning, and by some with further
+                # requirements.
                 raise self._foreign("the file", self._start) from None
             self.read_bytes += len(block)
             if "\0" in text:
@@ -107,34 +109,34 @@ class TextBlocks:
                 name = codecs.lookup(self._source.encoding).name
                 if not name.startswith(encoding):
                     raise self._fail(
-                        f"begins with the mark of {encoding}, and is not {self._source.encoding} "
+                        f"begins with the mark of {encoding}, so it is not {self._source.encoding} "
                         f'text; write encoding = "{encoding}"'
                     )
                 return
 
     def _zero(self, line: int, block: bytes) -> DataError:
-        """A zero byte: of another encoding where there are many, else a stray one."""
+        """The error for a zero byte: another encoding if there are many, otherwise a stray byte."""
         wide = _wide(self._start) or (_wide(block) if len(block) >= _MAX_SIGN else None)
         if wide is None:
             return self._fail(
-                f"line {line}: a zero byte, which stands in no text; remove it, or write the file "
-                "anew from the program that it comes from"
+                f"line {line}: a zero byte, which text cannot contain; remove it, or write the "
+                "file again with the program from which it comes"
             )
         return self._foreign(f"line {line}: a zero byte", self._start)
 
     def _foreign(self, where: str, block: bytes) -> DataError:
-        """Something that is no text in the encoding that is set."""
+        """The error for bytes that are not text in the configured encoding."""
         self._check_start()
         source = self._source
         guess = _guess(self._start, block, codecs.lookup(source.encoding).name)
         advice = (
-            f'say how the file is encoded (encoding = "{guess}", say), or save it as UTF-8'
+            f'set how the file is encoded (perhaps encoding = "{guess}"), or save it as UTF-8'
             if guess
-            else "say how the file is encoded (encoding = …, as the program that wrote it calls "
-            "it), or save it as UTF-8"
+            else "set how the file is encoded (encoding = …, with the name that the program that "
+            "wrote it uses), or save it as UTF-8"
         )
         if "16" in source.encoding and where == "the file":
-            where = "the file has no mark that says its order of bytes, or"
+            where = "the file does not begin with a byte-order mark, or"
         return self._fail(f"{where} is not {source.encoding} text; {advice}")
 
     def _plain(self, texts: Iterator[str]) -> Iterator[str]:
@@ -158,7 +160,7 @@ class TextBlocks:
 
     @property
     def _quote(self) -> str:
-        # Lines that are no records may hold any number of quotation marks.
+        # Lines that are not records may contain any number of quotation marks.
         source = self._source
         return "" if source.skip_lines or source.comment else source.quote
 
@@ -174,13 +176,13 @@ class TextBlocks:
 
 
 def _ends(text: str) -> int:
-    """How many lines end in it, whatever they end in."""
+    """How many lines end in it, with any line ending."""
     feeds = text.count("\n")
     return feeds or text.count("\r")
 
 
 def _ends_in_returns(text: str, quote: str, *, final: bool) -> bool | None:
-    """Whether the first line ends in a carriage return alone; None: that cannot be told yet."""
+    """Whether the first line ends in a carriage return alone; None: not known yet."""
     at = 0
     while True:
         feed, back = text.find("\n", at), text.find("\r", at)
@@ -196,8 +198,8 @@ def _ends_in_returns(text: str, quote: str, *, final: bool) -> bool | None:
 
 
 def _wide(block: bytes) -> str | None:
-    """Which encoding of two or four bytes a block of mostly Latin letters is in, by where its
-    zeros are."""
+    """The encoding of two or four bytes of a block of mostly Latin letters, by the places of its
+    zeros."""
     most = len(block) // 4
     often = [3 * block[place::4].count(0) > most > 0 for place in range(4)]
     found = {
@@ -210,7 +212,7 @@ def _wide(block: bytes) -> str | None:
 
 
 def _guess(start: bytes, block: bytes, given: str) -> str | None:
-    """An encoding in which the file can be read, other than the one that is given."""
+    """An encoding in which the file can be read, other than the configured one."""
     marked = next((encoding for mark, encoding in _MARKS if start.startswith(mark)), None)
     candidates = [found for found in (marked, _wide(start)) if found]
     for encoding in candidates or ("utf-8", "cp1252"):
@@ -220,7 +222,7 @@ def _guess(start: bytes, block: bytes, given: str) -> str | None:
 
 
 def _fits(block: bytes, encoding: str) -> bool:
-    """Whether a block is text in an encoding; its last character may go on in the next."""
+    """Whether a block is text in an encoding; its last character may continue in the next."""
     try:
         codecs.getincrementaldecoder(encoding)().decode(block, final=False)
     except UnicodeError:
@@ -229,6 +231,6 @@ def _fits(block: bytes, encoding: str) -> bool:
 
 
 def _with_end(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The blocks that hold something, then an empty one."""
+    """The non-empty blocks, then an empty one."""
     yield from (block for block in blocks if block)
     yield b""

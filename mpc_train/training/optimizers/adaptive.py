@@ -8,10 +8,10 @@ m̂ and v̂ are the weighted means (Adam's bias correction), public factors that
 under the root, as its square: torch.optim has √v̂ + ε, which is the same for v̂ well above ε² and
 up to 1.42 times larger near it.
 
-State is shared and stays so: m as words of a constant scale, v as words whose public scale moves.
-v is never multiplied by β2: instead the new square gets a weight that is 1/β2 larger than the last
-one's, and whenever the scale has grown by two, v is truncated by one bit. So squares are added
-with one rounding each, by the truncation that they need anyway.
+The state always remains shared: m as words with a constant scale, v as words whose public scale
+changes. v is never multiplied by β2: instead the weight of each new square is 1/β2 times the last
+one's, and whenever the scale has doubled, v is truncated by one bit. So squares are added with one
+rounding each, by the truncation that they need anyway.
 
 All parameters are one vector (`gradients`). Rounds of a step after the gradients' summands: 2 for
 g, 1 to the first opening of g², 9 to the product with the root
@@ -56,15 +56,15 @@ from protocols.shares.arithmetic import multiply, truncate
 from protocols.shares.masked import Additive, Early, Masked
 
 MIN_MEAN_SHIFT = 16
-"""What β1 is rounded to, in bits: a word of m stays below 2^10 times 2^(20 + 6 + 16)."""
+"""The bits to which β1 is rounded: a word of m stays below 2^10 times 2^(20 + 6 + 16)."""
 
 
 class Adaptive:
     """An optimizer of the kind above over a set of parameters.
 
-    gradient_limit: stated bound of a gradient's magnitude, its decay included. seen: is shown what
-    a step rounds. RangeError for what
-    the ring cannot hold; `check_adaptive` says so before a run.
+    gradient_limit: the stated bound of a gradient's magnitude, including its decay. seen: called
+    with what a step rounds. RangeError if numbers do not fit the ring; `check_adaptive` detects
+    this before a run.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Adaptive:
         self._numbers = Numbers()
 
     def step(self, rate: Fraction, clip: Any = None) -> None:
-        """Update every parameter from its gradient and drop the gradient.
+        """Update every parameter from its gradient and delete the gradient.
 
         clip: a function from gradients to gradients (`mpc_train.training.optimizers.clipping`).
         """
@@ -122,7 +122,8 @@ class Adaptive:
         return change
 
     def _gradient(self, gradients: Gradients, numbers: Numbers) -> tuple[Masked, Fraction]:
-        """The gradients in masked form, so that the square of 1 is what `square_scale` says."""
+        """The gradients in masked form, such that the square of 1 has the words of
+        `square_scale`."""
         scale = root(numbers.square_scale * (1 << SQUARE_SHIFT))
         half = HEADROOM_BITS // 2  # its square has to fit
         total, shift = joined(gradients, scale, self._limit, self._seen, half)
@@ -131,15 +132,15 @@ class Adaptive:
         return gradient, scale
 
     def _new_mean(self, gradients: Gradients) -> tuple[Masked, Fraction]:
-        """m at a constant scale: where tensors have one factor up to powers of two, as they have
-        in a network without means inside, their mantissas are exact."""
+        """m at a constant scale: if tensors have the same factor up to powers of two, as in a
+        network without means inside, their mantissas are exact."""
         moments = self._moments
         finest = max(gradient.words_per_unit for gradient in gradients.values())
         ratios = [finest / gradient.words_per_unit for gradient in gradients.values()]
         if any(ratio.denominator > 1 for ratio in ratios):
             finest, ratios = finest * 1024, [ratio * 1024 for ratio in ratios]
         shift = bit_length(finest) - self._fraction_bits - EXTRA_MEAN_BITS
-        if shift < MIN_MEAN_SHIFT:  # clipped gradients have few bits, β1 and a decay need them
+        if shift < MIN_MEAN_SHIFT:  # clipped gradients have few bits, but β1 and a decay need more
             more = 1 << (MIN_MEAN_SHIFT - shift)
             finest, ratios = finest * more, [ratio * more for ratio in ratios]
             shift = MIN_MEAN_SHIFT
@@ -159,7 +160,7 @@ class Adaptive:
         return mean, scale
 
     def _decayed(self, total: Additive, words_per_unit: Fraction) -> Additive:
-        """The gradient with decay · w, where the decay belongs to the gradient."""
+        """The gradient with decay · w, if the decay belongs to the gradient."""
         moments = self._moments
         if not moments.weight_decay or moments.decoupled:
             return total
@@ -174,7 +175,7 @@ class Adaptive:
         numbers: Numbers,
         rate: Fraction,
     ) -> Masked:
-        """rate · m̂ / √(v̂ + ε²) at the scale of the weights, with what decay and momentum add."""
+        """rate · m̂ / √(v̂ + ε²) at the scale of the weights, plus decay and momentum."""
         moments = self._moments
         mean_sum = numbers.mean_sum if moments.corrected else Fraction(1)
         scale, floor, where = root_numbers(moments, numbers, self._limit)
@@ -195,7 +196,7 @@ class Adaptive:
         return change
 
     def state(self) -> dict[str, Masked]:
-        """The shared state, vectors over all parameters: for checkpoints."""
+        """The shared state, vectors over all parameters, for checkpoints."""
         named = {"square": self._square, "mean": self._mean, "change": self._change}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -204,7 +205,8 @@ class Adaptive:
         return self._numbers
 
     def restore(self, state: Mapping[str, Masked], numbers: Numbers) -> None:
-        """Go on from what `state` and `numbers` gave, the tensors under fresh masks."""
+        """Continue from the results of `state` and `numbers`, with the tensors under fresh
+        masks."""
         self._square = state.get("square")
         self._mean = state.get("mean")
         self._change = state.get("change")
@@ -212,7 +214,7 @@ class Adaptive:
 
 
 def _sum(square: Masked | None, new: Masked) -> Masked:
-    """v with a new square; the early form of the square's truncation serves the comparison."""
+    """v with a new square; the early form of the square's truncation is used for the comparison."""
     if square is None:
         return new
     total, early = square + new, new.early

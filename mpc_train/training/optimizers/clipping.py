@@ -4,8 +4,8 @@ By value: each element into [−limit, limit], by two thresholds on one digit ta
 gradients times min(1, limit / ‖g‖), ‖g‖ over all parameters together, as
 torch.nn.utils.clip_grad_norm_ does. Neither the norm nor whether anything was clipped is revealed.
 
-Both turn the gradients into masked words first; what comes out are summands again, whose truncation
-is the optimizer's own.
+Both first convert the gradients into masked words. Their results are again summands, which the
+optimizer truncates.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from protocols.shares.masked import Additive, Masked, public
 class _Clip:
     """What both kinds of clipping are told.
 
-    gradient_limit: stated bound of a gradient's magnitude before it is clipped. seen: is shown what
-    is rounded.
+    gradient_limit: the stated bound of a gradient's magnitude before clipping. seen: called with
+    what is rounded.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ClipValue(_Clip):
 class ClipNorm(_Clip):
     """All gradients times min(1, limit / ‖g‖). About 19 rounds, nearly all for one number.
 
-    Opened: about 20 bytes an element. The factor is off by 2^-10 of itself and 2^-14.
+    Opened: about 20 bytes per element. The factor has a relative error of 2^-10, plus 2^-14.
     """
 
     def __call__(self, gradients: Gradients) -> Gradients:

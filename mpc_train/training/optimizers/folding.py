@@ -1,7 +1,7 @@
-"""How public factors meet secret words: one integer before them and one shift after.
+"""How public factors are applied to secret words: one integer factor before and one shift after.
 
-Integer and rational arithmetic on public numbers alone, so that the checks of a job and the steps
-of a run ask the same functions and get the same integers (`representable`, `optim`, `gradients`).
+Integer and rational arithmetic on public numbers only, so that the checks of a job and the steps of
+a run use the same functions and get the same integers (`representable`, `sgd`, `gradients`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ MIN_FACTOR_BITS = 10
 MAX_SHIFT = HEADROOM_BITS - 22
 """A longer shift would leave no room for updates up to 1 at 20 fraction bits."""
 MANTISSA_BITS = 12
-"""Of the factor of each tensor, where all are brought to one scale."""
+"""Bits of the factor of each tensor, when all are brought to one scale."""
 NORM_FACTOR_BITS = 14
-"""Fractional bits of min(1, limit / ‖g‖), by which gradients are clipped."""
+"""Fractional bits of min(1, limit / ‖g‖), the factor that clips gradients."""
 
 
 @lru_cache(256)
@@ -35,14 +35,15 @@ def coefficients(
     weight_decay: Fraction,
     previous: Fraction,
 ) -> tuple[int, int, int, int]:
-    """Integers before gradient, w and v, and a shift: (gradient's, shift, w's, v's).
+    """Integer factors of gradient, w and v, and a shift: (gradient's, shift, w's, v's).
 
-    Shifted they are rate · weight · factor, rate · weight · weight_decay and rate · previous.
+    After the shift they are rate · weight · factor, rate · weight · weight_decay and rate ·
+    previous.
     """
     whole, shift = fold(rate * weight * factor, excess_bits)
     decay, carried = rate * weight * weight_decay, rate * previous
-    # A gradient with few bits, or a rate that is a power of two, leaves a short shift: what
-    # stands beside it needs a longer one.
+    # A gradient with few bits, or a rate that is a power of two, leaves a short shift, but the
+    # other factors need a longer one.
     for other in (decay, carried):
         if other:
             spare = MIN_FACTOR_BITS - shift - bit_length(other)
@@ -54,9 +55,9 @@ def coefficients(
 def fold(factor: Fraction, excess_bits: int) -> tuple[int, int]:
     """(m, s): multiplying by m and truncating by s bits applies `factor` and drops `excess_bits`.
 
-    Where one or two bits fewer of the mantissa save a byte of every opened element, they go. A
-    factor that is too small for the longest shift keeps fewer bits, none at last: then it moves
-    nothing that a weight could hold. Raises RangeError where not even the excess fits.
+    If one or two fewer bits of the mantissa save a byte of every opened element, they are dropped.
+    A factor that is too small for the longest shift keeps fewer bits, in the end none: then it
+    would not change a weight. Raises RangeError if not even the excess fits.
     """
     whole, shift = mantissa(factor, RATE_BITS)
     total = shift + excess_bits
@@ -76,11 +77,11 @@ def fold(factor: Fraction, excess_bits: int) -> tuple[int, int]:
 def brought_together(
     finenesses: Sequence[Fraction], words_per_unit: Fraction, limit: Fraction
 ) -> tuple[list[int], int]:
-    """For gradients with so many words for 1 each: integers before them, and a shift.
+    """For gradients with these words for 1: integer factors and a shift.
 
-    Multiplied and shifted right they all have `words_per_unit` for 1. limit: bound of a gradient's
-    magnitude, which says how long the mantissas may be; 12 bits unless the ring is too small.
-    RangeError where not even one bit is left.
+    Multiplied and shifted right, they all have `words_per_unit` for 1. limit: the bound of a
+    gradient's magnitude, which determines the length of the mantissas; 12 bits unless the ring is
+    too small. RangeError if not even one bit is left.
     """
     room = WORD_BITS - bit_length(limit * words_per_unit)
     shift = min(room, max(0, bit_length(max(finenesses) / words_per_unit)) + MANTISSA_BITS)

@@ -1,9 +1,9 @@
 """All gradients of a step as one vector: what clipping and adaptive optimizers work on.
 
-Every element-wise stage of an optimizer is run once for the whole model, so that its rounds do not
+Every element-wise stage of an optimizer runs once for the whole model, so that its rounds do not
 depend on the number of tensors and a comparison has one digit table. Gradients come as summands
 with a public factor (the mean over the batch) and more bits than a weight; the factor of each
-tensor becomes an integer mantissa in front of one truncation of them all.
+tensor becomes an integer mantissa before one truncation of them all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from protocols.roles.deferred import Deferred, combine
 from protocols.shares.masked import Additive, Masked
 
 BUNDLED_ELEMENTS = 1 << 12
-"""Tensors of at most so many elements are worth a copy to be rounded with others."""
+"""Tensors of at most this many elements are worth a copy, to be rounded together with others."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -39,23 +39,23 @@ class Gradient:
 
     @property
     def words_per_unit(self) -> Fraction:
-        """What stands in the summands for a gradient of 1."""
+        """The summands' words for a gradient of 1."""
         return (1 << self.bits) / self.factor
 
 
 Gradients = dict[str, Gradient]
 Seen = Callable[[Masked | Additive, int], None]
-"""Is shown words that a step made, and up to which magnitude what comes of them is exact."""
+"""Called with words of a step, and with the magnitude up to which results of them are exact."""
 
 
 def unseen(words: Masked | Additive, limit: int) -> None:
-    """Where nobody looks."""
+    """Does nothing, for runs without a guard."""
 
 
 def shown(seen: Seen, gradients: Gradients, wholes: Sequence[int], limit: int) -> None:
-    """Show the summands of gradients, each of which will be multiplied by its public number.
+    """Show the summands of gradients, each of which will be multiplied by its public integer.
 
-    Before that they have room: afterwards what is too large has wrapped around already.
+    Before the multiplication they fit; afterwards too large ones have already wrapped around.
     """
     for gradient, whole in zip(gradients.values(), wholes, strict=True):
         if whole:
@@ -63,16 +63,16 @@ def shown(seen: Seen, gradients: Gradients, wholes: Sequence[int], limit: int) -
 
 
 def exact_limit(bits: int) -> int:
-    """The largest magnitude of what a truncation by `bits` gives of a word that fitted.
+    """The largest magnitude of the truncation by `bits` of a word that fits.
 
-    A word that did not fit (`arithmetic.round_off`) gives something beyond, unless it wrapped
+    A word that does not fit (`arithmetic.round_off`) gives a larger result, unless it wrapped
     around into the range.
     """
     return max((1 << (HEADROOM_BITS - bits)) - 2, 1)
 
 
 def take_gradients(parameters: Mapping[str, MaskedTensor]) -> Gradients:
-    """The gradients of all parameters; ValueError for one that has none."""
+    """The gradients of all parameters; ValueError for a parameter without one."""
     found: Gradients = {}
     for name, parameter in parameters.items():
         gradient = parameter.grad
@@ -90,10 +90,10 @@ def joined(
     seen: Seen = unseen,
     result_bits: int = HEADROOM_BITS,
 ) -> tuple[Additive, int]:
-    """Summands [elements] and a shift: shifted right they have `words_per_unit` for 1.
+    """Summands [elements] and a shift: shifted right, they have `words_per_unit` for 1.
 
-    limit: bound of a gradient's magnitude. seen: is shown the gradients; shifted, they are to stay
-    below 2^result_bits. RangeError where they do not fit (`brought_together`).
+    limit: the bound of a gradient's magnitude. seen: called with the gradients; shifted, they must
+    stay below 2^result_bits. RangeError if they do not fit (`brought_together`).
     """
     finenesses = [gradient.words_per_unit for gradient in gradients.values()]
     wholes, shift = brought_together(finenesses, words_per_unit, limit)
@@ -103,7 +103,7 @@ def joined(
 
 
 def join(parts: Sequence[Additive]) -> Additive:
-    """Summands of all elements one after the other, as one vector. Local."""
+    """The summands of all elements as one vector. Local."""
     first = parts[0]
     found: Deferred[list[Words]] = first.part.map(lambda words: [words])
     for part in parts[1:]:
@@ -117,7 +117,7 @@ def join(parts: Sequence[Additive]) -> Additive:
 
 
 def together(parts: Sequence[Additive]) -> Additive:
-    """`join`, but for one tensor alone, which stays as it is."""
+    """`join`, except that a single tensor is returned unchanged."""
     return parts[0] if len(parts) == 1 else join(parts)
 
 
@@ -126,7 +126,7 @@ def _flat(parts: list[Words]) -> Words:
 
 
 def pieces(shapes: Mapping[str, Shape]) -> dict[str, slice]:
-    """Where each tensor lies in the vector of all."""
+    """The place of each tensor in the vector of all."""
     found, start = {}, 0
     for name, shape in shapes.items():
         found[name] = slice(start, start + prod(shape))
@@ -148,7 +148,7 @@ def bundles(gradients: Gradients) -> list[list[str]]:
 
 
 def taken_apart(vector: Masked, shapes: Mapping[str, Shape]) -> dict[str, Masked]:
-    """The tensors that `together` made one of."""
+    """The tensors that `together` combined."""
     if len(shapes) == 1:
         return dict.fromkeys(shapes, vector)
     return {name: _piece(vector, shapes[name], where) for name, where in pieces(shapes).items()}
@@ -159,7 +159,7 @@ def _piece(vector: Masked, shape: Shape, where: slice) -> Masked:
 
 
 def subtract(parameters: Mapping[str, MaskedTensor], change: Masked) -> None:
-    """Take `change` [elements], at the scale of the weights, off all parameters."""
+    """Subtract `change` [elements], at the scale of the weights, from all parameters."""
     for name, where in pieces(shapes_of(parameters)).items():
         parameter = parameters[name]
         mine = _piece(change, tuple(parameter.shape), where)

@@ -1,4 +1,5 @@
-"""The public side of an adaptive rule: its numbers, how they run on, whether they fit the ring."""
+"""The public side of an adaptive rule: its numbers, their sequence, and whether they fit the
+ring."""
 
 from __future__ import annotations
 
@@ -18,23 +19,23 @@ from protocols.ring.rational import (
 )
 
 SQUARE_SHIFT = 12
-"""A square is truncated by this many bits; as many are above a squared gradient's bound."""
+"""A square is truncated by this many bits, and has as many above a squared gradient's bound."""
 EXTRA_MEAN_BITS = 6
 """m has this many fractional bits more than a weight."""
 MAX_EXTRA_BITS = 3
-"""The update is formed with up to three bits more than a weight has."""
+"""The update is computed with up to three bits more than a weight has."""
 WEIGHT_BITS = 6
-"""A decoupled decay has room for weights up to 2^6."""
+"""A decoupled decay is sized for weights up to 2^6."""
 SCALAR_BITS = 64
 """Public running numbers are kept to this many significant bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What of an adaptive rule is public.
+    """The public part of an adaptive rule.
 
     first: β1, 0 without a mean of gradients. second: β2 or α. corrected: divide by the sums of the
-    weights (Adam), else by 1 / (1 − α) (RMSprop). momentum: of the update (RMSprop).
+    weights (Adam), otherwise by 1 / (1 − α) (RMSprop). momentum: of the update (RMSprop).
     """
 
     first: Fraction
@@ -58,8 +59,8 @@ class Moments:
 class Numbers:
     """Public running numbers, exact to 64 bits and the same at every node.
 
-    square_scale: words of v for 1, counting the last square with weight 1; square_sum, mean_sum:
-    the sums of the weights in v and m; mean_scale: words of m for 1; rate: of the last step.
+    square_scale: words of v for 1, if the last square has weight 1; square_sum, mean_sum: the sums
+    of the weights in v and m; mean_scale: words of m for 1; rate: that of the last step.
     """
 
     square_scale: Fraction = Fraction(0)
@@ -69,7 +70,8 @@ class Numbers:
     rate: Fraction = Fraction(0)
 
     def advanced(self, moments: Moments) -> Numbers:
-        """One step on: older squares count β2 times as much, older gradients β1 times."""
+        """The numbers one step later: older squares count β2 times as much, older gradients β1
+        times."""
         return replace(
             self,
             square_scale=trimmed(self.square_scale / moments.second),
@@ -84,7 +86,8 @@ def square_scale_bits(gradient_limit: Fraction) -> int:
 
 
 def extra_bits(moments: Moments, rate: Fraction, fraction_bits: int) -> int:
-    """Bits that an update has beyond those of a weight; RangeError if it does not fit at all."""
+    """How many bits an update has beyond those of a weight; RangeError if it does not fit at
+    all."""
     step = bit_length(moments.largest_step * rate)
     spare = FACTOR_BITS - 1 - fraction_bits - step
     if spare < 0:
@@ -99,7 +102,7 @@ def extra_bits(moments: Moments, rate: Fraction, fraction_bits: int) -> int:
 def root_numbers(
     moments: Moments, numbers: Numbers, gradient_limit: Fraction
 ) -> tuple[Fraction, int, RootRange]:
-    """What a step divides by: the scale of v̂, ε² as a word, and where v + ε² lies."""
+    """A step's divisor: the scale of v̂, ε² as a word, and the range of v + ε²."""
     mean_square = numbers.square_sum if moments.corrected else 1 / (1 - moments.second)
     scale = numbers.square_scale * mean_square
     floor = round(moments.epsilon**2 * scale)
@@ -111,9 +114,10 @@ def root_numbers(
 
 @cache
 def least_rate(moments: Moments, fraction_bits: int, gradient_limit: Fraction) -> Fraction:
-    """The least rate of a step, a power of two: smaller ones, as a schedule may end in, become it.
+    """The smallest rate of a step, a power of two: smaller rates, as at the end of a schedule, are
+    raised to it.
 
-    A quarter of a weight's unit; more where the factor of a step would have too few bits.
+    A quarter of a weight's unit, or more if the factor of a step would have too few bits.
     """
     bits, least = square_scale_bits(gradient_limit), Fraction(1, 1 << (fraction_bits + 2))
     for square_sum in (Fraction(1), 1 / (1 - moments.second)):
@@ -133,9 +137,9 @@ def least_rate(moments: Moments, fraction_bits: int, gradient_limit: Fraction) -
 def check_adaptive(
     moments: Moments, rate: Fraction, fraction_bits: int, gradient_limit: Fraction
 ) -> None:
-    """Raise RangeError, saying which number to change, unless a run's words all fit."""
+    """Raise RangeError, which says which number to change, unless all words of a run fit."""
     if moments.corrected and moments.first**2 >= moments.second:
-        raise RangeError("betas: the first one squared has to be below the second")
+        raise RangeError("betas: the square of the first must be below the second")
     least = Fraction(1, 1 << ((square_scale_bits(gradient_limit) - 1) // 2))
     if moments.epsilon < least:
         raise RangeError(
@@ -150,8 +154,8 @@ def check_adaptive(
     )
     if rate < smallest:
         raise RangeError(
-            f"a learning rate of {float(rate):g} moves no weight at fraction_bits = "
-            f"{fraction_bits}: at least {float(smallest):.2g}"
+            f"a learning rate of {float(rate):g} does not change weights at fraction_bits = "
+            f"{fraction_bits}; use at least {float(smallest):.2g}"
         )
     decay = rate * moments.weight_decay if moments.decoupled else Fraction(0)
     if decay * (1 << (fraction_bits + WEIGHT_BITS + ROOT_BITS + extra)) > 1 << (WORD_BITS - 1):
@@ -159,7 +163,7 @@ def check_adaptive(
 
 
 def trimmed(value: Fraction) -> Fraction:
-    """The value to 64 significant bits, the same on every machine."""
+    """The value rounded to 64 significant bits, the same on every machine."""
     if not value:
         return value
     shift = SCALAR_BITS - (value.numerator.bit_length() - value.denominator.bit_length())

@@ -1,12 +1,11 @@
-"""Optimizers over shares: every public factor is folded into one truncation for a parameter.
+"""Optimizers over shares: every public factor is folded into one truncation per parameter.
 
-A gradient arrives as summands with more bits than a weight and with a public factor (the mean
-over the batch). Learning rate and factor become one integer mantissa and one shift; momentum and
-weight decay enter the same sum. Small parameters of one scale are updated as one vector, and the
-updates of all parameters travel together: two rounds a step, in common with the last backward
-products.
+A gradient arrives as summands with more bits than a weight and with a public factor (the mean over
+the batch). Learning rate and factor become one integer mantissa and one shift; momentum and weight
+decay enter the same sum. Small parameters with one scale are updated as one vector, and the updates
+of all parameters are sent together: two rounds per step, shared with the last backward products.
 
-SGD is here, rules that divide by the root of a mean square are in `adaptive`.
+This module has SGD; rules that divide by the root of a mean square are in `adaptive`.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ class SGD:
 
     u is v, with Nesterov's look-ahead gradient + decay · w + momentum · v. The state kept for a
     parameter is rate · v at the scale of the weights; when the rate changes, it is rescaled along
-    with the momentum. Nesterov truncates state and update, in the same rounds and twice the bytes.
-    seen: is shown what a step rounds.
+    with the momentum. Nesterov truncates state and update, in the same rounds with twice the bytes.
+    seen: called with what a step rounds.
     """
 
     def __init__(
@@ -89,11 +88,11 @@ class SGD:
         return dict(self._velocity)
 
     def rate(self) -> Fraction:
-        """The learning rate that the state is multiplied with."""
+        """The learning rate by which the state is multiplied."""
         return self._rate
 
     def restore(self, state: Mapping[str, Masked], rate: Fraction) -> None:
-        """Go on from what `state` and `rate` gave, the tensors under fresh masks."""
+        """Continue from the results of `state` and `rate`, with the tensors under fresh masks."""
         self._velocity, self._rate = dict(state), rate
 
     def _shapes(self, names: Sequence[str]) -> dict[str, Shape]:

@@ -1,19 +1,19 @@
 """Normalisation over masked tensors: batch, layer, group and instance norm from one function.
 
-`standardize` gives every row of x[rows, n] mean 0 and variance 1. What a row is, and which scale
-and shift follow, is up to the caller.
+`standardize` gives every row of x[rows, n] mean 0 and variance 1. The caller decides what a row is,
+and which scale and shift follow.
 
 1. mean = Σ x / n. 2 rounds.
-2. z = Σ (x − mean)² at the full scale 2^(2f) of a product, or somewhat below it where a row is
-   longer than a chunk (`normalisation_plan`): what tells small variances apart is not rounded
-   away. 1 round, 2 where a row has several chunks.
+2. z = Σ (x − mean)² at the full scale 2^(2f) of a product, or somewhat below it if a row is longer
+   than a chunk (`normalisation_plan`), so that small variances keep their digits. 1 round, 2 if a
+   row has several chunks.
 3. 1 / sqrt(z / n + eps): `inverse_root`, about 18 rounds on as many elements as there are rows.
 4. One product with x − mean. 2 rounds.
 
 Only step 4 is as large as x. Preconditions, stated bounds of the job: |x| < 2^6 (activation limit),
 2f <= 48. Error of an output y: y · 2^-17 for the root, and 2^(1-f) / sqrt(variance + eps) for the
-roundings of x and of the mean. Any n and any variance, down to none at all: with n = 2, where y is
-±1 but for eps, the gradient is what eps leaves of it, as exact.
+roundings of x and of the mean. Works for any n and any variance, even 0: with n = 2, where y is ±1
+except for eps, the small remaining gradient is as exact.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Squares:
     total: Masked
     count: int
     lost_bits: int
-    """Below the scale 2^(2f) of a product."""
+    """How many bits the sum is below the scale 2^(2f) of a product."""
     fraction_bits: int
 
     @property
@@ -206,7 +206,7 @@ class Standardize(Function):
 class StandardizeBy(Function):
     """(x − mean) / sqrt(variance + eps) for statistics [rows, 1] that are given, as in evaluation.
 
-    A gradient goes to x alone.
+    Only x gets a gradient.
     """
 
     @staticmethod
@@ -214,8 +214,8 @@ class StandardizeBy(Function):
         ctx: Any, x: MaskedTensor, mean: MaskedTensor, spread: MaskedTensor, eps: Fraction
     ) -> MaskedTensor:
         f = x.fraction_bits
-        # With as many bits more as eps needs: a variance may be as small. It is n / (n − 1) times
-        # that of a batch, twice at most.
+        # With as many more bits as eps needs, because a variance may be as small. It is n / (n − 1)
+        # times that of a batch, at most twice.
         more = min(f, SUM_BITS - f - 2 * VALUE_BITS - 1)
         variance = Squares(spread.masked().scale(1 << more), 1, f - more, f)
         root = _root_of_variance(variance, eps, 1)

@@ -1,8 +1,8 @@
-"""How many bits the sums of a norm have: public integers, no arrays.
+"""The numbers of bits of a norm's sums: public integers, no arrays.
 
 Values lie below 2^VALUE_BITS. Their squares are summed at the full scale 2^(2f) of a product, in
-chunks that stay below 2^SUM_BITS, and only sums of several chunks lose bits: so that a variance is
-known to far more bits than a value of the tensor has, however small it is.
+chunks that stay below 2^SUM_BITS, and only sums of several chunks lose bits, so that even a small
+variance has far more bits than a value of the tensor.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LIMIT_BITS = 8
 WORD_BITS = 61
 MANTISSA_BITS, MIN_MANTISSA_BITS = 20, 8
 MEAN_MANTISSA_BITS = 26
-"""A mean of values below 2^6 is off by less than a unit of 2^-20 for what its mantissa rounds."""
+"""The rounding of its mantissa changes a mean of values below 2^6 by less than a unit of 2^-20."""
 MAX_FRACTION_BITS = (SUM_BITS - 1) // 2 - VALUE_BITS
 
 
@@ -29,7 +29,7 @@ def chunk_of(fraction_bits: int) -> int:
     if fraction_bits > MAX_FRACTION_BITS:
         raise RangeError(
             f"squares of values up to {1 << VALUE_BITS} do not fit at fraction_bits = "
-            f"{fraction_bits}, {MAX_FRACTION_BITS} at most"
+            f"{fraction_bits}; use at most {MAX_FRACTION_BITS}"
         )
     return 1 << (SUM_BITS - 2 * (fraction_bits + VALUE_BITS))
 

@@ -9,12 +9,12 @@ torch.nn.GRU, LSTM and RNN hold `weight_hh` and `bias_hh`; the first state is 0.
     lstm      i, f, o = sigmoid, g = tanh of x + h Wᵀ + b;  c ← f·c + i·g;  h ← o·tanh(c)
     rnn_tanh, rnn_relu                                      h ← tanh or ReLU of x + h Wᵀ + b
 
-Order of the gates: r, z, n; i, f, g, o. One function of CrypTen's for all steps: its backward pass
-calls itself for each function, and Python would run out of stack. What the backward pass multiplies
-a gradient with does not depend on the gradient, and is made for all steps at once.
+Order of the gates: r, z, n; i, f, g, o. All steps are one CrypTen function: CrypTen's backward pass
+recurses for each function, and Python would run out of stack. The factors of gradients in the
+backward pass do not depend on the gradients, and are computed for all steps at once.
 
 Rounds a step, forward: gru 16, lstm 16, rnn 7, with ReLU 5; backward: 4, 6, 4, 3. Errors: splines
-are within 2^-14, and a step takes over what the last one left, as far as the weights let it.
+are within 2^-14, and a step inherits the previous step's error, scaled by the weights.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _slope(y: MaskedTensor) -> MaskedTensor:
 
 
 class _State:
-    """weight, bias: as in the module's opening; `kept`: by step, in the order of the steps."""
+    """weight, bias: as in the module's docstring; `kept`: by step, in the order of the steps."""
 
     def __init__(self, weight: MaskedTensor, bias: MaskedTensor | None, rows: int) -> None:
         self.transposed, self.bias = weight.t(), bias
@@ -196,7 +196,7 @@ carried to the step before."""
 
 
 class Recurrent(Function):
-    """All steps of one layer in one direction; see the module's opening."""
+    """All steps of one layer in one direction; see the module's docstring."""
 
     @staticmethod
     def forward(

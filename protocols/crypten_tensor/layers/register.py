@@ -1,7 +1,7 @@
 """The door for layers: autograd functions over masked tensors, offered as methods of a tensor.
 
-A function that `register` has named is called as `x.name(...)`; CrypTen records it where a gradient
-will be asked for. The modules `convolution`, `pooling`, `normalisation`, `activation` and `shape`
+A function that `register` has named is called as `x.name(...)`; CrypTen records it if a gradient
+will be needed. The modules `convolution`, `pooling`, `normalisation`, `activation` and `shape`
 register theirs when they are imported. Feature maps are [channels, rows, *sizes].
 """
 

@@ -1,4 +1,4 @@
-"""Which neighbours an interpolated element is a mean of, and with which public weights.
+"""The neighbours of each interpolated element, and their public weights.
 
 Each element of the result is a mean of two neighbours along each axis, with public weights that
 follow from sizes alone, as in torch.nn.functional.interpolate. Weights that need more than 20 bits
@@ -64,7 +64,7 @@ def taps_of(plan: Resizing) -> tuple[int, list[tuple[Any, Words]]]:
     while bits < WEIGHT_BITS and any((w * (1 << bits)).denominator > 1 for w in exact.flat):
         bits += 1
     words = np.vectorize(lambda w: round(w * (1 << bits)), otypes=[np.int64])(exact)
-    # What rounding left of 1 goes to the heaviest neighbour.
+    # The rounding remainder goes to the neighbour with the largest weight.
     heaviest = words.argmax(axis=0)[None]
     rest = (1 << bits) - words.sum(axis=0, keepdims=True)
     np.put_along_axis(words, heaviest, np.take_along_axis(words, heaviest, 0) + rest, 0)

@@ -9,8 +9,8 @@
   evaluators nor the dealer learn which elements are dropped. The mask's rounds go along with
   earlier ones; then 1 round forward and 1 backward, 8 bytes opened and 8 dealt for each element and
   direction, and what a coin costs.
-* drop: dropout by a public mask, free. All nodes know which elements are dropped; what their values
-  are remains secret.
+* drop: dropout by a public mask, free. All nodes know which elements are dropped; their values
+  remain secret.
 """
 
 from __future__ import annotations
@@ -133,10 +133,10 @@ class Drop(Function):
 
 
 class DropSecretly(Function):
-    """x · b / share for fresh coins b of the share that is kept; b is known to nobody.
+    """x · b / share for fresh coins b with probability `share`, which nobody knows.
 
-    The same coins choose among the gradients. share: kept, as `coins.nearest` rounds it, so that
-    the mean stays that of x.
+    The same coins select the gradients. share: the kept part, as rounded by `coins.nearest`, so
+    that the mean is that of x.
     """
 
     @staticmethod
@@ -157,7 +157,7 @@ def _chosen(x: MaskedTensor, bits: MaskedBit, share: Fraction) -> MaskedTensor:
 
 
 class Scale(Function):
-    """x times a public number, exactly: it stays beside the words."""
+    """x times a public number, exactly: the number is kept separate from the words."""
 
     @staticmethod
     def forward(ctx: Any, x: MaskedTensor, factor: Fraction) -> MaskedTensor:

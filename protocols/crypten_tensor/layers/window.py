@@ -1,7 +1,7 @@
-"""Windows that slide over feature maps: which elements they see, and the maps from and to columns.
+"""Sliding windows over feature maps: the elements in each, and the maps from and to columns.
 
-A feature map is int64[channels, rows, *sizes], channels first: a product with a weight then comes
-out contiguous. Everything here is linear, without constants, and the same for Δ and for λ.
+A feature map is int64[channels, rows, *sizes], channels first: a product with a weight is then
+contiguous. Everything here is linear, without constants, and the same for Δ and for λ.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Window:
     round_up: bool = False
 
     def outputs(self, sizes: Shape) -> Shape:
-        """How many windows fit along each axis. Raises ValueError where none does."""
+        """How many windows fit along each axis. Raises ValueError if none does."""
         found = tuple(self._along(axis, size) for axis, size in enumerate(sizes))
         if any(count < 1 for count in found):
             raise ValueError(f"a window of {self.kernel} does not fit {list(sizes)}")
@@ -40,7 +40,7 @@ class Window:
         stride, padding = self.stride[axis], self.padding[axis]
         room = size + 2 * padding - self.dilation[axis] * (self.kernel[axis] - 1) - 1
         count = (room + (stride - 1 if self.round_up else 0)) // stride + 1
-        # As in torch: a window that would start in the padding at the end is left out.
+        # As in torch, a window that would start in the padding at the end is omitted.
         if self.round_up and (count - 1) * stride >= size + padding:
             count -= 1
         return count
@@ -61,7 +61,9 @@ class Window:
             where = self.positions(axis, size, count)
             inside = (where >= 0) & (where < size)
             if not inside.any(axis=0).all():
-                raise ValueError(f"a window of {self.kernel} sees nothing of {list(sizes)}")
+                raise ValueError(
+                    f"a window of {self.kernel} does not cover any element of {list(sizes)}"
+                )
             first, last = inside.argmax(axis=0), len(where) - 1 - inside[::-1].argmax(axis=0)
             tap = np.clip(np.arange(len(where))[:, None], first, last)
             axes.append(np.take_along_axis(where, tap, axis=0))

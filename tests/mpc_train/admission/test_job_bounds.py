@@ -175,7 +175,7 @@ TOO_MUCH: dict[str, tuple[dict[str, Any], str]] = {
     "many owners": ({"job": {"owners": [f"n{i}" for i in range(50_000)]}}, "job.owners"),
     "many interactions of unknown inputs": (
         {"prepare": {"interactions": [["age", "nobody"]] * 30_000}},
-        "'nobody' is no input",
+        "'nobody' is not an input",
     ),
     "a list of lists": ({"data": {"features": [[[[[]]]]]}}, "cannot be read"),
     "a text as long as the job": ({"job": {"name": "a" * 900_000}}, "at most 1000"),
@@ -298,7 +298,7 @@ def test_values_between_layers_are_bounded(tmp_path: Path) -> None:
     job = carried(tmp_path)
     tree = json.loads(job.to_bytes())
     tree["model"]["network"]["graph"]["nodes"][1]["shape"] = [1 << 13, 1 << 13]
-    with pytest.raises(JobError, match="values between layers for a row"):
+    with pytest.raises(JobError, match="values between layers per row"):
         job_from_bytes(json.dumps(tree, separators=(",", ":")).encode())
 
 
@@ -317,10 +317,10 @@ def test_names_that_steer_a_terminal_are_refused(tmp_path: Path, text: str, wher
     else:
         key = {"column": "name", "level": "levels", "unit": "unit"}[where]
         column[key] = [text] if where == "level" else text
-    with pytest.raises(JobError, match=r"holds U\+[0-9A-F]{4}, which does not show") as caught:
+    with pytest.raises(JobError, match=r"contains U\+[0-9A-F]{4}, which is invisible") as caught:
         job_from_bytes(json.dumps(tree, separators=(",", ":"), ensure_ascii=False).encode())
     assert hidden(str(caught.value)) is None
-    with pytest.raises(JobProblem, match="does not show"):
+    with pytest.raises(JobProblem, match="is invisible"):
         check_schema(Schema((Column(text, "number"),)))
 
 

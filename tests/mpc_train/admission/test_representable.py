@@ -58,7 +58,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "rate of adam": (
         with_train('optimizer = { name = "adam", learning_rate = 1e-9 }'),
-        "moves no weight",
+        "does not change weights",
     ),
     "decay": (
         with_train("optimizer = { learning_rate = 0.5, weight_decay = 1e-13 }"),
@@ -97,7 +97,7 @@ REFUSED: dict[str, tuple[str, str]] = {
             'optimizer = { name = "rmsprop", learning_rate = 1e-4 }',
             tail="[fixed_point]\nfraction_bits = 26\nactivation_limit = 64\n",
         ).replace("batch_size = 16", "batch_size = 75"),
-        "train.optimizer: gradients of so many bits",
+        "train.optimizer: gradients of this many bits",
     ),
     "a class weight": (
         with_train(more="loss = { class_weights = [1, 1e-5] }", kind='softmax"\nclasses = 2 #'),

@@ -125,7 +125,7 @@ def test_a_result_of_few_rows_of_ours_is_refused(tmp_path: Path, attack: str) ->
     job = job_of(tmp_path, *SUMS[attack])
     assert "least_effective_rows = 10" in refused(job)
     assert "of bob's in effect" in refused(job)
-    assert any("in effect: nodes with default rules refuse it" in said for said in cautions(job))
+    assert any(said.startswith("the result is in effect ") for said in cautions(job))
     check_rules(allowing(job, least_effective_rows=0), job, "bob")
 
 
@@ -191,12 +191,12 @@ def test_weights_that_somebody_chose_are_named(tmp_path: Path) -> None:
     start = 'warm_start = { source = "ann", frozen = ["bias"] }'
     said = cautions(job_of(tmp_path, ("seed = 7", f"seed = 7\n{start}")))
     assert any("training starts from weights that ann chose" in line for line in said)
-    assert any("1 of 2 tensors stay as they were chosen" in line for line in said)
+    assert any("1 of 2 tensors are frozen" in line for line in said)
 
 
 def test_what_can_know_rows_by_heart_is_named(tmp_path: Path) -> None:
     wide = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
-    assert "257 weights for 75 training rows: it can know rows by heart" in cautions(
+    assert "257 weights for 75 training rows: it can memorise rows" in cautions(
         carried(tmp_path, wide)
     )
 
@@ -219,7 +219,7 @@ def test_what_can_know_rows_by_heart_is_named(tmp_path: Path) -> None:
     [
         (("seed = 7", "seed = 7\nloss = { balanced = true }"), "each class counts the same"),
         (("epochs = 4", "epochs = 1"), "few steps make up the result"),
-        ((OPTIMIZER, "optimizer = { learning_rate = 4 }"), "may forget what it saw"),
+        ((OPTIMIZER, "optimizer = { learning_rate = 4 }"), "may forget earlier rows"),
         (("[reveal]", "[reveal]\nleast_test_rows = 10\ntraining_loss_every = 2"), "revealed loss"),
     ],
 )
@@ -250,9 +250,9 @@ def test_inputs_that_few_rows_have_are_named(tmp_path: Path) -> None:
         return "\n".join(cautions(job))
 
     many = said(f"interactions = {pairs[:8]}")
-    assert "8 inputs are cells of two categories, for 75 training rows" in many
+    assert "8 inputs are combinations of two categories, for 75 training rows" in many
     for few in (pairs[:7], [*pairs[:7], ["ward=a", "age"], ["age", "age"]]):
-        assert "cells of two" not in said(f"interactions = {few}")
+        assert "combinations of two" not in said(f"interactions = {few}")
     assert "inputs of 'age' may be as large as 120: " in said("")
     standard = "columns.age.scale = 'standard'"
     assert "may be as large" not in said(standard)
@@ -272,8 +272,8 @@ def test_two_owners_one_of_whom_gets_the_result(tmp_path: Path) -> None:
 def test_metrics_over_few_rows_of_ours_are_refused(tmp_path: Path) -> None:
     job = load_job(write_job(tmp_path))
     said = refused(job, "cleo")
-    assert "of the rows that metrics are taken over only 7 are cleo's" in said
-    assert any("of the held-out rows 7 are cleo's" in line for line in cautions(job))
+    assert "only 7 of the rows that metrics are taken over are cleo's" in said
+    assert any("7 of the held-out rows are cleo's" in line for line in cautions(job))
     check_rules(allowing(job), job, "registry")
 
 
@@ -301,7 +301,7 @@ def test_an_owner_of_columns_cannot_weigh_rows_away(tmp_path: Path) -> None:
     text = columns_case.weighted().replace("least_rows = 20", "least_rows = 40")
     job = load_job(columns_case.write_job(tmp_path, "nobody", text))
     assert "least_effective_rows" in refused(job, "bank", least_test_rows=5)
-    assert any("rows may count nothing" in line for line in cautions(job))
+    assert any("rows may have weight 0" in line for line in cautions(job))
     even = load_job(columns_case.write_job(tmp_path, "nobody", text.replace("[0, 4]", "[2, 4]")))
     check_rules(allowing(even, least_test_rows=5, least_effective_rows=8), even, "bank")
 
@@ -372,7 +372,7 @@ def test_every_output_has_its_word_and_is_refused_without_it(tmp_path: Path) -> 
                 lists["recipients"] = job.recipients
                 lists[word.key] = tuple(name for name in lists[word.key] if name != word.word)
                 said = refused(job, "nobody", **permissive, **lists)
-                assert word.word in said and f"is not under {word.key}" in said
+                assert word.word in said and f"is not listed under {word.key}" in said
     known = {*get_args(Metric), *get_args(outputs.OverFolds), *get_args(outputs.Disclosure)}
     # Whether a value left the ring's range is asked of nobody, but named, and can be switched off.
     assert seen == {*known, RANGE, "the model"}
@@ -383,7 +383,7 @@ def test_means_over_folds_do_not_escape(tmp_path: Path) -> None:
     job = load_job(write_job(tmp_path, text))
     assert "cv_accuracy" in listed(job)
     said = refused(job, "registry", metrics=("accuracy",))
-    assert "cv_accuracy would be revealed and is not under metrics" in said
+    assert "cv_accuracy would be revealed but is not listed under metrics" in said
     check_rules(allowing(job, metrics=("accuracy", "cv_accuracy")), job, "registry")
 
 
@@ -405,7 +405,7 @@ def test_an_output_that_no_rule_knows_is_refused(
 ) -> None:
     job = job_of(tmp_path)
     monkeypatch.setattr(rules, "leaving", lambda job: [*leaving(job), "gradient"])
-    assert "gradient would leave, and no rule speaks of it" in refused(job)
+    assert "gradient would leave the run, but no rule covers it" in refused(job)
 
 
 def test_an_output_that_rules_do_not_see_does_not_leave(
@@ -415,7 +415,7 @@ def test_an_output_that_rules_do_not_see_does_not_leave(
     job = job_of(tmp_path, ("seed = 7", "seed = 7\nguard = { every = 3 }"))
     assert "guard" in {output.name for output in agreed_outputs(job)}
     monkeypatch.setattr("mpc_train.run.phases.prepare.leaving", listed)
-    with pytest.raises(RuntimeError, match="no rule sees what leaves as guard"):
+    with pytest.raises(RuntimeError, match="no rule covers the outputs guard"):
         agreed_outputs(job)
 
 

@@ -105,6 +105,15 @@ def test_module_script_and_launch_are_one_program() -> None:
         assert "Run a whole job on this machine" in done.stdout
 
 
+def test_help_starts_without_numpy() -> None:
+    """Which would be half of the time that `mpc-train --help` takes."""
+    program = "import sys, mpc_train.cli; print('numpy' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
 def test_keys_and_checks_start_without_pytorch() -> None:
     program = (
         "import sys; from mpc_train.cli import app; from mpc_train.commands import nodes, vault\n"

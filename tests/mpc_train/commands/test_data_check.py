@@ -52,7 +52,7 @@ def test_every_fault_of_a_table_is_said(tmp_path: Path) -> None:
         "line 4: column 'age' ('Alter' there): outside the declared range [0, 120]",
         "line 8: column 'age' ('Alter' there): not a number",
         "line 8: column 'ill': not one of the declared levels '0', '1'",
-        "the table's rows are 29, the job says 30",
+        "the table's rows are 29, but the job says 30",
     ):
         assert what in record["message"]
         assert what in result.stderr
@@ -62,7 +62,12 @@ def test_every_fault_of_a_table_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "status", "says"),
     [
-        ('name = "bob"', 'name = "dora"', 3, "dora brings no data to this job; its owners are ann"),
+        (
+            'name = "bob"',
+            'name = "dora"',
+            3,
+            "dora provides no data for this job; its owners are ann",
+        ),
         ("study =", "other =", 4, "no table for the job 'study'"),
         ("[coordinator]", "[coordinators]", 3, "coordinators: unknown key"),
         ("table.csv", "nothing.csv", 4, "there is no such file"),
@@ -102,8 +107,8 @@ def test_job_check_with_a_node_s_file_holds_the_job_against_its_rules(tmp_path: 
     assert f"The rules of {tmp_path / 'party.toml'} allow the job to bob." in allowed.stdout
     refused = against(PARTY.replace('"registry"', '"other"').replace('["auc"]', "[]"))
     assert refused.exit_code == 6
-    assert "registry would deal and is not under dealers; " in refused.stderr
-    assert "would be revealed and is not under metrics" in refused.stderr
+    assert "registry would deal but is not listed under dealers; " in refused.stderr
+    assert "would be revealed but is not listed under metrics" in refused.stderr
     stranger = against(PARTY.replace('name = "bob"', 'name = "zoe"'))
     assert stranger.exit_code == 3
-    assert "zoe is no node of the job study" in stranger.stderr
+    assert "zoe is not a node of the job study" in stranger.stderr

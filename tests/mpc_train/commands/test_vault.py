@@ -137,3 +137,25 @@ def test_without_the_passphrase_nothing_opens(home: Path) -> None:
     wrong = record(home, "show", "t5", "--passphrase-file", home / "other")
     assert wrong["exit"] == 5 and "the passphrase is wrong" in wrong["message"]
     assert PASSPHRASE not in json.dumps(wrong)
+
+
+def test_identifiers_become_tokens(home: Path) -> None:
+    table = home / "people.csv"
+    table.write_text("patient,dose\nmuller-1954,1\nmeier-1961,2\nmuller-1954,3\n")
+    words = ("import", table, "people", "--tokenise", "patient")
+    assert record(home, *words)["rows"] == 3
+    again = home / "again.csv"
+    again.write_text("dose,patient\n9,meier-1961\n")
+    assert record(home, "import", again, "again", "--tokenise", "patient")["exit"] == 0
+    for name in ("people", "again"):
+        record(home, "export", name, "--out", home / f"{name}.out")
+    people = [line.split(",") for line in (home / "people.out").read_text().splitlines()[1:]]
+    assert [cells[1] for cells in people] == ["1", "2", "3"]
+    assert people[0][0] == people[2][0] != people[1][0]
+    assert "muller" not in (home / "people.out").read_text()
+    assert (home / "again.out").read_text().splitlines()[1] == f"9,{people[1][0]}"
+    listed = [each["kind"] for each in record(home, "ls")["objects"]]
+    assert listed.count("key") == 1
+    wrong = record(home, "import", table, "people", "--tokenise", "Patient")
+    assert wrong["exit"] == 4
+    assert wrong["message"] == f"{table}: line 1: there is no column 'Patient'"

@@ -122,7 +122,11 @@ def test_a_mean_is_undefined_where_it_is_in_one_fold(tmp_path: Path, fold: int) 
     [
         ("folds = 3", "folds = 1", "between 2 and 20"),
         ("folds = 3", "folds = 15", "fewer than 10 rows"),
-        ("seed = 7", "seed = 7\nguard = { every = 2 }", "do not go with train.guard.every"),
+        (
+            "seed = 7",
+            "seed = 7\nguard = { every = 2 }",
+            "cannot be combined with train.guard.every",
+        ),
         ("batch_size = 16", "batch_size = 60", "less than a batch"),
     ],
 )

@@ -262,7 +262,7 @@ def test_only_what_is_divided_by_nothing_is_undefined(
             if defined:
                 assert found == pytest.approx(score(y, called, **one), abs=2**-12)
             else:
-                why = "no row was called" if name == "precision" else "no row is of"
+                why = "no row was predicted" if name == "precision" else "no row is of"
                 assert said.reasons[name].startswith(f"undefined: {why}")
 
 
@@ -423,7 +423,7 @@ def test_a_loss_that_cannot_be_is_never_a_number(tmp_path: Path) -> None:
         ("bins = 1", "between 2 and 50"),
         ('per_party = ["mse"]', "'mse' does not suit"),
         ('per_party = ["auc"]\nleast_test_rows = 21', "reveal.least_test_rows"),
-        ('per_party = ["auc"]\nleast_test_rows = 2', "auc cannot be revealed of 9 .* of ann"),
+        ('per_party = ["auc"]\nleast_test_rows = 2', "auc cannot be revealed over 9 .* of ann"),
     ],
 )
 def test_contradictions_name_the_key(tmp_path: Path, more: str, message: str) -> None:

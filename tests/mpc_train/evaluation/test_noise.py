@@ -91,7 +91,7 @@ def test_a_mean_is_revealed_with_noise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("new", "message"),
     [
-        ('"auc"]\nnoise = { epsilon = 1 }', "take out auc"),
+        ('"auc"]\nnoise = { epsilon = 1 }', "remove auc"),
         ('"accuracy"]\nnoise = { epsilon = 0 }', "between 0.01 and 100"),
     ],
 )

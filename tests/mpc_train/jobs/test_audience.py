@@ -40,8 +40,8 @@ def test_what_the_contract_says_in_words(tmp_path: Path) -> None:
         "15 inputs: age, age:missing, income",
         "by each owner alone: clipped: income; logarithm: income; powers: visits^2",
         "over shares: mean 0, variance 1: age, income",
-        "learnt by nobody and sealed with the model",
-        "a scaled input is 0, of which recipients are told, where training values are equal or "
+        "nobody learns means, deviations and extremes; they are sealed with the model",
+        "a scaled input is 0, and recipients are told, if its training values are equal or "
         "closer than 2^-46 of half the declared range",
     ):
         assert line in said, said
@@ -50,7 +50,7 @@ def test_what_the_contract_says_in_words(tmp_path: Path) -> None:
     )
     said = describe(load_job(write_job(tmp_path, text)))
     assert (
-        "whether a metric is refused (a class, what was called one, or a bin has 1 to 6 rows)"
+        "whether a metric is refused (a class, the rows predicted as one, or a bin has 1 to 6 rows)"
         in said
     )
     assert "rounded over shares to 2 decimals" in said

@@ -19,7 +19,7 @@ def said(folder: Path, text: str) -> list[str]:
     head, *found = str(caught.value).split("\n  ")
     if not found:
         return [head.removeprefix(f"{path}:")]
-    assert head == f"{path}: {len(found)} things are wrong:"
+    assert head == f"{path}: {len(found)} faults:"
     return [line.removeprefix(f"{path}:") for line in found]
 
 
@@ -100,7 +100,7 @@ def test_the_list_is_short(tmp_path: Path) -> None:
     with pytest.raises(JobError) as caught:
         loaded(tmp_path, with_data(f"features = [{many}]"))
     head, *found, last = str(caught.value).split("\n  ")
-    assert head.endswith("30 things are wrong:") and len(found) == 20 and last == "and 10 more"
+    assert head.endswith("30 faults:") and len(found) == 20 and last == "and 10 more"
 
 
 def test_every_column_of_a_schema(tmp_path: Path) -> None:

@@ -34,20 +34,20 @@ BAD = [
     ('on = ["name", "born"]', "on = []", "data.join.on: 1 to 16 columns"),
     ('on = ["name", "born"]', 'on = ["name", "name"]', "appears twice"),
     ('on = ["name", "born"]', 'on = ["claims", "born"]', "'claims' is also a feature"),
-    ('on = ["name", "born"]', 'on = ["born"]', "data.join.normalise.name: is not under"),
+    ('on = ["name", "born"]', 'on = ["born"]', "data.join.normalise.name: is not listed under"),
     ('born = ["date"]', 'born = ["date", "case"]', "write date alone"),
-    ('born = ["date"]', 'born = ["dates"]', "is not known here; write one of"),
+    ('born = ["date"]', 'born = ["dates"]', "is not possible here; write one of"),
     ('membership = "MEMBERSHIP"\n', "", "missing required field `membership`"),
     ("least_rows = 20\n", "", "missing required field `least_rows`"),
     ("least_rows = 20", "least_rows = 1", "at least 2"),
-    ("least_rows = 20", "least_rows = 46", "the shortest table has 45 rows"),
+    ("least_rows = 20", "least_rows = 46", "the shortest table has only 45 rows"),
     ("least_rows = 20", "least_rows = 8", "with|batch|rows"),
     ("least_rows = 20", "least_rows = 20\nleast_share = 0", "least_share: above 0 and at most 1"),
     ("least_rows = 20", "least_rows = 20\nleast_share = 1.1", "least_share: above 0 and at most"),
     ('columns = { bank = ["income", "default"]', "columns = { bank = []", "which columns bank"),
-    ('["income", "default"]', '["income"]', "nobody brings 'default'"),
-    ('["income", "default"]', '["income", "default", "age"]', "stands at bank already"),
-    ('["income", "default"]', '["income", "default", "name"]', "neither a feature nor the label"),
+    ('["income", "default"]', '["income"]', "no owner provides 'default'"),
+    ('["income", "default"]', '["income", "default", "age"]', "bank also provides"),
+    ('["income", "default"]', '["income", "default", "name"]', "not a feature, the label or"),
     ('["claims", "age"] }', '["claims", "age"], shop = ["x"] }', "is not one of job.owners"),
     ('evaluators = ["bank", "insurer"]', 'evaluators = ["bank", "x"]', "insurer provides identif"),
     ('partition = "columns"', 'partition = "rows"', "data.join: is for partition"),
@@ -56,7 +56,7 @@ BAD = [
     (
         "test_fraction",
         'check_duplicates = { on = ["name"] }\ntest_fraction',
-        "is for owners of rows",
+        "is only for partition",
     ),
 ]
 
@@ -102,7 +102,7 @@ def test_a_least_share_is_of_the_shortest_table(tmp_path: Path) -> None:
     """0.9 of 45 are 40.5: with 40 in common more than a tenth found no partner."""
     job = loaded(tmp_path, "least_rows = 20", "least_rows = 20\nleast_share = 0.9")
     assert least_joined(job) == 41
-    assert "41 to 45 rows come of it" in describe(job)
+    assert "41 to 45 rows result" in describe(job)
     assert resolved(job, 41).rows == 41
     with pytest.raises(JobError, match="between 41 and 45"):
         resolved(job, 40)
@@ -157,10 +157,10 @@ def test_a_job_has_to_go_with_the_fewest_rows_too(tmp_path: Path) -> None:
 def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
     nobody = loaded(tmp_path)
     assert linkage_in_words(nobody) == [
-        "to everybody, the coordinator too: how many records all owners have in common",
+        "to everybody, including the coordinator: how many records all owners have in common",
         "to bank, insurer: how many of its own records found no partner",
-        "which everybody can reckon: an owner's rows less those in common",
-        "to nobody: which records these are",
+        "which everybody can compute: an owner's rows minus those in common",
+        "to nobody: which records they are",
     ]
     holders = loaded(tmp_path, '"MEMBERSHIP"', '"holders"')
     assert "to bank, insurer: which of its own records all owners have" in linkage_in_words(holders)
@@ -184,7 +184,7 @@ def test_the_contract_says_who_learns_what(tmp_path: Path) -> None:
         "which of its own records each other owner has, and how many records others have in common",
     ]
     rows = loaded(tmp_path, text=DUPLICATES)
-    assert linkage_in_words(rows)[0] == "to ann, bob: how many records stand in more than one table"
+    assert linkage_in_words(rows)[0] == "to ann, bob: how many records are in more than one table"
     for job in (nobody, holders, three, rows):
         for line in linkage_in_words(job):
             assert line in describe(job)

@@ -60,12 +60,17 @@ def test_the_short_form_has_a_schema_too(tmp_path: Path) -> None:
 WRONG = [
     (FEATURES.replace("schema.toml", "none.toml"), SCHEMA, "none.toml", "cannot be read"),
     (FEATURES.replace("schema.toml", "../x.toml"), SCHEMA, "data.schema", "/../x.toml: cannot be"),
-    (FEATURES, SCHEMA.replace('"number"', '"numbers"', 1), "columns[1].kind", "is not known here"),
-    (FEATURES, SCHEMA.replace('"age"', '"years"'), "data.features[0]", "'age' is no column"),
+    (
+        FEATURES,
+        SCHEMA.replace('"number"', '"numbers"', 1),
+        "columns[1].kind",
+        "is not possible here",
+    ),
+    (FEATURES, SCHEMA.replace('"age"', '"years"'), "data.features[0]", "'age' is not a column"),
     (FEATURES.replace("age", "patient"), SCHEMA, "data.features[0]", "is an identifier"),
     (FEATURES.replace("scale = 2", "range = [0, 1]"), SCHEMA, "data.features[1].range", "schema"),
-    (FEATURES, SCHEMA.replace('"ill"', '"sick"'), "data.label", "no column of the schema"),
-    (FEATURES, SCHEMA.replace('"yes"]', '"yes"]\nother = true'), "data.label", '"other" is none'),
+    (FEATURES, SCHEMA.replace('"ill"', '"sick"'), "data.label", "not a column of the schema"),
+    (FEATURES, SCHEMA.replace('"yes"]', '"yes"]\nother = true'), "data.label", 'remove "other"'),
     (FEATURES + "table = { columns = [] }\n", SCHEMA, "data.table", "is filled in"),
     ("", SCHEMA, "data.features", "at least one feature"),
 ]
@@ -170,7 +175,7 @@ def test_two_names_that_become_one_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"columns\[3\].levels: '1' and '1.0' are the same number"):
         job(tmp_path, schema=levels)
     steps = '\n[prepare.columns]\n"\u00e9" = { powers = 1 }\n"e\u0301" = { powers = 2 }\n'
-    with pytest.raises(JobError, match="two names are the same"):
+    with pytest.raises(JobError, match="two names differ only"):
         job(tmp_path, more=steps)
     classes = 'label = { name = "ill", classes = ["1", "1e0"] }'
     with pytest.raises(JobError, match=r"data.label.classes: '1' appears twice"):

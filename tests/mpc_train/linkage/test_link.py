@@ -185,7 +185,7 @@ def test_too_few_in_common_ends_everywhere(
     run(job, work, net)
     assert set(errors) == {"bank", "insurer", "registry"}
     for message in errors.values():
-        assert re.search(f"35 records in common, the job asks for {words}", message)
+        assert re.search(f"35 records in common, but the job requires {words}", message)
 
 
 def test_nothing_in_common(tmp_path: Path) -> None:
@@ -258,5 +258,5 @@ def test_records_in_several_tables(tmp_path: Path, most: int, passes: bool) -> N
     if passes:
         assert run(job, work) == {"ann": 3, "bob": 3, "cleo": 3, "registry": None}
     else:
-        with pytest.raises(LinkageError, match="3 records stand in the tables of several"):
+        with pytest.raises(LinkageError, match="3 records are in the tables of several"):
             run(job, work)

@@ -125,9 +125,9 @@ def test_other_and_missing_cells_have_numbers_after_the_levels(folder: Path) -> 
 @pytest.mark.parametrize(
     ("name", "prepare", "message"),
     [
-        ("short", INDEX, r"emb: column 'ward' has the numbers 0 to 2, .* make it 3 rows long"),
-        ("number", INDEX, "ward.encoding: .* takes it as a quantity"),
-        ("plain", INDEX, "ward.encoding: .* takes it as a quantity"),
+        ("short", INDEX, r"emb: column 'ward' contains the numbers 0 to 2, .* make it 3 rows long"),
+        ("number", INDEX, "ward.encoding: .* uses it as a quantity"),
+        ("plain", INDEX, "ward.encoding: .* uses it as a quantity"),
         ("ward", "", r"a row has 9 features|shapes do not fit|chooses rows of a table"),
     ],
 )
@@ -180,6 +180,6 @@ def test_a_number_that_chooses_a_row_is_a_whole_one(folder: Path) -> None:
     none = np.zeros(4, bool)
     check_cells(job, "beds", np.array([1, 1.5, 2, 2.5]), none)
     check_cells(job, "heat", np.array([0.25, 1, 2, 3]), none)
-    with pytest.raises(CellError, match="is no whole number") as caught:
+    with pytest.raises(CellError, match="is not a whole number") as caught:
         check_cells(job, "beds", np.array([1, 1.25, 2, 1.75]), none)
     np.testing.assert_array_equal(caught.value.rows, [1, 3])

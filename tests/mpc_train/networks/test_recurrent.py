@@ -104,17 +104,17 @@ REFUSED: list[tuple[Callable[..., Any], nn.Module, str]] = [
         nn.GRU(3, 2, batch_first=True),
         "batch_first = True takes rows that come first",
     ),
-    (lambda self, x: self.layer(x.flatten(1))[0], nn.GRU(12, 2), "takes [rows, steps, features]"),
-    (_given, nn.GRU(3, 2, batch_first=True), "the first state is 0"),
+    (lambda self, x: self.layer(x.flatten(1))[0], nn.GRU(12, 2), "must be [rows, steps, features]"),
+    (_given, nn.GRU(3, 2, batch_first=True), "the initial state is 0"),
     (
         lambda self, x: self.layer(x)[0][:, -1] + torch.zeros(1, x.size(0), 2)[0],
         nn.GRU(3, 2, batch_first=True),
-        "zeros are offered as the first state",
+        "zeros are supported only as the initial",
     ),
     (
         lambda self, x: self.layer(torch.zeros(4, x.size(0), 3))[0][-1] + x[:, 0, :2],
         nn.GRU(3, 2, batch_first=True),
-        "zeros are offered as the first state",
+        "zeros are supported only as the initial",
     ),
     (lambda self, x: self.layer(x)[1][1][-1], nn.LSTM(3, 2, batch_first=True), "an LSTM's cells"),
     (
@@ -125,12 +125,12 @@ REFUSED: list[tuple[Callable[..., Any], nn.Module, str]] = [
     (
         lambda self, x: self.layer(x.transpose(0, 1))[0].mean(0),
         nn.GRU(3, 2),
-        "rows on its second axis: put them first again",
+        "rows on the second axis: put them first",
     ),
     (
         lambda self, x: self.layer(x.transpose(0, 1))[0][:, 0],
         nn.GRU(3, 2),
-        "rows come first and stay apart",
+        "rows must come first and stay separate",
     ),
     (
         lambda self, x: self.layer(x.transpose(0, 1))[0],
@@ -138,8 +138,8 @@ REFUSED: list[tuple[Callable[..., Any], nn.Module, str]] = [
         "output() (output): gives [4, 2, 2] for two rows",
     ),
     (lambda self, x: self.layer(x), nn.GRU(3, 2, batch_first=True), "return one tensor"),
-    (lambda self, x: x[None] * 2, nn.Identity(), "rows come first"),
-    (lambda self, x: x.transpose(0, 1) * 2, nn.Identity(), "rows come first"),
+    (lambda self, x: x[None] * 2, nn.Identity(), "rows must come first"),
+    (lambda self, x: x.transpose(0, 1) * 2, nn.Identity(), "rows must come first"),
 ]
 
 

@@ -70,7 +70,7 @@ def test_conditions_over_values_and_rows_are_control_flow() -> None:
 @pytest.mark.parametrize("layer", [nn.LazyLinear(3), nn.LazyBatchNorm1d()])
 def test_lazy_layers_are_named_with_the_layer_to_use(layer: nn.Module) -> None:
     (line,) = problems(nn.Sequential(nn.Linear(4, 4), layer), (4,))
-    assert line.startswith("1 (Lazy") and "before it has seen data" in line
+    assert line.startswith("1 (Lazy") and "until it sees data" in line
     assert f"use {type(layer).__name__.removeprefix('Lazy')} " in line
 
 

@@ -92,9 +92,9 @@ def test_who_receives_nothing_keeps_what_came(tmp_path: Path, job: Job) -> None:
 
 def test_a_recipient_who_lacks_an_envelope_is_named(tmp_path: Path, job: Job) -> None:
     files = sealed(tmp_path, Run(job), ["bob"], ["office"])
-    with pytest.raises(ArtifactError, match="nothing that ann, cleo sealed to office came"):
+    with pytest.raises(ArtifactError, match="no envelope of ann, cleo for office arrived"):
         bundle(tmp_path, files, ["office"], ["ann", "bob", "cleo"], NODES)
-    with pytest.raises(ArtifactError, match="nothing that bob sealed to ann came"):
+    with pytest.raises(ArtifactError, match="no envelope of bob for ann arrived"):
         bundle(tmp_path, files, ["office", "ann"], ["bob"], NODES)
     assert not list(tmp_path.glob("*.sealed"))
     assert all(path.exists() for path in files)
@@ -133,7 +133,9 @@ def test_an_evaluator_that_sealed_something_else_is_named(
         "forged": run.seal("bob", "office", signer=NODES["mallory"]),
     }[content]
     left(tmp_path, "office", "bob", bad)
-    with pytest.raises(ArtifactError, match="what bob sealed to office is no result of this run"):
+    with pytest.raises(
+        ArtifactError, match="what bob sealed to office is not a result of this run"
+    ):
         bundle(tmp_path, files, job.recipients, job.evaluators, NODES)
     assert not list(tmp_path.glob("*.sealed"))
 

@@ -55,7 +55,7 @@ def never(question: str) -> bool:
 
 def test_a_digest_in_the_rules_is_agreement(tmp_path: Path, job: Job, roster: Roster) -> None:
     config = config_of(tmp_path, f'jobs = ["{"0" * 64}", "{job.digest().hex()}"]')
-    assert agree(config, roster, job, never) == "its digest stands under jobs"
+    assert agree(config, roster, job, never) == "its digest is listed under jobs"
 
 
 @pytest.mark.parametrize("more", ["", f'jobs = ["{"0" * 64}"]', 'approvers = ["board"]'])
@@ -63,7 +63,7 @@ def test_without_it_and_without_a_terminal_the_line_to_write_is_said(
     tmp_path: Path, job: Job, roster: Roster, more: str
 ) -> None:
     config = config_of(tmp_path, more)
-    with pytest.raises(RefusedError, match="is not under jobs") as caught:
+    with pytest.raises(RefusedError, match="is not listed under jobs") as caught:
         agree(config, roster, job, None)
     assert f'[rules] of {config.path}: jobs = ["{job.digest().hex()}"]' in str(caught.value)
     assert "Nothing was shared" in str(caught.value)
@@ -79,7 +79,7 @@ def test_a_person_decides(tmp_path: Path, job: Job, roster: Roster) -> None:
     config = config_of(tmp_path)
     assert "agreed" in agree(config, roster, job, yes)
     assert job.digest().hex() in asked[0] and "[y/N]" in asked[0]
-    with pytest.raises(RefusedError, match="was not agreed to"):
+    with pytest.raises(RefusedError, match="was refused at the terminal"):
         agree(config, roster, job, lambda _: False)
 
 
@@ -151,7 +151,7 @@ def test_an_approver_signs_in_a_person_s_stead(
         agree(config_of(tmp_path, 'approvers = ["ann"]'), roster, job, None)
 
 
-@pytest.mark.parametrize("kind", ["another signer", "another name", "changed", "no approval"])
+@pytest.mark.parametrize("kind", ["another signer", "another name", "changed", "not an approval"])
 def test_a_forged_approval_is_refused_by_its_file(
     tmp_path: Path, job: Job, board: MemoryVault, roster: Roster, kind: str
 ) -> None:
@@ -162,7 +162,7 @@ def test_a_forged_approval_is_refused_by_its_file(
         "changed": approve(
             load_job(write_job(tmp_path, JOB.replace("seed = 7", "seed = 8"))), "board", board
         ),
-        "no approval": b"{}",
+        "not an approval": b"{}",
     }
     body = bodies[kind]
     if kind == "changed":
@@ -208,10 +208,10 @@ def test_nothing_is_read_before_it_is_agreed_to(
         return False
 
     guarded = _Guarded(config, roster, False, _Events(Format.text), no, audit_log(tmp_path))
-    with pytest.raises(RefusedError, match="was not agreed to"):
+    with pytest.raises(RefusedError, match="was refused at the terminal"):
         guarded.prepare(body, _roles(job))  # there is no ann.csv
     assert job.digest().hex() in seen[0]
-    assert "  beware     of the held-out rows 7 are cleo's" in seen[0]
+    assert "  beware     7 of the held-out rows are cleo's" in seen[0]
     (tmp_path / "ann.csv").write_text("\n".join(csv_lines(40)))
     (tmp_path / "home").mkdir(exist_ok=True)
     agreed = _Guarded(
@@ -235,7 +235,7 @@ def test_a_contract_gives_the_roles_that_the_job_says(
         replace(roles, evaluators=roles.evaluators[::-1]),
         replace(roles, recipients=(*roles.recipients, "bob")),
     ):
-        with pytest.raises(RefusedError, match="other roles than the job"):
+        with pytest.raises(RefusedError, match="roles in the contract differ"):
             guarded.prepare(job.to_bytes(), other)
 
 

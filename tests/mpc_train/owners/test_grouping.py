@@ -74,5 +74,5 @@ def test_the_loader_puts_rows_into_order(tmp_path: Path) -> None:
 
 
 def test_only_identifiers_group(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="'age' is no identifier"):
+    with pytest.raises(JobError, match="'age' is not an identifier"):
         loaded(tmp_path, JOB.replace('split_by = "patient"', 'split_by = "age"'), SCHEMA)

@@ -155,7 +155,7 @@ def test_files_that_are_not_there_or_not_text(tmp_path: Path, job: Job) -> None:
 
 
 def test_the_number_of_rows_is_the_jobs(tmp_path: Path, job: Job) -> None:
-    with pytest.raises(DataError, match="rows are 29, the job says 30"):
+    with pytest.raises(DataError, match="rows are 29, but the job says 30"):
         load_table(write(tmp_path, csv_lines(29)), job, "bob")
 
 

@@ -56,7 +56,7 @@ def test_columns_do_not_run_into_each_other() -> None:
 @pytest.mark.parametrize(
     ("rows", "row", "column", "other", "words"),
     [
-        ([("Ann", "2001-01-02"), ("ANN ", "2001-01-02")], 1, "name", 0, "the same as an earlier"),
+        ([("Ann", "2001-01-02"), ("ANN ", "2001-01-02")], 1, "name", 0, "the same record as"),
         ([("Ann", "2001-01-02"), ("Bob", "2.1.2001")], 1, "born", None, "not a date"),
         ([("Ann", "2001-01-02"), (" \u200b ", "2001-01-02")], 1, "name", None, "empty"),
         ([("x" * 1001, "2001-01-02")], 0, "name", None, "longer"),

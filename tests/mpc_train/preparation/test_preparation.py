@@ -214,17 +214,17 @@ def test_declared_scale_and_mean(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        ("[prepare.columns.weight]\nclip = [0, 1]", "weight: is no feature"),
-        ("[prepare.columns.region]\npowers = 2", "region.powers: is for numbers"),
+        ("[prepare.columns.weight]\nclip = [0, 1]", "weight: is not a feature"),
+        ("[prepare.columns.region]\npowers = 2", "region.powers: is only for numbers"),
         ("[prepare.columns.age]\nclip = [9, 9]", "write \\[least, largest\\]"),
         ("[prepare.columns.age]\nlog = 'log'", "begins above 0"),
         ("[prepare.columns.age]\npowers = 5", "between 1 and 4"),
         ("[prepare.columns.age]\nfill = 130\nscale = 'standard'", "outside the column's range"),
         ("[prepare.columns.smoker]\npowers = 2", "a boolean has no powers"),
         ("[prepare.columns.age]\npowers = 3", "declare a center"),
-        ("interactions = [['age', 'weight']]", "'weight' is no input"),
-        ("[prepare.columns.age]\nencoding = 'index'", "age.encoding: is for categories"),
-        ("[prepare.columns.region]\nencoding = 'number'", "is not known here; write one of"),
+        ("interactions = [['age', 'weight']]", "'weight' is not an input"),
+        ("[prepare.columns.age]\nencoding = 'index'", "age.encoding: is only for categories"),
+        ("[prepare.columns.region]\nencoding = 'number'", "is not possible here; write one of"),
         (
             "interactions = [['age', 'region']]\n[prepare.columns.region]\nencoding = 'index'",
             "'region' is the number of a level",
@@ -232,7 +232,7 @@ def test_declared_scale_and_mean(tmp_path: Path) -> None:
         # A regression would take the order of the levels for a quantity.
         (
             "[prepare.columns.region]\nencoding = 'index'",
-            "columns.region.encoding: .* for an Embedding, and .* takes it as a quantity",
+            "columns.region.encoding: .* only for an Embedding, but .* uses it as a quantity",
         ),
         ("standardize = true", "unknown key"),
     ],

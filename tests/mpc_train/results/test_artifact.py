@@ -184,15 +184,15 @@ def test_envelopes_of_two_runs_do_not_mix(job: Job) -> None:
 def test_one_evaluator_who_deviates_is_named(job: Job) -> None:
     run = Run(job)
     altered = {**run.delta, "bias": run.delta["bias"] + 1}
-    with pytest.raises(ArtifactError, match="cleo sealed other masked weights than ann"):
+    with pytest.raises(ArtifactError, match="cleo sealed different masked weights from ann"):
         opened([run.seal("ann"), run.seal("bob"), run.seal("cleo", delta=altered)])
 
 
 def test_other_metrics_are_refused(job: Job) -> None:
     run = Run(job)
-    with pytest.raises(ArtifactError, match="cleo states other metrics"):
+    with pytest.raises(ArtifactError, match="cleo states different metrics"):
         opened([run.seal("ann"), run.seal("bob"), run.seal("cleo", metrics={"accuracy": 1.0})])
-    with pytest.raises(ArtifactError, match="cleo states other metrics"):
+    with pytest.raises(ArtifactError, match="cleo states different metrics"):
         opened([run.seal("ann"), run.seal("bob"), run.seal("cleo", unavailable={})])
 
 
@@ -247,7 +247,7 @@ def test_somebody_who_did_not_evaluate_is_refused(job: Job, tmp_path: Path) -> N
 
 def test_another_job_is_refused(job: Job, tmp_path: Path) -> None:
     other = load_job(write_job(tmp_path, replaced("seed = 7", "seed = 8")))
-    both = f"{job.digest().hex()}; asked for is study, digest {other.digest().hex()}"
+    both = f"{job.digest().hex()}; expected study, digest {other.digest().hex()}"
     with pytest.raises(ArtifactError, match=f"job study, digest {both}"):
         opened(Run(job).envelopes(), job=other)
     with pytest.raises(ArtifactError, match="another job"):
@@ -263,7 +263,7 @@ def test_a_linked_job_opens_with_its_file(tmp_path: Path) -> None:
         model = opened(run.envelopes("bank"), "bank", given)
         assert model.job.data.joined == 33
     other = load_job(columns_case.write_job(tmp_path, "nobody"))
-    with pytest.raises(ArtifactError, match=f"asked for is credit, digest {other.digest().hex()}"):
+    with pytest.raises(ArtifactError, match=f"expected credit, digest {other.digest().hex()}"):
         opened(run.envelopes("bank"), "bank", other)
 
 
@@ -353,7 +353,7 @@ def forged_payload(run: Run, **changes: object) -> bytes:
         ({"commitment": "00" * 32}, "not about the tensors"),
         ({"job": "{}"}, "proposed job"),
         ({"surprise": 1}, "malformed"),
-        ({"tensors": {"delta.weight": np.zeros(1, np.int64)}}, "other tensors"),
+        ({"tensors": {"delta.weight": np.zeros(1, np.int64)}}, "the tensors are not those"),
         ({"tensors": {"gamma.weight": np.zeros(1, np.int64)}}, "does not know"),
     ],
 )

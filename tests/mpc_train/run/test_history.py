@@ -76,7 +76,7 @@ def test_rows_that_were_left_out_do_not_move_the_others(tmp_path: Path) -> None:
     kept = [row for row in range(44) if row not in (3, 9, 10, 40)]
     assert table.places.tolist() == kept
     (warning,) = table.warnings
-    assert warning == f"{path}: 4 rows left out: 4 without a label (drop_rows)"
+    assert warning == f"{path}: 4 rows dropped: 4 without a label (drop_rows)"
     trained, measured, pooled = rows_of(job, "ann", table)
     assert len(trained) == len(measured) == 44
     assert not (trained | measured | pooled)[[3, 9, 10, 40]].any()
@@ -101,7 +101,7 @@ def ann(tmp_path: Path) -> Node:
 )
 def test_noise_is_not_drawn_anew(ann: Node, changes: tuple[tuple[str, str], ...]) -> None:
     ann.run(NOISY)
-    with pytest.raises(RefusedError, match="metrics with noise of this table already") as caught:
+    with pytest.raises(RefusedError, match="revealed metrics with noise over this table") as caught:
         ann.run(NOISY, *changes)
     said = str(caught.value)
     assert "study of 2" in said and "repeats = 1" in said
@@ -114,7 +114,7 @@ def test_an_organisation_may_allow_more(tmp_path: Path) -> None:
     ann = Node(tmp_path, repeats=2)
     ann.run(NOISY)
     ann.run(NOISY)
-    with pytest.raises(RefusedError, match="2 runs have revealed"):
+    with pytest.raises(RefusedError, match="2 runs have already revealed"):
         ann.run(NOISY)
 
 
@@ -134,7 +134,7 @@ def test_a_table_is_known_again(ann: Node, how: str) -> None:
     else:
         ann.csv.write_text("\n".join(csv_lines(60)))
         rows = 60
-    with pytest.raises(RefusedError, match="with noise of this table"):
+    with pytest.raises(RefusedError, match="with noise over this table"):
         ann.run(NOISY, rows=rows)
 
 
@@ -166,7 +166,7 @@ def test_two_jobs_whose_rows_differ_by_few_are_refused(
     with pytest.raises(RefusedError, match="trains on other rows of this table than study") as said:
         ann.run(PLAIN, *changes)
     assert "least_difference = 10" in str(said.value)
-    assert "their results would differ by what those say" in str(said.value)
+    assert "the results would differ by the information" in str(said.value)
 
 
 def test_two_metrics_of_rows_that_differ_by_few_are_refused(ann: Node) -> None:
@@ -294,7 +294,7 @@ def test_the_file_is_the_node_s_own_and_holds_no_cell(ann: Node) -> None:
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"key": "00", "runs": [], "version": 2}'])
 def test_a_damaged_file_stops_the_node(ann: Node, body: bytes) -> None:
     ann.path.write_bytes(body)
-    with pytest.raises(ConfigError, match=r"ann\.revealed: cannot be read, and it says what"):
+    with pytest.raises(ConfigError, match=r"ann\.revealed: cannot be read, but it records what"):
         ann.run(PLAIN)
     assert ann.path.read_bytes() == body
 
@@ -304,7 +304,7 @@ def test_what_cannot_be_kept_is_not_begun(ann: Node, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mpc_train.node.remembered.write_atomic", full)
-    with pytest.raises(ConfigError, match="has to be kept; nothing was shared"):
+    with pytest.raises(ConfigError, match="must be recorded; nothing was shared"):
         ann.run(PLAIN)
 
 
@@ -332,7 +332,7 @@ def test_two_nodes_of_one_identity_see_each_other_s_run(ann: Node) -> None:
     one.check(job, ann.source, table)
     other.check(job, ann.source, table)
     one.write(job, ann.source, table)
-    with pytest.raises(RefusedError, match="with noise of this table"):
+    with pytest.raises(RefusedError, match="with noise over this table"):
         other.write(job, ann.source, table)
 
 

@@ -8,12 +8,8 @@ from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
 from mpc_train.errors import ConfigError, DataError, RefusedError
 from mpc_train.run.local import LocalNode, local_data, node_text
-from mpc_train.run.node_config import (
-    HOME_VARIABLE,
-    default_home,
-    load_coordinator_config,
-    load_node_config,
-)
+from mpc_train.run.node_config import load_coordinator_config, load_node_config
+from mpc_train.run.place import HOME_VARIABLE, default_home
 from tests.support.jobs import replaced, write_job
 
 PARTY = """
@@ -102,7 +98,9 @@ def test_a_local_run_hands_on_how_tables_are_written(tmp_path: Path) -> None:
         text = node_text(node, tmp_path / "roster", "office", "tcp://127.0.0.1:1", job, sources)
         assert load_node_config(write(tmp_path, text)).source("study") == sources[owner]
     (tmp_path / "local.toml").write_text('[data]\nann = { file = "a.parquet", quote = "x" }\n')
-    with pytest.raises(ConfigError, match=r"local\.toml:2: data\.ann\.quote: .* no such option"):
+    with pytest.raises(
+        ConfigError, match=r"local\.toml:2: data\.ann\.quote: .* does not have this option"
+    ):
         local_data(tmp_path / "job.toml", job)
 
 
@@ -126,15 +124,15 @@ def test_a_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ('home = "keys"', 'hom = "keys"', "node.hom", "unknown key"),
         ('name = "ann"', 'name = "Ann"', "node.name", "not a name"),
         ("tcp://office.example.org:7700", "office.example.org", "coordinator.address", "tcp://"),
-        ("tcp://office.example.org:7700", "tcp://*:7700", "coordinator.address", "dialled"),
+        ("tcp://office.example.org:7700", "tcp://*:7700", "coordinator.address", "others can dial"),
         ("tcp://office.example.org:7700", "tcp://office:99999", "coordinator.address", "tcp://"),
         ('advertise = "tcp://ann.example.org:7701"\n', "", "network.listen", "advertise"),
         ('listen = "tcp://0.0.0.0:7701"\n', "", "network.advertise", "listen"),
         ('"ann.csv"', '""', "data.study", "data file"),
-        ('"ann.csv"', '"ann.data"', "data.study", "cannot be told from the name"),
+        ('"ann.csv"', '"ann.data"', "data.study", "cannot be determined from"),
         ('ignore = ["id"]', 'delimiter = "ab"', "data.other.delimiter", "one ASCII character"),
         ('ignore = ["id"]', 'delimeter = ";"', "delimeter", "unknown key"),
-        ("sqlite:///a.db", "postgresql://a:b@c/d", "data.query.url", "holds a password"),
+        ("sqlite:///a.db", "postgresql://a:b@c/d", "data.query.url", "contains a password"),
         ('recipients = ["ann", "office"]\n', "", "rules", 'write recipients = ["…"]'),
         ('dealers = ["registry"]\n', "", "rules", 'write dealers = ["…"]'),
         ('evaluators = ["ann", "bob", "cleo"]\n', "", "rules", 'write evaluators = ["…"]'),
@@ -142,7 +140,7 @@ def test_a_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("least_group = 9", "least_group = 0", "rules.least_group", "at least 1"),
         ("least_parties = 3", "repeats = 0", "rules.repeats", "at least 1"),
         ("least_parties = 3", "least_batch_rows = -1", "rules.least_batch_rows", "at least 0"),
-        ('"auc"]', '"f7"]', "rules.metrics", "is not known here; write one of"),
+        ('"auc"]', '"f7"]', "rules.metrics", "is not possible here; write one of"),
         ("least_parties = 3", "least_parties = 0", "rules.least_parties", "at least 1"),
         ("least_parties = 3", 'jobs = ["12"]', "rules.jobs", "64"),
         ("join_s = 30", "join_s = 0", "timeouts.join_s", "between"),
@@ -172,7 +170,7 @@ def test_all_that_is_wrong_in_a_file_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_node_config(path)
     first, *rest = str(caught.value).splitlines()
-    assert first == f"{path}: 9 things are wrong:"
+    assert first == f"{path}: 9 faults:"
     said = [line.split(": ")[1] for line in rest]
     assert said == [
         "coordinator.address",
@@ -189,7 +187,7 @@ def test_all_that_is_wrong_in_a_file_is_said_at_once(tmp_path: Path) -> None:
 
     path = write(tmp_path, replaced('listen = "tcp://0.0.0.0:7700"', 'listen = ""', COORDINATOR))
     path.write_text(path.read_text() + "[timeouts]\njoin_s = 0\n")
-    with pytest.raises(ConfigError, match=r"2 things are wrong:\n.*network\.listen.*\n.*join_s"):
+    with pytest.raises(ConfigError, match=r"2 faults:\n.*network\.listen.*\n.*join_s"):
         load_coordinator_config(path)
 
 
@@ -216,11 +214,11 @@ def test_a_wrong_coordinator_file(tmp_path: Path, old: str, new: str, key: str) 
         ('recipients = ["ann", "office"]', 'recipients = ["ann"]', "office would receive"),
         ('["accuracy", "auc"]', '["auc"]', "accuracy would be revealed"),
         ('metrics = ["accuracy", "auc"]\n', "", "accuracy, auc would be revealed"),
-        ("least_parties = 3", "least_parties = 4", "3 owners bring data"),
+        ("least_parties = 3", "least_parties = 4", "3 owners provide data"),
         ("least_parties = 3", 'models = ["linear"]', "a logistic model"),
         ("least_parties = 3", "least_test_rows = 50", "over 20 rows"),
-        ('["registry"]', '["notary"]', "registry would deal and is not under dealers"),
-        ('["ann", "bob", "cleo"]', '["ann", "bob"]', "cleo would compute and is not under eval"),
+        ('["registry"]', '["notary"]', "registry would deal but is not listed under dealers"),
+        ('["ann", "bob", "cleo"]', '["ann", "bob"]', "cleo would compute but is not listed under"),
         ("least_parties = 3", "least_batch_rows = 17", "a step takes 16 rows"),
         ("least_parties = 3", "least_effective_rows = 25", "24.8 rows of ann's in effect"),
         ("least_group = 9", "least_group = 10", "are ann's, and the owner of the others"),
@@ -253,4 +251,4 @@ def test_unknown_keys_of_tables_are_named_with_their_job_all_at_once(tmp_path: P
         "data.other.decmal",
         "rules.least_grop",
     }
-    assert first.endswith("4 things are wrong:")
+    assert first.endswith("4 faults:")

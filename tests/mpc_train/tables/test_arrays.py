@@ -100,7 +100,9 @@ def test_npz_of_another_shape(tmp_path: Path, job: Job, shape: tuple[int, ...]) 
     said = refused(job, Source(str(path)))
     assert "'image'" in said and ("2 × 3 × 4" in said or "is of type" in said)
     np.savez(path, scan=IMAGES, ill=LABELS)
-    assert "no array 'image'; there are 'scan', 'ill'" in refused(job, Source(str(path)))
+    assert "there is no array 'image'; the arrays are 'scan', 'ill'" in refused(
+        job, Source(str(path))
+    )
 
 
 def lists(nested: bool) -> polars.Series:
@@ -146,7 +148,7 @@ def test_list_columns_of_another_shape(tmp_path: Path, job: Job) -> None:
     flat = IMAGES.reshape(ROWS, -1).tolist()
     assert "row 3" in written([*flat[:2], None, *flat[3:]])
     assert "nested 2 deep" in written([[one] for one in flat])
-    assert "do not hold numbers" in written([["a"]] * ROWS)
+    assert "do not contain numbers" in written([["a"]] * ROWS)
     assert "is of type Int64" in written([1] * ROWS)
 
 
@@ -205,7 +207,7 @@ def test_everything_wrong_with_files_is_said_at_once(tmp_path: Path, job: Job) -
         "line 7",
     ]
     for words in (
-        "has 1 × 3 × 4, the job says 2 × 3 × 4",
+        "has 1 × 3 × 4, but the job says 2 × 3 × 4",
         "cannot be read as .npy",
         "the cell is empty",
         "the cell is not a path below array_folder",
@@ -228,7 +230,7 @@ def test_files_outside_the_folder_are_not_opened(tmp_path: Path, job: Job) -> No
     path = table_of_files(tmp_path, names)
     said = refused(job, Source(str(path), array_folder=str(folder)))
     assert said.count("column 'image'") == ROWS
-    assert said.count("leads out of array_folder") >= 2
+    assert said.count("link to outside array_folder") >= 2
 
 
 def test_a_header_that_claims_much_takes_nothing(tmp_path: Path, job: Job) -> None:
@@ -272,7 +274,7 @@ def test_images_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     names = ["turned.png", "colour.png", "palette.png", "web.gif", "cut.png", "text.png"]
     said = refused(job, Source(str(table_of_files(tmp_path, names)))).split("\n  ")
-    assert "has 1 × 4 × 5, the job says 1 × 5 × 4" in said[0]
+    assert "has 1 × 4 × 5, but the job says 1 × 5 × 4" in said[0]
     assert "has 3 × 5 × 4" in said[1]
     assert "has a palette" in said[2]
     for line in said[3:]:
@@ -358,10 +360,10 @@ def test_a_folder_is_needed_where_the_table_is_no_file(tmp_path: Path, job: Job)
         connection.executemany("insert into t values (?, ?)", rows)
     connection.close()
     source = Source(url=f"sqlite:///{database}", query="select * from t order by image")
-    assert "write array_folder" in refused(job, source)
+    assert "set array_folder" in refused(job, source)
     check(job, msgspec.structs.replace(source, array_folder=str(tmp_path)))
     model_in(tmp_path, job)
-    with pytest.raises(DataError, match="write array_folder"):
+    with pytest.raises(DataError, match="set array_folder"):
         predict(tmp_path, polars.DataFrame({"image": ["0.npy"]}))
     path = table_of_files(tmp_path, [f"{row}.npy" for row in range(ROWS)])
     moved = tmp_path / "tables"
@@ -413,7 +415,7 @@ def test_the_example_takes_arrays() -> None:
 def test_an_error_has_an_end(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpc_train.tables.readers.arrays.MAX_SHOWN", 3)
     said = refused(job, Source(str(table_of_files(tmp_path, ["gone.npy"] * ROWS))))
-    assert said.count("there is no file") == 3 and said.endswith("and perhaps more")
+    assert said.count("there is no file") == 3 and said.endswith("and possibly more")
     for row in range(3):
         np.save(tmp_path / f"{row}.npy", IMAGES[row])
     names = ["0.npy", "1.npy", "2.npy", "a.npy", "b.npy", "c.npy"]

@@ -106,8 +106,8 @@ def test_a_quotation_mark_that_is_never_closed(tmp_path: Path) -> None:
     [
         ("utf-8", b"\xfcber", "line 4: byte 74 of the file is not utf-8", "cp1252"),
         ("ascii", b"\xc3\xbcber", "line 4: byte 74 of the file is not ascii", "encoding"),
-        ("utf-8", b"a\0b", "line 4: a zero byte", "stands in no text; remove it"),
-        ("cp1252", b"\x81", "line 4: byte 74 of the file is not cp1252", "say how the file"),
+        ("utf-8", b"a\0b", "line 4: a zero byte", "text cannot contain; remove it"),
+        ("cp1252", b"\x81", "line 4: byte 74 of the file is not cp1252", "set how the file"),
     ],
 )
 @pytest.mark.parametrize("block", [8 << 20, 10])
@@ -173,7 +173,10 @@ def test_columns_that_are_missing_double_or_unknown(tmp_path: Path) -> None:
 
 def test_too_few_and_too_many_rows(tmp_path: Path) -> None:
     source = write(tmp_path, lines())
-    for rows, says in ((19, "rows are 20, the job says 19"), (21, "rows are 20, the job says 21")):
+    for rows, says in (
+        (19, "rows are 20, but the job says 19"),
+        (21, "rows are 20, but the job says 21"),
+    ):
         with pytest.raises(DataError, match=says):
             load(source, SCHEMA, names=NAMES, rows=rows)
     with pytest.raises(DataError, match="columns but no row"):
@@ -309,7 +312,7 @@ def test_what_sqlite_refuses(tmp_path: Path) -> None:
     assert "row 2: column 'x': not a number" in says("select age, x from t", ("age", "x"))
     assert "SQLITE_ERROR" in says("select nothing from t")
     assert "SQLITE_READONLY" in says("delete from t returning age")
-    assert "gives no table" in says("begin")
+    assert "does not give a table" in says("begin")
     assert "binary" in says("select x'00' as age from t")
     assert "no such database file" in refused(
         Source(url=f"{url}x", query="select 1"), Schema((Column("age", "number"),)), ("age",)

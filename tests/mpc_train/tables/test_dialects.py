@@ -181,7 +181,7 @@ def test_archives_of_more_than_one_table_or_behind_a_password(tmp_path: Path) ->
     assert "locked with a password" in refused(tmp_path, bytes(locked), "t.zip")
     with zipfile.ZipFile(stream, "a") as archive:
         archive.writestr("b.csv", GOOD)
-    assert "holds 2 files" in refused(tmp_path, stream.getvalue(), "t.zip")
+    assert "contains 2 files" in refused(tmp_path, stream.getvalue(), "t.zip")
     with pytest.raises(SourceProblem, match=r"only CSV is read from a \.gz file; unpack it"):
         check_source(Source("t.parquet.gz"))
 
@@ -195,21 +195,21 @@ FOREIGN: list[tuple[bytes, dict[str, Any], str]] = [
     (
         GOOD.decode().encode("utf-16-le"),
         {"encoding": "utf-16"},
-        'no mark .*"utf-16-le"',
+        'does not begin with .*"utf-16-le"',
     ),
     (b"\xef\xbb\xbf" + GOOD, {"encoding": "cp1252"}, 'mark of utf-8.* encoding = "utf-8"'),
     (GOOD + b"\xff,5\n", {}, 'encoding = "cp1252"'),
-    (GOOD + b"\x81,5\n", {"encoding": "cp1252"}, "as the program that wrote it calls it"),
+    (GOOD + b"\x81,5\n", {"encoding": "cp1252"}, "that the program that wrote it uses"),
     (GOOD + b"\xc3\x81,5\n", {"encoding": "cp1252"}, 'encoding = "utf-8"'),
     (GOOD + b"\xc3\xbc,5\n", {"encoding": "ascii"}, 'encoding = "utf-8"'),
-    (GOOD + b"1\0,5\n", {}, "line 4: a zero byte, which stands in no text; remove it"),
-    (GOOD + b"1\0,5\n", {"encoding": "cp1252"}, "line 4: a zero byte, which stands in no text"),
+    (GOOD + b"1\0,5\n", {}, "line 4: a zero byte, which text cannot contain; remove it"),
+    (GOOD + b"1\0,5\n", {"encoding": "cp1252"}, "line 4: a zero byte, which text cannot contain"),
     (gzip.compress(GOOD, mtime=0), {}, "is a gzip file: let its name end in .gz"),
     (b"PK\x03\x04" + bytes(30), {}, "a zip file or a workbook"),
     (b"PAR1" + bytes(30), {}, "a Parquet file"),
     (b"SQLite format 3\0" + bytes(30), {}, "an SQLite database"),
     (b'a,b\n1,2\n3, "4"\n', {}, "line 3: a space before a quotation mark.*skip_space = true"),
-    (b"a,b,a\n1,2,3\n", {"ignore": ("a",)}, "'a' appears twice, and the job takes it"),
+    (b"a,b,a\n1,2,3\n", {"ignore": ("a",)}, "'a' appears twice, but the job uses it"),
     (b"a,b,\n1,2,3\n", {}, "column '' is not in the schema.*\"\" is a column without a name"),
     (b"a;b\n1;2\n", {}, 'missing column.*delimiter = ";"'),
     (b"a\tb\n1\t2\n", {}, r'missing column.*delimiter = "\\t"'),
@@ -313,13 +313,13 @@ def test_rows_are_left_out_by_a_declared_rule(tmp_path: Path, kind: str) -> None
     assert [found.where(row) for row in range(2)] == (
         ["line 2", "line 7"] if kind == "csv" else ["row 1", "row 6"]
     )
-    said = "4 rows left out: 2 with an empty identifier, 2 without a label (drop_rows)"
+    said = "4 rows dropped: 2 with an empty identifier, 2 without a label (drop_rows)"
     assert any(said in warning for warning in found.warnings)
     with pytest.raises(DataError) as caught:
         read(6, *both)
-    assert "rows that stay are 2, the job says 6" in str(caught.value)
+    assert "remaining rows are 2, but the job says 6" in str(caught.value)
     assert said in str(caught.value)
-    with pytest.raises(DataError, match="the cell is empty, it identifies nobody"):
+    with pytest.raises(DataError, match="the cell is empty, so it identifies nobody"):
         read(None, "missing-label")
     with pytest.raises(DataError, match="drop_rows: this node has no label"):
         read(None, "missing-label", names=("x",))

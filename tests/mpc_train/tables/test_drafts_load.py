@@ -162,13 +162,13 @@ def test_what_has_no_draft_stands_there_as_a_comment_that_says_why(tmp_path: Pat
     assert schema.names == ("age",)
     assert draft.source.ignore == ("", "stay", "list", "seen", "blob", "gone", "weight")
     for says in (
-        "column '': left out: has no name; correct it, or list it under ignore",
-        "column 'stay': left out: is of type Duration",
-        "column 'list': left out: is of type List",
-        "column 'seen': left out: row 2: a time of day beside the date",
-        "column 'blob': left out: is of type Binary",
-        "column 'gone': left out: no cell holds anything",
-        "column 'weight': left out: row 30: not a number",
+        "column '': omitted: has no name; correct it, or list it under ignore",
+        "column 'stay': omitted: is of type Duration",
+        "column 'list': omitted: is of type List",
+        "column 'seen': omitted: row 2: a time of day beside the date",
+        "column 'blob': omitted: is of type Binary",
+        "column 'gone': omitted: all cells are empty",
+        "column 'weight': omitted: row 30: not a number",
     ):
         assert any(warning.startswith(says) for warning in draft.warnings)
     assert "heavy" not in draft.text
@@ -209,4 +209,4 @@ def test_dates_that_fit_two_forms_are_said_to(tmp_path: Path) -> None:
     schema, draft = loads(tmp_path, Source(str(path)))
     assert schema["seen"].kind == "date"
     assert draft.source.date_formats == {"seen": "%d/%m/%Y"}
-    assert any("might be of the form %m/%d/%Y as well" in what for what in draft.warnings)
+    assert any("also fit the form %m/%d/%Y" in what for what in draft.warnings)

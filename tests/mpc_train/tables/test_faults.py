@@ -54,7 +54,7 @@ def test_four_constant_columns_and_two_bad_dates(
     table = rows()
     table[3][5], table[9][5] = "04.01.2020", "2020-13-01"
     head, *found = said(tmp_path, table)
-    assert head == "5 things are wrong:"
+    assert head == "5 faults:"
     assert found[0].startswith("line 5: column 'day': not a date in the form %Y-%m-%d")
     assert found[0].endswith(" (and line 11)")
     for name, line in zip(NUMBERS, found[1:], strict=True):
@@ -70,15 +70,15 @@ def test_kinds_of_faults_in_one_column_and_in_whole_records(tmp_path: Path) -> N
     table[14] = [""]
     table[16][0], table[18][0] = "p1", " "
     head, *found = said(tmp_path, table, rows=28)
-    assert head == "7 things are wrong:"
+    assert head == "7 faults:"
     assert [line.split("; ")[0] for line in found] == [
         "line 4: column 'c0': not a number (write it as 1234.5) (and lines 6, 7, 8 and 2 more)",
         "line 5: column 'c0': the cell is empty",
         "line 12: column 'sex': not one of the declared levels 'f', 'm'",
         "line 14: 8 fields where the header has 7",
         "line 16: the line is blank",
-        "line 20: column 'id': the cell is empty, it identifies nobody",
-        "the table's rows are 30, the job says 28",
+        "line 20: column 'id': the cell is empty, so it identifies nobody",
+        "the table's rows are 30, but the job says 28",
     ]
 
 
@@ -131,7 +131,7 @@ def test_the_list_is_short_whatever_the_table(
         names = [column.name for column in columns]
         load(Source(str(path)), Schema(tuple(columns)), names=names)
     head, *found, last = str(caught.value).split("\n  ")
-    assert head.endswith(f"{MAX_FAULTS + 7} things are wrong:")
+    assert head.endswith(f"{MAX_FAULTS + 7} faults:")
     assert len(found) == MAX_FAULTS and last == "and 7 more"
     assert all(line.endswith("(and rows 2, 3, 4 and 4,996 more)") for line in found)
 

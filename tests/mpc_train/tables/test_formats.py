@@ -380,9 +380,9 @@ def test_identifiers_of_one_spelling_in_every_format(tmp_path: Path) -> None:
     ("array", "says"),
     [
         (np.array(["2020-01", "2020-02"], "datetime64[M]"), "datetime64"),
-        (np.array([1 + 2j, 3]), "complex128, which no column has"),
-        (np.array([1, 2], np.longdouble), "which no column has"),
-        (np.array([(1, 2), (3, 4)], dtype="i4,i4"), "which no column has"),
+        (np.array([1 + 2j, 3]), "complex128, which a column cannot have"),
+        (np.array([1, 2], np.longdouble), "which a column cannot have"),
+        (np.array([(1, 2), (3, 4)], dtype="i4,i4"), "which a column cannot have"),
         (np.array([b"1", b"2"]), "is of type Binary"),
         (np.array([1, 2], "timedelta64[s]"), "is of type Duration"),
     ],

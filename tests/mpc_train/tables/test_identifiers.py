@@ -164,7 +164,7 @@ def test_one_patient_in_three_spellings_is_in_one_part(tmp_path: Path) -> None:
     [
         ("SPELLING", 'split_normalise = ["date", "case"]', "write date alone"),
         ("SPELLING", 'split_normalise = ["case", "case"]', "appears twice"),
-        ('split_by = "id"\nSPELLING', 'split_normalise = ["case"]', "is for split_by"),
+        ('split_by = "id"\nSPELLING', 'split_normalise = ["case"]', "is only for split_by"),
     ],
 )
 def test_contradictions_of_a_grouped_split(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -178,7 +178,9 @@ def test_a_group_that_nothing_is_left_of_is_named(tmp_path: Path) -> None:
     lines = ["id,b,y", *(f"{row},0.{row},{row % 2}" for row in range(60))]
     lines[7] = "unknown,1,0"
     path.write_text("\n".join(lines))
-    with pytest.raises(DataError, match=r"line 8: column 'id': nothing is left of it by the rules"):
+    with pytest.raises(
+        DataError, match=r"line 8: column 'id': nothing is left of it after the rules"
+    ):
         load_table(Source(str(path)), job, "ann")
 
 

@@ -77,11 +77,11 @@ def test_a_draft_says_what_is_there(tmp_path: Path) -> None:
     said = "\n".join(warnings)
     for what in (
         "'patient_id': looks like an identifier",
-        "'income': -999 occurs, apart from all others, and is taken for a missing value",
+        "'income': -999 occurs, far from all others, and is treated as a missing value",
         "'region': entries of fewer than 5 rows each are not listed: 1",
         "'grade': few whole numbers",
-        "'left': dates are of the form %d.%m.%Y",
-        "'empty': left out: no cell holds anything",
+        "'left': dates have the form %d.%m.%Y",
+        "'empty': omitted: all cells are empty",
     ):
         assert what in said
         assert what.partition(": ")[2] in text
@@ -104,7 +104,7 @@ def test_a_draft_loads_the_table(tmp_path: Path) -> None:
     table().drop("empty").write_csv(path)
     source = Source(str(path), date_formats={"left": "%d.%m.%Y"})
     schema, _, warnings = drafted(tmp_path, source)
-    assert "dates are of the form" not in "".join(warnings)
+    assert "dates have the form" not in "".join(warnings)
     names = [column.name for column in schema.columns if column.kind != "identifier"]
     loaded = load(source, schema, names=names, identifiers=("patient_id", "serial"))
     assert loaded.rows == ROWS

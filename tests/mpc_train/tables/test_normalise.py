@@ -188,8 +188,8 @@ def test_what_is_too_long_is_refused() -> None:
         (" \u200b ", (), "the cell is empty"),
         ("\u3164\u2800", (), "the cell is empty"),
         ("\ufeff", ("digits",), "the cell is empty"),
-        ("unknown", ("digits",), "nothing is left of it by the rules digits"),
-        ("-/-", ("case", "punctuation"), "by the rules case, punctuation"),
+        ("unknown", ("digits",), "nothing is left of it after the rules digits"),
+        ("-/-", ("case", "punctuation"), "after the rules case, punctuation"),
     ],
 )
 def test_what_identifies_nobody_is_refused(cell: str, rules: tuple[Rule, ...], words: str) -> None:

@@ -128,7 +128,7 @@ def test_columns_come_with_their_types(people: Server, tmp_path: Path) -> None:
         ("'infinity'::date", "row 1: column 'x': a date beyond the years 1 to 9999"),
         ("'0044-03-15 BC'::date", "row 1: column 'x': a date beyond"),
         ("'12000-01-01'::timestamp", "row 1: column 'x': a date beyond"),
-        ("'x'::bytea", "column 'x': holds binary data"),
+        ("'x'::bytea", "column 'x': contains binary data"),
     ):
         asked = source(people, tmp_path, f"select {what} as x")
         assert says in refused(asked, only, ("x",))
@@ -136,7 +136,7 @@ def test_columns_come_with_their_types(people: Server, tmp_path: Path) -> None:
     asked = source(people, tmp_path, "select 7::float8 as x, 1 as y")
     assert load(asked, keys, names=("y",), identifiers=("x",)).identifiers["x"] == ["7"]
     asked = source(people, tmp_path, "select 7.5::float8 as x, 1 as y")
-    with pytest.raises(DataError, match="a number with a fraction is no identifier"):
+    with pytest.raises(DataError, match="a number with a fraction is not an identifier"):
         load(asked, keys, names=("y",), identifiers=("x",))
 
 

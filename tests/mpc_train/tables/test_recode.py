@@ -105,7 +105,7 @@ def test_what_cannot_be_recoded_is_said(tmp_path: Path) -> None:
     where = written(tmp_path, "parquet", FRAME.with_columns(day=date(2020, 1, 2)))
     schema = Schema((Column("day", "date"),))
     source = Source(**where, recode={"day": {"2020-01-02": ""}}, ignore=tuple(FRAME.columns))
-    with pytest.raises(DataError, match="column 'day': is of type Date there; recode replaces"):
+    with pytest.raises(DataError, match="column 'day': is of type Date; recode replaces"):
         load(source, schema, names=("day",))
     with pytest.raises(DataError, match=r"recode\.Sex: there is no column of this name"):
         read(Source(**where, recode={"Sex": {"1": "male"}}, ignore=("day",)))
@@ -114,7 +114,7 @@ def test_what_cannot_be_recoded_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "key", "said"),
     [
-        ({"recode": {"a": {}}}, "recode.a", "lists no cell"),
+        ({"recode": {"a": {}}}, "recode.a", "does not list any cell"),
         ({"recode": {"a": {"1": "x", "1.0": "y"}}}, "recode.a", "'1' and '1.0' are the same cell"),
         ({"recode": {"a": {"x": "1", " x": "2"}}}, "recode.a", "are the same cell"),
         ({"recode": {"a": {"1": "x"}}, "ignore": ("a",)}, "recode.a", "listed under ignore"),

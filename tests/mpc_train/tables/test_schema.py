@@ -77,7 +77,7 @@ def test_the_digest_is_pinned(tmp_path: Path) -> None:
 
 
 WRONG = [
-    ('kind = "boolean"', 'kind = "flag"', "columns[4].kind", "is not known here; write one of"),
+    ('kind = "boolean"', 'kind = "flag"', "columns[4].kind", "is not possible here; write one of"),
     ('unit = "years"', 'units = "years"', "columns[1].units", "unknown key"),
     ('"age"', '"customer"', "columns[1].name", "twice"),
     ('"age"', '" age"', "columns[1].name", "space"),
@@ -88,10 +88,20 @@ WRONG = [
     ('levels = ["north", "south"]\n', "", "columns[2].levels", "needs its levels"),
     ('["north", "south"]', '["north", "north"]', "columns[2].levels", "twice"),
     ('["north", "south"]', '["north", "south "]', "columns[2].levels", "space"),
-    ("other = true", 'missing = ["north"]', "columns[2].missing", "is a level as well"),
-    ("constant = true", 'missing = ["NA", "0.0"]', "columns[4].missing", "true or false as well"),
-    ("constant = true", 'levels = ["a"]', "columns[4].levels", "boolean has none"),
-    ('kind = "identifier"', 'kind = "identifier"\nmissing = [""]', "columns[0].missing", "none"),
+    ("other = true", 'missing = ["north"]', "columns[2].missing", "is also a level"),
+    (
+        "constant = true",
+        'missing = ["NA", "0.0"]',
+        "columns[4].missing",
+        "also means true or false",
+    ),
+    ("constant = true", 'levels = ["a"]', "columns[4].levels", "boolean does not have this"),
+    (
+        'kind = "identifier"',
+        'kind = "identifier"\nmissing = [""]',
+        "columns[0].missing",
+        "does not have this",
+    ),
 ]
 
 
@@ -121,13 +131,13 @@ def test_the_column_and_the_field_that_differ_are_named(tmp_path: Path) -> None:
         "column 'region': missing of a and b differ"
     ]
     assert against('name = "age"', 'name = "years"') == [
-        "column 'age' is in a and not in b",
-        "column 'years' is in b and not in a",
+        "column 'age' is in a but not in b",
+        "column 'years' is in b but not in a",
     ]
     head, tail = SCHEMA.split('[[columns]]\nname = "member"')
     turned = '[[columns]]\nname = "member"' + tail + head
     assert differences({"a": mine, "b": digest_of(schema(tmp_path, turned))}) == [
-        "column 'customer' stands elsewhere in b than in a"
+        "column 'customer' has a different place in b than in a"
     ]
 
 

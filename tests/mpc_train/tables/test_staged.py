@@ -113,7 +113,7 @@ def test_errors_name_the_line_of_the_file_that_was_imported(tmp_path: Path) -> N
     with pytest.raises(DataError) as caught:
         read(Source("vault:adm", **DATES, **NAMES), vault)
     said = str(caught.value)
-    assert said.startswith("vault:adm: 2 things are wrong")
+    assert said.startswith("vault:adm: 2 faults")
     assert "line 2: column 'a' ('A' there): not a number" in said
     assert "line 5: column 'day'" in said
     with pytest.raises(DataError, match="line 1: missing column 'a', 'id'"):

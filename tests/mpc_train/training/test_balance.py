@@ -76,7 +76,7 @@ def test_the_gradient_is_weighted(tmp_path: Path, kind: str, rare: bool) -> None
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("positive_weight = 2, ", "public or secret"),
+        ("positive_weight = 2, ", "either balanced"),
         ('name = "mse", ', "does not suit"),
     ],
 )

@@ -322,7 +322,9 @@ def test_every_node_is_told_and_needs_no_rule_for_it(tmp_path: Path) -> None:
         Output(RANGE, total_steps(job))
     }
     assert all(RANGE in found for found in learnt(job, listed(job)).values())
-    assert "at the end, to everybody, the coordinator too: whether a value left" in describe(job)
+    assert "at the end, to everybody, including the coordinator: whether a value left" in describe(
+        job
+    )
     check_rules(allowing(job, disclosures=(), least_group=1), job, "ann")
 
 

@@ -310,7 +310,7 @@ def test_a_schemas_weight_is_no_feature_and_may_be_the_same_everywhere(tmp_path:
     table = load_table(table_file(tmp_path), job, "bob")
     assert table.weights.tolist() == [1.0] * 30 and table.features.shape == (30, 2)
     said = describe(job)
-    assert "each row counts 'survey_weight' times in the loss, 10 at most" in said
+    assert "each row counts 'survey_weight' times in the loss, at most 10" in said
     assert "metrics and the statistics of [prepare] count every row once" in said
 
 
@@ -332,7 +332,7 @@ def test_a_bad_weight_is_named(cell: str, what: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "more", "schema", "message"),
     [
-        ('weight = "wait"', "", SCHEMA, "data.weight.*no column of the schema"),
+        ('weight = "wait"', "", SCHEMA, "data.weight.*not a column of the schema"),
         ('weight = "ill"', "", SCHEMA, "data.weight.*also a feature or the label"),
         (
             'weight = "age"\nfeatures = ["age", "dose"]',
@@ -344,7 +344,7 @@ def test_a_bad_weight_is_named(cell: str, what: str, tmp_path: Path) -> None:
             'weight = { name = "survey_weight", range = [0, 1] }',
             "",
             SCHEMA,
-            "data.weight.range.*stands in the schema",
+            "data.weight.range.*is in the schema",
         ),
         ("", "", SCHEMA.replace("[0, 10]", "[-1, 10]"), "data.weight.range.*within 0 to 64"),
         ("", "", SCHEMA.replace("[0, 10]", "[0, 65]"), "data.weight.range.*within 0 to 64"),

@@ -95,7 +95,7 @@ def test_no_altered_byte_goes_unnoticed(position: int, change: int) -> None:
 def test_another_version_or_body_is_refused() -> None:
     with pytest.raises(ContractError, match="version 1, this node 3"):
         replace(CONTRACT, version=1).check(b"body")
-    with pytest.raises(ContractError, match="not the one under the contract"):
+    with pytest.raises(ContractError, match="not the one in the contract"):
         CONTRACT.check(b"other")
 
 
@@ -116,7 +116,7 @@ def test_our_own_nonce_must_be_in_the_session() -> None:
         (replace(ACCEPTED["bob"], constants=b"c" * 32), "bob did not sign"),
         (replace(ACCEPTED["bob"], signature=ACCEPTED["ann"].signature), "bob did not sign"),
         (replace(ACCEPTED["bob"], signature=b""), "bob did not sign"),
-        (ACCEPTED["cleo"], "came as that of bob"),
+        (ACCEPTED["cleo"], "in place of bob"),
         (accept("bob", contract=replace(CONTRACT, name="another")), "bob did not sign"),
         (accept("bob", constants=b"c" * 32), "constants differ: bob has 6363.*, ann 0000"),
     ],

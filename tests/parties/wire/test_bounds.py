@@ -120,7 +120,7 @@ def test_frames_pass_between_neighbours_only(caplog: pytest.LogCaptureFixture) -
         assert made.received("owner", 1) == [("ann", b"the first")]
         assert dropped["owner"] == 3 and dropped["dora"] == 1
     assert "dropped 1 frames of dora" in caplog.text
-    assert "nobody that it shares a channel with" in caplog.text
+    assert "not for a node with which it shares a channel" in caplog.text
 
 
 def test_a_recipient_of_the_job_has_no_frames_to_relay() -> None:
@@ -143,7 +143,7 @@ def test_a_card_outside_the_job_gets_no_connection(caplog: pytest.LogCaptureFixt
             return link.link.trouble is not None
 
         made.serve(refused, "the stranger to be turned away")
-        assert "no part in the job" in str(link.link.trouble)
+        assert "no role in the job" in str(link.link.trouble)
         assert made.transport.refused >= 1 and not made.unasked
         assert not link.link.connected
     assert "of mallory, who is not admitted here" in caplog.text
@@ -263,7 +263,7 @@ def test_artifacts_are_bounded_over_all_senders(
 ) -> None:
     monkeypatch.setattr(artifacts, "MAX_PENDING_BYTES", 100)
     collector = Collector(tmp_path / "pending")
-    with pytest.raises(ControlError, match="not complete"):
+    with pytest.raises(ControlError, match="incomplete"):
         for number in range(20):
             collector.add(f"node-{number}", part("rita/file", bytes(10), last=False))
     monkeypatch.setattr(artifacts, "MAX_ARTIFACTS_BYTES", 100)
@@ -368,8 +368,8 @@ class Flood:
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        (control.Propose(bytes(1000), bytes(100_000)), "messages nobody asked for"),
-        (control.Finish(), "messages nobody asked for"),
+        (control.Propose(bytes(1000), bytes(100_000)), "unrequested messages"),
+        (control.Finish(), "unrequested messages"),
         (control.Delivery("bob", part("rita/file", b"")), "not sealed to ann"),
         (
             control.Delivery("bob", ArtifactPart("notes", "ann/file", 0, True, b"")),
@@ -411,7 +411,7 @@ def test_only_evaluators_seal(tmp_path: Path) -> None:
     )
     try:
         for name in ("dora", "owner"):
-            with pytest.raises(_Faulty, match=f"{name} seals a result and evaluates nothing"):
+            with pytest.raises(_Faulty, match=f"{name} sent a sealed result"):
                 made._keep(name, part("ann/model.envelope", b"garbage"))
         made._keep("bob", part("ann/model.envelope", b"sealed"))
     finally:

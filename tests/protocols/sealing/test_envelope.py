@@ -199,7 +199,7 @@ def test_sizes_that_do_not_fit_the_file_are_refused_before_allocation() -> None:
     kind, context, *rest = unpack(header, [1 << 20] * 4)
     for size in (0, 767, 769, 1 << 36, (1 << 64) - 1):
         other = pack(kind, context[:-8] + size.to_bytes(8, "big"), *rest)
-        with pytest.raises(EnvelopeError, match="cut off or has bytes too many"):
+        with pytest.raises(EnvelopeError, match="cut off or has too many bytes"):
             unseal(join(other, chunks, SENDER))
 
 

@@ -224,7 +224,7 @@ def test_the_least_rate_is_one_that_steps_can_use(name: str) -> None:
     start = {name: words * UNIT for name, words in task.weights.items()}
     # Steps of up to 1 / sqrt(1 − α) rates, and a unit of rounding each.
     assert worst(found, start) <= 3 * (float(least) * 32 + UNIT)
-    with pytest.raises(RangeError, match="moves no weight"):
+    with pytest.raises(RangeError, match="does not change weights"):
         check_adaptive(Moments(**(settings | changes)), Fraction(1, 1 << BITS + 1), BITS, LIMIT)
 
 

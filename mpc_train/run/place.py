@@ -1,0 +1,37 @@
+"""Where a node keeps its identity, its vault and its runs.
+
+Imports nothing heavy: every command starts from here, `--help` included.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+HOME_VARIABLE = "MPC_TRAIN_HOME"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The directories of a node's identity, of the cards of others and of its runs."""
+
+    name: str
+    home: Path
+    roster: Path
+    run_dir: Path
+    approvals: Path
+    passphrase_file: Path | None
+    lock_memory: bool = False
+
+
+@dataclass(frozen=True)
+class VaultPlace:
+    """Where a node's vault lies, and the URI of its key, with an absolute path."""
+
+    folder: Path
+    key: str
+    passphrase_file: Path | None
+
+
+def default_home() -> Path:
+    """Return the default directory of identities."""
+    return Path(os.environ.get(HOME_VARIABLE) or "~/.mpc-train").expanduser()
