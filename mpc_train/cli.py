@@ -10,7 +10,7 @@ import typer
 
 from mpc_train.base.printing import say
 from mpc_train.base.release import version
-from mpc_train.commands import data, job, keys, model, nodes, open, predict, schema, vault
+from mpc_train.commands import audit, data, job, keys, model, nodes, open, predict, schema, vault
 from mpc_train.commands.local import run, script
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     help="Train a PyTorch model together, over secret shares.",
     epilog=(
         "Exit status: 0 done, 1 internal, 2 usage, 3 job or configuration, 4 data, 5 identity, "
-        "roster or vault, 6 refused, 7 network, 8 a node was lost or stopped the run, "
+        "roster, vault or audit log, 6 refused, 7 network, 8 a node was lost or stopped the run, "
         "9 authentication or protocol, 10 out of range, 130 interrupted."
     ),
 )
@@ -33,6 +33,7 @@ app.add_typer(model.model, name="model")
 app.add_typer(schema.schema, name="schema")
 app.add_typer(data.data, name="data")
 app.add_typer(vault.vault, name="vault")
+app.add_typer(audit.audit, name="audit")
 app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)

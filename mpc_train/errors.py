@@ -20,7 +20,7 @@ Exit status of `mpc-train`:
     2 wrong use of the command line            8 another node was lost, or stopped the run
     3 a job or configuration file is wrong     9 authentication or protocol failure
     4 a data file is wrong                    10 a value is out of range
-    5 identity, card, roster or vault        130 interrupted
+    5 identity, card, roster, vault, log     130 interrupted
 """
 
 
@@ -100,6 +100,8 @@ EXIT_STATUS: dict[str, int] = {
     "CardError": 5,
     "RosterError": 5,
     "VaultError": 5,
+    "AuditTamperedError": 9,
+    "AuditError": 5,
     "RefusedError": 6,
     "PolicyError": 6,
     "ContractError": 6,
@@ -144,6 +146,7 @@ REASONS: dict[str, str] = {
     "control": "it sent a malformed message",
     "version": "its release differs from this node's; run the same everywhere",
     "already-connected": "a node of this name is connected already; is it running twice?",
+    "audit": "its audit log cannot be written, or was altered; its own error says which",
     "internal": "an unexpected error; its own log says where",
 }
 """The meaning of the code that a node sends to the others when it stops the run."""

@@ -9,7 +9,10 @@
     ├── PolicyError             the job breaks this node's own rules; nothing was shared
     ├── VaultError              an object of the vault is missing, damaged or not this node's
     │   └── KeyServiceError     the key service is away, refuses, or no longer has the key
-    │       └── WrappedKeyError a wrapped key was altered, or belongs to another object
+    │       ├── WrappedKeyError a wrapped key was altered, or belongs to another object
+    │       └── RetiredKeyError a key was asked for that has been destroyed, or is another's
+    ├── AuditError              the audit log cannot be written or opened
+    │   └── AuditTamperedError  an audit log or a checkpoint was altered, cut or forged
     ├── ProcessError            the platform does not protect this process as configured
     ├── TransportError          the network cannot be used as configured
     │   └── PortInUseError      the address to listen on is taken
@@ -77,6 +80,20 @@ class KeyServiceError(VaultError):
 
 class WrappedKeyError(KeyServiceError):
     """A wrapped key does not verify: it was altered, or belongs to another object."""
+
+
+class RetiredKeyError(KeyServiceError):
+    """An object needs a key that has been destroyed, or that belongs to somebody else."""
+
+
+class AuditError(PartiesError):
+    """The audit log of this node cannot be written or opened; without it nothing is done."""
+
+    code = "audit"
+
+
+class AuditTamperedError(AuditError):
+    """An audit log or a checkpoint is not what was written: altered, cut, reordered or forged."""
 
 
 class ProcessError(PartiesError):

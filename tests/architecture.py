@@ -34,7 +34,7 @@ ROOMS = (
     *("protocols.comparison", "protocols.linkage", "protocols.functions"),
     *("protocols.crypten_tensor", "protocols.crypten_tensor.layers"),
     *("parties.errors", "parties.files", "parties.stop", "parties.process"),
-    *("parties.keys", "parties.keys.services", "parties.vault"),
+    *("parties.keys", "parties.keys.services", "parties.vault", "parties.audit"),
     *("parties.wire", "parties.agreement", "parties.nodes"),
     *("mpc_train.errors", "mpc_train.base"),
     *("mpc_train.tables", "mpc_train.tables.readers", "mpc_train.tables.loading"),

@@ -18,6 +18,7 @@ from mpc_train.errors import NodeFailedError, classify, explain
 from mpc_train.run.place import HOME_VARIABLE, Place, default_home
 
 if TYPE_CHECKING:
+    from mpc_train.run.node_config import Audit
     from parties.keys.roster import Roster
     from parties.keys.vault import FileVault
 
@@ -164,21 +165,26 @@ def open_vault(
 
 
 def enter(
-    place: Place, passphrase_file: Path | None, passphrase_fd: int | None
+    place: Place, audit: "Audit", passphrase_file: Path | None, passphrase_fd: int | None
 ) -> "tuple[FileVault, Roster]":
     """Open the identity and the roster that a node's file names."""
     from parties.keys.roster import Roster
 
     _check_home(place.home, "correct home under [node] in this node's file")
     roster = Roster.load(place.roster)
-    return identity_at(place, passphrase_file, passphrase_fd), roster
+    return identity_at(place, audit, passphrase_file, passphrase_fd), roster
 
 
 def identity_at(
-    place: Place, passphrase_file: Path | None, passphrase_fd: int | None
+    place: Place, audit: "Audit", passphrase_file: Path | None, passphrase_fd: int | None
 ) -> "FileVault":
     """Open the identity that a node's file names, by the passphrase file that it names unless an
-    option says where else the passphrase comes from."""
+    option says where else the passphrase comes from.
+
+    That it failed is kept for the node's audit log, and told by its alerts when it happens again.
+    """
+    from parties.errors import PassphraseError
+
     _check_home(place.home, "correct home under [node] in this node's file")
     if place.lock_memory:
         from parties.process import lock_memory
@@ -186,4 +192,10 @@ def identity_at(
         lock_memory()
     if passphrase_file is None and passphrase_fd is None:
         passphrase_file = place.passphrase_file
-    return open_vault(place.home, place.name, passphrase_file, passphrase_fd)
+    try:
+        return open_vault(place.home, place.name, passphrase_file, passphrase_fd)
+    except PassphraseError:
+        from mpc_train.node.logbook import failed_attempt
+
+        failed_attempt(place, audit)
+        raise

@@ -1,8 +1,10 @@
 """`mpc-train data`: checks of a node's own table before a run."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +20,11 @@ from mpc_train.commands.common import (
     reporting,
 )
 from mpc_train.errors import JobError
+
+if TYPE_CHECKING:
+    from mpc_train.run.node_config import NodeConfig
+    from mpc_train.tables.loading.load import Vault
+    from mpc_train.tables.source import Source
 
 data = typer.Typer(no_args_is_help=True, help="This node's own tables.")
 
@@ -48,13 +55,8 @@ def data_check(
                 f"{', '.join(job.owners)}"
             )
         source = node.source(job.name)
-        vault = None
-        if source.stored:
-            from mpc_train.node.storage import tables_at
-
-            vault = tables_at(node, identity_at(node.place, passphrase_file, passphrase_fd))
         view = ProgressView(enabled=output is Format.text)
-        with view.shown():
+        with _vault_of(node, source, passphrase_file, passphrase_fd) as vault, view.shown():
             table = load_table(
                 source,
                 job,
@@ -80,3 +82,20 @@ def data_check(
             f"{label_of(source)}: fits the job {job.name}: {table.rows} rows, "
             f"{len(columns_of(job, me))} columns; nothing was sent"
         )
+
+
+@contextlib.contextmanager
+def _vault_of(
+    node: "NodeConfig", source: "Source", passphrase_file: Path | None, passphrase_fd: int | None
+) -> "Iterator[Vault | None]":
+    """What opens a table of the node's vault, which its audit log says; None for another table."""
+    if not source.stored:
+        yield None
+        return
+    from mpc_train.node.logbook import logbook
+    from mpc_train.node.storage import open_key, tables_at
+
+    identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
+    keys = open_key(node.vault, identity)
+    with logbook(node.place, node.audit, identity, keys, "data check"):
+        yield tables_at(node, keys)

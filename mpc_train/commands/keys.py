@@ -272,7 +272,7 @@ def keys_doctor(
         if config is not None:
             node = load_node_config(config)
             if uri == "identity:":
-                identity = identity_at(node.place, None, None)
+                identity = identity_at(node.place, node.audit, None, None)
             if passphrase_file is None and uri == node.vault.key:
                 passphrase_file = node.vault.passphrase_file
         place = VaultPlace(Path(), uri, passphrase_file)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mpc_train.tables.reading import Progress
     from parties.agreement.contract import Roles
     from parties.agreement.session import Session
+    from parties.audit.log import AuditLog
     from parties.keys.roster import Roster
 
 ReportFdOption = Annotated[int | None, typer.Option("--report-fd", hidden=True)]
@@ -78,9 +79,11 @@ def coordinator(
     with reporting(output):
         from mpc_train.admission.load import load_job
         from mpc_train.node.collect import bundle, summarise
+        from mpc_train.node.logbook import logbook
         from mpc_train.node.places import check_room, run_directory
         from mpc_train.results.report import beware, describe, outcome
         from mpc_train.run.node_config import load_coordinator_config
+        from parties.keys.services.identity_service import IdentityService
         from parties.nodes.coordinator import Coordinator, CoordinatorSettings
         from parties.nodes.supervisor import end_with_parent, report
         from parties.stop import sigterm_interrupts
@@ -89,32 +92,35 @@ def coordinator(
         configure_logging(verbose)
         settings = load_coordinator_config(config)
         job = load_job(settings.job)
-        vault, roster = enter(settings.place, passphrase_file, passphrase_fd)
+        vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
         run_dir = run_directory(settings.place.run_dir, job.name)
         check_room(settings.place.run_dir, job, len(job.recipients))
         events = _Events(output)
-        node = Coordinator(
-            vault,
-            roster,
-            job.name,
-            (_roles(job), job.to_bytes()),
-            CoordinatorSettings(
-                listen=settings.listen,
-                run_dir=run_dir,
-                arrive_timeout_s=settings.timeouts.join_s,
-                agree_timeout_s=settings.timeouts.join_s,
-                return_timeout_s=settings.timeouts.return_s,
-            ),
-            events,
-        )
-        if report_fd is not None:
-            report(report_fd, node.address)
-        events("listening", {"address": node.address, "job": job.name})
-        if output is Format.text:
-            say("\n".join([describe(job), *beware(job), ""]))
-            say(f"Listening on {node.address}, waiting for the nodes")
-        with events.view.shown(), sigterm_interrupts():
-            result = node.run()
+        keys = IdentityService(vault)
+        with logbook(settings.place, settings.audit, vault, keys, "coordinator") as audit:
+            node = Coordinator(
+                vault,
+                roster,
+                job.name,
+                (_roles(job), job.to_bytes()),
+                CoordinatorSettings(
+                    listen=settings.listen,
+                    run_dir=run_dir,
+                    arrive_timeout_s=settings.timeouts.join_s,
+                    agree_timeout_s=settings.timeouts.join_s,
+                    return_timeout_s=settings.timeouts.return_s,
+                ),
+                audit,
+                events,
+            )
+            if report_fd is not None:
+                report(report_fd, node.address)
+            events("listening", {"address": node.address, "job": job.name})
+            if output is Format.text:
+                say("\n".join([describe(job), *beware(job), ""]))
+                say(f"Listening on {node.address}, waiting for the nodes")
+            with events.view.shown(), sigterm_interrupts():
+                result = node.run()
         found = summarise(job, result.summaries)
         cards = {card.name: card for card in roster}
         bundles = bundle(run_dir, result.files, job.recipients, job.evaluators, cards)
@@ -137,9 +143,10 @@ def _node(
     with reporting(output):
         from mpc_train.node.collect import bundle
         from mpc_train.node.consent import terminal
+        from mpc_train.node.logbook import logbook
         from mpc_train.node.places import run_directory
         from mpc_train.node.remembered import Remembered
-        from mpc_train.node.storage import tables_at
+        from mpc_train.node.storage import open_key, tables_at
         from mpc_train.results.report import metric, told_lines
         from mpc_train.run.node_config import load_node_config
         from mpc_train.run.place import default_home
@@ -149,33 +156,39 @@ def _node(
         end_with_parent()
         configure_logging(verbose)
         settings = load_node_config(config)
-        vault, roster = enter(settings.place, passphrase_file, passphrase_fd)
+        vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
         run_dir = run_directory(settings.place.run_dir, settings.place.name)
         if settings.data:
             Remembered(settings.place.home, settings.place.name, settings.rules).try_to_write()
         events = _Events(output)
         join_s = float(settings.timeouts.join_s)
         ask = None if output is Format.json else terminal(events.view, join_s)
-        program = _Guarded(settings, roster, deals, events, ask, tables_at(settings, vault))
-        with events.view.shown():
-            result = run_node(
-                vault,
-                roster,
-                NodeSettings(
-                    coordinator=settings.coordinator,
-                    address=settings.coordinator_address,
-                    run_dir=run_dir,
-                    listen=settings.listen,
-                    advertise=settings.advertise,
-                    connect_timeout_s=join_s,
-                    # The coordinator, which can name the missing node, gives up before we do.
-                    agree_timeout_s=2 * join_s,
-                    peer_timeout_s=float(settings.timeouts.peer_s),
-                    dial_timeout_s=float(settings.timeouts.dial_s),
-                ),
-                program,
-                events,
+        keys = open_key(settings.vault, vault)
+        verb = "dealer" if deals else "party"
+        with logbook(settings.place, settings.audit, vault, keys, verb) as audit:
+            program = _Guarded(
+                settings, roster, deals, events, ask, audit, tables_at(settings, keys)
             )
+            with events.view.shown():
+                result = run_node(
+                    vault,
+                    roster,
+                    NodeSettings(
+                        coordinator=settings.coordinator,
+                        address=settings.coordinator_address,
+                        run_dir=run_dir,
+                        listen=settings.listen,
+                        advertise=settings.advertise,
+                        connect_timeout_s=join_s,
+                        # The coordinator, who can name the missing one, gives up before we do.
+                        agree_timeout_s=2 * join_s,
+                        peer_timeout_s=float(settings.timeouts.peer_s),
+                        dial_timeout_s=float(settings.timeouts.dial_s),
+                    ),
+                    program,
+                    audit,
+                    events,
+                )
         cards = {card.name: card for card in roster}
         mine = [name for name in program.recipients if name == settings.place.name]
         bundles = bundle(run_dir, result.files, mine, program.evaluators, cards, "model.sealed")
@@ -227,9 +240,11 @@ class _Guarded:
         deals: bool,
         events: "_Events",
         ask: "Ask | None",
+        audit: "AuditLog",
         vault: "Vault | None" = None,
     ) -> None:
         self._config, self._roster, self._deals, self._vault = config, roster, deals, vault
+        self._audit = audit
         self._events, self._ask = events, ask
         self._program: TrainProgram | None = None
         self._remembered: Remembered | None = None
@@ -248,6 +263,7 @@ class _Guarded:
         from mpc_train.node.consent import agree
         from mpc_train.node.places import check_room
         from mpc_train.results.report import beware, describe
+        from parties.audit.entries import Kind
 
         job = job_from_bytes(body)
         self._events.say(describe(job))
@@ -268,7 +284,10 @@ class _Guarded:
         for line in beware(job):
             self._events.say(line)
         self._remember(job)
-        self._events.say(f"This node may sign: {agree(self._config, self._roster, job, self._ask)}")
+        why = agree(self._config, self._roster, job, self._ask)
+        digest = job.digest().hex()
+        self._audit.append(Kind.JOB_APPROVED, {"why": why}, job=job.name, digest=digest)
+        self._events.say(f"This node may sign: {why}")
         self.evaluators, self.recipients, self._job = job.evaluators, job.recipients, job
 
         self._events("preparing", {"job": job.name, "table": me in job.owners})

@@ -1,6 +1,8 @@
 """`mpc-train vault`: what a node keeps, encrypted under its own key from the moment it comes in."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +31,7 @@ from mpc_train.commands.table_options import (
 
 if TYPE_CHECKING:
     from mpc_train.run.place import VaultPlace
+    from parties.audit.log import AuditLog
     from parties.vault.store import Entry, Store
 
 vault = typer.Typer(no_args_is_help=True, help="What this node keeps, encrypted.")
@@ -73,6 +76,7 @@ def vault_import(
         from mpc_train.tables.loading.load import reporting as paced
         from mpc_train.tables.readers.staged import stage
         from mpc_train.tables.readers.tokenised import Tokenised
+        from parties.audit.entries import Kind
 
         source = given_source(
             table,
@@ -83,19 +87,22 @@ def vault_import(
             date_format=date_format,
             date_pivot=date_pivot,
         )
-        store = _store(config, passphrase_file, passphrase_fd)
         view = ProgressView(enabled=output is Format.text)
-        with view.shown(), open_table(source) as opened, store.writing(TABLE, name) as out:
-            if faults := header_faults(opened, source.ignore):
-                raise DataError("\n  ".join(f"{table}: {fault}" for fault in faults))
-            report = paced(opened, lambda news: view.event("reading", dataclasses.asdict(news)))
-            try:
-                named = Tokenised(opened, tokenise, token_key(store)) if tokenise else opened
-                rows = stage(named, source, out, report)
-            except DataError as error:
-                raise DataError(f"{table}: {str(error).removeprefix(f'{table}: ')}") from error
-            columns = [column for column in opened.names if column not in source.ignore]
-        kept = store.newest(TABLE, name)
+        with _opened(config, passphrase_file, passphrase_fd, "vault import") as (store, audit):
+            with view.shown(), open_table(source) as opened, store.writing(TABLE, name) as out:
+                if faults := header_faults(opened, source.ignore):
+                    raise DataError("\n  ".join(f"{table}: {fault}" for fault in faults))
+                report = paced(opened, lambda news: view.event("reading", dataclasses.asdict(news)))
+                try:
+                    named = Tokenised(opened, tokenise, token_key(store)) if tokenise else opened
+                    rows = stage(named, source, out, report)
+                except DataError as error:
+                    raise DataError(f"{table}: {str(error).removeprefix(f'{table}: ')}") from error
+                columns = [column for column in opened.names if column not in source.ignore]
+            kept = store.newest(TABLE, name)
+            audit.append(
+                Kind.VAULT_IMPORT, {"object": kept.title, "rows": rows, "columns": len(columns)}
+            )
         if output is Format.json:
             emit(
                 {
@@ -150,8 +157,8 @@ def vault_show(
         from mpc_train.node.storage import TABLE
         from mpc_train.tables.readers.staged import StagedTable
 
-        store = _store(config, passphrase_file, passphrase_fd)
-        with store.open(TABLE, name, version) as content:
+        opened = _opened(config, passphrase_file, passphrase_fd, "vault show")
+        with opened as (store, _), store.open(TABLE, name, version) as content:
             table = StagedTable(content.reader, content.size, f"vault:{name}")
             rows = sum(len(chunk.places) for chunk in table.chunks(()))
             info = content.info
@@ -185,10 +192,13 @@ def vault_export(
         from mpc_train.errors import ConfigError
         from mpc_train.node.storage import TABLE
         from mpc_train.tables.readers.staged import StagedTable
+        from parties.audit.entries import Kind
         from parties.files import atomic_file
 
-        store, rows = _store(config, passphrase_file, passphrase_fd), 0
-        with store.open(TABLE, name, version) as content:
+        rows, opened = 0, _opened(config, passphrase_file, passphrase_fd, "vault export")
+        with opened as (store, audit), store.open(TABLE, name, version) as content:
+            # In the clear: it is in the log before it is on the disk.
+            audit.append(Kind.VAULT_EXPORT, {"object": content.info.title})
             table = StagedTable(content.reader, content.size, f"vault:{name}")
             try:
                 with atomic_file(out, replace=False) as stream:
@@ -262,19 +272,39 @@ def vault_rotate(
     interrupted goes on when it is called again: then the key that is current stays so.
     """
     with reporting(output):
-        from mpc_train.node.storage import open_key, open_store
+        from mpc_train.node.logbook import logbook
+        from mpc_train.node.storage import open_key
         from mpc_train.run.node_config import load_node_config
         from mpc_train.run.place import VaultPlace
+        from parties.audit.entries import Kind
+        from parties.audit.log import log_folder
+        from parties.audit.reading import key_id_of
         from parties.vault.rotation import move, rotate
+        from parties.vault.store import Store
 
         node = load_node_config(config)
-        identity = identity_at(node.place, passphrase_file, passphrase_fd)
-        store = open_store(node.vault, identity)
-        if to:
-            other = VaultPlace(node.vault.folder, to, to_passphrase_file)
-            done = move(store, open_key(other, identity))
-        else:
-            done = rotate(store, keep_old=keep_old)
+        identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
+        old = open_key(node.vault, identity)
+        store = Store(node.vault.folder, node.place.name, old)
+        other = VaultPlace(node.vault.folder, to, to_passphrase_file)
+        new = open_key(other, identity) if to else old
+        # A rotation that broke off may have moved the log's key already: it is the last to move.
+        moved = key_id_of(log_folder(node.place.home, node.place.name)) == new.current
+        keys = new if to and moved else old
+        with logbook(node.place, node.audit, identity, keys, "vault rotate") as audit:
+
+            def of_the_log() -> frozenset[str]:
+                audit.rewrap(keys, new)
+                return frozenset([audit.key_id])
+
+            if to:
+                done = move(store, new, also=of_the_log)
+            else:
+                done = rotate(store, keep_old=keep_old, also=of_the_log)
+            audit.append(
+                Kind.VAULT_ROTATE,
+                {"key": done.key, "objects": done.rewrapped, "destroyed": done.retired},
+            )
         if output is Format.json:
             emit({"status": "ok", **dataclasses.asdict(done)})
             return
@@ -303,11 +333,15 @@ def vault_shred(
     Who has a copy of the header still needs the vault's key: rotate it afterwards.
     """
     with reporting(output):
-        store = _store(config, passphrase_file, passphrase_fd)
-        info = store.newest(kind, name, version)
-        if not yes and not typer.confirm(f"Destroy {info.title}, of {info.created}?", err=True):
-            raise typer.Abort
-        store.shred(kind, name, info.version)
+        from parties.audit.entries import Kind
+
+        opened = _opened(config, passphrase_file, passphrase_fd, "vault shred")
+        with opened as (store, audit):
+            info = store.newest(kind, name, version)
+            if not yes and not typer.confirm(f"Destroy {info.title}, of {info.created}?", err=True):
+                raise typer.Abort
+            audit.append(Kind.VAULT_SHRED, {"object": info.title})
+            store.shred(kind, name, info.version)
         if output is Format.json:
             emit({"status": "ok", "kind": kind, "name": name, "version": info.version})
             return
@@ -320,12 +354,21 @@ def _place(config: Path) -> "VaultPlace":
     return load_node_config(config).vault
 
 
-def _store(config: Path, passphrase_file: Path | None, passphrase_fd: int | None) -> "Store":
-    from mpc_train.node.storage import open_store
+@contextlib.contextmanager
+def _opened(
+    config: Path, passphrase_file: Path | None, passphrase_fd: int | None, verb: str
+) -> "Iterator[tuple[Store, AuditLog]]":
+    """The vault of a node, and its audit log, which says that it was opened and what for."""
+    from mpc_train.node.logbook import logbook
+    from mpc_train.node.storage import open_key
     from mpc_train.run.node_config import load_node_config
+    from parties.vault.store import Store
 
     node = load_node_config(config)
-    return open_store(node.vault, identity_at(node.place, passphrase_file, passphrase_fd))
+    identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
+    keys = open_key(node.vault, identity)
+    with logbook(node.place, node.audit, identity, keys, verb) as audit:
+        yield Store(node.vault.folder, node.place.name, keys), audit
 
 
 def _record(entry: "Entry") -> dict[str, Any]:

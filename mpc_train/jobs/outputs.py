@@ -10,7 +10,12 @@ from typing import Literal, NamedTuple, get_args
 from mpc_train.jobs.audience import OWN, RANGE, listed
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.reveal import Metric
-from mpc_train.jobs.sealed import CHANGE, regression_shapes, sealed_tensors
+from mpc_train.jobs.sealed import (
+    CHANGE,
+    preparation_shapes,
+    regression_shapes,
+    sealed_tensors,
+)
 
 Disclosure = Literal[
     "early_stopping",
@@ -100,6 +105,39 @@ def words_for(job: Job, output: str) -> tuple[Word, ...]:
     if metric in get_args(Metric) or metric in get_args(OverFolds):
         words.append(Word("metrics", metric))
     return tuple(words)
+
+
+def clause(job: Job, output: str) -> str:
+    """The job's key that lists `output`, for the ledger of openings.
+
+    Raises RuntimeError for an output that no key lists.
+    """
+    if output in job.shapes:
+        return "job.recipients"
+    if output in preparation_shapes(job.pipeline):
+        return "prepare"
+    if output in regression_shapes(job):
+        return "job.recipients" if output == CHANGE else "reveal.statistics"
+    metric, own, _ = output.partition(OWN)
+    if metric in get_args(Metric):
+        return "reveal.per_party" if own else "reveal.metrics"
+    if metric in get_args(OverFolds):
+        return "reveal.folds"
+    try:
+        return _CLAUSES[output]
+    except KeyError:
+        raise RuntimeError(f"no key of the job lists what leaves as {output}") from None
+
+
+_CLAUSES = {
+    RANGE: "train.guard",
+    "early_stopping": "train.early_stopping",
+    "guard": "train.guard",
+    "training_loss": "reveal.training_loss_every",
+    "empty_columns": "prepare",
+    "overlap": "data",
+    "membership": "data.join.membership",
+}
 
 
 def words_of(job: Job, key: str) -> list[str]:

@@ -20,11 +20,6 @@ TOKENS = "tokens"
 TOKEN_KEY_BYTES = 32
 
 
-def open_store(place: VaultPlace, identity: Vault) -> Store:
-    """The vault of the node whose identity is `identity`; raises KeyServiceError, VaultError."""
-    return Store(place.folder, identity.card.name, open_key(place, identity))
-
-
 def open_key(place: VaultPlace, identity: Vault | None) -> KeyService:
     """The key service of a vault, its secret from the file that is named, or asked for."""
 
@@ -44,15 +39,15 @@ def token_key(store: Store) -> bytes:
         return content.reader.read()
 
 
-def tables_at(config: NodeConfig, identity: Vault) -> Tables | None:
+def tables_at(config: NodeConfig, keys: KeyService) -> Tables | None:
     """What opens the tables of the vault that the node's file names; None where it names none.
 
-    Raises VaultError for one that is not there.
+    keys: of the vault (`open_key`). Raises VaultError for one that is not there.
     """
     named = [source.stored for source in config.data.values() if source.stored]
     if not named:
         return None
-    store = open_store(config.vault, identity)
+    store = Store(config.vault.folder, config.place.name, keys)
     for name in named:
         store.newest(TABLE, name)
     return tables_of(store)

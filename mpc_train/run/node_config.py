@@ -10,6 +10,7 @@ docstring is its documentation.
 """
 
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from mpc_train.tables.source import Fault, Source, SourceProblem, check_source, 
 from protocols.names import NAME
 
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
+_WEBHOOK = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?\Z")
 _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 _MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`")
 _NAMED = ("recipients", "dealers", "evaluators", "approvers")
@@ -71,6 +73,18 @@ class _Vault(_Strict, frozen=True):
     nobody else may read; left out, it is asked for."""
 
 
+class Audit(_Strict, frozen=True):
+    """`[audit]`: who is told at once of what the node's audit log calls alarming. The log itself is
+    always kept."""
+
+    webhook: str = ""
+    """https:// address that gets each alert as JSON in a POST; its certificate is verified."""
+    command: tuple[str, ...] = ()
+    """Program and its arguments, which get each alert as JSON on standard input."""
+    per_minute: int = 6
+    """Alerts in a minute, from 1 to 60; the next one says how many were left out."""
+
+
 class _Peer(_Strict, frozen=True):
     """`[coordinator]`: whom this node dials."""
 
@@ -115,6 +129,7 @@ class _PartyFile(_Strict, frozen=True):
     rules: Rules
     network: _Network = _Network()
     vault: _Vault = _Vault()
+    audit: Audit = Audit()
     data: dict[str, str | Source] = {}
     """`[data]`: by job name, this node's table: a path, or a table with these keys. Only owners of
     data need it."""
@@ -135,6 +150,7 @@ class _CoordinatorFile(_Strict, frozen=True):
     node: _Node
     network: _Network
     run: _Run
+    audit: Audit = Audit()
     timeouts: Timeouts = Timeouts()
 
 
@@ -154,6 +170,7 @@ class NodeConfig:
     """The address that peers dial, if it differs from `listen`."""
     rules: Rules
     vault: VaultPlace
+    audit: Audit
     data: dict[str, Source]
     """By job name, the location and the format of this node's table."""
     warm_start: dict[str, Path]
@@ -188,6 +205,7 @@ class CoordinatorConfig:
     place: Place
     listen: str
     job: Path
+    audit: Audit
     timeouts: Timeouts
 
 
@@ -222,6 +240,7 @@ def load_node_config(path: Path | str) -> NodeConfig:
         check.address("network.advertise", advertise, dial=True)
     check.rules(parsed.rules)
     check.timeouts(parsed.timeouts)
+    check.audit(parsed.audit)
     data: dict[str, Source] = {}
     for name, entry in parsed.data.items():
         check.name(f"data.{name}", name)
@@ -249,6 +268,7 @@ def load_node_config(path: Path | str) -> NodeConfig:
         advertise=advertise or None,
         rules=parsed.rules,
         vault=check.vault(parsed.vault, place.home),
+        audit=parsed.audit,
         data=data,
         warm_start={name: check.resolve(file) for name, file in parsed.warm_start.items()},
         timeouts=parsed.timeouts,
@@ -269,6 +289,7 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
             "network.advertise", "not for a coordinator: the nodes' files contain its address"
         )
     check.timeouts(parsed.timeouts)
+    check.audit(parsed.audit)
     place = check.place(parsed.node)
     check.done()
     return CoordinatorConfig(
@@ -276,8 +297,37 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
         place=place,
         listen=parsed.network.listen,
         job=check.resolve(parsed.run.job),
+        audit=parsed.audit,
         timeouts=parsed.timeouts,
     )
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What any node's file says about its audit log. vault: None at a coordinator."""
+
+    place: Place
+    audit: Audit
+    vault: VaultPlace | None
+
+
+def load_any_config(path: Path | str) -> LogConfig:
+    """Read a node's file of whatever kind, for its log; raises ConfigError."""
+    path = Path(path).absolute()
+    if "run" in _sections(path):
+        coordinator = load_coordinator_config(path)
+        return LogConfig(coordinator.place, coordinator.audit, None)
+    node = load_node_config(path)
+    return LogConfig(node.place, node.audit, node.vault)
+
+
+def _sections(path: Path) -> frozenset[str]:
+    """The names at the top of a file, as far as it can be read: its own loader says what is wrong
+    with it."""
+    try:
+        return frozenset(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+    except (OSError, ValueError):
+        return frozenset()
 
 
 class _Checker:
@@ -328,6 +378,14 @@ class _Checker:
             self.note("timeouts.return_s", "between 0 seconds and 7 days")
         if not 1 <= timeouts.dial_s <= _MAX_DIAL_S:
             self.note("timeouts.dial_s", f"between 1 and {_MAX_DIAL_S} seconds")
+
+    def audit(self, audit: Audit) -> None:
+        if audit.webhook and not _WEBHOOK.match(audit.webhook):
+            self.note("audit.webhook", "write https://host/…; nothing else is encrypted")
+        if audit.command and not all(audit.command):
+            self.note("audit.command", 'write ["program", "argument"]')
+        if not 1 <= audit.per_minute <= 60:
+            self.note("audit.per_minute", "between 1 and 60")
 
     def vault(self, vault: _Vault, home: Path) -> VaultPlace:
         key = vault.key

@@ -43,6 +43,7 @@ from mpc_train.owners.table import Table
 from mpc_train.preparation.gaps import check_gaps
 from mpc_train.run.memory import settle
 from mpc_train.run.phases.evaluate import evaluate
+from mpc_train.run.phases.ledger import RunLedger
 from mpc_train.run.phases.link import joined_job, link_records
 from mpc_train.run.phases.prepare import agreed_outputs, public_constants
 from mpc_train.run.phases.reveal import reveal_sealed, seal_halves
@@ -161,11 +162,12 @@ class TrainProgram:
     def _compute(self, session: Session, job: Job, role: Role) -> dict[str, object]:
         """The run of an evaluator or the dealer."""
         role.begin_step(0)
-        linked = link_records(session, job, role, self._table)  # 2
+        ledger = RunLedger(session, job)
+        linked = link_records(session, job, role, self._table, ledger)  # 2
         self._note_linked(session, job, linked)
         job = joined_job(job, role, linked)
         shared, start = share_all(session, job, role, linked, self._take_table, self._start)
-        gate = RevealGate(agreed_outputs(job))
+        gate = RevealGate(agreed_outputs(job), RunLedger(session, job))
         check_gaps(job, gate, shared.parameters.some)
         role.finish()
         settle()

@@ -27,6 +27,7 @@ import torch
 
 from mpc_train.errors import RefusedError, ScriptError
 from mpc_train.run.program import make_role, peak_rss_mb
+from parties.audit.entries import Kind
 from parties.errors import PartiesError
 from protocols.arrays import Words
 from protocols.crypten_tensor import dispatch
@@ -82,7 +83,8 @@ class ScriptProgram:
         torch.set_num_threads(1)
         before = session.channel.bytes_sent
         role = make_role(session)
-        gate = RevealGate(frozenset(Output(f"{_OPENED} {n}", 0) for n in range(MAX_OPENINGS)))
+        outputs = frozenset(Output(f"{_OPENED} {n}", 0) for n in range(MAX_OPENINGS))
+        gate = RevealGate(outputs, _ScriptLedger(session))
 
         def opened(value: Masked) -> Words | None:
             if self.opened == MAX_OPENINGS:
@@ -114,6 +116,26 @@ class ScriptProgram:
             "bytes_sent": session.channel.bytes_sent - before,
             "peak_rss_mb": peak_rss_mb(),
         }
+
+
+class _ScriptLedger:
+    """What a script opens, in the node's audit log; its text, which all have signed, lists it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def opening(self, output: Output, values: int) -> None:
+        to = self._session.roles.evaluators
+        self._session.record(
+            Kind.OPENING, output=output.name, step=0, to=to, clause="script", values=values
+        )
+
+    def opened(self, output: Output, words: Words) -> None:
+        digest = self._session.mac(words.astype("<i8").tobytes())
+        self._session.record(Kind.OPENED, output=output.name, step=0, digest=digest)
+
+    def refused(self, output: Output) -> None:
+        self._session.record(Kind.OPENING_REFUSED, output=output.name, step=0)
 
 
 def read_script(path: Path) -> bytes:

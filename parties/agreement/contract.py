@@ -20,7 +20,7 @@ from protocols.sealing.session import VERSION as SESSION_VERSION
 from protocols.sealing.session import identity_digest, session_id
 from protocols.sealing.signatures import Signer, VerifyKeys
 
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
 """Raised with every change to the protocol: nodes of different versions refuse each other."""
 
 DIGEST_BYTES = 32
@@ -270,20 +270,28 @@ def verify_acceptances(
     )
 
 
-def session_statement(contract: Contract, sid: bytes, name: str) -> bytes:
-    """What each node signs after it has computed the session id from all nonces."""
-    return pack(contract.digest(), sid, name.encode())
+def session_statement(contract: Contract, sid: bytes, name: str, checkpoint: bytes) -> bytes:
+    """What each node signs once it has computed the session id from all nonces.
+
+    checkpoint: of its audit log at this moment, so that nobody can put an older one in its place.
+    """
+    return pack(contract.digest(), sid, name.encode(), sha256(checkpoint).digest())
 
 
 def verify_session(
-    contract: Contract, sid: bytes, signatures: Mapping[str, bytes], keys: Mapping[str, bytes]
+    contract: Contract,
+    sid: bytes,
+    signatures: Mapping[str, bytes],
+    checkpoints: Mapping[str, bytes],
+    keys: Mapping[str, bytes],
 ) -> None:
-    """Check that every node signed this session id. Raises ContractError with the name of one that
-    did not."""
+    """Every node signed the same session id, and the checkpoint of its audit log that came.
+
+    Raises ContractError naming the one that did not.
+    """
     for name in contract.roles.nodes:
+        statement = session_statement(contract, sid, name, checkpoints.get(name, b""))
         try:
-            VerifyKeys(keys[name]).verify(
-                SESSION_PURPOSE, session_statement(contract, sid, name), signatures.get(name, b"")
-            )
+            VerifyKeys(keys[name]).verify(SESSION_PURPOSE, statement, signatures.get(name, b""))
         except AuthenticationError as error:
             raise ContractError(f"{name} did not sign this session: {error}") from error

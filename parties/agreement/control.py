@@ -22,6 +22,8 @@ import msgspec
 from msgspec import Meta
 
 from parties.agreement.contract import MAX_BODY_BYTES, MAX_CONTRACT_BYTES
+from parties.audit.checkpoint import MAX_CHECKPOINT_BYTES
+from parties.audit.merkle import MAX_PROOF
 from parties.errors import ControlError
 from protocols.names import MAX_NAME_BYTES, MAX_NAMES, NAME
 from protocols.sealing.signatures import SIGNATURE_BYTES
@@ -55,6 +57,9 @@ Seconds = Annotated[int, Meta(ge=0, le=MAX_WAIT_S)]
 Attempt = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
+Note = Annotated[bytes, Meta(max_length=MAX_CHECKPOINT_BYTES)]
+Proof = Annotated[tuple[Digest, ...], Meta(max_length=MAX_PROOF)]
 Address = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^tcp://[!-~]+\Z")]
 Word = Annotated[str, Meta(min_length=1, max_length=64)]
 Text = Annotated[str, Meta(max_length=256)]
@@ -105,13 +110,15 @@ class Propose(_Message, frozen=True, tag="propose"):
 
 
 class Accept(_Message, frozen=True, tag="accept"):
-    """A signed acceptance of the contract: see `contract.Acceptance`. attempt: the proposal that it
-    answers."""
+    """A signed acceptance of the contract: see `contract.Acceptance`. attempt: which proposal it
+    answers. seen: by node, how long its audit log was by the newest checkpoint that the sender
+    holds."""
 
     nonce: Digest
     constants: Digest
     signature: Signature
     attempt: Attempt = 1
+    seen: Annotated[dict[Name, Count], Meta(max_length=MAX_NAMES)] = {}
 
 
 class Accepted(_Message, frozen=True, tag="accepted"):
@@ -122,24 +129,30 @@ class Accepted(_Message, frozen=True, tag="accepted"):
 
 
 class SignSession(_Message, frozen=True, tag="sign-session"):
-    """unreachable: neighbours that this node should dial but cannot reach. attempt: as in
-    `Accept`."""
+    """unreachable: neighbours that this node would dial and cannot. attempt: as in `Accept`.
+    checkpoint: of this node's audit log, which the signature covers. proofs: by node, that it goes
+    on from what that node has seen."""
 
     signature: Signature
     unreachable: Names = ()
     attempt: Attempt = 1
+    checkpoint: Note = b""
+    proofs: Annotated[dict[Name, Proof], Meta(max_length=MAX_NAMES)] = {}
 
 
 class Start(_Message, frozen=True, tag="start"):
     """Everybody's signature under the session id, and where each node listens.
 
-    relayed: the receiver's neighbours whose frames the coordinator relays, because one of the two
-    cannot dial the other.
+    relayed: the receiver's neighbours to which the coordinator passes frames on, since one of the
+    two cannot dial the other. checkpoints: of everybody's audit log. proofs: by node, that its log
+    goes on from what the receiver has seen of it.
     """
 
     signatures: Annotated[dict[Name, Signature], Meta(max_length=MAX_NAMES)]
     addresses: Annotated[dict[Name, Address | None], Meta(max_length=MAX_NAMES)]
     relayed: Names = ()
+    checkpoints: Annotated[dict[Name, Note], Meta(max_length=MAX_NAMES)] = {}
+    proofs: Annotated[dict[Name, Proof], Meta(max_length=MAX_NAMES)] = {}
 
 
 class Ready(_Message, frozen=True, tag="ready"):

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from parties.agreement.contract import Roles
+from parties.audit.entries import Kind, Value
 from parties.wire.secure_channel import RawFrames, SecureChannel
+from protocols.canonical import pack
 from protocols.errors import HandshakeError
 from protocols.sealing.handshake import MESSAGE_MAX_BYTES, Initiator, Keys, Responder
 from protocols.sealing.session import SUITE, VERSION, Endpoint, SessionInfo
@@ -101,6 +103,15 @@ def no_artifacts(kind: str, name: str, blob: bytes) -> None:
     """Discards artifacts, for nodes that have nobody to send them to."""
 
 
+def no_record(kind: Kind, fields: Mapping[str, Value]) -> None:
+    """For sessions of tests and measurements, which have no audit log."""
+
+
+def no_mac(data: bytes) -> str:
+    """The same."""
+    return ""
+
+
 @dataclass(frozen=True)
 class Session:
     """What a program gets after all nodes have agreed and shaken hands."""
@@ -122,6 +133,9 @@ class Session:
     on_progress: Callable[[Mapping[str, Scalar]], None] = field(default=no_progress, repr=False)
     on_artifact: Callable[[str, str, bytes], None] = field(default=no_artifacts, repr=False)
 
+    on_record: Callable[[Kind, Mapping[str, Value]], None] = field(default=no_record, repr=False)
+    on_mac: Callable[[bytes], str] = field(default=no_mac, repr=False)
+
     @property
     def is_evaluator(self) -> bool:
         return self.me in self.roles.evaluators
@@ -139,6 +153,18 @@ class Session:
         """Report this node's progress to those who watch. Never report a value that depends on
         data."""
         self.on_progress(fields)
+
+    def record(self, kind: Kind, **fields: Value) -> None:
+        """Add an entry about this job to the audit log; it is durable when this returns.
+
+        Never a value that depends on data. Raises AuditError, which ends the run.
+        """
+        self.on_record(kind, fields)
+
+    def mac(self, data: bytes) -> str:
+        """HMAC-SHA-256 of opened values for the audit log, in hexadecimal, under a key of the log:
+        bound to this session, and no use to whoever does not have the key."""
+        return self.on_mac(pack(b"opening", self.sid, data))
 
     def emit(self, kind: str, name: str, blob: bytes) -> None:
         """Send an artifact to the coordinator: only one that is sealed, or that the job makes

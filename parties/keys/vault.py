@@ -26,6 +26,9 @@ class Vault(Protocol):
     def sign(self, purpose: str, message: bytes) -> bytes:
         """Both signatures over (purpose, message)."""
 
+    def sign_text(self, text: bytes) -> tuple[bytes, bytes]:
+        """Ed25519 and ML-DSA-65 over a text as it is; see `signatures.SigningKeys.sign_text`."""
+
     def hpke_open(self, info: bytes, ciphertext: bytes) -> bytes:
         """Open what was sealed to the card's HPKE key. Raises AuthenticationError."""
 
@@ -55,6 +58,10 @@ class MemoryVault:
     def sign(self, purpose: str, message: bytes) -> bytes:
         """Both signatures over (purpose, message)."""
         return self._keys.signing.sign(purpose, message)
+
+    def sign_text(self, text: bytes) -> tuple[bytes, bytes]:
+        """Ed25519 and ML-DSA-65 over a text as it is."""
+        return self._keys.signing.sign_text(text)
 
     def hpke_open(self, info: bytes, ciphertext: bytes) -> bytes:
         """Open what was sealed to the card's HPKE key. Raises AuthenticationError."""

@@ -21,6 +21,7 @@ network falls silent), a malformed message or an abort ends the run for all.
 """
 
 import logging
+import queue
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +33,9 @@ import msgspec
 from parties.agreement import control
 from parties.agreement.contract import CONTRACT_VERSION, MAX_BODY_BYTES, Contract, Roles
 from parties.agreement.control import FromCoordinator, FromNode, clip
-from parties.errors import AbortedError, ContractError, ControlError, PartiesError
+from parties.audit.entries import Kind, Value
+from parties.audit.log import AuditLog
+from parties.errors import AbortedError, AuditError, ContractError, ControlError, PartiesError
 from parties.keys.roster import Roster
 from parties.keys.vault import Vault
 from parties.nodes import artifacts
@@ -110,6 +113,7 @@ class Coordinator:
         name: str,
         job: tuple[Roles, bytes],
         settings: CoordinatorSettings,
+        audit: AuditLog,
         on_event: Event = ignore_event,
     ) -> None:
         roles, body = job
@@ -119,6 +123,7 @@ class Coordinator:
         cards = roster.subset(roles.names)
         self.contract = Contract.of(name, roles, body, cards.digest())
         self._me = vault.card.name
+        self._audit = audit
         self._body = body
         self._settings = settings
         self._on_event = on_event
@@ -132,7 +137,11 @@ class Coordinator:
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
         # Cards that the job does not name get no connection.
         strangers = {card.name: card.curve for card in roster if card.name not in cards}
-        self._transport = Transport(keys, {card.name: card.curve for card in cards}, strangers)
+        allowed = {card.name: card.curve for card in cards}
+        self._strangers: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+        self._transport = Transport(
+            keys, allowed, strangers, lambda who, times: self._strangers.put((who, times))
+        )
         neighbours = {name: roles.neighbours(name) for name in roles.nodes}
         try:
             self._server = ControlServer(self._transport, settings.listen, neighbours)
@@ -177,18 +186,23 @@ class Coordinator:
         self._event("agreed", nodes=list(names))
         addresses = {name: self._nodes[name].address for name in names}
         signatures = {name: message.signature for name, message in signed.items()}
+        checkpoints = {name: message.checkpoint for name, message in signed.items()}
         relayed = self._relayed(signed, addresses)
         for name in names:
-            self._send(name, control.Start(signatures, addresses, relayed[name]))  # 3
+            proofs = {of: message.proofs.get(name, ()) for of, message in signed.items()}
+            start = control.Start(signatures, addresses, relayed[name], checkpoints, proofs)
+            self._send(name, start)  # 3
         deadline = time.monotonic() + settings.agree_timeout_s
         self._collect(control.Ready, names, deadline, "did not connect to its peers")
         self._event("started", nodes=list(names))
+        self._note(Kind.RUN_STARTED)
         self._tell(names, control.Go())  # 4
         deadline = time.monotonic() + settings.run_timeout_s
         done = self._collect(control.Done, names, deadline, "did not finish")
         summaries = {name: _json(message.summary, name) for name, message in done.items()}
         self._deliver()  # 5
         self._tell(tuple(self._nodes), control.Finish())
+        self._note(Kind.RUN_ENDED)
         self._event("done", files=[str(path) for path in self._collector.files])
         return CoordinatorResult(
             summaries, tuple(self._collector.files), self._server.relayed_bytes
@@ -202,6 +216,7 @@ class Coordinator:
         self._attempt += 1
         for node in self._nodes.values():
             node.inbox.clear()
+        self._note(Kind.RUN_PROPOSED, {"nodes": names, "attempt": self._attempt})
         self._event("proposed", job=contract.name, digest=contract.digest().hex())
         self._tell(
             names,
@@ -280,6 +295,9 @@ class Coordinator:
         """Process what arrives within a moment."""
         for arrival in self._server.poll(0.1):
             self._handle(arrival)
+        while not self._strangers.empty():
+            who, times = self._strangers.get()
+            self._note(Kind.UNEXPECTED_PEER, {"who": who, "times": times})
         for route in self._server.lost():
             for name, node in list(self._nodes.items()):
                 if node.route == route:
@@ -403,6 +421,10 @@ class Coordinator:
     def _event(self, kind: str, **fields: Any) -> None:
         self._on_event(kind, fields)
 
+    def _note(self, kind: Kind, fields: Mapping[str, Value] | None = None) -> None:
+        contract = self.contract
+        self._audit.append(kind, fields, job=contract.name, digest=contract.body_digest.hex())
+
     def _send(self, name: str, message: FromCoordinator) -> None:
         if not self._server.send(self._nodes[name].route, control.encode(message)):
             # A node that caused an abort has often left before it can be told; that does no harm.
@@ -417,11 +439,16 @@ class Coordinator:
         if count := self._refused.add(name):
             log.warning("refused %s %d times, the last time: %s", name, count, code)
             self._event("refused", node=name, code=code)
+            self._note(Kind.UNEXPECTED_PEER, {"who": name, "times": count, "code": code})
         self._server.send(route, control.encode(control.Aborted(code, self._me)))
 
     def _abort(self, code: str, by: str) -> None:
         """Tell everybody. A node that has failed itself ignores the message."""
         self._tell(tuple(self._nodes), control.Aborted(code, by))
+        try:
+            self._note(Kind.RUN_ABORTED, {"code": code, "by": by})
+        except AuditError as error:
+            log.error("%s", error)
         self._close(ABORT_LINGER_S)
 
     def _close(self, linger_s: float) -> None:

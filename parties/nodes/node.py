@@ -10,9 +10,13 @@ computes; the program and the data plane stay in the main thread.
 1. Connect and introduce ourselves.
 2. Check the proposed contract: version, roster, roles, body; then our own rules.
 3. Sign it with a fresh nonce and our constants' digest; verify everybody else's acceptance.
-4. Compute the session id from all nonces, sign it, verify everybody's signature.
+4. Compute the session id from all nonces, sign it and a checkpoint of our audit log, verify
+   everybody's signature; keep everybody's checkpoint in our log (`witness`).
 5. Connect to the neighbours, shake hands, confirm, and run.
 6. Report that we are done and stay until all are: others may still be reading what we sent.
+
+What this does to anybody's secrets is in the audit log before it happens: the signature, the start,
+each opening. A log that cannot be written ends the run.
 
 When a node leaves before the start and comes back, the coordinator proposes the same contract
 again: 3 and 4 are repeated, with a fresh nonce; 2 is not.
@@ -41,9 +45,18 @@ from parties.agreement.contract import (
     verify_acceptances,
     verify_session,
 )
-from parties.agreement.control import FromCoordinator, FromNode
+from parties.agreement.control import FromCoordinator, FromNode, clip
 from parties.agreement.session import Program, Scalar, Session, confirm, session_info, shake_hands
-from parties.errors import AbortedError, ContractError, ControlError, TransportError
+from parties.audit import witness
+from parties.audit.entries import Kind, Value
+from parties.audit.log import AuditLog
+from parties.errors import (
+    AbortedError,
+    AuditError,
+    ContractError,
+    ControlError,
+    TransportError,
+)
 from parties.keys.identity import Card
 from parties.keys.roster import Roster, differing_cards
 from parties.keys.vault import Vault
@@ -217,9 +230,12 @@ class _Node:
         roster: Roster,
         settings: NodeSettings,
         program: Program,
+        audit: AuditLog,
         on_event: Event,
     ) -> None:
         self._vault = vault
+        self._audit = audit
+        self._job = self._digest = ""
         self._roster = roster
         self._settings = settings
         self._program = program
@@ -230,7 +246,8 @@ class _Node:
         self._next_report = 0.0
         self._server_key = roster.card(settings.coordinator).curve
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
-        self._transport = Transport(keys, {card.name: card.curve for card in roster})
+        allowed = {card.name: card.curve for card in roster}
+        self._transport = Transport(keys, allowed, on_refused=self._turned_away)
         try:
             self._plane = DataPlane(
                 self._transport,
@@ -266,15 +283,19 @@ class _Node:
             reason = self._stop.reason or error
             if not isinstance(reason, AbortedError):
                 self._tell(reason)
+            self._note_end(reason)
             raise reason from None
         except PeerLostError as error:
             # The coordinator, which also hears of it, can best name the node that died or gave up.
             if self._stop.wait(REASON_WAIT_S) and isinstance(self._stop.reason, AbortedError):
+                self._note_end(self._stop.reason)
                 raise self._stop.reason from error
             self._tell(error)
+            self._note_end(error)
             raise
         except BaseException as error:
             self._tell(error)
+            self._note_end(error)
             raise
         finally:
             self._plane.close(linger_s)
@@ -285,12 +306,28 @@ class _Node:
         if self._control.state == "connecting":
             self._control.linger_s = 0.0
             return
-        code = "interrupted" if isinstance(error, KeyboardInterrupt) else "internal"
-        said = getattr(error, "code", None)
-        if isinstance(said, str) and _CODE.fullmatch(said):
-            # The others must not learn whether a value was out of range or malformed.
-            code = "data" if said == "range" else said
-        self._control.say(control.Abort(code))
+        code = _code_of(error)
+        # Whether a value was out of range or malformed is nobody else's business.
+        self._control.say(control.Abort("data" if code == "range" else code))
+
+    def _note(self, kind: Kind, fields: Mapping[str, Value] | None = None) -> None:
+        self._audit.append(kind, fields, job=self._job, digest=self._digest)
+
+    def _note_end(self, error: BaseException) -> None:
+        """Log why the run ended; what cannot be logged any more does not hide it."""
+        by = error.by if isinstance(error, AbortedError) else self._me
+        code = error.reason_code if isinstance(error, AbortedError) else _code_of(error)
+        try:
+            self._note(Kind.RUN_ABORTED, {"code": clip(code), "by": by})
+        except AuditError as also:
+            log.error("%s", also)
+
+    def _turned_away(self, who: str, times: int) -> None:
+        """A stranger was; from a thread of the transport's."""
+        try:
+            self._note(Kind.UNEXPECTED_PEER, {"who": who, "times": times})
+        except AuditError as error:
+            self._stop.set(error)
 
     def _run(self) -> NodeResult:
         settings, talk = self._settings, self._control
@@ -302,26 +339,32 @@ class _Node:
             return NodeResult({}, b"", 0, 0, tuple(talk.delivered.files))
         contract, cards = self._check(first)  # 2
         signing = {name: card.signing_public for name, card in cards.items()}
-        constants = self._program.prepare(first.body, contract.roles)
+        try:
+            constants = self._program.prepare(first.body, contract.roles)
+        except Exception as error:
+            self._note(Kind.RUN_REFUSED, {"code": _code_of(error)})
+            raise
         if len(constants) != 32:
             raise ContractError("a program's constants have a digest of 32 bytes")
         self._stop.check("preparing the job")
-        agreed = self._agree(contract, signing, constants, first.attempt)
+        agreed = self._agree(contract, cards, constants, first.attempt)
         while isinstance(agreed, control.Propose):
             if (agreed.contract, agreed.body) != (first.contract, first.body):
                 raise ContractError(
                     f"{settings.coordinator} proposes another job than the one {self._me} checked"
                 )
-            agreed = self._agree(contract, signing, constants, agreed.attempt)
+            agreed = self._agree(contract, cards, constants, agreed.attempt)
         sid, start = agreed
         session = self._join(contract, cards, signing, sid, start)  # 5
         talk.say(control.Ready())
         talk.expect(control.Go, settings.agree_timeout_s, "the start of all nodes")
         self._event("started", sid=sid.hex())
+        self._note(Kind.RUN_STARTED, {"session": sid.hex()})
         summary = self._program.run(session)
         self._report()
         talk.say(control.Done(json.dumps(summary).encode()))  # 6
         talk.expect(control.Finish, float("inf"), "the end of all nodes")
+        self._note(Kind.RUN_ENDED)
         channel = session.channel
         return NodeResult(
             summary,
@@ -332,13 +375,17 @@ class _Node:
         )
 
     def _agree(
-        self, contract: Contract, signing: Mapping[str, bytes], constants: bytes, attempt: int
+        self, contract: Contract, cards: Mapping[str, Card], constants: bytes, attempt: int
     ) -> tuple[bytes, control.Start] | control.Propose:
         """Steps 3 and 4: the session id and the message to start, or the next proposal if a node
         left meanwhile."""
         settings, talk = self._settings, self._control
+        signing = {name: card.signing_public for name, card in cards.items()}
+        others = [cards[name] for name in contract.roles.nodes if name != self._me]
+        self._note(Kind.RUN_SIGNED, {"contract": contract.digest().hex(), "attempt": attempt})
         mine = Acceptance.sign(contract, self._me, os.urandom(32), constants, self._vault)  # 3
-        talk.say(control.Accept(mine.nonce, mine.constants, mine.signature, attempt))
+        seen = witness.seen(self._audit, others)
+        talk.say(control.Accept(mine.nonce, mine.constants, mine.signature, attempt, seen))
         self._event("signed", job=contract.name)
         accepted: Any = talk.expect(
             (control.Accepted, control.Propose), settings.agree_timeout_s, "everybody's signature"
@@ -357,15 +404,27 @@ class _Node:
             settings.dial_timeout_s,
             self._on_event,
         )
-        statement = session_statement(contract, sid, self._me)  # 4
+        checkpoint = self._audit.checkpoint()  # 4
+        asked = {name: one.seen.get(self._me, 0) for name, one in accepted.acceptances.items()}
+        proofs = witness.proofs(self._audit, checkpoint, asked)
+        statement = session_statement(contract, sid, self._me, checkpoint)
         signature = self._vault.sign(SESSION_PURPOSE, statement)
-        talk.say(control.SignSession(signature, unreachable, attempt))
+        talk.say(control.SignSession(signature, unreachable, attempt, checkpoint, proofs))
         start: Any = talk.expect(
             (control.Start, control.Propose), settings.agree_timeout_s, "the start"
         )
         if isinstance(start, control.Propose):
             return start
-        verify_session(contract, sid, start.signatures, signing)
+        verify_session(contract, sid, start.signatures, start.checkpoints, signing)
+        for card in others:
+            note, proof = start.checkpoints.get(card.name, b""), start.proofs.get(card.name, ())
+            if not witness.keep(self._audit, card, note, proof, contract.name, self._digest):
+                log.warning(
+                    "the audit log of %s does not go on from what this node holds of it: entries "
+                    "were taken back there, or the coordinator withheld the proof; ask them, and "
+                    "compare: mpc-train audit verify --against",
+                    card.name,
+                )
         return sid, start
 
     def _connect(self) -> None:
@@ -386,6 +445,13 @@ class _Node:
         """Check the contract. Raises ContractError or RosterError if this node must not sign it."""
         contract = Contract.from_bytes(proposal.contract)
         contract.check(proposal.body)
+        self._job, self._digest = contract.name, contract.body_digest.hex()
+        said: dict[str, Value] = {
+            "contract": contract.digest().hex(),
+            "role": contract.roles.title(self._me),
+            "coordinator": self._settings.coordinator,
+        }
+        self._note(Kind.RUN_PROPOSED, said)
         if self._me not in contract.roles.nodes:
             raise ContractError(f"{self._me} has no role in the proposed job")
         roster = self._roster.subset(contract.roles.names)
@@ -434,6 +500,8 @@ class _Node:
             keys=keys,
             on_progress=self._progress,
             on_artifact=self._artifact,
+            on_record=self._note,
+            on_mac=self._audit.mac,
         )
 
     def _progress(self, fields: Mapping[str, Scalar]) -> None:
@@ -464,6 +532,7 @@ def run_node(
     roster: Roster,
     settings: NodeSettings,
     program: Program,
+    audit: AuditLog,
     on_event: Event = ignore_event,
 ) -> NodeResult:
     """Take part in one run, in the roles that the job gives to `vault`'s name.
@@ -473,7 +542,15 @@ def run_node(
     cannot dial), 'connected', 'proposed' (with what is asked of this node and the statement of
     trust), 'signed', 'started', 'progress'. Returns when all nodes are done. Raises AbortedError
     (which node gave up, with a code), PeerLostError, PeerTimeoutError, TransportError,
-    PortInUseError, ContractError, ControlError, what the program raises, and KeyboardInterrupt on
-    Ctrl-C or SIGTERM; the others are told a code in every case.
+    PortInUseError, ContractError, ControlError, AuditError, what the program raises, and
+    KeyboardInterrupt on Ctrl-C or SIGTERM; the others are told a code in every case.
     """
-    return _Node(vault, roster, settings, program, on_event).run()
+    return _Node(vault, roster, settings, program, audit, on_event).run()
+
+
+def _code_of(error: BaseException) -> str:
+    """The one word for an error that others and the log may be told."""
+    said = getattr(error, "code", None)
+    if isinstance(said, str) and _CODE.fullmatch(said):
+        return said
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "internal"

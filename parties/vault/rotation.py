@@ -32,20 +32,33 @@ def rotate(
     *,
     keep_old: bool = False,
     told: Callable[[Entry], None] | None = None,
+    also: Callable[[], frozenset[str]] = frozenset,
 ) -> Rotation:
-    """Give the vault a new key of its service. keep_old: destroy none; others use them, too."""
+    """Give the vault a new key of its service. keep_old: destroy none; others use them, too.
+
+    also: wraps what else the service's keys wrap under the current one, once the objects are, and
+    returns the ids of keys that it still needs.
+    """
     keys, before = store.keys, entries_of(store.folder)
     made = all(entry.key_id == keys.current for entry in before)
     if made:
         keys.rotate()  # 1
     count = store.rewrap(keys, told)  # 2
+    others = also()
     if keep_old:
         return Rotation(keys.current, made, count, ())
-    needed = frozenset(entry.key_id for entry in entries_of(store.folder))
+    needed = others.union(entry.key_id for entry in entries_of(store.folder))
     return Rotation(keys.current, made, count, keys.retire(needed))  # 3
 
 
-def move(store: Store, to: KeyService, told: Callable[[Entry], None] | None = None) -> Rotation:
+def move(
+    store: Store,
+    to: KeyService,
+    told: Callable[[Entry], None] | None = None,
+    also: Callable[[], object] = frozenset,
+) -> Rotation:
     """Wrap every file key under the current key of another service. No key is destroyed: the old
-    service's may be in use elsewhere, and so may the other's."""
-    return Rotation(to.current, False, store.rewrap(to, told), ())
+    service's may be in use elsewhere, and so may the other's. also: as for `rotate`."""
+    count = store.rewrap(to, told)
+    also()
+    return Rotation(to.current, False, count, ())

@@ -36,7 +36,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from typing import Any
@@ -125,7 +125,8 @@ class Transport:
     `allowed` maps names to CURVE public keys. Listening sockets accept only those keys, and know
     the name of each connection, or only the tickets that they expect; dialling sockets require the
     key of the name that they dial, or show their ticket. `known`: keys that are refused like a
-    stranger's, but named in the log. One I/O thread: a second one helps only if one connection
+    stranger's, but named in the log. `on_refused` is told who was refused and how often, ever more
+    rarely, in a thread of the transport. One I/O thread: a second one helps only if one connection
     saturates a core.
     """
 
@@ -134,8 +135,10 @@ class Transport:
         keys: CurveKeys,
         allowed: Mapping[str, bytes],
         known: Mapping[str, bytes] | None = None,
+        on_refused: Callable[[str, int], None] = lambda who, count: None,
     ) -> None:
         self._keys = keys
+        self._on_refused = on_refused
         self._known = {key: name for name, key in (known or {}).items()}
         self._turned_away = Tally()
         self._names = {key: name for name, key in allowed.items()}
@@ -189,6 +192,7 @@ class Transport:
         count = self._turned_away.add(who)
         if count:
             log.warning("%d connections %s were refused", count, who)
+            self._on_refused(who, count)
         return [b"400", b"not on the allow-list", b"", b""]
 
     def _tickets_of(self, domain: bytes) -> dict[str, str] | None:

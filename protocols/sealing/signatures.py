@@ -44,6 +44,11 @@ def _statement(purpose: str, message: bytes) -> bytes:
     return pack(_PREFIX, purpose.encode(), message)
 
 
+def _check_text(text: bytes) -> None:
+    if not text or text[0] < 0x20:
+        raise ValueError("a text begins with a printable character")
+
+
 class SigningKeys:
     """The private pair, from 64 secret bytes: 32 for Ed25519, 32 for the ML-DSA seed."""
 
@@ -70,6 +75,15 @@ class SigningKeys:
         """Both signatures over (purpose, message)."""
         statement = _statement(purpose, message)
         return self._ed25519.sign(statement) + self._mldsa.sign(statement)
+
+    def sign_text(self, text: bytes) -> tuple[bytes, bytes]:
+        """Ed25519 and ML-DSA-65 over a text as it is, for formats that other tools read.
+
+        What `sign` signs begins with a zero byte. Raises ValueError for a text that does not begin
+        with a printable character, which could be taken for that.
+        """
+        _check_text(text)
+        return self._ed25519.sign(text), self._mldsa.sign(text)
 
     def __repr__(self) -> str:
         return "SigningKeys(Ed25519+ML-DSA-65, private)"
@@ -106,6 +120,15 @@ class VerifyKeys:
             self._mldsa.verify(signature[64:], statement)
         except InvalidSignature as error:
             raise AuthenticationError(f"{purpose}: a signature does not verify") from error
+
+    def verify_text(self, text: bytes, ed25519: bytes, mldsa65: bytes) -> None:
+        """Raises AuthenticationError unless both signatures of `SigningKeys.sign_text` hold."""
+        try:
+            _check_text(text)
+            self._ed25519.verify(bytes(ed25519), text)
+            self._mldsa.verify(bytes(mldsa65), text)
+        except (InvalidSignature, ValueError) as error:
+            raise AuthenticationError("a signature of a text does not verify") from error
 
     def __repr__(self) -> str:
         return f"VerifyKeys(Ed25519+ML-DSA-65, {self.public[:4].hex()}…)"

@@ -3,7 +3,8 @@
 A `RevealGate` knows the outputs that all nodes agreed on. It opens a listed value to everybody
 (`to_everybody`, for metrics and decision bits) or hands over this node's half of a listed tensor
 for sealing to the recipients (`for_recipients`). Any other request, and a second request, raises
-RevealError before a byte is sent.
+RevealError before a byte is sent. A `Ledger` hears of each opening before it happens, of its value
+afterwards, and of what was refused; it may stop what it hears of by raising.
 
 A value is masked afresh before it is revealed, and the dealer hands out new shares of that mask:
 the shares under which the evaluators' summands travelled never leave a node. Anybody who saw
@@ -13,6 +14,7 @@ the shares under which the evaluators' summands travelled never leave a node. An
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -46,11 +48,36 @@ class SealedHalf:
         return f"SealedHalf(shape={self.delta.shape})"
 
 
+class Ledger(Protocol):
+    """What keeps account of what passes a gate. Protocols do no input or output: nodes bring it."""
+
+    def opening(self, output: Output, values: int) -> None:
+        """`values` numbers are about to leave as `output`; raises to keep them."""
+
+    def opened(self, output: Output, words: Words) -> None:
+        """They have. words: what this evaluator knows of them: the opened words, int64[shape], or
+        Δ of its sealed half. Not called at the dealer, which learns nothing."""
+
+    def refused(self, output: Output) -> None:
+        """It was asked for and is not agreed on, or has left already: it stays."""
+
+
+class NoLedger:
+    """For programs of tests and measurements."""
+
+    def opening(self, output: Output, values: int) -> None: ...
+
+    def opened(self, output: Output, words: Words) -> None: ...
+
+    def refused(self, output: Output) -> None: ...
+
+
 class RevealGate:
     """Keeps the list of agreed outputs; each may pass once in a session."""
 
-    def __init__(self, outputs: frozenset[Output]) -> None:
+    def __init__(self, outputs: frozenset[Output], ledger: Ledger | None = None) -> None:
         self._open = set(outputs)
+        self._ledger = ledger or NoLedger()
         self._passed: list[Output] = []
 
     @property
@@ -58,21 +85,24 @@ class RevealGate:
         """The outputs that have left so far, in order."""
         return tuple(self._passed)
 
-    def _pass(self, name: str, step: int) -> None:
+    def _pass(self, name: str, step: int, x: Masked) -> Output:
         output = Output(name, step)
         if output not in self._open:
+            self._ledger.refused(output)
             raise RevealError(
                 f"'{name}' at step {step} is not an output of the signed job, or has left already"
             )
+        self._ledger.opening(output, x.size)
         self._open.remove(output)
         self._passed.append(output)
+        return output
 
     def to_everybody(self, name: str, step: int, x: Masked) -> Words | None:
         """Open a listed value to all evaluators, who may tell the other nodes. 2 rounds.
 
         Returns int64[shape], at the dealer None.
         """
-        self._pass(name, step)
+        output = self._pass(name, step, x)
         role = x.role
         fresh, lam = _fresh(x)
         role.issue("reveal", *x.shape)
@@ -84,7 +114,9 @@ class RevealGate:
         for peer in role.peers:
             octets = role.collect(b"rvl ", peer, total.nbytes)
             total += octets.view(np.int64).reshape(x.shape)
-        return delta - total
+        words: Words = delta - total
+        self._ledger.opened(output, words)
+        return words
 
     def decide(self, name: str, step: int, x: Masked) -> bool:
         """Disclose a listed bit, int64[] of 0 or 1, to all nodes, the dealer included. 2 rounds.
@@ -110,11 +142,13 @@ class RevealGate:
 
     def for_recipients(self, name: str, step: int, x: Masked) -> SealedHalf | None:
         """This evaluator's half of a listed tensor, to be sealed; None at the dealer. 1 round."""
-        self._pass(name, step)
+        output = self._pass(name, step, x)
         fresh, lam = _fresh(x)
         if x.role.is_dealer:
             return None
-        return SealedHalf(fresh.delta.get(), lam)
+        half = SealedHalf(fresh.delta.get(), lam)
+        self._ledger.opened(output, half.delta)
+        return half
 
 
 def _fresh(x: Masked) -> tuple[Masked, Words]:

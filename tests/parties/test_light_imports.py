@@ -12,6 +12,8 @@ import pytest
         "parties.keys.vault",
         "parties.keys.roster",
         "parties.keys.passphrase",
+        "parties.audit.log",
+        "parties.audit.verify",
         "protocols.sealing.handshake",
         "protocols.sealing.record",
         "protocols.sealing.envelope",

@@ -10,10 +10,13 @@ import pytest
 
 from parties.agreement import control
 from parties.agreement.contract import CONTRACT_VERSION
+from parties.audit.entries import Kind
 from parties.keys.identity import IdentityKeys
+from parties.keys.vault import MemoryVault
 from parties.nodes.supervisor import Child
 from parties.wire.control_plane import ControlClient
 from parties.wire.zmq_transport import CurveKeys, Transport
+from tests.support.audit_logs import audit_log
 from tests.support.local_run import LISTEN, ROLES, LocalRun, other_program, port_in_use
 from tests.support.patience import PATIENCE_S, wait_until
 
@@ -175,6 +178,11 @@ def test_a_key_outside_the_roster_is_refused(local_run: LocalRun) -> None:
     result = ended_alone(local_run, alice, coordinator)
     assert result["error"] == "TransportError"
     assert "refuses this node" in result["message"]
+    keys = local_run.keys["coordinator"]
+    with audit_log(local_run.root, MemoryVault(keys, keys.card("coordinator"))) as log:
+        found = {entry.kind: entry for _, entry in log.entries()}
+    assert found[Kind.UNEXPECTED_PEER].fields["who"] == "without a key or ticket"
+    assert found[Kind.RUN_ABORTED].fields["code"] == "interrupted"
 
 
 def test_a_coordinator_with_another_key_is_refused(local_run: LocalRun) -> None:
@@ -262,6 +270,7 @@ def test_no_child_outlives_a_killed_supervisor(local_run: LocalRun) -> None:
         ("another", "proposes another job than the one bob checked"),
         ("missing", "not those of the job's nodes"),
         ("session", "alice did not sign this session"),
+        ("checkpoint", "alice did not sign this session"),
     ],
 )
 def test_a_lying_coordinator_is_found_out(local_run: LocalRun, lie: str, said: str) -> None:
@@ -277,6 +286,20 @@ def test_a_lying_coordinator_is_found_out(local_run: LocalRun, lie: str, said: s
         assert result["message"].endswith("contract") or result["error"] == "ContractError"
     for name in ("alice", "bob", "dora"):
         assert local_run.supervisor.children[name].stdout[0] != "running"
+
+
+@pytest.mark.parametrize("kind", ["run-signed", "checkpoint-received", "run-started"])
+def test_a_node_that_cannot_log_what_it_does_ends_the_run_before_it(
+    local_run: LocalRun, kind: str
+) -> None:
+    local_run.coordinator()
+    for name in ("alice", "bob", "dora"):
+        local_run.node(name, listen=LISTEN, full=kind if name == "bob" else "")
+    results = local_run.results()
+    assert results["bob"]["error"] == "AuditError", results["bob"]
+    for name in ("alice", "dora", "coordinator"):
+        assert results[name]["message"] == "the run was aborted by bob: audit", results[name]
+    assert local_run.supervisor.children["bob"].stdout[0] != "running"
 
 
 def test_a_relayed_frame_that_was_altered_ends_the_run(local_run: LocalRun) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +17,8 @@ import parties.nodes.node
 from parties.agreement import control
 from parties.agreement.contract import Contract, Roles
 from parties.agreement.session import Session
-from parties.errors import PolicyError
+from parties.audit.entries import Kind
+from parties.errors import AuditError, PolicyError
 from parties.keys.identity import IdentityKeys
 from parties.keys.roster import Roster
 from parties.keys.vault import MemoryVault
@@ -24,6 +26,7 @@ from parties.nodes.coordinator import Coordinator, CoordinatorSettings
 from parties.nodes.node import NodeSettings, run_node
 from parties.nodes.supervisor import end_with_parent, report
 from protocols.errors import RangeError
+from tests.support.audit_logs import audit_log
 
 
 class Exchange:
@@ -98,7 +101,10 @@ class InsecureSabotage:
                 message = control.Accepted(rest)
             elif isinstance(message, control.Start) and self.what == "session":
                 swapped = {**message.signatures, "alice": message.signatures["dora"]}
-                message = control.Start(swapped, message.addresses)
+                message = control.Start(swapped, message.addresses, checkpoints=message.checkpoints)
+            elif isinstance(message, control.Start) and self.what == "checkpoint":
+                swapped = {**message.checkpoints, "alice": message.checkpoints["dora"]}
+                message = control.Start(message.signatures, message.addresses, checkpoints=swapped)
         self.send(name, message)
 
     def relay(self, sender: str, receiver: str, parts: list[Any]) -> None:
@@ -128,6 +134,17 @@ class InsecureSabotage:
         return message
 
 
+def full_at(append: Callable[..., int], kind: str) -> Callable[..., int]:
+    """A disk that is full when an entry of this kind is due."""
+
+    def appending(due: Kind, *arguments: Any, **more: Any) -> int:
+        if due == kind:
+            raise AuditError("the audit log cannot be written: No space left on device")
+        return append(due, *arguments, **more)
+
+    return appending
+
+
 def say(kind: str, fields: object) -> None:
     if kind != "progress":
         print(kind, file=sys.stderr, flush=True)
@@ -143,6 +160,9 @@ def main() -> None:
     status = 0
     try:
         roster = Roster.load(config["roster"])
+        audit = audit_log(Path(config["roster"]).parent, vault)
+        if config.get("full"):
+            audit.append = full_at(audit.append, config["full"])  # type: ignore[method-assign]
         if config["kind"] == "coordinator":
             roles = config["roles"]
             coordinator = Coordinator(
@@ -161,6 +181,7 @@ def main() -> None:
                 CoordinatorSettings(
                     config["listen"], Path(config["run_dir"]), **config.get("settings", {})
                 ),
+                audit,
             )
             InsecureSabotage(coordinator, config.get("sabotage", ""))
             report(int(sys.argv[3]), coordinator.address)
@@ -178,7 +199,7 @@ def main() -> None:
                 **config.get("settings", {}),
             )
             program = Exchange(config["name"], config["options"])
-            node = run_node(vault, roster, settings, program, say)
+            node = run_node(vault, roster, settings, program, audit, say)
             result = {"summary": node.summary, "files": [str(file) for file in node.files]}
     except KeyboardInterrupt:
         result, status = {"error": "KeyboardInterrupt"}, 130

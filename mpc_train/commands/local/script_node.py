@@ -12,12 +12,17 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import msgspec
 import typer
 
 from mpc_train.commands.common import Format, configure_logging, emit, reporting
+
+if TYPE_CHECKING:
+    from parties.audit.log import AuditLog
+    from parties.keys.roster import Roster
+    from parties.keys.vault import FileVault
 
 MAX_PASSPHRASE_BYTES = 1024
 
@@ -73,17 +78,35 @@ def main() -> None:
 
 
 def _run(node: NodeFile, secret: bytes, report_fd: int) -> dict[str, Any]:
-    from mpc_train.scripts.program import ScriptProgram, read_script
-    from parties.agreement.contract import Roles
+    from parties.audit.log import AuditLog, log_folder
     from parties.keys.roster import Roster
+    from parties.keys.services.identity_service import IdentityService
     from parties.keys.vault import FileVault, identity_path
-    from parties.nodes.coordinator import Coordinator, CoordinatorSettings
-    from parties.nodes.node import NodeSettings, run_node
-    from parties.nodes.supervisor import report
 
     vault = FileVault.open(identity_path(Path(node.home), node.name), secret)
     roster, run_dir = Roster.load(Path(node.roster)), Path(node.run_dir)
     script = Path(node.script)
+    folder = log_folder(Path(node.home), node.name)
+    with AuditLog(folder, vault, IdentityService(vault)) as audit:
+        return _played(node, script, run_dir, vault, roster, audit, report_fd)
+
+
+def _played(
+    node: NodeFile,
+    script: Path,
+    run_dir: Path,
+    vault: FileVault,
+    roster: Roster,
+    audit: AuditLog,
+    report_fd: int,
+) -> dict[str, Any]:
+    """Run the node with its log open."""
+    from mpc_train.scripts.program import ScriptProgram, read_script
+    from parties.agreement.contract import Roles
+    from parties.nodes.coordinator import Coordinator, CoordinatorSettings
+    from parties.nodes.node import NodeSettings, run_node
+    from parties.nodes.supervisor import report
+
     if node.address:
         settings = NodeSettings(
             coordinator=node.coordinator,
@@ -91,7 +114,7 @@ def _run(node: NodeFile, secret: bytes, report_fd: int) -> dict[str, Any]:
             run_dir=run_dir,
             listen="tcp://127.0.0.1:*",
         )
-        return dict(run_node(vault, roster, settings, ScriptProgram(script)).summary)
+        return dict(run_node(vault, roster, settings, ScriptProgram(script), audit).summary)
     roles = Roles(node.evaluators, node.evaluators, node.dealer, node.evaluators)
     coordinator = Coordinator(
         vault,
@@ -99,6 +122,7 @@ def _run(node: NodeFile, secret: bytes, report_fd: int) -> dict[str, Any]:
         script.stem,
         (roles, read_script(script)),
         CoordinatorSettings("tcp://127.0.0.1:*", run_dir),
+        audit,
     )
     report(report_fd, coordinator.address)
     return {"nodes": dict(coordinator.run().summaries)}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpc_train.admission.load import resolved
 from mpc_train.linkage.link import Linked, Place, check_duplicates, link, patience_s
+from mpc_train.run.phases.ledger import RunLedger
 from mpc_train.run.phases.prepare import public_constants
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ MAX_PROCESSES = 4
 """At most this many processes multiply curve points."""
 
 
-def link_records(session: Session, job: Job, role: Role, table: Table | None) -> Linked | None:
+def link_records(
+    session: Session, job: Job, role: Role, table: Table | None, ledger: RunLedger
+) -> Linked | None:
     """Return which records of all owners are joined; None if the job does not join columns.
 
     table: this node's own, with the tokens of its records. If owners have separate rows, this
@@ -31,11 +34,16 @@ def link_records(session: Session, job: Job, role: Role, table: Table | None) ->
     place = Place(session.me, session.channel, session.sid, processes)
     tokens = None if table is None else table.tokens
     session.progress(phase="linking", records=sum(job.data.rows.values()))
+    ledger.linking()
     with session.channel.patience(patience_s(job)):
         if job.data.join is None:
-            check_duplicates(job, role, place, tokens)
+            found = check_duplicates(job, role, place, tokens)
+            if found is not None:
+                ledger.linked(found)
             return None
-        return link(job, role, place, tokens)
+        linked = link(job, role, place, tokens)
+    ledger.linked(linked.rows)
+    return linked
 
 
 def joined_job(job: Job, role: Role, linked: Linked | None) -> Job:

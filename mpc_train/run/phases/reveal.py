@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from mpc_train.evaluation.findings import Findings
@@ -10,6 +11,7 @@ from mpc_train.jobs.sealed import sealed_tensors
 from mpc_train.preparation.sharing import Shared
 from mpc_train.results.artifact import ENVELOPE_FILE, seal_model
 from mpc_train.run.phases.train import Trained
+from parties.audit.entries import Kind
 from protocols.shares.reveal import RevealGate, SealedHalf
 
 if TYPE_CHECKING:
@@ -49,4 +51,6 @@ def seal_halves(
             unavailable=findings.reasons,
             signer=session.vault,
         )
+        digest = sha256(envelope).hexdigest()
+        session.record(Kind.MODEL_SEALED, recipient=recipient, envelope=digest)
         session.emit("sealed", f"{recipient}/{ENVELOPE_FILE}", envelope)

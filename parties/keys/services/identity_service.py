@@ -4,7 +4,7 @@ Nothing else has to be kept or remembered. A new identity is a new key: objects 
 wraps are wrapped anew while both can be opened.
 """
 
-from parties.errors import KeyServiceError, WrappedKeyError
+from parties.errors import KeyServiceError, RetiredKeyError, WrappedKeyError
 from parties.keys.vault import Vault
 from protocols.errors import AuthenticationError
 from protocols.sealing import hpke
@@ -30,7 +30,7 @@ class IdentityService:
     def unwrap(self, key_id: str, wrapped: bytes, info: bytes) -> bytes:
         name = self._identity.card.name
         if key_id != self.current:
-            raise KeyServiceError(
+            raise RetiredKeyError(
                 f"the key belongs to another identity than the present one of {name}; use the "
                 "identity that it was kept with"
             )

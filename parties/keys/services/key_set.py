@@ -14,7 +14,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from parties.errors import KeyServiceError
+from parties.errors import KeyServiceError, RetiredKeyError
 from parties.keys.services.service import does_not_open, own_part
 
 _NONCE_BYTES = 12
@@ -83,7 +83,7 @@ class KeySetService(ABC):
         own_part(self.uri, self._prefix, key_id)
         found = [key for number, key in self._keys.items() if self._id(number, key) == key_id]
         if not found:
-            raise KeyServiceError(f"{self.uri} does not have the key {key_id}: it was destroyed")
+            raise RetiredKeyError(f"{self.uri} does not have the key {key_id}: it was destroyed")
         try:
             return AESGCM(found[0]).decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], info)
         except (InvalidTag, ValueError) as error:

@@ -40,6 +40,7 @@ from mpc_train.tables.schema import Column, Schema, check_schema
 from mpc_train.training.watch import disclosures
 from parties.agreement.contract import Roles
 from parties.keys.roster import Roster
+from tests.support.audit_logs import audit_log
 from tests.support.jobs import replaced, write_job
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -223,7 +224,7 @@ def test_rules_come_before_rows_weights_and_steps(
     place = SimpleNamespace(name=job.owners[0])
     rules = Rules(("nobody",), ("nobody",), ("nobody",))
     config: Any = SimpleNamespace(place=place, rules=rules)
-    guarded = _Guarded(config, Roster({}), False, events, None)
+    guarded = _Guarded(config, Roster({}), False, events, None, audit_log(tmp_path))
     roles = Roles(job.owners, job.evaluators, job.dealer, job.recipients)
     with pytest.raises(RefusedError, match="breaks this node's rules"):
         guarded.prepare(job.to_bytes(), roles)

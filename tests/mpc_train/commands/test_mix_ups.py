@@ -13,6 +13,7 @@ from parties.errors import CardError
 from parties.keys.identity import Card
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault
+from tests.support.audit_logs import audit_log
 from tests.support.commands import as_json, mpc_train
 from tests.support.csv_tables import csv_lines
 from tests.support.jobs import write_job
@@ -141,7 +142,8 @@ def test_a_node_says_what_it_does_before_it_signs(
     (tmp_path / "home").mkdir()
     job = load_job(write_job(tmp_path))
     roster = Roster.load(home / "roster")
-    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(form), lambda _: True)
+    audit = audit_log(tmp_path)
+    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(form), lambda _: True, audit)
     guarded.prepare(job.to_bytes(), _roles(job))
     captured = capsys.readouterr()
     if form is Format.json:

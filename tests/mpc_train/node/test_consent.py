@@ -25,6 +25,7 @@ from mpc_train.run.node_config import load_node_config
 from mpc_train.run.progress import ProgressView
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault, MemoryVault
+from tests.support.audit_logs import audit_log
 from tests.support.commands import last_object, mpc_train
 from tests.support.csv_tables import csv_lines
 from tests.support.jobs import JOB, write_job
@@ -206,14 +207,16 @@ def test_nothing_is_read_before_it_is_agreed_to(
         seen.append(capsys.readouterr().err)
         return False
 
-    guarded = _Guarded(config, roster, False, _Events(Format.text), no)
+    guarded = _Guarded(config, roster, False, _Events(Format.text), no, audit_log(tmp_path))
     with pytest.raises(RefusedError, match="was refused at the terminal"):
         guarded.prepare(body, _roles(job))  # there is no ann.csv
     assert job.digest().hex() in seen[0]
     assert "  beware     7 of the held-out rows are cleo's" in seen[0]
     (tmp_path / "ann.csv").write_text("\n".join(csv_lines(40)))
     (tmp_path / "home").mkdir(exist_ok=True)
-    agreed = _Guarded(config, roster, False, _Events(Format.text), lambda _: True)
+    agreed = _Guarded(
+        config, roster, False, _Events(Format.text), lambda _: True, audit_log(tmp_path / "again")
+    )
     assert len(agreed.prepare(body, _roles(job))) == 32
     assert "This node may sign: somebody at the terminal agreed" in capsys.readouterr().err
 
@@ -224,8 +227,9 @@ def test_a_contract_gives_the_roles_that_the_job_says(
     """What a person reads is the job, and what is signed is the contract."""
     from mpc_train.commands.common import Format
 
+    audit = audit_log(tmp_path)
     roles = _roles(job)
-    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(Format.json), never)
+    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(Format.json), never, audit)
     for other in (
         replace(roles, dealer="ann", evaluators=("bob", "cleo")),
         replace(roles, evaluators=roles.evaluators[::-1]),
@@ -240,12 +244,13 @@ def test_a_node_takes_the_part_that_it_was_started_for(
 ) -> None:
     from mpc_train.commands.common import Format
 
-    guarded = _Guarded(config_of(tmp_path), roster, True, _Events(Format.json), never)
+    audit = audit_log(tmp_path)
+    guarded = _Guarded(config_of(tmp_path), roster, True, _Events(Format.json), never, audit)
     with pytest.raises(RefusedError, match="ann was started as a dealer"):
         guarded.prepare(job.to_bytes(), _roles(job))
     path = tmp_path / "dealer.toml"
     path.write_text(CONSENTING.replace('name = "ann"', 'name = "registry"'))
-    guarded = _Guarded(load_node_config(path), roster, False, _Events(Format.json), never)
+    guarded = _Guarded(load_node_config(path), roster, False, _Events(Format.json), never, audit)
     with pytest.raises(RefusedError, match="registry was started as a party"):
         guarded.prepare(job.to_bytes(), _roles(job))
 
@@ -254,7 +259,8 @@ def test_rules_are_not_asked_about(tmp_path: Path, roster: Roster) -> None:
     """A person is not asked to wave through what the rules refuse."""
     from mpc_train.commands.common import Format
 
+    audit = audit_log(tmp_path)
     job = load_job(write_job(tmp_path, JOB.replace("batch_size = 16", "batch_size = 1")))
-    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(Format.json), never)
+    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(Format.json), never, audit)
     with pytest.raises(RefusedError, match="least_batch_rows"):
         guarded.prepare(job.to_bytes(), _roles(job))

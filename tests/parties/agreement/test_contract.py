@@ -93,7 +93,7 @@ def test_no_altered_byte_goes_unnoticed(position: int, change: int) -> None:
 
 
 def test_another_version_or_body_is_refused() -> None:
-    with pytest.raises(ContractError, match="version 1, this node 2"):
+    with pytest.raises(ContractError, match="version 1, this node 3"):
         replace(CONTRACT, version=1).check(b"body")
     with pytest.raises(ContractError, match="not the one in the contract"):
         CONTRACT.check(b"other")
@@ -128,12 +128,18 @@ def test_an_acceptance_that_does_not_fit_is_refused(forged: Acceptance, said: st
 
 def test_everybody_signs_the_same_session() -> None:
     sid = verify_acceptances(CONTRACT, ACCEPTED["ann"], ACCEPTED, PUBLIC)
+    logs = {name: f"checkpoint of {name}".encode() for name in KEYS}
     signed = {
-        name: keys.sign(SESSION_PURPOSE, session_statement(CONTRACT, sid, name))
+        name: keys.sign(SESSION_PURPOSE, session_statement(CONTRACT, sid, name, logs[name]))
         for name, keys in KEYS.items()
     }
-    verify_session(CONTRACT, sid, signed, PUBLIC)
-    other = KEYS["bob"].sign(SESSION_PURPOSE, session_statement(CONTRACT, bytes(32), "bob"))
+    verify_session(CONTRACT, sid, signed, logs, PUBLIC)
+    other = KEYS["bob"].sign(
+        SESSION_PURPOSE, session_statement(CONTRACT, bytes(32), "bob", logs["bob"])
+    )
+    older = {**logs, "bob": b"an older checkpoint"}
+    with pytest.raises(ContractError, match="bob did not sign this session"):
+        verify_session(CONTRACT, sid, signed, older, PUBLIC)
     for wrong in ({**signed, "bob": other}, {"ann": signed["ann"]}):
         with pytest.raises(ContractError, match="bob did not sign this session"):
-            verify_session(CONTRACT, sid, wrong, PUBLIC)
+            verify_session(CONTRACT, sid, wrong, logs, PUBLIC)

@@ -31,6 +31,7 @@ from parties.wire.zmq_transport import CurveKeys, Transport
 from protocols.channel import MAX_FRAME_BYTES
 from protocols.errors import FrameError, PeerTimeoutError
 from tests.parties.wire.test_transport import connect, ends
+from tests.support.audit_logs import audit_log
 from tests.support.patience import PATIENCE_S, wait_until
 
 LISTEN = "tcp://127.0.0.1:*"
@@ -401,7 +402,12 @@ def test_only_evaluators_seal(tmp_path: Path) -> None:
     roster = Roster.of(vault.card for vault in vaults.values())
     roles = Roles(("ann", "owner"), ("ann", "bob"), "dora", ("ann",))
     made = Coordinator(
-        vaults["desk"], roster, "job", (roles, b"body"), CoordinatorSettings(LISTEN, tmp_path)
+        vaults["desk"],
+        roster,
+        "job",
+        (roles, b"body"),
+        CoordinatorSettings(LISTEN, tmp_path),
+        audit_log(tmp_path, vaults["desk"]),
     )
     try:
         for name in ("dora", "owner"):

@@ -108,3 +108,69 @@ def test_sums_of_owners_do_not_give_the_tensors_away() -> None:
     frames = {label[:4]: p for label, p in net.transcript["p0", "p2"]}
     part = np.frombuffer(frames[b"open"], np.int64) - np.frombuffer(frames[b"rvl "], np.int64)
     assert first - (delta - part) != 100
+
+
+class Account:
+    """A ledger that keeps what it hears, and fails from the time that it is told to."""
+
+    def __init__(self, net: LockstepLoopback | None = None, full: bool = False) -> None:
+        self.heard: list[tuple[str, Output, Any]] = []
+        self._net, self._full = net, full
+
+    def _sent(self) -> int:
+        return sum(map(len, self._net.transcript.values())) if self._net else 0
+
+    def opening(self, output: Output, values: int) -> None:
+        self.heard.append(("opening", output, values))
+        if self._full:
+            raise OSError("full")
+
+    def opened(self, output: Output, words: Any) -> None:
+        self.heard.append(("opened", output, np.array(words)))
+
+    def refused(self, output: Output) -> None:
+        self.heard.append(("refused", output, None))
+
+
+def test_a_ledger_hears_of_everything_that_passes() -> None:
+    def program(role: Role) -> Any:
+        x, account = secret(role, X, 1), Account()
+        gate = RevealGate(AGREED, account)
+        gate.to_everybody("accuracy", 3, x.sum(1))
+        half = gate.for_recipients("weight", 3, x)
+        with pytest.raises(RevealError):
+            gate.for_recipients("bias", 3, x)
+        return account.heard, half
+
+    *evaluated, dealer = run_lockstep(program, 3)
+    accuracy, weight = Output("accuracy", 3), Output("weight", 3)
+    for heard, half in evaluated:
+        assert [(what, output) for what, output, _ in heard] == [
+            ("opening", accuracy),
+            ("opened", accuracy),
+            ("opening", weight),
+            ("opened", weight),
+            ("refused", Output("bias", 3)),
+        ]
+        assert (heard[0][2], heard[2][2]) == (2, 6)
+        np.testing.assert_array_equal(heard[1][2], X.sum(1))
+        np.testing.assert_array_equal(heard[3][2], half.delta)
+    heard, _ = dealer
+    assert [what for what, _, _ in heard] == ["opening", "opening", "refused"]
+
+
+@pytest.mark.parametrize("way", ["to_everybody", "for_recipients"])
+def test_what_the_ledger_cannot_keep_does_not_leave(way: str) -> None:
+    net = LockstepLoopback()
+
+    def program(role: Role) -> None:
+        x = secret(role, X)
+        role.finish()
+        gate = RevealGate(AGREED, Account(full=True))
+        with pytest.raises(OSError, match="full"):
+            getattr(gate, way)("weight", 3, x)
+        assert gate.passed == ()
+
+    run_lockstep(program, 2, net=net)
+    payloads = [p for frames in net.transcript.values() for label, p in frames if p]
+    assert len(payloads) == 1, "the input alone"

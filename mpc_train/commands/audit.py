@@ -1,0 +1,258 @@
+"""`mpc-train audit`: a node's log of what it did, for its own people, other nodes and auditors."""
+
+import dataclasses
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mpc_train.base.printing import say
+from mpc_train.commands.common import (
+    Format,
+    FormatOption,
+    HomeOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    emit,
+    find_name,
+    home_of,
+    identity_at,
+    open_vault,
+    reporting,
+)
+
+if TYPE_CHECKING:
+    from parties.audit.entries import Entry
+    from parties.keys.identity import Card
+
+audit = typer.Typer(no_args_is_help=True, help="What this node did, signed and encrypted.")
+
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="The node; may be left out if there is one identity.")
+]
+LogOption = Annotated[
+    Path | None, typer.Option("--log", help="The folder of a log; default: in the home.")
+]
+TAMPERED = 9
+"""Exit status where something is wrong with a log."""
+
+
+@audit.command("verify")
+def audit_verify(
+    log: LogOption = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="The card of the node that signed it; default: the one in the home."),
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another node's log, or a checkpoint of this one; may be repeated."),
+    ] = None,
+    name: NameOption = None,
+    home: HomeOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Check that a log is what its node signed and what others hold of it; needs no key.
+
+    Exit status 9 where it is not, with the entry that is wrong.
+    """
+    with reporting(output):
+        from parties.audit.log import log_folder
+        from parties.audit.verify import verify_log
+        from parties.errors import AuditError
+
+        missing = [path for path in against or () if not path.exists()]
+        if missing:
+            raise AuditError(f"{missing[0]}: there is no such log or checkpoint")
+        if log is None:
+            folder = home_of(home)
+            log = log_folder(folder, find_name(folder, name))
+        report = verify_log(log, _card(log, card), tuple(against or ()))
+        if output is Format.json:
+            status = "ok" if report.ok else "AuditTamperedError"
+            faults = [dataclasses.asdict(fault) for fault in report.faults]
+            emit(
+                {
+                    "status": status,
+                    "log": str(log),
+                    "origin": report.origin,
+                    "entries": report.size,
+                    "root": report.root,
+                    "checked": report.checked,
+                    "faults": faults,
+                }
+            )
+        else:
+            say(f"{log}: {report.size} entries of {report.origin}, root {report.root}")
+            for line in report.checked:
+                say(f"  agrees: {line}")
+        for fault in report.faults:
+            say(f"error: {log}: {fault}", aside=True)
+        if not report.ok:
+            raise typer.Exit(TAMPERED)
+
+
+@audit.command("show")
+def audit_show(
+    config: Annotated[
+        Path, typer.Option("--config", help="This node's own file (TOML), of whatever kind.")
+    ],
+    job: Annotated[str, typer.Option(help="Entries about this job only.")] = "",
+    kind: Annotated[list[str] | None, typer.Option(help="Of this kind; may be repeated.")] = None,
+    since: Annotated[
+        str, typer.Option(help="From this moment on, UTC: 2026-01-31 or 2026-01-31T12:00:00Z.")
+    ] = "",
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Decrypt the log of this node and show it; that somebody did is an entry as well."""
+    with reporting(output):
+        from mpc_train.node.logbook import logbook
+        from mpc_train.node.storage import open_key
+        from mpc_train.run.node_config import load_any_config
+        from parties.audit.entries import Kind
+        from parties.errors import AuditError
+        from parties.keys.services.identity_service import IdentityService
+
+        unknown = sorted(set(kind or ()) - set(Kind))
+        if unknown:
+            raise AuditError(f"{unknown[0]!r} is no kind of entry; there are {', '.join(Kind)}")
+        start = _moment(since)
+        node = load_any_config(config)
+        identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
+        key = IdentityService(identity) if node.vault is None else open_key(node.vault, identity)
+        with logbook(node.place, node.audit, identity, key, "audit show") as opened:
+            found = [
+                (number, entry)
+                for number, entry in opened.entries()
+                if (not job or entry.job == job)
+                and (not kind or entry.kind in kind)
+                and entry.time >= start
+            ]
+        if output is Format.json:
+            emit({"status": "ok", "entries": [entry.record(number) for number, entry in found]})
+            return
+        for line in _lines(found):
+            say(line)
+
+
+@audit.command("checkpoint")
+def audit_checkpoint(
+    log: LogOption = None,
+    name: NameOption = None,
+    home: HomeOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Print the newest checkpoint that this node has signed; give it to whoever wants to compare.
+
+    Needs no key.
+    """
+    with reporting(output):
+        from parties.audit.checkpoint import read_checkpoint
+        from parties.audit.log import log_folder
+        from parties.audit.reading import CHECKPOINT
+
+        if log is None:
+            folder = home_of(home)
+            log = log_folder(folder, find_name(folder, name))
+        note = _read(log / CHECKPOINT)
+        found = read_checkpoint(note)
+        if output is Format.json:
+            said = {"origin": found.origin, "entries": found.size, "checkpoint": note.decode()}
+            emit({"status": "ok", **said})
+            return
+        say(note.decode(), end="")
+
+
+@audit.command("cosign")
+def audit_cosign(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Of another log.")],
+    log: Annotated[
+        Path, typer.Option("--log", help="The log that it is of, or a copy, which is checked.")
+    ],
+    card: Annotated[Path, typer.Option(help="The card of the node whose log it is.")],
+    earlier: Annotated[
+        list[Path] | None,
+        typer.Option(help="A checkpoint that you saw before; may be repeated."),
+    ] = None,
+    name: NameOption = None,
+    home: HomeOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Add a signature of your own to a checkpoint, as a witness; prints the checkpoint with it.
+
+    The log is checked against the checkpoint and against what you saw before. Nothing is signed if
+    they do not agree.
+    """
+    with reporting(output):
+        from parties.audit.checkpoint import cosign
+        from parties.audit.verify import verify_log
+        from parties.errors import AuditTamperedError
+
+        report = verify_log(log, _card(log, card), (checkpoint, *(earlier or ())))
+        if not report.ok:
+            raise AuditTamperedError(f"{log}: {report.faults[0]}; nothing was signed")
+        folder = home_of(home)
+        identity = open_vault(folder, find_name(folder, name), passphrase_file, passphrase_fd)
+        note = cosign(_read(checkpoint), identity, int(datetime.now(UTC).timestamp()))
+        if output is Format.json:
+            witness = identity.card.name
+            emit({"status": "ok", "witness": witness, "checkpoint": note.decode()})
+            return
+        say(note.decode(), end="")
+
+
+def _card(log: Path, given: Path | None) -> "Card":
+    """The card that was given, or the one in the home that the log lies in."""
+    from parties.errors import AuditError
+    from parties.keys.identity import Card
+    from parties.keys.vault import card_path
+
+    if given is not None:
+        return Card.load(given)
+    folder = log.absolute()
+    beside = card_path(folder.parent.parent, folder.name)
+    if not beside.exists():
+        raise AuditError(f"{log}: whose signatures are to be checked? Name the node's card: --card")
+    return Card.load(beside)
+
+
+def _read(path: Path) -> bytes:
+    from parties.audit.note import MAX_NOTE_BYTES
+    from parties.errors import AuditError
+    from parties.files import read_bounded
+    from parties.keys.identity import reason
+
+    try:
+        return read_bounded(path, MAX_NOTE_BYTES)
+    except (OSError, ValueError) as error:
+        raise AuditError(f"{path}: cannot be read: {reason(error)}") from error
+
+
+def _moment(text: str) -> str:
+    """A moment as entries write it; of an empty text, the beginning."""
+    from parties.errors import AuditError
+
+    if not text:
+        return ""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise AuditError(f"--since {text}: write 2026-01-31 or 2026-01-31T12:00:00Z") from error
+    utc = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    return utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _lines(found: "list[tuple[int, Entry]]") -> Iterator[str]:
+    for number, entry in found:
+        fields = " ".join(
+            f"{key}={','.join(value) if isinstance(value, tuple) else value}"
+            for key, value in entry.fields.items()
+        )
+        of = f"  {entry.job}" if entry.job else ""
+        yield f"{number:>6}  {entry.time}  {entry.kind:22}{of}  {fields}".rstrip()

@@ -1,0 +1,66 @@
+"""The ledger of a run: what leaves the masked domain, as entries of the node's audit log.
+
+An opening is an entry before it happens: what, after which step, to whom, by which key of the job,
+how many numbers. An evaluator adds afterwards a digest of what it knows of them (`Session.mac`):
+whoever holds the node's log key can show later that a value is the one that was opened, and nobody
+else learns anything from it. The dealer learns no value, and its entries say what it took part in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpc_train.jobs.audience import audience, linkage_disclosures
+from mpc_train.jobs.outputs import clause
+from parties.audit.entries import Kind
+from protocols.arrays import Words
+from protocols.shares.reveal import Output
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+    from parties.agreement.session import Session
+
+JOINED = "joined"
+"""The number of records that owners have in common, of which no gate is asked."""
+
+
+class RunLedger:
+    """What the reveal gate of one run is given. Its entries are durable when its methods return."""
+
+    def __init__(self, session: Session, job: Job) -> None:
+        self._session, self._job = session, job
+
+    def opening(self, output: Output, values: int) -> None:
+        """Raises AuditError where it cannot be written: nothing has left then."""
+        self._session.record(
+            Kind.OPENING,
+            output=output.name,
+            step=output.step,
+            to=audience(self._job, output.name),
+            clause=clause(self._job, output.name),
+            values=values,
+        )
+
+    def opened(self, output: Output, words: Words) -> None:
+        data = words.astype("<i8").tobytes()
+        self._session.record(
+            Kind.OPENED, output=output.name, step=output.step, digest=self._session.mac(data)
+        )
+
+    def refused(self, output: Output) -> None:
+        self._session.record(Kind.OPENING_REFUSED, output=output.name, step=output.step)
+
+    def linking(self) -> None:
+        """What the linkage of records discloses by itself, before it does."""
+        for names, what in linkage_disclosures(self._job):
+            self._session.record(
+                Kind.OPENING,
+                output=what,
+                step=0,
+                to=names,
+                clause="data.join" if self._job.data.join is not None else "data.check_duplicates",
+            )
+
+    def linked(self, rows: int) -> None:
+        digest = self._session.mac(rows.to_bytes(8, "little"))
+        self._session.record(Kind.OPENED, output=JOINED, step=0, digest=digest)

@@ -1,0 +1,124 @@
+"""What an audit log says: entries of a closed list of kinds, with fields that hold no secret.
+
+An entry says what happened, when, and in which job. Fields are words, numbers and names; no cell,
+value, share, key or passphrase is ever one of them, and no error's text, which may hold paths or
+depend on data: errors stand there by their code.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from parties.errors import (
+    AuditError,
+    AuditTamperedError,
+    PassphraseError,
+    RetiredKeyError,
+    VaultError,
+)
+from protocols.errors import AuthenticationError, EnvelopeError, HandshakeError
+
+Value = str | int | bool | None | tuple[str, ...]
+MAX_ENTRY_BYTES = 1 << 16
+
+
+class Kind(StrEnum):
+    """The closed list; a log with another kind is of a later release."""
+
+    LOG_BEGUN = "log-begun"
+    LOG_KEY = "log-key"
+    """The log's key was wrapped, at first or anew; `sha256` of the file that holds it is public."""
+    LOG_TORN = "log-torn"
+    """The last entry was incomplete, after a crash, and was cut off: `bytes` of it."""
+    CLOCK_BACK = "clock-back"
+    """The clock said an earlier time than at the entry before."""
+    IDENTITY_OPENED = "identity-opened"
+    AUTHENTICATION_FAILED = "authentication-failed"
+    UNEXPECTED_PEER = "unexpected-peer"
+    DECRYPTION_FAILED = "decryption-failed"
+    RETIRED_KEY_USED = "retired-key-used"
+    RUN_PROPOSED = "run-proposed"
+    JOB_APPROVED = "job-approved"
+    """Why this node may sign: the digest in its file, an approver, or a person."""
+    RUN_REFUSED = "run-refused"
+    RUN_SIGNED = "run-signed"
+    CHECKPOINT_RECEIVED = "checkpoint-received"
+    """Another node's checkpoint; the note itself is public and stands beside the entry."""
+    LOG_CONTRADICTED = "log-contradicted"
+    """Another node's log does not go on from a checkpoint that this node holds."""
+    RUN_STARTED = "run-started"
+    OPENING = "opening"
+    """A value is about to leave the masked domain."""
+    OPENED = "opened"
+    """It has; `digest` is an HMAC of it under a key of this log."""
+    OPENING_REFUSED = "opening-refused"
+    MODEL_SEALED = "model-sealed"
+    RUN_ENDED = "run-ended"
+    RUN_ABORTED = "run-aborted"
+    VAULT_IMPORT = "vault-import"
+    VAULT_EXPORT = "vault-export"
+    VAULT_ROTATE = "vault-rotate"
+    VAULT_SHRED = "vault-shred"
+    ALERT_FAILED = "alert-failed"
+
+
+ALARMING = frozenset(
+    {
+        Kind.AUTHENTICATION_FAILED,
+        Kind.UNEXPECTED_PEER,
+        Kind.DECRYPTION_FAILED,
+        Kind.RETIRED_KEY_USED,
+        Kind.RUN_REFUSED,
+        Kind.OPENING_REFUSED,
+        Kind.LOG_CONTRADICTED,
+    }
+)
+"""What somebody is told of at once (`alerts`)."""
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """time: UTC, ISO 8601 with milliseconds. job, digest: empty where it is about no job."""
+
+    time: str
+    kind: Kind
+    job: str = ""
+    digest: str = ""
+    fields: dict[str, Value] = {}
+
+    def encoded(self) -> bytes:
+        data = msgspec.json.encode(self)
+        if len(data) > MAX_ENTRY_BYTES:
+            raise AuditError(f"an entry has {len(data)} bytes, at most {MAX_ENTRY_BYTES}")
+        return data
+
+    def record(self, number: int) -> dict[str, object]:
+        """As it is shown to machines."""
+        return {"entry": number, **msgspec.to_builtins(self)}
+
+
+def read_entry(data: bytes) -> Entry:
+    """Raises AuditTamperedError for what is not an entry of this release."""
+    try:
+        return msgspec.json.decode(data, type=Entry)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise AuditTamperedError("is not an entry that this release knows") from error
+
+
+def kind_of(error: BaseException) -> Kind | None:
+    """What an error is to be logged as besides the end of what it ended; None: as nothing more."""
+    kinds: Mapping[type[BaseException], Kind] = {
+        AuthenticationError: Kind.AUTHENTICATION_FAILED,
+        HandshakeError: Kind.AUTHENTICATION_FAILED,
+        PassphraseError: Kind.AUTHENTICATION_FAILED,
+        RetiredKeyError: Kind.RETIRED_KEY_USED,
+        EnvelopeError: Kind.DECRYPTION_FAILED,
+    }
+    while True:
+        for one, kind in kinds.items():
+            if isinstance(error, one):
+                return kind
+        # The vault names the object, and has what went wrong as its cause.
+        if not isinstance(error, VaultError) or error.__cause__ is None:
+            return None
+        error = error.__cause__
