@@ -10,13 +10,13 @@ largest of them: the number of its rows if each counts alike, and 1 if rate time
 that a step forgets everything before it, and one of the owner's rows lies in the last batch. Others
 can subtract what their own rows add, so each owner counts its own.
 
-Exact are the c_s of SGD with momentum, Nesterov, decay and any schedule, and the schedule of rows.
-Assumed: for rules that divide by the root of a mean square, that root stays constant, at the least
-favourable constant where the decay is divided along with the gradient; gradients of all rows are
-equally large except for weights of classes and rows and for dropout, which are taken at their least
-favourable. Running means of a norm are sums of the same kind, and the smallest count is used.
-Gradients also forget by themselves, by curvature, to an extent that depends on the data (the
-argument `curvature` below computes the effect of a given one).
+The c_s of SGD with momentum, Nesterov, decay and any schedule are exact, and so is the schedule of
+rows. The rest is assumed. For rules that divide by the root of a mean square, that root stays
+constant, at the least favourable constant where the decay is divided along with the gradient.
+Gradients of all rows are equally large except for weights of classes and rows and for dropout,
+which are taken at their least favourable. Running means of a norm are sums of the same kind, and
+the smallest count is used. Curvature makes training forget as well, to an extent that depends on
+the data: the argument `curvature` below says how far, and `first_to_forget` gives the worst case.
 """
 
 from collections.abc import Callable, Iterable

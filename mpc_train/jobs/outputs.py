@@ -1,8 +1,8 @@
 """Everything that leaves a run, in one list, and the word in a node's `[rules]` that allows each.
 
 The outputs of a reveal gate are checked against this list when a run begins
-(`program.agreed_outputs`), and a node refuses an output for which no rule has a word. So nothing
-can leave without the consent of each organisation.
+(`run.phases.prepare.agreed_outputs`), and a node refuses an output for which no rule has a word. So
+nothing can leave without the consent of each organisation.
 """
 
 from typing import Literal, NamedTuple, get_args

@@ -3,7 +3,7 @@
 A term is one input that comes from one column. Its owner computes, from its own cells and public
 declarations,
 
-    u = (g(clip(x)) - center) / scale)^power,    g: identity, log or log1p,
+    u = ((g(clip(x)) - center) / scale)^power,    g: identity, log or log1p,
 
 or a bit for a level or a missing cell, or the number of a level. For scaled terms, center and scale
 follow from the declared range, so that |u| is at most about 1; the statistics of the data are

@@ -2,10 +2,10 @@
 
 1. The owners, who all evaluate, jointly make a key; every list is masked by all of them
    (`protocols.linkage.intersection`).
-2. If the holders learn the membership, each finds its rows that all have, and sorts them by their
-   tokens, an order that is the same at all. If nobody does, every evaluator permutes each list that
-   it passes on, in an order that the dealer knows too, so that rows can follow over shares
-   (`linkage.sharing`).
+2. If the holders learn the membership, each finds which of its rows all owners have, and sorts
+   them by their tokens, which gives the same order everywhere. If nobody does, every evaluator
+   permutes each list that it passes on, in an order that the dealer knows too, so that rows can
+   follow over shares (`linkage.sharing`).
 3. Everybody else is told the number of rows, on which the rest of the run depends.
 
 The dealer sees no list and no position; it learns only the number of joined rows.

@@ -4,11 +4,11 @@
     vault/table/admissions.3.chunks     the content
     vault/table/admissions.2.shredded   nothing: this version was destroyed
 
-An object is there once its header is: the chunks are durable before that, so that a crash, a full
-disk or Ctrl-C leaves no object, or the whole of it. To wrap a file key anew is to replace one small
-file. To shred an object is to destroy its header: without the file key the chunks say nothing,
-wherever copies of them are. A copy of the *header* in a backup opens as long as the key service
-has the key: rotate and retire the key as well.
+An object exists once its header exists. The chunks are durable before that, so a crash, a full disk
+or Ctrl-C leaves either no object or a complete one. Wrapping a file key anew replaces one small
+file. Shredding an object destroys its header: without the file key the chunks say nothing, wherever
+copies of them are. A copy of the *header* in a backup can be opened as long as the key service has
+the key: rotate and retire the key as well.
 """
 
 import contextlib

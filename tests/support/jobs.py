@@ -94,7 +94,7 @@ def duplicates_toml(rows: Mapping[str, int], most: int, more: str = "") -> str:
         label="ill",
         rows=rows,
         data=f'check_duplicates = {{ on = ["id"], {more}most = {most} }}',
-        train="epochs = 1\nbatch_size = 4\noptimizer = { learning_rate = 0.5 }",
+        train="epochs = 1\nbatch_size = 8\noptimizer = { learning_rate = 0.5 }",
     )
 
 
