@@ -1,6 +1,8 @@
 """`mpc-train vault`: what a node keeps, encrypted under its own key from the moment it comes in."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +28,7 @@ from mpc_train.commands.table_options import (
     ReadOption,
     given_source,
 )
+from mpc_train.errors import ConfigError
 
 if TYPE_CHECKING:
     from mpc_train.run.place import VaultPlace
@@ -73,6 +76,7 @@ def vault_import(
         from mpc_train.tables.loading.load import reporting as paced
         from mpc_train.tables.readers.staged import stage
         from mpc_train.tables.readers.tokenised import Tokenised
+        from mpc_train.tables.source import Source
 
         source = given_source(
             table,
@@ -83,19 +87,25 @@ def vault_import(
             date_format=date_format,
             date_pivot=date_pivot,
         )
-        store = _store(config, passphrase_file, passphrase_fd)
+        for key in ("rename", "recode", "drop_rows", "array_folder"):
+            if getattr(source, key) != getattr(Source(), key):
+                raise ConfigError(f"--read {key}=…: belongs into [data] of the node's file")
         view = ProgressView(enabled=output is Format.text)
-        with view.shown(), open_table(source) as opened, store.writing(TABLE, name) as out:
-            if faults := header_faults(opened, source.ignore):
-                raise DataError("\n  ".join(f"{table}: {fault}" for fault in faults))
-            report = paced(opened, lambda news: view.event("reading", dataclasses.asdict(news)))
-            try:
-                named = Tokenised(opened, tokenise, token_key(store)) if tokenise else opened
-                rows = stage(named, source, out, report)
-            except DataError as error:
-                raise DataError(f"{table}: {str(error).removeprefix(f'{table}: ')}") from error
-            columns = [column for column in opened.names if column not in source.ignore]
-        kept = store.newest(TABLE, name)
+        with _writing(config, passphrase_file, passphrase_fd) as store, view.shown():
+            # The table is closed, and compared with what was read, before the object is there.
+            with store.writing(TABLE, name) as out, open_table(source) as opened:
+                if faults := header_faults(opened, source.ignore):
+                    raise DataError("\n  ".join(f"{table}: {fault}" for fault in faults))
+                columns = [column for column in opened.names if column not in source.ignore]
+                if not columns:
+                    raise DataError(f"{table}: no column is left; ignore fewer")
+                report = paced(opened, lambda news: view.event("reading", dataclasses.asdict(news)))
+                try:
+                    named = Tokenised(opened, tokenise, token_key(store)) if tokenise else opened
+                    rows = stage(named, source, out, report)
+                except DataError as error:
+                    raise DataError(f"{table}: {str(error).removeprefix(f'{table}: ')}") from error
+            kept = store.newest(TABLE, name)
         if output is Format.json:
             emit(
                 {
@@ -182,18 +192,29 @@ def vault_export(
 ) -> None:
     """Write a table of the vault as CSV, in the clear, its cells as they were imported."""
     with reporting(output):
-        from mpc_train.errors import ConfigError
+        import polars
+
+        from mpc_train.errors import DataError
         from mpc_train.node.storage import TABLE
+        from mpc_train.tables.cells import is_cell
         from mpc_train.tables.readers.staged import StagedTable
         from parties.files import atomic_file
 
         store, rows = _store(config, passphrase_file, passphrase_fd), 0
+        title = f"vault:{name}"
         with store.open(TABLE, name, version) as content:
-            table = StagedTable(content.reader, content.size, f"vault:{name}")
+            table = StagedTable(content.reader, content.size, title)
             try:
                 with atomic_file(out, replace=False) as stream:
+                    polars.DataFrame(schema=list(table.names)).write_csv(stream)
                     for chunk in table.chunks(table.names):
-                        chunk.frame.write_csv(stream, include_header=not rows)
+                        for column, kind in chunk.frame.schema.items():
+                            if not is_cell(kind):
+                                raise DataError(
+                                    f"{title}: column {column!r} is of type {kind}, which CSV "
+                                    "cannot hold; a job reads it from the vault as it is"
+                                )
+                        chunk.frame.write_csv(stream, include_header=False)
                         rows += chunk.frame.height
             except OSError as error:
                 raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
@@ -247,19 +268,20 @@ def vault_rotate(
         from mpc_train.node.storage import open_key, open_store
         from mpc_train.run.node_config import load_node_config
         from mpc_train.run.place import VaultPlace
-        from parties.vault.store import entries_of
+        from parties.vault.store import entries_of, using
 
         node = load_node_config(config)
-        identity = identity_at(node.place, passphrase_file, passphrase_fd)
-        store = open_store(node.vault, identity)
-        if to:
-            new = open_key(VaultPlace(node.vault.folder, to, to_passphrase_file), identity)
-        else:
-            new = store.keys
-            if not _unfinished(entries_of(node.vault.folder), new.current):
-                new.rotate()
-        count = store.rewrap(new)
-        retired = new.retire(frozenset(entry.key_id for entry in entries_of(node.vault.folder)))
+        with using(node.vault.folder, alone=True):
+            identity = identity_at(node.place, passphrase_file, passphrase_fd)
+            store = open_store(node.vault, identity)
+            if to:
+                new = open_key(VaultPlace(node.vault.folder, to, to_passphrase_file), identity)
+            else:
+                new = store.keys
+                if not _unfinished(entries_of(node.vault.folder), new.current):
+                    new.rotate()
+            count = store.rewrap(new)
+            retired = new.retire(frozenset(entry.key_id for entry in entries_of(node.vault.folder)))
         if output is Format.json:
             emit({"status": "ok", "key": new.current, "rewrapped": count, "retired": retired})
             return
@@ -313,6 +335,17 @@ def _store(config: Path, passphrase_file: Path | None, passphrase_fd: int | None
 
     node = load_node_config(config)
     return open_store(node.vault, identity_at(node.place, passphrase_file, passphrase_fd))
+
+
+@contextlib.contextmanager
+def _writing(
+    config: Path, passphrase_file: Path | None, passphrase_fd: int | None
+) -> "Iterator[Store]":
+    """The vault, whose keys nobody rotates meanwhile; they are opened under the lock."""
+    from parties.vault.store import using
+
+    with using(_place(config).folder):
+        yield _store(config, passphrase_file, passphrase_fd)
 
 
 def _record(entry: "Entry") -> dict[str, Any]:
