@@ -5,13 +5,18 @@ import fcntl
 import json
 import threading
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import polars
 import pytest
 from typer.testing import CliRunner, Result
 
 from mpc_train.cli import app
+from mpc_train.commands.table_options import source_like
+from mpc_train.errors import ConfigError
+from mpc_train.jobs.job import Job
+from mpc_train.tables.source import Source
 from parties.keys.vault import FileVault
 
 PASSPHRASE = "correct horse"
@@ -210,8 +215,8 @@ def test_what_an_import_does_not_do_is_refused(home: Path) -> None:
         words = ("import", home / "t.csv", "never", "--delimiter", ";", "--read", f"{key}={value}")
         found = record(home, *words)
         assert found["exit"] == 3 and f"--read {key}=" in found["message"], found
-    words = ("import", home / "t.csv", "never", "--delimiter", ";", "--read")
-    found = record(home, *words, "ignore=['Alter', 'dose', 'note']")
+    rest = ("--delimiter", ";", "--read", "ignore=['Alter', 'dose', 'note']")
+    found = record(home, "import", home / "t.csv", "never", *rest)
     assert found["exit"] == 4 and "no column is left" in found["message"]
     assert not list((home / "home" / "vault").rglob("never*"))
 
@@ -223,7 +228,9 @@ def test_rotation_and_import_wait_for_each_other(
     home: Path, words: tuple[str, ...], held: int
 ) -> None:
     put(home, "waits")
-    given = (*words, home / "t.csv", "waits", "--delimiter", ";") if "import" in words else words
+    given: tuple[str | Path, ...] = words
+    if "import" in words:
+        given = (*words, home / "t.csv", "waits", "--delimiter", ";")
     found: list[dict[str, Any]] = []
     other = threading.Thread(target=lambda: found.append(record(home, *given)))
     with (home / "home" / "vault" / ".lock").open() as lock:
@@ -233,3 +240,10 @@ def test_rotation_and_import_wait_for_each_other(
         assert other.is_alive()
     other.join(60)
     assert len(found) == 1
+
+
+def test_predictions_do_not_guess_how_a_table_of_the_vault_was_written(home: Path) -> None:
+    config = home / "predict.toml"
+    config.write_text(CONFIG + '[data]\nstudy = { file = "vault:t1" }\n')
+    with pytest.raises(ConfigError, match="is in the vault"):
+        source_like(config, cast(Job, SimpleNamespace(name="study")), Source(str(home / "t.csv")))

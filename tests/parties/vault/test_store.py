@@ -383,7 +383,7 @@ def test_a_full_disk_is_the_faults_of_the_vault(
 ) -> None:
     with store.writing("table", "adm") as out:
         with open("/dev/full", "wb", buffering=0) as full:
-            monkeypatch.setattr(out._out, "_stream", full)  # type: ignore[attr-defined]
+            monkeypatch.setattr(out._out, "_stream", full)
             with pytest.raises(VaultError, match=r"vault: No space left on device"):
                 out.write(CONTENT)
         monkeypatch.undo()
