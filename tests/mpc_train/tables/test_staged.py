@@ -91,6 +91,28 @@ def test_a_csv_file_in_its_own_dialect(tmp_path: Path) -> None:
     )
 
 
+def test_forms_of_dates_that_the_vault_and_the_node_know(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x\n1\n")
+    said: dict[str, Any] = {
+        "date_format": "%d.%m.%y",
+        "date_formats": {"a": "%d/%m/%y", "b": "%Y"},
+        "date_pivot": 1930,
+        "date_pivots": {"a": 1910, "b": 1920},
+        "decimal": ",",
+        "thousands": ".",
+        "delimiter": ";",
+    }
+    vault = vault_with(imported(Source(str(path), **said)))
+    del said["delimiter"]
+    assert as_stored(Source("vault:adm"), vault) == Source("vault:adm", **said)
+    # What the node's file says of a column goes before what the vault knows.
+    own = Source("vault:adm", date_formats={"a": "%m/%d/%y"}, date_pivots={"a": 1950})
+    merged = as_stored(own, vault)
+    assert merged.date_formats == {"a": "%m/%d/%y", "b": "%Y"}
+    assert merged.date_pivots == {"a": 1950, "b": 1920}
+
+
 def test_formats_with_types(tmp_path: Path) -> None:
     frame = polars.DataFrame(
         {

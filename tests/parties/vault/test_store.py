@@ -406,3 +406,10 @@ def test_nobody_rotates_while_others_write(tmp_path: Path) -> None:
         assert not free(fcntl.LOCK_SH)
     assert free(fcntl.LOCK_EX)
     assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_an_object_in_the_place_of_another_kind(tmp_path: Path, store: Store) -> None:
+    keep(store, b"a model", kind="model")
+    shutil.copytree(tmp_path / "vault" / "model", tmp_path / "vault" / "table")
+    with pytest.raises(VaultError, match="is another object: model adm, version 1"):
+        content(store)
