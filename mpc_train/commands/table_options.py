@@ -70,6 +70,12 @@ def source_like(config: Path, job: "Job", table: "Source") -> "Source":
     from mpc_train.tables.spelling import name_of
 
     declared = load_node_config(config).source(job.name)
+    if declared.stored:
+        # Its decimal sign and dates are known to the vault only: a guess gives other numbers.
+        raise ConfigError(
+            f"{config}: the table of {job.name} is in the vault, which says how it was written, "
+            "not how this file is; say that with options (--decimal, --read) in place of --config"
+        )
     features = {name_of(feature.name) for feature in job.features}
     taken = {
         ours

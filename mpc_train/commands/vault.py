@@ -28,6 +28,7 @@ from mpc_train.commands.table_options import (
     ReadOption,
     given_source,
 )
+from mpc_train.errors import ConfigError
 
 if TYPE_CHECKING:
     from mpc_train.run.place import VaultPlace
@@ -76,6 +77,7 @@ def vault_import(
         from mpc_train.tables.loading.load import reporting as paced
         from mpc_train.tables.readers.staged import stage
         from mpc_train.tables.readers.tokenised import Tokenised
+        from mpc_train.tables.source import Source
         from parties.audit.entries import Kind
 
         source = given_source(
@@ -87,18 +89,24 @@ def vault_import(
             date_format=date_format,
             date_pivot=date_pivot,
         )
+        for key in ("rename", "recode", "drop_rows", "array_folder"):
+            if getattr(source, key) != getattr(Source(), key):
+                raise ConfigError(f"--read {key}=…: belongs into [data] of the node's file")
         view = ProgressView(enabled=output is Format.text)
         with _opened(config, passphrase_file, passphrase_fd, "vault import") as (store, audit):
-            with view.shown(), open_table(source) as opened, store.writing(TABLE, name) as out:
+            # The table is closed, and compared with what was read, before the object is there.
+            with view.shown(), store.writing(TABLE, name) as out, open_table(source) as opened:
                 if faults := header_faults(opened, source.ignore):
                     raise DataError("\n  ".join(f"{table}: {fault}" for fault in faults))
+                columns = [column for column in opened.names if column not in source.ignore]
+                if not columns:
+                    raise DataError(f"{table}: no column is left; ignore fewer")
                 report = paced(opened, lambda news: view.event("reading", dataclasses.asdict(news)))
                 try:
                     named = Tokenised(opened, tokenise, token_key(store)) if tokenise else opened
                     rows = stage(named, source, out, report)
                 except DataError as error:
                     raise DataError(f"{table}: {str(error).removeprefix(f'{table}: ')}") from error
-                columns = [column for column in opened.names if column not in source.ignore]
             kept = store.newest(TABLE, name)
             audit.append(
                 Kind.VAULT_IMPORT, {"object": kept.title, "rows": rows, "columns": len(columns)}
@@ -189,21 +197,32 @@ def vault_export(
 ) -> None:
     """Write a table of the vault as CSV, in the clear, its cells as they were imported."""
     with reporting(output):
-        from mpc_train.errors import ConfigError
+        import polars
+
+        from mpc_train.errors import DataError
         from mpc_train.node.storage import TABLE
+        from mpc_train.tables.cells import is_cell
         from mpc_train.tables.readers.staged import StagedTable
         from parties.audit.entries import Kind
         from parties.files import atomic_file
 
-        rows, opened = 0, _opened(config, passphrase_file, passphrase_fd, "vault export")
+        rows, title = 0, f"vault:{name}"
+        opened = _opened(config, passphrase_file, passphrase_fd, "vault export")
         with opened as (store, audit), store.open(TABLE, name, version) as content:
             # In the clear: it is in the log before it is on the disk.
             audit.append(Kind.VAULT_EXPORT, {"object": content.info.title})
-            table = StagedTable(content.reader, content.size, f"vault:{name}")
+            table = StagedTable(content.reader, content.size, title)
             try:
                 with atomic_file(out, replace=False) as stream:
+                    polars.DataFrame(schema=list(table.names)).write_csv(stream)
                     for chunk in table.chunks(table.names):
-                        chunk.frame.write_csv(stream, include_header=not rows)
+                        for column, kind in chunk.frame.schema.items():
+                            if not is_cell(kind):
+                                raise DataError(
+                                    f"{title}: column {column!r} is of type {kind}, which CSV "
+                                    "cannot hold; a job reads it from the vault as it is"
+                                )
+                        chunk.frame.write_csv(stream, include_header=False)
                         rows += chunk.frame.height
             except OSError as error:
                 raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
@@ -280,31 +299,32 @@ def vault_rotate(
         from parties.audit.log import log_folder
         from parties.audit.reading import key_id_of
         from parties.vault.rotation import move, rotate
-        from parties.vault.store import Store
+        from parties.vault.store import Store, using
 
         node = load_node_config(config)
-        identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
-        old = open_key(node.vault, identity)
-        store = Store(node.vault.folder, node.place.name, old)
-        other = VaultPlace(node.vault.folder, to, to_passphrase_file)
-        new = open_key(other, identity) if to else old
-        # A rotation that broke off may have moved the log's key already: it is the last to move.
-        moved = key_id_of(log_folder(node.place.home, node.place.name)) == new.current
-        keys = new if to and moved else old
-        with logbook(node.place, node.audit, identity, keys, "vault rotate") as audit:
+        with using(node.vault.folder, alone=True):
+            identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
+            old = open_key(node.vault, identity)
+            store = Store(node.vault.folder, node.place.name, old)
+            other = VaultPlace(node.vault.folder, to, to_passphrase_file)
+            new = open_key(other, identity) if to else old
+            # A rotation that broke off may have moved the log's key, which is the last, already.
+            moved = key_id_of(log_folder(node.place.home, node.place.name)) == new.current
+            keys = new if to and moved else old
+            with logbook(node.place, node.audit, identity, keys, "vault rotate") as audit:
 
-            def of_the_log() -> frozenset[str]:
-                audit.rewrap(keys, new)
-                return frozenset([audit.key_id])
+                def of_the_log() -> frozenset[str]:
+                    audit.rewrap(keys, new)
+                    return frozenset([audit.key_id])
 
-            if to:
-                done = move(store, new, also=of_the_log)
-            else:
-                done = rotate(store, keep_old=keep_old, also=of_the_log)
-            audit.append(
-                Kind.VAULT_ROTATE,
-                {"key": done.key, "objects": done.rewrapped, "destroyed": done.retired},
-            )
+                if to:
+                    done = move(store, new, also=of_the_log)
+                else:
+                    done = rotate(store, keep_old=keep_old, also=of_the_log)
+                audit.append(
+                    Kind.VAULT_ROTATE,
+                    {"key": done.key, "objects": done.rewrapped, "destroyed": done.retired},
+                )
         if output is Format.json:
             emit({"status": "ok", **dataclasses.asdict(done)})
             return
@@ -362,13 +382,15 @@ def _opened(
     from mpc_train.node.logbook import logbook
     from mpc_train.node.storage import open_key
     from mpc_train.run.node_config import load_node_config
-    from parties.vault.store import Store
+    from parties.vault.store import Store, using
 
     node = load_node_config(config)
-    identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
-    keys = open_key(node.vault, identity)
-    with logbook(node.place, node.audit, identity, keys, verb) as audit:
-        yield Store(node.vault.folder, node.place.name, keys), audit
+    # Nobody rotates the keys meanwhile: they are opened under the lock.
+    with using(node.vault.folder):
+        identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
+        keys = open_key(node.vault, identity)
+        with logbook(node.place, node.audit, identity, keys, verb) as audit:
+            yield Store(node.vault.folder, node.place.name, keys), audit
 
 
 def _record(entry: "Entry") -> dict[str, Any]:

@@ -150,7 +150,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         """The directory to which paths of arrays are relative; None if nothing says it."""
         if self.array_folder:
             return Path(self.array_folder)
-        return Path(self.file).parent if self.file else None
+        return Path(self.file).parent if self.file and not self.stored else None
 
     @property
     def file_format(self) -> FileFormat | Literal["vault"]:
@@ -195,6 +195,12 @@ def check_source(source: Source) -> None:
         raise SourceProblem([("file", "write the path of a data file, or a url with a query")])
     checks = (_texts, _foreign, _database if source.url else _dialect, _dates)
     if faults := [fault for check in checks for fault in check(source)]:
+        raise SourceProblem(faults)
+
+
+def check_texts(source: Source) -> None:
+    """Raise SourceProblem with the contradictions between names and cells alone."""
+    if faults := list(_texts(source)):
         raise SourceProblem(faults)
 
 

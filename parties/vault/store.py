@@ -15,15 +15,16 @@ import contextlib
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from parties.errors import VaultError
-from parties.files import atomic_file, private_directory, read_bounded, write_atomic
+from parties.errors import KeyServiceError, VaultError
+from parties.files import atomic_file, private_directory, write_atomic
 from parties.keys.identity import reason
 from parties.keys.services.service import KeyService
 from protocols.errors import EnvelopeError
@@ -64,8 +65,9 @@ class Store:
             info = ObjectInfo(self._node, kind, name, version, job, created)
             path = folder / f"{name}.{version}"
             with atomic_file(path.with_name(path.name + CHUNKS)) as stream:
+                out = cast("BinaryIO", _Chunks(stream, self.folder))
                 with _named(path):
-                    header, content = stored.seal_object(stream, info, self.keys)
+                    header, content = stored.seal_object(out, info, self.keys)
                 yield content
                 content.finish()
             # From here on it is there.
@@ -76,7 +78,7 @@ class Store:
         path = self._path(kind, name, version)
         with _named(path):
             header, info = self._own(path)
-            stream = path.with_name(path.name + CHUNKS).open("rb")
+            stream = _regular(path.with_name(path.name + CHUNKS))
             try:
                 size = os.fstat(stream.fileno()).st_size
                 reader = stored.open_object(header, stream, size, self.keys)
@@ -96,14 +98,8 @@ class Store:
         path = self._path(kind, name, version)
         with self._changing(kind, name), _named(path):
             _, info = self._own(path)
-            header = path.with_name(path.name + HEADER)
             write_atomic(path.with_name(path.name + SHREDDED), b"", replace=True)
-            with header.open("r+b") as stream:
-                stream.write(bytes(os.fstat(stream.fileno()).st_size))
-                stream.flush()
-                os.fsync(stream.fileno())
-            header.unlink()
-            path.with_name(path.name + CHUNKS).unlink()
+            _destroy(path)
         return info
 
     def rewrap(self, new: KeyService, told: Callable[[Entry], None] | None = None) -> int:
@@ -116,7 +112,7 @@ class Store:
         for path in _paths(self.folder):
             with self._changing(path.parent.name, _parted(path)[0]), _named(path):
                 header, _ = self._own(path)
-                if header.key_id == new.current:
+                if self._wrapped(header, new):
                     continue
                 changed = stored.rewrap(header, self.keys, new)
                 write_atomic(path.with_name(path.name + HEADER), changed.framed())
@@ -124,6 +120,19 @@ class Store:
             if told is not None:
                 told(_entry(path))
         return count
+
+    def _wrapped(self, header: container.Header, new: KeyService) -> bool:
+        """Whether the current key of `new` wraps this file key already. Two services may call their
+        keys the same, as two files of keys do: only one of them opens it."""
+        if header.key_id != new.current:
+            return False
+        if new is self.keys:
+            return True
+        try:
+            new.unwrap(header.key_id, header.wrapped_key, header.wrap_info)
+        except KeyServiceError:
+            return False
+        return True
 
     def _own(self, path: Path) -> tuple[container.Header, ObjectInfo]:
         """The header of an object of this node's; raises EnvelopeError for another's."""
@@ -136,7 +145,7 @@ class Store:
         _check(kind, "a kind")
         _check(name, "a name")
         folder = self.folder / kind
-        there = _versions(folder, name, HEADER)
+        there = set(_versions(folder, name, HEADER)) - set(_versions(folder, name, SHREDDED))
         if not there or (version and version not in there):
             which = f"version {version} of " if version and there else ""
             shredded = version and version in _versions(folder, name, SHREDDED)
@@ -155,11 +164,16 @@ class Store:
             raise VaultError(f"the vault {self.folder}: {reason(error)}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            for version in set(_versions(folder, name, SHREDDED)):
+                # To shred begins with this mark: what is behind it goes, whenever that broke off.
+                _destroy(folder / f"{name}.{version}")
             for version in set(_versions(folder, name, CHUNKS)) - set(
                 _versions(folder, name, HEADER)
             ):
                 # A crash came between the two, when this was written or shredded.
                 (folder / f"{name}.{version}{CHUNKS}").unlink()
+            for left in folder.glob(f".{name}.*.tmp"):
+                left.unlink()  # of a writer that was killed
             yield folder
         except OSError as error:
             raise VaultError(f"the vault {self.folder}: {reason(error)}") from error
@@ -167,14 +181,49 @@ class Store:
             os.close(lock)
 
 
+@contextlib.contextmanager
+def using(folder: Path, *, alone: bool = False) -> Iterator[None]:
+    """Hold the vault while its key service is open to write, or `alone`, to rotate.
+
+    Rotation destroys keys that no object needs: an import that opened the old ones must end before.
+    Others wait; the lock ends with the process.
+    """
+    try:
+        private_directory(folder)
+        lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise VaultError(f"the vault {folder}: {reason(error)}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
+
+
 def entries_of(folder: Path) -> list[Entry]:
     """All objects of a vault by kind, name and version; no key is used, and nothing is verified."""
     return [_entry(path) for path in _paths(folder)]
 
 
+def _destroy(path: Path) -> None:
+    """Overwrite and delete the header of an object, then its chunks; what is gone already is."""
+    header = path.with_name(path.name + HEADER)
+    with contextlib.suppress(FileNotFoundError):
+        with header.open("r+b") as stream:
+            stream.write(bytes(os.fstat(stream.fileno()).st_size))
+            stream.flush()
+            os.fsync(stream.fileno())
+        header.unlink()
+    path.with_name(path.name + CHUNKS).unlink(missing_ok=True)
+
+
 def _paths(folder: Path) -> list[Path]:
-    """Every object's path without its end."""
-    found = [(path.parent.name, *_parted(path)) for path in folder.glob(f"*/*{HEADER}")]
+    """Every object's path without its end; not of what is half shredded."""
+    found = [
+        (path.parent.name, *_parted(path))
+        for path in folder.glob(f"*/*{HEADER}")
+        if not path.with_name(path.name.removesuffix(HEADER) + SHREDDED).exists()
+    ]
     return [folder / kind / f"{name}.{version}" for kind, name, version in sorted(found)]
 
 
@@ -187,11 +236,34 @@ def _entry(path: Path) -> Entry:
 
 def _header(path: Path) -> tuple[container.Header, ObjectInfo]:
     """The header of an object, which is what its place says; raises EnvelopeError."""
-    data = read_bounded(path.with_name(path.name + HEADER), MAX_HEADER_BYTES)
+    with _regular(path.with_name(path.name + HEADER)) as stream:
+        data = stream.read(MAX_HEADER_BYTES + 1)
     header, info = stored.read_header(data)
     if (info.kind, info.name, info.version) != (path.parent.name, *_parted(path)):
         raise EnvelopeError(f"is another object: {info.title}")
     return header, info
+
+
+def _regular(path: Path) -> BinaryIO:
+    """Open a file; raises EnvelopeError for a pipe or a device in its place, without waiting."""
+    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise EnvelopeError(f"{path.suffix} is not a file")
+    return stream
+
+
+class _Chunks:
+    """Where chunks go; a full disk is the vault's fault, not one of what the caller reads from."""
+
+    def __init__(self, stream: BinaryIO, folder: Path) -> None:
+        self._stream, self._folder = stream, folder
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._stream.write(data)
+        except OSError as error:
+            raise VaultError(f"the vault {self._folder}: {reason(error)}") from error
 
 
 @dataclass

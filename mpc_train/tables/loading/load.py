@@ -39,7 +39,7 @@ from mpc_train.tables.readers.renamed import in_words_of_the_job
 from mpc_train.tables.readers.staged import Content, StagedTable, as_written, read_head
 from mpc_train.tables.reading import Progress, Table
 from mpc_train.tables.schema import Schema
-from mpc_train.tables.source import Source, label_of
+from mpc_train.tables.source import Source, SourceProblem, check_texts, label_of
 from mpc_train.tables.typed import TypedTable
 
 MAX_TIMES = 4
@@ -229,11 +229,18 @@ def open_table(
 
 
 def as_stored(source: Source, vault: Vault | None) -> Source:
-    """The source with what its table in the vault says of how cells are written."""
+    """The source with what its table in the vault says of how cells are written; raises DataError
+    where the two do not go together."""
     if not source.stored:
         return source
     with _content(source, vault) as content:
-        return as_written(source, read_head(content.reader, source.file)[0])
+        written = as_written(source, read_head(content.reader, source.file)[0])
+    try:
+        check_texts(written)  # 1,0 and 1 are one cell only where the comma is the decimal sign
+    except SourceProblem as problem:
+        said = "\n  ".join(f"{key}: {message}" for key, message in problem.faults)
+        raise DataError(f"{source.file}: {said}") from problem
+    return written
 
 
 def _content(source: Source, vault: Vault | None) -> AbstractContextManager[Content]:

@@ -1,7 +1,9 @@
 """Whether a file changed while it was read."""
 
+import errno
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,11 @@ class Fingerprint:
 
     @classmethod
     def of(cls, path: Path) -> "Fingerprint":
-        """Read the file at `path` once; raises OSError."""
+        """Read the file at `path` once; raises OSError, also for a pipe or a device, which may
+        never end and cannot be read twice."""
+        kind = os.stat(path).st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            raise OSError(errno.EINVAL, "a pipe or a device; write the table to a file")
         with path.open("rb") as file:
             before = os.fstat(file.fileno())
             digest = hashlib.file_digest(file, "sha256").digest()

@@ -23,6 +23,7 @@ MAGIC = b"mpc-train table 1\n"
 MAX_HEAD_BYTES = 1 << 26
 MAX_CHUNK_BYTES = 1 << 31
 _PLACES = "places"
+_UNREADABLE = (polars.exceptions.PolarsError, polars.exceptions.PanicException)
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -114,13 +115,15 @@ class StagedTable:
                 raise DataError(f"{self._label}: a chunk of rows is cut off")
             try:
                 frame = polars.read_ipc(io.BytesIO(data), columns=columns)
-            except polars.exceptions.PolarsError as error:
+                places = frame.get_column(_PLACES)
+            except (*_UNREADABLE, OSError, ValueError, MemoryError) as error:
                 raise DataError(f"{self._label}: a chunk of rows cannot be read") from error
-            places = frame.get_column(_PLACES).to_numpy()
+            if places.dtype != polars.Int64 or places.null_count():
+                raise DataError(f"{self._label}: a chunk of rows does not say where they were")
             frame = frame.select(columns[1:])
             frame.columns = list(wanted)
             done += 8 + length
-            yield Chunk(frame, places, done)
+            yield Chunk(frame, places.to_numpy(), done)
 
 
 def read_head(content: BinaryIO, label: str) -> tuple[Head, int]:

@@ -1,13 +1,22 @@
 """`mpc-train vault`: what a data engineer does with it, and what it says."""
 
+import datetime
+import fcntl
 import json
+import threading
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import polars
 import pytest
 from typer.testing import CliRunner, Result
 
 from mpc_train.cli import app
+from mpc_train.commands.table_options import source_like
+from mpc_train.errors import ConfigError
+from mpc_train.jobs.job import Job
+from mpc_train.tables.source import Source
 from parties.keys.vault import FileVault
 
 PASSPHRASE = "correct horse"
@@ -159,3 +168,82 @@ def test_identifiers_become_tokens(home: Path) -> None:
     wrong = record(home, "import", table, "people", "--tokenise", "Patient")
     assert wrong["exit"] == 4
     assert wrong["message"] == f"{table}: line 1: there is no column 'Patient'"
+
+
+def test_a_table_that_changes_while_it_is_read_leaves_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mpc_train.tables.readers import staged
+
+    table = home / "grows.csv"
+    table.write_text("a,b\n1,2\n")
+    stage = staged.stage
+
+    def meanwhile(*given: Any) -> int:
+        rows = stage(*given)
+        table.write_text("a,b\n1,3\n")
+        return rows
+
+    monkeypatch.setattr(staged, "stage", meanwhile)
+    found = record(home, "import", table, "grows")
+    assert found["exit"] == 4 and "changed while it was read" in found["message"]
+    assert not list((home / "home" / "vault").rglob("grows*"))
+
+
+def test_an_export_has_a_header_and_what_csv_holds(home: Path) -> None:
+    none, lists = home / "none.parquet", home / "lists.parquet"
+    frame = polars.DataFrame({"a": [1], "day": [datetime.date(2020, 1, 2)]})
+    frame.clear().write_parquet(none)
+    frame.with_columns(pixels=polars.Series([[1, 2]])).write_parquet(lists)
+    for name, table in {"none": none, "lists": lists}.items():
+        assert record(home, "import", table, name)["exit"] == 0
+    assert record(home, "export", "none", "--out", home / "none.out")["rows"] == 0
+    assert (home / "none.out").read_text() == "a,day\n"
+    found = record(home, "export", "lists", "--out", home / "lists.out")
+    assert found["exit"] == 4
+    assert "vault:lists: column 'pixels' is of type List(Int64)" in found["message"]
+    assert not (home / "lists.out").exists()
+
+
+def test_what_an_import_does_not_do_is_refused(home: Path) -> None:
+    for key, value in {
+        "rename": "{Alter='age'}",
+        "recode": "{note={x='y'}}",
+        "drop_rows": "['missing-label']",
+        "array_folder": "x",
+    }.items():
+        words = ("import", home / "t.csv", "never", "--delimiter", ";", "--read", f"{key}={value}")
+        found = record(home, *words)
+        assert found["exit"] == 3 and f"--read {key}=" in found["message"], found
+    rest = ("--delimiter", ";", "--read", "ignore=['Alter', 'dose', 'note']")
+    found = record(home, "import", home / "t.csv", "never", *rest)
+    assert found["exit"] == 4 and "no column is left" in found["message"]
+    assert not list((home / "home" / "vault").rglob("never*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "held"), [(("rotate",), fcntl.LOCK_SH), (("import",), fcntl.LOCK_EX)]
+)
+def test_rotation_and_import_wait_for_each_other(
+    home: Path, words: tuple[str, ...], held: int
+) -> None:
+    put(home, "waits")
+    given: tuple[str | Path, ...] = words
+    if "import" in words:
+        given = (*words, home / "t.csv", "waits", "--delimiter", ";")
+    found: list[dict[str, Any]] = []
+    other = threading.Thread(target=lambda: found.append(record(home, *given)))
+    with (home / "home" / "vault" / ".lock").open() as lock:
+        fcntl.flock(lock, held)
+        other.start()
+        other.join(1.5)
+        assert other.is_alive()
+    other.join(60)
+    assert len(found) == 1
+
+
+def test_predictions_do_not_guess_how_a_table_of_the_vault_was_written(home: Path) -> None:
+    config = home / "predict.toml"
+    config.write_text(CONFIG + '[data]\nstudy = { file = "vault:t1" }\n')
+    with pytest.raises(ConfigError, match="is in the vault"):
+        source_like(config, cast(Job, SimpleNamespace(name="study")), Source(str(home / "t.csv")))

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,28 @@ def test_a_csv_file_in_its_own_dialect(tmp_path: Path) -> None:
             vault_with(imported(Source(str(path), **DIALECT, **DATES))),
         ),
     )
+
+
+def test_forms_of_dates_that_the_vault_and_the_node_know(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x\n1\n")
+    said: dict[str, Any] = {
+        "date_format": "%d.%m.%y",
+        "date_formats": {"a": "%d/%m/%y", "b": "%Y"},
+        "date_pivot": 1930,
+        "date_pivots": {"a": 1910, "b": 1920},
+        "decimal": ",",
+        "thousands": ".",
+        "delimiter": ";",
+    }
+    vault = vault_with(imported(Source(str(path), **said)))
+    del said["delimiter"]
+    assert as_stored(Source("vault:adm"), vault) == Source("vault:adm", **said)
+    # What the node's file says of a column goes before what the vault knows.
+    own = Source("vault:adm", date_formats={"a": "%m/%d/%y"}, date_pivots={"a": 1950})
+    merged = as_stored(own, vault)
+    assert merged.date_formats == {"a": "%m/%d/%y", "b": "%Y"}
+    assert merged.date_pivots == {"a": 1950, "b": 1920}
 
 
 def test_formats_with_types(tmp_path: Path) -> None:
@@ -186,3 +209,60 @@ def test_what_a_source_may_say_of_a_table_in_the_vault(tmp_path: Path) -> None:
             check_source(Source(name))
     with pytest.raises(DataError, match="does not open the vault"):
         load(Source("vault:adm"), SCHEMA, names=("a",))
+
+
+def with_chunk(frame: polars.DataFrame) -> StagedTable:
+    """A table of one column whose only chunk is `frame`."""
+    head = b'{"names":["x"],"place":"row","header_place":"","written":{}}'
+    held = io.BytesIO()
+    frame.write_ipc(held)
+    chunk = held.getvalue()
+    content = MAGIC + len(head).to_bytes(4, "big") + head + len(chunk).to_bytes(8, "big") + chunk
+    return StagedTable(io.BytesIO(content), len(content), "vault:adm")
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"0": [1]},
+        {"places": [1]},
+        {"places": ["1"], "0": [1]},
+        {"places": [1.0], "0": [1]},
+        {"places": [None, 1], "0": [1, 2]},
+    ],
+)
+def test_chunks_of_another_version(columns: dict[str, list[Any]]) -> None:
+    assert len(list(with_chunk(polars.DataFrame({"places": [1], "0": [5]})).chunks(("x",)))) == 1
+    with pytest.raises(DataError, match="vault:adm: a chunk of rows"):
+        list(with_chunk(polars.DataFrame(columns)).chunks(("x",)))
+
+
+def test_recoded_cells_that_are_one_under_the_decimal_sign_of_the_import(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(TEXT)
+    codes = {"b": {"1": "x", "1,0": "y"}}
+    plain = Source(str(path), **DIALECT, recode=codes)
+    with pytest.raises(SourceProblem, match="are the same cell"):
+        check_source(plain)
+    kept = Source("vault:adm", recode=codes)
+    check_source(kept)
+    vault = vault_with(imported(Source(str(path), **DIALECT)))
+    with pytest.raises(DataError, match=r"vault:adm: recode.b: .* are the same cell"):
+        as_stored(kept, vault)
+
+
+def test_arrays_of_a_table_in_the_vault_are_not_looked_for_where_the_node_was_started() -> None:
+    assert Source("vault:adm").folder_of_arrays is None
+    assert Source("vault:adm", array_folder="/images").folder_of_arrays == Path("/images")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_is_no_table(tmp_path: Path, kind: str) -> None:
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "pipe"
+    if kind == "pipe":
+        os.mkfifo(path)
+    with (
+        pytest.raises(DataError, match="a pipe or a device"),
+        open_table(Source(str(path), format="csv")),
+    ):
+        pass

@@ -73,7 +73,7 @@ def said_acceptances(folder: Path) -> list[control.Accept]:
     node._program = SimpleNamespace(prepare=lambda body, roles: bytes(32))
     node._stop = SimpleNamespace(check=lambda what: None)
     node._connect = lambda: None
-    node._check = lambda first: (contract, {"ann": VAULT.card})
+    node._check = lambda first: (contract, dict.fromkeys(contract.roles.nodes, VAULT.card))
     node._event = lambda kind, **fields: None
     with pytest.raises(EnoughSeen):
         node._run()

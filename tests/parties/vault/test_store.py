@@ -1,5 +1,6 @@
 """The vault: objects that open as what they were kept as, survive crashes, and can be destroyed."""
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from parties.keys.services.file_service import FileService
 from parties.keys.services.identity_service import IdentityService
 from parties.keys.services.service import KeyService
 from parties.keys.vault import MemoryVault
-from parties.vault.store import Store, entries_of
+from parties.vault.store import Store, entries_of, using
 from protocols.errors import EnvelopeError
 
 ANN, BOB = MemoryVault.generate("ann"), MemoryVault.generate("bob")
@@ -315,3 +316,101 @@ def test_a_vault_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "vault").write_text("a file stands in the way")
     with pytest.raises(VaultError, match="the vault"):
         keep(Store(tmp_path / "vault", "ann", IdentityService(ANN)))
+
+
+def test_two_files_of_keys_call_their_keys_the_same(tmp_path: Path) -> None:
+    old = FileService.create(tmp_path / "old.keys", PASSPHRASE)
+    new = FileService.create(tmp_path / "new.keys", PASSPHRASE)
+    assert old.current == new.current
+    store = Store(tmp_path / "vault", "ann", old)
+    keep(store, b"one", "a")
+    keep(store, b"two", "b")
+    assert store.rewrap(new) == 2
+    assert store.rewrap(new) == 0
+    moved = Store(tmp_path / "vault", "ann", new)
+    assert [content(moved, name) for name in "ab"] == [b"one", b"two"]
+    with pytest.raises(KeyServiceError):
+        content(store, "a")
+
+
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path, store: Store) -> None:
+    keep(store, b"first")
+    folder = tmp_path / "vault" / "table"
+    for left in (".adm.2.chunks.x.tmp", ".adm.2.header.x.tmp", ".other.1.chunks.x.tmp"):
+        (folder / left).write_bytes(b"half")
+    keep(store, b"second")
+    assert [path.name for path in folder.glob("*.tmp")] == [".other.1.chunks.x.tmp"]
+
+
+@pytest.mark.parametrize("header", ["whole", "zeros", "gone"])
+def test_shredding_that_broke_off(tmp_path: Path, store: Store, header: str) -> None:
+    keep(store, b"first")
+    keep(store, b"second")
+    folder = tmp_path / "vault" / "table"
+    (folder / "adm.2.shredded").touch()
+    path = folder / "adm.2.header"
+    path.write_bytes(path.read_bytes() if header == "whole" else bytes(path.stat().st_size))
+    if header == "gone":
+        path.unlink()
+    # A header that is half destroyed hides neither itself nor the others.
+    assert versions(tmp_path / "vault") == [("adm", 1)]
+    assert content(store) == b"first"
+    with pytest.raises(VaultError, match="it was shredded"):
+        content(store, version=2)
+    keep(store, b"third")
+    assert ends(folder) == [
+        "adm.1.chunks",
+        "adm.1.header",
+        "adm.2.shredded",
+        "adm.3.chunks",
+        "adm.3.header",
+    ]
+
+
+@pytest.mark.parametrize("end", ["header", "chunks"])
+def test_a_pipe_in_place_of_a_file_makes_nobody_wait(
+    tmp_path: Path, store: Store, end: str
+) -> None:
+    keep(store, b"first")
+    path = tmp_path / "vault" / "table" / f"adm.1.{end}"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(VaultError, match=f".{end} is not a file"):
+        content(store)
+
+
+def test_a_full_disk_is_the_faults_of_the_vault(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.writing("table", "adm") as out:
+        with open("/dev/full", "wb", buffering=0) as full:
+            monkeypatch.setattr(out._out, "_stream", full)
+            with pytest.raises(VaultError, match=r"vault: No space left on device"):
+                out.write(CONTENT)
+        monkeypatch.undo()
+
+
+def test_nobody_rotates_while_others_write(tmp_path: Path) -> None:
+    folder = tmp_path / "vault"
+
+    def free(how: int) -> bool:
+        with open(folder / ".lock") as lock:
+            try:
+                fcntl.flock(lock, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    with using(folder):
+        assert free(fcntl.LOCK_SH) and not free(fcntl.LOCK_EX)
+    with using(folder, alone=True):
+        assert not free(fcntl.LOCK_SH)
+    assert free(fcntl.LOCK_EX)
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_an_object_in_the_place_of_another_kind(tmp_path: Path, store: Store) -> None:
+    keep(store, b"a model", kind="model")
+    shutil.copytree(tmp_path / "vault" / "model", tmp_path / "vault" / "table")
+    with pytest.raises(VaultError, match="is another object: model adm, version 1"):
+        content(store)
