@@ -23,7 +23,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from parties.errors import KeyServiceError, VaultError
+from parties.errors import VaultError
 from parties.files import atomic_file, private_directory, write_atomic
 from parties.keys.identity import reason
 from parties.keys.services.service import KeyService
@@ -112,7 +112,7 @@ class Store:
         for path in _paths(self.folder):
             with self._changing(path.parent.name, _parted(path)[0]), _named(path):
                 header, _ = self._own(path)
-                if self._wrapped(header, new):
+                if header.key_id == new.current:
                     continue
                 changed = stored.rewrap(header, self.keys, new)
                 write_atomic(path.with_name(path.name + HEADER), changed.framed())
@@ -120,19 +120,6 @@ class Store:
             if told is not None:
                 told(_entry(path))
         return count
-
-    def _wrapped(self, header: container.Header, new: KeyService) -> bool:
-        """Whether the current key of `new` wraps this file key already. Two services may call their
-        keys the same, as two files of keys do: only one of them opens it."""
-        if header.key_id != new.current:
-            return False
-        if new is self.keys:
-            return True
-        try:
-            new.unwrap(header.key_id, header.wrapped_key, header.wrap_info)
-        except KeyServiceError:
-            return False
-        return True
 
     def _own(self, path: Path) -> tuple[container.Header, ObjectInfo]:
         """The header of an object of this node's; raises EnvelopeError for another's."""

@@ -68,6 +68,8 @@ def said_acceptances(folder: Path) -> list[control.Accept]:
 
     node: Any = _Node.__new__(_Node)
     node._me, node._vault = "ann", VAULT
+    node._audit = SimpleNamespace(append=lambda *what, **of: 0, held=dict)
+    node._job = node._digest = ""
     node._settings = NodeSettings("desk", "tcp://desk:1", folder)
     node._control = SimpleNamespace(expect=expect, say=said.append)
     node._program = SimpleNamespace(prepare=lambda body, roles: bytes(32))
