@@ -228,7 +228,11 @@ def _curvature(job: Job) -> float:
         return max(1.0, float(loss.positive_weight)) / 4
     if name == "cross_entropy":
         return max((1.0, *map(float, loss.class_weights))) / 2
-    return exp(float(loss.most_log_rate)) if name == "poisson" else 0.0
+    if name == "poisson":
+        return exp(float(loss.most_log_rate))
+    if name == "l1":
+        return 0.0
+    raise ValueError(f"no curvature is known of the loss {name}")
 
 
 def _thinned(found: Effective, spread: float) -> Effective:

@@ -91,7 +91,8 @@ def make_loss(job: Job) -> Loss:
         return losses.Poisson(Fraction(settings.most_log_rate))
     if name == "l1":
         return losses.AbsoluteError()
-    return losses.SquaredError(Fraction(1, 2) if name == "half_mse" else Fraction(1))
+    factors = {"half_mse": Fraction(1, 2), "mse": Fraction(1)}
+    return losses.SquaredError(factors[name])
 
 
 def gradient_limit(job: Job) -> Fraction:
