@@ -6,6 +6,7 @@ A file with a secret is read only if no other user of the machine could have rea
 """
 
 import contextlib
+import fcntl
 import os
 import stat
 import tempfile
@@ -83,6 +84,18 @@ def private_directory(path: Path | str) -> None:
     for directory in reversed(missing):
         directory.mkdir(mode=0o700, exist_ok=True)
     Path(path).mkdir(exist_ok=True)  # FileExistsError if a file has this name
+
+
+@contextlib.contextmanager
+def locked(path: Path | str, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file `path`, which is made if need be: one process at a time, or several that
+    are `shared`. Others wait; the lock ends with the process. Raises OSError."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def exposed(path: Path | str, info: os.stat_result) -> str | None:

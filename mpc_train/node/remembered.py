@@ -5,10 +5,7 @@ have signed and nothing has been shared yet: a run that breaks off later counts 
 nodes of one identity that run at the same time see each other's entries.
 """
 
-import contextlib
-import fcntl
-import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from mpc_train.node.places import try_directory
 from mpc_train.owners.table import Table
 from mpc_train.run.history import History, check_history
 from mpc_train.tables.source import Source
-from parties.files import write_atomic
+from parties.files import locked, write_atomic
 
 SUFFIX = ".revealed"
 
@@ -91,14 +88,8 @@ class Remembered:
                 "restore it, or remove it if your organisation accepts that the record is lost"
             ) from error
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self._path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self._path.with_suffix(".lock"))
 
 
 def _now() -> str:

@@ -1,13 +1,11 @@
 """A node's vault, as its own file describes it."""
 
-import contextlib
 import os
-from collections.abc import Iterator
+from functools import partial
 
 from mpc_train.run.node_config import NodeConfig
 from mpc_train.run.place import VaultPlace
 from mpc_train.tables.loading.load import Vault as Tables
-from mpc_train.tables.readers.staged import Content
 from parties.keys.passphrase import read_passphrase
 from parties.keys.services.by_uri import open_service
 from parties.keys.services.service import KeyService
@@ -55,10 +53,4 @@ def tables_at(config: NodeConfig, keys: KeyService) -> Tables | None:
 
 def tables_of(store: Store) -> Tables:
     """Opens the tables of a vault by name, the newest version of each."""
-
-    @contextlib.contextmanager
-    def opened(name: str) -> Iterator[Content]:
-        with store.open(TABLE, name) as content:
-            yield content
-
-    return opened
+    return partial(store.open, TABLE)

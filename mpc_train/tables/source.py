@@ -4,7 +4,6 @@ Paths are relative to the node's file, and absolute after that is read.
 """
 
 import codecs
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import msgspec
 from mpc_train.tables.dates import ISO, MAX_PIVOT, MIN_PIVOT, DateForm, FormError
 from mpc_train.tables.postgres_url import UrlError, parse_url
 from mpc_train.tables.spelling import compose, entry_of, name_of
+from protocols.names import OBJECT_NAME
 
 FileFormat = Literal["auto", "csv", "parquet", "arrow", "npz", "excel"]
 DropRule = Literal["empty-identifier", "missing-label"]
@@ -181,8 +181,6 @@ class SourceProblem(ValueError):
 
 
 _PLAIN = Source()
-_STORED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-"""As the vault names its objects (`parties.vault.store`)."""
 MAX_SKIPPED = 10_000
 _CSV_KEYS: tuple[str, ...] = ("delimiter", "quote", "encoding", "header", "decimal")
 _CSV_KEYS += ("thousands", "skip_lines", "comment", "skip_space")
@@ -225,7 +223,7 @@ def _texts(source: Source) -> Iterator[Fault]:
             yield f"recode.{column}", "does not list any cell; remove it"
         elif again := [cell for cell in codes if spelt[entry_of(cell, source.decimal)] > 1]:
             yield f"recode.{column}", f"{' and '.join(map(repr, again))} are the same cell"
-    if source.file.startswith(IN_VAULT) and not _STORED.fullmatch(source.stored):
+    if source.file.startswith(IN_VAULT) and not OBJECT_NAME.fullmatch(source.stored):
         yield "file", "vault:NAME, a name of letters, digits, - and _"
     if len(set(source.drop_rows)) < len(source.drop_rows):
         yield "drop_rows", "a rule appears twice"

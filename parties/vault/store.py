@@ -12,9 +12,7 @@ the key: rotate and retire the key as well.
 """
 
 import contextlib
-import fcntl
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,17 +22,16 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from parties.errors import VaultError
-from parties.files import atomic_file, private_directory, write_atomic
+from parties.files import atomic_file, locked, private_directory, write_atomic
 from parties.keys.identity import reason
 from parties.keys.services.service import KeyService
 from protocols.errors import EnvelopeError
+from protocols.names import OBJECT_NAME
 from protocols.sealing import container, stored
 from protocols.sealing.stored import ObjectInfo
 from protocols.sealing.stream import CHUNK_BYTES, SealingWriter, plain_bytes
 
 HEADER, CHUNKS, SHREDDED = ".header", ".chunks", ".shredded"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-"""Of objects and kinds: they are parts of file names."""
 MAX_HEADER_BYTES = container.MAX_HEADER_BYTES + len(container.MAGIC) + 4
 
 
@@ -146,26 +143,20 @@ class Store:
         folder = self.folder / kind
         try:
             private_directory(folder)
-            lock = os.open(folder / f".{name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+            with locked(folder / f".{name}.lock"):
+                for version in set(_versions(folder, name, SHREDDED)):
+                    # To shred begins with this mark: what is behind it goes, whenever that broke
+                    # off.
+                    _destroy(folder / f"{name}.{version}")
+                whole = set(_versions(folder, name, HEADER))
+                for version in set(_versions(folder, name, CHUNKS)) - whole:
+                    # A crash came between the two, when this was written or shredded.
+                    (folder / f"{name}.{version}{CHUNKS}").unlink()
+                for left in folder.glob(f".{name}.*.tmp"):
+                    left.unlink()  # of a writer that was killed
+                yield folder
         except OSError as error:
             raise VaultError(f"the vault {self.folder}: {reason(error)}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for version in set(_versions(folder, name, SHREDDED)):
-                # To shred begins with this mark: what is behind it goes, whenever that broke off.
-                _destroy(folder / f"{name}.{version}")
-            for version in set(_versions(folder, name, CHUNKS)) - set(
-                _versions(folder, name, HEADER)
-            ):
-                # A crash came between the two, when this was written or shredded.
-                (folder / f"{name}.{version}{CHUNKS}").unlink()
-            for left in folder.glob(f".{name}.*.tmp"):
-                left.unlink()  # of a writer that was killed
-            yield folder
-        except OSError as error:
-            raise VaultError(f"the vault {self.folder}: {reason(error)}") from error
-        finally:
-            os.close(lock)
 
 
 @contextlib.contextmanager
@@ -175,16 +166,13 @@ def using(folder: Path, *, alone: bool = False) -> Iterator[None]:
     Rotation destroys keys that no object needs: an import that opened the old ones must end before.
     Others wait; the lock ends with the process.
     """
-    try:
-        private_directory(folder)
-        lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError as error:
-        raise VaultError(f"the vault {folder}: {reason(error)}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    with contextlib.ExitStack() as held:
+        try:
+            private_directory(folder)
+            held.enter_context(locked(folder / ".lock", shared=not alone))
+        except OSError as error:
+            raise VaultError(f"the vault {folder}: {reason(error)}") from error
         yield
-    finally:
-        os.close(lock)
 
 
 def entries_of(folder: Path) -> list[Entry]:
@@ -271,7 +259,7 @@ class Content:
 
 
 def _check(text: str, what: str) -> None:
-    if not NAME.fullmatch(text):
+    if not OBJECT_NAME.fullmatch(text):
         raise VaultError(f"{text!r} is not {what}: letters, digits, - and _, at most 100")
 
 

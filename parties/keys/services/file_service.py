@@ -1,13 +1,12 @@
 """A key service in a file: 256-bit keys under a passphrase (Argon2id), on this machine."""
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from parties.errors import IdentityError, KeyServiceError, PassphraseError
-from parties.files import private_directory, read_private, write_atomic
+from parties.files import locked, private_directory, read_private, write_atomic
 from parties.keys.identity import reason
 from parties.keys.keyfile import MAX_FILE_BYTES, open_secret, seal_secret
 from parties.keys.services.key_set import KeySetService, decoded, encoded, first_keys
@@ -44,20 +43,20 @@ class FileService(KeySetService):
 
     @contextmanager
     def _changing(self) -> Iterator[dict[int, bytes]]:
-        try:
-            lock = os.open(self._path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
-        except OSError as error:
-            raise KeyServiceError(f"{self._path}: cannot be locked: {reason(error)}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            keys = self._read()
-            yield keys
-            write_atomic(self._path, _sealed(keys, self._passphrase), 0o600)
-            self._keys = keys
-        except OSError as error:
-            raise KeyServiceError(f"{self._path}: cannot be written: {reason(error)}") from error
-        finally:
-            os.close(lock)
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self._path.with_suffix(".lock")))
+            except OSError as error:
+                raise KeyServiceError(f"{self._path}: cannot be locked: {reason(error)}") from error
+            try:
+                keys = self._read()
+                yield keys
+                write_atomic(self._path, _sealed(keys, self._passphrase), 0o600)
+                self._keys = keys
+            except OSError as error:
+                raise KeyServiceError(
+                    f"{self._path}: cannot be written: {reason(error)}"
+                ) from error
 
     def _read(self) -> dict[int, bytes]:
         try:

@@ -6,16 +6,14 @@ without a time limit: it may be asking its user.
 """
 
 import base64
-import fcntl
-import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from parties.errors import KeyServiceError
-from parties.files import private_directory
+from parties.files import locked, private_directory
 from parties.keys.identity import reason
 from parties.keys.services.client import Problem, asked, brief, imported
 from parties.keys.services.key_set import KeySetService, decoded, encoded, first_keys
@@ -128,13 +126,10 @@ def _explained(error: Exception) -> Problem:
 def _locked(uri: str) -> Iterator[None]:
     """One process of this user at a time: keyrings have no locks of their own."""
     path = Path.home() / ".mpc-train" / "keyring.lock"
-    try:
-        private_directory(path.parent)
-        lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError as error:
-        raise KeyServiceError(f"{uri}: {path} cannot be locked: {reason(error)}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as held:
+        try:
+            private_directory(path.parent)
+            held.enter_context(locked(path))
+        except OSError as error:
+            raise KeyServiceError(f"{uri}: {path} cannot be locked: {reason(error)}") from error
         yield
-    finally:
-        os.close(lock)
