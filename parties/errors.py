@@ -4,6 +4,7 @@
     ├── IdentityError           an identity file is missing, damaged or of another version
     │   └── PassphraseError     the passphrase is wrong, empty or cannot be read
     ├── CardError               a public card is malformed or its signatures do not verify
+    │   └── ExpiredError        a card, or this node's identity, is not valid now
     ├── RosterError             the roster lacks, repeats or contradicts a card
     ├── ContractError           the proposed contract is malformed, or its signatures do not fit
     ├── PolicyError             the job breaks this node's own rules; nothing was shared
@@ -46,6 +47,12 @@ class CardError(PartiesError):
     """A public card is malformed, or its signatures do not verify."""
 
     code = "card"
+
+
+class ExpiredError(CardError):
+    """A card, or this node's own identity, is not valid any more, or not yet."""
+
+    code = "expired"
 
 
 class RosterError(PartiesError):

@@ -36,6 +36,11 @@ keys = typer.Typer(no_args_is_help=True, help="Services that keep the vault's ke
 NameArgument = Annotated[
     str | None, typer.Argument(help="Name of the identity; may be omitted if there is only one.")
 ]
+DEFAULT_DAYS, MAX_DAYS = 730, 1826
+"""As in `parties.keys.lifetime`, which is not loaded for --help."""
+DaysOption = Annotated[
+    int, typer.Option("--days", min=1, max=MAX_DAYS, help="How long the keys are valid.")
+]
 RosterOption = Annotated[
     Path | None,
     typer.Option("--roster", help="Directory or .toml file; default: roster in the home."),
@@ -48,6 +53,7 @@ def identity_new(
     home: HomeOption = None,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
+    days: DaysOption = DEFAULT_DAYS,
     output: FormatOption = Format.text,
 ) -> None:
     """Make keys, encrypt the private ones under a passphrase, and print the fingerprint."""
@@ -64,7 +70,7 @@ def identity_new(
         passphrase = read_passphrase(
             file=passphrase_file, fd=passphrase_fd, prompt="New passphrase: ", confirm=True
         )
-        card = FileVault.create(folder, name, passphrase).card
+        card = FileVault.create(folder, name, passphrase, days=days).card
         # A node's own card belongs in its roster, because the node takes part in its jobs.
         Roster.load(folder / "roster", missing_ok=True).add(card).save(folder / "roster")
         if output is Format.json:
@@ -73,14 +79,28 @@ def identity_new(
                     "status": "ok",
                     "name": name,
                     "fingerprint": card.fingerprint,
+                    "expires": card.expires,
                     "identity": str(path),
                     "card": str(card_path(folder, name)),
                 }
             )
             return
-        say(f"Made {path}")
+        say(f"Made {path}, valid until {card.expires}")
         say(f"Card {card_path(folder, name)}: send it to the others, and tell them over another")
         say(f"channel the fingerprint  {card.fingerprint}")
+
+
+def _state(card: "Card") -> str:
+    """A remark on a card that has expired, or will soon."""
+    from parties.errors import ExpiredError
+    from parties.keys import lifetime
+
+    moment = lifetime.now()
+    try:
+        lifetime.check_peer(card, moment)
+    except ExpiredError:
+        return "  NOT VALID NOW"
+    return "  expires soon" if lifetime.expiring(card, moment) else ""
 
 
 @identity.command("card")
@@ -110,7 +130,7 @@ def identity_card(
 def identity_show(
     name: NameArgument = None, home: HomeOption = None, output: FormatOption = Format.text
 ) -> None:
-    """Show name, fingerprint and date of an identity."""
+    """Show name, fingerprint and lifetime of an identity."""
     with reporting(output):
         from parties.keys.vault import identity_path, read_card
 
@@ -123,12 +143,15 @@ def identity_show(
                     "status": "ok",
                     "name": card.name,
                     "fingerprint": card.fingerprint,
-                    "created": card.created,
+                    "sequence": card.sequence,
+                    "issued": card.issued,
+                    "expires": card.expires,
                     "identity": str(path),
                 }
             )
             return
-        say(f"{card.name}  made {card.created}\n{card.fingerprint}\n{path}")
+        say(f"{card.name}  valid from {card.issued} to {card.expires}{_state(card)}")
+        say(f"{card.fingerprint}\n{path}")
 
 
 @roster.command("add")
@@ -146,6 +169,7 @@ def roster_add(
 ) -> None:
     """Show the fingerprints of cards, ask, and accept all of them or none."""
     with reporting(output):
+        from parties.keys import lifetime
         from parties.keys.identity import Card
         from parties.keys.roster import Roster
 
@@ -153,6 +177,7 @@ def roster_add(
         known = before = Roster.load(place, missing_ok=True)
         added = [Card.load(path) for path in cards]
         for card in added:
+            lifetime.check_peer(card, lifetime.now())
             known = known.add(card, replace=replace)
         new = [card for card in added if card.name not in before or before.card(card.name) != card]
         if output is Format.text:
@@ -229,7 +254,7 @@ def roster_remove(
 def roster_show(
     home: HomeOption = None, file: RosterOption = None, output: FormatOption = Format.text
 ) -> None:
-    """List the accepted cards and their fingerprints."""
+    """List the accepted cards, their fingerprints, and when they expire."""
     with reporting(output):
         from parties.keys.roster import Roster
 
@@ -237,10 +262,11 @@ def roster_show(
         known = Roster.load(place)
         if output is Format.json:
             cards = {card.name: card.fingerprint for card in known}
-            emit({"status": "ok", "roster": str(place), "cards": cards})
+            expire = {card.name: card.expires for card in known}
+            emit({"status": "ok", "roster": str(place), "cards": cards, "expires": expire})
             return
         for card in known:
-            say(f"{card.name:20} {card.fingerprint}  {card.created}")
+            say(f"{card.name:20} {card.fingerprint}  expires {card.expires}{_state(card)}")
 
 
 @keys.command("doctor")

@@ -22,7 +22,6 @@ from parties.errors import AuditTamperedError
 from parties.keys.identity import Card
 from parties.keys.vault import Vault
 from protocols.errors import AuthenticationError
-from protocols.sealing.session import identity_digest
 
 ED25519 = b"\x01"
 MLDSA65 = b"\xffmpc-train/ML-DSA-65"
@@ -51,9 +50,9 @@ class Checkpoint:
 
 
 def origin_of(card: Card) -> str:
-    """A log belongs to an identity: a node that makes new keys begins a new log."""
-    digest = identity_digest(card.name, card.signing_public).hex()
-    return f"{_ORIGIN}/{card.name}/{digest[:16]}"
+    """A log belongs to a line of identities: it goes on when one succeeds another, and a node that
+    begins a new line begins a new log."""
+    return f"{_ORIGIN}/{card.name}/{card.origin.hex()[:16]}"
 
 
 def check_origin(origin: str) -> str:

@@ -7,11 +7,13 @@ name would become that organisation to us. Rosters are values: adding a card giv
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
-from parties.errors import CardError, RosterError
+from parties.errors import CardError, ExpiredError, RosterError
 from parties.files import read_bounded, write_atomic
+from parties.keys import lifetime
 from parties.keys.identity import MAX_CARD_BYTES, Card, fingerprint_of, reason
 from protocols.canonical import pack
 
@@ -56,14 +58,15 @@ class Roster:
     def add(self, card: Card, *, replace: bool = False) -> "Roster":
         """This roster and `card`, which is verified first.
 
-        Raises RosterError if the name is known with other keys (unless `replace`), or if another
+        Raises RosterError if the name is known with another card (unless `replace`; also one of the
+        same keys: whoever stole them could prolong their lifetime), or if another
         name has one of the card's keys; CardError if the card does not verify.
         """
         card.verify(f"card of {card.name}")
         known = self._cards.get(card.name)
-        if known is not None and not replace and _keys(known) != _keys(card):
+        if known is not None and not replace and known.digest != card.digest:
             raise RosterError(
-                f"{card.name} is known with other keys ({known.fingerprint}); compare the new "
+                f"{card.name} is known with another card ({known.fingerprint}); compare the new "
                 f"card's fingerprint ({card.fingerprint}) with its owner, then add it with "
                 "--replace"
             )
@@ -97,6 +100,24 @@ class Roster:
     def subset(self, names: Iterable[str]) -> "Roster":
         """The roster with only these names. Raises RosterError if one is missing."""
         return Roster({name: self.card(name) for name in names})
+
+    def current(self, moment: datetime) -> "Roster":
+        """The roster without cards that are not valid at `moment`."""
+        return Roster({card.name: card for card in self if _is_current(card, moment)})
+
+    def check_lifetimes(self, moment: datetime) -> list[str]:
+        """Warnings about the cards that expire soon. Raises ExpiredError, which names all cards
+        that are not valid at `moment`."""
+        faults = []
+        for card in self:
+            try:
+                lifetime.check_peer(card, moment)
+            except ExpiredError as error:
+                faults.append(str(error))
+        if faults:
+            raise ExpiredError("; ".join(faults))
+        warnings = [lifetime.expiring(card, moment) for card in self]
+        return [warning for warning in warnings if warning is not None]
 
     def digest(self) -> bytes:
         """32 bytes that are equal at two nodes exactly if their rosters hold the same cards."""
@@ -180,6 +201,14 @@ def differing_cards(roster: Roster, other: str, theirs: Mapping[str, bytes]) -> 
         f"{other} has other cards than this node. {which}. Ask the card's owner for its "
         "fingerprint, and replace the wrong card (roster add --replace)"
     )
+
+
+def _is_current(card: Card, moment: datetime) -> bool:
+    try:
+        lifetime.check_peer(card, moment)
+    except ExpiredError:
+        return False
+    return True
 
 
 def _keys(card: Card) -> tuple[bytes, bytes, bytes, bytes]:

@@ -14,6 +14,7 @@ from parties.errors import CardError, IdentityError, PassphraseError
 from parties.files import private_directory, read_bounded, read_private, write_atomic
 from parties.keys.identity import Card, IdentityKeys, check_name, reason
 from parties.keys.keyfile import MAX_FILE_BYTES, open_secret, read_header, seal_secret
+from parties.keys.lifetime import DEFAULT_DAYS
 
 
 class Vault(Protocol):
@@ -85,7 +86,8 @@ class FileVault(MemoryVault):
         name: str,
         passphrase: bytes,
         *,
-        created: datetime | None = None,
+        issued: datetime | None = None,
+        days: int = DEFAULT_DAYS,
     ) -> "FileVault":
         """Make a new identity and write both files; `home` is made if it is missing.
 
@@ -95,7 +97,7 @@ class FileVault(MemoryVault):
         """
         path = identity_path(home, name)
         keys = IdentityKeys.generate()
-        card = keys.card(name, created)
+        card = keys.card(name, issued, days)
         data = seal_secret(keys.private_bytes(), passphrase, card.to_text().encode())
         try:
             private_directory(path.parent)

@@ -36,6 +36,7 @@ from parties.agreement.control import FromCoordinator, FromNode, clip
 from parties.audit.entries import Kind, Value
 from parties.audit.log import AuditLog
 from parties.errors import AbortedError, AuditError, ContractError, ControlError, PartiesError
+from parties.keys import lifetime
 from parties.keys.roster import Roster
 from parties.keys.vault import Vault
 from parties.nodes import artifacts
@@ -103,7 +104,8 @@ class Coordinator:
 
     `on_event(kind, fields)` is called with 'arrived', 'left', 'refused', 'gathering' (who is here,
     who is missing), 'unreachable' (who cannot dial whom), 'proposed', 'agreed', 'started',
-    'progress', 'artifact', 'done'. Raises PortInUseError, RosterError, ContractError.
+    'progress', 'artifact', 'done'. Raises PortInUseError, RosterError, ExpiredError,
+    ContractError.
     """
 
     def __init__(
@@ -120,7 +122,10 @@ class Coordinator:
         if len(body) > MAX_BODY_BYTES:
             raise ContractError(f"the job has {len(body)} bytes, at most {MAX_BODY_BYTES}")
         roles.check()
+        lifetime.check_own(vault.card, lifetime.now())
         cards = roster.subset(roles.names)
+        for warning in cards.check_lifetimes(lifetime.now()):
+            log.warning("%s", warning)
         self.contract = Contract.of(name, roles, body, cards.digest())
         self._me = vault.card.name
         self._audit = audit

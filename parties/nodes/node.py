@@ -57,6 +57,7 @@ from parties.errors import (
     ControlError,
     TransportError,
 )
+from parties.keys import lifetime
 from parties.keys.identity import Card
 from parties.keys.roster import Roster, differing_cards
 from parties.keys.vault import Vault
@@ -233,6 +234,7 @@ class _Node:
         audit: AuditLog,
         on_event: Event,
     ) -> None:
+        lifetime.check_own(vault.card, lifetime.now())
         self._vault = vault
         self._audit = audit
         self._job = self._digest = ""
@@ -246,7 +248,7 @@ class _Node:
         self._next_report = 0.0
         self._server_key = roster.card(settings.coordinator).curve
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
-        allowed = {card.name: card.curve for card in roster}
+        allowed = {card.name: card.curve for card in roster.current(lifetime.now())}
         self._transport = Transport(keys, allowed, on_refused=self._turned_away)
         try:
             self._plane = DataPlane(
@@ -442,7 +444,8 @@ class _Node:
         self._event("connected", coordinator=settings.coordinator, address=settings.address)
 
     def _check(self, proposal: control.Propose) -> tuple[Contract, dict[str, Card]]:
-        """Check the contract. Raises ContractError or RosterError if this node must not sign it."""
+        """Check the contract. Raises ContractError, RosterError or ExpiredError if this node must
+        not sign it."""
         contract = Contract.from_bytes(proposal.contract)
         contract.check(proposal.body)
         self._job, self._digest = contract.name, contract.body_digest.hex()
@@ -460,6 +463,8 @@ class _Node:
         own = roster.card(self._me)
         if own.signing_public != self._vault.card.signing_public:
             raise ContractError(f"the roster's card of {self._me} is not that of this identity")
+        for warning in roster.check_lifetimes(lifetime.now()):
+            log.warning("%s", warning)
         self._event(
             "proposed",
             job=contract.name,
@@ -542,8 +547,8 @@ def run_node(
     cannot dial), 'connected', 'proposed' (with what is asked of this node and the statement of
     trust), 'signed', 'started', 'progress'. Returns when all nodes are done. Raises AbortedError
     (which node gave up, with a code), PeerLostError, PeerTimeoutError, TransportError,
-    PortInUseError, ContractError, ControlError, AuditError, what the program raises, and
-    KeyboardInterrupt on Ctrl-C or SIGTERM; the others are told a code in every case.
+    PortInUseError, ExpiredError, ContractError, ControlError, AuditError, what the program raises,
+    and KeyboardInterrupt on Ctrl-C or SIGTERM; the others are told a code in every case.
     """
     return _Node(vault, roster, settings, program, audit, on_event).run()
 
