@@ -252,6 +252,12 @@ class Roster:
         cards = [*([self._cards[name]] if name in self._cards else []), *before]
         return tuple(card for card in cards if card.fingerprint not in self._revoked)
 
+    def successions(self, name: str) -> tuple[Succession, ...]:
+        """Those that led to the present card of `name`, the oldest first."""
+        chain = self._successions.get(name, ())
+        known = self._cards.get(name)
+        return chain if known and chain and chain[-1].new.digest == known.digest else ()
+
     @property
     def revoked(self) -> tuple[Revoked, ...]:
         """The cards that are not accepted any more, in order of their revocation."""
