@@ -13,6 +13,7 @@ from parties.keys.identity import IdentityKeys
 from parties.keys.roster import Roster
 from parties.keys.statements import Revocation, Succession, check_chain, usable_now
 from parties.keys.vault import MemoryVault
+from protocols.errors import AuthenticationError
 
 WHEN = datetime(2025, 1, 31, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -216,3 +217,30 @@ def test_missing_unknown_and_mistyped_keys_are_named(kind: str) -> None:
             end = text.index("\n", start + 1)
             with pytest.raises(CardError, match="has 3 bytes"):
                 parse(f'{text[:start]}\n{short} = "AAAA"{text[end:]}')
+
+
+def test_results_are_verified_with_any_card_of_the_line_that_was_not_revoked() -> None:
+    followed = ROSTER.follow(CHAIN, NOW)
+    signers = followed.signers()
+    assert signers["ann"].hpke == THIRD.card.hpke and signers["ann"].name == "ann"
+    for one in (ANN, SECOND, THIRD):
+        signers["ann"].verifier().verify("result", b"m", one.sign("result", b"m"))
+    for stranger in (BOB, RIVAL):
+        with pytest.raises(AuthenticationError):
+            signers["ann"].verifier().verify("result", b"m", stranger.sign("result", b"m"))
+    with pytest.raises(AuthenticationError):
+        signers["ann"].verifier().verify("other", b"m", SECOND.sign("result", b"m"))
+    revoked = followed.revoke(SECOND.card, NOW).signers()["ann"].verifier()
+    revoked.verify("result", b"m", ANN.sign("result", b"m"))
+    with pytest.raises(AuthenticationError):
+        revoked.verify("result", b"m", SECOND.sign("result", b"m"))
+    # A signature for now is checked with the present card alone.
+    with pytest.raises(AuthenticationError):
+        followed.card("ann").verifier().verify("result", b"m", ANN.sign("result", b"m"))
+
+
+def test_a_card_of_the_past_opens_with_its_own_key() -> None:
+    followed = ROSTER.follow(CHAIN, NOW)
+    past = followed.signer(followed.line("ann")[2])
+    assert past.hpke == ANN.card.hpke
+    past.verifier().verify("result", b"m", THIRD.sign("result", b"m"))
