@@ -120,7 +120,7 @@ def coordinator(
             with events.view.shown(), sigterm_interrupts():
                 result = node.run()
         found = summarise(job, result.summaries)
-        cards = {card.name: card for card in roster}
+        cards = node.roster.signers()
         bundles = bundle(run_dir, result.files, job.recipients, job.evaluators, cards)
         found |= {"model": None, "sealed": [str(path) for path in bundles.values()]}
         if output is Format.json:
@@ -185,7 +185,7 @@ def _node(
                     audit,
                     events,
                 )
-        cards = {card.name: card for card in roster}
+        cards = result.roster.signers()
         mine = [name for name in program.recipients if name == settings.place.name]
         bundles = bundle(run_dir, result.files, mine, program.evaluators, cards, "model.sealed")
         sealed = [str(path) for path in bundles.values()]
