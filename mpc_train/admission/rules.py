@@ -7,6 +7,7 @@ person, or must be named by its digest or approved by an approver (`node.consent
 """
 
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 
 import msgspec
 
@@ -59,6 +60,12 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     modules: tuple[str, ...] = ()
     """The installed factories (`package.module:factory`) that a job may call here for its
     network."""
+    purposes: tuple[str, ...] | None = None
+    """Which purposes a job may have, and it must state at least one (`purpose.purposes` of the
+    job); if omitted, any, or none."""
+    categories: tuple[str, ...] | None = None
+    """Which kinds of data a job may use, and it must state at least one (`purpose.categories` and
+    `purpose.columns` of the job); if omitted, any, or none."""
     least_parties: int = 2
     """The fewest owners of data: with two, each can subtract its own part from a total."""
     least_test_rows: int = 20
@@ -104,16 +111,18 @@ class _Broken:
     rules: Rules
     job: Job
     me: str
+    today: date
     found: list[str] = field(default_factory=list)
     lists: dict[str, list[str]] = field(default_factory=dict)
     """By key, the list that would allow the unlisted names."""
 
     def unlisted(self, key: str, names: list[str], what: str) -> None:
         """Require `names` to be listed under `key`; what: the rest of the sentence about them."""
-        missing = [name for name in dict.fromkeys(names) if name not in getattr(self.rules, key)]
+        allowed: tuple[str, ...] = getattr(self.rules, key)
+        missing = [name for name in dict.fromkeys(names) if name not in allowed]
         if missing:
             self.found.append(f"{', '.join(missing)} {what} but is not listed under {key}")
-            self.lists[key] = [*getattr(self.rules, key), *missing]
+            self.lists[key] = [*allowed, *missing]
 
     def advice(self) -> str:
         """Advice on what to write, for an organisation that agrees."""
@@ -132,11 +141,21 @@ class _Broken:
             self.found.append(f"{what}, {key} = {getattr(self.rules, key)}")
 
 
-def check_rules(rules: Rules, job: Job, me: str) -> None:
-    """Raise RefusedError that names everything in `job` that breaks the rules of the node `me`."""
+def today() -> date:
+    """The present day, UTC."""
+    return datetime.now(UTC).date()
+
+
+def check_rules(rules: Rules, job: Job, me: str, day: date | None = None) -> None:
+    """Raise RefusedError that names everything in `job` that breaks the rules of the node `me`.
+
+    day: on which the job is to be signed, UTC; by default, the present one.
+    """
+    day = day or today()
     # Checks whose time depends on the job's numbers come last, for a job that satisfies the others.
-    for checks in ((_check_roles, _check_outputs, _check_least), (_check_ours, _check_sum)):
-        broken = _Broken(rules, job, me)
+    first = (_check_roles, _check_purpose, _check_outputs, _check_least)
+    for checks in (first, (_check_ours, _check_sum)):
+        broken = _Broken(rules, job, me, day)
         for check in checks:
             check(broken)
         if broken.found:
@@ -158,6 +177,30 @@ def _check_roles(broken: _Broken) -> None:
         broken.found.append(
             f"{len(job.owners)} owners provide data, least_parties = {rules.least_parties}"
         )
+
+
+def _check_purpose(broken: _Broken) -> None:
+    """Check that the job is for a purpose that the rules list, of data that they list, in time."""
+    rules, job = broken.rules, broken.job
+    stated = {"purposes": job.purpose.purposes, "categories": job.categories}
+    whats = {"purposes": "is a purpose of the job", "categories": "is a kind of data that it uses,"}
+    for key, names in stated.items():
+        if getattr(rules, key) is None:
+            continue
+        if not names:
+            broken.found.append(f"the job states no {key} in [purpose], and {key} are limited here")
+        broken.unlisted(key, list(names), whats[key])
+    broken.found += expired(job, broken.today)
+
+
+def expired(job: Job, day: date) -> list[str]:
+    """A sentence that says so if nodes may not sign the job on this day any more."""
+    until = job.purpose.valid_until
+    if until is None or day <= until:
+        return []
+    return [
+        f"it may be signed until {until} (valid_until in its [purpose]), and today is {day} (UTC)"
+    ]
 
 
 def _check_outputs(broken: _Broken) -> None:

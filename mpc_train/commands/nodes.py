@@ -78,6 +78,8 @@ def coordinator(
     one."""
     with reporting(output):
         from mpc_train.admission.load import load_job
+        from mpc_train.admission.rules import expired, today
+        from mpc_train.errors import RefusedError
         from mpc_train.node.collect import bundle, summarise
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import check_room, run_directory
@@ -92,6 +94,8 @@ def coordinator(
         configure_logging(verbose)
         settings = load_coordinator_config(config)
         job = load_job(settings.job)
+        for line in expired(job, today()):
+            raise RefusedError(f"the job {job.name!r}: {line}")
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
         run_dir = run_directory(settings.place.run_dir, job.name)
         check_room(settings.place.run_dir, job, len(job.recipients))

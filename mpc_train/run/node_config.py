@@ -27,7 +27,7 @@ _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}
 _WEBHOOK = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?\Z")
 _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 _MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`")
-_NAMED = ("recipients", "dealers", "evaluators", "approvers")
+_NAMED = ("recipients", "dealers", "evaluators", "purposes", "categories", "approvers")
 _MAY_BE_0 = ("least_batch_rows", "least_effective_rows")
 _MIN_TIMEOUT_S, _MAX_TIMEOUT_S = 1, 7 * 24 * 3600
 _MAX_DIAL_S = 60
@@ -361,7 +361,7 @@ class _Checker:
 
     def rules(self, rules: Rules) -> None:
         for key in _NAMED:
-            for name in getattr(rules, key):
+            for name in getattr(rules, key) or ():
                 self.name(f"rules.{key}", name)
         for key in LEAST:
             fewest = 0 if key in _MAY_BE_0 else 1

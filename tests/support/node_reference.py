@@ -55,6 +55,8 @@ VALUES: dict[str, object] = {
     "rules.metrics": ["accuracy", "auc", "cv_accuracy"],
     "rules.disclosures": ["guard", "empty_columns"],
     "rules.modules": ["study_models.networks:small"],
+    "rules.purposes": ["tumour-research"],
+    "rules.categories": ["health"],
     "rules.jobs": ["0" * 64],
     "rules.approvers": ["board"],
     "data.file": "data/admissions.csv",
