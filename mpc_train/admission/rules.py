@@ -1,19 +1,23 @@
 """What this organisation allows, for every job that is proposed to it.
 
-The rules are in the node's own file and are checked before the node signs, reads its data into a
-run or sends anything. Omission allows nothing: recipients, dealers, evaluators and metrics must be
-listed, and the minimum numbers hold by default. A job that satisfies the rules is still shown to a
-person, or must be named by its digest or approved by an approver (`node.consent`).
+The rules are in the node's own file or in a signed policy (`admission.policy`), and are checked
+before the node signs, reads its data into a run or sends anything. Omission allows nothing:
+recipients, dealers, evaluators and metrics must be listed, and the minimum numbers hold by default.
+A job that satisfies the rules is still shown to a person, or must be named by its digest or
+approved by approvers (`node.consent`).
 """
 
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from mpc_train.admission.effective_rows import effective_rows, held_out_rows
-from mpc_train.base.strict_toml import quoted
-from mpc_train.errors import RefusedError
+from mpc_train.base.strict_toml import load_toml, quoted
+from mpc_train.errors import ConfigError, RefusedError
 from mpc_train.jobs.job import Job, ModelKind
 from mpc_train.jobs.outputs import (
     UNGROUPED,
@@ -25,7 +29,9 @@ from mpc_train.jobs.outputs import (
 )
 from mpc_train.jobs.reveal import Metric
 from mpc_train.jobs.schedule import is_newton
+from protocols.names import NAME
 
+T = TypeVar("T")
 ALL_MODELS: tuple[ModelKind, ...] = (
     "linear",
     "logistic",
@@ -42,7 +48,7 @@ MIN_BATCH_ROWS = 8
 
 
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[rules]` of a party's or dealer's file."""
+    """`[rules]` of a party's or dealer's file, or of its policy."""
 
     recipients: tuple[str, ...]
     """Who may get a model that is trained on our data."""
@@ -90,6 +96,16 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     approvers: tuple[str, ...] = ()
     """Who may approve jobs instead of that person, by name in the roster, with `mpc-train job
     approve`."""
+    approvals: int = 0
+    """How many different approvers must have approved a job: nothing else is then enough, neither
+    `jobs` nor a person at the terminal. 0: one of these or one approver is."""
+    approvals_valid_days: int = 90
+    """How many days an approval counts, from the day that it bears."""
+    separate: bool = True
+    """Whether, with two approvals or more, the node's own identity and the operators cannot give
+    one of them."""
+    operators: tuple[str, ...] = ()
+    """Whose identities may run this node, by name in the roster; if omitted, its own."""
 
 
 LEAST = (
@@ -100,8 +116,65 @@ LEAST = (
     "least_effective_rows",
     "least_difference",
     "repeats",
+    "approvals",
+    "approvals_valid_days",
 )
-"""Numbers in `Rules`, at least 1; 0 for rows of a step or effective rows switches that rule off."""
+"""Numbers in `Rules`, at least 1 except for those of `MAY_BE_0`."""
+MAY_BE_0 = ("least_batch_rows", "least_effective_rows", "approvals")
+"""0 switches these off."""
+NAMED = (
+    *("recipients", "dealers", "evaluators", "purposes", "categories"),
+    *("approvers", "operators"),
+)
+"""Lists of names."""
+
+
+_MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`")
+
+
+def load_ruled(path: Path, kind: type[T]) -> tuple[T, str]:
+    """Read a file that has `[rules]` as a `kind`, with its text; raise ConfigError, which says what
+    to write for a list that is missing."""
+    try:
+        return load_toml(path, kind, ConfigError)
+    except ConfigError as error:
+        missing = _MISSING.search(str(error))
+        if missing is None:
+            raise
+        key = missing[1]
+        raise ConfigError(
+            f'{error}; under [rules] write {key} = ["…"], the names that your organisation '
+            f"accepts as {key} of any job"
+        ) from error
+
+
+def rule_faults(rules: Rules) -> list[tuple[str, str]]:
+    """Key and message of each value in `[rules]` that is out of its bounds or contradicts
+    another."""
+    found = []
+    for key in NAMED:
+        for name in getattr(rules, key) or ():
+            if not NAME.match(name):
+                found.append((f"rules.{key}", f"{name!r} is not a name: use a-z, 0-9 and -"))
+    for key in LEAST:
+        fewest = 0 if key in MAY_BE_0 else 1
+        if getattr(rules, key) < fewest:
+            found.append((f"rules.{key}", f"at least {fewest}"))
+    if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in rules.jobs):
+        found.append(("rules.jobs", "a digest has 64 hexadecimal digits"))
+    if rules.approvals and rules.jobs:
+        what = f"approvals = {rules.approvals} makes a listed digest insufficient; remove one"
+        found.append(("rules.jobs", what))
+    able = set(rules.approvers) - (set(rules.operators) if separates(rules) else set())
+    if rules.approvals > len(able):
+        what = f"{rules.approvals} are needed, and only {len(able)} of the approvers can give one"
+        found.append(("rules.approvals", what))
+    return found
+
+
+def separates(rules: Rules) -> bool:
+    """Whether the operator's identities cannot approve."""
+    return rules.separate and rules.approvals >= 2
 
 
 @dataclass
@@ -128,10 +201,10 @@ class _Broken:
         """Advice on what to write, for an organisation that agrees."""
         lines = "; ".join(f"{key} = {quoted(names)}" for key, names in self.lists.items())
         if not lines:
-            return "Change [rules] in this node's file only if your organisation agrees."
+            return "Change these [rules] only if your organisation agrees."
         return (
-            "Only if your organisation agrees, change [rules] in this node's file; to allow "
-            f"what is not listed, write {lines}"
+            "Only if your organisation agrees, change these [rules]; to allow what is not listed, "
+            f"write {lines}"
         )
 
     def fewer(self, key: str, rows: float, what: str) -> None:
