@@ -130,6 +130,9 @@ def test_the_documents_show_every_verb() -> None:
         ("data", "check"),
         ("job", "approve"),
         ("predict", "runs/study"),
+        ("policy", "sign"),
+        ("policy", "verify"),
+        ("policy", "show"),
     ):
         assert words in shown, words
 
