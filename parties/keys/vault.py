@@ -1,7 +1,7 @@
 """The uses of a node's private keys: to sign, to open what is sealed to it, and to connect.
 
-A vault never hands out a signing or HPKE key, so a key-management service can replace the file.
-`FileVault` keeps the keys encrypted under a passphrase. When it is open, the keys are in this
+A vault never hands out a signing or recipient key, so a key-management service can replace the
+file. `FileVault` keeps the keys encrypted under a passphrase. When it is open, the keys are in this
 process's memory, and anybody who can read that memory has them.
 """
 
@@ -15,6 +15,7 @@ from parties.files import private_directory, read_bounded, read_private, write_a
 from parties.keys.identity import Card, IdentityKeys, check_name, reason
 from parties.keys.keyfile import MAX_FILE_BYTES, open_secret, read_header, seal_secret
 from parties.keys.lifetime import DEFAULT_DAYS
+from protocols.sealing.recipient_keys import DEFAULT_KIND
 
 
 class Vault(Protocol):
@@ -30,8 +31,8 @@ class Vault(Protocol):
     def sign_text(self, text: bytes) -> tuple[bytes, bytes]:
         """Ed25519 and ML-DSA-65 over a text as it is; see `signatures.SigningKeys.sign_text`."""
 
-    def hpke_open(self, info: bytes, ciphertext: bytes) -> bytes:
-        """Open what was sealed to the card's HPKE key. Raises AuthenticationError."""
+    def unseal(self, info: bytes, ciphertext: bytes) -> bytes:
+        """Open what was sealed to the card's recipient key. Raises AuthenticationError."""
 
     def curve_secret(self) -> bytes:
         """The 32-byte secret of the CURVE connections, which the transport needs in raw form."""
@@ -47,9 +48,9 @@ class MemoryVault:
         self._card = card
 
     @classmethod
-    def generate(cls, name: str) -> "MemoryVault":
+    def generate(cls, name: str, kind: str = DEFAULT_KIND) -> "MemoryVault":
         """A fresh identity that is never written down."""
-        keys = IdentityKeys.generate()
+        keys = IdentityKeys.generate(kind)
         return cls(keys, keys.card(name))
 
     @property
@@ -64,9 +65,9 @@ class MemoryVault:
         """Ed25519 and ML-DSA-65 over a text as it is."""
         return self._keys.signing.sign_text(text)
 
-    def hpke_open(self, info: bytes, ciphertext: bytes) -> bytes:
-        """Open what was sealed to the card's HPKE key. Raises AuthenticationError."""
-        return self._keys.hpke.open(info, ciphertext)
+    def unseal(self, info: bytes, ciphertext: bytes) -> bytes:
+        """Open what was sealed to the card's recipient key. Raises AuthenticationError."""
+        return self._keys.recipient.open(info, ciphertext)
 
     def curve_secret(self) -> bytes:
         """The 32-byte secret of the CURVE connections."""
@@ -88,15 +89,17 @@ class FileVault(MemoryVault):
         *,
         issued: datetime | None = None,
         days: int = DEFAULT_DAYS,
+        kind: str = DEFAULT_KIND,
     ) -> "FileVault":
-        """Make a new identity and write both files; `home` is made if it is missing.
+        """Make a new identity and write both files; `home` is made if it is missing. kind: of the
+        recipient key.
 
         The identity file gets its name when it is complete on disk, and never replaces another:
         without the old identity nobody can open what was sealed to it. Raises IdentityError and
         PassphraseError.
         """
         path = identity_path(home, name)
-        keys = IdentityKeys.generate()
+        keys = IdentityKeys.generate(kind)
         card = keys.card(name, issued, days)
         data = seal_secret(keys.private_bytes(), passphrase, card.to_text().encode())
         try:
@@ -120,7 +123,7 @@ class FileVault(MemoryVault):
         try:
             header, secret = open_secret(_read(path, read_private), passphrase)
             card = Card.from_text(header.decode(), str(path))
-            return cls(IdentityKeys(secret), card)
+            return cls(IdentityKeys(secret, card.recipient_kind), card)
         except PassphraseError as error:
             raise PassphraseError(f"{path}: {error}") from error
         except (IdentityError, CardError, UnicodeDecodeError) as error:

@@ -21,7 +21,6 @@ from parties.keys.passphrase import read_passphrase
 from parties.keys.vault import FileVault, MemoryVault, Vault, card_path, identity_path, read_card
 from protocols.canonical import pack, unpack
 from protocols.errors import AuthenticationError
-from protocols.sealing import hpke as hybrid
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "channel.json").read_text())
 InsecureTestCost = KdfCost(memory_kib=8, passes=1, lanes=1)
@@ -151,10 +150,10 @@ def test_an_identity_opens_signs_and_unseals(home: Path) -> None:
     assert Card.load(card_path(home, "hospital-a")) == opened.card
     assert read_card(identity_path(home, "hospital-a")) == opened.card
     opened.card.verifier().verify("purpose", b"message", opened.sign("purpose", b"message"))
-    sealed = hybrid.seal(opened.card.hpke, b"info", b"file key")
-    assert opened.hpke_open(b"info", sealed) == b"file key"
+    sealed = opened.card.recipient_key.seal(b"info", b"file key")
+    assert opened.unseal(b"info", sealed) == b"file key"
     with pytest.raises(AuthenticationError):
-        opened.hpke_open(b"other", sealed)
+        opened.unseal(b"other", sealed)
     assert len(opened.curve_secret()) == 32
 
 
