@@ -99,6 +99,7 @@ EXIT_STATUS: dict[str, int] = {
     "IdentityError": 5,
     "CardError": 5,
     "RosterError": 5,
+    "RevokedError": 6,
     "VaultError": 5,
     "AuditTamperedError": 9,
     "AuditError": 5,

@@ -6,6 +6,7 @@
     ├── CardError               a public card is malformed or its signatures do not verify
     │   └── ExpiredError        a card, or this node's identity, is not valid now
     ├── RosterError             the roster lacks, repeats or contradicts a card
+    │   └── RevokedError        a card was revoked, or is an old one that was succeeded
     ├── ContractError           the proposed contract is malformed, or its signatures do not fit
     ├── PolicyError             the job breaks this node's own rules; nothing was shared
     ├── VaultError              an object of the vault is missing, damaged or not this node's
@@ -59,6 +60,12 @@ class RosterError(PartiesError):
     """The roster lacks a name, repeats one, or contradicts a card."""
 
     code = "roster"
+
+
+class RevokedError(RosterError):
+    """A card was revoked, or is an old one that has a successor."""
+
+    code = "revoked"
 
 
 class ContractError(PartiesError):

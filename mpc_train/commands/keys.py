@@ -20,6 +20,7 @@ from mpc_train.commands.common import (
     find_name,
     home_of,
     identity_at,
+    open_vault,
     reporting,
 )
 from mpc_train.errors import EXIT_STATUS
@@ -124,25 +125,136 @@ def _state(card: "Card") -> str:
 
 @identity.command("card")
 def identity_card(
-    name: NameArgument = None, home: HomeOption = None, output: FormatOption = Format.text
+    name: NameArgument = None,
+    home: HomeOption = None,
+    succession: Annotated[
+        bool,
+        typer.Option(
+            "--succession",
+            help="The statement by which the previous keys made these their successor, instead.",
+        ),
+    ] = False,
+    output: FormatOption = Format.text,
 ) -> None:
     """Print the public card, which the others need."""
     with reporting(output):
-        from parties.keys.vault import identity_path, read_card
+        from parties.errors import IdentityError
+        from parties.keys.vault import identity_path, read_line
 
         folder = home_of(home)
-        card = read_card(identity_path(folder, find_name(folder, name)))
+        card, chain = read_line(identity_path(folder, find_name(folder, name)))
+        if succession and not chain:
+            raise IdentityError(f"{card.name} has never been rotated: there is no succession")
+        text = chain[-1].to_text() if succession else card.to_text()
         if output is Format.json:
             emit(
                 {
                     "status": "ok",
                     "name": card.name,
                     "fingerprint": card.fingerprint,
-                    "card": card.to_text(),
+                    "succession" if succession else "card": text,
                 }
             )
             return
-        say(card.to_text(), end="")
+        say(text, end="")
+
+
+@identity.command("rotate")
+def identity_rotate(
+    name: NameArgument = None,
+    home: HomeOption = None,
+    days: DaysOption = DEFAULT_DAYS,
+    new_connection_key: Annotated[
+        bool,
+        typer.Option(
+            "--new-connection-key",
+            help="Replace the key of the connections as well; others must add the new card first.",
+        ),
+    ] = False,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Make new keys for an identity; the present ones sign that these take their place.
+
+    What was sealed to the old keys can still be opened. The passphrase stays.
+    """
+    with reporting(output):
+        from parties.keys.roster import Roster
+
+        folder = home_of(home)
+        me = find_name(folder, name)
+        before = open_vault(folder, me, passphrase_file, passphrase_fd)
+        after = before.rotate(days, new_connection_key=new_connection_key)
+        # It is this node's own card: nobody's fingerprint has to be compared.
+        Roster.update(folder / "roster", lambda known: known.own(after.card, after.successions))
+        card = after.card
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "name": me,
+                    "before": before.card.fingerprint,
+                    "fingerprint": card.fingerprint,
+                    "sequence": card.sequence,
+                    "expires": card.expires,
+                    "identity": str(after.path),
+                }
+            )
+            return
+        say(f"{me} has new keys, valid until {card.expires}")
+        say(f"  before  {before.card.fingerprint}\n  now     {card.fingerprint}")
+        say("Nodes learn of them when this node next takes part in a job. Give others, such as")
+        say("recipients without a node, what this prints:  mpc-train identity card --succession")
+        if new_connection_key:
+            say("This node's next connection is refused until they have added that.")
+        say("A statement of revocation that you keep for the old card does not cover the new one.")
+
+
+@identity.command("revoke")
+def identity_revoke(
+    name: NameArgument = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; default: in the home.")
+    ] = None,
+    home: HomeOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Sign a statement that nobody may accept this card any more.
+
+    It has no effect until others get it, so it can be made in advance and kept in a safe place.
+    Whoever has it can put this identity out of use.
+    """
+    with reporting(output):
+        from parties.errors import IdentityError
+        from parties.files import write_atomic
+        from parties.keys import lifetime
+        from parties.keys.identity import reason
+        from parties.keys.statements import Revocation
+
+        folder = home_of(home)
+        me = find_name(folder, name)
+        vault = open_vault(folder, me, passphrase_file, passphrase_fd)
+        target = out or folder / f"{me}.{vault.card.sequence}.revocation"
+        statement = Revocation.sign(vault, lifetime.now())
+        try:
+            write_atomic(target, statement.to_text().encode(), 0o600, replace=False)
+        except OSError as error:
+            raise IdentityError(f"{target}: cannot be written: {reason(error)}") from error
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "name": me,
+                    "fingerprint": vault.card.fingerprint,
+                    "statement": str(target),
+                }
+            )
+            return
+        say(f"Wrote {target}, about {vault.card.fingerprint}")
+        say(f"It takes effect where it is used:  mpc-train roster revoke {me} --statement FILE")
 
 
 @identity.command("show")
@@ -175,7 +287,7 @@ def identity_show(
 
 @roster.command("add")
 def roster_add(
-    cards: Annotated[list[Path], typer.Argument(help="Card files of others.")],
+    cards: Annotated[list[Path], typer.Argument(help="Cards or successions of others.")],
     home: HomeOption = None,
     file: RosterOption = None,
     replace: Annotated[
@@ -186,36 +298,53 @@ def roster_add(
     ] = False,
     output: FormatOption = Format.text,
 ) -> None:
-    """Show the fingerprints of cards, ask, and accept all of them or none."""
+    """Show the fingerprints of cards, ask, and accept all of them or none.
+
+    A succession replaces a known card without a question: the known card has signed it.
+    """
     with reporting(output):
         from parties.keys import lifetime
         from parties.keys.identity import Card
         from parties.keys.roster import Roster
+        from parties.keys.statements import Succession, is_succession
 
         place = file or home_of(home) / "roster"
-        known = before = Roster.load(place, missing_ok=True)
-        added = [Card.load(path) for path in cards]
-        for card in added:
-            lifetime.check_peer(card, lifetime.now())
-            known = known.add(card, replace=replace)
+        before = Roster.load(place, missing_ok=True)
+        moment = lifetime.now()
+        chains = [Succession.load(path) for path in cards if is_succession(path)]
+        chains.sort(key=lambda each: (each.name, each.new.sequence))
+        added = [Card.load(path) for path in cards if not is_succession(path)]
+
+        def accepting(known: "Roster") -> "Roster":
+            for card in added:
+                lifetime.check_peer(card, moment)
+                known = known.add(card, replace=replace)
+            for each in chains:
+                known = known.follow([each], moment)
+            return known
+
+        after = accepting(before)
         new = [card for card in added if card.name not in before or before.card(card.name) != card]
         if output is Format.text:
-            say("Compare each fingerprint with its owner, by telephone or in person:")
+            if added:
+                say("Compare each fingerprint with its owner, by telephone or in person:")
             for card in added:
                 say(f"  {card.name:20} {card.fingerprint}{_remark(card, before)}")
+            for each in chains:
+                say(f"  {each.name:20} {each.new.fingerprint}  signed by the card before it,")
+                say(f"  {'':20} {each.old.fingerprint}")
         if new and not yes:
             _ask(f"Accept {', '.join(card.name for card in new)}?", output)
-        known.save(place)
+        changed = after != before
+        if changed:
+            Roster.update(place, accepting)
         if output is Format.json:
-            emit(
-                {
-                    "status": "ok",
-                    "roster": str(place),
-                    "added": {card.name: card.fingerprint for card in added},
-                }
-            )
+            names = [*(card.name for card in added), *(each.name for each in chains)]
+            accepted = {name: after.card(name).fingerprint for name in names}
+            emit({"status": "ok", "roster": str(place), "added": accepted})
             return
-        say(f"Accepted in {place}" if new else f"Nothing to do: all cards are in {place} already")
+        done = f"Accepted in {place}"
+        say(done if changed else f"Nothing to do: all cards are in {place} already")
 
 
 def _remark(card: "Card", before: "Roster") -> str:
@@ -269,6 +398,52 @@ def roster_remove(
         say(f"Removed from {place}")
 
 
+_BY = {"owner": "its owner", "operator": "this node"}
+
+
+@roster.command("revoke")
+def roster_revoke(
+    name: Annotated[str, typer.Argument(help="Whose card is no longer accepted.")],
+    statement: Annotated[
+        Path | None,
+        typer.Option(help="The owner's own statement; without it, this node decides for itself."),
+    ] = None,
+    home: HomeOption = None,
+    file: RosterOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    output: FormatOption = Format.text,
+) -> None:
+    """Stop accepting a card for good: it cannot be added again, and runs that use it end.
+
+    Tell the others: this roster is only this node's.
+    """
+    with reporting(output):
+        from parties.errors import RosterError
+        from parties.keys import lifetime
+        from parties.keys.roster import Roster
+        from parties.keys.statements import Revocation
+
+        place = file or home_of(home) / "roster"
+        moment = lifetime.now()
+        if statement is None:
+            card, by = Roster.load(place).card(name), "this node"
+        else:
+            card, by = Revocation.load(statement).card, "its owner"
+            if card.name != name:
+                raise RosterError(f"{statement}: is about {card.name}, not {name}")
+        if output is Format.text:
+            say(f"  {card.name:20} {card.fingerprint}")
+        if not yes:
+            _ask(f"Never accept this card of {name} again?", output)
+        kind = "operator" if statement is None else "owner"
+        Roster.update(place, lambda known: known.revoke(card, moment, by=kind))
+        if output is Format.json:
+            revoked = {card.name: card.fingerprint}
+            emit({"status": "ok", "roster": str(place), "revoked": revoked, "by": kind})
+            return
+        say(f"Revoked in {place}, by {by}; nodes and coordinators that are running notice it")
+
+
 @roster.command("show")
 def roster_show(
     home: HomeOption = None, file: RosterOption = None, output: FormatOption = Format.text
@@ -282,10 +457,21 @@ def roster_show(
         if output is Format.json:
             cards = {card.name: card.fingerprint for card in known}
             expire = {card.name: card.expires for card in known}
-            emit({"status": "ok", "roster": str(place), "cards": cards, "expires": expire})
+            gone = [dataclasses.asdict(each) for each in known.revoked]
+            emit(
+                {
+                    "status": "ok",
+                    "roster": str(place),
+                    "cards": cards,
+                    "expires": expire,
+                    "revoked": gone,
+                }
+            )
             return
         for card in known:
             say(f"{card.name:20} {card.fingerprint}  expires {card.expires}{_state(card)}")
+        for each in known.revoked:
+            say(f"{each.name:20} {each.fingerprint}  REVOKED {each.on}, by {_BY[each.by]}")
 
 
 @keys.command("doctor")
@@ -308,7 +494,7 @@ def keys_doctor(
     with reporting(output):
         from mpc_train.node.storage import open_key
         from mpc_train.run.node_config import load_node_config
-        from mpc_train.run.place import VaultPlace
+        from mpc_train.run.place import KeyPlace
         from parties.errors import KeyServiceError
         from parties.keys.services.by_uri import check_uri
         from parties.keys.services.doctor import examine
@@ -318,9 +504,10 @@ def keys_doctor(
             node = load_node_config(config)
             if uri == "identity:":
                 identity = identity_at(node.place, node.audit, None, None)
-            if passphrase_file is None and uri == node.vault.key:
-                passphrase_file = node.vault.passphrase_file
-        place = VaultPlace(Path(), uri, passphrase_file)
+            for known in (node.vault.key, *node.vault.columns.values()):
+                if passphrase_file is None and uri == known.uri:
+                    passphrase_file = known.passphrase_file
+        place = KeyPlace(uri, passphrase_file)
         if check_uri(uri):
             open_key(place, identity)  # raises, and does not quote what may be a secret
         findings = examine(lambda: open_key(place, identity))

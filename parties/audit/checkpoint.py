@@ -14,6 +14,7 @@ length of a field), so that no signature of the one kind serves as one of the ot
 """
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parties.audit.merkle import HASH_BYTES
@@ -99,6 +100,20 @@ def verify_checkpoint(data: bytes, card: Card) -> Checkpoint:
     except AuthenticationError as error:
         raise AuditTamperedError(f"a checkpoint of {card.name}: {error}") from error
     return found
+
+
+def verify_by_line(data: bytes, cards: Sequence[Card]) -> tuple[Checkpoint, Card]:
+    """A checkpoint that one of these identities of a line has signed, and which one.
+
+    AuditTamperedError as of `verify_checkpoint`, with what the first card says about it.
+    """
+    first: AuditTamperedError | None = None
+    for card in cards:
+        try:
+            return verify_checkpoint(data, card), card
+        except AuditTamperedError as error:
+            first = first or error
+    raise first or AuditTamperedError("a checkpoint without a card to verify it")
 
 
 def cosign(data: bytes, identity: Vault, moment: int) -> bytes:

@@ -235,7 +235,7 @@ class Card:
             if not isinstance(value, str):
                 raise CardError(f"{source}: {name} must be a string")
             texts[name] = value
-        keys = {name: _decode(texts[name], name, source) for name in _BYTES}
+        keys = {name: decode_base64(texts[name], name, source) for name in _BYTES}
         card = cls(
             name=texts["name"],
             sequence=sequence,
@@ -342,7 +342,8 @@ def reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _decode(text: str, name: str, source: str) -> bytes:
+def decode_base64(text: str, name: str, source: str) -> bytes:
+    """The bytes of a field; CardError for anything but their one spelling."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

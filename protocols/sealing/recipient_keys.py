@@ -54,7 +54,8 @@ MAX_SEALED_BYTES = hpke.OVERHEAD_BYTES + MAX_PLAINTEXT_BYTES
 P384_PUBLIC_BYTES, P384_PRIVATE_BYTES = 97, 48
 RSA_BITS, RSA_EXPONENT = 4096, 65537
 RSA_PUBLIC_BYTES = 550
-MAX_RSA_PRIVATE_BYTES = 2400
+MAX_PRIVATE_BYTES = 2400
+"""Of an RSA key; the others have fewer."""
 
 _P384 = Suite(KEM.P384, KDF.HKDF_SHA384, AEAD.AES_256_GCM)
 _ORDER = int(
@@ -205,7 +206,7 @@ _KINDS = {
         "RSA4096-OAEP-SHA256",
         False,
         RSA_PUBLIC_BYTES,
-        (1, MAX_RSA_PRIVATE_BYTES),
+        (1, MAX_PRIVATE_BYTES),
         _seal_rsa,
         RsaPrivateKey,
         RsaPrivateKey.generate,
