@@ -188,6 +188,7 @@ def _node(
                         agree_timeout_s=2 * join_s,
                         peer_timeout_s=float(settings.timeouts.peer_s),
                         dial_timeout_s=float(settings.timeouts.dial_s),
+                        rotate_after_days=settings.place.rotate_after_days,
                     ),
                     program,
                     audit,
