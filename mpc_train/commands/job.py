@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.run.node_config import NodeConfig
     from parties.audit.entries import Value
+    from parties.keys.roster import Roster
     from parties.keys.vault import FileVault
 
 job = typer.Typer(no_args_is_help=True, help="Job files.")
@@ -56,17 +57,22 @@ def job_check(
         from mpc_train.admission.cautions import cautions
         from mpc_train.admission.footprint import memory_needs
         from mpc_train.admission.load import load_job
+        from mpc_train.admission.recipient_keys import check_recipient_keys, key_cautions
         from mpc_train.jobs.outputs import disclosed_on_the_way
         from mpc_train.jobs.schedule import total_steps
-        from mpc_train.results.report import beware, describe
+        from mpc_train.results.report import describe, in_lines
         from parties.agreement.contract import Roles, describe_trust
+        from parties.keys.roster import Roster
 
         checked = load_job(path)
         node = None if config is None else _allowing(config, checked)
-        if node is None:
-            unknown = _without_card(checked, roster, home_of(home))
-        else:
-            unknown = _without_card(checked, roster, node.place.home, node.place.roster)
+        place = roster or (home_of(home) / "roster" if node is None else node.place.roster)
+        known = Roster.load(place, missing_ok=roster is None)
+        keys = {card.name: card.recipient_key for card in known}
+        if node is not None:
+            check_recipient_keys(node.rules, checked, keys)
+        unknown = _without_card(checked, place, known, required=roster is not None)
+        warned = [*cautions(checked), *key_cautions(checked, keys)]
         trust = describe_trust(
             Roles(checked.owners, checked.evaluators, checked.dealer, checked.recipients)
         )
@@ -85,13 +91,13 @@ def job_check(
                     "inputs": list(checked.pipeline.names),
                     "metrics": list(checked.reveal.metrics),
                     "disclosures": list(disclosed_on_the_way(checked)),
-                    "cautions": cautions(checked),
+                    "cautions": warned,
                     "without_card": list(unknown),
                     "trust": trust,
                 }
             )
             return
-        say("\n".join([describe(checked), *beware(checked), "", trust]))
+        say("\n".join([describe(checked), *in_lines(warned), "", trust]))
         for line in unknown.values():
             say(f"Warning {line}")
         if node is not None:
@@ -119,19 +125,13 @@ def _allowing(config: Path, job: "Job") -> "NodeConfig":
     return node
 
 
-def _without_card(
-    job: "Job", given: Path | None, home: Path, configured: Path | None = None
-) -> dict[str, str]:
-    """The names of the job without a card in the roster, each with a line about it; raises
-    RosterError for them if the roster was `given`. configured: the roster's path from a node's
-    file."""
+def _without_card(job: "Job", place: Path, known: "Roster", *, required: bool) -> dict[str, str]:
+    """The names of the job without a card in the roster at `place`, each with a line about it;
+    raises RosterError for them if they are `required`. Empty if there is no roster."""
     from parties.errors import RosterError
-    from parties.keys.roster import Roster
 
-    place = given or configured or home / "roster"
-    if given is None and not place.exists():
+    if not place.exists():
         return {}
-    known = Roster.load(place)
     unknown = {}
     for name in job.names:
         if name not in known:
@@ -144,7 +144,7 @@ def _without_card(
                 + (f"did you mean {near[0]}? If not, " if near else "")
                 + "get it from its owner, compare fingerprints, and run mpc-train roster add"
             )
-    if unknown and given is not None:
+    if unknown and required:
         raise RosterError("\n  ".join(unknown.values()))
     return unknown
 

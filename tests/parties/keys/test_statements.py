@@ -44,7 +44,7 @@ def test_a_succession_survives_its_text_and_names_both_cards() -> None:
 
 def test_all_keys_change_but_that_of_the_connections() -> None:
     old, new = ANN.card, SECOND.card
-    for key in ("ed25519", "mldsa65", "hpke"):
+    for key in ("ed25519", "mldsa65", "recipient"):
         assert getattr(old, key) != getattr(new, key)
     assert old.curve == new.curve
     other = ANN.successor(issued=WHEN + DAY, new_connection_key=True)
