@@ -33,7 +33,7 @@ class LiveIdentity:
         return self._vault.successions
 
     def opens_for(self, digest: bytes) -> bool:
-        """Whether `hpke_open` opens what was sealed to the card with this digest."""
+        """Whether `unseal` opens what was sealed to the card with this digest."""
         return self._vault.opens_for(digest)
 
     def sign(self, purpose: str, message: bytes) -> bytes:
@@ -44,9 +44,9 @@ class LiveIdentity:
         """Ed25519 and ML-DSA-65 over a text as it is."""
         return self._vault.sign_text(text)
 
-    def hpke_open(self, info: bytes, ciphertext: bytes) -> bytes:
+    def unseal(self, info: bytes, ciphertext: bytes) -> bytes:
         """Open what was sealed to this identity, or to one that it succeeded."""
-        return self._vault.hpke_open(info, ciphertext)
+        return self._vault.unseal(info, ciphertext)
 
     def curve_secret(self) -> bytes:
         """The 32-byte secret of the CURVE connections."""

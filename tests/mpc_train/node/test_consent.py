@@ -436,6 +436,7 @@ def test_a_recipient_key_that_no_rule_lists_is_not_asked_about(tmp_path: Path, j
 
     card = MemoryVault.generate(job.recipients[0], "p384").card
     roster, audit = Roster.of([card]), audit_log(tmp_path)
-    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(Format.json), never, audit)
+    config, safe = config_of(tmp_path), node_vault(tmp_path)
+    guarded = _Guarded(config, roster, False, _Events(Format.json), never, audit, safe)
     with pytest.raises(RefusedError, match="recipient_keys"):
         guarded.prepare(job.to_bytes(), _roles(job))
