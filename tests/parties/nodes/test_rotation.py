@@ -317,9 +317,22 @@ def test_an_exchanged_file_is_not_taken(tmp_path: Path, net: Net) -> None:
     vault.path.write_bytes(other.path.read_bytes())
     with pytest.raises(IdentityError, match="another passphrase"):
         live.renewed()
+    # Under the same passphrase, and yet nobody's successor.
+    FileVault(MemoryVault.generate("ann"), vault.path, vault._file_key)._write(replace=True)
+    with pytest.raises(IdentityError, match="holds another identity"):
+        live.renewed()
     assert live.card == vault.card
     vault.path.unlink()
     assert live._state() == ()
+
+
+def test_a_file_that_cannot_be_used_does_not_end_the_run(tmp_path: Path) -> None:
+    vault = FileVault.create(tmp_path / "home", "ann", b"correct horse")
+    node = One(tmp_path, "ann", Wire())
+    node.rotations._identity = LiveIdentity(vault)
+    vault.path.write_bytes(b"damaged")
+    node.rotations.check()
+    assert not node.said
 
 
 def test_a_card_that_is_old_enough_is_rotated_by_the_node(
