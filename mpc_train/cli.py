@@ -10,20 +10,9 @@ import typer
 
 from mpc_train.base.printing import say
 from mpc_train.base.release import version
-from mpc_train.commands import (
-    audit,
-    data,
-    job,
-    keys,
-    model,
-    nodes,
-    open,
-    policy,
-    predict,
-    schema,
-    vault,
-)
+from mpc_train.commands import audit, data, job, keys, model, nodes, open, policy, predict, schema
 from mpc_train.commands.local import run, script
+from mpc_train.commands.vault.verbs import vault
 
 app = typer.Typer(
     name="mpc-train",
@@ -45,7 +34,7 @@ app.add_typer(policy.policy, name="policy")
 app.add_typer(model.model, name="model")
 app.add_typer(schema.schema, name="schema")
 app.add_typer(data.data, name="data")
-app.add_typer(vault.vault, name="vault")
+app.add_typer(vault, name="vault")
 app.add_typer(audit.audit, name="audit")
 app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)

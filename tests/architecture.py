@@ -50,6 +50,7 @@ ROOMS = (
         "mpc_train.node",
         "mpc_train.commands",
         "mpc_train.commands.local",
+        "mpc_train.commands.vault",
         "mpc_train.cli",
         "mpc_train.__main__",
     ),

@@ -123,7 +123,9 @@ def audit_show(
         start = _moment(since)
         node = load_any_config(config)
         identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
-        key = IdentityService(identity) if node.vault is None else open_key(node.vault, identity)
+        key = (
+            IdentityService(identity) if node.vault is None else open_key(node.vault.key, identity)
+        )
         with logbook(node.place, node.audit, identity, key, "audit show") as opened:
             found = [
                 (number, entry)

@@ -96,6 +96,6 @@ def _vault_of(
     from mpc_train.node.storage import open_key, tables_at
 
     identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
-    keys = open_key(node.vault, identity)
+    keys = open_key(node.vault.key, identity)
     with logbook(node.place, node.audit, identity, keys, "data check"):
         yield tables_at(node, keys)

@@ -245,7 +245,7 @@ def _log_approval(node: "NodeConfig", job: "Job", approver: "FileVault") -> bool
     if not mine and node.place.passphrase_file is None:
         return False
     identity = approver if mine else identity_at(node.place, node.audit, None, None)
-    keys = open_key(node.vault, identity)
+    keys = open_key(node.vault.key, identity)
     with logbook(node.place, node.audit, identity, keys, "job approve") as audit:
         fields: dict[str, Value] = {"by": approver.card.name}
         if node.accepted is not None:

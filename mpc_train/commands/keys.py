@@ -263,7 +263,7 @@ def keys_doctor(
     with reporting(output):
         from mpc_train.node.storage import open_key
         from mpc_train.run.node_config import load_node_config
-        from mpc_train.run.place import VaultPlace
+        from mpc_train.run.place import KeyPlace
         from parties.errors import KeyServiceError
         from parties.keys.services.by_uri import check_uri
         from parties.keys.services.doctor import examine
@@ -273,9 +273,10 @@ def keys_doctor(
             node = load_node_config(config)
             if uri == "identity:":
                 identity = identity_at(node.place, node.audit, None, None)
-            if passphrase_file is None and uri == node.vault.key:
-                passphrase_file = node.vault.passphrase_file
-        place = VaultPlace(Path(), uri, passphrase_file)
+            for known in (node.vault.key, *node.vault.columns.values()):
+                if passphrase_file is None and uri == known.uri:
+                    passphrase_file = known.passphrase_file
+        place = KeyPlace(uri, passphrase_file)
         if check_uri(uri):
             open_key(place, identity)  # raises, and does not quote what may be a secret
         findings = examine(lambda: open_key(place, identity))

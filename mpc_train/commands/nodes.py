@@ -170,7 +170,7 @@ def _node(
         events = _Events(output)
         join_s = float(settings.timeouts.join_s)
         ask = None if output is Format.json else terminal(events.view, join_s)
-        keys = open_key(settings.vault, vault)
+        keys = open_key(settings.vault.key, vault)
         verb = "dealer" if deals else "party"
         with logbook(settings.place, settings.audit, vault, keys, verb) as audit:
             settings = in_force(settings, roster, today(), audit)

@@ -1,16 +1,23 @@
 """A node's vault, as its own file describes it."""
 
+import contextlib
 import os
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
 
+from mpc_train.errors import ConfigError, DataError
 from mpc_train.run.node_config import NodeConfig
-from mpc_train.run.place import VaultPlace
+from mpc_train.run.place import KeyPlace
 from mpc_train.tables.loading.load import Vault as Tables
+from parties.errors import PassphraseError, VaultError
 from parties.keys.passphrase import read_passphrase
 from parties.keys.services.by_uri import open_service
 from parties.keys.services.service import KeyService
 from parties.keys.vault import Vault
-from parties.vault.store import Store, entries_of
+from parties.vault import store as kept
+from parties.vault.store import PART, Store
+from protocols.sealing.stored import ObjectInfo
 
 TABLE, KEY = "table", "key"
 TOKENS = "tokens"
@@ -18,23 +25,43 @@ TOKENS = "tokens"
 TOKEN_KEY_BYTES = 32
 
 
-def open_key(place: VaultPlace, identity: Vault | None) -> KeyService:
-    """The key service of a vault, its secret from the file that is named, or asked for."""
+def open_key(place: KeyPlace, identity: Vault | None) -> KeyService:
+    """A key service, its secret from the file that is named, or asked for."""
 
     def passphrase() -> bytes:
-        return read_passphrase(file=place.passphrase_file, prompt=f"Secret of {place.key}: ")
+        return read_passphrase(file=place.passphrase_file, prompt=f"Secret of {place.uri}: ")
 
-    return open_service(place.key, identity, passphrase)
+    return open_service(place.uri, identity, passphrase)
+
+
+def column_key(config: NodeConfig, name: str) -> KeyService:
+    """The key of this name for single columns; raises ConfigError where the file names none."""
+    try:
+        place = config.vault.columns[name]
+    except KeyError:
+        known = ", ".join(config.vault.columns) or "none"
+        raise ConfigError(
+            f"{config.path}: there is no key {name!r} under [vault.columns], only {known}"
+        ) from None
+    return open_key(place, None)
 
 
 def token_key(store: Store) -> bytes:
     """The key of this vault for tokens, which never leaves it; made when it is first needed."""
-    if not any((e.info.kind, e.info.name) == (KEY, TOKENS) for e in entries_of(store.folder)):
+    if not store.versions(KEY, TOKENS):
         with store.writing(KEY, TOKENS) as out:
             out.write(os.urandom(TOKEN_KEY_BYTES))
-    # Always the first: a second one, of an import at the same time, would tear tables apart.
-    with store.open(KEY, TOKENS, 1) as content:
+    # Always the oldest: a second one, of an import at the same time, would tear tables apart.
+    with store.open(KEY, TOKENS, store.versions(KEY, TOKENS)[0]) as content:
         return content.reader.read()
+
+
+def shred(store: Store, info: ObjectInfo) -> None:
+    """Destroy an object, and a table's protected columns before it: a table whose columns were left
+    behind could not be shredded again."""
+    if info.kind == TABLE:
+        store.shred_parts(info)
+    store.shred(info.kind, info.name, info.version)
 
 
 def tables_at(config: NodeConfig, keys: KeyService) -> Tables | None:
@@ -48,9 +75,84 @@ def tables_at(config: NodeConfig, keys: KeyService) -> Tables | None:
     store = Store(config.vault.folder, config.place.name, keys)
     for name in named:
         store.newest(TABLE, name)
-    return tables_of(store)
+    return tables_of(store, config.vault.columns)
 
 
-def tables_of(store: Store) -> Tables:
-    """Opens the tables of a vault by name, the newest version of each."""
-    return partial(store.open, TABLE)
+def tables_of(store: Store, columns: Mapping[str, KeyPlace]) -> Tables:
+    """Opens the tables of a vault by name, the newest version of each.
+
+    columns: the keys of protected columns that this node names.
+    """
+
+    @contextlib.contextmanager
+    def opened(name: str) -> Iterator[StoredTable]:
+        with store.open(TABLE, name) as content:
+            yield StoredTable(content, store, columns)
+
+    return opened
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """An opened table of the vault, which opens its protected columns when they are needed."""
+
+    _content: kept.Content
+    _store: Store
+    _keys: Mapping[str, KeyPlace]
+
+    @property
+    def reader(self) -> BinaryIO:
+        return self._content.reader
+
+    @property
+    def size(self) -> int:
+        return self._content.size
+
+    @property
+    def info(self) -> ObjectInfo:
+        return self._content.info
+
+    @contextlib.contextmanager
+    def part(self, key: str, columns: Sequence[str]) -> Iterator[kept.Content]:
+        """The columns under the key of this name; raises DataError, which names `columns`."""
+        info = self.info
+        which = f"vault:{info.name}: {_listed(columns)} under the key {key!r}, which"
+        if key not in self._keys:
+            raise DataError(
+                f"{which} this node's file does not name under [vault.columns]; a job that uses "
+                "such a column cannot run here"
+            )
+        try:
+            store = self._store.under(open_key(self._keys[key], None), key)
+            content = store.open(PART + key, info.name, info.version)
+        except (VaultError, PassphraseError) as error:
+            raise DataError(f"{which} cannot be used here: {error}") from error
+        with content:
+            yield content
+
+
+def protection(asked: Sequence[str], names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """The columns to protect by the name of their key, from texts COLUMN=KEY.
+
+    names: the table's columns. Raises ConfigError with all that is wrong.
+    """
+    found: dict[str, str] = {}
+    faults = []
+    for text in asked:
+        column, sign, key = text.rpartition("=")
+        if not sign or not column or not key:
+            faults.append(f"--protect {text!r}: write COLUMN=KEY, a key under [vault.columns]")
+        elif column not in names:
+            faults.append(f"--protect {text!r}: there is no column {column!r}")
+        elif found.setdefault(column, key) != key:
+            faults.append(f"--protect {text!r}: {column!r} has the key {found[column]!r} already")
+    if faults:
+        raise ConfigError("\n  ".join(faults))
+    keys = dict.fromkeys(found.values())
+    return {key: tuple(name for name in names if found.get(name) == key) for key in keys}
+
+
+def _listed(columns: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in columns[:5])
+    more = f" and {len(columns) - 5} more" if len(columns) > 5 else ""
+    return f"column {shown} is" if len(columns) == 1 else f"columns {shown}{more} are"

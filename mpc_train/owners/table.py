@@ -1,7 +1,7 @@
 """An owner's rows in the form that its job needs: from a typed table to the values of the model's
 inputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -80,7 +80,8 @@ def load_table(
 
     raw: makes `Table.raw` of the table's terms. vault: opens a table of the node's vault.
     """
-    source = as_stored(source, vault)
+    source, tokenised = as_stored(source, vault)
+    _check_tokens(job, source, tokenised)
     link, group = job.data.link, job.data.split_by
     alone = job.data.partition == "columns" or len(job.owners) == 1
     typed = load(
@@ -117,6 +118,25 @@ def load_table(
         # If rows were left out, the others keep their places in the source.
         table = replace(table, places=typed.kept if order is None else typed.kept[order])
     return replace(table, tokens=tokens, warnings=typed.warnings)
+
+
+def _check_tokens(job: Job, source: Source, tokenised: Collection[str]) -> None:
+    """Raise DataError where the job needs identifiers of a column that has tokens in their place:
+    it would take different spellings of one identifier for different ones, or join nobody."""
+    link, group = job.data.link, job.data.split_by
+    advice = "replaced by tokens when the table was imported; import it without --tokenise"
+    if group in tokenised and job.data.split_normalise:
+        raise DataError(
+            f"{label_of(source)}: column {group!r}: the job makes its identifiers uniform "
+            f"(split_normalise), but they were {advice}, or with uniform identifiers and agree on "
+            "a job without split_normalise"
+        )
+    joined = [] if link is None else [name for name in link.on if name in tokenised]
+    if joined:
+        raise DataError(
+            f"{label_of(source)}: column {joined[0]!r}: the job joins records by its identifiers, "
+            f"but they were {advice}"
+        )
 
 
 def arrays_of(job: Job, source: Source) -> Arrays | None:

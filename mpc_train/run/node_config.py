@@ -20,7 +20,7 @@ from mpc_train.admission.policy import Policy
 from mpc_train.admission.rules import Rules, load_ruled, rule_faults
 from mpc_train.base.strict_toml import all_at, load_toml
 from mpc_train.errors import ConfigError, DataError
-from mpc_train.run.place import Place, VaultPlace, default_home
+from mpc_train.run.place import KeyPlace, Place, VaultPlace, default_home
 from mpc_train.tables.source import Fault, Source, SourceProblem, check_source, resolved
 from protocols.names import NAME
 
@@ -60,6 +60,16 @@ class _Node(_Strict, frozen=True):
     large as the node's memory."""
 
 
+class _ColumnKey(_Strict, frozen=True):
+    """`[vault.columns]`: a key for single columns of tables in the vault, by a name of your own."""
+
+    key: str
+    """The key service, written as `key` of `[vault]`; identity: and `[vault]` key are refused,
+    since who opens the table could open these columns, too."""
+    passphrase_file: str = ""
+    """File with this key's passphrase, token or PIN; left out, it is asked for."""
+
+
 class _Vault(_Strict, frozen=True):
     """`[vault]`: where this node keeps its tables encrypted, and under which key."""
 
@@ -72,6 +82,10 @@ class _Vault(_Strict, frozen=True):
     passphrase_file: str = ""
     """File with the passphrase of file: keys, the token of vault: or the PIN of pkcs11:, which
     nobody else may read; left out, it is asked for."""
+    columns: dict[str, _ColumnKey] = {}
+    """By a name of your own, the keys of single columns, which `mpc-train vault import --protect
+    COLUMN=NAME` uses. A node that does not name a key, or cannot use it, refuses jobs that use its
+    columns."""
 
 
 class Audit(_Strict, frozen=True):
@@ -269,6 +283,7 @@ def load_node_config(path: Path | str) -> NodeConfig:
     for name in parsed.warm_start:
         check.name(f"warm_start.{name}", name)
     place = check.place(parsed.node)
+    vault = check.vault(parsed.vault, place.home)
     check.done()
     return NodeConfig(
         path=path,
@@ -280,7 +295,7 @@ def load_node_config(path: Path | str) -> NodeConfig:
         rules=rules,
         policy=check.policy(parsed.policy),
         accepted=None,
-        vault=check.vault(parsed.vault, place.home),
+        vault=vault,
         audit=parsed.audit,
         data=data,
         warm_start={name: check.resolve(file) for name, file in parsed.warm_start.items()},
@@ -425,15 +440,23 @@ class _Checker:
             self.note("audit.per_minute", "between 1 and 60")
 
     def vault(self, vault: _Vault, home: Path) -> VaultPlace:
-        key = vault.key
-        if key.startswith("file:"):
-            key = f"file:{self.resolve(key.removeprefix('file:'))}"
-        file = vault.passphrase_file
+        own = self.key(vault.key, vault.passphrase_file)
+        columns = {}
+        for name, each in vault.columns.items():
+            self.name(f"vault.columns.{name}", name)
+            columns[name] = self.key(each.key, each.passphrase_file)
+            if each.key == "identity:" or columns[name].uri == own.uri:
+                self.note(f"vault.columns.{name}.key", "name another key than the vault's own")
         return VaultPlace(
             folder=self.resolve(vault.folder) if vault.folder else home / "vault",
-            key=key,
-            passphrase_file=self.resolve(file) if file else None,
+            key=own,
+            columns=columns,
         )
+
+    def key(self, uri: str, passphrase_file: str) -> KeyPlace:
+        if uri.startswith("file:"):
+            uri = f"file:{self.resolve(uri.removeprefix('file:'))}"
+        return KeyPlace(uri, self.resolve(passphrase_file) if passphrase_file else None)
 
     def place(self, node: _Node) -> Place:
         self.name("node.name", node.name)

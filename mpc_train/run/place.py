@@ -4,6 +4,7 @@ Imports nothing heavy: every command starts from here, `--help` included.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +25,20 @@ class Place:
 
 
 @dataclass(frozen=True)
+class KeyPlace:
+    """The URI of a key service, with an absolute path, and the file of its secret."""
+
+    uri: str
+    passphrase_file: Path | None = None
+
+
+@dataclass(frozen=True)
 class VaultPlace:
-    """Where a node's vault lies, and the URI of its key, with an absolute path."""
+    """Where a node's vault lies, its key, and by name the keys of single columns."""
 
     folder: Path
-    key: str
-    passphrase_file: Path | None
+    key: KeyPlace
+    columns: Mapping[str, KeyPlace]
 
 
 def default_home() -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from parties.keys.services.service import KeyService
-from parties.vault.store import Entry, Store, entries_of
+from parties.vault.store import Entry, Store
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def rotate(
     also: wraps what else the service's keys wrap under the current one, once the objects are, and
     returns the ids of keys that it still needs.
     """
-    keys, before = store.keys, entries_of(store.folder)
+    keys, before = store.keys, store.entries()
     made = all(entry.key_id == keys.current for entry in before)
     if made:
         keys.rotate()  # 1
@@ -47,7 +47,7 @@ def rotate(
     others = also()
     if keep_old:
         return Rotation(keys.current, made, count, ())
-    needed = others.union(entry.key_id for entry in entries_of(store.folder))
+    needed = others.union(entry.key_id for entry in store.entries())
     return Rotation(keys.current, made, count, keys.retire(needed))  # 3
 
 

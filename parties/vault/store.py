@@ -3,12 +3,16 @@
     vault/table/admissions.3.header     `protocols.sealing.stored`: what it is, its wrapped file key
     vault/table/admissions.3.chunks     the content
     vault/table/admissions.2.shredded   nothing: this version was destroyed
+    vault/column-lab/admissions.3.…     a part of it, under the key that the node calls lab
 
 An object exists once its header exists. The chunks are durable before that, so a crash, a full disk
 or Ctrl-C leaves either no object or a complete one. Wrapping a file key anew replaces one small
 file. Shredding an object destroys its header: without the file key the chunks say nothing, wherever
 copies of them are. A copy of the *header* in a backup can be opened as long as the key service has
 the key: rotate and retire the key as well.
+
+A part is an object of its own beside the object to which it belongs, with the same name and
+version, under another key: whoever may open one need not be able to open the other.
 """
 
 import contextlib
@@ -32,6 +36,8 @@ from protocols.sealing.stored import ObjectInfo
 from protocols.sealing.stream import CHUNK_BYTES, SealingWriter, plain_bytes
 
 HEADER, CHUNKS, SHREDDED = ".header", ".chunks", ".shredded"
+PART = "column-"
+"""With this begins the kind of a part; the name of its key follows."""
 MAX_HEADER_BYTES = container.MAX_HEADER_BYTES + len(container.MAGIC) + 4
 
 
@@ -44,31 +50,82 @@ class Entry:
     size: int
 
 
-class Store:
-    """The vault of one node. Raises VaultError and KeyServiceError, which name the object."""
+@dataclass(frozen=True)
+class Writing:
+    """An object that is being written. info: what it will be."""
 
-    def __init__(self, folder: Path, node: str, keys: KeyService) -> None:
-        self.folder, self._node = folder, node
+    info: ObjectInfo
+    _content: SealingWriter
+
+    def write(self, data: bytes) -> None:
+        self._content.write(data)
+
+
+class Store:
+    """The vault of one node, or with `part` the parts that the key of this name wraps.
+
+    keys: wraps the objects, or those parts. Raises VaultError and KeyServiceError, which name the
+    object.
+    """
+
+    def __init__(self, folder: Path, node: str, keys: KeyService, part: str = "") -> None:
+        self.folder, self._node, self._part = folder, node, part
         self.keys = keys
 
     @contextlib.contextmanager
-    def writing(self, kind: str, name: str, job: str = "") -> Iterator[SealingWriter]:
+    def writing(self, kind: str, name: str, job: str = "") -> Iterator[Writing]:
         """Keep what is written as the newest version of `name`, once the block has ended well."""
         _check(kind, "a kind")
         _check(name, "a name")
         with self._changing(kind, name) as folder:
             version = 1 + max(_versions(folder, name), default=0)
-            created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            info = ObjectInfo(self._node, kind, name, version, job, created)
-            path = folder / f"{name}.{version}"
-            with atomic_file(path.with_name(path.name + CHUNKS)) as stream:
-                out = cast("BinaryIO", _Chunks(stream, self.folder))
-                with _named(path):
-                    header, content = stored.seal_object(out, info, self.keys)
-                yield content
-                content.finish()
-            # From here on it is there.
-            write_atomic(path.with_name(path.name + HEADER), header.framed(), replace=False)
+            with self._written(folder, self._info(kind, name, version, job), new=True) as out:
+                yield out
+
+    @contextlib.contextmanager
+    def writing_part(self, whole: ObjectInfo) -> Iterator[Writing]:
+        """Keep what is written as the part of `whole`, which is being written, under these keys.
+
+        A part that is there already was left behind: the vault broke off before `whole` was there.
+        """
+        kind = PART + self._part
+        with self._changing(kind, whole.name) as folder:
+            info = self._info(kind, whole.name, whole.version, whole.job)
+            with self._written(folder, info, new=False) as out:
+                yield out
+
+    def _info(self, kind: str, name: str, version: int, job: str) -> ObjectInfo:
+        created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return ObjectInfo(self._node, kind, name, version, job, created)
+
+    @contextlib.contextmanager
+    def _written(self, folder: Path, info: ObjectInfo, *, new: bool) -> Iterator[Writing]:
+        path = folder / f"{info.name}.{info.version}"
+        if not new:
+            _destroy(path)
+            path.with_name(path.name + SHREDDED).unlink(missing_ok=True)
+        with atomic_file(path.with_name(path.name + CHUNKS)) as stream:
+            out = cast("BinaryIO", _Chunks(stream, self.folder))
+            with _named(path):
+                header, content = stored.seal_object(out, info, self.keys)
+            yield Writing(info, content)
+            content.finish()
+        # From here on it is there.
+        write_atomic(path.with_name(path.name + HEADER), header.framed(), replace=False)
+
+    def under(self, keys: KeyService, part: str) -> "Store":
+        """The parts in this vault that the key of the name `part`, which is `keys`, wraps."""
+        return Store(self.folder, self._node, keys, part)
+
+    def entries(self) -> list[Entry]:
+        """The objects that these keys wrap, as `entries_of` lists them."""
+        return [_entry(path) for path in self._own_paths()]
+
+    def versions(self, kind: str, name: str) -> list[int]:
+        """The versions that are there, in order."""
+        folder = self.folder / kind
+        there = set(_versions(folder, name, HEADER)) - set(_versions(folder, name, SHREDDED))
+        return sorted(there)
 
     def open(self, kind: str, name: str, version: int = 0) -> "Content":
         """The content of a version, 0 for the newest; close it after use."""
@@ -99,6 +156,13 @@ class Store:
             _destroy(path)
         return info
 
+    def shred_parts(self, whole: ObjectInfo) -> None:
+        """Destroy all parts of an object, whatever key they are under; no key is used."""
+        for path in _paths(self.folder):
+            kind = path.parent.name
+            if kind.startswith(PART) and _parted(path) == (whole.name, whole.version):
+                self.shred(kind, whole.name, whole.version)
+
     def rewrap(self, new: KeyService, told: Callable[[Entry], None] | None = None) -> int:
         """Wrap every file key under the current key of `new`; return how many there were.
 
@@ -106,7 +170,7 @@ class Store:
         they are.
         """
         count = 0
-        for path in _paths(self.folder):
+        for path in self._own_paths():
             with self._changing(path.parent.name, _parted(path)[0]), _named(path):
                 header, _ = self._own(path)
                 if header.key_id == new.current:
@@ -118,6 +182,10 @@ class Store:
                 told(_entry(path))
         return count
 
+    def _own_paths(self) -> list[Path]:
+        """The paths of the objects that these keys wrap."""
+        return [path for path in _paths(self.folder) if _part_of(path.parent.name) == self._part]
+
     def _own(self, path: Path) -> tuple[container.Header, ObjectInfo]:
         """The header of an object of this node's; raises EnvelopeError for another's."""
         header, info = _header(path)
@@ -128,8 +196,7 @@ class Store:
     def _path(self, kind: str, name: str, version: int) -> Path:
         _check(kind, "a kind")
         _check(name, "a name")
-        folder = self.folder / kind
-        there = set(_versions(folder, name, HEADER)) - set(_versions(folder, name, SHREDDED))
+        folder, there = self.folder / kind, self.versions(kind, name)
         if not there or (version and version not in there):
             which = f"version {version} of " if version and there else ""
             shredded = version and version in _versions(folder, name, SHREDDED)
@@ -173,6 +240,11 @@ def using(folder: Path, *, alone: bool = False) -> Iterator[None]:
         except OSError as error:
             raise VaultError(f"the vault {folder}: {reason(error)}") from error
         yield
+
+
+def _part_of(kind: str) -> str:
+    """The name of the key of parts of this kind; nothing where it is no kind of parts."""
+    return kind.removeprefix(PART) if kind.startswith(PART) else ""
 
 
 def entries_of(folder: Path) -> list[Entry]:

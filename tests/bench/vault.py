@@ -67,7 +67,7 @@ def measure(folder: Path, kind: str, rows: int, columns: int) -> dict[str, Any]:
     wanted = schema(columns)
     stored = kind.startswith("vault:")
     source = Source(kind if stored else str(folder / f"table.{kind}"))
-    vault = tables_of(store_at(folder)) if stored else None
+    vault = tables_of(store_at(folder), {}) if stored else None
     started, cpu = time.perf_counter(), time.process_time()
     load(source, wanted, names=wanted.names, rows=rows, vault=vault)
     return {

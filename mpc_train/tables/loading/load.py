@@ -40,6 +40,7 @@ from mpc_train.tables.readers.staged import Content, StagedTable, as_written, re
 from mpc_train.tables.reading import Progress, Table
 from mpc_train.tables.schema import Schema
 from mpc_train.tables.source import Source, SourceProblem, check_texts, label_of
+from mpc_train.tables.spelling import name_of
 from mpc_train.tables.typed import TypedTable
 
 MAX_TIMES = 4
@@ -204,7 +205,7 @@ def open_table(
         return
     if source.stored:
         with _content(source, vault) as content:
-            table = StagedTable(content.reader, content.size, source.file)
+            table = StagedTable(content, source.file)
             yield in_words_of_the_job(table, source)
         return
     path = Path(source.file)
@@ -228,19 +229,21 @@ def open_table(
     before.check(path)
 
 
-def as_stored(source: Source, vault: Vault | None) -> Source:
-    """The source with what its table in the vault says of how cells are written; raises DataError
-    where the two do not go together."""
+def as_stored(source: Source, vault: Vault | None) -> tuple[Source, frozenset[str]]:
+    """The source with what its table in the vault says of how cells are written, and the columns of
+    tokens, under the job's names; raises DataError where the two do not go together."""
     if not source.stored:
-        return source
+        return source, frozenset()
     with _content(source, vault) as content:
-        written = as_written(source, read_head(content.reader, source.file)[0])
+        head = read_head(content.reader, source.file)[0]
+    written = as_written(source, head)
     try:
         check_texts(written)  # 1,0 and 1 are one cell only where the comma is the decimal sign
     except SourceProblem as problem:
         said = "\n  ".join(f"{key}: {message}" for key, message in problem.faults)
         raise DataError(f"{source.file}: {said}") from problem
-    return written
+    names = {name_of(ours): name_of(theirs) for ours, theirs in source.rename.items()}
+    return written, frozenset(names.get(name, name) for name in head.tokenised)
 
 
 def _content(source: Source, vault: Vault | None) -> AbstractContextManager[Content]:

@@ -65,6 +65,7 @@ def test_a_table_goes_in_and_comes_out(home: Path) -> None:
         "version": 1,
         "rows": 2,
         "columns": ["Alter", "dose", "note"],
+        "protected": {},
         "exit": 0,
     }
     assert put(home, "t1")["version"] == 2
@@ -179,8 +180,8 @@ def test_a_table_that_changes_while_it_is_read_leaves_nothing(
     table.write_text("a,b\n1,2\n")
     stage = staged.stage
 
-    def meanwhile(*given: Any) -> int:
-        rows = stage(*given)
+    def meanwhile(*given: Any, **options: Any) -> int:
+        rows = stage(*given, **options)
         table.write_text("a,b\n1,3\n")
         return rows
 
@@ -247,3 +248,121 @@ def test_predictions_do_not_guess_how_a_table_of_the_vault_was_written(home: Pat
     config.write_text(CONFIG + '[data]\nstudy = { file = "vault:t1" }\n')
     with pytest.raises(ConfigError, match="is in the vault"):
         source_like(config, cast(Job, SimpleNamespace(name="study")), Source(str(home / "t.csv")))
+
+
+COLUMN_KEYS = """
+[vault.columns]
+lab = { key = "file:lab.keys", passphrase_file = "other" }
+dna = { key = "file:dna.keys", passphrase_file = "other" }
+"""
+
+
+@pytest.fixture(scope="module")
+def guarded(home: Path) -> Path:
+    """A node with two keys for columns, and a table `ill` of which each protects some."""
+    (home / "party.toml").write_text(CONFIG + COLUMN_KEYS)
+    for name in ("lab", "dna"):
+        made = (
+            "vault",
+            "key",
+            str(home / f"{name}.keys"),
+            "--passphrase-file",
+            str(home / "other"),
+        )
+        assert CliRunner().invoke(app, list(made)).exit_code == 0
+    table = home / "ill.csv"
+    table.write_text(
+        "patient,hiv,gene,age\nmuller,positive77,acgt77,41\nmeier,negative78,tttt78,52\n"
+    )
+    words = ("--protect", "hiv=lab", "--protect", "gene=dna", "--tokenise", "patient")
+    found = record(home, "import", table, "ill", *words)
+    assert found["exit"] == 0 and found["protected"] == {"lab": ["hiv"], "dna": ["gene"]}
+    return home
+
+
+def test_protected_columns_need_their_key(guarded: Path) -> None:
+    home = guarded
+    shown = run(home, "show", "ill").stdout
+    assert "hiv  under the key lab" in shown and "patient  (tokens)" in shown
+    assert record(home, "show", "ill")["protected"] == {"lab": ["hiv"], "dna": ["gene"]}
+    record(home, "export", "ill", "--out", home / "all.csv", "--leave-out", "patient")
+    assert (home / "all.csv").read_text() == (
+        "hiv,gene,age\npositive77,acgt77,41\nnegative78,tttt78,52\n"
+    )
+    # Without a key, by name of the column; what needs no key comes out.
+    (home / "party.toml").write_text(CONFIG + COLUMN_KEYS.replace("lab =", "laboratory ="))
+    found = record(home, "export", "ill", "--out", home / "no.csv")
+    assert found["exit"] == 4 and found["message"] == (
+        "vault:ill: column 'hiv' is under the key 'lab', which this node's file does not name "
+        "under [vault.columns]; a job that uses such a column cannot run here"
+    )
+    assert not (home / "no.csv").exists()
+    assert record(home, "export", "ill", "--out", home / "part.csv", "--leave-out", "hiv")["rows"]
+    (home / "party.toml").write_text(CONFIG + COLUMN_KEYS.replace('"other"', '"passphrase"'))
+    found = record(home, "export", "ill", "--out", home / "no.csv")
+    assert found["exit"] == 4
+    assert "'hiv' is under the key 'lab', which cannot be used here: " in found["message"]
+    (home / "party.toml").write_text(CONFIG + COLUMN_KEYS)
+    found = record(home, "export", "ill", "--out", home / "no.csv", "--leave-out", "HIV")
+    assert found["message"] == "--leave-out: vault:ill has no column HIV"
+
+
+def test_keys_of_columns_are_rotated_by_themselves(guarded: Path) -> None:
+    home = guarded
+
+    def keys() -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for each in record(home, "ls")["objects"]:
+            found.setdefault(each["kind"], set()).add(each["key"])
+        return found
+
+    before = keys()
+    done = record(home, "rotate", "--column-key", "lab")
+    assert done["rewrapped"] == 1 and len(done["retired"]) == 1
+    after = keys()
+    assert after.pop("column-lab").isdisjoint(before.pop("column-lab")) and after == before
+    assert record(home, "rotate", "--column-key", "none")["message"].endswith(
+        "there is no key 'none' under [vault.columns], only lab, dna"
+    )
+    record(home, "export", "ill", "--out", home / "after.csv", "--leave-out", "patient")
+    assert (home / "after.csv").read_text() == (home / "all.csv").read_text()
+
+
+def test_what_is_wrong_with_a_protection_leaves_nothing(guarded: Path) -> None:
+    home = guarded
+    words = ("--protect", "HIV=lab", "--protect", "gene", "--protect", "age=lab", "--protect")
+    found = record(home, "import", home / "ill.csv", "bad", *words, "age=dna")
+    assert found["exit"] == 3 and found["message"].splitlines() == [
+        "--protect 'HIV=lab': there is no column 'HIV'",
+        "  --protect 'gene': write COLUMN=KEY, a key under [vault.columns]",
+        "  --protect 'age=dna': 'age' has the key 'lab' already",
+    ]
+    found = record(home, "import", home / "ill.csv", "bad", "--protect", "age=nobody")
+    assert (
+        found["exit"] == 3 and "there is no key 'nobody' under [vault.columns]" in found["message"]
+    )
+    assert not list((home / "home" / "vault").rglob("bad*"))
+
+
+def test_shredding_a_table_takes_its_columns_along(guarded: Path) -> None:
+    home = guarded
+    table = home / "ill.csv"
+    words = ("--protect", "hiv=lab", "--protect", "gene=dna")
+    assert record(home, "import", table, "ill", *words)["version"] == 2
+    assert record(home, "shred", "ill", "--kind", "column-dna", "--yes")["version"] == 2
+    found = record(home, "export", "ill", "--out", home / "no.csv")
+    assert "'gene' is under the key 'dna', which cannot be used here" in found["message"]
+    assert "it was shredded" in found["message"]
+    assert record(home, "shred", "ill", "--yes")["version"] == 2
+    left = [(e["kind"], e["version"]) for e in record(home, "ls")["objects"] if e["name"] == "ill"]
+    assert left == [("column-dna", 1), ("column-lab", 1), ("table", 1)]
+
+
+def test_a_key_for_columns_is_not_that_of_the_vault(home: Path) -> None:
+    same = COLUMN_KEYS.replace("file:lab.keys", "identity:").replace("dna =", "D_N =")
+    (home / "party.toml").write_text(CONFIG + same)
+    found = record(home, "ls")
+    assert found["exit"] == 3
+    assert "vault.columns.lab.key: name another key than the vault's own" in found["message"]
+    assert "vault.columns.D_N: 'D_N' is not a name" in found["message"]
+    (home / "party.toml").write_text(CONFIG)

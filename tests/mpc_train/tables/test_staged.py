@@ -3,8 +3,9 @@
 import contextlib
 import io
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,6 +40,15 @@ NAMES: dict[str, Any] = {"rename": {"Id": "id", "A": "a"}, "ignore": ("note",)}
 class Held:
     reader: BinaryIO
     size: int
+    parts: dict[str, bytes] = field(default_factory=dict)
+
+    def part(self, key: str, columns: Sequence[str]) -> AbstractContextManager["Held"]:
+        data = self.parts[key]
+        return contextlib.nullcontext(Held(io.BytesIO(data), len(data)))
+
+
+def staged(content: bytes, **parts: bytes) -> StagedTable:
+    return StagedTable(Held(io.BytesIO(content), len(content), parts), "vault:adm")
 
 
 def vault_with(content: bytes) -> Vault:
@@ -58,7 +68,7 @@ def imported(source: Source) -> bytes:
 
 
 def read(source: Source, vault: Vault | None = None, **options: Any) -> TypedTable:
-    source = as_stored(source, vault)
+    source, _ = as_stored(source, vault)
     return load(
         source, SCHEMA, names=("a", "b", "day"), identifiers=("id",), vault=vault, **options
     )
@@ -105,10 +115,10 @@ def test_forms_of_dates_that_the_vault_and_the_node_know(tmp_path: Path) -> None
     }
     vault = vault_with(imported(Source(str(path), **said)))
     del said["delimiter"]
-    assert as_stored(Source("vault:adm"), vault) == Source("vault:adm", **said)
+    assert as_stored(Source("vault:adm"), vault)[0] == Source("vault:adm", **said)
     # What the node's file says of a column goes before what the vault knows.
     own = Source("vault:adm", date_formats={"a": "%m/%d/%y"}, date_pivots={"a": 1950})
-    merged = as_stored(own, vault)
+    merged, _ = as_stored(own, vault)
     assert merged.date_formats == {"a": "%m/%d/%y", "b": "%Y"}
     assert merged.date_pivots == {"a": 1950, "b": 1920}
 
@@ -147,7 +157,7 @@ def test_columns_that_the_import_ignored_are_not_there(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(TEXT)
     content = imported(Source(str(path), **DIALECT, ignore=("note",)))
-    assert StagedTable(io.BytesIO(content), len(content), "t").names == ("Id", "A", "b", "day")
+    assert staged(content).names == ("Id", "A", "b", "day")
 
 
 def test_many_chunks_in_bounded_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +166,7 @@ def test_many_chunks_in_bounded_pieces(tmp_path: Path, monkeypatch: pytest.Monke
     rows = 2000
     path.write_text("x,y\n" + "".join(f"{row},{row % 7}\n" for row in range(rows)))
     content = imported(Source(str(path)))
-    table = StagedTable(io.BytesIO(content), len(content), "t")
+    table = staged(content)
     for _ in range(2):  # from its beginning each time
         chunks = list(table.chunks(("y", "x")))
         assert len(chunks) > 10
@@ -170,6 +180,56 @@ def test_many_chunks_in_bounded_pieces(tmp_path: Path, monkeypatch: pytest.Monke
     assert sum(len(chunk.places) for chunk in table.chunks(())) == rows
 
 
+def apart(table: str, protected: dict[str, tuple[str, ...]], tmp_path: Path) -> dict[str, bytes]:
+    """A staged table under "" and its parts by key."""
+    path = tmp_path / "t.csv"
+    path.write_text(table)
+    outs = {key: io.BytesIO() for key in ("", *protected)}
+    parts = {key: (columns, outs[key]) for key, columns in protected.items()}
+    with open_table(Source(str(path))) as opened:
+        stage(opened, Source(str(path)), outs[""], lambda done: None, parts=parts)
+    return {key: out.getvalue() for key, out in outs.items()}
+
+
+def test_protected_columns_lie_in_parts_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpc_train.tables.loading.load.BLOCK_BYTES", 1000)
+    rows = [f"{row},{row * 1000003},{row * 1000033},{row * 1000037}" for row in range(500)]
+    text = "plain,hiv,other,gene\n" + "\n".join(rows) + "\n"
+    found = apart(text, {"lab": ("hiv",), "dna": ("other", "gene")}, tmp_path)
+    whole = found.pop("")
+    assert all(b"1000003" not in each for each in (whole, found["dna"]))
+    table = staged(whole, **found)
+    assert table.names == ("plain", "hiv", "other", "gene")
+    assert len(list(table.chunks(("plain",)))) > 5
+    read = polars.concat([chunk.frame for chunk in table.chunks(("gene", "plain", "hiv"))])
+    assert read.rows() == [(str(row * 1000037), str(row), str(row * 1000003)) for row in range(500)]
+    # Columns of other keys, and none, are read without a part.
+    assert sum(c.frame.height for c in staged(whole).chunks(("plain",))) == 500
+    assert sum(len(chunk.places) for chunk in staged(whole).chunks(())) == 500
+    lone = staged(whole, dna=found["dna"])
+    assert next(lone.chunks(("other",))).frame.columns == ["other"]
+    with pytest.raises(KeyError):
+        list(lone.chunks(("hiv",)))
+
+
+def test_parts_that_are_not_of_the_table(tmp_path: Path) -> None:
+    text = "a,b,c\n1,2,3\n4,5,6\n"
+    first = apart(text, {"k": ("b",), "l": ("c",)}, tmp_path)
+    second = apart(text, {"k": ("b",), "l": ("c",)}, tmp_path)
+    for wrong in (second["k"], first["l"]):
+        with pytest.raises(DataError, match="columns under the key k: belong to another table"):
+            list(staged(first[""], k=wrong).chunks(("b",)))
+    head = len(MAGIC) + 4 + int.from_bytes(first["k"][len(MAGIC) : len(MAGIC) + 4], "big")
+    chunk = first["k"][head:]
+    other = apart("a,b,c\n1,2,3\n", {"k": ("b",), "l": ("c",)}, tmp_path)["k"]
+    short = len(MAGIC) + 4 + int.from_bytes(other[len(MAGIC) : len(MAGIC) + 4], "big")
+    for rows in (b"", chunk + chunk, other[short:]):
+        with pytest.raises(DataError, match="vault:adm: its protected columns have other rows"):
+            list(staged(first[""], k=first["k"][:head] + rows).chunks(("a", "b")))
+
+
 def test_contents_that_are_no_table() -> None:
     whole = MAGIC + b"\0\0\0\2{}"
     for content in (
@@ -177,10 +237,10 @@ def test_contents_that_are_no_table() -> None:
         MAGIC,
         whole,
         MAGIC + b"\xff\xff\xff\xff",
-        b"mpc-train table 2\n" + bytes(9),
+        b"mpc-train table 1\n" + bytes(9),
     ):
         with pytest.raises(DataError, match="vault:adm"):
-            StagedTable(io.BytesIO(content), len(content), "vault:adm")
+            staged(content)
 
 
 def test_chunks_that_are_cut_off(tmp_path: Path) -> None:
@@ -189,12 +249,12 @@ def test_chunks_that_are_cut_off(tmp_path: Path) -> None:
     content = imported(Source(str(path)))
     head = len(MAGIC) + 4 + int.from_bytes(content[len(MAGIC) : len(MAGIC) + 4], "big")
     for end in range(head + 1, len(content)):
-        table = StagedTable(io.BytesIO(content[:end]), end, "vault:adm")
+        table = staged(content[:end])
         with pytest.raises(DataError, match="vault:adm: a chunk of rows"):
             list(table.chunks(("x",)))
     broken = content[: head + 8] + bytes(len(content) - head - 8)
     with pytest.raises(DataError, match="cannot be read"):
-        list(StagedTable(io.BytesIO(broken), len(broken), "vault:adm").chunks(("x",)))
+        list(staged(broken).chunks(("x",)))
 
 
 def test_what_a_source_may_say_of_a_table_in_the_vault(tmp_path: Path) -> None:
@@ -218,7 +278,7 @@ def with_chunk(frame: polars.DataFrame) -> StagedTable:
     frame.write_ipc(held)
     chunk = held.getvalue()
     content = MAGIC + len(head).to_bytes(4, "big") + head + len(chunk).to_bytes(8, "big") + chunk
-    return StagedTable(io.BytesIO(content), len(content), "vault:adm")
+    return staged(content)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from parties.keys.services.file_service import FileService
 from parties.keys.services.identity_service import IdentityService
 from parties.keys.services.service import KeyService
 from parties.keys.vault import MemoryVault
+from parties.vault.rotation import rotate
 from parties.vault.store import Store, entries_of, using
 from protocols.errors import EnvelopeError
 
@@ -384,7 +385,7 @@ def test_a_full_disk_is_the_faults_of_the_vault(
 ) -> None:
     with store.writing("table", "adm") as out:
         with open("/dev/full", "wb", buffering=0) as full:
-            monkeypatch.setattr(out._out, "_stream", full)
+            monkeypatch.setattr(out._content._out, "_stream", full)
             with pytest.raises(VaultError, match=r"vault: No space left on device"):
                 out.write(CONTENT)
         monkeypatch.undo()
@@ -414,3 +415,46 @@ def test_an_object_in_the_place_of_another_kind(tmp_path: Path, store: Store) ->
     shutil.copytree(tmp_path / "vault" / "model", tmp_path / "vault" / "table")
     with pytest.raises(VaultError, match="is another object: model adm, version 1"):
         content(store)
+
+
+def test_parts_are_under_another_key(tmp_path: Path, store: Store) -> None:
+    lab = store.under(FileService.create(tmp_path / "lab", PASSPHRASE), "lab")
+    with store.writing("table", "adm") as out, lab.writing_part(out.info) as part:
+        out.write(b"whole")
+        part.write(b"part")
+    keep(store)
+    found = entries_of(tmp_path / "vault")
+    assert [(e.info.kind, e.info.version) for e in found] == [
+        ("column-lab", 1),
+        ("table", 1),
+        ("table", 2),
+    ]
+    assert [e.info.kind for e in lab.entries()] == ["column-lab"]
+    assert [e.info.version for e in store.entries()] == [1, 2]
+    with lab.open("column-lab", "adm", 1) as content:
+        assert content.reader.read() == b"part"
+    with pytest.raises(VaultError, match="belongs to another identity"):
+        store.open("column-lab", "adm", 1)
+    # Each key is rotated by itself: the objects of others stay as they are.
+    assert store.rewrap(FileService.create(tmp_path / "new", PASSPHRASE)) == 2
+    assert [e.key_id for e in lab.entries()] == [e.key_id for e in found if e.info.kind[0] == "c"]
+    assert rotate(lab).rewrapped == 1
+    store.shred_parts(store.newest("table", "adm", 2))
+    assert lab.versions("column-lab", "adm") == [1]
+    store.shred_parts(store.newest("table", "adm", 1))
+    assert lab.versions("column-lab", "adm") == [] and store.versions("table", "adm") == [1, 2]
+
+
+def test_a_part_that_was_left_behind_is_replaced(tmp_path: Path, store: Store) -> None:
+    lab = store.under(FileService.create(tmp_path / "lab", PASSPHRASE), "lab")
+    with pytest.raises(KeyboardInterrupt), store.writing("table", "adm") as out:
+        with lab.writing_part(out.info) as part:
+            part.write(b"of a table that never was")
+        raise KeyboardInterrupt
+    assert lab.versions("column-lab", "adm") == [1] and not store.versions("table", "adm")
+    lab.shred("column-lab", "adm")
+    with store.writing("table", "adm") as out, lab.writing_part(out.info) as part:
+        part.write(b"the one")
+    keep(store)
+    with lab.open("column-lab", "adm", 1) as content:
+        assert content.reader.read() == b"the one"

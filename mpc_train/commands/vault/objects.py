@@ -1,0 +1,79 @@
+"""`mpc-train vault ls` and `shred`: all that is kept."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mpc_train.base.printing import say
+from mpc_train.commands.common import (
+    ConfigOption,
+    Format,
+    FormatOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    emit,
+    reporting,
+)
+from mpc_train.commands.vault.opened import NameArgument, VersionOption, opened
+
+if TYPE_CHECKING:
+    from parties.vault.store import Entry
+
+
+def vault_ls(config: ConfigOption, output: FormatOption = Format.text) -> None:
+    """List what is kept; needs no key."""
+    with reporting(output):
+        from mpc_train.results.report import size
+        from mpc_train.run.node_config import load_node_config
+        from parties.vault.store import entries_of
+
+        place = load_node_config(config).vault
+        found = entries_of(place.folder)
+        if output is Format.json:
+            emit({"status": "ok", "objects": [_record(entry) for entry in found]})
+            return
+        for entry in found:
+            info = entry.info
+            of = f"  of {info.job}" if info.job else ""
+            say(
+                f"{info.kind:10} {info.name:24} {info.version:>4}  {size(entry.size):>10}  "
+                f"{info.created}  {entry.key_id[:20]}{of}"
+            )
+        if not found:
+            say(f"the vault {place.folder} is empty", aside=True)
+
+
+def vault_shred(
+    name: NameArgument,
+    config: ConfigOption,
+    kind: Annotated[str, typer.Option(help="The kind of object.")] = "table",
+    version: VersionOption = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Destroy a version for good: without its key, what lies on the disk says nothing.
+
+    Who has a copy of the header still needs the vault's key: rotate it afterwards.
+    """
+    with reporting(output):
+        from mpc_train.node.storage import shred
+        from parties.audit.entries import Kind
+
+        open_vault = opened(config, passphrase_file, passphrase_fd, "vault shred")
+        with open_vault as (store, audit):
+            info = store.newest(kind, name, version)
+            if not yes and not typer.confirm(f"Destroy {info.title}, of {info.created}?", err=True):
+                raise typer.Abort
+            audit.append(Kind.VAULT_SHRED, {"object": info.title})
+            shred(store, info)
+        if output is Format.json:
+            emit({"status": "ok", "kind": kind, "name": name, "version": info.version})
+            return
+        say(f"{info.title}: destroyed")
+
+
+def _record(entry: "Entry") -> dict[str, Any]:
+    return {**dataclasses.asdict(entry.info), "bytes": entry.size, "key": entry.key_id}

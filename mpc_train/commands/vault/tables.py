@@ -1,0 +1,237 @@
+"""`mpc-train vault import`, `show` and `export`: tables come into the vault, and out of it."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpc_train.base.printing import say
+from mpc_train.commands.common import (
+    ConfigOption,
+    Format,
+    FormatOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    emit,
+    reporting,
+)
+from mpc_train.commands.table_options import (
+    DateFormatOption,
+    DatePivotOption,
+    DecimalOption,
+    DelimiterOption,
+    EncodingOption,
+    ReadOption,
+    given_source,
+)
+from mpc_train.commands.vault.opened import NameArgument, VersionOption, opened
+from mpc_train.errors import ConfigError
+
+
+def vault_import(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="CSV, Excel, Parquet, Arrow, npz.")
+    ],
+    name: NameArgument,
+    config: ConfigOption,
+    delimiter: DelimiterOption = "",
+    encoding: EncodingOption = "",
+    decimal: DecimalOption = "",
+    date_format: DateFormatOption = "",
+    date_pivot: DatePivotOption = 0,
+    read: ReadOption = None,
+    tokenise: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN", help="Replace this column's identifiers by tokens; may be repeated."
+        ),
+    ] = None,
+    protect: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=KEY",
+            help="Keep this column under a key of [vault.columns]; may be repeated.",
+        ),
+    ] = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Read a table and keep it encrypted; a node's file then names vault:NAME in place of a path.
+
+    The table itself stays where it is: delete it, and its copies, yourself.
+    """
+    with reporting(output):
+        from mpc_train.errors import DataError
+        from mpc_train.node.storage import TABLE, column_key, protection, token_key
+        from mpc_train.run.node_config import load_node_config
+        from mpc_train.run.progress import ProgressView
+        from mpc_train.tables.loading.load import header_faults, open_table
+        from mpc_train.tables.loading.load import reporting as paced
+        from mpc_train.tables.readers.staged import stage
+        from mpc_train.tables.readers.tokenised import Tokenised
+        from mpc_train.tables.source import Source
+        from parties.audit.entries import Kind
+
+        source = given_source(
+            table,
+            read,
+            delimiter=delimiter,
+            encoding=encoding,
+            decimal=decimal,
+            date_format=date_format,
+            date_pivot=date_pivot,
+        )
+        for key in ("rename", "recode", "drop_rows", "array_folder"):
+            if getattr(source, key) != getattr(Source(), key):
+                raise ConfigError(f"--read {key}=…: belongs into [data] of the node's file")
+        view, node = ProgressView(enabled=output is Format.text), load_node_config(config)
+        with opened(config, passphrase_file, passphrase_fd, "vault import") as (store, audit):
+            # The table is closed, and compared with what was read, before the object is there.
+            with (
+                view.shown(),
+                store.writing(TABLE, name) as out,
+                contextlib.ExitStack() as held,
+                open_table(source) as plain,
+            ):
+                if faults := header_faults(plain, source.ignore):
+                    raise DataError("\n  ".join(f"{table}: {fault}" for fault in faults))
+                columns = [column for column in plain.names if column not in source.ignore]
+                if not columns:
+                    raise DataError(f"{table}: no column is left; ignore fewer")
+                report = paced(plain, lambda news: view.event("reading", dataclasses.asdict(news)))
+                protected = protection(protect or (), columns)
+                parts = {
+                    key: (
+                        each,
+                        held.enter_context(
+                            store.under(column_key(node, key), key).writing_part(out.info)
+                        ),
+                    )
+                    for key, each in protected.items()
+                }
+                try:
+                    named = Tokenised(plain, tokenise, token_key(store)) if tokenise else plain
+                    rows = stage(named, source, out, report, parts=parts, tokenised=tokenise or ())
+                except DataError as error:
+                    raise DataError(f"{table}: {str(error).removeprefix(f'{table}: ')}") from error
+            kept = store.newest(TABLE, name)
+            audit.append(
+                Kind.VAULT_IMPORT,
+                {
+                    "object": kept.title,
+                    "rows": rows,
+                    "columns": len(columns),
+                    **({"keys": tuple(protected)} if protected else {}),
+                },
+            )
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "name": name,
+                    "version": kept.version,
+                    "rows": rows,
+                    "columns": columns,
+                    "protected": protected,
+                }
+            )
+            return
+        say(
+            f"{kept.title}: {rows:,} rows, {len(columns)} columns, encrypted. In this node's file: "
+            f'[data] JOB = "vault:{name}". {table} itself was left as it is'
+        )
+
+
+def vault_show(
+    name: NameArgument,
+    config: ConfigOption,
+    version: VersionOption = 0,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Say what a table of the vault is: its columns and how they are written. Opens it."""
+    with reporting(output):
+        from mpc_train.node.storage import TABLE, StoredTable
+        from mpc_train.tables.readers.staged import StagedTable
+
+        open_vault = opened(config, passphrase_file, passphrase_fd, "vault show")
+        with open_vault as (store, _), store.open(TABLE, name, version) as content:
+            table = StagedTable(StoredTable(content, store, {}), f"vault:{name}")
+            rows = sum(len(chunk.places) for chunk in table.chunks(()))
+            info, head = content.info, table.head
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    **dataclasses.asdict(info),
+                    "rows": rows,
+                    "columns": list(table.names),
+                    "protected": head.protected,
+                    "tokenised": list(head.tokenised),
+                }
+            )
+            return
+        say(f"{info.title}, kept on {info.created}: {rows:,} rows, {len(table.names)} columns")
+        key_of = {name: key for key, names in head.protected.items() for name in names}
+        for column in table.names:
+            key = f"  under the key {key_of[column]}" if column in key_of else ""
+            say(f"  {column}{key}{'  (tokens)' if column in head.tokenised else ''}")
+
+
+def vault_export(
+    name: NameArgument,
+    out: Annotated[Path, typer.Option(help="The CSV file to write; never replaced.")],
+    config: ConfigOption,
+    version: VersionOption = 0,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Do not write this column; may be repeated."),
+    ] = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Write a table of the vault as CSV, in the clear, its cells as they were imported."""
+    with reporting(output):
+        import polars
+
+        from mpc_train.errors import DataError
+        from mpc_train.node.storage import TABLE, StoredTable
+        from mpc_train.run.node_config import load_node_config
+        from mpc_train.tables.cells import is_cell
+        from mpc_train.tables.readers.staged import StagedTable
+        from parties.audit.entries import Kind
+        from parties.files import atomic_file
+
+        rows, title = 0, f"vault:{name}"
+        open_vault = opened(config, passphrase_file, passphrase_fd, "vault export")
+        with open_vault as (store, audit), store.open(TABLE, name, version) as content:
+            stored = StoredTable(content, store, load_node_config(config).vault.columns)
+            table = StagedTable(stored, title)
+            if unknown := [name for name in leave_out or () if name not in table.names]:
+                raise ConfigError(f"--leave-out: {title} has no column {', '.join(unknown)}")
+            names = [name for name in table.names if name not in (leave_out or ())]
+            # In the clear: it is in the log before it is on the disk.
+            audit.append(Kind.VAULT_EXPORT, {"object": content.info.title, "columns": len(names)})
+            try:
+                with atomic_file(out, replace=False) as stream:
+                    polars.DataFrame(schema=names).write_csv(stream)
+                    for chunk in table.chunks(names):
+                        for column, kind in chunk.frame.schema.items():
+                            if not is_cell(kind):
+                                raise DataError(
+                                    f"{title}: column {column!r} is of type {kind}, which CSV "
+                                    "cannot hold; a job reads it from the vault as it is"
+                                )
+                        chunk.frame.write_csv(stream, include_header=False)
+                        rows += chunk.frame.height
+            except OSError as error:
+                raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
+        if output is Format.json:
+            emit({"status": "ok", "file": str(out), "rows": rows})
+            return
+        say(f"{out}: {rows:,} rows, in the clear; delete it when it has served")
