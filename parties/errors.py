@@ -4,7 +4,9 @@
     ├── IdentityError           an identity file is missing, damaged or of another version
     │   └── PassphraseError     the passphrase is wrong, empty or cannot be read
     ├── CardError               a public card is malformed or its signatures do not verify
+    │   └── ExpiredError        a card, or this node's identity, is not valid now
     ├── RosterError             the roster lacks, repeats or contradicts a card
+    │   └── RevokedError        a card was revoked, or is an old one that was succeeded
     ├── ContractError           the proposed contract is malformed, or its signatures do not fit
     ├── PolicyError             the job breaks this node's own rules; nothing was shared
     ├── VaultError              an object of the vault is missing, damaged or not this node's
@@ -48,10 +50,26 @@ class CardError(PartiesError):
     code = "card"
 
 
+class ExpiredError(CardError):
+    """A card, or this node's own identity, is not valid any more, or not yet. about: whose, if a
+    run ends because of it."""
+
+    code = "expired"
+    about: str | None = None
+
+
 class RosterError(PartiesError):
     """The roster lacks a name, repeats one, or contradicts a card."""
 
     code = "roster"
+
+
+class RevokedError(RosterError):
+    """A card was revoked, or is an old one that has a successor. about: whose, if a run ends
+    because of it."""
+
+    code = "revoked"
+    about: str | None = None
 
 
 class ContractError(PartiesError):
@@ -125,14 +143,16 @@ LOST = ("lost", "coordinator-lost")
 
 
 class AbortedError(PartiesError):
-    """The run was aborted: by which node, and with which generic code."""
+    """The run was aborted: by which node, with which generic code, and because of whose card."""
 
     code = "aborted"
 
-    def __init__(self, reason_code: str, by: str) -> None:
+    def __init__(self, reason_code: str, by: str, about: str | None = None) -> None:
         lost = reason_code in LOST
+        whose = f", the card of {about}" if about else ""
         super().__init__(
-            f"{by} was lost" if lost else f"the run was aborted by {by}: {reason_code}"
+            f"{by} was lost" if lost else f"the run was aborted by {by}: {reason_code}{whose}"
         )
         self.reason_code = reason_code
         self.by = by
+        self.about = about

@@ -26,6 +26,7 @@ from mpc_train.commands.common import (
 if TYPE_CHECKING:
     from parties.audit.entries import Entry
     from parties.keys.identity import Card
+    from parties.keys.statements import Succession
 
 audit = typer.Typer(no_args_is_help=True, help="What this node did, signed and encrypted.")
 
@@ -69,7 +70,8 @@ def audit_verify(
         if log is None:
             folder = home_of(home)
             log = log_folder(folder, find_name(folder, name))
-        report = verify_log(log, _card(log, card), tuple(against or ()))
+        known, later = _line(log, card)
+        report = verify_log(log, known, tuple(against or ()), later)
         if output is Format.json:
             status = "ok" if report.ok else "AuditTamperedError"
             faults = [dataclasses.asdict(fault) for fault in report.faults]
@@ -195,8 +197,9 @@ def audit_cosign(
         from parties.audit.checkpoint import cosign
         from parties.audit.verify import verify_log
         from parties.errors import AuditTamperedError
+        from parties.keys.identity import Card
 
-        report = verify_log(log, _card(log, card), (checkpoint, *(earlier or ())))
+        report = verify_log(log, Card.load(card), (checkpoint, *(earlier or ())))
         if not report.ok:
             raise AuditTamperedError(f"{log}: {report.faults[0]}; nothing was signed")
         folder = home_of(home)
@@ -209,19 +212,23 @@ def audit_cosign(
         say(note.decode(), end="")
 
 
-def _card(log: Path, given: Path | None) -> "Card":
-    """The card that was given, or the one in the home that the log lies in."""
+def _line(log: Path, given: Path | None) -> "tuple[Card, tuple[Succession, ...]]":
+    """The card that was given, or the one in the home that the log lies in; and the successions
+    that led to it, where its identity is there."""
     from parties.errors import AuditError
     from parties.keys.identity import Card
-    from parties.keys.vault import card_path
+    from parties.keys.vault import card_path, identity_path, read_line
 
     if given is not None:
-        return Card.load(given)
+        return Card.load(given), ()
     folder = log.absolute()
-    beside = card_path(folder.parent.parent, folder.name)
+    home, name = folder.parent.parent, folder.name
+    if identity_path(home, name).exists():
+        return read_line(identity_path(home, name))
+    beside = card_path(home, name)
     if not beside.exists():
         raise AuditError(f"{log}: whose signatures are to be checked? Name the node's card: --card")
-    return Card.load(beside)
+    return Card.load(beside), ()
 
 
 def _read(path: Path) -> bytes:

@@ -19,6 +19,7 @@ from mpc_train.commands.common import (
     find_name,
     home_of,
     identity_at,
+    open_vault,
     reporting,
 )
 from mpc_train.errors import EXIT_STATUS
@@ -36,6 +37,11 @@ keys = typer.Typer(no_args_is_help=True, help="Services that keep the vault's ke
 NameArgument = Annotated[
     str | None, typer.Argument(help="Name of the identity; may be omitted if there is only one.")
 ]
+DEFAULT_DAYS, MAX_DAYS = 730, 1826
+"""As in `parties.keys.lifetime`, which is not loaded for --help."""
+DaysOption = Annotated[
+    int, typer.Option("--days", min=1, max=MAX_DAYS, help="How long the keys are valid.")
+]
 RosterOption = Annotated[
     Path | None,
     typer.Option("--roster", help="Directory or .toml file; default: roster in the home."),
@@ -48,6 +54,7 @@ def identity_new(
     home: HomeOption = None,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
+    days: DaysOption = DEFAULT_DAYS,
     output: FormatOption = Format.text,
 ) -> None:
     """Make keys, encrypt the private ones under a passphrase, and print the fingerprint."""
@@ -64,7 +71,7 @@ def identity_new(
         passphrase = read_passphrase(
             file=passphrase_file, fd=passphrase_fd, prompt="New passphrase: ", confirm=True
         )
-        card = FileVault.create(folder, name, passphrase).card
+        card = FileVault.create(folder, name, passphrase, days=days).card
         # A node's own card belongs in its roster, because the node takes part in its jobs.
         Roster.load(folder / "roster", missing_ok=True).add(card).save(folder / "roster")
         if output is Format.json:
@@ -73,44 +80,169 @@ def identity_new(
                     "status": "ok",
                     "name": name,
                     "fingerprint": card.fingerprint,
+                    "expires": card.expires,
                     "identity": str(path),
                     "card": str(card_path(folder, name)),
                 }
             )
             return
-        say(f"Made {path}")
+        say(f"Made {path}, valid until {card.expires}")
         say(f"Card {card_path(folder, name)}: send it to the others, and tell them over another")
         say(f"channel the fingerprint  {card.fingerprint}")
 
 
+def _state(card: "Card") -> str:
+    """A remark on a card that has expired, or will soon."""
+    from parties.errors import ExpiredError
+    from parties.keys import lifetime
+
+    moment = lifetime.now()
+    try:
+        lifetime.check_peer(card, moment)
+    except ExpiredError:
+        return "  NOT VALID NOW"
+    return "  expires soon" if lifetime.expiring(card, moment) else ""
+
+
 @identity.command("card")
 def identity_card(
-    name: NameArgument = None, home: HomeOption = None, output: FormatOption = Format.text
+    name: NameArgument = None,
+    home: HomeOption = None,
+    succession: Annotated[
+        bool,
+        typer.Option(
+            "--succession",
+            help="The statement by which the previous keys made these their successor, instead.",
+        ),
+    ] = False,
+    output: FormatOption = Format.text,
 ) -> None:
     """Print the public card, which the others need."""
     with reporting(output):
-        from parties.keys.vault import identity_path, read_card
+        from parties.errors import IdentityError
+        from parties.keys.vault import identity_path, read_line
 
         folder = home_of(home)
-        card = read_card(identity_path(folder, find_name(folder, name)))
+        card, chain = read_line(identity_path(folder, find_name(folder, name)))
+        if succession and not chain:
+            raise IdentityError(f"{card.name} has never been rotated: there is no succession")
+        text = chain[-1].to_text() if succession else card.to_text()
         if output is Format.json:
             emit(
                 {
                     "status": "ok",
                     "name": card.name,
                     "fingerprint": card.fingerprint,
-                    "card": card.to_text(),
+                    "succession" if succession else "card": text,
                 }
             )
             return
-        say(card.to_text(), end="")
+        say(text, end="")
+
+
+@identity.command("rotate")
+def identity_rotate(
+    name: NameArgument = None,
+    home: HomeOption = None,
+    days: DaysOption = DEFAULT_DAYS,
+    new_connection_key: Annotated[
+        bool,
+        typer.Option(
+            "--new-connection-key",
+            help="Replace the key of the connections as well; others must add the new card first.",
+        ),
+    ] = False,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Make new keys for an identity; the present ones sign that these take their place.
+
+    What was sealed to the old keys can still be opened. The passphrase stays.
+    """
+    with reporting(output):
+        from parties.keys.roster import Roster
+
+        folder = home_of(home)
+        me = find_name(folder, name)
+        before = open_vault(folder, me, passphrase_file, passphrase_fd)
+        after = before.rotate(days, new_connection_key=new_connection_key)
+        # It is this node's own card: nobody's fingerprint has to be compared.
+        Roster.update(folder / "roster", lambda known: known.own(after.card, after.successions))
+        card = after.card
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "name": me,
+                    "before": before.card.fingerprint,
+                    "fingerprint": card.fingerprint,
+                    "sequence": card.sequence,
+                    "expires": card.expires,
+                    "identity": str(after.path),
+                }
+            )
+            return
+        say(f"{me} has new keys, valid until {card.expires}")
+        say(f"  before  {before.card.fingerprint}\n  now     {card.fingerprint}")
+        say("Nodes learn of them when this node next takes part in a job. Give others, such as")
+        say("recipients without a node, what this prints:  mpc-train identity card --succession")
+        if new_connection_key:
+            say("This node's next connection is refused until they have added that.")
+        say("A statement of revocation that you keep for the old card does not cover the new one.")
+
+
+@identity.command("revoke")
+def identity_revoke(
+    name: NameArgument = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; default: in the home.")
+    ] = None,
+    home: HomeOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Sign a statement that nobody may accept this card any more.
+
+    It has no effect until others get it, so it can be made in advance and kept in a safe place.
+    Whoever has it can put this identity out of use.
+    """
+    with reporting(output):
+        from parties.errors import IdentityError
+        from parties.files import write_atomic
+        from parties.keys import lifetime
+        from parties.keys.identity import reason
+        from parties.keys.statements import Revocation
+
+        folder = home_of(home)
+        me = find_name(folder, name)
+        vault = open_vault(folder, me, passphrase_file, passphrase_fd)
+        target = out or folder / f"{me}.{vault.card.sequence}.revocation"
+        statement = Revocation.sign(vault, lifetime.now())
+        try:
+            write_atomic(target, statement.to_text().encode(), 0o600, replace=False)
+        except OSError as error:
+            raise IdentityError(f"{target}: cannot be written: {reason(error)}") from error
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "name": me,
+                    "fingerprint": vault.card.fingerprint,
+                    "statement": str(target),
+                }
+            )
+            return
+        say(f"Wrote {target}, about {vault.card.fingerprint}")
+        say(f"It takes effect where it is used:  mpc-train roster revoke {me} --statement FILE")
 
 
 @identity.command("show")
 def identity_show(
     name: NameArgument = None, home: HomeOption = None, output: FormatOption = Format.text
 ) -> None:
-    """Show name, fingerprint and date of an identity."""
+    """Show name, fingerprint and lifetime of an identity."""
     with reporting(output):
         from parties.keys.vault import identity_path, read_card
 
@@ -123,17 +255,20 @@ def identity_show(
                     "status": "ok",
                     "name": card.name,
                     "fingerprint": card.fingerprint,
-                    "created": card.created,
+                    "sequence": card.sequence,
+                    "issued": card.issued,
+                    "expires": card.expires,
                     "identity": str(path),
                 }
             )
             return
-        say(f"{card.name}  made {card.created}\n{card.fingerprint}\n{path}")
+        say(f"{card.name}  valid from {card.issued} to {card.expires}{_state(card)}")
+        say(f"{card.fingerprint}\n{path}")
 
 
 @roster.command("add")
 def roster_add(
-    cards: Annotated[list[Path], typer.Argument(help="Card files of others.")],
+    cards: Annotated[list[Path], typer.Argument(help="Cards or successions of others.")],
     home: HomeOption = None,
     file: RosterOption = None,
     replace: Annotated[
@@ -144,34 +279,53 @@ def roster_add(
     ] = False,
     output: FormatOption = Format.text,
 ) -> None:
-    """Show the fingerprints of cards, ask, and accept all of them or none."""
+    """Show the fingerprints of cards, ask, and accept all of them or none.
+
+    A succession replaces a known card without a question: the known card has signed it.
+    """
     with reporting(output):
+        from parties.keys import lifetime
         from parties.keys.identity import Card
         from parties.keys.roster import Roster
+        from parties.keys.statements import Succession, is_succession
 
         place = file or home_of(home) / "roster"
-        known = before = Roster.load(place, missing_ok=True)
-        added = [Card.load(path) for path in cards]
-        for card in added:
-            known = known.add(card, replace=replace)
+        before = Roster.load(place, missing_ok=True)
+        moment = lifetime.now()
+        chains = [Succession.load(path) for path in cards if is_succession(path)]
+        chains.sort(key=lambda each: (each.name, each.new.sequence))
+        added = [Card.load(path) for path in cards if not is_succession(path)]
+
+        def accepting(known: "Roster") -> "Roster":
+            for card in added:
+                lifetime.check_peer(card, moment)
+                known = known.add(card, replace=replace)
+            for each in chains:
+                known = known.follow([each], moment)
+            return known
+
+        after = accepting(before)
         new = [card for card in added if card.name not in before or before.card(card.name) != card]
         if output is Format.text:
-            say("Compare each fingerprint with its owner, by telephone or in person:")
+            if added:
+                say("Compare each fingerprint with its owner, by telephone or in person:")
             for card in added:
                 say(f"  {card.name:20} {card.fingerprint}{_remark(card, before)}")
+            for each in chains:
+                say(f"  {each.name:20} {each.new.fingerprint}  signed by the card before it,")
+                say(f"  {'':20} {each.old.fingerprint}")
         if new and not yes:
             _ask(f"Accept {', '.join(card.name for card in new)}?", output)
-        known.save(place)
+        changed = after != before
+        if changed:
+            Roster.update(place, accepting)
         if output is Format.json:
-            emit(
-                {
-                    "status": "ok",
-                    "roster": str(place),
-                    "added": {card.name: card.fingerprint for card in added},
-                }
-            )
+            names = [*(card.name for card in added), *(each.name for each in chains)]
+            accepted = {name: after.card(name).fingerprint for name in names}
+            emit({"status": "ok", "roster": str(place), "added": accepted})
             return
-        say(f"Accepted in {place}" if new else f"Nothing to do: all cards are in {place} already")
+        done = f"Accepted in {place}"
+        say(done if changed else f"Nothing to do: all cards are in {place} already")
 
 
 def _remark(card: "Card", before: "Roster") -> str:
@@ -225,11 +379,57 @@ def roster_remove(
         say(f"Removed from {place}")
 
 
+_BY = {"owner": "its owner", "operator": "this node"}
+
+
+@roster.command("revoke")
+def roster_revoke(
+    name: Annotated[str, typer.Argument(help="Whose card is no longer accepted.")],
+    statement: Annotated[
+        Path | None,
+        typer.Option(help="The owner's own statement; without it, this node decides for itself."),
+    ] = None,
+    home: HomeOption = None,
+    file: RosterOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    output: FormatOption = Format.text,
+) -> None:
+    """Stop accepting a card for good: it cannot be added again, and runs that use it end.
+
+    Tell the others: this roster is only this node's.
+    """
+    with reporting(output):
+        from parties.errors import RosterError
+        from parties.keys import lifetime
+        from parties.keys.roster import Roster
+        from parties.keys.statements import Revocation
+
+        place = file or home_of(home) / "roster"
+        moment = lifetime.now()
+        if statement is None:
+            card, by = Roster.load(place).card(name), "this node"
+        else:
+            card, by = Revocation.load(statement).card, "its owner"
+            if card.name != name:
+                raise RosterError(f"{statement}: is about {card.name}, not {name}")
+        if output is Format.text:
+            say(f"  {card.name:20} {card.fingerprint}")
+        if not yes:
+            _ask(f"Never accept this card of {name} again?", output)
+        kind = "operator" if statement is None else "owner"
+        Roster.update(place, lambda known: known.revoke(card, moment, by=kind))
+        if output is Format.json:
+            revoked = {card.name: card.fingerprint}
+            emit({"status": "ok", "roster": str(place), "revoked": revoked, "by": kind})
+            return
+        say(f"Revoked in {place}, by {by}; nodes and coordinators that are running notice it")
+
+
 @roster.command("show")
 def roster_show(
     home: HomeOption = None, file: RosterOption = None, output: FormatOption = Format.text
 ) -> None:
-    """List the accepted cards and their fingerprints."""
+    """List the accepted cards, their fingerprints, and when they expire."""
     with reporting(output):
         from parties.keys.roster import Roster
 
@@ -237,10 +437,22 @@ def roster_show(
         known = Roster.load(place)
         if output is Format.json:
             cards = {card.name: card.fingerprint for card in known}
-            emit({"status": "ok", "roster": str(place), "cards": cards})
+            expire = {card.name: card.expires for card in known}
+            gone = [dataclasses.asdict(each) for each in known.revoked]
+            emit(
+                {
+                    "status": "ok",
+                    "roster": str(place),
+                    "cards": cards,
+                    "expires": expire,
+                    "revoked": gone,
+                }
+            )
             return
         for card in known:
-            say(f"{card.name:20} {card.fingerprint}  {card.created}")
+            say(f"{card.name:20} {card.fingerprint}  expires {card.expires}{_state(card)}")
+        for each in known.revoked:
+            say(f"{each.name:20} {each.fingerprint}  REVOKED {each.on}, by {_BY[each.by]}")
 
 
 @keys.command("doctor")

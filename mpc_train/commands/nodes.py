@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.node.consent import Ask
     from mpc_train.node.remembered import Remembered
+    from mpc_train.node.storage import NodeVault
     from mpc_train.owners.table import Table
     from mpc_train.run.node_config import NodeConfig
     from mpc_train.run.program import TrainProgram
-    from mpc_train.tables.loading.load import Vault
     from mpc_train.tables.reading import Progress
     from parties.agreement.contract import Roles
     from parties.agreement.session import Session
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from parties.keys.roster import Roster
 
 ReportFdOption = Annotated[int | None, typer.Option("--report-fd", hidden=True)]
-
-OWN_METRICS = "own-metrics.json"
 
 
 def party(
@@ -127,7 +125,7 @@ def coordinator(
             with events.view.shown(), sigterm_interrupts():
                 result = node.run()
         found = summarise(job, result.summaries)
-        cards = {card.name: card for card in roster}
+        cards = node.roster.signers()
         bundles = bundle(run_dir, result.files, job.recipients, job.evaluators, cards)
         found |= {"model": None, "sealed": [str(path) for path in bundles.values()]}
         if output is Format.json:
@@ -153,7 +151,7 @@ def _node(
         from mpc_train.node.places import run_directory
         from mpc_train.node.policy import in_force
         from mpc_train.node.remembered import Remembered
-        from mpc_train.node.storage import open_key, tables_at
+        from mpc_train.node.storage import NodeVault
         from mpc_train.results.report import metric, told_lines
         from mpc_train.run.node_config import load_node_config
         from mpc_train.run.place import default_home
@@ -165,18 +163,16 @@ def _node(
         settings = load_node_config(config)
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
         run_dir = run_directory(settings.place.run_dir, settings.place.name)
+        safe = NodeVault(settings.vault, settings.place.name, vault)
         if settings.data:
-            Remembered(settings.place.home, settings.place.name, settings.rules).try_to_write()
+            Remembered(safe, settings.place.name, settings.rules).try_to_write()
         events = _Events(output)
         join_s = float(settings.timeouts.join_s)
         ask = None if output is Format.json else terminal(events.view, join_s)
-        keys = open_key(settings.vault.key, vault)
         verb = "dealer" if deals else "party"
-        with logbook(settings.place, settings.audit, vault, keys, verb) as audit:
+        with logbook(settings.place, settings.audit, vault, safe.keys(), verb) as audit:
             settings = in_force(settings, roster, today(), audit)
-            program = _Guarded(
-                settings, roster, deals, events, ask, audit, tables_at(settings, keys)
-            )
+            program = _Guarded(settings, roster, deals, events, ask, audit, safe)
             with events.view.shown():
                 result = run_node(
                     vault,
@@ -197,12 +193,12 @@ def _node(
                     audit,
                     events,
                 )
-        cards = {card.name: card for card in roster}
+        cards = result.roster.signers()
         mine = [name for name in program.recipients if name == settings.place.name]
         bundles = bundle(run_dir, result.files, mine, program.evaluators, cards, "model.sealed")
         sealed = [str(path) for path in bundles.values()]
         found, told = program.found, program.told
-        own = _own_metrics(run_dir, found.own) | told
+        own = _own_metrics(safe, program.job, found.own) | told
         found.own.check()
         known = program.learnt()
         if output is Format.json:
@@ -224,17 +220,16 @@ def _node(
             say(f"Sealed model; open it with  mpc-train open {path}{home}")
 
 
-def _own_metrics(run_dir: Path, found: "Findings") -> dict[str, object]:
-    """Write what only this node learns beside the run's files, readable only by its owner."""
-    from parties.files import private_directory, write_atomic
+def _own_metrics(safe: "NodeVault", job: "Job | None", found: "Findings") -> dict[str, object]:
+    """Keep what only this node learns in its vault; return where, and what."""
+    from mpc_train.node.storage import METRICS
 
-    if not found.metrics:
+    if not found.metrics or job is None:
         return {}
     content = found.metrics | ({"unavailable": found.reasons} if found.reasons else {})
-    private_directory(run_dir)
-    path = run_dir / OWN_METRICS
-    write_atomic(path, json.dumps(content).encode() + b"\n")
-    return {"own_metrics": str(path)}
+    with safe.opened() as store, store.writing(METRICS, job.name, job.digest().hex()) as out:
+        out.write(json.dumps(content).encode() + b"\n")
+    return {"own_metrics": out.info.title}
 
 
 class _Guarded:
@@ -249,14 +244,16 @@ class _Guarded:
         events: "_Events",
         ask: "Ask | None",
         audit: "AuditLog",
-        vault: "Vault | None" = None,
+        safe: "NodeVault",
     ) -> None:
-        self._config, self._roster, self._deals, self._vault = config, roster, deals, vault
-        self._audit = audit
+        self._config, self._roster, self._deals = config, roster, deals
+        self._safe, self._audit = safe, audit
+        named = (source.stored for source in config.data.values() if source.stored)
+        self._vault = safe.tables(named)
         self._events, self._ask = events, ask
         self._program: TrainProgram | None = None
         self._remembered: Remembered | None = None
-        self._job: Job | None = None
+        self.job: Job | None = None
         self.evaluators: tuple[str, ...] = ()
         self.recipients: tuple[str, ...] = ()
 
@@ -302,7 +299,7 @@ class _Guarded:
             fields |= {"policy": policy.digest, "number": policy.terms.number}
         self._audit.append(Kind.JOB_APPROVED, fields, job=job.name, digest=digest)
         self._events.say(f"This node may sign: {found.why}")
-        self.evaluators, self.recipients, self._job = job.evaluators, job.recipients, job
+        self.evaluators, self.recipients, self.job = job.evaluators, job.recipients, job
 
         self._events("preparing", {"job": job.name, "table": me in job.owners})
         table = self._read(job) if me in job.owners else None
@@ -343,7 +340,7 @@ class _Guarded:
 
         place = self._config.place
         if place.name in job.owners:
-            self._remembered = Remembered(place.home, place.name, self._config.rules)
+            self._remembered = Remembered(self._safe, place.name, self._config.rules)
             for line in self._remembered.notes(self._config.source(job.name)):
                 self._events.say(line)
 
@@ -352,10 +349,10 @@ class _Guarded:
         the gate, and reports what the job says."""
         from mpc_train.jobs.audience import learnt, listed
 
-        if self._job is None:
+        if self.job is None:
             return []
-        outputs = listed(self._job) if self.found.revealed is None else self.found.revealed
-        return learnt(self._job, outputs)[self._config.place.name]
+        outputs = listed(self.job) if self.found.revealed is None else self.found.revealed
+        return learnt(self.job, outputs)[self._config.place.name]
 
     @property
     def found(self) -> "Found":
@@ -370,11 +367,11 @@ class _Guarded:
 
     def run(self, session: "Session") -> dict[str, object]:
         """Record that the run begins, then run the prepared program; the result is public."""
-        if self._program is None or self._job is None:
+        if self._program is None or self.job is None:
             raise RuntimeError("run before prepare")
         if self._remembered is not None and self._program.table is not None:
-            source = self._config.source(self._job.name)
-            self._remembered.write(self._job, source, self._program.table)
+            source = self._config.source(self.job.name)
+            self._remembered.write(self.job, source, self._program.table)
         return self._program.run(session)
 
 

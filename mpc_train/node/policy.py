@@ -25,6 +25,7 @@ from mpc_train.run.place import Place
 from parties.audit.entries import Kind
 from parties.audit.log import AuditLog
 from parties.files import locked, read_bounded, write_atomic
+from parties.keys import lifetime
 from parties.keys.roster import Roster
 
 SUFFIX = ".policy"
@@ -41,7 +42,7 @@ def accepted(config: NodeConfig, roster: Roster, day: date) -> NodeConfig:
     if place is None:
         return config
     policy = read_policy(Path(place.file))
-    cards = {card.name: card for card in roster}
+    cards = {card.name: card for card in roster.current(lifetime.now())}
     seen, me = _seen(config.place), config.place.name
     check_policy(policy, me, day, place.signers, place.least_signers, cards, seen)
     return replace(config, rules=policy.rules, accepted=policy)

@@ -66,7 +66,7 @@ class Approvals:
         elif separates(self.rules) and signer in (self.me, *self.rules.operators):
             why = f"{signer} runs this node, and somebody else must approve (separate)"
         elif signer not in cards:
-            why = f"the roster has no card of {signer}"
+            why = f"the roster has no valid card of {signer}"
         elif day > self.day + FAST_CLOCK:
             why = f"it bears the day {day}, and today is {self.day}"
         elif self.day > last:

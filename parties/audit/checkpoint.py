@@ -14,6 +14,7 @@ length of a field), so that no signature of the one kind serves as one of the ot
 """
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parties.audit.merkle import HASH_BYTES
@@ -22,7 +23,6 @@ from parties.errors import AuditTamperedError
 from parties.keys.identity import Card
 from parties.keys.vault import Vault
 from protocols.errors import AuthenticationError
-from protocols.sealing.session import identity_digest
 
 ED25519 = b"\x01"
 MLDSA65 = b"\xffmpc-train/ML-DSA-65"
@@ -51,9 +51,9 @@ class Checkpoint:
 
 
 def origin_of(card: Card) -> str:
-    """A log belongs to an identity: a node that makes new keys begins a new log."""
-    digest = identity_digest(card.name, card.signing_public).hex()
-    return f"{_ORIGIN}/{card.name}/{digest[:16]}"
+    """A log belongs to a line of identities: it goes on when one succeeds another, and a node that
+    begins a new line begins a new log."""
+    return f"{_ORIGIN}/{card.name}/{card.origin.hex()[:16]}"
 
 
 def check_origin(origin: str) -> str:
@@ -100,6 +100,20 @@ def verify_checkpoint(data: bytes, card: Card) -> Checkpoint:
     except AuthenticationError as error:
         raise AuditTamperedError(f"a checkpoint of {card.name}: {error}") from error
     return found
+
+
+def verify_by_line(data: bytes, cards: Sequence[Card]) -> tuple[Checkpoint, Card]:
+    """A checkpoint that one of these identities of a line has signed, and which one.
+
+    AuditTamperedError as of `verify_checkpoint`, with what the first card says about it.
+    """
+    first: AuditTamperedError | None = None
+    for card in cards:
+        try:
+            return verify_checkpoint(data, card), card
+        except AuditTamperedError as error:
+            first = first or error
+    raise first or AuditTamperedError("a checkpoint without a card to verify it")
 
 
 def cosign(data: bytes, identity: Vault, moment: int) -> bytes:

@@ -34,6 +34,15 @@ class Kind(StrEnum):
     CLOCK_BACK = "clock-back"
     """The clock said an earlier time than at the entry before."""
     IDENTITY_OPENED = "identity-opened"
+    IDENTITY_ROTATED = "identity-rotated"
+    """This node's identity was succeeded; the succession is public and stands beside the entry.
+    Checkpoints from here on are signed by the successor."""
+    PEER_ROTATED = "peer-rotated"
+    """The card of `node` was replaced by its successor, which the old card has signed."""
+    SUCCESSION_REFUSED = "succession-refused"
+    """A successor of a card of `node` was not believed: forged, late, or one of two."""
+    PEER_REVOKED = "peer-revoked"
+    """A card of `node` is not accepted any more, and was put out of the run."""
     AUTHENTICATION_FAILED = "authentication-failed"
     UNEXPECTED_PEER = "unexpected-peer"
     DECRYPTION_FAILED = "decryption-failed"
@@ -77,6 +86,8 @@ ALARMING = frozenset(
         Kind.DECRYPTION_FAILED,
         Kind.RETIRED_KEY_USED,
         Kind.POLICY_REFUSED,
+        Kind.SUCCESSION_REFUSED,
+        Kind.PEER_REVOKED,
         Kind.RUN_REFUSED,
         Kind.OPENING_REFUSED,
         Kind.LOG_CONTRADICTED,

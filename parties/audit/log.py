@@ -11,7 +11,8 @@ lock is given back. So after a crash at most the last record is incomplete, and 
 checkpoint covers: that is what distinguishes a crash from an attack when a log is opened. A torn
 record is cut off, with an entry that says so; anything else that is wrong is an AuditTamperedError.
 
-A clock that goes back is an entry, and no reason to stop.
+A clock that goes back is an entry, and no reason to stop. When the node's identity is rotated, the
+succession is an entry, and its successor signs from there on.
 """
 
 import contextlib
@@ -32,15 +33,16 @@ from parties.audit.checkpoint import (
     origin_of,
     read_checkpoint,
     sign_checkpoint,
-    verify_checkpoint,
+    verify_by_line,
 )
 from parties.audit.entries import Entry, Kind, Value, kind_of, read_entry
 from parties.audit.reading import ATTEMPTS, CHECKPOINT, KEY, LOCK, RECORDS, Fault, Public
 from parties.audit.record import SALT_BYTES, Record, first_chain, header, opening_key, sealer
 from parties.errors import AuditError, AuditTamperedError, VaultError
 from parties.files import private_directory, read_bounded, write_atomic
-from parties.keys.identity import reason
+from parties.keys.identity import Card, reason
 from parties.keys.services.service import KeyService
+from parties.keys.statements import Succession
 from parties.keys.vault import Vault
 from protocols.errors import EnvelopeError
 from protocols.sealing import container, stored
@@ -107,6 +109,9 @@ class AuditLog:
         self._leaves: list[bytes] = []
         self._held: dict[str, tuple[bytes, Checkpoint]] = {}
         self._last_time = self._key_file = ""
+        self._successions: set[str] = set()
+        self._signer: Card | None = None
+        """By which identity the newest checkpoint was signed."""
         self._signed = 0
         """How many entries this process has signed."""
         self._file = self._lock = -1
@@ -193,6 +198,7 @@ class AuditLog:
         """Sign how long the log is now and its root; keep that durably, and return the note."""
         with self._locked():
             self._catch_up()
+            self._check_succeeded()
             note = sign_checkpoint(self._identity, len(self._leaves), merkle.root(self._leaves))
             try:
                 write_atomic(self._folder / CHECKPOINT, note)
@@ -270,9 +276,49 @@ class AuditLog:
         if fresh:
             self._append_own(Kind.LOG_BEGUN, {"origin": self.origin})
         self._note_key()
+        self._note_rotations(None if fresh else self._signer)
         if not self._signed:
             self.checkpoint()
         self._note_attempts()
+
+    def _note_rotations(self, signer: Card | None) -> None:
+        """Keep by which successions this identity took over from the one that signed last, and go
+        on under its signature.
+
+        signer: whose checkpoint was found; None: the log is this identity's from the beginning.
+        """
+        current = self._identity.card
+        if signer is None or signer.digest == current.digest:
+            return
+        for each in self._identity.successions:
+            text = each.to_text()
+            if each.new.sequence > signer.sequence and text not in self._successions:
+                fields: dict[str, Value] = {
+                    "before": each.old.fingerprint,
+                    "after": each.new.fingerprint,
+                    "sequence": each.new.sequence,
+                }
+                self._append_own(Kind.IDENTITY_ROTATED, fields, Public(succession=text))
+        self._signer = current
+        self.checkpoint()
+
+    def _check_succeeded(self) -> None:
+        """Raise AuditError if another process has gone on under a successor of this identity."""
+        mine = self._identity.card.digest
+        if any(Succession.from_text(text).old.digest == mine for text in self._successions):
+            raise AuditError(
+                f"{self._folder}: the identity of {self._identity.card.name} was rotated since "
+                "this process opened it; start it again"
+            )
+
+    def succeed(self, identity: Vault) -> None:
+        """Go on under the successor of this log's identity, in the same process."""
+        with self._locked():
+            self._catch_up()
+            if origin_of(identity.card) != self.origin:
+                raise AuditError(f"{self._folder}: is not the log of {identity.card.name}")
+            before, self._identity = self._identity.card, identity
+            self._note_rotations(before)
 
     def _check_own(self) -> None:
         """That the log goes on from what this node signed last."""
@@ -296,7 +342,10 @@ class AuditLog:
     def _own_checkpoint(self) -> Checkpoint | None:
         path = self._folder / CHECKPOINT
         try:
-            return verify_checkpoint(read_bounded(path, 1 << 18), self._identity.card)
+            data = read_bounded(path, 1 << 18)
+            before = [each.old for each in reversed(self._identity.successions)]
+            found, self._signer = verify_by_line(data, [self._identity.card, *before])
+            return found
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -357,6 +406,8 @@ class AuditLog:
 
     def _hold(self, public: Public) -> None:
         self._key_file = public.key_file or self._key_file
+        if public.succession:
+            self._successions.add(public.succession)
         if not public.checkpoint:
             return
         note = public.checkpoint.encode()

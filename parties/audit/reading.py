@@ -25,10 +25,12 @@ RECORDS, KEY, CHECKPOINT, LOCK, ATTEMPTS = "records", "key", "checkpoint", "lock
 
 class Public(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What of an entry everybody may read, so that an auditor needs no key. checkpoint: a note of
-    another node's log. key_file: SHA-256 of the file that holds the log's key."""
+    another node's log. key_file: SHA-256 of the file that holds the log's key. succession: by which
+    this node's identity was replaced (`statements`)."""
 
     checkpoint: str = ""
     key_file: str = ""
+    succession: str = ""
 
     def encoded(self) -> bytes:
         return msgspec.json.encode(self)

@@ -5,14 +5,17 @@
 3. The same of each checkpoint that others hold of it: their logs, or single notes.
 4. A second log of the same origin is the same as far as both go: otherwise they are a fork.
 5. Checkpoints that this log holds of others agree with their logs, where these are given.
+6. Where the node's identity was rotated, the log holds the successions, each signed by the old and
+   the new keys; each identity signs only until the entry of its own succession.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from parties.audit import merkle
-from parties.audit.checkpoint import origin_of, read_checkpoint, verify_checkpoint
+from parties.audit.checkpoint import Checkpoint, origin_of, read_checkpoint, verify_by_line
 from parties.audit.reading import (
     CHECKPOINT,
     KEY,
@@ -24,12 +27,14 @@ from parties.audit.reading import (
     received,
     shown_root,
 )
-from parties.errors import AuditError, AuditTamperedError
+from parties.errors import AuditError, AuditTamperedError, CardError
 from parties.files import read_bounded
 from parties.keys.identity import Card, reason
+from parties.keys.statements import Succession, check_chain
 
 WHOLE = -1
 MAX_FILE_BYTES = 1 << 18
+MAX_ENTRIES = 1 << 62
 
 
 @dataclass
@@ -55,8 +60,63 @@ class Report:
         self.faults.append(Fault(entry, what))
 
 
-def verify_log(folder: Path, card: Card, against: tuple[Path, ...] = ()) -> Report:
-    """Raises AuditError for what cannot be read at all; whatever is wrong stands in the report."""
+@dataclass(frozen=True)
+class _Line:
+    """The identities of a log, the oldest first. limits: how long the log may be in a checkpoint
+    that each of them signs."""
+
+    cards: tuple[Card, ...]
+    limits: tuple[int, ...]
+
+    def verify(self, note: bytes) -> Checkpoint:
+        """Raises AuditTamperedError."""
+        found, card = verify_by_line(note, self.cards[::-1])
+        limit = self.limits[self.cards.index(card)]
+        if found.size > limit:
+            raise AuditTamperedError(
+                f"card {card.sequence} of {card.name} signed {found.size} entries, and was "
+                f"succeeded at entry {limit}"
+            )
+        return found
+
+
+def _line_of(
+    log: Log, card: Card, later: Sequence[Succession], report: Report
+) -> _Line | None:  # 6
+    """The line of a log; None, and a fault, where it is not that of `card`."""
+    found: list[tuple[int, Succession]] = []
+    for number, record in enumerate(log.records):
+        try:
+            text = public_of(record).succession
+            if text:
+                found.append((number, Succession.from_text(text, "the succession")))
+        except (AuditTamperedError, CardError) as error:
+            report.add(f"holds a succession that is forged or altered: {error}", number)
+            return None
+    known = {each.new.digest for _, each in found}
+    found += [(len(log.records), each) for each in later if each.new.digest not in known]
+    try:
+        check_chain([each for _, each in found], "the log")
+    except CardError as error:
+        report.add(str(error))
+        return None
+    cards = (found[0][1].old, *(each.new for _, each in found)) if found else (card,)
+    if card.digest not in {each.digest for each in cards}:
+        report.add(
+            f"is signed by cards {cards[0].sequence} to {cards[-1].sequence} of {cards[0].name}, "
+            f"and the card that was given is another one: {card.fingerprint}"
+        )
+        return None
+    return _Line(cards, (*(number for number, _ in found), MAX_ENTRIES))
+
+
+def verify_log(
+    folder: Path, card: Card, against: tuple[Path, ...] = (), later: Sequence[Succession] = ()
+) -> Report:
+    """Check a log against any card of its line, and against what others hold of it.
+
+    later: successions that the log may not know yet. Raises AuditError for what cannot be read at
+    all; whatever is wrong stands in the report."""
     report = Report()
     try:
         log = read_log(folder)
@@ -75,11 +135,14 @@ def verify_log(folder: Path, card: Card, against: tuple[Path, ...] = ()) -> Repo
     if log.origin != origin_of(card):
         report.add(f"is the log {log.origin}, and the card is of {origin_of(card)}")
         return report
-    _check_own(folder, log, card, report)
+    line = _line_of(log, card, later, report)
+    if line is None:
+        return report
+    _check_own(folder, log, line, report)
     _check_key(folder, log, report)
     _others_of(log, report)
     for path in against:
-        _check_against(path, log, card, report)
+        _check_against(path, log, line, report)
     for size, holder in report.differing:
         first = max((each for each in report.agreed if each < size), default=0)
         which = (
@@ -92,12 +155,12 @@ def verify_log(folder: Path, card: Card, against: tuple[Path, ...] = ()) -> Repo
     return report
 
 
-def _check_own(folder: Path, log: Log, card: Card, report: Report) -> None:  # 2
+def _check_own(folder: Path, log: Log, line: _Line, report: Report) -> None:  # 2
     path = folder / CHECKPOINT
     if not path.exists():
         report.add(f"{path}: is gone; a log has one from its beginning")
         return
-    _compare(_read(path), "this node", log, card, report)
+    _compare(_read(path), "this node", log, line, report)
 
 
 def _check_key(folder: Path, log: Log, report: Report) -> None:
@@ -115,10 +178,10 @@ def _check_key(folder: Path, log: Log, report: Report) -> None:
         )
 
 
-def _compare(note: bytes, holder: str, log: Log, card: Card, report: Report) -> None:
+def _compare(note: bytes, holder: str, log: Log, line: _Line, report: Report) -> None:
     """A checkpoint of this log that somebody holds."""
     try:
-        found = verify_checkpoint(note, card)
+        found = line.verify(note)
     except AuditTamperedError as error:
         report.add(f"a checkpoint held by {holder} is forged or altered: {error}")
         return
@@ -134,9 +197,9 @@ def _compare(note: bytes, holder: str, log: Log, card: Card, report: Report) -> 
         report.checked.append(f"{found.size} entries, held by {holder}")
 
 
-def _check_against(path: Path, log: Log, card: Card, report: Report) -> None:
+def _check_against(path: Path, log: Log, line: _Line, report: Report) -> None:
     if not path.is_dir():
-        _compare(_read(path), str(path), log, card, report)
+        _compare(_read(path), str(path), log, line, report)
         return
     try:
         other = read_log(path)
@@ -152,7 +215,7 @@ def _check_against(path: Path, log: Log, card: Card, report: Report) -> None:
         return
     found = [(note, number) for number, note, said in held if said.origin == log.origin]
     for note, number in found:  # 3
-        _compare(note, f"{path}, entry {number}", log, card, report)
+        _compare(note, f"{path}, entry {number}", log, line, report)
     if not found:
         report.checked.append(f"{path} holds no checkpoint of this log")
     for number, _, said in mine:  # 5

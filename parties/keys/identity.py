@@ -1,10 +1,14 @@
 """A node's identity: its keys, and the public card by which the others know it.
 
-A card carries the node's name and its four public keys (Ed25519 and ML-DSA-65 to verify, the hybrid
-HPKE key to seal to, the CURVE key of its connections), signed by its own two signing keys. The
-self-signature shows that the keys belong together and that nothing was altered on the way; only a
-comparison of fingerprints over another channel than the card's shows that it is the *right
-organisation's* card.
+A card carries the node's name, its lifetime (`lifetime`) and its four public keys (Ed25519 and
+ML-DSA-65 to verify, the hybrid HPKE key to seal to, the CURVE key of its connections), signed by
+its own two signing keys. The self-signature shows that the keys belong together and that nothing
+was altered on the way; only a comparison of fingerprints over another channel than the card's shows
+that it is the *right organisation's* card.
+
+An identity can be replaced by one with new keys (`succession`). Its card then has the next
+`sequence` number and the same `origin`: the digest of the first identity of the line, under which
+the node's audit log goes on.
 
 Cards are TOML, so that people can read them and a roster can hold several. Signature and digest
 cover the canonical list of fields, not the text, so reformatting does no harm.
@@ -13,11 +17,10 @@ cover the canonical list of fields, not the text, so reformatting does no harm.
 import base64
 import binascii
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from parties.errors import CardError, IdentityError
 from parties.files import read_bounded
+from parties.keys import lifetime
 from parties.keys.keyfile import MAGIC
 from protocols.canonical import pack
 from protocols.errors import AuthenticationError
@@ -32,24 +36,29 @@ from protocols.names import NAME
 from protocols.sealing import hpke as hybrid
 from protocols.sealing import signatures
 from protocols.sealing.hpke import HybridPrivateKey
+from protocols.sealing.session import HASH_BYTES, identity_digest
 from protocols.sealing.signatures import SigningKeys, VerifyKeys
 
-CARD_VERSION = 1
+CARD_VERSION = 2
 CURVE_BYTES = 32
 PRIVATE_BYTES = signatures.PRIVATE_BYTES + hybrid.PRIVATE_BYTES + CURVE_BYTES
 MAX_CARD_BYTES = 1 << 16
 """A card has about 11 kB; a file longer than this is not a card."""
 
-_CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-_PURPOSE = "card/1"
-_KEYS = {
+MAX_SEQUENCE = (1 << 32) - 1
+
+_PURPOSE = "card/2"
+_BYTES = {
+    "origin": HASH_BYTES,
     "ed25519": signatures.ED25519_PUBLIC_BYTES,
     "mldsa65": signatures.MLDSA65_PUBLIC_BYTES,
     "hpke": hybrid.PUBLIC_BYTES,
     "curve": CURVE_BYTES,
     "signature": signatures.SIGNATURE_BYTES,
 }
-_FIELDS = ("version", "name", "created", *_KEYS)
+_TEXTS = ("name", "issued", "expires")
+_NUMBERS = ("version", "sequence")
+_FIELDS = (*_NUMBERS, *_TEXTS, *_BYTES)
 
 
 def check_name(name: str) -> str:
@@ -77,7 +86,13 @@ class Card:
     """A node's public card. Build it with `from_text` or `IdentityKeys.card`: both verify it."""
 
     name: str
-    created: str
+    sequence: int
+    """0 for the first identity of a line, one more for each successor."""
+    issued: str
+    expires: str
+    """From when to when the card is valid, UTC."""
+    origin: bytes = field(repr=False)
+    """Name and verification keys of the line's first identity, as `identity_digest`."""
     ed25519: bytes = field(repr=False)
     mldsa65: bytes = field(repr=False)
     hpke: bytes = field(repr=False)
@@ -96,7 +111,10 @@ class Card:
             b"mpc-train/card",
             CARD_VERSION.to_bytes(4, "big"),
             self.name.encode(),
-            self.created.encode(),
+            self.sequence.to_bytes(4, "big"),
+            self.issued.encode(),
+            self.expires.encode(),
+            self.origin,
             self.ed25519,
             self.mldsa65,
             self.hpke,
@@ -118,16 +136,23 @@ class Card:
         return VerifyKeys(self.signing_public)
 
     def verify(self, source: str = "card") -> None:
-        """Raise CardError unless name, sizes and keys are valid and both signatures verify."""
+        """Raise CardError unless name, dates, sizes and keys are valid and both signatures verify.
+
+        Whether the card is valid *now* is another question: see `lifetime`.
+        """
         if not NAME.match(self.name):
             raise CardError(f"{source}: {self.name!r} cannot name a node")
-        if not _CREATED.fullmatch(self.created):
-            raise CardError(f"{source}: created must read like 2025-01-31T12:00:00Z")
-        for name, size in _KEYS.items():
+        lifetime.check_span(self, source)
+        if not 0 <= self.sequence <= MAX_SEQUENCE:
+            raise CardError(f"{source}: sequence must be 0 to {MAX_SEQUENCE}")
+        for name, size in _BYTES.items():
             if len(getattr(self, name)) != size:
                 raise CardError(
                     f"{source}: {name} has {len(getattr(self, name))} bytes, not {size}"
                 )
+        first = identity_digest(self.name, self.signing_public)
+        if (self.sequence == 0) != (self.origin == first):
+            raise CardError(f"{source}: origin is not that of identity {self.sequence} of a line")
         try:
             self.verifier().verify(_PURPOSE, self.canonical, self.signature)
             hybrid.check_public(self.hpke)
@@ -148,9 +173,11 @@ class Card:
         items = [
             ("version", str(CARD_VERSION)),
             ("name", f'"{self.name}"'),
-            ("created", f'"{self.created}"'),
+            ("sequence", str(self.sequence)),
+            ("issued", f'"{self.issued}"'),
+            ("expires", f'"{self.expires}"'),
         ]
-        for name in _KEYS:
+        for name in _BYTES:
             items.append((name, f'"{base64.b64encode(getattr(self, name)).decode()}"'))
         return items
 
@@ -169,22 +196,37 @@ class Card:
     def from_table(cls, table: Mapping[str, object], source: str = "card") -> "Card":
         """Check and verify a parsed card: exactly the card's keys, each with its type. Raises
         CardError."""
+        # Other versions have other fields.
+        if type(table.get("version")) is int and table["version"] != CARD_VERSION:
+            raise CardError(
+                f"{source}: a card of version {table['version']}, not {CARD_VERSION}; ask its "
+                "owner for one of this release"
+            )
         unknown = sorted(set(table) - set(_FIELDS))
         missing = [name for name in _FIELDS if name not in table]
         if missing or unknown:
             what = [f"{name} is missing" for name in missing]
             what += [f"{name!r} is unknown" for name in unknown]
             raise CardError(f"{source}: {', '.join(what)}")
-        if type(table["version"]) is not int or table["version"] != CARD_VERSION:
+        if type(table["version"]) is not int:
             raise CardError(f"{source}: a card of version {table['version']!r}, not {CARD_VERSION}")
+        sequence = table["sequence"]
+        if not isinstance(sequence, int) or isinstance(sequence, bool):
+            raise CardError(f"{source}: sequence must be a number")
         texts: dict[str, str] = {}
-        for name in _FIELDS[1:]:
+        for name in (*_TEXTS, *_BYTES):
             value = table[name]
             if not isinstance(value, str):
                 raise CardError(f"{source}: {name} must be a string")
             texts[name] = value
-        keys = {name: _decode(texts[name], name, source) for name in _KEYS}
-        card = cls(name=texts["name"], created=texts["created"], **keys)
+        keys = {name: decode_base64(texts[name], name, source) for name in _BYTES}
+        card = cls(
+            name=texts["name"],
+            sequence=sequence,
+            issued=texts["issued"],
+            expires=texts["expires"],
+            **keys,
+        )
         card.verify(source)
         return card
 
@@ -230,13 +272,25 @@ class IdentityKeys:
         """The 192 secret bytes, only for the vault that encrypts them."""
         return self._private
 
-    def card(self, name: str, created: datetime | None = None) -> Card:
-        """Sign a card for these keys, dated `created` (default: now)."""
+    def card(
+        self,
+        name: str,
+        issued: datetime | None = None,
+        days: int = lifetime.DEFAULT_DAYS,
+        after: Card | None = None,
+    ) -> Card:
+        """Sign a card for these keys, valid for `days` from `issued` (default: now).
+
+        after: the card of the identity that these keys succeed; None: the first of its line.
+        """
         check_name(name)
-        moment = (created or datetime.now(UTC)).astimezone(UTC)
+        moment = issued or lifetime.now()
         unsigned = Card(
             name=name,
-            created=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            sequence=0 if after is None else after.sequence + 1,
+            issued=lifetime.shown(moment),
+            expires=lifetime.shown(moment + timedelta(days=lifetime.check_days(days))),
+            origin=identity_digest(name, self.signing.public) if after is None else after.origin,
             ed25519=self.signing.public[: signatures.ED25519_PUBLIC_BYTES],
             mldsa65=self.signing.public[signatures.ED25519_PUBLIC_BYTES :],
             hpke=self.hpke.public,
@@ -260,7 +314,8 @@ def reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _decode(text: str, name: str, source: str) -> bytes:
+def decode_base64(text: str, name: str, source: str) -> bytes:
+    """The bytes of a field; CardError for anything but their one spelling."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -26,15 +26,17 @@ from parties.errors import IdentityError, PassphraseError
 from protocols.canonical import pack, unpack
 from protocols.errors import FrameError
 
-MAGIC = b"mpc-train identity 1\n"
+MAGIC = b"mpc-train identity 2\n"
 """How an identity's file begins; other secrets in this format have a beginning of their own."""
 KDF_NAME = b"argon2id"
 SALT_BYTES = 16
 MAX_PASSPHRASE_BYTES = 4096
 MAX_SECRET_BYTES = 1 << 16
-MAX_FILE_BYTES = 1 << 18
+MAX_HEADER_BYTES = 1 << 19
+"""A card and the successions that led to it."""
+MAX_FILE_BYTES = 1 << 20
 
-_BOUNDS = (32, 4, 4, 4, SALT_BYTES, 1 << 17, 32, 12, MAX_SECRET_BYTES + 16)
+_BOUNDS = (32, 4, 4, 4, SALT_BYTES, MAX_HEADER_BYTES, 32, 12, MAX_SECRET_BYTES + 16)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,77 @@ MAXIMUM_COST = KdfCost(memory_kib=1 << 20, passes=16, lanes=16)
 """1 GiB and a few seconds: the most that a hostile file can cost this machine."""
 
 
+@dataclass(frozen=True, repr=False, eq=False)
+class FileKey:
+    """What a passphrase opens a file with, and seals its next content with: for a process that has
+    opened the file, and so holds its secret anyway; nobody is asked for the passphrase again."""
+
+    cost: KdfCost
+    salt: bytes
+    _check: bytes
+    _key: bytes
+    _magic: bytes
+
+    @classmethod
+    def derive(
+        cls, passphrase: bytes, cost: KdfCost = DEFAULT_COST, magic: bytes = MAGIC
+    ) -> "FileKey":
+        """A new one, under a fresh salt. Raises PassphraseError for an empty or overlong
+        passphrase."""
+        salt = os.urandom(SALT_BYTES)
+        return cls(cost, salt, *_derive(passphrase, salt, cost), magic)
+
+    @classmethod
+    def unlock(
+        cls, data: bytes, passphrase: bytes, minimum: KdfCost = MINIMUM_COST, magic: bytes = MAGIC
+    ) -> "FileKey":
+        """That of a file's content: steps 1 and 2 of `open_secret`."""
+        kdf, memory, passes, lanes, salt, _, check, nonce, _ = _fields(data, magic)  # 1
+        cost = KdfCost(*(int.from_bytes(number, "big") for number in (memory, passes, lanes)))
+        if kdf != KDF_NAME or len(salt) != SALT_BYTES or len(nonce) != 12:
+            raise IdentityError("this version does not know the key derivation")
+        for name in ("memory_kib", "passes", "lanes"):
+            value, low, high = (getattr(each, name) for each in (cost, minimum, MAXIMUM_COST))
+            if not low <= value <= high:
+                raise IdentityError(f"the key derivation's {name} is {value}, not {low} to {high}")
+        if cost.memory_kib < 8 * cost.lanes:
+            raise IdentityError("the key derivation has too little memory for its lanes")
+        expected, key = _derive(passphrase, salt, cost)
+        if not hmac.compare_digest(expected, check):  # 2
+            raise PassphraseError("the passphrase is wrong")
+        return cls(cost, salt, expected, key, magic)
+
+    def seal(self, secret: bytes, header: bytes) -> bytes:
+        """The file's content: `secret` encrypted, `header` in the clear but authenticated.
+
+        Each content has a random nonce of 96 bits; a file is written a few times in its life.
+        """
+        if len(secret) > MAX_SECRET_BYTES or len(header) > MAX_HEADER_BYTES:
+            raise IdentityError(
+                f"a secret has at most {MAX_SECRET_BYTES} bytes, its header {MAX_HEADER_BYTES}"
+            )
+        nonce = os.urandom(12)
+        public = _public_fields(self.cost, self.salt, header, self._check, nonce)
+        ciphertext = AESGCM(self._key).encrypt(nonce, secret, self._magic + pack(*public))
+        body = self._magic + pack(*public, ciphertext)
+        return body + sha256(body).digest()
+
+    def open(self, data: bytes) -> tuple[bytes, bytes]:
+        """Header and secret of a content that this key sealed. Raises IdentityError, also if the
+        passphrase was changed meanwhile."""
+        *_, salt, header, check, nonce, ciphertext = _fields(data, self._magic)
+        if salt != self.salt or not hmac.compare_digest(check, self._check):
+            raise IdentityError("is under another passphrase than before")
+        try:
+            public = _public_fields(self.cost, salt, header, check, nonce)
+            return header, AESGCM(self._key).decrypt(nonce, ciphertext, self._magic + pack(*public))
+        except InvalidTag as error:
+            raise IdentityError("the file was altered") from error
+
+    def __repr__(self) -> str:
+        return "FileKey(redacted)"
+
+
 def seal_secret(
     secret: bytes,
     passphrase: bytes,
@@ -64,18 +137,11 @@ def seal_secret(
     cost: KdfCost = DEFAULT_COST,
     magic: bytes = MAGIC,
 ) -> bytes:
-    """The file's content: `secret` encrypted, `header` in the clear but authenticated.
+    """The content of a new file: `secret` under `passphrase`, `header` in the clear.
 
     Raises PassphraseError for an empty or overlong passphrase.
     """
-    if len(secret) > MAX_SECRET_BYTES:
-        raise IdentityError(f"a secret has at most {MAX_SECRET_BYTES} bytes")
-    salt, nonce = os.urandom(SALT_BYTES), os.urandom(12)
-    check, key = _derive(passphrase, salt, cost)
-    public = _public_fields(cost, salt, header, check, nonce)
-    ciphertext = AESGCM(key).encrypt(nonce, secret, magic + pack(*public))
-    body = magic + pack(*public, ciphertext)
-    return body + sha256(body).digest()
+    return FileKey.derive(passphrase, cost, magic).seal(secret, header)
 
 
 def read_header(data: bytes) -> bytes:
@@ -95,24 +161,7 @@ def open_secret(
     Raises PassphraseError at 2, IdentityError at 1 and 3. Only tests of this module pass a lower
     `minimum`; a vault never does.
     """
-    kdf, memory, passes, lanes, salt, header, check, nonce, ciphertext = _fields(data, magic)  # 1
-    cost = KdfCost(*(int.from_bytes(number, "big") for number in (memory, passes, lanes)))
-    if kdf != KDF_NAME or len(salt) != SALT_BYTES or len(nonce) != 12:
-        raise IdentityError("this version does not know the key derivation")
-    for name in ("memory_kib", "passes", "lanes"):
-        value, low, high = (getattr(each, name) for each in (cost, minimum, MAXIMUM_COST))
-        if not low <= value <= high:
-            raise IdentityError(f"the key derivation's {name} is {value}, not {low} to {high}")
-    if cost.memory_kib < 8 * cost.lanes:
-        raise IdentityError("the key derivation has too little memory for its lanes")
-    expected, key = _derive(passphrase, salt, cost)
-    if not hmac.compare_digest(expected, check):  # 2
-        raise PassphraseError("the passphrase is wrong")
-    try:
-        additional = magic + pack(*_public_fields(cost, salt, header, check, nonce))
-        return header, AESGCM(key).decrypt(nonce, ciphertext, additional)  # 3
-    except InvalidTag as error:
-        raise IdentityError("the file was altered") from error
+    return FileKey.unlock(data, passphrase, minimum, magic).open(data)  # 3
 
 
 def _public_fields(

@@ -29,8 +29,8 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,16 +53,21 @@ from parties.audit.log import AuditLog
 from parties.errors import (
     AbortedError,
     AuditError,
+    CardError,
     ContractError,
     ControlError,
+    PartiesError,
+    RosterError,
     TransportError,
 )
+from parties.keys import lifetime
 from parties.keys.identity import Card
 from parties.keys.roster import Roster, differing_cards
 from parties.keys.vault import Vault
 from parties.nodes import artifacts
 from parties.nodes.coordinator import ABORT_LINGER_S, MAX_WAITING, Event, ignore_event
 from parties.nodes.dialling import await_connection, try_neighbours
+from parties.nodes.members import Members
 from parties.stop import StopFlag, sigterm_interrupts
 from parties.wire.control_plane import ControlClient
 from parties.wire.data_plane import DataPlane
@@ -116,6 +121,8 @@ class NodeResult:
     bytes_sent: int
     bytes_received: int
     files: tuple[Path, ...]
+    roster: Roster
+    """With the cards of the run, of which some may have succeeded others."""
 
 
 class _ControlThread(threading.Thread):
@@ -129,8 +136,10 @@ class _ControlThread(threading.Thread):
         stop: StopFlag,
         root: Path,
         on_event: Event,
+        check: Callable[[], None],
     ) -> None:
         super().__init__(name="control", daemon=True)
+        self._check = check
         self._client = client
         self._me = me
         self._coordinator = coordinator
@@ -183,6 +192,7 @@ class _ControlThread(threading.Thread):
             while not (self._closing.is_set() and self._outbox.empty()):
                 while not self._outbox.empty():
                     self._client.send(self._outbox.get())
+                self._look()
                 data = self._client.poll(0.25)
                 # Take the state before the last poll: messages from before a break are still read,
                 # above all the reason for it.
@@ -200,10 +210,18 @@ class _ControlThread(threading.Thread):
         finally:
             self._client.close(self.linger_s)
 
+    def _look(self) -> None:
+        """Stop the node, but not this thread, if a card of the run is not accepted any more."""
+        if self._stop_flag.reason is None and not self._finished:
+            try:
+                self._check()
+            except PartiesError as error:
+                self._stop_flag.set(error)
+
     def _sort(self, message: FromCoordinator) -> None:
         if isinstance(message, control.Aborted):
             if not self._finished:
-                self._stop_flag.set(AbortedError(message.code, message.by))
+                self._stop_flag.set(AbortedError(message.code, message.by, message.about))
         elif isinstance(message, control.Waiting):
             fields = {"here": message.here, "missing": message.missing, "left_s": message.left_s}
             self._on_event("gathering", fields)
@@ -233,10 +251,13 @@ class _Node:
         audit: AuditLog,
         on_event: Event,
     ) -> None:
+        lifetime.check_own(vault.card, lifetime.now())
         self._vault = vault
         self._audit = audit
         self._job = self._digest = ""
-        self._roster = roster
+        self._members = Members(roster, vault, self._note)
+        roster = self._members.roster
+        self._members.use([roster.card(settings.coordinator)])
         self._settings = settings
         self._program = program
         self._on_event = on_event
@@ -246,7 +267,7 @@ class _Node:
         self._next_report = 0.0
         self._server_key = roster.card(settings.coordinator).curve
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
-        allowed = {card.name: card.curve for card in roster}
+        allowed = {card.name: card.curve for card in roster.current(lifetime.now())}
         self._transport = Transport(keys, allowed, on_refused=self._turned_away)
         try:
             self._plane = DataPlane(
@@ -266,7 +287,13 @@ class _Node:
             self._transport.close()
             raise
         self._control = _ControlThread(
-            self._client, self._me, settings.coordinator, self._stop, settings.run_dir, on_event
+            self._client,
+            self._me,
+            settings.coordinator,
+            self._stop,
+            settings.run_dir,
+            on_event,
+            self._members.check,
         )
 
     def run(self) -> NodeResult:
@@ -308,7 +335,8 @@ class _Node:
             return
         code = _code_of(error)
         # Whether a value was out of range or malformed is nobody else's business.
-        self._control.say(control.Abort("data" if code == "range" else code))
+        about = getattr(error, "about", None)
+        self._control.say(control.Abort("data" if code == "range" else code, about))
 
     def _note(self, kind: Kind, fields: Mapping[str, Value] | None = None) -> None:
         self._audit.append(kind, fields, job=self._job, digest=self._digest)
@@ -336,7 +364,7 @@ class _Node:
             (control.Propose, control.Finish), settings.agree_timeout_s, "a job"
         )
         if isinstance(first, control.Finish):  # a recipient that runs no node
-            return NodeResult({}, b"", 0, 0, tuple(talk.delivered.files))
+            return NodeResult({}, b"", 0, 0, tuple(talk.delivered.files), self._members.roster)
         contract, cards = self._check(first)  # 2
         signing = {name: card.signing_public for name, card in cards.items()}
         try:
@@ -349,6 +377,10 @@ class _Node:
         self._stop.check("preparing the job")
         agreed = self._agree(contract, cards, constants, first.attempt)
         while isinstance(agreed, control.Propose):
+            if agreed.contract != first.contract and self._has_other_cards(agreed, contract):
+                first = agreed
+                contract, cards = self._check(agreed)
+                signing = {name: card.signing_public for name, card in cards.items()}
             if (agreed.contract, agreed.body) != (first.contract, first.body):
                 raise ContractError(
                     f"{settings.coordinator} proposes another job than the one {self._me} checked"
@@ -372,6 +404,7 @@ class _Node:
             channel.bytes_sent,
             channel.bytes_received,
             tuple(talk.delivered.files),
+            self._members.roster,
         )
 
     def _agree(
@@ -429,7 +462,8 @@ class _Node:
 
     def _connect(self) -> None:
         settings, talk = self._settings, self._control
-        talk.say(control.Hello(CONTRACT_VERSION, self._me, self._plane.address))
+        chain = tuple(each.to_text() for each in self._vault.successions)
+        talk.say(control.Hello(CONTRACT_VERSION, self._me, self._plane.address, chain))
         await_connection(
             talk, settings.address, settings.connect_timeout_s, self._stop, self._on_event
         )
@@ -442,7 +476,8 @@ class _Node:
         self._event("connected", coordinator=settings.coordinator, address=settings.address)
 
     def _check(self, proposal: control.Propose) -> tuple[Contract, dict[str, Card]]:
-        """Check the contract. Raises ContractError or RosterError if this node must not sign it."""
+        """Check the contract. Raises ContractError, RosterError or ExpiredError if this node must
+        not sign it."""
         contract = Contract.from_bytes(proposal.contract)
         contract.check(proposal.body)
         self._job, self._digest = contract.name, contract.body_digest.hex()
@@ -454,12 +489,17 @@ class _Node:
         self._note(Kind.RUN_PROPOSED, said)
         if self._me not in contract.roles.nodes:
             raise ContractError(f"{self._me} has no role in the proposed job")
-        roster = self._roster.subset(contract.roles.names)
+        self._follow(proposal)
+        roster = self._members.roster.subset(contract.roles.names)
         if roster.digest() != contract.roster_digest:
             raise ContractError(differing_cards(roster, self._settings.coordinator, proposal.cards))
         own = roster.card(self._me)
         if own.signing_public != self._vault.card.signing_public:
             raise ContractError(f"the roster's card of {self._me} is not that of this identity")
+        for warning in roster.check_lifetimes(lifetime.now()):
+            log.warning("%s", warning)
+        desk = self._settings.coordinator
+        self._members.use({*roster, self._members.roster.card(desk)})
         self._event(
             "proposed",
             job=contract.name,
@@ -468,6 +508,24 @@ class _Node:
             trust=describe_trust(contract.roles),
         )
         return contract, {card.name: card for card in roster}
+
+    def _follow(self, proposal: control.Propose) -> None:
+        """Take over newer cards of others, each by the word of the card that is known here. What is
+        not believed is logged; that the cards then differ is said by whoever compares them."""
+        desk = self._settings.coordinator
+        for name, texts in proposal.successions.items():
+            if name == self._me or name not in self._members.roster:
+                continue
+            try:
+                if self._members.follow(name, texts, desk):
+                    self._event("rotated", node=name)
+            except (CardError, RosterError) as error:
+                log.warning("%s", error)
+
+    def _has_other_cards(self, proposal: control.Propose, contract: Contract) -> bool:
+        """Whether a later proposal is the same job with newer cards: a node came back with them."""
+        found = Contract.from_bytes(proposal.contract)
+        return replace(found, roster_digest=contract.roster_digest) == contract
 
     def _join(
         self,
@@ -539,11 +597,12 @@ def run_node(
 
     `on_event(kind, fields)` is called with 'waiting' (why the coordinator does not answer, and the
     limit), 'gathering' (who is here, who is missing), 'unreachable' (a neighbour that this node
-    cannot dial), 'connected', 'proposed' (with what is asked of this node and the statement of
-    trust), 'signed', 'started', 'progress'. Returns when all nodes are done. Raises AbortedError
-    (which node gave up, with a code), PeerLostError, PeerTimeoutError, TransportError,
-    PortInUseError, ContractError, ControlError, AuditError, what the program raises, and
-    KeyboardInterrupt on Ctrl-C or SIGTERM; the others are told a code in every case.
+    cannot dial), 'rotated' (another node has new keys), 'connected', 'proposed' (with what is asked
+    of this node and the statement of trust), 'signed', 'started', 'progress'. Returns when all
+    nodes are done. Raises AbortedError (which node gave up, with a code), PeerLostError,
+    PeerTimeoutError, TransportError, PortInUseError, ExpiredError, ContractError, ControlError,
+    AuditError, what the program raises, and KeyboardInterrupt on Ctrl-C or SIGTERM; the others are
+    told a code in every case.
     """
     return _Node(vault, roster, settings, program, audit, on_event).run()
 

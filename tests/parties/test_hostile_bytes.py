@@ -16,7 +16,10 @@ from parties.agreement.contract import Contract, Roles
 from parties.errors import CardError, ContractError, ControlError, IdentityError, RosterError
 from parties.keys.identity import Card, IdentityKeys
 from parties.keys.keyfile import KdfCost, open_secret, read_header, seal_secret
+from parties.keys.lifetime import now
 from parties.keys.roster import Roster
+from parties.keys.statements import Revocation, Succession
+from parties.keys.vault import MemoryVault
 from parties.nodes.artifacts import split
 from parties.wire.data_plane import _pack, _unpack
 from protocols.errors import AuthenticationError, EnvelopeError, FrameError, HandshakeError
@@ -91,6 +94,8 @@ def seeds() -> dict[str, list[bytes]]:
     acceptance = control.Accept(bytes(32), bytes(32), bytes(3373))
     contract = Contract.of("job", ROLES, b"body", bytes(32)).to_bytes()
     parts = list(split("sealed", "ann/model", bytes(100)))
+    owner = MemoryVault.generate("ann")
+    chain = owner.successor().successions
     envelope = seal_envelope(
         bytes(3000), info=INFO, recipient_public=card("bob").hpke, signer=keys("ann").signing
     )
@@ -114,6 +119,8 @@ def seeds() -> dict[str, list[bytes]]:
         "frame": [b"".join(bytes(part) for part in _pack(b"label", bytes(50)))],
         "handshake": [bytes(200)],
         "card": [card("ann").to_text().encode()],
+        "succession": [chain[0].to_text().encode()],
+        "revocation": [Revocation.sign(owner, now()).to_text().encode()],
         "identity": [seal_secret(bytes(192), b"right", b"header", CHEAP)],
     }
 
@@ -130,6 +137,8 @@ PARSERS: dict[str, tuple[Callable[[bytes], Any], tuple[type[Exception], ...]]] =
     "frame": (frame, (FrameError,)),
     "handshake": (shaken, (HandshakeError, AuthenticationError)),
     "card": (text(Card.from_text), (CardError,)),
+    "succession": (text(Succession.from_text), (CardError,)),
+    "revocation": (text(Revocation.from_text), (CardError,)),
     "identity": (identity, (IdentityError,)),
 }
 SEEDS = seeds()

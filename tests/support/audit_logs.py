@@ -14,6 +14,9 @@ class KeysOfAnyDay(IdentityService):
     def current(self) -> str:
         return f"{self.uri}{self._identity.card.name}"
 
+    def _opens(self, key_id: str) -> bool:
+        return key_id == self.current
+
 
 def audit_log(folder: Path, identity: Vault | None = None) -> AuditLog:
     """The log of `identity`, by default of a new one, below `folder`."""

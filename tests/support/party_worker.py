@@ -154,7 +154,12 @@ def main() -> None:
     end_with_parent()
     config = json.loads(Path(sys.argv[1]).read_text())
     keys = IdentityKeys(os.read(int(sys.argv[2]), 4096))
-    vault = MemoryVault(keys, keys.card(config["name"]))
+    card = keys.card(config["name"])
+    if config.get("rotated"):
+        card = Roster.load(config["roster"]).card(config["name"])
+    vault = MemoryVault(keys, card)
+    if config.get("rotated"):
+        vault = vault.successor()
     result: dict[str, Any]
     started = time.monotonic()
     status = 0
@@ -201,6 +206,7 @@ def main() -> None:
             program = Exchange(config["name"], config["options"])
             node = run_node(vault, roster, settings, program, audit, say)
             result = {"summary": node.summary, "files": [str(file) for file in node.files]}
+            result["cards"] = {card.name: card.fingerprint for card in node.roster}
     except KeyboardInterrupt:
         result, status = {"error": "KeyboardInterrupt"}, 130
     except Exception as error:

@@ -1,7 +1,7 @@
 """The default: file keys are sealed to the node's own identity, which its passphrase protects.
 
-Nothing else has to be kept or remembered. A new identity is a new key: objects that the old one
-wraps are wrapped anew while both can be opened.
+Nothing else has to be kept or remembered. When the identity is rotated, its successor still opens
+what it wrapped, and wraps everything else; the next rotation of the vault wraps all objects anew.
 """
 
 from parties.errors import KeyServiceError, RetiredKeyError, WrappedKeyError
@@ -29,7 +29,7 @@ class IdentityService:
 
     def unwrap(self, key_id: str, wrapped: bytes, info: bytes) -> bytes:
         name = self._identity.card.name
-        if key_id != self.current:
+        if not self._opens(key_id):
             raise RetiredKeyError(
                 f"the key belongs to another identity than the present one of {name}; use the "
                 "identity that it was kept with"
@@ -39,10 +39,18 @@ class IdentityService:
         except AuthenticationError as error:
             raise WrappedKeyError(f"the file key does not open for {name}: {error}") from error
 
+    def _opens(self, key_id: str) -> bool:
+        """Whether the key is this identity's, or that of one that it succeeded."""
+        digest = key_id.removeprefix(self.uri)
+        try:
+            return key_id.startswith(self.uri) and self._identity.opens_for(bytes.fromhex(digest))
+        except ValueError:
+            return False
+
     def rotate(self) -> str:
         raise KeyServiceError(
-            f"{self.uri} is as old as the identity of {self._identity.card.name}; make a new "
-            "identity, or name another key service, to rotate"
+            f"{self.uri} is as old as the identity of {self._identity.card.name}; rotate that: "
+            "mpc-train identity rotate, then once more mpc-train vault rotate"
         )
 
     def check_rotation(self) -> None:

@@ -146,7 +146,8 @@ def test_verify_needs_a_card(home: Path, tmp_path: Path) -> None:
     assert audit(home, "verify", "--home", home / "home").exit_code == 0
     result = audit(home, "verify", "--log", log)
     assert result.exit_code == 0 and "agrees: 4 entries, held by this node" in result.stdout
-    (home / "home" / "bob.card").rename(home / "bob.card")
+    for kind in ("card", "identity"):
+        (home / "home" / f"bob.{kind}").rename(home / f"bob.{kind}")
     result = audit(home, "verify", "--log", log)
     assert result.exit_code == 5 and "Name the node's card: --card" in result.stderr
     assert audit(home, "verify", "--log", log, "--card", home / "bob.card").exit_code == 0

@@ -304,7 +304,7 @@ def test_protected_columns_need_their_key(guarded: Path) -> None:
     assert "'hiv' is under the key 'lab', which cannot be used here: " in found["message"]
     (home / "party.toml").write_text(CONFIG + COLUMN_KEYS)
     found = record(home, "export", "ill", "--out", home / "no.csv", "--leave-out", "HIV")
-    assert found["message"] == "--leave-out: vault:ill has no column HIV"
+    assert found["message"] == "--leave-out: vault:ill has no column 'HIV'"
 
 
 def test_keys_of_columns_are_rotated_by_themselves(guarded: Path) -> None:

@@ -31,6 +31,7 @@ from tests.support.commands import last_object, mpc_train
 from tests.support.csv_tables import csv_lines
 from tests.support.jobs import JOB, write_job
 from tests.support.node_files import CONSENTING, config_of
+from tests.support.node_vaults import node_vault
 
 PASSPHRASE = b"correct horse battery staple"
 DAY = date(2030, 5, 17)
@@ -233,7 +234,7 @@ def test_two_different_approvers_agree_and_nothing_else_does(
     config = with_approvals(tmp_path, together, {"a": board, "b": files["ann"]})
     assert agree(config, known, job, never, today).approvers == ("board", "ann")
     without = known.remove("dpo")
-    with pytest.raises(RefusedError, match="the roster has no card of dpo"):
+    with pytest.raises(RefusedError, match="the roster has no valid card of dpo"):
         agree(with_approvals(tmp_path, TWO, {"a": board, "b": dpo}), without, job, None, today)
 
 
@@ -349,7 +350,9 @@ def test_nothing_is_read_before_it_is_agreed_to(
         seen.append(capsys.readouterr().err)
         return False
 
-    guarded = _Guarded(config, roster, False, _Events(Format.text), no, audit_log(tmp_path))
+    guarded = _Guarded(
+        config, roster, False, _Events(Format.text), no, audit_log(tmp_path), node_vault(tmp_path)
+    )
     with pytest.raises(RefusedError, match="was refused at the terminal"):
         guarded.prepare(body, _roles(job))  # there is no ann.csv
     assert job.digest().hex() in seen[0]
@@ -357,7 +360,13 @@ def test_nothing_is_read_before_it_is_agreed_to(
     (tmp_path / "ann.csv").write_text("\n".join(csv_lines(40)))
     (tmp_path / "home").mkdir(exist_ok=True)
     agreed = _Guarded(
-        config, roster, False, _Events(Format.text), lambda _: True, audit_log(tmp_path / "again")
+        config,
+        roster,
+        False,
+        _Events(Format.text),
+        lambda _: True,
+        audit_log(tmp_path / "again"),
+        node_vault(tmp_path),
     )
     assert len(agreed.prepare(body, _roles(job))) == 32
     assert "This node may sign: somebody at the terminal agreed" in capsys.readouterr().err
@@ -371,7 +380,9 @@ def test_a_contract_gives_the_roles_that_the_job_says(
 
     audit = audit_log(tmp_path)
     roles = _roles(job)
-    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(Format.json), never, audit)
+    guarded = _Guarded(
+        config_of(tmp_path), roster, False, _Events(Format.json), never, audit, node_vault(tmp_path)
+    )
     for other in (
         replace(roles, dealer="ann", evaluators=("bob", "cleo")),
         replace(roles, evaluators=roles.evaluators[::-1]),
@@ -387,12 +398,22 @@ def test_a_node_takes_the_part_that_it_was_started_for(
     from mpc_train.commands.common import Format
 
     audit = audit_log(tmp_path)
-    guarded = _Guarded(config_of(tmp_path), roster, True, _Events(Format.json), never, audit)
+    guarded = _Guarded(
+        config_of(tmp_path), roster, True, _Events(Format.json), never, audit, node_vault(tmp_path)
+    )
     with pytest.raises(RefusedError, match="ann was started as a dealer"):
         guarded.prepare(job.to_bytes(), _roles(job))
     path = tmp_path / "dealer.toml"
     path.write_text(CONSENTING.replace('name = "ann"', 'name = "registry"'))
-    guarded = _Guarded(load_node_config(path), roster, False, _Events(Format.json), never, audit)
+    guarded = _Guarded(
+        load_node_config(path),
+        roster,
+        False,
+        _Events(Format.json),
+        never,
+        audit,
+        node_vault(tmp_path),
+    )
     with pytest.raises(RefusedError, match="registry was started as a party"):
         guarded.prepare(job.to_bytes(), _roles(job))
 
@@ -403,6 +424,8 @@ def test_rules_are_not_asked_about(tmp_path: Path, roster: Roster) -> None:
 
     audit = audit_log(tmp_path)
     job = load_job(write_job(tmp_path, JOB.replace("batch_size = 16", "batch_size = 1")))
-    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(Format.json), never, audit)
+    guarded = _Guarded(
+        config_of(tmp_path), roster, False, _Events(Format.json), never, audit, node_vault(tmp_path)
+    )
     with pytest.raises(RefusedError, match="least_batch_rows"):
         guarded.prepare(job.to_bytes(), _roles(job))

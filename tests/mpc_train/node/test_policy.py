@@ -69,7 +69,7 @@ def test_each_signer_has_to_sign_unless_fewer_are_enough(
     assert "mallory signed, but is not a signer here" in str(caught.value)
     one = NODE + "least_signers = 1\n"
     assert accepted(node_with_policy(tmp_path, [board], node=one), roster, DAY).accepted
-    with pytest.raises(PolicyRefusedError, match="no card of dpo"):
+    with pytest.raises(PolicyRefusedError, match="no valid card of dpo"):
         without = roster.remove("dpo")
         accepted(node_with_policy(tmp_path, [board, people["dpo"]]), without, DAY)
 

@@ -19,7 +19,10 @@ KEYS = IdentityKeys(bytes(range(192)))
 OTHER = IdentityKeys(bytes(reversed(range(192))))
 WHEN = datetime(2025, 1, 31, 12, tzinfo=UTC)
 CARD = KEYS.card("hospital-a", WHEN)
-FIELDS = ["name", "created", "ed25519", "mldsa65", "hpke", "curve", "signature"]
+FIELDS = [
+    *("name", "sequence", "issued", "expires", "origin"),
+    *("ed25519", "mldsa65", "hpke", "curve", "signature"),
+]
 
 
 def test_a_card_survives_its_text() -> None:
@@ -57,8 +60,12 @@ def test_every_altered_field_is_refused(field: str) -> None:
     value = getattr(CARD, field)
     if field == "name":
         changed = replace(CARD, name="hospital-b")
-    elif field == "created":
-        changed = replace(CARD, created="2025-01-31T12:00:01Z")
+    elif field == "sequence":
+        changed = replace(CARD, sequence=1)
+    elif field == "issued":
+        changed = replace(CARD, issued="2025-01-31T12:00:01Z")
+    elif field == "expires":
+        changed = replace(CARD, expires="2027-02-01T12:00:00Z")
     else:
         for position in (0, len(value) // 2, len(value) - 1):
             data = bytearray(value)
@@ -90,9 +97,16 @@ def test_missing_repeated_and_mistyped_keys_are_named(field: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("version", "2"),
+        ("version", "1"),
+        ("version", "3"),
         ("name", '"../x"'),
-        ("created", '"yesterday"'),
+        ("sequence", "-1"),
+        ("sequence", "true"),
+        ("sequence", "4294967296"),
+        ("issued", '"yesterday"'),
+        ("issued", '"2025-02-30T12:00:00Z"'),
+        ("expires", '"2025-01-31T12:00:00Z"'),
+        ("expires", '"2031-01-31T12:00:00Z"'),
         ("ed25519", '"!!!!"'),
         ("ed25519", f'"{base64.b64encode(bytes(31)).decode()}"'),
     ],
@@ -114,7 +128,7 @@ def test_base64_has_one_spelling() -> None:
 
 def test_a_card_with_an_unusable_hpke_key_is_refused() -> None:
     unsigned = replace(CARD, hpke=CARD.hpke[:-32] + bytes(32))
-    signed = replace(unsigned, signature=KEYS.signing.sign("card/1", unsigned.canonical))
+    signed = replace(unsigned, signature=KEYS.signing.sign("card/2", unsigned.canonical))
     with pytest.raises(CardError, match="hybrid public key"):
         Card.from_text(signed.to_text())
 
@@ -145,7 +159,7 @@ def test_card_files_are_named_in_errors(tmp_path: Path) -> None:
     path = tmp_path / "a.card"
     with pytest.raises(CardError, match=r"a\.card: cannot be read as a card: No such file"):
         Card.load(path)
-    for content in (b"\xff\xfe", bytes(70000), b"", b"version = 1"):
+    for content in (b"\xff\xfe", bytes(70000), b"", b"version = 2"):
         path.write_bytes(content)
         with pytest.raises(CardError, match=r"a\.card"):
             Card.load(path)

@@ -76,7 +76,7 @@ def test_both_forms_survive(tmp_path: Path, name: str) -> None:
 
 def test_changed_keys_of_a_known_name_are_refused() -> None:
     changed = STRANGER.card("bank-b", WHEN)
-    with pytest.raises(RosterError, match="known with other keys") as caught:
+    with pytest.raises(RosterError, match="known with another card") as caught:
         ROSTER.add(changed)
     assert changed.fingerprint in str(caught.value)
     assert CARDS["bank-b"].fingerprint in str(caught.value)
@@ -84,9 +84,11 @@ def test_changed_keys_of_a_known_name_are_refused() -> None:
     assert ROSTER.add(changed, replace=True).card("bank-b") == changed
 
 
-def test_a_renewed_card_of_the_same_keys_is_taken() -> None:
-    renewed = KEYS["bank-b"].card("bank-b", datetime(2026, 1, 1, tzinfo=UTC))
-    assert ROSTER.add(renewed).card("bank-b") == renewed
+def test_the_same_keys_do_not_prolong_their_own_lifetime() -> None:
+    prolonged = KEYS["bank-b"].card("bank-b", datetime(2026, 1, 1, tzinfo=UTC))
+    with pytest.raises(RosterError, match="known with another card"):
+        ROSTER.add(prolonged)
+    assert ROSTER.add(prolonged, replace=True).card("bank-b") == prolonged
 
 
 def test_one_key_under_two_names_is_refused() -> None:
@@ -185,5 +187,5 @@ def test_a_card_file_is_not_a_roster_file(tmp_path: Path) -> None:
     path = tmp_path / "bank-b.card"
     path.write_text(CARDS["bank-b"].to_text())
     assert Card.load(path) == CARDS["bank-b"]
-    with pytest.raises(RosterError, match="'created' is unknown"):
+    with pytest.raises(RosterError, match="'curve' is unknown"):
         Roster.load(path)

@@ -47,7 +47,7 @@ def test_what_is_wrapped_opens_for_the_same_use_only(
 
 
 def test_an_identity_does_not_rotate(tmp_path: Path) -> None:
-    with pytest.raises(KeyServiceError, match="name another key service"):
+    with pytest.raises(KeyServiceError, match="mpc-train identity rotate"):
         IdentityService(ANN).rotate()
     other = IdentityService(MemoryVault.generate("ann"))
     key_id, wrapped = IdentityService(ANN).wrap(FILE_KEY, INFO)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from parties.errors import CardError, IdentityError, PassphraseError
 from parties.files import read_bounded, write_atomic
-from parties.keys import keyfile, vault
+from parties.keys import keyfile
 from parties.keys.identity import Card, IdentityKeys
 from parties.keys.keyfile import KdfCost, open_secret, read_header, seal_secret
 from parties.keys.passphrase import read_passphrase
 from parties.keys.vault import FileVault, MemoryVault, Vault, card_path, identity_path, read_card
-from protocols.canonical import pack, unpack
+from protocols.canonical import pack, pack_texts, unpack
 from protocols.errors import AuthenticationError
 from protocols.sealing import hpke as hybrid
 
@@ -128,7 +128,7 @@ def test_a_hostile_cost_is_refused_before_it_is_paid(
 
 def test_a_cheap_file_is_refused_by_every_vault(tmp_path: Path) -> None:
     keys = IdentityKeys.generate()
-    header = keys.card("cheap").to_text().encode()
+    header = pack_texts([keys.card("cheap").to_text()])
     path = identity_path(tmp_path, "cheap")
     write_atomic(path, seal_secret(keys.private_bytes(), PASSPHRASE, header, InsecureTestCost))
     with pytest.raises(IdentityError, match=r"cheap\.identity.*memory_kib is 8, not"):
@@ -197,17 +197,14 @@ def test_a_tampered_missing_or_foreign_file_is_named(home: Path, tmp_path: Path)
 
 
 def test_a_card_of_other_keys_in_the_file_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     ours, theirs = IdentityKeys.generate(), IdentityKeys.generate()
     with pytest.raises(IdentityError, match="not those of the card"):
         MemoryVault(ours, theirs.card("eve"))
-    header = theirs.card("eve").to_text().encode()
+    header = pack_texts([theirs.card("eve").to_text()])
     path = tmp_path / "eve.identity"
-    write_atomic(path, seal_secret(ours.private_bytes(), PASSPHRASE, header, InsecureTestCost))
-    monkeypatch.setattr(
-        vault, "open_secret", lambda data, text: open_secret(data, text, InsecureTestCost)
-    )
+    write_atomic(path, seal_secret(ours.private_bytes(), PASSPHRASE, header))
     with pytest.raises(IdentityError, match=r"eve\.identity: the keys are not those"):
         FileVault.open(path, PASSPHRASE)
 
