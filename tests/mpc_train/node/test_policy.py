@@ -18,7 +18,7 @@ from mpc_train.run.node_config import load_node_config
 from parties.audit.entries import Kind
 from parties.keys.roster import Roster
 from parties.keys.vault import MemoryVault
-from tests.support.audit_logs import audit_log
+from tests.support.audit_logs import KeysOfAnyDay, audit_log
 from tests.support.jobs import loaded
 from tests.support.policies import DAY, NODE, node_with_policy, policy_toml
 
@@ -140,19 +140,20 @@ def test_it_is_for_this_node_and_its_operator(
 def test_an_older_policy_is_not_accepted_again(
     tmp_path: Path, roster: Roster, both: list[MemoryVault], people: dict[str, MemoryVault]
 ) -> None:
+    keys = KeysOfAnyDay(people["ann"])
     with audit_log(tmp_path, people["ann"]) as audit:
         second = node_with_policy(tmp_path, both, policy_toml(2))
-        assert in_force(second, roster, DAY, audit).accepted
-        assert in_force(second, roster, DAY, audit).accepted  # the same once more
+        assert in_force(second, roster, DAY, audit, keys).accepted
+        assert in_force(second, roster, DAY, audit, keys).accepted  # the same once more
         first = node_with_policy(tmp_path, both, policy_toml(1))
         with pytest.raises(PolicyRefusedError, match="has accepted number 2") as caught:
-            in_force(first, roster, DAY, audit)
+            in_force(first, roster, DAY, audit, keys)
         assert codes(caught) == {"replayed"}
         other = node_with_policy(tmp_path, both, policy_toml(2, rules="least_parties = 3"))
         with pytest.raises(PolicyRefusedError, match="another policy of number 2; count up"):
-            in_force(other, roster, DAY, audit)
+            in_force(other, roster, DAY, audit, keys)
         third = node_with_policy(tmp_path, both, policy_toml(3))
-        assert in_force(third, roster, DAY, audit).accepted
+        assert in_force(third, roster, DAY, audit, keys).accepted
         entries = [entry for _, entry in audit.entries()]
     digest = read_policy(tmp_path / "policy.toml").digest
     kinds = [(entry.kind, entry.fields) for entry in entries if "policy" in entry.kind]
