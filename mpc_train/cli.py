@@ -10,7 +10,18 @@ import typer
 
 from mpc_train.base.printing import say
 from mpc_train.base.release import version
-from mpc_train.commands import audit, data, job, keys, model, nodes, open, policy, predict, schema
+from mpc_train.commands import (
+    audit,
+    data,
+    job,
+    keys,
+    model,
+    nodes,
+    open,
+    policy,
+    predict,
+    schema,
+)
 from mpc_train.commands.local import run, script
 from mpc_train.commands.vault.verbs import vault
 

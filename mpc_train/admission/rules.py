@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -40,6 +40,8 @@ ALL_MODELS: tuple[ModelKind, ...] = (
     "poisson",
     "gamma",
 )
+KeyKind = Literal["x25519-mlkem768", "p384", "rsa-4096-oaep"]
+"""As in `protocols.sealing.recipient_keys`."""
 MIN_ROWS = 10
 """The fewest rows about which anything may be revealed: the threshold that statistical offices use
 for the cells of a table."""
@@ -63,6 +65,9 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What may be revealed besides metrics and the model (`outputs.Disclosure`)."""
     models: tuple[ModelKind, ...] = ALL_MODELS
     """Which kinds of models may be trained (`model.kind` of the job)."""
+    recipient_keys: tuple[KeyKind, ...] = ("x25519-mlkem768",)
+    """To which kinds of keys results may be sealed (`mpc-train identity new --recipient-key`); the
+    others, "rsa-4096-oaep" and "p384", are not post-quantum."""
     modules: tuple[str, ...] = ()
     """The installed factories (`package.module:factory`) that a job may call here for its
     network."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.run.node_config import NodeConfig
     from parties.audit.entries import Value
+    from parties.keys.roster import Roster
     from parties.keys.vault import FileVault
 
 job = typer.Typer(no_args_is_help=True, help="Job files.")
@@ -56,17 +57,20 @@ def job_check(
         from mpc_train.admission.cautions import cautions
         from mpc_train.admission.footprint import memory_needs
         from mpc_train.admission.load import load_job
+        from mpc_train.admission.recipient_keys import key_cautions
         from mpc_train.jobs.outputs import disclosed_on_the_way
         from mpc_train.jobs.schedule import total_steps
-        from mpc_train.results.report import beware, describe
+        from mpc_train.results.report import describe, in_lines
         from parties.agreement.contract import Roles, describe_trust
+        from parties.keys.roster import Roster
 
         checked = load_job(path)
         node = None if config is None else _allowing(config, checked)
-        if node is None:
-            unknown = _without_card(checked, roster, home_of(home))
-        else:
-            unknown = _without_card(checked, roster, node.place.home, node.place.roster)
+        place = roster or (home_of(home) / "roster" if node is None else node.place.roster)
+        known = Roster.load(place, missing_ok=roster is None)
+        keys = {card.name: card.recipient_key for card in known}
+        unknown = _without_card(checked, place, known, required=roster is not None)
+        warned = [*cautions(checked), *key_cautions(checked, keys)]
         trust = describe_trust(
             Roles(checked.owners, checked.evaluators, checked.dealer, checked.recipients)
         )
@@ -85,13 +89,13 @@ def job_check(
                     "inputs": list(checked.pipeline.names),
                     "metrics": list(checked.reveal.metrics),
                     "disclosures": list(disclosed_on_the_way(checked)),
-                    "cautions": cautions(checked),
+                    "cautions": warned,
                     "without_card": list(unknown),
                     "trust": trust,
                 }
             )
             return
-        say("\n".join([describe(checked), *beware(checked), "", trust]))
+        say("\n".join([describe(checked), *in_lines(warned), "", trust]))
         for line in unknown.values():
             say(f"Warning {line}")
         if node is not None:
@@ -102,6 +106,7 @@ def job_check(
 def _allowing(config: Path, job: "Job") -> "NodeConfig":
     """Return the node's file if its rules allow the job; raise RefusedError with everything that
     they forbid. Earlier runs and consent are checked only at the run."""
+    from mpc_train.admission.recipient_keys import check_recipient_keys
     from mpc_train.admission.rules import check_rules, today
     from mpc_train.errors import ConfigError
     from mpc_train.node.policy import accepted
@@ -114,24 +119,20 @@ def _allowing(config: Path, job: "Job") -> "NodeConfig":
             f"{config}: {node.place.name} is not a node of the job {job.name}; its nodes are "
             + ", ".join(job.nodes)
         )
-    node = accepted(node, Roster.load(node.place.roster, missing_ok=True), today())
+    roster = Roster.load(node.place.roster, missing_ok=True)
+    node = accepted(node, roster, today())
     check_rules(node.rules, job, node.place.name)
+    check_recipient_keys(node.rules, job, {card.name: card.recipient_key for card in roster})
     return node
 
 
-def _without_card(
-    job: "Job", given: Path | None, home: Path, configured: Path | None = None
-) -> dict[str, str]:
-    """The names of the job without a card in the roster, each with a line about it; raises
-    RosterError for them if the roster was `given`. configured: the roster's path from a node's
-    file."""
+def _without_card(job: "Job", place: Path, known: "Roster", *, required: bool) -> dict[str, str]:
+    """The names of the job without a card in the roster at `place`, each with a line about it;
+    raises RosterError for them if they are `required`. Empty if there is no roster."""
     from parties.errors import RosterError
-    from parties.keys.roster import Roster
 
-    place = given or configured or home / "roster"
-    if given is None and not place.exists():
+    if not place.exists():
         return {}
-    known = Roster.load(place)
     unknown = {}
     for name in job.names:
         if name not in known:
@@ -144,7 +145,7 @@ def _without_card(
                 + (f"did you mean {near[0]}? If not, " if near else "")
                 + "get it from its owner, compare fingerprints, and run mpc-train roster add"
             )
-    if unknown and given is not None:
+    if unknown and required:
         raise RosterError("\n  ".join(unknown.values()))
     return unknown
 

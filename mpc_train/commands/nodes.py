@@ -264,11 +264,12 @@ class _Guarded:
         Raises RefusedError and the program's errors; nothing has been signed then.
         """
         from mpc_train.admission.load import job_from_bytes
+        from mpc_train.admission.recipient_keys import check_recipient_keys, key_cautions
         from mpc_train.admission.rules import check_rules, today
         from mpc_train.errors import RefusedError
         from mpc_train.node.consent import agree, patience
         from mpc_train.node.places import check_room
-        from mpc_train.results.report import beware, describe
+        from mpc_train.results.report import beware, describe, in_lines
         from parties.audit.entries import Kind
 
         job = job_from_bytes(body)
@@ -287,8 +288,10 @@ class _Guarded:
             )
         self._check_dates(job)
         check_rules(self._config.rules, job, me)
+        keys = {card.name: card.recipient_key for card in self._roster}
+        check_recipient_keys(self._config.rules, job, keys)
         check_room(self._config.place.run_dir, job, me in job.recipients)
-        for line in beware(job):
+        for line in (*beware(job), *in_lines(key_cautions(job, keys))):
             self._events.say(line)
         self._remember(job)
         wait = patience(self._events.say, float(self._config.timeouts.join_s))

@@ -4,7 +4,7 @@ Says what is computed, what is revealed and to whom. `parties.agreement.contract
 says who would have to collude to learn more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mpc_train.admission.cautions import cautions
@@ -108,7 +108,12 @@ def _memory(job: Job) -> str:
 def beware(job: Job) -> list[str]:
     """Lines that follow `describe`: what may let the result say much about few rows. Their time
     depends on the numbers in the job and not, as for `describe`, on its length."""
-    return [f"  beware     {line}" for line in cautions(job)]
+    return in_lines(cautions(job))
+
+
+def in_lines(found: Iterable[str]) -> list[str]:
+    """Cautions as lines that follow `describe`."""
+    return [f"  beware     {line}" for line in found]
 
 
 def _steps(job: Job) -> list[str]:

@@ -8,7 +8,6 @@ from parties.errors import KeyServiceError, RetiredKeyError, WrappedKeyError
 from parties.keys.identity import Card
 from parties.keys.vault import Vault
 from protocols.errors import AuthenticationError
-from protocols.sealing import hpke
 
 SCHEME = "identity"
 
@@ -20,7 +19,7 @@ def key_id_of(card: Card) -> str:
 
 def wrap_for(card: Card, file_key: bytes, info: bytes) -> tuple[str, bytes]:
     """Seal 32 bytes to the owner of a card, who alone can `unwrap` them."""
-    return key_id_of(card), hpke.seal(card.hpke, info, file_key)
+    return key_id_of(card), card.recipient_key.seal(info, file_key)
 
 
 class IdentityService:
@@ -46,7 +45,7 @@ class IdentityService:
                 "identity that it was kept with"
             )
         try:
-            return self._identity.hpke_open(info, wrapped)
+            return self._identity.unseal(info, wrapped)
         except AuthenticationError as error:
             raise WrappedKeyError(f"the file key does not open for {name}: {error}") from error
 

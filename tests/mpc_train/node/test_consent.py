@@ -429,3 +429,14 @@ def test_rules_are_not_asked_about(tmp_path: Path, roster: Roster) -> None:
     )
     with pytest.raises(RefusedError, match="least_batch_rows"):
         guarded.prepare(job.to_bytes(), _roles(job))
+
+
+def test_a_recipient_key_that_no_rule_lists_is_not_asked_about(tmp_path: Path, job: Job) -> None:
+    from mpc_train.commands.common import Format
+
+    card = MemoryVault.generate(job.recipients[0], "p384").card
+    roster, audit = Roster.of([card]), audit_log(tmp_path)
+    config, safe = config_of(tmp_path), node_vault(tmp_path)
+    guarded = _Guarded(config, roster, False, _Events(Format.json), never, audit, safe)
+    with pytest.raises(RefusedError, match="recipient_keys"):
+        guarded.prepare(job.to_bytes(), _roles(job))
