@@ -102,7 +102,8 @@ def _approved(
             continue
         if len(found.valid) >= least:
             names = tuple(found.valid)
-            return Agreement(f"{', '.join(names)} have approved it", names)
+            has = "has" if len(names) == 1 else "have"
+            return Agreement(f"{', '.join(names)} {has} approved it", names)
         given = ", ".join(f"{name} ({on})" for name, on in found.valid.items()) or "none"
         missing = (
             f"the job {job.name!r}, digest {job.digest().hex()}, has {len(found.valid)} of the "
