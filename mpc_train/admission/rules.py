@@ -111,6 +111,9 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     one of them."""
     operators: tuple[str, ...] = ()
     """Whose identities may run this node, by name in the roster; if omitted, its own."""
+    auditors: tuple[str, ...] = ()
+    """Who may read the node's audit log with `mpc-train audit show`, by name in the roster; if
+    omitted, who has the node's identity."""
 
 
 LEAST = (
@@ -129,7 +132,7 @@ MAY_BE_0 = ("least_batch_rows", "least_effective_rows", "approvals")
 """0 switches these off."""
 NAMED = (
     *("recipients", "dealers", "evaluators", "purposes", "categories"),
-    *("approvers", "operators"),
+    *("approvers", "operators", "auditors"),
 )
 """Lists of names."""
 

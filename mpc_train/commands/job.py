@@ -57,7 +57,7 @@ def job_check(
         from mpc_train.admission.cautions import cautions
         from mpc_train.admission.footprint import memory_needs
         from mpc_train.admission.load import load_job
-        from mpc_train.admission.recipient_keys import check_recipient_keys, key_cautions
+        from mpc_train.admission.recipient_keys import key_cautions
         from mpc_train.jobs.outputs import disclosed_on_the_way
         from mpc_train.jobs.schedule import total_steps
         from mpc_train.results.report import describe, in_lines
@@ -69,8 +69,6 @@ def job_check(
         place = roster or (home_of(home) / "roster" if node is None else node.place.roster)
         known = Roster.load(place, missing_ok=roster is None)
         keys = {card.name: card.recipient_key for card in known}
-        if node is not None:
-            check_recipient_keys(node.rules, checked, keys)
         unknown = _without_card(checked, place, known, required=roster is not None)
         warned = [*cautions(checked), *key_cautions(checked, keys)]
         trust = describe_trust(
@@ -108,6 +106,7 @@ def job_check(
 def _allowing(config: Path, job: "Job") -> "NodeConfig":
     """Return the node's file if its rules allow the job; raise RefusedError with everything that
     they forbid. Earlier runs and consent are checked only at the run."""
+    from mpc_train.admission.recipient_keys import check_recipient_keys
     from mpc_train.admission.rules import check_rules, today
     from mpc_train.errors import ConfigError
     from mpc_train.node.policy import accepted
@@ -120,8 +119,10 @@ def _allowing(config: Path, job: "Job") -> "NodeConfig":
             f"{config}: {node.place.name} is not a node of the job {job.name}; its nodes are "
             + ", ".join(job.nodes)
         )
-    node = accepted(node, Roster.load(node.place.roster, missing_ok=True), today())
+    roster = Roster.load(node.place.roster, missing_ok=True)
+    node = accepted(node, roster, today())
     check_rules(node.rules, job, node.place.name)
+    check_recipient_keys(node.rules, job, {card.name: card.recipient_key for card in roster})
     return node
 
 

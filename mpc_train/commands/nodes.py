@@ -173,8 +173,9 @@ def _node(
         join_s = float(settings.timeouts.join_s)
         ask = None if output is Format.json else terminal(events.view, join_s)
         verb = "dealer" if deals else "party"
-        with logbook(settings.place, settings.audit, live, safe.keys(), verb) as audit:
-            settings = in_force(settings, roster, today(), audit)
+        keys = safe.keys()
+        with logbook(settings.place, settings.audit, live, keys, verb) as audit:
+            settings = in_force(settings, roster, today(), audit, keys)
             program = _Guarded(settings, roster, deals, events, ask, audit, safe)
             with events.view.shown():
                 result = run_node(

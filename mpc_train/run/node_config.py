@@ -338,11 +338,12 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """What any node's file says about its audit log. vault: None at a coordinator."""
+    """What any node's file says about its audit log. vault, party: None at a coordinator."""
 
     place: Place
     audit: Audit
     vault: VaultPlace | None
+    party: NodeConfig | None
 
 
 def load_any_config(path: Path | str) -> LogConfig:
@@ -350,9 +351,9 @@ def load_any_config(path: Path | str) -> LogConfig:
     path = Path(path).absolute()
     if "run" in _sections(path):
         coordinator = load_coordinator_config(path)
-        return LogConfig(coordinator.place, coordinator.audit, None)
+        return LogConfig(coordinator.place, coordinator.audit, None, None)
     node = load_node_config(path)
-    return LogConfig(node.place, node.audit, node.vault)
+    return LogConfig(node.place, node.audit, node.vault, node)
 
 
 def _sections(path: Path) -> frozenset[str]:

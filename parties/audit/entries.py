@@ -29,6 +29,8 @@ class Kind(StrEnum):
     LOG_BEGUN = "log-begun"
     LOG_KEY = "log-key"
     """The log's key was wrapped, at first or anew; `sha256` of the file that holds it is public."""
+    LOG_SHARED = "log-shared"
+    """The log's key was sealed to these auditors, and taken away from others."""
     LOG_TORN = "log-torn"
     """The last entry was incomplete, after a crash, and was cut off: `bytes` of it."""
     CLOCK_BACK = "clock-back"
