@@ -70,7 +70,13 @@ def job_check(
         unknown = _without_card(checked, place, known, required=roster is not None)
         warned = [*cautions(checked), *key_cautions(checked, keys)]
         trust = describe_trust(
-            Roles(checked.owners, checked.evaluators, checked.dealer, checked.recipients)
+            Roles(
+                checked.owners,
+                checked.evaluators,
+                checked.dealer,
+                checked.recipients,
+                checked.reveal.threshold,
+            )
         )
         if output is Format.json:
             emit(
@@ -81,6 +87,7 @@ def job_check(
                     "schema": checked.schema.digest().hex(),
                     "steps": total_steps(checked),
                     "recipients": list(checked.recipients),
+                    "threshold": checked.reveal.threshold,
                     "memory_bytes": memory_needs(checked),
                     "inputs": list(checked.pipeline.names),
                     "metrics": list(checked.reveal.metrics),

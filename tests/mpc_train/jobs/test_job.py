@@ -57,7 +57,7 @@ def test_the_digest_depends_on_meaning_not_on_spelling(tmp_path: Path) -> None:
 def test_the_digest_is_pinned(tmp_path: Path) -> None:
     """All nodes of all versions must agree on it."""
     digest = load_job(write_job(tmp_path)).digest().hex()
-    assert digest == "8bbc224a8db94f1047b5a5d2dc0ee223d08cfbfd472f00965279e22832f74635"
+    assert digest == "cb6505c8c90eb4f8d89eb03ed5d8033e946dfd72ea656a5cb2288b3d8a2a8d40"
 
 
 def test_a_job_survives_the_wire(tmp_path: Path) -> None:
@@ -146,6 +146,8 @@ WRONG = [
     ("bob = 30, ", "bob = 0, ", "data.rows.bob", "between 1"),
     ("test_fraction = 0.25", "test_fraction = 1.0", "data.test_fraction", "below 1"),
     ("test_fraction = 0.25", "test_fraction = 0.05", "reveal.metrics", "test rows"),
+    ("[reveal]", "[reveal]\nthreshold = 3", "reveal.threshold", "between 2 and 2"),
+    ("[reveal]", "[reveal]\nthreshold = 0", "reveal.threshold", "between 2 and 2"),
     ('kind = "logistic"', 'kind = "forest"', "model.kind", "is not possible here; write one of"),
     ('kind = "logistic"', 'kind = "softmax"', "model.classes", "classes = 2"),
     ('kind = "logistic"', 'kind = "mlp"\nclasses = 2', "model.hidden", "hidden = [64]"),
