@@ -155,6 +155,7 @@ def _node(
         from mpc_train.results.report import metric, told_lines
         from mpc_train.run.node_config import load_node_config
         from mpc_train.run.place import default_home
+        from parties.keys.live import LiveIdentity
         from parties.nodes.node import NodeSettings, run_node
         from parties.nodes.supervisor import end_with_parent
 
@@ -162,8 +163,10 @@ def _node(
         configure_logging(verbose)
         settings = load_node_config(config)
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
+        # Its keys may be succeeded during the run: everybody who uses it sees the newest.
+        live = LiveIdentity(vault, settings.place.rotate_after_days)
         run_dir = run_directory(settings.place.run_dir, settings.place.name)
-        safe = NodeVault(settings.vault, settings.place.name, vault)
+        safe = NodeVault(settings.vault, settings.place.name, live)
         if settings.data:
             Remembered(safe, settings.place.name, settings.rules).try_to_write()
         events = _Events(output)
@@ -171,12 +174,12 @@ def _node(
         ask = None if output is Format.json else terminal(events.view, join_s)
         verb = "dealer" if deals else "party"
         keys = safe.keys()
-        with logbook(settings.place, settings.audit, vault, keys, verb) as audit:
+        with logbook(settings.place, settings.audit, live, keys, verb) as audit:
             settings = in_force(settings, roster, today(), audit, keys)
             program = _Guarded(settings, roster, deals, events, ask, audit, safe)
             with events.view.shown():
                 result = run_node(
-                    vault,
+                    live,
                     roster,
                     NodeSettings(
                         coordinator=settings.coordinator,
