@@ -1,6 +1,5 @@
 """`mpc-train open`: a recipient turns a sealed model into an ordinary one."""
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,7 +25,7 @@ from mpc_train.commands.common import (
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.results.contribution import Consent
-    from mpc_train.results.opening import OpenedModel
+    from mpc_train.results.opening import OpenedMetrics, OpenedModel
     from parties.keys.roster import Roster
     from parties.keys.vault import Vault
 
@@ -82,6 +81,7 @@ def open_command(
     """
     with reporting(output):
         from mpc_train.admission.load import load_job
+        from mpc_train.errors import ArtifactError
         from mpc_train.results.report import metric
         from parties.keys.roster import Roster
 
@@ -96,6 +96,12 @@ def open_command(
         vault = open_vault(folder, me, passphrase_file, passphrase_fd)
         if opener is not None:
             _contribute(sealed, vault, known, opener, out, expected, yes=yes, output=output)
+            return
+        if is_metrics(sealed):
+            if parts:
+                raise ArtifactError("each reader opens metrics alone; leave out --with")
+            place = out or sealed.parent
+            _show_metrics(*open_metrics_file(sealed, vault, known, place, expected), output)
             return
         model, path = open_file(sealed, vault, known, out or sealed.parent, expected, parts or ())
         table = model.results
@@ -124,6 +130,71 @@ def open_command(
         for line in () if table is None else table.lines():
             say(line)
         say(f"Model {path}")
+
+
+def _show_metrics(opened: "OpenedMetrics", path: Path, output: Format) -> None:
+    from mpc_train.results.report import metric
+
+    warnings = [f"{name} has no possible value" for name in opened.impossible]
+    if output is Format.json:
+        emit(
+            {
+                "status": "ok",
+                "metrics_file": str(path),
+                "job": opened.job.name,
+                "job_digest": opened.job.digest().hex(),
+                "metrics": opened.metrics,
+                "unavailable": opened.unavailable,
+                "warnings": warnings,
+            }
+        )
+        return
+    say(f"Job {opened.job.name}, digest {opened.job.digest().hex()}")
+    say(f"Signed and sealed by {', '.join(opened.job.evaluators)}")
+    for measure, value in opened.metrics.items():
+        say(f"Metric {metric(measure, value, opened.unavailable)}")
+    say(f"Metrics {path}")
+
+
+def is_metrics(sealed: Path) -> bool:
+    """Whether a sealed file says that it contains metrics. Raises ArtifactError, EnvelopeError."""
+    from mpc_train.results.artifact import METRICS
+    from mpc_train.results.opening import sealed_title
+
+    return sealed_title(_read(sealed, MAX_SEALED_BYTES)) == METRICS
+
+
+def open_metrics_file(
+    sealed: Path, vault: "Vault", roster: "Roster", out: Path, job: "Job | None" = None
+) -> "tuple[OpenedMetrics, Path]":
+    """Open sealed metrics as the identity in `vault`; write metrics.json to `out`, return its path.
+
+    Raises ArtifactError, EnvelopeError; nothing is written unless all checks succeed.
+    """
+    from mpc_train.results.opening import METRICS_FILE, open_metrics
+
+    opened = open_metrics(
+        _read(sealed, MAX_SEALED_BYTES),
+        recipient=vault.card.name,
+        private=vault,
+        cards={card.name: card for card in roster},
+        job=job,
+    )
+    _write(out, opened.files, METRICS_FILE)
+    return opened, out / METRICS_FILE
+
+
+def _write(out: Path, files: dict[str, bytes], last: str) -> None:
+    """Write files into a directory; `last` last: if it exists, so do the others."""
+    from mpc_train.errors import ArtifactError
+    from parties.files import private_directory, write_atomic
+
+    try:
+        private_directory(out)
+        for name in sorted(files, key=lambda name: name == last):
+            write_atomic(out / name, files[name])
+    except OSError as error:
+        raise ArtifactError(f"{out}: cannot be written ({error.strerror})") from error
 
 
 def _contribute(
@@ -174,7 +245,7 @@ def contribution_of(
 
     Raises ArtifactError, EnvelopeError.
     """
-    from mpc_train.results.artifact import subject_of
+    from mpc_train.results.artifact import MODEL, contents_of
     from mpc_train.results.contribution import contribute
 
     return contribute(
@@ -183,7 +254,7 @@ def contribution_of(
         private=vault,
         cards={card.name: card for card in roster},
         opener=opener,
-        subject=None if job is None else subject_of(job),
+        subject=None if job is None else contents_of(job, MODEL).subject(job),
     )
 
 
@@ -211,39 +282,16 @@ def open_file(
 
     Raises ArtifactError, EnvelopeError; nothing is written unless all checks succeed.
     """
-    from mpc_train.errors import ArtifactError
     from mpc_train.results.contribution import MAX_CONTRIBUTION_BYTES
     from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE, open_model
-    from parties.files import private_directory, write_atomic
-    from protocols.errors import EnvelopeError
 
-    me, cards = vault.card.name, roster.signers()
-    blob = _read(sealed, MAX_SEALED_BYTES)
-    contributions = [_read(part, MAX_CONTRIBUTION_BYTES) for part in parts]
-
-    def opened() -> "OpenedModel":
-        return open_model(
-            blob, recipient=me, private=vault, cards=cards, job=job, contributions=contributions
-        )
-
-    try:
-        model = opened()
-    except EnvelopeError:
-        # What was sealed to an earlier identity names the key of that one.
-        for own in roster.line(me)[1:]:
-            with contextlib.suppress(EnvelopeError):
-                cards[me] = roster.signer(own)
-                model = opened()
-                break
-        else:
-            raise
-    try:
-        private_directory(out)
-        # The manifest is written last: if it exists, so does the model that it describes.
-        for name, content in model.files.items():
-            if name != MANIFEST_FILE:
-                write_atomic(out / name, content)
-        write_atomic(out / MANIFEST_FILE, model.files[MANIFEST_FILE])
-    except OSError as error:
-        raise ArtifactError(f"{out}: cannot be written ({error.strerror})") from error
+    model = open_model(
+        _read(sealed, MAX_SEALED_BYTES),
+        recipient=vault.card.name,
+        private=vault,
+        cards=roster.signers(),
+        job=job,
+        contributions=[_read(part, MAX_CONTRIBUTION_BYTES) for part in parts],
+    )
+    _write(out, model.files, MANIFEST_FILE)
     return model, out / MODEL_FILE
