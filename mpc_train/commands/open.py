@@ -1,6 +1,5 @@
 """`mpc-train open`: a recipient turns a sealed model into an ordinary one."""
 
-import contextlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,7 +99,6 @@ def open_file(
     from mpc_train.errors import ArtifactError
     from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE, open_model
     from parties.files import private_directory, read_bounded, write_atomic
-    from protocols.errors import EnvelopeError
 
     try:
         blob = read_bounded(sealed, min(sealed.stat().st_size, MAX_SEALED_BYTES))
@@ -108,19 +106,8 @@ def open_file(
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ArtifactError(f"{sealed}: cannot be read ({reason})") from error
     me = vault.card.name
-    # What was sealed to an earlier identity names the key of that one.
-    others = roster.line(me)[1:]
     cards = roster.signers()
-    try:
-        model = open_model(bytes(blob), recipient=me, private=vault, cards=cards, job=job)
-    except EnvelopeError:
-        for own in others:
-            with contextlib.suppress(EnvelopeError):
-                cards[me] = roster.signer(own)
-                model = open_model(bytes(blob), recipient=me, private=vault, cards=cards, job=job)
-                break
-        else:
-            raise
+    model = open_model(bytes(blob), recipient=me, private=vault, cards=cards, job=job)
     try:
         private_directory(out)
         # The manifest is written last: if it exists, so does the model that it describes.

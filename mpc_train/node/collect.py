@@ -86,14 +86,14 @@ def _about(
     """Session, step and tensors of an envelope; ArtifactError unless `sender` signed them."""
     from mpc_train.errors import ArtifactError
     from protocols.errors import EnvelopeError
-    from protocols.sealing.envelope import EnvelopeInfo, check_envelope, read_info
+    from protocols.sealing.envelope import EnvelopeInfo, check_envelope, named_key, read_info
 
     try:
         said = read_info(envelope)
         check_envelope(
             envelope,
             expected=EnvelopeInfo(said.sid, said.step, said.names, sender, recipient),
-            recipient_key=cards[recipient].recipient_key,
+            recipient_key=named_key(envelope, cards[recipient].recipient_keys),
             verifier=cards[sender].verifier(),
         )
     except EnvelopeError as error:

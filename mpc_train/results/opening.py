@@ -41,6 +41,7 @@ from protocols.sealing.envelope import (
     MAX_PAYLOAD_BYTES,
     EnvelopeInfo,
     Unsealer,
+    named_key,
     open_envelope,
     read_info,
 )
@@ -58,10 +59,14 @@ _MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class PublicCard(Protocol):
-    """The part of a card that opening needs."""
+    """The part of a card that opening needs. recipient_keys: the present one first; envelopes of
+    one run may be sealed to different ones, if the recipient's keys were rotated at its end."""
 
     @property
     def recipient_key(self) -> RecipientKey: ...
+
+    @property
+    def recipient_keys(self) -> tuple[RecipientKey, ...]: ...
 
     def verifier(self) -> Verifier: ...
 
@@ -171,7 +176,7 @@ def _open_part(
     payload = open_envelope(  # 1
         envelope,
         expected=expected,
-        recipient_key=cards[recipient].recipient_key,
+        recipient_key=named_key(envelope, cards[recipient].recipient_keys),
         private=private,
         verifier=verifier,
     )

@@ -16,6 +16,7 @@ in the format of `container`. Every fault is an EnvelopeError.
 """
 
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from typing import Protocol
@@ -104,6 +105,16 @@ def read_info(blob: Buffer) -> EnvelopeInfo:
     Raises EnvelopeError when it is not an envelope.
     """
     return _split(blob).info
+
+
+def named_key(blob: Buffer, keys: Sequence[RecipientKey]) -> RecipientKey:
+    """The one of a recipient's keys that the envelope names; the first where it names none of them.
+
+    NOT verified: `open_envelope` and `check_envelope` verify that it is sealed to that key. Raises
+    EnvelopeError when it is not an envelope.
+    """
+    named = container.split(blob, RESULT)[0].key_id
+    return next((key for key in keys if _key_id(key) == named), keys[0])
 
 
 def open_envelope(
