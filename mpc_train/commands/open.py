@@ -177,7 +177,7 @@ def open_metrics_file(
         _read(sealed, MAX_SEALED_BYTES),
         recipient=vault.card.name,
         private=vault,
-        cards={card.name: card for card in roster},
+        cards=roster.signers(),
         job=job,
     )
     _write(out, opened.files, METRICS_FILE)
@@ -252,7 +252,7 @@ def contribution_of(
         _read(sealed, MAX_SEALED_BYTES),
         me=vault.card.name,
         private=vault,
-        cards={card.name: card for card in roster},
+        cards=roster.signers(),
         opener=opener,
         subject=None if job is None else contents_of(job, MODEL).subject(job),
     )
