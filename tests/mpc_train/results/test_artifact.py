@@ -249,7 +249,7 @@ def test_a_rotation_of_the_recipient_at_the_end_loses_no_model(
     old, new = NODES["office"], Node()
     run = Run(job)
     envelopes = [
-        run.seal(name, recipient_key=(new if name in late else old).recipient_key)
+        run.seal(name, recipient_keys=[(new if name in late else old).recipient_key])
         for name in job.evaluators
     ]
     after = Node(new.signing, new.private, earlier=(old.private,))
