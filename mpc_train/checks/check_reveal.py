@@ -38,7 +38,13 @@ def check_bounds(job: Job) -> None:
     rest of the job."""
     reveal, found = job.reveal, Problems()
     decimals = reveal.decimals is None or 0 <= reveal.decimals <= MAX_DECIMALS
+    recipients = len(job.recipients)
     for key, is_sound, what in (
+        (
+            "reveal.threshold",
+            1 <= reveal.threshold <= recipients,
+            f"between 2 and {recipients}, the number of recipients, or 1 if each may open alone",
+        ),
         (
             "reveal.least_test_rows",
             reveal.least_test_rows >= 2,

@@ -72,7 +72,13 @@ def job_check(
         unknown = _without_card(checked, place, known, required=roster is not None)
         warned = [*cautions(checked), *key_cautions(checked, keys)]
         trust = describe_trust(
-            Roles(checked.owners, checked.evaluators, checked.dealer, checked.recipients)
+            Roles(
+                checked.owners,
+                checked.evaluators,
+                checked.dealer,
+                checked.recipients,
+                checked.reveal.threshold,
+            )
         )
         if output is Format.json:
             emit(
@@ -83,6 +89,7 @@ def job_check(
                     "schema": checked.schema.digest().hex(),
                     "steps": total_steps(checked),
                     "recipients": list(checked.recipients),
+                    "threshold": checked.reveal.threshold,
                     "purpose": msgspec.to_builtins(checked.purpose),
                     "categories": list(checked.categories),
                     "memory_bytes": memory_needs(checked),

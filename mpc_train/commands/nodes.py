@@ -423,4 +423,4 @@ class _Events:
 def _roles(job: "Job") -> "Roles":
     from parties.agreement.contract import Roles
 
-    return Roles(job.owners, job.evaluators, job.dealer, job.recipients)
+    return Roles(job.owners, job.evaluators, job.dealer, job.recipients, job.reveal.threshold)

@@ -1,8 +1,10 @@
 """`mpc-train open`: a recipient turns a sealed model into an ordinary one."""
 
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +23,8 @@ from mpc_train.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+    from mpc_train.results.contribution import Consent
     from mpc_train.results.opening import OpenedModel
     from parties.keys.roster import Roster
     from parties.keys.vault import Vault
@@ -39,8 +43,30 @@ def open_command(
         Path | None, typer.Option(help="Accept only this job; default: the job that was signed.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Directory for the model; default: beside the sealed file.")
+        Path | None,
+        typer.Option(
+            help="Directory for the model, or file for the contribution; default: beside the "
+            "sealed file."
+        ),
     ] = None,
+    parts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with", help="A contribution of another recipient, if the job requires several."
+        ),
+    ] = None,
+    contribute: Annotated[
+        bool,
+        typer.Option(
+            "--contribute", help="Open nothing; contribute to another recipient's opening (--for)."
+        ),
+    ] = False,
+    opener: Annotated[
+        str | None, typer.Option("--for", help="With --contribute: the recipient who will open.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --contribute: do not ask before it is written.")
+    ] = False,
     roster: Annotated[
         Path | None, typer.Option(help="Cards of the evaluators; default: roster in the home.")
     ] = None,
@@ -49,18 +75,28 @@ def open_command(
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Open a sealed model: write model.safetensors and manifest.json, or nothing."""
+    """Open a sealed model: write model.safetensors and manifest.json, or nothing.
+
+    If the job requires several recipients, one opens with the contributions of the others.
+    """
     with reporting(output):
         from mpc_train.admission.load import load_job
         from mpc_train.results.report import metric
         from parties.keys.roster import Roster
 
+        if contribute != (opener is not None):
+            raise typer.BadParameter("--contribute and --for NAME belong together")
+        if contribute and parts:
+            raise typer.BadParameter("--with is for the recipient who opens")
         expected = load_job(job) if job is not None else None
         folder = home_of(home)
         me = find_name(folder, name)
         known = Roster.load(roster or folder / "roster")
         vault = open_vault(folder, me, passphrase_file, passphrase_fd)
-        model, path = open_file(sealed, vault, known, out or sealed.parent, expected)
+        if opener is not None:
+            _contribute(sealed, vault, known, opener, out, expected, yes=yes, output=output)
+            return
+        model, path = open_file(sealed, vault, known, out or sealed.parent, expected, parts or ())
         table = model.results
         if output is Format.json:
             emit(
@@ -89,25 +125,103 @@ def open_command(
         say(f"Model {path}")
 
 
+def _contribute(
+    sealed: Path,
+    vault: "Vault",
+    roster: "Roster",
+    opener: str,
+    out: Path | None,
+    job: "Job | None",
+    *,
+    yes: bool,
+    output: Format,
+) -> None:
+    """Show what a contribution agrees to, ask, and write it. Nobody is asked about a job that was
+    given: it says what the file must contain."""
+    from mpc_train.errors import ArtifactError
+    from parties.files import write_atomic
+
+    made, consent = contribution_of(sealed, vault, roster, opener, job)
+    me, names = vault.card.name, ", ".join(consent.recipients)
+    if output is Format.text:
+        say(f"{sealed} contains {consent.about}")
+        say(f"session {consent.sid}; {consent.threshold} of {names} together can open it")
+        say(f"With this contribution of {me}, and those of others, {consent.opener} opens it")
+    if not (yes or job is not None):
+        if output is Format.json or not sys.stdin.isatty():
+            raise ArtifactError(
+                "nothing was written: there is no terminal to ask at; give the job's file with "
+                "--job, or --yes"
+            )
+        if not typer.confirm(f"Contribute to the opening by {consent.opener}?", default=False):
+            raise ArtifactError("nothing was written")
+    path = out or sealed.with_name(f"{sealed.stem}-{me}-for-{opener}.part")
+    try:
+        write_atomic(path, made)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror})") from error
+    if output is Format.json:
+        emit({"status": "ok", "contribution": str(path), **asdict(consent)})
+        return
+    say(f"Contribution {path}: send it to {consent.opener}")
+
+
+def contribution_of(
+    sealed: Path, vault: "Vault", roster: "Roster", opener: str, job: "Job | None" = None
+) -> "tuple[bytes, Consent]":
+    """This recipient's contribution to the opening of `sealed` by `opener`, not yet written.
+
+    Raises ArtifactError, EnvelopeError.
+    """
+    from mpc_train.results.artifact import subject_of
+    from mpc_train.results.contribution import contribute
+
+    return contribute(
+        _read(sealed, MAX_SEALED_BYTES),
+        me=vault.card.name,
+        private=vault,
+        cards={card.name: card for card in roster},
+        opener=opener,
+        subject=None if job is None else subject_of(job),
+    )
+
+
+def _read(path: Path, most: int) -> bytes:
+    from mpc_train.errors import ArtifactError
+    from parties.files import read_bounded
+
+    try:
+        return bytes(read_bounded(path, min(path.stat().st_size, most)))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ArtifactError(f"{path}: cannot be read ({reason})") from error
+
+
 def open_file(
-    sealed: Path, vault: "Vault", roster: "Roster", out: Path, job: Any = None
+    sealed: Path,
+    vault: "Vault",
+    roster: "Roster",
+    out: Path,
+    job: "Job | None" = None,
+    parts: Sequence[Path] = (),
 ) -> "tuple[OpenedModel, Path]":
-    """Open `sealed` as the identity in `vault`; write both files to `out`; return the model's path.
+    """Open `sealed` as the identity in `vault`, with the contributions in the files `parts`; write
+    both files to `out`; return the model's path.
 
     Raises ArtifactError, EnvelopeError; nothing is written unless all checks succeed.
     """
     from mpc_train.errors import ArtifactError
+    from mpc_train.results.contribution import MAX_CONTRIBUTION_BYTES
     from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE, open_model
-    from parties.files import private_directory, read_bounded, write_atomic
+    from parties.files import private_directory, write_atomic
 
-    try:
-        blob = read_bounded(sealed, min(sealed.stat().st_size, MAX_SEALED_BYTES))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ArtifactError(f"{sealed}: cannot be read ({reason})") from error
-    me = vault.card.name
-    cards = roster.signers()
-    model = open_model(bytes(blob), recipient=me, private=vault, cards=cards, job=job)
+    me, cards = vault.card.name, roster.signers()
+    blob = _read(sealed, MAX_SEALED_BYTES)
+    contributions = [_read(part, MAX_CONTRIBUTION_BYTES) for part in parts]
+
+    model = open_model(
+        blob, recipient=me, private=vault, cards=cards, job=job, contributions=contributions
+    )
     try:
         private_directory(out)
         # The manifest is written last: if it exists, so does the model that it describes.

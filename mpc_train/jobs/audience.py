@@ -23,6 +23,21 @@ def audience(job: Job, output: str) -> tuple[str, ...]:
     return (owner,) if owner else job.names
 
 
+def recipient_groups(job: Job) -> list[tuple[str, ...]]:
+    """To whom the model is sealed: to each recipient, or to all together with a threshold."""
+    return _groups(job.recipients, job.reveal.threshold)
+
+
+def _groups(names: tuple[str, ...], threshold: int) -> list[tuple[str, ...]]:
+    return [names] if threshold > 1 else [(name,) for name in names]
+
+
+def opening_words(job: Job) -> str:
+    """Who can open the model, in words: "A, B" or "2 of A, B, C together"."""
+    names, threshold = ", ".join(job.recipients), job.reveal.threshold
+    return f"{threshold} of {names} together" if threshold > 1 else names
+
+
 def fold_outputs(job: Job) -> list[str]:
     """The outputs of the reveal gate that are means over folds: one per metric that is a number."""
     if not job.reveal.folds:

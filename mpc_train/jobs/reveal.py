@@ -42,6 +42,10 @@ class Noise(Strict, frozen=True):
 class Reveal(Strict, frozen=True):
     """`[reveal]`: the metrics that everybody learns; the model goes to the recipients only."""
 
+    threshold: int = 1
+    """How many recipients together can open what is sealed to them; 1: each alone. With more, no
+    recipient learns the model without the contributions of others (`mpc-train open
+    --contribute`)."""
     metrics: tuple[Metric, ...] = ()
     per_party: tuple[Metric, ...] = ()
     """Metrics over each owner's own held-out rows: only that owner learns them."""

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def bundle(
     from protocols.sealing.bundle import pack_bundle
 
     parts: dict[str, list[Path]] = {}
-    about: set[tuple[bytes, int, tuple[str, ...]]] = set()
+    about: set[tuple[object, ...]] = set()
     found: dict[str, dict[str, bytes]] = {}
     for path in sorted(files):
         kind, *names = path.relative_to(root).parts
@@ -82,25 +83,29 @@ def _remove(path: Path, root: Path) -> None:
 
 def _about(
     envelope: bytes, sender: str, recipient: str, cards: Mapping[str, "PublicCard"]
-) -> tuple[bytes, int, tuple[str, ...]]:
-    """Session, step and tensors of an envelope; ArtifactError unless `sender` signed them."""
+) -> tuple[object, ...]:
+    """What an envelope says that it is, without who sent it and to whom; ArtifactError unless
+    `sender` signed it, for `recipient` alone or among others."""
     from mpc_train.errors import ArtifactError
     from protocols.errors import EnvelopeError
-    from protocols.sealing.envelope import EnvelopeInfo, check_envelope, named_key, read_info
+    from protocols.sealing.envelope import check_envelope, named_keys, read_info
 
     try:
         said = read_info(envelope)
+        group = said.recipients
+        if recipient not in group or any(name not in cards for name in group):
+            raise EnvelopeError(f"it is sealed to {', '.join(group)}")
         check_envelope(
             envelope,
-            expected=EnvelopeInfo(said.sid, said.step, said.names, sender, recipient),
-            recipient_key=named_key(envelope, cards[recipient].recipient_keys),
+            expected=replace(said, sender=sender),
+            recipient_keys=named_keys(envelope, [cards[name].recipient_keys for name in group]),
             verifier=cards[sender].verifier(),
         )
     except EnvelopeError as error:
         raise ArtifactError(
             f"what {sender} sealed to {recipient} is not a result of this run: {error}"
         ) from error
-    return said.sid, said.step, said.names
+    return said.subject, said.sid, said.step, said.names, said.threshold
 
 
 def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

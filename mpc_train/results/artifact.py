@@ -1,10 +1,11 @@
 """The trained model on its way from the evaluators to a recipient: what is sealed, and how.
 
 At the end of a run evaluator i holds ΔW, the same at all of them, and its own mask share [λW]_i. It
-puts both, with a signed statement of what they are, into one envelope for each recipient. The
-recipient opens the envelopes of all evaluators (`mpc_train.results.opening`) and computes W = ΔW −
-Σ [λW]_i modulo 2^64. If one envelope is missing, W is uniformly random to the recipient, so there
-is no partial result.
+puts both, with a signed statement of what they are, into one envelope for each recipient, or into
+one for all recipients if a threshold of them is required (`reveal.threshold`). The recipient opens
+the envelopes of all evaluators (`mpc_train.results.opening`) and computes W = ΔW − Σ [λW]_i modulo
+2^64. If one envelope is missing, W is uniformly random to the recipient, so there is no partial
+result.
 
 The public part (the manifest) contains no opened value: the evaluators commit to what they sealed
 under a random key that stays in the envelope, and the model file is tied to the manifest under a
@@ -18,7 +19,7 @@ the names "delta.<name>" and "mask.<name>", int64.
 import hashlib
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -27,6 +28,7 @@ from safetensors.numpy import save as save_tensors
 
 from mpc_train.base.reading import Reading
 from mpc_train.errors import ArtifactError
+from mpc_train.jobs.audience import recipient_groups
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.jobs.sealed import sealed_tensors
@@ -37,7 +39,7 @@ from protocols.sealing.signatures import Signer
 
 Tensors = Mapping[str, NDArray[np.int64]]
 
-PURPOSE = "mpc-train/model-statement/1"
+PURPOSE = "mpc-train/model-statement/2"
 ENVELOPE_FILE = "model.envelope"
 
 
@@ -45,7 +47,8 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an evaluator signs about the model that it seals: public, without opened values."""
 
     evaluator: str
-    recipient: str
+    recipients: tuple[str, ...]
+    threshold: int
     sid: str
     step: int
     job: str
@@ -56,12 +59,26 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """HMAC-SHA256, hexadecimal, of the sealed tensors under the key in the envelope."""
     unavailable: dict[str, str] = {}
     """Why a metric, or a bin of it, was refused or is undefined, by its name."""
-    version: int = 1
+    version: int = 2
 
 
-def envelope_info(job: Job, sid: bytes, sender: str, recipient: str) -> EnvelopeInfo:
-    """The header of an envelope with this job's final model."""
-    return EnvelopeInfo(sid, total_steps(job), tuple(sealed_tensors(job)), sender, recipient)
+def subject_of(job: Job) -> str:
+    """What an envelope says that it contains."""
+    return f"the model of job {job.name}, digest {job.digest().hex()}"
+
+
+def envelope_info(job: Job, sid: bytes, sender: str, recipients: tuple[str, ...]) -> EnvelopeInfo:
+    """The header of an envelope with this job's final model; recipients: one of
+    `recipient_groups`."""
+    return EnvelopeInfo(
+        subject_of(job),
+        sid,
+        total_steps(job),
+        tuple(sealed_tensors(job)),
+        sender,
+        recipients,
+        job.reveal.threshold,
+    )
 
 
 def seal_model(
@@ -69,22 +86,23 @@ def seal_model(
     *,
     sid: bytes,
     me: str,
-    recipient: str,
-    recipient_key: RecipientKey,
+    recipients: tuple[str, ...],
+    recipient_keys: Sequence[RecipientKey],
     delta: Tensors,
     mask: Tensors,
     metrics: Mapping[str, Reading],
     unavailable: Mapping[str, str],
     signer: Signer,
 ) -> bytes:
-    """Seal evaluator `me`'s part of the final model to `recipient`; return the envelope.
+    """Seal evaluator `me`'s part of the final model to `recipients`, one of the job's
+    `recipient_groups`; return the envelope.
 
     delta, mask: ΔW and [λW]_me by name, int64, shapes as in `sealed_tensors(job)`; the masks must
-    be fresh since their last opening. Raises ArtifactError for other names or shapes and for a
-    recipient that the job does not name.
+    be fresh since their last opening. Raises ArtifactError for other names or shapes and for
+    recipients to whom the job seals nothing.
     """
-    if recipient not in job.recipients:
-        raise ArtifactError(f"{recipient} is not a recipient of this job")
+    if recipients not in recipient_groups(job):
+        raise ArtifactError(f"the job does not seal its model to {', '.join(recipients)}")
     for kind, tensors in (("delta", delta), ("mask", mask)):
         check_tensors(job, f"{kind} of {me}", tensors)
     tensors = {f"delta.{name}": np.ascontiguousarray(value) for name, value in delta.items()}
@@ -94,7 +112,8 @@ def seal_model(
     statement = msgspec.json.encode(
         Statement(
             evaluator=me,
-            recipient=recipient,
+            recipients=recipients,
+            threshold=job.reveal.threshold,
             sid=sid.hex(),
             step=total_steps(job),
             job=job.to_bytes().decode(),
@@ -107,8 +126,8 @@ def seal_model(
     payload = pack(statement, signer.sign(PURPOSE, statement), key, blob)
     return seal_envelope(
         payload,
-        info=envelope_info(job, sid, me, recipient),
-        recipient_key=recipient_key,
+        info=envelope_info(job, sid, me, recipients),
+        recipient_keys=recipient_keys,
         signer=signer,
     )
 

@@ -13,7 +13,6 @@ import hmac
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -25,6 +24,7 @@ from safetensors.numpy import save as save_tensors
 from mpc_train.admission.load import job_from_bytes
 from mpc_train.base.reading import Reading, is_reading
 from mpc_train.errors import ArtifactError, JobError
+from mpc_train.jobs.audience import recipient_groups
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import is_newton, total_steps
 from mpc_train.jobs.sealed import BEYOND, sealed_tensors
@@ -32,21 +32,26 @@ from mpc_train.linkage.partners import all_linkage_warnings, without_partner
 from mpc_train.preparation.sealed import BITS, in_words, opened_parameters, remarks
 from mpc_train.regression.settings import regression_bits
 from mpc_train.regression.table import COEFFICIENTS_FILE, Results, results
-from mpc_train.results.artifact import PURPOSE, Statement, check_tensors, commit
+from mpc_train.results.artifact import PURPOSE, Statement, check_tensors, commit, subject_of
+from mpc_train.results.contribution import (
+    PublicCard,
+    Shares,
+    contributed,
+    keys_in,
+    keys_of,
+    own_shares,
+)
 from mpc_train.results.recipe import recipe
 from protocols.canonical import unpack
 from protocols.errors import AuthenticationError, FrameError
 from protocols.sealing.bundle import unpack_bundle
 from protocols.sealing.envelope import (
     MAX_PAYLOAD_BYTES,
-    EnvelopeInfo,
     Unsealer,
-    named_key,
-    open_envelope,
+    open_together,
     read_info,
 )
 from protocols.sealing.recipient_keys import RecipientKey
-from protocols.sealing.signatures import Verifier
 
 MODEL_FILE, MANIFEST_FILE = "model.safetensors", "manifest.json"
 PREPARATION_FILE = "preparation.safetensors"
@@ -56,19 +61,6 @@ MAX_STATEMENT_BYTES = 1 << 24
 _SIGNATURE_BYTES = 1 << 14
 _MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
 """What decoding raises on bytes that are not JSON of the type."""
-
-
-class PublicCard(Protocol):
-    """The part of a card that opening needs. recipient_keys: the present one first; envelopes of
-    one run may be sealed to different ones, if the recipient's keys were rotated at its end."""
-
-    @property
-    def recipient_key(self) -> RecipientKey: ...
-
-    @property
-    def recipient_keys(self) -> tuple[RecipientKey, ...]: ...
-
-    def verifier(self) -> Verifier: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,10 +101,14 @@ def open_model(
     private: Unsealer,
     cards: Mapping[str, PublicCard],
     job: Job | None = None,
+    contributions: Sequence[bytes] = (),
 ) -> OpenedModel:
     """Open a bundle (or its envelopes) as `recipient` and put the model together.
 
-    1. Every envelope verifies under its sender's card and opens with our key.
+    contributions: of other recipients, if the job requires a threshold (`contribution`).
+
+    1. Every envelope verifies under its sender's card and opens with our key, or with our share
+       and those that others contribute.
     2. Its statement is signed by the sender and fits the envelope and the tensors inside.
     3. All statements are about the same job, session and metrics; the job is `job` if given, by its
        digest, which does not count how many rows were joined.
@@ -123,14 +119,15 @@ def open_model(
     does not verify or open.
     """
     envelopes = unpack_bundle(sealed) if isinstance(sealed, bytes) else list(sealed)
+    if not envelopes:
+        raise ArtifactError("no envelope; ask the coordinator for the sealed model")
+    shares = _gathered(envelopes, recipient, private, cards, contributions)
     parts: dict[str, _Part] = {}
     for envelope in envelopes:
-        part = _open_part(envelope, recipient, private, cards)
+        part = _open_part(envelope, recipient, shares, cards)
         if part.statement.evaluator in parts:
             raise ArtifactError(f"two envelopes of {part.statement.evaluator}; remove one")
         parts[part.statement.evaluator] = part
-    if not parts:
-        raise ArtifactError("no envelope; ask the coordinator for the sealed model")
     first = next(iter(parts.values()))
     signed_job = _signed_job(first.statement)
     if job is not None and job.digest() != signed_job.digest():
@@ -153,31 +150,52 @@ class _Part:
     tensors: dict[str, NDArray[np.int64]]
 
 
+def _gathered(
+    envelopes: Sequence[bytes],
+    recipient: str,
+    private: Unsealer,
+    cards: Mapping[str, PublicCard],
+    contributions: Sequence[bytes],
+) -> Shares:
+    """By evaluator, the shares of its envelope's key: the recipient's own and contributed ones."""
+    for envelope in envelopes:
+        claimed = read_info(envelope)
+        keys_of([claimed.sender], cards, "an evaluator")
+        keys_of(claimed.recipients, cards, "a recipient")
+        if recipient not in claimed.recipients:
+            names = ", ".join(claimed.recipients)
+            raise ArtifactError(
+                f"an envelope for {names}; it opens with that identity, not with {recipient!r}"
+            )
+        if claimed.threshold > 1 + len(contributions):
+            raise ArtifactError(
+                f"{claimed.threshold} of {', '.join(claimed.recipients)} together open this file, "
+                f"and {recipient} has the contributions of {len(contributions)} others. Ask "
+                f"others to run: mpc-train open --contribute FILE --for {recipient} --out PART, "
+                "and give their files with --with"
+            )
+    if contributions and read_info(envelopes[0]).threshold == 1:
+        raise ArtifactError(f"{recipient} opens this file alone; leave out --with")
+    own = own_shares(envelopes, recipient, private, cards)
+    others = contributed(contributions, envelopes, me=recipient, private=private, cards=cards)
+    return {sender: {recipient: share} | others[sender] for sender, share in own.items()}
+
+
 def _open_part(
     envelope: bytes,
     recipient: str,
-    private: Unsealer,
+    shares: Shares,
     cards: Mapping[str, PublicCard],
 ) -> _Part:
     claimed = read_info(envelope)
     sender = claimed.sender
-    if sender not in cards:
-        raise ArtifactError(f"an envelope of {sender!r}, who is not in the roster; add its card")
-    if recipient not in cards:
-        raise ArtifactError(f"no card of {recipient!r}, the recipient, in the roster")
-    if claimed.recipient != recipient:
-        raise ArtifactError(
-            f"an envelope for {claimed.recipient!r}; it opens with that identity, not with "
-            f"{recipient!r}"
-        )
-    # Step and names in the envelope are compared with the statement after that is read.
-    expected = EnvelopeInfo(claimed.sid, claimed.step, claimed.names, sender, recipient)
     verifier = cards[sender].verifier()
-    payload = open_envelope(  # 1
+    # What the envelope says of itself is compared with the statement after that is read.
+    payload = open_together(  # 1
         envelope,
-        expected=expected,
-        recipient_key=named_key(envelope, cards[recipient].recipient_keys),
-        private=private,
+        shares[sender],
+        expected=claimed,
+        recipient_keys=keys_in(envelope, cards),
         verifier=verifier,
     )
     bounds = (MAX_STATEMENT_BYTES, _SIGNATURE_BYTES, 32, MAX_PAYLOAD_BYTES)
@@ -189,8 +207,9 @@ def _open_part(
         raise ArtifactError(f"{sender} sealed a statement that is malformed: {error}") from error
     if not all(is_reading(value) for value in statement.metrics.values()):
         raise ArtifactError(f"the statement of {sender} contains a metric that is not a number")
-    about = (statement.evaluator, statement.recipient, statement.sid, statement.step)
-    if about != (sender, recipient, claimed.sid.hex(), claimed.step) or statement.version != 1:
+    about = (statement.evaluator, statement.recipients, statement.sid, statement.step)
+    said = (sender, claimed.recipients, claimed.sid.hex(), claimed.step)
+    if about != said or statement.threshold != claimed.threshold or statement.version != 2:
         raise ArtifactError(f"the statement of {sender} does not fit its envelope")
     if not hmac.compare_digest(statement.commitment, commit(key, blob)):
         raise ArtifactError(f"the statement of {sender} is not about the tensors it sealed")
@@ -198,8 +217,11 @@ def _open_part(
         tensors = load_tensors(blob)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{sender} sealed tensors that cannot be read") from error
-    if tuple(claimed.names) != tuple(sealed_tensors(_signed_job(statement))):
-        raise ArtifactError(f"the envelope of {sender} does not name the model's tensors")
+    job = _signed_job(statement)
+    if claimed.names != tuple(sealed_tensors(job)) or claimed.subject != subject_of(job):
+        raise ArtifactError(f"the envelope of {sender} does not name the model's tensors and job")
+    if claimed.threshold != job.reveal.threshold or claimed.recipients not in recipient_groups(job):
+        raise ArtifactError(f"{sender} sealed to other recipients together than the job says")
     return _Part(statement, text, signature, tensors)
 
 
@@ -317,6 +339,8 @@ def _files(
         "sid": first.sid,
         "step": first.step,
         "recipient": recipient,
+        "recipients": first.recipients,
+        "threshold": first.threshold,
         "recipient_key": {
             "kind": recipient_key.kind,
             "suite": recipient_key.suite,

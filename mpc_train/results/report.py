@@ -10,7 +10,7 @@ from typing import Any
 from mpc_train.admission.cautions import cautions
 from mpc_train.admission.footprint import memory_needs
 from mpc_train.base.reading import Reading
-from mpc_train.jobs.audience import fold_outputs, grouped, linkage_in_words
+from mpc_train.jobs.audience import fold_outputs, grouped, linkage_in_words, opening_words
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import UNGROUPED
 from mpc_train.jobs.prepare import Prepare
@@ -68,7 +68,7 @@ def describe(job: Job) -> str:
             *_prepared(job),
             f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals",
             f"             a node's process holds roughly {_memory(job)} at most",
-            f"  revealed   the model, once, after the last step, to {', '.join(job.recipients)}",
+            f"  revealed   the model, once, after the last step, to {opening_words(job)}",
             *(f"             {line}" for line in _said(job)),
             "             metrics on the held-out rows, to everybody: "
             + (metrics if metrics else "none"),

@@ -72,7 +72,7 @@ def roles(kind: str, n: int) -> Roles:
     evaluators = [f"clinic-{index}" for index in range(n)]
     if kind == "linear":  # an owner that deals, and one that only brings rows and gets the model
         return Roles(evaluators, [*evaluators, "clerk", "farm"], "clerk", ["farm"])
-    if kind == "logistic":  # a recipient that runs no node
+    if kind == "logistic":  # a recipient that runs no node; both are needed to open
         return Roles(evaluators, evaluators, "registry", ["clinic-0", "office"])
     if kind == "softmax":  # an evaluator without rows, an owner that does not evaluate
         return Roles(evaluators, ["farm", *evaluators[1:]], "registry", ["office"])
@@ -116,6 +116,7 @@ weight_decay = {settings.weight_decay}
 metrics = {METRICS[kind]}
 least_test_rows = 5
 least_group = 5
+threshold = {2 if kind == "logistic" else 1}
 """,
     )
     (folder / "local.toml").write_text("[rules]\nleast_effective_rows = 1\n")

@@ -122,15 +122,16 @@ def envelopes() -> dict[str, object]:
         RSA: bytes.fromhex(RSA_KEY_FILE.read_text()),
     }
     names = ("weight", "bias")
-    info = EnvelopeInfo(b"\x07" * 32, 40, names, "hospital-a", "study-office")
+    info = EnvelopeInfo("a study", b"\x07" * 32, 40, names, "hospital-a", ("study-office",))
     payload = b"payload of the envelope"
     return {
         "sender_private": SENDER_PRIVATE[:64].hex(),
+        "subject": "a study",
         "sid": "07" * 32,
         "step": 40,
         "names": list(names),
         "sender": "hospital-a",
-        "recipient": "study-office",
+        "recipients": ["study-office"],
         "payload": payload.hex(),
         "by_kind": {
             kind: {
@@ -139,7 +140,7 @@ def envelopes() -> dict[str, object]:
                 "envelope": seal_envelope(
                     payload,
                     info=info,
-                    recipient_key=RecipientKey(kind, public),
+                    recipient_keys=[RecipientKey(kind, public)],
                     signer=sender.signing,
                 ).hex(),
             }

@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from mpc_train.evaluation.findings import Findings
+from mpc_train.jobs.audience import recipient_groups
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.jobs.sealed import sealed_tensors
 from mpc_train.preparation.sharing import Shared
@@ -37,14 +38,15 @@ def reveal_sealed(
 def seal_halves(
     session: Session, job: Job, halves: dict[str, SealedHalf], findings: Findings
 ) -> None:
-    """Send an envelope with this evaluator's halves to each recipient."""
-    for recipient in job.recipients:
+    """Send an envelope with this evaluator's halves to each recipient; the same one to all if a
+    threshold of them is required."""
+    for group in recipient_groups(job):
         envelope = seal_model(
             job,
             sid=session.sid,
             me=session.me,
-            recipient=recipient,
-            recipient_key=session.cards[recipient].recipient_key,
+            recipients=group,
+            recipient_keys=[session.cards[name].recipient_key for name in group],
             delta={name: half.delta for name, half in halves.items()},
             mask={name: half.lam for name, half in halves.items()},
             metrics=findings.metrics,
@@ -52,5 +54,6 @@ def seal_halves(
             signer=session.vault,
         )
         digest = sha256(envelope).hexdigest()
-        session.record(Kind.MODEL_SEALED, recipient=recipient, envelope=digest)
-        session.emit("sealed", f"{recipient}/{ENVELOPE_FILE}", envelope)
+        for recipient in group:
+            session.record(Kind.MODEL_SEALED, recipient=recipient, envelope=digest)
+            session.emit("sealed", f"{recipient}/{ENVELOPE_FILE}", envelope)

@@ -111,8 +111,8 @@ class Run:
         arguments: dict[str, object] = {
             "sid": self.sid,
             "me": me,
-            "recipient": recipient,
-            "recipient_key": NODES[recipient].recipient_key,
+            "recipients": (recipient,),
+            "recipient_keys": [NODES[recipient].recipient_key],
             "delta": self.delta,
             "mask": self.masks[me],
             "metrics": METRICS,
@@ -232,11 +232,11 @@ def test_other_metrics_are_refused(job: Job) -> None:
 def test_an_envelope_opens_for_its_recipient_only(job: Job) -> None:
     envelopes = Run(job).envelopes("ann")
     assert opened(envelopes, "ann").metrics == METRICS
-    with pytest.raises(ArtifactError, match="an envelope for 'ann'"):
+    with pytest.raises(ArtifactError, match="an envelope for ann;"):
         opened(envelopes, "office")
     with pytest.raises(EnvelopeError):
         open_model(envelopes, recipient="ann", private=NODES["bob"], cards=NODES)
-    with pytest.raises(ArtifactError, match="mallory is not a recipient"):
+    with pytest.raises(ArtifactError, match="does not seal its model to mallory"):
         Run(job).seal("ann", "mallory")
 
 
@@ -248,7 +248,7 @@ def test_a_rotation_of_the_recipient_at_the_end_loses_no_model(
     old, new = NODES["office"], Node()
     run = Run(job)
     envelopes = [
-        run.seal(name, recipient_key=(new if name in late else old).recipient_key)
+        run.seal(name, recipient_keys=[(new if name in late else old).recipient_key])
         for name in job.evaluators
     ]
     after = Node(new.signing, new.private, earlier=(old.private,))
@@ -280,7 +280,7 @@ def test_a_cut_bundle_is_refused(job: Job, cut: int) -> None:
 
 def test_an_unknown_sender_is_refused(job: Job) -> None:
     cards = {name: node for name, node in NODES.items() if name != "bob"}
-    with pytest.raises(ArtifactError, match="'bob', who is not in the roster"):
+    with pytest.raises(ArtifactError, match="no card of bob, an evaluator"):
         open_model(Run(job).envelopes(), recipient="office", private=NODES["office"], cards=cards)
 
 
@@ -324,11 +324,11 @@ def test_a_signed_job_that_is_not_what_was_sealed_is_refused(job: Job, tmp_path:
     """The envelope's own words are believed no more than with a job in hand."""
     longer = load_job(write_job(tmp_path, replaced("epochs = 4", "epochs = 5")))
     run = Run(job)
-    forged = artifact.envelope_info(longer, SID, "bob", "office")
+    forged = artifact.envelope_info(longer, SID, "bob", ("office",))
     blob = run.seal("bob")
     payload = open_payload(blob, job)
     sealed = seal_envelope(
-        payload, info=forged, recipient_key=NODES["office"].recipient_key, signer=NODES["bob"]
+        payload, info=forged, recipient_keys=[NODES["office"].recipient_key], signer=NODES["bob"]
     )
     with pytest.raises(ArtifactError, match="statement of bob does not fit its envelope"):
         opened([run.seal("ann"), sealed, run.seal("cleo")], job=job)
@@ -337,8 +337,8 @@ def test_a_signed_job_that_is_not_what_was_sealed_is_refused(job: Job, tmp_path:
 def open_payload(blob: bytes, job: Job) -> bytes:
     return open_envelope(
         blob,
-        expected=artifact.envelope_info(job, SID, "bob", "office"),
-        recipient_key=NODES["office"].recipient_key,
+        expected=artifact.envelope_info(job, SID, "bob", ("office",)),
+        recipient_keys=[NODES["office"].recipient_key],
         private=NODES["office"],
         verifier=NODES["bob"].verifier(),
     )
@@ -374,22 +374,23 @@ def forged_payload(run: Run, **changes: object) -> bytes:
     key = bytes(32)
     fields: dict[str, object] = {
         "evaluator": "cleo",
-        "recipient": "office",
+        "recipients": ["office"],
+        "threshold": 1,
         "sid": SID.hex(),
         "step": artifact.total_steps(run.job),
         "job": run.job.to_bytes().decode(),
         "metrics": METRICS,
         "unavailable": UNAVAILABLE,
         "commitment": artifact.commit(key, blob),
-        "version": 1,
+        "version": 2,
     }
     signer = NODES["cleo"]
     text = msgspec.json.encode({**fields, **changes}, order="deterministic")
     payload = pack(text, signer.sign(artifact.PURPOSE, text), key, blob)
     return seal_envelope(
         payload,
-        info=artifact.envelope_info(run.job, SID, "cleo", "office"),
-        recipient_key=NODES["office"].recipient_key,
+        info=artifact.envelope_info(run.job, SID, "cleo", ("office",)),
+        recipient_keys=[NODES["office"].recipient_key],
         signer=signer,
     )
 
@@ -399,10 +400,11 @@ def forged_payload(run: Run, **changes: object) -> bytes:
     [
         ({}, None),
         ({"evaluator": "bob"}, "does not fit its envelope"),
-        ({"recipient": "ann"}, "does not fit its envelope"),
+        ({"recipients": ["ann"]}, "does not fit its envelope"),
+        ({"threshold": 2}, "does not fit its envelope"),
         ({"sid": "00" * 32}, "does not fit its envelope"),
         ({"step": 3}, "does not fit its envelope"),
-        ({"version": 2}, "does not fit its envelope"),
+        ({"version": 1}, "does not fit its envelope"),
         ({"commitment": "00" * 32}, "not about the tensors"),
         ({"job": "{}"}, "proposed job"),
         ({"surprise": 1}, "malformed"),
