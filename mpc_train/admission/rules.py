@@ -53,7 +53,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[rules]` of a party's or dealer's file, or of its policy."""
 
     recipients: tuple[str, ...]
-    """Who may get a model that is trained on our data."""
+    """Who may get a model that is trained on our data, or read its metrics if these are sealed."""
     dealers: tuple[str, ...]
     """Who may deal: the dealer together with any one evaluator could read all data. A dealer's own
     file names itself."""
@@ -294,7 +294,7 @@ def _check_outputs(broken: _Broken) -> None:
             words[needed.key].append(needed.word)
         if not found:
             unknown.append(output)
-    broken.unlisted("recipients", words["recipients"], "would receive the model")
+    broken.unlisted("recipients", words["recipients"], "would receive results")
     broken.unlisted("metrics", words["metrics"], "would be revealed")
     broken.unlisted("disclosures", words["disclosures"], "would be disclosed")
     if unknown:

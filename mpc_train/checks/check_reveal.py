@@ -64,6 +64,9 @@ def check_bounds(job: Job) -> None:
 
 def _check_metrics(job: Job) -> None:
     reveal, possible = job.reveal, METRICS[job.model.kind]
+    no_duplicates("reveal.metrics_to", reveal.metrics_to)
+    if reveal.metrics_to and not (reveal.metrics or reveal.per_party):
+        raise JobProblem("reveal.metrics_to", "there is no metric to read; list metrics")
     for key in ("metrics", "per_party"):
         listed = getattr(reveal, key)
         no_duplicates(f"reveal.{key}", listed)

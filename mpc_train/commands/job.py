@@ -78,6 +78,7 @@ def job_check(
                 checked.dealer,
                 checked.recipients,
                 checked.reveal.threshold,
+                checked.reveal.metrics_to,
             )
         )
         if output is Format.json:
@@ -95,6 +96,7 @@ def job_check(
                     "memory_bytes": memory_needs(checked),
                     "inputs": list(checked.pipeline.names),
                     "metrics": list(checked.reveal.metrics),
+                    "metrics_to": list(checked.reveal.metrics_to),
                     "disclosures": list(disclosed_on_the_way(checked)),
                     "cautions": warned,
                     "without_card": list(unknown),

@@ -25,7 +25,7 @@ from mpc_train.commands.common import (
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.results.contribution import Consent
-    from mpc_train.results.opening import OpenedModel
+    from mpc_train.results.opening import OpenedMetrics, OpenedModel
     from parties.keys.roster import Roster
     from parties.keys.vault import Vault
 
@@ -81,6 +81,7 @@ def open_command(
     """
     with reporting(output):
         from mpc_train.admission.load import load_job
+        from mpc_train.errors import ArtifactError
         from mpc_train.results.report import metric
         from parties.keys.roster import Roster
 
@@ -95,6 +96,12 @@ def open_command(
         vault = open_vault(folder, me, passphrase_file, passphrase_fd)
         if opener is not None:
             _contribute(sealed, vault, known, opener, out, expected, yes=yes, output=output)
+            return
+        if is_metrics(sealed):
+            if parts:
+                raise ArtifactError("each reader opens metrics alone; leave out --with")
+            place = out or sealed.parent
+            _show_metrics(*open_metrics_file(sealed, vault, known, place, expected), output)
             return
         model, path = open_file(sealed, vault, known, out or sealed.parent, expected, parts or ())
         table = model.results
@@ -123,6 +130,71 @@ def open_command(
         for line in () if table is None else table.lines():
             say(line)
         say(f"Model {path}")
+
+
+def _show_metrics(opened: "OpenedMetrics", path: Path, output: Format) -> None:
+    from mpc_train.results.report import metric
+
+    warnings = [f"{name} has no possible value" for name in opened.impossible]
+    if output is Format.json:
+        emit(
+            {
+                "status": "ok",
+                "metrics_file": str(path),
+                "job": opened.job.name,
+                "job_digest": opened.job.digest().hex(),
+                "metrics": opened.metrics,
+                "unavailable": opened.unavailable,
+                "warnings": warnings,
+            }
+        )
+        return
+    say(f"Job {opened.job.name}, digest {opened.job.digest().hex()}")
+    say(f"Signed and sealed by {', '.join(opened.job.evaluators)}")
+    for measure, value in opened.metrics.items():
+        say(f"Metric {metric(measure, value, opened.unavailable)}")
+    say(f"Metrics {path}")
+
+
+def is_metrics(sealed: Path) -> bool:
+    """Whether a sealed file says that it contains metrics. Raises ArtifactError, EnvelopeError."""
+    from mpc_train.results.artifact import METRICS
+    from mpc_train.results.opening import sealed_title
+
+    return sealed_title(_read(sealed, MAX_SEALED_BYTES)) == METRICS
+
+
+def open_metrics_file(
+    sealed: Path, vault: "Vault", roster: "Roster", out: Path, job: "Job | None" = None
+) -> "tuple[OpenedMetrics, Path]":
+    """Open sealed metrics as the identity in `vault`; write metrics.json to `out`, return its path.
+
+    Raises ArtifactError, EnvelopeError; nothing is written unless all checks succeed.
+    """
+    from mpc_train.results.opening import METRICS_FILE, open_metrics
+
+    opened = open_metrics(
+        _read(sealed, MAX_SEALED_BYTES),
+        recipient=vault.card.name,
+        private=vault,
+        cards=roster.signers(),
+        job=job,
+    )
+    _write(out, opened.files, METRICS_FILE)
+    return opened, out / METRICS_FILE
+
+
+def _write(out: Path, files: dict[str, bytes], last: str) -> None:
+    """Write files into a directory; `last` last: if it exists, so do the others."""
+    from mpc_train.errors import ArtifactError
+    from parties.files import private_directory, write_atomic
+
+    try:
+        private_directory(out)
+        for name in sorted(files, key=lambda name: name == last):
+            write_atomic(out / name, files[name])
+    except OSError as error:
+        raise ArtifactError(f"{out}: cannot be written ({error.strerror})") from error
 
 
 def _contribute(
@@ -173,16 +245,16 @@ def contribution_of(
 
     Raises ArtifactError, EnvelopeError.
     """
-    from mpc_train.results.artifact import subject_of
+    from mpc_train.results.artifact import MODEL, contents_of
     from mpc_train.results.contribution import contribute
 
     return contribute(
         _read(sealed, MAX_SEALED_BYTES),
         me=vault.card.name,
         private=vault,
-        cards={card.name: card for card in roster},
+        cards=roster.signers(),
         opener=opener,
-        subject=None if job is None else subject_of(job),
+        subject=None if job is None else contents_of(job, MODEL).subject(job),
     )
 
 
@@ -210,25 +282,16 @@ def open_file(
 
     Raises ArtifactError, EnvelopeError; nothing is written unless all checks succeed.
     """
-    from mpc_train.errors import ArtifactError
     from mpc_train.results.contribution import MAX_CONTRIBUTION_BYTES
     from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE, open_model
-    from parties.files import private_directory, write_atomic
-
-    me, cards = vault.card.name, roster.signers()
-    blob = _read(sealed, MAX_SEALED_BYTES)
-    contributions = [_read(part, MAX_CONTRIBUTION_BYTES) for part in parts]
 
     model = open_model(
-        blob, recipient=me, private=vault, cards=cards, job=job, contributions=contributions
+        _read(sealed, MAX_SEALED_BYTES),
+        recipient=vault.card.name,
+        private=vault,
+        cards=roster.signers(),
+        job=job,
+        contributions=[_read(part, MAX_CONTRIBUTION_BYTES) for part in parts],
     )
-    try:
-        private_directory(out)
-        # The manifest is written last: if it exists, so does the model that it describes.
-        for name, content in model.files.items():
-            if name != MANIFEST_FILE:
-                write_atomic(out / name, content)
-        write_atomic(out / MANIFEST_FILE, model.files[MANIFEST_FILE])
-    except OSError as error:
-        raise ArtifactError(f"{out}: cannot be written ({error.strerror})") from error
+    _write(out, model.files, MANIFEST_FILE)
     return model, out / MODEL_FILE

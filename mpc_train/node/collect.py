@@ -21,19 +21,19 @@ def bundle(
     evaluators: Collection[str],
     cards: Mapping[str, "PublicCard"],
     target: str = "{}.sealed",
+    envelope_file: str = "model.envelope",
 ) -> dict[str, Path]:
     """Put the envelopes under `root`/sealed/<recipient>/ into one file per recipient.
 
     The envelopes are removed when that file is on the disk: nothing is kept twice.
 
-    `files`: what the run wrote; `target`: the file's name in `root`, with {} for the recipient.
-    Only the model envelopes of `evaluators` to `recipients` are used; each must be signed by the
-    card of its sender, and all must be of one session. Raises ArtifactError, before it writes
-    anything, if an evaluator did not seal a valid envelope to each recipient: without all envelopes
-    a model cannot be opened.
+    `files`: what the run wrote; `target`: the file's name in `root`, with {} for the recipient;
+    `envelope_file`: which envelopes. Only those of `evaluators` to `recipients` are used; each must
+    be signed by the card of its sender, and all must be of one session. Raises ArtifactError,
+    before it writes anything, if an evaluator did not seal a valid envelope to each recipient:
+    without all envelopes a result cannot be opened.
     """
     from mpc_train.errors import ArtifactError
-    from mpc_train.results.artifact import ENVELOPE_FILE
     from parties.files import write_atomic
     from parties.nodes.artifacts import SEALED
     from protocols.sealing.bundle import pack_bundle
@@ -43,7 +43,7 @@ def bundle(
     found: dict[str, dict[str, bytes]] = {}
     for path in sorted(files):
         kind, *names = path.relative_to(root).parts
-        if kind != SEALED or len(names) != 3 or names[2] != ENVELOPE_FILE:
+        if kind != SEALED or len(names) != 3 or names[2] != envelope_file:
             continue
         recipient, sender, _ = names
         if recipient in recipients and sender in evaluators:
@@ -60,7 +60,7 @@ def bundle(
         if missing:
             raise ArtifactError(
                 f"no envelope of {', '.join(missing)} for {recipient} arrived; without it the "
-                "model cannot be opened: run the job again"
+                "result cannot be opened: run the job again"
             )
     bundles: dict[str, Path] = {}
     for recipient, envelopes in sorted(found.items()):

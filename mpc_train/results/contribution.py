@@ -71,19 +71,19 @@ class Consent:
     recipients: tuple[str, ...]
 
 
-def keys_of(names: Sequence[str], cards: Mapping[str, PublicCard], what: str) -> list[RecipientKey]:
-    """The recipient keys of these names; ArtifactError if one has no card. what: their part."""
+def keys_of(
+    names: Sequence[str], cards: Mapping[str, PublicCard], what: str, sealed: bytes | None = None
+) -> list[RecipientKey]:
+    """The recipient keys of these names; ArtifactError if one has no card. what: their part.
+
+    sealed: an envelope to them; then the keys, perhaps older ones, that it names.
+    """
     missing = [name for name in names if name not in cards]
     if missing:
         raise ArtifactError(f"no card of {', '.join(missing)}, {what}, in the roster; add it")
+    if sealed is not None:
+        return named_keys(sealed, [cards[name].recipient_keys for name in names])
     return [cards[name].recipient_key for name in names]
-
-
-def keys_in(envelope: bytes, cards: Mapping[str, PublicCard]) -> list[RecipientKey]:
-    """The keys of its recipients that an envelope names, of those that their cards have had."""
-    names = read_info(envelope).recipients
-    keys_of(names, cards, "a recipient")
-    return named_keys(envelope, [cards[name].recipient_keys for name in names])
 
 
 def contribute(
@@ -142,7 +142,7 @@ def own_shares(
         info = read_info(envelope)
         if info.sender in found:
             raise ArtifactError(f"two envelopes of {info.sender}; remove one")
-        keys = keys_in(envelope, cards)
+        keys = keys_of(info.recipients, cards, "a recipient", envelope)
         keys_of([info.sender], cards, "an evaluator")
         found[info.sender] = open_share(
             envelope,
@@ -201,7 +201,7 @@ def contributed(
             payload = open_envelope(
                 blob,
                 expected=expected,
-                recipient_keys=keys_of([me], cards, "the opener"),
+                recipient_keys=keys_of([me], cards, "the opener", blob),
                 private=private,
                 verifier=_verifier(name, cards),
             )

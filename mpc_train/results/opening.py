@@ -24,23 +24,26 @@ from safetensors.numpy import save as save_tensors
 from mpc_train.admission.load import job_from_bytes
 from mpc_train.base.reading import Reading, is_reading
 from mpc_train.errors import ArtifactError, JobError
-from mpc_train.jobs.audience import recipient_groups
+from mpc_train.evaluation.findings import Findings
+from mpc_train.evaluation.forms import metric_forms
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import is_newton, total_steps
-from mpc_train.jobs.sealed import BEYOND, sealed_tensors
+from mpc_train.jobs.sealed import BEYOND
 from mpc_train.linkage.partners import all_linkage_warnings, without_partner
 from mpc_train.preparation.sealed import BITS, in_words, opened_parameters, remarks
 from mpc_train.regression.settings import regression_bits
 from mpc_train.regression.table import COEFFICIENTS_FILE, Results, results
-from mpc_train.results.artifact import PURPOSE, Statement, check_tensors, commit, subject_of
-from mpc_train.results.contribution import (
-    PublicCard,
-    Shares,
-    contributed,
-    keys_in,
-    keys_of,
-    own_shares,
+from mpc_train.results.artifact import (
+    METRICS,
+    MODEL,
+    PURPOSE,
+    Contents,
+    Statement,
+    check_tensors,
+    commit,
+    contents_of,
 )
+from mpc_train.results.contribution import PublicCard, Shares, contributed, keys_of, own_shares
 from mpc_train.results.recipe import recipe
 from protocols.canonical import unpack
 from protocols.errors import AuthenticationError, FrameError
@@ -54,6 +57,7 @@ from protocols.sealing.envelope import (
 from protocols.sealing.recipient_keys import RecipientKey
 
 MODEL_FILE, MANIFEST_FILE = "model.safetensors", "manifest.json"
+METRICS_FILE = "metrics.json"
 PREPARATION_FILE = "preparation.safetensors"
 """The parameters that turn raw columns into the model's inputs, float64, if the job has secret
 ones."""
@@ -118,13 +122,90 @@ def open_model(
     Raises ArtifactError, which says which envelope is wrong or missing; EnvelopeError for one that
     does not verify or open.
     """
+    parts, signed_job = _opened_parts(sealed, MODEL, recipient, private, cards, job, contributions)
+    weights = _weights(signed_job, _combine(contents_of(signed_job, MODEL), parts))
+    files = _files(signed_job, recipient, cards[recipient].recipient_key, weights, parts)
+    said = next(iter(parts.values())).statement
+    return OpenedModel(signed_job, weights, dict(said.metrics), files, dict(said.unavailable))
+
+
+@dataclass(frozen=True, repr=False)
+class OpenedMetrics:
+    """A reader's metrics, by the name of their output; `files` are ready to be written."""
+
+    job: Job
+    metrics: dict[str, Reading]
+    unavailable: dict[str, str]
+    impossible: tuple[str, ...]
+    """Metrics without a possible number: values have left the ring's range, and the model is wrong
+    as well."""
+    files: dict[str, bytes]
+
+    def __repr__(self) -> str:
+        return f"OpenedMetrics({self.job.name}, {len(self.metrics)} metrics)"
+
+
+def open_metrics(
+    sealed: bytes | Sequence[bytes],
+    *,
+    recipient: str,
+    private: Unsealer,
+    cards: Mapping[str, PublicCard],
+    job: Job | None = None,
+) -> OpenedMetrics:
+    """Open what evaluators sealed to a reader of metrics, with the checks of `open_model`.
+
+    A metric is a number, or refused or undefined for a reason, as if all nodes had learnt it.
+    """
+    parts, signed_job = _opened_parts(sealed, METRICS, recipient, private, cards, job)
+    words = _combine(contents_of(signed_job, METRICS), parts)
+    found = Findings()
+    for name, form in metric_forms(signed_job).items():
+        found.take(signed_job, name, form, words[name])
+    first = next(iter(parts.values())).statement
+    content = {
+        "version": 1,
+        "job": signed_job.name,
+        "job_digest": signed_job.digest().hex(),
+        "sid": first.sid,
+        "reader": recipient,
+        "metrics": found.metrics,
+        "unavailable": found.reasons,
+        "statements": _statements(signed_job, parts),
+    }
+    text = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+    return OpenedMetrics(
+        signed_job,
+        found.metrics,
+        found.reasons,
+        tuple(found.impossible),
+        {METRICS_FILE: text},
+    )
+
+
+def sealed_title(sealed: bytes) -> str:
+    """What a bundle says that it contains, NOT verified: "model" or "metrics"."""
+    info = read_info(unpack_bundle(sealed)[0])
+    return METRICS if info.subject.startswith(f"the {METRICS} ") else MODEL
+
+
+def _opened_parts(
+    sealed: bytes | Sequence[bytes],
+    title: str,
+    recipient: str,
+    private: Unsealer,
+    cards: Mapping[str, PublicCard],
+    job: Job | None,
+    contributions: Sequence[bytes] = (),
+) -> "tuple[dict[str, _Part], Job]":
+    """Steps 1 to 4 of `open_model`: what each evaluator sealed, and the job that it signed."""
     envelopes = unpack_bundle(sealed) if isinstance(sealed, bytes) else list(sealed)
     if not envelopes:
-        raise ArtifactError("no envelope; ask the coordinator for the sealed model")
+        raise ArtifactError(f"no envelope; ask the coordinator for the sealed {title}")
     shares = _gathered(envelopes, recipient, private, cards, contributions)
     parts: dict[str, _Part] = {}
     for envelope in envelopes:
-        part = _open_part(envelope, recipient, shares, cards)
+        part = _open_part(envelope, title, shares, cards)
         if part.statement.evaluator in parts:
             raise ArtifactError(f"two envelopes of {part.statement.evaluator}; remove one")
         parts[part.statement.evaluator] = part
@@ -132,14 +213,11 @@ def open_model(
     signed_job = _signed_job(first.statement)
     if job is not None and job.digest() != signed_job.digest():
         raise ArtifactError(
-            f"the sealed model is that of the job {signed_job.name}, digest "
+            f"the sealed {title} is that of the job {signed_job.name}, digest "
             f"{signed_job.digest().hex()}; expected {job.name}, digest {job.digest().hex()}"
         )
     _check_complete(parts, signed_job)
-    weights = _combine(signed_job, parts)
-    files = _files(signed_job, recipient, cards[recipient].recipient_key, weights, parts)
-    said = first.statement
-    return OpenedModel(signed_job, weights, dict(said.metrics), files, dict(said.unavailable))
+    return parts, signed_job
 
 
 @dataclass(frozen=True, repr=False)
@@ -183,7 +261,7 @@ def _gathered(
 
 def _open_part(
     envelope: bytes,
-    recipient: str,
+    title: str,
     shares: Shares,
     cards: Mapping[str, PublicCard],
 ) -> _Part:
@@ -195,7 +273,7 @@ def _open_part(
         envelope,
         shares[sender],
         expected=claimed,
-        recipient_keys=keys_in(envelope, cards),
+        recipient_keys=keys_of(claimed.recipients, cards, "a recipient", envelope),
         verifier=verifier,
     )
     bounds = (MAX_STATEMENT_BYTES, _SIGNATURE_BYTES, 32, MAX_PAYLOAD_BYTES)
@@ -209,6 +287,8 @@ def _open_part(
         raise ArtifactError(f"the statement of {sender} contains a metric that is not a number")
     about = (statement.evaluator, statement.recipients, statement.sid, statement.step)
     said = (sender, claimed.recipients, claimed.sid.hex(), claimed.step)
+    if statement.contents != title:
+        raise ArtifactError(f"{sender} sealed {statement.contents}, not a {title}")
     if about != said or statement.threshold != claimed.threshold or statement.version != 2:
         raise ArtifactError(f"the statement of {sender} does not fit its envelope")
     if not hmac.compare_digest(statement.commitment, commit(key, blob)):
@@ -218,9 +298,12 @@ def _open_part(
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{sender} sealed tensors that cannot be read") from error
     job = _signed_job(statement)
-    if claimed.names != tuple(sealed_tensors(job)) or claimed.subject != subject_of(job):
-        raise ArtifactError(f"the envelope of {sender} does not name the model's tensors and job")
-    if claimed.threshold != job.reveal.threshold or claimed.recipients not in recipient_groups(job):
+    contents = contents_of(job, title)
+    if claimed.names != tuple(contents.shapes) or claimed.subject != contents.subject(job):
+        raise ArtifactError(f"the envelope of {sender} does not name the {title}'s tensors and job")
+    if job.reveal.metrics_to and (statement.metrics or statement.unavailable):
+        raise ArtifactError(f"{sender} states metrics, which only their readers may learn")
+    if claimed.threshold != contents.threshold or claimed.recipients not in contents.groups:
         raise ArtifactError(f"{sender} sealed to other recipients together than the job says")
     return _Part(statement, text, signature, tensors)
 
@@ -257,7 +340,8 @@ def _check_complete(parts: Mapping[str, _Part], job: Job) -> None:
         raise ArtifactError(f"an envelope of {', '.join(foreign)}, who did not evaluate this job")
 
 
-def _combine(job: Job, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.float64]]:
+def _combine(contents: Contents, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.int64]]:
+    """The words of what was sealed: Δ − Σ [λ]_i modulo 2^64."""
     total: dict[str, NDArray[np.int64]] = {}
     first: dict[str, NDArray[np.int64]] = {}
     for sender, part in parts.items():
@@ -268,17 +352,22 @@ def _combine(job: Job, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.float
                 raise ArtifactError(f"{sender} sealed a tensor that the job does not know")
             halves[kind][name] = value
         for kind, tensors in halves.items():
-            check_tensors(job, f"{kind} of {sender}", tensors)
-        for name in sealed_tensors(job):
-            if not first.keys() >= sealed_tensors(job).keys():
+            check_tensors(contents, f"{kind} of {sender}", tensors)
+        for name in contents.shapes:
+            if name not in first:
                 first[name] = halves["delta"][name]
                 total[name] = halves["delta"][name].copy()
             if not np.array_equal(first[name], halves["delta"][name]):  # 5
                 raise ArtifactError(
-                    f"{sender} sealed different masked weights from {next(iter(parts))}: one of "
-                    "them deviated, so the model is not opened"
+                    f"{sender} sealed different masked values from {next(iter(parts))}: one of "
+                    "them deviated, so nothing is opened"
                 )
             total[name] -= halves["mask"][name]
+    return total
+
+
+def _weights(job: Job, total: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
+    """The model and its preparation in float64, from their words."""
     bits = regression_bits(job) | BITS
     decoded = {
         name: np.ldexp(value.astype(np.float64), -bits.get(name, job.fraction_bits))
@@ -292,6 +381,17 @@ def _of_linkage(job: Job) -> list[str]:
     """Warnings if few of an owner's records were joined: the signed job says how many."""
     joined = job.data.joined
     return all_linkage_warnings(job, joined) if joined else []
+
+
+def _statements(job: Job, parts: Mapping[str, _Part]) -> list[dict[str, str]]:
+    return [
+        {
+            "evaluator": name,
+            "statement": parts[name].statement_text.decode(),
+            "signature": base64.b64encode(parts[name].signature).decode(),
+        }
+        for name in job.evaluators
+    ]
 
 
 def _files(
@@ -351,15 +451,9 @@ def _files(
         "tensors": {name: list(shape) for name, shape in job.shapes.items()},
         "metrics": first.metrics,
         "unavailable": first.unavailable,
+        "metrics_to": list(job.reveal.metrics_to),
         **said,
-        "statements": [
-            {
-                "evaluator": name,
-                "statement": parts[name].statement_text.decode(),
-                "signature": base64.b64encode(parts[name].signature).decode(),
-            }
-            for name in job.evaluators
-        ],
+        "statements": _statements(job, parts),
     }
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     return {**files, MANIFEST_FILE: text + b"\n"}

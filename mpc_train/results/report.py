@@ -70,7 +70,7 @@ def describe(job: Job) -> str:
             f"             a node's process holds roughly {_memory(job)} at most",
             f"  revealed   the model, once, after the last step, to {opening_words(job)}",
             *(f"             {line}" for line in _said(job)),
-            "             metrics on the held-out rows, to everybody: "
+            f"             metrics on the held-out rows, {_metric_readers(job)}: "
             + (metrics if metrics else "none"),
             *(
                 f"             {line}"
@@ -207,6 +207,12 @@ def _prepared(job: Job) -> list[str]:
     return [f"  prepared   {first}", *(f"             {line}" for line in others)]
 
 
+def _metric_readers(job: Job) -> str:
+    """To whom metrics are revealed."""
+    readers = job.reveal.metrics_to
+    return f"sealed, only to {', '.join(readers)}" if readers else "to everybody"
+
+
 def _refusals(job: Job) -> list[str]:
     """Limits and noise of metrics."""
     reveal, found = job.reveal, []
@@ -215,7 +221,9 @@ def _refusals(job: Job) -> list[str]:
         found.append(f"means over {reveal.folds} folds, {reveal.folds} more trainings: {means}")
     if reveal.per_party:
         found.append(
-            f"metrics on each owner's held-out rows, to that owner: {', '.join(reveal.per_party)}"
+            f"metrics on each owner's held-out rows, "
+            f"{_metric_readers(job) if reveal.metrics_to else 'to that owner'}: "
+            + ", ".join(reveal.per_party)
         )
     if reveal.metrics or reveal.per_party:
         if not {*reveal.metrics, *reveal.per_party} <= UNGROUPED:

@@ -72,6 +72,7 @@ class Kind(StrEnum):
     """It has; `digest` is an HMAC of it under a key of this log."""
     OPENING_REFUSED = "opening-refused"
     MODEL_SEALED = "model-sealed"
+    METRICS_SEALED = "metrics-sealed"
     RUN_ENDED = "run-ended"
     RUN_ABORTED = "run-aborted"
     VAULT_IMPORT = "vault-import"

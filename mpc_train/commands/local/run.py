@@ -78,7 +78,14 @@ def run_command(
             emit(result)
             return
         trust = describe_trust(
-            Roles(job.owners, job.evaluators, job.dealer, job.recipients, job.reveal.threshold)
+            Roles(
+                job.owners,
+                job.evaluators,
+                job.dealer,
+                job.recipients,
+                job.reveal.threshold,
+                job.reveal.metrics_to,
+            )
         )
         say(f"\n{outcome(result)}\n\n{trust}")
         say(
@@ -101,7 +108,7 @@ def _run(
     verbose: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     from mpc_train.admission.load import resolved
-    from mpc_train.commands.open import contribution_of, open_file
+    from mpc_train.commands.open import contribution_of, open_file, open_metrics_file
     from mpc_train.jobs.sealed import regression_shapes
     from mpc_train.node.collect import found_by
     from mpc_train.preparation.sealed import in_words
@@ -117,7 +124,7 @@ def _run(
     from parties.nodes.supervisor import ChildSpec, Supervisor
 
     coordinator, nodes = local_nodes(folder, job)
-    outsiders = [name for name in job.recipients if name not in job.nodes]
+    outsiders = [name for name in job.names if name not in job.nodes]
     homes = {node.name: node.home for node in (coordinator, *nodes)}
     homes |= {name: folder / "recipients" / name / "keys" for name in outsiders}
     with identities(homes) as (vaults, passphrases):
@@ -179,6 +186,10 @@ def _run(
             write_atomic(parts[-1], part)
         opened, path = open_file(sealed[recipient], vaults[recipient], roster, folder, job, parts)
         result["model"] = str(path)
+        for place in result["sealed_metrics"][:1]:
+            reader = job.reveal.metrics_to[0]
+            read, _ = open_metrics_file(Path(place), vaults[reader], roster, folder, job)
+            result["metrics"], result["unavailable"] = read.metrics, read.unavailable
         result["preparation"] = opened.remarks
         result["warnings"] += in_words(opened.remarks)
         if opened.results is not None:

@@ -20,7 +20,7 @@ from mpc_train.jobs.schedule import total_steps
 from mpc_train.jobs.sealed import sealed_tensors
 from mpc_train.preparation.sealed import BITS
 from mpc_train.results import artifact
-from mpc_train.results.artifact import seal_model
+from mpc_train.results.artifact import MODEL, contents_of, seal_result
 from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE, OpenedModel, open_model
 from protocols.canonical import pack
 from protocols.errors import AuthenticationError, EnvelopeError
@@ -119,7 +119,8 @@ class Run:
             "unavailable": UNAVAILABLE,
             "signer": NODES[me],
         }
-        return seal_model(self.job, **{**arguments, **changes})  # type: ignore[arg-type]
+        contents = contents_of(self.job, MODEL)
+        return seal_result(self.job, contents, **{**arguments, **changes})  # type: ignore[arg-type]
 
     def envelopes(self, recipient: str = "office") -> list[bytes]:
         return [self.seal(name, recipient) for name in self.job.evaluators]
@@ -217,7 +218,7 @@ def test_envelopes_of_two_runs_do_not_mix(job: Job) -> None:
 def test_one_evaluator_who_deviates_is_named(job: Job) -> None:
     run = Run(job)
     altered = {**run.delta, "bias": run.delta["bias"] + 1}
-    with pytest.raises(ArtifactError, match="cleo sealed different masked weights from ann"):
+    with pytest.raises(ArtifactError, match="cleo sealed different masked values from ann"):
         opened([run.seal("ann"), run.seal("bob"), run.seal("cleo", delta=altered)])
 
 
@@ -324,7 +325,7 @@ def test_a_signed_job_that_is_not_what_was_sealed_is_refused(job: Job, tmp_path:
     """The envelope's own words are believed no more than with a job in hand."""
     longer = load_job(write_job(tmp_path, replaced("epochs = 4", "epochs = 5")))
     run = Run(job)
-    forged = artifact.envelope_info(longer, SID, "bob", ("office",))
+    forged = artifact.envelope_info(longer, contents_of(longer, MODEL), SID, "bob", ("office",))
     blob = run.seal("bob")
     payload = open_payload(blob, job)
     sealed = seal_envelope(
@@ -337,7 +338,7 @@ def test_a_signed_job_that_is_not_what_was_sealed_is_refused(job: Job, tmp_path:
 def open_payload(blob: bytes, job: Job) -> bytes:
     return open_envelope(
         blob,
-        expected=artifact.envelope_info(job, SID, "bob", ("office",)),
+        expected=artifact.envelope_info(job, contents_of(job, MODEL), SID, "bob", ("office",)),
         recipient_keys=[NODES["office"].recipient_key],
         private=NODES["office"],
         verifier=NODES["bob"].verifier(),
@@ -376,6 +377,7 @@ def forged_payload(run: Run, **changes: object) -> bytes:
         "evaluator": "cleo",
         "recipients": ["office"],
         "threshold": 1,
+        "contents": "model",
         "sid": SID.hex(),
         "step": artifact.total_steps(run.job),
         "job": run.job.to_bytes().decode(),
@@ -389,7 +391,7 @@ def forged_payload(run: Run, **changes: object) -> bytes:
     payload = pack(text, signer.sign(artifact.PURPOSE, text), key, blob)
     return seal_envelope(
         payload,
-        info=artifact.envelope_info(run.job, SID, "cleo", ("office",)),
+        info=artifact.envelope_info(run.job, contents_of(run.job, MODEL), SID, "cleo", ("office",)),
         recipient_keys=[NODES["office"].recipient_key],
         signer=signer,
     )

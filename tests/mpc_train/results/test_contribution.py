@@ -10,9 +10,8 @@ from mpc_train.admission.load import load_job
 from mpc_train.errors import ArtifactError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
-from mpc_train.jobs.sealed import sealed_tensors
 from mpc_train.results import artifact
-from mpc_train.results.artifact import subject_of
+from mpc_train.results.artifact import MODEL, Contents, contents_of
 from mpc_train.results.contribution import contribute
 from mpc_train.results.opening import MANIFEST_FILE, OpenedModel, open_model
 from protocols.canonical import pack
@@ -84,7 +83,7 @@ def test_what_a_contributor_agrees_to(job: Job) -> None:
     _, consent = contribute(blob, me="bank", private=NODES["bank"], cards=NODES, opener="ann")
     assert consent.about == f"the model of job study, digest {job.digest().hex()}"
     assert (consent.opener, consent.threshold, consent.recipients) == ("ann", 2, GROUP)
-    assert part(blob, "bank", subject=subject_of(job))
+    assert part(blob, "bank", subject=contents_of(job, MODEL).subject(job))
     with pytest.raises(ArtifactError, match="expected the model of job other"):
         part(blob, "bank", subject="the model of job other")
 
@@ -184,9 +183,11 @@ def test_evaluators_cannot_lower_the_threshold(job: Job, tmp_path: Path) -> None
 def test_an_evaluator_cannot_seal_to_one_recipient_alone(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def alone(job: Job, sid: bytes, me: str, recipients: tuple[str, ...]) -> EnvelopeInfo:
-        names = tuple(sealed_tensors(job))
-        return EnvelopeInfo(subject_of(job), sid, total_steps(job), names, me, recipients)
+    def alone(
+        job: Job, contents: Contents, sid: bytes, me: str, recipients: tuple[str, ...]
+    ) -> EnvelopeInfo:
+        names, subject = tuple(contents.shapes), contents.subject(job)
+        return EnvelopeInfo(subject, sid, total_steps(job), names, me, recipients)
 
     monkeypatch.setattr(artifact, "envelope_info", alone)
     blob = pack_bundle([forged_payload(Run(job))])

@@ -32,7 +32,7 @@ from mpc_train.errors import (
 )
 from mpc_train.jobs.job import Job
 from mpc_train.networks.carried import read_model
-from mpc_train.results.artifact import envelope_info
+from mpc_train.results.artifact import MODEL, contents_of, envelope_info
 from mpc_train.results.opening import open_model
 from mpc_train.results.predicting import load_predictor
 from mpc_train.run.node_config import load_node_config
@@ -117,7 +117,7 @@ def stated(content: bytes) -> Any:
     signer = NODES["ann"]
     key = bytes(32)
     payload = pack(content, signer.sign("mpc-train/model-statement/2", content), key, TENSORS)
-    info = envelope_info(job_of(), bytes(32), "ann", ("office",))
+    info = envelope_info(job_of(), contents_of(job_of(), MODEL), bytes(32), "ann", ("office",))
     envelope = seal_envelope(
         payload, info=info, recipient_keys=[NODES["office"].recipient_key], signer=signer
     )
@@ -131,6 +131,7 @@ def statement(**changes: Any) -> bytes:
         "evaluator": "ann",
         "recipients": ["office"],
         "threshold": 1,
+        "contents": "model",
         "sid": bytes(32).hex(),
         "step": 16,
         "job": job_of().to_bytes().decode(),
