@@ -129,6 +129,8 @@ REASONS: dict[str, str] = {
     "contract": "the contract, the cards or the constants are not the same everywhere; its own "
     "error says what differs",
     "roster": "it lacks a card, or has a different one; compare fingerprints",
+    "revoked": "it does not accept that card any more; its own error says since when",
+    "expired": "that card is not valid any more; its owner makes new keys (identity rotate)",
     "script": "the script raised an error there; its own error says at which line",
     "data": "its data do not fit the job; its own error says where",
     "config": "its own file is wrong; its own error says where",

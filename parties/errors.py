@@ -51,9 +51,11 @@ class CardError(PartiesError):
 
 
 class ExpiredError(CardError):
-    """A card, or this node's own identity, is not valid any more, or not yet."""
+    """A card, or this node's own identity, is not valid any more, or not yet. about: whose, if a
+    run ends because of it."""
 
     code = "expired"
+    about: str | None = None
 
 
 class RosterError(PartiesError):
@@ -63,9 +65,11 @@ class RosterError(PartiesError):
 
 
 class RevokedError(RosterError):
-    """A card was revoked, or is an old one that has a successor."""
+    """A card was revoked, or is an old one that has a successor. about: whose, if a run ends
+    because of it."""
 
     code = "revoked"
+    about: str | None = None
 
 
 class ContractError(PartiesError):
@@ -139,14 +143,16 @@ LOST = ("lost", "coordinator-lost")
 
 
 class AbortedError(PartiesError):
-    """The run was aborted: by which node, and with which generic code."""
+    """The run was aborted: by which node, with which generic code, and because of whose card."""
 
     code = "aborted"
 
-    def __init__(self, reason_code: str, by: str) -> None:
+    def __init__(self, reason_code: str, by: str, about: str | None = None) -> None:
         lost = reason_code in LOST
+        whose = f", the card of {about}" if about else ""
         super().__init__(
-            f"{by} was lost" if lost else f"the run was aborted by {by}: {reason_code}"
+            f"{by} was lost" if lost else f"the run was aborted by {by}: {reason_code}{whose}"
         )
         self.reason_code = reason_code
         self.by = by
+        self.about = about

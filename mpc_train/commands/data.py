@@ -93,9 +93,9 @@ def _vault_of(
         yield None
         return
     from mpc_train.node.logbook import logbook
-    from mpc_train.node.storage import open_key, tables_at
+    from mpc_train.node.storage import NodeVault
 
     identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
-    keys = open_key(node.vault.key, identity)
-    with logbook(node.place, node.audit, identity, keys, "data check"):
-        yield tables_at(node, keys)
+    safe = NodeVault(node.vault, node.place.name, identity)
+    with logbook(node.place, node.audit, identity, safe.keys(), "data check"):
+        yield safe.tables([source.stored])

@@ -29,19 +29,18 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.node.consent import Ask
     from mpc_train.node.remembered import Remembered
+    from mpc_train.node.storage import NodeVault
     from mpc_train.owners.table import Table
     from mpc_train.run.node_config import NodeConfig
     from mpc_train.run.program import TrainProgram
-    from mpc_train.tables.loading.load import Vault
     from mpc_train.tables.reading import Progress
     from parties.agreement.contract import Roles
     from parties.agreement.session import Session
+    from parties.audit.entries import Value
     from parties.audit.log import AuditLog
     from parties.keys.roster import Roster
 
 ReportFdOption = Annotated[int | None, typer.Option("--report-fd", hidden=True)]
-
-OWN_METRICS = "own-metrics.json"
 
 
 def party(
@@ -78,6 +77,8 @@ def coordinator(
     one."""
     with reporting(output):
         from mpc_train.admission.load import load_job
+        from mpc_train.admission.rules import expired, today
+        from mpc_train.errors import RefusedError
         from mpc_train.node.collect import bundle, summarise
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import check_room, run_directory
@@ -93,6 +94,8 @@ def coordinator(
         configure_logging(verbose)
         settings = load_coordinator_config(config)
         job = load_job(settings.job)
+        for line in expired(job, today()):
+            raise RefusedError(f"the job {job.name!r}: {line}")
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
         run_dir = run_directory(settings.place.run_dir, job.name)
         check_room(settings.place.run_dir, job, len(job.recipients))
@@ -123,7 +126,7 @@ def coordinator(
             with events.view.shown(), sigterm_interrupts():
                 result = node.run()
         found = summarise(job, result.summaries)
-        cards = {card.name: card for card in roster}
+        cards = node.roster.signers()
         bundles = bundle(run_dir, result.files, job.recipients, job.evaluators, cards)
         found |= {"model": None, "sealed": [str(path) for path in bundles.values()]}
         metrics = bundle(
@@ -152,16 +155,19 @@ def _node(
     deals: bool,
 ) -> None:
     with reporting(output):
+        from mpc_train.admission.rules import today
         from mpc_train.node.collect import bundle
         from mpc_train.node.consent import terminal
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import run_directory
+        from mpc_train.node.policy import in_force
         from mpc_train.node.remembered import Remembered
-        from mpc_train.node.storage import open_key, tables_at
+        from mpc_train.node.storage import NodeVault
         from mpc_train.results.artifact import METRICS_ENVELOPE_FILE
         from mpc_train.results.report import metric, told_lines
         from mpc_train.run.node_config import load_node_config
         from mpc_train.run.place import default_home
+        from parties.keys.live import LiveIdentity
         from parties.nodes.node import NodeSettings, run_node
         from parties.nodes.supervisor import end_with_parent
 
@@ -169,21 +175,23 @@ def _node(
         configure_logging(verbose)
         settings = load_node_config(config)
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
+        # Its keys may be succeeded during the run: everybody who uses it sees the newest.
+        live = LiveIdentity(vault, settings.place.rotate_after_days)
         run_dir = run_directory(settings.place.run_dir, settings.place.name)
+        safe = NodeVault(settings.vault, settings.place.name, live)
         if settings.data:
-            Remembered(settings.place.home, settings.place.name, settings.rules).try_to_write()
+            Remembered(safe, settings.place.name, settings.rules).try_to_write()
         events = _Events(output)
         join_s = float(settings.timeouts.join_s)
         ask = None if output is Format.json else terminal(events.view, join_s)
-        keys = open_key(settings.vault.key, vault)
         verb = "dealer" if deals else "party"
-        with logbook(settings.place, settings.audit, vault, keys, verb) as audit:
-            program = _Guarded(
-                settings, roster, deals, events, ask, audit, tables_at(settings, keys)
-            )
+        keys = safe.keys()
+        with logbook(settings.place, settings.audit, live, keys, verb) as audit:
+            settings = in_force(settings, roster, today(), audit, keys)
+            program = _Guarded(settings, roster, deals, events, ask, audit, safe)
             with events.view.shown():
                 result = run_node(
-                    vault,
+                    live,
                     roster,
                     NodeSettings(
                         coordinator=settings.coordinator,
@@ -201,7 +209,7 @@ def _node(
                     audit,
                     events,
                 )
-        cards = {card.name: card for card in roster}
+        cards = result.roster.signers()
         mine = [name for name in program.recipients if name == settings.place.name]
         bundles = bundle(run_dir, result.files, mine, program.evaluators, cards, "model.sealed")
         sealed = [str(path) for path in bundles.values()]
@@ -217,7 +225,7 @@ def _node(
         )
         sealed += [str(path) for path in metrics.values()]
         found, told = program.found, program.told
-        own = _own_metrics(run_dir, found.own) | told
+        own = _own_metrics(safe, program.job, found.own) | told
         found.own.check()
         known = program.learnt()
         if output is Format.json:
@@ -239,17 +247,16 @@ def _node(
             say(f"Sealed result; open it with  mpc-train open {path}{home}")
 
 
-def _own_metrics(run_dir: Path, found: "Findings") -> dict[str, object]:
-    """Write what only this node learns beside the run's files, readable only by its owner."""
-    from parties.files import private_directory, write_atomic
+def _own_metrics(safe: "NodeVault", job: "Job | None", found: "Findings") -> dict[str, object]:
+    """Keep what only this node learns in its vault; return where, and what."""
+    from mpc_train.node.storage import METRICS
 
-    if not found.metrics:
+    if not found.metrics or job is None:
         return {}
     content = found.metrics | ({"unavailable": found.reasons} if found.reasons else {})
-    private_directory(run_dir)
-    path = run_dir / OWN_METRICS
-    write_atomic(path, json.dumps(content).encode() + b"\n")
-    return {"own_metrics": str(path)}
+    with safe.opened() as store, store.writing(METRICS, job.name, job.digest().hex()) as out:
+        out.write(json.dumps(content).encode() + b"\n")
+    return {"own_metrics": out.info.title}
 
 
 class _Guarded:
@@ -264,14 +271,16 @@ class _Guarded:
         events: "_Events",
         ask: "Ask | None",
         audit: "AuditLog",
-        vault: "Vault | None" = None,
+        safe: "NodeVault",
     ) -> None:
-        self._config, self._roster, self._deals, self._vault = config, roster, deals, vault
-        self._audit = audit
+        self._config, self._roster, self._deals = config, roster, deals
+        self._safe, self._audit = safe, audit
+        named = (source.stored for source in config.data.values() if source.stored)
+        self._vault = safe.tables(named)
         self._events, self._ask = events, ask
         self._program: TrainProgram | None = None
         self._remembered: Remembered | None = None
-        self._job: Job | None = None
+        self.job: Job | None = None
         self.evaluators: tuple[str, ...] = ()
         self.recipients: tuple[str, ...] = ()
         self.readers: tuple[str, ...] = ()
@@ -283,9 +292,9 @@ class _Guarded:
         """
         from mpc_train.admission.load import job_from_bytes
         from mpc_train.admission.recipient_keys import check_recipient_keys, key_cautions
-        from mpc_train.admission.rules import check_rules
+        from mpc_train.admission.rules import check_rules, today
         from mpc_train.errors import RefusedError
-        from mpc_train.node.consent import agree
+        from mpc_train.node.consent import agree, patience
         from mpc_train.node.places import check_room
         from mpc_train.results.report import beware, describe, in_lines
         from parties.audit.entries import Kind
@@ -304,6 +313,7 @@ class _Guarded:
                 f"{me} was started as a {started}, but has another role in this job; if your "
                 f"organisation agrees, start it with: mpc-train {verb}"
             )
+        self._check_dates(job)
         check_rules(self._config.rules, job, me)
         keys = {card.name: card.recipient_key for card in self._roster}
         check_recipient_keys(self._config.rules, job, keys)
@@ -311,11 +321,16 @@ class _Guarded:
         for line in (*beware(job), *in_lines(key_cautions(job, keys))):
             self._events.say(line)
         self._remember(job)
-        why = agree(self._config, self._roster, job, self._ask)
-        digest = job.digest().hex()
-        self._audit.append(Kind.JOB_APPROVED, {"why": why}, job=job.name, digest=digest)
-        self._events.say(f"This node may sign: {why}")
-        self.evaluators, self.recipients, self._job = job.evaluators, job.recipients, job
+        wait = patience(self._events.say, float(self._config.timeouts.join_s))
+        found = agree(self._config, self._roster, job, self._ask, today, wait)
+        self._check_dates(job)  # it may have waited for days
+        digest, policy = job.digest().hex(), self._config.accepted
+        fields: dict[str, Value] = {"why": found.why, "approvers": found.approvers}
+        if policy is not None:
+            fields |= {"policy": policy.digest, "number": policy.terms.number}
+        self._audit.append(Kind.JOB_APPROVED, fields, job=job.name, digest=digest)
+        self._events.say(f"This node may sign: {found.why}")
+        self.evaluators, self.recipients, self.job = job.evaluators, job.recipients, job
         self.readers = job.reveal.metrics_to
 
         self._events("preparing", {"job": job.name, "table": me in job.owners})
@@ -325,6 +340,19 @@ class _Guarded:
 
         self._program = TrainProgram(self._config, table)
         return self._program.prepare(body, roles)
+
+    def _check_dates(self, job: "Job") -> None:
+        """Raise RefusedError if this node's policy, or the job, is not valid today: the node may
+        have waited for days since it accepted the policy."""
+        from mpc_train.admission.rules import expired, today
+        from mpc_train.errors import RefusedError
+
+        policy, day = self._config.accepted, today()
+        found = [] if policy is None else policy.outside(day)
+        said = [f"the policy {policy.path}: {what}" for _, what in found] if policy else []
+        said += [f"the job {job.name!r}: {line}" for line in expired(job, day)]
+        if said:
+            raise RefusedError(f"{'; '.join(said)}. Nothing was shared")
 
     def _read(self, job: "Job") -> "Table":
         """This node's rows, checked against the job and against what was revealed of them
@@ -344,7 +372,7 @@ class _Guarded:
 
         place = self._config.place
         if place.name in job.owners:
-            self._remembered = Remembered(place.home, place.name, self._config.rules)
+            self._remembered = Remembered(self._safe, place.name, self._config.rules)
             for line in self._remembered.notes(self._config.source(job.name)):
                 self._events.say(line)
 
@@ -353,10 +381,10 @@ class _Guarded:
         the gate, and reports what the job says."""
         from mpc_train.jobs.audience import learnt, listed
 
-        if self._job is None:
+        if self.job is None:
             return []
-        outputs = listed(self._job) if self.found.revealed is None else self.found.revealed
-        return learnt(self._job, outputs)[self._config.place.name]
+        outputs = listed(self.job) if self.found.revealed is None else self.found.revealed
+        return learnt(self.job, outputs)[self._config.place.name]
 
     @property
     def found(self) -> "Found":
@@ -371,11 +399,11 @@ class _Guarded:
 
     def run(self, session: "Session") -> dict[str, object]:
         """Record that the run begins, then run the prepared program; the result is public."""
-        if self._program is None or self._job is None:
+        if self._program is None or self.job is None:
             raise RuntimeError("run before prepare")
         if self._remembered is not None and self._program.table is not None:
-            source = self._config.source(self._job.name)
-            self._remembered.write(self._job, source, self._program.table)
+            source = self._config.source(self.job.name)
+            self._remembered.write(self.job, source, self._program.table)
         return self._program.run(session)
 
 

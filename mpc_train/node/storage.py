@@ -2,13 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import BinaryIO
 
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.run.node_config import NodeConfig
-from mpc_train.run.place import KeyPlace
+from mpc_train.run.place import KeyPlace, VaultPlace
 from mpc_train.tables.loading.load import Vault as Tables
 from parties.errors import PassphraseError, VaultError
 from parties.keys.passphrase import read_passphrase
@@ -16,22 +17,68 @@ from parties.keys.services.by_uri import open_service
 from parties.keys.services.service import KeyService
 from parties.keys.vault import Vault
 from parties.vault import store as kept
-from parties.vault.store import PART, Store
+from parties.vault.store import PART, Store, using
 from protocols.sealing.stored import ObjectInfo
 
-TABLE, KEY = "table", "key"
+TABLE, KEY, METRICS, HISTORY = "table", "key", "metrics", "history"
+"""Kinds of objects: imported tables, keys, metrics of the node's own rows, what was revealed."""
+EXPORTED = (METRICS, HISTORY)
+"""What may be written in the clear as it is; never keys."""
 TOKENS = "tokens"
 """The name of the key under which identifiers become tokens."""
 TOKEN_KEY_BYTES = 32
 
 
+class NodeVault:
+    """The vault of a node, for as long as the node runs.
+
+    Each use opens the key anew, while nobody rotates it: what was current when the node started may
+    have been destroyed since, and what is wrapped by it could never be opened. A secret that is
+    asked for is asked for once.
+    """
+
+    def __init__(self, place: VaultPlace, node: str, identity: Vault) -> None:
+        self.folder, self._columns = place.folder, place.columns
+        self._uri, self._node, self._identity = place.key.uri, node, identity
+        self._secret = cache(partial(_secret_of, place.key))
+
+    def keys(self) -> KeyService:
+        """The key of the vault, as it is now; raises KeyServiceError and PassphraseError."""
+        return open_service(self._uri, self._identity, self._secret)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Store]:
+        """The objects, while no rotation begins. Raises VaultError and PassphraseError."""
+        with using(self.folder):
+            yield Store(self.folder, self._node, self.keys())
+
+    def tables(self, named: Iterable[str]) -> Tables | None:
+        """Opens tables by name, the newest version of each; None where none is `named`.
+
+        Raises VaultError for one that is not there now.
+        """
+        wanted = [*named]
+        if not wanted:
+            return None
+        with self.opened() as store:
+            for name in wanted:
+                store.newest(TABLE, name)
+
+        @contextlib.contextmanager
+        def table(name: str) -> Iterator[StoredTable]:
+            with self.opened() as store, store.open(TABLE, name) as content:
+                yield StoredTable(content, store, self._columns)
+
+        return table
+
+
 def open_key(place: KeyPlace, identity: Vault | None) -> KeyService:
     """A key service, its secret from the file that is named, or asked for."""
+    return open_service(place.uri, identity, partial(_secret_of, place))
 
-    def passphrase() -> bytes:
-        return read_passphrase(file=place.passphrase_file, prompt=f"Secret of {place.uri}: ")
 
-    return open_service(place.uri, identity, passphrase)
+def _secret_of(place: KeyPlace) -> bytes:
+    return read_passphrase(file=place.passphrase_file, prompt=f"Secret of {place.uri}: ")
 
 
 def column_key(config: NodeConfig, name: str) -> KeyService:
@@ -62,34 +109,6 @@ def shred(store: Store, info: ObjectInfo) -> None:
     if info.kind == TABLE:
         store.shred_parts(info)
     store.shred(info.kind, info.name, info.version)
-
-
-def tables_at(config: NodeConfig, keys: KeyService) -> Tables | None:
-    """What opens the tables of the vault that the node's file names; None where it names none.
-
-    keys: of the vault (`open_key`). Raises VaultError for one that is not there.
-    """
-    named = [source.stored for source in config.data.values() if source.stored]
-    if not named:
-        return None
-    store = Store(config.vault.folder, config.place.name, keys)
-    for name in named:
-        store.newest(TABLE, name)
-    return tables_of(store, config.vault.columns)
-
-
-def tables_of(store: Store, columns: Mapping[str, KeyPlace]) -> Tables:
-    """Opens the tables of a vault by name, the newest version of each.
-
-    columns: the keys of protected columns that this node names.
-    """
-
-    @contextlib.contextmanager
-    def opened(name: str) -> Iterator[StoredTable]:
-        with store.open(TABLE, name) as content:
-            yield StoredTable(content, store, columns)
-
-    return opened
 
 
 @dataclass(frozen=True)

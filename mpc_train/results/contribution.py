@@ -82,11 +82,14 @@ def contribute(
     cards: Mapping[str, PublicCard],
     opener: str,
     subject: str | None = None,
+    present: Mapping[str, PublicCard] | None = None,
 ) -> tuple[bytes, Consent]:
     """This recipient's contribution for `opener`, and what it agrees to with it.
 
-    subject: what the sealed file must say that it is; None: anything. Raises ArtifactError and
-    EnvelopeError, which say what does not fit; nothing is unwrapped for a file that fails.
+    present: the cards that are valid now, if `cards` has earlier ones, of keys to which the file
+    was sealed; the contribution is sealed to a present one. subject: what the sealed file must say
+    that it is; None: anything. Raises ArtifactError and EnvelopeError, which say what does not fit;
+    nothing is unwrapped for a file that fails.
     """
     envelopes = unpack_bundle(sealed)
     infos = [read_info(envelope) for envelope in envelopes]
@@ -114,7 +117,7 @@ def contribute(
     made = seal_envelope(
         pack(*fields),
         info=_expected(envelopes, first, me, opener),
-        recipient_keys=keys_of([opener], cards, "the opener"),
+        recipient_keys=keys_of([opener], present or cards, "the opener"),
         signer=private,
     )
     about = Consent(first.subject, first.sid.hex(), opener, first.threshold, first.recipients)

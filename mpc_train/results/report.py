@@ -53,6 +53,7 @@ def describe(job: Job) -> str:
     return "\n".join(
         (
             f"Job {job.name}, digest {job.digest().hex()}",
+            *_purpose(job),
             f"  computed   {model} of {job.label.name!r} from {len(job.features)} features",
             *(f"             {line}" for line in _steps(job)),
             *(f"             {line}" for line in _extras(job)),
@@ -78,6 +79,22 @@ def describe(job: Job) -> str:
             "             sizes, this file, and when each message was sent, to every node",
         )
     )
+
+
+def _purpose(job: Job) -> list[str]:
+    """What the job says it is for, whose data it uses on which basis, and until when."""
+    stated = job.purpose
+    named = f"for {', '.join(stated.purposes)}" if stated.purposes else "not stated by a name"
+    lines = [f"  purpose    {named}{f': {stated.description}' if stated.description else ''}"]
+    kinds = [*stated.categories] + [
+        f"{', '.join(names)} ({column})" for column, names in stated.columns.items()
+    ]
+    lines.append(f"             kinds of data: {', '.join(kinds) if kinds else 'not stated'}")
+    if stated.legal_basis:
+        lines.append(f"             legal basis: {stated.legal_basis}")
+    if stated.valid_until is not None:
+        lines.append(f"             may be signed until {stated.valid_until} (UTC)")
+    return lines
 
 
 def _memory(job: Job) -> str:

@@ -11,6 +11,10 @@ reason for an abort is one generic code, never text, because an error's text may
     SignSession                   Start
     Ready                         Go
     Progress, ArtifactPart        Delivery
+    Rotate                        Rotated
+    Kept                          Switch
+    Handshake                     Handshaken
+    RotationDone
     Done                          Finish
     Abort                         Aborted
 """
@@ -25,7 +29,9 @@ from parties.agreement.contract import MAX_BODY_BYTES, MAX_CONTRACT_BYTES
 from parties.audit.checkpoint import MAX_CHECKPOINT_BYTES
 from parties.audit.merkle import MAX_PROOF
 from parties.errors import ControlError
+from parties.keys.statements import MAX_CHAIN, MAX_STATEMENT_BYTES
 from protocols.names import MAX_NAME_BYTES, MAX_NAMES, NAME
+from protocols.sealing.handshake import MESSAGE_MAX_BYTES
 from protocols.sealing.signatures import SIGNATURE_BYTES
 
 MAX_MESSAGE_BYTES = 4 << 20
@@ -67,6 +73,9 @@ Path = Annotated[str, Meta(min_length=1, max_length=512)]
 Fields = Annotated[dict[Word, Text | int | float | bool | None], Meta(max_length=64)]
 Part = Annotated[bytes, Meta(max_length=PART_BYTES)]
 
+Statement = Annotated[str, Meta(max_length=MAX_STATEMENT_BYTES)]
+Chain = Annotated[tuple[Statement, ...], Meta(max_length=MAX_CHAIN)]
+
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -75,11 +84,13 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
 
 
 class Hello(_Message, frozen=True, tag="hello"):
-    """The first message of a node. `address`: where peers may dial it."""
+    """The first message of a node. `address`: where peers may dial it. successions: those that led
+    to its present card, which the coordinator may not know yet."""
 
     version: int
     name: Name
     address: Address | None = None
+    successions: Chain = ()
 
 
 class Welcome(_Message, frozen=True, tag="welcome"):
@@ -101,12 +112,14 @@ class Waiting(_Message, frozen=True, tag="waiting"):
 class Propose(_Message, frozen=True, tag="propose"):
     """cards: the digests of the coordinator's cards, so that a node can name a card that differs.
     attempt: the number of this proposal in the run; the coordinator proposes again after a node
-    left and came back."""
+    left and came back. successions: by name, those that led to the coordinator's cards; each node
+    verifies them from the card that it knows itself."""
 
     contract: Annotated[bytes, Meta(max_length=MAX_CONTRACT_BYTES)]
     body: Annotated[bytes, Meta(max_length=MAX_BODY_BYTES)]
     cards: Annotated[dict[Name, Digest], Meta(max_length=MAX_NAMES)] = {}
     attempt: Attempt = 1
+    successions: Annotated[dict[Name, Chain], Meta(max_length=MAX_NAMES)] = {}
 
 
 class Accept(_Message, frozen=True, tag="accept"):
@@ -194,17 +207,78 @@ class Finish(_Message, frozen=True, tag="finish"):
     """All nodes are done: connections may close."""
 
 
+class Rotate(_Message, frozen=True, tag="rotate"):
+    """This node's identity was succeeded; see `parties.nodes.rotation`, also for the next six."""
+
+    successions: Chain
+
+
+class Rotated(_Message, frozen=True, tag="rotated"):
+    name: Name
+    successions: Chain
+
+
+class Kept(_Message, frozen=True, tag="kept"):
+    """The sender holds the new card of `name`: signed, see `contract.rotation_statement`."""
+
+    name: Name
+    signature: Signature
+
+
+class Switch(_Message, frozen=True, tag="switch"):
+    """All nodes hold it: the new keys of `name` are in force."""
+
+    name: Name
+    signatures: Annotated[dict[Name, Signature], Meta(max_length=MAX_NAMES)]
+
+
+class Handshake(_Message, frozen=True, tag="handshake"):
+    """For the node `to`; empty: the sender has the keys."""
+
+    to: Name
+    data: Annotated[bytes, Meta(max_length=MESSAGE_MAX_BYTES)]
+
+
+class Handshaken(_Message, frozen=True, tag="handshaken"):
+    by: Name
+    data: Annotated[bytes, Meta(max_length=MESSAGE_MAX_BYTES)]
+
+
+class RotationDone(_Message, frozen=True, tag="rotation-done"):
+    """All neighbours of the sender have fresh keys: the next node may rotate."""
+
+
 class Abort(_Message, frozen=True, tag="abort"):
+    """about: whose card is not accepted any more, if that is the reason."""
+
     code: Code
+    about: Name | None = None
 
 
 class Aborted(_Message, frozen=True, tag="aborted"):
     code: Code
     by: Name
+    about: Name | None = None
 
 
-FromNode = Hello | Accept | SignSession | Ready | Progress | ArtifactPart | Done | Abort
-FromCoordinator = Welcome | Waiting | Propose | Accepted | Start | Go | Delivery | Finish | Aborted
+OfRotation = Rotate | Kept | Handshake | RotationDone
+FromNode = (
+    Hello | Accept | SignSession | Ready | Progress | ArtifactPart | Done | Abort | OfRotation
+)
+FromCoordinator = (
+    Welcome
+    | Waiting
+    | Propose
+    | Accepted
+    | Start
+    | Go
+    | Delivery
+    | Finish
+    | Aborted
+    | Rotated
+    | Switch
+    | Handshaken
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _from_node = msgspec.msgpack.Decoder(FromNode)

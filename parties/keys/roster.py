@@ -15,7 +15,7 @@ no effect. Old signatures are still verified with the cards of that time (`line`
 import contextlib
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +26,8 @@ from parties.keys import lifetime
 from parties.keys.identity import MAX_CARD_BYTES, Card, fingerprint_of, reason
 from parties.keys.statements import MAX_CHAIN, Revocation, Succession, check_chain, usable_now
 from protocols.canonical import pack
+from protocols.errors import AuthenticationError
+from protocols.sealing.signatures import VerifyKeys
 
 ROSTER_VERSION = 1
 MAX_CARDS = 1024
@@ -252,6 +254,27 @@ class Roster:
         cards = [*([self._cards[name]] if name in self._cards else []), *before]
         return tuple(card for card in cards if card.fingerprint not in self._revoked)
 
+    def signers(self) -> dict[str, Card]:
+        """By name, the present card, whose `verifier` also accepts what an earlier card of the line
+        signed: for results, which may be older than the card or than a rotation during their run.
+
+        Never for what has to be signed now: retired keys sign nothing new.
+        """
+        return {name: self.signer(card) for name, card in self._cards.items()}
+
+    def signer(self, card: Card) -> Card:
+        """One card of a line, with a `verifier` for all cards of the line."""
+        others = tuple(each for each in self.line(card.name) if each.digest != card.digest)
+        return _LineCard(
+            **{each.name: getattr(card, each.name) for each in fields(Card)}, others=others
+        )
+
+    def successions(self, name: str) -> tuple[Succession, ...]:
+        """Those that led to the present card of `name`, the oldest first."""
+        chain = self._successions.get(name, ())
+        known = self._cards.get(name)
+        return chain if known and chain and chain[-1].new.digest == known.digest else ()
+
     @property
     def revoked(self) -> tuple[Revoked, ...]:
         """The cards that are not accepted any more, in order of their revocation."""
@@ -404,6 +427,32 @@ def differing_cards(roster: Roster, other: str, theirs: Mapping[str, bytes]) -> 
         f"{other} has other cards than this node. {which}. Ask the card's owner for its "
         "fingerprint, and replace the wrong card (roster add --replace)"
     )
+
+
+class _AnyOfLine(VerifyKeys):
+    """The keys of one card; a signature by another card of its line is as good."""
+
+    def __init__(self, card: Card, others: tuple[Card, ...]) -> None:
+        super().__init__(card.signing_public)
+        self._others = others
+
+    def verify(self, purpose: str, message: bytes, signature: bytes) -> None:
+        """Raises AuthenticationError unless both signatures over (purpose, message) hold."""
+        try:
+            super().verify(purpose, message, signature)
+        except AuthenticationError:
+            for card in self._others:
+                with contextlib.suppress(AuthenticationError):
+                    return card.verifier().verify(purpose, message, signature)
+            raise
+
+
+@dataclass(frozen=True)
+class _LineCard(Card):
+    others: tuple[Card, ...] = ()
+
+    def verifier(self) -> VerifyKeys:
+        return _AnyOfLine(self, self.others)
 
 
 def _is_current(card: Card, moment: datetime) -> bool:

@@ -16,6 +16,10 @@ The coordinator waits for a node that leaves during 1, or during 2 and 3 before 
 told to start: its operator may have to correct a table. When all are back, the job is proposed
 again and signed with fresh nonces. A node that refuses the job ends the run.
 
+A node that comes with newer keys than the coordinator knows shows the successions that led to
+them; they are kept, and passed on with the proposal. A card of the job that is revoked or expires
+ends the run at any time (`members`).
+
 A broken connection (at once when a process dies, `zmq_transport.SILENCE_MS` when a machine or
 network falls silent), a malformed message or an abort ends the run for all.
 """
@@ -25,6 +29,7 @@ import queue
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -35,11 +40,23 @@ from parties.agreement.contract import CONTRACT_VERSION, MAX_BODY_BYTES, Contrac
 from parties.agreement.control import FromCoordinator, FromNode, clip
 from parties.audit.entries import Kind, Value
 from parties.audit.log import AuditLog
-from parties.errors import AbortedError, AuditError, ContractError, ControlError, PartiesError
+from parties.errors import (
+    AbortedError,
+    AuditError,
+    CardError,
+    ContractError,
+    ControlError,
+    ExpiredError,
+    PartiesError,
+    RevokedError,
+    RosterError,
+)
 from parties.keys import lifetime
 from parties.keys.roster import Roster
 from parties.keys.vault import Vault
 from parties.nodes import artifacts
+from parties.nodes.members import Members
+from parties.nodes.rotation import RotationDesk
 from parties.stop import sigterm_interrupts
 from parties.wire.control_plane import Arrival, ControlServer
 from parties.wire.tally import Tally
@@ -102,10 +119,10 @@ class _Node:
 class Coordinator:
     """One run of one job. The constructor binds the port, so `address` is known afterwards.
 
-    `on_event(kind, fields)` is called with 'arrived', 'left', 'refused', 'gathering' (who is here,
-    who is missing), 'unreachable' (who cannot dial whom), 'proposed', 'agreed', 'started',
-    'progress', 'artifact', 'done'. Raises PortInUseError, RosterError, ExpiredError,
-    ContractError.
+    `on_event(kind, fields)` is called with 'arrived', 'rotated' (a node has new keys), 'left',
+    'refused', 'gathering' (who is here, who is missing), 'unreachable' (who cannot dial whom),
+    'proposed', 'agreed', 'started', 'progress', 'artifact', 'done'. Raises PortInUseError,
+    RosterError, ExpiredError, ContractError.
     """
 
     def __init__(
@@ -123,12 +140,15 @@ class Coordinator:
             raise ContractError(f"the job has {len(body)} bytes, at most {MAX_BODY_BYTES}")
         roles.check()
         lifetime.check_own(vault.card, lifetime.now())
-        cards = roster.subset(roles.names)
-        for warning in cards.check_lifetimes(lifetime.now()):
-            log.warning("%s", warning)
-        self.contract = Contract.of(name, roles, body, cards.digest())
         self._me = vault.card.name
         self._audit = audit
+        self._digest = sha256(body).hexdigest()
+        self._name = name
+        self._members = Members(roster, vault, self._note)
+        cards = self._members.roster.subset(roles.names)
+        for warning in cards.check_lifetimes(lifetime.now()):
+            log.warning("%s", warning)
+        self._roles = roles
         self._body = body
         self._settings = settings
         self._on_event = on_event
@@ -137,7 +157,7 @@ class Coordinator:
         self._phase: Literal["gathering", "agreeing", "running"] = "gathering"
         self._attempt = 0
         self._someone_left = False
-        self._card_digests = {card.name: card.digest for card in cards}
+        self._agree_on_cards()
         self._collector = artifacts.Collector(settings.run_dir)
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
         # Cards that the job does not name get no connection.
@@ -148,12 +168,25 @@ class Coordinator:
             keys, allowed, strangers, lambda who, times: self._strangers.put((who, times))
         )
         neighbours = {name: roles.neighbours(name) for name in roles.nodes}
+        self._desk = RotationDesk(self._members, roles.nodes, neighbours, self._send)
         try:
             self._server = ControlServer(self._transport, settings.listen, neighbours)
         except PartiesError:
             self._transport.close()
             raise
         self.address = self._server.address
+
+    @property
+    def roster(self) -> Roster:
+        """The roster with the cards of this run, of which some may have succeeded others."""
+        return self._members.roster
+
+    def _agree_on_cards(self) -> None:
+        """The contract that is proposed next, over the cards as they are now."""
+        cards = self._members.roster.subset(self._roles.names)
+        self.contract = Contract.of(self._name, self._roles, self._body, cards.digest())
+        self._card_digests = {card.name: card.digest for card in cards}
+        self._members.use(cards)
 
     def run(self) -> CoordinatorResult:
         """Run the job to its end. After any failure all nodes get one generic code.
@@ -165,7 +198,10 @@ class Coordinator:
             with sigterm_interrupts():
                 result = self._run()
         except AbortedError as error:
-            self._abort(error.reason_code, error.by)
+            self._abort(error.reason_code, error.by, error.about)
+            raise
+        except (RevokedError, ExpiredError) as error:
+            self._abort(error.code, self._me, error.about)
             raise
         except _Faulty as error:
             lost = isinstance(error.cause, PeerLostError)
@@ -216,6 +252,7 @@ class Coordinator:
     def _agreed(self, names: tuple[str, ...]) -> dict[str, control.SignSession] | None:
         """Propose the job and collect everybody's signature under the session; None if a node left
         meanwhile."""
+        self._agree_on_cards()
         contract = self.contract
         self._phase, self._someone_left = "agreeing", False
         self._attempt += 1
@@ -225,7 +262,13 @@ class Coordinator:
         self._event("proposed", job=contract.name, digest=contract.digest().hex())
         self._tell(
             names,
-            control.Propose(contract.to_bytes(), self._body, self._card_digests, self._attempt),
+            control.Propose(
+                contract.to_bytes(),
+                self._body,
+                self._card_digests,
+                self._attempt,
+                self._members.chains({*self._roles.names, self._me}),
+            ),
         )
         deadline = time.monotonic() + self._settings.agree_timeout_s
         try:
@@ -297,7 +340,8 @@ class Coordinator:
         return found
 
     def _attend(self) -> None:
-        """Process what arrives within a moment."""
+        """Process what arrives within a moment, and what an operator changes in the roster."""
+        self._members.check()
         for arrival in self._server.poll(0.1):
             self._handle(arrival)
         while not self._strangers.empty():
@@ -317,7 +361,7 @@ class Coordinator:
             return
         for message in node.inbox:
             if isinstance(message, control.Abort):
-                raise AbortedError(message.code, name)
+                raise AbortedError(message.code, name, message.about)
         del self._nodes[name]
         if name in self.contract.roles.nodes:
             raise _Faulty(
@@ -360,7 +404,7 @@ class Coordinator:
             self._greet(arrival, message)
         elif isinstance(message, control.Abort):
             if not self._may_return(name, message.code):
-                raise AbortedError(message.code, name)
+                raise AbortedError(message.code, name, message.about)
             # Its connection will close; a new one under this name is accepted.
             self._let_go(name, code=message.code)
         elif isinstance(message, (control.Accept, control.SignSession)) and (
@@ -371,6 +415,11 @@ class Coordinator:
             self._event("progress", node=name, fields=message.fields)
         elif isinstance(message, control.ArtifactPart):
             self._keep(name, message)
+        elif isinstance(message, control.OfRotation) and self._phase == "running":
+            try:
+                self._desk.take(name, message)
+            except PartiesError as error:
+                raise _Faulty(name, error) from error
         elif len(node.inbox) < MAX_WAITING:
             node.inbox.append(message)
         else:
@@ -393,10 +442,24 @@ class Coordinator:
                         f"{CONTRACT_VERSION}: run the same release everywhere"
                     ),
                 )
-        else:
+        elif self._follows(arrival, message):
             self._nodes[name] = _Node(arrival.route, message.address)
             self._send(name, control.Welcome(CONTRACT_VERSION, self._me))
             self._event("arrived", node=name)
+
+    def _follows(self, arrival: Arrival, message: control.Hello) -> bool:
+        """Take over the newer card that a node brings along; refuse the node if it is not
+        believed."""
+        name = arrival.name
+        try:
+            changed = self._members.follow(name, message.successions, name)
+        except (CardError, RosterError) as error:
+            log.warning("%s", error)
+            self._refuse(arrival.route, name, error.code)
+            return False
+        if changed:
+            self._event("rotated", node=name)
+        return True
 
     def _keep(self, name: str, part: control.ArtifactPart) -> None:
         if name not in self.contract.roles.nodes:
@@ -427,8 +490,7 @@ class Coordinator:
         self._on_event(kind, fields)
 
     def _note(self, kind: Kind, fields: Mapping[str, Value] | None = None) -> None:
-        contract = self.contract
-        self._audit.append(kind, fields, job=contract.name, digest=contract.body_digest.hex())
+        self._audit.append(kind, fields, job=self._name, digest=self._digest)
 
     def _send(self, name: str, message: FromCoordinator) -> None:
         if not self._server.send(self._nodes[name].route, control.encode(message)):
@@ -447,9 +509,9 @@ class Coordinator:
             self._note(Kind.UNEXPECTED_PEER, {"who": name, "times": count, "code": code})
         self._server.send(route, control.encode(control.Aborted(code, self._me)))
 
-    def _abort(self, code: str, by: str) -> None:
+    def _abort(self, code: str, by: str, about: str | None = None) -> None:
         """Tell everybody. A node that has failed itself ignores the message."""
-        self._tell(tuple(self._nodes), control.Aborted(code, by))
+        self._tell(tuple(self._nodes), control.Aborted(code, by, about))
         try:
             self._note(Kind.RUN_ABORTED, {"code": code, "by": by})
         except AuditError as error:

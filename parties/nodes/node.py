@@ -29,8 +29,8 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,23 +53,29 @@ from parties.audit.log import AuditLog
 from parties.errors import (
     AbortedError,
     AuditError,
+    CardError,
     ContractError,
     ControlError,
+    PartiesError,
+    RosterError,
     TransportError,
 )
 from parties.keys import lifetime
 from parties.keys.identity import Card
+from parties.keys.live import LiveIdentity
 from parties.keys.roster import Roster, differing_cards
 from parties.keys.vault import Vault
 from parties.nodes import artifacts
 from parties.nodes.coordinator import ABORT_LINGER_S, MAX_WAITING, Event, ignore_event
 from parties.nodes.dialling import await_connection, try_neighbours
+from parties.nodes.members import Members
+from parties.nodes.rotation import Message, Rotations, Running
 from parties.stop import StopFlag, sigterm_interrupts
 from parties.wire.control_plane import ControlClient
 from parties.wire.data_plane import DataPlane
 from parties.wire.secure_channel import SecureChannel
 from parties.wire.zmq_transport import CurveKeys, Transport
-from protocols.errors import InterruptedRunError, PeerLostError
+from protocols.errors import InterruptedRunError, PeerLostError, ProtocolError
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +123,8 @@ class NodeResult:
     bytes_sent: int
     bytes_received: int
     files: tuple[Path, ...]
+    roster: Roster
+    """With the cards of the run, of which some may have succeeded others."""
 
 
 class _ControlThread(threading.Thread):
@@ -130,8 +138,11 @@ class _ControlThread(threading.Thread):
         stop: StopFlag,
         root: Path,
         on_event: Event,
+        check: Callable[[], None],
+        take: Callable[[Message], None],
     ) -> None:
         super().__init__(name="control", daemon=True)
+        self._check, self._take = check, take
         self._client = client
         self._me = me
         self._coordinator = coordinator
@@ -184,6 +195,7 @@ class _ControlThread(threading.Thread):
             while not (self._closing.is_set() and self._outbox.empty()):
                 while not self._outbox.empty():
                     self._client.send(self._outbox.get())
+                self._look()
                 data = self._client.poll(0.25)
                 # Take the state before the last poll: messages from before a break are still read,
                 # above all the reason for it.
@@ -201,10 +213,24 @@ class _ControlThread(threading.Thread):
         finally:
             self._client.close(self.linger_s)
 
+    def _look(self) -> None:
+        """Stop the node, but not this thread, if a card of the run is not accepted any more."""
+        if self._stop_flag.reason is None and not self._finished:
+            self._guarded(self._check)
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """Stop the node, but not this thread, which has to tell the others why."""
+        try:
+            call()
+        except (PartiesError, ProtocolError) as error:
+            self._stop_flag.set(error)
+
     def _sort(self, message: FromCoordinator) -> None:
         if isinstance(message, control.Aborted):
             if not self._finished:
-                self._stop_flag.set(AbortedError(message.code, message.by))
+                self._stop_flag.set(AbortedError(message.code, message.by, message.about))
+        elif isinstance(message, Message):
+            self._guarded(lambda: self._take(message))
         elif isinstance(message, control.Waiting):
             fields = {"here": message.here, "missing": message.missing, "left_s": message.left_s}
             self._on_event("gathering", fields)
@@ -235,10 +261,12 @@ class _Node:
         on_event: Event,
     ) -> None:
         lifetime.check_own(vault.card, lifetime.now())
-        self._vault = vault
+        self._vault = vault if isinstance(vault, LiveIdentity) else LiveIdentity(vault)
         self._audit = audit
         self._job = self._digest = ""
-        self._roster = roster
+        self._members = Members(roster, vault, self._note)
+        roster = self._members.roster
+        self._members.use([roster.card(settings.coordinator)])
         self._settings = settings
         self._program = program
         self._on_event = on_event
@@ -268,8 +296,30 @@ class _Node:
             self._transport.close()
             raise
         self._control = _ControlThread(
-            self._client, self._me, settings.coordinator, self._stop, settings.run_dir, on_event
+            self._client,
+            self._me,
+            settings.coordinator,
+            self._stop,
+            settings.run_dir,
+            on_event,
+            self._look,
+            self._take,
         )
+        self._rotations = Rotations(
+            self._vault,
+            self._members,
+            audit,
+            self._control.say,
+            self._event,
+            settings.coordinator,
+        )
+
+    def _look(self) -> None:
+        self._members.check()
+        self._rotations.check()
+
+    def _take(self, message: Message) -> None:
+        self._rotations.take(message)
 
     def run(self) -> NodeResult:
         """Steps 1 to 6. Reports every failure to the others as one generic code."""
@@ -310,7 +360,8 @@ class _Node:
             return
         code = _code_of(error)
         # Whether a value was out of range or malformed is nobody else's business.
-        self._control.say(control.Abort("data" if code == "range" else code))
+        about = getattr(error, "about", None)
+        self._control.say(control.Abort("data" if code == "range" else code, about))
 
     def _note(self, kind: Kind, fields: Mapping[str, Value] | None = None) -> None:
         self._audit.append(kind, fields, job=self._job, digest=self._digest)
@@ -338,7 +389,7 @@ class _Node:
             (control.Propose, control.Finish), settings.agree_timeout_s, "a job"
         )
         if isinstance(first, control.Finish):  # a recipient that runs no node
-            return NodeResult({}, b"", 0, 0, tuple(talk.delivered.files))
+            return NodeResult({}, b"", 0, 0, tuple(talk.delivered.files), self._members.roster)
         contract, cards = self._check(first)  # 2
         signing = {name: card.signing_public for name, card in cards.items()}
         try:
@@ -351,6 +402,10 @@ class _Node:
         self._stop.check("preparing the job")
         agreed = self._agree(contract, cards, constants, first.attempt)
         while isinstance(agreed, control.Propose):
+            if agreed.contract != first.contract and self._has_other_cards(agreed, contract):
+                first = agreed
+                contract, cards = self._check(agreed)
+                signing = {name: card.signing_public for name, card in cards.items()}
             if (agreed.contract, agreed.body) != (first.contract, first.body):
                 raise ContractError(
                     f"{settings.coordinator} proposes another job than the one {self._me} checked"
@@ -360,6 +415,7 @@ class _Node:
         session = self._join(contract, cards, signing, sid, start)  # 5
         talk.say(control.Ready())
         talk.expect(control.Go, settings.agree_timeout_s, "the start of all nodes")
+        self._rotations.started()
         self._event("started", sid=sid.hex())
         self._note(Kind.RUN_STARTED, {"session": sid.hex()})
         summary = self._program.run(session)
@@ -374,6 +430,7 @@ class _Node:
             channel.bytes_sent,
             channel.bytes_received,
             tuple(talk.delivered.files),
+            self._members.roster,
         )
 
     def _agree(
@@ -431,7 +488,8 @@ class _Node:
 
     def _connect(self) -> None:
         settings, talk = self._settings, self._control
-        talk.say(control.Hello(CONTRACT_VERSION, self._me, self._plane.address))
+        chain = tuple(each.to_text() for each in self._vault.successions)
+        talk.say(control.Hello(CONTRACT_VERSION, self._me, self._plane.address, chain))
         await_connection(
             talk, settings.address, settings.connect_timeout_s, self._stop, self._on_event
         )
@@ -457,7 +515,8 @@ class _Node:
         self._note(Kind.RUN_PROPOSED, said)
         if self._me not in contract.roles.nodes:
             raise ContractError(f"{self._me} has no role in the proposed job")
-        roster = self._roster.subset(contract.roles.names)
+        self._follow(proposal)
+        roster = self._members.roster.subset(contract.roles.names)
         if roster.digest() != contract.roster_digest:
             raise ContractError(differing_cards(roster, self._settings.coordinator, proposal.cards))
         own = roster.card(self._me)
@@ -465,6 +524,8 @@ class _Node:
             raise ContractError(f"the roster's card of {self._me} is not that of this identity")
         for warning in roster.check_lifetimes(lifetime.now()):
             log.warning("%s", warning)
+        desk = self._settings.coordinator
+        self._members.use({*roster, self._members.roster.card(desk)})
         self._event(
             "proposed",
             job=contract.name,
@@ -473,6 +534,24 @@ class _Node:
             trust=describe_trust(contract.roles),
         )
         return contract, {card.name: card for card in roster}
+
+    def _follow(self, proposal: control.Propose) -> None:
+        """Take over newer cards of others, each by the word of the card that is known here. What is
+        not believed is logged; that the cards then differ is said by whoever compares them."""
+        desk = self._settings.coordinator
+        for name, texts in proposal.successions.items():
+            if name == self._me or name not in self._members.roster:
+                continue
+            try:
+                if self._members.follow(name, texts, desk):
+                    self._event("rotated", node=name)
+            except (CardError, RosterError) as error:
+                log.warning("%s", error)
+
+    def _has_other_cards(self, proposal: control.Propose, contract: Contract) -> bool:
+        """Whether a later proposal is the same job with newer cards: a node came back with them."""
+        found = Contract.from_bytes(proposal.contract)
+        return replace(found, roster_digest=contract.roster_digest) == contract
 
     def _join(
         self,
@@ -494,13 +573,15 @@ class _Node:
         )
         channel = SecureChannel(self._plane, self._me, sid, keys, settings.peer_timeout_s)
         confirm(channel, sid, neighbours)
+        live = dict(cards)
+        self._rotations.begin(Running(contract, sid, live, channel))
         return Session(
             me=self._me,
             sid=sid,
             roles=roles,
             channel=channel,
             vault=self._vault,
-            cards=cards,
+            cards=live,
             run_dir=settings.run_dir,
             keys=keys,
             on_progress=self._progress,
@@ -544,11 +625,12 @@ def run_node(
 
     `on_event(kind, fields)` is called with 'waiting' (why the coordinator does not answer, and the
     limit), 'gathering' (who is here, who is missing), 'unreachable' (a neighbour that this node
-    cannot dial), 'connected', 'proposed' (with what is asked of this node and the statement of
-    trust), 'signed', 'started', 'progress'. Returns when all nodes are done. Raises AbortedError
-    (which node gave up, with a code), PeerLostError, PeerTimeoutError, TransportError,
-    PortInUseError, ExpiredError, ContractError, ControlError, AuditError, what the program raises,
-    and KeyboardInterrupt on Ctrl-C or SIGTERM; the others are told a code in every case.
+    cannot dial), 'rotated' (another node has new keys), 'connected', 'proposed' (with what is asked
+    of this node and the statement of trust), 'signed', 'started', 'progress'. Returns when all
+    nodes are done. Raises AbortedError (which node gave up, with a code), PeerLostError,
+    PeerTimeoutError, TransportError, PortInUseError, ExpiredError, ContractError, ControlError,
+    AuditError, what the program raises, and KeyboardInterrupt on Ctrl-C or SIGTERM; the others are
+    told a code in every case.
     """
     return _Node(vault, roster, settings, program, audit, on_event).run()
 

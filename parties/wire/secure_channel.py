@@ -4,6 +4,12 @@ Gives the guarantees of `protocols.channel.Channel`. A frame is two AES-256-GCM 
 and the payload with the label as additional data. Each direction has its own key and counts its
 records, so an altered, replayed, dropped or reordered frame raises AuthenticationError, after which
 the direction is unusable. A carrier of frames, such as the coordinator, sees only their lengths.
+
+Keys change without a pause. The sender announces it in a frame of its own, the last one under the
+old key: an empty one for the next key in line (by age), or one that names the handshake whose key
+follows (after a rotation of an identity). The receiver changes at that frame, so none is lost,
+whatever the route holds back. Other threads only say that it is due; per frame it costs one look at
+each end.
 """
 
 import contextlib
@@ -14,6 +20,13 @@ from protocols.channel import MAX_FRAME_BYTES, MAX_LABEL_BYTES, Buffer
 from protocols.errors import AuthenticationError, FrameError, PeerTimeoutError
 from protocols.sealing.handshake import Keys
 from protocols.sealing.record import TAG_BYTES, RecordOpener, RecordSealer, record_context
+from protocols.sealing.session import HASH_BYTES
+
+KEY_UPDATE = b"\0key-update"
+"""The label of a frame after which the sender's next key is in force."""
+
+MAX_UPDATES = 8
+"""How many of these may follow each other."""
 
 HEAD = b"label"
 """The label of the record that contains a frame's label."""
@@ -53,6 +66,11 @@ class SecureChannel:
             for peer, pair in keys.items()
         }
         self._last_label: dict[str, bytes] = {}
+        self._due: dict[str, tuple[bytes, bytes]] = {}
+        """By receiver, what its next frame announces: transcript and key, or nothing and nothing.
+        Other threads add to it; the thread of the channel takes from it."""
+        self._agreed: dict[tuple[str, bytes], bytes] = {}
+        """By sender and transcript of a handshake, the key that it may announce."""
         self.bytes_sent = 0
         self.bytes_received = 0
         self.frames_sent = 0
@@ -73,6 +91,11 @@ class SecureChannel:
             raise FrameError(f"a label has {len(label)} bytes, at most {MAX_LABEL_BYTES}")
         if len(payload) > MAX_FRAME_BYTES:
             raise FrameError(f"a frame has {len(payload)} bytes, at most {MAX_FRAME_BYTES}")
+        if peer in self._due:
+            self._announce(peer)
+        self._send(peer, label, payload)
+
+    def _send(self, peer: str, label: bytes, payload: Buffer) -> None:
         sealer = self._sealers[peer]
         head = sealer.seal(HEAD, label)
         sealed = sealer.seal(label, payload)
@@ -84,9 +107,18 @@ class SecureChannel:
         """The next frame of `peer`: its label, and the payload in a writable buffer that belongs to
         the caller.
 
-        Raises FrameError if it is longer than `max_bytes`, AuthenticationError if it is not the
-        next one that `peer` sealed, PeerTimeoutError, PeerLostError, InterruptedRunError.
+        Skips frames that announce a key. Raises FrameError if it is longer than `max_bytes`,
+        AuthenticationError if it is not the next one that `peer` sealed, PeerTimeoutError,
+        PeerLostError, InterruptedRunError.
         """
+        for _ in range(MAX_UPDATES + 1):
+            label, payload = self._receive(peer, max_bytes)
+            if label != KEY_UPDATE:
+                return label, payload
+            self._follow(peer, bytes(payload))
+        raise FrameError(f"{peer} announces one key after the other and sends nothing")
+
+    def _receive(self, peer: str, max_bytes: int) -> tuple[bytes, memoryview]:
         try:
             head, sealed = self._frames.receive(peer, self._timeout_s)
         except PeerTimeoutError as error:
@@ -99,6 +131,8 @@ class SecureChannel:
         except AuthenticationError as error:
             raise AuthenticationError(f"{peer}, the label of a frame: {error}") from error
         length = len(sealed) - TAG_BYTES
+        if label == KEY_UPDATE:
+            max_bytes = HASH_BYTES
         if length > max_bytes:
             raise FrameError(
                 f"{peer} sent {length} bytes as {describe_label(label)}, at most {max_bytes} fit"
@@ -107,10 +141,43 @@ class SecureChannel:
             payload = opener.open(label, sealed)
         except AuthenticationError as error:
             raise AuthenticationError(f"{peer}, {describe_label(label)}: {error}") from error
-        self._last_label[peer] = label
+        if label != KEY_UPDATE:
+            self._last_label[peer] = label
         self.bytes_received += len(head) + len(sealed)
         self.frames_received += 1
         return label, payload
+
+    def renew(self) -> None:
+        """From any thread: the next frame to each peer comes with its next key in line."""
+        for peer in self._sealers:
+            self._due.setdefault(peer, (b"", b""))
+
+    def agree(self, peer: str, keys: Keys) -> None:
+        """From any thread: `peer` may change to the key of this handshake from now on."""
+        self._agreed[peer, keys.transcript] = keys.receive
+
+    def change(self, peer: str, keys: Keys) -> None:
+        """From any thread: the next frame to `peer`, which is known to have agreed, comes under the
+        key of this handshake."""
+        self._due[peer] = (keys.transcript, keys.send)
+
+    def _announce(self, peer: str) -> None:
+        transcript, key = self._due.pop(peer)
+        self._send(peer, KEY_UPDATE, transcript)
+        if transcript:
+            self._sealers[peer].replace(key)
+        else:
+            self._sealers[peer].advance()
+
+    def _follow(self, peer: str, transcript: bytes) -> None:
+        """Change to the key that `peer` announced under its present one."""
+        if not transcript:
+            self._openers[peer].advance()
+            return
+        try:
+            self._openers[peer].replace(self._agreed.pop((peer, transcript)))
+        except KeyError:
+            raise AuthenticationError(f"{peer} announces a key that was never agreed on") from None
 
 
 def describe_label(label: bytes) -> str:

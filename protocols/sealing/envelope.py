@@ -150,6 +150,14 @@ def read_info(blob: Buffer) -> EnvelopeInfo:
     return _split(blob).info
 
 
+def read_key_digests(blob: Buffer) -> dict[str, bytes]:
+    """By recipient, the digest of the key to which an envelope says it is sealed; NOT verified."""
+    parts = _split(blob)
+    starts = range(0, len(parts.key_digests), HASH_BYTES)
+    each = (parts.key_digests[start : start + HASH_BYTES] for start in starts)
+    return dict(zip(parts.info.recipients, each, strict=True))
+
+
 def open_envelope(
     blob: Buffer,
     *,
@@ -286,6 +294,7 @@ def _checked(
 class _Parts:
     suites: tuple[str, ...]
     info: EnvelopeInfo
+    key_digests: bytes
     commitments: tuple[bytes, ...]
     header: Header
     payload_bytes: int
@@ -297,7 +306,8 @@ def _split(blob: Buffer) -> _Parts:
     header, body = container.split(blob, RESULT)
     try:
         (
-            *(suites, subject, sid, step, names, sender, recipients, threshold, _, commitments),
+            *(suites, subject, sid, step, names, sender, recipients, threshold, digests),
+            commitments,
             size,
         ) = unpack(header.context, _BOUNDS)
         said = unpack_texts(suites, MAX_RECIPIENTS, MAX_TEXT_BYTES)
@@ -313,8 +323,10 @@ def _split(blob: Buffer) -> _Parts:
     except FrameError as error:
         raise EnvelopeError(f"a malformed envelope: {error}") from error
     count = len(info.recipients)
-    if len(said) != count or len(commitments) != (1 + count) * HASH_BYTES:
-        raise EnvelopeError("a malformed envelope: its recipients' suites or commitments are wrong")
+    if (len(said), len(digests)) != (count, count * HASH_BYTES):
+        raise EnvelopeError("a malformed envelope: its recipients' suites or keys are wrong")
+    if len(commitments) != (1 + count) * HASH_BYTES:
+        raise EnvelopeError("a malformed envelope: its commitments are wrong")
     payload_bytes = int.from_bytes(size, "big")
     length = sealed_bytes(payload_bytes)
     if len(body) != length + signatures.SIGNATURE_BYTES:
@@ -322,7 +334,7 @@ def _split(blob: Buffer) -> _Parts:
     each = tuple(
         commitments[start : start + HASH_BYTES] for start in range(0, len(commitments), HASH_BYTES)
     )
-    return _Parts(said, info, each, header, payload_bytes, body[:length], body[length:])
+    return _Parts(said, info, digests, each, header, payload_bytes, body[:length], body[length:])
 
 
 def _context(

@@ -9,7 +9,9 @@ dropped or reordered record meets another nonce and fails. Each direction has it
 additional data are the context (session, sender, receiver) and the label, so a record cannot be
 reflected or moved to another session either. After 2^32 bytes or 2^24 records the key is replaced
 by HKDF of itself: both ends do it at the same record, an old key does not follow from a new one,
-and the distinguishing advantage under any one key stays below 2^-70 (2^28 blocks, RFC 8645).
+and the distinguishing advantage under any one key stays below 2^-70 (2^28 blocks, RFC 8645). The
+caller may have it replaced earlier, by age (`advance`) or by a freshly agreed one (`replace`), if
+it tells the other end at which record; numbers go on, so no nonce meets a key twice.
 
 Measured on one core: 1.1 µs to seal and 1.3 µs to open a frame of 64 bytes, 10 GB/s for
 megabytes. `decrypt_into` gives the caller a writable buffer, so NumPy and torch can use it without
@@ -75,15 +77,34 @@ class _Direction:
     def _next(self, length: int) -> bytes:
         """Take the next record number, replacing the key first if its volume is used up."""
         if self._epoch_records >= REKEY_RECORDS or self._epoch_bytes + length > REKEY_BYTES:
-            self._key = HKDFExpand(SHA256(), KEY_BYTES, _REKEY_LABEL).derive(self._key)
-            self._aead = AESGCM(self._key)
-            self._epoch_records = 0
-            self._epoch_bytes = 0
+            self._take(self._next_key())
         nonce = self._records.to_bytes(12, "big")
         self._records += 1
         self._epoch_records += 1
         self._epoch_bytes += length
         return nonce
+
+    def _next_key(self) -> bytes:
+        return HKDFExpand(SHA256(), KEY_BYTES, _REKEY_LABEL).derive(self._key)
+
+    def _take(self, key: bytes) -> None:
+        """Forget the key before this one."""
+        self._key = key
+        self._aead = AESGCM(key)
+        self._epoch_records = 0
+        self._epoch_bytes = 0
+
+    def advance(self) -> None:
+        """Replace the key by HKDF of itself from the next record on, as after its volume."""
+        with self._lock:
+            self._take(self._next_key())
+
+    def replace(self, key: bytes) -> None:
+        """Go on under a key that both ends have agreed on, from the next record on."""
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a record key has {KEY_BYTES} bytes, not {len(key)}")
+        with self._lock:
+            self._take(bytes(key))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{type(self).__name__} holds a key and a record number: never copied")

@@ -20,11 +20,13 @@ from typing import Any, BinaryIO
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from mpc_train.node.storage import TABLE, tables_of  # noqa: E402
+from mpc_train.node.storage import TABLE, NodeVault  # noqa: E402
+from mpc_train.run.place import KeyPlace, VaultPlace  # noqa: E402
 from mpc_train.tables.loading.load import load, open_table  # noqa: E402
 from mpc_train.tables.readers.staged import stage  # noqa: E402
 from mpc_train.tables.source import Source  # noqa: E402
 from parties.keys.services.file_service import FileService  # noqa: E402
+from parties.keys.vault import MemoryVault  # noqa: E402
 from parties.vault.store import Store  # noqa: E402
 from protocols.sealing.stream import (  # noqa: E402
     KEY_BYTES,
@@ -62,12 +64,22 @@ def store_at(folder: Path) -> Store:
     return Store(folder / "vault", "bench", make(path, PASSPHRASE))
 
 
+def vault_at(folder: Path) -> NodeVault:
+    """The same, as a node opens it."""
+    secret = folder / "passphrase"
+    secret.touch(0o600)
+    secret.write_bytes(PASSPHRASE)
+    key = KeyPlace(f"file:{folder / 'vault.keys'}", secret)
+    place = VaultPlace(folder / "vault", key, {})
+    return NodeVault(place, "bench", MemoryVault.generate("bench"))
+
+
 def measure(folder: Path, kind: str, rows: int, columns: int) -> dict[str, Any]:
     """Load the table in this process."""
     wanted = schema(columns)
     stored = kind.startswith("vault:")
     source = Source(kind if stored else str(folder / f"table.{kind}"))
-    vault = tables_of(store_at(folder), {}) if stored else None
+    vault = vault_at(folder).tables([kind.removeprefix("vault:")]) if stored else None
     started, cpu = time.perf_counter(), time.process_time()
     load(source, wanted, names=wanted.names, rows=rows, vault=vault)
     return {

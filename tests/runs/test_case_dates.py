@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.cases import CASES, run_case
 
 
@@ -12,6 +14,7 @@ def test_without_a_pivot_the_form_is_refused_by_name(tmp_path: Path) -> None:
     assert "date_pivot = 1930" in run.words
 
 
+@pytest.mark.slow
 def test_with_one_every_record_is_joined(tmp_path: Path) -> None:
     def declared(job: str) -> str:
         local = tmp_path / "12" / "local.toml"

@@ -30,6 +30,7 @@ def called(run: CaseRun) -> tuple[np.ndarray, np.ndarray]:
     return np.array(labels)[held_out], np.array(guesses)[held_out]
 
 
+@pytest.mark.slow
 def test_33_the_matrix_with_its_0(tmp_path: Path) -> None:
     run = run_case("33", tmp_path, "--compare")
     assert run.status == 0, run.words

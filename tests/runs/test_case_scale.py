@@ -69,6 +69,7 @@ def test_newton_with_a_range_of_a_trillion(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "accuracy", "auc"), [("25e", 0.847, 0.910), ("25h", 0.893, 0.953)]
 )
+@pytest.mark.slow
 def test_gradients_with_a_wide_range(
     tmp_path: Path, name: str, accuracy: float, auc: float
 ) -> None:
@@ -93,6 +94,7 @@ def test_gradients_with_a_wide_range(
     np.testing.assert_allclose(probabilities(run, "alpha"), odds[:300], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_column_that_cannot_be_scaled_is_named_in_every_output(tmp_path: Path) -> None:
     """Ten times the trillion, once more and again: float64 itself has no digits left."""
 

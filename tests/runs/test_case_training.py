@@ -54,6 +54,7 @@ def test_37b_batches_that_are_large_enough(rows: int, tmp_path: Path) -> None:
     assert max_weight_difference(found, twin.state) < 1e-2
 
 
+@pytest.mark.slow
 def test_39a_a_network_that_ends_in_its_sigmoid(tmp_path: Path) -> None:
     """As the same network without it, at the twin as well: 0.40 with a second sigmoid."""
     ran = run_case("39a", tmp_path, "--compare")

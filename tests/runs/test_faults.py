@@ -140,6 +140,7 @@ def test_bad_data_at_one_node(study: Study, kind: str) -> None:
     check_blamed(study, "bob", 4, message, "data (its data do not fit the job")
 
 
+@pytest.mark.slow
 def test_who_cannot_start_is_missed_in_time(study: Study) -> None:
     """A wrong passphrase at one node, a card altered on its disk at another: neither arrives."""
     wrong = study.folder / "wrong"
@@ -286,6 +287,7 @@ def test_who_leaves_before_the_start_is_waited_for(study: Study) -> None:
     assert study.leaks() == set()
 
 
+@pytest.mark.slow
 def test_who_does_not_come_back_is_named(study: Study) -> None:
     study.return_s = 1
     DATA_FAULTS["missing"][0](study.csv("bob"))

@@ -145,6 +145,7 @@ def gone(nodes: list[psutil.Process]) -> bool:
     return not alive
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_is_named(tmp_path: Path) -> None:
     process = launch(long_study(tmp_path))
     nodes = training(process, tmp_path)

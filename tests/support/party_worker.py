@@ -13,7 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import parties.nodes.members
 import parties.nodes.node
+import parties.nodes.rotation
 from parties.agreement import control
 from parties.agreement.contract import Contract, Roles
 from parties.agreement.session import Session
@@ -21,7 +23,7 @@ from parties.audit.entries import Kind
 from parties.errors import AuditError, PolicyError
 from parties.keys.identity import IdentityKeys
 from parties.keys.roster import Roster
-from parties.keys.vault import MemoryVault
+from parties.keys.vault import FileVault, MemoryVault
 from parties.nodes.coordinator import Coordinator, CoordinatorSettings
 from parties.nodes.node import NodeSettings, run_node
 from parties.nodes.supervisor import end_with_parent, report
@@ -66,7 +68,10 @@ class Exchange:
             if session.is_evaluator:
                 session.emit("sealed", f"{recipient}/model.bin", session.me.encode() * 600_000)
         secrets = {peer: sha256(session.export(peer, "test")).hexdigest() for peer in peers}
-        return {"received": received, "sid": session.sid.hex(), "secrets": secrets}
+        keys = {peer: sha256(session.channel._sealers[peer]._key).hexdigest() for peer in peers}
+        first = {peer: sha256(session.keys[peer].send).hexdigest() for peer in peers}
+        fresh = [peer for peer in peers if keys[peer] != first[peer]]
+        return {"received": received, "sid": session.sid.hex(), "secrets": secrets, "fresh": fresh}
 
     def _payload(self, session: Session, peer: str, number: int, size: int) -> bytes:
         return bytes([number % 256]) * size + session.sid[:16]
@@ -147,14 +152,23 @@ def full_at(append: Callable[..., int], kind: str) -> Callable[..., int]:
 
 def say(kind: str, fields: object) -> None:
     if kind != "progress":
-        print(kind, file=sys.stderr, flush=True)
+        # In one call: two threads may say something at the same time.
+        sys.stderr.write(f"{kind}\n")
 
 
 def main() -> None:
     end_with_parent()
     config = json.loads(Path(sys.argv[1]).read_text())
     keys = IdentityKeys(os.read(int(sys.argv[2]), 4096))
-    vault = MemoryVault(keys, keys.card(config["name"]))
+    card = keys.card(config["name"])
+    if config.get("rotated"):
+        card = Roster.load(config["roster"]).card(config["name"])
+    vault = MemoryVault(keys, card)
+    if config.get("rotated"):
+        vault = vault.successor()
+    if config.get("identity"):
+        vault = FileVault.open(config["identity"], b"correct horse")
+    parties.nodes.members.LOOK_S = parties.nodes.rotation.LOOK_S = config.get("look_s", 2.0)
     result: dict[str, Any]
     started = time.monotonic()
     status = 0
@@ -201,6 +215,7 @@ def main() -> None:
             program = Exchange(config["name"], config["options"])
             node = run_node(vault, roster, settings, program, audit, say)
             result = {"summary": node.summary, "files": [str(file) for file in node.files]}
+            result["cards"] = {card.name: card.fingerprint for card in node.roster}
     except KeyboardInterrupt:
         result, status = {"error": "KeyboardInterrupt"}, 130
     except Exception as error:

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest.mock import patch
 
@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from parties.keys.identity import IdentityKeys
 from parties.keys.keyfile import KdfCost, seal_secret
+from parties.keys.statements import Revocation
+from parties.keys.vault import MemoryVault
 from protocols.sealing import record
 from protocols.sealing.envelope import EnvelopeInfo, seal_envelope
 from protocols.sealing.key_schedule import Keys, Schedule
@@ -84,6 +86,20 @@ def card() -> dict[str, object]:
     keys = IdentityKeys(SENDER_PRIVATE)
     made = keys.card("hospital-a", datetime(2025, 1, 31, 12, tzinfo=UTC))
     return {"private": SENDER_PRIVATE.hex(), "text": made.to_text(), "digest": made.digest.hex()}
+
+
+def statements() -> dict[str, object]:
+    """An identity, its successor, and the word of each about it."""
+    when = datetime(2025, 1, 31, 12, tzinfo=UTC)
+    keys = IdentityKeys(SENDER_PRIVATE)
+    old = MemoryVault(keys, keys.card("hospital-a", when))
+    new = old.successor(365, issued=when + timedelta(days=300))
+    return {
+        "old": old.card.digest.hex(),
+        "new": new.card.digest.hex(),
+        "succession": new.successions[0].to_text(),
+        "revocation": Revocation.sign(old, when + timedelta(days=1)).to_text(),
+    }
 
 
 def key_file() -> dict[str, object]:
@@ -160,7 +176,7 @@ def stored_object() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    makers = (records, key_schedule, session, card, key_file, envelopes)
+    makers = (records, key_schedule, session, card, statements, key_file, envelopes)
     vectors = {maker.__name__: maker() for maker in makers} | {"object": stored_object()}
     target = Path(__file__).with_name("channel.json")
     target.write_text(json.dumps(vectors, indent=1) + "\n")

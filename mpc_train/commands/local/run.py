@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mpc_train.run.local import LocalNode
     from mpc_train.run.progress import ProgressView
     from mpc_train.tables.source import Source
+    from parties.keys.vault import FileVault
 
 OWN_ORDER = (
     "nobody can repeat the order of the joined rows, so it holds out and batches other rows "
@@ -166,6 +167,9 @@ def _run(
             records = {name: last_record(child) for name, child in supervisor.children.items()}
             result = records[coordinator.name] | found_by(job, records)
             result["warnings"] = _warnings(records, job)
+        for node in nodes:
+            if records[node.name].get("own_metrics"):
+                _write_own_metrics(node, vaults[node.name], job)
         recipient = job.recipients[0]
         sealed = {Path(path).stem: Path(path) for path in result["sealed"]}
         if recipient not in sealed:
@@ -195,6 +199,19 @@ def _run(
             result["warnings"] += opened.results.warnings
         said = regression_shapes(job)
         return result, {name: w for name, w in opened.weights.items() if name not in said}
+
+
+def _write_own_metrics(node: "LocalNode", identity: "FileVault", job: "Job") -> None:
+    """Write what only this node learnt beside its runs: here its identity, which alone opens its
+    vault, ends with the run."""
+    from mpc_train.node.storage import METRICS
+    from parties.files import write_atomic
+    from parties.keys.services.identity_service import IdentityService
+    from parties.vault.store import Store
+
+    store = Store(node.home / "vault", node.name, IdentityService(identity))
+    with store.open(METRICS, job.name) as content:
+        write_atomic(node.folder / "own-metrics.json", content.reader.read())
 
 
 def _warnings(records: dict[str, dict[str, Any]], job: "Job") -> list[str]:

@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
@@ -28,6 +29,9 @@ from mpc_train.commands.table_options import (
 )
 from mpc_train.commands.vault.opened import NameArgument, VersionOption, opened
 from mpc_train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mpc_train.tables.readers.staged import StagedTable
 
 
 def vault_import(
@@ -186,6 +190,7 @@ def vault_export(
     name: NameArgument,
     out: Annotated[Path, typer.Option(help="The CSV file to write; never replaced.")],
     config: ConfigOption,
+    kind: Annotated[str, typer.Option(help="The kind of object.")] = "table",
     version: VersionOption = 0,
     leave_out: Annotated[
         list[str] | None,
@@ -195,43 +200,67 @@ def vault_export(
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Write a table of the vault as CSV, in the clear, its cells as they were imported."""
-    with reporting(output):
-        import polars
+    """Write a table of the vault as CSV, in the clear, its cells as they were imported.
 
-        from mpc_train.errors import DataError
-        from mpc_train.node.storage import TABLE, StoredTable
+    An object of another kind is written as it is.
+    """
+    with reporting(output):
+        from mpc_train.node.storage import EXPORTED, TABLE, StoredTable
         from mpc_train.run.node_config import load_node_config
-        from mpc_train.tables.cells import is_cell
         from mpc_train.tables.readers.staged import StagedTable
         from parties.audit.entries import Kind
         from parties.files import atomic_file
 
-        rows, title = 0, f"vault:{name}"
+        if kind not in (TABLE, *EXPORTED):
+            known = ", ".join((TABLE, *EXPORTED))
+            raise ConfigError(f"--kind {kind}: only these are ever written in the clear: {known}")
+        if leave_out and kind != TABLE:
+            raise ConfigError("--leave-out is for tables")
         open_vault = opened(config, passphrase_file, passphrase_fd, "vault export")
-        with open_vault as (store, audit), store.open(TABLE, name, version) as content:
-            stored = StoredTable(content, store, load_node_config(config).vault.columns)
-            table = StagedTable(stored, title)
-            if unknown := [name for name in leave_out or () if name not in table.names]:
-                raise ConfigError(f"--leave-out: {title} has no column {', '.join(unknown)}")
-            names = [name for name in table.names if name not in (leave_out or ())]
+        with open_vault as (store, audit), store.open(kind, name, version) as content:
+            said: dict[str, Any] = {"object": content.info.title}
+            if kind == TABLE:
+                keys = load_node_config(config).vault.columns
+                table = StagedTable(StoredTable(content, store, keys), f"vault:{name}")
+                if unknown := [each for each in leave_out or () if each not in table.names]:
+                    raise ConfigError(f"--leave-out: vault:{name} has no column {unknown[0]!r}")
+                names = [each for each in table.names if each not in (leave_out or ())]
+                said["columns"] = len(names)
             # In the clear: it is in the log before it is on the disk.
-            audit.append(Kind.VAULT_EXPORT, {"object": content.info.title, "columns": len(names)})
+            audit.append(Kind.VAULT_EXPORT, said)
+            found: dict[str, Any] = {"status": "ok", "file": str(out)}
             try:
                 with atomic_file(out, replace=False) as stream:
-                    polars.DataFrame(schema=names).write_csv(stream)
-                    for chunk in table.chunks(names):
-                        for column, kind in chunk.frame.schema.items():
-                            if not is_cell(kind):
-                                raise DataError(
-                                    f"{title}: column {column!r} is of type {kind}, which CSV "
-                                    "cannot hold; a job reads it from the vault as it is"
-                                )
-                        chunk.frame.write_csv(stream, include_header=False)
-                        rows += chunk.frame.height
+                    if kind == TABLE:
+                        found["rows"] = _write_csv(table, names, f"vault:{name}", stream)
+                    else:
+                        shutil.copyfileobj(content.reader, stream)
             except OSError as error:
                 raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
         if output is Format.json:
-            emit({"status": "ok", "file": str(out), "rows": rows})
+            emit(found)
             return
-        say(f"{out}: {rows:,} rows, in the clear; delete it when it has served")
+        rows = f"{found['rows']:,} rows, " if kind == TABLE else ""
+        say(f"{out}: {rows}in the clear; delete it when it has served")
+
+
+def _write_csv(table: "StagedTable", names: list[str], title: str, stream: BinaryIO) -> int:
+    """Write these columns; return how many rows there are. Raises DataError for what CSV cannot
+    hold."""
+    import polars
+
+    from mpc_train.errors import DataError
+    from mpc_train.tables.cells import is_cell
+
+    rows = 0
+    polars.DataFrame(schema=names).write_csv(stream)
+    for chunk in table.chunks(names):
+        for column, kind in chunk.frame.schema.items():
+            if not is_cell(kind):
+                raise DataError(
+                    f"{title}: column {column!r} is of type {kind}, which CSV cannot hold; a job "
+                    "reads it from the vault as it is"
+                )
+        chunk.frame.write_csv(stream, include_header=False)
+        rows += chunk.frame.height
+    return rows

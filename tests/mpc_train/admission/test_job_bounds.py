@@ -42,6 +42,7 @@ from parties.agreement.contract import Roles
 from parties.keys.roster import Roster
 from tests.support.audit_logs import audit_log
 from tests.support.jobs import replaced, write_job
+from tests.support.node_vaults import node_vault
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = (
@@ -223,8 +224,10 @@ def test_rules_come_before_rows_weights_and_steps(
     monkeypatch.setattr(events, "say", seen.append)
     place = SimpleNamespace(name=job.owners[0])
     rules = Rules(("nobody",), ("nobody",), ("nobody",))
-    config: Any = SimpleNamespace(place=place, rules=rules)
-    guarded = _Guarded(config, Roster({}), False, events, None, audit_log(tmp_path))
+    config: Any = SimpleNamespace(place=place, rules=rules, data={}, accepted=None)
+    guarded = _Guarded(
+        config, Roster({}), False, events, None, audit_log(tmp_path), node_vault(tmp_path)
+    )
     roles = Roles(job.owners, job.evaluators, job.dealer, job.recipients)
     with pytest.raises(RefusedError, match="breaks this node's rules"):
         guarded.prepare(job.to_bytes(), roles)

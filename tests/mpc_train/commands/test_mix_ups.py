@@ -18,6 +18,7 @@ from tests.support.commands import as_json, mpc_train
 from tests.support.csv_tables import csv_lines
 from tests.support.jobs import write_job
 from tests.support.node_files import config_of, party_toml
+from tests.support.node_vaults import node_vault
 
 ROOT = Path(__file__).resolve().parents[3]
 PASSPHRASE = b"correct horse battery staple"
@@ -143,7 +144,15 @@ def test_a_node_says_what_it_does_before_it_signs(
     job = load_job(write_job(tmp_path))
     roster = Roster.load(home / "roster")
     audit = audit_log(tmp_path)
-    guarded = _Guarded(config_of(tmp_path), roster, False, _Events(form), lambda _: True, audit)
+    guarded = _Guarded(
+        config_of(tmp_path),
+        roster,
+        False,
+        _Events(form),
+        lambda _: True,
+        audit,
+        node_vault(tmp_path),
+    )
     guarded.prepare(job.to_bytes(), _roles(job))
     captured = capsys.readouterr()
     if form is Format.json:

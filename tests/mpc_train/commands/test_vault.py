@@ -107,7 +107,7 @@ def test_keys_are_rotated(home: Path) -> None:
     assert made.exit_code == 0, made.output
     assert f'key = "file:{home / "k.keys"}"' in made.stdout
     refused = record(home, "rotate")
-    assert refused["exit"] == 5 and "name another key service" in refused["message"]
+    assert refused["exit"] == 5 and "mpc-train identity rotate" in refused["message"]
     uri = f"file:{home / 'k.keys'}"
     to = record(home, "rotate", "--to", uri, "--to-passphrase-file", home / "other")
     assert to["exit"] == 0 and to["key"].startswith("file:1-") and to["rewrapped"] >= 1
@@ -304,7 +304,7 @@ def test_protected_columns_need_their_key(guarded: Path) -> None:
     assert "'hiv' is under the key 'lab', which cannot be used here: " in found["message"]
     (home / "party.toml").write_text(CONFIG + COLUMN_KEYS)
     found = record(home, "export", "ill", "--out", home / "no.csv", "--leave-out", "HIV")
-    assert found["message"] == "--leave-out: vault:ill has no column HIV"
+    assert found["message"] == "--leave-out: vault:ill has no column 'HIV'"
 
 
 def test_keys_of_columns_are_rotated_by_themselves(guarded: Path) -> None:

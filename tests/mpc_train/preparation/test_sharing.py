@@ -51,6 +51,7 @@ def shared(folder: Path) -> tuple[dict[str, np.ndarray], list[tuple[int, int]]]:
     }, news
 
 
+@pytest.mark.slow
 def test_blocks_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, quiet = shared(tmp_path)
     monkeypatch.setattr(sharing, "BLOCK_WORDS", 500)

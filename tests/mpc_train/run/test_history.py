@@ -1,7 +1,6 @@
 """What a node keeps of what it revealed, and which further runs it refuses."""
 
 import json
-import stat
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,8 @@ from mpc_train.admission.rules import Rules
 from mpc_train.errors import ConfigError, RefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
-from mpc_train.node.remembered import Remembered
+from mpc_train.node.remembered import REVEALED, Remembered
+from mpc_train.node.storage import HISTORY
 from mpc_train.owners.table import Table, load_table
 from mpc_train.run.history import rows_of, table_mark
 from mpc_train.tables.source import Source
@@ -29,6 +29,7 @@ from tests.support.jobs import (
     with_data,
     write_job,
 )
+from tests.support.node_vaults import node_vault
 
 NOISE = "noise = { epsilon = 0.5 }"
 PLAIN = JOB.replace('"accuracy", "auc"', '"accuracy"')
@@ -44,13 +45,14 @@ class Node:
         self.csv = folder / "ann.csv"
         self.csv.write_text("\n".join(csv_lines(40)))
         self.rules = rules
+        self.safe = node_vault(self.home)
 
     def run(self, text: str, *changes: tuple[str, str], rows: int = 40) -> Job:
         """A run of a job begins; raises RefusedError where it may not."""
         text = changed(*changes, text=text).replace("ann = 40", f"ann = {rows}")
         job = loaded(self.folder, text)
         table = load_table(self.source, job, "ann")
-        remembered = Remembered(self.home, "ann", allowing(job, **self.rules))
+        remembered = Remembered(self.safe, "ann", allowing(job, **self.rules))
         remembered.check(job, self.source, table)
         remembered.write(job, self.source, table)
         return job
@@ -60,8 +62,15 @@ class Node:
         return Source(str(self.csv))
 
     @property
-    def path(self) -> Path:
-        return self.home / "ann.revealed"
+    def kept(self) -> bytes:
+        """The record, in the clear."""
+        with self.safe.opened() as store, store.open(HISTORY, REVEALED) as content:
+            return content.reader.read()
+
+    def keep(self, body: bytes) -> None:
+        """Replace the record."""
+        with self.safe.opened() as store, store.writing(HISTORY, REVEALED) as out:
+            out.write(body)
 
 
 def test_rows_that_were_left_out_do_not_move_the_others(tmp_path: Path) -> None:
@@ -107,7 +116,7 @@ def test_noise_is_not_drawn_anew(ann: Node, changes: tuple[tuple[str, str], ...]
     assert "study of 2" in said and "repeats = 1" in said
     assert f"ε = {'0.9' if changes and 'epsilon' in changes[0][0] else '1.0'} in all" in said
     assert "write repeats = 2 under [rules]" in said
-    assert len(json.loads(ann.path.read_text())["runs"]) == 1
+    assert len(json.loads(ann.kept)["runs"]) == 1
 
 
 def test_an_organisation_may_allow_more(tmp_path: Path) -> None:
@@ -279,13 +288,14 @@ def test_rows_that_stay_together_are_compared(ann: Node) -> None:
 
 def test_the_file_is_the_node_s_own_and_holds_no_cell(ann: Node) -> None:
     job = ann.run(NOISY)
-    assert stat.S_IMODE(ann.path.stat().st_mode) == 0o600
-    text = ann.path.read_text()
+    text = ann.kept.decode()
+    on_disk = [path.read_bytes() for path in ann.home.rglob("*") if path.is_file()]
+    assert on_disk and not any(job.digest().hex().encode() in data for data in on_disk)
     assert job.digest().hex() in text
     cells = {cell for line in csv_lines(40)[1:] for cell in line.split(",") if len(cell) > 4}
     assert not any(cell in text for cell in cells)
     assert str(ann.csv) not in text
-    remembered = Remembered(ann.home, "ann", Rules((), (), ()))
+    remembered = Remembered(ann.safe, "ann", Rules((), (), ()))
     (line,) = remembered.notes(ann.source)
     assert "by study" in line and "with noise of ε = 0.5" in line
     assert remembered.notes(Source("elsewhere.csv")) == []
@@ -293,17 +303,34 @@ def test_the_file_is_the_node_s_own_and_holds_no_cell(ann: Node) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"key": "00", "runs": [], "version": 2}'])
 def test_a_damaged_file_stops_the_node(ann: Node, body: bytes) -> None:
-    ann.path.write_bytes(body)
-    with pytest.raises(ConfigError, match=r"ann\.revealed: cannot be read, but it records what"):
+    ann.keep(body)
+    with pytest.raises(ConfigError, match=r"history revealed: cannot be read .* it records what"):
         ann.run(PLAIN)
-    assert ann.path.read_bytes() == body
+    assert ann.kept == body
+
+
+def test_a_record_that_was_altered_stops_the_node(ann: Node) -> None:
+    ann.run(NOISY)
+    (chunks,) = ann.home.rglob("revealed.*.chunks")
+    data = bytearray(chunks.read_bytes())
+    data[-1] ^= 1
+    chunks.write_bytes(data)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        ann.run(PLAIN)
+
+
+def test_only_the_newest_record_is_kept(ann: Node) -> None:
+    for least in (5, 6, 7):
+        ann.run(PLAIN, ("epochs = 4", f"epochs = {least}"))
+    assert len(json.loads(ann.kept)["runs"]) == 3
+    assert [path.name for path in ann.home.rglob("*.chunks")] == ["revealed.3.chunks"]
 
 
 def test_what_cannot_be_kept_is_not_begun(ann: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mpc_train.node.remembered.write_atomic", full)
+    monkeypatch.setattr("parties.vault.store.write_atomic", full)
     with pytest.raises(ConfigError, match="must be recorded; nothing was shared"):
         ann.run(PLAIN)
 
@@ -311,24 +338,22 @@ def test_what_cannot_be_kept_is_not_begun(ann: Node, monkeypatch: pytest.MonkeyP
 def test_a_home_that_cannot_be_written_is_found_at_the_start(
     ann: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Remembered(ann.home, "ann", Rules((), (), ())).try_to_write()
-    assert not ann.path.exists() and not list(ann.home.glob("*.trial"))
-    with pytest.raises(ConfigError, match=r"ann\.revealed: cannot be written \(No such file"):
-        Remembered(ann.home / "none", "ann", Rules((), (), ())).try_to_write()
+    Remembered(ann.safe, "ann", Rules((), (), ())).try_to_write()
+    assert not list(ann.home.rglob("revealed*")) and not list(ann.home.rglob("*.trial"))
 
     def read_only(*_: object) -> None:
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("mpc_train.node.places.write_atomic", read_only)
-    with pytest.raises(ConfigError, match=r"ann\.revealed: cannot be written \(Read-only"):
-        Remembered(ann.home, "ann", Rules((), (), ())).try_to_write()
+    with pytest.raises(ConfigError, match=r"vault: cannot be written \(Read-only"):
+        Remembered(ann.safe, "ann", Rules((), (), ())).try_to_write()
 
 
 def test_two_nodes_of_one_identity_see_each_other_s_run(ann: Node) -> None:
     """Both were prepared before either began."""
     job = load_job(write_job(ann.folder, NOISY))
     table = load_table(ann.source, job, "ann")
-    one, other = (Remembered(ann.home, "ann", allowing(job)) for _ in range(2))
+    one, other = (Remembered(ann.safe, "ann", allowing(job)) for _ in range(2))
     one.check(job, ann.source, table)
     other.check(job, ann.source, table)
     one.write(job, ann.source, table)

@@ -54,6 +54,7 @@ def trained_and_twin(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     return weights_of(record), train_twin(job, load_tables(path.parent, job), initial).state
 
 
+@pytest.mark.slow
 def test_a_public_start_with_a_frozen_layer(tmp_path: Path) -> None:
     tensors = state()
     _, digest = start_file(tmp_path, tensors)

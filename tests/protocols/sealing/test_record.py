@@ -188,3 +188,31 @@ def test_repr_and_wrong_keys_show_no_secret() -> None:
 def test_arbitrary_bytes_cause_only_our_error(ciphertext: bytes, label: bytes) -> None:
     with pytest.raises(AuthenticationError):
         pair()[1].open(label, ciphertext)
+
+
+def test_a_key_is_replaced_on_demand_and_numbers_go_on() -> None:
+    """By HKDF of itself or by a fresh one: no nonce meets a key twice."""
+    sealer, opener = pair()
+    used: list[tuple[bytes, int]] = []
+    for step in range(6):
+        for _ in range(2):
+            used.append((sealer._key, sealer._records))
+            assert bytes(opener.open(b"label", sealer.seal(b"label", b"text"))) == b"text"
+        for end in (sealer, opener):
+            if step % 2:
+                end.replace(bytes([step]) * 32)
+            else:
+                end.advance()
+        assert sealer._epoch_records == 0
+    assert len({key for key, _ in used}) == 6
+    assert [number for _, number in used] == list(range(12))
+    assert sealer._key not in {key for key, _ in used}
+    with pytest.raises(ValueError, match="has 32 bytes"):
+        sealer.replace(bytes(31))
+
+
+def test_ends_that_replace_at_different_records_part() -> None:
+    sealer, opener = pair()
+    sealer.advance()
+    with pytest.raises(AuthenticationError):
+        opener.open(b"label", sealer.seal(b"label", b"text"))
