@@ -321,7 +321,11 @@ class _Guarded:
         for line in (*beware(job), *in_lines(key_cautions(job, keys))):
             self._events.say(line)
         self._remember(job)
-        wait = patience(self._events.say, float(self._config.timeouts.join_s))
+
+        def tell(missing: str) -> None:
+            self._events("approvals", {"job": job.name, "missing": missing})
+
+        wait = patience(tell, float(self._config.timeouts.join_s))
         found = agree(self._config, self._roster, job, self._ask, today, wait)
         self._check_dates(job)  # it may have waited for days
         digest, policy = job.digest().hex(), self._config.accepted

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.results.contribution import Consent
     from mpc_train.results.opening import OpenedMetrics, OpenedModel
-    from parties.keys.identity import Card
     from parties.keys.roster import Roster
     from parties.keys.vault import Vault
 
@@ -174,12 +173,11 @@ def open_metrics_file(
     """
     from mpc_train.results.opening import METRICS_FILE, open_metrics
 
-    blob = _read(sealed, MAX_SEALED_BYTES)
     opened = open_metrics(
-        blob,
+        _read(sealed, MAX_SEALED_BYTES),
         recipient=vault.card.name,
         private=vault,
-        cards=_cards(roster, blob),
+        cards=roster.signers(),
         job=job,
     )
     _write(out, opened.files, METRICS_FILE)
@@ -250,31 +248,14 @@ def contribution_of(
     from mpc_train.results.artifact import MODEL, contents_of
     from mpc_train.results.contribution import contribute
 
-    blob = _read(sealed, MAX_SEALED_BYTES)
     return contribute(
-        blob,
+        _read(sealed, MAX_SEALED_BYTES),
         me=vault.card.name,
         private=vault,
-        cards=_cards(roster, blob),
-        present=roster.signers(),
+        cards=roster.signers(),
         opener=opener,
         subject=None if job is None else contents_of(job, MODEL).subject(job),
     )
-
-
-def _cards(roster: "Roster", sealed: bytes) -> "dict[str, Card]":
-    """The cards with which a sealed file is checked: of each recipient the one whose key it was
-    sealed to, the present one or one that was succeeded since."""
-    from protocols.sealing.bundle import unpack_bundle
-    from protocols.sealing.envelope import read_key_digests
-
-    cards = roster.signers()
-    for envelope in unpack_bundle(sealed):
-        for name, digest in read_key_digests(envelope).items():
-            for card in roster.line(name):
-                if card.recipient_key.digest == digest:
-                    cards[name] = roster.signer(card)
-    return cards
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -304,15 +285,13 @@ def open_file(
     from mpc_train.results.contribution import MAX_CONTRIBUTION_BYTES
     from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE, open_model
 
-    blob = _read(sealed, MAX_SEALED_BYTES)
     model = open_model(
-        blob,
+        _read(sealed, MAX_SEALED_BYTES),
         recipient=vault.card.name,
         private=vault,
-        cards=_cards(roster, blob),
+        cards=roster.signers(),
         job=job,
         contributions=[_read(part, MAX_CONTRIBUTION_BYTES) for part in parts],
-        present=roster.signers(),
     )
     _write(out, model.files, MANIFEST_FILE)
     return model, out / MODEL_FILE

@@ -146,7 +146,7 @@ def patience(
         if not ends:
             ends.append(clock() + wait_s)
         if told[-1:] != [missing]:
-            tell(f"Waiting: {missing}")
+            tell(missing)
             told.append(missing)
         left = ends[0] - clock()
         if left <= 0:

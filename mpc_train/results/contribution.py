@@ -27,6 +27,7 @@ from protocols.sealing.envelope import (
     MAX_RECIPIENTS,
     EnvelopeInfo,
     Unsealer,
+    named_keys,
     open_envelope,
     open_share,
     read_info,
@@ -43,10 +44,14 @@ Shares = dict[str, dict[str, bytes]]
 
 
 class PublicCard(Protocol):
-    """The part of a card that opening needs."""
+    """The part of a card that opening needs. recipient_keys: the present one first; envelopes of
+    one run may be sealed to different ones, if the recipient's keys were rotated at its end."""
 
     @property
     def recipient_key(self) -> RecipientKey: ...
+
+    @property
+    def recipient_keys(self) -> tuple[RecipientKey, ...]: ...
 
     def verifier(self) -> Verifier: ...
 
@@ -66,11 +71,18 @@ class Consent:
     recipients: tuple[str, ...]
 
 
-def keys_of(names: Sequence[str], cards: Mapping[str, PublicCard], what: str) -> list[RecipientKey]:
-    """The recipient keys of these names; ArtifactError if one has no card. what: their part."""
+def keys_of(
+    names: Sequence[str], cards: Mapping[str, PublicCard], what: str, sealed: bytes | None = None
+) -> list[RecipientKey]:
+    """The recipient keys of these names; ArtifactError if one has no card. what: their part.
+
+    sealed: an envelope to them; then the keys, perhaps older ones, that it names.
+    """
     missing = [name for name in names if name not in cards]
     if missing:
         raise ArtifactError(f"no card of {', '.join(missing)}, {what}, in the roster; add it")
+    if sealed is not None:
+        return named_keys(sealed, [cards[name].recipient_keys for name in names])
     return [cards[name].recipient_key for name in names]
 
 
@@ -82,14 +94,11 @@ def contribute(
     cards: Mapping[str, PublicCard],
     opener: str,
     subject: str | None = None,
-    present: Mapping[str, PublicCard] | None = None,
 ) -> tuple[bytes, Consent]:
     """This recipient's contribution for `opener`, and what it agrees to with it.
 
-    present: the cards that are valid now, if `cards` has earlier ones, of keys to which the file
-    was sealed; the contribution is sealed to a present one. subject: what the sealed file must say
-    that it is; None: anything. Raises ArtifactError and EnvelopeError, which say what does not fit;
-    nothing is unwrapped for a file that fails.
+    subject: what the sealed file must say that it is; None: anything. Raises ArtifactError and
+    EnvelopeError, which say what does not fit; nothing is unwrapped for a file that fails.
     """
     envelopes = unpack_bundle(sealed)
     infos = [read_info(envelope) for envelope in envelopes]
@@ -117,7 +126,7 @@ def contribute(
     made = seal_envelope(
         pack(*fields),
         info=_expected(envelopes, first, me, opener),
-        recipient_keys=keys_of([opener], present or cards, "the opener"),
+        recipient_keys=keys_of([opener], cards, "the opener"),
         signer=private,
     )
     about = Consent(first.subject, first.sid.hex(), opener, first.threshold, first.recipients)
@@ -133,7 +142,7 @@ def own_shares(
         info = read_info(envelope)
         if info.sender in found:
             raise ArtifactError(f"two envelopes of {info.sender}; remove one")
-        keys = keys_of(info.recipients, cards, "a recipient")
+        keys = keys_of(info.recipients, cards, "a recipient", envelope)
         keys_of([info.sender], cards, "an evaluator")
         found[info.sender] = open_share(
             envelope,
@@ -192,7 +201,7 @@ def contributed(
             payload = open_envelope(
                 blob,
                 expected=expected,
-                recipient_keys=keys_of([me], cards, "the opener"),
+                recipient_keys=keys_of([me], cards, "the opener", blob),
                 private=private,
                 verifier=_verifier(name, cards),
             )

@@ -106,12 +106,10 @@ def open_model(
     cards: Mapping[str, PublicCard],
     job: Job | None = None,
     contributions: Sequence[bytes] = (),
-    present: Mapping[str, PublicCard] | None = None,
 ) -> OpenedModel:
     """Open a bundle (or its envelopes) as `recipient` and put the model together.
 
-    contributions: of other recipients, if the job requires a threshold (`contribution`). present:
-    the cards that are valid now, if `cards` has earlier ones, of keys to which the file was sealed.
+    contributions: of other recipients, if the job requires a threshold (`contribution`).
 
     1. Every envelope verifies under its sender's card and opens with our key, or with our share
        and those that others contribute.
@@ -124,9 +122,7 @@ def open_model(
     Raises ArtifactError, which says which envelope is wrong or missing; EnvelopeError for one that
     does not verify or open.
     """
-    parts, signed_job = _opened_parts(
-        sealed, MODEL, recipient, private, cards, job, contributions, present
-    )
+    parts, signed_job = _opened_parts(sealed, MODEL, recipient, private, cards, job, contributions)
     weights = _weights(signed_job, _combine(contents_of(signed_job, MODEL), parts))
     files = _files(signed_job, recipient, cards[recipient].recipient_key, weights, parts)
     said = next(iter(parts.values())).statement
@@ -201,13 +197,12 @@ def _opened_parts(
     cards: Mapping[str, PublicCard],
     job: Job | None,
     contributions: Sequence[bytes] = (),
-    present: Mapping[str, PublicCard] | None = None,
 ) -> "tuple[dict[str, _Part], Job]":
     """Steps 1 to 4 of `open_model`: what each evaluator sealed, and the job that it signed."""
     envelopes = unpack_bundle(sealed) if isinstance(sealed, bytes) else list(sealed)
     if not envelopes:
         raise ArtifactError(f"no envelope; ask the coordinator for the sealed {title}")
-    shares = _gathered(envelopes, recipient, private, cards, contributions, present or cards)
+    shares = _gathered(envelopes, recipient, private, cards, contributions)
     parts: dict[str, _Part] = {}
     for envelope in envelopes:
         part = _open_part(envelope, title, shares, cards)
@@ -239,7 +234,6 @@ def _gathered(
     private: Unsealer,
     cards: Mapping[str, PublicCard],
     contributions: Sequence[bytes],
-    present: Mapping[str, PublicCard],
 ) -> Shares:
     """By evaluator, the shares of its envelope's key: the recipient's own and contributed ones."""
     for envelope in envelopes:
@@ -261,7 +255,7 @@ def _gathered(
     if contributions and read_info(envelopes[0]).threshold == 1:
         raise ArtifactError(f"{recipient} opens this file alone; leave out --with")
     own = own_shares(envelopes, recipient, private, cards)
-    others = contributed(contributions, envelopes, me=recipient, private=private, cards=present)
+    others = contributed(contributions, envelopes, me=recipient, private=private, cards=cards)
     return {sender: {recipient: share} | others[sender] for sender, share in own.items()}
 
 
@@ -279,7 +273,7 @@ def _open_part(
         envelope,
         shares[sender],
         expected=claimed,
-        recipient_keys=keys_of(claimed.recipients, cards, "a recipient"),
+        recipient_keys=keys_of(claimed.recipients, cards, "a recipient", envelope),
         verifier=verifier,
     )
     bounds = (MAX_STATEMENT_BYTES, _SIGNATURE_BYTES, 32, MAX_PAYLOAD_BYTES)

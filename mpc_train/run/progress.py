@@ -127,6 +127,8 @@ class ProgressView:
             meaning = REASONS.get(str(fields.get("code")))
             why = f" ({meaning})" if meaning else ""
             self.say(f"{fields.get('node')} has left{why}; it may join again")
+        elif kind == "rotated":
+            self.say(f"{fields.get('node')} has new keys, which the ones before have signed")
         elif kind == "refused":
             self.say(f"{fields.get('node')} was refused: {fields.get('code')}")
         elif kind == "gathering":
@@ -148,6 +150,8 @@ class ProgressView:
             self.say("all nodes have signed the same contract")
         elif kind == "checking":
             self.say("checking the job against this node's rules")
+        elif kind == "approvals":
+            self.say(f"waiting for approvals: {fields['missing']}")
         elif kind == "preparing":
             table = "reading this node's table, " if fields.get("table") else ""
             self._stage = "getting ready"

@@ -331,3 +331,34 @@ def test_each_job_is_signed_under_a_policy_that_is_valid_then(
         "policy": config.accepted.digest,
         "number": 4,
     }
+
+
+def test_a_node_that_waits_says_so_to_machines_as_well(
+    tmp_path: Path,
+    roster: Roster,
+    both: list[MemoryVault],
+    people: dict[str, MemoryVault],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from mpc_train.commands.common import Format
+    from mpc_train.commands.nodes import _Events, _Guarded, _roles
+
+    text = policy_toml(
+        terms="valid_from = 2020-01-01\nvalid_until = 2120-01-01",
+        rules='approvers = ["board", "dpo"]\napprovals = 2',
+    )
+    node = NODE.replace("[data]", "[timeouts]\njoin_s = 1\n[data]")
+    config = accepted(node_with_policy(tmp_path, both, text, node), roster, DAY)
+    job = loaded(tmp_path)
+    for output in (Format.json, Format.text):
+        with audit_log(tmp_path, people["ann"]) as audit:
+            vault = node_vault(tmp_path)
+            guarded = _Guarded(config, roster, False, _Events(output), None, audit, vault)
+            with pytest.raises(RefusedError, match="has 0 of the 2 approvals"):
+                guarded.prepare(job.to_bytes(), _roles(job))
+        said = capsys.readouterr()
+        if output is Format.json:
+            event = json.loads(said.out.splitlines()[-1])
+            assert event["event"] == "approvals" and "still possible: board" in event["missing"]
+        else:
+            assert "waiting for approvals: the job 'study'" in said.err
