@@ -79,16 +79,16 @@ def open_command(
 
     If the job requires several recipients, one opens with the contributions of the others.
     """
+    if contribute != (opener is not None):
+        raise typer.BadParameter("--contribute and --for NAME belong together")
+    if contribute and parts:
+        raise typer.BadParameter("--with is for the recipient who opens")
     with reporting(output):
         from mpc_train.admission.load import load_job
         from mpc_train.errors import ArtifactError
         from mpc_train.results.report import metric
         from parties.keys.roster import Roster
 
-        if contribute != (opener is not None):
-            raise typer.BadParameter("--contribute and --for NAME belong together")
-        if contribute and parts:
-            raise typer.BadParameter("--with is for the recipient who opens")
         expected = load_job(job) if job is not None else None
         folder = home_of(home)
         me = find_name(folder, name)

@@ -1,0 +1,71 @@
+"""`mpc-train open --contribute` and `--with`: people see what they agree to, and are asked."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mpc_train.admission.load import load_job
+from mpc_train.cli import app
+from parties.keys.roster import Roster
+from parties.keys.vault import FileVault, MemoryVault
+from protocols.sealing.bundle import pack_bundle
+from tests.mpc_train.results.test_artifact import METRICS, Run
+from tests.support.jobs import changed, write_job
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recipients' homes, their roster, and a model that both are needed for."""
+    folder = tmp_path_factory.mktemp("together")
+    (folder / "secret").write_text("correct horse battery")
+    (folder / "secret").chmod(0o600)
+    job = load_job(write_job(folder, changed(("[reveal]", "[reveal]\nthreshold = 2"))))
+    passphrase = b"correct horse battery"
+    vaults: dict[str, MemoryVault] = {
+        name: FileVault.create(folder / name, name, passphrase) for name in ("ann", "office")
+    }
+    vaults |= {name: MemoryVault.generate(name) for name in ("bob", "cleo")}
+    Roster.of(vault.card for vault in vaults.values()).save(folder / "roster.toml")
+    run, group = Run(job), ("ann", "office")
+    keys = [vaults[name].card.recipient_key for name in group]
+    envelopes = [
+        run.seal(name, recipients=group, recipient_keys=keys, signer=vaults[name])
+        for name in job.evaluators
+    ]
+    (folder / "model.sealed").write_bytes(pack_bundle(envelopes))
+    return folder
+
+
+def run_open(place: Path, me: str, *arguments: str) -> Result:
+    command = ["open", str(place / "model.sealed"), "--home", str(place / me)]
+    command += ["--roster", str(place / "roster.toml"), "--passphrase-file", str(place / "secret")]
+    return CliRunner().invoke(app, [*command, *arguments])
+
+
+def test_one_contributes_and_the_other_opens(place: Path, tmp_path: Path) -> None:
+    part, job = tmp_path / "office.part", load_job(place / "job.toml")
+    ask = ("--contribute", "--for", "ann", "--out", str(part))
+    unasked = run_open(place, "office", *ask)
+    assert unasked.exit_code and "there is no terminal to ask at" in unasked.output
+    assert not part.exists()
+    said = run_open(place, "office", *ask, "--job", str(place / "job.toml"))
+    assert said.exit_code == 0, said.output
+    for words in (f"the model of job study, digest {job.digest().hex()}", "ann opens it"):
+        assert words in said.output
+    alone = run_open(place, "ann", "--out", str(tmp_path / "none"))
+    assert alone.exit_code and "2 of ann, office together open this file" in alone.output
+    opened = run_open(
+        place, "ann", "--with", str(part), "--out", str(tmp_path / "m"), "--format", "json"
+    )
+    assert json.loads(opened.stdout)["metrics"] == METRICS
+    assert (tmp_path / "m" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--contribute"], ["--for", "ann"], ["--contribute", "--for", "ann", "--with", "x"]],
+)
+def test_options_that_do_not_fit_are_refused(place: Path, arguments: list[str]) -> None:
+    assert run_open(place, "office", *arguments).exit_code == 2
