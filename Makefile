@@ -38,7 +38,7 @@ $(READY): requirements.txt pyproject.toml
 
 demo: $(READY)
 	@$(PY) examples/breast_cancer/make_data.py
-	@$(PY) launch.py examples/breast_cancer/job.toml --compare
+	@$(PY) launch.py examples/breast_cancer/job.toml --compare --vault
 
 test: $(READY)
 	$(PY) -m pytest $(SPREAD) --cov --cov-report= -m "not slow and not timed"

@@ -44,7 +44,7 @@ def study(folder: Path, **changes: str) -> Path:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
     folder = tmp_path_factory.mktemp("good")
-    process = launch(study(folder), "--compare")
+    process = launch(study(folder), "--compare", "--vault")
     record, err = ended(process)
     assert process.returncode == 0, err
     return folder, record, err

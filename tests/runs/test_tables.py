@@ -43,13 +43,13 @@ def study(folder: Path) -> Path:
 @pytest.mark.slow
 def test_owners_with_tables_of_three_kinds(tmp_path: Path) -> None:
     path = study(tmp_path)
-    record = launched(path, "--compare")
+    record = launched(path, "--compare", "--vault")
     assert record["max_weight_difference"] < 2**-10
     assert record["metrics"].keys() == record["twin_metrics"].keys()
     with sqlite3.connect(tmp_path / "bob.db") as connection:
         connection.execute("update patients set ill = 7 where rowid = 12")
     connection.close()
-    failed = launch(path, "--compare", "--run-dir", str(tmp_path / "again"))
+    failed = launch(path, "--vault", "--run-dir", str(tmp_path / "again"))
     _, err = ended(failed)
     assert failed.returncode == 4
     assert "bob.db: row 12: column 'ill': neither true nor false" in err
