@@ -76,7 +76,7 @@ def coordinator(
     one."""
     with reporting(output):
         from mpc_train.admission.load import load_job
-        from mpc_train.node.collect import bundle, summarise
+        from mpc_train.node.collect import bundle, keep_record, summarise
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import check_room, run_directory
         from mpc_train.results.report import beware, describe, outcome
@@ -121,7 +121,10 @@ def coordinator(
                 result = node.run()
         found = summarise(job, result.summaries)
         cards = node.roster.signers()
-        bundles = bundle(run_dir, result.files, job.recipients, job.evaluators, cards)
+        bundles = bundle(
+            run_dir, result.files, job.recipients, job.evaluators, cards, result.record
+        )
+        keep_record(run_dir, result.record)
         found |= {"model": None, "sealed": [str(path) for path in bundles.values()]}
         if output is Format.json:
             emit(found)
@@ -139,7 +142,7 @@ def _node(
     deals: bool,
 ) -> None:
     with reporting(output):
-        from mpc_train.node.collect import bundle
+        from mpc_train.node.collect import bundle, keep_record
         from mpc_train.node.consent import terminal
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import run_directory
@@ -187,7 +190,16 @@ def _node(
                 )
         cards = result.roster.signers()
         mine = [name for name in program.recipients if name == settings.place.name]
-        bundles = bundle(run_dir, result.files, mine, program.evaluators, cards, "model.sealed")
+        bundles = bundle(
+            run_dir,
+            result.files,
+            mine,
+            program.evaluators,
+            cards,
+            result.record,
+            target="model.sealed",
+        )
+        keep_record(run_dir, result.record)
         sealed = [str(path) for path in bundles.values()]
         found, told = program.found, program.told
         own = _own_metrics(safe, program.job, found.own) | told
@@ -346,6 +358,14 @@ class _Guarded:
             source = self._config.source(self.job.name)
             self._remembered.write(self.job, source, self._program.table)
         return self._program.run(session)
+
+    def outcome(self) -> bytes:
+        return b"" if self._program is None else self._program.outcome()
+
+    def check_outcome(self, outcome: bytes) -> None:
+        if self._program is None:
+            raise RuntimeError("check_outcome before prepare")
+        self._program.check_outcome(outcome)
 
 
 class _Events:

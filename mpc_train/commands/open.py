@@ -1,6 +1,5 @@
 """`mpc-train open`: a recipient turns a sealed model into an ordinary one."""
 
-import contextlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,7 +49,8 @@ def open_command(
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Open a sealed model: write model.safetensors and manifest.json, or nothing."""
+    """Open a sealed model that all nodes of its run signed: write model.safetensors and a signed
+    manifest.json, or nothing."""
     with reporting(output):
         from mpc_train.admission.load import load_job
         from mpc_train.results.report import metric
@@ -93,41 +93,42 @@ def open_command(
 def open_file(
     sealed: Path, vault: "Vault", roster: "Roster", out: Path, job: Any = None
 ) -> "tuple[OpenedModel, Path]":
-    """Open `sealed` as the identity in `vault`; write both files to `out`; return the model's path.
+    """Open `sealed` as the identity in `vault`; write its files to `out`; return the model's path.
 
-    Raises ArtifactError, EnvelopeError; nothing is written unless all checks succeed.
+    Raises ArtifactError, EnvelopeError, RosterError, also if a node of the run did not sign its
+    results; nothing is written unless all checks succeed.
     """
     from mpc_train.errors import ArtifactError
+    from mpc_train.node.provenance import (
+        SIGNATURE_FILE,
+        read_result,
+        sign_manifest,
+        verify_sealed,
+    )
     from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE, open_model
-    from parties.files import private_directory, read_bounded, write_atomic
-    from protocols.errors import EnvelopeError
+    from parties.files import private_directory, write_atomic
+    from protocols.sealing.bundle import unpack_bundle
 
-    try:
-        blob = read_bounded(sealed, min(sealed.stat().st_size, MAX_SEALED_BYTES))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ArtifactError(f"{sealed}: cannot be read ({reason})") from error
-    me = vault.card.name
-    # What was sealed to an earlier identity names the key of that one.
-    others = roster.line(me)[1:]
-    cards = roster.signers()
-    try:
-        model = open_model(bytes(blob), recipient=me, private=vault, cards=cards, job=job)
-    except EnvelopeError:
-        for own in others:
-            with contextlib.suppress(EnvelopeError):
-                cards[me] = roster.signer(own)
-                model = open_model(bytes(blob), recipient=me, private=vault, cards=cards, job=job)
-                break
-        else:
-            raise
+    blob = read_result(sealed, MAX_SEALED_BYTES)
+    found = verify_sealed(blob, roster)
+    record, envelopes = unpack_bundle(blob)
+    model = open_model(
+        envelopes,
+        recipient=vault.card.name,
+        private=vault,
+        cards=found.record.signers(roster),
+        job=job,
+        record=record,
+    )
+    manifest = model.files[MANIFEST_FILE]
     try:
         private_directory(out)
         # The manifest is written last: if it exists, so does the model that it describes.
         for name, content in model.files.items():
             if name != MANIFEST_FILE:
                 write_atomic(out / name, content)
-        write_atomic(out / MANIFEST_FILE, model.files[MANIFEST_FILE])
+        write_atomic(out / SIGNATURE_FILE, sign_manifest(manifest, vault))
+        write_atomic(out / MANIFEST_FILE, manifest)
     except OSError as error:
         raise ArtifactError(f"{out}: cannot be written ({error.strerror})") from error
     return model, out / MODEL_FILE

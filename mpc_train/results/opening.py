@@ -36,7 +36,6 @@ from mpc_train.results.artifact import PURPOSE, Statement, check_tensors, commit
 from mpc_train.results.recipe import recipe
 from protocols.canonical import unpack
 from protocols.errors import AuthenticationError, FrameError
-from protocols.sealing.bundle import unpack_bundle
 from protocols.sealing.envelope import (
     MAX_PAYLOAD_BYTES,
     EnvelopeInfo,
@@ -98,14 +97,17 @@ class OpenedModel:
 
 
 def open_model(
-    sealed: bytes | Sequence[bytes],
+    envelopes: Sequence[bytes],
     *,
     recipient: str,
     private: HpkeOpener,
     cards: Mapping[str, PublicCard],
     job: Job | None = None,
+    record: bytes = b"",
 ) -> OpenedModel:
-    """Open a bundle (or its envelopes) as `recipient` and put the model together.
+    """Open the envelopes of a run as `recipient` and put the model together.
+
+    record: what all nodes signed, verified by the caller; it goes into the manifest.
 
     1. Every envelope verifies under its sender's card and opens with our key.
     2. Its statement is signed by the sender and fits the envelope and the tensors inside.
@@ -117,7 +119,6 @@ def open_model(
     Raises ArtifactError, which says which envelope is wrong or missing; EnvelopeError for one that
     does not verify or open.
     """
-    envelopes = unpack_bundle(sealed) if isinstance(sealed, bytes) else list(sealed)
     parts: dict[str, _Part] = {}
     for envelope in envelopes:
         part = _open_part(envelope, recipient, private, cards)
@@ -135,7 +136,7 @@ def open_model(
         )
     _check_complete(parts, signed_job)
     weights = _combine(signed_job, parts)
-    files = _files(signed_job, recipient, weights, parts)
+    files = _files(signed_job, recipient, weights, parts, record)
     said = first.statement
     return OpenedModel(signed_job, weights, dict(said.metrics), files, dict(said.unavailable))
 
@@ -272,6 +273,7 @@ def _files(
     recipient: str,
     weights: Mapping[str, NDArray[np.float64]],
     parts: Mapping[str, _Part],
+    record: bytes,
 ) -> dict[str, bytes]:
     """The model as float32 safetensors, and its manifest; the caller writes them."""
     key = os.urandom(32)
@@ -293,6 +295,7 @@ def _files(
         files[COEFFICIENTS_FILE] = table.to_csv()
         said["regression"] = {
             "file": COEFFICIENTS_FILE,
+            "hmac_sha256": commit(key, files[COEFFICIENTS_FILE]),
             "converged": table.converged,
             "separation": "suspected" if table.separated else "none seen",
             "warnings": list(table.warnings),
@@ -305,7 +308,7 @@ def _files(
         described |= {"remarks": remarks(job.pipeline, weights)}
     first = next(iter(parts.values())).statement
     manifest = {
-        "version": 1,
+        "version": 2,
         "job": msgspec.json.decode(job.to_bytes()),
         "job_digest": job.digest().hex(),
         "sid": first.sid,
@@ -325,6 +328,7 @@ def _files(
             }
             for name in job.evaluators
         ],
+        "record": base64.b64encode(record).decode(),
     }
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     return {**files, MANIFEST_FILE: text + b"\n"}

@@ -63,6 +63,8 @@ class Kind(StrEnum):
     """It has; `digest` is an HMAC of it under a key of this log."""
     OPENING_REFUSED = "opening-refused"
     MODEL_SEALED = "model-sealed"
+    RESULTS_SIGNED = "results-signed"
+    """The statement of results that all nodes sign, by its digest."""
     RUN_ENDED = "run-ended"
     RUN_ABORTED = "run-aborted"
     VAULT_IMPORT = "vault-import"

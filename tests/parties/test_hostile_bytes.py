@@ -114,7 +114,7 @@ def seeds() -> dict[str, list[bytes]]:
             control.Delivery("ann", parts[0]),
         ),
         "contract": [contract],
-        "bundle": [pack_bundle([b"one", b"two"])],
+        "bundle": [pack_bundle(b"record", [b"one", b"two"])],
         "envelope": [envelope],
         "frame": [b"".join(bytes(part) for part in _pack(b"label", bytes(50)))],
         "handshake": [bytes(200)],
