@@ -10,7 +10,18 @@ import typer
 
 from mpc_train.base.printing import say
 from mpc_train.base.release import version
-from mpc_train.commands import audit, data, job, keys, model, nodes, open, predict, schema
+from mpc_train.commands import (
+    audit,
+    data,
+    job,
+    keys,
+    model,
+    nodes,
+    open,
+    policy,
+    predict,
+    schema,
+)
 from mpc_train.commands.local import run, script
 from mpc_train.commands.vault.verbs import vault
 
@@ -30,6 +41,7 @@ app.add_typer(keys.identity, name="identity")
 app.add_typer(keys.roster, name="roster")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(job.job, name="job")
+app.add_typer(policy.policy, name="policy")
 app.add_typer(model.model, name="model")
 app.add_typer(schema.schema, name="schema")
 app.add_typer(data.data, name="data")

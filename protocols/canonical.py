@@ -46,6 +46,19 @@ def unpack(data: bytes | bytearray | memoryview, max_bytes: Sequence[int]) -> li
     return fields
 
 
+def unpack_list(data: bytes, max_count: int, max_bytes: int) -> list[bytes]:
+    """Split the output of `pack` of up to `max_count` fields. Raises FrameError like `unpack`."""
+    fields: list[bytes] = []
+    position = 0
+    while position < len(data):
+        if len(fields) == max_count:
+            raise FrameError(f"more than {max_count} fields")
+        end = position + LENGTH_BYTES + int.from_bytes(data[position : position + LENGTH_BYTES])
+        fields += unpack(data[position:end], [max_bytes])
+        position = end
+    return fields
+
+
 def pack_texts(texts: Iterable[str]) -> bytes:
     """Join texts, UTF-8, as one field list."""
     return pack(*(text.encode() for text in texts))
@@ -53,15 +66,7 @@ def pack_texts(texts: Iterable[str]) -> bytes:
 
 def unpack_texts(data: bytes, max_count: int, max_bytes: int) -> tuple[str, ...]:
     """Split the output of `pack_texts`. Raises FrameError like `unpack`, and for invalid UTF-8."""
-    texts: list[str] = []
-    position = 0
-    while position < len(data):
-        if len(texts) == max_count:
-            raise FrameError(f"more than {max_count} texts")
-        end = position + LENGTH_BYTES + int.from_bytes(data[position : position + LENGTH_BYTES])
-        texts.append(decode_text(unpack(data[position:end], [max_bytes])[0]))
-        position = end
-    return tuple(texts)
+    return tuple(decode_text(text) for text in unpack_list(data, max_count, max_bytes))
 
 
 def decode_text(data: bytes) -> str:

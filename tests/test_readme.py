@@ -130,6 +130,9 @@ def test_the_documents_show_every_verb() -> None:
         ("data", "check"),
         ("job", "approve"),
         ("predict", "runs/study"),
+        ("policy", "sign"),
+        ("policy", "verify"),
+        ("policy", "show"),
     ):
         assert words in shown, words
 
@@ -311,7 +314,7 @@ def test_what_every_command_prints_for_machines(tmp_path: Path) -> None:
     leaves = []
     for name, command in root.commands.items():
         leaves += [(name, inner) for inner in getattr(command, "commands", {"": command}).values()]
-    assert len(leaves) == 36
+    assert len(leaves) == 39
     for name, leaf in leaves:
         assert "--format" in {option for one in leaf.params for option in one.opts}, name
         assert leaf.help and leaf.help.strip().endswith("."), name

@@ -1,18 +1,23 @@
 """What this organisation allows, for every job that is proposed to it.
 
-The rules are in the node's own file and are checked before the node signs, reads its data into a
-run or sends anything. Omission allows nothing: recipients, dealers, evaluators and metrics must be
-listed, and the minimum numbers hold by default. A job that satisfies the rules is still shown to a
-person, or must be named by its digest or approved by an approver (`node.consent`).
+The rules are in the node's own file or in a signed policy (`admission.policy`), and are checked
+before the node signs, reads its data into a run or sends anything. Omission allows nothing:
+recipients, dealers, evaluators and metrics must be listed, and the minimum numbers hold by default.
+A job that satisfies the rules is still shown to a person, or must be named by its digest or
+approved by approvers (`node.consent`).
 """
 
+import re
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import msgspec
 
 from mpc_train.admission.effective_rows import effective_rows, held_out_rows
-from mpc_train.base.strict_toml import quoted
-from mpc_train.errors import RefusedError
+from mpc_train.base.strict_toml import load_toml, quoted
+from mpc_train.errors import ConfigError, RefusedError
 from mpc_train.jobs.job import Job, ModelKind
 from mpc_train.jobs.outputs import (
     UNGROUPED,
@@ -24,7 +29,9 @@ from mpc_train.jobs.outputs import (
 )
 from mpc_train.jobs.reveal import Metric
 from mpc_train.jobs.schedule import is_newton
+from protocols.names import NAME
 
+T = TypeVar("T")
 ALL_MODELS: tuple[ModelKind, ...] = (
     "linear",
     "logistic",
@@ -33,6 +40,8 @@ ALL_MODELS: tuple[ModelKind, ...] = (
     "poisson",
     "gamma",
 )
+KeyKind = Literal["x25519-mlkem768", "p384", "rsa-4096-oaep"]
+"""As in `protocols.sealing.recipient_keys`."""
 MIN_ROWS = 10
 """The fewest rows about which anything may be revealed: the threshold that statistical offices use
 for the cells of a table."""
@@ -41,7 +50,7 @@ MIN_BATCH_ROWS = 8
 
 
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[rules]` of a party's or dealer's file."""
+    """`[rules]` of a party's or dealer's file, or of its policy."""
 
     recipients: tuple[str, ...]
     """Who may get a model that is trained on our data."""
@@ -56,9 +65,18 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What may be revealed besides metrics and the model (`outputs.Disclosure`)."""
     models: tuple[ModelKind, ...] = ALL_MODELS
     """Which kinds of models may be trained (`model.kind` of the job)."""
+    recipient_keys: tuple[KeyKind, ...] = ("x25519-mlkem768",)
+    """To which kinds of keys results may be sealed (`mpc-train identity new --recipient-key`); the
+    others, "rsa-4096-oaep" and "p384", are not post-quantum."""
     modules: tuple[str, ...] = ()
     """The installed factories (`package.module:factory`) that a job may call here for its
     network."""
+    purposes: tuple[str, ...] | None = None
+    """Which purposes a job may have, and it must state at least one (`purpose.purposes` of the
+    job); if omitted, any, or none."""
+    categories: tuple[str, ...] | None = None
+    """Which kinds of data a job may use, and it must state at least one (`purpose.categories` and
+    `purpose.columns` of the job); if omitted, any, or none."""
     least_parties: int = 2
     """The fewest owners of data: with two, each can subtract its own part from a total."""
     least_test_rows: int = 20
@@ -83,6 +101,16 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     approvers: tuple[str, ...] = ()
     """Who may approve jobs instead of that person, by name in the roster, with `mpc-train job
     approve`."""
+    approvals: int = 0
+    """How many different approvers must have approved a job: nothing else is then enough, neither
+    `jobs` nor a person at the terminal. 0: one of these or one approver is."""
+    approvals_valid_days: int = 90
+    """How many days an approval counts, from the day that it bears."""
+    separate: bool = True
+    """Whether, with two approvals or more, the node's own identity and the operators cannot give
+    one of them."""
+    operators: tuple[str, ...] = ()
+    """Whose identities may run this node, by name in the roster; if omitted, its own."""
 
 
 LEAST = (
@@ -93,8 +121,65 @@ LEAST = (
     "least_effective_rows",
     "least_difference",
     "repeats",
+    "approvals",
+    "approvals_valid_days",
 )
-"""Numbers in `Rules`, at least 1; 0 for rows of a step or effective rows switches that rule off."""
+"""Numbers in `Rules`, at least 1 except for those of `MAY_BE_0`."""
+MAY_BE_0 = ("least_batch_rows", "least_effective_rows", "approvals")
+"""0 switches these off."""
+NAMED = (
+    *("recipients", "dealers", "evaluators", "purposes", "categories"),
+    *("approvers", "operators"),
+)
+"""Lists of names."""
+
+
+_MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`")
+
+
+def load_ruled(path: Path, kind: type[T]) -> tuple[T, str]:
+    """Read a file that has `[rules]` as a `kind`, with its text; raise ConfigError, which says what
+    to write for a list that is missing."""
+    try:
+        return load_toml(path, kind, ConfigError)
+    except ConfigError as error:
+        missing = _MISSING.search(str(error))
+        if missing is None:
+            raise
+        key = missing[1]
+        raise ConfigError(
+            f'{error}; under [rules] write {key} = ["…"], the names that your organisation '
+            f"accepts as {key} of any job"
+        ) from error
+
+
+def rule_faults(rules: Rules) -> list[tuple[str, str]]:
+    """Key and message of each value in `[rules]` that is out of its bounds or contradicts
+    another."""
+    found = []
+    for key in NAMED:
+        for name in getattr(rules, key) or ():
+            if not NAME.match(name):
+                found.append((f"rules.{key}", f"{name!r} is not a name: use a-z, 0-9 and -"))
+    for key in LEAST:
+        fewest = 0 if key in MAY_BE_0 else 1
+        if getattr(rules, key) < fewest:
+            found.append((f"rules.{key}", f"at least {fewest}"))
+    if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in rules.jobs):
+        found.append(("rules.jobs", "a digest has 64 hexadecimal digits"))
+    if rules.approvals and rules.jobs:
+        what = f"approvals = {rules.approvals} makes a listed digest insufficient; remove one"
+        found.append(("rules.jobs", what))
+    able = set(rules.approvers) - (set(rules.operators) if separates(rules) else set())
+    if rules.approvals > len(able):
+        what = f"{rules.approvals} are needed, and only {len(able)} of the approvers can give one"
+        found.append(("rules.approvals", what))
+    return found
+
+
+def separates(rules: Rules) -> bool:
+    """Whether the operator's identities cannot approve."""
+    return rules.separate and rules.approvals >= 2
 
 
 @dataclass
@@ -104,25 +189,27 @@ class _Broken:
     rules: Rules
     job: Job
     me: str
+    today: date
     found: list[str] = field(default_factory=list)
     lists: dict[str, list[str]] = field(default_factory=dict)
     """By key, the list that would allow the unlisted names."""
 
     def unlisted(self, key: str, names: list[str], what: str) -> None:
         """Require `names` to be listed under `key`; what: the rest of the sentence about them."""
-        missing = [name for name in dict.fromkeys(names) if name not in getattr(self.rules, key)]
+        allowed: tuple[str, ...] = getattr(self.rules, key)
+        missing = [name for name in dict.fromkeys(names) if name not in allowed]
         if missing:
             self.found.append(f"{', '.join(missing)} {what} but is not listed under {key}")
-            self.lists[key] = [*getattr(self.rules, key), *missing]
+            self.lists[key] = [*allowed, *missing]
 
     def advice(self) -> str:
         """Advice on what to write, for an organisation that agrees."""
         lines = "; ".join(f"{key} = {quoted(names)}" for key, names in self.lists.items())
         if not lines:
-            return "Change [rules] in this node's file only if your organisation agrees."
+            return "Change these [rules] only if your organisation agrees."
         return (
-            "Only if your organisation agrees, change [rules] in this node's file; to allow "
-            f"what is not listed, write {lines}"
+            "Only if your organisation agrees, change these [rules]; to allow what is not listed, "
+            f"write {lines}"
         )
 
     def fewer(self, key: str, rows: float, what: str) -> None:
@@ -132,11 +219,21 @@ class _Broken:
             self.found.append(f"{what}, {key} = {getattr(self.rules, key)}")
 
 
-def check_rules(rules: Rules, job: Job, me: str) -> None:
-    """Raise RefusedError that names everything in `job` that breaks the rules of the node `me`."""
+def today() -> date:
+    """The present day, UTC."""
+    return datetime.now(UTC).date()
+
+
+def check_rules(rules: Rules, job: Job, me: str, day: date | None = None) -> None:
+    """Raise RefusedError that names everything in `job` that breaks the rules of the node `me`.
+
+    day: on which the job is to be signed, UTC; by default, the present one.
+    """
+    day = day or today()
     # Checks whose time depends on the job's numbers come last, for a job that satisfies the others.
-    for checks in ((_check_roles, _check_outputs, _check_least), (_check_ours, _check_sum)):
-        broken = _Broken(rules, job, me)
+    first = (_check_roles, _check_purpose, _check_outputs, _check_least)
+    for checks in (first, (_check_ours, _check_sum)):
+        broken = _Broken(rules, job, me, day)
         for check in checks:
             check(broken)
         if broken.found:
@@ -158,6 +255,30 @@ def _check_roles(broken: _Broken) -> None:
         broken.found.append(
             f"{len(job.owners)} owners provide data, least_parties = {rules.least_parties}"
         )
+
+
+def _check_purpose(broken: _Broken) -> None:
+    """Check that the job is for a purpose that the rules list, of data that they list, in time."""
+    rules, job = broken.rules, broken.job
+    stated = {"purposes": job.purpose.purposes, "categories": job.categories}
+    whats = {"purposes": "is a purpose of the job", "categories": "is a kind of data that it uses,"}
+    for key, names in stated.items():
+        if getattr(rules, key) is None:
+            continue
+        if not names:
+            broken.found.append(f"the job states no {key} in [purpose], and {key} are limited here")
+        broken.unlisted(key, list(names), whats[key])
+    broken.found += expired(job, broken.today)
+
+
+def expired(job: Job, day: date) -> list[str]:
+    """A sentence that says so if nodes may not sign the job on this day any more."""
+    until = job.purpose.valid_until
+    if until is None or day <= until:
+        return []
+    return [
+        f"it may be signed until {until} (valid_until in its [purpose]), and today is {day} (UTC)"
+    ]
 
 
 def _check_outputs(broken: _Broken) -> None:

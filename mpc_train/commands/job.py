@@ -4,6 +4,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from mpc_train.base.printing import say
@@ -16,6 +17,7 @@ from mpc_train.commands.common import (
     emit,
     find_name,
     home_of,
+    identity_at,
     open_vault,
     reporting,
 )
@@ -23,6 +25,9 @@ from mpc_train.commands.common import (
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.run.node_config import NodeConfig
+    from parties.audit.entries import Value
+    from parties.keys.roster import Roster
+    from parties.keys.vault import FileVault
 
 job = typer.Typer(no_args_is_help=True, help="Job files.")
 
@@ -52,17 +57,22 @@ def job_check(
         from mpc_train.admission.cautions import cautions
         from mpc_train.admission.footprint import memory_needs
         from mpc_train.admission.load import load_job
+        from mpc_train.admission.recipient_keys import check_recipient_keys, key_cautions
         from mpc_train.jobs.outputs import disclosed_on_the_way
         from mpc_train.jobs.schedule import total_steps
-        from mpc_train.results.report import beware, describe
+        from mpc_train.results.report import describe, in_lines
         from parties.agreement.contract import Roles, describe_trust
+        from parties.keys.roster import Roster
 
         checked = load_job(path)
         node = None if config is None else _allowing(config, checked)
-        if node is None:
-            unknown = _without_card(checked, roster, home_of(home))
-        else:
-            unknown = _without_card(checked, roster, node.place.home, node.place.roster)
+        place = roster or (home_of(home) / "roster" if node is None else node.place.roster)
+        known = Roster.load(place, missing_ok=roster is None)
+        keys = {card.name: card.recipient_key for card in known}
+        if node is not None:
+            check_recipient_keys(node.rules, checked, keys)
+        unknown = _without_card(checked, place, known, required=roster is not None)
+        warned = [*cautions(checked), *key_cautions(checked, keys)]
         trust = describe_trust(
             Roles(checked.owners, checked.evaluators, checked.dealer, checked.recipients)
         )
@@ -75,29 +85,34 @@ def job_check(
                     "schema": checked.schema.digest().hex(),
                     "steps": total_steps(checked),
                     "recipients": list(checked.recipients),
+                    "purpose": msgspec.to_builtins(checked.purpose),
+                    "categories": list(checked.categories),
                     "memory_bytes": memory_needs(checked),
                     "inputs": list(checked.pipeline.names),
                     "metrics": list(checked.reveal.metrics),
                     "disclosures": list(disclosed_on_the_way(checked)),
-                    "cautions": cautions(checked),
+                    "cautions": warned,
                     "without_card": list(unknown),
                     "trust": trust,
                 }
             )
             return
-        say("\n".join([describe(checked), *beware(checked), "", trust]))
+        say("\n".join([describe(checked), *in_lines(warned), "", trust]))
         for line in unknown.values():
             say(f"Warning {line}")
         if node is not None:
-            say(f"The rules of {node.path} allow the job to {node.place.name}.")
+            rules = node.path if node.accepted is None else node.accepted.path
+            say(f"The rules of {rules} allow the job to {node.place.name}.")
 
 
 def _allowing(config: Path, job: "Job") -> "NodeConfig":
     """Return the node's file if its rules allow the job; raise RefusedError with everything that
     they forbid. Earlier runs and consent are checked only at the run."""
-    from mpc_train.admission.rules import check_rules
+    from mpc_train.admission.rules import check_rules, today
     from mpc_train.errors import ConfigError
+    from mpc_train.node.policy import accepted
     from mpc_train.run.node_config import load_node_config
+    from parties.keys.roster import Roster
 
     node = load_node_config(config)
     if node.place.name not in job.nodes:
@@ -105,23 +120,18 @@ def _allowing(config: Path, job: "Job") -> "NodeConfig":
             f"{config}: {node.place.name} is not a node of the job {job.name}; its nodes are "
             + ", ".join(job.nodes)
         )
+    node = accepted(node, Roster.load(node.place.roster, missing_ok=True), today())
     check_rules(node.rules, job, node.place.name)
     return node
 
 
-def _without_card(
-    job: "Job", given: Path | None, home: Path, configured: Path | None = None
-) -> dict[str, str]:
-    """The names of the job without a card in the roster, each with a line about it; raises
-    RosterError for them if the roster was `given`. configured: the roster's path from a node's
-    file."""
+def _without_card(job: "Job", place: Path, known: "Roster", *, required: bool) -> dict[str, str]:
+    """The names of the job without a card in the roster at `place`, each with a line about it;
+    raises RosterError for them if they are `required`. Empty if there is no roster."""
     from parties.errors import RosterError
-    from parties.keys.roster import Roster
 
-    place = given or configured or home / "roster"
-    if given is None and not place.exists():
+    if not place.exists():
         return {}
-    known = Roster.load(place)
     unknown = {}
     for name in job.names:
         if name not in known:
@@ -134,7 +144,7 @@ def _without_card(
                 + (f"did you mean {near[0]}? If not, " if near else "")
                 + "get it from its owner, compare fingerprints, and run mpc-train roster add"
             )
-    if unknown and given is not None:
+    if unknown and required:
         raise RosterError("\n  ".join(unknown.values()))
     return unknown
 
@@ -147,34 +157,98 @@ def job_approve(
         typer.Option(help="The approver's identity; may be omitted if there is only one."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Directory for the approval; default: beside the job.")
+        Path | None,
+        typer.Option(help="Directory for the approval; default: beside the job, or the node's."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A node's own file: its rules must allow the job and list you, and its approvals "
+            "directory and its audit log get the approval."
+        ),
     ] = None,
     home: HomeOption = None,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Sign a job's digest. Nodes that list you under approvers then run it without asking a
-    person."""
+    """Sign a job's digest, with the day. Nodes that list you under approvers count it."""
     with reporting(output):
         from mpc_train.admission.load import load_job
+        from mpc_train.admission.rules import today
         from mpc_train.errors import ConfigError
         from mpc_train.results.report import beware, describe
         from mpc_train.run.approval import SUFFIX, approve
-        from parties.files import write_atomic
+        from parties.files import private_directory, write_atomic
 
         checked = load_job(path)
-        folder = home_of(home)
-        vault = open_vault(folder, find_name(folder, name), passphrase_file, passphrase_fd)
-        me, digest = vault.card.name, checked.digest().hex()
-        target = (out or path.parent) / f"{checked.name}-{digest[:16]}-{me}{SUFFIX}"
+        node = None if config is None else _allowing(config, checked)
+        folder = home_of(home) if home is not None or node is None else node.place.home
+        me = find_name(folder, name)
+        if node is not None:
+            _check_approver(node, me)
+        vault = open_vault(folder, me, passphrase_file, passphrase_fd)
+        digest = checked.digest().hex()
+        target = out or (path.parent if node is None else node.place.approvals)
+        target /= f"{checked.name}-{digest[:16]}-{me}{SUFFIX}"
+        logged = node is not None and _log_approval(node, checked, vault)
         try:
-            write_atomic(target, approve(checked, me, vault), 0o644)
+            if out is None and node is not None:
+                private_directory(target.parent)
+            write_atomic(target, approve(checked, me, today(), vault), 0o644)
         except OSError as error:
             raise ConfigError(f"{target}: cannot be written ({error.strerror})") from error
         if output is Format.json:
-            emit({"status": "ok", "digest": digest, "approver": me, "approval": str(target)})
+            emit(
+                {
+                    "status": "ok",
+                    "digest": digest,
+                    "approver": me,
+                    "approval": str(target),
+                    "logged": logged,
+                }
+            )
             return
         said = [describe(checked), *beware(checked), "", f"Approved by {me}: {target}"]
         say("\n".join(said))
-        say("Each node that lists you under approvers puts it into its approvals directory.")
+        if node is None or out is not None:
+            say("Each node that lists you under approvers puts it into its approvals directory.")
+        if node is not None and not logged:
+            say("Not in the node's audit log yet: the node logs it when it signs the job.")
+
+
+def _check_approver(node: "NodeConfig", me: str) -> None:
+    """Raise RefusedError unless the node's rules count an approval by `me`."""
+    from mpc_train.admission.rules import separates
+    from mpc_train.errors import RefusedError
+
+    rules, place = node.rules, node.place
+    if me not in rules.approvers:
+        listed = ", ".join(rules.approvers) or "nobody"
+        raise RefusedError(
+            f"{me} is not an approver of {place.name}: its rules list {listed}. Nothing was signed"
+        )
+    if separates(rules) and me in (place.name, *rules.operators):
+        raise RefusedError(
+            f"{me} runs {place.name}, and somebody else must approve (separate). Nothing was signed"
+        )
+
+
+def _log_approval(node: "NodeConfig", job: "Job", approver: "FileVault") -> bool:
+    """Write into the node's audit log that somebody approves a job; return whether the node's
+    identity could be opened for that, as only it can write there."""
+    from mpc_train.node.logbook import logbook
+    from mpc_train.node.storage import open_key
+    from parties.audit.entries import Kind
+
+    mine = approver.card.name == node.place.name
+    if not mine and node.place.passphrase_file is None:
+        return False
+    identity = approver if mine else identity_at(node.place, node.audit, None, None)
+    keys = open_key(node.vault.key, identity)
+    with logbook(node.place, node.audit, identity, keys, "job approve") as audit:
+        fields: dict[str, Value] = {"by": approver.card.name}
+        if node.accepted is not None:
+            fields |= {"policy": node.accepted.digest, "number": node.accepted.terms.number}
+        audit.append(Kind.APPROVAL_GIVEN, fields, job=job.name, digest=job.digest().hex())
+    return True

@@ -3,6 +3,7 @@ services that keep the vault's keys."""
 
 import dataclasses
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +43,23 @@ DEFAULT_DAYS, MAX_DAYS = 730, 1826
 DaysOption = Annotated[
     int, typer.Option("--days", min=1, max=MAX_DAYS, help="How long the keys are valid.")
 ]
+
+
+class RecipientKind(StrEnum):
+    """As in `protocols.sealing.recipient_keys`, which is not loaded for --help."""
+
+    hybrid = "x25519-mlkem768"
+    p384 = "p384"
+    rsa = "rsa-4096-oaep"
+
+
+RecipientKeyOption = Annotated[
+    RecipientKind,
+    typer.Option(
+        "--recipient-key",
+        help="The key that models are sealed to; only the default is post-quantum.",
+    ),
+]
 RosterOption = Annotated[
     Path | None,
     typer.Option("--roster", help="Directory or .toml file; default: roster in the home."),
@@ -55,6 +73,7 @@ def identity_new(
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
     days: DaysOption = DEFAULT_DAYS,
+    recipient_key: RecipientKeyOption = RecipientKind.hybrid,
     output: FormatOption = Format.text,
 ) -> None:
     """Make keys, encrypt the private ones under a passphrase, and print the fingerprint."""
@@ -71,7 +90,7 @@ def identity_new(
         passphrase = read_passphrase(
             file=passphrase_file, fd=passphrase_fd, prompt="New passphrase: ", confirm=True
         )
-        card = FileVault.create(folder, name, passphrase, days=days).card
+        card = FileVault.create(folder, name, passphrase, days=days, kind=recipient_key.value).card
         # A node's own card belongs in its roster, because the node takes part in its jobs.
         Roster.load(folder / "roster", missing_ok=True).add(card).save(folder / "roster")
         if output is Format.json:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mpc_train.tables.reading import Progress
     from parties.agreement.contract import Roles
     from parties.agreement.session import Session
+    from parties.audit.entries import Value
     from parties.audit.log import AuditLog
     from parties.keys.roster import Roster
 
@@ -76,6 +77,8 @@ def coordinator(
     one."""
     with reporting(output):
         from mpc_train.admission.load import load_job
+        from mpc_train.admission.rules import expired, today
+        from mpc_train.errors import RefusedError
         from mpc_train.node.collect import bundle, keep_record, summarise
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import check_room, run_directory
@@ -90,6 +93,8 @@ def coordinator(
         configure_logging(verbose)
         settings = load_coordinator_config(config)
         job = load_job(settings.job)
+        for line in expired(job, today()):
+            raise RefusedError(f"the job {job.name!r}: {line}")
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
         run_dir = run_directory(settings.place.run_dir, job.name)
         check_room(settings.place.run_dir, job, len(job.recipients))
@@ -142,10 +147,12 @@ def _node(
     deals: bool,
 ) -> None:
     with reporting(output):
+        from mpc_train.admission.rules import today
         from mpc_train.node.collect import bundle, keep_record
         from mpc_train.node.consent import terminal
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import run_directory
+        from mpc_train.node.policy import in_force
         from mpc_train.node.remembered import Remembered
         from mpc_train.node.storage import NodeVault
         from mpc_train.results.report import metric, told_lines
@@ -167,6 +174,7 @@ def _node(
         ask = None if output is Format.json else terminal(events.view, join_s)
         verb = "dealer" if deals else "party"
         with logbook(settings.place, settings.audit, vault, safe.keys(), verb) as audit:
+            settings = in_force(settings, roster, today(), audit)
             program = _Guarded(settings, roster, deals, events, ask, audit, safe)
             with events.view.shown():
                 result = run_node(
@@ -267,11 +275,12 @@ class _Guarded:
         Raises RefusedError and the program's errors; nothing has been signed then.
         """
         from mpc_train.admission.load import job_from_bytes
-        from mpc_train.admission.rules import check_rules
+        from mpc_train.admission.recipient_keys import check_recipient_keys, key_cautions
+        from mpc_train.admission.rules import check_rules, today
         from mpc_train.errors import RefusedError
-        from mpc_train.node.consent import agree
+        from mpc_train.node.consent import agree, patience
         from mpc_train.node.places import check_room
-        from mpc_train.results.report import beware, describe
+        from mpc_train.results.report import beware, describe, in_lines
         from parties.audit.entries import Kind
 
         job = job_from_bytes(body)
@@ -288,15 +297,23 @@ class _Guarded:
                 f"{me} was started as a {started}, but has another role in this job; if your "
                 f"organisation agrees, start it with: mpc-train {verb}"
             )
+        self._check_dates(job)
         check_rules(self._config.rules, job, me)
+        keys = {card.name: card.recipient_key for card in self._roster}
+        check_recipient_keys(self._config.rules, job, keys)
         check_room(self._config.place.run_dir, job, me in job.recipients)
-        for line in beware(job):
+        for line in (*beware(job), *in_lines(key_cautions(job, keys))):
             self._events.say(line)
         self._remember(job)
-        why = agree(self._config, self._roster, job, self._ask)
-        digest = job.digest().hex()
-        self._audit.append(Kind.JOB_APPROVED, {"why": why}, job=job.name, digest=digest)
-        self._events.say(f"This node may sign: {why}")
+        wait = patience(self._events.say, float(self._config.timeouts.join_s))
+        found = agree(self._config, self._roster, job, self._ask, today, wait)
+        self._check_dates(job)  # it may have waited for days
+        digest, policy = job.digest().hex(), self._config.accepted
+        fields: dict[str, Value] = {"why": found.why, "approvers": found.approvers}
+        if policy is not None:
+            fields |= {"policy": policy.digest, "number": policy.terms.number}
+        self._audit.append(Kind.JOB_APPROVED, fields, job=job.name, digest=digest)
+        self._events.say(f"This node may sign: {found.why}")
         self.evaluators, self.recipients, self.job = job.evaluators, job.recipients, job
 
         self._events("preparing", {"job": job.name, "table": me in job.owners})
@@ -306,6 +323,19 @@ class _Guarded:
 
         self._program = TrainProgram(self._config, table)
         return self._program.prepare(body, roles)
+
+    def _check_dates(self, job: "Job") -> None:
+        """Raise RefusedError if this node's policy, or the job, is not valid today: the node may
+        have waited for days since it accepted the policy."""
+        from mpc_train.admission.rules import expired, today
+        from mpc_train.errors import RefusedError
+
+        policy, day = self._config.accepted, today()
+        found = [] if policy is None else policy.outside(day)
+        said = [f"the policy {policy.path}: {what}" for _, what in found] if policy else []
+        said += [f"the job {job.name!r}: {line}" for line in expired(job, day)]
+        if said:
+            raise RefusedError(f"{'; '.join(said)}. Nothing was shared")
 
     def _read(self, job: "Job") -> "Table":
         """This node's rows, checked against the job and against what was revealed of them

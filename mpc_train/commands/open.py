@@ -116,7 +116,7 @@ def open_file(
         envelopes,
         recipient=vault.card.name,
         private=vault,
-        cards=found.record.signers(roster),
+        cards=found.cards,
         job=job,
         record=record,
     )

@@ -12,6 +12,7 @@ The numbers of rows are part of the job because every node derives the batches f
 """
 
 import hashlib
+from datetime import date
 from fractions import Fraction
 from functools import cached_property
 from typing import Literal
@@ -90,6 +91,27 @@ class FixedPoint(Strict, frozen=True):
     them."""
 
 
+class Purpose(Strict, frozen=True):
+    """`[purpose]`: what the data are used for, what kinds of data they are, and until when.
+
+    Every node signs these statements with the job, and a node's rules may limit them. Nothing here
+    changes what is computed, and no program can tell whether the statements are true. All optional.
+    """
+
+    purposes: tuple[str, ...] = ()
+    """Names that rules list, like `tumour-research`: a-z, 0-9 and -."""
+    description: str = ""
+    """The same in one sentence, for people."""
+    categories: tuple[str, ...] = ()
+    """The kinds of data that all tables hold, like `health` or `financial`: names as above."""
+    columns: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """By column, further kinds of data, like `postcode = ["identifier"]`."""
+    legal_basis: str = ""
+    """On which basis the owners provide the data, in one sentence, for people."""
+    valid_until: date | None = None
+    """The last day (UTC) on which nodes may sign this job; if omitted, any."""
+
+
 class Job(Strict, frozen=True, dict=True):
     """A checked job. `mpc_train.admission.load` makes one from a file, or from a node's message."""
 
@@ -100,6 +122,7 @@ class Job(Strict, frozen=True, dict=True):
     prepare: Prepare = Prepare()
     fixed_point: FixedPoint = FixedPoint()
     reveal: Reveal = Reveal()
+    purpose: Purpose = Purpose()
     version: int = JOB_VERSION
 
     @property
@@ -168,6 +191,12 @@ class Job(Strict, frozen=True, dict=True):
         one."""
         names = (*(feature.name for feature in self.features), self.label.name)
         return (*names, self.weight) if self.weight else names
+
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """All kinds of data that the job says it uses, of whichever columns, sorted."""
+        named = (self.purpose.categories, *self.purpose.columns.values())
+        return tuple(sorted({name for names in named for name in names}))
 
     @cached_property
     def most_weight(self) -> Fraction:

@@ -120,14 +120,13 @@ def _about(
     from mpc_train.errors import ArtifactError
     from protocols.errors import EnvelopeError
     from protocols.sealing.envelope import EnvelopeInfo, check_envelope, read_info
-    from protocols.sealing.session import SUITE
 
     try:
         said = read_info(envelope)
         check_envelope(
             envelope,
-            expected=EnvelopeInfo(SUITE, said.sid, said.step, said.names, sender, recipient),
-            recipient_public=cards[recipient].hpke,
+            expected=EnvelopeInfo(said.sid, said.step, said.names, sender, recipient),
+            recipient_key=cards[recipient].recipient_key,
             verifier=cards[sender].verifier(),
         )
     except EnvelopeError as error:

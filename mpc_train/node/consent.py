@@ -1,9 +1,12 @@
-"""Whether this organisation agrees to a job: by its digest, by an approver, or by a person.
+"""Whether this organisation agrees to a job: by its digest, by approvers, or by a person.
 
 Rules cannot detect everything that a job may reveal about a row (`admission.cautions`). So a node
 signs a job only if its digest is listed under `[rules] jobs`, an approval by one of `approvers` is
 in the node's `approvals`, or a person at the terminal, who was shown the job, answers yes. Without
 a terminal, and for machines (`--format json`), nobody is asked.
+
+If the rules require `approvals`, only that many of them are enough, of different approvers. The
+node waits for them, and looks into its directory again and again.
 """
 
 import os
@@ -12,12 +15,14 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING
 
 from mpc_train.base.printing import say
 from mpc_train.errors import RefusedError
 from mpc_train.jobs.job import Job
-from mpc_train.run.approval import MAX_APPROVAL_BYTES, SUFFIX, ApprovalError, approver_of
+from mpc_train.run.approval import MAX_APPROVAL_BYTES, SUFFIX, ApprovalError, Approvals
 from mpc_train.run.node_config import NodeConfig
 from parties.files import read_bounded
 
@@ -26,47 +31,128 @@ if TYPE_CHECKING:
     from parties.keys.roster import Roster
 
 Ask = Callable[[str], bool]
+Wait = Callable[[str], bool]
+POLL_S = 1.0
+"""How often a waiting node looks for approvals: a directory is cheap to read."""
 
 
-def agree(config: NodeConfig, roster: "Roster", job: Job, ask: Ask | None) -> str:
-    """A text that says why this node may sign `job`. ask: None if nobody can be asked.
+@dataclass(frozen=True)
+class Agreement:
+    """Why a node may sign a job, and whose approvals say so, if any do."""
 
-    Raises RefusedError, which says what to write where.
+    why: str
+    approvers: tuple[str, ...] = ()
+
+
+def agree(
+    config: NodeConfig,
+    roster: "Roster",
+    job: Job,
+    ask: Ask | None,
+    today: Callable[[], date],
+    wait: Wait | None = None,
+) -> Agreement:
+    """Why this node may sign `job`.
+
+    ask: None if nobody can be asked. today: says the day, UTC. wait: is told what is missing, and
+    returns after a moment whether to look again; None: do not wait. Raises RefusedError, which says
+    what to write where.
     """
+    if config.rules.approvals:
+        return _approved(config, roster, job, today, wait)
     digest = job.digest().hex()
     if digest in config.rules.jobs:
-        return "its digest is listed under jobs"
-    approver = _approver(config, roster, job)
-    if approver is not None:
-        return f"{approver} has approved it"
+        return Agreement("its digest is listed under jobs")
+    found = _approvals(config, roster, job, today())
+    for approver in found.valid:
+        return Agreement(f"{approver} has approved it", (approver,))
     if ask is None:
+        remarks = "".join(f"; {remark}" for remark in found.remarks)
         raise RefusedError(
             f"the job {job.name!r}, digest {digest}, is not listed under jobs, no approver has "
-            "signed it, and there is no terminal to ask a person at. Nothing was shared. Read it "
-            "with mpc-train job check and, if your organisation agrees, write into [rules] of "
-            f'{config.path}: jobs = ["{digest}"]'
+            f"signed it{remarks}, and there is no terminal to ask a person at. Nothing was shared. "
+            "Read it with mpc-train job check and, if your organisation agrees, write into [rules] "
+            f'of {_rules_file(config)}: jobs = ["{digest}"]'
         )
     if not ask(f"Sign the job {job.name}, digest {digest}, and take part? [y/N] "):
         raise RefusedError(
             f"the job {job.name!r}, digest {digest}, was refused at the terminal. Nothing "
             "was shared"
         )
-    return "somebody at the terminal agreed"
+    return Agreement("somebody at the terminal agreed")
 
 
-def _approver(config: NodeConfig, roster: "Roster", job: Job) -> str | None:
-    """Return one of the node's approvers who signed the job; raise RefusedError for other files."""
-    cards = {name: roster.card(name) for name in config.rules.approvers if name in roster}
-    if not cards:
-        return None
+def _rules_file(config: NodeConfig) -> str:
+    return str(config.path if config.accepted is None else config.accepted.path)
+
+
+def _approved(
+    config: NodeConfig, roster: "Roster", job: Job, today: Callable[[], date], wait: Wait | None
+) -> Agreement:
+    """The agreement of as many approvers as the rules require; raises RefusedError."""
+    least = config.rules.approvals
+    while True:
+        try:
+            found = _approvals(config, roster, job, today())
+        except RefusedError as error:
+            # Somebody may be copying the file there right now.
+            if wait is None or not wait(str(error)):
+                raise
+            continue
+        if len(found.valid) >= least:
+            names = tuple(found.valid)
+            return Agreement(f"{', '.join(names)} have approved it", names)
+        given = ", ".join(f"{name} ({on})" for name, on in found.valid.items()) or "none"
+        missing = (
+            f"the job {job.name!r}, digest {job.digest().hex()}, has {len(found.valid)} of the "
+            f"{least} approvals that this node requires: {given}; still possible: "
+            f"{', '.join(found.able) or 'nobody'}. "
+            + "".join(f"{remark}. " for remark in found.remarks)
+            + "Each approver runs mpc-train job approve, and the file goes into "
+            f"{config.place.approvals}"
+        )
+        if wait is None or not wait(missing):
+            raise RefusedError(f"{missing}. Nothing was shared")
+
+
+def _approvals(config: NodeConfig, roster: "Roster", job: Job, day: date) -> Approvals:
+    """What the approvals in the node's directory say about the job; raise RefusedError for a file
+    that is none, or that is forged."""
+    rules = config.rules
+    found = Approvals(rules, config.place.name, job.digest(), day)
+    cards = {name: roster.card(name) for name in rules.approvers if name in roster}
     for path in sorted(config.place.approvals.glob(f"*{SUFFIX}")):
         try:
-            found = approver_of(read_bounded(path, MAX_APPROVAL_BYTES), job.digest(), cards)
+            found.add(path.name, read_bounded(path, MAX_APPROVAL_BYTES), cards)
         except (ApprovalError, OSError, ValueError) as error:
             raise RefusedError(f"{path}: {error}. Nothing was shared; remove the file") from error
-        if found is not None:
-            return found
-    return None
+    return found
+
+
+def patience(
+    tell: Callable[[str], None],
+    wait_s: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Wait:
+    """What waits for approvals, at most `wait_s` from its first call on, and tells each thing that
+    is missing once."""
+    ends: list[float] = []
+    told: list[str] = []
+
+    def wait(missing: str) -> bool:
+        if not ends:
+            ends.append(clock() + wait_s)
+        if told[-1:] != [missing]:
+            tell(f"Waiting: {missing}")
+            told.append(missing)
+        left = ends[0] - clock()
+        if left <= 0:
+            return False
+        sleep(min(POLL_S, left))
+        return True
+
+    return wait
 
 
 def terminal(view: "ProgressView", wait_s: float) -> Ask | None:

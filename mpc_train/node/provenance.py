@@ -16,10 +16,11 @@ Every fault is an ArtifactError or a RosterError.
 """
 
 import base64
+import contextlib
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.results.outcome import Outcome
     from parties.agreement.result import Record
+    from parties.keys.identity import Card
     from parties.keys.roster import Roster
     from protocols.sealing.signatures import Signer
 
@@ -49,6 +51,8 @@ class Provenance:
     outcome: "Outcome"
     unchecked: tuple[str, ...] = ()
     recipient: str = ""
+    cards: Mapping[str, "Card"] = field(default_factory=dict, repr=False)
+    """Of a sealed file: under which it verified, by name."""
     files: tuple[str, ...] = field(default=())
 
     @property
@@ -115,16 +119,32 @@ def verify_sealed(data: bytes, roster: "Roster") -> Provenance:
         sid, cards = found.record.statement.sid, found.record.signers(roster)
         for envelope, sender in zip(envelopes, senders, strict=True):
             check_signed(found.record.statement.sent_by(sender), sender, recipient, envelope)
-            info = envelope_info(job, sid, sender, recipient)
-            check_envelope(
-                envelope,
-                expected=info,
-                recipient_public=cards[recipient].hpke,
-                verifier=cards[sender].verifier(),
-            )
+
+        def check(own: "Card") -> None:
+            for envelope, sender in zip(envelopes, senders, strict=True):
+                check_envelope(
+                    envelope,
+                    expected=envelope_info(job, sid, sender, recipient),
+                    recipient_key=own.recipient_key,
+                    verifier=cards[sender].verifier(),
+                )
+
+        # Sealed to the recipient as it was: it may have been rotated before or since.
+        first, *others = roster.line(recipient)
+        try:
+            check(first)
+        except EnvelopeError:
+            for own in others:
+                with contextlib.suppress(EnvelopeError):
+                    check(own)
+                    first = own
+                    break
+            else:
+                raise
     except EnvelopeError as error:
         raise ArtifactError(f"the sealed file is not one of this run: {error}") from error
-    return Provenance(found.record, found.job, found.outcome, found.unchecked, recipient)
+    cards[recipient] = roster.signer(first)
+    return replace(found, recipient=recipient, cards=cards)
 
 
 def sign_manifest(manifest: bytes, signer: "Signer") -> bytes:
@@ -192,9 +212,7 @@ def verify_opened(folder: Path, roster: "Roster") -> Provenance:
         key = key or _manifest_key(content, folder / name)
         if not hmac.compare_digest(commit(key, content), expected):
             raise ArtifactError(f"{folder / name}: is not the file that the manifest speaks of")
-    return Provenance(
-        found.record, found.job, found.outcome, found.unchecked, recipient, (MODEL_FILE, *listed)
-    )
+    return replace(found, recipient=recipient, files=(MODEL_FILE, *listed))
 
 
 def _check_statement(text: str, name: str, sid: str, recipient: str, job: "Job") -> None:

@@ -32,7 +32,7 @@ from mpc_train.jobs.schedule import total_steps
 from mpc_train.jobs.sealed import sealed_tensors
 from protocols.canonical import pack
 from protocols.sealing.envelope import EnvelopeInfo, seal_envelope
-from protocols.sealing.session import SUITE
+from protocols.sealing.recipient_keys import RecipientKey
 from protocols.sealing.signatures import Signer
 
 Tensors = Mapping[str, NDArray[np.int64]]
@@ -61,7 +61,7 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def envelope_info(job: Job, sid: bytes, sender: str, recipient: str) -> EnvelopeInfo:
     """The header of an envelope with this job's final model."""
-    return EnvelopeInfo(SUITE, sid, total_steps(job), tuple(sealed_tensors(job)), sender, recipient)
+    return EnvelopeInfo(sid, total_steps(job), tuple(sealed_tensors(job)), sender, recipient)
 
 
 def seal_model(
@@ -70,7 +70,7 @@ def seal_model(
     sid: bytes,
     me: str,
     recipient: str,
-    recipient_public: bytes,
+    recipient_key: RecipientKey,
     delta: Tensors,
     mask: Tensors,
     metrics: Mapping[str, Reading],
@@ -108,7 +108,7 @@ def seal_model(
     return seal_envelope(
         payload,
         info=envelope_info(job, sid, me, recipient),
-        recipient_public=recipient_public,
+        recipient_key=recipient_key,
         signer=signer,
     )
 

@@ -39,11 +39,11 @@ from protocols.errors import AuthenticationError, FrameError
 from protocols.sealing.envelope import (
     MAX_PAYLOAD_BYTES,
     EnvelopeInfo,
-    HpkeOpener,
+    Unsealer,
     open_envelope,
     read_info,
 )
-from protocols.sealing.session import SUITE
+from protocols.sealing.recipient_keys import RecipientKey
 from protocols.sealing.signatures import Verifier
 
 MODEL_FILE, MANIFEST_FILE = "model.safetensors", "manifest.json"
@@ -60,7 +60,7 @@ class PublicCard(Protocol):
     """The part of a card that opening needs."""
 
     @property
-    def hpke(self) -> bytes: ...
+    def recipient_key(self) -> RecipientKey: ...
 
     def verifier(self) -> Verifier: ...
 
@@ -100,7 +100,7 @@ def open_model(
     envelopes: Sequence[bytes],
     *,
     recipient: str,
-    private: HpkeOpener,
+    private: Unsealer,
     cards: Mapping[str, PublicCard],
     job: Job | None = None,
     record: bytes = b"",
@@ -136,7 +136,7 @@ def open_model(
         )
     _check_complete(parts, signed_job)
     weights = _combine(signed_job, parts)
-    files = _files(signed_job, recipient, weights, parts, record)
+    files = _files(signed_job, recipient, cards[recipient].recipient_key, weights, parts, record)
     said = first.statement
     return OpenedModel(signed_job, weights, dict(said.metrics), files, dict(said.unavailable))
 
@@ -152,7 +152,7 @@ class _Part:
 def _open_part(
     envelope: bytes,
     recipient: str,
-    private: HpkeOpener,
+    private: Unsealer,
     cards: Mapping[str, PublicCard],
 ) -> _Part:
     claimed = read_info(envelope)
@@ -167,12 +167,12 @@ def _open_part(
             f"{recipient!r}"
         )
     # Step and names in the envelope are compared with the statement after that is read.
-    expected = EnvelopeInfo(SUITE, claimed.sid, claimed.step, claimed.names, sender, recipient)
+    expected = EnvelopeInfo(claimed.sid, claimed.step, claimed.names, sender, recipient)
     verifier = cards[sender].verifier()
     payload = open_envelope(  # 1
         envelope,
         expected=expected,
-        recipient_public=cards[recipient].hpke,
+        recipient_key=cards[recipient].recipient_key,
         private=private,
         verifier=verifier,
     )
@@ -271,6 +271,7 @@ def _of_linkage(job: Job) -> list[str]:
 def _files(
     job: Job,
     recipient: str,
+    recipient_key: RecipientKey,
     weights: Mapping[str, NDArray[np.float64]],
     parts: Mapping[str, _Part],
     record: bytes,
@@ -314,6 +315,11 @@ def _files(
         "sid": first.sid,
         "step": first.step,
         "recipient": recipient,
+        "recipient_key": {
+            "kind": recipient_key.kind,
+            "suite": recipient_key.suite,
+            "post_quantum": recipient_key.post_quantum,
+        },
         "model": {"file": MODEL_FILE, "dtype": "float32", "hmac_sha256": commit(key, model)},
         "preparation": described,
         "tensors": {name: list(shape) for name, shape in job.shapes.items()},

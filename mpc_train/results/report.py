@@ -4,7 +4,7 @@ Says what is computed, what is revealed and to whom. `parties.agreement.contract
 says who would have to collude to learn more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mpc_train.admission.cautions import cautions
@@ -53,6 +53,7 @@ def describe(job: Job) -> str:
     return "\n".join(
         (
             f"Job {job.name}, digest {job.digest().hex()}",
+            *_purpose(job),
             f"  computed   {model} of {job.label.name!r} from {len(job.features)} features",
             *(f"             {line}" for line in _steps(job)),
             *(f"             {line}" for line in _extras(job)),
@@ -80,6 +81,22 @@ def describe(job: Job) -> str:
     )
 
 
+def _purpose(job: Job) -> list[str]:
+    """What the job says it is for, whose data it uses on which basis, and until when."""
+    stated = job.purpose
+    named = f"for {', '.join(stated.purposes)}" if stated.purposes else "not stated by a name"
+    lines = [f"  purpose    {named}{f': {stated.description}' if stated.description else ''}"]
+    kinds = [*stated.categories] + [
+        f"{', '.join(names)} ({column})" for column, names in stated.columns.items()
+    ]
+    lines.append(f"             kinds of data: {', '.join(kinds) if kinds else 'not stated'}")
+    if stated.legal_basis:
+        lines.append(f"             legal basis: {stated.legal_basis}")
+    if stated.valid_until is not None:
+        lines.append(f"             may be signed until {stated.valid_until} (UTC)")
+    return lines
+
+
 def _memory(job: Job) -> str:
     """How much memory each node needs; nodes that need the same are grouped."""
     by_size: dict[str, list[str]] = {}
@@ -91,7 +108,12 @@ def _memory(job: Job) -> str:
 def beware(job: Job) -> list[str]:
     """Lines that follow `describe`: what may let the result say much about few rows. Their time
     depends on the numbers in the job and not, as for `describe`, on its length."""
-    return [f"  beware     {line}" for line in cautions(job)]
+    return in_lines(cautions(job))
+
+
+def in_lines(found: Iterable[str]) -> list[str]:
+    """Cautions as lines that follow `describe`."""
+    return [f"  beware     {line}" for line in found]
 
 
 def _steps(job: Job) -> list[str]:

@@ -1,26 +1,26 @@
-"""A job's digest with a signature: an approval that nodes accept instead of a person's consent.
+"""A job's digest with a dated signature: an approval, which nodes accept as a person's consent.
 
-An approver reads the job (`mpc-train job check`) and signs its digest; a node that lists the
-approver under `[rules] approvers` and has the approver's card in its roster runs the job without
-asking. The node's other rules still apply. An approval contains no secret and may be sent in any
-way.
+An approver reads the job (`mpc-train job check`) and signs its digest; a node whose rules list the
+approver, and whose roster has the approver's card, counts the approval. The node's other rules
+still apply. An approval contains no secret and may be sent in any way.
 """
 
-import base64
-import binascii
-from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass, field
+from datetime import date, timedelta
 
 import msgspec
 
+from mpc_train.admission.rules import Rules, separates
+from mpc_train.admission.statements import Cards, Statement, StatementError, sign
+from mpc_train.base.strict_toml import clipped
 from mpc_train.jobs.job import Job
-from protocols.canonical import pack
-from protocols.errors import AuthenticationError
-from protocols.sealing.signatures import Signer, Verifier
+from protocols.sealing.signatures import Signer
 
-PURPOSE = "mpc-train/job-approval/1"
+PURPOSE = "mpc-train/job-approval/2"
 SUFFIX = ".approval"
 MAX_APPROVAL_BYTES = 1 << 14
+FAST_CLOCK = timedelta(days=1)
+"""An approver's day may be one ahead of a node's: their clocks differ."""
 
 
 class ApprovalError(ValueError):
@@ -28,54 +28,80 @@ class ApprovalError(ValueError):
 
 
 class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """signature: base64, over approver and digest. job: for people, the name of the job."""
+    """The content of the file. job: for people, the name of the job."""
 
-    approver: str
     job: str
-    digest: str
-    signature: str
-    version: int = 1
+    statement: Statement
+    version: int = 2
 
 
-class PublicCard(Protocol):
-    """The part of a card that verification needs."""
+@dataclass
+class Approvals:
+    """What the approvals that a node has say about one job."""
 
-    def verifier(self) -> Verifier: ...
+    rules: Rules
+    me: str
+    """The node, whose own identity is the operator's."""
+    digest: bytes
+    """Of the job."""
+    day: date
+    valid: dict[str, date] = field(default_factory=dict)
+    """By approver, the day of the approval: each counts once, however many files there are."""
+    remarks: list[str] = field(default_factory=list)
+    """Why other approvals of this job do not count."""
+
+    def add(self, name: str, body: bytes, cards: Cards) -> None:
+        """Count the approval in the file `name`, if it is of this job; otherwise remark why not.
+
+        Raises ApprovalError for a file that is not an approval, and for the signature of an
+        approver that does not verify.
+        """
+        found = _read(body)
+        signer, day = found.signer, found.day
+        if found.digest != self.digest.hex():
+            return
+        last = day + timedelta(days=self.rules.approvals_valid_days)
+        if signer not in self.rules.approvers:
+            why = f"{clipped(signer)} is not an approver of this node"
+        elif separates(self.rules) and signer in (self.me, *self.rules.operators):
+            why = f"{signer} runs this node, and somebody else must approve (separate)"
+        elif signer not in cards:
+            why = f"the roster has no card of {signer}"
+        elif day > self.day + FAST_CLOCK:
+            why = f"it bears the day {day}, and today is {self.day}"
+        elif self.day > last:
+            why = f"it expired on {last} (approvals_valid_days), and today is {self.day}"
+        else:
+            try:
+                found.check(PURPOSE, cards[signer])
+            except StatementError as error:
+                raise ApprovalError(str(error)) from error
+            self.valid[signer] = max(day, self.valid.get(signer, day))
+            return
+        self.remarks.append(f"{name} does not count: {why}")
+
+    @property
+    def able(self) -> tuple[str, ...]:
+        """The approvers who have not approved yet and may."""
+        mine = (self.me, *self.rules.operators) if separates(self.rules) else ()
+        return tuple(
+            name for name in self.rules.approvers if name not in self.valid and name not in mine
+        )
 
 
-def approve(job: Job, approver: str, signer: Signer) -> bytes:
-    """The approval of `job` by `approver`, whose keys `signer` holds."""
-    digest = job.digest()
-    signature = signer.sign(PURPOSE, _statement(approver, digest))
-    text = base64.b64encode(signature).decode()
-    return msgspec.json.encode(Approval(approver, job.name, digest.hex(), text)) + b"\n"
+def approve(job: Job, approver: str, day: date, signer: Signer) -> bytes:
+    """The approval of `job` by `approver`, whose keys `signer` holds, given on this day (UTC)."""
+    statement = sign(PURPOSE, approver, job.digest(), day, signer)
+    return msgspec.json.encode(Approval(job.name, statement)) + b"\n"
 
 
-def approver_of(body: bytes, digest: bytes, cards: Mapping[str, PublicCard]) -> str | None:
-    """Who approves the job with this digest; None if it is for another job, or not by anybody in
-    `cards`.
-
-    Raises ApprovalError for a file that is not an approval, and for a signature that does not
-    verify.
-    """
+def _read(body: bytes) -> Statement:
     try:
         found = msgspec.json.decode(body, type=Approval)
-        signature = base64.b64decode(found.signature, validate=True)
-    except (msgspec.MsgspecError, binascii.Error) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ApprovalError("is not an approval; make one with mpc-train job approve") from error
-    if found.version != 1:
+    if found.version != 2:
         raise ApprovalError(
-            f"is an approval of version {found.version}; this program reads version 1"
+            f"is an approval of version {found.version}; this program reads version 2"
         )
-    if found.digest != digest.hex() or found.approver not in cards:
-        return None
-    try:
-        statement = _statement(found.approver, digest)
-        cards[found.approver].verifier().verify(PURPOSE, statement, signature)
-    except AuthenticationError as error:
-        raise ApprovalError(f"the signature is not that of {found.approver}'s card") from error
-    return found.approver
-
-
-def _statement(approver: str, digest: bytes) -> bytes:
-    return pack(approver.encode(), digest)
+    return found.statement

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from mpc_train.admission.rules import LEAST, Rules
+from mpc_train.admission.policy import Policy
+from mpc_train.admission.rules import Rules, load_ruled, rule_faults
 from mpc_train.base.strict_toml import all_at, load_toml
 from mpc_train.errors import ConfigError, DataError
 from mpc_train.run.place import KeyPlace, Place, VaultPlace, default_home
@@ -26,11 +27,11 @@ from protocols.names import NAME
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
 _WEBHOOK = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?\Z")
 _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
-_MISSING = re.compile(r"missing required field `(recipients|dealers|evaluators)`")
-_NAMED = ("recipients", "dealers", "evaluators", "approvers")
-_MAY_BE_0 = ("least_batch_rows", "least_effective_rows")
 _MIN_TIMEOUT_S, _MAX_TIMEOUT_S = 1, 7 * 24 * 3600
 _MAX_DIAL_S = 60
+
+
+NOTHING_ALLOWED = Rules((), (), ())
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,10 +138,23 @@ class _Network(_Strict, frozen=True):
     tcp://0.0.0.0:port. Not for a coordinator, whose address is in the nodes' files."""
 
 
+class PolicyPlace(_Strict, frozen=True):
+    """`[policy]`: the signed file that has the rules, instead of `[rules]`
+    (`mpc_train/docs/policy.md`)."""
+
+    file: str
+    """The policy; its signatures are beside it, in a file whose name ends in `.sig`."""
+    signers: tuple[str, ...]
+    """Whose signatures count, by name in the roster."""
+    least_signers: int = 0
+    """How many of them must have signed it; 0: all."""
+
+
 class _PartyFile(_Strict, frozen=True):
     node: _Node
     coordinator: _Peer
-    rules: Rules
+    rules: Rules | None = None
+    policy: PolicyPlace | None = None
     network: _Network = _Network()
     vault: _Vault = _Vault()
     audit: Audit = Audit()
@@ -183,6 +197,12 @@ class NodeConfig:
     advertise: str | None
     """The address that peers dial, if it differs from `listen`."""
     rules: Rules
+    """Those of the file, or of its policy once `node.policy` has accepted that; until then, none
+    that allows a job."""
+    policy: PolicyPlace | None
+    """Where the policy is, with an absolute path."""
+    accepted: Policy | None
+    """The policy that `rules` are from."""
     vault: VaultPlace
     audit: Audit
     data: dict[str, Source]
@@ -226,17 +246,7 @@ class CoordinatorConfig:
 def load_node_config(path: Path | str) -> NodeConfig:
     """Read a party's or dealer's file; raise ConfigError with all faults, by line and key."""
     path = Path(path).absolute()
-    try:
-        parsed, text = load_toml(path, _PartyFile, ConfigError)
-    except ConfigError as error:
-        missing = _MISSING.search(str(error))
-        if missing is None:
-            raise
-        key = missing[1]
-        raise ConfigError(
-            f'{error}; under [rules] write {key} = ["…"], the names that your organisation '
-            f"accepts as {key} of any job"
-        ) from error
+    parsed, text = load_ruled(path, _PartyFile)
     check = _Checker(path, text)
     check.name("coordinator.name", parsed.coordinator.name)
     check.address("coordinator.address", parsed.coordinator.address, dial=True)
@@ -252,7 +262,8 @@ def load_node_config(path: Path | str) -> NodeConfig:
         if not listen:
             check.note("network.advertise", "needs listen as well")
         check.address("network.advertise", advertise, dial=True)
-    check.rules(parsed.rules)
+    rules = check.rules(parsed.rules, parsed.policy, parsed.node.name)
+    check.signers(parsed.policy)
     check.timeouts(parsed.timeouts)
     check.audit(parsed.audit)
     data: dict[str, Source] = {}
@@ -281,7 +292,9 @@ def load_node_config(path: Path | str) -> NodeConfig:
         coordinator_address=parsed.coordinator.address,
         listen=listen or None,
         advertise=advertise or None,
-        rules=parsed.rules,
+        rules=rules,
+        policy=check.policy(parsed.policy),
+        accepted=None,
         vault=vault,
         audit=parsed.audit,
         data=data,
@@ -374,16 +387,40 @@ class _Checker:
         elif dial and ("*" in address or int(match[2]) == 0):
             self.note(key, "an address that others can dial has a host and a port")
 
-    def rules(self, rules: Rules) -> None:
-        for key in _NAMED:
-            for name in getattr(rules, key):
-                self.name(f"rules.{key}", name)
-        for key in LEAST:
-            fewest = 0 if key in _MAY_BE_0 else 1
-            if getattr(rules, key) < fewest:
-                self.note(f"rules.{key}", f"at least {fewest}")
-        if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in rules.jobs):
-            self.note("rules.jobs", "a digest has 64 hexadecimal digits")
+    def rules(self, rules: Rules | None, policy: PolicyPlace | None, me: str) -> Rules:
+        """The rules of the file; of a file that names a policy, rules that allow no job."""
+        if (rules is None) == (policy is None):
+            self.note(
+                "rules" if policy is None else "policy",
+                "write either [rules], what your organisation allows, or [policy], the signed file "
+                "that says so",
+            )
+        if rules is None:
+            return NOTHING_ALLOWED
+        self.faults += rule_faults(rules)
+        if rules.operators and me not in rules.operators:
+            self.note("rules.operators", f"this node is {me}, which is not one of them")
+        return rules
+
+    def signers(self, policy: PolicyPlace | None) -> None:
+        if policy is None:
+            return
+        for name in policy.signers:
+            self.name("policy.signers", name)
+        distinct = len(set(policy.signers))
+        if not distinct or distinct < len(policy.signers):
+            self.note("policy.signers", "at least one name is needed, and each once")
+        if not 0 <= policy.least_signers <= distinct:
+            self.note("policy.least_signers", f"between 0, which means all, and {distinct}")
+
+    def policy(self, policy: PolicyPlace | None) -> PolicyPlace | None:
+        if policy is None:
+            return None
+        return msgspec.structs.replace(
+            policy,
+            file=str(self.resolve(policy.file)),
+            least_signers=policy.least_signers or len(policy.signers),
+        )
 
     def timeouts(self, timeouts: Timeouts) -> None:
         for key in ("join_s", "peer_s"):

@@ -37,6 +37,7 @@ MAX_CONTRACT_BYTES = sum(_BOUNDS) + 4 * len(_BOUNDS)
 
 ACCEPT_PURPOSE = "contract/accept"
 SESSION_PURPOSE = "contract/session"
+ROTATION_PURPOSE = "contract/rotation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,3 +296,35 @@ def verify_session(
             VerifyKeys(keys[name]).verify(SESSION_PURPOSE, statement, signatures.get(name, b""))
         except AuthenticationError as error:
             raise ContractError(f"{name} did not sign this session: {error}") from error
+
+
+def rotation_statement(
+    contract: Contract, sid: bytes, name: str, card: bytes, roster: bytes, by: str
+) -> bytes:
+    """What each node signs when the identity of `name` is succeeded during the session.
+
+    card, roster: digests of the new card, and of all cards of the contract with it.
+    """
+    return pack(contract.digest(), sid, name.encode(), card, roster, by.encode())
+
+
+def verify_rotation(
+    contract: Contract,
+    sid: bytes,
+    succeeded: tuple[str, bytes, bytes],
+    signatures: Mapping[str, bytes],
+    keys: Mapping[str, bytes],
+) -> None:
+    """Every node holds the same cards after a rotation.
+
+    succeeded: name, digest of the new card, digest of the roster. keys: names to verification keys,
+    the new ones of that name. Raises ContractError naming the one that did not sign.
+    """
+    for name in contract.roles.nodes:
+        statement = rotation_statement(contract, sid, *succeeded, name)
+        try:
+            VerifyKeys(keys[name]).verify(ROTATION_PURPOSE, statement, signatures.get(name, b""))
+        except AuthenticationError as error:
+            raise ContractError(
+                f"{name} did not sign the new card of {succeeded[0]}: {error}"
+            ) from error

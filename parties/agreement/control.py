@@ -11,6 +11,10 @@ reason for an abort is one generic code, never text, because an error's text may
     SignSession                   Start
     Ready                         Go
     Progress, ArtifactPart        Delivery
+    Rotate                        Rotated
+    Kept                          Switch
+    Handshake                     Handshaken
+    RotationDone
     Done                          Results
     SignResults                   Finish
     Abort                         Aborted
@@ -33,6 +37,7 @@ from parties.audit.merkle import MAX_PROOF
 from parties.errors import ControlError
 from parties.keys.statements import MAX_CHAIN, MAX_STATEMENT_BYTES
 from protocols.names import MAX_NAME_BYTES, MAX_NAMES, NAME
+from protocols.sealing.handshake import MESSAGE_MAX_BYTES
 from protocols.sealing.signatures import SIGNATURE_BYTES
 
 MAX_MESSAGE_BYTES = 4 << 20
@@ -228,6 +233,47 @@ class Finish(_Message, frozen=True, tag="finish"):
     record: Annotated[bytes, Meta(max_length=MAX_RECORD_BYTES)] = b""
 
 
+class Rotate(_Message, frozen=True, tag="rotate"):
+    """This node's identity was succeeded; see `parties.nodes.rotation`, also for the next six."""
+
+    successions: Chain
+
+
+class Rotated(_Message, frozen=True, tag="rotated"):
+    name: Name
+    successions: Chain
+
+
+class Kept(_Message, frozen=True, tag="kept"):
+    """The sender holds the new card of `name`: signed, see `contract.rotation_statement`."""
+
+    name: Name
+    signature: Signature
+
+
+class Switch(_Message, frozen=True, tag="switch"):
+    """All nodes hold it: the new keys of `name` are in force."""
+
+    name: Name
+    signatures: Annotated[dict[Name, Signature], Meta(max_length=MAX_NAMES)]
+
+
+class Handshake(_Message, frozen=True, tag="handshake"):
+    """For the node `to`; empty: the sender has the keys."""
+
+    to: Name
+    data: Annotated[bytes, Meta(max_length=MESSAGE_MAX_BYTES)]
+
+
+class Handshaken(_Message, frozen=True, tag="handshaken"):
+    by: Name
+    data: Annotated[bytes, Meta(max_length=MESSAGE_MAX_BYTES)]
+
+
+class RotationDone(_Message, frozen=True, tag="rotation-done"):
+    """All neighbours of the sender have fresh keys: the next node may rotate."""
+
+
 class Abort(_Message, frozen=True, tag="abort"):
     """about: whose card is not accepted any more, if that is the reason."""
 
@@ -241,11 +287,33 @@ class Aborted(_Message, frozen=True, tag="aborted"):
     about: Name | None = None
 
 
+OfRotation = Rotate | Kept | Handshake | RotationDone
 FromNode = (
-    Hello | Accept | SignSession | Ready | Progress | ArtifactPart | Done | SignResults | Abort
+    Hello
+    | Accept
+    | SignSession
+    | Ready
+    | Progress
+    | ArtifactPart
+    | Done
+    | SignResults
+    | Abort
+    | OfRotation
 )
 FromCoordinator = (
-    Welcome | Waiting | Propose | Accepted | Start | Go | Delivery | Results | Finish | Aborted
+    Welcome
+    | Waiting
+    | Propose
+    | Accepted
+    | Start
+    | Go
+    | Delivery
+    | Results
+    | Finish
+    | Aborted
+    | Rotated
+    | Switch
+    | Handshaken
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -150,7 +150,8 @@ class Record:
         return cls(agreed, body, tuple(digests), said, tuple(signed))
 
     def signers(self, roster: Roster) -> dict[str, Card]:
-        """The cards under which the contract was signed, by name; some may have been succeeded.
+        """The cards under which the contract was signed, by name. Their verifiers also accept what
+        another card of the line signed: an identity may be rotated while a run computes.
 
         Raises ContractError, which names whose card is another, and RosterError for one that is
         missing or was revoked.
@@ -166,12 +167,11 @@ class Record:
                     f"the contract was signed under another card of {name} than the one given "
                     f"({card.fingerprint}); compare fingerprints with {name}"
                 )
-            found[name] = known[0]
+            found[name] = roster.signer(known[0])
         return found
 
     def verify(self, roster: Roster) -> None:
-        """1. The statement is about this contract. 2. Every node of it signed the statement, under
-        the card with which it signed the contract.
+        """1. The statement is about this contract. 2. Every node of it signed the statement.
 
         Raises ContractError, which names the node, and RosterError.
         """

@@ -126,7 +126,8 @@ class Session:
     """Signs envelopes as this node."""
 
     cards: "Mapping[str, Card]" = field(repr=False)
-    """The public cards of all that the job names, recipients included."""
+    """The public cards of all that the job names, recipients included; a rotation during the run
+    changes one. What is sealed goes to the card that stands here then."""
 
     run_dir: Path
     keys: Mapping[str, Keys] = field(repr=False)

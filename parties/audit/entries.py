@@ -47,9 +47,16 @@ class Kind(StrEnum):
     UNEXPECTED_PEER = "unexpected-peer"
     DECRYPTION_FAILED = "decryption-failed"
     RETIRED_KEY_USED = "retired-key-used"
+    POLICY_ACCEPTED = "policy-accepted"
+    """The signed policy that is in force from here on: its digest, and its number."""
+    POLICY_REFUSED = "policy-refused"
+    """A policy that is not signed as it has to be, not for this day or node, or an older one."""
+    APPROVAL_GIVEN = "approval-given"
+    """Somebody approved a job here; whether that counts is for the rules to say."""
     RUN_PROPOSED = "run-proposed"
     JOB_APPROVED = "job-approved"
-    """Why this node may sign: the digest in its file, an approver, or a person."""
+    """Why this node may sign: the digest in its file, approvers, or a person; and the digest of
+    the policy that says so."""
     RUN_REFUSED = "run-refused"
     RUN_SIGNED = "run-signed"
     CHECKPOINT_RECEIVED = "checkpoint-received"
@@ -82,6 +89,7 @@ ALARMING = frozenset(
         Kind.RETIRED_KEY_USED,
         Kind.SUCCESSION_REFUSED,
         Kind.PEER_REVOKED,
+        Kind.POLICY_REFUSED,
         Kind.RUN_REFUSED,
         Kind.OPENING_REFUSED,
         Kind.LOG_CONTRADICTED,

@@ -1,10 +1,10 @@
 """A node's identity: its keys, and the public card by which the others know it.
 
 A card carries the node's name, its lifetime (`lifetime`) and its four public keys (Ed25519 and
-ML-DSA-65 to verify, the hybrid HPKE key to seal to, the CURVE key of its connections), signed by
-its own two signing keys. The self-signature shows that the keys belong together and that nothing
-was altered on the way; only a comparison of fingerprints over another channel than the card's shows
-that it is the *right organisation's* card.
+ML-DSA-65 to verify, a recipient key of one of several kinds to seal to, the CURVE key of its
+connections), signed by its own two signing keys. The self-signature shows that the keys belong
+together and that nothing was altered on the way; only a comparison of fingerprints over another
+channel than the card's shows that it is the *right organisation's* card.
 
 An identity can be replaced by one with new keys (`succession`). Its card then has the next
 `sequence` number and the same `origin`: the digest of the first identity of the line, under which
@@ -33,30 +33,37 @@ from parties.keys.keyfile import MAGIC
 from protocols.canonical import pack
 from protocols.errors import AuthenticationError
 from protocols.names import NAME
-from protocols.sealing import hpke as hybrid
-from protocols.sealing import signatures
-from protocols.sealing.hpke import HybridPrivateKey
+from protocols.sealing import hpke, signatures
+from protocols.sealing.recipient_keys import (
+    DEFAULT_KIND,
+    HYBRID,
+    KINDS,
+    RecipientKey,
+    generate_key,
+    private_key,
+)
 from protocols.sealing.session import HASH_BYTES, identity_digest
 from protocols.sealing.signatures import SigningKeys, VerifyKeys
 
-CARD_VERSION = 2
+CARD_VERSION = 3
 CURVE_BYTES = 32
-PRIVATE_BYTES = signatures.PRIVATE_BYTES + hybrid.PRIVATE_BYTES + CURVE_BYTES
+PRIVATE_BYTES = signatures.PRIVATE_BYTES + hpke.PRIVATE_BYTES + CURVE_BYTES
+"""Of an identity whose recipient key is of the default kind."""
 MAX_CARD_BYTES = 1 << 16
 """A card has about 11 kB; a file longer than this is not a card."""
 
 MAX_SEQUENCE = (1 << 32) - 1
 
-_PURPOSE = "card/2"
-_BYTES = {
+_PURPOSE = "card/3"
+_BYTES: dict[str, int | None] = {
     "origin": HASH_BYTES,
     "ed25519": signatures.ED25519_PUBLIC_BYTES,
     "mldsa65": signatures.MLDSA65_PUBLIC_BYTES,
-    "hpke": hybrid.PUBLIC_BYTES,
+    "recipient": None,
     "curve": CURVE_BYTES,
     "signature": signatures.SIGNATURE_BYTES,
 }
-_TEXTS = ("name", "issued", "expires")
+_TEXTS = ("name", "issued", "expires", "recipient_kind")
 _NUMBERS = ("version", "sequence")
 _FIELDS = (*_NUMBERS, *_TEXTS, *_BYTES)
 
@@ -95,7 +102,9 @@ class Card:
     """Name and verification keys of the line's first identity, as `identity_digest`."""
     ed25519: bytes = field(repr=False)
     mldsa65: bytes = field(repr=False)
-    hpke: bytes = field(repr=False)
+    recipient_kind: str
+    recipient: bytes = field(repr=False)
+    """The key that results are sealed to, and its kind (`recipient_keys`)."""
     curve: bytes = field(repr=False)
     signature: bytes = field(repr=False)
 
@@ -103,6 +112,11 @@ class Card:
     def signing_public(self) -> bytes:
         """Both verification keys, in the handshake's form."""
         return self.ed25519 + self.mldsa65
+
+    @property
+    def recipient_key(self) -> RecipientKey:
+        """The key that results are sealed to."""
+        return RecipientKey(self.recipient_kind, self.recipient)
 
     @property
     def canonical(self) -> bytes:
@@ -117,7 +131,8 @@ class Card:
             self.origin,
             self.ed25519,
             self.mldsa65,
-            self.hpke,
+            self.recipient_kind.encode(),
+            self.recipient,
             self.curve,
         )
 
@@ -146,7 +161,7 @@ class Card:
         if not 0 <= self.sequence <= MAX_SEQUENCE:
             raise CardError(f"{source}: sequence must be 0 to {MAX_SEQUENCE}")
         for name, size in _BYTES.items():
-            if len(getattr(self, name)) != size:
+            if size is not None and len(getattr(self, name)) != size:
                 raise CardError(
                     f"{source}: {name} has {len(getattr(self, name))} bytes, not {size}"
                 )
@@ -155,7 +170,7 @@ class Card:
             raise CardError(f"{source}: origin is not that of identity {self.sequence} of a line")
         try:
             self.verifier().verify(_PURPOSE, self.canonical, self.signature)
-            hybrid.check_public(self.hpke)
+            self.recipient_key.check()
         except AuthenticationError as error:
             raise CardError(f"{source}: the card of {self.name} is not valid: {error}") from error
 
@@ -176,6 +191,7 @@ class Card:
             ("sequence", str(self.sequence)),
             ("issued", f'"{self.issued}"'),
             ("expires", f'"{self.expires}"'),
+            ("recipient_kind", f'"{self.recipient_kind}"'),
         ]
         for name in _BYTES:
             items.append((name, f'"{base64.b64encode(getattr(self, name)).decode()}"'))
@@ -225,6 +241,7 @@ class Card:
             sequence=sequence,
             issued=texts["issued"],
             expires=texts["expires"],
+            recipient_kind=texts["recipient_kind"],
             **keys,
         )
         card.verify(source)
@@ -248,28 +265,38 @@ class Card:
 
 
 class IdentityKeys:
-    """The private half of an identity, in memory: signing, HPKE and CURVE keys, 192 bytes."""
+    """The private half of an identity, in memory: 64 bytes of signing keys, the recipient key, 32
+    bytes of the CURVE key; 192 bytes with a recipient key of the default kind."""
 
-    def __init__(self, private: bytes) -> None:
-        if len(private) != PRIVATE_BYTES:
-            raise IdentityError(f"an identity has {PRIVATE_BYTES} private bytes")
+    def __init__(self, private: bytes, kind: str = DEFAULT_KIND) -> None:
+        sign_end, curve_start = signatures.PRIVATE_BYTES, len(private) - CURVE_BYTES
+        self.kind = kind
         self._private = bytes(private)
-        sign_end = signatures.PRIVATE_BYTES
-        hpke_end = sign_end + hybrid.PRIVATE_BYTES
+        try:
+            self.recipient = private_key(kind, self._private[sign_end:curve_start])
+        except AuthenticationError as error:
+            raise IdentityError(f"not the private bytes of an identity: {error}") from error
         self.signing = SigningKeys(self._private[:sign_end])
-        self.hpke = HybridPrivateKey(self._private[sign_end:hpke_end])
-        self.curve_secret: bytes = self._private[hpke_end:]
+        self.curve_secret: bytes = self._private[curve_start:]
         # A CURVE key pair is an X25519 key pair; its Z85 encoding belongs to the transport.
         curve = X25519PrivateKey.from_private_bytes(self.curve_secret)
         self.curve_public: bytes = curve.public_key().public_bytes_raw()
 
     @classmethod
-    def generate(cls) -> "IdentityKeys":
-        """Fresh keys from the operating system's randomness."""
-        return cls(os.urandom(PRIVATE_BYTES))
+    def generate(cls, kind: str = DEFAULT_KIND) -> "IdentityKeys":
+        """Fresh keys from the operating system's randomness; kind: of the recipient key.
+
+        Raises IdentityError for a kind that does not exist.
+        """
+        if kind not in KINDS:
+            raise IdentityError(f"{kind!r} is not a kind of recipient key: use {', '.join(KINDS)}")
+        if kind == HYBRID:
+            return cls(os.urandom(PRIVATE_BYTES), kind)
+        signing, curve = os.urandom(signatures.PRIVATE_BYTES), os.urandom(CURVE_BYTES)
+        return cls(signing + generate_key(kind).private_bytes() + curve, kind)
 
     def private_bytes(self) -> bytes:
-        """The 192 secret bytes, only for the vault that encrypts them."""
+        """The secret bytes, only for the vault that encrypts them."""
         return self._private
 
     def card(
@@ -293,7 +320,8 @@ class IdentityKeys:
             origin=identity_digest(name, self.signing.public) if after is None else after.origin,
             ed25519=self.signing.public[: signatures.ED25519_PUBLIC_BYTES],
             mldsa65=self.signing.public[signatures.ED25519_PUBLIC_BYTES :],
-            hpke=self.hpke.public,
+            recipient_kind=self.kind,
+            recipient=self.recipient.public,
             curve=self.curve_public,
             signature=b"",
         )
@@ -302,8 +330,8 @@ class IdentityKeys:
 
     def matches(self, card: Card) -> bool:
         """Whether `card` contains exactly these public keys."""
-        ours = self.signing.public + self.hpke.public + self.curve_public
-        return ours == card.signing_public + card.hpke + card.curve
+        ours = self.signing.public, self.kind, self.recipient.public, self.curve_public
+        return ours == (card.signing_public, card.recipient_kind, card.recipient, card.curve)
 
     def __repr__(self) -> str:
         return "IdentityKeys(private)"

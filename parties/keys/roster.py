@@ -468,7 +468,7 @@ def _is_current(card: Card, moment: datetime) -> bool:
 
 
 def _keys(card: Card) -> tuple[bytes, bytes, bytes, bytes]:
-    return card.ed25519, card.mldsa65, card.hpke, card.curve
+    return card.ed25519, card.mldsa65, card.recipient, card.curve
 
 
 def _withdrawn_of(root: Path) -> Path:

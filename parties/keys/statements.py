@@ -87,7 +87,11 @@ class Succession:
                 f"{source}: card {new.sequence} of {new.name} does not follow card {old.sequence} "
                 f"of {old.name}"
             )
-        if {old.ed25519, old.mldsa65, old.hpke} & {new.ed25519, new.mldsa65, new.hpke}:  # 2
+        if {old.ed25519, old.mldsa65, old.recipient} & {
+            new.ed25519,
+            new.mldsa65,
+            new.recipient,
+        }:  # 2
             raise CardError(f"{source}: the successor of {old.name} has a key of its predecessor")
         issued = lifetime.read_moment(new.issued, "issued", source)
         start = lifetime.read_moment(old.issued, "issued", source)

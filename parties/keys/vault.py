@@ -4,8 +4,8 @@ When an identity is rotated, one file changes at one moment: it holds the new ke
 that lead to them, and of each earlier identity only the key that opens. What was sealed to it stays
 readable; it signs, seals and joins nothing any more.
 
-A vault never hands out a signing or HPKE key, so a key-management service can replace the file.
-`FileVault` keeps the keys encrypted under a passphrase. When it is open, the keys are in this
+A vault never hands out a signing or recipient key, so a key-management service can replace the
+file. `FileVault` keeps the keys encrypted under a passphrase. When it is open, the keys are in this
 process's memory, and anybody who can read that memory has them.
 """
 
@@ -20,25 +20,24 @@ from parties.errors import CardError, IdentityError, PassphraseError
 from parties.files import locked, private_directory, read_bounded, read_private, write_atomic
 from parties.keys.identity import (
     CURVE_BYTES,
-    PRIVATE_BYTES,
     Card,
     IdentityKeys,
     check_name,
     reason,
 )
-from parties.keys.keyfile import MAX_FILE_BYTES, FileKey, read_header
+from parties.keys.keyfile import MAX_FILE_BYTES, MAX_SECRET_BYTES, FileKey, read_header
 from parties.keys.lifetime import DEFAULT_DAYS
 from parties.keys.statements import MAX_CHAIN, MAX_STATEMENT_BYTES, Succession, check_chain
-from protocols.canonical import pack_texts, unpack_texts
+from protocols.canonical import decode_text, pack, pack_texts, unpack_list, unpack_texts
 from protocols.errors import AuthenticationError, FrameError
-from protocols.sealing import hpke
-from protocols.sealing.hpke import HybridPrivateKey
-from protocols.sealing.session import HASH_BYTES
+from protocols.sealing.recipient_keys import (
+    DEFAULT_KIND,
+    RecipientPrivateKey,
+    private_key,
+)
 
 MAX_RETIRED = 256
 """Earlier identities of which one keeps the key that opens."""
-
-_RETIRED_BYTES = HASH_BYTES + hpke.PRIVATE_BYTES
 
 
 class Vault(Protocol):
@@ -53,7 +52,7 @@ class Vault(Protocol):
         """Those that led to this card, the oldest first; at most `MAX_CHAIN`."""
 
     def opens_for(self, digest: bytes) -> bool:
-        """Whether `hpke_open` opens what was sealed to the card with this digest: the present one,
+        """Whether `unseal` opens what was sealed to the card with this digest: the present one,
         or one that it succeeded."""
 
     def sign(self, purpose: str, message: bytes) -> bytes:
@@ -62,9 +61,9 @@ class Vault(Protocol):
     def sign_text(self, text: bytes) -> tuple[bytes, bytes]:
         """Ed25519 and ML-DSA-65 over a text as it is; see `signatures.SigningKeys.sign_text`."""
 
-    def hpke_open(self, info: bytes, ciphertext: bytes) -> bytes:
-        """Open what was sealed to the HPKE key of the card, or of one that it succeeded. Raises
-        AuthenticationError."""
+    def unseal(self, info: bytes, ciphertext: bytes) -> bytes:
+        """Open what was sealed to the recipient key of the card, or of one that it succeeded.
+        Raises AuthenticationError."""
 
     def curve_secret(self) -> bytes:
         """The 32-byte secret of the CURVE connections, which the transport needs in raw form."""
@@ -75,7 +74,8 @@ class Retired:
     """What is kept of an earlier identity: its card's digest, and the key that opens."""
 
     digest: bytes
-    hpke: HybridPrivateKey
+    kind: str
+    key: RecipientPrivateKey
 
     def __repr__(self) -> str:
         return f"Retired({self.digest[:4].hex()}…, private)"
@@ -102,9 +102,9 @@ class MemoryVault:
         self._retired = retired
 
     @classmethod
-    def generate(cls, name: str) -> "MemoryVault":
+    def generate(cls, name: str, kind: str = DEFAULT_KIND) -> "MemoryVault":
         """A fresh identity that is never written down."""
-        keys = IdentityKeys.generate()
+        keys = IdentityKeys.generate(kind)
         return cls(keys, keys.card(name))
 
     @property
@@ -117,7 +117,7 @@ class MemoryVault:
         return self._successions
 
     def opens_for(self, digest: bytes) -> bool:
-        """Whether `hpke_open` opens what was sealed to the card with this digest."""
+        """Whether `unseal` opens what was sealed to the card with this digest."""
         return digest in (self._card.digest, *(each.digest for each in self._retired))
 
     def sign(self, purpose: str, message: bytes) -> bytes:
@@ -128,15 +128,15 @@ class MemoryVault:
         """Ed25519 and ML-DSA-65 over a text as it is."""
         return self._keys.signing.sign_text(text)
 
-    def hpke_open(self, info: bytes, ciphertext: bytes) -> bytes:
-        """Open what was sealed to the HPKE key of the card, or of one that it succeeded. Raises
-        AuthenticationError."""
+    def unseal(self, info: bytes, ciphertext: bytes) -> bytes:
+        """Open what was sealed to the recipient key of the card, or of one that it succeeded.
+        Raises AuthenticationError."""
         try:
-            return self._keys.hpke.open(info, ciphertext)
+            return self._keys.recipient.open(info, ciphertext)
         except AuthenticationError:
             for each in reversed(self._retired):
                 with contextlib.suppress(AuthenticationError):
-                    return each.hpke.open(info, ciphertext)
+                    return each.key.open(info, ciphertext)
             raise
 
     def curve_secret(self) -> bytes:
@@ -161,20 +161,23 @@ class MemoryVault:
                 f"{self._card.name} has {MAX_RETIRED} earlier keys; make a new identity, and keep "
                 "the old file for what was sealed to it"
             )
-        private = IdentityKeys.generate().private_bytes()
+        kind = self._keys.kind
+        private = IdentityKeys.generate(kind).private_bytes()
         if not new_connection_key:
             private = private[:-CURVE_BYTES] + self._keys.curve_secret
-        keys = IdentityKeys(private)
+        keys = IdentityKeys(private, kind)
         card = keys.card(self._card.name, issued, days, after=self._card)
         succession = Succession.sign(self, card, keys.signing)
-        retired = (*self._retired, Retired(self._card.digest, self._keys.hpke))
+        retired = (*self._retired, Retired(self._card.digest, kind, self._keys.recipient))
         return MemoryVault(keys, card, (*self._successions, succession)[-MAX_CHAIN:], retired)
 
     def _secret(self) -> bytes:
-        """What an identity file encrypts: the private keys, then digest and key of each earlier
-        identity."""
-        parts = [each.digest + each.hpke.private_bytes() for each in self._retired]
-        return self._keys.private_bytes() + b"".join(parts)
+        """What an identity file encrypts: the private keys, then of each earlier identity the
+        card's digest, and kind and private half of the recipient key."""
+        parts = [self._keys.private_bytes()]
+        for each in self._retired:
+            parts += (each.digest, each.kind.encode(), each.key.private_bytes())
+        return pack(*parts)
 
     def _header(self) -> bytes:
         """What an identity file shows: the card, then the successions."""
@@ -201,15 +204,17 @@ class FileVault(MemoryVault):
         *,
         issued: datetime | None = None,
         days: int = DEFAULT_DAYS,
+        kind: str = DEFAULT_KIND,
     ) -> "FileVault":
-        """Make a new identity and write both files; `home` is made if it is missing.
+        """Make a new identity and write both files; `home` is made if it is missing. kind: of the
+        recipient key.
 
         The identity file gets its name when it is complete on disk, and never replaces another:
         without the old identity nobody can open what was sealed to it. Raises IdentityError and
         PassphraseError.
         """
         path = identity_path(home, name)
-        keys = IdentityKeys.generate()
+        keys = IdentityKeys.generate(kind)
         first = MemoryVault(keys, keys.card(name, issued, days))
         made = cls(first, path, FileKey.derive(passphrase))
         try:
@@ -249,15 +254,9 @@ class FileVault(MemoryVault):
     def _opened(cls, path: Path, data: bytes, file_key: FileKey) -> "FileVault":
         header, secret = file_key.open(data)
         card, successions = _parse_header(header, str(path))
-        count, rest = divmod(len(secret) - PRIVATE_BYTES, _RETIRED_BYTES)
-        if rest or not 0 <= count <= MAX_RETIRED:
-            raise IdentityError("its secret has the wrong length")
-        retired = []
-        for start in range(PRIVATE_BYTES, len(secret), _RETIRED_BYTES):
-            entry = secret[start : start + _RETIRED_BYTES]
-            retired.append(Retired(entry[:HASH_BYTES], HybridPrivateKey(entry[HASH_BYTES:])))
-        keys = IdentityKeys(secret[:PRIVATE_BYTES])
-        return cls(MemoryVault(keys, card, successions, tuple(retired)), path, file_key)
+        private, retired = _parse_secret(secret)
+        keys = IdentityKeys(private, card.recipient_kind)
+        return cls(MemoryVault(keys, card, successions, retired), path, file_key)
 
     def rotate(self, days: int = DEFAULT_DAYS, *, new_connection_key: bool = False) -> "FileVault":
         """Replace this identity by a successor with new keys, under the same passphrase.
@@ -284,6 +283,20 @@ class FileVault(MemoryVault):
         data = self._file_key.seal(self._secret(), self._header())
         write_atomic(self.path, data, 0o600, replace=replace)
         write_atomic(self.path.with_suffix(".card"), self.card.to_text().encode(), 0o644)
+
+
+def _parse_secret(secret: bytes) -> tuple[bytes, tuple[Retired, ...]]:
+    """What `MemoryVault._secret` packed; raises IdentityError."""
+    try:
+        fields = unpack_list(secret, 1 + 3 * MAX_RETIRED, MAX_SECRET_BYTES)
+        private, *rest = fields
+        retired = []
+        for digest, kind, key in zip(*[iter(rest)] * 3, strict=True):
+            name = decode_text(kind)
+            retired.append(Retired(digest, name, private_key(name, key)))
+    except (FrameError, AuthenticationError, ValueError) as error:
+        raise IdentityError("its secret is malformed") from error
+    return private, tuple(retired)
 
 
 def read_card(path: Path | str) -> Card:

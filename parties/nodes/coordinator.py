@@ -64,6 +64,7 @@ from parties.keys.roster import Roster
 from parties.keys.vault import Vault
 from parties.nodes import artifacts
 from parties.nodes.members import Members
+from parties.nodes.rotation import RotationDesk
 from parties.stop import sigterm_interrupts
 from parties.wire.control_plane import Arrival, ControlServer
 from parties.wire.tally import Tally
@@ -177,6 +178,7 @@ class Coordinator:
             keys, allowed, strangers, lambda who, times: self._strangers.put((who, times))
         )
         neighbours = {name: roles.neighbours(name) for name in roles.nodes}
+        self._desk = RotationDesk(self._members, roles.nodes, neighbours, self._send)
         try:
             self._server = ControlServer(self._transport, settings.listen, neighbours)
         except PartiesError:
@@ -292,7 +294,8 @@ class Coordinator:
         )
         for name in roles.nodes:
             try:
-                verify_result(name, text, signed[name].signature, self._cards.card(name))
+                card = self.roster.signer(self._cards.card(name))
+                verify_result(name, text, signed[name].signature, card)
             except ContractError as error:
                 raise _Faulty(name, error) from error
         signatures = tuple(signed[name].signature for name in roles.nodes)
@@ -470,6 +473,11 @@ class Coordinator:
             self._event("progress", node=name, fields=message.fields)
         elif isinstance(message, control.ArtifactPart):
             self._keep(name, message)
+        elif isinstance(message, control.OfRotation) and self._phase == "running":
+            try:
+                self._desk.take(name, message)
+            except PartiesError as error:
+                raise _Faulty(name, error) from error
         elif len(node.inbox) < MAX_WAITING:
             node.inbox.append(message)
         else:

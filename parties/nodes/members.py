@@ -65,6 +65,10 @@ class Members:
             log.warning("%s; the new card is used in this run only", error)
         self._seen = _state_of(self.roster.source)
 
+    def own(self, identity: Vault) -> None:
+        """Take this node's own successor into its roster."""
+        self._take_own(identity)
+
     def follow(self, name: str, texts: Iterable[str], by: str) -> bool:
         """Take over the successions of `name` that `by` sent; whether its card has changed.
 
@@ -116,6 +120,11 @@ class Members:
         with self._lock:
             self._in_use = {card.name: card for card in cards}
             self._next_look = 0.0
+
+    def use_successor(self, card: Card) -> None:
+        """From now on `check` watches over this card instead of the one that it succeeded."""
+        with self._lock:
+            self._in_use[card.name] = card
 
     def check(self) -> None:
         """Look whether all cards in use are still accepted; at most every `LOOK_S`.

@@ -66,18 +66,20 @@ from parties.errors import (
 )
 from parties.keys import lifetime
 from parties.keys.identity import Card
+from parties.keys.live import LiveIdentity
 from parties.keys.roster import Roster, differing_cards
 from parties.keys.vault import Vault
 from parties.nodes import artifacts
 from parties.nodes.coordinator import ABORT_LINGER_S, MAX_WAITING, Event, ignore_event
 from parties.nodes.dialling import await_connection, try_neighbours
 from parties.nodes.members import Members
+from parties.nodes.rotation import Message, Rotations, Running
 from parties.stop import StopFlag, sigterm_interrupts
 from parties.wire.control_plane import ControlClient
 from parties.wire.data_plane import DataPlane
 from parties.wire.secure_channel import SecureChannel
 from parties.wire.zmq_transport import CurveKeys, Transport
-from protocols.errors import InterruptedRunError, PeerLostError
+from protocols.errors import InterruptedRunError, PeerLostError, ProtocolError
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +114,9 @@ class NodeSettings:
     peer_timeout_s: float = 300.0
     """After this long without a frame a connected neighbour is given up."""
 
+    rotate_after_days: int = 0
+    """How old this node's card may become before it is rotated during a run; 0: by hand only."""
+
     dial_timeout_s: float = 8.0
     """A neighbour that has not answered a first call by then gets its frames through the relay."""
 
@@ -143,9 +148,10 @@ class _ControlThread(threading.Thread):
         root: Path,
         on_event: Event,
         check: Callable[[], None],
+        take: Callable[[Message], None],
     ) -> None:
         super().__init__(name="control", daemon=True)
-        self._check = check
+        self._check, self._take = check, take
         self._client = client
         self._me = me
         self._coordinator = coordinator
@@ -219,15 +225,21 @@ class _ControlThread(threading.Thread):
     def _look(self) -> None:
         """Stop the node, but not this thread, if a card of the run is not accepted any more."""
         if self._stop_flag.reason is None and not self._finished:
-            try:
-                self._check()
-            except PartiesError as error:
-                self._stop_flag.set(error)
+            self._guarded(self._check)
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """Stop the node, but not this thread, which has to tell the others why."""
+        try:
+            call()
+        except (PartiesError, ProtocolError) as error:
+            self._stop_flag.set(error)
 
     def _sort(self, message: FromCoordinator) -> None:
         if isinstance(message, control.Aborted):
             if not self._finished:
                 self._stop_flag.set(AbortedError(message.code, message.by, message.about))
+        elif isinstance(message, Message):
+            self._guarded(lambda: self._take(message))
         elif isinstance(message, control.Waiting):
             fields = {"here": message.here, "missing": message.missing, "left_s": message.left_s}
             self._on_event("gathering", fields)
@@ -258,7 +270,7 @@ class _Node:
         on_event: Event,
     ) -> None:
         lifetime.check_own(vault.card, lifetime.now())
-        self._vault = vault
+        self._vault = LiveIdentity(vault, settings.rotate_after_days)
         self._audit = audit
         self._job = self._digest = ""
         self._sent: dict[str, str] = {}
@@ -302,8 +314,24 @@ class _Node:
             self._stop,
             settings.run_dir,
             on_event,
-            self._members.check,
+            self._look,
+            self._take,
         )
+        self._rotations = Rotations(
+            self._vault,
+            self._members,
+            audit,
+            self._control.say,
+            self._event,
+            settings.coordinator,
+        )
+
+    def _look(self) -> None:
+        self._members.check()
+        self._rotations.check()
+
+    def _take(self, message: Message) -> None:
+        self._rotations.take(message)
 
     def run(self) -> NodeResult:
         """Steps 1 to 6. Reports every failure to the others as one generic code."""
@@ -401,6 +429,7 @@ class _Node:
         session = self._join(contract, cards, signing, sid, start)  # 5
         talk.say(control.Ready())
         talk.expect(control.Go, settings.agree_timeout_s, "the start of all nodes")
+        self._rotations.started()
         self._event("started", sid=sid.hex())
         self._note(Kind.RUN_STARTED, {"session": sid.hex()})
         summary = self._program.run(session)
@@ -603,13 +632,15 @@ class _Node:
         )
         channel = SecureChannel(self._plane, self._me, sid, keys, settings.peer_timeout_s)
         confirm(channel, sid, neighbours)
+        live = dict(cards)
+        self._rotations.begin(Running(contract, sid, live, channel))
         return Session(
             me=self._me,
             sid=sid,
             roles=roles,
             channel=channel,
             vault=self._vault,
-            cards=cards,
+            cards=live,
             run_dir=settings.run_dir,
             keys=keys,
             on_progress=self._progress,

@@ -91,6 +91,8 @@ Entropy = Callable[[int], bytes]
 class _Side:
     """What both sides have in common: the identities, one ephemeral key, the order of calls."""
 
+    _last: int
+
     def __init__(
         self,
         info: SessionInfo,
@@ -112,6 +114,11 @@ class _Side:
         self._ephemeral: HybridPrivateKey | None = HybridPrivateKey(entropy(hpke.PRIVATE_BYTES))
         self._epk = self._ephemeral.public
         self._step = 0
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether this side has answered the other's first message, and the last one is due."""
+        return self._step == self._last
 
     def _advance(self, step: int, call: str) -> None:
         """Each call comes once, in order. A failure leaves the object at -1, where no call is
@@ -171,6 +178,8 @@ class _Side:
 class Initiator(_Side):
     """A: `message1`, then `on_message2`, then `on_message4`."""
 
+    _last = 2
+
     def message1(self) -> bytes:
         """M1, to be sent to the peer."""
         self._advance(0, "message1")
@@ -215,6 +224,8 @@ class Initiator(_Side):
 
 class Responder(_Side):
     """B: `on_message1`, then `on_message3`."""
+
+    _last = 1
 
     def on_message1(self, message: bytes) -> bytes:
         """Check that M1 proposes what we expect of this peer, and answer with M2.

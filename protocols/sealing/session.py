@@ -10,10 +10,10 @@ from hashlib import sha256
 
 from protocols.canonical import pack
 from protocols.errors import HandshakeError
-from protocols.sealing import hpke
+from protocols.sealing import hpke, signatures
 
 VERSION = 1
-SUITE = hpke.SUITE + "/Ed25519+ML-DSA-65"
+SUITE = f"{hpke.SUITE}/{signatures.SUITE}"
 HASH_BYTES = 32
 NONCE_BYTES = 32
 MAX_TEXT_BYTES = 128

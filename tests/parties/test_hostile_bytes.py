@@ -30,7 +30,7 @@ from protocols.sealing.session import SUITE, VERSION, Endpoint, SessionInfo
 
 ROLES = Roles(("ann", "bob"), ("ann", "bob"), "dora", ("ann",))
 CHEAP = KdfCost(memory_kib=64, passes=1, lanes=1)
-INFO = EnvelopeInfo(SUITE, bytes(32), 3, ("weight", "bias"), "ann", "bob")
+INFO = EnvelopeInfo(bytes(32), 3, ("weight", "bias"), "ann", "bob")
 
 
 @cache
@@ -72,7 +72,10 @@ def shaken(data: bytes) -> Any:
 def checked(data: bytes) -> Any:
     read_info(data)
     check_envelope(
-        data, expected=INFO, recipient_public=card("bob").hpke, verifier=card("ann").verifier()
+        data,
+        expected=INFO,
+        recipient_key=card("bob").recipient_key,
+        verifier=card("ann").verifier(),
     )
 
 
@@ -97,7 +100,7 @@ def seeds() -> dict[str, list[bytes]]:
     owner = MemoryVault.generate("ann")
     chain = owner.successor().successions
     envelope = seal_envelope(
-        bytes(3000), info=INFO, recipient_public=card("bob").hpke, signer=keys("ann").signing
+        bytes(3000), info=INFO, recipient_key=card("bob").recipient_key, signer=keys("ann").signing
     )
     return {
         "from a node": encoded(

@@ -8,7 +8,7 @@ import pytest
 from parties.audit.entries import Kind
 from parties.keys import lifetime
 from parties.keys.roster import Roster
-from parties.keys.vault import MemoryVault
+from parties.keys.vault import FileVault, MemoryVault
 from tests.support.audit_logs import audit_log
 from tests.support.local_run import LISTEN, LocalRun
 from tests.support.patience import wait_until
@@ -93,3 +93,49 @@ def test_a_coordinator_that_waits_drops_a_revoked_node(local_run: LocalRun) -> N
     assert results["coordinator"]["error"] == "RevokedError"
     for name in ("alice", "bob"):
         assert "the card of bob" in results[name]["message"], results[name]
+
+
+def test_keys_are_rotated_while_a_run_computes(local_run: LocalRun) -> None:
+    """Beside the running nodes; no frame is lost, and all end with the same cards and fresh keys.
+
+    Two nodes at once: one rotation waits for the other. Direct and relayed connections.
+    """
+    vaults = {
+        name: FileVault.create(local_run.root / "home" / name, name, b"correct horse")
+        for name in ("alice", "dora")
+    }
+    Roster.update(
+        local_run.roster,
+        lambda known: known.add(vaults["alice"].card, replace=True).add(
+            vaults["dora"].card, replace=True
+        ),
+    )
+    rosters = {name: own_roster(local_run, name) for name in NAMES}
+    for name, one in vaults.items():
+        local_run.keys[name] = one._keys
+    local_run.coordinator(roster=rosters["coordinator"], look_s=0.1)
+    options = {"rounds": 2500, "pause": 0.001}
+    for name in ("alice", "bob", "dora"):
+        identity = {"identity": str(vaults[name].path)} if name in vaults else {"identity": ""}
+        listen = LISTEN if name == "dora" else None
+        more = {**identity, "listen": listen}
+        local_run.node(name, options, roster=rosters[name], look_s=0.1, **more)  # type: ignore[arg-type]
+    children = local_run.supervisor.children
+    wait_until(
+        lambda: all(children[name].stdout for name in ("alice", "bob", "dora")), "all to run"
+    )
+    after = {name: one.rotate() for name, one in vaults.items()}
+    results = local_run.results()
+    for name in NAMES:
+        assert results[name]["status"] == 0, (name, results[name])
+    for name in ("alice", "bob", "dora"):
+        cards = results[name]["cards"]
+        for rotated, one in after.items():
+            assert cards[rotated] == one.card.fingerprint, name
+            assert Roster.load(rosters[name]).card(rotated) == one.card
+        fresh = results[name]["summary"]["fresh"]
+        assert sorted(fresh) == sorted({"alice", "bob", "dora"} - {name})
+    with audit_log(Path(rosters["alice"]).parent, after["alice"]) as log:
+        kinds = [entry.kind for _, entry in log.entries()]
+    assert Kind.IDENTITY_ROTATED in kinds and Kind.PEER_ROTATED in kinds
+    assert kinds.index(Kind.IDENTITY_ROTATED) < kinds.index(Kind.RUN_ENDED)

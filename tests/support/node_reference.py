@@ -2,10 +2,10 @@
 
     .venv/bin/python -m tests.support.node_reference
 
-makes `mpc_train/docs/node-file.md`, `node.toml` and `coordinator.toml` anew. A key's meaning is the
-docstring that follows it in its struct, its default is the struct's; a key without a docstring, or
-one without a default that has no value in `VALUES`, is an error. `test_node_reference.py` fails
-when the files are not what comes out here.
+makes `mpc_train/docs/node-file.md`, `node.toml`, `coordinator.toml` and `policy.toml` anew. A key's
+meaning is the docstring that follows it in its struct, its default is the struct's; a key without a
+docstring, or one without a default that has no value in `VALUES`, is an error.
+`test_node_reference.py` fails when the files are not what comes out here.
 """
 
 import ast
@@ -14,6 +14,7 @@ import itertools
 import sys
 import textwrap
 import typing
+from datetime import date
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -21,7 +22,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 
 import mpc_train
-from mpc_train.admission import rules
+from mpc_train.admission import policy, rules
 from mpc_train.base.strict_toml import quoted
 from mpc_train.jobs import outputs
 from mpc_train.run import local, node_config
@@ -31,6 +32,7 @@ from parties.wire import zmq_transport
 
 DOCS = Path(mpc_train.__path__[0]) / "docs"
 PAGE, PARTY, COORDINATOR = "node-file.md", "node.toml", "coordinator.toml"
+POLICY = "policy.toml"
 WIDTH = 100
 
 VALUES: dict[str, object] = {
@@ -55,8 +57,17 @@ VALUES: dict[str, object] = {
     "rules.metrics": ["accuracy", "auc", "cv_accuracy"],
     "rules.disclosures": ["guard", "empty_columns"],
     "rules.modules": ["study_models.networks:small"],
+    "rules.purposes": ["tumour-research"],
+    "rules.categories": ["health"],
     "rules.jobs": ["0" * 64],
-    "rules.approvers": ["board"],
+    "rules.approvers": ["board", "data-protection-officer"],
+    "rules.operators": ["hospital-a"],
+    "policy.file": "policy.toml",
+    "policy.signers": ["board", "data-protection-officer"],
+    "policy.nodes": ["hospital-a"],
+    "policy.number": 1,
+    "policy.valid_from": date(2026, 1, 1),
+    "policy.valid_until": date(2026, 12, 31),
     "data.file": "data/admissions.csv",
     "data.ignore": ["note"],
     "data.format": "csv",
@@ -76,7 +87,13 @@ VALUES: dict[str, object] = {
 """What the samples say, where that is not the default."""
 
 DATABASE_KEYS = ("url", "query", "password_file")
-TYPES = {str: "text", int: "whole number", bool: "true or false", float: "number"}
+TYPES = {
+    str: "text",
+    int: "whole number",
+    bool: "true or false",
+    float: "number",
+    date: "date, YYYY-MM-DD",
+}
 
 
 def docstrings(kind: type | Any) -> dict[str, str]:
@@ -118,6 +135,8 @@ def spelt(kind: Any) -> str:
 
 def toml(value: object) -> str:
     """A value as a line of TOML has it."""
+    if isinstance(value, date):
+        return value.isoformat()
     if isinstance(value, dict):
         inner = ", ".join(f"{quoted(key)} = {toml(each)}" for key, each in value.items())
         return f"{{ {inner} }}" if inner else "{}"
@@ -209,8 +228,8 @@ def page() -> str:
         "",
         "Each organisation writes one file, and shows it to nobody: `party.toml` or `dealer.toml`, "
         "of the same form, or `coordinator.toml`. Unknown keys are errors; paths are relative to "
-        f"the file. [{PARTY}]({PARTY}) and [{COORDINATOR}]({COORDINATOR}) have every key. This "
-        "page is made from the code.",
+        f"the file. [{PARTY}]({PARTY}), [{COORDINATOR}]({COORDINATOR}) and [{POLICY}]({POLICY}) "
+        "have every key. This page is made from the code.",
         "",
         "## Parties and dealers",
         "",
@@ -240,12 +259,15 @@ def page() -> str:
         "",
         "What this organisation allows, whatever job is proposed. What is not listed is not "
         "allowed, and the least numbers hold by default: they are 1 or more, and 0 switches "
-        f"{' and '.join(f'`{key}`' for key in node_config._MAY_BE_0)} off.",
+        f"{', '.join(f'`{key}`' for key in rules.MAY_BE_0)} off.",
         "",
         *rows(rules.Rules),
         "",
         f"Disclosures: {words['Disclosure'][0].lower()}{words['Disclosure'][1:]}",
         "",
+        "### `[policy]`",
+        "",
+        *section(node_config.PolicyPlace),
         "### `[warm_start]`",
         "",
         without_title(party["warm_start"]),
@@ -262,6 +284,13 @@ def page() -> str:
         "### `[run]`",
         "",
         *section(node_config._Run),
+        "## Policies",
+        "",
+        "A policy file, which `[policy]` of a node's file names, has `[rules]` as above, and",
+        "",
+        "### Its `[policy]`",
+        "",
+        *section(policy.Terms),
         "## Runs on one machine",
         "",
         f"`{local.LOCAL_FILE}` beside a job says for `mpc-train run` and `launch.py` where the "
@@ -337,6 +366,10 @@ def party_sample() -> str:
         "[rules]",
         *keys("rules", rules.Rules),
         "",
+        *comment(docstring(node_config.PolicyPlace)),
+        "# [policy]",
+        *(line if line[0] == "#" else f"# {line}" for line in policy_place()),
+        "",
         *comment(without_title(party["warm_start"])),
         "[warm_start]",
         'breast-cancer = "start.safetensors"',
@@ -344,6 +377,26 @@ def party_sample() -> str:
         *comment(docstring(node_config.Timeouts)),
         "[timeouts]",
         *keys("timeouts", node_config.Timeouts),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def policy_place() -> list[str]:
+    return keys("policy", node_config.PolicyPlace)
+
+
+def policy_sample() -> str:
+    """`policy.toml`."""
+    lines = [
+        "# A policy with every key. Made by tests/support/node_reference.py.",
+        "",
+        *comment(docstring(policy.Terms)),
+        "[policy]",
+        *keys("policy", policy.Terms),
+        "",
+        *comment("What this organisation allows, whatever job is proposed."),
+        "[rules]",
+        *keys("rules", rules.Rules),
     ]
     return "\n".join(lines) + "\n"
 
@@ -395,7 +448,12 @@ def without_title(text: str) -> str:
 
 def files() -> dict[str, str]:
     """What is to stand under `mpc_train/docs`, by file name."""
-    return {PAGE: page(), PARTY: party_sample(), COORDINATOR: coordinator_sample()}
+    return {
+        PAGE: page(),
+        PARTY: party_sample(),
+        COORDINATOR: coordinator_sample(),
+        POLICY: policy_sample(),
+    }
 
 
 def main() -> None:

@@ -13,7 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import parties.nodes.members
 import parties.nodes.node
+import parties.nodes.rotation
 from parties.agreement import control
 from parties.agreement.contract import Contract, Roles
 from parties.agreement.result import Artifact, Record, Statement
@@ -22,7 +24,7 @@ from parties.audit.entries import Kind
 from parties.errors import AuditError, PolicyError
 from parties.keys.identity import IdentityKeys
 from parties.keys.roster import Roster
-from parties.keys.vault import MemoryVault
+from parties.keys.vault import FileVault, MemoryVault
 from parties.nodes.coordinator import Coordinator, CoordinatorSettings
 from parties.nodes.node import NodeSettings, run_node
 from parties.nodes.supervisor import end_with_parent, report
@@ -67,7 +69,10 @@ class Exchange:
             if session.is_evaluator:
                 session.emit("sealed", f"{recipient}/model.bin", session.me.encode() * 600_000)
         secrets = {peer: sha256(session.export(peer, "test")).hexdigest() for peer in peers}
-        return {"received": received, "sid": session.sid.hex(), "secrets": secrets}
+        keys = {peer: sha256(session.channel._sealers[peer]._key).hexdigest() for peer in peers}
+        first = {peer: sha256(session.keys[peer].send).hexdigest() for peer in peers}
+        fresh = [peer for peer in peers if keys[peer] != first[peer]]
+        return {"received": received, "sid": session.sid.hex(), "secrets": secrets, "fresh": fresh}
 
     def outcome(self) -> bytes:
         return b"what was opened"
@@ -186,6 +191,9 @@ def main() -> None:
     vault = MemoryVault(keys, card)
     if config.get("rotated"):
         vault = vault.successor()
+    if config.get("identity"):
+        vault = FileVault.open(config["identity"], b"correct horse")
+    parties.nodes.members.LOOK_S = parties.nodes.rotation.LOOK_S = config.get("look_s", 2.0)
     result: dict[str, Any]
     started = time.monotonic()
     status = 0

@@ -48,7 +48,7 @@ def main() -> None:
         told.write(len(said).to_bytes(4, "big") + said)
 
     after(control, "encode", tell)
-    after(IdentityKeys, "__init__", lambda _, keys, private: private)
+    after(IdentityKeys, "__init__", lambda _, keys, private, kind: private)
     after(RecordSealer, "__init__", lambda _, sealer, key, context: key)
     after(RecordOpener, "__init__", lambda _, opener, key, context: key)
     after(Stream, "__init__", lambda _, stream, root: root)

@@ -25,11 +25,14 @@ from parties.keys.keyfile import KdfCost, seal_secret
 from protocols.sealing import record
 from protocols.sealing.envelope import EnvelopeInfo, seal_envelope
 from protocols.sealing.key_schedule import Keys, Schedule
-from protocols.sealing.session import SUITE, identity_digest, session_id
+from protocols.sealing.recipient_keys import HYBRID, P384, RSA, RecipientKey, private_key
+from protocols.sealing.session import identity_digest, session_id
 from protocols.sealing.stored import ObjectInfo, seal_object
 
 SENDER_PRIVATE = bytes(range(192))
 RECIPIENT_PRIVATE = bytes(reversed(range(192)))
+RSA_KEY_FILE = Path(__file__).with_name("rsa-4096.hex")
+"""A private key in PKCS #8, for tests only: generating one takes seconds."""
 
 
 def records() -> dict[str, object]:
@@ -94,25 +97,38 @@ def key_file() -> dict[str, object]:
     }
 
 
-def envelope() -> dict[str, object]:
-    sender, recipient = IdentityKeys(SENDER_PRIVATE), IdentityKeys(RECIPIENT_PRIVATE)
+def envelopes() -> dict[str, object]:
+    """One to each kind of recipient key."""
+    sender = IdentityKeys(SENDER_PRIVATE)
+    privates = {
+        HYBRID: RECIPIENT_PRIVATE[64:160],
+        P384: bytes(range(1, 49)),
+        RSA: bytes.fromhex(RSA_KEY_FILE.read_text()),
+    }
     names = ("weight", "bias")
-    info = EnvelopeInfo(SUITE, b"\x07" * 32, 40, names, "hospital-a", "study-office")
+    info = EnvelopeInfo(b"\x07" * 32, 40, names, "hospital-a", "study-office")
     payload = b"payload of the envelope"
-    sealed = seal_envelope(
-        payload, info=info, recipient_public=recipient.hpke.public, signer=sender.signing
-    )
     return {
-        "sender_private": SENDER_PRIVATE.hex(),
-        "recipient_private": RECIPIENT_PRIVATE.hex(),
-        "suite": SUITE,
+        "sender_private": SENDER_PRIVATE[:64].hex(),
         "sid": "07" * 32,
         "step": 40,
         "names": list(names),
         "sender": "hospital-a",
         "recipient": "study-office",
         "payload": payload.hex(),
-        "envelope": sealed.hex(),
+        "by_kind": {
+            kind: {
+                "recipient_private": private.hex(),
+                "recipient_public": (public := private_key(kind, private).public).hex(),
+                "envelope": seal_envelope(
+                    payload,
+                    info=info,
+                    recipient_key=RecipientKey(kind, public),
+                    signer=sender.signing,
+                ).hex(),
+            }
+            for kind, private in privates.items()
+        },
     }
 
 
@@ -126,7 +142,7 @@ def stored_object() -> dict[str, object]:
             return "file:1", nonce + AESGCM(key).encrypt(nonce, file_key, info)
 
         def unwrap(self, key_id: str, wrapped: bytes, info: bytes) -> bytes:
-            raise NotImplementedError
+            return AESGCM(key).decrypt(wrapped[:12], wrapped[12:], info)
 
     info = ObjectInfo("hospital-a", "table", "admissions", 3, "study", "2026-01-31T12:00:00Z")
     content, out = b"content of the object", io.BytesIO()
@@ -143,7 +159,7 @@ def stored_object() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    makers = (records, key_schedule, session, card, key_file, envelope)
+    makers = (records, key_schedule, session, card, key_file, envelopes)
     vectors = {maker.__name__: maker() for maker in makers} | {"object": stored_object()}
     target = Path(__file__).with_name("channel.json")
     target.write_text(json.dumps(vectors, indent=1) + "\n")

@@ -44,7 +44,7 @@ def seal_halves(
             sid=session.sid,
             me=session.me,
             recipient=recipient,
-            recipient_public=session.cards[recipient].hpke,
+            recipient_key=session.cards[recipient].recipient_key,
             delta={name: half.delta for name, half in halves.items()},
             mask={name: half.lam for name, half in halves.items()},
             metrics=findings.metrics,

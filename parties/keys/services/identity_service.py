@@ -7,7 +7,6 @@ what it wrapped, and wraps everything else; the next rotation of the vault wraps
 from parties.errors import KeyServiceError, RetiredKeyError, WrappedKeyError
 from parties.keys.vault import Vault
 from protocols.errors import AuthenticationError
-from protocols.sealing import hpke
 
 SCHEME = "identity"
 
@@ -25,7 +24,7 @@ class IdentityService:
         return f"{self.uri}{self._identity.card.digest.hex()}"
 
     def wrap(self, file_key: bytes, info: bytes) -> tuple[str, bytes]:
-        return self.current, hpke.seal(self._identity.card.hpke, info, file_key)
+        return self.current, self._identity.card.recipient_key.seal(info, file_key)
 
     def unwrap(self, key_id: str, wrapped: bytes, info: bytes) -> bytes:
         name = self._identity.card.name
@@ -35,7 +34,7 @@ class IdentityService:
                 "identity that it was kept with"
             )
         try:
-            return self._identity.hpke_open(info, wrapped)
+            return self._identity.unseal(info, wrapped)
         except AuthenticationError as error:
             raise WrappedKeyError(f"the file key does not open for {name}: {error}") from error
 

@@ -76,7 +76,7 @@ def test_the_doctor_of_an_identity(home: Path) -> None:
     """It cannot be rotated, which is said, and is no failure."""
     found = record("keys", "doctor", "identity:", "--config", config(home))
     assert found["exit"] == 0
-    assert "name another key service" in found["checks"][-1]["problem"]
+    assert "mpc-train identity rotate" in found["checks"][-1]["problem"]
     without = record("keys", "doctor", "identity:")
     assert without["exit"] == 5 and "--config" in without["checks"][0]["problem"]
 

@@ -29,11 +29,11 @@ def test_each_card_of_the_recipient_is_tried(
 
     def open_model(blob: bytes, *, cards: Mapping[str, Card], **_: object) -> SimpleNamespace:
         tried.append(cards["ann"].sequence)
-        if cards["ann"].hpke != wanted.hpke:
+        if cards["ann"].recipient_key != wanted.recipient_key:
             raise EnvelopeError("an envelope for another key of ann")
         for one in (ANN, second, third):
             cards["ann"].verifier().verify("p", b"m", one.sign("p", b"m"))
-        assert cards["bob"].hpke == BOB.card.hpke
+        assert cards["bob"].recipient_key == BOB.card.recipient_key
         return SimpleNamespace(files={"manifest.json": b"{}"})
 
     monkeypatch.setattr(opening, "open_model", open_model)

@@ -107,7 +107,7 @@ def test_keys_are_rotated(home: Path) -> None:
     assert made.exit_code == 0, made.output
     assert f'key = "file:{home / "k.keys"}"' in made.stdout
     refused = record(home, "rotate")
-    assert refused["exit"] == 5 and "name another key service" in refused["message"]
+    assert refused["exit"] == 5 and "mpc-train identity rotate" in refused["message"]
     uri = f"file:{home / 'k.keys'}"
     to = record(home, "rotate", "--to", uri, "--to-passphrase-file", home / "other")
     assert to["exit"] == 0 and to["key"].startswith("file:1-") and to["rewrapped"] >= 1

@@ -11,17 +11,18 @@ import pty
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 
 from mpc_train.admission.load import load_job
 from mpc_train.commands.nodes import _Events, _Guarded, _roles
-from mpc_train.errors import RefusedError
+from mpc_train.errors import ConfigError, RefusedError
 from mpc_train.jobs.job import Job
-from mpc_train.node.consent import agree, terminal
-from mpc_train.run.approval import ApprovalError, approve, approver_of
-from mpc_train.run.node_config import load_node_config
+from mpc_train.node.consent import Wait, agree, patience, terminal
+from mpc_train.run.approval import ApprovalError, Approvals, approve
+from mpc_train.run.node_config import NodeConfig, load_node_config
 from mpc_train.run.progress import ProgressView
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault, MemoryVault
@@ -33,6 +34,11 @@ from tests.support.node_files import CONSENTING, config_of
 from tests.support.node_vaults import node_vault
 
 PASSPHRASE = b"correct horse battery staple"
+DAY = date(2030, 5, 17)
+
+
+def today() -> date:
+    return DAY
 
 
 @pytest.fixture
@@ -56,7 +62,7 @@ def never(question: str) -> bool:
 
 def test_a_digest_in_the_rules_is_agreement(tmp_path: Path, job: Job, roster: Roster) -> None:
     config = config_of(tmp_path, f'jobs = ["{"0" * 64}", "{job.digest().hex()}"]')
-    assert agree(config, roster, job, never) == "its digest is listed under jobs"
+    assert agree(config, roster, job, never, today).why == "its digest is listed under jobs"
 
 
 @pytest.mark.parametrize("more", ["", f'jobs = ["{"0" * 64}"]', 'approvers = ["board"]'])
@@ -65,7 +71,7 @@ def test_without_it_and_without_a_terminal_the_line_to_write_is_said(
 ) -> None:
     config = config_of(tmp_path, more)
     with pytest.raises(RefusedError, match="is not listed under jobs") as caught:
-        agree(config, roster, job, None)
+        agree(config, roster, job, None, today)
     assert f'[rules] of {config.path}: jobs = ["{job.digest().hex()}"]' in str(caught.value)
     assert "Nothing was shared" in str(caught.value)
 
@@ -78,10 +84,10 @@ def test_a_person_decides(tmp_path: Path, job: Job, roster: Roster) -> None:
         return True
 
     config = config_of(tmp_path)
-    assert "agreed" in agree(config, roster, job, yes)
+    assert "agreed" in agree(config, roster, job, yes, today).why
     assert job.digest().hex() in asked[0] and "[y/N]" in asked[0]
     with pytest.raises(RefusedError, match="was refused at the terminal"):
-        agree(config, roster, job, lambda _: False)
+        agree(config, roster, job, lambda _: False, today)
 
 
 @contextlib.contextmanager
@@ -142,14 +148,14 @@ def test_an_approver_signs_in_a_person_s_stead(
     config = config_of(tmp_path, 'approvers = ["board", "absent"]')
     config.place.approvals.mkdir(parents=True)
     other = load_job(write_job(tmp_path, JOB.replace("seed = 7", "seed = 8")))
-    (config.place.approvals / "other.approval").write_bytes(approve(other, "board", board))
+    (config.place.approvals / "other.approval").write_bytes(approve(other, "board", DAY, board))
     with pytest.raises(RefusedError, match="no approver has signed it"):
-        agree(config, roster, job, None)
-    (config.place.approvals / "this.approval").write_bytes(approve(job, "board", board))
-    assert agree(config, roster, job, never) == "board has approved it"
+        agree(config, roster, job, None, today)
+    (config.place.approvals / "this.approval").write_bytes(approve(job, "board", DAY, board))
+    assert agree(config, roster, job, never, today).why == "board has approved it"
     # A name that the rules do not list approves nothing, whoever has its card.
     with pytest.raises(RefusedError, match="no approver has signed it"):
-        agree(config_of(tmp_path, 'approvers = ["ann"]'), roster, job, None)
+        agree(config_of(tmp_path, 'approvers = ["ann"]'), roster, job, None, today)
 
 
 @pytest.mark.parametrize("kind", ["another signer", "another name", "changed", "not an approval"])
@@ -158,24 +164,157 @@ def test_a_forged_approval_is_refused_by_its_file(
 ) -> None:
     mallory = MemoryVault.generate("mallory")
     bodies = {
-        "another signer": approve(job, "board", mallory),
-        "another name": approve(job, "mallory", board).replace(b'"mallory"', b'"board"'),
+        "another signer": approve(job, "board", DAY, mallory),
+        "another name": approve(job, "mallory", DAY, board).replace(b'"mallory"', b'"board"'),
         "changed": approve(
-            load_job(write_job(tmp_path, JOB.replace("seed = 7", "seed = 8"))), "board", board
+            load_job(write_job(tmp_path, JOB.replace("seed = 7", "seed = 8"))), "board", DAY, board
         ),
         "not an approval": b"{}",
     }
     body = bodies[kind]
     if kind == "changed":
         record = json.loads(body)
-        body = json.dumps({**record, "digest": job.digest().hex()}).encode()
-    with pytest.raises(ApprovalError):
-        approver_of(body, job.digest(), {"board": board.card})
+        statement = {**record["statement"], "digest": job.digest().hex()}
+        body = json.dumps({**record, "statement": statement}).encode()
     config = config_of(tmp_path, 'approvers = ["board"]')
+    with pytest.raises(ApprovalError):
+        Approvals(config.rules, "ann", job.digest(), DAY).add("x", body, {"board": board.card})
     config.place.approvals.mkdir(parents=True)
     (config.place.approvals / "x.approval").write_bytes(body)
     with pytest.raises(RefusedError, match=r"x\.approval: .*remove the file"):
-        agree(config, roster, job, None)
+        agree(config, roster, job, None, today)
+
+
+TWO = 'approvers = ["board", "dpo", "carol", "ann"]\napprovals = 2'
+
+
+@pytest.fixture(scope="module")
+def people(board: MemoryVault) -> dict[str, MemoryVault]:
+    names = ("dpo", "carol", "ann", "mallory")
+    return {"board": board} | {name: MemoryVault.generate(name) for name in names}
+
+
+def with_approvals(folder: Path, rules: str, files: dict[str, bytes]) -> NodeConfig:
+    config = config_of(folder, rules)
+    config.place.approvals.mkdir(parents=True, exist_ok=True)
+    for path in config.place.approvals.iterdir():
+        path.unlink()
+    for name, body in files.items():
+        (config.place.approvals / f"{name}.approval").write_bytes(body)
+    return config
+
+
+def test_two_different_approvers_agree_and_nothing_else_does(
+    tmp_path: Path, job: Job, people: dict[str, MemoryVault]
+) -> None:
+    known = Roster.of([keys.card for keys in people.values()])
+    files = {name: approve(job, name, DAY, people[name]) for name in people}
+
+    def refused(given: dict[str, bytes], rules: str = TWO) -> str:
+        with pytest.raises(RefusedError, match="Nothing was shared") as caught:
+            # A person at the terminal is not asked.
+            agree(with_approvals(tmp_path, rules, given), known, job, never, today)
+        return str(caught.value)
+
+    board, dpo = files["board"], files["dpo"]
+    found = agree(with_approvals(tmp_path, TWO, {"a": board, "b": dpo}), known, job, never, today)
+    assert found.approvers == ("board", "dpo") and found.why == "board, dpo have approved it"
+    said = refused({"a": board, "again": board})
+    assert "has 1 of the 2 approvals" in said and "board (2030-05-17)" in said
+    # Ann's node runs under her identity: she is not one of the two.
+    assert "still possible: dpo, carol" in said and "mpc-train job approve" in said
+    again = approve(job, "board", date(2030, 5, 16), people["board"])
+    assert "has 1 of the 2" in refused({"a": board, "b": again})
+    said = refused({"a": board, "mallory": files["mallory"], "ann": files["ann"]})
+    assert "mallory.approval does not count: mallory is not an approver of this node" in said
+    assert "ann.approval does not count: ann runs this node" in said
+    operators = f'{TWO}\noperators = ["ann", "dpo"]'
+    assert "dpo runs this node" in refused({"a": board, "b": dpo}, operators)
+    together = f"{TWO}\nseparate = false"
+    config = with_approvals(tmp_path, together, {"a": board, "b": files["ann"]})
+    assert agree(config, known, job, never, today).approvers == ("board", "ann")
+    without = known.remove("dpo")
+    with pytest.raises(RefusedError, match="the roster has no card of dpo"):
+        agree(with_approvals(tmp_path, TWO, {"a": board, "b": dpo}), without, job, None, today)
+
+
+def test_an_approval_is_of_one_job_and_of_its_days(
+    tmp_path: Path, job: Job, people: dict[str, MemoryVault]
+) -> None:
+    known = Roster.of([keys.card for keys in people.values()])
+    board, dpo = people["board"], people["dpo"]
+    first = approve(job, "board", DAY, board)
+    rules = f"{TWO}\napprovals_valid_days = 30"
+    other = load_job(write_job(tmp_path, JOB.replace("seed = 7", "seed = 8")))
+
+    def said(second: bytes) -> str:
+        with pytest.raises(RefusedError, match="has 1 of the 2") as caught:
+            config = with_approvals(tmp_path, rules, {"a": first, "b": second})
+            agree(config, known, job, None, today)
+        return str(caught.value)
+
+    assert "does not count" not in said(approve(other, "dpo", DAY, dpo))
+    old = approve(job, "dpo", date(2030, 4, 16), dpo)
+    assert "b.approval does not count: it expired on 2030-05-16" in said(old)
+    ahead = approve(job, "dpo", date(2030, 5, 19), dpo)
+    assert "it bears the day 2030-05-19, and today is 2030-05-17" in said(ahead)
+    for day in (date(2030, 4, 17), date(2030, 5, 18)):
+        second = approve(job, "dpo", day, dpo)
+        config = with_approvals(tmp_path, rules, {"a": first, "b": second})
+        assert agree(config, known, job, None, today).approvers == ("board", "dpo")
+    # The day is signed.
+    forged = old.replace(b"2030-04-16", b"2030-05-16")
+    with pytest.raises(RefusedError, match="the signature is not that of dpo's card"):
+        config = with_approvals(tmp_path, rules, {"a": first, "b": forged})
+        agree(config, known, job, None, today)
+
+
+def test_a_node_waits_for_approvals_and_says_who_is_missing(
+    tmp_path: Path, job: Job, people: dict[str, MemoryVault]
+) -> None:
+    known = Roster.of([keys.card for keys in people.values()])
+    board, dpo = (approve(job, name, DAY, people[name]) for name in ("board", "dpo"))
+    config, now = with_approvals(tmp_path, TWO, {}), [0.0]
+    told: list[str] = []
+
+    def sleep(time_s: float) -> None:
+        """Others put files there meanwhile, the second one bit by bit."""
+        now[0] += time_s
+        if now[0] == 2:
+            (config.place.approvals / "a.approval").write_bytes(board)
+        if now[0] == 3:
+            (config.place.approvals / "b.approval").write_bytes(dpo[:100])
+        if now[0] == 4:
+            (config.place.approvals / "b.approval").write_bytes(dpo)
+
+    def waits(wait_s: float) -> Wait:
+        return patience(told.append, wait_s, lambda: now[0], sleep)
+
+    found = agree(config, known, job, None, today, waits(10))
+    assert found.approvers == ("board", "dpo") and now == [4]
+    assert ["of the 2 approvals" in line for line in told] == [True, True, False]
+    assert "has 0 of the 2" in told[0] and "has 1 of the 2" in told[1]
+    assert "is not an approval" in told[2]
+    now[0] = 0.0
+    with pytest.raises(RefusedError, match="has 0 of the 2"):
+        agree(with_approvals(tmp_path, TWO, {}), known, job, None, today, waits(1))
+    assert now == [1]
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ('approvers = ["board"]\napprovals = 2', "2 are needed, and only 1 of the approvers"),
+        (f'{TWO}\noperators = ["ann", "board", "dpo"]', "2 are needed, and only 1"),
+        (f'{TWO}\njobs = ["{"0" * 64}"]', "makes a listed digest insufficient"),
+        (f'{TWO}\noperators = ["carol"]', "this node is ann, which is not one of them"),
+        (f"{TWO}\napprovals_valid_days = 0", "at least 1"),
+        ("approvals = -1", "at least 0"),
+    ],
+)
+def test_rules_that_nobody_can_satisfy_are_a_fault(tmp_path: Path, rules: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config_of(tmp_path, rules)
 
 
 def test_the_command_that_approves(tmp_path: Path, roster: Roster) -> None:
@@ -192,7 +331,10 @@ def test_the_command_that_approves(tmp_path: Path, roster: Roster) -> None:
     record = last_object(shown.stdout)
     body, job = Path(record["approval"]).read_bytes(), load_job(path)
     assert record["digest"] == job.digest().hex()
-    assert approver_of(body, job.digest(), {"board": vault.card}) == "board"
+    rules = config_of(tmp_path, 'approvers = ["board"]').rules
+    found = Approvals(rules, "ann", job.digest(), datetime.now(UTC).date())
+    found.add("x", body, {"board": vault.card})
+    assert list(found.valid) == ["board"]
 
 
 def test_nothing_is_read_before_it_is_agreed_to(
@@ -286,4 +428,15 @@ def test_rules_are_not_asked_about(tmp_path: Path, roster: Roster) -> None:
         config_of(tmp_path), roster, False, _Events(Format.json), never, audit, node_vault(tmp_path)
     )
     with pytest.raises(RefusedError, match="least_batch_rows"):
+        guarded.prepare(job.to_bytes(), _roles(job))
+
+
+def test_a_recipient_key_that_no_rule_lists_is_not_asked_about(tmp_path: Path, job: Job) -> None:
+    from mpc_train.commands.common import Format
+
+    card = MemoryVault.generate(job.recipients[0], "p384").card
+    roster, audit = Roster.of([card]), audit_log(tmp_path)
+    config, safe = config_of(tmp_path), node_vault(tmp_path)
+    guarded = _Guarded(config, roster, False, _Events(Format.json), never, audit, safe)
+    with pytest.raises(RefusedError, match="recipient_keys"):
         guarded.prepare(job.to_bytes(), _roles(job))

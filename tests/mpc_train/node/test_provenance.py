@@ -72,7 +72,7 @@ def envelope(job: Job, vaults: dict[str, FileVault], me: str, seed: int, to: str
         sid=SID,
         me=me,
         recipient=to,
-        recipient_public=vaults[to].card.hpke,
+        recipient_key=vaults[to].card.recipient_key,
         delta=delta,
         mask=mask,
         metrics={},

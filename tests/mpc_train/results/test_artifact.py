@@ -25,6 +25,13 @@ from protocols.canonical import pack
 from protocols.errors import EnvelopeError
 from protocols.sealing.envelope import open_envelope, seal_envelope
 from protocols.sealing.hpke import HybridPrivateKey
+from protocols.sealing.recipient_keys import (
+    HYBRID,
+    P384,
+    P384PrivateKey,
+    RecipientKey,
+    RecipientPrivateKey,
+)
 from protocols.sealing.signatures import SigningKeys, VerifyKeys
 from tests.support import columns_case
 from tests.support.jobs import replaced, write_job
@@ -33,11 +40,12 @@ from tests.support.jobs import replaced, write_job
 @dataclass
 class Node:
     signing: SigningKeys = field(default_factory=SigningKeys.generate)
-    private: HybridPrivateKey = field(default_factory=HybridPrivateKey.generate)
+    private: RecipientPrivateKey = field(default_factory=HybridPrivateKey.generate)
+    kind: str = HYBRID
 
     @property
-    def hpke(self) -> bytes:
-        return self.private.public
+    def recipient_key(self) -> RecipientKey:
+        return RecipientKey(self.kind, self.private.public)
 
     def verifier(self) -> VerifyKeys:
         return VerifyKeys(self.signing.public)
@@ -45,7 +53,7 @@ class Node:
     def sign(self, purpose: str, message: bytes) -> bytes:
         return self.signing.sign(purpose, message)
 
-    def hpke_open(self, info: bytes, ciphertext: bytes) -> bytes:
+    def unseal(self, info: bytes, ciphertext: bytes) -> bytes:
         return self.private.open(info, ciphertext)
 
 
@@ -93,7 +101,7 @@ class Run:
             "sid": self.sid,
             "me": me,
             "recipient": recipient,
-            "recipient_public": NODES[recipient].hpke,
+            "recipient_key": NODES[recipient].recipient_key,
             "delta": self.delta,
             "mask": self.masks[me],
             "metrics": METRICS,
@@ -158,6 +166,21 @@ def test_the_manifest_holds_no_hash_of_weights(job: Job) -> None:
         for entry in manifest["statements"]
     }
     assert len(commitments) == 6
+
+
+def test_the_manifest_says_what_the_model_was_sealed_to(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = json.loads(opened(Run(job).envelopes()).files[MANIFEST_FILE])
+    assert manifest["recipient_key"]["post_quantum"] is True
+    node = Node(private=P384PrivateKey.generate(), kind=P384)
+    monkeypatch.setitem(NODES, "office", node)
+    manifest = json.loads(opened(Run(job).envelopes()).files[MANIFEST_FILE])
+    assert manifest["recipient_key"] == {
+        "kind": "p384",
+        "suite": "P384/HKDF-SHA384/AES-256-GCM",
+        "post_quantum": False,
+    }
 
 
 def test_a_missing_envelope_is_named(job: Job) -> None:
@@ -266,7 +289,7 @@ def test_a_signed_job_that_is_not_what_was_sealed_is_refused(job: Job, tmp_path:
     blob = run.seal("bob")
     payload = open_payload(blob, job)
     sealed = seal_envelope(
-        payload, info=forged, recipient_public=NODES["office"].hpke, signer=NODES["bob"]
+        payload, info=forged, recipient_key=NODES["office"].recipient_key, signer=NODES["bob"]
     )
     with pytest.raises(ArtifactError, match="statement of bob does not fit its envelope"):
         opened([run.seal("ann"), sealed, run.seal("cleo")], job=job)
@@ -276,7 +299,7 @@ def open_payload(blob: bytes, job: Job) -> bytes:
     return open_envelope(
         blob,
         expected=artifact.envelope_info(job, SID, "bob", "office"),
-        recipient_public=NODES["office"].hpke,
+        recipient_key=NODES["office"].recipient_key,
         private=NODES["office"],
         verifier=NODES["bob"].verifier(),
     )
@@ -327,7 +350,7 @@ def forged_payload(run: Run, **changes: object) -> bytes:
     return seal_envelope(
         payload,
         info=artifact.envelope_info(run.job, SID, "cleo", "office"),
-        recipient_public=NODES["office"].hpke,
+        recipient_key=NODES["office"].recipient_key,
         signer=signer,
     )
 

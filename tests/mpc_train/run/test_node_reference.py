@@ -7,18 +7,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from mpc_train.admission.policy import Terms, read_policy
 from mpc_train.admission.rules import Rules
 from mpc_train.run import node_config
 from mpc_train.run.node_config import Timeouts, load_coordinator_config, load_node_config
 from mpc_train.tables.source import Source
 from parties.wire.zmq_transport import SILENCE_MS
 from tests.support import node_reference
-from tests.support.node_reference import COORDINATOR, DOCS, PAGE, PARTY, files
+from tests.support.node_reference import COORDINATOR, DOCS, PAGE, PARTY, POLICY, files
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize("name", [PAGE, PARTY, COORDINATOR])
+@pytest.mark.parametrize("name", [PAGE, PARTY, COORDINATOR, POLICY])
 def test_the_files_are_those_of_the_code(name: str) -> None:
     assert (DOCS / name).read_text() == files()[name], (
         "a key, its default or its docstring has changed: "
@@ -33,7 +34,9 @@ def names(kind: type) -> set[str]:
 def test_the_sample_of_a_party_has_every_key_and_is_accepted() -> None:
     config = load_node_config(DOCS / PARTY)
     tree = tomllib.loads((DOCS / PARTY).read_text())
-    assert set(tree) == names(node_config._PartyFile)
+    # Either has the rules, so that the sample has the other as a comment.
+    assert set(tree) == names(node_config._PartyFile) - {"policy"}
+    assert "# [policy]" in (DOCS / PARTY).read_text()
     assert set(tree["node"]) == names(node_config._Node)
     assert set(tree["coordinator"]) == names(node_config._Peer)
     assert set(tree["network"]) == names(node_config._Network)
@@ -54,6 +57,13 @@ def test_the_sample_of_a_coordinator_has_every_key_and_is_accepted() -> None:
     assert set(tree["run"]) == names(node_config._Run)
 
 
+def test_the_sample_of_a_policy_has_every_key_and_is_accepted() -> None:
+    found = read_policy(DOCS / POLICY)
+    tree = tomllib.loads((DOCS / POLICY).read_text())
+    assert set(tree["policy"]) == names(Terms) and set(tree["rules"]) == names(Rules)
+    assert found.terms.number == 1
+
+
 def keys_of(section: str) -> dict[str, str]:
     """The keys of a section of the page, with the default that stands there."""
     text = (DOCS / PAGE).read_text()
@@ -70,6 +80,7 @@ def keys_of(section: str) -> dict[str, str]:
         ("network", node_config._Network),
         ("data", Source),
         ("rules", Rules),
+        ("policy", node_config.PolicyPlace),
         ("timeouts", Timeouts),
         ("run", node_config._Run),
     ],

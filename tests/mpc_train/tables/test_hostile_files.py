@@ -44,7 +44,6 @@ from mpc_train.tables.source import Source
 from mpc_train.training.warm_start import load_start
 from protocols.canonical import pack
 from protocols.sealing.envelope import EnvelopeInfo, seal_envelope
-from protocols.sealing.session import SUITE
 from tests.mpc_train.results.test_artifact import NODES, Run, opened
 from tests.support.jobs import JOB, replaced, write_job
 from tests.support.node_files import party_toml
@@ -117,9 +116,9 @@ def stated(content: bytes) -> Any:
     signer = NODES["ann"]
     key = bytes(32)
     payload = pack(content, signer.sign("mpc-train/model-statement/1", content), key, TENSORS)
-    info = EnvelopeInfo(SUITE, bytes(32), 16, tuple(sealed_tensors(job_of())), "ann", "office")
+    info = EnvelopeInfo(bytes(32), 16, tuple(sealed_tensors(job_of())), "ann", "office")
     envelope = seal_envelope(
-        payload, info=info, recipient_public=NODES["office"].hpke, signer=signer
+        payload, info=info, recipient_key=NODES["office"].recipient_key, signer=signer
     )
     return open_model([envelope], recipient="office", private=NODES["office"], cards=NODES)
 

@@ -21,7 +21,7 @@ WHEN = datetime(2025, 1, 31, 12, tzinfo=UTC)
 CARD = KEYS.card("hospital-a", WHEN)
 FIELDS = [
     *("name", "sequence", "issued", "expires", "origin"),
-    *("ed25519", "mldsa65", "hpke", "curve", "signature"),
+    *("ed25519", "mldsa65", "recipient", "curve", "signature"),
 ]
 
 
@@ -39,7 +39,7 @@ def test_the_pinned_card_verifies_and_keeps_its_digest() -> None:
     vector = VECTORS["card"]
     card = Card.from_text(vector["text"])
     assert card.digest.hex() == vector["digest"] == CARD.digest.hex()
-    assert card.signing_public == KEYS.signing.public and card.hpke == KEYS.hpke.public
+    assert card.signing_public == KEYS.signing.public and card.recipient == KEYS.recipient.public
     card.verifier().verify("p", b"m", KEYS.signing.sign("p", b"m"))
 
 
@@ -98,7 +98,9 @@ def test_missing_repeated_and_mistyped_keys_are_named(field: str) -> None:
     ("field", "value"),
     [
         ("version", "1"),
-        ("version", "3"),
+        ("version", "2"),
+        ("recipient_kind", '"rot13"'),
+        ("recipient_kind", '"p384"'),
         ("name", '"../x"'),
         ("sequence", "-1"),
         ("sequence", "true"),
@@ -126,9 +128,9 @@ def test_base64_has_one_spelling() -> None:
         Card.from_text(CARD.to_text().replace(text, other))
 
 
-def test_a_card_with_an_unusable_hpke_key_is_refused() -> None:
-    unsigned = replace(CARD, hpke=CARD.hpke[:-32] + bytes(32))
-    signed = replace(unsigned, signature=KEYS.signing.sign("card/2", unsigned.canonical))
+def test_a_card_with_an_unusable_recipient_key_is_refused() -> None:
+    unsigned = replace(CARD, recipient=CARD.recipient[:-32] + bytes(32))
+    signed = replace(unsigned, signature=KEYS.signing.sign("card/3", unsigned.canonical))
     with pytest.raises(CardError, match="hybrid public key"):
         Card.from_text(signed.to_text())
 
@@ -159,7 +161,7 @@ def test_card_files_are_named_in_errors(tmp_path: Path) -> None:
     path = tmp_path / "a.card"
     with pytest.raises(CardError, match=r"a\.card: cannot be read as a card: No such file"):
         Card.load(path)
-    for content in (b"\xff\xfe", bytes(70000), b"", b"version = 2"):
+    for content in (b"\xff\xfe", bytes(70000), b"", b"version = 3"):
         path.write_bytes(content)
         with pytest.raises(CardError, match=r"a\.card"):
             Card.load(path)
@@ -181,11 +183,11 @@ def test_bad_names(name: str) -> None:
 
 
 def test_nothing_secret_is_shown() -> None:
-    shown = repr(KEYS) + repr(CARD) + repr(KEYS.signing) + repr(KEYS.hpke) + CARD.to_text()
+    shown = repr(KEYS) + repr(CARD) + repr(KEYS.signing) + repr(KEYS.recipient) + CARD.to_text()
     private = KEYS.private_bytes()
     for secret in (private, private[:32], private[32:64], private[64:160], KEYS.curve_secret):
         assert secret.hex() not in shown and repr(secret) not in shown
         assert base64.b64encode(secret).decode() not in shown
-    with pytest.raises(IdentityError, match="192 private bytes"):
+    with pytest.raises(IdentityError, match="not the private bytes of an identity"):
         IdentityKeys(private[:-1])
     assert len(private) == PRIVATE_BYTES

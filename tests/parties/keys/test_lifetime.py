@@ -32,7 +32,7 @@ def test_a_lifetime_has_bounds(days: int) -> None:
         KEYS.card("ann", WHEN, days)
     expires = lifetime.shown(WHEN + timedelta(days=days))
     unsigned = replace(CARD, expires=expires)
-    signed = replace(unsigned, signature=KEYS.signing.sign("card/2", unsigned.canonical))
+    signed = replace(unsigned, signature=KEYS.signing.sign("card/3", unsigned.canonical))
     with pytest.raises(CardError, match="1 to 1826 days"):
         Card.from_text(signed.to_text())
 

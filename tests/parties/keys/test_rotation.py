@@ -12,6 +12,7 @@ from parties.audit.log import AuditLog
 from parties.audit.verify import verify_log
 from parties.audit.witness import keep, seen
 from parties.errors import AuditError, IdentityError, KeyServiceError, PassphraseError
+from parties.keys import identity
 from parties.keys import vault as vault_module
 from parties.keys.identity import Card, IdentityKeys
 from parties.keys.keyfile import FileKey
@@ -21,7 +22,7 @@ from parties.keys.vault import FileVault, MemoryVault, card_path, identity_path,
 from parties.vault.rotation import rotate
 from parties.vault.store import Store, entries_of
 from protocols.errors import AuthenticationError
-from protocols.sealing import hpke
+from protocols.sealing.recipient_keys import private_key
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -36,16 +37,16 @@ def opened(one: FileVault) -> FileVault:
 
 
 def test_new_keys_take_over_and_old_ones_only_open(before: FileVault) -> None:
-    sealed = hpke.seal(before.card.hpke, b"info", b"file key")
+    sealed = before.card.recipient_key.seal(b"info", b"file key")
     after = before.rotate(90)
     found = opened(before)
     assert found.card == after.card and found.successions == after.successions
     assert found.card.sequence == 1 and found.card.origin == before.card.origin
-    assert found.hpke_open(b"info", sealed) == b"file key"
+    assert found.unseal(b"info", sealed) == b"file key"
     assert found.opens_for(before.card.digest) and found.opens_for(after.card.digest)
-    assert found.hpke_open(b"i", hpke.seal(after.card.hpke, b"i", b"new")) == b"new"
+    assert found.unseal(b"i", after.card.recipient_key.seal(b"i", b"new")) == b"new"
     with pytest.raises(AuthenticationError):
-        found.hpke_open(b"other", sealed)
+        found.unseal(b"other", sealed)
     with pytest.raises(AuthenticationError):
         before.card.verifier().verify("p", b"m", found.sign("p", b"m"))
     assert Card.load(card_path(before.path.parent, "ann")) == after.card
@@ -83,7 +84,7 @@ def test_a_crash_at_each_step_leaves_one_identity_that_works(
     before: FileVault, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """Before and after each write and each rename; a half-written file is none."""
-    sealed = hpke.seal(before.card.hpke, b"info", b"file key")
+    sealed = before.card.recipient_key.seal(b"info", b"file key")
     happened = 0
 
     def crashing(real: object) -> object:
@@ -103,7 +104,7 @@ def test_a_crash_at_each_step_leaves_one_identity_that_works(
     monkeypatch.undo()
     found = opened(before)
     assert found.card.sequence in (0, 1)
-    assert found.hpke_open(b"info", sealed) == b"file key"
+    assert found.unseal(b"info", sealed) == b"file key"
     found.card.verifier().verify("p", b"m", found.sign("p", b"m"))
     assert read_card(before.path) == found.card
     # What the crash left beside it is put right.
@@ -116,12 +117,12 @@ def test_the_chain_is_bounded_and_the_keys_that_open_are_all_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = first = MemoryVault.generate("ann")
-    sealed = hpke.seal(first.card.hpke, b"info", b"x")
+    sealed = first.card.recipient_key.seal(b"info", b"x")
     for _ in range(MAX_CHAIN + 2):
         one = one.successor()
     assert len(one.successions) == MAX_CHAIN
     assert one.card.sequence == MAX_CHAIN + 2
-    assert one.hpke_open(b"info", sealed) == b"x"
+    assert one.unseal(b"info", sealed) == b"x"
     key = FileKey.derive(b"x")
     assert FileVault._opened(Path("ann"), key.seal(one._secret(), one._header()), key).opens_for(
         first.card.digest
@@ -255,3 +256,23 @@ def test_witnesses_see_one_log_before_and_after(tmp_path: Path) -> None:
         assert keep(held, second.card, note, proof, "job", "")
         cosigned = cosign(note, bob, 1_800_000_000)
         assert verify_checkpoint(cosigned, second.card).size == log.size
+
+
+def test_a_rotation_keeps_the_kind_of_the_recipient_key(tmp_path: Path) -> None:
+    first = FileVault.create(tmp_path, "ann", PASSPHRASE, kind="p384")
+    sealed = first.card.recipient_key.seal(b"info", b"file key")
+    second = first.rotate()
+    found = opened(first)
+    assert found.card == second.card and found.card.recipient_kind == "p384"
+    assert found.card.recipient != first.card.recipient
+    assert found.unseal(b"info", sealed) == b"file key"
+
+
+def test_an_identity_with_an_rsa_key_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[2] / "vectors" / "rsa-4096.hex").read_text()
+    key = private_key("rsa-4096-oaep", bytes.fromhex(text))
+    monkeypatch.setattr(identity, "generate_key", lambda _: key)  # generating one takes seconds
+    made = FileVault.create(tmp_path, "ann", PASSPHRASE, kind="rsa-4096-oaep")
+    assert opened(made).card == made.card and made.card.recipient == key.public

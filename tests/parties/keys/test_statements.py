@@ -44,7 +44,7 @@ def test_a_succession_survives_its_text_and_names_both_cards() -> None:
 
 def test_all_keys_change_but_that_of_the_connections() -> None:
     old, new = ANN.card, SECOND.card
-    for key in ("ed25519", "mldsa65", "hpke"):
+    for key in ("ed25519", "mldsa65", "recipient"):
         assert getattr(old, key) != getattr(new, key)
     assert old.curve == new.curve
     other = ANN.successor(issued=WHEN + DAY, new_connection_key=True)
@@ -222,7 +222,7 @@ def test_missing_unknown_and_mistyped_keys_are_named(kind: str) -> None:
 def test_results_are_verified_with_any_card_of_the_line_that_was_not_revoked() -> None:
     followed = ROSTER.follow(CHAIN, NOW)
     signers = followed.signers()
-    assert signers["ann"].hpke == THIRD.card.hpke and signers["ann"].name == "ann"
+    assert signers["ann"].recipient_key == THIRD.card.recipient_key and signers["ann"].name == "ann"
     for one in (ANN, SECOND, THIRD):
         signers["ann"].verifier().verify("result", b"m", one.sign("result", b"m"))
     for stranger in (BOB, RIVAL):
@@ -242,5 +242,5 @@ def test_results_are_verified_with_any_card_of_the_line_that_was_not_revoked() -
 def test_a_card_of_the_past_opens_with_its_own_key() -> None:
     followed = ROSTER.follow(CHAIN, NOW)
     past = followed.signer(followed.line("ann")[2])
-    assert past.hpke == ANN.card.hpke
+    assert past.recipient_key == ANN.card.recipient_key
     past.verifier().verify("result", b"m", THIRD.sign("result", b"m"))

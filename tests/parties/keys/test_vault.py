@@ -21,7 +21,6 @@ from parties.keys.passphrase import read_passphrase
 from parties.keys.vault import FileVault, MemoryVault, Vault, card_path, identity_path, read_card
 from protocols.canonical import pack, pack_texts, unpack
 from protocols.errors import AuthenticationError
-from protocols.sealing import hpke as hybrid
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "channel.json").read_text())
 InsecureTestCost = KdfCost(memory_kib=8, passes=1, lanes=1)
@@ -151,10 +150,10 @@ def test_an_identity_opens_signs_and_unseals(home: Path) -> None:
     assert Card.load(card_path(home, "hospital-a")) == opened.card
     assert read_card(identity_path(home, "hospital-a")) == opened.card
     opened.card.verifier().verify("purpose", b"message", opened.sign("purpose", b"message"))
-    sealed = hybrid.seal(opened.card.hpke, b"info", b"file key")
-    assert opened.hpke_open(b"info", sealed) == b"file key"
+    sealed = opened.card.recipient_key.seal(b"info", b"file key")
+    assert opened.unseal(b"info", sealed) == b"file key"
     with pytest.raises(AuthenticationError):
-        opened.hpke_open(b"other", sealed)
+        opened.unseal(b"other", sealed)
     assert len(opened.curve_secret()) == 32
 
 
@@ -204,7 +203,7 @@ def test_a_card_of_other_keys_in_the_file_is_refused(
         MemoryVault(ours, theirs.card("eve"))
     header = pack_texts([theirs.card("eve").to_text()])
     path = tmp_path / "eve.identity"
-    write_atomic(path, seal_secret(ours.private_bytes(), PASSPHRASE, header))
+    write_atomic(path, seal_secret(pack(ours.private_bytes()), PASSPHRASE, header))
     with pytest.raises(IdentityError, match=r"eve\.identity: the keys are not those"):
         FileVault.open(path, PASSPHRASE)
 

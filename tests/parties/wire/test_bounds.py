@@ -385,7 +385,9 @@ def test_a_coordinator_cannot_fill_a_node(
 
     flood, stop = Flood(message), StopFlag()
     client: ControlClient = flood  # type: ignore[assignment]
-    thread = _ControlThread(client, "ann", "desk", stop, tmp_path, ignore_event, lambda: None)
+    thread = _ControlThread(
+        client, "ann", "desk", stop, tmp_path, ignore_event, lambda: None, print
+    )
     thread.start()
     thread.join(PATIENCE_S)
     assert isinstance(stop.reason, ControlError) and said in str(stop.reason)
