@@ -199,9 +199,10 @@ WAYS: tuple[Way, ...] = (
     Way(
         "a sealed file",
         members=frozenset({"emit"}),
-        names=frozenset({"seal_envelope", "seal_model"}),
+        names=frozenset({"seal_envelope", "seal_result"}),
         users={
-            "mpc_train/results/artifact.py": "a model, sealed to its recipient",
+            "mpc_train/results/artifact.py": "a model or metrics, sealed to who may open them",
+            "mpc_train/results/contribution.py": "a recipient's shares of keys, sealed to another",
             "mpc_train/run/phases/reveal.py": "halves that passed the reveal gate",
         },
     ),

@@ -184,7 +184,7 @@ def check_policy(
         what = f"{len(valid)} of the {least} signatures that this node requires are there"
         what += f"; missing: {', '.join(missing)}"
         what += f"; {', '.join(strangers)} signed, but is not a signer here" if strangers else ""
-        what += f"; the roster has no card of {', '.join(cardless)}" if cardless else ""
+        what += f"; the roster has no valid card of {', '.join(cardless)}" if cardless else ""
         found.append(("unsigned", what))
     if me not in policy.terms.nodes:
         names = ", ".join(policy.terms.nodes)
@@ -216,7 +216,9 @@ def signers_of(policy: Policy, cards: Cards) -> tuple[tuple[str, ...], list[tupl
     for one in read_signatures(policy):
         name = clipped(one.signer)
         if one.signer not in cards:
-            faults.append((name, "no-card", f"the roster has no card of {name}, who signed it"))
+            faults.append(
+                (name, "no-card", f"the roster has no valid card of {name}, who signed it")
+            )
         elif one.digest != policy.digest:
             what = f"{name} signed another text: one of the two was altered since"
             faults.append((name, "altered", what))

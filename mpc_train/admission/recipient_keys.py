@@ -43,4 +43,5 @@ def key_cautions(job: Job, keys: Mapping[str, RecipientKey]) -> list[str]:
 
 
 def _kinds(job: Job, keys: Mapping[str, RecipientKey]) -> dict[str, str]:
-    return {name: keys[name].kind for name in job.recipients if name in keys}
+    readers = dict.fromkeys((*job.recipients, *job.reveal.metrics_to))
+    return {name: keys[name].kind for name in readers if name in keys}

@@ -53,7 +53,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[rules]` of a party's or dealer's file, or of its policy."""
 
     recipients: tuple[str, ...]
-    """Who may get a model that is trained on our data."""
+    """Who may get a model that is trained on our data, or read its metrics if these are sealed."""
     dealers: tuple[str, ...]
     """Who may deal: the dealer together with any one evaluator could read all data. A dealer's own
     file names itself."""
@@ -111,6 +111,9 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     one of them."""
     operators: tuple[str, ...] = ()
     """Whose identities may run this node, by name in the roster; if omitted, its own."""
+    auditors: tuple[str, ...] = ()
+    """Who may read the node's audit log with `mpc-train audit show`, by name in the roster; if
+    omitted, who has the node's identity."""
 
 
 LEAST = (
@@ -129,7 +132,7 @@ MAY_BE_0 = ("least_batch_rows", "least_effective_rows", "approvals")
 """0 switches these off."""
 NAMED = (
     *("recipients", "dealers", "evaluators", "purposes", "categories"),
-    *("approvers", "operators"),
+    *("approvers", "operators", "auditors"),
 )
 """Lists of names."""
 
@@ -291,7 +294,7 @@ def _check_outputs(broken: _Broken) -> None:
             words[needed.key].append(needed.word)
         if not found:
             unknown.append(output)
-    broken.unlisted("recipients", words["recipients"], "would receive the model")
+    broken.unlisted("recipients", words["recipients"], "would receive results")
     broken.unlisted("metrics", words["metrics"], "would be revealed")
     broken.unlisted("disclosures", words["disclosures"], "would be disclosed")
     if unknown:

@@ -49,7 +49,10 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             signed = _signed(self.signer, bytes.fromhex(self.digest), self.day)
             card.verifier().verify(purpose, signed, signature)
         except (AuthenticationError, binascii.Error, ValueError) as error:
-            raise StatementError(f"the signature is not that of {self.signer}'s card") from error
+            raise StatementError(
+                f"the signature is not that of {self.signer}'s card; if {self.signer} has other "
+                "keys now, sign anew"
+            ) from error
 
 
 def sign(purpose: str, signer: str, digest: bytes, day: date, keys: Signer) -> Statement:

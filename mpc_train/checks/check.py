@@ -86,6 +86,10 @@ def _check_roles(job: Job) -> None:
         no_duplicates(f"job.{key}", names)
         if len(names) > MAX_ROLE_NAMES:
             raise JobProblem(f"job.{key}", f"at most {MAX_ROLE_NAMES} names")
+    for name in job.reveal.metrics_to:
+        _check_name("reveal.metrics_to", name)
+    if len(job.reveal.metrics_to) > MAX_ROLE_NAMES:
+        raise JobProblem("reveal.metrics_to", f"at most {MAX_ROLE_NAMES} names")
     _check_name("job.dealer", roles.dealer)
     if roles.dealer in roles.evaluators:
         raise JobProblem(

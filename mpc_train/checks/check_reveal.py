@@ -38,7 +38,13 @@ def check_bounds(job: Job) -> None:
     rest of the job."""
     reveal, found = job.reveal, Problems()
     decimals = reveal.decimals is None or 0 <= reveal.decimals <= MAX_DECIMALS
+    recipients = len(job.recipients)
     for key, is_sound, what in (
+        (
+            "reveal.threshold",
+            1 <= reveal.threshold <= recipients,
+            f"between 2 and {recipients}, the number of recipients, or 1 if each may open alone",
+        ),
         (
             "reveal.least_test_rows",
             reveal.least_test_rows >= 2,
@@ -58,6 +64,9 @@ def check_bounds(job: Job) -> None:
 
 def _check_metrics(job: Job) -> None:
     reveal, possible = job.reveal, METRICS[job.model.kind]
+    no_duplicates("reveal.metrics_to", reveal.metrics_to)
+    if reveal.metrics_to and not (reveal.metrics or reveal.per_party):
+        raise JobProblem("reveal.metrics_to", "there is no metric to read; list metrics")
     for key in ("metrics", "per_party"):
         listed = getattr(reveal, key)
         no_duplicates(f"reveal.{key}", listed)

@@ -99,8 +99,17 @@ def audit_verify(
 @audit.command("show")
 def audit_show(
     config: Annotated[
-        Path, typer.Option("--config", help="This node's own file (TOML), of whatever kind.")
-    ],
+        Path | None,
+        typer.Option("--config", help="This node's own file (TOML), of whatever kind."),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", help="For an auditor: the folder of a log, or a copy of it."),
+    ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option("--identity", help="For an auditor, with --log: your own identity file."),
+    ] = None,
     job: Annotated[str, typer.Option(help="Entries about this job only.")] = "",
     kind: Annotated[list[str] | None, typer.Option(help="Of this kind; may be repeated.")] = None,
     since: Annotated[
@@ -110,37 +119,71 @@ def audit_show(
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Decrypt the log of this node and show it; that somebody did is an entry as well."""
+    """Decrypt a log and show it: a node's own, or as an auditor whom the node's rules name.
+
+    If the rules name auditors, the node's own identity shows nothing. That somebody looked with the
+    node's identity is an entry as well; an auditor, who cannot write there, leaves none.
+    """
     with reporting(output):
-        from mpc_train.node.logbook import logbook
-        from mpc_train.node.storage import open_key
-        from mpc_train.run.node_config import load_any_config
         from parties.audit.entries import Kind
         from parties.errors import AuditError
-        from parties.keys.services.identity_service import IdentityService
 
         unknown = sorted(set(kind or ()) - set(Kind))
         if unknown:
             raise AuditError(f"{unknown[0]!r} is no kind of entry; there are {', '.join(Kind)}")
         start = _moment(since)
-        node = load_any_config(config)
-        identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
-        key = (
-            IdentityService(identity) if node.vault is None else open_key(node.vault.key, identity)
-        )
-        with logbook(node.place, node.audit, identity, key, "audit show") as opened:
-            found = [
-                (number, entry)
-                for number, entry in opened.entries()
-                if (not job or entry.job == job)
-                and (not kind or entry.kind in kind)
-                and entry.time >= start
-            ]
+        if config is not None and log is None and identity is None:
+            entries = _own_entries(config, passphrase_file, passphrase_fd)
+        elif config is None and log is not None and identity is not None:
+            entries = _audited_entries(log, identity, passphrase_file, passphrase_fd)
+        else:
+            raise AuditError(
+                "name a node's own file with --config or, as an auditor, --log and --identity"
+            )
+        found = [
+            (number, entry)
+            for number, entry in entries
+            if (not job or entry.job == job)
+            and (not kind or entry.kind in kind)
+            and entry.time >= start
+        ]
         if output is Format.json:
             emit({"status": "ok", "entries": [entry.record(number) for number, entry in found]})
             return
         for line in _lines(found):
             say(line)
+
+
+def _own_entries(
+    config: Path, passphrase_file: Path | None, passphrase_fd: int | None
+) -> "list[tuple[int, Entry]]":
+    """All entries of a node's own log; raises RefusedError where they are for auditors."""
+    from mpc_train.admission.rules import today
+    from mpc_train.node.logbook import logbook
+    from mpc_train.node.policy import check_auditor
+    from mpc_train.node.storage import open_key
+    from mpc_train.run.node_config import load_any_config
+    from parties.keys.roster import Roster
+    from parties.keys.services.identity_service import IdentityService
+
+    node = load_any_config(config)
+    if node.party is not None:
+        roster = Roster.load(node.place.roster, missing_ok=True)
+        check_auditor(node.party, roster, today())
+    identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
+    key = IdentityService(identity) if node.vault is None else open_key(node.vault.key, identity)
+    with logbook(node.place, node.audit, identity, key, "audit show") as opened:
+        return list(opened.entries())
+
+
+def _audited_entries(
+    log: Path, identity: Path, passphrase_file: Path | None, passphrase_fd: int | None
+) -> "list[tuple[int, Entry]]":
+    """All entries of a log whose key is sealed to an auditor's identity."""
+    from parties.audit.auditors import entries_for
+
+    auditor = open_vault(identity.parent, identity.stem, passphrase_file, passphrase_fd)
+    return entries_for(log, auditor)[1]
 
 
 @audit.command("checkpoint")

@@ -19,8 +19,10 @@ from mpc_train.run.place import HOME_VARIABLE, Place, default_home
 
 if TYPE_CHECKING:
     from mpc_train.run.node_config import Audit
+    from parties.audit.log import AuditLog
     from parties.keys.roster import Roster
     from parties.keys.vault import FileVault
+    from parties.vault.store import Store
 
 
 class Format(enum.StrEnum):
@@ -199,3 +201,22 @@ def identity_at(
 
         failed_attempt(place, audit)
         raise
+
+
+@contextlib.contextmanager
+def opened_vault(
+    config: Path, passphrase_file: Path | None, passphrase_fd: int | None, verb: str
+) -> "Iterator[tuple[Store, AuditLog]]":
+    """The vault of a node, and its audit log, which says that it was opened and what for."""
+    from mpc_train.node.logbook import logbook
+    from mpc_train.node.storage import open_key
+    from mpc_train.run.node_config import load_node_config
+    from parties.vault.store import Store, using
+
+    node = load_node_config(config)
+    # Nobody rotates the keys meanwhile: they are opened under the lock.
+    with using(node.vault.folder):
+        identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
+        keys = open_key(node.vault.key, identity)
+        with logbook(node.place, node.audit, identity, keys, verb) as audit:
+            yield Store(node.vault.folder, node.place.name, keys), audit

@@ -57,7 +57,7 @@ def job_check(
         from mpc_train.admission.cautions import cautions
         from mpc_train.admission.footprint import memory_needs
         from mpc_train.admission.load import load_job
-        from mpc_train.admission.recipient_keys import check_recipient_keys, key_cautions
+        from mpc_train.admission.recipient_keys import key_cautions
         from mpc_train.jobs.outputs import disclosed_on_the_way
         from mpc_train.jobs.schedule import total_steps
         from mpc_train.results.report import describe, in_lines
@@ -69,12 +69,17 @@ def job_check(
         place = roster or (home_of(home) / "roster" if node is None else node.place.roster)
         known = Roster.load(place, missing_ok=roster is None)
         keys = {card.name: card.recipient_key for card in known}
-        if node is not None:
-            check_recipient_keys(node.rules, checked, keys)
         unknown = _without_card(checked, place, known, required=roster is not None)
         warned = [*cautions(checked), *key_cautions(checked, keys)]
         trust = describe_trust(
-            Roles(checked.owners, checked.evaluators, checked.dealer, checked.recipients)
+            Roles(
+                checked.owners,
+                checked.evaluators,
+                checked.dealer,
+                checked.recipients,
+                checked.reveal.threshold,
+                checked.reveal.metrics_to,
+            )
         )
         if output is Format.json:
             emit(
@@ -85,11 +90,13 @@ def job_check(
                     "schema": checked.schema.digest().hex(),
                     "steps": total_steps(checked),
                     "recipients": list(checked.recipients),
+                    "threshold": checked.reveal.threshold,
                     "purpose": msgspec.to_builtins(checked.purpose),
                     "categories": list(checked.categories),
                     "memory_bytes": memory_needs(checked),
                     "inputs": list(checked.pipeline.names),
                     "metrics": list(checked.reveal.metrics),
+                    "metrics_to": list(checked.reveal.metrics_to),
                     "disclosures": list(disclosed_on_the_way(checked)),
                     "cautions": warned,
                     "without_card": list(unknown),
@@ -108,6 +115,7 @@ def job_check(
 def _allowing(config: Path, job: "Job") -> "NodeConfig":
     """Return the node's file if its rules allow the job; raise RefusedError with everything that
     they forbid. Earlier runs and consent are checked only at the run."""
+    from mpc_train.admission.recipient_keys import check_recipient_keys
     from mpc_train.admission.rules import check_rules, today
     from mpc_train.errors import ConfigError
     from mpc_train.node.policy import accepted
@@ -120,8 +128,10 @@ def _allowing(config: Path, job: "Job") -> "NodeConfig":
             f"{config}: {node.place.name} is not a node of the job {job.name}; its nodes are "
             + ", ".join(job.nodes)
         )
-    node = accepted(node, Roster.load(node.place.roster, missing_ok=True), today())
+    roster = Roster.load(node.place.roster, missing_ok=True)
+    node = accepted(node, roster, today())
     check_rules(node.rules, job, node.place.name)
+    check_recipient_keys(node.rules, job, {card.name: card.recipient_key for card in roster})
     return node
 
 

@@ -82,6 +82,7 @@ def coordinator(
         from mpc_train.node.collect import bundle, keep_record, summarise
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import check_room, run_directory
+        from mpc_train.results.artifact import METRICS_ENVELOPE_FILE
         from mpc_train.results.report import beware, describe, outcome
         from mpc_train.run.node_config import load_coordinator_config
         from parties.keys.services.identity_service import IdentityService
@@ -129,8 +130,19 @@ def coordinator(
         bundles = bundle(
             run_dir, result.files, job.recipients, job.evaluators, cards, result.record
         )
-        keep_record(run_dir, result.record)
         found |= {"model": None, "sealed": [str(path) for path in bundles.values()]}
+        metrics = bundle(
+            run_dir,
+            result.files,
+            job.reveal.metrics_to,
+            job.evaluators,
+            cards,
+            result.record,
+            "{}.metrics.sealed",
+            METRICS_ENVELOPE_FILE,
+        )
+        found |= {"sealed_metrics": [str(path) for path in metrics.values()]}
+        keep_record(run_dir, result.record)
         if output is Format.json:
             emit(found)
         else:
@@ -155,9 +167,11 @@ def _node(
         from mpc_train.node.policy import in_force
         from mpc_train.node.remembered import Remembered
         from mpc_train.node.storage import NodeVault
+        from mpc_train.results.artifact import METRICS_ENVELOPE_FILE
         from mpc_train.results.report import metric, told_lines
         from mpc_train.run.node_config import load_node_config
         from mpc_train.run.place import default_home
+        from parties.keys.live import LiveIdentity
         from parties.nodes.node import NodeSettings, run_node
         from parties.nodes.supervisor import end_with_parent
 
@@ -165,20 +179,23 @@ def _node(
         configure_logging(verbose)
         settings = load_node_config(config)
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
+        # Its keys may be succeeded during the run: everybody who uses it sees the newest.
+        live = LiveIdentity(vault, settings.place.rotate_after_days)
         run_dir = run_directory(settings.place.run_dir, settings.place.name)
-        safe = NodeVault(settings.vault, settings.place.name, vault)
+        safe = NodeVault(settings.vault, settings.place.name, live)
         if settings.data:
             Remembered(safe, settings.place.name, settings.rules).try_to_write()
         events = _Events(output)
         join_s = float(settings.timeouts.join_s)
         ask = None if output is Format.json else terminal(events.view, join_s)
         verb = "dealer" if deals else "party"
-        with logbook(settings.place, settings.audit, vault, safe.keys(), verb) as audit:
-            settings = in_force(settings, roster, today(), audit)
+        keys = safe.keys()
+        with logbook(settings.place, settings.audit, live, keys, verb) as audit:
+            settings = in_force(settings, roster, today(), audit, keys)
             program = _Guarded(settings, roster, deals, events, ask, audit, safe)
             with events.view.shown():
                 result = run_node(
-                    vault,
+                    live,
                     roster,
                     NodeSettings(
                         coordinator=settings.coordinator,
@@ -207,8 +224,20 @@ def _node(
             result.record,
             target="model.sealed",
         )
-        keep_record(run_dir, result.record)
         sealed = [str(path) for path in bundles.values()]
+        read = [name for name in program.readers if name == settings.place.name]
+        metrics = bundle(
+            run_dir,
+            result.files,
+            read,
+            program.evaluators,
+            cards,
+            result.record,
+            "metrics.sealed",
+            METRICS_ENVELOPE_FILE,
+        )
+        sealed += [str(path) for path in metrics.values()]
+        keep_record(run_dir, result.record)
         found, told = program.found, program.told
         own = _own_metrics(safe, program.job, found.own) | told
         found.own.check()
@@ -229,7 +258,7 @@ def _node(
         place = settings.place
         home = "" if place.home == default_home().absolute() else f" --home {place.home}"
         for path in sealed:
-            say(f"Sealed model; open it with  mpc-train open {path}{home}")
+            say(f"Sealed result; open it with  mpc-train open {path}{home}")
 
 
 def _own_metrics(safe: "NodeVault", job: "Job | None", found: "Findings") -> dict[str, object]:
@@ -268,6 +297,7 @@ class _Guarded:
         self.job: Job | None = None
         self.evaluators: tuple[str, ...] = ()
         self.recipients: tuple[str, ...] = ()
+        self.readers: tuple[str, ...] = ()
 
     def prepare(self, body: bytes, roles: "Roles") -> bytes:
         """Show the job, apply the rules, ask for consent, then let the program prepare.
@@ -305,7 +335,11 @@ class _Guarded:
         for line in (*beware(job), *in_lines(key_cautions(job, keys))):
             self._events.say(line)
         self._remember(job)
-        wait = patience(self._events.say, float(self._config.timeouts.join_s))
+
+        def tell(missing: str) -> None:
+            self._events("approvals", {"job": job.name, "missing": missing})
+
+        wait = patience(tell, float(self._config.timeouts.join_s))
         found = agree(self._config, self._roster, job, self._ask, today, wait)
         self._check_dates(job)  # it may have waited for days
         digest, policy = job.digest().hex(), self._config.accepted
@@ -315,6 +349,7 @@ class _Guarded:
         self._audit.append(Kind.JOB_APPROVED, fields, job=job.name, digest=digest)
         self._events.say(f"This node may sign: {found.why}")
         self.evaluators, self.recipients, self.job = job.evaluators, job.recipients, job
+        self.readers = job.reveal.metrics_to
 
         self._events("preparing", {"job": job.name, "table": me in job.owners})
         table = self._read(job) if me in job.owners else None
@@ -439,4 +474,6 @@ class _Events:
 def _roles(job: "Job") -> "Roles":
     from parties.agreement.contract import Roles
 
-    return Roles(job.owners, job.evaluators, job.dealer, job.recipients)
+    reveal = job.reveal
+    roles = job.owners, job.evaluators, job.dealer, job.recipients
+    return Roles(*roles, reveal.threshold, reveal.metrics_to)

@@ -113,6 +113,7 @@ def policy_verify(
         from mpc_train.errors import ConfigError
         from mpc_train.node.policy import accepted
         from mpc_train.run.node_config import load_node_config
+        from parties.keys import lifetime
         from parties.keys.roster import Roster
 
         if (path is None) == (config is None):
@@ -127,7 +128,9 @@ def policy_verify(
         else:
             known = Roster.load(roster or home_of(home) / "roster")
             found = read_policy(path or Path())
-        valid, faults = signers_of(found, {card.name: card for card in known})
+        valid, faults = signers_of(
+            found, {card.name: card for card in known.current(lifetime.now())}
+        )
         if config is None and (faults or not valid):
             said = "; ".join(what for _, _, what in faults) or "nobody has signed it"
             codes = tuple(dict.fromkeys(code for _, code, _ in faults)) or ("unsigned",)

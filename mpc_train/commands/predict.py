@@ -1,16 +1,26 @@
 """`mpc-train predict`: apply an opened model to raw records, on this machine alone."""
 
+import contextlib
 import io
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from mpc_train.base.printing import say
-from mpc_train.commands.common import Format, FormatOption, emit, reporting
+from mpc_train.commands.common import (
+    Format,
+    FormatOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    emit,
+    opened_vault,
+    reporting,
+)
 from mpc_train.commands.table_options import (
     DateFormatOption,
     DatePivotOption,
@@ -24,21 +34,30 @@ from mpc_train.commands.table_options import (
 from mpc_train.errors import ConfigError
 from parties.files import atomic_file
 
+VAULT = "vault:"
+
 
 def predict_command(
     model: Annotated[
-        Path,
-        typer.Argument(metavar="MODEL", help="The folder that mpc-train open wrote."),
+        str,
+        typer.Argument(
+            metavar="MODEL", help="The folder that mpc-train open wrote, or vault:NAME."
+        ),
     ],
     table: Annotated[
         Path,
         typer.Argument(metavar="TABLE", help="Records: CSV, Excel, Parquet, Arrow or npz."),
     ],
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Output file: .csv or .json (one object per line); default: standard output."
+            help="Output file: .csv or .json (one object per line), or vault:NAME; default: "
+            "standard output."
         ),
+    ] = None,
+    vault: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The file of the node that vault:NAME is kept by."),
     ] = None,
     ids: Annotated[
         list[str] | None,
@@ -61,23 +80,29 @@ def predict_command(
     array_folder: Annotated[
         str, typer.Option(help="Folder of the files of arrays; default: that of the table.")
     ] = "",
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
     """Predict the label of each record. The table has the columns of the job's schema in their own
     units; the label may be missing, and other columns are ignored."""
     with reporting(output):
+        from mpc_train.node.storage import PREDICTIONS, kept_model, text_into
         from mpc_train.results.predicting import ENDINGS, Form, load_predictor, write_records
         from mpc_train.tables.spelling import name_of
 
-        form: Form = "json" if output is Format.json else "csv"
-        if out is not None:
-            if out.suffix.lower() not in ENDINGS:
+        into, from_vault = _named(out), _named(model)
+        form: Form = "json" if output is Format.json and into is None else "csv"
+        if (vault is None) != (into is None and from_vault is None):
+            raise ConfigError("vault:NAME and --vault FILE, the file of its node, belong together")
+        if out is not None and into is None:
+            if Path(out).suffix.lower() not in ENDINGS:
                 raise ConfigError(
                     f"{out}: predictions are written as {', '.join(ENDINGS)}; change the ending"
                 )
-            if out.absolute() == table.absolute():
+            if Path(out).absolute() == table.absolute():
                 raise ConfigError(f"{out}: is the table itself; choose another file")
-            form = ENDINGS[out.suffix.lower()]
+            form = ENDINGS[Path(out).suffix.lower()]
         named: dict[str, str | int] = {
             "delimiter": delimiter,
             "encoding": encoding,
@@ -92,30 +117,32 @@ def predict_command(
             raise ConfigError("--config says how the table is written; leave the other options out")
         # Faults of the options are reported before a model is read.
         source = given_source(table, read, **named)
-        predictor = load_predictor(model)
-        if config is not None:
-            source = source_like(config, predictor.job, source)
-        kept = tuple(map(name_of, ids or ()))
-        predictor.check_ids(kept)
-        if out is None:
-            # Readers take every line for a prediction, so nothing is written before all rows are
-            # checked.
-            with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as waiting:
-                rows = write_records(predictor, source, waiting, form, kept)
-                waiting.seek(0)
-                if sys.stdout.isatty():
-                    while text := waiting.read(1 << 16):
-                        say(text, end="")
-                else:
-                    shutil.copyfileobj(waiting, sys.stdout)
-        else:
-            try:
-                with atomic_file(out) as stream:
-                    file = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-                    rows = write_records(predictor, source, file, form, kept)
-                    file.detach()  # flushes; the stream is closed by the code that opened it
-            except OSError as error:
-                raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
+        with contextlib.ExitStack() as held:
+            store = None
+            if vault is not None:
+                opening = opened_vault(vault, passphrase_file, passphrase_fd, "predict")
+                store, _ = held.enter_context(opening)
+            predictor = load_predictor(
+                Path(model)
+                if store is None or from_vault is None
+                else kept_model(store, from_vault)
+            )
+            if config is not None:
+                source = source_like(config, predictor.job, source)
+            kept = tuple(map(name_of, ids or ()))
+            predictor.check_ids(kept)
+
+            def write_to(file: TextIO) -> int:
+                return write_records(predictor, source, file, form, kept)
+
+            if store is not None and into is not None:
+                digest = predictor.job.digest().hex()
+                with text_into(store, PREDICTIONS, into, digest) as file:
+                    rows = write_to(file)
+            elif out is not None:
+                rows = _into_file(Path(out), write_to)
+            else:
+                rows = _to_output(write_to)
         if output is Format.json:
             emit(
                 {
@@ -123,8 +150,38 @@ def predict_command(
                     "job": predictor.job.name,
                     "rows": rows,
                     "columns": list(predictor.columns),
-                    "out": None if out is None else str(out),
+                    "out": out,
                 }
             )
         elif out is not None:
             say(f"{rows} predictions in {out}")
+
+
+def _named(text: str | None) -> str | None:
+    """The name of an object of the vault; None for a path."""
+    return text.removeprefix(VAULT) if text is not None and text.startswith(VAULT) else None
+
+
+def _into_file(out: Path, write_to: Callable[[TextIO], int]) -> int:
+    try:
+        with atomic_file(out) as stream:
+            file = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+            rows = write_to(file)
+            file.detach()  # flushes; the stream is closed by the code that opened it
+            return rows
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
+
+
+def _to_output(write_to: Callable[[TextIO], int]) -> int:
+    """Readers take every line for a prediction, so nothing is written before all rows are
+    checked."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as waiting:
+        rows = write_to(waiting)
+        waiting.seek(0)
+        if sys.stdout.isatty():
+            while text := waiting.read(1 << 16):
+                say(text, end="")
+        else:
+            shutil.copyfileobj(waiting, sys.stdout)
+        return rows

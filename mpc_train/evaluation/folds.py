@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpc_train.evaluation.figures import Figure, form_of, released
 from mpc_train.evaluation.findings import Findings
+from mpc_train.evaluation.forms import fold_form, leave
 from mpc_train.evaluation.metrics import Evaluation, evaluation_of
 from mpc_train.jobs.audience import PREFIX, fold_outputs
 from mpc_train.jobs.schedule import fold_jobs, split, total_steps
@@ -22,7 +23,7 @@ from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.functions.means import mean_of
 from protocols.roles.role import Role
 from protocols.shares.masked import Masked, concatenate, together
-from protocols.shares.reveal import RevealGate
+from protocols.shares.reveal import RevealGate, SealedHalf
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -54,19 +55,20 @@ def cross_validated(
     labels: MaskedTensor,
     train: Callable[[Job, Any], Model],
     settled: Callable[[], None] = lambda: None,
+    halves: dict[str, SealedHalf] | None = None,
 ) -> Findings:
-    """The means over folds, which all evaluators learn; empty at the dealer and without folds.
+    """The means over folds, which all evaluators learn; empty at the dealer, without folds, and if
+    they are sealed to readers: then this evaluator's halves are put into `halves`.
 
     train: trains a fold's job under a role of later steps and returns the model's outputs. settled:
     called after all folds are trained, before anything is revealed.
     """
     base, parts = total_steps(job), {name: list[Figure]() for name in fold_outputs(job)}
-    metrics, largest = [name.removeprefix(PREFIX) for name in parts], 0
+    metrics = [name.removeprefix(PREFIX) for name in parts]
     for fold in fold_jobs(job):
         model = train(fold, Later(role, base))
         base += total_steps(fold)
         _, rows = split(fold)
-        largest = max(largest, len(rows))
         evaluation = evaluation_of(fold, metrics, model, inputs, labels, rows)
         for name, metric in zip(parts, metrics, strict=True):
             parts[name].append(_whole(fold, evaluation, metric))
@@ -74,10 +76,9 @@ def cross_validated(
     settled()
     found = Findings()
     for (name, figures), metric in zip(parts.items(), metrics, strict=True):
-        form = replace(form_of(job, metric, largest), divisor=job.reveal.folds)
-        words = gate.to_everybody(name, total_steps(job), released(job, form, _mean(figures)))
-        if words is not None:
-            found.take(job, name, form, words)
+        form, step = fold_form(job, metric), total_steps(job)
+        value = released(job, form, _mean(figures))
+        leave(job, gate, step, name, form, value, found, {} if halves is None else halves)
     return found
 
 

@@ -30,6 +30,7 @@ from mpc_train.evaluation.figures import (
     sums,
 )
 from mpc_train.evaluation.findings import Findings
+from mpc_train.evaluation.forms import leave
 from mpc_train.evaluation.noise import noisy
 from mpc_train.evaluation.ranking import area_by_levels, area_by_pairs, binned
 from mpc_train.evaluation.sums import Chunk, needed
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mpc_train.jobs.job import Job
-    from protocols.shares.reveal import RevealGate
+    from protocols.shares.reveal import RevealGate, SealedHalf
 
 MIN_SPREAD_BITS, KEPT_SPREAD_BITS = 13, 7
 """R² divides by a variance of at least 2^-13, and of 2^7 units of the ring's scale, because each
@@ -230,12 +231,16 @@ def words_of(
 
 
 def revealed(
-    job: Job, gate: RevealGate, step: int, metrics: Sequence[str], evaluation: Evaluation
+    job: Job,
+    gate: RevealGate,
+    step: int,
+    metrics: Sequence[str],
+    evaluation: Evaluation,
+    halves: dict[str, SealedHalf] | None = None,
 ) -> Findings:
-    """The metrics, which all evaluators learn; empty at the dealer."""
+    """The metrics, which all evaluators learn; empty at the dealer, and if they are sealed to
+    readers: then this evaluator's halves are put into `halves`."""
     found = Findings()
     for name, (form, value) in words_of(job, metrics, evaluation, True).items():
-        words = gate.to_everybody(name, step, value)
-        if words is not None:
-            found.take(job, name, form, words)
+        leave(job, gate, step, name, form, value, found, {} if halves is None else halves)
     return found

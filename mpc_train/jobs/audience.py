@@ -19,8 +19,25 @@ def audience(job: Job, output: str) -> tuple[str, ...]:
     """The nodes and recipients that learn an output of the reveal gate."""
     if output in sealed_tensors(job):
         return job.recipients
+    if job.reveal.metrics_to and output in metric_outputs(job):
+        return job.reveal.metrics_to
     _, _, owner = output.partition(OWN)
     return (owner,) if owner else job.names
+
+
+def recipient_groups(job: Job) -> list[tuple[str, ...]]:
+    """To whom the model is sealed: to each recipient, or to all together with a threshold."""
+    return _groups(job.recipients, job.reveal.threshold)
+
+
+def _groups(names: tuple[str, ...], threshold: int) -> list[tuple[str, ...]]:
+    return [names] if threshold > 1 else [(name,) for name in names]
+
+
+def opening_words(job: Job) -> str:
+    """Who can open the model, in words: "A, B" or "2 of A, B, C together"."""
+    names, threshold = ", ".join(job.recipients), job.reveal.threshold
+    return f"{threshold} of {names} together" if threshold > 1 else names
 
 
 def fold_outputs(job: Job) -> list[str]:
@@ -30,11 +47,16 @@ def fold_outputs(job: Job) -> list[str]:
     return [f"{PREFIX}{name}" for name in job.reveal.metrics if name not in NOT_AVERAGED]
 
 
+def metric_outputs(job: Job) -> list[str]:
+    """The outputs of the reveal gate that are metrics."""
+    own = [f"{metric}{OWN}{owner}" for owner in job.owners for metric in job.reveal.per_party]
+    return [*job.reveal.metrics, *fold_outputs(job), *own]
+
+
 def listed(job: Job) -> list[str]:
     """The outputs of the end of a run, as the job lists them."""
-    own = [f"{metric}{OWN}{owner}" for owner in job.owners for metric in job.reveal.per_party]
     guard = [RANGE] if job.train.guards_end else []
-    return [*guard, *job.reveal.metrics, *fold_outputs(job), *own, *sealed_tensors(job)]
+    return [*guard, *metric_outputs(job), *sealed_tensors(job)]
 
 
 def learnt(job: Job, outputs: Iterable[str]) -> dict[str, list[str]]:

@@ -156,8 +156,9 @@ class Job(Strict, frozen=True, dict=True):
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """All names whose cards the job needs: the nodes and the recipients, sorted."""
-        return tuple(sorted({*self.nodes, *self.recipients}))
+        """All names whose cards the job needs: the nodes, the recipients and the readers of
+        metrics, sorted."""
+        return tuple(sorted({*self.nodes, *self.recipients, *self.reveal.metrics_to}))
 
     @cached_property
     def features(self) -> tuple[Feature, ...]:

@@ -104,6 +104,7 @@ def words_for(job: Job, output: str) -> tuple[Word, ...]:
     metric, _, _ = output.partition(OWN)
     if metric in get_args(Metric) or metric in get_args(OverFolds):
         words.append(Word("metrics", metric))
+        words += [Word("recipients", name) for name in job.reveal.metrics_to]
     return tuple(words)
 
 

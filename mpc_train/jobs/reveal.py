@@ -42,9 +42,17 @@ class Noise(Strict, frozen=True):
 class Reveal(Strict, frozen=True):
     """`[reveal]`: the metrics that everybody learns; the model goes to the recipients only."""
 
+    threshold: int = 1
+    """How many recipients together can open what is sealed to them; 1: each alone. With more, no
+    recipient learns the model without the contributions of others (`mpc-train open
+    --contribute`)."""
     metrics: tuple[Metric, ...] = ()
     per_party: tuple[Metric, ...] = ()
     """Metrics over each owner's own held-out rows: only that owner learns them."""
+    metrics_to: tuple[str, ...] = ()
+    """Who reads the metrics, those of `per_party` and means over folds included: they are sealed to
+    these names, each of whom opens them alone, and nobody in the run learns one. If omitted, every
+    node learns `metrics`. Readers need a card, but not a node."""
     least_test_rows: int = 20
     """No metric is revealed over fewer rows than this."""
     least_group: int = 10

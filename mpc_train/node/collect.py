@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,20 +26,20 @@ def bundle(
     cards: Mapping[str, "PublicCard"],
     record: bytes,
     target: str = "{}.sealed",
+    envelope_file: str = "model.envelope",
 ) -> dict[str, Path]:
     """Put the envelopes under `root`/sealed/<recipient>/ into one file per recipient, with the
     record of the run that all nodes signed.
 
     The envelopes are removed when that file is on the disk: nothing is kept twice.
 
-    `files`: what the run wrote; `target`: the file's name in `root`, with {} for the recipient.
-    Only the model envelopes of `evaluators` to `recipients` are used; each must be signed by the
-    card of its sender, all must be of one session, and the record must name them by their digests.
-    Raises ArtifactError, before it writes anything, if an evaluator did not seal a valid envelope
-    to each recipient: without all envelopes a model cannot be opened.
+    `files`: what the run wrote; `target`: the file's name in `root`, with {} for the recipient;
+    `envelope_file`: which envelopes. Only those of `evaluators` to `recipients` are used; each must
+    be signed by the card of its sender, all must be of one session, and the record must name them
+    by their digests. Raises ArtifactError, before it writes anything, if an evaluator did not seal
+    a valid envelope to each recipient: without all envelopes a result cannot be opened.
     """
     from mpc_train.errors import ArtifactError
-    from mpc_train.results.artifact import ENVELOPE_FILE
     from parties.agreement.result import Record
     from parties.files import write_atomic
     from parties.nodes.artifacts import SEALED
@@ -46,18 +47,18 @@ def bundle(
 
     signed = Record.from_bytes(record).statement if recipients else None
     parts: dict[str, list[Path]] = {}
-    about: set[tuple[bytes, int, tuple[str, ...]]] = set()
+    about: set[tuple[object, ...]] = set()
     found: dict[str, dict[str, bytes]] = {}
     for path in sorted(files):
         kind, *names = path.relative_to(root).parts
-        if kind != SEALED or len(names) != 3 or names[2] != ENVELOPE_FILE:
+        if kind != SEALED or len(names) != 3 or names[2] != envelope_file:
             continue
         recipient, sender, _ = names
         if recipient in recipients and sender in evaluators:
             envelope = path.read_bytes()
             about.add(_about(envelope, sender, recipient, cards))
             assert signed is not None
-            check_signed(signed.sent_by(sender), sender, recipient, envelope)
+            check_signed(signed.sent_by(sender), sender, recipient, envelope_file, envelope)
             found.setdefault(recipient, {})[sender] = envelope
             parts.setdefault(recipient, []).append(path)
     if len(about) > 1:
@@ -69,7 +70,7 @@ def bundle(
         if missing:
             raise ArtifactError(
                 f"no envelope of {', '.join(missing)} for {recipient} arrived; without it the "
-                "model cannot be opened: run the job again"
+                "result cannot be opened: run the job again"
             )
     bundles: dict[str, Path] = {}
     for recipient, envelopes in sorted(found.items()):
@@ -80,16 +81,17 @@ def bundle(
     return bundles
 
 
-def check_signed(sent: Mapping[str, str], sender: str, recipient: str, envelope: bytes) -> None:
-    """Raise ArtifactError unless `envelope` is among what its sender signed.
+def check_signed(
+    sent: Mapping[str, str], sender: str, recipient: str, file: str, envelope: bytes
+) -> None:
+    """Raise ArtifactError unless `envelope` is among what its sender signed, as this file.
 
     sent: by path, the digests that the signed statement of results names for `sender`.
     """
     from mpc_train.errors import ArtifactError
-    from mpc_train.results.artifact import ENVELOPE_FILE
     from parties.nodes.artifacts import SEALED
 
-    if sent.get(f"{SEALED}/{recipient}/{ENVELOPE_FILE}") != sha256(envelope).hexdigest():
+    if sent.get(f"{SEALED}/{recipient}/{file}") != sha256(envelope).hexdigest():
         raise ArtifactError(
             f"the envelope of {sender} for {recipient} is not the one that all nodes signed"
         )
@@ -115,25 +117,29 @@ def _remove(path: Path, root: Path) -> None:
 
 def _about(
     envelope: bytes, sender: str, recipient: str, cards: Mapping[str, "PublicCard"]
-) -> tuple[bytes, int, tuple[str, ...]]:
-    """Session, step and tensors of an envelope; ArtifactError unless `sender` signed them."""
+) -> tuple[object, ...]:
+    """What an envelope says that it is, without who sent it and to whom; ArtifactError unless
+    `sender` signed it, for `recipient` alone or among others."""
     from mpc_train.errors import ArtifactError
     from protocols.errors import EnvelopeError
-    from protocols.sealing.envelope import EnvelopeInfo, check_envelope, read_info
+    from protocols.sealing.envelope import check_envelope, read_info
 
     try:
         said = read_info(envelope)
+        group = said.recipients
+        if recipient not in group or any(name not in cards for name in group):
+            raise EnvelopeError(f"it is sealed to {', '.join(group)}")
         check_envelope(
             envelope,
-            expected=EnvelopeInfo(said.sid, said.step, said.names, sender, recipient),
-            recipient_key=cards[recipient].recipient_key,
+            expected=replace(said, sender=sender),
+            recipient_keys=[cards[name].recipient_key for name in group],
             verifier=cards[sender].verifier(),
         )
     except EnvelopeError as error:
         raise ArtifactError(
             f"what {sender} sealed to {recipient} is not a result of this run: {error}"
         ) from error
-    return said.sid, said.step, said.names
+    return said.subject, said.sid, said.step, said.names, said.threshold
 
 
 def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

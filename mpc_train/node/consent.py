@@ -25,6 +25,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.run.approval import MAX_APPROVAL_BYTES, SUFFIX, ApprovalError, Approvals
 from mpc_train.run.node_config import NodeConfig
 from parties.files import read_bounded
+from parties.keys import lifetime
 
 if TYPE_CHECKING:
     from mpc_train.run.progress import ProgressView
@@ -101,7 +102,8 @@ def _approved(
             continue
         if len(found.valid) >= least:
             names = tuple(found.valid)
-            return Agreement(f"{', '.join(names)} have approved it", names)
+            has = "has" if len(names) == 1 else "have"
+            return Agreement(f"{', '.join(names)} {has} approved it", names)
         given = ", ".join(f"{name} ({on})" for name, on in found.valid.items()) or "none"
         missing = (
             f"the job {job.name!r}, digest {job.digest().hex()}, has {len(found.valid)} of the "
@@ -120,7 +122,7 @@ def _approvals(config: NodeConfig, roster: "Roster", job: Job, day: date) -> App
     that is none, or that is forged."""
     rules = config.rules
     found = Approvals(rules, config.place.name, job.digest(), day)
-    cards = {name: roster.card(name) for name in rules.approvers if name in roster}
+    cards = {card.name: card for card in roster.current(lifetime.now())}
     for path in sorted(config.place.approvals.glob(f"*{SUFFIX}")):
         try:
             found.add(path.name, read_bounded(path, MAX_APPROVAL_BYTES), cards)
@@ -144,7 +146,7 @@ def patience(
         if not ends:
             ends.append(clock() + wait_s)
         if told[-1:] != [missing]:
-            tell(f"Waiting: {missing}")
+            tell(missing)
             told.append(missing)
         left = ends[0] - clock()
         if left <= 0:

@@ -19,13 +19,15 @@ from mpc_train.admission.policy import (
     check_policy,
     read_policy,
 )
-from mpc_train.errors import ConfigError
+from mpc_train.errors import ConfigError, RefusedError
 from mpc_train.run.node_config import NodeConfig
 from mpc_train.run.place import Place
 from parties.audit.entries import Kind
 from parties.audit.log import AuditLog
 from parties.files import locked, read_bounded, write_atomic
+from parties.keys import lifetime
 from parties.keys.roster import Roster
+from parties.keys.services.service import KeyService
 
 SUFFIX = ".policy"
 MAX_SEEN_BYTES = 4096
@@ -41,14 +43,20 @@ def accepted(config: NodeConfig, roster: Roster, day: date) -> NodeConfig:
     if place is None:
         return config
     policy = read_policy(Path(place.file))
-    cards = {card.name: card for card in roster}
+    cards = {card.name: card for card in roster.current(lifetime.now())}
     seen, me = _seen(config.place), config.place.name
     check_policy(policy, me, day, place.signers, place.least_signers, cards, seen)
     return replace(config, rules=policy.rules, accepted=policy)
 
 
-def in_force(config: NodeConfig, roster: Roster, day: date, audit: AuditLog) -> NodeConfig:
-    """The same for a node that starts: remembers the policy, and logs it or why it is refused."""
+def in_force(
+    config: NodeConfig, roster: Roster, day: date, audit: AuditLog, keys: KeyService
+) -> NodeConfig:
+    """The same for a node that starts: remembers the policy, logs it or why it is refused, and
+    gives the key of the log to the auditors whom the rules name.
+
+    keys: unwraps the log's key. Raises RosterError for an auditor without a valid card.
+    """
     try:
         config = accepted(config, roster, day)
     except PolicyRefusedError as error:
@@ -58,7 +66,22 @@ def in_force(config: NodeConfig, roster: Roster, day: date, audit: AuditLog) -> 
     if policy is not None:
         audit.append(Kind.POLICY_ACCEPTED, {"policy": policy.digest, "number": policy.terms.number})
         remember(config.place, policy)
+    current = roster.current(lifetime.now())
+    audit.share_with(keys, [current.card(name) for name in config.rules.auditors])
     return config
+
+
+def check_auditor(config: NodeConfig, roster: Roster, day: date) -> None:
+    """Raise RefusedError if the rules name auditors and this node's own identity is none of them.
+
+    A rule of this software: whoever has the identity and runs another program can read the log.
+    """
+    rules, me = accepted(config, roster, day).rules, config.place.name
+    if rules.auditors and me not in rules.auditors:
+        raise RefusedError(
+            f"the audit log of {me} is for its auditors: {', '.join(rules.auditors)}. An auditor "
+            "reads it with mpc-train audit show --log DIR --identity FILE"
+        )
 
 
 def remember(place: Place, policy: Policy) -> None:

@@ -21,6 +21,7 @@ import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ MANIFEST_PURPOSE = "mpc-train/manifest/1"
 SIGNATURE_FILE = "manifest.sig"
 MAX_MANIFEST_BYTES = 1 << 28
 MAX_MODEL_BYTES = 1 << 36
+MAX_LINES = 256
+"""How many combinations of earlier keys of recipients are tried."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ def verify_sealed(data: bytes, roster: "Roster") -> Provenance:
     Raises ArtifactError and RosterError; EnvelopeError for what is no sealed file of this version.
     """
     from mpc_train.admission.load import resolved
-    from mpc_train.results.artifact import envelope_info
+    from mpc_train.results.artifact import contents_of, envelope_info
+    from mpc_train.results.opening import sealed_title
     from protocols.errors import EnvelopeError
     from protocols.sealing.bundle import unpack_bundle
     from protocols.sealing.envelope import check_envelope, read_info
@@ -105,6 +109,7 @@ def verify_sealed(data: bytes, roster: "Roster") -> Provenance:
         found = verify_record(record, roster)
         joined = found.outcome.joined
         job = resolved(found.job, joined) if joined else found.job
+        contents = contents_of(job, sealed_title(data))
         about = [read_info(envelope) for envelope in envelopes]
         senders = [info.sender for info in about]
         missing = [name for name in job.evaluators if name not in senders]
@@ -113,24 +118,27 @@ def verify_sealed(data: bytes, roster: "Roster") -> Provenance:
                 f"the file holds envelopes of {', '.join(senders) or 'nobody'}; expected one of "
                 f"each of {', '.join(job.evaluators)}"
             )
-        recipient = about[0].recipient
-        if recipient not in job.recipients or {info.recipient for info in about} != {recipient}:
-            raise ArtifactError("the envelopes are not for one recipient of the signed job")
+        group = about[0].recipients
+        if group not in contents.groups or {info.recipients for info in about} != {group}:
+            raise ArtifactError("the envelopes are not for recipients of the signed job")
         sid, cards = found.record.statement.sid, found.record.signers(roster)
+        file = f"{contents.title}.envelope"
         for envelope, sender in zip(envelopes, senders, strict=True):
-            check_signed(found.record.statement.sent_by(sender), sender, recipient, envelope)
+            for name in group:
+                sent = found.record.statement.sent_by(sender)
+                check_signed(sent, sender, name, file, envelope)
 
-        def check(own: "Card") -> None:
+        def check(own: "tuple[Card, ...]") -> None:
             for envelope, sender in zip(envelopes, senders, strict=True):
                 check_envelope(
                     envelope,
-                    expected=envelope_info(job, sid, sender, recipient),
-                    recipient_key=own.recipient_key,
+                    expected=envelope_info(job, contents, sid, sender, group),
+                    recipient_keys=[card.recipient_key for card in own],
                     verifier=cards[sender].verifier(),
                 )
 
-        # Sealed to the recipient as it was: it may have been rotated before or since.
-        first, *others = roster.line(recipient)
+        # Sealed to recipients as they were: they may have been rotated before or since.
+        first, *others = islice(product(*(roster.line(name) for name in group)), MAX_LINES)
         try:
             check(first)
         except EnvelopeError:
@@ -143,8 +151,8 @@ def verify_sealed(data: bytes, roster: "Roster") -> Provenance:
                 raise
     except EnvelopeError as error:
         raise ArtifactError(f"the sealed file is not one of this run: {error}") from error
-    cards[recipient] = roster.signer(first)
-    return replace(found, recipient=recipient, cards=cards)
+    cards |= {card.name: roster.signer(card) for card in first}
+    return replace(found, recipient=", ".join(group), cards=cards)
 
 
 def sign_manifest(manifest: bytes, signer: "Signer") -> bytes:
@@ -228,7 +236,8 @@ def _check_statement(text: str, name: str, sid: str, recipient: str, job: "Job")
         about = job_from_bytes(said.job.encode()).digest()
     except (msgspec.MsgspecError, ValueError, RecursionError, JobError) as error:
         raise ArtifactError(f"the statement of {name} is malformed: {error}") from error
-    if (said.evaluator, said.sid, said.recipient, about) != (name, sid, recipient, job.digest()):
+    fits = recipient in said.recipients
+    if not fits or (said.evaluator, said.sid, about) != (name, sid, job.digest()):
         raise ArtifactError(f"the statement of {name} is about another run or recipient")
 
 

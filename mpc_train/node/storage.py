@@ -1,13 +1,15 @@
 """A node's vault, as its own file describes it."""
 
 import contextlib
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import BinaryIO
+from typing import Any, BinaryIO, TextIO, cast
 
 from mpc_train.errors import ConfigError, DataError
+from mpc_train.results.kept import KeptModel
 from mpc_train.run.node_config import NodeConfig
 from mpc_train.run.place import KeyPlace, VaultPlace
 from mpc_train.tables.loading.load import Vault as Tables
@@ -21,9 +23,11 @@ from parties.vault.store import PART, Store, using
 from protocols.sealing.stored import ObjectInfo
 
 TABLE, KEY, METRICS, HISTORY = "table", "key", "metrics", "history"
-"""Kinds of objects: imported tables, keys, metrics of the node's own rows, what was revealed."""
-EXPORTED = (METRICS, HISTORY)
-"""What may be written in the clear as it is; never keys."""
+MODEL, PREDICTIONS = "model", "predictions"
+"""Kinds of objects: imported tables, keys, metrics of the node's own rows, what was revealed,
+opened models and what they predict."""
+EXPORTED = (METRICS, HISTORY, PREDICTIONS, MODEL)
+"""What may be written in the clear besides tables; never keys."""
 TOKENS = "tokens"
 """The name of the key under which identifiers become tokens."""
 TOKEN_KEY_BYTES = 32
@@ -101,6 +105,37 @@ def token_key(store: Store) -> bytes:
     # Always the oldest: a second one, of an import at the same time, would tear tables apart.
     with store.open(KEY, TOKENS, store.versions(KEY, TOKENS)[0]) as content:
         return content.reader.read()
+
+
+def kept_model(store: Store, name: str, version: int = 0) -> KeptModel:
+    """An opened model of the vault; raises VaultError and ArtifactError."""
+    with store.open(MODEL, name, version) as content:
+        return KeptModel.of(f"vault:{name}", content.reader.read())
+
+
+@contextlib.contextmanager
+def text_into(store: Store, kind: str, name: str, job: str) -> Iterator[TextIO]:
+    """Keep the text that is written as the newest version of `name`; job: the digest of its job."""
+    with store.writing(kind, name, job) as out:
+        raw = io.BufferedWriter(cast("io.FileIO", _Sink(out)), 1 << 20)
+        text = io.TextIOWrapper(raw, encoding="utf-8", newline="")
+        yield text
+        text.flush()
+
+
+class _Sink(io.RawIOBase):
+    """An object that is being written, as a file."""
+
+    def __init__(self, out: kept.Writing) -> None:
+        self._out = out
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        written = bytes(data)
+        self._out.write(written)
+        return len(written)
 
 
 def shred(store: Store, info: ObjectInfo) -> None:

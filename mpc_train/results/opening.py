@@ -13,7 +13,6 @@ import hmac
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -25,28 +24,40 @@ from safetensors.numpy import save as save_tensors
 from mpc_train.admission.load import job_from_bytes
 from mpc_train.base.reading import Reading, is_reading
 from mpc_train.errors import ArtifactError, JobError
+from mpc_train.evaluation.findings import Findings
+from mpc_train.evaluation.forms import metric_forms
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import is_newton, total_steps
-from mpc_train.jobs.sealed import BEYOND, sealed_tensors
+from mpc_train.jobs.sealed import BEYOND
 from mpc_train.linkage.partners import all_linkage_warnings, without_partner
 from mpc_train.preparation.sealed import BITS, in_words, opened_parameters, remarks
 from mpc_train.regression.settings import regression_bits
 from mpc_train.regression.table import COEFFICIENTS_FILE, Results, results
-from mpc_train.results.artifact import PURPOSE, Statement, check_tensors, commit
+from mpc_train.results.artifact import (
+    METRICS,
+    MODEL,
+    PURPOSE,
+    Contents,
+    Statement,
+    check_tensors,
+    commit,
+    contents_of,
+)
+from mpc_train.results.contribution import PublicCard, Shares, contributed, keys_of, own_shares
 from mpc_train.results.recipe import recipe
 from protocols.canonical import unpack
 from protocols.errors import AuthenticationError, FrameError
+from protocols.sealing.bundle import unpack_bundle
 from protocols.sealing.envelope import (
     MAX_PAYLOAD_BYTES,
-    EnvelopeInfo,
     Unsealer,
-    open_envelope,
+    open_together,
     read_info,
 )
 from protocols.sealing.recipient_keys import RecipientKey
-from protocols.sealing.signatures import Verifier
 
 MODEL_FILE, MANIFEST_FILE = "model.safetensors", "manifest.json"
+METRICS_FILE = "metrics.json"
 PREPARATION_FILE = "preparation.safetensors"
 """The parameters that turn raw columns into the model's inputs, float64, if the job has secret
 ones."""
@@ -54,15 +65,6 @@ MAX_STATEMENT_BYTES = 1 << 24
 _SIGNATURE_BYTES = 1 << 14
 _MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
 """What decoding raises on bytes that are not JSON of the type."""
-
-
-class PublicCard(Protocol):
-    """The part of a card that opening needs."""
-
-    @property
-    def recipient_key(self) -> RecipientKey: ...
-
-    def verifier(self) -> Verifier: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,19 +99,23 @@ class OpenedModel:
 
 
 def open_model(
-    envelopes: Sequence[bytes],
+    sealed: bytes | Sequence[bytes],
     *,
     recipient: str,
     private: Unsealer,
     cards: Mapping[str, PublicCard],
     job: Job | None = None,
+    contributions: Sequence[bytes] = (),
     record: bytes = b"",
 ) -> OpenedModel:
-    """Open the envelopes of a run as `recipient` and put the model together.
+    """Open a bundle (or its envelopes) as `recipient` and put the model together.
 
     record: what all nodes signed, verified by the caller; it goes into the manifest.
 
-    1. Every envelope verifies under its sender's card and opens with our key.
+    contributions: of other recipients, if the job requires a threshold (`contribution`).
+
+    1. Every envelope verifies under its sender's card and opens with our key, or with our share
+       and those that others contribute.
     2. Its statement is signed by the sender and fits the envelope and the tensors inside.
     3. All statements are about the same job, session and metrics; the job is `job` if given, by its
        digest, which does not count how many rows were joined.
@@ -119,26 +125,102 @@ def open_model(
     Raises ArtifactError, which says which envelope is wrong or missing; EnvelopeError for one that
     does not verify or open.
     """
+    parts, signed_job = _opened_parts(sealed, MODEL, recipient, private, cards, job, contributions)
+    weights = _weights(signed_job, _combine(contents_of(signed_job, MODEL), parts))
+    files = _files(signed_job, recipient, cards[recipient].recipient_key, weights, parts, record)
+    said = next(iter(parts.values())).statement
+    return OpenedModel(signed_job, weights, dict(said.metrics), files, dict(said.unavailable))
+
+
+@dataclass(frozen=True, repr=False)
+class OpenedMetrics:
+    """A reader's metrics, by the name of their output; `files` are ready to be written."""
+
+    job: Job
+    metrics: dict[str, Reading]
+    unavailable: dict[str, str]
+    impossible: tuple[str, ...]
+    """Metrics without a possible number: values have left the ring's range, and the model is wrong
+    as well."""
+    files: dict[str, bytes]
+
+    def __repr__(self) -> str:
+        return f"OpenedMetrics({self.job.name}, {len(self.metrics)} metrics)"
+
+
+def open_metrics(
+    sealed: bytes | Sequence[bytes],
+    *,
+    recipient: str,
+    private: Unsealer,
+    cards: Mapping[str, PublicCard],
+    job: Job | None = None,
+) -> OpenedMetrics:
+    """Open what evaluators sealed to a reader of metrics, with the checks of `open_model`.
+
+    A metric is a number, or refused or undefined for a reason, as if all nodes had learnt it.
+    """
+    parts, signed_job = _opened_parts(sealed, METRICS, recipient, private, cards, job)
+    words = _combine(contents_of(signed_job, METRICS), parts)
+    found = Findings()
+    for name, form in metric_forms(signed_job).items():
+        found.take(signed_job, name, form, words[name])
+    first = next(iter(parts.values())).statement
+    content = {
+        "version": 1,
+        "job": signed_job.name,
+        "job_digest": signed_job.digest().hex(),
+        "sid": first.sid,
+        "reader": recipient,
+        "metrics": found.metrics,
+        "unavailable": found.reasons,
+        "statements": _statements(signed_job, parts),
+    }
+    text = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+    return OpenedMetrics(
+        signed_job,
+        found.metrics,
+        found.reasons,
+        tuple(found.impossible),
+        {METRICS_FILE: text},
+    )
+
+
+def sealed_title(sealed: bytes) -> str:
+    """What a bundle says that it contains, NOT verified: "model" or "metrics"."""
+    info = read_info(unpack_bundle(sealed).envelopes[0])
+    return METRICS if info.subject.startswith(f"the {METRICS} ") else MODEL
+
+
+def _opened_parts(
+    sealed: bytes | Sequence[bytes],
+    title: str,
+    recipient: str,
+    private: Unsealer,
+    cards: Mapping[str, PublicCard],
+    job: Job | None,
+    contributions: Sequence[bytes] = (),
+) -> "tuple[dict[str, _Part], Job]":
+    """Steps 1 to 4 of `open_model`: what each evaluator sealed, and the job that it signed."""
+    envelopes = unpack_bundle(sealed).envelopes if isinstance(sealed, bytes) else list(sealed)
+    if not envelopes:
+        raise ArtifactError(f"no envelope; ask the coordinator for the sealed {title}")
+    shares = _gathered(envelopes, recipient, private, cards, contributions)
     parts: dict[str, _Part] = {}
     for envelope in envelopes:
-        part = _open_part(envelope, recipient, private, cards)
+        part = _open_part(envelope, title, shares, cards)
         if part.statement.evaluator in parts:
             raise ArtifactError(f"two envelopes of {part.statement.evaluator}; remove one")
         parts[part.statement.evaluator] = part
-    if not parts:
-        raise ArtifactError("no envelope; ask the coordinator for the sealed model")
     first = next(iter(parts.values()))
     signed_job = _signed_job(first.statement)
     if job is not None and job.digest() != signed_job.digest():
         raise ArtifactError(
-            f"the sealed model is that of the job {signed_job.name}, digest "
+            f"the sealed {title} is that of the job {signed_job.name}, digest "
             f"{signed_job.digest().hex()}; expected {job.name}, digest {job.digest().hex()}"
         )
     _check_complete(parts, signed_job)
-    weights = _combine(signed_job, parts)
-    files = _files(signed_job, recipient, cards[recipient].recipient_key, weights, parts, record)
-    said = first.statement
-    return OpenedModel(signed_job, weights, dict(said.metrics), files, dict(said.unavailable))
+    return parts, signed_job
 
 
 @dataclass(frozen=True, repr=False)
@@ -149,31 +231,52 @@ class _Part:
     tensors: dict[str, NDArray[np.int64]]
 
 
-def _open_part(
-    envelope: bytes,
+def _gathered(
+    envelopes: Sequence[bytes],
     recipient: str,
     private: Unsealer,
+    cards: Mapping[str, PublicCard],
+    contributions: Sequence[bytes],
+) -> Shares:
+    """By evaluator, the shares of its envelope's key: the recipient's own and contributed ones."""
+    for envelope in envelopes:
+        claimed = read_info(envelope)
+        keys_of([claimed.sender], cards, "an evaluator")
+        keys_of(claimed.recipients, cards, "a recipient")
+        if recipient not in claimed.recipients:
+            names = ", ".join(claimed.recipients)
+            raise ArtifactError(
+                f"an envelope for {names}; it opens with that identity, not with {recipient!r}"
+            )
+        if claimed.threshold > 1 + len(contributions):
+            raise ArtifactError(
+                f"{claimed.threshold} of {', '.join(claimed.recipients)} together open this file, "
+                f"and {recipient} has the contributions of {len(contributions)} others. Ask "
+                f"others to run: mpc-train open --contribute FILE --for {recipient} --out PART, "
+                "and give their files with --with"
+            )
+    if contributions and read_info(envelopes[0]).threshold == 1:
+        raise ArtifactError(f"{recipient} opens this file alone; leave out --with")
+    own = own_shares(envelopes, recipient, private, cards)
+    others = contributed(contributions, envelopes, me=recipient, private=private, cards=cards)
+    return {sender: {recipient: share} | others[sender] for sender, share in own.items()}
+
+
+def _open_part(
+    envelope: bytes,
+    title: str,
+    shares: Shares,
     cards: Mapping[str, PublicCard],
 ) -> _Part:
     claimed = read_info(envelope)
     sender = claimed.sender
-    if sender not in cards:
-        raise ArtifactError(f"an envelope of {sender!r}, who is not in the roster; add its card")
-    if recipient not in cards:
-        raise ArtifactError(f"no card of {recipient!r}, the recipient, in the roster")
-    if claimed.recipient != recipient:
-        raise ArtifactError(
-            f"an envelope for {claimed.recipient!r}; it opens with that identity, not with "
-            f"{recipient!r}"
-        )
-    # Step and names in the envelope are compared with the statement after that is read.
-    expected = EnvelopeInfo(claimed.sid, claimed.step, claimed.names, sender, recipient)
     verifier = cards[sender].verifier()
-    payload = open_envelope(  # 1
+    # What the envelope says of itself is compared with the statement after that is read.
+    payload = open_together(  # 1
         envelope,
-        expected=expected,
-        recipient_key=cards[recipient].recipient_key,
-        private=private,
+        shares[sender],
+        expected=claimed,
+        recipient_keys=keys_of(claimed.recipients, cards, "a recipient"),
         verifier=verifier,
     )
     bounds = (MAX_STATEMENT_BYTES, _SIGNATURE_BYTES, 32, MAX_PAYLOAD_BYTES)
@@ -185,8 +288,11 @@ def _open_part(
         raise ArtifactError(f"{sender} sealed a statement that is malformed: {error}") from error
     if not all(is_reading(value) for value in statement.metrics.values()):
         raise ArtifactError(f"the statement of {sender} contains a metric that is not a number")
-    about = (statement.evaluator, statement.recipient, statement.sid, statement.step)
-    if about != (sender, recipient, claimed.sid.hex(), claimed.step) or statement.version != 1:
+    about = (statement.evaluator, statement.recipients, statement.sid, statement.step)
+    said = (sender, claimed.recipients, claimed.sid.hex(), claimed.step)
+    if statement.contents != title:
+        raise ArtifactError(f"{sender} sealed {statement.contents}, not a {title}")
+    if about != said or statement.threshold != claimed.threshold or statement.version != 2:
         raise ArtifactError(f"the statement of {sender} does not fit its envelope")
     if not hmac.compare_digest(statement.commitment, commit(key, blob)):
         raise ArtifactError(f"the statement of {sender} is not about the tensors it sealed")
@@ -194,8 +300,14 @@ def _open_part(
         tensors = load_tensors(blob)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{sender} sealed tensors that cannot be read") from error
-    if tuple(claimed.names) != tuple(sealed_tensors(_signed_job(statement))):
-        raise ArtifactError(f"the envelope of {sender} does not name the model's tensors")
+    job = _signed_job(statement)
+    contents = contents_of(job, title)
+    if claimed.names != tuple(contents.shapes) or claimed.subject != contents.subject(job):
+        raise ArtifactError(f"the envelope of {sender} does not name the {title}'s tensors and job")
+    if job.reveal.metrics_to and (statement.metrics or statement.unavailable):
+        raise ArtifactError(f"{sender} states metrics, which only their readers may learn")
+    if claimed.threshold != contents.threshold or claimed.recipients not in contents.groups:
+        raise ArtifactError(f"{sender} sealed to other recipients together than the job says")
     return _Part(statement, text, signature, tensors)
 
 
@@ -231,7 +343,8 @@ def _check_complete(parts: Mapping[str, _Part], job: Job) -> None:
         raise ArtifactError(f"an envelope of {', '.join(foreign)}, who did not evaluate this job")
 
 
-def _combine(job: Job, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.float64]]:
+def _combine(contents: Contents, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.int64]]:
+    """The words of what was sealed: Δ − Σ [λ]_i modulo 2^64."""
     total: dict[str, NDArray[np.int64]] = {}
     first: dict[str, NDArray[np.int64]] = {}
     for sender, part in parts.items():
@@ -242,17 +355,22 @@ def _combine(job: Job, parts: Mapping[str, _Part]) -> dict[str, NDArray[np.float
                 raise ArtifactError(f"{sender} sealed a tensor that the job does not know")
             halves[kind][name] = value
         for kind, tensors in halves.items():
-            check_tensors(job, f"{kind} of {sender}", tensors)
-        for name in sealed_tensors(job):
-            if not first.keys() >= sealed_tensors(job).keys():
+            check_tensors(contents, f"{kind} of {sender}", tensors)
+        for name in contents.shapes:
+            if name not in first:
                 first[name] = halves["delta"][name]
                 total[name] = halves["delta"][name].copy()
             if not np.array_equal(first[name], halves["delta"][name]):  # 5
                 raise ArtifactError(
-                    f"{sender} sealed different masked weights from {next(iter(parts))}: one of "
-                    "them deviated, so the model is not opened"
+                    f"{sender} sealed different masked values from {next(iter(parts))}: one of "
+                    "them deviated, so nothing is opened"
                 )
             total[name] -= halves["mask"][name]
+    return total
+
+
+def _weights(job: Job, total: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
+    """The model and its preparation in float64, from their words."""
     bits = regression_bits(job) | BITS
     decoded = {
         name: np.ldexp(value.astype(np.float64), -bits.get(name, job.fraction_bits))
@@ -266,6 +384,17 @@ def _of_linkage(job: Job) -> list[str]:
     """Warnings if few of an owner's records were joined: the signed job says how many."""
     joined = job.data.joined
     return all_linkage_warnings(job, joined) if joined else []
+
+
+def _statements(job: Job, parts: Mapping[str, _Part]) -> list[dict[str, str]]:
+    return [
+        {
+            "evaluator": name,
+            "statement": parts[name].statement_text.decode(),
+            "signature": base64.b64encode(parts[name].signature).decode(),
+        }
+        for name in job.evaluators
+    ]
 
 
 def _files(
@@ -315,6 +444,8 @@ def _files(
         "sid": first.sid,
         "step": first.step,
         "recipient": recipient,
+        "recipients": first.recipients,
+        "threshold": first.threshold,
         "recipient_key": {
             "kind": recipient_key.kind,
             "suite": recipient_key.suite,
@@ -325,15 +456,9 @@ def _files(
         "tensors": {name: list(shape) for name, shape in job.shapes.items()},
         "metrics": first.metrics,
         "unavailable": first.unavailable,
+        "metrics_to": list(job.reveal.metrics_to),
         **said,
-        "statements": [
-            {
-                "evaluator": name,
-                "statement": parts[name].statement_text.decode(),
-                "signature": base64.b64encode(parts[name].signature).decode(),
-            }
-            for name in job.evaluators
-        ],
+        "statements": _statements(job, parts),
         "record": base64.b64encode(record).decode(),
     }
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)

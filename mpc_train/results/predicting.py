@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -26,7 +26,7 @@ import numpy as np
 import polars
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from mpc_train.base.problem import JobProblem
@@ -39,6 +39,7 @@ from mpc_train.owners.local import check_cells, local_terms
 from mpc_train.owners.table import arrays_of
 from mpc_train.regression.settings import family_of
 from mpc_train.results.artifact import commit
+from mpc_train.results.kept import KeptModel
 from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE
 from mpc_train.results.plain_model import means, plain_module
 from mpc_train.tables.loading.load import stream
@@ -61,6 +62,10 @@ ENDINGS: dict[str, Form] = {".csv": "csv", ".json": "json", ".jsonl": "json"}
 class _File(msgspec.Struct, frozen=True):
     file: str = ""
     hmac_sha256: str = ""
+
+
+class _Header(msgspec.Struct, frozen=True):
+    metadata: dict[str, str] = msgspec.field(default_factory=dict, name="__metadata__")
 
 
 class _Manifest(msgspec.Struct, frozen=True):
@@ -195,14 +200,13 @@ def predict(
     return polars.DataFrame(rows, schema=kinds, orient="row")
 
 
-def load_predictor(model: Path) -> Predictor:
-    """The model in a folder that `mpc-train open` wrote, or its model.safetensors.
+def load_predictor(model: Path | KeptModel) -> Predictor:
+    """The model in a folder that `mpc-train open` wrote, or its model.safetensors, or in a vault.
 
     Raises ArtifactError if files are missing, malformed, or do not belong together.
     """
-    folder = model if model.is_dir() else model.parent
-    path = folder / MODEL_FILE if model.is_dir() else model
-    manifest = _read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
+    folder, path, read = _places(model)
+    manifest = read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
     try:
         said = msgspec.json.decode(manifest, type=_Manifest)
         # Not `job_from_bytes`: a manifest outlives the version that wrote it.
@@ -211,17 +215,16 @@ def load_predictor(model: Path) -> Predictor:
         pipeline = job.pipeline
     except (msgspec.MsgspecError, JobProblem, ArithmeticError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST_FILE}: is not a manifest: {error}") from error
-    blob = _read(path, None)
+    blob = read(path, None)
     try:
-        with safe_open(path, "np") as opened:
-            key = bytes.fromhex((opened.metadata() or {}).get("manifest_key", ""))
-    except (SafetensorError, ValueError, OSError) as error:
+        key = bytes.fromhex(_metadata(blob).get("manifest_key", ""))
+    except (msgspec.MsgspecError, ValueError) as error:
         raise ArtifactError(f"{path}: is not a model that mpc-train opened") from error
     tensors = _tensors(path, blob, said.model, key)
     parameters: dict[str, Reals] = {}
     if said.preparation.file:
         where = folder / Path(said.preparation.file).name
-        parameters = _tensors(where, _read(where, None), said.preparation, key)
+        parameters = _tensors(where, read(where, None), said.preparation, key)
     shapes = {name: value.shape for name, value in parameters.items()}
     if shapes != pipeline.shapes:
         raise ArtifactError(f"{folder}: the preparation is not that of the job in the manifest")
@@ -233,6 +236,31 @@ def load_predictor(model: Path) -> Predictor:
             f"{path}: does not contain the tensors of the job in the manifest"
         ) from error
     return Predictor(job, module, parameters)
+
+
+_Read = Callable[[Path, int | None], bytes]
+
+
+def _places(model: Path | KeptModel) -> tuple[Path, Path, _Read]:
+    """The folder of a model, its file, and what reads a file of the folder."""
+    if isinstance(model, Path):
+        folder = model if model.is_dir() else model.parent
+        return folder, folder / MODEL_FILE if model.is_dir() else model, _read
+    kept, folder = model, Path(model.title)
+
+    def read(path: Path, most: int | None) -> bytes:
+        data = kept.files.get(path.name)
+        if data is None or (most is not None and len(data) > most):
+            raise ArtifactError(f"{path}: is not there, or too long")
+        return data
+
+    return folder, folder / MODEL_FILE, read
+
+
+def _metadata(blob: bytes) -> dict[str, str]:
+    """What a safetensors file says of itself: u64 (little endian) length ‖ JSON ‖ tensors."""
+    header = blob[8 : 8 + int.from_bytes(blob[:8], "little")]
+    return msgspec.json.decode(header, type=_Header).metadata
 
 
 def _read(path: Path, most: int | None) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 from mpc_train.admission.cautions import cautions
 from mpc_train.admission.footprint import memory_needs
 from mpc_train.base.reading import Reading
-from mpc_train.jobs.audience import fold_outputs, grouped, linkage_in_words
+from mpc_train.jobs.audience import fold_outputs, grouped, linkage_in_words, opening_words
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import UNGROUPED
 from mpc_train.jobs.prepare import Prepare
@@ -68,9 +68,9 @@ def describe(job: Job) -> str:
             *_prepared(job),
             f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals",
             f"             a node's process holds roughly {_memory(job)} at most",
-            f"  revealed   the model, once, after the last step, to {', '.join(job.recipients)}",
+            f"  revealed   the model, once, after the last step, to {opening_words(job)}",
             *(f"             {line}" for line in _said(job)),
-            "             metrics on the held-out rows, to everybody: "
+            f"             metrics on the held-out rows, {_metric_readers(job)}: "
             + (metrics if metrics else "none"),
             *(
                 f"             {line}"
@@ -207,6 +207,12 @@ def _prepared(job: Job) -> list[str]:
     return [f"  prepared   {first}", *(f"             {line}" for line in others)]
 
 
+def _metric_readers(job: Job) -> str:
+    """To whom metrics are revealed."""
+    readers = job.reveal.metrics_to
+    return f"sealed, only to {', '.join(readers)}" if readers else "to everybody"
+
+
 def _refusals(job: Job) -> list[str]:
     """Limits and noise of metrics."""
     reveal, found = job.reveal, []
@@ -215,7 +221,9 @@ def _refusals(job: Job) -> list[str]:
         found.append(f"means over {reveal.folds} folds, {reveal.folds} more trainings: {means}")
     if reveal.per_party:
         found.append(
-            f"metrics on each owner's held-out rows, to that owner: {', '.join(reveal.per_party)}"
+            f"metrics on each owner's held-out rows, "
+            f"{_metric_readers(job) if reveal.metrics_to else 'to that owner'}: "
+            + ", ".join(reveal.per_party)
         )
     if reveal.metrics or reveal.per_party:
         if not {*reveal.metrics, *reveal.per_party} <= UNGROUPED:

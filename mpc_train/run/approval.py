@@ -60,17 +60,17 @@ class Approvals:
         signer, day = found.signer, found.day
         if found.digest != self.digest.hex():
             return
-        last = day + timedelta(days=self.rules.approvals_valid_days)
+        days = self.rules.approvals_valid_days
         if signer not in self.rules.approvers:
             why = f"{clipped(signer)} is not an approver of this node"
         elif separates(self.rules) and signer in (self.me, *self.rules.operators):
             why = f"{signer} runs this node, and somebody else must approve (separate)"
         elif signer not in cards:
-            why = f"the roster has no card of {signer}"
-        elif day > self.day + FAST_CLOCK:
+            why = f"the roster has no valid card of {signer}"
+        elif day - self.day > FAST_CLOCK:
             why = f"it bears the day {day}, and today is {self.day}"
-        elif self.day > last:
-            why = f"it expired on {last} (approvals_valid_days), and today is {self.day}"
+        elif (self.day - day).days > days:
+            why = f"it is of {day} and counts for {days} days (approvals_valid_days)"
         else:
             try:
                 found.check(PURPOSE, cards[signer])

@@ -180,7 +180,7 @@ def node_text(
         "coordinator": {"name": coordinator, "address": address},
         "network": {"listen": "tcp://127.0.0.1:*"},
         "rules": {
-            "recipients": list(job.recipients),
+            "recipients": list(dict.fromkeys((*job.recipients, *job.reveal.metrics_to))),
             "dealers": [job.dealer],
             "evaluators": list(job.evaluators),
             "metrics": words_of(job, "metrics"),

@@ -29,6 +29,7 @@ _WEBHOOK = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?\Z")
 _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 _MIN_TIMEOUT_S, _MAX_TIMEOUT_S = 1, 7 * 24 * 3600
 _MAX_DIAL_S = 60
+_MAX_CARD_DAYS = 1826
 
 
 NOTHING_ALLOWED = Rules((), (), ())
@@ -58,6 +59,9 @@ class _Node(_Strict, frozen=True):
     lock_memory: bool = False
     """Linux: keep the node's memory out of swap. Needs a limit of locked memory (ulimit -l) as
     large as the node's memory."""
+    rotate_after_days: int = 0
+    """When the node's card is older than this many days, the node makes new keys by itself during a
+    run, as `mpc-train identity rotate` does; 0 means never. Not for a coordinator."""
 
 
 class _ColumnKey(_Strict, frozen=True):
@@ -318,6 +322,8 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
         )
     check.timeouts(parsed.timeouts)
     check.audit(parsed.audit)
+    if parsed.node.rotate_after_days:
+        check.note("node.rotate_after_days", "not for a coordinator: rotate its identity by hand")
     place = check.place(parsed.node)
     check.done()
     return CoordinatorConfig(
@@ -332,11 +338,12 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """What any node's file says about its audit log. vault: None at a coordinator."""
+    """What any node's file says about its audit log. vault, party: None at a coordinator."""
 
     place: Place
     audit: Audit
     vault: VaultPlace | None
+    party: NodeConfig | None
 
 
 def load_any_config(path: Path | str) -> LogConfig:
@@ -344,9 +351,9 @@ def load_any_config(path: Path | str) -> LogConfig:
     path = Path(path).absolute()
     if "run" in _sections(path):
         coordinator = load_coordinator_config(path)
-        return LogConfig(coordinator.place, coordinator.audit, None)
+        return LogConfig(coordinator.place, coordinator.audit, None, None)
     node = load_node_config(path)
-    return LogConfig(node.place, node.audit, node.vault)
+    return LogConfig(node.place, node.audit, node.vault, node)
 
 
 def _sections(path: Path) -> frozenset[str]:
@@ -460,6 +467,10 @@ class _Checker:
 
     def place(self, node: _Node) -> Place:
         self.name("node.name", node.name)
+        if not 0 <= node.rotate_after_days <= _MAX_CARD_DAYS:
+            self.note(
+                "node.rotate_after_days", f"between 0, which means never, and {_MAX_CARD_DAYS}"
+            )
         home = self.resolve(node.home) if node.home else default_home().absolute()
         return Place(
             name=node.name,
@@ -469,4 +480,5 @@ class _Checker:
             approvals=self.resolve(node.approvals) if node.approvals else home / "approvals",
             passphrase_file=self.resolve(node.passphrase_file) if node.passphrase_file else None,
             lock_memory=node.lock_memory,
+            rotate_after_days=node.rotate_after_days,
         )

@@ -22,6 +22,7 @@ class Place:
     approvals: Path
     passphrase_file: Path | None
     lock_memory: bool = False
+    rotate_after_days: int = 0
 
 
 @dataclass(frozen=True)

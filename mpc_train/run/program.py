@@ -32,6 +32,7 @@ from mpc_train.admission.load import fewest, job_from_bytes
 from mpc_train.admission.network import check_network
 from mpc_train.admission.ranges import check_ranges
 from mpc_train.errors import JobError
+from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.learnt import Found
 from mpc_train.evaluation.own import exchange
 from mpc_train.jobs.job import Job
@@ -47,7 +48,7 @@ from mpc_train.run.phases.evaluate import evaluate
 from mpc_train.run.phases.ledger import RunLedger
 from mpc_train.run.phases.link import joined_job, link_records
 from mpc_train.run.phases.prepare import agreed_outputs, public_constants
-from mpc_train.run.phases.reveal import reveal_sealed, seal_halves
+from mpc_train.run.phases.reveal import reveal_sealed, seal_halves, seal_metrics
 from mpc_train.run.phases.share import send_rows, share_all
 from mpc_train.run.phases.train import guard_of, train_model
 from mpc_train.training.warm_start import load_start
@@ -59,7 +60,7 @@ from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
 from protocols.roles.role import Role
 from protocols.roles.streams import Stream
-from protocols.shares.reveal import RevealGate
+from protocols.shares.reveal import RevealGate, SealedHalf
 
 if TYPE_CHECKING:
     from mpc_train.run.node_config import NodeConfig
@@ -165,10 +166,8 @@ class TrainProgram:
         if table is None:
             raise RuntimeError("run before prepare")
         send_rows(session, job, table, self._start)
-        if job.reveal.per_party:
-            with session.channel.patience(MAX_TRAINING_S):
-                own = exchange(job, session.channel, session.me, {})
-            self.found = Found(own=own)
+        with session.channel.patience(MAX_TRAINING_S):
+            self.found = Found(own=_own(session, job, {}))
         return {"steps": 0}
 
     def _compute(self, session: Session, job: Job, role: Role) -> dict[str, object]:
@@ -191,18 +190,19 @@ class TrainProgram:
             session.progress(step=number, steps=steps, bytes_sent=sent, phase="training")
 
         trained = train_model(job, role, gate, shared, start, done, guard)  # 3
-        findings, own = evaluate(session, job, role, gate, shared, trained, guard)  # 4
+        findings, own, metrics = evaluate(session, job, role, gate, shared, trained, guard)  # 4
         halves = reveal_sealed(job, gate, trained, shared)  # 5
         role.close()
         if not role.is_dealer:
             seal_halves(session, job, halves, findings)
+            seal_metrics(session, job, metrics)
         self.found = Found(
             metrics=findings.metrics,
             unavailable=findings.reasons,
             losses={str(number): loss for number, loss in trained.losses.items()},
             revealed=tuple(output.name for output in gate.passed),
             joined_rows=None if linked is None else linked.rows,
-            own=exchange(job, session.channel, session.me, own),
+            own=_own(session, job, own),
         )
         self._outcome = outcome_of(job, ledger.openings).to_bytes()
         training = trained.training
@@ -226,6 +226,13 @@ class TrainProgram:
         """Return this node's rows, which are needed once, and do not keep them."""
         table, self._table = self._table, None
         return table
+
+
+def _own(session: Session, job: Job, halves: dict[str, SealedHalf]) -> Findings:
+    """The metrics of this node's own rows; none if only readers learn them."""
+    if job.reveal.metrics_to:
+        return Findings()
+    return exchange(job, session.channel, session.me, halves)
 
 
 @contextmanager

@@ -148,6 +148,8 @@ class ProgressView:
             self.say("all nodes have signed the same contract")
         elif kind == "checking":
             self.say("checking the job against this node's rules")
+        elif kind == "approvals":
+            self.say(f"waiting for approvals: {fields['missing']}")
         elif kind == "preparing":
             table = "reading this node's table, " if fields.get("table") else ""
             self._stage = "getting ready"

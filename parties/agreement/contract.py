@@ -27,11 +27,11 @@ DIGEST_BYTES = 32
 MAX_JOB_NAME_BYTES = 128
 MAX_BODY_BYTES = 1 << 20
 
-_TAG = b"mpc-train/contract/1"
+_TAG = b"mpc-train/contract/2"
 _NAMES_BYTES = MAX_NAMES * (MAX_NAME_BYTES + 4)
 _BOUNDS = (
     *(len(_TAG), 4, MAX_JOB_NAME_BYTES, _NAMES_BYTES, _NAMES_BYTES, MAX_NAME_BYTES, _NAMES_BYTES),
-    *(DIGEST_BYTES, DIGEST_BYTES),
+    *(4, _NAMES_BYTES, DIGEST_BYTES, DIGEST_BYTES),
 )
 MAX_CONTRACT_BYTES = sum(_BOUNDS) + 4 * len(_BOUNDS)
 
@@ -48,6 +48,10 @@ class Roles:
     evaluators: tuple[str, ...]
     dealer: str
     recipients: tuple[str, ...]
+    threshold: int = 1
+    """How many recipients together can open what is sealed to them."""
+    readers: tuple[str, ...] = ()
+    """To whom metrics are sealed; empty: they are not sealed, the nodes learn them."""
 
     def check(self) -> None:
         """Raise ContractError for roles under which the protocol would not be private."""
@@ -55,8 +59,9 @@ class Roles:
             ("owners", self.owners),
             ("evaluators", self.evaluators),
             ("recipients", self.recipients),
+            ("readers", self.readers),
         ):
-            if not names:
+            if not names and title != "readers":
                 raise ContractError(f"a job needs {title}")
             if len(names) > MAX_ROLE_NAMES:
                 raise ContractError(f"a job has at most {MAX_ROLE_NAMES} {title}")
@@ -65,6 +70,10 @@ class Roles:
         for name in self.names:
             if not NAME.match(name):
                 raise ContractError(f"not a name: {name[:80]!r}")
+        if not 1 <= self.threshold <= len(self.recipients):
+            raise ContractError(
+                f"{self.threshold} of {len(self.recipients)} recipients cannot be required"
+            )
         if len(self.evaluators) < 2:
             raise ContractError("a job needs at least two evaluators")
         if self.dealer in self.evaluators:
@@ -80,8 +89,13 @@ class Roles:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everybody the job names, recipients included, in roster order."""
-        return tuple(sorted({*self.nodes, *self.recipients}))
+        """Everybody the job names, recipients and readers included, in roster order."""
+        return tuple(sorted({*self.nodes, *self.recipients, *self.readers}))
+
+    @property
+    def receivers(self) -> frozenset[str]:
+        """To whom evaluators may seal results."""
+        return frozenset((*self.recipients, *self.readers))
 
     def neighbours(self, name: str) -> tuple[str, ...]:
         """The nodes that share a channel with `name`: an evaluator has all others, others have the
@@ -100,6 +114,8 @@ class Roles:
             titles.append("owner")
         if name in self.recipients:
             titles.append("recipient")
+        if name in self.readers:
+            titles.append("reader of metrics")
         return ", ".join(titles)
 
 
@@ -119,11 +135,30 @@ def describe_trust(roles: Roles) -> str:
             else f"Up to {count - 1} evaluators together learn nothing"
         )
         + ", nor does the dealer, the coordinator or anybody on the network.",
-        f"The model is sealed to {', '.join(roles.recipients)}, who learn what it and the revealed "
-        "metrics say about the data.",
+        _opening(roles),
+        *(
+            [f"Metrics are sealed to {', '.join(roles.readers)}; nobody else learns one."]
+            if roles.readers
+            else []
+        ),
         "Everybody is assumed to follow the protocol; a node that cheats can falsify the result.",
     ]
     return "\n".join(lines)
+
+
+def _opening(roles: Roles) -> str:
+    names, threshold = ", ".join(roles.recipients), roles.threshold
+    learn = (
+        "what it says about the data"
+        if roles.readers
+        else "what it and the revealed metrics say about the data"
+    )
+    if threshold == 1:
+        return f"The model is sealed to {names}, who learn {learn}."
+    return (
+        f"The model is sealed to {names} so that {threshold} of them together can open it: whoever "
+        f"they open it for learns {learn}. Fewer than {threshold} of them learn nothing of it."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +188,8 @@ class Contract:
             pack_texts(self.roles.evaluators),
             self.roles.dealer.encode(),
             pack_texts(self.roles.recipients),
+            self.roles.threshold.to_bytes(4, "big"),
+            pack_texts(self.roles.readers),
             self.body_digest,
             self.roster_digest,
         )
@@ -161,19 +198,28 @@ class Contract:
     def from_bytes(cls, data: bytes) -> "Contract":
         """Parse what `to_bytes` wrote. Raises ContractError."""
         try:
-            tag, version, name, owners, evaluators, dealer, recipients, body, roster = unpack(
-                data, _BOUNDS
-            )
+            (
+                *(tag, version, name, owners, evaluators, dealer, recipients, threshold, readers),
+                body,
+                roster,
+            ) = unpack(data, _BOUNDS)
             if tag != _TAG:
                 raise ContractError("not a contract")
             groups = [
                 unpack_texts(group, MAX_NAMES, MAX_NAME_BYTES)
-                for group in (owners, evaluators, recipients)
+                for group in (owners, evaluators, recipients, readers)
             ]
             return cls(
                 int.from_bytes(version, "big"),
                 name.decode(),
-                Roles(groups[0], groups[1], dealer.decode(), groups[2]),
+                Roles(
+                    groups[0],
+                    groups[1],
+                    dealer.decode(),
+                    groups[2],
+                    int.from_bytes(threshold, "big"),
+                    groups[3],
+                ),
                 body,
                 roster,
             )

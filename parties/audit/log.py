@@ -2,6 +2,7 @@
 
     audit/NAME/records      the log (`record`): append-only
     audit/NAME/key          the log's key, wrapped by the vault's key service
+    audit/NAME/key.AUDITOR  the same, sealed to an auditor (`auditors`)
     audit/NAME/checkpoint   the newest checkpoint that this node signed
     audit/NAME/attempts     failed attempts to open the identity, until somebody opens it
 
@@ -27,7 +28,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from parties.audit import merkle, reading
+from parties.audit import auditors, merkle, reading
+from parties.audit.auditors import LOG_KEY
 from parties.audit.checkpoint import (
     Checkpoint,
     origin_of,
@@ -57,7 +59,6 @@ MAX_ATTEMPTS_BYTES = 1 << 16
 _FIRST = 2
 """Entries of a log that has just been made, before its first checkpoint: a crash may come there."""
 
-_KIND, _NAME = "audit", "log"
 _ADVICE = (
     "the log was altered, or an older state of it was put back; keep the folder as it is, tell the "
     "others, and compare it with what they hold: mpc-train audit verify"
@@ -248,6 +249,22 @@ class AuditLog:
             key, _ = self._read_key()
             if key.key_id != new.current:
                 self._write_key(stored.rewrap(key, old, new))
+
+    def share_with(self, keys: KeyService, cards: Sequence[Card]) -> None:
+        """Seal the log's key to these auditors and to nobody else, where it is not.
+
+        keys: unwraps the log's key. The change is an entry before it is made.
+        """
+        with self._locked():
+            header, _ = self._read_key()
+            if auditors.sealed_to(self._folder, header, cards):
+                return
+            self._catch_up()
+            self._append_own(Kind.LOG_SHARED, {"with": tuple(card.name for card in cards)})
+            try:
+                auditors.seal_to(self._folder, header, self._file_key(keys, header), cards)
+            except OSError as error:
+                raise self._unwritable(error) from error
 
     def _open(self, keys: KeyService) -> None:
         records = self._folder / RECORDS
@@ -455,7 +472,7 @@ class AuditLog:
         self._sealed = sealer(self._key, os.urandom(SALT_BYTES))
 
     def _make_key(self, keys: KeyService) -> None:
-        info = ObjectInfo(self._identity.card.name, _KIND, _NAME, 1, "", _now())
+        info = ObjectInfo(self._identity.card.name, *LOG_KEY, 1, "", _now())
         context, key = info.context(), container.new_file_key()
         wrap_info = container.wrap_info(container.OBJECT, context)
         key_id, wrapped = keys.wrap(key, wrap_info)
@@ -478,17 +495,19 @@ class AuditLog:
             raise AuditError(f"{path}: cannot be read: {reason(error)}") from error
         except EnvelopeError as error:
             raise AuditTamperedError(f"{path}: {error}; {_ADVICE}") from error
-        if (info.node, info.kind, info.name) != (self._identity.card.name, _KIND, _NAME):
+        if (info.node, info.kind, info.name) != (self._identity.card.name, *LOG_KEY):
             raise AuditTamperedError(f"{path}: is another key: {info.title}; {_ADVICE}")
         return key, data
 
     def _unwrapped(self, keys: KeyService) -> bytes:
         key, _ = self._read_key()
+        return key.payload_key(self._file_key(keys, key))
+
+    def _file_key(self, keys: KeyService, key: container.Header) -> bytes:
         try:
-            found = keys.unwrap(key.key_id, key.wrapped_key, key.wrap_info)
+            return keys.unwrap(key.key_id, key.wrapped_key, key.wrap_info)
         except VaultError as error:
             raise AuditError(f"{self._folder / KEY}: {error}") from error
-        return key.payload_key(found)
 
     def _note_key(self) -> None:
         """Keep which file holds the key, where the log does not say so yet."""

@@ -528,7 +528,7 @@ class Coordinator:
                     name, ControlError(f"{name} sent a sealed result but is not an evaluator")
                 )
             recipient = part.path.split("/")[0]
-            if recipient not in self.contract.roles.recipients:
+            if recipient not in self.contract.roles.receivers:
                 raise _Faulty(name, ControlError(f"{name} seals to {clip(recipient)}"))
         try:
             path = self._collector.add(name, part)

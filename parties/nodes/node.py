@@ -114,9 +114,6 @@ class NodeSettings:
     peer_timeout_s: float = 300.0
     """After this long without a frame a connected neighbour is given up."""
 
-    rotate_after_days: int = 0
-    """How old this node's card may become before it is rotated during a run; 0: by hand only."""
-
     dial_timeout_s: float = 8.0
     """A neighbour that has not answered a first call by then gets its frames through the relay."""
 
@@ -270,7 +267,7 @@ class _Node:
         on_event: Event,
     ) -> None:
         lifetime.check_own(vault.card, lifetime.now())
-        self._vault = LiveIdentity(vault, settings.rotate_after_days)
+        self._vault = vault if isinstance(vault, LiveIdentity) else LiveIdentity(vault)
         self._audit = audit
         self._job = self._digest = ""
         self._sent: dict[str, str] = {}

@@ -184,8 +184,9 @@ class Rotations:
         self._members.use_successor(card)
         self._kept = None
         if name == self._me and self._announced is not None:
+            # First the entry in the log: what the new keys sign comes behind it.
+            self._audit.succeed(self._announced)
             self._identity.succeed(self._announced)
-            self._audit.succeed(self._identity)
             self._announced = None
         self._on_event("rotated", node=name)
         neighbours = run.contract.roles.neighbours(self._me)

@@ -31,8 +31,8 @@ RESULT, OBJECT = "result", "object"
 FILE_KEY_BYTES = 32
 MAX_CONTEXT_BYTES = 1 << 23
 MAX_KEY_ID_BYTES = 2048
-MAX_WRAPPED_BYTES = 1 << 14
-"""Key services return up to a few kB for 32 bytes."""
+MAX_WRAPPED_BYTES = 1 << 17
+"""Key services return up to a few kB for 32 bytes; a result has a share for each recipient."""
 _BOUNDS = (16, MAX_CONTEXT_BYTES, MAX_KEY_ID_BYTES, MAX_WRAPPED_BYTES)
 MAX_HEADER_BYTES = sum(_BOUNDS) + 4 * len(_BOUNDS)
 

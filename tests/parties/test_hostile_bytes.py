@@ -30,7 +30,7 @@ from protocols.sealing.session import SUITE, VERSION, Endpoint, SessionInfo
 
 ROLES = Roles(("ann", "bob"), ("ann", "bob"), "dora", ("ann",))
 CHEAP = KdfCost(memory_kib=64, passes=1, lanes=1)
-INFO = EnvelopeInfo(bytes(32), 3, ("weight", "bias"), "ann", "bob")
+INFO = EnvelopeInfo("x", bytes(32), 3, ("weight", "bias"), "ann", ("bob",))
 
 
 @cache
@@ -74,7 +74,7 @@ def checked(data: bytes) -> Any:
     check_envelope(
         data,
         expected=INFO,
-        recipient_key=card("bob").recipient_key,
+        recipient_keys=[card("bob").recipient_key],
         verifier=card("ann").verifier(),
     )
 
@@ -100,7 +100,10 @@ def seeds() -> dict[str, list[bytes]]:
     owner = MemoryVault.generate("ann")
     chain = owner.successor().successions
     envelope = seal_envelope(
-        bytes(3000), info=INFO, recipient_key=card("bob").recipient_key, signer=keys("ann").signing
+        bytes(3000),
+        info=INFO,
+        recipient_keys=[card("bob").recipient_key],
+        signer=keys("ann").signing,
     )
     return {
         "from a node": encoded(

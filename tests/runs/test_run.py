@@ -287,7 +287,7 @@ def test_a_job_against_the_rules_is_refused_everywhere(machines: Machines) -> No
     said = {name: process.communicate(timeout=PATIENCE_S)[1] for name, process in nodes.items()}
     rules.write_text(before)
     assert nodes["hospital-b"].returncode == 6
-    assert "study-office would receive the model" in said["hospital-b"]
+    assert "study-office would receive results" in said["hospital-b"]
     for name in set(nodes) - {"hospital-b"}:
         assert nodes[name].returncode == 8
         assert "aborted by hospital-b: policy" in said[name]

@@ -6,8 +6,10 @@ weight is bounded from the scale 2^-f and the stated errors of the splines (`tol
 bound is no larger than what momentum, weight decay and the schedule change is part of the test.
 """
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +74,7 @@ def roles(kind: str, n: int) -> Roles:
     evaluators = [f"clinic-{index}" for index in range(n)]
     if kind == "linear":  # an owner that deals, and one that only brings rows and gets the model
         return Roles(evaluators, [*evaluators, "clerk", "farm"], "clerk", ["farm"])
-    if kind == "logistic":  # a recipient that runs no node
+    if kind == "logistic":  # a recipient that runs no node; both are needed to open
         return Roles(evaluators, evaluators, "registry", ["clinic-0", "office"])
     if kind == "softmax":  # an evaluator without rows, an owner that does not evaluate
         return Roles(evaluators, ["farm", *evaluators[1:]], "registry", ["office"])
@@ -116,6 +118,8 @@ weight_decay = {settings.weight_decay}
 metrics = {METRICS[kind]}
 least_test_rows = 5
 least_group = 5
+threshold = {2 if kind == "logistic" else 1}
+metrics_to = {["auditor"] if kind == "mlp" else []}
 """,
     )
     (folder / "local.toml").write_text("[rules]\nleast_effective_rows = 1\n")
@@ -198,6 +202,8 @@ def test_a_model_is_that_of_its_twin(kind: str, n: int, tmp_path: Path) -> None:
             other = trained_in_the_clear(load_job(path), tables)
             assert max_weight_difference(other.state, twin.state) > 3 * allowed, ignoring
 
+    if job.reveal.metrics_to:
+        check_only_readers_have_metrics(tmp_path / "run", record)
     held_out = split_sizes(job)[1]
     plain = evaluate(job, weights, tables)
     assert set(record["metrics"]) == set(METRICS[kind])
@@ -207,6 +213,22 @@ def test_a_model_is_that_of_its_twin(kind: str, n: int, tmp_path: Path) -> None:
         assert value == pytest.approx(plain[name], abs=2.0**-14)
         border = 1 / held_out if kind != "linear" else 20 * allowed
         assert value == pytest.approx(twin.metrics[name], abs=border + 2.0**-14)
+
+
+def check_only_readers_have_metrics(run: Path, record: dict[str, Any]) -> None:
+    """Of all that the nodes and the coordinator wrote or printed, only what the reader opened has a
+    metric."""
+    assert [Path(path).name for path in record["sealed_metrics"]] == ["auditor.metrics.sealed"]
+    opened = json.loads((run / "metrics.json").read_text())
+    assert opened["metrics"] == record["metrics"] and opened["metrics"]
+    assert record["learnt"]["auditor"] == ["range", *opened["metrics"]]
+    files = [path for path in run.rglob("*") if path.is_file() and path.name != "metrics.json"]
+    texts = {path: path.read_bytes() for path in files}
+    assert any(b'"status": "ok"' in text or b'"status":"ok"' in text for text in texts.values())
+    for path, text in texts.items():
+        for name, value in opened["metrics"].items():
+            for sign in (f'"{name}": {value}', f'"{name}":{value}', f"{name} {value:.4f}"):
+                assert sign.encode() not in text, path
 
 
 def test_the_fast_cases_have_every_kind_and_every_number() -> None:

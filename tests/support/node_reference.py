@@ -62,6 +62,7 @@ VALUES: dict[str, object] = {
     "rules.jobs": ["0" * 64],
     "rules.approvers": ["board", "data-protection-officer"],
     "rules.operators": ["hospital-a"],
+    "rules.auditors": ["auditor"],
     "policy.file": "policy.toml",
     "policy.signers": ["board", "data-protection-officer"],
     "policy.nodes": ["hospital-a"],

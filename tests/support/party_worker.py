@@ -178,7 +178,8 @@ def full_at(append: Callable[..., int], kind: str) -> Callable[..., int]:
 
 def say(kind: str, fields: object) -> None:
     if kind != "progress":
-        print(kind, file=sys.stderr, flush=True)
+        # In one call: two threads may say something at the same time.
+        sys.stderr.write(f"{kind}\n")
 
 
 def main() -> None:

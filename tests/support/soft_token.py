@@ -1,11 +1,12 @@
 """A PKCS #11 token in software: SoftHSM, from a system's packages."""
 
+import atexit
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,28 +30,26 @@ class SoftToken:
         return f"pkcs11:token={label};object={name}?module-path={self.library}"
 
 
-@contextmanager
-def soft_token(folder: Path) -> Iterator[SoftToken]:
-    """One token, whose files are in `folder`. The library reads its settings once a process."""
+@cache
+def soft_token() -> SoftToken:
+    """The one token of this process: the library reads its settings once.
+
+    SOFTHSM2_CONF stays set, for child processes as well.
+    """
     pytest.importorskip("pkcs11", reason="python-pkcs11 is not installed")
     library = next((each for each in LIBRARIES if Path(each).exists()), None)
     if library is None or shutil.which("softhsm2-util") is None:
         pytest.skip("no token: SoftHSM is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="softhsm"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "tokens").mkdir()
     settings = folder / "softhsm2.conf"
     settings.write_text(
         f"directories.tokendir = {folder / 'tokens'}\nobjectstore.backend = file\n"
         "log.level = ERROR\n"
     )
-    before = os.environ.get("SOFTHSM2_CONF")
     os.environ["SOFTHSM2_CONF"] = str(settings)
-    try:
-        words = ["softhsm2-util", "--init-token", "--free", "--label", LABEL]
-        words += ["--so-pin", "security-officer", "--pin", PIN.decode()]
-        subprocess.run(words, check=True, capture_output=True)
-        yield SoftToken(library)
-    finally:
-        if before is None:
-            del os.environ["SOFTHSM2_CONF"]
-        else:
-            os.environ["SOFTHSM2_CONF"] = before
+    words = ["softhsm2-util", "--init-token", "--free", "--label", LABEL]
+    words += ["--so-pin", "security-officer", "--pin", PIN.decode()]
+    subprocess.run(words, check=True, capture_output=True)
+    return SoftToken(library)

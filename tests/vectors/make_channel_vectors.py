@@ -12,7 +12,7 @@ import io
 import json
 import os
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest.mock import patch
 
@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from parties.keys.identity import IdentityKeys
 from parties.keys.keyfile import KdfCost, seal_secret
+from parties.keys.statements import Revocation
+from parties.keys.vault import MemoryVault
 from protocols.sealing import record
 from protocols.sealing.envelope import EnvelopeInfo, seal_envelope
 from protocols.sealing.key_schedule import Keys, Schedule
@@ -86,6 +88,20 @@ def card() -> dict[str, object]:
     return {"private": SENDER_PRIVATE.hex(), "text": made.to_text(), "digest": made.digest.hex()}
 
 
+def statements() -> dict[str, object]:
+    """An identity, its successor, and the word of each about it."""
+    when = datetime(2025, 1, 31, 12, tzinfo=UTC)
+    keys = IdentityKeys(SENDER_PRIVATE)
+    old = MemoryVault(keys, keys.card("hospital-a", when))
+    new = old.successor(365, issued=when + timedelta(days=300))
+    return {
+        "old": old.card.digest.hex(),
+        "new": new.card.digest.hex(),
+        "succession": new.successions[0].to_text(),
+        "revocation": Revocation.sign(old, when + timedelta(days=1)).to_text(),
+    }
+
+
 def key_file() -> dict[str, object]:
     cost = KdfCost(memory_kib=8, passes=1, lanes=1)
     sealed = seal_secret(b"secret bytes", b"correct horse", b"public header", cost)
@@ -106,15 +122,16 @@ def envelopes() -> dict[str, object]:
         RSA: bytes.fromhex(RSA_KEY_FILE.read_text()),
     }
     names = ("weight", "bias")
-    info = EnvelopeInfo(b"\x07" * 32, 40, names, "hospital-a", "study-office")
+    info = EnvelopeInfo("a study", b"\x07" * 32, 40, names, "hospital-a", ("study-office",))
     payload = b"payload of the envelope"
     return {
         "sender_private": SENDER_PRIVATE[:64].hex(),
+        "subject": "a study",
         "sid": "07" * 32,
         "step": 40,
         "names": list(names),
         "sender": "hospital-a",
-        "recipient": "study-office",
+        "recipients": ["study-office"],
         "payload": payload.hex(),
         "by_kind": {
             kind: {
@@ -123,7 +140,7 @@ def envelopes() -> dict[str, object]:
                 "envelope": seal_envelope(
                     payload,
                     info=info,
-                    recipient_key=RecipientKey(kind, public),
+                    recipient_keys=[RecipientKey(kind, public)],
                     signer=sender.signing,
                 ).hex(),
             }
@@ -159,7 +176,7 @@ def stored_object() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    makers = (records, key_schedule, session, card, key_file, envelopes)
+    makers = (records, key_schedule, session, card, statements, key_file, envelopes)
     vectors = {maker.__name__: maker() for maker in makers} | {"object": stored_object()}
     target = Path(__file__).with_name("channel.json")
     target.write_text(json.dumps(vectors, indent=1) + "\n")

@@ -77,7 +77,16 @@ def run_command(
         if output is Format.json:
             emit(result)
             return
-        trust = describe_trust(Roles(job.owners, job.evaluators, job.dealer, job.recipients))
+        trust = describe_trust(
+            Roles(
+                job.owners,
+                job.evaluators,
+                job.dealer,
+                job.recipients,
+                job.reveal.threshold,
+                job.reveal.metrics_to,
+            )
+        )
         say(f"\n{outcome(result)}\n\n{trust}")
         say(
             "All nodes ran on this machine under one user: this was a rehearsal. What the "
@@ -99,7 +108,7 @@ def _run(
     verbose: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     from mpc_train.admission.load import resolved
-    from mpc_train.commands.open import open_file
+    from mpc_train.commands.open import contribution_of, open_file, open_metrics_file
     from mpc_train.jobs.sealed import regression_shapes
     from mpc_train.node.collect import found_by
     from mpc_train.preparation.sealed import in_words
@@ -110,11 +119,12 @@ def _run(
         local_start,
         node_text,
     )
+    from parties.files import write_atomic
     from parties.keys.roster import Roster
     from parties.nodes.supervisor import ChildSpec, Supervisor
 
     coordinator, nodes = local_nodes(folder, job)
-    outsiders = [name for name in job.recipients if name not in job.nodes]
+    outsiders = [name for name in job.names if name not in job.nodes]
     homes = {node.name: node.home for node in (coordinator, *nodes)}
     homes |= {name: folder / "recipients" / name / "keys" for name in outsiders}
     with identities(homes) as (vaults, passphrases):
@@ -169,8 +179,17 @@ def _run(
         roster = Roster.load(roster_path)
         if result.get("joined_rows"):
             job = resolved(job, result["joined_rows"])
-        opened, path = open_file(sealed[recipient], vaults[recipient], roster, folder, job)
+        parts = []
+        for name in job.recipients[1 : job.reveal.threshold]:
+            part, _ = contribution_of(sealed[name], vaults[name], roster, recipient, job)
+            parts.append(folder / f"{name}-for-{recipient}.part")
+            write_atomic(parts[-1], part)
+        opened, path = open_file(sealed[recipient], vaults[recipient], roster, folder, job, parts)
         result["model"] = str(path)
+        for place in result["sealed_metrics"][:1]:
+            reader = job.reveal.metrics_to[0]
+            read, _ = open_metrics_file(Path(place), vaults[reader], roster, folder, job)
+            result["metrics"], result["unavailable"] = read.metrics, read.unavailable
         result["preparation"] = opened.remarks
         result["warnings"] += in_words(opened.remarks)
         if opened.results is not None:

@@ -13,9 +13,10 @@ from mpc_train.commands.common import (
     PassphraseFdOption,
     PassphraseFileOption,
     emit,
+    opened_vault,
     reporting,
 )
-from mpc_train.commands.vault.opened import NameArgument, VersionOption, opened
+from mpc_train.commands.vault.options import NameArgument, VersionOption
 
 if TYPE_CHECKING:
     from parties.vault.store import Entry
@@ -62,8 +63,8 @@ def vault_shred(
         from mpc_train.node.storage import shred
         from parties.audit.entries import Kind
 
-        open_vault = opened(config, passphrase_file, passphrase_fd, "vault shred")
-        with open_vault as (store, audit):
+        opening = opened_vault(config, passphrase_file, passphrase_fd, "vault shred")
+        with opening as (store, audit):
             info = store.newest(kind, name, version)
             if not yes and not typer.confirm(f"Destroy {info.title}, of {info.created}?", err=True):
                 raise typer.Abort

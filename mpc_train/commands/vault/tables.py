@@ -16,6 +16,7 @@ from mpc_train.commands.common import (
     PassphraseFdOption,
     PassphraseFileOption,
     emit,
+    opened_vault,
     reporting,
 )
 from mpc_train.commands.table_options import (
@@ -27,10 +28,11 @@ from mpc_train.commands.table_options import (
     ReadOption,
     given_source,
 )
-from mpc_train.commands.vault.opened import NameArgument, VersionOption, opened
+from mpc_train.commands.vault.options import NameArgument, VersionOption
 from mpc_train.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mpc_train.results.kept import KeptModel
     from mpc_train.tables.readers.staged import StagedTable
 
 
@@ -92,7 +94,7 @@ def vault_import(
             if getattr(source, key) != getattr(Source(), key):
                 raise ConfigError(f"--read {key}=…: belongs into [data] of the node's file")
         view, node = ProgressView(enabled=output is Format.text), load_node_config(config)
-        with opened(config, passphrase_file, passphrase_fd, "vault import") as (store, audit):
+        with opened_vault(config, passphrase_file, passphrase_fd, "vault import") as (store, audit):
             # The table is closed, and compared with what was read, before the object is there.
             with (
                 view.shown(),
@@ -162,8 +164,8 @@ def vault_show(
         from mpc_train.node.storage import TABLE, StoredTable
         from mpc_train.tables.readers.staged import StagedTable
 
-        open_vault = opened(config, passphrase_file, passphrase_fd, "vault show")
-        with open_vault as (store, _), store.open(TABLE, name, version) as content:
+        opening = opened_vault(config, passphrase_file, passphrase_fd, "vault show")
+        with opening as (store, _), store.open(TABLE, name, version) as content:
             table = StagedTable(StoredTable(content, store, {}), f"vault:{name}")
             rows = sum(len(chunk.places) for chunk in table.chunks(()))
             info, head = content.info, table.head
@@ -188,7 +190,9 @@ def vault_show(
 
 def vault_export(
     name: NameArgument,
-    out: Annotated[Path, typer.Option(help="The CSV file to write; never replaced.")],
+    out: Annotated[
+        Path, typer.Option(help="The file to write, or folder of a model; never replaced.")
+    ],
     config: ConfigOption,
     kind: Annotated[str, typer.Option(help="The kind of object.")] = "table",
     version: VersionOption = 0,
@@ -202,10 +206,11 @@ def vault_export(
 ) -> None:
     """Write a table of the vault as CSV, in the clear, its cells as they were imported.
 
-    An object of another kind is written as it is.
+    An object of another kind is written as it is, and a model as a folder of its files.
     """
     with reporting(output):
-        from mpc_train.node.storage import EXPORTED, TABLE, StoredTable
+        from mpc_train.node.storage import EXPORTED, MODEL, TABLE, StoredTable
+        from mpc_train.results.kept import KeptModel
         from mpc_train.run.node_config import load_node_config
         from mpc_train.tables.readers.staged import StagedTable
         from parties.audit.entries import Kind
@@ -216,8 +221,8 @@ def vault_export(
             raise ConfigError(f"--kind {kind}: only these are ever written in the clear: {known}")
         if leave_out and kind != TABLE:
             raise ConfigError("--leave-out is for tables")
-        open_vault = opened(config, passphrase_file, passphrase_fd, "vault export")
-        with open_vault as (store, audit), store.open(kind, name, version) as content:
+        opening = opened_vault(config, passphrase_file, passphrase_fd, "vault export")
+        with opening as (store, audit), store.open(kind, name, version) as content:
             said: dict[str, Any] = {"object": content.info.title}
             if kind == TABLE:
                 keys = load_node_config(config).vault.columns
@@ -230,11 +235,14 @@ def vault_export(
             audit.append(Kind.VAULT_EXPORT, said)
             found: dict[str, Any] = {"status": "ok", "file": str(out)}
             try:
-                with atomic_file(out, replace=False) as stream:
-                    if kind == TABLE:
-                        found["rows"] = _write_csv(table, names, f"vault:{name}", stream)
-                    else:
-                        shutil.copyfileobj(content.reader, stream)
+                if kind == MODEL:
+                    _write_folder(KeptModel.of(f"vault:{name}", content.reader.read()), out)
+                else:
+                    with atomic_file(out, replace=False) as stream:
+                        if kind == TABLE:
+                            found["rows"] = _write_csv(table, names, f"vault:{name}", stream)
+                        else:
+                            shutil.copyfileobj(content.reader, stream)
             except OSError as error:
                 raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
         if output is Format.json:
@@ -242,6 +250,18 @@ def vault_export(
             return
         rows = f"{found['rows']:,} rows, " if kind == TABLE else ""
         say(f"{out}: {rows}in the clear; delete it when it has served")
+
+
+def _write_folder(model: "KeptModel", out: Path) -> None:
+    """Write the files of a model into a new folder; the manifest, which describes them, last."""
+    from mpc_train.results.opening import MANIFEST_FILE
+    from parties.files import private_directory, write_atomic
+
+    if out.exists():
+        raise ConfigError(f"{out}: exists; nothing is replaced")
+    private_directory(out)
+    for name in sorted(model.files, key=MANIFEST_FILE.__eq__):
+        write_atomic(out / name, model.files[name])
 
 
 def _write_csv(table: "StagedTable", names: list[str], title: str, stream: BinaryIO) -> int:

@@ -28,9 +28,10 @@ def evaluate(
     shared: Shared,
     trained: Trained,
     guard: RangeGuard | None,
-) -> tuple[Findings, dict[str, SealedHalf]]:
-    """Return the metrics, known to all evaluators and empty at the dealer, and this evaluator's
-    halves of the metrics that owners learn about their own rows.
+) -> tuple[Findings, dict[str, SealedHalf], dict[str, SealedHalf]]:
+    """Return the metrics, known to all evaluators and empty at the dealer; this evaluator's halves
+    of the metrics that owners learn about their own rows; and its halves of those that are sealed
+    to readers: all metrics, or none.
 
     Raises RangeError for an impossible metric.
     """
@@ -45,18 +46,24 @@ def evaluate(
         if guard is not None:
             guard.decide(gate, steps)
 
-    folds = cross_validated(job, role, gate, shared.inputs, shared.labels, fold_model, settled)
+    sealed: dict[str, SealedHalf] = {}
+    folds = cross_validated(
+        job, role, gate, shared.inputs, shared.labels, fold_model, settled, sealed
+    )
     role.begin_step(steps + fold_steps(job) + 1)
     model = trained.model.evaluated
-    findings = _metrics(job, gate, model, shared) | folds
+    findings = _metrics(job, gate, model, shared, sealed) | folds
     findings.check()
-    return findings, own_halves(job, gate, model, shared.inputs, shared.labels)
+    own = own_halves(job, gate, model, shared.inputs, shared.labels)
+    return (findings, {}, sealed | own) if job.reveal.metrics_to else (findings, own, {})
 
 
-def _metrics(job: Job, gate: RevealGate, model: Any, shared: Shared) -> Findings:
+def _metrics(
+    job: Job, gate: RevealGate, model: Any, shared: Shared, sealed: dict[str, SealedHalf]
+) -> Findings:
     metrics = job.reveal.metrics
     if not metrics:
         return Findings()
     _, rows = split(job)
     evaluation = evaluation_of(job, metrics, model, shared.inputs, shared.labels, rows)
-    return revealed(job, gate, total_steps(job), metrics, evaluation)
+    return revealed(job, gate, total_steps(job), metrics, evaluation, sealed)

@@ -9,7 +9,7 @@ from mpc_train.evaluation.findings import Findings
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.jobs.sealed import sealed_tensors
 from mpc_train.preparation.sharing import Shared
-from mpc_train.results.artifact import ENVELOPE_FILE, seal_model
+from mpc_train.results.artifact import METRICS, MODEL, Contents, contents_of, seal_result
 from mpc_train.run.phases.train import Trained
 from parties.audit.entries import Kind
 from protocols.shares.reveal import RevealGate, SealedHalf
@@ -37,14 +37,33 @@ def reveal_sealed(
 def seal_halves(
     session: Session, job: Job, halves: dict[str, SealedHalf], findings: Findings
 ) -> None:
-    """Send an envelope with this evaluator's halves to each recipient."""
-    for recipient in job.recipients:
-        envelope = seal_model(
+    """Send an envelope with this evaluator's halves to each recipient; the same one to all if a
+    threshold of them is required."""
+    _seal(session, job, contents_of(job, MODEL), Kind.MODEL_SEALED, halves, findings)
+
+
+def seal_metrics(session: Session, job: Job, halves: dict[str, SealedHalf]) -> None:
+    """Send an envelope with this evaluator's halves of the metrics to each of their readers."""
+    if job.reveal.metrics_to:
+        _seal(session, job, contents_of(job, METRICS), Kind.METRICS_SEALED, halves, Findings())
+
+
+def _seal(
+    session: Session,
+    job: Job,
+    contents: Contents,
+    kind: Kind,
+    halves: dict[str, SealedHalf],
+    findings: Findings,
+) -> None:
+    for group in contents.groups:
+        envelope = seal_result(
             job,
+            contents,
             sid=session.sid,
             me=session.me,
-            recipient=recipient,
-            recipient_key=session.cards[recipient].recipient_key,
+            recipients=group,
+            recipient_keys=[session.cards[name].recipient_key for name in group],
             delta={name: half.delta for name, half in halves.items()},
             mask={name: half.lam for name, half in halves.items()},
             metrics=findings.metrics,
@@ -52,5 +71,6 @@ def seal_halves(
             signer=session.vault,
         )
         digest = sha256(envelope).hexdigest()
-        session.record(Kind.MODEL_SEALED, recipient=recipient, envelope=digest)
-        session.emit("sealed", f"{recipient}/{ENVELOPE_FILE}", envelope)
+        for name in group:
+            session.record(kind, recipient=name, envelope=digest)
+            session.emit("sealed", f"{name}/{contents.title}.envelope", envelope)

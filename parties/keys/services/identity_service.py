@@ -5,10 +5,21 @@ what it wrapped, and wraps everything else; the next rotation of the vault wraps
 """
 
 from parties.errors import KeyServiceError, RetiredKeyError, WrappedKeyError
+from parties.keys.identity import Card
 from parties.keys.vault import Vault
 from protocols.errors import AuthenticationError
 
 SCHEME = "identity"
+
+
+def key_id_of(card: Card) -> str:
+    """The id of a card's key, of which the owner of the card has the private half."""
+    return f"{SCHEME}:{card.digest.hex()}"
+
+
+def wrap_for(card: Card, file_key: bytes, info: bytes) -> tuple[str, bytes]:
+    """Seal 32 bytes to the owner of a card, who alone can `unwrap` them."""
+    return key_id_of(card), card.recipient_key.seal(info, file_key)
 
 
 class IdentityService:
@@ -21,10 +32,10 @@ class IdentityService:
 
     @property
     def current(self) -> str:
-        return f"{self.uri}{self._identity.card.digest.hex()}"
+        return key_id_of(self._identity.card)
 
     def wrap(self, file_key: bytes, info: bytes) -> tuple[str, bytes]:
-        return self.current, self._identity.card.recipient_key.seal(info, file_key)
+        return self.current, wrap_for(self._identity.card, file_key, info)[1]
 
     def unwrap(self, key_id: str, wrapped: bytes, info: bytes) -> bytes:
         name = self._identity.card.name

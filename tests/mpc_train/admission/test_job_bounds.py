@@ -224,7 +224,7 @@ def test_rules_come_before_rows_weights_and_steps(
     monkeypatch.setattr(events, "say", seen.append)
     place = SimpleNamespace(name=job.owners[0])
     rules = Rules(("nobody",), ("nobody",), ("nobody",))
-    config: Any = SimpleNamespace(place=place, rules=rules, data={})
+    config: Any = SimpleNamespace(place=place, rules=rules, data={}, accepted=None)
     guarded = _Guarded(
         config, Roster({}), False, events, None, audit_log(tmp_path), node_vault(tmp_path)
     )

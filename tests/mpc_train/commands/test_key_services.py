@@ -104,9 +104,8 @@ def test_what_the_doctor_finds_wrong(home: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftToken]:
-    with soft_token(tmp_path_factory.mktemp("softhsm")) as made:
-        yield made
+def token() -> SoftToken:
+    return soft_token()
 
 
 @pytest.fixture(scope="module")

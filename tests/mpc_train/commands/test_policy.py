@@ -13,7 +13,7 @@ from parties.keys.roster import Roster
 from parties.keys.vault import FileVault
 from tests.support.commands import as_json, mpc_train
 from tests.support.jobs import JOB, write_job
-from tests.support.policies import NODE, policy_toml
+from tests.support.policies import NODE, RULES, policy_toml
 
 PASSPHRASE = b"correct horse battery staple"
 THIS_YEAR = f"valid_from = 2020-01-01\nvalid_until = {datetime.now(UTC).year + 2}-01-01"
@@ -132,3 +132,36 @@ def test_approvals_at_a_node(folder: Path) -> None:
     assert [name.rsplit("-", 1)[1] for name in names] == ["board.approval", "dpo.approval"]
     statement = json.loads((folder / "of-ann" / "approvals" / names[0]).read_bytes())["statement"]
     assert statement["day"] == f"{datetime.now(UTC):%Y-%m-%d}"
+
+
+def test_the_log_is_for_its_auditors(folder: Path) -> None:
+    """Whom the rules name reads it with an identity of their own, and the operator does not."""
+    config, log = folder / "party.toml", folder / "of-ann" / "audit" / "ann"
+    node = config.read_text()
+    own = node[: node.index("[policy]")] + f"[rules]{RULES}"
+    own = own.replace("[rules]", "[timeouts]\njoin_s = 1\n[rules]")
+    config.write_text(own)
+    assert as_json("audit", "show", "--config", config)["entries"]
+    config.write_text(f'{own}auditors = ["dpo"]\n')
+    said = as_json("audit", "show", "--config", config)
+    assert (said["status"], mpc_train("audit", "show", "--config", config).exit_code) == (
+        "RefusedError",
+        6,
+    )
+    assert "is for its auditors: dpo" in said["message"]
+    secret = ("--passphrase-file", folder / "passphrase")
+    reader = ("--log", log, "--identity", folder / "of-dpo" / "dpo.identity", *secret)
+    assert "is not sealed to dpo" in as_json("audit", "show", *reader)["message"]
+    started = as_json("party", "--config", config)  # nobody listens there, which ends it
+    assert started["status"] != "ok"
+    entries = as_json("audit", "show", *reader)["entries"]
+    assert [each["fields"] for each in entries if each["kind"] == "log-shared"] == [
+        {"with": ["dpo"]}
+    ]
+    stranger = ("--log", log, "--identity", folder / "of-mallory" / "mallory.identity", *secret)
+    assert "is not sealed to mallory" in as_json("audit", "show", *stranger)["message"]
+    assert "name a node's own file" in as_json("audit", "show", "--log", log)["message"]
+    config.write_text(f'{own}auditors = ["dpo", "ann"]\n')
+    assert as_json("audit", "show", "--config", config)["entries"]
+    config.write_text(f'{own}auditors = ["absent"]\n')
+    assert "no card of 'absent'" in as_json("party", "--config", config)["message"]

@@ -57,7 +57,7 @@ def test_the_digest_depends_on_meaning_not_on_spelling(tmp_path: Path) -> None:
 def test_the_digest_is_pinned(tmp_path: Path) -> None:
     """All nodes of all versions must agree on it."""
     digest = load_job(write_job(tmp_path)).digest().hex()
-    assert digest == "1521c0b5e8dd8c46fde0170eff0a7b5331ade7453d20bb1ac2213a08048c9848"
+    assert digest == "9a82ccae81a02567602479a16e43f6613416f18b462a39ec74e81d40733114f8"
 
 
 def test_a_job_survives_the_wire(tmp_path: Path) -> None:
@@ -146,6 +146,8 @@ WRONG = [
     ("bob = 30, ", "bob = 0, ", "data.rows.bob", "between 1"),
     ("test_fraction = 0.25", "test_fraction = 1.0", "data.test_fraction", "below 1"),
     ("test_fraction = 0.25", "test_fraction = 0.05", "reveal.metrics", "test rows"),
+    ("[reveal]", "[reveal]\nthreshold = 3", "reveal.threshold", "between 2 and 2"),
+    ("[reveal]", "[reveal]\nthreshold = 0", "reveal.threshold", "between 2 and 2"),
     ('kind = "logistic"', 'kind = "forest"', "model.kind", "is not possible here; write one of"),
     ('kind = "logistic"', 'kind = "softmax"', "model.classes", "classes = 2"),
     ('kind = "logistic"', 'kind = "mlp"\nclasses = 2', "model.hidden", "hidden = [64]"),

@@ -234,7 +234,7 @@ def test_two_different_approvers_agree_and_nothing_else_does(
     config = with_approvals(tmp_path, together, {"a": board, "b": files["ann"]})
     assert agree(config, known, job, never, today).approvers == ("board", "ann")
     without = known.remove("dpo")
-    with pytest.raises(RefusedError, match="the roster has no card of dpo"):
+    with pytest.raises(RefusedError, match="the roster has no valid card of dpo"):
         agree(with_approvals(tmp_path, TWO, {"a": board, "b": dpo}), without, job, None, today)
 
 
@@ -255,7 +255,9 @@ def test_an_approval_is_of_one_job_and_of_its_days(
 
     assert "does not count" not in said(approve(other, "dpo", DAY, dpo))
     old = approve(job, "dpo", date(2030, 4, 16), dpo)
-    assert "b.approval does not count: it expired on 2030-05-16" in said(old)
+    assert "b.approval does not count: it is of 2030-04-16 and counts for 30 days" in said(old)
+    for day in (date.min, date.max):  # nothing is added to the day of somebody else
+        assert "does not count" in said(approve(job, "dpo", day, dpo))
     ahead = approve(job, "dpo", date(2030, 5, 19), dpo)
     assert "it bears the day 2030-05-19, and today is 2030-05-17" in said(ahead)
     for day in (date(2030, 4, 17), date(2030, 5, 18)):

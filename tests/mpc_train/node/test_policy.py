@@ -14,12 +14,15 @@ from mpc_train.admission.policy import PolicyRefusedError, Seen, read_policy, re
 from mpc_train.admission.rules import check_rules
 from mpc_train.errors import ConfigError, RefusedError
 from mpc_train.node.policy import accepted, in_force, remember
+from mpc_train.run.approval import approve
 from mpc_train.run.node_config import load_node_config
 from parties.audit.entries import Kind
 from parties.keys.roster import Roster
 from parties.keys.vault import MemoryVault
-from tests.support.audit_logs import audit_log
+from tests.support.audit_logs import KeysOfAnyDay, audit_log
+from tests.support.csv_tables import csv_lines
 from tests.support.jobs import loaded
+from tests.support.node_vaults import node_vault
 from tests.support.policies import DAY, NODE, node_with_policy, policy_toml
 
 
@@ -69,7 +72,7 @@ def test_each_signer_has_to_sign_unless_fewer_are_enough(
     assert "mallory signed, but is not a signer here" in str(caught.value)
     one = NODE + "least_signers = 1\n"
     assert accepted(node_with_policy(tmp_path, [board], node=one), roster, DAY).accepted
-    with pytest.raises(PolicyRefusedError, match="no card of dpo"):
+    with pytest.raises(PolicyRefusedError, match="no valid card of dpo"):
         without = roster.remove("dpo")
         accepted(node_with_policy(tmp_path, [board, people["dpo"]]), without, DAY)
 
@@ -140,19 +143,20 @@ def test_it_is_for_this_node_and_its_operator(
 def test_an_older_policy_is_not_accepted_again(
     tmp_path: Path, roster: Roster, both: list[MemoryVault], people: dict[str, MemoryVault]
 ) -> None:
+    keys = KeysOfAnyDay(people["ann"])
     with audit_log(tmp_path, people["ann"]) as audit:
         second = node_with_policy(tmp_path, both, policy_toml(2))
-        assert in_force(second, roster, DAY, audit).accepted
-        assert in_force(second, roster, DAY, audit).accepted  # the same once more
+        assert in_force(second, roster, DAY, audit, keys).accepted
+        assert in_force(second, roster, DAY, audit, keys).accepted  # the same once more
         first = node_with_policy(tmp_path, both, policy_toml(1))
         with pytest.raises(PolicyRefusedError, match="has accepted number 2") as caught:
-            in_force(first, roster, DAY, audit)
+            in_force(first, roster, DAY, audit, keys)
         assert codes(caught) == {"replayed"}
         other = node_with_policy(tmp_path, both, policy_toml(2, rules="least_parties = 3"))
         with pytest.raises(PolicyRefusedError, match="another policy of number 2; count up"):
-            in_force(other, roster, DAY, audit)
+            in_force(other, roster, DAY, audit, keys)
         third = node_with_policy(tmp_path, both, policy_toml(3))
-        assert in_force(third, roster, DAY, audit).accepted
+        assert in_force(third, roster, DAY, audit, keys).accepted
         entries = [entry for _, entry in audit.entries()]
     digest = read_policy(tmp_path / "policy.toml").digest
     kinds = [(entry.kind, entry.fields) for entry in entries if "policy" in entry.kind]
@@ -288,3 +292,73 @@ def test_an_independent_reader_verifies_the_signatures(
     signature, card = base64.b64decode(one["signature"]), people["board"].card
     Ed25519PublicKey.from_public_bytes(card.ed25519).verify(signature[:64], signed)
     MLDSA65PublicKey.from_public_bytes(card.mldsa65).verify(signature[64:], signed)
+
+
+def test_each_job_is_signed_under_a_policy_that_is_valid_then(
+    tmp_path: Path,
+    roster: Roster,
+    both: list[MemoryVault],
+    people: dict[str, MemoryVault],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The node accepted it days ago and has waited; and the log says which one it was."""
+    from mpc_train.admission import rules
+    from mpc_train.commands.common import Format
+    from mpc_train.commands.nodes import _Events, _Guarded, _roles
+
+    monkeypatch.setattr(rules, "today", lambda: DAY)
+    text = policy_toml(4, rules='approvers = ["board", "dpo"]\napprovals = 2')
+    config = accepted(node_with_policy(tmp_path, both, text), roster, DAY)
+    job = loaded(tmp_path)
+    (tmp_path / "ann.csv").write_text("\n".join(csv_lines(40)))
+    config.place.approvals.mkdir()
+    for keys in both:
+        name = keys.card.name
+        body = approve(job, name, DAY, keys)
+        (config.place.approvals / f"{name}.approval").write_bytes(body)
+    with audit_log(tmp_path, people["ann"]) as audit:
+        vault = node_vault(tmp_path)
+        guarded = _Guarded(config, roster, False, _Events(Format.json), None, audit, vault)
+        assert len(guarded.prepare(job.to_bytes(), _roles(job))) == 32
+        monkeypatch.setattr(rules, "today", lambda: date(2031, 1, 1))
+        with pytest.raises(RefusedError, match="it was valid until 2030-12-31"):
+            guarded.prepare(job.to_bytes(), _roles(job))
+        (entry,) = (e for _, e in audit.entries() if e.kind == Kind.JOB_APPROVED)
+    assert config.accepted is not None
+    assert entry.fields == {
+        "why": "board, dpo have approved it",
+        "approvers": ("board", "dpo"),
+        "policy": config.accepted.digest,
+        "number": 4,
+    }
+
+
+def test_a_node_that_waits_says_so_to_machines_as_well(
+    tmp_path: Path,
+    roster: Roster,
+    both: list[MemoryVault],
+    people: dict[str, MemoryVault],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from mpc_train.commands.common import Format
+    from mpc_train.commands.nodes import _Events, _Guarded, _roles
+
+    text = policy_toml(
+        terms="valid_from = 2020-01-01\nvalid_until = 2120-01-01",
+        rules='approvers = ["board", "dpo"]\napprovals = 2',
+    )
+    node = NODE.replace("[data]", "[timeouts]\njoin_s = 1\n[data]")
+    config = accepted(node_with_policy(tmp_path, both, text, node), roster, DAY)
+    job = loaded(tmp_path)
+    for output in (Format.json, Format.text):
+        with audit_log(tmp_path, people["ann"]) as audit:
+            vault = node_vault(tmp_path)
+            guarded = _Guarded(config, roster, False, _Events(output), None, audit, vault)
+            with pytest.raises(RefusedError, match="has 0 of the 2 approvals"):
+                guarded.prepare(job.to_bytes(), _roles(job))
+        said = capsys.readouterr()
+        if output is Format.json:
+            event = json.loads(said.out.splitlines()[-1])
+            assert event["event"] == "approvals" and "still possible: board" in event["missing"]
+        else:
+            assert "waiting for approvals: the job 'study'" in said.err

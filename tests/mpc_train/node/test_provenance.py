@@ -19,7 +19,7 @@ from mpc_train.errors import ArtifactError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.sealed import sealed_tensors
 from mpc_train.node.provenance import verify_opened, verify_sealed
-from mpc_train.results.artifact import ENVELOPE_FILE, seal_model
+from mpc_train.results.artifact import ENVELOPE_FILE, MODEL, contents_of, seal_result
 from mpc_train.results.outcome import Opening, check, outcome_of, progressions, read_outcome
 from parties.agreement.contract import Contract
 from parties.agreement.result import Artifact, Record, Statement, sign_result
@@ -67,12 +67,13 @@ def envelope(job: Job, vaults: dict[str, FileVault], me: str, seed: int, to: str
     mask = {name: draw(-(2**62), 2**62, shape) for name, shape in shapes.items()}
     total = sum(range(len(job.evaluators)))
     delta = {name: np.full(shape, total, np.int64) for name, shape in shapes.items()}
-    return seal_model(
+    return seal_result(
         job,
+        contents_of(job, MODEL),
         sid=SID,
         me=me,
-        recipient=to,
-        recipient_key=vaults[to].card.recipient_key,
+        recipients=(to,),
+        recipient_keys=[vaults[to].card.recipient_key],
         delta=delta,
         mask=mask,
         metrics={},

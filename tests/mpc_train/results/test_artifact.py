@@ -19,7 +19,7 @@ from mpc_train.jobs.schedule import total_steps
 from mpc_train.jobs.sealed import sealed_tensors
 from mpc_train.preparation.sealed import BITS
 from mpc_train.results import artifact
-from mpc_train.results.artifact import seal_model
+from mpc_train.results.artifact import MODEL, contents_of, seal_result
 from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE, OpenedModel, open_model
 from protocols.canonical import pack
 from protocols.errors import EnvelopeError
@@ -100,15 +100,16 @@ class Run:
         arguments: dict[str, object] = {
             "sid": self.sid,
             "me": me,
-            "recipient": recipient,
-            "recipient_key": NODES[recipient].recipient_key,
+            "recipients": (recipient,),
+            "recipient_keys": [NODES[recipient].recipient_key],
             "delta": self.delta,
             "mask": self.masks[me],
             "metrics": METRICS,
             "unavailable": UNAVAILABLE,
             "signer": NODES[me],
         }
-        return seal_model(self.job, **{**arguments, **changes})  # type: ignore[arg-type]
+        contents = contents_of(self.job, MODEL)
+        return seal_result(self.job, contents, **{**arguments, **changes})  # type: ignore[arg-type]
 
     def envelopes(self, recipient: str = "office") -> list[bytes]:
         return [self.seal(name, recipient) for name in self.job.evaluators]
@@ -206,7 +207,7 @@ def test_envelopes_of_two_runs_do_not_mix(job: Job) -> None:
 def test_one_evaluator_who_deviates_is_named(job: Job) -> None:
     run = Run(job)
     altered = {**run.delta, "bias": run.delta["bias"] + 1}
-    with pytest.raises(ArtifactError, match="cleo sealed different masked weights from ann"):
+    with pytest.raises(ArtifactError, match="cleo sealed different masked values from ann"):
         opened([run.seal("ann"), run.seal("bob"), run.seal("cleo", delta=altered)])
 
 
@@ -221,11 +222,11 @@ def test_other_metrics_are_refused(job: Job) -> None:
 def test_an_envelope_opens_for_its_recipient_only(job: Job) -> None:
     envelopes = Run(job).envelopes("ann")
     assert opened(envelopes, "ann").metrics == METRICS
-    with pytest.raises(ArtifactError, match="an envelope for 'ann'"):
+    with pytest.raises(ArtifactError, match="an envelope for ann;"):
         opened(envelopes, "office")
     with pytest.raises(EnvelopeError):
         open_model(envelopes, recipient="ann", private=NODES["bob"], cards=NODES)
-    with pytest.raises(ArtifactError, match="mallory is not a recipient"):
+    with pytest.raises(ArtifactError, match="does not seal its model to mallory"):
         Run(job).seal("ann", "mallory")
 
 
@@ -241,7 +242,7 @@ def test_every_altered_byte_is_refused(job: Job) -> None:
 
 def test_an_unknown_sender_is_refused(job: Job) -> None:
     cards = {name: node for name, node in NODES.items() if name != "bob"}
-    with pytest.raises(ArtifactError, match="'bob', who is not in the roster"):
+    with pytest.raises(ArtifactError, match="no card of bob, an evaluator"):
         open_model(Run(job).envelopes(), recipient="office", private=NODES["office"], cards=cards)
 
 
@@ -285,11 +286,11 @@ def test_a_signed_job_that_is_not_what_was_sealed_is_refused(job: Job, tmp_path:
     """The envelope's own words are believed no more than with a job in hand."""
     longer = load_job(write_job(tmp_path, replaced("epochs = 4", "epochs = 5")))
     run = Run(job)
-    forged = artifact.envelope_info(longer, SID, "bob", "office")
+    forged = artifact.envelope_info(longer, contents_of(longer, MODEL), SID, "bob", ("office",))
     blob = run.seal("bob")
     payload = open_payload(blob, job)
     sealed = seal_envelope(
-        payload, info=forged, recipient_key=NODES["office"].recipient_key, signer=NODES["bob"]
+        payload, info=forged, recipient_keys=[NODES["office"].recipient_key], signer=NODES["bob"]
     )
     with pytest.raises(ArtifactError, match="statement of bob does not fit its envelope"):
         opened([run.seal("ann"), sealed, run.seal("cleo")], job=job)
@@ -298,8 +299,8 @@ def test_a_signed_job_that_is_not_what_was_sealed_is_refused(job: Job, tmp_path:
 def open_payload(blob: bytes, job: Job) -> bytes:
     return open_envelope(
         blob,
-        expected=artifact.envelope_info(job, SID, "bob", "office"),
-        recipient_key=NODES["office"].recipient_key,
+        expected=artifact.envelope_info(job, contents_of(job, MODEL), SID, "bob", ("office",)),
+        recipient_keys=[NODES["office"].recipient_key],
         private=NODES["office"],
         verifier=NODES["bob"].verifier(),
     )
@@ -335,22 +336,24 @@ def forged_payload(run: Run, **changes: object) -> bytes:
     key = bytes(32)
     fields: dict[str, object] = {
         "evaluator": "cleo",
-        "recipient": "office",
+        "recipients": ["office"],
+        "threshold": 1,
+        "contents": "model",
         "sid": SID.hex(),
         "step": artifact.total_steps(run.job),
         "job": run.job.to_bytes().decode(),
         "metrics": METRICS,
         "unavailable": UNAVAILABLE,
         "commitment": artifact.commit(key, blob),
-        "version": 1,
+        "version": 2,
     }
     signer = NODES["cleo"]
     text = msgspec.json.encode({**fields, **changes}, order="deterministic")
     payload = pack(text, signer.sign(artifact.PURPOSE, text), key, blob)
     return seal_envelope(
         payload,
-        info=artifact.envelope_info(run.job, SID, "cleo", "office"),
-        recipient_key=NODES["office"].recipient_key,
+        info=artifact.envelope_info(run.job, contents_of(run.job, MODEL), SID, "cleo", ("office",)),
+        recipient_keys=[NODES["office"].recipient_key],
         signer=signer,
     )
 
@@ -360,10 +363,11 @@ def forged_payload(run: Run, **changes: object) -> bytes:
     [
         ({}, None),
         ({"evaluator": "bob"}, "does not fit its envelope"),
-        ({"recipient": "ann"}, "does not fit its envelope"),
+        ({"recipients": ["ann"]}, "does not fit its envelope"),
+        ({"threshold": 2}, "does not fit its envelope"),
         ({"sid": "00" * 32}, "does not fit its envelope"),
         ({"step": 3}, "does not fit its envelope"),
-        ({"version": 2}, "does not fit its envelope"),
+        ({"version": 1}, "does not fit its envelope"),
         ({"commitment": "00" * 32}, "not about the tensors"),
         ({"job": "{}"}, "proposed job"),
         ({"surprise": 1}, "malformed"),

@@ -16,9 +16,13 @@ from mpc_train.jobs.job import Job
 from mpc_train.owners.applied import applied
 from mpc_train.owners.local import local_terms
 from mpc_train.preparation.sealed import BITS, opened_parameters
+from mpc_train.results.kept import KeptModel
 from mpc_train.results.opening import PREPARATION_FILE
 from mpc_train.results.predicting import load_predictor, predict
 from mpc_train.tables.source import Source
+from parties.keys.services.identity_service import IdentityService
+from parties.keys.vault import FileVault
+from parties.vault.store import Store
 from tests.mpc_train.results.test_artifact import Run, opened
 from tests.support.commands import mpc_train
 from tests.support.node_files import party_toml
@@ -321,5 +325,57 @@ def test_ids_cannot_steer_a_terminal(
     path = raw(tmp_path / "new.csv", 2)
     path.write_text(path.read_text().replace("\nx,", "\n\x1b[2Jx,"))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    predict_command(tmp_path, path, ids=["note"])
+    predict_command(str(tmp_path), path, ids=["note"])
     assert "\x1b" not in (shown := capsys.readouterr().out) and "\\u001b[2Jx" in shown
+
+
+def test_a_model_and_its_predictions_stay_in_a_vault(tmp_path: Path, job: Job) -> None:
+    home, folder = tmp_path / "home", tmp_path / "opened"
+    home.mkdir(mode=0o700)
+    folder.mkdir()
+    made = model_in(folder, job)
+    table = raw(tmp_path / "new.csv", 20)
+    plain = mpc_train("predict", folder, table).stdout
+    identity = FileVault.create(home, "ann", b"correct horse")
+    secret = tmp_path / "passphrase"
+    secret.write_bytes(b"correct horse")
+    secret.chmod(0o600)
+    node = tmp_path / "party.toml"
+    node.write_text(party_toml(node='home = "home"\npassphrase_file = "passphrase"'))
+    store = Store(home / "vault", "ann", IdentityService(identity))
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with store.writing("model", "study") as out:
+        out.write(KeptModel("", files).packed())
+
+    words = ("predict", "vault:study", table, "--vault", node)
+    assert mpc_train(*words).stdout == plain
+    kept = mpc_train(*words, "--out", "vault:new", "--format", "json")
+    assert (json.loads(kept.stdout)["rows"], made.job.digest()) == (20, job.digest())
+    with store.open("predictions", "new") as content:
+        assert content.reader.read().decode() == plain
+    assert content.info.job == job.digest().hex()
+    odds = plain.splitlines()[5].split(",")[-1].encode()
+    assert not any(odds in path.read_bytes() for path in home.rglob("*") if path.is_file())
+
+    export = ("vault", "export", "--config", node, "--out")
+    assert mpc_train(*export, tmp_path / "new.out", "new", "--kind", "predictions").exit_code == 0
+    assert (tmp_path / "new.out").read_text() == plain
+    assert mpc_train(*export, tmp_path / "again", "study", "--kind", "model").exit_code == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == files
+    assert mpc_train("predict", tmp_path / "again", table).stdout == plain
+    again = mpc_train(*export, tmp_path / "again", "study", "--kind", "model")
+    assert again.exit_code == 3 and "nothing is replaced" in again.stderr
+
+    with store.writing("key", "tokens") as out:
+        out.write(b"k" * 32)
+    refused = mpc_train(*export, tmp_path / "key", "tokens", "--kind", "key")
+    assert refused.exit_code == 3 and not (tmp_path / "key").exists()
+    for wrong in (("vault:study", table), (folder, table, "--vault", node)):
+        found = mpc_train("predict", *wrong)
+        assert found.exit_code == 3 and "belong together" in found.stderr
+    with store.writing("model", "study") as out:
+        out.write(b"mpc-train model 2\n")
+    broken = mpc_train(*words)
+    assert "vault:study: is not a model of this version" in broken.stderr
+    gone = mpc_train("predict", "vault:none", table, "--vault", node)
+    assert gone.exit_code == 5 and "has no model none" in gone.stderr

@@ -31,8 +31,8 @@ from mpc_train.errors import (
     TrainError,
 )
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.sealed import sealed_tensors
 from mpc_train.networks.carried import read_model
+from mpc_train.results.artifact import MODEL, contents_of, envelope_info
 from mpc_train.results.opening import open_model
 from mpc_train.results.predicting import load_predictor
 from mpc_train.run.node_config import load_node_config
@@ -43,7 +43,7 @@ from mpc_train.tables.schema import Column, Schema, load_schema
 from mpc_train.tables.source import Source
 from mpc_train.training.warm_start import load_start
 from protocols.canonical import pack
-from protocols.sealing.envelope import EnvelopeInfo, seal_envelope
+from protocols.sealing.envelope import seal_envelope
 from tests.mpc_train.results.test_artifact import NODES, Run, opened
 from tests.support.jobs import JOB, replaced, write_job
 from tests.support.node_files import party_toml
@@ -115,10 +115,10 @@ def stated(content: bytes) -> Any:
     """A statement that an evaluator signed and sealed, whatever is in it."""
     signer = NODES["ann"]
     key = bytes(32)
-    payload = pack(content, signer.sign("mpc-train/model-statement/1", content), key, TENSORS)
-    info = EnvelopeInfo(bytes(32), 16, tuple(sealed_tensors(job_of())), "ann", "office")
+    payload = pack(content, signer.sign("mpc-train/model-statement/2", content), key, TENSORS)
+    info = envelope_info(job_of(), contents_of(job_of(), MODEL), bytes(32), "ann", ("office",))
     envelope = seal_envelope(
-        payload, info=info, recipient_key=NODES["office"].recipient_key, signer=signer
+        payload, info=info, recipient_keys=[NODES["office"].recipient_key], signer=signer
     )
     return open_model([envelope], recipient="office", private=NODES["office"], cards=NODES)
 
@@ -126,13 +126,15 @@ def stated(content: bytes) -> Any:
 def statement(**changes: Any) -> bytes:
     said = {
         "evaluator": "ann",
-        "recipient": "office",
+        "recipients": ["office"],
+        "threshold": 1,
+        "contents": "model",
         "sid": bytes(32).hex(),
         "step": 16,
         "job": job_of().to_bytes().decode(),
         "metrics": {"accuracy": 0.9, "auc": None},
         "commitment": "00",
-        "version": 1,
+        "version": 2,
     }
     return json.dumps({**said, **changes}).encode()
 

@@ -66,6 +66,7 @@ def test_the_statement_of_trust_names_everybody() -> None:
     for name in ROLES.names:
         assert name in text
     assert "cleo together with any one of them" in text
+    assert "model is sealed to office, who learn" in text
     assert "Up to 2 evaluators together" in describe_trust(
         Roles(("ann",), ("ann", "bob", "dan"), "cleo", ("ann",))
     )
@@ -73,6 +74,17 @@ def test_the_statement_of_trust_names_everybody() -> None:
 
 def test_a_contract_is_read_as_it_was_written() -> None:
     assert Contract.from_bytes(CONTRACT.to_bytes()) == CONTRACT
+    roles = replace(ROLES, recipients=("office", "ann", "bob"), threshold=2)
+    contract = Contract.of("a study", roles, b"body", bytes(32))
+    assert Contract.from_bytes(contract.to_bytes()) == contract
+    alone = Contract.of("a study", replace(roles, threshold=1), b"body", bytes(32))
+    assert contract.digest != alone.digest
+
+
+def test_a_threshold_is_in_the_statement_of_trust() -> None:
+    text = describe_trust(replace(ROLES, recipients=("office", "ann", "bob"), threshold=2))
+    assert "sealed to office, ann, bob so that 2 of them together can open it" in text
+    assert "Fewer than 2 of them learn nothing" in text
 
 
 @given(st.binary(max_size=300))

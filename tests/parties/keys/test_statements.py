@@ -1,9 +1,17 @@
 """Successions and revocations: who may say what about an identity, and what of it is believed."""
 
+import base64
+import json
+import tomllib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -189,6 +197,74 @@ def test_signatures_of_a_revoked_card_no_longer_count() -> None:
     followed = ROSTER.follow(CHAIN, NOW).revoke(SECOND.card, NOW)
     assert followed.card("ann") == THIRD.card
     assert followed.line("ann") == (THIRD.card, ANN.card)
+
+
+def test_an_independent_reader_verifies_the_pinned_statements() -> None:
+    """From the description in `parties/README.md`, with nothing of ours but that."""
+    pinned = json.loads((Path(__file__).parents[2] / "vectors" / "channel.json").read_text())
+    vector = pinned["statements"]
+    succession = tomllib.loads(vector["succession"])
+    old, new = succession["old"], succession["new"]
+    for card, digest in ((old, vector["old"]), (new, vector["new"])):
+        assert sha256(canonical_card(card)).hexdigest() == digest
+        check(card, "card/3", canonical_card(card), card["signature"])
+    assert old["origin"] == new["origin"] and new["sequence"] == 1
+    message = fields(
+        b"mpc-train/succession",
+        (1).to_bytes(4, "big"),
+        b"hospital-a",
+        bytes.fromhex(vector["old"]),
+        bytes.fromhex(vector["new"]),
+        (1).to_bytes(4, "big"),
+    )
+    check(old, "succession/1", message, succession["old_signature"])
+    check(new, "succession/1", message, succession["new_signature"])
+    assert Succession.from_text(vector["succession"]).new.sequence == 1
+
+    revocation = tomllib.loads(vector["revocation"])
+    message = fields(
+        b"mpc-train/revocation",
+        (1).to_bytes(4, "big"),
+        b"hospital-a",
+        bytes.fromhex(vector["old"]),
+        revocation["made"].encode(),
+    )
+    check(revocation["card"], "revocation/1", message, revocation["signature"])
+    assert Revocation.from_text(vector["revocation"]).made == revocation["made"]
+
+
+def fields(*parts: bytes) -> bytes:
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def canonical_card(card: dict[str, Any]) -> bytes:
+    keys = ("ed25519", "mldsa65", "recipient", "curve")
+    ed25519, mldsa65, recipient, curve = (base64.b64decode(card[key]) for key in keys)
+    return fields(
+        b"mpc-train/card",
+        (3).to_bytes(4, "big"),
+        card["name"].encode(),
+        card["sequence"].to_bytes(4, "big"),
+        card["issued"].encode(),
+        card["expires"].encode(),
+        base64.b64decode(card["origin"]),
+        ed25519,
+        mldsa65,
+        card["recipient_kind"].encode(),
+        recipient,
+        curve,
+    )
+
+
+def check(card: dict[str, Any], purpose: str, message: bytes, signature: str) -> None:
+    """Raises unless both signatures hold."""
+    prefix = b"mpc-train/signature/1/Ed25519+ML-DSA-65"
+    signed = fields(prefix, purpose.encode(), message)
+    pair = base64.b64decode(signature)
+    ed25519 = Ed25519PublicKey.from_public_bytes(base64.b64decode(card["ed25519"]))
+    ed25519.verify(pair[:64], signed)
+    mldsa65 = MLDSA65PublicKey.from_public_bytes(base64.b64decode(card["mldsa65"]))
+    mldsa65.verify(pair[64:], signed)
 
 
 @given(st.text(max_size=200))

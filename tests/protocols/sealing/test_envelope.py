@@ -9,10 +9,17 @@ from hypothesis import strategies as st
 
 from protocols.canonical import pack, unpack
 from protocols.errors import EnvelopeError, ProtocolError
-from protocols.sealing import bundle, envelope, stream
+from protocols.sealing import bundle, container, envelope, stream
 from protocols.sealing.bundle import pack_bundle, unpack_bundle
 from protocols.sealing.container import MAGIC
-from protocols.sealing.envelope import EnvelopeInfo, open_envelope, read_info, seal_envelope
+from protocols.sealing.envelope import (
+    EnvelopeInfo,
+    open_envelope,
+    open_share,
+    open_together,
+    read_info,
+    seal_envelope,
+)
 from protocols.sealing.hpke import HybridPrivateKey
 from protocols.sealing.recipient_keys import HYBRID, RecipientKey
 from protocols.sealing.signatures import SIGNATURE_BYTES, SigningKeys, VerifyKeys
@@ -20,7 +27,7 @@ from protocols.sealing.signatures import SIGNATURE_BYTES, SigningKeys, VerifyKey
 SENDER, EVE = SigningKeys(b"\x01" * 64), SigningKeys(b"\x02" * 64)
 RECIPIENT, OUTSIDER = HybridPrivateKey(b"\x03" * 96), HybridPrivateKey(b"\x04" * 96)
 KEY = RecipientKey(HYBRID, RECIPIENT.public)
-INFO = EnvelopeInfo(b"s" * 32, 40, ("weight", "bias"), "hospital-a", "study-office")
+INFO = EnvelopeInfo("a model", b"s" * 32, 40, ("weight", "bias"), "hospital-a", ("study-office",))
 PAYLOAD = bytes(range(256)) * 3
 
 
@@ -39,7 +46,7 @@ class Opener:
 def seal(
     payload: bytes = PAYLOAD, info: EnvelopeInfo = INFO, signer: SigningKeys = SENDER
 ) -> bytes:
-    return seal_envelope(payload, info=info, recipient_key=KEY, signer=signer)
+    return seal_envelope(payload, info=info, recipient_keys=[KEY], signer=signer)
 
 
 def unseal(
@@ -54,7 +61,7 @@ def unseal(
     return open_envelope(
         blob,
         expected=expected,
-        recipient_key=public,
+        recipient_keys=[public],
         private=opener or Opener(key),
         verifier=VerifyKeys(sender.public),
     )
@@ -110,24 +117,30 @@ def test_an_envelope_says_what_it_is() -> None:
         ("names", ("weight",)),
         ("names", ("bias", "weight")),
         ("sender", "bank-b"),
-        ("recipient", "bank-b"),
+        ("recipients", ("bank-b",)),
     ],
 )
 def test_an_envelope_for_another_use_is_refused(field: str, value: object) -> None:
-    with pytest.raises(EnvelopeError, match=f"another {field}"):
+    with pytest.raises(EnvelopeError, match=f"without the expected {field}"):
         unseal(seal(), expected=replace(INFO, **{field: value}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("sid", b"t" * 32), ("step", 41), ("names", ("w",)), ("sender", "eve"), ("recipient", "eve")],
+    [
+        ("sid", b"t" * 32),
+        ("step", 41),
+        ("names", ("w",)),
+        ("sender", "eve"),
+        ("recipients", ("eve",)),
+    ],
 )
 def test_a_header_rewritten_and_signed_anew_does_not_open(field: str, value: object) -> None:
     """Eve passes another's sealed payload for her own, or for another step: HPKE's info differs."""
     changed = replace(INFO, **{field: value})  # type: ignore[arg-type]
     header, chunks, _ = split(seal())
     kind, _, key_id, wrapped_key = unpack(header, [1 << 20] * 4)
-    context = envelope._context(changed, KEY, len(PAYLOAD))
+    context = envelope._context(changed, [KEY], envelope._split(seal()).commitments, len(PAYLOAD))
     other = pack(kind, context, key_id, wrapped_key)
     with pytest.raises(EnvelopeError, match="file key does not open"):
         unseal(join(other, chunks, EVE), expected=changed, sender=EVE)
@@ -237,7 +250,130 @@ def test_a_bad_recipient_key_is_refused() -> None:
     for public in (b"", bytes(1216), RECIPIENT.public[:-1], RECIPIENT.public[:-32] + bytes(32)):
         with pytest.raises(EnvelopeError, match="the key of study-office"):
             key = RecipientKey(HYBRID, public)
-            seal_envelope(b"x", info=INFO, recipient_key=key, signer=SENDER)
+            seal_envelope(b"x", info=INFO, recipient_keys=[key], signer=SENDER)
+
+
+# --- several recipients together ---
+
+NAMES = ("ann", "bob", "cleo")
+PRIVATE = {name: HybridPrivateKey(bytes([number]) * 96) for number, name in enumerate(NAMES, 5)}
+GROUP_KEYS = [RecipientKey(HYBRID, PRIVATE[name].public) for name in NAMES]
+TOGETHER = replace(INFO, recipients=NAMES, threshold=2)
+
+
+def sealed_to_group(info: EnvelopeInfo = TOGETHER) -> bytes:
+    return seal_envelope(PAYLOAD, info=info, recipient_keys=GROUP_KEYS, signer=SENDER)
+
+
+def share_of(name: str, blob: bytes, key: HybridPrivateKey | None = None) -> bytes:
+    return open_share(
+        blob,
+        me=name,
+        expected=TOGETHER,
+        recipient_keys=GROUP_KEYS,
+        private=Opener(key or PRIVATE[name]),
+        verifier=VerifyKeys(SENDER.public),
+    )
+
+
+def together(blob: bytes, shares: dict[str, bytes]) -> bytes:
+    return open_together(
+        blob,
+        shares,
+        expected=TOGETHER,
+        recipient_keys=GROUP_KEYS,
+        verifier=VerifyKeys(SENDER.public),
+    )
+
+
+def test_any_two_of_three_open_it_and_one_does_not() -> None:
+    blob = sealed_to_group()
+    shares = {name: share_of(name, blob) for name in NAMES}
+    for left_out in NAMES:
+        some = {name: share for name, share in shares.items() if name != left_out}
+        assert together(blob, some) == PAYLOAD
+        with pytest.raises(EnvelopeError, match="2 of ann, bob, cleo open it together"):
+            together(blob, {left_out: shares[left_out]})
+    assert together(blob, shares) == PAYLOAD
+    with pytest.raises(EnvelopeError, match="without the expected threshold"):
+        open_together(
+            blob,
+            {"ann": shares["ann"]},
+            expected=replace(INFO, recipients=NAMES, threshold=3),
+            recipient_keys=GROUP_KEYS,
+            verifier=VerifyKeys(SENDER.public),
+        )
+
+
+def test_a_share_is_not_the_key() -> None:
+    """One recipient's share says nothing: it opens no chunk, as key or by its bytes."""
+    blob = sealed_to_group()
+    header, _ = container.split(blob, container.RESULT)
+    share = share_of("ann", blob)
+    parts = envelope._split(blob)
+    for guess in (share[:32], share[1:]):
+        with pytest.raises(EnvelopeError, match="does not verify"):
+            stream.open_chunks(parts.chunks, header.payload_key(guess))
+
+
+def test_a_wrong_share_is_named() -> None:
+    blob = sealed_to_group()
+    shares = {name: share_of(name, blob) for name in NAMES}
+    for wrong in (flip(shares["bob"], 5), shares["cleo"], share_of("bob", sealed_to_group()), b""):
+        with pytest.raises(EnvelopeError, match="the share of bob is not the one"):
+            together(blob, {**shares, "bob": wrong})
+
+
+def test_a_share_opens_for_its_recipient_only() -> None:
+    blob = sealed_to_group()
+    with pytest.raises(EnvelopeError, match="file key does not open"):
+        share_of("ann", blob, PRIVATE["bob"])
+
+
+def test_a_sender_whose_shares_do_not_fit_together_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise two choices of recipients could open two models."""
+    with monkeypatch.context() as patch:
+        patch.setattr(envelope, "split_secret", lambda *_: [bytes([0, *[n] * 32]) for n in NUMBERS])
+        blob = sealed_to_group()
+    shares = {name: share_of(name, blob) for name in NAMES}
+    with pytest.raises(EnvelopeError, match="the shares that hospital-a sealed: they give another"):
+        together(blob, shares)
+    with monkeypatch.context() as patch:
+        patch.setattr(envelope, "_commitments", lambda key, shares: [b"\0" * 32] * 4)
+        blob = sealed_to_group()
+    with pytest.raises(EnvelopeError, match="hospital-a sealed to ann a share that it did not"):
+        share_of("ann", blob)
+
+
+NUMBERS = (1, 7, 9)
+
+
+def test_a_group_of_recipients_is_bound_to_the_envelope() -> None:
+    blob = sealed_to_group()
+    with pytest.raises(EnvelopeError, match="without the expected recipients"):
+        unseal(blob)
+    for change in (
+        {"recipients": ("ann", "ann")},
+        {"recipients": ()},
+        {"threshold": 4},
+        {"threshold": 0},
+        {"threshold": 1},
+        {"recipients": tuple(f"r{n}" for n in range(65))},
+    ):
+        with pytest.raises(EnvelopeError):
+            replace(TOGETHER, **change)
+    with pytest.raises(EnvelopeError, match="one key for each recipient"):
+        seal_envelope(PAYLOAD, info=TOGETHER, recipient_keys=GROUP_KEYS[:2], signer=SENDER)
+
+
+def test_every_altered_byte_of_a_group_header_is_refused() -> None:
+    blob = sealed_to_group()
+    end = len(MAGIC) + 4 + len(split(blob)[0])
+    for position in range(0, end, 41):
+        with pytest.raises(EnvelopeError):
+            share_of("ann", flip(blob, position))
 
 
 def test_errors_show_nothing_of_the_payload() -> None:

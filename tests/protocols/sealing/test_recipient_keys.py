@@ -165,27 +165,36 @@ def test_a_second_reader_opens_the_pinned_envelope(kind: str) -> None:
     end = start + int.from_bytes(blob[len(magic) : start], "big")
     header, chunks, signature = blob[start:end], blob[end:-3373], blob[-3373:]
     named, context, key_id, wrapped = unpack(header, [1 << 20] * 4)
-    key = pack(
-        b"mpc-train/recipient-key/1", kind.encode(), bytes.fromhex(vector["recipient_public"])
-    )
+    public_bytes = bytes.fromhex(vector["recipient_public"])
+    key = pack(b"mpc-train/recipient-key/1", kind.encode(), public_bytes)
     digest = hashlib.sha256(key).digest()
-    fields = unpack(context, [1 << 20] * 8)
-    assert [named, key_id] == [b"result", f"{kind}:{digest.hex()}".encode()]
+    fields = unpack(context, [1 << 20] * 11)
+    commitments = fields.pop(9)
+    assert [named, key_id] == [b"result", b"1 of 1"]
     assert fields == [
-        SUITES[kind].encode(),
+        pack(SUITES[kind].encode()),
+        VECTORS["subject"].encode(),
         bytes.fromhex(VECTORS["sid"]),
         VECTORS["step"].to_bytes(8, "big"),
         pack(*(name.encode() for name in VECTORS["names"])),
         VECTORS["sender"].encode(),
-        VECTORS["recipient"].encode(),
+        pack(VECTORS["recipients"][0].encode()),
+        (1).to_bytes(4, "big"),
         digest,
         (len(VECTORS["payload"]) // 2).to_bytes(8, "big"),
     ]
     statement = pack(hashlib.sha256(header).digest(), hashlib.sha256(chunks).digest())
     sender = SigningKeys(bytes.fromhex(VECTORS["sender_private"]))
     VerifyKeys(sender.public).verify("envelope/3", statement, signature)
-    info = pack(magic, b"result", context)
-    file_key = READERS[kind](bytes.fromhex(vector["recipient_private"]), info, wrapped)
+    info = pack(pack(magic, b"result", context), (1).to_bytes(4, "big"))
+    (sealed,) = unpack(wrapped, [1 << 20])
+    share = READERS[kind](bytes.fromhex(vector["recipient_private"]), info, sealed)
+    file_key = share.removeprefix(b"\0")
+    made = [
+        hmac.new(file_key, b"mpc-train/envelope/3/key", "sha256").digest(),
+        hmac.new(share, b"mpc-train/envelope/3/share\0\0\0\1", "sha256").digest(),
+    ]
+    assert len(file_key) == 32 and commitments == b"".join(made)
     label = pack(b"mpc-train/envelope/2/payload", b"result", hashlib.sha256(context).digest())
     payload_key = expand("sha256", file_key, label, 32)
     assert AESGCM(payload_key).decrypt(bytes(11) + b"\1", chunks, None).hex() == VECTORS["payload"]
@@ -194,7 +203,8 @@ def test_a_second_reader_opens_the_pinned_envelope(kind: str) -> None:
 def info_of() -> EnvelopeInfo:
     names = tuple(VECTORS["names"])
     sid = bytes.fromhex(VECTORS["sid"])
-    return EnvelopeInfo(sid, VECTORS["step"], names, VECTORS["sender"], VECTORS["recipient"])
+    who = VECTORS["sender"], tuple(VECTORS["recipients"])
+    return EnvelopeInfo(VECTORS["subject"], sid, VECTORS["step"], names, *who)
 
 
 def open_pinned(kind: str, key: RecipientKey) -> bytes:
@@ -202,7 +212,7 @@ def open_pinned(kind: str, key: RecipientKey) -> bytes:
     return open_envelope(
         bytes.fromhex(VECTORS["by_kind"][kind]["envelope"]),
         expected=info_of(),
-        recipient_key=key,
+        recipient_keys=[key],
         private=Opener(KEYS[kind]),
         verifier=VerifyKeys(sender.public),
     )

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from tests.support.soft_token import LABEL, PIN, SoftToken, soft_token
 
 
 @pytest.fixture(scope="module")
-def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftToken]:
-    with soft_token(tmp_path_factory.mktemp("softhsm")) as made:
-        yield made
+def token() -> SoftToken:
+    return soft_token()
 
 
 def opened(token: SoftToken, name: str, pin: bytes = PIN) -> Pkcs11Service:
