@@ -122,7 +122,7 @@ def _about(
     `sender` signed it, for `recipient` alone or among others."""
     from mpc_train.errors import ArtifactError
     from protocols.errors import EnvelopeError
-    from protocols.sealing.envelope import check_envelope, read_info
+    from protocols.sealing.envelope import check_envelope, named_keys, read_info
 
     try:
         said = read_info(envelope)
@@ -132,7 +132,7 @@ def _about(
         check_envelope(
             envelope,
             expected=replace(said, sender=sender),
-            recipient_keys=[cards[name].recipient_key for name in group],
+            recipient_keys=named_keys(envelope, [cards[name].recipient_keys for name in group]),
             verifier=cards[sender].verifier(),
         )
     except EnvelopeError as error:

@@ -16,12 +16,10 @@ Every fault is an ArtifactError or a RosterError.
 """
 
 import base64
-import contextlib
 import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +39,6 @@ MANIFEST_PURPOSE = "mpc-train/manifest/1"
 SIGNATURE_FILE = "manifest.sig"
 MAX_MANIFEST_BYTES = 1 << 28
 MAX_MODEL_BYTES = 1 << 36
-MAX_LINES = 256
-"""How many combinations of earlier keys of recipients are tried."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ def verify_sealed(data: bytes, roster: "Roster") -> Provenance:
     from mpc_train.results.opening import sealed_title
     from protocols.errors import EnvelopeError
     from protocols.sealing.bundle import unpack_bundle
-    from protocols.sealing.envelope import check_envelope, read_info
+    from protocols.sealing.envelope import check_envelope, named_keys, read_info
 
     record, envelopes = unpack_bundle(data)
     try:
@@ -127,31 +123,16 @@ def verify_sealed(data: bytes, roster: "Roster") -> Provenance:
             for name in group:
                 sent = found.record.statement.sent_by(sender)
                 check_signed(sent, sender, name, file, envelope)
-
-        def check(own: "tuple[Card, ...]") -> None:
-            for envelope, sender in zip(envelopes, senders, strict=True):
-                check_envelope(
-                    envelope,
-                    expected=envelope_info(job, contents, sid, sender, group),
-                    recipient_keys=[card.recipient_key for card in own],
-                    verifier=cards[sender].verifier(),
-                )
-
-        # Sealed to recipients as they were: they may have been rotated before or since.
-        first, *others = islice(product(*(roster.line(name) for name in group)), MAX_LINES)
-        try:
-            check(first)
-        except EnvelopeError:
-            for own in others:
-                with contextlib.suppress(EnvelopeError):
-                    check(own)
-                    first = own
-                    break
-            else:
-                raise
+            # Sealed to recipients as they were: they may have been rotated before or since.
+            keys = named_keys(envelope, [cards[name].recipient_keys for name in group])
+            check_envelope(
+                envelope,
+                expected=envelope_info(job, contents, sid, sender, group),
+                recipient_keys=keys,
+                verifier=cards[sender].verifier(),
+            )
     except EnvelopeError as error:
         raise ArtifactError(f"the sealed file is not one of this run: {error}") from error
-    cards |= {card.name: roster.signer(card) for card in first}
     return replace(found, recipient=", ".join(group), cards=cards)
 
 

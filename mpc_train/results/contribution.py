@@ -27,6 +27,7 @@ from protocols.sealing.envelope import (
     MAX_RECIPIENTS,
     EnvelopeInfo,
     Unsealer,
+    named_keys,
     open_envelope,
     open_share,
     read_info,
@@ -43,10 +44,14 @@ Shares = dict[str, dict[str, bytes]]
 
 
 class PublicCard(Protocol):
-    """The part of a card that opening needs."""
+    """The part of a card that opening needs. recipient_keys: the present one first; envelopes of
+    one run may be sealed to different ones, if the recipient's keys were rotated at its end."""
 
     @property
     def recipient_key(self) -> RecipientKey: ...
+
+    @property
+    def recipient_keys(self) -> tuple[RecipientKey, ...]: ...
 
     def verifier(self) -> Verifier: ...
 
@@ -66,11 +71,18 @@ class Consent:
     recipients: tuple[str, ...]
 
 
-def keys_of(names: Sequence[str], cards: Mapping[str, PublicCard], what: str) -> list[RecipientKey]:
-    """The recipient keys of these names; ArtifactError if one has no card. what: their part."""
+def keys_of(
+    names: Sequence[str], cards: Mapping[str, PublicCard], what: str, sealed: bytes | None = None
+) -> list[RecipientKey]:
+    """The recipient keys of these names; ArtifactError if one has no card. what: their part.
+
+    sealed: an envelope to them; then the keys, perhaps older ones, that it names.
+    """
     missing = [name for name in names if name not in cards]
     if missing:
         raise ArtifactError(f"no card of {', '.join(missing)}, {what}, in the roster; add it")
+    if sealed is not None:
+        return named_keys(sealed, [cards[name].recipient_keys for name in names])
     return [cards[name].recipient_key for name in names]
 
 
@@ -130,7 +142,7 @@ def own_shares(
         info = read_info(envelope)
         if info.sender in found:
             raise ArtifactError(f"two envelopes of {info.sender}; remove one")
-        keys = keys_of(info.recipients, cards, "a recipient")
+        keys = keys_of(info.recipients, cards, "a recipient", envelope)
         keys_of([info.sender], cards, "an evaluator")
         found[info.sender] = open_share(
             envelope,
@@ -189,7 +201,7 @@ def contributed(
             payload = open_envelope(
                 blob,
                 expected=expected,
-                recipient_keys=keys_of([me], cards, "the opener"),
+                recipient_keys=keys_of([me], cards, "the opener", blob),
                 private=private,
                 verifier=_verifier(name, cards),
             )

@@ -276,7 +276,7 @@ def _open_part(
         envelope,
         shares[sender],
         expected=claimed,
-        recipient_keys=keys_of(claimed.recipients, cards, "a recipient"),
+        recipient_keys=keys_of(claimed.recipients, cards, "a recipient", envelope),
         verifier=verifier,
     )
     bounds = (MAX_STATEMENT_BYTES, _SIGNATURE_BYTES, 32, MAX_PAYLOAD_BYTES)

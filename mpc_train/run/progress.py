@@ -127,6 +127,8 @@ class ProgressView:
             meaning = REASONS.get(str(fields.get("code")))
             why = f" ({meaning})" if meaning else ""
             self.say(f"{fields.get('node')} has left{why}; it may join again")
+        elif kind == "rotated":
+            self.say(f"{fields.get('node')} has new keys, which the ones before have signed")
         elif kind == "refused":
             self.say(f"{fields.get('node')} was refused: {fields.get('code')}")
         elif kind == "gathering":

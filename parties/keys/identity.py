@@ -119,6 +119,11 @@ class Card:
         return RecipientKey(self.recipient_kind, self.recipient)
 
     @property
+    def recipient_keys(self) -> tuple[RecipientKey, ...]:
+        """The keys that results may be sealed to, the present one first."""
+        return (self.recipient_key,)
+
+    @property
     def canonical(self) -> bytes:
         """The bytes that are signed and hashed: every field except the signature."""
         return pack(

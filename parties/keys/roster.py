@@ -27,6 +27,7 @@ from parties.keys.identity import MAX_CARD_BYTES, Card, fingerprint_of, reason
 from parties.keys.statements import MAX_CHAIN, Revocation, Succession, check_chain, usable_now
 from protocols.canonical import pack
 from protocols.errors import AuthenticationError
+from protocols.sealing.recipient_keys import RecipientKey
 from protocols.sealing.signatures import VerifyKeys
 
 ROSTER_VERSION = 1
@@ -256,7 +257,8 @@ class Roster:
 
     def signers(self) -> dict[str, Card]:
         """By name, the present card, whose `verifier` also accepts what an earlier card of the line
-        signed: for results, which may be older than the card or than a rotation during their run.
+        signed, and whose `recipient_keys` are those of the line: for results, which may be older
+        than the card or than a rotation during their run.
 
         Never for what has to be signed now: retired keys sign nothing new.
         """
@@ -454,6 +456,10 @@ class _AnyOfLine(VerifyKeys):
 @dataclass(frozen=True)
 class _LineCard(Card):
     others: tuple[Card, ...] = ()
+
+    @property
+    def recipient_keys(self) -> tuple[RecipientKey, ...]:
+        return (self.recipient_key, *(card.recipient_key for card in self.others))
 
     def verifier(self) -> VerifyKeys:
         return _AnyOfLine(self, self.others)

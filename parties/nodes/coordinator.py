@@ -478,6 +478,8 @@ class Coordinator:
                 self._desk.take(name, message)
             except PartiesError as error:
                 raise _Faulty(name, error) from error
+            if isinstance(message, control.Rotate):
+                self._event("rotated", node=name)
         elif len(node.inbox) < MAX_WAITING:
             node.inbox.append(message)
         else:

@@ -97,7 +97,7 @@ class Members:
             "sequence": new.sequence,
         }
         self._note(Kind.PEER_ROTATED, fields)
-        log.warning("%s has new keys: %s succeeds %s", name, new.fingerprint, old.fingerprint)
+        log.info("%s has new keys: %s succeeds %s", name, new.fingerprint, old.fingerprint)
         return True
 
     def chains(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:

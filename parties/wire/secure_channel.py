@@ -111,12 +111,15 @@ class SecureChannel:
         AuthenticationError if it is not the next one that `peer` sealed, PeerTimeoutError,
         PeerLostError, InterruptedRunError.
         """
-        for _ in range(MAX_UPDATES + 1):
-            label, payload = self._receive(peer, max_bytes)
-            if label != KEY_UPDATE:
-                return label, payload
+        label, payload = self._receive(peer, max_bytes)
+        updates = 0
+        while label == KEY_UPDATE:
+            updates += 1
+            if updates > MAX_UPDATES:
+                raise FrameError(f"{peer} announces one key after the other and sends nothing")
             self._follow(peer, bytes(payload))
-        raise FrameError(f"{peer} announces one key after the other and sends nothing")
+            label, payload = self._receive(peer, max_bytes)
+        return label, payload
 
     def _receive(self, peer: str, max_bytes: int) -> tuple[bytes, memoryview]:
         try:
@@ -141,8 +144,7 @@ class SecureChannel:
             payload = opener.open(label, sealed)
         except AuthenticationError as error:
             raise AuthenticationError(f"{peer}, {describe_label(label)}: {error}") from error
-        if label != KEY_UPDATE:
-            self._last_label[peer] = label
+        self._last_label[peer] = label
         self.bytes_received += len(head) + len(sealed)
         self.frames_received += 1
         return label, payload

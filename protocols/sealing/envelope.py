@@ -150,6 +150,23 @@ def read_info(blob: Buffer) -> EnvelopeInfo:
     return _split(blob).info
 
 
+def named_keys(blob: Buffer, choices: Sequence[Sequence[RecipientKey]]) -> list[RecipientKey]:
+    """For each recipient that one of its keys which the envelope names; the first where it names
+    none of them.
+
+    choices: in the order of the envelope's recipients. NOT verified: opening and checking verify
+    that it is sealed to these keys. Raises EnvelopeError when it is not an envelope, or has another
+    number of recipients.
+    """
+    digests = _split(blob).key_digests
+    if len(digests) != len(choices):
+        raise EnvelopeError("an envelope with another number of recipients")
+    return [
+        next((key for key in keys if key.digest == digest), keys[0])
+        for digest, keys in zip(digests, choices, strict=True)
+    ]
+
+
 def open_envelope(
     blob: Buffer,
     *,
@@ -286,6 +303,7 @@ def _checked(
 class _Parts:
     suites: tuple[str, ...]
     info: EnvelopeInfo
+    key_digests: tuple[bytes, ...]
     commitments: tuple[bytes, ...]
     header: Header
     payload_bytes: int
@@ -297,7 +315,7 @@ def _split(blob: Buffer) -> _Parts:
     header, body = container.split(blob, RESULT)
     try:
         (
-            *(suites, subject, sid, step, names, sender, recipients, threshold, _, commitments),
+            *(suites, subject, sid, step, names, sender, recipients, threshold, keys, commitments),
             size,
         ) = unpack(header.context, _BOUNDS)
         said = unpack_texts(suites, MAX_RECIPIENTS, MAX_TEXT_BYTES)
@@ -313,16 +331,29 @@ def _split(blob: Buffer) -> _Parts:
     except FrameError as error:
         raise EnvelopeError(f"a malformed envelope: {error}") from error
     count = len(info.recipients)
-    if len(said) != count or len(commitments) != (1 + count) * HASH_BYTES:
-        raise EnvelopeError("a malformed envelope: its recipients' suites or commitments are wrong")
+    lengths = (len(said), len(keys), len(commitments))
+    if lengths != (count, count * HASH_BYTES, (1 + count) * HASH_BYTES):
+        raise EnvelopeError(
+            "a malformed envelope: its recipients' suites, keys or commitments are wrong"
+        )
     payload_bytes = int.from_bytes(size, "big")
     length = sealed_bytes(payload_bytes)
     if len(body) != length + signatures.SIGNATURE_BYTES:
         raise EnvelopeError("an envelope that is cut off or has too many bytes")
-    each = tuple(
-        commitments[start : start + HASH_BYTES] for start in range(0, len(commitments), HASH_BYTES)
+    return _Parts(
+        said,
+        info,
+        _digests(keys),
+        _digests(commitments),
+        header,
+        payload_bytes,
+        body[:length],
+        body[length:],
     )
-    return _Parts(said, info, each, header, payload_bytes, body[:length], body[length:])
+
+
+def _digests(joined: bytes) -> tuple[bytes, ...]:
+    return tuple(joined[start : start + HASH_BYTES] for start in range(0, len(joined), HASH_BYTES))
 
 
 def _context(

@@ -107,7 +107,11 @@ def seeds() -> dict[str, list[bytes]]:
     )
     return {
         "from a node": encoded(
-            control.Hello(1, "ann", "tcp://127.0.0.1:1"),
+            control.Hello(1, "ann", "tcp://127.0.0.1:1", (chain[0].to_text(),)),
+            control.Rotate((chain[0].to_text(),)),
+            control.Kept("ann", bytes(3373)),
+            control.Handshake("ann", bytes(100)),
+            control.RotationDone(),
             control.Progress({"step": 1, "phase": "training", "left": 0.5, "ok": True}),
             control.Done(b"{}"),
             control.Abort("data"),
@@ -118,6 +122,9 @@ def seeds() -> dict[str, list[bytes]]:
             control.Start({"ann": bytes(3373)}, {"ann": None}),
             control.Accepted({"ann": acceptance}),
             control.Delivery("ann", parts[0]),
+            control.Rotated("ann", (chain[0].to_text(),)),
+            control.Switch("ann", {"ann": bytes(3373)}),
+            control.Handshaken("ann", bytes(100)),
         ),
         "contract": [contract],
         "bundle": [pack_bundle(b"record", [b"one", b"two"])],

@@ -1,6 +1,7 @@
 """Sealed models: what a recipient accepts, and that every alteration is refused."""
 
 import base64
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from mpc_train.results import artifact
 from mpc_train.results.artifact import MODEL, contents_of, seal_result
 from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE, OpenedModel, open_model
 from protocols.canonical import pack
-from protocols.errors import EnvelopeError
+from protocols.errors import AuthenticationError, EnvelopeError
 from protocols.sealing.envelope import open_envelope, seal_envelope
 from protocols.sealing.hpke import HybridPrivateKey
 from protocols.sealing.recipient_keys import (
@@ -42,6 +43,12 @@ class Node:
     signing: SigningKeys = field(default_factory=SigningKeys.generate)
     private: RecipientPrivateKey = field(default_factory=HybridPrivateKey.generate)
     kind: str = HYBRID
+    earlier: tuple[RecipientPrivateKey, ...] = ()
+    """Keys that the present one has succeeded."""
+
+    @property
+    def recipient_keys(self) -> tuple[RecipientKey, ...]:
+        return (self.recipient_key, *(RecipientKey(self.kind, key.public) for key in self.earlier))
 
     @property
     def recipient_key(self) -> RecipientKey:
@@ -54,6 +61,9 @@ class Node:
         return self.signing.sign(purpose, message)
 
     def unseal(self, info: bytes, ciphertext: bytes) -> bytes:
+        for key in self.earlier:
+            with contextlib.suppress(AuthenticationError):
+                return key.open(info, ciphertext)
         return self.private.open(info, ciphertext)
 
 
@@ -228,6 +238,26 @@ def test_an_envelope_opens_for_its_recipient_only(job: Job) -> None:
         open_model(envelopes, recipient="ann", private=NODES["bob"], cards=NODES)
     with pytest.raises(ArtifactError, match="does not seal its model to mallory"):
         Run(job).seal("ann", "mallory")
+
+
+@pytest.mark.parametrize("late", [(), ("ann",), ("ann", "bob")])
+def test_a_rotation_of_the_recipient_at_the_end_loses_no_model(
+    job: Job, late: tuple[str, ...]
+) -> None:
+    """Some evaluators may have sealed to the old key, others to the new one."""
+    old, new = NODES["office"], Node()
+    run = Run(job)
+    envelopes = [
+        run.seal(name, recipient_keys=[(new if name in late else old).recipient_key])
+        for name in job.evaluators
+    ]
+    after = Node(new.signing, new.private, earlier=(old.private,))
+    cards = {**NODES, "office": after}
+    model = open_model(envelopes, recipient="office", private=after, cards=cards)
+    assert model.metrics == METRICS
+    with pytest.raises(EnvelopeError, match="another key of office"):
+        stranger = {**NODES, "office": Node()}
+        open_model(envelopes, recipient="office", private=after, cards=stranger)
 
 
 def test_every_altered_byte_is_refused(job: Job) -> None:

@@ -220,6 +220,7 @@ def test_waiting_says_who_is_here_and_what_is_wrong(capsys: pytest.CaptureFixtur
     view.event("gathering", {"here": (), "missing": ("ann", "bob"), "left_s": 600})
     view.event("gathering", {"here": ("ann",), "missing": ("bob",), "left_s": 45})
     view.event("left", {"node": "ann"})
+    view.event("rotated", {"node": "ann"})
     trouble = "nothing listens on port 7700 of desk: check the port"
     address = "tcp://desk:7700"
     view.event("waiting", {"address": address, "trouble": trouble, "limit_s": 600.0})
@@ -230,6 +231,7 @@ def test_waiting_says_who_is_here_and_what_is_wrong(capsys: pytest.CaptureFixtur
         "here: nobody; missing: ann, bob; waiting up to 10 min 0 s for them",
         "here: ann; missing: bob; waiting up to 45 s for them",
         "ann has left; it may join again",
+        "ann has new keys, which the ones before have signed",
         f"no coordinator yet at {address}: {trouble}; trying for 10 min 0 s in all",
         "ann cannot dial bob at tcp://bob:7701 (bob does not answer on port 7701); their frames go "
         "through the coordinator, sealed",
