@@ -185,27 +185,6 @@ class StoredTable:
             yield content
 
 
-def protection(asked: Sequence[str], names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
-    """The columns to protect by the name of their key, from texts COLUMN=KEY.
-
-    names: the table's columns. Raises ConfigError with all that is wrong.
-    """
-    found: dict[str, str] = {}
-    faults = []
-    for text in asked:
-        column, sign, key = text.rpartition("=")
-        if not sign or not column or not key:
-            faults.append(f"--protect {text!r}: write COLUMN=KEY, a key under [vault.columns]")
-        elif column not in names:
-            faults.append(f"--protect {text!r}: there is no column {column!r}")
-        elif found.setdefault(column, key) != key:
-            faults.append(f"--protect {text!r}: {column!r} has the key {found[column]!r} already")
-    if faults:
-        raise ConfigError("\n  ".join(faults))
-    keys = dict.fromkeys(found.values())
-    return {key: tuple(name for name in names if found.get(name) == key) for key in keys}
-
-
 def _listed(columns: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in columns[:5])
     more = f" and {len(columns) - 5} more" if len(columns) > 5 else ""

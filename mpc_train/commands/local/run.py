@@ -43,6 +43,12 @@ def run_command(
             "--compare", help="Afterwards train in the clear on all owners' rows, and compare."
         ),
     ] = False,
+    vault: Annotated[
+        bool,
+        typer.Option(
+            "--vault", help="First keep each owner's table in its node's vault, and use it there."
+        ),
+    ] = False,
     run_dir: Annotated[
         Path | None, typer.Option(help="Directory of the run; default: runs/JOB-TIME.")
     ] = None,
@@ -64,7 +70,9 @@ def run_command(
         view = ProgressView(enabled=output is Format.text)
         view.say("\n".join([describe(job), *beware(job), ""]))
         with sigterm_interrupts():
-            result, weights = _run(job, job_path.absolute(), data, folder, view, verbose)
+            result, weights = _run(
+                job, job_path.absolute(), data, folder, view, vault=vault, verbose=verbose
+            )
             if compare:
                 view.say(
                     "comparing: the same training in the clear, on pooled data (a local "
@@ -105,6 +113,8 @@ def _run(
     data: "dict[str, Source]",
     folder: Path,
     view: "ProgressView",
+    *,
+    vault: bool,
     verbose: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     from mpc_train.admission.load import resolved
@@ -128,6 +138,12 @@ def _run(
     homes = {node.name: node.home for node in (coordinator, *nodes)}
     homes |= {name: folder / "recipients" / name / "keys" for name in outsiders}
     with identities(homes) as (vaults, passphrases):
+        if vault:
+            data = {
+                node.name: _into_vault(node, vaults[node.name], job.name, data[node.name])
+                for node in nodes
+                if node.name in data
+            }
         roster_path = folder / "roster.toml"
         Roster.of(vault.card for vault in vaults.values()).save(roster_path)
 
@@ -199,6 +215,26 @@ def _run(
             result["warnings"] += opened.results.warnings
         said = regression_shapes(job)
         return result, {name: w for name, w in opened.weights.items() if name not in said}
+
+
+def _into_vault(node: "LocalNode", identity: "FileVault", name: str, source: "Source") -> "Source":
+    """Keep a table in its node's vault, as `mpc-train vault import` does; return what the node's
+    file names then. A database stays where it is."""
+    import msgspec
+
+    from mpc_train.node.imports import import_table
+    from mpc_train.tables.source import Source
+    from parties.keys.services.identity_service import IdentityService
+    from parties.vault.store import Store
+
+    if not source.file:
+        return source
+    store = Store(node.home / "vault", node.name, IdentityService(identity))
+    plain = Source()
+    own = {key: getattr(source, key) for key in ("rename", "recode", "drop_rows")}
+    nothing = {key: getattr(plain, key) for key in own}
+    import_table(store, name, msgspec.structs.replace(source, **nothing))
+    return Source(f"vault:{name}", array_folder=str(source.folder_of_arrays), **own)
 
 
 def _write_own_metrics(node: "LocalNode", identity: "FileVault", job: "Job") -> None:

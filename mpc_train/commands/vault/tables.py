@@ -1,8 +1,8 @@
 """`mpc-train vault import`, `show` and `export`: tables come into the vault, and out of it."""
 
-import contextlib
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -70,14 +70,10 @@ def vault_import(
     The table itself stays where it is: delete it, and its copies, yourself.
     """
     with reporting(output):
-        from mpc_train.errors import DataError
-        from mpc_train.node.storage import TABLE, column_key, protection, token_key
+        from mpc_train.node.imports import import_table
+        from mpc_train.node.storage import column_key
         from mpc_train.run.node_config import load_node_config
         from mpc_train.run.progress import ProgressView
-        from mpc_train.tables.loading.load import header_faults, open_table
-        from mpc_train.tables.loading.load import reporting as paced
-        from mpc_train.tables.readers.staged import stage
-        from mpc_train.tables.readers.tokenised import Tokenised
         from mpc_train.tables.source import Source
         from parties.audit.entries import Kind
 
@@ -95,58 +91,36 @@ def vault_import(
                 raise ConfigError(f"--read {key}=…: belongs into [data] of the node's file")
         view, node = ProgressView(enabled=output is Format.text), load_node_config(config)
         with opened_vault(config, passphrase_file, passphrase_fd, "vault import") as (store, audit):
-            # The table is closed, and compared with what was read, before the object is there.
-            with (
-                view.shown(),
-                store.writing(TABLE, name) as out,
-                contextlib.ExitStack() as held,
-                open_table(source) as plain,
-            ):
-                if faults := header_faults(plain, source.ignore):
-                    raise DataError("\n  ".join(f"{table}: {fault}" for fault in faults))
-                columns = [column for column in plain.names if column not in source.ignore]
-                if not columns:
-                    raise DataError(f"{table}: no column is left; ignore fewer")
-                report = paced(plain, lambda news: view.event("reading", dataclasses.asdict(news)))
-                protected = protection(protect or (), columns)
-                parts = {
-                    key: (
-                        each,
-                        held.enter_context(
-                            store.under(column_key(node, key), key).writing_part(out.info)
-                        ),
-                    )
-                    for key, each in protected.items()
-                }
-                try:
-                    named = Tokenised(plain, tokenise, token_key(store)) if tokenise else plain
-                    rows = stage(named, source, out, report, parts=parts, tokenised=tokenise or ())
-                except DataError as error:
-                    raise DataError(f"{table}: {str(error).removeprefix(f'{table}: ')}") from error
-            kept = store.newest(TABLE, name)
-            audit.append(
-                Kind.VAULT_IMPORT,
-                {
-                    "object": kept.title,
-                    "rows": rows,
-                    "columns": len(columns),
-                    **({"keys": tuple(protected)} if protected else {}),
-                },
-            )
+            with view.shown():
+                kept = import_table(
+                    store,
+                    name,
+                    source,
+                    tokenise=tokenise or (),
+                    protect=protect or (),
+                    key_of=partial(column_key, node),
+                    progress=lambda news: view.event("reading", dataclasses.asdict(news)),
+                )
+            said: dict[str, Any] = {"object": kept.info.title, "rows": kept.rows}
+            said["columns"] = len(kept.columns)
+            if kept.protected:
+                said["keys"] = tuple(kept.protected)
+            audit.append(Kind.VAULT_IMPORT, said)
         if output is Format.json:
             emit(
                 {
                     "status": "ok",
                     "name": name,
-                    "version": kept.version,
-                    "rows": rows,
-                    "columns": columns,
-                    "protected": protected,
+                    "version": kept.info.version,
+                    "rows": kept.rows,
+                    "columns": list(kept.columns),
+                    "protected": kept.protected,
                 }
             )
             return
         say(
-            f"{kept.title}: {rows:,} rows, {len(columns)} columns, encrypted. In this node's file: "
+            f"{kept.info.title}: {kept.rows:,} rows, {len(kept.columns)} columns, encrypted. In "
+            "this node's file: "
             f'[data] JOB = "vault:{name}". {table} itself was left as it is'
         )
 
