@@ -76,7 +76,14 @@ def verify_record(data: bytes, roster: "Roster") -> Provenance:
         job = job_from_bytes(record.body)  # 2
     except JobError as error:
         raise ArtifactError(f"the signed job cannot be read: {error}") from error
-    roles = Roles(job.owners, job.evaluators, job.dealer, job.recipients)
+    roles = Roles(
+        job.owners,
+        job.evaluators,
+        job.dealer,
+        job.recipients,
+        job.reveal.threshold,
+        job.reveal.metrics_to,
+    )
     if record.contract.roles != roles or record.contract.name != job.name:
         raise ArtifactError("the contract has other roles than the job; it is of no run")
     outcome = read_outcome(record.statement.outcome)

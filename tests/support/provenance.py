@@ -17,7 +17,14 @@ from protocols.sealing.signatures import SIGNATURE_BYTES, Signer
 
 
 def roles_of(job: Job) -> Roles:
-    return Roles(job.owners, job.evaluators, job.dealer, job.recipients)
+    return Roles(
+        job.owners,
+        job.evaluators,
+        job.dealer,
+        job.recipients,
+        job.reveal.threshold,
+        job.reveal.metrics_to,
+    )
 
 
 def ledger_of(job: Job) -> list[Opening]:

@@ -18,14 +18,14 @@ from mpc_train.cli import app
 from mpc_train.errors import ArtifactError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.sealed import sealed_tensors
-from mpc_train.node.provenance import verify_opened, verify_sealed
+from mpc_train.node.provenance import verify_opened, verify_record, verify_sealed
 from mpc_train.results.artifact import ENVELOPE_FILE, MODEL, contents_of, seal_result
 from mpc_train.results.outcome import Opening, check, outcome_of, progressions, read_outcome
 from parties.agreement.contract import Contract
 from parties.agreement.result import Artifact, Record, Statement, sign_result
 from parties.errors import ContractError, RosterError
 from parties.keys.roster import Roster
-from parties.keys.vault import FileVault
+from parties.keys.vault import FileVault, MemoryVault
 from protocols.sealing.bundle import pack_bundle, unpack_bundle
 from tests.support.jobs import changed, loaded, write_job
 from tests.support.provenance import ledger_of, signed_record
@@ -229,6 +229,15 @@ def test_whatever_is_changed_in_a_sealed_file_is_named(
     out = tmp_path / "out"
     done = CliRunner().invoke(app, ["open", str(sealed), *home, "--out", str(out)])
     assert done.exit_code == 9 and not out.exists()
+
+
+def test_a_record_of_a_threshold_and_readers_is_that_of_its_job(tmp_path: Path) -> None:
+    keys = 'metrics = ["accuracy", "auc"]\nthreshold = 2\nmetrics_to = ["office"]'
+    job = loaded(tmp_path, changed(('metrics = ["accuracy", "auc"]', keys)))
+    vaults = {name: MemoryVault.generate(name) for name in NAMES}
+    roster = Roster.of(vault.card for vault in vaults.values())
+    record = signed_record(job, roster, vaults, SID, ())
+    assert verify_record(record.to_bytes(), roster).job == job
 
 
 def test_every_byte_of_a_record_counts(made: Sealed) -> None:
