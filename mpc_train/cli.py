@@ -13,6 +13,7 @@ from mpc_train.base.release import version
 from mpc_train.commands import (
     audit,
     data,
+    evidence,
     job,
     keys,
     model,
@@ -47,6 +48,7 @@ app.add_typer(schema.schema, name="schema")
 app.add_typer(data.data, name="data")
 app.add_typer(vault, name="vault")
 app.add_typer(audit.audit, name="audit")
+app.add_typer(evidence.evidence, name="evidence")
 app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)

@@ -341,7 +341,14 @@ def test_an_unexpected_entry_is_seen(tmp_path: Path) -> None:
     assert unexpected_entries(tmp_path) == {"docs"}
 
 
-DISTRIBUTIONS = {"PIL": "pillow", "zmq": "pyzmq", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cyclonedx": "cyclonedx-python-lib",
+    "packageurl": "packageurl-python",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "zmq": "pyzmq",
+}
 
 
 def undeclared(sources: Sequence[Source], dependencies: list[str]) -> set[str]:

@@ -77,6 +77,8 @@ def options_of(words: list[str]) -> tuple[Any, list[str]]:
     command: Any = get_command(app)
     rest = list(words)
     while hasattr(command, "commands"):
+        if rest and rest[0] not in command.commands and hasattr(command, "default"):
+            rest.insert(0, command.default)
         assert rest and rest[0] in command.commands, words
         command = command.commands[rest.pop(0)]
     return command, rest
@@ -314,7 +316,7 @@ def test_what_every_command_prints_for_machines(tmp_path: Path) -> None:
     leaves = []
     for name, command in root.commands.items():
         leaves += [(name, inner) for inner in getattr(command, "commands", {"": command}).values()]
-    assert len(leaves) == 38
+    assert len(leaves) == 41
     for name, leaf in leaves:
         assert "--format" in {option for one in leaf.params for option in one.opts}, name
         assert leaf.help and leaf.help.strip().endswith("."), name

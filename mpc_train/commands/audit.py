@@ -70,7 +70,7 @@ def audit_verify(
         if log is None:
             folder = home_of(home)
             log = log_folder(folder, find_name(folder, name))
-        known, later = _line(log, card)
+        known, later = line_of(log, card)
         report = verify_log(log, known, tuple(against or ()), later)
         if output is Format.json:
             status = "ok" if report.ok else "AuditTamperedError"
@@ -255,7 +255,7 @@ def audit_cosign(
         say(note.decode(), end="")
 
 
-def _line(log: Path, given: Path | None) -> "tuple[Card, tuple[Succession, ...]]":
+def line_of(log: Path, given: Path | None) -> "tuple[Card, tuple[Succession, ...]]":
     """The card that was given, or the one in the home that the log lies in; and the successions
     that led to it, where its identity is there."""
     from parties.errors import AuditError

@@ -79,7 +79,7 @@ def coordinator(
         from mpc_train.admission.load import load_job
         from mpc_train.admission.rules import expired, today
         from mpc_train.errors import RefusedError
-        from mpc_train.node.collect import bundle, summarise
+        from mpc_train.node.collect import bundle, keep_record, summarise
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import check_room, run_directory
         from mpc_train.results.artifact import METRICS_ENVELOPE_FILE
@@ -127,7 +127,9 @@ def coordinator(
                 result = node.run()
         found = summarise(job, result.summaries)
         cards = node.roster.signers()
-        bundles = bundle(run_dir, result.files, job.recipients, job.evaluators, cards)
+        bundles = bundle(
+            run_dir, result.files, job.recipients, job.evaluators, cards, result.record
+        )
         found |= {"model": None, "sealed": [str(path) for path in bundles.values()]}
         metrics = bundle(
             run_dir,
@@ -135,10 +137,12 @@ def coordinator(
             job.reveal.metrics_to,
             job.evaluators,
             cards,
+            result.record,
             "{}.metrics.sealed",
             METRICS_ENVELOPE_FILE,
         )
         found |= {"sealed_metrics": [str(path) for path in metrics.values()]}
+        keep_record(run_dir, result.record)
         if output is Format.json:
             emit(found)
         else:
@@ -156,7 +160,7 @@ def _node(
 ) -> None:
     with reporting(output):
         from mpc_train.admission.rules import today
-        from mpc_train.node.collect import bundle
+        from mpc_train.node.collect import bundle, keep_record
         from mpc_train.node.consent import terminal
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import run_directory
@@ -211,7 +215,15 @@ def _node(
                 )
         cards = result.roster.signers()
         mine = [name for name in program.recipients if name == settings.place.name]
-        bundles = bundle(run_dir, result.files, mine, program.evaluators, cards, "model.sealed")
+        bundles = bundle(
+            run_dir,
+            result.files,
+            mine,
+            program.evaluators,
+            cards,
+            result.record,
+            target="model.sealed",
+        )
         sealed = [str(path) for path in bundles.values()]
         read = [name for name in program.readers if name == settings.place.name]
         metrics = bundle(
@@ -220,10 +232,12 @@ def _node(
             read,
             program.evaluators,
             cards,
+            result.record,
             "metrics.sealed",
             METRICS_ENVELOPE_FILE,
         )
         sealed += [str(path) for path in metrics.values()]
+        keep_record(run_dir, result.record)
         found, told = program.found, program.told
         own = _own_metrics(safe, program.job, found.own) | told
         found.own.check()
@@ -409,6 +423,14 @@ class _Guarded:
             source = self._config.source(self.job.name)
             self._remembered.write(self.job, source, self._program.table)
         return self._program.run(session)
+
+    def outcome(self) -> bytes:
+        return b"" if self._program is None else self._program.outcome()
+
+    def check_outcome(self, outcome: bytes) -> None:
+        if self._program is None:
+            raise RuntimeError("check_outcome before prepare")
+        self._program.check_outcome(outcome)
 
 
 class _Events:

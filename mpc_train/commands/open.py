@@ -75,7 +75,8 @@ def open_command(
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Open a sealed model: write model.safetensors and manifest.json, or nothing.
+    """Open a sealed model that all nodes of its run signed: write model.safetensors and a signed
+    manifest.json, or nothing.
 
     If the job requires several recipients, one opens with the contributions of the others.
     """
@@ -171,14 +172,13 @@ def open_metrics_file(
 
     Raises ArtifactError, EnvelopeError; nothing is written unless all checks succeed.
     """
+    from mpc_train.node.provenance import verify_sealed
     from mpc_train.results.opening import METRICS_FILE, open_metrics
 
+    blob = _read(sealed, MAX_SEALED_BYTES)
+    found = verify_sealed(blob, roster)
     opened = open_metrics(
-        _read(sealed, MAX_SEALED_BYTES),
-        recipient=vault.card.name,
-        private=vault,
-        cards=roster.signers(),
-        job=job,
+        blob, recipient=vault.card.name, private=vault, cards=found.cards, job=job
     )
     _write(out, opened.files, METRICS_FILE)
     return opened, out / METRICS_FILE
@@ -245,14 +245,17 @@ def contribution_of(
 
     Raises ArtifactError, EnvelopeError.
     """
+    from mpc_train.node.provenance import verify_sealed
     from mpc_train.results.artifact import MODEL, contents_of
     from mpc_train.results.contribution import contribute
 
+    blob = _read(sealed, MAX_SEALED_BYTES)
+    found = verify_sealed(blob, roster)
     return contribute(
-        _read(sealed, MAX_SEALED_BYTES),
+        blob,
         me=vault.card.name,
         private=vault,
-        cards=roster.signers(),
+        cards=found.cards,
         opener=opener,
         subject=None if job is None else contents_of(job, MODEL).subject(job),
     )
@@ -278,20 +281,26 @@ def open_file(
     parts: Sequence[Path] = (),
 ) -> "tuple[OpenedModel, Path]":
     """Open `sealed` as the identity in `vault`, with the contributions in the files `parts`; write
-    both files to `out`; return the model's path.
+    its files to `out`; return the model's path.
 
-    Raises ArtifactError, EnvelopeError; nothing is written unless all checks succeed.
+    Raises ArtifactError, EnvelopeError, RosterError, also if a node of the run did not sign its
+    results; nothing is written unless all checks succeed.
     """
+    from mpc_train.node.provenance import SIGNATURE_FILE, sign_manifest, verify_sealed
     from mpc_train.results.contribution import MAX_CONTRIBUTION_BYTES
     from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE, open_model
 
+    blob = _read(sealed, MAX_SEALED_BYTES)
+    found = verify_sealed(blob, roster)
     model = open_model(
-        _read(sealed, MAX_SEALED_BYTES),
+        blob,
         recipient=vault.card.name,
         private=vault,
-        cards=roster.signers(),
+        cards=found.cards,
         job=job,
         contributions=[_read(part, MAX_CONTRIBUTION_BYTES) for part in parts],
+        record=found.record.to_bytes(),
     )
-    _write(out, model.files, MANIFEST_FILE)
+    signature = sign_manifest(model.files[MANIFEST_FILE], vault)
+    _write(out, {**model.files, SIGNATURE_FILE: signature}, MANIFEST_FILE)
     return model, out / MODEL_FILE

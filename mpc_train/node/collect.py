@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from mpc_train.linkage.partners import all_linkage_warnings, without_partner
 if TYPE_CHECKING:
     from mpc_train.results.opening import PublicCard
 
+RECORD_FILE = "run.record"
+"""The contract and the results of a run, signed by all its nodes: `parties.agreement.result`."""
+
 
 def bundle(
     root: Path,
@@ -20,24 +24,28 @@ def bundle(
     recipients: Collection[str],
     evaluators: Collection[str],
     cards: Mapping[str, "PublicCard"],
+    record: bytes,
     target: str = "{}.sealed",
     envelope_file: str = "model.envelope",
 ) -> dict[str, Path]:
-    """Put the envelopes under `root`/sealed/<recipient>/ into one file per recipient.
+    """Put the envelopes under `root`/sealed/<recipient>/ into one file per recipient, with the
+    record of the run that all nodes signed.
 
     The envelopes are removed when that file is on the disk: nothing is kept twice.
 
     `files`: what the run wrote; `target`: the file's name in `root`, with {} for the recipient;
     `envelope_file`: which envelopes. Only those of `evaluators` to `recipients` are used; each must
-    be signed by the card of its sender, and all must be of one session. Raises ArtifactError,
-    before it writes anything, if an evaluator did not seal a valid envelope to each recipient:
-    without all envelopes a result cannot be opened.
+    be signed by the card of its sender, all must be of one session, and the record must name them
+    by their digests. Raises ArtifactError, before it writes anything, if an evaluator did not seal
+    a valid envelope to each recipient: without all envelopes a result cannot be opened.
     """
     from mpc_train.errors import ArtifactError
+    from parties.agreement.result import Record
     from parties.files import write_atomic
     from parties.nodes.artifacts import SEALED
     from protocols.sealing.bundle import pack_bundle
 
+    signed = Record.from_bytes(record).statement if recipients else None
     parts: dict[str, list[Path]] = {}
     about: set[tuple[object, ...]] = set()
     found: dict[str, dict[str, bytes]] = {}
@@ -49,6 +57,8 @@ def bundle(
         if recipient in recipients and sender in evaluators:
             envelope = path.read_bytes()
             about.add(_about(envelope, sender, recipient, cards))
+            assert signed is not None
+            check_signed(signed.sent_by(sender), sender, recipient, envelope_file, envelope)
             found.setdefault(recipient, {})[sender] = envelope
             parts.setdefault(recipient, []).append(path)
     if len(about) > 1:
@@ -65,10 +75,34 @@ def bundle(
     bundles: dict[str, Path] = {}
     for recipient, envelopes in sorted(found.items()):
         bundles[recipient] = root / target.format(recipient)
-        write_atomic(bundles[recipient], pack_bundle([*envelopes.values()]))
+        write_atomic(bundles[recipient], pack_bundle(record, [*envelopes.values()]))
         for path in parts[recipient]:
             _remove(path, root)
     return bundles
+
+
+def check_signed(
+    sent: Mapping[str, str], sender: str, recipient: str, file: str, envelope: bytes
+) -> None:
+    """Raise ArtifactError unless `envelope` is among what its sender signed, as this file.
+
+    sent: by path, the digests that the signed statement of results names for `sender`.
+    """
+    from mpc_train.errors import ArtifactError
+    from parties.nodes.artifacts import SEALED
+
+    if sent.get(f"{SEALED}/{recipient}/{file}") != sha256(envelope).hexdigest():
+        raise ArtifactError(
+            f"the envelope of {sender} for {recipient} is not the one that all nodes signed"
+        )
+
+
+def keep_record(root: Path, record: bytes) -> None:
+    """Write the record of a run beside its other files, for evidence."""
+    from parties.files import private_directory, write_atomic
+
+    private_directory(root)
+    write_atomic(root / RECORD_FILE, record)
 
 
 def _remove(path: Path, root: Path) -> None:

@@ -100,7 +100,7 @@ def contribute(
     subject: what the sealed file must say that it is; None: anything. Raises ArtifactError and
     EnvelopeError, which say what does not fit; nothing is unwrapped for a file that fails.
     """
-    envelopes = unpack_bundle(sealed)
+    envelopes = unpack_bundle(sealed).envelopes
     infos = [read_info(envelope) for envelope in envelopes]
     first = infos[0]
     if first.threshold == 1:

@@ -106,8 +106,11 @@ def open_model(
     cards: Mapping[str, PublicCard],
     job: Job | None = None,
     contributions: Sequence[bytes] = (),
+    record: bytes = b"",
 ) -> OpenedModel:
     """Open a bundle (or its envelopes) as `recipient` and put the model together.
+
+    record: what all nodes signed, verified by the caller; it goes into the manifest.
 
     contributions: of other recipients, if the job requires a threshold (`contribution`).
 
@@ -124,7 +127,7 @@ def open_model(
     """
     parts, signed_job = _opened_parts(sealed, MODEL, recipient, private, cards, job, contributions)
     weights = _weights(signed_job, _combine(contents_of(signed_job, MODEL), parts))
-    files = _files(signed_job, recipient, cards[recipient].recipient_key, weights, parts)
+    files = _files(signed_job, recipient, cards[recipient].recipient_key, weights, parts, record)
     said = next(iter(parts.values())).statement
     return OpenedModel(signed_job, weights, dict(said.metrics), files, dict(said.unavailable))
 
@@ -185,7 +188,7 @@ def open_metrics(
 
 def sealed_title(sealed: bytes) -> str:
     """What a bundle says that it contains, NOT verified: "model" or "metrics"."""
-    info = read_info(unpack_bundle(sealed)[0])
+    info = read_info(unpack_bundle(sealed).envelopes[0])
     return METRICS if info.subject.startswith(f"the {METRICS} ") else MODEL
 
 
@@ -199,7 +202,7 @@ def _opened_parts(
     contributions: Sequence[bytes] = (),
 ) -> "tuple[dict[str, _Part], Job]":
     """Steps 1 to 4 of `open_model`: what each evaluator sealed, and the job that it signed."""
-    envelopes = unpack_bundle(sealed) if isinstance(sealed, bytes) else list(sealed)
+    envelopes = unpack_bundle(sealed).envelopes if isinstance(sealed, bytes) else list(sealed)
     if not envelopes:
         raise ArtifactError(f"no envelope; ask the coordinator for the sealed {title}")
     shares = _gathered(envelopes, recipient, private, cards, contributions)
@@ -400,6 +403,7 @@ def _files(
     recipient_key: RecipientKey,
     weights: Mapping[str, NDArray[np.float64]],
     parts: Mapping[str, _Part],
+    record: bytes,
 ) -> dict[str, bytes]:
     """The model as float32 safetensors, and its manifest; the caller writes them."""
     key = os.urandom(32)
@@ -421,6 +425,7 @@ def _files(
         files[COEFFICIENTS_FILE] = table.to_csv()
         said["regression"] = {
             "file": COEFFICIENTS_FILE,
+            "hmac_sha256": commit(key, files[COEFFICIENTS_FILE]),
             "converged": table.converged,
             "separation": "suspected" if table.separated else "none seen",
             "warnings": list(table.warnings),
@@ -433,7 +438,7 @@ def _files(
         described |= {"remarks": remarks(job.pipeline, weights)}
     first = next(iter(parts.values())).statement
     manifest = {
-        "version": 1,
+        "version": 2,
         "job": msgspec.json.decode(job.to_bytes()),
         "job_digest": job.digest().hex(),
         "sid": first.sid,
@@ -454,6 +459,7 @@ def _files(
         "metrics_to": list(job.reveal.metrics_to),
         **said,
         "statements": _statements(job, parts),
+        "record": base64.b64encode(record).decode(),
     }
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     return {**files, MANIFEST_FILE: text + b"\n"}

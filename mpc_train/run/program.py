@@ -42,6 +42,7 @@ from mpc_train.linkage.link import Linked
 from mpc_train.linkage.partners import linkage_warnings, without_partner
 from mpc_train.owners.table import Table
 from mpc_train.preparation.gaps import check_gaps
+from mpc_train.results.outcome import check, outcome_of, read_outcome
 from mpc_train.run.memory import settle
 from mpc_train.run.phases.evaluate import evaluate
 from mpc_train.run.phases.ledger import RunLedger
@@ -89,6 +90,7 @@ class TrainProgram:
         learn."""
         self.unmatched_records: int | None = None
         """How many of this node's own records found no partner, if records are joined."""
+        self._outcome = b""
         self.warnings: list[str] = []
         """Warnings for this node's owner only."""
 
@@ -148,6 +150,16 @@ class TrainProgram:
         summary["peak_rss_mb"] = peak_rss_mb()
         return summary
 
+    def outcome(self) -> bytes:
+        """What all nodes sign: the first weights, and what left. See `results.outcome`."""
+        return self._outcome
+
+    def check_outcome(self, outcome: bytes) -> None:
+        """Raises ArtifactError unless the job allows it."""
+        if self._job is None:
+            raise RuntimeError("check_outcome before prepare")
+        check(self._job, read_outcome(outcome))
+
     def _provide(self, session: Session, job: Job) -> dict[str, object]:
         """The run of an owner that only provides data."""
         table = self._take_table()
@@ -166,7 +178,7 @@ class TrainProgram:
         self._note_linked(session, job, linked)
         job = joined_job(job, role, linked)
         shared, start = share_all(session, job, role, linked, self._take_table, self._start)
-        gate = RevealGate(agreed_outputs(job), RunLedger(session, job))
+        gate = RevealGate(agreed_outputs(job), ledger)
         check_gaps(job, gate, shared.parameters.some)
         role.finish()
         settle()
@@ -192,6 +204,7 @@ class TrainProgram:
             joined_rows=None if linked is None else linked.rows,
             own=_own(session, job, own),
         )
+        self._outcome = outcome_of(job, ledger.openings).to_bytes()
         training = trained.training
         return {
             "steps": len(training.step_seconds),

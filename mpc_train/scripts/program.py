@@ -117,6 +117,15 @@ class ScriptProgram:
             "peak_rss_mb": peak_rss_mb(),
         }
 
+    def outcome(self) -> bytes:
+        """A script has no result but what it opened, which its text says."""
+        return sha256(self._text or b"").digest()
+
+    def check_outcome(self, outcome: bytes) -> None:
+        """Raises ScriptError unless it is that of this text."""
+        if outcome != self.outcome():
+            raise ScriptError("the nodes state another outcome than that of this script")
+
 
 class _ScriptLedger:
     """What a script opens, in the node's audit log; its text, which all have signed, lists it."""

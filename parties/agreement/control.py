@@ -15,7 +15,8 @@ reason for an abort is one generic code, never text, because an error's text may
     Kept                          Switch
     Handshake                     Handshaken
     RotationDone
-    Done                          Finish
+    Done                          Results
+    SignResults                   Finish
     Abort                         Aborted
 """
 
@@ -26,6 +27,11 @@ import msgspec
 from msgspec import Meta
 
 from parties.agreement.contract import MAX_BODY_BYTES, MAX_CONTRACT_BYTES
+from parties.agreement.result import (
+    MAX_OUTCOME_BYTES,
+    MAX_RECORD_BYTES,
+    MAX_RESULT_BYTES,
+)
 from parties.audit.checkpoint import MAX_CHECKPOINT_BYTES
 from parties.audit.merkle import MAX_PROOF
 from parties.errors import ControlError
@@ -71,6 +77,7 @@ Word = Annotated[str, Meta(min_length=1, max_length=64)]
 Text = Annotated[str, Meta(max_length=256)]
 Path = Annotated[str, Meta(min_length=1, max_length=512)]
 Fields = Annotated[dict[Word, Text | int | float | bool | None], Meta(max_length=64)]
+Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Part = Annotated[bytes, Meta(max_length=PART_BYTES)]
 
 Statement = Annotated[str, Meta(max_length=MAX_STATEMENT_BYTES)]
@@ -198,13 +205,32 @@ class Delivery(_Message, frozen=True, tag="delivery"):
 
 
 class Done(_Message, frozen=True, tag="done"):
-    """The program ended; `summary` is JSON with what the coordinator may know: sizes and times."""
+    """The program ended; `summary` is JSON with what the coordinator may know: sizes and times.
+
+    sid, outcome, artifacts: this node's part of what all nodes are to sign, see `result`; by
+    '<kind>/<path>', the SHA-256 of each file that it sent.
+    """
 
     summary: Annotated[bytes, Meta(max_length=MAX_SUMMARY_BYTES)]
+    sid: Digest = bytes(32)
+    outcome: Annotated[bytes, Meta(max_length=MAX_OUTCOME_BYTES)] = b""
+    artifacts: Annotated[dict[Path, Hex], Meta(max_length=MAX_ARTIFACTS)] = {}
+
+
+class Results(_Message, frozen=True, tag="results"):
+    """All programs have ended: the statement that all nodes are to sign."""
+
+    statement: Annotated[bytes, Meta(max_length=MAX_RESULT_BYTES)]
+
+
+class SignResults(_Message, frozen=True, tag="sign-results"):
+    signature: Signature
 
 
 class Finish(_Message, frozen=True, tag="finish"):
-    """All nodes are done: connections may close."""
+    """All nodes are done and have signed: connections may close. record: see `result.Record`."""
+
+    record: Annotated[bytes, Meta(max_length=MAX_RECORD_BYTES)] = b""
 
 
 class Rotate(_Message, frozen=True, tag="rotate"):
@@ -263,7 +289,16 @@ class Aborted(_Message, frozen=True, tag="aborted"):
 
 OfRotation = Rotate | Kept | Handshake | RotationDone
 FromNode = (
-    Hello | Accept | SignSession | Ready | Progress | ArtifactPart | Done | Abort | OfRotation
+    Hello
+    | Accept
+    | SignSession
+    | Ready
+    | Progress
+    | ArtifactPart
+    | Done
+    | SignResults
+    | Abort
+    | OfRotation
 )
 FromCoordinator = (
     Welcome
@@ -273,6 +308,7 @@ FromCoordinator = (
     | Start
     | Go
     | Delivery
+    | Results
     | Finish
     | Aborted
     | Rotated

@@ -189,3 +189,12 @@ class Program(Protocol):
 
     def run(self, session: Session) -> dict[str, object]:
         """Compute. The result is public and can be written as JSON."""
+
+    def outcome(self) -> bytes:
+        """What this node saw of the run that is public and that all nodes sign, after `run`.
+
+        The same bytes at every evaluator and the dealer; empty at other nodes, which saw nothing.
+        """
+
+    def check_outcome(self, outcome: bytes) -> None:
+        """Raise an error with a `code` unless this is an outcome that the signed job allows."""

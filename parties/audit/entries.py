@@ -72,6 +72,8 @@ class Kind(StrEnum):
     """It has; `digest` is an HMAC of it under a key of this log."""
     OPENING_REFUSED = "opening-refused"
     MODEL_SEALED = "model-sealed"
+    RESULTS_SIGNED = "results-signed"
+    """The statement of results that all nodes sign, by its digest."""
     METRICS_SEALED = "metrics-sealed"
     RUN_ENDED = "run-ended"
     RUN_ABORTED = "run-aborted"

@@ -311,8 +311,7 @@ class Roster:
 
     def digest(self) -> bytes:
         """32 bytes that are equal at two nodes exactly if their rosters hold the same cards."""
-        digests = (card.digest for card in self)
-        return sha256(pack(b"mpc-train/roster/1", *digests)).digest()
+        return roster_digest(card.digest for card in self)
 
     def to_text(self) -> str:
         """The roster as one TOML file."""
@@ -412,6 +411,11 @@ class Roster:
 
     def __repr__(self) -> str:
         return f"Roster({', '.join(self.names)})"
+
+
+def roster_digest(digests: Iterable[bytes]) -> bytes:
+    """The digest of a roster whose cards, in order of their names, have these digests."""
+    return sha256(pack(b"mpc-train/roster/1", *digests)).digest()
 
 
 def differing_cards(roster: Roster, other: str, theirs: Mapping[str, bytes]) -> str:

@@ -10,7 +10,8 @@ end. It can delay or stop a run, and it sees how much each pair of nodes communi
 2. Propose the contract; collect and distribute the signed acceptances.
 3. Collect and distribute everybody's signature under the session id, with addresses.
 4. When all are ready, send `Go`. Relay frames and progress, and keep artifacts, until all are done.
-5. Deliver sealed artifacts to recipients that are connected; finish.
+5. Put together what all nodes say of the results; collect everybody's signature under it.
+6. Deliver sealed artifacts to recipients that are connected; finish, with all signatures.
 
 The coordinator waits for a node that leaves during 1, or during 2 and 3 before everybody has been
 told to start: its operator may have to correct a table. When all are back, the job is proposed
@@ -38,6 +39,13 @@ import msgspec
 from parties.agreement import control
 from parties.agreement.contract import CONTRACT_VERSION, MAX_BODY_BYTES, Contract, Roles
 from parties.agreement.control import FromCoordinator, FromNode, clip
+from parties.agreement.result import (
+    MAX_RESULT_BYTES,
+    Artifact,
+    Record,
+    Statement,
+    verify_result,
+)
 from parties.audit.entries import Kind, Value
 from parties.audit.log import AuditLog
 from parties.errors import (
@@ -105,6 +113,8 @@ class CoordinatorResult:
     summaries: Mapping[str, dict[str, Any]]
     files: tuple[Path, ...]
     relayed_bytes: int
+    record: bytes
+    """The results with the signatures of all nodes: see `result.Record`."""
 
 
 @dataclass
@@ -154,7 +164,7 @@ class Coordinator:
         self._on_event = on_event
         self._nodes: dict[str, _Node] = {}
         self._refused = Tally()
-        self._phase: Literal["gathering", "agreeing", "running"] = "gathering"
+        self._phase: Literal["gathering", "agreeing", "running", "signing"] = "gathering"
         self._attempt = 0
         self._someone_left = False
         self._agree_on_cards()
@@ -185,6 +195,7 @@ class Coordinator:
         """The contract that is proposed next, over the cards as they are now."""
         cards = self._members.roster.subset(self._roles.names)
         self.contract = Contract.of(self._name, self._roles, self._body, cards.digest())
+        self._cards = cards
         self._card_digests = {card.name: card.digest for card in cards}
         self._members.use(cards)
 
@@ -241,13 +252,55 @@ class Coordinator:
         deadline = time.monotonic() + settings.run_timeout_s
         done = self._collect(control.Done, names, deadline, "did not finish")
         summaries = {name: _json(message.summary, name) for name, message in done.items()}
-        self._deliver()  # 5
-        self._tell(tuple(self._nodes), control.Finish())
+        record = self._signed_results(done)  # 5
+        self._deliver()  # 6
+        self._tell(tuple(self._nodes), control.Finish(record))
         self._note(Kind.RUN_ENDED)
         self._event("done", files=[str(path) for path in self._collector.files])
         return CoordinatorResult(
-            summaries, tuple(self._collector.files), self._server.relayed_bytes
+            summaries, tuple(self._collector.files), self._server.relayed_bytes, record
         )
+
+    def _signed_results(self, done: Mapping[str, control.Done]) -> bytes:
+        """The record of the results, which all nodes have signed."""
+        contract = self.contract
+        roles, first = contract.roles, contract.roles.evaluators[0]
+        computing = (*roles.evaluators, roles.dealer)
+        for name, message in done.items():
+            outcome = done[first].outcome if name in computing else b""
+            if (message.sid, message.outcome) != (done[first].sid, outcome):
+                raise _Faulty(
+                    name,
+                    ContractError(
+                        f"{name} and {first} state different openings or sessions; there is no "
+                        "result"
+                    ),
+                )
+        artifacts = tuple(
+            Artifact(name, path, digest)
+            for name, message in done.items()
+            for path, digest in message.artifacts.items()
+        )
+        said = done[first]
+        statement = Statement(contract.digest(), said.sid, said.outcome, artifacts)
+        text = statement.to_bytes()
+        if len(text) > MAX_RESULT_BYTES:
+            raise ContractError(f"the statement of results has {len(text)} bytes, too many to send")
+        self._phase = "signing"
+        self._tell(roles.nodes, control.Results(text))
+        deadline = time.monotonic() + self._settings.agree_timeout_s
+        signed = self._collect(
+            control.SignResults, roles.nodes, deadline, "did not sign the results"
+        )
+        for name in roles.nodes:
+            try:
+                card = self.roster.signer(self._cards.card(name))
+                verify_result(name, text, signed[name].signature, card)
+            except ContractError as error:
+                raise _Faulty(name, error) from error
+        signatures = tuple(signed[name].signature for name in roles.nodes)
+        digests = tuple(self._card_digests[name] for name in roles.names)
+        return Record(contract, self._body, digests, statement, signatures).to_bytes()
 
     def _agreed(self, names: tuple[str, ...]) -> dict[str, control.SignSession] | None:
         """Propose the job and collect everybody's signature under the session; None if a node left
@@ -369,6 +422,11 @@ class Coordinator:
                 PeerLostError(
                     f"{name} is gone: its process ended, or its machine or network was silent for "
                     f"{SILENCE_MS // 1000} s"
+                    + (
+                        "; it had not signed the results, so there are none"
+                        if self._phase == "signing"
+                        else ""
+                    )
                 ),
             )
 
@@ -377,7 +435,7 @@ class Coordinator:
         from then until the start a node that did not refuse the job."""
         if self._phase == "gathering" and not self._attempt:
             return True
-        if self._phase == "running" or not self._settings.return_timeout_s:
+        if self._phase in ("running", "signing") or not self._settings.return_timeout_s:
             return False
         known = name in self.contract.roles.nodes
         return known and code in MAY_RETURN and self._attempt < control.MAX_ATTEMPTS

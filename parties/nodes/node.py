@@ -13,7 +13,9 @@ computes; the program and the data plane stay in the main thread.
 4. Compute the session id from all nonces, sign it and a checkpoint of our audit log, verify
    everybody's signature; keep everybody's checkpoint in our log (`witness`).
 5. Connect to the neighbours, shake hands, confirm, and run.
-6. Report that we are done and stay until all are: others may still be reading what we sent.
+6. Report that we are done, with our part of the results. When all are, check the statement of all
+   results against what we saw ourselves and sign it.
+7. Stay until all have signed; verify everybody's signature.
 
 What this does to anybody's secrets is in the audit log before it happens: the signature, the start,
 each opening. A log that cannot be written ends the run.
@@ -31,6 +33,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +49,7 @@ from parties.agreement.contract import (
     verify_session,
 )
 from parties.agreement.control import FromCoordinator, FromNode, clip
+from parties.agreement.result import Record, Statement, sign_result
 from parties.agreement.session import Program, Scalar, Session, confirm, session_info, shake_hands
 from parties.audit import witness
 from parties.audit.entries import Kind, Value
@@ -125,6 +129,8 @@ class NodeResult:
     files: tuple[Path, ...]
     roster: Roster
     """With the cards of the run, of which some may have succeeded others."""
+    record: bytes
+    """The results with the signatures of all nodes, verified: see `result.Record`."""
 
 
 class _ControlThread(threading.Thread):
@@ -264,6 +270,9 @@ class _Node:
         self._vault = vault if isinstance(vault, LiveIdentity) else LiveIdentity(vault)
         self._audit = audit
         self._job = self._digest = ""
+        self._sent: dict[str, str] = {}
+        """SHA-256 of each artifact that this node sent."""
+
         self._members = Members(roster, vault, self._note)
         roster = self._members.roster
         self._members.use([roster.card(settings.coordinator)])
@@ -389,7 +398,9 @@ class _Node:
             (control.Propose, control.Finish), settings.agree_timeout_s, "a job"
         )
         if isinstance(first, control.Finish):  # a recipient that runs no node
-            return NodeResult({}, b"", 0, 0, tuple(talk.delivered.files), self._members.roster)
+            roster = self._members.roster
+            Record.from_bytes(first.record).verify(roster)
+            return NodeResult({}, b"", 0, 0, tuple(talk.delivered.files), roster, first.record)
         contract, cards = self._check(first)  # 2
         signing = {name: card.signing_public for name, card in cards.items()}
         try:
@@ -420,8 +431,15 @@ class _Node:
         self._note(Kind.RUN_STARTED, {"session": sid.hex()})
         summary = self._program.run(session)
         self._report()
-        talk.say(control.Done(json.dumps(summary).encode()))  # 6
-        talk.expect(control.Finish, float("inf"), "the end of all nodes")
+        outcome = self._program.outcome()
+        done = control.Done(json.dumps(summary).encode(), sid, outcome, self._sent)
+        talk.say(done)  # 6
+        results = talk.expect(control.Results, float("inf"), "the results of all nodes")
+        statement = self._check_results(contract, done, results.statement)
+        self._note(Kind.RESULTS_SIGNED, {"statement": sha256(statement).hexdigest()})
+        talk.say(control.SignResults(sign_result(self._me, statement, self._vault)))
+        finish = talk.expect(control.Finish, float("inf"), "the signatures of all nodes")  # 7
+        self._check_record(contract, first.body, statement, finish.record)
         self._note(Kind.RUN_ENDED)
         channel = session.channel
         return NodeResult(
@@ -431,7 +449,45 @@ class _Node:
             channel.bytes_received,
             tuple(talk.delivered.files),
             self._members.roster,
+            finish.record,
         )
+
+    def _check_results(self, contract: Contract, mine: control.Done, statement: bytes) -> bytes:
+        """Raise ContractError, or the program's error, unless this is what we saw and sent."""
+        said = Statement.from_bytes(statement)
+        coordinator = self._settings.coordinator
+        if (said.contract, said.sid) != (contract.digest(), mine.sid):
+            raise ContractError(f"{coordinator} sent the results of another run to sign")
+        if said.sent_by(self._me) != mine.artifacts:
+            raise ContractError(
+                f"{coordinator} sent a statement of results in which the files of {self._me} are "
+                "not those that it sent; it was not signed"
+            )
+        computes = self._me in (*contract.roles.evaluators, contract.roles.dealer)
+        if computes and said.outcome != mine.outcome:
+            raise ContractError(
+                f"the openings in the statement of results are not those that {self._me} took "
+                "part in; it was not signed"
+            )
+        self._program.check_outcome(said.outcome)
+        return statement
+
+    def _check_record(
+        self,
+        contract: Contract,
+        body: bytes,
+        statement: bytes,
+        record: bytes,
+    ) -> None:
+        """Raise ContractError unless everybody signed what we signed."""
+        found = Record.from_bytes(record)
+        said = (found.contract, found.body, found.statement.to_bytes())
+        if said != (contract, body, statement):
+            raise ContractError(
+                f"{self._settings.coordinator} sent signatures under another statement of results "
+                f"than the one that {self._me} signed"
+            )
+        found.verify(self._members.roster)
 
     def _agree(
         self, contract: Contract, cards: Mapping[str, Card], constants: bytes, attempt: int
@@ -606,6 +662,7 @@ class _Node:
             self._event("progress", fields=fields)
 
     def _artifact(self, kind: str, name: str, blob: bytes) -> None:
+        self._sent[f"{kind}/{name}"] = sha256(blob).hexdigest()
         for part in artifacts.split(kind, name, blob):
             self._control.say(part)
 

@@ -127,7 +127,7 @@ def seeds() -> dict[str, list[bytes]]:
             control.Handshaken("ann", bytes(100)),
         ),
         "contract": [contract],
-        "bundle": [pack_bundle([b"one", b"two"])],
+        "bundle": [pack_bundle(b"record", [b"one", b"two"])],
         "envelope": [envelope],
         "frame": [b"".join(bytes(part) for part in _pack(b"label", bytes(50)))],
         "handshake": [bytes(200)],

@@ -389,12 +389,12 @@ def test_only_a_recipient_with_all_envelopes_opens_the_model(
 ) -> None:
     (whole,) = good_study.left.glob("desk/*/office.sealed")
     out = tmp_path / "out"
-    envelopes = unpack_bundle(whole.read_bytes())
+    record, envelopes = unpack_bundle(whole.read_bytes())
     lacking = tmp_path / "lacking.sealed"
-    lacking.write_bytes(pack_bundle(envelopes[:1]))
+    lacking.write_bytes(pack_bundle(record, envelopes[:1]))
     refused = opened(good_study, lacking, out)
     assert refused.exit_code == 9
-    assert "the envelope of bob is missing" in refused.stderr
+    assert "holds envelopes of ann; expected one of each of ann, bob" in refused.stderr
     damaged = bytearray(whole.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     lacking.write_bytes(damaged)

@@ -288,6 +288,35 @@ def test_a_lying_coordinator_is_found_out(local_run: LocalRun, lie: str, said: s
         assert local_run.supervisor.children[name].stdout[0] != "running"
 
 
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ("outcome", "the openings in the statement of results are not those that bob took part in"),
+        ("files", "the files of bob are not those that it sent"),
+        ("run", "sent the results of another run to sign"),
+        ("record", "alice did not sign the statement of results"),
+    ],
+)
+def test_no_node_signs_or_takes_other_results(local_run: LocalRun, lie: str, said: str) -> None:
+    local_run.coordinator(sabotage=lie)
+    local_run.nodes(listen=LISTEN)
+    results = local_run.results()
+    assert results["bob"]["error"] == "ContractError" and said in results["bob"]["message"]
+    if lie != "record":  # the others have everybody's signature by then
+        for name in ("alice", "dora", "coordinator"):
+            assert results[name]["error"] == "AbortedError", results[name]
+
+
+def test_without_every_signature_there_is_no_result(local_run: LocalRun) -> None:
+    local_run.coordinator()
+    local_run.nodes({"dies": "bob"}, listen=LISTEN)
+    results = local_run.results()
+    assert results["coordinator"]["error"] == "PeerLostError"
+    assert "it had not signed the results, so there are none" in results["coordinator"]["message"]
+    for name in ("alice", "dora"):
+        assert results[name]["error"] in ("PeerLostError", "AbortedError"), results[name]
+
+
 @pytest.mark.parametrize("kind", ["run-signed", "checkpoint-received", "run-started"])
 def test_a_node_that_cannot_log_what_it_does_ends_the_run_before_it(
     local_run: LocalRun, kind: str

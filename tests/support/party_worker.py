@@ -18,6 +18,7 @@ import parties.nodes.node
 import parties.nodes.rotation
 from parties.agreement import control
 from parties.agreement.contract import Contract, Roles
+from parties.agreement.result import Artifact, Record, Statement
 from parties.agreement.session import Session
 from parties.audit.entries import Kind
 from parties.errors import AuditError, PolicyError
@@ -73,6 +74,14 @@ class Exchange:
         fresh = [peer for peer in peers if keys[peer] != first[peer]]
         return {"received": received, "sid": session.sid.hex(), "secrets": secrets, "fresh": fresh}
 
+    def outcome(self) -> bytes:
+        return b"what was opened"
+
+    def check_outcome(self, outcome: bytes) -> None:
+        assert outcome == b"what was opened"
+        if self.options.get("dies") == self.me:
+            os._exit(1)
+
     def _payload(self, session: Session, peer: str, number: int, size: int) -> bytes:
         return bytes([number % 256]) * size + session.sid[:16]
 
@@ -110,7 +119,24 @@ class InsecureSabotage:
             elif isinstance(message, control.Start) and self.what == "checkpoint":
                 swapped = {**message.checkpoints, "alice": message.checkpoints["dora"]}
                 message = control.Start(message.signatures, message.addresses, checkpoints=swapped)
+            elif isinstance(message, control.Results):
+                message = self.results(message)
+            elif isinstance(message, control.Finish) and self.what == "record":
+                run = Record.from_bytes(message.record)
+                others = run.signatures[1:]
+                message = control.Finish(replace(run, signatures=(others[0], *others)).to_bytes())
         self.send(name, message)
+
+    def results(self, message: control.Results) -> control.Results:
+        said = Statement.from_bytes(message.statement)
+        if self.what == "outcome":
+            said = replace(said, outcome=b"more was opened")
+        elif self.what == "files":
+            kept = [one for one in said.artifacts if one.sender != "bob"]
+            said = replace(said, artifacts=(*kept, Artifact("bob", "sealed/x/y", "0" * 64)))
+        elif self.what == "run":
+            said = replace(said, sid=bytes(32))
+        return control.Results(said.to_bytes())
 
     def relay(self, sender: str, receiver: str, parts: list[Any]) -> None:
         """Flip one bit of a frame to bob, once the handshakes are over."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mpc_train.jobs.audience import audience, linkage_disclosures
 from mpc_train.jobs.outputs import clause
+from mpc_train.results.outcome import Opening
 from parties.audit.entries import Kind
 from protocols.arrays import Words
 from protocols.shares.reveal import Output
@@ -29,17 +30,13 @@ class RunLedger:
 
     def __init__(self, session: Session, job: Job) -> None:
         self._session, self._job = session, job
+        self.openings: list[Opening] = []
+        """What has left so far, for the statement that all nodes sign."""
 
     def opening(self, output: Output, values: int) -> None:
         """Raises AuditError where it cannot be written: nothing has left then."""
-        self._session.record(
-            Kind.OPENING,
-            output=output.name,
-            step=output.step,
-            to=audience(self._job, output.name),
-            clause=clause(self._job, output.name),
-            values=values,
-        )
+        to, key = audience(self._job, output.name), clause(self._job, output.name)
+        self._note(Opening(output.name, output.step, to, key, values), values=values)
 
     def opened(self, output: Output, words: Words) -> None:
         data = words.astype("<i8").tobytes()
@@ -53,13 +50,14 @@ class RunLedger:
     def linking(self) -> None:
         """What the linkage of records discloses by itself, before it does."""
         for names, what in linkage_disclosures(self._job):
-            self._session.record(
-                Kind.OPENING,
-                output=what,
-                step=0,
-                to=names,
-                clause="data.join" if self._job.data.join is not None else "data.check_duplicates",
-            )
+            joins = self._job.data.join is not None
+            self._note(Opening(what, 0, names, "data.join" if joins else "data.check_duplicates"))
+
+    def _note(self, one: Opening, **fields: int) -> None:
+        self._session.record(
+            Kind.OPENING, output=one.output, step=one.step, to=one.to, clause=one.clause, **fields
+        )
+        self.openings.append(one)
 
     def linked(self, rows: int) -> None:
         digest = self._session.mac(rows.to_bytes(8, "little"))

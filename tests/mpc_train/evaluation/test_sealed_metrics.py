@@ -71,6 +71,7 @@ def measured(
 def sealed(job: Job, reader: str = "auditor", positives: float = 0.5, **changes: Any) -> bytes:
     _, each = measured(job, positives)
     return pack_bundle(
+        b"",
         [
             seal_result(
                 job,
@@ -89,7 +90,7 @@ def sealed(job: Job, reader: str = "auditor", positives: float = 0.5, **changes:
                 },
             )
             for name, halves in zip(job.evaluators, each, strict=True)
-        ]
+        ],
     )
 
 
@@ -144,7 +145,7 @@ def test_only_readers_open(tmp_path: Path) -> None:
         sealed(job, "office")
     with pytest.raises(ArtifactError, match="sealed metrics, not a model"):
         open_model(blob, recipient="auditor", private=NODES["auditor"], cards=NODES)
-    model = pack_bundle(Run(job).envelopes())
+    model = pack_bundle(b"", Run(job).envelopes())
     with pytest.raises(ArtifactError, match="states metrics, which only their readers"):
         open_model(model, recipient="office", private=NODES["office"], cards=NODES)
     run = Run(job)

@@ -24,6 +24,7 @@ from protocols.sealing.bundle import unpack_bundle
 from protocols.sealing.envelope import read_info
 from tests.mpc_train.results.test_artifact import METRICS, NODES, Run, opened
 from tests.support.jobs import write_job
+from tests.support.provenance import insecure_record
 
 with TemporaryDirectory() as _folder:
     BOB_S_JOB = load_job(write_job(Path(_folder)))
@@ -75,9 +76,11 @@ def left(root: Path, recipient: str, sender: str, content: bytes, name: str = ""
 def test_envelopes_become_one_file_a_recipient(tmp_path: Path, job: Job) -> None:
     run = Run(job)
     files = sealed(tmp_path, run, ("cleo", "bob", "ann"), ("ann", "office"))
-    bundles = bundle(tmp_path, files, job.recipients, job.evaluators, NODES)
+    said = insecure_record(job, files)
+    bundles = bundle(tmp_path, files, job.recipients, job.evaluators, NODES, said)
     assert bundles == {name: tmp_path / f"{name}.sealed" for name in ("ann", "office")}
-    inside = unpack_bundle(bundles["office"].read_bytes())
+    record, inside = unpack_bundle(bundles["office"].read_bytes())
+    assert record == said
     assert [read_info(each).sender for each in inside] == ["ann", "bob", "cleo"]
     assert opened(inside).metrics == METRICS
     # Nothing is kept twice: the envelopes and their directories are gone.
@@ -86,16 +89,18 @@ def test_envelopes_become_one_file_a_recipient(tmp_path: Path, job: Job) -> None
 
 def test_who_receives_nothing_keeps_what_came(tmp_path: Path, job: Job) -> None:
     files = sealed(tmp_path, Run(job), ("ann", "bob", "cleo"), ("ann",))
-    assert bundle(tmp_path, files, [], job.evaluators, NODES) == {}
+    assert bundle(tmp_path, files, [], job.evaluators, NODES, insecure_record(job, files)) == {}
     assert all(path.exists() for path in files)
 
 
 def test_a_recipient_who_lacks_an_envelope_is_named(tmp_path: Path, job: Job) -> None:
     files = sealed(tmp_path, Run(job), ["bob"], ["office"])
     with pytest.raises(ArtifactError, match="no envelope of ann, cleo for office arrived"):
-        bundle(tmp_path, files, ["office"], ["ann", "bob", "cleo"], NODES)
+        bundle(
+            tmp_path, files, ["office"], ["ann", "bob", "cleo"], NODES, insecure_record(job, files)
+        )
     with pytest.raises(ArtifactError, match="no envelope of bob for ann arrived"):
-        bundle(tmp_path, files, ["office", "ann"], ["bob"], NODES)
+        bundle(tmp_path, files, ["office", "ann"], ["bob"], NODES, insecure_record(job, files))
     assert not list(tmp_path.glob("*.sealed"))
     assert all(path.exists() for path in files)
 
@@ -110,9 +115,16 @@ def test_what_others_sealed_is_left_aside(tmp_path: Path, job: Job) -> None:
     other = tmp_path / "public" / "ann" / "notes"
     other.parent.mkdir(parents=True)
     other.write_bytes(b"")
-    bundles = bundle(tmp_path, [*files, other], job.recipients, job.evaluators, NODES)
+    bundles = bundle(
+        tmp_path,
+        [*files, other],
+        job.recipients,
+        job.evaluators,
+        NODES,
+        insecure_record(job, files),
+    )
     assert set(bundles) == {"ann", "office"}
-    assert len(unpack_bundle(bundles["office"].read_bytes())) == 3
+    assert len(unpack_bundle(bundles["office"].read_bytes()).envelopes) == 3
 
 
 @pytest.mark.parametrize(
@@ -136,7 +148,7 @@ def test_an_evaluator_that_sealed_something_else_is_named(
     with pytest.raises(
         ArtifactError, match="what bob sealed to office is not a result of this run"
     ):
-        bundle(tmp_path, files, job.recipients, job.evaluators, NODES)
+        bundle(tmp_path, files, job.recipients, job.evaluators, NODES, insecure_record(job, files))
     assert not list(tmp_path.glob("*.sealed"))
 
 
@@ -144,7 +156,17 @@ def test_envelopes_of_two_sessions_are_no_result(tmp_path: Path, job: Job) -> No
     files = sealed(tmp_path, Run(job), ("ann", "cleo"), job.recipients)
     files += sealed(tmp_path, Run(job, sid=bytes(32)), ["bob"], job.recipients)
     with pytest.raises(ArtifactError, match="different sessions"):
-        bundle(tmp_path, files, job.recipients, job.evaluators, NODES)
+        bundle(tmp_path, files, job.recipients, job.evaluators, NODES, insecure_record(job, files))
+
+
+def test_an_envelope_that_was_not_signed_by_all_is_no_result(tmp_path: Path, job: Job) -> None:
+    run = Run(job)
+    files = sealed(tmp_path, run, job.evaluators, job.recipients)
+    said = insecure_record(job, files)
+    left(tmp_path, "office", "bob", run.seal("bob", "office"))
+    with pytest.raises(ArtifactError, match="bob for office is not the one that all nodes signed"):
+        bundle(tmp_path, files, job.recipients, job.evaluators, NODES, said)
+    assert not list(tmp_path.glob("*.sealed"))
 
 
 def test_summaries_become_one_report(job: Job) -> None:

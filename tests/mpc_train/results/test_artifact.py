@@ -24,7 +24,6 @@ from mpc_train.results.artifact import MODEL, contents_of, seal_result
 from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE, OpenedModel, open_model
 from protocols.canonical import pack
 from protocols.errors import AuthenticationError, EnvelopeError
-from protocols.sealing.bundle import pack_bundle
 from protocols.sealing.envelope import open_envelope, seal_envelope
 from protocols.sealing.hpke import HybridPrivateKey
 from protocols.sealing.recipient_keys import (
@@ -130,7 +129,7 @@ def opened(
     envelopes: list[bytes], recipient: str = "office", job: Job | None = None
 ) -> OpenedModel:
     return open_model(
-        pack_bundle(envelopes), recipient=recipient, private=NODES[recipient], cards=NODES, job=job
+        envelopes, recipient=recipient, private=NODES[recipient], cards=NODES, job=job
     )
 
 
@@ -269,14 +268,6 @@ def test_every_altered_byte_is_refused(job: Job) -> None:
         altered[position] ^= 1 << int(generator.integers(8))
         with pytest.raises((ArtifactError, EnvelopeError)):
             opened([envelopes[0], bytes(altered), envelopes[2]])
-
-
-@pytest.mark.parametrize("cut", [0, 10, 500, -1])
-def test_a_cut_bundle_is_refused(job: Job, cut: int) -> None:
-    bundle = pack_bundle(Run(job).envelopes())
-    for data in (bundle[:cut], bundle + b"x"):
-        with pytest.raises((ArtifactError, EnvelopeError)):
-            open_model(data, recipient="office", private=NODES["office"], cards=NODES)
 
 
 def test_an_unknown_sender_is_refused(job: Job) -> None:

@@ -41,7 +41,7 @@ def sealed(job: Job, **changes: object) -> bytes:
     run = Run(job, **changes)  # type: ignore[arg-type]
     keys = [NODES[name].recipient_key for name in GROUP]
     return pack_bundle(
-        [run.seal(name, recipients=GROUP, recipient_keys=keys) for name in job.evaluators]
+        b"", [run.seal(name, recipients=GROUP, recipient_keys=keys) for name in job.evaluators]
     )
 
 
@@ -146,7 +146,7 @@ def test_wrong_shares_are_named(job: Job) -> None:
 
 def test_contributions_are_refused_where_nobody_needs_them(tmp_path: Path) -> None:
     run = Run(load_job(write_job(tmp_path)))
-    alone = pack_bundle(run.envelopes("ann"))
+    alone = pack_bundle(b"", run.envelopes("ann"))
     with pytest.raises(ArtifactError, match="ann can open this file without contributions"):
         part(alone, "ann", "office")
     with pytest.raises(ArtifactError, match="opens this file alone; leave out --with"):
@@ -175,7 +175,7 @@ def test_evaluators_cannot_lower_the_threshold(job: Job, tmp_path: Path) -> None
     envelopes = [run.seal(name, recipients=GROUP, recipient_keys=keys) for name in job.evaluators]
     other = Run(lower).seal("cleo", recipients=GROUP, recipient_keys=keys)
     with pytest.raises(ArtifactError, match="different models"):
-        part(pack_bundle([*envelopes[:2], other]), "bank")
+        part(pack_bundle(b"", [*envelopes[:2], other]), "bank")
     with pytest.raises(ArtifactError, match="does not seal its model to ann"):
         run.seal("ann", "ann")
 
@@ -190,6 +190,6 @@ def test_an_evaluator_cannot_seal_to_one_recipient_alone(
         return EnvelopeInfo(subject, sid, total_steps(job), names, me, recipients)
 
     monkeypatch.setattr(artifact, "envelope_info", alone)
-    blob = pack_bundle([forged_payload(Run(job))])
+    blob = pack_bundle(b"", [forged_payload(Run(job))])
     with pytest.raises(ArtifactError, match="cleo sealed to other recipients together than"):
         opened(blob, me="office")

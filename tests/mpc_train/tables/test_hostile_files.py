@@ -43,7 +43,6 @@ from mpc_train.tables.schema import Column, Schema, load_schema
 from mpc_train.tables.source import Source
 from mpc_train.training.warm_start import load_start
 from protocols.canonical import pack
-from protocols.sealing.bundle import pack_bundle
 from protocols.sealing.envelope import seal_envelope
 from tests.mpc_train.results.test_artifact import NODES, Run, opened
 from tests.support.jobs import JOB, replaced, write_job
@@ -121,9 +120,7 @@ def stated(content: bytes) -> Any:
     envelope = seal_envelope(
         payload, info=info, recipient_keys=[NODES["office"].recipient_key], signer=signer
     )
-    return open_model(
-        pack_bundle([envelope]), recipient="office", private=NODES["office"], cards=NODES
-    )
+    return open_model([envelope], recipient="office", private=NODES["office"], cards=NODES)
 
 
 def statement(**changes: Any) -> bytes:

@@ -385,10 +385,10 @@ def test_errors_show_nothing_of_the_payload() -> None:
         assert "secret weight" not in str(caught.value)
 
 
-@given(st.lists(st.binary(max_size=50), min_size=1, max_size=6))
-def test_bundles_unpack_to_what_was_packed(envelopes: list[bytes]) -> None:
-    data = pack_bundle(envelopes)
-    assert unpack_bundle(data) == envelopes
+@given(st.binary(max_size=50), st.lists(st.binary(max_size=50), min_size=1, max_size=6))
+def test_bundles_unpack_to_what_was_packed(record: bytes, envelopes: list[bytes]) -> None:
+    data = pack_bundle(record, envelopes)
+    assert unpack_bundle(data) == (record, envelopes)
     for cut in range(len(data)):
         with pytest.raises(EnvelopeError):
             unpack_bundle(data[:cut])
@@ -399,22 +399,22 @@ def test_bundles_unpack_to_what_was_packed(envelopes: list[bytes]) -> None:
 @given(st.binary(max_size=60))
 def test_whatever_unpacks_as_a_bundle_is_canonical(data: bytes) -> None:
     try:
-        envelopes = unpack_bundle(bundle.MAGIC + data)
+        record, envelopes = unpack_bundle(bundle.MAGIC + data)
     except ProtocolError as error:
         assert type(error) is EnvelopeError
         return
-    assert pack_bundle(envelopes) == bundle.MAGIC + data
+    assert pack_bundle(record, envelopes) == bundle.MAGIC + data
 
 
 def test_bundles_have_bounds() -> None:
     for count in (0, bundle.MAX_ENVELOPES + 1):
         with pytest.raises(EnvelopeError, match="holds 1 to"):
-            pack_bundle([b""] * count)
+            pack_bundle(b"", [b""] * count)
         with pytest.raises(EnvelopeError, match="holds 1 to"):
-            unpack_bundle(bundle.MAGIC + count.to_bytes(4, "big") + bytes(8 * count))
-    huge = bundle.MAGIC + b"\0\0\0\1" + b"\xff" * 8
-    with pytest.raises(EnvelopeError, match="cut off"):
-        unpack_bundle(huge)
+            unpack_bundle(bundle.MAGIC + bytes(8) + count.to_bytes(4, "big") + bytes(8 * count))
+    for huge in (bytes(8) + b"\0\0\0\1" + b"\xff" * 8, b"\xff" * 12):
+        with pytest.raises(EnvelopeError, match="cut off"):
+            unpack_bundle(bundle.MAGIC + huge)
 
 
 SEALED = seal()
