@@ -74,4 +74,3 @@ def test_a_table_that_is_not_in_the_vault_stops_a_node_at_its_start(
     (error,) = ended.errors
     assert "has no table adm; see mpc-train vault ls" in error
     assert PASSPHRASE not in ended.stderr
-

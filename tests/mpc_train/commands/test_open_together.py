@@ -1,6 +1,7 @@
 """`mpc-train open --contribute` and `--with`: people see what they agree to, and are asked."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,14 @@ from typer.testing import CliRunner, Result
 
 from mpc_train.admission.load import load_job
 from mpc_train.cli import app
+from mpc_train.results.artifact import ENVELOPE_FILE
+from parties.agreement.result import Artifact
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault, MemoryVault
 from protocols.sealing.bundle import pack_bundle
 from tests.mpc_train.results.test_artifact import METRICS, Run
 from tests.support.jobs import changed, write_job
+from tests.support.provenance import signed_record
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +30,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vaults: dict[str, MemoryVault] = {
         name: FileVault.create(folder / name, name, passphrase) for name in ("ann", "office")
     }
-    vaults |= {name: MemoryVault.generate(name) for name in ("bob", "cleo")}
-    Roster.of(vault.card for vault in vaults.values()).save(folder / "roster.toml")
+    vaults |= {name: MemoryVault.generate(name) for name in ("bob", "cleo", "registry")}
+    roster = Roster.of(vault.card for vault in vaults.values())
+    roster.save(folder / "roster.toml")
     run, group = Run(job), ("ann", "office")
     keys = [vaults[name].card.recipient_key for name in group]
     envelopes = [
         run.seal(name, recipients=group, recipient_keys=keys, signer=vaults[name])
         for name in job.evaluators
     ]
-    (folder / "model.sealed").write_bytes(pack_bundle(envelopes))
+    sent = tuple(
+        Artifact(name, f"sealed/{to}/{ENVELOPE_FILE}", sha256(envelope).hexdigest())
+        for to in group
+        for name, envelope in zip(job.evaluators, envelopes, strict=True)
+    )
+    record = signed_record(job, roster, vaults, run.sid, sent)
+    (folder / "model.sealed").write_bytes(pack_bundle(record.to_bytes(), envelopes))
     return folder
 
 
