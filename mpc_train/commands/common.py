@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -18,7 +18,7 @@ from mpc_train.errors import NodeFailedError, classify, explain
 from mpc_train.run.place import HOME_VARIABLE, Place, default_home
 
 if TYPE_CHECKING:
-    from mpc_train.run.node_config import Audit
+    from mpc_train.run.node_config import Audit, NodeConfig
     from parties.audit.log import AuditLog
     from parties.keys.roster import Roster
     from parties.keys.vault import FileVault
@@ -203,10 +203,19 @@ def identity_at(
         raise
 
 
+class OpenedNode(NamedTuple):
+    """A node's vault and audit log, opened with its identity."""
+
+    store: "Store"
+    audit: "AuditLog"
+    identity: "FileVault"
+    config: "NodeConfig"
+
+
 @contextlib.contextmanager
 def opened_vault(
     config: Path, passphrase_file: Path | None, passphrase_fd: int | None, verb: str
-) -> "Iterator[tuple[Store, AuditLog]]":
+) -> Iterator[OpenedNode]:
     """The vault of a node, and its audit log, which says that it was opened and what for."""
     from mpc_train.node.logbook import logbook
     from mpc_train.node.storage import open_key
@@ -219,4 +228,5 @@ def opened_vault(
         identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
         keys = open_key(node.vault.key, identity)
         with logbook(node.place, node.audit, identity, keys, verb) as audit:
-            yield Store(node.vault.folder, node.place.name, keys), audit
+            store = Store(node.vault.folder, node.place.name, keys)
+            yield OpenedNode(store, audit, identity, node)

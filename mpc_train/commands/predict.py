@@ -121,7 +121,7 @@ def predict_command(
             store = None
             if vault is not None:
                 opening = opened_vault(vault, passphrase_file, passphrase_fd, "predict")
-                store, _ = held.enter_context(opening)
+                store = held.enter_context(opening).store
             predictor = load_predictor(
                 Path(model)
                 if store is None or from_vault is None

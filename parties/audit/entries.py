@@ -75,6 +75,12 @@ class Kind(StrEnum):
     RESULTS_SIGNED = "results-signed"
     """The statement of results that all nodes sign, by its digest."""
     METRICS_SEALED = "metrics-sealed"
+    MODEL_OPENED = "model-opened"
+    """A recipient is about to open what was sealed to it: `sealed` is the file's SHA-256, `to` the
+    object of the vault that it becomes, or nothing for files in the clear."""
+    METRICS_OPENED = "metrics-opened"
+    CONTRIBUTION_MADE = "contribution-made"
+    """A recipient helps `opener` to open a file that several open together."""
     RUN_ENDED = "run-ended"
     RUN_ABORTED = "run-aborted"
     VAULT_IMPORT = "vault-import"

@@ -64,7 +64,7 @@ def vault_shred(
         from parties.audit.entries import Kind
 
         opening = opened_vault(config, passphrase_file, passphrase_fd, "vault shred")
-        with opening as (store, audit):
+        with opening as (store, audit, *_):
             info = store.newest(kind, name, version)
             if not yes and not typer.confirm(f"Destroy {info.title}, of {info.created}?", err=True):
                 raise typer.Abort

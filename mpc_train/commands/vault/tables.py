@@ -90,7 +90,11 @@ def vault_import(
             if getattr(source, key) != getattr(Source(), key):
                 raise ConfigError(f"--read {key}=…: belongs into [data] of the node's file")
         view, node = ProgressView(enabled=output is Format.text), load_node_config(config)
-        with opened_vault(config, passphrase_file, passphrase_fd, "vault import") as (store, audit):
+        with opened_vault(config, passphrase_file, passphrase_fd, "vault import") as (
+            store,
+            audit,
+            *_,
+        ):
             with view.shown():
                 kept = import_table(
                     store,
@@ -139,7 +143,7 @@ def vault_show(
         from mpc_train.tables.readers.staged import StagedTable
 
         opening = opened_vault(config, passphrase_file, passphrase_fd, "vault show")
-        with opening as (store, _), store.open(TABLE, name, version) as content:
+        with opening as (store, *_), store.open(TABLE, name, version) as content:
             table = StagedTable(StoredTable(content, store, {}), f"vault:{name}")
             rows = sum(len(chunk.places) for chunk in table.chunks(()))
             info, head = content.info, table.head
@@ -196,7 +200,7 @@ def vault_export(
         if leave_out and kind != TABLE:
             raise ConfigError("--leave-out is for tables")
         opening = opened_vault(config, passphrase_file, passphrase_fd, "vault export")
-        with opening as (store, audit), store.open(kind, name, version) as content:
+        with opening as (store, audit, *_), store.open(kind, name, version) as content:
             said: dict[str, Any] = {"object": content.info.title}
             if kind == TABLE:
                 keys = load_node_config(config).vault.columns

@@ -16,6 +16,7 @@ from parties.keys.vault import FileVault, MemoryVault
 from protocols.sealing.bundle import pack_bundle
 from tests.mpc_train.results.test_artifact import METRICS, Run
 from tests.support.jobs import changed, write_job
+from tests.support.node_files import party_toml
 from tests.support.provenance import signed_record
 
 
@@ -80,3 +81,36 @@ def test_one_contributes_and_the_other_opens(place: Path, tmp_path: Path) -> Non
 )
 def test_options_that_do_not_fit_are_refused(place: Path, arguments: list[str]) -> None:
     assert run_open(place, "office", *arguments).exit_code == 2
+
+
+def test_a_model_is_opened_into_the_vault(place: Path, tmp_path: Path) -> None:
+    """Its files are nowhere in the clear, and the audit log says who opened what."""
+    part = tmp_path / "office.part"
+    made = run_open(place, "office", "--contribute", "--for", "ann", "--out", str(part), "--yes")
+    assert made.exit_code == 0, made.output
+    text = party_toml(node='home = "ann"\nroster = "roster.toml"\npassphrase_file = "secret"')
+    (place / "party.toml").write_text(text)
+    node = ("--config", str(place / "party.toml"))
+    words = ["open", str(place / "model.sealed"), "--with", str(part), *node, "--keep", "study"]
+    opened = CliRunner().invoke(app, [*words, "--format", "json"])
+    assert opened.exit_code == 0, opened.output
+    assert json.loads(opened.stdout)["model"] == "vault:study"
+    assert not list(place.rglob("*.safetensors")) and not list(place.rglob("manifest.json"))
+    shown = CliRunner().invoke(app, ["audit", "show", *node, "--format", "json"])
+    entries = json.loads(shown.stdout.splitlines()[-1])["entries"]
+    (entry,) = [each for each in entries if each["kind"] == "model-opened"]
+    digest = sha256((place / "model.sealed").read_bytes()).hexdigest()
+    assert entry["fields"] == {"sealed": digest, "to": "study"} and entry["job"] == "study"
+    export = ["vault", "export", "study", "--kind", "model", *node, "--out", str(tmp_path / "m")]
+    assert CliRunner().invoke(app, export).exit_code == 0
+    verify = ["model", "verify", str(tmp_path / "m"), "--cards", str(place / "roster.toml")]
+    verified = CliRunner().invoke(app, verify)
+    assert verified.exit_code == 0, verified.output
+
+
+@pytest.mark.parametrize(
+    "more",
+    [("--keep", "m"), ("--config", "x", "--keep", "m", "--out", "o"), ("--config", "x")],
+)
+def test_a_vault_needs_its_node(place: Path, more: tuple[str, ...]) -> None:
+    assert run_open(place, "ann", *more).exit_code == 2
