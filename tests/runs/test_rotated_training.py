@@ -38,7 +38,7 @@ def trained(folder: Path, homes: Path, *, rotate: bool) -> dict[str, np.ndarray]
     if rotate:
         # The recipient runs no node: it has to be told of ann's new keys.
         refused = mpc_train(*words, "--out", folder / "refused")
-        assert refused.exit_code == 9 and "that ann did not sign" in refused.stderr
+        assert refused.exit_code == 9 and "ann did not sign" in refused.stderr
         file = folder / "ann.succession"
         file.write_text(after.successions[-1].to_text())
         assert mpc_train("roster", "add", file, "--home", home).exit_code == 0
