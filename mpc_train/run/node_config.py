@@ -31,6 +31,7 @@ _URI_PATH = re.compile(r"([?&](?:ca|module-path)=)([^&]+)")
 _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 _MIN_TIMEOUT_S, _MAX_TIMEOUT_S = 1, 7 * 24 * 3600
 _MAX_DIAL_S = 60
+_MAX_KEY_DAYS = 3650
 _MAX_CARD_DAYS = 1826
 
 
@@ -88,6 +89,10 @@ class _Vault(_Strict, frozen=True):
     passphrase_file: str = ""
     """File with the passphrase of file: keys, the token of vault: or the PIN of pkcs11:, which
     nobody else may read; left out, it is asked for."""
+    rotate_after_days: int = 365
+    """How old a key may get before `mpc-train vault rotate --if-due` rotates it, from 1 to 3650."""
+    rotate_after_objects: int = 1_000_000
+    """How many objects a key may wrap before it does, from 1."""
     columns: dict[str, _ColumnKey] = {}
     """By a name of your own, the keys of single columns, which `mpc-train vault import --protect
     COLUMN=NAME` uses. A node that does not name a key, or cannot use it, refuses jobs that use its
@@ -450,6 +455,10 @@ class _Checker:
 
     def vault(self, vault: _Vault, home: Path) -> VaultPlace:
         own = self.key(vault.key, vault.passphrase_file)
+        if not 1 <= vault.rotate_after_days <= _MAX_KEY_DAYS:
+            self.note("vault.rotate_after_days", f"from 1 to {_MAX_KEY_DAYS}")
+        if vault.rotate_after_objects < 1:
+            self.note("vault.rotate_after_objects", "at least 1")
         columns = {}
         for name, each in vault.columns.items():
             self.name(f"vault.columns.{name}", name)
@@ -460,6 +469,8 @@ class _Checker:
             folder=self.resolve(vault.folder) if vault.folder else home / "vault",
             key=own,
             columns=columns,
+            most_days=vault.rotate_after_days,
+            most_objects=vault.rotate_after_objects,
         )
 
     def key(self, uri: str, passphrase_file: str) -> KeyPlace:

@@ -40,6 +40,9 @@ class VaultPlace:
     folder: Path
     key: KeyPlace
     columns: Mapping[str, KeyPlace]
+    most_days: int = 365
+    most_objects: int = 1_000_000
+    """When `mpc-train vault rotate --if-due` rotates a key."""
 
 
 def default_home() -> Path:

@@ -11,6 +11,7 @@ A service that is lost at any call leaves the headers as they are; the next rota
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from parties.keys.services.service import KeyService
 from parties.vault.store import Entry, Store
@@ -49,6 +50,27 @@ def rotate(
         return Rotation(keys.current, made, count, ())
     needed = others.union(entry.key_id for entry in store.entries())
     return Rotation(keys.current, made, count, keys.retire(needed))  # 3
+
+
+def why_due(
+    store: Store, since: datetime, now: datetime, *, most_days: int, most_objects: int
+) -> str:
+    """Why the key of a vault has to be rotated, in words; nothing if it need not be.
+
+    since: when it was last rotated. most_days, most_objects: how old it may get, and how many
+    objects it may wrap. A clock that went back makes no key younger: then it is due.
+    """
+    entries = store.entries()
+    if any(entry.key_id != store.keys.current for entry in entries):
+        return "an earlier rotation is not finished, or the key was rotated where it is kept"
+    if len(entries) > most_objects:
+        return f"it wraps {len(entries):,} objects, and may wrap {most_objects:,}"
+    age = now - since
+    if age < timedelta(0):
+        return "the clock says that it was rotated in the future"
+    if age > timedelta(days=most_days):
+        return f"it is {age.days} days old, and may be {most_days}"
+    return ""
 
 
 def move(

@@ -18,6 +18,7 @@ def test_arguments_outside_their_range_are_refused(
         run_stock(workload, parties, steps, warmup)
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     # Passes the check here; unknown to the processes, which all load the module anew.
     monkeypatch.setattr(crypten_stock, "WORKLOADS", ("nothing",))

@@ -45,6 +45,7 @@ def test_options_that_make_no_sense_are_refused(
         scale.main()
 
 
+@pytest.mark.slow
 def test_a_point_is_measured_and_drawn(tmp_path: Path) -> None:
     picture = tmp_path / "growth.svg"
     ended = run("--quick", "--sweep", "rows=900", "--draw", str(picture), "--format", "json")

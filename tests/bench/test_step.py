@@ -19,6 +19,7 @@ def run(options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
+@pytest.mark.slow
 def test_a_step_over_a_link_takes_half_a_round_trip_a_round() -> None:
     others = psutil.Process().children()
     ended = run(f"--workload matmul --steps 3 --rtt-ms {RTT_MS} --mbit-s 50 --format json")

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator
 
+from mpc_train.admission.load import load_job
+from mpc_train.results.outcome import check, read_outcome
 from parties.agreement import control
 from tests.support.study import NODES, Study
 
@@ -37,9 +39,12 @@ def test_what_nodes_tell_the_coordinator_has_no_metric(good_study: Study) -> Non
             if isinstance(message, control.Progress):
                 assert set(message.fields) <= PROGRESS
         text = b"".join(told(good_study, name))
-        assert b"accuracy" not in text and b"metric" not in text and b"loss" not in text
         for value in metrics.values():
             assert repr(value).encode() not in text
+        # What was opened to whom is in the job that the coordinator proposed; no value is with it.
+        check(load_job(good_study.job), read_outcome(done.outcome))
+        rest = text.replace(done.outcome, b"")
+        assert b"accuracy" not in rest and b"metric" not in rest and b"loss" not in rest
 
 
 def test_what_a_coordinator_prints_and_keeps_has_no_metric(good_study: Study) -> None:
@@ -50,7 +55,7 @@ def test_what_a_coordinator_prints_and_keeps_has_no_metric(good_study: Study) ->
     assert repr(accuracy) not in json.dumps(record)
     for path in good_study.left.glob("desk*"):
         if path.is_file():
-            assert repr(accuracy) not in path.read_text() and "metrics" not in path.read_text()
+            assert repr(accuracy) not in path.read_text() and '"metrics"' not in path.read_text()
 
 
 def test_recipients_and_nodes_still_learn_what_the_job_lists(good_study: Study) -> None:

@@ -55,6 +55,7 @@ def pooled_case() -> polars.DataFrame:
     return polars.concat([table.cast({"c": polars.Float64}, strict=False) for table in tables])
 
 
+@pytest.mark.slow
 def test_case_23(tmp_path: Path) -> None:
     """Coefficients, and means in the table's own units, of scikit-learn on the pooled rows."""
     run = run_case("23", tmp_path, "--compare")
@@ -85,6 +86,7 @@ def test_case_23(tmp_path: Path) -> None:
     np.testing.assert_allclose(6 / found["prepare.inverse"], model[1].scale_, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_column_that_nobody_measured_ends_the_run(tmp_path: Path) -> None:
     """No table alone shows it: beta's cells are missing anyhow, the others' are here."""
 

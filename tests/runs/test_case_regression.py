@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.cases import CaseRun, run_case
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def separable(tmp_path_factory: pytest.TempPathFactory) -> CaseRun:
@@ -38,7 +40,6 @@ def test_the_manifest_says_so(separable: CaseRun) -> None:
     assert manifest["regression"]["warnings"] == separable.record["warnings"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "guard"), [(7, "true"), (14, "false"), (40, "false")])
 def test_more_steps_do_not_make_it_converge(tmp_path: Path, steps: int, guard: str) -> None:
     """Weights near 0 slow the steps down, which is not the same as having arrived."""
@@ -46,7 +47,6 @@ def test_more_steps_do_not_make_it_converge(tmp_path: Path, steps: int, guard: s
     assert (run.record["converged"], run.record["separated"]) == (False, True)
 
 
-@pytest.mark.slow
 def test_coefficients_that_grow_out_of_the_ring_end_the_run(tmp_path: Path) -> None:
     run = run_case("28", tmp_path, change=lambda job: _steps(job, 40, "true"))
     assert run.status == 10

@@ -48,6 +48,7 @@ def probabilities(run: CaseRun, owner: str) -> np.ndarray:
     return np.array([json.loads(line)["p(true)"] for line in out.read_text().splitlines()])
 
 
+@pytest.mark.slow
 def test_newton_with_a_range_of_a_trillion(tmp_path: Path) -> None:
     inputs, labels = pooled("25c", "income")
     scaled = StandardScaler().fit_transform(inputs)

@@ -64,6 +64,7 @@ def test_39a_a_network_that_ends_in_its_sigmoid(tmp_path: Path) -> None:
     assert ran.record["max_weight_difference"] < 1e-2
 
 
+@pytest.mark.slow
 def test_36a_a_learning_rate_that_is_far_too_high(tmp_path: Path) -> None:
     """It ended with an mse of -868111; every node ends, with advice, and nobody gets a model."""
     ran = run_case("36a", tmp_path)

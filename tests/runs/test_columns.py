@@ -70,6 +70,7 @@ def test_one_owner_brings_weights(tmp_path: Path) -> None:
     assert record["max_weight_difference"] < 2e-3
 
 
+@pytest.mark.slow
 def test_a_join_that_lost_most_records_does_not_just_say_ok(tmp_path: Path) -> None:
     """One owner spells half of its records in a way that nothing was declared for."""
     folder = tmp_path / "study"

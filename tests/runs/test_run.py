@@ -162,6 +162,7 @@ def test_a_node_that_dies_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_nothing_outlives_the_run(tmp_path: Path, number: signal.Signals) -> None:
     process = launch(long_study(tmp_path))
     nodes = training(process, tmp_path)
@@ -242,7 +243,7 @@ class Machines:
     def prepare(self) -> None:
         """Steps 1 to 3 of the README."""
         for command in self.commands:
-            if command.split()[1] not in ("party", "dealer", "coordinator", "open"):
+            if command.split()[1] not in ("party", "dealer", "coordinator", "open", "model"):
                 self.run(command)
 
     def nodes(self) -> dict[str, "subprocess.Popen[str]"]:
@@ -273,6 +274,8 @@ def test_the_commands_for_three_machines(machines: Machines) -> None:
             assert "Signed and sealed by hospital-a, hospital-b, hospital-c" in machines.run(
                 command
             )
+        if command.split()[1] == "model":
+            assert "signed by hospital-a, hospital-b, hospital-c" in machines.run(command)
     models = list(machines.folder.rglob("model.safetensors"))
     assert len(models) == 2
     assert models[0].read_bytes()[-124:] == models[1].read_bytes()[-124:]

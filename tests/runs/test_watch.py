@@ -43,6 +43,7 @@ guard = { every = 8 }
     assert ("early_stopping", steps_per_epoch(job)) not in outputs
 
 
+@pytest.mark.slow
 def test_early_stopping_is_that_of_the_twin(tmp_path: Path) -> None:
     train = """
 optimizer = { learning_rate = 0.3 }

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,11 @@ from mpc_train.commands.common import (
     identity_at,
     reporting,
 )
+
+if TYPE_CHECKING:
+    from mpc_train.run.place import VaultPlace
+    from parties.audit.log import AuditLog
+    from parties.vault.store import Store
 
 
 def vault_key(
@@ -69,6 +74,14 @@ def vault_rotate(
             metavar="KEY", help="Rotate this key of [vault.columns], not the vault's own."
         ),
     ] = "",
+    if_due: Annotated[
+        bool,
+        typer.Option(
+            "--if-due",
+            help="Only if the key is too old or wraps too much ([vault] rotate_after_…): for a "
+            "daily schedule.",
+        ),
+    ] = False,
     keep_old: Annotated[
         bool, typer.Option("--keep-old", help="Destroy no key: other vaults use the service, too.")
     ] = False,
@@ -104,6 +117,10 @@ def vault_rotate(
             moved = key_id_of(log_folder(node.place.home, node.place.name)) == new.current
             keys = new if to and moved else own
             with logbook(node.place, node.audit, identity, keys, "vault rotate") as audit:
+                why = _why_due(node.vault, store, audit, column_key) if if_due else ""
+                if if_due and not why:
+                    _say_not_due(store, output)
+                    return
 
                 def of_the_log() -> frozenset[str]:
                     if column_key:
@@ -117,7 +134,13 @@ def vault_rotate(
                     done = rotate(store, keep_old=keep_old, also=of_the_log)
                 audit.append(
                     Kind.VAULT_ROTATE,
-                    {"key": done.key, "objects": done.rewrapped, "destroyed": done.retired},
+                    {
+                        "key": done.key,
+                        "objects": done.rewrapped,
+                        "destroyed": done.retired,
+                        "column_key": column_key,
+                        "due": why,
+                    },
                 )
         if output is Format.json:
             emit({"status": "ok", **dataclasses.asdict(done)})
@@ -130,3 +153,32 @@ def vault_rotate(
         if to:
             where = f"vault.columns.{column_key}" if column_key else "vault"
             say(f'in this node\'s file write [{where}] key = "{to}" now')
+
+
+def _why_due(place: "VaultPlace", store: "Store", audit: "AuditLog", column_key: str) -> str:
+    """Why a key is to be rotated now. The audit log says when it was last; before that, when the
+    node began."""
+    from datetime import UTC, datetime
+
+    from parties.audit.entries import Kind
+    from parties.vault.rotation import why_due
+
+    since = ""
+    for _, entry in audit.entries():
+        rotated = entry.kind == Kind.VAULT_ROTATE
+        if not since or (rotated and entry.fields.get("column_key", "") == column_key):
+            since = entry.time
+    return why_due(
+        store,
+        datetime.fromisoformat(since),
+        datetime.now(UTC),
+        most_days=place.most_days,
+        most_objects=place.most_objects,
+    )
+
+
+def _say_not_due(store: "Store", output: Format) -> None:
+    if output is Format.json:
+        emit({"status": "ok", "due": False, "key": store.keys.current})
+        return
+    say(f"{store.keys.current}: need not be rotated yet")

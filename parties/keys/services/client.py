@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from parties.errors import KeyServiceError
-from protocols.sealing.container import FILE_KEY_BYTES, MAX_KEY_ID_BYTES, MAX_WRAPPED_BYTES
+from protocols.sealing.container import FILE_KEY_BYTES, MAX_KEY_ID_BYTES
 
 TIMEOUT_S = 5.0
 """For one attempt: to connect, and for an answer."""
@@ -26,6 +26,9 @@ PAUSE_S = 0.25
 """Before the second attempt; twice as long before the third."""
 MAX_SAID = 200
 """Characters of a service's own message that are repeated."""
+
+MAX_WRAPPED_BYTES = 1 << 14
+"""Services return up to a few kB for 32 bytes."""
 
 T = TypeVar("T")
 

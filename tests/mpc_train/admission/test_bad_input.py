@@ -259,6 +259,7 @@ def test_a_graph_with_such_numbers(folder: Path, factor: str) -> None:
     refused(result, MODULE_LINE, "model.graph", "mul")
 
 
+@pytest.mark.slow
 def test_an_lstm_whose_cells_would_overflow(folder: Path) -> None:
     """A cell may grow by one a step, and its square has to fit."""
     assert checked(folder, "Cells").exit_code == 0

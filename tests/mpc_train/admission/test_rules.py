@@ -87,6 +87,7 @@ def test_the_attack_is_real_and_refused_by_name(tmp_path: Path) -> None:
     assert "a step takes 1 row: nodes with default rules refuse it" in cautions(job)
 
 
+@pytest.mark.slow
 def test_a_local_run_refuses_it_as_well(tmp_path: Path) -> None:
     run = run_case("row", tmp_path)
     assert (run.status, run.record["status"]) == (6, "RefusedError")

@@ -174,18 +174,18 @@ def test_identifiers_become_tokens(home: Path) -> None:
 def test_a_table_that_changes_while_it_is_read_leaves_nothing(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mpc_train.tables.readers import staged
+    from mpc_train.node import imports
 
     table = home / "grows.csv"
     table.write_text("a,b\n1,2\n")
-    stage = staged.stage
+    stage = imports.stage
 
     def meanwhile(*given: Any, **options: Any) -> int:
         rows = stage(*given, **options)
         table.write_text("a,b\n1,3\n")
         return rows
 
-    monkeypatch.setattr(staged, "stage", meanwhile)
+    monkeypatch.setattr(imports, "stage", meanwhile)
     found = record(home, "import", table, "grows")
     assert found["exit"] == 4 and "changed while it was read" in found["message"]
     assert not list((home / "home" / "vault").rglob("grows*"))
@@ -326,6 +326,24 @@ def test_keys_of_columns_are_rotated_by_themselves(guarded: Path) -> None:
     )
     record(home, "export", "ill", "--out", home / "after.csv", "--leave-out", "patient")
     assert (home / "after.csv").read_text() == (home / "all.csv").read_text()
+
+
+def test_keys_are_rotated_when_they_are_due(guarded: Path) -> None:
+    home = guarded
+    words = ("rotate", "--column-key", "dna", "--if-due")
+    assert record(home, *words)["due"] is False
+    limit = COLUMN_KEYS.replace(
+        "[vault.columns]", "[vault]\nrotate_after_objects = 1\n[vault.columns]"
+    )
+    (home / "party.toml").write_text(CONFIG + limit)
+    table = home / "ill.csv"
+    assert record(home, "import", table, "more", "--protect", "gene=dna")["exit"] == 0
+    done = record(home, *words)
+    assert done["exit"] == 0 and done["made"] and done["rewrapped"] == 2
+    (home / "party.toml").write_text(CONFIG + limit.replace("objects = 1", "days = 0"))
+    assert "rotate_after_days: from 1 to 3650" in record(home, *words)["message"]
+    (home / "party.toml").write_text(CONFIG + COLUMN_KEYS)
+    assert record(home, "shred", "more", "--yes")["exit"] == 0
 
 
 def test_what_is_wrong_with_a_protection_leaves_nothing(guarded: Path) -> None:

@@ -306,12 +306,12 @@ def test_open_prints_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(f"{module}.open_vault", lambda *_: None)
     monkeypatch.setattr(f"{module}.find_name", lambda *_: "cleo")
     monkeypatch.setattr("parties.keys.roster.Roster.load", lambda *_: None)
-    shown = mpc_train("open", "study.sealed", "--home", tmp_path)
+    shown = mpc_train("open", tmp_path / "study.sealed", "--home", tmp_path)
     assert shown.exit_code == 0, shown.stderr
     assert model.results is not None
     assert "\n".join(model.results.lines()) in shown.stdout
     assert "std error" in shown.stdout and "degrees of freedom" in shown.stdout
-    shown = mpc_train("open", "study.sealed", "--home", tmp_path, "--format", "json")
+    shown = mpc_train("open", tmp_path / "study.sealed", "--home", tmp_path, "--format", "json")
     found = json.loads(shown.stdout)["results"]
     assert [row["name"] for row in found["rows"]] == ["x0", "x1", "x2", "(intercept)"]
 

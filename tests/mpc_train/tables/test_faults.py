@@ -120,6 +120,7 @@ def test_what_breaks_the_reading_off_comes_after_what_was_found(tmp_path: Path) 
         assert "rows are" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_list_is_short_whatever_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

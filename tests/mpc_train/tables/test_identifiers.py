@@ -184,6 +184,7 @@ def test_a_group_that_nothing_is_left_of_is_named(tmp_path: Path) -> None:
         load_table(Source(str(path)), job, "ann")
 
 
+@pytest.mark.slow
 def test_case_47c(tmp_path: Path) -> None:
     """A blank before half of one owner's identifiers loses nobody."""
     run = run_case("47c", tmp_path, "--compare")

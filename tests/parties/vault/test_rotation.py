@@ -1,15 +1,18 @@
 """A vault's key changes while its service comes and goes: no object is ever without its key."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from parties.errors import KeyServiceError, VaultError
+from parties.keys.services.file_service import FileService
 from parties.keys.services.identity_service import IdentityService
 from parties.keys.services.service import KeyService
 from parties.keys.vault import MemoryVault
-from parties.vault.rotation import move, rotate
+from parties.vault.rotation import move, rotate, why_due
 from parties.vault.store import Store, entries_of
+from protocols.sealing.container import MAX_WRAPPED_BYTES
 from tests.support.failing_keys import FailingKeys, InsecureMemoryKeys
 
 NAMES = ("a", "b", "c")
@@ -147,7 +150,7 @@ class Lying:
         other = bytes(32) if self._lie == "another key" else file_key
         key_id, wrapped = self._inner.wrap(other, info)
         if self._lie == "too large":
-            wrapped += bytes(1 << 15)
+            wrapped += bytes(MAX_WRAPPED_BYTES)
         return key_id, wrapped[:-1] if self._lie == "cut off" else wrapped
 
     def unwrap(self, key_id: str, wrapped: bytes, info: bytes) -> bytes:
@@ -175,3 +178,23 @@ def test_a_wrapping_is_tried_before_anything_depends_on_it(
     with pytest.raises(VaultError, match=said), case.store(lying).writing("table", "d") as out:
         out.write(b"d")
     assert len(entries_of(case.folder)) == len(NAMES)
+
+
+def test_a_key_is_due_by_age_and_by_volume(tmp_path: Path) -> None:
+    keys = FileService.create(tmp_path / "keys", b"correct horse")
+    store = Store(tmp_path / "vault", "ann", keys)
+    since = datetime(2026, 1, 31, tzinfo=UTC)
+
+    def why(days: float, most_objects: int = 5) -> str:
+        now = since + timedelta(days=days)
+        return why_due(store, since, now, most_days=30, most_objects=most_objects)
+
+    for name in ("a", "b"):
+        with store.writing("table", name) as out:
+            out.write(b"x")
+    assert why(0) == why(30) == why(1, 2) == ""
+    assert why(31) == "it is 31 days old, and may be 30"
+    assert why(1, 1) == "it wraps 2 objects, and may wrap 1"
+    assert "in the future" in why(-1)
+    keys.rotate()
+    assert "not finished" in why(0)
