@@ -175,19 +175,19 @@ def test_the_commands_of_all_organisations(organisations: Organisations) -> None
     assert "Signed and sealed by hospital-a, hospital-b, hospital-c" in opened
     verified = of("audit verify")
     assert [text.count("agrees: ") for text in verified] == [3, 3, 3]
+    assert "model" in of("vault ls")[0]
     (shown,) = of("audit show")
     for words in (
         "board, data-protection-officer have approved it",
         "peer-rotated            tumours  node=hospital-b",
         "output=weight step=2600 to=hospital-a,hospital-b,study-office",
         "vault-rotate",
+        "model-opened",
     ):
         assert words in shown
     evidence = json.loads((folder / "sent" / "evidence" / "evidence.json").read_text())
     assert evidence["verified"] and not evidence["faults"]
-    assert list(folder.rglob("model.safetensors")) == [
-        folder / "hospital-a" / "model" / "model.safetensors"
-    ]
+    assert not list(folder.rglob("model.safetensors")), "the opened model lies in the vault"
     # No patient's number and no row lies anywhere in the clear.
     for path in folder.rglob("*"):
         if path.is_file():
