@@ -24,7 +24,7 @@ from mpc_train.jobs.schedule import total_steps
 from mpc_train.node.collect import found_by, summarise
 from mpc_train.run.node_config import load_node_config
 from tests.architecture import PACKAGES, ROOMS
-from tests.support.commands import mpc_train
+from tests.support.commands import mpc_train, options_of
 from tests.support.patience import PATIENCE_S
 from tests.support.study import Study
 
@@ -70,18 +70,6 @@ def commands(text: str) -> list[list[str]]:
         elif words and words[0] == "mpc-train" and len(words) > 1:
             found.append(words[1:])
     return found
-
-
-def options_of(words: list[str]) -> tuple[Any, list[str]]:
-    """The command that `words` begin with, and the words that are left."""
-    command: Any = get_command(app)
-    rest = list(words)
-    while hasattr(command, "commands"):
-        if rest and rest[0] not in command.commands and hasattr(command, "default"):
-            rest.insert(0, command.default)
-        assert rest and rest[0] in command.commands, words
-        command = command.commands[rest.pop(0)]
-    return command, rest
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

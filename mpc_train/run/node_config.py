@@ -13,6 +13,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote_plus, unquote_plus
 
 import msgspec
 
@@ -26,6 +27,7 @@ from protocols.names import NAME
 
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
 _WEBHOOK = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?\Z")
+_URI_PATH = re.compile(r"([?&](?:ca|module-path)=)([^&]+)")
 _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 _MIN_TIMEOUT_S, _MAX_TIMEOUT_S = 1, 7 * 24 * 3600
 _MAX_DIAL_S = 60
@@ -474,7 +476,13 @@ class _Checker:
     def key(self, uri: str, passphrase_file: str) -> KeyPlace:
         if uri.startswith("file:"):
             uri = f"file:{self.resolve(uri.removeprefix('file:'))}"
+        uri = _URI_PATH.sub(lambda found: found[1] + self.uri_path(found[2]), uri)
         return KeyPlace(uri, self.resolve(passphrase_file) if passphrase_file else None)
+
+    def uri_path(self, quoted: str) -> str:
+        """A path behind the ? of a URI; the services themselves want it absolute."""
+        path = unquote_plus(quoted)
+        return quoted if path.startswith("/") else quote_plus(str(self.resolve(path)), safe="/")
 
     def place(self, node: _Node) -> Place:
         self.name("node.name", node.name)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mpc_train.admission.load import load_job
+from mpc_train.admission.policy import read_policy
 from mpc_train.admission.rules import check_rules
 from mpc_train.owners.table import load_table
 from mpc_train.run.local import local_data
@@ -48,6 +49,24 @@ def test_the_statistics_are_of_the_same_clinics_and_columns() -> None:
     )
     assert (plain.owners, plain.data) == (regression.owners, regression.data)
     assert regression.reveal.statistics and plain.recipients == regression.recipients
+
+
+def test_the_nodes_of_trust_fit_the_job() -> None:
+    folder = EXAMPLES / "trust"
+    job = load_job(load_coordinator_config(folder / "coordinator" / "node.toml").job)
+    assert (job.reveal.threshold, len(job.recipients)) == (2, 3)
+    for name in job.nodes:
+        path = folder / name / "node.toml"
+        config = load_node_config(path)
+        assert config.place.name == name
+        if config.policy is None:
+            check_rules(config.rules, job, name)
+        else:
+            rules = read_policy(folder / name / "policy.toml").rules
+            check_rules(rules, job, name)
+            assert rules.approvals == len(rules.approvers) == 2
+        if name in job.owners:
+            assert config.source(job.name).file == "vault:patients"
 
 
 def test_three_machines_fit_the_job() -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from mpc_train.cli import app
@@ -72,3 +73,15 @@ def launched(job: Path, *options: str) -> dict[str, Any]:
     record, err = ended(process, None)
     assert process.returncode == 0, err
     return record
+
+
+def options_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that `words` begin with, and the words that are left."""
+    command: Any = get_command(app)
+    rest = list(words)
+    while hasattr(command, "commands"):
+        if rest and rest[0] not in command.commands and hasattr(command, "default"):
+            rest.insert(0, command.default)
+        assert rest and rest[0] in command.commands, words
+        command = command.commands[rest.pop(0)]
+    return command, rest

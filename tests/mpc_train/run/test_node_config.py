@@ -78,6 +78,26 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         config.source("third")
 
 
+@pytest.mark.parametrize(
+    ("uri", "resolved"),
+    [
+        ("vault://h/transit/a?ca=../ca+1.pem", "vault://h/transit/a?ca={folder}/../ca+1.pem"),
+        ("vault://h/transit/a?ca=/etc/ca%201.pem", "vault://h/transit/a?ca=/etc/ca%201.pem"),
+        ("aws-kms:alias/a?region=r&ca=ca.pem", "aws-kms:alias/a?region=r&ca={folder}/ca.pem"),
+        (
+            "pkcs11:token=t;object=o?module-path=m.so",
+            "pkcs11:token=t;object=o?module-path={folder}/m.so",
+        ),
+        ("file:keys", "file:{folder}/keys"),
+    ],
+)
+def test_paths_in_a_key_s_uri_are_relative_to_the_file(
+    uri: str, resolved: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, f'{PARTY}\n[vault]\nkey = "{uri}"\n')
+    assert load_node_config(path).vault.key.uri == resolved.format(folder=tmp_path)
+
+
 def test_a_local_run_hands_on_how_tables_are_written(tmp_path: Path) -> None:
     job = load_job(write_job(tmp_path))
     (tmp_path / "bob.txt").write_text("")
