@@ -56,7 +56,10 @@ def vault_key(
         if output is Format.json:
             emit({"status": "ok", "key": service.uri})
             return
-        say(f'{place}: made. In this node\'s file: [vault] key = "{service.uri}"')
+        say(
+            f'{place}: made. In this node\'s file: [vault] key = "{service.uri}", or for single '
+            f'columns [vault.columns] NAME = {{ key = "{service.uri}" }}'
+        )
 
 
 def vault_rotate(

@@ -34,12 +34,16 @@ def vault_ls(config: ConfigOption, output: FormatOption = Format.text) -> None:
         if output is Format.json:
             emit({"status": "ok", "objects": [_record(entry) for entry in found]})
             return
+        kinds, names = (
+            max((len(getattr(entry.info, each)) for entry in found), default=0)
+            for each in ("kind", "name")
+        )
         for entry in found:
             info = entry.info
-            of = f"  of {info.job}" if info.job else ""
+            of = f"  of {info.job[:16]}" if info.job else ""
             say(
-                f"{info.kind:10} {info.name:24} {info.version:>4}  {size(entry.size):>10}  "
-                f"{info.created}  {entry.key_id[:20]}{of}"
+                f"{info.kind:{kinds}}  {info.name:{names}} {info.version:>4}  "
+                f"{size(entry.size):>10}  {info.created}  {entry.key_id}{of}"
             )
         if not found:
             say(f"the vault {place.folder} is empty", aside=True)
