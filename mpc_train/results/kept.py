@@ -7,6 +7,7 @@ Nothing here encrypts: the vault does, below (`parties.vault.store`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -34,4 +35,6 @@ class KeptModel:
             files = msgspec.msgpack.decode(memoryview(data)[len(MAGIC) :], type=dict[str, bytes])
         except msgspec.MsgspecError as error:
             raise ArtifactError(f"{title}: its files cannot be read") from error
+        if any(Path(name).name != name or name in ("", "..") for name in files):
+            raise ArtifactError(f"{title}: a name in it is not that of a file")
         return cls(title, files)

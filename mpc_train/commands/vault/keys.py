@@ -98,6 +98,7 @@ def vault_rotate(
     interrupted goes on when it is called again: then the key that is current stays so.
     """
     with reporting(output):
+        from mpc_train.errors import ConfigError
         from mpc_train.node.logbook import logbook
         from mpc_train.node.storage import column_key as key_of_columns
         from mpc_train.node.storage import open_key
@@ -110,6 +111,8 @@ def vault_rotate(
         from parties.vault.store import Store, using
 
         node = load_node_config(config)
+        if column_key and to in ("identity:", node.vault.key.uri):
+            raise ConfigError(f"--to {to}: whoever opens the table could open these columns, too")
         with using(node.vault.folder, alone=True):
             identity = identity_at(node.place, node.audit, passphrase_file, passphrase_fd)
             own = open_key(node.vault.key, identity)

@@ -324,6 +324,8 @@ def test_keys_of_columns_are_rotated_by_themselves(guarded: Path) -> None:
     assert record(home, "rotate", "--column-key", "none")["message"].endswith(
         "there is no key 'none' under [vault.columns], only lab, dna"
     )
+    mixed = record(home, "rotate", "--column-key", "lab", "--to", "identity:")
+    assert mixed["exit"] == 3 and "could open these columns, too" in mixed["message"]
     record(home, "export", "ill", "--out", home / "after.csv", "--leave-out", "patient")
     assert (home / "after.csv").read_text() == (home / "all.csv").read_text()
 

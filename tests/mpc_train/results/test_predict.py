@@ -11,7 +11,7 @@ import polars
 import pytest
 
 from mpc_train.commands.predict import predict_command
-from mpc_train.errors import ConfigError, DataError
+from mpc_train.errors import ArtifactError, ConfigError, DataError
 from mpc_train.jobs.job import Job
 from mpc_train.owners.applied import applied
 from mpc_train.owners.local import local_terms
@@ -377,5 +377,8 @@ def test_a_model_and_its_predictions_stay_in_a_vault(tmp_path: Path, job: Job) -
         out.write(b"mpc-train model 2\n")
     broken = mpc_train(*words)
     assert "vault:study: is not a model of this version" in broken.stderr
+    for name in ("../manifest.json", "a/b", "..", ""):
+        with pytest.raises(ArtifactError, match="not that of a file"):
+            KeptModel.of("m", KeptModel("", {name: b""}).packed())
     gone = mpc_train("predict", "vault:none", table, "--vault", node)
     assert gone.exit_code == 5 and "has no model none" in gone.stderr
