@@ -117,7 +117,8 @@ def _licence(distribution: Distribution) -> str:
     """What its author says; only the first line of a text."""
     metadata = distribution.metadata
     for key in ("License-Expression", "License"):
-        text = str(metadata[key] or "").strip()
+        # Not metadata[key]: what stands in for a missing key differs between releases.
+        text = str(next(iter(metadata.get_all(key) or ()), "")).strip()
         if text and text.upper() != "UNKNOWN":
             return text.splitlines()[0][:200]
     classifiers = [str(each) for each in metadata.get_all("Classifier") or ()]

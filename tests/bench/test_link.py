@@ -65,7 +65,7 @@ def transfer(source: socket.socket, target: socket.socket, size: int) -> float:
 
 def at_least(measure: Callable[[], float], least: float, most: float) -> None:
     """Never faster than `least`, on any machine; the sender is a moment ahead of the clock."""
-    assert measure() >= least - 0.002
+    assert measure() >= least - 0.01
 
 
 def at_best(measure: Callable[[], float], least: float, most: float) -> None:
