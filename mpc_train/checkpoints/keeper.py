@@ -56,13 +56,13 @@ def place_of(token: bytes) -> tuple[int, bool]:
 
 
 class Shelf(Protocol):
-    """Where a node keeps its own checkpoints of one job, encrypted; VaultError where it cannot."""
+    """Where a node keeps its own checkpoints of one job, encrypted."""
 
     def tokens(self) -> tuple[bytes, ...]:
         """The names of those that are there, whole and readable or not."""
 
     def write(self, token: bytes, data: bytes) -> None:
-        """Keep one; it is durable when this returns."""
+        """Keep one; it is durable when this returns. Raises ArtifactError where it cannot be."""
 
     def read(self, token: bytes) -> bytes:
         """The content of one."""
@@ -201,9 +201,7 @@ class Keeper:
         kept = True
         try:
             shelf.write(token_of(number, finished, self._session.sid), state.to_bytes())
-        except Exception as error:
-            if getattr(error, "code", None) != "vault":
-                raise
+        except ArtifactError as error:
             kept = False
             self._warn(f"no checkpoint after step {number}: {error}")
         for peer in self._peers:

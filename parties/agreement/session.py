@@ -180,9 +180,6 @@ class Session:
         self.on_artifact(kind, name, blob)
 
 
-MAX_CHECKPOINTS, MAX_TOKEN_BYTES = 8, 64
-
-
 class Program(Protocol):
     """What the nodes compute; the node code does not interpret it."""
 
@@ -204,7 +201,7 @@ class Program(Protocol):
 
     def checkpoints(self) -> tuple[bytes, ...]:
         """The names of the states of this job from which this node could go on, after `prepare`; at
-        most MAX_CHECKPOINTS of at most MAX_TOKEN_BYTES. Later states have larger names."""
+        most `control.MAX_CHECKPOINTS`. Later states have larger names."""
 
     def leaving(self, body: bytes) -> tuple[str, ...]:
         """The nodes that leave, by this job, as soon as their programs have ended: they do not see

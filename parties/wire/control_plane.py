@@ -15,7 +15,7 @@ instead).
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from parties.errors import TransportError
@@ -73,6 +73,8 @@ class ControlServer:
         self.address = self._accepted.address
         self.relayed_bytes = 0
         self.dropped = Tally()
+        self._stale: set[bytes] = set()
+        """Connections of a session that is over: what they still send is not read."""
 
     def poll(self, timeout_s: float) -> Iterator[Arrival]:
         """The control messages that arrive within `timeout_s`; returns as soon as there are
@@ -86,6 +88,8 @@ class ControlServer:
             if message is None:
                 return
             route, parts = message
+            if route in self._stale:
+                continue
             name, kind = self._accepted.names[route], parts[0].bytes
             if kind == RELAY and len(parts) > 2 and self._relays.get(name) == route:
                 self._relay(name, parts[1].bytes.decode("ascii", "replace"), parts[2:])
@@ -138,12 +142,20 @@ class ControlServer:
     def lost(self) -> list[bytes]:
         """Routes of connections that broke since the last call."""
         self._accepted.update()
-        routes = list(self._accepted.lost)
+        routes = [route for route in self._accepted.lost if route not in self._stale]
+        self._stale.difference_update(self._accepted.lost)
         self._accepted.lost.clear()
         for name, route in list(self._relays.items()):
             if route in routes:
                 del self._relays[name]
         return routes
+
+    def forget(self, routes: Iterable[bytes]) -> None:
+        """These connections, and all for relayed frames, belong to a session that is over: their
+        nodes make new ones."""
+        self._stale.update(routes, self._relays.values())
+        self._relays.clear()
+        self._early.clear()
 
     def send(self, route: bytes, data: bytes) -> bool:
         """Queue a control message; False if that connection is closed or its queue is full."""
