@@ -207,6 +207,7 @@ def _node(
                         # The coordinator, who can name the missing one, gives up before we do.
                         agree_timeout_s=2 * join_s,
                         peer_timeout_s=float(settings.timeouts.peer_s),
+                        reconnect_s=float(settings.timeouts.reconnect_s),
                         dial_timeout_s=float(settings.timeouts.dial_s),
                     ),
                     program,
