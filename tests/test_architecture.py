@@ -377,9 +377,10 @@ def test_an_undeclared_import_is_seen() -> None:
     assert undeclared([source], ["pyzmq>=27", "torch>=2.13,<2.14"]) == {"requests"}
 
 
-def test_parties_and_the_packages_start_without_torch() -> None:
-    """Keys, rosters and the coordinator must answer at once; torch alone takes a second."""
-    modules = ["protocols", "mpc_train"]
+def test_parties_and_openings_start_without_torch() -> None:
+    """Keys, rosters, the coordinator and whoever opens a result must answer at once; torch alone
+    takes a second."""
+    modules = ["protocols", "mpc_train", "mpc_train.node.evidence", "mpc_train.results.opening"]
     for path in sorted((ROOT / "parties").rglob("*.py")):
         dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         modules.append(dotted.removesuffix(".__init__"))

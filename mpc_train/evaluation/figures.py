@@ -1,29 +1,19 @@
-"""A metric before it is revealed: divided, rounded and if necessary refused, all over shares.
+"""A metric before it is revealed: divided, rounded and if necessary refused, all over shares; and
+how it leaves.
 
-Each metric is revealed as one vector: a word that says whether its numbers are available, and the
-numbers, which are 0 if they are not. The word is all that is revealed of the size of a group:
-
-    REFUSED     a group (the rows of a class, those called it, a bin) has at least one row, and
-                fewer than the job's `reveal.least_group`
-    UNDEFINED   no group is too small, and the metric's divisor is 0
-    AVAILABLE   otherwise: each of its groups has no rows, or enough of them
-
-Nobody learns which group is too small, except for bins, which are judged one by one, or more digits
-than the job states.
-
-The groups of a confusion matrix are those of precision and recall, its rows and its columns. A cell
-is a part of both: that one row of a class of 26 was predicted as another says no more about a row
-than accuracy, precision and recall, which reveal the same counts. A rule that refuses every matrix
-with a cell of one to nine would refuse nearly all good models.
+Without readers of its own (`reveal.metrics_to`) a metric is opened to all evaluators. With readers
+it is opened to nobody in the run: it leaves as halves under a fresh mask, which evaluators seal to
+the readers, as they do with the model. Whether a metric is refused or undefined is decided over
+shares in both cases, and is a word of what leaves, so that no other bit is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING
 
+from mpc_train.evaluation.forms import AVAILABLE, Form, least_group
 from protocols.comparison.compare import all_of, below
 from protocols.functions.means import mean_of
 from protocols.functions.scaling import floor_quotient
@@ -32,52 +22,9 @@ from protocols.shares.arithmetic import remask, select, truncate
 from protocols.shares.masked import Masked, MaskedBit, concatenate, together
 
 if TYPE_CHECKING:
+    from mpc_train.evaluation.findings import Findings
     from mpc_train.jobs.job import Job
-
-REFUSED, AVAILABLE, UNDEFINED = range(3)
-QUOTIENT_BITS = 17
-"""A quotient over n rows is accurate for groups of at least n / 2^17 of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """The public form of a metric over `rows` rows.
-
-    shape: of the printed metric, () for one number. divisor: the public number by which values are
-    divided. each: the first axis is groups, judged one by one. counts: whole numbers, which are not
-    rounded.
-    """
-
-    metric: str
-    rows: int
-    shape: tuple[int, ...] = ()
-    divisor: int = 1
-    each: bool = False
-    counts: bool = False
-
-    @property
-    def words(self) -> tuple[int, ...]:
-        """The shape of the revealed vector: a word before the numbers, for all groups or for
-        each."""
-        lead = self.shape[:1] if self.each else ()
-        return (*lead, 1 + prod(self.shape[len(lead) :]))
-
-
-def form_of(job: Job, metric: str, rows: int) -> Form:
-    """The form of a metric over `rows` rows."""
-    if metric == "confusion":
-        return Form(metric, rows, (job.classes, job.classes), counts=True)
-    if metric == "calibration":
-        return Form(metric, rows, (job.reveal.bins, 2), each=True)
-    if metric in ("precision", "recall", "f1"):
-        return Form(metric, rows, divisor=1 if job.outputs == 1 else job.outputs)
-    return Form(metric, rows, divisor=1 if metric in ("auc", "r2") else rows)
-
-
-def least_group(job: Job, rows: int) -> int:
-    """The minimum rows of a group that has any: the job's, or the minimum for accurate
-    quotients."""
-    return max(job.reveal.least_group, -(-rows >> QUOTIENT_BITS))
+    from protocols.shares.reveal import RevealGate, SealedHalf
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -162,3 +109,27 @@ def _rounded(values: Masked, f: int, decimals: int) -> Masked:
 def sums(parts: Sequence[Masked]) -> Masked:
     """Numbers of shape () as a vector."""
     return concatenate([part.reshape(1) for part in parts])
+
+
+def leave(
+    job: Job,
+    gate: RevealGate,
+    step: int,
+    name: str,
+    form: Form,
+    value: Masked,
+    found: Findings,
+    halves: dict[str, SealedHalf],
+) -> None:
+    """Let a metric leave: into `found` if all evaluators learn it, into `halves` if readers do.
+
+    Neither changes at the dealer.
+    """
+    if job.reveal.metrics_to:
+        half = gate.for_recipients(name, step, value)
+        if half is not None:
+            halves[name] = half
+        return
+    words = gate.to_everybody(name, step, value)
+    if words is not None:
+        found.take(job, name, form, words)

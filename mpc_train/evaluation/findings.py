@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.evaluation.figures import AVAILABLE, REFUSED, UNDEFINED, Form, least_group
+from mpc_train.evaluation.forms import AVAILABLE, REFUSED, UNDEFINED, Form, least_group
 from mpc_train.training.limits import most_output
 from mpc_train.training.plausible import (
     OUT_OF_RANGE,

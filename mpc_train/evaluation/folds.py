@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mpc_train.evaluation.figures import Figure, form_of, released
+from mpc_train.evaluation.figures import Figure, leave, released
 from mpc_train.evaluation.findings import Findings
-from mpc_train.evaluation.forms import fold_form, leave
+from mpc_train.evaluation.forms import fold_form, form_of
 from mpc_train.evaluation.metrics import Evaluation, evaluation_of
 from mpc_train.jobs.audience import PREFIX, fold_outputs
 from mpc_train.jobs.schedule import fold_jobs, split, total_steps

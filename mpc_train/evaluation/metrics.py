@@ -19,18 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpc_train.evaluation.figures import (
-    Figure,
-    Form,
-    form_of,
-    margins,
-    present,
-    quotient,
-    released,
-    sums,
-)
+from mpc_train.evaluation.figures import Figure, leave, margins, present, quotient, released, sums
 from mpc_train.evaluation.findings import Findings
-from mpc_train.evaluation.forms import leave
+from mpc_train.evaluation.forms import Form, form_of
 from mpc_train.evaluation.noise import noisy
 from mpc_train.evaluation.ranking import area_by_levels, area_by_pairs, binned
 from mpc_train.evaluation.sums import Chunk, needed

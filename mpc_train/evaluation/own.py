@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpc_train.evaluation.figures import form_of
 from mpc_train.evaluation.findings import Findings
+from mpc_train.evaluation.forms import form_of
 from mpc_train.evaluation.metrics import evaluation_of, words_of
 from mpc_train.jobs.audience import OWN
 from mpc_train.jobs.schedule import held_out_of, total_steps

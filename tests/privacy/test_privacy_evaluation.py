@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mpc_train.admission.load import load_job
-from mpc_train.evaluation.figures import AVAILABLE, REFUSED, UNDEFINED
+from mpc_train.evaluation.forms import AVAILABLE, REFUSED, UNDEFINED
 from mpc_train.evaluation.metrics import evaluation_of, words_of
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.pipeline import Pipeline, Term

@@ -12,8 +12,9 @@ from sklearn.calibration import calibration_curve
 from mpc_train.admission.load import load_job
 from mpc_train.base.reading import Reading
 from mpc_train.errors import JobError
-from mpc_train.evaluation.figures import AVAILABLE, form_of, least_group, quotient
+from mpc_train.evaluation.figures import quotient
 from mpc_train.evaluation.findings import Findings
+from mpc_train.evaluation.forms import AVAILABLE, form_of, least_group
 from mpc_train.evaluation.metrics import evaluation_of, revealed
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.reveal import METRICS
