@@ -1,5 +1,6 @@
 """Who gets in at a node's data port, and what the network sees of what travels there."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -216,9 +217,10 @@ class Tap:
             threading.Thread(target=self._pass, args=(a, b), daemon=True).start()
 
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
-        while octets := source.recv(1 << 16):
-            self.seen += octets
-            target.sendall(octets)
+        with contextlib.suppress(OSError):
+            while octets := source.recv(1 << 16):
+                self.seen += octets
+                target.sendall(octets)
         target.close()
 
 

@@ -209,6 +209,17 @@ def test_who_has_a_ticket_and_names_another_session_is_ignored() -> None:
         plane._await_dials(right, {"bob"}, time.monotonic() + 60)
 
 
+def test_of_two_connections_the_one_with_the_later_ticket_counts() -> None:
+    """Also if the words of the earlier one are read later."""
+    with ends("ann") as made:
+        plane = made[0].plane
+        plane._tag, plane._links = TAG, {"bob": Link(bytes(32), bytes(32))}
+        two: Any = SimpleNamespace(names={b"1": "bob", b"2": "bob"}, numbers={b"1": 0, b"2": 1})
+        for route in (b"2", b"1"):
+            plane._accept(two, route, [SimpleNamespace(bytes=TAG)])  # type: ignore[list-item]
+        assert plane._routes == {"bob": b"2"}
+
+
 @pytest.mark.parametrize("parts", [[b""], [b"\xfe"], [b"\x05abc"], [b"\x00", b"", b""]])
 def test_a_malformed_frame_is_an_error(parts: list[bytes]) -> None:
     with ends("ann", "bob") as made:
