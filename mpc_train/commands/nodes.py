@@ -232,6 +232,7 @@ def _node(
                         agree_timeout_s=2 * join_s,
                         peer_timeout_s=float(settings.timeouts.peer_s),
                         return_timeout_s=float(settings.timeouts.return_s),
+                        reconnect_s=float(settings.timeouts.reconnect_s),
                         dial_timeout_s=float(settings.timeouts.dial_s),
                     ),
                     program,

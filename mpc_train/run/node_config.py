@@ -136,6 +136,9 @@ class Timeouts(_Strict, frozen=True):
     answer. A node waits twice as long for the others to sign."""
     peer_s: int = 120
     """How long a connected peer may send nothing during a run."""
+    reconnect_s: int = 120
+    """How long a peer whose connection broke may take to come back, from 0, which ends the run at
+    once, to 7 days. Nothing that was under way is lost meanwhile."""
     dial_s: int = 8
     """How long a node tries the addresses of the others, from 1 to 60. It reaches nodes that it
     cannot dial by then through the coordinator. Not for a coordinator, which dials nobody."""
@@ -450,8 +453,9 @@ class _Checker:
         for key in ("join_s", "peer_s"):
             if not _MIN_TIMEOUT_S <= getattr(timeouts, key) <= _MAX_TIMEOUT_S:
                 self.note(f"timeouts.{key}", "between 1 second and 7 days")
-        if not 0 <= timeouts.return_s <= _MAX_TIMEOUT_S:
-            self.note("timeouts.return_s", "between 0 seconds and 7 days")
+        for key in ("return_s", "reconnect_s"):
+            if not 0 <= getattr(timeouts, key) <= _MAX_TIMEOUT_S:
+                self.note(f"timeouts.{key}", "between 0 seconds and 7 days")
         if not 1 <= timeouts.dial_s <= _MAX_DIAL_S:
             self.note("timeouts.dial_s", f"between 1 and {_MAX_DIAL_S} seconds")
 

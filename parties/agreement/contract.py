@@ -20,7 +20,7 @@ from protocols.sealing.session import VERSION as SESSION_VERSION
 from protocols.sealing.session import identity_digest, session_id
 from protocols.sealing.signatures import Signer, VerifyKeys
 
-CONTRACT_VERSION = 5
+CONTRACT_VERSION = 6
 """Raised with every change to the protocol: nodes of different versions refuse each other."""
 
 DIGEST_BYTES = 32

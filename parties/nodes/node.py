@@ -79,7 +79,7 @@ from parties.nodes.members import Members
 from parties.nodes.rotation import Message, Rotations, Running
 from parties.stop import StopFlag, sigterm_interrupts
 from parties.wire.control_plane import ControlClient
-from parties.wire.data_plane import DataPlane
+from parties.wire.data_plane import RECONNECT_S, DataPlane
 from parties.wire.secure_channel import SecureChannel
 from parties.wire.zmq_transport import CurveKeys, Transport
 from protocols.errors import InterruptedRunError, PeerLostError, PeerTimeoutError, ProtocolError
@@ -90,7 +90,7 @@ _M = TypeVar("_M")
 _CODE = re.compile(r"[a-z0-9-]{1,32}")
 
 REASON_WAIT_S = 1.5
-"""How long the coordinator's explanation takes after a neighbour's connection broke."""
+"""How long the coordinator's explanation takes after a neighbour was lost."""
 
 PROGRESS_S = 0.1
 """The interval between progress messages: each of them wakes a thread that takes the
@@ -119,6 +119,8 @@ class NodeSettings:
 
     return_timeout_s: float = 0.0
     """How long a coordinator that is lost during a run may take to come back; 0: the run ends."""
+    reconnect_s: float = RECONNECT_S
+    """How long a neighbour whose connection broke may take to come back; 0: the run ends."""
 
     dial_timeout_s: float = 8.0
     """A neighbour that has not answered a first call by then gets its frames through the relay."""
@@ -304,6 +306,7 @@ class _Node:
                 self._stop,
                 listen=settings.listen,
                 advertise=settings.advertise,
+                reconnect_s=settings.reconnect_s,
             )
         except BaseException:
             self._transport.close()

@@ -9,7 +9,8 @@ and counts everything else, under the name that belongs to the sender's key.
 
 The first part of a message is C: control; H: a connection for relayed frames; R: a frame to relay
 (then come the receiver's name and the frame's own parts; the receiver gets the sender's name
-instead).
+instead). A node that lost its connection for relayed frames opens another, and frames go there.
+Frames for a node without one are dropped: nodes notice that and send them again (`resume`).
 """
 
 import contextlib
@@ -95,17 +96,14 @@ class ControlServer:
                 self._relay(name, parts[1].bytes.decode("ascii", "replace"), parts[2:])
             elif kind == CONTROL and len(parts) == 2 and len(parts[1]) <= MAX_CONTROL_BYTES:
                 yield Arrival(route, name, parts[1].bytes)
-            elif kind == RELAY_HELLO and len(parts) == 1 and self._may_open(name):
+            elif kind == RELAY_HELLO and len(parts) == 1 and name in self._neighbours:
+                # The newest connection counts: the node made it because an earlier one broke.
                 self._relays[name] = route
                 for sender in self._neighbours[name]:
                     for early in self._early.pop((sender, name), []):
                         self._forward(sender, name, early)
             else:
                 yield Arrival(route, name, b"")
-
-    def _may_open(self, name: str) -> bool:
-        """Whether this node may have one more connection for relayed frames."""
-        return name in self._neighbours and name not in self._relays
 
     def _relay(self, sender: str, receiver: str, parts: list[Part]) -> None:
         """Relay a frame, keep it for a moment, or drop it."""
@@ -220,16 +218,25 @@ class Relay:
     """A node's connection for frames that the coordinator relays."""
 
     def __init__(self, transport: Transport, address: str, server_key: bytes) -> None:
-        self.link = Dialled(transport, address, server_key, MAX_PART_BYTES)
+        self.link = Dialled(transport, address, lambda _: server_key, MAX_PART_BYTES)
         self.link.send((RELAY_HELLO,))
+
+    def update(self) -> bool:
+        """Look after the connection; True if a new attempt to make one began: frames sent before
+        may be lost."""
+        if not self.link.update():
+            return False
+        self.link.send((RELAY_HELLO,))
+        return True
 
     def send(self, peer: str, parts: Sequence[Buffer | Part]) -> bool:
         """Queue a frame for `peer`; False if the queue stayed full for a slice."""
         return self.link.send((RELAY, peer.encode(), *parts))
 
-    def receive(self) -> tuple[str, list[Part]] | None:
-        """The sender and the parts of the next frame; None after a slice without one."""
-        parts = self.link.receive()
+    def receive(self, *, wait: bool = True) -> tuple[str, list[Part]] | None:
+        """The sender and the parts of the next frame; None if there is none, by default after a
+        slice."""
+        parts = self.link.receive(wait=wait)
         if parts is None:
             return None
         return parts[0].bytes.decode("ascii", "replace"), parts[1:]
