@@ -179,9 +179,14 @@ class Keeper:
             self._write(self._shelf, number, finished=False)
 
     def finish(self, number: int) -> None:
-        """After the last step and its checks: from here on the result can be computed again."""
+        """After the last step and its checks, before anything of the result leaves.
+
+        Older checkpoints go: steps that are repeated round otherwise, and a second model beside one
+        that has left would tell more than one. Where a part cannot be written all of them go.
+        """
         if self._live is not None and self._shelf is not None and resumable(self._job):
-            self._write(self._shelf, number, finished=True)
+            kept = self._write(self._shelf, number, finished=True)
+            self._shelf.prune(int(kept))
 
     def _due(self) -> bool:
         """What the first evaluator's clock says, at each evaluator."""
@@ -195,7 +200,8 @@ class Keeper:
         check_label(self._job.evaluators[0], DUE, label)
         return bytes(payload) == b"\1"
 
-    def _write(self, shelf: Shelf, number: int, *, finished: bool) -> None:
+    def _write(self, shelf: Shelf, number: int, *, finished: bool) -> bool:
+        """Keep the state; whether all evaluators have."""
         assert self._live is not None
         state = self._live.captured(number, finished)
         kept = True
@@ -213,3 +219,4 @@ class Keeper:
         if kept:
             shelf.prune(KEPT)
         self._last = self._clock()
+        return kept
