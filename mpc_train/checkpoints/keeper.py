@@ -144,7 +144,7 @@ class Keeper:
                         f"{self._me}; start the job anew with --fresh at one of them"
                     )
             # The dealer learns neither losses nor anything else that was revealed to evaluators.
-            told = msgspec.structs.replace(state.position, losses={})
+            told = msgspec.structs.replace(state.position, losses=())
             channel.send(self._job.dealer, POSITION, told.to_bytes())
             self._resumed, self._position = state, state.position
         if (self._position.step, self._position.finished) != step:

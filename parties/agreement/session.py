@@ -203,6 +203,9 @@ class Program(Protocol):
         """The names of the states of this job from which this node could go on, after `prepare`; at
         most `control.MAX_CHECKPOINTS`. Later states have larger names."""
 
+    def insists(self) -> bool:
+        """Whether this node goes on from one of them or not at all, after `prepare`."""
+
     def leaving(self, body: bytes) -> tuple[str, ...]:
         """The nodes that leave, by this job, as soon as their programs have ended: they do not see
         the results of the others, and sign what they saw. Evaluators stay."""

@@ -548,12 +548,13 @@ class _Node:
         signing = {name: card.signing_public for name, card in cards.items()}
         others = [cards[name] for name in contract.roles.nodes if name != self._me]
         self._note(Kind.RUN_SIGNED, {"contract": contract.digest().hex(), "attempt": attempt})
-        held = self._program.checkpoints()
+        held, insists = self._program.checkpoints(), self._program.insists()
         mine = Acceptance.sign(
-            contract, self._me, os.urandom(32), constants, self._vault, held
+            contract, self._me, os.urandom(32), constants, self._vault, held, insists
         )  # 3
         seen = witness.seen(self._audit, others)
-        talk.say(control.Accept(mine.nonce, mine.constants, mine.signature, attempt, seen, held))
+        said = mine.nonce, mine.constants, mine.signature
+        talk.say(control.Accept(*said, attempt, seen, held, insists))
         self._event("signed", job=contract.name)
         accepted: Any = talk.expect(
             (control.Accepted, control.Propose), settings.agree_timeout_s, "everybody's signature"
@@ -561,7 +562,7 @@ class _Node:
         if isinstance(accepted, control.Propose):
             return accepted
         acceptances = {
-            name: Acceptance(name, one.nonce, one.constants, one.signature, one.held)
+            name: Acceptance(name, one.nonce, one.constants, one.signature, one.held, one.insists)
             for name, one in accepted.acceptances.items()
         }
         sid = verify_acceptances(contract, mine, acceptances, signing)
