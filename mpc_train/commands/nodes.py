@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,8 +47,8 @@ ResumeOption = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="Ask nobody again about a job of which this node keeps a checkpoint, for restarts "
-        "without a person; all rules are checked again.",
+        help="Ask nobody again about a job in whose run this node took part, for restarts without "
+        "a person; all rules are checked again.",
     ),
 ]
 FreshOption = Annotated[
@@ -81,11 +82,15 @@ def dealer(
     config: ConfigOption,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
+    resume: ResumeOption = False,
+    fresh: FreshOption = False,
     output: FormatOption = Format.text,
     verbose: VerboseOption = False,
 ) -> None:
     """Deal correlated randomness for a job. A dealer sees no data except its own, if it has any."""
-    _node(config, passphrase_file, passphrase_fd, output, verbose, deals=True)
+    _node(
+        config, passphrase_file, passphrase_fd, output, verbose, deals=True, again=(resume, fresh)
+    )
 
 
 def coordinator(
@@ -217,7 +222,7 @@ def _node(
         with logbook(settings.place, settings.audit, live, keys, verb) as audit:
             settings = in_force(settings, roster, today(), audit, keys)
             program = _Guarded(settings, roster, deals, events, ask, audit, safe, again)
-            with events.view.shown(), program.checkpoint_told():
+            with events.view.shown(), program.checkpoint_told(verb, config):
                 result = run_node(
                     live,
                     roster,
@@ -424,22 +429,22 @@ class _Guarded:
             self._note.clear()
 
     @contextlib.contextmanager
-    def checkpoint_told(self) -> Iterator[None]:
+    def checkpoint_told(self, verb: str, config: Path) -> Iterator[None]:
         """Inside this context, a run that ends well destroys its checkpoints; of another one the
-        operator hears which is kept."""
+        operator hears that it can go on, and by which command."""
         from mpc_train.checkpoints.keeper import place_of
 
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(Exception):  # the error of the run counts
-                if self._held is not None and (kept := self._held.tokens()):
-                    step, _ = place_of(kept[-1])
-                    say(
-                        f"A checkpoint after step {step} is kept. If all evaluators have it, start "
-                        "the same commands again at all nodes to go on there.",
-                        aside=True,
-                    )
+                if self._note is not None and self._note.read() is not None:
+                    kept = self._held.tokens() if self._held is not None else ()
+                    command = f"mpc-train {verb} --config {shlex.quote(str(config))} --resume"
+                    error.resume = {  # type: ignore[attr-defined]
+                        "command": command,
+                        "step": place_of(kept[-1])[0] if kept else None,
+                    }
             raise
         self._destroy()
 

@@ -21,7 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -260,7 +260,8 @@ class TrainProgram:
             phase = "dealing" if role.is_dealer and job.train.preprocess else "training"
             session.progress(step=number, steps=steps, bytes_sent=sent, phase=phase)
 
-        trained = train_model(job, role, gate, shared, start, done, guard, keeper)  # 3
+        with session.stoppable() if keeper.writes else nullcontext():
+            trained = train_model(job, role, gate, shared, start, done, guard, keeper)  # 3
         self._leave(job)
         findings, own, metrics = evaluate(session, job, role, gate, shared, trained, guard)  # 4
         halves = reveal_sealed(job, gate, trained, shared)  # 5
@@ -289,7 +290,7 @@ class TrainProgram:
         """What writes checkpoints in this session, which may go on from one."""
         shelf = self._shelf if session.is_evaluator and resumable(job) else None
         every_s = self._config.place.checkpoint_s
-        keeper = Keeper(session, job, shelf, every_s, self._warn)
+        keeper = Keeper(session, job, shelf, every_s, self._warn, asked=session.asked_to_stop)
         if session.resume:
             keeper.resume(session.resume)
         return keeper

@@ -102,6 +102,9 @@ class Rehearsal:
     point: bytes = b""
     """The name of the checkpoint from which the last session went on; empty: it began."""
 
+    stop: str = ""
+    """The node that is asked to stop."""
+
     def __post_init__(self) -> None:
         self.job: Job = load_job(self.path)
         self.folder = self.path.parent
@@ -181,6 +184,7 @@ class Rehearsal:
             on_record=lambda kind, fields: self.events.append((name, kind, fields)),
             on_mac=lambda data: hashlib.sha256(data).hexdigest(),
             resume=self.point,
+            asked_to_stop=lambda: self.stop == name,
         )
         return self.programs[name].run(session)
 

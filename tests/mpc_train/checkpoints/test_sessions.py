@@ -123,6 +123,17 @@ def test_another_table_is_refused(tmp_path: Path) -> None:
         run.session()
 
 
+@pytest.mark.parametrize("name", ["ann", "bob"])
+def test_a_node_that_is_asked_to_stop_does_so_after_a_checkpoint(tmp_path: Path, name: str) -> None:
+    run = study(tmp_path, "run", MOMENTUM.replace("checkpoint_every = 1", "checkpoint_every = 5"))
+    run.every_s, run.stop = 1000, name
+    with pytest.raises(KeyboardInterrupt):
+        run.session()
+    run.stop = ""
+    run.session()
+    assert run.resumed_after == 5
+
+
 def damage(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
