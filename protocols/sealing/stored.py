@@ -96,7 +96,7 @@ def seal_object(out: BinaryIO, info: ObjectInfo, keys: KeyWrapper) -> tuple[Head
     Raises EnvelopeError, and what the key service raises.
     """
     file_key, context = container.new_file_key(), info.context()
-    header = _wrapped(Header(OBJECT, context, "", b""), file_key, keys)
+    header = wrapped_anew(Header(OBJECT, context, "", b""), file_key, keys)
     return header, SealingWriter(out, header.payload_key(file_key))
 
 
@@ -121,12 +121,13 @@ def open_object(header: Header, chunks: BinaryIO, size: int, keys: KeyWrapper) -
 def rewrap(header: Header, old: KeyWrapper, new: KeyWrapper) -> Header:
     """The header with the file key wrapped under the current key of `new`."""
     file_key = old.unwrap(header.key_id, header.wrapped_key, header.wrap_info)
-    return _wrapped(header, file_key, new)
+    return wrapped_anew(header, file_key, new)
 
 
-def _wrapped(header: Header, file_key: bytes, keys: KeyWrapper) -> Header:
-    """The header with the file key wrapped, which was tried: once the plaintext or the old header
-    is gone, a wrapped key that does not open would be the loss of the object.
+def wrapped_anew(header: Header, file_key: bytes, keys: KeyWrapper) -> Header:
+    """The header with its file key wrapped under the current key, which was tried: once the
+    plaintext or the old header is gone, a wrapped key that does not open would be the loss of the
+    object.
 
     Raises EnvelopeError.
     """
