@@ -164,7 +164,7 @@ def verify_opened(folder: Path, roster: "Roster") -> Provenance:
         recipient, model = str(said["recipient"]), said["model"]
         record = _base64(str(said["record"]).encode(), folder / MANIFEST_FILE)
         statements = [
-            (str(one["evaluator"]), str(one["statement"]), str(one["signature"]))
+            (str(one["evaluator"]), str(one["statement"]).encode(), str(one["signature"]).encode())
             for one in said["statements"]
         ]
         parts = [model, said["preparation"], said.get("regression", {})]
@@ -194,8 +194,7 @@ def verify_opened(folder: Path, roster: "Roster") -> Provenance:
     for name, text, signed in statements:
         try:
             verifier = cards[name].verifier()
-            proof = _base64(signed.encode(), folder / MANIFEST_FILE)
-            verifier.verify(PURPOSE, text.encode(), proof)
+            verifier.verify(PURPOSE, text, _base64(signed, folder / MANIFEST_FILE))
         except AuthenticationError as error:
             raise ArtifactError(
                 f"{folder / MANIFEST_FILE}: {name} did not sign its statement: {error}"
@@ -214,7 +213,7 @@ def verify_opened(folder: Path, roster: "Roster") -> Provenance:
     return replace(found, recipient=recipient, files=(MODEL_FILE, *listed))
 
 
-def _check_statement(text: str, name: str, manifest: Mapping[str, Any], job: "Job") -> None:
+def _check_statement(text: bytes, name: str, manifest: Mapping[str, Any], job: "Job") -> None:
     """What an evaluator signed is about the model of this run, and says what the manifest says."""
     import msgspec
 
@@ -223,7 +222,7 @@ def _check_statement(text: str, name: str, manifest: Mapping[str, Any], job: "Jo
     from mpc_train.results.artifact import MODEL, Statement
 
     try:
-        said = msgspec.json.decode(text.encode(), type=Statement)
+        said = msgspec.json.decode(text, type=Statement)
         about = job_from_bytes(said.job.encode()).digest()
         signed = json.loads(msgspec.json.encode(said)) | {"job": json.loads(said.job)}
     except (msgspec.MsgspecError, ValueError, RecursionError, JobError) as error:

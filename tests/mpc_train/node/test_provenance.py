@@ -347,6 +347,23 @@ def test_a_manifest_that_somebody_else_signed_is_refused(
         verify_opened(folder, made.roster)
 
 
+@pytest.mark.parametrize("part", ["evaluator", "statement", "signature"])
+def test_a_manifest_with_half_a_character_is_malformed(
+    made: Sealed, opened: Path, tmp_path: Path, part: str
+) -> None:
+    from mpc_train.node.provenance import sign_manifest
+
+    folder = tmp_path / "copy"
+    shutil.copytree(opened, folder)
+    said = json.loads((folder / "manifest.json").read_bytes())
+    said["statements"][0][part] = "\ud800"
+    raw = json.dumps(said).encode()
+    (folder / "manifest.json").write_bytes(raw)
+    (folder / "manifest.sig").write_bytes(sign_manifest(raw, made.vaults["office"]))
+    with pytest.raises(ArtifactError, match=r"not a manifest|has the statements of"):
+        verify_opened(folder, made.roster)
+
+
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [
