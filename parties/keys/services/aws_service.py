@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from parties.errors import KeyServiceError
+from parties.errors import KeyServiceError, RetiredKeyError
 from parties.keys.services.client import (
     ATTEMPTS,
     TIMEOUT_S,
@@ -122,7 +122,7 @@ class AwsService:
             self._look()
         if rest.partition("#")[0] != self._arn:
             # Not followed: whoever can write to the disk could name a key of their own there.
-            raise KeyServiceError(
+            raise RetiredKeyError(
                 f"{self.uri} does not have the key {key_id}: it is {self._arn} now; name the other "
                 "in [vault] key, and move from it with mpc-train vault rotate --to"
             )
