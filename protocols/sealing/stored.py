@@ -56,6 +56,9 @@ class ObjectInfo:
         for text in (self.node, self.kind, self.name, self.job, self.created):
             if len(text.encode()) > MAX_TEXT_BYTES:
                 raise EnvelopeError(f"a text of an object has at most {MAX_TEXT_BYTES} bytes")
+            if not text.isprintable():
+                # It is shown before anything is verified.
+                raise EnvelopeError("a text of an object has control characters")
         if not 1 <= self.version < 1 << 63:
             raise EnvelopeError("versions of an object count from 1")
 
@@ -134,6 +137,8 @@ def wrapped_anew(header: Header, file_key: bytes, keys: KeyWrapper) -> Header:
     key_id, wrapped = keys.wrap(file_key, header.wrap_info)
     if len(wrapped) > container.MAX_WRAPPED_BYTES or len(key_id.encode()) > MAX_KEY_ID_BYTES:
         raise EnvelopeError("the key service returned more than a header holds")
+    if not key_id.isprintable():
+        raise EnvelopeError("the key service returned an id with control characters")
     if not hmac.compare_digest(keys.unwrap(key_id, wrapped, header.wrap_info), file_key):
         raise EnvelopeError("the key service returned a wrapped key that opens as another")
     return replace(header, key_id=key_id, wrapped_key=wrapped)
