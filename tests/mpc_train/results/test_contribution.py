@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -214,3 +215,17 @@ def test_envelopes_to_different_recipients_are_not_opened_together(
     helped = part(pack_bundle(b"", envelopes[:2]), "bank")
     with pytest.raises(ArtifactError, match="of different models"):
         opened(pack_bundle(b"", envelopes), helped)
+
+
+def test_whoever_is_no_recipient_contributes_nothing(job: Job) -> None:
+    blob = sealed(job)
+    names = [name.encode() for name in ("ann", "bob", "cleo")]
+    shares = pack(*(field for name in names for field in (name, bytes(33))))
+    made = seal_envelope(
+        shares,
+        info=replace(read_info(part(blob, "bank")), sender="mallory"),
+        recipient_keys=[NODES["ann"].recipient_key],
+        signer=NODES["mallory"],
+    )
+    with pytest.raises(ArtifactError, match="a contribution of 'mallory'; contributions come from"):
+        opened(blob, made)
