@@ -401,6 +401,8 @@ class _Guarded:
             fields |= {"policy": policy.digest, "number": policy.terms.number}
         self._audit.append(Kind.JOB_APPROVED, fields, job=job.name, digest=digest)
         self._events.say(f"This node may sign: {found.why}")
+        for remark in found.remarks:
+            self._events.say(f"Warning {remark}")
         self.evaluators, self.recipients, self.job = job.evaluators, job.recipients, job
         self.readers = job.reveal.metrics_to
 
