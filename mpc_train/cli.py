@@ -24,6 +24,7 @@ from mpc_train.commands import (
     schema,
 )
 from mpc_train.commands.local import run, script
+from mpc_train.commands.operating import watch
 from mpc_train.commands.vault.verbs import vault
 
 app = typer.Typer(
@@ -52,6 +53,7 @@ app.add_typer(evidence.evidence, name="evidence")
 app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)
+app.command("watch")(watch.watch)
 app.command("open")(open.open_command)
 app.command("predict")(predict.predict_command)
 app.command("run")(run.run_command)
