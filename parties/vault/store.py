@@ -159,6 +159,14 @@ class Store:
             _destroy(path)
         return info
 
+    def destroy(self, kind: str, name: str, version: int) -> None:
+        """As `shred`, for versions that come and go by themselves: no mark of it stays, and the
+        number may come again."""
+        with self._changing(kind, name) as folder:
+            path = folder / f"{name}.{version}"
+            with _named(path):
+                _destroy(path)
+
     def shred_parts(self, whole: ObjectInfo) -> None:
         """Destroy all parts of an object, whatever key they are under; no key is used."""
         for path in _paths(self.folder):

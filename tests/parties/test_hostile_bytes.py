@@ -129,7 +129,7 @@ def seeds() -> dict[str, list[bytes]]:
         "contract": [contract],
         "bundle": [pack_bundle(b"record", [b"one", b"two"])],
         "envelope": [envelope],
-        "frame": [b"".join(bytes(part) for part in _pack(b"label", bytes(50)))],
+        "frame": [b"".join(bytes(part) for part in _pack(7, 3, b"label", bytes(50)))],
         "handshake": [bytes(200)],
         "card": [card("ann").to_text().encode()],
         "succession": [chain[0].to_text().encode()],

@@ -164,6 +164,8 @@ def test_a_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("least_parties = 3", "least_parties = 0", "rules.least_parties", "at least 1"),
         ("least_parties = 3", 'jobs = ["12"]', "rules.jobs", "64"),
         ("join_s = 30", "join_s = 0", "timeouts.join_s", "between"),
+        ("join_s = 30", "reconnect_s = -1", "timeouts.reconnect_s", "between 0 seconds and 7 days"),
+        ("join_s = 30", "reconnect_s = 604801", "timeouts.reconnect_s", "and 7 days"),
         ("join_s = 30", "dial_s = 0", "timeouts.dial_s", "between 1 and 60"),
         ("join_s = 30", "dial_s = 61", "timeouts.dial_s", "between 1 and 60"),
         ('home = "keys"', "rotate_after_days = -1", "node.rotate_after_days", "between 0"),
