@@ -47,6 +47,8 @@ from zmq.utils.monitor import parse_monitor_message
 
 from parties.errors import PortInUseError, TransportError
 from parties.wire.admission import Ticket, make_ticket
+from parties.wire.forwarder import Forwarder
+from parties.wire.proxy import Proxy
 from parties.wire.reach import by_ipv6
 from parties.wire.tally import Tally
 from protocols.channel import Buffer
@@ -126,8 +128,8 @@ class Transport:
     the name of each connection, or only the tickets that they expect; dialling sockets require the
     key of the name that they dial, or show their ticket. `known`: keys that are refused like a
     stranger's, but named in the log. `on_refused` is told who was refused and how often, ever more
-    rarely, in a thread of the transport. One I/O thread: a second one helps only if one connection
-    saturates a core.
+    rarely, in a thread of the transport. What this end dials goes through `proxy`. One I/O thread:
+    a second one helps only if one connection saturates a core.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Transport:
         allowed: Mapping[str, bytes],
         known: Mapping[str, bytes] | None = None,
         on_refused: Callable[[str, int], None] = lambda who, count: None,
+        proxy: Proxy | None = None,
     ) -> None:
         self._keys = keys
         self._on_refused = on_refused
@@ -160,6 +163,7 @@ class Transport:
             target=self._admit, args=(gate,), name="curve-allow-list", daemon=True
         )
         self._gate.start()
+        self._forwarder = None if proxy is None else Forwarder(proxy)
 
     def _admit(self, gate: "zmq.Socket[bytes]") -> None:
         """Answer ZeroMQ's authentication requests (ZAP 1.0)."""
@@ -254,6 +258,11 @@ class Transport:
             socket.curve_serverkey = proof
         return socket
 
+    def way(self, address: str) -> str:
+        """What a socket connects to in order to reach `address`: itself, or the near end of a
+        tunnel through the proxy."""
+        return address if self._forwarder is None else self._forwarder.way(address)
+
     def _socket(self, kind: int, max_bytes: int) -> "zmq.Socket[bytes]":
         socket = self._context.socket(kind)
         socket.linger = 0
@@ -296,6 +305,8 @@ class Transport:
             self._change.notify_all()
         self._context.term()
         self._gate.join(timeout=2)
+        if self._forwarder is not None:
+            self._forwarder.close()
 
 
 class _Watch:
@@ -366,9 +377,10 @@ class Dialled:
         self.lost = False
         self.trouble: str | None = None
         """Why the last attempt to connect failed, as text for the user."""
-        self._socket.ipv6 = by_ipv6(address)
+        way = transport.way(address)
+        self._socket.ipv6 = by_ipv6(way)
         try:
-            self._socket.connect(address)
+            self._socket.connect(way)
         except zmq.ZMQError as error:
             self.close(0)
             raise TransportError(f"cannot use the address {address}: {error.strerror}") from error
