@@ -374,12 +374,14 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """What any node's file says about its audit log. vault, party: None at a coordinator."""
+    """What any node's file says about its audit log, and where it listens, if it does. vault,
+    party: None at a coordinator."""
 
     place: Place
     audit: Audit
     vault: VaultPlace | None
     party: NodeConfig | None
+    listen: str | None
 
 
 def load_any_config(path: Path | str) -> LogConfig:
@@ -387,9 +389,9 @@ def load_any_config(path: Path | str) -> LogConfig:
     path = Path(path).absolute()
     if "run" in _sections(path):
         coordinator = load_coordinator_config(path)
-        return LogConfig(coordinator.place, coordinator.audit, None, None)
+        return LogConfig(coordinator.place, coordinator.audit, None, None, coordinator.listen)
     node = load_node_config(path)
-    return LogConfig(node.place, node.audit, node.vault, node)
+    return LogConfig(node.place, node.audit, node.vault, node, node.listen)
 
 
 def _sections(path: Path) -> frozenset[str]:

@@ -61,9 +61,23 @@ def try_address(address: str, timeout_s: float, proxy: Proxy | None = None) -> T
     host, port = split(address)
     if proxy is not None and proxy.covers(host):
         return _through(proxy, host, port, timeout_s)
+    found = resolve(address)
+    if isinstance(found, Trouble):
+        return found
+    preferred = socket.AF_INET6 if by_ipv6(address) else socket.AF_INET
+    chosen = [each for each in found if each[0] == preferred] or found
+    return try_one(*chosen[0], address, timeout_s)
+
+
+Resolved = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+"""One address of a name, as `socket` takes it."""
+
+
+def resolve(address: str) -> list[Resolved] | Trouble:
+    """All addresses of the host of `address`, in the system's order."""
+    host, port = split(address)
     try:
-        family = socket.AF_INET6 if by_ipv6(address) else socket.AF_INET
-        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
         return Trouble(f"{host} is not a machine's name: correct the address", final=True)
     except socket.gaierror as error:
@@ -73,10 +87,25 @@ def try_address(address: str, timeout_s: float, proxy: Proxy | None = None) -> T
             "machine's name server",
             final,
         )
+    known: dict[Resolved, None] = {}
+    for family, _, _, _, where in found:
+        if family in (socket.AF_INET, socket.AF_INET6):
+            known[family, where] = None  # type: ignore[index]
+    return list(known)
+
+
+def try_one(
+    family: socket.AddressFamily,
+    where: tuple[str, int] | tuple[str, int, int, int],
+    address: str,
+    timeout_s: float,
+) -> Trouble | None:
+    """Dial one resolved address of `address`; None if a ZeroMQ peer answers."""
+    host, port = split(address)
     with socket.socket(family, socket.SOCK_STREAM) as plain:
         plain.settimeout(timeout_s)
         try:
-            plain.connect(found[0][4])
+            plain.connect(where)
         except ConnectionRefusedError:
             return Trouble(
                 f"nothing listens on port {port} of {host}: check the port, and that the program "

@@ -128,8 +128,9 @@ class Transport:
     the name of each connection, or only the tickets that they expect; dialling sockets require the
     key of the name that they dial, or show their ticket. `known`: keys that are refused like a
     stranger's, but named in the log. `on_refused` is told who was refused and how often, ever more
-    rarely, in a thread of the transport. What this end dials goes through `proxy`. One I/O thread:
-    a second one helps only if one connection saturates a core.
+    rarely, in a thread of the transport. What this end dials goes through `proxy`. quiet: sends
+    nothing by itself on a connection, to find out how long one may be silent. One I/O thread: a
+    second one helps only if one connection saturates a core.
     """
 
     def __init__(
@@ -139,7 +140,9 @@ class Transport:
         known: Mapping[str, bytes] | None = None,
         on_refused: Callable[[str, int], None] = lambda who, count: None,
         proxy: Proxy | None = None,
+        quiet: bool = False,
     ) -> None:
+        self._quiet = quiet
         self._keys = keys
         self._on_refused = on_refused
         self._known = {key: name for name, key in (known or {}).items()}
@@ -269,6 +272,11 @@ class Transport:
         socket.maxmsgsize = max_bytes
         socket.sndhwm, socket.rcvhwm = QUEUED_MESSAGES, UNREAD_MESSAGES
         socket.rcvtimeo = socket.sndtimeo = SLICE_MS
+        socket.handshake_ivl = 10_000
+        socket.reconnect_ivl = 100
+        socket.reconnect_ivl_max = 2_000
+        if self._quiet:
+            return socket
         socket.tcp_keepalive = 1
         socket.tcp_keepalive_idle = 60
         socket.tcp_keepalive_intvl = 15
@@ -276,9 +284,6 @@ class Transport:
         socket.heartbeat_ivl = HEARTBEAT_MS
         socket.heartbeat_timeout = SILENCE_MS
         socket.heartbeat_ttl = SILENCE_MS
-        socket.handshake_ivl = 10_000
-        socket.reconnect_ivl = 100
-        socket.reconnect_ivl_max = 2_000
         return socket
 
     def bind(self, socket: "zmq.Socket[bytes]", address: str) -> str:

@@ -23,9 +23,9 @@ class HttpProxy:
     names: by host name, tcp://host:port of what is behind it. user, password: needed, if given.
     answer: what is sent instead of an answer to CONNECT; the connection then stays open. delay_s:
     how long it takes to answer. idle_s: a tunnel without traffic for so long is closed, without a
-    word. hold_bytes: bytes of one direction are passed on only when so many have come. keeps: an
-    end that closes is not noticed. cut_bytes: a tunnel is closed when so many bytes have passed in
-    either direction.
+    word. hold_bytes: bytes of one direction are passed on only when so many have come, after the
+    first hold_after. keeps: an end that closes is not noticed. cut_bytes: a tunnel is closed when
+    so many bytes have passed in either direction.
     """
 
     def __init__(self, names: Mapping[str, str] | None = None, **habits: Any) -> None:
@@ -37,6 +37,7 @@ class HttpProxy:
         self.delay_s: float = habits.pop("delay_s", 0.0)
         self.idle_s: float | None = habits.pop("idle_s", None)
         self.hold_bytes: int = habits.pop("hold_bytes", 0)
+        self.hold_after: int = habits.pop("hold_after", 0)
         self.cut_bytes: int | None = habits.pop("cut_bytes", None)
         self.keeps: bool = habits.pop("keeps", False)
         assert not habits, habits
@@ -121,7 +122,7 @@ class HttpProxy:
     def _carry(self, client: socket.socket, far: socket.socket) -> None:
         held = {client: b"", far: b""}
         other = {client: far, far: client}
-        passed, quiet_since = 0, time.monotonic()
+        passed, quiet_since = {client: 0, far: 0}, time.monotonic()
         while not self._over.is_set():
             readable, _, _ = select.select([client, far], [], [], 0.05)
             now = time.monotonic()
@@ -138,9 +139,9 @@ class HttpProxy:
                 if len(self.carried) < 1 << 24:
                     self.carried += data
                 held[end] += data
-                if len(held[end]) >= self.hold_bytes:
+                if passed[end] < self.hold_after or len(held[end]) >= self.hold_bytes:
                     other[end].sendall(held[end])
-                    passed += len(held[end])
+                    passed[end] += len(held[end])
                     held[end] = b""
-            if self.cut_bytes is not None and passed > self.cut_bytes:
+            if self.cut_bytes is not None and max(passed.values()) > self.cut_bytes:
                 return
