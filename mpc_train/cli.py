@@ -36,8 +36,8 @@ app = typer.Typer(
     epilog=(
         "Exit status: 0 done, 1 internal, 2 usage, 3 job or configuration, 4 data, 5 identity, "
         "roster, vault or audit log, 6 refused, 7 network, 8 a node was lost or stopped the run, "
-        "9 authentication or protocol, 10 out of range, 11 to 13 a problem that the doctor found, "
-        "130 interrupted."
+        "9 authentication or protocol, 10 out of range, 130 interrupted; of doctor: "
+        "11 this machine, 12 the network, 13 the two sides do not fit."
     ),
 )
 app.add_typer(keys.identity, name="identity")

@@ -67,6 +67,8 @@ def check_settings(job: Job) -> None:
         with found.noting():
             if isinstance(train.guard, Guard) and train.guard.every < 1:
                 raise JobProblem("train.guard.every", "at least 1 step")
+        with found.noting():
+            _check_preprocess(job)
     found.check()
 
 
@@ -92,6 +94,22 @@ def check_train(job: Job) -> None:
     _check_warm_start(job)
     if train.dropout_mask == "public" and not drops(job):
         raise JobProblem("train.dropout_mask", "the network has no dropout layer; remove it")
+
+
+def _check_preprocess(job: Job) -> None:
+    if job.train.preprocess and job.train.early_stopping is not None:
+        raise JobProblem(
+            "train.preprocess",
+            "the dealer makes its material before anybody knows when training stops; remove it, or "
+            "early_stopping",
+        )
+    if job.train.preprocess and job.dealer in job.owners and job.reveal.per_party:
+        raise JobProblem(
+            "train.preprocess",
+            f"the dealer leaves before training, and {job.dealer}, which deals, is also an owner "
+            "that learns metrics of its rows at the end (reveal.per_party); remove one of them, or "
+            "let somebody deal who owns no rows",
+        )
 
 
 def _check_keys(optimizer: Optimizer) -> None:

@@ -217,6 +217,9 @@ def _node(
                     events,
                 )
         cards = result.roster.signers()
+        if not result.record:
+            _told_to_leave(output, result.summary)
+            return
         mine = [name for name in program.recipients if name == settings.place.name]
         bundles = bundle(
             run_dir,
@@ -262,6 +265,15 @@ def _node(
         home = "" if place.home == default_home().absolute() else f" --home {place.home}"
         for path in sealed:
             say(f"Sealed result; open it with  mpc-train open {path}{home}")
+
+
+def _told_to_leave(output: Format, summary: Mapping[str, Any]) -> None:
+    """The end of a node that the others do not need any more."""
+    if output is Format.json:
+        emit({"status": "ok", "left": True, **summary})
+        return
+    say("All material is stored at the evaluators: this node may be switched off.")
+    say("The others go on without it; this node does not learn how they end.")
 
 
 def _own_metrics(safe: "NodeVault", job: "Job | None", found: "Findings") -> dict[str, object]:
@@ -429,6 +441,12 @@ class _Guarded:
 
     def outcome(self) -> bytes:
         return b"" if self._program is None else self._program.outcome()
+
+    def leaving(self, body: bytes) -> tuple[str, ...]:
+        from mpc_train.admission.load import job_from_bytes
+        from mpc_train.jobs.training import leaving
+
+        return leaving(job_from_bytes(body))
 
     def check_outcome(self, outcome: bytes) -> None:
         if self._program is None:

@@ -152,6 +152,9 @@ class Train(Strict, frozen=True):
     dropout_mask: Literal["hidden", "public"] = "hidden"
     """hidden: nobody knows which values a dropout layer drops. public: the seed determines them,
     every node knows which are dropped but not their values; this costs nothing."""
+    preprocess: bool = False
+    """true: before training the dealer makes all its material, the evaluators store it, and the
+    dealer leaves; training then needs the evaluators alone. Not with early_stopping."""
 
     @property
     def guards_end(self) -> bool:

@@ -36,6 +36,11 @@ def is_frozen(job: Job, name: str) -> bool:
     return start is not None and any(matches(prefix, name) for prefix in start.frozen)
 
 
+def leaving(job: Job) -> tuple[str, ...]:
+    """The nodes whose part ends before training begins."""
+    return (job.dealer,) if job.train.preprocess else ()
+
+
 def needs_file(job: Job, me: str) -> bool:
     """Whether a node must have the state_dict from which training starts."""
     start = job.train.warm_start

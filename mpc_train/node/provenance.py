@@ -63,17 +63,17 @@ def verify_record(data: bytes, roster: "Roster") -> Provenance:
     """Steps 1 to 3. Raises ArtifactError, RosterError."""
     from mpc_train.admission.load import job_from_bytes
     from mpc_train.errors import JobError, ModelError
+    from mpc_train.jobs.training import leaving
     from mpc_train.results.outcome import check, read_outcome
     from parties.agreement.contract import Roles
     from parties.agreement.result import Record
 
     try:
         record = Record.from_bytes(data)
-        record.verify(roster)  # 1
+        job = job_from_bytes(record.body)
+        record.verify(roster, leaving(job))  # 1, 2
     except ContractError as error:
         raise ArtifactError(f"where the model comes from cannot be verified: {error}") from error
-    try:
-        job = job_from_bytes(record.body)  # 2
     except JobError as error:
         raise ArtifactError(f"the signed job cannot be read: {error}") from error
     roles = Roles(

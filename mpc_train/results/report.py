@@ -50,6 +50,7 @@ def describe(job: Job) -> str:
         model = f"a network of {len(job.graph.nodes)} operations ({operations}),"
     owners = ", ".join(f"{name} ({job.data.rows[name]} rows)" for name in job.owners)
     metrics = ", ".join(job.reveal.metrics)
+    ahead = " all that training needs, before it, and leaves" if job.train.preprocess else ""
     return "\n".join(
         (
             f"Job {job.name}, digest {job.digest().hex()}",
@@ -66,7 +67,7 @@ def describe(job: Job) -> str:
             *_weighted(job),
             *_set_aside(job),
             *_prepared(job),
-            f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals",
+            f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals{ahead}",
             f"             a node's process holds roughly {_memory(job)} at most",
             f"  revealed   the model, once, after the last step, to {opening_words(job)}",
             *(f"             {line}" for line in _said(job)),

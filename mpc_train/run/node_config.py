@@ -45,6 +45,7 @@ _MIN_TIMEOUT_S, _MAX_TIMEOUT_S = 1, 7 * 24 * 3600
 _MAX_DIAL_S = 60
 _MAX_KEY_DAYS = 3650
 _MAX_CARD_DAYS = 1826
+_SPOOL_GB, _MAX_SPOOL_GB = 20.0, 1_000_000
 
 
 NOTHING_ALLOWED = Rules((), (), ())
@@ -77,6 +78,9 @@ class _Node(_Strict, frozen=True):
     rotate_after_days: int = 0
     """When the node's card is older than this many days, the node makes new keys by itself during a
     run, as `mpc-train identity rotate` does; 0 means never. Not for a coordinator."""
+    spool_gb: float = _SPOOL_GB
+    """At most this many GB (10^9 bytes) of the dealer's material are stored in the run's directory,
+    encrypted, for a job with train.preprocess. Not for a coordinator."""
 
 
 class _ColumnKey(_Strict, frozen=True):
@@ -360,6 +364,8 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
     check.audit(parsed.audit)
     if parsed.node.rotate_after_days:
         check.note("node.rotate_after_days", "not for a coordinator: rotate its identity by hand")
+    if parsed.node.spool_gb != _SPOOL_GB:
+        check.note("node.spool_gb", "not for a coordinator: it stores nothing of the dealer's")
     place = check.place(parsed.node)
     check.done()
     return CoordinatorConfig(
@@ -552,6 +558,8 @@ class _Checker:
             self.note(
                 "node.rotate_after_days", f"between 0, which means never, and {_MAX_CARD_DAYS}"
             )
+        if not 0 <= node.spool_gb <= _MAX_SPOOL_GB:
+            self.note("node.spool_gb", f"between 0 and {_MAX_SPOOL_GB:,} GB")
         home = self.resolve(node.home) if node.home else default_home().absolute()
         return Place(
             name=node.name,
@@ -562,4 +570,5 @@ class _Checker:
             passphrase_file=self.resolve(node.passphrase_file) if node.passphrase_file else None,
             lock_memory=node.lock_memory,
             rotate_after_days=node.rotate_after_days,
+            spool_bytes=round(node.spool_gb * 1e9),
         )

@@ -23,6 +23,7 @@ class Place:
     passphrase_file: Path | None
     lock_memory: bool = False
     rotate_after_days: int = 0
+    spool_bytes: int = 20 * 10**9
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ from mpc_train.evaluation.learnt import Found
 from mpc_train.evaluation.own import exchange
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
-from mpc_train.jobs.training import needs_file
+from mpc_train.jobs.training import leaving, needs_file
 from mpc_train.linkage.link import Linked
 from mpc_train.linkage.partners import linkage_warnings, without_partner
 from mpc_train.owners.table import Table
@@ -50,6 +50,7 @@ from mpc_train.run.phases.link import joined_job, link_records
 from mpc_train.run.phases.prepare import agreed_outputs, public_constants
 from mpc_train.run.phases.reveal import reveal_sealed, seal_halves, seal_metrics
 from mpc_train.run.phases.share import send_rows, share_all
+from mpc_train.run.phases.store import stored_ahead
 from mpc_train.run.phases.train import guard_of, train_model
 from mpc_train.training.warm_start import load_start
 from protocols.arrays import Reals
@@ -142,8 +143,8 @@ class TrainProgram:
         torch.set_num_threads(1)
         before = session.channel.bytes_sent
         if session.is_evaluator or session.is_dealer:
-            with _attached(session, job) as role:
-                summary = self._compute(session, job, role)
+            with ExitStack() as held, _attached(session, job) as role:
+                summary = self._compute(session, job, role, held)
         else:
             summary = self._provide(session, job)
         summary["bytes_sent"] = session.channel.bytes_sent - before
@@ -153,6 +154,10 @@ class TrainProgram:
     def outcome(self) -> bytes:
         """What all nodes sign: the first weights, and what left. See `results.outcome`."""
         return self._outcome
+
+    def leaving(self, body: bytes) -> tuple[str, ...]:
+        """The dealer, if it makes all its material before training."""
+        return leaving(job_from_bytes(body))
 
     def check_outcome(self, outcome: bytes) -> None:
         """Raises ArtifactError unless the job allows it."""
@@ -170,8 +175,10 @@ class TrainProgram:
             self.found = Found(own=_own(session, job, {}))
         return {"steps": 0}
 
-    def _compute(self, session: Session, job: Job, role: Role) -> dict[str, object]:
-        """The run of an evaluator or the dealer."""
+    def _compute(
+        self, session: Session, job: Job, role: Role, held: ExitStack
+    ) -> dict[str, object]:
+        """The run of an evaluator or the dealer. held: what lasts until its end."""
         role.begin_step(0)
         ledger = RunLedger(session, job)
         linked = link_records(session, job, role, self._table, ledger)  # 2
@@ -182,12 +189,15 @@ class TrainProgram:
         check_gaps(job, gate, shared.parameters.some)
         role.finish()
         settle()
+        most = self._config.place.spool_bytes
+        held.enter_context(stored_ahead(session, job, role, most))
         guard = guard_of(job, role)
         steps = total_steps(job)
 
         def done(number: int) -> None:
             sent = session.channel.bytes_sent
-            session.progress(step=number, steps=steps, bytes_sent=sent, phase="training")
+            phase = "dealing" if role.is_dealer and job.train.preprocess else "training"
+            session.progress(step=number, steps=steps, bytes_sent=sent, phase=phase)
 
         trained = train_model(job, role, gate, shared, start, done, guard)  # 3
         findings, own, metrics = evaluate(session, job, role, gate, shared, trained, guard)  # 4

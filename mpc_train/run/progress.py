@@ -37,7 +37,9 @@ class ProgressView:
         self._sent: dict[str, int] = {}
         self._steps: dict[str, int] = {}
         self._after: dict[str, int] = {}
-        self._linked = False
+        self._linked = self._stored = False
+        self._ahead: set[str] = set()
+        """The dealer of a run with preprocess: its steps are not those of the training."""
         self._shared: dict[str, int] = {}
         self._started = self._drawn = 0.0
         self._pace = LinePace()
@@ -127,6 +129,8 @@ class ProgressView:
             meaning = REASONS.get(str(fields.get("code")))
             why = f" ({meaning})" if meaning else ""
             self.say(f"{fields.get('node')} has left{why}; it may join again")
+        elif kind == "parted":
+            self.say(f"{fields.get('node')} has done its part and leaves; the others go on")
         elif kind == "rotated":
             self.say(f"{fields.get('node')} has new keys, which the ones before have signed")
         elif kind == "refused":
@@ -204,6 +208,12 @@ class ProgressView:
             if fields.get("phase") == "sharing":
                 self._sharing(node, fields)
                 return
+            if fields.get("phase") == "dealing":
+                self._ahead.add(node)
+            if fields.get("phase") in ("storing", "dealing"):
+                self._storing(fields)
+            if fields.get("phase") == "storing" or node in self._ahead:
+                return
             self._training(node, step, steps)
             if fields.get("phase") == "evaluating":
                 self._evaluating(node, fields)
@@ -214,10 +224,10 @@ class ProgressView:
             return
         if self._steps.get(node) == step:
             return
-        if self._shared or self._linked:
-            # Linking and sharing are not training: its speed counts from here.
+        if self._shared or self._linked or self._stored:
+            # Linking, sharing and storing are not training: its speed counts from here.
             self._shared.clear()
-            self._linked = False
+            self._linked = self._stored = False
             self._started = time.monotonic()
             self._pace.begin(TRAINING)
         self._stage = TRAINING
@@ -267,6 +277,24 @@ class ProgressView:
         self._bar.update(
             self._task, description="sharing", total=of_rows, completed=rows, note=note
         )
+
+    def _storing(self, fields: Mapping[str, Any]) -> None:
+        """Show how far the dealer is with the material that it makes before training: in steps, and
+        in bytes at an evaluator, which does not know the steps."""
+        step, steps, stored = (fields.get(key) for key in ("step", "steps", "bytes_stored"))
+        share, note = 0.0, ""
+        if isinstance(step, int) and isinstance(steps, int):
+            share, note = step / steps, f"{step}/{steps} steps"
+        elif isinstance(stored, int):
+            note = size(stored)
+        self._stored = True
+        self._stage = "storing the dealer's material"
+        if not self._enabled or not note or not self._due(share):
+            return
+        if self._bar is None:
+            say(f"{self._stage}: {note}", aside=True)
+            return
+        self._bar.update(self._task, description=self._stage, total=1.0, completed=share, note=note)
 
     def _evaluating(self, node: str, fields: Mapping[str, Any]) -> None:
         """Shown once, and at each fold: the evaluation after the last step, which may take as

@@ -121,6 +121,9 @@ class ScriptProgram:
         """A script has no result but what it opened, which its text says."""
         return sha256(self._text or b"").digest()
 
+    def leaving(self, body: bytes) -> tuple[str, ...]:
+        return ()
+
     def check_outcome(self, outcome: bytes) -> None:
         """Raises ScriptError unless it is that of this text."""
         if outcome != self.outcome():

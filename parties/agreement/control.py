@@ -208,13 +208,19 @@ class Done(_Message, frozen=True, tag="done"):
     """The program ended; `summary` is JSON with what the coordinator may know: sizes and times.
 
     sid, outcome, artifacts: this node's part of what all nodes are to sign, see `result`; by
-    '<kind>/<path>', the SHA-256 of each file that it sent.
+    '<kind>/<path>', the SHA-256 of each file that it sent. parting: empty if the node stays until
+    all have signed; of one that leaves now, its signature under its own part of the results.
     """
 
     summary: Annotated[bytes, Meta(max_length=MAX_SUMMARY_BYTES)]
     sid: Digest = bytes(32)
     outcome: Annotated[bytes, Meta(max_length=MAX_OUTCOME_BYTES)] = b""
     artifacts: Annotated[dict[Path, Hex], Meta(max_length=MAX_ARTIFACTS)] = {}
+    parting: Annotated[bytes, Meta(max_length=SIGNATURE_BYTES)] = b""
+
+
+class Farewell(_Message, frozen=True, tag="farewell"):
+    """The coordinator has what a parting node leaves behind: it may disconnect."""
 
 
 class Results(_Message, frozen=True, tag="results"):
@@ -308,6 +314,7 @@ FromCoordinator = (
     | Start
     | Go
     | Delivery
+    | Farewell
     | Results
     | Finish
     | Aborted

@@ -8,7 +8,8 @@ statement together and is not trusted.
 
     statement   "mpc-train/result/1", SHA-256 of the contract, session id, outcome, artifacts
     artifacts   for each file that a node sent, sorted: sender, path, SHA-256 in hexadecimal
-    signature   of each node: purpose "contract/result", over (name, statement)
+    signature   of each node: purpose "contract/result", over (name, statement); of a node that left
+                when its program had ended, over the statement without artifacts
     record      "mpc-train/record/1", contract, body, cards, statement, signatures
     cards       of the contract, by their digests, in the order of `Roles.names`
     signatures  one for each node, in the order of `Roles.nodes`
@@ -16,7 +17,8 @@ statement together and is not trusted.
 All in the form of `canonical`. Nothing in it is secret: sealed files are named by their digests.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from parties.agreement.contract import (
@@ -86,6 +88,10 @@ class Statement:
         if tag != _STATEMENT or len(sid) != DIGEST_BYTES or found.to_bytes() != data:
             raise ContractError("not a statement of results of this version")
         return found
+
+    def parting(self) -> "Statement":
+        """What a node signs that leaves before the others have results, and sent none itself."""
+        return replace(self, artifacts=())
 
     def sent_by(self, name: str) -> dict[str, str]:
         """The digests of what `name` sent, by path."""
@@ -170,8 +176,11 @@ class Record:
             found[name] = roster.signer(known[0])
         return found
 
-    def verify(self, roster: Roster) -> None:
+    def verify(self, roster: Roster, leaving: Collection[str] = ()) -> None:
         """1. The statement is about this contract. 2. Every node of it signed the statement.
+
+        leaving: the nodes that left as soon as their programs had ended, as the job wants it; they
+        signed without artifacts (`Statement.parting`).
 
         Raises ContractError, which names the node, and RosterError.
         """
@@ -181,9 +190,9 @@ class Record:
         foreign = {one.sender for one in self.statement.artifacts} - {*self.contract.roles.nodes}
         if foreign:
             raise ContractError(f"results of {', '.join(sorted(foreign))}, who had no role")
-        text = self.statement.to_bytes()
+        text, parting = self.statement.to_bytes(), self.statement.parting().to_bytes()
         for name, signature in zip(self.contract.roles.nodes, self.signatures, strict=True):  # 2
-            verify_result(name, text, signature, cards[name])
+            verify_result(name, parting if name in leaving else text, signature, cards[name])
 
     def digest(self) -> bytes:
         """SHA-256 of the statement: what every signature is about."""

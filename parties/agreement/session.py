@@ -196,5 +196,9 @@ class Program(Protocol):
         The same bytes at every evaluator and the dealer; empty at other nodes, which saw nothing.
         """
 
+    def leaving(self, body: bytes) -> tuple[str, ...]:
+        """The nodes that leave, by this job, as soon as their programs have ended: they do not see
+        the results of the others, and sign what they saw. Evaluators stay."""
+
     def check_outcome(self, outcome: bytes) -> None:
         """Raise an error with a `code` unless this is an outcome that the signed job allows."""

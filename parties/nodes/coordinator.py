@@ -168,6 +168,8 @@ class Coordinator:
         self._phase: Literal["gathering", "agreeing", "running", "signing"] = "gathering"
         self._attempt = 0
         self._someone_left = False
+        self._parted: dict[str, bytes] = {}
+        """The signatures of nodes whose part is done, and which may disconnect."""
         self._agree_on_cards()
         self._collector = artifacts.Collector(settings.run_dir)
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
@@ -291,18 +293,19 @@ class Coordinator:
         if len(text) > MAX_RESULT_BYTES:
             raise ContractError(f"the statement of results has {len(text)} bytes, too many to send")
         self._phase = "signing"
-        self._tell(roles.nodes, control.Results(text))
+        staying = tuple(name for name in roles.nodes if name not in self._parted)
+        self._tell(staying, control.Results(text))
         deadline = time.monotonic() + self._settings.agree_timeout_s
-        signed = self._collect(
-            control.SignResults, roles.nodes, deadline, "did not sign the results"
-        )
+        signed = self._collect(control.SignResults, staying, deadline, "did not sign the results")
+        found = {name: message.signature for name, message in signed.items()} | self._parted
+        parting = statement.parting().to_bytes()
         for name in roles.nodes:
             try:
                 card = self.roster.signer(self._cards.card(name))
-                verify_result(name, text, signed[name].signature, card)
+                verify_result(name, text if name in staying else parting, found[name], card)
             except ContractError as error:
                 raise _Faulty(name, error) from error
-        signatures = tuple(signed[name].signature for name in roles.nodes)
+        signatures = tuple(found[name] for name in roles.nodes)
         digests = tuple(self._card_digests[name] for name in roles.names)
         return Record(contract, self._body, digests, statement, signatures).to_bytes()
 
@@ -377,8 +380,8 @@ class Coordinator:
             if self._phase == "agreeing" and self._someone_left:
                 raise _LeftError
             for name in names:
-                inbox = self._nodes[name].inbox
-                if inbox and name not in found:
+                # A node that has parted is found, and may be gone.
+                if name not in found and (inbox := self._nodes[name].inbox):
                     message = inbox.pop(0)
                     if not isinstance(message, kind):
                         raise _Faulty(
@@ -388,6 +391,8 @@ class Coordinator:
                             ),
                         )
                     found[name] = message
+                    if isinstance(message, control.Done) and message.parting:
+                        self._part(name, message)
             if len(found) == len(names):
                 break
             if time.monotonic() > deadline:
@@ -420,7 +425,7 @@ class Coordinator:
             if isinstance(message, control.Abort):
                 raise AbortedError(message.code, name, message.about)
         del self._nodes[name]
-        if name in self.contract.roles.nodes:
+        if name in self.contract.roles.nodes and name not in self._parted:
             raise _Faulty(
                 name,
                 PeerLostError(
@@ -433,6 +438,14 @@ class Coordinator:
                     )
                 ),
             )
+
+    def _part(self, name: str, message: control.Done) -> None:
+        """Let a node go whose part is done. Its signature is verified with the others'."""
+        if name in self.contract.roles.evaluators or message.artifacts:
+            raise _Faulty(name, ControlError(f"{name} wants to leave before it has signed results"))
+        self._parted[name] = message.parting
+        self._send(name, control.Farewell())
+        self._event("parted", node=name)
 
     def _may_return(self, name: str, code: str = "lost") -> bool:
         """Whether a node that leaves now may come back: before the job is proposed any node, and
@@ -477,6 +490,9 @@ class Coordinator:
             self._event("progress", node=name, fields=message.fields)
         elif isinstance(message, control.ArtifactPart):
             self._keep(name, message)
+        elif isinstance(message, control.Rotate) and self._parted:
+            parted = ", ".join(self._parted)
+            log.warning("%s has new keys, which %s cannot sign any more", name, parted)
         elif isinstance(message, control.OfRotation) and self._phase == "running":
             try:
                 self._desk.take(name, message)

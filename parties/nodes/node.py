@@ -37,6 +37,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from parties.agreement import control
 from parties.agreement.contract import (
     CONTRACT_VERSION,
@@ -134,7 +136,8 @@ class NodeResult:
     roster: Roster
     """With the cards of the run, of which some may have succeeded others."""
     record: bytes
-    """The results with the signatures of all nodes, verified: see `result.Record`."""
+    """The results with the signatures of all nodes, verified: see `result.Record`. Empty if this
+    node left before there were any (`Program.leaving`)."""
 
 
 class _ControlThread(threading.Thread):
@@ -256,7 +259,7 @@ class _ControlThread(threading.Thread):
             proposed = isinstance(message, control.Propose)
             if self._inbox.qsize() >= (control.MAX_ATTEMPTS if proposed else MAX_WAITING):
                 raise ControlError(f"{self._coordinator} sends unrequested messages")
-            self._finished = self._finished or isinstance(message, control.Finish)
+            self._finished |= isinstance(message, control.Finish | control.Farewell)
             self._inbox.put(message)
 
 
@@ -405,7 +408,8 @@ class _Node:
         )
         if isinstance(first, control.Finish):  # a recipient that runs no node
             roster = self._members.roster
-            Record.from_bytes(first.record).verify(roster)
+            ended = Record.from_bytes(first.record)
+            ended.verify(roster, self._program.leaving(ended.body))
             return NodeResult({}, b"", 0, 0, tuple(talk.delivered.files), roster, first.record)
         contract, cards = self._check(first)  # 2
         signing = {name: card.signing_public for name, card in cards.items()}
@@ -439,6 +443,8 @@ class _Node:
         self._report()
         outcome = self._program.outcome()
         done = control.Done(json.dumps(summary).encode(), sid, outcome, self._sent)
+        if self._me in self._program.leaving(first.body):
+            return self._leave(contract, session, done, summary)
         talk.say(done)  # 6
         results = talk.expect(control.Results, float("inf"), "the results of all nodes")
         statement = self._check_results(contract, done, results.statement)
@@ -493,7 +499,30 @@ class _Node:
                 f"{self._settings.coordinator} sent signatures under another statement of results "
                 f"than the one that {self._me} signed"
             )
-        found.verify(self._members.roster)
+        found.verify(self._members.roster, self._program.leaving(body))
+
+    def _leave(
+        self, contract: Contract, session: Session, done: control.Done, summary: dict[str, object]
+    ) -> NodeResult:
+        """Sign this node's part of the results and leave: the others need it no more."""
+        statement = Statement(contract.digest(), done.sid, done.outcome, ()).to_bytes()
+        self._note(Kind.RESULTS_SIGNED, {"statement": sha256(statement).hexdigest()})
+        talk = self._control
+        talk.say(
+            msgspec.structs.replace(done, parting=sign_result(self._me, statement, self._vault))
+        )
+        talk.expect(control.Farewell, self._settings.agree_timeout_s, "leave to go")
+        self._note(Kind.RUN_ENDED)
+        channel = session.channel
+        return NodeResult(
+            summary,
+            done.sid,
+            channel.bytes_sent,
+            channel.bytes_received,
+            (),
+            self._members.roster,
+            b"",
+        )
 
     def _agree(
         self, contract: Contract, cards: Mapping[str, Card], constants: bytes, attempt: int

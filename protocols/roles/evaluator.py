@@ -6,12 +6,12 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from protocols.arrays import Octets, Positions, Shape, Words
-from protocols.channel import Channel
+from protocols.channel import Buffer, Channel
 from protocols.errors import DesyncError, FrameError
 from protocols.ring.kernels import packed_size
 from protocols.roles.credit import CORRECTION_BYTES, CREDIT_FRAMES, DONE, credit
@@ -29,6 +29,16 @@ from protocols.roles.role import Mask, Role, order_of
 from protocols.roles.streams import KEY_BYTES, Stream
 
 COMMON_LABEL = b"mpc-train common stream v1"
+
+
+class Store(Protocol):
+    """Where an evaluator keeps frames of the dealer until it uses them, in their order."""
+
+    def put(self, label: bytes, payload: Buffer) -> None:
+        """Keep one frame."""
+
+    def take(self) -> tuple[bytes, memoryview]:
+        """The next frame, once: its label, and a buffer that belongs to the caller."""
 
 
 class Evaluator(Role):
@@ -63,6 +73,7 @@ class Evaluator(Role):
         self._taken = 0
         self._correction_frames = 0
         self._marks: list[bytes] = []
+        self._store: Store | None = None
 
     def __repr__(self) -> str:
         return f"Evaluator(index={self.index} of {self.evaluators}, step={self.step})"
@@ -83,10 +94,31 @@ class Evaluator(Role):
     def close(self) -> None:
         self.finish()
         self._check_corrections()
-        label, _ = self._channel.receive(self.dealer, CORRECTION_BYTES + FRAME_BYTES)
+        label, _ = self._from_dealer()
         if label != DONE:
             check_label(self.dealer, DONE, label)
+        if self._store is None:
+            self._channel.send(self.dealer, DONE, b"")
+
+    def store_ahead(self, store: Store, stored: Callable[[int], None]) -> None:
+        """Receive all material for the rest of the run, of which none is used yet, into `store`.
+
+        Returns when the dealer has sent its last frame (`Dealer.run_ahead`); afterwards this node
+        neither waits for it nor sends it anything. stored: called with the bytes of each frame.
+        """
+        self.finish()
+        self._check_corrections()
+        place = LABEL.pack(b"corr", 0, 0, 0)[:4]
+        while True:
+            label, payload = self._channel.receive(self.dealer, CORRECTION_BYTES + FRAME_BYTES)
+            store.put(label, payload)
+            stored(len(payload))
+            if label[:4] != place:
+                check_label(self.dealer, DONE, label)
+                break
+            self._acknowledge()
         self._channel.send(self.dealer, DONE, b"")
+        self._store = store
 
     def mask(self, shape: Shape, bits: int = 64) -> Mask:
         return Mask(self._stream.words_modulo(prod(shape), bits).reshape(shape))
@@ -196,7 +228,8 @@ class Evaluator(Role):
 
     def tell(self, *decisions: bool) -> None:
         """Tell the dealer bits that the job discloses to everybody, a byte each."""
-        self._channel.send(self.dealer, self.label(b"told"), bytes(decisions))
+        if self._store is None:
+            self._channel.send(self.dealer, self.label(b"told"), bytes(decisions))
 
     def collect(self, tag: bytes, peer: str, count: int) -> Octets:
         """Receive the `count` bytes that `peer` broadcasts at this operation."""
@@ -254,8 +287,20 @@ class Evaluator(Role):
                 f"{self.dealer} sent {left} bytes of corrections more than step {self.step} uses"
             )
 
+    def _from_dealer(self) -> tuple[bytes, memoryview]:
+        """Its next frame, from the channel or from what was stored ahead."""
+        if self._store is not None:
+            return self._store.take()
+        return self._channel.receive(self.dealer, CORRECTION_BYTES + FRAME_BYTES)
+
+    def _acknowledge(self) -> None:
+        """Count a frame of corrections; the dealer hears of every CREDIT_FRAMES."""
+        self._correction_frames += 1
+        if self._correction_frames % CREDIT_FRAMES == 0:
+            self._channel.send(self.dealer, credit(self._correction_frames), b"")
+
     def _next_corrections(self) -> None:
-        label, payload = self._channel.receive(self.dealer, CORRECTION_BYTES + FRAME_BYTES)
+        label, payload = self._from_dealer()
         if len(label) != LABEL.size or label[:8] != self.label(b"corr")[:8]:
             check_label(self.dealer, self.label(b"corr"), label)
         # The dealer may be ahead in the program: its place is compared once this node is there.
@@ -263,9 +308,8 @@ class Evaluator(Role):
         self._check_marks()
         if len(payload) % 8 or not len(payload):
             raise FrameError(f"{self.dealer}: a frame of corrections of {len(payload)} bytes")
-        self._correction_frames += 1
-        if self._correction_frames % CREDIT_FRAMES == 0:
-            self._channel.send(self.dealer, credit(self._correction_frames), b"")
+        if self._store is None:
+            self._acknowledge()
         words = np.frombuffer(payload, np.int64)
         self._corrections = (words if words.flags.aligned else words.copy()).view(np.uint8)
         self._taken = 0

@@ -78,6 +78,9 @@ class Exchange:
     def outcome(self) -> bytes:
         return b"what was opened"
 
+    def leaving(self, body: bytes) -> tuple[str, ...]:
+        return ()
+
     def check_outcome(self, outcome: bytes) -> None:
         assert outcome == b"what was opened"
         if self.options.get("dies") == self.me:

@@ -11,8 +11,9 @@ from mpc_train.admission.load import job_from_bytes, load_job
 from mpc_train.errors import JobError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import batches, checked_rows, learning_rate, split, total_steps
+from mpc_train.jobs.training import leaving
 from mpc_train.training.rates import rate
-from tests.support.jobs import replaced, write_job
+from tests.support.jobs import JOB, replaced, write_job
 
 SGD = 'optimizer = { name = "sgd", learning_rate = 0.5, momentum = 0.9 }'
 ADAM = 'optimizer = { name = "adam", learning_rate = 0.01 }'
@@ -54,6 +55,10 @@ def job_of(folder: Path, train: str) -> Job:
         (f"{ADAM}\nloss = {{ positive_weight = 100 }}", "train.loss.positive_weight"),
         (f"{ADAM}\nschedule = {{ warmup_steps = -1 }}", "train.schedule.warmup_steps"),
         (f"{ADAM}\nearly_stopping = {{ fraction = 0.1 }}", "train.early_stopping.fraction"),
+        (
+            f"{ADAM}\nearly_stopping = {{ fraction = 0.4 }}\npreprocess = true",
+            "train.preprocess",
+        ),
         (
             f"{ADAM}\nearly_stopping = {{ fraction = 0.5, patience = 0 }}",
             "train.early_stopping.patience",
@@ -115,3 +120,21 @@ def test_rows_that_decide_do_not_train(tmp_path: Path) -> None:
     assert used <= set(training.tolist())
     assert not used & (set(checked_rows(job).tolist()) | set(held_out.tolist()))
     assert total_steps(job) < total_steps(plain)
+
+
+def test_a_dealer_that_leaves_waits_for_no_metrics(tmp_path: Path) -> None:
+    """Also if it owns rows: only those who stay learn metrics of their own."""
+
+    def text(deals: str, reveal: str) -> str:
+        registry = JOB.replace('dealer = "registry"', f'dealer = "{deals}"')
+        ahead = registry.replace("[reveal]", "preprocess = true\n\n[reveal]")
+        return ahead + reveal
+
+    own = 'per_party = ["accuracy"]\nleast_test_rows = 2\n'
+    for deals, reveal in (("registry", own), ("cleo", "")):
+        path = tmp_path / "job.toml"
+        path.write_text(text(deals, reveal))
+        assert leaving(load_job(path)) == (deals,)
+    path.write_text(text("cleo", own))
+    with pytest.raises(JobError, match=r"train\.preprocess.*cleo, which deals, is also an owner"):
+        load_job(path)

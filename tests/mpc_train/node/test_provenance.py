@@ -368,3 +368,25 @@ def test_the_ledger_of_a_run_is_that_of_its_job(tmp_path: Path) -> None:
     for data in (b"", b"{}", outcome.to_bytes() + b" ", b"\xff"):
         with pytest.raises(ArtifactError):
             read_outcome(data)
+
+
+def test_a_dealer_that_left_signed_for_what_it_saw(made: Sealed) -> None:
+    """Only if the job says that it leaves, and nobody but the dealer."""
+    record = made.record
+    nodes = record.contract.roles.nodes
+    parting = record.statement.parting().to_bytes()
+
+    def signed(*early: str) -> Record:
+        signatures = tuple(
+            sign_result(name, parting, made.vaults[name]) if name in early else signature
+            for name, signature in zip(nodes, record.signatures, strict=True)
+        )
+        return replace(record, signatures=signatures)
+
+    dealer, evaluator = made.job.dealer, made.job.evaluators[0]
+    signed(dealer).verify(made.roster, (dealer,))
+    for early, leaving in (((dealer,), ()), ((), (dealer,)), ((dealer, evaluator), (dealer,))):
+        with pytest.raises(ContractError, match="did not sign the statement of results"):
+            signed(*early).verify(made.roster, leaving)
+    with pytest.raises(ArtifactError, match=f"{dealer} did not sign"):
+        verify_record(signed(dealer).to_bytes(), made.roster)

@@ -1,6 +1,7 @@
 """Roles: frames, labels, masks used once, the dealer's window."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from protocols.roles.role import Mask, Role
 from protocols.roles.streams import Stream
 from protocols.shares.arithmetic import multiply, remask, truncate
 from protocols.shares.masked import public
+from protocols.shares.reveal import Output, RevealGate
 from tests.support.lockstep import LockstepEndpoint, LockstepLoopback, compute, run_lockstep
 from tests.support.loopback import make_role, secret, shares_of
 
@@ -429,3 +431,75 @@ def test_deferred_values() -> None:
 def test_evaluator_kinds() -> None:
     assert issubclass(Evaluator, Role) and issubclass(Dealer, Role)
     assert "array" not in repr(Mask(np.arange(3)))
+
+
+class InsecureStore(deque[tuple[bytes, bytes]]):
+    """Frames in the clear, in memory."""
+
+    def put(self, label: bytes, payload: Any) -> None:
+        self.append((label, bytes(payload)))
+
+    def take(self) -> tuple[bytes, memoryview]:
+        label, payload = self.popleft()
+        return label, memoryview(bytearray(payload))
+
+
+def ahead(role: Role, stores: list[InsecureStore] | None = None) -> None:
+    """From here on the dealer's material is stored before it is used."""
+    if isinstance(role, Dealer):
+        role.run_ahead()
+    elif isinstance(role, Evaluator):
+        store = InsecureStore()
+        role.store_ahead(store, lambda _: None)
+        if stores is not None:
+            stores.append(store)
+
+
+@pytest.mark.parametrize("evaluators", [2, 3])
+def test_material_stored_ahead_gives_the_same_words(
+    evaluators: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a decision; and after storing nobody sends the dealer anything."""
+    monkeypatch.setattr(dealer, "CORRECTION_BYTES", 1 << 12)
+    net, stores = LockstepLoopback(), list[InsecureStore]()
+
+    def program(role: Role, *, stored: bool) -> Any:
+        x = secret(role, np.arange(1000))
+        role.finish()
+        if stored:
+            ahead(role, stores)
+        role.begin_step(1)
+        for _ in range(30):
+            x = truncate(multiply(x, x), 9)
+        found = shares_of(x)
+        gate = RevealGate(frozenset({Output("bit", 1)}))
+        return *found, gate.decide("bit", 1, secret(role, np.array(0)))
+
+    before = run_lockstep(lambda role: program(role, stored=False), evaluators)
+    after = run_lockstep(lambda role: program(role, stored=True), evaluators, net=net)
+    for one, other in zip(before, after, strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert len(stores) == evaluators
+    assert not any(stores)
+    for k in range(evaluators):
+        *credits, last = [label for label, _ in net.transcript[f"p{k}", "dealer"]]
+        assert last == credit.DONE
+        assert credits == [
+            credit.credit(credit.CREDIT_FRAMES * (1 + number)) for number in range(len(credits))
+        ]
+    assert credits
+
+
+@pytest.mark.parametrize(("mine", "dealers"), [(1, 2), (2, 1)])
+def test_other_material_than_the_program_needs_is_noticed(mine: int, dealers: int) -> None:
+    def program(role: Role) -> None:
+        x = secret(role, X)
+        role.finish()
+        ahead(role)
+        role.begin_step(1)
+        for _ in range(dealers if role.is_dealer else mine):
+            x = truncate(multiply(x, x), 3)
+
+    with pytest.raises(DesyncError):
+        run_lockstep(program, 2)
