@@ -156,7 +156,9 @@ class AbortedError(PartiesError):
 
     code = "aborted"
 
-    def __init__(self, reason_code: str, by: str, about: str | None = None) -> None:
+    def __init__(
+        self, reason_code: str, by: str, about: str | None = None, returns_s: float = 0
+    ) -> None:
         lost = reason_code in LOST
         whose = f", the card of {about}" if about else ""
         super().__init__(
@@ -165,3 +167,6 @@ class AbortedError(PartiesError):
         self.reason_code = reason_code
         self.by = by
         self.about = about
+        self.returns_s = returns_s
+        """How long all nodes may take to connect again, for another session of the same run; 0: the
+        run is over."""

@@ -41,7 +41,7 @@ ROOMS = (
     *("mpc_train.networks", "mpc_train.jobs", "mpc_train.tables.drafts"),
     *("mpc_train.owners", "mpc_train.preparation", "mpc_train.linkage"),
     *("mpc_train.training.optimizers", "mpc_train.training"),
-    *("mpc_train.regression", "mpc_train.evaluation"),
+    *("mpc_train.checkpoints", "mpc_train.regression", "mpc_train.evaluation"),
     *("mpc_train.checks", "mpc_train.admission", "mpc_train.results", "mpc_train.twin"),
     *(
         "mpc_train.run.phases",

@@ -1,9 +1,10 @@
 """`mpc-train party`, `dealer` and `coordinator`: run one node, as its own file describes it."""
 
+import contextlib
 import dataclasses
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
     from mpc_train.evaluation.findings import Findings
     from mpc_train.evaluation.learnt import Found
     from mpc_train.jobs.job import Job
-    from mpc_train.node.consent import Ask
+    from mpc_train.node.consent import Agreement, Ask
     from mpc_train.node.remembered import Remembered
     from mpc_train.node.storage import NodeVault
     from mpc_train.owners.table import Table
     from mpc_train.run.node_config import NodeConfig
+    from mpc_train.run.phases.shelf import VaultShelf
     from mpc_train.run.program import TrainProgram
     from mpc_train.tables.reading import Progress
     from parties.agreement.contract import Roles
@@ -41,6 +43,20 @@ if TYPE_CHECKING:
     from parties.audit.log import AuditLog
     from parties.keys.roster import Roster
 
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Ask nobody again about a job of which this node keeps a checkpoint, for restarts "
+        "without a person; all rules are checked again.",
+    ),
+]
+FreshOption = Annotated[
+    bool,
+    typer.Option(
+        "--fresh", help="Destroy this node's checkpoints of the job: training begins anew."
+    ),
+]
 ReportFdOption = Annotated[int | None, typer.Option("--report-fd", hidden=True)]
 
 
@@ -48,11 +64,18 @@ def party(
     config: ConfigOption,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
+    resume: ResumeOption = False,
+    fresh: FreshOption = False,
     output: FormatOption = Format.text,
     verbose: VerboseOption = False,
 ) -> None:
-    """Take part in a job: join the coordinator, show the job, sign it if the rules allow, run."""
-    _node(config, passphrase_file, passphrase_fd, output, verbose, deals=False)
+    """Take part in a job: join the coordinator, show the job, sign it if the rules allow, run.
+
+    If this node holds a checkpoint of the job, and the other evaluators do, training goes on there.
+    """
+    _node(
+        config, passphrase_file, passphrase_fd, output, verbose, deals=False, again=(resume, fresh)
+    )
 
 
 def dealer(
@@ -158,6 +181,7 @@ def _node(
     verbose: bool,
     *,
     deals: bool,
+    again: tuple[bool, bool] = (False, False),
 ) -> None:
     with reporting(output):
         from mpc_train.admission.rules import today
@@ -194,8 +218,8 @@ def _node(
         keys = safe.keys()
         with logbook(settings.place, settings.audit, live, keys, verb) as audit:
             settings = in_force(settings, roster, today(), audit, keys)
-            program = _Guarded(settings, roster, deals, events, ask, audit, safe)
-            with events.view.shown():
+            program = _Guarded(settings, roster, deals, events, ask, audit, safe, again)
+            with events.view.shown(), program.checkpoint_told():
                 result = run_node(
                     live,
                     roster,
@@ -209,6 +233,8 @@ def _node(
                         # The coordinator, who can name the missing one, gives up before we do.
                         agree_timeout_s=2 * join_s,
                         peer_timeout_s=float(settings.timeouts.peer_s),
+                        return_timeout_s=float(settings.timeouts.return_s),
+                        reconnect_s=float(settings.timeouts.reconnect_s),
                         dial_timeout_s=float(settings.timeouts.dial_s),
                         proxy=proxy,
                     ),
@@ -301,13 +327,19 @@ class _Guarded:
         ask: "Ask | None",
         audit: "AuditLog",
         safe: "NodeVault",
+        again: tuple[bool, bool] = (False, False),
     ) -> None:
+        """again: whether nobody is asked once more about a job of which a checkpoint is kept;
+        whether checkpoints are destroyed."""
         self._config, self._roster, self._deals = config, roster, deals
+        self._resume, self._fresh = again
+        self._agreed: dict[str, Agreement] = {}
         self._safe, self._audit = safe, audit
         named = (source.stored for source in config.data.values() if source.stored)
         self._vault = safe.tables(named)
         self._events, self._ask = events, ask
         self._program: TrainProgram | None = None
+        self._held: VaultShelf | None = None
         self._remembered: Remembered | None = None
         self.job: Job | None = None
         self.evaluators: tuple[str, ...] = ()
@@ -323,7 +355,7 @@ class _Guarded:
         from mpc_train.admission.recipient_keys import check_recipient_keys, key_cautions
         from mpc_train.admission.rules import check_rules, today
         from mpc_train.errors import RefusedError
-        from mpc_train.node.consent import agree, patience
+        from mpc_train.node.consent import Agreement, agree, patience
         from mpc_train.node.places import check_room
         from mpc_train.results.report import beware, describe, in_lines
         from parties.audit.entries import Kind
@@ -354,15 +386,26 @@ class _Guarded:
         def tell(missing: str) -> None:
             self._events("approvals", {"job": job.name, "missing": missing})
 
-        wait = patience(tell, float(self._config.timeouts.join_s))
-        found = agree(self._config, self._roster, job, self._ask, today, wait)
-        self._check_dates(job)  # it may have waited for days
         digest, policy = job.digest().hex(), self._config.accepted
+        self._held = self._shelf(job)
+        if self._fresh and self._held is not None:
+            self._held.prune(0)
+        if self._resume and self._held is not None and self._held.tokens():
+            self._agreed[digest] = Agreement("it was signed here before, and goes on")
+        wait = patience(tell, float(self._config.timeouts.join_s))
+        if digest not in self._agreed:
+            found = agree(self._config, self._roster, job, self._ask, today, wait)
+            self._agreed[digest] = found  # not asked again for another session of the same run
+        found = self._agreed[digest]
+        self._fresh = False
+        self._check_dates(job)  # it may have waited for days
         fields: dict[str, Value] = {"why": found.why, "approvers": found.approvers}
         if policy is not None:
             fields |= {"policy": policy.digest, "number": policy.terms.number}
         self._audit.append(Kind.JOB_APPROVED, fields, job=job.name, digest=digest)
         self._events.say(f"This node may sign: {found.why}")
+        for remark in found.remarks:
+            self._events.say(f"Warning {remark}")
         self.evaluators, self.recipients, self.job = job.evaluators, job.recipients, job
         self.readers = job.reveal.metrics_to
 
@@ -371,8 +414,37 @@ class _Guarded:
         # Loads PyTorch, which takes seconds: a bad cell is reported before that.
         from mpc_train.run.program import TrainProgram
 
-        self._program = TrainProgram(self._config, table)
+        self._program = TrainProgram(self._config, table, self._held)
         return self._program.prepare(body, roles)
+
+    @contextlib.contextmanager
+    def checkpoint_told(self) -> Iterator[None]:
+        """Inside this context, a run that ends well destroys its checkpoints; of another one the
+        operator hears which is kept."""
+        from mpc_train.checkpoints.keeper import place_of
+
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(Exception):  # the error of the run counts
+                if self._held is not None and (kept := self._held.tokens()):
+                    step, _ = place_of(kept[-1])
+                    say(
+                        f"A checkpoint after step {step} is kept. If all evaluators have it, start "
+                        "the same commands again at all nodes to go on there.",
+                        aside=True,
+                    )
+            raise
+        if self._held is not None:
+            self._held.prune(0)
+
+    def _shelf(self, job: "Job") -> "VaultShelf | None":
+        """Where this node keeps checkpoints of the job, if it evaluates."""
+        from mpc_train.run.phases.shelf import VaultShelf
+
+        if self._config.place.name not in job.evaluators:
+            return None
+        return VaultShelf(self._safe.opened, job.name, job.digest().hex())
 
     def _check_dates(self, job: "Job") -> None:
         """Raise RefusedError if this node's policy, or the job, is not valid today: the node may
@@ -441,6 +513,9 @@ class _Guarded:
 
     def outcome(self) -> bytes:
         return b"" if self._program is None else self._program.outcome()
+
+    def checkpoints(self) -> tuple[bytes, ...]:
+        return () if self._program is None else self._program.checkpoints()
 
     def leaving(self, body: bytes) -> tuple[str, ...]:
         from mpc_train.admission.load import job_from_bytes

@@ -78,6 +78,9 @@ class _Node(_Strict, frozen=True):
     rotate_after_days: int = 0
     """When the node's card is older than this many days, the node makes new keys by itself during a
     run, as `mpc-train identity rotate` does; 0 means never. Not for a coordinator."""
+    checkpoint_s: int = 60
+    """At least so many seconds lie between two checkpoints of a training, from 0 to 7 days. The
+    file of the first evaluator decides."""
     spool_gb: float = _SPOOL_GB
     """At most this many GB (10^9 bytes) of the dealer's material are stored in the run's directory,
     encrypted, for a job with train.preprocess. Not for a coordinator."""
@@ -145,12 +148,16 @@ class Timeouts(_Strict, frozen=True):
     answer. A node waits twice as long for the others to sign."""
     peer_s: int = 120
     """How long a connected peer may send nothing during a run."""
+    reconnect_s: int = 120
+    """How long a peer whose connection broke may take to come back, from 0, which ends the run at
+    once, to 7 days. Nothing that was under way is lost meanwhile."""
     dial_s: int = 8
     """How long a node tries the addresses of the others, from 1 to 60. It reaches nodes that it
     cannot dial by then through the coordinator. Not for a coordinator, which dials nobody."""
     return_s: int = 600
-    """How long a coordinator waits for a node that left after the job was proposed, for example to
-    correct its table; from 0, which ends the run at once, to 7 days. Not for other nodes."""
+    """How long a coordinator waits for a node that left after the job was proposed, to correct its
+    table, or because it was restarted during a run; and how long a node waits for a coordinator
+    that was lost during a run. From 0, which ends the run at once, to 7 days."""
 
 
 class _Network(_Strict, frozen=True):
@@ -508,8 +515,9 @@ class _Checker:
         for key in ("join_s", "peer_s"):
             if not _MIN_TIMEOUT_S <= getattr(timeouts, key) <= _MAX_TIMEOUT_S:
                 self.note(f"timeouts.{key}", "between 1 second and 7 days")
-        if not 0 <= timeouts.return_s <= _MAX_TIMEOUT_S:
-            self.note("timeouts.return_s", "between 0 seconds and 7 days")
+        for key in ("return_s", "reconnect_s"):
+            if not 0 <= getattr(timeouts, key) <= _MAX_TIMEOUT_S:
+                self.note(f"timeouts.{key}", "between 0 seconds and 7 days")
         if not 1 <= timeouts.dial_s <= _MAX_DIAL_S:
             self.note("timeouts.dial_s", f"between 1 and {_MAX_DIAL_S} seconds")
 
@@ -558,6 +566,8 @@ class _Checker:
             self.note(
                 "node.rotate_after_days", f"between 0, which means never, and {_MAX_CARD_DAYS}"
             )
+        if not 0 <= node.checkpoint_s <= _MAX_TIMEOUT_S:
+            self.note("node.checkpoint_s", "between 0 seconds and 7 days")
         if not 0 <= node.spool_gb <= _MAX_SPOOL_GB:
             self.note("node.spool_gb", f"between 0 and {_MAX_SPOOL_GB:,} GB")
         home = self.resolve(node.home) if node.home else default_home().absolute()
@@ -571,4 +581,5 @@ class _Checker:
             lock_memory=node.lock_memory,
             rotate_after_days=node.rotate_after_days,
             spool_bytes=round(node.spool_gb * 1e9),
+            checkpoint_s=float(node.checkpoint_s),
         )

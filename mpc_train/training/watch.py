@@ -102,6 +102,24 @@ class Watch:
         """Revealed losses by step; empty at the dealer."""
         self._expect(1)
 
+    def state(self) -> tuple[dict[str, Masked], dict[str, Masked]]:
+        """For checkpoints: the best model so far, and the numbers that early stopping compares."""
+        numbers = {"least": self._least, "waited": self._waited}
+        return dict(self._best), {name: x for name, x in numbers.items() if x is not None}
+
+    def restore(
+        self,
+        number: int,
+        best: Mapping[str, Masked],
+        numbers: Mapping[str, Masked],
+        losses: dict[int, float],
+    ) -> None:
+        """Continue after step `number` from the results of `state`, under fresh masks."""
+        self._best = dict(best)
+        self._least, self._waited = numbers.get("least"), numbers.get("waited")
+        self.losses = losses
+        self._expect(number + 1)
+
     def _expect(self, number: int) -> None:
         """Have the model keep its layers' outputs if the guard checks this step."""
         self._model.keeps_outputs = GUARD in _disclosed_at(self._job, number)

@@ -55,6 +55,24 @@ def by_ipv6(address: str) -> bool:
     return socket.AF_INET6 in families and socket.AF_INET not in families
 
 
+def numeric_addresses(address: str) -> list[str]:
+    """`address` once for each address of its host, IPv4 first; itself if the name is not known now.
+
+    The look-up is the system's and takes its time.
+    """
+    try:
+        host, port = split(address)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError, OverflowError):
+        return [address]
+    hosts = {str(place[0]): family for family, _, _, _, place in found}
+    ordered = sorted(hosts, key=lambda each: hosts[each] != socket.AF_INET)
+    return [
+        f"tcp://[{each}]:{port}" if hosts[each] == socket.AF_INET6 else f"tcp://{each}:{port}"
+        for each in ordered
+    ] or [address]
+
+
 def try_address(address: str, timeout_s: float, proxy: Proxy | None = None) -> Trouble | None:
     """Dial `address` once, through `proxy` if that covers it; None if a ZeroMQ peer answers. Each
     step takes at most `timeout_s`, except the look-up of a name, which is the system's."""

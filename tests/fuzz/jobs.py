@@ -15,6 +15,8 @@ from safetensors.numpy import save as save_tensors
 
 from mpc_train.admission.load import job_from_bytes, load_job
 from mpc_train.admission.policy import read_policy, read_signatures
+from mpc_train.checkpoints.keeper import place_of, token_of
+from mpc_train.checkpoints.state import Entry, Position, State
 from mpc_train.commands.local.children import record_of
 from mpc_train.commands.local.script_node import NodeFile
 from mpc_train.commands.table_options import given_source
@@ -148,6 +150,11 @@ def roster() -> Roster:
 @cache
 def record() -> bytes:
     return signed_record(job_of(), roster(), vaults(), bytes(32), ()).to_bytes()
+
+
+def checkpoint() -> State:
+    position = Position(3, False, (Entry("tensor/w", (2,)),), {"momentum": "1/2"}, 0, 3)
+    return State(position, {"tensor/w": np.arange(2, dtype=np.int64)}, bytes(32))
 
 
 def summary(content: bytes) -> Any:
@@ -301,6 +308,24 @@ PARSERS: dict[str, Parser] = {
         ("mpc_train.node.provenance",),
         unread=True,
         costly=True,
+    ),
+    "name of a checkpoint": Parser(
+        place_of,
+        lambda: [token_of(3, False, bytes(32))],
+        (ArtifactError,),
+        ("mpc_train.checkpoints.keeper",),
+    ),
+    "position of a checkpoint": Parser(
+        Position.from_bytes,
+        lambda: [checkpoint().position.to_bytes()],
+        (ArtifactError,),
+        ("mpc_train.checkpoints.state",),
+    ),
+    "checkpoint": Parser(
+        State.from_bytes,
+        lambda: [checkpoint().to_bytes()],
+        (ArtifactError,),
+        ("mpc_train.checkpoints.state",),
     ),
     "summary": Parser(
         summary,

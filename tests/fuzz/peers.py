@@ -28,6 +28,7 @@ from parties.nodes.artifacts import split
 from parties.nodes.coordinator import _Faulty, _json
 from parties.wire.data_plane import _pack, _unpack
 from parties.wire.proxy import Proxy
+from parties.wire.resume import ACK, ASK, RESUME, SENT, Link
 from protocols.channel import Buffer
 from protocols.errors import (
     AuthenticationError,
@@ -271,9 +272,15 @@ PARSERS: dict[str, Parser] = {
     ),
     "frame": Parser(
         frame,
-        lambda: [b"".join(bytes(part) for part in _pack(b"label", bytes(50)))],
+        lambda: [b"".join(bytes(part) for part in _pack(7, 3, b"label", bytes(50)))],
         (FrameError,),
         ("parties.wire.data_plane",),
+    ),
+    "message about a connection": Parser(
+        lambda data: Link(bytes(32), bytes(32)).read(data),
+        lambda: [Link(bytes(32), bytes(32)).message(kind) for kind in (ACK, RESUME, ASK, SENT)],
+        (AuthenticationError, FrameError),
+        ("parties.wire.resume",),
     ),
     "label": Parser(
         lambda data: check_label("bob", b"expected", data),

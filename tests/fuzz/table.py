@@ -19,6 +19,7 @@ NOBODY_ELSES: dict[str, str] = {
     "mpc_train.base.release": "reads the program's own pyproject.toml",
     "mpc_train.commands.local.script_node": "the launcher's own file, in a directory of its own",
     "mpc_train.jobs.schedule": "views the bytes of a stream that was made here",
+    "mpc_train.run.phases.shelf": "reads an object of the vault, which has verified",
     "mpc_train.networks.network": "views the bytes of a stream that was made here",
     "mpc_train.owners.tokens": "views hashes that were made here",
     "mpc_train.training.first_weights": "views the bytes of a stream that was made here",

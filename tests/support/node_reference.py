@@ -188,6 +188,7 @@ def limits() -> list[str]:
         ("for all to sign, at the coordinator", "`join_s` of its own file"),
         ("for a connected peer that sends nothing", "`peer_s`; longer where records are joined"),
         ("for a machine or network that falls silent", f"{silence:g} s, not to be set"),
+        ("for a broken connection between two nodes", "`reconnect_s`"),
         ("for a process that ends", "none: seen at once"),
         ("for a whole run", f"{week:g} days, not to be set"),
     ]
@@ -197,7 +198,9 @@ def limits() -> list[str]:
         f"`[timeouts]` is in each node's own file ({times.join_s} s and {times.peer_s} s by "
         "default), and each node keeps its own. Between nodes, and to the coordinator, a heartbeat "
         f"goes out each {beat:g} s (`HEARTBEAT_MS` in `parties.wire.zmq_transport`); a connection "
-        f"that answers none for {silence:g} s counts as broken (`SILENCE_MS` there): the run ends.",
+        f"that answers none for {silence:g} s counts as broken (`SILENCE_MS` there). Between nodes "
+        "it is made again, and what was lost is sent again; the run ends if that takes longer than "
+        f"`reconnect_s` ({times.reconnect_s} s by default).",
         "",
         "| how long a node waits | |",
         "| --- | --- |",

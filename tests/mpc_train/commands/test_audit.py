@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mpc_train.cli import app
-from parties.keys.vault import FileVault
+from parties.audit.entries import Kind
+from parties.keys.vault import FileVault, MemoryVault
+from tests.support.audit_logs import KeysOfAnyDay, audit_log
 
 PASSPHRASE = "correct horse"
 CONFIG = """
@@ -190,3 +192,29 @@ def test_the_section_is_checked(home: Path, line: str, said: str) -> None:
     (home / "party.toml").write_text(f"{CONFIG}[audit]\n{line}\n")
     result = vault(home, "ls")
     assert result.exit_code == 3 and said in result.stderr
+
+
+def test_an_auditor_sees_whether_the_node_signed_what_is_shown(tmp_path: Path) -> None:
+    """Anybody can encrypt a log of their own making to an auditor's card."""
+    eve = FileVault.create(tmp_path / "keys", "eve", PASSPHRASE.encode())
+    (tmp_path / "passphrase").write_text(PASSPHRASE)
+    (tmp_path / "passphrase").chmod(0o600)
+    ann, forger = MemoryVault.generate("ann"), MemoryVault.generate("ann")
+    (tmp_path / "ann.card").write_text(ann.card.to_text())
+    words = ["--identity", tmp_path / "keys" / "eve.identity"]
+    words += ["--passphrase-file", tmp_path / "passphrase"]
+    for who in (ann, forger):
+        folder = tmp_path / who.card.fingerprint
+        with audit_log(folder, who) as made:
+            made.share_with(KeysOfAnyDay(who), [eve.card])
+            made.append(
+                Kind.RUN_STARTED, {"who": "one\nmpc-train: all is well\x1b[2J"}, job="study"
+            )
+        log = folder / "audit" / "ann"
+        bare = CliRunner().invoke(app, ["audit", "show", "--log", str(log), *map(str, words)])
+        assert bare.exit_code == 0 and "nobody checked that its node signed this" in bare.stderr
+        given = [*words, "--card", tmp_path / "ann.card"]
+        done = CliRunner().invoke(app, ["audit", "show", "--log", str(log), *map(str, given)])
+        assert done.exit_code == (0 if who is ann else 9)
+        assert ("the card is of mpc-train-audit/ann/" in done.stderr) == (who is forger)
+        assert "who=one\\u000ampc-train: all is well\\u001b[2J" in done.stdout

@@ -293,6 +293,34 @@ def test_whatever_is_changed_in_an_opened_model_is_named(
             verify_opened(folder, made.roster)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("metrics", {"accuracy": 0.99}),
+        ("unavailable", {"accuracy": "too few rows"}),
+        ("job", {}),
+        ("step", 0),
+        ("threshold", 2),
+        ("recipients", ["office", "mallory"]),
+    ],
+)
+def test_a_recipient_says_nothing_else_than_the_evaluators_signed(
+    made: Sealed, opened: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    """Its own signature under better metrics does not make them those of the run."""
+    from mpc_train.node.provenance import sign_manifest
+
+    folder = tmp_path / "model"
+    shutil.copytree(opened, folder)
+    said = json.loads((folder / "manifest.json").read_bytes())
+    assert said[key] != value
+    raw = json.dumps(said | {key: value}).encode()
+    (folder / "manifest.json").write_bytes(raw)
+    (folder / "manifest.sig").write_bytes(sign_manifest(raw, made.vaults["office"]))
+    with pytest.raises(ArtifactError, match=f"the manifest says another {key} than ann signed"):
+        verify_opened(folder, made.roster)
+
+
 def test_a_manifest_that_somebody_else_signed_is_refused(
     made: Sealed, opened: Path, tmp_path: Path
 ) -> None:
@@ -316,6 +344,23 @@ def test_a_manifest_that_somebody_else_signed_is_refused(
     (folder / "manifest.json").write_bytes(raw)
     (folder / "manifest.sig").write_bytes(sign_manifest(raw, made.vaults["office"]))
     with pytest.raises(ArtifactError, match="expected those of ann, bob, cleo"):
+        verify_opened(folder, made.roster)
+
+
+@pytest.mark.parametrize("part", ["evaluator", "statement", "signature"])
+def test_a_manifest_with_half_a_character_is_malformed(
+    made: Sealed, opened: Path, tmp_path: Path, part: str
+) -> None:
+    from mpc_train.node.provenance import sign_manifest
+
+    folder = tmp_path / "copy"
+    shutil.copytree(opened, folder)
+    said = json.loads((folder / "manifest.json").read_bytes())
+    said["statements"][0][part] = "\ud800"
+    raw = json.dumps(said).encode()
+    (folder / "manifest.json").write_bytes(raw)
+    (folder / "manifest.sig").write_bytes(sign_manifest(raw, made.vaults["office"]))
+    with pytest.raises(ArtifactError, match=r"not a manifest|has the statements of"):
         verify_opened(folder, made.roster)
 
 

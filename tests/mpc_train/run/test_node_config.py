@@ -175,6 +175,8 @@ def test_a_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("[data]", 'no_proxy = ["10.0.0.0/40"]\n[data]', "network.no_proxy", "is no network"),
         ("[data]", 'no_proxy = ["a b"]\n[data]', "network.no_proxy", "is no name"),
         ("join_s = 30", "join_s = 0", "timeouts.join_s", "between"),
+        ("join_s = 30", "reconnect_s = -1", "timeouts.reconnect_s", "between 0 seconds and 7 days"),
+        ("join_s = 30", "reconnect_s = 604801", "timeouts.reconnect_s", "and 7 days"),
         ("join_s = 30", "dial_s = 0", "timeouts.dial_s", "between 1 and 60"),
         ("join_s = 30", "dial_s = 61", "timeouts.dial_s", "between 1 and 60"),
         ('home = "keys"', "rotate_after_days = -1", "node.rotate_after_days", "between 0"),

@@ -101,6 +101,7 @@ def test_time_limits_stand_there_with_their_places() -> None:
     limits = text.split("## Time limits", 1)[1]
     assert f"none for {SILENCE_MS // 1000} s counts as broken" in limits
     assert f"{Timeouts().join_s} s and {Timeouts().peer_s} s by default" in limits
+    assert f"`reconnect_s` ({Timeouts().reconnect_s} s by default)" in limits
     assert "`join_s`" in limits and "`peer_s`" in limits
 
 
