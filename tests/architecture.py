@@ -35,7 +35,7 @@ ROOMS = (
     *("protocols.crypten_tensor", "protocols.crypten_tensor.layers"),
     *("parties.errors", "parties.files", "parties.stop", "parties.process"),
     *("parties.keys", "parties.keys.services", "parties.vault", "parties.audit"),
-    *("parties.wire", "parties.agreement", "parties.nodes"),
+    *("parties.wire", "parties.doctor", "parties.agreement", "parties.nodes"),
     *("mpc_train.errors", "mpc_train.base"),
     *("mpc_train.tables", "mpc_train.tables.readers", "mpc_train.tables.loading"),
     *("mpc_train.networks", "mpc_train.jobs", "mpc_train.tables.drafts"),

@@ -22,6 +22,7 @@ from mpc_train.commands.common import (
     configure_logging,
     emit,
     enter,
+    proxy_of,
     reporting,
 )
 
@@ -220,6 +221,7 @@ def _node(
         configure_logging(verbose)
         settings = load_node_config(config)
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
+        proxy = proxy_of(settings.proxy)
         # Its keys may be succeeded during the run: everybody who uses it sees the newest.
         live = LiveIdentity(vault, settings.place.rotate_after_days)
         run_dir = run_directory(settings.place.run_dir, settings.place.name)
@@ -255,6 +257,7 @@ def _node(
                         return_timeout_s=float(settings.timeouts.return_s),
                         reconnect_s=float(settings.timeouts.reconnect_s),
                         dial_timeout_s=float(settings.timeouts.dial_s),
+                        proxy=proxy,
                     ),
                     program,
                     audit,
