@@ -18,7 +18,8 @@
     │   └── AuditTamperedError  an audit log or a checkpoint was altered, cut or forged
     ├── ProcessError            the platform does not protect this process as configured
     ├── TransportError          the network cannot be used as configured
-    │   └── PortInUseError      the address to listen on is taken
+    │   ├── PortInUseError      the address to listen on is taken
+    │   └── ProxyError          the HTTP proxy gives no tunnel
     ├── ControlError            a control message is malformed, out of order or out of bounds
     └── AbortedError            the run was aborted by a named node, for a named reason
 
@@ -137,6 +138,14 @@ class PortInUseError(TransportError):
     """The address to listen on is taken by another process."""
 
     code = "port-in-use"
+
+
+class ProxyError(TransportError):
+    """The HTTP proxy gives no tunnel. final: whether trying again cannot help."""
+
+    def __init__(self, text: str, final: bool = False) -> None:
+        super().__init__(text)
+        self.final = final
 
 
 class ControlError(PartiesError):

@@ -47,6 +47,20 @@ class VaultPlace:
     """When `mpc-train vault rotate --if-due` rotates a key."""
 
 
+ENVIRONMENT = "environment"
+"""As a proxy's address: that of HTTPS_PROXY."""
+
+
+@dataclass(frozen=True)
+class ProxyPlace:
+    """The HTTP proxy of a node's file: its URL, which contains no password, the file of the
+    password, and the hosts that are dialled without it."""
+
+    url: str
+    password_file: Path | None = None
+    direct: tuple[str, ...] = ()
+
+
 def default_home() -> Path:
     """Return the default directory of identities."""
     return Path(os.environ.get(HOME_VARIABLE) or "~/.mpc-train").expanduser()

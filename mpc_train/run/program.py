@@ -20,7 +20,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -86,7 +86,7 @@ class TrainProgram:
 
     config: this node's own file. table: its rows for the job, None if it has none. shelf: where
     an evaluator keeps checkpoints; None: nowhere. note: what this node keeps of the run
-    besides.
+    besides. on_loss: called with each training loss that is revealed to this node.
     """
 
     def __init__(
@@ -95,8 +95,10 @@ class TrainProgram:
         table: Table | None = None,
         shelf: VaultShelf | None = None,
         note: RunNote | None = None,
+        on_loss: Callable[[int, float], None] = lambda step, loss: None,
     ) -> None:
         self._config, self._shelf, self._note = config, shelf, note
+        self._on_loss = on_loss
         self._mark = ""
         self._job: Job | None = None
         self._table = table
@@ -261,7 +263,9 @@ class TrainProgram:
             session.progress(step=number, steps=steps, bytes_sent=sent, phase=phase)
 
         with session.stoppable() if keeper.writes else nullcontext():
-            trained = train_model(job, role, gate, shared, start, done, guard, keeper)  # 3
+            trained = train_model(  # 3
+                job, role, gate, shared, start, done, guard, keeper, self._on_loss
+            )
         self._leave(job)
         findings, own, metrics = evaluate(session, job, role, gate, shared, trained, guard)  # 4
         halves = reveal_sealed(job, gate, trained, shared)  # 5

@@ -48,6 +48,7 @@ from parties.agreement.result import (
 )
 from parties.audit.entries import Kind, Value
 from parties.audit.log import AuditLog
+from parties.doctor.desk import Desk
 from parties.errors import (
     AbortedError,
     AuditError,
@@ -185,8 +186,11 @@ class Coordinator:
         )
         self._neighbours = {name: roles.neighbours(name) for name in roles.nodes}
         self._desk = RotationDesk(self._members, roles.nodes, self._neighbours, self._send)
+        measurements = Desk(CONTRACT_VERSION, busy=lambda: self._phase != "gathering")
         try:
-            self._server = ControlServer(self._transport, settings.listen, self._neighbours)
+            self._server = ControlServer(
+                self._transport, settings.listen, self._neighbours, measurements.answer
+            )
         except PartiesError:
             self._transport.close()
             raise

@@ -80,6 +80,7 @@ from parties.nodes.rotation import Message, Rotations, Running
 from parties.stop import StopFlag, sigterm_interrupts
 from parties.wire.control_plane import ControlClient
 from parties.wire.data_plane import RECONNECT_S, DataPlane
+from parties.wire.proxy import Proxy
 from parties.wire.secure_channel import SecureChannel
 from parties.wire.zmq_transport import CurveKeys, Transport
 from protocols.errors import InterruptedRunError, PeerLostError, PeerTimeoutError, ProtocolError
@@ -124,6 +125,9 @@ class NodeSettings:
 
     dial_timeout_s: float = 8.0
     """A neighbour that has not answered a first call by then gets its frames through the relay."""
+
+    proxy: Proxy | None = None
+    """Through which the node dials the coordinator and the others."""
 
 
 @dataclass(frozen=True)
@@ -299,7 +303,9 @@ class _Node:
         self._server_key = roster.card(settings.coordinator).curve
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
         allowed = {card.name: card.curve for card in roster.current(lifetime.now())}
-        self._transport = Transport(keys, allowed, on_refused=self._turned_away)
+        self._transport = Transport(
+            keys, allowed, on_refused=self._turned_away, proxy=settings.proxy
+        )
         try:
             self._plane = DataPlane(
                 self._transport,
@@ -585,6 +591,7 @@ class _Node:
             {**accepted.addresses, self._me: self._plane.address},
             settings.dial_timeout_s,
             self._on_event,
+            settings.proxy,
         )
         checkpoint = self._audit.checkpoint()  # 4
         asked = {name: one.seen.get(self._me, 0) for name, one in accepted.acceptances.items()}
@@ -614,7 +621,12 @@ class _Node:
         chain = tuple(each.to_text() for each in self._vault.successions)
         talk.say(control.Hello(CONTRACT_VERSION, self._me, self._plane.address, chain))
         await_connection(
-            talk, settings.address, settings.connect_timeout_s, self._stop, self._on_event
+            talk,
+            settings.address,
+            settings.connect_timeout_s,
+            self._stop,
+            self._on_event,
+            settings.proxy,
         )
         welcome = talk.expect(control.Welcome, 30.0, "a welcome")
         if welcome.version != CONTRACT_VERSION:

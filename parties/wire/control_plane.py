@@ -7,16 +7,19 @@ opens a second connection, so that the compute thread has its own.
 The coordinator relays frames of valid size between nodes of the job that share a channel. It drops
 and counts everything else, under the name that belongs to the sender's key.
 
-The first part of a message is C: control; H: a connection for relayed frames; R: a frame to relay
-(then come the receiver's name and the frame's own parts; the receiver gets the sender's name
-instead). A node that lost its connection for relayed frames opens another, and frames go there.
-Frames for a node without one are dropped: nodes notice that and send them again (`resume`).
+A message may also ask for a measurement (`parties.doctor`), which is answered here and now.
+
+The first part of a message is C: control; D: a measurement, both ways; H: a connection for relayed
+frames; R: a frame to relay (then come the receiver's name and the frame's own parts; the receiver
+gets the sender's name instead). A node that lost its connection for relayed frames opens another,
+and frames go there. Frames for a node without one are dropped: nodes notice that and send them
+again (`resume`).
 """
 
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from parties.errors import TransportError
@@ -42,7 +45,15 @@ MAX_EARLY_BYTES = 1 << 16
 BATCH = 1000
 """How many messages one call takes: a flood must not keep the caller from its other duties."""
 
-CONTROL, RELAY_HELLO, RELAY = b"C", b"H", b"R"
+CONTROL, RELAY_HELLO, RELAY, MEASURE = b"C", b"H", b"R", b"D"
+
+Measure = Callable[[str, Sequence[Part]], Sequence[Buffer] | None]
+"""What answers a measurement: the node's name and the message's parts give the answer's parts, or
+None for no answer."""
+
+
+def _unmeasured(name: str, parts: Sequence[Part]) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +70,18 @@ class ControlServer:
     """The coordinator's port, for use by one thread.
 
     neighbours: for each node of the job, the nodes to which it may send frames; a node can send
-    only under its own name. dropped: frames that were not relayed, by sender. Raises PortInUseError
-    and TransportError.
+    only under its own name. dropped: frames that were not relayed, by sender. measure: answers
+    measurements. Raises PortInUseError and TransportError.
     """
 
     def __init__(
-        self, transport: Transport, address: str, neighbours: Mapping[str, Collection[str]]
+        self,
+        transport: Transport,
+        address: str,
+        neighbours: Mapping[str, Collection[str]],
+        measure: Measure = _unmeasured,
     ) -> None:
+        self._measure = measure
         largest = max(MAX_PART_BYTES, MAX_CONTROL_BYTES + 1024)
         self._accepted = Accepted(transport, address, largest, queued=UNREAD_MESSAGES)
         self._neighbours = neighbours
@@ -96,6 +112,10 @@ class ControlServer:
                 self._relay(name, parts[1].bytes.decode("ascii", "replace"), parts[2:])
             elif kind == CONTROL and len(parts) == 2 and len(parts[1]) <= MAX_CONTROL_BYTES:
                 yield Arrival(route, name, parts[1].bytes)
+            elif kind == MEASURE:
+                if (answer := self._measure(name, parts[1:])) is not None:
+                    with contextlib.suppress(PeerLostError):
+                        self._accepted.send(route, (MEASURE, *answer))
             elif kind == RELAY_HELLO and len(parts) == 1 and name in self._neighbours:
                 # The newest connection counts: the node made it because an earlier one broke.
                 self._relays[name] = route
