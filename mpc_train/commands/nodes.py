@@ -5,7 +5,7 @@ import dataclasses
 import json
 import shlex
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,6 +119,7 @@ def coordinator(
         from mpc_train.admission.rules import expired, today
         from mpc_train.errors import RefusedError
         from mpc_train.live.server import on_page
+        from mpc_train.live.traces import traced
         from mpc_train.node.collect import bundle, keep_record, summarise
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import check_room, run_directory
@@ -167,6 +168,7 @@ def coordinator(
                 events.view.shown(),
                 on_page(events.board, live, events.page),
                 sigterm_interrupts(),
+                traced(job.name, job.nodes) as events.trace,
             ):
                 result = node.run()
         found = summarise(job, result.summaries)
@@ -586,6 +588,7 @@ class _Events:
         self._lock = threading.Lock()
         self._pace = EventPace()
         self.board = Board(names)
+        self.trace: Callable[[str, Mapping[str, Any]], None] = lambda kind, fields: None
 
     def say(self, text: str) -> None:
         self.view.say(text)
@@ -608,6 +611,7 @@ class _Events:
             self.say(f"{kind}: {fields.get('address')}")
         self.view.event(kind, fields)
         self.board.event(kind, fields)
+        self.trace(kind, fields)
         if self._json and not (kind in ("progress", "reading") and self._too_soon(kind, fields)):
             with self._lock:
                 emit({"event": kind, **fields})

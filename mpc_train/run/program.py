@@ -260,7 +260,9 @@ class TrainProgram:
         def done(number: int) -> None:
             sent = session.channel.bytes_sent
             phase = "dealing" if role.is_dealer and job.train.preprocess else "training"
-            session.progress(step=number, steps=steps, bytes_sent=sent, phase=phase)
+            session.progress(
+                step=number, steps=steps, bytes_sent=sent, rounds=role.rounds, phase=phase
+            )
 
         with session.stoppable() if keeper.writes else nullcontext():
             trained = train_model(  # 3
