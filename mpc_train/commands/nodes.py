@@ -112,6 +112,7 @@ def coordinator(
                     run_dir=run_dir,
                     arrive_timeout_s=settings.timeouts.join_s,
                     agree_timeout_s=settings.timeouts.join_s,
+                    reconnect_s=float(settings.timeouts.reconnect_s),
                     return_timeout_s=settings.timeouts.return_s,
                 ),
                 audit,

@@ -134,8 +134,8 @@ class Timeouts(_Strict, frozen=True):
     peer_s: int = 120
     """How long a connected peer may send nothing during a run."""
     reconnect_s: int = 120
-    """How long a peer whose connection broke may take to come back, from 0, which ends the run at
-    once, to 7 days. Nothing that was under way is lost meanwhile."""
+    """How long to wait for a node or the coordinator whose connection broke, from 0, which ends the
+    run at once, to 7 days. The smallest of all counts. When it comes back, nothing is lost."""
     dial_s: int = 8
     """How long a node tries the addresses of the others, from 1 to 60. It reaches nodes that it
     cannot dial by then through the coordinator. Not for a coordinator, which dials nobody."""

@@ -21,8 +21,9 @@ A node that comes with newer keys than the coordinator knows shows the successio
 them; they are kept, and passed on with the proposal. A card of the job that is revoked or expires
 ends the run at any time (`members`).
 
-A broken connection (at once when a process dies, `zmq_transport.SILENCE_MS` when a machine or
-network falls silent), a malformed message or an abort ends the run for all.
+A node whose connection breaks keeps its place for `reconnect_s`: it comes back by itself, and
+nothing that either sent is lost. A node that is lost (`_left` alone decides that), a malformed
+message or an abort ends the run for all.
 """
 
 import logging
@@ -66,9 +67,9 @@ from parties.nodes import artifacts
 from parties.nodes.members import Members
 from parties.nodes.rotation import RotationDesk
 from parties.stop import sigterm_interrupts
-from parties.wire.control_plane import Arrival, ControlServer
+from parties.wire.control_plane import RECONNECT_S, Arrival, ControlServer
 from parties.wire.tally import Tally
-from parties.wire.zmq_transport import SILENCE_MS, CurveKeys, Transport
+from parties.wire.zmq_transport import CurveKeys, Transport
 from protocols.errors import PeerLostError, PeerTimeoutError, ProtocolError
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,9 @@ class CoordinatorSettings:
     arrive_timeout_s: float = 300.0
     agree_timeout_s: float = 300.0
     run_timeout_s: float = 7 * 24 * 3600.0
+    reconnect_s: float = RECONNECT_S
+    """How long a node whose connection broke keeps its place; 0: it is lost at once."""
+
     return_timeout_s: float = 0.0
     """How long to wait for a node that left after the job was proposed; 0: the run ends."""
 
@@ -121,7 +125,9 @@ class CoordinatorResult:
 class _Node:
     """A connected node of the job."""
 
-    route: bytes
+    process: bytes
+    """Which process of the node: the same over all its connections."""
+
     address: str | None = None
     inbox: list[FromNode] = field(default_factory=list)
 
@@ -130,7 +136,8 @@ class Coordinator:
     """One run of one job. The constructor binds the port, so `address` is known afterwards.
 
     `on_event(kind, fields)` is called with 'arrived', 'rotated' (a node has new keys), 'left',
-    'refused', 'gathering' (who is here, who is missing), 'unreachable' (who cannot dial whom),
+    'reconnecting' (a node's connection broke, and is waited for), 'reconnected', 'refused',
+    'gathering' (who is here, who is missing), 'unreachable' (who cannot dial whom),
     'proposed', 'agreed', 'started', 'progress', 'artifact', 'done'. Raises PortInUseError,
     RosterError, ExpiredError, ContractError.
     """
@@ -182,7 +189,9 @@ class Coordinator:
         neighbours = {name: roles.neighbours(name) for name in roles.nodes}
         self._desk = RotationDesk(self._members, roles.nodes, neighbours, self._send)
         try:
-            self._server = ControlServer(self._transport, settings.listen, neighbours)
+            self._server = ControlServer(
+                self._transport, settings.listen, neighbours, settings.reconnect_s
+            )
         except PartiesError:
             self._transport.close()
             raise
@@ -405,14 +414,24 @@ class Coordinator:
         while not self._strangers.empty():
             who, times = self._strangers.get()
             self._note(Kind.UNEXPECTED_PEER, {"who": who, "times": times})
-        for route in self._server.lost():
+        for process in self._server.lost():
             for name, node in list(self._nodes.items()):
-                if node.route == route:
+                if node.process == process:
                     self._left(name)
+        while self._server.news:
+            kind, name, broken_s = self._server.news.popleft()
+            fields = {"seconds": round(broken_s, 1)} if broken_s else {}
+            self._event(kind, node=name, **fields)
+            away = (each for each, node in self._nodes.items() if self._is_away(node))
+            self._tell(tuple(self._nodes), control.Away(tuple(sorted(away))))
+
+    def _is_away(self, node: "_Node") -> bool:
+        return self._server.is_away(node.process)
 
     def _left(self, name: str) -> None:
-        """Handle a broken connection. It ends the run if the job has a node there, but not for a
-        mere recipient."""
+        """A node is lost: it said farewell, or its connection broke and it did not come back in
+        time, or a new process of it has come. It ends the run if the job has a node there, but not
+        for a mere recipient."""
         node = self._nodes[name]
         if self._may_return(name):
             self._let_go(name)
@@ -420,13 +439,13 @@ class Coordinator:
         for message in node.inbox:
             if isinstance(message, control.Abort):
                 raise AbortedError(message.code, name, message.about)
-        del self._nodes[name]
+        self._server.forget(self._nodes.pop(name).process)
         if name in self.contract.roles.nodes and name not in self._parted:
             raise _Faulty(
                 name,
                 PeerLostError(
-                    f"{name} is gone: its process ended, or its machine or network was silent for "
-                    f"{SILENCE_MS // 1000} s"
+                    f"{name} is gone: its process ended, or its connection broke and did not come "
+                    f"back within {self._settings.reconnect_s:g} s"
                     + (
                         "; it had not signed the results, so there are none"
                         if self._phase == "signing"
@@ -454,21 +473,24 @@ class Coordinator:
         return known and code in MAY_RETURN and self._attempt < control.MAX_ATTEMPTS
 
     def _let_go(self, name: str, **fields: str) -> None:
-        del self._nodes[name]
+        self._server.forget(self._nodes.pop(name).process)
         self._someone_left = True
         self._event("left", node=name, **fields)
 
     def _handle(self, arrival: Arrival) -> None:
         name = arrival.name
         node = self._nodes.get(name)
-        if node is not None and node.route != arrival.route:
-            self._refuse(arrival.route, name, "already-connected")
-            return
+        if node is not None and node.process != arrival.process:
+            if not self._is_away(node):
+                self._refuse(arrival.process, name, "already-connected")
+                return
+            self._left(name)
+            node = None
         try:
             message = control.decode_from_node(arrival.data, name)
         except ControlError as error:
             if node is None:
-                self._refuse(arrival.route, name, error.code)
+                self._refuse(arrival.process, name, error.code)
                 return
             raise _Faulty(name, error) from error
         if node is None:
@@ -476,7 +498,7 @@ class Coordinator:
         elif isinstance(message, control.Abort):
             if not self._may_return(name, message.code):
                 raise AbortedError(message.code, name, message.about)
-            # Its connection will close; a new one under this name is accepted.
+            # A new process under this name is accepted.
             self._let_go(name, code=message.code)
         elif isinstance(message, (control.Accept, control.SignSession)) and (
             message.attempt < self._attempt
@@ -504,12 +526,12 @@ class Coordinator:
     def _greet(self, arrival: Arrival, message: FromNode) -> None:
         name = arrival.name
         if not isinstance(message, control.Hello) or message.name != name:
-            self._refuse(arrival.route, name, "control")
+            self._refuse(arrival.process, name, "control")
         elif message.version != CONTRACT_VERSION:
             log.warning(
                 "%s has version %d, this coordinator %d", name, message.version, CONTRACT_VERSION
             )
-            self._refuse(arrival.route, name, "version")
+            self._refuse(arrival.process, name, "version")
             if name in self.contract.roles.nodes:
                 raise _Faulty(
                     name,
@@ -519,7 +541,8 @@ class Coordinator:
                     ),
                 )
         elif self._follows(arrival, message):
-            self._nodes[name] = _Node(arrival.route, message.address)
+            self._nodes[name] = _Node(arrival.process, message.address)
+            self._server.keep(arrival.process)
             self._send(name, control.Welcome(CONTRACT_VERSION, self._me))
             self._event("arrived", node=name)
 
@@ -531,7 +554,7 @@ class Coordinator:
             changed = self._members.follow(name, message.successions, name)
         except (CardError, RosterError) as error:
             log.warning("%s", error)
-            self._refuse(arrival.route, name, error.code)
+            self._refuse(arrival.process, name, error.code)
             return False
         if changed:
             self._event("rotated", node=name)
@@ -569,7 +592,7 @@ class Coordinator:
         self._audit.append(kind, fields, job=self._name, digest=self._digest)
 
     def _send(self, name: str, message: FromCoordinator) -> None:
-        if not self._server.send(self._nodes[name].route, control.encode(message)):
+        if not self._server.send(self._nodes[name].process, control.encode(message)):
             # A node that caused an abort has often left before it can be told; that does no harm.
             level = logging.INFO if isinstance(message, control.Aborted) else logging.WARNING
             log.log(level, "could not send %s a %s", name, type(message).__name__)
@@ -578,12 +601,12 @@ class Coordinator:
         for name in names:
             self._send(name, message)
 
-    def _refuse(self, route: bytes, name: str, code: str) -> None:
+    def _refuse(self, process: bytes, name: str, code: str) -> None:
         if count := self._refused.add(name):
             log.warning("refused %s %d times, the last time: %s", name, count, code)
             self._event("refused", node=name, code=code)
             self._note(Kind.UNEXPECTED_PEER, {"who": name, "times": count, "code": code})
-        self._server.send(route, control.encode(control.Aborted(code, self._me)))
+        self._server.send(process, control.encode(control.Aborted(code, self._me)))
 
     def _abort(self, code: str, by: str, about: str | None = None) -> None:
         """Tell everybody. A node that has failed itself ignores the message."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from parties.stop import StopFlag
 from parties.wire import data_plane, resume
-from parties.wire.control_plane import ControlServer
+from parties.wire.control_plane import ControlClient, ControlServer
 from parties.wire.data_plane import DataPlane
 from parties.wire.resume import ACK, ASK, BYE, RESUME, SENT, Link
 from parties.wire.secure_channel import SecureChannel
@@ -40,20 +40,19 @@ class Pair:
         )
         self.bob = DataPlane(self.transports["bob"], "bob", StopFlag(), reconnect_s=reconnect_s)
         self._over = threading.Event()
-        self._desk: threading.Thread | None = None
-        address = self.ann.address or self._serve()
-        self.wire = BadWire(address)
-        there = (self.wire.address, KEYS["desk"].public)
-        calls = [
-            lambda: self.ann.open(SID, {"ann": self.ann.address, "bob": None}, there, PATIENCE_S),
-            lambda: self.bob.open(
-                SID,
-                {"ann": self.wire.address if self.ann.address else None, "bob": None},
-                there,
-                PATIENCE_S,
-            ),
-        ]
-        at_once(*calls)
+        self._threads: list[threading.Thread] = []
+        self.wire = BadWire(self.ann.address or self._serve())
+        self.clients = {} if self.ann.address else {name: self._dial(name) for name in NAMES}
+        theirs = self.wire.address if self.ann.address else None
+        relays = {name: client.relay for name, client in self.clients.items()}
+
+        def call(plane: DataPlane, name: str, address: str | None) -> None:
+            listens = {"ann": address, "bob": None}
+            plane.open(SID, listens, relays.get(name), PATIENCE_S)
+
+        at_once(
+            lambda: call(self.ann, "ann", self.ann.address), lambda: call(self.bob, "bob", theirs)
+        )
         ann, bob = (Keys(a, b, SID, b"x" * 32) for a, b in ((FORTH, BACK), (BACK, FORTH)))
         self.first = SecureChannel(self.ann, "ann", SID, {"bob": ann}, PATIENCE_S)
         self.second = SecureChannel(self.bob, "bob", SID, {"ann": bob}, PATIENCE_S)
@@ -64,24 +63,44 @@ class Pair:
 
         def work() -> None:
             while not self._over.is_set():
-                list(server.poll(0.05))
+                for arrival in server.poll(0.05):
+                    server.keep(arrival.process)
                 server.lost()
             server.close(0)
             transport.close()
 
-        self._desk = threading.Thread(target=work)
-        self._desk.start()
+        self._start(work)
         return server.address
+
+    def _dial(self, name: str) -> ControlClient:
+        """The connection of a node, which a thread looks after until the end."""
+        client = ControlClient(self.transports[name], self.wire.address, KEYS["desk"].public)
+        client.send(b"hello")
+
+        def work() -> None:
+            while not self._over.is_set():
+                client.poll(0.2)
+                client.state()
+            client.close(0)
+
+        self._start(work)
+        return client
+
+    def _start(self, work: Callable[[], None]) -> None:
+        self._threads.append(threading.Thread(target=work))
+        self._threads[-1].start()
 
     def close(self) -> None:
         self.wire.close()
         for plane in (self.ann, self.bob):
             plane.close(0)
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        for client in self.clients.values():
+            client.relay.close()
         for transport in self.transports.values():
             transport.close()
-        self._over.set()
-        if self._desk is not None:
-            self._desk.join()
 
 
 @contextmanager
@@ -152,6 +171,19 @@ def test_frames_that_only_one_end_sends_are_cut(monkeypatch: pytest.MonkeyPatch)
         link = made.bob._links["ann"]
         wait_until(lambda: link.acknowledged == 200, "everything to be acknowledged")
         assert link.repeated > 0 and not link._kept and link.room == resume.MAX_KEPT_BYTES
+
+
+def test_what_was_not_read_before_a_break_is_read_once() -> None:
+    with pair() as made:
+        for number in range(20):
+            made.first.send("bob", b"%d" % number, b"")
+        time.sleep(0.3)  # they arrive, and lie in bob's socket
+        made.wire.cut()
+        assert [made.second.receive("ann", 0)[0] for _ in range(20)] == [
+            b"%d" % number for number in range(20)
+        ]
+        made.first.send("bob", b"next", b"")
+        assert made.second.receive("ann", 0)[0] == b"next"
 
 
 def test_a_peer_that_does_not_come_back_is_lost() -> None:
