@@ -66,6 +66,10 @@ class Trainer:
         return cast("MaskedTensor", outputs)
 
 
+def keep_nothing(number: int) -> None:
+    """For trainings without checkpoints."""
+
+
 @dataclass(slots=True)
 class Training:
     """The cost of a training: seconds of each step, and rounds of all steps together."""
@@ -107,13 +111,16 @@ def train(
     watch: Watch | None = None,
     weights: MaskedTensor | None = None,
     guard: RangeGuard | None = None,
+    keep: Callable[[int], None] = keep_nothing,
+    begun: int = 0,
 ) -> Training:
     """All epochs of the job over rows [rows, features], labels [rows, outputs] and the rows'
     weights [rows, 1]; None if each row counts once.
 
     Steps count from 1; `done` is called with the number of each finished step. `watch` discloses
     what the job lists, and may end the training; `guard` collects the words that the trainer gives
-    it.
+    it. keep: called with the number of each step when all that follows from it is done. begun:
+    that many steps lie before the state that the objects are in.
     """
     found = Training()
     before = role.rounds
@@ -122,6 +129,10 @@ def train(
         for rows in batches(job, epoch):
             begin = time.perf_counter()
             number += 1
+            if number <= begun:
+                continue
+            if number - 1 > begun:
+                keep(number - 1)
             role.begin_step(number)
             batch = labels[rows]
             counts = None if weights is None else weights[rows]
@@ -133,7 +144,7 @@ def train(
                 guard.end_step()
             found.step_seconds.append(time.perf_counter() - begin)
             done(number)
-        if watch is not None and watch.after_epoch(epoch, number):
+        if watch is not None and number > begun and watch.after_epoch(epoch, number):
             break
     if watch is not None:
         watch.finish()

@@ -10,6 +10,8 @@ The coordinator relays frames of valid size between nodes of the job that share 
 and counts everything else, under the name that belongs to the sender's key. Relayed frames are
 padded (`pad`), so that their lengths say less about what is in them.
 
+A message may also ask for a measurement (`parties.doctor`), which is answered here and now.
+
 The first part of a message is its kind:
 
     S  first on every connection: which process of the node this is (16 random octets), the number
@@ -18,6 +20,7 @@ The first part of a message is its kind:
     L  a message about the connection (`resume`)
     R  a frame to relay: the receiver's name, the padded frame; the receiver gets the sender's name
        instead
+    D  a measurement, both ways
     U  from the coordinator: it does not know the process that says it had been connected
 """
 
@@ -27,7 +30,7 @@ import os
 import struct
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from parties.errors import TransportError
@@ -76,7 +79,7 @@ MAX_PROCESSES = 4
 MAX_QUEUED = 8
 """Messages between a node and the network: a control message waits behind so many frames."""
 
-SESSION, CONTROL, LINK_MESSAGE, RELAY, UNKNOWN = b"S", b"C", b"L", b"R", b"U"
+SESSION, CONTROL, LINK_MESSAGE, RELAY, MEASURE, UNKNOWN = b"S", b"C", b"L", b"R", b"D", b"U"
 
 _SESSION = struct.Struct(">16sQB")
 _HEAD = struct.Struct(">QQ")
@@ -124,6 +127,15 @@ def _count(data: Part) -> tuple[int, int] | None:
     return _HEAD.unpack(data.buffer) if len(data) == _HEAD.size else None
 
 
+Measure = Callable[[str, Sequence[Part]], Sequence[Buffer] | None]
+"""What answers a measurement: the node's name and the message's parts give the answer's parts, or
+None for no answer."""
+
+
+def _unmeasured(name: str, parts: Sequence[Part]) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """One message at the coordinator, with the name that CURVE authenticated.
@@ -153,8 +165,8 @@ class ControlServer:
 
     neighbours: for each node of the job, the nodes to which it may send frames; a node can send
     only under its own name. reconnect_s: how long the place of a process is kept whose connection
-    broke; 0: not at all. dropped: frames that were not relayed, by sender. Raises PortInUseError
-    and TransportError.
+    broke; 0: not at all. dropped: frames that were not relayed, by sender. measure: answers
+    measurements. Raises PortInUseError and TransportError.
     """
 
     def __init__(
@@ -162,10 +174,12 @@ class ControlServer:
         transport: Transport,
         address: str,
         neighbours: Mapping[str, Collection[str]],
+        measure: Measure = _unmeasured,
         reconnect_s: float = RECONNECT_S,
     ) -> None:
         largest = max(MAX_RELAYED_BYTES, MAX_CONTROL_BYTES + 1024)
         self._transport = transport
+        self._measure = measure
         self._accepted = Accepted(transport, address, largest, queued=UNREAD_MESSAGES)
         self._neighbours = neighbours
         self._reconnect_s = reconnect_s
@@ -196,6 +210,10 @@ class ControlServer:
             process = self._by_route.get(route)
             if kind == SESSION and len(parts) == 2 and len(parts[1]) == _SESSION.size:
                 self._open(name, route, parts[1].bytes)
+            elif kind == MEASURE:
+                if (answer := self._measure(name, parts[1:])) is not None:
+                    with contextlib.suppress(PeerLostError):
+                        self._accepted.send(route, (MEASURE, *answer))
             elif process is None:
                 self._drop(name, "came on a connection that was given up")
             elif kind == RELAY and len(parts) == 3 and self._nodes.get(name) is process:

@@ -46,6 +46,8 @@ from zmq.utils.monitor import parse_monitor_message
 
 from parties.errors import PortInUseError, TransportError
 from parties.wire.admission import Admission, Ticket, link_key, make_ticket, split_user
+from parties.wire.forwarder import Forwarder
+from parties.wire.proxy import Proxy
 from parties.wire.reach import by_ipv6, numeric_addresses
 from parties.wire.tally import Tally
 from protocols.channel import Buffer
@@ -131,8 +133,9 @@ class Transport:
     the name of each connection, or only the tickets that they expect; dialling sockets require the
     key of the name that they dial, or show their ticket. `known`: keys that are refused like a
     stranger's, but named in the log. `on_refused` is told who was refused and how often, ever more
-    rarely, in a thread of the transport. One I/O thread: a second one helps only if one connection
-    saturates a core.
+    rarely, in a thread of the transport. What this end dials goes through `proxy`. quiet: sends
+    nothing by itself on a connection, to find out how long one may be silent. One I/O thread: a
+    second one helps only if one connection saturates a core.
     """
 
     def __init__(
@@ -141,7 +144,10 @@ class Transport:
         allowed: Mapping[str, bytes],
         known: Mapping[str, bytes] | None = None,
         on_refused: Callable[[str, int], None] = lambda who, count: None,
+        proxy: Proxy | None = None,
+        quiet: bool = False,
     ) -> None:
+        self._quiet = quiet
         self._keys = keys
         self._on_refused = on_refused
         self._known = {key: name for name, key in (known or {}).items()}
@@ -165,6 +171,7 @@ class Transport:
             target=self._admit, args=(gate,), name="curve-allow-list", daemon=True
         )
         self._gate.start()
+        self._forwarder = None if proxy is None else Forwarder(proxy)
 
     def _admit(self, gate: "zmq.Socket[bytes]") -> None:
         """Answer ZeroMQ's authentication requests (ZAP 1.0)."""
@@ -294,12 +301,22 @@ class Transport:
             socket.curve_serverkey = proof
         return socket
 
+    def way(self, address: str) -> str:
+        """What a socket connects to in order to reach `address`: itself, or the near end of a
+        tunnel through the proxy."""
+        return address if self._forwarder is None else self._forwarder.way(address)
+
     def _socket(self, kind: int, max_bytes: int) -> "zmq.Socket[bytes]":
         socket = self._context.socket(kind)
         socket.linger = 0
         socket.maxmsgsize = max_bytes
         socket.sndhwm, socket.rcvhwm = QUEUED_MESSAGES, UNREAD_MESSAGES
         socket.rcvtimeo = socket.sndtimeo = SLICE_MS
+        socket.handshake_ivl = 10_000
+        socket.reconnect_ivl = 100
+        socket.reconnect_ivl_max = 2_000
+        if self._quiet:
+            return socket
         socket.tcp_keepalive = 1
         socket.tcp_keepalive_idle = 60
         socket.tcp_keepalive_intvl = 15
@@ -307,9 +324,6 @@ class Transport:
         socket.heartbeat_ivl = HEARTBEAT_MS
         socket.heartbeat_timeout = SILENCE_MS
         socket.heartbeat_ttl = SILENCE_MS
-        socket.handshake_ivl = 10_000
-        socket.reconnect_ivl = 100
-        socket.reconnect_ivl_max = 2_000
         return socket
 
     def bind(self, socket: "zmq.Socket[bytes]", address: str) -> str:
@@ -336,6 +350,8 @@ class Transport:
             self._change.notify_all()
         self._context.term()
         self._gate.join(timeout=2)
+        if self._forwarder is not None:
+            self._forwarder.close()
 
 
 class _Watch:
@@ -449,7 +465,8 @@ class Dialled:
         self.trouble: str | None = None
         """Why the last attempt to connect failed, as text for the user."""
         self._unread: deque[list[Part]] = deque()
-        self._addresses = numeric_addresses(address) if self._redials else [address]
+        way = transport.way(address)
+        self._addresses = numeric_addresses(way) if self._redials else [way]
         self._pause_s = 0.0
         self._failed_at: float | None = None
         self._dial()

@@ -53,7 +53,7 @@ def test_the_sample_of_a_coordinator_has_every_key_and_is_accepted() -> None:
     tree = tomllib.loads((DOCS / COORDINATOR).read_text())
     assert set(tree) == names(node_config._CoordinatorFile)
     assert set(tree["node"]) == names(node_config._Node)
-    assert set(tree["network"]) == names(node_config._Network) - {"advertise"}
+    assert set(tree["network"]) == {"listen"}
     assert set(tree["run"]) == names(node_config._Run)
 
 
