@@ -110,6 +110,9 @@ class CoordinatorSettings:
     reconnect_s: float = RECONNECT_S
     """How long a node whose connection broke keeps its place; 0: it is lost at once."""
 
+    pulse: tuple[float, float] | None = None
+    """As of a node's settings."""
+
     return_timeout_s: float = 0.0
     """How long to wait for a node that left after the job was proposed; 0: the run ends."""
 
@@ -190,7 +193,11 @@ class Coordinator:
         allowed = {card.name: card.curve for card in cards}
         self._strangers: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self._transport = Transport(
-            keys, allowed, strangers, lambda who, times: self._strangers.put((who, times))
+            keys,
+            allowed,
+            strangers,
+            lambda who, times: self._strangers.put((who, times)),
+            pulse=settings.pulse,
         )
         self._neighbours = {name: roles.neighbours(name) for name in roles.nodes}
         self._desk = RotationDesk(self._members, roles.nodes, self._neighbours, self._send)

@@ -124,6 +124,10 @@ class NodeSettings:
     """How long a neighbour or the coordinator may take to come back when the connection broke; 0:
     the run ends."""
 
+    pulse: tuple[float, float] | None = None
+    """Seconds between heartbeats, and after how many without an answer a connection counts as
+    broken; of two ends the smaller values hold."""
+
     dial_timeout_s: float = 8.0
     """A neighbour that has not answered a first call by then gets its frames through the relay."""
 
@@ -321,7 +325,11 @@ class _Node:
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
         allowed = {card.name: card.curve for card in roster.current(lifetime.now())}
         self._transport = Transport(
-            keys, allowed, on_refused=self._turned_away, proxy=settings.proxy
+            keys,
+            allowed,
+            on_refused=self._turned_away,
+            proxy=settings.proxy,
+            pulse=settings.pulse,
         )
         try:
             self._plane = DataPlane(

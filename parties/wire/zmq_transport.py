@@ -133,9 +133,10 @@ class Transport:
     the name of each connection, or only the tickets that they expect; dialling sockets require the
     key of the name that they dial, or show their ticket. `known`: keys that are refused like a
     stranger's, but named in the log. `on_refused` is told who was refused and how often, ever more
-    rarely, in a thread of the transport. What this end dials goes through `proxy`. quiet: sends
-    nothing by itself on a connection, to find out how long one may be silent. One I/O thread: a
-    second one helps only if one connection saturates a core.
+    rarely, in a thread of the transport. What this end dials goes through `proxy`. pulse: seconds
+    between heartbeats, and after how many without an answer a connection counts as broken. quiet:
+    sends nothing by itself on a connection, to find out how long one may be silent. One I/O thread:
+    a second one helps only if one connection saturates a core.
     """
 
     def __init__(
@@ -146,8 +147,9 @@ class Transport:
         on_refused: Callable[[str, int], None] = lambda who, count: None,
         proxy: Proxy | None = None,
         quiet: bool = False,
+        pulse: tuple[float, float] | None = None,
     ) -> None:
-        self._quiet = quiet
+        self._quiet, self._pulse = quiet, pulse
         self._keys = keys
         self._on_refused = on_refused
         self._known = {key: name for name, key in (known or {}).items()}
@@ -321,9 +323,12 @@ class Transport:
         socket.tcp_keepalive_idle = 60
         socket.tcp_keepalive_intvl = 15
         socket.tcp_keepalive_cnt = 4
-        socket.heartbeat_ivl = HEARTBEAT_MS
-        socket.heartbeat_timeout = SILENCE_MS
-        socket.heartbeat_ttl = SILENCE_MS
+        beat_ms, silence_ms = HEARTBEAT_MS, SILENCE_MS
+        if self._pulse is not None:
+            beat_ms, silence_ms = (round(1000 * each) for each in self._pulse)
+        # The other end goes by ours, too: of two the smaller holds.
+        socket.heartbeat_ivl = beat_ms
+        socket.heartbeat_timeout = socket.heartbeat_ttl = silence_ms
         return socket
 
     def bind(self, socket: "zmq.Socket[bytes]", address: str) -> str:

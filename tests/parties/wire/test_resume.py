@@ -1,5 +1,6 @@
 """Connections that break between nodes: every frame arrives once, in order, or an error says so."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parties.stop import StopFlag
-from parties.wire import data_plane, resume
+from parties.wire import data_plane, resume, zmq_transport
 from parties.wire.control_plane import ControlClient, ControlServer
 from parties.wire.data_plane import DataPlane
 from parties.wire.resume import ACK, ASK, BYE, RESUME, SENT, Link
@@ -32,8 +33,10 @@ FORTH, BACK = b"f" * 32, b"b" * 32
 class Pair:
     """Ann and bob, a wire between them, and their channels: ann listens, or both are relayed."""
 
-    def __init__(self, route: str, reconnect_s: float) -> None:
-        self.transports = {name: Transport(KEYS[name], ALLOWED) for name in NAMES}
+    def __init__(
+        self, route: str, reconnect_s: float, pulse: tuple[float, float] | None = None
+    ) -> None:
+        self.transports = {name: Transport(KEYS[name], ALLOWED, pulse=pulse) for name in NAMES}
         listen = LISTEN if route == "direct" else None
         self.ann = DataPlane(
             self.transports["ann"], "ann", StopFlag(), listen=listen, reconnect_s=reconnect_s
@@ -104,8 +107,13 @@ class Pair:
 
 
 @contextmanager
-def pair(route: str = "direct", *, reconnect_s: float = PATIENCE_S) -> Iterator[Pair]:
-    made = Pair(route, reconnect_s)
+def pair(
+    route: str = "direct",
+    *,
+    reconnect_s: float = PATIENCE_S,
+    pulse: tuple[float, float] | None = None,
+) -> Iterator[Pair]:
+    made = Pair(route, reconnect_s, pulse)
     try:
         yield made
     finally:
@@ -222,11 +230,22 @@ def test_a_wire_that_stalls_is_noticed(route: str) -> None:
     def meddle(number: int) -> None:
         if number == 20:
             made.wire.stall()
-            threading.Timer(12, made.wire.flow).start()
+            threading.Timer(4, made.wire.flow).start()
 
-    with pair(route) as made:
+    with pair(route, pulse=(0.2, 1.0)) as made:
         talk(made, 40, meddle)
         assert made.wire.connections > 1
+
+
+def test_each_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one refuses."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setattr(zmq_transport, "numeric_addresses", lambda address: [nobody, address])
+        with pair() as made:
+            talk(made, 5, lambda number: None)
+            assert made.bob._dialled["ann"].attempts == 2
 
 
 def test_a_sender_waits_for_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
