@@ -5,7 +5,7 @@ errors. Nothing secret travels here: names, digests, signatures, progress, seale
 reason for an abort is one generic code, never text, because an error's text may depend on data.
 
     node → coordinator            coordinator → node
-    Hello                         Welcome, Waiting
+    Hello                         Welcome, Waiting, Away
                                   Propose
     Accept                        Accepted
     SignSession                   Start
@@ -116,6 +116,13 @@ class Waiting(_Message, frozen=True, tag="waiting"):
     here: Names
     missing: Names
     left_s: Seconds
+
+
+class Away(_Message, frozen=True, tag="away"):
+    """Whose connection to the coordinator is broken now, and may come back; sent when that
+    changes."""
+
+    names: Names
 
 
 class Propose(_Message, frozen=True, tag="propose"):
@@ -317,6 +324,7 @@ FromNode = (
 FromCoordinator = (
     Welcome
     | Waiting
+    | Away
     | Propose
     | Accepted
     | Start
