@@ -446,8 +446,9 @@ class Dialled:
 
     def receive(self, *, wait: bool = True) -> list[Part] | None:
         """The next message; None if there is none, by default after a slice."""
-        if self._unread:
-            return self._unread.popleft()
+        return self._unread.popleft() if self._unread else self._next(wait)
+
+    def _next(self, wait: bool) -> list[Part] | None:
         try:
             first = self._socket.recv(0 if wait else zmq.NOBLOCK, copy=False)
         except zmq.Again:
@@ -504,7 +505,7 @@ class Dialled:
             return False
         self._failed_at = None
         self._pause_s = min(max(2 * self._pause_s, MIN_REDIAL_S), MAX_REDIAL_S)
-        while (message := self.receive(wait=False)) is not None:
+        while (message := self._next(wait=False)) is not None:
             self._unread.append(message)
         self.close(0)
         self._dial()
