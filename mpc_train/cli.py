@@ -24,7 +24,7 @@ from mpc_train.commands import (
     schema,
 )
 from mpc_train.commands.local import run, script
-from mpc_train.commands.operating import doctor
+from mpc_train.commands.operating import doctor, watch
 from mpc_train.commands.vault.verbs import vault
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ app.add_typer(evidence.evidence, name="evidence")
 app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)
+app.command("watch")(watch.watch)
 app.command("doctor")(doctor.doctor_command)
 app.command("open")(open.open_command)
 app.command("predict")(predict.predict_command)

@@ -57,7 +57,8 @@ def audit_verify(
 ) -> None:
     """Check that a log is what its node signed and what others hold of it; needs no key.
 
-    Exit status 9 where it is not, with the entry that is wrong.
+    Exit status 9 where it is not, with the entry that is wrong. Entries that the node has not
+    signed yet are no fault, and are said.
     """
     with reporting(output):
         from parties.audit.log import log_folder
@@ -81,6 +82,7 @@ def audit_verify(
                     "log": str(log),
                     "origin": report.origin,
                     "entries": report.size,
+                    "signed": report.signed,
                     "root": report.root,
                     "checked": report.checked,
                     "faults": faults,
@@ -90,6 +92,12 @@ def audit_verify(
             say(f"{log}: {report.size} entries of {report.origin}, root {report.root}")
             for line in report.checked:
                 say(f"  agrees: {line}")
+            if report.signed < report.size:
+                say(
+                    f"  not signed yet: from entry {report.signed} on; the node signs them when it "
+                    "closes the log, and until then whoever can write to the file may have added "
+                    "them"
+                )
         for fault in report.faults:
             say(f"error: {log}: {fault}", aside=True)
         if not report.ok:

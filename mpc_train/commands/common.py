@@ -47,6 +47,15 @@ PassphraseFdOption = Annotated[
     int | None, typer.Option(help="Read the passphrase from this open file descriptor.")
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Log more, to standard error.")]
+LiveOption = Annotated[
+    int | None,
+    typer.Option(
+        "--live",
+        metavar="PORT",
+        help="Show the run on a page at this port of this machine, for its users alone; 0: any "
+        "free port.",
+    ),
+]
 ConfigOption = Annotated[Path, typer.Option("--config", help="This node's own file (TOML).")]
 
 

@@ -15,6 +15,7 @@ from mpc_train.commands.common import (
     ConfigOption,
     Format,
     FormatOption,
+    LiveOption,
     PassphraseFdOption,
     PassphraseFileOption,
     VerboseOption,
@@ -68,13 +69,21 @@ def party(
     fresh: FreshOption = False,
     output: FormatOption = Format.text,
     verbose: VerboseOption = False,
+    live: LiveOption = None,
 ) -> None:
     """Take part in a job: join the coordinator, show the job, sign it if the rules allow, run.
 
     If this node holds a checkpoint of the job, and the other evaluators do, training goes on there.
     """
     _node(
-        config, passphrase_file, passphrase_fd, output, verbose, deals=False, again=(resume, fresh)
+        config,
+        passphrase_file,
+        passphrase_fd,
+        output,
+        verbose,
+        deals=False,
+        again=(resume, fresh),
+        live_port=live,
     )
 
 
@@ -95,6 +104,7 @@ def coordinator(
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
     verbose: VerboseOption = False,
+    live: LiveOption = None,
     report_fd: ReportFdOption = None,
 ) -> None:
     """Connect the nodes of a job. The coordinator sees no data, no share, and no key that opens
@@ -103,6 +113,7 @@ def coordinator(
         from mpc_train.admission.load import load_job
         from mpc_train.admission.rules import expired, today
         from mpc_train.errors import RefusedError
+        from mpc_train.live.server import on_page
         from mpc_train.node.collect import bundle, keep_record, summarise
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import check_room, run_directory
@@ -123,7 +134,7 @@ def coordinator(
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
         run_dir = run_directory(settings.place.run_dir, job.name)
         check_room(settings.place.run_dir, job, len(job.recipients))
-        events = _Events(output)
+        events = _Events(output, job.nodes)
         keys = IdentityService(vault)
         with logbook(settings.place, settings.audit, vault, keys, "coordinator") as audit:
             node = Coordinator(
@@ -147,7 +158,11 @@ def coordinator(
             if output is Format.text:
                 say("\n".join([describe(job), *beware(job), ""]))
                 say(f"Listening on {node.address}, waiting for the nodes")
-            with events.view.shown(), sigterm_interrupts():
+            with (
+                events.view.shown(),
+                on_page(events.board, live, events.page),
+                sigterm_interrupts(),
+            ):
                 result = node.run()
         found = summarise(job, result.summaries)
         cards = node.roster.signers()
@@ -182,9 +197,11 @@ def _node(
     *,
     deals: bool,
     again: tuple[bool, bool] = (False, False),
+    live_port: int | None = None,
 ) -> None:
     with reporting(output):
         from mpc_train.admission.rules import today
+        from mpc_train.live.server import on_page
         from mpc_train.node.collect import bundle, keep_record
         from mpc_train.node.consent import terminal
         from mpc_train.node.logbook import logbook
@@ -211,7 +228,7 @@ def _node(
         safe = NodeVault(settings.vault, settings.place.name, live)
         if settings.data:
             Remembered(safe, settings.place.name, settings.rules).try_to_write()
-        events = _Events(output)
+        events = _Events(output, (settings.place.name,))
         join_s = float(settings.timeouts.join_s)
         ask = None if output is Format.json else terminal(events.view, join_s)
         verb = "dealer" if deals else "party"
@@ -219,7 +236,11 @@ def _node(
         with logbook(settings.place, settings.audit, live, keys, verb) as audit:
             settings = in_force(settings, roster, today(), audit, keys)
             program = _Guarded(settings, roster, deals, events, ask, audit, safe, again)
-            with events.view.shown(), program.checkpoint_told():
+            with (
+                events.view.shown(),
+                on_page(events.board, live_port, events.page),
+                program.checkpoint_told(),
+            ):
                 result = run_node(
                     live,
                     roster,
@@ -414,7 +435,7 @@ class _Guarded:
         # Loads PyTorch, which takes seconds: a bad cell is reported before that.
         from mpc_train.run.program import TrainProgram
 
-        self._program = TrainProgram(self._config, table, self._held)
+        self._program = TrainProgram(self._config, table, self._held, self._loss)
         return self._program.prepare(body, roles)
 
     @contextlib.contextmanager
@@ -437,6 +458,10 @@ class _Guarded:
             raise
         if self._held is not None:
             self._held.prune(0)
+
+    def _loss(self, step: int, loss: float) -> None:
+        """For this node's own eyes: the coordinator is not told."""
+        self._events.board.event("loss", {"step": step, "loss": loss})
 
     def _shelf(self, job: "Job") -> "VaultShelf | None":
         """Where this node keeps checkpoints of the job, if it evaluates."""
@@ -532,7 +557,8 @@ class _Guarded:
 class _Events:
     """Shows the events of a run: lines of JSON, or text and a bar."""
 
-    def __init__(self, output: Format) -> None:
+    def __init__(self, output: Format, names: tuple[str, ...] = ()) -> None:
+        from mpc_train.live.board import Board
         from mpc_train.run.pacing import EventPace
         from mpc_train.run.progress import ProgressView
 
@@ -540,9 +566,15 @@ class _Events:
         self.view: ProgressView = ProgressView(enabled=not self._json)
         self._lock = threading.Lock()
         self._pace = EventPace()
+        self.board = Board(names)
 
     def say(self, text: str) -> None:
         self.view.say(text)
+
+    def page(self, url: str) -> None:
+        """Say where the live page is."""
+        self("live", {"url": url})
+        self.say(f"Live at {url}  (in a terminal: mpc-train watch {url})")
 
     def reading(self, progress: "Progress") -> None:
         """Report how much of this node's own table has been read."""
@@ -556,6 +588,7 @@ class _Events:
         elif kind == "connected":
             self.say(f"{kind}: {fields.get('address')}")
         self.view.event(kind, fields)
+        self.board.event(kind, fields)
         if self._json and not (kind in ("progress", "reading") and self._too_soon(kind, fields)):
             with self._lock:
                 emit({"event": kind, **fields})

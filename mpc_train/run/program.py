@@ -20,7 +20,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -82,13 +82,18 @@ class TrainProgram:
     """Training as the nodes of `parties` run it.
 
     config: this node's own file. table: its rows for the job, None if it has none. shelf: where
-    an evaluator keeps checkpoints; None: nowhere.
+    an evaluator keeps checkpoints; None: nowhere. on_loss: called with each training loss that is
+    revealed to this node.
     """
 
     def __init__(
-        self, config: NodeConfig, table: Table | None = None, shelf: VaultShelf | None = None
+        self,
+        config: NodeConfig,
+        table: Table | None = None,
+        shelf: VaultShelf | None = None,
+        on_loss: Callable[[int, float], None] = lambda step, loss: None,
     ) -> None:
-        self._config, self._shelf = config, shelf
+        self._config, self._shelf, self._on_loss = config, shelf, on_loss
         self._job: Job | None = None
         self._table = table
         self._start: dict[str, Reals] | None = None
@@ -212,7 +217,9 @@ class TrainProgram:
             phase = "dealing" if role.is_dealer and job.train.preprocess else "training"
             session.progress(step=number, steps=steps, bytes_sent=sent, phase=phase)
 
-        trained = train_model(job, role, gate, shared, start, done, guard, keeper)  # 3
+        trained = train_model(
+            job, role, gate, shared, start, done, guard, keeper, self._on_loss
+        )  # 3
         findings, own, metrics = evaluate(session, job, role, gate, shared, trained, guard)  # 4
         halves = reveal_sealed(job, gate, trained, shared)  # 5
         role.close()

@@ -558,6 +558,8 @@ def _parse_withdrawn(
     for entry in table.get("revoked", []):
         texts = {key: str(value) for key, value in entry.items()}
         gone = Revoked(**{**texts, "keys": tuple(texts["keys"].split())})  # type: ignore[arg-type]
+        if gone.by not in (BY_OWNER, BY_OPERATOR):
+            raise ValueError("revoked by nobody")
         revoked[gone.fingerprint] = gone
     chains: dict[str, tuple[Succession, ...]] = {}
     for entry in table.get("succession", []):

@@ -75,14 +75,14 @@ def vault_rotate(
     column_key: Annotated[
         str,
         typer.Option(
-            metavar="KEY", help="Rotate this key of [vault.columns], not the vault's own."
+            metavar="KEY", help="Rotate this key of \\[vault.columns], not the vault's own."
         ),
     ] = "",
     if_due: Annotated[
         bool,
         typer.Option(
             "--if-due",
-            help="Only if the key is too old or wraps too much ([vault] rotate_after_…): for a "
+            help="Only if the key is too old or wraps too much (\\[vault] rotate_after_…): for a "
             "daily schedule.",
         ),
     ] = False,

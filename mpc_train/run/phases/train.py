@@ -45,12 +45,14 @@ def train_model(
     done: Callable[[int], None],
     guard: RangeGuard | None = None,
     keeper: Keeper | None = None,
+    on_loss: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Trained:
     """Train from `start`, or from the job's initial weights if that is empty.
 
     gate: None if nothing is disclosed during training. done: called with the number of each step.
     guard: checks the steps and the result. keeper: writes checkpoints, and may know one from which
-    training goes on; None for a training that is not worth one.
+    training goes on; None for a training that is not worth one. on_loss: called at evaluators with
+    each revealed loss.
     """
     if is_newton(job):
         found = regress(job, role, shared.inputs, shared.labels, done, shared.weights, guard)
@@ -61,7 +63,8 @@ def train_model(
     model = trainer.model
     watch = None
     if gate is not None:
-        watch = Watch(job, gate, model, trainer.loss, model.secret, shared.inputs, shared.labels)
+        rows = shared.inputs, shared.labels
+        watch = Watch(job, gate, model, trainer.loss, model.secret, *rows, on_loss)
     rows = shared.inputs, shared.labels
     if keeper is None:
         training = train(job, role, trainer, *rows, done, watch, shared.weights, guard)

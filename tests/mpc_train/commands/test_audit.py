@@ -1,6 +1,7 @@
 """`mpc-train audit`, and what other commands write into the log."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typer.testing import CliRunner, Result
 
 from mpc_train.cli import app
 from parties.audit.entries import Kind
+from parties.audit.reading import read_log
+from parties.audit.record import sealer
 from parties.keys.vault import FileVault, MemoryVault
 from tests.support.audit_logs import KeysOfAnyDay, audit_log
 
@@ -140,6 +143,21 @@ def test_a_key_that_was_destroyed_is_an_entry(home: Path) -> None:
     assert [each["fields"] for each in shown(home, "--kind", "retired-key-used")] == [
         {"code": "key-service"}
     ]
+
+
+def test_verify_says_which_entries_nobody_has_signed(home: Path, tmp_path: Path) -> None:
+    assert vault(home, "import", home / "t.csv", "uns").exit_code == 0
+    log, card = tmp_path / "bob", home / "home" / "bob.card"
+    shutil.copytree(home / "home" / "audit" / "bob", log)
+    result = audit(home, "verify", "--log", log, "--card", card)
+    assert result.exit_code == 0 and "not signed yet" not in result.stdout
+    found = read_log(log)
+    number = len(found.records)
+    forged = sealer(bytes(32), bytes(16))(found.origin, number, found.next_chain(), b"", b"{}")
+    with (log / "records").open("ab") as stream:
+        stream.write(forged)
+    result = audit(home, "verify", "--log", log, "--card", card)
+    assert result.exit_code == 0 and f"not signed yet: from entry {number} on" in result.stdout
 
 
 def test_verify_needs_a_card(home: Path, tmp_path: Path) -> None:

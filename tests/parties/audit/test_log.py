@@ -575,3 +575,19 @@ def test_a_header_writes_on_no_screen(tmp_path: Path, origin: str) -> None:
         f"{tmp_path / 'records'}: the origin of a log is malformed"
     ]
     assert report.origin == ""
+
+
+def test_an_entry_that_somebody_without_the_key_added_is_not_said_to_be_signed(
+    folder: Path,
+) -> None:
+    before = verify_log(folder, ANN.card)
+    assert before.signed == before.size
+    found = read_log(folder)
+    forge = record_module.sealer(bytes(32), bytes(record_module.SALT_BYTES))
+    forged = forge(found.origin, len(found.records), found.next_chain(), b"", b"{}")
+    with (folder / "records").open("ab") as stream:
+        stream.write(forged)
+    after = verify_log(folder, ANN.card)
+    assert after.ok and (after.signed, after.size) == (before.size, before.size + 1)
+    with pytest.raises(AuditTamperedError, match=f"entry {before.size} does not decrypt"):
+        opened(folder)

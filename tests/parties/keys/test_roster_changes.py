@@ -80,7 +80,13 @@ def test_what_stands_beside_the_roster_is_never_skipped(place: Path) -> None:
     Roster.update(place, revoke)
     beside = roster._withdrawn_of(place)
     text = beside.read_text()
-    for broken in ("", text[:-40], text.replace("version = 2", "version = 3"), text + "x = 1\n"):
+    for broken in (
+        "",
+        text[:-40],
+        text.replace("version = 2", "version = 3"),
+        text.replace('by = "owner"', 'by = "x"'),
+        text + "x = 1\n",
+    ):
         beside.write_text(broken)
         with pytest.raises(RosterError, match="withdrawn"):
             Roster.load(place)
