@@ -24,6 +24,7 @@ from mpc_train.commands import (
     schema,
 )
 from mpc_train.commands.local import run, script
+from mpc_train.commands.operating import estimate
 from mpc_train.commands.vault.verbs import vault
 
 app = typer.Typer(
@@ -54,6 +55,7 @@ app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)
 app.command("open")(open.open_command)
 app.command("predict")(predict.predict_command)
+app.command("estimate")(estimate.estimate_command)
 app.command("run")(run.run_command)
 app.command("script")(script.script_command)
 

@@ -46,10 +46,12 @@ ROOMS = (
     *(
         "mpc_train.run.phases",
         "mpc_train.run",
+        "mpc_train.estimates",
         "mpc_train.scripts",
         "mpc_train.node",
         "mpc_train.commands",
         "mpc_train.commands.local",
+        "mpc_train.commands.operating",
         "mpc_train.commands.vault",
         "mpc_train.cli",
         "mpc_train.__main__",
