@@ -1,5 +1,6 @@
 # make demo    three hospitals train a model together on this machine
-# make test    the fast tests;  make test-all adds the slow ones
+# make test    the fast tests;  make test-all adds the slow ones and make fuzz
+# make fuzz    tries all parsers with bytes of strangers, FUZZ_MINUTES in all
 # make lint    style and types;  make format repairs what can be repaired
 # make hooks   git runs make lint before each commit
 # make mutants shows that the fast tests notice what they are there for (an hour)
@@ -7,6 +8,7 @@
 # make clean   remove what runs and tools leave behind (the environment stays)
 
 PYTHON ?= python3
+FUZZ_MINUTES ?= 8
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
@@ -18,7 +20,7 @@ SPREAD := -n $(JOBS) --dist loadfile
 WORKLOADS := lr784 net_a relu matmul softmax
 
 .DEFAULT_GOAL := test
-.PHONY: install demo test test-all mutants lint format hooks bench clean
+.PHONY: install demo test test-all fuzz mutants lint format hooks bench clean
 
 install: $(READY)
 
@@ -45,6 +47,12 @@ test: $(READY)
 
 test-all: $(READY)
 	$(PY) -m pytest $(SPREAD) -m "not timed"
+	$(MAKE) fuzz
+
+fuzz: $(READY)
+	@$(PY) -m pip install --quiet atheris==3.0.0 || \
+	  echo "Atheris has wheels for Linux with Python 3.11 to 3.13 only."
+	$(PY) -m tests.fuzz.guided --minutes $(FUZZ_MINUTES)
 
 mutants: $(READY)
 	$(PY) -m tests.mutants.run

@@ -24,7 +24,7 @@ from mpc_train.commands import (
     schema,
 )
 from mpc_train.commands.local import run, script
-from mpc_train.commands.operating import estimate
+from mpc_train.commands.operating import doctor, estimate, watch
 from mpc_train.commands.vault.verbs import vault
 
 app = typer.Typer(
@@ -36,7 +36,8 @@ app = typer.Typer(
     epilog=(
         "Exit status: 0 done, 1 internal, 2 usage, 3 job or configuration, 4 data, 5 identity, "
         "roster, vault or audit log, 6 refused, 7 network, 8 a node was lost or stopped the run, "
-        "9 authentication or protocol, 10 out of range, 130 interrupted."
+        "9 authentication or protocol, 10 out of range, 130 interrupted; of doctor: "
+        "11 this machine, 12 the network, 13 the two sides do not fit."
     ),
 )
 app.add_typer(keys.identity, name="identity")
@@ -53,6 +54,8 @@ app.add_typer(evidence.evidence, name="evidence")
 app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)
+app.command("watch")(watch.watch)
+app.command("doctor")(doctor.doctor_command)
 app.command("open")(open.open_command)
 app.command("predict")(predict.predict_command)
 app.command("estimate")(estimate.estimate_command)

@@ -21,6 +21,9 @@ Exit status of `mpc-train`:
     3 a job or configuration file is wrong     9 authentication or protocol failure
     4 a data file is wrong                    10 a value is out of range
     5 identity, card, roster, vault, log     130 interrupted
+
+and of `mpc-train doctor`, the lowest of those that apply: 11 a problem of this machine, 12 of the
+network between the two sides, 13 the two sides do not fit (keys, releases, clocks).
 """
 
 
@@ -122,6 +125,9 @@ EXIT_STATUS: dict[str, int] = {
 
 By name, so that this module does not have to import `parties` or `protocols` for their errors.
 """
+
+DOCTOR_STATUS: dict[str, int] = {"machine": 11, "network": 12, "other": 13}
+"""Exit status of `mpc-train doctor` by where the remedy lies."""
 
 REASONS: dict[str, str] = {
     "policy": "its own rules forbid the job, or nobody there agreed to it; its own error says "

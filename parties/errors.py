@@ -17,7 +17,8 @@
     │   └── AuditTamperedError  an audit log or a checkpoint was altered, cut or forged
     ├── ProcessError            the platform does not protect this process as configured
     ├── TransportError          the network cannot be used as configured
-    │   └── PortInUseError      the address to listen on is taken
+    │   ├── PortInUseError      the address to listen on is taken
+    │   └── ProxyError          the HTTP proxy gives no tunnel
     ├── ControlError            a control message is malformed, out of order or out of bounds
     └── AbortedError            the run was aborted by a named node, for a named reason
 
@@ -132,6 +133,14 @@ class PortInUseError(TransportError):
     code = "port-in-use"
 
 
+class ProxyError(TransportError):
+    """The HTTP proxy gives no tunnel. final: whether trying again cannot help."""
+
+    def __init__(self, text: str, final: bool = False) -> None:
+        super().__init__(text)
+        self.final = final
+
+
 class ControlError(PartiesError):
     """A control message is malformed, out of order or out of bounds."""
 
@@ -147,7 +156,9 @@ class AbortedError(PartiesError):
 
     code = "aborted"
 
-    def __init__(self, reason_code: str, by: str, about: str | None = None) -> None:
+    def __init__(
+        self, reason_code: str, by: str, about: str | None = None, returns_s: float = 0
+    ) -> None:
         lost = reason_code in LOST
         whose = f", the card of {about}" if about else ""
         super().__init__(
@@ -156,3 +167,6 @@ class AbortedError(PartiesError):
         self.reason_code = reason_code
         self.by = by
         self.about = about
+        self.returns_s = returns_s
+        """How long all nodes may take to connect again, for another session of the same run; 0: the
+        run is over."""

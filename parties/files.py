@@ -135,10 +135,15 @@ def read_private(path: Path | str, max_bytes: int) -> bytes:
 def read_bounded(path: Path | str, max_bytes: int) -> bytes:
     """Read at most `max_bytes`; ValueError if the file is longer.
 
-    A file of somebody else's can neither exhaust memory nor block us: a pipe or a device in its
-    place is read up to the bound and refused.
+    A file of somebody else's can neither exhaust memory nor block us: a device in its place is read
+    up to the bound and refused, and a named pipe, which nobody may ever write to, is refused at
+    once. Pipes that a shell has made for us (`/dev/fd/…`) are read.
     """
-    with open(path, "rb") as stream:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as stream:
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode) and not str(path).startswith("/dev/"):
+            raise ValueError("is a pipe, not a file")
+        os.set_blocking(descriptor, True)
         return _bounded(stream, max_bytes)
 
 

@@ -348,6 +348,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
     "zmq": "pyzmq",
+    "prometheus_client": "prometheus-client",
 }
 
 

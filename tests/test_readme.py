@@ -18,7 +18,7 @@ from typer.main import get_command
 from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
 from mpc_train.cli import app
-from mpc_train.errors import EXIT_STATUS
+from mpc_train.errors import DOCTOR_STATUS, EXIT_STATUS
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import total_steps
 from mpc_train.node.collect import found_by, summarise
@@ -153,7 +153,7 @@ def test_the_table_of_exit_statuses() -> None:
         int(number): words
         for number, words in re.findall(r"\| (\d+) \| ([^|]+) \|", page("machines"))
     }
-    assert set(rows) == {0, 1, 2, *EXIT_STATUS.values()}
+    assert set(rows) == {0, 1, 2, *EXIT_STATUS.values(), *DOCTOR_STATUS.values()}
     # The words of the help and of the module say the same: each shares one with the table.
     epilogue = mpc_train("--help").stdout
     flat = " ".join(epilogue.split())
@@ -304,7 +304,7 @@ def test_what_every_command_prints_for_machines(tmp_path: Path) -> None:
     leaves = []
     for name, command in root.commands.items():
         leaves += [(name, inner) for inner in getattr(command, "commands", {"": command}).values()]
-    assert len(leaves) == 42
+    assert len(leaves) == 44
     for name, leaf in leaves:
         assert "--format" in {option for one in leaf.params for option in one.opts}, name
         assert leaf.help and leaf.help.strip().endswith("."), name

@@ -70,7 +70,7 @@ def test_the_record_of_a_run() -> None:
     tag, contract, body, cards, statement, signatures = fields(data)
     assert (tag, body) == (b"mpc-train/record/1", VECTORS["body"].encode())
     roles = fields(contract)
-    assert roles[:2] == [b"mpc-train/contract/2", (5).to_bytes(4, "big")]
+    assert roles[:2] == [b"mpc-train/contract/2", (6).to_bytes(4, "big")]
     assert (roles[2], roles[5], roles[7]) == (b"invented", b"registry", (2).to_bytes(4, "big"))
     owners, evaluators, recipients, readers = (fields(roles[place]) for place in (3, 4, 6, 8))
     assert owners == evaluators == [b"ann", b"bob"]

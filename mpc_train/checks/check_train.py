@@ -68,6 +68,9 @@ def check_settings(job: Job) -> None:
             if isinstance(train.guard, Guard) and train.guard.every < 1:
                 raise JobProblem("train.guard.every", "at least 1 step")
         with found.noting():
+            if train.checkpoint_every < 0:
+                raise JobProblem("train.checkpoint_every", "at least 1 step, or omit it")
+        with found.noting():
             _check_preprocess(job)
     found.check()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mpc_train.base.printing import say
+from mpc_train.base.printing import escaped, say
 from mpc_train.commands.common import (
     Format,
     FormatOption,
@@ -57,7 +57,8 @@ def audit_verify(
 ) -> None:
     """Check that a log is what its node signed and what others hold of it; needs no key.
 
-    Exit status 9 where it is not, with the entry that is wrong.
+    Exit status 9 where it is not, with the entry that is wrong. Entries that the node has not
+    signed yet are no fault, and are said.
     """
     with reporting(output):
         from parties.audit.log import log_folder
@@ -81,6 +82,7 @@ def audit_verify(
                     "log": str(log),
                     "origin": report.origin,
                     "entries": report.size,
+                    "signed": report.signed,
                     "root": report.root,
                     "checked": report.checked,
                     "faults": faults,
@@ -90,6 +92,12 @@ def audit_verify(
             say(f"{log}: {report.size} entries of {report.origin}, root {report.root}")
             for line in report.checked:
                 say(f"  agrees: {line}")
+            if report.signed < report.size:
+                say(
+                    f"  not signed yet: from entry {report.signed} on; the node signs them when it "
+                    "closes the log, and until then whoever can write to the file may have added "
+                    "them"
+                )
         for fault in report.faults:
             say(f"error: {log}: {fault}", aside=True)
         if not report.ok:
@@ -110,6 +118,13 @@ def audit_show(
         Path | None,
         typer.Option("--identity", help="For an auditor, with --log: your own identity file."),
     ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            help="For an auditor, with --log: the card of the node whose log it is; without it "
+            "nobody checks who signed what is shown."
+        ),
+    ] = None,
     job: Annotated[str, typer.Option(help="Entries about this job only.")] = "",
     kind: Annotated[list[str] | None, typer.Option(help="Of this kind; may be repeated.")] = None,
     since: Annotated[
@@ -123,6 +138,8 @@ def audit_show(
 
     If the rules name auditors, the node's own identity shows nothing. That somebody looked with the
     node's identity is an entry as well; an auditor, who cannot write there, leaves none.
+
+    Exit status 9 if the log is not what the node of --card signed; it is shown all the same.
     """
     with reporting(output):
         from parties.audit.entries import Kind
@@ -131,14 +148,16 @@ def audit_show(
         unknown = sorted(set(kind or ()) - set(Kind))
         if unknown:
             raise AuditError(f"{unknown[0]!r} is no kind of entry; there are {', '.join(Kind)}")
-        start = _moment(since)
-        if config is not None and log is None and identity is None:
+        start, faults = _moment(since), list[str]()
+        if config is not None and log is None and identity is None and card is None:
             entries = _own_entries(config, passphrase_file, passphrase_fd)
         elif config is None and log is not None and identity is not None:
             entries = _audited_entries(log, identity, passphrase_file, passphrase_fd)
+            faults = [] if card is None else _faults(log, card)
         else:
             raise AuditError(
-                "name a node's own file with --config or, as an auditor, --log and --identity"
+                "name a node's own file with --config or, as an auditor, --log, --identity and "
+                "--card"
             )
         found = [
             (number, entry)
@@ -148,10 +167,23 @@ def audit_show(
             and entry.time >= start
         ]
         if output is Format.json:
-            emit({"status": "ok", "entries": [entry.record(number) for number, entry in found]})
-            return
-        for line in _lines(found):
-            say(line)
+            status = "AuditTamperedError" if faults else "ok"
+            shown = [entry.record(number) for number, entry in found]
+            signed = None if log is not None and card is None else not faults
+            emit({"status": status, "signed": signed, "faults": faults, "entries": shown})
+        else:
+            for line in _lines(found):
+                say(line)
+        if log is not None and card is None:
+            say(
+                f"warning: {log}: nobody checked that its node signed this; name the node's card "
+                "with --card",
+                aside=True,
+            )
+        for fault in faults:
+            say(f"error: {log}: {fault}", aside=True)
+        if faults:
+            raise typer.Exit(TAMPERED)
 
 
 def _own_entries(
@@ -184,6 +216,15 @@ def _audited_entries(
 
     auditor = open_vault(identity.parent, identity.stem, passphrase_file, passphrase_fd)
     return entries_for(log, auditor)[1]
+
+
+def _faults(log: Path, card: Path) -> list[str]:
+    """Why a log is not what the node of a card signed. Whoever has an auditor's public card can
+    encrypt a log to it that the node never wrote."""
+    from parties.audit.verify import verify_log
+    from parties.keys.identity import Card
+
+    return [str(fault) for fault in verify_log(log, Card.load(card)).faults]
 
 
 @audit.command("checkpoint")
@@ -307,4 +348,4 @@ def _lines(found: "list[tuple[int, Entry]]") -> Iterator[str]:
             for key, value in entry.fields.items()
         )
         of = f"  {entry.job}" if entry.job else ""
-        yield f"{number:>6}  {entry.time}  {entry.kind:22}{of}  {fields}".rstrip()
+        yield escaped(f"{number:>6}  {entry.time}  {entry.kind:22}{of}  {fields}".rstrip())

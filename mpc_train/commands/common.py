@@ -15,7 +15,7 @@ import typer
 
 from mpc_train.base.printing import EscapingFormatter, error_escaped, say
 from mpc_train.errors import NodeFailedError, classify, explain
-from mpc_train.run.place import HOME_VARIABLE, Place, default_home
+from mpc_train.run.place import ENVIRONMENT, HOME_VARIABLE, Place, ProxyPlace, default_home
 
 if TYPE_CHECKING:
     from mpc_train.run.node_config import Audit, NodeConfig
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from parties.keys.roster import Roster
     from parties.keys.vault import FileVault
     from parties.vault.store import Store
+    from parties.wire.proxy import Proxy
 
 
 class Format(enum.StrEnum):
@@ -46,6 +47,15 @@ PassphraseFdOption = Annotated[
     int | None, typer.Option(help="Read the passphrase from this open file descriptor.")
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Log more, to standard error.")]
+LiveOption = Annotated[
+    int | None,
+    typer.Option(
+        "--live",
+        metavar="PORT",
+        help="Show the run on a page at this port of this machine, for its users alone; 0: any "
+        "free port.",
+    ),
+]
 ConfigOption = Annotated[Path, typer.Option("--config", help="This node's own file (TOML).")]
 
 
@@ -201,6 +211,40 @@ def identity_at(
 
         failed_attempt(place, audit)
         raise
+
+
+def proxy_of(place: ProxyPlace | None) -> "Proxy | None":
+    """The HTTP proxy that a node's file names, with its password from the file that it names, from
+    the terminal or, for HTTPS_PROXY, from there. Raises ConfigError and PassphraseError."""
+    from mpc_train.errors import ConfigError
+    from parties.errors import PassphraseError
+    from parties.keys.passphrase import read_passphrase
+    from parties.wire.proxy import Proxy
+
+    if place is None:
+        return None
+    url, direct = place.url, place.direct
+    if url == ENVIRONMENT:
+        url = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY") or ""
+        none = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        direct += tuple(each.strip() for each in none.split(",") if each.strip())
+        if not url:
+            return None
+    try:
+        proxy = Proxy.from_url(url, direct=direct)
+    except ValueError as error:
+        raise ConfigError(f"HTTPS_PROXY or NO_PROXY: {error}") from None
+    if not proxy.lacks_password:
+        return proxy
+    prompt = f"Password of {proxy.user} at the proxy {proxy.url}: "
+    try:
+        password = read_passphrase(file=place.password_file, prompt=prompt)
+    except PassphraseError as error:
+        why = error if place.password_file else "no terminal to ask for it"
+        raise PassphraseError(
+            f"password of the proxy: {why}; proxy_password_file under [network] names its file"
+        ) from None
+    return Proxy.from_url(url, password, direct)
 
 
 class OpenedNode(NamedTuple):

@@ -146,7 +146,7 @@ def evidence_verify(
         from mpc_train.base.release import version
         from mpc_train.errors import ArtifactError
         from mpc_train.node.collect import RECORD_FILE
-        from mpc_train.node.evidence import read_evidence
+        from mpc_train.node.evidence import differing, read_evidence
         from mpc_train.node.evidence_page import page
         from mpc_train.node.pack import read_pack
         from mpc_train.node.provenance import verify_record
@@ -166,8 +166,14 @@ def evidence_verify(
         about = (run.contract.digest().hex(), run.statement.sid.hex(), run.digest().hex())
         if (said.contract, said.session, said.statement) != about or said.node != node:
             raise ArtifactError(f"{folder / JSON_FILE}: is about another run than {RECORD_FILE}")
-        # Another release may show the same differently.
-        if said.versions.get("mpc-train") == version() and page(said) != files[HTML_FILE]:
+        # Another release may say and show the same differently.
+        same_release = said.versions.get("mpc-train") == version()
+        if wrong := differing(said, found, roster, words=same_release):
+            raise ArtifactError(
+                f"{folder / JSON_FILE}: its {', '.join(wrong)} are not those of {RECORD_FILE}, "
+                "which all nodes signed"
+            )
+        if same_release and page(said) != files[HTML_FILE]:
             raise ArtifactError(f"{folder / HTML_FILE}: does not say what {JSON_FILE} says")
         if output is Format.json:
             status = "ok" if said.verified else "AuditTamperedError"
@@ -180,11 +186,18 @@ def evidence_verify(
                     "signed_by": found.nodes,
                     "verified": said.verified,
                     "faults": said.faults,
+                    "page_compared": same_release,
                 }
             )
         else:
             say(f"Evidence about {said.job}, session {said.session}, signed by {node}")
             say(f"Results signed by {', '.join(found.nodes)}")
+            if not same_release:
+                other = said.versions.get("mpc-train", "unknown")
+                say(
+                    f"Warning {node} says that release {other} wrote it; this is {version()}, and "
+                    f"did not compare {HTML_FILE} and the explanations with what all nodes signed"
+                )
         for fault in said.faults:
             say(f"error: {node} says: not verified: {fault}", aside=True)
         if not said.verified:

@@ -476,7 +476,7 @@ def roster_show(
 
 @keys.command("doctor")
 def keys_doctor(
-    uri: Annotated[str, typer.Argument(metavar="URI", help="As [vault] key names it.")],
+    uri: Annotated[str, typer.Argument(metavar="URI", help="As \\[vault] key names it.")],
     config: Annotated[
         Path | None, typer.Option("--config", help="This node's own file (TOML), for identity:.")
     ] = None,

@@ -1,9 +1,10 @@
 """`mpc-train party`, `dealer` and `coordinator`: run one node, as its own file describes it."""
 
+import contextlib
 import dataclasses
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,12 +15,14 @@ from mpc_train.commands.common import (
     ConfigOption,
     Format,
     FormatOption,
+    LiveOption,
     PassphraseFdOption,
     PassphraseFileOption,
     VerboseOption,
     configure_logging,
     emit,
     enter,
+    proxy_of,
     reporting,
 )
 
@@ -27,11 +30,12 @@ if TYPE_CHECKING:
     from mpc_train.evaluation.findings import Findings
     from mpc_train.evaluation.learnt import Found
     from mpc_train.jobs.job import Job
-    from mpc_train.node.consent import Ask
+    from mpc_train.node.consent import Agreement, Ask
     from mpc_train.node.remembered import Remembered
     from mpc_train.node.storage import NodeVault
     from mpc_train.owners.table import Table
     from mpc_train.run.node_config import NodeConfig
+    from mpc_train.run.phases.shelf import VaultShelf
     from mpc_train.run.program import TrainProgram
     from mpc_train.tables.reading import Progress
     from parties.agreement.contract import Roles
@@ -40,6 +44,20 @@ if TYPE_CHECKING:
     from parties.audit.log import AuditLog
     from parties.keys.roster import Roster
 
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Ask nobody again about a job of which this node keeps a checkpoint, for restarts "
+        "without a person; all rules are checked again.",
+    ),
+]
+FreshOption = Annotated[
+    bool,
+    typer.Option(
+        "--fresh", help="Destroy this node's checkpoints of the job: training begins anew."
+    ),
+]
 ReportFdOption = Annotated[int | None, typer.Option("--report-fd", hidden=True)]
 
 
@@ -47,11 +65,26 @@ def party(
     config: ConfigOption,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
+    resume: ResumeOption = False,
+    fresh: FreshOption = False,
     output: FormatOption = Format.text,
     verbose: VerboseOption = False,
+    live: LiveOption = None,
 ) -> None:
-    """Take part in a job: join the coordinator, show the job, sign it if the rules allow, run."""
-    _node(config, passphrase_file, passphrase_fd, output, verbose, deals=False)
+    """Take part in a job: join the coordinator, show the job, sign it if the rules allow, run.
+
+    If this node holds a checkpoint of the job, and the other evaluators do, training goes on there.
+    """
+    _node(
+        config,
+        passphrase_file,
+        passphrase_fd,
+        output,
+        verbose,
+        deals=False,
+        again=(resume, fresh),
+        live_port=live,
+    )
 
 
 def dealer(
@@ -71,6 +104,7 @@ def coordinator(
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
     verbose: VerboseOption = False,
+    live: LiveOption = None,
     report_fd: ReportFdOption = None,
 ) -> None:
     """Connect the nodes of a job. The coordinator sees no data, no share, and no key that opens
@@ -79,6 +113,7 @@ def coordinator(
         from mpc_train.admission.load import load_job
         from mpc_train.admission.rules import expired, today
         from mpc_train.errors import RefusedError
+        from mpc_train.live.server import on_page
         from mpc_train.node.collect import bundle, keep_record, summarise
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import check_room, run_directory
@@ -99,7 +134,7 @@ def coordinator(
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
         run_dir = run_directory(settings.place.run_dir, job.name)
         check_room(settings.place.run_dir, job, len(job.recipients))
-        events = _Events(output)
+        events = _Events(output, job.nodes)
         keys = IdentityService(vault)
         with logbook(settings.place, settings.audit, vault, keys, "coordinator") as audit:
             node = Coordinator(
@@ -123,7 +158,11 @@ def coordinator(
             if output is Format.text:
                 say("\n".join([describe(job), *beware(job), ""]))
                 say(f"Listening on {node.address}, waiting for the nodes")
-            with events.view.shown(), sigterm_interrupts():
+            with (
+                events.view.shown(),
+                on_page(events.board, live, events.page),
+                sigterm_interrupts(),
+            ):
                 result = node.run()
         found = summarise(job, result.summaries)
         cards = node.roster.signers()
@@ -157,9 +196,12 @@ def _node(
     verbose: bool,
     *,
     deals: bool,
+    again: tuple[bool, bool] = (False, False),
+    live_port: int | None = None,
 ) -> None:
     with reporting(output):
         from mpc_train.admission.rules import today
+        from mpc_train.live.server import on_page
         from mpc_train.node.collect import bundle, keep_record
         from mpc_train.node.consent import terminal
         from mpc_train.node.logbook import logbook
@@ -179,21 +221,26 @@ def _node(
         configure_logging(verbose)
         settings = load_node_config(config)
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
+        proxy = proxy_of(settings.proxy)
         # Its keys may be succeeded during the run: everybody who uses it sees the newest.
         live = LiveIdentity(vault, settings.place.rotate_after_days)
         run_dir = run_directory(settings.place.run_dir, settings.place.name)
         safe = NodeVault(settings.vault, settings.place.name, live)
         if settings.data:
             Remembered(safe, settings.place.name, settings.rules).try_to_write()
-        events = _Events(output)
+        events = _Events(output, (settings.place.name,))
         join_s = float(settings.timeouts.join_s)
         ask = None if output is Format.json else terminal(events.view, join_s)
         verb = "dealer" if deals else "party"
         keys = safe.keys()
         with logbook(settings.place, settings.audit, live, keys, verb) as audit:
             settings = in_force(settings, roster, today(), audit, keys)
-            program = _Guarded(settings, roster, deals, events, ask, audit, safe)
-            with events.view.shown():
+            program = _Guarded(settings, roster, deals, events, ask, audit, safe, again)
+            with (
+                events.view.shown(),
+                on_page(events.board, live_port, events.page),
+                program.checkpoint_told(),
+            ):
                 result = run_node(
                     live,
                     roster,
@@ -207,7 +254,10 @@ def _node(
                         # The coordinator, who can name the missing one, gives up before we do.
                         agree_timeout_s=2 * join_s,
                         peer_timeout_s=float(settings.timeouts.peer_s),
+                        return_timeout_s=float(settings.timeouts.return_s),
+                        reconnect_s=float(settings.timeouts.reconnect_s),
                         dial_timeout_s=float(settings.timeouts.dial_s),
+                        proxy=proxy,
                     ),
                     program,
                     audit,
@@ -298,13 +348,19 @@ class _Guarded:
         ask: "Ask | None",
         audit: "AuditLog",
         safe: "NodeVault",
+        again: tuple[bool, bool] = (False, False),
     ) -> None:
+        """again: whether nobody is asked once more about a job of which a checkpoint is kept;
+        whether checkpoints are destroyed."""
         self._config, self._roster, self._deals = config, roster, deals
+        self._resume, self._fresh = again
+        self._agreed: dict[str, Agreement] = {}
         self._safe, self._audit = safe, audit
         named = (source.stored for source in config.data.values() if source.stored)
         self._vault = safe.tables(named)
         self._events, self._ask = events, ask
         self._program: TrainProgram | None = None
+        self._held: VaultShelf | None = None
         self._remembered: Remembered | None = None
         self.job: Job | None = None
         self.evaluators: tuple[str, ...] = ()
@@ -320,7 +376,7 @@ class _Guarded:
         from mpc_train.admission.recipient_keys import check_recipient_keys, key_cautions
         from mpc_train.admission.rules import check_rules, today
         from mpc_train.errors import RefusedError
-        from mpc_train.node.consent import agree, patience
+        from mpc_train.node.consent import Agreement, agree, patience
         from mpc_train.node.places import check_room
         from mpc_train.results.report import beware, describe, in_lines
         from parties.audit.entries import Kind
@@ -351,15 +407,26 @@ class _Guarded:
         def tell(missing: str) -> None:
             self._events("approvals", {"job": job.name, "missing": missing})
 
-        wait = patience(tell, float(self._config.timeouts.join_s))
-        found = agree(self._config, self._roster, job, self._ask, today, wait)
-        self._check_dates(job)  # it may have waited for days
         digest, policy = job.digest().hex(), self._config.accepted
+        self._held = self._shelf(job)
+        if self._fresh and self._held is not None:
+            self._held.prune(0)
+        if self._resume and self._held is not None and self._held.tokens():
+            self._agreed[digest] = Agreement("it was signed here before, and goes on")
+        wait = patience(tell, float(self._config.timeouts.join_s))
+        if digest not in self._agreed:
+            found = agree(self._config, self._roster, job, self._ask, today, wait)
+            self._agreed[digest] = found  # not asked again for another session of the same run
+        found = self._agreed[digest]
+        self._fresh = False
+        self._check_dates(job)  # it may have waited for days
         fields: dict[str, Value] = {"why": found.why, "approvers": found.approvers}
         if policy is not None:
             fields |= {"policy": policy.digest, "number": policy.terms.number}
         self._audit.append(Kind.JOB_APPROVED, fields, job=job.name, digest=digest)
         self._events.say(f"This node may sign: {found.why}")
+        for remark in found.remarks:
+            self._events.say(f"Warning {remark}")
         self.evaluators, self.recipients, self.job = job.evaluators, job.recipients, job
         self.readers = job.reveal.metrics_to
 
@@ -368,8 +435,41 @@ class _Guarded:
         # Loads PyTorch, which takes seconds: a bad cell is reported before that.
         from mpc_train.run.program import TrainProgram
 
-        self._program = TrainProgram(self._config, table)
+        self._program = TrainProgram(self._config, table, self._held, self._loss)
         return self._program.prepare(body, roles)
+
+    @contextlib.contextmanager
+    def checkpoint_told(self) -> Iterator[None]:
+        """Inside this context, a run that ends well destroys its checkpoints; of another one the
+        operator hears which is kept."""
+        from mpc_train.checkpoints.keeper import place_of
+
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(Exception):  # the error of the run counts
+                if self._held is not None and (kept := self._held.tokens()):
+                    step, _ = place_of(kept[-1])
+                    say(
+                        f"A checkpoint after step {step} is kept. If all evaluators have it, start "
+                        "the same commands again at all nodes to go on there.",
+                        aside=True,
+                    )
+            raise
+        if self._held is not None:
+            self._held.prune(0)
+
+    def _loss(self, step: int, loss: float) -> None:
+        """For this node's own eyes: the coordinator is not told."""
+        self._events.board.event("loss", {"step": step, "loss": loss})
+
+    def _shelf(self, job: "Job") -> "VaultShelf | None":
+        """Where this node keeps checkpoints of the job, if it evaluates."""
+        from mpc_train.run.phases.shelf import VaultShelf
+
+        if self._config.place.name not in job.evaluators:
+            return None
+        return VaultShelf(self._safe.opened, job.name, job.digest().hex())
 
     def _check_dates(self, job: "Job") -> None:
         """Raise RefusedError if this node's policy, or the job, is not valid today: the node may
@@ -439,6 +539,9 @@ class _Guarded:
     def outcome(self) -> bytes:
         return b"" if self._program is None else self._program.outcome()
 
+    def checkpoints(self) -> tuple[bytes, ...]:
+        return () if self._program is None else self._program.checkpoints()
+
     def leaving(self, body: bytes) -> tuple[str, ...]:
         from mpc_train.admission.load import job_from_bytes
         from mpc_train.jobs.training import leaving
@@ -454,7 +557,8 @@ class _Guarded:
 class _Events:
     """Shows the events of a run: lines of JSON, or text and a bar."""
 
-    def __init__(self, output: Format) -> None:
+    def __init__(self, output: Format, names: tuple[str, ...] = ()) -> None:
+        from mpc_train.live.board import Board
         from mpc_train.run.pacing import EventPace
         from mpc_train.run.progress import ProgressView
 
@@ -462,9 +566,15 @@ class _Events:
         self.view: ProgressView = ProgressView(enabled=not self._json)
         self._lock = threading.Lock()
         self._pace = EventPace()
+        self.board = Board(names)
 
     def say(self, text: str) -> None:
         self.view.say(text)
+
+    def page(self, url: str) -> None:
+        """Say where the live page is."""
+        self("live", {"url": url})
+        self.say(f"Live at {url}  (in a terminal: mpc-train watch {url})")
 
     def reading(self, progress: "Progress") -> None:
         """Report how much of this node's own table has been read."""
@@ -478,6 +588,7 @@ class _Events:
         elif kind == "connected":
             self.say(f"{kind}: {fields.get('address')}")
         self.view.event(kind, fields)
+        self.board.event(kind, fields)
         if self._json and not (kind in ("progress", "reading") and self._too_soon(kind, fields)):
             with self._lock:
                 emit({"event": kind, **fields})

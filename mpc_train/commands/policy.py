@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from mpc_train.base.printing import say
+from mpc_train.base.printing import escaped, say
 from mpc_train.commands.common import (
     Format,
     FormatOption,
@@ -84,7 +84,7 @@ def policy_show(path: PolicyArgument, output: FormatOption = Format.text) -> Non
             return
         say("\n".join(_lines(found)))
         listed = ", ".join(f"{name} ({day})" for name, day in named.items())
-        say(f"Signatures, not verified: {listed or 'none'}")
+        say(escaped(f"Signatures, not verified: {listed or 'none'}"))
 
 
 @policy.command("verify")

@@ -11,6 +11,7 @@ Everything here is about public sizes: no table is read, and nothing is opened.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -22,12 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpc_train.checkpoints.state import State
 from mpc_train.estimates import blanks
 from mpc_train.estimates.blanks import Meter, is_blank, made, meter_here
 from mpc_train.estimates.repeats import RepeatedGuard, Repeats
 from mpc_train.estimates.stage import (
     CountingChannel,
     DrySession,
+    NoShelf,
     Wires,
     blank_table,
 )
@@ -155,8 +158,10 @@ class _Program(program.TrainProgram):
     """The program after `prepare`, with blank inputs."""
 
     def __init__(self, job: Job, me: str, table: Any) -> None:
-        no_file: Any = SimpleNamespace(place=SimpleNamespace(name=me, spool_bytes=0))
-        super().__init__(no_file, table)
+        place = SimpleNamespace(name=me, spool_bytes=0, checkpoint_s=math.inf)
+        no_file: Any = SimpleNamespace(place=place)
+        shelf: Any = NoShelf()
+        super().__init__(no_file, table, shelf)
         self._job = job
         start = job.train.warm_start
         if start is not None and me in ((start.source,) if start.source != "public" else job.nodes):
@@ -202,6 +207,7 @@ def _replacements() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     yield RevealGate, "to_everybody", _to_everybody(RevealGate.to_everybody)
     yield RevealGate, "decide_each", _decide_each
     yield Findings, "take", _nothing
+    yield State, "to_bytes", _state
     yield reveal, "seal_result", lambda *_, **__: b""
     yield link, "public_constants", lambda _: bytes(32)
     yield Exponent, "_masked", _masked
@@ -356,6 +362,14 @@ def _decide_each(gate: RevealGate, name: str, step: int, x: Any) -> tuple[bool, 
     else:
         x.role.told(x.size)
     return decisions
+
+
+def _state(state: State) -> bytes:
+    """Memory for a checkpoint, as plaintext and encrypted."""
+    sizes = sum(words.nbytes for words in state.parts.values())
+    plain, sealed = made((sizes,), np.uint8), made((sizes,), np.uint8)
+    del plain, sealed
+    return b""
 
 
 def _nothing(*_: Any, **__: Any) -> None:

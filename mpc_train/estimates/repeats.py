@@ -3,9 +3,9 @@ of rows that go through a trained model.
 
 What a step sends and computes depends on what is public: on whether it is one of the first steps of
 a training (weights are public before the first one, moments begin at the second), on what the job
-discloses after it, on whether the range guard compares the words that it has collected, on the
-learning rate (how many bits are rounded off) and on which evaluator's turn it is to get
-corrections. Steps that agree in this have one cost. Everything here is decided alike at all nodes.
+discloses after it, on which words the range guard compares before and after it, on the learning
+rate (how many bits are rounded off) and on which evaluator's turn it is to get corrections. Steps
+that agree in this have one cost. Everything here is decided alike at all nodes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mpc_train.checkpoints.points import resumable, steps_between
 from mpc_train.estimates.blanks import Meter
 from mpc_train.estimates.stage import CREDIT_BYTES, CountingChannel
 from mpc_train.jobs.schedule import distinct_rates, epochs_alike, steps_per_epoch, total_steps
@@ -46,18 +47,27 @@ MAX_KINDS = 64
 count as alike, which changes the bytes of a step by less than a hundredth."""
 
 
+Settled = tuple[tuple[int, int], ...] | None
+"""How many words of each limit, in order."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """fold: whether it trains one. disclosed: after it. compares: whether the guard does. rate:
-    what tells rates apart. turn: who got the last correction before it."""
+    """fold: whether it trains one. disclosed: after it. settled: which words the guard compares
+    before it, because a checkpoint may be written there; None if it may not. compares: whether the
+    guard does after it. rate: what tells rates apart. turn: who got the last correction before
+    it."""
 
     fold: bool
     disclosed: tuple[str, ...]
+    settled: Settled
     compares: bool
     rate: Fraction | int
     turn: int
 
 
+Kept = Counter[int]
+"""How many words the range guard keeps, by their limit."""
 Parts = dict[int, list[Masked | Additive]]
 """Words that the range guard keeps, by their limit."""
 
@@ -115,43 +125,60 @@ class RepeatedGuard(RangeGuard):
     def begin_step(self) -> None:
         self._before = {limit: len(parts) for limit, parts in self._held.items()}
 
+    def settle(self) -> None:
+        super().settle()
+        self._before = {}
+
+    @property
+    def kept(self) -> Kept:
+        """How many words are kept, by their limit."""
+        return sizes_of(self._held)
+
     def end_step(self) -> None:
         new = {limit: parts[self._before.get(limit, 0) :] for limit, parts in self._held.items()}
         self.last = {limit: parts for limit, parts in new.items() if parts}
         super().end_step()
 
-    def compares_next(self, after: int = 0) -> bool:
-        """Whether a step like the last one, after so many others, fills what is kept before a
-        comparison."""
-        return self._count + (after + 1) * _words(self.last) >= MAX_HELD
+    def compares(self, kept: int) -> bool:
+        """Whether a step like the last one fills what is kept, beyond `kept` words."""
+        return kept + sum_of(self.last) >= MAX_HELD
 
     def before_comparison(self, parts: Parts) -> int:
         """How many steps with these words come before one that compares; at least 1."""
-        return max(1, -(-(MAX_HELD - self._count) // max(_words(parts), 1)) - 1)
+        return max(1, -(-(MAX_HELD - self._count) // max(sum_of(parts), 1)) - 1)
 
-    def repeat(self, parts: Parts, times: int, compares: bool = False) -> None:
+    def forget(self) -> None:
+        """Count a comparison of everything that is kept."""
+        self._held, self._count = {}, 0
+
+    def repeat(self, parts: Parts, times: int) -> None:
         """Count other steps with these words."""
-        if compares:
-            self._held, self._count = {}, 0
-            return
         for limit, some in parts.items():
             self._held.setdefault(limit, []).extend(some * times)
-        self._count += times * _words(parts)
+        self._count += times * sum_of(parts)
 
 
-def _words(parts: Parts) -> int:
-    return sum(prod(part.shape) for some in parts.values() for part in some)
+def sizes_of(parts: Parts) -> Kept:
+    """How many words these are, by their limit."""
+    return Counter({limit: sum(prod(x.shape) for x in some) for limit, some in parts.items()})
+
+
+def sum_of(parts: Parts) -> int:
+    """How many words these are."""
+    return sizes_of(parts).total()
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps of one training. looked_at: those after which something may be disclosed. by_turn:
-    whether turns are told apart; exact: whether rates are."""
+    """The steps of one training. looked_at: those after which something may be disclosed. points:
+    steps from one point of checkpoints to the next; 0 without. by_turn: whether turns are told
+    apart; exact: whether rates are."""
 
     job: Job
     steps: int
     an_epoch: int
     looked_at: list[int]
+    points: int
     by_turn: bool
     exact: bool
 
@@ -160,7 +187,8 @@ class Plan:
         rates = len(distinct_rates(job))
         looked = [] if job.data.fold else looked_at(job)
         exact, by_turn = rates <= MAX_KINDS, rates * evaluators <= MAX_KINDS
-        return cls(job, total_steps(job), steps_per_epoch(job), looked, by_turn, exact)
+        points = 0 if job.data.fold or not resumable(job) else steps_between(job)
+        return cls(job, total_steps(job), steps_per_epoch(job), looked, points, by_turn, exact)
 
     @property
     def fold(self) -> bool:
@@ -176,6 +204,10 @@ class Plan:
             return ()
         return tuple(disclosed_at(self.job, number))
 
+    def follows_point(self, number: int) -> bool:
+        """Whether a checkpoint may be written before this step."""
+        return bool(self.points) and number > 1 and (number - 1) % self.points == 0
+
     def rate(self, number: int) -> Fraction | int:
         """What tells the learning rate of this step apart."""
         exact = rate(self.job, self.epoch(number), number)
@@ -185,11 +217,13 @@ class Plan:
 
     def alike(self, number: int) -> int:
         """How many steps from this one on have its rate, and nothing disclosed after them or after
-        the next one; at least 1."""
+        the next one, and no point of checkpoints between; at least 1."""
         if number < self.job.train.schedule.warmup_steps:
             return 1
         period = self.an_epoch * epochs_alike(self.job)
         last = min(self.steps, -(-number // period) * period)
+        if self.points:
+            last = min(last, -(-number // self.points) * self.points)
         place = bisect_left(self.looked_at, number)
         if place < len(self.looked_at):
             last = min(last, self.looked_at[place] - 2)
@@ -254,21 +288,40 @@ class Repeats:
         due = plan.disclosed(number + 1)
         if GUARD not in due:
             return False
-        compares = self.guard is not None and self.guard.compares_next(after=1)
         turn = (kind.turn + self._costs[kind].turns) % self.role.evaluators if plan.by_turn else 0
-        return self._is_new(Kind(plan.fold, due, compares, plan.rate(number + 1), turn))
+        settled, compares = self._guarded(plan, number + 1, kind)
+        rate_then = plan.rate(number + 1)
+        return self._is_new(Kind(plan.fold, due, settled, compares, rate_then, turn))
+
+    def _guarded(self, plan: Plan, number: int, before: Kind | None) -> tuple[Settled, bool]:
+        """Which words the guard compares before a step, and whether it does after it. before:
+        the kind of the step before, if that has not been counted yet."""
+        if self.guard is None:
+            return (() if plan.follows_point(number) else None), False
+        kept = self.guard.kept
+        if before is not None:
+            kept = Counter() if before.settled is not None else kept
+            kept += sizes_of(self._costs[before].parts)
+            kept = Counter() if before.compares else kept
+        if plan.follows_point(number):
+            return tuple(sorted(kept.items())), self.guard.compares(0)
+        return None, self.guard.compares(kept.total())
 
     def _kind(self, plan: Plan, number: int) -> Kind:
-        compares = self.guard is not None and self.guard.compares_next()
+        settled, compares = self._guarded(plan, number, None)
         turn = self.role.turn % self.role.evaluators if plan.by_turn else 0
-        return Kind(plan.fold, plan.disclosed(number), compares, plan.rate(number), turn)
+        return Kind(plan.fold, plan.disclosed(number), settled, compares, plan.rate(number), turn)
 
     def _repeat(self, plan: Plan, number: int, kind: Kind) -> int:
         """Add the costs of this step and of those that follow and are alike; return how many."""
-        if kind.disclosed or kind.compares:
+        if kind.disclosed or kind.compares or kind.settled is not None:
             self._add(self._costs[kind])
             if self.guard is not None:
-                self.guard.repeat(self._costs[kind].parts, 1, kind.compares)
+                if kind.settled is not None:
+                    self.guard.forget()
+                self.guard.repeat(self._costs[kind].parts, 1)
+                if kind.compares:
+                    self.guard.forget()
             return 1
         alike = plan.alike(number)
         if self.guard is not None:

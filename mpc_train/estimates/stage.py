@@ -99,6 +99,20 @@ class CountingChannel:
         return frame.label, np.empty(frame.size, np.uint8).data
 
 
+class NoShelf:
+    """Checkpoints that are not kept."""
+
+    def tokens(self) -> tuple[bytes, ...]:
+        return ()
+
+    def write(self, token: bytes, data: bytes) -> None: ...
+
+    def read(self, token: bytes) -> bytes:
+        return b""
+
+    def prune(self, newest: int) -> None: ...
+
+
 class Anybody(dict[str, Any]):
     """Cards of names that nobody needs."""
 
@@ -118,6 +132,7 @@ class DrySession:
     vault: None = None
     cards: Any = field(default_factory=Anybody)
     run_dir: Path = Path()
+    resume: bytes = b""
 
     @property
     def is_evaluator(self) -> bool:

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING
 from mpc_train.base.printing import say
 from mpc_train.errors import RefusedError
 from mpc_train.jobs.job import Job
-from mpc_train.run.approval import MAX_APPROVAL_BYTES, SUFFIX, ApprovalError, Approvals
+from mpc_train.run.approval import MAX_APPROVAL_BYTES, SUFFIX, Approvals
 from mpc_train.run.node_config import NodeConfig
+from parties.errors import RosterError
 from parties.files import read_bounded
 from parties.keys import lifetime
+from parties.keys.identity import reason
 
 if TYPE_CHECKING:
     from mpc_train.run.progress import ProgressView
@@ -39,10 +41,12 @@ POLL_S = 1.0
 
 @dataclass(frozen=True)
 class Agreement:
-    """Why a node may sign a job, and whose approvals say so, if any do."""
+    """Why a node may sign a job, and whose approvals say so, if any do. remarks: which files among
+    the approvals do not count, and why."""
 
     why: str
     approvers: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def agree(
@@ -66,7 +70,7 @@ def agree(
         return Agreement("its digest is listed under jobs")
     found = _approvals(config, roster, job, today())
     for approver in found.valid:
-        return Agreement(f"{approver} has approved it", (approver,))
+        return Agreement(f"{approver} has approved it", (approver,), tuple(found.remarks))
     if ask is None:
         remarks = "".join(f"; {remark}" for remark in found.remarks)
         raise RefusedError(
@@ -90,20 +94,25 @@ def _rules_file(config: NodeConfig) -> str:
 def _approved(
     config: NodeConfig, roster: "Roster", job: Job, today: Callable[[], date], wait: Wait | None
 ) -> Agreement:
-    """The agreement of as many approvers as the rules require; raises RefusedError."""
+    """The agreement of as many approvers as the rules require; raises RefusedError.
+
+    The roster is read again each time: an approver may be revoked while the node waits.
+    """
     least = config.rules.approvals
     while True:
         try:
-            found = _approvals(config, roster, job, today())
-        except RefusedError as error:
-            # Somebody may be copying the file there right now.
+            known = roster if roster.source is None else roster.load(roster.source)
+            found = _approvals(config, known, job, today())
+        except RosterError as error:
+            # Somebody may be writing it right now.
             if wait is None or not wait(str(error)):
                 raise
             continue
         if len(found.valid) >= least:
             names = tuple(found.valid)
             has = "has" if len(names) == 1 else "have"
-            return Agreement(f"{', '.join(names)} {has} approved it", names)
+            why = f"{', '.join(names)} {has} approved it"
+            return Agreement(why, names, tuple(found.remarks))
         given = ", ".join(f"{name} ({on})" for name, on in found.valid.items()) or "none"
         missing = (
             f"the job {job.name!r}, digest {job.digest().hex()}, has {len(found.valid)} of the "
@@ -118,16 +127,15 @@ def _approved(
 
 
 def _approvals(config: NodeConfig, roster: "Roster", job: Job, day: date) -> Approvals:
-    """What the approvals in the node's directory say about the job; raise RefusedError for a file
-    that is none, or that is forged."""
+    """What the approvals in the node's directory say about the job."""
     rules = config.rules
     found = Approvals(rules, config.place.name, job.digest(), day)
     cards = {card.name: card for card in roster.current(lifetime.now())}
     for path in sorted(config.place.approvals.glob(f"*{SUFFIX}")):
         try:
             found.add(path.name, read_bounded(path, MAX_APPROVAL_BYTES), cards)
-        except (ApprovalError, OSError, ValueError) as error:
-            raise RefusedError(f"{path}: {error}. Nothing was shared; remove the file") from error
+        except (OSError, ValueError) as error:
+            found.pass_over(path.name, f"it cannot be read: {reason(error)}")
     return found
 
 

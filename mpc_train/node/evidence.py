@@ -24,12 +24,12 @@ from mpc_train.base.release import version
 from mpc_train.node.provenance import Provenance
 from parties.agreement.contract import CONTRACT_VERSION, describe_trust
 from parties.audit.entries import Entry, Kind
+from parties.audit.verify import Report as LogReport
 from parties.keys import keyfile
 from protocols.sealing import hpke, recipient_keys, record, signatures, stream
 from protocols.sealing.session import SUITE
 
 if TYPE_CHECKING:
-    from parties.audit.verify import Report
     from parties.keys.roster import Roster
 
 EVIDENCE_VERSION = 1
@@ -167,7 +167,7 @@ def evidence_of(
     *,
     node: str,
     made: str,
-    log: Report,
+    log: LogReport,
     entries: Sequence[tuple[int, Entry]],
     faults: Iterable[str] = (),
 ) -> Evidence:
@@ -310,6 +310,38 @@ def _against_the_log(found: Provenance, logged: Sequence[Logged], node: str) -> 
         )
         if opened != signed:
             wrong.append("audit log: its openings are not those of the signed ledger")
+    return wrong
+
+
+_FACTS = (
+    *("job", "job_digest", "contract", "contract_version", "session", "statement", "model"),
+    *("revealed", "sealed", "signatures", "parties", "data"),
+)
+"""Parts that follow from the record and the cards, whichever release wrote them."""
+_WORDS = ("first_weights", "trust", "algorithms", "speaks_to", "limits")
+"""Parts that this release writes so, and another one may write differently."""
+
+
+def differing(said: Evidence, found: Provenance, roster: Roster, *, words: bool) -> list[str]:
+    """The parts of evidence that do not say what the record says that lies beside it.
+
+    words: whether this release wrote it, so that its words are known, too.
+    """
+    ours = evidence_of(found, roster, node=said.node, made=said.made, log=LogReport(), entries=())
+    if not words:
+        replace = msgspec.structs.replace
+        ours = replace(
+            ours,
+            data=replace(ours.data, preparation=said.data.preparation),
+            parties=tuple(
+                replace(one, roles=their.roles)
+                for one, their in zip(ours.parties, said.parties, strict=False)
+            ),
+        )
+    parts = (*_FACTS, *_WORDS) if words else _FACTS
+    wrong = [part for part in parts if getattr(said, part) != getattr(ours, part)]
+    if said.verified and (said.faults or said.log.faults or not said.log.verified):
+        wrong.append("verified")
     return wrong
 
 

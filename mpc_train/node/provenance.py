@@ -10,7 +10,8 @@ recipient signs. Verifying needs no key:
 4. A sealed file: it holds the envelope of each evaluator to one recipient, each signed by its
    sender, and each the one that the statement names.
 5. An opened model: its recipient signed the manifest; job and session are those of the record; each
-   evaluator signed what it says of the weights; every file beside it is the one it speaks of.
+   evaluator signed what it says of the run, metrics included; every file that it speaks of is the
+   one beside it.
 
 Every fault is an ArtifactError or a RosterError.
 """
@@ -39,6 +40,8 @@ MANIFEST_PURPOSE = "mpc-train/manifest/1"
 SIGNATURE_FILE = "manifest.sig"
 MAX_MANIFEST_BYTES = 1 << 28
 MAX_MODEL_BYTES = 1 << 36
+_STATED = ("sid", "job", "step", "recipients", "threshold", "metrics", "unavailable")
+"""What stands both in a manifest and in the statement of each evaluator."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ def verify_opened(folder: Path, roster: "Roster") -> Provenance:
         recipient, model = str(said["recipient"]), said["model"]
         record = _base64(str(said["record"]).encode(), folder / MANIFEST_FILE)
         statements = [
-            (str(one["evaluator"]), str(one["statement"]), str(one["signature"]))
+            (str(one["evaluator"]), str(one["statement"]).encode(), str(one["signature"]).encode())
             for one in said["statements"]
         ]
         parts = [model, said["preparation"], said.get("regression", {})]
@@ -191,13 +194,12 @@ def verify_opened(folder: Path, roster: "Roster") -> Provenance:
     for name, text, signed in statements:
         try:
             verifier = cards[name].verifier()
-            proof = _base64(signed.encode(), folder / MANIFEST_FILE)
-            verifier.verify(PURPOSE, text.encode(), proof)
+            verifier.verify(PURPOSE, text, _base64(signed, folder / MANIFEST_FILE))
         except AuthenticationError as error:
             raise ArtifactError(
                 f"{folder / MANIFEST_FILE}: {name} did not sign its statement: {error}"
             ) from error
-        _check_statement(text, name, sid, recipient, found.job)
+        _check_statement(text, name, said, found.job)
     if MODEL_FILE not in listed:
         raise ArtifactError(f"{folder / MANIFEST_FILE}: names no {MODEL_FILE}")
     key = b""
@@ -211,22 +213,28 @@ def verify_opened(folder: Path, roster: "Roster") -> Provenance:
     return replace(found, recipient=recipient, files=(MODEL_FILE, *listed))
 
 
-def _check_statement(text: str, name: str, sid: str, recipient: str, job: "Job") -> None:
-    """What an evaluator says of the weights is about this run."""
+def _check_statement(text: bytes, name: str, manifest: Mapping[str, Any], job: "Job") -> None:
+    """What an evaluator signed is about the model of this run, and says what the manifest says."""
     import msgspec
 
     from mpc_train.admission.load import job_from_bytes
     from mpc_train.errors import JobError
-    from mpc_train.results.artifact import Statement
+    from mpc_train.results.artifact import MODEL, Statement
 
     try:
-        said = msgspec.json.decode(text.encode(), type=Statement)
+        said = msgspec.json.decode(text, type=Statement)
         about = job_from_bytes(said.job.encode()).digest()
+        signed = json.loads(msgspec.json.encode(said)) | {"job": json.loads(said.job)}
     except (msgspec.MsgspecError, ValueError, RecursionError, JobError) as error:
         raise ArtifactError(f"the statement of {name} is malformed: {error}") from error
-    fits = recipient in said.recipients
-    if not fits or (said.evaluator, said.sid, about) != (name, sid, job.digest()):
-        raise ArtifactError(f"the statement of {name} is about another run or recipient")
+    fits = manifest["recipient"] in said.recipients and said.contents == MODEL
+    if not fits or (said.evaluator, about) != (name, job.digest()):
+        raise ArtifactError(f"the statement of {name} is about another run, recipient or result")
+    others = [key for key in _STATED if manifest.get(key) != signed[key]]
+    if others:
+        raise ArtifactError(
+            f"the manifest says another {others[0]} than {name} signed: its recipient altered it"
+        )
 
 
 def _manifest_key(model: bytes, path: Path) -> bytes:

@@ -101,14 +101,12 @@ def contribute(
     EnvelopeError, which say what does not fit; nothing is unwrapped for a file that fails.
     """
     envelopes = unpack_bundle(sealed).envelopes
-    infos = [read_info(envelope) for envelope in envelopes]
-    first = infos[0]
+    first = read_info(envelopes[0])
     if first.threshold == 1:
         raise ArtifactError(
             f"{', '.join(first.recipients)} can open this file without contributions of others"
         )
-    if {_group(info) for info in infos} != {_group(first)}:
-        raise ArtifactError("the envelopes in this file are of different models")
+    _check_group(envelopes)
     for name, part in ((me, "this identity"), (opener, "the opener")):
         if name not in first.recipients:
             raise ArtifactError(
@@ -165,13 +163,16 @@ def contributed(
 ) -> Shares:
     """The shares that other recipients contribute for `me` to open these envelopes.
 
-    1. Each is from another recipient of the envelopes, and no two are from the same.
+    1. The envelopes are of one model. Each contribution is from another recipient of them, and no
+       two are from the same.
     2. It is for `me` and for these envelopes, and its sender signed it.
     3. It has one share for each evaluator.
 
     Whether a share is right is checked when it is used. Raises ArtifactError.
     """
     first = read_info(envelopes[0])
+    if contributions:
+        _check_group(envelopes)  # 1
     senders = sorted({read_info(envelope).sender for envelope in envelopes})
     found: Shares = {sender: {} for sender in senders}
     seen: set[str] = set()
@@ -231,6 +232,12 @@ def _verifier(name: str, cards: Mapping[str, PublicCard]) -> Verifier:
 
 def _group(info: EnvelopeInfo) -> tuple[object, ...]:
     return info.subject, info.sid, info.step, info.recipients, info.threshold
+
+
+def _check_group(envelopes: Sequence[bytes]) -> None:
+    """Raise ArtifactError unless the envelopes are of one model, to the same recipients."""
+    if len({_group(read_info(envelope)) for envelope in envelopes}) > 1:
+        raise ArtifactError("the envelopes in this file are of different models")
 
 
 def _expected(

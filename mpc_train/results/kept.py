@@ -33,7 +33,7 @@ class KeptModel:
             raise ArtifactError(f"{title}: is not a model of this version")
         try:
             files = msgspec.msgpack.decode(memoryview(data)[len(MAGIC) :], type=dict[str, bytes])
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             raise ArtifactError(f"{title}: its files cannot be read") from error
         if any(Path(name).name != name or name in ("", "..") for name in files):
             raise ArtifactError(f"{title}: a name in it is not that of a file")

@@ -12,6 +12,7 @@ import msgspec
 
 from mpc_train.admission.rules import Rules, separates
 from mpc_train.admission.statements import Cards, Statement, StatementError, sign
+from mpc_train.base.printing import escaped
 from mpc_train.base.strict_toml import clipped
 from mpc_train.jobs.job import Job
 from protocols.sealing.signatures import Signer
@@ -19,6 +20,8 @@ from protocols.sealing.signatures import Signer
 PURPOSE = "mpc-train/job-approval/2"
 SUFFIX = ".approval"
 MAX_APPROVAL_BYTES = 1 << 14
+MAX_REMARKS = 10
+"""Whoever can put files there could otherwise make an error of any length."""
 FAST_CLOCK = timedelta(days=1)
 """An approver's day may be one ahead of a node's: their clocks differ."""
 
@@ -47,16 +50,21 @@ class Approvals:
     day: date
     valid: dict[str, date] = field(default_factory=dict)
     """By approver, the day of the approval: each counts once, however many files there are."""
-    remarks: list[str] = field(default_factory=list)
-    """Why other approvals of this job do not count."""
+    not_counted: list[str] = field(default_factory=list)
+    """Why other files do not count as approvals of this job; without those that are of other
+    jobs."""
 
     def add(self, name: str, body: bytes, cards: Cards) -> None:
         """Count the approval in the file `name`, if it is of this job; otherwise remark why not.
 
-        Raises ApprovalError for a file that is not an approval, and for the signature of an
-        approver that does not verify.
+        A file that is no approval, or is forged, is a remark as well: whoever may put files there
+        must not be able to keep the node from counting those of others.
         """
-        found = _read(body)
+        try:
+            found = _read(body)
+        except ApprovalError as error:
+            self.pass_over(name, str(error))
+            return
         signer, day = found.signer, found.day
         if found.digest != self.digest.hex():
             return
@@ -74,11 +82,21 @@ class Approvals:
         else:
             try:
                 found.check(PURPOSE, cards[signer])
+                self.valid[signer] = max(day, self.valid.get(signer, day))
+                return
             except StatementError as error:
-                raise ApprovalError(str(error)) from error
-            self.valid[signer] = max(day, self.valid.get(signer, day))
-            return
-        self.remarks.append(f"{name} does not count: {why}")
+                why = str(error)
+        self.pass_over(name, why)
+
+    def pass_over(self, name: str, why: str) -> None:
+        """Remark that the file `name`, whoever named it, does not count."""
+        self.not_counted.append(f"{escaped(clipped(name))} does not count: {why}")
+
+    @property
+    def remarks(self) -> list[str]:
+        """The first few of `not_counted`, and how many there are besides."""
+        more = len(self.not_counted) - MAX_REMARKS
+        return self.not_counted[:MAX_REMARKS] + [f"{more} more files do not count"] * (more > 0)
 
     @property
     def able(self) -> tuple[str, ...]:

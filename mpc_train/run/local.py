@@ -193,7 +193,7 @@ def node_text(
             **msgspec.to_builtins(rules),
             "jobs": [job.digest().hex()],
         },
-        "timeouts": {"join_s": LOCAL_JOIN_S, "peer_s": 60},
+        "timeouts": {"join_s": LOCAL_JOIN_S, "peer_s": 60, "return_s": 0},
     }
     if node.name in data:
         sections[f"data.{job.name}"] = msgspec.to_builtins(data[node.name])

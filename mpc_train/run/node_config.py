@@ -9,6 +9,7 @@ generated from the structs here (`python -m tests.support.node_reference`), so t
 docstring is its documentation.
 """
 
+import ipaddress
 import re
 import tomllib
 from dataclasses import dataclass
@@ -21,12 +22,23 @@ from mpc_train.admission.policy import Policy
 from mpc_train.admission.rules import Rules, load_ruled, rule_faults
 from mpc_train.base.strict_toml import all_at, load_toml
 from mpc_train.errors import ConfigError, DataError
-from mpc_train.run.place import KeyPlace, Place, VaultPlace, default_home
+from mpc_train.run.place import (
+    ENVIRONMENT,
+    KeyPlace,
+    Place,
+    ProxyPlace,
+    VaultPlace,
+    default_home,
+)
 from mpc_train.tables.source import Fault, Source, SourceProblem, check_source, resolved
 from protocols.names import NAME
 
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9._*-]+):(\d{1,5}|\*)\Z")
 _WEBHOOK = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?\Z")
+_PROXY = re.compile(
+    r"http://(?:(?P<user>[^\s:@/?#]+)@)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})/?\Z"
+)
+_DIRECT = re.compile(r"[A-Za-z0-9._:*-]+(/\d{1,3})?\Z")
 _URI_PATH = re.compile(r"([?&](?:ca|module-path)=)([^&]+)")
 _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 _MIN_TIMEOUT_S, _MAX_TIMEOUT_S = 1, 7 * 24 * 3600
@@ -66,6 +78,9 @@ class _Node(_Strict, frozen=True):
     rotate_after_days: int = 0
     """When the node's card is older than this many days, the node makes new keys by itself during a
     run, as `mpc-train identity rotate` does; 0 means never. Not for a coordinator."""
+    checkpoint_s: int = 60
+    """At least so many seconds lie between two checkpoints of a training, from 0 to 7 days. The
+    file of the first evaluator decides."""
     spool_gb: float = _SPOOL_GB
     """At most this many GB (10^9 bytes) of the dealer's material are stored in the run's directory,
     encrypted, for a job with train.preprocess. Not for a coordinator."""
@@ -133,12 +148,16 @@ class Timeouts(_Strict, frozen=True):
     answer. A node waits twice as long for the others to sign."""
     peer_s: int = 120
     """How long a connected peer may send nothing during a run."""
+    reconnect_s: int = 120
+    """How long a peer whose connection broke may take to come back, from 0, which ends the run at
+    once, to 7 days. Nothing that was under way is lost meanwhile."""
     dial_s: int = 8
     """How long a node tries the addresses of the others, from 1 to 60. It reaches nodes that it
     cannot dial by then through the coordinator. Not for a coordinator, which dials nobody."""
     return_s: int = 600
-    """How long a coordinator waits for a node that left after the job was proposed, for example to
-    correct its table; from 0, which ends the run at once, to 7 days. Not for other nodes."""
+    """How long a coordinator waits for a node that left after the job was proposed, to correct its
+    table, or because it was restarted during a run; and how long a node waits for a coordinator
+    that was lost during a run. From 0, which ends the run at once, to 7 days."""
 
 
 class _Network(_Strict, frozen=True):
@@ -151,6 +170,16 @@ class _Network(_Strict, frozen=True):
     advertise: str = ""
     """The address that others dial instead, if they cannot dial `listen`: behind a router, or for
     tcp://0.0.0.0:port. Not for a coordinator, whose address is in the nodes' files."""
+    proxy: str = ""
+    """HTTP proxy through which the node dials the coordinator and the others, as
+    http://proxy.example.org:3128 or http://user@proxy.example.org:3128; environment: that of
+    HTTPS_PROXY and NO_PROXY, which are not used otherwise. Not for a coordinator."""
+    proxy_password_file: str = ""
+    """File with the proxy's password, which nobody else may read; if omitted, the node asks for the
+    password of a proxy that has a user."""
+    no_proxy: tuple[str, ...] = ()
+    """Hosts that are dialled without the proxy: names, which stand for all names below them too,
+    addresses, and networks like 10.0.0.0/8. This machine is always dialled without it."""
 
 
 class PolicyPlace(_Strict, frozen=True):
@@ -220,6 +249,8 @@ class NodeConfig:
     """The policy that `rules` are from."""
     vault: VaultPlace
     audit: Audit
+    proxy: ProxyPlace | None
+    """The HTTP proxy through which this node dials."""
     data: dict[str, Source]
     """By job name, the location and the format of this node's table."""
     warm_start: dict[str, Path]
@@ -277,6 +308,7 @@ def load_node_config(path: Path | str) -> NodeConfig:
         if not listen:
             check.note("network.advertise", "needs listen as well")
         check.address("network.advertise", advertise, dial=True)
+    proxy = check.proxy(parsed.network)
     rules = check.rules(parsed.rules, parsed.policy, parsed.node.name)
     check.signers(parsed.policy)
     check.timeouts(parsed.timeouts)
@@ -312,6 +344,7 @@ def load_node_config(path: Path | str) -> NodeConfig:
         accepted=None,
         vault=vault,
         audit=parsed.audit,
+        proxy=proxy,
         data=data,
         warm_start={name: check.resolve(file) for name, file in parsed.warm_start.items()},
         timeouts=parsed.timeouts,
@@ -331,6 +364,9 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
         check.note(
             "network.advertise", "not for a coordinator: the nodes' files contain its address"
         )
+    for key in ("proxy", "proxy_password_file", "no_proxy"):
+        if getattr(parsed.network, key):
+            check.note(f"network.{key}", "not for a coordinator, which dials nobody")
     check.timeouts(parsed.timeouts)
     check.audit(parsed.audit)
     if parsed.node.rotate_after_days:
@@ -351,12 +387,14 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """What any node's file says about its audit log. vault, party: None at a coordinator."""
+    """What any node's file says about its audit log, and where it listens, if it does. vault,
+    party: None at a coordinator."""
 
     place: Place
     audit: Audit
     vault: VaultPlace | None
     party: NodeConfig | None
+    listen: str | None
 
 
 def load_any_config(path: Path | str) -> LogConfig:
@@ -364,9 +402,9 @@ def load_any_config(path: Path | str) -> LogConfig:
     path = Path(path).absolute()
     if "run" in _sections(path):
         coordinator = load_coordinator_config(path)
-        return LogConfig(coordinator.place, coordinator.audit, None, None)
+        return LogConfig(coordinator.place, coordinator.audit, None, None, coordinator.listen)
     node = load_node_config(path)
-    return LogConfig(node.place, node.audit, node.vault, node)
+    return LogConfig(node.place, node.audit, node.vault, node, node.listen)
 
 
 def _sections(path: Path) -> frozenset[str]:
@@ -407,6 +445,37 @@ class _Checker:
         elif dial and ("*" in address or int(match[2]) == 0):
             self.note(key, "an address that others can dial has a host and a port")
 
+    def proxy(self, network: _Network) -> ProxyPlace | None:
+        for each in network.no_proxy:
+            if not _DIRECT.match(each):
+                self.note("network.no_proxy", f"{each!r} is no name, address or network")
+            elif "/" in each:
+                try:
+                    ipaddress.ip_network(each, strict=False)
+                except ValueError:
+                    self.note("network.no_proxy", f"{each!r} is no network; write 10.0.0.0/8")
+        if not network.proxy:
+            if network.proxy_password_file:
+                self.note("network.proxy_password_file", "needs proxy as well")
+            return None
+        if network.proxy != ENVIRONMENT:
+            match = _PROXY.match(network.proxy)
+            if "@" in network.proxy and ":" in network.proxy.rpartition("@")[0][len("http://") :]:
+                self.note(
+                    "network.proxy",
+                    "a password does not belong here; write it into a file, and its path into "
+                    "proxy_password_file",
+                )
+            elif match is None or not 0 < int(match["port"]) <= 65535:
+                self.note(
+                    "network.proxy",
+                    "write http://proxy.example.org:3128, with a port; or environment",
+                )
+            elif network.proxy_password_file and not match["user"]:
+                self.note("network.proxy", "with a password a user is needed: http://USER@…")
+        file = network.proxy_password_file
+        return ProxyPlace(network.proxy, self.resolve(file) if file else None, network.no_proxy)
+
     def rules(self, rules: Rules | None, policy: PolicyPlace | None, me: str) -> Rules:
         """The rules of the file; of a file that names a policy, rules that allow no job."""
         if (rules is None) == (policy is None):
@@ -446,8 +515,9 @@ class _Checker:
         for key in ("join_s", "peer_s"):
             if not _MIN_TIMEOUT_S <= getattr(timeouts, key) <= _MAX_TIMEOUT_S:
                 self.note(f"timeouts.{key}", "between 1 second and 7 days")
-        if not 0 <= timeouts.return_s <= _MAX_TIMEOUT_S:
-            self.note("timeouts.return_s", "between 0 seconds and 7 days")
+        for key in ("return_s", "reconnect_s"):
+            if not 0 <= getattr(timeouts, key) <= _MAX_TIMEOUT_S:
+                self.note(f"timeouts.{key}", "between 0 seconds and 7 days")
         if not 1 <= timeouts.dial_s <= _MAX_DIAL_S:
             self.note("timeouts.dial_s", f"between 1 and {_MAX_DIAL_S} seconds")
 
@@ -496,6 +566,8 @@ class _Checker:
             self.note(
                 "node.rotate_after_days", f"between 0, which means never, and {_MAX_CARD_DAYS}"
             )
+        if not 0 <= node.checkpoint_s <= _MAX_TIMEOUT_S:
+            self.note("node.checkpoint_s", "between 0 seconds and 7 days")
         if not 0 <= node.spool_gb <= _MAX_SPOOL_GB:
             self.note("node.spool_gb", f"between 0 and {_MAX_SPOOL_GB:,} GB")
         home = self.resolve(node.home) if node.home else default_home().absolute()
@@ -509,4 +581,5 @@ class _Checker:
             lock_memory=node.lock_memory,
             rotate_after_days=node.rotate_after_days,
             spool_bytes=round(node.spool_gb * 1e9),
+            checkpoint_s=float(node.checkpoint_s),
         )

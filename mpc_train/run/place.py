@@ -24,6 +24,7 @@ class Place:
     lock_memory: bool = False
     rotate_after_days: int = 0
     spool_bytes: int = 20 * 10**9
+    checkpoint_s: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,20 @@ class VaultPlace:
     most_days: int = 365
     most_objects: int = 1_000_000
     """When `mpc-train vault rotate --if-due` rotates a key."""
+
+
+ENVIRONMENT = "environment"
+"""As a proxy's address: that of HTTPS_PROXY."""
+
+
+@dataclass(frozen=True)
+class ProxyPlace:
+    """The HTTP proxy of a node's file: its URL, which contains no password, the file of the
+    password, and the hosts that are dialled without it."""
+
+    url: str
+    password_file: Path | None = None
+    direct: tuple[str, ...] = ()
 
 
 def default_home() -> Path:

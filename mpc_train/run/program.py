@@ -20,7 +20,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -31,6 +31,8 @@ import torch
 from mpc_train.admission.load import fewest, job_from_bytes
 from mpc_train.admission.network import check_network
 from mpc_train.admission.ranges import check_ranges
+from mpc_train.checkpoints.keeper import Keeper
+from mpc_train.checkpoints.points import resumable
 from mpc_train.errors import JobError
 from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.learnt import Found
@@ -65,6 +67,7 @@ from protocols.shares.reveal import RevealGate, SealedHalf
 
 if TYPE_CHECKING:
     from mpc_train.run.node_config import NodeConfig
+    from mpc_train.run.phases.shelf import VaultShelf
     from parties.agreement.contract import Roles
     from parties.agreement.session import Session
 
@@ -78,11 +81,19 @@ log = logging.getLogger(__name__)
 class TrainProgram:
     """Training as the nodes of `parties` run it.
 
-    config: this node's own file. table: its rows for the job, None if it has none.
+    config: this node's own file. table: its rows for the job, None if it has none. shelf: where
+    an evaluator keeps checkpoints; None: nowhere. on_loss: called with each training loss that is
+    revealed to this node.
     """
 
-    def __init__(self, config: NodeConfig, table: Table | None = None) -> None:
-        self._config = config
+    def __init__(
+        self,
+        config: NodeConfig,
+        table: Table | None = None,
+        shelf: VaultShelf | None = None,
+        on_loss: Callable[[int, float], None] = lambda step, loss: None,
+    ) -> None:
+        self._config, self._shelf, self._on_loss = config, shelf, on_loss
         self._job: Job | None = None
         self._table = table
         self._start: dict[str, Reals] | None = None
@@ -151,6 +162,11 @@ class TrainProgram:
         summary["peak_rss_mb"] = peak_rss_mb()
         return summary
 
+    def checkpoints(self) -> tuple[bytes, ...]:
+        """Of the job that was prepared, where this node keeps any."""
+        job, shelf = self._job, self._shelf
+        return () if job is None or shelf is None or not resumable(job) else shelf.tokens()
+
     def outcome(self) -> bytes:
         """What all nodes sign: the first weights, and what left. See `results.outcome`."""
         return self._outcome
@@ -189,9 +205,11 @@ class TrainProgram:
         check_gaps(job, gate, shared.parameters.some)
         role.finish()
         settle()
+        keeper = self._keeper(session, job)
         most = self._config.place.spool_bytes
         held.enter_context(stored_ahead(session, job, role, most))
         guard = guard_of(job, role)
+        ledger.resumed(keeper.begun)
         steps = total_steps(job)
 
         def done(number: int) -> None:
@@ -199,7 +217,9 @@ class TrainProgram:
             phase = "dealing" if role.is_dealer and job.train.preprocess else "training"
             session.progress(step=number, steps=steps, bytes_sent=sent, phase=phase)
 
-        trained = train_model(job, role, gate, shared, start, done, guard)  # 3
+        trained = train_model(
+            job, role, gate, shared, start, done, guard, keeper, self._on_loss
+        )  # 3
         findings, own, metrics = evaluate(session, job, role, gate, shared, trained, guard)  # 4
         halves = reveal_sealed(job, gate, trained, shared)  # 5
         role.close()
@@ -210,18 +230,27 @@ class TrainProgram:
             metrics=findings.metrics,
             unavailable=findings.reasons,
             losses={str(number): loss for number, loss in trained.losses.items()},
-            revealed=tuple(output.name for output in gate.passed),
+            revealed=tuple(one.output for one in ledger.openings if one.values),
             joined_rows=None if linked is None else linked.rows,
             own=_own(session, job, own),
         )
         self._outcome = outcome_of(job, ledger.openings).to_bytes()
         training = trained.training
         return {
-            "steps": len(training.step_seconds),
+            "steps": keeper.begun + len(training.step_seconds),
             "train_seconds": sum(training.step_seconds),
-            "step_seconds_median": statistics.median(training.step_seconds),
+            "step_seconds_median": statistics.median(training.step_seconds or [0.0]),
             "rounds": training.rounds,
         }
+
+    def _keeper(self, session: Session, job: Job) -> Keeper:
+        """What writes checkpoints in this session, which may go on from one."""
+        shelf = self._shelf if session.is_evaluator and resumable(job) else None
+        every_s = self._config.place.checkpoint_s
+        keeper = Keeper(session, job, shelf, every_s, self._warn)
+        if session.resume:
+            keeper.resume(session.resume)
+        return keeper
 
     def _note_linked(self, session: Session, job: Job, linked: Linked | None) -> None:
         """Keep how many of this owner's records found no partner; the tokens are not needed any

@@ -121,6 +121,9 @@ class ScriptProgram:
         """A script has no result but what it opened, which its text says."""
         return sha256(self._text or b"").digest()
 
+    def checkpoints(self) -> tuple[bytes, ...]:
+        return ()
+
     def leaving(self, body: bytes) -> tuple[str, ...]:
         return ()
 

@@ -83,6 +83,20 @@ class RangeGuard:
         self._drawn = 0
         self._outside: Additive | None = None
 
+    @property
+    def outside(self) -> Additive | None:
+        """For checkpoints: how many words have been outside, of all that are settled."""
+        return self._outside
+
+    @property
+    def drawn(self) -> int:
+        """How many samples were taken."""
+        return self._drawn
+
+    def restore(self, outside: Additive | None, drawn: int) -> None:
+        """Continue from what `outside` and `drawn` were."""
+        self._outside, self._drawn = outside, drawn
+
     def sample(self, x: Masked | Additive, limit: int) -> None:
         """Keep a few words of x for a later comparison with ±limit. No communication."""
         self._drawn += 1

@@ -69,6 +69,10 @@ class Trainer:
         return cast("MaskedTensor", outputs)
 
 
+def keep_nothing(number: int) -> None:
+    """For trainings without checkpoints."""
+
+
 @dataclass(slots=True)
 class Training:
     """The cost of a training: seconds of each step, and rounds of all steps together."""
@@ -119,18 +123,25 @@ def train(
     watch: Watch | None = None,
     weights: MaskedTensor | None = None,
     guard: RangeGuard | None = None,
+    keep: Callable[[int], None] = keep_nothing,
+    begun: int = 0,
 ) -> Training:
     """All epochs of the job over rows [rows, features], labels [rows, outputs] and the rows'
     weights [rows, 1]; None if each row counts once.
 
     Steps count from 1; `done` is called with the number of each finished step. `watch` discloses
     what the job lists, and may end the training; `guard` collects the words that the trainer gives
-    it.
+    it. keep: called with the number of each step when all that follows from it is done. begun:
+    that many steps lie before the state that the objects are in.
     """
     found = Training()
     before = role.rounds
     for epoch, number, rows in steps(job):
         begin = time.perf_counter()
+        if number <= begun:
+            continue
+        if number - 1 > begun:
+            keep(number - 1)
         role.begin_step(number)
         batch = labels[rows]
         counts = None if weights is None else weights[rows]

@@ -13,7 +13,7 @@ dealer, which must know whether there is a next step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ class Watch:
     """Called after every step of a training.
 
     inputs, labels: of all rows; parameters: all tensors that training changes; model, loss: those
-    in training.
+    in training. on_loss: called at evaluators with the step and each loss that is revealed.
     """
 
     def __init__(
@@ -90,8 +90,10 @@ class Watch:
         parameters: Mapping[str, MaskedTensor],
         inputs: MaskedTensor,
         labels: MaskedTensor,
+        on_loss: Callable[[int, float], None] = lambda step, loss: None,
     ) -> None:
         self._job, self._gate = job, gate
+        self._on_loss = on_loss
         self._model, self._loss = model, loss
         self._parameters = parameters
         self._inputs, self._labels = inputs, labels
@@ -101,6 +103,24 @@ class Watch:
         self.losses: dict[int, float] = {}
         """Revealed losses by step; empty at the dealer."""
         self._expect(1)
+
+    def state(self) -> tuple[dict[str, Masked], dict[str, Masked]]:
+        """For checkpoints: the best model so far, and the numbers that early stopping compares."""
+        numbers = {"least": self._least, "waited": self._waited}
+        return dict(self._best), {name: x for name, x in numbers.items() if x is not None}
+
+    def restore(
+        self,
+        number: int,
+        best: Mapping[str, Masked],
+        numbers: Mapping[str, Masked],
+        losses: dict[int, float],
+    ) -> None:
+        """Continue after step `number` from the results of `state`, under fresh masks."""
+        self._best = dict(best)
+        self._least, self._waited = numbers.get("least"), numbers.get("waited")
+        self.losses = losses
+        self._expect(number + 1)
 
     def _expect(self, number: int) -> None:
         """Have the model keep its layers' outputs if the guard checks this step."""
@@ -120,7 +140,9 @@ class Watch:
             words = self._gate.to_everybody(LOSS, number, found.total)
             if words is not None:
                 total = float(decode(words, self._job.fraction_bits).reshape(-1)[0])
-                self.losses[number] = checked_loss(self._job, number, total / found.count)
+                loss = checked_loss(self._job, number, total / found.count)
+                self.losses[number] = loss
+                self._on_loss(number, loss)
         self._expect(number + 1)
 
     def after_epoch(self, epoch: int, number: int) -> bool:

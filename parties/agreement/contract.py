@@ -9,7 +9,7 @@ The program decides what the body means and which jobs a node's own rules allow.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from parties.errors import ContractError
@@ -20,7 +20,7 @@ from protocols.sealing.session import VERSION as SESSION_VERSION
 from protocols.sealing.session import identity_digest, session_id
 from protocols.sealing.signatures import Signer, VerifyKeys
 
-CONTRACT_VERSION = 5
+CONTRACT_VERSION = 6
 """Raised with every change to the protocol: nodes of different versions refuse each other."""
 
 DIGEST_BYTES = 32
@@ -256,17 +256,28 @@ class Acceptance:
     nonce: bytes
     constants: bytes
     signature: bytes
+    held: tuple[bytes, ...] = ()
+    """The names of the checkpoints from which this node could go on."""
 
-    @staticmethod
-    def statement(contract: Contract, name: str, nonce: bytes, constants: bytes) -> bytes:
-        return pack(contract.digest(), name.encode(), nonce, constants)
+    def statement(self, contract: Contract) -> bytes:
+        """What is signed."""
+        name = self.name.encode()
+        return pack(contract.digest(), name, self.nonce, self.constants, pack(*self.held))
 
     @classmethod
     def sign(
-        cls, contract: Contract, name: str, nonce: bytes, constants: bytes, signer: Signer
+        cls,
+        contract: Contract,
+        name: str,
+        nonce: bytes,
+        constants: bytes,
+        signer: Signer,
+        held: tuple[bytes, ...] = (),
     ) -> "Acceptance":
-        statement = cls.statement(contract, name, nonce, constants)
-        return cls(name, nonce, constants, signer.sign(ACCEPT_PURPOSE, statement))
+        unsigned = cls(name, nonce, constants, b"", held)
+        return replace(
+            unsigned, signature=signer.sign(ACCEPT_PURPOSE, unsigned.statement(contract))
+        )
 
 
 def verify_acceptances(
@@ -290,9 +301,10 @@ def verify_acceptances(
         one = all_of_them[name]
         if one.name != name:
             raise ContractError(f"received an acceptance of {one.name[:63]!r} in place of {name}'s")
-        statement = Acceptance.statement(contract, name, one.nonce, one.constants)
         try:
-            VerifyKeys(keys[name]).verify(ACCEPT_PURPOSE, statement, one.signature)  # 2
+            VerifyKeys(keys[name]).verify(  # 2
+                ACCEPT_PURPOSE, one.statement(contract), one.signature
+            )
         except AuthenticationError as error:
             raise ContractError(
                 f"{name} did not sign this contract ({contract.digest().hex()[:16]}): {error}"
@@ -317,12 +329,21 @@ def verify_acceptances(
     )
 
 
-def session_statement(contract: Contract, sid: bytes, name: str, checkpoint: bytes) -> bytes:
+def resumed_from(contract: Contract, acceptances: Mapping[str, Acceptance]) -> bytes:
+    """The name of the newest checkpoint that all evaluators hold; empty: there is none."""
+    held = [set(acceptances[name].held) for name in contract.roles.evaluators]
+    return max(set.intersection(*held), default=b"")
+
+
+def session_statement(
+    contract: Contract, sid: bytes, name: str, checkpoint: bytes, resumed: bytes = b""
+) -> bytes:
     """What each node signs once it has computed the session id from all nonces.
 
     checkpoint: of its audit log at this moment, so that nobody can put an older one in its place.
+    resumed: the state from which all go on, as `resumed_from` says.
     """
-    return pack(contract.digest(), sid, name.encode(), sha256(checkpoint).digest())
+    return pack(contract.digest(), sid, name.encode(), sha256(checkpoint).digest(), resumed)
 
 
 def verify_session(
@@ -331,13 +352,15 @@ def verify_session(
     signatures: Mapping[str, bytes],
     checkpoints: Mapping[str, bytes],
     keys: Mapping[str, bytes],
+    resumed: bytes = b"",
 ) -> None:
-    """Every node signed the same session id, and the checkpoint of its audit log that came.
+    """Every node signed the same session id, the state from which all go on, and the checkpoint of
+    its audit log that came.
 
     Raises ContractError naming the one that did not.
     """
     for name in contract.roles.nodes:
-        statement = session_statement(contract, sid, name, checkpoints.get(name, b""))
+        statement = session_statement(contract, sid, name, checkpoints.get(name, b""), resumed)
         try:
             VerifyKeys(keys[name]).verify(SESSION_PURPOSE, statement, signatures.get(name, b""))
         except AuthenticationError as error:

@@ -55,6 +55,7 @@ MAX_PENDING_BYTES = 4 << 30
 """The limit for parts of incomplete artifacts in memory, over all nodes."""
 
 MAX_SUMMARY_BYTES = 1 << 20
+MAX_CHECKPOINTS, MAX_TOKEN_BYTES = 8, 64
 
 MAX_WAIT_S = 7 * 24 * 3600
 """The longest that a coordinator waits for nodes to join, in seconds."""
@@ -67,6 +68,7 @@ Code = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9-]+\Z"
 Names = Annotated[tuple[Name, ...], Meta(max_length=MAX_NAMES)]
 Seconds = Annotated[int, Meta(ge=0, le=MAX_WAIT_S)]
 Attempt = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]
+Token = Annotated[bytes, Meta(min_length=1, max_length=MAX_TOKEN_BYTES)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
@@ -132,13 +134,14 @@ class Propose(_Message, frozen=True, tag="propose"):
 class Accept(_Message, frozen=True, tag="accept"):
     """A signed acceptance of the contract: see `contract.Acceptance`. attempt: which proposal it
     answers. seen: by node, how long its audit log was by the newest checkpoint that the sender
-    holds."""
+    holds. held: the states of the program from which the sender could go on."""
 
     nonce: Digest
     constants: Digest
     signature: Signature
     attempt: Attempt = 1
     seen: Annotated[dict[Name, Count], Meta(max_length=MAX_NAMES)] = {}
+    held: Annotated[tuple[Token, ...], Meta(max_length=MAX_CHECKPOINTS)] = ()
 
 
 class Accepted(_Message, frozen=True, tag="accepted"):
@@ -288,9 +291,13 @@ class Abort(_Message, frozen=True, tag="abort"):
 
 
 class Aborted(_Message, frozen=True, tag="aborted"):
+    """The session is over. returns_s: how long the coordinator waits for all nodes to connect
+    again, for another session of the same contract; 0: it does not."""
+
     code: Code
     by: Name
     about: Name | None = None
+    returns_s: Seconds = 0
 
 
 OfRotation = Rotate | Kept | Handshake | RotationDone

@@ -137,6 +137,9 @@ class Session:
     on_record: Callable[[Kind, Mapping[str, Value]], None] = field(default=no_record, repr=False)
     on_mac: Callable[[bytes], str] = field(default=no_mac, repr=False)
 
+    resume: bytes = b""
+    """The name of the checkpoint from which all go on (`Program.checkpoints`); empty: none."""
+
     @property
     def is_evaluator(self) -> bool:
         return self.me in self.roles.evaluators
@@ -195,6 +198,10 @@ class Program(Protocol):
 
         The same bytes at every evaluator and the dealer; empty at other nodes, which saw nothing.
         """
+
+    def checkpoints(self) -> tuple[bytes, ...]:
+        """The names of the states of this job from which this node could go on, after `prepare`; at
+        most `control.MAX_CHECKPOINTS`. Later states have larger names."""
 
     def leaving(self, body: bytes) -> tuple[str, ...]:
         """The nodes that leave, by this job, as soon as their programs have ended: they do not see

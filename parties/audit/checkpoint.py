@@ -14,6 +14,7 @@ length of a field), so that no signature of the one kind serves as one of the ot
 """
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from parties.errors import AuditTamperedError
 from parties.keys.identity import Card
 from parties.keys.vault import Vault
 from protocols.errors import AuthenticationError
+from protocols.names import NAME
 
 ED25519 = b"\x01"
 MLDSA65 = b"\xffmpc-train/ML-DSA-65"
@@ -32,6 +34,7 @@ MAX_CHECKPOINT_BYTES = 1 << 14
 """As a node sends it to others: two signature lines, about 5 kB."""
 
 _ORIGIN = "mpc-train-audit"
+_LINE = re.compile(r"[0-9a-f]{16}\Z")
 _TIME_BYTES = 8
 
 
@@ -58,8 +61,8 @@ def origin_of(card: Card) -> str:
 
 def check_origin(origin: str) -> str:
     """Return it; AuditTamperedError for one that is not a log's."""
-    parts = origin.split("/")
-    if len(parts) != 3 or parts[0] != _ORIGIN or not all(parts) or not origin.isascii():
+    start, *rest = origin.split("/")
+    if start != _ORIGIN or len(rest) != 2 or not NAME.match(rest[0]) or not _LINE.match(rest[1]):
         raise AuditTamperedError("the origin of a log is malformed")
     return origin
 

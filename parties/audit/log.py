@@ -39,7 +39,15 @@ from parties.audit.checkpoint import (
 )
 from parties.audit.entries import Entry, Kind, Value, kind_of, read_entry
 from parties.audit.reading import ATTEMPTS, CHECKPOINT, KEY, LOCK, RECORDS, Fault, Public
-from parties.audit.record import SALT_BYTES, Record, first_chain, header, opening_key, sealer
+from parties.audit.record import (
+    MAX_PUBLIC_BYTES,
+    SALT_BYTES,
+    Record,
+    first_chain,
+    header,
+    opening_key,
+    sealer,
+)
 from parties.errors import AuditError, AuditTamperedError, VaultError
 from parties.files import private_directory, read_bounded, write_atomic
 from parties.keys.identity import Card, reason
@@ -437,6 +445,9 @@ class AuditLog:
         """One record, durable. Nothing of it is there if this raises."""
         number = len(self._leaves)
         shown = public.encoded() if public != reading.NOTHING else b""
+        if len(shown) > MAX_PUBLIC_BYTES:
+            # Nobody could read the log any more, this node included.
+            raise AuditError(f"the public part of an entry has {len(shown)} bytes")
         data = self._sealed(self.origin, number, self._chain(), shown, entry.encoded())
         try:
             written = 0

@@ -51,6 +51,12 @@ class Report:
     def ok(self) -> bool:
         return not self.faults
 
+    @property
+    def signed(self) -> int:
+        """How many entries a checkpoint covers that holds. Those behind them may be of a node that
+        is running, or of anybody who can write to the file: without a key nobody can tell."""
+        return max(self.agreed, default=0)
+
     agreed: list[int] = field(default_factory=list)
     """Sizes of checkpoints that hold."""
     differing: list[tuple[int, str]] = field(default_factory=list)

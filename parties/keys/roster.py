@@ -9,7 +9,8 @@ adding a card gives a new roster.
 Beside the cards stands what they have been through (`withdrawn.toml` in the directory, or
 `NAME.withdrawn.toml`): successions, and revoked cards. A card that was succeeded stands for its
 successor, and one that was revoked for nothing, so putting back an old card, or an old roster, has
-no effect. Old signatures are still verified with the cards of that time (`line`).
+no effect; nor has another card with a key of a revoked one, which whoever stole it could make.
+Old signatures are still verified with the cards of that time (`line`).
 """
 
 import contextlib
@@ -36,7 +37,7 @@ MAX_ROSTER_BYTES = MAX_CARDS * (MAX_CARD_BYTES // 4)
 
 
 WITHDRAWN = "withdrawn.toml"
-WITHDRAWN_VERSION = 1
+WITHDRAWN_VERSION = 2
 MAX_REVOKED = 4096
 MAX_WITHDRAWN_BYTES = 64 << 20
 
@@ -46,12 +47,14 @@ BY_OWNER, BY_OPERATOR = "owner", "operator"
 @dataclass(frozen=True)
 class Revoked:
     """A card that is no longer accepted. by: its `owner`, by a signed statement, or the `operator`
-    of this node. on: when, as cards write it."""
+    of this node. on: when, as cards write it. keys: digests of its keys, which no other card may
+    have."""
 
     name: str
     fingerprint: str
     on: str
     by: str
+    keys: tuple[str, ...]
 
 
 class Roster:
@@ -71,6 +74,7 @@ class Roster:
         self._cards = dict(sorted(cards.items()))
         self._successions = dict(successions or {})
         self._revoked = dict(revoked or {})
+        self._revoked_keys = {key: gone for gone in self._revoked.values() for key in gone.keys}
         self.source = source
 
     def _with(self, cards: Mapping[str, Card], **changed: Mapping[str, object]) -> "Roster":
@@ -116,10 +120,13 @@ class Roster:
             known = cards.get(name)
             if known is not None and known.digest in {each.old.digest for each in chain}:
                 cards[name] = chain[-1].new
-        settled = {
-            name: card for name, card in cards.items() if card.fingerprint not in self._revoked
-        }
+        settled = {name: card for name, card in cards.items() if self._revocation(card) is None}
         return self._with(settled)
+
+    def _revocation(self, card: Card) -> Revoked | None:
+        """The revocation of this card, or of another one with a key of it."""
+        gone = self._revoked.get(card.fingerprint)
+        return gone or next(filter(None, map(self._revoked_keys.get, _key_digests(card))), None)
 
     def add(self, card: Card, *, replace: bool = False) -> "Roster":
         """This roster and `card`, which is verified first.
@@ -150,10 +157,14 @@ class Roster:
         return self._with({**self._cards, card.name: card}, successions=successions)
 
     def _refuse_withdrawn(self, card: Card) -> None:
-        gone = self._revoked.get(card.fingerprint)
+        gone = self._revocation(card)
         if gone is not None:
+            same = gone.fingerprint == card.fingerprint
+            which = (
+                "" if same else f"has a key of the card of {gone.name} ({gone.fingerprint}), which "
+            )
             raise RevokedError(
-                f"the card of {card.name} ({card.fingerprint}) was revoked on {gone.on} by "
+                f"the card of {card.name} ({card.fingerprint}) {which}was revoked on {gone.on} by "
                 f"{'its owner' if gone.by == BY_OWNER else 'this node'}; it is not accepted again. "
                 "Ask for a card with new keys"
             )
@@ -217,9 +228,10 @@ class Roster:
         if len(self._revoked) >= MAX_REVOKED:
             raise RosterError(f"at most {MAX_REVOKED} revoked cards are kept")
         known = self._revoked.get(card.fingerprint)
-        gone = known or Revoked(card.name, card.fingerprint, lifetime.shown(moment), by)
-        cards = {name: each for name, each in self._cards.items() if each.digest != card.digest}
-        return self._with(cards, revoked={**self._revoked, card.fingerprint: gone})
+        on, keys = lifetime.shown(moment), _key_digests(card)
+        gone = known or Revoked(card.name, card.fingerprint, on, by, keys)
+        without = self._with(self._cards, revoked={**self._revoked, card.fingerprint: gone})
+        return without._settled()
 
     def revoke_by(self, statement: Revocation, moment: datetime) -> "Roster":
         """`revoke` by the owner's word, which is verified. Raises CardError."""
@@ -253,7 +265,7 @@ class Roster:
         it succeeded, the newest first; none that was revoked."""
         before = [each.old for each in reversed(self._successions.get(name, ()))]
         cards = [*([self._cards[name]] if name in self._cards else []), *before]
-        return tuple(card for card in cards if card.fingerprint not in self._revoked)
+        return tuple(card for card in cards if self._revocation(card) is None)
 
     def signers(self) -> dict[str, Card]:
         """By name, the present card, whose `verifier` also accepts what an earlier card of the line
@@ -388,7 +400,8 @@ class Roster:
         ]
         for gone in self._revoked.values():
             lines += ["", "[[revoked]]"]
-            lines += [f'{key} = "{value}"' for key, value in vars(gone).items()]
+            texts = {**vars(gone), "keys": " ".join(gone.keys)}
+            lines += [f'{key} = "{value}"' for key, value in texts.items()]
         for chain in self._successions.values():
             for each in chain:
                 lines += ["", "[[succession]]", f"statement = '''\n{each.to_text()}'''"]
@@ -477,6 +490,11 @@ def _keys(card: Card) -> tuple[bytes, bytes, bytes, bytes]:
     return card.ed25519, card.mldsa65, card.recipient, card.curve
 
 
+def _key_digests(card: Card) -> tuple[str, ...]:
+    """Of the keys that a successor has to have anew (`statements`); not of its CURVE key."""
+    return tuple(sha256(key).hexdigest() for key in (card.ed25519, card.mldsa65, card.recipient))
+
+
 def _withdrawn_of(root: Path) -> Path:
     """The file beside the cards that says which ones were withdrawn."""
     if root.suffix == ".toml" and not root.is_dir():
@@ -538,7 +556,10 @@ def _parse_withdrawn(
         raise RosterError(f"{path}: is of another version")
     revoked = {}
     for entry in table.get("revoked", []):
-        gone = Revoked(**{key: str(value) for key, value in entry.items()})
+        texts = {key: str(value) for key, value in entry.items()}
+        gone = Revoked(**{**texts, "keys": tuple(texts["keys"].split())})  # type: ignore[arg-type]
+        if gone.by not in (BY_OWNER, BY_OPERATOR):
+            raise ValueError("revoked by nobody")
         revoked[gone.fingerprint] = gone
     chains: dict[str, tuple[Succession, ...]] = {}
     for entry in table.get("succession", []):

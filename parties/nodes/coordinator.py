@@ -48,6 +48,7 @@ from parties.agreement.result import (
 )
 from parties.audit.entries import Kind, Value
 from parties.audit.log import AuditLog
+from parties.doctor.desk import Desk
 from parties.errors import (
     AbortedError,
     AuditError,
@@ -83,6 +84,10 @@ MAY_RETURN = frozenset({"lost", "interrupted", "data", "config", "artifact", "po
 """Reasons for which a node may leave after the proposal and come back: faults that its operator can
 correct. Not "policy", which is an organisation's decision, nor reasons that show that the nodes
 disagree on the job."""
+
+MAY_RESUME = frozenset({"lost", "interrupted", "peer-lost", "peer-timeout"})
+"""Reasons for which a session may break off and be followed by another: a process, a machine or a
+network was away. What a node computed or refused would be the same again."""
 
 ABORT_LINGER_S = 2.0
 """How long the notice of an abort may take to leave."""
@@ -179,10 +184,13 @@ class Coordinator:
         self._transport = Transport(
             keys, allowed, strangers, lambda who, times: self._strangers.put((who, times))
         )
-        neighbours = {name: roles.neighbours(name) for name in roles.nodes}
-        self._desk = RotationDesk(self._members, roles.nodes, neighbours, self._send)
+        self._neighbours = {name: roles.neighbours(name) for name in roles.nodes}
+        self._desk = RotationDesk(self._members, roles.nodes, self._neighbours, self._send)
+        measurements = Desk(CONTRACT_VERSION, busy=lambda: self._phase != "gathering")
         try:
-            self._server = ControlServer(self._transport, settings.listen, neighbours)
+            self._server = ControlServer(
+                self._transport, settings.listen, self._neighbours, measurements.answer
+            )
         except PartiesError:
             self._transport.close()
             raise
@@ -231,9 +239,19 @@ class Coordinator:
         return result
 
     def _run(self) -> CoordinatorResult:
-        settings, contract = self._settings, self.contract
-        names = contract.roles.nodes
-        self._gather(names, settings.arrive_timeout_s, "did not arrive")  # 1
+        names, patience = self.contract.roles.nodes, self._settings.return_timeout_s
+        self._gather(names, self._settings.arrive_timeout_s, "did not arrive")  # 1
+        while True:
+            try:
+                return self._session(names)
+            except _LostError as error:
+                self._suspend(error)
+                self._gather(names, patience, "did not come back")
+
+    def _session(self, names: tuple[str, ...]) -> CoordinatorResult:
+        """One session of all nodes, to the end of the run. Raises _LostError if a node leaves it
+        that may come back for another one."""
+        settings = self._settings
         while (signed := self._agreed(names)) is None:  # 2
             self._gather(names, settings.return_timeout_s, "did not come back")
         self._phase = "running"
@@ -262,6 +280,19 @@ class Coordinator:
         return CoordinatorResult(
             summaries, tuple(self._collector.files), self._server.relayed_bytes, record
         )
+
+    def _suspend(self, error: "_LostError") -> None:
+        """End the session, and begin anew with whoever connects again; nothing of it is kept. Mere
+        recipients stay."""
+        self._event("suspended", node=error.name, code=error.code)
+        self._note(Kind.RUN_ABORTED, {"code": error.code, "by": error.name})
+        wait_s = round(self._settings.return_timeout_s)
+        there = tuple(name for name in self._roles.nodes if name in self._nodes)
+        self._tell(there, control.Aborted(error.code, error.name, None, wait_s))
+        self._server.forget([self._nodes.pop(name).route for name in there])
+        self._parted.clear()
+        self._collector = artifacts.Collector(self._settings.run_dir)
+        self._desk = RotationDesk(self._members, self._roles.nodes, self._neighbours, self._send)
 
     def _signed_results(self, done: Mapping[str, control.Done]) -> bytes:
         """The record of the results, which all nodes have signed."""
@@ -422,6 +453,8 @@ class Coordinator:
                 raise AbortedError(message.code, name, message.about)
         del self._nodes[name]
         if name in self.contract.roles.nodes and name not in self._parted:
+            if self._may_resume("lost"):
+                raise _LostError(name, "lost")
             raise _Faulty(
                 name,
                 PeerLostError(
@@ -453,6 +486,15 @@ class Coordinator:
         known = name in self.contract.roles.nodes
         return known and code in MAY_RETURN and self._attempt < control.MAX_ATTEMPTS
 
+    def _may_resume(self, code: str) -> bool:
+        """Whether a session that breaks off for this reason may be followed by another one."""
+        return (
+            self._phase in ("running", "signing")
+            and code in MAY_RESUME
+            and self._settings.return_timeout_s > 0
+            and self._attempt < control.MAX_ATTEMPTS
+        )
+
     def _let_go(self, name: str, **fields: str) -> None:
         del self._nodes[name]
         self._someone_left = True
@@ -474,6 +516,8 @@ class Coordinator:
         if node is None:
             self._greet(arrival, message)
         elif isinstance(message, control.Abort):
+            if self._may_resume(message.code):
+                raise _LostError(name, message.code)
             if not self._may_return(name, message.code):
                 raise AbortedError(message.code, name, message.about)
             # Its connection will close; a new one under this name is accepted.
@@ -601,6 +645,14 @@ class Coordinator:
 
 class _LeftError(Exception):
     """A node left during the agreement on the job."""
+
+
+class _LostError(Exception):
+    """A node has left a session of which another may follow."""
+
+    def __init__(self, name: str, code: str) -> None:
+        super().__init__(f"{name}: {code}")
+        self.name, self.code = name, code
 
 
 class _Faulty(Exception):

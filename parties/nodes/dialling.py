@@ -12,6 +12,7 @@ from parties.errors import TransportError
 from parties.nodes.coordinator import Event
 from parties.stop import StopFlag
 from parties.wire.data_plane import choose_route
+from parties.wire.proxy import Proxy
 from parties.wire.reach import Lookout, try_all
 
 HINT_S = 2.0
@@ -36,7 +37,12 @@ class Connecting(Protocol):
 
 
 def await_connection(
-    connection: Connecting, address: str, limit_s: float, stop: StopFlag, on_event: Event
+    connection: Connecting,
+    address: str,
+    limit_s: float,
+    stop: StopFlag,
+    on_event: Event,
+    proxy: Proxy | None = None,
 ) -> None:
     """Wait until the coordinator at `address` is connected.
 
@@ -45,7 +51,7 @@ def await_connection(
     """
     started = time.monotonic()
     said = ""
-    with Lookout(address) as lookout:
+    with Lookout(address, proxy=proxy) as lookout:
         while connection.state == "connecting":
             stop.check("connecting to the coordinator")
             waited = time.monotonic() - started
@@ -79,6 +85,7 @@ def try_neighbours(
     listens: Mapping[str, str | None],
     timeout_s: float,
     on_event: Event,
+    proxy: Proxy | None = None,
 ) -> tuple[str, ...]:
     """The neighbours that `me` should dial but cannot reach; their frames go through the
     coordinator.
@@ -88,7 +95,7 @@ def try_neighbours(
     """
     routes = {peer: choose_route(me, peer, listens) for peer in neighbours}
     dialled = {peer: route.address for peer, route in routes.items() if route.kind == "dial"}
-    troubles = try_all(dialled, timeout_s)
+    troubles = try_all(dialled, timeout_s, proxy)
     for peer, trouble in troubles.items():
         fields = {"node": me, "peer": peer, "address": dialled[peer], "trouble": trouble.text}
         on_event("unreachable", fields)

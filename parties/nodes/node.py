@@ -46,6 +46,7 @@ from parties.agreement.contract import (
     Acceptance,
     Contract,
     describe_trust,
+    resumed_from,
     session_statement,
     verify_acceptances,
     verify_session,
@@ -78,10 +79,11 @@ from parties.nodes.members import Members
 from parties.nodes.rotation import Message, Rotations, Running
 from parties.stop import StopFlag, sigterm_interrupts
 from parties.wire.control_plane import ControlClient
-from parties.wire.data_plane import DataPlane
+from parties.wire.data_plane import RECONNECT_S, DataPlane
+from parties.wire.proxy import Proxy
 from parties.wire.secure_channel import SecureChannel
 from parties.wire.zmq_transport import CurveKeys, Transport
-from protocols.errors import InterruptedRunError, PeerLostError, ProtocolError
+from protocols.errors import InterruptedRunError, PeerLostError, PeerTimeoutError, ProtocolError
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +91,7 @@ _M = TypeVar("_M")
 _CODE = re.compile(r"[a-z0-9-]{1,32}")
 
 REASON_WAIT_S = 1.5
-"""How long the coordinator's explanation takes after a neighbour's connection broke."""
+"""How long the coordinator's explanation takes after a neighbour was lost."""
 
 PROGRESS_S = 0.1
 """The interval between progress messages: each of them wakes a thread that takes the
@@ -116,8 +118,16 @@ class NodeSettings:
     peer_timeout_s: float = 300.0
     """After this long without a frame a connected neighbour is given up."""
 
+    return_timeout_s: float = 0.0
+    """How long a coordinator that is lost during a run may take to come back; 0: the run ends."""
+    reconnect_s: float = RECONNECT_S
+    """How long a neighbour whose connection broke may take to come back; 0: the run ends."""
+
     dial_timeout_s: float = 8.0
     """A neighbour that has not answered a first call by then gets its frames through the relay."""
+
+    proxy: Proxy | None = None
+    """Through which the node dials the coordinator and the others."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +247,8 @@ class _ControlThread(threading.Thread):
     def _sort(self, message: FromCoordinator) -> None:
         if isinstance(message, control.Aborted):
             if not self._finished:
-                self._stop_flag.set(AbortedError(message.code, message.by, message.about))
+                said = message.code, message.by, message.about, message.returns_s
+                self._stop_flag.set(AbortedError(*said))
         elif isinstance(message, Message):
             self._guarded(lambda: self._take(message))
         elif isinstance(message, control.Waiting):
@@ -273,6 +284,8 @@ class _Node:
         self._vault = vault if isinstance(vault, LiveIdentity) else LiveIdentity(vault)
         self._audit = audit
         self._job = self._digest = ""
+        self.has_begun = False
+        """Whether everybody has signed a session: if it breaks off, another one may follow."""
         self._sent: dict[str, str] = {}
         """SHA-256 of each artifact that this node sent."""
 
@@ -289,7 +302,9 @@ class _Node:
         self._server_key = roster.card(settings.coordinator).curve
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
         allowed = {card.name: card.curve for card in roster.current(lifetime.now())}
-        self._transport = Transport(keys, allowed, on_refused=self._turned_away)
+        self._transport = Transport(
+            keys, allowed, on_refused=self._turned_away, proxy=settings.proxy
+        )
         try:
             self._plane = DataPlane(
                 self._transport,
@@ -297,6 +312,7 @@ class _Node:
                 self._stop,
                 listen=settings.listen,
                 advertise=settings.advertise,
+                reconnect_s=settings.reconnect_s,
             )
         except BaseException:
             self._transport.close()
@@ -326,6 +342,11 @@ class _Node:
             settings.coordinator,
         )
 
+    @property
+    def roster(self) -> Roster:
+        """With cards that have succeeded others since."""
+        return self._members.roster
+
     def _look(self) -> None:
         self._members.check()
         self._rotations.check()
@@ -349,12 +370,16 @@ class _Node:
                 self._tell(reason)
             self._note_end(reason)
             raise reason from None
-        except PeerLostError as error:
+        except (PeerLostError, PeerTimeoutError) as error:
             # The coordinator, which also hears of it, can best name the node that died or gave up.
-            if self._stop.wait(REASON_WAIT_S) and isinstance(self._stop.reason, AbortedError):
-                self._note_end(self._stop.reason)
-                raise self._stop.reason from error
-            self._tell(error)
+            if not self._stop.wait(REASON_WAIT_S):
+                self._tell(error)
+                # It may wait for another session with all of us.
+                self._stop.wait(REASON_WAIT_S if self.has_begun else 0)
+            said = self._stop.reason
+            if isinstance(said, AbortedError) and (said.by != self._me or said.returns_s):
+                self._note_end(said)
+                raise said from error
             self._note_end(error)
             raise
         except BaseException as error:
@@ -426,13 +451,15 @@ class _Node:
                     f"{settings.coordinator} proposes another job than the one {self._me} checked"
                 )
             agreed = self._agree(contract, cards, constants, agreed.attempt)
-        sid, start = agreed
+        sid, resumed, start = agreed
+        self.has_begun = True
         session = self._join(contract, cards, signing, sid, start)  # 5
+        session = replace(session, resume=resumed)
         talk.say(control.Ready())
         talk.expect(control.Go, settings.agree_timeout_s, "the start of all nodes")
         self._rotations.started()
-        self._event("started", sid=sid.hex())
-        self._note(Kind.RUN_STARTED, {"session": sid.hex()})
+        self._event("started", sid=sid.hex(), resumed=session.resume.hex())
+        self._note(Kind.RUN_STARTED, {"session": sid.hex(), "resumed": session.resume.hex()})
         summary = self._program.run(session)
         self._report()
         outcome = self._program.outcome()
@@ -520,16 +547,19 @@ class _Node:
 
     def _agree(
         self, contract: Contract, cards: Mapping[str, Card], constants: bytes, attempt: int
-    ) -> tuple[bytes, control.Start] | control.Propose:
-        """Steps 3 and 4: the session id and the message to start, or the next proposal if a node
-        left meanwhile."""
+    ) -> tuple[bytes, bytes, control.Start] | control.Propose:
+        """Steps 3 and 4: the session id, the state from which all go on, and the message to start;
+        or the next proposal if a node left meanwhile."""
         settings, talk = self._settings, self._control
         signing = {name: card.signing_public for name, card in cards.items()}
         others = [cards[name] for name in contract.roles.nodes if name != self._me]
         self._note(Kind.RUN_SIGNED, {"contract": contract.digest().hex(), "attempt": attempt})
-        mine = Acceptance.sign(contract, self._me, os.urandom(32), constants, self._vault)  # 3
+        held = self._program.checkpoints()
+        mine = Acceptance.sign(
+            contract, self._me, os.urandom(32), constants, self._vault, held
+        )  # 3
         seen = witness.seen(self._audit, others)
-        talk.say(control.Accept(mine.nonce, mine.constants, mine.signature, attempt, seen))
+        talk.say(control.Accept(mine.nonce, mine.constants, mine.signature, attempt, seen, held))
         self._event("signed", job=contract.name)
         accepted: Any = talk.expect(
             (control.Accepted, control.Propose), settings.agree_timeout_s, "everybody's signature"
@@ -537,21 +567,23 @@ class _Node:
         if isinstance(accepted, control.Propose):
             return accepted
         acceptances = {
-            name: Acceptance(name, one.nonce, one.constants, one.signature)
+            name: Acceptance(name, one.nonce, one.constants, one.signature, one.held)
             for name, one in accepted.acceptances.items()
         }
         sid = verify_acceptances(contract, mine, acceptances, signing)
+        resumed = resumed_from(contract, acceptances)
         unreachable = try_neighbours(
             self._me,
             contract.roles.neighbours(self._me),
             {**accepted.addresses, self._me: self._plane.address},
             settings.dial_timeout_s,
             self._on_event,
+            settings.proxy,
         )
         checkpoint = self._audit.checkpoint()  # 4
         asked = {name: one.seen.get(self._me, 0) for name, one in accepted.acceptances.items()}
         proofs = witness.proofs(self._audit, checkpoint, asked)
-        statement = session_statement(contract, sid, self._me, checkpoint)
+        statement = session_statement(contract, sid, self._me, checkpoint, resumed)
         signature = self._vault.sign(SESSION_PURPOSE, statement)
         talk.say(control.SignSession(signature, unreachable, attempt, checkpoint, proofs))
         start: Any = talk.expect(
@@ -559,7 +591,7 @@ class _Node:
         )
         if isinstance(start, control.Propose):
             return start
-        verify_session(contract, sid, start.signatures, start.checkpoints, signing)
+        verify_session(contract, sid, start.signatures, start.checkpoints, signing, resumed)
         for card in others:
             note, proof = start.checkpoints.get(card.name, b""), start.proofs.get(card.name, ())
             if not witness.keep(self._audit, card, note, proof, contract.name, self._digest):
@@ -569,14 +601,19 @@ class _Node:
                     "compare: mpc-train audit verify --against",
                     card.name,
                 )
-        return sid, start
+        return sid, resumed, start
 
     def _connect(self) -> None:
         settings, talk = self._settings, self._control
         chain = tuple(each.to_text() for each in self._vault.successions)
         talk.say(control.Hello(CONTRACT_VERSION, self._me, self._plane.address, chain))
         await_connection(
-            talk, settings.address, settings.connect_timeout_s, self._stop, self._on_event
+            talk,
+            settings.address,
+            settings.connect_timeout_s,
+            self._stop,
+            self._on_event,
+            settings.proxy,
         )
         welcome = talk.expect(control.Welcome, 30.0, "a welcome")
         if welcome.version != CONTRACT_VERSION:
@@ -717,8 +754,23 @@ def run_node(
     PeerTimeoutError, TransportError, PortInUseError, ExpiredError, ContractError, ControlError,
     AuditError, what the program raises, and KeyboardInterrupt on Ctrl-C or SIGTERM; the others are
     told a code in every case.
+
+    A run that others have broken off goes on in another session, if the coordinator waits for all
+    to connect again, or if the coordinator itself is away for at most `return_timeout_s`.
+    'suspended' says so.
     """
-    return _Node(vault, roster, settings, program, audit, on_event).run()
+    while True:
+        node = _Node(vault, roster, settings, program, audit, on_event)
+        try:
+            return node.run()
+        except AbortedError as error:
+            away = error.reason_code == "coordinator-lost"
+            patience = settings.return_timeout_s if away else error.returns_s
+            if not node.has_begun or not patience:
+                raise
+            on_event("suspended", {"by": error.by, "code": error.reason_code, "limit_s": patience})
+            settings = replace(settings, connect_timeout_s=float(patience))
+            roster = node.roster
 
 
 def _code_of(error: BaseException) -> str:

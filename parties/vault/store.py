@@ -17,6 +17,7 @@ version, under another key: whoever may open one need not be able to open the ot
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from parties.errors import VaultError
+from parties.errors import VaultError, WrappedKeyError
 from parties.files import atomic_file, locked, private_directory, write_atomic
 from parties.keys.identity import reason
 from parties.keys.services.service import KeyService
@@ -39,6 +40,8 @@ HEADER, CHUNKS, SHREDDED = ".header", ".chunks", ".shredded"
 PART = "column-"
 """With this begins the kind of a part; the name of its key follows."""
 MAX_HEADER_BYTES = container.MAX_HEADER_BYTES + len(container.MAGIC) + 4
+_VERSION = re.compile(r"[1-9][0-9]{0,18}")
+"""In the name of a file: in its one spelling, so that no two files are one version."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,9 @@ class Store:
         """The parts in this vault that the key of the name `part`, which is `keys`, wraps."""
         return Store(self.folder, self._node, keys, part)
 
-    def entries(self) -> list[Entry]:
+    def entries(self, damaged: list[VaultError] | None = None) -> list[Entry]:
         """The objects that these keys wrap, as `entries_of` lists them."""
-        return [_entry(path) for path in self._own_paths()]
+        return _entries(self._own_paths(), damaged)
 
     def versions(self, kind: str, name: str) -> list[int]:
         """The versions that are there, in order."""
@@ -156,6 +159,14 @@ class Store:
             _destroy(path)
         return info
 
+    def destroy(self, kind: str, name: str, version: int) -> None:
+        """As `shred`, for versions that come and go by themselves: no mark of it stays, and the
+        number may come again."""
+        with self._changing(kind, name) as folder:
+            path = folder / f"{name}.{version}"
+            with _named(path):
+                _destroy(path)
+
     def shred_parts(self, whole: ObjectInfo) -> None:
         """Destroy all parts of an object, whatever key they are under; no key is used."""
         for path in _paths(self.folder):
@@ -163,19 +174,38 @@ class Store:
             if kind.startswith(PART) and _parted(path) == (whole.name, whole.version):
                 self.shred(kind, whole.name, whole.version)
 
-    def rewrap(self, new: KeyService, told: Callable[[Entry], None] | None = None) -> int:
+    def rewrap(
+        self,
+        new: KeyService,
+        told: Callable[[Entry], None] | None = None,
+        damaged: list[VaultError] | None = None,
+    ) -> int:
         """Wrap every file key under the current key of `new`; return how many there were.
 
         Objects that are so already are passed over: what was interrupted goes on. Contents stay as
-        they are.
+        they are. damaged: as for `entries_of`; a file key that was altered is damage as well. What
+        is wrong with the key service, or with the disk, ends it in any case.
         """
         count = 0
         for path in self._own_paths():
+            try:
+                with _named(path):
+                    header, _ = self._own(path)
+            except VaultError as error:
+                _pass_over(error, damaged)
+                continue
             with self._changing(path.parent.name, _parted(path)[0]), _named(path):
                 header, _ = self._own(path)
                 if header.key_id == new.current:
                     continue
-                changed = stored.rewrap(header, self.keys, new)
+                try:
+                    file_key = self.keys.unwrap(header.key_id, header.wrapped_key, header.wrap_info)
+                except WrappedKeyError as error:
+                    if damaged is None:
+                        raise
+                    damaged.append(VaultError(f"{path}: {error}"))
+                    continue
+                changed = stored.wrapped_anew(header, file_key, new)
                 write_atomic(path.with_name(path.name + HEADER), changed.framed())
             count += 1
             if told is not None:
@@ -247,9 +277,30 @@ def _part_of(kind: str) -> str:
     return kind.removeprefix(PART) if kind.startswith(PART) else ""
 
 
-def entries_of(folder: Path) -> list[Entry]:
-    """All objects of a vault by kind, name and version; no key is used, and nothing is verified."""
-    return [_entry(path) for path in _paths(folder)]
+def entries_of(folder: Path, damaged: list[VaultError] | None = None) -> list[Entry]:
+    """All objects of a vault by kind, name and version; no key is used, and nothing is verified.
+
+    damaged: gets an error for each object that cannot be read; None: the first one is raised.
+    """
+    return _entries(_paths(folder), damaged)
+
+
+def _entries(paths: list[Path], damaged: list[VaultError] | None) -> list[Entry]:
+    found = []
+    for path in paths:
+        try:
+            found.append(_entry(path))
+        except VaultError as error:
+            _pass_over(error, damaged)
+    return found
+
+
+def _pass_over(error: VaultError, damaged: list[VaultError] | None) -> None:
+    """Keep an error about one object, so that the others can be dealt with; raise it if nobody
+    keeps it."""
+    if damaged is None:
+        raise error
+    damaged.append(error)
 
 
 def _destroy(path: Path) -> None:
@@ -266,12 +317,11 @@ def _destroy(path: Path) -> None:
 
 def _paths(folder: Path) -> list[Path]:
     """Every object's path without its end; not of what is half shredded."""
-    found = [
-        (path.parent.name, *_parted(path))
-        for path in folder.glob(f"*/*{HEADER}")
-        if not path.with_name(path.name.removesuffix(HEADER) + SHREDDED).exists()
+    headers = [
+        path.with_name(path.name.removesuffix(HEADER)) for path in folder.glob(f"*/*{HEADER}")
     ]
-    return [folder / kind / f"{name}.{version}" for kind, name, version in sorted(found)]
+    found = [path for path in headers if not path.with_name(path.name + SHREDDED).exists()]
+    return sorted(found, key=lambda path: (path.parent.name, *_parted(path), path.name))
 
 
 def _entry(path: Path) -> Entry:
@@ -341,7 +391,7 @@ def _parted(path: Path) -> tuple[str, int]:
     for end in (HEADER, CHUNKS, SHREDDED):
         plain = plain.removesuffix(end)
     name, _, version = plain.rpartition(".")
-    return name, int(version) if version.isdecimal() else -1
+    return name, int(version) if _VERSION.fullmatch(version) else -1
 
 
 def _versions(folder: Path, name: str, *ends: str) -> list[int]:

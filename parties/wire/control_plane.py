@@ -7,15 +7,19 @@ opens a second connection, so that the compute thread has its own.
 The coordinator relays frames of valid size between nodes of the job that share a channel. It drops
 and counts everything else, under the name that belongs to the sender's key.
 
-The first part of a message is C: control; H: a connection for relayed frames; R: a frame to relay
-(then come the receiver's name and the frame's own parts; the receiver gets the sender's name
-instead).
+A message may also ask for a measurement (`parties.doctor`), which is answered here and now.
+
+The first part of a message is C: control; D: a measurement, both ways; H: a connection for relayed
+frames; R: a frame to relay (then come the receiver's name and the frame's own parts; the receiver
+gets the sender's name instead). A node that lost its connection for relayed frames opens another,
+and frames go there. Frames for a node without one are dropped: nodes notice that and send them
+again (`resume`).
 """
 
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from parties.errors import TransportError
@@ -41,7 +45,15 @@ MAX_EARLY_BYTES = 1 << 16
 BATCH = 1000
 """How many messages one call takes: a flood must not keep the caller from its other duties."""
 
-CONTROL, RELAY_HELLO, RELAY = b"C", b"H", b"R"
+CONTROL, RELAY_HELLO, RELAY, MEASURE = b"C", b"H", b"R", b"D"
+
+Measure = Callable[[str, Sequence[Part]], Sequence[Buffer] | None]
+"""What answers a measurement: the node's name and the message's parts give the answer's parts, or
+None for no answer."""
+
+
+def _unmeasured(name: str, parts: Sequence[Part]) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +70,18 @@ class ControlServer:
     """The coordinator's port, for use by one thread.
 
     neighbours: for each node of the job, the nodes to which it may send frames; a node can send
-    only under its own name. dropped: frames that were not relayed, by sender. Raises PortInUseError
-    and TransportError.
+    only under its own name. dropped: frames that were not relayed, by sender. measure: answers
+    measurements. Raises PortInUseError and TransportError.
     """
 
     def __init__(
-        self, transport: Transport, address: str, neighbours: Mapping[str, Collection[str]]
+        self,
+        transport: Transport,
+        address: str,
+        neighbours: Mapping[str, Collection[str]],
+        measure: Measure = _unmeasured,
     ) -> None:
+        self._measure = measure
         largest = max(MAX_PART_BYTES, MAX_CONTROL_BYTES + 1024)
         self._accepted = Accepted(transport, address, largest, queued=UNREAD_MESSAGES)
         self._neighbours = neighbours
@@ -73,6 +90,8 @@ class ControlServer:
         self.address = self._accepted.address
         self.relayed_bytes = 0
         self.dropped = Tally()
+        self._stale: set[bytes] = set()
+        """Connections of a session that is over: what they still send is not read."""
 
     def poll(self, timeout_s: float) -> Iterator[Arrival]:
         """The control messages that arrive within `timeout_s`; returns as soon as there are
@@ -86,22 +105,25 @@ class ControlServer:
             if message is None:
                 return
             route, parts = message
+            if route in self._stale:
+                continue
             name, kind = self._accepted.names[route], parts[0].bytes
             if kind == RELAY and len(parts) > 2 and self._relays.get(name) == route:
                 self._relay(name, parts[1].bytes.decode("ascii", "replace"), parts[2:])
             elif kind == CONTROL and len(parts) == 2 and len(parts[1]) <= MAX_CONTROL_BYTES:
                 yield Arrival(route, name, parts[1].bytes)
-            elif kind == RELAY_HELLO and len(parts) == 1 and self._may_open(name):
+            elif kind == MEASURE:
+                if (answer := self._measure(name, parts[1:])) is not None:
+                    with contextlib.suppress(PeerLostError):
+                        self._accepted.send(route, (MEASURE, *answer))
+            elif kind == RELAY_HELLO and len(parts) == 1 and name in self._neighbours:
+                # The newest connection counts: the node made it because an earlier one broke.
                 self._relays[name] = route
                 for sender in self._neighbours[name]:
                     for early in self._early.pop((sender, name), []):
                         self._forward(sender, name, early)
             else:
                 yield Arrival(route, name, b"")
-
-    def _may_open(self, name: str) -> bool:
-        """Whether this node may have one more connection for relayed frames."""
-        return name in self._neighbours and name not in self._relays
 
     def _relay(self, sender: str, receiver: str, parts: list[Part]) -> None:
         """Relay a frame, keep it for a moment, or drop it."""
@@ -138,12 +160,20 @@ class ControlServer:
     def lost(self) -> list[bytes]:
         """Routes of connections that broke since the last call."""
         self._accepted.update()
-        routes = list(self._accepted.lost)
+        routes = [route for route in self._accepted.lost if route not in self._stale]
+        self._stale.difference_update(self._accepted.lost)
         self._accepted.lost.clear()
         for name, route in list(self._relays.items()):
             if route in routes:
                 del self._relays[name]
         return routes
+
+    def forget(self, routes: Iterable[bytes]) -> None:
+        """These connections, and all for relayed frames, belong to a session that is over: their
+        nodes make new ones."""
+        self._stale.update(routes, self._relays.values())
+        self._relays.clear()
+        self._early.clear()
 
     def send(self, route: bytes, data: bytes) -> bool:
         """Queue a control message; False if that connection is closed or its queue is full."""
@@ -208,16 +238,25 @@ class Relay:
     """A node's connection for frames that the coordinator relays."""
 
     def __init__(self, transport: Transport, address: str, server_key: bytes) -> None:
-        self.link = Dialled(transport, address, server_key, MAX_PART_BYTES)
+        self.link = Dialled(transport, address, lambda _: server_key, MAX_PART_BYTES)
         self.link.send((RELAY_HELLO,))
+
+    def update(self) -> bool:
+        """Look after the connection; True if a new attempt to make one began: frames sent before
+        may be lost."""
+        if not self.link.update():
+            return False
+        self.link.send((RELAY_HELLO,))
+        return True
 
     def send(self, peer: str, parts: Sequence[Buffer | Part]) -> bool:
         """Queue a frame for `peer`; False if the queue stayed full for a slice."""
         return self.link.send((RELAY, peer.encode(), *parts))
 
-    def receive(self) -> tuple[str, list[Part]] | None:
-        """The sender and the parts of the next frame; None after a slice without one."""
-        parts = self.link.receive()
+    def receive(self, *, wait: bool = True) -> tuple[str, list[Part]] | None:
+        """The sender and the parts of the next frame; None if there is none, by default after a
+        slice."""
+        parts = self.link.receive(wait=wait)
         if parts is None:
             return None
         return parts[0].bytes.decode("ascii", "replace"), parts[1:]

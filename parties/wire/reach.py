@@ -14,6 +14,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from parties.errors import ProxyError
+from parties.wire.proxy import Proxy
+
 SIGNATURE_BYTES = 10
 """A ZMTP greeting begins with FF, eight bytes, 7F."""
 
@@ -52,13 +55,47 @@ def by_ipv6(address: str) -> bool:
     return socket.AF_INET6 in families and socket.AF_INET not in families
 
 
-def try_address(address: str, timeout_s: float) -> Trouble | None:
-    """Dial `address` once; None if a ZeroMQ peer answers. Each step takes at most `timeout_s`,
-    except the look-up of a name, which is the system's."""
+def numeric_addresses(address: str) -> list[str]:
+    """`address` once for each address of its host, IPv4 first; itself if the name is not known now.
+
+    The look-up is the system's and takes its time.
+    """
+    try:
+        host, port = split(address)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError, OverflowError):
+        return [address]
+    hosts = {str(place[0]): family for family, _, _, _, place in found}
+    ordered = sorted(hosts, key=lambda each: hosts[each] != socket.AF_INET)
+    return [
+        f"tcp://[{each}]:{port}" if hosts[each] == socket.AF_INET6 else f"tcp://{each}:{port}"
+        for each in ordered
+    ] or [address]
+
+
+def try_address(address: str, timeout_s: float, proxy: Proxy | None = None) -> Trouble | None:
+    """Dial `address` once, through `proxy` if that covers it; None if a ZeroMQ peer answers. Each
+    step takes at most `timeout_s`, except the look-up of a name, which is the system's."""
+    host, port = split(address)
+    if proxy is not None and proxy.covers(host):
+        return _through(proxy, host, port, timeout_s)
+    found = resolve(address)
+    if isinstance(found, Trouble):
+        return found
+    preferred = socket.AF_INET6 if by_ipv6(address) else socket.AF_INET
+    chosen = [each for each in found if each[0] == preferred] or found
+    return try_one(*chosen[0], address, timeout_s)
+
+
+Resolved = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+"""One address of a name, as `socket` takes it."""
+
+
+def resolve(address: str) -> list[Resolved] | Trouble:
+    """All addresses of the host of `address`, in the system's order."""
     host, port = split(address)
     try:
-        family = socket.AF_INET6 if by_ipv6(address) else socket.AF_INET
-        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
         return Trouble(f"{host} is not a machine's name: correct the address", final=True)
     except socket.gaierror as error:
@@ -68,10 +105,25 @@ def try_address(address: str, timeout_s: float) -> Trouble | None:
             "machine's name server",
             final,
         )
+    known: dict[Resolved, None] = {}
+    for family, _, _, _, where in found:
+        if family in (socket.AF_INET, socket.AF_INET6):
+            known[family, where] = None  # type: ignore[index]
+    return list(known)
+
+
+def try_one(
+    family: socket.AddressFamily,
+    where: tuple[str, int] | tuple[str, int, int, int],
+    address: str,
+    timeout_s: float,
+) -> Trouble | None:
+    """Dial one resolved address of `address`; None if a ZeroMQ peer answers."""
+    host, port = split(address)
     with socket.socket(family, socket.SOCK_STREAM) as plain:
         plain.settimeout(timeout_s)
         try:
-            plain.connect(found[0][4])
+            plain.connect(where)
         except ConnectionRefusedError:
             return Trouble(
                 f"nothing listens on port {port} of {host}: check the port, and that the program "
@@ -87,10 +139,31 @@ def try_address(address: str, timeout_s: float) -> Trouble | None:
         return _greeted(plain, host, port, timeout_s)
 
 
-def _greeted(plain: socket.socket, host: str, port: int, timeout_s: float) -> Trouble | None:
-    """Read the first bytes of the other end: a bounded number, for a bounded time."""
+def _through(proxy: Proxy, host: str, port: int, timeout_s: float) -> Trouble | None:
+    try:
+        plain, early = proxy.open(host, port, timeout_s)
+    except ProxyError as error:
+        return Trouble(str(error), error.final)
+    with plain:
+        trouble = _greeted(plain, host, port, timeout_s, early)
+    if trouble is None or trouble.final:
+        return trouble
+    return Trouble(
+        f"the proxy {proxy.url} opened a tunnel to {host}:{port}, but nothing comes through it: "
+        "check that the program there is running; if it is, the proxy holds back what is not TLS, "
+        "and its administrator has to exempt this address from inspection"
+    )
+
+
+def _greeted(
+    plain: socket.socket, host: str, port: int, timeout_s: float, said: bytes = b""
+) -> Trouble | None:
+    """Read the first bytes of the other end, of which `said` have come: a bounded number, for a
+    bounded time."""
     other = f"another program than mpc-train answers on port {port} of {host}: check the port"
-    said, deadline = b"", time.monotonic() + timeout_s
+    said, deadline = said[:SIGNATURE_BYTES], time.monotonic() + timeout_s
+    if not b"\xff".startswith(said[:1]):
+        return Trouble(other, final=True)
     while len(said) < SIGNATURE_BYTES:
         plain.settimeout(max(0.01, deadline - time.monotonic()))
         try:
@@ -105,13 +178,15 @@ def _greeted(plain: socket.socket, host: str, port: int, timeout_s: float) -> Tr
     return None if said[-1] == 0x7F else Trouble(other, final=True)
 
 
-def try_all(addresses: Mapping[str, str], timeout_s: float) -> dict[str, Trouble]:
-    """Try all addresses at once; return what is wrong with those that did not answer within
-    `timeout_s`."""
+def try_all(
+    addresses: Mapping[str, str], timeout_s: float, proxy: Proxy | None = None
+) -> dict[str, Trouble]:
+    """Try all addresses at once, as `try_address` does; return what is wrong with those that did
+    not answer within `timeout_s`."""
     answers: queue.SimpleQueue[tuple[str, Trouble | None]] = queue.SimpleQueue()
 
     def attempt(name: str, address: str) -> None:
-        answers.put((name, try_address(address, timeout_s / 2)))
+        answers.put((name, try_address(address, timeout_s / 2, proxy)))
 
     for name, address in addresses.items():
         threading.Thread(target=attempt, args=(name, address), daemon=True).start()
@@ -131,7 +206,8 @@ def try_all(addresses: Mapping[str, str], timeout_s: float) -> dict[str, Trouble
 class Lookout:
     """Tries one address again and again in a thread of its own, until it is closed."""
 
-    def __init__(self, address: str, timeout_s: float = 4.0) -> None:
+    def __init__(self, address: str, timeout_s: float = 4.0, proxy: Proxy | None = None) -> None:
+        self._proxy = proxy
         self._over = threading.Event()
         self.trouble: Trouble | None = None
         self.tried = False
@@ -142,7 +218,7 @@ class Lookout:
 
     def _watch(self, address: str, timeout_s: float) -> None:
         while not self._over.is_set():
-            self.trouble = try_address(address, timeout_s)
+            self.trouble = try_address(address, timeout_s, self._proxy)
             self.tried = True
             self._over.wait(AGAIN_S)
 

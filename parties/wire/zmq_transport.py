@@ -9,11 +9,11 @@ give messages their meaning (`data_plane`, `control_plane`) and protect data fra
 Two kinds of connections:
 
 * To and from the coordinator: CURVE; both ends are known by their keys.
-* Between two nodes of a session: a `Ticket`, good for one connection, which only the holders of the
-  pair's CURVE keys can make (`admission`). Frames there are already sealed, by AES-256-GCM under
-  the keys of the signed post-quantum handshake, like TLS records over TCP. Only that handshake
-  shows who answers such a dial: an attacker on the path can send bytes that our parsers then
-  refuse, and can fill memory up to the queues' bounds plus an endless message.
+* Between two nodes of a session: `Ticket`s, each good for one connection, which only the holders
+  of the pair's CURVE keys can make (`admission`). Frames there are already sealed, by AES-256-GCM
+  under the keys of the signed post-quantum handshake, like TLS records over TCP. Only that
+  handshake shows who answers such a dial: an attacker on the path can send bytes that our parsers
+  then refuse, and can fill memory up to the queues' bounds plus an endless message.
 
 Unread messages are bounded in number and size. One message that never ends is not bounded. ZeroMQ
 keeps its parts until the last one arrives, in a queue whose limit (ZMQ_RCVHWM) counts whole
@@ -26,8 +26,8 @@ process's memory and thereby end it; a limit on the process (`systemd-run -p Mem
 
 The compute thread uses the sockets directly; ZeroMQ's own I/O thread waits on the wire and does the
 CURVE work. That thread also answers ZMTP heartbeats, so a node that computes for a long time is not
-mistaken for a dead one. A broken connection is not resumed: frames may be lost, and the session
-ends.
+mistaken for a dead one. A broken connection may have lost messages; a `Dialled` makes a new one if
+its owner wants that, and `data_plane` sends again what was lost.
 """
 
 import errno
@@ -38,7 +38,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from hmac import compare_digest
 from typing import Any
 
 import zmq
@@ -46,8 +45,10 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from parties.errors import PortInUseError, TransportError
-from parties.wire.admission import Ticket, make_ticket
-from parties.wire.reach import by_ipv6
+from parties.wire.admission import Admission, Ticket, link_key, make_ticket, split_user
+from parties.wire.forwarder import Forwarder
+from parties.wire.proxy import Proxy
+from parties.wire.reach import by_ipv6, numeric_addresses
 from parties.wire.tally import Tally
 from protocols.channel import Buffer
 from protocols.errors import PeerLostError
@@ -71,6 +72,17 @@ EARLY_MS = 2000
 """After this long a connection that came too early for a session is dropped, so that the peer dials
 again."""
 
+NEVER_MS = 10**9
+CONNECT_MS = 5000
+"""How long one attempt may take until TCP is connected."""
+
+ATTEMPT_S = 12.0
+"""How long one attempt may take until the connection is made."""
+
+MIN_REDIAL_S, MAX_REDIAL_S = 0.1, 2.0
+"""The pause before an attempt that follows a failed one; it doubles. The first attempt after a
+break comes at once."""
+
 QUEUED_MESSAGES = 1 << 16
 """How much may wait in this node's outgoing queues before sending blocks."""
 
@@ -93,7 +105,11 @@ _FAILED = {
     zmq.Event.HANDSHAKE_FAILED_PROTOCOL,
 }
 _WATCHED = (
-    zmq.Event.ACCEPTED | zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED | sum(_FAILED)
+    zmq.Event.ACCEPTED
+    | zmq.Event.HANDSHAKE_SUCCEEDED
+    | zmq.Event.DISCONNECTED
+    | zmq.Event.CLOSED
+    | sum(_FAILED)
 )
 
 
@@ -110,15 +126,6 @@ class CurveKeys:
         return cls(z85.decode(public), z85.decode(secret))
 
 
-def _admitted(expected: dict[str, str], name: bytes, proof: bytes) -> str | None:
-    """The name, if this is its ticket; a ticket is valid once."""
-    claimed = name.decode("ascii", "replace")
-    if claimed in expected and compare_digest(expected[claimed].encode(), proof):
-        del expected[claimed]
-        return claimed
-    return None
-
-
 class Transport:
     """One ZeroMQ context with one allow-list: all connections of one process.
 
@@ -126,8 +133,9 @@ class Transport:
     the name of each connection, or only the tickets that they expect; dialling sockets require the
     key of the name that they dial, or show their ticket. `known`: keys that are refused like a
     stranger's, but named in the log. `on_refused` is told who was refused and how often, ever more
-    rarely, in a thread of the transport. One I/O thread: a second one helps only if one connection
-    saturates a core.
+    rarely, in a thread of the transport. What this end dials goes through `proxy`. quiet: sends
+    nothing by itself on a connection, to find out how long one may be silent. One I/O thread: a
+    second one helps only if one connection saturates a core.
     """
 
     def __init__(
@@ -136,7 +144,10 @@ class Transport:
         allowed: Mapping[str, bytes],
         known: Mapping[str, bytes] | None = None,
         on_refused: Callable[[str, int], None] = lambda who, count: None,
+        proxy: Proxy | None = None,
+        quiet: bool = False,
     ) -> None:
+        self._quiet = quiet
         self._keys = keys
         self._on_refused = on_refused
         self._known = {key: name for name, key in (known or {}).items()}
@@ -147,7 +158,7 @@ class Transport:
         self.allowed = dict(allowed)
         self.refused = 0
         """Refused connections: a key outside the allow-list, or an invalid ticket."""
-        self._expected: dict[bytes, dict[str, str] | None] = {}
+        self._expected: dict[bytes, Admission | None] = {}
         self._patience: dict[bytes, float] = {}
         self._change = threading.Condition()
         self._closed = False
@@ -160,6 +171,7 @@ class Transport:
             target=self._admit, args=(gate,), name="curve-allow-list", daemon=True
         )
         self._gate.start()
+        self._forwarder = None if proxy is None else Forwarder(proxy)
 
     def _admit(self, gate: "zmq.Socket[bytes]") -> None:
         """Answer ZeroMQ's authentication requests (ZAP 1.0)."""
@@ -181,11 +193,11 @@ class Transport:
                 stranger = self._known.get(credentials[0])
                 who = who if stranger is None else f"of {stranger}, who is not admitted here,"
             elif domain in self._expected and mechanism == b"PLAIN" and len(credentials) == 2:
-                expected = self._tickets_of(domain)
-                if expected is None:
+                admission = self._admission_of(domain)
+                if admission is None:
                     # No session yet. ZeroMQ drops the connection, and the other end dials again.
                     return [b"300", b"not yet", b"", b""]
-                name = _admitted(expected, *credentials)
+                name = admission.admit(*credentials)
         if name is not None:
             return [b"200", b"OK", name.encode(), b""]
         self.refused += 1
@@ -195,8 +207,8 @@ class Transport:
             self._on_refused(who, count)
         return [b"400", b"not on the allow-list", b"", b""]
 
-    def _tickets_of(self, domain: bytes) -> dict[str, str] | None:
-        """The proofs that are still expected; None before the call of `expect`.
+    def _admission_of(self, domain: bytes) -> Admission | None:
+        """The tickets of the session; None before the call of `expect`.
 
         A peer may start the session a moment earlier: the first that knocks waits, for PATIENCE_S
         in all, so that strangers who knock cannot pile up requests here.
@@ -210,17 +222,31 @@ class Transport:
                 )
             return self._expected[domain]
 
-    def expect(self, domain: bytes, tickets: Iterable[Ticket]) -> None:
-        """Let the holders of these tickets in at the socket of `domain`, each once."""
+    def expect(self, domain: bytes, peers: Iterable[str], session: bytes, me: str) -> None:
+        """Let these peers' tickets of the session in at the socket of `domain`."""
+        publics = {peer: self.allowed[peer] for peer in peers}
         with self._change:
-            self._expected[domain] = {ticket.name: ticket.proof for ticket in tickets}
+            self._expected[domain] = Admission(self._keys.secret, publics, session, me)
             self._change.notify_all()
 
-    def ticket(self, peer: str, session: bytes, *, dialler: str, listener: str) -> Ticket:
+    def ticket(
+        self, peer: str, session: bytes, *, dialler: str, listener: str, number: int = 0
+    ) -> Ticket:
         """The ticket that admits `dialler` at `listener` in `session`; the two are this node and
         `peer`."""
         secret, public = self._keys.secret, self.allowed[peer]
-        return make_ticket(secret, public, session, dialler=dialler, listener=listener)
+        return make_ticket(
+            secret, public, session, dialler=dialler, listener=listener, number=number
+        )
+
+    def link_keys(self, peer: str, session: bytes, me: str) -> tuple[bytes, bytes]:
+        """The keys of messages about the connection between this node and `peer`: for those that
+        this node sends, and for the peer's."""
+        secret, public = self._keys.secret, self.allowed[peer]
+        return (
+            link_key(secret, public, session, sender=me, receiver=peer),
+            link_key(secret, public, session, sender=peer, receiver=me),
+        )
 
     def listening(
         self, *, max_bytes: int, domain: bytes | None, queued: int = QUEUED_MESSAGES
@@ -246,7 +272,7 @@ class Transport:
         """A socket that requires the peer's CURVE key `proof`, or shows a ticket."""
         socket = self._socket(zmq.DEALER, max_bytes)
         if isinstance(proof, Ticket):
-            socket.plain_username = proof.name.encode()
+            socket.plain_username = proof.user.encode()
             socket.plain_password = proof.proof.encode()
         else:
             socket.curve_publickey = self._keys.public
@@ -254,12 +280,22 @@ class Transport:
             socket.curve_serverkey = proof
         return socket
 
+    def way(self, address: str) -> str:
+        """What a socket connects to in order to reach `address`: itself, or the near end of a
+        tunnel through the proxy."""
+        return address if self._forwarder is None else self._forwarder.way(address)
+
     def _socket(self, kind: int, max_bytes: int) -> "zmq.Socket[bytes]":
         socket = self._context.socket(kind)
         socket.linger = 0
         socket.maxmsgsize = max_bytes
         socket.sndhwm, socket.rcvhwm = QUEUED_MESSAGES, UNREAD_MESSAGES
         socket.rcvtimeo = socket.sndtimeo = SLICE_MS
+        socket.handshake_ivl = 10_000
+        socket.reconnect_ivl = 100
+        socket.reconnect_ivl_max = 2_000
+        if self._quiet:
+            return socket
         socket.tcp_keepalive = 1
         socket.tcp_keepalive_idle = 60
         socket.tcp_keepalive_intvl = 15
@@ -267,9 +303,6 @@ class Transport:
         socket.heartbeat_ivl = HEARTBEAT_MS
         socket.heartbeat_timeout = SILENCE_MS
         socket.heartbeat_ttl = SILENCE_MS
-        socket.handshake_ivl = 10_000
-        socket.reconnect_ivl = 100
-        socket.reconnect_ivl_max = 2_000
         return socket
 
     def bind(self, socket: "zmq.Socket[bytes]", address: str) -> str:
@@ -296,6 +329,8 @@ class Transport:
             self._change.notify_all()
         self._context.term()
         self._gate.join(timeout=2)
+        if self._forwarder is not None:
+            self._forwarder.close()
 
 
 class _Watch:
@@ -354,33 +389,67 @@ def _receive_parts(socket: "zmq.Socket[bytes]", first: Part) -> list[Part]:
 class Dialled:
     """A socket that dialled one listening node, and the state of that connection.
 
-    proof: the CURVE key that the other end must hold, or this end's ticket.
+    proof: the CURVE key that the other end must hold, or this end's ticket; ZeroMQ then dials until
+    the first connection is made, and `lost` is final. If it is a function, this object dials
+    itself, also after a break, with what the function returns for the number of the attempt, at
+    each address of the host in turn; for that somebody has to call `update` again and again.
     """
 
-    def __init__(self, transport: Transport, address: str, proof: bytes | Ticket, max_bytes: int):
-        self._by_ticket = isinstance(proof, Ticket)
-        self._socket = transport.dialling(max_bytes=max_bytes, proof=proof)
-        self._watch = _Watch(self._socket)
+    def __init__(
+        self,
+        transport: Transport,
+        address: str,
+        proof: bytes | Ticket | Callable[[int], bytes | Ticket],
+        max_bytes: int,
+    ) -> None:
+        self._transport, self._proof, self._max_bytes = transport, proof, max_bytes
+        self._redials = callable(proof)
+        self._refused = False
         self.address = address
         self.connected = False
         self.lost = False
+        """Whether the connection broke and no other was made yet."""
+        self.attempts = 0
         self.trouble: str | None = None
         """Why the last attempt to connect failed, as text for the user."""
+        self._unread: deque[list[Part]] = deque()
+        way = transport.way(address)
+        self._addresses = numeric_addresses(way) if self._redials else [way]
+        self._pause_s = 0.0
+        self._failed_at: float | None = None
+        self._dial()
+
+    def _dial(self) -> None:
+        proof = self._proof(self.attempts) if callable(self._proof) else self._proof
+        self._by_ticket = isinstance(proof, Ticket)
+        address = self._addresses[self.attempts % len(self._addresses)]
+        self.attempts += 1
+        self._began = time.monotonic()
+        self._socket = self._transport.dialling(max_bytes=self._max_bytes, proof=proof)
+        if self._redials:
+            # Never, but not -1: with that ZeroMQ discards what has arrived and was not read yet.
+            self._socket.reconnect_ivl, self._socket.reconnect_ivl_max = NEVER_MS, 0
+            self._socket.connect_timeout = CONNECT_MS
+        self._watch = _Watch(self._socket)
         self._socket.ipv6 = by_ipv6(address)
         try:
             self._socket.connect(address)
         except zmq.ZMQError as error:
             self.close(0)
-            raise TransportError(f"cannot use the address {address}: {error.strerror}") from error
+            raise TransportError(
+                f"cannot use the address {self.address}: {error.strerror}"
+            ) from error
 
     def send(self, parts: Sequence[Buffer | Part]) -> bool:
         """Queue one message; False if the queue stays full for a slice."""
         return _send_parts(self._socket, parts)
 
-    def receive(self) -> list[Part] | None:
-        """The next message, or None after a slice without one."""
+    def receive(self, *, wait: bool = True) -> list[Part] | None:
+        """The next message; None if there is none, by default after a slice."""
+        if self._unread:
+            return self._unread.popleft()
         try:
-            first = self._socket.recv(copy=False)
+            first = self._socket.recv(0 if wait else zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return None
         return _receive_parts(self._socket, first)
@@ -392,24 +461,54 @@ class Dialled:
         poller.register(descriptor, zmq.POLLIN)
         return any(found == self._socket for found, _ in poller.poll(int(timeout_s * 1000)))
 
-    def update(self) -> None:
-        """Process what happened to the connection since the last call."""
+    def update(self) -> bool:
+        """Process what happened to the connection since the last call; dial again if that is due.
+
+        True if a new attempt began: what was queued before and did not arrive will not.
+        """
+        failed = False
         for event, value in self._watch.drain():
             if event == zmq.Event.HANDSHAKE_SUCCEEDED:
-                self.connected, self.trouble = True, None
-            elif event == zmq.Event.HANDSHAKE_FAILED_AUTH and value == 400 and self._by_ticket:
-                self.trouble = f"{self.address} refuses this node: another session or key"
+                self.connected, self.lost, self.trouble = True, False, None
+                self._pause_s = 0.0
             elif event == zmq.Event.HANDSHAKE_FAILED_AUTH and value == 400:
-                self.trouble = (
-                    f"{self.address} refuses this node: it has no role in the job there, or the "
-                    "roster there lacks its key"
+                failed = self._refused = True
+                why = (
+                    "another session or key"
+                    if self._by_ticket
+                    else "it has no role in the job there, or the roster there lacks its key"
                 )
+                self.trouble = f"{self.address} refuses this node: {why}"
             elif event in _FAILED:
+                failed = True
                 self.trouble = (
                     f"the peer that answers at {self.address} does not hold the expected key"
                 )
-            elif event == zmq.Event.DISCONNECTED and self.connected:
-                self.lost = True
+            elif event == zmq.Event.DISCONNECTED:
+                failed = True
+                self.lost = self.lost or self.connected
+                self.connected = False
+            elif event == zmq.Event.CLOSED:
+                failed = True
+        return self._redials and self._redial(failed)
+
+    def _redial(self, failed: bool) -> bool:
+        now = time.monotonic()
+        if not self.connected and now - self._began > ATTEMPT_S:
+            failed = True
+        if failed and self._failed_at is None:
+            self._failed_at = now
+        # Who refused this node before the first connection was made will do so again.
+        final = self._refused and not self.lost
+        if self._failed_at is None or final or now - self._failed_at < self._pause_s:
+            return False
+        self._failed_at = None
+        self._pause_s = min(max(2 * self._pause_s, MIN_REDIAL_S), MAX_REDIAL_S)
+        while (message := self.receive(wait=False)) is not None:
+            self._unread.append(message)
+        self.close(0)
+        self._dial()
+        return True
 
     def close(self, linger_s: float) -> None:
         """Close; queued messages may still leave during `linger_s`."""
@@ -421,9 +520,9 @@ class Accepted:
     """A listening socket: messages of many nodes, their senders' names, and broken connections.
 
     A route stands for one connection and is never reused; its name is that of the key or the ticket
-    that admitted it, whatever the messages say. by_ticket: admit only the tickets that `expect`
-    named, each once; otherwise every key on the allow-list. queued: how many messages may wait for
-    one receiver before `send` returns False.
+    that admitted it, whatever the messages say. by_ticket: admit only tickets of the peers that
+    `expect` named, each once; otherwise every key on the allow-list. queued: how many messages may
+    wait for one receiver before `send` returns False.
     """
 
     def __init__(
@@ -441,16 +540,18 @@ class Accepted:
         self.address = transport.bind(self._socket, address)
         self._watch = _Watch(self._socket)
         self.names: dict[bytes, str] = {}
+        self.numbers: dict[bytes, int] = {}
+        """Of connections by ticket, the ticket's number."""
         self._route_of: dict[int, bytes] = {}
         self._closed: set[int] = set()
         self.lost: deque[bytes] = deque()
         """Routes whose connection broke, oldest first."""
 
-    def expect(self, tickets: Iterable[Ticket]) -> None:
-        """Let the holders of these tickets connect, each once; until then they wait."""
+    def expect(self, peers: Iterable[str], session: bytes, me: str) -> None:
+        """Let these peers connect by tickets of the session; until then they wait."""
         if self._domain is None:
             raise ValueError("this socket admits keys, not tickets")
-        self._transport.expect(self._domain, tickets)
+        self._transport.expect(self._domain, peers, session, me)
 
     def send(self, route: bytes, parts: Sequence[Buffer | Part]) -> bool:
         """Queue one message; False if the queue stays full for a slice.
@@ -464,10 +565,10 @@ class Accepted:
                 raise
             raise PeerLostError(f"the connection to {self.names.get(route)} broke") from error
 
-    def receive(self) -> tuple[bytes, list[Part]] | None:
-        """Route and parts of the next message, or None after a slice without one."""
+    def receive(self, *, wait: bool = True) -> tuple[bytes, list[Part]] | None:
+        """Route and parts of the next message; None if there is none, by default after a slice."""
         try:
-            route = self._socket.recv()
+            route = self._socket.recv(0 if wait else zmq.NOBLOCK)
         except zmq.Again:
             return None
         parts = _receive_parts(self._socket, self._socket.recv(copy=False))
@@ -482,7 +583,7 @@ class Accepted:
     def _learn(self, route: bytes, part: Part) -> None:
         # Descriptors are reused: first finish with the previous connection.
         self.update()
-        self.names[route] = str(part.get("User-Id"))
+        self.names[route], self.numbers[route] = split_user(str(part.get("User-Id")))
         descriptor = int(part.get(zmq.SRCFD))
         if descriptor in self._closed:
             self.lost.append(route)

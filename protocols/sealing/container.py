@@ -98,4 +98,7 @@ def split(blob: Buffer, kind: str) -> tuple[Header, memoryview]:
         raise EnvelopeError(f"a malformed envelope: {error}") from error
     if header.kind != kind:
         raise EnvelopeError(f"an envelope of another kind than {kind}")
+    if not header.key_id.isprintable():
+        # It is shown before anything is verified.
+        raise EnvelopeError("the id of the wrapping key has control characters")
     return header, view[start + length :]

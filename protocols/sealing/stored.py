@@ -56,6 +56,9 @@ class ObjectInfo:
         for text in (self.node, self.kind, self.name, self.job, self.created):
             if len(text.encode()) > MAX_TEXT_BYTES:
                 raise EnvelopeError(f"a text of an object has at most {MAX_TEXT_BYTES} bytes")
+            if not text.isprintable():
+                # It is shown before anything is verified.
+                raise EnvelopeError("a text of an object has control characters")
         if not 1 <= self.version < 1 << 63:
             raise EnvelopeError("versions of an object count from 1")
 
@@ -96,7 +99,7 @@ def seal_object(out: BinaryIO, info: ObjectInfo, keys: KeyWrapper) -> tuple[Head
     Raises EnvelopeError, and what the key service raises.
     """
     file_key, context = container.new_file_key(), info.context()
-    header = _wrapped(Header(OBJECT, context, "", b""), file_key, keys)
+    header = wrapped_anew(Header(OBJECT, context, "", b""), file_key, keys)
     return header, SealingWriter(out, header.payload_key(file_key))
 
 
@@ -121,18 +124,21 @@ def open_object(header: Header, chunks: BinaryIO, size: int, keys: KeyWrapper) -
 def rewrap(header: Header, old: KeyWrapper, new: KeyWrapper) -> Header:
     """The header with the file key wrapped under the current key of `new`."""
     file_key = old.unwrap(header.key_id, header.wrapped_key, header.wrap_info)
-    return _wrapped(header, file_key, new)
+    return wrapped_anew(header, file_key, new)
 
 
-def _wrapped(header: Header, file_key: bytes, keys: KeyWrapper) -> Header:
-    """The header with the file key wrapped, which was tried: once the plaintext or the old header
-    is gone, a wrapped key that does not open would be the loss of the object.
+def wrapped_anew(header: Header, file_key: bytes, keys: KeyWrapper) -> Header:
+    """The header with its file key wrapped under the current key, which was tried: once the
+    plaintext or the old header is gone, a wrapped key that does not open would be the loss of the
+    object.
 
     Raises EnvelopeError.
     """
     key_id, wrapped = keys.wrap(file_key, header.wrap_info)
     if len(wrapped) > container.MAX_WRAPPED_BYTES or len(key_id.encode()) > MAX_KEY_ID_BYTES:
         raise EnvelopeError("the key service returned more than a header holds")
+    if not key_id.isprintable():
+        raise EnvelopeError("the key service returned an id with control characters")
     if not hmac.compare_digest(keys.unwrap(key_id, wrapped, header.wrap_info), file_key):
         raise EnvelopeError("the key service returned a wrapped key that opens as another")
     return replace(header, key_id=key_id, wrapped_key=wrapped)

@@ -50,6 +50,9 @@ VALUES: dict[str, object] = {
     "coordinator.address": "tcp://study.example.org:7700",
     "network.listen": "tcp://0.0.0.0:7701",
     "network.advertise": "tcp://hospital-a.example.org:7701",
+    "network.proxy": "http://hospital-a@proxy.example.org:3128",
+    "network.proxy_password_file": "keys/proxy.password",
+    "network.no_proxy": [".hospital-a.example.org", "10.0.0.0/8"],
     "run.job": "job.toml",
     "rules.recipients": ["hospital-a", "study-office"],
     "rules.dealers": ["registry-office"],
@@ -185,6 +188,7 @@ def limits() -> list[str]:
         ("for all to sign, at the coordinator", "`join_s` of its own file"),
         ("for a connected peer that sends nothing", "`peer_s`; longer where records are joined"),
         ("for a machine or network that falls silent", f"{silence:g} s, not to be set"),
+        ("for a broken connection between two nodes", "`reconnect_s`"),
         ("for a process that ends", "none: seen at once"),
         ("for a whole run", f"{week:g} days, not to be set"),
     ]
@@ -194,7 +198,9 @@ def limits() -> list[str]:
         f"`[timeouts]` is in each node's own file ({times.join_s} s and {times.peer_s} s by "
         "default), and each node keeps its own. Between nodes, and to the coordinator, a heartbeat "
         f"goes out each {beat:g} s (`HEARTBEAT_MS` in `parties.wire.zmq_transport`); a connection "
-        f"that answers none for {silence:g} s counts as broken (`SILENCE_MS` there): the run ends.",
+        f"that answers none for {silence:g} s counts as broken (`SILENCE_MS` there). Between nodes "
+        "it is made again, and what was lost is sent again; the run ends if that takes longer than "
+        f"`reconnect_s` ({times.reconnect_s} s by default).",
         "",
         "| how long a node waits | |",
         "| --- | --- |",
@@ -279,8 +285,7 @@ def page() -> str:
         *limits(),
         "## Coordinators",
         "",
-        "`[node]`, `[network]` (with `listen` and without `advertise`), `[audit]`, `[timeouts]`, "
-        "and",
+        "`[node]`, `[network]` (only `listen`), `[audit]`, `[timeouts]`, and",
         "",
         "### `[run]`",
         "",

@@ -28,6 +28,7 @@ from parties.keys.vault import FileVault, MemoryVault
 from parties.nodes.coordinator import Coordinator, CoordinatorSettings
 from parties.nodes.node import NodeSettings, run_node
 from parties.nodes.supervisor import end_with_parent, report
+from parties.wire.proxy import Proxy
 from protocols.errors import RangeError
 from tests.support.audit_logs import audit_log
 
@@ -76,6 +77,9 @@ class Exchange:
 
     def outcome(self) -> bytes:
         return b"what was opened"
+
+    def checkpoints(self) -> tuple[bytes, ...]:
+        return ()
 
     def leaving(self, body: bytes) -> tuple[str, ...]:
         return ()
@@ -239,6 +243,7 @@ def main() -> None:
                 config["address"],
                 Path(config["run_dir"]),
                 listen=config.get("listen"),
+                proxy=Proxy.from_url(config["proxy"]) if config.get("proxy") else None,
                 **config.get("settings", {}),
             )
             program = Exchange(config["name"], config["options"])

@@ -57,7 +57,9 @@ def main() -> None:
     after(
         SecureChannel,
         "send",
-        lambda _, channel, peer, label, payload: None if label == b"confirm" else payload,
+        lambda _, channel, peer, label, payload: (
+            None if label in (b"confirm", b"resume from") else payload
+        ),
     )
     sys.argv = ["mpc-train", *sys.argv[2:]]
     from mpc_train.cli import main as command

@@ -127,6 +127,9 @@ class Study:
         self.return_s = 0
         """How long the coordinator waits for a node that left after the job was proposed."""
 
+        self.node_lines = ""
+        """More lines of `[node]` at the nodes."""
+
         self.tables: dict[str, str] = {}
         """What a node's file names as its table, where that is not its CSV file."""
 
@@ -199,6 +202,8 @@ class Study:
     def _config(self, name: str, *sections: str) -> Path:
         path = self.folder / f"{name}.toml"
         node = f'[node]\nname = "{name}"\nhome = "homes/{name}"\nrun_dir = "left/{name}"'
+        if name in NODES:
+            node += f"\n{self.node_lines}"
         waits = f"[timeouts]\njoin_s = {self.join_s}\nreturn_s = {self.return_s}"
         path.write_text("\n".join([node, *sections, waits, ""]))
         return path

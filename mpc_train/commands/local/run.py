@@ -1,13 +1,21 @@
 """`mpc-train run`: all nodes of a job as processes on this machine. `launch.py` calls this."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mpc_train.base.printing import say
-from mpc_train.commands.common import Format, FormatOption, VerboseOption, emit, reporting
+from mpc_train.commands.common import (
+    Format,
+    FormatOption,
+    LiveOption,
+    VerboseOption,
+    emit,
+    reporting,
+)
 from mpc_train.commands.local.children import (
     SETTLE_S,
     Logs,
@@ -24,7 +32,6 @@ from mpc_train.errors import NodeFailedError
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.run.local import LocalNode
-    from mpc_train.run.progress import ProgressView
     from mpc_train.tables.source import Source
     from parties.keys.vault import FileVault
 
@@ -53,11 +60,14 @@ def run_command(
         Path | None, typer.Option(help="Directory of the run; default: runs/JOB-TIME.")
     ] = None,
     verbose: VerboseOption = False,
+    live: LiveOption = None,
 ) -> None:
     """Run a whole job on this machine: each node is a process with its own keys."""
     with reporting(output):
         from mpc_train.admission.load import load_job
         from mpc_train.jobs.training import drops
+        from mpc_train.live.board import Board
+        from mpc_train.live.server import on_page
         from mpc_train.results.report import beware, describe, outcome
         from mpc_train.run.local import local_data
         from mpc_train.run.progress import ProgressView
@@ -69,10 +79,20 @@ def run_command(
         folder = fresh_folder(run_dir, job.name)
         view = ProgressView(enabled=output is Format.text)
         view.say("\n".join([describe(job), *beware(job), ""]))
+        board = Board(job.nodes)
+
+        def shown(kind: str, fields: dict[str, Any]) -> None:
+            view.event(kind, fields)
+            board.event(kind, fields)
+
+        def page(url: str) -> None:
+            view.say(f"Live at {url}  (in a terminal: mpc-train watch {url})")
+
         with sigterm_interrupts():
-            result, weights = _run(
-                job, job_path.absolute(), data, folder, view, vault=vault, verbose=verbose
-            )
+            with view.shown(), on_page(board, live, page):
+                result, weights = _run(
+                    job, job_path.absolute(), data, folder, shown, vault=vault, verbose=verbose
+                )
             if compare:
                 view.say(
                     "comparing: the same training in the clear, on pooled data (a local "
@@ -112,7 +132,7 @@ def _run(
     job_path: Path,
     data: "dict[str, Source]",
     folder: Path,
-    view: "ProgressView",
+    shown: Callable[[str, dict[str, Any]], None],
     *,
     vault: bool,
     verbose: bool,
@@ -153,13 +173,13 @@ def _run(
             argv += ["--verbose"] if verbose else []
             return ChildSpec(node.name, argv, passphrases[node.name], own_code())
 
-        def shown(line: str) -> None:
+        def told(line: str) -> None:
             record = record_of(line)
             if record is not None and "event" in record:
-                view.event(record.pop("event"), record)
+                shown(record.pop("event"), record)
 
-        logs = Logs(folder, coordinator.name, shown)
-        with view.shown(), Supervisor(logs, settle_s=SETTLE_S) as supervisor:
+        logs = Logs(folder, coordinator.name, told)
+        with Supervisor(logs, settle_s=SETTLE_S) as supervisor:
             coordinator.config.write_text(coordinator_text(coordinator, roster_path, job_path))
             child = supervisor.start(spec(coordinator, "--report-fd", "{report_fd}"))
             address = ready(supervisor, child)

@@ -17,6 +17,7 @@ from mpc_train.commands.common import (
     identity_at,
     reporting,
 )
+from mpc_train.commands.vault.options import exit_if, status_of
 
 if TYPE_CHECKING:
     from mpc_train.run.place import VaultPlace
@@ -74,14 +75,14 @@ def vault_rotate(
     column_key: Annotated[
         str,
         typer.Option(
-            metavar="KEY", help="Rotate this key of [vault.columns], not the vault's own."
+            metavar="KEY", help="Rotate this key of \\[vault.columns], not the vault's own."
         ),
     ] = "",
     if_due: Annotated[
         bool,
         typer.Option(
             "--if-due",
-            help="Only if the key is too old or wraps too much ([vault] rotate_after_…): for a "
+            help="Only if the key is too old or wraps too much (\\[vault] rotate_after_…): for a "
             "daily schedule.",
         ),
     ] = False,
@@ -96,6 +97,8 @@ def vault_rotate(
 
     Keys that no object needs any more are destroyed, unless --keep-old or --to is given. What was
     interrupted goes on when it is called again: then the key that is current stays so.
+
+    Exit status 5 if an object is damaged: the others are wrapped anew, and no key is destroyed.
     """
     with reporting(output):
         from mpc_train.errors import ConfigError
@@ -146,10 +149,12 @@ def vault_rotate(
                         "destroyed": done.retired,
                         "column_key": column_key,
                         "due": why,
+                        "damaged": len(done.damaged),
                     },
                 )
         if output is Format.json:
-            emit({"status": "ok", **dataclasses.asdict(done)})
+            emit({**dataclasses.asdict(done), **status_of(done.damaged)})
+            exit_if(done.damaged)
             return
         say(
             f"{done.rewrapped} objects were wrapped under {done.key}"
@@ -159,6 +164,7 @@ def vault_rotate(
         if to:
             where = f"vault.columns.{column_key}" if column_key else "vault"
             say(f'in this node\'s file write [{where}] key = "{to}" now')
+        exit_if(done.damaged)
 
 
 def _why_due(place: "VaultPlace", store: "Store", audit: "AuditLog", column_key: str) -> str:

@@ -16,23 +16,29 @@ from mpc_train.commands.common import (
     opened_vault,
     reporting,
 )
-from mpc_train.commands.vault.options import NameArgument, VersionOption
+from mpc_train.commands.vault.options import NameArgument, VersionOption, exit_if, status_of
 
 if TYPE_CHECKING:
     from parties.vault.store import Entry
 
 
 def vault_ls(config: ConfigOption, output: FormatOption = Format.text) -> None:
-    """List what is kept; needs no key."""
+    """List what is kept; needs no key.
+
+    Exit status 5 if an object is damaged; the others are listed all the same.
+    """
     with reporting(output):
         from mpc_train.results.report import size
         from mpc_train.run.node_config import load_node_config
+        from parties.errors import VaultError
         from parties.vault.store import entries_of
 
-        place = load_node_config(config).vault
-        found = entries_of(place.folder)
+        place, damaged = load_node_config(config).vault, list[VaultError]()
+        found = entries_of(place.folder, damaged)
         if output is Format.json:
-            emit({"status": "ok", "objects": [_record(entry) for entry in found]})
+            objects = [_record(entry) for entry in found]
+            emit({**status_of(damaged), "objects": objects})
+            exit_if(damaged)
             return
         kinds, names = (
             max((len(getattr(entry.info, each)) for entry in found), default=0)
@@ -45,8 +51,9 @@ def vault_ls(config: ConfigOption, output: FormatOption = Format.text) -> None:
                 f"{info.kind:{kinds}}  {info.name:{names}} {info.version:>4}  "
                 f"{size(entry.size):>10}  {info.created}  {entry.key_id}{of}"
             )
-        if not found:
+        if not found and not damaged:
             say(f"the vault {place.folder} is empty", aside=True)
+        exit_if(damaged)
 
 
 def vault_shred(

@@ -58,7 +58,7 @@ def vault_import(
         list[str] | None,
         typer.Option(
             metavar="COLUMN=KEY",
-            help="Keep this column under a key of [vault.columns]; may be repeated.",
+            help="Keep this column under a key of \\[vault.columns]; may be repeated.",
         ),
     ] = None,
     passphrase_file: PassphraseFileOption = None,

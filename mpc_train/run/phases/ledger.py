@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mpc_train.jobs.audience import audience, linkage_disclosures
 from mpc_train.jobs.outputs import clause
 from mpc_train.results.outcome import Opening
+from mpc_train.training.watch import disclosures
 from parties.audit.entries import Kind
 from protocols.arrays import Words
 from protocols.shares.reveal import Output
@@ -37,6 +38,14 @@ class RunLedger:
         """Raises AuditError where it cannot be written: nothing has left then."""
         to, key = audience(self._job, output.name), clause(self._job, output.name)
         self._note(Opening(output.name, output.step, to, key, values), values=values)
+
+    def resumed(self, step: int) -> None:
+        """What an earlier session has disclosed up to this step, after which this one goes on: it
+        does not leave again, and is in the log of that session."""
+        for output in sorted(disclosures(self._job), key=lambda one: (one.step, one.name)):
+            if output.step <= step:
+                to, key = audience(self._job, output.name), clause(self._job, output.name)
+                self.openings.append(Opening(output.name, output.step, to, key, 1))
 
     def opened(self, output: Output, words: Words) -> None:
         data = words.astype("<i8").tobytes()

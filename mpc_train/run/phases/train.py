@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from mpc_train.checkpoints.keeper import Keeper
+from mpc_train.checkpoints.state import Live
 from mpc_train.jobs.schedule import is_newton
 from mpc_train.preparation.sharing import Shared
 from mpc_train.regression.run import regress
@@ -42,11 +44,15 @@ def train_model(
     start: dict[str, MaskedTensor],
     done: Callable[[int], None],
     guard: RangeGuard | None = None,
+    keeper: Keeper | None = None,
+    on_loss: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Trained:
     """Train from `start`, or from the job's initial weights if that is empty.
 
     gate: None if nothing is disclosed during training. done: called with the number of each step.
-    guard: checks the steps and the result.
+    guard: checks the steps and the result. keeper: writes checkpoints, and may know one from which
+    training goes on; None for a training that is not worth one. on_loss: called at evaluators with
+    each revealed loss.
     """
     if is_newton(job):
         found = regress(job, role, shared.inputs, shared.labels, done, shared.weights, guard)
@@ -57,12 +63,23 @@ def train_model(
     model = trainer.model
     watch = None
     if gate is not None:
-        watch = Watch(job, gate, model, trainer.loss, model.secret, shared.inputs, shared.labels)
-    training = train(
-        job, role, trainer, shared.inputs, shared.labels, done, watch, shared.weights, guard
-    )
+        rows = shared.inputs, shared.labels
+        watch = Watch(job, gate, model, trainer.loss, model.secret, *rows, on_loss)
+    rows = shared.inputs, shared.labels
+    if keeper is None:
+        training = train(job, role, trainer, *rows, done, watch, shared.weights, guard)
+    else:
+        keeper.start(Live(job, role, trainer, watch, guard))
+        if keeper.finished:
+            return Trained(model, Training(), {}, {} if watch is None else watch.losses)
+        training = train(
+            *(job, role, trainer, *rows, done, watch, shared.weights, guard),
+            *(keeper.point, keeper.begun),
+        )
     if guard is not None:
         look_at_network(guard, job, model, shared.inputs)
+    if keeper is not None:
+        keeper.finish(keeper.begun + len(training.step_seconds))
     return Trained(model, training, {}, {} if watch is None else watch.losses)
 
 

@@ -224,7 +224,7 @@ def read_head(content: BinaryIO, label: str) -> tuple[Head, int]:
     data = content.read(length) if length <= MAX_HEAD_BYTES else b""
     try:
         return msgspec.json.decode(data, type=Head), len(MAGIC) + 4 + length
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise DataError(f"{label}: what stands before its rows cannot be read") from error
 
 

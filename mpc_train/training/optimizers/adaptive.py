@@ -22,7 +22,7 @@ Opened by an evaluator, for one parameter: about 140 bytes; SGD opens 10.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any
 
@@ -200,17 +200,15 @@ class Adaptive:
         named = {"square": self._square, "mean": self._mean, "change": self._change}
         return {name: value for name, value in named.items() if value is not None}
 
-    def numbers(self) -> Numbers:
-        """The public part of the state."""
-        return self._numbers
+    def numbers(self) -> dict[str, Fraction]:
+        """The fields of `Numbers`."""
+        return asdict(self._numbers)
 
-    def restore(self, state: Mapping[str, Masked], numbers: Numbers) -> None:
-        """Continue from the results of `state` and `numbers`, with the tensors under fresh
-        masks."""
+    def restore(self, state: Mapping[str, Masked], numbers: Mapping[str, Fraction]) -> None:
         self._square = state.get("square")
         self._mean = state.get("mean")
         self._change = state.get("change")
-        self._numbers = numbers
+        self._numbers = Numbers(**numbers)
 
 
 def _sum(square: Masked | None, new: Masked) -> Masked:

@@ -44,6 +44,13 @@ class Optimizer(Protocol):
     def state(self) -> dict[str, Masked]:
         """The shared state by name, for checkpoints."""
 
+    def numbers(self) -> dict[str, Fraction]:
+        """The public part of the state by name, the same at every node."""
+
+    def restore(self, state: Mapping[str, Masked], numbers: Mapping[str, Fraction]) -> None:
+        """Continue from the results of `state` and `numbers`, with the tensors under fresh
+        masks."""
+
 
 class SGD:
     """w ← w − rate · u with v ← momentum · v + gradient + decay · w, as in torch.optim.SGD.
@@ -87,13 +94,12 @@ class SGD:
         """rate · v of each parameter, at the scale of the weights; empty without momentum."""
         return dict(self._velocity)
 
-    def rate(self) -> Fraction:
+    def numbers(self) -> dict[str, Fraction]:
         """The learning rate by which the state is multiplied."""
-        return self._rate
+        return {"rate": self._rate}
 
-    def restore(self, state: Mapping[str, Masked], rate: Fraction) -> None:
-        """Continue from the results of `state` and `rate`, with the tensors under fresh masks."""
-        self._velocity, self._rate = dict(state), rate
+    def restore(self, state: Mapping[str, Masked], numbers: Mapping[str, Fraction]) -> None:
+        self._velocity, self._rate = dict(state), numbers["rate"]
 
     def _shapes(self, names: Sequence[str]) -> dict[str, Shape]:
         return shapes_of({name: self._parameters[name] for name in names})

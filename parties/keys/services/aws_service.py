@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from parties.errors import KeyServiceError
+from parties.errors import KeyServiceError, RetiredKeyError
 from parties.keys.services.client import (
     ATTEMPTS,
     TIMEOUT_S,
@@ -31,7 +31,8 @@ EXTRA = "aws"
 ROTATION_S = 30.0
 """How long `rotate` waits for new material; AWS makes it in the background."""
 POLL_S = 1.0
-MAX_ROTATIONS = 1000
+MAX_PAGES = 100
+"""Of rotations, 100 on each unless the service says less."""
 _NAME = re.compile(
     r"arn:aws[a-z-]*:kms:(?P<region>[a-z0-9-]+):[0-9]{12}:(key|alias)/[A-Za-z0-9/_-]{1,256}"
     r"|alias/[A-Za-z0-9/_-]{1,250}"
@@ -122,7 +123,7 @@ class AwsService:
             self._look()
         if rest.partition("#")[0] != self._arn:
             # Not followed: whoever can write to the disk could name a key of their own there.
-            raise KeyServiceError(
+            raise RetiredKeyError(
                 f"{self.uri} does not have the key {key_id}: it is {self._arn} now; name the other "
                 "in [vault] key, and move from it with mpc-train vault rotate --to"
             )
@@ -197,19 +198,21 @@ class AwsService:
     def _rotations(self) -> str:
         """How often the material was changed, for a service that does not name it."""
         count, marker = 0, ""
-        while True:
+        for _ in range(MAX_PAGES):
             more = {"Marker": marker} if marker else {}
             answer = self._client.list_key_rotations(KeyId=self._arn, **more)
             count += len(answer["Rotations"])
-            if not answer.get("Truncated") or count > MAX_ROTATIONS:
+            if not answer.get("Truncated"):
                 return str(count)
             marker = answer["NextMarker"]
+        raise Unusable("the list of rotations has no end")
 
     def _is_rotating(self) -> bool:
-        answer = self._ask(
-            "read the key's rotation", lambda: self._client.get_key_rotation_status(KeyId=self._arn)
-        )
-        return "OnDemandRotationStartDate" in answer
+        def look() -> bool:
+            answer = self._client.get_key_rotation_status(KeyId=self._arn)
+            return "OnDemandRotationStartDate" in answer
+
+        return bool(self._ask("read the key's rotation", look))
 
     def _check_kind(self) -> None:
         """Raise KeyServiceError for a key that AWS KMS does not rotate."""

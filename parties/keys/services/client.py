@@ -77,7 +77,7 @@ def asked(
         except KeyServiceError:
             raise
         except Unusable as error:
-            problem = Problem(f"the answer cannot be used: {error}")
+            problem = Problem(f"the answer cannot be used: {brief(error)}")
         except Exception as error:
             known = explain(error)
             problem = known or Problem(f"the answer cannot be read ({type(error).__name__})")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from parties.errors import KeyServiceError
+from parties.errors import KeyServiceError, RetiredKeyError
 from parties.keys.services.client import (
     TIMEOUT_S,
     Mask,
@@ -131,7 +131,7 @@ class GcpService:
         mask, sealed = Mask.split(wrapped, info)
         bound = mask.bound
 
-        def unwrap() -> bytes | None:
+        def unwrap() -> bytes | KeyServiceError:
             try:
                 answer = self._client.decrypt(
                     request={
@@ -144,16 +144,19 @@ class GcpService:
                     **_LIMITS,
                 )
             except Exception as error:
-                if type(error).__name__ == "InvalidArgument":
-                    return None
+                kind = type(error).__name__
+                if kind == "InvalidArgument":
+                    return does_not_open(self.uri, key_id)
+                if kind == "FailedPrecondition":
+                    return RetiredKeyError(f"{self.uri}: {_retired(error)}")
                 raise
             _check_crc(answer.plaintext, answer.plaintext_crc32c)
             return mask.applied(answer.plaintext)
 
-        file_key = self._ask("unwrap a key", unwrap)
-        if file_key is None:
-            raise does_not_open(self.uri, key_id)
-        return file_key
+        found = self._ask("unwrap a key", unwrap)
+        if isinstance(found, KeyServiceError):
+            raise found
+        return found
 
     def rotate(self) -> str:
         """Make a version, wait until it can be used, and make it the primary one."""
@@ -281,9 +284,7 @@ class GcpService:
         if kinds & {"Forbidden", "Unauthorized"}:
             return Problem(f"Google refuses the credentials for this ({brief(error)})")
         if "FailedPrecondition" in kinds:
-            return Problem(
-                f"the version is disabled or destroyed ({brief(error)}); enable or restore it"
-            )
+            return Problem(_retired(error))
         if "GoogleAPICallError" in kinds:
             return Problem(f"Google Cloud KMS refuses ({brief(error)})")
         if "GoogleAuthError" in kinds:
@@ -298,6 +299,10 @@ class GcpService:
 
     def __repr__(self) -> str:
         return f"GcpService({self.uri})"
+
+
+def _retired(error: Exception) -> str:
+    return f"the version is disabled or destroyed ({brief(error)}); enable or restore it"
 
 
 _LIMITS: dict[str, Any] = {"timeout": TIMEOUT_S, "retry": None}

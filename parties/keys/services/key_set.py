@@ -40,7 +40,7 @@ def decoded(secret: bytes) -> dict[int, bytes]:
     """Undo `encoded`; raises ValueError, which does not quote the secret."""
     try:
         keys = msgspec.msgpack.decode(secret, type=_Set).keys
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError):
         keys = {}
     if not keys or any(number < 1 or len(key) != 32 for number, key in keys.items()):
         raise ValueError("holds no keys of this version")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
-from parties.errors import KeyServiceError
+from parties.errors import KeyServiceError, RetiredKeyError
 from parties.keys.services.client import (
     Problem,
     Unusable,
@@ -126,7 +126,7 @@ class Pkcs11Service:
             for found in self._keys(session):
                 if self._id(found) == key_id:
                     return self._opened(found.key, wrapped, info)
-            raise KeyServiceError(
+            raise RetiredKeyError(
                 f"{self.uri} does not have the key {key_id}: it was destroyed, or the token was "
                 "made anew; use the token that has it"
             )

@@ -7,7 +7,7 @@ key for good: a key that is made anew under an old name has another id.
 
 from typing import Protocol
 
-from parties.errors import KeyServiceError, WrappedKeyError
+from parties.errors import RetiredKeyError, WrappedKeyError
 from protocols.sealing.stored import KeyWrapper
 
 
@@ -35,10 +35,10 @@ class KeyService(KeyWrapper, Protocol):
 def own_part(uri: str, prefix: str, key_id: str) -> str:
     """What follows `prefix`, with which all ids of a service begin, in the id of one of its keys.
 
-    Raises KeyServiceError for the id of a key of another service.
+    Raises RetiredKeyError for the id of a key of another service.
     """
     if not key_id.startswith(prefix):
-        raise KeyServiceError(
+        raise RetiredKeyError(
             f"{uri} does not have the key {key_id}: it belongs to another service, which [vault] "
             "key has to name in order to open what it wrapped"
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from parties.errors import KeyServiceError
+from parties.errors import KeyServiceError, RetiredKeyError
 from parties.keys.services.client import (
     TIMEOUT_S,
     Mask,
@@ -121,12 +121,12 @@ class VaultService:
         if key is None or number not in key.made:
             key = self._look()
         if number not in key.made:
-            raise KeyServiceError(
+            raise RetiredKeyError(
                 f"{self.uri} does not have the key {key_id}: it was retired; Vault's operator can "
                 "lower min_decryption_version, unless it was trimmed or the key was deleted"
             )
         if self._id(key, number) != key_id:
-            raise KeyServiceError(
+            raise RetiredKeyError(
                 f"{self.uri} does not have the key {key_id}: its version {number} is another key, "
                 f"made at {key.made[number]}; restore the key from Vault's backup"
             )

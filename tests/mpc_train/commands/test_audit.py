@@ -1,6 +1,7 @@
 """`mpc-train audit`, and what other commands write into the log."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mpc_train.cli import app
-from parties.keys.vault import FileVault
+from parties.audit.entries import Kind
+from parties.audit.reading import read_log
+from parties.audit.record import sealer
+from parties.keys.vault import FileVault, MemoryVault
+from tests.support.audit_logs import KeysOfAnyDay, audit_log
 
 PASSPHRASE = "correct horse"
 CONFIG = """
@@ -140,6 +145,21 @@ def test_a_key_that_was_destroyed_is_an_entry(home: Path) -> None:
     ]
 
 
+def test_verify_says_which_entries_nobody_has_signed(home: Path, tmp_path: Path) -> None:
+    assert vault(home, "import", home / "t.csv", "uns").exit_code == 0
+    log, card = tmp_path / "bob", home / "home" / "bob.card"
+    shutil.copytree(home / "home" / "audit" / "bob", log)
+    result = audit(home, "verify", "--log", log, "--card", card)
+    assert result.exit_code == 0 and "not signed yet" not in result.stdout
+    found = read_log(log)
+    number = len(found.records)
+    forged = sealer(bytes(32), bytes(16))(found.origin, number, found.next_chain(), b"", b"{}")
+    with (log / "records").open("ab") as stream:
+        stream.write(forged)
+    result = audit(home, "verify", "--log", log, "--card", card)
+    assert result.exit_code == 0 and f"not signed yet: from entry {number} on" in result.stdout
+
+
 def test_verify_needs_a_card(home: Path, tmp_path: Path) -> None:
     assert vault(home, "import", home / "t.csv", "adm").exit_code == 0
     log = home / "home" / "audit" / "bob"
@@ -190,3 +210,29 @@ def test_the_section_is_checked(home: Path, line: str, said: str) -> None:
     (home / "party.toml").write_text(f"{CONFIG}[audit]\n{line}\n")
     result = vault(home, "ls")
     assert result.exit_code == 3 and said in result.stderr
+
+
+def test_an_auditor_sees_whether_the_node_signed_what_is_shown(tmp_path: Path) -> None:
+    """Anybody can encrypt a log of their own making to an auditor's card."""
+    eve = FileVault.create(tmp_path / "keys", "eve", PASSPHRASE.encode())
+    (tmp_path / "passphrase").write_text(PASSPHRASE)
+    (tmp_path / "passphrase").chmod(0o600)
+    ann, forger = MemoryVault.generate("ann"), MemoryVault.generate("ann")
+    (tmp_path / "ann.card").write_text(ann.card.to_text())
+    words = ["--identity", tmp_path / "keys" / "eve.identity"]
+    words += ["--passphrase-file", tmp_path / "passphrase"]
+    for who in (ann, forger):
+        folder = tmp_path / who.card.fingerprint
+        with audit_log(folder, who) as made:
+            made.share_with(KeysOfAnyDay(who), [eve.card])
+            made.append(
+                Kind.RUN_STARTED, {"who": "one\nmpc-train: all is well\x1b[2J"}, job="study"
+            )
+        log = folder / "audit" / "ann"
+        bare = CliRunner().invoke(app, ["audit", "show", "--log", str(log), *map(str, words)])
+        assert bare.exit_code == 0 and "nobody checked that its node signed this" in bare.stderr
+        given = [*words, "--card", tmp_path / "ann.card"]
+        done = CliRunner().invoke(app, ["audit", "show", "--log", str(log), *map(str, given)])
+        assert done.exit_code == (0 if who is ann else 9)
+        assert ("the card is of mpc-train-audit/ann/" in done.stderr) == (who is forger)
+        assert "who=one\\u000ampc-train: all is well\\u001b[2J" in done.stdout

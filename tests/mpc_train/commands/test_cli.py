@@ -83,10 +83,15 @@ def test_every_verb_has_help_and_refuses_unknown_options(verb: list[str]) -> Non
 
 def test_help_keeps_words_in_brackets() -> None:
     """The library takes [data] for a style and swallows it, unless it is escaped."""
-    for verb in (["predict"], ["schema", "infer"]):
-        assert "key of [data]" in " ".join(
-            mpc_train(*verb, "--help").stdout.replace("│", " ").split()
-        )
+    for verb, words in (
+        (["predict"], "key of [data]"),
+        (["schema", "infer"], "key of [data]"),
+        (["vault", "import"], "under a key of [vault.columns]; may"),
+        (["vault", "rotate"], "this key of [vault.columns], not"),
+        (["vault", "rotate"], "([vault] rotate_after_…)"),
+        (["keys", "doctor"], "As [vault] key names it"),
+    ):
+        assert words in " ".join(mpc_train(*verb, "--help").stdout.replace("│", " ").split())
 
 
 def test_no_option_takes_a_passphrase() -> None:

@@ -91,6 +91,12 @@ def test_what_it_shows_to_people(folder: Path) -> None:
     for words in ("for ann, number 1, valid from 2020-01-01", "not verified: none"):
         assert words in text
     assert "purposes" in text and '["registry"]' in text
+    forged = {"signer": "board\nSigned by", "digest": "", "day": "2026-01-01", "signature": ""}
+    beside = folder / "policy.toml.sig"
+    beside.write_text(json.dumps({"signatures": [forged], "version": 1}))
+    text = mpc_train("policy", "show", folder / "policy.toml").stdout
+    assert "not verified: board\\u000aSigned by (2026-01-01)" in text
+    beside.unlink()
     result = mpc_train("policy", "sign", folder / "policy.toml", *by(folder, "board"))
     assert "Signed by board" in result.stdout
     result = mpc_train("policy", "verify", folder / "policy.toml", "--roster", folder / "roster")

@@ -131,6 +131,25 @@ def test_keys_are_rotated(home: Path) -> None:
     assert record(home, "show", "t3")["rows"] == 2
 
 
+def test_a_damaged_object_is_named_and_the_others_are_listed(home: Path) -> None:
+    put(home, "broken")
+    put(home, "sound")
+    header = home / "home" / "vault" / "table" / "broken.1.header"
+    content = header.read_bytes()
+    header.write_bytes(content[:-9])
+    try:
+        listed = record(home, "ls")
+        assert listed["exit"] == 5 and listed["status"] == "VaultError"
+        assert "sound" in {each["name"] for each in listed["objects"]}
+        assert len(listed["damaged"]) == 1 and "table/broken.1:" in listed["damaged"][0]
+        shown = run(home, "ls")
+        assert shown.exit_code == 5 and "sound" in shown.stdout
+        assert "table/broken.1:" in shown.stderr and "from a backup" in shown.stderr
+    finally:
+        header.write_bytes(content)
+    assert record(home, "ls")["exit"] == 0
+
+
 def test_shredding_asks_first(home: Path) -> None:
     put(home, "t4")
     words = ["vault", "shred", "t4", "--config", str(home / "party.toml")]

@@ -21,7 +21,7 @@ from mpc_train.commands.nodes import _Events, _Guarded, _roles
 from mpc_train.errors import ConfigError, RefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.node.consent import Wait, agree, patience, terminal
-from mpc_train.run.approval import ApprovalError, Approvals, approve
+from mpc_train.run.approval import Approvals, approve
 from mpc_train.run.node_config import NodeConfig, load_node_config
 from mpc_train.run.progress import ProgressView
 from parties.keys.roster import Roster
@@ -159,7 +159,7 @@ def test_an_approver_signs_in_a_person_s_stead(
 
 
 @pytest.mark.parametrize("kind", ["another signer", "another name", "changed", "not an approval"])
-def test_a_forged_approval_is_refused_by_its_file(
+def test_a_forged_approval_does_not_count_and_blocks_nobody(
     tmp_path: Path, job: Job, board: MemoryVault, roster: Roster, kind: str
 ) -> None:
     mallory = MemoryVault.generate("mallory")
@@ -177,12 +177,55 @@ def test_a_forged_approval_is_refused_by_its_file(
         statement = {**record["statement"], "digest": job.digest().hex()}
         body = json.dumps({**record, "statement": statement}).encode()
     config = config_of(tmp_path, 'approvers = ["board"]')
-    with pytest.raises(ApprovalError):
-        Approvals(config.rules, "ann", job.digest(), DAY).add("x", body, {"board": board.card})
     config.place.approvals.mkdir(parents=True)
-    (config.place.approvals / "x.approval").write_bytes(body)
-    with pytest.raises(RefusedError, match=r"x\.approval: .*remove the file"):
+    (config.place.approvals / "a.approval").write_bytes(body)
+    with pytest.raises(
+        RefusedError, match=r"no approver has signed it; a\.approval does not count"
+    ):
         agree(config, roster, job, None, today)
+    (config.place.approvals / "b.approval").write_bytes(approve(job, "board", DAY, board))
+    found = agree(config, roster, job, never, today)
+    assert found.approvers == ("board",)
+    assert [remark.split(":")[0] for remark in found.remarks] == ["a.approval does not count"]
+
+
+def test_whoever_puts_files_among_the_approvals_blocks_nobody_and_writes_on_no_screen(
+    tmp_path: Path, job: Job, board: MemoryVault, roster: Roster
+) -> None:
+    config = config_of(tmp_path, 'approvers = ["board"]\napprovals = 1')
+    folder = config.place.approvals
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "a.approval")  # nobody ever writes to it
+    (folder / "b.approval").mkdir()
+    (folder / "c\nboard has approved it\x1b[2J.approval").write_bytes(b"{}")
+    (folder / "d.approval").write_bytes(b"x" * (1 << 15))
+    for number in range(20):
+        (folder / f"e{number}.approval").write_bytes(b"{}")
+    with pytest.raises(RefusedError, match="has 0 of the 1") as caught:
+        agree(config, roster, job, None, today)
+    said = str(caught.value)
+    assert "\n" not in said and "\x1b" not in said and "14 more files do not count" in said
+    (folder / "z.approval").write_bytes(approve(job, "board", DAY, board))
+    assert agree(config, roster, job, None, today).approvers == ("board",)
+
+
+def test_an_approver_who_is_revoked_while_the_node_waits_approves_nothing(
+    tmp_path: Path, job: Job, people: dict[str, MemoryVault]
+) -> None:
+    place = tmp_path / "roster"
+    Roster.of([keys.card for keys in people.values()]).save(place)
+    config = with_approvals(tmp_path, TWO, {"a": approve(job, "board", DAY, people["board"])})
+
+    def wait(missing: str) -> bool:
+        if "dpo does not" in missing or "no valid card of dpo" in missing:
+            return False
+        Roster.update(place, lambda known: known.revoke(people["dpo"].card, datetime.now(UTC)))
+        body = approve(job, "dpo", DAY, people["dpo"])
+        (config.place.approvals / "b.approval").write_bytes(body)
+        return True
+
+    with pytest.raises(RefusedError, match="the roster has no valid card of dpo"):
+        agree(config, Roster.load(place), job, None, today, wait)
 
 
 TWO = 'approvers = ["board", "dpo", "carol", "ann"]\napprovals = 2'
@@ -294,9 +337,9 @@ def test_a_node_waits_for_approvals_and_says_who_is_missing(
 
     found = agree(config, known, job, None, today, waits(10))
     assert found.approvers == ("board", "dpo") and now == [4]
-    assert ["of the 2 approvals" in line for line in told] == [True, True, False]
+    assert all("of the 2 approvals" in line for line in told) and len(told) == 3
     assert "has 0 of the 2" in told[0] and "has 1 of the 2" in told[1]
-    assert "is not an approval" in told[2]
+    assert "b.approval does not count: is not an approval" in told[2]
     now[0] = 0.0
     with pytest.raises(RefusedError, match="has 0 of the 2"):
         agree(with_approvals(tmp_path, TWO, {}), known, job, None, today, waits(1))

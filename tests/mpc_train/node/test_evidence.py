@@ -7,8 +7,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from mpc_train.admission.load import load_job
+from mpc_train.cli import app
 from mpc_train.errors import ArtifactError, ConfigError
 from mpc_train.node.components import bill_of_materials, installed
 from mpc_train.node.evidence import Evidence, evidence_of, read_evidence
@@ -198,6 +200,56 @@ def test_a_pack_is_of_the_node_that_it_names(case: Case, tmp_path: Path) -> None
         read_pack(folder, Roster.of([case.vaults["ann"].card]))
     with pytest.raises(ConfigError, match="is not empty"):
         write_pack(folder, FILES, case.vaults["ann"], MADE)
+
+
+@pytest.mark.parametrize(
+    ("part", "release", "status"),
+    [
+        (None, "", 0),
+        (None, "0.0.1", 0),
+        ("revealed", "", 9),
+        ("revealed", "0.0.1", 9),
+        ("sealed", "0.0.1", 9),
+        ("parties", "0.0.1", 9),
+        ("data", "0.0.1", 9),
+        ("trust", "", 9),
+        ("verified", "0.0.1", 9),
+    ],
+)
+def test_a_node_that_signs_other_facts_than_all_nodes_did_is_found_out(
+    case: Case, tmp_path: Path, part: str | None, release: str, status: int
+) -> None:
+    """Its own signature and a page that fits do not make them those of the run."""
+    pytest.importorskip("jinja2")
+    from mpc_train.node.evidence_page import page
+
+    said = case.evidence()
+    altered: dict[str, object] = {
+        "revealed": said.revealed[1:],
+        "sealed": (),
+        "parties": said.parties[1:],
+        "data": msgspec.structs.replace(said.data, purposes=("research",)),
+        "trust": ("Nobody learns anything.",),
+        "faults": ("the log was altered",),
+    }
+    if part:
+        key = "faults" if part == "verified" else part
+        said = msgspec.structs.replace(said, **{key: altered[key]})
+    if release:
+        said = msgspec.structs.replace(said, versions={**said.versions, "mpc-train": release})
+    files = {
+        "evidence.json": msgspec.json.encode(said),
+        "evidence.html": page(said),
+        "bom.cdx.json": b"{}",
+        "run.record": case.found.record.to_bytes(),
+    }
+    write_pack(tmp_path / "pack", files, case.vaults["ann"], MADE)
+    case.roster.save(tmp_path / "cards")
+    words = ["evidence", "verify", str(tmp_path / "pack"), "--cards", str(tmp_path / "cards")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == status, done.output
+    assert ("did not compare evidence.html" in done.stdout) == bool(release and not part)
+    assert (f"its {part} are not those of run.record" in done.stderr) == bool(part)
 
 
 def test_the_bill_of_materials_is_valid_and_whole() -> None:

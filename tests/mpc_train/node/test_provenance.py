@@ -1,5 +1,6 @@
 """Where a model comes from: every signature, every digest and every file counts."""
 
+import base64
 import json
 import shutil
 from collections.abc import Callable
@@ -168,6 +169,14 @@ def another_contract(made: Sealed) -> bytes:
     return made.file(replace(made.record, contract=contract, body=body))
 
 
+def other_roles(made: Sealed) -> bytes:
+    agreed = made.record.contract
+    roles = replace(agreed.roles, readers=("office",))
+    contract = Contract.of(agreed.name, roles, made.record.body, agreed.roster_digest)
+    statement = replace(made.record.statement, contract=contract.digest())
+    return made.file(made._by_all(replace(made.record, contract=contract), statement))
+
+
 def another_initial(made: Sealed) -> bytes:
     outcome = read_outcome(made.record.statement.outcome)
     initial = msgspec.structs.replace(outcome.initial, digest="0" * 64)
@@ -206,6 +215,7 @@ def artifact_of_a_stranger(made: Sealed) -> bytes:
         (dropped, "does not hold one signature of each of ann, bob, cleo, registry"),
         (of_another_statement, "ann did not sign the statement of results"),
         (another_contract, "the statement of results is about another contract"),
+        (other_roles, "the contract has other roles than the job"),
         (another_initial, "training began with other weights"),
         (more_was_opened, "'weight' was opened to mallory"),
         (another_envelope, "the envelope of bob for office is not the one that all nodes signed"),
@@ -293,6 +303,34 @@ def test_whatever_is_changed_in_an_opened_model_is_named(
             verify_opened(folder, made.roster)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("metrics", {"accuracy": 0.99}),
+        ("unavailable", {"accuracy": "too few rows"}),
+        ("job", {}),
+        ("step", 0),
+        ("threshold", 2),
+        ("recipients", ["office", "mallory"]),
+    ],
+)
+def test_a_recipient_says_nothing_else_than_the_evaluators_signed(
+    made: Sealed, opened: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    """Its own signature under better metrics does not make them those of the run."""
+    from mpc_train.node.provenance import sign_manifest
+
+    folder = tmp_path / "model"
+    shutil.copytree(opened, folder)
+    said = json.loads((folder / "manifest.json").read_bytes())
+    assert said[key] != value
+    raw = json.dumps(said | {key: value}).encode()
+    (folder / "manifest.json").write_bytes(raw)
+    (folder / "manifest.sig").write_bytes(sign_manifest(raw, made.vaults["office"]))
+    with pytest.raises(ArtifactError, match=f"the manifest says another {key} than ann signed"):
+        verify_opened(folder, made.roster)
+
+
 def test_a_manifest_that_somebody_else_signed_is_refused(
     made: Sealed, opened: Path, tmp_path: Path
 ) -> None:
@@ -316,6 +354,41 @@ def test_a_manifest_that_somebody_else_signed_is_refused(
     (folder / "manifest.json").write_bytes(raw)
     (folder / "manifest.sig").write_bytes(sign_manifest(raw, made.vaults["office"]))
     with pytest.raises(ArtifactError, match="expected those of ann, bob, cleo"):
+        verify_opened(folder, made.roster)
+
+
+@pytest.mark.parametrize("part", ["job_digest", "record"])
+def test_a_manifest_and_its_record_are_of_one_run(
+    made: Sealed, opened: Path, tmp_path: Path, part: str
+) -> None:
+    from mpc_train.node.provenance import sign_manifest
+
+    folder = tmp_path / "copy"
+    shutil.copytree(opened, folder)
+    other = made.signed_again(sid=bytes(32)).to_bytes()
+    lies = {"job_digest": "0" * 64, "record": base64.b64encode(other).decode()}
+    said = json.loads((folder / "manifest.json").read_bytes())
+    raw = json.dumps(said | {part: lies[part]}).encode()
+    (folder / "manifest.json").write_bytes(raw)
+    (folder / "manifest.sig").write_bytes(sign_manifest(raw, made.vaults["office"]))
+    with pytest.raises(ArtifactError, match="is about another run than its record"):
+        verify_opened(folder, made.roster)
+
+
+@pytest.mark.parametrize("part", ["evaluator", "statement", "signature"])
+def test_a_manifest_with_half_a_character_is_malformed(
+    made: Sealed, opened: Path, tmp_path: Path, part: str
+) -> None:
+    from mpc_train.node.provenance import sign_manifest
+
+    folder = tmp_path / "copy"
+    shutil.copytree(opened, folder)
+    said = json.loads((folder / "manifest.json").read_bytes())
+    said["statements"][0][part] = "\ud800"
+    raw = json.dumps(said).encode()
+    (folder / "manifest.json").write_bytes(raw)
+    (folder / "manifest.sig").write_bytes(sign_manifest(raw, made.vaults["office"]))
+    with pytest.raises(ArtifactError, match=r"not a manifest|has the statements of"):
         verify_opened(folder, made.roster)
 
 

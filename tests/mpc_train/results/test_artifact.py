@@ -421,3 +421,13 @@ def test_errors_and_reprs_show_no_number(job: Job) -> None:
     run = Run(job)
     model = opened(run.envelopes())
     assert repr(model) == "OpenedModel(study, 2 tensors)"
+
+
+def test_weights_of_an_earlier_step_are_not_the_model(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("mpc_train.results.artifact.total_steps", lambda _: 0)
+        early = Run(job).envelopes()
+    with pytest.raises(ArtifactError, match="ann is not of the last step"):
+        opened(early)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,38 @@ def test_an_evaluator_cannot_seal_to_one_recipient_alone(
     blob = pack_bundle(b"", [forged_payload(Run(job))])
     with pytest.raises(ArtifactError, match="cleo sealed to other recipients together than"):
         opened(blob, me="office")
+
+
+def test_envelopes_to_different_recipients_are_not_opened_together(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def others(
+        job: Job, contents: Contents, sid: bytes, me: str, recipients: tuple[str, ...]
+    ) -> EnvelopeInfo:
+        subject, names = contents.subject(job), tuple(contents.shapes)
+        to = ("ann", "office", "bob")
+        return EnvelopeInfo(subject, sid, total_steps(job), names, me, to, contents.threshold)
+
+    keys = [NODES[name].recipient_key for name in GROUP]
+    run = Run(job)
+    envelopes = [run.seal(name, recipients=GROUP, recipient_keys=keys) for name in job.evaluators]
+    monkeypatch.setattr(artifact, "envelope_info", others)
+    keys = [NODES[name].recipient_key for name in ("ann", "office", "bob")]
+    envelopes[-1] = run.seal("cleo", recipients=GROUP, recipient_keys=keys)
+    helped = part(pack_bundle(b"", envelopes[:2]), "bank")
+    with pytest.raises(ArtifactError, match="of different models"):
+        opened(pack_bundle(b"", envelopes), helped)
+
+
+def test_whoever_is_no_recipient_contributes_nothing(job: Job) -> None:
+    blob = sealed(job)
+    names = [name.encode() for name in ("ann", "bob", "cleo")]
+    shares = pack(*(field for name in names for field in (name, bytes(33))))
+    made = seal_envelope(
+        shares,
+        info=replace(read_info(part(blob, "bank")), sender="mallory"),
+        recipient_keys=[NODES["ann"].recipient_key],
+        signer=NODES["mallory"],
+    )
+    with pytest.raises(ArtifactError, match="a contribution of 'mallory'; contributions come from"):
+        opened(blob, made)

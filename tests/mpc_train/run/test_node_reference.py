@@ -53,7 +53,7 @@ def test_the_sample_of_a_coordinator_has_every_key_and_is_accepted() -> None:
     tree = tomllib.loads((DOCS / COORDINATOR).read_text())
     assert set(tree) == names(node_config._CoordinatorFile)
     assert set(tree["node"]) == names(node_config._Node)
-    assert set(tree["network"]) == names(node_config._Network) - {"advertise"}
+    assert set(tree["network"]) == {"listen"}
     assert set(tree["run"]) == names(node_config._Run)
 
 
@@ -101,6 +101,7 @@ def test_time_limits_stand_there_with_their_places() -> None:
     limits = text.split("## Time limits", 1)[1]
     assert f"none for {SILENCE_MS // 1000} s counts as broken" in limits
     assert f"{Timeouts().join_s} s and {Timeouts().peer_s} s by default" in limits
+    assert f"`reconnect_s` ({Timeouts().reconnect_s} s by default)" in limits
     assert "`join_s`" in limits and "`peer_s`" in limits
 
 

@@ -1,218 +1,32 @@
-"""Files from elsewhere, mutated or made to burst: a value or one of our errors, within bounds."""
+"""Files from elsewhere that are made to burst or to mislead: one of our errors, within bounds.
+
+`tests/fuzz` tries every parser with drawn and mutated bytes.
+"""
 
 from __future__ import annotations
 
 import io
-import json
 import sqlite3
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import msgspec
 import numpy as np
 import polars
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from safetensors.numpy import save as save_tensors
 
-from mpc_train.admission.load import job_from_bytes, load_job
-from mpc_train.errors import (
-    ArtifactError,
-    ConfigError,
-    DataError,
-    JobError,
-    ModelError,
-    TrainError,
-)
-from mpc_train.jobs.job import Job
-from mpc_train.networks.carried import read_model
-from mpc_train.results.artifact import MODEL, contents_of, envelope_info
-from mpc_train.results.opening import open_model
-from mpc_train.results.predicting import load_predictor
+from mpc_train.admission.load import load_job
+from mpc_train.errors import ArtifactError, ConfigError, DataError, JobError
 from mpc_train.run.node_config import load_node_config
-from mpc_train.tables.drafts.compare import digest_of, read_digest
 from mpc_train.tables.loading.load import load
 from mpc_train.tables.readers import columnar
-from mpc_train.tables.schema import Column, Schema, load_schema
+from mpc_train.tables.schema import load_schema
 from mpc_train.tables.source import Source
-from mpc_train.training.warm_start import load_start
-from protocols.canonical import pack
-from protocols.sealing.envelope import seal_envelope
-from tests.mpc_train.results.test_artifact import NODES, Run, opened
-from tests.support.jobs import JOB, replaced, write_job
-from tests.support.node_files import party_toml
-
-ROOT = Path(__file__).resolve().parents[3]
-SCHEMA = Schema((Column("age", "number"), Column("dose", "number", missing=("",), constant=True)))
-FOLDER = TemporaryDirectory()
-HERE = Path(FOLDER.name)
-
-
-def job_of(text: str = JOB) -> Job:
-    return load_job(write_job(HERE, text))
-
-
-def table(name: str, content: bytes, **options: Any) -> Any:
-    path = HERE / name
-    path.write_bytes(content)
-    return load(Source(str(path), **options), SCHEMA, names=("age", "dose"))
-
-
-def parquet() -> bytes:
-    frame = polars.DataFrame({"age": [1.0, 2.0, 3.0], "dose": [0.5, None, 1.5]})
-    stream = io.BytesIO()
-    frame.write_parquet(stream)
-    return stream.getvalue()
-
-
-def arrow() -> bytes:
-    stream = io.BytesIO()
-    polars.DataFrame({"age": [1.0, 2.0], "dose": [0.5, 1.5]}).write_ipc(stream)
-    return stream.getvalue()
-
-
-def npz(**arrays: Any) -> bytes:
-    stream = io.BytesIO()
-    np.savez_compressed(stream, **(arrays or {"age": np.arange(3.0), "dose": np.ones(3)}))
-    return stream.getvalue()
-
-
-START = job_of(replaced("seed = 7", 'seed = 7\nwarm_start = { source = "ann" }'))
-TENSORS = save_tensors({name: np.zeros(shape, np.float32) for name, shape in START.shapes.items()})
-PARTY = party_toml(data='study = { file = "table.csv", ignore = ["x"] }').encode()
-
-
-def start(content: bytes) -> Any:
-    path = HERE / "start.safetensors"
-    path.write_bytes(content)
-    return load_start(path, START)
-
-
-def in_file(name: str, read: Callable[[Path], Any]) -> Callable[[bytes], Any]:
-    def parse(content: bytes) -> Any:
-        path = HERE / name
-        path.write_bytes(content)
-        return read(path)
-
-    return parse
-
-
-def manifest(content: bytes) -> Any:
-    folder = HERE / "opened"
-    folder.mkdir(exist_ok=True)
-    (folder / "manifest.json").write_bytes(content)
-    (folder / "model.safetensors").write_bytes(TENSORS)
-    return load_predictor(folder)
-
-
-def stated(content: bytes) -> Any:
-    """A statement that an evaluator signed and sealed, whatever is in it."""
-    signer = NODES["ann"]
-    key = bytes(32)
-    payload = pack(content, signer.sign("mpc-train/model-statement/2", content), key, TENSORS)
-    info = envelope_info(job_of(), contents_of(job_of(), MODEL), bytes(32), "ann", ("office",))
-    envelope = seal_envelope(
-        payload, info=info, recipient_keys=[NODES["office"].recipient_key], signer=signer
-    )
-    return open_model([envelope], recipient="office", private=NODES["office"], cards=NODES)
-
-
-def statement(**changes: Any) -> bytes:
-    said = {
-        "evaluator": "ann",
-        "recipients": ["office"],
-        "threshold": 1,
-        "contents": "model",
-        "sid": bytes(32).hex(),
-        "step": 16,
-        "job": job_of().to_bytes().decode(),
-        "metrics": {"accuracy": 0.9, "auc": None},
-        "commitment": "00",
-        "version": 2,
-    }
-    return json.dumps({**said, **changes}).encode()
-
-
-PARSERS: dict[str, tuple[Callable[[bytes], Any], bytes, tuple[type[Exception], ...]]] = {
-    "job file": (in_file("job.toml", load_job), JOB.encode(), (JobError,)),
-    "job": (job_from_bytes, job_of().to_bytes(), (JobError,)),
-    "schema": (
-        in_file("schema.toml", load_schema),
-        (ROOT / "examples" / "hospitals_rows" / "schema.toml").read_bytes(),
-        (JobError,),
-    ),
-    "digest": (
-        in_file("theirs.json", read_digest),
-        msgspec.json.encode(digest_of(SCHEMA)),
-        (JobError,),
-    ),
-    "configuration": (in_file("party.toml", load_node_config), PARTY, (ConfigError,)),
-    "model": (
-        in_file("model.json", read_model),
-        (ROOT / "examples" / "lenet" / "model.json").read_bytes()[:4000],
-        (ModelError,),
-    ),
-    "manifest": (
-        manifest,
-        json.dumps({"job": json.loads(job_of().to_bytes()), "model": {"file": "m"}}).encode(),
-        (ArtifactError,),
-    ),
-    "statement": (stated, statement(), (ArtifactError,)),
-    "start": (start, TENSORS, (DataError,)),
-    "csv": (lambda content: table("t.csv", content), b"age,dose\n1,2\n3,\n5,6\n", (DataError,)),
-    "quoted csv": (
-        lambda content: table("q.csv", content, delimiter=";", encoding="cp1252"),
-        b'"age";"dose"\r\n"1";"2"\r\n3;""\r\n',
-        (DataError,),
-    ),
-    "parquet": (lambda content: table("t.parquet", content), parquet(), (DataError,)),
-    "arrow": (lambda content: table("t.arrow", content), arrow(), (DataError,)),
-    "npz": (lambda content: table("t.npz", content), npz(), (DataError,)),
-}
-
-
-def mutated(whole: bytes) -> st.SearchStrategy[bytes]:
-    def alter(parts: tuple[list[tuple[int, bytes]], int]) -> bytes:
-        edits, end = parts
-        data = whole
-        for place, piece in edits:
-            at = place % (len(data) + 1)
-            data = data[:at] + piece + data[at + len(piece) // 2 :]
-        return data[: end % (len(data) + 1)] if end else data
-
-    pieces = st.binary(max_size=8) | st.sampled_from(
-        (b"\x1b[31m", b"\x00", b"9" * 400, b"1e999999", b"[" * 300, b"-1", b'"', b"\n", b"\xff")
-    )
-    edits = st.lists(st.tuples(st.integers(0, 100_000), pieces), max_size=4)
-    return st.binary(max_size=300) | st.tuples(edits, st.integers(0, 100_000)).map(alter)
-
-
-@pytest.mark.parametrize("kind", PARSERS)
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_only_our_errors(kind: str, data: st.DataObject) -> None:
-    parse, whole, errors = PARSERS[kind]
-    drawn = data.draw(mutated(whole))
-    try:
-        parse(drawn)
-    except errors as error:
-        assert len(str(error)) < 6_000
-    except TrainError as error:
-        raise AssertionError(f"{type(error).__name__} is another kind of error") from error
-    except Exception as error:
-        assert type(error).__name__ in ("EnvelopeError",), repr(error)
-
-
-@pytest.mark.parametrize("kind", sorted(set(PARSERS) - {"model", "manifest", "statement"}))
-def test_what_is_whole_is_read(kind: str) -> None:
-    parse, whole, _ = PARSERS[kind]
-    parse(whole)
+from tests.fuzz.jobs import job_of, stated, statement
+from tests.fuzz.tables import HERE, ROOT, SCHEMA, npz, table
+from tests.mpc_train.results.test_artifact import Run, opened
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,16 @@ def test_altered_bytes(tmp_path: Path, people: dict[str, MemoryVault], file: str
         assert file == "records" and place > len(raw) - 400
 
 
+def test_a_key_file_of_an_older_log_is_made_anew(
+    tmp_path: Path, people: dict[str, MemoryVault]
+) -> None:
+    log = log_shared(tmp_path / "a", people, "eve")
+    other = log_shared(tmp_path / "b", people, "eve")
+    (log / "key.eve").write_bytes((other / "key.eve").read_bytes())
+    log_shared(tmp_path / "a", people, "eve")
+    assert entries_for(log, people["eve"])[1]
+
+
 def test_another_object_s_key_in_its_place(tmp_path: Path, people: dict[str, MemoryVault]) -> None:
     log = log_shared(tmp_path / "a", people, "eve")
     other = log_shared(tmp_path / "b", people, "eve")

@@ -19,7 +19,8 @@ from parties.audit import log as log_module
 from parties.audit import record as record_module
 from parties.audit.entries import Entry, Kind, Value, kind_of
 from parties.audit.log import AuditLog, note_attempt
-from parties.audit.reading import key_id_of, read_log
+from parties.audit.reading import Public, key_id_of, read_log
+from parties.audit.record import MAX_PUBLIC_BYTES
 from parties.audit.verify import Report, verify_log
 from parties.errors import AuditError, AuditTamperedError, KeyServiceError, VaultError
 from parties.keys.services.file_service import FileService
@@ -548,3 +549,45 @@ def test_errors_are_logged_by_what_they_mean() -> None:
     wrapped.__cause__ = EnvelopeError("altered")
     assert kind_of(wrapped) is Kind.DECRYPTION_FAILED
     assert kind_of(KeyServiceError("away")) is None
+
+
+def test_what_is_too_long_to_be_read_again_is_not_written(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    with opened(folder) as log:
+        before = log.size
+        for length in (MAX_PUBLIC_BYTES // 2 + 1, MAX_PUBLIC_BYTES + 1):
+            with pytest.raises(AuditError, match="the public part of an entry has"):
+                log.append(Kind.RUN_STARTED, public=Public(checkpoint='"' * length))
+        with pytest.raises(AuditError, match="at most 65536"):
+            log.append(Kind.RUN_STARTED, {"long": "x" * (1 << 17)})
+        assert log.size == before
+    with opened(folder) as log:
+        assert log.size >= before
+
+
+@pytest.mark.parametrize(
+    "origin", ["mpc-train-audit/ann\nall is well/0123456789abcdef", "x\x1b[2J"]
+)
+def test_a_header_writes_on_no_screen(tmp_path: Path, origin: str) -> None:
+    (tmp_path / "records").write_bytes(record_module.header(origin))
+    report = verify_log(tmp_path, ANN.card)
+    assert [str(fault) for fault in report.faults] == [
+        f"{tmp_path / 'records'}: the origin of a log is malformed"
+    ]
+    assert report.origin == ""
+
+
+def test_an_entry_that_somebody_without_the_key_added_is_not_said_to_be_signed(
+    folder: Path,
+) -> None:
+    before = verify_log(folder, ANN.card)
+    assert before.signed == before.size
+    found = read_log(folder)
+    forge = record_module.sealer(bytes(32), bytes(record_module.SALT_BYTES))
+    forged = forge(found.origin, len(found.records), found.next_chain(), b"", b"{}")
+    with (folder / "records").open("ab") as stream:
+        stream.write(forged)
+    after = verify_log(folder, ANN.card)
+    assert after.ok and (after.signed, after.size) == (before.size, before.size + 1)
+    with pytest.raises(AuditTamperedError, match=f"entry {before.size} does not decrypt"):
+        opened(folder)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from parties.audit import witness
+from parties.audit.checkpoint import sign_checkpoint
 from parties.audit.entries import Kind
 from parties.audit.log import AuditLog
 from parties.audit.verify import verify_log
@@ -90,3 +91,16 @@ def test_who_says_to_have_seen_more_than_there_is_gets_no_proof(tmp_path: Path) 
     with audit_log(tmp_path, ANN) as ann:
         note = ann.checkpoint()
         assert witness.proofs(ann, note, {"bob": 9, "cleo": 0, "dora": 2}) == {"dora": ()}
+
+
+@pytest.mark.parametrize(("size", "root"), [(5, 2), (4, 1)])
+def test_checkpoints_that_contradict_each_other_are_found_without_the_other_s_log(
+    tmp_path: Path, size: int, root: int
+) -> None:
+    """One size with two roots, or a shorter log after a longer one: somebody began anew."""
+    with audit_log(tmp_path, BOB) as bob:
+        for entries, first in ((5, 1), (5, 1), (size, root)):
+            note = sign_checkpoint(ANN, entries, bytes([first]) * 32)
+            witness.keep(bob, ANN.card, note, (), "study", "ab" * 32)
+    (fault,) = verify_log(tmp_path / "audit" / "bob", BOB.card).faults
+    assert "holds a checkpoint of ann that contradicts an earlier one" in str(fault)

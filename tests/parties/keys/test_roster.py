@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parties.errors import CardError, RosterError
+from parties.errors import CardError, RevokedError, RosterError
 from parties.keys import roster as roster_module
 from parties.keys.identity import Card, IdentityKeys
 from parties.keys.roster import Roster, differing_cards
@@ -94,6 +94,32 @@ def test_the_same_keys_do_not_prolong_their_own_lifetime() -> None:
 def test_one_key_under_two_names_is_refused() -> None:
     with pytest.raises(RosterError, match="bank-c has a key of bank-b"):
         ROSTER.add(KEYS["bank-b"].card("bank-c", WHEN))
+
+
+PARTS = {"ed25519": (0, 32), "mldsa65": (32, 64), "recipient": (64, 160), "curve": (160, 192)}
+"""Where the private keys lie in an identity."""
+
+
+def sharing(part: str) -> IdentityKeys:
+    """Keys of a stranger's, one of which is that of bank-b."""
+    private, (start, end) = bytearray(STRANGER.private_bytes()), PARTS[part]
+    private[start:end] = KEYS["bank-b"].private_bytes()[start:end]
+    return IdentityKeys(bytes(private))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_not_even_one_key_of_an_identity_is_shared(part: str) -> None:
+    with pytest.raises(RosterError, match="bank-c has a key of bank-b"):
+        ROSTER.add(sharing(part).card("bank-c", WHEN))
+
+
+@pytest.mark.parametrize("part", ["ed25519", "mldsa65", "recipient"])
+def test_not_even_one_key_of_a_revoked_card_comes_back(part: str) -> None:
+    without = ROSTER.revoke(CARDS["bank-b"], WHEN)
+    with pytest.raises(RevokedError, match="has a key of the card of bank-b"):
+        without.add(sharing(part).card("bank-b", WHEN))
+    # A successor may keep the key of its connections.
+    assert "bank-b" in without.add(sharing("curve").card("bank-b", WHEN))
 
 
 def test_a_card_that_does_not_verify_is_refused() -> None:

@@ -10,11 +10,14 @@ import pytest
 from parties import files
 from parties.errors import RevokedError, RosterError
 from parties.keys import lifetime, roster
+from parties.keys.identity import IdentityKeys
 from parties.keys.roster import Roster
 from parties.keys.statements import Revocation
 from parties.keys.vault import MemoryVault
 
 ANN, BOB, EVE = (MemoryVault.generate(name) for name in ("ann", "bob", "eve"))
+KEYS = IdentityKeys.generate()
+BOB_OF_KEYS = KEYS.card("bob")
 SECOND = ANN.successor()
 NOW = lifetime.now() + timedelta(minutes=1)
 BEFORE = Roster.of([ANN.card, BOB.card, EVE.card])
@@ -77,7 +80,13 @@ def test_what_stands_beside_the_roster_is_never_skipped(place: Path) -> None:
     Roster.update(place, revoke)
     beside = roster._withdrawn_of(place)
     text = beside.read_text()
-    for broken in ("", text[:-40], text.replace("version = 1", "version = 2"), text + "x = 1\n"):
+    for broken in (
+        "",
+        text[:-40],
+        text.replace("version = 2", "version = 3"),
+        text.replace('by = "owner"', 'by = "x"'),
+        text + "x = 1\n",
+    ):
         beside.write_text(broken)
         with pytest.raises(RosterError, match="withdrawn"):
             Roster.load(place)
@@ -132,3 +141,24 @@ def test_forgetting_keeps_what_was_withdrawn(place: Path) -> None:
     assert "ann" not in Roster.load(place)
     with pytest.raises(RevokedError, match="an old card of ann"):
         Roster.update(place, lambda known: known.add(ANN.card))
+
+
+@pytest.mark.parametrize("name", ["bob", "robert"])
+def test_a_revoked_key_comes_back_in_no_other_card(place: Path, name: str) -> None:
+    """Who has stolen keys can sign another card of theirs, of other dates or another name."""
+    again = KEYS.card(name, NOW - timedelta(hours=1))
+    Roster.update(place, lambda known: known.revoke(BOB_OF_KEYS, NOW))
+    with pytest.raises(RevokedError, match=r"has a key of the card of bob .* which was revoked on"):
+        Roster.update(place, lambda known: known.add(again, replace=True))
+    if place.is_dir():
+        (place / f"{name}.card").write_text(again.to_text())
+    else:
+        place.write_text(Roster.of([again]).to_text())
+    assert name not in Roster.load(place)
+    assert Roster.load(place).line(name) == ()
+
+
+def test_revoking_a_card_puts_out_those_of_the_same_keys(place: Path) -> None:
+    again = KEYS.card("bob", NOW - timedelta(hours=1))
+    Roster.update(place, lambda known: known.add(again, replace=True))
+    assert "bob" not in Roster.update(place, lambda known: known.revoke(BOB_OF_KEYS, NOW))

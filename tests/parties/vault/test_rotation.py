@@ -1,5 +1,6 @@
 """A vault's key changes while its service comes and goes: no object is ever without its key."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -198,3 +199,44 @@ def test_a_key_is_due_by_age_and_by_volume(tmp_path: Path) -> None:
     assert "in the future" in why(-1)
     keys.rotate()
     assert "not finished" in why(0)
+
+
+@pytest.mark.parametrize("how", ["zeroed", "swapped", "gone", "altered key", "stray name"])
+def test_one_damaged_object_stops_neither_the_list_nor_the_rotation(
+    tmp_path: Path, how: str
+) -> None:
+    case = Case(tmp_path)
+    first, second, *_ = (case.folder / "table" / f"{name}.1.header" for name in sorted(NAMES))
+    content = first.read_bytes()
+    if how == "zeroed":
+        first.write_bytes(bytes(len(content)))
+    elif how == "swapped":
+        first.write_bytes(second.read_bytes())
+    elif how == "gone":
+        first.with_suffix(".chunks").rename(tmp_path / "away")
+    elif how == "altered key":
+        first.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        first = first.with_name("a.01.header")
+        first.write_bytes(content)
+    before = case.keys.current
+    done = rotate(case.store(case.keys))
+    (said,) = done.damaged
+    assert str(first).removesuffix(".header") in said
+    # Its header may come back from a backup: no key is destroyed meanwhile.
+    assert done.made and done.retired == ()
+    others = {e.key_id for e in entries_of(case.folder, []) if e.info.name != sorted(NAMES)[0]}
+    assert others == {done.key} and done.key != before
+    if how != "altered key":  # which shows only when it is used
+        with pytest.raises(VaultError, match=re.escape(said)):
+            entries_of(case.folder)
+        found = list[VaultError]()
+        assert len(entries_of(case.folder, found)) >= len(NAMES) - 1 and len(found) == 1
+    if how == "stray name":
+        first.unlink()
+    else:
+        first.write_bytes(content)
+    if how == "gone":
+        (tmp_path / "away").rename(first.with_suffix(".chunks"))
+    mended = rotate(case.store(case.keys))
+    assert mended.damaged == () and mended.retired and case.ids() == {mended.key}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from parties.errors import PortInUseError, TransportError
 from parties.stop import StopFlag
 from parties.wire.data_plane import INLINE_BYTES, DataPlane, choose_route
+from parties.wire.resume import Link
 from parties.wire.zmq_transport import ZERO_COPY_BYTES, CurveKeys, Transport
 from protocols.channel import MAX_FRAME_BYTES
 from protocols.errors import FrameError, InterruptedRunError, PeerLostError, PeerTimeoutError
@@ -189,6 +190,7 @@ def test_who_has_a_ticket_and_names_another_session_is_ignored() -> None:
         """A listening socket of which one admitted connection says these parts, and no more."""
 
         names: ClassVar = {b"1": "bob"}
+        numbers: ClassVar = {b"1": 0}
 
         def __init__(self, *parts: bytes) -> None:
             self.messages = [(b"1", [SimpleNamespace(bytes=part) for part in parts])]
@@ -198,15 +200,27 @@ def test_who_has_a_ticket_and_names_another_session_is_ignored() -> None:
 
     with ends("ann") as made:
         plane = made[0].plane
+        plane._tag, plane._links = TAG, {"bob": Link(bytes(32), bytes(32))}
         for parts in ((b"x" * 32,), (TAG, b""), (b"",)):
             knocking: Any = Knocking(*parts)
             with pytest.raises(PeerTimeoutError, match="bob"):
-                plane._await_dials(knocking, TAG, {"bob"}, time.monotonic() + 0.01)
+                plane._await_dials(knocking, {"bob"}, time.monotonic() + 0.01)
         right: Any = Knocking(TAG)
-        plane._await_dials(right, TAG, {"bob"}, time.monotonic() + 60)
+        plane._await_dials(right, {"bob"}, time.monotonic() + 60)
 
 
-@pytest.mark.parametrize("parts", [[b""], [b"\xff"], [b"\x05abc"], [b"\x00", b"", b""]])
+def test_of_two_connections_the_one_with_the_later_ticket_counts() -> None:
+    """Also if the words of the earlier one are read later."""
+    with ends("ann") as made:
+        plane = made[0].plane
+        plane._tag, plane._links = TAG, {"bob": Link(bytes(32), bytes(32))}
+        two: Any = SimpleNamespace(names={b"1": "bob", b"2": "bob"}, numbers={b"1": 0, b"2": 1})
+        for route in (b"2", b"1"):
+            plane._accept(two, route, [SimpleNamespace(bytes=TAG)])  # type: ignore[list-item]
+        assert plane._routes == {"bob": b"2"}
+
+
+@pytest.mark.parametrize("parts", [[b""], [b"\xfe"], [b"\x05abc"], [b"\x00", b"", b""]])
 def test_a_malformed_frame_is_an_error(parts: list[bytes]) -> None:
     with ends("ann", "bob") as made:
         ann, bob = made

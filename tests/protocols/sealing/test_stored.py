@@ -174,3 +174,19 @@ def test_a_header_has_bounds() -> None:
     for change in ({"name": "x" * 256}, {"version": 0}, {"version": 1 << 63}):
         with pytest.raises(EnvelopeError):
             replace(INFO, **change)
+
+
+@pytest.mark.parametrize("ink", ["\n", "\x1b[2J", "\u202e", "\x85"])
+def test_what_is_shown_before_it_is_verified_controls_no_screen(ink: str) -> None:
+    header, _ = sealed(b"content")
+    forged = [replace(header, key_id=f"one{ink}")]
+    for place in range(6):
+        fields = [b"n", b"table", b"t", (1).to_bytes(8, "big"), b"", b"2026"]
+        if place != 3:
+            fields[place] += ink.encode()
+            forged.append(replace(header, context=pack(*fields)))
+    for each in forged:
+        with pytest.raises(EnvelopeError, match="control characters"):
+            read_header(each.framed())
+    with pytest.raises(EnvelopeError, match="returned an id with control characters"):
+        sealed(b"content", keys=InsecureKeys(f"one{ink}"))

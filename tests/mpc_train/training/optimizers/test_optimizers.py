@@ -242,7 +242,7 @@ class Restarted:
             after.restore(state, self._inner.numbers())
         else:
             after = self._make(self._named)
-            after.restore(state, self._inner.rate())
+            after.restore(state, self._inner.numbers())
         self._inner = after
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from parties.errors import KeyServiceError
 from parties.keys.services import aws_service, client
-from parties.keys.services.aws_service import AwsService, parse
+from parties.keys.services.aws_service import MAX_PAGES, AwsService, parse
 from tests.support.aws_server import AwsServer, aws_server
 from tests.support.certificates import Authority
 from tests.support.https_answers import Answer, Request, https_server
@@ -200,6 +200,17 @@ def test_answers_that_cannot_be_used(
     assert said in message and service.uri in message and len(message) < 800
     del stand.answers[operation]
     assert service.unwrap(*service.wrap(FILE_KEY, INFO), INFO) == FILE_KEY
+
+
+def test_a_list_of_rotations_without_end_is_given_up(spoilt: Spoilt) -> None:
+    """Empty pages, each of which promises another one."""
+    service, stand, asked = spoilt
+    data = {key: value for key, value in DATA.items() if key != "CurrentKeyMaterialId"}
+    page = {"Rotations": [], "Truncated": True, "NextMarker": "more"}
+    stand.answers["DescribeKey"] = lambda: Answer(200, {"KeyMetadata": data})
+    stand.answers["ListKeyRotations"] = lambda: Answer(200, page)
+    assert "the list of rotations has no end" in refused(lambda: service.current)
+    assert len(asked) <= 1 + MAX_PAGES
 
 
 def test_a_slow_server_is_given_up(spoilt: Spoilt, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ def test_what_passes_is_asked_again_a_few_times() -> None:
         (OSError("no"), "of a kind"),
         (KeyError(), "cannot be read (KeyError)"),
         (Unusable("too short"), "cannot be used: too short"),
+        (Unusable("long " * 9999), "cannot be used: " + "long " * 40 + "…"),
         (KeyServiceError("of its own"), "of its own"),
     ],
 )

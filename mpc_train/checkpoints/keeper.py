@@ -1,0 +1,222 @@
+"""Checkpoints of one run: when they are written, and how a session goes on from one.
+
+The first evaluator's clock says when one is due, and it tells the others at the next point. Each
+writes its own part, says whether that is durable, and waits for the others: no evaluator is ever
+more than one checkpoint ahead, so the newest that all have is one of the two that each keeps. A
+part that cannot be written is a warning, and the training goes on.
+
+A later session goes on from a checkpoint that all evaluators have signed for (`token`). They show
+each other under their pairwise keys that they hold the same Δ, and tell the dealer names and
+shapes. Nothing is written by the dealer, who holds nothing that a session has not given it anew.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Callable
+from struct import Struct
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from mpc_train.checkpoints.points import is_point, resumable
+from mpc_train.checkpoints.state import Live, Position, State
+from mpc_train.errors import ArtifactError
+from protocols.channel import MAX_FRAME_BYTES
+from protocols.errors import DesyncError
+from protocols.roles.frames import check_label
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+    from protocols.channel import Channel
+
+PROOF_LABEL = "mpc-train checkpoint proof v1"
+DUE, WRITTEN, PROOF, POSITION = b"checkpoint due", b"checkpoint kept", b"resume", b"resume from"
+_TOKEN = Struct(">IB32s")
+KEPT = 2
+"""How many checkpoints an evaluator keeps."""
+
+log = logging.getLogger(__name__)
+
+
+def token_of(step: int, finished: bool, sid: bytes) -> bytes:
+    """The name of a checkpoint among nodes: later states are larger. sid: of the session that wrote
+    it, in which no step comes twice."""
+    return _TOKEN.pack(step, finished, sid)
+
+
+def place_of(token: bytes) -> tuple[int, bool]:
+    """The step of a checkpoint, and whether training was over. Raises ArtifactError."""
+    if len(token) != _TOKEN.size:
+        raise ArtifactError("not the name of a checkpoint")
+    step, finished, _ = _TOKEN.unpack(token)
+    return step, bool(finished)
+
+
+class Shelf(Protocol):
+    """Where a node keeps its own checkpoints of one job, encrypted."""
+
+    def tokens(self) -> tuple[bytes, ...]:
+        """The names of those that are there, whole and readable or not."""
+
+    def write(self, token: bytes, data: bytes) -> None:
+        """Keep one; it is durable when this returns. Raises ArtifactError where it cannot be."""
+
+    def read(self, token: bytes) -> bytes:
+        """The content of one."""
+
+    def prune(self, newest: int) -> None:
+        """Destroy all but the newest ones."""
+
+
+class Link(Protocol):
+    """What a keeper needs of a session."""
+
+    @property
+    def me(self) -> str: ...
+
+    @property
+    def sid(self) -> bytes: ...
+
+    @property
+    def channel(self) -> Channel: ...
+
+    def export(self, peer: str, label: str) -> bytes: ...
+
+
+class Keeper:
+    """The checkpoints of one session at one node. shelf: an evaluator's; None at the dealer.
+
+    every_s: seconds between two checkpoints, by the first evaluator's clock. warn: called with a
+    sentence for this node's operator.
+    """
+
+    def __init__(
+        self,
+        session: Link,
+        job: Job,
+        shelf: Shelf | None,
+        every_s: float,
+        warn: Callable[[str], None] = log.warning,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._session, self._job, self._shelf = session, job, shelf
+        self._every_s, self._warn, self._clock = every_s, warn, clock
+        self._last = clock()
+        self._live: Live | None = None
+        self._resumed: State | None = None
+        self._position: Position | None = None
+        self._me = session.me
+        self._peers = [name for name in job.evaluators if name != session.me]
+
+    @property
+    def begun(self) -> int:
+        """The steps that lie before this session."""
+        return 0 if self._position is None else self._position.step
+
+    @property
+    def finished(self) -> bool:
+        """Whether training was over before this session."""
+        return self._position is not None and self._position.finished
+
+    def resume(self, token: bytes) -> None:
+        """Agree with the others on the state that `token` names; `start` puts it back.
+
+        Raises ArtifactError if what this node or another one holds is not that state.
+        """
+        channel, step = self._session.channel, place_of(token)
+        if self._shelf is None:
+            self._position = self._told()
+        else:
+            state = State.from_bytes(self._shelf.read(token))
+            for peer in self._peers:
+                key = self._session.export(peer, PROOF_LABEL)
+                channel.send(peer, PROOF, state.proof(key, self._me))
+            for peer in self._peers:
+                key = self._session.export(peer, PROOF_LABEL)
+                label, proof = channel.receive(peer, len(state.agreed))
+                check_label(peer, PROOF, label)
+                if not hmac.compare_digest(bytes(proof), state.proof(key, peer)):
+                    raise ArtifactError(
+                        f"{peer} holds another state of the training after step {step[0]} than "
+                        f"{self._me}; start the job anew with --fresh at one of them"
+                    )
+            # The dealer learns neither losses nor anything else that was revealed to evaluators.
+            told = msgspec.structs.replace(state.position, losses={})
+            channel.send(self._job.dealer, POSITION, told.to_bytes())
+            self._resumed, self._position = state, state.position
+        if (self._position.step, self._position.finished) != step:
+            raise ArtifactError("a checkpoint is of another step than its name says")
+
+    def _told(self) -> Position:
+        """At the dealer: what all evaluators say of the state."""
+        said = set()
+        for peer in self._job.evaluators:
+            label, payload = self._session.channel.receive(peer, MAX_FRAME_BYTES)
+            check_label(peer, POSITION, label)
+            said.add(bytes(payload))
+        if len(said) != 1:
+            raise DesyncError("the evaluators resume from different states")
+        return Position.from_bytes(said.pop())
+
+    def start(self, live: Live) -> None:
+        """Training begins with these objects; in a resumed session they take over its state."""
+        self._live = live
+        if self._position is not None:
+            parts = None if self._resumed is None else self._resumed.parts
+            live.restore(self._position, parts)
+            self._resumed = None
+
+    def point(self, number: int) -> None:
+        """After a step: write a checkpoint if one is due here."""
+        if self._live is None or not is_point(self._job, number):
+            return
+        if self._live.guard is not None:
+            self._live.guard.settle()
+        if self._shelf is not None and self._due():
+            self._write(self._shelf, number, finished=False)
+
+    def finish(self, number: int) -> None:
+        """After the last step and its checks, before anything of the result leaves.
+
+        Older checkpoints go: steps that are repeated round otherwise, and a second model beside one
+        that has left would tell more than one. Where a part cannot be written all of them go.
+        """
+        if self._live is not None and self._shelf is not None and resumable(self._job):
+            kept = self._write(self._shelf, number, finished=True)
+            self._shelf.prune(int(kept))
+
+    def _due(self) -> bool:
+        """What the first evaluator's clock says, at each evaluator."""
+        channel = self._session.channel
+        if self._me == self._job.evaluators[0]:
+            due = self._clock() - self._last >= self._every_s
+            for peer in self._peers:
+                channel.send(peer, DUE, bytes([due]))
+            return due
+        label, payload = channel.receive(self._job.evaluators[0], 1)
+        check_label(self._job.evaluators[0], DUE, label)
+        return bytes(payload) == b"\1"
+
+    def _write(self, shelf: Shelf, number: int, *, finished: bool) -> bool:
+        """Keep the state; whether all evaluators have."""
+        assert self._live is not None
+        state = self._live.captured(number, finished)
+        kept = True
+        try:
+            shelf.write(token_of(number, finished, self._session.sid), state.to_bytes())
+        except ArtifactError as error:
+            kept = False
+            self._warn(f"no checkpoint after step {number}: {error}")
+        for peer in self._peers:
+            self._session.channel.send(peer, WRITTEN, bytes([kept]))
+        for peer in self._peers:
+            label, payload = self._session.channel.receive(peer, 1)
+            check_label(peer, WRITTEN, label)
+            kept = kept and bytes(payload) == b"\1"
+        if kept:
+            shelf.prune(KEPT)
+        self._last = self._clock()
+        return kept

@@ -1,0 +1,37 @@
+"""When a training can be taken up again, and where: which steps, of which jobs.
+
+A point is a step of the public schedule after which every node settles what it keeps open, so that
+the state has a form that all know. Whether evaluators write a checkpoint there is decided by a
+clock (`keeper`); nothing of it depends on data.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpc_train.jobs.schedule import is_newton
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+USUAL_STEPS = 50
+"""Steps between two points, if the job does not say. Settling costs about five rounds."""
+
+
+def resumable(job: Job) -> bool:
+    """Whether training can go on in a later session, instead of beginning anew there.
+
+    Newton has only a few steps. Joined records come in a new order in each session: rows that were
+    held out would train, and the metrics would be those of rows that the model has seen.
+    """
+    return not is_newton(job) and job.data.partition == "rows"
+
+
+def steps_between(job: Job) -> int:
+    """The steps from one point to the next."""
+    return job.train.checkpoint_every or USUAL_STEPS
+
+
+def is_point(job: Job, number: int) -> bool:
+    """Whether a checkpoint may be written after this step (steps count from 1)."""
+    return resumable(job) and number % steps_between(job) == 0

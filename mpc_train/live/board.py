@@ -1,0 +1,206 @@
+"""What a run is doing now, put together from its events: for a page, a terminal, and metrics.
+
+Only what the process that shows it knows anyway: at a coordinator who is connected, steps and bytes
+that nodes report, and what each event says; at a party also the training losses that the job
+reveals to it. No value that depends on data comes from anywhere else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpc_train.base.printing import lines_escaped
+
+MAX_EVENTS, MAX_POINTS, MAX_TEXT = 60, 400, 300
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class _Node:
+    state: str = "missing"
+    phase: str = ""
+    step: int = 0
+    bytes_sent: int = 0
+
+
+@dataclass
+class _Chart:
+    """Points (seconds, value), of which at most MAX_POINTS are kept, evenly thinned."""
+
+    points: list[tuple[float, float]] = field(default_factory=list)
+    every: int = 1
+    _seen: int = 0
+
+    def add(self, when: float, value: float) -> None:
+        self._seen += 1
+        if self._seen % self.every == 0:
+            self.points.append((round(when, 1), value))
+        if len(self.points) > MAX_POINTS:
+            self.points = self.points[::2]
+            self.every *= 2
+
+
+class Board:
+    """Takes events from any thread; `snapshot` says what they come to.
+
+    names: the nodes to be shown: all at a coordinator, at another node itself. clock: seconds, of
+    any origin.
+    """
+
+    def __init__(self, names: tuple[str, ...], clock: Clock = time.monotonic) -> None:
+        self._job, self._digest, self._clock = "", "", clock
+        self._lock = threading.Lock()
+        self._nodes = {name: _Node() for name in names or ("",)}
+        self._begun = clock()
+        self._started: float | None = None
+        self._first_step = 0
+        self._phase, self._message = "gathering", ""
+        self._steps = 0
+        self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
+        self._progress, self._losses = _Chart(), _Chart()
+        self._suspended = 0
+        self._number = 0
+
+    def event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """One event of the coordinator or of a node."""
+        with self._lock:
+            self._take(kind, fields)
+
+    def _take(self, kind: str, fields: Mapping[str, Any]) -> None:
+        name = str(fields.get("node", ""))
+        node = self._nodes.get(name)
+        if kind == "progress":
+            self._advance(node, fields.get("fields") or {})
+            return
+        if kind == "loss":
+            self._losses.add(float(fields["step"]), float(fields["loss"]))
+            return
+        if kind == "reading":
+            return
+        if kind == "proposed":
+            self._job = str(fields.get("job", ""))[:MAX_TEXT]
+            self._digest = str(fields.get("digest", ""))[:MAX_TEXT]
+        if node is not None:
+            states = {"arrived": "connected", "left": "missing", "parted": "done"}
+            node.state = states.get(kind, node.state)
+        phases = {"proposed": "agreeing", "agreed": "agreeing", "gathering": "gathering"}
+        phases |= {"waiting": "gathering", "suspended": "suspended", "done": "done"}
+        self._phase = phases.get(kind, self._phase)
+        if kind == "gathering":
+            for each, there in self._nodes.items():
+                if each in fields.get("missing", ()):
+                    there.state = "missing"
+        if kind == "suspended":
+            self._suspended += 1
+            self._started = None
+            for there in self._nodes.values():
+                there.state = "missing" if there is node else "returning"
+        if kind == "started":
+            self._phase, self._started, self._first_step = "running", self._clock(), 0
+            for there in self._nodes.values():
+                there.state = "computing" if there.state != "done" else there.state
+        if kind == "done":
+            for there in self._nodes.values():
+                there.state = "done"
+        self._say(_sentence(kind, fields))
+
+    def _advance(self, node: _Node | None, said: Mapping[str, Any]) -> None:
+        node = node if node is not None else next(iter(self._nodes.values()))
+        node.phase = str(said.get("phase", node.phase))[:MAX_TEXT]
+        if isinstance(said.get("bytes_sent"), int):
+            node.bytes_sent = said["bytes_sent"]
+        if isinstance(said.get("steps"), int) and node.phase in ("training", "evaluating"):
+            self._steps = said["steps"]
+        if isinstance(said.get("step"), int) and node.phase == "training":
+            node.step = said["step"]
+            self._first_step = self._first_step or max(node.step - 1, 1)
+            self._progress.add(self._clock() - self._begun, self._step())
+
+    def _step(self) -> int:
+        """Of the slowest node that trains."""
+        return min((n.step for n in self._nodes.values() if n.step), default=0)
+
+    def _say(self, text: str) -> None:
+        if text:
+            self._number += 1
+            when = round(self._clock() - self._begun, 1)
+            said = lines_escaped(text)[:MAX_TEXT]
+            self._events.append({"number": self._number, "seconds": when, "text": said})
+
+    def ended(self, message: str = "") -> None:
+        """The run is over: well, or with this message."""
+        with self._lock:
+            self._phase = "failed" if message else "done"
+            self._message = lines_escaped(message)[:MAX_TEXT]
+            self._say(message)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that is shown, as JSON takes it. rate: steps a second; left_s: None before it
+        can be told."""
+        with self._lock:
+            now, step = self._clock(), self._step()
+            trained = 0.0 if self._started is None else now - self._started
+            done = step - self._first_step
+            rate = done / trained if trained > 0 and done > 0 and self._phase == "running" else 0.0
+            return {
+                "job": self._job,
+                "digest": self._digest,
+                "phase": self._phase,
+                "message": self._message,
+                "seconds": round(now - self._begun, 1),
+                "step": step,
+                "steps": self._steps,
+                "rate": round(rate, 3),
+                "left_s": round((self._steps - step) / rate, 1) if rate and self._steps else None,
+                "bytes_sent": sum(node.bytes_sent for node in self._nodes.values()),
+                "suspended": self._suspended,
+                "nodes": {
+                    name: {
+                        "state": node.state,
+                        "phase": node.phase,
+                        "step": node.step,
+                        "bytes_sent": node.bytes_sent,
+                    }
+                    for name, node in self._nodes.items()
+                },
+                "events": list(self._events),
+                "progress": list(self._progress.points),
+                "losses": list(self._losses.points),
+            }
+
+
+def _sentence(kind: str, fields: Mapping[str, Any]) -> str:
+    """One event in words; empty for those that say nothing new."""
+    name = fields.get("node", "")
+    if kind == "arrived":
+        return f"{name} has joined"
+    if kind == "left":
+        return f"{name} has left ({fields.get('code', 'lost')})"
+    if kind == "parted":
+        return f"{name} has done its part and leaves"
+    if kind == "rotated":
+        return f"{name} has new keys"
+    if kind == "refused":
+        return f"{name} was refused: {fields.get('code')}"
+    if kind == "gathering" and fields.get("missing"):
+        return f"waiting for {', '.join(fields['missing'])}"
+    if kind == "unreachable":
+        return f"{name} cannot dial {fields.get('peer')}: relayed"
+    if kind == "suspended":
+        by = name or fields.get("by", "")
+        return f"{by} was lost ({fields.get('code')}); the run goes on when all are back"
+    said = {
+        "proposed": "the job is proposed",
+        "agreed": "all nodes have signed",
+        "signed": "this node has signed",
+        "started": "all nodes compute",
+        "connected": "connected to the coordinator",
+        "done": "all results are signed",
+    }
+    return said.get(kind, "")

@@ -1,0 +1,52 @@
+"""A run's state for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PHASES = ("gathering", "agreeing", "running", "suspended", "done", "failed")
+STATES = ("missing", "connected", "returning", "computing", "done")
+
+
+def exposition(state: Mapping[str, Any]) -> tuple[str, bytes] | None:
+    """Content type and text; None without prometheus-client. state: `Board.snapshot`.
+
+    Names of nodes and of the job are labels; nothing else of a run is.
+    """
+    try:
+        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Enum, Gauge
+        from prometheus_client import generate_latest as written
+    except ImportError:
+        return None
+    registry = CollectorRegistry()
+    job = {"job_name": state["job"]}
+
+    def gauge(name: str, what: str, value: float, **labels: str) -> None:
+        found = known.get(name)
+        if found is None:
+            found = Gauge(f"mpc_train_{name}", what, [*job, *labels], registry=registry)
+            known[name] = found
+        found.labels(**job, **labels).set(value)
+
+    known: dict[str, Any] = {}
+    gauge("step", "Steps that the slowest node has finished", state["step"])
+    gauge("steps", "Steps of the whole training", state["steps"])
+    gauge("steps_per_second", "Steps a second since training began", state["rate"])
+    gauge("elapsed_seconds", "Seconds since the run began", state["seconds"])
+    if state["left_s"] is not None:
+        gauge("left_seconds", "Seconds left at this rate", state["left_s"])
+    gauge(
+        "sessions_lost", "Sessions that broke off and were followed by another", state["suspended"]
+    )
+    for name, node in state["nodes"].items():
+        gauge("node_step", "Steps that a node has finished", node["step"], node=name)
+        gauge("node_sent_bytes", "Bytes that a node has sent", node["bytes_sent"], node=name)
+    phase = Enum("mpc_train_phase", "Phase of the run", [*job], states=PHASES, registry=registry)
+    phase.labels(**job).state(state["phase"])
+    each = Enum(
+        "mpc_train_node_state", "State of a node", [*job, "node"], states=STATES, registry=registry
+    )
+    for name, node in state["nodes"].items():
+        each.labels(**job, node=name).state(node["state"])
+    return CONTENT_TYPE_LATEST, written(registry)

@@ -1,0 +1,81 @@
+"""A node's own checkpoints of one job in its vault, encrypted and bound to the job and the node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from mpc_train.checkpoints.keeper import place_of
+from mpc_train.errors import ArtifactError
+from parties.errors import VaultError
+from protocols.errors import EnvelopeError
+
+if TYPE_CHECKING:
+    from parties.vault.store import Store
+
+CHECKPOINT = "checkpoint"
+"""The kind of these objects in a vault."""
+_LENGTH = Struct(">B")
+_PIECE = 1 << 20
+
+
+class VaultShelf:
+    """`keeper.Shelf` over a vault. opened: the vault, while a context lasts. digest: of the job, in
+    hexadecimal; what another job of this name has left is not listed."""
+
+    def __init__(
+        self, opened: Callable[[], AbstractContextManager[Store]], job: str, digest: str
+    ) -> None:
+        self._opened, self._job, self._digest = opened, job, digest
+
+    def tokens(self) -> tuple[bytes, ...]:
+        with self._opened() as store:
+            return tuple(sorted(self._listed(store)))
+
+    def write(self, token: bytes, data: bytes) -> None:
+        """Raises ArtifactError, also for a key service that is away; nothing is kept then."""
+        try:
+            with self._opened() as store, store.writing(CHECKPOINT, self._job, self._digest) as out:
+                out.write(_LENGTH.pack(len(token)) + token)
+                out.write(data)
+        except VaultError as error:
+            raise ArtifactError(str(error)) from error
+
+    def read(self, token: bytes) -> bytes:
+        with self._opened() as store:
+            version = self._listed(store).get(token)
+            if version is None:
+                raise ArtifactError(f"the vault has no checkpoint of {self._job} of this name")
+            with store.open(CHECKPOINT, self._job, version) as content:
+                return content.reader.read()[_LENGTH.size + len(token) :]
+
+    def prune(self, newest: int) -> None:
+        """Destroy all but the newest, and what another job of this name has left."""
+        with self._opened() as store:
+            listed = self._listed(store)
+            kept = {listed[token] for token in sorted(listed, reverse=True)[:newest]}
+            for version in set(store.versions(CHECKPOINT, self._job)) - kept:
+                store.destroy(CHECKPOINT, self._job, version)
+
+    def _listed(self, store: Store) -> dict[bytes, int]:
+        """Versions by name; one that is damaged is not there, because an older one may do."""
+        found: dict[bytes, int] = {}
+        for version in store.versions(CHECKPOINT, self._job):
+            with suppress(VaultError, EnvelopeError, ArtifactError):
+                if (token := self._token(store, version)) is not None:
+                    found[token] = version
+        return found
+
+    def _token(self, store: Store, version: int) -> bytes | None:
+        with store.open(CHECKPOINT, self._job, version) as content:
+            if content.info.job != self._digest:
+                return None
+            (length,) = _LENGTH.unpack(content.reader.read(_LENGTH.size))
+            token = content.reader.read(length)
+            place_of(token)
+            # Each chunk is verified now: what is damaged must not be signed for.
+            while content.reader.read(_PIECE):
+                pass
+            return token

@@ -1,0 +1,129 @@
+"""What a run's events come to, on a page, in metrics and in a terminal."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from mpc_train.live.board import MAX_EVENTS, MAX_POINTS, MAX_TEXT, Board
+from mpc_train.live.metrics import exposition
+
+NAMES = ("ann", "bob", "registry")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def board(clock: Clock) -> Board:
+    made = Board(NAMES, clock)
+    made.event("gathering", {"here": (), "missing": NAMES, "left_s": 9})
+    for name in NAMES:
+        made.event("arrived", {"node": name})
+    made.event("proposed", {"job": "study", "digest": "ab" * 32})
+    made.event("agreed", {"nodes": NAMES})
+    made.event("started", {"nodes": NAMES})
+    return made
+
+
+def progress(board: Board, node: str, step: int, **more: Any) -> None:
+    fields = {"step": step, "steps": 100, "phase": "training", "bytes_sent": 1000 * step} | more
+    board.event("progress", {"node": node, "fields": fields})
+
+
+def test_the_slowest_node_says_how_far_a_run_is(board: Board, clock: Clock) -> None:
+    for name in NAMES:
+        progress(board, name, 1)
+    clock.now += 10
+    for name, step in zip(NAMES, (21, 30, 40), strict=True):
+        progress(board, name, step)
+    state = board.snapshot()
+    assert (state["phase"], state["job"], state["step"], state["steps"]) == (
+        *("running", "study", 21, 100),
+    )
+    assert state["rate"] == pytest.approx(2)
+    assert state["left_s"] == pytest.approx(79 / 2)
+    assert state["bytes_sent"] == 91_000
+    assert {node["state"] for node in state["nodes"].values()} == {"computing"}
+    assert state["progress"][-1] == (10.0, 21)
+    json.dumps(state)
+
+
+def test_a_session_that_breaks_off(board: Board) -> None:
+    progress(board, "ann", 50)
+    board.event("suspended", {"node": "bob", "code": "lost"})
+    state = board.snapshot()
+    assert (state["phase"], state["suspended"], state["rate"]) == ("suspended", 1, 0)
+    assert [node["state"] for node in state["nodes"].values()] == [
+        "returning",
+        "missing",
+        "returning",
+    ]
+    assert "bob was lost" in state["events"][-1]["text"]
+    board.event("gathering", {"here": ("ann", "registry"), "missing": ("bob",), "left_s": 9})
+    board.event("started", {"nodes": NAMES})
+    assert board.snapshot()["phase"] == "running"
+
+
+def test_how_a_run_ends(board: Board) -> None:
+    board.event("done", {"files": []})
+    assert {node["state"] for node in board.snapshot()["nodes"].values()} == {"done"}
+    board.ended("disk \x1b[31mfull")
+    state = board.snapshot()
+    assert state["phase"] == "failed"
+    assert "\x1b" not in state["message"]
+    assert state["events"][-1]["text"] == state["message"]
+
+
+def test_what_peers_say_is_bounded_and_steers_nothing(board: Board) -> None:
+    for number in range(10 * MAX_EVENTS):
+        board.event("left", {"node": f"\x1b]0;{number}" + "x" * 10 * MAX_TEXT, "code": "lost"})
+    for step in range(10 * MAX_POINTS):
+        progress(board, "ann", step, phase="training")
+        board.event("loss", {"step": step, "loss": 1.0})
+    progress(board, "ann", 5, phase="p" * 10 * MAX_TEXT)
+    state = board.snapshot()
+    assert len(state["events"]) == MAX_EVENTS
+    assert all(
+        len(event["text"]) <= MAX_TEXT and "\x1b" not in event["text"] for event in state["events"]
+    )
+    assert len(state["progress"]) <= MAX_POINTS + 1
+    assert len(state["losses"]) <= MAX_POINTS + 1
+    assert len(state["nodes"]["ann"]["phase"]) == MAX_TEXT
+    assert {*state["nodes"]} == {*NAMES}
+
+
+def test_a_point_is_kept_for_each_part_of_a_long_run(board: Board, clock: Clock) -> None:
+    for step in range(1, 5001):
+        clock.now += 1
+        progress(board, "ann", step)
+    points = board.snapshot()["progress"]
+    assert len(points) > MAX_POINTS / 3
+    gaps = {later - first for (first, _), (later, _) in pairwise(points)}
+    assert len(gaps) <= 2
+
+
+def test_metrics_for_prometheus(board: Board) -> None:
+    pytest.importorskip("prometheus_client")
+    progress(board, "ann", 7)
+    found = exposition(board.snapshot())
+    assert found is not None
+    kind, text = found
+    assert kind.startswith("text/plain")
+    lines = text.decode().splitlines()
+    assert 'mpc_train_node_step{job_name="study",node="ann"} 7.0' in lines
+    assert 'mpc_train_phase{job_name="study",mpc_train_phase="running"} 1.0' in lines
+    assert 'mpc_train_phase{job_name="study",mpc_train_phase="done"} 0.0' in lines

@@ -1,0 +1,327 @@
+"""Connections that break between nodes: every frame arrives once, in order, or an error says so."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parties.stop import StopFlag
+from parties.wire import data_plane, resume
+from parties.wire.control_plane import ControlServer
+from parties.wire.data_plane import DataPlane
+from parties.wire.resume import ACK, ASK, BYE, RESUME, SENT, Link
+from parties.wire.secure_channel import SecureChannel
+from parties.wire.zmq_transport import CurveKeys, Transport
+from protocols.errors import AuthenticationError, FrameError, PeerLostError
+from protocols.sealing.handshake import Keys
+from tests.support.bad_wire import BadWire
+from tests.support.patience import PATIENCE_S, wait_until
+
+LISTEN = "tcp://127.0.0.1:*"
+NAMES = ("ann", "bob")
+KEYS = {name: CurveKeys.generate() for name in (*NAMES, "desk")}
+ALLOWED = {name: KEYS[name].public for name in NAMES}
+SID = bytes(range(32))
+FORTH, BACK = b"f" * 32, b"b" * 32
+
+
+class Pair:
+    """Ann and bob, a wire between them, and their channels: ann listens, or both are relayed."""
+
+    def __init__(self, route: str, reconnect_s: float) -> None:
+        self.transports = {name: Transport(KEYS[name], ALLOWED) for name in NAMES}
+        listen = LISTEN if route == "direct" else None
+        self.ann = DataPlane(
+            self.transports["ann"], "ann", StopFlag(), listen=listen, reconnect_s=reconnect_s
+        )
+        self.bob = DataPlane(self.transports["bob"], "bob", StopFlag(), reconnect_s=reconnect_s)
+        self._over = threading.Event()
+        self._desk: threading.Thread | None = None
+        address = self.ann.address or self._serve()
+        self.wire = BadWire(address)
+        there = (self.wire.address, KEYS["desk"].public)
+        calls = [
+            lambda: self.ann.open(SID, {"ann": self.ann.address, "bob": None}, there, PATIENCE_S),
+            lambda: self.bob.open(
+                SID,
+                {"ann": self.wire.address if self.ann.address else None, "bob": None},
+                there,
+                PATIENCE_S,
+            ),
+        ]
+        at_once(*calls)
+        ann, bob = (Keys(a, b, SID, b"x" * 32) for a, b in ((FORTH, BACK), (BACK, FORTH)))
+        self.first = SecureChannel(self.ann, "ann", SID, {"bob": ann}, PATIENCE_S)
+        self.second = SecureChannel(self.bob, "bob", SID, {"ann": bob}, PATIENCE_S)
+
+    def _serve(self) -> str:
+        transport = Transport(KEYS["desk"], ALLOWED)
+        server = ControlServer(transport, LISTEN, {"ann": ("bob",), "bob": ("ann",)})
+
+        def work() -> None:
+            while not self._over.is_set():
+                list(server.poll(0.05))
+                server.lost()
+            server.close(0)
+            transport.close()
+
+        self._desk = threading.Thread(target=work)
+        self._desk.start()
+        return server.address
+
+    def close(self) -> None:
+        self.wire.close()
+        for plane in (self.ann, self.bob):
+            plane.close(0)
+        for transport in self.transports.values():
+            transport.close()
+        self._over.set()
+        if self._desk is not None:
+            self._desk.join()
+
+
+@contextmanager
+def pair(route: str = "direct", *, reconnect_s: float = PATIENCE_S) -> Iterator[Pair]:
+    made = Pair(route, reconnect_s)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def at_once(*calls: Callable[[], None]) -> None:
+    errors: list[BaseException] = []
+
+    def work(call: Callable[[], None]) -> None:
+        try:
+            call()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(2 * PATIENCE_S)
+        assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+def talk(made: Pair, rounds: int, meddle: Callable[[int], None]) -> None:
+    """Both ends send and receive `rounds` frames of many sizes, and check each."""
+    sizes = (0, 100, 5_000, 200_000, 1 << 20)
+
+    def run(channel: SecureChannel, peer: str) -> None:
+        for number in range(rounds):
+            size = sizes[number % len(sizes)]
+            if channel is made.first:
+                meddle(number)
+            channel.send(peer, b"round %d" % number, bytes([number % 256]) * size)
+            label, payload = channel.receive(peer, 1 << 20)
+            assert label == b"round %d" % number
+            assert payload == bytes([number % 256]) * size
+
+    at_once(lambda: run(made.first, "bob"), lambda: run(made.second, "ann"))
+
+
+@pytest.mark.parametrize("route", ["direct", "relayed"])
+def test_a_wire_that_is_cut_again_and_again_loses_nothing(route: str) -> None:
+    with pair(route) as made:
+        talk(made, 120, lambda number: made.wire.cut() if number % 30 == 15 else None)
+        assert made.wire.cuts == 4 and made.wire.connections > 4
+        for plane, peer in ((made.ann, "bob"), (made.bob, "ann")):
+            link = plane._links[peer]
+            assert link.sent == link.received == 120
+
+
+def test_frames_that_only_one_end_sends_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sender does not read, so that only its keeper sees the questions of the other end."""
+    monkeypatch.setattr(data_plane, "KEEPER_S", 0.05)
+    with pair() as made:
+        for number in range(200):
+            made.second.send("ann", b"", bytes(20_000))
+            if number in (50, 199):
+                made.wire.cut()
+        for _ in range(200):
+            assert made.first.receive("bob", 20_000)[0] == b""
+        link = made.bob._links["ann"]
+        wait_until(lambda: link.acknowledged == 200, "everything to be acknowledged")
+        assert link.repeated > 0 and not link._kept and link.room == resume.MAX_KEPT_BYTES
+
+
+def test_a_peer_that_does_not_come_back_is_lost() -> None:
+    with pair(reconnect_s=0.6) as made:
+        made.first.send("bob", b"", b"")
+        made.second.receive("ann", 0)
+        made.wire.refuse()
+        for channel, peer in ((made.first, "bob"), (made.second, "ann")):
+            with pytest.raises(PeerLostError, match=f"{peer} broke and did not come back within"):
+                channel.receive(peer, 0)
+
+
+def test_no_patience_means_none() -> None:
+    with pair(reconnect_s=0) as made:
+        made.wire.cut()
+        with pytest.raises(PeerLostError, match=r"the connection to ann broke\Z"):
+            made.second.receive("ann", 0)
+
+
+def test_who_closes_is_not_waited_for() -> None:
+    with pair() as made:
+        made.second.send("ann", b"last", b"words")
+        made.bob.close(1)
+        started = time.monotonic()
+        assert made.first.receive("bob", 5)[0] == b"last"
+        with pytest.raises(PeerLostError, match="bob closed the connection"):
+            made.first.receive("bob", 0)
+        assert time.monotonic() - started < 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ["direct", "relayed"])
+def test_a_wire_that_stalls_is_noticed(route: str) -> None:
+    """Longer than heartbeats allow: the connection is given up, and made again."""
+
+    def meddle(number: int) -> None:
+        if number == 20:
+            made.wire.stall()
+            threading.Timer(12, made.wire.flow).start()
+
+    with pair(route) as made:
+        talk(made, 40, meddle)
+        assert made.wire.connections > 1
+
+
+def test_a_sender_waits_for_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pair() as made:
+        for link in (made.ann._links["bob"], made.bob._links["ann"]):
+            link.room = 3 << 20
+
+        def send(channel: SecureChannel, peer: str) -> None:
+            for _ in range(20):
+                channel.send(peer, b"", bytes(1 << 20))
+            for _ in range(20):
+                channel.receive(peer, 1 << 20)
+
+        # More than either may keep, before either asks for a frame.
+        at_once(lambda: send(made.first, "bob"), lambda: send(made.second, "ann"))
+
+
+def links() -> tuple[Link, Link]:
+    return Link(b"a" * 32, b"b" * 32), Link(b"b" * 32, b"a" * 32)
+
+
+Lost = st.lists(st.sampled_from(["pass", "lose", "copy", "swap", "break"]), max_size=60)
+
+
+@given(Lost, Lost)
+def test_whatever_the_wire_does_frames_arrive_once_in_order(
+    there: list[str], back: list[str]
+) -> None:
+    """A sender and a receiver over a wire that loses, copies and reorders frames and messages."""
+    sender, receiver = links()
+    taken: list[int] = []
+    wire: list[tuple[int, bytes]] = []
+    answers: list[bytes] = []
+
+    def hand_over(fate: str) -> None:
+        if fate == "swap" and len(wire) > 1:
+            wire[0], wire[1] = wire[1], wire[0]
+        if not wire or fate == "lose":
+            del wire[:1]
+            return
+        number, data = wire[0] if fate == "copy" else wire.pop(0)
+        if number < 0:
+            answer = receiver.read(data)
+        elif number == receiver.received:
+            receiver.received += 1
+            taken.append(data[0])
+            answer = ACK if receiver.received % 3 == 0 else None
+        else:
+            receiver._asked = (0.0, -1)
+            answer = receiver.asks() if number > receiver.received else None
+        if answer is not None:
+            answers.append(receiver.message(answer))
+
+    def answer(fate: str) -> None:
+        if answers and fate != "lose":
+            sender.read(answers[0] if fate == "copy" else answers.pop(0))
+        elif answers:
+            answers.pop(0)
+        if fate == "break":
+            wire.clear()
+            answers.clear()
+            sender.breaks(1.0)
+            answers.append(receiver.message(ASK))
+
+    def hand() -> None:
+        while sender.passed < sender.sent and not sender.held:
+            wire.append((sender.passed, bytes(sender.frame(sender.passed)[0])))
+            sender.passed += 1
+
+    fates = iter(zip(there + ["pass"] * 10, back + ["pass"] * 10, strict=False))
+    for number in range(30):
+        sender.keep((bytes([number]),), 1)
+        hand()
+        a, b = next(fates, ("pass", "pass"))
+        hand_over(a)
+        answer(b)
+    for _ in range(400):
+        if sender.held:
+            answers.append(receiver.message(RESUME))
+        hand()
+        if not wire and not answers and sender.passed > sender.acknowledged:
+            wire.append((-1, sender.message(SENT)))
+        receiver._asked = (0.0, -1)
+        hand_over("pass")
+        answer("pass")
+    assert taken == list(range(30))
+    assert sender.acknowledged == 30 and sender.room == resume.MAX_KEPT_BYTES
+
+
+def test_a_forged_message_is_refused() -> None:
+    sender, receiver = links()
+    sender.keep((b"frame",), 5)
+    good = receiver.message(ACK)
+    for data in (
+        good[:-1],
+        good + b"\0",
+        good[:-1] + bytes([good[-1] ^ 1]),
+        good[:1] + bytes([RESUME]) + good[2:],
+        good[:9] + b"\1" + good[10:],
+        sender.message(SENT),
+        b"\xff",
+    ):
+        with pytest.raises(AuthenticationError, match="does not verify"):
+            sender.read(data)
+    assert sender.read(good) is None
+
+
+def test_frames_that_were_never_sent_cannot_have_arrived() -> None:
+    sender, receiver = links()
+    receiver.received = 1
+    with pytest.raises(FrameError, match="1 frames are said to have arrived, but 0 were sent"):
+        sender.read(receiver.message(ACK))
+
+
+def test_an_old_copy_rewinds_nothing() -> None:
+    sender, receiver = links()
+    old = receiver.message(RESUME)
+    for number in range(3):
+        sender.keep((bytes([number]),), 1)
+    sender.passed = receiver.received = 3
+    sender.read(receiver.message(ACK))
+    assert sender.read(old) is None
+    assert sender.passed == 3 and sender.repeated == 0
+
+
+def test_a_farewell_says_what_it_sent() -> None:
+    sender, receiver = links()
+    sender.keep((b"frame",), 5)
+    assert receiver.read(sender.message(BYE)) == RESUME
+    assert receiver.closed
