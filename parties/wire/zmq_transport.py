@@ -375,6 +375,14 @@ def _send_parts(socket: "zmq.Socket[bytes]", parts: Sequence[Buffer | Part]) -> 
     return True
 
 
+def _receive(socket: "zmq.Socket[bytes]", *, wait: bool) -> list[Part] | None:
+    try:
+        first = socket.recv(0 if wait else zmq.NOBLOCK, copy=False)
+    except zmq.Again:
+        return None
+    return _receive_parts(socket, first)
+
+
 def _receive_parts(socket: "zmq.Socket[bytes]", first: Part) -> list[Part]:
     parts = [first]
     while parts[-1].more:
@@ -446,13 +454,7 @@ class Dialled:
 
     def receive(self, *, wait: bool = True) -> list[Part] | None:
         """The next message; None if there is none, by default after a slice."""
-        if self._unread:
-            return self._unread.popleft()
-        try:
-            first = self._socket.recv(0 if wait else zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            return None
-        return _receive_parts(self._socket, first)
+        return self._unread.popleft() if self._unread else _receive(self._socket, wait=wait)
 
     def wait(self, timeout_s: float, descriptor: int) -> bool:
         """Wait for a message or for `descriptor` to be readable; True if a message is there."""
@@ -504,7 +506,7 @@ class Dialled:
             return False
         self._failed_at = None
         self._pause_s = min(max(2 * self._pause_s, MIN_REDIAL_S), MAX_REDIAL_S)
-        while (message := self.receive(wait=False)) is not None:
+        while (message := _receive(self._socket, wait=False)) is not None:
             self._unread.append(message)
         self.close(0)
         self._dial()
