@@ -453,11 +453,11 @@ class _Guarded:
         return self._program.prepare(body, roles)
 
     def _destroy(self) -> None:
-        """Destroy what this node keeps of the run."""
-        if self._held is not None:
-            self._held.prune(0)
+        """Destroy what this node keeps of the run: the note first, which would bar another run."""
         if self._note is not None:
             self._note.clear()
+        if self._held is not None:
+            self._held.prune(0)
 
     @contextlib.contextmanager
     def checkpoint_told(self, verb: str, config: Path) -> Iterator[None]:

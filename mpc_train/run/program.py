@@ -205,8 +205,10 @@ class TrainProgram:
             self._note.write(Note(self._mark))
 
     def _leave(self, job: Job) -> None:
-        """From here on results leave. Noise that is drawn a second time says more than once, so
-        that a run with noise does not even go on."""
+        """At an evaluator: from here on results leave. A dealer may be here long before they do.
+
+        Noise that is drawn a second time says more, so that a run with noise does not even go on.
+        """
         if self._note is not None:
             self._note.write(Note(self._mark, leaving=True))
         if job.reveal.noise is not None and self._shelf is not None:
@@ -268,7 +270,8 @@ class TrainProgram:
             trained = train_model(  # 3
                 job, role, gate, shared, start, done, guard, keeper, self._on_loss
             )
-        self._leave(job)
+        if session.is_evaluator:
+            self._leave(job)
         findings, own, metrics = evaluate(session, job, role, gate, shared, trained, guard)  # 4
         halves = reveal_sealed(job, gate, trained, shared)  # 5
         role.close()

@@ -102,6 +102,9 @@ class Rehearsal:
     point: bytes = b""
     """The name of the checkpoint from which the last session went on; empty: it began."""
 
+    ended: bool = False
+    """Whether a session has come to the end of the run."""
+
     stop: str = ""
     """The node that is asked to stop."""
 
@@ -138,9 +141,10 @@ class Rehearsal:
         works = [partial(self._work, net, name, sid, roles, kill) for name in self._order()]
         with self._recording():
             results = net.baton.run(works)
+        self.ended = True
         for name in self.nodes:
-            self.shelf(name).prune(0)
             self.note(name).clear()
+            self.shelf(name).prune(0)
         return results
 
     def _programs(self) -> dict[str, TrainProgram]:

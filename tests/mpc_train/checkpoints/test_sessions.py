@@ -4,13 +4,15 @@ vaults of the nodes, and every piece of every keystream counted."""
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mpc_train.errors import DataError
+from mpc_train.checkpoints.state import State
+from mpc_train.errors import ArtifactError, DataError
 from mpc_train.run.phases.shelf import Note
 from parties.audit.entries import Kind
 from parties.errors import ResumeError
@@ -51,6 +53,7 @@ def test_the_weights_that_are_revealed_are_those_of_the_last_checkpoint(tmp_path
         with pytest.raises(Killed):
             run.session(Kill("registry", 13, frame))
     kept = run.kept()
+    assert [len(run.shelf(name).tokens()) for name in run.job.evaluators] == [1, 1]
     run.session()
     assert run.resumed_after == 12
     found = run.words()
@@ -83,6 +86,18 @@ def broken_off(folder: Path, step: int = 6, train: str = MOMENTUM, reveal: str =
     with pytest.raises(Killed):
         run.session(Kill("ann", step))
     return run
+
+
+def test_parts_of_different_trainings_are_not_added_up(tmp_path: Path) -> None:
+    """As after a copy of another run's checkpoint under the name of this one's."""
+    run = broken_off(tmp_path)
+    shelf = run.shelf("bob")
+    *_, newest = shelf.tokens()
+    state = State.from_bytes(shelf.read(newest))
+    shelf.prune(0)
+    shelf.write(newest, replace(state, agreed=bytes(32)).to_bytes())
+    with pytest.raises(ArtifactError, match="holds another state of the training after step 5"):
+        run.session()
 
 
 def test_a_node_that_has_lost_its_checkpoints_is_named(tmp_path: Path) -> None:
