@@ -152,6 +152,10 @@ class Board:
         """The run is over: well, or with this message and this exit status."""
         with self._lock:
             self._exit = status if message else 0
+            for node in self._nodes.values():
+                node.phase = ""
+                if message and node.state in ("computing", "connected", "returning"):
+                    node.state = "stopped"
             self._phase = "failed" if message else "done"
             self._message = lines_escaped(message)[:MAX_TEXT]
             self._say(message)

@@ -150,6 +150,6 @@ def test_who_ended_a_run_is_seen(board: Board, code: str, state: str) -> None:
     board.ended("bob is gone", 8)
     found = board.snapshot()
     assert found["nodes"]["bob"]["state"] == state
-    assert found["nodes"]["ann"]["state"] == "computing"
+    assert found["nodes"]["ann"]["state"] == "stopped"
     assert any("bob ended the run" in each["text"] for each in found["events"])
     assert exposition(found) is not None
