@@ -129,6 +129,13 @@ class ProgressView:
             meaning = REASONS.get(str(fields.get("code")))
             why = f" ({meaning})" if meaning else ""
             self.say(f"{fields.get('node')} has left{why}; it may join again")
+        elif kind == "suspended":
+            who = fields.get("node") or fields.get("by")
+            meaning = REASONS.get(str(fields.get("code")))
+            why = f" ({meaning})" if meaning else ""
+            self.say(f"{who} was lost{why}; the run goes on from a checkpoint when all are back")
+        elif kind == "stopping":
+            self.say("stopping after the next checkpoint; a second request stops at once")
         elif kind == "parted":
             self.say(f"{fields.get('node')} has done its part and leaves; the others go on")
         elif kind == "rotated":
