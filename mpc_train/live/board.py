@@ -68,6 +68,8 @@ class Board:
         self._first_step = 0
         self._phase, self._message = "gathering", ""
         self._exit: int | None = None
+        self._over: float | None = None
+        """When the run ended: its time does not go on while the page stays."""
         self._steps = 0
         self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
         self._progress, self._losses = _Chart(), _Chart()
@@ -152,6 +154,11 @@ class Board:
         """The run is over: well, or with this message and this exit status."""
         with self._lock:
             self._exit = status if message else 0
+            self._over = self._clock() if self._over is None else self._over
+            for node in self._nodes.values():
+                node.phase = ""
+                if message and node.state in ("computing", "connected", "returning"):
+                    node.state = "stopped"
             self._phase = "failed" if message else "done"
             self._message = lines_escaped(message)[:MAX_TEXT]
             self._say(message)
@@ -160,7 +167,7 @@ class Board:
         """Everything that is shown, as JSON takes it. rate: steps a second; left_s: None before it
         can be told."""
         with self._lock:
-            now, step = self._clock(), self._step()
+            now, step = self._clock() if self._over is None else self._over, self._step()
             trained = 0.0 if self._started is None else now - self._started
             done = step - self._first_step
             rate = done / trained if trained > 0 and done > 0 and self._phase == "running" else 0.0
@@ -214,7 +221,8 @@ def _sentence(kind: str, fields: Mapping[str, Any]) -> str:
         by = name or fields.get("by", "")
         return f"{by} was lost ({fields.get('code')}); the run goes on when all are back"
     if kind == "aborted":
-        return f"{name} ended the run ({fields.get('code')})"
+        lost = fields.get("code") in LOST
+        return f"{name} was lost" if lost else f"{name} ended the run ({fields.get('code')})"
     said = {
         "proposed": "the job is proposed",
         "agreed": "all nodes have signed",

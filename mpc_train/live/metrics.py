@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PHASES = ("gathering", "agreeing", "running", "suspended", "done", "failed")
-STATES = ("missing", "connected", "returning", "computing", "done", "lost", "failed")
+STATES = ("missing", "connected", "returning", "computing", "done", "lost", "failed", "stopped")
 
 
 def exposition(state: Mapping[str, Any]) -> tuple[str, bytes] | None:

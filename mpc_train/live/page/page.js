@@ -72,8 +72,9 @@ function show(state) {
   set("sent", size(state.bytes_sent));
   set("rounds", state.rounds ? state.rounds.toLocaleString("en") : "–");
   set("digest", `Job ${state.digest}`);
-  if (state.progress.length > 1) draw(get("progress"), state.progress, duration);
+  // Before anything is drawn: what is beside a chart decides how wide it is.
   get("losses-figure").hidden = state.losses.length < 2;
+  if (state.progress.length > 1) draw(get("progress"), state.progress, duration);
   if (state.losses.length > 1) draw(get("losses"), state.losses, (x) => `step ${x.toLocaleString("en")}`);
   get("nodes").replaceChildren(...Object.entries(state.nodes).map(([name, node]) => {
     const row = document.createElement("tr");
@@ -89,10 +90,14 @@ function show(state) {
   }));
 }
 
+let last = null;
+addEventListener("resize", () => { if (last) show(last); });
+
 async function look() {
   let over = false;
   try {
     const state = await (await fetch("/state.json", { cache: "no-store" })).json();
+    last = state;
     show(state);
     over = state.phase === "done" || state.phase === "failed";
   } catch {

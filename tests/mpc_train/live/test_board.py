@@ -150,6 +150,14 @@ def test_who_ended_a_run_is_seen(board: Board, code: str, state: str) -> None:
     board.ended("bob is gone", 8)
     found = board.snapshot()
     assert found["nodes"]["bob"]["state"] == state
-    assert found["nodes"]["ann"]["state"] == "computing"
-    assert any("bob ended the run" in each["text"] for each in found["events"])
+    assert found["nodes"]["ann"]["state"] == "stopped"
+    said = {"lost": "bob was lost", "failed": "bob ended the run (data)"}[state]
+    assert said in [each["text"] for each in found["events"]]
     assert exposition(found) is not None
+
+
+def test_time_stops_with_the_run(board: Board, clock: Clock) -> None:
+    clock.now += 5
+    board.ended()
+    clock.now += 500
+    assert board.snapshot()["seconds"] == 5

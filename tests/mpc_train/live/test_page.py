@@ -204,7 +204,7 @@ def test_a_real_browser_shows_texts_as_texts(url: str, tmp_path: Path) -> None:
         pytest.skip("no Chromium here")
     argv = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
     shown = subprocess.run(
-        [*argv, "--virtual-time-budget=4000", "--dump-dom", url],
+        [*argv, "--virtual-time-budget=900", "--dump-dom", url],
         capture_output=True,
         text=True,
         timeout=120,
@@ -213,6 +213,9 @@ def test_a_real_browser_shows_texts_as_texts(url: str, tmp_path: Path) -> None:
     assert '<h1 id="job">&lt;img src=x onerror=alert(1)&gt;</h1>' in page
     assert "<img" not in page
     assert re.search(r'<svg id="progress".*?<path d="M[\d. L]+"', page, re.S)
+    # Both charts are drawn for the width that they have beside each other.
+    widths = re.findall(r'<svg id="(?:progress|losses)"[^>]* viewBox="0 0 (\d+) 200"', page)
+    assert len(widths) == 2 and widths[0] == widths[1]
     assert re.search(r'<svg id="losses".*?<path d="M[\d. L]+"', page, re.S)
     assert '<td class="computing">computing</td>' in page
     assert 'aria-valuenow="90"' in page
