@@ -55,9 +55,9 @@ def job_check(
     """
     with reporting(output):
         from mpc_train.admission.cautions import cautions
-        from mpc_train.admission.footprint import memory_needs
         from mpc_train.admission.load import load_job
         from mpc_train.admission.recipient_keys import key_cautions
+        from mpc_train.estimates.estimate import memory_needs
         from mpc_train.jobs.outputs import disclosed_on_the_way
         from mpc_train.jobs.schedule import total_steps
         from mpc_train.results.report import describe, in_lines
@@ -71,6 +71,7 @@ def job_check(
         keys = {card.name: card.recipient_key for card in known}
         unknown = _without_card(checked, place, known, required=roster is not None)
         warned = [*cautions(checked), *key_cautions(checked, keys)]
+        needs = memory_needs(checked)
         trust = describe_trust(
             Roles(
                 checked.owners,
@@ -93,7 +94,7 @@ def job_check(
                     "threshold": checked.reveal.threshold,
                     "purpose": msgspec.to_builtins(checked.purpose),
                     "categories": list(checked.categories),
-                    "memory_bytes": memory_needs(checked),
+                    "memory_bytes": needs,
                     "inputs": list(checked.pipeline.names),
                     "metrics": list(checked.reveal.metrics),
                     "metrics_to": list(checked.reveal.metrics_to),
@@ -104,7 +105,9 @@ def job_check(
                 }
             )
             return
-        say("\n".join([describe(checked), *in_lines(warned), "", trust]))
+        memory = ", ".join(f"{count / 1e9:.2f} GB at {name}" for name, count in needs.items())
+        lines = [describe(checked), f"  memory     {memory}", *in_lines(warned), "", trust]
+        say("\n".join(lines))
         for line in unknown.values():
             say(f"Warning {line}")
         if node is not None:

@@ -118,7 +118,7 @@ def _phase(nodes: Mapping[str, Rehearsed], phase: str, link: Link, speed: Speed)
 @lru_cache(16)
 def _needs(body: bytes) -> dict[str, int]:
     job = job_from_bytes(body)
-    nodes = rehearse(job)
+    nodes = rehearse(job, brief=True)
     return {name: process_bytes(job, name, node.arrays) for name, node in nodes.items()}
 
 

@@ -95,6 +95,7 @@ class Rehearsed:
     repeats: Repeats | None = None
     phases: dict[str, Spent] = field(default_factory=dict)
     rounds: int = 0
+    brief: bool = False
     _phase: str = ""
     _before: Spent = field(default_factory=Spent)
 
@@ -122,14 +123,14 @@ class Rehearsed:
         )
 
 
-def rehearse(job: Job, joined: int | None = None) -> dict[str, Rehearsed]:
+def rehearse(job: Job, joined: int | None = None, *, brief: bool = False) -> dict[str, Rehearsed]:
     """What each node of the job spends in a run, by name.
 
     joined: how many records all owners have in common, if the job joins columns; by default as
-    many as the shortest table has.
+    many as the shortest table has. brief: run fewer steps; memory is the same, bytes are not exact.
     """
     wires = Wires()
-    nodes = {name: Rehearsed(name, CountingChannel(wires, name)) for name in job.nodes}
+    nodes = {name: Rehearsed(name, CountingChannel(wires, name), brief=brief) for name in job.nodes}
     wires.meters = {name: node.meter for name, node in nodes.items()}
     works = [partial(_node, job, node, joined) for node in nodes.values()]
     with blanks.installed(), _replaced():
@@ -306,7 +307,7 @@ def _role(session: DrySession) -> Role:
             stream=Stream(bytes(32)),
             entropy=bytes,
         )
-    node.repeats = Repeats(role, node.channel, node.meter)
+    node.repeats = Repeats(role, node.channel, node.meter, node.brief)
     return role
 
 

@@ -183,8 +183,8 @@ class Plan:
     exact: bool
 
     @classmethod
-    def of(cls, job: Job, evaluators: int) -> Plan:
-        rates = len(distinct_rates(job))
+    def of(cls, job: Job, evaluators: int, brief: bool) -> Plan:
+        rates = len(distinct_rates(job)) if not brief else MAX_KINDS + 1
         looked = [] if job.data.fold else looked_at(job)
         exact, by_turn = rates <= MAX_KINDS, rates * evaluators <= MAX_KINDS
         points = 0 if job.data.fold or not resumable(job) else steps_between(job)
@@ -237,6 +237,7 @@ class Repeats:
     role: Role
     channel: CountingChannel
     meter: Meter
+    brief: bool = False
     guard: RepeatedGuard | None = None
     seconds: float = 0.0
     """Of the processor, that repeated steps would have taken here."""
@@ -245,7 +246,7 @@ class Repeats:
 
     def steps(self, job: Job) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
         """The steps to run; costs of the others are added to the role's and the channel's."""
-        plan, number = Plan.of(job, self.role.evaluators), 1
+        plan, number = Plan.of(job, self.role.evaluators, self.brief), 1
         rows = np.arange(job.train.batch_size)  # which ones makes no difference
         while number <= plan.steps:
             kind = self._kind(plan, number)

@@ -145,6 +145,13 @@ class DrySession:
     def export(self, peer: str, label: str) -> bytes:
         return bytes(32)
 
+    def asked_to_stop(self) -> bool:
+        return False
+
+    @contextlib.contextmanager
+    def stoppable(self) -> Iterator[None]:
+        yield
+
     def progress(self, **fields: object) -> None: ...
 
     def record(self, kind: object, **fields: object) -> None: ...

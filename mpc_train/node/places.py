@@ -7,9 +7,12 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
 from mpc_train.errors import ConfigError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.sealed import sealed_tensors
+from parties.doctor.machine import usable_bytes
 from parties.files import open_to_others, private_directory, write_atomic
 
 ENVELOPE_BYTES = 1 << 16
@@ -62,6 +65,32 @@ def check_room(root: Path, job: Job, recipients: int) -> None:
             f"run_dir {root}: {_mebibytes(free)} free, and the results of {job.name} need up to "
             f"{_mebibytes(needed)}; make room, or name a run_dir elsewhere"
         )
+
+
+def check_memory(job: Job, me: str, needed: int, allowed: int) -> str:
+    """Return a sentence about the memory that this node's process will need; raise ConfigError if
+    it may not have so much.
+
+    allowed: bytes of `node.memory_gb`, 0 if the node's file does not say; then what the machine has
+    free counts, and the limits set to this process.
+    """
+    own = psutil.Process().memory_info().rss
+    usable = allowed or usable_bytes() + own
+    said = f"this node needs about {_gigabytes(needed)} of memory for the job {job.name}"
+    if needed <= usable:
+        return said
+    source = "node.memory_gb allows" if allowed else "this process may take"
+    raise ConfigError(
+        f"{said}, and {source} {_gigabytes(usable)}: {me} would be killed during the run. Use "
+        f"smaller batches (train.batch_size = {job.train.batch_size}), fewer rows "
+        f"({job.rows:,}) or a larger machine, or end other programs; mpc-train estimate shows what "
+        "helps, and node.memory_gb says how much may be taken, if you know better. Nothing was "
+        "shared"
+    )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB"
 
 
 def _mebibytes(count: int) -> str:

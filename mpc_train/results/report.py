@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mpc_train.admission.cautions import cautions
-from mpc_train.admission.footprint import memory_needs
 from mpc_train.base.reading import Reading
 from mpc_train.jobs.audience import fold_outputs, grouped, linkage_in_words, opening_words
 from mpc_train.jobs.job import Job
@@ -68,7 +67,6 @@ def describe(job: Job) -> str:
             *_set_aside(job),
             *_prepared(job),
             f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals{ahead}",
-            f"             a node's process holds roughly {_memory(job)} at most",
             f"  revealed   the model, once, after the last step, to {opening_words(job)}",
             *(f"             {line}" for line in _said(job)),
             f"             metrics on the held-out rows, {_metric_readers(job)}: "
@@ -96,14 +94,6 @@ def _purpose(job: Job) -> list[str]:
     if stated.valid_until is not None:
         lines.append(f"             may be signed until {stated.valid_until} (UTC)")
     return lines
-
-
-def _memory(job: Job) -> str:
-    """How much memory each node needs; nodes that need the same are grouped."""
-    by_size: dict[str, list[str]] = {}
-    for name, count in memory_needs(job).items():
-        by_size.setdefault(f"{count / 1e9:.2f} GB", []).append(name)
-    return ", ".join(f"{amount} at {' and '.join(names)}" for amount, names in by_size.items())
 
 
 def beware(job: Job) -> list[str]:

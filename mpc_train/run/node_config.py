@@ -82,6 +82,10 @@ class _Node(_Strict, frozen=True):
     checkpoint_s: int = 60
     """At least so many seconds lie between two checkpoints of a training, from 0 to 7 days. The
     file of the first evaluator decides."""
+    memory_gb: float = 0
+    """How many GB (10^9 bytes) the node's process may take for a job; 0: what the machine has free,
+    and the limits set to the process. A job that needs more is refused before it is signed. Not for
+    a coordinator."""
     spool_gb: float = _SPOOL_GB
     """At most this many GB (10^9 bytes) of the dealer's material are stored in the run's directory,
     encrypted, for a job with train.preprocess. Not for a coordinator."""
@@ -384,6 +388,8 @@ def load_coordinator_config(path: Path | str) -> CoordinatorConfig:
     check.audit(parsed.audit)
     if parsed.node.rotate_after_days:
         check.note("node.rotate_after_days", "not for a coordinator: rotate its identity by hand")
+    if parsed.node.memory_gb:
+        check.note("node.memory_gb", "not for a coordinator: it computes nothing")
     if parsed.node.spool_gb != _SPOOL_GB:
         check.note("node.spool_gb", "not for a coordinator: it stores nothing of the dealer's")
     place = check.place(parsed.node)
@@ -588,6 +594,8 @@ class _Checker:
             )
         if not 0 <= node.checkpoint_s <= _MAX_TIMEOUT_S:
             self.note("node.checkpoint_s", "between 0 seconds and 7 days")
+        if not 0 <= node.memory_gb <= _MAX_SPOOL_GB:
+            self.note("node.memory_gb", f"between 0 and {_MAX_SPOOL_GB:,} GB")
         if not 0 <= node.spool_gb <= _MAX_SPOOL_GB:
             self.note("node.spool_gb", f"between 0 and {_MAX_SPOOL_GB:,} GB")
         home = self.resolve(node.home) if node.home else default_home().absolute()
@@ -600,6 +608,7 @@ class _Checker:
             passphrase_file=self.resolve(node.passphrase_file) if node.passphrase_file else None,
             lock_memory=node.lock_memory,
             rotate_after_days=node.rotate_after_days,
+            memory_bytes=round(node.memory_gb * 1e9),
             spool_bytes=round(node.spool_gb * 1e9),
             checkpoint_s=float(node.checkpoint_s),
         )

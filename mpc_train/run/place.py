@@ -24,6 +24,7 @@ class Place:
     lock_memory: bool = False
     rotate_after_days: int = 0
     spool_bytes: int = 20 * 10**9
+    memory_bytes: int = 0
     checkpoint_s: float = 60.0
 
 

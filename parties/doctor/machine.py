@@ -73,6 +73,13 @@ def memory(
     return machine("memory", Level.passed, text, figures=figures)
 
 
+def usable_bytes() -> int:
+    """How much memory this process may take beyond what it holds: of what the machine has free, and
+    of the limits set to it (RLIMIT_AS, control groups)."""
+    limit = _limit()
+    return _free() if limit is None else min(_free(), limit)
+
+
 def _free() -> int:
     return int(psutil.virtual_memory().available)
 
@@ -87,8 +94,20 @@ def _limit() -> int | None:
         for name in ("memory.max", "memory.high"):
             limit = _number(folder / name)
             if limit is not None:
-                found.append(limit - (_number(folder / "memory.current") or 0))
+                found.append(limit - (_number(folder / "memory.current") or 0) + _cache(folder))
+    first = _number(_CGROUP / "memory/memory.limit_in_bytes")  # version 1
+    if first is not None:
+        found.append(first - (_number(_CGROUP / "memory/memory.usage_in_bytes") or 0))
     return max(0, min(found)) if found else None
+
+
+def _cache(folder: Path) -> int:
+    """Bytes of files that a group's memory holds, and that the system drops when it needs room."""
+    try:
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
 
 
 def _cgroups() -> list[Path]:

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpc_train.admission import footprint
 from mpc_train.admission.load import load_job
 from mpc_train.evaluation.metrics import evaluation_of
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.reveal import METRICS
 from mpc_train.networks.network import Network
-from mpc_train.training import passes, watch
+from mpc_train.training import chunk_sizes, passes, watch
 from mpc_train.training.first_weights import initial_weights
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.roles import dealer, evaluator
@@ -137,15 +136,15 @@ def test_the_decisions_of_early_stopping_are_those_of_all_rows(
 
 def test_a_chunk_follows_from_the_network(tmp_path: Path) -> None:
     small, large = (job_of(tmp_path, kind) for kind in ("logistic", "mlp"))
-    assert footprint.chunk_rows(small) > footprint.chunk_rows(large) > 10_000
+    assert chunk_sizes.chunk_rows(small) > chunk_sizes.chunk_rows(large) > 10_000
     # With metrics that compare a row with many levels, fewer rows; never fewer than a batch.
-    assert footprint.chunk_rows(small, ("auc",)) < footprint.chunk_rows(small)
-    assert footprint.chunk_rows(small, ("auc",)) > 10_000
+    assert chunk_sizes.chunk_rows(small, ("auc",)) < chunk_sizes.chunk_rows(small)
+    assert chunk_sizes.chunk_rows(small, ("auc",)) > 10_000
     text = (tmp_path / "job.toml").read_text().replace("hidden = [48]", "hidden = [60000]")
     wide = load_job(write_job(tmp_path, text))
-    assert 16 < footprint.chunk_rows(wide) < 60
+    assert 16 < chunk_sizes.chunk_rows(wide) < 60
     wide = load_job(write_job(tmp_path, text.replace("batch_size = 16", "batch_size = 60")))
-    assert footprint.chunk_rows(wide) == 60
+    assert chunk_sizes.chunk_rows(wide) == 60
 
 
 def test_sums_of_chunks_are_computed_when_asked(tmp_path: Path) -> None:

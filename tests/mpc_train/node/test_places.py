@@ -10,7 +10,8 @@ import pytest
 from mpc_train.admission.load import load_job
 from mpc_train.errors import ConfigError
 from mpc_train.jobs.job import Job
-from mpc_train.node.places import check_room, run_directory
+from mpc_train.node import places
+from mpc_train.node.places import check_memory, check_room, run_directory
 from tests.support.jobs import write_job
 
 Usage = namedtuple("Usage", "total used free")
@@ -70,3 +71,16 @@ def test_room_is_needed_for_every_envelope(
     with_free(monkeypatch, 1 << 20)
     with pytest.raises(ConfigError, match="1 MiB free"):
         check_room(tmp_path, job, 0)
+
+
+def test_a_job_that_does_not_fit_is_refused(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "usable_bytes", lambda: 3 * 10**9)
+    assert "about 2.0 GB" in check_memory(job, "ann", 2 * 10**9, 0)
+    with pytest.raises(ConfigError, match=r"14\.0 GB .* may take 3\.\d GB.*train\.batch_size = 16"):
+        check_memory(job, "ann", 14 * 10**9, 0)
+
+
+def test_a_node_file_may_say_how_much_memory_there_is(job: Job) -> None:
+    assert check_memory(job, "ann", 14 * 10**18, 15 * 10**18)
+    with pytest.raises(ConfigError, match=r"node\.memory_gb allows 0\.1 GB"):
+        check_memory(job, "ann", 2 * 10**9, 10**8)

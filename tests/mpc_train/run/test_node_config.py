@@ -184,6 +184,7 @@ def test_a_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("join_s = 30", "dial_s = 61", "timeouts.dial_s", "between 1 and 60"),
         ('home = "keys"', "rotate_after_days = -1", "node.rotate_after_days", "between 0"),
         ('home = "keys"', "spool_gb = -1", "node.spool_gb", "between 0"),
+        ('home = "keys"', "memory_gb = -1", "node.memory_gb", "between 0"),
         ('home = "keys"', "rotate_after_days = 1827", "node.rotate_after_days", "and 1826"),
     ],
 )
@@ -239,6 +240,7 @@ def test_all_that_is_wrong_in_a_file_is_said_at_once(tmp_path: Path) -> None:
         ('job = "job.toml"', 'jobs = "job.toml"', "run"),
         ("[network]", "rotate_after_days = 9\n[network]", "node.rotate_after_days"),
         ("[network]", "spool_gb = 9\n[network]", "node.spool_gb"),
+        ("[network]", "memory_gb = 9\n[network]", "node.memory_gb"),
         ("[run]", "[rules]\nrecipients = []\n[run]", "rules"),
     ],
 )

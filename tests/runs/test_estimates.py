@@ -1,21 +1,26 @@
-"""What `job check` says of memory, against what processes took."""
+"""What `mpc-train estimate` says beforehand, against what processes sent and took.
+
+`-s` prints the ratios. `tests/mpc_train/estimates` has the tests without processes.
+"""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mpc_train.admission.footprint import memory_needs
 from mpc_train.admission.load import load_job
+from mpc_train.estimates.estimate import Link, estimate
+from mpc_train.estimates.speed import Speed
 from tests.support.commands import launched
 from tests.support.csv_tables import csv_of, write_tables
 from tests.support.examples import copied_example, make_data
 from tests.support.images import write_images
-from tests.support.jobs import JOB, job_toml, write_job
+from tests.support.jobs import job_toml, write_job
 from tests.support.modules import export, write_modules
 
-EXAMPLES = ("breast_cancer", "digits", "lenet", "hospitals_rows")
-TOLERANCE = 0.3
+EXAMPLES = ("breast_cancer", "credit_columns", "diabetes", "digits", "hospitals_rows", "lenet")
+TOLERANCE = 0.25
+ANY_LINK, ANY_SPEED = Link(0.0, 1e9), Speed(1e9, 1e9, 1e4)
 LENET = """
 from torch import nn
 def lenet():
@@ -26,24 +31,29 @@ def lenet():
 """
 
 
-def peaks(path: Path) -> dict[str, float]:
-    """Bytes that each node's process held at most, in a run."""
-    return {name: 1e6 * megabytes for name, megabytes in launched(path)["peak_rss_mb"].items()}
-
-
 def check(path: Path) -> dict[str, float]:
-    """A run takes what is said beforehand; returns what it took."""
-    said, found = memory_needs(load_job(path)), peaks(path)
-    assert set(said) == set(found)
-    for name, peak in found.items():
-        assert abs(said[name] / peak - 1) < TOLERANCE, (name, said[name] / 1e6, peak / 1e6)
-    return found
+    """A run sends what is said beforehand, to the byte, and takes about as much memory; returns the
+    bytes of memory that each node took."""
+    record = launched(path)
+    said = estimate(load_job(path), ANY_LINK, ANY_SPEED, record.get("joined_rows"))
+    sent = {name: node.bytes_sent for name, node in said.nodes.items()}
+    took = {name: 1e6 * megabytes for name, megabytes in record["peak_rss_mb"].items()}
+    memory = {name: node.memory_bytes / took[name] for name, node in said.nodes.items()}
+    for name in took:
+        ratio = sent[name] / record["bytes_sent"][name]
+        print(f"{path.parent.name} {name}: bytes {ratio:.4f}, memory {memory[name]:.2f}")
+    assert said.training_rounds == record["rounds"]
+    # A checkpoint that falls due during the run sends a frame of 48 bytes.
+    for name, count in record["bytes_sent"].items():
+        assert abs(sent[name] - count) <= 1000
+    assert all(abs(ratio - 1) < TOLERANCE for ratio in memory.values()), memory
+    return took
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_take_what_is_said(name: str, tmp_path: Path) -> None:
+def test_examples_cost_what_is_said(name: str, tmp_path: Path) -> None:
     path = copied_example(name, tmp_path)
     make_data(tmp_path)
     check(path)
@@ -128,23 +138,3 @@ def test_the_steps_of_a_sequence_take_what_is_said(
         write_tables(tmp_path, {owner: csv_of(**columns, y=(x[:, 60] > 0).astype(int))})
     path = write_job(tmp_path, text)
     check(path)
-
-
-def test_what_is_said_grows_with_what_a_job_has(tmp_path: Path) -> None:
-    def said(text: str) -> dict[str, int]:
-        return memory_needs(load_job(write_job(tmp_path, text)))
-
-    plain = said(JOB)
-    assert set(plain) == {"ann", "bob", "cleo", "registry"}
-    assert plain["registry"] < plain["ann"] < 500e6
-    wide = 'kind = "mlp"\nhidden = [60000]\nclasses = 2'
-    many = JOB.replace("ann = 40, bob = 30", "ann = 4000000, bob = 30")
-    for text in (
-        JOB.replace('kind = "logistic"', wide).replace('"accuracy", "auc"', '"accuracy"'),
-        many,
-    ):
-        more = said(text)
-        assert all(more[name] > plain[name] + 20e6 for name in plain)
-    assert said(many)["ann"] >= said(many)["bob"]
-    scaled = said(f'{many}\n[prepare]\nscale = "standard"\n')
-    assert scaled["bob"] > said(many)["bob"]
