@@ -37,6 +37,9 @@ LOCAL_JOIN_S = 600
 """A node signs when its table is read, which takes minutes for a large one; a node that fails is
 noticed at once, because its process is our child."""
 
+LOCAL_RECONNECT_S = 5
+"""On one machine a connection breaks because a process ended."""
+
 
 class LocalRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[rules]`: what all nodes of a local run require of the result of every job."""
@@ -159,7 +162,7 @@ def coordinator_text(node: LocalNode, roster: Path, job: Path) -> str:
             "node": _node(node, roster),
             "network": {"listen": "tcp://127.0.0.1:*"},
             "run": {"job": str(job)},
-            "timeouts": {"join_s": LOCAL_JOIN_S, "return_s": 0},
+            "timeouts": {"join_s": LOCAL_JOIN_S, "return_s": 0, "reconnect_s": LOCAL_RECONNECT_S},
         }
     )
 
@@ -193,7 +196,12 @@ def node_text(
             **msgspec.to_builtins(rules),
             "jobs": [job.digest().hex()],
         },
-        "timeouts": {"join_s": LOCAL_JOIN_S, "peer_s": 60, "return_s": 0},
+        "timeouts": {
+            "join_s": LOCAL_JOIN_S,
+            "peer_s": 60,
+            "return_s": 0,
+            "reconnect_s": LOCAL_RECONNECT_S,
+        },
     }
     if node.name in data:
         sections[f"data.{job.name}"] = msgspec.to_builtins(data[node.name])

@@ -43,6 +43,7 @@ _URI_PATH = re.compile(r"([?&](?:ca|module-path)=)([^&]+)")
 _EVERY_INTERFACE = ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")
 _MIN_TIMEOUT_S, _MAX_TIMEOUT_S = 1, 7 * 24 * 3600
 _MAX_DIAL_S = 60
+_MAX_HEARTBEAT_S, _MAX_SILENCE_S = 60, 600
 _MAX_KEY_DAYS = 3650
 _MAX_CARD_DAYS = 1826
 _SPOOL_GB, _MAX_SPOOL_GB = 20.0, 1_000_000
@@ -149,8 +150,15 @@ class Timeouts(_Strict, frozen=True):
     peer_s: int = 120
     """How long a connected peer may send nothing during a run."""
     reconnect_s: int = 120
-    """How long a peer whose connection broke may take to come back, from 0, which ends the run at
-    once, to 7 days. Nothing that was under way is lost meanwhile."""
+    """How long to wait for a node or the coordinator whose connection broke, from 0, which ends the
+    run at once, to 7 days. The smallest of all counts. When it comes back, nothing is lost."""
+    heartbeat_s: int = 1
+    """Seconds between heartbeats on a connection, from 1 to 60: less than the time after which a
+    firewall or proxy on the way cuts a silent one."""
+    silence_s: int = 5
+    """After how many seconds without an answer a connection counts as broken, at least twice
+    `heartbeat_s`, to 600. A slow line needs more: a frame of 1 MiB must pass within this time. The
+    smaller values of the two ends hold."""
     dial_s: int = 8
     """How long a node tries the addresses of the others, from 1 to 60. It reaches nodes that it
     cannot dial by then through the coordinator. Not for a coordinator, which dials nobody."""
@@ -158,6 +166,11 @@ class Timeouts(_Strict, frozen=True):
     """How long a coordinator waits for a node that left after the job was proposed, to correct its
     table, or because it was restarted during a run; and how long a node waits for a coordinator
     that was lost during a run. From 0, which ends the run at once, to 7 days."""
+
+    @property
+    def pulse(self) -> tuple[float, float]:
+        """`heartbeat_s` and `silence_s`."""
+        return float(self.heartbeat_s), float(self.silence_s)
 
 
 class _Network(_Strict, frozen=True):
@@ -518,6 +531,13 @@ class _Checker:
         for key in ("return_s", "reconnect_s"):
             if not 0 <= getattr(timeouts, key) <= _MAX_TIMEOUT_S:
                 self.note(f"timeouts.{key}", "between 0 seconds and 7 days")
+        if not 1 <= timeouts.heartbeat_s <= _MAX_HEARTBEAT_S:
+            self.note("timeouts.heartbeat_s", f"between 1 and {_MAX_HEARTBEAT_S} seconds")
+        if not 2 * timeouts.heartbeat_s <= timeouts.silence_s <= _MAX_SILENCE_S:
+            self.note(
+                "timeouts.silence_s",
+                f"at least twice heartbeat_s, and at most {_MAX_SILENCE_S} seconds",
+            )
         if not 1 <= timeouts.dial_s <= _MAX_DIAL_S:
             self.note("timeouts.dial_s", f"between 1 and {_MAX_DIAL_S} seconds")
 

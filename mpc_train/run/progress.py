@@ -129,6 +129,15 @@ class ProgressView:
             meaning = REASONS.get(str(fields.get("code")))
             why = f" ({meaning})" if meaning else ""
             self.say(f"{fields.get('node')} has left{why}; it may join again")
+        elif kind == "suspended":
+            who = fields.get("node") or fields.get("by")
+            meaning = REASONS.get(str(fields.get("code")))
+            why = f" ({meaning})" if meaning else ""
+            self.say(f"{who} was lost{why}; the run goes on from a checkpoint when all are back")
+        elif kind == "stopping":
+            self.say("stopping after the next checkpoint; a second request stops at once")
+        elif kind in ("reconnecting", "reconnected"):
+            self._broken(kind, fields)
         elif kind == "parted":
             self.say(f"{fields.get('node')} has done its part and leaves; the others go on")
         elif kind == "rotated":
@@ -173,6 +182,15 @@ class ProgressView:
             self._reading(fields)
         elif kind == "progress":
             self._progress(str(fields.get("node", "")), fields.get("fields") or {})
+
+    def _broken(self, kind: str, fields: Mapping[str, Any]) -> None:
+        names = ", ".join(fields.get("nodes", (fields.get("node"),)))
+        after = f" after {fields['seconds']:.0f} s" if "seconds" in fields else ""
+        self.say(
+            f"the connection to {names} broke; waiting for it to come back"
+            if kind == "reconnecting"
+            else f"the connection to {names} is back{after}; nothing was lost"
+        )
 
     def _reading(self, fields: Mapping[str, Any]) -> None:
         """Show how much of this node's own table has been read, in its `unit`."""

@@ -5,7 +5,7 @@ errors. Nothing secret travels here: names, digests, signatures, progress, seale
 reason for an abort is one generic code, never text, because an error's text may depend on data.
 
     node → coordinator            coordinator → node
-    Hello                         Welcome, Waiting
+    Hello                         Welcome, Waiting, Away
                                   Propose
     Accept                        Accepted
     SignSession                   Start
@@ -118,6 +118,13 @@ class Waiting(_Message, frozen=True, tag="waiting"):
     left_s: Seconds
 
 
+class Away(_Message, frozen=True, tag="away"):
+    """Whose connection to the coordinator is broken now, and may come back; sent when that
+    changes."""
+
+    names: Names
+
+
 class Propose(_Message, frozen=True, tag="propose"):
     """cards: the digests of the coordinator's cards, so that a node can name a card that differs.
     attempt: the number of this proposal in the run; the coordinator proposes again after a node
@@ -134,7 +141,7 @@ class Propose(_Message, frozen=True, tag="propose"):
 class Accept(_Message, frozen=True, tag="accept"):
     """A signed acceptance of the contract: see `contract.Acceptance`. attempt: which proposal it
     answers. seen: by node, how long its audit log was by the newest checkpoint that the sender
-    holds. held: the states of the program from which the sender could go on."""
+    holds. held, insists: as there."""
 
     nonce: Digest
     constants: Digest
@@ -142,6 +149,7 @@ class Accept(_Message, frozen=True, tag="accept"):
     attempt: Attempt = 1
     seen: Annotated[dict[Name, Count], Meta(max_length=MAX_NAMES)] = {}
     held: Annotated[tuple[Token, ...], Meta(max_length=MAX_CHECKPOINTS)] = ()
+    insists: bool = False
 
 
 class Accepted(_Message, frozen=True, tag="accepted"):
@@ -316,6 +324,7 @@ FromNode = (
 FromCoordinator = (
     Welcome
     | Waiting
+    | Away
     | Propose
     | Accepted
     | Start

@@ -21,8 +21,9 @@ A node that comes with newer keys than the coordinator knows shows the successio
 them; they are kept, and passed on with the proposal. A card of the job that is revoked or expires
 ends the run at any time (`members`).
 
-A broken connection (at once when a process dies, `zmq_transport.SILENCE_MS` when a machine or
-network falls silent), a malformed message or an abort ends the run for all.
+A node whose connection breaks keeps its place for `reconnect_s`: it comes back by itself, and
+nothing that either sent is lost. A node that is lost (`_left` alone decides that), a malformed
+message or an abort ends the run for all.
 """
 
 import logging
@@ -67,9 +68,9 @@ from parties.nodes import artifacts
 from parties.nodes.members import Members
 from parties.nodes.rotation import RotationDesk
 from parties.stop import sigterm_interrupts
-from parties.wire.control_plane import Arrival, ControlServer
+from parties.wire.control_plane import RECONNECT_S, Arrival, ControlServer
 from parties.wire.tally import Tally
-from parties.wire.zmq_transport import SILENCE_MS, CurveKeys, Transport
+from parties.wire.zmq_transport import CurveKeys, Transport
 from protocols.errors import PeerLostError, PeerTimeoutError, ProtocolError
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,12 @@ class CoordinatorSettings:
     arrive_timeout_s: float = 300.0
     agree_timeout_s: float = 300.0
     run_timeout_s: float = 7 * 24 * 3600.0
+    reconnect_s: float = RECONNECT_S
+    """How long a node whose connection broke keeps its place; 0: it is lost at once."""
+
+    pulse: tuple[float, float] | None = None
+    """As of a node's settings."""
+
     return_timeout_s: float = 0.0
     """How long to wait for a node that left after the job was proposed; 0: the run ends."""
 
@@ -126,7 +133,9 @@ class CoordinatorResult:
 class _Node:
     """A connected node of the job."""
 
-    route: bytes
+    process: bytes
+    """Which process of the node: the same over all its connections."""
+
     address: str | None = None
     inbox: list[FromNode] = field(default_factory=list)
 
@@ -135,9 +144,10 @@ class Coordinator:
     """One run of one job. The constructor binds the port, so `address` is known afterwards.
 
     `on_event(kind, fields)` is called with 'arrived', 'rotated' (a node has new keys), 'left',
-    'refused', 'gathering' (who is here, who is missing), 'unreachable' (who cannot dial whom),
-    'proposed', 'agreed', 'started', 'progress', 'artifact', 'done'. Raises PortInUseError,
-    RosterError, ExpiredError, ContractError.
+    'reconnecting' (a node's connection broke, and is waited for), 'reconnected', 'refused',
+    'gathering' (who is here, who is missing), 'unreachable' (who cannot dial whom),
+    'proposed', 'agreed', 'started', 'progress', 'artifact', 'done', 'aborted'. Raises
+    PortInUseError, RosterError, ExpiredError, ContractError.
     """
 
     def __init__(
@@ -169,6 +179,7 @@ class Coordinator:
         self._on_event = on_event
         self._nodes: dict[str, _Node] = {}
         self._refused = Tally()
+        self._again: list[Arrival] = []
         self._phase: Literal["gathering", "agreeing", "running", "signing"] = "gathering"
         self._attempt = 0
         self._someone_left = False
@@ -182,14 +193,22 @@ class Coordinator:
         allowed = {card.name: card.curve for card in cards}
         self._strangers: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self._transport = Transport(
-            keys, allowed, strangers, lambda who, times: self._strangers.put((who, times))
+            keys,
+            allowed,
+            strangers,
+            lambda who, times: self._strangers.put((who, times)),
+            pulse=settings.pulse,
         )
         self._neighbours = {name: roles.neighbours(name) for name in roles.nodes}
         self._desk = RotationDesk(self._members, roles.nodes, self._neighbours, self._send)
         measurements = Desk(CONTRACT_VERSION, busy=lambda: self._phase != "gathering")
         try:
             self._server = ControlServer(
-                self._transport, settings.listen, self._neighbours, measurements.answer
+                self._transport,
+                settings.listen,
+                self._neighbours,
+                measurements.answer,
+                settings.reconnect_s,
             )
         except PartiesError:
             self._transport.close()
@@ -289,7 +308,8 @@ class Coordinator:
         wait_s = round(self._settings.return_timeout_s)
         there = tuple(name for name in self._roles.nodes if name in self._nodes)
         self._tell(there, control.Aborted(error.code, error.name, None, wait_s))
-        self._server.forget([self._nodes.pop(name).route for name in there])
+        for name in there:
+            self._server.forget(self._nodes.pop(name).process)
         self._parted.clear()
         self._collector = artifacts.Collector(self._settings.run_dir)
         self._desk = RotationDesk(self._members, self._roles.nodes, self._neighbours, self._send)
@@ -431,19 +451,31 @@ class Coordinator:
     def _attend(self) -> None:
         """Process what arrives within a moment, and what an operator changes in the roster."""
         self._members.check()
+        while self._again:
+            self._handle(self._again.pop())
         for arrival in self._server.poll(0.1):
             self._handle(arrival)
         while not self._strangers.empty():
             who, times = self._strangers.get()
             self._note(Kind.UNEXPECTED_PEER, {"who": who, "times": times})
-        for route in self._server.lost():
+        for process in self._server.lost():
             for name, node in list(self._nodes.items()):
-                if node.route == route:
+                if node.process == process:
                     self._left(name)
+        while self._server.news:
+            kind, name, broken_s = self._server.news.popleft()
+            fields = {"seconds": round(broken_s, 1)} if broken_s else {}
+            self._event(kind, node=name, **fields)
+            away = (each for each, node in self._nodes.items() if self._is_away(node))
+            self._tell(tuple(self._nodes), control.Away(tuple(sorted(away))))
+
+    def _is_away(self, node: "_Node") -> bool:
+        return self._server.is_away(node.process)
 
     def _left(self, name: str) -> None:
-        """Handle a broken connection. It ends the run if the job has a node there, but not for a
-        mere recipient."""
+        """A node is lost: it said farewell, or its connection broke and it did not come back in
+        time, or a new process of it has come. It ends the run if the job has a node there, but not
+        for a mere recipient."""
         node = self._nodes[name]
         if self._may_return(name):
             self._let_go(name)
@@ -451,15 +483,15 @@ class Coordinator:
         for message in node.inbox:
             if isinstance(message, control.Abort):
                 raise AbortedError(message.code, name, message.about)
-        del self._nodes[name]
+        self._server.forget(self._nodes.pop(name).process)
         if name in self.contract.roles.nodes and name not in self._parted:
             if self._may_resume("lost"):
                 raise _LostError(name, "lost")
             raise _Faulty(
                 name,
                 PeerLostError(
-                    f"{name} is gone: its process ended, or its machine or network was silent for "
-                    f"{SILENCE_MS // 1000} s"
+                    f"{name} is gone: its process ended, or its connection broke and did not come "
+                    f"back within {self._settings.reconnect_s:g} s"
                     + (
                         "; it had not signed the results, so there are none"
                         if self._phase == "signing"
@@ -496,21 +528,26 @@ class Coordinator:
         )
 
     def _let_go(self, name: str, **fields: str) -> None:
-        del self._nodes[name]
+        self._server.forget(self._nodes.pop(name).process)
         self._someone_left = True
         self._event("left", node=name, **fields)
 
     def _handle(self, arrival: Arrival) -> None:
         name = arrival.name
         node = self._nodes.get(name)
-        if node is not None and node.route != arrival.route:
-            self._refuse(arrival.route, name, "already-connected")
+        if node is not None and node.process != arrival.process:
+            if not self._is_away(node):
+                self._refuse(arrival.process, name, "already-connected")
+                return
+            # It is taken up when the loss of its predecessor is dealt with.
+            self._again.append(arrival)
+            self._left(name)
             return
         try:
             message = control.decode_from_node(arrival.data, name)
         except ControlError as error:
             if node is None:
-                self._refuse(arrival.route, name, error.code)
+                self._refuse(arrival.process, name, error.code)
                 return
             raise _Faulty(name, error) from error
         if node is None:
@@ -520,7 +557,7 @@ class Coordinator:
                 raise _LostError(name, message.code)
             if not self._may_return(name, message.code):
                 raise AbortedError(message.code, name, message.about)
-            # Its connection will close; a new one under this name is accepted.
+            # A new process under this name is accepted.
             self._let_go(name, code=message.code)
         elif isinstance(message, (control.Accept, control.SignSession)) and (
             message.attempt < self._attempt
@@ -548,12 +585,12 @@ class Coordinator:
     def _greet(self, arrival: Arrival, message: FromNode) -> None:
         name = arrival.name
         if not isinstance(message, control.Hello) or message.name != name:
-            self._refuse(arrival.route, name, "control")
+            self._refuse(arrival.process, name, "control")
         elif message.version != CONTRACT_VERSION:
             log.warning(
                 "%s has version %d, this coordinator %d", name, message.version, CONTRACT_VERSION
             )
-            self._refuse(arrival.route, name, "version")
+            self._refuse(arrival.process, name, "version")
             if name in self.contract.roles.nodes:
                 raise _Faulty(
                     name,
@@ -563,7 +600,8 @@ class Coordinator:
                     ),
                 )
         elif self._follows(arrival, message):
-            self._nodes[name] = _Node(arrival.route, message.address)
+            self._nodes[name] = _Node(arrival.process, message.address)
+            self._server.keep(arrival.process)
             self._send(name, control.Welcome(CONTRACT_VERSION, self._me))
             self._event("arrived", node=name)
 
@@ -575,7 +613,7 @@ class Coordinator:
             changed = self._members.follow(name, message.successions, name)
         except (CardError, RosterError) as error:
             log.warning("%s", error)
-            self._refuse(arrival.route, name, error.code)
+            self._refuse(arrival.process, name, error.code)
             return False
         if changed:
             self._event("rotated", node=name)
@@ -613,7 +651,7 @@ class Coordinator:
         self._audit.append(kind, fields, job=self._name, digest=self._digest)
 
     def _send(self, name: str, message: FromCoordinator) -> None:
-        if not self._server.send(self._nodes[name].route, control.encode(message)):
+        if not self._server.send(self._nodes[name].process, control.encode(message)):
             # A node that caused an abort has often left before it can be told; that does no harm.
             level = logging.INFO if isinstance(message, control.Aborted) else logging.WARNING
             log.log(level, "could not send %s a %s", name, type(message).__name__)
@@ -622,16 +660,17 @@ class Coordinator:
         for name in names:
             self._send(name, message)
 
-    def _refuse(self, route: bytes, name: str, code: str) -> None:
+    def _refuse(self, process: bytes, name: str, code: str) -> None:
         if count := self._refused.add(name):
             log.warning("refused %s %d times, the last time: %s", name, count, code)
             self._event("refused", node=name, code=code)
             self._note(Kind.UNEXPECTED_PEER, {"who": name, "times": count, "code": code})
-        self._server.send(route, control.encode(control.Aborted(code, self._me)))
+        self._server.send(process, control.encode(control.Aborted(code, self._me)))
 
     def _abort(self, code: str, by: str, about: str | None = None) -> None:
         """Tell everybody. A node that has failed itself ignores the message."""
         self._tell(tuple(self._nodes), control.Aborted(code, by, about))
+        self._event("aborted", node=by, code=code)
         try:
             self._note(Kind.RUN_ABORTED, {"code": code, "by": by})
         except AuditError as error:

@@ -31,7 +31,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -78,8 +78,8 @@ from parties.nodes.dialling import await_connection, try_neighbours
 from parties.nodes.members import Members
 from parties.nodes.rotation import Message, Rotations, Running
 from parties.stop import StopFlag, sigterm_interrupts
-from parties.wire.control_plane import ControlClient
-from parties.wire.data_plane import RECONNECT_S, DataPlane
+from parties.wire.control_plane import RECONNECT_S, ControlClient
+from parties.wire.data_plane import DataPlane
 from parties.wire.proxy import Proxy
 from parties.wire.secure_channel import SecureChannel
 from parties.wire.zmq_transport import CurveKeys, Transport
@@ -121,7 +121,12 @@ class NodeSettings:
     return_timeout_s: float = 0.0
     """How long a coordinator that is lost during a run may take to come back; 0: the run ends."""
     reconnect_s: float = RECONNECT_S
-    """How long a neighbour whose connection broke may take to come back; 0: the run ends."""
+    """How long a neighbour or the coordinator may take to come back when the connection broke; 0:
+    the run ends."""
+
+    pulse: tuple[float, float] | None = None
+    """Seconds between heartbeats, and after how many without an answer a connection counts as
+    broken; of two ends the smaller values hold."""
 
     dial_timeout_s: float = 8.0
     """A neighbour that has not answered a first call by then gets its frames through the relay."""
@@ -159,9 +164,10 @@ class _ControlThread(threading.Thread):
         on_event: Event,
         check: Callable[[], None],
         take: Callable[[Message], None],
+        on_away: Callable[[Collection[str]], None],
     ) -> None:
         super().__init__(name="control", daemon=True)
-        self._check, self._take = check, take
+        self._check, self._take, self._on_away = check, take, on_away
         self._client = client
         self._me = me
         self._coordinator = coordinator
@@ -173,6 +179,8 @@ class _ControlThread(threading.Thread):
         self._finished = False
         self.linger_s = ABORT_LINGER_S
         self.state = "connecting"
+        self.away: Collection[str] = ()
+        """Nodes whose connection to the coordinator is broken now."""
         self.delivered = artifacts.Collector(root)
 
     @property
@@ -212,7 +220,7 @@ class _ControlThread(threading.Thread):
     def run(self) -> None:
         try:
             while not (self._closing.is_set() and self._outbox.empty()):
-                while not self._outbox.empty():
+                while self._client.has_room and not self._outbox.empty():
                     self._client.send(self._outbox.get())
                 self._look()
                 data = self._client.poll(0.25)
@@ -224,13 +232,20 @@ class _ControlThread(threading.Thread):
                 while data is not None:
                     self._sort(control.decode_from_coordinator(data, self._coordinator))
                     data = self._client.poll(0)
-                self.state = state
+                self._watch(state)
                 if state == "lost" and not self._finished:
                     raise AbortedError("coordinator-lost", self._coordinator)
         except Exception as error:
             self._stop_flag.set(error)
         finally:
             self._client.close(self.linger_s)
+
+    def _watch(self, state: str) -> None:
+        before, self.state = self.state, state
+        if "reconnecting" in (before, state) and before != state:
+            kind = "reconnecting" if state == "reconnecting" else "reconnected"
+            if state != "lost":
+                self._on_event(kind, {"nodes": (self._coordinator,)})
 
     def _look(self) -> None:
         """Stop the node, but not this thread, if a card of the run is not accepted any more."""
@@ -251,6 +266,13 @@ class _ControlThread(threading.Thread):
                 self._stop_flag.set(AbortedError(*said))
         elif isinstance(message, Message):
             self._guarded(lambda: self._take(message))
+        elif isinstance(message, control.Away):
+            before, self.away = set(self.away), message.names
+            self._on_away(message.names)
+            if gone := sorted(set(message.names) - before):
+                self._on_event("reconnecting", {"nodes": tuple(gone)})
+            if back := sorted(before - set(message.names)):
+                self._on_event("reconnected", {"nodes": tuple(back)})
         elif isinstance(message, control.Waiting):
             fields = {"here": message.here, "missing": message.missing, "left_s": message.left_s}
             self._on_event("gathering", fields)
@@ -284,6 +306,7 @@ class _Node:
         self._vault = vault if isinstance(vault, LiveIdentity) else LiveIdentity(vault)
         self._audit = audit
         self._job = self._digest = ""
+        self._stoppable = self._asked = self._said_so = False
         self.has_begun = False
         """Whether everybody has signed a session: if it breaks off, another one may follow."""
         self._sent: dict[str, str] = {}
@@ -303,7 +326,11 @@ class _Node:
         keys = CurveKeys(vault.card.curve, vault.curve_secret())
         allowed = {card.name: card.curve for card in roster.current(lifetime.now())}
         self._transport = Transport(
-            keys, allowed, on_refused=self._turned_away, proxy=settings.proxy
+            keys,
+            allowed,
+            on_refused=self._turned_away,
+            proxy=settings.proxy,
+            pulse=settings.pulse,
         )
         try:
             self._plane = DataPlane(
@@ -318,7 +345,9 @@ class _Node:
             self._transport.close()
             raise
         try:
-            self._client = ControlClient(self._transport, settings.address, self._server_key)
+            self._client = ControlClient(
+                self._transport, settings.address, self._server_key, settings.reconnect_s
+            )
         except BaseException:
             self._plane.close(0)
             self._transport.close()
@@ -332,6 +361,7 @@ class _Node:
             on_event,
             self._look,
             self._take,
+            self._set_away,
         )
         self._rotations = Rotations(
             self._vault,
@@ -347,6 +377,17 @@ class _Node:
         """With cards that have succeeded others since."""
         return self._members.roster
 
+    def _defers(self) -> bool:
+        """At a request to stop: whether the program will stop by itself, after a checkpoint. A
+        second request interrupts it."""
+        if not self._stoppable or self._asked:
+            return False
+        self._asked = True
+        return True
+
+    def _set_stoppable(self, stoppable: bool) -> None:
+        self._stoppable = stoppable
+
     def _look(self) -> None:
         self._members.check()
         self._rotations.check()
@@ -354,12 +395,15 @@ class _Node:
     def _take(self, message: Message) -> None:
         self._rotations.take(message)
 
+    def _set_away(self, names: Collection[str]) -> None:
+        self._plane.away = names
+
     def run(self) -> NodeResult:
         """Steps 1 to 6. Reports every failure to the others as one generic code."""
         linger_s = 0.0
         self._control.start()
         try:
-            with sigterm_interrupts():
+            with sigterm_interrupts(self._defers):
                 result = self._run()
             linger_s = 5.0
             return result
@@ -389,6 +433,7 @@ class _Node:
         finally:
             self._plane.close(linger_s)
             self._control.finish()
+            self._client.relay.close()
             self._transport.close()
 
     def _tell(self, error: BaseException) -> None:
@@ -554,12 +599,13 @@ class _Node:
         signing = {name: card.signing_public for name, card in cards.items()}
         others = [cards[name] for name in contract.roles.nodes if name != self._me]
         self._note(Kind.RUN_SIGNED, {"contract": contract.digest().hex(), "attempt": attempt})
-        held = self._program.checkpoints()
+        held, insists = self._program.checkpoints(), self._program.insists()
         mine = Acceptance.sign(
-            contract, self._me, os.urandom(32), constants, self._vault, held
+            contract, self._me, os.urandom(32), constants, self._vault, held, insists
         )  # 3
         seen = witness.seen(self._audit, others)
-        talk.say(control.Accept(mine.nonce, mine.constants, mine.signature, attempt, seen, held))
+        said = mine.nonce, mine.constants, mine.signature
+        talk.say(control.Accept(*said, attempt, seen, held, insists))
         self._event("signed", job=contract.name)
         accepted: Any = talk.expect(
             (control.Accepted, control.Propose), settings.agree_timeout_s, "everybody's signature"
@@ -567,7 +613,7 @@ class _Node:
         if isinstance(accepted, control.Propose):
             return accepted
         acceptances = {
-            name: Acceptance(name, one.nonce, one.constants, one.signature, one.held)
+            name: Acceptance(name, one.nonce, one.constants, one.signature, one.held, one.insists)
             for name, one in accepted.acceptances.items()
         }
         sid = verify_acceptances(contract, mine, acceptances, signing)
@@ -687,8 +733,7 @@ class _Node:
         neighbours = roles.neighbours(self._me)
         listens = {name: start.addresses.get(name) for name in neighbours}
         listens[self._me] = self._plane.address
-        relay = (settings.address, self._server_key)
-        self._plane.open(sid, listens, relay, settings.peer_timeout_s, start.relayed)
+        self._plane.open(sid, listens, self._client.relay, settings.peer_timeout_s, start.relayed)
         info = session_info(sid, contract.digest(), contract.roster_digest)
         keys = shake_hands(
             self._plane, info, roles, self._me, signing, self._vault, settings.peer_timeout_s
@@ -710,11 +755,16 @@ class _Node:
             on_artifact=self._artifact,
             on_record=self._note,
             on_mac=self._audit.mac,
+            asked_to_stop=lambda: self._asked,
+            on_stoppable=self._set_stoppable,
         )
 
     def _progress(self, fields: Mapping[str, Scalar]) -> None:
         """Report the newest value of each field, at most every PROGRESS_S, because steps may be
         short."""
+        if self._asked and not self._said_so:
+            self._said_so = True
+            self._event("stopping")
         self._news.update(fields)
         now = time.monotonic()
         if now >= self._next_report:
@@ -748,9 +798,10 @@ def run_node(
 
     `on_event(kind, fields)` is called with 'waiting' (why the coordinator does not answer, and the
     limit), 'gathering' (who is here, who is missing), 'unreachable' (a neighbour that this node
-    cannot dial), 'rotated' (another node has new keys), 'connected', 'proposed' (with what is asked
-    of this node and the statement of trust), 'signed', 'started', 'progress'. Returns when all
-    nodes are done. Raises AbortedError (which node gave up, with a code), PeerLostError,
+    cannot dial), 'reconnecting' and 'reconnected' (nodes, or the coordinator, whose connection
+    broke or came back), 'rotated' (another node has new keys), 'connected', 'proposed' (with what
+    is asked of this node and the statement of trust), 'signed', 'started', 'progress'. Returns when
+    all nodes are done. Raises AbortedError (which node gave up, with a code), PeerLostError,
     PeerTimeoutError, TransportError, PortInUseError, ExpiredError, ContractError, ControlError,
     AuditError, what the program raises, and KeyboardInterrupt on Ctrl-C or SIGTERM; the others are
     told a code in every case.

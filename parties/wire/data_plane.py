@@ -29,7 +29,13 @@ from dataclasses import dataclass
 from parties.errors import PartiesError, TransportError
 from parties.stop import StopFlag
 from parties.wire.admission import Ticket
-from parties.wire.control_plane import MAX_PART_BYTES, Relay
+from parties.wire.control_plane import (
+    CLOSING_S,
+    MAX_PART_BYTES,
+    RECONNECT_S,
+    Piece,
+    Relay,
+)
 from parties.wire.resume import (
     ACK,
     ASK,
@@ -74,17 +80,11 @@ a time, which a small frame that arrives alone keeps allocated (measured)."""
 MAX_HEAD_BYTES = MAX_LABEL_BYTES + TAG_BYTES
 """The label as sent: sealed after the handshake."""
 
-RECONNECT_S = 120.0
-"""How long a peer whose connection broke may take to come back."""
-
 KEEPER_S = 0.5
 """How often the keeper looks whether the compute thread is elsewhere."""
 
 MAX_AHEAD_FRAMES = 64
 """How many frames of one peer the keeper reads ahead of the compute thread."""
-
-CLOSING_S = 0.5
-"""How long a last word to the peers may take to leave, also after an error."""
 
 _HEAD = struct.Struct(">BQQ")
 """Length of the label, the frame's number, how many frames its sender had received."""
@@ -101,7 +101,7 @@ def _pack(number: int, received: int, label: bytes, payload: Buffer) -> tuple[Bu
     return head + label, payload if type(payload) is bytes else bytes(payload)
 
 
-def _unpack(peer: str, parts: Sequence[Part]) -> tuple[int, int, bytes, Buffer]:
+def _unpack(peer: str, parts: Sequence[Part | Piece]) -> tuple[int, int, bytes, Buffer]:
     """Number, how many frames the peer had received, label and payload as sent."""
     try:
         head = parts[0].buffer
@@ -187,6 +187,9 @@ class DataPlane:
         self._lock = threading.Lock()
         self._seen = -1
         """How many frames had passed when the keeper looked last."""
+        self.away: Collection[str] = ()
+        """Peers that the coordinator is waiting for, which are not to be taken for silent ones; the
+        control thread sets it."""
         self.address: str | None = None
         """The address that peers should dial; None if this node does not listen."""
         if listen is not None:
@@ -202,15 +205,15 @@ class DataPlane:
         self,
         tag: bytes,
         listens: Mapping[str, str | None],
-        relay: tuple[str, bytes] | None,
+        relay: Relay | None,
         timeout_s: float,
         relayed: Collection[str] = (),
     ) -> None:
         """Connect to every peer in `listens` for the session with the id `tag`.
 
-        `relay` is the coordinator's address and CURVE key; `relayed` are the peers whose frames are
-        relayed although one of the two listens. Raises PeerTimeoutError with the names that did not
-        connect within `timeout_s`.
+        `relay` is this node's end of the coordinator's relay; `relayed` are the peers whose frames
+        are relayed although one of the two listens. Raises PeerTimeoutError with the names that did
+        not connect within `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         self._tag = tag
@@ -234,7 +237,7 @@ class DataPlane:
                 raise TransportError(
                     f"neither {self._me} nor {min(self._relayed)} listens, and there is no relay"
                 )
-            self._relay = Relay(self._transport, *relay)
+            self._relay = relay
         if self._listening is not None:
             self._listening.expect(awaited, tag, self._me)
             self._await_dials(self._listening, awaited, deadline)
@@ -280,7 +283,7 @@ class DataPlane:
             log.warning("ignored %s %d times: another session or an old connection", name, count)
         return None
 
-    def _take(self, name: str, parts: list[Part]) -> tuple[str, Frame] | None:
+    def _take(self, name: str, parts: Sequence[Part | Piece]) -> tuple[str, Frame] | None:
         """The frame of `name` in this message, if it is the one that is due."""
         link = self._links[name]
         if len(parts) == 1 and len(parts[0]) == MESSAGE_BYTES and parts[0].bytes[:1] == LINK:
@@ -402,7 +405,7 @@ class DataPlane:
         if peer in self._dialled:
             return not self._dialled[peer].lost
         if peer in self._relayed:
-            return self._relay is not None and not self._relay.link.lost
+            return self._relay is not None and not self._relay.is_lost
         return peer in self._routes
 
     def receive(self, peer: str, timeout_s: float) -> Frame:
@@ -438,12 +441,11 @@ class DataPlane:
             if not arrived or link.down_since is not None:
                 self._read_ahead(MAX_INBOX_FRAMES // 2)
                 self._look(peer)
-            if not deadline or link.down_since is not None:
+            if not deadline or link.down_since is not None or peer in self.away:
                 deadline = now + timeout_s
             if now > deadline:
-                dialled = self._dialled.get(peer) or (self._relay.link if self._relay else None)
-                trouble = dialled.trouble if dialled is not None else None
-                why = f" ({trouble})" if trouble else ""
+                dialled = self._dialled.get(peer)
+                why = f" ({dialled.trouble})" if dialled is not None and dialled.trouble else ""
                 raise PeerTimeoutError(f"{peer} sent nothing for {timeout_s:.0f} s{why}")
 
     def _read(self, peer: str, *, wait: bool = True) -> tuple[bool, tuple[str, Frame] | None]:
@@ -485,14 +487,14 @@ class DataPlane:
         for name, dialled in self._dialled.items():
             if dialled.update():
                 dialled.send((self._tag,))
-                self._resume(name, dialled)
+                self._resume(name, is_first=not dialled.lost)
             if dialled.lost:
                 self._break(name)
         if self._relay is not None:
             if self._relay.update():
                 for name in self._relayed:
-                    self._resume(name, self._relay.link)
-            if self._relay.link.lost:
+                    self._resume(name, is_first=False)
+            if self._relay.is_lost:
                 for name in self._relayed:
                     self._break(name)
         if self._listening is not None:
@@ -523,16 +525,16 @@ class DataPlane:
             )
         link.breaks(time.monotonic())
 
-    def _resume(self, name: str, dialled: Dialled) -> None:
+    def _resume(self, name: str, *, is_first: bool) -> None:
         """On a new connection: ask what the peer has received. Before the first one was made,
         everything is sent again."""
         link = self._links[name]
-        if dialled.lost:
-            self._break(name)
-            self._queue(name, (link.message(ASK),))
-        else:
+        if is_first:
             link.restart()
             self._pass(name)
+        else:
+            self._break(name)
+            self._queue(name, (link.message(ASK),))
 
     def _keep(self) -> None:
         """In the keeper's thread: look after the connections while the compute thread is
@@ -562,14 +564,19 @@ class DataPlane:
 
     def close(self, linger_s: float) -> None:
         """Say farewell to the peers and close all connections; queued frames may still leave during
-        `linger_s`."""
+        `linger_s`, or CLOSING_S to peers that were dialled."""
         self._keeper.end()
+        self._tend()
         for name in self._links:
             with contextlib.suppress(PartiesError, ProtocolError):
                 self._say(name, BYE)
-        for link in (*self._dialled.values(), self._listening, self._relay):
-            if link is not None:
-                link.close(max(linger_s, CLOSING_S))
+        # Not longer: a socket whose connection is gone keeps what is queued until then.
+        for dialled in self._dialled.values():
+            dialled.close(CLOSING_S)
+        if self._listening is not None:
+            self._listening.close(max(linger_s, CLOSING_S))
+        if self._relay is not None:
+            self._relay.close()
         self._dialled.clear()
         self._links.clear()
         self._listening = self._relay = None

@@ -133,9 +133,10 @@ class Transport:
     the name of each connection, or only the tickets that they expect; dialling sockets require the
     key of the name that they dial, or show their ticket. `known`: keys that are refused like a
     stranger's, but named in the log. `on_refused` is told who was refused and how often, ever more
-    rarely, in a thread of the transport. What this end dials goes through `proxy`. quiet: sends
-    nothing by itself on a connection, to find out how long one may be silent. One I/O thread: a
-    second one helps only if one connection saturates a core.
+    rarely, in a thread of the transport. What this end dials goes through `proxy`. pulse: seconds
+    between heartbeats, and after how many without an answer a connection counts as broken. quiet:
+    sends nothing by itself on a connection, to find out how long one may be silent. One I/O thread:
+    a second one helps only if one connection saturates a core.
     """
 
     def __init__(
@@ -146,8 +147,9 @@ class Transport:
         on_refused: Callable[[str, int], None] = lambda who, count: None,
         proxy: Proxy | None = None,
         quiet: bool = False,
+        pulse: tuple[float, float] | None = None,
     ) -> None:
-        self._quiet = quiet
+        self._quiet, self._pulse = quiet, pulse
         self._keys = keys
         self._on_refused = on_refused
         self._known = {key: name for name, key in (known or {}).items()}
@@ -248,6 +250,27 @@ class Transport:
             link_key(secret, public, session, sender=peer, receiver=me),
         )
 
+    def control_keys(
+        self, process: bytes, *, peer: str = "", server: bytes = b""
+    ) -> tuple[bytes, bytes]:
+        """The keys of messages about the connection between this node and the coordinator, whose
+        key is `server`; or, at the coordinator, the node `peer`: for those that it sends, and for
+        those that it gets."""
+        secret, public = self._keys.secret, server or self.allowed[peer]
+        up = link_key(secret, public, process, sender="node", receiver="coordinator")
+        down = link_key(secret, public, process, sender="coordinator", receiver="node")
+        return (up, down) if server else (down, up)
+
+    def inner_pair(self) -> "tuple[Inner, Inner]":
+        """Two ends for two threads of this process; what the second one does not read is bounded
+        like what comes from a network."""
+        address = f"inproc://inner-{os.urandom(8).hex()}"
+        near, far = (self._socket(zmq.PAIR, -1) for _ in range(2))
+        near.sndhwm = 1
+        near.bind(address)
+        far.connect(address)
+        return Inner(near), Inner(far)
+
     def listening(
         self, *, max_bytes: int, domain: bytes | None, queued: int = QUEUED_MESSAGES
     ) -> "zmq.Socket[bytes]":
@@ -300,9 +323,12 @@ class Transport:
         socket.tcp_keepalive_idle = 60
         socket.tcp_keepalive_intvl = 15
         socket.tcp_keepalive_cnt = 4
-        socket.heartbeat_ivl = HEARTBEAT_MS
-        socket.heartbeat_timeout = SILENCE_MS
-        socket.heartbeat_ttl = SILENCE_MS
+        beat_ms, silence_ms = HEARTBEAT_MS, SILENCE_MS
+        if self._pulse is not None:
+            beat_ms, silence_ms = (round(1000 * each) for each in self._pulse)
+        # The other end goes by ours, too: of two the smaller holds.
+        socket.heartbeat_ivl = beat_ms
+        socket.heartbeat_timeout = socket.heartbeat_ttl = silence_ms
         return socket
 
     def bind(self, socket: "zmq.Socket[bytes]", address: str) -> str:
@@ -363,16 +389,27 @@ class _Watch:
         self._monitor.close(0)
 
 
-def _send_parts(socket: "zmq.Socket[bytes]", parts: Sequence[Buffer | Part]) -> bool:
+def _send_parts(
+    socket: "zmq.Socket[bytes]", parts: Sequence[Buffer | Part], *, wait: bool = True
+) -> bool:
     """Send all parts; if the queue stays full for a slice, send none and return False."""
+    flags = 0 if wait else zmq.NOBLOCK
     try:
         for part in parts[:-1]:
-            socket.send(part, zmq.SNDMORE)
+            socket.send(part, flags | zmq.SNDMORE)
         last: Any = parts[-1]
-        socket.send(last, copy=len(last) < ZERO_COPY_BYTES)
+        socket.send(last, flags, copy=len(last) < ZERO_COPY_BYTES)
     except zmq.Again:
         return False
     return True
+
+
+def _receive(socket: "zmq.Socket[bytes]", *, wait: bool) -> list[Part] | None:
+    try:
+        first = socket.recv(0 if wait else zmq.NOBLOCK, copy=False)
+    except zmq.Again:
+        return None
+    return _receive_parts(socket, first)
 
 
 def _receive_parts(socket: "zmq.Socket[bytes]", first: Part) -> list[Part]:
@@ -384,6 +421,24 @@ def _receive_parts(socket: "zmq.Socket[bytes]", first: Part) -> list[Part]:
         else:
             parts[-1] = part
     return parts
+
+
+class Inner:
+    """One end of a connection between two threads."""
+
+    def __init__(self, socket: "zmq.Socket[bytes]") -> None:
+        self.socket = socket
+
+    def send(self, parts: Sequence[Buffer | Part], *, wait: bool = True) -> bool:
+        """Queue one message; False if the queue is full, by default for a slice."""
+        return _send_parts(self.socket, parts, wait=wait)
+
+    def receive(self, *, wait: bool = True) -> list[Part] | None:
+        """The next message; None if there is none, by default after a slice."""
+        return _receive(self.socket, wait=wait)
+
+    def close(self) -> None:
+        self.socket.close(0)
 
 
 class Dialled:
@@ -401,8 +456,10 @@ class Dialled:
         address: str,
         proof: bytes | Ticket | Callable[[int], bytes | Ticket],
         max_bytes: int,
+        queued: int = QUEUED_MESSAGES,
     ) -> None:
         self._transport, self._proof, self._max_bytes = transport, proof, max_bytes
+        self._queued = queued
         self._redials = callable(proof)
         self._refused = False
         self.address = address
@@ -426,6 +483,7 @@ class Dialled:
         self.attempts += 1
         self._began = time.monotonic()
         self._socket = self._transport.dialling(max_bytes=self._max_bytes, proof=proof)
+        self._socket.sndhwm = self._queued
         if self._redials:
             # Never, but not -1: with that ZeroMQ discards what has arrived and was not read yet.
             self._socket.reconnect_ivl, self._socket.reconnect_ivl_max = NEVER_MS, 0
@@ -440,27 +498,25 @@ class Dialled:
                 f"cannot use the address {self.address}: {error.strerror}"
             ) from error
 
-    def send(self, parts: Sequence[Buffer | Part]) -> bool:
-        """Queue one message; False if the queue stays full for a slice."""
-        return _send_parts(self._socket, parts)
+    def send(self, parts: Sequence[Buffer | Part], *, wait: bool = True) -> bool:
+        """Queue one message; False if the queue is full, by default for a slice."""
+        return _send_parts(self._socket, parts, wait=wait)
 
     def receive(self, *, wait: bool = True) -> list[Part] | None:
         """The next message; None if there is none, by default after a slice."""
-        return self._unread.popleft() if self._unread else self._next(wait)
+        return self._unread.popleft() if self._unread else _receive(self._socket, wait=wait)
 
-    def _next(self, wait: bool) -> list[Part] | None:
-        try:
-            first = self._socket.recv(0 if wait else zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            return None
-        return _receive_parts(self._socket, first)
-
-    def wait(self, timeout_s: float, descriptor: int) -> bool:
-        """Wait for a message or for `descriptor` to be readable; True if a message is there."""
+    def wait(self, timeout_s: float, descriptor: int, near: "Inner | None", *, room: bool) -> bool:
+        """Wait for a message here or at `near`, or for `descriptor`, or for room to send; True if
+        `descriptor` is readable."""
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if room else 0))
         poller.register(descriptor, zmq.POLLIN)
-        return any(found == self._socket for found, _ in poller.poll(int(timeout_s * 1000)))
+        if near is not None:
+            poller.register(near.socket, zmq.POLLIN)
+        ready = not self._unread
+        found = poller.poll(int(timeout_s * 1000) if ready else 0)
+        return any(each == descriptor for each, _ in found)
 
     def update(self) -> bool:
         """Process what happened to the connection since the last call; dial again if that is due.
@@ -505,7 +561,7 @@ class Dialled:
             return False
         self._failed_at = None
         self._pause_s = min(max(2 * self._pause_s, MIN_REDIAL_S), MAX_REDIAL_S)
-        while (message := self._next(wait=False)) is not None:
+        while (message := _receive(self._socket, wait=False)) is not None:
             self._unread.append(message)
         self.close(0)
         self._dial()
@@ -554,13 +610,13 @@ class Accepted:
             raise ValueError("this socket admits keys, not tickets")
         self._transport.expect(self._domain, peers, session, me)
 
-    def send(self, route: bytes, parts: Sequence[Buffer | Part]) -> bool:
-        """Queue one message; False if the queue stays full for a slice.
+    def send(self, route: bytes, parts: Sequence[Buffer | Part], *, wait: bool = True) -> bool:
+        """Queue one message; False if the queue is full, by default for a slice.
 
         Raises PeerLostError if the connection is closed.
         """
         try:
-            return _send_parts(self._socket, (route, *parts))
+            return _send_parts(self._socket, (route, *parts), wait=wait)
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise

@@ -371,6 +371,7 @@ def test_garbage_from_a_node_ends_the_run_and_names_it(
         results = local_run.results()
     finally:
         client.close(0)
+        client.relay.close()
         transport.close()
     assert results["coordinator"]["error"] == "ControlError"
     assert "bob sent" in results["coordinator"]["message"]

@@ -31,7 +31,8 @@ class BadWire:
         self._refuses = False
         self.cuts = 0
         self.connections = 0
-        self.passed = 0
+        self.passed: list[int] = []
+        """Bytes over each connection."""
         self.address = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -52,16 +53,18 @@ class BadWire:
             with self._lock:
                 self._open += [near, far]
                 self.connections += 1
+                self.passed.append(0)
+                place = len(self.passed) - 1
             for a, b in ((near, far), (far, near)):
                 a.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=self._pass, args=(a, b), daemon=True).start()
+                threading.Thread(target=self._pass, args=(a, b, place), daemon=True).start()
 
-    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+    def _pass(self, source: socket.socket, target: socket.socket, place: int) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(self._piece):
                 self._flows.wait()
                 target.sendall(data)
-                self.passed += len(data)
+                self.passed[place] += len(data)
                 time.sleep(self._pause_s)
             target.shutdown(socket.SHUT_WR)
             return

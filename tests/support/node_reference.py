@@ -28,7 +28,6 @@ from mpc_train.jobs import outputs
 from mpc_train.run import local, node_config
 from mpc_train.tables import dates, postgres_url, source
 from parties.nodes import coordinator
-from parties.wire import zmq_transport
 
 DOCS = Path(mpc_train.__path__[0]) / "docs"
 PAGE, PARTY, COORDINATOR = "node-file.md", "node.toml", "coordinator.toml"
@@ -180,16 +179,19 @@ def section(kind: type) -> list[str]:
 def limits() -> list[str]:
     """Where the time limits are set."""
     times = node_config.Timeouts()
-    silence, beat = zmq_transport.SILENCE_MS / 1000, zmq_transport.HEARTBEAT_MS / 1000
     week = coordinator.CoordinatorSettings.run_timeout_s / 86400
     table = [
         ("for the coordinator to answer, all nodes to come, a person to answer", "`join_s`"),
         ("for all others to sign, at a node", "twice `join_s`"),
         ("for all to sign, at the coordinator", "`join_s` of its own file"),
         ("for a connected peer that sends nothing", "`peer_s`; longer where records are joined"),
-        ("for a machine or network that falls silent", f"{silence:g} s, not to be set"),
-        ("for a broken connection between two nodes", "`reconnect_s`"),
-        ("for a process that ends", "none: seen at once"),
+        (
+            "for a machine or network that falls silent",
+            "`silence_s`",
+        ),
+        ("for a broken connection", "`reconnect_s` of either end, whichever is smaller"),
+        ("for a process that is killed", "`reconnect_s`"),
+        ("for a process that ends by itself", "none: it says so"),
         ("for a whole run", f"{week:g} days, not to be set"),
     ]
     return [
@@ -197,10 +199,10 @@ def limits() -> list[str]:
         "",
         f"`[timeouts]` is in each node's own file ({times.join_s} s and {times.peer_s} s by "
         "default), and each node keeps its own. Between nodes, and to the coordinator, a heartbeat "
-        f"goes out each {beat:g} s (`HEARTBEAT_MS` in `parties.wire.zmq_transport`); a connection "
-        f"that answers none for {silence:g} s counts as broken (`SILENCE_MS` there). Between nodes "
-        "it is made again, and what was lost is sent again; the run ends if that takes longer than "
-        f"`reconnect_s` ({times.reconnect_s} s by default).",
+        f"goes out each `heartbeat_s` ({times.heartbeat_s} s by default); a connection that "
+        f"answers none for `silence_s` ({times.silence_s} s) counts as broken. It is made again, "
+        "and what was lost is sent again; the run ends if that takes longer than `reconnect_s` "
+        f"({times.reconnect_s} s).",
         "",
         "| how long a node waits | |",
         "| --- | --- |",

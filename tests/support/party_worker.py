@@ -29,6 +29,7 @@ from parties.nodes.coordinator import Coordinator, CoordinatorSettings
 from parties.nodes.node import NodeSettings, run_node
 from parties.nodes.supervisor import end_with_parent, report
 from parties.wire.proxy import Proxy
+from parties.wire.resume import MESSAGE_BYTES
 from protocols.errors import RangeError
 from tests.support.audit_logs import audit_log
 
@@ -80,6 +81,9 @@ class Exchange:
 
     def checkpoints(self) -> tuple[bytes, ...]:
         return ()
+
+    def insists(self) -> bool:
+        return False
 
     def leaving(self, body: bytes) -> tuple[str, ...]:
         return ()
@@ -145,15 +149,16 @@ class InsecureSabotage:
             said = replace(said, sid=bytes(32))
         return control.Results(said.to_bytes())
 
-    def relay(self, sender: str, receiver: str, parts: list[Any]) -> None:
+    def relay(self, sender: str, receiver: str, frame: Any) -> None:
         """Flip one bit of a frame to bob, once the handshakes are over."""
-        if (sender, receiver) == ("alice", "bob"):
+        data = bytearray(memoryview(frame))
+        size = int.from_bytes(data[:4], "big")
+        if (sender, receiver) == ("alice", "bob") and size != MESSAGE_BYTES:
             self.frames += 1
             if self.frames == 20:
-                data = bytearray(memoryview(parts[-1]))
-                data[-1] ^= 1
-                parts = [*parts[:-1], bytes(data)]
-        self.forward(sender, receiver, parts)
+                data[8 + size - 1] ^= 1
+                frame = bytes(data)
+        self.forward(sender, receiver, frame)
 
     def propose(self, message: Any) -> Any:
         if self.what == "body":
@@ -202,6 +207,7 @@ def main() -> None:
     if config.get("identity"):
         vault = FileVault.open(config["identity"], b"correct horse")
     parties.nodes.members.LOOK_S = parties.nodes.rotation.LOOK_S = config.get("look_s", 2.0)
+    settings = {"reconnect_s": 1.0, **config.get("settings", {})}
     result: dict[str, Any]
     started = time.monotonic()
     status = 0
@@ -225,9 +231,7 @@ def main() -> None:
                     ),
                     b"body",
                 ),
-                CoordinatorSettings(
-                    config["listen"], Path(config["run_dir"]), **config.get("settings", {})
-                ),
+                CoordinatorSettings(config["listen"], Path(config["run_dir"]), **settings),
                 audit,
             )
             InsecureSabotage(coordinator, config.get("sabotage", ""))
@@ -238,16 +242,16 @@ def main() -> None:
         else:
             if config.get("version"):
                 parties.nodes.node.CONTRACT_VERSION = config["version"]
-            settings = NodeSettings(
+            node_settings = NodeSettings(
                 "coordinator",
                 config["address"],
                 Path(config["run_dir"]),
                 listen=config.get("listen"),
                 proxy=Proxy.from_url(config["proxy"]) if config.get("proxy") else None,
-                **config.get("settings", {}),
+                **settings,
             )
             program = Exchange(config["name"], config["options"])
-            node = run_node(vault, roster, settings, program, audit, say)
+            node = run_node(vault, roster, node_settings, program, audit, say)
             result = {"summary": node.summary, "files": [str(file) for file in node.files]}
             result["cards"] = {card.name: card.fingerprint for card in node.roster}
     except KeyboardInterrupt:

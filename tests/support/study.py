@@ -124,6 +124,9 @@ class Study:
         self.join_s = 2 * int(PATIENCE_S)
         """How long nodes and coordinator wait for each other; longer than any test does."""
 
+        self.reconnect_s = 2
+        """How long a node whose process was killed is waited for, if it is not started again."""
+
         self.return_s = 0
         """How long the coordinator waits for a node that left after the job was proposed."""
 
@@ -205,6 +208,7 @@ class Study:
         if name in NODES:
             node += f"\n{self.node_lines}"
         waits = f"[timeouts]\njoin_s = {self.join_s}\nreturn_s = {self.return_s}"
+        waits += f"\nreconnect_s = {self.reconnect_s}"
         path.write_text("\n".join([node, *sections, waits, ""]))
         return path
 

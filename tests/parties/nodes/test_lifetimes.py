@@ -55,6 +55,7 @@ def node(root: Path, by: MemoryVault, roster: Roster) -> _Node:
 def close(one: _Node) -> None:
     one._plane.close(0)
     one._client.close(0)
+    one._client.relay.close()
     one._transport.close()
 
 

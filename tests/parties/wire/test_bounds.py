@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parties.agreement import control
 from parties.agreement.control import ArtifactPart
@@ -20,10 +22,12 @@ from parties.nodes.artifacts import Collector
 from parties.stop import StopFlag
 from parties.wire import data_plane
 from parties.wire.control_plane import (
-    MAX_EARLY_FRAMES,
     MAX_PART_BYTES,
+    MAX_RELAYED_BYTES,
     ControlClient,
     ControlServer,
+    pad,
+    unpad,
 )
 from parties.wire.control_plane import Relay as RelayLink
 from parties.wire.tally import Tally
@@ -52,22 +56,29 @@ class Desk:
         allowed = {name: KEYS[name].public for name in (*JOB, "office")}
         self.transport = Transport(KEYS["desk"], allowed, {"mallory": KEYS["mallory"].public})
         self.server = ControlServer(self.transport, LISTEN, NEIGHBOURS)
-        self.links: dict[str, RelayLink] = {}
+        self.clients: dict[str, ControlClient] = {}
         self.transports = [self.transport]
-        self.unasked: list[str] = []
+        self.malformed: list[str] = []
         """Names of those whose messages were neither frames nor control messages."""
 
     def dial(self, name: str) -> RelayLink:
         transport = Transport(KEYS[name], {})
         self.transports.append(transport)
-        self.links[name] = RelayLink(transport, self.server.address, KEYS["desk"].public)
-        return self.links[name]
+        client = ControlClient(transport, self.server.address, KEYS["desk"].public)
+        client.send(b"hello")
+        self.clients[name] = client
+        return client.relay
 
     def serve(self, done: Callable[[], bool], what: str) -> None:
         """Take in what comes until something has happened."""
 
         def served() -> bool:
-            self.unasked += [arrival.name for arrival in self.server.poll(0.02)]
+            for arrival in self.server.poll(0.02):
+                self.server.keep(arrival.process)
+                self.malformed += [] if arrival.data else [arrival.name]
+            self.server.lost()
+            for client in self.clients.values():
+                client.poll(0)
             return done()
 
         wait_until(served, what)
@@ -77,7 +88,7 @@ class Desk:
         found: list[tuple[str, bytes]] = []
 
         def there() -> bool:
-            frame = self.links[name].receive()
+            frame = self.clients[name].relay.receive(wait=False)
             if frame is not None:
                 found.append((frame[0], frame[1][-1].bytes))
             return len(found) >= count
@@ -86,8 +97,9 @@ class Desk:
         return found
 
     def close(self) -> None:
-        for link in self.links.values():
-            link.close(0)
+        for client in self.clients.values():
+            client.close(0)
+            client.relay.close()
         self.server.close(0)
         for transport in self.transports:
             transport.close()
@@ -99,7 +111,7 @@ def desk(*names: str) -> Iterator[Desk]:
     try:
         for name in names:
             made.dial(name)
-        made.serve(lambda: set(made.server._relays) >= set(names), "the nodes to connect")
+        made.serve(lambda: set(made.server._nodes) >= set(names), "the nodes to connect")
         yield made
     finally:
         made.close()
@@ -107,10 +119,11 @@ def desk(*names: str) -> Iterator[Desk]:
 
 def test_frames_pass_between_neighbours_only(caplog: pytest.LogCaptureFixture) -> None:
     with desk(*JOB) as made, caplog.at_level(logging.WARNING):
-        links, dropped = made.links, made.server.dropped
+        links = {name: client.relay for name, client in made.clients.items()}
+        dropped = made.server.dropped
         links["dora"].send("owner", [b"\x01a", b"to nobody it talks to"])
         links["owner"].send("nobody", [b"\x01a", b"to no name"])
-        links["owner"].send("\xff\x1b[31m", [b"\x01a", b"to no name that can be one"])
+        made.clients["owner"]._dialled.send([b"R", b"\xff\x1b[31m", b"to no name that can be one"])
         links["owner"].send("desk", [b"\x01a", b"to the coordinator"])
         made.serve(lambda: dropped["owner"] >= 3 and dropped["dora"] >= 1, "frames to be dropped")
         assert made.server.relayed_bytes == 0
@@ -119,78 +132,81 @@ def test_frames_pass_between_neighbours_only(caplog: pytest.LogCaptureFixture) -
         assert made.received("bob", 1) == [("ann", b"to a neighbour")]
         assert made.received("owner", 1) == [("ann", b"the first")]
         assert dropped["owner"] == 3 and dropped["dora"] == 1
-    assert "dropped 1 frames of dora" in caplog.text
+    assert "dropped 1 messages of dora" in caplog.text
     assert "not for a node with which it shares a channel" in caplog.text
 
 
 def test_a_recipient_of_the_job_has_no_frames_to_relay() -> None:
-    with desk("ann", "bob") as made:
-        link = made.dial("office")
-        link.send("ann", [b"\x01a", b"frame"])
-        # Its hello, and its frame: messages that nobody asked for.
-        made.serve(lambda: made.unasked == ["office"] * 2, "both to be refused")
-        made.links["bob"].send("ann", [b"\x01a", b"the first"])
+    with desk("ann", "bob", "office") as made:
+        made.clients["office"].relay.send("ann", [b"\x01a", b"frame"])
+        made.serve(lambda: made.server.dropped["office"] == 1, "it to be dropped")
+        made.clients["bob"].relay.send("ann", [b"\x01a", b"the first"])
         assert made.received("ann", 1) == [("bob", b"the first")]
 
 
 def test_a_card_outside_the_job_gets_no_connection(caplog: pytest.LogCaptureFixture) -> None:
     with desk("ann") as made, caplog.at_level(logging.WARNING):
-        link = made.dial("mallory")
-        link.send("ann", [b"\x01a", b"frame"])
-
-        def refused() -> bool:
-            link.link.update()
-            return link.link.trouble is not None
-
-        made.serve(refused, "the stranger to be turned away")
-        assert "no role in the job" in str(link.link.trouble)
-        assert made.transport.refused >= 1 and not made.unasked
-        assert not link.link.connected
+        made.dial("mallory").send("ann", [b"\x01a", b"frame"])
+        client = made.clients["mallory"]
+        made.serve(lambda: client.trouble is not None, "the stranger to be turned away")
+        assert "no role in the job" in str(client.trouble)
+        assert made.transport.refused >= 1 and not made.malformed
+        assert client.state() == "connecting"
     assert "of mallory, who is not admitted here" in caplog.text
 
 
 def test_what_is_no_frame_is_not_relayed() -> None:
     with desk("ann", "bob") as made:
-        link = made.links["ann"]
-        link.send("bob", [b"\x01a", b"one", b"part too many"])
-        link.send("bob", [b"\x01" + bytes(900_000), bytes(900_000)])
-        link.send("bob", [bytes(1) for _ in range(100_000)])
-        link.send("bob", [b"\x01a", bytes(MAX_FRAME_BYTES + 16)])
+        wire = made.clients["ann"]._dialled
+        wire.send((b"R", b"bob", b"one", b"part too many"))
+        wire.send((b"R", b"bob"))
+        wire.send([b"R", b"bob", *(bytes(1) for _ in range(100_000))])
+        wire.send((b"R", b"bob", bytes(MAX_RELAYED_BYTES + 1)))
+        wire.send((b"X",))
+        made.clients["ann"].relay.send("bob", [b"\x01a", bytes(MAX_FRAME_BYTES + 16)])
         assert made.received("bob", 1) == [("ann", bytes(MAX_FRAME_BYTES + 16))]
-        assert made.server.dropped["ann"] == 3
+        assert made.server.dropped["ann"] == 1 and made.malformed == ["ann"] * 4
 
 
 def test_a_message_above_the_bound_ends_the_connection_it_came_on() -> None:
     """ZeroMQ itself refuses it, before the bytes are there."""
     with desk("ann", "bob") as made:
-        link = made.links["ann"].link
-
-        def lost() -> bool:
-            link.update()
-            return link.lost
-
-        def connected() -> bool:
-            link.update()
-            return link.connected
-
-        wait_until(connected, "the connection")
-        made.links["ann"].send("bob", [bytes(1 << 26)])
-        made.serve(lost, "the connection to break")
+        wire = made.clients["ann"]._dialled
+        wire.send((b"R", b"bob", bytes(1 << 26)))
+        made.serve(lambda: wire.attempts > 1, "the connection to break")
+        made.serve(lambda: wire.connected, "another one")
         assert made.server.relayed_bytes == 0
 
 
-def test_frames_for_a_node_that_is_not_there_are_few() -> None:
-    with desk("ann", "owner") as made:
-        link, dropped = made.links["ann"], made.server.dropped
+def test_nothing_is_kept_for_a_node_that_is_not_there() -> None:
+    with desk("ann") as made:
+        link = made.clients["ann"].relay
         for _ in range(100):
-            link.send("bob", [b"\x01a", b"early"])
-        link.send("bob", [b"\x01a", bytes(1 << 17)])
-        made.serve(lambda: dropped["ann"] >= 101 - MAX_EARLY_FRAMES, "frames to be dropped")
+            link.send("bob", [b"\x01a", bytes(1000)])
+        made.serve(lambda: made.clients["ann"]._near.receive(wait=False) is None, "all to leave")
         made.dial("bob")
-        assert made.received("bob", MAX_EARLY_FRAMES) == [("ann", b"early")] * MAX_EARLY_FRAMES
+        made.serve(lambda: "bob" in made.server._nodes, "bob to connect")
         link.send("bob", [b"\x01a", b"the next"])
         assert made.received("bob", 1) == [("ann", b"the next")]
-        assert dropped["ann"] == 101 - MAX_EARLY_FRAMES
+
+
+@given(st.integers(0, 300_000), st.integers(0, 300_000) | st.none())
+def test_relayed_frames_have_few_lengths(first: int, second: int | None) -> None:
+    parts = [b"a" * first] + ([] if second is None else [b"b" * second])
+    size = 8 + sum(map(len, parts))
+    padded = pad(parts)
+    assert len(padded) in (256, 512, 1024, 2048) or len(padded) % 4096 == 0
+    assert size <= len(padded) <= max(256, min(2 * size, size + 4096))
+    found = [piece.bytes for piece in unpad("ann", memoryview(padded))]
+    assert found == (parts if second else parts[:1])
+
+
+@given(st.binary(max_size=40))
+def test_a_relayed_frame_with_false_lengths_is_named(data: bytes) -> None:
+    try:
+        assert sum(map(len, unpad("ann", memoryview(data)))) <= len(data) - 8
+    except FrameError as error:
+        assert str(error) == "ann sent a relayed frame without well-formed lengths"
 
 
 def test_a_flood_is_logged_ever_more_rarely() -> None:
@@ -350,6 +366,7 @@ class Flood:
     def __init__(self, message: control.FromCoordinator) -> None:
         self.data = control.encode(message)
         self.taken = 0
+        self.has_room = True
 
     def poll(self, timeout_s: float) -> bytes | None:
         self.taken += 1
@@ -386,7 +403,7 @@ def test_a_coordinator_cannot_fill_a_node(
     flood, stop = Flood(message), StopFlag()
     client: ControlClient = flood  # type: ignore[assignment]
     thread = _ControlThread(
-        client, "ann", "desk", stop, tmp_path, ignore_event, lambda: None, print
+        client, "ann", "desk", stop, tmp_path, ignore_event, lambda: None, print, print
     )
     thread.start()
     thread.join(PATIENCE_S)

@@ -350,10 +350,11 @@ def test_control_messages_pass_and_the_proxy_cannot_read_them() -> None:
         client.send(b"a plain word")
         arrival = next(server.poll(PATIENCE_S))
         assert (arrival.name, arrival.data) == ("ann", b"a plain word")
-        assert server.send(arrival.route, b"an answer")
+        assert server.send(arrival.process, b"an answer")
         assert client.poll(PATIENCE_S) == b"an answer"
         assert b"plain word" not in there.carried and b"answer" not in there.carried
         client.close(0)
+        client.relay.close()
         own.close()
     server.close(0)
     transport.close()

@@ -1,5 +1,6 @@
 """Connections that break between nodes: every frame arrives once, in order, or an error says so."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parties.stop import StopFlag
-from parties.wire import data_plane, resume
-from parties.wire.control_plane import ControlServer
+from parties.wire import data_plane, resume, zmq_transport
+from parties.wire.control_plane import ControlClient, ControlServer
 from parties.wire.data_plane import DataPlane
 from parties.wire.resume import ACK, ASK, BYE, RESUME, SENT, Link
 from parties.wire.secure_channel import SecureChannel
@@ -32,28 +33,29 @@ FORTH, BACK = b"f" * 32, b"b" * 32
 class Pair:
     """Ann and bob, a wire between them, and their channels: ann listens, or both are relayed."""
 
-    def __init__(self, route: str, reconnect_s: float) -> None:
-        self.transports = {name: Transport(KEYS[name], ALLOWED) for name in NAMES}
+    def __init__(
+        self, route: str, reconnect_s: float, pulse: tuple[float, float] | None = None
+    ) -> None:
+        self.transports = {name: Transport(KEYS[name], ALLOWED, pulse=pulse) for name in NAMES}
         listen = LISTEN if route == "direct" else None
         self.ann = DataPlane(
             self.transports["ann"], "ann", StopFlag(), listen=listen, reconnect_s=reconnect_s
         )
         self.bob = DataPlane(self.transports["bob"], "bob", StopFlag(), reconnect_s=reconnect_s)
         self._over = threading.Event()
-        self._desk: threading.Thread | None = None
-        address = self.ann.address or self._serve()
-        self.wire = BadWire(address)
-        there = (self.wire.address, KEYS["desk"].public)
-        calls = [
-            lambda: self.ann.open(SID, {"ann": self.ann.address, "bob": None}, there, PATIENCE_S),
-            lambda: self.bob.open(
-                SID,
-                {"ann": self.wire.address if self.ann.address else None, "bob": None},
-                there,
-                PATIENCE_S,
-            ),
-        ]
-        at_once(*calls)
+        self._threads: list[threading.Thread] = []
+        self.wire = BadWire(self.ann.address or self._serve())
+        self.clients = {} if self.ann.address else {name: self._dial(name) for name in NAMES}
+        theirs = self.wire.address if self.ann.address else None
+        relays = {name: client.relay for name, client in self.clients.items()}
+
+        def call(plane: DataPlane, name: str, address: str | None) -> None:
+            listens = {"ann": address, "bob": None}
+            plane.open(SID, listens, relays.get(name), PATIENCE_S)
+
+        at_once(
+            lambda: call(self.ann, "ann", self.ann.address), lambda: call(self.bob, "bob", theirs)
+        )
         ann, bob = (Keys(a, b, SID, b"x" * 32) for a, b in ((FORTH, BACK), (BACK, FORTH)))
         self.first = SecureChannel(self.ann, "ann", SID, {"bob": ann}, PATIENCE_S)
         self.second = SecureChannel(self.bob, "bob", SID, {"ann": bob}, PATIENCE_S)
@@ -64,29 +66,54 @@ class Pair:
 
         def work() -> None:
             while not self._over.is_set():
-                list(server.poll(0.05))
+                for arrival in server.poll(0.05):
+                    server.keep(arrival.process)
                 server.lost()
             server.close(0)
             transport.close()
 
-        self._desk = threading.Thread(target=work)
-        self._desk.start()
+        self._start(work)
         return server.address
+
+    def _dial(self, name: str) -> ControlClient:
+        """The connection of a node, which a thread looks after until the end."""
+        client = ControlClient(self.transports[name], self.wire.address, KEYS["desk"].public)
+        client.send(b"hello")
+
+        def work() -> None:
+            while not self._over.is_set():
+                client.poll(0.2)
+                client.state()
+            client.close(0)
+
+        self._start(work)
+        return client
+
+    def _start(self, work: Callable[[], None]) -> None:
+        self._threads.append(threading.Thread(target=work))
+        self._threads[-1].start()
 
     def close(self) -> None:
         self.wire.close()
         for plane in (self.ann, self.bob):
             plane.close(0)
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        for client in self.clients.values():
+            client.relay.close()
         for transport in self.transports.values():
             transport.close()
-        self._over.set()
-        if self._desk is not None:
-            self._desk.join()
 
 
 @contextmanager
-def pair(route: str = "direct", *, reconnect_s: float = PATIENCE_S) -> Iterator[Pair]:
-    made = Pair(route, reconnect_s)
+def pair(
+    route: str = "direct",
+    *,
+    reconnect_s: float = PATIENCE_S,
+    pulse: tuple[float, float] | None = None,
+) -> Iterator[Pair]:
+    made = Pair(route, reconnect_s, pulse)
     try:
         yield made
     finally:
@@ -154,6 +181,19 @@ def test_frames_that_only_one_end_sends_are_cut(monkeypatch: pytest.MonkeyPatch)
         assert link.repeated > 0 and not link._kept and link.room == resume.MAX_KEPT_BYTES
 
 
+def test_what_was_not_read_before_a_break_is_read_once() -> None:
+    with pair() as made:
+        for number in range(20):
+            made.first.send("bob", b"%d" % number, b"")
+        time.sleep(0.3)  # they arrive, and lie in bob's socket
+        made.wire.cut()
+        assert [made.second.receive("ann", 0)[0] for _ in range(20)] == [
+            b"%d" % number for number in range(20)
+        ]
+        made.first.send("bob", b"next", b"")
+        assert made.second.receive("ann", 0)[0] == b"next"
+
+
 def test_a_peer_that_does_not_come_back_is_lost() -> None:
     with pair(reconnect_s=0.6) as made:
         made.first.send("bob", b"", b"")
@@ -190,11 +230,22 @@ def test_a_wire_that_stalls_is_noticed(route: str) -> None:
     def meddle(number: int) -> None:
         if number == 20:
             made.wire.stall()
-            threading.Timer(12, made.wire.flow).start()
+            threading.Timer(4, made.wire.flow).start()
 
-    with pair(route) as made:
+    with pair(route, pulse=(0.2, 1.0)) as made:
         talk(made, 40, meddle)
         assert made.wire.connections > 1
+
+
+def test_each_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one refuses."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setattr(zmq_transport, "numeric_addresses", lambda address: [nobody, address])
+        with pair() as made:
+            talk(made, 5, lambda number: None)
+            assert made.bob._dialled["ann"].attempts == 2
 
 
 def test_a_sender_waits_for_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> None:
