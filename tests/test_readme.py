@@ -123,6 +123,7 @@ def test_the_documents_show_every_verb() -> None:
         ("policy", "sign"),
         ("policy", "verify"),
         ("policy", "show"),
+        ("doctor", "--config"),
     ):
         assert words in shown, words
 

@@ -35,8 +35,12 @@ class Line:
 
     def __init__(self, transport: Transport, target: Target) -> None:
         self.target = target
-        self._link = Dialled(transport, target.address, target.key, MAX_PAYLOAD_BYTES + 1024)
+        # By a function, so that a break is seen although another connection follows at once.
+        self._link = Dialled(
+            transport, target.address, lambda number: target.key, MAX_PAYLOAD_BYTES + 1024
+        )
         self._asked = 0
+        self._broken = False
 
     def connect(self, timeout_s: float = CONNECT_S) -> str | None:
         """Wait for the connection; why there is none, otherwise."""
@@ -72,8 +76,8 @@ class Line:
     @property
     def broken(self) -> bool:
         """Whether the connection broke; later ones do not count."""
-        self._link.update()
-        return self._link.lost
+        self._broken = self._link.update() or self._link.lost or self._broken
+        return self._broken
 
     def close(self) -> None:
         self._link.close(0)

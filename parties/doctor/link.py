@@ -16,7 +16,7 @@ from parties.doctor.rates import RECEIVING, SENDING, rate
 from parties.doctor.silence import silence
 from parties.errors import ControlError, TransportError
 from parties.wire.proxy import Proxy
-from parties.wire.zmq_transport import CurveKeys, Transport
+from parties.wire.zmq_transport import HEARTBEAT_MS, CurveKeys, Transport
 
 PINGS = 100
 PING_S = 5.0
@@ -35,11 +35,13 @@ MAX_MEGABYTES = 24
 @dataclass(frozen=True)
 class Wanted:
     """How to measure. version: of this node's contracts. idle_s: how long to leave a connection
-    silent; None: not at all. clock: this machine's, seconds since 1970."""
+    silent; None: not at all. heartbeat_s: of this node in a run. clock: this machine's, seconds
+    since 1970."""
 
     version: int
     megabytes: float = 12.0
     idle_s: float | None = None
+    heartbeat_s: float = HEARTBEAT_MS / 1000
     clock: Callable[[], float] = time.time
 
 
@@ -62,7 +64,7 @@ def examine(
     finally:
         transport.close()
     if wanted.idle_s is not None and told is not None:
-        yield _idle(keys, target, told, wanted.idle_s, proxy)
+        yield _idle(keys, target, told, wanted, wanted.idle_s, proxy)
 
 
 def _small(
@@ -220,7 +222,7 @@ def _rates(transport: Transport, target: Target, told: Told, wanted: Wanted) -> 
 
 
 def _idle(
-    keys: CurveKeys, target: Target, told: Told, seconds: float, proxy: Proxy | None
+    keys: CurveKeys, target: Target, told: Told, wanted: Wanted, seconds: float, proxy: Proxy | None
 ) -> Finding:
     if not told.quiet:
         return network(
@@ -232,7 +234,7 @@ def _idle(
     transport = Transport(keys, {}, proxy=proxy, quiet=True)
     try:
         with Line(transport, target) as line:
-            return silence(line, seconds)
+            return silence(line, seconds, wanted.heartbeat_s)
     except ControlError as error:
         return other("idle", Level.problem, str(error), "run the same release everywhere")
     finally:

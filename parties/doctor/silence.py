@@ -9,15 +9,15 @@ import time
 
 from parties.doctor.findings import Finding, Level, network
 from parties.doctor.line import Line, LineLostError
-from parties.wire.zmq_transport import HEARTBEAT_MS
 
 LOOK_S = 0.02
 SAFE = 3
 """A connection has to survive so many heartbeats."""
 
 
-def silence(line: Line, seconds: float) -> Finding:
-    """Leave `line`, whose ends are both quiet, alone for `seconds`. Raises ControlError."""
+def silence(line: Line, seconds: float, heartbeat_s: float) -> Finding:
+    """Leave `line`, whose ends are both quiet, alone for `seconds`. heartbeat_s: of this node in a
+    run. Raises ControlError."""
     try:
         if line.connect() is not None:
             raise LineLostError
@@ -29,24 +29,27 @@ def silence(line: Line, seconds: float) -> Finding:
     while (passed := time.monotonic() - started) < seconds and not line.broken:
         time.sleep(LOOK_S)
     if line.broken:
-        return _cut(f"after {passed:.1f} s", passed)
+        return _cut(f"after {passed:.1f} s", passed, heartbeat_s)
     try:
         line.ask()
         line.answer()
     except LineLostError:
-        return _cut(f"within {seconds:.0f} s, without notice", seconds)
+        return _cut(f"within {seconds:.0f} s, without notice", seconds, heartbeat_s)
     text = f"a connection that is silent for {seconds:.0f} s still works"
     return network("idle", Level.passed, text, figures={"idle_s": seconds})
 
 
-def _cut(when: str, seconds: float) -> Finding:
-    heartbeat_s = HEARTBEAT_MS / 1000
+def _cut(when: str, seconds: float, heartbeat_s: float) -> Finding:
     short = seconds < SAFE * heartbeat_s
     return network(
         "idle",
         Level.problem if short else Level.warning,
         f"a silent connection is cut {when}",
         f"nodes send a heartbeat every {heartbeat_s:.0f} s, which is "
-        + ("too seldom here: have the proxy or the firewall wait longer" if short else "enough"),
+        + (
+            "too seldom here: lower heartbeat_s under [timeouts], or have the proxy wait longer"
+            if short
+            else "enough"
+        ),
         {"idle_s": round(seconds, 1)},
     )

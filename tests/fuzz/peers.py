@@ -26,6 +26,7 @@ from parties.keys.statements import Revocation, Succession
 from parties.keys.vault import MemoryVault
 from parties.nodes.artifacts import split
 from parties.nodes.coordinator import _Faulty, _json
+from parties.wire.control_plane import pad, unpad
 from parties.wire.data_plane import _pack, _unpack
 from parties.wire.proxy import Proxy
 from parties.wire.resume import ACK, ASK, RESUME, SENT, Link
@@ -275,6 +276,12 @@ PARSERS: dict[str, Parser] = {
         lambda: [b"".join(bytes(part) for part in _pack(7, 3, b"label", bytes(50)))],
         (FrameError,),
         ("parties.wire.data_plane",),
+    ),
+    "relayed frame": Parser(
+        lambda data: unpad("bob", memoryview(data)),
+        lambda: [pad((b"label", bytes(50))), pad((b"one part",))],
+        (FrameError,),
+        ("parties.wire.control_plane",),
     ),
     "message about a connection": Parser(
         lambda data: Link(bytes(32), bytes(32)).read(data),

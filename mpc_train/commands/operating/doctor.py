@@ -261,7 +261,8 @@ def _network(
             reached = reached and finding.level.value != "problem"
             yield finding
         if reached and entered is not None:
-            yield from _link(name, each, entered, asked, proxy)
+            beat_s = 1.0 if party is None else float(party.timeouts.heartbeat_s)
+            yield from _link(name, each, entered, asked, proxy, beat_s)
 
 
 def _link(
@@ -270,6 +271,7 @@ def _link(
     entered: "tuple[FileVault, Roster]",
     asked: _Asked,
     proxy: "Proxy | None",
+    heartbeat_s: float,
 ) -> "Iterator[Finding]":
     """The way to one node, over a connection like that of a run."""
     from parties.agreement.contract import CONTRACT_VERSION
@@ -286,7 +288,7 @@ def _link(
         yield other("key", Level.problem, str(error), "mpc-train roster add")
         return
     keys = CurveKeys(vault.card.curve, vault.curve_secret())
-    wanted = Wanted(CONTRACT_VERSION, asked.megabytes, asked.idle_s)
+    wanted = Wanted(CONTRACT_VERSION, asked.megabytes, asked.idle_s, heartbeat_s)
     yield from examine(keys, Target(name, where, card.curve), wanted, proxy)
 
 

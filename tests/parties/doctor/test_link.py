@@ -37,11 +37,15 @@ def test_a_good_link_passes() -> None:
 def test_rates_and_round_trip_are_those_of_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within 20 %: the link delays and paces each direction."""
     monkeypatch.setattr(link_module, "PINGS", 20)
-    with served() as there, Link(rtt_ms=40, mbit_s=50) as link:
-        findings = found(link.route("ann", "desk", there), megabytes=3)
-    assert 40 <= float(findings["round trip"].figures["median_ms"]) < 48, findings
-    for check in ("sending", "receiving"):
-        assert 40 <= float(findings[check].figures["mbit_s"]) <= 60, findings
+    with served() as there, Link(rtt_ms=40, mbit_s=20) as link:
+        address = link.route("ann", "desk", there)
+        for attempt in range(3):  # a machine that is busy with something else is late
+            findings = found(address, megabytes=1.5)
+            trip = float(findings["round trip"].figures["median_ms"])
+            rates_ = [float(findings[way].figures["mbit_s"]) for way in ("sending", "receiving")]
+            if attempt == 2 or (40 <= trip < 48 and all(16 <= rate <= 24 for rate in rates_)):
+                break
+    assert 40 <= trip < 48 and all(16 <= rate <= 24 for rate in rates_), findings
 
 
 def test_a_slow_link_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,14 +146,12 @@ def test_a_proxy_that_closes_silent_connections() -> None:
         assert survived.level is Level.passed and "still works" in survived.text
 
 
-def test_a_limit_that_heartbeats_stay_below_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zmq_transport, "HEARTBEAT_MS", 1000)
-    monkeypatch.setattr("parties.doctor.silence.HEARTBEAT_MS", 100)
+def test_a_limit_that_heartbeats_stay_below_is_a_warning() -> None:
     with (
         served(Desk(VERSION, quiet=True), quiet=True) as address,
         HttpProxy({"study.invalid": address}, idle_s=0.6) as there,
     ):
-        idle = found(STUDY, proxy=Proxy.from_url(there.url), idle_s=3.0)["idle"]
+        idle = found(STUDY, proxy=Proxy.from_url(there.url), idle_s=3.0, heartbeat_s=0.1)["idle"]
     assert idle.level is Level.warning and "which is enough" in idle.remedy
 
 
