@@ -24,7 +24,7 @@ from mpc_train.commands import (
     schema,
 )
 from mpc_train.commands.local import run, script
-from mpc_train.commands.operating import doctor, watch
+from mpc_train.commands.operating import doctor, estimate, watch
 from mpc_train.commands.vault.verbs import vault
 
 app = typer.Typer(
@@ -58,6 +58,7 @@ app.command("watch")(watch.watch)
 app.command("doctor")(doctor.doctor_command)
 app.command("open")(open.open_command)
 app.command("predict")(predict.predict_command)
+app.command("estimate")(estimate.estimate_command)
 app.command("run")(run.run_command)
 app.command("script")(script.script_command)
 

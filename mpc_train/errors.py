@@ -109,6 +109,7 @@ EXIT_STATUS: dict[str, int] = {
     "RefusedError": 6,
     "PolicyError": 6,
     "ContractError": 6,
+    "ResumeError": 6,
     "TransportError": 7,
     "PeerTimeoutError": 7,
     "PeerLostError": 8,
@@ -156,6 +157,7 @@ REASONS: dict[str, str] = {
     "version": "its release differs from this node's; run the same everywhere",
     "already-connected": "a node of this name is connected already; is it running twice?",
     "audit": "its audit log cannot be written, or was altered; its own error says which",
+    "resume": "the nodes hold no checkpoint in common; its own error says which do",
     "internal": "an unexpected error; its own log says where",
 }
 """The meaning of the code that a node sends to the others when it stops the run."""

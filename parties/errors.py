@@ -8,6 +8,7 @@
     ├── RosterError             the roster lacks, repeats or contradicts a card
     │   └── RevokedError        a card was revoked, or is an old one that was succeeded
     ├── ContractError           the proposed contract is malformed, or its signatures do not fit
+    ├── ResumeError             the nodes have no checkpoint in common, and may not begin anew
     ├── PolicyError             the job breaks this node's own rules; nothing was shared
     ├── VaultError              an object of the vault is missing, damaged or not this node's
     │   └── KeyServiceError     the key service is away, refuses, or no longer has the key
@@ -77,6 +78,12 @@ class ContractError(PartiesError):
     """A contract is malformed, or a signature under it does not fit."""
 
     code = "contract"
+
+
+class ResumeError(PartiesError):
+    """A run may only go on from a checkpoint, and there is none that all evaluators hold."""
+
+    code = "resume"
 
 
 class PolicyError(PartiesError):

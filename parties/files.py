@@ -73,7 +73,8 @@ def _sync_directory(directory: Path) -> None:
 
 
 def private_directory(path: Path | str) -> None:
-    """Make a directory and its missing parents, which only their owner may enter.
+    """Make a directory and its missing parents, which only their owner may enter; durable when this
+    returns, so that what is synced inside does not vanish with its directory.
 
     Existing directories are not changed. Raises OSError.
     """
@@ -83,6 +84,7 @@ def private_directory(path: Path | str) -> None:
         target = target.parent
     for directory in reversed(missing):
         directory.mkdir(mode=0o700, exist_ok=True)
+        _sync_directory(directory.parent)
     Path(path).mkdir(exist_ok=True)  # FileExistsError if a file has this name
 
 

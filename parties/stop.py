@@ -6,7 +6,7 @@ compute thread each time it sends or waits. The first reason is kept; later ones
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -38,21 +38,29 @@ class StopFlag:
             raise InterruptedRunError(f"stopped while {doing}: {self.reason}") from self.reason
 
 
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Inside this context SIGTERM raises KeyboardInterrupt, so that both signals have one effect.
+def _at_once() -> bool:
+    return False
 
+
+@contextmanager
+def sigterm_interrupts(defers: Callable[[], bool] = _at_once) -> Iterator[None]:
+    """Inside this context SIGTERM raises KeyboardInterrupt, as Ctrl-C does.
+
+    defers: asked at each signal; True: nothing is raised, because the node will stop by itself.
     Only the main thread can install this; in other threads it does nothing.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        if not defers():
+            raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    asking = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, interrupt) for number in asking}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

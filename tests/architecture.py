@@ -46,6 +46,7 @@ ROOMS = (
     *(
         "mpc_train.run.phases",
         "mpc_train.run",
+        "mpc_train.estimates",
         "mpc_train.scripts",
         "mpc_train.live",
         "mpc_train.node",

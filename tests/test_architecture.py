@@ -348,6 +348,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
     "zmq": "pyzmq",
+    "opentelemetry": "opentelemetry-sdk",
     "prometheus_client": "prometheus-client",
 }
 

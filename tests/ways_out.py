@@ -77,6 +77,8 @@ WAYS: tuple[Way, ...] = (
         members=frozenset({"send"}),
         names=frozenset({"send_all"}),
         users={
+            "mpc_train/checkpoints/keeper.py": "a public position, HMACs under a pair's key, bits",
+            "mpc_train/run/phases/store.py": "empty frames",
             "protocols/roles/frames.py": "cuts payloads into frames",
             "protocols/roles/evaluator.py": (
                 "shares of openings under their masks, seeds, empty frames"
@@ -115,6 +117,7 @@ WAYS: tuple[Way, ...] = (
         "Δ and shares of λ",
         members=frozenset({"delta", "lam"}),
         users={
+            "mpc_train/checkpoints/state.py": "what this node keeps, encrypted, in its own vault",
             "protocols/shares/masked.py": _VALUE_TYPES,
             "protocols/shares/arithmetic.py": _FORMULA,
             "protocols/comparison/compare.py": _FORMULA,
@@ -154,6 +157,7 @@ WAYS: tuple[Way, ...] = (
         "the value of a deferred opening",
         members=frozenset({"get", "then", "_value"}),
         users={
+            "mpc_train/checkpoints/state.py": "what this node keeps, encrypted, in its own vault",
             "protocols/roles/deferred.py": "defines them",
             "examples/crypten_script/logistic_regression.py: crypten.communicator.get": _RANK,
             "examples/crypten_script/small_network.py: crypten.communicator.get": _RANK,
@@ -210,6 +214,7 @@ WAYS: tuple[Way, ...] = (
         "news of a run",
         members=frozenset({"progress"}),
         users={
+            "mpc_train/run/phases/store.py": _NUMBERS,
             "mpc_train/run/program.py": _NUMBERS,
             "mpc_train/run/phases/link.py": _NUMBERS,
             "mpc_train/run/phases/share.py": _NUMBERS,

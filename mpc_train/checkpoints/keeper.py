@@ -1,9 +1,10 @@
 """Checkpoints of one run: when they are written, and how a session goes on from one.
 
-The first evaluator's clock says when one is due, and it tells the others at the next point. Each
-writes its own part, says whether that is durable, and waits for the others: no evaluator is ever
-more than one checkpoint ahead, so the newest that all have is one of the two that each keeps. A
-part that cannot be written is a warning, and the training goes on.
+The first evaluator's clock says when one is due, or a node is asked to stop: at each point the
+evaluators tell each other whether one of them wants a checkpoint. Each writes its own part, says
+whether that is durable, and waits for the others: no evaluator is ever more than one checkpoint
+ahead, so the newest that all have is one of the two that each keeps. A part that cannot be written
+is a warning, and the training goes on.
 
 A later session goes on from a checkpoint that all evaluators have signed for (`token`). They show
 each other under their pairwise keys that they hold the same Δ, and tell the dealer names and
@@ -55,6 +56,11 @@ def place_of(token: bytes) -> tuple[int, bool]:
     return step, bool(finished)
 
 
+def never_asked() -> bool:
+    """For sessions that nobody asks to stop."""
+    return False
+
+
 class Shelf(Protocol):
     """Where a node keeps its own checkpoints of one job, encrypted."""
 
@@ -101,15 +107,22 @@ class Keeper:
         every_s: float,
         warn: Callable[[str], None] = log.warning,
         clock: Callable[[], float] = time.monotonic,
+        asked: Callable[[], bool] = never_asked,
     ) -> None:
+        """asked: whether this node is to stop after the next checkpoint."""
         self._session, self._job, self._shelf = session, job, shelf
-        self._every_s, self._warn, self._clock = every_s, warn, clock
+        self._every_s, self._warn, self._clock, self._asked = every_s, warn, clock, asked
         self._last = clock()
         self._live: Live | None = None
         self._resumed: State | None = None
         self._position: Position | None = None
         self._me = session.me
         self._peers = [name for name in job.evaluators if name != session.me]
+
+    @property
+    def writes(self) -> bool:
+        """Whether this node writes checkpoints."""
+        return self._shelf is not None
 
     @property
     def begun(self) -> int:
@@ -144,7 +157,7 @@ class Keeper:
                         f"{self._me}; start the job anew with --fresh at one of them"
                     )
             # The dealer learns neither losses nor anything else that was revealed to evaluators.
-            told = msgspec.structs.replace(state.position, losses={})
+            told = msgspec.structs.replace(state.position, losses=())
             channel.send(self._job.dealer, POSITION, told.to_bytes())
             self._resumed, self._position = state, state.position
         if (self._position.step, self._position.finished) != step:
@@ -170,13 +183,18 @@ class Keeper:
             self._resumed = None
 
     def point(self, number: int) -> None:
-        """After a step: write a checkpoint if one is due here."""
+        """After a step: write a checkpoint if one is due here.
+
+        Raises KeyboardInterrupt at a node that was asked to stop, once that is written.
+        """
         if self._live is None or not is_point(self._job, number):
             return
         if self._live.guard is not None:
             self._live.guard.settle()
         if self._shelf is not None and self._due():
-            self._write(self._shelf, number, finished=False)
+            kept = self._write(self._shelf, number, finished=False)
+            if kept and self._asked():
+                raise KeyboardInterrupt
 
     def finish(self, number: int) -> None:
         """After the last step and its checks, before anything of the result leaves.
@@ -189,16 +207,17 @@ class Keeper:
             self._shelf.prune(int(kept))
 
     def _due(self) -> bool:
-        """What the first evaluator's clock says, at each evaluator."""
+        """Whether an evaluator wants a checkpoint; the same at each of them."""
         channel = self._session.channel
-        if self._me == self._job.evaluators[0]:
-            due = self._clock() - self._last >= self._every_s
-            for peer in self._peers:
-                channel.send(peer, DUE, bytes([due]))
-            return due
-        label, payload = channel.receive(self._job.evaluators[0], 1)
-        check_label(self._job.evaluators[0], DUE, label)
-        return bytes(payload) == b"\1"
+        first = self._me == self._job.evaluators[0]
+        due = self._asked() or (first and self._clock() - self._last >= self._every_s)
+        for peer in self._peers:
+            channel.send(peer, DUE, bytes([due]))
+        for peer in self._peers:
+            label, payload = channel.receive(peer, 1)
+            check_label(peer, DUE, label)
+            due = due or bytes(payload) == b"\1"
+        return due
 
     def _write(self, shelf: Shelf, number: int, *, finished: bool) -> bool:
         """Keep the state; whether all evaluators have."""

@@ -27,6 +27,11 @@ def resumable(job: Job) -> bool:
     return not is_newton(job) and job.data.partition == "rows"
 
 
+def steps_between(job: Job) -> int:
+    """The steps from one point to the next."""
+    return job.train.checkpoint_every or USUAL_STEPS
+
+
 def is_point(job: Job, number: int) -> bool:
     """Whether a checkpoint may be written after this step (steps count from 1)."""
-    return resumable(job) and number % (job.train.checkpoint_every or USUAL_STEPS) == 0
+    return resumable(job) and number % steps_between(job) == 0

@@ -66,7 +66,7 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     numbers: dict[str, str]
     drawn: int
     passes: int
-    losses: dict[int, float] = {}
+    losses: tuple[tuple[int, float], ...] = ()
 
     def to_bytes(self) -> bytes:
         return msgspec.json.encode(self, order="deterministic")
@@ -151,7 +151,7 @@ class Live:
             numbers,
             0 if self.guard is None else self.guard.drawn,
             self.trainer.model.step,
-            {} if self.watch is None else dict(self.watch.losses),
+            () if self.watch is None else tuple(self.watch.losses.items()),
         )
 
     def captured(self, step: int, finished: bool) -> State:

@@ -87,9 +87,14 @@ def reporting(output: Format = Format.text) -> Iterator[None]:
             message = f"internal error: {type(error).__name__} at {place.filename}:{place.lineno}"
             log = logging.getLogger("mpc_train")
             log.info("".join(traceback.format_tb(error.__traceback__)))
+        resume = getattr(error, "resume", None)
         if output is Format.json:
-            emit({"status": name, "code": code, "message": message})
+            more = {"resume": resume} if resume else {}
+            emit({"status": name, "code": code, "message": message, **more})
         say(f"error: {message}", aside=True)
+        if resume:
+            where = "" if resume["step"] is None else f" after step {resume['step']}"
+            say(f"The run can go on{where}: {resume['command']}", aside=True)
         raise typer.Exit(status) from None
 
 

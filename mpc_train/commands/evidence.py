@@ -213,18 +213,22 @@ def _newest(runs: Path, job: str, roster: "Roster") -> "tuple[Provenance, bytes]
     from parties.errors import ContractError
 
     newest: tuple[float, bytes] | None = None
+    there: set[str] = set()
     for path in sorted(runs.glob(f"*/{RECORD_FILE}")):
         data = read_result(path, MAX_RECORD_BYTES)
         try:
             contract = Record.from_bytes(data).contract
         except ContractError as error:
             raise ArtifactError(f"{path}: {error}") from error
+        there.add(contract.name)
         when = path.stat().st_mtime
         named = job in (contract.name, contract.body_digest.hex())
         if named and (newest is None or when > newest[0]):
             newest = when, data
     if newest is None:
+        known = ", ".join(sorted(there)) or "no job"
         raise ArtifactError(
-            f"{runs}: no finished run of {job!r} here; name the job, or give its digest"
+            f"{runs}: no finished run of {job!r} here, only of {known}; name the job, or give its "
+            "digest"
         )
     return verify_record(newest[1], roster), newest[1]

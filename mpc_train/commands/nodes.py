@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from mpc_train.node.storage import NodeVault
     from mpc_train.owners.table import Table
     from mpc_train.run.node_config import NodeConfig
-    from mpc_train.run.phases.shelf import VaultShelf
+    from mpc_train.run.phases.shelf import RunNote, VaultShelf
     from mpc_train.run.program import TrainProgram
     from mpc_train.tables.reading import Progress
     from parties.agreement.contract import Roles
@@ -48,8 +49,8 @@ ResumeOption = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="Ask nobody again about a job of which this node keeps a checkpoint, for restarts "
-        "without a person; all rules are checked again.",
+        help="Ask nobody again about a job in whose run this node took part, for restarts without "
+        "a person; all rules are checked again.",
     ),
 ]
 FreshOption = Annotated[
@@ -91,11 +92,15 @@ def dealer(
     config: ConfigOption,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
+    resume: ResumeOption = False,
+    fresh: FreshOption = False,
     output: FormatOption = Format.text,
     verbose: VerboseOption = False,
 ) -> None:
     """Deal correlated randomness for a job. A dealer sees no data except its own, if it has any."""
-    _node(config, passphrase_file, passphrase_fd, output, verbose, deals=True)
+    _node(
+        config, passphrase_file, passphrase_fd, output, verbose, deals=True, again=(resume, fresh)
+    )
 
 
 def coordinator(
@@ -114,6 +119,7 @@ def coordinator(
         from mpc_train.admission.rules import expired, today
         from mpc_train.errors import RefusedError
         from mpc_train.live.server import on_page
+        from mpc_train.live.traces import traced
         from mpc_train.node.collect import bundle, keep_record, summarise
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import check_room, run_directory
@@ -164,6 +170,7 @@ def coordinator(
                 events.view.shown(),
                 on_page(events.board, live, events.page),
                 sigterm_interrupts(),
+                traced(job.name, job.nodes) as events.trace,
             ):
                 result = node.run()
         found = summarise(job, result.summaries)
@@ -241,7 +248,7 @@ def _node(
             with (
                 events.view.shown(),
                 on_page(events.board, live_port, events.page),
-                program.checkpoint_told(),
+                program.checkpoint_told(verb, config),
             ):
                 result = run_node(
                     live,
@@ -364,6 +371,7 @@ class _Guarded:
         self._events, self._ask = events, ask
         self._program: TrainProgram | None = None
         self._held: VaultShelf | None = None
+        self._note: RunNote | None = None
         self._remembered: Remembered | None = None
         self.job: Job | None = None
         self.evaluators: tuple[str, ...] = ()
@@ -382,6 +390,7 @@ class _Guarded:
         from mpc_train.node.consent import Agreement, agree, patience
         from mpc_train.node.places import check_room
         from mpc_train.results.report import beware, describe, in_lines
+        from mpc_train.run.phases.shelf import RunNote
         from parties.audit.entries import Kind
 
         job = job_from_bytes(body)
@@ -411,10 +420,11 @@ class _Guarded:
             self._events("approvals", {"job": job.name, "missing": missing})
 
         digest, policy = job.digest().hex(), self._config.accepted
-        self._held = self._shelf(job)
-        if self._fresh and self._held is not None:
-            self._held.prune(0)
-        if self._resume and self._held is not None and self._held.tokens():
+        self._held, self._note = self._shelf(job), RunNote(self._safe.opened, job.name, digest)
+        if self._fresh:
+            self._destroy()
+        begun = self._note.read()
+        if self._resume and begun is not None:
             self._agreed[digest] = Agreement("it was signed here before, and goes on")
         wait = patience(tell, float(self._config.timeouts.join_s))
         if digest not in self._agreed:
@@ -434,33 +444,40 @@ class _Guarded:
         self.readers = job.reveal.metrics_to
 
         self._events("preparing", {"job": job.name, "table": me in job.owners})
-        table = self._read(job) if me in job.owners else None
+        # What a run that goes on reveals is recorded already; `run` checks one that begins.
+        table = self._read(job, begun is None) if me in job.owners else None
         # Loads PyTorch, which takes seconds: a bad cell is reported before that.
         from mpc_train.run.program import TrainProgram
 
-        self._program = TrainProgram(self._config, table, self._held, self._loss)
+        self._program = TrainProgram(self._config, table, self._held, self._note, self._loss)
         return self._program.prepare(body, roles)
 
+    def _destroy(self) -> None:
+        """Destroy what this node keeps of the run: the note first, which would bar another run."""
+        if self._note is not None:
+            self._note.clear()
+        if self._held is not None:
+            self._held.prune(0)
+
     @contextlib.contextmanager
-    def checkpoint_told(self) -> Iterator[None]:
+    def checkpoint_told(self, verb: str, config: Path) -> Iterator[None]:
         """Inside this context, a run that ends well destroys its checkpoints; of another one the
-        operator hears which is kept."""
+        operator hears that it can go on, and by which command."""
         from mpc_train.checkpoints.keeper import place_of
 
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(Exception):  # the error of the run counts
-                if self._held is not None and (kept := self._held.tokens()):
-                    step, _ = place_of(kept[-1])
-                    say(
-                        f"A checkpoint after step {step} is kept. If all evaluators have it, start "
-                        "the same commands again at all nodes to go on there.",
-                        aside=True,
-                    )
+                if self._note is not None and self._note.read() is not None:
+                    kept = self._held.tokens() if self._held is not None else ()
+                    command = f"mpc-train {verb} --config {shlex.quote(str(config))} --resume"
+                    error.resume = {  # type: ignore[attr-defined]
+                        "command": command,
+                        "step": place_of(kept[-1])[0] if kept else None,
+                    }
             raise
-        if self._held is not None:
-            self._held.prune(0)
+        self._destroy()
 
     def _loss(self, step: int, loss: float) -> None:
         """For this node's own eyes: the coordinator is not told."""
@@ -487,15 +504,15 @@ class _Guarded:
         if said:
             raise RefusedError(f"{'; '.join(said)}. Nothing was shared")
 
-    def _read(self, job: "Job") -> "Table":
-        """This node's rows, checked against the job and against what was revealed of them
-        before."""
+    def _read(self, job: "Job", begins: bool) -> "Table":
+        """This node's rows, checked against the job and, if the run begins, against what was
+        revealed of them before."""
         from mpc_train.owners.table import load_table
 
         source = self._config.source(job.name)
         me = self._config.place.name
         table = load_table(source, job, me, self._events.reading, vault=self._vault)
-        if self._remembered is not None:
+        if begins and self._remembered is not None:
             self._remembered.check(job, source, table)
         return table
 
@@ -534,7 +551,8 @@ class _Guarded:
         """Record that the run begins, then run the prepared program; the result is public."""
         if self._program is None or self.job is None:
             raise RuntimeError("run before prepare")
-        if self._remembered is not None and self._program.table is not None:
+        begins = not session.resume
+        if begins and self._remembered is not None and self._program.table is not None:
             source = self._config.source(self.job.name)
             self._remembered.write(self.job, source, self._program.table)
         return self._program.run(session)
@@ -544,6 +562,9 @@ class _Guarded:
 
     def checkpoints(self) -> tuple[bytes, ...]:
         return () if self._program is None else self._program.checkpoints()
+
+    def insists(self) -> bool:
+        return self._program is not None and self._program.insists()
 
     def leaving(self, body: bytes) -> tuple[str, ...]:
         from mpc_train.admission.load import job_from_bytes
@@ -570,6 +591,7 @@ class _Events:
         self._lock = threading.Lock()
         self._pace = EventPace()
         self.board = Board(names)
+        self.trace: Callable[[str, Mapping[str, Any]], None] = lambda kind, fields: None
 
     def say(self, text: str) -> None:
         self.view.say(text)
@@ -592,6 +614,7 @@ class _Events:
             self.say(f"{kind}: {fields.get('address')}")
         self.view.event(kind, fields)
         self.board.event(kind, fields)
+        self.trace(kind, fields)
         if self._json and not (kind in ("progress", "reading") and self._too_soon(kind, fields)):
             with self._lock:
                 emit({"event": kind, **fields})

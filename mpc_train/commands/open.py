@@ -357,6 +357,23 @@ def _read(path: Path, most: int) -> bytes:
         raise ArtifactError(f"{path}: cannot be read ({reason})") from error
 
 
+def _part(path: Path, most: int) -> bytes:
+    """The contribution in this file; raises ArtifactError, which names the file, for another."""
+    from mpc_train.errors import ArtifactError
+    from protocols.errors import EnvelopeError
+    from protocols.sealing.envelope import read_info
+
+    blob = _read(path, most)
+    try:
+        read_info(blob)
+    except EnvelopeError as error:
+        raise ArtifactError(
+            f"{path}: not a contribution ({error}); --with takes what a recipient's mpc-train open "
+            "--contribute wrote"
+        ) from error
+    return blob
+
+
 def opened_model(
     sealed: Path,
     vault: "Vault",
@@ -382,7 +399,7 @@ def opened_model(
         private=vault,
         cards=found.cards,
         job=job,
-        contributions=[_read(part, MAX_CONTRIBUTION_BYTES) for part in parts],
+        contributions=[_part(part, MAX_CONTRIBUTION_BYTES) for part in parts],
         record=found.record.to_bytes(),
     )
     signature = sign_manifest(model.files[MANIFEST_FILE], vault)

@@ -18,6 +18,9 @@ from mpc_train.base.printing import lines_escaped
 
 MAX_EVENTS, MAX_POINTS, MAX_TEXT = 60, 400, 300
 
+LOST = ("lost", "peer-lost", "peer-timeout")
+"""Codes of a node that went away; with any other one it has ended the run itself."""
+
 Clock = Callable[[], float]
 
 
@@ -27,6 +30,9 @@ class _Node:
     phase: str = ""
     step: int = 0
     bytes_sent: int = 0
+    rounds: int = 0
+    earlier: tuple[int, int] = (0, 0)
+    """Bytes and rounds of sessions before this one: each counts from 0."""
 
 
 @dataclass
@@ -61,6 +67,7 @@ class Board:
         self._started: float | None = None
         self._first_step = 0
         self._phase, self._message = "gathering", ""
+        self._exit: int | None = None
         self._steps = 0
         self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
         self._progress, self._losses = _Chart(), _Chart()
@@ -79,7 +86,10 @@ class Board:
             self._advance(node, fields.get("fields") or {})
             return
         if kind == "loss":
-            self._losses.add(float(fields["step"]), float(fields["loss"]))
+            # A session that goes on from a checkpoint goes through some steps once more.
+            step = float(fields["step"])
+            self._losses.points = [point for point in self._losses.points if point[0] < step]
+            self._losses.add(step, float(fields["loss"]))
             return
         if kind == "reading":
             return
@@ -101,6 +111,9 @@ class Board:
             self._started = None
             for there in self._nodes.values():
                 there.state = "missing" if there is node else "returning"
+                there.earlier = there.bytes_sent, there.rounds
+        if kind == "aborted" and node is not None:
+            node.state = "lost" if fields.get("code") in LOST else "failed"
         if kind == "started":
             self._phase, self._started, self._first_step = "running", self._clock(), 0
             for there in self._nodes.values():
@@ -114,7 +127,9 @@ class Board:
         node = node if node is not None else next(iter(self._nodes.values()))
         node.phase = str(said.get("phase", node.phase))[:MAX_TEXT]
         if isinstance(said.get("bytes_sent"), int):
-            node.bytes_sent = said["bytes_sent"]
+            node.bytes_sent = node.earlier[0] + said["bytes_sent"]
+        if isinstance(said.get("rounds"), int):
+            node.rounds = node.earlier[1] + said["rounds"]
         if isinstance(said.get("steps"), int) and node.phase in ("training", "evaluating"):
             self._steps = said["steps"]
         if isinstance(said.get("step"), int) and node.phase == "training":
@@ -133,9 +148,10 @@ class Board:
             said = lines_escaped(text)[:MAX_TEXT]
             self._events.append({"number": self._number, "seconds": when, "text": said})
 
-    def ended(self, message: str = "") -> None:
-        """The run is over: well, or with this message."""
+    def ended(self, message: str = "", status: int = 8) -> None:
+        """The run is over: well, or with this message and this exit status."""
         with self._lock:
+            self._exit = status if message else 0
             self._phase = "failed" if message else "done"
             self._message = lines_escaped(message)[:MAX_TEXT]
             self._say(message)
@@ -153,12 +169,14 @@ class Board:
                 "digest": self._digest,
                 "phase": self._phase,
                 "message": self._message,
+                "exit": self._exit,
                 "seconds": round(now - self._begun, 1),
                 "step": step,
                 "steps": self._steps,
                 "rate": round(rate, 3),
                 "left_s": round((self._steps - step) / rate, 1) if rate and self._steps else None,
                 "bytes_sent": sum(node.bytes_sent for node in self._nodes.values()),
+                "rounds": max(node.rounds for node in self._nodes.values()),
                 "suspended": self._suspended,
                 "nodes": {
                     name: {
@@ -195,6 +213,8 @@ def _sentence(kind: str, fields: Mapping[str, Any]) -> str:
     if kind == "suspended":
         by = name or fields.get("by", "")
         return f"{by} was lost ({fields.get('code')}); the run goes on when all are back"
+    if kind == "aborted":
+        return f"{name} ended the run ({fields.get('code')})"
     said = {
         "proposed": "the job is proposed",
         "agreed": "all nodes have signed",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PHASES = ("gathering", "agreeing", "running", "suspended", "done", "failed")
-STATES = ("missing", "connected", "returning", "computing", "done")
+STATES = ("missing", "connected", "returning", "computing", "done", "lost", "failed")
 
 
 def exposition(state: Mapping[str, Any]) -> tuple[str, bytes] | None:
@@ -39,6 +39,7 @@ def exposition(state: Mapping[str, Any]) -> tuple[str, bytes] | None:
     gauge(
         "sessions_lost", "Sessions that broke off and were followed by another", state["suspended"]
     )
+    gauge("rounds", "Rounds of communication between evaluators", state["rounds"])
     for name, node in state["nodes"].items():
         gauge("node_step", "Steps that a node has finished", node["step"], node=name)
         gauge("node_sent_bytes", "Bytes that a node has sent", node["bytes_sent"], node=name)

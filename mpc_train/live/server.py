@@ -22,7 +22,7 @@ from importlib.resources import files
 from types import TracebackType
 from typing import Any
 
-from mpc_train.errors import ConfigError, explain
+from mpc_train.errors import ConfigError, NodeFailedError, classify, explain
 from mpc_train.live.board import Board
 from mpc_train.live.metrics import exposition
 
@@ -117,12 +117,23 @@ def on_page(board: Board, port: int | None, told: Callable[[str], None]) -> Iter
         try:
             yield
         except BaseException as error:
-            board.ended(explain(error) or "interrupted")
+            board.ended(*end_of(error))
             raise
         else:
             board.ended()
         finally:
             time.sleep(LAST_LOOK_S)
+
+
+def end_of(error: BaseException) -> tuple[str, int]:
+    """What the page says of the error that ended a run, and the exit status. Of an unexpected one
+    only the kind: its message might quote data, and every user of this machine reads the page."""
+    name, code, status = classify(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "the run was interrupted", status
+    if code == "internal" and not isinstance(error, NodeFailedError):
+        return f"internal error: {name}; the log of this process says where", status
+    return explain(error) or name, status
 
 
 class LivePage:

@@ -21,7 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,9 +31,9 @@ import torch
 from mpc_train.admission.load import fewest, job_from_bytes
 from mpc_train.admission.network import check_network
 from mpc_train.admission.ranges import check_ranges
-from mpc_train.checkpoints.keeper import Keeper
+from mpc_train.checkpoints.keeper import KEPT, Keeper
 from mpc_train.checkpoints.points import resumable
-from mpc_train.errors import JobError
+from mpc_train.errors import DataError, JobError
 from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.learnt import Found
 from mpc_train.evaluation.own import exchange
@@ -45,6 +45,7 @@ from mpc_train.linkage.partners import linkage_warnings, without_partner
 from mpc_train.owners.table import Table
 from mpc_train.preparation.gaps import check_gaps
 from mpc_train.results.outcome import check, outcome_of, read_outcome
+from mpc_train.run.history import table_mark
 from mpc_train.run.memory import settle
 from mpc_train.run.phases.evaluate import evaluate
 from mpc_train.run.phases.ledger import RunLedger
@@ -52,6 +53,7 @@ from mpc_train.run.phases.link import joined_job, link_records
 from mpc_train.run.phases.prepare import agreed_outputs, public_constants
 from mpc_train.run.phases.reveal import reveal_sealed, seal_halves, seal_metrics
 from mpc_train.run.phases.share import send_rows, share_all
+from mpc_train.run.phases.shelf import Note
 from mpc_train.run.phases.store import stored_ahead
 from mpc_train.run.phases.train import guard_of, train_model
 from mpc_train.training.warm_start import load_start
@@ -67,11 +69,12 @@ from protocols.shares.reveal import RevealGate, SealedHalf
 
 if TYPE_CHECKING:
     from mpc_train.run.node_config import NodeConfig
-    from mpc_train.run.phases.shelf import VaultShelf
+    from mpc_train.run.phases.shelf import RunNote, VaultShelf
     from parties.agreement.contract import Roles
     from parties.agreement.session import Session
 
 STREAM_LABEL = "mpc-train stream root v1"
+_TABLE_MARK = b"the table of a run that goes on"
 MAX_TRAINING_S = 7 * 24 * 3600.0
 """How long a non-computing owner waits for metrics of its own rows."""
 
@@ -82,8 +85,8 @@ class TrainProgram:
     """Training as the nodes of `parties` run it.
 
     config: this node's own file. table: its rows for the job, None if it has none. shelf: where
-    an evaluator keeps checkpoints; None: nowhere. on_loss: called with each training loss that is
-    revealed to this node.
+    an evaluator keeps checkpoints; None: nowhere. note: what this node keeps of the run
+    besides. on_loss: called with each training loss that is revealed to this node.
     """
 
     def __init__(
@@ -91,9 +94,12 @@ class TrainProgram:
         config: NodeConfig,
         table: Table | None = None,
         shelf: VaultShelf | None = None,
+        note: RunNote | None = None,
         on_loss: Callable[[int, float], None] = lambda step, loss: None,
     ) -> None:
-        self._config, self._shelf, self._on_loss = config, shelf, on_loss
+        self._config, self._shelf, self._note = config, shelf, note
+        self._on_loss = on_loss
+        self._mark = ""
         self._job: Job | None = None
         self._table = table
         self._start: dict[str, Reals] | None = None
@@ -152,6 +158,7 @@ class TrainProgram:
         if job is None:
             raise RuntimeError("run before prepare")
         torch.set_num_threads(1)
+        self._begin(job, session)
         before = session.channel.bytes_sent
         if session.is_evaluator or session.is_dealer:
             with ExitStack() as held, _attached(session, job) as role:
@@ -166,6 +173,46 @@ class TrainProgram:
         """Of the job that was prepared, where this node keeps any."""
         job, shelf = self._job, self._shelf
         return () if job is None or shelf is None or not resumable(job) else shelf.tokens()
+
+    def insists(self) -> bool:
+        """Whether the run may not begin anew here: results may have left, or all evaluators should
+        hold an older checkpoint than this node's newest."""
+        if self._note is None:
+            return False
+        found = self._note.read()
+        if found is not None and found.leaving:
+            return True
+        return len(self.checkpoints()) >= KEPT
+
+    def _begin(self, job: Job, session: Session) -> None:
+        """Note with which table the run begins, or compare it if the run goes on. Raises
+        DataError."""
+        if self._note is None:
+            return
+        if self._table is not None:
+            self._mark = table_mark(_TABLE_MARK, self._table)
+        if not session.resume:
+            self._note.write(Note(self._mark))
+            return
+        found = self._note.read()
+        if self._mark and (found is None or found.table != self._mark):
+            raise DataError(
+                f"the run of {job.name} goes on, but the table of {session.me} is not the one "
+                "with which it began, or the note of that is lost; nothing was shared. Restore "
+                "the table, or begin anew with --fresh at all nodes"
+            )
+        if found is None:
+            self._note.write(Note(self._mark))
+
+    def _leave(self, job: Job) -> None:
+        """At an evaluator: from here on results leave. A dealer may be here long before they do.
+
+        Noise that is drawn a second time says more, so that a run with noise does not even go on.
+        """
+        if self._note is not None:
+            self._note.write(Note(self._mark, leaving=True))
+        if job.reveal.noise is not None and self._shelf is not None:
+            self._shelf.prune(0)
 
     def outcome(self) -> bytes:
         """What all nodes sign: the first weights, and what left. See `results.outcome`."""
@@ -215,11 +262,16 @@ class TrainProgram:
         def done(number: int) -> None:
             sent = session.channel.bytes_sent
             phase = "dealing" if role.is_dealer and job.train.preprocess else "training"
-            session.progress(step=number, steps=steps, bytes_sent=sent, phase=phase)
+            session.progress(
+                step=number, steps=steps, bytes_sent=sent, rounds=role.rounds, phase=phase
+            )
 
-        trained = train_model(
-            job, role, gate, shared, start, done, guard, keeper, self._on_loss
-        )  # 3
+        with session.stoppable() if keeper.writes else nullcontext():
+            trained = train_model(  # 3
+                job, role, gate, shared, start, done, guard, keeper, self._on_loss
+            )
+        if session.is_evaluator:
+            self._leave(job)
         findings, own, metrics = evaluate(session, job, role, gate, shared, trained, guard)  # 4
         halves = reveal_sealed(job, gate, trained, shared)  # 5
         role.close()
@@ -247,7 +299,7 @@ class TrainProgram:
         """What writes checkpoints in this session, which may go on from one."""
         shelf = self._shelf if session.is_evaluator and resumable(job) else None
         every_s = self._config.place.checkpoint_s
-        keeper = Keeper(session, job, shelf, every_s, self._warn)
+        keeper = Keeper(session, job, shelf, every_s, self._warn, asked=session.asked_to_stop)
         if session.resume:
             keeper.resume(session.resume)
         return keeper

@@ -42,6 +42,8 @@ class ProgressView:
         """The dealer of a run with preprocess: its steps are not those of the training."""
         self._shared: dict[str, int] = {}
         self._started = self._drawn = 0.0
+        self._begun: int | None = None
+        """How many steps earlier sessions made of those that count here; None: not known yet."""
         self._pace = LinePace()
         self._stage = ""
         """A text for the current stage; empty while waiting for others."""
@@ -129,6 +131,8 @@ class ProgressView:
             meaning = REASONS.get(str(fields.get("code")))
             why = f" ({meaning})" if meaning else ""
             self.say(f"{fields.get('node')} has left{why}; it may join again")
+        elif kind == "stopping":
+            self.say("stopping after the next checkpoint; a second request stops at once")
         elif kind in ("reconnecting", "reconnected"):
             self._broken(kind, fields)
         elif kind == "parted":
@@ -166,11 +170,15 @@ class ProgressView:
         elif kind == "signed":
             self._stage = ""
             self.say("this node has signed; waiting for the others")
+        elif kind == "suspended":
+            self._suspended(fields)
         elif kind == "started":
             self._started = self._drawn = time.monotonic()
             self._stage = TRAINING
+            self._begun = None
+            self._steps.clear()
             self._pace.begin(TRAINING)
-            self.say("all nodes are connected to each other; training")
+            self.say(f"all nodes are connected to each other; training{_resumed(fields)}")
         elif kind == "reading":
             self._reading(fields)
         elif kind == "progress":
@@ -183,6 +191,16 @@ class ProgressView:
             f"the connection to {names} broke; waiting for it to come back"
             if kind == "reconnecting"
             else f"the connection to {names} is back{after}; nothing was lost"
+        )
+
+    def _suspended(self, fields: Mapping[str, Any]) -> None:
+        """A node, or the coordinator, was lost during the run, and all wait for it."""
+        self._stage = ""
+        who, meaning = fields.get("node") or fields.get("by"), REASONS.get(str(fields.get("code")))
+        left = f", for up to {duration(fields['limit_s'])}" if "limit_s" in fields else ""
+        self.say(
+            f"{who} was lost{f' ({meaning})' if meaning else ''}. All connect again and wait for it"
+            f"{left}; then the run goes on from its newest checkpoint, if there is one"
         )
 
     def _reading(self, fields: Mapping[str, Any]) -> None:
@@ -245,10 +263,12 @@ class ProgressView:
         # The dealer runs ahead: the slowest node says how far the run is.
         self._steps[node] = step
         step = min(self._steps.values())
+        if self._begun is None:
+            self._begun = step - 1
         now = time.monotonic()
         if not self._due(step / steps) and step < steps:
             return
-        speed = step / max(now - self._started, 1e-9)
+        speed = (step - self._begun) / max(now - self._started, 1e-9)
         left = duration((steps - step) / speed) if speed else "?"
         total = size(sum(self._sent.values()))
         note = f"{step}/{steps}  {speed:.1f} steps/s  {left} left  {total} sent"
@@ -335,3 +355,14 @@ class ProgressView:
             return False
         self._drawn = now
         return True
+
+
+def _resumed(fields: Mapping[str, Any]) -> str:
+    """Where a session goes on, in words; empty for one that begins with the first step."""
+    token = fields.get("resumed")
+    if not token:
+        return ""
+    from mpc_train.checkpoints.keeper import place_of
+
+    step, finished = place_of(bytes.fromhex(token))
+    return " is over; going on after it" if finished else f" goes on after step {step}"

@@ -124,6 +124,9 @@ class ScriptProgram:
     def checkpoints(self) -> tuple[bytes, ...]:
         return ()
 
+    def insists(self) -> bool:
+        return False
+
     def leaving(self, body: bytes) -> tuple[str, ...]:
         return ()
 

@@ -8,7 +8,7 @@ chunk before the next (`protocols.shares.computed`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 Model = Callable[[MaskedTensor], MaskedTensor]
 
 
+def parts(job: Job, rows: NDArray[np.int64], metrics: Sequence[str]) -> Iterable[NDArray[np.int64]]:
+    """The rows of each chunk, in order."""
+    return np.array_split(rows, -(-len(rows) // chunk_rows(job, metrics)))
+
+
 def chunks(
     job: Job,
     model: Model,
@@ -35,8 +40,7 @@ def chunks(
 
     metrics: what is computed from each chunk, which also takes memory.
     """
-    count = -(-len(rows) // chunk_rows(job, metrics))
-    for some in np.array_split(rows, count):
+    for some in parts(job, rows, metrics):
         with crypten.no_grad():
             outputs = model(inputs[some])
         yield outputs, labels[some]

@@ -7,12 +7,15 @@ parties are or where a channel leads.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
-from mpc_train.jobs.schedule import batches
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_train.jobs.schedule import batches, steps_per_epoch
 from mpc_train.jobs.training import is_frozen
 from mpc_train.networks.network import Network
 from mpc_train.training.first_weights import initial_weights
@@ -101,6 +104,15 @@ def make_trainer(
     )
 
 
+def steps(job: Job) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
+    """Epoch, number and rows of each step in order; epochs count from 0, steps from 1."""
+    number = 0
+    for epoch in range(job.train.epochs):
+        for rows in batches(job, epoch):
+            number += 1
+            yield epoch, number, rows
+
+
 def train(
     job: Job,
     role: Role,
@@ -124,27 +136,25 @@ def train(
     """
     found = Training()
     before = role.rounds
-    number = 0
-    for epoch in range(job.train.epochs):
-        for rows in batches(job, epoch):
-            begin = time.perf_counter()
-            number += 1
-            if number <= begun:
-                continue
-            if number - 1 > begun:
-                keep(number - 1)
-            role.begin_step(number)
-            batch = labels[rows]
-            counts = None if weights is None else weights[rows]
-            outputs = trainer.step(inputs[rows], batch, rate(job, epoch, number), counts)
-            if watch is not None:
-                watch.after_step(number, outputs, batch)
-            role.finish()
-            if guard is not None:
-                guard.end_step()
-            found.step_seconds.append(time.perf_counter() - begin)
-            done(number)
-        if watch is not None and number > begun and watch.after_epoch(epoch, number):
+    for epoch, number, rows in steps(job):
+        begin = time.perf_counter()
+        if number <= begun:
+            continue
+        if number - 1 > begun:
+            keep(number - 1)
+        role.begin_step(number)
+        batch = labels[rows]
+        counts = None if weights is None else weights[rows]
+        outputs = trainer.step(inputs[rows], batch, rate(job, epoch, number), counts)
+        if watch is not None:
+            watch.after_step(number, outputs, batch)
+        role.finish()
+        if guard is not None:
+            guard.end_step()
+        found.step_seconds.append(time.perf_counter() - begin)
+        done(number)
+        last = number % steps_per_epoch(job) == 0
+        if last and watch is not None and watch.after_epoch(epoch, number):
             break
     if watch is not None:
         watch.finish()

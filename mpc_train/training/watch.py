@@ -46,12 +46,12 @@ NEVER = 1 << 40
 def disclosures(job: Job) -> frozenset[Output]:
     """All outputs that `Watch` may disclose, by name and step."""
     found = set()
-    for number in _looked_at(job):
-        found |= {Output(name, number) for name in _disclosed_at(job, number)}
+    for number in looked_at(job):
+        found |= {Output(name, number) for name in disclosed_at(job, number)}
     return frozenset(found)
 
 
-def _looked_at(job: Job) -> list[int]:
+def looked_at(job: Job) -> list[int]:
     """The steps after which something may be disclosed, computed without iterating over all
     steps."""
     steps, train = total_steps(job), job.train
@@ -61,7 +61,7 @@ def _looked_at(job: Job) -> list[int]:
     return sorted({steps}.union(*(range(each, steps + 1, each) for each in periods if each)))
 
 
-def _disclosed_at(job: Job, number: int) -> list[str]:
+def disclosed_at(job: Job, number: int) -> list[str]:
     names, every = [], job.reveal.training_loss_every
     if every and number % every == 0:
         names.append(LOSS)
@@ -124,7 +124,7 @@ class Watch:
 
     def _expect(self, number: int) -> None:
         """Have the model keep its layers' outputs if the guard checks this step."""
-        self._model.keeps_outputs = GUARD in _disclosed_at(self._job, number)
+        self._model.keeps_outputs = GUARD in disclosed_at(self._job, number)
 
     def after_step(self, number: int, outputs: MaskedTensor, labels: MaskedTensor) -> None:
         """The guard and the training loss, if this step has them.
@@ -132,7 +132,7 @@ class Watch:
         outputs: of the batch, before its update. Raises DivergedError at all nodes if the guard
         finds a value out of range.
         """
-        due = _disclosed_at(self._job, number)
+        due = disclosed_at(self._job, number)
         if GUARD in due:
             self._guard(number)
         if LOSS in due:

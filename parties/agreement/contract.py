@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from parties.errors import ContractError
+from parties.errors import ContractError, ResumeError
 from protocols.canonical import pack, pack_texts, unpack, unpack_texts
 from protocols.errors import AuthenticationError, FrameError
 from protocols.names import MAX_NAME_BYTES, MAX_NAMES, MAX_ROLE_NAMES, NAME
@@ -258,11 +258,19 @@ class Acceptance:
     signature: bytes
     held: tuple[bytes, ...] = ()
     """The names of the checkpoints from which this node could go on."""
+    insists: bool = False
+    """Whether this node does not begin the run anew: results may have left already."""
 
     def statement(self, contract: Contract) -> bytes:
         """What is signed."""
-        name = self.name.encode()
-        return pack(contract.digest(), name, self.nonce, self.constants, pack(*self.held))
+        return pack(
+            contract.digest(),
+            self.name.encode(),
+            self.nonce,
+            self.constants,
+            pack(*self.held),
+            bytes([self.insists]),
+        )
 
     @classmethod
     def sign(
@@ -273,8 +281,9 @@ class Acceptance:
         constants: bytes,
         signer: Signer,
         held: tuple[bytes, ...] = (),
+        insists: bool = False,
     ) -> "Acceptance":
-        unsigned = cls(name, nonce, constants, b"", held)
+        unsigned = cls(name, nonce, constants, b"", held, insists)
         return replace(
             unsigned, signature=signer.sign(ACCEPT_PURPOSE, unsigned.statement(contract))
         )
@@ -330,9 +339,22 @@ def verify_acceptances(
 
 
 def resumed_from(contract: Contract, acceptances: Mapping[str, Acceptance]) -> bytes:
-    """The name of the newest checkpoint that all evaluators hold; empty: there is none."""
-    held = [set(acceptances[name].held) for name in contract.roles.evaluators]
-    return max(set.intersection(*held), default=b"")
+    """The name of the newest checkpoint that all evaluators hold; empty: there is none, and the run
+    begins.
+
+    Raises ResumeError if it may not, because a node insists on a checkpoint.
+    """
+    held = {name: set(acceptances[name].held) for name in contract.roles.evaluators}
+    newest = max(set.intersection(*held.values()), default=b"")
+    insisting = [name for name, one in acceptances.items() if one.insists]
+    if newest or not insisting:
+        return newest
+    counts = ", ".join(f"{name} holds {len(names) or 'none'}" for name, names in held.items())
+    raise ResumeError(
+        f"no checkpoint of this run is held by all evaluators ({counts}), and "
+        f"{', '.join(sorted(insisting))} will not begin it anew: much would be lost, or a second "
+        "result would leave. Start each node where its checkpoints are, or all of them with --fresh"
+    )
 
 
 def session_statement(

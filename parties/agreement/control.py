@@ -141,7 +141,7 @@ class Propose(_Message, frozen=True, tag="propose"):
 class Accept(_Message, frozen=True, tag="accept"):
     """A signed acceptance of the contract: see `contract.Acceptance`. attempt: which proposal it
     answers. seen: by node, how long its audit log was by the newest checkpoint that the sender
-    holds. held: the states of the program from which the sender could go on."""
+    holds. held, insists: as there."""
 
     nonce: Digest
     constants: Digest
@@ -149,6 +149,7 @@ class Accept(_Message, frozen=True, tag="accept"):
     attempt: Attempt = 1
     seen: Annotated[dict[Name, Count], Meta(max_length=MAX_NAMES)] = {}
     held: Annotated[tuple[Token, ...], Meta(max_length=MAX_CHECKPOINTS)] = ()
+    insists: bool = False
 
 
 class Accepted(_Message, frozen=True, tag="accepted"):

@@ -7,7 +7,8 @@ this session id: no opening is sent before that.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -107,6 +108,15 @@ def no_record(kind: Kind, fields: Mapping[str, Value]) -> None:
     """For sessions of tests and measurements, which have no audit log."""
 
 
+def never_asked() -> bool:
+    """For sessions that nobody asks to stop."""
+    return False
+
+
+def no_matter(stoppable: bool) -> None:
+    """The same."""
+
+
 def no_mac(data: bytes) -> str:
     """The same."""
     return ""
@@ -137,6 +147,10 @@ class Session:
     on_record: Callable[[Kind, Mapping[str, Value]], None] = field(default=no_record, repr=False)
     on_mac: Callable[[bytes], str] = field(default=no_mac, repr=False)
 
+    asked_to_stop: Callable[[], bool] = field(default=never_asked, repr=False)
+    """Whether this node is to stop as soon as the run can go on from there later."""
+    on_stoppable: Callable[[bool], None] = field(default=no_matter, repr=False)
+
     resume: bytes = b""
     """The name of the checkpoint from which all go on (`Program.checkpoints`); empty: none."""
 
@@ -157,6 +171,18 @@ class Session:
         """Report this node's progress to those who watch. Never report a value that depends on
         data."""
         self.on_progress(fields)
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Inside, a first request to stop does not interrupt the program, which looks at
+        `asked_to_stop`; at the end of the context it does."""
+        self.on_stoppable(True)
+        try:
+            yield
+        finally:
+            self.on_stoppable(False)
+        if self.asked_to_stop():
+            raise KeyboardInterrupt
 
     def record(self, kind: Kind, **fields: Value) -> None:
         """Add an entry about this job to the audit log; it is durable when this returns.
@@ -202,6 +228,9 @@ class Program(Protocol):
     def checkpoints(self) -> tuple[bytes, ...]:
         """The names of the states of this job from which this node could go on, after `prepare`; at
         most `control.MAX_CHECKPOINTS`. Later states have larger names."""
+
+    def insists(self) -> bool:
+        """Whether this node goes on from one of them or not at all, after `prepare`."""
 
     def leaving(self, body: bytes) -> tuple[str, ...]:
         """The nodes that leave, by this job, as soon as their programs have ended: they do not see

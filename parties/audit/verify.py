@@ -166,7 +166,14 @@ def _check_own(folder: Path, log: Log, line: _Line, report: Report) -> None:  # 
     if not path.exists():
         report.add(f"{path}: is gone; a log has one from its beginning")
         return
+    faults = len(report.faults)
     _compare(_read(path), "this node", log, line, report)
+    if len(report.faults) > faults and len(line.cards) == 1 and line.cards[0].sequence:
+        card = line.cards[0]
+        report.add(
+            f"holds no succession to the card that was given, which is number {card.sequence} of "
+            f"{card.name}: if the keys were rotated since the node last wrote, give the card before"
+        )
 
 
 def _check_key(folder: Path, log: Log, report: Report) -> None:

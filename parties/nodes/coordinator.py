@@ -146,8 +146,8 @@ class Coordinator:
     `on_event(kind, fields)` is called with 'arrived', 'rotated' (a node has new keys), 'left',
     'reconnecting' (a node's connection broke, and is waited for), 'reconnected', 'refused',
     'gathering' (who is here, who is missing), 'unreachable' (who cannot dial whom),
-    'proposed', 'agreed', 'started', 'progress', 'artifact', 'done'. Raises PortInUseError,
-    RosterError, ExpiredError, ContractError.
+    'proposed', 'agreed', 'started', 'progress', 'artifact', 'done', 'aborted'. Raises
+    PortInUseError, RosterError, ExpiredError, ContractError.
     """
 
     def __init__(
@@ -670,6 +670,7 @@ class Coordinator:
     def _abort(self, code: str, by: str, about: str | None = None) -> None:
         """Tell everybody. A node that has failed itself ignores the message."""
         self._tell(tuple(self._nodes), control.Aborted(code, by, about))
+        self._event("aborted", node=by, code=code)
         try:
             self._note(Kind.RUN_ABORTED, {"code": code, "by": by})
         except AuditError as error:

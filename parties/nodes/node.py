@@ -306,6 +306,7 @@ class _Node:
         self._vault = vault if isinstance(vault, LiveIdentity) else LiveIdentity(vault)
         self._audit = audit
         self._job = self._digest = ""
+        self._stoppable = self._asked = self._said_so = False
         self.has_begun = False
         """Whether everybody has signed a session: if it breaks off, another one may follow."""
         self._sent: dict[str, str] = {}
@@ -376,6 +377,17 @@ class _Node:
         """With cards that have succeeded others since."""
         return self._members.roster
 
+    def _defers(self) -> bool:
+        """At a request to stop: whether the program will stop by itself, after a checkpoint. A
+        second request interrupts it."""
+        if not self._stoppable or self._asked:
+            return False
+        self._asked = True
+        return True
+
+    def _set_stoppable(self, stoppable: bool) -> None:
+        self._stoppable = stoppable
+
     def _look(self) -> None:
         self._members.check()
         self._rotations.check()
@@ -391,7 +403,7 @@ class _Node:
         linger_s = 0.0
         self._control.start()
         try:
-            with sigterm_interrupts():
+            with sigterm_interrupts(self._defers):
                 result = self._run()
             linger_s = 5.0
             return result
@@ -587,12 +599,13 @@ class _Node:
         signing = {name: card.signing_public for name, card in cards.items()}
         others = [cards[name] for name in contract.roles.nodes if name != self._me]
         self._note(Kind.RUN_SIGNED, {"contract": contract.digest().hex(), "attempt": attempt})
-        held = self._program.checkpoints()
+        held, insists = self._program.checkpoints(), self._program.insists()
         mine = Acceptance.sign(
-            contract, self._me, os.urandom(32), constants, self._vault, held
+            contract, self._me, os.urandom(32), constants, self._vault, held, insists
         )  # 3
         seen = witness.seen(self._audit, others)
-        talk.say(control.Accept(mine.nonce, mine.constants, mine.signature, attempt, seen, held))
+        said = mine.nonce, mine.constants, mine.signature
+        talk.say(control.Accept(*said, attempt, seen, held, insists))
         self._event("signed", job=contract.name)
         accepted: Any = talk.expect(
             (control.Accepted, control.Propose), settings.agree_timeout_s, "everybody's signature"
@@ -600,7 +613,7 @@ class _Node:
         if isinstance(accepted, control.Propose):
             return accepted
         acceptances = {
-            name: Acceptance(name, one.nonce, one.constants, one.signature, one.held)
+            name: Acceptance(name, one.nonce, one.constants, one.signature, one.held, one.insists)
             for name, one in accepted.acceptances.items()
         }
         sid = verify_acceptances(contract, mine, acceptances, signing)
@@ -742,11 +755,16 @@ class _Node:
             on_artifact=self._artifact,
             on_record=self._note,
             on_mac=self._audit.mac,
+            asked_to_stop=lambda: self._asked,
+            on_stoppable=self._set_stoppable,
         )
 
     def _progress(self, fields: Mapping[str, Scalar]) -> None:
         """Report the newest value of each field, at most every PROGRESS_S, because steps may be
         short."""
+        if self._asked and not self._said_so:
+            self._said_so = True
+            self._event("stopping")
         self._news.update(fields)
         now = time.monotonic()
         if now >= self._next_report:

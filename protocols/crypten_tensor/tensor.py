@@ -90,6 +90,17 @@ def detach() -> None:
     _runtime = None
 
 
+def attached() -> Runtime | None:
+    """What is attached at present, for a program that runs several nodes in turn (`reattach`)."""
+    return _runtime
+
+
+def reattach(state: Runtime | None) -> None:
+    """Go on with what `attached` returned."""
+    global _runtime
+    _runtime = state
+
+
 def runtime() -> Runtime:
     if _runtime is None:
         raise RuntimeError("no role is attached: call protocols.crypten_tensor.tensor.attach first")

@@ -33,7 +33,6 @@ class Dealer(Role):
         self._channel = channel
         self.names = tuple(names)
         self._streams = list(streams)
-        self._last = 0
         self._corrections = [np.empty(0, np.uint8) for _ in names]
         self._filled = [0] * len(names)
         self._frames = [0] * len(names)
@@ -80,6 +79,21 @@ class Dealer(Role):
         """
         self.finish()
         self._ahead = True
+
+    def frames(self) -> tuple[int, ...]:
+        return tuple(self._frames)
+
+    def skip(self, frames: Sequence[int], turns: int) -> int:
+        self.turn = (self.turn + turns) % self.evaluators
+        total = 0
+        for index, more in enumerate(frames):
+            before = self._frames[index] // CREDIT_FRAMES
+            while self._credits[index] < before:  # it has run ahead of the evaluator
+                self._take_credit(index, self.names[index])
+            self._frames[index] += more
+            self._credits[index] = self._frames[index] // CREDIT_FRAMES
+            total += self._credits[index] - before
+        return total
 
     def mask(self, shape: Shape, bits: int = 64) -> Mask:
         count = prod(shape)
@@ -166,7 +180,7 @@ class Dealer(Role):
 
     def _next_last(self) -> tuple[int, list[Stream]]:
         """Who receives the next correction, and the streams of all others: at least one."""
-        last = self._last = (self._last + 1) % self.evaluators
+        last = self.turn = (self.turn + 1) % self.evaluators
         return last, self._others[last]
 
     def _reserve(self, index: int, count: int, spare: int = 0) -> Octets:

@@ -68,7 +68,6 @@ class Evaluator(Role):
         self._common: Stream | None = None
         self._pending: list[Opening[Any]] = []
         self._flushing = False
-        self._last = 0
         self._corrections = np.empty(0, np.uint8)
         self._taken = 0
         self._correction_frames = 0
@@ -119,6 +118,15 @@ class Evaluator(Role):
             self._acknowledge()
         self._channel.send(self.dealer, DONE, b"")
         self._store = store
+
+    def frames(self) -> tuple[int, ...]:
+        return (self._correction_frames,)
+
+    def skip(self, frames: Sequence[int], turns: int) -> int:
+        before = self._correction_frames
+        self._correction_frames += frames[0]
+        self.turn = (self.turn + turns) % self.evaluators
+        return self._correction_frames // CREDIT_FRAMES - before // CREDIT_FRAMES
 
     def mask(self, shape: Shape, bits: int = 64) -> Mask:
         return Mask(self._stream.words_modulo(prod(shape), bits).reshape(shape))
@@ -236,8 +244,8 @@ class Evaluator(Role):
         return receive_all(self._channel, peer, self.label(tag), count)
 
     def _is_last(self) -> bool:
-        self._last = (self._last + 1) % self.evaluators
-        return self._last == self.index
+        self.turn = (self.turn + 1) % self.evaluators
+        return self.turn == self.index
 
     def _take(self, count: int) -> Octets:
         """The next `count` bytes of the dealer's corrections, which are padded to full words."""

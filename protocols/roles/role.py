@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -89,6 +90,8 @@ class Role(ABC):
         self.checksums: list[int] = []
         """After each operation of this step."""
         self.rounds = 0
+        self.turn = 0
+        """The evaluator that got the last correction."""
 
     def issue(self, name: str, *sizes: int) -> None:
         """Count one operation; its name and sizes enter the checksum that every frame carries."""
@@ -112,6 +115,18 @@ class Role(ABC):
         """Finish the last step; the dealer waits until every evaluator has finished it.
 
         DesyncError if a program has not used exactly the corrections that the dealer sent.
+        """
+
+    @abstractmethod
+    def frames(self) -> tuple[int, ...]:
+        """How many frames of corrections each evaluator has received, as far as this node knows."""
+
+    @abstractmethod
+    def skip(self, frames: Sequence[int], turns: int) -> int:
+        """Go on as after operations that are not run, in a program that only counts them.
+
+        frames: of their corrections, as `frames`. turns: how many corrections. Returns how many
+        credits these take, which are not sent.
         """
 
     @abstractmethod

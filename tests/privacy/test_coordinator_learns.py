@@ -17,6 +17,7 @@ SUMMARY = {
     "peak_rss_mb",
 }
 PROGRESS = {"step", "steps", "rows", "of_rows", "records", "bytes_sent", "phase", "fold", "folds"}
+PROGRESS |= {"rounds"}
 
 
 def told(study: Study, name: str) -> Iterator[bytes]:

@@ -81,7 +81,7 @@ def test_64_nodes_and_10_000_strangers(tmp_path: Path) -> None:
     try:
         begun = time.monotonic()
         for half in halves:
-            assert half.stdout is not None and half.stdout.readline() == "running\n"
+            assert half.stdout is not None and "running" in half.stdout.readline()
         connected_s = time.monotonic() - begun
         before = coordinator.memory_info().rss, coordinator.num_fds()
         watched = Watched(coordinator)

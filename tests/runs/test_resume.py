@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,21 @@ def test_a_killed_node_that_is_started_again_goes_on(study: Study, killed: list[
     for name in killed:
         (started,) = events(study, "started", name)
         assert int(started["resumed"][:8], 16) >= 290
+
+
+@pytest.mark.slow
+def test_a_node_that_is_asked_to_stop_keeps_a_checkpoint(study: Study) -> None:
+    study.node_lines = "checkpoint_s = 10000"
+    study.coordinator()
+    study.nodes()
+    await_steps(study, 100)
+    study.running["bob"].send_signal(signal.SIGTERM)
+    bob = study.ended("bob")["bob"]
+    assert bob.status == 130
+    assert bob.record["resume"]["step"] >= 100
+    assert bob.record["resume"]["command"].endswith("bob.toml --resume")
+    study.node("bob")
+    check(study, study.ended())
 
 
 @pytest.mark.slow

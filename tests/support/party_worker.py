@@ -82,6 +82,9 @@ class Exchange:
     def checkpoints(self) -> tuple[bytes, ...]:
         return ()
 
+    def insists(self) -> bool:
+        return False
+
     def leaving(self, body: bytes) -> tuple[str, ...]:
         return ()
 

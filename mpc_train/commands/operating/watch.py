@@ -26,7 +26,7 @@ UrlArgument = Annotated[
 def watch(url: UrlArgument, output: FormatOption = Format.text) -> None:
     """Show a run that was started with --live on this machine until it ends.
 
-    Exit status 0 if it ended well, 8 if it did not, 7 if nothing answers. json: one line for each
+    Exit status: the run's own, or 7 if nothing answers. json: one line for each
     change, as /state.json has it.
     """
     with reporting(output):
@@ -47,7 +47,10 @@ def watch(url: UrlArgument, output: FormatOption = Format.text) -> None:
         if last["phase"] == "failed":
             from mpc_train.errors import NodeFailedError
 
-            raise NodeFailedError("AbortedError", "aborted", last["message"], 8)
+            status = last.get("exit")
+            if not isinstance(status, int) or not 0 < status < 256:
+                status = 8
+            raise NodeFailedError("AbortedError", "aborted", last["message"], status)
 
 
 def _states(url: str) -> "Any":

@@ -221,6 +221,11 @@ def vault_export(
                             found["rows"] = _write_csv(table, names, f"vault:{name}", stream)
                         else:
                             shutil.copyfileobj(content.reader, stream)
+            except FileExistsError as error:
+                raise ConfigError(
+                    f"{out}: exists, and an export replaces nothing; give another --out, or delete "
+                    "it first"
+                ) from error
             except OSError as error:
                 raise ConfigError(f"{out}: cannot be written ({error.strerror})") from error
         if output is Format.json:

@@ -70,6 +70,7 @@ function show(state) {
   set("left", duration(state.left_s));
   set("elapsed", duration(state.seconds));
   set("sent", size(state.bytes_sent));
+  set("rounds", state.rounds ? state.rounds.toLocaleString("en") : "–");
   set("digest", `Job ${state.digest}`);
   if (state.progress.length > 1) draw(get("progress"), state.progress, duration);
   get("losses-figure").hidden = state.losses.length < 2;

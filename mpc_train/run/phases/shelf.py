@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from mpc_train.checkpoints.keeper import place_of
 from mpc_train.errors import ArtifactError
@@ -17,8 +19,60 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint"
 """The kind of these objects in a vault."""
+RUN = "run"
+"""The kind of the notes beside them."""
 _LENGTH = Struct(">B")
 _PIECE = 1 << 20
+
+
+class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a node must know of a run that goes on. table: a mark of the rows that it shares, empty
+    without any. leaving: results may have left, so that the run may not begin anew."""
+
+    table: str
+    leaving: bool = False
+    version: Literal[1] = 1
+
+
+class RunNote:
+    """The note of one run at any of its nodes, in its vault: that it takes part."""
+
+    def __init__(
+        self, opened: Callable[[], AbstractContextManager[Store]], job: str, digest: str
+    ) -> None:
+        self._opened, self._job, self._digest = opened, job, digest
+
+    def read(self) -> Note | None:
+        """None: this node has not begun a run of the job. Raises VaultError for a damaged note:
+        without it nobody knows whether results have left."""
+        with self._opened() as store:
+            versions = store.versions(RUN, self._job)
+            if not versions:
+                return None
+            with store.open(RUN, self._job, versions[-1]) as content:
+                if content.info.job != self._digest:
+                    return None
+                try:
+                    return msgspec.json.decode(content.reader.read(), type=Note)
+                except (msgspec.MsgspecError, ValueError, EnvelopeError) as error:
+                    raise VaultError(
+                        f"the note of the run {self._job} cannot be read ({error}); begin anew "
+                        "with --fresh at all nodes"
+                    ) from error
+
+    def write(self, note: Note) -> None:
+        """Durable when this returns; the older one is gone then."""
+        with self._opened() as store:
+            older = store.versions(RUN, self._job)
+            with store.writing(RUN, self._job, self._digest) as out:
+                out.write(msgspec.json.encode(note))
+            for version in older:
+                store.destroy(RUN, self._job, version)
+
+    def clear(self) -> None:
+        with self._opened() as store:
+            for version in store.versions(RUN, self._job):
+                store.destroy(RUN, self._job, version)
 
 
 class VaultShelf:

@@ -22,7 +22,7 @@ Opened by an evaluator, for one parameter: about 140 bytes; SGD opens 10.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -202,7 +202,14 @@ class Adaptive:
 
     def numbers(self) -> dict[str, Fraction]:
         """The fields of `Numbers`."""
-        return asdict(self._numbers)
+        numbers = self._numbers
+        return {
+            "square_scale": numbers.square_scale,
+            "square_sum": numbers.square_sum,
+            "mean_sum": numbers.mean_sum,
+            "mean_scale": numbers.mean_scale,
+            "rate": numbers.rate,
+        }
 
     def restore(self, state: Mapping[str, Masked], numbers: Mapping[str, Fraction]) -> None:
         self._square = state.get("square")

@@ -114,3 +114,10 @@ def test_a_model_is_opened_into_the_vault(place: Path, tmp_path: Path) -> None:
 )
 def test_a_vault_needs_its_node(place: Path, more: tuple[str, ...]) -> None:
     assert run_open(place, "ann", *more).exit_code == 2
+
+
+def test_what_is_no_contribution_is_named(place: Path, tmp_path: Path) -> None:
+    other = tmp_path / "job.toml"
+    other.write_text("[job]\n")
+    refused = run_open(place, "ann", "--with", str(other))
+    assert refused.exit_code == 9 and f"{other}: not a contribution" in refused.stderr

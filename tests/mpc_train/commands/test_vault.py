@@ -79,7 +79,7 @@ def test_a_table_goes_in_and_comes_out(home: Path) -> None:
     assert out.read_text() == 'Alter,dose,note\n41,"0,5",first\n52,"1,5",second; with ;\n'
     assert out.stat().st_mode & 0o077 == 0
     again = record(home, "export", "t1", "--out", out)
-    assert again["exit"] == 3 and "cannot be written (File exists)" in again["message"]
+    assert again["exit"] == 3 and "exists, and an export replaces nothing" in again["message"]
 
 
 def test_columns_stay_outside_when_they_are_ignored(home: Path) -> None:
@@ -154,7 +154,8 @@ def test_shredding_asks_first(home: Path) -> None:
     put(home, "t4")
     words = ["vault", "shred", "t4", "--config", str(home / "party.toml")]
     asked = CliRunner().invoke(app, words, input="n\n")
-    assert asked.exit_code == 1 and "Destroy table t4, version 1" in asked.output
+    assert asked.exit_code == 3 and "nothing was destroyed" in asked.output
+    assert "--yes" in asked.output
     assert record(home, "show", "t4")["rows"] == 2
     assert record(home, "shred", "t4", "--yes")["version"] == 1
     gone = record(home, "show", "t4")

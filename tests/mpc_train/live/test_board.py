@@ -127,3 +127,29 @@ def test_metrics_for_prometheus(board: Board) -> None:
     assert 'mpc_train_node_step{job_name="study",node="ann"} 7.0' in lines
     assert 'mpc_train_phase{job_name="study",mpc_train_phase="running"} 1.0' in lines
     assert 'mpc_train_phase{job_name="study",mpc_train_phase="done"} 0.0' in lines
+
+
+def test_another_session_goes_on_counting(board: Board) -> None:
+    """A session counts from 0, and tells the losses since its checkpoint once more."""
+    said = {"phase": "training", "step": 40, "steps": 100, "bytes_sent": 100, "rounds": 7}
+    board.event("progress", {"node": "ann", "fields": said})
+    for step in (20, 40):
+        board.event("loss", {"step": step, "loss": 0.5})
+    board.event("suspended", {"node": "bob", "code": "lost"})
+    board.event("started", {"nodes": NAMES})
+    board.event("progress", {"node": "ann", "fields": {**said, "bytes_sent": 10, "rounds": 1}})
+    board.event("loss", {"step": 40, "loss": 0.5})
+    found = board.snapshot()
+    assert found["bytes_sent"] == 110 and found["rounds"] == 8
+    assert [step for step, _ in found["losses"]] == [20, 40]
+
+
+@pytest.mark.parametrize(("code", "state"), [("lost", "lost"), ("data", "failed")])
+def test_who_ended_a_run_is_seen(board: Board, code: str, state: str) -> None:
+    board.event("aborted", {"node": "bob", "code": code})
+    board.ended("bob is gone", 8)
+    found = board.snapshot()
+    assert found["nodes"]["bob"]["state"] == state
+    assert found["nodes"]["ann"]["state"] == "computing"
+    assert any("bob ended the run" in each["text"] for each in found["events"])
+    assert exposition(found) is not None

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mpc_train.errors import ConfigError
+from mpc_train.errors import ConfigError, DataError
 from mpc_train.live import server
 from mpc_train.live.board import Board
 from mpc_train.live.server import HEADERS, LivePage
@@ -149,6 +149,28 @@ def test_watch_shows_a_run_until_it_ends(
     failed = mpc_train("watch", url)
     assert failed.exit_code == 8
     assert "bob was lost" in failed.stderr
+    board.ended("ann's data do not fit", 4)
+    assert mpc_train("watch", url).exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "status"),
+    [
+        (ValueError("row 17: 42.5"), "internal error: ValueError", 1),
+        (DataError("patients.csv: no column age"), "patients.csv: no column age", 4),
+        (KeyboardInterrupt(), "the run was interrupted", 130),
+    ],
+)
+def test_an_unexpected_error_is_not_quoted(
+    board: Board, monkeypatch: pytest.MonkeyPatch, error: BaseException, message: str, status: int
+) -> None:
+    """Its message might be a row, and every user of the machine reads the page."""
+    monkeypatch.setattr(server, "LAST_LOOK_S", 0.0)
+    with pytest.raises(type(error)), server.on_page(board, 0, lambda url: None):
+        raise error
+    found = board.snapshot()
+    assert found["message"].startswith(message) and "42.5" not in str(found)
+    assert found["exit"] == status
 
 
 @pytest.mark.parametrize(

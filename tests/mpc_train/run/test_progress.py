@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from mpc_train.checkpoints.keeper import token_of
 from mpc_train.commands.common import Format
 from mpc_train.commands.nodes import _Events
 from mpc_train.run.progress import ProgressView
@@ -237,3 +238,26 @@ def test_waiting_says_who_is_here_and_what_is_wrong(capsys: pytest.CaptureFixtur
         "through the coordinator, sealed",
         "ann cannot dial bob at tcp://bob:7701; their frames go through the coordinator, sealed",
     ]
+
+
+def test_a_lost_node_is_named_and_restored_steps_are_no_speed(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = ProgressView()
+    view.event("started", {"resumed": ""})
+    clock.now += 10
+    step(view, 100, 1000)
+    view.event("suspended", {"by": "bob", "code": "lost", "limit_s": 600})
+    clock.now += 30
+    view.event("started", {"resumed": token_of(350, False, bytes(32)).hex()})
+    for number in range(351, 402):
+        clock.now += 1
+        step(view, number, 1000)
+    said = lines(capsys)
+    assert said[2] == (
+        "bob was lost (its process ended, or its machine or network fell silent). All connect "
+        "again and wait for it, for up to 10 min 0 s; then the run goes on from its newest "
+        "checkpoint, if there is one"
+    )
+    assert said[3] == "all nodes are connected to each other; training goes on after step 350"
+    assert said[-1] == "training 401/1000  1.0 steps/s  9 min 59 s left  10 B sent"

@@ -72,7 +72,7 @@ def said_acceptances(folder: Path) -> list[control.Accept]:
     node._job = node._digest = ""
     node._settings = NodeSettings("desk", "tcp://desk:1", folder)
     node._control = SimpleNamespace(expect=expect, say=said.append)
-    program = {"prepare": lambda body, roles: bytes(32), "checkpoints": tuple}
+    program = {"prepare": lambda body, roles: bytes(32), "checkpoints": tuple, "insists": bool}
     node._program = SimpleNamespace(**program)
     node._stop = SimpleNamespace(check=lambda what: None)
     node._connect = lambda: None

@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -438,6 +439,14 @@ def test_an_old_log_in_its_place_is_found_by_what_others_hold(folder: Path) -> N
     shutil.copytree(old, folder)
     assert not faults(folder), "alone, nothing tells it from what it was"
     assert f"entry 7 is missing: {held} holds a signed checkpoint of 8" in faults(folder, held)[0]
+
+
+def test_a_card_that_the_log_does_not_know_yet_is_said_to_be_newer(folder: Path) -> None:
+    """Keys that were rotated between two runs have signed nothing yet: that is no forgery."""
+    newer = replace(ANN.card, sequence=1, ed25519=BOB.card.ed25519)
+    found = [str(fault) for fault in verify_log(folder, newer).faults]
+    assert "is number 1 of ann: if the keys were rotated" in found[-1]
+    assert "number 1" not in "".join(faults(folder))
 
 
 def test_a_forged_checkpoint_and_a_wrong_card(folder: Path) -> None:

@@ -97,6 +97,35 @@ def dialled(accepted: Accepted, proof: bytes | Ticket, keys: str, patience_s: fl
     return found
 
 
+def test_what_was_not_read_before_a_break_is_read_once() -> None:
+    transport = Transport(KEYS["bob"], ALLOWED)
+    with port(by_ticket=False) as (_, accepted):
+        link = Dialled(transport, accepted.address, lambda _: KEYS["ann"].public, 1 << 20)
+        link.send((b"hello",))
+        found: list[bytes] = []
+
+        def come() -> bool:
+            link.update()
+            found.extend(route for route, _ in filter(None, [accepted.receive()]))
+            return bool(found)
+
+        wait_until(come, "a word of bob")
+        for number in range(3):
+            accepted.send(found[0], (b"%d" % number,))
+        silent, other = socket.socketpair()
+        with silent, other:
+            assert link.wait(PATIENCE_S, silent.fileno())
+    # In a thread of its own: a loop without end is a failure, not a test that hangs.
+    again = threading.Thread(target=lambda: wait_until(link.update, "a new attempt"), daemon=True)
+    again.start()
+    again.join(20)
+    assert not again.is_alive()
+    read = [link.receive(wait=False) for _ in range(4)]
+    assert [None if parts is None else parts[0].bytes for parts in read] == [b"0", b"1", b"2", None]
+    link.close(0)
+    transport.close()
+
+
 def test_a_ticket_admits_once() -> None:
     with port(by_ticket=True) as (transport, accepted):
         assert gets_in(accepted, ticket("bob", "ann")) == "bob"

@@ -15,10 +15,10 @@ from parties.errors import PortInUseError, TransportError
 from parties.stop import StopFlag
 from parties.wire.data_plane import INLINE_BYTES, DataPlane, choose_route
 from parties.wire.resume import Link
-from parties.wire.zmq_transport import ZERO_COPY_BYTES, CurveKeys, Transport
+from parties.wire.zmq_transport import ZERO_COPY_BYTES, Accepted, CurveKeys, Dialled, Transport
 from protocols.channel import MAX_FRAME_BYTES
 from protocols.errors import FrameError, InterruptedRunError, PeerLostError, PeerTimeoutError
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, wait_until
 
 LISTEN = "tcp://127.0.0.1:*"
 NAMES = ("ann", "bob", "cleo")
@@ -262,3 +262,28 @@ def test_listening_everywhere_needs_an_address_for_peers() -> None:
 
 def test_secrets_stay_out_of_repr() -> None:
     assert repr(KEYS["ann"].secret)[2:-1] not in repr(KEYS["ann"])
+
+
+def test_what_arrived_before_a_break_is_kept_while_another_connection_is_tried() -> None:
+    """Once: a message that was put back where it was taken from kept a node busy for ever."""
+    desk = Transport(KEYS["bob"], ALLOWED)
+    accepted = Accepted(desk, LISTEN, 1 << 20)
+    own = Transport(KEYS["ann"], ALLOWED)
+    link = Dialled(own, accepted.address, lambda number: ALLOWED["bob"], 1 << 20)
+    link.send((b"hello",))
+    wait_until(lambda: (link.update(), accepted.waiting(0.1))[1], "the first message")
+    message = accepted.receive()
+    assert message is not None
+    for number in range(3):
+        assert accepted.send(message[0], (bytes([number]),))
+    time.sleep(0.2)
+    accepted.close(0)
+    desk.close()
+    again = threading.Thread(target=lambda: wait_until(link.update, "another attempt"), daemon=True)
+    again.start()
+    again.join(PATIENCE_S)
+    assert not again.is_alive()
+    received = [link.receive(wait=False) for _ in range(4)]
+    assert [parts and parts[0].bytes for parts in received] == [b"\0", b"\1", b"\2", None]
+    link.close(0)
+    own.close()

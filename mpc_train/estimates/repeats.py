@@ -1,0 +1,363 @@
+"""Steps that are alike cost the same: the first ones are run, the others are counted. So are chunks
+of rows that go through a trained model.
+
+What a step sends and computes depends on what is public: on whether it is one of the first steps of
+a training (weights are public before the first one, moments begin at the second), on what the job
+discloses after it, on which words the range guard compares before and after it, on the learning
+rate (how many bits are rounded off) and on which evaluator's turn it is to get corrections. Steps
+that agree in this have one cost. Everything here is decided alike at all nodes.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpc_train.checkpoints.points import resumable, steps_between
+from mpc_train.estimates.blanks import Meter
+from mpc_train.estimates.stage import CREDIT_BYTES, CountingChannel
+from mpc_train.jobs.schedule import distinct_rates, epochs_alike, steps_per_epoch, total_steps
+from mpc_train.training.chunk_sizes import MAX_PAIRED_ROWS
+from mpc_train.training.passes import parts as all_parts
+from mpc_train.training.range_guard import MAX_HELD, RangeGuard
+from mpc_train.training.rates import rate
+from mpc_train.training.watch import GUARD, disclosed_at, looked_at
+from protocols.shares.masked import Additive, Masked
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+    from protocols.roles.role import Role
+
+FIRST = 3
+"""Steps that every training begins with: they may differ from the later ones."""
+SEEN_DISCLOSED = 2
+"""A step with disclosures is run twice before it is repeated: its first time may cost less (no best
+model is kept yet)."""
+MAX_KINDS = 64
+"""Up to this many combinations of rate and turn are told apart. Beyond, rates of one binary order
+count as alike, which changes the bytes of a step by less than a hundredth."""
+
+
+Settled = tuple[tuple[int, int], ...] | None
+"""How many words of each limit, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """fold: whether it trains one. disclosed: after it. settled: which words the guard compares
+    before it, because a checkpoint may be written there; None if it may not. compares: whether the
+    guard does after it. rate: what tells rates apart. turn: who got the last correction before
+    it."""
+
+    fold: bool
+    disclosed: tuple[str, ...]
+    settled: Settled
+    compares: bool
+    rate: Fraction | int
+    turn: int
+
+
+Kept = Counter[int]
+"""How many words the range guard keeps, by their limit."""
+Parts = dict[int, list[Masked | Additive]]
+"""Words that the range guard keeps, by their limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one step costs a node. frames: of corrections, by evaluator. turns: by how much it moves
+    the turn. parts: the words that the guard keeps of it."""
+
+    rounds: int
+    sent: int
+    received: int
+    moved: int
+    products: int
+    seconds: float
+    frames: tuple[int, ...]
+    turns: int
+    parts: Parts = field(default_factory=dict)
+
+    @classmethod
+    def so_far(cls, role: Role, channel: CountingChannel, meter: Meter) -> Cost:
+        return cls(
+            role.rounds,
+            channel.uncredited_sent,
+            channel.uncredited_received,
+            meter.moved,
+            meter.products,
+            time.thread_time(),
+            role.frames(),
+            role.turn,
+        )
+
+    def since(self, before: Cost) -> Cost:
+        return Cost(
+            self.rounds - before.rounds,
+            self.sent - before.sent,
+            self.received - before.received,
+            self.moved - before.moved,
+            self.products - before.products,
+            self.seconds - before.seconds,
+            tuple(x - y for x, y in zip(self.frames, before.frames, strict=True)),
+            self.turns - before.turns,
+        )
+
+
+class RepeatedGuard(RangeGuard):
+    """A range guard that can count a step that was not run."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._before: dict[int, int] = {}
+        self.last: Parts = {}
+        """The words of the last step that was run."""
+
+    def begin_step(self) -> None:
+        self._before = {limit: len(parts) for limit, parts in self._held.items()}
+
+    def settle(self) -> None:
+        super().settle()
+        self._before = {}
+
+    @property
+    def kept(self) -> Kept:
+        """How many words are kept, by their limit."""
+        return sizes_of(self._held)
+
+    def end_step(self) -> None:
+        new = {limit: parts[self._before.get(limit, 0) :] for limit, parts in self._held.items()}
+        self.last = {limit: parts for limit, parts in new.items() if parts}
+        super().end_step()
+
+    def compares(self, kept: int) -> bool:
+        """Whether a step like the last one fills what is kept, beyond `kept` words."""
+        return kept + sum_of(self.last) >= MAX_HELD
+
+    def before_comparison(self, parts: Parts) -> int:
+        """How many steps with these words come before one that compares; at least 1."""
+        return max(1, -(-(MAX_HELD - self._count) // max(sum_of(parts), 1)) - 1)
+
+    def forget(self) -> None:
+        """Count a comparison of everything that is kept."""
+        self._held, self._count = {}, 0
+
+    def repeat(self, parts: Parts, times: int) -> None:
+        """Count other steps with these words."""
+        for limit, some in parts.items():
+            self._held.setdefault(limit, []).extend(some * times)
+        self._count += times * sum_of(parts)
+
+
+def sizes_of(parts: Parts) -> Kept:
+    """How many words these are, by their limit."""
+    return Counter({limit: sum(prod(x.shape) for x in some) for limit, some in parts.items()})
+
+
+def sum_of(parts: Parts) -> int:
+    """How many words these are."""
+    return sizes_of(parts).total()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps of one training. looked_at: those after which something may be disclosed. points:
+    steps from one point of checkpoints to the next; 0 without. by_turn: whether turns are told
+    apart; exact: whether rates are."""
+
+    job: Job
+    steps: int
+    an_epoch: int
+    looked_at: list[int]
+    points: int
+    by_turn: bool
+    exact: bool
+
+    @classmethod
+    def of(cls, job: Job, evaluators: int) -> Plan:
+        rates = len(distinct_rates(job))
+        looked = [] if job.data.fold else looked_at(job)
+        exact, by_turn = rates <= MAX_KINDS, rates * evaluators <= MAX_KINDS
+        points = 0 if job.data.fold or not resumable(job) else steps_between(job)
+        return cls(job, total_steps(job), steps_per_epoch(job), looked, points, by_turn, exact)
+
+    @property
+    def fold(self) -> bool:
+        return bool(self.job.data.fold)
+
+    def epoch(self, number: int) -> int:
+        return (number - 1) // self.an_epoch
+
+    def disclosed(self, number: int) -> tuple[str, ...]:
+        """What is disclosed after this step."""
+        place = bisect_left(self.looked_at, number)
+        if place == len(self.looked_at) or self.looked_at[place] != number:
+            return ()
+        return tuple(disclosed_at(self.job, number))
+
+    def follows_point(self, number: int) -> bool:
+        """Whether a checkpoint may be written before this step."""
+        return bool(self.points) and number > 1 and (number - 1) % self.points == 0
+
+    def rate(self, number: int) -> Fraction | int:
+        """What tells the learning rate of this step apart."""
+        exact = rate(self.job, self.epoch(number), number)
+        if self.exact:
+            return exact
+        return exact.numerator.bit_length() - exact.denominator.bit_length()
+
+    def alike(self, number: int) -> int:
+        """How many steps from this one on have its rate, and nothing disclosed after them or after
+        the next one, and no point of checkpoints between; at least 1."""
+        if number < self.job.train.schedule.warmup_steps:
+            return 1
+        period = self.an_epoch * epochs_alike(self.job)
+        last = min(self.steps, -(-number // period) * period)
+        if self.points:
+            last = min(last, -(-number // self.points) * self.points)
+        place = bisect_left(self.looked_at, number)
+        if place < len(self.looked_at):
+            last = min(last, self.looked_at[place] - 2)
+        return max(1, last - number + 1)
+
+
+@dataclass(slots=True)
+class Repeats:
+    """At one node: which steps are run, and what the others cost."""
+
+    role: Role
+    channel: CountingChannel
+    meter: Meter
+    guard: RepeatedGuard | None = None
+    seconds: float = 0.0
+    """Of the processor, that repeated steps would have taken here."""
+    _seen: Counter[Kind] = field(default_factory=Counter)
+    _costs: dict[Kind, Cost] = field(default_factory=dict)
+
+    def steps(self, job: Job) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
+        """The steps to run; costs of the others are added to the role's and the channel's."""
+        plan, number = Plan.of(job, self.role.evaluators), 1
+        rows = np.arange(job.train.batch_size)  # which ones makes no difference
+        while number <= plan.steps:
+            kind = self._kind(plan, number)
+            if number > FIRST and not self._is_new(kind) and not self._prepares(plan, number, kind):
+                number += self._repeat(plan, number, kind)
+                continue
+            if self.guard is not None:
+                self.guard.begin_step()
+            before = self._so_far()
+            yield plan.epoch(number), number, rows
+            cost = self._so_far().since(before)
+            if number > FIRST:
+                self._seen[kind] += 1
+                parts = {} if self.guard is None else self.guard.last
+                self._costs[kind] = replace(cost, parts=parts)
+            number += 1
+
+    def parts(
+        self, job: Job, rows: NDArray[np.int64], metrics: Sequence[str]
+    ) -> Iterator[NDArray[np.int64]]:
+        """The chunks of rows to run through a trained model; costs of the others are added."""
+        kept = "auc" in metrics and len(rows) <= MAX_PAIRED_ROWS  # chunks are kept, to be compared
+        costs: dict[tuple[int, int], Cost] = {}
+        for number, some in enumerate(all_parts(job, rows, metrics)):
+            kind = len(some), self.role.turn
+            if kind in costs and not kept:
+                self._add(costs[kind])
+                continue
+            before = self._so_far()
+            yield some
+            if number:  # the first one makes the sums to which the others are added
+                costs[kind] = self._so_far().since(before)
+
+    def _is_new(self, kind: Kind) -> bool:
+        return self._seen[kind] < (SEEN_DISCLOSED if kind.disclosed else 1)
+
+    def _prepares(self, plan: Plan, number: int, kind: Kind) -> bool:
+        """Whether a step with the guard of `watch` follows: a model keeps its layers' outputs for
+        it, as it is told after the step before."""
+        due = plan.disclosed(number + 1)
+        if GUARD not in due:
+            return False
+        turn = (kind.turn + self._costs[kind].turns) % self.role.evaluators if plan.by_turn else 0
+        settled, compares = self._guarded(plan, number + 1, kind)
+        rate_then = plan.rate(number + 1)
+        return self._is_new(Kind(plan.fold, due, settled, compares, rate_then, turn))
+
+    def _guarded(self, plan: Plan, number: int, before: Kind | None) -> tuple[Settled, bool]:
+        """Which words the guard compares before a step, and whether it does after it. before:
+        the kind of the step before, if that has not been counted yet."""
+        if self.guard is None:
+            return (() if plan.follows_point(number) else None), False
+        kept = self.guard.kept
+        if before is not None:
+            kept = Counter() if before.settled is not None else kept
+            kept += sizes_of(self._costs[before].parts)
+            kept = Counter() if before.compares else kept
+        if plan.follows_point(number):
+            return tuple(sorted(kept.items())), self.guard.compares(0)
+        return None, self.guard.compares(kept.total())
+
+    def _kind(self, plan: Plan, number: int) -> Kind:
+        settled, compares = self._guarded(plan, number, None)
+        turn = self.role.turn % self.role.evaluators if plan.by_turn else 0
+        return Kind(plan.fold, plan.disclosed(number), settled, compares, plan.rate(number), turn)
+
+    def _repeat(self, plan: Plan, number: int, kind: Kind) -> int:
+        """Add the costs of this step and of those that follow and are alike; return how many."""
+        if kind.disclosed or kind.compares or kind.settled is not None:
+            self._add(self._costs[kind])
+            if self.guard is not None:
+                if kind.settled is not None:
+                    self.guard.forget()
+                self.guard.repeat(self._costs[kind].parts, 1)
+                if kind.compares:
+                    self.guard.forget()
+            return 1
+        alike = plan.alike(number)
+        if self.guard is not None:
+            alike = min(alike, self.guard.before_comparison(self._costs[kind].parts))
+        cycle = [kind]
+        while plan.by_turn:
+            turn = (cycle[-1].turn + self._costs[cycle[-1]].turns) % self.role.evaluators
+            if turn == kind.turn:
+                break
+            following = replace(kind, turn=turn)
+            if self._is_new(following):
+                alike = min(alike, len(cycle))
+                break
+            cycle.append(following)
+        for place, one in enumerate(cycle):
+            times = len(range(place, alike, len(cycle)))
+            self._add(self._costs[one], times)
+            if self.guard is not None:
+                self.guard.repeat(self._costs[one].parts, times)
+        return alike
+
+    def _add(self, cost: Cost, times: int = 1) -> None:
+        self.role.rounds += times * cost.rounds
+        self.channel.bytes_sent += times * cost.sent
+        self.channel.bytes_received += times * cost.received
+        self.meter.moved += times * cost.moved
+        self.meter.products += times * cost.products
+        self.seconds += times * cost.seconds
+        frames = [times * count for count in cost.frames]
+        credits = self.role.skip(frames, times * cost.turns)
+        if self.role.is_dealer:
+            self.channel.credits_received += credits
+            self.channel.bytes_received += CREDIT_BYTES * credits
+        else:
+            self.channel.credits_sent += credits
+            self.channel.bytes_sent += CREDIT_BYTES * credits
+
+    def _so_far(self) -> Cost:
+        return Cost.so_far(self.role, self.channel, self.meter)

@@ -1,0 +1,99 @@
+"""A dry run counts what the same program sends where every step is run and every array is real.
+
+`tests/runs/test_estimates.py` compares it with processes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpc_train.estimates import blanks, repeats
+from mpc_train.estimates.rehearsal import Rehearsed, rehearse
+from mpc_train.jobs.job import Job
+from protocols.ring import kernels, products
+from protocols.roles.streams import Stream
+from tests.support.jobs import JOB, changed, job_toml, loaded, replaced
+
+NET = job_toml(
+    [f'{{ name = "x{index}", range = [-4, 4] }}' for index in range(12)],
+    "mlp",
+    rows={"ann": 120, "bob": 90, "registry": 30},
+    model="hidden = [40]\nclasses = 3",
+    job='evaluators = ["ann", "bob"]',
+    train="""
+epochs = 4
+batch_size = 20
+optimizer = { learning_rate = 0.1, momentum = 0.9 }
+schedule = { name = "step", every = 2, factor = 0.5 }
+early_stopping = { fraction = 0.2, patience = 9 }
+guard = { every = 5 }
+""",
+    more='[prepare]\nscale = "standard"\n[reveal]\nmetrics = ["accuracy"]\ntraining_loss_every = 7',
+)
+FOLDS = changed(
+    ("early_stopping = { fraction = 0.2, patience = 9 }\nguard = { every = 5 }\n", ""),
+    ("training_loss_every = 7", "folds = 2"),
+    text=NET,
+)
+JOBS = {"logistic": JOB, "network": NET, "folds": FOLDS}
+
+
+def costs(nodes: dict[str, Rehearsed]) -> dict[str, object]:
+    """What must be the same however it is counted."""
+    return {
+        name: (node.rounds, node.channel.bytes_sent, node.channel.bytes_received)
+        for name, node in nodes.items()
+    }
+
+
+@pytest.fixture(params=JOBS)
+def job(request: pytest.FixtureRequest, tmp_path: Path) -> Job:
+    return loaded(tmp_path, JOBS[request.param])
+
+
+def test_repeated_steps_cost_what_they_would(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = costs(rehearse(job))
+    monkeypatch.setattr(repeats, "FIRST", 10**9)
+    assert costs(rehearse(job)) == found
+
+
+@pytest.mark.slow
+def test_bytes_of_adaptive_steps_are_nearly_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their bias corrections change from step to step, and with them a few bits of each number."""
+    sgd = "optimizer = { learning_rate = 0.1, momentum = 0.9 }"
+    adam = 'optimizer = { name = "adam", learning_rate = 0.01 }'
+    job = loaded(tmp_path, replaced(sgd, adam, FOLDS))
+    found = rehearse(job)
+    monkeypatch.setattr(repeats, "FIRST", 10**9)
+    for name, node in rehearse(job).items():
+        assert found[name].rounds == node.rounds
+        assert found[name].channel.bytes_sent == pytest.approx(node.channel.bytes_sent, rel=0.01)
+
+
+def test_blank_arrays_cost_what_real_ones_do(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = costs(rehearse(job))
+    monkeypatch.setattr(blanks, "SMALL_BYTES", 1 << 40)
+    assert costs(rehearse(job)) == found
+
+
+def test_nothing_stays_replaced(job: Job) -> None:
+    before = np.empty, kernels.split, products.sum_of_products, Stream.octets
+    rehearse(job)
+    assert (np.empty, kernels.split, products.sum_of_products, Stream.octets) == before
+
+
+def test_more_rows_and_wider_layers_take_more(tmp_path: Path) -> None:
+    def peak(text: str) -> dict[str, int]:
+        return {name: node.arrays for name, node in rehearse(loaded(tmp_path, text)).items()}
+
+    plain = peak(JOB)
+    many = peak(replaced("ann = 40, bob = 30", "ann = 400000, bob = 30"))
+    assert all(many[name] > plain[name] + 6e6 for name in plain)
+    wide = changed(
+        ('kind = "logistic"', 'kind = "mlp"\nhidden = [60000]\nclasses = 2'),
+        ('"accuracy", "auc"', '"accuracy"'),
+    )
+    assert all(found > plain[name] + 20e6 for name, found in peak(wide).items())
