@@ -506,7 +506,14 @@ class Dialled:
         """The next message; None if there is none, by default after a slice."""
         return self._unread.popleft() if self._unread else _receive(self._socket, wait=wait)
 
-    def wait(self, timeout_s: float, descriptor: int, near: "Inner | None", *, room: bool) -> bool:
+    def wait(
+        self,
+        timeout_s: float,
+        descriptor: int,
+        near: "Inner | None" = None,
+        *,
+        room: bool = False,
+    ) -> bool:
         """Wait for a message here or at `near`, or for `descriptor`, or for room to send; True if
         `descriptor` is readable."""
         poller = zmq.Poller()

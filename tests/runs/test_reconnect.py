@@ -1,12 +1,15 @@
 """Whole runs in real processes, over wires that are cut and stall."""
 
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.support.bad_wire import BadWire
 from tests.support.local_run import LISTEN, LocalRun
 from tests.support.patience import wait_until
+from tests.support.study import NODES, Study
 
 
 def running(
@@ -74,3 +77,33 @@ def test_a_run_outlives_a_stall_of_half_a_minute(local_run: LocalRun) -> None:
         results = local_run.results()
     for name in ("alice", "bob", "dora", "coordinator"):
         assert results[name]["status"] == 0, results[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ['listen = "tcp://127.0.0.1:*"', ""], ids=["direct", "relayed"])
+def test_a_training_outlives_a_bad_connection(tmp_path: Path, homes: Path, network: str) -> None:
+    """Cuts, a stall that is longer than heartbeats allow, and a slow line; the model is right."""
+    shutil.copytree(homes, tmp_path / "homes")
+    study = Study(tmp_path, 300)
+    study.reconnect_s = 60
+    try:
+        study.coordinator()
+        with BadWire(study.address, bytes_per_s=4e6) as wire:
+            study.address = wire.address
+            for name in NODES:
+                study.node(name, network=network)
+            started = study.output("desk", "out")
+            wait_until(lambda: '"progress"' in started.read_text(), "the training to begin")
+            for _ in range(4):
+                wire.cut()
+                time.sleep(1)
+            wire.stall()
+            time.sleep(8)
+            wire.flow()
+            ended = study.ended()
+        assert {name: end.status for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
+        assert ended["desk"].record["steps"] == 1500
+        assert ended["ann"].record["metrics"]["accuracy"] == pytest.approx(1, abs=0.08)
+        assert '"reconnected"' in started.read_text()
+    finally:
+        study.close()

@@ -114,7 +114,7 @@ def test_what_was_not_read_before_a_break_is_read_once() -> None:
             accepted.send(found[0], (b"%d" % number,))
         silent, other = socket.socketpair()
         with silent, other:
-            assert link.wait(PATIENCE_S, silent.fileno())
+            assert not link.wait(PATIENCE_S, silent.fileno()), "a message came first"
     # In a thread of its own: a loop without end is a failure, not a test that hangs.
     again = threading.Thread(target=lambda: wait_until(link.update, "a new attempt"), daemon=True)
     again.start()
