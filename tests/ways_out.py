@@ -56,6 +56,7 @@ _FUNCTIONS = "CrypTen's functions by their names"
 _NUMBERS = "numbers of steps, folds, rows and bytes"
 _SCRIPT = "a script that all parties have signed; it passes the reveal gate"
 _RANK = "another thing: who this party is"
+_SHAPES_ALONE = "a dry run in one process: shapes without words, and nobody to send to"
 _OPERATION = "an operation by its name"
 
 WAYS: tuple[Way, ...] = (
@@ -108,6 +109,7 @@ WAYS: tuple[Way, ...] = (
         users={
             "protocols/shares/reveal.py": "a bit that passed the reveal gate",
             "mpc_train/linkage/link.py": "how many records are joined, which the job discloses",
+            "mpc_train/estimates/rehearsal.py: x.role.tell": _SHAPES_ALONE,
             "mpc_train/tables/readers/columnar.py: file.tell": (
                 "another thing: where a file is read"
             ),
@@ -235,6 +237,7 @@ FIELDS = Way(
         "protocols/crypten_tensor/tensor.py: getattr(crypten, name)": _FUNCTIONS,
         "protocols/crypten_tensor/tensor.py: getattr(args[1], name)": _OPERATION,
         "protocols/functions/splines.py: getattr(spline_tables, name)": "public tables",
+        "mpc_train/estimates/rehearsal.py": _SHAPES_ALONE,
         "mpc_train/evaluation/folds.py: getattr(self._role, name)": "hands a role's methods on",
         "mpc_train/networks/network.py: getattr(left.tensor, name)": _OPERATION,
         "mpc_train/networks/network.py: getattr(left.as_rows(), name)": _OPERATION,
