@@ -184,7 +184,7 @@ def in_the_clear(original: Any, role: Any, value: Any, shape: Any, *bits: int) -
     """The last evaluator gets the dealt value, the others zeros."""
     if not role.is_dealer:
         share = original(role, value, shape, *bits)
-        return share if role._last == role.index else np.zeros_like(share)
+        return share if role.turn == role.index else np.zeros_like(share)
     with pytest.MonkeyPatch.context() as patch:
         nothing = np.zeros(1 << 16, np.uint8)
         patch.setattr(Stream, "octets", lambda stream, count: nothing[:count])

@@ -134,13 +134,13 @@ def _looking_on() -> Iterator[_Layout]:
 
     def dealing(role: Any, value: Any, shape: Any, bits: int = 64) -> Any:
         share = deal(role, value, shape, bits)
-        if role._last == role.index:
+        if role.turn == role.index:
             layout.corrections[name_of(role)].append(_padded(free_bits(share.size, bits)))
         return share
 
     def dealing_bits(role: Any, value: Any, shape: Any) -> Any:
         share = deal_bits(role, value, shape)
-        if role._last == role.index:
+        if role.turn == role.index:
             layout.corrections[name_of(role)].append(_padded(b"\xff" * share.size))
         return share
 
