@@ -65,6 +65,9 @@ INLINE_BYTES = 128 * 1024
 """Up to here label and payload share one message part: a second part costs 9 us a round trip
 (measured on loopback), copying this many bytes at either end about as much."""
 
+TELL_AFTER_S = 1.0
+"""How long a break lasts before it is worth a warning."""
+
 MAX_INBOX_BYTES = 4 << 30
 """How many bytes of frames of one peer are set aside during a wait for another; more is
 misbehaviour."""
@@ -169,6 +172,8 @@ class DataPlane:
         self._reconnect_s = reconnect_s
         self._tag = b""
         self._links: dict[str, Link] = {}
+        self._untold: set[str] = set()
+        """Peers whose connection broke, of which nobody has been told yet."""
         self._dialled: dict[str, Dialled] = {}
         self._listening: Accepted | None = None
         self._routes: dict[str, bytes] = {}
@@ -507,6 +512,7 @@ class DataPlane:
         now = time.monotonic()
         for name, link in self._links.items():
             if not self._is_up(name):
+                self._tell(name, link, now)
                 continue
             if link.held and link.asks():
                 self._say(name, ASK)
@@ -516,13 +522,21 @@ class DataPlane:
             if link.probes(now):
                 self._say(name, SENT)
 
+    def _tell(self, name: str, link: Link, now: float) -> None:
+        """Warn of a break, once, if it lasts: at the end of a run one node closes first."""
+        if link.down_since is None or now - link.down_since < TELL_AFTER_S:
+            return
+        if name in self._untold:
+            self._untold.discard(name)
+            log.warning(
+                "the connection to %s broke; waiting up to %g s for it", name, self._reconnect_s
+            )
+
     def _break(self, name: str) -> None:
         link = self._links[name]
         self._routes.pop(name, None)
         if link.down_since is None:
-            log.warning(
-                "the connection to %s broke; waiting up to %g s for it", name, self._reconnect_s
-            )
+            self._untold.add(name)
         link.breaks(time.monotonic())
 
     def _resume(self, name: str, *, is_first: bool) -> None:

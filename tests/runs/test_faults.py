@@ -223,6 +223,7 @@ def test_no_coordinator_answers(study: Study) -> None:
     )
 
 
+@pytest.mark.slow
 def test_who_leaves_before_the_start_may_come_back(study: Study) -> None:
     """Ctrl-C at one node and kill -9 at another while others are missing; both start again."""
     study.coordinator()
