@@ -79,7 +79,6 @@ WAYS: tuple[Way, ...] = (
         names=frozenset({"send_all"}),
         users={
             "mpc_train/checkpoints/keeper.py": "a public position, HMACs under a pair's key, bits",
-            "mpc_train/run/phases/store.py": "empty frames",
             "protocols/roles/frames.py": "cuts payloads into frames",
             "protocols/roles/evaluator.py": (
                 "shares of openings under their masks, seeds, empty frames"

@@ -27,7 +27,7 @@ from mpc_train.checkpoints.state import Live, Position, State
 from mpc_train.errors import ArtifactError
 from protocols.channel import MAX_FRAME_BYTES
 from protocols.errors import DesyncError
-from protocols.roles.frames import check_label
+from protocols.roles.frames import check_label, swap
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -54,11 +54,6 @@ def place_of(token: bytes) -> tuple[int, bool]:
         raise ArtifactError("not the name of a checkpoint")
     step, finished, _ = _TOKEN.unpack(token)
     return step, bool(finished)
-
-
-def never_asked() -> bool:
-    """For sessions that nobody asks to stop."""
-    return False
 
 
 class Shelf(Protocol):
@@ -91,6 +86,9 @@ class Link(Protocol):
 
     def export(self, peer: str, label: str) -> bytes: ...
 
+    @property
+    def asked_to_stop(self) -> Callable[[], bool]: ...
+
 
 class Keeper:
     """The checkpoints of one session at one node. shelf: an evaluator's; None at the dealer.
@@ -107,11 +105,9 @@ class Keeper:
         every_s: float,
         warn: Callable[[str], None] = log.warning,
         clock: Callable[[], float] = time.monotonic,
-        asked: Callable[[], bool] = never_asked,
     ) -> None:
-        """asked: whether this node is to stop after the next checkpoint."""
         self._session, self._job, self._shelf = session, job, shelf
-        self._every_s, self._warn, self._clock, self._asked = every_s, warn, clock, asked
+        self._every_s, self._warn, self._clock = every_s, warn, clock
         self._last = clock()
         self._live: Live | None = None
         self._resumed: State | None = None
@@ -144,11 +140,10 @@ class Keeper:
             self._position = self._told()
         else:
             state = State.from_bytes(self._shelf.read(token))
-            for peer in self._peers:
-                key = self._session.export(peer, PROOF_LABEL)
+            keys = {peer: self._session.export(peer, PROOF_LABEL) for peer in self._peers}
+            for peer, key in keys.items():
                 channel.send(peer, PROOF, state.proof(key, self._me))
-            for peer in self._peers:
-                key = self._session.export(peer, PROOF_LABEL)
+            for peer, key in keys.items():
                 label, proof = channel.receive(peer, len(state.agreed))
                 check_label(peer, PROOF, label)
                 if not hmac.compare_digest(bytes(proof), state.proof(key, peer)):
@@ -191,9 +186,10 @@ class Keeper:
             return
         if self._live.guard is not None:
             self._live.guard.settle()
-        if self._shelf is not None and self._due():
-            kept = self._write(self._shelf, number, finished=False)
-            if kept and self._asked():
+        shelf = self._shelf
+        if shelf is not None and self._due() and self._write(shelf, number, finished=False):
+            shelf.prune(KEPT)
+            if self._session.asked_to_stop():
                 raise KeyboardInterrupt
 
     def finish(self, number: int) -> None:
@@ -208,16 +204,12 @@ class Keeper:
 
     def _due(self) -> bool:
         """Whether an evaluator wants a checkpoint; the same at each of them."""
-        channel = self._session.channel
         first = self._me == self._job.evaluators[0]
-        due = self._asked() or (first and self._clock() - self._last >= self._every_s)
-        for peer in self._peers:
-            channel.send(peer, DUE, bytes([due]))
-        for peer in self._peers:
-            label, payload = channel.receive(peer, 1)
-            check_label(peer, DUE, label)
-            due = due or bytes(payload) == b"\1"
-        return due
+        due = self._session.asked_to_stop() or (
+            first and self._clock() - self._last >= self._every_s
+        )
+        others = swap(self._session.channel, self._peers, DUE, bytes([due]))
+        return due or b"\1" in others.values()
 
     def _write(self, shelf: Shelf, number: int, *, finished: bool) -> bool:
         """Keep the state; whether all evaluators have."""
@@ -229,13 +221,6 @@ class Keeper:
         except ArtifactError as error:
             kept = False
             self._warn(f"no checkpoint after step {number}: {error}")
-        for peer in self._peers:
-            self._session.channel.send(peer, WRITTEN, bytes([kept]))
-        for peer in self._peers:
-            label, payload = self._session.channel.receive(peer, 1)
-            check_label(peer, WRITTEN, label)
-            kept = kept and bytes(payload) == b"\1"
-        if kept:
-            shelf.prune(KEPT)
+        others = swap(self._session.channel, self._peers, WRITTEN, bytes([kept]))
         self._last = self._clock()
-        return kept
+        return kept and all(said == b"\1" for said in others.values())

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 TENSOR, OPTIMIZER, BEST, WATCH, GUARD = "tensor/", "optimizer/", "best/", "watch/", "guard/"
 OUTSIDE = f"{GUARD}outside"
-MAX_PUBLIC_BYTES = 1 << 22
 _PUBLIC = "public"
 
 

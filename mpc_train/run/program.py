@@ -299,7 +299,7 @@ class TrainProgram:
         """What writes checkpoints in this session, which may go on from one."""
         shelf = self._shelf if session.is_evaluator and resumable(job) else None
         every_s = self._config.place.checkpoint_s
-        keeper = Keeper(session, job, shelf, every_s, self._warn, asked=session.asked_to_stop)
+        keeper = Keeper(session, job, shelf, every_s, self._warn)
         if session.resume:
             keeper.resume(session.resume)
         return keeper

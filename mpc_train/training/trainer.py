@@ -135,7 +135,7 @@ def train(
     that many steps lie before the state that the objects are in.
     """
     found = Training()
-    before = role.rounds
+    before, each = role.rounds, steps_per_epoch(job)
     for epoch, number, rows in steps(job):
         begin = time.perf_counter()
         if number <= begun:
@@ -153,8 +153,7 @@ def train(
             guard.end_step()
         found.step_seconds.append(time.perf_counter() - begin)
         done(number)
-        last = number % steps_per_epoch(job) == 0
-        if last and watch is not None and watch.after_epoch(epoch, number):
+        if number % each == 0 and watch is not None and watch.after_epoch(epoch, number):
             break
     if watch is not None:
         watch.finish()

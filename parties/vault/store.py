@@ -19,7 +19,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BufferedReader
@@ -158,6 +158,11 @@ class Store:
             write_atomic(path.with_name(path.name + SHREDDED), b"", replace=True)
             _destroy(path)
         return info
+
+    def keep_only(self, kind: str, name: str, kept: Collection[int]) -> None:
+        """`destroy` all versions but these."""
+        for version in set(self.versions(kind, name)).difference(kept):
+            self.destroy(kind, name, version)
 
     def destroy(self, kind: str, name: str, version: int) -> None:
         """As `shred`, for versions that come and go by themselves: no mark of it stays, and the

@@ -8,6 +8,7 @@ are detected at the next frame. Lengths follow from the program, never from a fr
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 
 import numpy as np
 
@@ -40,6 +41,18 @@ def receive_all(channel: Channel, peer: str, label: bytes, count: int) -> Octets
         frame = _receive_frame(channel, peer, label, size)
         out[start : start + size] = np.frombuffer(frame, np.uint8)
     return out
+
+
+def swap(channel: Channel, peers: Collection[str], label: bytes, said: bytes) -> dict[str, bytes]:
+    """Tell all peers the same few bytes; what each of them tells in return, at most as many."""
+    for peer in peers:
+        channel.send(peer, label, said)
+    found = {}
+    for peer in peers:
+        theirs, payload = channel.receive(peer, len(said))
+        check_label(peer, label, theirs)
+        found[peer] = bytes(payload)
+    return found
 
 
 def _receive_frame(channel: Channel, peer: str, label: bytes, count: int) -> memoryview:

@@ -75,6 +75,9 @@ class InsecureLink:
         pair = "/".join(sorted((self.me, peer)))
         return hashlib.sha256(f"{pair} {label}".encode() + self.sid).digest()
 
+    def asked_to_stop(self) -> bool:
+        return False
+
 
 def session(
     job: Job,

@@ -63,16 +63,13 @@ class RunNote:
     def write(self, note: Note) -> None:
         """Durable when this returns; the older one is gone then."""
         with self._opened() as store:
-            older = store.versions(RUN, self._job)
             with store.writing(RUN, self._job, self._digest) as out:
                 out.write(msgspec.json.encode(note))
-            for version in older:
-                store.destroy(RUN, self._job, version)
+            store.keep_only(RUN, self._job, [out.info.version])
 
     def clear(self) -> None:
         with self._opened() as store:
-            for version in store.versions(RUN, self._job):
-                store.destroy(RUN, self._job, version)
+            store.keep_only(RUN, self._job, ())
 
 
 class VaultShelf:
@@ -109,9 +106,9 @@ class VaultShelf:
         """Destroy all but the newest, and what another job of this name has left."""
         with self._opened() as store:
             listed = self._listed(store)
-            kept = {listed[token] for token in sorted(listed, reverse=True)[:newest]}
-            for version in set(store.versions(CHECKPOINT, self._job)) - kept:
-                store.destroy(CHECKPOINT, self._job, version)
+            newest_first = sorted(listed, reverse=True)
+            kept = [listed[token] for token in newest_first[:newest]]
+            store.keep_only(CHECKPOINT, self._job, kept)
 
     def _listed(self, store: Store) -> dict[bytes, int]:
         """Versions by name; one that is damaged is not there, because an older one may do."""

@@ -14,7 +14,7 @@ from parties.files import private_directory
 from parties.vault.spool import Spool
 from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
-from protocols.roles.frames import check_label
+from protocols.roles.frames import swap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,9 +52,5 @@ def _fill(session: Session, role: Evaluator, spool: Spool) -> None:
         session.progress(phase="storing", bytes_stored=spool.bytes_stored)
 
     role.store_ahead(spool, stored)
-    for peer in role.peers:
-        session.channel.send(peer, STORED, b"")
     with session.channel.patience(MAX_STORING_S):
-        for peer in role.peers:
-            label, _ = session.channel.receive(peer, 0)
-            check_label(peer, STORED, label)
+        swap(session.channel, role.peers, STORED, b"")

@@ -14,7 +14,7 @@ from mpc_train.regression.run import regress
 from mpc_train.training.balance import balanced
 from mpc_train.training.optimizers.gradients import unseen
 from mpc_train.training.range_guard import ADVICE, NEWTON_ADVICE, RangeGuard, look_at_network
-from mpc_train.training.trainer import Training, make_trainer, train
+from mpc_train.training.trainer import Training, keep_nothing, make_trainer, train
 from mpc_train.training.watch import Watch
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.roles.role import Role
@@ -61,25 +61,21 @@ def train_model(
     if job.train.loss.balanced:
         trainer = replace(trainer, loss=balanced(job, trainer.loss, shared.labels))
     model = trainer.model
+    rows = shared.inputs, shared.labels
     watch = None
     if gate is not None:
-        rows = shared.inputs, shared.labels
         watch = Watch(job, gate, model, trainer.loss, model.secret, *rows, on_loss)
-    rows = shared.inputs, shared.labels
-    if keeper is None:
-        training = train(job, role, trainer, *rows, done, watch, shared.weights, guard)
-    else:
+    keep, begun = keep_nothing, 0
+    if keeper is not None:
         keeper.start(Live(job, role, trainer, watch, guard))
         if keeper.finished:
             return Trained(model, Training(), {}, {} if watch is None else watch.losses)
-        training = train(
-            *(job, role, trainer, *rows, done, watch, shared.weights, guard),
-            *(keeper.point, keeper.begun),
-        )
+        keep, begun = keeper.point, keeper.begun
+    training = train(job, role, trainer, *rows, done, watch, shared.weights, guard, keep, begun)
     if guard is not None:
         look_at_network(guard, job, model, shared.inputs)
     if keeper is not None:
-        keeper.finish(keeper.begun + len(training.step_seconds))
+        keeper.finish(begun + len(training.step_seconds))
     return Trained(model, training, {}, {} if watch is None else watch.losses)
 
 
