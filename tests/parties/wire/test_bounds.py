@@ -411,6 +411,21 @@ def test_a_coordinator_cannot_fill_a_node(
     assert flood.taken < 20 and not list(tmp_path.iterdir())
 
 
+def test_a_coordinator_that_never_stops_talking_cannot_keep_a_node(tmp_path: Path) -> None:
+    from parties.nodes.coordinator import ignore_event
+    from parties.nodes.node import _ControlThread
+
+    flood = Flood(control.Away(("bob",)))
+    client: ControlClient = flood  # type: ignore[assignment]
+    thread = _ControlThread(
+        client, "ann", "desk", StopFlag(), tmp_path, ignore_event, lambda: None, print, print
+    )
+    thread.start()
+    wait_until(lambda: flood.taken > 10, "the flood")
+    thread.finish()
+    assert not thread.is_alive()
+
+
 def test_only_evaluators_seal(tmp_path: Path) -> None:
     from parties.agreement.contract import Roles
     from parties.keys.roster import Roster

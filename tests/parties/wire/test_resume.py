@@ -17,7 +17,12 @@ from parties.wire.data_plane import DataPlane
 from parties.wire.resume import ACK, ASK, BYE, RESUME, SENT, Link
 from parties.wire.secure_channel import SecureChannel
 from parties.wire.zmq_transport import CurveKeys, Transport
-from protocols.errors import AuthenticationError, FrameError, PeerLostError
+from protocols.errors import (
+    AuthenticationError,
+    FrameError,
+    InterruptedRunError,
+    PeerLostError,
+)
 from protocols.sealing.handshake import Keys
 from tests.support.bad_wire import BadWire
 from tests.support.patience import PATIENCE_S, wait_until
@@ -276,6 +281,7 @@ def test_whatever_the_wire_does_frames_arrive_once_in_order(
 ) -> None:
     """A sender and a receiver over a wire that loses, copies and reorders frames and messages."""
     sender, receiver = links()
+    sender.lossy = True
     taken: list[int] = []
     wire: list[tuple[int, bytes]] = []
     answers: list[bytes] = []
@@ -369,6 +375,63 @@ def test_an_old_copy_rewinds_nothing() -> None:
     sender.read(receiver.message(ACK))
     assert sender.read(old) is None
     assert sender.passed == 3 and sender.repeated == 0
+
+
+def test_who_asks_again_and_again_gets_no_second_copy() -> None:
+    """What is under way over a connection that loses nothing arrives; copies would fill queues."""
+    sender, receiver = links()
+    for number in range(5):
+        sender.keep((bytes([number]),), 1)
+    sender.passed = 5
+    for kind in (RESUME, ASK, RESUME):
+        sender.read(receiver.message(kind))
+        assert sender.passed == 5 and sender.repeated == 0
+    sender.breaks(1.0)
+    sender.read(receiver.message(RESUME))
+    assert sender.passed == 0 and sender.repeated == 5
+    sender.passed = 5
+    sender.lossy = True  # the coordinator's relay drops frames, and nothing breaks
+    sender.read(receiver.message(RESUME))
+    assert sender.passed == 0
+
+
+def test_only_the_relay_is_taken_to_lose_frames() -> None:
+    for route in ("direct", "relayed"):
+        with pair(route) as made:
+            assert made.ann._links["bob"].lossy is (route == "relayed")
+
+
+class Flood:
+    """In place of `DataPlane._read`: a peer that sends without end, and nothing that is due."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self.reads = limit, 0
+
+    def __call__(self, peer: str, *, wait: bool = True) -> tuple[bool, None]:
+        self.reads += 1
+        assert self.reads <= self._limit, "it reads without end"
+        return True, None
+
+
+def test_a_flood_does_not_keep_the_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who computes would wait for the keeper, and not even hear that the run is over."""
+    with pair() as made:
+        flood = Flood(10 * data_plane.MAX_LOOKS)
+        monkeypatch.setattr(made.ann, "_read", flood)
+        made.ann._read_ahead(data_plane.MAX_AHEAD_FRAMES)
+        assert flood.reads == data_plane.MAX_LOOKS
+        monkeypatch.undo()
+
+
+def test_a_flood_does_not_keep_a_sender_that_has_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pair() as made:
+        monkeypatch.setattr(made.ann, "_read", Flood(100))
+        link = made.ann._links["bob"]
+        link.room = -1
+        made.ann._stop.set(RuntimeError("enough"))
+        with pytest.raises(InterruptedRunError, match="sending to bob: enough"):
+            made.ann._make_room("bob", link)
+        monkeypatch.undo()
 
 
 def test_a_farewell_says_what_it_sent() -> None:
