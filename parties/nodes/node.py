@@ -310,7 +310,9 @@ class _Node:
         self._vault = vault if isinstance(vault, LiveIdentity) else LiveIdentity(vault)
         self._audit = audit
         self._job = self._digest = ""
-        self._stoppable = self._asked = self._said_so = False
+        self._stoppable = self._said_so = False
+        self.asked = False
+        """Whether this node was asked to stop."""
         self.has_begun = has_begun
         """Whether everybody has signed a session: if it breaks off, another one may follow."""
         self._sent: dict[str, str] = {}
@@ -384,9 +386,9 @@ class _Node:
     def _defers(self) -> bool:
         """At a request to stop: whether the program will stop by itself, after a checkpoint. A
         second request interrupts it."""
-        if not self._stoppable or self._asked:
+        if not self._stoppable or self.asked:
             return False
-        self._asked = True
+        self.asked = True
         return True
 
     def _set_stoppable(self, stoppable: bool) -> None:
@@ -763,14 +765,14 @@ class _Node:
             on_artifact=self._artifact,
             on_record=self._note,
             on_mac=self._audit.mac,
-            asked_to_stop=lambda: self._asked,
+            asked_to_stop=lambda: self.asked,
             on_stoppable=self._set_stoppable,
         )
 
     def _progress(self, fields: Mapping[str, Scalar]) -> None:
         """Report the newest value of each field, at most every PROGRESS_S, because steps may be
         short."""
-        if self._asked and not self._said_so:
+        if self.asked and not self._said_so:
             self._said_so = True
             self._event("stopping")
         self._news.update(fields)
@@ -826,6 +828,9 @@ def run_node(
         except AbortedError as error:
             # The others may be lost again before the next session has begun.
             begun = node.has_begun
+            if node.asked:
+                # A node that was to stop after the next checkpoint does not begin another session.
+                raise KeyboardInterrupt from error
             away = error.reason_code == "coordinator-lost"
             patience = settings.return_timeout_s if away else error.returns_s
             if not begun or not patience:

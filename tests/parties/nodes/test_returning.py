@@ -112,7 +112,7 @@ def test_progress_of_a_mere_recipient_is_nobody_s(desk: Desk) -> None:
     assert [fields["node"] for kind, fields in events if kind == "progress"] == ["bob"]
 
 
-def outcomes(monkeypatch: pytest.MonkeyPatch, *ends: Any) -> Any:
+def outcomes(monkeypatch: pytest.MonkeyPatch, *ends: Any, asked: bool = False) -> Any:
     """What `run_node` comes to if its sessions end so: (error or result, whether all had
     signed)."""
     left = [*ends]
@@ -121,7 +121,7 @@ def outcomes(monkeypatch: pytest.MonkeyPatch, *ends: Any) -> Any:
         roster = ROSTER
 
         def __init__(self, *of: Any) -> None:
-            self.has_begun = of[-1]
+            self.has_begun, self.asked = of[-1], asked
 
         def run(self) -> Any:
             end, begins = left.pop(0)
@@ -159,6 +159,14 @@ def test_a_run_that_never_began_does_not_wait_for_another_coordinator(
 def test_a_run_that_is_over_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AbortedError):
         outcomes(monkeypatch, (AbortedError("policy", "bob"), True))
+
+
+def test_a_node_that_was_asked_to_stop_begins_no_other_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It waited for its next checkpoint when another node was lost."""
+    with pytest.raises(KeyboardInterrupt):
+        outcomes(monkeypatch, (AbortedError("lost", "bob", None, 60), True), asked=True)
 
 
 def test_who_loses_neighbours_and_coordinator_at_once_learns_whether_a_session_follows() -> None:

@@ -395,6 +395,18 @@ def test_who_asks_again_and_again_gets_no_second_copy() -> None:
     assert sender.passed == 0
 
 
+def test_what_arrives_while_it_is_sent_again_is_not_sent() -> None:
+    sender, receiver = links()
+    for number in range(5):
+        sender.keep((bytes([number]),), 1)
+    sender.passed = 5
+    sender.breaks(1.0)
+    sender.read(receiver.message(RESUME))
+    receiver.received = 3  # they were under way over the connection that broke
+    sender.read(receiver.message(ACK))
+    assert sender.passed == 3 and sender.frame(sender.passed) == (b"\3",)
+
+
 def test_only_the_relay_is_taken_to_lose_frames() -> None:
     for route in ("direct", "relayed"):
         with pair(route) as made:
@@ -439,3 +451,10 @@ def test_a_farewell_says_what_it_sent() -> None:
     sender.keep((b"frame",), 5)
     assert receiver.read(sender.message(BYE)) == RESUME
     assert receiver.closed
+
+
+def test_frames_without_content_are_not_kept_without_end() -> None:
+    sender, _ = links()
+    for _ in range(100):
+        sender.keep((b"",), 0)
+    assert sender.room <= resume.MAX_KEPT_BYTES - 100 * resume.KEPT_COST_BYTES
