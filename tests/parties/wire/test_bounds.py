@@ -20,7 +20,7 @@ from parties.keys.vault import FileVault, identity_path
 from parties.nodes import artifacts
 from parties.nodes.artifacts import Collector
 from parties.stop import StopFlag
-from parties.wire import data_plane
+from parties.wire import control_plane, data_plane
 from parties.wire.control_plane import (
     MAX_PART_BYTES,
     MAX_RELAYED_BYTES,
@@ -31,7 +31,7 @@ from parties.wire.control_plane import (
 )
 from parties.wire.control_plane import Relay as RelayLink
 from parties.wire.tally import Tally
-from parties.wire.zmq_transport import CurveKeys, Transport
+from parties.wire.zmq_transport import CurveKeys, Dialled, Transport
 from protocols.channel import MAX_FRAME_BYTES
 from protocols.errors import FrameError, PeerTimeoutError
 from tests.parties.wire.test_transport import connect, ends
@@ -451,3 +451,32 @@ def test_only_evaluators_seal(tmp_path: Path) -> None:
     finally:
         made._close(0)
     assert len(made._collector.files) == 1
+
+
+def test_who_asks_and_is_gone_does_not_end_the_others_run() -> None:
+    with desk() as made:
+        said = control_plane._SESSION.pack(b"p" * 16, 1, True)  # of a coordinator before this one
+        made.server._open("ann", b"gone", said)
+        assert not made.server._processes
+
+
+def test_who_asks_and_does_not_read_does_not_keep_the_coordinator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits = []
+
+    def send(route: bytes, parts: object, *, wait: bool = True) -> bool:
+        waits.append(wait)
+        return False
+
+    with desk() as made:
+        monkeypatch.setattr(made.server._accepted, "send", send)
+        monkeypatch.setattr(made.server, "_measure", lambda name, parts: (b"", b""))
+        made.transports.append(Transport(KEYS["ann"], {}))
+        key = KEYS["desk"].public
+        asking = Dialled(made.transports[-1], made.server.address, key, 1000)
+        asking.send((control_plane.MEASURE, b""))
+        made.serve(lambda: bool(waits), "the question")
+        asking.close(0)
+        monkeypatch.undo()
+    assert not any(waits)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parties.stop import StopFlag
-from parties.wire import data_plane, resume, zmq_transport
-from parties.wire.control_plane import ControlClient, ControlServer
+from parties.wire import control_plane, data_plane, resume, zmq_transport
+from parties.wire.control_plane import ControlClient, ControlServer, Piece
 from parties.wire.data_plane import DataPlane
 from parties.wire.resume import ACK, ASK, BYE, RESUME, SENT, Link
 from parties.wire.secure_channel import SecureChannel
@@ -22,6 +22,7 @@ from protocols.errors import (
     FrameError,
     InterruptedRunError,
     PeerLostError,
+    PeerTimeoutError,
 )
 from protocols.sealing.handshake import Keys
 from tests.support.bad_wire import BadWire
@@ -458,3 +459,60 @@ def test_frames_without_content_are_not_kept_without_end() -> None:
     for _ in range(100):
         sender.keep((b"",), 0)
     assert sender.room <= resume.MAX_KEPT_BYTES - 100 * resume.KEPT_COST_BYTES
+
+
+def test_a_kept_frame_does_not_change_with_its_buffer() -> None:
+    """It is sent again as it was sealed, whatever its owner does with the buffer meanwhile."""
+    for size in (10, data_plane.INLINE_BYTES + 1):
+        buffer = bytearray(size)
+        parts = data_plane._pack(0, 0, b"label", memoryview(buffer))
+        before = b"".join(map(bytes, parts))
+        buffer[-1] = 1
+        assert b"".join(map(bytes, parts)) == before
+
+
+def test_a_frame_acknowledges_what_its_sender_had_received() -> None:
+    """Nodes that talk to each other without a pause send nothing else that does."""
+    with pair() as made:
+        made.ann._keeper.end()
+        link = made.ann._links["bob"]
+        for _ in range(2):
+            link.keep((b"frame",), 5)
+        link.passed = 2
+        (head,) = data_plane._pack(link.received, 2, b"label", b"")
+        assert made.ann._take("bob", [Piece(memoryview(head))]) == ("bob", (b"label", b""))
+        assert link.acknowledged == 2 and link.room == resume.MAX_KEPT_BYTES
+
+
+def test_a_newer_connection_shows_that_the_older_one_is_gone() -> None:
+    """The other end may notice a break first: what was passed to the old connection is lost, so
+    nothing more is passed before the peer has said what it received."""
+    with pair() as made:
+        made.ann._keeper.end()
+        listening, link = made.ann._listening, made.ann._links["bob"]
+        assert listening is not None and not link.held
+        listening.names[b"newer"], listening.numbers[b"newer"] = "bob", 1 << 20
+        made.ann._accept(listening, b"newer", [Piece(memoryview(SID))])  # type: ignore[list-item]
+        assert link.held and made.ann._routes["bob"] == b"newer"
+    transport = Transport(KEYS["desk"], ALLOWED)
+    server = ControlServer(transport, LISTEN, {})
+    try:
+        for attempt, resumes in ((1, 0), (2, 1)):
+            said = control_plane._SESSION.pack(b"p" * 16, attempt, resumes)
+            server._open("ann", b"route %d" % attempt, said)
+            link = server._processes[b"p" * 16].link
+            assert link.held is (attempt == 2)
+    finally:
+        server.close(0)
+        transport.close()
+
+
+def test_a_peer_that_is_waited_for_is_not_taken_for_a_silent_one() -> None:
+    """The coordinator says who is away; then a peer's own patience with it does not run."""
+    with pair() as made:
+        made.ann.away = {"bob"}
+        threading.Timer(1.0, lambda: setattr(made.ann, "away", ())).start()
+        started = time.monotonic()
+        with pytest.raises(PeerTimeoutError, match="bob sent nothing"):
+            made.ann.receive("bob", 0.2)
+        assert time.monotonic() - started > 1.0
