@@ -68,8 +68,11 @@ class Shelf(Protocol):
     def read(self, token: bytes) -> bytes:
         """The content of one."""
 
+    def discard(self, token: bytes) -> None:
+        """Destroy one. Raises ArtifactError."""
+
     def prune(self, newest: int) -> None:
-        """Destroy all but the newest ones."""
+        """Destroy all but the newest ones. Raises ArtifactError."""
 
 
 class Link(Protocol):
@@ -180,17 +183,30 @@ class Keeper:
     def point(self, number: int) -> None:
         """After a step: write a checkpoint if one is due here.
 
-        Raises KeyboardInterrupt at a node that was asked to stop, once that is written.
+        Raises KeyboardInterrupt at a node that was asked to stop, once that is written, or cannot
+        be: the one before serves.
         """
         if self._live is None or not is_point(self._job, number):
             return
         if self._live.guard is not None:
             self._live.guard.settle()
         shelf = self._shelf
-        if shelf is not None and self._due() and self._write(shelf, number, finished=False):
-            shelf.prune(KEPT)
+        if shelf is not None and self._due():
+            token = token_of(number, False, self._session.sid)
+            # A part that others lack is of no use; without this, one full disk fills the others.
+            if self._write(shelf, number, finished=False):
+                self._tidy(lambda: shelf.prune(KEPT))
+            else:
+                self._tidy(lambda: shelf.discard(token))
             if self._session.asked_to_stop():
                 raise KeyboardInterrupt
+
+    def _tidy(self, call: Callable[[], None]) -> None:
+        """Destroy what is not needed; that it cannot be destroyed now is no reason to stop."""
+        try:
+            call()
+        except ArtifactError as error:
+            self._warn(f"older checkpoints stay: {error}")
 
     def finish(self, number: int) -> None:
         """After the last step and its checks, before anything of the result leaves.
@@ -200,7 +216,11 @@ class Keeper:
         """
         if self._live is not None and self._shelf is not None and resumable(self._job):
             kept = self._write(self._shelf, number, finished=True)
-            self._shelf.prune(int(kept))
+            try:
+                self._shelf.prune(int(kept))
+            except ArtifactError as error:
+                self._warn(f"checkpoints are destroyed: {error}")
+                self._shelf.prune(0)
 
     def _due(self) -> bool:
         """Whether an evaluator wants a checkpoint; the same at each of them."""

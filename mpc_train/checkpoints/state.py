@@ -20,10 +20,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 TENSOR, OPTIMIZER, BEST, WATCH, GUARD = "tensor/", "optimizer/", "best/", "watch/", "guard/"
 OUTSIDE = f"{GUARD}outside"
 _PUBLIC = "public"
+_Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
+_Ratio = Annotated[str, Meta(pattern=r"^[0-9]{1,400}(/[1-9][0-9]{0,399})?\Z")]
+"""Of 64 significant bits; without a bound, 1e999999999 would take all memory at the dealer."""
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,12 +63,12 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     as text; drawn: samples of the range guard; passes: of the network in training; losses: those
     revealed so far, by step, empty at the dealer."""
 
-    step: int
+    step: _Count
     finished: bool
     entries: tuple[Entry, ...]
-    numbers: dict[str, str]
-    drawn: int
-    passes: int
+    numbers: dict[str, _Ratio]
+    drawn: _Count
+    passes: _Count
     losses: tuple[tuple[int, float], ...] = ()
 
     def to_bytes(self) -> bytes:
@@ -184,6 +188,8 @@ class Live:
             tensor.copy_(tensor.with_value(x))
         self.trainer.model.step = position.passes
         numbers = {name: Fraction(text) for name, text in position.numbers.items()}
+        if numbers.keys() != self.trainer.optimizer.numbers().keys():
+            raise ArtifactError("a checkpoint is of another optimizer than the job's")
         self.trainer.optimizer.restore(_under(found, OPTIMIZER), numbers)
         if self.watch is not None:
             best, watched = _under(found, BEST), _under(found, WATCH)

@@ -476,6 +476,8 @@ class _Guarded:
         """Inside this context, a run that ends well destroys its checkpoints; of another one the
         operator hears that it can go on, and by which command."""
         from mpc_train.checkpoints.keeper import place_of
+        from mpc_train.errors import ArtifactError
+        from parties.errors import VaultError
 
         try:
             yield
@@ -489,7 +491,11 @@ class _Guarded:
                         "step": place_of(kept[-1])[0] if kept else None,
                     }
             raise
-        self._destroy()
+        try:
+            self._destroy()
+        except (ArtifactError, VaultError) as error:
+            # The results are there; they must not be lost because the vault is away now.
+            self._events.say(f"Warning checkpoints stay until --fresh destroys them: {error}")
 
     def _loss(self, step: int, loss: float) -> None:
         """For this node's own eyes: the coordinator is not told."""

@@ -110,6 +110,8 @@ class NoShelf:
     def read(self, token: bytes) -> bytes:
         return b""
 
+    def discard(self, token: bytes) -> None: ...
+
     def prune(self, newest: int) -> None: ...
 
 

@@ -85,7 +85,8 @@ class Board:
         name = str(fields.get("node", ""))
         node = self._nodes.get(name)
         if kind == "progress":
-            self._advance(node, fields.get("fields") or {})
+            if node is not None or not name:  # a node that shows its own run does not name itself
+                self._advance(node, fields.get("fields") or {})
             return
         if kind == "loss":
             # A session that goes on from a checkpoint goes through some steps once more.

@@ -42,6 +42,9 @@ class InsecureShelf:
     def read(self, token: bytes) -> bytes:
         return self.kept[token]
 
+    def discard(self, token: bytes) -> None:
+        self.kept.pop(token, None)
+
     def prune(self, newest: int) -> None:
         for token in sorted(self.kept)[:-newest]:
             del self.kept[token]

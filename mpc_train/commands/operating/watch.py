@@ -1,12 +1,13 @@
 """`mpc-train watch`: the live page of a run on this machine, in a terminal."""
 
+import http.client
 import json
 import time
-import urllib.error
 import urllib.request
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import msgspec
 import typer
 
 from mpc_train.base.printing import lines_escaped, say
@@ -17,6 +18,37 @@ LOOK_S = 1.0
 AWAY_S = 10.0
 """A page that has not answered for so long is gone."""
 LOCAL = ("127.0.0.1", "localhost")
+
+
+class _Event(msgspec.Struct):
+    number: int
+    seconds: float
+    text: str
+
+
+class _State(msgspec.Struct):
+    """What is shown of /state.json: another program may answer at that port."""
+
+    phase: str
+    message: str
+    step: int
+    steps: int
+    rate: float
+    left_s: float | None
+    bytes_sent: int
+    exit: int | None
+    events: list[_Event]
+
+
+_STATE = msgspec.json.Decoder(_State)
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection."""
+
+    def redirect_request(self, *of: Any) -> None:
+        return None
+
 
 UrlArgument = Annotated[
     str, typer.Argument(metavar="URL", help="What a node started with --live has printed.")
@@ -58,19 +90,23 @@ def _states(url: str) -> "Any":
     from mpc_train.errors import ConfigError
     from parties.errors import TransportError
 
-    place = urlsplit(url)
-    if place.scheme != "http" or place.hostname not in LOCAL or place.port is None:
+    try:
+        place = urlsplit(url)
+        host, port = place.hostname, place.port
+    except ValueError:
+        host, port = None, None
+    if host not in LOCAL or port is None or place.scheme != "http":
         raise ConfigError(f"{url}: expected http://127.0.0.1:PORT/, as --live prints it")
     heard = time.monotonic()
     while True:
         try:
-            state = _asked(f"http://{place.hostname}:{place.port}/state.json")
+            state = _asked(f"http://{host}:{port}/state.json")
             heard = time.monotonic()
             yield state
             if state["phase"] in ("done", "failed"):
                 return
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if time.monotonic() - heard > AWAY_S or isinstance(error, (ValueError, KeyError)):
+        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+            if time.monotonic() - heard > AWAY_S or not isinstance(error, OSError):
                 raise TransportError(
                     f"{url}: no run answers there ({error}); it has ended, or was started without "
                     "--live"
@@ -79,11 +115,12 @@ def _states(url: str) -> "Any":
 
 
 def _asked(url: str) -> dict[str, Any]:
-    # Never through a proxy of the environment: it is this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    # Never through a proxy of the environment, and to no other place: it is this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay())
     with opener.open(url, timeout=5) as answer:
-        found: dict[str, Any] = json.loads(answer.read(MAX_STATE_BYTES))
-    _ = found["phase"], found["step"], found["events"], found["message"]
+        data = answer.read(MAX_STATE_BYTES)
+    _STATE.decode(data)
+    found: dict[str, Any] = json.loads(data)
     return found
 
 

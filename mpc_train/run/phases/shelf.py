@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from struct import Struct
+from struct import error as StructError
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from mpc_train.checkpoints.keeper import place_of
 from mpc_train.errors import ArtifactError
-from parties.errors import VaultError
+from parties.errors import KeyServiceError, RetiredKeyError, VaultError, WrappedKeyError
 from protocols.errors import EnvelopeError
 
 if TYPE_CHECKING:
@@ -72,6 +73,14 @@ class RunNote:
             store.keep_only(RUN, self._job, ())
 
 
+def _is_damage(error: VaultError) -> bool:
+    """Whether an object is lost for good; otherwise the key service or the disk is away."""
+    if isinstance(error, KeyServiceError):
+        return isinstance(error, WrappedKeyError | RetiredKeyError)
+    cause = error.__cause__
+    return not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError)
+
+
 class VaultShelf:
     """`keeper.Shelf` over a vault. opened: the vault, while a context lasts. digest: of the job, in
     hexadecimal; what another job of this name has left is not listed."""
@@ -102,21 +111,47 @@ class VaultShelf:
             with store.open(CHECKPOINT, self._job, version) as content:
                 return content.reader.read()[_LENGTH.size + len(token) :]
 
+    def discard(self, token: bytes) -> None:
+        """Destroy one. Raises ArtifactError."""
+        try:
+            with self._opened() as store:
+                version = self._listed(store).get(token)
+                if version is not None:
+                    store.destroy(CHECKPOINT, self._job, version)
+        except VaultError as error:
+            raise ArtifactError(str(error)) from error
+
     def prune(self, newest: int) -> None:
-        """Destroy all but the newest, and what another job of this name has left."""
-        with self._opened() as store:
-            listed = self._listed(store)
-            newest_first = sorted(listed, reverse=True)
-            kept = [listed[token] for token in newest_first[:newest]]
-            store.keep_only(CHECKPOINT, self._job, kept)
+        """Destroy all but the newest, and what another job of this name has left; without a look
+        into them if none is kept. Raises ArtifactError; nothing is destroyed where nobody can tell
+        which is the newest."""
+        try:
+            with self._opened() as store:
+                listed = self._listed(store) if newest else {}
+                newest_first = sorted(listed, reverse=True)
+                kept = [listed[token] for token in newest_first[:newest]]
+                store.keep_only(CHECKPOINT, self._job, kept)
+        except VaultError as error:
+            raise ArtifactError(str(error)) from error
 
     def _listed(self, store: Store) -> dict[bytes, int]:
-        """Versions by name; one that is damaged is not there, because an older one may do."""
+        """Versions by name; one that is damaged is not there, because an older one may do.
+
+        Raises VaultError for one that is there and cannot be read now: a run that took it for lost
+        would begin anew, and destroy it.
+        """
         found: dict[bytes, int] = {}
         for version in store.versions(CHECKPOINT, self._job):
-            with suppress(VaultError, EnvelopeError, ArtifactError):
+            try:
                 if (token := self._token(store, version)) is not None:
                     found[token] = version
+            except VaultError as error:
+                if not _is_damage(error):
+                    raise
+            except (EnvelopeError, ArtifactError, StructError):
+                continue
+            except OSError as error:
+                raise VaultError(f"a checkpoint of {self._job}: {error.strerror}") from error
         return found
 
     def _token(self, store: Store, version: int) -> bytes | None:

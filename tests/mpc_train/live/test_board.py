@@ -161,3 +161,10 @@ def test_time_stops_with_the_run(board: Board, clock: Clock) -> None:
     board.ended()
     clock.now += 500
     assert board.snapshot()["seconds"] == 5
+
+
+def test_progress_of_somebody_else_is_nobody_s(board: Board) -> None:
+    """A recipient that runs no node of the job is connected, too."""
+    progress(board, "rita", 10**9)
+    assert board.snapshot()["step"] == 0
+    assert board.snapshot()["nodes"]["ann"]["step"] == 0
