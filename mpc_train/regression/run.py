@@ -91,7 +91,7 @@ def regress(
     def timed(number: int) -> None:
         nonlocal begin
         now = time.perf_counter()
-        training.step_seconds.append(now - begin)
+        training.steps.add(now - begin)
         begin = now
         done(number)
 

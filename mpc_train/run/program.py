@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -296,9 +295,9 @@ class TrainProgram:
         self._outcome = outcome_of(job, ledger.openings).to_bytes()
         training = trained.training
         return {
-            "steps": keeper.begun + len(training.step_seconds),
-            "train_seconds": sum(training.step_seconds),
-            "step_seconds_median": statistics.median(training.step_seconds or [0.0]),
+            "steps": keeper.begun + training.steps.count,
+            "train_seconds": training.steps.total_s,
+            "step_seconds_median": training.steps.median_s(),
             "rounds": training.rounds,
         }
 

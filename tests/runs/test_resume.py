@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.patience import wait_until
 from tests.support.study import NODES, Ended, Study
 
 EPOCHS, STEPS = 300, 1500
@@ -53,7 +52,7 @@ def await_steps(study: Study, least: int) -> None:
                 newest[event["node"]] = event["fields"].get("step", 0)
         return min(newest.values()) >= least
 
-    wait_until(over, f"step {least}")
+    study.wait_for(f"step {least}", over)
 
 
 def kill(study: Study, *names: str) -> None:

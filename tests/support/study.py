@@ -136,6 +136,12 @@ class Study:
         self.tables: dict[str, str] = {}
         """What a node's file names as its table, where that is not its CSV file."""
 
+        self.roles, self.rows = dict(NODES), dict(ROWS)
+        """The nodes with their commands, and how many rows each owner has."""
+
+        self.inside: dict[str, list[str]] = {}
+        """Words before a process's command, which put it elsewhere, by name."""
+
         self.paths: dict[str, Path] = {}
         """Where nodes look for code of their own, by name."""
 
@@ -154,7 +160,7 @@ class Study:
             environment["PYTHONPATH"] = str(self.paths[name])
         with (self.output(name, "out")).open("wb") as out, self.output(name, "err").open("wb") as e:
             process = subprocess.Popen(
-                [sys.executable, str(RECORDED), str(record), *words],
+                [*self.inside.get(name, []), sys.executable, str(RECORDED), str(record), *words],
                 stdout=out,
                 stderr=e,
                 stdin=subprocess.DEVNULL,
@@ -175,7 +181,7 @@ class Study:
         )
         self.start("desk", "coordinator", "--config", config, *self._options())
         told = self.output("desk", "out")
-        self._wait_for("desk", lambda: "listening" in told.read_text())
+        self.wait_for("desk", lambda: "listening" in told.read_text())
         self.address = str(json.loads(told.read_text().splitlines()[0])["address"])
 
     def node(
@@ -193,19 +199,19 @@ class Study:
             f"[rules]\n{RULES}\n{agreed}\n{rules}",
             f"[network]\n{network}",
         ]
-        if name in ROWS:
+        if name in self.rows:
             sections.append(f'[data]\nstudy = "{self.tables.get(name, self.csv(name))}"')
         config = self._config(name, *sections)
-        self.start(name, NODES[name], "--config", config, *self._options(passphrase))
+        self.start(name, self.roles[name], "--config", config, *self._options(passphrase))
 
     def nodes(self) -> None:
-        for name in NODES:
+        for name in self.roles:
             self.node(name)
 
     def _config(self, name: str, *sections: str) -> Path:
         path = self.folder / f"{name}.toml"
         node = f'[node]\nname = "{name}"\nhome = "homes/{name}"\nrun_dir = "left/{name}"'
-        if name in NODES:
+        if name in self.roles:
             node += f"\n{self.node_lines}"
         waits = f"[timeouts]\njoin_s = {self.join_s}\nreturn_s = {self.return_s}"
         waits += f"\nreconnect_s = {self.reconnect_s}"
@@ -217,9 +223,9 @@ class Study:
 
     def wait_for_steps(self) -> None:
         told = self.output("desk", "out")
-        self._wait_for("the first step", lambda: '"step"' in told.read_text())
+        self.wait_for("the first step", lambda: '"step"' in told.read_text())
 
-    def _wait_for(self, what: str, condition: Callable[[], bool]) -> None:
+    def wait_for(self, what: str, condition: Callable[[], bool]) -> None:
         """Until `condition` holds, or a process ends that should not."""
 
         def over() -> bool:
@@ -249,6 +255,16 @@ class Study:
         for process in self.running.values():
             process.kill()
             process.wait()
+
+    def used_twice(self) -> int:
+        """How many roots of streams and keys of records a node has used more than once, in all
+        its sessions."""
+        twice = 0
+        for path in self.secrets.glob("*.roots"):
+            data = path.read_bytes()
+            used = [data[at : at + 32] for at in range(0, len(data), 32)]
+            twice += len(used) - len(set(used))
+        return twice
 
     def leaks(self, *more: bytes) -> set[str]:
         """What of the secrets stands in what the run left, or in `more`; kinds, not values."""

@@ -75,7 +75,7 @@ def train_model(
     if guard is not None:
         look_at_network(guard, job, model, shared.inputs)
     if keeper is not None:
-        keeper.finish(begun + len(training.step_seconds))
+        keeper.finish(begun + training.steps.count)
     return Trained(model, training, {}, {} if watch is None else watch.losses)
 
 
