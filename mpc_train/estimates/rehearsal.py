@@ -27,6 +27,7 @@ from mpc_train.checkpoints.state import State
 from mpc_train.estimates import blanks
 from mpc_train.estimates.blanks import Meter, is_blank, made, meter_here
 from mpc_train.estimates.repeats import RepeatedGuard, Repeats
+from mpc_train.estimates.roundings import Roundings
 from mpc_train.estimates.stage import (
     CountingChannel,
     DrySession,
@@ -38,6 +39,7 @@ from mpc_train.evaluation.findings import Findings
 from mpc_train.run import program
 from mpc_train.run.phases import link, reveal
 from mpc_train.training import passes, trainer
+from mpc_train.training.optimizers import adaptive, sgd
 from protocols.linkage.intersection import Exponent
 from protocols.ring import fixed_point, kernels, products
 from protocols.roles.dealer import Dealer
@@ -199,6 +201,9 @@ def _replacements() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     yield program, "settle", _nothing
     yield program, "stored_ahead", lambda *_: contextlib.nullcontext()
     yield trainer, "steps", _steps
+    yield trainer, "make_optimizer", _optimizer(trainer.make_optimizer)
+    yield sgd, "coefficients", _coefficients(sgd.coefficients)
+    yield adaptive, "joined", _joined(adaptive.joined)
     yield passes, "parts", _parts
     yield trainer, "initial_weights", _weights
     yield products, "sum_of_products", _product_of(products.sum_of_products)
@@ -322,6 +327,43 @@ def _guard_of(job: Job, role: Role) -> RepeatedGuard | None:
 def _steps(job: Job) -> Any:
     assert _here.node is not None and _here.node.repeats is not None
     return _here.node.repeats.steps(job)
+
+
+def _noting() -> Roundings | None:
+    """What notes the roundings of the step that this node runs."""
+    assert _here.node is not None and _here.node.repeats is not None
+    return _here.node.repeats.roundings
+
+
+def _optimizer(original: Callable[..., Any]) -> Callable[..., Any]:
+    def make_optimizer(job: Job, *arguments: Any) -> Any:
+        optimizer = original(job, *arguments)
+        assert _here.node is not None and _here.node.repeats is not None
+        _here.node.repeats.roundings = Roundings(job, optimizer)
+        return optimizer
+
+    return make_optimizer
+
+
+def _coefficients(original: Callable[..., Any]) -> Callable[..., Any]:
+    def coefficients(rate: Any, weight: Any, factor: Any, bits: Any, decay: Any, kept: Any) -> Any:
+        noting = _noting()
+        if noting is not None:
+            noting.note(weight, factor, bits, decay, kept * noting.rate)
+        return original(rate, weight, factor, bits, decay, kept)
+
+    return coefficients
+
+
+def _joined(original: Callable[..., Any]) -> Callable[..., Any]:
+    def joined(gradients: Any, scale: Any, limit: Any, seen: Any, result_bits: int) -> Any:
+        noting = _noting()
+        if noting is not None:
+            finenesses = tuple(gradient.words_per_unit for gradient in gradients.values())
+            noting.note(finenesses, result_bits)
+        return original(gradients, scale, limit, seen, result_bits)
+
+    return joined
 
 
 def _parts(job: Job, rows: Any, metrics: Any) -> Any:

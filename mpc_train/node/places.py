@@ -4,6 +4,7 @@ result that cannot be stored is lost for everybody."""
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +21,9 @@ ENVELOPE_BYTES = 1 << 16
 
 NUMBER_BYTES = 16
 """For each number of a model an envelope contains a masked word and a mask, of 8 bytes each."""
+
+SHARED_BYTES = 100_000_000
+"""At least this much of a node's memory is code of libraries, which nodes of one machine share."""
 
 SPARE_BYTES = 16 << 20
 """For logs, own metrics and the file system itself."""
@@ -87,6 +91,24 @@ def check_memory(job: Job, me: str, needed: int, allowed: int) -> str:
         "helps, and node.memory_gb says how much may be taken, if you know better. Nothing was "
         "shared"
     )
+
+
+def check_memory_together(job: Job, needs: Mapping[str, int]) -> None:
+    """Raise ConfigError if this machine cannot hold the processes of all nodes at once.
+
+    needs: bytes by node. Libraries are in memory once, however many processes use them.
+    """
+    together = sum(needs.values()) - SHARED_BYTES * (len(needs) - 1)
+    usable = usable_bytes()
+    if together > usable:
+        each = ", ".join(f"{name} {_gigabytes(count)}" for name, count in needs.items())
+        raise ConfigError(
+            f"the nodes of {job.name} need about {_gigabytes(together)} of memory together "
+            f"({each}), and this machine can give {_gigabytes(usable)}: some would be killed "
+            "during the run. Use smaller batches "
+            f"(train.batch_size = {job.train.batch_size}) or fewer rows ({job.rows:,}), end other "
+            "programs, or run each node on a machine of its own. Nothing was started"
+        )
 
 
 def _gigabytes(count: int) -> str:

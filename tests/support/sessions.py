@@ -109,6 +109,9 @@ class Rehearsal:
     stop: str = ""
     """The node that is asked to stop."""
 
+    net: LockstepLoopback = field(default_factory=LockstepLoopback)
+    """The last session's frames, with its transcript."""
+
     def __post_init__(self) -> None:
         self.job: Job = load_job(self.path)
         self.folder = self.path.parent
@@ -137,11 +140,11 @@ class Rehearsal:
             for name, one in self.programs.items()
         }
         self.point = resumed_from(Contract.of(job.name, roles, b"", bytes(32)), accepted)
-        net = LockstepLoopback()
+        self.net = LockstepLoopback()
         self.halves = {}
-        works = [partial(self._work, net, name, sid, roles, kill) for name in self._order()]
+        works = [partial(self._work, self.net, name, sid, roles, kill) for name in self._order()]
         with self._recording():
-            results = net.baton.run(works)
+            results = self.net.baton.run(works)
         self.ended = True
         for name in self.nodes:
             self.note(name).clear()

@@ -65,9 +65,11 @@ def run_command(
     """Run a whole job on this machine: each node is a process with its own keys."""
     with reporting(output):
         from mpc_train.admission.load import load_job
+        from mpc_train.estimates.estimate import memory_needs
         from mpc_train.jobs.training import drops
         from mpc_train.live.board import Board
         from mpc_train.live.server import on_page
+        from mpc_train.node.places import check_memory_together
         from mpc_train.results.report import beware, describe, outcome
         from mpc_train.run.local import local_data
         from mpc_train.run.progress import ProgressView
@@ -76,6 +78,7 @@ def run_command(
 
         job = load_job(job_path)
         data = local_data(job_path, job)
+        check_memory_together(job, memory_needs(job))
         folder = fresh_folder(run_dir, job.name)
         view = ProgressView(enabled=output is Format.text)
         view.say("\n".join([describe(job), *beware(job), ""]))
