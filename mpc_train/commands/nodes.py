@@ -498,8 +498,8 @@ class _Guarded:
             self._events.say(f"Warning checkpoints stay until --fresh destroys them: {error}")
 
     def _loss(self, step: int, loss: float) -> None:
-        """For this node's own eyes: the coordinator is not told."""
-        self._events.board.event("loss", {"step": step, "loss": loss})
+        """For this node's own page and output: the coordinator is not told."""
+        self._events("loss", {"step": step, "loss": loss})
 
     def _shelf(self, job: "Job") -> "VaultShelf | None":
         """Where this node keeps checkpoints of the job, if it evaluates."""

@@ -388,7 +388,7 @@ class Coordinator:
         for node in self._nodes.values():
             node.inbox.clear()
         self._note(Kind.RUN_PROPOSED, {"nodes": names, "attempt": self._attempt})
-        self._event("proposed", job=contract.name, digest=contract.digest().hex())
+        self._event("proposed", job=contract.name, digest=contract.body_digest.hex())
         self._tell(
             names,
             control.Propose(

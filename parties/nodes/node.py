@@ -707,7 +707,7 @@ class _Node:
         self._event(
             "proposed",
             job=contract.name,
-            digest=contract.digest().hex(),
+            digest=contract.body_digest.hex(),
             role=contract.roles.title(self._me),
             trust=describe_trust(contract.roles),
         )

@@ -221,7 +221,7 @@ def test_watch_believes_no_other_program(board: Board, strange: dict[str, object
     with LivePage(lambda: board.snapshot() | strange, 0) as page:
         shown = mpc_train("watch", page.url)
     assert shown.exit_code == 7
-    assert "no run answers there" in shown.stderr
+    assert "another program answers there" in shown.stderr
 
 
 def test_watch_reads_bounded_nesting_and_goes_nowhere_else(
