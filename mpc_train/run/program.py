@@ -290,6 +290,7 @@ class TrainProgram:
         training = trained.training
         return {
             "steps": keeper.begun + len(training.step_seconds),
+            **({"resumed_after": keeper.begun} if keeper.begun else {}),
             "train_seconds": sum(training.step_seconds),
             "step_seconds_median": statistics.median(training.step_seconds or [0.0]),
             "rounds": training.rounds,

@@ -810,6 +810,7 @@ def run_node(
     to connect again, or if the coordinator itself is away for at most `return_timeout_s`.
     'suspended' says so.
     """
+    has_begun = False
     while True:
         node = _Node(vault, roster, settings, program, audit, on_event)
         try:
@@ -817,7 +818,8 @@ def run_node(
         except AbortedError as error:
             away = error.reason_code == "coordinator-lost"
             patience = settings.return_timeout_s if away else error.returns_s
-            if not node.has_begun or not patience:
+            has_begun |= node.has_begun
+            if not has_begun or not patience:
                 raise
             on_event("suspended", {"by": error.by, "code": error.reason_code, "limit_s": patience})
             settings = replace(settings, connect_timeout_s=float(patience))
