@@ -50,10 +50,15 @@ def token_of(step: int, finished: bool, sid: bytes) -> bytes:
 
 def place_of(token: bytes) -> tuple[int, bool]:
     """The step of a checkpoint, and whether training was over. Raises ArtifactError."""
+    return parts_of(token)[:2]
+
+
+def parts_of(token: bytes) -> tuple[int, bool, bytes]:
+    """The same, and the session that wrote it."""
     if len(token) != _TOKEN.size:
         raise ArtifactError("not the name of a checkpoint")
-    step, finished, _ = _TOKEN.unpack(token)
-    return step, bool(finished)
+    step, finished, sid = _TOKEN.unpack(token)
+    return step, bool(finished), sid
 
 
 class Shelf(Protocol):

@@ -190,7 +190,8 @@ def _check_loss(job: Job, loss: LossSettings) -> None:
     if name not in possible:
         raise JobProblem(
             "train.loss.name",
-            f"{name!r} does not suit a {job.model.kind} model; possible: {', '.join(possible)}",
+            f"{name!r} does not suit the model kind {job.model.kind!r}; possible: "
+            f"{', '.join(possible)}",
         )
     defaults = LossSettings()
     for key, suits in _LOSS_KEYS.items():

@@ -168,6 +168,7 @@ def coordinator(
                 say("\n".join([describe(job), *beware(job), ""]))
                 say(f"Listening on {node.address}, waiting for the nodes")
             with (
+                _going_on_told(config, events),
                 events.view.shown(),
                 on_page(events.board, live, events.page),
                 sigterm_interrupts(),
@@ -196,6 +197,21 @@ def coordinator(
             emit(found)
         else:
             say(outcome(found))
+
+
+@contextlib.contextmanager
+def _going_on_told(config: Path, events: "_Events") -> Iterator[None]:
+    """Inside this context, if a coordinator is stopped in the middle of a run, or waits in vain for
+    a node, the operator hears how the run goes on."""
+    from protocols.errors import PeerLostError, PeerTimeoutError
+
+    try:
+        yield
+    except (KeyboardInterrupt, PeerLostError, PeerTimeoutError) as error:
+        if events.has_started:
+            command = f"mpc-train coordinator --config {shlex.quote(str(config))}"
+            error.resume = {"command": command, "step": None}  # type: ignore[union-attr]
+        raise
 
 
 def _node(
@@ -641,6 +657,8 @@ class _Events:
         self._lock = threading.Lock()
         self._pace = EventPace()
         self.board = Board(names)
+        self.has_started = False
+        """Whether all nodes have computed together."""
         self.trace: Callable[[str, Mapping[str, Any]], None] = lambda kind, fields: None
 
     def say(self, text: str) -> None:
@@ -662,6 +680,7 @@ class _Events:
             self.say(str(fields["trust"]))
         elif kind == "connected":
             self.say(f"{kind}: {fields.get('address')}")
+        self.has_started |= kind == "started"
         self.view.event(kind, fields)
         self.board.event(kind, fields)
         self.trace(kind, fields)

@@ -296,6 +296,7 @@ class TrainProgram:
         training = trained.training
         return {
             "steps": keeper.begun + training.steps.count,
+            **({"resumed_after": keeper.begun} if keeper.begun else {}),
             "train_seconds": training.steps.total_s,
             "step_seconds_median": training.steps.median_s(),
             "rounds": training.rounds,

@@ -28,6 +28,7 @@ message or an abort ends the run for all.
 
 import logging
 import queue
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -273,7 +274,10 @@ class Coordinator:
             raise
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            self._abort("interrupted" if interrupted else "internal", self._me)
+            # A service manager starts it again; Ctrl-C is a person who ends the run.
+            again = interrupted and error.args == (signal.SIGTERM,)
+            wait_s = round(self._settings.return_timeout_s) if again else 0
+            self._abort("interrupted" if interrupted else "internal", self._me, wait_s=wait_s)
             raise
         self._close(linger_s=10.0)
         return result
@@ -701,9 +705,10 @@ class Coordinator:
             self._note(Kind.UNEXPECTED_PEER, {"who": name, "times": count, "code": code})
         self._server.send(process, control.encode(control.Aborted(code, self._me)))
 
-    def _abort(self, code: str, by: str, about: str | None = None) -> None:
-        """Tell everybody. A node that has failed itself ignores the message."""
-        self._tell(tuple(self._nodes), control.Aborted(code, by, about))
+    def _abort(self, code: str, by: str, about: str | None = None, wait_s: int = 0) -> None:
+        """Tell everybody. A node that has failed itself ignores the message. wait_s: for how long
+        nodes whose session breaks off wait for a coordinator that is started again."""
+        self._tell(tuple(self._nodes), control.Aborted(code, by, about, wait_s))
         self._event("aborted", node=by, code=code)
         try:
             self._note(Kind.RUN_ABORTED, {"code": code, "by": by})

@@ -214,7 +214,9 @@ class ControlServer:
                 if (answer := self._measure(name, parts[1:])) is not None:
                     self._reply(route, (MEASURE, *answer))
             elif process is None:
-                self._drop(name, "came on a connection that was given up")
+                # Whenever a session ends: nodes have sent more before they hear of it.
+                if dropped := self.dropped.add(name):
+                    log.info("dropped %d messages of %s from before it reconnects", dropped, name)
             elif kind == RELAY and len(parts) == 3 and self._nodes.get(name) is process:
                 self._relay(name, parts[1].bytes.decode("ascii", "replace"), parts[2])
             elif kind == CONTROL and len(parts) == 3 and (count := _count(parts[1])) is not None:

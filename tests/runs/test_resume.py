@@ -105,11 +105,19 @@ def test_a_node_that_is_asked_to_stop_keeps_a_checkpoint(study: Study) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_coordinator_that_is_started_again_goes_on(study: Study) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+def test_a_coordinator_that_is_started_again_goes_on(study: Study, number: signal.Signals) -> None:
+    """Killed, or stopped by a service manager, which says how the run goes on."""
     address = free_address()
     study.coordinator(listen=address)
     study.nodes()
     await_steps(study, 300)
-    kill(study, "desk")
+    study.running["desk"].send_signal(number)
+    if number is signal.SIGTERM:
+        desk = study.ended("desk")["desk"]
+        assert desk.status == 130
+        assert "mpc-train coordinator --config" in desk.record["resume"]["command"]
+    else:
+        study.running.pop("desk").wait()
     study.coordinator(listen=address)
     check(study, study.ended())

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from typer.testing import CliRunner
+
+from mpc_train.cli import app
 from mpc_train.commands.local.children import failure
 from mpc_train.commands.local.run import passing
 from parties.nodes.supervisor import Supervisor
@@ -40,3 +44,15 @@ def test_a_killed_node_of_a_local_run_says_what_to_do() -> None:
     data = {"status": "DataError", "code": "data", "message": "line 3", "exit": 4}
     children["cleo"] = child("cleo", 4, data)
     assert "once more" not in str(failure(cast(Supervisor, both)))
+
+
+def test_a_mistyped_path_is_no_altered_result(tmp_path: Path) -> None:
+    for words in (["model", "verify"], ["open"]):
+        result = CliRunner().invoke(app, [*words, str(tmp_path / "none.sealed")])
+        assert result.exit_code == 3, result.stderr
+        assert "none.sealed: there is no such file" in result.stderr
+
+
+def test_a_doctor_of_this_machine_alone_says_so() -> None:
+    result = CliRunner().invoke(app, ["doctor"])
+    assert "the network was not tried" in result.stdout.splitlines()[-1] or result.exit_code == 11
