@@ -13,7 +13,7 @@ import psutil
 from mpc_train.errors import ConfigError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.sealed import sealed_tensors
-from parties.doctor.machine import usable_bytes
+from parties.doctor.machine import usable_bytes, usable_together_bytes
 from parties.files import open_to_others, private_directory, write_atomic
 
 ENVELOPE_BYTES = 1 << 16
@@ -99,7 +99,7 @@ def check_memory_together(job: Job, needs: Mapping[str, int]) -> None:
     needs: bytes by node. Libraries are in memory once, however many processes use them.
     """
     together = sum(needs.values()) - SHARED_BYTES * (len(needs) - 1)
-    usable = usable_bytes()
+    usable = usable_together_bytes()
     if together > usable:
         each = ", ".join(f"{name} {_gigabytes(count)}" for name, count in needs.items())
         raise ConfigError(

@@ -99,8 +99,8 @@ def test_nodes_of_one_machine_have_to_fit_together(
 ) -> None:
     needs = {"ann": 3 * 10**9, "bob": 3 * 10**9, "registry": 2 * 10**9}
     enough = 8 * 10**9 - 2 * SHARED_BYTES
-    monkeypatch.setattr(places, "usable_bytes", lambda: enough)
+    monkeypatch.setattr(places, "usable_together_bytes", lambda: enough)
     check_memory_together(job, needs)
-    monkeypatch.setattr(places, "usable_bytes", lambda: enough - 1)
+    monkeypatch.setattr(places, "usable_together_bytes", lambda: enough - 1)
     with pytest.raises(ConfigError, match=r"need about 7\.8 GB .*ann 3\.0 GB.*Nothing was started"):
         check_memory_together(job, needs)
