@@ -473,7 +473,7 @@ class _Guarded:
         from mpc_train.run.program import TrainProgram
         from mpc_train.serving.library import Library
 
-        self._check_memory(job)
+        self._check_machine(job)
         library = Library(self._safe.opened)
         self._program = TrainProgram(
             self._config, table, self._held, self._note, library, self._loss
@@ -525,24 +525,28 @@ class _Guarded:
             return None
         return VaultShelf(self._safe.opened, job.name, job.digest().hex())
 
-    def _check_memory(self, job: "Job") -> None:
-        """Raise ConfigError if this node may not have the memory that its part needs."""
+    def _check_machine(self, job: "Job") -> None:
+        """Raise ConfigError if this node may not have the memory or the disk that its part
+        needs."""
         from mpc_train.errors import JobError
-        from mpc_train.estimates.estimate import memory_needs
-        from mpc_train.node.places import check_memory
+        from mpc_train.estimates.estimate import disk_needs, memory_needs
+        from mpc_train.node.places import check_disk, check_memory
 
         place = self._config.place
         try:
             needed = memory_needs(job)[place.name]
+            checkpoints, stored = disk_needs(job)[place.name]
         except JobError:
             raise
         except Exception as error:
             # The estimate is a help, and a fault in it is no reason to refuse a job.
             self._events.say(
-                f"Warning how much memory the job needs could not be found ({type(error).__name__})"
+                "Warning how much memory and disk the job needs could not be found "
+                f"({type(error).__name__})"
             )
             return
         self._events.say(check_memory(job, place.name, needed, place.memory_bytes))
+        check_disk(job, {self._safe.folder: checkpoints, place.run_dir: stored})
 
     def _check_dates(self, job: "Job") -> None:
         """Raise RefusedError if this node's policy, or the job, is not valid today: the node may

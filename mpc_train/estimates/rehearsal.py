@@ -98,6 +98,8 @@ class Rehearsed:
     phases: dict[str, Spent] = field(default_factory=dict)
     rounds: int = 0
     brief: bool = False
+    checkpoint: int = 0
+    """Bytes of a checkpoint."""
     _phase: str = ""
     _before: Spent = field(default_factory=Spent)
 
@@ -410,6 +412,8 @@ def _decide_each(gate: RevealGate, name: str, step: int, x: Any) -> tuple[bool, 
 def _state(state: State) -> bytes:
     """Memory for a checkpoint, as plaintext and encrypted."""
     sizes = sum(words.nbytes for words in state.parts.values())
+    assert _here.node is not None
+    _here.node.checkpoint = max(_here.node.checkpoint, sizes)
     plain, sealed = made((sizes,), np.uint8), made((sizes,), np.uint8)
     del plain, sealed
     return b""

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from mpc_train.estimates import blanks, repeats
+from mpc_train.estimates.estimate import Link, estimate
 from mpc_train.estimates.rehearsal import Rehearsed, rehearse
+from mpc_train.estimates.speed import Speed
 from mpc_train.jobs.job import Job
 from protocols.ring import kernels, products
 from protocols.roles.streams import Stream
@@ -104,3 +106,15 @@ def test_more_rows_and_wider_layers_take_more(tmp_path: Path) -> None:
         ('"accuracy", "auc"', '"accuracy"'),
     )
     assert all(found > plain[name] + 20e6 for name, found in peak(wide).items())
+
+
+def test_disk_is_that_of_checkpoints_and_of_what_is_stored_ahead(tmp_path: Path) -> None:
+    def disk(text: str) -> dict[str, int]:
+        said = estimate(loaded(tmp_path, text), Link(0.0, 1e9), Speed(1e9, 1e9, 1e4))
+        return {name: node.disk_bytes for name, node in said.nodes.items()}
+
+    plain = disk(JOB)
+    words = 2 * (2 + 1)  # weights and bias, each with its velocity
+    assert plain["ann"] >= 3 * 8 * words and plain["registry"] == 0
+    ahead = disk(replaced("seed = 7", "seed = 7\npreprocess = true"))
+    assert ahead["ann"] > plain["ann"] + 10_000 and ahead["registry"] == 0
