@@ -153,16 +153,22 @@ def test_a_second_process_takes_the_place_of_one_that_is_away_only(
     assert refused == ["already-connected"] and desk._again == [again]
 
 
+PATIENCES: list[float] = []
+"""How long each session of the last test waited for its coordinator."""
+
+
 def outcomes(monkeypatch: pytest.MonkeyPatch, *ends: Any, asked: bool = False) -> Any:
     """What `run_node` comes to if its sessions end so: (error or result, whether all had
     signed)."""
     left = [*ends]
+    PATIENCES.clear()
 
     class Session:
         roster = ROSTER
 
         def __init__(self, *of: Any) -> None:
             self.has_begun, self.asked = of[-1], asked
+            PATIENCES.append(of[2].connect_timeout_s)
 
         def run(self) -> Any:
             end, begins = left.pop(0)
@@ -188,6 +194,10 @@ def test_a_coordinator_may_be_lost_again_before_the_next_session_begins(
 ) -> None:
     ends = ((LOST, True), (LOST, False), (LOST, False), (RESULT, True))
     assert outcomes(monkeypatch, *ends) is RESULT
+    assert PATIENCES == [120.0, 5.0, 5.0, 5.0]
+    told = AbortedError("lost", "bob", None, 60)
+    assert outcomes(monkeypatch, (told, True), (RESULT, True)) is RESULT
+    assert PATIENCES == [120.0, 60.0]
 
 
 def test_a_run_that_never_began_does_not_wait_for_another_coordinator(
@@ -238,3 +248,19 @@ def test_who_loses_neighbours_and_coordinator_at_once_learns_whether_a_session_f
     with pytest.raises(AbortedError, match="desk was lost"):
         made.run()
     assert not any(isinstance(each, control.Abort) for each in said)
+
+
+def test_who_is_away_is_not_taken_for_silent() -> None:
+    made: Any = _Node.__new__(_Node)
+    made._plane = SimpleNamespace(away=())
+    made._set_away({"bob"})
+    assert made._plane.away == {"bob"}
+
+
+def test_the_first_request_to_stop_is_deferred_where_checkpoints_are_written() -> None:
+    made: Any = _Node.__new__(_Node)
+    made._stoppable, made.asked = False, False
+    assert not made._defers() and not made.asked
+    made._set_stoppable(True)
+    assert made._defers() and made.asked
+    assert not made._defers(), "the second one interrupts"
