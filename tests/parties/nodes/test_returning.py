@@ -120,9 +120,11 @@ def test_nothing_of_a_session_that_broke_off_is_in_the_next_one(desk: Desk) -> N
     part = control.ArtifactPart("sealed", "ann/model.envelope", 0, True, b"half of a model")
     desk._keep("bob", part)
     desk._parted["dora"] = b"signature"
-    assert desk._collector.files
+    (file,) = desk._collector.files
+    assert file.exists()
     desk._suspend(_LostError("bob", "lost"))
     assert not desk._collector.files and not desk._collector.sealed
+    assert not file.exists(), "as often as a run breaks off, it would take room"
     assert not desk._parted and not desk._nodes
     ((names, message),) = desk.told
     assert set(names) == set(ROLES.nodes)
