@@ -336,6 +336,7 @@ class Coordinator:
         for name in there:
             self._server.forget(self._nodes.pop(name).process)
         self._parted.clear()
+        self._collector.discard()
         self._collector = artifacts.Collector(self._settings.run_dir)
         self._desk = RotationDesk(self._members, self._roles.nodes, self._neighbours, self._send)
 

@@ -511,7 +511,7 @@ class DataPlane:
             self._listening.update()
             while self._listening.lost:
                 route = self._listening.lost.popleft()
-                name = self._listening.names[route]
+                name = self._listening.names.get(route, "")
                 if self._routes.get(name) == route:
                     self._break(name)
         now = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -123,6 +124,22 @@ def test_connections_are_bounded(url: str, monkeypatch: pytest.MonkeyPatch) -> N
         assert one_more.recv(1) == b""
     for link in idle:
         link.close()
+
+
+def test_who_connects_and_says_nothing_takes_a_bounded_number_of_threads(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_AT_ONCE", 2)
+    with LivePage(board.snapshot, 0) as page, contextlib.ExitStack() as held:
+        place = ("127.0.0.1", urlsplit(page.url).port)
+        silent = [held.enter_context(socket.create_connection(place, 30)) for _ in range(2)]
+        refused = held.enter_context(socket.create_connection(place, 30))
+        refused.settimeout(5)
+        assert refused.recv(1) == b""
+        for each in silent:
+            each.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert each.recv(12) == b"HTTP/1.0 421"
+    assert 0 < server._Handler.timeout <= 30, "and for a bounded time"
 
 
 def test_a_port_that_is_taken(url: str, board: Board) -> None:

@@ -10,12 +10,12 @@ from typing import Any, cast
 import pytest
 
 from parties.agreement import control
-from parties.agreement.contract import Roles
+from parties.agreement.contract import CONTRACT_VERSION, Roles
 from parties.errors import AbortedError
 from parties.keys.roster import Roster
 from parties.keys.vault import MemoryVault
 from parties.nodes import node as nodes
-from parties.nodes.coordinator import Coordinator, CoordinatorSettings
+from parties.nodes.coordinator import Coordinator, CoordinatorSettings, _LostError
 from parties.nodes.node import NodeResult, NodeSettings, _Node, run_node
 from parties.stop import StopFlag
 from protocols.errors import PeerLostError
@@ -31,8 +31,10 @@ class Desk(Coordinator):
 
     held: dict[str, tuple[bytes, ...]] = {}  # noqa: RUF012 (of one test each)
 
+    told: list[tuple[Any, Any]] = []  # noqa: RUF012
+
     def _tell(self, names: Any, message: Any) -> None:
-        pass
+        self.told.append((names, message))
 
     def _collect(self, kind: Any, names: Any, deadline: float, failure: str) -> dict[str, Any]:
         if kind is not control.Accept:
@@ -60,7 +62,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
             name: SimpleNamespace(address=None, inbox=[], process=b"")  # type: ignore[misc]
             for name in ROLES.nodes
         }
-        made.held = {}
+        made.held, made.told = {}, []
         try:
             yield made
         finally:
@@ -112,16 +114,63 @@ def test_progress_of_a_mere_recipient_is_nobody_s(desk: Desk) -> None:
     assert [fields["node"] for kind, fields in events if kind == "progress"] == ["bob"]
 
 
+def test_nothing_of_a_session_that_broke_off_is_in_the_next_one(desk: Desk) -> None:
+    """Results of two sessions would be put together to a model that says ok."""
+    desk._phase = "running"
+    part = control.ArtifactPart("sealed", "ann/model.envelope", 0, True, b"half of a model")
+    desk._keep("bob", part)
+    desk._parted["dora"] = b"signature"
+    (file,) = desk._collector.files
+    assert file.exists()
+    desk._suspend(_LostError("bob", "lost"))
+    assert not desk._collector.files and not desk._collector.sealed
+    assert not file.exists(), "as often as a run breaks off, it would take room"
+    assert not desk._parted and not desk._nodes
+    ((names, message),) = desk.told
+    assert set(names) == set(ROLES.nodes)
+    assert message == control.Aborted("lost", "bob", None, 60)
+
+
+@pytest.mark.parametrize("code", ["policy", "data", "range", "authentication", "contract", "audit"])
+def test_what_would_be_the_same_again_ends_the_run(desk: Desk, code: str) -> None:
+    desk._phase = "running"
+    assert desk._may_resume("lost") and desk._may_resume("peer-timeout")
+    assert not desk._may_resume(code)
+
+
+def test_a_second_process_takes_the_place_of_one_that_is_away_only(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+    monkeypatch.setattr(desk, "_refuse", lambda process, name, code: refused.append(code))
+    monkeypatch.setattr(desk._server, "is_away", lambda process: process == b"away")
+    desk._phase = "running"
+    hello = control.encode(control.Hello(CONTRACT_VERSION, "bob"))
+    again: Any = SimpleNamespace(name="bob", process=b"second", data=hello)
+    desk._handle(again)
+    assert refused == ["already-connected"]
+    desk._nodes["bob"].process = b"away"
+    with pytest.raises(_LostError):
+        desk._handle(again)
+    assert refused == ["already-connected"] and desk._again == [again]
+
+
+PATIENCES: list[float] = []
+"""How long each session of the last test waited for its coordinator."""
+
+
 def outcomes(monkeypatch: pytest.MonkeyPatch, *ends: Any, asked: bool = False) -> Any:
     """What `run_node` comes to if its sessions end so: (error or result, whether all had
     signed)."""
     left = [*ends]
+    PATIENCES.clear()
 
     class Session:
         roster = ROSTER
 
         def __init__(self, *of: Any) -> None:
             self.has_begun, self.asked = of[-1], asked
+            PATIENCES.append(of[2].connect_timeout_s)
 
         def run(self) -> Any:
             end, begins = left.pop(0)
@@ -147,6 +196,10 @@ def test_a_coordinator_may_be_lost_again_before_the_next_session_begins(
 ) -> None:
     ends = ((LOST, True), (LOST, False), (LOST, False), (RESULT, True))
     assert outcomes(monkeypatch, *ends) is RESULT
+    assert PATIENCES == [120.0, 5.0, 5.0, 5.0]
+    told = AbortedError("lost", "bob", None, 60)
+    assert outcomes(monkeypatch, (told, True), (RESULT, True)) is RESULT
+    assert PATIENCES == [120.0, 60.0]
 
 
 def test_a_run_that_never_began_does_not_wait_for_another_coordinator(
@@ -197,3 +250,19 @@ def test_who_loses_neighbours_and_coordinator_at_once_learns_whether_a_session_f
     with pytest.raises(AbortedError, match="desk was lost"):
         made.run()
     assert not any(isinstance(each, control.Abort) for each in said)
+
+
+def test_who_is_away_is_not_taken_for_silent() -> None:
+    made: Any = _Node.__new__(_Node)
+    made._plane = SimpleNamespace(away=())
+    made._set_away({"bob"})
+    assert made._plane.away == {"bob"}
+
+
+def test_the_first_request_to_stop_is_deferred_where_checkpoints_are_written() -> None:
+    made: Any = _Node.__new__(_Node)
+    made._stoppable, made.asked = False, False
+    assert not made._defers() and not made.asked
+    made._set_stoppable(True)
+    assert made._defers() and made.asked
+    assert not made._defers(), "the second one interrupts"

@@ -516,3 +516,37 @@ def test_a_peer_that_is_waited_for_is_not_taken_for_a_silent_one() -> None:
         with pytest.raises(PeerTimeoutError, match="bob sent nothing"):
             made.ann.receive("bob", 0.2)
         assert time.monotonic() - started > 1.0
+
+
+def test_a_last_frame_that_was_lost_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing follows that would show the peer that it is missing."""
+    monkeypatch.setattr(resume, "AGAIN_S", 0.0)
+    with pair() as made:
+        made.ann._keeper.end()
+        said: list[int | None] = []
+        monkeypatch.setattr(made.ann, "_say", lambda peer, kind: said.append(kind))
+        link = made.ann._links["bob"]
+        made.ann._tend()
+        assert SENT not in said
+        link.keep((b"frame",), 5)
+        link.passed = 1  # handed to a connection that lost it
+        for _ in range(3):
+            made.ann._tend()
+        assert SENT in said
+        monkeypatch.undo()
+
+
+def test_names_of_connections_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that comes back a million times takes no memory for each of them."""
+    monkeypatch.setattr(zmq_transport, "MAX_GONE", 3)
+    with pair() as made:
+        made.ann._keeper.end()
+        listening = made.ann._listening
+        assert listening is not None
+        before = len(listening.names)
+        for number in range(10):
+            route = b"route %d" % number
+            listening.names[route], listening.numbers[route] = "bob", number
+            listening._lose(route)
+        assert len(listening.names) == len(listening.numbers) == before + 3
+        made.ann._tend()  # of a connection whose name is forgotten
