@@ -19,12 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
-from tests.runs.test_resume import EPOCHS, STEPS, await_steps, events, free_address
-from tests.support.commands import last_object, mpc_train
-from tests.support.study import Study, csv_text
+from tests.runs.test_resume import await_steps, events, free_address
+from tests.support.study import Study, csv_text, largest_difference
 
+EPOCHS, STEPS = 100, 500
 SEED = 12
 NODES = ("desk", "ann", "bob", "office", "registry")
 TOLERANCE = 2**-10
@@ -66,13 +65,13 @@ class FiveNodes(Study):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, EPOCHS)
-        self.roles["office"], self.rows["office"] = "party", 30
-        self.csv("office").write_text(csv_text(30, 2))
+        self.roles["office"], self.rows["office"] = "party", 40
+        self.csv("office").write_text(csv_text(40, 2))
         text = self.job.read_text()
         for old, new in (
             ('owners = ["ann", "bob"]', 'owners = ["ann", "bob", "office"]'),
             ("dealer =", 'evaluators = ["ann", "bob"]\ndealer ='),
-            ("bob = 30 }", "bob = 30, office = 30 }"),
+            ("bob = 30 }", "bob = 30, office = 40 }"),
             ("batch_size = 8", "batch_size = 12"),  # as many steps as without the third owner
             ("seed = 3", "seed = 3\ncheckpoint_every = 10"),
         ):
@@ -87,17 +86,6 @@ class FiveNodes(Study):
             self.coordinator(listen=self.listen)
         else:
             self.node(name)
-
-    def model(self) -> dict[str, np.ndarray]:
-        """What the office opens."""
-        (sealed,) = self.left.rglob("office.sealed")
-        shown = mpc_train(
-            *("open", sealed, "--home", self.homes / "office", "--out", self.folder / "opened"),
-            *("--passphrase-file", self.passphrase, "--format", "json"),
-        )
-        assert shown.exit_code == 0, shown.stderr
-        weights = load_file(last_object(shown.stdout)["model"])
-        return {name: np.asarray(value) for name, value in weights.items()}
 
 
 def five_nodes(folder: Path, homes: Path) -> FiveNodes:
@@ -135,7 +123,7 @@ def await_moment(study: FiveNodes, moment: str, chance: random.Random) -> str:
         pause = chance.uniform(0, 0.5)
         time.sleep(pause)
         return f"{pause:.2f} s after the start"
-    low, high = (20, 300) if moment == "early" else (900, 1200)
+    low, high = (20, 120) if moment == "early" else (250, 350)
     step = chance.randrange(low, high)
     await_steps(study, step)
     return f"after step {step}"
@@ -191,9 +179,7 @@ def test_a_run_goes_on_after_kills(
     ended = study.ended()
     assert {name: end.status for name, end in ended.items()} == dict.fromkeys(NODES, 0), ended
     assert ended["desk"].record["steps"] == STEPS
-    found = study.model()
-    assert found.keys() == model.keys()
-    apart = max(float(np.max(np.abs(found[name] - model[name]))) for name in model)
+    apart = largest_difference(study.model(), model)
     twice = study.used_twice()
     with capsys.disabled():
         print(

@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 import psutil
+from safetensors.numpy import load_file
 
 from mpc_train.admission.load import load_job
 from parties.keys.identity import Card
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault
+from tests.support.commands import last_object, mpc_train
 from tests.support.patience import PATIENCE_S, wait_until
 
 RECORDED = Path(__file__).with_name("recorded.py")
@@ -256,6 +258,16 @@ class Study:
             process.kill()
             process.wait()
 
+    def model(self) -> dict[str, np.ndarray]:
+        """The weights that the office opens."""
+        (sealed,) = self.left.rglob("office.sealed")
+        out = self.folder / "opened"
+        opening = ("open", sealed, "--home", self.homes / "office", "--out", out)
+        shown = mpc_train(*opening, "--passphrase-file", self.passphrase, "--format", "json")
+        assert shown.exit_code == 0, shown.stderr
+        weights = load_file(last_object(shown.stdout)["model"])
+        return {name: np.asarray(value) for name, value in weights.items()}
+
     def used_twice(self) -> int:
         """How many roots of streams and keys of records a node has used more than once, in all
         its sessions."""
@@ -285,6 +297,12 @@ def _children(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
         return psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def largest_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    """Of any weight of two models with the same names."""
+    assert one.keys() == other.keys()
+    return max(float(np.max(np.abs(one[name] - other[name]))) for name in one)
 
 
 def find_secrets(blobs: Iterable[bytes], cells: Iterable[str], secrets: set[bytes]) -> set[str]:
