@@ -128,7 +128,17 @@ def _sgd(calls: tuple[Call, ...], before: Fraction, rate: Fraction) -> tuple[Rou
 
 def _after_adaptive(settings: tuple[Any, ...], numbers: Running, rate: Fraction) -> Step:
     rounding, limits, found = _adaptive(*settings, Numbers(**numbers), rate)
-    return rounding, limits, {name: getattr(found, name) for name in numbers}
+    return (
+        rounding,
+        limits,
+        {
+            "square_scale": found.square_scale,
+            "square_sum": found.square_sum,
+            "mean_sum": found.mean_sum,
+            "mean_scale": found.mean_scale,
+            "rate": found.rate,
+        },
+    )
 
 
 @lru_cache(1 << 16)
