@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from mpc_train.checkpoints.live import Live
 from mpc_train.checkpoints.points import is_point, resumable
-from mpc_train.checkpoints.state import Live, Position, State
+from mpc_train.checkpoints.state import Position, State
 from mpc_train.errors import ArtifactError
 from protocols.channel import MAX_FRAME_BYTES
 from protocols.errors import DesyncError
