@@ -131,11 +131,16 @@ class Live:
             found[OUTSIDE] = self.guard.outside
         return found
 
-    def captured(self, step: int, finished: bool) -> State:
-        """This evaluator's part of the state after `step`. No communication but what is pending."""
+    def captured(self, step: int, finished: bool, joined: tuple[int, bytes] = (0, b"")) -> State:
+        """This evaluator's part of the state after `step`. No communication but what is pending.
+
+        Before the first step there is nothing to keep. joined: the number of joined rows and their
+        digest.
+        """
         self.role.finish()
-        tensors = self.tensors()
-        parts, seen = {}, hashlib.sha256(step.to_bytes(8, "big"))
+        tensors = self.tensors() if step else {}
+        rows, digest = joined
+        parts, seen = {}, hashlib.sha256(pack(step.to_bytes(8, "big"), digest))
         for name, x in sorted(tensors.items()):
             if isinstance(x, Masked):
                 delta = np.ascontiguousarray(x.delta.get())
@@ -143,10 +148,11 @@ class Live:
             summands = x if isinstance(x, Additive) else x.shares()
             words = x.delta.get() if _constant(x) else summands.part.get()  # type: ignore[union-attr]
             parts[name] = np.ascontiguousarray(words).reshape(x.shape)
-        return State(self._position(step, finished, tensors), parts, seen.digest())
+        position = self._position(step, finished, tensors, rows)
+        return State(position, parts, seen.digest(), digest)
 
     def _position(
-        self, step: int, finished: bool, tensors: Mapping[str, Masked | Additive]
+        self, step: int, finished: bool, tensors: Mapping[str, Masked | Additive], joined: int
     ) -> Position:
         return Position(
             step,
@@ -156,6 +162,7 @@ class Live:
             0 if self.guard is None else self.guard.drawn,
             self.course.passes,
             tuple(self.course.losses.items()),
+            joined,
         )
 
     def restore(self, position: Position, parts: Mapping[str, Words] | None) -> None:
@@ -164,6 +171,8 @@ class Live:
         parts: this evaluator's; None at the dealer. Raises ArtifactError for a state that is not
         one of this job.
         """
+        if not position.step and not position.entries:
+            return
         entries = {entry.name: entry for entry in position.entries}
         if len(entries) != len(position.entries):
             raise ArtifactError("a checkpoint has one of its tensors twice")

@@ -1,4 +1,4 @@
-"""When a training can be taken up again, and where: which steps, of which jobs.
+"""After which steps a training can be taken up again.
 
 A point is a step of the public schedule after which every node settles what it keeps open, so that
 the state has a form that all know. Whether evaluators write a checkpoint there is decided by a
@@ -19,15 +19,6 @@ USUAL_STEPS = 50
 and more that a Newton step takes: there each step is a point."""
 
 
-def resumable(job: Job) -> bool:
-    """Whether training can go on in a later session, instead of beginning anew there.
-
-    Joined records come in a new order in each session: rows that were held out would train, and
-    the metrics would be those of rows that the model has seen.
-    """
-    return job.data.partition == "rows"
-
-
 def steps_between(job: Job) -> int:
     """The steps from one point to the next."""
     return 1 if is_newton(job) else job.train.checkpoint_every or USUAL_STEPS
@@ -35,4 +26,4 @@ def steps_between(job: Job) -> int:
 
 def is_point(job: Job, number: int) -> bool:
     """Whether a checkpoint may be written after this step (steps count from 1)."""
-    return resumable(job) and number % steps_between(job) == 0
+    return number % steps_between(job) == 0

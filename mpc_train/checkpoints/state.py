@@ -39,7 +39,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is public about a state. finished: no step follows. numbers: of the optimizer, fractions
     as text; drawn: samples of the range guard; passes: of the network in training; losses: those
-    revealed so far, by step, empty at the dealer."""
+    revealed so far, by step, empty at the dealer. joined: the number of joined rows, 0 without."""
 
     step: int
     finished: bool
@@ -48,6 +48,7 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drawn: int
     passes: int
     losses: tuple[tuple[int, float], ...] = ()
+    joined: int = 0
 
     def to_bytes(self) -> bytes:
         return msgspec.json.encode(self, order="deterministic")
@@ -64,16 +65,19 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @dataclass(frozen=True, slots=True, repr=False)
 class State:
     """A checkpoint's content. parts: this evaluator's summand of each secret, the words of each
-    constant. agreed: a digest of all Δ, the same at every evaluator and at nobody else."""
+    constant. rows: the digest of the joined rows (`joined`), empty without. agreed: a digest of
+    that and all Δ, the same at every evaluator and at nobody else."""
 
     position: Position
     parts: dict[str, Words]
     agreed: bytes
+    rows: bytes = b""
 
     def to_bytes(self) -> bytes:
         public_part = np.frombuffer(self.position.to_bytes(), np.uint8)
-        agreed = np.frombuffer(self.agreed, np.uint8)
-        return bytes(save_tensors({_PUBLIC: public_part, "agreed": agreed, **self.parts}))
+        agreed, rows = (np.frombuffer(digest, np.uint8) for digest in (self.agreed, self.rows))
+        own = {_PUBLIC: public_part, "agreed": agreed, "rows": rows}
+        return bytes(save_tensors({**own, **self.parts}))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> State:
@@ -81,7 +85,7 @@ class State:
         try:
             found = load_tensors(data)
             position = Position.from_bytes(found.pop(_PUBLIC).tobytes())
-            agreed = found.pop("agreed").tobytes()
+            agreed, rows = (found.pop(name).tobytes() for name in ("agreed", "rows"))
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError("a checkpoint's content is malformed") from error
         shapes = {entry.name: entry.shape for entry in position.entries}
@@ -89,7 +93,7 @@ class State:
             words.dtype != np.int64 for words in found.values()
         ):
             raise ArtifactError("a checkpoint holds other tensors than it says")
-        return cls(position, found, agreed)
+        return cls(position, found, agreed, rows)
 
     def proof(self, key: bytes, sender: str) -> bytes:
         """What `sender` shows another evaluator, who has the same key, of the Δ it resumes from."""

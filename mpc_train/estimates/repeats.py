@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.checkpoints.points import resumable, steps_between
+from mpc_train.checkpoints.points import steps_between
 from mpc_train.estimates.blanks import Meter
 from mpc_train.estimates.stage import CREDIT_BYTES, CountingChannel
 from mpc_train.jobs.schedule import distinct_rates, epochs_alike, steps_per_epoch, total_steps
@@ -187,7 +187,7 @@ class Plan:
         rates = len(distinct_rates(job)) if not brief else MAX_KINDS + 1
         looked = [] if job.data.fold else looked_at(job)
         exact, by_turn = rates <= MAX_KINDS, rates * evaluators <= MAX_KINDS
-        points = 0 if job.data.fold or not resumable(job) else steps_between(job)
+        points = 0 if job.data.fold else steps_between(job)
         return cls(job, total_steps(job), steps_per_epoch(job), looked, points, by_turn, exact)
 
     @property
