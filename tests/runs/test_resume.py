@@ -6,7 +6,7 @@ import json
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,63 +114,3 @@ def test_a_killed_coordinator_that_is_started_again_goes_on(study: Study) -> Non
     kill(study, "desk")
     study.coordinator(listen=address)
     check(study, study.ended())
-
-
-JOINED = """
-[data]
-partition = "columns"
-features = [{ name = "age", center = 50, scale = 10, range = [0, 120] }, "dose"]
-label = "ill"
-test_fraction = 0.4
-rows = { ann = 40, bob = 30 }
-columns = { ann = ["age", "ill"], bob = ["dose"] }
-[data.join]
-on = ["person"]
-membership = "nobody"
-least_rows = 20
-"""
-NEWTON = '[train]\noptimizer = { name = "newton", l2 = 0.1, steps = 100 }\n'
-
-
-def join_columns(study: Study) -> None:
-    """The study's tables, cut into columns of people whom both owners know."""
-    text = study.job.read_text()
-    study.job.write_text(
-        text[: text.index("[data]")] + JOINED.lstrip() + text[text.index("[model]") :]
-    )
-    for owner, kept, first in (("ann", (0, 2), 0), ("bob", (1,), 5)):
-        rows = [line.split(",") for line in study.csv(owner).read_text().splitlines()]
-        names = ["person", *(f"person-{first + number}" for number in range(len(rows) - 1))]
-        lines = [
-            ",".join([name, *(row[place] for place in kept)])
-            for name, row in zip(names, rows, strict=True)
-        ]
-        study.csv(owner).write_text("\n".join(lines) + "\n")
-
-
-def use_newton(study: Study) -> None:
-    text = study.job.read_text()
-    study.job.write_text(text[: text.index("[train]")] + NEWTON + text[text.index("[reveal]") :])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("change", "least", "steps"), [(join_columns, 200, 600), (use_newton, 30, 100)]
-)
-def test_other_kinds_of_runs_go_on(
-    study: Study, change: Callable[[Study], None], least: int, steps: int
-) -> None:
-    change(study)
-    study.coordinator()
-    study.nodes()
-    await_steps(study, least)
-    kill(study, "bob")
-    study.node("bob")
-    ended = study.ended()
-    assert {name: end.status for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
-    assert ended["desk"].record["steps"] == steps
-    (started,) = events(study, "started", "bob")
-    assert int(started["resumed"][:8], 16) >= least - 20
-    assert len(events(study, "progress")) and study.leaks() == set()
-    linking = [e for e in events(study, "progress", "bob") if e["fields"].get("phase") == "linking"]
-    assert linking == []

@@ -317,9 +317,13 @@ def test_kills_of_every_node_at_every_step(tmp_path: Path, monkeypatch: pytest.M
             assert run.masks_used_twice() == 0
 
 
+EVERY_FOURTH = TEXT.replace("every = 1", "every = 4")
+"""Another job, and so another order of rows."""
+
+
 def fail_at(folder: Path, sync: int, whole: Rehearsal) -> bool:
     """Whether the power failed at this sync of the run, which goes on afterwards."""
-    run = study(folder, text=TEXT.replace("every = 1", "every = 4"))
+    run = study(folder, text=EVERY_FOURTH)
     vaults = folder / "vaults"
     vaults.mkdir()
     try:
@@ -338,7 +342,7 @@ def fail_at(folder: Path, sync: int, whole: Rehearsal) -> bool:
 
 @pytest.mark.slow
 def test_power_fails_at_every_sync(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = study(tmp_path / "whole")
+    whole = study(tmp_path / "whole", text=EVERY_FOURTH)
     whole.session()
     sync = 0
     while fail_at(tmp_path / str(sync), sync, whole):
