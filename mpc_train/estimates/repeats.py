@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.checkpoints.points import resumable, steps_between
+from mpc_train.checkpoints.points import steps_between
 from mpc_train.estimates.blanks import Meter
 from mpc_train.estimates.roundings import Limits, Rounding, Roundings
 from mpc_train.estimates.stage import CREDIT_BYTES, CountingChannel
@@ -196,7 +196,7 @@ class Plan:
         looked = [] if job.data.fold else looked_at(job)
         if _checks_at_end(job) and looked[-1:] != [total_steps(job)]:
             looked = [*looked, total_steps(job)]
-        points = 0 if job.data.fold or not resumable(job) else steps_between(job)
+        points = 0 if job.data.fold else steps_between(job)
         return cls(job, total_steps(job), steps_per_epoch(job), looked, points, exact)
 
     @property

@@ -139,11 +139,11 @@ class FullShelf(InsecureShelf):
         super().__init__()
         self.room, self.tidies, self.most = room, tidies, 0
 
-    def write(self, token: bytes, data: bytes) -> None:
+    def write(self, token: bytes, data: bytes, rows: bytes = b"") -> None:
         if self.room == 0:
             raise ArtifactError("No space left on device")
         self.room -= 1
-        super().write(token, data)
+        super().write(token, data, rows)
         self.most = max(self.most, len(self.kept))
 
     def prune(self, newest: int) -> None:
