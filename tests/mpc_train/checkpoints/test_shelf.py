@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from mpc_train.checkpoints.keeper import Keeper, place_of, token_of
+from mpc_train.checkpoints.state import Position, State
 from mpc_train.commands.nodes import _Guarded
 from mpc_train.errors import ArtifactError
 from mpc_train.run.phases import shelf as shelves
@@ -223,3 +225,86 @@ def test_a_run_that_ended_well_keeps_its_results_if_the_vault_is_away() -> None:
     with guarded.checkpoint_told("party", Path("ann.toml")):
         pass
     assert said == ["Warning checkpoints stay until --fresh destroys them: the service is away"]
+
+
+def keeper_of(
+    monkeypatch: pytest.MonkeyPatch, shelf: Any, others: bytes, every_s: float = 0.0
+) -> tuple[Keeper, list[float]]:
+    """The first evaluator's, whose peers write what `others` says (0 or 1), and its clock."""
+    setting = Setting("{ learning_rate = 0.1 }", MLP, epochs=3, extra="checkpoint_every = 1")
+    monkeypatch.setattr(
+        "mpc_train.checkpoints.keeper.swap",
+        lambda channel, peers, label, mine: dict.fromkeys(
+            peers, others if label == b"checkpoint kept" else mine
+        ),
+    )
+    job, now = setting.job(), [0.0]
+    place: Any = SimpleNamespace(
+        me=job.evaluators[0], sid=bytes(32), channel=None, asked_to_stop=lambda: False
+    )
+    keeper = Keeper(place, job, shelf, every_s, lambda said: None, lambda: now[0])
+    state: Any = SimpleNamespace(to_bytes=lambda: b"state")
+    keeper._live = cast(Any, SimpleNamespace(guard=None, captured=lambda number, finished: state))
+    return keeper, now
+
+
+def test_what_others_lack_does_not_push_out_what_all_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = FullShelf()
+    for step in (1, 2):
+        shelf.write(token(step), b"of all")
+    keeper, _ = keeper_of(monkeypatch, shelf, b"\0")
+    for step in (3, 4, 5):
+        keeper.point(step)
+    assert [place_of(each)[0] for each in shelf.tokens()] == [1, 2]
+    keeper, _ = keeper_of(monkeypatch, shelf, b"\1")
+    keeper.point(6)
+    assert [place_of(each)[0] for each in shelf.tokens()] == [2, 6]
+    # At the end of a training that others could not keep there is none to go on from.
+    keeper, _ = keeper_of(monkeypatch, shelf, b"\0")
+    keeper.finish(7)
+    assert shelf.tokens() == ()
+
+
+def test_checkpoints_are_as_far_apart_as_the_first_evaluator_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shelf = FullShelf()
+    keeper, now = keeper_of(monkeypatch, shelf, b"\1", every_s=10.0)
+    for step, second in enumerate((5.0, 10.0, 15.0, 19.0, 21.0), 1):
+        now[0] = second
+        keeper.point(step)
+    assert [place_of(each)[0] for each in shelf.tokens()] == [2, 5]
+
+
+POSITION = Position(3, False, (), {}, 0, 3, losses=((1, 0.25), (2, 0.125)))
+
+
+def test_the_dealer_hears_no_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = FullShelf()
+    shelf.write(token(3), State(POSITION, {}, bytes(32)).to_bytes())
+    keeper, _ = keeper_of(monkeypatch, shelf, b"\1")
+    keeper._peers = []
+    sent: list[tuple[str, bytes, bytes]] = []
+    keeper._session = cast(
+        Any,
+        SimpleNamespace(
+            channel=SimpleNamespace(send=lambda *what: sent.append(what)), me="ann", sid=bytes(32)
+        ),
+    )
+    keeper.resume(token(3))
+    ((to, _, said),) = sent
+    assert to == keeper._job.dealer
+    assert Position.from_bytes(said) == replace(POSITION, losses=())
+    assert keeper._resumed is not None and keeper._resumed.position == POSITION
+
+
+@pytest.mark.parametrize("said", [POSITION, replace(POSITION, finished=True)])
+def test_a_state_of_another_step_than_was_signed_is_refused(
+    monkeypatch: pytest.MonkeyPatch, said: Position
+) -> None:
+    keeper, _ = keeper_of(monkeypatch, None, b"\1")
+    monkeypatch.setattr(keeper, "_told", lambda: said)
+    keeper.resume(token_of(said.step, said.finished, bytes(32)))
+    for wrong in (token_of(4, said.finished, bytes(32)), token_of(3, not said.finished, bytes(32))):
+        with pytest.raises(ArtifactError, match="of another step"):
+            keeper.resume(wrong)
