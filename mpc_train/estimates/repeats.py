@@ -42,6 +42,9 @@ FIRST = 3
 """Steps that every training begins with: they may differ from the later ones."""
 AT_END = "the last check"
 """Stands for what a step does at the end of training, beside what is disclosed."""
+BRIEF = 2000
+"""After so many steps a brief run has seen what takes memory, and counts all that follow but the
+last ones as plain steps: a node that is about to sign must not go through millions."""
 SEEN_DISCLOSED = 2
 """A step with disclosures is run twice before it is repeated: its first time may cost less (no best
 model is kept yet)."""
@@ -267,6 +270,12 @@ class Repeats:
         rows = np.arange(job.train.batch_size)  # which ones makes no difference
         while number <= plan.steps:
             kind = self._kind(plan, number)
+            if (skipped := self._skipped(plan, number, kind)) > 0:
+                self._add(self._costs[kind], skipped)
+                if self.guard is not None:
+                    self.guard.forget()
+                number += skipped
+                continue
             if number > FIRST and not self._is_new(kind) and not self._prepares(plan, number, kind):
                 number += self._repeat(plan, number, kind)
                 continue
@@ -299,6 +308,13 @@ class Repeats:
             yield some
             if number:  # the first one makes the sums to which the others are added
                 costs[kind] = self._so_far().since(before)
+
+    def _skipped(self, plan: Plan, number: int, kind: Kind) -> int:
+        """How many steps from this one on a brief run counts as this plain one; 0: none."""
+        is_plain = kind.settled is None and kind.compares is None and not kind.disclosed
+        if not self.brief or number <= BRIEF or not is_plain or self._is_new(kind):
+            return 0
+        return plan.steps - FIRST - number
 
     def _is_new(self, kind: Kind) -> bool:
         return self._seen[kind] < (SEEN_DISCLOSED if kind.disclosed else 1)

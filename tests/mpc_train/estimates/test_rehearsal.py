@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from mpc_train.estimates import blanks, repeats
-from mpc_train.estimates.estimate import Link, estimate
+from mpc_train.estimates.estimate import Link, estimate, memory_needs
 from mpc_train.estimates.rehearsal import Rehearsed, rehearse
 from mpc_train.estimates.speed import Speed
 from mpc_train.jobs.job import Job
+from mpc_train.jobs.schedule import total_steps
 from protocols.ring import kernels, products
 from protocols.roles.streams import Stream
-from tests.support.jobs import JOB, changed, job_toml, loaded, replaced
+from tests.support.jobs import GRADIENTS, JOB, changed, job_toml, loaded, replaced
 
 NET = job_toml(
     [f'{{ name = "x{index}", range = [-4, 4] }}' for index in range(12)],
@@ -118,3 +119,26 @@ def test_disk_is_that_of_checkpoints_and_of_what_is_stored_ahead(tmp_path: Path)
     assert plain["ann"] >= 3 * 8 * words and plain["registry"] == 0
     ahead = disk(replaced("seed = 7", "seed = 7\npreprocess = true"))
     assert ahead["ann"] > plain["ann"] + 10_000 and ahead["registry"] == 0
+
+
+@pytest.mark.parametrize("more", ["", "[reveal]\nleast_test_rows = 2\ntraining_loss_every = 500"])
+def test_a_node_does_not_go_through_millions_of_steps_before_it_signs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    kinds, looked = repeats.Repeats._kind, list[int]()
+
+    def counted(self: repeats.Repeats, plan: repeats.Plan, number: int) -> repeats.Kind:
+        looked.append(number)
+        return kinds(self, plan, number)
+
+    monkeypatch.setattr(repeats.Repeats, "_kind", counted)
+    text = job_toml(["a", "b"], train=GRADIENTS.replace("epochs = 1", "epochs = 200000"), more=more)
+    job = loaded(tmp_path, text)
+    assert total_steps(job) > 1_000_000
+    assert {*memory_needs(job)} == {*job.nodes}
+    assert max(looked) > 1_000_000  # the last steps are run
+    assert len(looked) < 3 * (repeats.BRIEF + 100)
+    held = [node.arrays for node in rehearse(job, brief=True).values()]
+    monkeypatch.setattr(repeats, "BRIEF", 5000)
+    longer = [node.arrays for node in rehearse(job, brief=True).values()]
+    assert held == pytest.approx(longer, rel=0.02)
