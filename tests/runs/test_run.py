@@ -104,6 +104,7 @@ def test_no_key_and_no_value_is_left_in_the_run(good: tuple[Path, dict[str, Any]
             assert not any(cell in text for text in texts)
 
 
+@pytest.mark.slow  # the same way out as in test_faults.py, with more nodes
 def test_a_bad_cell_is_one_error_and_stops_everybody(tmp_path: Path) -> None:
     job = study(tmp_path, bob="12.125,NaN,1")
     process = launch(job)
