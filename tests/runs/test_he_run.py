@@ -73,7 +73,8 @@ def test_a_table_goes_in_and_a_table_comes_out(company: Company) -> None:
 
 
 def test_who_is_not_named_is_refused_and_logged(company: Company) -> None:
-    company.serving(clients=("bob",))
+    company.keep_model("risk-2026")
+    company.serving(clients=("bob",), model="vault:risk-2026")
     table, out = raw(company.folder / "new.csv", 3), company.folder / "found.csv"
     company.start()
     there = ("--server", f"company={company.address}", "--model", "risk")

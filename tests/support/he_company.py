@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mpc_train.node.storage import MODEL, NodeVault
+from mpc_train.results.kept import KeptModel
+from mpc_train.run.node_config import load_node_config
 from parties.keys.identity import Card
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault
@@ -38,11 +41,25 @@ class Company:
     def config(self, name: str) -> Path:
         return self.folder / f"{name}.toml"
 
-    def serving(self, clients: Sequence[str] = ("ann", "bob"), rows: int = 40960) -> Path:
-        """The server's file for the model in the folder `model`."""
+    def keep_model(self, name: str) -> None:
+        """Put the model of the folder `model` into the company's vault."""
+        config = load_node_config(self.config("company"))
+        identity = FileVault.open(self.folder / "company" / "company.identity", PASSPHRASE.encode())
+        files = {path.name: path.read_bytes() for path in (self.folder / "model").iterdir()}
+        safe = NodeVault(config.vault, "company", identity)
+        with safe.opened() as store, store.writing(MODEL, name) as out:
+            out.write(KeptModel(name, files).packed())
+
+    def serving(
+        self,
+        clients: Sequence[str] = ("ann", "bob"),
+        rows: int = 40960,
+        model: str = "model",
+    ) -> Path:
+        """The server's file: of the model in a folder, or vault:NAME."""
         path = self.folder / "serving.toml"
         path.write_text(
-            f'listen = "tcp://127.0.0.1:*"\n[models.risk]\nmodel = "model"\n'
+            f'listen = "tcp://127.0.0.1:*"\n[models.risk]\nmodel = "{model}"\n'
             f"clients = {json.dumps(list(clients))}\nrows_a_day = {rows}\n"
         )
         return path
