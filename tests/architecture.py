@@ -45,6 +45,7 @@ ROOMS = (
     *("mpc_train.checks", "mpc_train.admission", "mpc_train.results", "mpc_train.twin"),
     "mpc_train.homomorphic",
     *(
+        "mpc_train.serving",
         "mpc_train.run.phases",
         "mpc_train.run",
         "mpc_train.estimates",
@@ -234,7 +235,7 @@ PROGRAMS = ("mpc_train/run/program.py", "mpc_train/scripts/program.py")
 
 def parties_enter_through_the_composition_root(source: Source) -> Iterator[str]:
     if source.owner != "mpc_train" or source.path.startswith(
-        ("mpc_train/commands/", "mpc_train/node/", "mpc_train/run/phases/")
+        ("mpc_train/commands/", "mpc_train/node/", "mpc_train/run/phases/", "mpc_train/serving/")
     ):
         return
     if source.path in ("mpc_train/cli.py", *PROGRAMS):

@@ -119,6 +119,7 @@ WAYS: tuple[Way, ...] = (
         members=frozenset({"delta", "lam"}),
         users={
             "mpc_train/checkpoints/state.py": "what this node keeps, encrypted, in its own vault",
+            "mpc_train/serving/share.py": "what this node keeps, encrypted, in its own vault",
             "protocols/shares/masked.py": _VALUE_TYPES,
             "protocols/shares/arithmetic.py": _FORMULA,
             "protocols/comparison/compare.py": _FORMULA,
@@ -159,6 +160,7 @@ WAYS: tuple[Way, ...] = (
         members=frozenset({"get", "then", "_value"}),
         users={
             "mpc_train/checkpoints/state.py": "what this node keeps, encrypted, in its own vault",
+            "mpc_train/serving/share.py": "what this node keeps, encrypted, in its own vault",
             "protocols/roles/deferred.py": "defines them",
             "examples/crypten_script/logistic_regression.py: crypten.communicator.get": _RANK,
             "examples/crypten_script/small_network.py: crypten.communicator.get": _RANK,

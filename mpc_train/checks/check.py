@@ -79,6 +79,14 @@ def _check_roles(job: Job) -> None:
         raise JobProblem("job.name", "use a-z, 0-9 and -, at most 63 characters")
     for key in ("owners", "evaluators", "recipients"):
         names: tuple[str, ...] = getattr(roles, key)
+        if key == "recipients" and job.stays_shared:
+            if names:
+                raise JobProblem(
+                    "job.recipients",
+                    'nobody opens a model that stays in shares (reveal.model = "shares"); remove '
+                    "the recipients, or seal the model to them",
+                )
+            continue
         if not names:
             raise JobProblem(f"job.{key}", "at least one name is needed")
         for name in names:

@@ -20,6 +20,12 @@ def check_reveal(job: Job) -> None:
     """Raise JobProblem at the first contradiction in `[reveal]`, beyond `check_bounds`."""
     reveal = job.reveal
     _check_metrics(job)
+    if job.stays_shared and is_newton(job):
+        raise JobProblem(
+            "reveal.model",
+            "a regression by newton seals to its recipients whether it has converged, and a model "
+            "in shares has none; use another optimizer, or seal the model",
+        )
     if reveal.folds:
         _check_folds(job)
     if reveal.noise is not None:
@@ -42,7 +48,7 @@ def check_bounds(job: Job) -> None:
     for key, is_sound, what in (
         (
             "reveal.threshold",
-            1 <= reveal.threshold <= recipients,
+            1 <= reveal.threshold <= max(1, recipients),
             f"between 2 and {recipients}, the number of recipients, or 1 if each may open alone",
         ),
         (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from mpc_train.base.printing import EscapingFormatter, error_escaped, say
-from mpc_train.errors import NodeFailedError, classify, explain
+from mpc_train.errors import ConfigError, NodeFailedError, classify, explain
 from mpc_train.run.place import ENVIRONMENT, HOME_VARIABLE, Place, ProxyPlace, default_home
 
 if TYPE_CHECKING:
@@ -279,3 +279,14 @@ def opened_vault(
         with logbook(node.place, node.audit, identity, keys, verb) as audit:
             store = Store(node.vault.folder, node.place.name, keys)
             yield OpenedNode(store, audit, identity, node)
+
+
+def ask_to_destroy(question: str, output: Format) -> None:
+    """Return if somebody at the terminal says yes; otherwise raise ConfigError."""
+    if output is Format.json or not sys.stdin.isatty():
+        raise ConfigError(
+            "nothing was destroyed: there is no terminal to ask at; if it is to be destroyed, run "
+            "the command again with --yes"
+        )
+    if not typer.confirm(question, default=False, err=True):
+        raise ConfigError("nothing was destroyed")

@@ -1,21 +1,34 @@
 """`mpc-train model`: a torch module as data that a job can carry; where a trained model comes
-from."""
+from; models in shares."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mpc_train.base.printing import say
 from mpc_train.commands.common import (
+    ConfigOption,
     Format,
     FormatOption,
     HomeOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    ask_to_destroy,
     emit,
     home_of,
+    opened_vault,
     reporting,
 )
 from mpc_train.errors import ModelError
+
+if TYPE_CHECKING:
+    from mpc_train.serving.library import Held
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Of the job that trained it.")]
+VersionOption = Annotated[
+    int, typer.Option(min=0, help="As `model list` shows it; 0: the newest that is signed.")
+]
 
 model = typer.Typer(no_args_is_help=True, help="Networks of your own, and trained models.")
 
@@ -110,3 +123,123 @@ def model_verify(
             say(f"Opened to {', '.join(one.to)} by {one.clause}{times}: {names}")
         for line in found.unchecked:
             say(f"Warning {line}")
+
+
+@model.command("list")
+def model_list(
+    config: ConfigOption,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """List the models of which this evaluator keeps a share."""
+    with reporting(output):
+        from mpc_train.serving.library import held_models
+
+        opening = opened_vault(config, passphrase_file, passphrase_fd, "model list")
+        with opening as (store, *_):
+            found = [*held_models(store)]
+        if output is Format.json:
+            emit({"status": "ok", "models": [_record(held) for held in found]})
+            return
+        for held in found:
+            signed = "" if held.is_signed else "  not signed: its run did not end"
+            job = held.about.job
+            say(
+                f"{held.name} {held.version}  {held.created}  {held.about.digest[:16]}  "
+                f"{job.model.kind}, with {', '.join(job.evaluators)}; {job.dealer} dealt{signed}"
+            )
+        if not found:
+            say("no model in shares is kept here", aside=True)
+
+
+@model.command("show")
+def model_show(
+    name: NameArgument,
+    config: ConfigOption,
+    version: VersionOption = 0,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Say what a model in shares is, and check that all nodes of its run signed it.
+
+    Exit status 9 if they did not.
+    """
+    with reporting(output):
+        from mpc_train.node.provenance import verify_shared
+        from mpc_train.results.report import describe
+        from mpc_train.serving.library import find, record_of, share_of
+        from parties.keys.roster import Roster
+
+        opening = opened_vault(config, passphrase_file, passphrase_fd, "model show")
+        with opening as (store, _, _, node):
+            held = find(store, name, version)
+            record = record_of(store, held)
+            share_of(store, held)  # each chunk of it is verified
+        found = verify_shared(held.about, record, Roster.load(node.place.roster))
+        if output is Format.json:
+            emit({"status": "ok", **_record(held), "signed_by": list(found.nodes)})
+            return
+        say(describe(held.about.job))
+        say(f"Model {held.about.digest}, version {held.version} here, kept {held.created}")
+        say(f"Statement {found.record.digest().hex()}, signed by {', '.join(found.nodes)}")
+
+
+@model.command("retire")
+def model_retire(
+    name: NameArgument,
+    config: ConfigOption,
+    version: VersionOption = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Destroy this evaluator's share of a model: nobody can use or open the model any more.
+
+    Who has a copy of the vault still needs its key: rotate it afterwards.
+    """
+    with reporting(output):
+        from mpc_train.serving.library import find, retire
+        from parties.audit.entries import Kind
+
+        opening = opened_vault(config, passphrase_file, passphrase_fd, "model retire")
+        with opening as (store, audit, _, node):
+            held = find(store, name, version)
+            if not yes:
+                what = f"this node's share of the model {name}, version {held.version}"
+                others = [one for one in held.about.job.evaluators if one != node.place.name]
+                ask_to_destroy(
+                    f"Destroy {what}? What {', '.join(others)} keep of it is worth nothing then.",
+                    output,
+                )
+            job = held.about.job
+            audit.append(
+                Kind.MODEL_RETIRED,
+                {"model": held.about.digest},
+                job=job.name,
+                digest=job.digest().hex(),
+            )
+            retire(store, held)
+        if output is Format.json:
+            emit({"status": "ok", "name": name, "version": held.version})
+            return
+        say(f"{name} {held.version}: destroyed")
+
+
+def _record(held: "Held") -> dict[str, Any]:
+    job = held.about.job
+    return {
+        "name": held.name,
+        "version": held.version,
+        "digest": held.about.digest,
+        "created": held.created,
+        "signed": held.is_signed,
+        "kind": job.model.kind,
+        "job_digest": job.digest().hex(),
+        "session": held.about.public.sid,
+        "evaluators": list(job.evaluators),
+        "dealer": job.dealer,
+        "columns": [feature.name for feature in job.features],
+    }

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from parties.audit.entries import Value
     from parties.audit.log import AuditLog
     from parties.keys.roster import Roster
+    from parties.nodes.node import NodeResult
 
 ResumeOption = Annotated[
     bool,
@@ -301,13 +302,14 @@ def _node(
         )
         sealed += [str(path) for path in metrics.values()]
         keep_record(run_dir, result.record)
+        kept = program.keep_signed(result)
         found, told = program.found, program.told
         own = _own_metrics(safe, program.job, found.own) | told
         found.own.check()
         known = program.learnt()
         if output is Format.json:
             said = {**result.summary, **found.printed(), **own}
-            emit({"status": "ok", **said, "learnt": known, "sealed": sealed})
+            emit({"status": "ok", **said, **kept, "learnt": known, "sealed": sealed})
             return
         say("Run finished.")
         say(f"Learnt by {settings.place.name}: {', '.join(known) or 'nothing'}")
@@ -320,6 +322,11 @@ def _node(
             say(line)
         place = settings.place
         home = "" if place.home == default_home().absolute() else f" --home {place.home}"
+        if kept:
+            say(
+                f"Model {kept['kept']}, in shares: this node keeps its share of it in its vault  "
+                "(mpc-train model list)"
+            )
         for path in sealed:
             say(f"Sealed result; open it with  mpc-train open {path}{home}")
 
@@ -448,9 +455,13 @@ class _Guarded:
         table = self._read(job, begun is None) if me in job.owners else None
         # Loads PyTorch, which takes seconds: a bad cell is reported before that.
         from mpc_train.run.program import TrainProgram
+        from mpc_train.serving.library import Library
 
         self._check_memory(job)
-        self._program = TrainProgram(self._config, table, self._held, self._note, self._loss)
+        library = Library(self._safe.opened)
+        self._program = TrainProgram(
+            self._config, table, self._held, self._note, library, self._loss
+        )
         return self._program.prepare(body, roles)
 
     def _destroy(self) -> None:
@@ -576,6 +587,19 @@ class _Guarded:
             source = self._config.source(self.job.name)
             self._remembered.write(self.job, source, self._program.table)
         return self._program.run(session)
+
+    def keep_signed(self, result: "NodeResult") -> dict[str, object]:
+        """At an evaluator of a model that stays in shares: keep what all nodes signed beside its
+        share. Returns what the model is, for those who read JSON."""
+        from mpc_train.serving.library import Library
+        from mpc_train.serving.share import model_digest
+
+        job = self.job
+        if job is None or not job.stays_shared or self._config.place.name not in job.evaluators:
+            return {}
+        digest = model_digest(job, result.sid)
+        Library(self._safe.opened).sign(job.name, digest, result.record)
+        return {"kept": job.name, "kept_digest": digest}
 
     def outcome(self) -> bytes:
         return b"" if self._program is None else self._program.outcome()

@@ -50,7 +50,8 @@ class Roles(Strict, frozen=True):
     name: str
     owners: tuple[str, ...]
     dealer: str
-    recipients: tuple[str, ...]
+    recipients: tuple[str, ...] = ()
+    """Who opens the model; nobody if it stays in shares (`reveal.model`)."""
     evaluators: tuple[str, ...] = ()
     """In order: evaluator i is at index i. If omitted: the owners without the dealer."""
 
@@ -144,6 +145,11 @@ class Job(Strict, frozen=True, dict=True):
     @property
     def recipients(self) -> tuple[str, ...]:
         return self.job.recipients
+
+    @property
+    def stays_shared(self) -> bool:
+        """Whether the model stays in shares at the evaluators and nobody opens it."""
+        return self.reveal.model == "shares"
 
     @property
     def fraction_bits(self) -> int:

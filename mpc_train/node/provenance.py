@@ -31,6 +31,7 @@ from parties.errors import ContractError
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.results.outcome import Outcome
+    from mpc_train.serving.share import About
     from parties.agreement.result import Record
     from parties.keys.identity import Card
     from parties.keys.roster import Roster
@@ -96,6 +97,18 @@ def verify_record(data: bytes, roster: "Roster") -> Provenance:
     except ModelError as error:
         unchecked = (f"the first weights were not derived again: {error}",)
     return Provenance(record, job, outcome, unchecked)
+
+
+def verify_shared(about: "About", record: bytes, roster: "Roster") -> Provenance:
+    """Steps 1 to 3 for a model that stays in shares, and that the record is of the run which
+    trained it. Raises ArtifactError, RosterError."""
+    found = verify_record(record, roster)
+    sid = found.record.statement.sid.hex()
+    if found.job.digest() != about.job.digest() or sid != about.public.sid:
+        raise ArtifactError(
+            f"what all nodes signed is about another run than the one that trained {about.job.name}"
+        )
+    return found
 
 
 def verify_sealed(data: bytes, roster: "Roster") -> Provenance:

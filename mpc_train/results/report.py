@@ -67,7 +67,7 @@ def describe(job: Job) -> str:
             *_set_aside(job),
             *_prepared(job),
             f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals{ahead}",
-            f"  revealed   the model, once, after the last step, to {opening_words(job)}",
+            *_model(job),
             *(f"             {line}" for line in _said(job)),
             f"             metrics on the held-out rows, {_metric_readers(job)}: "
             + (metrics if metrics else "none"),
@@ -78,6 +78,18 @@ def describe(job: Job) -> str:
             "             sizes, this file, and when each message was sent, to every node",
         )
     )
+
+
+def _model(job: Job) -> list[str]:
+    """What becomes of the model."""
+    if job.stays_shared:
+        return [
+            "  kept       the model, in shares at "
+            f"{', '.join(job.evaluators)}: nobody opens it; all of them together could,",
+            f"             or one of them with what {job.dealer} knows while it deals",
+            "  revealed   nothing of the model",
+        ]
+    return [f"  revealed   the model, once, after the last step, to {opening_words(job)}"]
 
 
 def _purpose(job: Job) -> list[str]:
@@ -380,6 +392,9 @@ def outcome(result: Mapping[str, Any]) -> str:
         )
     if result.get("model"):
         lines.append(f"Model     {result['model']}")
+    if result.get("kept"):
+        digest, *_ = result["kept"].values()
+        lines.append(f"Kept      in shares by {', '.join(result['kept'])}: model {digest}")
     if result.get("coefficients"):
         lines.append(f"Table     {result['coefficients']}")
     lines += [f"Sealed    {path}" for path in result.get("sealed") or ()]

@@ -7,7 +7,8 @@
    exist the run ends.
 3. train: the steps of the public schedule.
 4. evaluate: the listed metrics on the held-out rows pass the reveal gate.
-5. reveal: each evaluator seals its half of the weights to every recipient.
+5. reveal: each evaluator seals its half of the weights to every recipient; or, if the model stays
+   in shares, keeps its share.
 
 An owner that neither evaluates nor deals sends its summands and is done. 2 to 5 are the modules of
 `phases`.
@@ -48,6 +49,7 @@ from mpc_train.results.outcome import check, outcome_of, read_outcome
 from mpc_train.run.history import table_mark
 from mpc_train.run.memory import settle
 from mpc_train.run.phases.evaluate import evaluate
+from mpc_train.run.phases.keep import Library, keep_model
 from mpc_train.run.phases.ledger import RunLedger
 from mpc_train.run.phases.link import joined_job, link_records
 from mpc_train.run.phases.prepare import agreed_outputs, public_constants
@@ -86,7 +88,8 @@ class TrainProgram:
 
     config: this node's own file. table: its rows for the job, None if it has none. shelf: where
     an evaluator keeps checkpoints; None: nowhere. note: what this node keeps of the run
-    besides. on_loss: called with each training loss that is revealed to this node.
+    besides. library: where an evaluator keeps its share of a model that nobody opens. on_loss:
+    called with each training loss that is revealed to this node.
     """
 
     def __init__(
@@ -95,9 +98,11 @@ class TrainProgram:
         table: Table | None = None,
         shelf: VaultShelf | None = None,
         note: RunNote | None = None,
+        library: Library | None = None,
         on_loss: Callable[[int, float], None] = lambda step, loss: None,
     ) -> None:
         self._config, self._shelf, self._note = config, shelf, note
+        self._library = library
         self._on_loss = on_loss
         self._mark = ""
         self._job: Job | None = None
@@ -274,6 +279,8 @@ class TrainProgram:
             self._leave(job)
         findings, own, metrics = evaluate(session, job, role, gate, shared, trained, guard)  # 4
         halves = reveal_sealed(job, gate, trained, shared)  # 5
+        if job.stays_shared:
+            keep_model(session, job, role, trained, shared, self._library)
         role.close()
         if not role.is_dealer:
             seal_halves(session, job, halves, findings)

@@ -48,6 +48,7 @@ class Roles:
     evaluators: tuple[str, ...]
     dealer: str
     recipients: tuple[str, ...]
+    """Who opens the model; empty: nobody, it stays in shares at the evaluators."""
     threshold: int = 1
     """How many recipients together can open what is sealed to them."""
     readers: tuple[str, ...] = ()
@@ -61,7 +62,7 @@ class Roles:
             ("recipients", self.recipients),
             ("readers", self.readers),
         ):
-            if not names and title != "readers":
+            if not names and title not in ("readers", "recipients"):
                 raise ContractError(f"a job needs {title}")
             if len(names) > MAX_ROLE_NAMES:
                 raise ContractError(f"a job has at most {MAX_ROLE_NAMES} {title}")
@@ -70,7 +71,7 @@ class Roles:
         for name in self.names:
             if not NAME.match(name):
                 raise ContractError(f"not a name: {name[:80]!r}")
-        if not 1 <= self.threshold <= len(self.recipients):
+        if not 1 <= self.threshold <= max(1, len(self.recipients)):
             raise ContractError(
                 f"{self.threshold} of {len(self.recipients)} recipients cannot be required"
             )
@@ -153,6 +154,11 @@ def _opening(roles: Roles) -> str:
         if roles.readers
         else "what it and the revealed metrics say about the data"
     )
+    if not roles.recipients:
+        return (
+            "The model is sealed to nobody. Each evaluator keeps its share of it, and would know "
+            "it together with all other evaluators, or with the dealer."
+        )
     if threshold == 1:
         return f"The model is sealed to {names}, who learn {learn}."
     return (

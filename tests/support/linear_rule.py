@@ -1,6 +1,6 @@
 """A small study whose label follows a linear rule but for noise, as it is run and as its twin."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def write_study(
     rows: Mapping[str, int] = ROWS,
     job: str = "",
     model: str = "",
+    recipients: Sequence[str] = ("ann",),
 ) -> Path:
     """The job's path, with the owners' files beside it; train, reveal, job, model: more lines."""
     generator = np.random.default_rng(8)
@@ -40,6 +41,7 @@ def write_study(
         ["a", "b", "c"],
         kind,
         rows=rows,
+        recipients=recipients,
         job=job,
         data="limit = 8\ntest_fraction = 0.2",
         model=model,

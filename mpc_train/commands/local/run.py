@@ -206,15 +206,22 @@ def _run(
         for node in nodes:
             if records[node.name].get("own_metrics"):
                 _write_own_metrics(node, vaults[node.name], job)
+        roster = Roster.load(roster_path)
+        if result.get("joined_rows"):
+            job = resolved(job, result["joined_rows"])
+        for place in result["sealed_metrics"][:1]:
+            reader = job.reveal.metrics_to[0]
+            read, _ = open_metrics_file(Path(place), vaults[reader], roster, folder, job)
+            result["metrics"], result["unavailable"] = read.metrics, read.unavailable
+        if job.stays_shared:
+            result["kept"] = {name: records[name]["kept_digest"] for name in job.evaluators}
+            return result, _added_up(job, nodes, vaults)
         recipient = job.recipients[0]
         sealed = {Path(path).stem: Path(path) for path in result["sealed"]}
         if recipient not in sealed:
             raise NodeFailedError(
                 "ArtifactError", "artifact", f"nothing was sealed to {recipient}", 9
             )
-        roster = Roster.load(roster_path)
-        if result.get("joined_rows"):
-            job = resolved(job, result["joined_rows"])
         parts = []
         for name in job.recipients[1 : job.reveal.threshold]:
             part, _ = contribution_of(sealed[name], vaults[name], roster, recipient, job)
@@ -222,10 +229,6 @@ def _run(
             write_atomic(parts[-1], part)
         opened, path = open_file(sealed[recipient], vaults[recipient], roster, folder, job, parts)
         result["model"] = str(path)
-        for place in result["sealed_metrics"][:1]:
-            reader = job.reveal.metrics_to[0]
-            read, _ = open_metrics_file(Path(place), vaults[reader], roster, folder, job)
-            result["metrics"], result["unavailable"] = read.metrics, read.unavailable
         result["preparation"] = opened.remarks
         result["warnings"] += in_words(opened.remarks)
         if opened.results is not None:
@@ -255,6 +258,34 @@ def _into_vault(node: "LocalNode", identity: "FileVault", name: str, source: "So
     nothing = {key: getattr(plain, key) for key in own}
     import_table(store, name, msgspec.structs.replace(source, **nothing))
     return Source(f"vault:{name}", array_folder=str(source.folder_of_arrays), **own)
+
+
+def _added_up(
+    job: "Job", nodes: "list[LocalNode]", identities: "dict[str, FileVault]"
+) -> dict[str, Any]:
+    """The weights of a model that stays in shares, to compare them with the twin's: here one user
+    is all evaluators."""
+    import numpy as np
+
+    from mpc_train.serving.library import find, share_of
+    from mpc_train.serving.share import TENSOR
+    from parties.keys.services.identity_service import IdentityService
+    from parties.vault.store import Store
+    from protocols.ring.fixed_point import decode
+
+    shares = []
+    for node in nodes:
+        if node.name in job.evaluators:
+            keys = IdentityService(identities[node.name])
+            store = Store(node.home / "vault", node.name, keys)
+            shares.append(share_of(store, find(store, job.name)))
+    constants = {entry.name for entry in shares[0].about.public.entries if entry.constant}
+    weights = {}
+    for name in job.shapes:
+        parts = [share.parts[TENSOR + name] for share in shares]
+        together = parts[0] if TENSOR + name in constants else np.sum(parts, axis=0)
+        weights[name] = decode(together, job.fraction_bits)
+    return weights
 
 
 def _write_own_metrics(node: "LocalNode", identity: "FileVault", job: "Job") -> None:

@@ -1,7 +1,6 @@
 """`mpc-train vault ls` and `shred`: all that is kept."""
 
 import dataclasses
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,12 +12,12 @@ from mpc_train.commands.common import (
     FormatOption,
     PassphraseFdOption,
     PassphraseFileOption,
+    ask_to_destroy,
     emit,
     opened_vault,
     reporting,
 )
 from mpc_train.commands.vault.options import NameArgument, VersionOption, exit_if, status_of
-from mpc_train.errors import ConfigError
 
 if TYPE_CHECKING:
     from parties.vault.store import Entry
@@ -80,24 +79,13 @@ def vault_shred(
         with opening as (store, audit, *_):
             info = store.newest(kind, name, version)
             if not yes:
-                _ask(f"Destroy {info.title}, of {info.created}?", output)
+                ask_to_destroy(f"Destroy {info.title}, of {info.created}?", output)
             audit.append(Kind.VAULT_SHRED, {"object": info.title})
             shred(store, info)
         if output is Format.json:
             emit({"status": "ok", "kind": kind, "name": name, "version": info.version})
             return
         say(f"{info.title}: destroyed")
-
-
-def _ask(question: str, output: Format) -> None:
-    """Return if somebody at the terminal says yes; otherwise raise ConfigError."""
-    if output is Format.json or not sys.stdin.isatty():
-        raise ConfigError(
-            "nothing was destroyed: there is no terminal to ask at; if it is to be destroyed, run "
-            "the command again with --yes"
-        )
-    if not typer.confirm(question, default=False, err=True):
-        raise ConfigError("nothing was destroyed")
 
 
 def _record(entry: "Entry") -> dict[str, Any]:

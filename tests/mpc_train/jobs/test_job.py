@@ -57,7 +57,7 @@ def test_the_digest_depends_on_meaning_not_on_spelling(tmp_path: Path) -> None:
 def test_the_digest_is_pinned(tmp_path: Path) -> None:
     """All nodes of all versions must agree on it."""
     digest = load_job(write_job(tmp_path)).digest().hex()
-    assert digest == "172e6f8e234d5d492eaa313549aafd89a1ce09291588a4c0a7fc11fb036763cf"
+    assert digest == "a6830fd2c0a47132e24181dea6d0e2683bf00576918f6dbd4a93451040f24b49"
 
 
 def test_a_job_survives_the_wire(tmp_path: Path) -> None:
@@ -128,6 +128,8 @@ WRONG = [
         "cannot deal and evaluate",
     ),
     ('["ann", "office"]', "[]", "job.recipients", "at least one"),
+    ("[reveal]", '[reveal]\nmodel = "shares"', "job.recipients", "nobody opens a model"),
+    ("[reveal]", '[reveal]\nmodel = "share"', "reveal.model", "share"),
     ('label = "ill"', 'label = "age"', "data.label", "also a feature"),
     ('"dose"', '"age"', "data.features", "twice"),
     ("scale = 2", "scale = 0", "data.features[1].scale", "above 0"),

@@ -41,7 +41,7 @@ ACCEPTED = {name: accept(name) for name in KEYS}
         ({"evaluators": ("ann",)}, "at least two evaluators"),
         ({"evaluators": ("ann", "ann")}, "twice"),
         ({"owners": ()}, "needs owners"),
-        ({"recipients": ()}, "needs recipients"),
+        ({"recipients": (), "threshold": 2}, "2 of 0 recipients"),
         ({"dealer": "../cleo"}, "not a name"),
         ({"dealer": ""}, "not a name"),
         ({"recipients": ("Office",)}, "not a name"),
@@ -79,6 +79,13 @@ def test_a_contract_is_read_as_it_was_written() -> None:
     assert Contract.from_bytes(contract.to_bytes()) == contract
     alone = Contract.of("a study", replace(roles, threshold=1), b"body", bytes(32))
     assert contract.digest != alone.digest
+
+
+def test_a_model_that_nobody_opens_has_no_recipients() -> None:
+    roles = replace(ROLES, recipients=())
+    contract = Contract.of("a study", roles, b"body", bytes(32))
+    assert Contract.from_bytes(contract.to_bytes()) == contract
+    assert "The model is sealed to nobody" in describe_trust(roles)
 
 
 def test_a_threshold_is_in_the_statement_of_trust() -> None:
