@@ -21,7 +21,7 @@ from math import ceil, log2
 
 import numpy as np
 
-from mpc_train.errors import DataError
+from mpc_train.errors import DataError, ModelError
 from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.jobs.sealed import CENTER, FILL, INVERSE
 from mpc_train.owners.local import Local
@@ -82,8 +82,12 @@ class Columns:
         """The weights of the columns and the intercepts that give the same outputs.
 
         weights: float64[outputs, inputs], intercepts: float64[outputs]; parameters: those of
-        `Pipeline.shapes`.
+        `Pipeline.shapes`. Raises ModelError for a statistic that nobody has taught this function:
+        without it, predictions would be wrong.
         """
+        unknown = sorted({*pipeline.shapes, *parameters} - {CENTER, INVERSE, FILL})
+        if unknown:
+            raise ModelError(f"{', '.join(unknown)}: cannot be folded into weights")
         place = {column: number for number, column in enumerate(self.names)}
         folded = np.zeros((len(weights), len(self.names)))
         constants = intercepts.astype(np.float64)

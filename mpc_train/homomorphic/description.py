@@ -52,8 +52,7 @@ class Description:
         reduced = _reduced(name, job)
         if reduced.pipeline != job.pipeline or reduced.widths != job.widths:
             raise ModelError(f"{job.name}: its inputs cannot be described to clients")
-        found = cls.read(reduced.to_bytes())
-        return found
+        return cls.read(reduced.to_bytes())
 
     @classmethod
     def read(cls, data: bytes, name: str | None = None) -> "Description":

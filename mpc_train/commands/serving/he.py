@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mpc_train.commands.serving.connections import ServerLine
     from mpc_train.homomorphic.description import Description
     from mpc_train.homomorphic.keys import KeyPair
+    from mpc_train.homomorphic.seal import Seal
 
 he = typer.Typer(no_args_is_help=True, help="Predictions under homomorphic encryption.")
 
@@ -270,13 +271,11 @@ def _expected(model: str) -> "Description | None":
         raise ArtifactError(f"{model}: {error}") from error
 
 
-def _key(node: "OpenedNode", seal: "object") -> "KeyPair":
+def _key(node: "OpenedNode", seal: "Seal") -> "KeyPair":
     """The newest key pair of the vault. Raises ConfigError where there is none."""
     from mpc_train.homomorphic.keys import KeyPair
-    from mpc_train.homomorphic.seal import Seal
     from mpc_train.node.storage import KEY
 
-    assert isinstance(seal, Seal)
     if not node.store.versions(KEY, KEY_NAME):
         raise ConfigError(
             f"{node.config.path}: its vault has no key for questions; make one: mpc-train he keys"

@@ -1,5 +1,6 @@
 """The server of `mpc-train he serve`: opens the models once, then answers until interrupted."""
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +24,14 @@ from mpc_train.results.predicting import Predictor, load_predictor
 from mpc_train.run.node_config import load_node_config
 from parties.audit.entries import Kind, Value
 from parties.audit.log import AuditLog
+from parties.errors import ExpiredError
 from parties.keys import lifetime
 from parties.keys.roster import Roster
 from parties.stop import sigterm_interrupts
 from parties.wire.zmq_transport import CurveKeys
 from protocols.arrays import Reals
+
+log = logging.getLogger(__name__)
 
 Ready = Callable[[str, list[str], tuple[str, ...]], None]
 
@@ -48,16 +52,12 @@ def serve(
     node = load_node_config(config)
     identity, roster = enter(node.place, node.audit, passphrase_file, passphrase_fd)
     lifetime.check_own(identity.card, lifetime.now())
-    allowed = {name: roster.card(name).curve for name in file.clients}
+    allowed, known = _clients(roster, node.place.name, file.clients)
     safe = NodeVault(node.vault, node.place.name, identity)
     served = {name: _served(seal, safe, name, place) for name, place in file.models.items()}
     quota = FileQuota(node.place.home / f"{node.place.name}.he-quota.json")
     keys = CurveKeys(identity.card.curve, identity.curve_secret())
     strangers: deque[tuple[str, int]] = deque()
-    known = {card.name: card.curve for card in roster if card.name not in allowed}
-    known.pop(node.place.name, None)
-    for name in _expired(roster, file.clients):
-        del allowed[name]
     with logbook(node.place, node.audit, identity, safe.keys(), "he serve") as audit:
         service = Service(served, quota, _recorder(audit))
         with Port(
@@ -75,10 +75,22 @@ def serve(
                 return service.answered
 
 
-def _expired(roster: Roster, clients: tuple[str, ...]) -> list[str]:
-    """The clients whose cards are not valid now: they are not admitted."""
-    valid = {card.name for card in roster.current(lifetime.now())}
-    return [name for name in clients if name not in valid]
+def _clients(
+    roster: Roster, me: str, clients: tuple[str, ...]
+) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The CURVE keys of the clients, and those of everybody else on the roster, who is refused by
+    name: a client whose card is not valid now as well. Raises RosterError for one without a
+    card."""
+    allowed, moment = {}, lifetime.now()
+    for name in clients:
+        card = roster.card(name)
+        try:
+            lifetime.check_peer(card, moment)
+            allowed[name] = card.curve
+        except ExpiredError as error:
+            log.warning("%s; until then %s is not answered", error, name)
+    others = (card for card in roster if card.name != me and card.name not in allowed)
+    return allowed, {card.name: card.curve for card in others}
 
 
 def _served(seal: Seal, safe: NodeVault, name: str, place: ModelPlace) -> Served:

@@ -42,6 +42,15 @@ def test_the_columns_do_not_depend_on_statistics(tmp_path: Path) -> None:
     assert all(len(name) <= 2 for name in names)
 
 
+def test_a_statistic_that_nobody_folds_is_refused(tmp_path: Path) -> None:
+    """Whoever adds one changes `fold`; without that, predictions would be wrong and say ok."""
+    pipeline = prepared_job(tmp_path).pipeline
+    parameters = {name: np.ones(shape) for name, shape in pipeline.shapes.items()}
+    parameters["prepare.skew"] = np.ones(1)
+    with pytest.raises(ModelError, match="skew"):
+        Columns.of(pipeline).fold(pipeline, parameters, np.ones((1, pipeline.width)), np.ones(1))
+
+
 def test_a_number_beyond_its_bound_is_never_cut(tmp_path: Path) -> None:
     pipeline = prepared_job(tmp_path).pipeline
     local = local_terms(pipeline, typed(4, 1))

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from mpc_train.errors import ArtifactError, CiphertextError, ModelError
-from mpc_train.homomorphic import parameters
+from mpc_train.homomorphic import messages, parameters
 from mpc_train.homomorphic.parameters import DEVIATION, FLOOD_BITS, PRIMES, SLOTS
 from mpc_train.homomorphic.polynomials import (
     ANSWER,
     CIPHERTEXT,
     KEY,
     flood,
+    key_id,
     pack,
     pack_residues,
     size_of,
@@ -204,6 +205,25 @@ def test_malformed_keys_are_refused_by_name() -> None:
         with pytest.raises(CiphertextError) as caught:
             Evaluation(weights, data)
         assert caught.value.code == code, code
+
+
+def test_formats_are_pinned() -> None:
+    """A change here is one of the format: raise the number in the magic."""
+    words = np.arange(2 * 3 * 8192, dtype=np.uint64).reshape(2, 3, 8192) * np.uint64(65537)
+    packed = pack(CIPHERTEXT, bytes(range(16)), words)
+    assert packed[:43].hex() == (
+        "48453143"
+        + bytes(range(16)).hex()
+        + "0076"
+        + "00" * 7
+        + "01000100000000"
+        + "02000200000000"
+    )
+    assert key_id(words).hex() == "aae3b7567f36f5674e04573aafa6ff17"
+    assert (
+        messages.encode(messages.Show("risk"))[0].hex() == "82a174a473686f77a56d6f64656ca47269736b"
+    )
+    assert messages.encode(messages.Give(3), b"")[0].hex() == "82a174a467697665a6636f6c756d6e03"
 
 
 def test_residues_travel_unchanged() -> None:

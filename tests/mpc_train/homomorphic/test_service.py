@@ -24,9 +24,8 @@ from tests.support.homomorphic import Desk, InnerLine, opened_model, pair, serve
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Served:
     folder = tmp_path_factory.mktemp("model")
-    return served(
-        opened_model(folder, prepared_job(folder)), clients=("ann", "bob"), rows=3 * SLOTS
-    )
+    job = prepared_job(folder, 'scale = "standard"\nmissing = "mean"')
+    return served(opened_model(folder, job), clients=("ann", "bob"), rows=3 * SLOTS)
 
 
 def question(line: InnerLine, keys: KeyPair) -> Question:
