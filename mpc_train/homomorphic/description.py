@@ -49,6 +49,10 @@ class Description:
     def of(cls, name: str, job: Job) -> "Description":
         """Of an opened model that is served as `name`; raises ModelError for one that cannot be."""
         check_kind(job)
+        if job.data.array is not msgspec.UNSET:
+            raise ModelError(
+                f"{job.name}: a model of arrays cannot be served; its inputs are cells"
+            )
         reduced = _reduced(name, job)
         if reduced.pipeline != job.pipeline or reduced.widths != job.widths:
             raise ModelError(f"{job.name}: its inputs cannot be described to clients")
