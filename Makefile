@@ -1,6 +1,7 @@
 # make demo    three hospitals train a model together on this machine
 # make test    the fast tests;  make test-all adds the slow ones and make fuzz
 # make fuzz    tries all parsers with bytes of strangers, FUZZ_MINUTES in all
+# make soak    trains for SOAK_MINUTES and shows that nothing grows
 # make lint    style and types;  make format repairs what can be repaired
 # make hooks   git runs make lint before each commit
 # make mutants shows that the fast tests notice what they are there for (an hour)
@@ -9,6 +10,7 @@
 
 PYTHON ?= python3
 FUZZ_MINUTES ?= 8
+SOAK_MINUTES ?= 30
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
@@ -20,7 +22,7 @@ SPREAD := -n $(JOBS) --dist loadfile
 WORKLOADS := lr784 net_a relu matmul softmax
 
 .DEFAULT_GOAL := test
-.PHONY: install demo test test-all fuzz mutants lint format hooks bench clean
+.PHONY: install demo test test-all fuzz soak mutants lint format hooks bench clean
 
 install: $(READY)
 
@@ -43,16 +45,19 @@ demo: $(READY)
 	@$(PY) launch.py examples/breast_cancer/job.toml --compare --vault
 
 test: $(READY)
-	$(PY) -m pytest $(SPREAD) --cov --cov-report= -m "not slow and not timed"
+	$(PY) -m pytest $(SPREAD) --cov --cov-report= -m "not slow and not timed and not soak"
 
 test-all: $(READY)
-	$(PY) -m pytest $(SPREAD) -m "not timed"
+	$(PY) -m pytest $(SPREAD) -m "not timed and not soak"
 	$(MAKE) fuzz
 
 fuzz: $(READY)
 	@$(PY) -m pip install --quiet atheris==3.0.0 || \
 	  echo "Atheris has wheels for Linux with Python 3.11 to 3.13 only."
 	$(PY) -m tests.fuzz.guided --minutes $(FUZZ_MINUTES)
+
+soak: $(READY)
+	SOAK_MINUTES=$(SOAK_MINUTES) $(PY) -m pytest -m soak tests/runs/test_soak.py
 
 mutants: $(READY)
 	$(PY) -m tests.mutants.run

@@ -44,7 +44,8 @@ def _at_once() -> bool:
 
 @contextmanager
 def sigterm_interrupts(defers: Callable[[], bool] = _at_once) -> Iterator[None]:
-    """Inside this context SIGTERM raises KeyboardInterrupt, as Ctrl-C does.
+    """Inside this context SIGTERM raises KeyboardInterrupt, as Ctrl-C does; its argument is the
+    signal.
 
     defers: asked at each signal; True: nothing is raised, because the node will stop by itself.
     Only the main thread can install this; in other threads it does nothing.
@@ -52,7 +53,7 @@ def sigterm_interrupts(defers: Callable[[], bool] = _at_once) -> Iterator[None]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if not defers():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield

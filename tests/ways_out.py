@@ -120,8 +120,9 @@ WAYS: tuple[Way, ...] = (
         "Δ and shares of λ",
         members=frozenset({"delta", "lam"}),
         users={
-            "mpc_train/checkpoints/state.py": "what this node keeps, encrypted, in its own vault",
             "mpc_train/serving/share.py": "what this node keeps, encrypted, in its own vault",
+            "mpc_train/checkpoints/live.py": "what this node keeps, encrypted, in its own vault",
+            "mpc_train/checkpoints/joined.py": "the same, of joined rows",
             "protocols/shares/masked.py": _VALUE_TYPES,
             "protocols/shares/arithmetic.py": _FORMULA,
             "protocols/comparison/compare.py": _FORMULA,
@@ -161,8 +162,9 @@ WAYS: tuple[Way, ...] = (
         "the value of a deferred opening",
         members=frozenset({"get", "then", "_value"}),
         users={
-            "mpc_train/checkpoints/state.py": "what this node keeps, encrypted, in its own vault",
             "mpc_train/serving/share.py": "what this node keeps, encrypted, in its own vault",
+            "mpc_train/checkpoints/live.py": "what this node keeps, encrypted, in its own vault",
+            "mpc_train/checkpoints/joined.py": "the same, of joined rows",
             "protocols/roles/deferred.py": "defines them",
             "examples/crypten_script/logistic_regression.py: crypten.communicator.get": _RANK,
             "examples/crypten_script/small_network.py: crypten.communicator.get": _RANK,

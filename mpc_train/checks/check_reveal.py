@@ -80,7 +80,7 @@ def _check_metrics(job: Job) -> None:
             if metric not in possible:
                 raise JobProblem(
                     f"reveal.{key}",
-                    f"{metric!r} does not suit a {job.model.kind} model; possible: "
+                    f"{metric!r} does not suit the model kind {job.model.kind!r}; possible: "
                     f"{', '.join(possible)}",
                 )
     _, test_rows = split_sizes(job)

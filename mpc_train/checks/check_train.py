@@ -25,6 +25,7 @@ MAX_RATE_CHANGES = 10_000
 MAX_LOOKS = 10_000
 """How many times something may be disclosed during training: each time is agreed on, and
 reported."""
+MAX_CHECKPOINT_EVERY = 1_000
 MAX_FROZEN = 1_000
 
 
@@ -68,8 +69,12 @@ def check_settings(job: Job) -> None:
             if isinstance(train.guard, Guard) and train.guard.every < 1:
                 raise JobProblem("train.guard.every", "at least 1 step")
         with found.noting():
-            if train.checkpoint_every < 0:
-                raise JobProblem("train.checkpoint_every", "at least 1 step, or omit it")
+            if not 0 <= train.checkpoint_every <= MAX_CHECKPOINT_EVERY:
+                raise JobProblem(
+                    "train.checkpoint_every",
+                    f"from 1 to {MAX_CHECKPOINT_EVERY:,} steps, or omit it: a node that is asked "
+                    "to stop waits for the next one",
+                )
         with found.noting():
             _check_preprocess(job)
     found.check()
@@ -185,7 +190,8 @@ def _check_loss(job: Job, loss: LossSettings) -> None:
     if name not in possible:
         raise JobProblem(
             "train.loss.name",
-            f"{name!r} does not suit a {job.model.kind} model; possible: {', '.join(possible)}",
+            f"{name!r} does not suit the model kind {job.model.kind!r}; possible: "
+            f"{', '.join(possible)}",
         )
     defaults = LossSettings()
     for key, suits in _LOSS_KEYS.items():

@@ -1,5 +1,6 @@
 """`mpc-train audit`: a node's log of what it did, for its own people, other nodes and auditors."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from mpc_train.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from parties.audit.entries import Entry
+    from parties.audit.entries import Entry, Value
     from parties.keys.identity import Card
     from parties.keys.statements import Succession
 
@@ -343,9 +344,21 @@ def _moment(text: str) -> str:
 
 def _lines(found: "list[tuple[int, Entry]]") -> Iterator[str]:
     for number, entry in found:
-        fields = " ".join(
-            f"{key}={','.join(value) if isinstance(value, tuple) else value}"
-            for key, value in entry.fields.items()
-        )
+        fields = " ".join(f"{key}={_shown(key, value)}" for key, value in entry.fields.items())
         of = f"  {entry.job}" if entry.job else ""
         yield escaped(f"{number:>6}  {entry.time}  {entry.kind:22}{of}  {fields}".rstrip())
+
+
+def _shown(key: str, value: "Value") -> str:
+    """A field for people: of a checkpoint, which nodes name by one number, the step and the session
+    that wrote it."""
+    from mpc_train.checkpoints.keeper import parts_of
+    from mpc_train.errors import ArtifactError
+
+    if key == "resumed" and value == "":
+        return "no"
+    if key == "resumed" and isinstance(value, str):
+        with contextlib.suppress(ArtifactError, ValueError):
+            step, finished, session = parts_of(bytes.fromhex(value))
+            return f"step:{step}{',finished' if finished else ''},session:{session.hex()}"
+    return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -15,6 +15,7 @@ from mpc_train.commands.common import (
     PassphraseFdOption,
     PassphraseFileOption,
     ask_to_destroy,
+    check_there,
     emit,
     home_of,
     opened_vault,
@@ -87,6 +88,7 @@ def model_verify(
         from mpc_train.node.provenance import read_result, verify_opened, verify_sealed
         from parties.keys.roster import Roster
 
+        check_there(path, "a sealed file, or the folder of an opened one")
         roster = Roster.load(cards if cards is not None else home_of(home) / "roster")
         if path.is_dir():
             found = verify_opened(path, roster)

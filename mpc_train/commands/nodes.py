@@ -168,6 +168,7 @@ def coordinator(
                 say("\n".join([describe(job), *beware(job), ""]))
                 say(f"Listening on {node.address}, waiting for the nodes")
             with (
+                _going_on_told(config, events),
                 events.view.shown(),
                 on_page(events.board, live, events.page),
                 sigterm_interrupts(),
@@ -196,6 +197,21 @@ def coordinator(
             emit(found)
         else:
             say(outcome(found))
+
+
+@contextlib.contextmanager
+def _going_on_told(config: Path, events: "_Events") -> Iterator[None]:
+    """Inside this context, if a coordinator is stopped in the middle of a run, or waits in vain for
+    a node, the operator hears how the run goes on."""
+    from protocols.errors import PeerLostError, PeerTimeoutError
+
+    try:
+        yield
+    except (KeyboardInterrupt, PeerLostError, PeerTimeoutError) as error:
+        if events.has_started:
+            command = f"mpc-train coordinator --config {shlex.quote(str(config))}"
+            error.resume = {"command": command, "step": None}  # type: ignore[union-attr]
+        raise
 
 
 def _node(
@@ -457,7 +473,7 @@ class _Guarded:
         from mpc_train.run.program import TrainProgram
         from mpc_train.serving.library import Library
 
-        self._check_memory(job)
+        self._check_machine(job)
         library = Library(self._safe.opened)
         self._program = TrainProgram(
             self._config, table, self._held, self._note, library, self._loss
@@ -476,6 +492,8 @@ class _Guarded:
         """Inside this context, a run that ends well destroys its checkpoints; of another one the
         operator hears that it can go on, and by which command."""
         from mpc_train.checkpoints.keeper import place_of
+        from mpc_train.errors import ArtifactError
+        from parties.errors import VaultError
 
         try:
             yield
@@ -489,11 +507,15 @@ class _Guarded:
                         "step": place_of(kept[-1])[0] if kept else None,
                     }
             raise
-        self._destroy()
+        try:
+            self._destroy()
+        except (ArtifactError, VaultError) as error:
+            # The results are there; they must not be lost because the vault is away now.
+            self._events.say(f"Warning checkpoints stay until --fresh destroys them: {error}")
 
     def _loss(self, step: int, loss: float) -> None:
-        """For this node's own eyes: the coordinator is not told."""
-        self._events.board.event("loss", {"step": step, "loss": loss})
+        """For this node's own page and output: the coordinator is not told."""
+        self._events("loss", {"step": step, "loss": loss})
 
     def _shelf(self, job: "Job") -> "VaultShelf | None":
         """Where this node keeps checkpoints of the job, if it evaluates."""
@@ -503,24 +525,28 @@ class _Guarded:
             return None
         return VaultShelf(self._safe.opened, job.name, job.digest().hex())
 
-    def _check_memory(self, job: "Job") -> None:
-        """Raise ConfigError if this node may not have the memory that its part needs."""
+    def _check_machine(self, job: "Job") -> None:
+        """Raise ConfigError if this node may not have the memory or the disk that its part
+        needs."""
         from mpc_train.errors import JobError
-        from mpc_train.estimates.estimate import memory_needs
-        from mpc_train.node.places import check_memory
+        from mpc_train.estimates.estimate import disk_needs, memory_needs
+        from mpc_train.node.places import check_disk, check_memory
 
         place = self._config.place
         try:
             needed = memory_needs(job)[place.name]
+            checkpoints, stored = disk_needs(job)[place.name]
         except JobError:
             raise
         except Exception as error:
             # The estimate is a help, and a fault in it is no reason to refuse a job.
             self._events.say(
-                f"Warning how much memory the job needs could not be found ({type(error).__name__})"
+                "Warning how much memory and disk the job needs could not be found "
+                f"({type(error).__name__})"
             )
             return
         self._events.say(check_memory(job, place.name, needed, place.memory_bytes))
+        check_disk(job, {self._safe.folder: checkpoints, place.run_dir: stored})
 
     def _check_dates(self, job: "Job") -> None:
         """Raise RefusedError if this node's policy, or the job, is not valid today: the node may
@@ -635,6 +661,8 @@ class _Events:
         self._lock = threading.Lock()
         self._pace = EventPace()
         self.board = Board(names)
+        self.has_started = False
+        """Whether all nodes have computed together."""
         self.trace: Callable[[str, Mapping[str, Any]], None] = lambda kind, fields: None
 
     def say(self, text: str) -> None:
@@ -656,6 +684,7 @@ class _Events:
             self.say(str(fields["trust"]))
         elif kind == "connected":
             self.say(f"{kind}: {fields.get('address')}")
+        self.has_started |= kind == "started"
         self.view.event(kind, fields)
         self.board.event(kind, fields)
         self.trace(kind, fields)

@@ -18,6 +18,7 @@ from mpc_train.commands.common import (
     OpenedNode,
     PassphraseFdOption,
     PassphraseFileOption,
+    check_there,
     emit,
     find_name,
     home_of,
@@ -112,6 +113,7 @@ def open_command(
         from parties.audit.entries import Kind
         from parties.keys.roster import Roster
 
+        check_there(sealed, "the sealed file that the run left")
         expected = load_job(job) if job is not None else None
         with contextlib.ExitStack() as held:
             node = None

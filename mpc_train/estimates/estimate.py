@@ -15,6 +15,7 @@ import msgspec
 
 from mpc_train.admission.load import job_from_bytes
 from mpc_train.base.problem import JobProblem
+from mpc_train.checkpoints.keeper import KEPT
 from mpc_train.checks.check import check_job
 from mpc_train.errors import JobError
 from mpc_train.estimates.memory import process_bytes
@@ -37,11 +38,13 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class NodeCost:
-    """What one node sends, receives and takes."""
+    """What one node sends, receives and takes. disk_bytes: of checkpoints and of material stored
+    ahead, besides results."""
 
     bytes_sent: int
     bytes_received: int
     memory_bytes: int
+    disk_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ def estimate(job: Job, link: Link, speed: Speed, joined: int | None = None) -> E
                 node.channel.bytes_sent,
                 node.channel.bytes_received,
                 process_bytes(job, name, node.arrays),
+                sum(_disk(job, nodes, name)),
             )
             for name, node in nodes.items()
         },
@@ -100,6 +104,19 @@ def estimate(job: Job, link: Link, speed: Speed, joined: int | None = None) -> E
 def _has(nodes: Mapping[str, Rehearsed], phase: str) -> bool:
     spent = [node.phases.get(phase, Spent()) for node in nodes.values()]
     return any(one.rounds or one.sent for one in spent)
+
+
+def _disk(job: Job, nodes: Mapping[str, Rehearsed], name: str) -> tuple[int, int]:
+    """Bytes of checkpoints, of which one more is there while it is written, and of the evaluator's
+    share of what the dealer sends ahead; shares differ by a few frames."""
+    if name not in job.evaluators:
+        return 0, 0
+    stored = 0
+    if job.train.preprocess:
+        dealt = nodes[job.dealer].phases
+        sent = sum(dealt.get(phase, Spent()).sent for phase in ("train", "evaluate"))
+        stored = -(-sent // len(job.evaluators))
+    return (KEPT + 1) * nodes[name].checkpoint, stored
 
 
 def _phase(nodes: Mapping[str, Rehearsed], phase: str, link: Link, speed: Speed) -> PhaseCost:
@@ -116,15 +133,23 @@ def _phase(nodes: Mapping[str, Rehearsed], phase: str, link: Link, speed: Speed)
 
 
 @lru_cache(16)
-def _needs(body: bytes) -> dict[str, int]:
+def _needs(body: bytes) -> dict[str, tuple[int, tuple[int, int]]]:
     job = job_from_bytes(body)
     nodes = rehearse(job, brief=True)
-    return {name: process_bytes(job, name, node.arrays) for name, node in nodes.items()}
+    return {
+        name: (process_bytes(job, name, node.arrays), _disk(job, nodes, name))
+        for name, node in nodes.items()
+    }
 
 
 def memory_needs(job: Job) -> dict[str, int]:
     """The most bytes that each node's process holds, by name."""
-    return dict(_needs(job.to_bytes()))
+    return {name: memory for name, (memory, _) in _needs(job.to_bytes()).items()}
+
+
+def disk_needs(job: Job) -> dict[str, tuple[int, int]]:
+    """Bytes of each node's checkpoints, and of what it stores of the dealer's material, by name."""
+    return {name: disk for name, (_, disk) in _needs(job.to_bytes()).items()}
 
 
 def with_rows(job: Job, rows: Mapping[str, int]) -> Job:

@@ -27,6 +27,7 @@ from mpc_train.checkpoints.state import State
 from mpc_train.estimates import blanks
 from mpc_train.estimates.blanks import Meter, is_blank, made, meter_here
 from mpc_train.estimates.repeats import RepeatedGuard, Repeats
+from mpc_train.estimates.roundings import Roundings
 from mpc_train.estimates.stage import (
     CountingChannel,
     DrySession,
@@ -38,6 +39,7 @@ from mpc_train.evaluation.findings import Findings
 from mpc_train.run import program
 from mpc_train.run.phases import link, reveal
 from mpc_train.training import passes, trainer
+from mpc_train.training.optimizers import adaptive, sgd
 from protocols.linkage.intersection import Exponent
 from protocols.ring import fixed_point, kernels, products
 from protocols.roles.dealer import Dealer
@@ -96,6 +98,8 @@ class Rehearsed:
     phases: dict[str, Spent] = field(default_factory=dict)
     rounds: int = 0
     brief: bool = False
+    checkpoint: int = 0
+    """Bytes of a checkpoint."""
     _phase: str = ""
     _before: Spent = field(default_factory=Spent)
 
@@ -199,6 +203,9 @@ def _replacements() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     yield program, "settle", _nothing
     yield program, "stored_ahead", lambda *_: contextlib.nullcontext()
     yield trainer, "steps", _steps
+    yield trainer, "make_optimizer", _optimizer(trainer.make_optimizer)
+    yield sgd, "coefficients", _coefficients(sgd.coefficients)
+    yield adaptive, "joined", _joined(adaptive.joined)
     yield passes, "parts", _parts
     yield trainer, "initial_weights", _weights
     yield products, "sum_of_products", _product_of(products.sum_of_products)
@@ -324,6 +331,43 @@ def _steps(job: Job) -> Any:
     return _here.node.repeats.steps(job)
 
 
+def _noting() -> Roundings | None:
+    """What notes the roundings of the step that this node runs."""
+    assert _here.node is not None and _here.node.repeats is not None
+    return _here.node.repeats.roundings
+
+
+def _optimizer(original: Callable[..., Any]) -> Callable[..., Any]:
+    def make_optimizer(job: Job, *arguments: Any) -> Any:
+        optimizer = original(job, *arguments)
+        assert _here.node is not None and _here.node.repeats is not None
+        _here.node.repeats.roundings = Roundings(job, optimizer)
+        return optimizer
+
+    return make_optimizer
+
+
+def _coefficients(original: Callable[..., Any]) -> Callable[..., Any]:
+    def coefficients(rate: Any, weight: Any, factor: Any, bits: Any, decay: Any, kept: Any) -> Any:
+        noting = _noting()
+        if noting is not None:
+            noting.note(weight, factor, bits, decay, kept * noting.rate)
+        return original(rate, weight, factor, bits, decay, kept)
+
+    return coefficients
+
+
+def _joined(original: Callable[..., Any]) -> Callable[..., Any]:
+    def joined(gradients: Any, scale: Any, limit: Any, seen: Any, result_bits: int) -> Any:
+        noting = _noting()
+        if noting is not None:
+            finenesses = tuple(gradient.words_per_unit for gradient in gradients.values())
+            noting.note(finenesses, result_bits)
+        return original(gradients, scale, limit, seen, result_bits)
+
+    return joined
+
+
 def _parts(job: Job, rows: Any, metrics: Any) -> Any:
     assert _here.node is not None and _here.node.repeats is not None
     return _here.node.repeats.parts(job, rows, metrics)
@@ -368,6 +412,8 @@ def _decide_each(gate: RevealGate, name: str, step: int, x: Any) -> tuple[bool, 
 def _state(state: State) -> bytes:
     """Memory for a checkpoint, as plaintext and encrypted."""
     sizes = sum(words.nbytes for words in state.parts.values())
+    assert _here.node is not None
+    _here.node.checkpoint = max(_here.node.checkpoint, sizes)
     plain, sealed = made((sizes,), np.uint8), made((sizes,), np.uint8)
     del plain, sealed
     return b""

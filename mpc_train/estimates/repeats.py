@@ -3,9 +3,9 @@ of rows that go through a trained model.
 
 What a step sends and computes depends on what is public: on whether it is one of the first steps of
 a training (weights are public before the first one, moments begin at the second), on what the job
-discloses after it, on which words the range guard compares before and after it, on the learning
-rate (how many bits are rounded off) and on which evaluator's turn it is to get corrections. Steps
-that agree in this have one cost. Everything here is decided alike at all nodes.
+discloses after it, on which words the range guard compares before and after it, on how many bits
+the optimizer rounds off and on which evaluator's turn it is to get corrections. Steps that agree in
+this have one cost. Everything here is decided alike at all nodes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpc_train.checkpoints.points import resumable, steps_between
+from mpc_train.checkpoints.points import steps_between
 from mpc_train.estimates.blanks import Meter
+from mpc_train.estimates.roundings import Limits, Rounding, Roundings
 from mpc_train.estimates.stage import CREDIT_BYTES, CountingChannel
-from mpc_train.jobs.schedule import distinct_rates, epochs_alike, steps_per_epoch, total_steps
+from mpc_train.jobs.schedule import epochs_alike, is_checked, steps_per_epoch, total_steps
 from mpc_train.training.chunk_sizes import MAX_PAIRED_ROWS
 from mpc_train.training.passes import parts as all_parts
 from mpc_train.training.range_guard import MAX_HELD, RangeGuard
@@ -39,13 +40,11 @@ if TYPE_CHECKING:
 
 FIRST = 3
 """Steps that every training begins with: they may differ from the later ones."""
+AT_END = "the last check"
+"""Stands for what a step does at the end of training, beside what is disclosed."""
 SEEN_DISCLOSED = 2
 """A step with disclosures is run twice before it is repeated: its first time may cost less (no best
 model is kept yet)."""
-MAX_KINDS = 64
-"""Up to this many combinations of rate and turn are told apart. Beyond, rates of one binary order
-count as alike, which changes the bytes of a step by less than a hundredth."""
-
 
 Settled = tuple[tuple[int, int], ...] | None
 """How many words of each limit, in order."""
@@ -54,15 +53,15 @@ Settled = tuple[tuple[int, int], ...] | None
 @dataclass(frozen=True, slots=True)
 class Kind:
     """fold: whether it trains one. disclosed: after it. settled: which words the guard compares
-    before it, because a checkpoint may be written there; None if it may not. compares: whether the
-    guard does after it. rate: what tells rates apart. turn: who got the last correction before
-    it."""
+    before it, because a checkpoint may be written there; None if it may not. compares: which it
+    compares after it, None if it does not. rounding: by the optimizer. turn: who got the last
+    correction before it."""
 
     fold: bool
     disclosed: tuple[str, ...]
     settled: Settled
-    compares: bool
-    rate: Fraction | int
+    compares: Settled
+    rounding: Rounding
     turn: int
 
 
@@ -75,7 +74,8 @@ Parts = dict[int, list[Masked | Additive]]
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What one step costs a node. frames: of corrections, by evaluator. turns: by how much it moves
-    the turn. parts: the words that the guard keeps of it."""
+    the turn. parts: the words that the guard keeps of it. limits: those of `parts` that
+    other steps of its kind may not share."""
 
     rounds: int
     sent: int
@@ -86,6 +86,16 @@ class Cost:
     frames: tuple[int, ...]
     turns: int
     parts: Parts = field(default_factory=dict)
+    limits: Limits = ()
+
+    def parts_with(self, limits: Limits) -> Parts:
+        """The words that the guard keeps of another step of this kind."""
+        if limits == self.limits:
+            return self.parts
+        others, found = dict(zip(self.limits, limits, strict=True)), Parts()
+        for limit, some in self.parts.items():
+            found.setdefault(others.get(limit, limit), []).extend(some)
+        return found
 
     @classmethod
     def so_far(cls, role: Role, channel: CountingChannel, meter: Meter) -> Cost:
@@ -171,24 +181,23 @@ def sum_of(parts: Parts) -> int:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The steps of one training. looked_at: those after which something may be disclosed. points:
-    steps from one point of checkpoints to the next; 0 without. by_turn: whether turns are told
-    apart; exact: whether rates are."""
+    steps from one point of checkpoints to the next; 0 without. exact: whether steps that round by
+    other bits, or differ in the turn, are told apart."""
 
     job: Job
     steps: int
     an_epoch: int
     looked_at: list[int]
     points: int
-    by_turn: bool
     exact: bool
 
     @classmethod
-    def of(cls, job: Job, evaluators: int, brief: bool) -> Plan:
-        rates = len(distinct_rates(job)) if not brief else MAX_KINDS + 1
+    def of(cls, job: Job, exact: bool) -> Plan:
         looked = [] if job.data.fold else looked_at(job)
-        exact, by_turn = rates <= MAX_KINDS, rates * evaluators <= MAX_KINDS
-        points = 0 if job.data.fold or not resumable(job) else steps_between(job)
-        return cls(job, total_steps(job), steps_per_epoch(job), looked, points, by_turn, exact)
+        if _checks_at_end(job) and looked[-1:] != [total_steps(job)]:
+            looked = [*looked, total_steps(job)]
+        points = 0 if job.data.fold else steps_between(job)
+        return cls(job, total_steps(job), steps_per_epoch(job), looked, points, exact)
 
     @property
     def fold(self) -> bool:
@@ -202,18 +211,16 @@ class Plan:
         place = bisect_left(self.looked_at, number)
         if place == len(self.looked_at) or self.looked_at[place] != number:
             return ()
-        return tuple(disclosed_at(self.job, number))
+        found = tuple(disclosed_at(self.job, number))
+        return (*found, AT_END) if number == self.steps and _checks_at_end(self.job) else found
 
     def follows_point(self, number: int) -> bool:
         """Whether a checkpoint may be written before this step."""
         return bool(self.points) and number > 1 and (number - 1) % self.points == 0
 
-    def rate(self, number: int) -> Fraction | int:
-        """What tells the learning rate of this step apart."""
-        exact = rate(self.job, self.epoch(number), number)
-        if self.exact:
-            return exact
-        return exact.numerator.bit_length() - exact.denominator.bit_length()
+    def rate(self, number: int) -> Fraction:
+        """The learning rate of this step."""
+        return rate(self.job, self.epoch(number), number)
 
     def alike(self, number: int) -> int:
         """How many steps from this one on have its rate, and nothing disclosed after them or after
@@ -230,6 +237,15 @@ class Plan:
         return max(1, last - number + 1)
 
 
+def _checks_at_end(job: Job) -> bool:
+    """Whether the last model is compared with the best one, and nothing disclosed of that."""
+    stopping = job.train.early_stopping
+    last = job.train.epochs - 1
+    return (
+        stopping is not None and not job.data.fold and stopping.keep_best and is_checked(job, last)
+    )
+
+
 @dataclass(slots=True)
 class Repeats:
     """At one node: which steps are run, and what the others cost."""
@@ -239,6 +255,7 @@ class Repeats:
     meter: Meter
     brief: bool = False
     guard: RepeatedGuard | None = None
+    roundings: Roundings | None = None
     seconds: float = 0.0
     """Of the processor, that repeated steps would have taken here."""
     _seen: Counter[Kind] = field(default_factory=Counter)
@@ -246,22 +263,25 @@ class Repeats:
 
     def steps(self, job: Job) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
         """The steps to run; costs of the others are added to the role's and the channel's."""
-        plan, number = Plan.of(job, self.role.evaluators, self.brief), 1
+        plan, number = Plan.of(job, not self.brief), 1
         rows = np.arange(job.train.batch_size)  # which ones makes no difference
         while number <= plan.steps:
             kind = self._kind(plan, number)
             if number > FIRST and not self._is_new(kind) and not self._prepares(plan, number, kind):
                 number += self._repeat(plan, number, kind)
                 continue
+            limits = self._limits(1, plan.rate(number))[0] if plan.exact else ()
             if self.guard is not None:
                 self.guard.begin_step()
+            if self.roundings is not None:
+                self.roundings.begin_step()
             before = self._so_far()
             yield plan.epoch(number), number, rows
             cost = self._so_far().since(before)
             if number > FIRST:
                 self._seen[kind] += 1
                 parts = {} if self.guard is None else self.guard.last
-                self._costs[kind] = replace(cost, parts=parts)
+                self._costs[kind] = replace(cost, parts=parts, limits=limits)
             number += 1
 
     def parts(
@@ -289,46 +309,69 @@ class Repeats:
         due = plan.disclosed(number + 1)
         if GUARD not in due:
             return False
-        turn = (kind.turn + self._costs[kind].turns) % self.role.evaluators if plan.by_turn else 0
+        turn = (kind.turn + self._costs[kind].turns) % self.role.evaluators if plan.exact else 0
         settled, compares = self._guarded(plan, number + 1, kind)
-        rate_then = plan.rate(number + 1)
-        return self._is_new(Kind(plan.fold, due, settled, compares, rate_then, turn))
+        rounding = self._rounding(plan, number, number + 1)
+        return self._is_new(Kind(plan.fold, due, settled, compares, rounding, turn))
 
-    def _guarded(self, plan: Plan, number: int, before: Kind | None) -> tuple[Settled, bool]:
-        """Which words the guard compares before a step, and whether it does after it. before:
-        the kind of the step before, if that has not been counted yet."""
+    def _guarded(self, plan: Plan, number: int, before: Kind | None) -> tuple[Settled, Settled]:
+        """Which words the guard compares before a step, and which after it besides its own.
+        before: the kind of the step before, if that has not been counted yet."""
         if self.guard is None:
-            return (() if plan.follows_point(number) else None), False
+            return (() if plan.follows_point(number) else None), None
         kept = self.guard.kept
         if before is not None:
             kept = Counter() if before.settled is not None else kept
             kept += sizes_of(self._costs[before].parts)
-            kept = Counter() if before.compares else kept
+            kept = Counter() if before.compares is not None else kept
+        words = tuple(sorted(kept.items())) if plan.exact else ((0, kept.total()),)
         if plan.follows_point(number):
-            return tuple(sorted(kept.items())), self.guard.compares(0)
-        return None, self.guard.compares(kept.total())
+            return words, () if self.guard.compares(0) else None
+        return None, words if self.guard.compares(kept.total()) else None
 
     def _kind(self, plan: Plan, number: int) -> Kind:
         settled, compares = self._guarded(plan, number, None)
-        turn = self.role.turn % self.role.evaluators if plan.by_turn else 0
-        return Kind(plan.fold, plan.disclosed(number), settled, compares, plan.rate(number), turn)
+        turn = self.role.turn % self.role.evaluators if plan.exact else 0
+        rounding = self._rounding(plan, number)
+        return Kind(plan.fold, plan.disclosed(number), settled, compares, rounding, turn)
+
+    def _rounding(self, plan: Plan, *numbers: int) -> Rounding:
+        """That of the last of these steps, which follow each other and are the next ones."""
+        if self.roundings is None or not plan.exact:
+            return ()
+        return self.roundings.next([plan.rate(number) for number in numbers])[-1]
 
     def _repeat(self, plan: Plan, number: int, kind: Kind) -> int:
         """Add the costs of this step and of those that follow and are alike; return how many."""
-        if kind.disclosed or kind.compares or kind.settled is not None:
+        rate = plan.rate(number)
+        alike = self._alike(plan, number, kind, rate)
+        if self.roundings is not None:
+            self.roundings.skip(alike, rate)
+        return alike
+
+    def _limits(self, most: int, rate: Fraction) -> list[Limits]:
+        """Of the next steps that round alike, of at most so many."""
+        return [()] * most if self.roundings is None else self.roundings.limits(most, rate)
+
+    def _alike(self, plan: Plan, number: int, kind: Kind, rate: Fraction) -> int:
+        """As `_repeat`; the optimizer does not go on."""
+        if kind.disclosed or kind.compares is not None or kind.settled is not None:
             self._add(self._costs[kind])
             if self.guard is not None:
                 if kind.settled is not None:
                     self.guard.forget()
-                self.guard.repeat(self._costs[kind].parts, 1)
-                if kind.compares:
+                mine = self._limits(1, rate)[0] if plan.exact else ()
+                self.guard.repeat(self._costs[kind].parts_with(mine), 1)
+                if kind.compares is not None:
                     self.guard.forget()
             return 1
         alike = plan.alike(number)
         if self.guard is not None:
             alike = min(alike, self.guard.before_comparison(self._costs[kind].parts))
+        limits = self._limits(alike, rate) if plan.exact else [()] * alike
+        alike = len(limits)
         cycle = [kind]
-        while plan.by_turn:
+        while plan.exact:
             turn = (cycle[-1].turn + self._costs[cycle[-1]].turns) % self.role.evaluators
             if turn == kind.turn:
                 break
@@ -341,7 +384,8 @@ class Repeats:
             times = len(range(place, alike, len(cycle)))
             self._add(self._costs[one], times)
             if self.guard is not None:
-                self.guard.repeat(self._costs[one].parts, times)
+                for mine, count in Counter(limits[place : alike : len(cycle)]).items():
+                    self.guard.repeat(self._costs[one].parts_with(mine), count)
         return alike
 
     def _add(self, cost: Cost, times: int = 1) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,12 +105,20 @@ class NoShelf:
     def tokens(self) -> tuple[bytes, ...]:
         return ()
 
-    def write(self, token: bytes, data: bytes) -> None: ...
+    def write(self, token: bytes, data: bytes, rows: bytes = b"") -> None: ...
 
     def read(self, token: bytes) -> bytes:
         return b""
 
+    def discard(self, token: bytes) -> None: ...
+
     def prune(self, newest: int) -> None: ...
+
+    def write_rows(self, pieces: Iterable[bytes]) -> None: ...
+
+    @contextlib.contextmanager
+    def rows(self) -> Iterator[Any]:
+        yield None
 
 
 class Anybody(dict[str, Any]):

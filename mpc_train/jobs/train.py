@@ -153,8 +153,9 @@ class Train(Strict, frozen=True):
     """hidden: nobody knows which values a dropout layer drops. public: the seed determines them,
     every node knows which are dropped but not their values; this costs nothing."""
     checkpoint_every: int = 0
-    """Steps between the points at which evaluators may write a checkpoint; if omitted, 50. They do
-    so at the next point when `checkpoint_s` of the first evaluator's file have passed."""
+    """Steps between the points at which evaluators may write a checkpoint, from 1 to 1,000; if
+    omitted, 50. They do so at the next point when `checkpoint_s` of the first evaluator's file have
+    passed."""
     preprocess: bool = False
     """true: before training the dealer makes all its material, the evaluators store it, and the
     dealer leaves; training then needs the evaluators alone. Not with early_stopping."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,9 @@ MAX_EVENTS, MAX_POINTS, MAX_TEXT = 60, 400, 300
 
 LOST = ("lost", "peer-lost", "peer-timeout")
 """Codes of a node that went away; with any other one it has ended the run itself."""
+
+LATE = "reconnecting"
+"""The state of a node whose connection broke in the middle of the run, and is waited for."""
 
 Clock = Callable[[], float]
 
@@ -85,7 +88,8 @@ class Board:
         name = str(fields.get("node", ""))
         node = self._nodes.get(name)
         if kind == "progress":
-            self._advance(node, fields.get("fields") or {})
+            if node is not None or not name:  # a node that shows its own run does not name itself
+                self._advance(node, fields.get("fields") or {})
             return
         if kind == "loss":
             # A session that goes on from a checkpoint goes through some steps once more.
@@ -101,6 +105,8 @@ class Board:
         if node is not None:
             states = {"arrived": "connected", "left": "missing", "parted": "done"}
             node.state = states.get(kind, node.state)
+        if kind in ("reconnecting", "reconnected"):
+            self._broken(kind, fields.get("nodes") or (name,))
         phases = {"proposed": "agreeing", "agreed": "agreeing", "gathering": "gathering"}
         phases |= {"waiting": "gathering", "suspended": "suspended", "done": "done"}
         self._phase = phases.get(kind, self._phase)
@@ -125,6 +131,13 @@ class Board:
                 there.state = "done"
         self._say(_sentence(kind, fields))
 
+    def _broken(self, kind: str, names: Iterable[str]) -> None:
+        """Connections broke, or are there again: the run stands still meanwhile."""
+        before, after = ("computing", LATE) if kind == "reconnecting" else (LATE, "computing")
+        for name in names:
+            if (node := self._nodes.get(name)) is not None and node.state == before:
+                node.state = after
+
     def _advance(self, node: _Node | None, said: Mapping[str, Any]) -> None:
         node = node if node is not None else next(iter(self._nodes.values()))
         node.phase = str(said.get("phase", node.phase))[:MAX_TEXT]
@@ -136,7 +149,8 @@ class Board:
             self._steps = said["steps"]
         if isinstance(said.get("step"), int) and node.phase == "training":
             node.step = said["step"]
-            self._first_step = self._first_step or max(node.step - 1, 1)
+            # The first to report may be the dealer, who is ahead of the others.
+            self._first_step = min(self._first_step or node.step, max(node.step - 1, 1))
             self._progress.add(self._clock() - self._begun, self._step())
 
     def _step(self) -> int:
@@ -157,7 +171,7 @@ class Board:
             self._over = self._clock() if self._over is None else self._over
             for node in self._nodes.values():
                 node.phase = ""
-                if message and node.state in ("computing", "connected", "returning"):
+                if message and node.state in ("computing", "connected", "returning", LATE):
                     node.state = "stopped"
             self._phase = "failed" if message else "done"
             self._message = lines_escaped(message)[:MAX_TEXT]
@@ -217,6 +231,10 @@ def _sentence(kind: str, fields: Mapping[str, Any]) -> str:
         return f"waiting for {', '.join(fields['missing'])}"
     if kind == "unreachable":
         return f"{name} cannot dial {fields.get('peer')}: relayed"
+    if kind in ("reconnecting", "reconnected"):
+        names = ", ".join(fields.get("nodes") or (name,))
+        back = "is back" if kind == "reconnected" else "broke; waiting for it to come back"
+        return f"the connection to {names} {back}"
     if kind == "suspended":
         by = name or fields.get("by", "")
         return f"{by} was lost ({fields.get('code')}); the run goes on when all are back"

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 PHASES = ("gathering", "agreeing", "running", "suspended", "done", "failed")
-STATES = ("missing", "connected", "returning", "computing", "done", "lost", "failed", "stopped")
+STATES = (
+    *("missing", "connected", "returning", "computing", "reconnecting"),
+    *("done", "lost", "failed", "stopped"),
+)
 
 
 def exposition(state: Mapping[str, Any]) -> tuple[str, bytes] | None:

@@ -165,6 +165,7 @@ def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
         "evaluators": list(job.evaluators),
         "dealer": job.dealer,
         "steps": first.steps,
+        **({"resumed_after": first.resumed_after} if first.resumed_after else {}),
         "train_seconds": max(one.train_seconds for one in (first, *others)),
         "step_seconds_median": first.step_seconds_median,
         "bytes_sent": {name: summaries[name].bytes_sent for name in job.nodes},

@@ -8,7 +8,7 @@ from mpc_train.errors import ConfigError, DataError
 from mpc_train.node.storage import TABLE, token_key
 from mpc_train.tables.loading.load import Report, header_faults, open_table, reporting
 from mpc_train.tables.readers.staged import stage
-from mpc_train.tables.readers.tokenised import Tokenised
+from mpc_train.tables.readers.tokenised import Tokenised, there_are
 from mpc_train.tables.source import Source, label_of
 from parties.keys.services.service import KeyService
 from parties.vault.store import Store
@@ -79,7 +79,7 @@ def _protection(asked: Sequence[str], names: Sequence[str]) -> dict[str, tuple[s
         if not sign or not column or not key:
             faults.append(f"--protect {text!r}: write COLUMN=KEY, a key under [vault.columns]")
         elif column not in names:
-            faults.append(f"--protect {text!r}: there is no column {column!r}")
+            faults.append(f"--protect {text!r}: there is no column {column!r}; {there_are(names)}")
         elif found.setdefault(column, key) != key:
             faults.append(f"--protect {text!r}: {column!r} has the key {found[column]!r} already")
     if faults:

@@ -4,6 +4,7 @@ result that cannot be stored is lost for everybody."""
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import psutil
 from mpc_train.errors import ConfigError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.sealed import sealed_tensors
-from parties.doctor.machine import usable_bytes
+from parties.doctor.machine import usable_bytes, usable_together_bytes
 from parties.files import open_to_others, private_directory, write_atomic
 
 ENVELOPE_BYTES = 1 << 16
@@ -20,6 +21,9 @@ ENVELOPE_BYTES = 1 << 16
 
 NUMBER_BYTES = 16
 """For each number of a model an envelope contains a masked word and a mask, of 8 bytes each."""
+
+SHARED_BYTES = 100_000_000
+"""At least this much of a node's memory is code of libraries, which nodes of one machine share."""
 
 SPARE_BYTES = 16 << 20
 """For logs, own metrics and the file system itself."""
@@ -56,15 +60,41 @@ def check_room(root: Path, job: Job, recipients: int) -> None:
     numbers = sum(math.prod(shape) for shape in sealed_tensors(job).values())
     envelope = NUMBER_BYTES * numbers + ENVELOPE_BYTES
     needed = 2 * recipients * len(job.evaluators) * envelope + SPARE_BYTES
-    there = root.absolute()
-    while not there.exists():  # a run directory is created at the first write
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(_existing(root)).free  # it is created at the first write
     if free < needed:
         raise ConfigError(
             f"run_dir {root}: {_mebibytes(free)} free, and the results of {job.name} need up to "
             f"{_mebibytes(needed)}; make room, or name a run_dir elsewhere"
         )
+
+
+def check_disk(job: Job, needed: Mapping[Path, int]) -> None:
+    """Raise ConfigError if a disk lacks the space for what a run keeps on it.
+
+    needed: bytes by folder; folders of one disk are added up.
+    """
+    together: dict[int, list[Path]] = {}
+    for folder in needed:
+        there = _existing(folder)
+        together.setdefault(there.stat().st_dev, []).append(folder)
+    for folders in together.values():
+        count = sum(needed[folder] for folder in folders)
+        free = shutil.disk_usage(_existing(folders[0])).free
+        if count and free < count + SPARE_BYTES:
+            raise ConfigError(
+                f"{', '.join(map(str, folders))}: {_mebibytes(free)} free, and checkpoints and "
+                f"stored material of {job.name} need up to {_mebibytes(count + SPARE_BYTES)}; make "
+                "room, name a folder elsewhere (node.run_dir, vault.folder), or agree on a job "
+                "without preprocess. Nothing was shared"
+            )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there already."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    return there
 
 
 def check_memory(job: Job, me: str, needed: int, allowed: int) -> str:
@@ -87,6 +117,24 @@ def check_memory(job: Job, me: str, needed: int, allowed: int) -> str:
         "helps, and node.memory_gb says how much may be taken, if you know better. Nothing was "
         "shared"
     )
+
+
+def check_memory_together(job: Job, needs: Mapping[str, int]) -> None:
+    """Raise ConfigError if this machine cannot hold the processes of all nodes at once.
+
+    needs: bytes by node. Libraries are in memory once, however many processes use them.
+    """
+    together = sum(needs.values()) - SHARED_BYTES * (len(needs) - 1)
+    usable = usable_together_bytes()
+    if together > usable:
+        each = ", ".join(f"{name} {_gigabytes(count)}" for name, count in needs.items())
+        raise ConfigError(
+            f"the nodes of {job.name} need about {_gigabytes(together)} of memory together "
+            f"({each}), and this machine can give {_gigabytes(usable)}: some would be killed "
+            "during the run. Use smaller batches "
+            f"(train.batch_size = {job.train.batch_size}) or fewer rows ({job.rows:,}), end other "
+            "programs, or run each node on a machine of its own. Nothing was started"
+        )
 
 
 def _gigabytes(count: int) -> str:

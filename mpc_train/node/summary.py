@@ -26,6 +26,9 @@ class Summary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a node reports about its part. Nodes that compute nothing have few of these fields."""
 
     steps: Annotated[int, Meta(ge=0, le=MAX_STEPS)] = 0
+    resumed_after: Annotated[int, Meta(ge=0, le=MAX_STEPS)] = 0
+    """Steps of earlier sessions; seconds and rounds are those of the last one."""
+
     train_seconds: Amount = 0.0
     step_seconds_median: Amount = 0.0
     rounds: Count = 0

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from mpc_train.regression.course import COEFFICIENTS, RegressionCourse
 from mpc_train.regression.equations import Data, equations
 from mpc_train.regression.family import Family
 from mpc_train.regression.rows import logarithm_of_mean
@@ -45,17 +46,22 @@ def iterate(
     step: Step,
     done: Callable[[int], None],
     seen: Callable[[Masked], None],
+    course: RegressionCourse,
     *,
     squares: bool = False,
 ) -> Iterated:
-    """Take `steps` steps from zero, or from `start`; steps count from 1.
+    """Take `steps` steps from zero, from `start`, or from where `course` is; steps count from 1.
 
-    H is computed once if weights are constant. done: called with each step's number. seen: called
-    with each change. squares: whether the last step adds up squared residuals.
+    H is computed once a session if weights are constant. done: called with each step's number.
+    seen: called with each change. squares: whether the last step adds up squared residuals.
     """
-    coefficients = change = public(role, np.zeros((sizes.bounds.columns, 1), np.int64))
+    change = public(role, np.zeros((sizes.bounds.columns, 1), np.int64))
+    coefficients = course.values.get(COEFFICIENTS, change)
     total: Masked | None = None
-    for number in range(1, steps + 1):
+    first = course.begun + 1
+    for number in range(first, steps + 1):
+        if number > first:
+            course.keep(number - 1)
         role.begin_step(number)
         if number == 1 and family.logarithmic:
             coefficients = start(role, data, sizes)
@@ -64,12 +70,13 @@ def iterate(
             data,
             coefficients,
             sizes,
-            information=number == 1 or family.weights_vary,
+            information=number == first or family.weights_vary,
             squares=squares and number == steps,
         )
         information = None if sums.information is None else ridged(sums.information, sizes)
         gradient = penalised(sums.gradient, coefficients, sizes)
         change, coefficients = step(information, gradient, coefficients)
+        course.values[COEFFICIENTS] = coefficients
         total = sums.squares
         seen(change)
         role.finish()

@@ -22,6 +22,12 @@ from fractions import Fraction
 
 import numpy as np
 
+from mpc_train.regression.course import (
+    LASSO_DUAL,
+    LASSO_SCALE,
+    LASSO_SPLIT,
+    RegressionCourse,
+)
 from mpc_train.regression.equations import Data
 from mpc_train.regression.family import Family
 from mpc_train.regression.iteration import iterate, of_mean
@@ -71,13 +77,16 @@ def fit_lasso(
     steps: int,
     done: Callable[[int], None],
     seen: Callable[[Masked], None] = lambda change: None,
+    course: RegressionCourse | None = None,
 ) -> LassoFit:
     """`steps` Newton steps with the L1 penalty `penalty` on the mean loss; steps count from 1.
 
-    sizes: for `Bounds.sparse`. seen: called with the change of each step.
+    sizes: for `Bounds.sparse`. seen: called with the change of each step. course: see `iterate`.
     """
-    z = u = public(role, np.zeros((sizes.bounds.columns, 1), np.int64))
-    scale: Masked | None = None
+    course = course or RegressionCourse()
+    zeros = public(role, np.zeros((sizes.bounds.columns, 1), np.int64))
+    z, u = (course.values.get(name, zeros) for name in (LASSO_SPLIT, LASSO_DUAL))
+    scale = course.values.get(LASSO_SCALE)
     model: _Model | None = None
 
     def step(
@@ -89,13 +98,14 @@ def fit_lasso(
                 scale = inverse_roots(information, sizes)
                 z = _started(coefficients, information, scale, sizes)
             model = _model(information, scale, penalty, sizes)
-        assert model is not None
+        assert model is not None and scale is not None
         z, u = _minimised(model, gradient, z, u, sizes)
+        course.values |= {LASSO_SCALE: scale, LASSO_SPLIT: z, LASSO_DUAL: u}
         bits = SCALE_BITS + VALUE_BITS - COEFFICIENT_BITS
         updated = truncate(multiply(model.scale, z), bits).narrowed(64)
         return updated - coefficients, updated
 
-    end = iterate(role, family, data, sizes, steps, step, done, seen)
+    end = iterate(role, family, data, sizes, steps, step, done, seen, course)
     return LassoFit(end.coefficients, end.change)
 
 

@@ -22,6 +22,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from mpc_train.regression.course import RegressionCourse
 from mpc_train.regression.equations import Data
 from mpc_train.regression.family import Family
 from mpc_train.regression.iteration import iterate
@@ -75,8 +76,10 @@ def fit(
     steps: int,
     done: Callable[[int], None],
     seen: Callable[[Masked], None] = lambda change: None,
+    course: RegressionCourse | None = None,
 ) -> Fit:
     """`steps` Newton steps, see `iterate`."""
+    course = course or RegressionCourse()
     solver: Solver | None = None
 
     def step(
@@ -90,7 +93,7 @@ def fit(
         return change, coefficients + change
 
     squares = family.has_dispersion
-    end = iterate(role, family, data, sizes, steps, step, done, seen, squares=squares)
+    end = iterate(role, family, data, sizes, steps, step, done, seen, course, squares=squares)
     assert solver is not None
     return Fit(end.coefficients, end.change, solver, end.squares)
 

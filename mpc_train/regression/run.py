@@ -22,6 +22,7 @@ from mpc_train.jobs.sealed import (
     SCALE,
     regression_shapes,
 )
+from mpc_train.regression.course import RegressionCourse
 from mpc_train.regression.equations import at_scale, prepared
 from mpc_train.regression.family import Family
 from mpc_train.regression.lasso import fit_lasso
@@ -74,12 +75,13 @@ def regress(
     done: Callable[[int], None],
     weights: MaskedTensor | None = None,
     guard: RangeGuard | None = None,
+    course: RegressionCourse | None = None,
 ) -> Regressed:
     """Fit the job's regression to its training rows among `inputs` and `labels`.
 
     weights: how many times each row counts, [rows, 1]; None: once. Steps count from 1; `done` is
     called with the number of each finished step. guard: checks coefficients, all their changes, and
-    linear predictors of some rows.
+    linear predictors of some rows. course: where it goes on, and what later sessions need.
     """
     family, sizes, settings = family_of(job), sizes_of(job), job.train.optimizer
     rows, _ = split(job)
@@ -91,7 +93,7 @@ def regress(
     def timed(number: int) -> None:
         nonlocal begin
         now = time.perf_counter()
-        training.step_seconds.append(now - begin)
+        training.steps.add(now - begin)
         begin = now
         done(number)
 
@@ -106,10 +108,11 @@ def regress(
     steps = total_steps(job)
     secret: dict[str, Masked] = {}
     if settings.l1:
-        sparse = fit_lasso(role, family, data, sizes, Fraction(settings.l1), steps, timed, seen)
+        penalty = Fraction(settings.l1)
+        sparse = fit_lasso(role, family, data, sizes, penalty, steps, timed, seen, course)
         coefficients, change = sparse.coefficients, sparse.change
     else:
-        found = fit(role, family, data, sizes, steps, timed, seen)
+        found = fit(role, family, data, sizes, steps, timed, seen, course)
         coefficients, change = found.coefficients, found.change
         index = np.arange(sizes.bounds.columns)
         solver = found.solver
@@ -131,4 +134,13 @@ def regress(
         guard.look(*words_of(predictor, most))
         guard.settle()
     wanted = {name: secret[name] for name in regression_shapes(job)}
+    if course is not None:
+        course.values = wanted | {name: tensor.masked() for name, tensor in tensors.items()}
     return Regressed(family, tensors, wanted, training)
+
+
+def regressed(job: Job, values: Mapping[str, Masked]) -> Regressed:
+    """The regression that was over before this session. values: those of its course."""
+    tensors = {name: MaskedTensor(values[name]) for name in job.shapes}
+    secret = {name: values[name] for name in regression_shapes(job)}
+    return Regressed(family_of(job), tensors, secret, Training())

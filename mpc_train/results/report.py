@@ -367,10 +367,13 @@ def metric(name: str, value: Reading, unavailable: Mapping[str, str]) -> str:
 
 def outcome(result: Mapping[str, Any]) -> str:
     """Return the report at the end of a run; `result` is what `--format json` prints."""
+    steps, before = result["steps"], result.get("resumed_after", 0)
     lines = [
-        f"Trained in {duration(result['train_seconds'])}: {result['steps']} steps, median "
+        f"Trained in {duration(result['train_seconds'])}: {steps - before} steps, median "
         f"{result['step_seconds_median'] * 1000:.1f} ms, {result['rounds']} rounds"
     ]
+    if before:
+        lines.append(f"Resumed   after step {before} of {steps}; time, rounds and bytes are since")
     if result.get("bytes_sent"):
         sent = ", ".join(f"{name} {size(count)}" for name, count in result["bytes_sent"].items())
         lines.append(f"Sent      {sent}")

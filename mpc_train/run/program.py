@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +32,6 @@ from mpc_train.admission.load import fewest, job_from_bytes
 from mpc_train.admission.network import check_network
 from mpc_train.admission.ranges import check_ranges
 from mpc_train.checkpoints.keeper import KEPT, Keeper
-from mpc_train.checkpoints.points import resumable
 from mpc_train.errors import DataError, JobError
 from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.learnt import Found
@@ -177,7 +175,7 @@ class TrainProgram:
     def checkpoints(self) -> tuple[bytes, ...]:
         """Of the job that was prepared, where this node keeps any."""
         job, shelf = self._job, self._shelf
-        return () if job is None or shelf is None or not resumable(job) else shelf.tokens()
+        return () if job is None or shelf is None else shelf.tokens()
 
     def insists(self) -> bool:
         """Whether the run may not begin anew here: results may have left, or all evaluators should
@@ -248,16 +246,21 @@ class TrainProgram:
     ) -> dict[str, object]:
         """The run of an evaluator or the dealer. held: what lasts until its end."""
         role.begin_step(0)
-        ledger = RunLedger(session, job)
-        linked = link_records(session, job, role, self._table, ledger)  # 2
+        ledger, keeper = RunLedger(session, job), self._keeper(session, job)
+        if keeper.joined_before:
+            linked: Linked | None = Linked(keeper.joined_before)
+            ledger.joined_before()
+        else:
+            linked = link_records(session, job, role, self._table, ledger)  # 2
         self._note_linked(session, job, linked)
         job = joined_job(job, role, linked)
-        shared, start = share_all(session, job, role, linked, self._take_table, self._start)
+        shared, start = share_all(session, job, role, linked, self._take_table, self._start, keeper)
         gate = RevealGate(agreed_outputs(job), ledger)
         check_gaps(job, gate, shared.parameters.some)
         role.finish()
         settle()
-        keeper = self._keeper(session, job)
+        if linked is not None and not keeper.joined_before:
+            keeper.keep_rows(job, shared)
         most = self._config.place.spool_bytes
         held.enter_context(stored_ahead(session, job, role, most))
         guard = guard_of(job, role)
@@ -296,15 +299,16 @@ class TrainProgram:
         self._outcome = outcome_of(job, ledger.openings).to_bytes()
         training = trained.training
         return {
-            "steps": keeper.begun + len(training.step_seconds),
-            "train_seconds": sum(training.step_seconds),
-            "step_seconds_median": statistics.median(training.step_seconds or [0.0]),
+            "steps": keeper.begun + training.steps.count,
+            **({"resumed_after": keeper.begun} if keeper.begun else {}),
+            "train_seconds": training.steps.total_s,
+            "step_seconds_median": training.steps.median_s(),
             "rounds": training.rounds,
         }
 
     def _keeper(self, session: Session, job: Job) -> Keeper:
         """What writes checkpoints in this session, which may go on from one."""
-        shelf = self._shelf if session.is_evaluator and resumable(job) else None
+        shelf = self._shelf if session.is_evaluator else None
         every_s = self._config.place.checkpoint_s
         keeper = Keeper(session, job, shelf, every_s, self._warn)
         if session.resume:

@@ -43,7 +43,7 @@ class ProgressView:
         self._shared: dict[str, int] = {}
         self._started = self._drawn = 0.0
         self._begun: int | None = None
-        """How many steps earlier sessions made of those that count here; None: not known yet."""
+        """The step from whose end on the speed counts; None: not known yet."""
         self._pace = LinePace()
         self._stage = ""
         """A text for the current stage; empty while waiting for others."""
@@ -263,15 +263,19 @@ class ProgressView:
         # The dealer runs ahead: the slowest node says how far the run is.
         self._steps[node] = step
         step = min(self._steps.values())
-        if self._begun is None:
-            self._begun = step - 1
         now = time.monotonic()
+        if self._begun is None:
+            # The first step waits for what comes before it: the speed counts from its end.
+            self._begun, self._started = step, now
+        # The first to report may be the dealer, who is ahead of the others.
+        self._begun = min(self._begun, step)
         if not self._due(step / steps) and step < steps:
             return
         speed = (step - self._begun) / max(now - self._started, 1e-9)
         left = duration((steps - step) / speed) if speed else "?"
         total = size(sum(self._sent.values()))
-        note = f"{step}/{steps}  {speed:.1f} steps/s  {left} left  {total} sent"
+        rate = f"{speed:.1f} steps/s  {left} left  " if speed else ""
+        note = f"{step}/{steps}  {rate}{total} sent"
         if self._bar is None:
             say(f"training {note}", aside=True)
             return

@@ -24,6 +24,7 @@ from mpc_train.training.optimizers.gradients import Seen, exact_limit, unseen
 from mpc_train.training.optimizers.sgd import Clip, Optimizer
 from mpc_train.training.rates import rate
 from mpc_train.training.setup import make_clip, make_loss, make_optimizer
+from mpc_train.training.step_times import StepTimes
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.roles.role import Role
 from protocols.shares.masked import Masked
@@ -75,9 +76,9 @@ def keep_nothing(number: int) -> None:
 
 @dataclass(slots=True)
 class Training:
-    """The cost of a training: seconds of each step, and rounds of all steps together."""
+    """The cost of a training: how long its steps took, and rounds of all steps together."""
 
-    step_seconds: list[float] = field(default_factory=list)
+    steps: StepTimes = field(default_factory=StepTimes)
     rounds: int = 0
 
 
@@ -151,7 +152,7 @@ def train(
         role.finish()
         if guard is not None:
             guard.end_step()
-        found.step_seconds.append(time.perf_counter() - begin)
+        found.steps.add(time.perf_counter() - begin)
         done(number)
         if number % each == 0 and watch is not None and watch.after_epoch(epoch, number):
             break

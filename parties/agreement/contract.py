@@ -8,7 +8,7 @@ not trusted. The session id follows from the nonces, and everybody signs it as w
 The program decides what the body means and which jobs a node's own rules allow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -344,14 +344,19 @@ def verify_acceptances(
     )
 
 
+def newest_of_all(held: Mapping[str, Collection[bytes]]) -> bytes:
+    """The newest checkpoint that every evaluator holds, by name; empty: there is none."""
+    return max(set.intersection(*map(set, held.values())), default=b"")
+
+
 def resumed_from(contract: Contract, acceptances: Mapping[str, Acceptance]) -> bytes:
     """The name of the newest checkpoint that all evaluators hold; empty: there is none, and the run
     begins.
 
     Raises ResumeError if it may not, because a node insists on a checkpoint.
     """
-    held = {name: set(acceptances[name].held) for name in contract.roles.evaluators}
-    newest = max(set.intersection(*held.values()), default=b"")
+    held = {name: acceptances[name].held for name in contract.roles.evaluators}
+    newest = newest_of_all(held)
     insisting = [name for name, one in acceptances.items() if one.insists]
     if newest or not insisting:
         return newest

@@ -61,13 +61,17 @@ MAX_WAIT_S = 7 * 24 * 3600
 """The longest that a coordinator waits for nodes to join, in seconds."""
 
 MAX_ATTEMPTS = 16
-"""How often one run may propose its job, because nodes left before the start and came back."""
+"""How often a run may propose its job without getting further: nodes left and came back, and no
+checkpoint that all evaluators hold is newer than at the first of these proposals."""
+
+MAX_PROPOSALS = 1 << 32
+"""How often a run may propose its job at all."""
 
 Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES, pattern=f"^{NAME.pattern}")]
 Code = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9-]+\Z")]
 Names = Annotated[tuple[Name, ...], Meta(max_length=MAX_NAMES)]
 Seconds = Annotated[int, Meta(ge=0, le=MAX_WAIT_S)]
-Attempt = Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS)]
+Attempt = Annotated[int, Meta(ge=1, le=MAX_PROPOSALS)]
 Token = Annotated[bytes, Meta(min_length=1, max_length=MAX_TOKEN_BYTES)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]

@@ -80,16 +80,28 @@ def usable_bytes() -> int:
     return _free() if limit is None else min(_free(), limit)
 
 
+def usable_together_bytes() -> int:
+    """The same for this process and those that it starts, all together: RLIMIT_AS counts for each
+    of them alone."""
+    return max(0, min([_free(), *_group_limits()]))
+
+
 def _free() -> int:
     return int(psutil.virtual_memory().available)
 
 
 def _limit() -> int | None:
     """The smallest limit on this process's memory, less what it uses; None if there is none."""
-    found = []
+    found = _group_limits()
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         found.append(soft - psutil.Process().memory_info().vms)
+    return max(0, min(found)) if found else None
+
+
+def _group_limits() -> list[int]:
+    """What the control groups of this process still allow."""
+    found = []
     for folder in _cgroups():
         for name in ("memory.max", "memory.high"):
             limit = _number(folder / name)
@@ -98,7 +110,7 @@ def _limit() -> int | None:
     first = _number(_CGROUP / "memory/memory.limit_in_bytes")  # version 1
     if first is not None:
         found.append(first - (_number(_CGROUP / "memory/memory.usage_in_bytes") or 0))
-    return max(0, min(found)) if found else None
+    return found
 
 
 def _cache(folder: Path) -> int:

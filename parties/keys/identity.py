@@ -223,6 +223,8 @@ class Card:
                 f"{source}: a card of version {table['version']}, not {CARD_VERSION}; ask its "
                 "owner for one of this release"
             )
+        if not table.keys() & set(_FIELDS):
+            raise CardError(f"{source}: not a card; `mpc-train identity card` prints one")
         unknown = sorted(set(table) - set(_FIELDS))
         missing = [name for name in _FIELDS if name not in table]
         if missing or unknown:

@@ -6,6 +6,7 @@ A file appears under its name only when its last part has arrived. Layout under 
     <kind>/<sender>/<path>                  anything else, public by the job
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,12 @@ class Collector:
         if len(self.files) >= MAX_ARTIFACTS or self._written_bytes > MAX_ARTIFACTS_BYTES:
             raise ControlError(f"{sender} sent too many artifacts")
         return self._write(sender, part, blob)
+
+    def discard(self) -> None:
+        """Remove all files: they are of a session that broke off."""
+        for path in self.files:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def _write(self, sender: str, part: ArtifactPart, blob: bytes) -> Path:
         words = part.path.split("/")

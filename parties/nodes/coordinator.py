@@ -28,6 +28,7 @@ message or an abort ends the run for all.
 
 import logging
 import queue
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +39,13 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from parties.agreement import control
-from parties.agreement.contract import CONTRACT_VERSION, MAX_BODY_BYTES, Contract, Roles
+from parties.agreement.contract import (
+    CONTRACT_VERSION,
+    MAX_BODY_BYTES,
+    Contract,
+    Roles,
+    newest_of_all,
+)
 from parties.agreement.control import FromCoordinator, FromNode, clip
 from parties.agreement.result import (
     MAX_RESULT_BYTES,
@@ -81,7 +88,18 @@ _M = TypeVar("_M")
 MAX_WAITING = 4
 """How many unrequested messages one node may send; the protocol has one."""
 
-MAY_RETURN = frozenset({"lost", "interrupted", "data", "config", "artifact", "port-in-use"})
+MAY_RETURN = frozenset(
+    {
+        "lost",
+        "interrupted",
+        "data",
+        "config",
+        "artifact",
+        "port-in-use",
+        "vault",
+        "key-service",
+    }
+)
 """Reasons for which a node may leave after the proposal and come back: faults that its operator can
 correct. Not "policy", which is an organisation's decision, nor reasons that show that the nodes
 disagree on the job."""
@@ -182,6 +200,10 @@ class Coordinator:
         self._again: list[Arrival] = []
         self._phase: Literal["gathering", "agreeing", "running", "signing"] = "gathering"
         self._attempt = 0
+        self._newest = b""
+        self._fruitless = 0
+        """How often the job was proposed since all evaluators last held a newer checkpoint than
+        `_newest` was."""
         self._someone_left = False
         self._parted: dict[str, bytes] = {}
         """The signatures of nodes whose part is done, and which may disconnect."""
@@ -252,7 +274,10 @@ class Coordinator:
             raise
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            self._abort("interrupted" if interrupted else "internal", self._me)
+            # A service manager starts it again; Ctrl-C is a person who ends the run.
+            again = interrupted and error.args == (signal.SIGTERM,)
+            wait_s = round(self._settings.return_timeout_s) if again else 0
+            self._abort("interrupted" if interrupted else "internal", self._me, wait_s=wait_s)
             raise
         self._close(linger_s=10.0)
         return result
@@ -311,6 +336,7 @@ class Coordinator:
         for name in there:
             self._server.forget(self._nodes.pop(name).process)
         self._parted.clear()
+        self._collector.discard()
         self._collector = artifacts.Collector(self._settings.run_dir)
         self._desk = RotationDesk(self._members, self._roles.nodes, self._neighbours, self._send)
 
@@ -363,10 +389,11 @@ class Coordinator:
         contract = self.contract
         self._phase, self._someone_left = "agreeing", False
         self._attempt += 1
+        self._fruitless += 1
         for node in self._nodes.values():
             node.inbox.clear()
         self._note(Kind.RUN_PROPOSED, {"nodes": names, "attempt": self._attempt})
-        self._event("proposed", job=contract.name, digest=contract.digest().hex())
+        self._event("proposed", job=contract.name, digest=contract.body_digest.hex())
         self._tell(
             names,
             control.Propose(
@@ -380,11 +407,22 @@ class Coordinator:
         deadline = time.monotonic() + self._settings.agree_timeout_s
         try:
             accepted = self._collect(control.Accept, names, deadline, "did not accept the job")
+            self._count_progress(accepted)
             addresses = {name: self._nodes[name].address for name in names}
             self._tell(names, control.Accepted(accepted, addresses))
             return self._collect(control.SignSession, names, deadline, "did not sign the session")
         except _LeftError:
             return None
+
+    def _count_progress(self, accepted: Mapping[str, control.Accept]) -> None:
+        """A run of days may break off often; one that gets no further ends (MAX_ATTEMPTS)."""
+        newest = newest_of_all({name: accepted[name].held for name in self._roles.evaluators})
+        if newest > self._newest:
+            self._newest, self._fruitless = newest, 0
+
+    @property
+    def _may_propose(self) -> bool:
+        return self._fruitless < control.MAX_ATTEMPTS
 
     def _relayed(
         self, signed: Mapping[str, control.SignSession], addresses: Mapping[str, str | None]
@@ -516,7 +554,7 @@ class Coordinator:
         if self._phase in ("running", "signing") or not self._settings.return_timeout_s:
             return False
         known = name in self.contract.roles.nodes
-        return known and code in MAY_RETURN and self._attempt < control.MAX_ATTEMPTS
+        return known and code in MAY_RETURN and self._may_propose
 
     def _may_resume(self, code: str) -> bool:
         """Whether a session that breaks off for this reason may be followed by another one."""
@@ -524,7 +562,7 @@ class Coordinator:
             self._phase in ("running", "signing")
             and code in MAY_RESUME
             and self._settings.return_timeout_s > 0
-            and self._attempt < control.MAX_ATTEMPTS
+            and self._may_propose
         )
 
     def _let_go(self, name: str, **fields: str) -> None:
@@ -564,7 +602,8 @@ class Coordinator:
         ):
             log.debug("%s answered an earlier proposal", name)
         elif isinstance(message, control.Progress):
-            self._event("progress", node=name, fields=message.fields)
+            if name in self._roles.nodes:  # a mere recipient computes nothing
+                self._event("progress", node=name, fields=message.fields)
         elif isinstance(message, control.ArtifactPart):
             self._keep(name, message)
         elif isinstance(message, control.Rotate) and self._parted:
@@ -667,9 +706,10 @@ class Coordinator:
             self._note(Kind.UNEXPECTED_PEER, {"who": name, "times": count, "code": code})
         self._server.send(process, control.encode(control.Aborted(code, self._me)))
 
-    def _abort(self, code: str, by: str, about: str | None = None) -> None:
-        """Tell everybody. A node that has failed itself ignores the message."""
-        self._tell(tuple(self._nodes), control.Aborted(code, by, about))
+    def _abort(self, code: str, by: str, about: str | None = None, wait_s: int = 0) -> None:
+        """Tell everybody. A node that has failed itself ignores the message. wait_s: for how long
+        nodes whose session breaks off wait for a coordinator that is started again."""
+        self._tell(tuple(self._nodes), control.Aborted(code, by, about, wait_s))
         self._event("aborted", node=by, code=code)
         try:
             self._note(Kind.RUN_ABORTED, {"code": code, "by": by})

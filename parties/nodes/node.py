@@ -93,6 +93,8 @@ _CODE = re.compile(r"[a-z0-9-]{1,32}")
 REASON_WAIT_S = 1.5
 """How long the coordinator's explanation takes after a neighbour was lost."""
 
+SLICE_S = 0.2
+
 PROGRESS_S = 0.1
 """The interval between progress messages: each of them wakes a thread that takes the
 interpreter."""
@@ -229,7 +231,8 @@ class _ControlThread(threading.Thread):
                 state = self._client.state()
                 if data is None and state == "lost":
                     data = self._client.poll(0)
-                while data is not None:
+                # A coordinator that never stops talking cannot keep a node that wants to end.
+                while data is not None and not self._closing.is_set():
                     self._sort(control.decode_from_coordinator(data, self._coordinator))
                     data = self._client.poll(0)
                 self._watch(state)
@@ -301,13 +304,16 @@ class _Node:
         program: Program,
         audit: AuditLog,
         on_event: Event,
+        has_begun: bool = False,
     ) -> None:
         lifetime.check_own(vault.card, lifetime.now())
         self._vault = vault if isinstance(vault, LiveIdentity) else LiveIdentity(vault)
         self._audit = audit
         self._job = self._digest = ""
-        self._stoppable = self._asked = self._said_so = False
-        self.has_begun = False
+        self._stoppable = self._said_so = False
+        self.asked = False
+        """Whether this node was asked to stop."""
+        self.has_begun = has_begun
         """Whether everybody has signed a session: if it breaks off, another one may follow."""
         self._sent: dict[str, str] = {}
         """SHA-256 of each artifact that this node sent."""
@@ -380,9 +386,9 @@ class _Node:
     def _defers(self) -> bool:
         """At a request to stop: whether the program will stop by itself, after a checkpoint. A
         second request interrupts it."""
-        if not self._stoppable or self._asked:
+        if not self._stoppable or self.asked:
             return False
-        self._asked = True
+        self.asked = True
         return True
 
     def _set_stoppable(self, stoppable: bool) -> None:
@@ -415,6 +421,10 @@ class _Node:
             self._note_end(reason)
             raise reason from None
         except (PeerLostError, PeerTimeoutError) as error:
+            # If it is this node's network that is down, another session may follow: that is known
+            # once the coordinator is back, or counts as lost.
+            while self._control.state == "reconnecting" and not self._stop.wait(SLICE_S):
+                pass
             # The coordinator, which also hears of it, can best name the node that died or gave up.
             if not self._stop.wait(REASON_WAIT_S):
                 self._tell(error)
@@ -697,7 +707,7 @@ class _Node:
         self._event(
             "proposed",
             job=contract.name,
-            digest=contract.digest().hex(),
+            digest=contract.body_digest.hex(),
             role=contract.roles.title(self._me),
             trust=describe_trust(contract.roles),
         )
@@ -755,14 +765,14 @@ class _Node:
             on_artifact=self._artifact,
             on_record=self._note,
             on_mac=self._audit.mac,
-            asked_to_stop=lambda: self._asked,
+            asked_to_stop=lambda: self.asked,
             on_stoppable=self._set_stoppable,
         )
 
     def _progress(self, fields: Mapping[str, Scalar]) -> None:
         """Report the newest value of each field, at most every PROGRESS_S, because steps may be
         short."""
-        if self._asked and not self._said_so:
+        if self.asked and not self._said_so:
             self._said_so = True
             self._event("stopping")
         self._news.update(fields)
@@ -810,14 +820,20 @@ def run_node(
     to connect again, or if the coordinator itself is away for at most `return_timeout_s`.
     'suspended' says so.
     """
+    begun = False
     while True:
-        node = _Node(vault, roster, settings, program, audit, on_event)
+        node = _Node(vault, roster, settings, program, audit, on_event, begun)
         try:
             return node.run()
         except AbortedError as error:
+            # The others may be lost again before the next session has begun.
+            begun = node.has_begun
+            if node.asked:
+                # A node that was to stop after the next checkpoint does not begin another session.
+                raise KeyboardInterrupt from error
             away = error.reason_code == "coordinator-lost"
             patience = settings.return_timeout_s if away else error.returns_s
-            if not node.has_begun or not patience:
+            if not begun or not patience:
                 raise
             on_event("suspended", {"by": error.by, "code": error.reason_code, "limit_s": patience})
             settings = replace(settings, connect_timeout_s=float(patience))

@@ -31,7 +31,7 @@ _HEAD = b"label"
 
 
 class Spool:
-    """First in, first out: `put` all frames, then `take` them.
+    """First in, first out: `put` all frames, `finish`, then `take` them.
 
     folder: where the segments lie. sid: the session. most_bytes: how much may be stored.
     """
@@ -66,13 +66,25 @@ class Spool:
             segment.write(head)
             segment.write(sealed)
         except OSError as error:
-            raise VaultError(
-                f"{self._folder}: the dealer's material cannot be stored after "
-                f"{self.bytes_stored / 1e9:.1f} GB ({error.strerror}); free space there, or agree "
-                "on a job without preprocess"
-            ) from error
+            raise self._full(error) from error
         self._ends[-1] += size
         self.bytes_stored += size
+
+    def finish(self) -> None:
+        """All frames are stored: what is left in memory goes to the disk while the dealer is still
+        there. Raises VaultError if it does not fit."""
+        try:
+            if self._segments:
+                self._segments[-1].flush()
+        except OSError as error:
+            raise self._full(error) from error
+
+    def _full(self, error: OSError) -> VaultError:
+        return VaultError(
+            f"{self._folder}: the dealer's material cannot be stored after "
+            f"{self.bytes_stored / 1e9:.1f} GB ({error.strerror}); free space there, or agree on a "
+            "job without preprocess"
+        )
 
     def _segment(self, size: int) -> IO[bytes]:
         """The file that takes the next frame of `size` bytes."""

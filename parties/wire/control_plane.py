@@ -212,10 +212,11 @@ class ControlServer:
                 self._open(name, route, parts[1].bytes)
             elif kind == MEASURE:
                 if (answer := self._measure(name, parts[1:])) is not None:
-                    with contextlib.suppress(PeerLostError):
-                        self._accepted.send(route, (MEASURE, *answer))
+                    self._reply(route, (MEASURE, *answer))
             elif process is None:
-                self._drop(name, "came on a connection that was given up")
+                # Whenever a session ends: nodes have sent more before they hear of it.
+                if dropped := self.dropped.add(name):
+                    log.info("dropped %d messages of %s from before it reconnects", dropped, name)
             elif kind == RELAY and len(parts) == 3 and self._nodes.get(name) is process:
                 self._relay(name, parts[1].bytes.decode("ascii", "replace"), parts[2])
             elif kind == CONTROL and len(parts) == 3 and (count := _count(parts[1])) is not None:
@@ -231,7 +232,7 @@ class ControlServer:
         ident, attempt, resumes = _SESSION.unpack(data)
         process = self._processes.get(ident)
         if process is None and resumes:
-            self._accepted.send(route, (UNKNOWN,), wait=False)
+            self._reply(route, (UNKNOWN,))
             return
         if process is None:
             if sum(each.name == name for each in self._processes.values()) >= MAX_PROCESSES:
@@ -246,6 +247,12 @@ class ControlServer:
             self._break(process)
         process.attempt, process.route = attempt, route
         self._by_route[route] = process
+
+    def _reply(self, route: bytes, parts: Sequence[Buffer]) -> None:
+        """Answer on this connection, without a wait: whoever asks and does not read, or asks and is
+        gone, must not keep or end the others' run."""
+        with contextlib.suppress(PeerLostError):
+            self._accepted.send(route, parts, wait=False)
 
     def _take(self, process: _Process, number: int, received: int) -> bool | None:
         """Whether this is the message that is due; None if what it says cannot be."""

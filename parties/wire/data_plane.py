@@ -89,6 +89,10 @@ KEEPER_S = 0.5
 MAX_AHEAD_FRAMES = 64
 """How many frames of one peer the keeper reads ahead of the compute thread."""
 
+MAX_LOOKS = 4096
+"""How many messages of one peer one look takes, whatever they are: one that floods this node with
+what is not due must not keep it from its other duties."""
+
 _HEAD = struct.Struct(">BQQ")
 """Length of the label, the frame's number, how many frames its sender had received."""
 
@@ -237,6 +241,7 @@ class DataPlane:
                 self._dialled[peer] = self._dial(peer, route.address)
             else:
                 self._relayed.add(peer)
+                self._links[peer].lossy = True
         if self._relayed:
             if relay is None:
                 raise TransportError(
@@ -368,10 +373,10 @@ class DataPlane:
             arrived, found = self._read(peer, wait=link.room < 0)
             if found is not None:
                 self._put(*found)
+            self._stop.check(f"sending to {peer}")
             if not arrived:
                 if link.room >= 0:
                     return
-                self._stop.check(f"sending to {peer}")
                 self._read_ahead(MAX_INBOX_FRAMES // 2)
                 self._look(peer)
 
@@ -506,7 +511,7 @@ class DataPlane:
             self._listening.update()
             while self._listening.lost:
                 route = self._listening.lost.popleft()
-                name = self._listening.names[route]
+                name = self._listening.names.get(route, "")
                 if self._routes.get(name) == route:
                     self._break(name)
         now = time.monotonic()
@@ -570,11 +575,14 @@ class DataPlane:
         """Set aside what has arrived, up to this many frames of each peer: whoever waits to send
         more of them gets on, and with it those who wait for that node."""
         for peer, inbox in self._inbox.items():
-            arrived = True
-            while arrived and len(inbox) < frames:
+            for _ in range(MAX_LOOKS):
+                if len(inbox) >= frames:
+                    break
                 arrived, found = self._read(peer, wait=False)
                 if found is not None:
                     self._put(*found)
+                if not arrived:
+                    break
 
     def close(self, linger_s: float) -> None:
         """Say farewell to the peers and close all connections; queued frames may still leave during

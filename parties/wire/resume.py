@@ -72,6 +72,7 @@ class Link:
         "closed",
         "down_since",
         "held",
+        "lossy",
         "passed",
         "received",
         "repeated",
@@ -94,6 +95,9 @@ class Link:
         """After how many more bytes to acknowledge."""
         self.held = False
         """Whether frames are only kept, because the peer has not said what it received."""
+        self.lossy = False
+        """Whether frames may get lost on the way although the connection does not break, as in the
+        coordinator's relay."""
         self.closed = False
         """Whether the peer said that no more comes."""
         self.down_since: float | None = None
@@ -141,8 +145,10 @@ class Link:
         if not ACK <= kind <= ASK:
             raise FrameError(f"a message about the connection has the unknown kind {kind}")
         self.forget(number)
-        # A number that was acknowledged before: an old copy, of which nothing is left to send.
-        if kind != ACK and number >= self.acknowledged:
+        # Below what was acknowledged: an old copy, of which nothing is left to send. Over a
+        # connection that neither breaks nor loses anything the frames are on their way: a peer that
+        # asks again and again, and reads nothing, would fill the queues with copies.
+        if kind != ACK and number >= self.acknowledged and (self.held or self.lossy):
             self.repeated += self.passed - number if self.passed > number else 0
             self.passed = number
             self.held = False

@@ -89,6 +89,9 @@ QUEUED_MESSAGES = 1 << 16
 UNREAD_MESSAGES = 1 << 12
 """How many messages may wait at a socket that is not read: 4 GiB of frames per connection."""
 
+MAX_GONE = 1 << 13
+"""Of how many connections that broke the name is kept: a node may come back a million times."""
+
 MAX_PARTS = 6
 """More parts than any message of ours has; of a longer message this many are kept, and it is not
 obeyed."""
@@ -619,6 +622,7 @@ class Accepted:
         self._closed: set[int] = set()
         self.lost: deque[bytes] = deque()
         """Routes whose connection broke, oldest first."""
+        self._gone: deque[bytes] = deque()
 
     def expect(self, peers: Iterable[str], session: bytes, me: str) -> None:
         """Let these peers connect by tickets of the session; until then they wait."""
@@ -659,7 +663,7 @@ class Accepted:
         self.names[route], self.numbers[route] = split_user(str(part.get("User-Id")))
         descriptor = int(part.get(zmq.SRCFD))
         if descriptor in self._closed:
-            self.lost.append(route)
+            self._lose(route)
         else:
             self._route_of[descriptor] = route
 
@@ -673,7 +677,16 @@ class Accepted:
                 if route is None:
                     self._closed.add(value)
                 else:
-                    self.lost.append(route)
+                    self._lose(route)
+
+    def _lose(self, route: bytes) -> None:
+        """A connection broke. Messages of it may still be read, but not after thousands more."""
+        self.lost.append(route)
+        self._gone.append(route)
+        if len(self._gone) > MAX_GONE:
+            forgotten = self._gone.popleft()
+            self.names.pop(forgotten, None)
+            self.numbers.pop(forgotten, None)
 
     def close(self, linger_s: float) -> None:
         """Close; queued messages may still leave during `linger_s`."""

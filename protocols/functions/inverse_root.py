@@ -73,8 +73,7 @@ def times_inverse_root(factor: Masked, x: Masked, where: RootRange, scale: Fract
     excess = where.top - OCTAVE_BITS - UNIT_BITS
     scaled = x.shares() if power is None else multiply(x, power)
     unit = truncate(scaled, excess) if excess > 0 else remask(scaled.scale(1 << -excess))
-    scale = scale / 8**steps / Fraction(2) ** (where.low // 2)
-    whole, shift = _mantissa(scale)
+    whole, shift = folded(scale, where)
     grown = factor.shares() if root_power is None else multiply(factor, root_power)
     grown = grown.scale(whole)
     moved = truncate(grown, shift) if shift else remask(grown)
@@ -87,8 +86,11 @@ def _steps(base: int, count: int) -> list[int]:
     return [base ** (count + 1 - k) - base ** (count - k) for k in range(1, count + 1)]
 
 
-def _mantissa(scale: Fraction) -> tuple[int, int]:
-    """(m, s) with m / 2^s near `scale`, s so that a result of FACTOR_BITS bits fits before it."""
+def folded(scale: Fraction, where: RootRange) -> tuple[int, int]:
+    """(m, s): by m the factor is multiplied, and s bits are rounded off, before its product with
+    the root. s leaves room for a result of FACTOR_BITS bits. RangeError for a scale that does not
+    fit."""
+    scale = scale / 8 ** (where.octaves - 1) / Fraction(2) ** (where.low // 2)
     if scale >= 1 << MANTISSA_BITS - 1:
         return round(scale), 0
     whole, shift = mantissa(scale, MANTISSA_BITS)

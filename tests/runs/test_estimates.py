@@ -18,7 +18,11 @@ from tests.support.images import write_images
 from tests.support.jobs import job_toml, write_job
 from tests.support.modules import export, write_modules
 
-EXAMPLES = ("breast_cancer", "credit_columns", "diabetes", "digits", "hospitals_rows", "lenet")
+EXAMPLES = (
+    *("breast_cancer", "credit_columns", "diabetes", "diabetes/statistics.toml", "digits"),
+    *("hospitals_rows", "lenet"),
+)
+"""Folders, and jobs besides their job.toml."""
 TOLERANCE = 0.25
 ANY_LINK, ANY_SPEED = Link(0.0, 1e9), Speed(1e9, 1e9, 1e4)
 LENET = """
@@ -54,9 +58,10 @@ def check(path: Path) -> dict[str, float]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_cost_what_is_said(name: str, tmp_path: Path) -> None:
-    path = copied_example(name, tmp_path)
+    folder, _, other = name.partition("/")
+    path = copied_example(folder, tmp_path)
     make_data(tmp_path)
-    check(path)
+    check(tmp_path / other if other else path)
 
 
 @pytest.mark.slow

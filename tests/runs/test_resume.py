@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import shutil
 import signal
 import socket
@@ -12,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.patience import wait_until
 from tests.support.study import NODES, Ended, Study
 
 EPOCHS, STEPS = 300, 1500
@@ -32,9 +33,13 @@ def study(tmp_path: Path, homes: Path) -> Iterator[Study]:
 
 
 def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    """A port that is free, and below those that the kernel gives to whoever asks for any: nobody
+    takes it while its owner is away."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return f"tcp://127.0.0.1:{port}"
+    raise AssertionError("no port is free")
 
 
 def events(study: Study, kind: str, name: str = "desk") -> list[dict[str, Any]]:
@@ -53,7 +58,7 @@ def await_steps(study: Study, least: int) -> None:
                 newest[event["node"]] = event["fields"].get("step", 0)
         return min(newest.values()) >= least
 
-    wait_until(over, f"step {least}")
+    study.wait_for(f"step {least}", over)
 
 
 def kill(study: Study, *names: str) -> None:
@@ -106,11 +111,19 @@ def test_a_node_that_is_asked_to_stop_keeps_a_checkpoint(study: Study) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_coordinator_that_is_started_again_goes_on(study: Study) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+def test_a_coordinator_that_is_started_again_goes_on(study: Study, number: signal.Signals) -> None:
+    """Killed, or stopped by a service manager, which says how the run goes on."""
     address = free_address()
     study.coordinator(listen=address)
     study.nodes()
     await_steps(study, 300)
-    kill(study, "desk")
+    study.running["desk"].send_signal(number)
+    if number is signal.SIGTERM:
+        desk = study.ended("desk")["desk"]
+        assert desk.status == 130
+        assert "mpc-train coordinator --config" in desk.record["resume"]["command"]
+    else:
+        study.running.pop("desk").wait()
     study.coordinator(listen=address)
     check(study, study.ended())

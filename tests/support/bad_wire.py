@@ -56,7 +56,8 @@ class BadWire:
                 self.passed.append(0)
                 place = len(self.passed) - 1
             for a, b in ((near, far), (far, near)):
-                a.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with contextlib.suppress(OSError):  # a cut may have come in between
+                    a.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=self._pass, args=(a, b, place), daemon=True).start()
 
     def _pass(self, source: socket.socket, target: socket.socket, place: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -36,15 +37,24 @@ class InsecureShelf:
     def tokens(self) -> tuple[bytes, ...]:
         return tuple(self.kept)
 
-    def write(self, token: bytes, data: bytes) -> None:
+    def write(self, token: bytes, data: bytes, rows: bytes = b"") -> None:
         self.kept[token] = data
 
     def read(self, token: bytes) -> bytes:
         return self.kept[token]
 
+    def discard(self, token: bytes) -> None:
+        self.kept.pop(token, None)
+
     def prune(self, newest: int) -> None:
         for token in sorted(self.kept)[:-newest]:
             del self.kept[token]
+
+    def write_rows(self, pieces: Iterable[bytes]) -> None:
+        raise NotImplementedError
+
+    def rows(self) -> AbstractContextManager[Any]:
+        raise NotImplementedError
 
 
 class _Channel:

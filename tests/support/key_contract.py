@@ -83,7 +83,7 @@ def check_doctor(opened: Callable[[], KeyService]) -> None:
         "wrap",
         "unwrap",
         "refuse a wrong binding",
-        "rotate",
+        "can be rotated",
     ]
     assert opened().current == before
 

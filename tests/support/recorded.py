@@ -3,7 +3,8 @@
 python recorded.py FILE ARGUMENTS…: appends to FILE every 8-byte word of the private keys, the
 record keys, the roots of streams, the masks drawn from them, and the plaintext of every frame
 (shares of openings, corrections, Δ of inputs). Passphrases are the test's own. What it says on the
-control plane goes to FILE.told, each message after its length in four bytes.
+control plane goes to FILE.told, each message after its length in four bytes. FILE.roots gets every
+root of a stream and every key that seals records, 32 bytes each: none may come twice.
 """
 
 import sys
@@ -47,11 +48,18 @@ def main() -> None:
     def tell(said: bytes, message: Any) -> None:
         told.write(len(said).to_bytes(4, "big") + said)
 
+    once = open(f"{sys.argv[1]}.roots", "ab", buffering=0)  # noqa: SIM115 - as above
+
+    def used(secret: bytes) -> bytes:
+        assert len(secret) == 32
+        once.write(secret)
+        return secret
+
     after(control, "encode", tell)
     after(IdentityKeys, "__init__", lambda _, keys, private, kind: private)
-    after(RecordSealer, "__init__", lambda _, sealer, key, context: key)
+    after(RecordSealer, "__init__", lambda _, sealer, key, context: used(key))
     after(RecordOpener, "__init__", lambda _, opener, key, context: key)
-    after(Stream, "__init__", lambda _, stream, root: root)
+    after(Stream, "__init__", lambda _, stream, root: used(root))
     after(Stream, "octets", lambda drawn, stream, count: drawn)
     # The confirmation carries the session's id, which is public.
     after(

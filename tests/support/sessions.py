@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from mpc_train.admission.load import load_job
 from mpc_train.checkpoints.keeper import place_of
 from mpc_train.checkpoints.state import State
 from mpc_train.jobs.job import Job
+from mpc_train.owners.table import Table
 from mpc_train.run import program as program_module
 from mpc_train.run.node_config import NodeConfig, load_node_config
 from mpc_train.run.phases.shelf import RunNote, VaultShelf
@@ -106,8 +107,14 @@ class Rehearsal:
     ended: bool = False
     """Whether a session has come to the end of the run."""
 
+    tables: Callable[[Path, Job], Sequence[Table]] = load_tables
+    """Loads the owners' tables, in their order."""
+
     stop: str = ""
     """The node that is asked to stop."""
+
+    net: LockstepLoopback = field(default_factory=LockstepLoopback)
+    """The last session's frames, with its transcript."""
 
     def __post_init__(self) -> None:
         self.job: Job = load_job(self.path)
@@ -137,11 +144,11 @@ class Rehearsal:
             for name, one in self.programs.items()
         }
         self.point = resumed_from(Contract.of(job.name, roles, b"", bytes(32)), accepted)
-        net = LockstepLoopback()
+        self.net = LockstepLoopback()
         self.halves = {}
-        works = [partial(self._work, net, name, sid, roles, kill) for name in self._order()]
+        works = [partial(self._work, self.net, name, sid, roles, kill) for name in self._order()]
         with self._recording():
-            results = net.baton.run(works)
+            results = self.net.baton.run(works)
         self.ended = True
         for name in self.nodes:
             self.note(name).clear()
@@ -149,7 +156,7 @@ class Rehearsal:
         return results
 
     def _programs(self) -> dict[str, TrainProgram]:
-        tables = dict(zip(self.job.owners, load_tables(self.folder, self.job), strict=True))
+        tables = dict(zip(self.job.owners, self.tables(self.folder, self.job), strict=True))
         return {
             name: TrainProgram(
                 self.config(name),

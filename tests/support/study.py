@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 import psutil
+from safetensors.numpy import load_file
 
 from mpc_train.admission.load import load_job
 from parties.keys.identity import Card
 from parties.keys.roster import Roster
 from parties.keys.vault import FileVault
+from tests.support.commands import last_object, mpc_train
 from tests.support.patience import PATIENCE_S, wait_until
 
 RECORDED = Path(__file__).with_name("recorded.py")
@@ -136,6 +138,12 @@ class Study:
         self.tables: dict[str, str] = {}
         """What a node's file names as its table, where that is not its CSV file."""
 
+        self.roles, self.rows = dict(NODES), dict(ROWS)
+        """The nodes with their commands, and how many rows each owner has."""
+
+        self.inside: dict[str, list[str]] = {}
+        """Words before a process's command, which put it elsewhere, by name."""
+
         self.paths: dict[str, Path] = {}
         """Where nodes look for code of their own, by name."""
 
@@ -154,7 +162,7 @@ class Study:
             environment["PYTHONPATH"] = str(self.paths[name])
         with (self.output(name, "out")).open("wb") as out, self.output(name, "err").open("wb") as e:
             process = subprocess.Popen(
-                [sys.executable, str(RECORDED), str(record), *words],
+                [*self.inside.get(name, []), sys.executable, str(RECORDED), str(record), *words],
                 stdout=out,
                 stderr=e,
                 stdin=subprocess.DEVNULL,
@@ -175,7 +183,7 @@ class Study:
         )
         self.start("desk", "coordinator", "--config", config, *self._options())
         told = self.output("desk", "out")
-        self._wait_for("desk", lambda: "listening" in told.read_text())
+        self.wait_for("desk", lambda: "listening" in told.read_text())
         self.address = str(json.loads(told.read_text().splitlines()[0])["address"])
 
     def node(
@@ -193,19 +201,19 @@ class Study:
             f"[rules]\n{RULES}\n{agreed}\n{rules}",
             f"[network]\n{network}",
         ]
-        if name in ROWS:
+        if name in self.rows:
             sections.append(f'[data]\nstudy = "{self.tables.get(name, self.csv(name))}"')
         config = self._config(name, *sections)
-        self.start(name, NODES[name], "--config", config, *self._options(passphrase))
+        self.start(name, self.roles[name], "--config", config, *self._options(passphrase))
 
     def nodes(self) -> None:
-        for name in NODES:
+        for name in self.roles:
             self.node(name)
 
     def _config(self, name: str, *sections: str) -> Path:
         path = self.folder / f"{name}.toml"
         node = f'[node]\nname = "{name}"\nhome = "homes/{name}"\nrun_dir = "left/{name}"'
-        if name in NODES:
+        if name in self.roles:
             node += f"\n{self.node_lines}"
         waits = f"[timeouts]\njoin_s = {self.join_s}\nreturn_s = {self.return_s}"
         waits += f"\nreconnect_s = {self.reconnect_s}"
@@ -217,9 +225,9 @@ class Study:
 
     def wait_for_steps(self) -> None:
         told = self.output("desk", "out")
-        self._wait_for("the first step", lambda: '"step"' in told.read_text())
+        self.wait_for("the first step", lambda: '"step"' in told.read_text())
 
-    def _wait_for(self, what: str, condition: Callable[[], bool]) -> None:
+    def wait_for(self, what: str, condition: Callable[[], bool]) -> None:
         """Until `condition` holds, or a process ends that should not."""
 
         def over() -> bool:
@@ -250,6 +258,27 @@ class Study:
             process.kill()
             process.wait()
 
+    def model(self) -> dict[str, np.ndarray]:
+        """The weights that the office opens."""
+        (sealed,) = self.left.rglob("office.sealed")
+        out = self.folder / "opened"
+        opening = ("open", sealed, "--home", self.homes / "office", "--out", out)
+        shown = mpc_train(*opening, "--passphrase-file", self.passphrase, "--format", "json")
+        assert shown.exit_code == 0, shown.stderr
+        weights = load_file(last_object(shown.stdout)["model"])
+        return {name: np.asarray(value) for name, value in weights.items()}
+
+    def used_twice(self) -> int:
+        """How many roots of streams and keys of records a node has used more than once, in all
+        its sessions."""
+        twice = 0
+        for path in self.secrets.glob("*.roots"):
+            data = path.read_bytes()
+            used = [data[at : at + 32] for at in range(0, len(data), 32)]
+            used = [one for one in used if any(one)]  # zeros: the dry run of estimates, over shapes
+            twice += len(used) - len(set(used))
+        return twice
+
     def leaks(self, *more: bytes) -> set[str]:
         """What of the secrets stands in what the run left, or in `more`; kinds, not values."""
         blobs = [path.read_bytes() for path in self.left.rglob("*") if path.is_file()]
@@ -269,6 +298,12 @@ def _children(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
         return psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def largest_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    """Of any weight of two models with the same names."""
+    assert one.keys() == other.keys()
+    return max(float(np.max(np.abs(one[name] - other[name]))) for name in one)
 
 
 def find_secrets(blobs: Iterable[bytes], cells: Iterable[str], secrets: set[bytes]) -> set[str]:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,12 @@ or some seconds on a busy machine. A node that is ended too early cannot report 
 
 CONSEQUENCES = {"AbortedError", "PeerLostError", "PeerTimeoutError", "KeyboardInterrupt"}
 """Errors that a node reports because another node failed; the cause is elsewhere."""
+
+
+NOT_AGAIN = (
+    "Nothing starts a killed node of a local run again, and its keys end with the run: give the "
+    "same command once more"
+)
 
 
 def fresh_folder(run_dir: Path | None, name: str) -> Path:
@@ -64,9 +70,12 @@ def identities(
 
 
 class Logs:
-    """Writes every line of every node to a file, and passes to `shown` what is printed."""
+    """Writes every line of every node to a file, and passes what the nodes `shown` print to
+    `on_line`, with their names."""
 
-    def __init__(self, folder: Path, shown: str, on_line: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, shown: Collection[str], on_line: Callable[[str, str], None]
+    ) -> None:
         from parties.files import private_directory
 
         self._folder, self._shown, self._on_line = folder / "logs", shown, on_line
@@ -75,8 +84,8 @@ class Logs:
     def __call__(self, name: str, stream: str, line: str) -> None:
         with (self._folder / f"{name}.{stream}.log").open("a", encoding="utf-8") as log:
             log.write(line + "\n")
-        if name == self._shown and stream == "stdout":
-            self._on_line(line)
+        if name in self._shown and stream == "stdout":
+            self._on_line(name, line)
 
 
 def own_code() -> dict[str, str]:
@@ -143,6 +152,8 @@ def failure(supervisor: "Supervisor") -> NodeFailedError:
     if status < 0:  # it had reported its error, and was ended while it was closing
         status = EXIT_STATUS.get(str(record["status"]), 1)
     message = str(record.get("message", "failed"))
+    if (child.returncode or 0) < 0 and not causes:
+        message += f". {NOT_AGAIN}"
     if record.get("code") == "policy":
         message += " If all rows are invented, [rules] in local.toml beside the job may relax this."
     return NodeFailedError(

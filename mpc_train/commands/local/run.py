@@ -62,12 +62,18 @@ def run_command(
     verbose: VerboseOption = False,
     live: LiveOption = None,
 ) -> None:
-    """Run a whole job on this machine: each node is a process with its own keys."""
+    """Run a whole job on this machine: each node is a process with its own keys.
+
+    A rehearsal ends when a node is killed, and begins anew; nodes that are started one by one go on
+    from their checkpoints (examples/three_machines).
+    """
     with reporting(output):
         from mpc_train.admission.load import load_job
+        from mpc_train.estimates.estimate import memory_needs
         from mpc_train.jobs.training import drops
         from mpc_train.live.board import Board
         from mpc_train.live.server import on_page
+        from mpc_train.node.places import check_memory_together
         from mpc_train.results.report import beware, describe, outcome
         from mpc_train.run.local import local_data
         from mpc_train.run.progress import ProgressView
@@ -76,6 +82,7 @@ def run_command(
 
         job = load_job(job_path)
         data = local_data(job_path, job)
+        check_memory_together(job, memory_needs(job))
         folder = fresh_folder(run_dir, job.name)
         view = ProgressView(enabled=output is Format.text)
         view.say("\n".join([describe(job), *beware(job), ""]))
@@ -127,6 +134,22 @@ def own_order(job: "Job") -> bool:
     return job.data.join is not None and job.data.join.membership == "nobody"
 
 
+def passing(
+    coordinator: str, shown: Callable[[str, dict[str, Any]], None]
+) -> Callable[[str, str], None]:
+    """What passes on the events in a node's lines: all of the coordinator's, and of other nodes the
+    training losses, which the coordinator does not learn; here one user is all nodes."""
+
+    def told(name: str, line: str) -> None:
+        record = record_of(line)
+        if record is None or "event" not in record:
+            return
+        if (record["event"] == "loss") == (name != coordinator):
+            shown(record.pop("event"), record)
+
+    return told
+
+
 def _run(
     job: "Job",
     job_path: Path,
@@ -173,12 +196,8 @@ def _run(
             argv += ["--verbose"] if verbose else []
             return ChildSpec(node.name, argv, passphrases[node.name], own_code())
 
-        def told(line: str) -> None:
-            record = record_of(line)
-            if record is not None and "event" in record:
-                shown(record.pop("event"), record)
-
-        logs = Logs(folder, coordinator.name, told)
+        told = passing(coordinator.name, shown)
+        logs = Logs(folder, (coordinator.name, job.evaluators[0]), told)
         with Supervisor(logs, settle_s=SETTLE_S) as supervisor:
             coordinator.config.write_text(coordinator_text(coordinator, roster_path, job_path))
             child = supervisor.start(spec(coordinator, "--report-fd", "{report_fd}"))

@@ -68,7 +68,7 @@ def _run(script: Path, evaluators: int, folder: Path, output: Format) -> dict[st
     dealer, coordinator = "dealer", "coordinator"
     homes = {name: folder / "nodes" / name for name in (*names, dealer, coordinator)}
 
-    def shown(line: str) -> None:
+    def shown(name: str, line: str) -> None:
         # A script may print objects of its own; these are the node's.
         record = record_of(line) or {}
         closing = "status" in record and ("peak_rss_mb" in record or "code" in record)
@@ -99,7 +99,7 @@ def _run(script: Path, evaluators: int, folder: Path, output: Format) -> dict[st
             environment = own_code() | {"PYTHONUNBUFFERED": "1"}
             return ChildSpec(name, argv, passphrases[name], environment)
 
-        logs = Logs(folder, names[0], shown)
+        logs = Logs(folder, (names[0],), shown)
         with Supervisor(logs, settle_s=SETTLE_S) as supervisor:
             address = ready(supervisor, supervisor.start(spec(coordinator, "")))
             for name in (*names, dealer):

@@ -98,7 +98,7 @@ def doctor_command(
             _listen(node, *entered, report)
         else:
             report.take(_network(node, entered, asked))
-        raise typer.Exit(report.finish())
+        raise typer.Exit(report.finish(config is None and coordinator is None))
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ class _Report:
         for finding in findings:
             self.add(finding)
 
-    def finish(self) -> int:
-        """Say the verdict; return the exit status."""
+    def finish(self, alone: bool) -> int:
+        """Say the verdict; return the exit status. alone: no other side was named."""
         counts = Counter(finding.level.value for finding in self.findings)
         places = {each.place.value for each in self.findings if each.level == "problem"}
         status = min((DOCTOR_STATUS[place] for place in places), default=0)
@@ -178,7 +178,8 @@ class _Report:
         if places:
             say(f"NOT PASSED: {_count(counts['problem'], 'problem')}{warned}")
         else:
-            say(f"PASSED: {counts['passed']} checks{warned}")
+            only = " of this machine; the network was not tried" if alone else ""
+            say(f"PASSED: {counts['passed']} checks{only}{warned}")
         return status
 
 

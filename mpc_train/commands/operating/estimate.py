@@ -80,6 +80,7 @@ def _record(found: "Estimate") -> dict[str, object]:
                 "bytes_sent": node.bytes_sent,
                 "bytes_received": node.bytes_received,
                 "memory_bytes": node.memory_bytes,
+                "disk_bytes": node.disk_bytes,
             }
             for name, node in found.nodes.items()
         },
@@ -108,10 +109,10 @@ def _lines(found: "Estimate", dealer: str) -> list[str]:
     most = max(node.bytes_sent for name, node in found.nodes.items() if name != dealer)
     total = ("total", f"{found.rounds:,}", _size(most), _size(found.dealer_bytes))
     rows.append((*total, _time(found.seconds)))
-    nodes = [("node", "sends", "receives", "memory")]
+    nodes = [("node", "sends", "receives", "memory", "disk")]
     for name, node in found.nodes.items():
         sent, received = _size(node.bytes_sent), _size(node.bytes_received)
-        nodes.append((name, sent, received, _size(node.memory_bytes)))
+        nodes.append((name, sent, received, _size(node.memory_bytes), _size(node.disk_bytes)))
     parts = found.phases.values()
     return [
         *_columns(rows),

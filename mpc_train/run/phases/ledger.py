@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mpc_train.jobs.audience import audience, linkage_disclosures
 from mpc_train.jobs.outputs import clause
+from mpc_train.preparation.gaps import gap_outputs
 from mpc_train.results.outcome import Opening
 from mpc_train.training.watch import disclosures
 from parties.audit.entries import Kind
@@ -46,6 +47,16 @@ class RunLedger:
             if output.step <= step:
                 to, key = audience(self._job, output.name), clause(self._job, output.name)
                 self.openings.append(Opening(output.name, output.step, to, key, 1))
+
+    def joined_before(self) -> None:
+        """What was disclosed while an earlier session joined the rows with which this one goes on:
+        the linkage does not happen again, nor what follows from it before training."""
+        for names, what in linkage_disclosures(self._job):
+            self.openings.append(Opening(what, 0, names, "data.join"))
+        for output in gap_outputs(self._job):
+            to, key = audience(self._job, output.name), clause(self._job, output.name)
+            values = len(self._job.pipeline.filled)
+            self.openings.append(Opening(output.name, output.step, to, key, values))
 
     def opened(self, output: Output, words: Words) -> None:
         data = words.astype("<i8").tobytes()

@@ -17,6 +17,7 @@ from protocols.roles.streams import Stream
 from protocols.shares.inputs import OutsideSource, send_outside
 
 if TYPE_CHECKING:
+    from mpc_train.checkpoints.keeper import Keeper
     from mpc_train.jobs.job import Job
     from mpc_train.linkage.link import Linked
     from mpc_train.owners.table import Table
@@ -33,17 +34,21 @@ def share_all(
     linked: Linked | None,
     take_table: Callable[[], Table | None],
     start: Mapping[str, Reals] | None,
+    keeper: Keeper,
 ) -> tuple[Shared, dict[str, MaskedTensor]]:
     """Return all owners' rows and labels, in the order of owners, and the initial weights, if the
     job gives them.
 
     take_table: returns this node's own rows, which are freed when they are shared. start: the
-    state_dict, if this node has it.
+    state_dict, if this node has it. keeper: has the rows if an earlier session has joined them.
     """
     # Once for rows and weights: a non-computing owner sends one stream.
     sources = {owner: _source(session, job, owner) for owner in job.owners}
     if linked is None:
         shared = share_in(job, sources, session.me, take_table(), partial(_tell, session))
+    elif keeper.joined_before:
+        take_table()
+        shared = keeper.rows(job, role)
     else:
         shared = share_joined(job, role, linked, session.me, take_table())
     settings = job.train.warm_start

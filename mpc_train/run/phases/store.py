@@ -52,5 +52,6 @@ def _fill(session: Session, role: Evaluator, spool: Spool) -> None:
         session.progress(phase="storing", bytes_stored=spool.bytes_stored)
 
     role.store_ahead(spool, stored)
+    spool.finish()
     with session.channel.patience(MAX_STORING_S):
         swap(session.channel, role.peers, STORED, b"")

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mpc_train.checkpoints.keeper import Keeper
-from mpc_train.checkpoints.state import Live
-from mpc_train.jobs.schedule import is_newton
+from mpc_train.checkpoints.live import Live, NetworkCourse
+from mpc_train.jobs.schedule import is_newton, total_steps
 from mpc_train.preparation.sharing import Shared
-from mpc_train.regression.run import regress
+from mpc_train.regression.course import RegressionCourse
+from mpc_train.regression.run import regress, regressed
 from mpc_train.training.balance import balanced
 from mpc_train.training.optimizers.gradients import unseen
 from mpc_train.training.range_guard import ADVICE, NEWTON_ADVICE, RangeGuard, look_at_network
@@ -55,8 +56,7 @@ def train_model(
     each revealed loss.
     """
     if is_newton(job):
-        found = regress(job, role, shared.inputs, shared.labels, done, shared.weights, guard)
-        return Trained(found, found.training, found.secret, {})
+        return _regressed(job, role, shared, done, guard, keeper)
     trainer = make_trainer(job, start, unseen if guard is None else guard.sample)
     if job.train.loss.balanced:
         trainer = replace(trainer, loss=balanced(job, trainer.loss, shared.labels))
@@ -67,7 +67,7 @@ def train_model(
         watch = Watch(job, gate, model, trainer.loss, model.secret, *rows, on_loss)
     keep, begun = keep_nothing, 0
     if keeper is not None:
-        keeper.start(Live(job, role, trainer, watch, guard))
+        keeper.start(Live(role, NetworkCourse(trainer, watch), guard))
         if keeper.finished:
             return Trained(model, Training(), {}, {} if watch is None else watch.losses)
         keep, begun = keeper.point, keeper.begun
@@ -75,8 +75,30 @@ def train_model(
     if guard is not None:
         look_at_network(guard, job, model, shared.inputs)
     if keeper is not None:
-        keeper.finish(begun + len(training.step_seconds))
+        keeper.finish(begun + training.steps.count)
     return Trained(model, training, {}, {} if watch is None else watch.losses)
+
+
+def _regressed(
+    job: Job,
+    role: Role,
+    shared: Shared,
+    done: Callable[[int], None],
+    guard: RangeGuard | None,
+    keeper: Keeper | None,
+) -> Trained:
+    course = RegressionCourse(job=job)
+    if keeper is not None:
+        keeper.start(Live(role, course, guard))
+        if keeper.finished:
+            found = regressed(job, course.values)
+            return Trained(found, found.training, found.secret, {})
+        course.keep = keeper.point
+    rows = shared.inputs, shared.labels
+    found = regress(job, role, *rows, done, shared.weights, guard, course)
+    if keeper is not None:
+        keeper.finish(total_steps(job))
+    return Trained(found, found.training, found.secret, {})
 
 
 def guard_of(job: Job, role: Role) -> RangeGuard | None:

@@ -21,6 +21,15 @@ TOKEN_BYTES = 16
 _LABEL = b"mpc-train/token/1\0"
 
 
+MAX_LISTED = 20
+
+
+def there_are(names: Sequence[str]) -> str:
+    """A table's columns, for whoever has misspelt one."""
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return f"there are {', '.join(map(repr, names[:MAX_LISTED]))}{more}"
+
+
 class Tokenised:
     """A `Table` with tokens in the columns `columns`. Raises DataError for a column that is not
     there, and for cells that cannot identify anything."""
@@ -28,7 +37,10 @@ class Tokenised:
     def __init__(self, table: Table, columns: Collection[str], key: bytes) -> None:
         missing = [repr(name) for name in columns if name not in table.names]
         if missing:
-            raise DataError(f"{table.header_place}there is no column {', '.join(missing)}")
+            raise DataError(
+                f"{table.header_place}there is no column {', '.join(missing)}; "
+                f"{there_are(table.names)}"
+            )
         self._table, self._columns, self._key = table, frozenset(columns), key
         self.names, self.unknown = table.names, table.unknown
         self.header_place, self.shapes = table.header_place, table.shapes

@@ -46,7 +46,7 @@ from mpc_train.training.optimizers.moments import (
     Numbers,
     extra_bits,
     root_numbers,
-    square_scale_bits,
+    stepped,
 )
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.functions.inverse_root import times_inverse_root
@@ -80,7 +80,6 @@ class Adaptive:
         self._moments = moments
         self._fraction_bits = fraction_bits
         self._limit = gradient_limit
-        self._most_scale = square_scale_bits(gradient_limit)
         self._seen = seen
         self._square: Masked | None = None
         self._mean: Masked | None = None
@@ -99,14 +98,9 @@ class Adaptive:
         subtract(self._parameters, change)
 
     def _step(self, gradients: Gradients, rate: Fraction) -> Masked:
-        moments, numbers = self._moments, self._numbers.advanced(self._moments)
-        square, halvings = self._square, 0
-        while numbers.square_scale * numbers.square_sum > 1 << (self._most_scale + 1):
-            numbers = replace(numbers, square_scale=numbers.square_scale / 2)
-            halvings += 1
-        if square is None:
-            numbers = replace(numbers, square_scale=Fraction(1 << self._most_scale))
-        elif halvings:
+        moments, square = self._moments, self._square
+        numbers, halvings = stepped(self._numbers, moments, self._limit)
+        if square is not None and halvings:
             square = truncate(square.shares(), halvings)
         gradient, gradient_scale = self._gradient(gradients, numbers)
         mean, mean_scale = gradient, gradient_scale
@@ -114,7 +108,7 @@ class Adaptive:
             mean, mean_scale = self._new_mean(gradients)
         square = _sum(square, truncate(multiply(gradient, gradient), SQUARE_SHIFT))
         change = self._quotient(mean, mean_scale, square, numbers, rate)
-        self._square, self._numbers = square, replace(numbers, rate=rate, mean_scale=mean_scale)
+        self._square, self._numbers = square, numbers.at(rate, mean_scale)
         if moments.first:
             self._mean = mean
         if moments.momentum:

@@ -79,10 +79,28 @@ class Numbers:
             mean_sum=trimmed(1 + moments.first * self.mean_sum),
         )
 
+    def at(self, rate: Fraction, mean_scale: Fraction) -> Numbers:
+        """The same numbers after a step with this rate."""
+        return replace(self, rate=rate, mean_scale=mean_scale)
+
 
 def square_scale_bits(gradient_limit: Fraction) -> int:
     """v's words for 1: at most 2^(this + 1) times the sum of its weights."""
     return WORD_BITS - SQUARE_SHIFT - 2 * bit_length(gradient_limit) - 1
+
+
+def stepped(numbers: Numbers, moments: Moments, gradient_limit: Fraction) -> tuple[Numbers, int]:
+    """The numbers one step later, and by how many bits the squares before it are rounded, so that
+    v stays within its words. The first square has all the words."""
+    most = square_scale_bits(gradient_limit)
+    begins, halvings = not numbers.square_scale, 0
+    numbers = numbers.advanced(moments)
+    while numbers.square_scale * numbers.square_sum > 1 << (most + 1):
+        numbers = replace(numbers, square_scale=numbers.square_scale / 2)
+        halvings += 1
+    if begins:
+        numbers = replace(numbers, square_scale=Fraction(1 << most))
+    return numbers, halvings
 
 
 def extra_bits(moments: Moments, rate: Fraction, fraction_bits: int) -> int:

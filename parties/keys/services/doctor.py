@@ -55,7 +55,7 @@ def examine(opened: Callable[[], KeyService]) -> list[Finding]:
     if kept is not None:
         tried("unwrap", lambda: _unwrapped(service, *kept, file_key))
         tried("refuse a wrong binding", lambda: _refused(service, *kept))
-    tried("rotate", service.check_rotation, False)
+    tried("can be rotated", service.check_rotation, False)
     return findings
 
 

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from typer.testing import CliRunner, Result
 
+from mpc_train.checkpoints.keeper import token_of
 from mpc_train.cli import app
-from parties.audit.entries import Kind
+from mpc_train.commands.audit import _lines
+from parties.audit.entries import Entry, Kind, Value
 from parties.audit.reading import read_log
 from parties.audit.record import sealer
 from parties.keys.vault import FileVault, MemoryVault
@@ -236,3 +239,15 @@ def test_an_auditor_sees_whether_the_node_signed_what_is_shown(tmp_path: Path) -
         assert done.exit_code == (0 if who is ann else 9)
         assert ("the card is of mpc-train-audit/ann/" in done.stderr) == (who is forger)
         assert "who=one\\u000ampc-train: all is well\\u001b[2J" in done.stdout
+
+
+def test_a_resumed_session_is_shown_by_step_and_session() -> None:
+    name = token_of(350, False, bytes(range(32)))
+    said: dict[str, Value] = {"session": "ab", "resumed": name.hex()}
+    entry = Entry("2026-01-31T12:00:00.000Z", Kind.RUN_STARTED, fields=said)
+    (line,) = _lines([(3, entry)])
+    assert f"resumed=step:350,session:{bytes(range(32)).hex()}" in line
+    (line,) = _lines([(3, structs.replace(entry, fields={"resumed": ""}))])
+    assert line.endswith("resumed=no")
+    (line,) = _lines([(3, structs.replace(entry, fields={"resumed": "no number"}))])
+    assert line.endswith("resumed=no number")

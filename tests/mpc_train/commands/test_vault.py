@@ -188,7 +188,10 @@ def test_identifiers_become_tokens(home: Path) -> None:
     assert listed.count("key") == 1
     wrong = record(home, "import", table, "people", "--tokenise", "Patient")
     assert wrong["exit"] == 4
-    assert wrong["message"] == f"{table}: line 1: there is no column 'Patient'"
+    assert (
+        wrong["message"]
+        == f"{table}: line 1: there is no column 'Patient'; there are 'patient', 'dose'"
+    )
 
 
 def test_a_table_that_changes_while_it_is_read_leaves_nothing(
@@ -373,7 +376,7 @@ def test_what_is_wrong_with_a_protection_leaves_nothing(guarded: Path) -> None:
     words = ("--protect", "HIV=lab", "--protect", "gene", "--protect", "age=lab", "--protect")
     found = record(home, "import", home / "ill.csv", "bad", *words, "age=dna")
     assert found["exit"] == 3 and found["message"].splitlines() == [
-        "--protect 'HIV=lab': there is no column 'HIV'",
+        "--protect 'HIV=lab': there is no column 'HIV'; there are 'patient', 'hiv', 'gene', 'age'",
         "  --protect 'gene': write COLUMN=KEY, a key under [vault.columns]",
         "  --protect 'age=dna': 'age' has the key 'lab' already",
     ]

@@ -64,6 +64,8 @@ def job_of(folder: Path, train: str) -> Job:
             "train.early_stopping.patience",
         ),
         (f"{ADAM}\nguard = {{ every = 0 }}", "train.guard.every"),
+        (f"{ADAM}\ncheckpoint_every = -1", "train.checkpoint_every"),
+        (f"{ADAM}\ncheckpoint_every = 1001", "train.checkpoint_every"),
         (f"{ADAM}\nguard = {{ }}", "train.guard"),
         (f'{ADAM}\nguard = "never"', "train.guard"),
     ],

@@ -161,3 +161,39 @@ def test_time_stops_with_the_run(board: Board, clock: Clock) -> None:
     board.ended()
     clock.now += 500
     assert board.snapshot()["seconds"] == 5
+
+
+def test_progress_of_somebody_else_is_nobody_s(board: Board) -> None:
+    """A recipient that runs no node of the job is connected, too."""
+    progress(board, "rita", 10**9)
+    assert board.snapshot()["step"] == 0
+    assert board.snapshot()["nodes"]["ann"]["step"] == 0
+
+
+def test_a_node_whose_connection_broke_is_seen(board: Board) -> None:
+    """The run stands still for as long as it is waited for."""
+    board.event("reconnecting", {"node": "bob", "seconds": 0.0})
+    found = board.snapshot()
+    assert found["nodes"]["bob"]["state"] == "reconnecting"
+    assert found["nodes"]["ann"]["state"] == "computing"
+    assert "connection to bob broke" in found["events"][-1]["text"]
+    assert exposition(found) is not None
+    board.event("reconnected", {"node": "bob", "seconds": 3.0})
+    found = board.snapshot()
+    assert found["nodes"]["bob"]["state"] == "computing"
+    assert "connection to bob is back" in found["events"][-1]["text"]
+    # A party hears of several nodes, which are not its own.
+    board.event("reconnecting", {"nodes": ("cleo", "desk")})
+    assert "cleo, desk" in board.snapshot()["events"][-1]["text"]
+
+
+def test_a_dealer_that_is_ahead_does_not_slow_the_others(board: Board, clock: Clock) -> None:
+    board.event("suspended", {"node": "bob", "code": "lost"})
+    board.event("started", {"nodes": NAMES})
+    progress(board, "registry", 60)
+    for name in ("ann", "bob"):
+        progress(board, name, 41)
+    clock.now += 10
+    for name in NAMES:
+        progress(board, name, 70)
+    assert board.snapshot()["rate"] == pytest.approx(3)

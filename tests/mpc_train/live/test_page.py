@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -123,6 +126,22 @@ def test_connections_are_bounded(url: str, monkeypatch: pytest.MonkeyPatch) -> N
         link.close()
 
 
+def test_who_connects_and_says_nothing_takes_a_bounded_number_of_threads(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_AT_ONCE", 2)
+    with LivePage(board.snapshot, 0) as page, contextlib.ExitStack() as held:
+        place = ("127.0.0.1", urlsplit(page.url).port)
+        silent = [held.enter_context(socket.create_connection(place, 30)) for _ in range(2)]
+        refused = held.enter_context(socket.create_connection(place, 30))
+        refused.settimeout(5)
+        assert refused.recv(1) == b""
+        for each in silent:
+            each.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert each.recv(12) == b"HTTP/1.0 421"
+    assert 0 < server._Handler.timeout <= 30, "and for a bounded time"
+
+
 def test_a_port_that_is_taken(url: str, board: Board) -> None:
     port = urlsplit(url).port
     assert port is not None
@@ -175,7 +194,15 @@ def test_an_unexpected_error_is_not_quoted(
 
 @pytest.mark.parametrize(
     "wrong",
-    ["http://example.org:80/", "https://127.0.0.1:1/", "127.0.0.1:7700", "http://127.0.0.1/"],
+    [
+        "http://example.org:80/",
+        "https://127.0.0.1:1/",
+        "127.0.0.1:7700",
+        "http://127.0.0.1/",
+        "http://127.0.0.1:99999/",
+        "http://127.0.0.1:port/",
+        "http://[::1/",
+    ],
 )
 def test_watch_asks_this_machine_alone(wrong: str) -> None:
     shown = mpc_train("watch", wrong)
@@ -191,6 +218,52 @@ def test_watch_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         shown = mpc_train("watch", f"http://127.0.0.1:{probe.getsockname()[1]}/")
     assert shown.exit_code == 7
     assert "no run answers there" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"events": [{}]},
+        {"events": [{"number": 1, "seconds": "soon", "text": ""}]},
+        {"events": 5},
+        {"step": {}},
+        {"phase": []},
+        {"left_s": "soon"},
+        {"bytes_sent": None},
+        {"exit": "no"},
+        {"message": 1},
+    ],
+)
+def test_watch_believes_no_other_program(board: Board, strange: dict[str, object]) -> None:
+    with LivePage(lambda: board.snapshot() | strange, 0) as page:
+        shown = mpc_train("watch", page.url)
+    assert shown.exit_code == 7
+    assert "another program answers there" in shown.stderr
+
+
+def test_watch_reads_bounded_nesting_and_goes_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mpc_train.commands.operating.watch.AWAY_S", 0.0)
+    asked = []
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(302 if len(asked) == 1 else 200)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+            self.wfile.write(b"[" * 100_000)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Stranger) as strange:
+        threading.Thread(target=strange.serve_forever, args=(0.05,), daemon=True).start()
+        url = f"http://127.0.0.1:{strange.server_port}/"
+        assert [mpc_train("watch", url).exit_code for _ in range(2)] == [7, 7]
+        strange.shutdown()
+    assert set(asked) == {"/state.json"}
 
 
 @pytest.mark.slow

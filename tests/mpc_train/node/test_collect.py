@@ -266,6 +266,19 @@ def test_whatever_a_node_sends_is_read_or_refused_by_name(value: Any, key: str) 
         outcome(result)
 
 
+def test_a_resumed_run_says_what_its_numbers_are_of(job: Job) -> None:
+    given = summaries(job)
+    assert "resumed_after" not in summarise(job, given) and "Resumed" not in outcome(
+        summarise(job, given)
+    )
+    for name in job.evaluators:
+        given[name]["resumed_after"] = 10
+    result = summarise(job, given)
+    lines = outcome(result).splitlines()
+    assert f"{result['steps'] - 10} steps" in lines[0]
+    assert f"after step 10 of {result['steps']}" in lines[1]
+
+
 def test_sizes_and_times_read_well() -> None:
     assert [size(count) for count in (0, 999, 1000, 2_500_000, 3e9, 4e12)] == [
         "0 B", "999 B", "1.0 kB", "2.5 MB", "3.0 GB", "4.0 TB",

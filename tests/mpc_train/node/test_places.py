@@ -11,7 +11,15 @@ from mpc_train.admission.load import load_job
 from mpc_train.errors import ConfigError
 from mpc_train.jobs.job import Job
 from mpc_train.node import places
-from mpc_train.node.places import check_memory, check_room, run_directory
+from mpc_train.node.places import (
+    SHARED_BYTES,
+    SPARE_BYTES,
+    check_disk,
+    check_memory,
+    check_memory_together,
+    check_room,
+    run_directory,
+)
 from tests.support.jobs import write_job
 
 Usage = namedtuple("Usage", "total used free")
@@ -86,3 +94,27 @@ def test_a_node_file_may_say_how_much_memory_there_is(job: Job) -> None:
     assert check_memory(job, "ann", 14 * 10**18, 15 * 10**18)
     with pytest.raises(ConfigError, match=r"node\.memory_gb allows 0\.1 GB"):
         check_memory(job, "ann", 2 * 10**9, 10**8)
+
+
+def test_nodes_of_one_machine_have_to_fit_together(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = {"ann": 3 * 10**9, "bob": 3 * 10**9, "registry": 2 * 10**9}
+    enough = 8 * 10**9 - 2 * SHARED_BYTES
+    monkeypatch.setattr(places, "usable_together_bytes", lambda: enough)
+    check_memory_together(job, needs)
+    monkeypatch.setattr(places, "usable_together_bytes", lambda: enough - 1)
+    with pytest.raises(ConfigError, match=r"need about 7\.8 GB .*ann 3\.0 GB.*Nothing was started"):
+        check_memory_together(job, needs)
+
+
+def test_what_a_run_keeps_on_one_disk_has_to_fit_together(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = {tmp_path / "vault": 10**9, tmp_path / "runs" / "new": 2 * 10**9}
+    with_free(monkeypatch, 3 * 10**9 + SPARE_BYTES)
+    check_disk(job, needed)
+    with_free(monkeypatch, 3 * 10**9 + SPARE_BYTES - 1)
+    with pytest.raises(ConfigError, match=r"vault, .*runs/new: .* need up to .*Nothing was shared"):
+        check_disk(job, needed)
+    check_disk(job, dict.fromkeys(needed, 0))  # a full disk does not matter to who keeps nothing

@@ -108,5 +108,5 @@ def test_people_are_told_how_far_reading_and_sharing_are(
         "sharing 400/1,000 rows  1 min 30 s left",
         "sharing 100/1,000 rows  18 min 0 s left",
         "sharing 400/1,000 rows  4 min 30 s left",
-        "training 2/4  0.1 steps/s  16 s left  20 B sent",
+        "training 2/4  0.1 steps/s  32 s left  20 B sent",
     ]

@@ -261,3 +261,24 @@ def test_a_lost_node_is_named_and_restored_steps_are_no_speed(
     )
     assert said[3] == "all nodes are connected to each other; training goes on after step 350"
     assert said[-1] == "training 401/1000  1.0 steps/s  9 min 59 s left  10 B sent"
+
+
+def test_a_dealer_that_is_ahead_does_not_slow_the_others(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It reports first; and the first step, which waits for the sharing, tells no speed."""
+    view = ProgressView()
+    view.event("started", {"resumed": token_of(350, False, bytes(32)).hex()})
+    clock.now += 30
+    for node, number in (("dealer", 380), ("ann", 351)):
+        fields = {"step": number, "steps": 1000, "bytes_sent": 10}
+        view.event("progress", {"node": node, "fields": fields})
+    clock.now += 10
+    for node, number in (("dealer", 480), ("ann", 451)):
+        fields = {"step": number, "steps": 1000, "bytes_sent": 10}
+        view.event("progress", {"node": node, "fields": fields})
+    said = lines(capsys)
+    assert said[1:] == [
+        "training 380/1000  10 B sent",
+        "training 451/1000  10.0 steps/s  55 s left  20 B sent",
+    ]

@@ -12,6 +12,7 @@ from parties.agreement.contract import (
     Contract,
     Roles,
     describe_trust,
+    resumed_from,
     session_statement,
     verify_acceptances,
     verify_session,
@@ -135,6 +136,9 @@ def test_our_own_nonce_must_be_in_the_session() -> None:
         (replace(ACCEPTED["bob"], constants=b"c" * 32), "bob did not sign"),
         (replace(ACCEPTED["bob"], signature=ACCEPTED["ann"].signature), "bob did not sign"),
         (replace(ACCEPTED["bob"], signature=b""), "bob did not sign"),
+        # The coordinator would choose the state from which a run goes on, or that it begins anew.
+        (replace(ACCEPTED["bob"], held=(b"older",)), "bob did not sign"),
+        (replace(ACCEPTED["bob"], insists=True), "bob did not sign"),
         (ACCEPTED["cleo"], "in place of bob"),
         (accept("bob", contract=replace(CONTRACT, name="another")), "bob did not sign"),
         (accept("bob", constants=b"c" * 32), "constants differ: bob has 6363.*, ann 0000"),
@@ -159,6 +163,23 @@ def test_everybody_signs_the_same_session() -> None:
     older = {**logs, "bob": b"an older checkpoint"}
     with pytest.raises(ContractError, match="bob did not sign this session"):
         verify_session(CONTRACT, sid, signed, older, PUBLIC)
+    with pytest.raises(ContractError, match=r"ann did not sign this session"):
+        verify_session(CONTRACT, sid, signed, logs, PUBLIC, b"a state that nobody signed")
     for wrong in ({**signed, "bob": other}, {"ann": signed["ann"]}):
         with pytest.raises(ContractError, match="bob did not sign this session"):
             verify_session(CONTRACT, sid, wrong, logs, PUBLIC)
+
+
+def test_the_newest_state_that_all_evaluators_hold_is_gone_on_from() -> None:
+    def holding(**held: tuple[bytes, ...]) -> dict[str, Acceptance]:
+        return {name: replace(one, held=held.get(name, ())) for name, one in ACCEPTED.items()}
+
+    evaluators = CONTRACT.roles.evaluators
+    all_hold = dict.fromkeys(evaluators, (b"1", b"2"))
+    assert resumed_from(CONTRACT, holding(**all_hold)) == b"2"
+    ahead = all_hold | {evaluators[0]: (b"1", b"2", b"3")}
+    assert resumed_from(CONTRACT, holding(**ahead)) == b"2"
+    assert resumed_from(CONTRACT, holding(**(all_hold | {evaluators[-1]: ()}))) == b""
+    # What the dealer says that it holds counts for nothing.
+    others = {name: (b"9",) for name in CONTRACT.roles.nodes if name not in evaluators}
+    assert resumed_from(CONTRACT, holding(**(all_hold | others))) == b"2"

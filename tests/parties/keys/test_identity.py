@@ -78,6 +78,11 @@ def test_every_altered_field_is_refused(field: str) -> None:
         Card.from_text(changed.to_text(), "somewhere")
 
 
+def test_a_file_that_is_no_card_is_called_that() -> None:
+    with pytest.raises(CardError, match=r"party\.toml: not a card; .*identity card"):
+        Card.from_text('[node]\nname = "ann"\n', "party.toml")
+
+
 @pytest.mark.parametrize("field", ["version", *FIELDS])
 def test_missing_repeated_and_mistyped_keys_are_named(field: str) -> None:
     lines = CARD.to_text().splitlines()

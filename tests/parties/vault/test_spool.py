@@ -1,6 +1,7 @@
 """Frames stored ahead: in order, each once, bounded, and worth nothing without the process."""
 
 import errno
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,18 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(module.tempfile, "TemporaryFile", lambda dir: Full())
     with pytest.raises(VaultError, match=r"cannot be stored .*No space left"):
         opened(tmp_path).put(b"label", b"payload")
+
+
+def test_a_disk_that_is_full_at_the_last_byte_is_noticed_before_the_dealer_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module.tempfile, "TemporaryFile", lambda dir: Full())
+    spool = opened(tmp_path)
+    spool.finish()
+    spool.put(b"label", b"payload")
+    with pytest.raises(VaultError, match=r"cannot be stored .*No space left"):
+        spool.finish()

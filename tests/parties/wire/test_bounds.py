@@ -20,7 +20,7 @@ from parties.keys.vault import FileVault, identity_path
 from parties.nodes import artifacts
 from parties.nodes.artifacts import Collector
 from parties.stop import StopFlag
-from parties.wire import data_plane
+from parties.wire import control_plane, data_plane
 from parties.wire.control_plane import (
     MAX_PART_BYTES,
     MAX_RELAYED_BYTES,
@@ -31,7 +31,7 @@ from parties.wire.control_plane import (
 )
 from parties.wire.control_plane import Relay as RelayLink
 from parties.wire.tally import Tally
-from parties.wire.zmq_transport import CurveKeys, Transport
+from parties.wire.zmq_transport import CurveKeys, Dialled, Transport
 from protocols.channel import MAX_FRAME_BYTES
 from protocols.errors import FrameError, PeerTimeoutError
 from tests.parties.wire.test_transport import connect, ends
@@ -411,6 +411,21 @@ def test_a_coordinator_cannot_fill_a_node(
     assert flood.taken < 20 and not list(tmp_path.iterdir())
 
 
+def test_a_coordinator_that_never_stops_talking_cannot_keep_a_node(tmp_path: Path) -> None:
+    from parties.nodes.coordinator import ignore_event
+    from parties.nodes.node import _ControlThread
+
+    flood = Flood(control.Away(("bob",)))
+    client: ControlClient = flood  # type: ignore[assignment]
+    thread = _ControlThread(
+        client, "ann", "desk", StopFlag(), tmp_path, ignore_event, lambda: None, print, print
+    )
+    thread.start()
+    wait_until(lambda: flood.taken > 10, "the flood")
+    thread.finish()
+    assert not thread.is_alive()
+
+
 def test_only_evaluators_seal(tmp_path: Path) -> None:
     from parties.agreement.contract import Roles
     from parties.keys.roster import Roster
@@ -436,3 +451,32 @@ def test_only_evaluators_seal(tmp_path: Path) -> None:
     finally:
         made._close(0)
     assert len(made._collector.files) == 1
+
+
+def test_who_asks_and_is_gone_does_not_end_the_others_run() -> None:
+    with desk() as made:
+        said = control_plane._SESSION.pack(b"p" * 16, 1, True)  # of a coordinator before this one
+        made.server._open("ann", b"gone", said)
+        assert not made.server._processes
+
+
+def test_who_asks_and_does_not_read_does_not_keep_the_coordinator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits = []
+
+    def send(route: bytes, parts: object, *, wait: bool = True) -> bool:
+        waits.append(wait)
+        return False
+
+    with desk() as made:
+        monkeypatch.setattr(made.server._accepted, "send", send)
+        monkeypatch.setattr(made.server, "_measure", lambda name, parts: (b"", b""))
+        made.transports.append(Transport(KEYS["ann"], {}))
+        key = KEYS["desk"].public
+        asking = Dialled(made.transports[-1], made.server.address, key, 1000)
+        asking.send((control_plane.MEASURE, b""))
+        made.serve(lambda: bool(waits), "the question")
+        asking.close(0)
+        monkeypatch.undo()
+    assert not any(waits)

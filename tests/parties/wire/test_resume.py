@@ -11,13 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parties.stop import StopFlag
-from parties.wire import data_plane, resume, zmq_transport
-from parties.wire.control_plane import ControlClient, ControlServer
+from parties.wire import control_plane, data_plane, resume, zmq_transport
+from parties.wire.control_plane import ControlClient, ControlServer, Piece
 from parties.wire.data_plane import DataPlane
 from parties.wire.resume import ACK, ASK, BYE, RESUME, SENT, Link
 from parties.wire.secure_channel import SecureChannel
 from parties.wire.zmq_transport import CurveKeys, Transport
-from protocols.errors import AuthenticationError, FrameError, PeerLostError
+from protocols.errors import (
+    AuthenticationError,
+    FrameError,
+    InterruptedRunError,
+    PeerLostError,
+    PeerTimeoutError,
+)
 from protocols.sealing.handshake import Keys
 from tests.support.bad_wire import BadWire
 from tests.support.patience import PATIENCE_S, wait_until
@@ -276,6 +282,7 @@ def test_whatever_the_wire_does_frames_arrive_once_in_order(
 ) -> None:
     """A sender and a receiver over a wire that loses, copies and reorders frames and messages."""
     sender, receiver = links()
+    sender.lossy = True
     taken: list[int] = []
     wire: list[tuple[int, bytes]] = []
     answers: list[bytes] = []
@@ -371,8 +378,175 @@ def test_an_old_copy_rewinds_nothing() -> None:
     assert sender.passed == 3 and sender.repeated == 0
 
 
+def test_who_asks_again_and_again_gets_no_second_copy() -> None:
+    """What is under way over a connection that loses nothing arrives; copies would fill queues."""
+    sender, receiver = links()
+    for number in range(5):
+        sender.keep((bytes([number]),), 1)
+    sender.passed = 5
+    for kind in (RESUME, ASK, RESUME):
+        sender.read(receiver.message(kind))
+        assert sender.passed == 5 and sender.repeated == 0
+    sender.breaks(1.0)
+    sender.read(receiver.message(RESUME))
+    assert sender.passed == 0 and sender.repeated == 5
+    sender.passed = 5
+    sender.lossy = True  # the coordinator's relay drops frames, and nothing breaks
+    sender.read(receiver.message(RESUME))
+    assert sender.passed == 0
+
+
+def test_what_arrives_while_it_is_sent_again_is_not_sent() -> None:
+    sender, receiver = links()
+    for number in range(5):
+        sender.keep((bytes([number]),), 1)
+    sender.passed = 5
+    sender.breaks(1.0)
+    sender.read(receiver.message(RESUME))
+    receiver.received = 3  # they were under way over the connection that broke
+    sender.read(receiver.message(ACK))
+    assert sender.passed == 3 and sender.frame(sender.passed) == (b"\3",)
+
+
+def test_only_the_relay_is_taken_to_lose_frames() -> None:
+    for route in ("direct", "relayed"):
+        with pair(route) as made:
+            assert made.ann._links["bob"].lossy is (route == "relayed")
+
+
+class Flood:
+    """In place of `DataPlane._read`: a peer that sends without end, and nothing that is due."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self.reads = limit, 0
+
+    def __call__(self, peer: str, *, wait: bool = True) -> tuple[bool, None]:
+        self.reads += 1
+        assert self.reads <= self._limit, "it reads without end"
+        return True, None
+
+
+def test_a_flood_does_not_keep_the_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who computes would wait for the keeper, and not even hear that the run is over."""
+    with pair() as made:
+        flood = Flood(10 * data_plane.MAX_LOOKS)
+        monkeypatch.setattr(made.ann, "_read", flood)
+        made.ann._read_ahead(data_plane.MAX_AHEAD_FRAMES)
+        assert flood.reads == data_plane.MAX_LOOKS
+        monkeypatch.undo()
+
+
+def test_a_flood_does_not_keep_a_sender_that_has_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pair() as made:
+        monkeypatch.setattr(made.ann, "_read", Flood(100))
+        link = made.ann._links["bob"]
+        link.room = -1
+        made.ann._stop.set(RuntimeError("enough"))
+        with pytest.raises(InterruptedRunError, match="sending to bob: enough"):
+            made.ann._make_room("bob", link)
+        monkeypatch.undo()
+
+
 def test_a_farewell_says_what_it_sent() -> None:
     sender, receiver = links()
     sender.keep((b"frame",), 5)
     assert receiver.read(sender.message(BYE)) == RESUME
     assert receiver.closed
+
+
+def test_frames_without_content_are_not_kept_without_end() -> None:
+    sender, _ = links()
+    for _ in range(100):
+        sender.keep((b"",), 0)
+    assert sender.room <= resume.MAX_KEPT_BYTES - 100 * resume.KEPT_COST_BYTES
+
+
+def test_a_kept_frame_does_not_change_with_its_buffer() -> None:
+    """It is sent again as it was sealed, whatever its owner does with the buffer meanwhile."""
+    for size in (10, data_plane.INLINE_BYTES + 1):
+        buffer = bytearray(size)
+        parts = data_plane._pack(0, 0, b"label", memoryview(buffer))
+        before = b"".join(map(bytes, parts))
+        buffer[-1] = 1
+        assert b"".join(map(bytes, parts)) == before
+
+
+def test_a_frame_acknowledges_what_its_sender_had_received() -> None:
+    """Nodes that talk to each other without a pause send nothing else that does."""
+    with pair() as made:
+        made.ann._keeper.end()
+        link = made.ann._links["bob"]
+        for _ in range(2):
+            link.keep((b"frame",), 5)
+        link.passed = 2
+        (head,) = data_plane._pack(link.received, 2, b"label", b"")
+        assert made.ann._take("bob", [Piece(memoryview(head))]) == ("bob", (b"label", b""))
+        assert link.acknowledged == 2 and link.room == resume.MAX_KEPT_BYTES
+
+
+def test_a_newer_connection_shows_that_the_older_one_is_gone() -> None:
+    """The other end may notice a break first: what was passed to the old connection is lost, so
+    nothing more is passed before the peer has said what it received."""
+    with pair() as made:
+        made.ann._keeper.end()
+        listening, link = made.ann._listening, made.ann._links["bob"]
+        assert listening is not None and not link.held
+        listening.names[b"newer"], listening.numbers[b"newer"] = "bob", 1 << 20
+        made.ann._accept(listening, b"newer", [Piece(memoryview(SID))])  # type: ignore[list-item]
+        assert link.held and made.ann._routes["bob"] == b"newer"
+    transport = Transport(KEYS["desk"], ALLOWED)
+    server = ControlServer(transport, LISTEN, {})
+    try:
+        for attempt, resumes in ((1, 0), (2, 1)):
+            said = control_plane._SESSION.pack(b"p" * 16, attempt, resumes)
+            server._open("ann", b"route %d" % attempt, said)
+            link = server._processes[b"p" * 16].link
+            assert link.held is (attempt == 2)
+    finally:
+        server.close(0)
+        transport.close()
+
+
+def test_a_peer_that_is_waited_for_is_not_taken_for_a_silent_one() -> None:
+    """The coordinator says who is away; then a peer's own patience with it does not run."""
+    with pair() as made:
+        made.ann.away = {"bob"}
+        threading.Timer(1.0, lambda: setattr(made.ann, "away", ())).start()
+        started = time.monotonic()
+        with pytest.raises(PeerTimeoutError, match="bob sent nothing"):
+            made.ann.receive("bob", 0.2)
+        assert time.monotonic() - started > 1.0
+
+
+def test_a_last_frame_that_was_lost_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing follows that would show the peer that it is missing."""
+    monkeypatch.setattr(resume, "AGAIN_S", 0.0)
+    with pair() as made:
+        made.ann._keeper.end()
+        said: list[int | None] = []
+        monkeypatch.setattr(made.ann, "_say", lambda peer, kind: said.append(kind))
+        link = made.ann._links["bob"]
+        made.ann._tend()
+        assert SENT not in said
+        link.keep((b"frame",), 5)
+        link.passed = 1  # handed to a connection that lost it
+        for _ in range(3):
+            made.ann._tend()
+        assert SENT in said
+        monkeypatch.undo()
+
+
+def test_names_of_connections_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that comes back a million times takes no memory for each of them."""
+    monkeypatch.setattr(zmq_transport, "MAX_GONE", 3)
+    with pair() as made:
+        made.ann._keeper.end()
+        listening = made.ann._listening
+        assert listening is not None
+        before = len(listening.names)
+        for number in range(10):
+            route = b"route %d" % number
+            listening.names[route], listening.numbers[route] = "bob", number
+            listening._lose(route)
+        assert len(listening.names) == len(listening.numbers) == before + 3
+        made.ann._tend()  # of a connection whose name is forgotten

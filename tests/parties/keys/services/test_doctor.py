@@ -26,7 +26,7 @@ def test_a_sound_service() -> None:
 def test_an_identity_cannot_be_rotated_but_serves() -> None:
     findings = examine(lambda: IdentityService(MemoryVault.generate("ann")))
     failed = [finding for finding in findings if not finding.ok]
-    assert [(each.name, each.needed) for each in failed] == [("rotate", False)]
+    assert [(each.name, each.needed) for each in failed] == [("can be rotated", False)]
     assert all(finding.seconds >= 0 for finding in findings)
 
 
