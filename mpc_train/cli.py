@@ -25,6 +25,7 @@ from mpc_train.commands import (
 )
 from mpc_train.commands.local import run, script
 from mpc_train.commands.operating import doctor, estimate, watch
+from mpc_train.commands.serving.he import he
 from mpc_train.commands.vault.verbs import vault
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ app.add_typer(data.data, name="data")
 app.add_typer(vault, name="vault")
 app.add_typer(audit.audit, name="audit")
 app.add_typer(evidence.evidence, name="evidence")
+app.add_typer(he, name="he")
 app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)

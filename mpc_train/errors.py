@@ -9,6 +9,10 @@
     ├── ArtifactError   a sealed model cannot be opened: a piece is missing, foreign or altered
     ├── ScriptError     a script is wrong, or raised an error: names its line
     ├── RefusedError    this node's own rules forbid the job
+    ├── QueryError      an encrypted question, or the answer to one, is malformed or out of bounds
+    │   ├── ParametersError     parameters that are weak, or not those of this release
+    │   ├── CiphertextError     a ciphertext or key of another size, scale or key
+    │   └── QueryRefusedError   the server does not answer: not allowed, a spent quota, busy
     └── NodeFailedError a node of a local run ended with an error, which this error repeats
 
 Other nodes may learn only `code`, one word; the message stays on this machine.
@@ -81,6 +85,27 @@ class RefusedError(TrainError):
     code = "policy"
 
 
+class QueryError(TrainError):
+    """An encrypted question or its answer is malformed or out of bounds; code: what the other side
+    is told, a word of `homomorphic.messages.MEANINGS`."""
+
+    def __init__(self, message: str, code: str = "malformed") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ParametersError(QueryError):
+    """Parameters of homomorphic encryption that are weak, or not those of this release."""
+
+
+class CiphertextError(QueryError):
+    """A ciphertext or a public key has another size, scale or key, or numbers out of range."""
+
+
+class QueryRefusedError(QueryError):
+    """The server answers no question of this client now."""
+
+
 class NodeFailedError(TrainError):
     """A node of a local run ended with an error: its name, its code and its exit status."""
 
@@ -107,6 +132,8 @@ EXIT_STATUS: dict[str, int] = {
     "AuditTamperedError": 9,
     "AuditError": 5,
     "RefusedError": 6,
+    "QueryError": 9,
+    "QueryRefusedError": 6,
     "PolicyError": 6,
     "ContractError": 6,
     "ResumeError": 6,

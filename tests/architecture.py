@@ -43,6 +43,7 @@ ROOMS = (
     *("mpc_train.training.optimizers", "mpc_train.training"),
     *("mpc_train.checkpoints", "mpc_train.regression", "mpc_train.evaluation"),
     *("mpc_train.checks", "mpc_train.admission", "mpc_train.results", "mpc_train.twin"),
+    "mpc_train.homomorphic",
     *(
         "mpc_train.serving",
         "mpc_train.run.phases",
@@ -54,6 +55,7 @@ ROOMS = (
         "mpc_train.commands",
         "mpc_train.commands.local",
         "mpc_train.commands.operating",
+        "mpc_train.commands.serving",
         "mpc_train.commands.vault",
         "mpc_train.cli",
         "mpc_train.__main__",

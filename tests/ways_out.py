@@ -79,6 +79,8 @@ WAYS: tuple[Way, ...] = (
         names=frozenset({"send_all"}),
         users={
             "mpc_train/checkpoints/keeper.py": "a public position, HMACs under a pair's key, bits",
+            "mpc_train/homomorphic/asking.py": "a client's ciphertexts; no run, and no shares",
+            "mpc_train/commands/serving/connections.py": "ciphertexts; no run, and no shares",
             "protocols/roles/frames.py": "cuts payloads into frames",
             "protocols/roles/evaluator.py": (
                 "shares of openings under their masks, seeds, empty frames"

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -33,6 +33,9 @@ from mpc_train.commands.table_options import (
 )
 from mpc_train.errors import ConfigError
 from parties.files import atomic_file
+
+if TYPE_CHECKING:
+    from mpc_train.results.predicting import Form
 
 VAULT = "vault:"
 
@@ -88,21 +91,15 @@ def predict_command(
     units; the label may be missing, and other columns are ignored."""
     with reporting(output):
         from mpc_train.node.storage import PREDICTIONS, kept_model, text_into
-        from mpc_train.results.predicting import ENDINGS, Form, load_predictor, write_records
+        from mpc_train.results.predicting import load_predictor, write_records
         from mpc_train.tables.spelling import name_of
 
-        into, from_vault = _named(out), _named(model)
+        into, from_vault = named_in_vault(out), named_in_vault(model)
         form: Form = "json" if output is Format.json and into is None else "csv"
         if (vault is None) != (into is None and from_vault is None):
             raise ConfigError("vault:NAME and --vault FILE, the file of its node, belong together")
         if out is not None and into is None:
-            if Path(out).suffix.lower() not in ENDINGS:
-                raise ConfigError(
-                    f"{out}: predictions are written as {', '.join(ENDINGS)}; change the ending"
-                )
-            if Path(out).absolute() == table.absolute():
-                raise ConfigError(f"{out}: is the table itself; choose another file")
-            form = ENDINGS[Path(out).suffix.lower()]
+            form = form_of(out, table)
         named: dict[str, str | int] = {
             "delimiter": delimiter,
             "encoding": encoding,
@@ -140,7 +137,7 @@ def predict_command(
                 with text_into(store, PREDICTIONS, into, digest) as file:
                     rows = write_to(file)
             elif out is not None:
-                rows = _into_file(Path(out), write_to)
+                rows = into_file(Path(out), write_to)
             else:
                 rows = _to_output(write_to)
         if output is Format.json:
@@ -157,12 +154,26 @@ def predict_command(
             say(f"{rows} predictions in {out}")
 
 
-def _named(text: str | None) -> str | None:
+def named_in_vault(text: str | None) -> str | None:
     """The name of an object of the vault; None for a path."""
     return text.removeprefix(VAULT) if text is not None and text.startswith(VAULT) else None
 
 
-def _into_file(out: Path, write_to: Callable[[TextIO], int]) -> int:
+def form_of(out: str, table: Path) -> "Form":
+    """The format of an output file, by its ending. Raises ConfigError."""
+    from mpc_train.results.predicting import ENDINGS
+
+    if Path(out).suffix.lower() not in ENDINGS:
+        raise ConfigError(
+            f"{out}: predictions are written as {', '.join(ENDINGS)}; change the ending"
+        )
+    if Path(out).absolute() == table.absolute():
+        raise ConfigError(f"{out}: is the table itself; choose another file")
+    return ENDINGS[Path(out).suffix.lower()]
+
+
+def into_file(out: Path, write_to: Callable[[TextIO], int]) -> int:
+    """Write to a file that is complete or absent; what `write_to` returns. Raises ConfigError."""
     try:
         with atomic_file(out) as stream:
             file = io.TextIOWrapper(stream, encoding="utf-8", newline="")

@@ -141,9 +141,12 @@ class Predictor:
 
     def of_inputs(self, inputs: Reals) -> list[list[Any]]:
         """The predictions for rows [rows, inputs] of the model's inputs."""
-        job = self.job
         with torch.no_grad():
-            outputs = self.module(torch.from_numpy(inputs)).numpy()
+            return self.of_outputs(self.module(torch.from_numpy(inputs)).numpy())
+
+    def of_outputs(self, outputs: Reals) -> list[list[Any]]:
+        """The predictions for the outputs [rows, outputs] of the model's last layer."""
+        job = self.job
         if not self.classes:
             if job.model.kind in LOGARITHMIC:
                 outputs = means(family_of(job), outputs)

@@ -91,6 +91,10 @@ class Kind(StrEnum):
     VAULT_EXPORT = "vault-export"
     VAULT_ROTATE = "vault-rotate"
     VAULT_SHRED = "vault-shred"
+    QUERY_ANSWERED = "query-answered"
+    """A `client` got predictions of `model` for up to so many `rows`; their number is padded."""
+    QUERY_REFUSED = "query-refused"
+    """A `client` got none, for the reason `code`."""
     ALERT_FAILED = "alert-failed"
 
 

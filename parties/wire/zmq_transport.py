@@ -275,14 +275,20 @@ class Transport:
         return Inner(near), Inner(far)
 
     def listening(
-        self, *, max_bytes: int, domain: bytes | None, queued: int = QUEUED_MESSAGES
+        self,
+        *,
+        max_bytes: int,
+        domain: bytes | None,
+        queued: int = QUEUED_MESSAGES,
+        unread: int = UNREAD_MESSAGES,
     ) -> "zmq.Socket[bytes]":
         """A socket for the keys of the allow-list, or for the tickets expected in `domain`.
 
-        queued: messages that may wait here for one receiver.
+        queued: messages that may wait here for one receiver; unread: that may wait here of one
+        sender.
         """
         socket = self._socket(zmq.ROUTER, max_bytes)
-        socket.sndhwm = queued
+        socket.sndhwm, socket.rcvhwm = queued, unread
         socket.router_mandatory = 1
         socket.zap_domain = domain or _KEYS
         if domain is None:
@@ -589,7 +595,7 @@ class Accepted:
     A route stands for one connection and is never reused; its name is that of the key or the ticket
     that admitted it, whatever the messages say. by_ticket: admit only tickets of the peers that
     `expect` named, each once; otherwise every key on the allow-list. queued: how many messages may
-    wait for one receiver before `send` returns False.
+    wait for one receiver before `send` returns False. unread: how many of one sender may wait here.
     """
 
     def __init__(
@@ -600,10 +606,13 @@ class Accepted:
         *,
         by_ticket: bool = False,
         queued: int = QUEUED_MESSAGES,
+        unread: int = UNREAD_MESSAGES,
     ) -> None:
         self._transport = transport
         self._domain = os.urandom(8).hex().encode() if by_ticket else None
-        self._socket = transport.listening(max_bytes=max_bytes, domain=self._domain, queued=queued)
+        self._socket = transport.listening(
+            max_bytes=max_bytes, domain=self._domain, queued=queued, unread=unread
+        )
         self.address = transport.bind(self._socket, address)
         self._watch = _Watch(self._socket)
         self.names: dict[bytes, str] = {}

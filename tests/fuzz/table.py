@@ -10,15 +10,22 @@ import re
 from collections.abc import Iterator
 
 from tests.architecture import PACKAGES, ROOT, Source
-from tests.fuzz import jobs, logs, peers, tables
+from tests.fuzz import homomorphic, jobs, logs, peers, tables
 from tests.fuzz.parser import Parser
 
-PARSERS: dict[str, Parser] = {**peers.PARSERS, **logs.PARSERS, **tables.PARSERS, **jobs.PARSERS}
+PARSERS: dict[str, Parser] = {
+    **peers.PARSERS,
+    **logs.PARSERS,
+    **tables.PARSERS,
+    **jobs.PARSERS,
+    **homomorphic.PARSERS,
+}
 
 NOBODY_ELSES: dict[str, str] = {
     "mpc_train.base.release": "reads the program's own pyproject.toml",
     "mpc_train.commands.local.script_node": "the launcher's own file, in a directory of its own",
     "mpc_train.commands.operating.watch": "asks a page of this machine, which the operator names",
+    "mpc_train.commands.serving.quota": "the server's own file, which nobody else may read",
     "mpc_train.jobs.schedule": "views the bytes of a stream that was made here",
     "mpc_train.run.phases.shelf": "reads an object of the vault, which has verified",
     "mpc_train.networks.network": "views the bytes of a stream that was made here",

@@ -9,12 +9,14 @@ import pytest
 from mpc_train.errors import (
     EXIT_STATUS,
     ArtifactError,
+    CiphertextError,
     ConfigError,
     DataError,
     JobError,
     LinkageError,
     ModelError,
     NodeFailedError,
+    QueryRefusedError,
     RefusedError,
     classify,
     explain,
@@ -320,6 +322,8 @@ def test_exit_statuses() -> None:
         protocols_errors.EnvelopeError("x"): 9,
         protocols_errors.HandshakeError("x"): 9,
         ArtifactError("x"): 9,
+        CiphertextError("x"): 9,
+        QueryRefusedError("x", "quota"): 6,
         parties_errors.ControlError("x"): 9,
         protocols_errors.RangeError("x"): 10,
         KeyboardInterrupt(): 130,
@@ -339,6 +343,8 @@ def test_exit_statuses() -> None:
         "RefusedError",
         "ScriptError",
         "ArtifactError",
+        "QueryError",
+        "QueryRefusedError",
         "KeyboardInterrupt",
     }
     assert set(EXIT_STATUS) <= names

@@ -1,0 +1,1 @@
+"""Predictions under homomorphic encryption: parameters, keys, what a server computes."""
