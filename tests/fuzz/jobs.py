@@ -39,6 +39,7 @@ from mpc_train.results.predicting import load_predictor
 from mpc_train.run.approval import ApprovalError, Approvals, approve
 from mpc_train.run.local import local_rules
 from mpc_train.run.node_config import load_any_config, load_coordinator_config, load_node_config
+from mpc_train.serving.share import About, ModelShare, Public, expected_shapes
 from mpc_train.training.warm_start import load_start
 from parties.errors import RosterError
 from parties.keys.roster import Roster
@@ -50,7 +51,7 @@ from protocols.sealing.envelope import seal_envelope
 from tests.fuzz.parser import Parser
 from tests.fuzz.tables import in_file as in_table_file
 from tests.mpc_train.results.test_artifact import NODES
-from tests.support.jobs import JOB, replaced, write_job
+from tests.support.jobs import JOB, changed, replaced, write_job
 from tests.support.node_files import config_of, party_toml
 from tests.support.policies import policy_toml
 from tests.support.provenance import ledger_of, signed_record
@@ -59,6 +60,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = TemporaryDirectory()
 HERE = Path(FOLDER.name)
 DAY = date(2030, 5, 17)
+SHARES = '[reveal]\nmodel = "shares"'
 in_file = in_table_file
 
 
@@ -155,6 +157,15 @@ def record() -> bytes:
 def checkpoint() -> State:
     position = Position(3, False, (Entry("tensor/w", (2,)),), {"momentum": "1/2"}, 0, 3)
     return State(position, {"tensor/w": np.arange(2, dtype=np.int64)}, bytes(32))
+
+
+def model_share() -> ModelShare:
+    job = job_of(changed(('recipients = ["ann", "office"]', ""), ("[reveal]", SHARES)))
+    shapes = expected_shapes(job)
+    entries = tuple(Entry(name, shape) for name, shape in shapes.items())
+    about = About(job, Public(job.to_bytes().decode(), bytes(32).hex(), entries))
+    parts = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
+    return ModelShare(about, parts, bytes(32))
 
 
 def summary(content: bytes) -> Any:
@@ -326,6 +337,12 @@ PARSERS: dict[str, Parser] = {
         lambda: [checkpoint().to_bytes()],
         (ArtifactError,),
         ("mpc_train.checkpoints.state",),
+    ),
+    "share of a model": Parser(
+        ModelShare.from_bytes,
+        lambda: [model_share().to_bytes()],
+        (ArtifactError,),
+        ("mpc_train.serving.share",),
     ),
     "summary": Parser(
         summary,

@@ -23,6 +23,7 @@ PARSERS: dict[str, Parser] = {
 
 NOBODY_ELSES: dict[str, str] = {
     "mpc_train.base.release": "reads the program's own pyproject.toml",
+    "mpc_train.checkpoints.joined": "views words of the vault, as many as the job has",
     "mpc_train.commands.local.script_node": "the launcher's own file, in a directory of its own",
     "mpc_train.commands.operating.watch": "asks a page of this machine, which the operator names",
     "mpc_train.commands.serving.quota": "the server's own file, which nobody else may read",
