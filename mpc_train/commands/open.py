@@ -113,7 +113,6 @@ def open_command(
         from parties.audit.entries import Kind
         from parties.keys.roster import Roster
 
-        check_there(sealed, "the sealed file that the run left")
         expected = load_job(job) if job is not None else None
         with contextlib.ExitStack() as held:
             node = None
@@ -127,6 +126,7 @@ def open_command(
                 me = find_name(folder, name)
                 known = Roster.load(roster or folder / "roster")
                 vault = open_vault(folder, me, passphrase_file, passphrase_fd)
+            check_there(sealed, "the sealed file that the run left")
             target = _Target(sealed, node, out or sealed.parent, keep)
             if opener is not None:
                 made, consent = contribution_of(sealed, vault, known, opener, expected)

@@ -52,6 +52,8 @@ FRAME_ACK_BYTES = ACK_BYTES // 64
 """The receiver of frames that sends none acknowledges after this much, or sooner when nothing more
 comes; each frame counts as this much more than its payload."""
 
+MAX_AGAIN = 2
+"""How often frames are handed a second time to a connection that has not broken and loses none."""
 AGAIN_S = 3.0
 """How long after a question without an answer it is asked again."""
 
@@ -63,6 +65,7 @@ class Link:
     """
 
     __slots__ = (
+        "_again",
         "_asked",
         "_kept",
         "_keys",
@@ -104,6 +107,9 @@ class Link:
         """Since when there is no connection that both ends agree on; None: there is one."""
         self.repeated = 0
         """Frames that were handed to a connection a second time."""
+        self._again = (MAX_AGAIN, -1)
+        """How often frames may still be handed over a second time to a connection that has not
+        broken, and from which number on they were last."""
         self._asked = (0.0, -1)
         self._probed = (0.0, -1)
 
@@ -145,15 +151,28 @@ class Link:
         if not ACK <= kind <= ASK:
             raise FrameError(f"a message about the connection has the unknown kind {kind}")
         self.forget(number)
-        # Below what was acknowledged: an old copy, of which nothing is left to send. Over a
-        # connection that neither breaks nor loses anything the frames are on their way: a peer that
-        # asks again and again, and reads nothing, would fill the queues with copies.
-        if kind != ACK and number >= self.acknowledged and (self.held or self.lossy):
+        # Below what was acknowledged: an old copy, of which nothing is left to send.
+        if kind != ACK and number >= self.acknowledged and self._may_repeat(number):
             self.repeated += self.passed - number if self.passed > number else 0
             self.passed = number
             self.held = False
             self.down_since = None
         return RESUME if kind == ASK else None
+
+    def _may_repeat(self, number: int) -> bool:
+        """Whether frames from this number on are handed over again, which a peer asks for.
+
+        Over a connection that has not broken they are on their way, if nothing unheard of happened:
+        a peer that asks again and again, and reads nothing, would fill the queues with copies.
+        """
+        if self.held:
+            self._again = MAX_AGAIN, number
+        elif not self.lossy:
+            left, last = self._again
+            if not left or number == last:
+                return False
+            self._again = left - 1, number
+        return True
 
     def forget(self, number: int) -> None:
         """The peer has the frames below `number`. Raises FrameError if they were never sent."""

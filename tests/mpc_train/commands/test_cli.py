@@ -289,7 +289,7 @@ def test_open_refuses_what_is_not_sealed(tmp_path: Path, secret: Path) -> None:
     home = tmp_path / "home"
     mpc_train("identity", "new", "ann", "--home", home, "--passphrase-file", secret)
     options = ("--home", home, "--passphrase-file", secret)
-    assert mpc_train("open", tmp_path / "none.sealed", *options).exit_code == 9
+    assert mpc_train("open", tmp_path / "none.sealed", *options).exit_code == 3
     junk = tmp_path / "junk.sealed"
     junk.write_bytes(b"not a bundle")
     shown = mpc_train("open", junk, *options, "--format", "json")

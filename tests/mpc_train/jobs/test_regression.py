@@ -306,6 +306,7 @@ def test_open_prints_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(f"{module}.open_vault", lambda *_: None)
     monkeypatch.setattr(f"{module}.find_name", lambda *_: "cleo")
     monkeypatch.setattr("parties.keys.roster.Roster.load", lambda *_: None)
+    (tmp_path / "study.sealed").touch()
     shown = mpc_train("open", tmp_path / "study.sealed", "--home", tmp_path)
     assert shown.exit_code == 0, shown.stderr
     assert model.results is not None
