@@ -149,6 +149,7 @@ def test_nothing_secret_is_in_an_entry(study: Study) -> None:
     assert all(b"opening" in texts[number] for number in range(3))
 
 
+@pytest.mark.slow  # logs that go on are tested in test_log.py
 def test_a_second_run_goes_on_from_the_first(tmp_path: Path, good_study: Study) -> None:
     shutil.copytree(good_study.homes, tmp_path / "homes")
     study = Study(tmp_path)

@@ -38,8 +38,9 @@ def study(folder: Path, membership: str, text: str = JOB) -> Path:
 
 @pytest.mark.parametrize(
     ("membership", "text"),
-    [pytest.param("holders", JOB, marks=pytest.mark.slow), ("nobody", FULL_BATCHES)],
+    [("holders", JOB), ("nobody", FULL_BATCHES)],
 )
+@pytest.mark.slow  # joined jobs run whole, in one process, in tests/mpc_train/checkpoints
 def test_the_model_is_that_of_the_joined_table(tmp_path: Path, membership: str, text: str) -> None:
     folder = tmp_path / "study"
     process = launch(study(folder, membership, text), "--compare")

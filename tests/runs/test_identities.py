@@ -95,6 +95,7 @@ def test_a_coordinator_that_waits_drops_a_revoked_node(local_run: LocalRun) -> N
         assert "the card of bob" in results[name]["message"], results[name]
 
 
+@pytest.mark.slow  # rotations are tested in test_rotation.py
 def test_keys_are_rotated_while_a_run_computes(local_run: LocalRun) -> None:
     """Beside the running nodes; no frame is lost, and all end with the same cards and fresh keys.
 

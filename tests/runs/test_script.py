@@ -136,13 +136,8 @@ WRONG = {
 }
 
 
-FAST = ("other ways",)
-"""A run costs four processes their start."""
-
-
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind in FAST else pytest.mark.slow) for kind in WRONG]
-)
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.slow  # a run costs four processes their start
 def test_what_goes_wrong_is_said_with_its_line(tmp_path: Path, kind: str) -> None:
     text, status, said = WRONG[kind]
     said = said.replace("{folder}", str(tmp_path))

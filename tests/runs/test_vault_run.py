@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from mpc_train.cli import app
@@ -18,6 +19,7 @@ evaluators = []
 """
 
 
+@pytest.mark.slow  # the demo trains from vaults, too
 def test_a_table_of_the_vault_trains_as_its_file_would(
     tmp_path: Path, homes: Path, good_study: Study
 ) -> None:

@@ -95,6 +95,7 @@ def test_nothing_stays_replaced(job: Job) -> None:
     assert (np.empty, kernels.split, products.sum_of_products, Stream.octets) == before
 
 
+@pytest.mark.slow  # figures of real runs are in test_estimates.py
 def test_more_rows_and_wider_layers_take_more(tmp_path: Path) -> None:
     def peak(text: str) -> dict[str, int]:
         return {name: node.arrays for name, node in rehearse(loaded(tmp_path, text)).items()}
