@@ -120,8 +120,7 @@ WAYS: tuple[Way, ...] = (
         "Δ and shares of λ",
         members=frozenset({"delta", "lam"}),
         users={
-            "mpc_train/serving/share.py": "what this node keeps, encrypted, in its own vault",
-            "mpc_train/checkpoints/live.py": "what this node keeps, encrypted, in its own vault",
+            "mpc_train/checkpoints/summands.py": "what a node keeps, encrypted, in its own vault",
             "mpc_train/checkpoints/joined.py": "the same, of joined rows",
             "protocols/shares/masked.py": _VALUE_TYPES,
             "protocols/shares/arithmetic.py": _FORMULA,
@@ -162,8 +161,7 @@ WAYS: tuple[Way, ...] = (
         "the value of a deferred opening",
         members=frozenset({"get", "then", "_value"}),
         users={
-            "mpc_train/serving/share.py": "what this node keeps, encrypted, in its own vault",
-            "mpc_train/checkpoints/live.py": "what this node keeps, encrypted, in its own vault",
+            "mpc_train/checkpoints/summands.py": "what a node keeps, encrypted, in its own vault",
             "mpc_train/checkpoints/joined.py": "the same, of joined rows",
             "protocols/roles/deferred.py": "defines them",
             "examples/crypten_script/logistic_regression.py: crypten.communicator.get": _RANK,

@@ -19,14 +19,12 @@ from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from mpc_train.checkpoints.state import Entry, Position, State
+from mpc_train.checkpoints.summands import again, entry_of, kept, summands_of
 from mpc_train.errors import ArtifactError
 from protocols.arrays import Shape, Words
 from protocols.canonical import pack
-from protocols.shares.arithmetic import remask
-from protocols.shares.masked import Additive, Masked, public
+from protocols.shares.masked import Additive, Masked
 
 if TYPE_CHECKING:
     from mpc_train.training.range_guard import RangeGuard
@@ -144,12 +142,7 @@ class Live:
         rows, digest = joined
         parts, seen = {}, hashlib.sha256(pack(step.to_bytes(8, "big"), digest))
         for name, x in sorted(tensors.items()):
-            if isinstance(x, Masked):
-                delta = np.ascontiguousarray(x.delta.get())
-                seen.update(pack(name.encode(), delta.astype("<i8").tobytes()))
-            summands = x if isinstance(x, Additive) else x.shares()
-            words = x.delta.get() if _constant(x) else summands.part.get()  # type: ignore[union-attr]
-            parts[name] = np.ascontiguousarray(words).reshape(x.shape)
+            parts[name] = kept(entry_of(name, x), x, seen)
         position = self._position(step, finished, tensors, rows)
         return State(position, parts, seen.digest(), digest)
 
@@ -159,7 +152,7 @@ class Live:
         return Position(
             step,
             finished,
-            tuple(Entry(name, x.shape, _constant(x)) for name, x in sorted(tensors.items())),
+            tuple(entry_of(name, x) for name, x in sorted(tensors.items())),
             self.course.numbers(),
             0 if self.guard is None else self.guard.drawn,
             self.course.passes,
@@ -185,20 +178,14 @@ class Live:
         found: dict[str, Masked | Additive] = {}
         for entry in position.entries:
             words = None if parts is None else parts[entry.name]
-            found[entry.name] = self._again(entry, words)
+            # The guard adds to what it has counted, and needs no Δ of it.
+            restored = summands_of if entry.name == OUTSIDE else again
+            found[entry.name] = restored(self.role, entry, words)
         outside = found.pop(OUTSIDE, None)
         self.course.restore(position, found)
         if self.guard is not None:
             assert outside is None or isinstance(outside, Additive)
             self.guard.restore(outside, position.drawn)
-
-    def _again(self, entry: Entry, words: Words | None) -> Masked | Additive:
-        role, shape = self.role, entry.shape
-        if entry.constant:
-            return public(role, np.zeros(shape, np.int64) if words is None else words)
-        part = role.known(np.zeros(shape, np.int64) if words is None else words)
-        summands = Additive(role, shape, part, None)
-        return summands if entry.name == OUTSIDE else remask(summands)
 
 
 def stranger(entry: Entry) -> ArtifactError:
@@ -212,10 +199,6 @@ def complete(entries: Iterable[Entry], wanted: Collection[str]) -> None:
     """Raises ArtifactError if a tensor is missing."""
     if set(wanted) - {entry.name for entry in entries}:
         raise ArtifactError("a checkpoint lacks tensors of the job")
-
-
-def _constant(x: Masked | Additive) -> bool:
-    return isinstance(x, Masked) and not x.masked
 
 
 def _under(found: Mapping[str, Any], prefix: str) -> dict[str, Any]:

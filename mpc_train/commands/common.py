@@ -136,8 +136,6 @@ def _check_home(folder: Path, advice: str) -> None:
 def check_there(path: Path, what: str) -> None:
     """Raise ConfigError if nothing has this path: a name that was mistyped proves nothing wrong
     with a result."""
-    from mpc_train.errors import ConfigError
-
     if not path.exists():
         raise ConfigError(f"{path}: there is no such file; name {what}")
 

@@ -36,14 +36,14 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from mpc_train.admission.load import job_from_bytes
+from mpc_train.checkpoints import summands
 from mpc_train.checkpoints.state import Entry
 from mpc_train.errors import ArtifactError, JobError
 from mpc_train.preparation.fitted import Factors, Parameters
 from protocols.arrays import Words
 from protocols.canonical import pack
 from protocols.roles.streams import Stream
-from protocols.shares.arithmetic import remask
-from protocols.shares.masked import Additive, Masked, public
+from protocols.shares.masked import Masked
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -210,14 +210,12 @@ def captured(
     role.finish()
     entries, parts, seen = [], {}, hashlib.sha256(sid)
     for name, x in sorted(kept.items()):
-        delta = np.ascontiguousarray(x.delta.get())
-        seen.update(pack(name.encode(), delta.astype("<i8").tobytes()))
-        entries.append(Entry(name, x.shape, not x.masked))
-        words = delta
-        if x.masked:
+        entry = summands.entry_of(name, x)
+        entries.append(entry)
+        parts[name] = summands.kept(entry, x, seen)
+        if not entry.constant:
             with np.errstate(over="ignore"):
-                words = x.shares().part.get() + zeros(prod(x.shape)).reshape(x.shape)
-        parts[name] = np.ascontiguousarray(words).reshape(x.shape)
+                parts[name] = parts[name] + zeros(prod(x.shape)).reshape(x.shape)
     word, bits = (0, 0) if factors is None else (factors.word, factors.bits)
     said = Public(job.to_bytes().decode(), sid.hex(), tuple(entries), word, bits)
     check(job, said)
@@ -250,13 +248,10 @@ def returned(
 
     parts: this evaluator's; None at the dealer.
     """
-    found: dict[str, Masked] = {}
-    for entry in said.entries:
-        words = np.zeros(entry.shape, np.int64) if parts is None else parts[entry.name]
-        if entry.constant:
-            found[entry.name] = public(role, words)
-        else:
-            found[entry.name] = remask(Additive(role, entry.shape, role.known(words), None))
+    found = {
+        entry.name: summands.again(role, entry, None if parts is None else parts[entry.name])
+        for entry in said.entries
+    }
     tensors = {name.removeprefix(TENSOR): x for name, x in found.items() if name.startswith(TENSOR)}
     factors = None
     if COARSE in found:
