@@ -50,10 +50,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_open(place: Path, me: str, *arguments: str) -> Result:
-    command = ["open", str(place / "model.sealed"), "--home", str(place / me)]
+def run_open(place: Path, me: str, *arguments: str, sealed: str = "model.sealed") -> Result:
+    command = ["open", str(place / sealed), "--home", str(place / me)]
     command += ["--roster", str(place / "roster.toml"), "--passphrase-file", str(place / "secret")]
     return CliRunner().invoke(app, [*command, *arguments])
+
+
+def test_a_mistyped_path_is_no_altered_result(place: Path) -> None:
+    result = run_open(place, "ann", sealed="none.sealed")
+    assert result.exit_code == 3, result.stderr
+    assert "none.sealed: there is no such file" in result.stderr
 
 
 def test_one_contributes_and_the_other_opens(place: Path, tmp_path: Path) -> None:
