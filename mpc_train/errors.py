@@ -9,10 +9,10 @@
     ├── ArtifactError   a sealed model cannot be opened: a piece is missing, foreign or altered
     ├── ScriptError     a script is wrong, or raised an error: names its line
     ├── RefusedError    this node's own rules forbid the job
-    ├── QueryError      an encrypted question, or the answer to one, is malformed or out of bounds
+    ├── QueryError      a question to a model, or its answer, is malformed or out of bounds
     │   ├── ParametersError     parameters that are weak, or not those of this release
     │   ├── CiphertextError     a ciphertext or key of another size, scale or key
-    │   └── QueryRefusedError   the server does not answer: not allowed, a spent quota, busy
+    │   └── QueryRefusedError   it is not answered: not allowed, a spent quota, busy
     └── NodeFailedError a node of a local run ended with an error, which this error repeats
 
 Other nodes may learn only `code`, one word; the message stays on this machine.
@@ -86,8 +86,8 @@ class RefusedError(TrainError):
 
 
 class QueryError(TrainError):
-    """An encrypted question or its answer is malformed or out of bounds; code: what the other side
-    is told, a word of `homomorphic.messages.MEANINGS`."""
+    """A question to a model, or its answer, is malformed or out of bounds; code: what the other
+    side is told, a word of `homomorphic.messages.MEANINGS` or of `serving.asking.REFUSALS`."""
 
     def __init__(self, message: str, code: str = "malformed") -> None:
         super().__init__(message)
@@ -103,7 +103,7 @@ class CiphertextError(QueryError):
 
 
 class QueryRefusedError(QueryError):
-    """The server answers no question of this client now."""
+    """No question of this client is answered now."""
 
 
 class NodeFailedError(TrainError):

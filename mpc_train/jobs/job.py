@@ -5,8 +5,8 @@ bytes of `Job.to_bytes`, and signs its digest; so everything here is public to a
 numbers are exact decimals throughout: code that needs ring elements rounds them once, in integers,
 so that all machines round alike.
 
-`[data]`, `[prepare]`, `[train]` and `[reveal]` are described in `data.py`, `prepare.py`, `train.py`
-and `reveal.py` beside this file, every other section here.
+`[data]`, `[prepare]`, `[train]`, `[reveal]` and `[serve]` are described in `data.py`, `prepare.py`,
+`train.py`, `reveal.py` and `serve.py` beside this file, every other section here.
 
 The numbers of rows are part of the job because every node derives the batches from them.
 """
@@ -32,6 +32,7 @@ from mpc_train.jobs.kinds import NUMBERS
 from mpc_train.jobs.pipeline import Pipeline, pipeline_of
 from mpc_train.jobs.prepare import Prepare
 from mpc_train.jobs.reveal import Reveal
+from mpc_train.jobs.serve import Serve
 from mpc_train.jobs.train import Strict, Train
 from mpc_train.networks.carried import Carried
 from mpc_train.networks.graph import Graph, layers_of
@@ -123,6 +124,7 @@ class Job(Strict, frozen=True, dict=True):
     prepare: Prepare = Prepare()
     fixed_point: FixedPoint = FixedPoint()
     reveal: Reveal = Reveal()
+    serve: Serve | None = None
     purpose: Purpose = Purpose()
     version: int = JOB_VERSION
 
