@@ -119,7 +119,7 @@ def coordinator(
     with reporting(output):
         from mpc_train.admission.load import load_job
         from mpc_train.admission.rules import expired, today
-        from mpc_train.errors import RefusedError
+        from mpc_train.errors import ConfigError, RefusedError
         from mpc_train.live.server import on_page
         from mpc_train.live.traces import traced
         from mpc_train.node.collect import bundle, keep_record, summarise
@@ -138,11 +138,10 @@ def coordinator(
         configure_logging(verbose)
         settings = load_coordinator_config(config)
         if is_service_file(settings.job):
-            from mpc_train.commands.serving.shares import coordinate
-
-            events = Events(output, ())
-            coordinate(settings, passphrase_file, passphrase_fd, output, events, live, report_fd)
-            return
+            raise ConfigError(
+                f"{settings.job}: the file of a service, not of a job; start the coordinator with "
+                "mpc-train serve"
+            )
         job = load_job(settings.job)
         for line in expired(job, today()):
             raise RefusedError(f"the job {job.name!r}: {line}")

@@ -46,7 +46,7 @@ class SharedService:
         self._lock = threading.Lock()
         self._line: Line | None = None
         self._agreed: Agreed | None = None
-        self._streams: list[Stream] = []
+        self._in_common: list[Stream] = []
 
     def _now(self) -> tuple[Line, Agreed, list[Stream]]:
         """The session, what it serves, and the streams of its questions."""
@@ -56,9 +56,9 @@ class SharedService:
                 self._agreed = Agreed.from_bytes(line.body)
                 names = line.contract.roles.evaluators[:-1]
                 root = messages.ROOT_LABEL
-                self._streams = [Stream(line.export(name, root)) for name in names]
+                self._in_common = [Stream(line.export(name, root)) for name in names]
                 self._line = line
-            return line, self._agreed, self._streams
+            return line, self._agreed, self._in_common
 
     @property
     def models(self) -> Mapping[str, tuple[Offered, ...]]:

@@ -52,7 +52,7 @@ class Sorted:
     """The dealer's frames at an evaluator, by lane."""
 
     def __init__(self, channel: Channel, dealer: str, lanes: int) -> None:
-        self._channel, self._dealer = channel, dealer
+        self._net, self._dealer = channel, dealer
         self._waiting: list[deque[tuple[bytes, memoryview]]] = [deque() for _ in range(lanes)]
         self.taken = [0] * lanes
         """Bytes of each lane that were used."""
@@ -61,7 +61,7 @@ class Sorted:
         """The lane's next frame."""
         waiting = self._waiting[lane]
         while not waiting:
-            label, payload = self._channel.receive(self._dealer, CORRECTION_BYTES + FRAME_BYTES)
+            label, payload = self._net.receive(self._dealer, CORRECTION_BYTES + FRAME_BYTES)
             try:
                 (number,) = _LANE.unpack(label[: _LANE.size])
                 self._waiting[number].append((label[_LANE.size :], payload))
@@ -89,11 +89,11 @@ class LaneChannel:
     """The dealer's channel for one lane."""
 
     def __init__(self, channel: Channel, lane: int) -> None:
-        self._channel, self._head = channel, _LANE.pack(lane)
+        self._net, self._head = channel, _LANE.pack(lane)
         self.bytes_sent = self.bytes_received = 0  # counted by the channel itself
 
     def send(self, peer: str, label: bytes, payload: Buffer) -> None:
-        self._channel.send(peer, self._head + label, payload)
+        self._net.send(peer, self._head + label, payload)
 
     def receive(self, peer: str, max_bytes: int) -> tuple[bytes, memoryview]:
         raise AssertionError("a dealer that runs ahead hears nothing from a lane")

@@ -241,7 +241,7 @@ class Evaluation:
     ) -> None:
         self._session, self._agreed, self._visitors = session, agreed, visitors
         self._take = take
-        self._channel, self._names = session.channel, session.roles.evaluators
+        self._net, self._names = session.channel, session.roles.evaluators
         self._index = self._names.index(session.me)
         self._places = {about.digest: place for place, about in enumerate(agreed.models)}
         self._frames = Sorted(
@@ -251,7 +251,7 @@ class Evaluation:
         self._held = held
         self._ordered: list[int] = []
         self._unit_bytes: list[int] = []
-        self._streams: dict[bytes, tuple[bytes, Stream]] = {}
+        self._roots: dict[bytes, tuple[bytes, Stream]] = {}
         """By visit: the root of the stream in common with the client, and the stream."""
         self._waiting: OrderedDict[tuple[str, bytes, int], Asked] = OrderedDict()
         self._strikes: dict[str, int] = {}
@@ -299,7 +299,7 @@ class Evaluation:
     def _ask_dealer(self, lane: int, units: int) -> None:
         self._ordered[lane] += units
         order = messages.encoded(Order(lane, units))
-        self._channel.send(self._session.roles.dealer, ORDER, order)
+        self._net.send(self._session.roles.dealer, ORDER, order)
 
     def _order(self) -> None:
         """Order more units of the lanes that run low."""
@@ -349,7 +349,7 @@ class Evaluation:
             if place is None:
                 return None, "unknown-model"
             shapes = asked_shapes(self._agreed.offered[place].job, rows)
-            stream = self._stream(heard.visit)
+            stream = self._in_common(heard.visit)
             found = messages.summands_of(heard.client, heard.data, shapes, stream, heard.number)
         except QueryError as error:
             log.info("%s", error)
@@ -371,19 +371,19 @@ class Evaluation:
             return error.code
         return ""
 
-    def _stream(self, visit: bytes) -> Stream | None:
+    def _in_common(self, visit: bytes) -> Stream | None:
         """The stream in common with a client, None at the last evaluator. Raises QueryError."""
         if self._index == len(self._names) - 1:
             return None
         root = self._visitors.export(visit, messages.ROOT_LABEL)
         if root is None:
             raise QueryError("the visit has ended")
-        known, stream = self._streams.get(visit, (b"", None))
+        known, stream = self._roots.get(visit, (b"", None))
         if stream is None or known != root:
             stream = Stream(root)
-            for gone in [one for one in self._streams if not self._visitors.knows(one)]:
-                del self._streams[gone]
-            self._streams[visit] = root, stream
+            for gone in [one for one in self._roots if not self._visitors.knows(one)]:
+                del self._roots[gone]
+            self._roots[visit] = root, stream
         return stream
 
     def _next_batch(self) -> Batch:
@@ -396,14 +396,14 @@ class Evaluation:
         lane = model * len(BUCKETS) + BUCKETS.index(bucket_of(rows))
         batch = Batch(lane, tuple(parts))
         for name in self._names[1:]:
-            self._channel.send(name, BATCH, messages.encoded(batch))
+            self._net.send(name, BATCH, messages.encoded(batch))
         return batch
 
     def _follow(self) -> None:
         """The part of every evaluator but the first."""
         first = self._names[0]
         while True:
-            label, data = self._channel.receive(first, messages.MAX_BATCH_BYTES)
+            label, data = self._net.receive(first, messages.MAX_BATCH_BYTES)
             check_label(first, BATCH, label)
             batch = messages.batch_from(first, data)
             if batch.lane >= len(self._lanes):
@@ -463,5 +463,5 @@ class Evaluation:
             batches=self.batches,
             refused=self.refused,
             waiting=len(self._waiting),
-            bytes_sent=self._channel.bytes_sent,
+            bytes_sent=self._net.bytes_sent,
         )

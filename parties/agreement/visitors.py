@@ -15,18 +15,17 @@ import logging
 import queue
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from parties.agreement import control
 from parties.agreement.contract import Contract
-from parties.agreement.session import session_info
 from parties.errors import PartiesError
 from parties.keys.identity import Card
 from parties.stop import StopFlag
 from protocols.errors import ProtocolError
 from protocols.sealing.handshake import Keys, Responder
 from protocols.sealing.record import RecordOpener, RecordSealer, record_context
-from protocols.sealing.session import Endpoint, SessionInfo
+from protocols.sealing.session import SUITE, VERSION, Endpoint, SessionInfo
 from protocols.sealing.signatures import Signer, VerifyKeys
 
 log = logging.getLogger(__name__)
@@ -44,8 +43,14 @@ SLICE_S = 0.25
 
 def service_info(contract: Contract, sid: bytes) -> SessionInfo:
     """The values to which handshakes with clients are bound."""
-    info = session_info(sid, contract.digest(), contract.roster_digest)
-    return replace(info, purpose=PURPOSE)
+    return SessionInfo(
+        version=VERSION,
+        suite=SUITE,
+        sid=sid,
+        job=contract.digest(),
+        roster=contract.roster_digest,
+        purpose=PURPOSE,
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,7 +131,7 @@ class Visitors:
     def _begin(self, client: str, visit: bytes, data: bytes) -> None:
         self._visitors.pop(visit, None)
         mine = [each for each, one in self._visitors.items() if one.client == client]
-        for oldest in mine[: len(mine) + 1 - MAX_VISITS]:
+        for oldest in mine[: max(0, len(mine) + 1 - MAX_VISITS)]:
             del self._visitors[oldest]
         roles = self._contract.roles
         me, peer = (

@@ -1,5 +1,5 @@
-"""`mpc-train serve`: evaluators and dealer of a service with models in shares; and its coordinator,
-which `mpc-train coordinator` becomes when its file names a service."""
+"""`mpc-train serve`: an evaluator, the dealer, or the coordinator of a service with models in
+shares."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ from mpc_train.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from mpc_train.commands.nodes import Events
-    from mpc_train.run.node_config import CoordinatorConfig, NodeConfig
+    from mpc_train.run.node_config import NodeConfig
     from mpc_train.serving.service import Agreed
+
+Secret = tuple[Path | None, int | None]
+"""Where the passphrase comes from: a file, or a descriptor."""
 
 RETURN_S = 7 * 24 * 3600.0
 """For how long a service whose session is lost waits for its nodes, if no file says otherwise."""
@@ -40,85 +42,105 @@ def serve_command(
     verbose: VerboseOption = False,
     live: LiveOption = None,
 ) -> None:
-    """Serve models in shares, at each evaluator and the dealer, until it is stopped.
+    """Serve models in shares, at each evaluator, the dealer and the coordinator, until it is
+    stopped.
 
-    Which models and which clients, the coordinator proposes; this node serves what the owners have
-    signed in the models' jobs and its own rules allow.
+    The coordinator's file names the file of the service, with its models and clients; the other
+    nodes serve what the owners have signed in the models' jobs and their own rules allow.
     """
     with reporting(output):
-        from mpc_train.admission.rules import today
-        from mpc_train.commands.nodes import Events, node_settings
-        from mpc_train.live.server import on_page
-        from mpc_train.node.logbook import logbook
-        from mpc_train.node.places import run_directory
-        from mpc_train.node.policy import in_force
-        from mpc_train.node.storage import NodeVault
-        from mpc_train.run.node_config import load_node_config
-        from mpc_train.serving.library import share_by_digest
-        from mpc_train.serving.program import ServeProgram
-        from mpc_train.serving.share import ModelShare
-        from parties.keys.live import LiveIdentity
-        from parties.nodes.node import run_node
-        from parties.nodes.supervisor import end_with_parent
+        from mpc_train.run.node_config import load_any_config
 
-        end_with_parent()
-        configure_logging(verbose)
-        settings = load_node_config(config)
-        vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
-        identity = LiveIdentity(vault, settings.place.rotate_after_days)
-        safe = NodeVault(settings.vault, settings.place.name, identity)
-        run_dir = run_directory(settings.place.run_dir, settings.place.name)
-        events = Events(output, (settings.place.name,))
-
-        def share(digest: str) -> ModelShare:
-            with safe.opened() as store:
-                return share_by_digest(store, digest)
-
-        with logbook(settings.place, settings.audit, identity, safe.keys(), "serve") as audit:
-            settings = in_force(settings, roster, today(), audit, safe.keys())
-
-            def allows(agreed: Agreed) -> None:
-                _check(settings, agreed)
-                events.say(described(agreed))
-
-            program = ServeProgram(settings.place.name, share, allows)
-            with (
-                events.view.shown(),
-                on_page(events.board, live, events.page),
-                contextlib.suppress(KeyboardInterrupt),
-            ):
-                run_node(
-                    identity,
-                    roster,
-                    node_settings(settings, run_dir, proxy_of(settings.proxy), RETURN_S),
-                    program,
-                    audit,
-                    events,
-                )
-        _stopped(output)
+        if load_any_config(config).party is None:
+            _coordinate(config, (passphrase_file, passphrase_fd), output, verbose, live)
+        else:
+            _serve(config, (passphrase_file, passphrase_fd), output, verbose, live)
 
 
-def coordinate(
-    settings: CoordinatorConfig,
-    passphrase_file: Path | None,
-    passphrase_fd: int | None,
-    output: Format,
-    events: Events,
-    live: int | None,
-    report_fd: int | None,
-) -> None:
-    """Connect the nodes of a service, and its clients with them, until it is stopped."""
+def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: int | None) -> None:
+    """An evaluator or the dealer."""
+    from mpc_train.admission.rules import today
+    from mpc_train.commands.nodes import Events, node_settings
     from mpc_train.live.server import on_page
     from mpc_train.node.logbook import logbook
     from mpc_train.node.places import run_directory
-    from mpc_train.serving.service_file import load_service_file
+    from mpc_train.node.policy import in_force
+    from mpc_train.node.storage import NodeVault
+    from mpc_train.run.node_config import load_node_config
+    from mpc_train.serving.library import share_by_digest
+    from mpc_train.serving.program import ServeProgram
+    from mpc_train.serving.share import ModelShare
+    from parties.keys.live import LiveIdentity
+    from parties.nodes.node import run_node
+    from parties.nodes.supervisor import end_with_parent
+
+    end_with_parent()
+    configure_logging(verbose)
+    settings = load_node_config(config)
+    vault, roster = enter(settings.place, settings.audit, *secret)
+    identity = LiveIdentity(vault, settings.place.rotate_after_days)
+    safe = NodeVault(settings.vault, settings.place.name, identity)
+    run_dir = run_directory(settings.place.run_dir, settings.place.name)
+    events = Events(output, (settings.place.name,))
+
+    def share(digest: str) -> ModelShare:
+        with safe.opened() as store:
+            return share_by_digest(store, digest)
+
+    with logbook(settings.place, settings.audit, identity, safe.keys(), "serve") as audit:
+        settings = in_force(settings, roster, today(), audit, safe.keys())
+
+        def allows(agreed: Agreed) -> None:
+            _check(settings, agreed)
+            events.say(described(agreed))
+
+        program = ServeProgram(settings.place.name, share, allows)
+        with (
+            events.view.shown(),
+            on_page(events.board, live, events.page),
+            contextlib.suppress(KeyboardInterrupt),
+        ):
+            run_node(
+                identity,
+                roster,
+                node_settings(settings, run_dir, proxy_of(settings.proxy), RETURN_S),
+                program,
+                audit,
+                events,
+            )
+    _stopped(output)
+
+
+def _coordinate(
+    config: Path,
+    secret: Secret,
+    output: Format,
+    verbose: bool,
+    live: int | None,
+) -> None:
+    """Connects the nodes of a service, and its clients with them."""
+    from mpc_train.commands.nodes import Events
+    from mpc_train.errors import ConfigError
+    from mpc_train.live.server import on_page
+    from mpc_train.node.logbook import logbook
+    from mpc_train.node.places import run_directory
+    from mpc_train.run.node_config import load_coordinator_config
+    from mpc_train.serving.service_file import is_service_file, load_service_file
     from parties.keys.services.identity_service import IdentityService
     from parties.nodes.coordinator import Coordinator, CoordinatorSettings
-    from parties.nodes.supervisor import report
+    from parties.nodes.supervisor import end_with_parent
     from parties.stop import sigterm_interrupts
 
-    agreed = load_service_file(settings.job)
-    vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
+    end_with_parent()
+    configure_logging(verbose)
+    settings = load_coordinator_config(config)
+    if not is_service_file(settings.job):
+        raise ConfigError(
+            f"{settings.job}: not the file of a service; a job's coordinator is started with "
+            "mpc-train coordinator"
+        )
+    agreed, events = load_service_file(settings.job), Events(output, ())
+    vault, roster = enter(settings.place, settings.audit, *secret)
     run_dir = run_directory(settings.place.run_dir, agreed.name)
     keys = IdentityService(vault)
     timeouts = settings.timeouts
@@ -140,8 +162,6 @@ def coordinate(
             audit,
             events,
         )
-        if report_fd is not None:
-            report(report_fd, node.address)
         events("listening", {"address": node.address, "job": agreed.name})
         events.say(described(agreed))
         events.say(f"Listening on {node.address}, waiting for the nodes")

@@ -74,11 +74,14 @@ def test_units_are_used_in_another_order_than_they_are_made(tmp_path: Path) -> N
     job = shared_job(tmp_path)
     shares, _ = kept_shares(job)
     local = local_terms(job.pipeline, tables()[0])
-    rng, summands, expected = np.random.default_rng(5), [], []
+    rng = np.random.default_rng(5)
+    summands: list[Any] = []
+    expected = []
     for turn, number in enumerate(USED):
         rows = slice(turn, turn + SIZES[number])
         part = Local(local.values[rows], local.present[rows])
-        values, halves = asked_values(job, part), ({}, {})
+        values = asked_values(job, part)
+        halves: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         for name, (shape, bits) in asked_shapes(job, SIZES[number]).items():
             halves[0][name] = rng.integers(-(2**62), 2**62, shape)
             with np.errstate(over="ignore"):
