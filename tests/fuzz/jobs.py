@@ -60,7 +60,16 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = TemporaryDirectory()
 HERE = Path(FOLDER.name)
 DAY = date(2030, 5, 17)
-SHARES = '[reveal]\nmodel = "shares"'
+SERVED = """
+[serve]
+clients = ["clinic"]
+rows_a_day = 500
+answer = "probability"
+decimals = 2
+
+[reveal]
+model = "shares"
+"""
 in_file = in_table_file
 
 
@@ -160,7 +169,7 @@ def checkpoint() -> State:
 
 
 def model_share() -> ModelShare:
-    job = job_of(changed(('recipients = ["ann", "office"]', ""), ("[reveal]", SHARES)))
+    job = job_of(changed(('recipients = ["ann", "office"]', ""), ("[reveal]", SERVED)))
     shapes = expected_shapes(job)
     entries = tuple(Entry(name, shape) for name, shape in shapes.items())
     about = About(job, Public(job.to_bytes().decode(), bytes(32).hex(), entries))
