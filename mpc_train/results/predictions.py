@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import numpy as np
@@ -150,11 +150,13 @@ def write_records(
     form: Form,
     ids: Sequence[str] = (),
     first: int = 1,
+    report: Callable[[int], None] | None = None,
 ) -> int:
     """Write all predictions as "csv" (with a header) or "json" (one object per line); return their
     number.
 
     Each begins with its number, `row`, and the text of its `ids`. first: the number of the first.
+    report: called after each chunk with the number of rows that are written.
     """
     rows = 0
     columns = (ROW, *ids, *predictor.columns)
@@ -169,6 +171,8 @@ def write_records(
             else:
                 file.write(json.dumps(dict(zip(columns, numbered, strict=True))) + "\n")
             rows += 1
+        if report is not None:
+            report(rows)
     return rows
 
 

@@ -23,11 +23,12 @@ from mpc_train.errors import ConfigError, QueryError, QueryRefusedError
 from mpc_train.owners.local import Local, local_terms
 from mpc_train.results.predictions import Predictions, Records, kept_ids, with_ids
 from mpc_train.serving.asking import MOST_ROWS, Offered, Service
+from mpc_train.serving.offers import allowed
 from protocols.arrays import Reals
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-    from mpc_train.jobs.serve import Answer, Serve
+    from mpc_train.jobs.serve import Answer
     from mpc_train.tables.typed import TypedTable
 
 AT_ONCE = 8
@@ -37,34 +38,6 @@ AGAIN = frozenset({"busy", "unavailable"})
 FIRST_WAIT_S, MOST_WAIT_S = 0.1, 5.0
 PATIENCE_S = 120.0
 """How long a question of a table is asked again: longer than a node needs to start again."""
-
-
-def find(service: Service, name: str, version: int = 0) -> Offered:
-    """The model of this name and version, 0 for the newest. Raises QueryRefusedError."""
-    offered = service.models.get(name, ())
-    if not offered:
-        there = ", ".join(sorted(service.models)) or "none"
-        raise QueryRefusedError(
-            f"no model of the name {name} is served to this client; there are: {there}",
-            "unknown-model",
-        )
-    if not version:
-        return offered[-1]
-    for model in offered:
-        if model.version == version:
-            return model
-    there = ", ".join(str(model.version) for model in offered)
-    raise QueryRefusedError(
-        f"no version {version} of the model {name} is served; there are: {there}", "unknown-model"
-    )
-
-
-def allowed(model: Offered) -> Serve:
-    """What the model's owners allow. Raises QueryError for a job that does not say."""
-    serve = model.job.serve
-    if serve is None:
-        raise QueryError(f"the job of the model {model.name} does not say how it is served")
-    return serve
 
 
 @dataclass(frozen=True, repr=False)
