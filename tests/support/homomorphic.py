@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
@@ -14,9 +13,7 @@ from mpc_train.homomorphic.keys import KeyPair
 from mpc_train.homomorphic.messages import Parts
 from mpc_train.homomorphic.seal import Seal
 from mpc_train.homomorphic.service import Served, Service
-from mpc_train.jobs.job import Job
-from mpc_train.results.predicting import Predictor, load_predictor
-from tests.mpc_train.results.test_artifact import Run, opened
+from mpc_train.results.predicting import Predictor
 
 
 @cache
@@ -73,14 +70,6 @@ class InnerLine:
 
     def receive(self) -> Sequence[bytes]:
         return self.waiting.popleft()
-
-
-def opened_model(folder: Path, job: Job) -> Predictor:
-    """An opened model of the job in a folder, with random weights."""
-    folder.mkdir(exist_ok=True)
-    for name, content in opened(Run(job).envelopes()).files.items():
-        (folder / name).write_bytes(content)
-    return load_predictor(folder)
 
 
 def served(
