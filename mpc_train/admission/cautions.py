@@ -117,6 +117,7 @@ def _of_start(job: Job) -> list[str]:
     whose = ""
     if start is not None:
         whose = "its author" if start.source == "public" else start.source
+        whose = "those who trained it" if job.starts_from_shares else whose
     elif network is not None:
         whose = "its author"
     if whose:

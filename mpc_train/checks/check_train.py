@@ -14,7 +14,7 @@ from mpc_train.jobs.schedule import (
     steps_per_epoch,
     total_steps,
 )
-from mpc_train.jobs.train import EarlyStopping, Guard, LossSettings, Optimizer
+from mpc_train.jobs.train import EarlyStopping, Guard, LossSettings, Optimizer, WarmStart
 from mpc_train.jobs.training import drops, is_frozen, loss_name, matches, possible_losses
 
 MAX_STEPS = 10_000_000
@@ -272,10 +272,14 @@ def _check_warm_start(job: Job) -> None:
             raise JobProblem(
                 f"{key}.sha256", "write the 64 hexadecimal digits of the public file's SHA-256"
             )
+    elif job.starts_from_shares:
+        _check_shares(job, start)
     elif start.source not in job.owners and start.source != job.dealer:
-        raise JobProblem(f"{key}.source", 'write "public" or the name of an owner')
+        raise JobProblem(f"{key}.source", 'write "public", "shares" or the name of an owner')
     elif start.sha256:
         raise JobProblem(f"{key}.sha256", "a digest would reveal the private file; remove it")
+    if start.prepare == "model" and not job.starts_from_shares:
+        raise JobProblem(f"{key}.prepare", 'only a model in shares has statistics; write "own"')
     if len(start.frozen) > MAX_FROZEN:
         raise JobProblem(f"{key}.frozen", f"at most {MAX_FROZEN} names; write beginnings of names")
     trained = [name for name in job.shapes if not is_frozen(job, name)]
@@ -287,3 +291,22 @@ def _check_warm_start(job: Job) -> None:
             )
     if not trained:
         raise JobProblem(f"{key}.frozen", "nothing would be trained")
+
+
+def _check_shares(job: Job, start: WarmStart) -> None:
+    key = "train.warm_start"
+    if not re.fullmatch(r"[0-9a-f]{64}", start.sha256):
+        raise JobProblem(
+            f"{key}.sha256",
+            "write the 64 hexadecimal digits of the model, as mpc-train model show prints them",
+        )
+    if not job.stays_shared:
+        raise JobProblem(
+            "reveal.model",
+            'what comes of a model in shares stays in shares: write model = "shares", without '
+            "recipients",
+        )
+    if start.prepare == "model" and job.data.partition == "columns":
+        raise JobProblem(
+            f"{key}.prepare", 'owners of columns compute their own statistics; write "own"'
+        )

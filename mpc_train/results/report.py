@@ -169,6 +169,11 @@ def _extras(job: Job) -> list[str]:
     start = job.train.warm_start
     if start is not None:
         what = "a public file" if start.source == "public" else f"{start.source}'s private file"
+        if job.starts_from_shares:
+            whose = "this training's own rows" if job.has_own_statistics else "that model"
+            what = f"the model {start.sha256} in shares"
+            if job.pipeline.secret:
+                what += f", with inputs prepared by the statistics of {whose}"
         frozen = f"; not trained: {', '.join(start.frozen)}" if start.frozen else ""
         found.append(f"starting from {what}{frozen}")
     return found
