@@ -34,6 +34,8 @@ REFUSED = "nodes with default rules refuse it"
 
 def cautions(job: Job) -> list[str]:
     """The sentences, the most serious first; empty if there is nothing to warn of."""
+    if not job.trains:
+        return [*_of_questions(job), *_of_measures(job)]
     return [
         *_of_steps(job),
         *_of_rows(job),
@@ -42,6 +44,15 @@ def cautions(job: Job) -> list[str]:
         *_of_network(job),
         *_of_inputs(job),
         *_of_measures(job),
+    ]
+
+
+def _of_questions(job: Job) -> list[str]:
+    """Warnings about what metrics of chosen rows tell about a model that is kept."""
+    whose = ", ".join(job.owners)
+    return [
+        f"a metric of rows that {whose} chose is an answer of the model: rows that are all alike "
+        "make it the answer for one row"
     ]
 
 

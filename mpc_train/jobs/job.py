@@ -154,6 +154,16 @@ class Job(Strict, frozen=True, dict=True):
         return self.reveal.model == "shares"
 
     @property
+    def seals_model(self) -> bool:
+        """Whether recipients get the model."""
+        return self.reveal.model == "sealed"
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained; otherwise the model is that of the warm start."""
+        return self.train.epochs > 0 or self.train.optimizer.name == "newton"
+
+    @property
     def starts_from_shares(self) -> bool:
         """Whether training goes on from a model in shares."""
         start = self.train.warm_start

@@ -138,9 +138,13 @@ class WarmStart(Strict, frozen=True):
 
 
 class Train(Strict, frozen=True):
-    """`[train]`: one step uses one full batch, or for newton all training rows."""
+    """`[train]`: one step uses one full batch, or for newton all training rows.
 
-    optimizer: Optimizer
+    With a `warm_start` and nothing else but `guard`, nothing is trained: the model is that of the
+    warm start, and all rows are held out.
+    """
+
+    optimizer: Optimizer = Optimizer()
     epochs: int = 0
     """At least 1; not for newton."""
     batch_size: int = 0

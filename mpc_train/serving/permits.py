@@ -6,7 +6,9 @@ others than those whose rows the model was trained on, and these are not asked a
 1. The computing nodes are those that trained it: an evaluator's share is bound to its index, and
    another dealer could read the model together with any one evaluator.
 2. The later job means the same network and the same inputs.
-3. Going on is allowed by `train_on`, and the later job allows no more under `[serve]`: a model that
+3. Measuring is for the job's `validators`, over no fewer rows and no more exactly than the model's
+   own job revealed its metrics.
+4. Going on is allowed by `train_on`, and the later job allows no more under `[serve]`: a model that
    stays in shares stays there, whatever comes of it.
 """
 
@@ -28,7 +30,7 @@ def check_use(model: Job, digest: str, job: Job) -> None:
     """Raise RefusedError with all that speaks against using the model of this digest, which the job
     `model` trained, in `job`."""
     found = [*_nodes(model, job), *_network(model, job), *_inputs(model, job)]
-    found += _going_on(model, job)
+    found += _going_on(model, job) if job.trains else _measuring(model, job)
     if found:
         raise RefusedError(
             f"the job {job.name!r} cannot use the model {digest[:16]}, which the job "
@@ -95,7 +97,25 @@ def _named(inputs: list[str]) -> str:
     return f": see {', '.join(inputs[:20])}" if inputs else ""
 
 
-def _going_on(model: Job, job: Job) -> list[str]:  # 3
+def _measuring(model: Job, job: Job) -> list[str]:  # 3
+    allowed, found = model.serve or Serve(), list[str]()
+    others = [name for name in job.owners if name not in allowed.validators]
+    if others:
+        found.append(
+            f"its job does not allow {', '.join(others)} to measure it ([serve] validators)"
+        )
+    now, then = job.reveal, model.reveal
+    for key in ("least_test_rows", "least_group"):
+        if getattr(now, key) < getattr(then, key):
+            found.append(f"reveal.{key} must be at least {getattr(then, key)}, as in its job")
+    if then.decimals is not None and (now.decimals is None or now.decimals > then.decimals):
+        found.append(f"reveal.decimals must be at most {then.decimals}, as in its job")
+    if then.noise is not None and (now.noise is None or now.noise.epsilon > then.noise.epsilon):
+        found.append(f"reveal.noise must have at most ε = {then.noise.epsilon}, as in its job")
+    return found
+
+
+def _going_on(model: Job, job: Job) -> list[str]:  # 4
     allowed = model.serve or Serve()
     if not allowed.train_on:
         return ["its job does not allow training to go on from it ([serve] train_on)"]

@@ -35,7 +35,8 @@ def write_study(
     seed: int = 8,
 ) -> Path:
     """The job's path, with the owners' files beside it; train, reveal, job, model: more lines;
-    more: more sections; seed: of the rows."""
+    more: more sections; seed: of the rows;
+    epochs: 0 for a job that trains nothing."""
     generator = np.random.default_rng(seed)
     for owner, count in rows.items():
         x = generator.normal(size=(count, 3))
@@ -50,7 +51,7 @@ def write_study(
         job=job,
         data=data,
         model=model,
-        train=f"epochs = {epochs}\nbatch_size = 32\nseed = 5\n{train}",
+        train=f"epochs = {epochs}\nbatch_size = 32\nseed = 5\n{train}" if epochs else train,
         more=f"[reveal]\nleast_test_rows = 10\n{reveal}\n{more}",
     )
     return write_job(folder, text)

@@ -80,3 +80,34 @@ def going_on(
     settings = {"kind": "linear", "train": f"{RATE}\n{train}", "reveal": SHARES} | settings
     path = write_study(folder, epochs=2, recipients=(), more=more, seed=9, **settings)
     return later_run(first, path)
+
+
+def measuring(
+    folder: Path,
+    first: Rehearsal,
+    metrics: Sequence[str],
+    *,
+    reveal: str = "",
+    more: str = SCALED,
+    statistics: str = "model",
+    **settings: Any,
+) -> Rehearsal:
+    """A run in which dora, who took no part in training, measures the model of `first`."""
+    folder.mkdir()
+    digest = digest_of(first)
+    start = f'source = "shares", sha256 = "{digest}", prepare = "{statistics}"'
+    listed = ", ".join(f'"{name}"' for name in metrics)
+    settings = {"kind": first.job.model.kind, "features": RANGED, "rows": {"dora": 60}} | settings
+    path = write_study(
+        folder,
+        train=f"warm_start = {{ {start} }}",
+        reveal=f'model = "none"\nmetrics = [{listed}]\n{reveal}',
+        epochs=0,
+        recipients=(),
+        job='evaluators = ["ann", "bob"]',
+        data="limit = 8",
+        more=more,
+        seed=10,
+        **settings,
+    )
+    return later_run(first, path)
