@@ -55,9 +55,9 @@ def check_settings(job: Job) -> None:
     train, found = job.train, Problems()
     with found.noting():
         check_kind(job)
-    if not job.trains:
+    if not job.trains and train.warm_start is not None:
         with found.noting():
-            _check_untrained(job)
+            _check_untrained(job, train.warm_start)
         found.check()
         return
     with found.noting():
@@ -113,18 +113,18 @@ def check_train(job: Job) -> None:
         raise JobProblem("train.dropout_mask", "the network has no dropout layer; remove it")
 
 
-def _check_untrained(job: Job) -> None:
+def _check_untrained(job: Job, start: WarmStart) -> None:
     """Check that a job without steps has nothing that only steps need."""
     train = job.train
-    if train.warm_start is None or train != Train(warm_start=train.warm_start, guard=train.guard):
+    if train != Train(warm_start=start, guard=train.guard):
         raise JobProblem(
             "train.epochs",
-            "at least 1; a job that trains nothing has a warm_start under [train], and nothing "
+            "at least 1; a job that trains nothing has its warm_start under [train], and nothing "
             "else but guard",
         )
     if train.guard_every:
         raise JobProblem("train.guard.every", "there are no steps; write true or false")
-    if train.warm_start.frozen:
+    if start.frozen:
         raise JobProblem("train.warm_start.frozen", "nothing is trained; remove it")
     if job.data.test_fraction != TEST_FRACTION:
         raise JobProblem(

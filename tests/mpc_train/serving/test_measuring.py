@@ -194,7 +194,7 @@ def test_what_people_and_rules_see(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "reveal", "more", "words"),
     [
-        ("", 'model = "none"\nmetrics = ["accuracy"]', "", "has a warm_start"),
+        ("", 'model = "none"\nmetrics = ["accuracy"]', "", "train.epochs: at least 1"),
         ("START", 'model = "none"', "", "list metrics"),
         ("START", 'model = "shares"', "", "is in shares already"),
         ("START\nbatch_size = 8", 'model = "none"\nmetrics = ["accuracy"]', "", "nothing else"),
