@@ -281,7 +281,7 @@ def _check_roles(broken: _Broken) -> None:
         broken.found.append(f"a {job.model.kind} model is not listed under models")
     if job.model.module:
         broken.unlisted("modules", [job.model.module], "would be called")
-    if len(job.owners) < rules.least_parties:
+    if job.trains and len(job.owners) < rules.least_parties:
         broken.found.append(
             f"{len(job.owners)} owners provide data, least_parties = {rules.least_parties}"
         )
@@ -362,7 +362,7 @@ def _check_least(broken: _Broken) -> None:
     if job.pipeline.filled:
         what = f"means of {least} rows may fill missing cells"
         broken.fewer("least_group", least, what)
-    if not is_newton(job):
+    if job.trains and not is_newton(job):
         batch = job.train.batch_size
         broken.fewer("least_batch_rows", batch, f"a step takes {count(batch)}")
 
@@ -380,7 +380,7 @@ def _check_ours(broken: _Broken) -> None:
 def _check_sum(broken: _Broken) -> None:
     """Check that the result is effectively a sum over enough rows, and over enough of ours."""
     job, me = broken.job, broken.me
-    if not broken.rules.least_effective_rows:
+    if not broken.rules.least_effective_rows or not job.trains:
         return
     found = effective_rows(job)
     how = "by the job's rates, decay, schedule and weights"

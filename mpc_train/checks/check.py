@@ -80,12 +80,12 @@ def _check_roles(job: Job) -> None:
         raise JobProblem("job.name", "use a-z, 0-9 and -, at most 63 characters")
     for key in ("owners", "evaluators", "recipients"):
         names: tuple[str, ...] = getattr(roles, key)
-        if key == "recipients" and job.stays_shared:
+        if key == "recipients" and not job.seals_model:
             if names:
                 raise JobProblem(
                     "job.recipients",
-                    'nobody opens a model that stays in shares (reveal.model = "shares"); remove '
-                    "the recipients, or seal the model to them",
+                    f'nobody opens the model (reveal.model = "{job.reveal.model}"); remove the '
+                    "recipients, or seal the model to them",
                 )
             continue
         if not names:

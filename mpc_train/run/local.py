@@ -101,6 +101,11 @@ def local_start(job_path: Path, job: "Job") -> Path | None:
     """Return the state_dict that the job starts from, None if it starts from random weights."""
     if job.train.warm_start is None:
         return None
+    if job.starts_from_shares:
+        raise DataError(
+            "train.warm_start.source: the nodes of a local run are made for it, and keep no share "
+            "of a model; start those that do (mpc-train party, dealer, coordinator)"
+        )
     folder = job_path.absolute().parent
     local = folder / LOCAL_FILE
     parsed = load_toml(local, _LocalFile, ConfigError)[0] if local.exists() else _LocalFile()

@@ -71,6 +71,25 @@ class Library:
         except VaultError as error:
             raise ArtifactError(str(error)) from error
 
+    def share(self, digest: str) -> ModelShare:
+        """The share of the model of this digest. Raises ArtifactError if it is not here, or its run
+        did not end."""
+        try:
+            with self._opened() as store:
+                found = [held for held in held_models(store) if held.about.digest == digest]
+                signed = [held for held in found if held.is_signed]
+                if signed:
+                    return share_of(store, max(signed, key=lambda held: held.version))
+        except VaultError as error:
+            raise ArtifactError(str(error)) from error
+        why = (
+            "its run did not end: start its nodes again"
+            if found
+            else "it was retired here, or this node was no evaluator of its training; see "
+            "mpc-train model list"
+        )
+        raise ArtifactError(f"this node has no share of the model {digest[:16]} to use: {why}")
+
     def sign(self, name: str, digest: str, record: bytes) -> None:
         """Keep what all nodes signed about the model of this digest. Raises VaultError."""
         with self._opened() as store, store.writing(RECORD, name, digest) as out:

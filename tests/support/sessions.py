@@ -110,6 +110,9 @@ class Rehearsal:
     tables: Callable[[Path, Job], Sequence[Table]] = load_tables
     """Loads the owners' tables, in their order."""
 
+    vaults: Path | None = None
+    """Where the nodes' vaults are, if other jobs use them too; by default beside the job."""
+
     stop: str = ""
     """The node that is asked to stop."""
 
@@ -129,7 +132,7 @@ class Rehearsal:
         return load_node_config(file)
 
     def vault_of(self, name: str) -> Any:
-        return node_vault(self.folder / "vaults" / name, name)
+        return node_vault((self.vaults or self.folder / "vaults") / name, name)
 
     def session(self, kill: Kill | None = None) -> list[Any]:
         """Run one session to its end, or to the kill (Killed). Returns the summaries."""

@@ -235,6 +235,8 @@ def _run(
         if job.stays_shared:
             result["kept"] = {name: records[name]["kept_digest"] for name in job.evaluators}
             return result, _added_up(job, nodes, vaults)
+        if not job.seals_model:
+            return result, {}
         recipient = job.recipients[0]
         sealed = {Path(path).stem: Path(path) for path in result["sealed"]}
         if recipient not in sealed:

@@ -24,6 +24,9 @@ KEPT = b"model kept"
 class Library(Protocol):
     """Where an evaluator keeps its shares of models."""
 
+    def share(self, digest: str) -> ModelShare:
+        """The share of the model of this digest. Raises ArtifactError if it cannot be used."""
+
     def keep(self, share: ModelShare) -> None:
         """Durable when this returns. Raises ArtifactError where it cannot be kept."""
 
