@@ -77,7 +77,7 @@ def _likeliest(outputs: Masked) -> Masked:
 
 
 def values(job: Job, words: Words) -> Reals:
-    """The answers as `serving.asking.Service.ask` returns them, for the words that arrived.
+    """The answers as `serving.offered.Service.ask` returns them, for the words that arrived.
 
     words: int64[rows, answer_width]. A probability that the curves put beside [0, 1] by their error
     is moved to its end. Raises QueryError, which names the rows, for what cannot be an answer.

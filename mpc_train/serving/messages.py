@@ -20,8 +20,8 @@ import numpy as np
 from msgspec import Meta
 
 from mpc_train.errors import QueryError
-from mpc_train.serving.asking import REFUSALS
 from mpc_train.serving.lanes import BUCKETS
+from mpc_train.serving.offered import REFUSALS
 from parties.agreement.visitors import MAX_NUMBER
 from protocols.errors import FrameError
 

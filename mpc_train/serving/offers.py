@@ -13,7 +13,7 @@ from mpc_train.tables.array_names import element_names
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.jobs.serve import Serve
-    from mpc_train.serving.asking import Offered, Service
+    from mpc_train.serving.offered import Offered, Service
 
 
 def find(service: Service, name: str, version: int = 0) -> Offered:

@@ -7,7 +7,7 @@ from mpc_train.errors import ConfigError
 
 if TYPE_CHECKING:
     from mpc_train.run.node_config import NodeConfig
-    from mpc_train.serving.asking import Service
+    from mpc_train.serving.offered import Service
     from parties.keys.roster import Roster
     from parties.keys.vault import FileVault
 

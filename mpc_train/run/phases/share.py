@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from mpc_train.jobs.training import is_frozen
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.preparation.sharing import Shared, share_in, words_brought
-from mpc_train.serving.agreeing import agreed_outline
-from mpc_train.serving.share import returned
+from mpc_train.shared.agreeing import agreed_outline
+from mpc_train.shared.share import returned
 from mpc_train.training.warm_start import PUBLIC, flat, started_with
 from protocols.arrays import Reals
 from protocols.crypten_tensor.tensor import MaskedTensor, Source
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mpc_train.linkage.link import Linked
     from mpc_train.owners.table import Table
     from mpc_train.preparation.fitted import Parameters
-    from mpc_train.serving.share import ModelShare
+    from mpc_train.shared.share import ModelShare
     from parties.agreement.session import Session
     from protocols.roles.role import Role
 

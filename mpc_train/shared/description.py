@@ -21,7 +21,7 @@ from mpc_train.jobs.data import TEST_FRACTION
 from mpc_train.jobs.prepare import ColumnSteps
 from mpc_train.jobs.reveal import Metric, Reveal
 from mpc_train.jobs.train import SHARES, Train, WarmStart
-from mpc_train.serving.share import SID_BYTES, model_digest
+from mpc_train.shared.share import SID_BYTES, model_digest
 from parties.files import write_atomic
 
 if TYPE_CHECKING:

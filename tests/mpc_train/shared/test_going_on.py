@@ -16,9 +16,9 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.serve import Serve
 from mpc_train.results.outcome import initial_of
 from mpc_train.results.report import describe
-from mpc_train.serving.library import Library, find, retire
-from mpc_train.serving.permits import check_use
-from mpc_train.serving.share import COARSE, TENSOR, ModelShare
+from mpc_train.shared.library import Library, find, retire
+from mpc_train.shared.permits import check_use
+from mpc_train.shared.share import COARSE, TENSOR, ModelShare
 from mpc_train.twin.training import train_twin
 from protocols.errors import PeerLostError
 from protocols.ring.fixed_point import decode

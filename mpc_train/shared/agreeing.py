@@ -18,7 +18,7 @@ import msgspec
 from mpc_train.errors import ArtifactError
 from mpc_train.owners.cells import WORD_BITS
 from mpc_train.preparation.fitted import MIN_INPUT_BITS
-from mpc_train.serving.share import COARSE, PREPARE, Outline, expected_shapes
+from mpc_train.shared.share import COARSE, PREPARE, Outline, expected_shapes
 from protocols.channel import MAX_FRAME_BYTES
 from protocols.errors import DesyncError
 from protocols.ring.rational import HEADROOM_BITS
@@ -26,18 +26,21 @@ from protocols.roles.frames import check_label
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-    from mpc_train.serving.share import ModelShare
+    from mpc_train.shared.share import ModelShare
     from parties.agreement.session import Session
 
 PROOF_LABEL = "mpc-train shared model proof v1"
 PROOF, TOLD = b"model share", b"model outline"
 
 
-def agreed_outline(session: Session, job: Job, share: ModelShare | None) -> Outline:
+def agreed_outline(
+    session: Session, job: Job, share: ModelShare | None, *, whole: bool = False
+) -> Outline:
     """What of the model of the job's warm start comes back; at every computing node. 1 round.
 
-    share: this evaluator's; None at the dealer. Raises ArtifactError if an evaluator holds a share
-    of another model, or of another refresh; DesyncError and ArtifactError at the dealer for
+    share: this evaluator's; None at the dealer. whole: all that is kept of it, with the statistics
+    of `[prepare]`, also where the job has its own. Raises ArtifactError if an evaluator holds a
+    share of another model, or of another refresh; DesyncError and ArtifactError at the dealer for
     anything that does not fit the job.
     """
     channel = session.channel
@@ -49,7 +52,7 @@ def agreed_outline(session: Session, job: Job, share: ModelShare | None) -> Outl
             said.add(bytes(payload))
         if len(said) != 1:
             raise DesyncError("the evaluators hold shares of different models")
-        return read_outline(job, said.pop())
+        return read_outline(job, said.pop(), whole=whole)
     peers = [name for name in job.evaluators if name != session.me]
     keys = {peer: session.export(peer, PROOF_LABEL) for peer in peers}
     for peer, key in keys.items():
@@ -63,22 +66,22 @@ def agreed_outline(session: Session, job: Job, share: ModelShare | None) -> Outl
                 f"to the one of {session.me}; the shares must be of one run: restore the vault in "
                 "which they are"
             )
-    outline = outline_of(job, share)
+    outline = outline_of(job, share, whole=whole)
     channel.send(job.dealer, TOLD, msgspec.json.encode(outline))
     return outline
 
 
-def outline_of(job: Job, share: ModelShare) -> Outline:
+def outline_of(job: Job, share: ModelShare, *, whole: bool = False) -> Outline:
     """What the job needs of a share."""
     said = share.about.public
     entries = said.entries
-    if job.has_own_statistics:
+    if job.has_own_statistics and not whole:
         entries = tuple(entry for entry in entries if not entry.name.startswith(PREPARE))
     scaled = any(entry.name == COARSE for entry in entries)
     return Outline(entries, *((said.word, said.bits) if scaled else (0, 0)))
 
 
-def read_outline(job: Job, data: bytes) -> Outline:
+def read_outline(job: Job, data: bytes, *, whole: bool = False) -> Outline:
     """At the dealer: the outline, checked against the job."""
     try:
         found = msgspec.json.decode(data, type=Outline)
@@ -86,7 +89,7 @@ def read_outline(job: Job, data: bytes) -> Outline:
         raise ArtifactError(f"the outline of a model in shares is malformed: {error}") from error
     shapes = {entry.name: entry.shape for entry in found.entries}
     expected = expected_shapes(job)
-    if job.has_own_statistics:
+    if job.has_own_statistics and not whole:
         expected = {name: s for name, s in expected.items() if not name.startswith(PREPARE)}
     if shapes != expected or len(found.entries) != len(expected):
         raise ArtifactError("the evaluators hold shares of another model than the job's")
