@@ -1,5 +1,7 @@
 """Deferred values: the order of what follows from a value, and chains of any length."""
 
+from collections.abc import Callable
+
 from protocols.roles.deferred import Deferred, combine
 
 
@@ -26,17 +28,27 @@ def test_a_chain_of_any_length_is_computed() -> None:
 
 def test_what_follows_comes_depth_first_in_the_order_of_requests() -> None:
     """So all evaluators open the same values in the same order."""
-    first, said = pending(), []
+    first = pending()
+    said: list[object] = []
+
+    def noting(name: str) -> Callable[[int], int]:
+        def note(value: int) -> int:
+            said.append(name)
+            return value
+
+        return note
+
     for name in "ab":
-        branch = first.map(lambda one, name=name: said.append(name) or one)  # type: ignore[misc]
+        branch = first.map(noting(name))
         for leaf in "12":
-            branch.map(lambda one, leaf=name + leaf: said.append(leaf) or one).then(lambda _: None)
+            branch.map(noting(name + leaf)).then(lambda _: None)
     first.resolve(1)
     assert said == ["a", "a1", "a2", "b", "b1", "b2"]
 
 
 def test_a_value_that_is_asked_for_in_a_callback_is_there() -> None:
-    first, said = pending(), []
+    first = pending()
+    said: list[object] = []
     late = first.map(lambda one: one + 1).map(lambda one: one + 1)
     first.then(lambda _: said.append(late.get()))
     first.then(lambda _: said.append("next"))
