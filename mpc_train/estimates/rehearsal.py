@@ -31,6 +31,7 @@ from mpc_train.estimates.roundings import Roundings
 from mpc_train.estimates.stage import (
     CountingChannel,
     DrySession,
+    NoLibrary,
     NoShelf,
     Wires,
     blank_table,
@@ -166,7 +167,7 @@ class _Program(program.TrainProgram):
         place = SimpleNamespace(name=me, spool_bytes=0, checkpoint_s=math.inf)
         no_file: Any = SimpleNamespace(place=place)
         shelf: Any = NoShelf()
-        super().__init__(no_file, table, shelf)
+        super().__init__(no_file, table, shelf, library=NoLibrary())
         self._job = job
         start = job.train.warm_start
         if start is not None and me in ((start.source,) if start.source != "public" else job.nodes):

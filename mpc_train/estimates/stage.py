@@ -29,6 +29,7 @@ from protocols.sealing.record import TAG_BYTES
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
+    from mpc_train.serving.share import ModelShare
 
 CREDIT = b"cred"
 CREDIT_BYTES = LABEL.size + 2 * TAG_BYTES
@@ -97,6 +98,12 @@ class CountingChannel:
         if frame.payload is not None:
             return frame.label, memoryview(frame.payload)
         return frame.label, np.empty(frame.size, np.uint8).data
+
+
+class NoLibrary:
+    """Where nothing is kept of a model that stays in shares."""
+
+    def keep(self, share: ModelShare) -> None: ...
 
 
 class NoShelf:
