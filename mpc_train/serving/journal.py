@@ -1,7 +1,7 @@
 """Questions as entries of a node's audit log: one for all of a client that came within a second.
 
 An entry for each would cost more than its question, and whoever asks what it may not could fill the
-disk. A crash loses the entries of the last second, of which the rows still count (`allowance`).
+disk. A crash loses the entries of the last second, whose rows still count (`serving.allowance`).
 An entry says who, which model, how many questions, and how many rows they were padded to; never a
 value. What a client calls a model that there is not is no model, and stands in no entry.
 """
@@ -43,8 +43,8 @@ class Journal:
         self._note((Kind.QUERY_ANSWERED, client, model, ""), rows)
 
     def refused(self, client: str, model: str, code: str, rows: int = 0) -> None:
-        """A question is refused, with a word of `asking.REFUSALS`. model: its digest; empty for one
-        that there is not."""
+        """A question is refused, with a word of `serving.asking.REFUSALS`. model: its digest; empty
+        for one that there is not."""
         self._note((Kind.QUERY_REFUSED, client, model, code), rows)
 
     def write_if_due(self) -> None:
