@@ -46,6 +46,7 @@ ROOMS = (
     "mpc_train.homomorphic",
     *(
         "mpc_train.serving",
+        "mpc_train.gateway",
         "mpc_train.run.phases",
         "mpc_train.run",
         "mpc_train.estimates",
@@ -410,7 +411,7 @@ def underscores_stay_in_their_module(source: Source) -> Iterator[str]:
             yield f"{source.path}:{line}: imports {last}"
 
 
-_DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _private(name: str) -> bool:
