@@ -160,6 +160,12 @@ def model_show(
     name: NameArgument,
     config: ConfigOption,
     version: VersionOption = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write what a service's coordinator needs to know: no secret."
+        ),
+    ] = None,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
     output: FormatOption = Format.text,
@@ -172,6 +178,7 @@ def model_show(
         from mpc_train.node.provenance import verify_shared
         from mpc_train.results.report import describe
         from mpc_train.serving.library import find, record_of, share_of
+        from parties.files import write_atomic
         from parties.keys.roster import Roster
 
         opening = opened_vault(config, passphrase_file, passphrase_fd, "model show")
@@ -180,6 +187,8 @@ def model_show(
             record = record_of(store, held)
             share_of(store, held)  # each chunk of it is verified
         found = verify_shared(held.about, record, Roster.load(node.place.roster))
+        if out is not None:
+            write_atomic(out, held.about.to_bytes())
         if output is Format.json:
             emit({"status": "ok", **_record(held), "signed_by": list(found.nodes)})
             return

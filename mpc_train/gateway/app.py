@@ -21,7 +21,7 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -206,18 +206,18 @@ class Gateway:
         return Response(content, headers={"Content-Type": kind})
 
     async def _models(self, request: Request) -> Response:
-        return _json({"models": sorted(self._service.models)})
+        return _json({"models": sorted(await self._offered())})
 
     async def _model(self, request: Request) -> Response:
         if request.scope["path"].endswith(ASKED):
             raise Refusal("method", "predictions are asked by POST")
-        model = self._named(request)
-        versions = [str(one.version) for one in self._service.models.get(model.name, ())]
+        offered = await self._offered()
+        model = _named(request, offered)
+        versions = [str(one.version) for one in offered[model.name]]
         said = described(model)
         return _json({"name": said.pop("model"), "ready": True, "versions": versions, **said})
 
     async def _predict(self, request: Request) -> Response:
-        model = self._named(request)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refusal("media-type", "send JSON, with the header Content-Type: application/json")
@@ -227,6 +227,7 @@ class Gateway:
         self.metrics.waiting.set(self._waiting)
         began = time.monotonic()
         try:
+            model = _named(request, await self._offered())
             body = await _body(request, instances.most_bytes(model.job))
             if self._threads is None:  # in the server's loop, not before it
                 self._threads = anyio.CapacityLimiter(MAX_WAITING)
@@ -251,12 +252,17 @@ class Gateway:
             for record in predictor.predicted(table)
         ]
 
-    def _named(self, request: Request) -> Offered:
-        """The model of the path. Raises QueryRefusedError."""
-        name, version = (request.path_params.get(key) for key in ("name", "version"))
-        if version is not None and not _NUMBER.match(version):
-            raise Refusal("unknown-model", "a version of a model is a number from 1")
-        return find(self._service, str(name), int(version or 0))
+    async def _offered(self) -> Mapping[str, tuple[Offered, ...]]:
+        """In a thread, since a service that was lost makes wait."""
+        return await anyio.to_thread.run_sync(lambda: self._service.models)
+
+
+def _named(request: Request, offered: Mapping[str, tuple[Offered, ...]]) -> Offered:
+    """The model of the path. Raises QueryRefusedError."""
+    name, version = (request.path_params.get(key) for key in ("name", "version"))
+    if version is not None and not _NUMBER.match(version):
+        raise Refusal("unknown-model", "a version of a model is a number from 1")
+    return find(offered, str(name), int(version or 0))
 
 
 async def _body(request: Request, most: int) -> bytes:

@@ -146,3 +146,15 @@ def retire(store: Store, held: Held) -> None:
     store.shred(SHARE, held.name, held.version)
     if held.is_signed:
         store.shred(RECORD, held.name, held.record)
+
+
+def share_by_digest(store: Store, digest: str) -> ModelShare:
+    """The share of a model that all nodes signed, by the digest that all evaluators know it by.
+    Raises ArtifactError, also for one that was retired."""
+    for held in held_models(store):
+        if held.about.digest == digest and held.is_signed:
+            return share_of(store, held)
+    raise ArtifactError(
+        f"this node keeps no share of the model {digest[:16]}…: it was retired, its run did not "
+        "end, or it is in another vault; see mpc-train model list"
+    )

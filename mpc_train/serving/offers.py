@@ -10,16 +10,19 @@ from msgspec import UNSET
 from mpc_train.errors import QueryError, QueryRefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mpc_train.jobs.job import Job
     from mpc_train.jobs.serve import Serve
-    from mpc_train.serving.asking import Offered, Service
+    from mpc_train.serving.asking import Offered
 
 
-def find(service: Service, name: str, version: int = 0) -> Offered:
-    """The model of this name and version, 0 for the newest. Raises QueryRefusedError."""
-    offered = service.models.get(name, ())
+def find(models: Mapping[str, tuple[Offered, ...]], name: str, version: int = 0) -> Offered:
+    """The model of this name and version, 0 for the newest, of `Service.models`. Raises
+    QueryRefusedError."""
+    offered = models.get(name, ())
     if not offered:
-        there = ", ".join(sorted(service.models)) or "none"
+        there = ", ".join(sorted(models)) or "none"
         raise QueryRefusedError(
             f"no model of the name {name} is served to this client; there are: {there}",
             "unknown-model",

@@ -18,13 +18,15 @@ from mpc_train.commands.common import (
     VerboseOption,
     configure_logging,
     emit,
-    opened_vault,
+    enter,
     reporting,
 )
 from mpc_train.errors import ConfigError
 from parties.files import exposed, read_private, write_atomic
 from parties.stop import sigterm_interrupts
 
+CONNECT_S = 20.0
+"""How long a request waits for a service that is away."""
 TOKEN_BYTES = 32
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{32,512}\Z")
 
@@ -69,7 +71,9 @@ def gateway_command(
                 f"the gateway needs {error.name}; install it: pip install 'mpc-train[gateway]'"
             ) from error
         from mpc_train.commands.serving.service import connected
-        from parties.keys.roster import Roster
+        from mpc_train.node.logbook import logbook
+        from mpc_train.node.storage import NodeVault
+        from mpc_train.run.node_config import load_node_config
 
         configure_logging(verbose)
         place = Listen.of(listen)
@@ -79,15 +83,18 @@ def gateway_command(
         if certificate is not None and key is not None:
             _check_key(key)
             tls = Tls(certificate, key)
-        # Opened and closed: the gateway runs for long and holds neither the vault nor the log.
-        with opened_vault(config, passphrase_file, passphrase_fd, "gateway") as node:
-            identity, node_config = node.identity, node.config
+        node = load_node_config(config)
+        identity, roster = enter(node.place, node.audit, passphrase_file, passphrase_fd)
+        keys = NodeVault(node.vault, node.place.name, identity).keys()
         where = token_file
         if where is None:
-            where = node_config.place.home / f"{node_config.place.name}.gateway-token"
+            where = node.place.home / f"{node.place.name}.gateway-token"
         token = token_in(where)
-        roster = Roster.load(node_config.place.roster)
-        with connected(node_config, identity, roster) as service, sigterm_interrupts():
+        with (
+            logbook(node.place, node.audit, identity, keys, "gateway") as audit,
+            connected(node, identity, roster, audit, CONNECT_S) as service,
+            sigterm_interrupts(),
+        ):
             gateway = Gateway(service, token, None if tls else LOCAL_HOSTS)
             server = Server(gateway, place, tls)
             models = sorted(service.models)

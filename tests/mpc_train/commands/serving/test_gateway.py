@@ -8,7 +8,7 @@ import json
 import ssl
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -52,7 +52,7 @@ def during(clear: Predictor, monkeypatch: pytest.MonkeyPatch) -> Callable[[Askin
     it; the addresses at which it served."""
 
     @contextlib.contextmanager
-    def connected(config: Any, identity: Any, roster: Any) -> Iterator[ClearService]:
+    def connected(config: Any, identity: Any, roster: Any, *more: Any) -> Any:
         assert (config.place.name, identity.card.name) == ("ann", "ann")
         yield ClearService((clear, {}))
 
