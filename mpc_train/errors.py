@@ -88,7 +88,7 @@ class RefusedError(TrainError):
 
 class QueryError(TrainError):
     """A question to a model, or its answer, is malformed or out of bounds; code: what the other
-    side is told, a word of `homomorphic.messages.MEANINGS` or of `serving.asking.REFUSALS`."""
+    side is told, a word of `homomorphic.messages.MEANINGS` or of `serving.offered.REFUSALS`."""
 
     def __init__(self, message: str, code: str = "malformed") -> None:
         super().__init__(message)

@@ -34,6 +34,8 @@ REFUSED = "nodes with default rules refuse it"
 
 def cautions(job: Job) -> list[str]:
     """The sentences, the most serious first; empty if there is nothing to warn of."""
+    if not job.trains:
+        return [*_of_questions(job), *_of_measures(job)]
     return [
         *_of_steps(job),
         *_of_rows(job),
@@ -42,6 +44,16 @@ def cautions(job: Job) -> list[str]:
         *_of_network(job),
         *_of_inputs(job),
         *_of_measures(job),
+        *_of_answers(job),
+    ]
+
+
+def _of_questions(job: Job) -> list[str]:
+    """Warnings about what metrics of chosen rows tell about a model that is kept."""
+    whose = ", ".join(job.owners)
+    return [
+        f"a metric of rows that {whose} chose is an answer of the model: rows that are all alike "
+        "make it the answer for one row"
     ]
 
 
@@ -117,6 +129,7 @@ def _of_start(job: Job) -> list[str]:
     whose = ""
     if start is not None:
         whose = "its author" if start.source == "public" else start.source
+        whose = "those who trained it" if job.starts_from_shares else whose
     elif network is not None:
         whose = "its author"
     if whose:
@@ -207,3 +220,20 @@ def _of_measures(job: Job) -> list[str]:
             "can be subtracted"
         )
     return found
+
+
+def _of_answers(job: Job) -> list[str]:
+    """A warning if few answers tell a client the model."""
+    serve = job.serve
+    if serve is None or not serve.clients or serve.answer == "class" or serve.decimals is not None:
+        return []
+    if job.model.network is None and not job.model.hidden:
+        rows = job.pipeline.width + 1
+        return [
+            f"each client can compute the whole model from unrounded answers to {rows} rows: round "
+            'them (serve.decimals), or give answer = "class"'
+        ]
+    return [
+        "unrounded answers to many rows let each client build a model like this one: round them "
+        '(serve.decimals), or give answer = "class"'
+    ]

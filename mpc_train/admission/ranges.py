@@ -66,6 +66,8 @@ def check_ranges(job: Job) -> None:
             "needed; lower fixed_point.fraction_bits"
         )
     check_graph_ranges(job)
+    if not job.trains:
+        return
     check_training(job)
     rates = [rate(job, epoch, step) for epoch, step in distinct_rates(job)]
     if job.train.optimizer.name == "sgd":

@@ -12,6 +12,7 @@ from mpc_train.base.sizes import check_sizes
 from mpc_train.checks.check_data import check_data
 from mpc_train.checks.check_purpose import check_purpose
 from mpc_train.checks.check_reveal import check_bounds, check_reveal
+from mpc_train.checks.check_serve import check_serve
 from mpc_train.checks.check_train import check_settings, check_train
 from mpc_train.jobs.job import JOB_VERSION, Job
 from mpc_train.jobs.kinds import NUMBERS
@@ -48,7 +49,7 @@ def check_job(job: Job) -> None:
     _ = job.pipeline  # raises the faults of [prepare]
     _check_model(job)
     _check_weights(job)
-    for check in (check_train, check_reveal, check_purpose):
+    for check in (check_train, check_reveal, check_serve, check_purpose):
         with found.noting():
             check(job)
     found.check()
@@ -79,12 +80,12 @@ def _check_roles(job: Job) -> None:
         raise JobProblem("job.name", "use a-z, 0-9 and -, at most 63 characters")
     for key in ("owners", "evaluators", "recipients"):
         names: tuple[str, ...] = getattr(roles, key)
-        if key == "recipients" and job.stays_shared:
+        if key == "recipients" and not job.seals_model:
             if names:
                 raise JobProblem(
                     "job.recipients",
-                    'nobody opens a model that stays in shares (reveal.model = "shares"); remove '
-                    "the recipients, or seal the model to them",
+                    f'nobody opens the model (reveal.model = "{job.reveal.model}"); remove the '
+                    "recipients, or seal the model to them",
                 )
             continue
         if not names:

@@ -20,11 +20,17 @@ def check_reveal(job: Job) -> None:
     """Raise JobProblem at the first contradiction in `[reveal]`, beyond `check_bounds`."""
     reveal = job.reveal
     _check_metrics(job)
-    if job.stays_shared and is_newton(job):
+    if not job.seals_model and is_newton(job):
         raise JobProblem(
             "reveal.model",
             "a regression by newton seals to its recipients whether it has converged, and a model "
             "in shares has none; use another optimizer, or seal the model",
+        )
+    if reveal.model == "none" and (job.trains or not (reveal.metrics or reveal.per_party)):
+        raise JobProblem(
+            "reveal.model",
+            '"none" is for a job that trains nothing and measures the model of its warm start; '
+            + ("seal the model, or keep it in shares" if job.trains else "list metrics"),
         )
     if reveal.folds:
         _check_folds(job)

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from mpc_train.base.problem import JobProblem, Problems, number
 from mpc_train.checks.check_regression import check_kind, check_newton
+from mpc_train.jobs.data import TEST_FRACTION
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import (
     is_newton,
@@ -14,7 +15,7 @@ from mpc_train.jobs.schedule import (
     steps_per_epoch,
     total_steps,
 )
-from mpc_train.jobs.train import EarlyStopping, Guard, LossSettings, Optimizer
+from mpc_train.jobs.train import EarlyStopping, Guard, LossSettings, Optimizer, Train, WarmStart
 from mpc_train.jobs.training import drops, is_frozen, loss_name, matches, possible_losses
 
 MAX_STEPS = 10_000_000
@@ -54,6 +55,11 @@ def check_settings(job: Job) -> None:
     train, found = job.train, Problems()
     with found.noting():
         check_kind(job)
+    if not job.trains and train.warm_start is not None:
+        with found.noting():
+            _check_untrained(job, train.warm_start)
+        found.check()
+        return
     with found.noting():
         _check_keys(train.optimizer)
     if not is_newton(job):
@@ -86,6 +92,9 @@ def check_train(job: Job) -> None:
     if is_newton(job):
         check_newton(job)
         return
+    if not job.trains:
+        _check_warm_start(job)
+        return
     if train.early_stopping is not None:
         _check_early_stopping(job, train.early_stopping)
     training_rows, _ = split_sizes(job)
@@ -102,6 +111,33 @@ def check_train(job: Job) -> None:
     _check_warm_start(job)
     if train.dropout_mask == "public" and not drops(job):
         raise JobProblem("train.dropout_mask", "the network has no dropout layer; remove it")
+
+
+def _check_untrained(job: Job, start: WarmStart) -> None:
+    """Check that a job without steps has nothing that only steps need."""
+    train = job.train
+    if train != Train(warm_start=start, guard=train.guard):
+        raise JobProblem(
+            "train.epochs",
+            "at least 1; a job that trains nothing has its warm_start under [train], and nothing "
+            "else but guard",
+        )
+    if train.guard_every:
+        raise JobProblem("train.guard.every", "there are no steps; write true or false")
+    if start.frozen:
+        raise JobProblem("train.warm_start.frozen", "nothing is trained; remove it")
+    if job.data.test_fraction != TEST_FRACTION:
+        raise JobProblem(
+            "data.test_fraction", "nothing is trained: all rows are held out; remove it"
+        )
+    for key in ("weight", "split_by", "join"):
+        if getattr(job.data, key):
+            raise JobProblem(f"data.{key}", "is only for training; remove it")
+    if job.seals_model:
+        raise JobProblem(
+            "reveal.model",
+            'a model that is not trained is not sealed: write model = "none" to measure it',
+        )
 
 
 def _check_preprocess(job: Job) -> None:
@@ -272,12 +308,22 @@ def _check_warm_start(job: Job) -> None:
             raise JobProblem(
                 f"{key}.sha256", "write the 64 hexadecimal digits of the public file's SHA-256"
             )
+    elif job.starts_from_shares:
+        _check_shares(job, start)
     elif start.source not in job.owners and start.source != job.dealer:
-        raise JobProblem(f"{key}.source", 'write "public" or the name of an owner')
+        raise JobProblem(f"{key}.source", 'write "public", "shares" or the name of an owner')
     elif start.sha256:
         raise JobProblem(f"{key}.sha256", "a digest would reveal the private file; remove it")
+    if start.prepare == "model" and not job.starts_from_shares:
+        raise JobProblem(f"{key}.prepare", 'only a model in shares has statistics; write "own"')
     if len(start.frozen) > MAX_FROZEN:
         raise JobProblem(f"{key}.frozen", f"at most {MAX_FROZEN} names; write beginnings of names")
+    if not job.trains and job.pipeline.secret and job.has_own_statistics:
+        raise JobProblem(
+            f"{key}.prepare",
+            "nothing is trained, so there are no rows for the statistics of [prepare]; write "
+            'prepare = "model"',
+        )
     trained = [name for name in job.shapes if not is_frozen(job, name)]
     for prefix in start.frozen:
         if not any(matches(prefix, name) for name in job.shapes):
@@ -287,3 +333,26 @@ def _check_warm_start(job: Job) -> None:
             )
     if not trained:
         raise JobProblem(f"{key}.frozen", "nothing would be trained")
+
+
+def _check_shares(job: Job, start: WarmStart) -> None:
+    key = "train.warm_start"
+    if not re.fullmatch(r"[0-9a-f]{64}", start.sha256):
+        raise JobProblem(
+            f"{key}.sha256",
+            "write the 64 hexadecimal digits of the model, as mpc-train model show prints them",
+        )
+    if job.seals_model:
+        raise JobProblem(
+            "reveal.model",
+            'what comes of a model in shares stays in shares: write model = "shares", without '
+            "recipients",
+        )
+    if not job.trains and job.stays_shared:
+        raise JobProblem(
+            "reveal.model", "nothing is trained, and the model is in shares already; measure it"
+        )
+    if start.prepare == "model" and job.data.partition == "columns":
+        raise JobProblem(
+            f"{key}.prepare", 'owners of columns compute their own statistics; write "own"'
+        )

@@ -56,7 +56,7 @@ def data_check(
             )
         source = node.source(job.name)
         view = ProgressView(enabled=output is Format.text)
-        with _vault_of(node, source, passphrase_file, passphrase_fd) as vault, view.shown():
+        with vault_of(node, source, passphrase_file, passphrase_fd) as vault, view.shown():
             table = load_table(
                 source,
                 job,
@@ -85,7 +85,7 @@ def data_check(
 
 
 @contextlib.contextmanager
-def _vault_of(
+def vault_of(
     node: "NodeConfig", source: "Source", passphrase_file: Path | None, passphrase_fd: int | None
 ) -> "Iterator[Vault | None]":
     """What opens a table of the node's vault, which its audit log says; None for another table."""

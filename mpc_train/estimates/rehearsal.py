@@ -31,8 +31,10 @@ from mpc_train.estimates.roundings import Roundings
 from mpc_train.estimates.stage import (
     CountingChannel,
     DrySession,
+    NoLibrary,
     NoShelf,
     Wires,
+    blank_share,
     blank_table,
 )
 from mpc_train.evaluation.findings import Findings
@@ -40,6 +42,7 @@ from mpc_train.run import program
 from mpc_train.run.phases import link, reveal
 from mpc_train.training import passes, trainer
 from mpc_train.training.optimizers import adaptive, sgd
+from mpc_train.training.warm_start import PUBLIC
 from protocols.linkage.intersection import Exponent
 from protocols.ring import fixed_point, kernels, products
 from protocols.roles.dealer import Dealer
@@ -166,10 +169,15 @@ class _Program(program.TrainProgram):
         place = SimpleNamespace(name=me, spool_bytes=0, checkpoint_s=math.inf)
         no_file: Any = SimpleNamespace(place=place)
         shelf: Any = NoShelf()
-        super().__init__(no_file, table, shelf)
+        library: Any = NoLibrary()
+        super().__init__(no_file, table, shelf, library=library)
         self._job = job
         start = job.train.warm_start
-        if start is not None and me in ((start.source,) if start.source != "public" else job.nodes):
+        if job.starts_from_shares:
+            self._model_share = blank_share(job) if me in job.evaluators else None
+            return
+        whose = () if start is None else job.nodes if start.source == PUBLIC else (start.source,)
+        if me in whose:
             self._start = {name: made(shape, np.float64) for name, shape in job.shapes.items()}
 
     def _warn(self, *warnings: str) -> None:

@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpc_train.checkpoints.state import Entry
 from mpc_train.estimates import blanks
 from mpc_train.estimates.blanks import Blank, Held, Meter
 from mpc_train.estimates.lockstep import Baton
+from mpc_train.owners.cells import WORD_BITS
 from mpc_train.owners.columns import part_of
 from mpc_train.owners.table import Table
+from mpc_train.preparation.fitted import input_bits
+from mpc_train.shared.share import About, ModelShare, Public, expected_shapes
 from protocols.channel import Buffer
 from protocols.errors import FrameError
 from protocols.linkage.intersection import ITEM_BYTES
@@ -121,6 +125,12 @@ class NoShelf:
         yield None
 
 
+class NoLibrary:
+    """Shares of models that are not kept."""
+
+    def keep(self, share: ModelShare) -> None: ...
+
+
 class Anybody(dict[str, Any]):
     """Cards of names that nobody needs."""
 
@@ -181,6 +191,15 @@ def blank_table(job: Job, owner: str, joined: int) -> Table:
     if job.data.link is not None:
         tokens = _tokens(rows, joined, job.owners.index(owner))
     return Table(features, labels, present, tokens, weights)
+
+
+def blank_share(job: Job) -> ModelShare:
+    """A share of the model that the job starts from, by its shapes."""
+    shapes = expected_shapes(job)
+    entries = tuple(Entry(name, shape) for name, shape in shapes.items())
+    about = About(job, Public("", "", entries, WORD_BITS, input_bits(1)))
+    parts = {name: blanks.made(shape, np.int64) for name, shape in shapes.items()}
+    return ModelShare(about, parts, bytes(32))
 
 
 def _tokens(rows: int, joined: int, owner: int) -> Any:

@@ -33,17 +33,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from mpc_train.asking.predictions import SharedPredictor
 from mpc_train.gateway import instances
 from mpc_train.gateway.metrics import Metrics
 from mpc_train.gateway.openapi import document
 from mpc_train.gateway.refusals import AGAIN_S, Refusal, refusal_of
 from mpc_train.serving.offers import described, find
-from mpc_train.serving.predictions import SharedPredictor
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
-    from mpc_train.serving.asking import Offered, Service
+    from mpc_train.serving.offered import Offered, Service
 
 log = logging.getLogger(__name__)
 

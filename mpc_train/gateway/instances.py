@@ -23,7 +23,7 @@ from msgspec import UNSET
 
 from mpc_train.errors import DataError
 from mpc_train.owners.table import arrays_of
-from mpc_train.serving.asking import MOST_ROWS
+from mpc_train.serving.offered import MOST_ROWS
 from mpc_train.tables.faults import Faults
 from mpc_train.tables.readers.columnar import FrameTable
 from mpc_train.tables.source import Source

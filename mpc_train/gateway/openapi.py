@@ -6,7 +6,7 @@ from typing import Any
 
 from mpc_train.base.release import version
 from mpc_train.gateway.refusals import OURS, REFUSED
-from mpc_train.serving.asking import MOST_ROWS, REFUSALS
+from mpc_train.serving.offered import MOST_ROWS, REFUSALS
 
 _WORDS = {
     400: "The JSON, a column or a cell does not fit; the error names instance and column",

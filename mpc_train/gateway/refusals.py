@@ -25,7 +25,7 @@ REFUSED = {
     "unavailable": 503,
     "malformed": 502,
 }
-"""The status by a word of `asking.REFUSALS`."""
+"""The status by a word of `offered.REFUSALS`."""
 OURS = {
     "unauthorized": 401,
     "unknown-path": 404,

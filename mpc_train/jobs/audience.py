@@ -35,9 +35,9 @@ def _groups(names: tuple[str, ...], threshold: int) -> list[tuple[str, ...]]:
 
 
 def opening_words(job: Job) -> str:
-    """Who can open the model, in words: "A, B" or "2 of A, B, C together"; "nobody" if it stays in
-    shares."""
-    if job.stays_shared:
+    """Who can open the model, in words: "A, B" or "2 of A, B, C together"; "nobody" unless it is
+    sealed."""
+    if not job.seals_model:
         return "nobody"
     names, threshold = ", ".join(job.recipients), job.reveal.threshold
     return f"{threshold} of {names} together" if threshold > 1 else names

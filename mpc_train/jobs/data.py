@@ -27,6 +27,9 @@ from mpc_train.tables.normalise import Rule
 from mpc_train.tables.schema import Column, Schema
 from mpc_train.tables.spelling import compose
 
+TEST_FRACTION = Decimal("0.2")
+"""The part of the rows that is held out, if a job does not say."""
+
 
 class Feature(Strict, frozen=True):
     """One column of the owners' tables; the model sees `(value - center) / scale`."""
@@ -129,7 +132,7 @@ class Data(Strict, frozen=True):
     """Apply the declared centers and scales; false: the tables contain scaled values."""
     limit: Decimal = Decimal(16)
     """Largest absolute value of a feature as the model sees it; the ring is sized for it."""
-    test_fraction: Decimal = Decimal("0.2")
+    test_fraction: Decimal = TEST_FRACTION
     split_seed: int = 0
     split_by: str = ""
     """partition = "rows": an identifier of the schema (a patient, a household). Rows with the same

@@ -33,7 +33,7 @@ from mpc_train.jobs.pipeline import Pipeline, pipeline_of
 from mpc_train.jobs.prepare import Prepare
 from mpc_train.jobs.reveal import Reveal
 from mpc_train.jobs.serve import Serve
-from mpc_train.jobs.train import Strict, Train
+from mpc_train.jobs.train import SHARES, Strict, Train
 from mpc_train.networks.carried import Carried
 from mpc_train.networks.graph import Graph, layers_of
 from mpc_train.networks.graph_columns import looked_up
@@ -154,6 +154,29 @@ class Job(Strict, frozen=True, dict=True):
         return self.reveal.model == "shares"
 
     @property
+    def seals_model(self) -> bool:
+        """Whether recipients get the model."""
+        return self.reveal.model == "sealed"
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained; otherwise the model is that of the warm start."""
+        return self.train.epochs > 0 or self.train.optimizer.name == "newton"
+
+    @property
+    def starts_from_shares(self) -> bool:
+        """Whether training goes on from a model in shares."""
+        start = self.train.warm_start
+        return start is not None and start.source == SHARES
+
+    @property
+    def has_own_statistics(self) -> bool:
+        """Whether the statistics of `[prepare]` are those of this job's rows, and not those that
+        come with a model."""
+        start = self.train.warm_start
+        return start is None or start.prepare == "own"
+
+    @property
     def fraction_bits(self) -> int:
         return self.fixed_point.fraction_bits
 
@@ -176,7 +199,8 @@ class Job(Strict, frozen=True, dict=True):
     @cached_property
     def pipeline(self) -> Pipeline:
         """The model's inputs, and how each is made from a column."""
-        pooled = self.data.partition == "rows" and len(self.owners) > 1
+        several = len(self.owners) > 1 or not self.has_own_statistics
+        pooled = self.data.partition == "rows" and several
         return pipeline_of(self.prepare, self.features, self.schema, self.data.limit, pooled)
 
     @cached_property

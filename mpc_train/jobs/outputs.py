@@ -80,6 +80,8 @@ def disclosed_on_the_way(job: Job) -> list[Disclosure]:
         found.append("membership")
     if job.reveal.statistics:
         found.append("statistics")
+    if not job.has_own_statistics:
+        return found
     if job.pipeline.filled:
         found.append("empty_columns")
     if any(term.shared == "minmax" for term in job.pipeline.terms):

@@ -42,10 +42,10 @@ class Noise(Strict, frozen=True):
 class Reveal(Strict, frozen=True):
     """`[reveal]`: the metrics that everybody learns; the model goes to the recipients only."""
 
-    model: Literal["sealed", "shares"] = "sealed"
+    model: Literal["sealed", "shares", "none"] = "sealed"
     """sealed: to the recipients, who open it. shares: nobody opens it; each evaluator keeps its
-    share in its vault, and all of them together can compute with it later. The job then has no
-    recipients."""
+    share in its vault, and all of them together can compute with it later. none: the model of the
+    warm start is measured, and nobody gets it. Without sealed, the job has no recipients."""
     threshold: int = 1
     """How many recipients together can open what is sealed to them; 1: each alone. With more, no
     recipient learns the model without the contributions of others (`mpc-train open

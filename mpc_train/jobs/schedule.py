@@ -69,6 +69,8 @@ def _split_apart(job: Job) -> list[int]:
 
 def _sizes(job: Job, rows: int) -> tuple[int, int, int]:
     """Rows for training, for early stopping, and held out."""
+    if not job.trains:
+        return 0, 0, rows
     held_out, stopping = int(Fraction(job.data.test_fraction) * rows), job.train.early_stopping
     checked = 0 if stopping is None else int(Fraction(stopping.fraction) * (rows - held_out))
     return rows - held_out - checked, checked, held_out
@@ -158,6 +160,8 @@ def is_newton(job: Job) -> bool:
 def steps_per_epoch(job: Job) -> int:
     if is_newton(job):
         return total_steps(job)
+    if not job.trains:
+        return 0
     return split_sizes(job)[0] // job.train.batch_size
 
 

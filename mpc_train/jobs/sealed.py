@@ -21,8 +21,8 @@ variance, and how far they determine it; the sum of squared residuals."""
 
 def sealed_tensors(job: Job) -> dict[str, tuple[int, ...]]:
     """All of it: the model's tensors, the parameters that turn raw columns into its inputs, and
-    remarks on those. Nothing if the model stays in shares."""
-    if job.stays_shared:
+    remarks on those. Nothing unless the model is sealed."""
+    if not job.seals_model:
         return {}
     return {**job.shapes, **preparation_shapes(job.pipeline), **regression_shapes(job)}
 

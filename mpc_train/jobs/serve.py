@@ -22,3 +22,6 @@ class Serve(Strict, frozen=True):
     """number, probability: rounded to this many decimals over shares, before anybody sees them."""
     validators: tuple[str, ...] = ()
     """Who may measure the model on rows of its own (`mpc-train evaluate`)."""
+    train_on: bool = False
+    """Whether a later job of the same evaluators and dealer may train on from the model. What comes
+    of that stays in shares as well, and its job may allow no more than this one under `[serve]`."""

@@ -9,6 +9,8 @@ from typing import Literal
 import msgspec
 
 OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "newton"]
+SHARES = "shares"
+"""The source of a warm start that is a model in shares."""
 LossName = Literal["auto", "mse", "half_mse", "l1", "huber", "bce", "cross_entropy", "poisson"]
 
 
@@ -120,20 +122,29 @@ class WarmStart(Strict, frozen=True):
     """Training begins with a given state_dict instead of random weights.
 
     source = "public": every node has the file, whose digest the job names. source = an owner: only
-    that node has the file; the others learn nothing about it.
+    that node has the file; the others learn nothing about it. source = "shares": a model of which
+    each evaluator keeps its share, and which nobody has as a file; the result stays in shares too.
     """
 
     source: str
     sha256: str = ""
-    """The digest of a public file, in hexadecimal."""
+    """The digest, in hexadecimal: of a public file, or of a model in shares (`mpc-train model
+    show`)."""
+    prepare: Literal["own", "model"] = "own"
+    """shares: which statistics `[prepare]` uses. own: those of this training's rows; the weights
+    were trained with others. model: those of the model, which stay as secret as it is."""
     frozen: tuple[str, ...] = ()
     """Tensors that are not trained: names, or beginnings of names that end in a dot."""
 
 
 class Train(Strict, frozen=True):
-    """`[train]`: one step uses one full batch, or for newton all training rows."""
+    """`[train]`: one step uses one full batch, or for newton all training rows.
 
-    optimizer: Optimizer
+    With a `warm_start` and nothing else but `guard`, nothing is trained: the model is that of the
+    warm start, and all rows are held out.
+    """
+
+    optimizer: Optimizer = Optimizer()
     epochs: int = 0
     """At least 1; not for newton."""
     batch_size: int = 0

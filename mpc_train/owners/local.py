@@ -96,7 +96,7 @@ def check_filled(job: Job, owner: str, present: Reals) -> None:
 
     present: float64[B, filled terms] of 0 and 1, of the owner's rows in the job's order.
     """
-    if not job.pipeline.filled or job.data.partition == "columns":
+    if not job.pipeline.filled or job.data.partition == "columns" or not job.has_own_statistics:
         return
     mine = training_of(job, owner) - job.first_row(owner)
     least = min(least_filled(job), len(mine))

@@ -75,15 +75,19 @@ def load_table(
     progress: Report | None = None,
     raw: Callable[[Pipeline, TypedTable], Reals] | None = None,
     vault: Vault | None = None,
+    any_rows: bool = False,
 ) -> Table:
     """Read `owner`'s table for `job`; raises DataError for anything that does not fit.
 
-    raw: makes `Table.raw` of the table's terms. vault: opens a table of the node's vault.
+    raw: makes `Table.raw` of the table's terms. vault: opens a table of the node's vault. any_rows:
+    it may have another number of rows than the job says.
     """
     source, tokenised = as_stored(source, vault)
     _check_tokens(job, source, tokenised)
     link, group = job.data.link, job.data.split_by
-    alone = job.data.partition == "columns" or len(job.owners) == 1
+    # Where rows only meet a model that others have trained, they need not vary.
+    only = len(job.owners) == 1 and job.trains and job.has_own_statistics
+    alone = job.data.partition == "columns" or only
     typed = load(
         source,
         job.schema,
@@ -91,7 +95,7 @@ def load_table(
         identifiers=(group,) if group else () if link is None else link.on,
         unique=not group,
         alone=alone,
-        rows=job.data.rows[owner],
+        rows=None if any_rows else job.data.rows[owner],
         check=partial(check_cells, job),
         progress=progress,
         arrays=arrays_of(job, source),

@@ -28,7 +28,9 @@ BEFORE = 0
 
 def gap_outputs(job: Job) -> frozenset[Output]:
     """The outputs that `check_gaps` may disclose."""
-    return frozenset({Output(EMPTY, BEFORE)} if job.pipeline.filled else ())
+    return frozenset(
+        {Output(EMPTY, BEFORE)} if job.pipeline.filled and job.has_own_statistics else ()
+    )
 
 
 def check_gaps(job: Job, gate: RevealGate, some: MaskedBit | None) -> None:

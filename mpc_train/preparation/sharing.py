@@ -84,7 +84,7 @@ def pieces_of(job: Job, owner: str) -> Iterator[Piece]:
     """What `owner` provides, in order: statistics if there are any, then for each block of rows its
     features, its labels and the rest."""
     pipeline, rows, f = job.pipeline, job.data.rows[owner], job.fraction_bits
-    if pipeline.secret:
+    if pipeline.secret and job.has_own_statistics:
         yield Piece("statistics", (len(STATISTICS), len(pipeline.secret)), 0)
     widths = {
         "features": (len(pipeline.terms), f),
@@ -135,11 +135,17 @@ def words_brought(job: Job, owner: str, table: Table, told: Told) -> Iterator[ND
 
 
 def share_in(
-    job: Job, sources: Mapping[str, Source], me: str, table: Table | None, told: Told
+    job: Job,
+    sources: Mapping[str, Source],
+    me: str,
+    table: Table | None,
+    told: Told,
+    given: Parameters | None = None,
 ) -> Shared:
     """Secret-share all owners' rows and prepare them; at every computing node.
 
-    sources: how each owner provides its rows, from this node's view; table: this node's own.
+    sources: how each owner provides its rows, from this node's view; table: this node's own. given:
+    the statistics that come with a model; None: those of these rows.
     """
     progress = _Progress(job, told, job.rows)
     pipeline, f = job.pipeline, job.fraction_bits
@@ -157,10 +163,10 @@ def share_in(
         return tensor.value
 
     pieces = {owner: pieces_of(job, owner) for owner in job.owners}
-    statistics = []
-    if pipeline.secret:
+    secret = Parameters() if given is None else given
+    if pipeline.secret and given is None:
         statistics = [taken(owner, next(pieces[owner])) for owner in job.owners]
-    secret = parameters(pipeline, statistics, len(split(job)[0]), least_filled(job), f)
+        secret = parameters(pipeline, statistics, len(split(job)[0]), least_filled(job), f)
     inputs: list[Masked] = []
     waiting: dict[str, list[Masked]] = {}
     kept: dict[str, list[Masked]] = {"labels": [], "weights": []}

@@ -52,10 +52,10 @@ class Initial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     derived: by every node from the job; digest over names and words. public-file: digest of the
     file, which the job names. private-file: `owner` shared it in, nobody else knows more than the
-    names and shapes, and the digest is over these.
+    names and shapes, and the digest is over these. shared-model: digest of the model in shares.
     """
 
-    kind: Literal["derived", "public-file", "private-file"]
+    kind: Literal["derived", "public-file", "private-file", "shared-model"]
     digest: str
     owner: str = ""
 
@@ -125,7 +125,9 @@ def initial_of(job: Job) -> Initial:
         parts = [pack(name.encode(), value.astype("<i8").tobytes()) for name, value in words]
         return Initial("derived", sha256(pack(*parts)).hexdigest())
     if start.sha256:
-        return Initial("public-file", start.sha256)
+        kind: Literal["shared-model", "public-file"]
+        kind = "shared-model" if job.starts_from_shares else "public-file"
+        return Initial(kind, start.sha256)
     parts = [pack(name.encode(), repr(shape).encode()) for name, shape in job.shapes.items()]
     return Initial("private-file", sha256(pack(*parts)).hexdigest(), start.source)
 

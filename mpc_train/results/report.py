@@ -61,7 +61,9 @@ def describe(job: Job) -> str:
             f"  data       {owners}",
             *_schema(job),
             *(f"             {line}" for line in _linkage(job)),
-            f"             {training} rows train, {held_out} are held out, by public seeds",
+            f"             {training} rows train, {held_out} are held out, by public seeds"
+            if job.trains
+            else f"             all {held_out} rows are measured",
             *_groups(job),
             *_weighted(job),
             *_set_aside(job),
@@ -82,14 +84,52 @@ def describe(job: Job) -> str:
 
 def _model(job: Job) -> list[str]:
     """What becomes of the model."""
+    if job.reveal.model == "none":
+        return ["  revealed   nothing of the model but metrics"]
     if job.stays_shared:
         return [
             "  kept       the model, in shares at "
             f"{', '.join(job.evaluators)}: nobody opens it; all of them together could,",
             f"             or one of them with what {job.dealer} knows while it deals",
-            "  revealed   nothing of the model",
+            *_served(job),
+            "  revealed   nothing of the model in this run",
         ]
     return [f"  revealed   the model, once, after the last step, to {opening_words(job)}"]
+
+
+ANSWERS = {
+    "number": "the model's output",
+    "probability": "the probability of {}",
+    "class": "which class is likeliest, and nothing else",
+}
+
+
+def _served(job: Job) -> list[str]:
+    """Who may ask a model that stays in shares, how much, and what comes out."""
+    serve = job.serve
+    if serve is None:
+        return ["  served     to nobody: evaluators compute nothing with it"]
+    lines = []
+    if serve.clients:
+        answers = ANSWERS[serve.answer].format("class 1" if job.outputs == 1 else "each class")
+        if serve.answer == "number" and job.outputs > 1:
+            answers += " for each class"
+        if serve.answer != "class":
+            given = serve.decimals
+            answers += (
+                ", unrounded" if given is None else f", rounded over shares to {given} decimals"
+            )
+        lines += [
+            f"to {', '.join(serve.clients)}: at most {serve.rows_a_day} rows a day (UTC) each,",
+            f"of each row {answers}",
+        ]
+    if serve.validators:
+        lines.append(
+            f"to {', '.join(serve.validators)}: its metrics on rows of their own "
+            f"({', '.join(job.reveal.metrics)})"
+        )
+    first, *others = lines
+    return [f"  served     {first}", *(f"             {line}" for line in others)]
 
 
 def _purpose(job: Job) -> list[str]:
@@ -124,6 +164,8 @@ def _steps(job: Job) -> list[str]:
     if is_newton(job):
         return described(job)
     train = job.train
+    if not job.trains:
+        return ["nothing is trained"]
     return [
         f"{train.epochs} epochs of {steps_per_epoch(job)} batches of "
         f"{train.batch_size}: {total_steps(job)} steps; {_rule(job)}"
@@ -169,8 +211,13 @@ def _extras(job: Job) -> list[str]:
     start = job.train.warm_start
     if start is not None:
         what = "a public file" if start.source == "public" else f"{start.source}'s private file"
+        if job.starts_from_shares:
+            whose = "this job's own rows" if job.has_own_statistics else "that model"
+            what = f"the model {start.sha256} in shares"
+            if job.pipeline.secret:
+                what += f", with inputs prepared by the statistics of {whose}"
         frozen = f"; not trained: {', '.join(start.frozen)}" if start.frozen else ""
-        found.append(f"starting from {what}{frozen}")
+        found.append(f"{'starting from' if job.trains else 'the model is'} {what}{frozen}")
     return found
 
 
@@ -296,7 +343,7 @@ def _said(job: Job) -> list[str]:
 def _disclosures(job: Job) -> list[str]:
     """What every node learns during the run, as text."""
     train, found = job.train, []
-    if job.pipeline.filled:
+    if job.pipeline.filled and job.has_own_statistics:
         found.append(
             "before the first step, to everybody: whether a column whose missing cells get the "
             "mean has no value, or too few, at all owners together, and which; then the run "
@@ -317,7 +364,7 @@ def _disclosures(job: Job) -> list[str]:
             "range, one bit; if so the run ends without a result"
         )
     else:
-        found.append("nobody is told if training diverges (guard = false)")
+        found.append("nobody is told if a value leaves the ring's range (guard = false)")
     if job.reveal.training_loss_every:
         found.append(
             f"every {job.reveal.training_loss_every} steps, to everybody: the mean loss of a batch "

@@ -43,7 +43,7 @@ Chosen = NDArray[np.bool_]
 
 class Revealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One run that began. source, table: marks, hexadecimal. trained, measured, pooled: which rows
-    of the table, in its own order, packed (`packed`)."""
+    of the table, in its own order, packed (`packed`). trained is empty if nothing was."""
 
     at: str
     job: str
@@ -84,14 +84,14 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The record of a run of `job` at the owner `me`. at: when it began."""
         key, noise = bytes.fromhex(self.key), job.reveal.noise
         trained, measured, pooled = rows_of(job, me, table)
-        statistics = job.pipeline.secret or job.reveal.folds
+        statistics = (job.pipeline.secret and job.has_own_statistics) or job.reveal.folds
         return Revealed(
             at=at,
             job=job.name,
             digest=job.digest().hex(),
             source=source_mark(key, source),
             table=table_mark(key, table),
-            trained=packed(trained),
+            trained=packed(trained) if job.trains else "",
             measured=packed(measured) if job.reveal.metrics else "",
             pooled=packed(pooled) if statistics else "",
             epsilon="" if noise is None else str(noise.epsilon),
@@ -139,7 +139,7 @@ def rows_of(job: Job, me: str, table: Table) -> tuple[Chosen, Chosen, Chosen]:
         everything = np.ones(table.rows, np.bool_)
         return everything, everything, everything
     training, held_out = split(job)
-    shares = row_shares(job)
+    shares = row_shares(job) if job.trains else np.zeros(job.rows)
     chosen = np.isin(np.arange(job.rows), training) if shares is None else shares > MIN_SHARE
     mine = slice(job.first_row(me), job.first_row(me) + table.rows)
     trained = chosen[mine]

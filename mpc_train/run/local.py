@@ -101,6 +101,11 @@ def local_start(job_path: Path, job: "Job") -> Path | None:
     """Return the state_dict that the job starts from, None if it starts from random weights."""
     if job.train.warm_start is None:
         return None
+    if job.starts_from_shares:
+        raise DataError(
+            "train.warm_start.source: the nodes of a local run are made for it, and keep no share "
+            "of a model; start those that do (mpc-train party, dealer, coordinator)"
+        )
     folder = job_path.absolute().parent
     local = folder / LOCAL_FILE
     parsed = load_toml(local, _LocalFile, ConfigError)[0] if local.exists() else _LocalFile()
@@ -188,6 +193,7 @@ def node_text(
             "evaluators": list(job.evaluators),
             "metrics": words_of(job, "metrics"),
             "disclosures": words_of(job, "disclosures"),
+            **_serving(job),
             "models": [job.model.kind],
             "modules": [job.model.module] if job.model.module else [],
             "least_parties": len(job.owners),
@@ -208,6 +214,17 @@ def node_text(
     if start is not None and needs_file(job, node.name):
         sections["warm_start"] = {job.name: str(start)}
     return _toml(sections)
+
+
+def _serving(job: "Job") -> dict[str, object]:
+    if job.serve is None:
+        return {}
+    return {
+        "clients": list(job.serve.clients),
+        "validators": list(job.serve.validators),
+        "answers": [job.serve.answer],
+        "max_rows_a_day": job.serve.rows_a_day,
+    }
 
 
 def _least_group(job: "Job") -> int:

@@ -32,7 +32,7 @@ from mpc_train.admission.load import fewest, job_from_bytes
 from mpc_train.admission.network import check_network
 from mpc_train.admission.ranges import check_ranges
 from mpc_train.checkpoints.keeper import KEPT, Keeper
-from mpc_train.errors import DataError, JobError
+from mpc_train.errors import ArtifactError, DataError, JobError
 from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.learnt import Found
 from mpc_train.evaluation.own import exchange
@@ -56,6 +56,7 @@ from mpc_train.run.phases.share import send_rows, share_all
 from mpc_train.run.phases.shelf import Note
 from mpc_train.run.phases.store import stored_ahead
 from mpc_train.run.phases.train import guard_of, train_model
+from mpc_train.shared.permits import check_use
 from mpc_train.training.warm_start import load_start
 from protocols.arrays import Reals
 from protocols.crypten_tensor import dispatch
@@ -70,6 +71,7 @@ from protocols.shares.reveal import RevealGate, SealedHalf
 if TYPE_CHECKING:
     from mpc_train.run.node_config import NodeConfig
     from mpc_train.run.phases.shelf import RunNote, VaultShelf
+    from mpc_train.shared.share import ModelShare
     from parties.agreement.contract import Roles
     from parties.agreement.session import Session
 
@@ -106,6 +108,7 @@ class TrainProgram:
         self._job: Job | None = None
         self._table = table
         self._start: dict[str, Reals] | None = None
+        self._model_share: ModelShare | None = None
         self.found = Found()
         """What this node has learnt, after the run; `run` returns what the coordinator may
         learn."""
@@ -137,7 +140,9 @@ class TrainProgram:
     def prepare(self, body: bytes, roles: Roles) -> bytes:
         """Check the job; return the digest of the public constants.
 
-        Raises JobError, DataError or RangeError, before anything is signed.
+        Raises JobError, DataError or RangeError, before anything is signed; ArtifactError or
+        RefusedError if this evaluator has no share of the model that the job starts from, or may
+        not use it so.
         """
         job = job_from_bytes(body)
         if job.data.joined:
@@ -149,8 +154,20 @@ class TrainProgram:
             self._warn(*self._table.warnings)
         if needs_file(job, self._config.place.name):
             self._start = load_start(self._config.start_file(job.name), job)
+        if job.starts_from_shares and self._config.place.name in job.evaluators:
+            self._model_share = self._given_share(job)
         self._job = job
         return public_constants(job)
+
+    def _given_share(self, job: Job) -> ModelShare:
+        """This evaluator's share of the model that the job starts from."""
+        start = job.train.warm_start
+        assert start is not None
+        if self._library is None:
+            raise ArtifactError("this node has no vault, hence no share of a model")
+        share = self._library.share(start.sha256)
+        check_use(share.about.job, start.sha256, job)
+        return share
 
     def run(self, session: Session) -> dict[str, object]:
         """Share, train, evaluate, seal.
@@ -254,7 +271,9 @@ class TrainProgram:
             linked = link_records(session, job, role, self._table, ledger)  # 2
         self._note_linked(session, job, linked)
         job = joined_job(job, role, linked)
-        shared, start = share_all(session, job, role, linked, self._take_table, self._start, keeper)
+        shared, start = share_all(
+            session, job, role, linked, self._take_table, self._start, keeper, self._model_share
+        )
         gate = RevealGate(agreed_outputs(job), ledger)
         check_gaps(job, gate, shared.parameters.some)
         role.finish()
@@ -278,7 +297,8 @@ class TrainProgram:
             trained = train_model(  # 3
                 job, role, gate, shared, start, done, guard, keeper, self._on_loss
             )
-        if session.is_evaluator:
+        # Metrics of a model that is not trained are the same each time, unless they have noise.
+        if session.is_evaluator and (job.trains or job.reveal.noise is not None):
             self._leave(job)
         findings, own, metrics = evaluate(session, job, role, gate, shared, trained, guard)  # 4
         halves = reveal_sealed(job, gate, trained, shared)  # 5

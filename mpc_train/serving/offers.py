@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from mpc_train.jobs.job import Job
     from mpc_train.jobs.serve import Serve
-    from mpc_train.serving.asking import Offered
+    from mpc_train.serving.offered import Offered
 
 
 def find(models: Mapping[str, tuple[Offered, ...]], name: str, version: int = 0) -> Offered:

@@ -19,7 +19,7 @@ def chunk_rows(job: Job, metrics: Sequence[str] = ()) -> int:
     """How many rows are evaluated at a time: at least a batch, for which training has the
     memory."""
     fit = CHUNK_BYTES // evaluated_bytes(job, metrics)
-    return max(fit, 1 if is_newton(job) else job.train.batch_size)
+    return max(fit, 1, 0 if is_newton(job) else job.train.batch_size)
 
 
 def evaluated_bytes(job: Job, metrics: Sequence[str]) -> int:

@@ -68,6 +68,10 @@ NEWTON_ADVICE = (
     f"{_NOBODY}an input that separates the labels has no finite coefficient: remove it or add a "
     f"penalty (train.optimizer.l2); or take fewer steps, scale features, or {_LIMITS}"
 )
+GIVEN_ADVICE = (
+    "the model's outputs for these rows are larger than the job says, so that nothing is revealed; "
+    "look for rows far from those of its training, or raise fixed_point.activation_limit"
+)
 
 
 class RangeGuard:

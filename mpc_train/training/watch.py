@@ -55,6 +55,8 @@ def looked_at(job: Job) -> list[int]:
     """The steps after which something may be disclosed, computed without iterating over all
     steps."""
     steps, train = total_steps(job), job.train
+    if not job.trains:
+        return []
     periods = [job.reveal.training_loss_every, train.guard_every]
     if train.early_stopping is not None:
         periods.append(train.early_stopping.every * steps_per_epoch(job))

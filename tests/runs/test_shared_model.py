@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mpc_train.cli import app
-from tests.support.study import Study
+from tests.support.study import NODES, Ended, Study, csv_text
 
 SHARES = '[reveal]\nmodel = "shares"'
 
@@ -61,3 +61,52 @@ def test_it_is_kept_listed_shown_and_retired(tmp_path: Path, homes: Path) -> Non
     assert told(study, "list", "ann")["models"] == []
     told(study, "show", "ann", "study", status=5)
     assert len(told(study, "list", "bob")["models"]) == 1
+
+
+@pytest.mark.slow
+def test_a_hospital_that_took_no_part_measures_it(tmp_path: Path, homes: Path) -> None:
+    shutil.copytree(homes, tmp_path / "homes")
+    study = Study(tmp_path)
+    text = study.job.read_text().replace('recipients = ["ann", "office"]\n', "")
+    study.job.write_text(text.replace("[reveal]", SHARES) + '[serve]\nvalidators = ["office"]\n')
+    try:
+        run(study)
+        (tmp_path / "data" / "office.csv").write_text(csv_text(60, 7))
+        study.roles, study.rows = NODES | {"office": "party"}, {"office": 60}
+        model, job = tmp_path / "model.json", tmp_path / "measured.toml"
+        digest = told(study, "show", "ann", "study", "--out", str(model))["digest"]
+        words = [str(model), "--out", str(job), "--name", "study", "--to", "office"]
+        said = asked(study, "evaluate", "office", *words, "--metrics", "accuracy,auc")
+        assert (said["rows"], said["model"]) == (60, digest)
+        study.job = job
+        ended = run(study)
+    finally:
+        study.close()
+    assert ended["office"].record["learnt"] == ["range", "accuracy", "auc"]
+    assert ended["ann"].record["learnt"] == ["range"] and "kept" not in ended["ann"].record
+    (sealed,) = ended["office"].record["sealed"]
+    words = ["open", sealed, "--home", str(study.homes / "office"), "--format", "json"]
+    opened = CliRunner().invoke(app, [*words, "--passphrase-file", str(study.passphrase)])
+    assert opened.exit_code == 0, opened.output
+    metrics = json.loads(opened.stdout.splitlines()[-1])["metrics"]
+    assert 0.5 < metrics["accuracy"] <= 1 and 0.5 < metrics["auc"] <= 1
+    assert study.leaks() == set() and not list(tmp_path.rglob("*.safetensors"))
+
+
+def asked(study: Study, verb: str, name: str, *words: str) -> dict[str, Any]:
+    """What `mpc-train VERB` of a node says, as JSON."""
+    study.address = study.address or "tcp://127.0.0.1:9"
+    config = study.config(name)
+    done = CliRunner().invoke(app, [verb, *words, "--config", str(config), "--format", "json"])
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def run(study: Study) -> dict[str, Ended]:
+    """Run the study's job with its nodes, to its end."""
+    study.coordinator()
+    study.nodes()
+    ended = study.ended()
+    assert {name: end.status for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
+    return ended

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from mpc_train.gateway.app import Gateway
 from mpc_train.gateway.server import Listen, Server
-from mpc_train.serving.asking import Service
+from mpc_train.serving.offered import Service
 from tests.support.patience import PATIENCE_S
 
 TOKEN = "a-token-of-the-tests-of-32-characters"

@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 
+from mpc_train.errors import QueryRefusedError
 from mpc_train.homomorphic.description import Description
 from mpc_train.homomorphic.evaluation import Weights
 from mpc_train.homomorphic.keys import KeyPair
@@ -31,12 +32,11 @@ class Counted:
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], int] = {}
 
-    def take(self, client: str, model: str, rows: int, most: int) -> bool:
+    def take(self, client: str, model: str, rows: int, most: int) -> None:
         total = self.rows.get((client, model), 0) + rows
         if total > most:
-            return False
+            raise QueryRefusedError("the quota of today is spent", "quota")
         self.rows[client, model] = total
-        return True
 
 
 class Desk:

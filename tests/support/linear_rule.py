@@ -29,24 +29,30 @@ def write_study(
     job: str = "",
     model: str = "",
     recipients: Sequence[str] = ("ann",),
+    data: str = "limit = 8\ntest_fraction = 0.2",
+    features: Sequence[str] = ("a", "b", "c"),
+    more: str = "",
+    seed: int = 8,
 ) -> Path:
-    """The job's path, with the owners' files beside it; train, reveal, job, model: more lines."""
-    generator = np.random.default_rng(8)
+    """The job's path, with the owners' files beside it; train, reveal, job, model: more lines;
+    more: more sections; seed: of the rows;
+    epochs: 0 for a job that trains nothing."""
+    generator = np.random.default_rng(seed)
     for owner, count in rows.items():
         x = generator.normal(size=(count, 3))
         score = x @ [1.0, -0.5, 0.25] + generator.normal(0, noise, count)
         y = score if kind == "linear" else (score > 0).astype(int)
         write_tables(folder, {owner: csv_of(a=x[:, 0], b=x[:, 1], c=x[:, 2], y=y)})
     text = job_toml(
-        ["a", "b", "c"],
+        features,
         kind,
         rows=rows,
         recipients=recipients,
         job=job,
-        data="limit = 8\ntest_fraction = 0.2",
+        data=data,
         model=model,
-        train=f"epochs = {epochs}\nbatch_size = 32\nseed = 5\n{train}",
-        more=f"[reveal]\nleast_test_rows = 10\n{reveal}",
+        train=f"epochs = {epochs}\nbatch_size = 32\nseed = 5\n{train}" if epochs else train,
+        more=f"[reveal]\nleast_test_rows = 10\n{reveal}\n{more}",
     )
     return write_job(folder, text)
 

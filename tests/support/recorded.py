@@ -61,12 +61,12 @@ def main() -> None:
     after(RecordOpener, "__init__", lambda _, opener, key, context: key)
     after(Stream, "__init__", lambda _, stream, root: used(root))
     after(Stream, "octets", lambda drawn, stream, count: drawn)
-    # The confirmation carries the session's id, which is public.
+    # A session's id, a checkpoint's position and the outline of a model are public.
     after(
         SecureChannel,
         "send",
         lambda _, channel, peer, label, payload: (
-            None if label in (b"confirm", b"resume from") else payload
+            None if label in (b"confirm", b"resume from", b"model outline") else payload
         ),
     )
     sys.argv = ["mpc-train", *sys.argv[2:]]

@@ -17,7 +17,7 @@ from mpc_train.jobs.serve import Serve
 from mpc_train.owners.applied import applied
 from mpc_train.owners.local import Local
 from mpc_train.results.predicting import Predictor, load_predictor
-from mpc_train.serving.asking import MOST_ROWS, REFUSALS, Offered
+from mpc_train.serving.offered import MOST_ROWS, REFUSALS, Offered
 from protocols.arrays import Reals
 from tests.mpc_train.results.test_artifact import Run, opened
 

@@ -29,7 +29,7 @@ from mpc_train.run import program as program_module
 from mpc_train.run.node_config import NodeConfig, load_node_config
 from mpc_train.run.phases.shelf import RunNote, VaultShelf
 from mpc_train.run.program import TrainProgram
-from mpc_train.serving.library import Library
+from mpc_train.shared.library import Library
 from parties.agreement.contract import Acceptance, Contract, Roles, resumed_from
 from parties.agreement.session import Session
 from parties.audit.entries import Kind, Value
@@ -110,6 +110,9 @@ class Rehearsal:
     tables: Callable[[Path, Job], Sequence[Table]] = load_tables
     """Loads the owners' tables, in their order."""
 
+    vaults: Path | None = None
+    """Where the nodes' vaults are, if other jobs use them too; by default beside the job."""
+
     stop: str = ""
     """The node that is asked to stop."""
 
@@ -129,7 +132,7 @@ class Rehearsal:
         return load_node_config(file)
 
     def vault_of(self, name: str) -> Any:
-        return node_vault(self.folder / "vaults" / name, name)
+        return node_vault((self.vaults or self.folder / "vaults") / name, name)
 
     def session(self, kill: Kill | None = None) -> list[Any]:
         """Run one session to its end, or to the kill (Killed). Returns the summaries."""

@@ -195,6 +195,13 @@ class Study:
         passphrase: Path | None = None,
     ) -> None:
         """Start the party or dealer `name`, which agrees to the job unless `rules` say to which."""
+        config = self.config(name, network=network, rules=rules)
+        self.start(name, self.roles[name], "--config", config, *self._options(passphrase))
+
+    def config(
+        self, name: str, *, network: str = 'listen = "tcp://127.0.0.1:*"', rules: str = ""
+    ) -> Path:
+        """Write the file of the party or dealer `name`."""
         agreed = "" if "jobs" in rules or not self.agreed else f'jobs = ["{self.agreed}"]'
         sections = [
             f'[coordinator]\nname = "desk"\naddress = "{self.address}"',
@@ -203,8 +210,7 @@ class Study:
         ]
         if name in self.rows:
             sections.append(f'[data]\nstudy = "{self.tables.get(name, self.csv(name))}"')
-        config = self._config(name, *sections)
-        self.start(name, self.roles[name], "--config", config, *self._options(passphrase))
+        return self._config(name, *sections)
 
     def nodes(self) -> None:
         for name in self.roles:

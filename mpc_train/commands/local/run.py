@@ -235,6 +235,8 @@ def _run(
         if job.stays_shared:
             result["kept"] = {name: records[name]["kept_digest"] for name in job.evaluators}
             return result, _added_up(job, nodes, vaults)
+        if not job.seals_model:
+            return result, {}
         recipient = job.recipients[0]
         sealed = {Path(path).stem: Path(path) for path in result["sealed"]}
         if recipient not in sealed:
@@ -286,8 +288,8 @@ def _added_up(
     is all evaluators."""
     import numpy as np
 
-    from mpc_train.serving.library import find, share_of
-    from mpc_train.serving.share import TENSOR
+    from mpc_train.shared.library import find, share_of
+    from mpc_train.shared.share import TENSOR
     from parties.keys.services.identity_service import IdentityService
     from parties.vault.store import Store
     from protocols.ring.fixed_point import decode

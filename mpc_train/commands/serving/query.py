@@ -39,8 +39,8 @@ from mpc_train.errors import ConfigError, DataError, UnansweredError, classify, 
 from parties.files import move
 
 if TYPE_CHECKING:
-    from mpc_train.serving.asking import Service
-    from mpc_train.serving.predictions import SharedPredictor
+    from mpc_train.asking.predictions import SharedPredictor
+    from mpc_train.serving.offered import Service
     from mpc_train.tables.source import Source
 
 PROGRESS_S = 5.0
@@ -92,9 +92,9 @@ def query_command(
     """Predict the label of each record with a model in shares. The table has the columns of the
     job's schema in their own units; the label may be missing, and other columns are ignored."""
     with reporting(output):
+        from mpc_train.asking.predictions import SharedPredictor
         from mpc_train.commands.predict import form_of, named_in_vault
         from mpc_train.serving.offers import find
-        from mpc_train.serving.predictions import SharedPredictor
 
         configure_logging(verbose)
         if listed:

@@ -9,7 +9,7 @@ from mpc_train.commands.common import proxy_of
 
 if TYPE_CHECKING:
     from mpc_train.run.node_config import NodeConfig
-    from mpc_train.serving.asking import Service
+    from mpc_train.serving.offered import Service
     from parties.audit.entries import Kind, Value
     from parties.audit.log import AuditLog
     from parties.keys.roster import Roster
@@ -33,8 +33,8 @@ def connected(
     connect_s: how long to wait for it, at first and whenever it is lost. Raises PartiesError and
     QueryError.
     """
+    from mpc_train.asking.client import connected as client_of
     from mpc_train.commands.nodes import node_settings
-    from mpc_train.serving.client import connected as client_of
 
     def on_event(event: str, said: Mapping[str, Any]) -> None:
         log.info("%s %s", event, said)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from mpc_train.errors import ArtifactError
 from mpc_train.preparation.sharing import Shared
 from mpc_train.run.phases.train import Trained
-from mpc_train.serving.share import ZERO_LABEL, captured, kept_tensors, zero_shares
+from mpc_train.shared.share import ZERO_LABEL, captured, kept_tensors, zero_shares
 from parties.audit.entries import Kind
 from protocols.roles.frames import swap
 from protocols.roles.role import Role
@@ -15,7 +15,7 @@ from protocols.roles.streams import Stream
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-    from mpc_train.serving.share import ModelShare
+    from mpc_train.shared.share import ModelShare
     from parties.agreement.session import Session
 
 KEPT = b"model kept"
@@ -23,6 +23,9 @@ KEPT = b"model kept"
 
 class Library(Protocol):
     """Where an evaluator keeps its shares of models."""
+
+    def share(self, digest: str) -> ModelShare:
+        """The share of the model of this digest. Raises ArtifactError if it cannot be used."""
 
     def keep(self, share: ModelShare) -> None:
         """Durable when this returns. Raises ArtifactError where it cannot be kept."""

@@ -7,8 +7,11 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from mpc_train.jobs.training import is_frozen
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.preparation.sharing import Shared, share_in, words_brought
+from mpc_train.shared.agreeing import agreed_outline
+from mpc_train.shared.share import returned
 from mpc_train.training.warm_start import PUBLIC, flat, started_with
 from protocols.arrays import Reals
 from protocols.crypten_tensor.tensor import MaskedTensor, Source
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.linkage.link import Linked
     from mpc_train.owners.table import Table
+    from mpc_train.preparation.fitted import Parameters
+    from mpc_train.shared.share import ModelShare
     from parties.agreement.session import Session
     from protocols.roles.role import Role
 
@@ -35,31 +40,50 @@ def share_all(
     take_table: Callable[[], Table | None],
     start: Mapping[str, Reals] | None,
     keeper: Keeper,
+    share: ModelShare | None = None,
 ) -> tuple[Shared, dict[str, MaskedTensor]]:
     """Return all owners' rows and labels, in the order of owners, and the initial weights, if the
     job gives them.
 
     take_table: returns this node's own rows, which are freed when they are shared. start: the
     state_dict, if this node has it. keeper: has the rows if an earlier session has joined them.
+    share: this evaluator's, of the model that the job starts from, if that is one in shares.
     """
+    tensors: dict[str, MaskedTensor] = {}
+    given: Parameters | None = None
+    if job.starts_from_shares:
+        tensors, parameters = _from_shares(session, job, role, share)
+        given = None if job.has_own_statistics else parameters
     # Once for rows and weights: a non-computing owner sends one stream.
     sources = {owner: _source(session, job, owner) for owner in job.owners}
     if linked is None:
-        shared = share_in(job, sources, session.me, take_table(), partial(_tell, session))
+        shared = share_in(job, sources, session.me, take_table(), partial(_tell, session), given)
     elif keeper.joined_before:
         take_table()
         shared = keeper.rows(job, role)
     else:
         shared = share_joined(job, role, linked, session.me, take_table())
     settings = job.train.warm_start
-    if settings is None:
-        return shared, {}
+    if settings is None or job.starts_from_shares:
+        return shared, tensors
     source: Source | None = None
     if settings.source == job.dealer:
         source = "dealer"
     elif settings.source != PUBLIC:
         source = sources[settings.source]
     return shared, started_with(job, role, source, start)
+
+
+def _from_shares(
+    session: Session, job: Job, role: Role, share: ModelShare | None
+) -> tuple[dict[str, MaskedTensor], Parameters]:
+    """The tensors and the statistics of a model in shares, under fresh masks."""
+    outline = agreed_outline(session, job, share)
+    found, parameters = returned(role, outline, None if share is None else share.parts)
+    tensors = {
+        name: MaskedTensor(x, requires_grad=not is_frozen(job, name)) for name, x in found.items()
+    }
+    return tensors, parameters
 
 
 def send_rows(session: Session, job: Job, table: Table, start: Mapping[str, Reals] | None) -> None:

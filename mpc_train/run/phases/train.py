@@ -12,9 +12,16 @@ from mpc_train.jobs.schedule import is_newton, total_steps
 from mpc_train.preparation.sharing import Shared
 from mpc_train.regression.course import RegressionCourse
 from mpc_train.regression.run import regress, regressed
+from mpc_train.serving.forward import network_of
 from mpc_train.training.balance import balanced
 from mpc_train.training.optimizers.gradients import unseen
-from mpc_train.training.range_guard import ADVICE, NEWTON_ADVICE, RangeGuard, look_at_network
+from mpc_train.training.range_guard import (
+    ADVICE,
+    GIVEN_ADVICE,
+    NEWTON_ADVICE,
+    RangeGuard,
+    look_at_network,
+)
 from mpc_train.training.trainer import Training, keep_nothing, make_trainer, train
 from mpc_train.training.watch import Watch
 from protocols.crypten_tensor.tensor import MaskedTensor
@@ -57,6 +64,8 @@ def train_model(
     """
     if is_newton(job):
         return _regressed(job, role, shared, done, guard, keeper)
+    if not job.trains:
+        return _given(job, shared, start, guard)
     trainer = make_trainer(job, start, unseen if guard is None else guard.sample)
     if job.train.loss.balanced:
         trainer = replace(trainer, loss=balanced(job, trainer.loss, shared.labels))
@@ -77,6 +86,16 @@ def train_model(
     if keeper is not None:
         keeper.finish(begun + training.steps.count)
     return Trained(model, training, {}, {} if watch is None else watch.losses)
+
+
+def _given(
+    job: Job, shared: Shared, start: dict[str, MaskedTensor], guard: RangeGuard | None
+) -> Trained:
+    """The model of the warm start, as it is."""
+    model = network_of(job, {name: tensor.masked() for name, tensor in start.items()})
+    if guard is not None:
+        look_at_network(guard, job, model, shared.inputs)
+    return Trained(model, Training(), {}, {})
 
 
 def _regressed(
@@ -106,4 +125,5 @@ def guard_of(job: Job, role: Role) -> RangeGuard | None:
     switches it off."""
     if not job.train.guards_end:
         return None
-    return RangeGuard(role, NEWTON_ADVICE if is_newton(job) else ADVICE)
+    advice = ADVICE if job.trains else GIVEN_ADVICE
+    return RangeGuard(role, NEWTON_ADVICE if is_newton(job) else advice)

@@ -25,6 +25,7 @@ from tests.support.csv_tables import csv_of, write_tables
 from tests.support.jobs import job_toml, write_job
 from tests.support.layer_programs import LAYERS, SECRET_DROPOUT, LayerProgram
 from tests.support.sessions import Rehearsal
+from tests.support.shared_models import RANGED, SCALED, TRAIN_ON, first_run, going_on, measuring
 
 NEVER_S = 86_400.0
 """No checkpoint falls due; whether one does is asked all the same."""
@@ -241,3 +242,19 @@ def test_layers(group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             ids=programs[0].ids,
         )
     )
+
+
+def test_a_training_that_goes_on_from_a_model_in_shares(tmp_path: Path) -> None:
+    more = f"{TRAIN_ON}\n{SCALED}"
+    first = first_run(tmp_path / "first", more=more, features=RANGED)
+    run = going_on(tmp_path / "later", first, ', prepare = "model"', more=more, features=RANGED)
+    run.every_s = NEVER_S
+    check(run)
+
+
+def test_a_model_in_shares_that_is_measured(tmp_path: Path) -> None:
+    more = f'[serve]\nvalidators = ["dora"]\n{SCALED}'
+    first = first_run(tmp_path / "first", "logistic", more, features=RANGED)
+    run = measuring(tmp_path / "later", first, ["accuracy", "auc"])
+    run.every_s = NEVER_S
+    check(run)

@@ -32,7 +32,7 @@ from mpc_train.gateway.openapi import document
 from mpc_train.gateway.refusals import OURS, REFUSED, refusal_of, until_midnight
 from mpc_train.gateway.server import Listen, Server, Tls
 from mpc_train.results.predicting import Predictor
-from mpc_train.serving.asking import MOST_ROWS, REFUSALS
+from mpc_train.serving.offered import MOST_ROWS, REFUSALS
 from protocols.errors import PeerTimeoutError
 from tests.support.gateways import TOKEN, Caller, answering
 from tests.support.patience import PATIENCE_S

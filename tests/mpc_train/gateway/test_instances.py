@@ -12,7 +12,7 @@ import pytest
 from mpc_train.errors import DataError
 from mpc_train.gateway.instances import LEAST_LIMIT, MOST_LIMIT, TooLargeError, most_bytes, read
 from mpc_train.jobs.job import Job
-from mpc_train.serving.asking import MOST_ROWS
+from mpc_train.serving.offered import MOST_ROWS
 from mpc_train.serving.offers import asked_columns
 from tests.support.jobs import column, job_toml, loaded, schema_toml
 from tests.support.preparation_case import prepared_job

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from mpc_train.asking import predictions
 from mpc_train.commands.serving import query, service
 from mpc_train.errors import QueryRefusedError, UnansweredError, classify
 from mpc_train.results.predicting import Predictor
 from mpc_train.run.node_config import NodeConfig
-from mpc_train.serving import predictions
-from mpc_train.serving.asking import MOST_ROWS
+from mpc_train.serving.offered import MOST_ROWS
 from tests.mpc_train.results.test_predict import raw
 from tests.support.commands import as_json, last_object, mpc_train
 from tests.support.he_company import Company

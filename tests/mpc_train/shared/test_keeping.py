@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mpc_train.errors import ArtifactError
-from mpc_train.serving.library import Library, find, held_models, record_of, retire, share_of
-from mpc_train.serving.share import TENSOR, ModelShare, model_digest
+from mpc_train.shared.library import Library, find, held_models, record_of, retire, share_of
+from mpc_train.shared.share import TENSOR, ModelShare, model_digest
 from parties.audit.entries import Kind
 from parties.errors import VaultError
 from protocols.ring.fixed_point import decode

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpc_train.asking import predictions
+from mpc_train.asking.predictions import AT_ONCE, SharedPredictor
 from mpc_train.errors import ConfigError, DataError, QueryError, QueryRefusedError
 from mpc_train.owners.local import Local
 from mpc_train.results.predicting import Predictor
-from mpc_train.serving import predictions
-from mpc_train.serving.asking import MOST_ROWS, Offered
+from mpc_train.serving.offered import MOST_ROWS, Offered
 from mpc_train.serving.offers import find
-from mpc_train.serving.predictions import AT_ONCE, SharedPredictor
 from mpc_train.tables.source import Source
 from protocols.arrays import Reals
 from tests.mpc_train.results.test_predict import raw

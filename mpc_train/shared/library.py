@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from mpc_train.errors import ArtifactError
-from mpc_train.serving.share import About, ModelShare
+from mpc_train.shared.share import About, ModelShare
 from parties.errors import VaultError
 from protocols.errors import EnvelopeError
 
@@ -70,6 +70,25 @@ class Library:
                         store.destroy(SHARE, job.name, held.version)
         except VaultError as error:
             raise ArtifactError(str(error)) from error
+
+    def share(self, digest: str) -> ModelShare:
+        """The share of the model of this digest. Raises ArtifactError if it is not here, or its run
+        did not end."""
+        try:
+            with self._opened() as store:
+                found = [held for held in held_models(store) if held.about.digest == digest]
+                signed = [held for held in found if held.is_signed]
+                if signed:
+                    return share_of(store, max(signed, key=lambda held: held.version))
+        except VaultError as error:
+            raise ArtifactError(str(error)) from error
+        why = (
+            "its run did not end: start its nodes again"
+            if found
+            else "it was retired here, or this node was no evaluator of its training; see "
+            "mpc-train model list"
+        )
+        raise ArtifactError(f"this node has no share of the model {digest[:16]} to use: {why}")
 
     def sign(self, name: str, digest: str, record: bytes) -> None:
         """Keep what all nodes signed about the model of this digest. Raises VaultError."""
@@ -146,15 +165,3 @@ def retire(store: Store, held: Held) -> None:
     store.shred(SHARE, held.name, held.version)
     if held.is_signed:
         store.shred(RECORD, held.name, held.record)
-
-
-def share_by_digest(store: Store, digest: str) -> ModelShare:
-    """The share of a model that all nodes signed, by the digest that all evaluators know it by.
-    Raises ArtifactError, also for one that was retired."""
-    for held in held_models(store):
-        if held.about.digest == digest and held.is_signed:
-            return share_of(store, held)
-    raise ArtifactError(
-        f"this node keeps no share of the model {digest[:16]}…: it was retired, its run did not "
-        "end, or it is in another vault; see mpc-train model list"
-    )

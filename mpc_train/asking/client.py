@@ -16,15 +16,16 @@ import numpy as np
 
 from mpc_train.errors import QueryError, QueryRefusedError
 from mpc_train.serving import messages
-from mpc_train.serving.asking import MOST_ROWS, REFUSALS, Offered
+from mpc_train.serving.answer import answer_width, values
 from mpc_train.serving.forward import asked_shapes, asked_values
 from mpc_train.serving.lanes import bucket_of
+from mpc_train.serving.offered import MOST_ROWS, REFUSALS, Offered
 from mpc_train.serving.service import Agreed
 from parties.errors import AbortedError
 from parties.nodes.client import Client, Line
 from parties.nodes.node import NodeSettings
 from protocols.errors import PeerLostError, PeerTimeoutError
-from protocols.ring.fixed_point import decode, encode
+from protocols.ring.fixed_point import encode
 from protocols.roles.streams import Stream
 
 if TYPE_CHECKING:
@@ -75,16 +76,16 @@ class SharedService:
             raise QueryError(f"a question has 1 to {MOST_ROWS} rows, not {count}")
         padded = bucket_of(count)
         shapes = asked_shapes(model.job, padded)
-        values = asked_values(model.job, rows)
+        brought = asked_values(model.job, rows)
         words = {}
         for name, (shape, bits) in shapes.items():
             words[name] = np.zeros(shape, np.int64)
-            words[name][:count] = encode(values[name], bits)
+            words[name][:count] = encode(brought[name], bits)
         try:
             found = self._asked(model, words)
         except (PeerLostError, PeerTimeoutError, AbortedError) as error:
             raise QueryRefusedError(str(error), "unavailable") from error
-        return decode(found, model.job.fraction_bits)[:count]
+        return values(model.job, found[:count])
 
     def _asked(self, model: Offered, words: Mapping[str, np.ndarray]) -> np.ndarray:
         line, _, streams = self._now()
@@ -96,7 +97,7 @@ class SharedService:
 
         answers = self._client.ask(line, parts, messages.is_refusal, self._answer_s)
         rows = len(next(iter(words.values())))
-        shape = (rows, model.job.outputs)
+        shape = (rows, answer_width(model.job))
         total = np.zeros(shape, np.int64)
         for evaluator, data in answers.items():
             said = messages.answer_from(evaluator, data, shape)

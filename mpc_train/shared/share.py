@@ -68,6 +68,15 @@ def model_digest(job: Job, sid: bytes) -> str:
     return hashlib.sha256(pack(_TAG, job.digest(), sid)).hexdigest()
 
 
+class Outline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a computing node without a share needs to know of what comes back (`returned`). word,
+    bits: of `preparation.fitted.Factors`, 0 without any."""
+
+    entries: tuple[Entry, ...]
+    word: int = 0
+    bits: int = 0
+
+
 class Public(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What every node of the run knows. job: its canonical JSON, with the number of joined records
     if there are any. sid: of the session, in hexadecimal. word, bits: of
@@ -253,12 +262,12 @@ def zero_shares(me: int, streams: Mapping[int, Stream]) -> Callable[[int], Words
 
 
 def returned(
-    role: Role, said: Public, parts: Mapping[str, Words] | None
+    role: Role, said: Public | Outline, parts: Mapping[str, Words] | None
 ) -> tuple[dict[str, Masked], Parameters]:
     """The network's tensors and the parameters of the preparation, under fresh masks. 1 round,
     opens 8 bytes an element.
 
-    parts: this evaluator's; None at the dealer.
+    parts: this evaluator's, of at least the entries of `said`; None at the dealer.
     """
     found = {
         entry.name: summands.again(role, entry, None if parts is None else parts[entry.name])

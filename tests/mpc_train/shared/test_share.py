@@ -21,7 +21,7 @@ from mpc_train.owners.local import Local, local_terms, partials
 from mpc_train.preparation.combined import parameters
 from mpc_train.results.plain_model import plain_module
 from mpc_train.serving.forward import answered, asked_shapes, asked_values, network_of
-from mpc_train.serving.share import (
+from mpc_train.shared.share import (
     TENSOR,
     ModelShare,
     captured,

@@ -22,7 +22,7 @@ import numpy as np
 from mpc_train.errors import ConfigError, QueryError, QueryRefusedError
 from mpc_train.owners.local import Local, local_terms
 from mpc_train.results.predictions import Predictions, Records, kept_ids, with_ids
-from mpc_train.serving.asking import MOST_ROWS, Offered, Service
+from mpc_train.serving.offered import MOST_ROWS, Offered, Service
 from mpc_train.serving.offers import allowed
 from protocols.arrays import Reals
 
