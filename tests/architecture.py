@@ -48,6 +48,7 @@ ROOMS = (
         "mpc_train.shared",
         "mpc_train.serving",
         "mpc_train.asking",
+        "mpc_train.gateway",
         "mpc_train.run.phases",
         "mpc_train.run",
         "mpc_train.estimates",
@@ -415,7 +416,7 @@ def underscores_stay_in_their_module(source: Source) -> Iterator[str]:
             yield f"{source.path}:{line}: imports {last}"
 
 
-_DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _private(name: str) -> bool:

@@ -43,8 +43,8 @@ class Journal:
         self._note((Kind.QUERY_ANSWERED, client, model, ""), rows)
 
     def refused(self, client: str, model: str, code: str, rows: int = 0) -> None:
-        """A question is refused, with a word of `serving.asking.REFUSALS`. model: its digest; empty
-        for one that there is not."""
+        """A question is refused, with a word of `offered.REFUSALS`. model: its digest; empty for
+        one that there is not."""
         self._note((Kind.QUERY_REFUSED, client, model, code), rows)
 
     def write_if_due(self) -> None:

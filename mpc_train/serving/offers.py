@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET
 
 from mpc_train.errors import QueryError, QueryRefusedError
-from mpc_train.tables.array_names import element_names
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mpc_train.jobs.job import Job
     from mpc_train.jobs.serve import Serve
-    from mpc_train.serving.offered import Offered, Service
+    from mpc_train.serving.offered import Offered
 
 
-def find(service: Service, name: str, version: int = 0) -> Offered:
-    """The model of this name and version, 0 for the newest. Raises QueryRefusedError."""
-    offered = service.models.get(name, ())
+def find(models: Mapping[str, tuple[Offered, ...]], name: str, version: int = 0) -> Offered:
+    """The model of this name and version, 0 for the newest, of `Service.models`. Raises
+    QueryRefusedError."""
+    offered = models.get(name, ())
     if not offered:
-        there = ", ".join(sorted(service.models)) or "none"
+        there = ", ".join(sorted(models)) or "none"
         raise QueryRefusedError(
             f"no model of the name {name} is served to this client; there are: {there}",
             "unknown-model",
@@ -61,15 +63,12 @@ def described(offered: Offered) -> dict[str, Any]:
 
 
 def asked_columns(job: Job) -> list[dict[str, Any]]:
-    """The columns of a question, as the job's schema describes them; an array is one."""
-    found: list[dict[str, Any]] = []
-    array, elements = job.data.array, frozenset[str]()
-    if array is not UNSET:
-        elements = frozenset(element_names(array.name, array.shape))
-        found.append({"name": array.name, "kind": "array", "shape": list(array.shape)})
+    """The columns of a question, as the job's schema describes them."""
+    array = job.data.array
+    if array is not UNSET:  # it is all features of the job
+        return [{"name": array.name, "kind": "array", "shape": list(array.shape)}]
+    found = []
     for feature in job.features:
-        if feature.name in elements:
-            continue
         column = job.schema[feature.name]
         said: dict[str, Any] = {"name": column.name, "kind": column.kind}
         if column.unit:

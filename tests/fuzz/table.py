@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from tests.architecture import PACKAGES, ROOT, Source
-from tests.fuzz import homomorphic, jobs, logs, peers, serving, tables
+from tests.fuzz import homomorphic, jobs, logs, peers, requests, serving, tables
 from tests.fuzz.parser import Parser
 
 PARSERS: dict[str, Parser] = {
@@ -19,6 +19,7 @@ PARSERS: dict[str, Parser] = {
     **tables.PARSERS,
     **jobs.PARSERS,
     **homomorphic.PARSERS,
+    **requests.PARSERS,
     **serving.PARSERS,
 }
 

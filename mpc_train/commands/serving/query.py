@@ -3,9 +3,10 @@
 Evaluators never see a record, the client never sees the model: `mpc_train/docs/serving.md`.
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -93,20 +94,13 @@ def query_command(
     with reporting(output):
         from mpc_train.asking.predictions import SharedPredictor
         from mpc_train.commands.predict import form_of, named_in_vault
-        from mpc_train.commands.serving.service import connected
         from mpc_train.serving.offers import find
-        from parties.keys.roster import Roster
 
         configure_logging(verbose)
         if listed:
             if table is not None or model or out:
                 raise ConfigError("--list shows what may be asked; give it no table")
-            with (
-                opened_vault(config, passphrase_file, passphrase_fd, "query") as node,
-                connected(
-                    node.config, node.identity, Roster.load(node.config.place.roster)
-                ) as service,
-            ):
+            with _asking(config, passphrase_file, passphrase_fd) as (_, service):
                 _show(service, output)
             return
         if table is None or not model or not out:
@@ -125,11 +119,10 @@ def query_command(
             date_pivot=date_pivot,
             array_folder=array_folder,
         )
-        with (
-            opened_vault(config, passphrase_file, passphrase_fd, "query") as node,
-            connected(node.config, node.identity, Roster.load(node.config.place.roster)) as service,
-        ):
-            predictor = SharedPredictor(service, find(service, model, version), from_row, rows)
+        with _asking(config, passphrase_file, passphrase_fd) as (node, service):
+            predictor = SharedPredictor(
+                service, find(service.models, model, version), from_row, rows
+            )
             asked = _ask(predictor, source, out, tuple(ids or ()), node, output)
         if output is Format.json:
             offered = predictor.model
@@ -146,6 +139,20 @@ def query_command(
             )
         else:
             say(f"{asked} predictions in {out}")
+
+
+@contextlib.contextmanager
+def _asking(
+    config: Path, passphrase_file: Path | None, passphrase_fd: int | None
+) -> "Iterator[tuple[OpenedNode, Service]]":
+    """This client's node, and its connection to the service."""
+    from mpc_train.commands.serving.service import connected
+    from parties.keys.roster import Roster
+
+    with opened_vault(config, passphrase_file, passphrase_fd, "query") as node:
+        roster = Roster.load(node.config.place.roster)
+        with connected(node.config, node.identity, roster, node.audit) as service:
+            yield node, service
 
 
 def _ask(

@@ -40,7 +40,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def asking(service: ClearService, name: str = "study", **settings: Any) -> SharedPredictor:
-    return SharedPredictor(service, find(service, name), **settings)
+    return SharedPredictor(service, find(service.models, name), **settings)
 
 
 def all_rows(chunks: Iterator[list[list[Any]]]) -> list[list[Any]]:
@@ -193,10 +193,10 @@ def test_faults_of_the_table_are_known_before_a_row_is_asked(
 
 def test_a_model_that_is_not_there_is_named(clear: Predictor) -> None:
     service = ClearService((clear, {}), (clear, {}))
-    assert [find(service, "study", version).version for version in (0, 1, 2)] == [2, 1, 2]
+    assert [find(service.models, "study", version).version for version in (0, 1, 2)] == [2, 1, 2]
     for name, version, said in (("other", 0, "there are: study"), ("study", 3, "there are: 1, 2")):
         with pytest.raises(QueryRefusedError, match=said) as caught:
-            find(service, name, version)
+            find(service.models, name, version)
         assert caught.value.code == "unknown-model"
 
 

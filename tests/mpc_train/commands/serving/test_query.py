@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def serving(clear: Predictor, monkeypatch: pytest.MonkeyPatch) -> Serving:
         there = ClearService((clear, {}), (clear, says), refuse=refuse)
 
         @contextlib.contextmanager
-        def connected(config: NodeConfig, identity: Any, roster: Any) -> Iterator[ClearService]:
+        def connected(config: NodeConfig, identity: Any, roster: Any, audit: Any) -> Any:
             assert (config.place.name, identity.card.name) == ("ann", "ann")
             assert "company" in {card.name for card in roster}
             yield there
