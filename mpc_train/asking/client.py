@@ -95,7 +95,8 @@ class SharedService:
             said = messages.question_parts(model.digest, words, streams, number)
             return dict(zip(evaluators, said, strict=True))
 
-        answers = self._client.ask(line, parts, messages.is_refusal, self._answer_s)
+        size = 8 * sum(each.size for each in words.values())
+        answers = self._client.ask(line, parts, messages.is_refusal, self._answer_s, size)
         rows = len(next(iter(words.values())))
         shape = (rows, answer_width(model.job))
         total = np.zeros(shape, np.int64)

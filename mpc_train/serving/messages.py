@@ -24,11 +24,11 @@ from mpc_train.serving.lanes import BUCKETS
 from mpc_train.serving.offered import REFUSALS
 from parties.agreement.visitors import MAX_NUMBER
 from protocols.errors import FrameError
+from protocols.roles.streams import Stream
 
 if TYPE_CHECKING:
     from protocols.arrays import Shape, Words
     from protocols.channel import Buffer
-    from protocols.roles.streams import Stream
 
 ROOT_LABEL = "mpc-train question root v1"
 """Of the streams that a client has in common with each evaluator but the last; the number of a
@@ -54,7 +54,8 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """The questions that the next unit of a lane answers, their rows one after the other."""
+    """The questions that the next unit of a lane answers, their rows one after the other. None:
+    nothing is computed; questions have stopped coming."""
 
     lane: Annotated[int, Meta(ge=0)]
     parts: Annotated[tuple[Part, ...], Meta(max_length=BUCKETS[-1])]
@@ -115,22 +116,25 @@ def question_head(client: str, data: memoryview) -> tuple[str, int]:
     return digest.hex(), rows
 
 
+def check_question(client: str, data: memoryview, shapes: Shapes, *, drawn: bool) -> None:
+    """drawn: whether this evaluator draws its summands. Raises QueryError for a question of another
+    size."""
+    size, expected = len(data) - _HEAD.size, 0 if drawn else 8 * words_in(shapes)
+    if size != expected:
+        raise QueryError(f"{client} sent {size} bytes of summands, not {expected}")
+
+
 def summands_of(
-    client: str, data: memoryview, shapes: Shapes, stream: Stream | None, number: int
+    data: memoryview, shapes: Shapes, root: bytes | None, number: int
 ) -> dict[str, Words]:
-    """This evaluator's summands of a question's rows. stream: None at the last evaluator. Raises
-    QueryError."""
-    count = words_in(shapes)
-    rest = data[_HEAD.size :]
-    if stream is not None:
-        if len(rest):
-            raise QueryError(f"{client} sent more than the head of a question")
+    """This evaluator's summands of a checked question's rows. root: of the stream in common with
+    the client; None at the last evaluator."""
+    if root is not None:
+        stream = Stream(root)
         stream.begin_step(number)
-        whole = stream.words(count)
+        whole = stream.words(words_in(shapes))
     else:
-        if len(rest) != 8 * count:
-            raise QueryError(f"{client} sent {len(rest)} bytes of summands, not {8 * count}")
-        whole = np.frombuffer(rest, "<i8").astype(np.int64)
+        whole = np.frombuffer(data[_HEAD.size :], "<i8").astype(np.int64)
     found, start = {}, 0
     for name, ((rows, width), _) in shapes.items():
         found[name] = whole[start : start + rows * width].reshape(rows, width)

@@ -32,7 +32,8 @@ def question(data: bytes) -> Any:
     view = memoryview(bytearray(data))
     _, rows = messages.question_head("clinic", view)
     shapes = asked_shapes(described().job, rows)
-    return messages.summands_of("clinic", view, shapes, None, 1)
+    messages.check_question("clinic", view, shapes, drawn=False)
+    return messages.summands_of(view, shapes, None, 1)
 
 
 def asked() -> Sequence[bytes]:
