@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from protocols.arrays import Shape, Words
     from protocols.channel import Buffer
 
-ROOT_LABEL = "mpc-train question root v1"
-"""Of the streams that a client has in common with each evaluator but the last; the number of a
-question is the step."""
+ROOT_LABEL = "mpc-train question root v1, question {}"
+"""Of the stream that a client has in common with each evaluator but the last, for one question,
+whose number this names."""
 BATCH, ORDER = b"mpc-train batch v1", b"mpc-train order v1"
 MAX_BATCH_BYTES = 1 << 16
 _HEAD = Struct(">32sI")
@@ -91,19 +91,16 @@ def words_in(shapes: Shapes) -> int:
     return sum(rows * width for (rows, width), _ in shapes.values())
 
 
-def question_parts(
-    digest: str, words: Mapping[str, Words], streams: Sequence[Stream], number: int
-) -> list[bytes]:
+def question_parts(digest: str, words: Mapping[str, Words], roots: Sequence[bytes]) -> list[bytes]:
     """At a client: what each evaluator is sent. words: at the scales of `asked_shapes`, its rows
-    padded; streams: one for each evaluator but the last, `number` not used before."""
+    padded; roots: of this question's streams, one for each evaluator but the last."""
     whole = np.concatenate([each.reshape(-1) for each in words.values()])
     rows = len(next(iter(words.values())))
     head = _HEAD.pack(bytes.fromhex(digest), rows)
-    for stream in streams:
-        stream.begin_step(number)
+    for root in roots:
         with np.errstate(over="ignore"):
-            whole = whole - stream.words(whole.size)
-    return [head] * len(streams) + [head + whole.astype("<i8").tobytes()]
+            whole = whole - _drawn(root, whole.size)
+    return [head] * len(roots) + [head + whole.astype("<i8").tobytes()]
 
 
 def question_head(client: str, data: memoryview) -> tuple[str, int]:
@@ -124,15 +121,17 @@ def check_question(client: str, data: memoryview, shapes: Shapes, *, drawn: bool
         raise QueryError(f"{client} sent {size} bytes of summands, not {expected}")
 
 
-def summands_of(
-    data: memoryview, shapes: Shapes, root: bytes | None, number: int
-) -> dict[str, Words]:
-    """This evaluator's summands of a checked question's rows. root: of the stream in common with
-    the client; None at the last evaluator."""
+def _drawn(root: bytes, count: int) -> Words:
+    stream = Stream(root)
+    stream.begin_step(0)
+    return stream.words(count)
+
+
+def summands_of(data: memoryview, shapes: Shapes, root: bytes | None) -> dict[str, Words]:
+    """This evaluator's summands of a checked question's rows. root: of the question's stream in
+    common with the client; None at the last evaluator."""
     if root is not None:
-        stream = Stream(root)
-        stream.begin_step(number)
-        whole = stream.words(words_in(shapes))
+        whole = _drawn(root, words_in(shapes))
     else:
         whole = np.frombuffer(data[_HEAD.size :], "<i8").astype(np.int64)
     found, start = {}, 0

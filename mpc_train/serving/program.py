@@ -380,7 +380,7 @@ class Evaluation:
         except QueryError as error:
             log.info("%s", error)
             return None, "malformed"
-        root = heard.keys.export(messages.ROOT_LABEL) if drawn else None
+        root = heard.keys.export(messages.ROOT_LABEL.format(heard.number)) if drawn else None
         asked = Asked(heard.client, heard.visit, heard.number, place, rows, heard.data, root)
         return asked, ""
 
@@ -488,7 +488,7 @@ class Evaluation:
     def _summands(self, asked: Asked) -> dict[str, Words]:
         """Drawn once: what is answered waits no more, and no number comes twice under one key."""
         shapes = asked_shapes(self._agreed.offered[asked.model].job, asked.rows)
-        return messages.summands_of(asked.data, shapes, asked.root, asked.number)
+        return messages.summands_of(asked.data, shapes, asked.root)
 
     def _report(self) -> None:
         self._session.progress(

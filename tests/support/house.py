@@ -33,7 +33,6 @@ from parties.agreement.session import Session
 from parties.agreement.visitors import Heard
 from protocols.errors import PeerLostError
 from protocols.ring.fixed_point import encode
-from protocols.roles.streams import Stream
 from tests.support.lockstep import LockstepEndpoint, LockstepLoopback
 from tests.support.served import SID
 from tests.support.sessions import InsecureKeys, counted
@@ -83,8 +82,6 @@ class Asker:
         self.visit = self.visit or hashlib.sha256(self.name.encode()).digest()[:16]
         names = self.house.names
         self.keys = {name: InsecureKeys(self.visit, self.name, name) for name in names}
-        root = messages.ROOT_LABEL
-        self.streams = [Stream(self.keys[name].export(root)) for name in names[:-1]]
 
     def asks(self, model: Offered, rows: Any) -> Parts:
         """The parts of a question, as `asking.client` makes them."""
@@ -97,8 +94,9 @@ class Asker:
 
     def asks_words(self, model: Offered, words: Mapping[str, np.ndarray]) -> Parts:
         self.number += 1
-        with np.errstate(over="ignore"):
-            said = messages.question_parts(model.digest, words, self.streams, self.number)
+        label = messages.ROOT_LABEL.format(self.number)
+        roots = [self.keys[name].export(label) for name in self.house.names[:-1]]
+        said = messages.question_parts(model.digest, words, roots)
         return self.sends(dict(zip(self.house.names, said, strict=True)))
 
     def sends(self, said: Mapping[str, bytes]) -> Parts:

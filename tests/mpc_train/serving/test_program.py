@@ -289,8 +289,6 @@ def test_a_client_that_shakes_hands_again_with_old_questions_waiting(tmp_path: P
     old.number = 10
     new = Asker("clinic", house)
     new.keys = {name: type(key)(bytes(3), "again", name) for name, key in old.keys.items()}
-    root = messages.ROOT_LABEL
-    new.streams = [type(new.streams[0])(new.keys[name].export(root)) for name in ("ann",)]
     house.serve([old.asks(model, rows), new.asks(model, rows)], [new.asks(model, rows)])
     for asker, number in ((old, 11), (new, 1), (new, 2)):
         right(asker, model, number, rows)
