@@ -83,7 +83,6 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/homomorphic/asking.py": "a client's ciphertexts; no run, and no shares",
             "mpc_train/commands/serving/connections.py": "ciphertexts; no run, and no shares",
             "mpc_train/serving/lanes.py: self._net.send": "hands on what the dealer's role sends",
-            "mpc_train/serving/program.py: session.channel.send": "HMACs under a pair's key",
             "mpc_train/serving/program.py: self._net.send": (
                 "which questions come next, and how much is made: names and numbers"
             ),

@@ -38,7 +38,7 @@ def check_serve(job: Job) -> None:
 
 
 def _check_names(job: Job, serve: Serve) -> None:
-    if not serve.clients and not serve.validators:
+    if not (serve.clients or serve.validators or serve.train_on):
         raise JobProblem(
             "serve.clients", "name who may ask the model, or remove [serve]: nobody may then"
         )
@@ -49,10 +49,6 @@ def _check_names(job: Job, serve: Serve) -> None:
         no_duplicates(key, names)
         if len(names) > MAX_CLIENTS:
             raise JobProblem(key, f"at most {MAX_CLIENTS} names")
-    if serve.validators and not job.reveal.metrics:
-        raise JobProblem(
-            "serve.validators", "there is no metric to measure; list reveal.metrics, or remove them"
-        )
 
 
 def _check_rows(job: Job, serve: Serve) -> None:

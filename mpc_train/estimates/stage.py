@@ -33,6 +33,7 @@ from protocols.sealing.record import TAG_BYTES
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
+    from mpc_train.shared.share import ModelShare
 
 CREDIT = b"cred"
 CREDIT_BYTES = LABEL.size + 2 * TAG_BYTES

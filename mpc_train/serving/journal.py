@@ -1,7 +1,7 @@
 """Questions as entries of a node's audit log: one for all of a client that came within a second.
 
 An entry for each would cost more than its question, and whoever asks what it may not could fill the
-disk. A crash loses the entries of the last second, of which the rows still count (`allowance`).
+disk. A crash loses the entries of the last second, whose rows still count (`serving.allowance`).
 An entry says who, which model, how many questions, and how many rows they were padded to; never a
 value. What a client calls a model that there is not is no model, and stands in no entry.
 """

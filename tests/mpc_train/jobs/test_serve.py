@@ -56,7 +56,6 @@ def test_it_is_part_of_what_everybody_signs(tmp_path: Path) -> None:
         ('["clinic", "lab"]', '["lab", "lab"]', "serve.clients", "twice"),
         ('["hospital-d"]', '["../d"]', "serve.validators", "not a name of a card"),
         ('["hospital-d"]', '["d", "d"]', "serve.validators", "twice"),
-        ('metrics = ["accuracy", "auc"]', "", "serve.validators", "no metric to measure"),
         ("rows_a_day = 500", "rows_a_day = 0", "serve.rows_a_day", "between 1 and"),
         ("rows_a_day = 500", "rows_a_day = 1e3", "serve.rows_a_day", "rows_a_day"),
         ('"probability"', '"odds"', "serve.answer", "write one of"),
