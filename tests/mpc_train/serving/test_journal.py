@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mpc_train
-from mpc_train.commands.serving import journal
+from mpc_train.serving import journal
 from mpc_train.serving.journal import Journal
 from parties.audit.entries import Entry, Kind, Value
 from parties.errors import AuditError
