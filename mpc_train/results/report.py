@@ -125,9 +125,11 @@ def _served(job: Job) -> list[str]:
         ]
     if serve.validators:
         lines.append(
-            f"to {', '.join(serve.validators)}: its metrics on rows of their own "
-            f"({', '.join(job.reveal.metrics)})"
+            f"to {', '.join(serve.validators)}: metrics on rows of their own, which each such run "
+            "lists"
         )
+    if serve.train_on:
+        lines.append("to later jobs of the same evaluators and dealer: training may go on from it")
     first, *others = lines
     return [f"  served     {first}", *(f"             {line}" for line in others)]
 

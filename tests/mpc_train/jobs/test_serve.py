@@ -133,7 +133,7 @@ def test_people_read_who_may_ask_what(tmp_path: Path) -> None:
     said = describe(loaded(tmp_path, SHARED))
     assert "served     to clinic, lab: at most 500 rows a day (UTC) each," in said
     assert "of each row the probability of class 1, rounded over shares to 2 decimals" in said
-    assert "to hospital-d: its metrics on rows of their own (accuracy, auc)" in said
+    assert "to hospital-d: metrics on rows of their own, which each such run lists" in said
     label = changed(
         ('answer = "probability"\ndecimals = 2', 'answer = "class"'),
         ('validators = ["hospital-d"]\n', ""),
