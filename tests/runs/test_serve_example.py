@@ -58,7 +58,9 @@ class Example:
         if "--config" in words:
             argv += ["--passphrase-file", "pass"]
         log = (self.folder / f"{words[0]}-{len(list(self.folder.glob('*.log')))}.log").open("w+")
-        return subprocess.Popen(argv, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            argv, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, text=True
+        )
 
     def done(self, *words: str) -> dict[str, Any]:
         """The record of a command, which must end well."""
@@ -134,6 +136,7 @@ def asked_by_http(url: str, token: str, body: bytes) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_train_serve_ask_measure_and_retire(tmp_path: Path) -> None:
     example = Example(tmp_path)
     example.allow("job.toml", "hospital-a", "hospital-b", "hospital-c", "registry-office")
