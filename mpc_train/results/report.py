@@ -63,7 +63,7 @@ def describe(job: Job) -> str:
             *(f"             {line}" for line in _linkage(job)),
             f"             {training} rows train, {held_out} are held out, by public seeds"
             if job.trains
-            else f"             all {held_out} rows are measured",
+            else f"             {f'all {held_out} rows are measured' if held_out else 'no rows'}",
             *_groups(job),
             *_weighted(job),
             *_set_aside(job),

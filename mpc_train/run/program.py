@@ -56,9 +56,10 @@ from mpc_train.run.phases.share import send_rows, share_all
 from mpc_train.run.phases.shelf import Note
 from mpc_train.run.phases.store import stored_ahead
 from mpc_train.run.phases.train import guard_of, train_model
+from mpc_train.serving.brought import load_statistics
 from mpc_train.serving.permits import check_use
 from mpc_train.training.warm_start import load_start
-from protocols.arrays import Reals
+from protocols.arrays import Reals, Words
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import attach, detach
 from protocols.ring import products
@@ -108,6 +109,7 @@ class TrainProgram:
         self._job: Job | None = None
         self._table = table
         self._start: dict[str, Reals] | None = None
+        self._statistics: Words | None = None
         self._model_share: ModelShare | None = None
         self.found = Found()
         """What this node has learnt, after the run; `run` returns what the coordinator may
@@ -153,7 +155,10 @@ class TrainProgram:
         if self._table is not None:
             self._warn(*self._table.warnings)
         if needs_file(job, self._config.place.name):
-            self._start = load_start(self._config.start_file(job.name), job)
+            path = self._config.start_file(job.name)
+            self._start = load_start(path, job)
+            if not job.has_own_statistics and job.pipeline.secret:
+                self._statistics = load_statistics(path, job)
         if job.starts_from_shares and self._config.place.name in job.evaluators:
             self._model_share = self._given_share(job)
         self._job = job
@@ -251,9 +256,9 @@ class TrainProgram:
     def _provide(self, session: Session, job: Job) -> dict[str, object]:
         """The run of an owner that only provides data."""
         table = self._take_table()
-        if table is None:
+        if table is None and job.data.rows[session.me]:
             raise RuntimeError("run before prepare")
-        send_rows(session, job, table, self._start)
+        send_rows(session, job, table, self._start, self._statistics)
         with session.channel.patience(MAX_TRAINING_S):
             self.found = Found(own=_own(session, job, {}))
         return {"steps": 0}
@@ -272,7 +277,15 @@ class TrainProgram:
         self._note_linked(session, job, linked)
         job = joined_job(job, role, linked)
         shared, start = share_all(
-            session, job, role, linked, self._take_table, self._start, keeper, self._model_share
+            session,
+            job,
+            role,
+            linked,
+            self._take_table,
+            self._start,
+            keeper,
+            self._model_share,
+            self._statistics,
         )
         gate = RevealGate(agreed_outputs(job), ledger)
         check_gaps(job, gate, shared.parameters.some)

@@ -59,9 +59,8 @@ def together(found: Sequence[ModelShare]) -> dict[str, Words]:
 
 def later_run(first: Rehearsal, path: Path) -> Rehearsal:
     """A run of another job by the same nodes, in sessions of its own."""
-    return Rehearsal(
-        path, number=first.number + 100, vaults=first.folder / "vaults", drawn=first.drawn
-    )
+    vaults = first.vaults or first.folder / "vaults"
+    return Rehearsal(path, number=first.number + 100, vaults=vaults, drawn=first.drawn)
 
 
 def digest_of(run: Rehearsal) -> str:

@@ -195,7 +195,7 @@ def test_a_job_says_what_is_wrong(tmp_path: Path, start: str, reveal: str, words
 
 def test_only_a_model_in_shares_has_statistics(tmp_path: Path) -> None:
     train = f'{RATE}\nwarm_start = {{ source = "ann", prepare = "model" }}'
-    with pytest.raises(JobError, match="only a model in shares has statistics"):
+    with pytest.raises(JobError, match="only a model in shares, or one"):
         load_job(write_study(tmp_path, "linear", train))
     train = f'{RATE}\nwarm_start = {{ source = "shares", sha256 = "abc" }}'
     with pytest.raises(JobError, match="64 hexadecimal digits of the model"):
