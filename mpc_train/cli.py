@@ -27,6 +27,7 @@ from mpc_train.commands.local import run, script
 from mpc_train.commands.operating import doctor, estimate, watch
 from mpc_train.commands.serving import measure
 from mpc_train.commands.serving.he import he
+from mpc_train.commands.serving.shares import serve_command
 from mpc_train.commands.vault.verbs import vault
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ app.add_typer(he, name="he")
 app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)
+app.command("serve")(serve_command)
 app.command("watch")(watch.watch)
 app.command("doctor")(doctor.doctor_command)
 app.command("open")(open.open_command)

@@ -46,6 +46,7 @@ ROOMS = (
     "mpc_train.homomorphic",
     *(
         "mpc_train.serving",
+        "mpc_train.serving.jobs",
         "mpc_train.run.phases",
         "mpc_train.run",
         "mpc_train.estimates",

@@ -70,12 +70,14 @@ def test_the_record_of_a_run() -> None:
     tag, contract, body, cards, statement, signatures = fields(data)
     assert (tag, body) == (b"mpc-train/record/1", VECTORS["body"].encode())
     roles = fields(contract)
-    assert roles[:2] == [b"mpc-train/contract/2", (6).to_bytes(4, "big")]
+    assert roles[:2] == [b"mpc-train/contract/3", (7).to_bytes(4, "big")]
     assert (roles[2], roles[5], roles[7]) == (b"invented", b"registry", (2).to_bytes(4, "big"))
-    owners, evaluators, recipients, readers = (fields(roles[place]) for place in (3, 4, 6, 8))
+    owners, evaluators, recipients, readers, clients = map(
+        fields, (roles[3], roles[4], roles[6], roles[8], roles[9])
+    )
     assert owners == evaluators == [b"ann", b"bob"]
-    assert (recipients, readers) == ([b"ann", b"bob", b"office"], [])
-    assert roles[9] == sha256(body) and len(roles[10]) == 32
+    assert (recipients, readers, clients) == ([b"ann", b"bob", b"office"], [], [])
+    assert roles[10] == sha256(body) and len(roles[11]) == 32
     said = fields(statement)
     assert said[:4] == [
         b"mpc-train/result/1",

@@ -79,9 +79,14 @@ WAYS: tuple[Way, ...] = (
         names=frozenset({"send_all"}),
         users={
             "mpc_train/checkpoints/keeper.py": "a public position, HMACs under a pair's key, bits",
-            "mpc_train/serving/agreeing.py": "a public outline, HMACs under a pair's key",
+            "mpc_train/serving/jobs/agreeing.py": "a public outline, HMACs under a pair's key",
             "mpc_train/homomorphic/asking.py": "a client's ciphertexts; no run, and no shares",
             "mpc_train/commands/serving/connections.py": "ciphertexts; no run, and no shares",
+            "mpc_train/serving/lanes.py: self._net.send": "hands on what the dealer's role sends",
+            "mpc_train/serving/program.py: session.channel.send": "HMACs under a pair's key",
+            "mpc_train/serving/program.py: self._net.send": (
+                "which questions come next, and how much is made: names and numbers"
+            ),
             "protocols/roles/frames.py": "cuts payloads into frames",
             "protocols/roles/evaluator.py": (
                 "shares of openings under their masks, seeds, empty frames"
@@ -132,6 +137,8 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/evaluation/own.py: half.lam": "passed the reveal gate",
             "mpc_train/run/phases/reveal.py: half.delta": "passed the reveal gate, to be sealed",
             "mpc_train/run/phases/reveal.py: half.lam": "passed the reveal gate, to be sealed",
+            "mpc_train/serving/program.py: half.delta": "passed the reveal gate, to who asked",
+            "mpc_train/serving/program.py: half.lam": "passed the reveal gate, to who asked",
             "protocols/shares/computed.py: value.delta": "has it computed, and lets it go",
             "mpc_train/training/range_guard.py: words.delta": "has it computed, and lets it go",
             "mpc_train/training/optimizers/adaptive.py: square.delta": "adds up early forms",
@@ -225,6 +232,7 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/run/phases/link.py": _NUMBERS,
             "mpc_train/run/phases/share.py": _NUMBERS,
             "mpc_train/run/phases/evaluate.py": _NUMBERS,
+            "mpc_train/serving/program.py": _NUMBERS,
         },
     ),
 )

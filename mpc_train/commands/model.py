@@ -162,7 +162,10 @@ def model_show(
     version: VersionOption = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write what others need to know to measure it: its job, no share."),
+        typer.Option(
+            metavar="FILE",
+            help="Write what is public about it: for a service, and for who measures it.",
+        ),
     ] = None,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
@@ -175,7 +178,6 @@ def model_show(
     with reporting(output):
         from mpc_train.node.provenance import verify_shared
         from mpc_train.results.report import describe
-        from mpc_train.serving.description import Description
         from mpc_train.serving.library import find, record_of, share_of
         from parties.files import write_atomic
         from parties.keys.roster import Roster
@@ -187,7 +189,7 @@ def model_show(
             share_of(store, held)  # each chunk of it is verified
         found = verify_shared(held.about, record, Roster.load(node.place.roster))
         if out is not None:
-            write_atomic(out, Description(held.about.job, held.about.public.sid).to_bytes())
+            write_atomic(out, held.about.to_bytes())
         if output is Format.json:
             emit({"status": "ok", **_record(held), "signed_by": list(found.nodes)})
             return

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from parties.audit.entries import Value
     from parties.audit.log import AuditLog
     from parties.keys.roster import Roster
-    from parties.nodes.node import NodeResult
+    from parties.nodes.node import NodeResult, NodeSettings
+    from parties.wire.proxy import Proxy
 
 ResumeOption = Annotated[
     bool,
@@ -118,7 +119,7 @@ def coordinator(
     with reporting(output):
         from mpc_train.admission.load import load_job
         from mpc_train.admission.rules import expired, today
-        from mpc_train.errors import RefusedError
+        from mpc_train.errors import ConfigError, RefusedError
         from mpc_train.live.server import on_page
         from mpc_train.live.traces import traced
         from mpc_train.node.collect import bundle, keep_record, summarise
@@ -127,6 +128,7 @@ def coordinator(
         from mpc_train.results.artifact import METRICS_ENVELOPE_FILE
         from mpc_train.results.report import beware, describe, outcome
         from mpc_train.run.node_config import load_coordinator_config
+        from mpc_train.serving.service_file import is_service_file
         from parties.keys.services.identity_service import IdentityService
         from parties.nodes.coordinator import Coordinator, CoordinatorSettings
         from parties.nodes.supervisor import end_with_parent, report
@@ -135,13 +137,18 @@ def coordinator(
         end_with_parent()
         configure_logging(verbose)
         settings = load_coordinator_config(config)
+        if is_service_file(settings.job):
+            raise ConfigError(
+                f"{settings.job}: the file of a service, not of a job; start the coordinator with "
+                "mpc-train serve"
+            )
         job = load_job(settings.job)
         for line in expired(job, today()):
             raise RefusedError(f"the job {job.name!r}: {line}")
         vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
         run_dir = run_directory(settings.place.run_dir, job.name)
         check_room(settings.place.run_dir, job, len(job.recipients))
-        events = _Events(output, job.nodes)
+        events = Events(output, job.nodes)
         keys = IdentityService(vault)
         with logbook(settings.place, settings.audit, vault, keys, "coordinator") as audit:
             node = Coordinator(
@@ -200,7 +207,7 @@ def coordinator(
 
 
 @contextlib.contextmanager
-def _going_on_told(config: Path, events: "_Events") -> Iterator[None]:
+def _going_on_told(config: Path, events: "Events") -> Iterator[None]:
     """Inside this context, if a coordinator is stopped in the middle of a run, or waits in vain for
     a node, the operator hears how the run goes on."""
     from protocols.errors import PeerLostError, PeerTimeoutError
@@ -240,7 +247,7 @@ def _node(
         from mpc_train.run.node_config import load_node_config
         from mpc_train.run.place import default_home
         from parties.keys.live import LiveIdentity
-        from parties.nodes.node import NodeSettings, run_node
+        from parties.nodes.node import run_node
         from parties.nodes.supervisor import end_with_parent
 
         end_with_parent()
@@ -254,7 +261,7 @@ def _node(
         safe = NodeVault(settings.vault, settings.place.name, live)
         if settings.data:
             Remembered(safe, settings.place.name, settings.rules).try_to_write()
-        events = _Events(output, (settings.place.name,))
+        events = Events(output, (settings.place.name,))
         join_s = float(settings.timeouts.join_s)
         ask = None if output is Format.json else terminal(events.view, join_s)
         verb = "dealer" if deals else "party"
@@ -270,22 +277,7 @@ def _node(
                 result = run_node(
                     live,
                     roster,
-                    NodeSettings(
-                        coordinator=settings.coordinator,
-                        address=settings.coordinator_address,
-                        run_dir=run_dir,
-                        listen=settings.listen,
-                        advertise=settings.advertise,
-                        connect_timeout_s=join_s,
-                        # The coordinator, who can name the missing one, gives up before we do.
-                        agree_timeout_s=2 * join_s,
-                        peer_timeout_s=float(settings.timeouts.peer_s),
-                        return_timeout_s=float(settings.timeouts.return_s),
-                        reconnect_s=float(settings.timeouts.reconnect_s),
-                        pulse=settings.timeouts.pulse,
-                        dial_timeout_s=float(settings.timeouts.dial_s),
-                        proxy=proxy,
-                    ),
+                    node_settings(settings, run_dir, proxy),
                     program,
                     audit,
                     events,
@@ -347,6 +339,32 @@ def _node(
             say(f"Sealed result; open it with  mpc-train open {path}{home}")
 
 
+def node_settings(
+    config: "NodeConfig", run_dir: Path, proxy: "Proxy | None", return_s: float = 0.0
+) -> "NodeSettings":
+    """A node's file as `parties` takes it. return_s: for how long a lost session may be followed by
+    another, if the file says nothing."""
+    from parties.nodes.node import NodeSettings
+
+    join_s = float(config.timeouts.join_s)
+    return NodeSettings(
+        coordinator=config.coordinator,
+        address=config.coordinator_address,
+        run_dir=run_dir,
+        listen=config.listen,
+        advertise=config.advertise,
+        connect_timeout_s=join_s,
+        # The coordinator, who can name the missing one, gives up before we do.
+        agree_timeout_s=2 * join_s,
+        peer_timeout_s=float(config.timeouts.peer_s),
+        return_timeout_s=float(config.timeouts.return_s) or return_s,
+        reconnect_s=float(config.timeouts.reconnect_s),
+        pulse=config.timeouts.pulse,
+        dial_timeout_s=float(config.timeouts.dial_s),
+        proxy=proxy,
+    )
+
+
 def _told_to_leave(output: Format, summary: Mapping[str, Any]) -> None:
     """The end of a node that the others do not need any more."""
     if output is Format.json:
@@ -377,7 +395,7 @@ class _Guarded:
         config: "NodeConfig",
         roster: "Roster",
         deals: bool,
-        events: "_Events",
+        events: "Events",
         ask: "Ask | None",
         audit: "AuditLog",
         safe: "NodeVault",
@@ -648,7 +666,7 @@ class _Guarded:
         self._program.check_outcome(outcome)
 
 
-class _Events:
+class Events:
     """Shows the events of a run: lines of JSON, or text and a bar."""
 
     def __init__(self, output: Format, names: tuple[str, ...] = ()) -> None:

@@ -56,8 +56,8 @@ from mpc_train.run.phases.share import send_rows, share_all
 from mpc_train.run.phases.shelf import Note
 from mpc_train.run.phases.store import stored_ahead
 from mpc_train.run.phases.train import guard_of, train_model
-from mpc_train.serving.brought import load_statistics
-from mpc_train.serving.permits import check_use
+from mpc_train.serving.jobs.brought import load_statistics
+from mpc_train.serving.jobs.permits import check_use
 from mpc_train.training.warm_start import load_start
 from protocols.arrays import Reals, Words
 from protocols.crypten_tensor import dispatch

@@ -76,19 +76,9 @@ class Library:
         did not end."""
         try:
             with self._opened() as store:
-                found = [held for held in held_models(store) if held.about.digest == digest]
-                signed = [held for held in found if held.is_signed]
-                if signed:
-                    return share_of(store, max(signed, key=lambda held: held.version))
+                return share_by_digest(store, digest)
         except VaultError as error:
             raise ArtifactError(str(error)) from error
-        why = (
-            "its run did not end: start its nodes again"
-            if found
-            else "it was retired here, or this node was no evaluator of its training; see "
-            "mpc-train model list"
-        )
-        raise ArtifactError(f"this node has no share of the model {digest[:16]} to use: {why}")
 
     def sign(self, name: str, digest: str, record: bytes) -> None:
         """Keep what all nodes signed about the model of this digest. Raises VaultError."""
@@ -165,3 +155,15 @@ def retire(store: Store, held: Held) -> None:
     store.shred(SHARE, held.name, held.version)
     if held.is_signed:
         store.shred(RECORD, held.name, held.record)
+
+
+def share_by_digest(store: Store, digest: str) -> ModelShare:
+    """The share of a model that all nodes signed, by the digest that all evaluators know it by.
+    Raises ArtifactError, also for one that was retired."""
+    found = [held for held in held_models(store) if held.about.digest == digest and held.is_signed]
+    if found:
+        return share_of(store, max(found, key=lambda held: held.version))
+    raise ArtifactError(
+        f"this node keeps no share of the model {digest[:16]}…: it was retired, its run did not "
+        "end, or it is in another vault; see mpc-train model list"
+    )

@@ -110,17 +110,29 @@ class About:
             raise ArtifactError("not a share of a model of this version")
         try:
             (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
-            if length > MAX_PUBLIC_BYTES:
-                raise ArtifactError("the share of a model has too long a head")
-            said = msgspec.json.decode(stream.read(length), type=Public)
+        except StructError as error:
+            raise ArtifactError("the share of a model has no head") from error
+        if length > MAX_PUBLIC_BYTES:
+            raise ArtifactError("the share of a model has too long a head")
+        return cls.of(stream.read(length))
+
+    @classmethod
+    def of(cls, data: bytes | Public) -> About:
+        """From the public part alone, as JSON or parsed. Raises ArtifactError."""
+        try:
+            said = data if isinstance(data, Public) else msgspec.json.decode(data, type=Public)
             job = job_from_bytes(said.job.encode())
             sid = bytes.fromhex(said.sid)
-        except (StructError, ValueError, RecursionError, msgspec.MsgspecError, JobError) as error:
-            raise ArtifactError(f"the head of a model's share is malformed: {error}") from error
+        except (ValueError, RecursionError, msgspec.MsgspecError, JobError) as error:
+            raise ArtifactError(f"the description of a model is malformed: {error}") from error
         if len(sid) != SID_BYTES:
-            raise ArtifactError("the share of a model names no session")
+            raise ArtifactError("the description of a model names no session")
         check(job, said)
         return cls(job, said)
+
+    def to_bytes(self) -> bytes:
+        """What `of` reads: nothing secret."""
+        return msgspec.json.encode(self.public, order="deterministic")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -134,7 +146,7 @@ class ModelShare:
 
     def to_bytes(self) -> bytes:
         """MAGIC ‖ length ‖ the public part as JSON ‖ safetensors of int64, and of `agreed`."""
-        head = msgspec.json.encode(self.about.public, order="deterministic")
+        head = self.about.to_bytes()
         tensors: dict[str, NDArray[Any]] = {_AGREED: np.frombuffer(self.agreed, np.uint8)}
         tensors |= self.parts
         return MAGIC + _LENGTH.pack(len(head)) + head + bytes(save_tensors(tensors))

@@ -20,18 +20,18 @@ from protocols.sealing.session import VERSION as SESSION_VERSION
 from protocols.sealing.session import identity_digest, session_id
 from protocols.sealing.signatures import Signer, VerifyKeys
 
-CONTRACT_VERSION = 6
+CONTRACT_VERSION = 7
 """Raised with every change to the protocol: nodes of different versions refuse each other."""
 
 DIGEST_BYTES = 32
 MAX_JOB_NAME_BYTES = 128
 MAX_BODY_BYTES = 1 << 20
 
-_TAG = b"mpc-train/contract/2"
+_TAG = b"mpc-train/contract/3"
 _NAMES_BYTES = MAX_NAMES * (MAX_NAME_BYTES + 4)
 _BOUNDS = (
     *(len(_TAG), 4, MAX_JOB_NAME_BYTES, _NAMES_BYTES, _NAMES_BYTES, MAX_NAME_BYTES, _NAMES_BYTES),
-    *(4, _NAMES_BYTES, DIGEST_BYTES, DIGEST_BYTES),
+    *(4, _NAMES_BYTES, _NAMES_BYTES, DIGEST_BYTES, DIGEST_BYTES),
 )
 MAX_CONTRACT_BYTES = sum(_BOUNDS) + 4 * len(_BOUNDS)
 
@@ -53,6 +53,8 @@ class Roles:
     """How many recipients together can open what is sealed to them."""
     readers: tuple[str, ...] = ()
     """To whom metrics are sealed; empty: they are not sealed, the nodes learn them."""
+    clients: tuple[str, ...] = ()
+    """Who may ask the evaluators of a service. They come and go, and sign nothing."""
 
     def check(self) -> None:
         """Raise ContractError for roles under which the protocol would not be private."""
@@ -61,8 +63,9 @@ class Roles:
             ("evaluators", self.evaluators),
             ("recipients", self.recipients),
             ("readers", self.readers),
+            ("clients", self.clients),
         ):
-            if not names and title not in ("readers", "recipients"):
+            if not names and (title == "evaluators" or (title == "owners" and not self.clients)):
                 raise ContractError(f"a job needs {title}")
             if len(names) > MAX_ROLE_NAMES:
                 raise ContractError(f"a job has at most {MAX_ROLE_NAMES} {title}")
@@ -77,6 +80,10 @@ class Roles:
             )
         if len(self.evaluators) < 2:
             raise ContractError("a job needs at least two evaluators")
+        if both := sorted({*self.clients} & {*self.nodes}):
+            raise ContractError(
+                f"{', '.join(both)} cannot both ask a service and run it: one name, one process"
+            )
         if self.dealer in self.evaluators:
             raise ContractError(
                 f"{self.dealer} cannot both deal and evaluate: it would know every mask and see "
@@ -90,8 +97,8 @@ class Roles:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everybody the job names, recipients and readers included, in roster order."""
-        return tuple(sorted({*self.nodes, *self.recipients, *self.readers}))
+        """Everybody the job names, recipients, readers and clients included, in roster order."""
+        return tuple(sorted({*self.nodes, *self.recipients, *self.readers, *self.clients}))
 
     @property
     def receivers(self) -> frozenset[str]:
@@ -117,6 +124,8 @@ class Roles:
             titles.append("recipient")
         if name in self.readers:
             titles.append("reader of metrics")
+        if name in self.clients:
+            titles.append("client")
         return ", ".join(titles)
 
 
@@ -124,8 +133,13 @@ def describe_trust(roles: Roles) -> str:
     """Sentences that say what stays secret, and who would have to collude to learn it."""
     evaluators = ", ".join(roles.evaluators)
     count = len(roles.evaluators)
+    whose = (
+        f"Data of {', '.join(roles.owners)} is"
+        if roles.owners
+        else f"What {', '.join(roles.clients)} ask is"
+    )
     lines = [
-        f"Data of {', '.join(roles.owners)} is shared among {evaluators}; "
+        f"{whose} shared among {evaluators}; "
         f"{roles.dealer} deals correlated randomness and gets no share of the data"
         + (" (except its own data, which it knows)." if roles.dealer in roles.owners else "."),
         f"All data would be open to the {count} evaluators together, and to {roles.dealer} "
@@ -154,6 +168,11 @@ def _opening(roles: Roles) -> str:
         if roles.readers
         else "what it and the revealed metrics say about the data"
     )
+    if not roles.owners:
+        return (
+            "Each client learns the answers to its own questions, and what many answers together "
+            "say about the model. Nobody else learns an answer."
+        )
     if not roles.recipients:
         return (
             "The model is sealed to nobody. Each evaluator keeps its share of it, and would know "
@@ -196,6 +215,7 @@ class Contract:
             pack_texts(self.roles.recipients),
             self.roles.threshold.to_bytes(4, "big"),
             pack_texts(self.roles.readers),
+            pack_texts(self.roles.clients),
             self.body_digest,
             self.roster_digest,
         )
@@ -204,16 +224,13 @@ class Contract:
     def from_bytes(cls, data: bytes) -> "Contract":
         """Parse what `to_bytes` wrote. Raises ContractError."""
         try:
-            (
-                *(tag, version, name, owners, evaluators, dealer, recipients, threshold, readers),
-                body,
-                roster,
-            ) = unpack(data, _BOUNDS)
+            tag, version, name, *parts, body, roster = unpack(data, _BOUNDS)
+            owners, evaluators, dealer, recipients, threshold, readers, clients = parts
             if tag != _TAG:
                 raise ContractError("not a contract")
             groups = [
                 unpack_texts(group, MAX_NAMES, MAX_NAME_BYTES)
-                for group in (owners, evaluators, recipients, readers)
+                for group in (owners, evaluators, recipients, readers, clients)
             ]
             return cls(
                 int.from_bytes(version, "big"),
@@ -225,6 +242,7 @@ class Contract:
                     groups[2],
                     int.from_bytes(threshold, "big"),
                     groups[3],
+                    groups[4],
                 ),
                 body,
                 roster,
@@ -329,17 +347,19 @@ def verify_acceptances(
                 f"constants differ: {name} has {one.constants.hex()[:16]}, {mine.name} "
                 f"{mine.constants.hex()[:16]}; run the same release everywhere"
             )
+    nonces = {name: all_of_them[name].nonce for name in nodes}
+    return session_of(contract, nonces, keys)
+
+
+def session_of(contract: Contract, nonces: Mapping[str, bytes], keys: Mapping[str, bytes]) -> bytes:
+    """The id of the session that these nonces make; `keys`: names to verification keys."""
     return session_id(
         SESSION_VERSION,
         contract.digest(),
         contract.roster_digest,
         [
-            (
-                contract.roles.title(name),
-                identity_digest(name, keys[name]),
-                all_of_them[name].nonce,
-            )
-            for name in nodes
+            (contract.roles.title(name), identity_digest(name, keys[name]), nonces[name])
+            for name in contract.roles.nodes
         ],
     )
 

@@ -15,9 +15,13 @@ reason for an abort is one generic code, never text, because an error's text may
     Kept                          Switch
     Handshake                     Handshaken
     RotationDone
+    Carry                         Carried
     Done                          Results
     SignResults                   Finish
     Abort                         Aborted
+
+A client of a service (`parties.nodes.visits`) sends Hello, Carry and Abort, and receives Welcome,
+Waiting, Serving, Carried and Aborted.
 """
 
 import re
@@ -57,6 +61,11 @@ MAX_PENDING_BYTES = 4 << 30
 MAX_SUMMARY_BYTES = 1 << 20
 MAX_CHECKPOINTS, MAX_TOKEN_BYTES = 8, 64
 
+MAX_CARRIED_BYTES = 3 << 20
+"""Of one sealed message between a client and an evaluator."""
+
+VISIT_BYTES = 16
+
 MAX_WAIT_S = 7 * 24 * 3600
 """The longest that a coordinator waits for nodes to join, in seconds."""
 
@@ -75,6 +84,7 @@ Attempt = Annotated[int, Meta(ge=1, le=MAX_PROPOSALS)]
 Token = Annotated[bytes, Meta(min_length=1, max_length=MAX_TOKEN_BYTES)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+Visit = Annotated[bytes, Meta(max_length=VISIT_BYTES)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Note = Annotated[bytes, Meta(max_length=MAX_CHECKPOINT_BYTES)]
 Proof = Annotated[tuple[Digest, ...], Meta(max_length=MAX_PROOF)]
@@ -295,6 +305,32 @@ class RotationDone(_Message, frozen=True, tag="rotation-done"):
     """All neighbours of the sender have fresh keys: the next node may rotate."""
 
 
+class Serving(_Message, frozen=True, tag="serving"):
+    """The session of a service runs: the contract of its nodes and the body, for a client to check;
+    cards, successions: as in `Propose`."""
+
+    contract: Annotated[bytes, Meta(max_length=MAX_CONTRACT_BYTES)]
+    body: Annotated[bytes, Meta(max_length=MAX_BODY_BYTES)]
+    sid: Digest
+    cards: Annotated[dict[Name, Digest], Meta(max_length=MAX_NAMES)] = {}
+    successions: Annotated[dict[Name, Chain], Meta(max_length=MAX_NAMES)] = {}
+
+
+class Carry(_Message, frozen=True, tag="carry"):
+    """A sealed message from a client to the evaluator `to`, or the other way round.
+    visit: which connection of the client; empty from the client itself."""
+
+    to: Name
+    data: Annotated[bytes, Meta(max_length=MAX_CARRIED_BYTES)]
+    visit: Visit = b""
+
+
+class Carried(_Message, frozen=True, tag="carried"):
+    by: Name
+    data: Annotated[bytes, Meta(max_length=MAX_CARRIED_BYTES)]
+    visit: Visit = b""
+
+
 class Abort(_Message, frozen=True, tag="abort"):
     """about: whose card is not accepted any more, if that is the reason."""
 
@@ -322,6 +358,7 @@ FromNode = (
     | ArtifactPart
     | Done
     | SignResults
+    | Carry
     | Abort
     | OfRotation
 )
@@ -334,6 +371,8 @@ FromCoordinator = (
     | Start
     | Go
     | Delivery
+    | Serving
+    | Carried
     | Farewell
     | Results
     | Finish

@@ -23,6 +23,7 @@ from protocols.sealing.session import SUITE, VERSION, Endpoint, SessionInfo
 from protocols.sealing.signatures import Signer, VerifyKeys
 
 if TYPE_CHECKING:
+    from parties.agreement.visitors import Visitors
     from parties.keys.identity import Card
     from parties.keys.vault import Vault
 
@@ -153,6 +154,9 @@ class Session:
 
     resume: bytes = b""
     """The name of the checkpoint from which all go on (`Program.checkpoints`); empty: none."""
+
+    visitors: "Visitors | None" = field(default=None, repr=False)
+    """The clients of a service, at an evaluator."""
 
     @property
     def is_evaluator(self) -> bool:

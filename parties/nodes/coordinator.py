@@ -45,6 +45,7 @@ from parties.agreement.contract import (
     Contract,
     Roles,
     newest_of_all,
+    session_of,
 )
 from parties.agreement.control import FromCoordinator, FromNode, clip
 from parties.agreement.result import (
@@ -74,6 +75,7 @@ from parties.keys.vault import Vault
 from parties.nodes import artifacts
 from parties.nodes.members import Members
 from parties.nodes.rotation import RotationDesk
+from parties.nodes.visits import Visits
 from parties.stop import sigterm_interrupts
 from parties.wire.control_plane import RECONNECT_S, Arrival, ControlServer
 from parties.wire.tally import Tally
@@ -200,6 +202,7 @@ class Coordinator:
         self._again: list[Arrival] = []
         self._phase: Literal["gathering", "agreeing", "running", "signing"] = "gathering"
         self._attempt = 0
+        self._nonces: dict[str, bytes] = {}
         self._newest = b""
         self._fruitless = 0
         """How often the job was proposed since all evaluators last held a newer checkpoint than
@@ -236,6 +239,9 @@ class Coordinator:
             self._transport.close()
             raise
         self.address = self._server.address
+        self._visits = Visits(
+            roles, self._me, self._server, self._deliver_to, self._follows, self._refuse
+        )
 
     @property
     def roster(self) -> Roster:
@@ -248,7 +254,8 @@ class Coordinator:
         self.contract = Contract.of(self._name, self._roles, self._body, cards.digest())
         self._cards = cards
         self._card_digests = {card.name: card.digest for card in cards}
-        self._members.use(cards)
+        # A client whose card is revoked is not served any more; the others are.
+        self._members.use(card for card in cards if card.name not in self._roles.clients)
 
     def run(self) -> CoordinatorResult:
         """Run the job to its end. After any failure all nodes get one generic code.
@@ -314,6 +321,9 @@ class Coordinator:
         self._note(Kind.RUN_STARTED)
         self._tell(names, control.Go())  # 4
         deadline = time.monotonic() + settings.run_timeout_s
+        if self._roles.clients:
+            deadline = float("inf")
+            self._open_to_clients()
         done = self._collect(control.Done, names, deadline, "did not finish")
         summaries = {name: _json(message.summary, name) for name, message in done.items()}
         record = self._signed_results(done)  # 5
@@ -325,10 +335,29 @@ class Coordinator:
             summaries, tuple(self._collector.files), self._server.relayed_bytes, record
         )
 
+    def _open_to_clients(self) -> None:
+        contract = self.contract
+        keys = {card.name: card.signing_public for card in self._cards}
+        serving = control.Serving(
+            contract.to_bytes(),
+            self._body,
+            session_of(contract, self._nonces, keys),
+            self._card_digests,
+            self._members.chains({*self._roles.names, self._me}),
+        )
+        self._fruitless = 0  # a service has no checkpoints: it has got as far as it can
+        self._visits.begin(serving)
+
+    def _deliver_to(self, name: str, message: FromCoordinator) -> None:
+        """What a client sends to a node, if that is there."""
+        if name in self._nodes:
+            self._send(name, message)
+
     def _suspend(self, error: "_LostError") -> None:
         """End the session, and begin anew with whoever connects again; nothing of it is kept. Mere
         recipients stay."""
         self._event("suspended", node=error.name, code=error.code)
+        self._visits.pause((error.name,))
         self._note(Kind.RUN_ABORTED, {"code": error.code, "by": error.name})
         wait_s = round(self._settings.return_timeout_s)
         there = tuple(name for name in self._roles.nodes if name in self._nodes)
@@ -410,6 +439,7 @@ class Coordinator:
             self._count_progress(accepted)
             addresses = {name: self._nodes[name].address for name in names}
             self._tell(names, control.Accepted(accepted, addresses))
+            self._nonces = {name: message.nonce for name, message in accepted.items()}
             return self._collect(control.SignSession, names, deadline, "did not sign the session")
         except _LeftError:
             return None
@@ -497,6 +527,7 @@ class Coordinator:
             who, times = self._strangers.get()
             self._note(Kind.UNEXPECTED_PEER, {"who": who, "times": times})
         for process in self._server.lost():
+            self._visits.left(process)
             for name, node in list(self._nodes.items()):
                 if node.process == process:
                     self._left(name)
@@ -572,6 +603,9 @@ class Coordinator:
 
     def _handle(self, arrival: Arrival) -> None:
         name = arrival.name
+        if name in self._roles.clients:
+            self._visits.take(arrival)
+            return
         node = self._nodes.get(name)
         if node is not None and node.process != arrival.process:
             if not self._is_away(node):
@@ -606,6 +640,9 @@ class Coordinator:
                 self._event("progress", node=name, fields=message.fields)
         elif isinstance(message, control.ArtifactPart):
             self._keep(name, message)
+        elif isinstance(message, control.Carry):
+            if name in self._roles.evaluators:
+                self._visits.answer(name, message)
         elif isinstance(message, control.Rotate) and self._parted:
             parted = ", ".join(self._parted)
             log.warning("%s has new keys, which %s cannot sign any more", name, parted)
@@ -709,7 +746,9 @@ class Coordinator:
     def _abort(self, code: str, by: str, about: str | None = None, wait_s: int = 0) -> None:
         """Tell everybody. A node that has failed itself ignores the message. wait_s: for how long
         nodes whose session breaks off wait for a coordinator that is started again."""
-        self._tell(tuple(self._nodes), control.Aborted(code, by, about, wait_s))
+        aborted = control.Aborted(code, by, about, wait_s)
+        self._tell(tuple(self._nodes), aborted)
+        self._visits.close(aborted)
         self._event("aborted", node=by, code=code)
         try:
             self._note(Kind.RUN_ABORTED, {"code": code, "by": by})

@@ -147,6 +147,13 @@ class Members:
                     self._note(Kind.PEER_REVOKED, {"node": name, "code": error.code})
                     raise
 
+    def check_client(self, card: Card) -> None:
+        """Raise RevokedError or ExpiredError unless this card is accepted now; what an operator has
+        changed in the roster is known after the next `check`."""
+        with self._lock:
+            self._check_one(card.name, card)
+        lifetime.check_peer(card, lifetime.now())
+
     def _check_one(self, name: str, card: Card) -> None:
         if card.digest in {each.digest for each in self.roster.line(name)}:
             return

@@ -54,6 +54,7 @@ from parties.agreement.contract import (
 from parties.agreement.control import FromCoordinator, FromNode, clip
 from parties.agreement.result import Record, Statement, sign_result
 from parties.agreement.session import Program, Scalar, Session, confirm, session_info, shake_hands
+from parties.agreement.visitors import Visitors
 from parties.audit import witness
 from parties.audit.entries import Kind, Value
 from parties.audit.log import AuditLog
@@ -167,9 +168,11 @@ class _ControlThread(threading.Thread):
         check: Callable[[], None],
         take: Callable[[Message], None],
         on_away: Callable[[Collection[str]], None],
+        carried: Callable[[control.Carried], None],
     ) -> None:
         super().__init__(name="control", daemon=True)
         self._check, self._take, self._on_away = check, take, on_away
+        self._carried = carried
         self._client = client
         self._me = me
         self._coordinator = coordinator
@@ -269,6 +272,8 @@ class _ControlThread(threading.Thread):
                 self._stop_flag.set(AbortedError(*said))
         elif isinstance(message, Message):
             self._guarded(lambda: self._take(message))
+        elif isinstance(message, control.Carried):
+            self._carried(message)
         elif isinstance(message, control.Away):
             before, self.away = set(self.away), message.names
             self._on_away(message.names)
@@ -310,6 +315,7 @@ class _Node:
         self._vault = vault if isinstance(vault, LiveIdentity) else LiveIdentity(vault)
         self._audit = audit
         self._job = self._digest = ""
+        self._visitors: Visitors | None = None
         self._stoppable = self._said_so = False
         self.asked = False
         """Whether this node was asked to stop."""
@@ -368,6 +374,7 @@ class _Node:
             self._look,
             self._take,
             self._set_away,
+            self._visited,
         )
         self._rotations = Rotations(
             self._vault,
@@ -400,6 +407,11 @@ class _Node:
 
     def _take(self, message: Message) -> None:
         self._rotations.take(message)
+
+    def _visited(self, message: control.Carried) -> None:
+        """A client's message, of which none can come before this node has said that it is ready."""
+        if self._visitors is not None:
+            self._visitors.take(message)
 
     def _set_away(self, names: Collection[str]) -> None:
         self._plane.away = names
@@ -703,7 +715,8 @@ class _Node:
         for warning in roster.check_lifetimes(lifetime.now()):
             log.warning("%s", warning)
         desk = self._settings.coordinator
-        self._members.use({*roster, self._members.roster.card(desk)})
+        watched = {card for card in roster if card.name not in contract.roles.clients}
+        self._members.use({*watched, self._members.roster.card(desk)})
         self._event(
             "proposed",
             job=contract.name,
@@ -752,6 +765,17 @@ class _Node:
         confirm(channel, sid, neighbours)
         live = dict(cards)
         self._rotations.begin(Running(contract, sid, live, channel))
+        if roles.clients and self._me in roles.evaluators:
+            self._visitors = Visitors(
+                contract,
+                sid,
+                cards,
+                self._vault,
+                self._me,
+                self._control.say,
+                self._members.check_client,
+                self._stop,
+            )
         return Session(
             me=self._me,
             sid=sid,
@@ -767,6 +791,7 @@ class _Node:
             on_mac=self._audit.mac,
             asked_to_stop=lambda: self.asked,
             on_stoppable=self._set_stoppable,
+            visitors=self._visitors,
         )
 
     def _progress(self, fields: Mapping[str, Scalar]) -> None:

@@ -38,7 +38,7 @@ class Dealer(Role):
         self._frames = [0] * len(names)
         self._credits = [0] * len(names)
         self._never = Never()
-        self._ahead = False
+        self._ahead = self._unbounded = False
         self._others = [
             [stream for other, stream in enumerate(streams) if other != index]
             for index in range(len(names))
@@ -59,6 +59,8 @@ class Dealer(Role):
         # itself wait for one that needs data still queued here.
         for index in range(self.evaluators):
             self._send_corrections(index)
+        if self._unbounded:
+            return
         for index in range(self.evaluators):
             self._await_credit(index)
 
@@ -71,14 +73,16 @@ class Dealer(Role):
             while self._take_credit(index, name) != DONE:
                 pass
 
-    def run_ahead(self) -> None:
+    def run_ahead(self, *, unbounded: bool = False) -> None:
         """From here on the evaluators store what this node sends (`Evaluator.store_ahead`), and
         tell it nothing more: every bit that they decide is taken to be False.
 
-        So it cannot be used where a bit that is True changes what the dealer does next.
+        So it cannot be used where a bit that is True changes what the dealer does next. unbounded:
+        they do not acknowledge either (`Evaluator.take_from`): somebody else says how much is made.
         """
         self.finish()
         self._ahead = True
+        self._unbounded = unbounded
 
     def frames(self) -> tuple[int, ...]:
         return tuple(self._frames)

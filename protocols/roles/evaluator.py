@@ -118,6 +118,13 @@ class Evaluator(Role):
         self._channel.send(self.dealer, DONE, b"")
         self._store = store
 
+    def take_from(self, store: Store) -> None:
+        """From here on the dealer's frames come from `store`, and this node tells it nothing
+        (`Dealer.run_ahead`)."""
+        self.finish()
+        self._check_corrections()
+        self._store = store
+
     def frames(self) -> tuple[int, ...]:
         return (self._correction_frames,)
 

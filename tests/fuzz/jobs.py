@@ -39,8 +39,7 @@ from mpc_train.results.predicting import load_predictor
 from mpc_train.run.approval import ApprovalError, Approvals, approve
 from mpc_train.run.local import local_rules
 from mpc_train.run.node_config import load_any_config, load_coordinator_config, load_node_config
-from mpc_train.serving.agreeing import outline_of, read_outline
-from mpc_train.serving.description import Description
+from mpc_train.serving.jobs.agreeing import outline_of, read_outline
 from mpc_train.serving.share import About, ModelShare, Public, expected_shapes
 from mpc_train.training.warm_start import load_start
 from parties.errors import RosterError
@@ -346,17 +345,11 @@ PARSERS: dict[str, Parser] = {
         (ArtifactError,),
         ("mpc_train.serving.share",),
     ),
-    "description of a model in shares": Parser(
-        Description.from_bytes,
-        lambda: [Description(model_share().about.job, bytes(32).hex()).to_bytes()],
-        (ArtifactError,),
-        ("mpc_train.serving.description",),
-    ),
     "outline of a model in shares": Parser(
         lambda content: read_outline(model_share().about.job, content),
         lambda: [msgspec.json.encode(outline_of(model_share().about.job, model_share()))],
         (ArtifactError,),
-        ("mpc_train.serving.agreeing",),
+        ("mpc_train.serving.jobs.agreeing",),
     ),
     "summary": Parser(
         summary,

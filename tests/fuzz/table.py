@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from tests.architecture import PACKAGES, ROOT, Source
-from tests.fuzz import homomorphic, jobs, logs, peers, tables
+from tests.fuzz import homomorphic, jobs, logs, peers, serving, tables
 from tests.fuzz.parser import Parser
 
 PARSERS: dict[str, Parser] = {
@@ -19,6 +19,7 @@ PARSERS: dict[str, Parser] = {
     **tables.PARSERS,
     **jobs.PARSERS,
     **homomorphic.PARSERS,
+    **serving.PARSERS,
 }
 
 NOBODY_ELSES: dict[str, str] = {
@@ -28,6 +29,7 @@ NOBODY_ELSES: dict[str, str] = {
     "mpc_train.commands.operating.watch": "asks a page of this machine, which the operator names",
     "mpc_train.commands.serving.quota": "the server's own file, which nobody else may read",
     "mpc_train.jobs.schedule": "views the bytes of a stream that was made here",
+    "mpc_train.serving.lanes": "the head of a frame that the channel has verified; test_lanes",
     "mpc_train.run.phases.shelf": "reads an object of the vault, which has verified",
     "mpc_train.networks.network": "views the bytes of a stream that was made here",
     "mpc_train.owners.tokens": "views hashes that were made here",

@@ -20,7 +20,7 @@ from mpc_train.admission.rules import Rules
 from mpc_train.base.printing import hidden
 from mpc_train.base.problem import JobProblem
 from mpc_train.commands.common import Format
-from mpc_train.commands.nodes import _Events, _Guarded
+from mpc_train.commands.nodes import Events, _Guarded
 from mpc_train.errors import JobError, RefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import leaving
@@ -220,7 +220,7 @@ def test_rules_come_before_rows_weights_and_steps(
     job = bodies(tmp_path)[name]
     forbid_work(monkeypatch)
     seen: list[str] = []
-    events = _Events(Format.text)
+    events = Events(Format.text)
     monkeypatch.setattr(events, "say", seen.append)
     place = SimpleNamespace(name=job.owners[0])
     rules = Rules(("nobody",), ("nobody",), ("nobody",))

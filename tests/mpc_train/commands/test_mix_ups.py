@@ -8,7 +8,7 @@ import pytest
 
 from mpc_train.admission.load import load_job
 from mpc_train.commands.common import Format
-from mpc_train.commands.nodes import _Events, _Guarded, _roles
+from mpc_train.commands.nodes import Events, _Guarded, _roles
 from parties.errors import CardError
 from parties.keys.identity import Card
 from parties.keys.roster import Roster
@@ -148,7 +148,7 @@ def test_a_node_says_what_it_does_before_it_signs(
         config_of(tmp_path),
         roster,
         False,
-        _Events(form),
+        Events(form),
         lambda _: True,
         audit,
         node_vault(tmp_path),

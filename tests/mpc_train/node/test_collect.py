@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mpc_train.admission.load import load_job
 from mpc_train.commands.common import Format
-from mpc_train.commands.nodes import _Events
+from mpc_train.commands.nodes import Events
 from mpc_train.errors import ArtifactError
 from mpc_train.jobs.job import Job
 from mpc_train.node.collect import bundle, found_by, summarise
@@ -309,7 +309,7 @@ def test_progress_without_a_terminal_is_lines(capsys: pytest.CaptureFixture[str]
 def test_progress_for_machines_skips_some_but_never_the_last_step(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    events = _Events(Format.json)
+    events = Events(Format.json)
     for step in range(1, 51):
         events("progress", {"node": "bob", "fields": {"step": step, "steps": 50}})
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

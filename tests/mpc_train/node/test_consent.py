@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from mpc_train.admission.load import load_job
-from mpc_train.commands.nodes import _Events, _Guarded, _roles
+from mpc_train.commands.nodes import Events, _Guarded, _roles
 from mpc_train.errors import ConfigError, RefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.node.consent import Wait, agree, patience, terminal
@@ -396,7 +396,7 @@ def test_nothing_is_read_before_it_is_agreed_to(
         return False
 
     guarded = _Guarded(
-        config, roster, False, _Events(Format.text), no, audit_log(tmp_path), node_vault(tmp_path)
+        config, roster, False, Events(Format.text), no, audit_log(tmp_path), node_vault(tmp_path)
     )
     with pytest.raises(RefusedError, match="was refused at the terminal"):
         guarded.prepare(body, _roles(job))  # there is no ann.csv
@@ -408,7 +408,7 @@ def test_nothing_is_read_before_it_is_agreed_to(
         config,
         roster,
         False,
-        _Events(Format.text),
+        Events(Format.text),
         lambda _: True,
         audit_log(tmp_path / "again"),
         node_vault(tmp_path),
@@ -426,7 +426,7 @@ def test_a_contract_gives_the_roles_that_the_job_says(
     audit = audit_log(tmp_path)
     roles = _roles(job)
     guarded = _Guarded(
-        config_of(tmp_path), roster, False, _Events(Format.json), never, audit, node_vault(tmp_path)
+        config_of(tmp_path), roster, False, Events(Format.json), never, audit, node_vault(tmp_path)
     )
     for other in (
         replace(roles, dealer="ann", evaluators=("bob", "cleo")),
@@ -444,7 +444,7 @@ def test_a_node_takes_the_part_that_it_was_started_for(
 
     audit = audit_log(tmp_path)
     guarded = _Guarded(
-        config_of(tmp_path), roster, True, _Events(Format.json), never, audit, node_vault(tmp_path)
+        config_of(tmp_path), roster, True, Events(Format.json), never, audit, node_vault(tmp_path)
     )
     with pytest.raises(RefusedError, match="ann was started as a dealer"):
         guarded.prepare(job.to_bytes(), _roles(job))
@@ -454,7 +454,7 @@ def test_a_node_takes_the_part_that_it_was_started_for(
         load_node_config(path),
         roster,
         False,
-        _Events(Format.json),
+        Events(Format.json),
         never,
         audit,
         node_vault(tmp_path),
@@ -470,7 +470,7 @@ def test_rules_are_not_asked_about(tmp_path: Path, roster: Roster) -> None:
     audit = audit_log(tmp_path)
     job = load_job(write_job(tmp_path, JOB.replace("batch_size = 16", "batch_size = 1")))
     guarded = _Guarded(
-        config_of(tmp_path), roster, False, _Events(Format.json), never, audit, node_vault(tmp_path)
+        config_of(tmp_path), roster, False, Events(Format.json), never, audit, node_vault(tmp_path)
     )
     with pytest.raises(RefusedError, match="least_batch_rows"):
         guarded.prepare(job.to_bytes(), _roles(job))
@@ -482,6 +482,6 @@ def test_a_recipient_key_that_no_rule_lists_is_not_asked_about(tmp_path: Path, j
     card = MemoryVault.generate(job.recipients[0], "p384").card
     roster, audit = Roster.of([card]), audit_log(tmp_path)
     config, safe = config_of(tmp_path), node_vault(tmp_path)
-    guarded = _Guarded(config, roster, False, _Events(Format.json), never, audit, safe)
+    guarded = _Guarded(config, roster, False, Events(Format.json), never, audit, safe)
     with pytest.raises(RefusedError, match="recipient_keys"):
         guarded.prepare(job.to_bytes(), _roles(job))

@@ -304,7 +304,7 @@ def test_each_job_is_signed_under_a_policy_that_is_valid_then(
     """The node accepted it days ago and has waited; and the log says which one it was."""
     from mpc_train.admission import rules
     from mpc_train.commands.common import Format
-    from mpc_train.commands.nodes import _Events, _Guarded, _roles
+    from mpc_train.commands.nodes import Events, _Guarded, _roles
 
     monkeypatch.setattr(rules, "today", lambda: DAY)
     text = policy_toml(4, rules='approvers = ["board", "dpo"]\napprovals = 2')
@@ -318,7 +318,7 @@ def test_each_job_is_signed_under_a_policy_that_is_valid_then(
         (config.place.approvals / f"{name}.approval").write_bytes(body)
     with audit_log(tmp_path, people["ann"]) as audit:
         vault = node_vault(tmp_path)
-        guarded = _Guarded(config, roster, False, _Events(Format.json), None, audit, vault)
+        guarded = _Guarded(config, roster, False, Events(Format.json), None, audit, vault)
         assert len(guarded.prepare(job.to_bytes(), _roles(job))) == 32
         monkeypatch.setattr(rules, "today", lambda: date(2031, 1, 1))
         with pytest.raises(RefusedError, match="it was valid until 2030-12-31"):
@@ -341,7 +341,7 @@ def test_a_node_that_waits_says_so_to_machines_as_well(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from mpc_train.commands.common import Format
-    from mpc_train.commands.nodes import _Events, _Guarded, _roles
+    from mpc_train.commands.nodes import Events, _Guarded, _roles
 
     text = policy_toml(
         terms="valid_from = 2020-01-01\nvalid_until = 2120-01-01",
@@ -353,7 +353,7 @@ def test_a_node_that_waits_says_so_to_machines_as_well(
     for output in (Format.json, Format.text):
         with audit_log(tmp_path, people["ann"]) as audit:
             vault = node_vault(tmp_path)
-            guarded = _Guarded(config, roster, False, _Events(output), None, audit, vault)
+            guarded = _Guarded(config, roster, False, Events(output), None, audit, vault)
             with pytest.raises(RefusedError, match="has 0 of the 2 approvals"):
                 guarded.prepare(job.to_bytes(), _roles(job))
         said = capsys.readouterr()

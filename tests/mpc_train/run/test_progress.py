@@ -8,7 +8,7 @@ import pytest
 
 from mpc_train.checkpoints.keeper import token_of
 from mpc_train.commands.common import Format
-from mpc_train.commands.nodes import _Events
+from mpc_train.commands.nodes import Events
 from mpc_train.run.progress import ProgressView
 
 
@@ -165,7 +165,7 @@ def events(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 def test_machines_get_a_progress_event_a_second(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    passed = _Events(Format.json)
+    passed = Events(Format.json)
     nodes = ("ann", "bob", "registry")
     for number in range(1, 1001):
         clock.now += 0.1
@@ -183,7 +183,7 @@ def test_machines_get_a_progress_event_a_second(
 def test_each_stage_has_its_first_event_and_its_end(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    passed = _Events(Format.json)
+    passed = Events(Format.json)
     for done in range(0, 101, 10):
         passed("reading", {"done": done, "total": 100, "unit": "rows", "seconds_left": None})
     for fields in (
@@ -209,7 +209,7 @@ def test_each_stage_has_its_first_event_and_its_end(
 def test_what_is_no_progress_is_always_passed_on(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    passed = _Events(Format.json)
+    passed = Events(Format.json)
     for node in ("ann", "bob", "cleo"):
         passed("arrived", {"node": node})
     assert [event["node"] for event in events(capsys)] == ["ann", "bob", "cleo"]

@@ -113,7 +113,7 @@ def test_no_altered_byte_goes_unnoticed(position: int, change: int) -> None:
 
 
 def test_another_version_or_body_is_refused() -> None:
-    with pytest.raises(ContractError, match="version 1, this node 6"):
+    with pytest.raises(ContractError, match="version 1, this node 7"):
         replace(CONTRACT, version=1).check(b"body")
     with pytest.raises(ContractError, match="not the one in the contract"):
         CONTRACT.check(b"other")

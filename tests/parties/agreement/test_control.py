@@ -22,6 +22,7 @@ FROM_NODE = [
     control.Progress({"step": 3, "seconds": 0.5, "stage": "train", "last": False}),
     control.ArtifactPart("sealed", "office/model.bin", 0, True, b"data"),
     control.Done(b"{}"),
+    control.Carry("ann", b"sealed", bytes(16)),
     control.Abort("policy"),
 ]
 

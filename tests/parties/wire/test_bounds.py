@@ -403,7 +403,7 @@ def test_a_coordinator_cannot_fill_a_node(
     flood, stop = Flood(message), StopFlag()
     client: ControlClient = flood  # type: ignore[assignment]
     thread = _ControlThread(
-        client, "ann", "desk", stop, tmp_path, ignore_event, lambda: None, print, print
+        client, "ann", "desk", stop, tmp_path, ignore_event, lambda: None, print, print, print
     )
     thread.start()
     thread.join(PATIENCE_S)
@@ -418,7 +418,7 @@ def test_a_coordinator_that_never_stops_talking_cannot_keep_a_node(tmp_path: Pat
     flood = Flood(control.Away(("bob",)))
     client: ControlClient = flood  # type: ignore[assignment]
     thread = _ControlThread(
-        client, "ann", "desk", StopFlag(), tmp_path, ignore_event, lambda: None, print, print
+        client, "ann", "desk", StopFlag(), tmp_path, ignore_event, lambda: None, print, print, print
     )
     thread.start()
     wait_until(lambda: flood.taken > 10, "the flood")

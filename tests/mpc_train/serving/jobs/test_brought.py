@@ -16,7 +16,7 @@ from mpc_train.estimates.rehearsal import rehearse
 from mpc_train.preparation.fitted import input_bits
 from mpc_train.preparation.sealed import BITS, opened_parameters
 from mpc_train.results.outcome import check, read_outcome
-from mpc_train.serving.brought import INPUT_BITS, in_two, load_statistics, statistics_words
+from mpc_train.serving.jobs.brought import INPUT_BITS, in_two, load_statistics, statistics_words
 from mpc_train.serving.share import COARSE, FILL, FINE, INSTEAD, OFFSET, TENSOR
 from protocols.ring.fixed_point import decode
 from tests.support.linear_rule import write_study

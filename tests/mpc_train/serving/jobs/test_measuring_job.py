@@ -11,13 +11,15 @@ import pytest
 from torch import nn
 
 from mpc_train.admission.load import load_job
-from mpc_train.errors import ArtifactError, JobError
+from mpc_train.checkpoints.state import Entry
+from mpc_train.errors import JobError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.serve import Serve
 from mpc_train.networks.carried import Carried
 from mpc_train.networks.convert import convert
-from mpc_train.serving.description import Description, measuring_job, read_description, write_job
-from mpc_train.serving.permits import check_use
+from mpc_train.serving.jobs.measuring import measuring_job, write_job
+from mpc_train.serving.jobs.permits import check_use
+from mpc_train.serving.share import About, Public, expected_shapes
 from tests.support.commands import last_object, mpc_train
 from tests.support.jobs import column, job_toml, loaded, schema_toml
 from tests.support.jobs import write_job as write_text
@@ -35,6 +37,11 @@ def kept(job: Job) -> Job:
         job=msgspec.structs.replace(job.job, recipients=()),
         serve=Serve(validators=("dora",)),
     )
+
+
+def about(job: Job) -> About:
+    entries = tuple(Entry(name, shape) for name, shape in expected_shapes(job).items())
+    return About.of(Public(job.to_bytes().decode(), SID, entries))
 
 
 def every_preparation(folder: Path) -> Job:
@@ -87,8 +94,7 @@ JOBS = [every_preparation, one_owner, weighted, short_form, array, own_network]
 @pytest.mark.parametrize("made", JOBS, ids=lambda made: made.__name__)
 def test_the_job_that_is_made_of_it_may_use_the_model(tmp_path: Path, made: object) -> None:
     model = kept(made(tmp_path))  # type: ignore[operator]
-    described = Description.from_bytes(Description(model, SID).to_bytes())
-    assert described == Description(model, SID)
+    described = about(model)
     job = measuring_job(described, "measured", "dora", 60, ("accuracy", "auc"), ("dora",))
     written = write_job(job, tmp_path / "out.toml")
     assert written.to_bytes() == job.to_bytes()
@@ -97,34 +103,15 @@ def test_the_job_that_is_made_of_it_may_use_the_model(tmp_path: Path, made: obje
     assert written.serve is None and not written.recipients
 
 
-def test_a_file_that_is_no_description_is_refused(tmp_path: Path) -> None:
-    model = kept(short_form(tmp_path))
-    good = Description(model, SID).to_bytes()
-    path = tmp_path / "model.json"
-    for wrong in (
-        b"",
-        good[:-3],
-        good.replace(b'"sid"', b'"sad"'),
-        good.replace(SID.encode(), b"00"),
-        good.replace(b"shares 1", b"shares 2"),
-        Description(short_form(tmp_path), SID).to_bytes(),
-    ):
-        path.write_bytes(wrong)
-        with pytest.raises(ArtifactError, match=r"model\.json.*mpc-train model show"):
-            read_description(path)
-    with pytest.raises(ArtifactError, match="cannot be read"):
-        read_description(tmp_path / "nothing")
-
-
 def test_a_job_that_contradicts_itself_is_not_written_silently(tmp_path: Path) -> None:
-    described = Description(kept(short_form(tmp_path)), SID)
+    described = about(kept(short_form(tmp_path)))
     job = measuring_job(described, "measured", "dora", 12, ("auc",))
     with pytest.raises(JobError, match="a metric needs 20 test rows"):
         write_job(job, tmp_path / "out.toml")
 
 
 def test_the_command_reads_the_table_and_writes_the_job(tmp_path: Path) -> None:
-    model = Description(kept(short_form(tmp_path)), SID)
+    model = about(kept(short_form(tmp_path)))
     (tmp_path / "model.json").write_bytes(model.to_bytes())
     classes = ('"y""es"', "no")
     lines = ["age,dose,ill", *(f"{40 + n % 9},{n % 5},{classes[n % 2]}" for n in range(30))]

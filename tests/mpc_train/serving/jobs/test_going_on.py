@@ -16,8 +16,8 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.serve import Serve
 from mpc_train.results.outcome import initial_of
 from mpc_train.results.report import describe
+from mpc_train.serving.jobs.permits import check_use
 from mpc_train.serving.library import Library, find, retire
-from mpc_train.serving.permits import check_use
 from mpc_train.serving.share import COARSE, TENSOR, ModelShare
 from mpc_train.twin.training import train_twin
 from protocols.errors import PeerLostError
@@ -98,7 +98,7 @@ def test_who_lacks_its_share_refuses_before_anything_is_signed(tmp_path: Path) -
     run = going_on(tmp_path / "later", first)
     with run.vault_of("bob").opened() as store:
         retire(store, find(store, "study"))
-    with pytest.raises(ArtifactError, match="it was retired here"):
+    with pytest.raises(ArtifactError, match="it was retired"):
         run.session()
     assert not run.net.transcript and not run.events
 

@@ -24,8 +24,8 @@ from mpc_train.results.outcome import check, read_outcome
 from mpc_train.results.plain_model import plain_module
 from mpc_train.results.report import describe
 from mpc_train.run.history import History
+from mpc_train.serving.jobs.permits import check_use
 from mpc_train.serving.library import held_models
-from mpc_train.serving.permits import check_use
 from mpc_train.serving.share import TENSOR
 from mpc_train.tables.source import Source
 from mpc_train.twin.metrics import twin_metric

@@ -1,0 +1,151 @@
+"""Material for questions that nobody has asked yet: a lane for each model and number of rows.
+
+A lane is a program of its own between evaluators and dealer, with streams of its own: the model
+under fresh masks, then one unit after the other, each the forward pass of the same number of rows.
+The dealer makes units ahead, for any lane in any order, and the evaluators use them when questions
+come; each unit is a step of the lane's streams, so nothing is used twice. Whatever a unit costs
+follows from the model's shape alone.
+
+    frames of the dealer   the lane's number (32 bits) before the label
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from struct import Struct
+from struct import error as StructError
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpc_train.serving.forward import answered, asked_shapes, network_of
+from mpc_train.serving.share import About, returned
+from protocols.channel import Buffer, Channel
+from protocols.crypten_tensor.tensor import attach
+from protocols.errors import FrameError
+from protocols.roles.credit import CORRECTION_BYTES
+from protocols.roles.dealer import Dealer
+from protocols.roles.evaluator import Evaluator
+from protocols.roles.frames import FRAME_BYTES
+from protocols.roles.role import Role
+from protocols.shares.arithmetic import remask
+from protocols.shares.masked import Additive
+from protocols.shares.reveal import Ledger, Output, RevealGate, SealedHalf
+
+if TYPE_CHECKING:
+    from protocols.arrays import Words
+
+BUCKETS = (1, 16, 128)
+"""Numbers of rows of a unit; a question is padded to one of them."""
+STREAM_LABEL = "mpc-train serving stream root v1, lane {}"
+ANSWER = "answer"
+_LANE = Struct(">I")
+
+
+def bucket_of(rows: int) -> int:
+    """The smallest number of rows of a unit that holds so many."""
+    return next(size for size in BUCKETS if size >= rows)
+
+
+class Sorted:
+    """The dealer's frames at an evaluator, by lane."""
+
+    def __init__(self, channel: Channel, dealer: str, lanes: int) -> None:
+        self._net, self._dealer = channel, dealer
+        self._waiting: list[deque[tuple[bytes, memoryview]]] = [deque() for _ in range(lanes)]
+        self.taken = [0] * lanes
+        """Bytes of each lane that were used."""
+
+    def take(self, lane: int) -> tuple[bytes, memoryview]:
+        """The lane's next frame."""
+        waiting = self._waiting[lane]
+        while not waiting:
+            label, payload = self._net.receive(self._dealer, CORRECTION_BYTES + FRAME_BYTES)
+            try:
+                (number,) = _LANE.unpack(label[: _LANE.size])
+                self._waiting[number].append((label[_LANE.size :], payload))
+            except (StructError, IndexError):
+                raise FrameError(f"{self._dealer} sent material for no lane") from None
+        label, payload = waiting.popleft()
+        self.taken[lane] += len(payload)
+        return label, payload
+
+
+class LaneStore:
+    """One lane's frames, as `Evaluator.take_from` takes them."""
+
+    def __init__(self, frames: Sorted, lane: int) -> None:
+        self._frames, self._lane = frames, lane
+
+    def put(self, label: bytes, payload: Buffer) -> None:
+        raise AssertionError("the frames of a lane are sorted as they come")
+
+    def take(self) -> tuple[bytes, memoryview]:
+        return self._frames.take(self._lane)
+
+
+class LaneChannel:
+    """The dealer's channel for one lane."""
+
+    def __init__(self, channel: Channel, lane: int) -> None:
+        self._net, self._head = channel, _LANE.pack(lane)
+        self.bytes_sent = self.bytes_received = 0  # counted by the channel itself
+
+    def send(self, peer: str, label: bytes, payload: Buffer) -> None:
+        self._net.send(peer, self._head + label, payload)
+
+    def receive(self, peer: str, max_bytes: int) -> tuple[bytes, memoryview]:
+        raise AssertionError("a dealer that runs ahead hears nothing from a lane")
+
+
+class Lane:
+    """One lane at one node, ready for units.
+
+    parts: this evaluator's share of the model; None at the dealer. 1 round.
+    """
+
+    def __init__(
+        self,
+        about: About,
+        rows: int,
+        role: Role,
+        store: LaneStore | None,
+        parts: Mapping[str, Words] | None,
+    ) -> None:
+        self.job, self.rows, self.role = about.job, rows, role
+        self.units = 0
+        role.begin_step(0)
+        if isinstance(role, Dealer):
+            role.run_ahead(unbounded=True)
+        elif isinstance(role, Evaluator):
+            assert store is not None
+            role.take_from(store)
+        attach(role, self.job.fraction_bits)
+        tensors, self._parameters = returned(role, about.public, parts)
+        self._network = network_of(self.job, tensors)
+        self._shapes = asked_shapes(self.job, rows)
+        role.finish()
+
+    def blank(self) -> dict[str, Words]:
+        """This node's summands of rows that nobody asked."""
+        return {name: np.zeros(shape, np.int64) for name, (shape, _) in self._shapes.items()}
+
+    def run(self, summands: Mapping[str, Words], ledger: Ledger | None = None) -> SealedHalf | None:
+        """The next unit: this evaluator's half of the answers [rows, outputs]; None at the dealer.
+
+        summands: this node's, of the rows, by `asked_shapes`.
+        """
+        role = self.role
+        self.units += 1
+        role.begin_step(self.units)
+        attach(role, self.job.fraction_bits)
+        asked = {
+            name: remask(Additive(role, shape, role.known(summands[name]), None))
+            for name, (shape, _) in self._shapes.items()
+        }
+        outputs = answered(self.job, self._network, self._parameters, asked)
+        gate = RevealGate(frozenset({Output(ANSWER, self.units)}), ledger)
+        half = gate.for_recipients(ANSWER, self.units, outputs)
+        role.finish()
+        return half

@@ -1,0 +1,467 @@
+"""The program that evaluators and the dealer of a service run, until it is stopped.
+
+1. prepare: each evaluator finds its share of every model in its vault; nothing has been sent yet.
+2. All open the lanes: the models enter the session under fresh masks, for each number of rows.
+3. The first evaluator takes questions as they come, puts those to one model that wait together
+   into a batch, and tells the others; all evaluators compute it with a unit that the dealer has
+   made ahead, and each sends every client its summands of the answers. When units run out it
+   orders more of the dealer, which does nothing else.
+
+An evaluator that has not heard its part of a question takes zeros in its place and answers
+nothing: whoever asked gets nothing of use, and the others' answers stay right, since rows do not
+mix. Nobody but the client learns an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpc_train.errors import ArtifactError, QueryError, RefusedError
+from mpc_train.serving import messages
+from mpc_train.serving.asking import Offered
+from mpc_train.serving.forward import asked_shapes
+from mpc_train.serving.lanes import (
+    BUCKETS,
+    STREAM_LABEL,
+    Lane,
+    LaneChannel,
+    LaneStore,
+    Sorted,
+    bucket_of,
+)
+from mpc_train.serving.messages import BATCH, ORDER, Batch, Order, Part
+from mpc_train.serving.service import Agreed
+from mpc_train.serving.share import About, ModelShare
+from protocols.crypten_tensor import dispatch
+from protocols.crypten_tensor.tensor import detach
+from protocols.errors import AuthenticationError
+from protocols.ring import products
+from protocols.roles.dealer import Dealer
+from protocols.roles.evaluator import Evaluator
+from protocols.roles.frames import check_label
+from protocols.roles.streams import Stream
+
+if TYPE_CHECKING:
+    from parties.agreement.contract import Roles
+    from parties.agreement.session import Session
+    from parties.agreement.visitors import Heard, Visitors
+    from protocols.arrays import Words
+
+FOREVER_S = 1e9
+LATE_S = 2.0
+"""How long an evaluator waits for its part of a question that another one has."""
+STRIKES = 3
+"""After so many parts that came late or never, nobody waits for the client's any more."""
+IDLE_S = 0.25
+MOST_UNITS, AHEAD_BYTES = 32, 64 << 20
+"""How many units of a lane are made ahead: at most so many, and at most so many bytes of material
+at each evaluator, but one."""
+MOST_WAITING = 64
+"""Questions of one client that wait."""
+PROOF_LABEL, PROOF_KEY = b"mpc-train model proof v1", "mpc-train model proof v1"
+
+log = logging.getLogger(__name__)
+
+Shares = Callable[[str], ModelShare]
+"""This evaluator's share of the model with this digest. Raises ArtifactError."""
+
+
+@dataclass(frozen=True, repr=False)
+class Asked:
+    """A question that this node has heard. summands: its own, of its padded rows."""
+
+    client: str
+    visit: bytes
+    number: int
+    model: int
+    rows: int
+    summands: Mapping[str, Words]
+
+    def __repr__(self) -> str:
+        return f"Asked({self.client}, {self.number})"
+
+    @property
+    def key(self) -> tuple[str, bytes, int]:
+        return self.client, self.visit, self.number
+
+
+class ServeProgram:
+    """A service as the nodes of `parties` run it.
+
+    me: this node. shares: None at the dealer. allows: checks a service against this node's rules,
+    and raises RefusedError. take: counts rows of a client's question to a model before it is
+    computed; raises QueryRefusedError.
+    """
+
+    def __init__(
+        self,
+        me: str,
+        shares: Shares | None,
+        allows: Callable[[Agreed], None] = lambda agreed: None,
+        take: Callable[[str, Offered, int], None] = lambda client, model, rows: None,
+    ) -> None:
+        self._me, self._shares, self._allows, self._take = me, shares, allows, take
+        self._agreed: Agreed | None = None
+        self._held: dict[str, ModelShare] = {}
+
+    @property
+    def agreed(self) -> Agreed | None:
+        """The service, once it is prepared."""
+        return self._agreed
+
+    def prepare(self, body: bytes, roles: Roles) -> bytes:
+        """Check the service and find this node's shares; the digest of the public constants.
+
+        Raises JobError, RefusedError and ArtifactError, before anything is signed.
+        """
+        agreed = Agreed.from_bytes(body)
+        if roles != agreed.roles:
+            raise RefusedError("the roles in the contract differ from those of the models' jobs")
+        self._allows(agreed)
+        if self._me in roles.evaluators:
+            if self._shares is None:
+                raise RefusedError(f"{self._me} evaluates, and has no vault with models")
+            for about in agreed.models:
+                share = self._held[about.digest] = self._shares(about.digest)
+                if share.about.public != about.public:
+                    raise ArtifactError(
+                        f"the service describes the model {about.job.name} otherwise than its share"
+                    )
+        self._agreed = agreed
+        return agreed.constants()
+
+    def run(self, session: Session) -> dict[str, object]:
+        """Serve until the session ends, which it does by an error."""
+        agreed = self._agreed
+        if agreed is None:
+            raise RuntimeError("run before prepare")
+        products.calibrate(time.perf_counter)
+        with _computing(), session.channel.patience(FOREVER_S):
+            if session.is_dealer:
+                _deal(session, agreed)
+            self._evaluate(session, agreed)
+        return {}
+
+    def _evaluate(self, session: Session, agreed: Agreed) -> None:
+        _prove(session, agreed, self._held)
+        visitors = session.visitors
+        assert visitors is not None
+        Evaluation(session, agreed, self._held, visitors, self._take).run()
+
+    def outcome(self) -> bytes:
+        return b""
+
+    def checkpoints(self) -> tuple[bytes, ...]:
+        return ()
+
+    def insists(self) -> bool:
+        return False
+
+    def leaving(self, body: bytes) -> tuple[str, ...]:
+        return ()
+
+    def check_outcome(self, outcome: bytes) -> None:
+        if outcome:
+            raise ArtifactError("a service has no outcome")
+
+
+@contextmanager
+def _computing() -> Iterator[None]:
+    dispatch.install()
+    try:
+        with np.errstate(over="ignore"):  # words wrap around by design
+            yield
+    finally:
+        detach()
+
+
+def _prove(session: Session, agreed: Agreed, held: Mapping[str, ModelShare]) -> None:
+    """Raise AuthenticationError unless all evaluators hold shares of the same tensors."""
+    others = [name for name in session.roles.evaluators if name != session.me]
+    for about in agreed.models:
+        share = held[about.digest]
+        for name in others:
+            key = session.export(name, PROOF_KEY)
+            session.channel.send(name, PROOF_LABEL, share.proof(key, session.me))
+        for name in others:
+            key = session.export(name, PROOF_KEY)
+            label, proof = session.channel.receive(name, 32)
+            check_label(name, PROOF_LABEL, label)
+            if bytes(proof) != share.proof(key, name):
+                raise AuthenticationError(
+                    f"{name} holds another share of the model {about.job.name} than fits that of "
+                    f"{session.me}: one of them was restored from an old copy"
+                )
+
+
+def _deal(session: Session, agreed: Agreed) -> None:
+    """The dealer's part: makes what the first evaluator orders, for ever."""
+    names = session.roles.evaluators
+    lanes: list[Lane] = []
+    for about in agreed.models:
+        for rows in BUCKETS:
+            number = len(lanes)
+            root = STREAM_LABEL.format(number)
+            streams = [Stream(session.export(name, root)) for name in names]
+            channel = LaneChannel(session.channel, number)
+            role = Dealer(channel, names=names, streams=streams)
+            lanes.append(Lane(about, rows, role, None, None))
+    made = 0
+    while True:
+        label, data = session.channel.receive(names[0], messages.MAX_BATCH_BYTES)
+        check_label(names[0], ORDER, label)
+        order = messages.order_from(names[0], data)
+        if order.lane >= len(lanes):
+            raise QueryError(f"{names[0]} ordered material for no lane")
+        for _ in range(order.units):
+            lane = lanes[order.lane]
+            lane.run(lane.blank())
+        made += order.units
+        session.progress(phase="dealing", units=made, bytes_sent=session.channel.bytes_sent)
+
+
+class Evaluation:
+    """An evaluator's part in one session of a service."""
+
+    def __init__(
+        self,
+        session: Session,
+        agreed: Agreed,
+        held: Mapping[str, ModelShare],
+        visitors: Visitors,
+        take: Callable[[str, Offered, int], None],
+    ) -> None:
+        self._session, self._agreed, self._visitors = session, agreed, visitors
+        self._take = take
+        self._net, self._names = session.channel, session.roles.evaluators
+        self._index = self._names.index(session.me)
+        self._places = {about.digest: place for place, about in enumerate(agreed.models)}
+        self._frames = Sorted(
+            session.channel, session.roles.dealer, len(agreed.models) * len(BUCKETS)
+        )
+        self._lanes: list[Lane] = []
+        self._held = held
+        self._ordered: list[int] = []
+        self._unit_bytes: list[int] = []
+        self._roots: dict[bytes, tuple[bytes, Stream]] = {}
+        """By visit: the root of the stream in common with the client, and the stream."""
+        self._waiting: OrderedDict[tuple[str, bytes, int], Asked] = OrderedDict()
+        self._strikes: dict[str, int] = {}
+        self.questions = self.rows = self.batches = self.refused = 0
+
+    @property
+    def _leads(self) -> bool:
+        return self._index == 0
+
+    def run(self) -> None:
+        """Open the lanes, then answer questions for ever."""
+        for about in self._agreed.models:
+            for rows in BUCKETS:
+                self._open(about, rows)
+        self._session.progress(phase="serving", questions=0)
+        if not self._leads:
+            self._follow()
+        while True:
+            self._order()
+            self._hear(IDLE_S if not self._waiting else 0.0)
+            if self._waiting:
+                self._answer(self._next_batch())
+                self._report()
+
+    def _open(self, about: About, rows: int) -> None:
+        """Open a lane, and run a unit of it for nobody: it says how large units are."""
+        number, session = len(self._lanes), self._session
+        role = Evaluator(
+            session.channel,
+            index=self._index,
+            names=self._names,
+            dealer=session.roles.dealer,
+            stream=Stream(session.export(session.roles.dealer, STREAM_LABEL.format(number))),
+        )
+        share = self._held[about.digest]
+        lane = Lane(about, rows, role, LaneStore(self._frames, number), share.parts)
+        self._lanes.append(lane)
+        self._ordered.append(0)
+        if self._leads:
+            self._ask_dealer(number, 1)
+        before = self._frames.taken[number]
+        lane.run(lane.blank())
+        self._unit_bytes.append(self._frames.taken[number] - before)
+
+    def _ask_dealer(self, lane: int, units: int) -> None:
+        self._ordered[lane] += units
+        order = messages.encoded(Order(lane, units))
+        self._net.send(self._session.roles.dealer, ORDER, order)
+
+    def _order(self) -> None:
+        """Order more units of the lanes that run low."""
+        for number, lane in enumerate(self._lanes):
+            most = AHEAD_BYTES // max(1, self._unit_bytes[number])
+            wanted = max(1, min(MOST_UNITS, most))
+            left = self._ordered[number] - lane.units
+            if 2 * left <= wanted and left < wanted:
+                self._ask_dealer(number, wanted - left)
+
+    def _hear(self, timeout_s: float) -> None:
+        """Take in the questions that have come."""
+        heard = self._visitors.receive(timeout_s)
+        while heard is not None:
+            self._take_in(heard)
+            heard = self._visitors.receive(0.0)
+
+    def _take_in(self, heard: Heard) -> None:
+        asked, code = self._read(heard)
+        if asked is not None and self._leads:
+            code = self._refuses(asked)
+        if code:
+            self._refuse(heard.visit, heard.number, code)
+        elif asked is not None:
+            self._waiting[asked.key] = asked
+            self._forget(asked)
+
+    def _refuse(self, visit: bytes, number: int, code: str) -> None:
+        self.refused += 1
+        self._visitors.answer(visit, number, messages.refusal_of(code))
+
+    def _forget(self, newest: Asked) -> None:
+        """Drop what the first evaluator has refused: no client has so many questions on their
+        way."""
+        if self._leads:
+            return
+        old = newest.number - 2 * MOST_WAITING
+        mine = (key for key in self._waiting if key[1] == newest.visit and key[2] < old)
+        for key in tuple(mine):
+            del self._waiting[key]
+
+    def _read(self, heard: Heard) -> tuple[Asked | None, str]:
+        """A question, or the word with which it is refused."""
+        try:
+            digest, rows = messages.question_head(heard.client, heard.data)
+            place = self._places.get(digest)
+            if place is None:
+                return None, "unknown-model"
+            shapes = asked_shapes(self._agreed.offered[place].job, rows)
+            stream = self._in_common(heard.visit)
+            found = messages.summands_of(heard.client, heard.data, shapes, stream, heard.number)
+        except QueryError as error:
+            log.info("%s", error)
+            return None, "malformed"
+        return Asked(heard.client, heard.visit, heard.number, place, rows, found), ""
+
+    def _refuses(self, asked: Asked) -> str:
+        """The word with which a question is not computed; empty: it is, and its rows count."""
+        model = self._agreed.offered[asked.model]
+        serve = model.job.serve
+        if serve is None or asked.client not in serve.clients:
+            return "not-allowed"
+        waiting = sum(key[0] == asked.client for key in self._waiting)
+        if self._leads and waiting >= MOST_WAITING:
+            return "busy"
+        try:
+            self._take(asked.client, model, asked.rows)
+        except QueryError as error:
+            return error.code
+        return ""
+
+    def _in_common(self, visit: bytes) -> Stream | None:
+        """The stream in common with a client, None at the last evaluator. Raises QueryError."""
+        if self._index == len(self._names) - 1:
+            return None
+        root = self._visitors.export(visit, messages.ROOT_LABEL)
+        if root is None:
+            raise QueryError("the visit has ended")
+        known, stream = self._roots.get(visit, (b"", None))
+        if stream is None or known != root:
+            stream = Stream(root)
+            for gone in [one for one in self._roots if not self._visitors.knows(one)]:
+                del self._roots[gone]
+            self._roots[visit] = root, stream
+        return stream
+
+    def _next_batch(self) -> Batch:
+        """The question that waits longest, and others to the same model that fit beside it."""
+        model, parts, rows = next(iter(self._waiting.values())).model, [], 0
+        for asked in self._waiting.values():
+            if asked.model == model and rows + asked.rows <= BUCKETS[-1]:
+                parts.append(Part(*asked.key, asked.rows))
+                rows += asked.rows
+        lane = model * len(BUCKETS) + BUCKETS.index(bucket_of(rows))
+        batch = Batch(lane, tuple(parts))
+        for name in self._names[1:]:
+            self._net.send(name, BATCH, messages.encoded(batch))
+        return batch
+
+    def _follow(self) -> None:
+        """The part of every evaluator but the first."""
+        first = self._names[0]
+        while True:
+            label, data = self._net.receive(first, messages.MAX_BATCH_BYTES)
+            check_label(first, BATCH, label)
+            batch = messages.batch_from(first, data)
+            if batch.lane >= len(self._lanes):
+                raise QueryError(f"{first} announced a batch of no lane")
+            self._hear(0.0)
+            self._await(batch)
+            self._answer(batch)
+            self._report()
+
+    def _await(self, batch: Batch) -> None:
+        """Wait a moment for parts that others have and this node has not."""
+        deadline = time.monotonic() + LATE_S
+        for part in batch.parts:
+            key = (part.client, part.visit, part.number)
+            while (
+                key not in self._waiting
+                and time.monotonic() < deadline
+                and self._strikes.get(part.client, 0) < STRIKES
+            ):
+                self._hear(0.05)
+            if key not in self._waiting:
+                self._strikes[part.client] = self._strikes.get(part.client, 0) + 1
+                self._refuse(part.visit, part.number, "malformed")
+
+    def _answer(self, batch: Batch) -> None:
+        """Compute a batch, and send each client its answers."""
+        lane, model = self._lanes[batch.lane], batch.lane // len(BUCKETS)
+        rows, start, there = lane.blank(), 0, []
+        for part in batch.parts:
+            stop = start + part.rows
+            if stop > lane.rows:
+                raise QueryError(f"{self._names[0]} announced more rows than a unit has")
+            asked = self._waiting.pop((part.client, part.visit, part.number), None)
+            if asked is not None and (asked.model, asked.rows) == (model, part.rows):
+                code = "" if self._leads else self._refuses(asked)
+                if code:
+                    self._refuse(part.visit, part.number, code)
+                else:
+                    there.append((part, slice(start, stop)))
+                    for name, words in asked.summands.items():
+                        rows[name][start:stop] = words
+            start = stop
+        half = lane.run(rows)
+        assert half is not None
+        mine = half.delta - half.lam if self._leads else -half.lam
+        for part, where in there:
+            self._visitors.answer(part.visit, part.number, messages.answer_of(mine[where]))
+            self.rows += part.rows
+        self.questions += len(there)
+        self.batches += 1
+
+    def _report(self) -> None:
+        self._session.progress(
+            phase="serving",
+            questions=self.questions,
+            rows=self.rows,
+            batches=self.batches,
+            refused=self.refused,
+            waiting=len(self._waiting),
+            bytes_sent=self._net.bytes_sent,
+        )

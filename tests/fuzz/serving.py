@@ -1,0 +1,114 @@
+"""What clients, evaluators and the dealer of a service send one another, and its files."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from mpc_train.errors import ConfigError, JobError, QueryError
+from mpc_train.serving import messages
+from mpc_train.serving.forward import asked_shapes
+from mpc_train.serving.messages import Batch, Order, Part
+from mpc_train.serving.service import Agreed
+from mpc_train.serving.service_file import load_description, load_service_file
+from mpc_train.serving.share import About
+from protocols.errors import FrameError, ProtocolError
+from tests.fuzz.parser import Parser
+from tests.fuzz.tables import in_file
+from tests.support.served import about_of, served_job
+
+
+@cache
+def about() -> About:
+    with TemporaryDirectory() as folder:
+        return about_of(served_job(Path(folder)))
+
+
+def question(data: bytes) -> Any:
+    """At the last evaluator, who is sent its summands."""
+    view = memoryview(bytearray(data))
+    _, rows = messages.question_head("clinic", view)
+    shapes = asked_shapes(about().job, rows)
+    return messages.summands_of("clinic", view, shapes, None, 1)
+
+
+def asked() -> Sequence[bytes]:
+    words = {
+        name: np.ones(shape, np.int64) for name, (shape, _) in asked_shapes(about().job, 1).items()
+    }
+    return messages.question_parts(about().digest, words, [], 1)
+
+
+def read_answer(data: bytes) -> Any:
+    return messages.answer_from("ann", memoryview(data), (2, 1))
+
+
+def answers() -> Sequence[bytes]:
+    return [messages.answer_of(np.ones((2, 1), np.int64)), messages.refusal_of("busy")]
+
+
+def from_peer(read: Callable[[str, bytes], Any]) -> Callable[[bytes], Any]:
+    return lambda data: read("ann", data)
+
+
+def visit(data: bytes) -> Any:
+    """What a client sends to an evaluator: nothing that it sends raises an error."""
+    from parties.agreement import control
+    from tests.support.visiting import visitors
+
+    one, _ = visitors()
+    one.take(control.Carried("clinic", data, bytes(16)))
+    return one
+
+
+def visited() -> Sequence[bytes]:
+    from tests.support.visiting import first_message
+
+    return [first_message(), b"3rest", b"qrest"]
+
+
+PARSERS: dict[str, Parser] = {
+    "question to a service": Parser(
+        question, asked, (QueryError,), ("mpc_train.serving.messages",)
+    ),
+    "answer of a service": Parser(
+        read_answer, answers, (QueryError,), ("mpc_train.serving.messages",)
+    ),
+    "batch of a service": Parser(
+        from_peer(messages.batch_from),
+        lambda: [messages.encoded(Batch(0, (Part("clinic", bytes(16), 1, 16),)))],
+        (FrameError,),
+        ("mpc_train.serving.messages",),
+    ),
+    "order of a service": Parser(
+        from_peer(messages.order_from),
+        lambda: [messages.encoded(Order(0, 3))],
+        (FrameError,),
+        ("mpc_train.serving.messages",),
+    ),
+    "body of a service": Parser(
+        Agreed.from_bytes,
+        lambda: [Agreed.of("house", [about()]).to_bytes()],
+        (JobError,),
+        ("mpc_train.serving.service",),
+    ),
+    "public part of a model": Parser(
+        in_file("a.model", load_description),
+        lambda: [about().to_bytes()],
+        (ConfigError,),
+        ("mpc_train.serving.service_file", "mpc_train.serving.share"),
+    ),
+    "file of a service": Parser(
+        in_file("service.toml", load_service_file),
+        lambda: [b'[service]\nname = "house"\nmodels = ["none.model"]\n'],
+        (ConfigError,),
+        ("mpc_train.serving.service_file",),
+        unread=True,
+    ),
+    "message of a client's visit": Parser(
+        visit, visited, (ProtocolError,), ("parties.agreement.visitors",), costly=True
+    ),
+}

@@ -1,0 +1,105 @@
+"""Clients at an evaluator: what one of them sends ends its own visit, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from parties.agreement import control
+from parties.agreement.contract import Contract, Roles
+from parties.agreement.visitors import ANSWER, MAX_NUMBER, MAX_VISITS, NUMBER, Visitors
+from parties.errors import ContractError, RevokedError
+from parties.keys.identity import Card
+from protocols.sealing.record import RecordOpener, record_context
+from tests.support.visiting import SID, VISIT, Visiting, contract, visitors
+
+
+def answered(visit: Visiting, message: control.Carry) -> tuple[int, bytes]:
+    opener = RecordOpener(visit.keys.receive, record_context(SID, "ann", visit.client))
+    assert (message.to, message.visit, message.data[:1]) == (visit.client, visit.visit, b"a")
+    data = opener.open(ANSWER, message.data[1:])
+    return NUMBER.unpack(data[: NUMBER.size])[0], bytes(data[NUMBER.size :])
+
+
+def test_a_question_is_heard_and_answered() -> None:
+    ann, said = visitors()
+    visit = Visiting(ann, said)
+    visit.ask(7, b"rows")
+    heard = ann.receive(0.0)
+    assert heard is not None and (heard.client, heard.number) == ("clinic", 7)
+    assert bytes(heard.data) == b"rows" and "rows" not in repr(heard)
+    assert ann.export(VISIT, "label") == visit.keys.export("label")
+    ann.answer(heard.visit, heard.number, b"answers")
+    assert answered(visit, said.pop()) == (7, b"answers")
+    assert ann.receive(0.0) is None
+
+
+@pytest.mark.parametrize("number", [1, 2, 0, MAX_NUMBER])
+def test_a_number_that_does_not_grow_ends_the_visit(number: int) -> None:
+    """A number is a step of a stream in common: none may be used twice."""
+    ann, said = visitors()
+    visit = Visiting(ann, said)
+    visit.ask(2, b"rows")
+    visit.ask(number, b"rows")
+    assert said.pop().data == b"x"
+    assert ann.receive(0.0) is not None and ann.receive(0.0) is None
+    assert not ann.knows(VISIT)
+    visit.ask(3, b"rows")
+    assert said.pop().data == b"x" and ann.receive(0.0) is None
+
+
+def ended(ann: Visitors, said: list[control.Carry]) -> bool:
+    return said.pop().data == b"x" and ann.receive(0.0) is None
+
+
+def test_what_is_not_due_or_altered_ends_the_visit() -> None:
+    for data in (b"", b"1", b"1short", b"3", b"q", b"a", b"x", b"qaltered"):
+        ann, said = visitors()
+        Visiting(ann, said).send(data)
+        assert ended(ann, said) and not ann.knows(VISIT), data
+
+
+def test_a_stranger_and_another_client_end_nobody_elses_visit() -> None:
+    ann, said = visitors()
+    visit = Visiting(ann, said)
+    for name in ("practice", "mallory", "ann"):
+        ann.take(control.Carried(name, b"1", VISIT))
+        assert said.pop().data == b"x" and ann.knows(VISIT), name
+    visit.ask(1, b"rows")
+    assert ann.receive(0.0) is not None
+
+
+def test_a_revoked_client_is_heard_no_more() -> None:
+    revoked = []
+
+    def accepts(card: Card) -> None:
+        if card.name in revoked:
+            raise RevokedError(f"the card of {card.name} is revoked")
+
+    ann, said = visitors(accepts)
+    clinic, practice = Visiting(ann, said), Visiting(ann, said, "practice", bytes(16))
+    revoked.append("clinic")
+    clinic.ask(1, b"rows")
+    assert ended(ann, said)
+    practice.ask(1, b"rows")
+    assert ann.receive(0.0) is not None
+
+
+def test_a_client_has_only_so_many_visits() -> None:
+    ann, said = visitors()
+    visits = [Visiting(ann, said, visit=bytes([n]) * 16) for n in range(MAX_VISITS + 1)]
+    known = [ann.knows(visit.visit) for visit in visits]
+    assert known == [False] + [True] * MAX_VISITS
+    visits[-1].ask(1, b"rows")
+    assert ann.receive(0.0) is not None
+
+
+def test_who_asks_a_service_does_not_run_it() -> None:
+    roles = Roles((), ("ann", "bob"), "registry", (), clients=("bob",))
+    with pytest.raises(ContractError, match="bob cannot both ask a service and run it"):
+        roles.check()
+    with pytest.raises(ContractError, match="a job needs owners"):
+        Roles((), ("ann", "bob"), "registry", ()).check()
+    found = Contract.from_bytes(contract().to_bytes())
+    assert found == contract() and found.roles.clients == ("clinic", "practice")
+    assert found.roles.nodes == ("ann", "bob", "registry")
+    assert found.roles.title("clinic") == "client"
