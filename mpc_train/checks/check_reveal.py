@@ -33,6 +33,8 @@ def check_reveal(job: Job) -> None:
             "other rows: such a model in shares could not be used; declare center and scale "
             '(prepare.scale = "declared"), or seal the model',
         )
+    if job.refreshes and job.trains:
+        raise JobProblem("reveal.model", '"refreshed" is for a job that trains nothing')
     if reveal.model == "none" and (job.trains or not (reveal.metrics or reveal.per_party)):
         raise JobProblem(
             "reveal.model",

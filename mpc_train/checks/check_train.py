@@ -141,6 +141,14 @@ def _check_untrained(job: Job, start: WarmStart) -> None:
             "a model that is brought comes without rows: write 0 for each owner, list no metrics, "
             "and measure the model afterwards",
         )
+    if job.refreshes and not (
+        job.starts_from_shares and train.guard is False and not (measured or rows)
+    ):
+        raise JobProblem(
+            "reveal.model",
+            "new shares are of a model in shares, and nothing is computed: write source = "
+            '"shares", guard = false, 0 rows for each owner, and no metrics',
+        )
     if job.seals_model:
         raise JobProblem(
             "reveal.model",

@@ -175,7 +175,7 @@ class _Program(program.TrainProgram):
         self._job = job
         start = job.train.warm_start
         if job.starts_from_shares:
-            self._model_share = blank_share(job) if me in job.evaluators else None
+            self._held = [blank_share(job)] if me in job.evaluators else []
             return
         whose = () if start is None else job.nodes if start.source == PUBLIC else (start.source,)
         if me in whose:

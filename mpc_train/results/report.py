@@ -86,6 +86,12 @@ def _model(job: Job) -> list[str]:
     """What becomes of the model."""
     if job.reveal.model == "none":
         return ["  revealed   nothing of the model but metrics"]
+    if job.refreshes:
+        return [
+            f"  kept       the model, in new shares at {', '.join(job.evaluators)}",
+            "             their old ones are destroyed",
+            "  revealed   nothing of the model",
+        ]
     if job.stays_shared:
         return [
             "  kept       the model, in shares at "

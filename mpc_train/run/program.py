@@ -47,7 +47,7 @@ from mpc_train.results.outcome import check, outcome_of, read_outcome
 from mpc_train.run.history import table_mark
 from mpc_train.run.memory import settle
 from mpc_train.run.phases.evaluate import evaluate
-from mpc_train.run.phases.keep import Library, keep_model
+from mpc_train.run.phases.keep import Library, keep_model, refresh_model
 from mpc_train.run.phases.ledger import RunLedger
 from mpc_train.run.phases.link import joined_job, link_records
 from mpc_train.run.phases.prepare import agreed_outputs, public_constants
@@ -110,7 +110,7 @@ class TrainProgram:
         self._table = table
         self._start: dict[str, Reals] | None = None
         self._statistics: Words | None = None
-        self._model_share: ModelShare | None = None
+        self._held: list[ModelShare] = []
         self.found = Found()
         """What this node has learnt, after the run; `run` returns what the coordinator may
         learn."""
@@ -160,19 +160,19 @@ class TrainProgram:
             if not job.has_own_statistics and job.pipeline.secret:
                 self._statistics = load_statistics(path, job)
         if job.starts_from_shares and self._config.place.name in job.evaluators:
-            self._model_share = self._given_share(job)
+            self._held = self._shares_of(job)
         self._job = job
         return public_constants(job)
 
-    def _given_share(self, job: Job) -> ModelShare:
-        """This evaluator's share of the model that the job starts from."""
+    def _shares_of(self, job: Job) -> list[ModelShare]:
+        """This evaluator's shares of the model that the job starts from."""
         start = job.train.warm_start
         assert start is not None
         if self._library is None:
             raise ArtifactError("this node has no vault, hence no share of a model")
-        share = self._library.share(start.sha256)
-        check_use(share.about.job, start.sha256, job)
-        return share
+        found = self._library.shares(start.sha256)
+        check_use(found[0].about.job, start.sha256, job)
+        return found
 
     def run(self, session: Session) -> dict[str, object]:
         """Share, train, evaluate, seal.
@@ -185,7 +185,9 @@ class TrainProgram:
         torch.set_num_threads(1)
         self._begin(job, session)
         before = session.channel.bytes_sent
-        if session.is_evaluator or session.is_dealer:
+        if job.refreshes:
+            summary = self._refresh(session, job)
+        elif session.is_evaluator or session.is_dealer:
             with ExitStack() as held, _attached(session, job) as role:
                 summary = self._compute(session, job, role, held)
         else:
@@ -284,7 +286,7 @@ class TrainProgram:
             self._take_table,
             self._start,
             keeper,
-            self._model_share,
+            self._held,
             self._statistics,
         )
         gate = RevealGate(agreed_outputs(job), ledger)
@@ -338,6 +340,15 @@ class TrainProgram:
             "step_seconds_median": training.steps.median_s(),
             "rounds": training.rounds,
         }
+
+    def _refresh(self, session: Session, job: Job) -> dict[str, object]:
+        """The run of a job that replaces the shares of a model: the evaluators' alone."""
+        if session.is_evaluator:
+            refresh_model(session, job, self._held, self._library)
+        if session.is_evaluator or session.is_dealer:
+            self._outcome = outcome_of(job, ()).to_bytes()
+        self.found = Found(revealed=())
+        return {"steps": 0}
 
     def _keeper(self, session: Session, job: Job) -> Keeper:
         """What writes checkpoints in this session, which may go on from one."""

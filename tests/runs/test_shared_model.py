@@ -93,6 +93,33 @@ def test_a_hospital_that_took_no_part_measures_it(tmp_path: Path, homes: Path) -
     assert study.leaks() == set() and not list(tmp_path.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
+def test_it_is_refreshed_and_trained_on(tmp_path: Path, homes: Path) -> None:
+    shutil.copytree(homes, tmp_path / "homes")
+    study = Study(tmp_path)
+    text = study.job.read_text().replace('recipients = ["ann", "office"]\n', "")
+    study.job.write_text(text.replace("[reveal]", SHARES) + "[serve]\ntrain_on = true\n")
+    try:
+        run(study)
+        first, refresh = study.job.read_text(), tmp_path / "refresh.toml"
+        digest = told(study, "refresh", "ann", "study", "--out", str(refresh))["digest"]
+        study.job, study.rows = refresh, {}
+        assert run(study)["ann"].record["learnt"] == []
+        for name in ("ann", "bob"):
+            (model,) = told(study, "list", name)["models"]
+            assert (model["digest"], model["refreshed"], model["signed"]) == (digest, 1, True)
+            assert told(study, "show", name, "study")["signed_by"] == ["ann", "bob", "registry"]
+        study.job, study.rows = tmp_path / "on.toml", {"ann": 40, "bob": 30}
+        start = f'warm_start = {{ source = "shares", sha256 = "{digest}" }}'
+        study.job.write_text(first.replace("seed = 3", f"seed = 3\n{start}"))
+        ended = run(study)
+    finally:
+        study.close()
+    assert ended["ann"].record["kept_digest"] == ended["bob"].record["kept_digest"] != digest
+    assert len(told(study, "list", "bob")["models"]) == 2
+    assert study.leaks() == set() and study.used_twice() == 0
+
+
 def asked(study: Study, verb: str, name: str, *words: str) -> dict[str, Any]:
     """What `mpc-train VERB` of a node says, as JSON."""
     study.address = study.address or "tcp://127.0.0.1:9"

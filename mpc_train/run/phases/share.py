@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -15,7 +15,7 @@ from mpc_train.jobs.training import is_frozen
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.sharing import Shared, share_in, words_brought
-from mpc_train.serving.jobs.agreeing import agreed_outline
+from mpc_train.serving.jobs.agreeing import common_share, tell_outline, told_outline
 from mpc_train.serving.jobs.brought import in_two, shared_statistics
 from mpc_train.serving.share import returned
 from mpc_train.training.warm_start import PUBLIC, flat, started_with
@@ -46,7 +46,7 @@ def share_all(
     take_table: Callable[[], Table | None],
     start: Mapping[str, Reals] | None,
     keeper: Keeper,
-    share: ModelShare | None = None,
+    held: Sequence[ModelShare] = (),
     statistics: Words | None = None,
 ) -> tuple[Shared, dict[str, MaskedTensor]]:
     """Return all owners' rows and labels, in the order of owners, and the initial weights, if the
@@ -54,13 +54,13 @@ def share_all(
 
     take_table: returns this node's own rows, which are freed when they are shared. start: the
     state_dict, if this node has it. keeper: has the rows if an earlier session has joined them.
-    share: this evaluator's, of the model that the job starts from, if that is one in shares.
+    held: this evaluator's shares of the model that the job starts from, if that is one in shares.
     statistics: of a model that is brought (`serving.jobs.brought`), if this node has them.
     """
     tensors: dict[str, MaskedTensor] = {}
     given: Parameters | None = None
     if job.starts_from_shares:
-        tensors, parameters = _from_shares(session, job, role, share)
+        tensors, parameters = _from_shares(session, job, role, held)
         given = None if job.has_own_statistics else parameters
     # Once for rows and weights: a non-computing owner sends one stream.
     sources = {owner: _source(session, job, owner) for owner in job.owners}
@@ -97,11 +97,14 @@ def _without_rows(job: Job, role: Role, given: Parameters | None) -> Shared:
 
 
 def _from_shares(
-    session: Session, job: Job, role: Role, share: ModelShare | None
+    session: Session, job: Job, role: Role, held: Sequence[ModelShare]
 ) -> tuple[dict[str, MaskedTensor], Parameters]:
     """The tensors and the statistics of a model in shares, under fresh masks."""
-    outline = agreed_outline(session, job, share)
-    found, parameters = returned(role, outline, None if share is None else share.parts)
+    if session.is_dealer:
+        found, parameters = returned(role, told_outline(session, job), None)
+    else:
+        share = common_share(session, job, held)
+        found, parameters = returned(role, tell_outline(session, job, share), share.parts)
     tensors = {
         name: MaskedTensor(x, requires_grad=not is_frozen(job, name)) for name, x in found.items()
     }

@@ -1,4 +1,5 @@
-"""The job in which an owner measures a model in shares on rows of its own, as a file.
+"""Jobs that train nothing, as files: in which an owner measures a model in shares on rows of its
+own, or the evaluators get new shares of it.
 
 Everything that must be as in the model's training is taken from what is public about it (`About`).
 """
@@ -35,14 +36,38 @@ def measuring_job(
 
     Metrics have the protection of the model's own job.
     """
-    job, kept = model.job, model.job.reveal
+    kept = model.job.reveal
+    reveal = Reveal(
+        model="none",
+        metrics=metrics,
+        metrics_to=metrics_to,
+        least_test_rows=kept.least_test_rows,
+        least_group=kept.least_group,
+        decimals=kept.decimals,
+        noise=kept.noise,
+        bins=kept.bins,
+    )
+    return _using(model, name, {owner: rows}, reveal)
+
+
+def refreshing_job(model: About, name: str) -> Job:
+    """The job that gives the evaluators new shares of the model. Not checked."""
+    rows = dict.fromkeys(model.job.evaluators, 0)
+    return _using(model, name, rows, Reveal(model="refreshed"), guard=False)
+
+
+def _using(
+    model: About, name: str, rows: dict[str, int], reveal: Reveal, guard: bool | None = None
+) -> Job:
+    """A job that trains nothing, by the nodes of the model and owners with so many rows."""
+    job = model.job
     steps, start = job.prepare, WarmStart(SHARES, model.digest)
     if job.pipeline.secret:
         start = msgspec.structs.replace(start, prepare="model")
         steps = msgspec.structs.replace(steps, columns=_steps(job))
     data = msgspec.structs.replace(
         job.data,
-        rows={owner: rows},
+        rows=rows,
         features=() if job.data.array is not msgspec.UNSET else job.features,
         weight="",
         partition="rows",
@@ -55,24 +80,14 @@ def measuring_job(
         split_by="",
         split_normalise=(),
     )
+    roles = msgspec.structs.replace(job.job, name=name, owners=tuple(rows), recipients=())
     return msgspec.structs.replace(
         job,
-        job=msgspec.structs.replace(
-            job.job, name=name, owners=(owner,), evaluators=job.evaluators, recipients=()
-        ),
+        job=roles,
         data=data,
         prepare=steps,
-        train=Train(warm_start=start),
-        reveal=Reveal(
-            model="none",
-            metrics=metrics,
-            metrics_to=metrics_to,
-            least_test_rows=kept.least_test_rows,
-            least_group=kept.least_group,
-            decimals=kept.decimals,
-            noise=kept.noise,
-            bins=kept.bins,
-        ),
+        train=Train(warm_start=start, guard=guard),
+        reveal=reveal,
         serve=None,
         purpose=msgspec.structs.replace(job.purpose, valid_until=None),
     )

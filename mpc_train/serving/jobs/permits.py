@@ -30,7 +30,8 @@ def check_use(model: Job, digest: str, job: Job) -> None:
     """Raise RefusedError with all that speaks against using the model of this digest, which the job
     `model` trained, in `job`."""
     found = [*_nodes(model, job), *_network(model, job), *_inputs(model, job)]
-    found += _going_on(model, job) if job.trains else _measuring(model, job)
+    if not job.refreshes:  # which the evaluators alone decide: it changes nothing for anybody
+        found += _going_on(model, job) if job.trains else _measuring(model, job)
     if found:
         raise RefusedError(
             f"the job {job.name!r} cannot use the model {digest[:16]}, which the job "

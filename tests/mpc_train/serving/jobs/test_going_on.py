@@ -119,15 +119,15 @@ def test_shares_that_do_not_belong_together_are_detected(
 ) -> None:
     first = first_run(tmp_path / "first")
     run = going_on(tmp_path / "later", first)
-    whole = Library.share
+    whole = Library.shares
 
-    def other(self: Library, digest: str) -> ModelShare:
-        found = whole(self, digest)
-        return replace(found, agreed=bytes(len(found.agreed))) if not seen.pop() else found
+    def others(self: Library, digest: str) -> list[ModelShare]:
+        (found,) = whole(self, digest)
+        return [found if seen.pop() else replace(found, agreed=bytes(len(found.agreed)))]
 
     seen = [True, False]
-    monkeypatch.setattr(Library, "share", other)
-    with pytest.raises(ArtifactError, match="does not belong to the one of"):
+    monkeypatch.setattr(Library, "shares", others)
+    with pytest.raises(ArtifactError, match="do not belong together"):
         run.session()
     assert not [label for frames in run.net.transcript.values() for label, _ in frames[2:]]
 
