@@ -73,7 +73,16 @@ def load_statistics(model: Path, job: Job) -> Words:
     if {name: x.shape for name, x in found.items()} != shapes:
         said = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         raise DataError(f"{path}: [prepare] of this job needs exactly {said}")
-    return statistics_words(job, {name: _checked(path, name, x) for name, x in found.items()})
+    opened = {name: _checked(path, name, x) for name, x in found.items()}
+    places = {CENTER: job.pipeline.scaled, FILL: job.pipeline.filled}
+    for name in opened.keys() & places.keys():
+        most = np.array([job.pipeline.terms[place].bound for place in places[name]])
+        if not (np.abs(opened[name]) <= most * (1 + 1e-9)).all():
+            raise DataError(
+                f"{path}: {name} has an entry that lies outside the declared range of its column; "
+                "write [data] and [prepare] as in the model's training"
+            )
+    return statistics_words(job, opened)
 
 
 def _checked(path: Path, name: str, values: NDArray[Any]) -> Reals:

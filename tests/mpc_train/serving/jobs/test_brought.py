@@ -167,6 +167,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (safetensors.numpy.save(good | {"prepare.more": np.zeros(1)}), "needs exactly"),
         (safetensors.numpy.save(good | {"prepare.center": np.zeros(5)}), "needs exactly"),
         (safetensors.numpy.save(good | {"prepare.center": np.full(2, np.inf)}), "not a finite"),
+        (safetensors.numpy.save(good | {"prepare.fill": np.full(3, 99.0)}), "outside the declared"),
         (b"nonsense", "not a safetensors file"),
     ):
         beside.write_bytes(wrong)
