@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpc_train.admission.cautions import cautions
 from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
 from mpc_train.errors import ArtifactError, JobError, RefusedError
@@ -188,6 +189,8 @@ def test_what_people_and_rules_see(tmp_path: Path) -> None:
     run = refreshing(tmp_path / "refresh", first)
     said = describe(run.job)
     assert "in new shares at ann, bob" in said and "revealed   nothing of the model" in said
+    assert "of the model's training; they stay in shares with the model" in said
+    assert cautions(run.job) == []
     check_rules(allowing(run.job), run.job, "ann")
     with pytest.raises(RefusedError, match="dealers"):
         check_rules(allowing(run.job, dealers=("other",)), run.job, "ann")
