@@ -110,3 +110,21 @@ def measuring(
         **settings,
     )
     return later_run(first, path)
+
+
+def bringing_job(folder: Path, owner: str = "ann", more: str = SCALED) -> Path:
+    """A job in which `owner` brings an opened model, to be kept in shares."""
+    folder.mkdir(exist_ok=True)
+    return write_study(
+        folder,
+        "logistic",
+        f'warm_start = {{ source = "{owner}", prepare = "model" }}',
+        SHARES,
+        epochs=0,
+        recipients=(),
+        rows={owner: 0} if owner != "registry" else {"ann": 0},
+        job='evaluators = ["ann", "bob"]',
+        data="limit = 8",
+        features=RANGED,
+        more=more,
+    )

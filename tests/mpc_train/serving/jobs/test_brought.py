@@ -25,6 +25,7 @@ from tests.support.shared_models import (
     RANGED,
     RATE,
     SHARES,
+    bringing_job,
     later_run,
     measuring,
     shares,
@@ -62,23 +63,8 @@ def sealed_run(folder: Path) -> Rehearsal:
     return run
 
 
-def bringing(folder: Path, first: Rehearsal, model: Path, owner: str, **settings: Any) -> Rehearsal:
-    folder.mkdir()
-    path = write_study(
-        folder,
-        "logistic",
-        f'warm_start = {{ source = "{owner}", prepare = "model" }}',
-        SHARES,
-        epochs=0,
-        recipients=(),
-        rows={owner: 0} if owner != "registry" else {"ann": 0},
-        job='evaluators = ["ann", "bob"]',
-        data="limit = 8",
-        features=RANGED,
-        more=f"{FILLED}\n{DORA}",
-        **settings,
-    )
-    run = later_run(first, path)
+def bringing(folder: Path, first: Rehearsal, model: Path, owner: str) -> Rehearsal:
+    run = later_run(first, bringing_job(folder, owner, f"{FILLED}\n{DORA}"))
     run.lines = f'[warm_start]\nstudy = "{model}"\n'
     run.tables = lambda _, job: [None for _ in job.owners]  # type: ignore[misc]
     return run
