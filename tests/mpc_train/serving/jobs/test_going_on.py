@@ -16,6 +16,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.serve import Serve
 from mpc_train.results.outcome import initial_of
 from mpc_train.results.report import describe
+from mpc_train.serving.jobs import permits
 from mpc_train.serving.jobs.permits import check_use
 from mpc_train.serving.library import Library, find, retire
 from mpc_train.serving.share import COARSE, TENSOR, ModelShare
@@ -152,6 +153,7 @@ def altered(job: Job, /, **sections: Any) -> Job:
         ({"serve": {"clients": ("eve",)}}, "serve.clients names eve"),
         ({"serve": {"validators": ("eve",)}}, "serve.validators names eve"),
         ({"serve": {"rows_a_day": 9000}}, "serve.rows_a_day must be at most 1000"),
+        ({"reveal": {"least_test_rows": 9, "metrics": ("mse",)}}, "rows must be at least 10"),
     ],
 )
 def test_a_job_may_do_no_more_than_the_models_job_allows(
@@ -200,3 +202,14 @@ def test_only_a_model_in_shares_has_statistics(tmp_path: Path) -> None:
     train = f'{RATE}\nwarm_start = {{ source = "shares", sha256 = "abc" }}'
     with pytest.raises(JobError, match="64 hexadecimal digits of the model"):
         load_job(write_study(tmp_path, "linear", train, SHARES, recipients=()))
+
+
+def test_a_key_of_serve_that_nobody_compares_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever adds one decides here what allows less."""
+    monkeypatch.setattr(permits, "_COMPARED", ("clients", "validators", "train_on"))
+    model = load_job(write_study(tmp_path, "linear", RATE, SHARES, recipients=(), more=TRAIN_ON))
+    check_use(model, "0" * 64, model)
+    with pytest.raises(RefusedError, match="rows_a_day must be as in its job"):
+        check_use(model, "0" * 64, altered(model, serve={"rows_a_day": 500}))
