@@ -25,7 +25,7 @@ from mpc_train.commands import (
 )
 from mpc_train.commands.local import run, script
 from mpc_train.commands.operating import doctor, estimate, watch
-from mpc_train.commands.serving import measure
+from mpc_train.commands.serving import gateway, measure, query
 from mpc_train.commands.serving.he import he
 from mpc_train.commands.serving.shares import serve_command
 from mpc_train.commands.vault.verbs import vault
@@ -63,6 +63,8 @@ app.command("watch")(watch.watch)
 app.command("doctor")(doctor.doctor_command)
 app.command("open")(open.open_command)
 app.command("predict")(predict.predict_command)
+app.command("query")(query.query_command)
+app.command("gateway")(gateway.gateway_command)
 app.command("evaluate")(measure.evaluate_command)
 app.command("estimate")(estimate.estimate_command)
 app.command("run")(run.run_command)

@@ -12,7 +12,8 @@
     ├── QueryError      a question to a model, or its answer, is malformed or out of bounds
     │   ├── ParametersError     parameters that are weak, or not those of this release
     │   ├── CiphertextError     a ciphertext or key of another size, scale or key
-    │   └── QueryRefusedError   it is not answered: not allowed, a spent quota, busy
+    │   ├── QueryRefusedError   it is not answered: not allowed, a spent quota, busy
+    │   └── UnansweredError     a table was answered in part; its cause says why
     └── NodeFailedError a node of a local run ended with an error, which this error repeats
 
 Other nodes may learn only `code`, one word; the message stays on this machine.
@@ -87,7 +88,7 @@ class RefusedError(TrainError):
 
 class QueryError(TrainError):
     """A question to a model, or its answer, is malformed or out of bounds; code: what the other
-    side is told, a word of `homomorphic.messages.MEANINGS` or of `serving.asking.REFUSALS`."""
+    side is told, a word of `homomorphic.messages.MEANINGS` or of `serving.offered.REFUSALS`."""
 
     def __init__(self, message: str, code: str = "malformed") -> None:
         super().__init__(message)
@@ -104,6 +105,10 @@ class CiphertextError(QueryError):
 
 class QueryRefusedError(QueryError):
     """No question of this client is answered now."""
+
+
+class UnansweredError(QueryError):
+    """The rows of a table were answered up to one. Its cause says why, and is its exit status."""
 
 
 class NodeFailedError(TrainError):
@@ -200,6 +205,8 @@ def classify(error: BaseException) -> tuple[str, str, int]:
     """Return the error's name, its code (the word that others may see) and its exit status."""
     if isinstance(error, NodeFailedError):
         return error.kind, error.code, error.status
+    if isinstance(error, UnansweredError) and error.__cause__ is not None:
+        return classify(error.__cause__)
     name = type(error).__name__
     for kind in type(error).__mro__:
         status = EXIT_STATUS.get(kind.__name__)

@@ -64,6 +64,13 @@ def atomic_file(path: Path | str, mode: int = 0o600, *, replace: bool = True) ->
     _sync_directory(target.parent)
 
 
+def move(old: Path | str, new: Path | str) -> None:
+    """Give a file another name in its directory, over a file that has it; durable when this
+    returns. Raises OSError."""
+    os.replace(old, new)
+    _sync_directory(Path(new).parent)
+
+
 def _sync_directory(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     try:

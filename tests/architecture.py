@@ -45,8 +45,10 @@ ROOMS = (
     *("mpc_train.checks", "mpc_train.admission", "mpc_train.results", "mpc_train.twin"),
     "mpc_train.homomorphic",
     *(
+        "mpc_train.shared",
         "mpc_train.serving",
-        "mpc_train.serving.jobs",
+        "mpc_train.asking",
+        "mpc_train.gateway",
         "mpc_train.run.phases",
         "mpc_train.run",
         "mpc_train.estimates",
@@ -236,7 +238,10 @@ PROGRAMS = ("mpc_train/run/program.py", "mpc_train/scripts/program.py")
 
 def parties_enter_through_the_composition_root(source: Source) -> Iterator[str]:
     if source.owner != "mpc_train" or source.path.startswith(
-        ("mpc_train/commands/", "mpc_train/node/", "mpc_train/run/phases/", "mpc_train/serving/")
+        (
+            *("mpc_train/commands/", "mpc_train/node/", "mpc_train/run/phases/"),
+            *("mpc_train/shared/", "mpc_train/serving/", "mpc_train/asking/"),
+        )
     ):
         return
     if source.path in ("mpc_train/cli.py", *PROGRAMS):
@@ -411,7 +416,7 @@ def underscores_stay_in_their_module(source: Source) -> Iterator[str]:
             yield f"{source.path}:{line}: imports {last}"
 
 
-_DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _private(name: str) -> bool:

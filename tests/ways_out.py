@@ -79,11 +79,10 @@ WAYS: tuple[Way, ...] = (
         names=frozenset({"send_all"}),
         users={
             "mpc_train/checkpoints/keeper.py": "a public position, HMACs under a pair's key, bits",
-            "mpc_train/serving/jobs/agreeing.py": "a public outline, HMACs under a pair's key",
+            "mpc_train/shared/agreeing.py": "a public outline, HMACs under a pair's key",
             "mpc_train/homomorphic/asking.py": "a client's ciphertexts; no run, and no shares",
             "mpc_train/commands/serving/connections.py": "ciphertexts; no run, and no shares",
             "mpc_train/serving/lanes.py: self._net.send": "hands on what the dealer's role sends",
-            "mpc_train/serving/program.py: session.channel.send": "HMACs under a pair's key",
             "mpc_train/serving/program.py: self._net.send": (
                 "which questions come next, and how much is made: names and numbers"
             ),

@@ -44,6 +44,7 @@ def cautions(job: Job) -> list[str]:
         *_of_network(job),
         *_of_inputs(job),
         *_of_measures(job),
+        *_of_answers(job),
     ]
 
 
@@ -221,3 +222,20 @@ def _of_measures(job: Job) -> list[str]:
             "can be subtracted"
         )
     return found
+
+
+def _of_answers(job: Job) -> list[str]:
+    """A warning if few answers tell a client the model."""
+    serve = job.serve
+    if serve is None or not serve.clients or serve.answer == "class" or serve.decimals is not None:
+        return []
+    if job.model.network is None and not job.model.hidden:
+        rows = job.pipeline.width + 1
+        return [
+            f"each client can compute the whole model from unrounded answers to {rows} rows: round "
+            'them (serve.decimals), or give answer = "class"'
+        ]
+    return [
+        "unrounded answers to many rows let each client build a model like this one: round them "
+        '(serve.decimals), or give answer = "class"'
+    ]

@@ -29,6 +29,7 @@ from mpc_train.jobs.outputs import (
 )
 from mpc_train.jobs.reveal import Metric
 from mpc_train.jobs.schedule import is_newton
+from mpc_train.jobs.serve import Answer
 from protocols.names import NAME
 
 T = TypeVar("T")
@@ -63,6 +64,17 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which metrics may be revealed; `cv_accuracy` and the like are means over folds."""
     disclosures: tuple[Disclosure, ...] = ()
     """What may be revealed besides metrics and the model (`outputs.Disclosure`)."""
+    clients: tuple[str, ...] = ()
+    """Who may ask a model that stays in shares (`serve.clients` of the job)."""
+    validators: tuple[str, ...] = ()
+    """Who may measure such a model on rows of its own (`serve.validators` of the job)."""
+    answers: tuple[Answer, ...] = ()
+    """What clients may get: "class" says least, "number" most (`serve.answer` of the job)."""
+    max_rows_a_day: int = 1000
+    """The most rows that each client may ask on one day."""
+    max_decimals: int | None = None
+    """The most decimals of numbers and probabilities that clients get; if omitted, any, and
+    unrounded ones."""
     models: tuple[ModelKind, ...] = ALL_MODELS
     """Which kinds of models may be trained (`model.kind` of the job)."""
     recipient_keys: tuple[KeyKind, ...] = ("x25519-mlkem768",)
@@ -124,6 +136,7 @@ LEAST = (
     "least_effective_rows",
     "least_difference",
     "repeats",
+    "max_rows_a_day",
     "approvals",
     "approvals_valid_days",
 )
@@ -131,7 +144,7 @@ LEAST = (
 MAY_BE_0 = ("least_batch_rows", "least_effective_rows", "approvals")
 """0 switches these off."""
 NAMED = (
-    *("recipients", "dealers", "evaluators", "purposes", "categories"),
+    *("recipients", "dealers", "evaluators", "clients", "validators", "purposes", "categories"),
     *("approvers", "operators", "auditors"),
 )
 """Lists of names."""
@@ -168,6 +181,8 @@ def rule_faults(rules: Rules) -> list[tuple[str, str]]:
         fewest = 0 if key in MAY_BE_0 else 1
         if getattr(rules, key) < fewest:
             found.append((f"rules.{key}", f"at least {fewest}"))
+    if rules.max_decimals is not None and rules.max_decimals < 0:
+        found.append(("rules.max_decimals", "at least 0"))
     if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in rules.jobs):
         found.append(("rules.jobs", "a digest has 64 hexadecimal digits"))
     if rules.approvals and rules.jobs:
@@ -234,7 +249,7 @@ def check_rules(rules: Rules, job: Job, me: str, day: date | None = None) -> Non
     """
     day = day or today()
     # Checks whose time depends on the job's numbers come last, for a job that satisfies the others.
-    first = (_check_roles, _check_purpose, _check_outputs, _check_least)
+    first = (_check_roles, _check_purpose, _check_outputs, _check_serve, _check_least)
     for checks in (first, (_check_ours, _check_sum)):
         broken = _Broken(rules, job, me, day)
         for check in checks:
@@ -244,6 +259,18 @@ def check_rules(rules: Rules, job: Job, me: str, day: date | None = None) -> Non
                 f"the job {job.name!r} breaks this node's rules: {'; '.join(broken.found)}. "
                 f"Nothing was shared. {broken.advice()}"
             )
+
+
+def check_serving(rules: Rules, job: Job, me: str) -> None:
+    """Raise RefusedError unless the rules, which may be others than when the job was signed, allow
+    that its model is served."""
+    broken = _Broken(rules, job, me, today())
+    _check_serve(broken)
+    if broken.found:
+        raise RefusedError(
+            f"the model {job.name!r} is not served by this node's rules: "
+            f"{'; '.join(broken.found)}. {broken.advice()}"
+        )
 
 
 def _check_roles(broken: _Broken) -> None:
@@ -299,6 +326,27 @@ def _check_outputs(broken: _Broken) -> None:
     broken.unlisted("disclosures", words["disclosures"], "would be disclosed")
     if unknown:
         broken.found.append(f"{', '.join(unknown)} would leave the run, but no rule covers it")
+
+
+def _check_serve(broken: _Broken) -> None:
+    """Check that the rules allow who asks the model, how much, and what comes out."""
+    rules, serve = broken.rules, broken.job.serve
+    if serve is None:
+        return
+    broken.unlisted("validators", list(serve.validators), "could measure the model")
+    if not serve.clients:
+        return
+    broken.unlisted("clients", list(serve.clients), "could ask the model")
+    broken.unlisted("answers", [serve.answer], "would leave to clients")
+    if serve.rows_a_day > rules.max_rows_a_day:
+        broken.found.append(
+            f"each client could ask {serve.rows_a_day} rows a day, max_rows_a_day = "
+            f"{rules.max_rows_a_day}"
+        )
+    most, decimals = rules.max_decimals, serve.decimals
+    if most is not None and serve.answer != "class" and (decimals is None or decimals > most):
+        how = "unrounded" if decimals is None else f"with {decimals} decimals"
+        broken.found.append(f"clients would get answers {how}, max_decimals = {most}")
 
 
 def _check_least(broken: _Broken) -> None:

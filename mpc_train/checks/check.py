@@ -12,6 +12,7 @@ from mpc_train.base.sizes import check_sizes
 from mpc_train.checks.check_data import check_data
 from mpc_train.checks.check_purpose import check_purpose
 from mpc_train.checks.check_reveal import check_bounds, check_reveal
+from mpc_train.checks.check_serve import check_serve
 from mpc_train.checks.check_train import check_settings, check_train
 from mpc_train.jobs.job import JOB_VERSION, Job
 from mpc_train.jobs.kinds import NUMBERS
@@ -48,7 +49,7 @@ def check_job(job: Job) -> None:
     _ = job.pipeline  # raises the faults of [prepare]
     _check_model(job)
     _check_weights(job)
-    for check in (check_train, check_reveal, check_purpose):
+    for check in (check_train, check_reveal, check_serve, check_purpose):
         with found.noting():
             check(job)
     found.check()

@@ -99,6 +99,7 @@ def job_check(
                     "metrics": list(checked.reveal.metrics),
                     "metrics_to": list(checked.reveal.metrics_to),
                     "disclosures": list(disclosed_on_the_way(checked)),
+                    "serve": msgspec.to_builtins(checked.serve),
                     "cautions": warned,
                     "without_card": list(unknown),
                     "trust": trust,
@@ -140,25 +141,28 @@ def _allowing(config: Path, job: "Job") -> "NodeConfig":
 
 def _without_card(job: "Job", place: Path, known: "Roster", *, required: bool) -> dict[str, str]:
     """The names of the job without a card in the roster at `place`, each with a line about it;
-    raises RosterError for them if they are `required`. Empty if there is no roster."""
+    raises RosterError for them if they are `required`. Who may ask the model needs no card before
+    it is served, and is only warned of. Empty if there is no roster."""
     from parties.errors import RosterError
 
     if not place.exists():
         return {}
-    unknown = {}
-    for name in job.names:
+    unknown, serve = {}, job.serve
+    clients, validators = ((), ()) if serve is None else (serve.clients, serve.validators)
+    for name in dict.fromkeys((*job.names, *clients, *validators)):
         if name not in known:
             parts = [part for part in ("owner", "recipient") if name in getattr(job, f"{part}s")]
             parts += ["evaluator"] * (name in job.evaluators and "owner" not in parts)
             parts += ["dealer"] * (name == job.dealer)
+            parts += ["client"] * (name in clients) + ["validator"] * (name in validators)
             near = difflib.get_close_matches(name, known.names, 1)
             unknown[name] = (
                 f"no card of {name} ({', '.join(parts)}) in the roster {place}; "
                 + (f"did you mean {near[0]}? If not, " if near else "")
                 + "get it from its owner, compare fingerprints, and run mpc-train roster add"
             )
-    if unknown and required:
-        raise RosterError("\n  ".join(unknown.values()))
+    if required and (missing := [line for name, line in unknown.items() if name in job.names]):
+        raise RosterError("\n  ".join(missing))
     return unknown
 
 

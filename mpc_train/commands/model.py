@@ -24,7 +24,7 @@ from mpc_train.commands.common import (
 from mpc_train.errors import ModelError
 
 if TYPE_CHECKING:
-    from mpc_train.serving.library import Held
+    from mpc_train.shared.library import Held
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Of the job that trained it.")]
 VersionOption = Annotated[
@@ -136,7 +136,7 @@ def model_list(
 ) -> None:
     """List the models of which this evaluator keeps a share."""
     with reporting(output):
-        from mpc_train.serving.library import held_models
+        from mpc_train.shared.library import held_models
 
         opening = opened_vault(config, passphrase_file, passphrase_fd, "model list")
         with opening as (store, *_):
@@ -162,10 +162,7 @@ def model_show(
     version: VersionOption = 0,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write what is public about it: for a service, and for who measures it.",
-        ),
+        typer.Option(help="Write what others need to know to measure it: its job, no share."),
     ] = None,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
@@ -178,7 +175,8 @@ def model_show(
     with reporting(output):
         from mpc_train.node.provenance import verify_shared
         from mpc_train.results.report import describe
-        from mpc_train.serving.library import find, record_of, share_of
+        from mpc_train.shared.description import Description
+        from mpc_train.shared.library import find, record_of, share_of
         from parties.files import write_atomic
         from parties.keys.roster import Roster
 
@@ -189,7 +187,7 @@ def model_show(
             share_of(store, held)  # each chunk of it is verified
         found = verify_shared(held.about, record, Roster.load(node.place.roster))
         if out is not None:
-            write_atomic(out, held.about.to_bytes())
+            write_atomic(out, Description(held.about.job, held.about.public.sid).to_bytes())
         if output is Format.json:
             emit({"status": "ok", **_record(held), "signed_by": list(found.nodes)})
             return
@@ -215,13 +213,15 @@ def model_refresh(
     same, and so do its name, its digest and what was signed about it.
     """
     with reporting(output):
-        from mpc_train.serving.jobs.measuring import refreshing_job, write_job
-        from mpc_train.serving.library import find
+        from mpc_train.shared.description import Description
+        from mpc_train.shared.library import find
+        from mpc_train.shared.measuring import refreshing_job, write_job
 
         opening = opened_vault(config, passphrase_file, passphrase_fd, "model refresh")
         with opening as (store, *_):
             held = find(store, name, version)
-        job = write_job(refreshing_job(held.about, f"refresh-{name}"[:63]), out)
+        described = Description(held.about.job, held.about.public.sid)
+        job = write_job(refreshing_job(described, f"refresh-{name}"[:63]), out)
         if output is Format.json:
             emit(
                 {
@@ -252,7 +252,7 @@ def model_retire(
     Who has a copy of the vault still needs its key: rotate it afterwards.
     """
     with reporting(output):
-        from mpc_train.serving.library import find, retire
+        from mpc_train.shared.library import find, retire
         from parties.audit.entries import Kind
 
         opening = opened_vault(config, passphrase_file, passphrase_fd, "model retire")

@@ -489,7 +489,7 @@ class _Guarded:
         table = self._read(job, begun is None) if job.data.rows.get(me) else None
         # Loads PyTorch, which takes seconds: a bad cell is reported before that.
         from mpc_train.run.program import TrainProgram
-        from mpc_train.serving.library import Library
+        from mpc_train.shared.library import Library
 
         self._check_machine(job)
         library = Library(self._safe.opened)
@@ -635,8 +635,8 @@ class _Guarded:
     def keep_signed(self, result: "NodeResult") -> dict[str, object]:
         """At an evaluator of a model that stays in shares: keep what all nodes signed beside its
         share. Returns what the model is, for those who read JSON."""
-        from mpc_train.serving.library import Library
-        from mpc_train.serving.share import model_digest
+        from mpc_train.shared.library import Library
+        from mpc_train.shared.share import model_digest
 
         job = self.job
         if job is None or not job.stays_shared or self._config.place.name not in job.evaluators:

@@ -35,7 +35,7 @@ from mpc_train.errors import ConfigError
 from parties.files import atomic_file
 
 if TYPE_CHECKING:
-    from mpc_train.results.predicting import Form
+    from mpc_train.results.predictions import Form
 
 VAULT = "vault:"
 
@@ -91,7 +91,8 @@ def predict_command(
     units; the label may be missing, and other columns are ignored."""
     with reporting(output):
         from mpc_train.node.storage import PREDICTIONS, kept_model, text_into
-        from mpc_train.results.predicting import load_predictor, write_records
+        from mpc_train.results.predicting import load_predictor
+        from mpc_train.results.predictions import write_records
         from mpc_train.tables.spelling import name_of
 
         into, from_vault = named_in_vault(out), named_in_vault(model)
@@ -161,7 +162,7 @@ def named_in_vault(text: str | None) -> str | None:
 
 def form_of(out: str, table: Path) -> "Form":
     """The format of an output file, by its ending. Raises ConfigError."""
-    from mpc_train.results.predicting import ENDINGS
+    from mpc_train.results.predictions import ENDINGS
 
     if Path(out).suffix.lower() not in ENDINGS:
         raise ConfigError(

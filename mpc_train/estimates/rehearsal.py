@@ -40,7 +40,7 @@ from mpc_train.estimates.stage import (
 from mpc_train.evaluation.findings import Findings
 from mpc_train.run import program
 from mpc_train.run.phases import link, reveal
-from mpc_train.serving.jobs.brought import statistics_size
+from mpc_train.shared.brought import statistics_size
 from mpc_train.training import passes, trainer
 from mpc_train.training.optimizers import adaptive, sgd
 from mpc_train.training.warm_start import PUBLIC

@@ -24,7 +24,7 @@ from mpc_train.owners.cells import WORD_BITS
 from mpc_train.owners.columns import part_of
 from mpc_train.owners.table import Table
 from mpc_train.preparation.fitted import input_bits
-from mpc_train.serving.share import About, ModelShare, Public, expected_shapes
+from mpc_train.shared.share import About, ModelShare, Public, expected_shapes
 from protocols.channel import Buffer
 from protocols.errors import FrameError
 from protocols.linkage.intersection import ITEM_BYTES
@@ -33,6 +33,7 @@ from protocols.sealing.record import TAG_BYTES
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
+    from mpc_train.shared.share import ModelShare
 
 CREDIT = b"cred"
 CREDIT_BYTES = LABEL.size + 2 * TAG_BYTES

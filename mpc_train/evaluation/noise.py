@@ -40,13 +40,20 @@ def noisy(job: Job, metric: str, figure: Figure) -> Figure:
     if job.reveal.noise is None:
         return figure
     scale = SENSITIVITY[metric] / Fraction(job.reveal.noise.epsilon)
-    values, role = figure.values, figure.values.role
-    for evaluator in range(role.evaluators):
-        mine = _drawn(role, evaluator, values.shape, scale, job.fraction_bits)
-        drawn = crypten.cryptensor(mine, src=evaluator, shape=values.shape, bits=0).value
-        assert isinstance(drawn, Masked)
-        values = values + drawn
+    values = with_noise(figure.values, scale, job.fraction_bits)
     return Figure(values, None if figure.groups is None else margins(values, job.classes))
+
+
+def with_noise(counts: Masked, scale: Fraction, fraction_bits: int) -> Masked:
+    """Counts at scale 2^f with every evaluator's own discrete Laplace noise of this scale, the sum
+    of their sensitivities over ε. Rounds: those of an input."""
+    role = counts.role
+    for evaluator in range(role.evaluators):
+        mine = _drawn(role, evaluator, counts.shape, scale, fraction_bits)
+        drawn = crypten.cryptensor(mine, src=evaluator, shape=counts.shape, bits=0).value
+        assert isinstance(drawn, Masked)
+        counts = counts + drawn
+    return counts
 
 
 def _drawn(

@@ -1,8 +1,8 @@
 """The client's side: predictions for a table by a model that it never sees.
 
-The rows are read, checked and prepared as for `mpc-train predict`; what a `Predictor` then asks of
-its module, this one asks of a server, for 4,096 rows at a time. The link function (sigmoid,
-softmax, exp, the label's unit) is applied here.
+The rows are read, checked and prepared as for `mpc-train predict`; the outputs for 4,096 rows at a
+time are asked of a server. The link function (sigmoid, softmax, exp, the label's unit) is applied
+here.
 """
 
 from collections import deque
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from mpc_train.errors import QueryError, QueryRefusedError
 from mpc_train.homomorphic.description import Description
@@ -35,10 +34,11 @@ from mpc_train.homomorphic.messages import (
 )
 from mpc_train.homomorphic.parameters import SLOTS
 from mpc_train.owners.local import Local, local_terms
-from mpc_train.results.predicting import Predictor
+from mpc_train.results.predictions import Predictions
 from protocols.arrays import Reals
 
 if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
     from mpc_train.tables.typed import TypedTable
 
 
@@ -132,14 +132,15 @@ def _heard(line: Line) -> tuple[ToClient, bytes]:
 
 
 @dataclass(frozen=True, repr=False)
-class EncryptedPredictor(Predictor):
-    """A predictor whose model is at a server."""
+class EncryptedPredictor(Predictions):
+    """Predictions by a model that is at a server."""
 
+    job: "Job"
     outputs_of: Callable[[Local], Reals]
 
     @classmethod
     def of(cls, question: Question) -> "EncryptedPredictor":
-        return cls(question.description.job, torch.nn.Identity(), {}, question.outputs)
+        return cls(question.description.job, question.outputs)
 
     def predicted(self, table: "TypedTable") -> list[list[Any]]:
         """The predictions for a table with the job's features."""

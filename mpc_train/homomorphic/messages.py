@@ -47,6 +47,7 @@ MEANINGS: dict[str, str] = {
     "quota": "the rows of this client for today are spent (4,096 for each request, however many "
     "are used)",
     "busy": "it answers as many requests as it can, or one of this client already; try again",
+    "unavailable": "it cannot count rows now; its own log says why",
     "model": "the model cannot be served",
     "internal": "an error occurred there; its own log says where",
 }

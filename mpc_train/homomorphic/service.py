@@ -51,8 +51,8 @@ class Served:
 class Quota(Protocol):
     """Counts the rows of today (UTC), durably."""
 
-    def take(self, client: str, model: str, rows: int, most: int) -> bool:
-        """Count `rows` more if that is at most `most` today; whether it is."""
+    def take(self, client: str, model: str, rows: int, most: int) -> object:
+        """Count `rows` more if that is at most `most` today, or raise QueryRefusedError."""
 
 
 Record = Callable[[bool, str, str, str], None]
@@ -123,8 +123,7 @@ class Service:
                 raise QueryRefusedError("the client knows another description", "changed")
             check_parameters(ask.parameters)  # 3
             evaluation = Evaluation(served.weights, public)
-            if not self._quota.take(client, ask.model, SLOTS, served.rows_a_day):  # 4
-                raise QueryRefusedError("the quota of today is spent", "quota")
+            self._quota.take(client, ask.model, SLOTS, served.rows_a_day)  # 4
         except QueryError as error:
             self._record(False, client, ask.model, error.code)
             raise

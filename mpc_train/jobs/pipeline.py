@@ -104,6 +104,14 @@ class Pipeline:
         return (*(term.name for term in self.terms), *products)
 
     @cached_property
+    def by_column(self) -> dict[str, tuple[Term, ...]]:
+        """The terms of each column."""
+        found: dict[str, list[Term]] = {}
+        for term in self.terms:
+            found.setdefault(term.column, []).append(term)
+        return {column: tuple(terms) for column, terms in found.items()}
+
+    @cached_property
     def scaled(self) -> tuple[int, ...]:
         """Places of the terms with a secret center and scale."""
         return tuple(i for i, term in enumerate(self.terms) if term.scaled)

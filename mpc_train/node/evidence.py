@@ -30,9 +30,10 @@ from protocols.sealing import hpke, recipient_keys, record, signatures, stream
 from protocols.sealing.session import SUITE
 
 if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
     from parties.keys.roster import Roster
 
-EVIDENCE_VERSION = 1
+EVIDENCE_VERSION = 2
 AES, KEMS = "AES-256-GCM", "X25519 256, ML-KEM 768"
 
 
@@ -75,6 +76,16 @@ class Revealed(_Part, frozen=True):
     times: int
     first: int
     last: int
+
+
+class Served(_Part, frozen=True):
+    """Who may ask a model that stays in shares, as the signed job says (`[serve]`)."""
+
+    clients: tuple[str, ...]
+    rows_a_day: int
+    answer: str
+    decimals: int | None
+    validators: tuple[str, ...]
 
 
 class Signed(_Part, frozen=True):
@@ -151,6 +162,7 @@ class Evidence(_Part, frozen=True):
     parties: tuple[Party, ...]
     data: Data
     revealed: tuple[Revealed, ...]
+    served: Served | None
     sealed: tuple[Sealed, ...]
     signatures: tuple[Signed, ...]
     algorithms: tuple[Algorithm, ...]
@@ -224,6 +236,7 @@ def evidence_of(
             )
             for one in found.outcome.openings
         ),
+        served=_served(job),
         sealed=tuple(Sealed(one.sender, one.path, one.digest) for one in run.statement.artifacts),
         signatures=tuple(
             Signed(name, sha256(signature).hexdigest())
@@ -315,7 +328,7 @@ def _against_the_log(found: Provenance, logged: Sequence[Logged], node: str) -> 
 
 _FACTS = (
     *("job", "job_digest", "contract", "contract_version", "session", "statement", "model"),
-    *("revealed", "sealed", "signatures", "parties", "data"),
+    *("revealed", "served", "sealed", "signatures", "parties", "data"),
 )
 """Parts that follow from the record and the cards, whichever release wrote them."""
 _WORDS = ("first_weights", "trust", "algorithms", "speaks_to", "limits")
@@ -367,9 +380,16 @@ def _data(found: Provenance) -> Data:
         valid_until="" if purpose.valid_until is None else purpose.valid_until.isoformat(),
         columns=job.columns,
         rows=dict(job.data.rows),
-        preparation="over shares; statistics of the pooled rows are opened to nobody but the "
-        "recipients, with the model",
+        preparation="over shares; statistics of the pooled rows are opened to nobody"
+        + ("" if job.stays_shared else " but the recipients, with the model"),
     )
+
+
+def _served(job: Job) -> Served | None:
+    serve = job.serve
+    if serve is None:
+        return None
+    return Served(serve.clients, serve.rows_a_day, serve.answer, serve.decimals, serve.validators)
 
 
 def algorithms(recipients: Sequence[str]) -> tuple[Algorithm, ...]:

@@ -99,6 +99,17 @@ are not part of this evidence.</p>
 <td>{{ one.numbers }}</td><td>{{ one.to | join(", ") }}</td><td><code>{{ one.clause }}</code></td>
 <td>{{ one.times }} ({{ one.first }}{% if one.last != one.first %} to {{ one.last }}{% endif %})
 </td></tr>{% endfor %}</tbody></table>
+{% if e.served %}<p>The model stays in shares. What leaves later is not part of this evidence; the
+signed job allows this, and nothing else:</p>
+<table><tbody>
+<tr><th style="width:27%">May ask the model</th>
+<td>{{ e.served.clients | join(", ") or "nobody" }}</td></tr>
+{% if e.served.clients %}<tr><th>Rows a day, each</th><td>{{ e.served.rows_a_day }}</td></tr>
+<tr><th>Answers</th><td>{{ e.served.answer }}{% if e.served.decimals is not none %}, rounded to
+{{ e.served.decimals }} decimals{% elif e.served.answer != "class" %}, unrounded{% endif %}
+</td></tr>{% endif %}
+<tr><th>May measure it</th><td>{{ e.served.validators | join(", ") or "nobody" }}</td></tr>
+</tbody></table>{% endif %}
 <table><thead><tr><th style="width:19%">Sealed by</th><th style="width:34%">File</th>
 <th>SHA-256</th></tr></thead><tbody>
 {% for one in e.sealed %}<tr><td>{{ one.sender }}</td><td>{{ one.path }}</td>

@@ -31,7 +31,7 @@ from parties.errors import ContractError
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.results.outcome import Outcome
-    from mpc_train.serving.share import About
+    from mpc_train.shared.share import About
     from parties.agreement.result import Record
     from parties.keys.identity import Card
     from parties.keys.roster import Roster

@@ -49,7 +49,8 @@ class Local:
 def local_terms(pipeline: Pipeline, table: TypedTable) -> Local:
     """The owner's part of every term. If each column is one term, this uses the table's own memory,
     which must not be read afterwards."""
-    places = [table.names.index(term.column) for term in pipeline.terms]
+    place_of = {name: place for place, name in enumerate(table.names)}
+    places = [place_of[term.column] for term in pipeline.terms]
     in_place = places == list(range(len(places)))
     values = table.values if in_place else np.empty((table.rows, len(places)))
     present = np.ones((table.rows, len(pipeline.filled)))
@@ -131,7 +132,7 @@ def check_cells(job: Job, name: str, values: Reals, missing: Mask) -> None:
         return
     if name == job.weight and missing.any():
         raise CellError(missing, "the weight is missing; remove such rows")
-    terms = [term for term in job.pipeline.terms if term.column == name]
+    terms = job.pipeline.by_column.get(name, ())
     refused = missing & any(not term.takes_missing for term in terms)
     if refused.any():
         raise CellError(

@@ -14,18 +14,14 @@ each class's probability. `mpc-train predict` does the same for files.
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 import polars
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
@@ -33,16 +29,13 @@ from mpc_train.base.problem import JobProblem
 from mpc_train.base.sizes import check_sizes
 from mpc_train.errors import ArtifactError, ConfigError
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.kinds import LOGARITHMIC
 from mpc_train.owners.applied import applied
-from mpc_train.owners.local import check_cells, local_terms
-from mpc_train.owners.table import arrays_of
-from mpc_train.regression.settings import family_of
+from mpc_train.owners.local import local_terms
 from mpc_train.results.artifact import commit
 from mpc_train.results.kept import KeptModel
 from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE
-from mpc_train.results.plain_model import means, plain_module
-from mpc_train.tables.loading.load import stream
+from mpc_train.results.plain_model import plain_module
+from mpc_train.results.predictions import Predictions
 from mpc_train.tables.source import Source, SourceProblem, check_source, label_of
 from mpc_train.tables.spelling import name_of
 from protocols.arrays import Reals
@@ -51,12 +44,6 @@ if TYPE_CHECKING:
     from mpc_train.tables.typed import TypedTable
 
 MAX_MANIFEST_BYTES = 64 << 20
-ROW = "row"
-"""The first field of each written prediction: its record's number."""
-
-Form = Literal["csv", "json"]
-ENDINGS: dict[str, Form] = {".csv": "csv", ".json": "json", ".jsonl": "json"}
-"""The output formats, by the end of the file's name."""
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -77,62 +64,12 @@ class _Manifest(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, repr=False)
-class Predictor:
+class Predictor(Predictions):
     """A model ready for raw records. parameters: those of `Pipeline.shapes`."""
 
     job: Job
     module: torch.nn.Module
     parameters: dict[str, Reals]
-
-    def __repr__(self) -> str:
-        return f"Predictor({self.job.name})"
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the predicted columns: the label, and for a classifier each class's
-        probability."""
-        return ("prediction", *(f"p({name})" for name in self.classes))
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes as written in the label's column; none if it is a number."""
-        if not self.job.classes:
-            return ()
-        if self.job.schema[self.job.label.name].kind == "boolean":
-            return ("false", "true")
-        return self.job.label.classes or tuple(str(k) for k in range(self.job.classes))
-
-    def records(
-        self, source: Source | polars.DataFrame, ids: Sequence[str] = ()
-    ) -> Iterator[list[list[Any]]]:
-        """For each chunk of the table one list per row: the text of `ids`, then `columns`.
-
-        Memory does not grow with the table. Raises DataError with file, line and column, and
-        ConfigError for an id with the name of a prediction.
-        """
-        job = self.job
-        self.check_ids(ids)
-        names = [feature.name for feature in job.features]
-
-        def check(name: str, values: Reals, missing: NDArray[np.bool_]) -> None:
-            check_cells(job, name, values, missing)
-
-        arrays = arrays_of(job, source if isinstance(source, Source) else Source())
-        for table in stream(source, job.schema, names=names, keep=ids, check=check, arrays=arrays):
-            kept = zip(*(table.identifiers[name] for name in ids), strict=True) if ids else None
-            found = self.predicted(table)
-            yield found if kept is None else [[*k, *f] for k, f in zip(kept, found, strict=True)]
-
-    def check_ids(self, ids: Sequence[str]) -> None:
-        """Raise ConfigError if two columns of the output would have the same name."""
-        taken = {ROW, *self.columns}
-        for name in ids:
-            if name in taken:
-                raise ConfigError(
-                    f"the column {name!r} cannot be kept: the predictions or another id have a "
-                    "column of this name; rename it in the table"
-                )
-            taken.add(name)
 
     def predicted(self, table: TypedTable) -> list[list[Any]]:
         """The predictions for a table with the job's features."""
@@ -143,27 +80,6 @@ class Predictor:
         """The predictions for rows [rows, inputs] of the model's inputs."""
         with torch.no_grad():
             return self.of_outputs(self.module(torch.from_numpy(inputs)).numpy())
-
-    def of_outputs(self, outputs: Reals) -> list[list[Any]]:
-        """The predictions for the outputs [rows, outputs] of the model's last layer."""
-        job = self.job
-        if not self.classes:
-            if job.model.kind in LOGARITHMIC:
-                outputs = means(family_of(job), outputs)
-            scale, center = float(job.label.scale), float(job.label.center)
-            return [[float(value)] for value in outputs[:, 0] * scale + center]
-        if outputs.shape[1] == 1:
-            # One logit; 0 and more mean class 1.
-            outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
-            best = (outputs[:, 1] >= 0).astype(np.int64)
-        else:
-            best = outputs.argmax(axis=1)
-        odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        odds /= odds.sum(axis=1, keepdims=True)
-        return [
-            [self.classes[place], *(float(value) for value in row)]
-            for place, row in zip(best, odds, strict=True)
-        ]
 
 
 def predict(
@@ -284,34 +200,3 @@ def _tensors(path: Path, blob: bytes, said: _File, key: bytes) -> dict[str, Any]
         return load_tensors(blob)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: the tensors cannot be read") from error
-
-
-def write_records(
-    predictor: Predictor,
-    source: Source,
-    file: TextIO,
-    form: Form,
-    ids: Sequence[str] = (),
-) -> int:
-    """Write all predictions as "csv" (with a header) or "json" (one object per line); return their
-    number.
-
-    Each begins with its number, `row`, and the text of its `ids`.
-    """
-    rows = 0
-    columns = (ROW, *ids, *predictor.columns)
-    writer = csv.writer(file, lineterminator="\n")
-    if form == "csv":
-        writer.writerow(columns)
-    for chunk in predictor.records(source, ids):
-        for record in chunk:
-            rows += 1
-            if form == "csv":
-                writer.writerow([rows, *map(_spelled, record)])
-            else:
-                file.write(json.dumps(dict(zip(columns, [rows, *record], strict=True))) + "\n")
-    return rows
-
-
-def _spelled(value: object) -> str:
-    return f"{value:.9g}" if isinstance(value, float) else str(value)

@@ -97,9 +97,47 @@ def _model(job: Job) -> list[str]:
             "  kept       the model, in shares at "
             f"{', '.join(job.evaluators)}: nobody opens it; all of them together could,",
             f"             or one of them with what {job.dealer} knows while it deals",
-            "  revealed   nothing of the model",
+            *_served(job),
+            "  revealed   nothing of the model in this run",
         ]
     return [f"  revealed   the model, once, after the last step, to {opening_words(job)}"]
+
+
+ANSWERS = {
+    "number": "the model's output",
+    "probability": "the probability of {}",
+    "class": "which class is likeliest, and nothing else",
+}
+
+
+def _served(job: Job) -> list[str]:
+    """Who may ask a model that stays in shares, how much, and what comes out."""
+    serve = job.serve
+    if serve is None:
+        return ["  served     to nobody: evaluators compute nothing with it"]
+    lines = []
+    if serve.clients:
+        answers = ANSWERS[serve.answer].format("class 1" if job.outputs == 1 else "each class")
+        if serve.answer == "number" and job.outputs > 1:
+            answers += " for each class"
+        if serve.answer != "class":
+            given = serve.decimals
+            answers += (
+                ", unrounded" if given is None else f", rounded over shares to {given} decimals"
+            )
+        lines += [
+            f"to {', '.join(serve.clients)}: at most {serve.rows_a_day} rows a day (UTC) each,",
+            f"of each row {answers}",
+        ]
+    if serve.validators:
+        lines.append(
+            f"to {', '.join(serve.validators)}: metrics on rows of their own, which each such run "
+            "lists"
+        )
+    if serve.train_on:
+        lines.append("to later jobs of the same evaluators and dealer: training may go on from it")
+    first, *others = lines
+    return [f"  served     {first}", *(f"             {line}" for line in others)]
 
 
 def _purpose(job: Job) -> list[str]:

@@ -193,6 +193,7 @@ def node_text(
             "evaluators": list(job.evaluators),
             "metrics": words_of(job, "metrics"),
             "disclosures": words_of(job, "disclosures"),
+            **_serving(job),
             "models": [job.model.kind],
             "modules": [job.model.module] if job.model.module else [],
             "least_parties": len(job.owners),
@@ -213,6 +214,17 @@ def node_text(
     if start is not None and needs_file(job, node.name):
         sections["warm_start"] = {job.name: str(start)}
     return _toml(sections)
+
+
+def _serving(job: "Job") -> dict[str, object]:
+    if job.serve is None:
+        return {}
+    return {
+        "clients": list(job.serve.clients),
+        "validators": list(job.serve.validators),
+        "answers": [job.serve.answer],
+        "max_rows_a_day": job.serve.rows_a_day,
+    }
 
 
 def _least_group(job: "Job") -> int:

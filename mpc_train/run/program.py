@@ -56,8 +56,8 @@ from mpc_train.run.phases.share import send_rows, share_all
 from mpc_train.run.phases.shelf import Note
 from mpc_train.run.phases.store import stored_ahead
 from mpc_train.run.phases.train import guard_of, train_model
-from mpc_train.serving.jobs.brought import load_statistics
-from mpc_train.serving.jobs.permits import check_use
+from mpc_train.shared.brought import load_statistics
+from mpc_train.shared.permits import check_use
 from mpc_train.training.warm_start import load_start
 from protocols.arrays import Reals, Words
 from protocols.crypten_tensor import dispatch
@@ -72,7 +72,7 @@ from protocols.shares.reveal import RevealGate, SealedHalf
 if TYPE_CHECKING:
     from mpc_train.run.node_config import NodeConfig
     from mpc_train.run.phases.shelf import RunNote, VaultShelf
-    from mpc_train.serving.share import ModelShare
+    from mpc_train.shared.share import ModelShare
     from parties.agreement.contract import Roles
     from parties.agreement.session import Session
 

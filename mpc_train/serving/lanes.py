@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpc_train.serving.answer import answer
 from mpc_train.serving.forward import answered, asked_shapes, network_of
-from mpc_train.serving.share import About, returned
+from mpc_train.shared.share import Outline, returned
 from protocols.channel import Buffer, Channel
 from protocols.crypten_tensor.tensor import attach
 from protocols.errors import FrameError
@@ -34,6 +35,7 @@ from protocols.shares.masked import Additive
 from protocols.shares.reveal import Ledger, Output, RevealGate, SealedHalf
 
 if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
     from protocols.arrays import Words
 
 BUCKETS = (1, 16, 128)
@@ -107,13 +109,14 @@ class Lane:
 
     def __init__(
         self,
-        about: About,
+        job: Job,
+        outline: Outline,
         rows: int,
         role: Role,
         store: LaneStore | None,
         parts: Mapping[str, Words] | None,
     ) -> None:
-        self.job, self.rows, self.role = about.job, rows, role
+        self.job, self.rows, self.role = job, rows, role
         self.units = 0
         role.begin_step(0)
         if isinstance(role, Dealer):
@@ -122,7 +125,7 @@ class Lane:
             assert store is not None
             role.take_from(store)
         attach(role, self.job.fraction_bits)
-        tensors, self._parameters = returned(role, about.public, parts)
+        tensors, self._parameters = returned(role, outline, parts)
         self._network = network_of(self.job, tensors)
         self._shapes = asked_shapes(self.job, rows)
         role.finish()
@@ -132,7 +135,8 @@ class Lane:
         return {name: np.zeros(shape, np.int64) for name, (shape, _) in self._shapes.items()}
 
     def run(self, summands: Mapping[str, Words], ledger: Ledger | None = None) -> SealedHalf | None:
-        """The next unit: this evaluator's half of the answers [rows, outputs]; None at the dealer.
+        """The next unit: this evaluator's half of the answers, [rows, answer_width]; None at the
+        dealer.
 
         summands: this node's, of the rows, by `asked_shapes`.
         """
@@ -146,6 +150,6 @@ class Lane:
         }
         outputs = answered(self.job, self._network, self._parameters, asked)
         gate = RevealGate(frozenset({Output(ANSWER, self.units)}), ledger)
-        half = gate.for_recipients(ANSWER, self.units, outputs)
+        half = gate.for_recipients(ANSWER, self.units, answer(self.job, outputs))
         role.finish()
         return half

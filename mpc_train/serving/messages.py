@@ -4,7 +4,7 @@ question   client → each evaluator: the model's digest (32 bytes), rows (32 bi
            last evaluator its summands as int64 words, by `forward.asked_shapes`, one after the
            other; the other evaluators draw theirs from a stream in common with the client
 answer     0, then this evaluator's summands of the answers, int64[rows, answers]; or 1 and a
-           word of `asking.REFUSALS`
+           word of `offered.REFUSALS`
 batch      first evaluator → others: what is computed next
 order      first evaluator → dealer: how much is made next
 """
@@ -20,8 +20,8 @@ import numpy as np
 from msgspec import Meta
 
 from mpc_train.errors import QueryError
-from mpc_train.serving.asking import REFUSALS
 from mpc_train.serving.lanes import BUCKETS
+from mpc_train.serving.offered import REFUSALS
 from parties.agreement.visitors import MAX_NUMBER
 from protocols.errors import FrameError
 

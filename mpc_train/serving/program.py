@@ -17,16 +17,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from mpc_train.errors import ArtifactError, QueryError, RefusedError
 from mpc_train.serving import messages
-from mpc_train.serving.asking import Offered
 from mpc_train.serving.forward import asked_shapes
 from mpc_train.serving.lanes import (
     BUCKETS,
@@ -38,11 +37,12 @@ from mpc_train.serving.lanes import (
     bucket_of,
 )
 from mpc_train.serving.messages import BATCH, ORDER, Batch, Order, Part
+from mpc_train.serving.offered import Offered
 from mpc_train.serving.service import Agreed
-from mpc_train.serving.share import About, ModelShare
+from mpc_train.shared.agreeing import agreed_outline
+from mpc_train.shared.share import ModelShare, Outline
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import detach
-from protocols.errors import AuthenticationError
 from protocols.ring import products
 from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
@@ -52,7 +52,7 @@ from protocols.roles.streams import Stream
 if TYPE_CHECKING:
     from parties.agreement.contract import Roles
     from parties.agreement.session import Session
-    from parties.agreement.visitors import Heard, Visitors
+    from parties.agreement.visitors import Heard
     from protocols.arrays import Words
 
 FOREVER_S = 1e9
@@ -66,12 +66,39 @@ MOST_UNITS, AHEAD_BYTES = 32, 64 << 20
 at each evaluator, but one."""
 MOST_WAITING = 64
 """Questions of one client that wait."""
-PROOF_LABEL, PROOF_KEY = b"mpc-train model proof v1", "mpc-train model proof v1"
 
 log = logging.getLogger(__name__)
 
 Shares = Callable[[str], ModelShare]
 """This evaluator's share of the model with this digest. Raises ArtifactError."""
+
+
+class Desk(Protocol):
+    """Where an evaluator counts questions, and keeps account of them."""
+
+    def take(self, client: str, model: Offered, rows: int) -> None:
+        """Count rows before they are computed. Raises QueryRefusedError."""
+
+    def answered(self, client: str, model: str, rows: int) -> None:
+        """Answers are about to leave. model: its digest."""
+
+    def refused(self, client: str, model: str, code: str, rows: int) -> None:
+        """A question is refused. model: empty for one that there is not."""
+
+    def idle(self) -> None:
+        """Called now and then, also while nobody asks."""
+
+
+class NoDesk:
+    """For tests and measurements."""
+
+    def take(self, client: str, model: Offered, rows: int) -> None: ...
+
+    def answered(self, client: str, model: str, rows: int) -> None: ...
+
+    def refused(self, client: str, model: str, code: str, rows: int) -> None: ...
+
+    def idle(self) -> None: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,9 +123,8 @@ class Asked:
 class ServeProgram:
     """A service as the nodes of `parties` run it.
 
-    me: this node. shares: None at the dealer. allows: checks a service against this node's rules,
-    and raises RefusedError. take: counts rows of a client's question to a model before it is
-    computed; raises QueryRefusedError.
+    me: this node. shares: None where no vault is. allows: checks a service against this node's
+    rules, and raises RefusedError. desk: counts questions and keeps account of them.
     """
 
     def __init__(
@@ -106,9 +132,10 @@ class ServeProgram:
         me: str,
         shares: Shares | None,
         allows: Callable[[Agreed], None] = lambda agreed: None,
-        take: Callable[[str, Offered, int], None] = lambda client, model, rows: None,
+        desk: Desk | None = None,
     ) -> None:
-        self._me, self._shares, self._allows, self._take = me, shares, allows, take
+        self._me, self._shares, self._allows = me, shares, allows
+        self._desk = desk or NoDesk()
         self._agreed: Agreed | None = None
         self._held: dict[str, ModelShare] = {}
 
@@ -130,11 +157,7 @@ class ServeProgram:
             if self._shares is None:
                 raise RefusedError(f"{self._me} evaluates, and has no vault with models")
             for about in agreed.models:
-                share = self._held[about.digest] = self._shares(about.digest)
-                if share.about.public != about.public:
-                    raise ArtifactError(
-                        f"the service describes the model {about.job.name} otherwise than its share"
-                    )
+                self._held[about.digest] = self._shares(about.digest)
         self._agreed = agreed
         return agreed.constants()
 
@@ -144,17 +167,16 @@ class ServeProgram:
         if agreed is None:
             raise RuntimeError("run before prepare")
         products.calibrate(time.perf_counter)
+        outlines = [
+            agreed_outline(session, model.job, self._held.get(model.digest), whole=True)
+            for model in agreed.models
+        ]
         with _computing(), session.channel.patience(FOREVER_S):
             if session.is_dealer:
-                _deal(session, agreed)
-            self._evaluate(session, agreed)
+                _deal(session, agreed, outlines)
+            parts = [self._held[model.digest].parts for model in agreed.models]
+            Evaluation(session, agreed, outlines, parts, self._desk).run()
         return {}
-
-    def _evaluate(self, session: Session, agreed: Agreed) -> None:
-        _prove(session, agreed, self._held)
-        visitors = session.visitors
-        assert visitors is not None
-        Evaluation(session, agreed, self._held, visitors, self._take).run()
 
     def outcome(self) -> bytes:
         return b""
@@ -183,37 +205,18 @@ def _computing() -> Iterator[None]:
         detach()
 
 
-def _prove(session: Session, agreed: Agreed, held: Mapping[str, ModelShare]) -> None:
-    """Raise AuthenticationError unless all evaluators hold shares of the same tensors."""
-    others = [name for name in session.roles.evaluators if name != session.me]
-    for about in agreed.models:
-        share = held[about.digest]
-        for name in others:
-            key = session.export(name, PROOF_KEY)
-            session.channel.send(name, PROOF_LABEL, share.proof(key, session.me))
-        for name in others:
-            key = session.export(name, PROOF_KEY)
-            label, proof = session.channel.receive(name, 32)
-            check_label(name, PROOF_LABEL, label)
-            if bytes(proof) != share.proof(key, name):
-                raise AuthenticationError(
-                    f"{name} holds another share of the model {about.job.name} than fits that of "
-                    f"{session.me}: one of them was restored from an old copy"
-                )
-
-
-def _deal(session: Session, agreed: Agreed) -> None:
+def _deal(session: Session, agreed: Agreed, outlines: Sequence[Outline]) -> None:
     """The dealer's part: makes what the first evaluator orders, for ever."""
     names = session.roles.evaluators
     lanes: list[Lane] = []
-    for about in agreed.models:
+    for model, outline in zip(agreed.models, outlines, strict=True):
         for rows in BUCKETS:
             number = len(lanes)
             root = STREAM_LABEL.format(number)
             streams = [Stream(session.export(name, root)) for name in names]
             channel = LaneChannel(session.channel, number)
             role = Dealer(channel, names=names, streams=streams)
-            lanes.append(Lane(about, rows, role, None, None))
+            lanes.append(Lane(model.job, outline, rows, role, None, None))
     made = 0
     while True:
         label, data = session.channel.receive(names[0], messages.MAX_BATCH_BYTES)
@@ -235,12 +238,13 @@ class Evaluation:
         self,
         session: Session,
         agreed: Agreed,
-        held: Mapping[str, ModelShare],
-        visitors: Visitors,
-        take: Callable[[str, Offered, int], None],
+        outlines: Sequence[Outline],
+        parts: Sequence[Mapping[str, Words]],
+        desk: Desk,
     ) -> None:
-        self._session, self._agreed, self._visitors = session, agreed, visitors
-        self._take = take
+        assert session.visitors is not None
+        self._session, self._agreed, self._visitors = session, agreed, session.visitors
+        self._outlines, self._parts, self._desk = outlines, parts, desk
         self._net, self._names = session.channel, session.roles.evaluators
         self._index = self._names.index(session.me)
         self._places = {about.digest: place for place, about in enumerate(agreed.models)}
@@ -248,7 +252,6 @@ class Evaluation:
             session.channel, session.roles.dealer, len(agreed.models) * len(BUCKETS)
         )
         self._lanes: list[Lane] = []
-        self._held = held
         self._ordered: list[int] = []
         self._unit_bytes: list[int] = []
         self._roots: dict[bytes, tuple[bytes, Stream]] = {}
@@ -263,20 +266,21 @@ class Evaluation:
 
     def run(self) -> None:
         """Open the lanes, then answer questions for ever."""
-        for about in self._agreed.models:
+        for place in range(len(self._agreed.models)):
             for rows in BUCKETS:
-                self._open(about, rows)
+                self._open(place, rows)
         self._session.progress(phase="serving", questions=0)
         if not self._leads:
             self._follow()
         while True:
             self._order()
+            self._desk.idle()
             self._hear(IDLE_S if not self._waiting else 0.0)
             if self._waiting:
                 self._answer(self._next_batch())
                 self._report()
 
-    def _open(self, about: About, rows: int) -> None:
+    def _open(self, place: int, rows: int) -> None:
         """Open a lane, and run a unit of it for nobody: it says how large units are."""
         number, session = len(self._lanes), self._session
         role = Evaluator(
@@ -286,8 +290,8 @@ class Evaluation:
             dealer=session.roles.dealer,
             stream=Stream(session.export(session.roles.dealer, STREAM_LABEL.format(number))),
         )
-        share = self._held[about.digest]
-        lane = Lane(about, rows, role, LaneStore(self._frames, number), share.parts)
+        job, store = self._agreed.models[place].job, LaneStore(self._frames, number)
+        lane = Lane(job, self._outlines[place], rows, role, store, self._parts[place])
         self._lanes.append(lane)
         self._ordered.append(0)
         if self._leads:
@@ -322,13 +326,19 @@ class Evaluation:
         if asked is not None and self._leads:
             code = self._refuses(asked)
         if code:
-            self._refuse(heard.visit, heard.number, code)
+            self._refuse(heard.client, heard.visit, heard.number, code, asked)
         elif asked is not None:
             self._waiting[asked.key] = asked
             self._forget(asked)
 
-    def _refuse(self, visit: bytes, number: int, code: str) -> None:
+    def _refuse(
+        self, client: str, visit: bytes, number: int, code: str, asked: Asked | None = None
+    ) -> None:
         self.refused += 1
+        model, rows = "", 0
+        if asked is not None:
+            model, rows = self._agreed.offered[asked.model].digest, asked.rows
+        self._desk.refused(client, model, code, rows)
         self._visitors.answer(visit, number, messages.refusal_of(code))
 
     def _forget(self, newest: Asked) -> None:
@@ -366,7 +376,7 @@ class Evaluation:
         if self._leads and waiting >= MOST_WAITING:
             return "busy"
         try:
-            self._take(asked.client, model, asked.rows)
+            self._desk.take(asked.client, model, asked.rows)
         except QueryError as error:
             return error.code
         return ""
@@ -409,6 +419,7 @@ class Evaluation:
             if batch.lane >= len(self._lanes):
                 raise QueryError(f"{first} announced a batch of no lane")
             self._hear(0.0)
+            self._desk.idle()
             self._await(batch)
             self._answer(batch)
             self._report()
@@ -426,7 +437,7 @@ class Evaluation:
                 self._hear(0.05)
             if key not in self._waiting:
                 self._strikes[part.client] = self._strikes.get(part.client, 0) + 1
-                self._refuse(part.visit, part.number, "malformed")
+                self._refuse(part.client, part.visit, part.number, "malformed")
 
     def _answer(self, batch: Batch) -> None:
         """Compute a batch, and send each client its answers."""
@@ -440,7 +451,7 @@ class Evaluation:
             if asked is not None and (asked.model, asked.rows) == (model, part.rows):
                 code = "" if self._leads else self._refuses(asked)
                 if code:
-                    self._refuse(part.visit, part.number, code)
+                    self._refuse(part.client, part.visit, part.number, code, asked)
                 else:
                     there.append((part, slice(start, stop)))
                     for name, words in asked.summands.items():
@@ -449,7 +460,9 @@ class Evaluation:
         half = lane.run(rows)
         assert half is not None
         mine = half.delta - half.lam if self._leads else -half.lam
+        digest = self._agreed.offered[model].digest
         for part, where in there:
+            self._desk.answered(part.client, digest, part.rows)
             self._visitors.answer(part.visit, part.number, messages.answer_of(mine[where]))
             self.rows += part.rows
         self.questions += len(there)

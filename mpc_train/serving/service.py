@@ -1,7 +1,7 @@
 """What the nodes of a service sign: which models they serve, and whom.
 
-The body of its contract holds the public part of each model's share (`share.Public`), with the job
-that its owners signed. Nothing else decides what is computed: who may ask, how much and what comes
+The body of its contract describes each model: the job that its owners signed, and the session that
+trained it. Nothing else decides what is computed: who may ask, how much and what comes
 out stands in `[serve]` of that job.
 """
 
@@ -16,8 +16,8 @@ from typing import Literal
 import msgspec
 
 from mpc_train.errors import ArtifactError, JobError
-from mpc_train.serving.asking import Offered
-from mpc_train.serving.share import About, Public
+from mpc_train.serving.offered import Offered
+from mpc_train.shared.description import Description
 from parties.agreement.contract import MAX_BODY_BYTES, MAX_JOB_NAME_BYTES, Roles
 from protocols.functions.splines import constants_digest
 
@@ -26,10 +26,11 @@ _TAG = b"mpc-train/service/1"
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """clients: those that are served, of all that the models' owners allow."""
+    """models: as `Description` writes them. clients: those that are served, of all that the models'
+    owners allow."""
 
     name: str
-    models: tuple[Public, ...]
+    models: tuple[str, ...]
     clients: tuple[str, ...]
     service: Literal[1] = 1
 
@@ -39,14 +40,15 @@ class Agreed:
     """A checked body. models: in the order of the body, the newest version of a name last."""
 
     body: Body
-    models: tuple[About, ...]
+    models: tuple[Description, ...]
 
     @classmethod
-    def of(cls, name: str, models: Sequence[About], clients: Sequence[str] = ()) -> Agreed:
+    def of(cls, name: str, models: Sequence[Description], clients: Sequence[str] = ()) -> Agreed:
         """A service of these models; for all clients of theirs, unless some are named. Raises
         JobError."""
-        allowed = sorted({one for about in models for one in _clients(about)})
-        body = Body(name, tuple(about.public for about in models), tuple(clients or allowed))
+        allowed = sorted({one for model in models for one in _clients(model)})
+        said = tuple(each.to_bytes().decode() for each in models)
+        body = Body(name, said, tuple(clients or allowed))
         return cls.from_bytes(msgspec.json.encode(body, order="deterministic"))
 
     @classmethod
@@ -59,7 +61,7 @@ class Agreed:
                     f"{MAX_BODY_BYTES}; serve fewer together"
                 )
             body = msgspec.json.decode(data, type=Body)
-            models = tuple(About.of(public) for public in body.models)
+            models = tuple(Description.from_bytes(text.encode()) for text in body.models)
         except (msgspec.MsgspecError, ValueError, RecursionError, ArtifactError) as error:
             raise JobError(f"not the body of a service: {error}") from error
         found = cls(body, models)
@@ -83,10 +85,10 @@ class Agreed:
         """The models, with the number of each among those of its name."""
         seen: dict[str, int] = {}
         found = []
-        for about in self.models:
-            name = about.job.name
+        for model in self.models:
+            name = model.job.name
             seen[name] = seen.get(name, 0) + 1
-            found.append(Offered(seen[name], about.job, about.digest))
+            found.append(Offered(seen[name], model.job, model.digest))
         return tuple(found)
 
     def check(self) -> None:
@@ -97,17 +99,17 @@ class Agreed:
             faults.append("the name is empty, too long or not printable")
         if not 1 <= len(models) <= MAX_MODELS:
             faults.append(f"it serves {len(models)} models; possible: 1 to {MAX_MODELS}")
-        if len({about.digest for about in models}) != len(models):
+        if len({model.digest for model in models}) != len(models):
             faults.append("a model is listed twice")
-        if len({(about.job.evaluators, about.job.dealer) for about in models}) > 1:
+        if len({(model.job.evaluators, model.job.dealer) for model in models}) > 1:
             faults.append("its models have other evaluators, or another dealer, than one another")
         faults += [
-            f"the owners of {about.job.name} have allowed nobody to ask it: its job has no "
+            f"the owners of {model.job.name} have allowed nobody to ask it: its job has no "
             "[serve] clients"
-            for about in models
-            if not _clients(about)
+            for model in models
+            if not _clients(model)
         ]
-        allowed = {one for about in models for one in _clients(about)}
+        allowed = {one for model in models for one in _clients(model)}
         if not clients or len(set(clients)) != len(clients):
             faults.append("it needs clients, each of them once")
         if foreign := sorted(set(clients) - allowed):
@@ -118,10 +120,10 @@ class Agreed:
     def constants(self) -> bytes:
         """SHA-256 of all constants that nodes derive by themselves."""
         digest = hashlib.sha256(_TAG)
-        for about in self.models:
-            digest.update(constants_digest(about.job.fraction_bits))
+        for model in self.models:
+            digest.update(constants_digest(model.job.fraction_bits))
         return digest.digest()
 
 
-def _clients(about: About) -> tuple[str, ...]:
-    return () if about.job.serve is None else about.job.serve.clients
+def _clients(model: Description) -> tuple[str, ...]:
+    return () if model.job.serve is None else model.job.serve.clients

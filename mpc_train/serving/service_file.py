@@ -18,8 +18,7 @@ import msgspec
 from mpc_train.base.strict_toml import all_at, load_toml
 from mpc_train.errors import ArtifactError, ConfigError, JobError
 from mpc_train.serving.service import Agreed
-from mpc_train.serving.share import About
-from parties.agreement.contract import MAX_BODY_BYTES
+from mpc_train.shared.description import read_description
 
 SECTION = "service"
 
@@ -52,8 +51,8 @@ def load_service_file(path: Path) -> Agreed:
     for name in service.models:
         file = path.parent / Path(name).expanduser()
         try:
-            models.append(load_description(file))
-        except ConfigError as error:
+            models.append(read_description(file))
+        except ArtifactError as error:
             faults.append((f"{SECTION}.models", str(error)))
     if not faults:
         try:
@@ -61,17 +60,3 @@ def load_service_file(path: Path) -> Agreed:
         except JobError as error:
             faults.append((SECTION, str(error)))
     raise all_at(ConfigError, path, text, faults)
-
-
-def load_description(file: Path) -> About:
-    """A model as `mpc-train model show --out` describes it. Raises ConfigError."""
-    try:
-        if file.stat().st_size > MAX_BODY_BYTES:
-            raise ConfigError(f"{file}: longer than the description of a model")
-        return About.of(file.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
-    except ArtifactError as error:
-        raise ConfigError(
-            f"{file}: {error}; write it with mpc-train model show NAME --out {file.name}"
-        ) from error

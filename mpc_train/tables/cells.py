@@ -203,6 +203,10 @@ def _mapped(text: Series, meaning: Callable[[str], float]) -> Reals:
 
 def _numbers(cells: Series, column: Column, source: Source) -> tuple[Reals, Mask]:
     kind = cells.dtype
+    if kind == polars.Float64 and not cells.null_count() and not _numerals(column.missing):
+        plain = np.array(cells.to_numpy())
+        if np.isfinite(plain).all():  # the same as below, in a tenth of the time
+            return plain, np.zeros(len(plain), bool)
     typed = kind.is_integer() or kind.is_float()
     text = Series([], dtype=polars.String) if typed else texts(cells).str.strip_chars()
     found = cells.cast(polars.Float64) if typed else parsed(text, source.decimal, source.thousands)

@@ -12,6 +12,8 @@ MAX_FIELDS = 200_000
 """The most columns of a table, including those that no job uses."""
 
 Unit = Literal["bytes", "rows"]
+Place = Literal["line", "row", "instance"]
+"""What errors call a row's place: an instance is a row of a request to a program."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,7 +49,7 @@ class Table(Protocol):
         """The shapes of whole arrays by name, if the format has them (npz)."""
 
     @property
-    def place(self) -> Literal["line", "row"]:
+    def place(self) -> Place:
         """What `Chunk.places` counts."""
 
     @property

@@ -27,12 +27,13 @@ import hashlib
 from collections.abc import Iterable
 from decimal import Decimal
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from mpc_train.base.problem import JobProblem, Problems, interval
+from mpc_train.base.problem import JobProblem, Problems, interval, number
 from mpc_train.base.sizes import MAX_TEXT, check_sizes
 from mpc_train.base.strict_toml import all_at, load_toml
 from mpc_train.errors import JobError
@@ -43,6 +44,7 @@ Kind = Literal["number", "category", "boolean", "date", "identifier"]
 SCHEMA_VERSION = 1
 MAX_COLUMNS = 100_000
 MAX_LEVELS = 10_000
+MAX_EDGES = 64
 
 _SCHEMA_LABEL = b"mpc-train schema v1\0"
 _COLUMN_LABEL = b"mpc-train schema column v1\0"
@@ -71,6 +73,10 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     constant: bool = False
     """All rows of one owner may have the same value. Otherwise the owner is warned, and if nobody
     else has the column it is an error."""
+    bins: tuple[Decimal, ...] | msgspec.UnsetType = msgspec.UNSET
+    """number: the edges between bins, in order, by which values are counted where a model is
+    watched at work; a value at an edge is in the bin above it. Unset instead of empty in the
+    canonical bytes, so that columns without bins keep the digests that owners have agreed to."""
 
     def __post_init__(self) -> None:
         compose(self, "name", "unit", "missing", "levels")
@@ -83,6 +89,11 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.dates is not None:
             return float(days(self.dates[0])), float(days(self.dates[1]))
         return None
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """`bins` as numbers of the table; none if they are not declared."""
+        return () if self.bins is msgspec.UNSET else tuple(map(float, self.bins))
 
     @property
     def states(self) -> int:
@@ -102,7 +113,7 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 b"\0".join((_FIELD_LABEL, self.name.encode(), field.encode(), _canonical(value)))
             ).digest()
             for field, value in msgspec.structs.asdict(self).items()
-            if field != "name"
+            if field != "name" and value is not msgspec.UNSET
         }
 
 
@@ -196,8 +207,20 @@ _FIELDS: dict[str, tuple[Kind, ...]] = {
     "levels": ("category",),
     "other": ("category",),
     "constant": ("number", "category", "boolean", "date"),
+    "bins": ("number",),
 }
 """The kinds for which each field may be declared."""
+
+
+def _check_bins(key: str, edges: tuple[Decimal, ...], ends: tuple[Decimal, Decimal] | None) -> None:
+    for edge in edges:
+        number(key, edge)
+    if not 1 <= len(edges) <= MAX_EDGES:
+        raise JobProblem(key, f"1 to {MAX_EDGES} edges between bins")
+    if any(left >= right for left, right in pairwise(edges)):
+        raise JobProblem(key, "write the edges between bins in order, from the smallest")
+    if ends is not None and not (ends[0] < edges[0] and edges[-1] < ends[1]):
+        raise JobProblem(key, f"write edges between the ends of the range, {ends[0]} and {ends[1]}")
 
 
 def _check_column(key: str, column: Column) -> None:
@@ -215,6 +238,8 @@ def _check_column(key: str, column: Column) -> None:
             )
     if column.range is not None:
         interval(f"{key}.range", column.range)
+    if column.bins is not msgspec.UNSET:
+        _check_bins(f"{key}.bins", column.bins, column.range)
     if column.dates is not None and column.dates[0] >= column.dates[1]:
         raise JobProblem(f"{key}.dates", "write [first, last]")
     if column.kind == "category":

@@ -92,10 +92,14 @@ class Kind(StrEnum):
     VAULT_EXPORT = "vault-export"
     VAULT_ROTATE = "vault-rotate"
     VAULT_SHRED = "vault-shred"
+    SERVICE_STARTED = "service-started"
+    """This node takes part in a service of `models` in shares, by their digests, from here on."""
+    SERVICE_ENDED = "service-ended"
     QUERY_ANSWERED = "query-answered"
-    """A `client` got predictions of `model` for up to so many `rows`; their number is padded."""
+    """A `client` got predictions of `model` for up to so many `rows`; their number is padded. An
+    entry may stand for several `questions`."""
     QUERY_REFUSED = "query-refused"
-    """A `client` got none, for the reason `code`."""
+    """A `client` got none, for the reason `code`. An entry may stand for several `questions`."""
     ALERT_FAILED = "alert-failed"
 
 

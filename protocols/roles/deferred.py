@@ -8,11 +8,17 @@ that makes possible, and repeats this until the value is available. The number o
 therefore the depth of the program's dataflow, however its lines are ordered.
 
 The dealer runs the same lines and never sees an opened value: its deferred values are `Never`.
+
+What follows from a value is computed depth first, by a loop and not by recursion: a sequence of
+thousands of steps is a chain of as many values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 A = TypeVar("A")
@@ -21,6 +27,27 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 Settle = Callable[[], None]
+
+
+class _Running(threading.local):
+    """The callbacks that wait for their turn in this thread, with their values; None: no loop runs
+    them now."""
+
+    queue: deque[tuple[Callable[[Any], None], Any]] | None = None
+
+
+_running = _Running()
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Inside this context callbacks do not wait for the loop in which it was entered: whoever asks
+    for a value in a callback gets it there."""
+    outer, _running.queue = _running.queue, None
+    try:
+        yield
+    finally:
+        _running.queue = outer
 
 
 class Deferred(Generic[T]):
@@ -44,8 +71,19 @@ class Deferred(Generic[T]):
         self._value = value
         self.ready = True
         callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback(value)
+        if not callbacks:
+            return
+        queue = _running.queue
+        if queue is not None:  # they come before whatever waits already
+            queue.extendleft([(callback, value) for callback in reversed(callbacks)])
+            return
+        queue = _running.queue = deque([(callback, value) for callback in callbacks])
+        try:
+            while queue:
+                callback, found = queue.popleft()
+                callback(found)
+        finally:
+            _running.queue = None
 
     def then(self, callback: Callable[[T], None]) -> None:
         """Call `callback` with the value as soon as it is available, possibly at once."""
@@ -56,8 +94,10 @@ class Deferred(Generic[T]):
 
     def get(self) -> T:
         """The value; exchanges pending openings until it is there."""
-        while not self.ready:
-            self.settle()
+        if not self.ready:
+            with _apart():
+                while not self.ready:
+                    self.settle()
         value: T = self._value
         return value
 
@@ -95,21 +135,22 @@ class _Lazy(Deferred[T]):
         self._other = other
 
     def then(self, callback: Callable[[T], None]) -> None:
-        if self.ready:
-            callback(self._value)
-            return
-        self._callbacks.append(callback)
-        source = self._source
-        if source is not None:
-            self._source = None
-            if source.ready:
-                self._found(source._value)
-            else:
-                source.then(self._found)
+        node: Deferred[Any] = self
+        while isinstance(node, _Lazy) and not node.ready:
+            node._callbacks.append(callback)
+            source, node._source = node._source, None
+            if source is None:  # it has been requested before
+                return
+            callback, node = node._found, source
+        if node.ready:
+            callback(node._value)
+        else:
+            node.then(callback)
 
     def get(self) -> T:
         if not self.ready:
-            self.then(_ignore)
+            with _apart():
+                self.then(_ignore)
         return super().get()
 
     def _found(self, value: Any) -> None:

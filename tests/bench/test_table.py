@@ -32,6 +32,7 @@ def test_reading_takes_little_more_than_the_table() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_sharing_takes_less_than_four_times_the_table() -> None:
-    """At its owner: the table, a word and a mask for each cell, and once more while joined."""
+    """At its owner: the table, a word and a mask for each cell, and once more while joined. The dry
+    run before it signs leaves some 45 MB of programs behind."""
     found = measured("--rows", "400000", "--columns", "50", "--share")
-    assert max(found["peak_rss_mb"].values()) < 4 * 160 + 450
+    assert max(found["peak_rss_mb"].values()) < 4 * 160 + 500

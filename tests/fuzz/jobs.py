@@ -39,9 +39,10 @@ from mpc_train.results.predicting import load_predictor
 from mpc_train.run.approval import ApprovalError, Approvals, approve
 from mpc_train.run.local import local_rules
 from mpc_train.run.node_config import load_any_config, load_coordinator_config, load_node_config
-from mpc_train.serving.jobs.agreeing import outline_of, read_outline
-from mpc_train.serving.jobs.brought import PREPARATION_FILE, load_statistics
-from mpc_train.serving.share import About, ModelShare, Public, expected_shapes
+from mpc_train.shared.agreeing import outline_of, read_outline
+from mpc_train.shared.brought import PREPARATION_FILE, load_statistics
+from mpc_train.shared.description import Description
+from mpc_train.shared.share import About, ModelShare, Public, expected_shapes
 from mpc_train.training.warm_start import load_start
 from parties.errors import RosterError
 from parties.keys.roster import Roster
@@ -63,6 +64,15 @@ FOLDER = TemporaryDirectory()
 HERE = Path(FOLDER.name)
 DAY = date(2030, 5, 17)
 SHARES = '[reveal]\nmodel = "shares"'
+SERVED = f"""
+[serve]
+clients = ["clinic"]
+rows_a_day = 500
+answer = "probability"
+decimals = 2
+
+{SHARES}
+"""
 in_file = in_table_file
 
 
@@ -188,7 +198,7 @@ def checkpoint() -> State:
 
 
 def model_share() -> ModelShare:
-    job = job_of(changed(('recipients = ["ann", "office"]', ""), ("[reveal]", SHARES)))
+    job = job_of(changed(('recipients = ["ann", "office"]', ""), ("[reveal]", SERVED)))
     shapes = expected_shapes(job)
     entries = tuple(Entry(name, shape) for name, shape in shapes.items())
     about = About(job, Public(job.to_bytes().decode(), bytes(32).hex(), entries))
@@ -370,13 +380,19 @@ PARSERS: dict[str, Parser] = {
         ModelShare.from_bytes,
         lambda: [model_share().to_bytes()],
         (ArtifactError,),
-        ("mpc_train.serving.share",),
+        ("mpc_train.shared.share",),
+    ),
+    "description of a model in shares": Parser(
+        Description.from_bytes,
+        lambda: [Description(model_share().about.job, bytes(32).hex()).to_bytes()],
+        (ArtifactError,),
+        ("mpc_train.shared.description",),
     ),
     "outline of a model in shares": Parser(
         lambda content: read_outline(model_share().about.job, content),
         lambda: [msgspec.json.encode(outline_of(model_share().about.job, model_share()))],
         (ArtifactError,),
-        ("mpc_train.serving.jobs.agreeing",),
+        ("mpc_train.shared.agreeing",),
     ),
     "summary": Parser(
         summary,
@@ -386,7 +402,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "start": Parser(start, lambda: [tensors()], (DataError,), ("mpc_train.training.warm_start",)),
     "statistics of a model": Parser(
-        brought, lambda: [statistics()], (DataError,), ("mpc_train.serving.jobs.brought",)
+        brought, lambda: [statistics()], (DataError,), ("mpc_train.shared.brought",)
     ),
     "line of a child": Parser(
         lambda content: record_of(content.decode("utf-8", "replace")),

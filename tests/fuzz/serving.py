@@ -13,33 +13,32 @@ from mpc_train.serving import messages
 from mpc_train.serving.forward import asked_shapes
 from mpc_train.serving.messages import Batch, Order, Part
 from mpc_train.serving.service import Agreed
-from mpc_train.serving.service_file import load_description, load_service_file
-from mpc_train.serving.share import About
+from mpc_train.serving.service_file import load_service_file
+from mpc_train.shared.description import Description
 from protocols.errors import FrameError, ProtocolError
 from tests.fuzz.parser import Parser
 from tests.fuzz.tables import in_file
-from tests.support.served import about_of, served_job
+from tests.support.served import served_job
 
 
 @cache
-def about() -> About:
+def described() -> Description:
     with TemporaryDirectory() as folder:
-        return about_of(served_job(Path(folder)))
+        return Description(served_job(Path(folder)), bytes(32).hex())
 
 
 def question(data: bytes) -> Any:
     """At the last evaluator, who is sent its summands."""
     view = memoryview(bytearray(data))
     _, rows = messages.question_head("clinic", view)
-    shapes = asked_shapes(about().job, rows)
+    shapes = asked_shapes(described().job, rows)
     return messages.summands_of("clinic", view, shapes, None, 1)
 
 
 def asked() -> Sequence[bytes]:
-    words = {
-        name: np.ones(shape, np.int64) for name, (shape, _) in asked_shapes(about().job, 1).items()
-    }
-    return messages.question_parts(about().digest, words, [], 1)
+    shapes = asked_shapes(described().job, 1)
+    words = {name: np.ones(shape, np.int64) for name, (shape, _) in shapes.items()}
+    return messages.question_parts(described().digest, words, [], 1)
 
 
 def read_answer(data: bytes) -> Any:
@@ -91,15 +90,9 @@ PARSERS: dict[str, Parser] = {
     ),
     "body of a service": Parser(
         Agreed.from_bytes,
-        lambda: [Agreed.of("house", [about()]).to_bytes()],
+        lambda: [Agreed.of("house", [described()]).to_bytes()],
         (JobError,),
         ("mpc_train.serving.service",),
-    ),
-    "public part of a model": Parser(
-        in_file("a.model", load_description),
-        lambda: [about().to_bytes()],
-        (ConfigError,),
-        ("mpc_train.serving.service_file", "mpc_train.serving.share"),
     ),
     "file of a service": Parser(
         in_file("service.toml", load_service_file),

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from tests.architecture import PACKAGES, ROOT, Source
-from tests.fuzz import homomorphic, jobs, logs, peers, serving, tables
+from tests.fuzz import homomorphic, jobs, logs, peers, requests, serving, tables
 from tests.fuzz.parser import Parser
 
 PARSERS: dict[str, Parser] = {
@@ -19,6 +19,7 @@ PARSERS: dict[str, Parser] = {
     **tables.PARSERS,
     **jobs.PARSERS,
     **homomorphic.PARSERS,
+    **requests.PARSERS,
     **serving.PARSERS,
 }
 
@@ -27,7 +28,6 @@ NOBODY_ELSES: dict[str, str] = {
     "mpc_train.checkpoints.joined": "views words of the vault, as many as the job has",
     "mpc_train.commands.local.script_node": "the launcher's own file, in a directory of its own",
     "mpc_train.commands.operating.watch": "asks a page of this machine, which the operator names",
-    "mpc_train.commands.serving.quota": "the server's own file, which nobody else may read",
     "mpc_train.jobs.schedule": "views the bytes of a stream that was made here",
     "mpc_train.serving.lanes": "the head of a frame that the channel has verified; test_lanes",
     "mpc_train.run.phases.shelf": "reads an object of the vault, which has verified",
@@ -35,6 +35,7 @@ NOBODY_ELSES: dict[str, str] = {
     "mpc_train.owners.tokens": "views hashes that were made here",
     "mpc_train.training.first_weights": "views the bytes of a stream that was made here",
     "mpc_train.training.range_guard": "views the bytes of a stream that was made here",
+    "mpc_train.serving.allowance": "the node's own file, which nobody else may read",
     "parties.keys.services.keyring_service": "the keyring's answer goes to key_set; a live test",
     "parties.keys.services.vault_service": "answers of the organisation's own server; a live test",
     "protocols.roles.evaluator": "views frames that receive_all has measured",

@@ -2,18 +2,25 @@
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mpc_train.admission.load import load_job
 from mpc_train.admission.policy import read_policy
 from mpc_train.admission.rules import check_rules
+from mpc_train.gateway.instances import read
+from mpc_train.jobs.job import Job
 from mpc_train.owners.table import load_table
+from mpc_train.results.predictions import Predictions
 from mpc_train.run.local import local_data
 from mpc_train.run.node_config import load_coordinator_config, load_node_config
+from mpc_train.serving.service_file import is_service_file
+from mpc_train.tables.source import Source
+from mpc_train.tables.typed import TypedTable
 from tests.support.examples import EXAMPLES, copied_example
 
-JOBS = ("breast_cancer", "digits", "diabetes")
+JOBS = ("breast_cancer", "digits", "diabetes", "serve")
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -34,7 +41,7 @@ def test_the_script_writes_what_the_job_expects(
 
 
 def test_the_roles_of_the_examples() -> None:
-    cancer, digits, diabetes = (load_job(EXAMPLES / name / "job.toml") for name in JOBS)
+    cancer, digits, diabetes = (load_job(EXAMPLES / name / "job.toml") for name in JOBS[:3])
     assert (len(cancer.owners), len(cancer.evaluators), cancer.model.kind) == (3, 3, "logistic")
     assert cancer.dealer not in cancer.owners
     assert (len(digits.owners), digits.widths) == (2, (64, 64, 10))
@@ -84,3 +91,43 @@ def test_three_machines_fit_the_job() -> None:
         check_rules(config.rules, job, name)
         if name in job.owners:
             config.source(job.name)
+
+
+def test_the_files_of_serve_fit_each_other(
+    tmp_path: Path,
+) -> None:
+    job = load_job(copied_example("serve", tmp_path))
+    runpy.run_path(str(tmp_path / "make_data.py"), run_name="__main__")
+    coordinators = {
+        name: load_coordinator_config(tmp_path / f"coordinator-{name}.toml")
+        for name in ("training", "serving", "measuring")
+    }
+    assert load_job(coordinators["training"].job).digest() == job.digest()
+    assert is_service_file(coordinators["serving"].job)
+    assert len({(each.place.name, each.listen) for each in coordinators.values()}) == 1
+    serve = job.serve
+    assert serve is not None and job.stays_shared
+    for name in {*job.nodes, *serve.clients, *serve.validators}:
+        config = load_node_config(tmp_path / f"{name}.toml")
+        assert config.place.name == name
+        assert config.coordinator == coordinators["serving"].place.name
+        assert config.coordinator_address == coordinators["serving"].listen
+        if name in job.nodes:
+            check_rules(config.rules, job, name)
+            # Hospital D's measurement, too.
+            assert {*config.rules.validators, *config.rules.recipients} == {*serve.validators}
+    source = load_node_config(tmp_path / "hospital-d.toml").source(f"measure-{job.name}")
+    assert Path(source.file).exists()
+    new = Asked(job)
+    (found,) = new.tables(Source(str(tmp_path / "data" / "new-patients.csv")), ["patient"])
+    assert found.rows == 40
+    (found,) = new.tables(read(job, (tmp_path / "patient.json").read_bytes()))
+    assert found.rows == 1
+
+
+class Asked(Predictions):
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def predicted(self, table: TypedTable) -> list[list[Any]]:
+        raise AssertionError

@@ -1,4 +1,5 @@
-"""The view of corrupted evaluators does not depend on the data: losses, steps, decisions.
+"""The view of corrupted evaluators does not depend on the data: losses, steps, decisions,
+answers of a service.
 
 Everything that goes in is secret, and what is disclosed is the same each time. The honest coins
 are the same as well: shares of a disclosed bit are among what is seen.
@@ -16,9 +17,11 @@ from protocols.roles.role import Role
 from tests.support.layers import UNIT, opened, part
 from tests.support.loopback import secret, shares_of
 from tests.support.privacy import CORRUPTED, honest_owner, same_views
+from tests.support.serving_programs import SERVING
 from tests.support.training_programs import DECISIONS, TRAINING
 from tests.support.transcript_first import run_scripted
 
+PROGRAMS = TRAINING | SERVING
 FAST = {(2, (1,)), (3, (0, 2))}
 SETTINGS = [
     pytest.param(*setting, marks=[] if setting in FAST else pytest.mark.slow)
@@ -27,9 +30,9 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("evaluators", "corrupted"), SETTINGS)
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_program(name: str, evaluators: int, corrupted: tuple[int, ...]) -> None:
-    program, views = TRAINING[name], []
+    program, views = PROGRAMS[name], []
     for seed in range(3):
         numbers = program.numbers(np.random.default_rng(seed))
         names: list[str] = []

@@ -28,8 +28,8 @@ from mpc_train.linkage import link as link_module
 from mpc_train.linkage.link import Place, check_duplicates, link
 from mpc_train.regression.family import Family, FamilyName
 from mpc_train.run.phases.prepare import agreed_outputs
-from mpc_train.serving.jobs.brought import shared_statistics, statistics_size
-from mpc_train.serving.share import COARSE, FINE, TENSOR, Outline, returned
+from mpc_train.shared.brought import shared_statistics, statistics_size
+from mpc_train.shared.share import COARSE, FINE, TENSOR, Outline, returned
 from mpc_train.training.warm_start import started_with
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.linkage.intersection import ITEM_BYTES, Exponent, agree_key

@@ -10,7 +10,8 @@ from sklearn import metrics as sklearn
 
 from mpc_train.admission.load import load_job
 from mpc_train.jobs.schedule import split
-from mpc_train.results.predicting import load_predictor, write_records
+from mpc_train.results.predicting import load_predictor
+from mpc_train.results.predictions import write_records
 from mpc_train.tables.source import Source
 from tests.support.cases import CaseRun, run_case
 

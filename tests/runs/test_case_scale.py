@@ -15,7 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from mpc_train.admission.load import load_job
-from mpc_train.results.predicting import load_predictor, write_records
+from mpc_train.results.predicting import load_predictor
+from mpc_train.results.predictions import write_records
 from mpc_train.tables.source import Source
 from tests.support.cases import CASES, CaseRun, run_case
 

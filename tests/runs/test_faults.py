@@ -336,6 +336,7 @@ def test_a_party_that_dies_in_the_middle(long_study: Study) -> None:
     ]
     assert long_study.leaks(*seen) == set()
     victim = long_study.running.pop("bob")
+    long_study.killed.add("bob")
     victim.kill()
     victim.wait()
     ended = long_study.ended()

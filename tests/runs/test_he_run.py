@@ -14,7 +14,7 @@ from tests.support.preparation_case import prepared_job
 
 pytest.importorskip("tenseal", reason="TenSEAL is not installed")
 
-from tests.support.homomorphic import opened_model
+from tests.support.serving import opened_model
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,8 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 
 from mpc_train.admission.load import load_job
 from mpc_train.jobs.schedule import split
-from mpc_train.results.predicting import load_predictor, write_records
+from mpc_train.results.predicting import load_predictor
+from mpc_train.results.predictions import write_records
 from mpc_train.tables.source import Source
 from tests.support.commands import launched
 from tests.support.examples import copied_example, make_data

@@ -3,19 +3,17 @@
 from collections import deque
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
+from mpc_train.errors import QueryRefusedError
 from mpc_train.homomorphic.description import Description
 from mpc_train.homomorphic.evaluation import Weights
 from mpc_train.homomorphic.keys import KeyPair
 from mpc_train.homomorphic.messages import Parts
 from mpc_train.homomorphic.seal import Seal
 from mpc_train.homomorphic.service import Served, Service
-from mpc_train.jobs.job import Job
-from mpc_train.results.predicting import Predictor, load_predictor
-from tests.mpc_train.results.test_artifact import Run, opened
+from mpc_train.results.predicting import Predictor
 
 
 @cache
@@ -34,12 +32,11 @@ class Counted:
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], int] = {}
 
-    def take(self, client: str, model: str, rows: int, most: int) -> bool:
+    def take(self, client: str, model: str, rows: int, most: int) -> None:
         total = self.rows.get((client, model), 0) + rows
         if total > most:
-            return False
+            raise QueryRefusedError("the quota of today is spent", "quota")
         self.rows[client, model] = total
-        return True
 
 
 class Desk:
@@ -73,14 +70,6 @@ class InnerLine:
 
     def receive(self) -> Sequence[bytes]:
         return self.waiting.popleft()
-
-
-def opened_model(folder: Path, job: Job) -> Predictor:
-    """An opened model of the job in a folder, with random weights."""
-    folder.mkdir(exist_ok=True)
-    for name, content in opened(Run(job).envelopes()).files.items():
-        (folder / name).write_bytes(content)
-    return load_predictor(folder)
 
 
 def served(

@@ -11,7 +11,7 @@ from mpc_train.admission.load import load_job
 from mpc_train.checkpoints.state import Entry
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.serve import Serve
-from mpc_train.serving.share import About, ModelShare, Public, expected_shapes
+from mpc_train.shared.share import About, ModelShare, Public, expected_shapes
 from protocols.arrays import Words
 from protocols.ring.fixed_point import encode
 from tests.support.jobs import write_job

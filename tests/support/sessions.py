@@ -29,7 +29,7 @@ from mpc_train.run import program as program_module
 from mpc_train.run.node_config import NodeConfig, load_node_config
 from mpc_train.run.phases.shelf import RunNote, VaultShelf
 from mpc_train.run.program import TrainProgram
-from mpc_train.serving.library import Library
+from mpc_train.shared.library import Library
 from parties.agreement.contract import Acceptance, Contract, Roles, resumed_from
 from parties.agreement.session import Session
 from parties.audit.entries import Kind, Value

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mpc_train.serving.library import Library, held_models, share_of
-from mpc_train.serving.share import ModelShare
+from mpc_train.shared.library import Library, held_models, share_of
+from mpc_train.shared.share import ModelShare
 from protocols.arrays import Words
 from tests.support.linear_rule import write_study
 from tests.support.sessions import Rehearsal

@@ -27,6 +27,7 @@ from tests.support.layer_programs import LAYERS, SECRET_DROPOUT, LayerProgram, r
 from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import secret, shares_of
 from tests.support.magnitudes import shifts
+from tests.support.serving_programs import SERVING
 from tests.support.training_programs import TRAINING, TrainingProgram
 
 F = 20
@@ -96,7 +97,7 @@ def layer(program: LayerProgram, x: Masked) -> None:
 
 
 def training_part(program: TrainingProgram, x: Masked) -> None:
-    """A loss, an optimizer's steps or a decision, in the same way."""
+    """A loss, an optimizer's steps, a decision or an answer, in the same way."""
     found = program.over_shares(x.reshape(-1).select(np.arange(program.size) % x.size))
     opened(*(v if isinstance(v, Masked) else v.masked() for v in found.values()))
 
@@ -104,6 +105,7 @@ def training_part(program: TrainingProgram, x: Masked) -> None:
 PROGRAM_TRAFFIC: dict[str, Callable[[Masked], Any]] = {
     **{f"layer, {key}": partial(layer, one) for key, one in (LAYERS | SECRET_DROPOUT).items()},
     **{f"training, {key}": partial(training_part, one) for key, one in TRAINING.items()},
+    **{f"serving, {key}": partial(training_part, one) for key, one in SERVING.items()},
 }
 TRAFFIC: dict[str, Callable[[Masked], Any]] = {
     "input": lambda x: None,

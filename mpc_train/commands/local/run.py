@@ -288,8 +288,8 @@ def _added_up(
     is all evaluators."""
     import numpy as np
 
-    from mpc_train.serving.library import find, share_of
-    from mpc_train.serving.share import TENSOR
+    from mpc_train.shared.library import find, share_of
+    from mpc_train.shared.share import TENSOR
     from parties.keys.services.identity_service import IdentityService
     from parties.vault.store import Store
     from protocols.ring.fixed_point import decode

@@ -188,7 +188,7 @@ def query_command(
         from mpc_train.homomorphic.asking import EncryptedPredictor, Question, describe
         from mpc_train.homomorphic.seal import Seal
         from mpc_train.node.storage import PREDICTIONS, text_into
-        from mpc_train.results.predicting import write_records
+        from mpc_train.results.predictions import write_records
         from mpc_train.tables.spelling import name_of
 
         into = named_in_vault(out)

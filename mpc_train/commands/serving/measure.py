@@ -24,7 +24,9 @@ from mpc_train.errors import JobError
 def evaluate_command(
     model: Annotated[
         Path,
-        typer.Argument(metavar="MODEL", help="From an evaluator: mpc-train model show NAME --out."),
+        typer.Argument(
+            metavar="MODEL.json", help="From an evaluator: mpc-train model show NAME --out."
+        ),
     ],
     config: ConfigOption,
     metrics: Annotated[str, typer.Option(help="Which metrics leave, like accuracy,auc.")],
@@ -51,11 +53,11 @@ def evaluate_command(
         from mpc_train.owners.table import load_table
         from mpc_train.run.node_config import load_node_config
         from mpc_train.run.progress import ProgressView
-        from mpc_train.serving.jobs.measuring import measuring_job, write_job
-        from mpc_train.serving.service_file import load_description
+        from mpc_train.shared.description import read_description
+        from mpc_train.shared.measuring import measuring_job, write_job
         from mpc_train.tables.source import label_of
 
-        node, described = load_node_config(config), load_description(model)
+        node, described = load_node_config(config), read_description(model)
         listed = tuple(one.strip() for one in metrics.split(",") if one.strip())
         unknown = [one for one in listed if one not in METRICS[described.job.model.kind]]
         if unknown or not listed:

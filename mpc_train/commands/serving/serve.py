@@ -10,7 +10,6 @@ import torch
 
 from mpc_train.commands.common import enter
 from mpc_train.commands.serving.connections import Port
-from mpc_train.commands.serving.quota import FileQuota
 from mpc_train.errors import ModelError, QueryError
 from mpc_train.homomorphic.description import Description
 from mpc_train.homomorphic.evaluation import Weights
@@ -22,6 +21,7 @@ from mpc_train.node.logbook import logbook
 from mpc_train.node.storage import NodeVault, kept_model
 from mpc_train.results.predicting import Predictor, load_predictor
 from mpc_train.run.node_config import load_node_config
+from mpc_train.serving.allowance import Allowance
 from parties.audit.entries import Kind, Value
 from parties.audit.log import AuditLog
 from parties.errors import ExpiredError
@@ -55,11 +55,11 @@ def serve(
     allowed, known = _clients(roster, node.place.name, file.clients)
     safe = NodeVault(node.vault, node.place.name, identity)
     served = {name: _served(seal, safe, name, place) for name, place in file.models.items()}
-    quota = FileQuota(node.place.home / f"{node.place.name}.he-quota.json")
+    counts = Allowance(node.place.home / f"{node.place.name}.he-quota.json")
     keys = CurveKeys(identity.card.curve, identity.curve_secret())
     strangers: deque[tuple[str, int]] = deque()
-    with logbook(node.place, node.audit, identity, safe.keys(), "he serve") as audit:
-        service = Service(served, quota, _recorder(audit))
+    with counts, logbook(node.place, node.audit, identity, safe.keys(), "he serve") as audit:
+        service = Service(served, counts, _recorder(audit))
         with Port(
             keys, allowed, known, file.listen, lambda who, times: strangers.append((who, times))
         ) as port:

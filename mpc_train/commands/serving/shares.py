@@ -67,9 +67,12 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
     from mpc_train.node.policy import in_force
     from mpc_train.node.storage import NodeVault
     from mpc_train.run.node_config import load_node_config
-    from mpc_train.serving.library import share_by_digest
+    from mpc_train.serving.allowance import Allowance
+    from mpc_train.serving.desk import ServiceDesk
+    from mpc_train.serving.journal import Journal
     from mpc_train.serving.program import ServeProgram
-    from mpc_train.serving.share import ModelShare
+    from mpc_train.shared.library import Library
+    from parties.audit.entries import Kind
     from parties.keys.live import LiveIdentity
     from parties.nodes.node import run_node
     from parties.nodes.supervisor import end_with_parent
@@ -83,18 +86,21 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
     run_dir = run_directory(settings.place.run_dir, settings.place.name)
     events = Events(output, (settings.place.name,))
 
-    def share(digest: str) -> ModelShare:
-        with safe.opened() as store:
-            return share_by_digest(store, digest)
-
-    with logbook(settings.place, settings.audit, identity, safe.keys(), "serve") as audit:
+    counted = settings.place.home / f"{settings.place.name}.allowance.json"
+    with (
+        logbook(settings.place, settings.audit, identity, safe.keys(), "serve") as audit,
+        Allowance(counted) as allowance,
+        ServiceDesk(allowance, Journal(audit.append)) as desk,
+    ):
         settings = in_force(settings, roster, today(), audit, safe.keys())
 
         def allows(agreed: Agreed) -> None:
             _check(settings, agreed)
             events.say(described(agreed))
+            models = tuple(model.digest for model in agreed.models)
+            audit.append(Kind.SERVICE_STARTED, {"models": models, "clients": agreed.body.clients})
 
-        program = ServeProgram(settings.place.name, share, allows)
+        program = ServeProgram(settings.place.name, Library(safe.opened).share, allows, desk)
         with (
             events.view.shown(),
             on_page(events.board, live, events.page),

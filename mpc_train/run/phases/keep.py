@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 from mpc_train.errors import ArtifactError
 from mpc_train.preparation.sharing import Shared
 from mpc_train.run.phases.train import Trained
-from mpc_train.serving.jobs.agreeing import common_share
-from mpc_train.serving.share import ZERO_LABEL, captured, kept_tensors, renewed, zero_shares
+from mpc_train.shared.agreeing import common_share
+from mpc_train.shared.share import ZERO_LABEL, captured, kept_tensors, renewed, zero_shares
 from parties.audit.entries import Kind
 from protocols.arrays import Words
 from protocols.roles.frames import swap
@@ -19,7 +19,7 @@ from protocols.roles.streams import Stream
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
-    from mpc_train.serving.share import ModelShare
+    from mpc_train.shared.share import ModelShare
     from parties.agreement.session import Session
 
 KEPT = b"model kept"

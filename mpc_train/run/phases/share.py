@@ -15,9 +15,9 @@ from mpc_train.jobs.training import is_frozen
 from mpc_train.linkage.sharing import share_joined
 from mpc_train.preparation.fitted import Parameters
 from mpc_train.preparation.sharing import Shared, share_in, words_brought
-from mpc_train.serving.jobs.agreeing import common_share, tell_outline, told_outline
-from mpc_train.serving.jobs.brought import in_two, shared_statistics
-from mpc_train.serving.share import returned
+from mpc_train.shared.agreeing import common_share, tell_outline, told_outline
+from mpc_train.shared.brought import in_two, shared_statistics
+from mpc_train.shared.share import returned
 from mpc_train.training.warm_start import PUBLIC, flat, started_with
 from protocols.arrays import Reals, Words
 from protocols.crypten_tensor.tensor import MaskedTensor, Source
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.linkage.link import Linked
     from mpc_train.owners.table import Table
-    from mpc_train.serving.share import ModelShare
+    from mpc_train.shared.share import ModelShare
     from parties.agreement.session import Session
     from protocols.roles.role import Role
 
@@ -55,7 +55,7 @@ def share_all(
     take_table: returns this node's own rows, which are freed when they are shared. start: the
     state_dict, if this node has it. keeper: has the rows if an earlier session has joined them.
     held: this evaluator's shares of the model that the job starts from, if that is one in shares.
-    statistics: of a model that is brought (`serving.jobs.brought`), if this node has them.
+    statistics: of a model that is brought (`shared.brought`), if this node has them.
     """
     tensors: dict[str, MaskedTensor] = {}
     given: Parameters | None = None

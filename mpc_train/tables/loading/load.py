@@ -145,7 +145,7 @@ def _left_out(dropping: Dropping) -> str:
 
 
 def stream(
-    records: Source | DataFrame,
+    records: Source | DataFrame | columnar.FrameTable,
     schema: Schema,
     *,
     names: Sequence[str],
@@ -155,18 +155,20 @@ def stream(
 ) -> Iterator[TypedTable]:
     """The columns `names` chunk by chunk, in bounded memory; other columns are ignored.
 
-    records: their source, or all of them in memory. keep: columns whose text is returned unchanged
-    for each row, as `TypedTable.identifiers`. Properties of the whole table are not checked. Raises
-    DataError, with all faults of the chunk.
+    records: their source, or all of them in memory; a `FrameTable` says what errors call them.
+    keep: columns whose text is returned unchanged for each row, as `TypedTable.identifiers`.
+    Properties of the whole table are not checked. Raises DataError, with all faults of the chunk.
     """
-    if isinstance(records, DataFrame):
-        source, title = Source(), "the data frame"
-        faults = Faults(title, source.titles)
-        opened = _in_memory(records, title)
-    else:
+    opened: AbstractContextManager[Table]
+    if isinstance(records, Source):
         source, title = records, label_of(records)
-        faults = Faults(title, source.titles)
         opened = open_table(records)
+    else:
+        if isinstance(records, DataFrame):
+            records = columnar.FrameTable(records.lazy(), "the data frame")
+        source, title = Source(), records.label
+        opened = contextlib.nullcontext(records)
+    faults = Faults(title, source.titles)
     columns = tuple(dict.fromkeys((*names, *keep)))
     with opened as plain:
         table = with_arrays(plain, arrays, title, kept=True)
@@ -183,11 +185,6 @@ def stream(
                 filling.keep(name, chunk.frame[name])
             faults.check()
             yield filling.table(tuple(names))
-
-
-@contextlib.contextmanager
-def _in_memory(frame: DataFrame, label: str) -> Iterator[Table]:
-    yield columnar.FrameTable(frame.lazy(), label)
 
 
 @contextlib.contextmanager

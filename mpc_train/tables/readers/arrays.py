@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from mpc_train.errors import DataError
 from mpc_train.tables.array_names import element_names
-from mpc_train.tables.reading import Chunk, Table, Unit
+from mpc_train.tables.reading import Chunk, Place, Table, Unit
 from protocols.arrays import Reals
 
 CHUNK_CELLS = 2 << 20
@@ -92,7 +92,7 @@ class ArrayTable:
         self.names: tuple[str, ...] = (*rest, *arrays.names)
         self.unknown, self.shapes = inner.unknown, inner.shapes
         self.header_place = inner.header_place
-        self.place: Literal["line", "row"] = inner.place
+        self.place: Place = inner.place
         self.unit: Unit = inner.unit
 
     @property

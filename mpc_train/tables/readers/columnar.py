@@ -6,14 +6,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars
 from numpy.typing import NDArray
 
 from mpc_train.errors import DataError
-from mpc_train.tables.reading import MAX_FIELDS, Chunk, Unit
+from mpc_train.tables.reading import MAX_FIELDS, Chunk, Place, Unit
 from mpc_train.tables.spelling import name_of
 
 CHUNK_CELLS = 2 << 20
@@ -34,7 +34,6 @@ class FrameTable:
     Rows stream in file order, so that memory holds some chunks and not the whole table.
     """
 
-    place: Literal["line", "row"] = "row"
     unit: Unit = "rows"
     unknown: tuple[str, ...] = ()
     shapes: dict[str, tuple[int, ...]] | None = None
@@ -47,11 +46,12 @@ class FrameTable:
         *,
         first: int = 1,
         header_place: str = "",
+        place: Place = "row",
     ) -> None:
         """names: names of its columns, if they differ from the frame's. first: the number of the
-        first row."""
-        self._frame, self._label, self._first = frame, label, first
-        self.header_place = header_place
+        first row. label: what errors call the table."""
+        self._frame, self.label, self._first = frame, label, first
+        self.header_place, self.place = header_place, place
         with _named(label):
             self._columns = tuple(frame.collect_schema().names())
             self.names = tuple(map(name_of, self._columns if names is None else names))
@@ -63,7 +63,7 @@ class FrameTable:
         frame = self._frame.select(columns)
         size = max(CHUNK_CELLS // max(len(wanted), 1), 1)
         done = 0
-        with _named(self._label):
+        with _named(self.label):
             for batch in frame.collect_batches(chunk_size=size, maintain_order=True):
                 batch.columns = list(wanted)
                 for part in batch.iter_slices(size):

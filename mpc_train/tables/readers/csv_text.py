@@ -11,7 +11,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mpc_train.errors import DataError
 from mpc_train.tables.faults import Faults
 from mpc_train.tables.readers.text_blocks import MAX_RECORD_BYTES, TextBlocks
-from mpc_train.tables.reading import MAX_FIELDS, Chunk, Unit
+from mpc_train.tables.reading import MAX_FIELDS, Chunk, Place, Unit
 from mpc_train.tables.source import Source
 from mpc_train.tables.spelling import name_of
 
@@ -48,13 +48,13 @@ class CsvText:
         *,
         unit: Unit,
         total: int | None,
-        place: Literal["line", "row"] = "line",
+        place: Place = "line",
         faults: Faults | None = None,
     ) -> None:
         self._source, self._label, self._faults = source, label, faults
         self.unit: Unit = unit
         self.total = total
-        self.place: Literal["line", "row"] = place
+        self.place: Place = place
         # In a database's text a blank line is a row whose only cell is null.
         self._blank = b"\r\n" if place == "line" else b"\0"
         self._delimiter, self._quote = source.separator, source.quote

@@ -16,7 +16,7 @@ import sqlite3
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -26,7 +26,7 @@ import polars
 from mpc_train.errors import DataError
 from mpc_train.tables.postgres_url import CHECKED_TLS, UrlError, parse_url
 from mpc_train.tables.readers.csv_text import BLOCK_BYTES, CsvText
-from mpc_train.tables.reading import Chunk, Table, Unit
+from mpc_train.tables.reading import Chunk, Place, Table, Unit
 from mpc_train.tables.source import SQLITE, Source, label_of
 from mpc_train.tables.spelling import name_of
 
@@ -53,7 +53,7 @@ class _Result:
     unknown: tuple[str, ...] = ()
     shapes: dict[str, tuple[int, ...]] | None = None
     header_place = ""
-    place: Literal["line", "row"] = "row"
+    place: Place = "row"
     unit: Unit = "rows"
     total: int | None = None
 

@@ -2,13 +2,12 @@
 (`rename` and `recode` of its source)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import polars
 
 from mpc_train.errors import DataError
 from mpc_train.tables.cells import CellError, recoded
-from mpc_train.tables.reading import Chunk, Table, Unit
+from mpc_train.tables.reading import Chunk, Place, Table, Unit
 from mpc_train.tables.source import Source
 from mpc_train.tables.spelling import name_of
 
@@ -38,7 +37,7 @@ class Renamed:
         return self._table.header_place
 
     @property
-    def place(self) -> Literal["line", "row"]:
+    def place(self) -> Place:
         return self._table.place
 
     @property

@@ -23,7 +23,7 @@ import numpy as np
 import polars
 
 from mpc_train.errors import DataError
-from mpc_train.tables.reading import Chunk, Table, Unit
+from mpc_train.tables.reading import Chunk, Place, Table, Unit
 from mpc_train.tables.source import Source
 
 MAGIC = b"mpc-train table 2\n"
@@ -53,7 +53,7 @@ class Head(msgspec.Struct, frozen=True):
     """
 
     names: tuple[str, ...]
-    place: Literal["line", "row"]
+    place: Place
     header_place: str
     written: Written
     shapes: dict[str, tuple[int, ...]] | None = None
@@ -154,7 +154,7 @@ class StagedTable:
         self.head, self._start = read_head(content.reader, label)
         self.names = self.head.names
         self.header_place = self.head.header_place
-        self.place: Literal["line", "row"] = self.head.place
+        self.place: Place = self.head.place
         self.shapes = self.head.shapes
         self._key_of = {
             name: key for key, columns in self.head.protected.items() for name in columns

@@ -9,13 +9,12 @@ identifier a token stands for, not even by trying them all. An empty cell stays 
 import hmac
 from collections.abc import Collection, Iterator, Sequence
 from hashlib import sha256
-from typing import Literal
 
 import polars
 
 from mpc_train.errors import DataError
 from mpc_train.tables.cells import CellError, identifier_texts
-from mpc_train.tables.reading import Chunk, Table, Unit
+from mpc_train.tables.reading import Chunk, Place, Table, Unit
 
 TOKEN_BYTES = 16
 _LABEL = b"mpc-train/token/1\0"
@@ -44,7 +43,7 @@ class Tokenised:
         self._table, self._columns, self._key = table, frozenset(columns), key
         self.names, self.unknown = table.names, table.unknown
         self.header_place, self.shapes = table.header_place, table.shapes
-        self.place: Literal["line", "row"] = table.place
+        self.place: Place = table.place
         self.unit: Unit = table.unit
 
     @property

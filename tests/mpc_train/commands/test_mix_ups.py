@@ -16,7 +16,7 @@ from parties.keys.vault import FileVault
 from tests.support.audit_logs import audit_log
 from tests.support.commands import as_json, mpc_train
 from tests.support.csv_tables import csv_lines
-from tests.support.jobs import write_job
+from tests.support.jobs import JOB, write_job
 from tests.support.node_files import config_of, party_toml
 from tests.support.node_vaults import node_vault
 
@@ -126,6 +126,25 @@ def test_names_of_a_job_without_a_card(tmp_path: Path, home: Path) -> None:
     assert shown.exit_code == 5
     for name, part in (("ofice", "recipient"), ("registry", "dealer"), ("bob", "owner")):
         assert f"no card of {name} ({part}" in shown.stderr
+
+
+def test_clients_of_a_served_model_need_no_card_yet(tmp_path: Path, home: Path) -> None:
+    serve = '[serve]\nclients = ["ofice", "ann"]\nvalidators = ["ethics"]\n'
+    text = JOB.replace('recipients = ["ann", "office"]\n', "")
+    text = text.replace("[reveal]", f'{serve}\n[reveal]\nmodel = "shares"')
+    path = write_job(tmp_path, text)
+    shown = mpc_train("job", "check", path, "--roster", home / "roster")
+    assert shown.exit_code == 0
+    assert "Warning no card of ofice (client) in the roster" in shown.stdout
+    assert "did you mean office?" in shown.stdout
+    assert "Warning no card of ethics (validator) in the roster" in shown.stdout
+    record = as_json("job", "check", path, "--home", home)
+    assert record["without_card"] == ["ofice", "ethics"]
+    assert record["serve"]["clients"] == ["ofice", "ann"]
+    (home / "roster" / "bob.card").unlink()
+    shown = mpc_train("job", "check", path, "--roster", home / "roster")
+    assert shown.exit_code == 5
+    assert "no card of bob" in shown.stderr and "ofice" not in shown.stderr
 
 
 def test_without_a_roster_nobody_is_unknown(tmp_path: Path) -> None:

@@ -39,7 +39,10 @@ FOLDS = changed(
     ("training_loss_every = 7", "folds = 2"),
     text=NET,
 )
-JOBS = {"logistic": JOB, "network": NET, "folds": FOLDS}
+SHARES = changed(
+    ('recipients = ["ann", "office"]\n', ""), ("[reveal]", '[reveal]\nmodel = "shares"')
+)
+JOBS = {"logistic": JOB, "network": NET, "folds": FOLDS, "model in shares": SHARES}
 
 
 def costs(nodes: dict[str, Rehearsed]) -> dict[str, object]:

@@ -10,7 +10,8 @@ from tests.support.preparation_case import JOB, SCHEMA, prepared_job, typed
 pytest.importorskip("tenseal", reason="TenSEAL is not installed")
 
 from mpc_train.homomorphic.asking import EncryptedPredictor, Question, describe
-from tests.support.homomorphic import Desk, opened_model, pair, served
+from tests.support.homomorphic import Desk, pair, served
+from tests.support.serving import opened_model
 
 TWICE = 'label = { name = "visits", center = 5, scale = 2 }'
 NEWTON = 'optimizer = { name = "newton" }'

@@ -18,7 +18,8 @@ from mpc_train.homomorphic.asking import EncryptedPredictor, Question, describe
 from mpc_train.homomorphic.keys import KeyPair
 from mpc_train.homomorphic.messages import MEANINGS, Ask, Give, Refused, Show, encode
 from mpc_train.homomorphic.service import Served
-from tests.support.homomorphic import Desk, InnerLine, opened_model, pair, served
+from tests.support.homomorphic import Desk, InnerLine, pair, served
+from tests.support.serving import opened_model
 
 
 @pytest.fixture(scope="module")

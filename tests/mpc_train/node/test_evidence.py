@@ -13,7 +13,7 @@ from mpc_train.admission.load import load_job
 from mpc_train.cli import app
 from mpc_train.errors import ArtifactError, ConfigError
 from mpc_train.node.components import bill_of_materials, installed
-from mpc_train.node.evidence import Evidence, evidence_of, read_evidence
+from mpc_train.node.evidence import Evidence, Served, evidence_of, read_evidence
 from mpc_train.node.pack import MANIFEST, SIGNATURE, read_pack, write_pack
 from mpc_train.node.provenance import Provenance, verify_record
 from parties.agreement.result import Artifact
@@ -84,6 +84,37 @@ def test_what_fits_is_verified_and_survives_json(case: Case) -> None:
         read_evidence(b"{}")
     with pytest.raises(ValueError, match="version 9"):
         read_evidence(msgspec.json.encode(msgspec.structs.replace(found, version=9)))
+
+
+def test_it_says_who_may_ask_a_model_in_shares(case: Case, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    from mpc_train.node.evidence_page import page
+
+    assert case.evidence().served is None and b"May ask the model" not in page(case.evidence())
+    serve = (
+        '[serve]\nclients = ["clinic"]\nanswer = "probability"\ndecimals = 2\nvalidators = ["lab"]'
+    )
+    job = loaded(
+        tmp_path,
+        changed(
+            ('recipients = ["ann", "office"]\n', ""),
+            ("[reveal]", f'{serve}\n[reveal]\nmodel = "shares"'),
+        ),
+    )
+    record = signed_record(job, case.roster, case.vaults, SID, ())
+    found = evidence_of(
+        verify_record(record.to_bytes(), case.roster),
+        case.roster,
+        node="office",
+        made=MADE,
+        log=Report("mpc-train-audit/office/0", 0, "root"),
+        entries=(),
+    )
+    assert found.served == Served(("clinic",), 1000, "probability", 2, ("lab",))
+    assert read_evidence(msgspec.json.encode(found)) == found
+    text = " ".join(page(found).decode().split())
+    assert "<td>clinic</td>" in text and "probability, rounded to 2 decimals" in text
+    assert "statistics of the pooled rows are opened to nobody</td>" in text
 
 
 @pytest.mark.parametrize(
@@ -212,6 +243,7 @@ def test_a_pack_is_of_the_node_that_it_names(case: Case, tmp_path: Path) -> None
         ("sealed", "0.0.1", 9),
         ("parties", "0.0.1", 9),
         ("data", "0.0.1", 9),
+        ("served", "0.0.1", 9),
         ("trust", "", 9),
         ("verified", "0.0.1", 9),
     ],
@@ -227,6 +259,7 @@ def test_a_node_that_signs_other_facts_than_all_nodes_did_is_found_out(
     altered: dict[str, object] = {
         "revealed": said.revealed[1:],
         "sealed": (),
+        "served": Served(("clinic",), 1000, "class", None, ()),
         "parties": said.parties[1:],
         "data": msgspec.structs.replace(said.data, purposes=("research",)),
         "trust": ("Nobody learns anything.",),

@@ -7,19 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from mpc_train.owners.local import Local
+from mpc_train.jobs.serve import Serve
+from mpc_train.owners.local import Local, local_terms
 from mpc_train.serving.forward import asked_shapes, asked_values
 from mpc_train.serving.lanes import Lane, LaneChannel, LaneStore, Sorted
-from mpc_train.serving.share import ModelShare
+from mpc_train.shared.agreeing import outline_of
+from mpc_train.shared.share import ModelShare
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import detach
 from protocols.ring.fixed_point import decode, encode
 from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
 from protocols.roles.streams import Stream
-from tests.mpc_train.serving.test_share import TOLERANCE, F, in_the_clear, kept_shares, shared_job
+from tests.mpc_train.shared.test_share import TOLERANCE, F, in_the_clear, kept_shares, shared_job
 from tests.support.lockstep import LockstepLoopback
 from tests.support.preparation_case import tables
 
@@ -34,11 +37,12 @@ def stream(name: str, lane: int) -> Stream:
 
 
 def dealt(net: LockstepLoopback, shares: list[ModelShare]) -> None:
-    lanes = []
+    job = shares[0].about.job
+    outline, lanes = outline_of(job, shares[0], whole=True), []
     for number, rows in enumerate(SIZES):
         channel = LaneChannel(net.endpoint("registry"), number)
         role = Dealer(channel, names=NAMES, streams=[stream(name, number) for name in NAMES])
-        lanes.append(Lane(shares[0].about, rows, role, None, None))
+        lanes.append(Lane(job, outline, rows, role, None, None))
     for number in MADE:
         lanes[number].run(lanes[number].blank())
     detach()
@@ -58,8 +62,9 @@ def evaluated(
             dealer="registry",
             stream=stream(NAMES[index], number),
         )
-        share = shares[index]
-        lanes.append(Lane(share.about, rows, role, LaneStore(frames, number), share.parts))
+        share, store = shares[index], LaneStore(frames, number)
+        outline = outline_of(share.about.job, share, whole=True)
+        lanes.append(Lane(share.about.job, outline, rows, role, store, share.parts))
     for turn, number in enumerate(USED):
         half = lanes[number].run(summands[turn][index])
         assert half is not None
@@ -69,9 +74,7 @@ def evaluated(
 
 
 def test_units_are_used_in_another_order_than_they_are_made(tmp_path: Path) -> None:
-    from mpc_train.owners.local import local_terms
-
-    job = shared_job(tmp_path)
+    job = msgspec.structs.replace(shared_job(tmp_path), serve=Serve(("clinic",)))
     shares, _ = kept_shares(job)
     local = local_terms(job.pipeline, tables()[0])
     rng = np.random.default_rng(5)

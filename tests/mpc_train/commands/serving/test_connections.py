@@ -20,7 +20,8 @@ pytest.importorskip("tenseal", reason="TenSEAL is not installed")
 from mpc_train.commands.serving.connections import MAX_PART_BYTES, Port, ServerLine
 from mpc_train.homomorphic.asking import EncryptedPredictor, Question, describe
 from mpc_train.homomorphic.messages import Ask, encode
-from tests.support.homomorphic import Desk, opened_model, pair, served
+from tests.support.homomorphic import Desk, pair, served
+from tests.support.serving import opened_model
 
 KEYS = {name: CurveKeys.generate() for name in ("company", "ann", "bob", "mallory")}
 

@@ -17,7 +17,7 @@ pytest.importorskip("tenseal", reason="TenSEAL is not installed")
 from mpc_train.commands.serving import connections, serve
 from mpc_train.homomorphic.service import Service
 from mpc_train.homomorphic.serving_file import load_serving_file
-from tests.support.homomorphic import opened_model
+from tests.support.serving import opened_model
 
 PREPARE = 'scale = "standard"\nmissing = "mean"'
 

@@ -1,0 +1,134 @@
+"""A client's connection to a service, as `asking.Service`.
+
+Rows leave as summands, one for each evaluator, sealed to each of them; the answers come back in the
+same way and are added up here. Neither a part of the question nor a part of the answer says
+anything alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpc_train.errors import QueryError, QueryRefusedError
+from mpc_train.serving import messages
+from mpc_train.serving.answer import answer_width, values
+from mpc_train.serving.forward import asked_shapes, asked_values
+from mpc_train.serving.lanes import bucket_of
+from mpc_train.serving.offered import MOST_ROWS, REFUSALS, Offered
+from mpc_train.serving.service import Agreed
+from parties.errors import AbortedError
+from parties.nodes.client import Client, Line
+from parties.nodes.node import NodeSettings
+from protocols.errors import PeerLostError, PeerTimeoutError
+from protocols.ring.fixed_point import encode
+from protocols.roles.streams import Stream
+
+if TYPE_CHECKING:
+    from mpc_train.owners.local import Local
+    from parties.agreement.contract import Contract
+    from parties.audit.entries import Kind, Value
+    from parties.keys.roster import Roster
+    from parties.keys.vault import Vault
+    from protocols.arrays import Reals
+
+CONNECT_S, ANSWER_S = 60.0, 60.0
+
+
+class SharedService:
+    """An open connection. answer_s: how long one answer may take."""
+
+    def __init__(self, client: Client, connect_s: float, answer_s: float) -> None:
+        self._client, self._connect_s, self._answer_s = client, connect_s, answer_s
+        self._lock = threading.Lock()
+        self._line: Line | None = None
+        self._agreed: Agreed | None = None
+        self._in_common: list[Stream] = []
+
+    def _now(self) -> tuple[Line, Agreed, list[Stream]]:
+        """The session, what it serves, and the streams of its questions."""
+        line = self._client.line(self._connect_s)
+        with self._lock:
+            if line is not self._line or self._agreed is None:
+                self._agreed = Agreed.from_bytes(line.body)
+                names = line.contract.roles.evaluators[:-1]
+                root = messages.ROOT_LABEL
+                self._in_common = [Stream(line.export(name, root)) for name in names]
+                self._line = line
+            return line, self._agreed, self._in_common
+
+    @property
+    def models(self) -> Mapping[str, tuple[Offered, ...]]:
+        _, agreed, _ = self._now()
+        found: dict[str, tuple[Offered, ...]] = {}
+        for model in agreed.offered:
+            found[model.name] = (*found.get(model.name, ()), model)
+        return found
+
+    def ask(self, model: Offered, rows: Local) -> Reals:
+        """As `asking.Service.ask`."""
+        count = len(rows.values)
+        if not 1 <= count <= MOST_ROWS:
+            raise QueryError(f"a question has 1 to {MOST_ROWS} rows, not {count}")
+        padded = bucket_of(count)
+        shapes = asked_shapes(model.job, padded)
+        brought = asked_values(model.job, rows)
+        words = {}
+        for name, (shape, bits) in shapes.items():
+            words[name] = np.zeros(shape, np.int64)
+            words[name][:count] = encode(brought[name], bits)
+        try:
+            found = self._asked(model, words)
+        except (PeerLostError, PeerTimeoutError, AbortedError) as error:
+            raise QueryRefusedError(str(error), "unavailable") from error
+        return values(model.job, found[:count])
+
+    def _asked(self, model: Offered, words: Mapping[str, np.ndarray]) -> np.ndarray:
+        line, _, streams = self._now()
+        evaluators = line.contract.roles.evaluators
+
+        def parts(number: int) -> dict[str, bytes]:
+            said = messages.question_parts(model.digest, words, streams, number)
+            return dict(zip(evaluators, said, strict=True))
+
+        answers = self._client.ask(line, parts, messages.is_refusal, self._answer_s)
+        rows = len(next(iter(words.values())))
+        shape = (rows, answer_width(model.job))
+        total = np.zeros(shape, np.int64)
+        for evaluator, data in answers.items():
+            said = messages.answer_from(evaluator, data, shape)
+            if isinstance(said, str):
+                raise QueryRefusedError(f"{evaluator}: {REFUSALS[said]}", said)
+            with np.errstate(over="ignore"):
+                total += said
+        return total
+
+
+@contextmanager
+def connected(
+    vault: Vault,
+    roster: Roster,
+    settings: NodeSettings,
+    note: Callable[[Kind, Mapping[str, Value]], None],
+    on_event: Callable[[str, Mapping[str, Any]], None],
+    connect_s: float = CONNECT_S,
+    answer_s: float = ANSWER_S,
+) -> Iterator[SharedService]:
+    """Inside this context a client is connected to a service; it waits until that serves.
+
+    note: writes the audit log. Raises PartiesError and JobError for a service that this client
+    should not ask, or that does not answer within connect_s seconds.
+    """
+
+    def check(contract: Contract, body: bytes) -> None:
+        agreed = Agreed.from_bytes(body)
+        if agreed.roles != contract.roles:
+            raise QueryError("the roles in the service's contract are not those of its models")
+
+    with Client(vault, roster, settings, check, note, on_event) as client:
+        client.line(connect_s)
+        yield SharedService(client, connect_s, answer_s)

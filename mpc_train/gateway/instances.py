@@ -1,0 +1,155 @@
+"""The body of a request as a table: JSON from a program of this machine, of which nothing is
+believed.
+
+    {"instances": [{"age": 61, "smoker": true, "region": "north", "income": null}, …]}
+
+A cell means what it means in a table: a number in the column's unit, the name of a level, a truth
+value, a date as 2001-12-31, null for a missing cell; an array is a list of numbers, nested as its
+shape or flat. Each instance has each column of the model; other names are ignored, as other columns
+of a table are. Faults name the instance, counted from 0 as JSON does, and the column, never a
+value.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+import polars
+from msgspec import UNSET
+
+from mpc_train.errors import DataError
+from mpc_train.owners.table import arrays_of
+from mpc_train.serving.offered import MOST_ROWS
+from mpc_train.tables.faults import Faults
+from mpc_train.tables.readers.columnar import FrameTable
+from mpc_train.tables.source import Source
+from mpc_train.tables.spelling import name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mpc_train.jobs.job import Job
+    from mpc_train.tables.readers.arrays import Arrays
+
+Cell = str | float | int | None
+LABEL = "the request"
+PLACE: Literal["instance"] = "instance"
+LEAST_LIMIT, MOST_LIMIT = 1 << 18, 16 << 20
+CELL_BYTES, NUMBER_BYTES = 64, 28
+"""Room for a cell without its name, and for a number of an array."""
+
+
+class TooLargeError(DataError):
+    """A request with more rows, or more bytes, than one question may have."""
+
+
+class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    instances: list[dict[str, Any]]
+
+
+def most_bytes(job: Job) -> int:
+    """How long a request to the job's model may be: what MOST_ROWS ordinary rows need, from 256 KiB
+    to 16 MiB."""
+    if job.data.array is UNSET:
+        row = sum(len(feature.name.encode()) + CELL_BYTES for feature in job.features)
+    else:
+        row = CELL_BYTES + prod(job.data.array.shape) * NUMBER_BYTES
+    return min(max(MOST_ROWS * row, LEAST_LIMIT), MOST_LIMIT)
+
+
+def read(job: Job, body: bytes) -> FrameTable:
+    """The instances of a request, for `Predictions.tables`. Raises DataError with all faults, and
+    TooLargeError."""
+    if len(body) > most_bytes(job):
+        raise TooLargeError(f"{LABEL}: longer than {most_bytes(job)} bytes; {_ADVICE}")
+    try:
+        instances = msgspec.json.decode(body, type=_Body).instances
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DataError(
+            f'{LABEL}: {error}; write {{"instances": [{{"column": value, …}}, …]}}'
+        ) from error
+    if not instances:
+        raise DataError(f"{LABEL}: there is no instance")
+    if len(instances) > MOST_ROWS:
+        raise TooLargeError(f"{LABEL}: more than {MOST_ROWS} instances; {_ADVICE}")
+    faults = Faults(LABEL)
+    faults.place = PLACE
+    rows = [_named(row, place, faults) for place, row in enumerate(instances)]
+    arrays = arrays_of(job, Source())
+    if arrays is None:
+        names: Sequence[str] = [feature.name for feature in job.features]
+        frame = polars.DataFrame(
+            [
+                _column(str(number), [_cell(row, name, at, faults) for at, row in enumerate(rows)])
+                for number, name in enumerate(names)
+            ]
+        )
+    else:  # it is all features of the job
+        names = arrays.names
+        numbers = [_numbers(row, arrays, place, faults) for place, row in enumerate(rows)]
+        frame = polars.from_numpy(np.array(numbers, np.float64))
+    faults.check()
+    return FrameTable(frame.lazy(), LABEL, names, first=0, place=PLACE)
+
+
+_ADVICE = "ask by several requests, or a table by mpc-train query"
+
+
+def _named(row: dict[str, Any], place: int, faults: Faults) -> dict[str, Any]:
+    """An instance by the spelling in which names are compared."""
+    found = {name_of(name): cell for name, cell in row.items()}
+    if len(found) != len(row):
+        faults.records(np.array([place]), "two names are the same column")
+    return found
+
+
+def _cell(row: dict[str, Any], name: str, place: int, faults: Faults) -> Cell:
+    """A cell as a table has it; null is an empty one."""
+    cell = row.get(name, UNSET)
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if cell is None or isinstance(cell, str | float):
+        return cell
+    if isinstance(cell, int) and abs(cell) < 1 << 63:
+        return cell
+    what = "is missing; null says that a value is not known" if cell is UNSET else _NOT_A_CELL
+    faults.cells(name, np.array([place]), what)
+    return None
+
+
+def _column(title: str, cells: list[Cell]) -> polars.Series:
+    """Numbers if nothing else is there, and no number loses a digit; otherwise text."""
+    if all(isinstance(cell, float) or _is_short(cell) for cell in cells):
+        return polars.Series(title, cells, dtype=polars.Float64, strict=False)
+    texts = [cell if cell is None or isinstance(cell, str) else repr(cell) for cell in cells]
+    return polars.Series(title, texts, dtype=polars.String)
+
+
+def _is_short(cell: Cell) -> bool:
+    return isinstance(cell, int) and abs(cell) <= 1 << 53
+
+
+_NOT_A_CELL = "is not a number, text, true, false or null"
+
+
+def _numbers(row: dict[str, Any], arrays: Arrays, place: int, faults: Faults) -> list[Any]:
+    """An array's numbers, in C order."""
+    cell, size = row.get(arrays.name, UNSET), prod(arrays.shape)
+    long = tuple(length for length in arrays.shape if length != 1)
+    for shape in (arrays.shape, long, (size,)):
+        level = [cell]
+        for length in shape:
+            if any(type(part) is not list or len(part) != length for part in level):
+                break
+            level = list(chain.from_iterable(level))
+        else:
+            if all(type(number) in (int, float) and abs(number) < 1e300 for number in level):
+                return level
+            break
+    what = "is missing" if cell is UNSET else f"is not a list of {arrays.said} numbers"
+    faults.cells(arrays.name, np.array([place]), what)
+    return [0.0] * size

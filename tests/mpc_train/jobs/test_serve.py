@@ -1,0 +1,262 @@
+"""`[serve]` of a job: what is accepted, what people read before they sign, and what rules allow."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mpc_train.admission.cautions import cautions
+from mpc_train.admission.load import job_from_bytes
+from mpc_train.admission.rules import Rules, check_rules, check_serving, rule_faults
+from mpc_train.errors import JobError, RefusedError
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.serve import Serve
+from mpc_train.results.report import describe
+from mpc_train.run.local import LocalNode, node_text
+from mpc_train.tables.source import Source
+from tests.support.jobs import JOB, allowing, changed, loaded
+
+SERVE = """[serve]
+clients = ["clinic", "lab"]
+rows_a_day = 500
+answer = "probability"
+decimals = 2
+validators = ["hospital-d"]
+"""
+SHARED = changed(
+    ('recipients = ["ann", "office"]\n', ""),
+    ("[reveal]", f'{SERVE}\n[reveal]\nmodel = "shares"'),
+)
+SEVERAL = changed(
+    ('kind = "logistic"', 'kind = "softmax"\nclasses = 3'),
+    ('["accuracy", "auc"]', '["accuracy"]'),
+    text=SHARED,
+)
+
+
+def test_it_is_part_of_what_everybody_signs(tmp_path: Path) -> None:
+    job = loaded(tmp_path, SHARED)
+    assert job.serve == Serve(("clinic", "lab"), 500, "probability", 2, ("hospital-d",))
+    assert job_from_bytes(job.to_bytes()) == job
+    other = loaded(tmp_path, changed(("rows_a_day = 500", "rows_a_day = 501"), text=SHARED))
+    assert other.digest() != job.digest()
+    # Clients learn nothing of the run, and need no card in it.
+    assert not {"clinic", "lab", "hospital-d"} & {*job.names}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "says"),
+    [
+        ('model = "shares"', "", "job.recipients", "at least one name"),
+        ('["clinic", "lab"]', '["Clinic"]', "serve.clients", "not a name of a card"),
+        ('["clinic", "lab"]', '["lab", "lab"]', "serve.clients", "twice"),
+        ('["hospital-d"]', '["../d"]', "serve.validators", "not a name of a card"),
+        ('["hospital-d"]', '["d", "d"]', "serve.validators", "twice"),
+        ("rows_a_day = 500", "rows_a_day = 0", "serve.rows_a_day", "between 1 and"),
+        ("rows_a_day = 500", "rows_a_day = 1e3", "serve.rows_a_day", "rows_a_day"),
+        ('"probability"', '"odds"', "serve.answer", "write one of"),
+        ('"probability"', '"class"', "serve.decimals", "a class is a whole number"),
+        ("decimals = 2", "decimals = 5", "serve.decimals", "of a probability: between 0 and 4"),
+        ("decimals = 2", "decimals = -1", "serve.decimals", "between 0 and 4"),
+        ("decimals = 2", "digits = 2", "serve.digits", "unknown key"),
+    ],
+)
+def test_a_fault_is_named_with_its_remedy(
+    tmp_path: Path, old: str, new: str, key: str, says: str
+) -> None:
+    with pytest.raises(JobError) as caught:
+        loaded(tmp_path, changed((old, new), text=SHARED))
+    assert key in str(caught.value) and says in str(caught.value)
+
+
+def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
+    wrong = changed(
+        ('["clinic", "lab"]', '["Clinic"]'),
+        ("rows_a_day = 500", "rows_a_day = 0"),
+        ("decimals = 2", "decimals = 9"),
+        text=SHARED,
+    )
+    with pytest.raises(JobError) as caught:
+        loaded(tmp_path, wrong)
+    for key in ("serve.clients", "serve.rows_a_day", "serve.decimals"):
+        assert key in str(caught.value)
+
+
+def test_an_opened_model_is_not_served(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="only a model that stays in shares"):
+        loaded(tmp_path, changed(("[reveal]", f"{SERVE}\n[reveal]")))
+
+
+def test_nobody_may_ask(tmp_path: Path) -> None:
+    empty = changed(("[reveal]", "[serve]\n[reveal]"), text=SHARED.replace(SERVE, ""))
+    with pytest.raises(JobError, match="name who may ask the model"):
+        loaded(tmp_path, empty)
+
+
+def test_a_number_has_no_class(tmp_path: Path) -> None:
+    numbers = changed(
+        ('kind = "logistic"', 'kind = "linear"'),
+        ('["accuracy", "auc"]', '["mse"]'),
+        text=SHARED,
+    )
+    for answer in ("class", "probability"):
+        with pytest.raises(JobError, match='a linear model has no classes; write answer = "number'):
+            loaded(tmp_path, numbers.replace('"probability"', f'"{answer}"'))
+    job = loaded(tmp_path, numbers.replace('"probability"', '"number"'))
+    assert job.serve is not None and job.serve.decimals == 2
+
+
+def test_no_more_decimals_than_numbers_have(tmp_path: Path) -> None:
+    """Rounding more finely than the fixed point might also leave the ring."""
+    coarse = changed(
+        ('answer = "probability"', 'answer = "number"'),
+        ("decimals = 2", "decimals = 4"),
+        ("[serve]", "[fixed_point]\nfraction_bits = 12\n\n[serve]"),
+        text=SHARED,
+    )
+    with pytest.raises(JobError, match=r"serve.decimals.*at most 3: numbers have 12 binary places"):
+        loaded(tmp_path, coarse)
+    loaded(tmp_path, coarse.replace("decimals = 4", "decimals = 3"))
+
+
+@pytest.mark.parametrize("name", ["ann", "registry"])
+def test_an_organisation_of_the_run_may_ask_as_well(tmp_path: Path, name: str) -> None:
+    job = loaded(tmp_path, changed(('"clinic"', f'"{name}"'), text=SHARED))
+    assert job.serve is not None and name in job.serve.clients
+
+
+def test_people_read_who_may_ask_what(tmp_path: Path) -> None:
+    said = describe(loaded(tmp_path, SHARED))
+    assert "served     to clinic, lab: at most 500 rows a day (UTC) each," in said
+    assert "of each row the probability of class 1, rounded over shares to 2 decimals" in said
+    assert "to hospital-d: metrics on rows of their own, which each such run lists" in said
+    label = changed(
+        ('answer = "probability"\ndecimals = 2', 'answer = "class"'),
+        ('validators = ["hospital-d"]\n', ""),
+        text=SHARED,
+    )
+    said = describe(loaded(tmp_path, label))
+    assert "of each row which class is likeliest, and nothing else" in said
+    assert "metrics on rows of their own" not in said
+    raw = changed(('"probability"\ndecimals = 2', '"number"'), text=SEVERAL)
+    assert "of each row the model's output for each class, unrounded" in describe(
+        loaded(tmp_path, raw)
+    )
+    kept = describe(loaded(tmp_path, SHARED.replace(SERVE, "")))
+    assert "served     to nobody: evaluators compute nothing with it" in kept
+    assert "served" not in describe(loaded(tmp_path, JOB))
+
+
+def test_unrounded_answers_are_warned_of(tmp_path: Path) -> None:
+    warning = "each client can compute the whole model from unrounded answers to 3 rows"
+    raw = changed(("decimals = 2\n", ""), text=SHARED)
+    assert any(warning in line for line in cautions(loaded(tmp_path, raw)))
+    number = changed(('"probability"', '"number"'), text=raw)
+    assert any(warning in line for line in cautions(loaded(tmp_path, number)))
+    deep = changed(
+        ('kind = "logistic"', 'kind = "mlp"\nhidden = [4]\nclasses = 2'),
+        ('["accuracy", "auc"]', '["accuracy"]'),
+        text=raw,
+    )
+    assert any("build a model like this one" in line for line in cautions(loaded(tmp_path, deep)))
+    for sound in (SHARED, changed(('"probability"', '"class"'), text=raw)):
+        assert not any("unrounded" in line for line in cautions(loaded(tmp_path, sound)))
+
+
+# What a node's rules allow
+
+
+def broken(job: Job, **changes: Any) -> str:
+    with pytest.raises(RefusedError, match="Nothing was shared") as caught:
+        check_rules(listing(job, **changes), job, "ann")
+    return str(caught.value)
+
+
+def listing(job: Job, **changes: Any) -> Rules:
+    """Rules that list all that the job needs, besides `changes`."""
+    assert job.serve is not None
+    named: dict[str, Any] = {
+        "clients": job.serve.clients,
+        "validators": job.serve.validators,
+        "answers": (job.serve.answer,),
+        "least_group": 5,
+    }
+    return allowing(job, **{**named, **changes})
+
+
+def test_nothing_is_served_unless_the_rules_list_it(tmp_path: Path) -> None:
+    job = loaded(tmp_path, SHARED)
+    with pytest.raises(RefusedError) as caught:
+        check_rules(allowing(job), job, "ann")
+    said = str(caught.value)
+    assert "clinic, lab could ask the model but is not listed under clients" in said
+    assert "hospital-d could measure the model but is not listed under validators" in said
+    assert "probability would leave to clients but is not listed under answers" in said
+    assert 'write validators = ["hospital-d"]; clients = ["clinic", "lab"]' in said
+    check_rules(listing(job), job, "ann")
+    # The default allows the job's default and no more.
+    more = loaded(tmp_path, changed(("rows_a_day = 500", "rows_a_day = 1001"), text=SHARED))
+    assert "each client could ask 1001 rows a day, max_rows_a_day = 1000" in broken(more)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"clients": ("clinic",)}, "lab could ask the model"),
+        ({"validators": ()}, "hospital-d could measure the model"),
+        ({"answers": ("class", "number")}, "probability would leave to clients"),
+        ({"max_rows_a_day": 499}, "500 rows a day, max_rows_a_day = 499"),
+        ({"max_decimals": 1}, "answers with 2 decimals, max_decimals = 1"),
+    ],
+)
+def test_each_rule_alone_refuses(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    job = loaded(tmp_path, SHARED)
+    assert says in broken(job, **changes)
+    rules = listing(job, **changes)
+    with pytest.raises(RefusedError, match="is not served by this node's rules") as caught:
+        check_serving(rules, job, "ann")
+    assert says in str(caught.value)
+
+
+def test_unrounded_is_more_than_any_number_of_decimals(tmp_path: Path) -> None:
+    job = loaded(tmp_path, changed(("decimals = 2\n", ""), text=SHARED))
+    assert "answers unrounded, max_decimals = 6" in broken(job, max_decimals=6)
+    check_rules(listing(job), job, "ann")
+    label = changed(("decimals = 2\n", ""), ('"probability"', '"class"'), text=SHARED)
+    job = loaded(tmp_path, label)
+    check_rules(listing(job, max_decimals=0), job, "ann")
+    check_serving(listing(job, max_decimals=0), job, "ann")
+
+
+def test_what_no_client_gets_needs_no_word(tmp_path: Path) -> None:
+    job = loaded(tmp_path, changed(('clients = ["clinic", "lab"]\n', ""), text=SHARED))
+    check_rules(listing(job, answers=(), max_rows_a_day=1), job, "ann")
+    check_serving(allowing(job, validators=("hospital-d",)), job, "ann")
+    plain = loaded(tmp_path)
+    check_serving(allowing(plain), plain, "ann")
+
+
+def test_the_nodes_of_a_local_run_allow_it(tmp_path: Path) -> None:
+    job = loaded(tmp_path, SHARED)
+    node = LocalNode("ann", "party", tmp_path)
+    sources = {owner: Source(f"{owner}.csv") for owner in job.owners}
+    text = node_text(node, tmp_path / "roster", "office", "tcp://127.0.0.1:1", job, sources)
+    said = tomllib.loads(text)["rules"]
+    rules = msgspec.convert({**said, "least_group": 5}, Rules)
+    check_rules(rules, job, "ann")
+
+
+def test_rules_of_their_own_are_checked(tmp_path: Path) -> None:
+    faulty = allowing(
+        loaded(tmp_path), clients=("Clinic",), validators=("d!",), max_rows_a_day=0, max_decimals=-1
+    )
+    assert {key for key, _ in rule_faults(faulty)} == {
+        "rules.clients",
+        "rules.validators",
+        "rules.max_rows_a_day",
+        "rules.max_decimals",
+    }
