@@ -486,7 +486,7 @@ class _Guarded:
 
         self._events("preparing", {"job": job.name, "table": me in job.owners})
         # What a run that goes on reveals is recorded already; `run` checks one that begins.
-        table = self._read(job, begun is None) if me in job.owners else None
+        table = self._read(job, begun is None) if job.data.rows.get(me) else None
         # Loads PyTorch, which takes seconds: a bad cell is reported before that.
         from mpc_train.run.program import TrainProgram
         from mpc_train.shared.library import Library
@@ -596,7 +596,7 @@ class _Guarded:
         from mpc_train.node.remembered import Remembered
 
         place = self._config.place
-        if place.name in job.owners:
+        if job.data.rows.get(place.name):
             self._remembered = Remembered(self._safe, place.name, self._config.rules)
             for line in self._remembered.notes(self._config.source(job.name)):
                 self._events.say(line)
