@@ -343,7 +343,7 @@ def node_settings(
     config: "NodeConfig", run_dir: Path, proxy: "Proxy | None", return_s: float = 0.0
 ) -> "NodeSettings":
     """A node's file as `parties` takes it. return_s: for how long a lost session may be followed by
-    another, if the file says nothing."""
+    another, at least."""
     from parties.nodes.node import NodeSettings
 
     join_s = float(config.timeouts.join_s)
@@ -357,7 +357,7 @@ def node_settings(
         # The coordinator, who can name the missing one, gives up before we do.
         agree_timeout_s=2 * join_s,
         peer_timeout_s=float(config.timeouts.peer_s),
-        return_timeout_s=float(config.timeouts.return_s) or return_s,
+        return_timeout_s=max(float(config.timeouts.return_s), return_s),
         reconnect_s=float(config.timeouts.reconnect_s),
         pulse=config.timeouts.pulse,
         dial_timeout_s=float(config.timeouts.dial_s),
