@@ -23,7 +23,9 @@ import pytest
 from tests.runs.test_resume import await_steps, events, free_address
 from tests.support.study import Study, csv_text, largest_difference
 
-EPOCHS, STEPS = 100, 500
+EPOCHS, STEPS = 300, 1500
+"""Long enough that a run has not ended before a busy machine notices where it is."""
+
 SEED = 12
 NODES = ("desk", "ann", "bob", "office", "registry")
 TOLERANCE = 2**-10
@@ -123,7 +125,7 @@ def await_moment(study: FiveNodes, moment: str, chance: random.Random) -> str:
         pause = chance.uniform(0, 0.5)
         time.sleep(pause)
         return f"{pause:.2f} s after the start"
-    low, high = (20, 120) if moment == "early" else (250, 350)
+    low, high = (20, 120) if moment == "early" else (750, 1000)
     step = chance.randrange(low, high)
     await_steps(study, step)
     return f"after step {step}"

@@ -34,8 +34,8 @@ def study(tmp_path: Path, homes: Path) -> Iterator[Study]:
 
 def free_address() -> str:
     """A port that is free, and below those that the kernel gives to whoever asks for any: nobody
-    takes it while its owner is away."""
-    for port in random.sample(range(20_000, 30_000), 100):
+    takes it while its owner is away. Not by the seed that several test processes may share."""
+    for port in random.SystemRandom().sample(range(20_000, 30_000), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return f"tcp://127.0.0.1:{port}"

@@ -183,13 +183,13 @@ def _coordinate(
 
 def _check(settings: NodeConfig, agreed: Agreed) -> None:
     """Raise RefusedError unless this node's rules allow each model's job today."""
-    from mpc_train.admission.rules import check_rules, expired, today
+    from mpc_train.admission.rules import check_serving, expired, today
     from mpc_train.errors import RefusedError
 
     for about in agreed.models:
         for line in expired(about.job, today()):
             raise RefusedError(f"the model {about.job.name}: {line}")
-        check_rules(settings.rules, about.job, settings.place.name)
+        check_serving(settings.rules, about.job, settings.place.name)
 
 
 def described(agreed: Agreed) -> str:
