@@ -63,6 +63,7 @@ recipients = ["ann", "office"]
 dealers = ["registry"]
 evaluators = ["ann", "bob"]
 metrics = ["accuracy", "auc"]
+validators = ["office"]
 """
 
 
