@@ -68,21 +68,6 @@ def common_share(session: Session, job: Job, held: Sequence[ModelShare]) -> Mode
     return common[0]
 
 
-def agreed_outline(
-    session: Session, job: Job, share: ModelShare | None, *, whole: bool = False
-) -> Outline:
-    """What of the model comes back; at every computing node. 1 round.
-
-    share: this evaluator's; None at the dealer. whole: all that is kept of it, with the statistics
-    of `[prepare]`, also where the job has its own. Raises ArtifactError if an evaluator holds a
-    share of another model, or of another refresh; DesyncError and ArtifactError at the dealer for
-    anything that does not fit the job.
-    """
-    if share is None:
-        return told_outline(session, job, whole=whole)
-    return tell_outline(session, job, common_share(session, job, [share]), whole=whole)
-
-
 def tell_outline(session: Session, job: Job, share: ModelShare, *, whole: bool = False) -> Outline:
     """At an evaluator: what of its share comes back, which the dealer is told."""
     outline = outline_of(job, share, whole=whole)

@@ -82,10 +82,6 @@ class Library:
         except VaultError as error:
             raise ArtifactError(str(error)) from error
 
-    def share(self, digest: str) -> ModelShare:
-        """The newest of them."""
-        return self.shares(digest)[0]
-
     def settle(self, share: ModelShare) -> None:
         """Destroy all other shares of this model: every evaluator holds what belongs to this one.
         Raises ArtifactError."""

@@ -102,7 +102,7 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
             models = tuple(model.digest for model in agreed.models)
             audit.append(Kind.SERVICE_STARTED, {"models": models, "clients": agreed.body.clients})
 
-        program = ServeProgram(settings.place.name, Library(safe.opened).share, allows, desk)
+        program = ServeProgram(settings.place.name, Library(safe.opened).shares, allows, desk)
         with (
             events.view.shown(),
             on_page(events.board, live, events.page),
