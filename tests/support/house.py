@@ -178,7 +178,7 @@ class House:
         place, held = Place(self.net, name), {}
         if name in self.names:
             mine = [shares[self.names.index(name)] for shares in self.shares]
-            held = {share.about.digest: share for share in mine}
+            held = {share.about.digest: [share] for share in mine}
         program = ServeProgram(name, held.__getitem__, desk=self.desks.get(name, NoDesk()))
         program.prepare(self.agreed.to_bytes(), self.agreed.roles)
         roles, sid = self.agreed.roles, self.seed.to_bytes(32, "big")
