@@ -210,11 +210,17 @@ def test_who_is_often_late_is_waited_for_no_more_for_some_time(
 def test_nobody_waits_for_a_client_that_has_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program_module, "LATE_S", 1e9)
     house = house_of(job_of(tmp_path))
     (model,) = house.models
     clinic = Asker("clinic", house)
     house.gone.add(clinic.visit)
+    receive = house.queues["bob"].receive
+
+    def at_once(timeout_s: float) -> Any:
+        assert not timeout_s
+        return receive(timeout_s)
+
+    monkeypatch.setattr(house.queues["bob"], "receive", at_once)
     house.serve([without("bob", clinic.asks(model, rows_of(1)))])
     assert clinic.answer(model, 1, 1) == ["bob: unavailable"]
 
