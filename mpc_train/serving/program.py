@@ -26,6 +26,7 @@ import numpy as np
 
 from mpc_train.errors import ArtifactError, QueryError, RefusedError
 from mpc_train.serving import messages
+from mpc_train.serving.figures import Figures
 from mpc_train.serving.forward import asked_shapes
 from mpc_train.serving.lanes import (
     BUCKETS,
@@ -104,11 +105,13 @@ class NoDesk:
 
 @dataclass(frozen=True, repr=False)
 class Asked:
-    """A question that this node has heard. summands: its own, of its padded rows."""
+    """A question that this node has heard. summands: its own, of its padded rows. at: as of
+    `Heard`."""
 
     client: str
     visit: bytes
     number: int
+    at: float
     model: int
     rows: int
     summands: Mapping[str, Words]
@@ -262,7 +265,7 @@ class Evaluation:
         """By visit: the root of the stream in common with the client, and the stream."""
         self._waiting: OrderedDict[tuple[str, bytes, int], Asked] = OrderedDict()
         self._strikes: dict[str, int] = {}
-        self.questions = self.rows = self.batches = self.refused = 0
+        self.figures = Figures()
 
     @property
     def _leads(self) -> bool:
@@ -273,16 +276,15 @@ class Evaluation:
         for place in range(len(self._agreed.models)):
             for rows in BUCKETS:
                 self._open(place, rows)
-        self._session.progress(phase="serving", questions=0)
         if not self._leads:
             self._follow()
         while True:
             self._order()
+            self._report()
             self._desk.idle()
             self._hear(IDLE_S if not self._waiting else 0.0)
             if self._waiting:
                 self._answer(self._next_batch())
-                self._report()
 
     def _open(self, place: int, rows: int) -> None:
         """Open a lane, and run a unit of it for nobody: it says how large units are."""
@@ -338,7 +340,7 @@ class Evaluation:
     def _refuse(
         self, client: str, visit: bytes, number: int, code: str, asked: Asked | None = None
     ) -> None:
-        self.refused += 1
+        self.figures.refused += 1
         model, rows = "", 0
         if asked is not None:
             model, rows = self._agreed.offered[asked.model].digest, asked.rows
@@ -368,7 +370,8 @@ class Evaluation:
         except QueryError as error:
             log.info("%s", error)
             return None, "malformed"
-        return Asked(heard.client, heard.visit, heard.number, place, rows, found), ""
+        asked = Asked(heard.client, heard.visit, heard.number, heard.at, place, rows, found)
+        return asked, ""
 
     def _refuses(self, asked: Asked) -> str:
         """The word with which a question is not computed; empty: it is, and its rows count."""
@@ -422,6 +425,7 @@ class Evaluation:
             batch = messages.batch_from(first, data)
             if batch.lane >= len(self._lanes):
                 raise QueryError(f"{first} announced a batch of no lane")
+            self._report()
             self._hear(0.0)
             self._desk.idle()
             self._await(batch)
@@ -457,7 +461,7 @@ class Evaluation:
                 if code:
                     self._refuse(part.client, part.visit, part.number, code, asked)
                 else:
-                    there.append((part, slice(start, stop)))
+                    there.append((part, slice(start, stop), asked.at))
                     for name, words in asked.summands.items():
                         rows[name][start:stop] = words
             start = stop
@@ -465,20 +469,14 @@ class Evaluation:
         assert half is not None
         mine = half.delta - half.lam if self._leads else -half.lam
         digest = self._agreed.offered[model].digest
-        for part, where in there:
+        for part, where, at in there:
             self._desk.answered(part.client, digest, part.rows)
             self._visitors.answer(part.visit, part.number, messages.answer_of(mine[where]))
-            self.rows += part.rows
-        self.questions += len(there)
-        self.batches += 1
+            self.figures.answered(part.rows, at)
+        self.figures.batches += 1
 
     def _report(self) -> None:
-        self._session.progress(
-            phase="serving",
-            questions=self.questions,
-            rows=self.rows,
-            batches=self.batches,
-            refused=self.refused,
-            waiting=len(self._waiting),
-            bytes_sent=self._net.bytes_sent,
-        )
+        rounds = sum(lane.role.rounds for lane in self._lanes)
+        news = self.figures.news(len(self._waiting), rounds)
+        if news is not None:
+            self._session.progress(phase="serving", bytes_sent=self._net.bytes_sent, **news)

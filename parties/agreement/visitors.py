@@ -14,6 +14,7 @@ else.
 import logging
 import queue
 import struct
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -55,12 +56,14 @@ def service_info(contract: Contract, sid: bytes) -> SessionInfo:
 
 @dataclass(frozen=True, repr=False)
 class Heard:
-    """A question. visit: of the client, as `Visitors.answer` takes it."""
+    """A question. visit: of the client, as `Visitors.answer` takes it. at: when it came, as
+    `time.monotonic` has it."""
 
     client: str
     visit: bytes
     number: int
     data: memoryview
+    at: float
 
     def __repr__(self) -> str:
         return f"Heard({self.client}, {self.number}, {len(self.data)} bytes)"
@@ -168,7 +171,9 @@ class Visitors:
         if not visitor.newest < number < MAX_NUMBER:
             raise ProtocolError(f"{visitor.client} used the number of a question twice")
         visitor.newest = number
-        self._heard.put(Heard(visitor.client, visit, number, opened[NUMBER.size :]))
+        self._heard.put(
+            Heard(visitor.client, visit, number, opened[NUMBER.size :], time.monotonic())
+        )
 
     def receive(self, timeout_s: float) -> Heard | None:
         """The next question, None if none comes in time. Raises InterruptedRunError if the node
