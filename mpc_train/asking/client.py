@@ -26,7 +26,6 @@ from parties.nodes.client import Client, Line, may_pass
 from parties.nodes.node import NodeSettings
 from protocols.errors import ProtocolError
 from protocols.ring.fixed_point import encode
-from protocols.roles.streams import Stream
 
 if TYPE_CHECKING:
     from mpc_train.owners.local import Local
@@ -47,23 +46,19 @@ class SharedService:
         self._lock = threading.Lock()
         self._line: Line | None = None
         self._agreed: Agreed | None = None
-        self._in_common: list[Stream] = []
 
-    def _now(self) -> tuple[Line, Agreed, list[Stream]]:
-        """The session, what it serves, and the streams of its questions."""
+    def _now(self) -> tuple[Line, Agreed]:
+        """The session, and what it serves."""
         line = self._client.line(self._connect_s)
         with self._lock:
             if line is not self._line or self._agreed is None:
                 self._agreed = Agreed.from_bytes(line.body)
-                names = line.contract.roles.evaluators[:-1]
-                root = messages.ROOT_LABEL
-                self._in_common = [Stream(line.export(name, root)) for name in names]
                 self._line = line
-            return line, self._agreed, self._in_common
+            return line, self._agreed
 
     @property
     def models(self) -> Mapping[str, tuple[Offered, ...]]:
-        _, agreed, _ = self._now()
+        _, agreed = self._now()
         found: dict[str, tuple[Offered, ...]] = {}
         for model in agreed.offered:
             found[model.name] = (*found.get(model.name, ()), model)
@@ -90,14 +85,17 @@ class SharedService:
         return values(model.job, found[:count])
 
     def _asked(self, model: Offered, words: Mapping[str, np.ndarray]) -> np.ndarray:
-        line, _, streams = self._now()
+        line, _ = self._now()
         evaluators = line.contract.roles.evaluators
 
         def parts(number: int) -> dict[str, bytes]:
-            said = messages.question_parts(model.digest, words, streams, number)
+            label = messages.ROOT_LABEL.format(number)
+            roots = [line.export(name, label) for name in evaluators[:-1]]
+            said = messages.question_parts(model.digest, words, roots)
             return dict(zip(evaluators, said, strict=True))
 
-        answers = self._client.ask(line, parts, messages.is_refusal, self._answer_s)
+        size = 8 * sum(each.size for each in words.values())
+        answers = self._client.ask(line, parts, messages.is_refusal, self._answer_s, size)
         rows = len(next(iter(words.values())))
         shape = (rows, answer_width(model.job))
         total = np.zeros(shape, np.int64)

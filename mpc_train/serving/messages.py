@@ -24,15 +24,15 @@ from mpc_train.serving.lanes import BUCKETS
 from mpc_train.serving.offered import REFUSALS
 from parties.agreement.visitors import MAX_NUMBER
 from protocols.errors import FrameError
+from protocols.roles.streams import Stream
 
 if TYPE_CHECKING:
     from protocols.arrays import Shape, Words
     from protocols.channel import Buffer
-    from protocols.roles.streams import Stream
 
-ROOT_LABEL = "mpc-train question root v1"
-"""Of the streams that a client has in common with each evaluator but the last; the number of a
-question is the step."""
+ROOT_LABEL = "mpc-train question root v1, question {}"
+"""Of the stream that a client has in common with each evaluator but the last, for one question,
+whose number this names."""
 BATCH, ORDER = b"mpc-train batch v1", b"mpc-train order v1"
 MAX_BATCH_BYTES = 1 << 16
 _HEAD = Struct(">32sI")
@@ -54,7 +54,8 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """The questions that the next unit of a lane answers, their rows one after the other."""
+    """The questions that the next unit of a lane answers, their rows one after the other. None:
+    nothing is computed; questions have stopped coming."""
 
     lane: Annotated[int, Meta(ge=0)]
     parts: Annotated[tuple[Part, ...], Meta(max_length=BUCKETS[-1])]
@@ -90,19 +91,16 @@ def words_in(shapes: Shapes) -> int:
     return sum(rows * width for (rows, width), _ in shapes.values())
 
 
-def question_parts(
-    digest: str, words: Mapping[str, Words], streams: Sequence[Stream], number: int
-) -> list[bytes]:
+def question_parts(digest: str, words: Mapping[str, Words], roots: Sequence[bytes]) -> list[bytes]:
     """At a client: what each evaluator is sent. words: at the scales of `asked_shapes`, its rows
-    padded; streams: one for each evaluator but the last, `number` not used before."""
+    padded; roots: of this question's streams, one for each evaluator but the last."""
     whole = np.concatenate([each.reshape(-1) for each in words.values()])
     rows = len(next(iter(words.values())))
     head = _HEAD.pack(bytes.fromhex(digest), rows)
-    for stream in streams:
-        stream.begin_step(number)
+    for root in roots:
         with np.errstate(over="ignore"):
-            whole = whole - stream.words(whole.size)
-    return [head] * len(streams) + [head + whole.astype("<i8").tobytes()]
+            whole = whole - _drawn(root, whole.size)
+    return [head] * len(roots) + [head + whole.astype("<i8").tobytes()]
 
 
 def question_head(client: str, data: memoryview) -> tuple[str, int]:
@@ -115,22 +113,27 @@ def question_head(client: str, data: memoryview) -> tuple[str, int]:
     return digest.hex(), rows
 
 
-def summands_of(
-    client: str, data: memoryview, shapes: Shapes, stream: Stream | None, number: int
-) -> dict[str, Words]:
-    """This evaluator's summands of a question's rows. stream: None at the last evaluator. Raises
-    QueryError."""
-    count = words_in(shapes)
-    rest = data[_HEAD.size :]
-    if stream is not None:
-        if len(rest):
-            raise QueryError(f"{client} sent more than the head of a question")
-        stream.begin_step(number)
-        whole = stream.words(count)
+def check_question(client: str, data: memoryview, shapes: Shapes, *, drawn: bool) -> None:
+    """drawn: whether this evaluator draws its summands. Raises QueryError for a question of another
+    size."""
+    size, expected = len(data) - _HEAD.size, 0 if drawn else 8 * words_in(shapes)
+    if size != expected:
+        raise QueryError(f"{client} sent {size} bytes of summands, not {expected}")
+
+
+def _drawn(root: bytes, count: int) -> Words:
+    stream = Stream(root)
+    stream.begin_step(0)
+    return stream.words(count)
+
+
+def summands_of(data: memoryview, shapes: Shapes, root: bytes | None) -> dict[str, Words]:
+    """This evaluator's summands of a checked question's rows. root: of the question's stream in
+    common with the client; None at the last evaluator."""
+    if root is not None:
+        whole = _drawn(root, words_in(shapes))
     else:
-        if len(rest) != 8 * count:
-            raise QueryError(f"{client} sent {len(rest)} bytes of summands, not {8 * count}")
-        whole = np.frombuffer(rest, "<i8").astype(np.int64)
+        whole = np.frombuffer(data[_HEAD.size :], "<i8").astype(np.int64)
     found, start = {}, 0
     for name, ((rows, width), _) in shapes.items():
         found[name] = whole[start : start + rows * width].reshape(rows, width)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +42,7 @@ from mpc_train.serving.offered import Offered
 from mpc_train.serving.service import Agreed
 from mpc_train.shared.agreeing import common_share, tell_outline, told_outline
 from mpc_train.shared.share import ModelShare, Outline
+from parties.agreement.visitors import MAX_VISITS
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import detach
 from protocols.ring import products
@@ -59,14 +60,19 @@ if TYPE_CHECKING:
 FOREVER_S = 1e9
 LATE_S = 2.0
 """How long an evaluator waits for its part of a question that another one has."""
-STRIKES = 3
-"""After so many parts that came late or never, nobody waits for the client's any more."""
+STRIKES, STRIKE_S = 3, 600.0
+"""For so many parts of one client that come late or never an evaluator waits in so many seconds:
+who sends them holds the others up for a hundredth of the time."""
 IDLE_S = 0.25
+REST_S = 1.5
+"""After so long without a question the first evaluator lets the others write their accounts."""
 MOST_UNITS, AHEAD_BYTES = 32, 64 << 20
 """How many units of a lane are made ahead: at most so many, and at most so many bytes of material
 at each evaluator, but one."""
 MOST_WAITING = 64
 """Questions of one client that wait."""
+MOST_HELD = MAX_VISITS * MOST_WAITING
+"""Questions of one client that an evaluator holds until the first one has decided about them."""
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +111,9 @@ class NoDesk:
 
 @dataclass(frozen=True, repr=False)
 class Asked:
-    """A question that this node has heard. summands: its own, of its padded rows. at: as of
-    `Heard`."""
+    """A question that this node has heard. at: as of `Heard`. root: of the stream from which its
+    summands are drawn when it is computed, not before, so that what waits takes no room; None: they
+    are in `data`."""
 
     client: str
     visit: bytes
@@ -114,7 +121,8 @@ class Asked:
     at: float
     model: int
     rows: int
-    summands: Mapping[str, Words]
+    data: memoryview
+    root: bytes | None
 
     def __repr__(self) -> str:
         return f"Asked({self.client}, {self.number})"
@@ -261,10 +269,10 @@ class Evaluation:
         self._lanes: list[Lane] = []
         self._ordered: list[int] = []
         self._unit_bytes: list[int] = []
-        self._roots: dict[bytes, tuple[bytes, Stream]] = {}
-        """By visit: the root of the stream in common with the client, and the stream."""
         self._waiting: OrderedDict[tuple[str, bytes, int], Asked] = OrderedDict()
-        self._strikes: dict[str, int] = {}
+        self._late: dict[str, deque[float]] = {}
+        """By client, when its last parts came late or never, as `time.monotonic` has it."""
+        self._rests_at = float("inf")
         self.figures = Figures()
 
     @property
@@ -285,6 +293,10 @@ class Evaluation:
             self._hear(IDLE_S if not self._waiting else 0.0)
             if self._waiting:
                 self._answer(self._next_batch())
+                self._rests_at = time.monotonic() + REST_S
+            elif time.monotonic() >= self._rests_at:
+                self._rests_at = float("inf")
+                self._announce(Batch(0, ()))
 
     def _open(self, place: int, rows: int) -> None:
         """Open a lane, and run a unit of it for nobody: it says how large units are."""
@@ -348,13 +360,17 @@ class Evaluation:
         self._visitors.answer(visit, number, messages.refusal_of(code))
 
     def _forget(self, newest: Asked) -> None:
-        """Drop what the first evaluator has refused: no client has so many questions on their
-        way."""
-        if self._leads:
+        """Drop what the first evaluator has refused, or was never asked: no client has so many
+        questions on their way, and none of a visit that has ended."""
+        if self._leads or len(self._waiting) <= MOST_WAITING:
             return
-        old = newest.number - 2 * MOST_WAITING
-        mine = (key for key in self._waiting if key[1] == newest.visit and key[2] < old)
-        for key in tuple(mine):
+        mine = []
+        for key in tuple(self._waiting):
+            if not self._visitors.knows(key[1]):
+                del self._waiting[key]
+            elif key[0] == newest.client:
+                mine.append(key)
+        for key in mine[: max(0, len(mine) - MOST_HELD)]:
             del self._waiting[key]
 
     def _read(self, heard: Heard) -> tuple[Asked | None, str]:
@@ -365,12 +381,15 @@ class Evaluation:
             if place is None:
                 return None, "unknown-model"
             shapes = asked_shapes(self._agreed.offered[place].job, rows)
-            stream = self._in_common(heard.visit)
-            found = messages.summands_of(heard.client, heard.data, shapes, stream, heard.number)
+            drawn = self._index < len(self._names) - 1
+            messages.check_question(heard.client, heard.data, shapes, drawn=drawn)
         except QueryError as error:
             log.info("%s", error)
             return None, "malformed"
-        asked = Asked(heard.client, heard.visit, heard.number, heard.at, place, rows, found)
+        root = heard.keys.export(messages.ROOT_LABEL.format(heard.number)) if drawn else None
+        asked = Asked(
+            heard.client, heard.visit, heard.number, heard.at, place, rows, heard.data, root
+        )
         return asked, ""
 
     def _refuses(self, asked: Asked) -> str:
@@ -388,21 +407,6 @@ class Evaluation:
             return error.code
         return ""
 
-    def _in_common(self, visit: bytes) -> Stream | None:
-        """The stream in common with a client, None at the last evaluator. Raises QueryError."""
-        if self._index == len(self._names) - 1:
-            return None
-        root = self._visitors.export(visit, messages.ROOT_LABEL)
-        if root is None:
-            raise QueryError("the visit has ended")
-        known, stream = self._roots.get(visit, (b"", None))
-        if stream is None or known != root:
-            stream = Stream(root)
-            for gone in [one for one in self._roots if not self._visitors.knows(one)]:
-                del self._roots[gone]
-            self._roots[visit] = root, stream
-        return stream
-
     def _next_batch(self) -> Batch:
         """The question that waits longest, and others to the same model that fit beside it."""
         model, parts, rows = next(iter(self._waiting.values())).model, [], 0
@@ -412,9 +416,12 @@ class Evaluation:
                 rows += asked.rows
         lane = model * len(BUCKETS) + BUCKETS.index(bucket_of(rows))
         batch = Batch(lane, tuple(parts))
+        self._announce(batch)
+        return batch
+
+    def _announce(self, batch: Batch) -> None:
         for name in self._names[1:]:
             self._net.send(name, BATCH, messages.encoded(batch))
-        return batch
 
     def _follow(self) -> None:
         """The part of every evaluator but the first."""
@@ -428,6 +435,8 @@ class Evaluation:
             self._report()
             self._hear(0.0)
             self._desk.idle()
+            if not batch.parts:
+                continue
             self._await(batch)
             self._answer(batch)
             self._report()
@@ -440,12 +449,19 @@ class Evaluation:
             while (
                 key not in self._waiting
                 and time.monotonic() < deadline
-                and self._strikes.get(part.client, 0) < STRIKES
+                and self._visitors.knows(part.visit)
+                and not self._is_often_late(part.client)
             ):
                 self._hear(0.05)
             if key not in self._waiting:
-                self._strikes[part.client] = self._strikes.get(part.client, 0) + 1
-                self._refuse(part.client, part.visit, part.number, "malformed")
+                if self._visitors.knows(part.visit):
+                    late = self._late.setdefault(part.client, deque(maxlen=STRIKES))
+                    late.append(time.monotonic())
+                self._refuse(part.client, part.visit, part.number, "unavailable")
+
+    def _is_often_late(self, client: str) -> bool:
+        late = self._late.get(client, deque[float]())
+        return len(late) == STRIKES and time.monotonic() - late[0] < STRIKE_S
 
     def _answer(self, batch: Batch) -> None:
         """Compute a batch, and send each client its answers."""
@@ -456,13 +472,15 @@ class Evaluation:
             if stop > lane.rows:
                 raise QueryError(f"{self._names[0]} announced more rows than a unit has")
             asked = self._waiting.pop((part.client, part.visit, part.number), None)
-            if asked is not None and (asked.model, asked.rows) == (model, part.rows):
+            if asked is not None:
                 code = "" if self._leads else self._refuses(asked)
+                if (asked.model, asked.rows) != (model, part.rows):
+                    code = "malformed"
                 if code:
                     self._refuse(part.client, part.visit, part.number, code, asked)
                 else:
                     there.append((part, slice(start, stop), asked.at))
-                    for name, words in asked.summands.items():
+                    for name, words in self._summands(asked).items():
                         rows[name][start:stop] = words
             start = stop
         half = lane.run(rows)
@@ -474,6 +492,11 @@ class Evaluation:
             self._visitors.answer(part.visit, part.number, messages.answer_of(mine[where]))
             self.figures.answered(part.rows, at)
         self.figures.batches += 1
+
+    def _summands(self, asked: Asked) -> dict[str, Words]:
+        """Drawn once: what is answered waits no more, and no number comes twice under one key."""
+        shapes = asked_shapes(self._agreed.offered[asked.model].job, asked.rows)
+        return messages.summands_of(asked.data, shapes, asked.root)
 
     def _report(self) -> None:
         rounds = sum(lane.role.rounds for lane in self._lanes)

@@ -9,14 +9,16 @@ else.
     q            a sealed question: its number (64 bits), its data; label "question"
     a            a sealed answer: the number, the data; label "answer"
     x            this evaluator does not know the visit, or has ended it: begin again
+    e            the client has left; the coordinator says so
 """
 
 import logging
 import queue
 import struct
+import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from parties.agreement import control
 from parties.agreement.contract import Contract
@@ -32,13 +34,14 @@ from protocols.sealing.signatures import Signer, VerifyKeys
 log = logging.getLogger(__name__)
 
 PURPOSE = "service"
+LEFT = b"e"
 QUESTION, ANSWER = b"question", b"answer"
 NUMBER = struct.Struct(">Q")
 MAX_NUMBER = 1 << 62
 MAX_VISITS = 4
 """Of one client; a further one ends the oldest."""
-MAX_HEARD = 1024
-"""Questions of all clients that the program has not taken."""
+MAX_HEARD, MAX_HEARD_BYTES = 320, 64 << 20
+"""Of one client: questions that the program has not taken, and the bytes in them."""
 SLICE_S = 0.25
 
 
@@ -57,13 +60,15 @@ def service_info(contract: Contract, sid: bytes) -> SessionInfo:
 @dataclass(frozen=True, repr=False)
 class Heard:
     """A question. visit: of the client, as `Visitors.answer` takes it. at: when it came, as
-    `time.monotonic` has it."""
+    `time.monotonic` has it. keys: those under which it came; a client that shakes hands again
+    begins anew with its numbers."""
 
     client: str
     visit: bytes
     number: int
     data: memoryview
     at: float
+    keys: Keys = field(repr=False)
 
     def __repr__(self) -> str:
         return f"Heard({self.client}, {self.number}, {len(self.data)} bytes)"
@@ -105,11 +110,18 @@ class Visitors:
         self._say, self._accepts, self._stop = say, accepts, stop
         self._visitors: dict[bytes, _Visitor] = {}
         self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._untaken: dict[str, tuple[int, int]] = {}
+        """By client, how many questions the program has not taken, and their bytes."""
 
     def take(self, message: control.Carried) -> None:
         """A message that the coordinator carried here."""
         client, visit = message.by, message.visit
         known = self._visitors.get(visit)
+        if message.data == LEFT:
+            if known is not None and known.client == client:
+                del self._visitors[visit]
+            return
         try:
             if client not in self._contract.roles.clients:
                 raise ProtocolError(f"{client} is no client of this service")
@@ -136,6 +148,7 @@ class Visitors:
         mine = [each for each, one in self._visitors.items() if one.client == client]
         for oldest in mine[: max(0, len(mine) + 1 - MAX_VISITS)]:
             del self._visitors[oldest]
+            self._say(control.Carry(client, b"x", oldest))
         roles = self._contract.roles
         me, peer = (
             Endpoint(name, roles.title(name), self._cards[name].signing_public)
@@ -161,28 +174,37 @@ class Visitors:
         self._say(control.Carry(visitor.client, b"4" + answer, visit))
 
     def _hear(self, visitor: _Visitor, visit: bytes, data: memoryview) -> None:
-        assert visitor.opener is not None
+        assert visitor.opener is not None and visitor.keys is not None
         opened = visitor.opener.open(QUESTION, data)
         if len(opened) < NUMBER.size:
             raise ProtocolError(f"{visitor.client} sent a question without a number")
-        if self._heard.qsize() >= MAX_HEARD:
-            raise ProtocolError("more questions wait than this node keeps")
         (number,) = NUMBER.unpack(opened[: NUMBER.size])
         if not visitor.newest < number < MAX_NUMBER:
             raise ProtocolError(f"{visitor.client} used the number of a question twice")
+        self._count(visitor.client, 1, len(opened))
         visitor.newest = number
-        self._heard.put(
-            Heard(visitor.client, visit, number, opened[NUMBER.size :], time.monotonic())
-        )
+        rest = opened[NUMBER.size :]
+        self._heard.put(Heard(visitor.client, visit, number, rest, time.monotonic(), visitor.keys))
+
+    def _count(self, client: str, questions: int, size: int) -> None:
+        """Each client has a share of its own: what one sends keeps no other from being heard."""
+        with self._lock:
+            count, total = self._untaken.get(client, (0, 0))
+            count, total = count + questions, total + size
+            if count > MAX_HEARD or total > MAX_HEARD_BYTES:
+                raise ProtocolError(f"more questions of {client} wait than this node keeps")
+            self._untaken[client] = count, total
 
     def receive(self, timeout_s: float) -> Heard | None:
         """The next question, None if none comes in time. Raises InterruptedRunError if the node
         must stop."""
         self._stop.check("waiting for questions")
         try:
-            return self._heard.get(timeout=timeout_s) if timeout_s else self._heard.get_nowait()
+            heard = self._heard.get(timeout=timeout_s) if timeout_s else self._heard.get_nowait()
         except queue.Empty:
             return None
+        self._count(heard.client, -1, -NUMBER.size - len(heard.data))
+        return heard
 
     def answer(self, visit: bytes, number: int, data: bytes) -> None:
         """Answer a question; nothing happens if the visit has ended."""
@@ -191,12 +213,6 @@ class Visitors:
             return
         sealed = visitor.sealer.seal(ANSWER, NUMBER.pack(number) + data)
         self._say(control.Carry(visitor.client, b"a" + sealed, visit))
-
-    def export(self, visit: bytes, label: str) -> bytes | None:
-        """32 bytes that only this node and the client know, for this visit; None if it has
-        ended."""
-        visitor = self._visitors.get(visit)
-        return None if visitor is None or visitor.keys is None else visitor.keys.export(label)
 
     def knows(self, visit: bytes) -> bool:
         return visit in self._visitors

@@ -36,8 +36,8 @@ from protocols.sealing.signatures import VerifyKeys
 
 log = logging.getLogger(__name__)
 
-MAX_ASKED = 64
-"""Questions of one client on their way at once; further ones wait here."""
+MAX_ASKED, MAX_ASKED_BYTES = 64, 16 << 20
+"""Questions of one client on their way at once, and the bytes in them; further ones wait here."""
 
 AGAIN_S = (0.2, 5.0)
 """How long a client waits before it connects again: first, and at most."""
@@ -116,7 +116,8 @@ class Client:
         self._closing = False
         self._calls: dict[int, _Call] = {}
         self._number = 0
-        self._room = threading.BoundedSemaphore(MAX_ASKED)
+        self._asked = self._asked_bytes = 0
+        """Questions on their way, and the bytes in them."""
         self._outbox: deque[control.FromNode] = deque()
         self._talk: ControlClient | None = None
         self._serving: control.Serving | None = None
@@ -174,16 +175,21 @@ class Client:
         parts: Callable[[int], Mapping[str, bytes]],
         ends: Ends,
         timeout_s: float,
+        size: int = 0,
     ) -> dict[str, memoryview]:
         """Send a part of a question to each evaluator; what each of them answers, or one that
         `ends` the question.
 
-        parts: makes the parts of the question of this number, which grows. Raises PeerLostError if
+        parts: makes the parts of the question of this number, which grows. size: the bytes of the
+        largest part. Raises PeerLostError if
         the session is lost meanwhile, and PeerTimeoutError.
         """
         deadline = time.monotonic() + timeout_s
-        if not self._room.acquire(timeout=timeout_s):
-            raise PeerTimeoutError(f"no question was answered for {timeout_s:.0f} s")
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._has_room(size), timeout_s):
+                raise PeerTimeoutError(f"no question was answered for {timeout_s:.0f} s")
+            self._asked += 1
+            self._asked_bytes += size
         call = _Call(ends)
         try:
             with self._changed:
@@ -208,7 +214,15 @@ class Client:
                 raise call.error
             return call.answers
         finally:
-            self._room.release()
+            with self._changed:
+                self._asked -= 1
+                self._asked_bytes -= size
+                self._changed.notify_all()
+
+    def _has_room(self, size: int) -> bool:
+        return not self._asked or (
+            self._asked < MAX_ASKED and self._asked_bytes + size <= MAX_ASKED_BYTES
+        )
 
     def _run(self) -> None:
         """The thread of the connection: connects again whenever it is lost."""

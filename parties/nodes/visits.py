@@ -5,27 +5,29 @@ it leaves, the session goes on. It may be connected several times, each of which
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from parties.agreement import control
 from parties.agreement.contract import CONTRACT_VERSION, Roles
 from parties.agreement.control import FromCoordinator
+from parties.agreement.visitors import LEFT
 from parties.errors import ControlError
 from parties.wire.control_plane import Arrival, ControlServer
 
 log = logging.getLogger(__name__)
 
-MAX_OPEN = 80
-"""Messages of one visit to one evaluator that are not answered; a client of this release keeps
-below (`client.MAX_ASKED`)."""
+MAX_OPEN, MAX_OPEN_BYTES = 80, 24 << 20
+"""Of one visit to one evaluator: messages that are not answered, and their bytes; a client of this
+release keeps below (`client.MAX_ASKED`, `client.MAX_ASKED_BYTES`)."""
 
 
 @dataclass
 class _Visit:
     name: str
-    open: dict[str, int] = field(default_factory=dict)
-    """By evaluator, how many messages are not answered."""
+    open: dict[str, deque[int]] = field(default_factory=dict)
+    """By evaluator, the sizes of the messages that are not answered."""
 
 
 class Visits:
@@ -55,15 +57,14 @@ class Visits:
     def begin(self, serving: control.Serving) -> None:
         """A session runs: from now on messages are carried."""
         self._serving = serving
-        for process, visit in self._visits.items():
+        for visit in self._visits.values():
             visit.open.clear()
-            self._send(process, serving)
+        self._tell(serving)
 
     def pause(self, missing: tuple[str, ...]) -> None:
         """No session runs; clients are told who is missing."""
         self._serving = None
-        for process in self._visits:
-            self._send(process, control.Waiting((), missing, 0))
+        self._tell(control.Waiting((), missing, 0))
 
     def take(self, arrival: Arrival) -> None:
         """A message of a client. One that is malformed or not due ends the visit."""
@@ -83,8 +84,9 @@ class Visits:
         elif self._serving is None:
             self._send(arrival.process, control.Waiting((), (), 0))
         else:
-            waiting = visit.open[message.to] = visit.open.get(message.to, 0) + 1
-            if waiting > MAX_OPEN:
+            waiting = visit.open.setdefault(message.to, deque())
+            waiting.append(len(message.data))
+            if len(waiting) > MAX_OPEN or sum(waiting) > MAX_OPEN_BYTES:
                 self._end(arrival, "control")
                 return
             self._deliver(message.to, control.Carried(visit.name, message.data, arrival.process))
@@ -93,16 +95,24 @@ class Visits:
         """A message of an evaluator; dropped if the client has left."""
         visit = self._visits.get(message.visit)
         if visit is not None and visit.name == message.to:
-            visit.open[evaluator] = max(0, visit.open.get(evaluator, 0) - 1)
+            if waiting := visit.open.get(evaluator):
+                waiting.popleft()
             self._send(message.visit, control.Carried(evaluator, message.data))
 
     def left(self, process: bytes) -> None:
-        """A process is gone."""
-        self._visits.pop(process, None)
+        """A process is gone. Evaluators forget it, so that it counts no more among the visits of
+        its client."""
+        visit = self._visits.pop(process, None)
+        if visit is not None and self._serving is not None:
+            for evaluator in visit.open:
+                self._deliver(evaluator, control.Carried(visit.name, LEFT, process))
 
     def close(self, message: control.Aborted) -> None:
         """The run is over."""
-        for process in self._visits:
+        self._tell(message)
+
+    def _tell(self, message: FromCoordinator) -> None:
+        for process in tuple(self._visits):
             self._send(process, message)
 
     def _greet(self, arrival: Arrival, message: control.FromNode) -> None:
@@ -122,5 +132,10 @@ class Visits:
         self._server.forget(arrival.process)
 
     def _send(self, process: bytes, message: FromCoordinator) -> None:
-        if not self._server.send(process, control.encode(message)):
+        if not self._server.has_room(process):
+            # Whoever asks and does not read would fill the memory here.
+            log.warning("a client that does not read its answers is not served any more")
+            self.left(process)
+            self._server.forget(process)
+        elif not self._server.send(process, control.encode(message)):
             log.info("a client left before a %s reached it", type(message).__name__)

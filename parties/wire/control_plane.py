@@ -394,6 +394,11 @@ class ControlServer:
         self._pass(found)
         return True
 
+    def has_room(self, process: bytes) -> bool:
+        """Whether another message can be sent: not while much is kept that has not arrived."""
+        found = self._processes.get(process)
+        return found is None or found.link.room > 0
+
     def close(self, linger_s: float) -> None:
         """Wait up to `linger_s` until the connected nodes have all that was sent to them; close."""
         deadline = time.monotonic() + linger_s

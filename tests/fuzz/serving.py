@@ -32,13 +32,14 @@ def question(data: bytes) -> Any:
     view = memoryview(bytearray(data))
     _, rows = messages.question_head("clinic", view)
     shapes = asked_shapes(described().job, rows)
-    return messages.summands_of("clinic", view, shapes, None, 1)
+    messages.check_question("clinic", view, shapes, drawn=False)
+    return messages.summands_of(view, shapes, None)
 
 
 def asked() -> Sequence[bytes]:
     shapes = asked_shapes(described().job, 1)
     words = {name: np.ones(shape, np.int64) for name, (shape, _) in shapes.items()}
-    return messages.question_parts(described().digest, words, [], 1)
+    return messages.question_parts(described().digest, words, [])
 
 
 def read_answer(data: bytes) -> Any:

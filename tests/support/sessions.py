@@ -67,6 +67,27 @@ class InsecureKeys:
         return hashlib.sha256(self._root + label.encode()).digest()
 
 
+@contextlib.contextmanager
+def counted(drawn: Counter[tuple[str, bytes, bytes]], here: Callable[[], str]) -> Iterator[None]:
+    """Count every piece of keystream in `drawn`, by node, key and nonce. here: the node that
+    runs."""
+    cipher = streams.AESGCM
+
+    class Counting:
+        def __init__(self, key: bytes) -> None:
+            self._key, self._cipher = key, cipher(key)
+
+        def encrypt_into(self, nonce: bytes, *rest: Any) -> Any:
+            drawn[here(), self._key, nonce] += 1
+            return self._cipher.encrypt_into(nonce, *rest)
+
+    streams.AESGCM = Counting  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        streams.AESGCM = cipher
+
+
 class _Place(LockstepEndpoint):
     """An endpoint of which `patience` may be asked, and whose node may be killed."""
 
@@ -210,27 +231,17 @@ class Rehearsal:
     @contextlib.contextmanager
     def _recording(self) -> Iterator[None]:
         """Count every piece of keystream, and keep what is sealed instead of sealing it."""
-        cipher, drawn, here = streams.AESGCM, self.drawn, self._here
         seal, metrics = program_module.seal_halves, program_module.seal_metrics
-
-        class Counting:
-            def __init__(self, key: bytes) -> None:
-                self._key, self._cipher = key, cipher(key)
-
-            def encrypt_into(self, nonce: bytes, *rest: Any) -> Any:
-                drawn[here.name, self._key, nonce] += 1
-                return self._cipher.encrypt_into(nonce, *rest)
 
         def kept(session: Session, job: Job, halves: Any, findings: Any) -> None:
             self.halves[session.me] = halves
 
-        streams.AESGCM = Counting  # type: ignore[assignment]
         program_module.seal_halves = kept
         program_module.seal_metrics = lambda *_: None
         try:
-            yield
+            with counted(self.drawn, lambda: str(self._here.name)):
+                yield
         finally:
-            streams.AESGCM = cipher
             program_module.seal_halves, program_module.seal_metrics = seal, metrics
 
     def words(self) -> dict[str, np.ndarray]:

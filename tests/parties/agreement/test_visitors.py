@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from parties.agreement import control
+from parties.agreement import visitors as module
 from parties.agreement.contract import Contract, Roles
-from parties.agreement.visitors import ANSWER, MAX_NUMBER, MAX_VISITS, NUMBER, Visitors
+from parties.agreement.visitors import ANSWER, LEFT, MAX_NUMBER, MAX_VISITS, NUMBER, Visitors
 from parties.errors import ContractError, RevokedError
 from parties.keys.identity import Card
 from protocols.sealing.record import RecordOpener, record_context
@@ -27,7 +28,7 @@ def test_a_question_is_heard_and_answered() -> None:
     heard = ann.receive(0.0)
     assert heard is not None and (heard.client, heard.number) == ("clinic", 7)
     assert bytes(heard.data) == b"rows" and "rows" not in repr(heard)
-    assert ann.export(VISIT, "label") == visit.keys.export("label")
+    assert heard.keys.export("label") == visit.keys.export("label")
     ann.answer(heard.visit, heard.number, b"answers")
     assert answered(visit, said.pop()) == (7, b"answers")
     assert ann.receive(0.0) is None
@@ -89,6 +90,8 @@ def test_a_client_has_only_so_many_visits() -> None:
     visits = [Visiting(ann, said, visit=bytes([n]) * 16) for n in range(MAX_VISITS + 1)]
     known = [ann.knows(visit.visit) for visit in visits]
     assert known == [False] + [True] * MAX_VISITS
+    # The client hears of it, and need not wait for answers that will not come.
+    assert [each.data for each in said if each.visit == visits[0].visit] == [b"x"]
     visits[-1].ask(1, b"rows")
     assert ann.receive(0.0) is not None
 
@@ -103,3 +106,48 @@ def test_who_asks_a_service_does_not_run_it() -> None:
     assert found == contract() and found.roles.clients == ("clinic", "practice")
     assert found.roles.nodes == ("ann", "bob", "registry")
     assert found.roles.title("clinic") == "client"
+
+
+def test_a_client_that_has_left_is_forgotten() -> None:
+    ann, said = visitors()
+    visit = Visiting(ann, said)
+    ann.take(control.Carried("practice", LEFT, VISIT))
+    assert ann.knows(VISIT)
+    visit.send(LEFT)
+    assert not ann.knows(VISIT) and not said
+    visit.send(LEFT)
+    assert not said
+
+
+def test_a_question_belongs_to_the_keys_under_which_it_came() -> None:
+    """Whoever shakes hands again begins anew with its numbers: old ones would meet new keys."""
+    ann, said = visitors()
+    old = Visiting(ann, said)
+    old.ask(5, b"rows")
+    new = Visiting(ann, said)
+    new.ask(5, b"rows")
+    heard = [ann.receive(0.0), ann.receive(0.0)]
+    roots = [each.keys.export("root") for each in heard if each is not None]
+    assert roots == [old.keys.export("root"), new.keys.export("root")] and roots[0] != roots[1]
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_a_client_that_floods_fills_its_own_share_only(
+    many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted over all its visits, in questions and in bytes, until the program takes them."""
+    monkeypatch.setattr(module, "MAX_HEARD" if many else "MAX_HEARD_BYTES", 3 if many else 36)
+    ann, said = visitors()
+    first, second = Visiting(ann, said), Visiting(ann, said, visit=bytes(16))
+    other = Visiting(ann, said, "practice", bytes([2]) * 16)
+    for number, visit in ((1, first), (2, first), (1, second), (2, second)):
+        visit.ask(number, b"rows")
+    assert [ann.knows(visit.visit) for visit in (first, second)] == [True, False]
+    assert said.pop().data == b"x"
+    other.ask(1, b"rows")
+    assert ann.knows(other.visit)
+    for _ in range(4):
+        assert ann.receive(0.0) is not None
+    assert ann.receive(0.0) is None
+    first.ask(3, b"rows")
+    assert ann.receive(0.0) is not None and ann.knows(VISIT)

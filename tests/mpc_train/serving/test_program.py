@@ -1,0 +1,336 @@
+"""A whole service in one process: what clients are answered, and what hostile ones cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from mpc_train.admission.load import load_job
+from mpc_train.errors import QueryRefusedError
+from mpc_train.jobs.job import Job
+from mpc_train.owners.local import Local
+from mpc_train.results.plain_model import plain_module
+from mpc_train.serving import messages
+from mpc_train.serving import program as program_module
+from mpc_train.serving.offered import Offered
+from mpc_train.serving.program import MOST_HELD, MOST_WAITING, STRIKES, NoDesk
+from tests.support.house import Asker, House, in_no_time
+from tests.support.jobs import JOB, replaced, write_job
+from tests.support.served import kept_in_shares, shares_of, some_weights
+
+TOLERANCE = 2**-10
+CLASSES = replaced('kind = "logistic"', 'kind = "mlp"\nhidden = [5]\nclasses = 3', JOB)
+CLASSES = replaced('metrics = ["accuracy", "auc"]', 'metrics = ["accuracy"]', CLASSES)
+
+
+def job_of(folder: Path, evaluators: int = 2, text: str = JOB, **serve: Any) -> Job:
+    folder.mkdir(exist_ok=True)
+    job = kept_in_shares(load_job(write_job(folder, text)), **serve)
+    roles = msgspec.structs.replace(job.job, evaluators=("ann", "bob", "cleo")[:evaluators])
+    return msgspec.structs.replace(job, job=roles)
+
+
+def house_of(*jobs: Job, **settings: Any) -> House:
+    return House([shares_of(job, some_weights(job)) for job in jobs], **settings)
+
+
+def rows_of(count: int, seed: int = 3) -> Local:
+    return Local(np.random.default_rng(seed).normal(0, 1, (count, 2)), np.ones((count, 0)))
+
+
+def in_the_clear(job: Job, rows: Local) -> np.ndarray:
+    module = plain_module(job).double().eval()
+    weights = some_weights(job)
+    module.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    with torch.no_grad():
+        found = module(torch.from_numpy(rows.values))
+    serve = job.serve
+    assert serve is not None
+    if serve.answer == "class":
+        found = (found > 0).double() if job.outputs == 1 else found.argmax(1, keepdim=True)
+    elif serve.answer == "probability":
+        found = torch.sigmoid(found) if job.outputs == 1 else torch.softmax(found, 1)
+    if serve.decimals is not None:
+        found = torch.floor(found * 10**serve.decimals + 0.5) / 10**serve.decimals
+    result: np.ndarray = found.numpy()
+    return result
+
+
+def right(asker: Asker, model: Offered, number: int, rows: Local, within: float = 0.0) -> None:
+    answer = asker.answer(model, number, len(rows.values))
+    assert not isinstance(answer, list), answer
+    expected = in_the_clear(model.job, rows)
+    assert np.abs(answer - expected).max() <= TOLERANCE + within
+
+
+@pytest.mark.parametrize("evaluators", [2, 3])
+@pytest.mark.parametrize("text", [JOB, CLASSES], ids=["logistic", "classes"])
+@pytest.mark.parametrize(
+    "serve",
+    [
+        {"answer": "number"},
+        {"answer": "number", "decimals": 2},
+        {"answer": "probability"},
+        {"answer": "probability", "decimals": 1},
+        {"answer": "class"},
+    ],
+    ids=str,
+)
+def test_answers_are_those_of_the_model_in_the_clear(
+    tmp_path: Path, evaluators: int, text: str, serve: dict[str, Any]
+) -> None:
+    house = house_of(job_of(tmp_path, evaluators, text, **serve))
+    (model,) = house.models
+    clinic, practice = Asker("clinic", house), Asker("practice", house)
+    one, three, many = rows_of(1), rows_of(3, 4), rows_of(9, 5)
+    house.serve(
+        [clinic.asks(model, one)],
+        [clinic.asks(model, three), practice.asks(model, one), practice.asks(model, many)],
+    )
+    # A last digit may be off by one where the exact value is close to the middle of two.
+    within = 10.0 ** -serve["decimals"] if "decimals" in serve else 0.0
+    right(clinic, model, 1, one, within)
+    right(clinic, model, 2, three, within)
+    right(practice, model, 1, one, within)
+    right(practice, model, 2, many, within)
+    # Those that come together are computed together.
+    assert house.reports[house.names[0]]["batches"] == 2
+    assert house.used_twice() == 0 and house.drawn
+
+
+def test_two_models_and_units_that_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units are ordered again, and no piece of keystream is drawn twice over all of it."""
+    monkeypatch.setattr(program_module, "MOST_UNITS", 2)
+    house = house_of(job_of(tmp_path / "one"), job_of(tmp_path / "other", text=CLASSES))
+    one, other = house.models
+    clinic = Asker("clinic", house)
+    rows = [rows_of(1 + turn % 3, turn) for turn in range(9)]
+    house.serve(*([clinic.asks((one, other)[turn % 2], each)] for turn, each in enumerate(rows)))
+    for turn, each in enumerate(rows):
+        right(clinic, (one, other)[turn % 2], turn + 1, each)
+    assert house.used_twice() == 0
+    assert {key[0] for key in house.drawn} == {*house.names, "registry"}
+
+
+def without(name: str, parts: dict[str, Any]) -> dict[str, Any]:
+    return {each: heard for each, heard in parts.items() if each != name}
+
+
+@pytest.mark.parametrize("evaluators", [2, 3])
+def test_a_part_that_an_evaluator_lacks_harms_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluators: int
+) -> None:
+    in_no_time(monkeypatch)
+    house = house_of(job_of(tmp_path, evaluators))
+    (model,) = house.models
+    clinic, practice, rows = Asker("clinic", house), Asker("practice", house), rows_of(2)
+    half = without(house.names[-1], clinic.asks(model, rows))
+    house.serve([half, practice.asks(model, rows)])
+    said = clinic.answer(model, 1, 2)
+    assert said == [f"{house.names[-1]}: unavailable"]
+    right(practice, model, 1, rows)
+
+
+def test_parts_that_differ_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In rows, in the model, or in their size: who asked hears of it, and nobody waits for ever."""
+    in_no_time(monkeypatch)
+    house = house_of(job_of(tmp_path / "one"), job_of(tmp_path / "other", text=CLASSES))
+    one, other = house.models
+    clinic, practice = Asker("clinic", house), Asker("practice", house)
+    steps = []
+    few, many = clinic.asks(one, rows_of(1)), clinic.asks(one, rows_of(2))
+    for parts, last in ((few, many), (many, clinic.asks(other, rows_of(2)))):
+        clinic.number += 1
+        said = {"ann": parts["ann"].data, "bob": last["bob"].data}
+        steps.append([clinic.sends({name: bytes(data) for name, data in said.items()})])
+    clinic.number += 1
+    longer = {"ann": bytes(few["ann"].data), "bob": bytes(few["bob"].data) + bytes(8)}
+    steps.append([clinic.sends(longer), practice.asks(one, rows_of(1))])
+    house.serve(*steps)
+    assert clinic.answer(one, 4, 1) == clinic.answer(one, 5, 2) == ["bob: malformed"]
+    assert clinic.answer(one, 6, 1) == ["bob: malformed", "bob: unavailable"]
+    right(practice, one, 1, rows_of(1))
+
+
+def test_who_is_often_late_is_waited_for_no_more_for_some_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client whose parts do not come costs others at most a hundredth of the time."""
+    now, waited = [0.0], []
+
+    class Clock:
+        perf_counter = staticmethod(program_module.time.perf_counter)
+
+        @staticmethod
+        def monotonic() -> float:
+            now[0] += 0.5
+            return now[0]
+
+    monkeypatch.setattr(program_module, "time", Clock)
+    house = house_of(job_of(tmp_path))
+    (model,) = house.models
+    clinic, practice, rows = Asker("clinic", house), Asker("practice", house), rows_of(1)
+    bob = house.queues["bob"]
+    receive = bob.receive
+
+    def counting(timeout_s: float) -> Any:
+        if timeout_s:
+            waited.append(clinic.number)
+        return receive(timeout_s)
+
+    monkeypatch.setattr(bob, "receive", counting)
+
+    def late() -> list[Any]:
+        return [without("bob", clinic.asks(model, rows))]
+
+    house.serve(*(late() for _ in range(STRIKES)))
+    assert waited
+    waited.clear()
+    # A new session begins anew, but within one a client is not waited for for ever.
+    steps = [late() for _ in range(STRIKES)]
+    house.serve(*steps, late(), [practice.asks(model, rows)])
+    first = len(waited)
+    waited.clear()
+    house.serve(*(late() for _ in range(STRIKES)))
+    assert first == len(waited)
+    right(practice, model, 1, rows)
+    monkeypatch.setattr(program_module, "STRIKE_S", 0.0)
+    waited.clear()
+    house.serve(*(late() for _ in range(STRIKES + 1)))
+    assert len(waited) > first
+
+
+def test_nobody_waits_for_a_client_that_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program_module, "LATE_S", 1e9)
+    house = house_of(job_of(tmp_path))
+    (model,) = house.models
+    clinic = Asker("clinic", house)
+    house.gone.add(clinic.visit)
+    house.serve([without("bob", clinic.asks(model, rows_of(1)))])
+    assert clinic.answer(model, 1, 1) == ["bob: unavailable"]
+
+
+def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_no_time(monkeypatch)
+
+    class Spent(NoDesk):
+        def __init__(self, most: int) -> None:
+            self.left = most
+
+        def take(self, client: str, model: Offered, rows: int) -> None:
+            self.left -= rows
+            if self.left < 0:
+                raise QueryRefusedError("spent", "quota")
+
+    job = job_of(tmp_path)
+    house = house_of(job, job_of(tmp_path / "other", text=CLASSES, clients=("practice",)))
+    one, other = house.models
+    clinic, practice, rows = Asker("clinic", house), Asker("practice", house), rows_of(1)
+    house.desks = {"ann": Spent(3), "bob": Spent(2)}
+    house.serve(
+        [clinic.asks(Offered(1, one.job, "00" * 32), rows)],
+        [clinic.asks(other, rows)],
+        *([practice.asks(one, rows)] for _ in range(4)),
+    )
+    assert set(clinic.answer(one, 1, 1)) == {"ann: unknown-model", "bob: unknown-model"}
+    assert clinic.answer(one, 2, 1) == ["ann: not-allowed"]
+    for number in (1, 2):
+        right(practice, one, number, rows)
+    # The count of each evaluator holds, the following ones' as well.
+    assert practice.answer(one, 3, 1) == ["bob: quota"]
+    assert practice.answer(one, 4, 1) == ["ann: quota"]
+
+
+def test_a_client_that_floods_is_told_that_it_is_too_much(tmp_path: Path) -> None:
+    """Others' questions are answered, and what waits is bounded at every evaluator."""
+    house = house_of(job_of(tmp_path))
+    (model,) = house.models
+    clinic, practice, rows = Asker("clinic", house), Asker("practice", house), rows_of(16)
+    flood = [clinic.asks(model, rows) for _ in range(MOST_WAITING + 5)]
+    house.serve([*flood, practice.asks(model, rows)])
+    said = [clinic.answer(model, number + 1, 16) for number in range(len(flood))]
+    refused = [each for each in said if isinstance(each, list)]
+    assert refused == [["ann: busy"]] * 5
+    right(clinic, model, 1, rows)
+    right(practice, model, 1, rows)
+
+
+def test_half_questions_take_bounded_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only to one evaluator, by a client that leaves and comes back again and again."""
+    house = house_of(job_of(tmp_path))
+    (model,) = house.models
+    practice, rows = Asker("practice", house), rows_of(1)
+    steps: list[list[Any]] = []
+    for visit in range(100):
+        clinic = Asker("clinic", house, visit.to_bytes(16, "big"))
+        half = [without("ann", clinic.asks(model, rows)) for _ in range(20)]
+        steps.append([*half, practice.asks(model, rows)])
+        if visit % 2:
+            house.gone.add(clinic.visit)
+    house.serve(*steps)
+    assert house.reports["bob"]["waiting"] <= MOST_HELD + MOST_WAITING
+    right(practice, model, 100, rows)
+
+
+def test_a_client_that_shakes_hands_again_with_old_questions_waiting(tmp_path: Path) -> None:
+    """Its numbers begin anew under new keys: no keystream twice, and the service goes on."""
+    house = house_of(job_of(tmp_path))
+    (model,) = house.models
+    old, rows = Asker("clinic", house), rows_of(1)
+    old.number = 10
+    new = Asker("clinic", house)
+    new.keys = {name: type(key)(bytes(3), "again", name) for name, key in old.keys.items()}
+    house.serve([old.asks(model, rows), new.asks(model, rows)], [new.asks(model, rows)])
+    for asker, number in ((old, 11), (new, 1), (new, 2)):
+        right(asker, model, number, rows)
+    assert house.used_twice() == 0
+
+
+def test_accounts_are_written_when_questions_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also at the evaluators that only follow, who hear of nothing but batches."""
+    monkeypatch.setattr(program_module, "REST_S", 0.0)
+    job = job_of(tmp_path, 3)
+    house = house_of(job)
+    (model,) = house.models
+
+    class Idle(NoDesk):
+        noted = 0
+        written = 0
+
+        def answered(self, client: str, model: str, rows: int) -> None:
+            self.noted += 1
+
+        def idle(self) -> None:
+            self.written = self.noted
+
+    desks = {name: Idle() for name in house.names}
+    house.desks = dict(desks)
+    house.serve([Asker("clinic", house).asks(model, rows_of(1))], [], [])
+    assert [(desk.noted, desk.written) for desk in desks.values()] == [(1, 1)] * 3
+
+
+def test_rounds_and_bytes_of_one_row(tmp_path: Path) -> None:
+    """What a question costs between evaluators; the dealer's material was there before."""
+    house = house_of(job_of(tmp_path, text=CLASSES))
+    (model,) = house.models
+    clinic = Asker("clinic", house)
+    house.serve([clinic.asks(model, rows_of(1))])
+    before, after = house.marks
+    sent = house.net.transcript["ann", "bob"][before["ann", "bob"] : after["ann", "bob"]]
+    (announced, _), *exchanges = sent
+    assert announced == messages.BATCH
+    assert {label[:4] for label, _ in exchanges} == {b"open"}
+    assert [len(payload) for _, payload in exchanges] == [16, 40, 24, 8, 8, 40, 24, 8, 24]
+    ordered = house.net.transcript["ann", "registry"][before["ann", "registry"] :]
+    assert all(label == messages.ORDER for label, _ in ordered)
