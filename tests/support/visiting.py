@@ -31,8 +31,8 @@ def contract() -> Contract:
     return Contract.of("house", ROLES, b"body", roster.digest())
 
 
-def visitors(accepts: object = None) -> tuple[Visitors, list[control.Carry]]:
-    """Those of ann, and what she sends."""
+def visitors(accepts: object = None, me: str = "ann") -> tuple[Visitors, list[control.Carry]]:
+    """Those of an evaluator, and what it sends."""
     said: list[control.Carry] = []
     cards = {name: vault.card for name, vault in vaults().items()}
 
@@ -40,9 +40,7 @@ def visitors(accepts: object = None) -> tuple[Visitors, list[control.Carry]]:
         if callable(accepts):
             accepts(card)
 
-    found = Visitors(
-        contract(), SID, cards, vaults()["ann"], "ann", said.append, accepted, StopFlag()
-    )
+    found = Visitors(contract(), SID, cards, vaults()[me], me, said.append, accepted, StopFlag())
     return found, said
 
 

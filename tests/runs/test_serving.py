@@ -1,0 +1,154 @@
+"""A model in shares is served by real processes that are killed, stopped and started again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpc_train.errors import QueryRefusedError
+from tests.runs.test_resume import free_address
+from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.serving_study import TOLERANCE, Asking, ServingStudy, newest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, homes: Path) -> Iterator[ServingStudy]:
+    """Two versions of a model, of which the first is served."""
+    folder = tmp_path_factory.mktemp("serving")
+    shutil.copytree(homes, folder / "homes")
+    made = ServingStudy(folder, free_address())
+    try:
+        made.train("one.model", 1_000_000, 0.1)
+        made.train("two.model", 48, 0.2)
+        made.serve("one.model")
+        yield made
+    finally:
+        made.close()
+
+
+def in_order(house: ServingStudy) -> None:
+    """Nothing was used twice in all sessions, and nothing secret is left behind."""
+    assert house.used_twice() == 0
+    assert house.leaks() == set()
+
+
+@pytest.mark.parametrize("name", ["registry", "ann", "bob", "desk"])
+def test_whoever_is_killed_comes_back(house: ServingStudy, name: str) -> None:
+    """Questions that wait are refused at once, later ones are answered."""
+    with house.client() as service, Asking(house, service, "one.model") as asking:
+        wait_until(lambda: asking.answered > 3, "answers")
+        house.kill(name)
+        wait_until(lambda: bool(asking.refused), "a refusal")
+        before = asking.answered
+        if name == "desk":
+            house.offer("one.model")
+        else:
+            house.again(name)
+        wait_until(lambda: asking.answered > before + 3, "answers again")
+    assert not asking.wrong, asking.wrong
+    codes, seconds = zip(*asking.refused, strict=True)
+    assert set(codes) == {"unavailable"}
+    assert max(seconds) < 50, "a refusal is not what a time-out says"
+    in_order(house)
+
+
+CLIENT = """
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from tests.support.serving_study import ServingStudy, newest
+study = ServingStudy.__new__(ServingStudy)
+study.homes, study.folder, study.address = Path({homes!r}), Path({folder!r}), {address!r}
+import numpy as np
+study.rows_asked = np.full((128, 2), 0.25)
+with study.client("clinic") as service:
+    model = newest(service)
+    print("asks", flush=True)
+    while True:
+        service.ask(model, study.local(128))
+"""
+
+
+def test_two_clients_of_which_one_is_killed(house: ServingStudy) -> None:
+    root = str(Path(__file__).resolve().parents[2])
+    said = {"root": root, "homes": str(house.homes), "folder": str(house.folder)}
+    said["address"] = house.address
+    with house.client() as service, Asking(house, service, "one.model") as asking:
+        for _ in range(3):
+            other = subprocess.Popen(
+                [sys.executable, "-c", CLIENT.format(**said)], stdout=subprocess.PIPE
+            )
+            assert other.stdout is not None and other.stdout.readline() == b"asks\n"
+            before = asking.answered
+            wait_until(lambda: asking.answered > before + 5, "answers beside another client")  # noqa: B023
+            other.kill()
+            other.wait()
+            before = asking.answered
+            wait_until(lambda: asking.answered > before + 5, "answers after it")  # noqa: B023
+    assert not asking.wrong and not asking.refused
+    in_order(house)
+
+
+def test_many_questions_at_once(house: ServingStudy) -> None:
+    expected = house.expected("one.model", 20)
+    with house.client() as one, house.client("clinic") as other, ThreadPoolExecutor(16) as pool:
+        model = newest(one)
+
+        def ask(turn: int) -> float:
+            rows = house.local(1 + turn % 20)
+            found = (one, other)[turn % 2].ask(model, rows)
+            return float(np.abs(found - expected[: len(found)]).max())
+
+        assert max(pool.map(ask, range(200))) <= TOLERANCE
+    in_order(house)
+
+
+def test_another_version_and_its_quota_and_the_end_of_a_model(house: ServingStudy) -> None:
+    """The coordinator is stopped and started with another file: the nodes serve that, by
+    themselves. What was asked today counts after each restart."""
+    with house.client() as service:
+        assert len(service.models["study"]) == 1
+        house.stop("desk")
+        house.offer("one.model", "two.model")
+
+        def is_updated() -> bool:
+            try:
+                return len(service.models["study"]) == 2
+            except Exception as error:
+                assert "did not answer" in str(error)
+                return False
+
+        wait_until(is_updated, "the other version")
+        old, new = list(service.models["study"])
+        for model, file in ((old, "one.model"), (new, "two.model")):
+            found = service.ask(model, house.local())
+            assert np.abs(found - house.expected(file)).max() <= TOLERANCE
+    # 16 rows, padded, of the 48 of a day are spent.
+    house.kill("ann")
+    house.again("ann")
+    with house.client() as service:
+        new = newest(service)
+        with pytest.raises(QueryRefusedError) as refused:
+            for _ in range(3):
+                service.ask(new, house.local())
+        assert refused.value.code == "quota"
+        service.ask(service.models["study"][0], house.local())
+    in_order(house)
+    # A model that an evaluator has retired is not served any more, and it says so.
+    house.stop("bob")
+    house.model_command("bob", "retire", "study", "--yes")
+    house.again("bob")
+    bob = house.running.pop("bob")
+    assert bob.wait(PATIENCE_S) != 0
+    said = json.loads(house.output("bob", "out").read_text().splitlines()[-1])
+    assert "study" in said["message"] and "retired" in said["message"], said
