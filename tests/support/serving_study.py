@@ -92,7 +92,7 @@ class ServingStudy(Study):
         for name in about.job.evaluators:
             vault = FileVault.open(self.homes / name / f"{name}.identity", PASSPHRASE.encode())
             place = VaultPlace(self.homes / name / "vault", KeyPlace("identity:"), {})
-            share = Library(NodeVault(place, name, vault).opened).share(about.digest)
+            share = Library(NodeVault(place, name, vault).opened).shares(about.digest)[0]
             for key, words in share.parts.items():
                 with np.errstate(over="ignore"):
                     found[key] = found.get(key, 0) + words
