@@ -331,10 +331,10 @@ class Coordinator:
         record = self._signed_results(done)  # 5
         files = tuple(self._collector.files)
         result = CoordinatorResult(summaries, files, self._server.relayed_bytes, record)
+        self._deliver()  # 6
         # Nodes that hear of the end destroy their checkpoints: from then on only these files have
         # the results of recipients who are not here.
         self._keep_results(result)
-        self._deliver()  # 6
         self._tell(tuple(self._nodes), control.Finish(record))
         self._note(Kind.RUN_ENDED)
         self._event("done", files=[str(path) for path in files])
