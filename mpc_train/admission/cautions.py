@@ -50,6 +50,8 @@ def cautions(job: Job) -> list[str]:
 
 def _of_questions(job: Job) -> list[str]:
     """Warnings about what metrics of chosen rows tell about a model that is kept."""
+    if not (job.reveal.metrics or job.reveal.per_party):
+        return []
     whose = ", ".join(job.owners)
     return [
         f"a metric of rows that {whose} chose is an answer of the model: rows that are all alike "

@@ -21,10 +21,10 @@ from mpc_train.serving.forward import asked_shapes, asked_values
 from mpc_train.serving.lanes import bucket_of
 from mpc_train.serving.offered import MOST_ROWS, REFUSALS, Offered
 from mpc_train.serving.service import Agreed
-from parties.errors import AbortedError
-from parties.nodes.client import Client, Line
+from parties.errors import PartiesError
+from parties.nodes.client import Client, Line, may_pass
 from parties.nodes.node import NodeSettings
-from protocols.errors import PeerLostError, PeerTimeoutError
+from protocols.errors import ProtocolError
 from protocols.ring.fixed_point import encode
 from protocols.roles.streams import Stream
 
@@ -83,7 +83,9 @@ class SharedService:
             words[name][:count] = encode(brought[name], bits)
         try:
             found = self._asked(model, words)
-        except (PeerLostError, PeerTimeoutError, AbortedError) as error:
+        except (PartiesError, ProtocolError) as error:
+            if not may_pass(error):
+                raise
             raise QueryRefusedError(str(error), "unavailable") from error
         return values(model.job, found[:count])
 

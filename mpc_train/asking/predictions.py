@@ -128,8 +128,11 @@ class SharedPredictor(Predictions):
             return [[self.classes[place]] for place in best]
         if width > 1:
             return self.labelled(answers.argmax(axis=1), answers)
-        best = (answers[:, 0] >= 0.5).astype(np.int64)
-        return self.labelled(best, np.hstack([1 - answers, answers]))
+        best, others = (answers[:, 0] >= 0.5).astype(np.int64), 1 - answers
+        decimals = allowed(self.model).decimals
+        if decimals is not None:
+            others = np.round(others, decimals)  # 0.17, not 0.17000000000000004
+        return self.labelled(best, np.hstack([others, answers]))
 
     def _strange(self) -> QueryError:
         return QueryError(

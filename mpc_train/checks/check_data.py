@@ -202,6 +202,7 @@ def _check_weight(job: Job) -> None:
 def _check_rows(job: Job) -> None:
     rows = job.data.rows
     found = Problems()
+    least = 1 if job.trains or job.reveal.metrics or job.reveal.per_party else 0
     without = [owner for owner in job.owners if owner not in rows]
     if without:
         with found.noting():
@@ -210,8 +211,8 @@ def _check_rows(job: Job) -> None:
         with found.noting():
             if name not in job.owners:
                 raise JobProblem(f"data.rows.{name}", "is not one of job.owners")
-            if not 1 <= count <= MAX_ROWS:
-                raise JobProblem(f"data.rows.{name}", f"between 1 and {MAX_ROWS} rows")
+            if not least <= count <= MAX_ROWS:
+                raise JobProblem(f"data.rows.{name}", f"between {least} and {MAX_ROWS} rows")
     with found.noting():
         _check_parts(job)
     found.check()

@@ -26,6 +26,15 @@ def check_reveal(job: Job) -> None:
             "a regression by newton seals to its recipients whether it has converged, and a model "
             "in shares has none; use another optimizer, or seal the model",
         )
+    if job.stays_shared and job.data.partition == "columns" and job.pipeline.scaled:
+        raise JobProblem(
+            "reveal.model",
+            "the secret scales of joined records are in units of their owners' own, and fit no "
+            "other rows: such a model in shares could not be used; declare center and scale "
+            '(prepare.scale = "declared"), or seal the model',
+        )
+    if job.refreshes and job.trains:
+        raise JobProblem("reveal.model", '"refreshed" is for a job that trains nothing')
     if reveal.model == "none" and (job.trains or not (reveal.metrics or reveal.per_party)):
         raise JobProblem(
             "reveal.model",

@@ -133,6 +133,22 @@ def _check_untrained(job: Job, start: WarmStart) -> None:
     for key in ("weight", "split_by", "join"):
         if getattr(job.data, key):
             raise JobProblem(f"data.{key}", "is only for training; remove it")
+    measured = job.reveal.metrics or job.reveal.per_party
+    rows = any(job.data.rows.values())
+    if job.stays_shared and not job.starts_from_shares and (measured or rows):
+        raise JobProblem(
+            "data.rows",
+            "a model that is brought comes without rows: write 0 for each owner, list no metrics, "
+            "and measure the model afterwards",
+        )
+    if job.refreshes and not (
+        job.starts_from_shares and train.guard is False and not (measured or rows)
+    ):
+        raise JobProblem(
+            "reveal.model",
+            "new shares are of a model in shares, and nothing is computed: write source = "
+            '"shares", guard = false, 0 rows for each owner, and no metrics',
+        )
     if job.seals_model:
         raise JobProblem(
             "reveal.model",
@@ -314,8 +330,13 @@ def _check_warm_start(job: Job) -> None:
         raise JobProblem(f"{key}.source", 'write "public", "shares" or the name of an owner')
     elif start.sha256:
         raise JobProblem(f"{key}.sha256", "a digest would reveal the private file; remove it")
-    if start.prepare == "model" and not job.starts_from_shares:
-        raise JobProblem(f"{key}.prepare", 'only a model in shares has statistics; write "own"')
+    brought = start.source != "public" and not job.trains and job.stays_shared
+    if start.prepare == "model" and not (brought or job.starts_from_shares):
+        raise JobProblem(
+            f"{key}.prepare",
+            "only a model in shares, or one that is brought to be kept in shares, comes with "
+            'statistics; write "own"',
+        )
     if len(start.frozen) > MAX_FROZEN:
         raise JobProblem(f"{key}.frozen", f"at most {MAX_FROZEN} names; write beginnings of names")
     if not job.trains and job.pipeline.secret and job.has_own_statistics:

@@ -196,6 +196,47 @@ def model_show(
         say(f"Statement {found.record.digest().hex()}, signed by {', '.join(found.nodes)}")
 
 
+@model.command("refresh")
+def model_refresh(
+    name: NameArgument,
+    config: ConfigOption,
+    out: Annotated[Path, typer.Option(metavar="JOB.toml", help="The job file to write.")],
+    version: VersionOption = 0,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Write the job that gives all evaluators new shares of a model: the old ones, and copies of
+    them, are worth nothing from then on.
+
+    Run it like any other, by a coordinator, the evaluators and the dealer. The model stays the
+    same, and so do its name, its digest and what was signed about it.
+    """
+    with reporting(output):
+        from mpc_train.shared.description import Description
+        from mpc_train.shared.library import find
+        from mpc_train.shared.measuring import refreshing_job, write_job
+
+        opening = opened_vault(config, passphrase_file, passphrase_fd, "model refresh")
+        with opening as (store, *_):
+            held = find(store, name, version)
+        described = Description(held.about.job, held.about.public.sid)
+        job = write_job(refreshing_job(described, f"refresh-{name}"[:63]), out)
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "job_digest": job.digest().hex(),
+                    "file": str(out),
+                    **_record(held),
+                }
+            )
+            return
+        say(f"Job {job.name}, digest {job.digest().hex()}: {out}")
+        nodes = ", ".join((*job.evaluators, job.dealer))
+        say(f"Give it to a coordinator; {nodes} take part in it")
+
+
 @model.command("retire")
 def model_retire(
     name: NameArgument,
@@ -246,6 +287,7 @@ def _record(held: "Held") -> dict[str, Any]:
         "digest": held.about.digest,
         "created": held.created,
         "signed": held.is_signed,
+        "refreshed": held.about.public.refreshed,
         "kind": job.model.kind,
         "job_digest": job.digest().hex(),
         "session": held.about.public.sid,

@@ -343,7 +343,7 @@ def node_settings(
     config: "NodeConfig", run_dir: Path, proxy: "Proxy | None", return_s: float = 0.0
 ) -> "NodeSettings":
     """A node's file as `parties` takes it. return_s: for how long a lost session may be followed by
-    another, if the file says nothing."""
+    another, at least."""
     from parties.nodes.node import NodeSettings
 
     join_s = float(config.timeouts.join_s)
@@ -357,7 +357,7 @@ def node_settings(
         # The coordinator, who can name the missing one, gives up before we do.
         agree_timeout_s=2 * join_s,
         peer_timeout_s=float(config.timeouts.peer_s),
-        return_timeout_s=float(config.timeouts.return_s) or return_s,
+        return_timeout_s=max(float(config.timeouts.return_s), return_s),
         reconnect_s=float(config.timeouts.reconnect_s),
         pulse=config.timeouts.pulse,
         dial_timeout_s=float(config.timeouts.dial_s),
@@ -486,7 +486,7 @@ class _Guarded:
 
         self._events("preparing", {"job": job.name, "table": me in job.owners})
         # What a run that goes on reveals is recorded already; `run` checks one that begins.
-        table = self._read(job, begun is None) if me in job.owners else None
+        table = self._read(job, begun is None) if job.data.rows.get(me) else None
         # Loads PyTorch, which takes seconds: a bad cell is reported before that.
         from mpc_train.run.program import TrainProgram
         from mpc_train.shared.library import Library
@@ -596,7 +596,7 @@ class _Guarded:
         from mpc_train.node.remembered import Remembered
 
         place = self._config.place
-        if place.name in job.owners:
+        if job.data.rows.get(place.name):
             self._remembered = Remembered(self._safe, place.name, self._config.rules)
             for line in self._remembered.notes(self._config.source(job.name)):
                 self._events.say(line)

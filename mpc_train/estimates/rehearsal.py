@@ -40,6 +40,7 @@ from mpc_train.estimates.stage import (
 from mpc_train.evaluation.findings import Findings
 from mpc_train.run import program
 from mpc_train.run.phases import link, reveal
+from mpc_train.shared.brought import statistics_size
 from mpc_train.training import passes, trainer
 from mpc_train.training.optimizers import adaptive, sgd
 from mpc_train.training.warm_start import PUBLIC
@@ -149,7 +150,7 @@ def _node(job: Job, node: Rehearsed, joined: int | None) -> None:
     with blanks.measured(node.meter):
         _here.node = node
         table = None
-        if node.me in job.owners:
+        if job.data.rows.get(node.me):
             common = min(job.data.rows.values()) if joined is None else joined
             table = blank_table(job, node.me, common if job.data.join is not None else 0)
         started = _Program(job, node.me, table)
@@ -174,11 +175,13 @@ class _Program(program.TrainProgram):
         self._job = job
         start = job.train.warm_start
         if job.starts_from_shares:
-            self._model_share = blank_share(job) if me in job.evaluators else None
+            self._held = [blank_share(job)] if me in job.evaluators else []
             return
         whose = () if start is None else job.nodes if start.source == PUBLIC else (start.source,)
         if me in whose:
             self._start = {name: made(shape, np.float64) for name, shape in job.shapes.items()}
+            if not job.has_own_statistics:
+                self._statistics = made((statistics_size(job),), np.int64)
 
     def _warn(self, *warnings: str) -> None:
         """Nobody is there to be warned."""

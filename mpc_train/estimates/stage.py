@@ -131,6 +131,8 @@ class NoLibrary:
 
     def keep(self, share: ModelShare) -> None: ...
 
+    def settle(self, share: ModelShare) -> None: ...
+
 
 class Anybody(dict[str, Any]):
     """Cards of names that nobody needs."""

@@ -159,6 +159,11 @@ class Job(Strict, frozen=True, dict=True):
         return self.reveal.model == "sealed"
 
     @property
+    def refreshes(self) -> bool:
+        """Whether the evaluators get new shares of the model, and nothing else is done with it."""
+        return self.reveal.model == "refreshed"
+
+    @property
     def trains(self) -> bool:
         """Whether anything is trained; otherwise the model is that of the warm start."""
         return self.train.epochs > 0 or self.train.optimizer.name == "newton"

@@ -42,10 +42,11 @@ class Noise(Strict, frozen=True):
 class Reveal(Strict, frozen=True):
     """`[reveal]`: the metrics that everybody learns; the model goes to the recipients only."""
 
-    model: Literal["sealed", "shares", "none"] = "sealed"
+    model: Literal["sealed", "shares", "none", "refreshed"] = "sealed"
     """sealed: to the recipients, who open it. shares: nobody opens it; each evaluator keeps its
     share in its vault, and all of them together can compute with it later. none: the model of the
-    warm start is measured, and nobody gets it. Without sealed, the job has no recipients."""
+    warm start is measured, and nobody gets it. refreshed: the evaluators get new shares of it, and
+    the old ones are worth nothing. Without sealed, the job has no recipients."""
     threshold: int = 1
     """How many recipients together can open what is sealed to them; 1: each alone. With more, no
     recipient learns the model without the contributions of others (`mpc-train open

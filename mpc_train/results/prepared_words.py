@@ -50,11 +50,18 @@ def described(job: Job) -> list[str]:
     if said:
         lines.append(f"over shares: {said}")
     if pipeline.secret:
-        lines.append("nobody learns means, deviations and extremes; they are sealed with the model")
-    if pipeline.scaled:
+        where = "are sealed with the model" if job.seals_model else "stay in shares with the model"
+        whose = "" if job.has_own_statistics else " of the model's training"
+        lines.append(f"nobody learns means, deviations and extremes{whose}; they {where}")
+    if pipeline.scaled and job.seals_model:
         lines.append(
             "a scaled input is 0, and recipients are told, if its training values are equal or "
             f"closer than {_closest(job)}"
+        )
+    elif pipeline.scaled and job.has_own_statistics:
+        lines.append(
+            f"a scaled input is 0 if its training values are equal or closer than {_closest(job)}, "
+            "which nobody is told"
         )
     return lines
 

@@ -63,7 +63,7 @@ def describe(job: Job) -> str:
             *(f"             {line}" for line in _linkage(job)),
             f"             {training} rows train, {held_out} are held out, by public seeds"
             if job.trains
-            else f"             all {held_out} rows are measured",
+            else f"             {f'all {held_out} rows are measured' if held_out else 'no rows'}",
             *_groups(job),
             *_weighted(job),
             *_set_aside(job),
@@ -86,6 +86,12 @@ def _model(job: Job) -> list[str]:
     """What becomes of the model."""
     if job.reveal.model == "none":
         return ["  revealed   nothing of the model but metrics"]
+    if job.refreshes:
+        return [
+            f"  kept       the model, in new shares at {', '.join(job.evaluators)}",
+            "             their old ones are destroyed",
+            "  revealed   nothing of the model",
+        ]
     if job.stays_shared:
         return [
             "  kept       the model, in shares at "

@@ -65,7 +65,7 @@ class _LocalFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def local_data(job_path: Path, job: "Job") -> dict[str, Source]:
     """Return each owner's table; raise ConfigError or DataError, which say what to do."""
     folder = job_path.absolute().parent
-    sources = {owner: Source(f"data/{owner}.csv") for owner in job.owners}
+    sources = {owner: Source(f"data/{owner}.csv") for owner in job.owners if job.data.rows[owner]}
     local = folder / LOCAL_FILE
     if local.exists():
         parsed, text = load_toml(local, _LocalFile, ConfigError)

@@ -47,7 +47,7 @@ from mpc_train.results.outcome import check, outcome_of, read_outcome
 from mpc_train.run.history import table_mark
 from mpc_train.run.memory import settle
 from mpc_train.run.phases.evaluate import evaluate
-from mpc_train.run.phases.keep import Library, keep_model
+from mpc_train.run.phases.keep import Library, keep_model, refresh_model
 from mpc_train.run.phases.ledger import RunLedger
 from mpc_train.run.phases.link import joined_job, link_records
 from mpc_train.run.phases.prepare import agreed_outputs, public_constants
@@ -56,9 +56,10 @@ from mpc_train.run.phases.share import send_rows, share_all
 from mpc_train.run.phases.shelf import Note
 from mpc_train.run.phases.store import stored_ahead
 from mpc_train.run.phases.train import guard_of, train_model
+from mpc_train.shared.brought import load_statistics
 from mpc_train.shared.permits import check_use
 from mpc_train.training.warm_start import load_start
-from protocols.arrays import Reals
+from protocols.arrays import Reals, Words
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import attach, detach
 from protocols.ring import products
@@ -108,7 +109,8 @@ class TrainProgram:
         self._job: Job | None = None
         self._table = table
         self._start: dict[str, Reals] | None = None
-        self._model_share: ModelShare | None = None
+        self._statistics: Words | None = None
+        self._held: list[ModelShare] = []
         self.found = Found()
         """What this node has learnt, after the run; `run` returns what the coordinator may
         learn."""
@@ -153,21 +155,24 @@ class TrainProgram:
         if self._table is not None:
             self._warn(*self._table.warnings)
         if needs_file(job, self._config.place.name):
-            self._start = load_start(self._config.start_file(job.name), job)
+            path = self._config.start_file(job.name)
+            self._start = load_start(path, job)
+            if not job.has_own_statistics and job.pipeline.secret:
+                self._statistics = load_statistics(path, job)
         if job.starts_from_shares and self._config.place.name in job.evaluators:
-            self._model_share = self._given_share(job)
+            self._held = self._shares_of(job)
         self._job = job
         return public_constants(job)
 
-    def _given_share(self, job: Job) -> ModelShare:
-        """This evaluator's share of the model that the job starts from."""
+    def _shares_of(self, job: Job) -> list[ModelShare]:
+        """This evaluator's shares of the model that the job starts from."""
         start = job.train.warm_start
         assert start is not None
         if self._library is None:
             raise ArtifactError("this node has no vault, hence no share of a model")
-        share = self._library.share(start.sha256)
-        check_use(share.about.job, start.sha256, job)
-        return share
+        found = self._library.shares(start.sha256)
+        check_use(found[0].about.job, start.sha256, job)
+        return found
 
     def run(self, session: Session) -> dict[str, object]:
         """Share, train, evaluate, seal.
@@ -180,7 +185,9 @@ class TrainProgram:
         torch.set_num_threads(1)
         self._begin(job, session)
         before = session.channel.bytes_sent
-        if session.is_evaluator or session.is_dealer:
+        if job.refreshes:
+            summary = self._refresh(session, job)
+        elif session.is_evaluator or session.is_dealer:
             with ExitStack() as held, _attached(session, job) as role:
                 summary = self._compute(session, job, role, held)
         else:
@@ -251,9 +258,9 @@ class TrainProgram:
     def _provide(self, session: Session, job: Job) -> dict[str, object]:
         """The run of an owner that only provides data."""
         table = self._take_table()
-        if table is None:
+        if table is None and job.data.rows[session.me]:
             raise RuntimeError("run before prepare")
-        send_rows(session, job, table, self._start)
+        send_rows(session, job, table, self._start, self._statistics)
         with session.channel.patience(MAX_TRAINING_S):
             self.found = Found(own=_own(session, job, {}))
         return {"steps": 0}
@@ -272,7 +279,15 @@ class TrainProgram:
         self._note_linked(session, job, linked)
         job = joined_job(job, role, linked)
         shared, start = share_all(
-            session, job, role, linked, self._take_table, self._start, keeper, self._model_share
+            session,
+            job,
+            role,
+            linked,
+            self._take_table,
+            self._start,
+            keeper,
+            self._held,
+            self._statistics,
         )
         gate = RevealGate(agreed_outputs(job), ledger)
         check_gaps(job, gate, shared.parameters.some)
@@ -325,6 +340,15 @@ class TrainProgram:
             "step_seconds_median": training.steps.median_s(),
             "rounds": training.rounds,
         }
+
+    def _refresh(self, session: Session, job: Job) -> dict[str, object]:
+        """The run of a job that replaces the shares of a model: the evaluators' alone."""
+        if session.is_evaluator:
+            refresh_model(session, job, self._held, self._library)
+        if session.is_evaluator or session.is_dealer:
+            self._outcome = outcome_of(job, ()).to_bytes()
+        self.found = Found(revealed=())
+        return {"steps": 0}
 
     def _keeper(self, session: Session, job: Job) -> Keeper:
         """What writes checkpoints in this session, which may go on from one."""

@@ -46,6 +46,8 @@ class ProgressView:
         """The step from whose end on the speed counts; None: not known yet."""
         self._pace = LinePace()
         self._stage = ""
+        self.serves = False
+        """Whether this is a service, and not a run."""
         """A text for the current stage; empty while waiting for others."""
 
     @contextlib.contextmanager
@@ -178,7 +180,8 @@ class ProgressView:
             self._begun = None
             self._steps.clear()
             self._pace.begin(TRAINING)
-            self.say(f"all nodes are connected to each other; training{_resumed(fields)}")
+            what = "the service opens" if self.serves else f"training{_resumed(fields)}"
+            self.say(f"all nodes are connected to each other; {what}")
         elif kind == "reading":
             self._reading(fields)
         elif kind == "progress":
@@ -198,9 +201,10 @@ class ProgressView:
         self._stage = ""
         who, meaning = fields.get("node") or fields.get("by"), REASONS.get(str(fields.get("code")))
         left = f", for up to {duration(fields['limit_s'])}" if "limit_s" in fields else ""
+        then = "the run goes on from its newest checkpoint, if there is one"
         self.say(
             f"{who} was lost{f' ({meaning})' if meaning else ''}. All connect again and wait for it"
-            f"{left}; then the run goes on from its newest checkpoint, if there is one"
+            f"{left}; then {'the service opens again' if self.serves else then}"
         )
 
     def _reading(self, fields: Mapping[str, Any]) -> None:
@@ -237,6 +241,9 @@ class ProgressView:
             if fields.get("phase") == "sharing":
                 self._sharing(node, fields)
                 return
+            if fields.get("phase") == "serving" or "units" in fields:
+                self._serving(fields)
+                return
             if fields.get("phase") == "dealing":
                 self._ahead.add(node)
             if fields.get("phase") in ("storing", "dealing"):
@@ -246,6 +253,23 @@ class ProgressView:
             self._training(node, step, steps)
             if fields.get("phase") == "evaluating":
                 self._evaluating(node, fields)
+
+    def _serving(self, fields: Mapping[str, Any]) -> None:
+        """A service has no end and no speed: a line now and then says what it has answered."""
+        if self._stage:
+            self._stage = ""
+            self.say("the service is open")
+            self._pace.begin("serving")
+        if self._pace.silent_s() < LINE_INTERVAL_S:
+            return
+        self._pace.again()
+        if "units" in fields:
+            self.say(f"{fields['units']:,} units of material made")
+        else:
+            refused = f", {fields['refused']:,} refused" if fields.get("refused") else ""
+            self.say(
+                f"{fields['questions']:,} questions of {fields['rows']:,} rows answered{refused}"
+            )
 
     def _training(self, node: str, step: object, steps: object) -> None:
         """Show the steps of the slowest node."""

@@ -40,7 +40,7 @@ from mpc_train.serving.lanes import (
 from mpc_train.serving.messages import BATCH, ORDER, Batch, Order, Part
 from mpc_train.serving.offered import Offered
 from mpc_train.serving.service import Agreed
-from mpc_train.shared.agreeing import agreed_outline
+from mpc_train.shared.agreeing import common_share, tell_outline, told_outline
 from mpc_train.shared.share import ModelShare, Outline
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import detach
@@ -70,8 +70,9 @@ MOST_WAITING = 64
 
 log = logging.getLogger(__name__)
 
-Shares = Callable[[str], ModelShare]
-"""This evaluator's share of the model with this digest. Raises ArtifactError."""
+Shares = Callable[[str], list[ModelShare]]
+"""This evaluator's shares of the model with this digest, the newest first: more than one while a
+refresh is not over. Raises ArtifactError."""
 
 
 class Desk(Protocol):
@@ -140,7 +141,7 @@ class ServeProgram:
         self._me, self._shares, self._allows = me, shares, allows
         self._desk = desk or NoDesk()
         self._agreed: Agreed | None = None
-        self._held: dict[str, ModelShare] = {}
+        self._held: dict[str, list[ModelShare]] = {}
 
     @property
     def agreed(self) -> Agreed | None:
@@ -170,14 +171,17 @@ class ServeProgram:
         if agreed is None:
             raise RuntimeError("run before prepare")
         products.calibrate(time.perf_counter)
-        outlines = [
-            agreed_outline(session, model.job, self._held.get(model.digest), whole=True)
-            for model in agreed.models
-        ]
+        outlines, parts = [], []
+        for model in agreed.models:
+            if session.is_dealer:
+                outlines.append(told_outline(session, model.job, whole=True))
+                continue
+            share = common_share(session, model.job, self._held[model.digest])
+            outlines.append(tell_outline(session, model.job, share, whole=True))
+            parts.append(share.parts)
         with _computing(), session.channel.patience(FOREVER_S):
             if session.is_dealer:
                 _deal(session, agreed, outlines)
-            parts = [self._held[model.digest].parts for model in agreed.models]
             Evaluation(session, agreed, outlines, parts, self._desk).run()
         return {}
 

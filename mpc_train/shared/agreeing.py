@@ -1,7 +1,8 @@
 """The evaluators of a session agree on the model in shares that they all keep.
 
-1. Each evaluator shows each other one, under their pairwise key, that it holds a share of the same
-   model: a proof over a digest of all Δ, which only its evaluators have.
+1. Each evaluator shows each other one, under their pairwise key, which shares of the model it
+   holds: for each a proof over a digest that only evaluators have who hold what belongs to it. That
+   is one share, or more while a refresh is not over; the newest that all have is used.
 2. Each tells the dealer, who keeps nothing, the names and shapes of what comes back, and what else
    is public about it; the dealer compares them with each other and with the job.
 
@@ -11,6 +12,7 @@ Nothing of the model is opened before both have succeeded.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +20,7 @@ import msgspec
 from mpc_train.errors import ArtifactError
 from mpc_train.owners.cells import WORD_BITS
 from mpc_train.preparation.fitted import MIN_INPUT_BITS
+from mpc_train.shared.library import MAX_HELD
 from mpc_train.shared.share import COARSE, PREPARE, Outline, expected_shapes
 from protocols.channel import MAX_FRAME_BYTES
 from protocols.errors import DesyncError
@@ -31,44 +34,58 @@ if TYPE_CHECKING:
 
 PROOF_LABEL = "mpc-train shared model proof v1"
 PROOF, TOLD = b"model share", b"model outline"
+PROOF_BYTES = 32
 
 
-def agreed_outline(
-    session: Session, job: Job, share: ModelShare | None, *, whole: bool = False
-) -> Outline:
-    """What of the model of the job's warm start comes back; at every computing node. 1 round.
+def common_share(session: Session, job: Job, held: Sequence[ModelShare]) -> ModelShare:
+    """The newest of this evaluator's shares that belongs to one of each other evaluator. 1 round.
 
-    share: this evaluator's; None at the dealer. whole: all that is kept of it, with the statistics
-    of `[prepare]`, also where the job has its own. Raises ArtifactError if an evaluator holds a
-    share of another model, or of another refresh; DesyncError and ArtifactError at the dealer for
-    anything that does not fit the job.
+    held: the newest first. Raises ArtifactError if there is none.
     """
-    channel = session.channel
-    if share is None:
-        said = set()
-        for peer in job.evaluators:
-            label, payload = channel.receive(peer, MAX_FRAME_BYTES)
-            check_label(peer, TOLD, label)
-            said.add(bytes(payload))
-        if len(said) != 1:
-            raise DesyncError("the evaluators hold shares of different models")
-        return read_outline(job, said.pop(), whole=whole)
     peers = [name for name in job.evaluators if name != session.me]
     keys = {peer: session.export(peer, PROOF_LABEL) for peer in peers}
     for peer, key in keys.items():
-        channel.send(peer, PROOF, share.proof(key, session.me))
+        session.channel.send(peer, PROOF, b"".join(one.proof(key, session.me) for one in held))
+    common, lacking = list(held), list[str]()
     for peer, key in keys.items():
-        label, proof = channel.receive(peer, len(share.agreed))
+        label, payload = session.channel.receive(peer, MAX_HELD * PROOF_BYTES)
         check_label(peer, PROOF, label)
-        if not hmac.compare_digest(bytes(proof), share.proof(key, peer)):
-            raise ArtifactError(
-                f"{peer} holds a share of the model {share.about.digest[:16]} that does not belong "
-                f"to the one of {session.me}; the shares must be of one run: restore the vault in "
-                "which they are"
-            )
+        shown = bytes(payload)
+        proofs = [shown[at : at + PROOF_BYTES] for at in range(0, len(shown), PROOF_BYTES)]
+        there = [
+            one
+            for one in common
+            if any(hmac.compare_digest(proof, one.proof(key, peer)) for proof in proofs)
+        ]
+        lacking += [peer] * (not there)
+        common = there
+    if not common:
+        raise ArtifactError(
+            f"the shares of the model {held[0].about.digest[:16]} at {session.me} and at "
+            f"{', '.join(lacking)} do not belong together: they are of different refreshes, or one "
+            "of the vaults was restored from an old copy"
+        )
+    return common[0]
+
+
+def tell_outline(session: Session, job: Job, share: ModelShare, *, whole: bool = False) -> Outline:
+    """At an evaluator: what of its share comes back, which the dealer is told."""
     outline = outline_of(job, share, whole=whole)
-    channel.send(job.dealer, TOLD, msgspec.json.encode(outline))
+    session.channel.send(job.dealer, TOLD, msgspec.json.encode(outline))
     return outline
+
+
+def told_outline(session: Session, job: Job, *, whole: bool = False) -> Outline:
+    """At the dealer: what all evaluators say of it. Raises DesyncError and ArtifactError for
+    anything that does not fit the job."""
+    said = set()
+    for peer in job.evaluators:
+        label, payload = session.channel.receive(peer, MAX_FRAME_BYTES)
+        check_label(peer, TOLD, label)
+        said.add(bytes(payload))
+    if len(said) != 1:
+        raise DesyncError("the evaluators hold shares of different models")
+    return read_outline(job, said.pop(), whole=whole)
 
 
 def outline_of(job: Job, share: ModelShare, *, whole: bool = False) -> Outline:

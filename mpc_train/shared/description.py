@@ -14,15 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from mpc_train.admission.load import job_from_bytes, load_job
-from mpc_train.base.toml_text import toml_text
+from mpc_train.admission.load import job_from_bytes
 from mpc_train.errors import ArtifactError, JobError
-from mpc_train.jobs.data import TEST_FRACTION
-from mpc_train.jobs.prepare import ColumnSteps
-from mpc_train.jobs.reveal import Metric, Reveal
-from mpc_train.jobs.train import SHARES, Train, WarmStart
 from mpc_train.shared.share import SID_BYTES, model_digest
-from parties.files import write_atomic
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
@@ -79,89 +73,3 @@ def read_description(path: Path) -> Description:
         return Description.from_bytes(data)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}; write it with mpc-train model show --out") from error
-
-
-def measuring_job(
-    model: Description,
-    name: str,
-    owner: str,
-    rows: int,
-    metrics: tuple[Metric, ...],
-    metrics_to: tuple[str, ...] = (),
-) -> Job:
-    """The job in which `owner` measures the model on `rows` of its own rows. Not checked.
-
-    Metrics have the protection of the model's own job.
-    """
-    job, kept = model.job, model.job.reveal
-    steps, start = job.prepare, WarmStart(SHARES, model.digest)
-    if job.pipeline.secret:
-        start = msgspec.structs.replace(start, prepare="model")
-        steps = msgspec.structs.replace(steps, columns=_steps(job))
-    data = msgspec.structs.replace(
-        job.data,
-        rows={owner: rows},
-        features=() if job.data.array is not msgspec.UNSET else job.features,
-        weight="",
-        partition="rows",
-        columns={},
-        join=None,
-        check_duplicates=None,
-        joined=0,
-        test_fraction=TEST_FRACTION,
-        split_seed=0,
-        split_by="",
-        split_normalise=(),
-    )
-    return msgspec.structs.replace(
-        job,
-        job=msgspec.structs.replace(
-            job.job, name=name, owners=(owner,), evaluators=job.evaluators, recipients=()
-        ),
-        data=data,
-        prepare=steps,
-        train=Train(warm_start=start),
-        reveal=Reveal(
-            model="none",
-            metrics=metrics,
-            metrics_to=metrics_to,
-            least_test_rows=kept.least_test_rows,
-            least_group=kept.least_group,
-            decimals=kept.decimals,
-            noise=kept.noise,
-            bins=kept.bins,
-        ),
-        serve=None,
-        purpose=msgspec.structs.replace(job.purpose, valid_until=None),
-    )
-
-
-def _steps(job: Job) -> dict[str, ColumnSteps]:
-    """The steps of single columns, which say of each column whether it may be missing: a job that
-    uses the statistics of a model assumes otherwise that any may."""
-    found = dict(job.prepare.columns)
-    whole = {term.column for term in job.pipeline.terms if not term.takes_missing}
-    for name in whole:
-        steps = found.get(name, ColumnSteps())
-        if (steps.missing or job.prepare.missing) == "mean":
-            found[name] = msgspec.structs.replace(steps, missing="error")
-    return found
-
-
-def write_job(job: Job, path: Path) -> Job:
-    """Write the job's file, and its schema and its network beside it; returns it as it is read
-    again. Raises JobError if it contradicts itself, and then writes nothing more."""
-    data, model, stem = job.data, job.model, path.with_suffix("")
-    if data.table is not None:
-        schema = Path(f"{stem}.schema.toml")
-        write_atomic(schema, toml_text(data.table).encode())
-        data = msgspec.structs.replace(data, table=None, schema=schema.name)
-    if model.network is not None:
-        if not model.module:
-            graph = Path(f"{stem}.network.json")
-            write_atomic(graph, msgspec.json.encode(model.network))
-            model = msgspec.structs.replace(model, graph=graph.name, input_shape=())
-        model = msgspec.structs.replace(model, network=None)
-    text = toml_text(msgspec.structs.replace(job, data=data, model=model))
-    write_atomic(path, text.encode())
-    return load_job(path)

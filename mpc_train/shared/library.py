@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SHARE, RECORD = "shared-model", "model-record"
 """Kinds of objects."""
+MAX_HELD = 4
+"""The most shares of one model that a session chooses from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +73,26 @@ class Library:
         except VaultError as error:
             raise ArtifactError(str(error)) from error
 
-    def share(self, digest: str) -> ModelShare:
-        """The share of the model of this digest. Raises ArtifactError if it is not here, or its run
-        did not end."""
+    def shares(self, digest: str) -> list[ModelShare]:
+        """The shares of the model of this digest, the newest first: more than one while a refresh
+        is not over. Raises ArtifactError if there is none, or its run did not end."""
         try:
             with self._opened() as store:
-                found = [held for held in held_models(store) if held.about.digest == digest]
-                signed = [held for held in found if held.is_signed]
-                if signed:
-                    return share_of(store, max(signed, key=lambda held: held.version))
+                return shares_by_digest(store, digest)
         except VaultError as error:
             raise ArtifactError(str(error)) from error
-        why = (
-            "its run did not end: start its nodes again"
-            if found
-            else "it was retired here, or this node was no evaluator of its training; see "
-            "mpc-train model list"
-        )
-        raise ArtifactError(f"this node has no share of the model {digest[:16]} to use: {why}")
+
+    def settle(self, share: ModelShare) -> None:
+        """Destroy all other shares of this model: every evaluator holds what belongs to this one.
+        Raises ArtifactError."""
+        try:
+            with self._opened() as store:
+                for held in held_models(store, share.about.job.name):
+                    is_its = held.about.digest == share.about.digest
+                    if is_its and share_of(store, held).agreed != share.agreed:
+                        store.shred(SHARE, held.name, held.version)
+        except VaultError as error:
+            raise ArtifactError(str(error)) from error
 
     def sign(self, name: str, digest: str, record: bytes) -> None:
         """Keep what all nodes signed about the model of this digest. Raises VaultError."""
@@ -160,8 +164,28 @@ def record_of(store: Store, held: Held) -> bytes:
 
 
 def retire(store: Store, held: Held) -> None:
-    """Destroy a share, and the record of it: no key opens it any more, and without it the other
-    evaluators' shares say nothing."""
-    store.shred(SHARE, held.name, held.version)
+    """Destroy a share, whichever refresh of it there is, and the record of it: no key opens it any
+    more, and without it the other evaluators' shares say nothing."""
+    for one in [*held_models(store, held.name)]:
+        if one.about.digest == held.about.digest:  # a refresh that was not over has left two
+            store.shred(SHARE, one.name, one.version)
     if held.is_signed:
         store.shred(RECORD, held.name, held.record)
+
+
+def share_by_digest(store: Store, digest: str) -> ModelShare:
+    """The newest share of a model that all nodes signed, by the digest that all evaluators know it
+    by. Raises ArtifactError, also for one that was retired."""
+    return shares_by_digest(store, digest)[0]
+
+
+def shares_by_digest(store: Store, digest: str) -> list[ModelShare]:
+    """All of them, the newest first."""
+    found = [held for held in held_models(store) if held.about.digest == digest and held.is_signed]
+    if found:
+        found.sort(key=lambda held: (held.about.public.refreshed, held.version), reverse=True)
+        return [share_of(store, held) for held in found[:MAX_HELD]]
+    raise ArtifactError(
+        f"this node keeps no share of the model {digest[:16]}…: it was retired, its run did not "
+        "end, or it is in another vault; see mpc-train model list"
+    )

@@ -6,10 +6,11 @@ others than those whose rows the model was trained on, and these are not asked a
 1. The computing nodes are those that trained it: an evaluator's share is bound to its index, and
    another dealer could read the model together with any one evaluator.
 2. The later job means the same network and the same inputs.
-3. Measuring is for the job's `validators`, over no fewer rows and no more exactly than the model's
-   own job revealed its metrics.
+3. Measuring is for the job's `validators`.
 4. Going on is allowed by `train_on`, and the later job allows no more under `[serve]`: a model that
    stays in shares stays there, whatever comes of it.
+5. Metrics are over no fewer rows, and no more exact, than those of the model's own job: also the
+   first steps of a training measure the model with which it begins.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
 
 _TELLS = ("class", "probability", "number")
 """Answers, from the least that they tell on."""
+_COMPARED = ("clients", "rows_a_day", "answer", "decimals", "validators", "train_on")
+"""Keys of `[serve]` of which less may be allowed."""
 
 
 def check_use(model: Job, digest: str, job: Job) -> None:
     """Raise RefusedError with all that speaks against using the model of this digest, which the job
     `model` trained, in `job`."""
     found = [*_nodes(model, job), *_network(model, job), *_inputs(model, job)]
-    found += _going_on(model, job) if job.trains else _measuring(model, job)
+    if not job.refreshes:  # which the evaluators alone decide: it changes nothing for anybody
+        found += _going_on(model, job) if job.trains else _measuring(model, job)
+        found += _metrics(model, job)
     if found:
         raise RefusedError(
             f"the job {job.name!r} cannot use the model {digest[:16]}, which the job "
@@ -104,7 +109,13 @@ def _measuring(model: Job, job: Job) -> list[str]:  # 3
         found.append(
             f"its job does not allow {', '.join(others)} to measure it ([serve] validators)"
         )
-    now, then = job.reveal, model.reveal
+    return found
+
+
+def _metrics(model: Job, job: Job) -> list[str]:  # 5
+    now, then, found = job.reveal, model.reveal, list[str]()
+    if not (now.metrics or now.per_party or now.training_loss_every):
+        return found
     for key in ("least_test_rows", "least_group"):
         if getattr(now, key) < getattr(then, key):
             found.append(f"reveal.{key} must be at least {getattr(then, key)}, as in its job")
@@ -123,8 +134,13 @@ def _going_on(model: Job, job: Job) -> list[str]:  # 4
 
 
 def _beyond(allowed: Serve, asked: Serve) -> list[str]:
-    """What `asked` allows beyond `allowed`."""
-    found = []
+    """What `asked` allows beyond `allowed`. A key of which nothing is known here must be the
+    same."""
+    found = [
+        f"serve.{key} must be as in its job"
+        for key in Serve.__struct_fields__
+        if key not in _COMPARED and getattr(asked, key) != getattr(allowed, key)
+    ]
     for key in ("clients", "validators"):
         more = [name for name in getattr(asked, key) if name not in getattr(allowed, key)]
         if more:

@@ -56,6 +56,7 @@ COARSE, FINE, OFFSET, INSTEAD, FILL = (
 SID_BYTES = 32
 ZERO_LABEL = "mpc-train zero shares of a kept model v1"
 _TAG = b"mpc-train/shared-model/1"
+_RENEWED = b"mpc-train/shared-model/refreshed/1"
 MAGIC = b"mpc-train shared model 1\n"
 _LENGTH = Struct(">I")
 _AGREED = "agreed"
@@ -80,13 +81,14 @@ class Outline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Public(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What every node of the run knows. job: its canonical JSON, with the number of joined records
     if there are any. sid: of the session, in hexadecimal. word, bits: of
-    `preparation.fitted.Factors`, 0 without any."""
+    `preparation.fitted.Factors`, 0 without any. refreshed: how often its shares were replaced."""
 
     job: str
     sid: str
     entries: tuple[Entry, ...]
     word: int = 0
     bits: int = 0
+    refreshed: int = 0
     version: Literal[1] = 1
 
 
@@ -241,6 +243,23 @@ def captured(
     said = Public(job.to_bytes().decode(), sid.hex(), tuple(entries), word, bits)
     check(job, said)
     return ModelShare(About(job, said), parts, seen.digest())
+
+
+def renewed(share: ModelShare, sid: bytes, zeros: Callable[[int], Words]) -> ModelShare:
+    """Another share of the same model, which fits only those that the other evaluators make in this
+    session: every secret gets a summand, and all of them add up to 0. No communication.
+
+    sid: of the session. zeros: as in `captured`, from keys of the session.
+    """
+    said, parts = share.about.public, dict(share.parts)
+    with np.errstate(over="ignore"):
+        for entry in said.entries:
+            if not entry.constant:
+                words = zeros(prod(entry.shape)).reshape(entry.shape)
+                parts[entry.name] = parts[entry.name] + words
+    said = msgspec.structs.replace(said, refreshed=said.refreshed + 1)
+    agreed = hashlib.sha256(pack(_RENEWED, share.agreed, sid, str(said.refreshed).encode()))
+    return ModelShare(About(share.about.job, said), parts, agreed.digest())
 
 
 def zero_shares(me: int, streams: Mapping[int, Stream]) -> Callable[[int], Words]:

@@ -74,6 +74,7 @@ class Kind(StrEnum):
     MODEL_SEALED = "model-sealed"
     MODEL_KEPT = "model-kept"
     """An evaluator is about to keep its share of a `model`, which nobody opens."""
+    MODEL_REFRESHED = "model-refreshed"
     MODEL_RETIRED = "model-retired"
     """Its share of a `model` is about to be destroyed."""
     RESULTS_SIGNED = "results-signed"

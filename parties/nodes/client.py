@@ -78,6 +78,13 @@ class Line:
         return self.keys[evaluator].export(label)
 
 
+def may_pass(error: Exception) -> bool:
+    """Whether what keeps a client from asking is over when nodes, or the network, are back."""
+    if isinstance(error, AbortedError):
+        return error.reason_code in ("interrupted", "coordinator-lost") or error.returns_s > 0
+    return isinstance(error, (TransportError, PeerLostError, PeerTimeoutError))
+
+
 class Client:
     """The connection of one client; a context manager, which closes it.
 
@@ -251,11 +258,8 @@ class Client:
 
     def _blame(self, error: Exception) -> None:
         """Note why there is no session: for `line` to raise at once, unless waiting may help."""
-        waits = isinstance(error, (TransportError, PeerLostError, PeerTimeoutError))
-        if isinstance(error, AbortedError):
-            waits = error.reason_code in ("interrupted", "coordinator-lost") or error.returns_s > 0
         with self._changed:
-            self._fault, self._trouble = None if waits else error, str(error)
+            self._fault, self._trouble = None if may_pass(error) else error, str(error)
             self._changed.notify_all()
 
     def _drop(self, error: Exception) -> None:

@@ -40,6 +40,7 @@ from mpc_train.run.approval import ApprovalError, Approvals, approve
 from mpc_train.run.local import local_rules
 from mpc_train.run.node_config import load_any_config, load_coordinator_config, load_node_config
 from mpc_train.shared.agreeing import outline_of, read_outline
+from mpc_train.shared.brought import PREPARATION_FILE, load_statistics
 from mpc_train.shared.description import Description
 from mpc_train.shared.share import About, ModelShare, Public, expected_shapes
 from mpc_train.training.warm_start import load_start
@@ -62,15 +63,15 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = TemporaryDirectory()
 HERE = Path(FOLDER.name)
 DAY = date(2030, 5, 17)
-SERVED = """
+SHARES = '[reveal]\nmodel = "shares"'
+SERVED = f"""
 [serve]
 clients = ["clinic"]
 rows_a_day = 500
 answer = "probability"
 decimals = 2
 
-[reveal]
-model = "shares"
+{SHARES}
 """
 in_file = in_table_file
 
@@ -95,6 +96,32 @@ def start(content: bytes) -> Any:
     path = HERE / "start.safetensors"
     path.write_bytes(content)
     return load_start(path, start_job())
+
+
+@cache
+def bringing_job() -> Job:
+    prepare = '[prepare]\nmissing = "mean"\ncolumns = { age = { scale = "standard" } }'
+    text = changed(
+        ('recipients = ["ann", "office"]', ""),
+        ("rows = { ann = 40, bob = 30, cleo = 30 }", "rows = { ann = 0, bob = 0, cleo = 0 }"),
+        ("test_fraction = 0.25\n", ""),
+    )
+    head, _, _ = text.partition("[train]")
+    start = 'warm_start = { source = "ann", prepare = "model" }'
+    return job_of(f"{head}[train]\n{start}\n{SHARES}\n{prepare}\n")
+
+
+@cache
+def statistics() -> bytes:
+    shapes = bringing_job().pipeline.shapes.items()
+    return save_tensors({name: np.full(shape, 0.5) for name, shape in shapes})
+
+
+def brought(content: bytes) -> Any:
+    folder = HERE / "brought"
+    folder.mkdir(exist_ok=True)
+    (folder / PREPARATION_FILE).write_bytes(content)
+    return load_statistics(folder / "model.safetensors", bringing_job())
 
 
 def manifest(content: bytes) -> Any:
@@ -374,6 +401,9 @@ PARSERS: dict[str, Parser] = {
         ("mpc_train.node.summary",),
     ),
     "start": Parser(start, lambda: [tensors()], (DataError,), ("mpc_train.training.warm_start",)),
+    "statistics of a model": Parser(
+        brought, lambda: [statistics()], (DataError,), ("mpc_train.shared.brought",)
+    ),
     "line of a child": Parser(
         lambda content: record_of(content.decode("utf-8", "replace")),
         lambda: [b'{"status": "ok"}'],

@@ -19,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mpc_train.admission.load import load_job
+from mpc_train.checkpoints.state import Entry
 from mpc_train.evaluation import noise
 from mpc_train.evaluation.metrics import evaluation_of, revealed
 from mpc_train.evaluation.own import exchange, own_halves
@@ -27,6 +28,8 @@ from mpc_train.linkage import link as link_module
 from mpc_train.linkage.link import Place, check_duplicates, link
 from mpc_train.regression.family import Family, FamilyName
 from mpc_train.run.phases.prepare import agreed_outputs
+from mpc_train.shared.brought import shared_statistics, statistics_size
+from mpc_train.shared.share import COARSE, FINE, TENSOR, Outline, returned
 from mpc_train.training.warm_start import started_with
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.linkage.intersection import ITEM_BYTES, Exponent, agree_key
@@ -42,6 +45,7 @@ from tests.support.jobs import changed, duplicates_toml, loaded, replaced, write
 from tests.support.lockstep import LockstepLoopback
 from tests.support.loopback import secret, shares_of
 from tests.support.regressions import brought, outcome, rows_for, sizes_for
+from tests.support.shared_models import bringing_job
 from tests.support.tensors import attached, shared_in
 from tests.support.transcripts import PROGRAM_TRAFFIC, SHAPE
 from tests.support.uniformity import FEW, RUNS, check_uniform, observed, of_roles, suspicious
@@ -185,6 +189,44 @@ def test_private_weights_to_start_from(source: Any) -> None:
             start = started_with(job, role, source, values if mine else None)
             for tensor in start.values():
                 shares_of(tensor.masked())
+
+    check_uniform(of_roles(program, 2))
+
+
+@pytest.mark.parametrize("evaluators", [2, 3])
+def test_a_model_in_shares_that_comes_back(evaluators: int) -> None:
+    """Each evaluator's summand is the same in every run, and so is what they add up to."""
+    shape = (4, 3)
+    said = Outline(
+        (Entry(f"{TENSOR}weight", shape), Entry(COARSE, (3,)), Entry(FINE, (3,))), 28, 50
+    )
+    rng = np.random.default_rng(6)
+    parts = [
+        {entry.name: rng.integers(-(2**62), 2**62, entry.shape) for entry in said.entries}
+        for _ in range(evaluators)
+    ]
+
+    def program(role: Role) -> None:
+        tensors, found = returned(role, said, None if role.index is None else parts[role.index])
+        assert found.factors is not None
+        for x in (*tensors.values(), found.factors.coarse, found.factors.fine):
+            shares_of(x)
+
+    check_uniform(of_roles(program, evaluators))
+
+
+@pytest.mark.parametrize("source", [0, 1, "dealer"])
+def test_statistics_of_a_model_that_is_brought(source: Any) -> None:
+    job = load_job(bringing_job(Path(mkdtemp())))
+    words = np.arange(statistics_size(job), dtype=np.int64) << 40
+
+    def program(role: Role) -> None:
+        mine = role.is_dealer if source == "dealer" else role.index == source
+        with attached(role, job.fraction_bits):
+            found = shared_statistics(job, source, words if mine else None)
+            assert found.factors is not None and found.offset is not None
+            for x in (found.factors.coarse, found.factors.fine, found.offset):
+                shares_of(x)
 
     check_uniform(of_roles(program, 2))
 

@@ -113,6 +113,9 @@ class Rehearsal:
     vaults: Path | None = None
     """Where the nodes' vaults are, if other jobs use them too; by default beside the job."""
 
+    lines: str = ""
+    """More sections of the nodes' files."""
+
     stop: str = ""
     """The node that is asked to stop."""
 
@@ -128,7 +131,7 @@ class Rehearsal:
     def config(self, name: str) -> NodeConfig:
         file = self.folder / f"{name}.toml"
         node = f'home = "home"\ncheckpoint_s = {self.every_s:.0f}'
-        file.write_text(party_toml(name, node=node))
+        file.write_text(party_toml(name, node=node) + self.lines)
         return load_node_config(file)
 
     def vault_of(self, name: str) -> Any:

@@ -59,9 +59,8 @@ def together(found: Sequence[ModelShare]) -> dict[str, Words]:
 
 def later_run(first: Rehearsal, path: Path) -> Rehearsal:
     """A run of another job by the same nodes, in sessions of its own."""
-    return Rehearsal(
-        path, number=first.number + 100, vaults=first.folder / "vaults", drawn=first.drawn
-    )
+    vaults = first.vaults or first.folder / "vaults"
+    return Rehearsal(path, number=first.number + 100, vaults=vaults, drawn=first.drawn)
 
 
 def digest_of(run: Rehearsal) -> str:
@@ -111,3 +110,21 @@ def measuring(
         **settings,
     )
     return later_run(first, path)
+
+
+def bringing_job(folder: Path, owner: str = "ann", more: str = SCALED) -> Path:
+    """A job in which `owner` brings an opened model, to be kept in shares."""
+    folder.mkdir(exist_ok=True)
+    return write_study(
+        folder,
+        "logistic",
+        f'warm_start = {{ source = "{owner}", prepare = "model" }}',
+        SHARES,
+        epochs=0,
+        recipients=(),
+        rows={owner: 0} if owner != "registry" else {"ann": 0},
+        job='evaluators = ["ann", "bob"]',
+        data="limit = 8",
+        features=RANGED,
+        more=more,
+    )

@@ -63,6 +63,7 @@ recipients = ["ann", "office"]
 dealers = ["registry"]
 evaluators = ["ann", "bob"]
 metrics = ["accuracy", "auc"]
+validators = ["office"]
 """
 
 
@@ -137,6 +138,9 @@ class Study:
 
         self.tables: dict[str, str] = {}
         """What a node's file names as its table, where that is not its CSV file."""
+
+        self.start_file: Path | None = None
+        """The state_dict from which training starts, at every node."""
 
         self.roles, self.rows = dict(NODES), dict(ROWS)
         """The nodes with their commands, and how many rows each owner has."""
@@ -213,6 +217,8 @@ class Study:
         ]
         if name in self.rows:
             sections.append(f'[data]\nstudy = "{self.tables.get(name, self.csv(name))}"')
+        if self.start_file is not None:
+            sections.append(f'[warm_start]\nstudy = "{self.start_file}"')
         return self._config(name, *sections)
 
     def nodes(self) -> None:

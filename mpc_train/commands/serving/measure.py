@@ -53,7 +53,8 @@ def evaluate_command(
         from mpc_train.owners.table import load_table
         from mpc_train.run.node_config import load_node_config
         from mpc_train.run.progress import ProgressView
-        from mpc_train.shared.description import measuring_job, read_description, write_job
+        from mpc_train.shared.description import read_description
+        from mpc_train.shared.measuring import measuring_job, write_job
         from mpc_train.tables.source import label_of
 
         node, described = load_node_config(config), read_description(model)

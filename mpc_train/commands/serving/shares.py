@@ -31,7 +31,8 @@ Secret = tuple[Path | None, int | None]
 """Where the passphrase comes from: a file, or a descriptor."""
 
 RETURN_S = 7 * 24 * 3600.0
-"""For how long a service whose session is lost waits for its nodes, if no file says otherwise."""
+"""For how long a service whose session is lost waits for its nodes: no operator is there to begin a
+run that has ended anew."""
 
 
 def serve_command(
@@ -85,6 +86,7 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
     safe = NodeVault(settings.vault, settings.place.name, identity)
     run_dir = run_directory(settings.place.run_dir, settings.place.name)
     events = Events(output, (settings.place.name,))
+    events.view.serves = True
 
     counted = settings.place.home / f"{settings.place.name}.allowance.json"
     with (
@@ -100,7 +102,7 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
             models = tuple(model.digest for model in agreed.models)
             audit.append(Kind.SERVICE_STARTED, {"models": models, "clients": agreed.body.clients})
 
-        program = ServeProgram(settings.place.name, Library(safe.opened).share, allows, desk)
+        program = ServeProgram(settings.place.name, Library(safe.opened).shares, allows, desk)
         with (
             events.view.shown(),
             on_page(events.board, live, events.page),
@@ -146,6 +148,7 @@ def _coordinate(
             "mpc-train coordinator"
         )
     agreed, events = load_service_file(settings.job), Events(output, ())
+    events.view.serves = True
     vault, roster = enter(settings.place, settings.audit, *secret)
     run_dir = run_directory(settings.place.run_dir, agreed.name)
     keys = IdentityService(vault)
@@ -163,7 +166,7 @@ def _coordinate(
                 agree_timeout_s=timeouts.join_s,
                 reconnect_s=float(timeouts.reconnect_s),
                 pulse=timeouts.pulse,
-                return_timeout_s=timeouts.return_s or RETURN_S,
+                return_timeout_s=max(timeouts.return_s, RETURN_S),
             ),
             audit,
             events,

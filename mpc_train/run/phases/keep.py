@@ -1,14 +1,18 @@
-"""Phase 5 for a model that stays in shares: each evaluator keeps its share in its vault."""
+"""Phase 5 for a model that stays in shares: each evaluator keeps its share in its vault, or
+replaces it by another one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from mpc_train.errors import ArtifactError
 from mpc_train.preparation.sharing import Shared
 from mpc_train.run.phases.train import Trained
-from mpc_train.shared.share import ZERO_LABEL, captured, kept_tensors, zero_shares
+from mpc_train.shared.agreeing import common_share
+from mpc_train.shared.share import ZERO_LABEL, captured, kept_tensors, renewed, zero_shares
 from parties.audit.entries import Kind
+from protocols.arrays import Words
 from protocols.roles.frames import swap
 from protocols.roles.role import Role
 from protocols.roles.streams import Stream
@@ -24,8 +28,12 @@ KEPT = b"model kept"
 class Library(Protocol):
     """Where an evaluator keeps its shares of models."""
 
-    def share(self, digest: str) -> ModelShare:
-        """The share of the model of this digest. Raises ArtifactError if it cannot be used."""
+    def shares(self, digest: str) -> list[ModelShare]:
+        """The shares of the model of this digest, the newest first. Raises ArtifactError if there
+        is none."""
+
+    def settle(self, share: ModelShare) -> None:
+        """Destroy all other shares of this model. Raises ArtifactError."""
 
     def keep(self, share: ModelShare) -> None:
         """Durable when this returns. Raises ArtifactError where it cannot be kept."""
@@ -49,27 +57,65 @@ def keep_model(
     role.finish()
     if not session.is_evaluator:
         return
+    zeros = _zeros(session, job)
+    share = captured(job, role, session.sid, kept, shared.parameters.factors, zeros)
+    missing, problem = _kept_by_all(session, job, share, Kind.MODEL_KEPT, library)
+    if missing:
+        raise ArtifactError(
+            f"{', '.join(missing)} could not keep a share of the model{problem}; mend that and "
+            "start the nodes again: the run goes on after its last step"
+        )
+
+
+def refresh_model(
+    session: Session, job: Job, held: Sequence[ModelShare], library: Library | None
+) -> None:
+    """Replace the evaluators' shares of a model; at an evaluator. 2 rounds.
+
+    1. The evaluators agree on the newest share that all hold. Every other one is worth nothing.
+    2. Each adds its part of zeros that follow from keys of this session, and keeps the result
+       beside the old share.
+    3. Each says whether that is durable. The old share is destroyed when all have said so.
+
+    Wherever a node ends, all evaluators hold the old shares or all hold the new ones, or both: the
+    next session chooses by 1. Raises ArtifactError.
+    """
+    share = common_share(session, job, held)  # 1
+    if library is not None:
+        library.settle(share)
+    new = renewed(share, session.sid, _zeros(session, job))  # 2
+    missing, problem = _kept_by_all(session, job, new, Kind.MODEL_REFRESHED, library)
+    if missing or library is None:
+        raise ArtifactError(
+            f"{', '.join(missing)} could not keep a new share of the model{problem}; the old "
+            "shares stay good. Mend that, and start the nodes again"
+        )
+    library.settle(new)  # 3
+
+
+def _zeros(session: Session, job: Job) -> Callable[[int], Words]:
+    """This evaluator's part of words that add up to 0, from keys of this session."""
     me, streams = job.evaluators.index(session.me), {}
     for index, peer in enumerate(job.evaluators):
         if index != me:
             streams[index] = Stream(session.export(peer, ZERO_LABEL))
             streams[index].begin_step(0)
-    zeros = zero_shares(me, streams)
-    share = captured(job, role, session.sid, kept, shared.parameters.factors, zeros)
+    return zero_shares(me, streams)
+
+
+def _kept_by_all(
+    session: Session, job: Job, share: ModelShare, kind: Kind, library: Library | None
+) -> tuple[list[str], str]:
+    """Keep a share, and hear of the others; who could not, and why, if it is this node. 1 round."""
     problem = ""
     try:
         if library is None:
             raise ArtifactError("this node has no vault")
-        session.record(Kind.MODEL_KEPT, model=share.about.digest)
+        session.record(kind, model=share.about.digest)
         library.keep(share)
     except ArtifactError as error:
-        problem = str(error)
+        problem = f" ({error})"
     others = [name for name in job.evaluators if name != session.me]
     said = swap(session.channel, others, KEPT, bytes([not problem]))
     missing = [name for name in others if said[name] != b"\1"] + [session.me] * bool(problem)
-    if missing:
-        raise ArtifactError(
-            f"{', '.join(missing)} could not keep a share of the model"
-            + (f" ({problem})" if problem else "")
-            + "; mend that and start the nodes again: the run goes on after its last step"
-        )
+    return missing, problem

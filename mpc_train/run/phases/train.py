@@ -21,6 +21,7 @@ from mpc_train.training.range_guard import (
     NEWTON_ADVICE,
     RangeGuard,
     look_at_network,
+    look_at_weights,
 )
 from mpc_train.training.trainer import Training, keep_nothing, make_trainer, train
 from mpc_train.training.watch import Watch
@@ -94,7 +95,10 @@ def _given(
     """The model of the warm start, as it is."""
     model = network_of(job, {name: tensor.masked() for name, tensor in start.items()})
     if guard is not None:
-        look_at_network(guard, job, model, shared.inputs)
+        if job.rows:
+            look_at_network(guard, job, model, shared.inputs)
+        else:
+            look_at_weights(guard, job, model)
     return Trained(model, Training(), {}, {})
 
 

@@ -92,6 +92,12 @@ def test_a_number_comes_in_its_own_unit_and_rounded(tmp_path: Path) -> None:
     np.testing.assert_allclose((found - 5) / 2 * 100, np.round((found - 5) / 2 * 100), atol=1e-9)
 
 
+def test_both_probabilities_have_the_decimals_of_the_answer(clear: Predictor) -> None:
+    predictor = asking(ClearService((clear, {"answer": "probability", "decimals": 2})))
+    for _, no, yes in predictor.predicted(typed(MOST_ROWS, 1)):
+        assert len(repr(no)) <= 4 and len(repr(yes)) <= 4 and round(no + yes, 9) == 1
+
+
 def test_several_questions_are_on_their_way_and_the_order_is_kept(
     clear: Predictor, table: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -415,6 +415,14 @@ def test_addresses_that_are_none(wrong: str) -> None:
         Listen.of(wrong)
 
 
+def test_small_answers_are_sent_at_once(clear: Predictor) -> None:
+    """With Nagle's algorithm an answer of two packets waits 40 ms for the other side's
+    acknowledgement; asyncio turns it off only for a socket that says that it is TCP's."""
+    server = Server(app.Gateway(ClearService((clear, {})), TOKEN), Listen("127.0.0.1", 0))
+    with server.listening as listening:
+        assert listening.proto == socket.IPPROTO_TCP
+
+
 def test_what_cannot_be_listened_on(clear: Predictor, tmp_path: Path) -> None:
     gateway = app.Gateway(ClearService((clear, {})), TOKEN)
     with socket.create_server(("127.0.0.1", 0)) as taken:

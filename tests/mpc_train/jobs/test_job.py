@@ -128,7 +128,7 @@ WRONG = [
         "cannot deal and evaluate",
     ),
     ('["ann", "office"]', "[]", "job.recipients", "at least one"),
-    ("[reveal]", '[reveal]\nmodel = "shares"', "job.recipients", "nobody opens a model"),
+    ("[reveal]", '[reveal]\nmodel = "shares"', "job.recipients", "nobody opens the model"),
     ("[reveal]", '[reveal]\nmodel = "share"', "reveal.model", "share"),
     ('label = "ill"', 'label = "age"', "data.label", "also a feature"),
     ('"dose"', '"age"', "data.features", "twice"),

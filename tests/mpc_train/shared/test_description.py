@@ -16,7 +16,8 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.serve import Serve
 from mpc_train.networks.carried import Carried
 from mpc_train.networks.convert import convert
-from mpc_train.shared.description import Description, measuring_job, read_description, write_job
+from mpc_train.shared.description import Description, read_description
+from mpc_train.shared.measuring import measuring_job, write_job
 from mpc_train.shared.permits import check_use
 from tests.support.commands import last_object, mpc_train
 from tests.support.jobs import column, job_toml, loaded, schema_toml

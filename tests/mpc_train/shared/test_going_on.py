@@ -16,6 +16,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.serve import Serve
 from mpc_train.results.outcome import initial_of
 from mpc_train.results.report import describe
+from mpc_train.shared import permits
 from mpc_train.shared.library import Library, find, retire
 from mpc_train.shared.permits import check_use
 from mpc_train.shared.share import COARSE, TENSOR, ModelShare
@@ -98,7 +99,7 @@ def test_who_lacks_its_share_refuses_before_anything_is_signed(tmp_path: Path) -
     run = going_on(tmp_path / "later", first)
     with run.vault_of("bob").opened() as store:
         retire(store, find(store, "study"))
-    with pytest.raises(ArtifactError, match="it was retired here"):
+    with pytest.raises(ArtifactError, match="it was retired"):
         run.session()
     assert not run.net.transcript and not run.events
 
@@ -119,15 +120,15 @@ def test_shares_that_do_not_belong_together_are_detected(
 ) -> None:
     first = first_run(tmp_path / "first")
     run = going_on(tmp_path / "later", first)
-    whole = Library.share
+    whole = Library.shares
 
-    def other(self: Library, digest: str) -> ModelShare:
-        found = whole(self, digest)
-        return replace(found, agreed=bytes(len(found.agreed))) if not seen.pop() else found
+    def others(self: Library, digest: str) -> list[ModelShare]:
+        (found,) = whole(self, digest)
+        return [found if seen.pop() else replace(found, agreed=bytes(len(found.agreed)))]
 
     seen = [True, False]
-    monkeypatch.setattr(Library, "share", other)
-    with pytest.raises(ArtifactError, match="does not belong to the one of"):
+    monkeypatch.setattr(Library, "shares", others)
+    with pytest.raises(ArtifactError, match="do not belong together"):
         run.session()
     assert not [label for frames in run.net.transcript.values() for label, _ in frames[2:]]
 
@@ -152,6 +153,7 @@ def altered(job: Job, /, **sections: Any) -> Job:
         ({"serve": {"clients": ("eve",)}}, "serve.clients names eve"),
         ({"serve": {"validators": ("eve",)}}, "serve.validators names eve"),
         ({"serve": {"rows_a_day": 9000}}, "serve.rows_a_day must be at most 1000"),
+        ({"reveal": {"least_test_rows": 9, "metrics": ("mse",)}}, "rows must be at least 10"),
     ],
 )
 def test_a_job_may_do_no_more_than_the_models_job_allows(
@@ -195,8 +197,19 @@ def test_a_job_says_what_is_wrong(tmp_path: Path, start: str, reveal: str, words
 
 def test_only_a_model_in_shares_has_statistics(tmp_path: Path) -> None:
     train = f'{RATE}\nwarm_start = {{ source = "ann", prepare = "model" }}'
-    with pytest.raises(JobError, match="only a model in shares has statistics"):
+    with pytest.raises(JobError, match="only a model in shares, or one"):
         load_job(write_study(tmp_path, "linear", train))
     train = f'{RATE}\nwarm_start = {{ source = "shares", sha256 = "abc" }}'
     with pytest.raises(JobError, match="64 hexadecimal digits of the model"):
         load_job(write_study(tmp_path, "linear", train, SHARES, recipients=()))
+
+
+def test_a_key_of_serve_that_nobody_compares_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever adds one decides here what allows less."""
+    monkeypatch.setattr(permits, "_COMPARED", ("clients", "validators", "train_on"))
+    model = load_job(write_study(tmp_path, "linear", RATE, SHARES, recipients=(), more=TRAIN_ON))
+    check_use(model, "0" * 64, model)
+    with pytest.raises(RefusedError, match="rows_a_day must be as in its job"):
+        check_use(model, "0" * 64, altered(model, serve={"rows_a_day": 500}))

@@ -32,6 +32,7 @@ from mpc_train.twin.metrics import twin_metric
 from mpc_train.twin.preparation import twin_parameters
 from protocols.errors import PeerLostError
 from protocols.ring.fixed_point import decode
+from tests.support.columns_case import JOB, write_job
 from tests.support.csv_tables import load_tables
 from tests.support.jobs import allowing
 from tests.support.linear_rule import write_study
@@ -39,6 +40,7 @@ from tests.support.sessions import Kill, Rehearsal
 from tests.support.shared_models import RANGED, SCALED, first_run, measuring, shares, together
 
 DORA = '[serve]\nvalidators = ["dora"]'
+INCOME = '{ name = "income", range = [0, 100] }'
 METRICS = {
     "linear": ("mse", "mae", "r2"),
     "logistic": ("accuracy", "auc", "log_loss", "confusion", "f1"),
@@ -240,3 +242,17 @@ def test_all_rows_are_held_out(tmp_path: Path) -> None:
     )
     with pytest.raises(JobError, match="all rows are held out"):
         load_job(path)
+
+
+def test_joined_records_have_no_scales_for_other_rows(tmp_path: Path) -> None:
+    """Their numbers are in units of the owners: in shares they would prepare rows wrongly."""
+    text = JOB.replace('recipients = ["bank"]', "")
+    text = text.replace('{ name = "income", center = 50, scale = 20 }', INCOME)
+    for scale, fits in (("standard", False), ("declared", True)):
+        prepared = f'[prepare.columns.income]\nscale = "{scale}"\n'
+        path = write_job(tmp_path, text=f'{text}model = "shares"\n{prepared}')
+        if fits:
+            assert load_job(path).stays_shared
+        else:
+            with pytest.raises(JobError, match="fit no other rows"):
+                load_job(path)
