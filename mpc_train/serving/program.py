@@ -169,7 +169,10 @@ class ServeProgram:
             if self._shares is None:
                 raise RefusedError(f"{self._me} evaluates, and has no vault with models")
             for about in agreed.models:
-                self._held[about.digest] = self._shares(about.digest)
+                try:
+                    self._held[about.digest] = self._shares(about.digest)
+                except ArtifactError as error:
+                    raise ArtifactError(f"the model {about.job.name}: {error}") from error
         self._agreed = agreed
         return agreed.constants()
 

@@ -6,14 +6,21 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from mpc_train.errors import QueryRefusedError
+from parties.agreement import control
+from parties.agreement.contract import CONTRACT_VERSION
+from parties.agreement.control import MAX_CARRIED_BYTES
+from parties.wire.control_plane import ControlClient
+from parties.wire.zmq_transport import CurveKeys, Transport
 from tests.runs.test_resume import free_address
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.serving_study import TOLERANCE, Asking, ServingStudy, newest
@@ -110,6 +117,64 @@ def test_many_questions_at_once(house: ServingStudy) -> None:
             return float(np.abs(found - expected[: len(found)]).max())
 
         assert max(pool.map(ask, range(200))) <= TOLERANCE
+    in_order(house)
+
+
+JUNK = (
+    b"",
+    b"not a message",
+    *(control.encode(control.Carry(to, data)) for to in ("ann", "bob") for data in (b"q", b"3")),
+    control.encode(control.Carry("ann", b"1" + bytes(2000))),
+    control.encode(control.Carry("bob", b"1" + bytes(MAX_CARRIED_BYTES - 1))),
+    control.encode(control.Carry("registry", b"q")),
+    control.encode(control.Carry("office", b"a")),
+)
+
+
+def resident(house: ServingStudy) -> dict[str, int]:
+    """MiB of each process."""
+    found = {}
+    for name, process in house.running.items():
+        found[name] = psutil.Process(process.pid).memory_info().rss >> 20
+    return found
+
+
+def test_a_client_of_its_own_making_harms_nobody(house: ServingStudy) -> None:
+    """It comes and goes, says nonsense and asks for more than it reads; memory stays flat."""
+    vault, roster, _ = house.entry("clinic")
+    hello = control.encode(control.Hello(CONTRACT_VERSION, "clinic", None))
+
+    def come(transport: Transport, turn: int) -> None:
+        talk = ControlClient(transport, house.address, roster.card("desk").curve, 2.0)
+        talk.send(hello)
+        deadline = time.monotonic() + 30
+        while talk.poll(0.05) is None and time.monotonic() < deadline:
+            pass
+        for _ in range(1 + turn % 3):
+            talk.send(JUNK[turn % len(JUNK)])
+        for _ in range(3):
+            talk.poll(0.02)
+        talk.close(0.1)
+        talk.relay.close()
+
+    transport = Transport(CurveKeys(vault.card.curve, vault.curve_secret()), {})
+    try:
+        with house.client() as service, Asking(house, service, "one.model") as asking:
+            for turn in range(2 * len(JUNK)):
+                come(transport, turn)
+            before = resident(house)
+            for turn in range(100):
+                come(transport, turn)
+            answered = asking.answered
+            wait_until(lambda: asking.answered > answered + 5, "answers to another client")
+            after = resident(house)
+    finally:
+        transport.close()
+    assert not asking.wrong and not asking.refused, (asking.wrong, asking.refused)
+    assert all(after[name] <= before[name] + 40 for name in before), (before, after)
+    with house.client("clinic") as service:
+        found = service.ask(newest(service), house.local())
+    assert np.abs(found - house.expected("one.model")).max() <= TOLERANCE
     in_order(house)
 
 

@@ -92,7 +92,7 @@ class ServingStudy(Study):
         for name in about.job.evaluators:
             vault = FileVault.open(self.homes / name / f"{name}.identity", PASSPHRASE.encode())
             place = VaultPlace(self.homes / name / "vault", KeyPlace("identity:"), {})
-            share = Library(NodeVault(place, name, vault).opened).shares(about.digest)[0]
+            (share,) = Library(NodeVault(place, name, vault).opened).shares(about.digest)
             for key, words in share.parts.items():
                 with np.errstate(over="ignore"):
                     found[key] = found.get(key, 0) + words
@@ -132,13 +132,18 @@ class ServingStudy(Study):
         self.running[name].send_signal(signal.SIGTERM)
         self.running.pop(name).wait(PATIENCE_S)
 
+    def entry(self, name: str) -> tuple[FileVault, Roster, Path]:
+        """What a client has: its identity, its roster, a folder."""
+        vault = FileVault.open(self.homes / name / f"{name}.identity", PASSPHRASE.encode())
+        return vault, Roster.load(self.homes / name / "roster"), self.folder / f"{name}-run"
+
     @contextlib.contextmanager
     def client(self, name: str = "office") -> Iterator[SharedService]:
-        vault = FileVault.open(self.homes / name / f"{name}.identity", PASSPHRASE.encode())
-        settings = NodeSettings("desk", self.address, self.folder / f"{name}-run", reconnect_s=2.0)
+        vault, roster, run_dir = self.entry(name)
+        settings = NodeSettings("desk", self.address, run_dir, reconnect_s=2.0)
         with connected(
             vault,
-            Roster.load(self.homes / name / "roster"),
+            roster,
             settings,
             lambda kind, fields: None,
             lambda kind, fields: None,

@@ -264,8 +264,9 @@ def test_a_client_that_floods_is_told_that_it_is_too_much(tmp_path: Path) -> Non
     right(practice, model, 1, rows)
 
 
-def test_half_questions_take_bounded_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only to one evaluator, by a client that leaves and comes back again and again."""
+@pytest.mark.parametrize(("leaves", "most"), [(True, MOST_WAITING), (False, MOST_HELD)])
+def test_half_questions_take_bounded_room(tmp_path: Path, leaves: bool, most: int) -> None:
+    """Only to one evaluator, by a client that comes again and again, and leaves or not."""
     house = house_of(job_of(tmp_path))
     (model,) = house.models
     practice, rows = Asker("practice", house), rows_of(1)
@@ -274,10 +275,10 @@ def test_half_questions_take_bounded_room(tmp_path: Path, monkeypatch: pytest.Mo
         clinic = Asker("clinic", house, visit.to_bytes(16, "big"))
         half = [without("ann", clinic.asks(model, rows)) for _ in range(20)]
         steps.append([*half, practice.asks(model, rows)])
-        if visit % 2:
+        if leaves:
             house.gone.add(clinic.visit)
     house.serve(*steps)
-    assert house.reports["bob"]["waiting"] <= MOST_HELD + MOST_WAITING
+    assert house.reports["bob"]["waiting"] <= most + 20
     right(practice, model, 100, rows)
 
 
