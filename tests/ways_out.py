@@ -180,6 +180,9 @@ WAYS: tuple[Way, ...] = (
                 "permuted under a fresh mask before it is sent"
             ),
             "protocols/shares/reveal.py: fresh.delta.get": "the reveal gate",
+            "mpc_train/serving/lanes.py: found.part.get": (
+                "this evaluator's summand of counts, kept in memory until their release"
+            ),
             "protocols/shares/computed.py: words.get": "drops what it gets",
         },
     ),

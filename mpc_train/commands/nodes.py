@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from parties.audit.entries import Value
     from parties.audit.log import AuditLog
     from parties.keys.roster import Roster
+    from parties.nodes.coordinator import CoordinatorResult
     from parties.nodes.node import NodeResult, NodeSettings
     from parties.wire.proxy import Proxy
 
@@ -149,6 +150,26 @@ def coordinator(
         run_dir = run_directory(settings.place.run_dir, job.name)
         check_room(settings.place.run_dir, job, len(job.recipients))
         events = Events(output, job.nodes)
+        found: dict[str, Any] = {}
+
+        def keep(result: "CoordinatorResult") -> None:
+            """Make one file for each recipient."""
+            cards, kept = node.roster.signers(), (run_dir, result.files)
+            bundles = bundle(*kept, job.recipients, job.evaluators, cards, result.record)
+            metrics = bundle(
+                *kept,
+                job.reveal.metrics_to,
+                job.evaluators,
+                cards,
+                result.record,
+                "{}.metrics.sealed",
+                METRICS_ENVELOPE_FILE,
+            )
+            keep_record(run_dir, result.record)
+            sealed, read = ([str(path) for path in each.values()] for each in (bundles, metrics))
+            found.update(summarise(job, result.summaries))
+            found.update(model=None, sealed=sealed, sealed_metrics=read)
+
         keys = IdentityService(vault)
         with logbook(settings.place, settings.audit, vault, keys, "coordinator") as audit:
             node = Coordinator(
@@ -167,6 +188,7 @@ def coordinator(
                 ),
                 audit,
                 events,
+                keep,
             )
             if report_fd is not None:
                 report(report_fd, node.address)
@@ -181,25 +203,7 @@ def coordinator(
                 sigterm_interrupts(),
                 traced(job.name, job.nodes) as events.trace,
             ):
-                result = node.run()
-        found = summarise(job, result.summaries)
-        cards = node.roster.signers()
-        bundles = bundle(
-            run_dir, result.files, job.recipients, job.evaluators, cards, result.record
-        )
-        found |= {"model": None, "sealed": [str(path) for path in bundles.values()]}
-        metrics = bundle(
-            run_dir,
-            result.files,
-            job.reveal.metrics_to,
-            job.evaluators,
-            cards,
-            result.record,
-            "{}.metrics.sealed",
-            METRICS_ENVELOPE_FILE,
-        )
-        found |= {"sealed_metrics": [str(path) for path in metrics.values()]}
-        keep_record(run_dir, result.record)
+                node.run()
         if output is Format.json:
             emit(found)
         else:

@@ -17,9 +17,17 @@ from typing import Any
 from mpc_train.base.printing import lines_escaped
 
 MAX_EVENTS, MAX_POINTS, MAX_TEXT = 60, 400, 300
+MAX_FIGURE = 1e15
 
 LOST = ("lost", "peer-lost", "peer-timeout")
 """Codes of a node that went away; with any other one it has ended the run itself."""
+
+COUNTED = ("questions", "rows", "batches", "refused")
+SERVED = (*COUNTED, "waiting", "median_ms", "slow_ms")
+"""What evaluators tell of a service, as `serving.figures` counts it; COUNTED from 0 in each
+session."""
+RATE_S = 60.0
+"""Rows a second of a service are those of so many seconds."""
 
 LATE = "reconnecting"
 """The state of a node whose connection broke in the middle of the run, and is waited for."""
@@ -36,6 +44,8 @@ class _Node:
     rounds: int = 0
     earlier: tuple[int, int] = (0, 0)
     """Bytes and rounds of sessions before this one: each counts from 0."""
+    served: dict[str, float] = field(default_factory=dict)
+    served_earlier: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -76,6 +86,8 @@ class Board:
         self._steps = 0
         self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
         self._progress, self._losses = _Chart(), _Chart()
+        self._answered: deque[tuple[float, float]] = deque()
+        """When, and how many rows a service had answered."""
         self._suspended = 0
         self._number = 0
 
@@ -120,6 +132,7 @@ class Board:
             for there in self._nodes.values():
                 there.state = "missing" if there is node else "returning"
                 there.earlier = there.bytes_sent, there.rounds
+                there.served_earlier = {word: there.served.get(word, 0) for word in COUNTED}
         if kind == "aborted" and node is not None:
             node.state = "lost" if fields.get("code") in LOST else "failed"
         if kind == "started":
@@ -152,6 +165,32 @@ class Board:
             # The first to report may be the dealer, who is ahead of the others.
             self._first_step = min(self._first_step or node.step, max(node.step - 1, 1))
             self._progress.add(self._clock() - self._begun, self._step())
+        if node.phase == "serving":
+            self._serve(node, said)
+
+    def _serve(self, node: _Node, said: Mapping[str, Any]) -> None:
+        for word in SERVED:
+            value = said.get(word)
+            if isinstance(value, (int, float)) and value is not True and 0 <= value < MAX_FIGURE:
+                node.served[word] = node.served_earlier.get(word, 0) + value
+        now, rows = self._clock(), self._most("rows")
+        if not self._answered or self._answered[-1][1] != rows:
+            self._answered.append((now, rows))
+            self._progress.add(now - self._begun, rows)
+        self._rate(now)
+
+    def _most(self, word: str) -> float:
+        """Of the evaluators of a service: each counts the same questions."""
+        return max((node.served.get(word, 0) for node in self._nodes.values()), default=0)
+
+    def _rate(self, now: float) -> float:
+        """Rows that a service has answered a second, of late."""
+        while len(self._answered) > 1 and self._answered[1][0] <= now - RATE_S:
+            self._answered.popleft()
+        if not self._answered:
+            return 0.0
+        since, rows = self._answered[0]
+        return (self._most("rows") - rows) / max(now - max(since, now - RATE_S), 1.0)
 
     def _step(self) -> int:
         """Of the slowest node that trains."""
@@ -199,12 +238,14 @@ class Board:
                 "bytes_sent": sum(node.bytes_sent for node in self._nodes.values()),
                 "rounds": max(node.rounds for node in self._nodes.values()),
                 "suspended": self._suspended,
+                "service": self._service(now),
                 "nodes": {
                     name: {
                         "state": node.state,
                         "phase": node.phase,
                         "step": node.step,
                         "bytes_sent": node.bytes_sent,
+                        "served": dict(node.served),
                     }
                     for name, node in self._nodes.items()
                 },
@@ -212,6 +253,14 @@ class Board:
                 "progress": list(self._progress.points),
                 "losses": list(self._losses.points),
             }
+
+    def _service(self, now: float) -> dict[str, float] | None:
+        """What a service has done in all, and how long it takes at its slowest evaluator; None:
+        nothing is served."""
+        if not any(node.served for node in self._nodes.values()):
+            return None
+        rate = self._rate(now) if self._over is None else 0.0
+        return {word: self._most(word) for word in SERVED} | {"rate": round(rate, 3)}
 
 
 def _sentence(kind: str, fields: Mapping[str, Any]) -> str:

@@ -11,6 +11,17 @@ STATES = (
     *("done", "lost", "failed", "stopped"),
 )
 
+SERVICE = {
+    "questions": ("questions", "Questions that an evaluator has answered", 1),
+    "rows": ("rows", "Rows of them, padding included", 1),
+    "batches": ("batches", "Batches in which they were computed", 1),
+    "refused": ("refused", "Questions that an evaluator has refused", 1),
+    "waiting": ("waiting", "Questions that wait", 1),
+    "median_ms": ("latency_median_seconds", "Time of a question at an evaluator, median", 1e-3),
+    "slow_ms": ("latency_99_seconds", "Time of a question, 99th percentile", 1e-3),
+}
+"""Name, meaning and unit of what evaluators tell of a service."""
+
 
 def exposition(state: Mapping[str, Any]) -> tuple[str, bytes] | None:
     """Content type and text; None without prometheus-client. state: `Board.snapshot`.
@@ -46,6 +57,9 @@ def exposition(state: Mapping[str, Any]) -> tuple[str, bytes] | None:
     for name, node in state["nodes"].items():
         gauge("node_step", "Steps that a node has finished", node["step"], node=name)
         gauge("node_sent_bytes", "Bytes that a node has sent", node["bytes_sent"], node=name)
+        for word, value in node["served"].items():
+            metric, what, scale = SERVICE[word]
+            gauge(f"service_{metric}", what, scale * value, node=name)
     phase = Enum("mpc_train_phase", "Phase of the run", [*job], states=PHASES, registry=registry)
     phase.labels(**job).state(state["phase"])
     each = Enum(

@@ -23,7 +23,7 @@ that asks about rows of its choice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -41,7 +41,6 @@ from protocols.arrays import Words
 from protocols.comparison.compare import argmax, below, negative
 from protocols.ring.fixed_point import encode
 from protocols.shares.arithmetic import multiply, remask, select
-from protocols.shares.computed import computed
 from protocols.shares.masked import Masked, MaskedBit, concatenate
 
 if TYPE_CHECKING:
@@ -257,18 +256,48 @@ def _compared_bits(job: Job) -> int:
     return min(64, max(WORD_BITS, most.bit_length() + job.fraction_bits) + 3)
 
 
-@dataclass(slots=True)
+Unit = tuple[int, int]
+"""A lane's number and that of a unit of it."""
+
+
 class Window:
-    """The counts since the last release. rows: of the batches, padding included."""
+    """One evaluator's summands of the counts since the last release, by unit.
 
-    total: Masked | None = None
-    rows: int = 0
+    An evaluator that has not heard its part of a row takes zeros for it, and the counts of that
+    unit are then random words. Whoever has missed a part says so before the release, and all leave
+    the unit out: a client that is lost in the middle spoils one unit's counts and no window.
+    """
 
-    def add(self, found: Masked, rows: int) -> None:
-        """A batch's counts. Exchanges what is pending."""
-        self.total = found if self.total is None else self.total + found
+    def __init__(self) -> None:
+        self._units: dict[Unit, Words] = {}
+        self._missed: set[Unit] = set()
+        self.rows = 0
+        """Of the units, padding included: the same at every evaluator."""
+
+    @property
+    def missed(self) -> tuple[Unit, ...]:
+        """Units of which this evaluator has not heard all parts, for the others."""
+        return tuple(sorted(self._missed))
+
+    def add(self, unit: Unit, summands: Words, rows: int, *, whole: bool) -> None:
+        """A unit's counts. whole: this evaluator has heard all of its parts."""
+        self._units[unit] = summands
         self.rows += rows
-        computed(self.total)
+        if not whole:
+            self._missed.add(unit)
+
+    def close(self, missed: Iterable[Unit], bins: int) -> Words:
+        """The sum of all units but those that anybody has missed; a new window begins.
+
+        missed: of all evaluators together, the same everywhere.
+        """
+        left_out, total = self._missed | set(missed), np.zeros(bins, np.int64)
+        with np.errstate(over="ignore"):
+            for unit, summands in self._units.items():
+                if unit not in left_out:
+                    total = total + summands
+        self._units, self._missed, self.rows = {}, set(), 0
+        return total
 
 
 def released(

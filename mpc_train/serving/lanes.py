@@ -12,7 +12,7 @@ follows from the model's shape alone.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from struct import Struct
 from struct import error as StructError
 from typing import TYPE_CHECKING
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpc_train.serving.answer import answer
-from mpc_train.serving.forward import answered, asked_shapes, network_of
+from mpc_train.serving.drift import counts, read, released
+from mpc_train.serving.forward import FEATURES, PRESENT, answered, asked_shapes, network_of
 from mpc_train.shared.share import Outline, returned
 from protocols.channel import Buffer, Channel
 from protocols.crypten_tensor.tensor import attach
@@ -31,17 +32,22 @@ from protocols.roles.evaluator import Evaluator
 from protocols.roles.frames import FRAME_BYTES
 from protocols.roles.role import Role
 from protocols.shares.arithmetic import remask
-from protocols.shares.masked import Additive
+from protocols.shares.masked import Additive, Masked
 from protocols.shares.reveal import Ledger, Output, RevealGate, SealedHalf
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from mpc_train.jobs.job import Job
+    from mpc_train.serving.drift import Histogram
     from protocols.arrays import Words
 
 BUCKETS = (1, 16, 128)
 """Numbers of rows of a unit; a question is padded to one of them."""
 STREAM_LABEL = "mpc-train serving stream root v1, lane {}"
-ANSWER = "answer"
+ANSWER, DRIFT = "answer", "drift"
+REAL = "real"
+"""1 for a row that is asked, 0 for one that only pads a question."""
 _LANE = Struct(">I")
 
 
@@ -104,7 +110,8 @@ class LaneChannel:
 class Lane:
     """One lane at one node, ready for units.
 
-    parts: this evaluator's share of the model; None at the dealer. 1 round.
+    parts: this evaluator's share of the model; None at the dealer. counted: the histograms into
+    which its rows are counted; of each row there is one more word then (REAL). 1 round.
     """
 
     def __init__(
@@ -115,19 +122,19 @@ class Lane:
         role: Role,
         store: LaneStore | None,
         parts: Mapping[str, Words] | None,
+        counted: Sequence[Histogram] = (),
     ) -> None:
         self.job, self.rows, self.role = job, rows, role
         self.units = 0
-        role.begin_step(0)
-        if isinstance(role, Dealer):
-            role.run_ahead(unbounded=True)
-        elif isinstance(role, Evaluator):
-            assert store is not None
-            role.take_from(store)
+        self._counted = tuple(counted)
+        self._to_count: tuple[Mapping[str, Masked], Masked] | None = None
+        _begin(role, store)
         attach(role, self.job.fraction_bits)
         tensors, self._parameters = returned(role, outline, parts)
         self._network = network_of(self.job, tensors)
         self._shapes = asked_shapes(self.job, rows)
+        if self._counted:
+            self._shapes[REAL] = (rows, 1), 0
         role.finish()
 
     def blank(self) -> dict[str, Words]:
@@ -138,9 +145,11 @@ class Lane:
         """The next unit: this evaluator's half of the answers, [rows, answer_width]; None at the
         dealer.
 
-        summands: this node's, of the rows, by `asked_shapes`.
+        summands: this node's, of the rows, by `asked_shapes`. A lane that counts must `count` after
+        each unit, at every node.
         """
         role = self.role
+        assert self._to_count is None
         self.units += 1
         role.begin_step(self.units)
         attach(role, self.job.fraction_bits)
@@ -151,5 +160,82 @@ class Lane:
         outputs = answered(self.job, self._network, self._parameters, asked)
         gate = RevealGate(frozenset({Output(ANSWER, self.units)}), ledger)
         half = gate.for_recipients(ANSWER, self.units, answer(self.job, outputs))
-        role.finish()
+        if self._counted:
+            self._to_count = asked, outputs
+        else:
+            role.finish()
         return half
+
+    def count(self) -> Words | None:
+        """This evaluator's summands of the counts of the last unit's rows, one word a bin at scale
+        2^f; None at the dealer. For after the answers have left: they do not wait for it.
+
+        A unit for which an evaluator did not hear its part of a row counts nothing of use: its
+        summands must be left out by all. Rounds: those of `drift.counts`.
+        """
+        assert self._to_count is not None
+        (asked, outputs), self._to_count = self._to_count, None
+        found = counts(
+            self.job,
+            self._counted,
+            asked[FEATURES],
+            asked.get(PRESENT),
+            outputs,
+            asked[REAL].reshape(-1),
+        ).shares()
+        self.role.finish()
+        return None if self.role.is_dealer else np.array(found.part.get())
+
+
+class Releases:
+    """The lane of a model's releases at one node: each of its units lets the counts of one window
+    out.
+
+    least: rows that a window must have counted. epsilon: of a release; a row is in one window.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        role: Role,
+        store: LaneStore | None,
+        counted: Sequence[Histogram],
+        least: int,
+        epsilon: Fraction,
+    ) -> None:
+        self._job, self.role, self._counted = job, role, tuple(counted)
+        self._least, self._epsilon = least, epsilon
+        self._bins = sum(len(one.bins) for one in counted)
+        self.units = 0
+        _begin(role, store)
+        role.finish()
+
+    def blank(self) -> Words:
+        """This node's summands of no rows."""
+        return np.zeros(self._bins, np.int64)
+
+    def run(self, window: Words, ledger: Ledger | None = None) -> dict[str, tuple[int, ...]] | None:
+        """The counts with noise, by histogram, at every evaluator; None at the dealer, and
+        everywhere if too few rows were counted. The counts themselves stay shares.
+
+        window: the sum of this node's summands of all units that are counted.
+        """
+        role, f = self.role, self._job.fraction_bits
+        self.units += 1
+        role.begin_step(self.units)
+        attach(role, f)
+        total = remask(Additive(role, (self._bins,), role.known(window), None))
+        gate = RevealGate(frozenset({Output(DRIFT, self.units)}), ledger)
+        noisy = released(total, self._counted, self._least, self._epsilon, f)
+        words = gate.to_everybody(DRIFT, self.units, noisy)
+        role.finish()
+        return None if words is None else read(words, self._counted, f)
+
+
+def _begin(role: Role, store: LaneStore | None) -> None:
+    role.begin_step(0)
+    if isinstance(role, Dealer):
+        role.run_ahead(unbounded=True)
+    elif isinstance(role, Evaluator):
+        assert store is not None
+        role.take_from(store)

@@ -26,6 +26,7 @@ import numpy as np
 
 from mpc_train.errors import ArtifactError, QueryError, RefusedError
 from mpc_train.serving import messages
+from mpc_train.serving.figures import Figures
 from mpc_train.serving.forward import asked_shapes
 from mpc_train.serving.lanes import (
     BUCKETS,
@@ -110,12 +111,14 @@ class NoDesk:
 
 @dataclass(frozen=True, repr=False)
 class Asked:
-    """A question that this node has heard. root: of the stream from which its summands are drawn
-    when it is computed, not before, so that what waits takes no room; None: they are in `data`."""
+    """A question that this node has heard. at: as of `Heard`. root: of the stream from which its
+    summands are drawn when it is computed, not before, so that what waits takes no room; None: they
+    are in `data`."""
 
     client: str
     visit: bytes
     number: int
+    at: float
     model: int
     rows: int
     data: memoryview
@@ -273,7 +276,7 @@ class Evaluation:
         self._late: dict[str, deque[float]] = {}
         """By client, when its last parts came late or never, as `time.monotonic` has it."""
         self._rests_at = float("inf")
-        self.questions = self.rows = self.batches = self.refused = 0
+        self.figures = Figures()
 
     @property
     def _leads(self) -> bool:
@@ -284,17 +287,16 @@ class Evaluation:
         for place in range(len(self._agreed.models)):
             for rows in BUCKETS:
                 self._open(place, rows)
-        self._session.progress(phase="serving", questions=0)
         if not self._leads:
             self._follow()
         while True:
             self._order()
+            self._report()
             self._desk.idle()
             self._hear(IDLE_S if not self._waiting else 0.0)
             if self._waiting:
                 self._answer(self._next_batch())
                 self._rests_at = time.monotonic() + REST_S
-                self._report()
             elif time.monotonic() >= self._rests_at:
                 self._rests_at = float("inf")
                 self._announce(Batch(0, ()))
@@ -353,7 +355,7 @@ class Evaluation:
     def _refuse(
         self, client: str, visit: bytes, number: int, code: str, asked: Asked | None = None
     ) -> None:
-        self.refused += 1
+        self.figures.refused += 1
         model, rows = "", 0
         if asked is not None:
             model, rows = self._agreed.offered[asked.model].digest, asked.rows
@@ -388,7 +390,9 @@ class Evaluation:
             log.info("%s", error)
             return None, "malformed"
         root = heard.keys.export(messages.ROOT_LABEL.format(heard.number)) if drawn else None
-        asked = Asked(heard.client, heard.visit, heard.number, place, rows, heard.data, root)
+        asked = Asked(
+            heard.client, heard.visit, heard.number, heard.at, place, rows, heard.data, root
+        )
         return asked, ""
 
     def _refuses(self, asked: Asked) -> str:
@@ -431,6 +435,7 @@ class Evaluation:
             batch = messages.batch_from(first, data)
             if batch.lane >= len(self._lanes):
                 raise QueryError(f"{first} announced a batch of no lane")
+            self._report()
             self._hear(0.0)
             self._desk.idle()
             if not batch.parts:
@@ -477,7 +482,7 @@ class Evaluation:
                 if code:
                     self._refuse(part.client, part.visit, part.number, code, asked)
                 else:
-                    there.append((part, slice(start, stop)))
+                    there.append((part, slice(start, stop), asked.at))
                     for name, words in self._summands(asked).items():
                         rows[name][start:stop] = words
             start = stop
@@ -485,12 +490,11 @@ class Evaluation:
         assert half is not None
         mine = half.delta - half.lam if self._leads else -half.lam
         digest = self._agreed.offered[model].digest
-        for part, where in there:
+        for part, where, at in there:
             self._desk.answered(part.client, digest, part.rows)
             self._visitors.answer(part.visit, part.number, messages.answer_of(mine[where]))
-            self.rows += part.rows
-        self.questions += len(there)
-        self.batches += 1
+            self.figures.answered(part.rows, at)
+        self.figures.batches += 1
 
     def _summands(self, asked: Asked) -> dict[str, Words]:
         """Drawn once: what is answered waits no more, and no number comes twice under one key."""
@@ -498,12 +502,7 @@ class Evaluation:
         return messages.summands_of(asked.data, shapes, asked.root)
 
     def _report(self) -> None:
-        self._session.progress(
-            phase="serving",
-            questions=self.questions,
-            rows=self.rows,
-            batches=self.batches,
-            refused=self.refused,
-            waiting=len(self._waiting),
-            bytes_sent=self._net.bytes_sent,
-        )
+        rounds = sum(lane.role.rounds for lane in self._lanes)
+        news = self.figures.news(len(self._waiting), rounds)
+        if news is not None:
+            self._session.progress(phase="serving", bytes_sent=self._net.bytes_sent, **news)

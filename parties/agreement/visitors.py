@@ -16,6 +16,7 @@ import logging
 import queue
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -58,13 +59,15 @@ def service_info(contract: Contract, sid: bytes) -> SessionInfo:
 
 @dataclass(frozen=True, repr=False)
 class Heard:
-    """A question. visit: of the client, as `Visitors.answer` takes it. keys: those under which it
-    came; a client that shakes hands again begins anew with its numbers."""
+    """A question. visit: of the client, as `Visitors.answer` takes it. at: when it came, as
+    `time.monotonic` has it. keys: those under which it came; a client that shakes hands again
+    begins anew with its numbers."""
 
     client: str
     visit: bytes
     number: int
     data: memoryview
+    at: float
     keys: Keys = field(repr=False)
 
     def __repr__(self) -> str:
@@ -181,7 +184,7 @@ class Visitors:
         self._count(visitor.client, 1, len(opened))
         visitor.newest = number
         rest = opened[NUMBER.size :]
-        self._heard.put(Heard(visitor.client, visit, number, rest, visitor.keys))
+        self._heard.put(Heard(visitor.client, visit, number, rest, time.monotonic(), visitor.keys))
 
     def _count(self, client: str, questions: int, size: int) -> None:
         """Each client has a share of its own: what one sends keeps no other from being heard."""

@@ -166,7 +166,8 @@ class Coordinator:
     `on_event(kind, fields)` is called with 'arrived', 'rotated' (a node has new keys), 'left',
     'reconnecting' (a node's connection broke, and is waited for), 'reconnected', 'refused',
     'gathering' (who is here, who is missing), 'unreachable' (who cannot dial whom),
-    'proposed', 'agreed', 'started', 'progress', 'artifact', 'done', 'aborted'. Raises
+    'proposed', 'agreed', 'started', 'progress', 'artifact', 'done', 'aborted'. `keep` makes the
+    results durable before any node hears that all have signed them. Raises
     PortInUseError, RosterError, ExpiredError, ContractError.
     """
 
@@ -179,6 +180,7 @@ class Coordinator:
         settings: CoordinatorSettings,
         audit: AuditLog,
         on_event: Event = ignore_event,
+        keep: "Callable[[CoordinatorResult], None]" = lambda result: None,
     ) -> None:
         roles, body = job
         if len(body) > MAX_BODY_BYTES:
@@ -196,7 +198,7 @@ class Coordinator:
         self._roles = roles
         self._body = body
         self._settings = settings
-        self._on_event = on_event
+        self._on_event, self._keep_results = on_event, keep
         self._nodes: dict[str, _Node] = {}
         self._refused = Tally()
         self._again: list[Arrival] = []
@@ -327,13 +329,16 @@ class Coordinator:
         done = self._collect(control.Done, names, deadline, "did not finish")
         summaries = {name: _json(message.summary, name) for name, message in done.items()}
         record = self._signed_results(done)  # 5
+        files = tuple(self._collector.files)
+        result = CoordinatorResult(summaries, files, self._server.relayed_bytes, record)
         self._deliver()  # 6
+        # Nodes that hear of the end destroy their checkpoints: from then on only these files have
+        # the results of recipients who are not here.
+        self._keep_results(result)
         self._tell(tuple(self._nodes), control.Finish(record))
         self._note(Kind.RUN_ENDED)
-        self._event("done", files=[str(path) for path in self._collector.files])
-        return CoordinatorResult(
-            summaries, tuple(self._collector.files), self._server.relayed_bytes, record
-        )
+        self._event("done", files=[str(path) for path in files])
+        return result
 
     def _open_to_clients(self) -> None:
         contract = self.contract

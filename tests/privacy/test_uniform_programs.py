@@ -28,12 +28,15 @@ from mpc_train.linkage import link as link_module
 from mpc_train.linkage.link import Place, check_duplicates, link
 from mpc_train.regression.family import Family, FamilyName
 from mpc_train.run.phases.prepare import agreed_outputs
+from mpc_train.serving.drift import Histogram, released
 from mpc_train.shared.brought import shared_statistics, statistics_size
 from mpc_train.shared.share import COARSE, FINE, TENSOR, Outline, returned
 from mpc_train.training.warm_start import started_with
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.linkage.intersection import ITEM_BYTES, Exponent, agree_key
 from protocols.roles.role import Role
+from protocols.shares.arithmetic import remask
+from protocols.shares.masked import Additive
 from protocols.shares.reveal import Output, RevealGate
 from tests.mpc_train.linkage.test_link import run as run_linked
 from tests.privacy.test_privacy_evaluation import CASES
@@ -211,6 +214,27 @@ def test_a_model_in_shares_that_comes_back(evaluators: int) -> None:
         assert found.factors is not None
         for x in (*tensors.values(), found.factors.coarse, found.factors.fine):
             shares_of(x)
+
+    check_uniform(of_roles(program, evaluators))
+
+
+@pytest.mark.parametrize("evaluators", [2, 3])
+def test_a_window_of_counts_that_is_released(
+    evaluators: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each evaluator's summand of the counts, and its noise, are the same in every run."""
+    monkeypatch.setattr(noise, "discrete_laplace", lambda scale: 2)
+    counted = (Histogram("a", ("x", "y"), 0, (0,)), Histogram("b", ("x", "y"), 1, (0,)))
+    rng = np.random.default_rng(8)
+    parts = rng.integers(-(2**62), 2**62, (evaluators, 4))
+    with np.errstate(over="ignore"):
+        parts[0] += (np.array([30, 70, 99, 1]) << 20) - parts.sum(axis=0)
+
+    def program(role: Role) -> None:
+        mine = np.zeros(4, np.int64) if role.index is None else parts[role.index]
+        with attached(role, 20):
+            total = remask(Additive(role, (4,), role.known(mine), None))
+            shares_of(released(total, counted, 100, Fraction(1), 20))
 
     check_uniform(of_roles(program, evaluators))
 

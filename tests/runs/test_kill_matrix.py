@@ -174,7 +174,10 @@ def test_a_run_goes_on_after_kills(
     if case.resuming:
         pause = chance.uniform(0, RESUMING_S)
         time.sleep(pause)
-        if study.running[case.second].poll() is None:
+        others = [study.running[name] for name in NODES if name != case.second]
+        if all(one.poll() == 0 for one in others):
+            said.append(f"the run had ended before {case.second} was killed")
+        elif study.running[case.second].poll() is None:
             kill(study, case.second)
             study.begin(case.second)
             said.append(f"{case.second} {pause:.2f} s after {case.first} was started again")

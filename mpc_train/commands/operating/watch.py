@@ -64,6 +64,7 @@ class _State(msgspec.Struct):
     seconds: float
     losses: list[tuple[float, float]]
     nodes: dict[str, _Node]
+    service: dict[str, float] | None
 
 
 _STATE = msgspec.json.Decoder(_State)
@@ -106,7 +107,7 @@ def _printed(url: str) -> State:
     """One line of JSON for each change. Returns the last state, as the two below do."""
     last: State = {}
     for state in _states(url, lambda text: say(text, aside=True)):
-        if state["step"] != last.get("step") or state["phase"] != last.get("phase"):
+        if any(state.get(word) != last.get(word) for word in ("step", "phase", "service")):
             emit(state)
         last = state
     return last
@@ -129,6 +130,8 @@ def _listed(url: str) -> State:
             share = state["step"] / state["steps"]
             if share >= 1 or pace.due(state["phase"], share):
                 say(progress_line(state), aside=True)
+        if state["service"] != last.get("service") and pace.due("serving", 0.0):
+            say(progress_line(state), aside=True)
         last = state
     return last
 
@@ -176,7 +179,8 @@ def picture(state: State) -> "RenderableType":
         step, sent = f"{node['step']:,}" if node["step"] else "", size(node["bytes_sent"])
         texts = Text(escaped(name)), coloured(node["state"]), Text(escaped(node["phase"]))
         nodes.add_row(*texts, step, sent)
-    bar = ProgressBar(total=max(state["steps"], 1), completed=state["step"], width=60)
+    total = max(state["steps"], 1)
+    bar = [] if state["service"] else [ProgressBar(total=total, completed=state["step"], width=60)]
     losses = [
         Text(f"loss {loss:.4f} after step {step:,.0f}") for step, loss in state["losses"][-1:]
     ]
@@ -186,13 +190,27 @@ def picture(state: State) -> "RenderableType":
     ]
     told = Text(progress_line(state))
     # A bar alone does not end its line.
-    return Group(head, Padding(bar, 0), told, *losses, Text(), nodes, Text(), *events)
+    return Group(
+        head, *(Padding(one, 0) for one in bar), told, *losses, Text(), nodes, Text(), *events
+    )
 
 
 def progress_line(state: State) -> str:
-    """How far a run is, in one line."""
+    """How far a run is, or what a service has done, in one line."""
     from mpc_train.results.report import duration, size
 
+    if service := state["service"]:
+        times = ", ".join(
+            f"{word} {service[name]:,.1f} ms"
+            for word, name in (("median", "median_ms"), ("99th percentile", "slow_ms"))
+            if service[name]
+        )
+        return (
+            f"{service['questions']:,} questions, {service['rows']:,} rows, "
+            f"{service['rate']:,.1f} rows/s, {service['refused']:,} refused, "
+            f"{service['waiting']:,} waiting, {times or 'no answer yet'}, "
+            f"{size(state['bytes_sent'])} sent"
+        )
     left = "?" if state["left_s"] is None else duration(state["left_s"])
     return escaped(
         f"step {state['step']} of {state['steps']}, {state['rate']:.2f} steps/s, {left} left, "

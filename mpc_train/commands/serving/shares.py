@@ -147,7 +147,8 @@ def _coordinate(
             f"{settings.job}: not the file of a service; a job's coordinator is started with "
             "mpc-train coordinator"
         )
-    agreed, events = load_service_file(settings.job), Events(output, ())
+    agreed = load_service_file(settings.job)
+    events = Events(output, agreed.roles.nodes)
     events.view.serves = True
     vault, roster = enter(settings.place, settings.audit, *secret)
     run_dir = run_directory(settings.place.run_dir, agreed.name)

@@ -60,7 +60,9 @@ function cell(text, kind) {
 function show(state) {
   document.title = `${state.job}: ${PHASES[state.phase] || state.phase}`;
   set("job", state.job);
-  set("phase", (PHASES[state.phase] || state.phase) + (state.message ? `: ${state.message}` : ""));
+  const service = state.service, running = service && state.phase === "running";
+  const phase = running ? "serving" : PHASES[state.phase] || state.phase;
+  set("phase", phase + (state.message ? `: ${state.message}` : ""));
   get("phase").className = state.phase;
   const share = state.phase === "done" ? 100 : state.steps ? (100 * state.step) / state.steps : 0;
   get("filled").style.setProperty("width", `${share}%`);
@@ -71,6 +73,22 @@ function show(state) {
   set("elapsed", duration(state.seconds));
   set("sent", size(state.bytes_sent));
   set("rounds", state.rounds ? state.rounds.toLocaleString("en") : "–");
+  for (const id of ["bar", "step-number", "rate-number", "left-number"]) get(id).hidden = !!service;
+  get("service").hidden = !service;
+  if (service) {
+    const count = (value) => value.toLocaleString("en");
+    const time = (value) => (value ? `${value.toPrecision(3)} ms` : "–");
+    set("questions", count(service.questions));
+    set("rows", count(service.rows));
+    set("rows-rate", service.rate.toPrecision(3));
+    set("refused", count(service.refused));
+    set("waiting", count(service.waiting));
+    set("median", time(service.median_ms));
+    set("slow", time(service.slow_ms));
+  }
+  const over = service ? "Rows answered over time" : "Steps over time";
+  set("progress-caption", over);
+  get("progress").setAttribute("aria-label", over);
   set("digest", `Job ${state.digest}`);
   // Before anything is drawn: what is beside a chart decides how wide it is.
   get("losses-figure").hidden = state.losses.length < 2;

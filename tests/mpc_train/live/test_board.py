@@ -129,6 +129,51 @@ def test_metrics_for_prometheus(board: Board) -> None:
     assert 'mpc_train_phase{job_name="study",mpc_train_phase="done"} 0.0' in lines
 
 
+def serving(board: Board, node: str, rows: int, **more: Any) -> None:
+    fields = {"phase": "serving", "questions": rows // 16, "rows": rows, "batches": 3}
+    fields |= {"refused": 2, "waiting": 1, "median_ms": 8.5, "slow_ms": 20.0, "rounds": 50} | more
+    board.event("progress", {"node": node, "fields": fields})
+
+
+def test_a_service_tells_what_it_has_answered(board: Board, clock: Clock) -> None:
+    assert board.snapshot()["service"] is None
+    serving(board, "ann", 1600)
+    clock.now += 100
+    serving(board, "ann", 1600)
+    for more in (600, 1200):
+        clock.now += 30
+        serving(board, "ann", 1600 + more)
+        serving(board, "bob", 1600, slow_ms=35.0, median_ms=float("nan"), waiting=True)
+    found = board.snapshot()
+    counted = {"questions": 175, "rows": 2800, "batches": 3, "refused": 2, "waiting": 1}
+    assert found["service"] == counted | {"median_ms": 8.5, "slow_ms": 35.0, "rate": 20.0}
+    assert (found["rounds"], found["step"]) == (50, 0)
+    clock.now += 120
+    assert board.snapshot()["service"]["rate"] == 0
+    shown = exposition(found)
+    if shown is not None:
+        lines = shown[1].decode().splitlines()
+        assert 'mpc_train_service_rows{job_name="study",node="ann"} 2800.0' in lines
+        label = '{job_name="study",node="bob"}'
+        assert f"mpc_train_service_latency_99_seconds{label} 0.035" in lines
+        assert not any(
+            line.startswith('mpc_train_service_latency_median_seconds{job_name="study",node="bob')
+            for line in lines
+        )
+
+
+def test_a_service_that_starts_again_goes_on_counting(board: Board, clock: Clock) -> None:
+    serving(board, "ann", 1600)
+    board.event("suspended", {"node": "bob", "code": "lost"})
+    clock.now += 5
+    board.event("started", {"nodes": NAMES})
+    serving(board, "ann", 16, refused=0, waiting=0)
+    found = board.snapshot()["service"]
+    assert (found["rows"], found["questions"], found["refused"], found["waiting"]) == (
+        *(1616, 101, 2, 0),
+    )
+
+
 def test_another_session_goes_on_counting(board: Board) -> None:
     """A session counts from 0, and tells the losses since its checkpoint once more."""
     said = {"phase": "training", "step": 40, "steps": 100, "bytes_sent": 100, "rounds": 7}

@@ -101,6 +101,29 @@ def test_lines_come_as_rarely_as_those_of_a_run(answers: Answers) -> None:
     assert steps[-1].startswith("step 100 of 100")
 
 
+def served(rows: int) -> dict[str, Any]:
+    board = Board(NAMES)
+    board.event("started", {"nodes": NAMES})
+    said = {"phase": "serving", "questions": 2, "rows": rows, "refused": 1, "median_ms": 8.5}
+    board.event("progress", {"node": "ann", "fields": said})
+    return board.snapshot()
+
+
+def test_a_service_says_what_it_has_answered(answers: Answers) -> None:
+    coming = [served(16 * (second + 1)) for second in range(100)]
+    answers([*coming, {**served(1600), "phase": "failed", "exit": 130}])
+    result = CliRunner().invoke(app, ["watch", URL])
+    (line,) = (one for one in result.stderr.splitlines() if "questions" in one)
+    assert line.startswith("2 questions, 976 rows, 0.0 rows/s, 1 refused, 0 waiting, median 8.5 ms")
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=120)
+    console.print(watch.picture(served(1600)))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1,600 rows" in text
+    assert "step 0 of 0" not in text
+
+
 def test_a_terminal_gets_a_table_and_no_markup() -> None:
     from rich.console import Console
 

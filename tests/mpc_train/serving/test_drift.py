@@ -268,23 +268,26 @@ def test_too_few_rows_leave_nothing() -> None:
     assert words_of(100)[0] == 1
 
 
-def test_batches_add_up(tmp_path: Path) -> None:
-    job = small(tmp_path, "logistic")
-    found = histograms(job)
-    outputs = encode(np.random.default_rng(2).normal(0, 3, (40, 1)), F)
-    features = np.zeros((40, 2), np.int64)
-
-    def program(role: Role, parts: int) -> Any:
-        window, size = Window(), 40 // parts
-        for start in range(0, 40, size):
-            rows = slice(start, start + size)
-            x, z = secret(role, features[rows]), secret(role, outputs[rows])
-            window.add(counts(job, found, x, None, z), size)
-        assert window.rows == 40 and window.total is not None
-        return window.total
-
-    whole = compute(lambda role: program(role, 1))
-    np.testing.assert_array_equal(compute(lambda role: program(role, 5)), whole)
+def test_a_window_is_the_sum_of_the_units_that_everybody_has_heard() -> None:
+    """Also where sums leave the ring: summands are random words."""
+    rng = np.random.default_rng(7)
+    counts_of = {unit: rng.integers(0, 100, 4) for unit in ((0, 1), (1, 1), (1, 2), (0, 2))}
+    windows = Window(), Window()
+    for unit, numbers in counts_of.items():
+        mask = rng.integers(-(2**63), 2**63, 4)
+        for index, window in enumerate(windows):
+            whole = (index, unit) not in ((0, (1, 1)), (1, (0, 2)))
+            with np.errstate(over="ignore"):
+                words = mask if index else numbers - mask
+            window.add(unit, words, 16, whole=whole)
+    assert [window.missed for window in windows] == [((1, 1),), ((0, 2),)]
+    assert {window.rows for window in windows} == {64}
+    missed = [unit for window in windows for unit in window.missed]
+    with np.errstate(over="ignore"):
+        total = sum((window.close(missed, 4) for window in windows), np.zeros(4, np.int64))
+    assert total.tolist() == (counts_of[0, 1] + counts_of[1, 2]).tolist()
+    for window in windows:  # each count is in one window
+        assert (window.rows, window.missed, window.close((), 4).tolist()) == (0, (), [0] * 4)
 
 
 # The index

@@ -100,6 +100,25 @@ def test_what_one_evaluator_alone_holds_is_no_progress(desk: Desk) -> None:
     assert said[-1] is False and all(said[:-1])
 
 
+def test_results_are_kept_before_any_node_hears_of_the_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator that is killed after that finds no node again that could repeat the run."""
+    monkeypatch.setattr(desk, "_signed_results", lambda done: b"record")
+    monkeypatch.setattr(desk, "_relayed", lambda signed, addresses: dict.fromkeys(ROLES.nodes, ()))
+    monkeypatch.setattr(desk, "_send", lambda name, message: None)
+    told: list[Any] = []
+
+    def keep(result: Any) -> None:
+        assert result.record == b"record"
+        told.extend(type(message) for _, message in desk.told)
+
+    desk._keep_results = keep
+    desk._session(ROLES.nodes)
+    assert control.Go in told and control.Finish not in told
+    assert isinstance(desk.told[-1][1], control.Finish)
+
+
 def test_proposals_are_numbered_beyond_the_limit_of_fruitless_ones() -> None:
     message = control.Propose(b"", b"", attempt=control.MAX_ATTEMPTS + 1)
     assert control.decode_from_coordinator(control.encode(message), "desk") == message
