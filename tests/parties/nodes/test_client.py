@@ -15,7 +15,7 @@ from parties.agreement import control
 from parties.agreement.contract import Contract
 from parties.agreement.visitors import ANSWER, Visitors
 from parties.errors import AbortedError, ContractError, ControlError, RosterError
-from parties.keys.roster import Roster
+from parties.keys.roster import Roster, roster_digest
 from parties.nodes import client as module
 from parties.nodes.client import MAX_ASKED, MAX_ASKED_BYTES, Client
 from parties.nodes.node import NodeSettings
@@ -283,12 +283,15 @@ def test_handshakes_that_are_swapped(tmp_path: Path) -> None:
 def test_what_a_client_does_not_want_to_ask(tmp_path: Path) -> None:
     company = Company(tmp_path)
     cards = {name: vault.card.digest for name, vault in vaults().items()}
-    digest = contract().roster_digest
+    altered, digest = {**cards, "ann": bytes(32)}, contract().roster_digest
+    foreign = roster_digest([altered[name] for name in ROLES.names])
+    over = Contract.of("house", ROLES, b"body", foreign).to_bytes()
     without = Contract.of("house", replace(ROLES, clients=("practice",)), b"body", digest)
     messages = {
         "body": company.serving(body=b"another"),
         "cards": company.serving(cards={}),
-        "a card": company.serving(cards={**cards, "ann": bytes(32)}),
+        "a card": company.serving(cards=altered),
+        "a contract over another card": company.serving(contract=over, cards=altered),
         "contract": company.serving(contract=b"no contract"),
         "not for it": company.serving(contract=without.to_bytes()),
     }
