@@ -345,10 +345,11 @@ def test_another_release_is_refused_with_both_versions_named(local_run: LocalRun
     local_run.coordinator()
     alice = local_run.node("alice")
     wait_until(lambda: "connected" in alice.stderr, "alice to connect")
-    local_run.node("bob", version=7)
+    other = CONTRACT_VERSION + 1
+    local_run.node("bob", version=other)
     results = local_run.results()
     assert results["coordinator"]["error"] == "ContractError"
-    said = f"bob has version 7, this coordinator {CONTRACT_VERSION}"
+    said = f"bob has version {other}, this coordinator {CONTRACT_VERSION}"
     assert said in results["coordinator"]["message"]
     assert results["bob"]["message"] == "the run was aborted by coordinator: version"
 

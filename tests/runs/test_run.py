@@ -262,6 +262,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Machines:
     return made
 
 
+@pytest.mark.slow
 def test_the_commands_for_three_machines(machines: Machines) -> None:
     nodes = machines.nodes()
     assert len(nodes) == 5
