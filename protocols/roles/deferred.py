@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 A = TypeVar("A")
@@ -37,17 +36,6 @@ class _Running(threading.local):
 
 
 _running = _Running()
-
-
-@contextmanager
-def _apart() -> Iterator[None]:
-    """Inside this context callbacks do not wait for the loop in which it was entered: whoever asks
-    for a value in a callback gets it there."""
-    outer, _running.queue = _running.queue, None
-    try:
-        yield
-    finally:
-        _running.queue = outer
 
 
 class Deferred(Generic[T]):
@@ -95,11 +83,19 @@ class Deferred(Generic[T]):
     def get(self) -> T:
         """The value; exchanges pending openings until it is there."""
         if not self.ready:
-            with _apart():
+            # Whoever asks for a value in a callback gets it there, before the loop goes on.
+            outer, _running.queue = _running.queue, None
+            try:
+                self._request()
                 while not self.ready:
                     self.settle()
+            finally:
+                _running.queue = outer
         value: T = self._value
         return value
+
+    def _request(self) -> None:
+        """Have the value computed, if that is not under way anyway."""
 
     def map(self, function: Callable[[T], U]) -> Deferred[U]:
         """`function` of the value, computed once, when it is requested and the value is
@@ -136,7 +132,7 @@ class _Lazy(Deferred[T]):
 
     def then(self, callback: Callable[[T], None]) -> None:
         node: Deferred[Any] = self
-        while isinstance(node, _Lazy) and not node.ready:
+        while type(node) is _Lazy and not node.ready:
             node._callbacks.append(callback)
             source, node._source = node._source, None
             if source is None:  # it has been requested before
@@ -147,11 +143,8 @@ class _Lazy(Deferred[T]):
         else:
             node.then(callback)
 
-    def get(self) -> T:
-        if not self.ready:
-            with _apart():
-                self.then(_ignore)
-        return super().get()
+    def _request(self) -> None:
+        self.then(_ignore)
 
     def _found(self, value: Any) -> None:
         """A source is available: compute the value, or wait for the other source."""
