@@ -1,4 +1,4 @@
-"""A client's connection to a service, as `asking.Service`.
+"""A client's connection to a service, as `serving.offered.Service`.
 
 Rows leave as summands, one for each evaluator, sealed to each of them; the answers come back in the
 same way and are added up here. Neither a part of the question nor a part of the answer says
@@ -47,25 +47,20 @@ class SharedService:
         self._line: Line | None = None
         self._agreed: Agreed | None = None
 
-    def _now(self) -> tuple[Line, Agreed]:
-        """The session, and what it serves."""
+    @property
+    def models(self) -> Mapping[str, tuple[Offered, ...]]:
         line = self._client.line(self._connect_s)
         with self._lock:
             if line is not self._line or self._agreed is None:
-                self._agreed = Agreed.from_bytes(line.body)
-                self._line = line
-            return line, self._agreed
-
-    @property
-    def models(self) -> Mapping[str, tuple[Offered, ...]]:
-        _, agreed = self._now()
+                self._line, self._agreed = line, Agreed.from_bytes(line.body)
+            agreed = self._agreed
         found: dict[str, tuple[Offered, ...]] = {}
         for model in agreed.offered:
             found[model.name] = (*found.get(model.name, ()), model)
         return found
 
     def ask(self, model: Offered, rows: Local) -> Reals:
-        """As `asking.Service.ask`."""
+        """As `Service.ask`."""
         count = len(rows.values)
         if not 1 <= count <= MOST_ROWS:
             raise QueryError(f"a question has 1 to {MOST_ROWS} rows, not {count}")
@@ -85,7 +80,7 @@ class SharedService:
         return values(model.job, found[:count])
 
     def _asked(self, model: Offered, words: Mapping[str, np.ndarray]) -> np.ndarray:
-        line, _ = self._now()
+        line = self._client.line(self._connect_s)
         evaluators = line.contract.roles.evaluators
 
         def parts(number: int) -> dict[str, bytes]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mpc_train.node.remembered import Remembered
     from mpc_train.node.storage import NodeVault
     from mpc_train.owners.table import Table
-    from mpc_train.run.node_config import NodeConfig
+    from mpc_train.run.node_config import CoordinatorConfig, NodeConfig
     from mpc_train.run.phases.shelf import RunNote, VaultShelf
     from mpc_train.run.program import TrainProgram
     from mpc_train.tables.reading import Progress
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from parties.audit.entries import Value
     from parties.audit.log import AuditLog
     from parties.keys.roster import Roster
-    from parties.nodes.coordinator import CoordinatorResult
+    from parties.nodes.coordinator import CoordinatorResult, CoordinatorSettings
     from parties.nodes.node import NodeResult, NodeSettings
     from parties.wire.proxy import Proxy
 
@@ -131,7 +131,7 @@ def coordinator(
         from mpc_train.run.node_config import load_coordinator_config
         from mpc_train.serving.service_file import is_service_file
         from parties.keys.services.identity_service import IdentityService
-        from parties.nodes.coordinator import Coordinator, CoordinatorSettings
+        from parties.nodes.coordinator import Coordinator
         from parties.nodes.supervisor import end_with_parent, report
         from parties.stop import sigterm_interrupts
 
@@ -177,15 +177,7 @@ def coordinator(
                 roster,
                 job.name,
                 (_roles(job), job.to_bytes()),
-                CoordinatorSettings(
-                    listen=settings.listen,
-                    run_dir=run_dir,
-                    arrive_timeout_s=settings.timeouts.join_s,
-                    agree_timeout_s=settings.timeouts.join_s,
-                    reconnect_s=float(settings.timeouts.reconnect_s),
-                    pulse=settings.timeouts.pulse,
-                    return_timeout_s=settings.timeouts.return_s,
-                ),
+                coordinator_settings(settings, run_dir),
                 audit,
                 events,
                 keep,
@@ -366,6 +358,24 @@ def node_settings(
         pulse=config.timeouts.pulse,
         dial_timeout_s=float(config.timeouts.dial_s),
         proxy=proxy,
+    )
+
+
+def coordinator_settings(
+    config: "CoordinatorConfig", run_dir: Path, return_s: float = 0.0
+) -> "CoordinatorSettings":
+    """A coordinator's file as `parties` takes it. return_s: as of `node_settings`."""
+    from parties.nodes.coordinator import CoordinatorSettings
+
+    timeouts = config.timeouts
+    return CoordinatorSettings(
+        listen=config.listen,
+        run_dir=run_dir,
+        arrive_timeout_s=timeouts.join_s,
+        agree_timeout_s=timeouts.join_s,
+        reconnect_s=float(timeouts.reconnect_s),
+        pulse=timeouts.pulse,
+        return_timeout_s=max(timeouts.return_s, return_s),
     )
 
 

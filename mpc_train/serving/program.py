@@ -151,11 +151,6 @@ class ServeProgram:
         self._agreed: Agreed | None = None
         self._held: dict[str, list[ModelShare]] = {}
 
-    @property
-    def agreed(self) -> Agreed | None:
-        """The service, once it is prepared."""
-        return self._agreed
-
     def prepare(self, body: bytes, roles: Roles) -> bytes:
         """Check the service and find this node's shares; the digest of the public constants.
 

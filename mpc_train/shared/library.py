@@ -173,14 +173,9 @@ def retire(store: Store, held: Held) -> None:
         store.shred(RECORD, held.name, held.record)
 
 
-def share_by_digest(store: Store, digest: str) -> ModelShare:
-    """The newest share of a model that all nodes signed, by the digest that all evaluators know it
-    by. Raises ArtifactError, also for one that was retired."""
-    return shares_by_digest(store, digest)[0]
-
-
 def shares_by_digest(store: Store, digest: str) -> list[ModelShare]:
-    """All of them, the newest first."""
+    """The shares of a model that all nodes signed, the newest first, by the digest that all
+    evaluators know it by. Raises ArtifactError, also for one that was retired."""
     found = [held for held in held_models(store) if held.about.digest == digest and held.is_signed]
     if found:
         found.sort(key=lambda held: (held.about.public.refreshed, held.version), reverse=True)

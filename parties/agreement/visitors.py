@@ -42,7 +42,6 @@ MAX_VISITS = 4
 """Of one client; a further one ends the oldest."""
 MAX_HEARD, MAX_HEARD_BYTES = 320, 64 << 20
 """Of one client: questions that the program has not taken, and the bytes in them."""
-SLICE_S = 0.25
 
 
 def service_info(contract: Contract, sid: bytes) -> SessionInfo:

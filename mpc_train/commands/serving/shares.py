@@ -127,7 +127,7 @@ def _coordinate(
     live: int | None,
 ) -> None:
     """Connects the nodes of a service, and its clients with them."""
-    from mpc_train.commands.nodes import Events
+    from mpc_train.commands.nodes import Events, coordinator_settings
     from mpc_train.errors import ConfigError
     from mpc_train.live.server import on_page
     from mpc_train.node.logbook import logbook
@@ -135,7 +135,7 @@ def _coordinate(
     from mpc_train.run.node_config import load_coordinator_config
     from mpc_train.serving.service_file import is_service_file, load_service_file
     from parties.keys.services.identity_service import IdentityService
-    from parties.nodes.coordinator import Coordinator, CoordinatorSettings
+    from parties.nodes.coordinator import Coordinator
     from parties.nodes.supervisor import end_with_parent
     from parties.stop import sigterm_interrupts
 
@@ -153,22 +153,13 @@ def _coordinate(
     vault, roster = enter(settings.place, settings.audit, *secret)
     run_dir = run_directory(settings.place.run_dir, agreed.name)
     keys = IdentityService(vault)
-    timeouts = settings.timeouts
     with logbook(settings.place, settings.audit, vault, keys, "coordinator") as audit:
         node = Coordinator(
             vault,
             roster,
             agreed.name,
             (agreed.roles, agreed.to_bytes()),
-            CoordinatorSettings(
-                listen=settings.listen,
-                run_dir=run_dir,
-                arrive_timeout_s=timeouts.join_s,
-                agree_timeout_s=timeouts.join_s,
-                reconnect_s=float(timeouts.reconnect_s),
-                pulse=timeouts.pulse,
-                return_timeout_s=max(timeouts.return_s, RETURN_S),
-            ),
+            coordinator_settings(settings, run_dir, RETURN_S),
             audit,
             events,
         )
