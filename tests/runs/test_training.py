@@ -231,6 +231,3 @@ def check_only_readers_have_metrics(run: Path, record: dict[str, Any]) -> None:
                 assert sign.encode() not in text, path
 
 
-def test_the_fast_cases_have_every_kind_and_every_number() -> None:
-    assert {kind for kind, _ in FAST} == set(METRICS)
-    assert {n for _, n in FAST} == {2, 3, 5}
