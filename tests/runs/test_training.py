@@ -229,5 +229,3 @@ def check_only_readers_have_metrics(run: Path, record: dict[str, Any]) -> None:
         for name, value in opened["metrics"].items():
             for sign in (f'"{name}": {value}', f'"{name}":{value}', f"{name} {value:.4f}"):
                 assert sign.encode() not in text, path
-
-
