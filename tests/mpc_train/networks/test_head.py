@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,6 @@ from torch import nn
 
 from mpc_train.errors import JobError
 from mpc_train.jobs.job import Job
-from mpc_train.networks.carried import Carried, _encoded
 from mpc_train.networks.convert import convert
 from mpc_train.networks.graph import GraphError
 from mpc_train.networks.head import check_head, head_of, without_head
@@ -25,6 +23,7 @@ from mpc_train.results.predicting import Predictor
 from mpc_train.results.report import describe
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import max_weight_difference, train_twin
+from tests.support.carried_models import write_carried
 from tests.support.jobs import job_toml, loaded
 from tests.support.pooled import trained_over_shares
 
@@ -69,13 +68,8 @@ ENDS = [
 ]
 
 
-def carried(module: nn.Module, shape: tuple[int, ...] = (3,)) -> Carried:
-    found = convert(module, shape)
-    return Carried(found.graph, {name: _encoded(words) for name, words in found.initial.items()})
-
-
 def job_of(folder: Path, kind: str, module: nn.Module, loss: str = "") -> Job:
-    (folder / "model.json").write_bytes(msgspec.json.encode(carried(module)))
+    write_carried(folder / "model.json", module, (3,))
     metrics = '["mse"]' if kind == "linear" else '["accuracy", "log_loss"]'
     text = job_toml(
         ("a", "b", "c"),
