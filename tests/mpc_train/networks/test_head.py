@@ -145,6 +145,27 @@ def test_training_is_that_of_the_probabilities_loss(
     assert isinstance(accuracy, float) and accuracy > 0.6
 
 
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        ("softmax", lambda z: -z),
+        ("softmax", lambda z: 3 * z),
+        ("logistic", lambda z: torch.stack([z, z * z, z], 2).mean(2)),
+        ("logistic", lambda z: functional.dropout(z, 0.25)),
+        ("linear", lambda z: z / 3),
+    ],
+    ids=["negative", "multiple", "mean", "dropout", "third"],
+)
+def test_a_network_that_ends_in_a_public_factor(kind: str, end: Any, tmp_path: Path) -> None:
+    """The factor is kept beside the words; losses and metrics read words."""
+    torch.manual_seed(5)
+    dropout = 'dropout_mask = "public"' if "dropout" in end.__code__.co_names else ""
+    job = job_of(tmp_path, kind, Net(outputs(kind), end), dropout)
+    rows = tables(job)
+    twin = train_twin(job, rows, initial_weights(job))
+    assert max_weight_difference(trained_over_shares(job, rows).weights, twin.state) < 2.0**-9
+
+
 def test_the_job_check_says_so(tmp_path: Path) -> None:
     job = job_of(tmp_path, "logistic", Net(1, torch.sigmoid))
     assert "trained on its logits: the sigmoid at its end is the loss's own" in describe(job)
