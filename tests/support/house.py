@@ -36,7 +36,6 @@ from parties.agreement.visitors import Heard
 from protocols.errors import PeerLostError
 from protocols.ring.fixed_point import encode
 from tests.support.lockstep import LockstepEndpoint, LockstepLoopback
-from tests.support.served import SID
 from tests.support.sessions import InsecureKeys, counted
 
 Parts = dict[str, Heard]
@@ -148,7 +147,7 @@ class House:
 
     def __post_init__(self) -> None:
         abouts = [shares[0].about for shares in self.shares]
-        jobs = [Description(about.job, SID.hex()) for about in abouts]
+        jobs = [Description(about.job, about.public.sid) for about in abouts]
         self.agreed = Agreed.of("house", jobs, self.clients)
         self.names = self.agreed.roles.evaluators
         self.queues = {name: Queue(self, name) for name in self.names}

@@ -194,7 +194,6 @@ def test_answers_are_those_of_the_module(
     for room in (lanes, program):
         monkeypatch.setattr(room, "BUCKETS", (ROWS,))
     found = apart(tmp_path, CASES[name], 2, ROWS, 2.0)
-    print("APART", name, found / 2**-10)
     assert found <= TOLERANCE
 
 
@@ -205,7 +204,6 @@ def test_answers_of_three_evaluators_to_a_full_question(
     name: str, reach: float, tmp_path: Path
 ) -> None:
     found = apart(tmp_path, CASES[name], 3, lanes.BUCKETS[-1], reach)
-    print("APART", name, found / 2**-10)
     assert found <= TOLERANCE
 
 
