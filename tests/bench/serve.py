@@ -415,7 +415,9 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=1, help="who ask at once")
     parser.add_argument("--rtt-ms", type=float, help="round trip between any two processes")
     parser.add_argument("--requests", type=int, help="ask so many, and look at memory")
-    parser.add_argument("--table", action="store_true", help="measure all cases of the table")
+    parser.add_argument(
+        "--table", nargs="*", choices=MODELS, help="measure all cases of the table, or of models"
+    )
     said = parser.parse_args()
     if said.requests is not None:
         with serving(said.model, said.clients, said.rtt_ms) as bench:
@@ -423,8 +425,12 @@ def main() -> int:
         print(json.dumps({"model": said.model, "rows": said.rows, **soaked}))
         return 1 if soaked["grew"] else 0
     one = Case(said.model, said.rows, said.clients, said.questions, said.rtt_ms)
-    found = list(measured(TABLE if said.table else (one,)))
-    if said.table:
+    if said.table is None:
+        cases: tuple[Case, ...] = (one,)
+    else:
+        cases = tuple(case for case in TABLE if case.model in (said.table or MODELS))
+    found = list(measured(cases))
+    if said.table is not None:
         print("\n".join(markdown(found)))
     return 1 if any(missed(*each) for each in found) else 0
 

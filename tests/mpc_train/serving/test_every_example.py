@@ -77,7 +77,6 @@ def check(kept: Sequence[ModelShare], folder: Path) -> None:
     found = numbers.of_answers(outputs, table.rows)
     where = bool(job.classes)
     apart = float(np.abs(outputs - clear(predictor, table)).max())
-    print("APART", job.name, table.rows, apart / TOLERANCE, far(found, right, where) / TOLERANCE)
     assert apart <= TOLERANCE
     assert labels(found, where) == labels(right, where)
     assert far(found, right, where) <= TOLERANCE
