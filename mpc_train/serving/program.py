@@ -43,6 +43,8 @@ from mpc_train.serving.service import Agreed
 from mpc_train.shared.agreeing import common_share, tell_outline, told_outline
 from mpc_train.shared.share import ModelShare, Outline
 from parties.agreement.visitors import MAX_VISITS
+from parties.audit.entries import Kind
+from parties.nodes.node import ending
 from protocols.crypten_tensor import dispatch
 from protocols.crypten_tensor.tensor import detach
 from protocols.ring import products
@@ -176,6 +178,19 @@ class ServeProgram:
         agreed = self._agreed
         if agreed is None:
             raise RuntimeError("run before prepare")
+        models = tuple(model.digest for model in agreed.models)
+        clients = agreed.body.clients
+        session.record(Kind.SERVICE_STARTED, models=models, clients=clients)
+        served = {"questions": 0, "rows": 0, "refused": 0} if session.is_evaluator else {"units": 0}
+        try:
+            self._serve(session, agreed, served)
+        except BaseException as error:
+            by, code = ending(error, session.me)
+            session.record(Kind.SERVICE_ENDED, models=models, by=by, code=code, **served)
+            raise
+        return {}
+
+    def _serve(self, session: Session, agreed: Agreed, served: dict[str, int]) -> None:
         products.calibrate(time.perf_counter)
         outlines, parts = [], []
         for model in agreed.models:
@@ -187,9 +202,17 @@ class ServeProgram:
             parts.append(share.parts)
         with _computing(), session.channel.patience(FOREVER_S):
             if session.is_dealer:
-                _deal(session, agreed, outlines)
-            Evaluation(session, agreed, outlines, parts, self._desk).run()
-        return {}
+                _deal(session, agreed, outlines, served)
+            evaluation = Evaluation(session, agreed, outlines, parts, self._desk)
+            try:
+                evaluation.run()
+            finally:
+                figures = evaluation.figures
+                served |= {
+                    "questions": figures.questions,
+                    "rows": figures.rows,
+                    "refused": figures.refused,
+                }
 
     def outcome(self) -> bytes:
         return b""
@@ -218,8 +241,10 @@ def _computing() -> Iterator[None]:
         detach()
 
 
-def _deal(session: Session, agreed: Agreed, outlines: Sequence[Outline]) -> None:
-    """The dealer's part: makes what the first evaluator orders, for ever."""
+def _deal(
+    session: Session, agreed: Agreed, outlines: Sequence[Outline], served: dict[str, int]
+) -> None:
+    """The dealer's part: makes what the first evaluator orders, for ever, and counts the units."""
     names = session.roles.evaluators
     lanes: list[Lane] = []
     for model, outline in zip(agreed.models, outlines, strict=True):
@@ -230,7 +255,6 @@ def _deal(session: Session, agreed: Agreed, outlines: Sequence[Outline]) -> None
             channel = LaneChannel(session.channel, number)
             role = Dealer(channel, names=names, streams=streams)
             lanes.append(Lane(model.job, outline, rows, role, None, None))
-    made = 0
     while True:
         label, data = session.channel.receive(names[0], messages.MAX_BATCH_BYTES)
         check_label(names[0], ORDER, label)
@@ -240,8 +264,10 @@ def _deal(session: Session, agreed: Agreed, outlines: Sequence[Outline]) -> None
         for _ in range(order.units):
             lane = lanes[order.lane]
             lane.run(lane.blank())
-        made += order.units
-        session.progress(phase="dealing", units=made, bytes_sent=session.channel.bytes_sent)
+        served["units"] += order.units
+        session.progress(
+            phase="dealing", units=served["units"], bytes_sent=session.channel.bytes_sent
+        )
 
 
 class Evaluation:

@@ -756,7 +756,9 @@ class Coordinator:
         self._visits.close(aborted)
         self._event("aborted", node=by, code=code)
         try:
-            self._note(Kind.RUN_ABORTED, {"code": code, "by": by})
+            ended = by == self._me and code == "interrupted" and bool(self._roles.clients)
+            said = {"code": "stopped" if ended else code, "by": by}
+            self._note(Kind.RUN_ENDED if ended else Kind.RUN_ABORTED, said)
         except AuditError as error:
             log.error("%s", error)
         self._close(ABORT_LINGER_S)

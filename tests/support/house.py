@@ -33,6 +33,7 @@ from mpc_train.shared.description import Description
 from mpc_train.shared.share import ModelShare
 from parties.agreement.session import Session
 from parties.agreement.visitors import Heard
+from parties.audit.entries import Kind
 from protocols.errors import PeerLostError
 from protocols.ring.fixed_point import encode
 from tests.support.lockstep import LockstepEndpoint, LockstepLoopback
@@ -143,6 +144,9 @@ class House:
     """Visits that have ended."""
     net: LockstepLoopback = field(default_factory=LockstepLoopback)
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    log: dict[str, list[tuple[Kind, Mapping[str, Any]]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     marks: list[dict[tuple[str, str], int]] = field(default_factory=list)
     """How many frames each had sent another when each step began."""
 
@@ -203,6 +207,7 @@ class House:
             Path(),
             cast(Any, keys),
             on_progress=lambda fields: self.reports.__setitem__(name, dict(fields)),
+            on_record=lambda kind, fields: self.log[name].append((kind, fields)),
             visitors=cast(Any, self.queues.get(name)),
         )
         return program.run(session)

@@ -19,6 +19,10 @@ from mpc_train.serving import messages
 from mpc_train.serving import program as program_module
 from mpc_train.serving.offered import Offered
 from mpc_train.serving.program import MOST_HELD, MOST_WAITING, STRIKES, NoDesk
+from parties.audit.entries import Kind
+from parties.errors import AbortedError
+from parties.nodes.node import ending
+from protocols.errors import InterruptedRunError, PeerLostError
 from tests.support.house import Asker, House, in_no_time
 from tests.support.jobs import JOB, replaced, write_job
 from tests.support.served import kept_in_shares, shares_of, some_weights
@@ -341,3 +345,39 @@ def test_rounds_and_bytes_of_one_row(tmp_path: Path) -> None:
     assert [len(payload) for _, payload in exchanges] == [16, 40, 24, 8, 8, 40, 24, 8, 24]
     ordered = house.net.transcript["ann", "registry"][before["ann", "registry"] :]
     assert all(label == messages.ORDER for label, _ in ordered)
+
+
+def test_every_node_notes_what_it_served_and_how_that_ended(tmp_path: Path) -> None:
+    house = house_of(job_of(tmp_path))
+    (model,) = house.models
+    clinic = Asker("clinic", house)
+    house.serve([clinic.asks(model, rows_of(1)), clinic.asks(model, rows_of(3))])
+    assert set(house.log) == {*house.names, "registry"}
+    for name, entries in house.log.items():
+        (started, said), (ended, served) = entries
+        assert (started, ended) == (Kind.SERVICE_STARTED, Kind.SERVICE_ENDED)
+        assert said["models"] == served["models"] == (model.digest,)
+        assert served["by"] == name
+        assert served["code"] in ("peer-lost", "internal")  # who waited when nobody went on
+        if name == "registry":
+            assert served["units"] > 0
+        else:
+            assert (served["questions"], served["rows"], served["refused"]) == (2, 17, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), ("ann", "stopped")),
+        (AbortedError("interrupted", "bob"), ("bob", "interrupted")),
+        (PeerLostError("gone"), ("ann", "peer-lost")),
+        (RuntimeError("a fault"), ("ann", "internal")),
+    ],
+    ids=str,
+)
+def test_a_clean_end_is_told_from_others(error: BaseException, said: tuple[str, str]) -> None:
+    assert ending(error, "ann") == said
+    if isinstance(error, Exception):
+        stopped = InterruptedRunError("stopped")
+        stopped.__cause__ = error
+        assert ending(stopped, "ann") == said
