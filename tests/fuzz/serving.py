@@ -30,7 +30,7 @@ def described() -> Description:
 def question(data: bytes) -> Any:
     """At the last evaluator, who is sent its summands."""
     view = memoryview(bytearray(data))
-    _, rows = messages.question_head("clinic", view)
+    _, rows, _ = messages.question_head("clinic", view)
     shapes = asked_shapes(described().job, rows)
     messages.check_question("clinic", view, shapes, drawn=False)
     return messages.summands_of(view, shapes, None)
@@ -39,7 +39,7 @@ def question(data: bytes) -> Any:
 def asked() -> Sequence[bytes]:
     shapes = asked_shapes(described().job, 1)
     words = {name: np.ones(shape, np.int64) for name, (shape, _) in shapes.items()}
-    return messages.question_parts(described().digest, words, [])
+    return messages.question_parts(described().digest, words, [], bytes(16))
 
 
 def read_answer(data: bytes) -> Any:
