@@ -408,7 +408,19 @@ class _Node:
         self._rotations.check()
 
     def _take(self, message: Message) -> None:
-        self._rotations.take(message)
+        visitors = self._visitors
+        if visitors and isinstance(message, control.Rotated) and visitors.serves(message.name):
+            self._renew_client(visitors, message)
+        else:
+            self._rotations.take(message)
+
+    def _renew_client(self, visitors: Visitors, message: control.Rotated) -> None:
+        """Take over a client's newer card; one that is not believed harms nobody, and is logged."""
+        try:
+            self._members.follow(message.name, message.successions, self._settings.coordinator)
+            visitors.succeed(self._members.roster.card(message.name))
+        except (CardError, RosterError) as error:
+            log.warning("%s", error)
 
     def _visited(self, message: control.Carried) -> None:
         """A client's message, of which none can come before this node has said that it is ready."""
