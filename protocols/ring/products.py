@@ -6,13 +6,18 @@ unit, if it has one and `calibrate` found it faster; through torch, whose int64 
 loop that reads the other matrix once.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from protocols.arrays import Words
 from protocols.ring import kernels, tiles
+
+if TYPE_CHECKING:
+    import torch
 
 Pairs = Sequence[tuple[Words, Words]]
 Bilinear = Callable[[Pairs, bool], Words]
@@ -56,6 +61,8 @@ def _product(x: Words, y: Words) -> Words:
         return _thin(x, y)
     if n <= THIN:
         return np.ascontiguousarray(_thin(y.T, x.T).T)
+    import torch  # here: a coordinator, which multiplies nothing, does not load it
+
     product: Words = torch.matmul(_tensor(x), _tensor(y)).numpy()
     return product
 
@@ -105,5 +112,7 @@ def _thin(x: Words, y: Words) -> Words:
 
 def _tensor(x: Words) -> torch.Tensor:
     """x for torch, which takes neither negative strides nor, without a warning, read-only words."""
+    import torch
+
     usable = x.flags.writeable and all(stride >= 0 for stride in x.strides)
     return torch.from_numpy(x if usable else np.array(x, order="C"))
