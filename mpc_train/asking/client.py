@@ -20,7 +20,7 @@ from mpc_train.serving import messages
 from mpc_train.serving.answer import answer_width, values
 from mpc_train.serving.forward import asked_shapes, asked_values
 from mpc_train.serving.lanes import bucket_of
-from mpc_train.serving.offered import MOST_ROWS, REFUSALS, Offered
+from mpc_train.serving.offered import CONNECT_S, MOST_ROWS, REFUSALS, Offered
 from mpc_train.serving.service import Agreed
 from parties.errors import PartiesError
 from parties.nodes.client import Client, Line, may_pass
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from parties.keys.vault import Vault
     from protocols.arrays import Reals
 
-CONNECT_S, ANSWER_S = 60.0, 60.0
+ANSWER_S = 60.0
 
 
 class SharedService:

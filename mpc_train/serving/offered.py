@@ -26,6 +26,8 @@ REFUSALS = {
 """The words with which a service refuses a question (`QueryRefusedError.code`), and what they
 mean."""
 
+CONNECT_S = 60.0
+"""How long a client waits for a service, at first and whenever it is lost."""
 MOST_ROWS = 128
 """Rows of one question; a table is asked in several."""
 

@@ -17,12 +17,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
 
 from mpc_train.errors import ArtifactError, QueryError, RefusedError
 from mpc_train.serving import messages
@@ -47,7 +44,6 @@ from parties.agreement.visitors import MAX_VISITS
 from parties.audit.entries import Kind
 from parties.nodes.node import ending
 from protocols.crypten_tensor import dispatch
-from protocols.crypten_tensor.tensor import detach
 from protocols.ring import products
 from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
@@ -215,7 +211,7 @@ class ServeProgram:
             share = common_share(session, model.job, self._held[model.digest])
             outlines.append(tell_outline(session, model.job, share, whole=True))
             parts.append(share.parts)
-        with _computing(), session.channel.patience(FOREVER_S):
+        with dispatch.computing(), session.channel.patience(FOREVER_S):
             if session.is_dealer:
                 _deal(session, agreed, outlines, served)
             evaluation = Evaluation(session, agreed, outlines, parts, self._desk, self._answers)
@@ -245,16 +241,6 @@ class ServeProgram:
     def check_outcome(self, outcome: bytes) -> None:
         if outcome:
             raise ArtifactError("a service has no outcome")
-
-
-@contextmanager
-def _computing() -> Iterator[None]:
-    dispatch.install()
-    try:
-        with np.errstate(over="ignore"):  # words wrap around by design
-            yield
-    finally:
-        detach()
 
 
 def _deal(

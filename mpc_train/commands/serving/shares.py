@@ -100,7 +100,7 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
 
         def allows(agreed: Agreed) -> None:
             _check(settings, agreed)
-            events.say(described(agreed))
+            events.say(_offer(agreed))
 
         program = ServeProgram(settings.place.name, Library(safe.opened).shares, allows, desk)
         with (
@@ -164,7 +164,7 @@ def _coordinate(
             events,
         )
         events("listening", {"address": node.address, "job": agreed.name})
-        events.say(described(agreed))
+        events.say(_offer(agreed))
         events.say(f"Listening on {node.address}, waiting for the nodes")
         with (
             events.view.shown(),
@@ -205,16 +205,16 @@ def _check(settings: NodeConfig, agreed: Agreed) -> None:
         check_serving(settings.rules, about.job, settings.place.name)
 
 
-def described(agreed: Agreed) -> str:
+def _offer(agreed: Agreed) -> str:
     """What a service offers, for people."""
+    from mpc_train.serving.offers import allowed, answers_with
+
     lines = [f"Service {agreed.name}"]
     for model in agreed.offered:
-        serve = model.job.serve
-        assert serve is not None
-        rounded = "" if serve.decimals is None else f", {serve.decimals} decimals"
+        serve = allowed(model)
         lines.append(
-            f"  {model.name} {model.version}  {model.digest[:16]}  {serve.answer}{rounded}; "
-            f"{serve.rows_a_day:,} rows a day for each of {', '.join(serve.clients)}"
+            f"  {model.name} {model.version}  {model.digest[:16]}  {answers_with(serve)} "
+            f"for each of {', '.join(serve.clients)}"
         )
     lines.append(f"Clients {', '.join(agreed.body.clients)}")
     return "\n".join(lines)
