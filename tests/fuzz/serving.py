@@ -11,7 +11,7 @@ import numpy as np
 from mpc_train.errors import ConfigError, JobError, QueryError
 from mpc_train.serving import messages
 from mpc_train.serving.forward import asked_shapes
-from mpc_train.serving.messages import Batch, Order, Part
+from mpc_train.serving.messages import Again, Batch, Order, Part
 from mpc_train.serving.service import Agreed
 from mpc_train.serving.service_file import load_service_file
 from mpc_train.shared.description import Description
@@ -80,6 +80,12 @@ PARSERS: dict[str, Parser] = {
     "batch of a service": Parser(
         from_peer(messages.batch_from),
         lambda: [messages.encoded(Batch(0, (Part("clinic", bytes(16), 1, 16),)))],
+        (FrameError,),
+        ("mpc_train.serving.messages",),
+    ),
+    "repetition of a service": Parser(
+        from_peer(messages.again_from),
+        lambda: [messages.encoded(Again(Part("clinic", bytes(16), 1, 16), bytes(40)))],
         (FrameError,),
         ("mpc_train.serving.messages",),
     ),
