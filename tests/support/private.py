@@ -7,7 +7,7 @@ PRIVACY = """
 epsilon = 3
 delta = 0.00001
 neighbours = "zeroed"
-clip = 1
+clip = 2
 """
 PRIVATE = (
     JOB.replace(

@@ -56,11 +56,11 @@ def test_a_job_without_the_section_keeps_its_bytes(tmp_path: Path) -> None:
 def test_the_section_is_part_of_what_is_signed(tmp_path: Path) -> None:
     job = load_job(write_job(tmp_path, PRIVATE))
     assert job_from_bytes(job.to_bytes()) == job
-    assert job.privacy == Privacy(Decimal(3), Decimal("0.00001"), "zeroed", Decimal(1))
+    assert job.privacy == Privacy(Decimal(3), Decimal("0.00001"), "zeroed", Decimal(2))
     for old, new in (
         ("epsilon = 3", "epsilon = 4"),
         ('"zeroed"', '"replaced"'),
-        ("clip = 1", "clip = 2"),
+        ("clip = 2", "clip = 3"),
     ):
         other = load_job(write_job(tmp_path, PRIVATE.replace(old, new)))
         assert other.digest() != job.digest()
@@ -70,22 +70,22 @@ def test_the_section_is_part_of_what_is_signed(tmp_path: Path) -> None:
     ("old", "new", "key"),
     [
         ("epsilon = 3", "epsilon = 0.001", "privacy.epsilon: between"),
-        ("epsilon = 3", "epsilon = 101", "privacy.epsilon: between"),
+        ("epsilon = 3", "epsilon = 21", "privacy.epsilon: between"),
         ("epsilon = 3", "epsilon = -1", "privacy.epsilon: between"),
         ("delta = 0.00001", "delta = 0", "privacy.delta: between"),
         ("delta = 0.00001", "delta = 0.5", "privacy.delta: between"),
         ("delta = 0.00001", "delta = 0.02", "privacy.delta: between"),
-        ("clip = 1\n", "", "privacy.clip: declare the largest norm"),
-        ("clip = 1\n", "clip = 0\n", "privacy.clip: between"),
-        ("clip = 1\n", "clip = -1\n", "privacy.clip: between"),
+        ("clip = 2\n", "", "privacy.clip: declare the largest norm"),
+        ("clip = 2\n", "clip = 0\n", "privacy.clip: between"),
+        ("clip = 2\n", "clip = -1\n", "privacy.clip: between"),
         ('neighbours = "zeroed"\n', "", "neighbours"),
         ('"zeroed"', '"removed"', "neighbours"),
-        ("clip = 1", "clip = 1\nmost_rows = 3", "privacy.most_rows: a row is one row"),
-        ("clip = 1", 'clip = 1\nunit = "patient"', "privacy.unit: write"),
-        ("clip = 1", 'clip = 1\nmechanism = "noisy-newton"', "privacy.mechanism: write"),
-        ("clip = 1", "clip = 1\nband = 3", "privacy.band: is for"),
-        ("clip = 1", 'clip = 1\nnoise = "banded"', "privacy.band: between 2 and 4"),
-        ("clip = 1", 'clip = 1\nnoise = "banded"\nband = 5', "privacy.band: between 2 and 4"),
+        ("clip = 2", "clip = 2\nmost_rows = 3", "privacy.most_rows: a row is one row"),
+        ("clip = 2", 'clip = 2\nunit = "patient"', "privacy.unit: write"),
+        ("clip = 2", 'clip = 2\nmechanism = "noisy-newton"', "privacy.mechanism: write"),
+        ("clip = 2", "clip = 2\nband = 3", "privacy.band: is for"),
+        ("clip = 2", 'clip = 2\nnoise = "banded"', "privacy.band: between 2 and 4"),
+        ("clip = 2", 'clip = 2\nnoise = "banded"\nband = 5', "privacy.band: between 2 and 4"),
         ("guard = false", "guard = true", "train.guard: with [privacy]: range"),
         ("guard = false", "", "train.guard: with [privacy]: range"),
         ("guard = false", "guard = { every = 2 }", "train.guard: with [privacy]: guard"),
@@ -133,24 +133,24 @@ def test_a_patient_s_rows_share_the_norm_and_multiply_the_noise(tmp_path: Path) 
     )
     (tmp_path / "schema.toml").write_text(schema)
     text = with_data('schema = "schema.toml"\nsplit_by = "patient"', PRIVATE)
-    unit = 'clip = 1\nunit = "patient"\nmost_rows = 4'
+    unit = 'clip = 8\nunit = "patient"\nmost_rows = 4'
     assert "privacy.most_rows: write" in refused(
-        tmp_path, text.replace("clip = 1", 'clip = 1\nunit = "patient"')
+        tmp_path, text.replace("clip = 2", 'clip = 2\nunit = "patient"')
     )
     assert 'write "row", or' in refused(
-        tmp_path, text.replace("clip = 1", 'clip = 1\nunit = "age"\nmost_rows = 4')
+        tmp_path, text.replace("clip = 2", 'clip = 2\nunit = "age"\nmost_rows = 4')
     )
     # Four rows of one patient: ε = 4 · 0.5 of 3, and 4 · 0.8 is too much.
-    job = load_job(write_job(tmp_path, text.replace("clip = 1", unit)))
-    assert (row_clip(job), sensitivity(job)) == (Fraction(1, 4), Fraction(1))
+    job = load_job(write_job(tmp_path, text.replace("clip = 2", unit)))
+    assert (row_clip(job), sensitivity(job)) == (Fraction(2), Fraction(8))
     assert costs.total(job).held_out == 2
-    said = refused(tmp_path, text.replace("clip = 1", unit).replace("0.5\n\n[p", "0.8\n\n[p"))
+    said = refused(tmp_path, text.replace("clip = 2", unit).replace("0.5\n\n[p", "0.8\n\n[p"))
     assert "costs ε = 3.2" in said and "4 rows of one patient" in said
 
 
 def test_replaced_takes_twice_the_noise(tmp_path: Path) -> None:
     job = load_job(write_job(tmp_path, PRIVATE.replace('"zeroed"', '"replaced"')))
-    assert (row_clip(job), sensitivity(job)) == (Fraction(1), Fraction(2))
+    assert (row_clip(job), sensitivity(job)) == (Fraction(2), Fraction(4))
     assert "had contained anything else" in "\n".join(lines(job))
     assert "had contributed nothing" in "\n".join(lines(private()))
 
@@ -279,7 +279,7 @@ def test_a_job_that_only_measures_pays_for_metrics_alone(tmp_path: Path) -> None
     _, _, reveal = rest.partition("[reveal]")
     text = f'{head}[train]\nguard = false\n{start}\n[reveal]\nmodel = "none"{reveal}'
     text = text.replace('["accuracy", "auc"]', '["accuracy"]\nnoise.epsilon = 2')
-    text += PRIVACY.replace("clip = 1\n", "")
+    text += PRIVACY.replace("clip = 2\n", "")
     job = load_job(write_job(tmp_path, text))
     assert costs.total(job) == costs.Total(0.0, 2.0)
     said = "\n".join(lines(job))
@@ -309,7 +309,7 @@ def test_epsilon_is_never_rounded_down() -> None:
 def test_noise_of_one_evaluator_must_be_wider_than_the_grid(tmp_path: Path) -> None:
     coarse = (
         PRIVATE.replace("[model]", "[fixed_point]\nfraction_bits = 12\n[model]")
-        .replace("clip = 1", "clip = 0.001")
+        .replace("clip = 2", "clip = 0.001")
         .replace("epsilon = 3", "epsilon = 3")
     )
     said = refused(tmp_path, coarse)
