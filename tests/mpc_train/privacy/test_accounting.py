@@ -189,7 +189,6 @@ def test_the_sampler_must_be_exact_enough(job: Job) -> None:
     assert not accounting.sampler_fits(promising(job, 20, 1e-12, 10**9))
     assert accounting.sampler_fits(promising(job, 1, 1e-12, 10**9))
     # By the definition: n numbers, each so far from the exact law.
-    one = promising(job, 3, 1e-6, 1000)
     numbers = 3 * 1000 * 4 * 4  # weights, epochs of four steps, three evaluators and the dealer
     assert numbers * 2.0**-111 * (1 + exp(3)) < 1e-6 / 2**11
     edge = Decimal(numbers * (1 + exp(3))) * Decimal(2) ** (11 - 111)
