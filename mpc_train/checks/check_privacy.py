@@ -50,10 +50,10 @@ def check_privacy(job: Job) -> None:
 def _check_budget(job: Job, privacy: Privacy) -> None:
     if not MIN_EPSILON <= number("privacy.epsilon", privacy.epsilon) <= MAX_EPSILON:
         raise JobProblem("privacy.epsilon", f"between {MIN_EPSILON} and {MAX_EPSILON}")
-    if not MIN_DELTA <= number("privacy.delta", privacy.delta) <= MAX_DELTA:
+    if not MIN_DELTA <= number("privacy.delta", privacy.small_delta) <= MAX_DELTA:
         raise JobProblem("privacy.delta", "between 1e-12 and 0.01")
     rows = job.rows
-    if rows * privacy.delta > 1:
+    if rows * privacy.small_delta > 1:
         raise JobProblem(
             "privacy.delta",
             f"above 1 divided by the {rows} rows: a mechanism that publishes one row as it is "

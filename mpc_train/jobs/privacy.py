@@ -18,6 +18,8 @@ the same places: only the contents of the rows of one unit differ.
 from decimal import Decimal
 from typing import Literal
 
+import msgspec
+
 from mpc_train.jobs.train import Strict
 from mpc_train.tables.spelling import compose
 
@@ -32,7 +34,7 @@ class Privacy(Strict, frozen=True):
     whom the job promises it (`mpc_train.privacy.words`)."""
 
     epsilon: Decimal
-    delta: Decimal
+    small_delta: Decimal = msgspec.field(name="delta")
     neighbours: Neighbours
     """zeroed: all rows of a unit contribute nothing, against what they contain. replaced: they
     contain anything else; a unit changes a sum by up to twice its norm, so that the same ε takes

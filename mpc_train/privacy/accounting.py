@@ -120,7 +120,7 @@ def noise_multiplier(job: Job) -> Fraction:
 
 def budget(privacy: Privacy) -> tuple[Fraction, Fraction]:
     """ε and δ without their margins."""
-    epsilon, delta = Fraction(privacy.epsilon), Fraction(privacy.delta)
+    epsilon, delta = Fraction(privacy.epsilon), Fraction(privacy.small_delta)
     return epsilon * (1 - MARGIN), delta * (1 - DELTA_MARGIN)
 
 
@@ -132,7 +132,7 @@ def sampler_fits(job: Job) -> bool:
         elements *= elements + 1
     numbers = elements * total_steps(job) * (len(job.evaluators) + 1)
     added = numbers * SAMPLER_DISTANCE * Fraction(1 + exp(float(privacy.epsilon)))
-    return added <= Fraction(privacy.delta) * DELTA_MARGIN / 2
+    return added <= Fraction(privacy.small_delta) * DELTA_MARGIN / 2
 
 
 def rho_of_training(job: Job) -> Fraction:

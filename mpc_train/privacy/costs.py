@@ -121,7 +121,11 @@ METRICS: dict[str, str] = {
     "f1": "it is a quotient of counts; recipients compute it from confusion",
     "calibration": "there is no noise for its bins",
 }
-"""By metric, why it cannot be revealed within a budget; empty: with reveal.noise it can."""
+"""By metric, why it cannot be revealed within a budget; empty: with reveal.noise it can.
+
+A held-out row is one correct prediction or none, and is in one cell of a confusion matrix at most:
+bits of comparisons are 0 or 1, and at most one class wins against all others, also where outputs
+have wrapped around."""
 
 
 def entries(job: Job) -> list[Cost | Refusal]:
@@ -131,7 +135,7 @@ def entries(job: Job) -> list[Cost | Refusal]:
     """
     found: list[Cost | Refusal] = [*_model(job), *_metrics(job), *_own(job)]
     found += [*_prepared(job), *_statistics(job)]
-    found += [_refused(name) for name in _disclosed(job)]
+    found += [_refused(job, name) for name in _disclosed(job)]
     found += [
         Refusal(name, "reveal.folds", "further models are trained for it; remove folds")
         for name in fold_outputs(job)
@@ -242,6 +246,8 @@ def _disclosed(job: Job) -> list[str]:
     return [*guard, *disclosed_on_the_way(job)]
 
 
-def _refused(name: str) -> Refusal:
+def _refused(job: Job, name: str) -> Refusal:
     key, why = REFUSED[name]
+    if name == "overlap" and job.data.join is None:
+        key = "data.check_duplicates"
     return Refusal(name, key, why)

@@ -38,7 +38,7 @@ def table(job: Job) -> list[str]:
     rows += [(cost.name, rounded_up(cost.epsilon), SIDES[cost.side], cost.how) for cost in found]
     if sum(cost.side == "held-out" for cost in found) > 1:
         rows.append(("metrics together", rounded_up(spent.held_out), SIDES["held-out"], ""))
-    most = f"of {privacy.epsilon}, at δ = {privacy.delta}"
+    most = f"of {privacy.epsilon}, at δ = {privacy.small_delta}"
     rows.append(("the most for one unit", rounded_up(spent.epsilon), most, ""))
     widths = [max(len(row[k]) for row in rows) for k in range(3)]
     return [
@@ -83,7 +83,7 @@ def meaning(job: Job) -> str:
     return (
         "whatever anybody may conclude from all that this job reveals, the probability that they "
         f"do is at most {_factor(factor)} times (e to the power of ε) what it would have been "
-        f"otherwise, plus {privacy.delta} (δ), and the other way round"
+        f"otherwise, plus {privacy.small_delta} (δ), and the other way round"
     )
 
 
@@ -103,7 +103,7 @@ def promise(job: Job) -> str:
     """The promise, in a sentence."""
     privacy = privacy_of(job)
     return (
-        f"differentially private with ε = {privacy.epsilon} and δ = {privacy.delta} for "
+        f"differentially private with ε = {privacy.epsilon} and δ = {privacy.small_delta} for "
         f"{unit_words(job)}, {neighbours_words(job)}."
     )
 
@@ -176,7 +176,7 @@ def as_json(job: Job) -> dict[str, Any] | None:
     privacy, spent = job.privacy, total(job)
     return {
         "epsilon": str(privacy.epsilon),
-        "delta": str(privacy.delta),
+        "delta": str(privacy.small_delta),
         "unit": privacy.unit,
         "most_rows": privacy.rows_of_unit,
         "neighbours": privacy.neighbours,

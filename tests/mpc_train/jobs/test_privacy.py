@@ -20,7 +20,10 @@ from mpc_train.jobs.reveal import Metric
 from mpc_train.privacy import costs
 from mpc_train.privacy.accounting import row_clip, sensitivity
 from mpc_train.privacy.words import as_json, lines, rounded_up, table
-from tests.support.jobs import JOB, column, schema_toml, with_data, write_job
+from tests.support import columns_case
+from tests.support.commands import as_json as as_json_of
+from tests.support.commands import mpc_train
+from tests.support.jobs import JOB, column, duplicates_toml, schema_toml, with_data, write_job
 from tests.support.modules import write_modules
 from tests.support.private import PRIVACY, PRIVATE
 
@@ -218,6 +221,18 @@ def test_what_reveals_rows_without_noise_is_refused(
     assert f" {key}: " in refused(tmp_path, text)
 
 
+def test_sizes_of_joins_are_refused(tmp_path: Path) -> None:
+    text = duplicates_toml({"ann": 60, "bob": 60}, 0).replace(
+        "epochs = 1", "guard = false\nepochs = 1"
+    )
+    said = refused(tmp_path, text + PRIVACY)
+    assert "data.check_duplicates: with [privacy]: overlap tells how many records" in said
+    text = columns_case.JOB.replace("[train]", "[train]\nguard = false") + PRIVACY
+    said = refused(tmp_path, text.replace("MEMBERSHIP", "holders"))
+    assert "data.join: with [privacy]: overlap tells" in said
+    assert "data.join.membership: with [privacy]: membership tells owners" in said
+
+
 def test_metrics_of_an_owner_s_own_rows_cost_others_nothing(tmp_path: Path) -> None:
     text = PRIVATE.replace("noise.epsilon", 'per_party = ["auc"]\nnoise.epsilon')
     text = text.replace("ann = 40, bob = 30, cleo = 30", "ann = 400, bob = 400, cleo = 400")
@@ -315,3 +330,29 @@ def test_noise_of_one_evaluator_must_be_wider_than_the_grid(tmp_path: Path) -> N
     said = refused(tmp_path, coarse)
     assert "privacy.clip: the noise of one evaluator would have a standard deviation of" in said
     load_job(write_job(tmp_path, coarse.replace("clip = 0.001", "clip = 0.1")))
+
+
+def test_job_check_prints_the_table_before_anything_runs(tmp_path: Path) -> None:
+    path = write_job(tmp_path, PRIVATE)
+    said = as_json_of("job", "check", path)["privacy"]
+    assert (said["epsilon"], said["delta"], said["neighbours"]) == ("3", "0.00001", "zeroed")
+    assert said["noise_multiplier"] == pytest.approx(2.987, abs=2e-3)
+    assert [cost["name"] for cost in said["costs"]] == ["model", "accuracy"]
+    assert said["spent_training_computed"] <= said["spent"] == 3
+    shown = mpc_train("job", "check", path).stdout
+    assert "  privacy    differentially private with ε = 3" in shown
+    assert "The standard deviation of the noise is at least 2.98" in shown
+    assert "the most for one unit  3    of 3, at δ = 0.00001" in shown
+    plain = write_job(tmp_path)
+    assert as_json_of("job", "check", plain)["privacy"] is None
+    assert "no differential privacy is promised" in mpc_train("job", "check", plain).stdout
+
+
+def test_a_promise_that_promises_little_is_pointed_out(tmp_path: Path) -> None:
+    path = write_job(tmp_path, PRIVATE.replace("epsilon = 3", "epsilon = 15"))
+    warned = " ".join(as_json_of("job", "check", path)["cautions"])
+    assert "ε = 15 allows conclusions" in warned and "δ" not in warned.split("ε = 15")[0]
+    path = write_job(tmp_path, PRIVATE.replace("0.00001", "0.005"))
+    assert "δ = 0.005 is large for 100 rows" in " ".join(
+        as_json_of("job", "check", path)["cautions"]
+    )

@@ -48,7 +48,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 def promising(job: Job, epsilon: object, delta: object, epochs: int, **more: object) -> Job:
     assert job.privacy
     privacy = msgspec.structs.replace(
-        job.privacy, epsilon=Decimal(str(epsilon)), delta=Decimal(str(delta)), **more
+        job.privacy, epsilon=Decimal(str(epsilon)), small_delta=Decimal(str(delta)), **more
     )
     train = msgspec.structs.replace(job.train, epochs=epochs)
     return msgspec.structs.replace(job, privacy=privacy, train=train)
