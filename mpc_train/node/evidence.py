@@ -440,7 +440,6 @@ def _privacy(job: Job) -> Privacy | None:
         costs=tuple(
             Cost(one.name, one.epsilon, privacy_words.SIDES[one.side], one.how)
             for one in costs(job)
-            for cost in costs(job)
         ),
     )
 
