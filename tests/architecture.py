@@ -38,7 +38,7 @@ ROOMS = (
     *("parties.wire", "parties.doctor", "parties.agreement", "parties.nodes"),
     *("mpc_train.errors", "mpc_train.base"),
     *("mpc_train.tables", "mpc_train.tables.readers", "mpc_train.tables.loading"),
-    *("mpc_train.networks", "mpc_train.jobs", "mpc_train.tables.drafts"),
+    *("mpc_train.networks", "mpc_train.jobs", "mpc_train.privacy", "mpc_train.tables.drafts"),
     *("mpc_train.owners", "mpc_train.preparation", "mpc_train.linkage"),
     *("mpc_train.training.optimizers", "mpc_train.training"),
     *("mpc_train.checkpoints", "mpc_train.regression", "mpc_train.evaluation"),

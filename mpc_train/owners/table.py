@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mpc_train.errors import DataError
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.link import Duplicates, Join
+from mpc_train.jobs.data import Duplicates, Join
 from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.jobs.schedule import group_parts
 from mpc_train.owners.columns import columns_of, pipeline_over
