@@ -125,7 +125,10 @@ def test_zero_counts_once() -> None:
     pair = np.array([0, 1 << 63], np.uint64).view(np.uint8)
     first = iter([pair])
     # Minus zero, then minus two.
-    assert table.numbers(1, lambda count: pair if next(first, None) is not None else draw(count))[0] == -2
+    assert (
+        table.numbers(1, lambda count: pair if next(first, None) is not None else draw(count))[0]
+        == -2
+    )
 
 
 @pytest.mark.parametrize("variance", [Fraction(1, 3), Fraction(9, 2), Fraction(40)])
@@ -180,5 +183,7 @@ def test_opendp_draws_from_the_same_law(deviation: float) -> None:
     ours = gaussian.numbers(Fraction(deviation) ** 2, count, keystream(6).octets)
     assert ks_2samp(ours, theirs).pvalue > 1e-4
     # A wrong deviation is noticed.
-    other = gaussian.numbers((Fraction(deviation) * Fraction(26, 25)) ** 2, count, keystream(7).octets)
+    other = gaussian.numbers(
+        (Fraction(deviation) * Fraction(26, 25)) ** 2, count, keystream(7).octets
+    )
     assert ks_2samp(other, theirs).pvalue < 1e-4
