@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from mpc_train.admission.network import check_graph_ranges
+from mpc_train.admission.noise import check_noise
 from mpc_train.admission.representable import check_penalties, check_sgd
 from mpc_train.admission.training import check_training
 from mpc_train.base.bounds import WORD_BITS, bit_length
@@ -71,6 +72,7 @@ def check_ranges(job: Job) -> None:
     check_graph_ranges(job)
     if not job.trains:
         return
+    check_noise(job)
     check_training(job)
     rates = [rate(job, epoch, step) for epoch, step in distinct_rates(job)]
     if job.train.optimizer.name == "sgd":

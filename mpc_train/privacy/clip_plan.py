@@ -39,7 +39,7 @@ from math import isqrt
 from typing import TYPE_CHECKING
 
 from mpc_train.base.bounds import WORD_BITS, bit_length
-from mpc_train.jobs.training import loss_name
+from mpc_train.jobs.training import is_frozen, loss_name
 from mpc_train.privacy.accounting import noise_multiplier, row_clip, sensitivity
 from protocols.errors import RangeError
 from protocols.noise.gaussian import TAIL
@@ -165,6 +165,31 @@ def clipped_by_owners(job: Job) -> bool:
     return job.model.kind == "logistic" and loss.positive_weight == 1
 
 
+RESIDUAL_MARGIN = Fraction(1, 1 << 10)
+"""No residual of a logistic regression is larger than 1 by more, however its sigmoid is rounded."""
+
+
+def input_norm(job: Job) -> Fraction:
+    """The norm to which owners clip the inputs of a logistic regression's rows, a little downwards:
+    with the 1 of the intercept, and times the residual, it is the norm of a row's gradient.
+
+    RangeError if the intercept alone is beyond it.
+    """
+    most = row_clip(job) / (1 + RESIDUAL_MARGIN)
+    if most**2 <= 1 + Fraction(1, 64):
+        raise RangeError(
+            "the gradient of a logistic regression's intercept has a norm of 1 alone: privacy.clip "
+            "has to be above 1 for each row of a unit"
+        )
+    scale = 1 << 30
+    return Fraction(isqrt(int((most**2 - 1) * scale**2)), scale)
+
+
+def grid_bits(job: Job) -> int:
+    """Fractional bits of the noisy sums for weights."""
+    return 2 * job.fraction_bits if clipped_by_owners(job) else clip_plan(job).weight_bits
+
+
 def unit_of(job: Job) -> Fraction:
     """What a row's gradient is for g = 1: the words of g leave out the mean over the batch."""
     return Fraction(2 if loss_name(job) == "mse" else 1)
@@ -183,15 +208,25 @@ def sum_limit(job: Job) -> Fraction:
     return row_clip(job) / unit_of(job) * job.train.batch_size + noise
 
 
+CLIPPED = {"linear", "relu", "sigmoid", "tanh", "smooth", "reshape"}
+"""Operations after which words are as a truncation gives them, and keep the usual scale."""
+
+
 def layers_of(job: Job) -> list[Layer]:
-    """The linear layers of the job's model in order; ValueError for other trained layers."""
+    """The linear layers of the job's model in order. RangeError that names an operation whose
+    gradients, or whose results, do not fit the plan."""
     found = []
     for node in job.graph.nodes:
-        if not node.tensors:
-            continue
+        if node.op not in CLIPPED:
+            raise RangeError(f"{node.name}: rows are not clipped in a network with {node.op}")
         if node.op != "linear":
-            raise ValueError(f"{node.name}: gradients of {node.op} are not clipped by rows")
+            continue
         outputs, inputs = job.shapes[node.tensors["weight"]]
+        if len(node.shape) != 1 or any(is_frozen(job, name) for name in node.tensors.values()):
+            raise RangeError(
+                f"{node.name}: rows are not clipped in a layer over several positions of a row, or "
+                "with frozen tensors"
+            )
         found.append(Layer(inputs, outputs, "bias" in node.tensors))
     return found
 

@@ -21,7 +21,6 @@ from mpc_train.privacy.clip_plan import (
     FACTOR_BITS,
     INPUT_PRECISION,
     LOST,
-    ROOT_MARGIN,
     UPWARDS,
     ClipPlan,
 )
@@ -148,8 +147,8 @@ def factors(plan: ClipPlan, layers: list[RowsOfLayer]) -> Masked:
     f, role = plan.fraction_bits, layers[0].g.role
     rows = layers[0].g.shape[0]
     # 1
-    wild = _coarse_squares([x for layer in layers[1:] if (x := layer.x) is not None], plan)
-    wild = wild + _coarse_squares([layer.g for layer in layers], plan)
+    hidden = [x for layer in layers[1:] if (x := layer.x) is not None]
+    wild = _coarse_squares([*hidden, *(layer.g for layer in layers)], plan)
     steady = negative(remask(wild).shift(-plan.coarse_most).narrowed(64))
     # 2
     one = 1 << 2 * f

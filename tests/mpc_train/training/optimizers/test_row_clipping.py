@@ -1,4 +1,4 @@
-"""Rows' gradients clipped over shares: no row is ever larger than the norm, and none much smaller."""
+"""Rows' gradients clipped over shares: none is ever larger than the norm, or much smaller."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_no_row_is_larger_whatever_it_contains(seed: int, clip: Fraction, spread
 
 
 def test_plans_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(RangeError, match="privacy.clip"):
+    with pytest.raises(RangeError, match="or raise privacy"):
         plan_of(Fraction(1, 1000))
     with pytest.raises(RangeError, match="fraction_bits"):
         plan_of(bits=26)
