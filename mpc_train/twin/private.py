@@ -1,0 +1,84 @@
+"""A private training in the clear: rows clipped to the same norm, noise of the same law.
+
+The noise is fresh in every run, so a run over shares and its twin agree in distribution and not in
+numbers. `Curator` is whoever would hold all rows in one place: with the noise of all nodes, as a
+run over shares has it, or with what a single trusted curator would need at the same ε and δ.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch.func import functional_call, grad, vmap
+
+from mpc_train.jobs.job import Job
+from mpc_train.privacy.accounting import row_clip
+from mpc_train.privacy.clip_plan import clipped_by_owners, deviation, grid_bits, unit_of
+from mpc_train.twin.setup import Loss
+from protocols.arrays import Octets
+from protocols.noise import gaussian
+
+Draw = Callable[[int], Octets]
+
+
+def fresh(count: int) -> Octets:
+    """Octets of the operating system."""
+    return np.frombuffer(os.urandom(count), np.uint8)
+
+
+@dataclass(frozen=True)
+class Curator:
+    """Whose noise a twin has. central: what a trusted curator adds, variance σ². Otherwise what all
+    nodes of a run add together: σ² by the dealer and σ² / N by each of N evaluators."""
+
+    central: bool = False
+    draw: Draw = fresh
+
+    def noise(self, job: Job, count: int, bits: int) -> torch.Tensor:
+        """float64[count] in the units of the sum of gradients; bits: of the grid."""
+        variance = (deviation(job) * (1 << bits)) ** 2
+        words = gaussian.numbers(variance, count, self.draw).astype(np.float64)
+        if not self.central:
+            for _ in job.evaluators:
+                part: Fraction = variance / len(job.evaluators)
+                words += gaussian.numbers(part, count, self.draw)
+        return torch.from_numpy(np.ldexp(words, -bits)) * float(unit_of(job))
+
+
+def private_gradients(
+    job: Job,
+    module: torch.nn.Module,
+    loss: Loss,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    curator: Curator,
+) -> None:
+    """Set the gradients of a batch's mean loss: clipped by rows, summed, with noise."""
+    named = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+
+    def of_row(values: dict[str, torch.Tensor], row: torch.Tensor, label: torch.Tensor) -> object:
+        return loss(functional_call(module, values, row[None]), label[None])
+
+    rows = vmap(grad(of_row), in_dims=(None, 0, 0))(named, inputs, labels)
+    if not clipped_by_owners(job):
+        square = sum(part.flatten(1).square().sum(1) for part in rows.values())
+        norms = torch.as_tensor(square).sqrt().clamp_min(1e-30)
+        factors = (float(row_clip(job)) / norms).clamp_max(1)
+        rows = {name: part * _along(factors, part) for name, part in rows.items()}
+    grid, f = grid_bits(job), job.fraction_bits
+    for name, parameter in module.named_parameters():
+        if name not in rows:
+            continue
+        total = rows[name].sum(0)
+        bits = grid - f if total.dim() == 1 else grid
+        noise = curator.noise(job, total.numel(), bits).reshape(total.shape)
+        parameter.grad = (total + noise) / len(inputs)
+
+
+def _along(factors: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    return factors.reshape(-1, *[1] * (part.dim() - 1))
