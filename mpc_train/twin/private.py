@@ -61,10 +61,16 @@ def private_gradients(
     """Set the gradients of a batch's mean loss: clipped by rows, summed, with noise."""
     named = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
 
-    def of_row(values: dict[str, torch.Tensor], row: torch.Tensor, label: torch.Tensor) -> object:
-        return loss(functional_call(module, values, row[None]), label[None])
+    outputs = module(inputs).detach().requires_grad_()
+    loss(outputs, labels).backward()
+    assert outputs.grad is not None
+    # A row's own loss has the gradient of the mean times the number of rows.
+    slopes = outputs.grad * len(inputs)
 
-    rows = vmap(grad(of_row), in_dims=(None, 0, 0))(named, inputs, labels)
+    def of_row(values: dict[str, torch.Tensor], row: torch.Tensor, slope: torch.Tensor) -> object:
+        return (functional_call(module, values, row[None])[0] * slope).sum()
+
+    rows = vmap(grad(of_row), in_dims=(None, 0, 0))(named, inputs, slopes)
     if not clipped_by_owners(job):
         square = sum(part.flatten(1).square().sum(1) for part in rows.values())
         norms = torch.as_tensor(square).sqrt().clamp_min(1e-30)
