@@ -5,8 +5,8 @@ rows of gradients whose norm is at most `clip` each, plus noise of all nodes. Ne
 whether a row was clipped is opened. `mpc_train.privacy.clip_plan` names the steps and shows why a
 row is never larger.
 
-Rounds: 22 more than without, nearly all of them for one number of each row. Opened: about 1 kB for a
-row, 20 bytes for each element of a gradient at outputs, and 11 for each hidden input.
+Rounds: 22 more than without, nearly all of them for one number of each row. Opened: about 1 kB for
+a row, 20 bytes for each element of a gradient at outputs, and 11 for each hidden input.
 """
 
 from __future__ import annotations
