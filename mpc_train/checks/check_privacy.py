@@ -12,10 +12,12 @@ from mpc_train.base.problem import JobProblem, Problems, number
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.privacy import ROW, Privacy
 from mpc_train.jobs.schedule import is_newton, steps_per_epoch
+from mpc_train.privacy.accounting import sampler_fits
 from mpc_train.privacy.costs import Refusal, entries, total
 from mpc_train.privacy.words import table
 
-MIN_EPSILON, MAX_EPSILON = Decimal("0.01"), 100
+MIN_EPSILON, MAX_EPSILON = Decimal("0.01"), 20
+"""Above, a promise allows conclusions that are half a billion times as likely."""
 MIN_DELTA, MAX_DELTA = Decimal("1e-12"), Decimal("0.01")
 MIN_CLIP, MAX_CLIP = Decimal("0.001"), 1024
 MAX_ROWS_OF_UNIT = 1_000_000
@@ -41,6 +43,7 @@ def check_privacy(job: Job) -> None:
             with found.noting():
                 raise JobProblem(refusal.key, f"with [privacy]: {refusal.name} {refusal.why}")
     found.check()
+    _check_numbers(job)
     _check_spent(job, privacy)
 
 
@@ -133,6 +136,15 @@ def _check_noise(job: Job, privacy: Privacy) -> None:
             key,
             f"between 2 and {most}: two steps with the same row are as far apart as an epoch is "
             "long, and noise may not be correlated over more",
+        )
+
+
+def _check_numbers(job: Job) -> None:
+    if job.trains and not sampler_fits(job):
+        raise JobProblem(
+            "privacy.delta",
+            "too small for this ε and so many weights and steps: the sampler of the noise is not "
+            "exact enough; raise delta, or lower epsilon or train.epochs",
         )
 
 

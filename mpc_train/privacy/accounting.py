@@ -26,10 +26,14 @@ data, so that nothing is promised against them.
 **Sums of discrete Gaussians** are not quite discrete Gaussians. If the summands have parameters of
 at least 1/2, the probabilities of a sum of two with variances v and w, and of the discrete Gaussian
 with variance v + w, differ by a factor of at most exp(5 exp(-2π² / (1/v + 1/w))) at every point
-(Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism, ICML 2021, theorem 9). With at
-least LEAST_DEVIATION steps of the grid each, over all values of all steps of the largest job
-together, that is a factor of exp(κ) with κ < 2^-3000; it changes ε by 2κ and δ by that factor, far
-less than MARGIN, by which the budget is used less than fully.
+(Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism, ICML 2021). With at least
+LEAST_DEVIATION steps of the grid each, over all values of all steps of the largest job together,
+that is a factor of exp(κ) with κ < 2^-2000; it changes ε by 2κ and δ by that factor, far less than
+the margins by which the budget is used less than fully.
+
+**The sampler.** The law of a number is within SAMPLER_DISTANCE of the exact one in total variation.
+For n numbers together that adds at most (1 + e^ε) · n · SAMPLER_DISTANCE to δ, for which a margin
+of DELTA_MARGIN · δ is kept (`sampler_fits`).
 
 **Metrics** are over held-out rows, in which no unit is that trains: the split is public, or made by
 unit at its owner. So a unit is on one side only, and neither side adds to what the other may cost
@@ -43,6 +47,7 @@ that is less.
 from __future__ import annotations
 
 from fractions import Fraction
+from math import exp, prod
 from typing import TYPE_CHECKING
 
 from mpc_train.jobs.schedule import is_newton, total_steps
@@ -55,8 +60,12 @@ if TYPE_CHECKING:
 STEPS_OF_ONE = 4096
 """Noise multipliers are whole numbers of this part of 1, which all machines round alike."""
 MARGIN = Fraction(1, 1 << 30)
-"""This part of ε and δ stays unused: for sums of discrete Gaussians, and for the last places of the
+"""This part of ε stays unused: for sums of discrete Gaussians, and for the last places of the
 library's floating-point numbers."""
+DELTA_MARGIN = Fraction(1, 1 << 10)
+"""This part of δ stays unused: for the same, and for the sampler."""
+SAMPLER_DISTANCE = Fraction(1, 1 << 111)
+"""How far the law of a number of the sampler is from the exact one, in total variation."""
 LEAST_DEVIATION = 16
 """In steps of the fixed point's grid: the least standard deviation of one party's noise."""
 
@@ -110,9 +119,20 @@ def noise_multiplier(job: Job) -> Fraction:
 
 
 def budget(privacy: Privacy) -> tuple[Fraction, Fraction]:
-    """ε and δ without MARGIN."""
-    used = 1 - MARGIN
-    return Fraction(privacy.epsilon) * used, Fraction(privacy.delta) * used
+    """ε and δ without their margins."""
+    epsilon, delta = Fraction(privacy.epsilon), Fraction(privacy.delta)
+    return epsilon * (1 - MARGIN), delta * (1 - DELTA_MARGIN)
+
+
+def sampler_fits(job: Job) -> bool:
+    """Whether the margin of δ is enough for all numbers that all nodes draw for a training."""
+    privacy = privacy_of(job)
+    elements = sum(prod(shape) for shape in job.shapes.values())
+    if is_newton(job):
+        elements *= elements + 1
+    numbers = elements * total_steps(job) * (len(job.evaluators) + 1)
+    added = numbers * SAMPLER_DISTANCE * Fraction(1 + exp(float(privacy.epsilon)))
+    return added <= Fraction(privacy.delta) * DELTA_MARGIN / 2
 
 
 def rho_of_training(job: Job) -> Fraction:
