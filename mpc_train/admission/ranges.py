@@ -55,6 +55,7 @@ def check_ranges(job: Job) -> None:
         raise JobError(
             f"model.classes: at most {SOFTMAX_CLASSES} classes, the job has {job.outputs}"
         )
+    check_noise(job)
     if job.privacy and job.trains:
         _check_deviation(job)
     if is_newton(job):
@@ -72,7 +73,6 @@ def check_ranges(job: Job) -> None:
     check_graph_ranges(job)
     if not job.trains:
         return
-    check_noise(job)
     check_training(job)
     rates = [rate(job, epoch, step) for epoch, step in distinct_rates(job)]
     if job.train.optimizer.name == "sgd":

@@ -59,32 +59,45 @@ def private_gradients(
     curator: Curator,
 ) -> None:
     """Set the gradients of a batch's mean loss: clipped by rows, summed, with noise."""
-    named = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    sums = _sums if clipped_by_owners(job) else _clipped_sums
+    totals = sums(job, module, loss, inputs, labels)
+    grid, f = grid_bits(job), job.fraction_bits
+    for name, parameter in module.named_parameters():
+        if name in totals:
+            total = totals[name]
+            bits = grid - f if total.dim() == 1 else grid
+            noise = curator.noise(job, total.numel(), bits).reshape(total.shape)
+            parameter.grad = (total + noise) / len(inputs)
 
+
+Sums = dict[str, torch.Tensor]
+
+
+def _sums(
+    job: Job, module: torch.nn.Module, loss: Loss, inputs: torch.Tensor, labels: torch.Tensor
+) -> Sums:
+    """Of the gradients of rows that are clipped already."""
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    total = loss(module(inputs), labels) * len(inputs)
+    return dict(zip(named, torch.autograd.grad(total, list(named.values())), strict=True))
+
+
+def _clipped_sums(
+    job: Job, module: torch.nn.Module, loss: Loss, inputs: torch.Tensor, labels: torch.Tensor
+) -> Sums:
+    """Of rows' gradients, each clipped."""
+    named = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
     outputs = module(inputs).detach().requires_grad_()
     loss(outputs, labels).backward()
     assert outputs.grad is not None
     # A row's own loss has the gradient of the mean times the number of rows.
     slopes = outputs.grad * len(inputs)
 
-    def of_row(values: dict[str, torch.Tensor], row: torch.Tensor, slope: torch.Tensor) -> object:
+    def of_row(values: Sums, row: torch.Tensor, slope: torch.Tensor) -> object:
         return (functional_call(module, values, row[None])[0] * slope).sum()
 
     rows = vmap(grad(of_row), in_dims=(None, 0, 0))(named, inputs, slopes)
-    if not clipped_by_owners(job):
-        square = sum(part.flatten(1).square().sum(1) for part in rows.values())
-        norms = torch.as_tensor(square).sqrt().clamp_min(1e-30)
-        factors = (float(row_clip(job)) / norms).clamp_max(1)
-        rows = {name: part * _along(factors, part) for name, part in rows.items()}
-    grid, f = grid_bits(job), job.fraction_bits
-    for name, parameter in module.named_parameters():
-        if name not in rows:
-            continue
-        total = rows[name].sum(0)
-        bits = grid - f if total.dim() == 1 else grid
-        noise = curator.noise(job, total.numel(), bits).reshape(total.shape)
-        parameter.grad = (total + noise) / len(inputs)
-
-
-def _along(factors: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    return factors.reshape(-1, *[1] * (part.dim() - 1))
+    square = sum(part.flatten(1).square().sum(1) for part in rows.values())
+    norms = torch.as_tensor(square).sqrt().clamp_min(1e-30)
+    factors = (float(row_clip(job)) / norms).clamp_max(1)
+    return {name: torch.tensordot(factors, part, 1) for name, part in rows.items()}
