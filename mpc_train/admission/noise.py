@@ -36,11 +36,6 @@ def check_noise(job: Job) -> None:
         )
     if job.privacy.noise != "independent":
         raise JobError('privacy.noise: only "independent" noise is drawn; write that')
-    if job.train.loss.positive_weight != 1 or job.train.loss.class_weights:
-        raise JobError(
-            "train.loss: weights of classes are not counted in the norm of a row with [privacy]; "
-            "remove them"
-        )
     try:
         if clipped_by_owners(job):
             input_norm(job)
