@@ -31,6 +31,7 @@ ROOMS = (
     *("protocols.errors", "protocols.arrays", "protocols.channel"),
     *("protocols.canonical", "protocols.names"),
     *("protocols.ring", "protocols.sealing", "protocols.roles", "protocols.shares"),
+    "protocols.noise",
     *("protocols.comparison", "protocols.linkage", "protocols.functions"),
     *("protocols.crypten_tensor", "protocols.crypten_tensor.layers"),
     *("parties.errors", "parties.files", "parties.stop", "parties.process"),

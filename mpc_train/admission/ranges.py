@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from mpc_train.admission.network import check_graph_ranges
+from mpc_train.admission.noise import check_noise
 from mpc_train.admission.representable import check_penalties, check_sgd
 from mpc_train.admission.training import check_training
 from mpc_train.base.bounds import WORD_BITS, bit_length
@@ -54,6 +55,7 @@ def check_ranges(job: Job) -> None:
         raise JobError(
             f"model.classes: at most {SOFTMAX_CLASSES} classes, the job has {job.outputs}"
         )
+    check_noise(job)
     if job.privacy and job.trains:
         _check_deviation(job)
     if is_newton(job):
