@@ -10,7 +10,6 @@ from math import ceil, exp
 from typing import TYPE_CHECKING, Any
 
 from mpc_train.jobs.privacy import ROW
-from mpc_train.jobs.schedule import is_newton
 from mpc_train.privacy.accounting import (
     epsilon_of_training,
     mechanisms,
@@ -126,16 +125,12 @@ def _clipped(job: Job) -> list[str]:
     """What each row adds at most, and over how many uses of it the noise holds."""
     if not job.trains:
         return []
-    privacy, count = privacy_of(job), mechanisms(job)
-    what = f"{count} Newton steps" if is_newton(job) else f"{count} epochs, each row once in each"
-    kind = (
-        f"correlated over {privacy.band} steps"
-        if privacy.noise == "banded"
-        else "drawn anew in each step"
-    )
+    count = mechanisms(job)
+    uses = "one epoch" if count == 1 else f"{count} epochs, each row once in each"
     return [
-        f"Each row is clipped to norm {float(row_clip(job)):g} and gets discrete Gaussian noise, "
-        f"{kind}, over {what}. The order of rows is public, so that no sampling is counted."
+        f"Each row is clipped to norm {float(row_clip(job)):g}, and the sum of each step gets "
+        f"discrete Gaussian noise, over {uses}. The order of rows is public, so that no sampling "
+        "is counted."
     ]
 
 
@@ -181,8 +176,6 @@ def as_json(job: Job) -> dict[str, Any] | None:
         "most_rows": privacy.rows_of_unit,
         "neighbours": privacy.neighbours,
         "clip": None if privacy.clip is None else str(privacy.clip),
-        "mechanism": privacy.mechanism if job.trains else None,
-        "noise": privacy.noise if job.trains else None,
         "mechanisms": mechanisms(job),
         "spent": spent.epsilon,
         "spent_training": spent.training,
