@@ -7,6 +7,7 @@ promised, against whom, and what is not.
 from __future__ import annotations
 
 from math import ceil, exp
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from mpc_train.jobs.privacy import ROW
@@ -23,6 +24,8 @@ from mpc_train.privacy.costs import costs, total
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
+WIDTH = 87
+"""Of sentences."""
 SIDES = {
     "training": "rows that train",
     "held-out": "rows held out",
@@ -91,11 +94,12 @@ def _factor(value: float) -> str:
 
 
 def lines(job: Job) -> list[str]:
-    """What the job promises, in a few lines, with the table; empty without `[privacy]`."""
+    """What the job promises, in lines of at most WIDTH characters, with the table; empty without
+    `[privacy]`."""
     if not job.privacy:
         return []
-    said = [promise(job), _sentence(meaning(job)), *_clipped(job), against(job)]
-    return [*said, *_apart(job), *table(job)]
+    sentences = [promise(job), _sentence(meaning(job)), *_clipped(job), against(job), *_apart(job)]
+    return [*(line for one in sentences for line in wrap(one, WIDTH)), *table(job)]
 
 
 def promise(job: Job) -> str:
@@ -138,10 +142,11 @@ def noise_line(job: Job) -> list[str]:
     """How much noise that is. Needs the library."""
     if not (job.privacy and job.trains):
         return []
-    return [
+    return wrap(
         f"The standard deviation of the noise is at least {float(noise_multiplier(job)):.4g} times "
-        f"what one unit changes at most ({float(sensitivity(job)):g})."
-    ]
+        f"what one unit changes at most ({float(sensitivity(job)):g}).",
+        WIDTH,
+    )
 
 
 def against(job: Job) -> str:

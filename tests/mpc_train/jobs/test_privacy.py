@@ -159,8 +159,8 @@ def test_a_patient_s_rows_share_the_norm_and_multiply_the_noise(tmp_path: Path) 
 def test_replaced_takes_twice_the_noise(tmp_path: Path) -> None:
     job = load_job(write_job(tmp_path, PRIVATE.replace('"zeroed"', '"replaced"')))
     assert (row_clip(job), sensitivity(job)) == (Fraction(2), Fraction(4))
-    assert "had contained anything else" in "\n".join(lines(job))
-    assert "had contributed nothing" in "\n".join(lines(private()))
+    assert "had contained anything else" in " ".join(lines(job))
+    assert "had contributed nothing" in " ".join(lines(private()))
 
 
 NORMED = """
@@ -307,13 +307,13 @@ def test_a_job_that_only_measures_pays_for_metrics_alone(tmp_path: Path) -> None
     text += PRIVACY.replace("clip = 2\n", "")
     job = load_job(write_job(tmp_path, text))
     assert costs.total(job) == costs.Total(0.0, 2.0)
-    said = "\n".join(lines(job))
+    said = " ".join(lines(job))
     assert "Nobody knows all noise" in said and "clipped" not in said and "model " not in said
     assert "privacy.clip: nothing is trained" in refused(tmp_path, f"{text}clip = 1\n")
 
 
 def test_the_words_say_who_is_protected_against_whom() -> None:
-    said = "\n".join(lines(private()))
+    said = " ".join(lines(private()))
     assert "differentially private with ε = 3 and δ = 0.00001 for one row" in said
     assert "at most 20.1 times" in said and "plus 0.00001" in said
     assert "recipients together with 2 of the 3 evaluators together" in said
