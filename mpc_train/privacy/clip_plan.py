@@ -14,16 +14,16 @@ content of the row and every weight, and also if something wrapped around:
    whatever went in. Hidden inputs and all g are rounded to multiples of 2^coarse, so that the sum
    of their squares over a row cannot wrap; rows in which it reaches `coarse_most` are left out
    (φ = 0). For all others ‖x‖² and ‖g‖² are below 2^62 and are computed exactly. The inputs of the
-   first layer are bounded by `data.limit`, to which their owner has clipped them.
+   first layer are bounded by `data.limit`, beyond which their owner refuses its table.
 2. *Norms are rounded upwards.* a >= ‖x‖² and b >= ‖g‖² have fewer bits; two units make up for
-   rounding. Rows with a layer beyond 2^input_bits, 2^output_bits or with a sum Σ a · b beyond `most`
-   are left out. So Q' >= Q, and its words fit.
+   rounding. Rows with a layer beyond 2^input_bits or 2^output_bits, or with a sum Σ a · b beyond
+   `most_norm`, are left out. So Q' >= Q, and its words fit.
 3. *φ is rounded downwards.* φ' = 2^K · C' / √max(Q', C'²) has a relative error below 2^-9 and an
-   absolute one below 3 (`protocols.functions.inverse_root`); C' has a margin of 2^-8, and φ = φ' − 4
-   is at least 0 for all rows that are not left out.
-4. *Rounding is counted.* φ·g is rounded to `kept` of the K bits of φ. That moves each element of g
-   by less than a unit, and the row's part by less than √(Σ 2^input_bits · outputs) units; C' is less
-   than `clip` by that.
+   absolute one below 3 (`protocols.functions.inverse_root`); C' has a margin of 2^-8, and
+   φ = φ' − 4 is at least 0 for all rows that are not left out.
+4. *Rounding is counted.* φ·g is rounded to `kept` of the K bits of φ, or to fewer bits than g has
+   if `kept` is negative. That moves each element of g by less than a unit, and the row's part by
+   less than √(Σ 2^input_bits · outputs) units; C' is less than `clip` by that.
 
 So with the margins ‖part‖ <= φ √Q / 2^K + rounding <= clip. The sums themselves are exact in the
 ring, and noise is added to them as they are (`protocols.noise.summands`), on the grid of
@@ -39,6 +39,7 @@ from math import isqrt
 from typing import TYPE_CHECKING
 
 from mpc_train.base.bounds import WORD_BITS, bit_length
+from mpc_train.jobs.schedule import learning_rate
 from mpc_train.jobs.training import is_frozen, loss_name
 from mpc_train.privacy.accounting import noise_multiplier, row_clip, sensitivity
 from protocols.errors import RangeError
@@ -60,6 +61,9 @@ OUTPUT_BITS = 8
 LEAST_INPUT_BITS = 10
 UPWARDS = 2
 """Units that make up for rounding: below 1, and less than N · 2^-20 (`arithmetic.round_off`)."""
+LEAST_KEPT = -4
+"""A product with φ is rounded by at most 20 bits: by more, 0 would not stay 0
+(`protocols.shares.arithmetic.round_off`)."""
 RATE_BITS = 9
 """Bits that learning rate over batch size has at least."""
 WILD_BITS = 66
@@ -119,12 +123,14 @@ def make_plan(
     clip: Fraction,
     input_square: Fraction,
     sum_limit: Fraction,
+    rate: Fraction,
 ) -> ClipPlan:
     """The numbers for these layers, the first of which has the rows themselves as inputs.
 
     clip: the norm of a row in units of g. input_square: the bound of ‖x‖² in the first layer, with
-    the 1 for its bias. sum_limit: of a sum over a batch with its noise, in units of g. RangeError
-    that says what to change if something does not fit.
+    the 1 for its bias. sum_limit: of a sum over a batch with its noise, in units of g. rate: the
+    largest learning rate over batch size. RangeError that says what to change if something does
+    not fit.
     """
     f = fraction_bits
     outputs = sum(layer.outputs for layer in layers)
@@ -141,13 +147,16 @@ def make_plan(
     output_precision = min(2 * f - 2, room)
     norm_bits = min(INPUT_PRECISION + output_precision, 30 - 2 * bit_length(clip)) & ~1
     # 4
-    kept = min(FACTOR_BITS - 2, WORD_BITS - RATE_BITS - 2 * f - bit_length(sum_limit))
+    # Two products have to fit: of sum and rate, and of a weight's change, up to 1, and all bits
+    # that are rounded off with it.
+    room = WORD_BITS - RATE_BITS - 2 * f
+    kept = min(FACTOR_BITS - 2, room - bit_length(sum_limit), room - 1 + bit_length(rate))
     rounding = Fraction(isqrt((outputs << input_bits) - 1) + 1) / Fraction(2) ** (f + kept)
     # 3
     reached = (clip - rounding) * (1 - ROOT_MARGIN)
     slack = Fraction(len(layers) << input_bits + 1) / Fraction(2) ** output_precision
     slack += Fraction(UPWARDS) / Fraction(2) ** norm_bits
-    if kept < 0 or rounding > clip / 32 or slack > clip**2 / 8:
+    if kept < LEAST_KEPT or rounding > clip / 32 or slack > clip**2 / 8:
         raise RangeError(
             "gradients cannot be clipped to this norm at this precision: lower "
             "fixed_point.fraction_bits, data.limit or train.batch_size, or raise privacy.clip"
@@ -161,12 +170,14 @@ def make_plan(
 def clipped_by_owners(job: Job) -> bool:
     """Whether a row's gradient is bounded by its inputs alone, which its owner clips: that of a
     logistic regression is at most ‖x‖, because no residual is larger than 1."""
-    loss = job.train.loss
-    return job.model.kind == "logistic" and loss.positive_weight == 1
+    plain = job.model.kind == "logistic" and job.model.network is None
+    return plain and loss_name(job) == "bce" and job.train.loss.positive_weight == 1
 
 
-RESIDUAL_MARGIN = Fraction(1, 1 << 10)
-"""No residual of a logistic regression is larger than 1 by more, however its sigmoid is rounded."""
+def most_residual(fraction_bits: int) -> Fraction:
+    """No residual of a logistic regression is larger, however its sigmoid is rounded: the spline is
+    within 2^-14, and rounding costs up to 13 units (`protocols.functions.splines`)."""
+    return 1 + Fraction(1, 1 << 12) + Fraction(16, 1 << fraction_bits)
 
 
 def input_norm(job: Job) -> Fraction:
@@ -175,7 +186,7 @@ def input_norm(job: Job) -> Fraction:
 
     RangeError if the intercept alone is beyond it.
     """
-    most = row_clip(job) / (1 + RESIDUAL_MARGIN)
+    most = row_clip(job) / most_residual(job.fraction_bits)
     if most**2 <= 1 + Fraction(1, 64):
         raise RangeError(
             "the gradient of a logistic regression's intercept has a norm of 1 alone: privacy.clip "
@@ -240,4 +251,5 @@ def clip_plan(job: Job) -> ClipPlan:
         clip=row_clip(job) / unit_of(job),
         input_square=layers[0].inputs * Fraction(job.data.limit) ** 2 + 1,
         sum_limit=sum_limit(job),
+        rate=learning_rate(job, 0) / job.train.batch_size,
     )

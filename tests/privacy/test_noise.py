@@ -163,6 +163,7 @@ def take_for(widths: tuple[int, ...]) -> Any:
         clip=Fraction(1),
         input_square=Fraction(200),
         sum_limit=Fraction(200),
+        rate=Fraction(1, 64 * BATCH),
     )
     return ClippedSums(plan, DEVIATION, Fraction(1, BATCH))
 

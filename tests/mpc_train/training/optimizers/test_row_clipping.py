@@ -29,6 +29,7 @@ def plan_of(clip: Fraction = Fraction(1), bits: int = F, batch: int = 32) -> Cli
         clip=clip,
         input_square=Fraction(5 * LIMIT**2 + 1),
         sum_limit=clip * batch + 100 * clip,
+        rate=Fraction(1, 4),
     )
 
 
@@ -144,4 +145,5 @@ def test_plans_that_do_not_fit_are_refused() -> None:
             clip=Fraction(1),
             input_square=Fraction(6),
             sum_limit=Fraction(100),
+            rate=Fraction(1, 4),
         )
