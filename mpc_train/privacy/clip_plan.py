@@ -5,7 +5,8 @@ gradient g at the layer's outputs. Its squared norm over all layers together is
 
     Q = Σ ‖x‖² · ‖g‖²
 
-(Goodfellow 2015), without any of these products. All of x and g are words at scale 2^f, so that a
+(Goodfellow 2015), without any of these products. The gradients of a convolution are formed for
+each row and count as g, with x = 1. All of x and g are words at scale 2^f, so that a
 row's part in the sums over the batch is an exact integer. The row's g are multiplied by a secret
 factor φ / 2^K, K = 16, which is computed so that the norm of its part is at most `clip` for every
 content of the row and every weight, and also if something wrapped around:
@@ -35,7 +36,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import isqrt
+from math import isqrt, prod
 from typing import TYPE_CHECKING
 
 from mpc_train.base.bounds import WORD_BITS, bit_length
@@ -72,11 +73,12 @@ WILD_BITS = 66
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A linear layer: sizes of a row's inputs and outputs."""
+    """A linear layer: sizes of a row's inputs and outputs. A convolution, whose gradients by rows
+    are formed: no inputs, and as many outputs as the gradient has elements."""
 
     inputs: int
     outputs: int
-    has_bias: bool
+    has_bias: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,8 @@ def make_plan(
     """
     f = fraction_bits
     outputs = sum(layer.outputs for layer in layers)
+    if not layers[0].inputs:
+        input_square = Fraction(1)
     elements = outputs + sum(layer.inputs for layer in layers[1:])
     input_bits = max(bit_length(input_square), LEAST_INPUT_BITS)
     # 1
@@ -219,25 +223,34 @@ def sum_limit(job: Job) -> Fraction:
     return row_clip(job) / unit_of(job) * job.train.batch_size + noise
 
 
-CLIPPED = {"linear", "relu", "sigmoid", "tanh", "smooth", "reshape"}
+CLIPPED = {"linear", "conv", "relu", "sigmoid", "tanh", "smooth", "reshape", "max_pool"}
 """Operations after which words are as a truncation gives them, and keep the usual scale."""
 
 
 def layers_of(job: Job) -> list[Layer]:
-    """The linear layers of the job's model in order. RangeError that names an operation whose
+    """The layers of the job's model in order. RangeError that names an operation whose
     gradients, or whose results, do not fit the plan."""
     found = []
     for node in job.graph.nodes:
         if node.op not in CLIPPED:
             raise RangeError(f"{node.name}: rows are not clipped in a network with {node.op}")
-        if node.op != "linear":
+        if not node.tensors:
             continue
-        outputs, inputs = job.shapes[node.tensors["weight"]]
-        if len(node.shape) != 1 or any(is_frozen(job, name) for name in node.tensors.values()):
+        over_positions = node.op == "linear" and len(node.shape) != 1
+        grouped = node.op == "conv" and node.count("groups") != 1
+        frozen = any(is_frozen(job, name) for name in node.tensors.values())
+        if over_positions or grouped or frozen:
             raise RangeError(
-                f"{node.name}: rows are not clipped in a layer over several positions of a row, or "
-                "with frozen tensors"
+                f"{node.name}: rows are not clipped in a layer over several positions of a row, in "
+                "groups, or with frozen tensors"
             )
+        shape = job.shapes[node.tensors["weight"]]
+        if node.op == "conv":
+            found.append(Layer(0, prod(shape)))
+            if "bias" in node.tensors:
+                found.append(Layer(0, shape[0]))
+            continue
+        outputs, inputs = shape
         found.append(Layer(inputs, outputs, "bias" in node.tensors))
     return found
 
