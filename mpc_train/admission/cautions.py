@@ -64,9 +64,9 @@ def _of_budget(job: Job) -> list[str]:
             f"{privacy.epsilon} times as likely with a row as without it: a small ε is 1, a usual "
             f"one is below {MUCH_EPSILON}"
         )
-    if privacy.delta * job.rows > LARGE_DELTA:
+    if privacy.small_delta * job.rows > LARGE_DELTA:
         found.append(
-            f"δ = {privacy.delta} is large for {job.rows} rows: take less than a tenth of 1 "
+            f"δ = {privacy.small_delta} is large for {job.rows} rows: take less than a tenth of 1 "
             "divided by their number"
         )
     return found

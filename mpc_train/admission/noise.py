@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mpc_train.base.bounds import WORD_BITS, bit_length
 from mpc_train.errors import JobError
-from mpc_train.jobs.schedule import is_newton, learning_rate, total_steps
+from mpc_train.jobs.schedule import learning_rate, total_steps
 from mpc_train.privacy.accounting import LEAST_DEVIATION
 from mpc_train.privacy.clip_plan import (
     clip_plan,
@@ -32,13 +32,6 @@ def check_noise(job: Job) -> None:
     """Raise JobError that says what does not fit and what to change."""
     if not job.privacy or not job.trains:
         return
-    if is_newton(job):
-        raise JobError(
-            "train.optimizer.name: no noise is added to Newton steps; with [privacy] train a "
-            'regression in steps, with name = "sgd" or "adam"'
-        )
-    if job.privacy.noise != "independent":
-        raise JobError('privacy.noise: only "independent" noise is drawn; write that')
     try:
         if clipped_by_owners(job):
             input_norm(job)

@@ -55,9 +55,9 @@ def check_ranges(job: Job) -> None:
         raise JobError(
             f"model.classes: at most {SOFTMAX_CLASSES} classes, the job has {job.outputs}"
         )
-    check_noise(job)
     if job.privacy and job.trains:
         _check_deviation(job)
+    check_noise(job)
     if is_newton(job):
         check_newton_ranges(job)
         check_penalties(job)

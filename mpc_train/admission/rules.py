@@ -383,7 +383,7 @@ def _check_privacy(broken: _Broken) -> None:
                 "(privacy.required)"
             )
         return
-    for key, value in (("max_epsilon", privacy.epsilon), ("max_delta", privacy.delta)):
+    for key, value in (("max_epsilon", privacy.epsilon), ("max_delta", privacy.small_delta)):
         most = getattr(rules, key)
         if most is not None and value > most:
             what = "ε" if key == "max_epsilon" else "δ"

@@ -11,7 +11,7 @@ from fractions import Fraction
 from mpc_train.base.problem import JobProblem, Problems, number
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.privacy import ROW, Privacy
-from mpc_train.jobs.schedule import is_newton, steps_per_epoch
+from mpc_train.jobs.schedule import is_newton
 from mpc_train.privacy.accounting import sampler_fits
 from mpc_train.privacy.costs import Refusal, entries, total
 from mpc_train.privacy.words import table
@@ -21,7 +21,6 @@ MIN_EPSILON, MAX_EPSILON = Decimal("0.01"), 20
 MIN_DELTA, MAX_DELTA = Decimal("1e-12"), Decimal("0.01")
 MIN_CLIP, MAX_CLIP = Decimal("0.001"), 1024
 MAX_ROWS_OF_UNIT = 1_000_000
-MAX_BAND = 1024
 
 
 def check_privacy(job: Job) -> None:
@@ -30,7 +29,7 @@ def check_privacy(job: Job) -> None:
     privacy, found = job.privacy, Problems()
     if not privacy:
         return
-    for check in (_check_budget, _check_unit, _check_clip, _check_noise):
+    for check in (_check_budget, _check_unit, _check_clip, _check_steps):
         with found.noting():
             check(job, privacy)
     for key, there, why in _mixing(job):
@@ -50,10 +49,10 @@ def check_privacy(job: Job) -> None:
 def _check_budget(job: Job, privacy: Privacy) -> None:
     if not MIN_EPSILON <= number("privacy.epsilon", privacy.epsilon) <= MAX_EPSILON:
         raise JobProblem("privacy.epsilon", f"between {MIN_EPSILON} and {MAX_EPSILON}")
-    if not MIN_DELTA <= number("privacy.delta", privacy.delta) <= MAX_DELTA:
+    if not MIN_DELTA <= number("privacy.delta", privacy.small_delta) <= MAX_DELTA:
         raise JobProblem("privacy.delta", "between 1e-12 and 0.01")
     rows = job.rows
-    if rows * privacy.delta > 1:
+    if rows * privacy.small_delta > 1:
         raise JobProblem(
             "privacy.delta",
             f"above 1 divided by the {rows} rows: a mechanism that publishes one row as it is "
@@ -114,28 +113,12 @@ def _check_clip(job: Job, privacy: Privacy) -> None:
         )
 
 
-def _check_noise(job: Job, privacy: Privacy) -> None:
-    expected = "noisy-newton" if job.trains and is_newton(job) else "noisy-steps"
-    if privacy.mechanism != expected:
+def _check_steps(job: Job, _: Privacy) -> None:
+    if is_newton(job):
         raise JobProblem(
-            "privacy.mechanism",
-            f'write "{expected}", for the optimizer {job.train.optimizer.name}',
-        )
-    key = "privacy.band"
-    if privacy.noise == "independent":
-        if privacy.band is not None:
-            raise JobProblem(key, 'is for noise = "banded"; remove it')
-        return
-    if expected == "noisy-newton" or not job.trains:
-        raise JobProblem("privacy.noise", '"banded" is for the steps of epochs; remove it')
-    most = min(steps_per_epoch(job), MAX_BAND)
-    if most < 2:
-        raise JobProblem("privacy.noise", "an epoch has one step; remove it")
-    if privacy.band is None or not 2 <= privacy.band <= most:
-        raise JobProblem(
-            key,
-            f"between 2 and {most}: two steps with the same row are as far apart as an epoch is "
-            "long, and noise may not be correlated over more",
+            "train.optimizer.name",
+            "there is no noise for Newton steps; with [privacy] train a regression in steps, with "
+            'name = "sgd" or "adam"',
         )
 
 

@@ -493,6 +493,10 @@ class _Guarded:
         fields: dict[str, Value] = {"why": found.why, "approvers": found.approvers}
         if policy is not None:
             fields |= {"policy": policy.digest, "number": policy.terms.number}
+        if job.privacy:
+            privacy = job.privacy
+            fields |= {"epsilon": str(privacy.epsilon), "delta": str(privacy.small_delta)}
+            fields |= {"unit": privacy.unit, "neighbours": privacy.neighbours}
         self._audit.append(Kind.JOB_APPROVED, fields, job=job.name, digest=digest)
         self._events.say(f"This node may sign: {found.why}")
         for remark in found.remarks:

@@ -18,11 +18,12 @@ the same places: only the contents of the rows of one unit differ.
 from decimal import Decimal
 from typing import Literal
 
+import msgspec
+
 from mpc_train.jobs.train import Strict
 from mpc_train.tables.spelling import compose
 
 Neighbours = Literal["zeroed", "replaced"]
-Mechanism = Literal["noisy-steps", "noisy-newton"]
 ROW = "row"
 """The unit that is one row."""
 
@@ -32,7 +33,7 @@ class Privacy(Strict, frozen=True):
     whom the job promises it (`mpc_train.privacy.words`)."""
 
     epsilon: Decimal
-    delta: Decimal
+    small_delta: Decimal = msgspec.field(name="delta")
     neighbours: Neighbours
     """zeroed: all rows of a unit contribute nothing, against what they contain. replaced: they
     contain anything else; a unit changes a sum by up to twice its norm, so that the same ε takes
@@ -46,14 +47,6 @@ class Privacy(Strict, frozen=True):
     rows that one owner has of them)."""
     most_rows: int | None = None
     """With an identifier: the most rows of one unit; an owner with more of one is refused."""
-    mechanism: Mechanism = "noisy-steps"
-    """noisy-steps: noise on the sum of clipped gradients of each step. noisy-newton: noise on what
-    each Newton step sums."""
-    noise: Literal["independent", "banded"] = "independent"
-    """banded: the noise of a step is correlated with that of the steps before it, so that it partly
-    cancels in the weights, at the same ε."""
-    band: int | None = None
-    """banded: over how many steps noise is correlated, this one included."""
 
     def __post_init__(self) -> None:
         compose(self, "unit")

@@ -103,7 +103,7 @@ class Privacy(_Part, frozen=True):
     """The differential privacy that the signed job promises, in words and numbers."""
 
     epsilon: str
-    delta: str
+    small_delta: str = msgspec.field(name="delta")
     unit: str
     neighbours: str
     promise: str
@@ -389,7 +389,7 @@ def _as_said(ours: Privacy | None, said: Privacy | None) -> Privacy | None:
     """The numbers of ours, with the words of another release."""
     if ours is None or said is None:
         return ours
-    return msgspec.structs.replace(said, epsilon=ours.epsilon, delta=ours.delta)
+    return msgspec.structs.replace(said, epsilon=ours.epsilon, small_delta=ours.small_delta)
 
 
 def _first_weights(found: Provenance) -> str:
@@ -431,7 +431,7 @@ def _privacy(job: Job) -> Privacy | None:
         return None
     return Privacy(
         epsilon=str(job.privacy.epsilon),
-        delta=str(job.privacy.delta),
+        small_delta=str(job.privacy.small_delta),
         unit=privacy_words.unit_words(job),
         neighbours=privacy_words.neighbours_words(job),
         promise=privacy_words.promise(job),
@@ -440,7 +440,6 @@ def _privacy(job: Job) -> Privacy | None:
         costs=tuple(
             Cost(one.name, one.epsilon, privacy_words.SIDES[one.side], one.how)
             for one in costs(job)
-            for cost in costs(job)
         ),
     )
 

@@ -58,7 +58,7 @@ class Remembered:
         if spent.runs:
             most = None if rules is None else rules.budget_epsilon
             whole = "" if most is None or rules is None else f" of {most}, {rules.budget_delta}"
-            lines.append(f"its runs have cost ε = {spent.epsilon}, δ = {spent.delta}{whole}")
+            lines.append(f"its runs have cost ε = {spent.epsilon}, δ = {spent.small_delta}{whole}")
         return lines
 
     def check(self, job: Job, source: Source, table: Table) -> None:

@@ -4,10 +4,7 @@
 clipped gradients of an epoch, all its steps taken together as one vector, by at most the norm C
 (`clip`), or 2C if it is replaced: one Gaussian mechanism an epoch, also though a step depends on
 the noisy result of the one before. The order of rows is public, so nothing is gained by sampling
-and nothing is counted for it. With banded noise (Choquette-Choo et al., (Amplified) Banded Matrix
-Factorization, NeurIPS 2023) the columns of the strategy have norm 1 and two steps with one unit's
-rows are at least `band` apart, so that an epoch has the same sensitivity. A regression by Newton
-steps is one mechanism a step, on one vector of all that the step sums.
+and nothing is counted for it.
 
 A mechanism with discrete Gaussian noise of parameter σ in each coordinate and sensitivity Δ, on
 the same grid, is Δ²/(2σ²)-zCDP (Canonne, Kamath, Steinke: The Discrete Gaussian for Differential
@@ -50,7 +47,7 @@ from fractions import Fraction
 from math import exp, prod
 from typing import TYPE_CHECKING
 
-from mpc_train.jobs.schedule import is_newton, total_steps
+from mpc_train.jobs.schedule import total_steps
 from mpc_train.privacy.library import epsilon_of, least_multiplier
 
 if TYPE_CHECKING:
@@ -78,10 +75,8 @@ def privacy_of(job: Job) -> Privacy:
 
 
 def mechanisms(job: Job) -> int:
-    """How many Gaussian mechanisms a training is: one an epoch, or one a Newton step."""
-    if not job.trains:
-        return 0
-    return total_steps(job) if is_newton(job) else job.train.epochs
+    """How many Gaussian mechanisms a training is: one an epoch."""
+    return job.train.epochs
 
 
 def sensitivity(job: Job) -> Fraction:
@@ -120,7 +115,7 @@ def noise_multiplier(job: Job) -> Fraction:
 
 def budget(privacy: Privacy) -> tuple[Fraction, Fraction]:
     """ε and δ without their margins."""
-    epsilon, delta = Fraction(privacy.epsilon), Fraction(privacy.delta)
+    epsilon, delta = Fraction(privacy.epsilon), Fraction(privacy.small_delta)
     return epsilon * (1 - MARGIN), delta * (1 - DELTA_MARGIN)
 
 
@@ -128,11 +123,9 @@ def sampler_fits(job: Job) -> bool:
     """Whether the margin of δ is enough for all numbers that all nodes draw for a training."""
     privacy = privacy_of(job)
     elements = sum(prod(shape) for shape in job.shapes.values())
-    if is_newton(job):
-        elements *= elements + 1
     numbers = elements * total_steps(job) * (len(job.evaluators) + 1)
     added = numbers * SAMPLER_DISTANCE * Fraction(1 + exp(float(privacy.epsilon)))
-    return added <= Fraction(privacy.delta) * DELTA_MARGIN / 2
+    return added <= Fraction(privacy.small_delta) * DELTA_MARGIN / 2
 
 
 def rho_of_training(job: Job) -> Fraction:

@@ -121,7 +121,11 @@ METRICS: dict[str, str] = {
     "f1": "it is a quotient of counts; recipients compute it from confusion",
     "calibration": "there is no noise for its bins",
 }
-"""By metric, why it cannot be revealed within a budget; empty: with reveal.noise it can."""
+"""By metric, why it cannot be revealed within a budget; empty: with reveal.noise it can.
+
+A held-out row is one correct prediction or none, and is in one cell of a confusion matrix at most:
+bits of comparisons are 0 or 1, and at most one class wins against all others, also where outputs
+have wrapped around."""
 
 
 def entries(job: Job) -> list[Cost | Refusal]:
@@ -130,8 +134,8 @@ def entries(job: Job) -> list[Cost | Refusal]:
     Raises RuntimeError if something leaves that has no entry.
     """
     found: list[Cost | Refusal] = [*_model(job), *_metrics(job), *_own(job)]
-    found += [*_prepared(job), *_statistics(job)]
-    found += [_refused(name) for name in _disclosed(job)]
+    found += [*_prepared(job), *_regression(job)]
+    found += [_refused(job, name) for name in _disclosed(job)]
     found += [
         Refusal(name, "reveal.folds", "further models are trained for it; remove folds")
         for name in fold_outputs(job)
@@ -170,10 +174,9 @@ def _composed(job: Job, pure: list[Fraction]) -> float:
 
 
 def _model(job: Job) -> list[Cost]:
-    """All that follows from the steps of training: tensors, and the last step of a regression."""
+    """All that follows from the steps of training."""
     sealed = sealed_tensors(job)
     names = [name for name in sealed if name in job.shapes]
-    names += [name for name in (CHANGE,) if name in sealed]
     if not job.trains:
         return []
     how = "Gaussian noise in every step; all that follows from the weights costs nothing more"
@@ -229,11 +232,15 @@ def _prepared(job: Job) -> list[Refusal]:
     return [Refusal(name, key, why) for name in sealed or ["prepare"]]
 
 
-def _statistics(job: Job) -> list[Refusal]:
-    """The numbers that give standard errors."""
-    sealed, found = sealed_tensors(job), regression_shapes(job)
+def _regression(job: Job) -> list[Refusal]:
+    """What a regression by Newton steps seals besides the model."""
+    sealed, why = sealed_tensors(job), "follows from Newton steps, for which there is no noise"
     return [
-        Refusal(name, *REFUSED["statistics"]) for name in found if name in sealed and name != CHANGE
+        Refusal(name, "train.optimizer.name", why)
+        if name == CHANGE
+        else Refusal(name, *REFUSED["statistics"])
+        for name in regression_shapes(job)
+        if name in sealed
     ]
 
 
@@ -242,6 +249,8 @@ def _disclosed(job: Job) -> list[str]:
     return [*guard, *disclosed_on_the_way(job)]
 
 
-def _refused(name: str) -> Refusal:
+def _refused(job: Job, name: str) -> Refusal:
     key, why = REFUSED[name]
+    if name == "overlap" and job.data.join is None:
+        key = "data.check_duplicates"
     return Refusal(name, key, why)

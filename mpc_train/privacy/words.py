@@ -7,10 +7,10 @@ promised, against whom, and what is not.
 from __future__ import annotations
 
 from math import ceil, exp
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from mpc_train.jobs.privacy import ROW
-from mpc_train.jobs.schedule import is_newton
 from mpc_train.privacy.accounting import (
     epsilon_of_training,
     mechanisms,
@@ -24,6 +24,8 @@ from mpc_train.privacy.costs import costs, total
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
+WIDTH = 87
+"""Of sentences."""
 SIDES = {
     "training": "rows that train",
     "held-out": "rows held out",
@@ -38,7 +40,7 @@ def table(job: Job) -> list[str]:
     rows += [(cost.name, rounded_up(cost.epsilon), SIDES[cost.side], cost.how) for cost in found]
     if sum(cost.side == "held-out" for cost in found) > 1:
         rows.append(("metrics together", rounded_up(spent.held_out), SIDES["held-out"], ""))
-    most = f"of {privacy.epsilon}, at δ = {privacy.delta}"
+    most = f"of {privacy.epsilon}, at δ = {privacy.small_delta}"
     rows.append(("the most for one unit", rounded_up(spent.epsilon), most, ""))
     widths = [max(len(row[k]) for row in rows) for k in range(3)]
     return [
@@ -83,7 +85,7 @@ def meaning(job: Job) -> str:
     return (
         "whatever anybody may conclude from all that this job reveals, the probability that they "
         f"do is at most {_factor(factor)} times (e to the power of ε) what it would have been "
-        f"otherwise, plus {privacy.delta} (δ), and the other way round"
+        f"otherwise, plus {privacy.small_delta} (δ), and the other way round"
     )
 
 
@@ -92,18 +94,19 @@ def _factor(value: float) -> str:
 
 
 def lines(job: Job) -> list[str]:
-    """What the job promises, in a few lines, with the table; empty without `[privacy]`."""
+    """What the job promises, in lines of at most WIDTH characters, with the table; empty without
+    `[privacy]`."""
     if not job.privacy:
         return []
-    said = [promise(job), _sentence(meaning(job)), *_clipped(job), against(job)]
-    return [*said, *_apart(job), *table(job)]
+    sentences = [promise(job), _sentence(meaning(job)), *_clipped(job), against(job), *_apart(job)]
+    return [*(line for one in sentences for line in wrap(one, WIDTH)), *table(job)]
 
 
 def promise(job: Job) -> str:
     """The promise, in a sentence."""
     privacy = privacy_of(job)
     return (
-        f"differentially private with ε = {privacy.epsilon} and δ = {privacy.delta} for "
+        f"differentially private with ε = {privacy.epsilon} and δ = {privacy.small_delta} for "
         f"{unit_words(job)}, {neighbours_words(job)}."
     )
 
@@ -126,16 +129,12 @@ def _clipped(job: Job) -> list[str]:
     """What each row adds at most, and over how many uses of it the noise holds."""
     if not job.trains:
         return []
-    privacy, count = privacy_of(job), mechanisms(job)
-    what = f"{count} Newton steps" if is_newton(job) else f"{count} epochs, each row once in each"
-    kind = (
-        f"correlated over {privacy.band} steps"
-        if privacy.noise == "banded"
-        else "drawn anew in each step"
-    )
+    count = mechanisms(job)
+    uses = "one epoch" if count == 1 else f"{count} epochs, each row once in each"
     return [
-        f"Each row is clipped to norm {float(row_clip(job)):g} and gets discrete Gaussian noise, "
-        f"{kind}, over {what}. The order of rows is public, so that no sampling is counted."
+        f"Each row is clipped to norm {float(row_clip(job)):g}, and the sum of each step gets "
+        f"discrete Gaussian noise, over {uses}. The order of rows is public, so that no sampling "
+        "is counted."
     ]
 
 
@@ -143,10 +142,11 @@ def noise_line(job: Job) -> list[str]:
     """How much noise that is. Needs the library."""
     if not (job.privacy and job.trains):
         return []
-    return [
+    return wrap(
         f"The standard deviation of the noise is at least {float(noise_multiplier(job)):.4g} times "
-        f"what one unit changes at most ({float(sensitivity(job)):g})."
-    ]
+        f"what one unit changes at most ({float(sensitivity(job)):g}).",
+        WIDTH,
+    )
 
 
 def against(job: Job) -> str:
@@ -176,13 +176,11 @@ def as_json(job: Job) -> dict[str, Any] | None:
     privacy, spent = job.privacy, total(job)
     return {
         "epsilon": str(privacy.epsilon),
-        "delta": str(privacy.delta),
+        "delta": str(privacy.small_delta),
         "unit": privacy.unit,
         "most_rows": privacy.rows_of_unit,
         "neighbours": privacy.neighbours,
         "clip": None if privacy.clip is None else str(privacy.clip),
-        "mechanism": privacy.mechanism if job.trains else None,
-        "noise": privacy.noise if job.trains else None,
         "mechanisms": mechanisms(job),
         "spent": spent.epsilon,
         "spent_training": spent.training,

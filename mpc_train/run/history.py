@@ -102,7 +102,7 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             pooled=packed(pooled) if statistics else "",
             epsilon="" if noise is None else str(noise.epsilon),
             budget_epsilon=job.privacy.epsilon if job.privacy else None,
-            budget_delta=job.privacy.delta if job.privacy else None,
+            budget_delta=job.privacy.small_delta if job.privacy else None,
         )
 
 
@@ -152,7 +152,7 @@ def _check_budget(rules: Rules, before: list[Revealed], run: Revealed) -> bool:
     spent = spent_before(before)
     for what, cost, most, old in (
         ("ε", run.budget_epsilon, limits.budget_epsilon, spent.epsilon),
-        ("δ", run.budget_delta, limits.budget_delta, spent.delta),
+        ("δ", run.budget_delta, limits.budget_delta, spent.small_delta),
     ):
         if old + cost > most:
             key = "epsilon" if what == "ε" else "delta"
@@ -169,7 +169,7 @@ class Spent(NamedTuple):
     """What runs with `[privacy]` have cost together."""
 
     epsilon: Decimal
-    delta: Decimal
+    small_delta: Decimal
     runs: list[Revealed]
 
 

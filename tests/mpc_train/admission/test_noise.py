@@ -51,16 +51,6 @@ def test_jobs_that_fit_have_room_for_their_rate(kind: str, tmp_path: Path) -> No
             "raise privacy.clip",
         ),
         (
-            {
-                "train": 'optimizer = { name = "newton" }',
-                "steps": "guard = false",
-                "privacy": 'mechanism = "noisy-newton"',
-                "kind": "linear",
-            },
-            "no noise is added to Newton steps",
-        ),
-        ({"privacy": 'noise = "banded"\nband = 2'}, "only .independent. noise"),
-        (
             {"train": "optimizer = { learning_rate = 10, momentum = 0.999 }"},
             "an output leaves the ring",
         ),

@@ -20,7 +20,19 @@ from mpc_train.jobs.reveal import Metric
 from mpc_train.privacy import costs
 from mpc_train.privacy.accounting import row_clip, sensitivity
 from mpc_train.privacy.words import as_json, lines, rounded_up, table
-from tests.support.jobs import JOB, column, schema_toml, with_data, write_job
+from tests.support import columns_case
+from tests.support.commands import as_json as as_json_of
+from tests.support.commands import mpc_train
+from tests.support.jobs import (
+    JOB,
+    NEWTON,
+    column,
+    duplicates_toml,
+    job_toml,
+    schema_toml,
+    with_data,
+    write_job,
+)
 from tests.support.modules import write_modules
 from tests.support.private import PRIVACY, PRIVATE
 
@@ -82,10 +94,6 @@ def test_the_section_is_part_of_what_is_signed(tmp_path: Path) -> None:
         ('"zeroed"', '"removed"', "neighbours"),
         ("clip = 2", "clip = 2\nmost_rows = 3", "privacy.most_rows: a row is one row"),
         ("clip = 2", 'clip = 2\nunit = "patient"', "privacy.unit: write"),
-        ("clip = 2", 'clip = 2\nmechanism = "noisy-newton"', "privacy.mechanism: write"),
-        ("clip = 2", "clip = 2\nband = 3", "privacy.band: is for"),
-        ("clip = 2", 'clip = 2\nnoise = "banded"', "privacy.band: between 2 and 4"),
-        ("clip = 2", 'clip = 2\nnoise = "banded"\nband = 5', "privacy.band: between 2 and 4"),
         ("guard = false", "guard = true", "train.guard: with [privacy]: range"),
         ("guard = false", "", "train.guard: with [privacy]: range"),
         ("guard = false", "guard = { every = 2 }", "train.guard: with [privacy]: guard"),
@@ -151,8 +159,8 @@ def test_a_patient_s_rows_share_the_norm_and_multiply_the_noise(tmp_path: Path) 
 def test_replaced_takes_twice_the_noise(tmp_path: Path) -> None:
     job = load_job(write_job(tmp_path, PRIVATE.replace('"zeroed"', '"replaced"')))
     assert (row_clip(job), sensitivity(job)) == (Fraction(2), Fraction(4))
-    assert "had contained anything else" in "\n".join(lines(job))
-    assert "had contributed nothing" in "\n".join(lines(private()))
+    assert "had contained anything else" in " ".join(lines(job))
+    assert "had contributed nothing" in " ".join(lines(private()))
 
 
 NORMED = """
@@ -176,7 +184,6 @@ def test_what_mixes_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 SECRET = '[prepare]\nscale = "standard"\n'
-NEWTON = '[train]\nguard = false\noptimizer = { name = "newton" }\n'
 
 
 @pytest.mark.parametrize(
@@ -216,6 +223,24 @@ def test_what_reveals_rows_without_noise_is_refused(
     text = change(PRIVATE)
     assert text != PRIVATE
     assert f" {key}: " in refused(tmp_path, text)
+
+
+def test_newton_steps_are_refused(tmp_path: Path) -> None:
+    text = job_toml(["age", "dose"], train=f"guard = false\n{NEWTON}")
+    said = refused(tmp_path, text + PRIVACY)
+    assert "train.optimizer.name: there is no noise for Newton steps" in said
+
+
+def test_sizes_of_joins_are_refused(tmp_path: Path) -> None:
+    text = duplicates_toml({"ann": 60, "bob": 60}, 0).replace(
+        "epochs = 1", "guard = false\nepochs = 1"
+    )
+    said = refused(tmp_path, text + PRIVACY)
+    assert "data.check_duplicates: with [privacy]: overlap tells how many records" in said
+    text = columns_case.JOB.replace("[train]", "[train]\nguard = false") + PRIVACY
+    said = refused(tmp_path, text.replace("MEMBERSHIP", "holders"))
+    assert "data.join: with [privacy]: overlap tells" in said
+    assert "data.join.membership: with [privacy]: membership tells owners" in said
 
 
 def test_metrics_of_an_owner_s_own_rows_cost_others_nothing(tmp_path: Path) -> None:
@@ -282,13 +307,13 @@ def test_a_job_that_only_measures_pays_for_metrics_alone(tmp_path: Path) -> None
     text += PRIVACY.replace("clip = 2\n", "")
     job = load_job(write_job(tmp_path, text))
     assert costs.total(job) == costs.Total(0.0, 2.0)
-    said = "\n".join(lines(job))
+    said = " ".join(lines(job))
     assert "Nobody knows all noise" in said and "clipped" not in said and "model " not in said
     assert "privacy.clip: nothing is trained" in refused(tmp_path, f"{text}clip = 1\n")
 
 
 def test_the_words_say_who_is_protected_against_whom() -> None:
-    said = "\n".join(lines(private()))
+    said = " ".join(lines(private()))
     assert "differentially private with ε = 3 and δ = 0.00001 for one row" in said
     assert "at most 20.1 times" in said and "plus 0.00001" in said
     assert "recipients together with 2 of the 3 evaluators together" in said
@@ -314,4 +339,30 @@ def test_noise_of_one_evaluator_must_be_wider_than_the_grid(tmp_path: Path) -> N
     )
     said = refused(tmp_path, coarse)
     assert "privacy.clip: the noise of one evaluator would have a standard deviation of" in said
-    load_job(write_job(tmp_path, coarse.replace("clip = 0.001", "clip = 0.1")))
+    assert "standard deviation" not in refused(tmp_path, coarse.replace("0.001", "0.1"))
+
+
+def test_job_check_prints_the_table_before_anything_runs(tmp_path: Path) -> None:
+    path = write_job(tmp_path, PRIVATE)
+    said = as_json_of("job", "check", path)["privacy"]
+    assert (said["epsilon"], said["delta"], said["neighbours"]) == ("3", "0.00001", "zeroed")
+    assert said["noise_multiplier"] == pytest.approx(2.987, abs=2e-3)
+    assert [cost["name"] for cost in said["costs"]] == ["model", "accuracy"]
+    assert said["spent_training_computed"] <= said["spent"] == 3
+    shown = mpc_train("job", "check", path).stdout
+    assert "  privacy    differentially private with ε = 3" in shown
+    assert "The standard deviation of the noise is at least 2.98" in shown
+    assert "the most for one unit  3    of 3, at δ = 0.00001" in shown
+    plain = write_job(tmp_path)
+    assert as_json_of("job", "check", plain)["privacy"] is None
+    assert "no differential privacy is promised" in mpc_train("job", "check", plain).stdout
+
+
+def test_a_promise_that_promises_little_is_pointed_out(tmp_path: Path) -> None:
+    path = write_job(tmp_path, PRIVATE.replace("epsilon = 3", "epsilon = 15"))
+    warned = " ".join(as_json_of("job", "check", path)["cautions"])
+    assert "ε = 15 allows conclusions" in warned and "δ" not in warned.split("ε = 15")[0]
+    path = write_job(tmp_path, PRIVATE.replace("0.00001", "0.005"))
+    assert "δ = 0.005 is large for 100 rows" in " ".join(
+        as_json_of("job", "check", path)["cautions"]
+    )

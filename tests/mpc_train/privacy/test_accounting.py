@@ -24,7 +24,6 @@ from mpc_train.admission.load import load_job
 from mpc_train.errors import ConfigError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.reveal import Noise
-from mpc_train.jobs.train import Optimizer, Train
 from mpc_train.privacy import accounting, costs, library
 from mpc_train.privacy.accounting import (
     MARGIN,
@@ -34,6 +33,7 @@ from mpc_train.privacy.accounting import (
     noise_multiplier,
     sensitivity,
 )
+from protocols.noise.gaussian import table
 from tests.support.jobs import write_job
 from tests.support.private import PRIVATE
 
@@ -48,7 +48,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 def promising(job: Job, epsilon: object, delta: object, epochs: int, **more: object) -> Job:
     assert job.privacy
     privacy = msgspec.structs.replace(
-        job.privacy, epsilon=Decimal(str(epsilon)), delta=Decimal(str(delta)), **more
+        job.privacy, epsilon=Decimal(str(epsilon)), small_delta=Decimal(str(delta)), **more
     )
     train = msgspec.structs.replace(job.train, epochs=epochs)
     return msgspec.structs.replace(job, privacy=privacy, train=train)
@@ -80,10 +80,16 @@ def test_accounting_is_the_library_s_on_random_jobs(
     assert of_library(multiplier, epochs, float(delta)) <= float(epsilon)
     _, kept = accounting.budget(one.privacy)  # type: ignore[arg-type]
     spent = of_library(multiplier, epochs, float(kept))
+    assert spent <= float(epsilon) and mechanisms(one) == epochs
     assert epsilon_of_training(one) == pytest.approx(spent, rel=1e-6)
     # A step of the multiplier less would cost too much, so that no budget is thrown away.
     assert of_library(multiplier - STEP, epochs, float(kept)) > float(epsilon) * (1 - 2e-9)
     assert costs.total(one).training == float(epsilon)
+
+
+@pytest.mark.parametrize("variance", [16**2, Fraction(2**9) ** 2 / 3, 2**40, 2**100 + 1])
+def test_the_sampler_is_as_exact_as_is_accounted_for(variance: int | Fraction) -> None:
+    assert table(Fraction(variance)).distance <= accounting.SAMPLER_DISTANCE
 
 
 def test_the_library_s_own_calibration_finds_the_same_noise(job: Job) -> None:
@@ -132,12 +138,6 @@ def test_neighbours_change_the_sensitivity_and_not_the_multiplier(job: Job) -> N
     replaced = promising(job, 1, 1e-5, 10, clip=Decimal("2.5"), neighbours="replaced")
     assert (sensitivity(zeroed), sensitivity(replaced)) == (Fraction(5, 2), Fraction(5))
     assert noise_multiplier(zeroed) == noise_multiplier(replaced)
-
-
-def test_a_newton_step_is_a_mechanism(job: Job) -> None:
-    newton = Train(Optimizer(name="newton", steps=11))
-    assert mechanisms(msgspec.structs.replace(job, train=newton)) == 11
-    assert mechanisms(promising(job, 1, 1e-5, 31)) == 31
 
 
 @settings(max_examples=25, deadline=None)
