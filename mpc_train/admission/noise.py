@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 from mpc_train.base.bounds import WORD_BITS, bit_length
 from mpc_train.errors import JobError
 from mpc_train.jobs.schedule import learning_rate, total_steps
+from mpc_train.privacy.accounting import LEAST_DEVIATION
 from mpc_train.privacy.clip_plan import (
     clip_plan,
     clipped_by_owners,
+    deviation,
+    grid_bits,
     input_norm,
     sum_limit,
     unit_of,
@@ -40,6 +43,13 @@ def check_noise(job: Job) -> None:
         raise JobError(
             "privacy.clip: sums over a batch with their noise leave no room for the learning rate; "
             "lower it, train.batch_size or fixed_point.fraction_bits, or allow a larger ε"
+        )
+    # The coarsest grid is that of biases, the least noise that of an evaluator.
+    deviations = deviation(job) * Fraction(2) ** (grid_bits(job) - job.fraction_bits)
+    if deviations**2 < LEAST_DEVIATION**2 * len(job.evaluators):
+        raise JobError(
+            "privacy.clip: the noise is too small for the fixed point's grid; raise it or "
+            "fixed_point.fraction_bits"
         )
     mean = sum_limit(job) * unit_of(job) / job.train.batch_size
     if job.train.optimizer.name != "sgd" and mean > job.most_gradient:

@@ -5,7 +5,8 @@ gradient g at the layer's outputs. Its squared norm over all layers together is
 
     Q = Σ ‖x‖² · ‖g‖²
 
-(Goodfellow 2015), without any of these products. All of x and g are words at scale 2^f, so that a
+(Goodfellow 2015), without any of these products. The gradients of a convolution are formed for
+each row and count as g, with x = 1. All of x and g are words at scale 2^f, so that a
 row's part in the sums over the batch is an exact integer. The row's g are multiplied by a secret
 factor φ / 2^K, K = 16, which is computed so that the norm of its part is at most `clip` for every
 content of the row and every weight, and also if something wrapped around:
@@ -14,16 +15,16 @@ content of the row and every weight, and also if something wrapped around:
    whatever went in. Hidden inputs and all g are rounded to multiples of 2^coarse, so that the sum
    of their squares over a row cannot wrap; rows in which it reaches `coarse_most` are left out
    (φ = 0). For all others ‖x‖² and ‖g‖² are below 2^62 and are computed exactly. The inputs of the
-   first layer are bounded by `data.limit`, to which their owner has clipped them.
+   first layer are bounded by `data.limit`, beyond which their owner refuses its table.
 2. *Norms are rounded upwards.* a >= ‖x‖² and b >= ‖g‖² have fewer bits; two units make up for
-   rounding. Rows with a layer beyond 2^input_bits, 2^output_bits or with a sum Σ a · b beyond `most`
-   are left out. So Q' >= Q, and its words fit.
+   rounding. Rows with a layer beyond 2^input_bits or 2^output_bits, or with a sum Σ a · b beyond
+   `most_norm`, are left out. So Q' >= Q, and its words fit.
 3. *φ is rounded downwards.* φ' = 2^K · C' / √max(Q', C'²) has a relative error below 2^-9 and an
-   absolute one below 3 (`protocols.functions.inverse_root`); C' has a margin of 2^-8, and φ = φ' − 4
-   is at least 0 for all rows that are not left out.
-4. *Rounding is counted.* φ·g is rounded to `kept` of the K bits of φ. That moves each element of g
-   by less than a unit, and the row's part by less than √(Σ 2^input_bits · outputs) units; C' is less
-   than `clip` by that.
+   absolute one below 3 (`protocols.functions.inverse_root`); C' has a margin of 2^-8, and
+   φ = φ' − 4 is at least 0 for all rows that are not left out.
+4. *Rounding is counted.* φ·g is rounded to `kept` of the K bits of φ, or to fewer bits than g has
+   if `kept` is negative. That moves each element of g by less than a unit, and the row's part by
+   less than √(Σ 2^input_bits · outputs) units; C' is less than `clip` by that.
 
 So with the margins ‖part‖ <= φ √Q / 2^K + rounding <= clip. The sums themselves are exact in the
 ring, and noise is added to them as they are (`protocols.noise.summands`), on the grid of
@@ -35,10 +36,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import isqrt
+from math import isqrt, prod
 from typing import TYPE_CHECKING
 
 from mpc_train.base.bounds import WORD_BITS, bit_length
+from mpc_train.jobs.schedule import learning_rate
 from mpc_train.jobs.training import is_frozen, loss_name
 from mpc_train.privacy.accounting import noise_multiplier, row_clip, sensitivity
 from protocols.errors import RangeError
@@ -60,6 +62,9 @@ OUTPUT_BITS = 8
 LEAST_INPUT_BITS = 10
 UPWARDS = 2
 """Units that make up for rounding: below 1, and less than N · 2^-20 (`arithmetic.round_off`)."""
+LEAST_KEPT = -4
+"""A product with φ is rounded by at most 20 bits: by more, 0 would not stay 0
+(`protocols.shares.arithmetic.round_off`)."""
 RATE_BITS = 9
 """Bits that learning rate over batch size has at least."""
 WILD_BITS = 66
@@ -68,11 +73,12 @@ WILD_BITS = 66
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A linear layer: sizes of a row's inputs and outputs."""
+    """A linear layer: sizes of a row's inputs and outputs. A convolution, whose gradients by rows
+    are formed: no inputs, and as many outputs as the gradient has elements."""
 
     inputs: int
     outputs: int
-    has_bias: bool
+    has_bias: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +125,19 @@ def make_plan(
     clip: Fraction,
     input_square: Fraction,
     sum_limit: Fraction,
+    rate: Fraction,
 ) -> ClipPlan:
     """The numbers for these layers, the first of which has the rows themselves as inputs.
 
     clip: the norm of a row in units of g. input_square: the bound of ‖x‖² in the first layer, with
-    the 1 for its bias. sum_limit: of a sum over a batch with its noise, in units of g. RangeError
-    that says what to change if something does not fit.
+    the 1 for its bias. sum_limit: of a sum over a batch with its noise, in units of g. rate: the
+    largest learning rate over batch size. RangeError that says what to change if something does
+    not fit.
     """
     f = fraction_bits
     outputs = sum(layer.outputs for layer in layers)
+    if not layers[0].inputs:
+        input_square = Fraction(1)
     elements = outputs + sum(layer.inputs for layer in layers[1:])
     input_bits = max(bit_length(input_square), LEAST_INPUT_BITS)
     # 1
@@ -141,13 +151,16 @@ def make_plan(
     output_precision = min(2 * f - 2, room)
     norm_bits = min(INPUT_PRECISION + output_precision, 30 - 2 * bit_length(clip)) & ~1
     # 4
-    kept = min(FACTOR_BITS - 2, WORD_BITS - RATE_BITS - 2 * f - bit_length(sum_limit))
+    # Two products have to fit: of sum and rate, and of a weight's change, up to 1, and all bits
+    # that are rounded off with it.
+    room = WORD_BITS - RATE_BITS - 2 * f
+    kept = min(FACTOR_BITS - 2, room - bit_length(sum_limit), room - 1 + bit_length(rate))
     rounding = Fraction(isqrt((outputs << input_bits) - 1) + 1) / Fraction(2) ** (f + kept)
     # 3
     reached = (clip - rounding) * (1 - ROOT_MARGIN)
     slack = Fraction(len(layers) << input_bits + 1) / Fraction(2) ** output_precision
     slack += Fraction(UPWARDS) / Fraction(2) ** norm_bits
-    if kept < 0 or rounding > clip / 32 or slack > clip**2 / 8:
+    if kept < LEAST_KEPT or rounding > clip / 32 or slack > clip**2 / 8:
         raise RangeError(
             "gradients cannot be clipped to this norm at this precision: lower "
             "fixed_point.fraction_bits, data.limit or train.batch_size, or raise privacy.clip"
@@ -161,12 +174,14 @@ def make_plan(
 def clipped_by_owners(job: Job) -> bool:
     """Whether a row's gradient is bounded by its inputs alone, which its owner clips: that of a
     logistic regression is at most ‖x‖, because no residual is larger than 1."""
-    loss = job.train.loss
-    return job.model.kind == "logistic" and loss.positive_weight == 1
+    plain = job.model.kind == "logistic" and job.model.network is None
+    return plain and loss_name(job) == "bce" and job.train.loss.positive_weight == 1
 
 
-RESIDUAL_MARGIN = Fraction(1, 1 << 10)
-"""No residual of a logistic regression is larger than 1 by more, however its sigmoid is rounded."""
+def most_residual(fraction_bits: int) -> Fraction:
+    """No residual of a logistic regression is larger, however its sigmoid is rounded: the spline is
+    within 2^-14, and rounding costs up to 13 units (`protocols.functions.splines`)."""
+    return 1 + Fraction(1, 1 << 12) + Fraction(16, 1 << fraction_bits)
 
 
 def input_norm(job: Job) -> Fraction:
@@ -175,7 +190,7 @@ def input_norm(job: Job) -> Fraction:
 
     RangeError if the intercept alone is beyond it.
     """
-    most = row_clip(job) / (1 + RESIDUAL_MARGIN)
+    most = row_clip(job) / most_residual(job.fraction_bits)
     if most**2 <= 1 + Fraction(1, 64):
         raise RangeError(
             "the gradient of a logistic regression's intercept has a norm of 1 alone: privacy.clip "
@@ -208,25 +223,34 @@ def sum_limit(job: Job) -> Fraction:
     return row_clip(job) / unit_of(job) * job.train.batch_size + noise
 
 
-CLIPPED = {"linear", "relu", "sigmoid", "tanh", "smooth", "reshape"}
+CLIPPED = {"linear", "conv", "relu", "sigmoid", "tanh", "smooth", "reshape", "max_pool"}
 """Operations after which words are as a truncation gives them, and keep the usual scale."""
 
 
 def layers_of(job: Job) -> list[Layer]:
-    """The linear layers of the job's model in order. RangeError that names an operation whose
+    """The layers of the job's model in order. RangeError that names an operation whose
     gradients, or whose results, do not fit the plan."""
     found = []
     for node in job.graph.nodes:
         if node.op not in CLIPPED:
             raise RangeError(f"{node.name}: rows are not clipped in a network with {node.op}")
-        if node.op != "linear":
+        if not node.tensors:
             continue
-        outputs, inputs = job.shapes[node.tensors["weight"]]
-        if len(node.shape) != 1 or any(is_frozen(job, name) for name in node.tensors.values()):
+        over_positions = node.op == "linear" and len(node.shape) != 1
+        grouped = node.op == "conv" and node.count("groups") != 1
+        frozen = any(is_frozen(job, name) for name in node.tensors.values())
+        if over_positions or grouped or frozen:
             raise RangeError(
-                f"{node.name}: rows are not clipped in a layer over several positions of a row, or "
-                "with frozen tensors"
+                f"{node.name}: rows are not clipped in a layer over several positions of a row, in "
+                "groups, or with frozen tensors"
             )
+        shape = job.shapes[node.tensors["weight"]]
+        if node.op == "conv":
+            found.append(Layer(0, prod(shape)))
+            if "bias" in node.tensors:
+                found.append(Layer(0, shape[0]))
+            continue
+        outputs, inputs = shape
         found.append(Layer(inputs, outputs, "bias" in node.tensors))
     return found
 
@@ -240,4 +264,5 @@ def clip_plan(job: Job) -> ClipPlan:
         clip=row_clip(job) / unit_of(job),
         input_square=layers[0].inputs * Fraction(job.data.limit) ** 2 + 1,
         sum_limit=sum_limit(job),
+        rate=learning_rate(job, 0) / job.train.batch_size,
     )

@@ -65,7 +65,7 @@ def private_gradients(
     for name, parameter in module.named_parameters():
         if name in totals:
             total = totals[name]
-            bits = grid - f if total.dim() == 1 else grid
+            bits = grid if total.dim() == 2 else grid - f  # that of linear layers' weights is finer
             noise = curator.noise(job, total.numel(), bits).reshape(total.shape)
             parameter.grad = (total + noise) / len(inputs)
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class RowGradient:
     """The gradient of a layer's weight, or of its bias, by rows.
 
-    at_outputs: [rows, outputs]. inputs: [rows, inputs] for a weight, None for a bias, whose input
-    is 1. Row r's gradient is the product of at_outputs[r] and inputs[r].
+    at_outputs: [rows, outputs]. inputs: [rows, inputs] for a weight. Row r's gradient is the
+    product of at_outputs[r] and inputs[r]. Without inputs it is at_outputs[r]: for the bias of a
+    linear layer, and for a convolution, whose gradients by rows are formed.
     """
 
     at_outputs: MaskedTensor

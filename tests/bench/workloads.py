@@ -112,6 +112,7 @@ def private_sums(workload: str, named: Any) -> Any:
         clip=Fraction(1),
         input_square=Fraction(785),
         sum_limit=BATCH + 50 * deviation,
+        rate=RATE / BATCH,
     )
     return ClippedSums(plan, deviation, Fraction(1, BATCH))
 

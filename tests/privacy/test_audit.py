@@ -2,9 +2,9 @@
 
 The row is as bad as a row can be: clipped to the norm exactly, in a direction that no other row has
 (Jagielski, Ullman, Oprea, NeurIPS 2020). Thousands of trainings with it and without it, with the
-noise that the strongest coalition does not know, give a lower bound of ε by error rates (Clopper and
-Pearson; Nasr et al., USENIX Security 2023, for Gaussian mechanisms). It has to stay below the ε of
-the job, and exceed it if noise is missing. Trainings over shares give the attacker nothing else:
+noise that the strongest coalition does not know, give a lower bound of ε by error rates (Clopper
+and Pearson; Nasr et al., USENIX Security 2023, for Gaussian mechanisms). It has to stay below the ε
+of the job, and exceed it if noise is missing. Trainings over shares give the attacker nothing else:
 what a handful of them leaves is spread as in the clear.
 """
 

@@ -35,6 +35,7 @@ from tests.support.lockstep import LockstepLoopback, run_lockstep
 from tests.support.loopback import combine_masked, secret, shares_of
 from tests.support.shared_training import BATCH, BITS, problem
 from tests.support.tensors import attached
+from tests.support.transcript_first import run_scripted
 
 VARIANCE = Fraction(1 << 50, 3)
 COUNT = 20_000
@@ -163,6 +164,7 @@ def take_for(widths: tuple[int, ...]) -> Any:
         clip=Fraction(1),
         input_square=Fraction(200),
         sum_limit=Fraction(200),
+        rate=Fraction(1, 64 * BATCH),
     )
     return ClippedSums(plan, DEVIATION, Fraction(1, BATCH))
 
@@ -238,3 +240,42 @@ def test_the_largest_noise_bounds_what_is_drawn() -> None:
     assert most > 3 * 13 * float(VARIANCE / 3) ** 0.5
     assert abs(lifted(3)).max() < most
     assert gaussian.table(VARIANCE).most > 13.5 * float(VARIANCE) ** 0.5
+
+
+@pytest.mark.parametrize(("evaluators", "corrupted"), [(2, (0,)), (2, (1,)), (3, (0, 2))])
+def test_private_steps_look_the_same_for_all_data(
+    evaluators: int, corrupted: tuple[int, ...]
+) -> None:
+    """Rows that are clipped, rows that are not, and rows that are left out: with the view of
+    corrupted evaluators drawn first, their own noise included."""
+    widths = (6, 5, 3)
+    task = problem(widths)
+    owner = next(i for i in range(evaluators) if i not in corrupted)
+    views, found = [], []
+    for coins, size in enumerate((0.01, 1.0, 15.0)):
+        rows, labels = task.inputs[0] * size, np.roll(task.labels[0], coins, 0)
+
+        def program(role: Role, rows: Any = rows, labels: Any = labels) -> Any:
+            with attached(role, BITS):
+                model = Network(layers_of(widths), task.weights)
+                named = model.parameters
+                for tensor in named.values():
+                    tensor.keeps_rows = True
+                trainer = Trainer(model, CrossEntropy(), named, SGD(named), take=take_for(widths))
+                x = MaskedTensor(torch.from_numpy(rows), src=owner)
+                y = MaskedTensor(torch.from_numpy(labels), src=owner)
+                for number in range(2):
+                    role.begin_step(number + 1)
+                    trainer.step(x, y, Fraction(1, 64))
+                    role.finish()
+                return [shares_of(p.masked()) for p in named.values()]
+
+        results, view = run_scripted(program, evaluators, corrupted, coins=coins)
+        views.append(view)
+        found.append(
+            np.concatenate([combine_masked(p).ravel() for p in zip(*results, strict=True)])
+        )
+    for first, second in pairwise(views):
+        assert [kind for kind, _ in first] == [kind for kind, _ in second]
+        assert first == second
+    assert not np.array_equal(found[0], found[1])

@@ -84,6 +84,7 @@ class ClippedSums:
             if row.inputs is not None:
                 summands = matmul(g.transpose(), row.inputs.masked())
                 bits += self.plan.fraction_bits
+            summands = summands.reshape(*parameters[name].shape)
             found[name] = with_noise(Gradient(summands, self.factor, bits), self.deviation)
         return found
 
@@ -94,7 +95,8 @@ class ClippedSums:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowsOfLayer:
-    """x [rows, inputs] and g [rows, outputs] of a layer at scale 2^f. x: None for a bias alone."""
+    """x [rows, inputs] and g [rows, outputs] of a layer at scale 2^f. x: None if g is the gradient
+    itself, of a convolution or of a bias alone."""
 
     x: Masked | None
     g: Masked

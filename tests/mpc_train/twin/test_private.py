@@ -85,7 +85,7 @@ def test_noise_has_the_accounted_variance(tmp_path: Path, central: bool) -> None
 def test_a_job_with_a_logistic_model_bounds_inputs(tmp_path: Path) -> None:
     job = private_job(tmp_path, "logistic", "2")
     norm = clip_plan.input_norm(job)
-    assert (norm**2 + 1) * (1 + clip_plan.RESIDUAL_MARGIN) ** 2 <= 4
+    assert (norm**2 + 1) * clip_plan.most_residual(job.fraction_bits) ** 2 <= 4
     assert float(norm) == pytest.approx(np.sqrt(3), rel=2e-3)
     small = msgspec.structs.replace(job.privacy, clip=Fraction(1))
     with pytest.raises(Exception, match="above 1"):

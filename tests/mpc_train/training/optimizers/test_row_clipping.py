@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpc_train.networks.convert import convert
+from mpc_train.networks.network import Network
 from mpc_train.privacy.clip_plan import ClipPlan, Layer, make_plan
+from mpc_train.training.losses import CrossEntropy
+from mpc_train.training.optimizers import row_clipping
 from mpc_train.training.optimizers.row_clipping import ClippedSums, RowsOfLayer, factors
 from protocols.arrays import Words
 from protocols.errors import RangeError
 from protocols.roles.role import Role
+from protocols.shares.arithmetic import remask
+from tests.support.lockstep import run_lockstep
 from tests.support.loopback import combine_masked, run_roles, secret, shares_of
+from tests.support.tensors import attached, shared_in
 
 F = 20
 ONE = 1 << F
@@ -29,6 +38,7 @@ def plan_of(clip: Fraction = Fraction(1), bits: int = F, batch: int = 32) -> Cli
         clip=clip,
         input_square=Fraction(5 * LIMIT**2 + 1),
         sum_limit=clip * batch + 100 * clip,
+        rate=Fraction(1, 4),
     )
 
 
@@ -144,4 +154,78 @@ def test_plans_that_do_not_fit_are_refused() -> None:
             clip=Fraction(1),
             input_square=Fraction(6),
             sum_limit=Fraction(100),
+            rate=Fraction(1, 4),
         )
+
+
+NET = torch.nn.Sequential(
+    torch.nn.Conv2d(1, 3, 3, padding=1),
+    torch.nn.ReLU(),
+    torch.nn.MaxPool2d(2),
+    torch.nn.Flatten(),
+    torch.nn.Linear(12, 5),
+    torch.nn.ReLU(),
+    torch.nn.Linear(5, 3),
+)
+
+
+@pytest.mark.parametrize("size", [0.05, 2.0])
+def test_a_convolutional_network_is_clipped_as_in_pytorch(
+    size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sums over a batch, without noise, are those of rows clipped one by one."""
+    monkeypatch.setattr(row_clipping, "with_noise", lambda gradient, _: gradient)
+    torch.manual_seed(3)
+    graph = convert(NET.float(), (1, 4, 4)).graph
+    module, rows = NET.double(), 8
+    for parameter in module.parameters():
+        torch.nn.init.uniform_(parameter, -0.6, 0.6)
+        parameter.data = torch.round(parameter.data * ONE) / ONE
+    images = torch.round(torch.randn(rows, 1, 4, 4, dtype=torch.float64) * size * ONE) / ONE
+    classes = torch.arange(rows) % 3
+    plan = make_plan(
+        [Layer(0, 27), Layer(0, 3), Layer(12, 5, True), Layer(5, 3, True)],
+        fraction_bits=F,
+        clip=Fraction(1),
+        input_square=Fraction(16),
+        sum_limit=Fraction(100),
+        rate=Fraction(1, 8),
+    )
+    start = {
+        name: np.rint(p.detach().numpy() * ONE).astype(np.int64)
+        for name, p in module.named_parameters()
+    }
+
+    def program(role: Role) -> Any:
+        with attached(role, F):
+            model = Network(graph, start)
+            named = model.parameters
+            for tensor in named.values():
+                tensor.keeps_rows = True
+            x, y = shared_in(role, images.reshape(rows, -1).numpy(), np.eye(3)[classes.numpy()])
+            outputs = model(x)
+            outputs.backward(CrossEntropy().gradient(outputs, y))
+            sums = ClippedSums(plan, Fraction(1), Fraction(1, rows))(named)
+            return {
+                name: (shares_of(remask(gradient.summands)), gradient.bits)
+                for name, gradient in sums.items()
+            }
+
+    results = run_lockstep(program, 2)
+    found = {
+        name: combine_masked([result[name][0] for result in results]) / 2.0 ** results[0][name][1]
+        for name in start
+    }
+    clipped, total = 0, {name: np.zeros(p.shape) for name, p in module.named_parameters()}
+    for image, which in zip(images, classes, strict=True):
+        module.zero_grad()
+        torch.nn.functional.cross_entropy(module(image[None]), which[None]).backward()
+        grads = {name: p.grad.numpy() for name, p in module.named_parameters()}  # type: ignore[union-attr]
+        norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+        clipped += norm > 1
+        for name, g in grads.items():
+            total[name] += g * min(1, 1 / norm)
+    assert clipped == (rows if size > 1 else clipped) and (size > 1 or clipped < rows)
+    for name, expected in total.items():
+        np.testing.assert_allclose(found[name], expected, atol=0.01 * rows)
+        assert np.abs(expected).max() > 0.02
