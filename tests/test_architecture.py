@@ -344,6 +344,7 @@ def test_an_unexpected_entry_is_seen(tmp_path: Path) -> None:
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "cyclonedx": "cyclonedx-python-lib",
+    "dp_accounting": "dp-accounting",
     "packageurl": "packageurl-python",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",

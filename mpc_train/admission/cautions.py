@@ -6,6 +6,7 @@ only be pointed out.
 """
 
 from collections import Counter
+from decimal import Decimal
 from math import prod
 
 from mpc_train.admission.effective_rows import (
@@ -22,6 +23,9 @@ from mpc_train.jobs.schedule import is_newton, split_sizes
 from mpc_train.jobs.training import is_frozen
 
 FEW_STEPS = 10
+MUCH_EPSILON = 10
+LARGE_DELTA = Decimal("0.1")
+"""As a part of 1 divided by the number of rows."""
 FAR = 16
 """Inputs are of the order of 1; an input that may be larger than this can outweigh all others of
 its row."""
@@ -35,8 +39,9 @@ REFUSED = "nodes with default rules refuse it"
 def cautions(job: Job) -> list[str]:
     """The sentences, the most serious first; empty if there is nothing to warn of."""
     if not job.trains:
-        return [*_of_questions(job), *_of_measures(job)]
+        return [*_of_questions(job), *_of_measures(job), *_of_budget(job)]
     return [
+        *_of_budget(job),
         *_of_steps(job),
         *_of_rows(job),
         *_of_weights(job),
@@ -46,6 +51,25 @@ def cautions(job: Job) -> list[str]:
         *_of_measures(job),
         *_of_answers(job),
     ]
+
+
+def _of_budget(job: Job) -> list[str]:
+    """Warnings about a promise of differential privacy that promises little."""
+    if not job.privacy:
+        return []
+    found, privacy = [], job.privacy
+    if privacy.epsilon > MUCH_EPSILON:
+        found.append(
+            f"ε = {privacy.epsilon} allows conclusions that are e to the power of "
+            f"{privacy.epsilon} times as likely with a row as without it: a small ε is 1, a usual "
+            f"one is below {MUCH_EPSILON}"
+        )
+    if privacy.small_delta * job.rows > LARGE_DELTA:
+        found.append(
+            f"δ = {privacy.small_delta} is large for {job.rows} rows: take less than a tenth of 1 "
+            "divided by their number"
+        )
+    return found
 
 
 def _of_questions(job: Job) -> list[str]:

@@ -21,6 +21,7 @@ from mpc_train.base.bounds import CLASS_WEIGHT_BITS, WORD_BITS, gradient_bits
 from mpc_train.errors import JobError
 from mpc_train.jobs.schedule import learning_rate
 from mpc_train.jobs.training import loss_name
+from mpc_train.privacy.clip_plan import grid_bits
 from mpc_train.regression.scales import COEFFICIENT_BITS, PENALTY_BITS
 from mpc_train.regression.settings import sizes_of
 from mpc_train.training.optimizers.folding import NORM_FACTOR_BITS, brought_together, coefficients
@@ -116,7 +117,8 @@ def _finenesses(job: Job) -> dict[int, Fraction]:
     rows = Fraction(job.train.batch_size)
     if loss_name(job) == "mse":
         rows /= 2
-    return {excess: rows * (1 << (f + excess)) for excess in (0, f)}
+    more = grid_bits(job) - 2 * f if job.privacy else 0
+    return {excess: rows * (1 << (f + excess)) for excess in (more, f + more)}
 
 
 def check_sgd(job: Job, rates: Sequence[Fraction]) -> None:

@@ -10,6 +10,7 @@ approved by approvers (`node.consent`).
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -27,6 +28,7 @@ from mpc_train.jobs.outputs import (
     leaving,
     words_for,
 )
+from mpc_train.jobs.privacy import Neighbours
 from mpc_train.jobs.reveal import Metric
 from mpc_train.jobs.schedule import is_newton
 from mpc_train.jobs.serve import Answer
@@ -48,6 +50,28 @@ MIN_ROWS = 10
 for the cells of a table."""
 MIN_BATCH_ROWS = 8
 """Batches of 8 are the smallest in common use."""
+
+
+class PrivacyRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[rules.privacy]`: what a job must promise by differential privacy (`[privacy]` of the job),
+    and how much all jobs over one table may cost together."""
+
+    required: bool = True
+    """Whether a job without `[privacy]` is refused."""
+    max_epsilon: Decimal | None = None
+    """The largest ε of a job; if omitted, any."""
+    max_delta: Decimal | None = None
+    """The largest δ of a job; if omitted, any."""
+    units: tuple[str, ...] | None = None
+    """For whom a job may make the promise (`privacy.unit` of the job): "row", or columns; if
+    omitted, any. With a column that identifies a patient, a promise for one row is refused."""
+    neighbours: tuple[Neighbours, ...] | None = None
+    """With which data sets a job may compare (`privacy.neighbours` of the job); if omitted, any."""
+    budget_epsilon: Decimal | None = None
+    """The ε of all runs over one of our tables together, which add up; if omitted, any. A run
+    counts from when all have signed, and once if it goes on after a break."""
+    budget_delta: Decimal | None = None
+    """The δ of all runs over one of our tables together."""
 
 
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,7 +130,10 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     measured on different rows of it: the difference of their results is about those rows."""
     repeats: int = 1
     """How many runs may reveal metrics with noise over one table: each adds its ε, and averages
-    away the noise of the others."""
+    away the noise of the others. Runs with `[privacy]` count against `privacy.budget_epsilon`
+    instead, if there is one."""
+    privacy: PrivacyRules | None = None
+    """A table of rules about differential privacy; if omitted, a job need not promise any."""
     jobs: tuple[str, ...] = ()
     """Digests (hexadecimal, as `mpc-train job check` prints them) of jobs that may run without
     asking a person."""
@@ -185,6 +212,7 @@ def rule_faults(rules: Rules) -> list[tuple[str, str]]:
         found.append(("rules.max_decimals", "at least 0"))
     if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in rules.jobs):
         found.append(("rules.jobs", "a digest has 64 hexadecimal digits"))
+    found += _privacy_faults(rules.privacy)
     if rules.approvals and rules.jobs:
         what = f"approvals = {rules.approvals} makes a listed digest insufficient; remove one"
         found.append(("rules.jobs", what))
@@ -192,6 +220,17 @@ def rule_faults(rules: Rules) -> list[tuple[str, str]]:
     if rules.approvals > len(able):
         what = f"{rules.approvals} are needed, and only {len(able)} of the approvers can give one"
         found.append(("rules.approvals", what))
+    return found
+
+
+def _privacy_faults(rules: PrivacyRules | None) -> list[tuple[str, str]]:
+    found = []
+    for key in ("max_epsilon", "max_delta", "budget_epsilon", "budget_delta"):
+        value = None if rules is None else getattr(rules, key)
+        if value is not None and not (value.is_finite() and value > 0):
+            found.append((f"rules.privacy.{key}", "a finite number above 0"))
+    if rules is not None and (rules.budget_epsilon is None) != (rules.budget_delta is None):
+        found.append(("rules.privacy", "write both budget_epsilon and budget_delta, or neither"))
     return found
 
 
@@ -249,7 +288,10 @@ def check_rules(rules: Rules, job: Job, me: str, day: date | None = None) -> Non
     """
     day = day or today()
     # Checks whose time depends on the job's numbers come last, for a job that satisfies the others.
-    first = (_check_roles, _check_purpose, _check_outputs, _check_serve, _check_least)
+    first = (
+        *(_check_roles, _check_purpose, _check_outputs, _check_serve, _check_least),
+        _check_privacy,
+    )
     for checks in (first, (_check_ours, _check_sum)):
         broken = _Broken(rules, job, me, day)
         for check in checks:
@@ -326,6 +368,35 @@ def _check_outputs(broken: _Broken) -> None:
     broken.unlisted("disclosures", words["disclosures"], "would be disclosed")
     if unknown:
         broken.found.append(f"{', '.join(unknown)} would leave the run, but no rule covers it")
+
+
+def _check_privacy(broken: _Broken) -> None:
+    """Check that the job promises as much as the rules require, if it reveals anything of rows."""
+    rules, job = broken.rules.privacy, broken.job
+    if rules is None:
+        return
+    privacy = job.privacy
+    if not privacy:
+        if rules.required and any(job.data.rows.values()):
+            broken.found.append(
+                "it has no [privacy], so that nothing bounds what its results say about one row "
+                "(privacy.required)"
+            )
+        return
+    for key, value in (("max_epsilon", privacy.epsilon), ("max_delta", privacy.small_delta)):
+        most = getattr(rules, key)
+        if most is not None and value > most:
+            what = "ε" if key == "max_epsilon" else "δ"
+            broken.found.append(f"its {what} is {value}, privacy.{key} = {most}")
+    if rules.units is not None and privacy.unit not in rules.units:
+        broken.found.append(
+            f"it promises privacy for one {privacy.unit}, privacy.units = {quoted(rules.units)}"
+        )
+    if rules.neighbours is not None and privacy.neighbours not in rules.neighbours:
+        broken.found.append(
+            f"its neighbours are {privacy.neighbours}, privacy.neighbours = "
+            f"{quoted(rules.neighbours)}"
+        )
 
 
 def _check_serve(broken: _Broken) -> None:

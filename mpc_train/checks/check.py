@@ -10,6 +10,7 @@ from math import prod
 from mpc_train.base.problem import JobProblem, Problems, no_duplicates
 from mpc_train.base.sizes import check_sizes
 from mpc_train.checks.check_data import check_data
+from mpc_train.checks.check_privacy import check_privacy
 from mpc_train.checks.check_purpose import check_purpose
 from mpc_train.checks.check_reveal import check_bounds, check_reveal
 from mpc_train.checks.check_serve import check_serve
@@ -49,7 +50,7 @@ def check_job(job: Job) -> None:
     _ = job.pipeline  # raises the faults of [prepare]
     _check_model(job)
     _check_weights(job)
-    for check in (check_train, check_reveal, check_serve, check_purpose):
+    for check in (check_train, check_reveal, check_privacy, check_serve, check_purpose):
         with found.noting():
             check(job)
     found.check()

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from mpc_train.base.problem import JobProblem, no_duplicates, number
+from mpc_train.jobs.data import Duplicates, Join
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.link import Duplicates, Join
 from mpc_train.linkage.partners import least_joined
 from mpc_train.tables.normalise import Rule
 

@@ -60,6 +60,7 @@ def job_check(
         from mpc_train.estimates.estimate import memory_needs
         from mpc_train.jobs.outputs import disclosed_on_the_way
         from mpc_train.jobs.schedule import total_steps
+        from mpc_train.privacy.words import priced
         from mpc_train.results.report import describe, in_lines
         from parties.agreement.contract import Roles, describe_trust
         from parties.keys.roster import Roster
@@ -100,6 +101,7 @@ def job_check(
                     "metrics_to": list(checked.reveal.metrics_to),
                     "disclosures": list(disclosed_on_the_way(checked)),
                     "serve": msgspec.to_builtins(checked.serve),
+                    "privacy": priced(checked),
                     "cautions": warned,
                     "without_card": list(unknown),
                     "trust": trust,

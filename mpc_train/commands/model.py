@@ -86,6 +86,7 @@ def model_verify(
 
         from mpc_train.commands.open import MAX_SEALED_BYTES
         from mpc_train.node.provenance import read_result, verify_opened, verify_sealed
+        from mpc_train.privacy.words import as_json, lines
         from parties.keys.roster import Roster
 
         check_there(path, "a sealed file, or the folder of an opened one")
@@ -108,6 +109,7 @@ def model_verify(
                     "recipient": found.recipient,
                     "files": found.files,
                     "unchecked": found.unchecked,
+                    "privacy": as_json(found.job),
                     **msgspec.to_builtins(outcome),
                 }
             )
@@ -123,6 +125,8 @@ def model_verify(
             names = ", ".join(name for name, _ in one.outputs)
             times = "" if one.times == 1 else f", {one.times} times"
             say(f"Opened to {', '.join(one.to)} by {one.clause}{times}: {names}")
+        for line in lines(found.job) or ["no differential privacy was promised"]:
+            say(f"Privacy {line}")
         for line in found.unchecked:
             say(f"Warning {line}")
 
@@ -174,6 +178,7 @@ def model_show(
     """
     with reporting(output):
         from mpc_train.node.provenance import verify_shared
+        from mpc_train.privacy.words import as_json
         from mpc_train.results.report import describe
         from mpc_train.shared.description import Description
         from mpc_train.shared.library import find, record_of, share_of
@@ -189,7 +194,8 @@ def model_show(
         if out is not None:
             write_atomic(out, Description(held.about.job, held.about.public.sid).to_bytes())
         if output is Format.json:
-            emit({"status": "ok", **_record(held), "signed_by": list(found.nodes)})
+            said = {"signed_by": list(found.nodes), "privacy": as_json(held.about.job)}
+            emit({"status": "ok", **_record(held), **said})
             return
         say(describe(held.about.job))
         say(f"Model {held.about.digest}, version {held.version} here, kept {held.created}")

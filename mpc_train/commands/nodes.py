@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mpc_train.node.storage import NodeVault
     from mpc_train.owners.table import Table
     from mpc_train.run.node_config import CoordinatorConfig, NodeConfig
-    from mpc_train.run.phases.shelf import RunNote, VaultShelf
+    from mpc_train.run.phases.shelf import Note, RunNote, VaultShelf
     from mpc_train.run.program import TrainProgram
     from mpc_train.tables.reading import Progress
     from parties.agreement.contract import Roles
@@ -428,6 +428,7 @@ class _Guarded:
         self._held: VaultShelf | None = None
         self._note: RunNote | None = None
         self._remembered: Remembered | None = None
+        self._reserved = False
         self.job: Job | None = None
         self.evaluators: tuple[str, ...] = ()
         self.recipients: tuple[str, ...] = ()
@@ -486,11 +487,16 @@ class _Guarded:
             found = agree(self._config, self._roster, job, self._ask, today, wait)
             self._agreed[digest] = found  # not asked again for another session of the same run
         found = self._agreed[digest]
+        self._reserved = self._is_reserved(job, begun)
         self._fresh = False
         self._check_dates(job)  # it may have waited for days
         fields: dict[str, Value] = {"why": found.why, "approvers": found.approvers}
         if policy is not None:
             fields |= {"policy": policy.digest, "number": policy.terms.number}
+        if job.privacy:
+            privacy = job.privacy
+            fields |= {"epsilon": str(privacy.epsilon), "delta": str(privacy.small_delta)}
+            fields |= {"unit": privacy.unit, "neighbours": privacy.neighbours}
         self._audit.append(Kind.JOB_APPROVED, fields, job=job.name, digest=digest)
         self._events.say(f"This node may sign: {found.why}")
         for remark in found.remarks:
@@ -511,6 +517,13 @@ class _Guarded:
             self._config, table, self._held, self._note, library, self._loss
         )
         return self._program.prepare(body, roles)
+
+    def _is_reserved(self, job: "Job", begun: "Note | None") -> bool:
+        """Whether a run of the job that began here has let nothing leave, so that one that begins
+        anew spends its budget. Only an evaluator knows: nothing leaves without it."""
+        if not job.privacy or begun is None or self._config.place.name not in job.evaluators:
+            return False
+        return not begun.leaving
 
     def _destroy(self) -> None:
         """Destroy what this node keeps of the run: the note first, which would bar another run."""
@@ -643,7 +656,7 @@ class _Guarded:
         begins = not session.resume
         if begins and self._remembered is not None and self._program.table is not None:
             source = self._config.source(self.job.name)
-            self._remembered.write(self.job, source, self._program.table)
+            self._remembered.write(self.job, source, self._program.table, reserved=self._reserved)
         return self._program.run(session)
 
     def keep_signed(self, result: "NodeResult") -> dict[str, object]:

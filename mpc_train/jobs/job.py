@@ -5,8 +5,9 @@ bytes of `Job.to_bytes`, and signs its digest; so everything here is public to a
 numbers are exact decimals throughout: code that needs ring elements rounds them once, in integers,
 so that all machines round alike.
 
-`[data]`, `[prepare]`, `[train]`, `[reveal]` and `[serve]` are described in `data.py`, `prepare.py`,
-`train.py`, `reveal.py` and `serve.py` beside this file, every other section here.
+`[data]`, `[prepare]`, `[train]`, `[reveal]`, `[privacy]` and `[serve]` are described in `data.py`,
+`prepare.py`, `train.py`, `reveal.py`, `privacy.py` and `serve.py` beside this file, every other
+section here.
 
 The numbers of rows are part of the job because every node derives the batches from them.
 """
@@ -31,6 +32,7 @@ from mpc_train.jobs.data import (
 from mpc_train.jobs.kinds import NUMBERS
 from mpc_train.jobs.pipeline import Pipeline, pipeline_of
 from mpc_train.jobs.prepare import Prepare
+from mpc_train.jobs.privacy import Privacy
 from mpc_train.jobs.reveal import Reveal
 from mpc_train.jobs.serve import Serve
 from mpc_train.jobs.train import SHARES, Strict, Train
@@ -126,6 +128,8 @@ class Job(Strict, frozen=True, dict=True):
     reveal: Reveal = Reveal()
     serve: Serve | None = None
     purpose: Purpose = Purpose()
+    privacy: Privacy | msgspec.UnsetType = msgspec.UNSET
+    """Unset instead of null in a job's bytes, so that jobs without it keep their digests."""
     version: int = JOB_VERSION
 
     @property

@@ -22,6 +22,8 @@ import msgspec
 
 from mpc_train.base.release import version
 from mpc_train.node.provenance import Provenance
+from mpc_train.privacy import words as privacy_words
+from mpc_train.privacy.costs import costs
 from parties.agreement.contract import CONTRACT_VERSION, describe_trust
 from parties.audit.entries import Entry, Kind
 from parties.audit.verify import Report as LogReport
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from parties.keys.roster import Roster
 
-EVIDENCE_VERSION = 2
+EVIDENCE_VERSION = 3
 AES, KEMS = "AES-256-GCM", "X25519 256, ML-KEM 768"
 
 
@@ -86,6 +88,28 @@ class Served(_Part, frozen=True):
     answer: str
     decimals: int | None
     validators: tuple[str, ...]
+
+
+class Cost(_Part, frozen=True):
+    """What revealing something costs of the budget. paid_by: whose rows it is about."""
+
+    what: str
+    epsilon: float
+    paid_by: str
+    how: str
+
+
+class Privacy(_Part, frozen=True):
+    """The differential privacy that the signed job promises, in words and numbers."""
+
+    epsilon: str
+    small_delta: str = msgspec.field(name="delta")
+    unit: str
+    neighbours: str
+    promise: str
+    meaning: str
+    against: str
+    costs: tuple[Cost, ...]
 
 
 class Signed(_Part, frozen=True):
@@ -163,6 +187,7 @@ class Evidence(_Part, frozen=True):
     data: Data
     revealed: tuple[Revealed, ...]
     served: Served | None
+    privacy: Privacy | None
     sealed: tuple[Sealed, ...]
     signatures: tuple[Signed, ...]
     algorithms: tuple[Algorithm, ...]
@@ -237,6 +262,7 @@ def evidence_of(
             for one in found.outcome.openings
         ),
         served=_served(job),
+        privacy=_privacy(job),
         sealed=tuple(Sealed(one.sender, one.path, one.digest) for one in run.statement.artifacts),
         signatures=tuple(
             Signed(name, sha256(signature).hexdigest())
@@ -328,7 +354,7 @@ def _against_the_log(found: Provenance, logged: Sequence[Logged], node: str) -> 
 
 _FACTS = (
     *("job", "job_digest", "contract", "contract_version", "session", "statement", "model"),
-    *("revealed", "served", "sealed", "signatures", "parties", "data"),
+    *("revealed", "served", "privacy", "sealed", "signatures", "parties", "data"),
 )
 """Parts that follow from the record and the cards, whichever release wrote them."""
 _WORDS = ("first_weights", "trust", "algorithms", "speaks_to", "limits")
@@ -346,6 +372,7 @@ def differing(said: Evidence, found: Provenance, roster: Roster, *, words: bool)
         ours = replace(
             ours,
             data=replace(ours.data, preparation=said.data.preparation),
+            privacy=_as_said(ours.privacy, said.privacy),
             parties=tuple(
                 replace(one, roles=their.roles)
                 for one, their in zip(ours.parties, said.parties, strict=False)
@@ -356,6 +383,13 @@ def differing(said: Evidence, found: Provenance, roster: Roster, *, words: bool)
     if said.verified and (said.faults or said.log.faults or not said.log.verified):
         wrong.append("verified")
     return wrong
+
+
+def _as_said(ours: Privacy | None, said: Privacy | None) -> Privacy | None:
+    """The numbers of ours, with the words of another release."""
+    if ours is None or said is None:
+        return ours
+    return msgspec.structs.replace(said, epsilon=ours.epsilon, small_delta=ours.small_delta)
 
 
 def _first_weights(found: Provenance) -> str:
@@ -390,6 +424,24 @@ def _served(job: Job) -> Served | None:
     if serve is None:
         return None
     return Served(serve.clients, serve.rows_a_day, serve.answer, serve.decimals, serve.validators)
+
+
+def _privacy(job: Job) -> Privacy | None:
+    if not job.privacy:
+        return None
+    return Privacy(
+        epsilon=str(job.privacy.epsilon),
+        small_delta=str(job.privacy.small_delta),
+        unit=privacy_words.unit_words(job),
+        neighbours=privacy_words.neighbours_words(job),
+        promise=privacy_words.promise(job),
+        meaning=privacy_words.meaning(job),
+        against=privacy_words.against(job),
+        costs=tuple(
+            Cost(one.name, one.epsilon, privacy_words.SIDES[one.side], one.how)
+            for one in costs(job)
+        ),
+    )
 
 
 def algorithms(recipients: Sequence[str]) -> tuple[Algorithm, ...]:
@@ -476,7 +528,8 @@ LIMITS = (
     "whether they are true, nor whether an owner's table is.",
     "Nodes are assumed to run this software unmodified. A node that runs other software can log "
     "and sign what it likes about itself.",
-    "The model itself, and the metrics, say something about the data they come from.",
+    "The model itself, and the metrics, say something about the data they come from. How much they "
+    "may say about one unit is bounded only where differential privacy is promised.",
     "Physical safeguards (45 CFR § 164.310) and the administration of the machines are outside of "
     "what this software can show.",
 )

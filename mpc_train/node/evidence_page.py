@@ -110,6 +110,13 @@ signed job allows this, and nothing else:</p>
 </td></tr>{% endif %}
 <tr><th>May measure it</th><td>{{ e.served.validators | join(", ") or "nobody" }}</td></tr>
 </tbody></table>{% endif %}
+{% if e.privacy %}<p>{{ e.privacy.promise }} That means: {{ e.privacy.meaning }}.
+{{ e.privacy.against }}</p>
+<table><thead><tr><th style="width:20%">Revealed</th><th style="width:10%">ε</th>
+<th style="width:18%">Paid by</th><th>How</th></tr></thead><tbody>
+{% for one in e.privacy.costs %}<tr><td>{{ one.what }}</td><td>{{ one.epsilon }}</td>
+<td>{{ one.paid_by }}</td><td>{{ one.how }}</td></tr>{% endfor %}
+</tbody></table>{% else %}<p>No differential privacy was promised.</p>{% endif %}
 <table><thead><tr><th style="width:19%">Sealed by</th><th style="width:34%">File</th>
 <th>SHA-256</th></tr></thead><tbody>
 {% for one in e.sealed %}<tr><td>{{ one.sender }}</td><td>{{ one.path }}</td>

@@ -9,9 +9,9 @@ recipient signs. Verifying needs no key:
 3. The job allows each opening in the ledger, and training began with the job's weights.
 4. A sealed file: it holds the envelope of each evaluator to one recipient, each signed by its
    sender, and each the one that the statement names.
-5. An opened model: its recipient signed the manifest; job and session are those of the record; each
-   evaluator signed what it says of the run, metrics included; every file that it speaks of is the
-   one beside it.
+5. An opened model: its recipient signed the manifest; job, session and promise of privacy are those
+   of the record; each evaluator signed what it says of the run, metrics included; every file that
+   it speaks of is the one beside it.
 
 Every fault is an ArtifactError or a RosterError.
 """
@@ -166,6 +166,7 @@ def sign_manifest(manifest: bytes, signer: "Signer") -> bytes:
 
 def verify_opened(folder: Path, roster: "Roster") -> Provenance:
     """Steps 1 to 3 and 5, of an opened model's folder. Raises ArtifactError, RosterError."""
+    from mpc_train.privacy.words import as_json
     from mpc_train.results.artifact import PURPOSE, commit
     from mpc_train.results.opening import MANIFEST_FILE, MODEL_FILE
     from protocols.errors import AuthenticationError
@@ -202,6 +203,10 @@ def verify_opened(folder: Path, roster: "Roster") -> Provenance:
             f"{folder / MANIFEST_FILE}: has the statements of "
             f"{', '.join(name for name, _, _ in statements)}; expected those of "
             f"{', '.join(found.job.evaluators)}"
+        )
+    if said.get("privacy") != as_json(found.job):
+        raise ArtifactError(
+            f"{folder / MANIFEST_FILE}: promises another privacy than the job that all nodes signed"
         )
     cards = found.record.signers(roster)
     for name, text, signed in statements:

@@ -15,7 +15,7 @@ from mpc_train.jobs.job import Job
 from mpc_train.node.places import try_directory
 from mpc_train.node.storage import HISTORY, NodeVault
 from mpc_train.owners.table import Table
-from mpc_train.run.history import History, check_history
+from mpc_train.run.history import History, check_history, spent_before
 from mpc_train.tables.source import Source
 from parties.errors import VaultError
 from parties.files import locked, private_directory
@@ -44,25 +44,43 @@ class Remembered:
         """Lines for people: the runs over the table at `source`."""
         with self._safe.opened() as store:
             runs = self._load(store).of_source(source)
-        return [
+        lines = [
             f"this table was used on {run.at} by {run.job}, digest {run.digest[:16]}"
             + (f", with noise of ε = {run.epsilon}" if run.epsilon else "")
+            + (
+                ", without differential privacy"
+                if run.budget_epsilon is None
+                else f", at ε = {run.budget_epsilon}, δ = {run.budget_delta}"
+            )
             for run in runs
         ]
+        spent, rules = spent_before(runs), self._rules.privacy
+        if spent.runs:
+            most = None if rules is None else rules.budget_epsilon
+            whole = "" if most is None or rules is None else f" of {most}, {rules.budget_delta}"
+            lines.append(f"its runs have cost ε = {spent.epsilon}, δ = {spent.small_delta}{whole}")
+        return lines
 
     def check(self, job: Job, source: Source, table: Table) -> None:
         """Raise RefusedError if a run of `job` would reveal too much after the earlier runs."""
         with self._safe.opened() as store:
             history = self._load(store)
-        if history.runs:  # without earlier runs the table's mark need not be computed
+        # Without earlier runs and a budget the table's mark need not be computed.
+        if history.runs or (job.privacy and self._rules.privacy is not None):
             check_history(self._rules, history, history.entry(_now(), job, self._me, source, table))
 
-    def write(self, job: Job, source: Source, table: Table) -> None:
+    def write(self, job: Job, source: Source, table: Table, *, reserved: bool = False) -> None:
         """Record that a run of `job` begins; raises the errors of `check`, and then records
-        nothing."""
+        nothing.
+
+        reserved: a run of the same job began before, and nothing of it has left: what was recorded
+        for it then is for this one, and is not spent twice.
+        """
         with locked(self._safe.folder / LOCK), self._safe.opened() as store:
             history = self._load(store)
             run = history.entry(_now(), job, self._me, source, table)
+            if reserved and any(old.digest == run.digest for old in history.like(run)):
+                return
             check_history(self._rules, history, run)
             history = msgspec.structs.replace(history, runs=(*history.runs, run))
             try:

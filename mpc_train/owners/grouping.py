@@ -23,6 +23,17 @@ class GroupError(ValueError):
     """Groups cannot be divided as the job says."""
 
 
+def check_most_rows(groups: Sequence[str], most: int) -> None:
+    """Raise GroupError if a group has more than `most` rows: the guarantee of `[privacy]` would not
+    hold for it."""
+    largest = max(Counter(groups).values(), default=0)
+    if largest > most:
+        raise GroupError(
+            f"has up to {largest} rows with the same identifier, but privacy.most_rows = {most}; "
+            "agree on a larger number, or remove rows"
+        )
+
+
 def grouped_order(groups: Sequence[str], parts: Sequence[int], seed: int) -> NDArray[np.int64]:
     """The rows in the order of the parts, of parts[k] rows each; their sum is len(groups).
 

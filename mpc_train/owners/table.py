@@ -10,12 +10,12 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from mpc_train.errors import DataError
+from mpc_train.jobs.data import Duplicates, Join
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.link import Duplicates, Join
 from mpc_train.jobs.pipeline import Pipeline
 from mpc_train.jobs.schedule import group_parts
 from mpc_train.owners.columns import columns_of, pipeline_over
-from mpc_train.owners.grouping import GroupError, grouped_order
+from mpc_train.owners.grouping import GroupError, check_most_rows, grouped_order
 from mpc_train.owners.local import check_cells, check_filled, local_terms
 from mpc_train.owners.tokens import IdentifierError, Tokens, spelt, token_key, tokens_of
 from mpc_train.tables.dates import DateForm
@@ -215,6 +215,8 @@ def _group_order(job: Job, owner: str, typed: TypedTable, source: Source) -> NDA
     spelling."""
     by, rules = job.data.split_by, job.data.split_normalise
     groups = list(spelt(by, typed.identifiers[by], rules, _form_of(typed, source, by)))
+    if job.privacy and job.privacy.unit == by:
+        check_most_rows(groups, job.privacy.rows_of_unit)
     return grouped_order(groups, group_parts(job, owner), job.data.split_seed)
 
 

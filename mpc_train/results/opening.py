@@ -31,6 +31,7 @@ from mpc_train.jobs.schedule import is_newton, total_steps
 from mpc_train.jobs.sealed import BEYOND
 from mpc_train.linkage.partners import all_linkage_warnings, without_partner
 from mpc_train.preparation.sealed import BITS, in_words, opened_parameters, remarks
+from mpc_train.privacy.words import as_json
 from mpc_train.regression.settings import regression_bits
 from mpc_train.regression.table import COEFFICIENTS_FILE, Results, results
 from mpc_train.results.artifact import (
@@ -457,6 +458,7 @@ def _files(
         "metrics": first.metrics,
         "unavailable": first.unavailable,
         "metrics_to": list(job.reveal.metrics_to),
+        "privacy": as_json(job),
         **said,
         "statements": _statements(job, parts),
         "record": base64.b64encode(record).decode(),

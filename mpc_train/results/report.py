@@ -24,6 +24,7 @@ from mpc_train.jobs.training import drops
 from mpc_train.linkage.partners import least_joined
 from mpc_train.networks.head import head_of
 from mpc_train.owners.columns import columns_of
+from mpc_train.privacy.words import lines, noise_line
 from mpc_train.regression.settings import described
 from mpc_train.results.prepared_words import described as described_steps
 from mpc_train.results.prepared_words import some
@@ -78,8 +79,17 @@ def describe(job: Job) -> str:
                 for line in (*_refusals(job), *_disclosures(job), *linkage_in_words(job))
             ),
             "             sizes, this file, and when each message was sent, to every node",
+            *_private(job),
         )
     )
+
+
+def _private(job: Job) -> list[str]:
+    """What differential privacy the job promises, and what costs what of it."""
+    if not job.privacy:
+        return ["  privacy    no differential privacy is promised"]
+    first, *others = [*lines(job), *noise_line(job)]
+    return [f"  privacy    {first}", *(f"             {line}" for line in others)]
 
 
 def _model(job: Job) -> list[str]:

@@ -7,9 +7,10 @@ that neither a copy under another name nor a table that has grown counts as new.
 recorded which of them the result was made from, and which were measured; if records are joined,
 that is all of them.
 
-Two things are refused. Noise: a further run over one table draws it again, and means over several
+Three things are refused. Noise: a further run over one table draws it again, and means over several
 runs have less of it (`rules.repeats`). Differences: two results over nearly the same rows differ by
-the information of the other rows (`rules.least_difference`).
+the information of the other rows (`rules.least_difference`). Budgets: what jobs with `[privacy]`
+cost adds up over a table (`rules.privacy`).
 """
 
 import base64
@@ -17,8 +18,10 @@ import binascii
 import hmac
 import os
 import zlib
+from collections.abc import Iterable
 from decimal import Decimal
 from hashlib import sha256
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -58,6 +61,9 @@ class Revealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     means over folds, are over these. Empty: there are none."""
     epsilon: str = ""
     """The ε of the noise on its metrics; empty: they had none."""
+    budget_epsilon: Decimal | None = None
+    """The ε and δ that its `[privacy]` promised for all that it revealed; None: nothing."""
+    budget_delta: Decimal | None = None
 
 
 class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,6 +101,8 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             measured=packed(measured) if job.reveal.metrics else "",
             pooled=packed(pooled) if statistics else "",
             epsilon="" if noise is None else str(noise.epsilon),
+            budget_epsilon=job.privacy.epsilon if job.privacy else None,
+            budget_delta=job.privacy.small_delta if job.privacy else None,
         )
 
 
@@ -102,7 +110,8 @@ def check_history(rules: Rules, history: History, run: Revealed) -> None:
     """Raise RefusedError if `run` after those of `history` reveals more than the rules allow."""
     before = history.like(run)
     noisy = [old for old in before if old.epsilon]
-    if run.epsilon and len(noisy) >= rules.repeats:
+    budgeted = _check_budget(rules, before, run)
+    if run.epsilon and len(noisy) >= rules.repeats and not budgeted:
         spent = sum((Decimal(old.epsilon) for old in noisy), Decimal(run.epsilon))
         times = "a run has" if len(noisy) == 1 else f"{len(noisy)} runs have"
         raise RefusedError(
@@ -126,6 +135,52 @@ def check_history(rules: Rules, history: History, run: Revealed) -> None:
                     "same rows (split_seed, test_fraction, batch_size), or write least_difference "
                     f"= {rows} under [rules] if your organisation agrees"
                 )
+
+
+def _check_budget(rules: Rules, before: list[Revealed], run: Revealed) -> bool:
+    """Raise RefusedError if `run` costs more than is left of its table's budget; return whether the
+    rules have a budget for it.
+
+    Runs add up by simple composition: ε to ε and δ to δ, whichever rows trained in which. For the
+    sum it does not matter whether they promise privacy for one row or for more.
+    """
+    limits = rules.privacy
+    if limits is None or run.budget_epsilon is None or run.budget_delta is None:
+        return False
+    if limits.budget_epsilon is None or limits.budget_delta is None:
+        return False
+    spent = spent_before(before)
+    for what, cost, most, old in (
+        ("ε", run.budget_epsilon, limits.budget_epsilon, spent.epsilon),
+        ("δ", run.budget_delta, limits.budget_delta, spent.small_delta),
+    ):
+        if old + cost > most:
+            key = "epsilon" if what == "ε" else "delta"
+            runs = f" by {_named(spent.runs)}" if spent.runs else ""
+            raise RefusedError(
+                f"the job {run.job!r} would cost {what} = {cost}, and of the budget of this table "
+                f"{old} of {most} is spent{runs}. Nothing was shared. If your organisation agrees "
+                f"to {old + cost} in all, write budget_{key} = {old + cost} under [rules.privacy]"
+            )
+    return True
+
+
+class Spent(NamedTuple):
+    """What runs with `[privacy]` have cost together."""
+
+    epsilon: Decimal
+    small_delta: Decimal
+    runs: list[Revealed]
+
+
+def spent_before(runs: Iterable[Revealed]) -> Spent:
+    """What these runs have cost together, by simple composition."""
+    counted = [run for run in runs if run.budget_epsilon is not None]
+    return Spent(
+        sum((run.budget_epsilon or Decimal(0) for run in counted), Decimal(0)),
+        sum((run.budget_delta or Decimal(0) for run in counted), Decimal(0)),
+        counted,
+    )
 
 
 def _named(runs: list[Revealed]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mpc_train.base.bounds import WORD_BITS, bit_length
 from mpc_train.errors import JobError
 from mpc_train.jobs.schedule import learning_rate, split_sizes
+from mpc_train.privacy.clip_plan import grid_bits, sum_limit
 from mpc_train.training.optimizers.moments import least_rate
 from mpc_train.training.setup import gradient_limit, moments
 
@@ -26,6 +27,9 @@ MIN_RATE_BITS = 8
 
 def rate_bits(job: Job) -> int:
     """How many bits the mantissa of learning rate over batch size may have."""
+    if job.privacy:
+        room = WORD_BITS - grid_bits(job) - bit_length(sum_limit(job))
+        return min(room, MAX_RATE_BITS)
     mean = job.most_gradient
     loss = job.train.loss
     # In other networks a weight's gradient may sum over many positions, and balanced rows have
@@ -51,12 +55,13 @@ def weight_bits(job: Job) -> int:
 def folded_rate(job: Job, epoch: int, step: int | None = None) -> tuple[int, int]:
     """(m, k): m / 2^k is learning rate over batch size in this epoch.
 
-    m has at most `rate_bits` bits, and k + f allows a weight to change by 1.
+    m has at most `rate_bits` bits, and k allows a weight to change by 1.
     """
     factor = learning_rate(job, epoch, step) / job.train.batch_size
+    grid = grid_bits(job) if job.privacy else 2 * job.fraction_bits
     shift = min(
         max(rate_bits(job) - bit_length(factor), 0),
-        WORD_BITS - 2 * job.fraction_bits - 1,
+        WORD_BITS - grid - 1,
     )
     return round(factor * (1 << shift)), shift
 

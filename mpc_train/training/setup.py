@@ -11,12 +11,13 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from mpc_train.jobs.training import is_frozen, loss_name
+from mpc_train.privacy.clip_plan import clip_plan, clipped_by_owners, deviation, unit_of
 from mpc_train.training.optimizers.moments import Moments
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.training.losses import Loss
-    from mpc_train.training.optimizers.gradients import Seen
+    from mpc_train.training.optimizers.gradients import Seen, Take
     from mpc_train.training.optimizers.sgd import Clip, Optimizer
     from protocols.crypten_tensor.tensor import MaskedTensor
 
@@ -73,6 +74,23 @@ def make_clip(job: Job, seen: Seen) -> Clip | None:
         return ClipValue(most, fraction_bits=bits, gradient_limit=limit, seen=seen)
     assert settings.norm is not None
     return ClipNorm(Fraction(settings.norm), fraction_bits=bits, gradient_limit=limit, seen=seen)
+
+
+def make_take(job: Job, trained: Mapping[str, MaskedTensor]) -> Take:
+    """How the gradients of a batch become what the rule gets: with `[privacy]`, sums over clipped
+    rows with noise. trained: told to keep gradients by rows, if rows are clipped over shares."""
+    from mpc_train.training.optimizers.gradients import take_gradients
+
+    if not job.privacy:
+        return take_gradients
+    from mpc_train.training.optimizers.row_clipping import ClippedSums, NoisySums
+
+    if clipped_by_owners(job):
+        return NoisySums(deviation(job))
+    for tensor in trained.values():
+        tensor.keeps_rows = True
+    factor = unit_of(job) / job.train.batch_size
+    return ClippedSums(clip_plan(job), deviation(job), factor)
 
 
 def make_loss(job: Job) -> Loss:

@@ -20,10 +20,16 @@ from mpc_train.jobs.training import is_frozen
 from mpc_train.networks.network import Network
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.training.losses import Loss
-from mpc_train.training.optimizers.gradients import Seen, exact_limit, unseen
+from mpc_train.training.optimizers.gradients import (
+    Seen,
+    Take,
+    exact_limit,
+    take_gradients,
+    unseen,
+)
 from mpc_train.training.optimizers.sgd import Clip, Optimizer
 from mpc_train.training.rates import rate
-from mpc_train.training.setup import make_clip, make_loss, make_optimizer
+from mpc_train.training.setup import make_clip, make_loss, make_optimizer, make_take
 from mpc_train.training.step_times import StepTimes
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.roles.role import Role
@@ -38,7 +44,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Trainer:
     """One model in training. parameters: the trained ones, by name. seen: called with the masked
-    values of a step's forward and backward pass."""
+    values of a step's forward and backward pass. take: how gradients of a batch become what the
+    rule gets."""
 
     model: Any
     loss: Loss
@@ -46,6 +53,7 @@ class Trainer:
     optimizer: Optimizer
     clip: Clip | None = None
     seen: Seen = unseen
+    take: Take = take_gradients
 
     def step(
         self,
@@ -66,7 +74,7 @@ class Trainer:
         for tensor in (outputs, gradient):
             if isinstance(tensor.value, Masked) and tensor.bits <= tensor.fraction_bits:
                 self.seen(tensor.value, exact_limit(tensor.fraction_bits))
-        self.optimizer.step(learning_rate, self.clip)
+        self.optimizer.step(learning_rate, self.clip, self.take)
         return cast("MaskedTensor", outputs)
 
 
@@ -102,6 +110,7 @@ def make_trainer(
         make_optimizer(job, trained, seen),
         make_clip(job, seen),
         seen,
+        make_take(job, trained),
     )
 
 

@@ -35,13 +35,18 @@ from mpc_train.jobs.training import is_frozen
 from mpc_train.networks.plain import PlainGraph
 from mpc_train.owners.applied import applied
 from mpc_train.owners.local import Local
+from mpc_train.owners.row_norms import clipped_rows
 from mpc_train.owners.table import Table
+from mpc_train.privacy.clip_plan import clipped_by_owners
 from mpc_train.regression.settings import family_of
 from mpc_train.results.plain_model import means, plain_module
 from mpc_train.twin.metrics import digits, twin_metric
 from mpc_train.twin.preparation import raw_inputs, twin_parameters
+from mpc_train.twin.private import Curator, private_gradients
 from mpc_train.twin.regression import regression_twin
 from mpc_train.twin.setup import TwinStopping, twin_clip, twin_loss, twin_optimizer
+
+ALL_NODES = Curator()
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,13 +65,18 @@ def _as_written(job: Job) -> torch.nn.Module:
     return plain_module(job) if network is None else PlainGraph(network.graph, job.train.seed)
 
 
-def train_twin(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.int64]]) -> Twin:
+def train_twin(
+    job: Job,
+    tables: Sequence[Table],
+    initial: Mapping[str, NDArray[np.int64]],
+    curator: Curator = ALL_NODES,
+) -> Twin:
     """Train on the owners' rows (tables in the order of `job.owners`), and on all but each fold.
 
     initial: the model's initial weights, int64 at scale 2**fraction_bits, those of the run over
-    shares.
+    shares. curator: whose noise a private training has.
     """
-    twin = _train(job, tables, initial)
+    twin = _train(job, tables, initial, curator)
     return replace(twin, metrics=twin.metrics | _over_folds(job, tables, initial))
 
 
@@ -84,8 +94,15 @@ def _over_folds(
     return found
 
 
-def _train(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.int64]]) -> Twin:
+def _train(
+    job: Job,
+    tables: Sequence[Table],
+    initial: Mapping[str, NDArray[np.int64]],
+    curator: Curator = ALL_NODES,
+) -> Twin:
     pooled, prepare = pooled_inputs(job, tables)
+    if job.privacy and clipped_by_owners(job):
+        pooled = clipped_rows(job, pooled, split(job)[0])
     inputs = torch.from_numpy(pooled)
     labels = torch.from_numpy(np.concatenate([table.labels for table in tables]))
     if is_newton(job):
@@ -112,11 +129,14 @@ def _train(job: Job, tables: Sequence[Table], initial: Mapping[str, NDArray[np.i
                 group["lr"] = float(learning_rate(job, epoch, number))
             index = torch.from_numpy(rows)
             optimizer.zero_grad()
-            outputs = module(inputs[index])
-            if weights is not None:
-                outputs.register_hook(_times(torch.from_numpy(weights[rows])))
-            loss(outputs, labels[index]).backward()
-            twin_clip(job, trained)
+            if job.privacy:
+                private_gradients(job, module, loss, inputs[index], labels[index], curator)
+            else:
+                outputs = module(inputs[index])
+                if weights is not None:
+                    outputs.register_hook(_times(torch.from_numpy(weights[rows])))
+                loss(outputs, labels[index]).backward()
+                twin_clip(job, trained)
             optimizer.step()
         if stopping is not None and is_checked(job, epoch):
             with torch.no_grad():

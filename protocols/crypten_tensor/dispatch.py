@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from protocols.crypten_tensor.importing import crypten
+from protocols.crypten_tensor.per_row import RowGradient
 from protocols.crypten_tensor.tensor import MaskedTensor, detach, record
 from protocols.roles.role import Words
 
@@ -42,10 +43,12 @@ class Linear(_Function):
         return y if bias is None else y.add(bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: MaskedTensor) -> tuple[MaskedTensor | None, ...]:
+    def backward(ctx: Any, grad: MaskedTensor) -> tuple[MaskedTensor | RowGradient, ...]:
         x, weight, has_bias = ctx.saved_tensors
         grad.masked()  # once, for all three products
         to_x = grad.matmul(weight) if x.requires_grad else grad
+        if weight.keeps_rows:
+            return to_x, RowGradient(grad, x), RowGradient(grad, None)
         to_weight = grad.t().matmul(x) if weight.requires_grad else grad
         return (to_x, to_weight, grad.sum(0)) if has_bias else (to_x, to_weight)
 

@@ -132,6 +132,8 @@ class MaskedTensor(crypten.CrypTensor):
     value: Value | None
     is_computed = True
     """False of a loss whose gradient alone is known (`dispatch.Uncomputed`)."""
+    keeps_rows = False
+    """Whether the gradient of this weight, and of the bias beside it, stays a `RowGradient`."""
     is_number: bool = False
     """Whether the value is a public 1, so that `factor`, known to all roles, is the number."""
     bits: int

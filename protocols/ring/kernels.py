@@ -460,6 +460,43 @@ def thin_product_transposed(x, y, out):  # type: ignore[no-untyped-def]
             out[row, i] = total
 
 
+_UNSIGNED = types.Array(types.uint64, 1, "C", readonly=True)
+_PLACES = types.Array(types.int32, 1, "C", readonly=True)
+
+
+@_kernel(_UNSIGNED, _UNSIGNED, _UNSIGNED, _PLACES, _UNSIGNED, _INT, _WORDS_OUT, _WORDS_OUT)
+def cells(first, second, tops, guide, unsure, low, out, left):  # type: ignore[no-untyped-def]
+    """One word of noise from every pair of uniform words, except where integers below do not decide
+    (`protocols.noise.gaussian`, which names the steps).
+
+    tops: upper halves of ascending thresholds. guide: for each value of the first 12 bits, how many
+    of them lie below it. unsure: for each cell, a bound of what is rejected. left: [1 + words]; how
+    many are not decided, and their places.
+    """
+    count = 0
+    mask = (np.uint64(1) << np.uint64(low)) - np.uint64(1)
+    for i in range(first.size):
+        word = first[i]
+        bucket = np.int64(word >> np.uint64(52))
+        begin, end = np.int64(guide[bucket]), np.int64(guide[bucket + 1])
+        while begin < end:
+            middle = (begin + end) >> 1
+            if tops[middle] <= word:
+                begin = middle + 1
+            else:
+                end = middle
+        other = second[i]
+        test = (other & np.uint64(0x7FFFFFFFFFFFFFFF)) >> np.uint64(low)
+        value = (begin << low) + np.int64(other & mask)
+        negative = np.int64(other >> np.uint64(63))
+        tied = begin > 0 and tops[begin - 1] == word
+        if tied or test < unsure[begin] or (negative and value == 0):
+            count += 1
+            left[count] = i
+        out[i] = (value ^ -negative) + negative
+    left[0] = count
+
+
 def warm() -> None:
     """Compile everything that is not in the cache yet: these kernels, whose import has done it, the
     products by panels, and those by tiles, if the processor has them."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
@@ -15,17 +16,22 @@ from protocols.roles.credit import CORRECTION_BYTES, CREDIT_FRAMES, DONE, WINDOW
 from protocols.roles.deferred import Deferred, Never
 from protocols.roles.frames import FRAME_BYTES, check_label, send_all
 from protocols.roles.role import Mask, Role, order_of
-from protocols.roles.streams import TAG_BYTES, Stream
+from protocols.roles.streams import KEY_BYTES, TAG_BYTES, Stream
 
 
 class Dealer(Role):
     """The node that hands out correlated randomness: it knows every mask and no opened value.
 
-    names: the evaluators by index. streams: one for each of them.
+    names: the evaluators by index. streams: one for each of them. entropy: makes the key of `own`.
     """
 
     def __init__(
-        self, channel: Channel, *, names: Sequence[str], streams: Sequence[Stream]
+        self,
+        channel: Channel,
+        *,
+        names: Sequence[str],
+        streams: Sequence[Stream],
+        entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         super().__init__(len(names), None)
         if len(streams) != len(names):
@@ -38,6 +44,8 @@ class Dealer(Role):
         self._frames = [0] * len(names)
         self._credits = [0] * len(names)
         self._never = Never()
+        self._entropy = entropy
+        self._own: Stream | None = None
         self._ahead = self._unbounded = False
         self._others = [
             [stream for other, stream in enumerate(streams) if other != index]
@@ -51,6 +59,8 @@ class Dealer(Role):
         self.finish()
         for stream in self._streams:
             stream.begin_step(step)
+        if self._own is not None:
+            self._own.begin_step(step)
         self.step = step
         self.checksums.clear()
 
@@ -164,6 +174,12 @@ class Dealer(Role):
     ) -> Deferred[Words]:
         mask.spend()
         return self._never
+
+    def own(self, count: int) -> Octets:
+        if self._own is None:
+            self._own = Stream(self._entropy(KEY_BYTES))
+            self._own.begin_step(self.step)
+        return self._own.octets(count)
 
     def open_bits(self, part: Deferred[Octets], mask: Mask) -> Deferred[Octets]:
         mask.spend()

@@ -45,7 +45,7 @@ class Evaluator(Role):
     """One of the computing nodes: sees masked values and its own mask shares.
 
     peers: the other evaluators in the order of their indices. stream: shared with the dealer.
-    entropy: makes this evaluator's part of the seed of `common`.
+    entropy: makes this evaluator's part of the seed of `common`, and the key of `own`.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Evaluator(Role):
         self._stream = stream
         self._entropy = entropy
         self._common: Stream | None = None
+        self._own: Stream | None = None
         self._pending: list[Opening[Any]] = []
         self._flushing = False
         self._corrections = np.empty(0, np.uint8)
@@ -81,8 +82,9 @@ class Evaluator(Role):
         self.finish()
         self._check_corrections()
         self._stream.begin_step(step)
-        if self._common is not None:
-            self._common.begin_step(step)
+        for stream in (self._common, self._own):
+            if stream is not None:
+                stream.begin_step(step)
         self.step = step
         self.checksums.clear()
 
@@ -201,6 +203,12 @@ class Evaluator(Role):
         stream = Stream(hashlib.sha256(COMMON_LABEL + b"".join(seeds)).digest())
         stream.begin_step(self.step)
         return stream
+
+    def own(self, count: int) -> Octets:
+        if self._own is None:
+            self._own = Stream(self._entropy(KEY_BYTES))
+            self._own.begin_step(self.step)
+        return self._own.octets(count)
 
     def known(self, value: Words) -> Deferred[Words]:
         result: Deferred[Words] = Deferred(self.flush)

@@ -1,6 +1,6 @@
 """The two roles of a computation, behind one interface: evaluator and dealer.
 
-Every operation of the project is written once, against `Role`, and run by all nodes. Five things
+Every operation of the project is written once, against `Role`, and run by all nodes. Six things
 differ between the roles (`evaluator`, `dealer`):
 
 * `mask`, `mask_bits`: a fresh mask. An evaluator draws its share from the stream that it shares
@@ -10,6 +10,7 @@ differ between the roles (`evaluator`, `dealer`):
 * `open`, `open_bits`: an opening under a fresh mask, which is spent by it. Evaluators exchange
   their shares at the next flush; for the dealer nothing happens.
 * `common`: randomness that all evaluators know and the dealer does not.
+* `own`: randomness that this node alone knows, for noise.
 * `begin_step`, `finish`: streams move to the keys of the next step, nothing stays pending.
 
 Guarantees: a mask is used for one opening (MaskReuseError otherwise); frames carry step, operation
@@ -181,6 +182,14 @@ class Role(ABC):
 
         The first call of a session exchanges a seed of 32 bytes from each evaluator; whatever
         follows is a keystream of all of them together and sends nothing.
+        """
+
+    @abstractmethod
+    def own(self, count: int) -> Octets:
+        """`count` fresh uniform bytes that no other node knows. No communication.
+
+        Their key is drawn in this process for this session and kept nowhere, so nobody can compute
+        them again, this node included, once it has ended. No other node has to draw as many.
         """
 
     @abstractmethod

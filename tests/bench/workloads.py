@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
 BATCH = 128
 NET_A = (784, 128, 128, 10)
-WIDTHS = {"lr784": (784, 1), "net_a": NET_A, "mlp_adam": NET_A}
+WIDTHS = {
+    **dict.fromkeys(("lr784", "lr784_private"), (784, 1)),
+    **dict.fromkeys(("net_a", "net_a_private", "mlp_adam"), NET_A),
+}
 MAPS = {"maxpool": (16, 128, 24, 24), "conv": (16, 128, 12, 12)}
-WORKLOADS = ("lr784", "net_a", "mlp_adam", "lenet", "relu", "matmul", "softmax", "maxpool", "conv")
+WORKLOADS = (
+    *("lr784", "lr784_private", "net_a", "net_a_private", "mlp_adam", "lenet"),
+    *("relu", "matmul", "softmax", "maxpool", "conv"),
+)
 STEPS = {
     "lr784": 200,
+    "lr784_private": 200,
     "net_a": 40,
+    "net_a_private": 40,
     "mlp_adam": 20,
     "lenet": 10,
     "relu": 40,
@@ -64,7 +73,7 @@ def operation(workload: str, rng: Any) -> Callable[[], Any]:
         window = Window((5, 5), (1, 1), (0, 0), (1, 1))
         return lambda: maps.convolve(weight, None, window, 1).masked()
     model = Network(*(lenet() if workload == "lenet" else linear_layers(WIDTHS[workload])))
-    binary = workload == "lr784"
+    binary = workload.startswith("lr784")
     named = model.parameters
     optimizer: Optimizer = SGD(named)
     rate = RATE
@@ -76,12 +85,36 @@ def operation(workload: str, rng: Any) -> Callable[[], Any]:
         rate = Fraction(1, 1000)
     loss = BinaryCrossEntropy() if binary else CrossEntropy()
     trainer = Trainer(model, loss, named, optimizer)
+    if workload.endswith("_private"):
+        trainer = replace(trainer, take=private_sums(workload, named))
     if binary:
         labels = (rng.uniform(-1, 1, (BATCH, 1)) > 0).astype(np.float64)
     else:
         labels = np.eye(10)[rng.integers(0, 10, BATCH)]
     rows, targets = shared(a, 0), shared(labels, 0)
     return lambda: trainer.step(rows, targets, rate)
+
+
+def private_sums(workload: str, named: Any) -> Any:
+    """Sums over rows that are clipped by their owners (`lr784_private`) or over shares to a norm of
+    1, with noise of five times the norm."""
+    from mpc_train.privacy.clip_plan import Layer, make_plan
+    from mpc_train.training.optimizers.row_clipping import ClippedSums, NoisySums
+
+    deviation = Fraction(5)
+    if workload == "lr784_private":
+        return NoisySums(deviation)
+    for tensor in named.values():
+        tensor.keeps_rows = True
+    plan = make_plan(
+        [Layer(inputs, outputs, True) for inputs, outputs in pairwise(WIDTHS[workload])],
+        fraction_bits=FRACTION_BITS,
+        clip=Fraction(1),
+        input_square=Fraction(785),
+        sum_limit=BATCH + 50 * deviation,
+        rate=RATE / BATCH,
+    )
+    return ClippedSums(plan, deviation, Fraction(1, BATCH))
 
 
 def linear_layers(widths: tuple[int, ...]) -> tuple[Any, Any]:

@@ -57,6 +57,7 @@ from tests.mpc_train.results.test_artifact import NODES
 from tests.support.jobs import JOB, changed, replaced, write_job
 from tests.support.node_files import config_of, party_toml
 from tests.support.policies import policy_toml
+from tests.support.private import PRIVATE
 from tests.support.provenance import ledger_of, signed_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -257,7 +258,10 @@ PARSERS: dict[str, Parser] = {
         ("mpc_train.admission.load", "mpc_train.base.strict_toml", "mpc_train.base.toml_shape"),
     ),
     "job": Parser(
-        job_from_bytes, lambda: [job_of().to_bytes()], (JobError,), ("mpc_train.admission.load",)
+        job_from_bytes,
+        lambda: [job_of().to_bytes(), job_of(PRIVATE).to_bytes()],
+        (JobError,),
+        ("mpc_train.admission.load",),
     ),
     "configuration": Parser(
         in_file("party.toml", load_node_config),

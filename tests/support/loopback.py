@@ -73,7 +73,12 @@ def make_role(net: InsecureLoopback, evaluators: int, index: int | None, seed: i
     names = [f"p{i}" for i in range(evaluators)]
     if index is None:
         streams = [Stream(insecure_root(seed, i)) for i in range(evaluators)]
-        return Dealer(net.endpoint(DEALER), names=names, streams=streams)
+        return Dealer(
+            net.endpoint(DEALER),
+            names=names,
+            streams=streams,
+            entropy=lambda count: insecure_root(seed, -1 - evaluators)[:count],
+        )
     return Evaluator(
         net.endpoint(names[index]),
         index=index,

@@ -15,6 +15,7 @@ import sys
 import textwrap
 import typing
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -69,6 +70,12 @@ VALUES: dict[str, object] = {
     "rules.approvers": ["board", "data-protection-officer"],
     "rules.operators": ["hospital-a"],
     "rules.auditors": ["auditor"],
+    "rules.privacy.max_epsilon": 3,
+    "rules.privacy.max_delta": 0.00001,
+    "rules.privacy.units": ["row", "patient"],
+    "rules.privacy.neighbours": ["zeroed", "replaced"],
+    "rules.privacy.budget_epsilon": 10,
+    "rules.privacy.budget_delta": 0.0001,
     "policy.file": "policy.toml",
     "policy.signers": ["board", "data-protection-officer"],
     "policy.nodes": ["hospital-a"],
@@ -99,6 +106,7 @@ TYPES = {
     int: "whole number",
     bool: "true or false",
     float: "number",
+    Decimal: "number",
     date: "date, YYYY-MM-DD",
 }
 
@@ -278,6 +286,9 @@ def page() -> str:
         "",
         f"Disclosures: {words['Disclosure'][0].lower()}{words['Disclosure'][1:]}",
         "",
+        "### `[rules.privacy]`",
+        "",
+        *section(rules.PrivacyRules),
         "### `[policy]`",
         "",
         *section(node_config.PolicyPlace),
@@ -376,7 +387,7 @@ def party_sample() -> str:
         "",
         *comment("What this organisation allows, whatever job is proposed."),
         "[rules]",
-        *keys("rules", rules.Rules),
+        *rules_sample(),
         "",
         *comment(docstring(node_config.PolicyPlace)),
         "# [policy]",
@@ -391,6 +402,18 @@ def party_sample() -> str:
         *keys("timeouts", node_config.Timeouts),
     ]
     return "\n".join(lines) + "\n"
+
+
+def rules_sample() -> list[str]:
+    """`[rules]` with its table about privacy."""
+    names = [field.encode_name for field in msgspec.structs.fields(rules.Rules)]
+    return [
+        *keys("rules", rules.Rules, [name for name in names if name != "privacy"]),
+        "",
+        *comment(docstring(rules.PrivacyRules)),
+        "[rules.privacy]",
+        *keys("rules.privacy", rules.PrivacyRules),
+    ]
 
 
 def policy_place() -> list[str]:
@@ -408,7 +431,7 @@ def policy_sample() -> str:
         "",
         *comment("What this organisation allows, whatever job is proposed."),
         "[rules]",
-        *keys("rules", rules.Rules),
+        *rules_sample(),
     ]
     return "\n".join(lines) + "\n"
 

@@ -71,6 +71,8 @@ class InsecureScript:
         self.view: View = []
         self.baton = Baton()
         self._streams = [self._random("stream", i, seed) for i in range(evaluators)]
+        places = range(evaluators + 1)
+        self._own = [self._random("own", i, seed if i in corrupted else coins) for i in places]
         self._messages = self._random("messages", 0, seed)
         self._corrections = self._random("corrections", 0, seed)
         self._coins = self._random("coins", 0, coins)
@@ -127,6 +129,10 @@ class InsecureScript:
         ]
         arrays.append(self.draw(self._coins, shape, octets, bits))
         return self._register(_Group(arrays, octets))
+
+    def own(self, place: int, count: int) -> Octets:
+        """What only the role at `place` knows: its own part of the view, if it is corrupted."""
+        return np.asarray(self._own[place].integers(0, 256, count, np.uint8))
 
     def owner_mask(self, shape: Shape, owner: int) -> list[Any]:
         arrays: list[Any] = [None] * (self.evaluators + 1)
@@ -279,6 +285,9 @@ class _Scripted:
             value, lambda offers: self.script.deal(offers[-1], shape, False, bits)
         )
         return share
+
+    def own(self, count: int) -> Octets:
+        return self.script.own(self.script.place(self), count)
 
     def deal_bits(self, value: Octets | None, shape: Shape) -> Octets:
         self.issue("deal_bits")  # type: ignore[attr-defined]

@@ -30,6 +30,7 @@ from mpc_train.base.bounds import bit_length
 from mpc_train.training.optimizers.gradients import (
     Gradients,
     Seen,
+    Take,
     exact_limit,
     join,
     joined,
@@ -86,12 +87,12 @@ class Adaptive:
         self._change: Masked | None = None
         self._numbers = Numbers()
 
-    def step(self, rate: Fraction, clip: Any = None) -> None:
-        """Update every parameter from its gradient and delete the gradient.
+    def step(self, rate: Fraction, clip: Any = None, take: Take = take_gradients) -> None:
+        """Update every parameter from its gradient, as `take` gives it, and delete the gradient.
 
         clip: a function from gradients to gradients (`mpc_train.training.optimizers.clipping`).
         """
-        gradients = take_gradients(self._parameters)
+        gradients = take(self._parameters)
         if clip is not None:
             gradients = clip(gradients)
         change = self._step(gradients, rate)

@@ -71,6 +71,10 @@ def exact_limit(bits: int) -> int:
     return max((1 << (HEADROOM_BITS - bits)) - 2, 1)
 
 
+Take = Callable[[Mapping[str, MaskedTensor]], Gradients]
+"""Takes the gradients off parameters: what a rule gets to see of a batch."""
+
+
 def take_gradients(parameters: Mapping[str, MaskedTensor]) -> Gradients:
     """The gradients of all parameters; ValueError for a parameter without one."""
     found: Gradients = {}

@@ -18,6 +18,7 @@ from mpc_train.training.optimizers.folding import coefficients
 from mpc_train.training.optimizers.gradients import (
     Gradients,
     Seen,
+    Take,
     bundles,
     exact_limit,
     shapes_of,
@@ -38,8 +39,8 @@ Clip = Callable[[Gradients], Gradients]
 class Optimizer(Protocol):
     """What the training loop needs of a rule."""
 
-    def step(self, rate: Fraction, clip: Clip | None = None) -> None:
-        """Update every parameter from its gradient and drop the gradient."""
+    def step(self, rate: Fraction, clip: Clip | None = None, take: Take = take_gradients) -> None:
+        """Update every parameter from its gradient, as `take` gives it, and drop the gradient."""
 
     def state(self) -> dict[str, Masked]:
         """The shared state by name, for checkpoints."""
@@ -78,9 +79,9 @@ class SGD:
         self._velocity: dict[str, Masked] = {}
         self._rate = Fraction(0)
 
-    def step(self, rate: Fraction, clip: Clip | None = None) -> None:
-        """Update every parameter from its gradient and drop the gradient."""
-        gradients = take_gradients(self._parameters)
+    def step(self, rate: Fraction, clip: Clip | None = None, take: Take = take_gradients) -> None:
+        """Update every parameter from its gradient, as `take` gives it, and drop the gradient."""
+        gradients = take(self._parameters)
         if clip is not None:
             gradients = clip(gradients)
         for bundle in bundles(gradients):

@@ -16,6 +16,7 @@ import numpy as np
 from protocols.arrays import Words
 from protocols.crypten_tensor.layers.register import Function, register
 from protocols.crypten_tensor.layers.window import Window, columns, from_columns
+from protocols.crypten_tensor.per_row import RowGradient
 from protocols.crypten_tensor.tensor import MaskedTensor
 from protocols.ring import products as ring
 from protocols.shares.arithmetic import bilinear
@@ -88,11 +89,32 @@ class Convolution(Function):
                 lambda words: from_columns(words.reshape(groups * taps, total), window, shape),
             )
             to_x = _product(summed, grad, weight)
+        if weight.keeps_rows:
+            return (to_x, *_by_rows(ctx.saved_tensors, grad))
         to_weight = batched("conv to weight", g, cols.transpose(0, 2, 1)).reshape(*weight.shape)
         found = [to_x, _product(to_weight, grad, x)]
         if has_bias:
             found.append(grad.sum([axis for axis in range(grad.dim()) if axis != 0]))
         return tuple(found)
+
+
+def _by_rows(saved: tuple[Any, ...], grad: MaskedTensor) -> list[RowGradient]:
+    """The gradients of each row for weight and bias, formed: a kernel has few elements.
+
+    They are rounded to words here, so that each is within a truncation's bound. 2 rounds.
+    """
+    x, weight, has_bias, cols, _, _ = saved
+    groups, taps, _ = cols.shape
+    if groups != 1:
+        raise NotImplementedError("gradients by rows: not for convolutions in groups")
+    rows, outputs = x.shape[1], weight.shape[0]
+    g = grad.masked().reshape(outputs, rows, -1).transpose(1, 0, 2)
+    by_row = batched("conv to rows", g, cols.reshape(taps, rows, -1).transpose(1, 2, 0))
+    found = [RowGradient(_product(by_row.reshape(rows, -1), grad, x), None)]
+    if has_bias:
+        sums = g.sum(2).shares().scale(1 << x.bits)
+        found.append(RowGradient(_product(sums, grad, x), None))
+    return found
 
 
 def _product(value: Additive, one: MaskedTensor, other: MaskedTensor) -> MaskedTensor:

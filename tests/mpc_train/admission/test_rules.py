@@ -4,6 +4,7 @@ The first test carries the attack out on the twin; the others are its relatives.
 one that loads: nothing but a node's rules stands between it and the data.
 """
 
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +18,7 @@ from mpc_train.admission import rules
 from mpc_train.admission.cautions import cautions
 from mpc_train.admission.effective_rows import effective_rows, lightest
 from mpc_train.admission.load import load_job
-from mpc_train.admission.rules import check_rules
+from mpc_train.admission.rules import PrivacyRules, check_rules
 from mpc_train.errors import JobError, RefusedError
 from mpc_train.jobs import outputs
 from mpc_train.jobs.audience import RANGE, listed
@@ -49,6 +50,7 @@ from tests.support.jobs import (
     write_job,
 )
 from tests.support.preparation_case import prepared_job
+from tests.support.private import PRIVATE
 
 OPTIMIZER = 'optimizer = { name = "sgd", learning_rate = 0.5, momentum = 0.9 }'
 FORGETS = "optimizer = { learning_rate = 1.25, weight_decay = 0.8 }"
@@ -437,3 +439,45 @@ def test_a_refusal_says_what_to_write(tmp_path: Path) -> None:
     assert "Only if your organisation agrees" in said
     assert 'dealers = ["notary", "registry"]; disclosures = ["overlap", "guard"]' in said
     assert "only if your organisation agrees." in refused(job, least_parties=9)
+
+
+# Rules about differential privacy.
+
+
+def test_default_rules_require_no_promise(tmp_path: Path) -> None:
+    job = loaded(tmp_path, JOB)
+    check_rules(allowing(job), job, "registry")
+    promised = loaded(tmp_path, PRIVATE)
+    check_rules(allowing(promised), promised, "registry")
+
+
+def test_an_organisation_may_require_a_promise(tmp_path: Path) -> None:
+    """A table of rules about privacy requires one, unless it says otherwise."""
+    plain, promised = loaded(tmp_path, PLAIN), loaded(tmp_path, PRIVATE)
+    assert "it has no [privacy]" in refused(plain, privacy=PrivacyRules())
+    check_rules(allowing(plain, privacy=PrivacyRules(required=False)), plain, "registry")
+    check_rules(allowing(promised, privacy=PrivacyRules()), promised, "registry")
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"max_epsilon": Decimal("2.9")}, "its ε is 3, privacy.max_epsilon = 2.9"),
+        ({"max_delta": Decimal("1e-6")}, "its δ is 0.00001, privacy.max_delta"),
+        ({"units": ("patient",)}, 'privacy for one row, privacy.units = ["patient"]'),
+        ({"neighbours": ("replaced",)}, "its neighbours are zeroed"),
+    ],
+)
+def test_a_promise_has_to_be_as_large_as_required(
+    tmp_path: Path, limits: dict[str, Any], said: str
+) -> None:
+    job = loaded(tmp_path, PRIVATE)
+    assert said in refused(job, privacy=PrivacyRules(**limits))
+    assert said in refused(job, privacy=PrivacyRules(required=False, **limits))
+    enough: dict[str, Any] = {
+        "max_epsilon": Decimal(3),
+        "max_delta": Decimal("0.00001"),
+        "units": ("patient", "row"),
+        "neighbours": ("zeroed", "replaced"),
+    }
+    check_rules(allowing(job, privacy=PrivacyRules(**enough)), job, "registry")

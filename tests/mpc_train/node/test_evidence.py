@@ -13,7 +13,7 @@ from mpc_train.admission.load import load_job
 from mpc_train.cli import app
 from mpc_train.errors import ArtifactError, ConfigError
 from mpc_train.node.components import bill_of_materials, installed
-from mpc_train.node.evidence import Evidence, Served, evidence_of, read_evidence
+from mpc_train.node.evidence import Evidence, Served, differing, evidence_of, read_evidence
 from mpc_train.node.pack import MANIFEST, SIGNATURE, read_pack, write_pack
 from mpc_train.node.provenance import Provenance, verify_record
 from parties.agreement.result import Artifact
@@ -23,6 +23,7 @@ from parties.errors import RosterError
 from parties.keys.roster import Roster
 from parties.keys.vault import MemoryVault
 from tests.support.jobs import changed, loaded, write_job
+from tests.support.private import PRIVATE
 from tests.support.provenance import ledger_of, signed_record
 
 NAMES = ("ann", "bob", "cleo", "office", "registry", "mallory")
@@ -84,6 +85,41 @@ def test_what_fits_is_verified_and_survives_json(case: Case) -> None:
         read_evidence(b"{}")
     with pytest.raises(ValueError, match="version 9"):
         read_evidence(msgspec.json.encode(msgspec.structs.replace(found, version=9)))
+
+
+def test_it_says_what_privacy_was_promised(case: Case, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    from mpc_train.node.evidence_page import page
+
+    without = case.evidence()
+    assert without.privacy is None and b"No differential privacy was promised" in page(without)
+    record = signed_record(loaded(tmp_path, PRIVATE), case.roster, case.vaults, SID, ())
+    found = evidence_of(
+        verify_record(record.to_bytes(), case.roster),
+        case.roster,
+        node="office",
+        made=MADE,
+        log=Report("mpc-train-audit/office/0", 0, "root"),
+        entries=(),
+    )
+    assert found.privacy is not None and (found.privacy.epsilon, found.privacy.unit) == (
+        "3",
+        "one row",
+    )
+    assert [one.what for one in found.privacy.costs] == ["model", "accuracy"]
+    assert read_evidence(msgspec.json.encode(found)) == found
+    text = " ".join(page(found).decode().split())
+    assert "differentially private with ε = 3 and δ = 0.00001 for one row" in text
+    assert "at most 20.1 times" in text and "rows held out" in text
+    # Words of another release may differ, numbers may not.
+    provenance = verify_record(record.to_bytes(), case.roster)
+    privacy = msgspec.structs.replace(found.privacy, meaning="in other words")
+    other = msgspec.structs.replace(found, privacy=privacy)
+    assert differing(other, provenance, case.roster, words=False) == []
+    assert "privacy" in differing(other, provenance, case.roster, words=True)
+    for change in (msgspec.structs.replace(found.privacy, epsilon="1"), None):
+        lied = msgspec.structs.replace(found, privacy=change)
+        assert "privacy" in differing(lied, provenance, case.roster, words=False)
 
 
 def test_it_says_who_may_ask_a_model_in_shares(case: Case, tmp_path: Path) -> None:

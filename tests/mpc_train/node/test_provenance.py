@@ -303,6 +303,22 @@ def test_whatever_is_changed_in_an_opened_model_is_named(
             verify_opened(folder, made.roster)
 
 
+def test_a_recipient_promises_no_privacy_that_nobody_signed(
+    made: Sealed, opened: Path, tmp_path: Path
+) -> None:
+    from mpc_train.node.provenance import sign_manifest
+
+    folder = tmp_path / "model"
+    shutil.copytree(opened, folder)
+    said = json.loads((folder / "manifest.json").read_bytes())
+    assert said["privacy"] is None
+    raw = json.dumps(said | {"privacy": {"epsilon": "1", "delta": "0.00001"}}).encode()
+    (folder / "manifest.json").write_bytes(raw)
+    (folder / "manifest.sig").write_bytes(sign_manifest(raw, made.vaults["office"]))
+    with pytest.raises(ArtifactError, match="promises another privacy than the job"):
+        verify_opened(folder, made.roster)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

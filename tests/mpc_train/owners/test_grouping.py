@@ -1,13 +1,16 @@
 """Rows of one group stay in one part of the split."""
 
+from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpc_train.errors import DataError, JobError
+from mpc_train.jobs.privacy import Privacy
 from mpc_train.jobs.schedule import checked_rows, group_parts, held_out_of, split, split_sizes
 from mpc_train.owners.grouping import GroupError, grouped_order
 from mpc_train.owners.table import load_table
@@ -46,6 +49,26 @@ def test_no_group_lies_across_two_parts(numbers: list[int], seed: int) -> None:
 def test_groups_that_do_not_fit() -> None:
     with pytest.raises(GroupError, match="2 groups of up to 50 rows cannot"):
         grouped_order(["a"] * 50 + ["b"] * 50, (75, 0, 25), 1)
+
+
+def test_a_patient_with_more_rows_than_promised_is_refused(tmp_path: Path) -> None:
+    """The guarantee of [privacy] is for `most_rows` of one unit; only the owner can count them."""
+    job = loaded(tmp_path, JOB, SCHEMA)
+    path = tmp_path / "ann.csv"
+    # Patient 0 has four rows, all others have one.
+    lines = [f"p{max(row - 3, 0)},{row},{int(row % 3 == 0)}" for row in range(203)]
+    path.write_text("\n".join(["patient,age,ill", *lines]))
+    for most, fits in ((4, True), (3, False)):
+        privacy = Privacy(Decimal(1), Decimal("1e-6"), "zeroed", Decimal(9), "patient", most)
+        private = msgspec.structs.replace(job, privacy=privacy)
+        if fits:
+            load_table(Source(str(path)), private, "ann")
+            continue
+        with pytest.raises(DataError, match=r"'patient': has up to 4 rows .*most_rows = 3"):
+            load_table(Source(str(path)), private, "ann")
+    # A promise for rows says nothing about how many of them one patient has.
+    row = Privacy(Decimal(1), Decimal("1e-6"), "zeroed", Decimal(9))
+    load_table(Source(str(path)), msgspec.structs.replace(job, privacy=row), "ann")
 
 
 def test_the_loader_puts_rows_into_order(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """What a node keeps of what it revealed, and which further runs it refuses."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mpc_train.admission.load import load_job
-from mpc_train.admission.rules import Rules
+from mpc_train.admission.rules import PrivacyRules, Rules
 from mpc_train.errors import ConfigError, RefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split
@@ -30,6 +32,7 @@ from tests.support.jobs import (
     write_job,
 )
 from tests.support.node_vaults import node_vault
+from tests.support.private import PRIVATE
 
 NOISE = "noise = { epsilon = 0.5 }"
 PLAIN = JOB.replace('"accuracy", "auc"', '"accuracy"')
@@ -39,7 +42,7 @@ NOISY = f"{PLAIN}{NOISE}\n"
 class Node:
     """Ann, her table and what she has revealed."""
 
-    def __init__(self, folder: Path, **rules: int) -> None:
+    def __init__(self, folder: Path, **rules: Any) -> None:
         self.folder, self.home = folder, folder / "home"
         self.home.mkdir(exist_ok=True)
         self.csv = folder / "ann.csv"
@@ -367,3 +370,110 @@ def test_an_owner_of_columns_keeps_the_whole_table(tmp_path: Path) -> None:
     table = Table(np.zeros((60, 1)), np.zeros(60), np.ones((60, 0)))
     trained, measured, pooled = rows_of(job, "bank", table)
     assert trained.all() and measured.all() and pooled.all() and len(trained) == 60
+
+
+# Budgets of tables.
+
+FIRST = PRIVATE.replace("noise.epsilon = 0.5\n", "").replace('metrics = ["accuracy"]\n', "")
+"""No metric: nothing but the model, at ε = 3 and δ = 0.00001."""
+
+
+def budget(epsilon: object, delta: object = "0.00002", **more: Any) -> PrivacyRules:
+    return PrivacyRules(
+        budget_epsilon=Decimal(str(epsilon)), budget_delta=Decimal(str(delta)), **more
+    )
+
+
+def private_node(folder: Path, limits: PrivacyRules | None, **rules: Any) -> Node:
+    return Node(folder, privacy=limits, **rules)
+
+
+def test_a_table_has_a_budget_over_all_jobs(tmp_path: Path) -> None:
+    ann = private_node(tmp_path, budget(7))
+    ann.run(FIRST)
+    ann.run(FIRST, ("seed = 7", "seed = 8"))
+    with pytest.raises(
+        RefusedError, match=r"would cost ε = 3, .* 6 of 7 is spent by study"
+    ) as said:
+        ann.run(FIRST, ("seed = 7", "seed = 9"))
+    assert "write budget_epsilon = 9 under [rules.privacy]" in str(said.value)
+    assert len(json.loads(ann.kept)["runs"]) == 2
+    # What is left is enough for a smaller promise, but not at this δ.
+    with pytest.raises(RefusedError, match=r"would cost δ = 0\.00001"):
+        ann.run(FIRST, ("epsilon = 3", "epsilon = 1"))
+    ann.rules["privacy"] = budget(7, "0.00003")
+    ann.run(FIRST, ("epsilon = 3", "epsilon = 1"))
+    lines = Remembered(ann.safe, "ann", Rules((), (), (), privacy=budget(7))).notes(ann.source)
+    assert lines[-1] == "its runs have cost ε = 7, δ = 0.00003 of 7, 0.00002"
+
+
+def test_the_first_job_has_to_fit_too(tmp_path: Path) -> None:
+    ann = private_node(tmp_path, budget("2.5"))
+    with pytest.raises(RefusedError, match=r"ε = 3, .* 0 of 2.5 is spent\. Nothing was shared"):
+        ann.run(FIRST)
+
+
+def test_a_promise_for_less_than_a_unit_counts_as_much(tmp_path: Path) -> None:
+    """Neighbours, unit and seed of the job do not open a second budget."""
+    ann = private_node(tmp_path, budget(5))
+    ann.run(FIRST)
+    for change in (('"zeroed"', '"replaced"'), ('name = "study"', 'name = "other"')):
+        with pytest.raises(RefusedError, match=r"3 of 5 is spent"):
+            ann.run(FIRST, change)
+
+
+def test_a_copy_of_the_table_has_the_same_budget(tmp_path: Path) -> None:
+    ann = private_node(tmp_path, budget(5))
+    ann.run(FIRST)
+    copy = ann.folder / "copy.csv"
+    copy.write_text(ann.csv.read_text())
+    ann.csv = copy
+    with pytest.raises(RefusedError, match=r"3 of 5 is spent"):
+        ann.run(FIRST)
+    copy.write_text("\n".join(csv_lines(40, seed=5)))
+    ann.csv = ann.folder / "other.csv"
+    ann.csv.write_text(copy.read_text())
+    ann.run(FIRST)
+
+
+def test_a_budget_counts_noise_in_the_place_of_repeats(tmp_path: Path) -> None:
+    ann = private_node(tmp_path, budget(7))
+    ann.run(PRIVATE)
+    ann.run(PRIVATE)
+    other = private_node(tmp_path, None)
+    with pytest.raises(RefusedError, match=r"metrics with noise .* repeats = 1"):
+        other.run(PRIVATE)
+
+
+def test_jobs_without_a_promise_are_not_in_the_budget(tmp_path: Path) -> None:
+    """They may run where the rules do not require one, and the notes say so."""
+    ann = private_node(tmp_path, budget(3, required=False))
+    ann.run(PLAIN)
+    ann.run(FIRST)
+    notes = Remembered(ann.safe, "ann", Rules((), (), ())).notes(ann.source)
+    assert "without differential privacy" in notes[0] and "at ε = 3, δ = 0.00001" in notes[1]
+
+
+def test_a_run_that_let_nothing_leave_is_not_paid_twice(tmp_path: Path) -> None:
+    ann = private_node(tmp_path, budget(4))
+    job = ann.run(FIRST)
+    table = load_table(ann.source, job, "ann")
+    remembered = Remembered(ann.safe, "ann", allowing(job, privacy=budget(4)))
+    remembered.write(job, ann.source, table, reserved=True)
+    assert len(json.loads(ann.kept)["runs"]) == 1
+    # Another job has nothing that was paid for it, whatever is said.
+    other = loaded(ann.folder, FIRST.replace("seed = 7", "seed = 8"))
+    with pytest.raises(RefusedError, match="3 of 4 is spent"):
+        remembered.write(other, ann.source, table, reserved=True)
+    with pytest.raises(RefusedError, match="3 of 4 is spent"):
+        remembered.write(job, ann.source, table)
+
+
+def test_a_record_of_before_there_were_budgets_is_read(ann: Node) -> None:
+    ann.run(PLAIN)
+    record = json.loads(ann.kept)
+    for run in record["runs"]:
+        del run["budget_epsilon"], run["budget_delta"]
+    ann.keep(json.dumps(record).encode())
+    ann.run(PLAIN, ("seed = 7", "seed = 8"))
+    assert len(json.loads(ann.kept)["runs"]) == 2

@@ -1,0 +1,80 @@
+"""Whether the clipped gradients of a job with `[privacy]` and their noise fit the ring, so that a
+row is never larger than its norm, whatever it contains (`mpc_train.privacy.clip_plan`)."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import isqrt, prod
+from typing import TYPE_CHECKING
+
+from mpc_train.base.bounds import WORD_BITS, bit_length
+from mpc_train.errors import JobError
+from mpc_train.jobs.schedule import learning_rate, total_steps
+from mpc_train.privacy.accounting import LEAST_DEVIATION
+from mpc_train.privacy.clip_plan import (
+    clip_plan,
+    clipped_by_owners,
+    deviation,
+    grid_bits,
+    input_norm,
+    sum_limit,
+    unit_of,
+)
+from mpc_train.training.rates import MIN_RATE_BITS, rate_bits
+from mpc_train.training.setup import moments
+from protocols.errors import RangeError
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+
+def check_noise(job: Job) -> None:
+    """Raise JobError that says what does not fit and what to change."""
+    if not job.privacy or not job.trains:
+        return
+    try:
+        if clipped_by_owners(job):
+            input_norm(job)
+        else:
+            clip_plan(job)
+    except RangeError as error:
+        raise JobError(f"privacy: {error}") from error
+    if rate_bits(job) < MIN_RATE_BITS:
+        raise JobError(
+            "privacy.clip: sums over a batch with their noise leave no room for the learning rate; "
+            "lower it, train.batch_size or fixed_point.fraction_bits, or allow a larger ε"
+        )
+    # The coarsest grid is that of biases, the least noise that of an evaluator.
+    deviations = deviation(job) * Fraction(2) ** (grid_bits(job) - job.fraction_bits)
+    if deviations**2 < LEAST_DEVIATION**2 * len(job.evaluators):
+        raise JobError(
+            "privacy.clip: the noise is too small for the fixed point's grid; raise it or "
+            "fixed_point.fraction_bits"
+        )
+    mean = sum_limit(job) * unit_of(job) / job.train.batch_size
+    if job.train.optimizer.name != "sgd" and mean > job.most_gradient:
+        raise JobError(
+            f"fixed_point.gradient_limit: with its noise a mean gradient is up to {float(mean):.4g}"
+        )
+    if clipped_by_owners(job):
+        _check_steps(job, mean)
+
+
+def _check_steps(job: Job, mean: Fraction) -> None:
+    """Raise JobError unless no training, whatever the noise, reaches weights with which an output
+    leaves the ring: a residual would then not be one."""
+    settings = job.train.optimizer
+    each = learning_rate(job, 0)
+    if settings.name == "sgd":
+        momentum = Fraction(settings.momentum)
+        each *= mean * (1 + momentum) / (1 - momentum)
+    else:
+        each *= moments(job).largest_step
+    weights = sum(prod(shape) for shape in job.shapes.values())
+    most = 1 + total_steps(job) * each * (isqrt(weights) + 1)
+    if bit_length(most * (input_norm(job) + 1)) + 2 * job.fraction_bits > WORD_BITS:
+        raise JobError(
+            f"privacy: within {total_steps(job)} steps the weights of a logistic regression could "
+            "grow so far that an output leaves the ring, and a row's gradient its norm; lower "
+            "fixed_point.fraction_bits or train.optimizer.learning_rate, or use larger batches"
+        )

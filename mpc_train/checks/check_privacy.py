@@ -1,0 +1,176 @@
+"""What `[privacy]` must satisfy, and what cannot be combined with it.
+
+A job with `[privacy]` states that its ε and δ hold for everything that it reveals. So what reveals
+something of rows without noise is refused, and so is what lets one row change how others count: the
+norm of a clipped gradient then says nothing about how much one unit changes the sum.
+"""
+
+from decimal import Decimal
+from fractions import Fraction
+
+from mpc_train.base.problem import JobProblem, Problems, number
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.privacy import ROW, Privacy
+from mpc_train.jobs.schedule import is_newton
+from mpc_train.privacy.accounting import sampler_fits
+from mpc_train.privacy.costs import Refusal, entries, total
+from mpc_train.privacy.words import table
+
+MIN_EPSILON, MAX_EPSILON = Decimal("0.01"), 20
+"""Above, a promise allows conclusions that are half a billion times as likely."""
+MIN_DELTA, MAX_DELTA = Decimal("1e-12"), Decimal("0.01")
+MIN_CLIP, MAX_CLIP = Decimal("0.001"), 1024
+MAX_ROWS_OF_UNIT = 1_000_000
+
+
+def check_privacy(job: Job) -> None:
+    """Raise JobProblem with the contradictions in `[privacy]` and in what it is combined with, and
+    then, with a table, if all that is revealed costs more than the budget."""
+    privacy, found = job.privacy, Problems()
+    if not privacy:
+        return
+    for check in (_check_budget, _check_unit, _check_clip, _check_steps):
+        with found.noting():
+            check(job, privacy)
+    for key, there, why in _mixing(job):
+        if there:
+            with found.noting():
+                raise JobProblem(key, why)
+    found.check()
+    for refusal in entries(job):
+        if isinstance(refusal, Refusal):
+            with found.noting():
+                raise JobProblem(refusal.key, f"with [privacy]: {refusal.name} {refusal.why}")
+    found.check()
+    _check_numbers(job)
+    _check_spent(job, privacy)
+
+
+def _check_budget(job: Job, privacy: Privacy) -> None:
+    if not MIN_EPSILON <= number("privacy.epsilon", privacy.epsilon) <= MAX_EPSILON:
+        raise JobProblem("privacy.epsilon", f"between {MIN_EPSILON} and {MAX_EPSILON}")
+    if not MIN_DELTA <= number("privacy.delta", privacy.small_delta) <= MAX_DELTA:
+        raise JobProblem("privacy.delta", "between 1e-12 and 0.01")
+    rows = job.rows
+    if rows * privacy.small_delta > 1:
+        raise JobProblem(
+            "privacy.delta",
+            f"above 1 divided by the {rows} rows: a mechanism that publishes one row as it is "
+            "would satisfy it; write at most "
+            f"{_below(rows)}",
+        )
+
+
+def _below(rows: int) -> str:
+    """The largest power of ten of at most 1 / rows."""
+    return f"1e-{len(str(rows - 1)) if rows > 1 else 1}"
+
+
+def _check_unit(job: Job, privacy: Privacy) -> None:
+    if job.refreshes:
+        raise JobProblem("privacy", "nothing is computed from rows; remove it")
+    if privacy.unit == ROW:
+        if privacy.most_rows is not None:
+            raise JobProblem("privacy.most_rows", "a row is one row; remove it")
+        return
+    if privacy.unit != job.data.split_by:
+        raise JobProblem(
+            "privacy.unit",
+            f'write "{ROW}", or the identifier of data.split_by, whose rows stay in one part of '
+            "the split"
+            + (f": {job.data.split_by!r}" if job.data.split_by else "; the job has none"),
+        )
+    most = privacy.most_rows
+    if most is None:
+        raise JobProblem(
+            "privacy.most_rows",
+            f"write the most rows that one {privacy.unit} has in a table: without a bound there is "
+            "none on what one of them changes",
+        )
+    if not 1 <= most <= min(MAX_ROWS_OF_UNIT, job.rows):
+        raise JobProblem("privacy.most_rows", "between 1 and the number of rows")
+
+
+def _check_clip(job: Job, privacy: Privacy) -> None:
+    key = "privacy.clip"
+    if not job.trains:
+        if privacy.clip is not None:
+            raise JobProblem(key, "nothing is trained; remove it")
+        return
+    if privacy.clip is None:
+        raise JobProblem(
+            key,
+            "declare the largest norm of what one unit adds to the sum of gradients, like clip = "
+            "1: without it there is no bound on what one of them changes",
+        )
+    if not MIN_CLIP <= number(key, privacy.clip) <= MAX_CLIP:
+        raise JobProblem(key, f"between {MIN_CLIP} and {MAX_CLIP}")
+    if job.train.clip is not None:
+        raise JobProblem(
+            "train.clip",
+            "clips the sum over a batch, to which the contributions of others belong; remove it: "
+            "privacy.clip clips what each unit adds",
+        )
+
+
+def _check_steps(job: Job, _: Privacy) -> None:
+    if is_newton(job):
+        raise JobProblem(
+            "train.optimizer.name",
+            "there is no noise for Newton steps; with [privacy] train a regression in steps, with "
+            'name = "sgd" or "adam"',
+        )
+
+
+def _check_numbers(job: Job) -> None:
+    if job.trains and not sampler_fits(job):
+        raise JobProblem(
+            "privacy.delta",
+            "too small for this ε and so many weights and steps: the sampler of the noise is not "
+            "exact enough; raise delta, or lower epsilon or train.epochs",
+        )
+
+
+def _mixing(job: Job) -> list[tuple[str, bool, str]]:
+    """Key, whether the job has it, and why one row then changes how others count, or something of
+    rows is used that the budget does not cover."""
+    start = job.train.warm_start
+    unknown = start is not None and start.source != "public"
+    batch_norm = job.trains and any(node.op == "batch_norm" for node in job.graph.nodes)
+    return [
+        (
+            "train.loss.balanced",
+            job.train.loss.balanced,
+            "weighs each row by how many others have its class, so that one row changes the "
+            "gradients of all; write class_weights or positive_weight",
+        ),
+        (
+            "data.weight",
+            bool(job.weight),
+            "weights of rows have no bound in the accounting; remove it with [privacy]",
+        ),
+        (
+            "model",
+            batch_norm,
+            "a batch norm lets one row change the gradients of all others of its batch, and its "
+            "running statistics have no noise; use a layer norm or a group norm",
+        ),
+        (
+            "train.warm_start.source",
+            unknown,
+            "the budget does not cover what was trained before on rows that are not public; write "
+            'source = "public"',
+        ),
+    ]
+
+
+def _check_spent(job: Job, privacy: Privacy) -> None:
+    spent = total(job)
+    if Fraction(spent.epsilon) <= Fraction(privacy.epsilon):
+        return
+    raise JobProblem(
+        "privacy.epsilon",
+        f"all that is revealed costs ε = {spent.epsilon:.4g}, more than the budget of "
+        f"{privacy.epsilon}; raise it, lower reveal.noise.epsilon, or reveal less:\n  "
+        + "\n  ".join(table(job)),
+    )

@@ -1,0 +1,57 @@
+"""`[privacy]` of a job: one budget of differential privacy for everything that the job reveals.
+
+    [privacy]
+    epsilon = 3
+    delta = 0.00001
+    neighbours = "zeroed"
+    clip = 1
+    unit = "patient"
+    most_rows = 8
+
+Types and defaults. `mpc_train.privacy.accounting` computes how much noise the budget demands and
+what each output costs, `mpc_train.checks.check_privacy` what may be combined with it.
+
+Numbers of rows are public in a job, so both data sets of a pair of neighbours have the same rows in
+the same places: only the contents of the rows of one unit differ.
+"""
+
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+from mpc_train.jobs.train import Strict
+from mpc_train.tables.spelling import compose
+
+Neighbours = Literal["zeroed", "replaced"]
+ROW = "row"
+"""The unit that is one row."""
+
+
+class Privacy(Strict, frozen=True):
+    """`[privacy]`: a run of the job is (ε, δ)-differentially private for each unit, against all
+    whom the job promises it (`mpc_train.privacy.words`)."""
+
+    epsilon: Decimal
+    small_delta: Decimal = msgspec.field(name="delta")
+    neighbours: Neighbours
+    """zeroed: all rows of a unit contribute nothing, against what they contain. replaced: they
+    contain anything else; a unit changes a sum by up to twice its norm, so that the same ε takes
+    twice the noise."""
+    clip: Decimal | None = None
+    """The largest norm of what one unit adds to the sum of gradients of an epoch: each of its rows
+    is clipped to `clip / most_rows`. In the units of the loss, for a row and not for a mean over a
+    batch. Needed by a job that trains."""
+    unit: str = ROW
+    """Whom the guarantee is for: "row", or the identifier of `data.split_by` (a patient with all
+    rows that one owner has of them)."""
+    most_rows: int | None = None
+    """With an identifier: the most rows of one unit; an owner with more of one is refused."""
+
+    def __post_init__(self) -> None:
+        compose(self, "unit")
+
+    @property
+    def rows_of_unit(self) -> int:
+        """The most rows that one unit has."""
+        return 1 if self.most_rows is None else self.most_rows

@@ -1,0 +1,141 @@
+"""How much noise the budget of `[privacy]` demands, and what everything that a job reveals costs.
+
+**Training.** Each training row is in one batch of an epoch, so that a unit changes the sums of
+clipped gradients of an epoch, all its steps taken together as one vector, by at most the norm C
+(`clip`), or 2C if it is replaced: one Gaussian mechanism an epoch, also though a step depends on
+the noisy result of the one before. The order of rows is public, so nothing is gained by sampling
+and nothing is counted for it.
+
+A mechanism with discrete Gaussian noise of parameter σ in each coordinate and sensitivity Δ, on
+the same grid, is Δ²/(2σ²)-zCDP (Canonne, Kamath, Steinke: The Discrete Gaussian for Differential
+Privacy, NeurIPS 2020, theorem 14), and ρ adds up over mechanisms. `library` converts ρ to (ε, δ).
+
+**Whose noise.** The dealer draws its own noise with variance σ², each of the N evaluators with
+σ²/N. What is left that a coalition does not know:
+
+    recipients, or anybody else outside       2σ²
+    the dealer with recipients                 σ²   (the noise of N evaluators)
+    N - 1 evaluators with recipients      σ² + σ²/N  (the dealer's, and one evaluator's)
+
+The least is σ², and σ is what the budget is computed for. The dealer with an evaluator can read all
+data, so that nothing is promised against them.
+
+**Sums of discrete Gaussians** are not quite discrete Gaussians. If the summands have parameters of
+at least 1/2, the probabilities of a sum of two with variances v and w, and of the discrete Gaussian
+with variance v + w, differ by a factor of at most exp(5 exp(-2π² / (1/v + 1/w))) at every point
+(Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism, ICML 2021). With at least
+LEAST_DEVIATION steps of the grid each, over all values of all steps of the largest job together,
+that is a factor of exp(κ) with κ < 2^-2000; it changes ε by 2κ and δ by that factor, far less than
+the margins by which the budget is used less than fully.
+
+**The sampler.** The law of a number is within SAMPLER_DISTANCE of the exact one in total variation.
+For n numbers together that adds at most (1 + e^ε) · n · SAMPLER_DISTANCE to δ, for which a margin
+of DELTA_MARGIN · δ is kept (`sampler_fits`).
+
+**Metrics** are over held-out rows, in which no unit is that trains: the split is public, or made by
+unit at its owner. So a unit is on one side only, and neither side adds to what the other may cost
+(parallel composition): for a unit that trains metrics follow from weights that already have their
+noise. A count with discrete Laplace noise of `reveal.noise`, which every evaluator draws in full,
+is purely ε-differentially private for a row, and for a unit of m rows with m·ε; k such metrics cost
+the sum, or what k mechanisms of ε²/2-zCDP cost at δ (Bun, Steinke, TCC 2016, proposition 1.4), if
+that is less.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import exp, prod
+from typing import TYPE_CHECKING
+
+from mpc_train.jobs.schedule import total_steps
+from mpc_train.privacy.library import epsilon_of, least_multiplier
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+    from mpc_train.jobs.privacy import Privacy
+
+STEPS_OF_ONE = 4096
+"""Noise multipliers are whole numbers of this part of 1, which all machines round alike."""
+MARGIN = Fraction(1, 1 << 30)
+"""This part of ε stays unused: for sums of discrete Gaussians, and for the last places of the
+library's floating-point numbers."""
+DELTA_MARGIN = Fraction(1, 1 << 10)
+"""This part of δ stays unused: for the same, and for the sampler."""
+SAMPLER_DISTANCE = Fraction(1, 1 << 111)
+"""How far the law of a number of the sampler is from the exact one, in total variation."""
+LEAST_DEVIATION = 16
+"""In steps of the fixed point's grid: the least standard deviation of one party's noise."""
+
+
+def privacy_of(job: Job) -> Privacy:
+    """The job's `[privacy]`; ValueError without it."""
+    if not job.privacy:
+        raise ValueError("the job has no [privacy]")
+    return job.privacy
+
+
+def mechanisms(job: Job) -> int:
+    """How many Gaussian mechanisms a training is: one an epoch."""
+    return job.train.epochs
+
+
+def sensitivity(job: Job) -> Fraction:
+    """How much the contents of one unit change the sum of clipped gradients of an epoch, in norm:
+    clip, or twice that if it is replaced. In units of the loss, before rounding to the grid."""
+    privacy = privacy_of(job)
+    times = 2 if privacy.neighbours == "replaced" else 1
+    return times * _clip(privacy)
+
+
+def row_clip(job: Job) -> Fraction:
+    """The norm to which each row's gradient is clipped, so that a unit's rows add up to `clip`."""
+    privacy = privacy_of(job)
+    return _clip(privacy) / privacy.rows_of_unit
+
+
+def _clip(privacy: Privacy) -> Fraction:
+    if privacy.clip is None:
+        raise ValueError("privacy.clip is not declared")
+    return Fraction(privacy.clip)
+
+
+def noise_multiplier(job: Job) -> Fraction:
+    """σ divided by the sensitivity of one epoch, so that the training costs at most the budget: the
+    standard deviation of the noise that is left against the strongest coalition.
+
+    So the dealer's noise has the variance (this · sensitivity)², and each evaluator's an N-th of
+    it. The same at every node. Raises ConfigError without the library; OverflowError if no noise
+    suffices.
+    """
+    privacy = privacy_of(job)
+    epsilon, delta = budget(privacy)
+    found = least_multiplier(epsilon, delta, mechanisms(job), STEPS_OF_ONE)
+    return Fraction(found, STEPS_OF_ONE)
+
+
+def budget(privacy: Privacy) -> tuple[Fraction, Fraction]:
+    """ε and δ without their margins."""
+    epsilon, delta = Fraction(privacy.epsilon), Fraction(privacy.small_delta)
+    return epsilon * (1 - MARGIN), delta * (1 - DELTA_MARGIN)
+
+
+def sampler_fits(job: Job) -> bool:
+    """Whether the margin of δ is enough for all numbers that all nodes draw for a training."""
+    privacy = privacy_of(job)
+    elements = sum(prod(shape) for shape in job.shapes.values())
+    numbers = elements * total_steps(job) * (len(job.evaluators) + 1)
+    added = numbers * SAMPLER_DISTANCE * Fraction(1 + exp(float(privacy.epsilon)))
+    return added <= Fraction(privacy.small_delta) * DELTA_MARGIN / 2
+
+
+def rho_of_training(job: Job) -> Fraction:
+    """ρ of all mechanisms of the training together, as zero-concentrated differential privacy."""
+    multiplier = noise_multiplier(job)
+    return Fraction(mechanisms(job)) / (2 * multiplier**2)
+
+
+def epsilon_of_training(job: Job) -> float:
+    """ε of the training at the job's δ; 0 if nothing is trained."""
+    if not job.trains:
+        return 0.0
+    return epsilon_of([rho_of_training(job)], budget(privacy_of(job))[1])

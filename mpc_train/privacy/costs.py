@@ -1,0 +1,256 @@
+"""What each output of a job costs of its budget, and which outputs cannot have a cost.
+
+Every name of `outputs.leaving` has exactly one entry here, a `Cost` or a `Refusal` (`entries`): an
+output that this module does not know ends with an error, and does not pass at no cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+from mpc_train.jobs.audience import OWN, RANGE, fold_outputs
+from mpc_train.jobs.outputs import disclosed_on_the_way, leaving
+from mpc_train.jobs.sealed import CHANGE, preparation_shapes, regression_shapes, sealed_tensors
+from mpc_train.privacy.accounting import budget, privacy_of
+from mpc_train.privacy.library import epsilon_of
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+Side = Literal["training", "held-out", "own"]
+"""Whose budget a cost is of: units that train, units that are held out, or nobody's."""
+MODEL = "model"
+"""The entry of all tensors of the model together, also if it stays in shares."""
+COUNTED = ("accuracy", "confusion")
+"""Metrics that are counts, and can have noise of a known effect (`evaluation.noise`)."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What revealing one output costs a unit at most. epsilon: at the job's δ, or at δ = 0 for
+    `pure`. pure: exactly that ε, for metrics. outputs: the names that it covers."""
+
+    name: str
+    side: Side
+    epsilon: float
+    how: str
+    outputs: tuple[str, ...]
+    pure: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An output that cannot be revealed within a budget. key: which key of the job to change."""
+
+    name: str
+    key: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Total:
+    """What a job costs: the most that any unit pays, at the job's δ."""
+
+    training: float
+    held_out: float
+
+    @property
+    def epsilon(self) -> float:
+        return max(self.training, self.held_out)
+
+
+REFUSED: dict[str, tuple[str, str]] = {
+    RANGE: (
+        "train.guard",
+        "tells everybody whether a value of some row was too large, without noise; write guard = "
+        "false: a training that diverges then ends like any other",
+    ),
+    "early_stopping": (
+        "train.early_stopping",
+        "tells everybody after each check how the loss has changed, without noise; remove it, and "
+        "choose the number of epochs",
+    ),
+    "guard": (
+        "train.guard",
+        "tells everybody every few steps whether a value was too large, without noise; write "
+        "guard = false",
+    ),
+    "training_loss": (
+        "reveal.training_loss_every",
+        "tells everybody losses of batches, without noise; remove it",
+    ),
+    "overlap": (
+        "data.join",
+        "tells how many records owners have in common, without noise; join the tables before the "
+        "job, or remove check_duplicates",
+    ),
+    "membership": (
+        "data.join.membership",
+        "tells owners which of their records others have; join the tables before the job",
+    ),
+    "statistics": (
+        "reveal.statistics",
+        "tells standard errors, which are computed from the rows without noise; remove it",
+    ),
+    "empty_columns": (
+        "prepare.missing",
+        "a mean that fills missing cells, and whether there is one, are computed from the rows "
+        'without noise; write fill = a number for these columns, or missing = "error"',
+    ),
+    "extremes": (
+        "prepare.scale",
+        'the smallest and the largest value are cells of rows; write scale = "declared", with '
+        "center and scale or a range for each column",
+    ),
+}
+"""By disclosure, the job's key that lists it, and why it has no cost. A new disclosure needs an
+entry here, or a `Cost`."""
+
+METRICS: dict[str, str] = {
+    "accuracy": "",
+    "confusion": "",
+    "mse": "one row changes it by as much as its error, for which there is no noise",
+    "mae": "one row changes it by as much as its error, for which there is no noise",
+    "r2": "it is a quotient of two sums, for which there is no noise",
+    "log_loss": "one row changes it by as much as its loss, for which there is no noise",
+    "auc": "one row changes the ranks of all others, and there is no noise for it",
+    "precision": "it is a quotient of two counts; recipients compute it from confusion",
+    "recall": "it is a quotient of two counts; recipients compute it from confusion",
+    "f1": "it is a quotient of counts; recipients compute it from confusion",
+    "calibration": "there is no noise for its bins",
+}
+"""By metric, why it cannot be revealed within a budget; empty: with reveal.noise it can.
+
+A held-out row is one correct prediction or none, and is in one cell of a confusion matrix at most:
+bits of comparisons are 0 or 1, and at most one class wins against all others, also where outputs
+have wrapped around."""
+
+
+def entries(job: Job) -> list[Cost | Refusal]:
+    """One entry for each thing that the job reveals; the model first.
+
+    Raises RuntimeError if something leaves that has no entry.
+    """
+    found: list[Cost | Refusal] = [*_model(job), *_metrics(job), *_own(job)]
+    found += [*_prepared(job), *_regression(job)]
+    found += [_refused(job, name) for name in _disclosed(job)]
+    found += [
+        Refusal(name, "reveal.folds", "further models are trained for it; remove folds")
+        for name in fold_outputs(job)
+    ]
+    known: set[str] = set()
+    for entry in found:
+        known |= set(entry.outputs) if isinstance(entry, Cost) else {entry.name}
+    missing = [name for name in leaving(job) if name not in known]
+    if missing:
+        raise RuntimeError(f"no cost is known for what leaves as {', '.join(missing)}")
+    return found
+
+
+def costs(job: Job) -> list[Cost]:
+    """What each output costs."""
+    return [entry for entry in entries(job) if isinstance(entry, Cost)]
+
+
+def total(job: Job) -> Total:
+    """What the job costs a unit that trains, and one that is held out.
+
+    Asks the library only if metrics cost more than the budget by simple composition.
+    """
+    found = costs(job)
+    training = max((cost.epsilon for cost in found if cost.side == "training"), default=0.0)
+    return Total(training, _composed(job, [cost.pure for cost in found if cost.pure]))
+
+
+def _composed(job: Job, pure: list[Fraction]) -> float:
+    """ε at the job's δ of mechanisms that are purely ε-differentially private, together."""
+    most = sum(pure, Fraction(0))
+    if len(pure) < 2 or most <= Fraction(privacy_of(job).epsilon):
+        return float(most)
+    concentrated = epsilon_of([epsilon**2 / 2 for epsilon in pure], budget(privacy_of(job))[1])
+    return min(float(most), concentrated)
+
+
+def _model(job: Job) -> list[Cost]:
+    """All that follows from the steps of training."""
+    sealed = sealed_tensors(job)
+    names = [name for name in sealed if name in job.shapes]
+    if not job.trains:
+        return []
+    how = "Gaussian noise in every step; all that follows from the weights costs nothing more"
+    # The noise is computed so that it costs this at most, and nearly this (`accounting`).
+    return [Cost(MODEL, "training", float(privacy_of(job).epsilon), how, tuple(names))]
+
+
+def _metrics(job: Job) -> list[Cost | Refusal]:
+    """Metrics over held-out rows."""
+    found: list[Cost | Refusal] = []
+    noise, privacy = job.reveal.noise, privacy_of(job)
+    for metric in job.reveal.metrics:
+        if METRICS[metric]:
+            found.append(Refusal(metric, "reveal.metrics", f"{METRICS[metric]}; remove it"))
+        elif noise is None:
+            why = "is revealed without noise; write noise.epsilon = its cost under [reveal]"
+            found.append(Refusal(metric, "reveal.noise", why))
+        else:
+            pure = Fraction(noise.epsilon) * privacy.rows_of_unit
+            how = f"discrete Laplace noise of ε = {noise.epsilon} for a row"
+            if privacy.rows_of_unit > 1:
+                how += f", {privacy.rows_of_unit} rows of one {privacy.unit}"
+            found.append(Cost(metric, "held-out", float(pure), how, (metric,), pure))
+    return found
+
+
+def _own(job: Job) -> list[Cost | Refusal]:
+    """Metrics over an owner's own rows."""
+    found: list[Cost | Refusal] = []
+    for metric in job.reveal.per_party:
+        names = tuple(f"{metric}{OWN}{owner}" for owner in job.owners)
+        if job.reveal.metrics_to:
+            why = "would be read by others than the owner of the rows, without noise; remove it"
+            found += [Refusal(name, "reveal.per_party", why) for name in names]
+        else:
+            how = "each owner learns it of its own rows, which it has, and nobody else does"
+            found.append(Cost(f"{metric} of each owner", "own", 0.0, how, names))
+    return found
+
+
+def _prepared(job: Job) -> list[Refusal]:
+    """Secret statistics of `[prepare]`, sealed with the model or not: every row's inputs depend on
+    them."""
+    if not (job.pipeline.secret and job.has_own_statistics):
+        return []
+    why = (
+        "the secret statistics of columns are computed from the rows without noise, and every "
+        'input depends on them; write scale = "declared", with center and scale or a range for '
+        'each column, and fill = a number instead of missing = "mean"'
+    )
+    key = "prepare.scale" if job.pipeline.scaled else "prepare.missing"
+    sealed = [name for name in sealed_tensors(job) if name in preparation_shapes(job.pipeline)]
+    return [Refusal(name, key, why) for name in sealed or ["prepare"]]
+
+
+def _regression(job: Job) -> list[Refusal]:
+    """What a regression by Newton steps seals besides the model."""
+    sealed, why = sealed_tensors(job), "follows from Newton steps, for which there is no noise"
+    return [
+        Refusal(name, "train.optimizer.name", why)
+        if name == CHANGE
+        else Refusal(name, *REFUSED["statistics"])
+        for name in regression_shapes(job)
+        if name in sealed
+    ]
+
+
+def _disclosed(job: Job) -> list[str]:
+    guard = [RANGE] if job.train.guards_end else []
+    return [*guard, *disclosed_on_the_way(job)]
+
+
+def _refused(job: Job, name: str) -> Refusal:
+    key, why = REFUSED[name]
+    if name == "overlap" and job.data.join is None:
+        key = "data.check_duplicates"
+    return Refusal(name, key, why)

@@ -1,0 +1,199 @@
+"""What `[privacy]` promises, in words: the table of costs, who is a neighbour, what ε means.
+
+The sentences are for people who are not cryptographers, in reports and evidence. They say what is
+promised, against whom, and what is not.
+"""
+
+from __future__ import annotations
+
+from math import ceil, exp
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from mpc_train.jobs.privacy import ROW
+from mpc_train.privacy.accounting import (
+    epsilon_of_training,
+    mechanisms,
+    noise_multiplier,
+    privacy_of,
+    row_clip,
+    sensitivity,
+)
+from mpc_train.privacy.costs import costs, total
+
+if TYPE_CHECKING:
+    from mpc_train.jobs.job import Job
+
+WIDTH = 87
+"""Of sentences."""
+SIDES = {
+    "training": "rows that train",
+    "held-out": "rows held out",
+    "own": "nobody",
+}
+
+
+def table(job: Job) -> list[str]:
+    """The table of what costs what: a line for each output, and the total."""
+    found, spent, privacy = costs(job), total(job), privacy_of(job)
+    rows = [("revealed", "ε", "paid by", "how")]
+    rows += [(cost.name, rounded_up(cost.epsilon), SIDES[cost.side], cost.how) for cost in found]
+    if sum(cost.side == "held-out" for cost in found) > 1:
+        rows.append(("metrics together", rounded_up(spent.held_out), SIDES["held-out"], ""))
+    most = f"of {privacy.epsilon}, at δ = {privacy.small_delta}"
+    rows.append(("the most for one unit", rounded_up(spent.epsilon), most, ""))
+    widths = [max(len(row[k]) for row in rows) for k in range(3)]
+    return [
+        "  ".join((*(row[k].ljust(widths[k]) for k in range(3)), row[3])).rstrip() for row in rows
+    ]
+
+
+def rounded_up(epsilon: float) -> str:
+    """ε with three decimals, never less than it is."""
+    return f"{ceil(epsilon * 1000 - 1e-6) / 1000:g}"
+
+
+def unit_words(job: Job) -> str:
+    """Whom the promise is for."""
+    privacy = privacy_of(job)
+    if privacy.unit == ROW:
+        return "one row"
+    return (
+        f"one {privacy.unit}, with all rows that one owner has of it, at most {privacy.most_rows}"
+    )
+
+
+def neighbours_words(job: Job) -> str:
+    """Which data sets are compared, in a sentence."""
+    privacy = privacy_of(job)
+    whose = "the row" if privacy.unit == ROW else f"all rows of the {privacy.unit}"
+    what = (
+        f"{whose} had contributed nothing"
+        if privacy.neighbours == "zeroed"
+        else f"{whose} had contained anything else"
+    )
+    return (
+        f"compared with the same tables in which {what}; numbers of rows, and which rows belong "
+        "together, are the same in both and are not protected"
+    )
+
+
+def meaning(job: Job) -> str:
+    """What ε and δ mean, in a sentence for readers who are not statisticians."""
+    privacy = privacy_of(job)
+    factor = exp(float(privacy.epsilon))
+    return (
+        "whatever anybody may conclude from all that this job reveals, the probability that they "
+        f"do is at most {_factor(factor)} times (e to the power of ε) what it would have been "
+        f"otherwise, plus {privacy.small_delta} (δ), and the other way round"
+    )
+
+
+def _factor(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.1e}"
+
+
+def lines(job: Job) -> list[str]:
+    """What the job promises, in lines of at most WIDTH characters, with the table; empty without
+    `[privacy]`."""
+    if not job.privacy:
+        return []
+    sentences = [promise(job), _sentence(meaning(job)), *_clipped(job), against(job), *_apart(job)]
+    return [*(line for one in sentences for line in wrap(one, WIDTH)), *table(job)]
+
+
+def promise(job: Job) -> str:
+    """The promise, in a sentence."""
+    privacy = privacy_of(job)
+    return (
+        f"differentially private with ε = {privacy.epsilon} and δ = {privacy.small_delta} for "
+        f"{unit_words(job)}, {neighbours_words(job)}."
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _apart(job: Job) -> list[str]:
+    """Why the costs of both sides are not added."""
+    if not job.trains or not total(job).held_out:
+        return []
+    return [
+        "No unit has both rows that train and rows that are held out, so that none pays both for "
+        "the model and for metrics."
+    ]
+
+
+def _clipped(job: Job) -> list[str]:
+    """What each row adds at most, and over how many uses of it the noise holds."""
+    if not job.trains:
+        return []
+    count = mechanisms(job)
+    uses = "one epoch" if count == 1 else f"{count} epochs, each row once in each"
+    return [
+        f"Each row is clipped to norm {float(row_clip(job)):g}, and the sum of each step gets "
+        f"discrete Gaussian noise, over {uses}. The order of rows is public, so that no sampling "
+        "is counted."
+    ]
+
+
+def noise_line(job: Job) -> list[str]:
+    """How much noise that is. Needs the library."""
+    if not (job.privacy and job.trains):
+        return []
+    return wrap(
+        f"The standard deviation of the noise is at least {float(noise_multiplier(job)):.4g} times "
+        f"what one unit changes at most ({float(sensitivity(job)):g}).",
+        WIDTH,
+    )
+
+
+def against(job: Job) -> str:
+    """Against whom the promise holds."""
+    count = len(job.evaluators)
+    others = "one evaluator" if count == 2 else f"{count - 1} of the {count} evaluators together"
+    return (
+        f"Nobody knows all noise: the promise holds against recipients together with {others}, and "
+        f"against recipients together with {job.dealer}, which deals. It does not hold against "
+        f"{job.dealer} together with an evaluator, who can read all data."
+    )
+
+
+def priced(job: Job) -> dict[str, Any] | None:
+    """`as_json` with the noise that the budget demands. Needs the library."""
+    said = as_json(job)
+    if said is not None and job.trains:
+        said["noise_multiplier"] = float(noise_multiplier(job))
+        said["spent_training_computed"] = epsilon_of_training(job)
+    return said
+
+
+def as_json(job: Job) -> dict[str, Any] | None:
+    """The same for programs, as far as it follows from the job; None without `[privacy]`."""
+    if not job.privacy:
+        return None
+    privacy, spent = job.privacy, total(job)
+    return {
+        "epsilon": str(privacy.epsilon),
+        "delta": str(privacy.small_delta),
+        "unit": privacy.unit,
+        "most_rows": privacy.rows_of_unit,
+        "neighbours": privacy.neighbours,
+        "clip": None if privacy.clip is None else str(privacy.clip),
+        "mechanisms": mechanisms(job),
+        "spent": spent.epsilon,
+        "spent_training": spent.training,
+        "spent_held_out": spent.held_out,
+        "costs": [
+            {
+                "name": cost.name,
+                "outputs": list(cost.outputs),
+                "epsilon": cost.epsilon,
+                "paid_by": cost.side,
+                "how": cost.how,
+            }
+            for cost in costs(job)
+        ],
+        "in_words": [promise(job), _sentence(meaning(job)), against(job)],
+    }

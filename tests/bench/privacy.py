@@ -1,0 +1,274 @@
+"""What privacy costs in accuracy: over shares, at a trusted curator, and with secret sampling.
+
+    .venv/bin/pip install --no-deps opacus==1.6.0
+    .venv/bin/python tests/bench/privacy.py --adult adult.data
+    .venv/bin/python tests/bench/privacy.py --study cancer --runs 3
+
+Studies: `cancer` (scikit-learn's breast cancer, logistic regression), `adult` (census income, the
+file `adult.data` of the UCI archive; logistic regression), `images` (28×28 pixels in ten classes
+made of scikit-learn's digits, a network of 784-32-10). For each ε, accuracies on held-out rows:
+
+* `shares`: trainings over shares, in real processes on this machine, with the noise of all nodes.
+* `same noise`: the twin, in the clear, with noise of that law, over many seeds.
+* `curator`: the same mechanism at a trusted curator, who needs half the variance.
+* `opacus`: DP-SGD at a trusted curator who also hides which rows are in a batch (Poisson sampling,
+  whose amplification Opacus counts). The difference from `curator` is what a public order costs.
+* `none`: the same training without clipping and noise.
+
+Rows' norms, rates and epochs are the same in all columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import msgspec
+import numpy as np
+import torch
+
+from mpc_train.admission.load import load_job
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.schedule import split
+from mpc_train.owners.row_norms import clipped_rows
+from mpc_train.owners.table import Table
+from mpc_train.privacy.accounting import row_clip
+from mpc_train.privacy.clip_plan import clipped_by_owners
+from mpc_train.results.plain_model import plain_module
+from mpc_train.training.first_weights import initial_weights
+from mpc_train.twin.private import Curator
+from mpc_train.twin.setup import twin_loss
+from mpc_train.twin.training import pooled_inputs, train_twin
+from tests.support.commands import trained
+from tests.support.csv_tables import csv_of, load_tables, write_tables
+from tests.support.images import images
+from tests.support.jobs import job_toml, write_job
+from tests.support.linear_rule import weights_of
+
+State = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows and a training. ranges: of each column, as (center, scale, low, high)."""
+
+    name: str
+    rows: np.ndarray
+    labels: np.ndarray
+    columns: Sequence[tuple[float, float, float, float]]
+    kind: str
+    model: str
+    clip: str
+    epochs: int
+    batches: int
+    rate: str
+    delta: str
+    epsilons: Sequence[str]
+
+    def job(self, folder: Path, epsilon: str) -> Path:
+        """The job file and the tables of two owners."""
+        names = [f"c{k}" for k in range(self.rows.shape[1])]
+        first = len(self.rows) // 2
+        lines = csv_of(**dict(zip(names, self.rows.T, strict=True)), label=self.labels)
+        parts = {"ann": lines[: first + 1], "bob": [lines[0], *lines[first + 1 :]]}
+        write_tables(folder, parts)
+        training = len(self.rows) - len(self.rows) // 4
+        features = [
+            f'{{ name = "{name}", center = {c}, scale = {s}, range = [{low}, {high}] }}'
+            for name, (c, s, low, high) in zip(names, self.columns, strict=True)
+        ]
+        train = (
+            f"epochs = {self.epochs}\nbatch_size = {training // self.batches}\nguard = false\n"
+            f"optimizer = {{ learning_rate = {self.rate}, momentum = 0.9 }}\n"
+            'schedule = { name = "cosine" }'
+        )
+        privacy = f"[privacy]\nepsilon = {epsilon}\ndelta = {self.delta}\nclip = {self.clip}\n"
+        text = job_toml(
+            features,
+            self.kind,
+            label="label",
+            rows={"ann": first, "bob": len(self.rows) - first},
+            data="test_fraction = 0.25",
+            model=self.model,
+            train=train,
+            more=privacy + 'neighbours = "zeroed"',
+        )
+        return write_job(folder, text)
+
+
+def cancer() -> Study:
+    from sklearn.datasets import load_breast_cancer
+
+    rows, labels = load_breast_cancer(return_X_y=True)
+    columns = _columns(rows)
+    epsilons = ("1", "3", "8")
+    return Study("cancer", rows, labels, columns, "logistic", "", "3", 10, 1, "0.5", "0.0001",
+                 epsilons)  # fmt: skip
+
+
+def adult(path: Path) -> Study:
+    cells = [line.split(", ") for line in path.read_text().splitlines() if line.strip()]
+    cells = [row for row in cells if len(row) == 15]
+    numbers = np.array([[float(row[k]) for k in (0, 4, 10, 11, 12)] for row in cells])
+    numbers[:, 2:4] = np.log1p(numbers[:, 2:4])
+    parts = [numbers]
+    for place in (1, 5, 6, 7, 8, 9):
+        values = np.array([row[place] for row in cells])
+        parts.append((values[:, None] == np.unique(values)).astype(float))
+    rows = np.concatenate(parts, 1)
+    labels = np.array([float(row[14].startswith(">50K")) for row in cells])
+    columns = [*_columns(numbers), *[(0.0, 1.0, 0.0, 1.0)] * (rows.shape[1] - 5)]
+    epsilons = ("1", "3", "8")
+    return Study("adult", rows, labels, columns, "logistic", "", "3", 4, 16, "0.5", "0.00001",
+                 epsilons)  # fmt: skip
+
+
+def pictures() -> Study:
+    rows, labels = images()
+    columns = [(0.0, 255.0, 0.0, 255.0)] * rows.shape[1]
+    model = "hidden = [32]\nclasses = 10"
+    return Study("images", rows, labels, columns, "mlp", model, "1", 10, 15, "0.2", "0.00001",
+                 ("8",))  # fmt: skip
+
+
+def _columns(rows: np.ndarray) -> list[tuple[float, float, float, float]]:
+    """Round public figures, as a study takes them from a textbook."""
+    found = []
+    for column in rows.T:
+        center, scale = (float(f"{value:.1e}") for value in (column.mean(), column.std()))
+        low, high = float(np.floor(column.min() - scale)), float(np.ceil(column.max() + scale))
+        found.append((center, scale, low, high))
+    return found
+
+
+def accuracy(job: Job, tables: Sequence[Table], state: State) -> float:
+    """Of the held-out rows, in per cent."""
+    held_out = split(job)[1]
+    inputs = torch.from_numpy(pooled_inputs(job, tables)[0][held_out])
+    labels = np.concatenate([table.labels for table in tables])[held_out]
+    module = plain_module(job).double()
+    module.load_state_dict({name: torch.from_numpy(np.asarray(x)) for name, x in state.items()})
+    with torch.no_grad():
+        outputs = module(inputs).numpy()
+    found = outputs[:, 0] > 0 if outputs.shape[1] == 1 else outputs.argmax(1)
+    return float(100 * (found == labels).mean())
+
+
+def opacus_state(job: Job, tables: Sequence[Table], seed: int) -> State:
+    """DP-SGD with Poisson sampling by Opacus, the model and numbers of the job."""
+    import warnings
+
+    from opacus import PrivacyEngine
+
+    warnings.simplefilter("ignore")
+    assert job.privacy
+    torch.manual_seed(seed)
+    training = split(job)[0]
+    pooled = pooled_inputs(job, tables)[0]
+    if clipped_by_owners(job):
+        pooled = clipped_rows(job, pooled, training)
+    inputs = torch.from_numpy(pooled[training])
+    labels = torch.from_numpy(np.concatenate([table.labels for table in tables])[training])
+    module = plain_module(job).double()
+    scale = 2.0**job.fraction_bits
+    start = {name: torch.from_numpy(x / scale) for name, x in initial_weights(job).items()}
+    module.load_state_dict(start)
+    loss = twin_loss(job)
+    rate = float(job.train.optimizer.learning_rate)
+    optimizer = torch.optim.SGD(module.parameters(), lr=rate, momentum=0.9)
+    data = torch.utils.data.TensorDataset(inputs, labels)
+    batches = torch.utils.data.DataLoader(data, batch_size=job.train.batch_size)
+    module, optimizer, batches = PrivacyEngine(accountant="prv").make_private_with_epsilon(
+        module=module,
+        optimizer=optimizer,
+        data_loader=batches,
+        target_epsilon=float(job.privacy.epsilon),
+        target_delta=float(job.privacy.delta),
+        epochs=job.train.epochs,
+        max_grad_norm=float(row_clip(job)),
+    )
+    for epoch in range(job.train.epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 + np.cos(np.pi * epoch / job.train.epochs)) / 2
+        for x, y in batches:
+            optimizer.zero_grad()
+            if len(x):
+                loss(module(x), y).backward()
+                optimizer.step()
+    return {name.removeprefix("_module."): x.numpy() for name, x in module.state_dict().items()}
+
+
+def measured(study: Study, epsilon: str, runs: int, seeds: int) -> dict[str, Any]:
+    """The accuracies of one line: mean and standard deviation of each column."""
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = study.job(folder, epsilon)
+        job = load_job(path)
+        tables, start = load_tables(folder, job), initial_weights(job)
+
+        def of(state: State) -> float:
+            return accuracy(job, tables, state)
+
+        found["same noise"] = [of(train_twin(job, tables, start).state) for _ in range(seeds)]
+        central = Curator(central=True)
+        found["curator"] = [of(train_twin(job, tables, start, central).state) for _ in range(seeds)]
+        found["opacus"] = [of(opacus_state(job, tables, seed)) for seed in range(seeds)]
+        plain = msgspec.structs.replace(job, privacy=msgspec.UNSET)
+        found["none"] = [of(train_twin(plain, tables, start).state)]
+        found["shares"] = []
+        for _ in range(runs):
+            found["shares"].append(of(weights_of(trained(path))))
+    return {
+        "study": study.name,
+        "epsilon": Decimal(epsilon),
+        "rows": len(split(job)[0]),
+        **{name: (float(np.mean(x)), float(np.std(x))) for name, x in found.items() if x},
+    }
+
+
+COLUMNS = ("shares", "same noise", "curator", "opacus", "none")
+
+
+def line(found: dict[str, Any]) -> str:
+    cells = [
+        f"{found[name][0]:6.2f} ± {found[name][1]:.2f}" if name in found else "" for name in COLUMNS
+    ]
+    return "  ".join(
+        [f"{found['study']:8}", f"{found['epsilon']!s:>3}", *(f"{c:>14}" for c in cells)]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--study", choices=("cancer", "adult", "images"), action="append")
+    parser.add_argument("--adult", type=Path, help="the file adult.data of the UCI archive")
+    parser.add_argument("--runs", type=int, default=1, help="trainings over shares")
+    parser.add_argument("--seeds", type=int, default=10, help="trainings in the clear")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    chosen = options.study or ["cancer", *(["adult"] if options.adult else []), "images"]
+    if options.format == "text":
+        print("  ".join(["study   ", "  ε", *(f"{name:>14}" for name in COLUMNS)]))
+    for name in chosen:
+        study = {"cancer": cancer, "adult": lambda: adult(options.adult), "images": pictures}[
+            name
+        ]()
+        for epsilon in study.epsilons:
+            found = measured(study, epsilon, options.runs, options.seeds)
+            text = json.dumps(found, default=str) if options.format == "json" else line(found)
+            print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

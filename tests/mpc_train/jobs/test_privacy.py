@@ -1,0 +1,368 @@
+"""`[privacy]`: what a job may promise, and what it may not reveal with it."""
+
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+
+from mpc_train.admission.load import job_from_bytes, load_job
+from mpc_train.errors import JobError
+from mpc_train.jobs.audience import OWN, RANGE, fold_outputs
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.outputs import Disclosure, OverFolds, leaving
+from mpc_train.jobs.privacy import Privacy
+from mpc_train.jobs.reveal import METRICS as OF_KINDS
+from mpc_train.jobs.reveal import Metric
+from mpc_train.privacy import costs
+from mpc_train.privacy.accounting import row_clip, sensitivity
+from mpc_train.privacy.words import as_json, lines, rounded_up, table
+from tests.support import columns_case
+from tests.support.commands import as_json as as_json_of
+from tests.support.commands import mpc_train
+from tests.support.jobs import (
+    JOB,
+    NEWTON,
+    column,
+    duplicates_toml,
+    job_toml,
+    schema_toml,
+    with_data,
+    write_job,
+)
+from tests.support.modules import write_modules
+from tests.support.private import PRIVACY, PRIVATE
+
+
+def private(**changed: object) -> Job:
+    """A checked job with [privacy], some of whose parts are exchanged afterwards, unchecked."""
+    job = job_from_bytes(JOB_BYTES)
+    return msgspec.structs.replace(job, **changed)
+
+
+def refused(folder: Path, text: str) -> str:
+    with pytest.raises(JobError) as caught:
+        load_job(write_job(folder, text))
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _job_bytes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    global JOB_BYTES
+    JOB_BYTES = load_job(write_job(tmp_path_factory.mktemp("job"), PRIVATE)).to_bytes()
+
+
+JOB_BYTES = b""
+
+
+def test_a_job_without_the_section_keeps_its_bytes(tmp_path: Path) -> None:
+    job = load_job(write_job(tmp_path))
+    assert not job.privacy and b"privacy" not in job.to_bytes()
+    assert as_json(job) is None and lines(job) == []
+    assert job_from_bytes(job.to_bytes()) == job
+
+
+def test_the_section_is_part_of_what_is_signed(tmp_path: Path) -> None:
+    job = load_job(write_job(tmp_path, PRIVATE))
+    assert job_from_bytes(job.to_bytes()) == job
+    assert job.privacy == Privacy(Decimal(3), Decimal("0.00001"), "zeroed", Decimal(2))
+    for old, new in (
+        ("epsilon = 3", "epsilon = 4"),
+        ('"zeroed"', '"replaced"'),
+        ("clip = 2", "clip = 3"),
+    ):
+        other = load_job(write_job(tmp_path, PRIVATE.replace(old, new)))
+        assert other.digest() != job.digest()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("epsilon = 3", "epsilon = 0.001", "privacy.epsilon: between"),
+        ("epsilon = 3", "epsilon = 21", "privacy.epsilon: between"),
+        ("epsilon = 3", "epsilon = -1", "privacy.epsilon: between"),
+        ("delta = 0.00001", "delta = 0", "privacy.delta: between"),
+        ("delta = 0.00001", "delta = 0.5", "privacy.delta: between"),
+        ("delta = 0.00001", "delta = 0.02", "privacy.delta: between"),
+        ("clip = 2\n", "", "privacy.clip: declare the largest norm"),
+        ("clip = 2\n", "clip = 0\n", "privacy.clip: between"),
+        ("clip = 2\n", "clip = -1\n", "privacy.clip: between"),
+        ('neighbours = "zeroed"\n', "", "neighbours"),
+        ('"zeroed"', '"removed"', "neighbours"),
+        ("clip = 2", "clip = 2\nmost_rows = 3", "privacy.most_rows: a row is one row"),
+        ("clip = 2", 'clip = 2\nunit = "patient"', "privacy.unit: write"),
+        ("guard = false", "guard = true", "train.guard: with [privacy]: range"),
+        ("guard = false", "", "train.guard: with [privacy]: range"),
+        ("guard = false", "guard = { every = 2 }", "train.guard: with [privacy]: guard"),
+        ("seed = 7", "seed = 7\nclip = { norm = 1 }", "train.clip: clips the sum"),
+        ("seed = 7", "seed = 7\nloss.balanced = true", "train.loss.balanced: weighs each row"),
+        ("noise.epsilon = 0.5", "", "reveal.noise: with [privacy]: accuracy"),
+        ('["accuracy"]', '["accuracy", "auc"]', "reveal.metrics: with [privacy]: auc"),
+        ("noise.epsilon = 0.5", "noise.epsilon = 3.5", "privacy.epsilon: all that is revealed"),
+    ],
+)
+def test_what_cannot_be_promised_is_named(tmp_path: Path, old: str, new: str, key: str) -> None:
+    assert old in PRIVATE
+    said = refused(tmp_path, PRIVATE.replace(old, new))
+    assert key in said and "job.toml" in said
+
+
+def test_a_delta_that_publishes_rows_is_refused(tmp_path: Path) -> None:
+    text = PRIVATE.replace("ann = 40, bob = 30, cleo = 30", "ann = 400, bob = 300, cleo = 300")
+    assert "1e-3" in refused(tmp_path, text.replace("delta = 0.00001", "delta = 0.002"))
+    load_job(write_job(tmp_path, text.replace("delta = 0.00001", "delta = 0.001")))
+
+
+def test_more_than_the_budget_is_refused_with_a_table(tmp_path: Path) -> None:
+    text = PRIVATE.replace('["accuracy"]', '["accuracy", "confusion"]')
+    said = refused(tmp_path, text.replace("noise.epsilon = 0.5", "noise.epsilon = 2"))
+    assert "costs ε = 4, more than the budget of 3" in said
+    for row in (
+        "model  ",
+        "accuracy  ",
+        "confusion  ",
+        "metrics together",
+        "the most for one unit",
+    ):
+        assert f"\n  {row}" in said
+    job = load_job(write_job(tmp_path, text.replace("noise.epsilon = 0.5", "noise.epsilon = 1.5")))
+    assert table(job)[-1].split()[5:] == ["3", "of", "3,", "at", "δ", "=", "0.00001"]
+
+
+def test_a_patient_s_rows_share_the_norm_and_multiply_the_noise(tmp_path: Path) -> None:
+    schema = schema_toml(
+        column("patient", "identifier"),
+        column("age", range=[0, 120]),
+        column("dose", range=[-30, 30]),
+        column("ill", "category", levels=["0", "1"]),
+    )
+    (tmp_path / "schema.toml").write_text(schema)
+    text = with_data('schema = "schema.toml"\nsplit_by = "patient"', PRIVATE)
+    unit = 'clip = 8\nunit = "patient"\nmost_rows = 4'
+    assert "privacy.most_rows: write" in refused(
+        tmp_path, text.replace("clip = 2", 'clip = 2\nunit = "patient"')
+    )
+    assert 'write "row", or' in refused(
+        tmp_path, text.replace("clip = 2", 'clip = 2\nunit = "age"\nmost_rows = 4')
+    )
+    # Four rows of one patient: ε = 4 · 0.5 of 3, and 4 · 0.8 is too much.
+    job = load_job(write_job(tmp_path, text.replace("clip = 2", unit)))
+    assert (row_clip(job), sensitivity(job)) == (Fraction(2), Fraction(8))
+    assert costs.total(job).held_out == 2
+    said = refused(tmp_path, text.replace("clip = 2", unit).replace("0.5\n\n[p", "0.8\n\n[p"))
+    assert "costs ε = 3.2" in said and "4 rows of one patient" in said
+
+
+def test_replaced_takes_twice_the_noise(tmp_path: Path) -> None:
+    job = load_job(write_job(tmp_path, PRIVATE.replace('"zeroed"', '"replaced"')))
+    assert (row_clip(job), sensitivity(job)) == (Fraction(2), Fraction(4))
+    assert "had contained anything else" in " ".join(lines(job))
+    assert "had contributed nothing" in " ".join(lines(private()))
+
+
+NORMED = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
+"""
+
+
+def test_what_mixes_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The norm of a clipped row says nothing about its effect on how others count."""
+    text = PRIVATE.replace(
+        'label = "ill"', 'label = "ill"\nweight = { name = "w", range = [0, 2] }'
+    )
+    assert "data.weight: weights of rows" in refused(tmp_path, text)
+    write_modules(tmp_path, monkeypatch, normed_net=NORMED)
+    module = 'kind = "logistic"\nmodule = "normed_net:net"'
+    said = refused(tmp_path, PRIVATE.replace('kind = "logistic"', module))
+    assert "model: a batch norm lets one row" in said
+
+
+SECRET = '[prepare]\nscale = "standard"\n'
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda text: text.replace("[train]", f"{SECRET}[train]"), "prepare.scale"),
+        (
+            lambda text: text.replace("[train]", f"{SECRET.replace('standard', 'minmax')}[train]"),
+            "prepare.scale",
+        ),
+        (
+            lambda text: text.replace("seed = 7", "seed = 7\nearly_stopping.fraction = 0.3"),
+            "train.early_stopping",
+        ),
+        (lambda text: text.replace("noise.epsilon = 0.5", "folds = 2"), "reveal.folds"),
+        (
+            lambda text: text.replace(
+                "noise.epsilon", "training_loss_every = 2\nnoise.epsilon"
+            ).replace("batch_size = 16", "batch_size = 20"),
+            "reveal.training_loss_every",
+        ),
+        (
+            lambda text: text.replace(
+                "noise.epsilon", 'per_party = ["accuracy"]\nmetrics_to = ["ann"]\nnoise.epsilon'
+            ).replace("test_fraction = 0.25", "test_fraction = 0.5"),
+            "reveal.per_party",
+        ),
+        (
+            lambda text: text.replace("seed = 7", 'seed = 7\nwarm_start = { source = "ann" }'),
+            "train.warm_start.source",
+        ),
+    ],
+)
+def test_what_reveals_rows_without_noise_is_refused(
+    tmp_path: Path, change: Callable[[str], str], key: str
+) -> None:
+    text = change(PRIVATE)
+    assert text != PRIVATE
+    assert f" {key}: " in refused(tmp_path, text)
+
+
+def test_newton_steps_are_refused(tmp_path: Path) -> None:
+    text = job_toml(["age", "dose"], train=f"guard = false\n{NEWTON}")
+    said = refused(tmp_path, text + PRIVACY)
+    assert "train.optimizer.name: there is no noise for Newton steps" in said
+
+
+def test_sizes_of_joins_are_refused(tmp_path: Path) -> None:
+    text = duplicates_toml({"ann": 60, "bob": 60}, 0).replace(
+        "epochs = 1", "guard = false\nepochs = 1"
+    )
+    said = refused(tmp_path, text + PRIVACY)
+    assert "data.check_duplicates: with [privacy]: overlap tells how many records" in said
+    text = columns_case.JOB.replace("[train]", "[train]\nguard = false") + PRIVACY
+    said = refused(tmp_path, text.replace("MEMBERSHIP", "holders"))
+    assert "data.join: with [privacy]: overlap tells" in said
+    assert "data.join.membership: with [privacy]: membership tells owners" in said
+
+
+def test_metrics_of_an_owner_s_own_rows_cost_others_nothing(tmp_path: Path) -> None:
+    text = PRIVATE.replace("noise.epsilon", 'per_party = ["auc"]\nnoise.epsilon')
+    text = text.replace("ann = 40, bob = 30, cleo = 30", "ann = 400, bob = 400, cleo = 400")
+    job = load_job(write_job(tmp_path, text))
+    (own,) = (cost for cost in costs.costs(job) if cost.side == "own")
+    assert own.epsilon == 0 and set(own.outputs) == {f"auc{OWN}{name}" for name in job.owners}
+
+
+def test_every_disclosure_and_metric_has_an_entry() -> None:
+    """A new word of either must say what it costs, or why it cannot have a cost."""
+    assert set(costs.REFUSED) == {*get_args(Disclosure), RANGE}
+    assert set(costs.METRICS) == set(get_args(Metric))
+    assert {name for name, why in costs.METRICS.items() if not why} == {*costs.COUNTED}
+    assert all(why.strip() and key.count(".") for key, why in costs.REFUSED.values())
+
+
+@pytest.mark.parametrize("kind", OF_KINDS)
+def test_nothing_leaves_without_an_entry(kind: str) -> None:
+    """Whatever a job reveals, `entries` knows it: here all at once, for each kind of model."""
+    job = private()
+    reveal = msgspec.structs.replace(
+        job.reveal, metrics=OF_KINDS[kind], per_party=OF_KINDS[kind], folds=3, statistics=True
+    )
+    model = msgspec.structs.replace(job.model, kind=kind, classes=0 if kind != "softmax" else 3)
+    if kind != "mlp":
+        job = msgspec.structs.replace(job, model=model, reveal=reveal)
+    else:
+        job = msgspec.structs.replace(job, reveal=reveal)
+    found = costs.entries(job)
+    covered = {name for one in found if isinstance(one, costs.Cost) for name in one.outputs}
+    covered |= {one.name for one in found if isinstance(one, costs.Refusal)}
+    assert covered >= set(leaving(job)) and len(leaving(job)) > 10
+    assert {*fold_outputs(job)} <= {one.name for one in found if isinstance(one, costs.Refusal)}
+
+
+def test_an_output_without_an_entry_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "leaving", lambda job: [*leaving(job), "gradients"])
+    with pytest.raises(RuntimeError, match="no cost is known for what leaves as gradients"):
+        costs.entries(private())
+
+
+def test_all_words_over_folds_are_refused() -> None:
+    names = set()
+    for kind in ("linear", "logistic"):
+        job = private()
+        model = msgspec.structs.replace(job.model, kind=kind)
+        reveal = msgspec.structs.replace(job.reveal, metrics=OF_KINDS[kind], folds=2)
+        job = msgspec.structs.replace(job, model=model, reveal=reveal)
+        found = [one for one in costs.entries(job) if isinstance(one, costs.Refusal)]
+        names |= {one.name for one in found if one.key == "reveal.folds"}
+    assert names == set(get_args(OverFolds))
+
+
+def test_a_job_that_only_measures_pays_for_metrics_alone(tmp_path: Path) -> None:
+    start = f'warm_start = {{ source = "public", sha256 = "{"0" * 64}" }}'
+    text = JOB.replace('recipients = ["ann", "office"]\n', "")
+    text = text.replace("test_fraction = 0.25\n", "")
+    head, _, rest = text.partition("[train]")
+    _, _, reveal = rest.partition("[reveal]")
+    text = f'{head}[train]\nguard = false\n{start}\n[reveal]\nmodel = "none"{reveal}'
+    text = text.replace('["accuracy", "auc"]', '["accuracy"]\nnoise.epsilon = 2')
+    text += PRIVACY.replace("clip = 2\n", "")
+    job = load_job(write_job(tmp_path, text))
+    assert costs.total(job) == costs.Total(0.0, 2.0)
+    said = " ".join(lines(job))
+    assert "Nobody knows all noise" in said and "clipped" not in said and "model " not in said
+    assert "privacy.clip: nothing is trained" in refused(tmp_path, f"{text}clip = 1\n")
+
+
+def test_the_words_say_who_is_protected_against_whom() -> None:
+    said = " ".join(lines(private()))
+    assert "differentially private with ε = 3 and δ = 0.00001 for one row" in said
+    assert "at most 20.1 times" in said and "plus 0.00001" in said
+    assert "recipients together with 2 of the 3 evaluators together" in said
+    assert "does not hold against registry together with an evaluator" in said
+    assert "numbers of rows" in said and "not protected" in said
+    assert "No unit has both rows that train and rows that are held out" in said
+
+
+def test_epsilon_is_never_rounded_down() -> None:
+    assert [rounded_up(value) for value in (0.5, 2.99999, 1.0001, 0.0)] == [
+        "0.5",
+        "3",
+        "1.001",
+        "0",
+    ]
+
+
+def test_noise_of_one_evaluator_must_be_wider_than_the_grid(tmp_path: Path) -> None:
+    coarse = (
+        PRIVATE.replace("[model]", "[fixed_point]\nfraction_bits = 12\n[model]")
+        .replace("clip = 2", "clip = 0.001")
+        .replace("epsilon = 3", "epsilon = 3")
+    )
+    said = refused(tmp_path, coarse)
+    assert "privacy.clip: the noise of one evaluator would have a standard deviation of" in said
+    assert "standard deviation" not in refused(tmp_path, coarse.replace("0.001", "0.1"))
+
+
+def test_job_check_prints_the_table_before_anything_runs(tmp_path: Path) -> None:
+    path = write_job(tmp_path, PRIVATE)
+    said = as_json_of("job", "check", path)["privacy"]
+    assert (said["epsilon"], said["delta"], said["neighbours"]) == ("3", "0.00001", "zeroed")
+    assert said["noise_multiplier"] == pytest.approx(2.987, abs=2e-3)
+    assert [cost["name"] for cost in said["costs"]] == ["model", "accuracy"]
+    assert said["spent_training_computed"] <= said["spent"] == 3
+    shown = mpc_train("job", "check", path).stdout
+    assert "  privacy    differentially private with ε = 3" in shown
+    assert "The standard deviation of the noise is at least 2.98" in shown
+    assert "the most for one unit  3    of 3, at δ = 0.00001" in shown
+    plain = write_job(tmp_path)
+    assert as_json_of("job", "check", plain)["privacy"] is None
+    assert "no differential privacy is promised" in mpc_train("job", "check", plain).stdout
+
+
+def test_a_promise_that_promises_little_is_pointed_out(tmp_path: Path) -> None:
+    path = write_job(tmp_path, PRIVATE.replace("epsilon = 3", "epsilon = 15"))
+    warned = " ".join(as_json_of("job", "check", path)["cautions"])
+    assert "ε = 15 allows conclusions" in warned and "δ" not in warned.split("ε = 15")[0]
+    path = write_job(tmp_path, PRIVATE.replace("0.00001", "0.005"))
+    assert "δ = 0.005 is large for 100 rows" in " ".join(
+        as_json_of("job", "check", path)["cautions"]
+    )
