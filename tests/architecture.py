@@ -51,6 +51,7 @@ ROOMS = (
         "mpc_train.gateway",
         "mpc_train.run.phases",
         "mpc_train.run",
+        "mpc_train.federated",
         "mpc_train.estimates",
         "mpc_train.scripts",
         "mpc_train.live",

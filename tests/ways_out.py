@@ -116,6 +116,9 @@ WAYS: tuple[Way, ...] = (
             "protocols/shares/reveal.py": "a bit that passed the reveal gate",
             "mpc_train/linkage/link.py": "how many records are joined, which the job discloses",
             "mpc_train/estimates/rehearsal.py: x.role.tell": _SHAPES_ALONE,
+            "mpc_train/federated/mean.py: role.tell": (
+                "of each update, whether it is within the limit, as a script has opened it"
+            ),
             "mpc_train/tables/readers/columnar.py: file.tell": (
                 "another thing: where a file is read"
             ),

@@ -35,6 +35,7 @@ _GRID_OUT = types.Array(types.int64, 2, "C")
 _PROGRAM = types.Array(types.int32, 2, "C", readonly=True)
 _INT = types.int64
 _FLAG = types.boolean
+_SHORTS = types.Array(types.uint16, 1, "C", readonly=True)
 BLOCK = 4096
 """Rows are processed in pieces that stay in the nearest cache."""
 PACKED_BLOCK = 1024
@@ -458,6 +459,15 @@ def thin_product_transposed(x, y, out):  # type: ignore[no-untyped-def]
             for k in range(y.shape[1]):
                 total += x[row, k] * y[i, k]
             out[row, i] = total
+
+
+@_kernel(_WORDS, _SHORTS, _INT, _WORDS_OUT)
+def scattered(words, places, low, out):  # type: ignore[no-untyped-def]
+    """out[p & low] += w, or −= w if the top bit of p is set, for each word w and its public p."""
+    for i in range(words.size):
+        place = np.int64(places[i])
+        sign = -(place >> 15)
+        out[place & low] += (words[i] ^ sign) - sign
 
 
 def warm() -> None:
