@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpc_train.federated.limits import Limits
+from mpc_train.jobs.schedule import GROUP_WORDS
 from protocols.arrays import Words
 from protocols.functions.norm_bound import outside, within
 from protocols.roles.role import Role
@@ -21,11 +22,8 @@ from protocols.shares.arithmetic import multiply, remask
 from protocols.shares.computed import let_go
 from protocols.shares.masked import Additive, Masked, concatenate
 
-GROUP_WORDS = 1 << 24
-"""Updates whose norms are checked at once have so many words at most, unless it is one update."""
-
-Take = Callable[[], Words | None]
-"""An evaluator's summand of an update, int64[size]; None at the dealer, and for zeros."""
+Enter = Callable[[], Masked]
+"""Shares in an update, int64[size]; or an owner's number of rows, int64[1]."""
 Decide = Callable[[int, Masked], tuple[bool, ...]]
 """Discloses the bits of the owners from this place on, to evaluators and dealer."""
 
@@ -42,7 +40,10 @@ class Sum:
 
 
 def entered(role: Role, shape: tuple[int, ...], summand: Words | None) -> Masked:
-    """Masked form of what all evaluators have summands of. 1 round, 8 bytes an element."""
+    """Masked form of what evaluators have summands of. 1 round, 8 bytes an element.
+
+    summand: this evaluator's; None: zeros, and at the dealer.
+    """
     role.issue("entered", *shape)
     words = np.zeros(0 if role.is_dealer else shape, np.int64) if summand is None else summand
     return remask(Additive(role, shape, role.known(words), None))
@@ -51,27 +52,27 @@ def entered(role: Role, shape: tuple[int, ...], summand: Words | None) -> Masked
 def add_up(
     role: Role,
     limits: Limits,
-    takes: Sequence[Take],
-    rows: Sequence[int] | Sequence[Take],
+    enters: Sequence[Enter],
+    rows: Sequence[int] | Sequence[Enter],
     decide: Decide,
     most_rows: int = 0,
 ) -> Sum:
     """The sum of the updates whose norm is within the limit.
 
-    rows: of each owner; or, if they are secret, this evaluator's summands of them, int64[1], which
-    must be 1 to `most_rows`. Rounds: about 12 for each group of owners (GROUP_WORDS).
+    rows: of each owner; or, if they are secret, what shares them in; such a number must be 1 to
+    `most_rows`. Rounds: about 12 for each group of owners (`groups`).
     """
     total: Additive | None = None
     passed: list[bool] = []
     whole = 0
     secret: Additive | None = None
-    for places in groups(len(takes), limits.size):
-        updates = [entered(role, (limits.size,), takes[place]()) for place in places]
+    for places in groups(len(enters), limits.size):
+        updates = [enters[place]() for place in places]
         counts: list[Masked] = []
         for place in places:
             count = rows[place]
             if callable(count):
-                counts.append(entered(role, (1,), count()))
+                counts.append(count())
         bad = outside(concatenate(counts), 1, most_rows) if counts else None
         bits = decide(places.start, remask(within(updates, limits.most_square, bad).shares()))
         passed += bits

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from mpc_train.errors import DataError
-from mpc_train.federated.adding import add_up
+from mpc_train.federated.adding import add_up, entered
 from mpc_train.federated.limits import MOST_ROWS, Limits
 from protocols.arrays import Reals, Words
 from protocols.channel import Buffer
@@ -75,7 +75,7 @@ def mean(update: Any, *, rows: int | Sequence[int] = 1, clip: float) -> Mean:
     limits = _limits(clip, values.size)
     mine = None if state.role.is_dealer else limits.rounded(values)[0]
     with np.errstate(over="ignore"):
-        own = {} if mine is None or state.role.index is None else {state.role.index: mine}
+        own = [mine if place == state.role.index else None for place in range(parties)]
         return _mean(state.role, limits, own, counts, state.opened, values.shape)
 
 
@@ -120,7 +120,7 @@ class Simulation:
         """The same of what the evaluators have: by evaluator, its summand of each update."""
 
         def part(role: Role) -> Mean:
-            mine = {} if role.is_dealer else dict(enumerate(summands[role.index or 0]))
+            mine = [None] * len(rows) if role.index is None else summands[role.index]
             outputs = frozenset(Output(f"opening {n}", 0) for n in range(len(rows) + 1))
             gate, count = RevealGate(outputs), iter(range(len(rows) + 1))
 
@@ -164,12 +164,12 @@ def _split(words: Words, parties: int) -> list[Words]:
 def _mean(
     role: Role,
     limits: Limits,
-    mine: Mapping[int, Words],
+    mine: Sequence[Words | None],
     rows: Sequence[int],
     opened: Opened,
     shape: tuple[int, ...],
 ) -> Mean:
-    """mine: by update, this evaluator's summand; zeros where it has none."""
+    """mine: this evaluator's summand of each update; None: zeros."""
 
     def decide(start: int, bits: Masked) -> tuple[bool, ...]:
         words = opened(bits)
@@ -180,8 +180,8 @@ def _mean(
         role.tell(*found)
         return found
 
-    takes = [partial(_summand, mine, place) for place in range(len(rows))]
-    found = add_up(role, limits, takes, rows, decide)
+    enters = [partial(entered, role, (limits.size,), words) for words in mine]
+    found = add_up(role, limits, enters, rows, decide)
     assert isinstance(found.rows, int)
     value: Reals = np.full(limits.size, np.nan)
     if found.total is not None:
@@ -189,10 +189,6 @@ def _mean(
         if words is not None:
             value = limits.real(words) / found.rows
     return Mean(torch.from_numpy(value.reshape(shape)), found.within, found.rows)
-
-
-def _summand(mine: Mapping[int, Words], place: int) -> Words | None:
-    return mine[place] if place in mine else None
 
 
 class _Net:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpc_train.federated.adding import add_up
+from mpc_train.federated.adding import add_up, entered
 from mpc_train.federated.limits import Limits
 from protocols.functions.norm_bound import BUCKETS, REPEATS
 from protocols.roles.role import Role
@@ -28,8 +28,9 @@ def program(
     """A round of two owners that do not evaluate; the halves of the sum, and the bits."""
     gate = RevealGate(OUTPUTS)
 
-    def take(words: np.ndarray) -> Any:
-        return None if role.is_dealer else OutsideStub(role, words).take(words.shape)
+    def take(words: np.ndarray) -> Masked:
+        part = None if role.is_dealer else OutsideStub(role, words).take(words.shape)
+        return entered(role, words.shape, part)
 
     takes = [lambda words=words: take(words) for words in updates]
     rows: Any = ROWS
