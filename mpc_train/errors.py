@@ -64,7 +64,7 @@ class LinkageError(TrainError):
 
 
 class OwnersError(TrainError):
-    """Fewer owners than the job asks for have sent an update by the deadline of a federated round."""
+    """Fewer owners than the job asks for have sent an update by the deadline of a round."""
 
     code = "owners"
 

@@ -51,8 +51,8 @@ def own_module(job: Job) -> torch.nn.Module:
     module, found = plainly(reference, job.train.seed)
     if found.source != agreed.source:
         raise ModelError(
-            f"model.module: the source of {reference} here differs from the job's; install the same
-            " "version everywhere"
+            f"model.module: the source of {reference} here differs from the job's; install the "
+            "same version everywhere"
         )
     if found.tensors != agreed.tensors:
         differing = [one[0] for one in set(found.tensors) ^ set(agreed.tensors)]
@@ -62,7 +62,7 @@ def own_module(job: Job) -> torch.nn.Module:
         )
     if found.initial != agreed.initial:
         raise ModelError(
-            f"model.module: {reference} begins with other weights here under the same seed; install
-            " "the same version of PyTorch everywhere, or make the factory set its weights"
+            f"model.module: {reference} begins with other weights here under the same seed; "
+            "install the same version of PyTorch everywhere, or make the factory set its weights"
         )
     return module

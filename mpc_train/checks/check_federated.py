@@ -58,8 +58,8 @@ def _check_sections(job: Job, settings: Federated) -> None:
             "fixed_point", "the scale follows from train.federated.clip; remove [fixed_point]"
         )
     if job.data.partition != "rows" or job.data.link is not None:
-        raise JobProblem("data.partition", "owners of a federated job hold rows that they do not
-    join") if job.weight:
+        raise JobProblem("data.partition", "owners of a federated job do not join their rows")
+    if job.weight:
         raise JobProblem("data.weight", "rows of a federated job have no weights; remove it")
     for owner in job.owners:
         if job.data.rows[owner] < 1:
@@ -71,17 +71,16 @@ def _check_sections(job: Job, settings: Federated) -> None:
 def _check_model(job: Job, settings: Federated) -> None:
     model, plain = job.model, job.model.plain
     if model.kind not in ("linear", "logistic", "softmax"):
-        raise JobProblem(
-            "model.kind", "linear, logistic or softmax, for the output of the module"
-        )
+        raise JobProblem("model.kind", "linear, logistic or softmax, for the output of the module")
     if model.kind == "softmax" and not 2 <= model.classes <= MAX_CLASSES:
         raise JobProblem("model.classes", f"write classes = 2 … {MAX_CLASSES}")
     if model.kind != "softmax" and model.classes:
         raise JobProblem("model.classes", f"a {model.kind} model has no such key; remove it")
     if model.hidden or model.graph or model.network is not None or model.input_shape:
         raise JobProblem(
-            "model.module", 'a federated job names a module = "package.module:factory", which takes
-        a row's features as they are' )
+            "model.module",
+            'write module = "package.module:factory" alone; it takes a row as it is',
+        )
     if not model.module or plain is msgspec.UNSET:
         raise JobProblem("model.module", 'write module = "package.module:factory"')
     if not 1 <= len(plain.tensors) <= MAX_TENSORS:
@@ -136,8 +135,8 @@ def _check_rule(job: Job, settings: Federated) -> None:
     if settings.rule not in ("fedadam", "fedyogi"):
         for key, value in defaults.items():
             if getattr(settings, key) != value:
-                raise JobProblem(f"train.federated.{key}", "only for fedadam and fedyogi; remove
-        it") return
+                raise JobProblem(f"train.federated.{key}", "only fedadam and fedyogi have it")
+        return
     for place, beta in enumerate(settings.betas):
         if not 0 <= number(f"train.federated.betas[{place}]", beta) < 1:
             raise JobProblem(f"train.federated.betas[{place}]", "at least 0, below 1")

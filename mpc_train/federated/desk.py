@@ -153,7 +153,8 @@ class Desk:
         if kind == messages.BEGIN and len(data) == ROUND.size:
             return self._begin(heard, *ROUND.unpack(data))
         if kind == messages.PIECE and self._leads and len(data) > PLACE.size:
-            return self._piece(heard, *PLACE.unpack(data[: PLACE.size]), data[PLACE.size :])
+            number, offset = PLACE.unpack(data[: PLACE.size])
+            return self._piece(heard, number, offset, data[PLACE.size :])
         if kind == messages.KEY and len(data) == ROUND.size:
             (number,) = ROUND.unpack(data)
             if not 1 <= number <= self._kept.opened:

@@ -74,8 +74,8 @@ class Kept:
             found = by_round.get(number, [])
             if len(found) != 1:
                 raise ArtifactError(
-                    f"round {number} of the run is kept {len(found)} times here, and the run goes on
-                    " f"after round {last}; begin anew with --fresh at all nodes"
+                    f"round {number} of the run is kept {len(found)} times here, and the run goes "
+                    f"on after round {last}; begin anew with --fresh at all nodes"
                 )
             self._tokens[number] = found[0]
         self.opened = last

@@ -44,12 +44,12 @@ class Update:
 class Owner:
     """One owner's rows and module.
 
-    device: where it trains, like "cuda" or "cpu". any_rows: the job only states the most rows that
-    an owner may have, and nothing is held out by position. Raises ModelError for a module that is
-    not the job's.
+    device: where it trains, "cuda" or "cpu"; empty: on a GPU, if there is one. Raises ModelError
+    for a module that is not the job's.
     """
 
-    def __init__(self, job: Job, name: str, table: Table, device: str = "cpu") -> None:
+    def __init__(self, job: Job, name: str, table: Table, device: str = "") -> None:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._job, self._name, self._device = job, name, torch.device(device)
         self.limits = limits_of(job)
         self._module = own_module(job).to(self._device)
@@ -98,6 +98,14 @@ class Owner:
     def train(self, weights: Reals, number: int) -> Update:
         """Train from the global model, in round `number`, from 1. Raises DataError if the update is
         not finite."""
+        update, loss = self.update(weights, number)
+        what = f"the update of {self._name} in round {number}"
+        words, factor = self.limits.rounded(update, what)
+        return Update(words, self.rows, factor, loss)
+
+    def update(self, weights: Reals, number: int) -> tuple[Reals, float]:
+        """The same before it is clipped and rounded: what changed, float64[size], and the loss of
+        the last step."""
         settings = self._job.federated
         self._load(weights)
         before = self._weights()
@@ -132,12 +140,9 @@ class Owner:
                     pairs = zip(self._module.parameters(), anchors, strict=True)
                     apart = torch.stack([((one - other) ** 2).sum() for one, other in pairs]).sum()
                     total = loss + float(settings.proximal) / 2 * apart
-                total.backward()  # type: ignore[no-untyped-call]
+                total.backward()
                 optimizer.step()
-        words, factor = self.limits.rounded(
-            self._weights() - before, f"the update of {self._name} in round {number}"
-        )
-        return Update(words, self.rows, factor, float(loss))
+        return self._weights() - before, float(loss)
 
     def _loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self._job.model.kind == "softmax":

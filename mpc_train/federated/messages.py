@@ -36,10 +36,10 @@ ROOT_LABEL = "mpc-train federated update root v1, question {}"
 """Of the stream that an owner has in common with each evaluator but the first."""
 PIECE_BYTES = 1 << 20
 STATE, BEGIN, PIECE, KEY, GET = b"s", b"b", b"p", b"k", b"g"
-CLOSED, HELD, CHOSEN = (f"mpc-train federated {word} v1".encode() for word in ("closed", "held",
-"chosen")) STORED, RELEASED = (f"mpc-train federated {word} v1".encode() for word in ("stored",
-"released")) PADDED, SUM, PAD = (f"mpc-train federated {word} v1".encode() for word in ("padded",
-"sum", "pad")) OVER = b"mpc-train federated over v1"
+_TAG = "mpc-train federated {} v1"
+CLOSED, HELD, CHOSEN = (_TAG.format(word).encode() for word in ("closed", "held", "chosen"))
+STORED, RELEASED, OVER = (_TAG.format(word).encode() for word in ("stored", "released", "over"))
+PADDED, SUM, PAD = (_TAG.format(word).encode() for word in ("padded", "sum", "pad"))
 MAX_CLOSED_BYTES = 1 << 18
 REFUSALS = {
     "late": "the round is over, or has not begun",

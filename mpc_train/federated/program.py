@@ -21,11 +21,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -42,6 +41,7 @@ from mpc_train.federated.noise import noised
 from mpc_train.federated.result import write_model
 from mpc_train.federated.rules import Global
 from mpc_train.federated.sizes import limits_of
+from mpc_train.federated.told import Told, mean_of
 from mpc_train.jobs.audience import GLOBAL, WITHIN
 from mpc_train.jobs.schedule import round_steps, training_sizes
 from mpc_train.results.outcome import Opening, check, outcome_of, read_outcome
@@ -62,7 +62,7 @@ from protocols.shares.masked import Masked, concatenate
 from protocols.shares.reveal import Output, RevealGate, SealedHalf
 
 if TYPE_CHECKING:
-    from mpc_train.federated.local import Owner
+    from mpc_train.federated.local import Owner, Update
     from mpc_train.jobs.job import Job
     from mpc_train.owners.table import Table
     from mpc_train.run.phases.shelf import RunNote, VaultShelf
@@ -75,19 +75,6 @@ FOREVER_S = 1e9
 LAST_FETCH_S = 120.0
 """How long evaluators wait at the end for owners that took part in the last round."""
 _TABLE_MARK = b"the table of a run that goes on"
-
-
-@dataclass(frozen=True)
-class Told:
-    """What an owner is told about a round. factor: by which its update was clipped; loss: of its
-    last local step; measured: of the new global model on its own held-out rows. counted: None if it
-    did not take part."""
-
-    round: int
-    counted: bool | None
-    factor: float
-    loss: float
-    measured: dict[str, float]
 
 
 class FederatedProgram:
@@ -104,7 +91,7 @@ class FederatedProgram:
         table: Table | None = None,
         shelf: VaultShelf | None = None,
         note: RunNote | None = None,
-        device: str = "cpu",
+        device: str = "",
         on_round: Callable[[Told], None] = lambda told: None,
     ) -> None:
         self._me, self._table, self._shelf, self._note = me, table, shelf, note
@@ -186,8 +173,8 @@ class FederatedProgram:
         found = self._note.read()
         if session.resume and mark and found is not None and found.table != mark:
             raise DataError(
-                f"the run goes on, but the table of {session.me} is not the one with which it began;
-                " "nothing was shared. Restore the table, or begin anew with --fresh at all nodes"
+                f"the run goes on, but the table of {session.me} is not the one it "
+                "began with; nothing was shared. Restore the table, or begin anew with --fresh at all nodes"
             )
         if not session.resume or found is None:
             self._note.write(Note(mark))
@@ -274,8 +261,9 @@ class Rounds:
         present = len(record.counted) + len(record.left_out)
         for start, size in _group_sizes(present, self._limits):
             step = (number - 1) * per + start + 1
-            self.ledger.openings.append(Opening(WITHIN, step, job.names, "train.federated.clip",
-        size)) if record.counted:
+            key = "train.federated.clip"
+            self.ledger.openings.append(Opening(WITHIN, step, job.names, key, size))
+        if record.counted:
             self.ledger.openings.append(
                 Opening(GLOBAL, number * per, job.owners, "train.mode", self._words)
             )
@@ -296,8 +284,8 @@ class Rounds:
             raise OwnersError(
                 f"round {number}: {len(owners)} of {len(self._job.owners)} owners sent an update "
                 f"within {settings.deadline_s} s, least_owners = {settings.least_owners}; missing: "
-                f"{', '.join(missing)}. Nothing of this round was opened; when they are back, start
-                " "the nodes again, and the run goes on after round "
+                f"{', '.join(missing)}. Nothing of this round was opened; when they are back, "
+                "start the nodes again, and the run goes on after round "
                 f"{number - 1}"
             )
         words = None if update is None else self._with_rows(update.words, update.rows)
@@ -388,7 +376,7 @@ class Rounds:
         outputs = {Output(WITHIN, base + place + 1) for place in range(per)}
         gate = RevealGate(frozenset({*outputs, Output(GLOBAL, number * per)}), self.ledger)
         whole = [partial(self._entered, role, name, chosen.get(name), words) for name in owners]
-        rows: list[int] | list[Enter]
+        rows: Sequence[int] | Sequence[Enter]
         enters: list[Enter]
         if self._secret:
             cells: dict[int, Masked] = {}
@@ -487,7 +475,7 @@ class Rounds:
         if bytes(data) != content:
             raise FrameError(f"{peer} speaks of another round")
 
-    def _hand_over(self, number: int, record: Record, update: Any) -> None:
+    def _hand_over(self, number: int, record: Record, update: Update | None) -> None:
         """Give the opened sum to the owners that run a node, and take it as one of them."""
         me, size = self._session.me, 8 * self._words
         if self._session.is_evaluator:
@@ -510,10 +498,8 @@ class Rounds:
             )
             total += drawn(pad, total.size)
         self._model.move(self._job.federated, mean_of(total, record, self._limits, self._secret))
-        counted = me in record.counted if me in (*record.counted, *record.left_out) else None
         measured = self._owner.measured(self._model.weights)
-        factor, loss = (update.factor, update.loss) if update is not None else (1.0, float("nan"))
-        self._on_round(Told(number, counted, factor, loss, measured))
+        self._on_round(Told.of(me, record, update, measured))
 
     def _end(self, record: Record | None) -> None:
         """Wait until owners that run no node have the last model; then all nodes end together."""
@@ -529,16 +515,6 @@ class Rounds:
             self._expect(self._first, messages.OVER, b"")
 
 
-def mean_of(total: Words, record: Record, limits: Limits, secret: bool) -> np.ndarray:
-    """The mean update of an opened sum, float64[size]. Raises FrameError for an impossible one."""
-    rows = int(total[-1]) if secret else record.rows
-    if rows < 1:
-        raise FrameError(f"round {record.round}: a sum over {rows} rows")
-    return limits.real(total[: limits.size]) / rows
-
-
 def _group_sizes(present: int, limits: Limits) -> Iterator[tuple[int, int]]:
     for number, places in enumerate(groups(present, limits.size)):
         yield number, len(places)
-
-

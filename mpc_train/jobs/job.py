@@ -57,6 +57,19 @@ class Roles(Strict, frozen=True):
     """In order: evaluator i is at index i. If omitted: the owners without the dealer."""
 
 
+class Plain(Strict, frozen=True):
+    """A factory's module as federated owners train it, in plain PyTorch.
+
+    source: SHA-256 of the code. tensors: names and shapes of the floating-point tensors of its
+    state_dict, in order: what updates consist of. initial: SHA-256 of their first values, float32,
+    as the factory makes them under the job's seed.
+    """
+
+    source: str
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
+    initial: str
+
+
 class Model(Strict, frozen=True):
     """`[model]`: `hidden` is only for an MLP, `classes` only for softmax and MLP.
 
@@ -80,19 +93,6 @@ class Model(Strict, frozen=True):
     """The network of `module` or `graph`; filled in when the job file is read."""
     plain: Plain | msgspec.UnsetType = msgspec.UNSET
     """The module of a federated job; filled in when the job file is read."""
-
-
-class Plain(Strict, frozen=True):
-    """A factory's module as federated owners train it, in plain PyTorch.
-
-    source: SHA-256 of the code. tensors: names and shapes of the floating-point tensors of its
-    state_dict, in order: what updates consist of. initial: SHA-256 of their first values, float32,
-    as the factory makes them under the job's seed.
-    """
-
-    source: str
-    tensors: tuple[tuple[str, tuple[int, ...]], ...]
-    initial: str
 
 
 class FixedPoint(Strict, frozen=True):
