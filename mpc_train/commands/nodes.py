@@ -649,13 +649,14 @@ class _Guarded:
         """What this node has learnt; the coordinator does not learn it."""
         from mpc_train.evaluation.learnt import Found
 
-        program = self._program
-        return Found() if program is None or not hasattr(program, "found") else program.found
+        return Found() if self._program is None else self._program.found
 
     @property
     def told(self) -> dict[str, object]:
         if self.rounds:
-            return {"rounds_told": [told.printed() for told in self.rounds]}
+            place = getattr(self._program, "model", None)
+            said = [told.printed() for told in self.rounds]
+            return {"rounds_told": said, "model": str(place)}
         program = self._program
         return {} if program is None or not hasattr(program, "told") else program.told
 

@@ -142,7 +142,7 @@ class Owner:
                     total = loss + float(settings.proximal) / 2 * apart
                 total.backward()
                 optimizer.step()
-        return self._weights() - before, float(loss)
+        return self._weights() - before, float(loss.detach())
 
     def _loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self._job.model.kind == "softmax":

@@ -31,6 +31,7 @@ import numpy as np
 from mpc_train.admission.load import job_from_bytes
 from mpc_train.checkpoints.keeper import place_of
 from mpc_train.errors import DataError, JobError, OwnersError
+from mpc_train.evaluation.learnt import Found
 from mpc_train.federated import messages
 from mpc_train.federated.adding import Enter, add_up, entered, groups
 from mpc_train.federated.desk import Desk
@@ -62,6 +63,8 @@ from protocols.shares.masked import Masked, concatenate
 from protocols.shares.reveal import Output, RevealGate, SealedHalf
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mpc_train.federated.local import Owner, Update
     from mpc_train.jobs.job import Job
     from mpc_train.owners.table import Table
@@ -99,6 +102,10 @@ class FederatedProgram:
         self._job: Job | None = None
         self._owner: Owner | None = None
         self._outcome = b""
+        self.found = Found()
+        """What left, as this node has seen it."""
+        self.model: Path | None = None
+        """Where an owner's copy of the last global model is, after the run."""
 
     @property
     def table(self) -> Table | None:
@@ -154,6 +161,9 @@ class FederatedProgram:
         rounds = Rounds(session, job, self._owner, self._shelf, self._note, mark, self._on_round)
         with session.channel.patience(FOREVER_S), np.errstate(over="ignore"):
             rounds.run()
+        self.model = rounds.model
+        left = tuple(one.output for one in rounds.ledger.openings)
+        self.found = Found(revealed=tuple(dict.fromkeys(left)))
         self._outcome = outcome_of(job, rounds.ledger.openings).to_bytes()
         return {
             "steps": job.federated.rounds,
@@ -173,8 +183,9 @@ class FederatedProgram:
         found = self._note.read()
         if session.resume and mark and found is not None and found.table != mark:
             raise DataError(
-                f"the run goes on, but the table of {session.me} is not the one it "
-                "began with; nothing was shared. Restore the table, or begin anew with --fresh at all nodes"
+                f"the run goes on, but the table of {session.me} is not the one with which it "
+                "began; nothing was shared. Restore the table, or begin anew with --fresh at all "
+                "nodes"
             )
         if not session.resume or found is None:
             self._note.write(Note(mark))
@@ -204,10 +215,11 @@ class Rounds:
         self._words = self._limits.size + (1 if self._secret else 0)
         self._here = tuple(name for name in job.owners if name in job.nodes)
         self._kept = Kept(shelf or Memory(), session.sid)
-        self._model = None if owner is None else Global(owner.initial())
+        self._global = None if owner is None else Global(owner.initial())
         self.ledger = RunLedger(session, job)
         self.begun = self.exchanges = 0
         self.seconds = 0.0
+        self.model: Path | None = None
 
     def run(self) -> None:
         with ExitStack() as held:
@@ -229,8 +241,8 @@ class Rounds:
                 record = self._round(number)
                 self.seconds += time.monotonic() - began
             self._end(record)
-        if self._owner is not None and self._model is not None:
-            write_model(self._session.run_dir, self._owner, self._model)
+        if self._owner is not None and self._global is not None:
+            self.model = write_model(self._session.run_dir, self._owner, self._global)
 
     def _resume(self) -> None:
         """Go on after the rounds that an earlier session has opened."""
@@ -275,8 +287,8 @@ class Rounds:
             self._desk.open_round(number)
         session.progress(step=number - 1, steps=settings.rounds, phase="training")
         update = None
-        if self._owner is not None and self._model is not None:
-            update = self._owner.train(self._model.weights, number)
+        if self._owner is not None and self._global is not None:
+            update = self._owner.train(self._global.weights, number)
         chosen = self._choose(deadline)
         owners = self._taking_part(chosen)
         if len(owners) < settings.least_owners:
@@ -484,7 +496,7 @@ class Rounds:
             for name in self._here:
                 if name != me:
                     send_all(self._net, name, label, np.frombuffer(content, np.uint8))
-        if self._owner is None or self._model is None:
+        if self._owner is None or self._global is None:
             return
         if self._leads:
             total = np.frombuffer(self._kept.read(number)[1], np.int64).copy()
@@ -497,8 +509,8 @@ class Rounds:
                 else receive_all(self._net, name, messages.PAD, KEY_BYTES).tobytes()
             )
             total += drawn(pad, total.size)
-        self._model.move(self._job.federated, mean_of(total, record, self._limits, self._secret))
-        measured = self._owner.measured(self._model.weights)
+        self._global.move(self._job.federated, mean_of(total, record, self._limits, self._secret))
+        measured = self._owner.measured(self._global.weights)
         self._on_round(Told.of(me, record, update, measured))
 
     def _end(self, record: Record | None) -> None:
