@@ -247,8 +247,8 @@ class House:
         )
         with _MAKING:
             program.prepare(self.job.to_bytes(), self.roles)
-        if name in self.hostile:
-            self._corrupt(cast(Any, program)._owner, name)
+        if name in self.tables and name in self.job.owners:
+            self._prepare(cast(Any, program)._owner, name)
         session = Session(
             name,
             self.sid,
@@ -267,8 +267,7 @@ class House:
     def _visitor(self, name: str) -> None:
         with _MAKING:
             owner = Owner(self.job, name, self.tables[name], "cpu")
-        if name in self.hostile:
-            self._corrupt(owner, name)
+        self._prepare(owner, name)
         told = self.told.setdefault(name, [])
         client = RoundsClient(
             cast(Any, _Client(self, name)),
@@ -289,12 +288,14 @@ class House:
             client._take_part = unless_away  # type: ignore[method-assign]
         self.models[name] = client.run()
 
-    def _corrupt(self, owner: Any, name: str) -> None:
+    def _prepare(self, owner: Any, name: str) -> None:
+        """Have an owner train while no other does, and change what it sends, if it is hostile."""
         train = owner.train
 
         def changed(weights: Any, number: int) -> Any:
-            update = train(weights, number)
-            words = self.hostile[name](update.words)
+            with _MAKING:
+                update = train(weights, number)
+            words = self.hostile.get(name, lambda words: words)(update.words)
             return type(update)(words, update.rows, update.factor, update.loss)
 
         owner.train = changed

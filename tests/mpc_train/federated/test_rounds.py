@@ -70,7 +70,9 @@ def test_one_round_is_exact_to_the_scale(tmp_path: Path) -> None:
     [
         {"rule": '"fedprox"', "proximal": "0.5"},
         {"rule": '"fedadam"', "server_rate": "0.1"},
-        {"rule": '"fedyogi"', "server_rate": "0.1", "optimizer": '"adam"'},
+        {"rule": '"fedyogi"', "server_rate": "0.1"},
+        # A bias before a norm has a gradient of nothing but rounding, which Adam makes a step of.
+        {"optimizer": '"adam"', "module": "wide"},
         {"sizes": '"secret"'},
     ],
     ids=lambda settings: next(iter(settings.values())),
@@ -82,7 +84,7 @@ def test_other_rules(tmp_path: Path, settings: dict[str, str]) -> None:
     house.run()
     (model, *_) = house.models.values()
     assert np.abs(model.weights - expected(job, tables)).max() < 1e-3
-    other = federated_job(tmp_path)
+    other = federated_job(tmp_path, module=settings.get("module", "network"))
     if "sizes" not in settings:
         assert np.abs(model.weights - expected(other, tables)).max() > 1e-3
 
