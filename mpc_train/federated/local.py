@@ -18,6 +18,7 @@ from torch.nn import functional
 from mpc_train.admission.plain_module import own_module, shared_tensors
 from mpc_train.errors import DataError
 from mpc_train.federated.sizes import limits_of
+from mpc_train.federated.steps import steps_of
 from mpc_train.jobs.schedule import held_out_of, training_of
 
 if TYPE_CHECKING:
@@ -114,13 +115,9 @@ class Owner:
             f"mpc-train federated {self._job.train.seed} {number} {self._name}".encode()
         ).digest()
         order = np.random.Generator(np.random.Philox(int.from_bytes(seed[:16], "big")))
-        optimizer: torch.optim.Optimizer
-        rate = float(settings.learning_rate)
         parameters = [one for one in self._module.parameters() if one.requires_grad]
-        if settings.optimizer == "adam":
-            optimizer = torch.optim.Adam(parameters, lr=rate)
-        else:
-            optimizer = torch.optim.SGD(parameters, lr=rate, momentum=float(settings.momentum))
+        rate, momentum = float(settings.learning_rate), float(settings.momentum)
+        steps = steps_of(settings.optimizer, parameters, rate, momentum)
         features, labels = self._rows[0]
         size = min(settings.batch_size, self.rows)
         places, at = order.permutation(self.rows), 0
@@ -133,7 +130,6 @@ class Owner:
                     places, at = order.permutation(self.rows), 0
                 batch = torch.from_numpy(places[at : at + size]).to(self._device)
                 at += size
-                optimizer.zero_grad(set_to_none=True)
                 loss = self._loss(self._module(features[batch]), labels[batch])
                 total = loss
                 if settings.proximal:
@@ -141,7 +137,7 @@ class Owner:
                     apart = torch.stack([((one - other) ** 2).sum() for one, other in pairs]).sum()
                     total = loss + float(settings.proximal) / 2 * apart
                 total.backward()
-                optimizer.step()
+                steps.step()
         return self._weights() - before, float(loss.detach())
 
     def _loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
