@@ -86,6 +86,10 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/serving/program.py: self._net.send": (
                 "which questions come next, and how much is made: names and numbers"
             ),
+            "mpc_train/federated/rounds/program.py": (
+                "who takes part, records of rounds; to the first evaluator shares that passed the "
+                "reveal gate under pads, to owners the sum under pads, and the keys of these"
+            ),
             "protocols/roles/frames.py": "cuts payloads into frames",
             "protocols/roles/evaluator.py": (
                 "shares of openings under their masks, seeds, empty frames"
@@ -139,6 +143,8 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/evaluation/own.py: half.lam": "passed the reveal gate",
             "mpc_train/run/phases/reveal.py: half.delta": "passed the reveal gate, to be sealed",
             "mpc_train/run/phases/reveal.py: half.lam": "passed the reveal gate, to be sealed",
+            "mpc_train/federated/rounds/program.py: half.delta": "passed the gate, to owners",
+            "mpc_train/federated/rounds/program.py: half.lam": "passed the gate, to owners",
             "mpc_train/serving/program.py: half.delta": "passed the reveal gate, to who asked",
             "mpc_train/serving/program.py: half.lam": "passed the reveal gate, to who asked",
             "protocols/shares/computed.py: value.delta": "has it computed, and lets it go",
@@ -238,6 +244,7 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/run/phases/share.py": _NUMBERS,
             "mpc_train/run/phases/evaluate.py": _NUMBERS,
             "mpc_train/serving/program.py": _NUMBERS,
+            "mpc_train/federated/rounds/program.py": _NUMBERS,
         },
     ),
 )

@@ -30,8 +30,8 @@ from mpc_train.commands.common import (
 if TYPE_CHECKING:
     from mpc_train.evaluation.findings import Findings
     from mpc_train.evaluation.learnt import Found
-    from mpc_train.federated.program import FederatedProgram
-    from mpc_train.federated.told import Told
+    from mpc_train.federated.rounds.program import FederatedProgram
+    from mpc_train.federated.rounds.told import Told
     from mpc_train.jobs.job import Job
     from mpc_train.node.consent import Agreement, Ask
     from mpc_train.node.remembered import Remembered
@@ -508,7 +508,7 @@ class _Guarded:
         table = self._read(job, begun is None) if job.data.rows.get(me) else None
         # Loads PyTorch, which takes seconds: a bad cell is reported before that.
         if job.federates:
-            from mpc_train.federated.program import FederatedProgram
+            from mpc_train.federated.rounds.program import FederatedProgram
 
             shelf, note, device = self._held, self._note, self._config.place.device
             self._program = FederatedProgram(me, table, shelf, note, device, self._round)

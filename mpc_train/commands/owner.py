@@ -25,7 +25,7 @@ from mpc_train.commands.common import (
 from mpc_train.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mpc_train.federated.told import Told
+    from mpc_train.federated.rounds.told import Told
     from mpc_train.jobs.job import Job
     from mpc_train.run.node_config import NodeConfig
     from parties.audit.entries import Kind, Value
@@ -167,9 +167,9 @@ def _rounds(
     remembered = Remembered(safe, place.name, settings.rules)
     remembered.check(job, source, table)
     # Loads PyTorch, which takes seconds: a bad cell is reported before that.
-    from mpc_train.federated.client import Waiting, rounds_client
     from mpc_train.federated.local import Owner
-    from mpc_train.federated.result import write_model
+    from mpc_train.federated.rounds.client import Waiting, rounds_client
+    from mpc_train.federated.rounds.result import write_model
 
     owner = Owner(job, place.name, table, place.device)
     remembered.write(job, source, table)

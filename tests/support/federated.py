@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from mpc_train.admission.load import load_job
-from mpc_train.federated.client import RoundsClient, Waiting
-from mpc_train.federated.kept import Memory
 from mpc_train.federated.local import Owner
-from mpc_train.federated.program import FederatedProgram
+from mpc_train.federated.rounds.client import RoundsClient, Waiting
+from mpc_train.federated.rounds.kept import Memory
+from mpc_train.federated.rounds.program import FederatedProgram
+from mpc_train.federated.rounds.told import Told
 from mpc_train.federated.rules import Global
-from mpc_train.federated.told import Told
 from mpc_train.jobs.job import Job
 from mpc_train.node.consent import roles_of
 from mpc_train.owners.table import Table

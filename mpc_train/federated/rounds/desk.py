@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mpc_train.errors import ArtifactError
-from mpc_train.federated import messages
-from mpc_train.federated.messages import FETCH, PIECE_BYTES, PLACE, ROUND, Arrived, State
+from mpc_train.federated.rounds import messages
+from mpc_train.federated.rounds.messages import FETCH, PIECE_BYTES, PLACE, ROUND, Arrived, State
 from protocols.errors import InterruptedRunError
 
 if TYPE_CHECKING:
-    from mpc_train.federated.kept import Kept
+    from mpc_train.federated.rounds.kept import Kept
     from parties.agreement.visitors import Heard, Visitors
     from protocols.arrays import Words
 

@@ -32,17 +32,17 @@ from mpc_train.admission.load import job_from_bytes
 from mpc_train.checkpoints.keeper import place_of
 from mpc_train.errors import DataError, JobError, OwnersError
 from mpc_train.evaluation.learnt import Found
-from mpc_train.federated import messages
 from mpc_train.federated.adding import Enter, add_up, entered, groups
-from mpc_train.federated.desk import Desk
-from mpc_train.federated.kept import Kept, Memory, newest
 from mpc_train.federated.limits import Limits
-from mpc_train.federated.messages import Arrived, Record, drawn
 from mpc_train.federated.noise import noised
-from mpc_train.federated.result import write_model
+from mpc_train.federated.rounds import messages
+from mpc_train.federated.rounds.desk import Desk
+from mpc_train.federated.rounds.kept import Kept, Memory, newest
+from mpc_train.federated.rounds.messages import Arrived, Record, drawn
+from mpc_train.federated.rounds.result import write_model
+from mpc_train.federated.rounds.told import Told, mean_of
 from mpc_train.federated.rules import Global
 from mpc_train.federated.sizes import limits_of
-from mpc_train.federated.told import Told, mean_of
 from mpc_train.jobs.audience import GLOBAL, WITHIN
 from mpc_train.jobs.schedule import round_steps, training_sizes
 from mpc_train.results.outcome import Opening, check, outcome_of, read_outcome

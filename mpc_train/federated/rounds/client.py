@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpc_train.errors import QueryError, RefusedError
-from mpc_train.federated import messages
-from mpc_train.federated.messages import FETCH, PIECE_BYTES, PLACE, ROUND, State
+from mpc_train.federated.rounds import messages
+from mpc_train.federated.rounds.messages import FETCH, PIECE_BYTES, PLACE, ROUND, State
+from mpc_train.federated.rounds.told import Told, mean_of
 from mpc_train.federated.rules import Global
-from mpc_train.federated.told import Told, mean_of
 from parties.errors import PartiesError
 from parties.nodes.client import Client, Line, may_pass
 from protocols.errors import ProtocolError

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from mpc_train.checkpoints.keeper import parts_of, token_of
 from mpc_train.errors import ArtifactError, QueryError
-from mpc_train.federated.messages import ROUND, Record, encoded, record_from
+from mpc_train.federated.rounds.messages import ROUND, Record, encoded, record_from
 from parties.agreement.control import MAX_CHECKPOINTS
 
 CACHED = 2

@@ -10,7 +10,7 @@ from protocols.errors import FrameError
 if TYPE_CHECKING:
     from mpc_train.federated.limits import Limits
     from mpc_train.federated.local import Update
-    from mpc_train.federated.messages import Record
+    from mpc_train.federated.rounds.messages import Record
     from protocols.arrays import Reals, Words
 
 
