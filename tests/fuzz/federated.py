@@ -1,14 +1,20 @@
 """What owners and evaluators of a federated job send one another."""
 
 from collections.abc import Sequence
+from fractions import Fraction
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
 
-from mpc_train.errors import QueryError
+import numpy as np
+
+from mpc_train.errors import DataError, QueryError
+from mpc_train.federated.limits import Limits
 from mpc_train.federated.rounds import messages
 from mpc_train.federated.rounds.desk import Desk
 from mpc_train.federated.rounds.kept import Kept, Memory
 from mpc_train.federated.rounds.messages import Arrived, Record, State
+from mpc_train.federated.sealed import SealedRound, sealed_update
 from parties.agreement.visitors import Heard
 from protocols.errors import FrameError
 from tests.fuzz.parser import Parser
@@ -56,6 +62,22 @@ def closed(data: bytes) -> Any:
     return found
 
 
+@cache
+def sealed_round() -> SealedRound:
+    return SealedRound()
+
+
+LIMITS = Limits(Fraction(1), 3)
+
+
+def read_sealed(data: bytes) -> Any:
+    return sealed_round().mean({"ann": data}, {"ann": 1}, LIMITS, 1)
+
+
+def sealed() -> Sequence[bytes]:
+    return [sealed_update(np.ones(3), LIMITS, 1, "ann", sealed_round().public)]
+
+
 READS = ("mpc_train.federated.rounds.messages",)
 PARSERS: dict[str, Parser] = {
     "question of a federated owner": Parser(
@@ -73,7 +95,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "state of federated rounds": Parser(
         lambda data: messages.state_from("ann", data),
-        lambda: [messages.encoded(State(3, 4, False))],
+        lambda: [messages.encoded(State(3, 4))],
         (QueryError,),
         READS,
     ),
@@ -83,6 +105,9 @@ PARSERS: dict[str, Parser] = {
         (FrameError,),
         READS,
         unread=True,
+    ),
+    "sealed federated update": Parser(
+        read_sealed, sealed, (DataError,), ("mpc_train.federated.sealed",), costly=True
     ),
     "kept federated round": Parser(
         lambda data: messages.record_from("ann", data),

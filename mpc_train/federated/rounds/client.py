@@ -92,8 +92,8 @@ class RoundsClient:
                 lost_since = time.monotonic()
                 while self.model.round < state.opened:
                     self._catch_up(line, self.model.round + 1)
-                if state.over and self.model.round >= self._job.federated.rounds:
-                    return self.model
+                if self.model.round >= self._job.federated.rounds:
+                    return self.model  # the evaluators may have ended already
                 if state.gathering == self.model.round + 1 and self._sent != (
                     line.sid,
                     state.gathering,

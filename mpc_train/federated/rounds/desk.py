@@ -59,7 +59,6 @@ class Desk:
         self._changed = threading.Condition()
         self._incoming: dict[str, _Incoming] = {}
         self._gathering = 0
-        self._over = False
         self._fetched: dict[str, int] = {}
         self._closing = False
         self.fault: BaseException | None = None
@@ -116,7 +115,6 @@ class Desk:
         """All rounds are over: wait until these owners have fetched the last one, or have left."""
         deadline = time.monotonic() + patience_s
         with self._changed:
-            self._over = True
             while time.monotonic() < deadline and self.fault is None:
                 if all(self._fetched.get(owner, 0) >= number for owner in owners):
                     return
@@ -147,9 +145,7 @@ class Desk:
             return messages.refusal("malformed")
         if kind == messages.STATE and not data:
             with self._changed:
-                return messages.answer(
-                    messages.encoded(State(self._kept.opened, self._gathering, self._over))
-                )
+                return messages.answer(messages.encoded(State(self._kept.opened, self._gathering)))
         if kind == messages.BEGIN and len(data) == ROUND.size:
             return self._begin(heard, *ROUND.unpack(data))
         if kind == messages.PIECE and self._leads and len(data) > PLACE.size:

@@ -76,11 +76,10 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 class State(msgspec.Struct, frozen=True, array_like=True):
     """opened: the last round whose model the owners may have. gathering: the round for which
-    updates are awaited, 0 for none now. over: whether all rounds are."""
+    updates are awaited, 0 for none now."""
 
     opened: Annotated[int, Meta(ge=0)]
     gathering: Annotated[int, Meta(ge=0)]
-    over: bool
 
 
 Closed = Annotated[tuple[Arrived, ...], Meta(max_length=MAX_ROLE_NAMES)]
