@@ -471,8 +471,9 @@ def scattered(words, places, low, out):  # type: ignore[no-untyped-def]
 
 
 def warm() -> None:
-    """Compile everything that is not in the cache yet: these kernels, whose import has done it, and
-    the products by tiles, if the processor has them."""
+    """Compile everything that is not in the cache yet: these kernels, whose import has done it, the
+    products by panels, and those by tiles, if the processor has them."""
+    import_module("protocols.ring.panels").warm()
     import_module("protocols.ring.tiles").warm()
 
 

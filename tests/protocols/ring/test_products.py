@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.arrays import Words
+from protocols.ring import panels, tiles
 from protocols.ring import products as ring
-from protocols.ring import tiles
 
 LEAST, MOST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
@@ -74,18 +74,61 @@ def test_products_of_any_shape(
     assert np.array_equal(found, -2 * expected)
 
 
-@pytest.mark.parametrize("seconds", [1e-9, 1e9])
-def test_the_way_is_chosen_by_measurement(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock by which the second way took shorter or longer than the first."""
+@pytest.mark.parametrize("fastest", ["torch", "panels", "tiles"])
+def test_the_way_is_chosen_by_measurement(fastest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured by a clock by which one way takes a thousandth of the others' time."""
     monkeypatch.setattr(ring, "_tile_gain", 0.0)
-    ticks = iter([0.0, 1.0, 1.0, 1.0 + seconds])
-    gain = ring.calibrate(lambda: next(ticks))
-    assert gain == (pytest.approx(1 / seconds, rel=0.2) if tiles.grant() else 0)
-    calls = []
-    monkeypatch.setattr(tiles, "sum_of_products", lambda pairs, negative: calls.append(pairs))
+    monkeypatch.setattr(ring, "_by_panels", fastest != "panels")
+    calls: list[str] = []
+    ways = (
+        ("torch", ring, "_sum_by_torch"),
+        ("panels", panels, "sum_of_products"),
+        ("tiles", tiles, "sum_of_products"),
+    )
+    for name, place, function in ways:
+        monkeypatch.setattr(place, function, lambda pairs, negative, name=name: calls.append(name))
+    monkeypatch.setattr(tiles, "grant", lambda: True)
+    took = [0.001 if name == fastest else 1.0 for name, *_ in ways]
+    ticks = iter([tick for seconds in took for tick in (0.0, seconds)])
+    ring.calibrate(lambda: next(ticks))
+    assert calls == [name for name, *_ in ways for _ in range(4)]
+    calls.clear()
     product_of(np.ones((128, 128), np.int64), np.ones((128, 128), np.int64))
+    assert calls == [fastest]
+    # Tiles are for large products: the best of the others makes a small one.
     product_of(np.ones((16, 16), np.int64), np.ones((16, 16), np.int64))
-    assert len(calls) == (1 if gain > 1 else 0)
+    assert calls[1] == ("panels" if fastest == "panels" else "torch")
+
+
+@pytest.mark.parametrize(("left", "right"), list(product(KINDS, KINDS)))
+def test_panels_for_every_layout(left: str, right: str) -> None:
+    rng = np.random.default_rng(7)
+    width, depth = panels.COLUMNS, panels.DEPTH
+    for m, k, n in ((1, 1, 1), (2, depth, width), (3, depth + 1, width + 1), (5, 7, width - 1)):
+        x, y = drawn(rng, m, k), drawn(rng, k, n)
+        pair = in_memory(x, left), in_memory(y, right)
+        assert np.array_equal(panels.sum_of_products([pair]), exactly(x, y))
+        assert np.array_equal(panels.sum_of_products([pair, pair], True), -2 * exactly(x, y))
+
+
+@pytest.mark.parametrize("word", [-1, LEAST, MOST, 0xFFFFFFFF, 0xFFFFFFFF << 32, 1 << 32])
+def test_panels_lose_no_carry(word: int) -> None:
+    """Sums of the largest halves, longer than a panel."""
+    word = (word + 2**63) % 2**64 - 2**63
+    for k in (1, panels.DEPTH, 3 * panels.DEPTH + 5):
+        x, y = np.full((3, k), word, np.int64), np.full((k, 9), word, np.int64)
+        expected = np.full((3, 9), (word * word * k + 2**63) % 2**64 - 2**63)
+        assert np.array_equal(panels.sum_of_products([(x, y)]), expected)
+
+
+def test_panels_of_pairs_of_unequal_length() -> None:
+    rng = np.random.default_rng(3)
+    pairs = [(drawn(rng, 61, k), drawn(rng, k, 45)) for k in (900, 30, 2000)]
+    expected = sum(np.einsum("ik,kj->ij", x, y) for x, y in pairs)
+    assert np.array_equal(panels.sum_of_products(pairs), expected)
+    assert np.array_equal(panels.sum_of_products(pairs, True), -expected)
+    nothing = np.zeros((2, 0), np.int64), np.zeros((0, 3), np.int64)
+    assert np.array_equal(panels.sum_of_products([nothing]), np.zeros((2, 3), np.int64))
 
 
 @needs_tiles
@@ -130,11 +173,13 @@ def test_tiles_in_pieces() -> None:
     assert np.array_equal(ring.sum_of_products(pairs), expected)
 
 
-def test_without_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What other machines run: torch's product and the thin loops."""
+@pytest.mark.parametrize("by_panels", [True, False])
+def test_without_tiles(by_panels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other machines run: panels or torch's product, and the thin loops."""
     monkeypatch.setattr(ring, "_tile_gain", 0.0)
+    monkeypatch.setattr(ring, "_by_panels", by_panels)
     rng = np.random.default_rng(5)
-    for m, k, n in ((40, 90, 50), (3, 90, 50), (40, 90, 2), (1, 1, 1)):
+    for m, k, n in ((40, 90, 50), (3, 90, 50), (9, 90, 50), (40, 90, 2), (40, 90, 9), (1, 1, 1)):
         x, y = drawn(rng, m, k), drawn(rng, k, n)
         assert np.array_equal(product_of(x, y), exactly(x, y))
         assert np.array_equal(ring.sum_of_products([(x, y)] * 3, True), -3 * exactly(x, y))
