@@ -99,7 +99,7 @@ def run(owners: int, evaluators: int, size: int, rounds: int) -> dict[str, objec
             if "took_part" in last:
                 peaks.append((log.name.split(".")[0], last["peak_rss_mb"], last["sent_bytes"]))
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"cpu_s": cpu, "owners": peaks, **found}
+    return {**found, "cpu_s": cpu, "peaks": peaks}
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def main() -> None:
     each = (float(str(more["cpu_s"])) - float(str(one["cpu_s"]))) / given.rounds
     say(f"all processes, one round more: {each:.2f} s of CPU, local training included")
     say(f"sent {more['bytes_sent']}")
-    say(f"owners that come and go: peak MB, bytes of updates: {more['owners']}")
+    say(f"owners that come and go: peak MB, bytes of updates: {more['peaks']}")
     say(f"wall {more['train_seconds']:.1f} s for {1 + given.rounds} rounds")
 
 
