@@ -74,7 +74,9 @@ def add_up(
             if callable(count):
                 counts.append(count())
         bad = outside(concatenate(counts), 1, most_rows) if counts else None
-        bits = decide(places.start, remask(within(updates, limits.most_square, bad).shares()))
+        summands = [update.shares() for update in updates]
+        fits = within(updates, limits.most_square, bad, summands)
+        bits = decide(places.start, remask(fits.shares()))
         passed += bits
         for number, place in enumerate(places):
             if not bits[number]:
@@ -85,10 +87,10 @@ def add_up(
                 mine = counts[number].shares()
                 secret = mine if secret is None else secret + mine
             else:
-                part = updates[number].scale(count).shares()
+                part = summands[number].scale(count)
                 whole += count
-            let_go(role, [part.part])  # a sum that is computed at the end would keep all updates
             total = part if total is None else total + part
+            let_go(role, [total.part])  # a sum that is computed at the end would keep all updates
     return Sum(
         None if total is None else remask(total),
         tuple(passed),

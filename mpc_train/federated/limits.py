@@ -71,10 +71,12 @@ class Limits:
                 f"{where} is not finite: the local training diverged; nothing of it was shared"
             )
         factor = min(1.0, float(self.clip) / norm) if norm else 1.0
-        scaled = np.ldexp(values * factor, self.fraction_bits)
+        # By a power of two in addition, which rounds nothing.
+        scaled = values * (factor * 2.0**self.fraction_bits)
         return np.rint(scaled, out=scaled).astype(np.int64), factor
 
     def real(self, words: Words) -> Reals:
         """Words at this scale as numbers."""
-        found: Reals = np.ldexp(words.astype(np.float64), -self.fraction_bits)
+        found: Reals = words.astype(np.float64)
+        found *= 2.0**-self.fraction_bits
         return found

@@ -84,8 +84,11 @@ class Owner:
         return self._weights()
 
     def _weights(self) -> Reals:
-        parts = [one.detach().cpu().double().reshape(-1) for one in self._shared.values()]
-        found: Reals = torch.cat(parts).numpy()
+        found = np.empty(self.limits.size)
+        start = 0
+        for one in self._shared.values():
+            found[start : start + one.numel()] = one.detach().cpu().reshape(-1).numpy()
+            start += one.numel()
         return found
 
     def _load(self, weights: Reals) -> None:
@@ -110,7 +113,9 @@ class Owner:
         settings = self._job.federated
         self._load(weights)
         before = self._weights()
-        anchors = [one.detach().clone() for one in self._module.parameters()]
+        anchors = []
+        if settings.proximal:
+            anchors = [one.detach().clone() for one in self._module.parameters()]
         seed = hashlib.sha256(
             f"mpc-train federated {self._job.train.seed} {number} {self._name}".encode()
         ).digest()
@@ -138,7 +143,9 @@ class Owner:
                     total = loss + float(settings.proximal) / 2 * apart
                 total.backward()
                 steps.step()
-        return self._weights() - before, float(loss.detach())
+        after = self._weights()
+        after -= before
+        return after, float(loss.detach())
 
     def _loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self._job.model.kind == "softmax":

@@ -51,11 +51,17 @@ MOST_ELEMENTS = 1 << 30
 _PIECE = 1 << 18
 
 
-def within(vectors: Sequence[Masked], most_square: int, bad: Additive | None = None) -> MaskedBit:
+def within(
+    vectors: Sequence[Masked],
+    most_square: int,
+    bad: Additive | None = None,
+    summands: Sequence[Additive] | None = None,
+) -> MaskedBit:
     """The bits [‖u‖² <= most_square] of vectors of one length, int64[vectors].
 
     most_square: at most (SLACK · MOST_NORM)². bad: int64[vectors], at least 0 and below 2^32; a
-    vector with a positive one is refused as well. Rounds: 9, whatever the number of vectors, and
+    vector with a positive one is refused as well. summands: `shares` of the vectors, if they are
+    needed elsewhere too. Rounds: 9, whatever the number of vectors, and
     one exchange of seeds. Opens 8 bytes for each of at most BUCKETS · REPEATS sums, and their
     comparison. Raises RangeError.
     """
@@ -64,9 +70,10 @@ def within(vectors: Sequence[Masked], most_square: int, bad: Additive | None = N
     if not 1 <= norm <= SLACK * MOST_NORM or not 1 <= size <= MOST_ELEMENTS:
         raise RangeError(f"a norm of {norm} units over {size} elements: at most {MOST_NORM}")
     role.issue("within", size, len(vectors), most_square)
-    sums = (
-        vectors if size <= BUCKETS * REPEATS else [remask(one) for one in _sketches(role, vectors)]
-    )
+    sums = list(vectors)
+    if size > BUCKETS * REPEATS:
+        parts = [one.shares() for one in vectors] if summands is None else summands
+        sums = [remask(one) for one in _sketches(role, parts)]
     limit = norm if size <= BUCKETS * REPEATS else TAIL * norm
     faults = [_outside(one.shift(limit), 2 * limit).sum().reshape(1) for one in sums]
     for number, vector in enumerate(vectors):
@@ -96,10 +103,10 @@ def _outside(x: Masked, high: int) -> Additive:
     return bits.select(0).shares() + bits.select(1).negate().shares()
 
 
-def _sketches(role: Role, vectors: Sequence[Masked]) -> list[Additive]:
+def _sketches(role: Role, vectors: Sequence[Additive]) -> list[Additive]:
     """The sums of each vector, at the evaluators alone: int64[REPEATS · BUCKETS]."""
     key = role.common((KEY_BYTES,), anew=True)
-    return [_sketch(vector.shares(), key) for vector in vectors]
+    return [_sketch(vector, key) for vector in vectors]
 
 
 def _sketch(vector: Additive, key: Deferred[Octets]) -> Additive:

@@ -73,9 +73,14 @@ class Desk:
         self._thread.join(10 * WAIT_S)
 
     def open_round(self, number: int) -> None:
-        """From now on updates of this round are taken."""
+        """From now on updates of this round are taken.
+
+        Others than the first may have heard the beginning of one already, and forget none: the
+        first says which of them counts.
+        """
         with self._changed:
-            self._incoming.clear()
+            if self._leads:
+                self._incoming.clear()
             self._gathering = number
 
     def gather(self, deadline: float, check: Callable[[], None]) -> tuple[Arrived, ...]:

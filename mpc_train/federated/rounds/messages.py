@@ -21,7 +21,6 @@ from struct import Struct
 from typing import Annotated
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from mpc_train.errors import QueryError
@@ -35,6 +34,8 @@ from protocols.roles.streams import KEY_BYTES, Stream
 ROOT_LABEL = "mpc-train federated update root v1, question {}"
 """Of the stream that an owner has in common with each evaluator but the first."""
 PIECE_BYTES = 1 << 20
+PIECE_WORDS = PIECE_BYTES // 8
+"""A stream gives the same words in pieces of this size as in one."""
 STATE, BEGIN, PIECE, KEY, GET = b"s", b"b", b"p", b"k", b"g"
 _TAG = "mpc-train federated {} v1"
 CLOSED, HELD, CHOSEN = (_TAG.format(word).encode() for word in ("closed", "held", "chosen"))
@@ -131,10 +132,13 @@ def drawn(root: bytes, count: int) -> Words:
 
 def first_summand(words: Words, roots: Sequence[bytes]) -> Words:
     """At an owner: what is left for the first evaluator. roots: of its streams with the others."""
-    left = words
-    with np.errstate(over="ignore"):
-        for root in roots:
-            left = left - drawn(root, words.size)
+    left = words.copy()
+    for root in roots:
+        stream = Stream(root)
+        stream.begin_step(0)
+        for start in range(0, words.size, PIECE_WORDS):  # pieces that stay in the cache
+            part = left[start : start + PIECE_WORDS]
+            part -= stream.words(part.size)
     return left
 
 

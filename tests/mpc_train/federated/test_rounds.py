@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,8 +12,13 @@ from safetensors.numpy import load_file
 
 from mpc_train.errors import ArtifactError, OwnersError
 from mpc_train.federated.plain import plain_rounds
+from mpc_train.federated.rounds import messages
+from mpc_train.federated.rounds.desk import Desk
+from mpc_train.federated.rounds.kept import Kept, Memory
+from mpc_train.federated.rounds.messages import Arrived
 from mpc_train.federated.sizes import limits_of
 from mpc_train.results.outcome import read_outcome
+from parties.agreement.visitors import Heard
 from tests.support.federated import House, federated_job, plain_owners, tables_of
 
 UNIT = 2.0**-20
@@ -200,3 +206,17 @@ def test_a_missing_round_is_named(tmp_path: Path) -> None:
     second = House(job, tmp_path, tables_of(job), shelves=first.shelves, resume=late, number=2)
     with pytest.raises(ArtifactError, match="round 1 of the run is kept 0 times"):
         second.run()
+
+
+def test_an_update_that_begins_before_another_evaluator_is_there_counts() -> None:
+    """An evaluator that is later than the first must not forget what it has heard meanwhile."""
+    kept = Kept(Memory(), bytes(32))
+    desk = Desk(cast(Any, None), 4, ("cas",), kept, leads=False)
+    keys = SimpleNamespace(export=lambda label: bytes(32))
+    said = memoryview(messages.BEGIN + messages.ROUND.pack(1))
+    heard = Heard("cas", bytes(16), 7, said, 0.0, cast(Any, keys))
+    assert desk._answer(heard) == messages.answer(b"")
+    desk.open_round(1)
+    arrived = Arrived("cas", bytes(16), 7)
+    assert desk.holds([arrived, Arrived("cas", bytes(16), 8)]) == (True, False)
+    assert np.array_equal(desk.take(arrived), messages.drawn(bytes(32), 4))
