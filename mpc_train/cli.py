@@ -19,6 +19,7 @@ from mpc_train.commands import (
     model,
     nodes,
     open,
+    owner,
     policy,
     predict,
     schema,
@@ -58,6 +59,7 @@ app.add_typer(he, name="he")
 app.command("party")(nodes.party)
 app.command("dealer")(nodes.dealer)
 app.command("coordinator")(nodes.coordinator)
+app.command("owner")(owner.owner_command)
 app.command("serve")(serve_command)
 app.command("watch")(watch.watch)
 app.command("doctor")(doctor.doctor_command)

@@ -5,6 +5,7 @@
     ├── ConfigError     a node's own file is wrong
     ├── DataError       a data file is wrong: names file, line and column, never a value
     ├── LinkageError    owners' records do not meet as the job asks: too few, or in several tables
+    ├── OwnersError     too few owners of a federated round have sent an update
     ├── ModelError      a model that cannot be trained over shares
     ├── ArtifactError   a sealed model cannot be opened: a piece is missing, foreign or altered
     ├── ScriptError     a script is wrong, or raised an error: names its line
@@ -61,6 +62,12 @@ class LinkageError(TrainError):
     """Owners have too few records in common, or too many duplicates."""
 
     code = "linkage"
+
+
+class OwnersError(TrainError):
+    """Fewer owners than the job asks for have sent an update by the deadline of a round."""
+
+    code = "owners"
 
 
 class ModelError(TrainError):
@@ -135,6 +142,7 @@ EXIT_STATUS: dict[str, int] = {
     "ProcessError": 3,
     "DataError": 4,
     "LinkageError": 4,
+    "OwnersError": 8,
     "IdentityError": 5,
     "CardError": 5,
     "RosterError": 5,
@@ -180,6 +188,7 @@ REASONS: dict[str, str] = {
     "data": "its data do not fit the job; its own error says where",
     "config": "its own file is wrong; its own error says where",
     "linkage": "owners have too few records in common, or too many; its own error says which",
+    "owners": "too few owners sent an update in time; its own error says which did",
     "job": "it cannot run this job",
     "peer-timeout": "a node did not connect or answer in time; its own error says which",
     "lost": "its process ended, or its machine or network fell silent",

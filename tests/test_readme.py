@@ -305,7 +305,7 @@ def test_what_every_command_prints_for_machines(tmp_path: Path) -> None:
     leaves = []
     for name, command in root.commands.items():
         leaves += [(name, inner) for inner in getattr(command, "commands", {"": command}).values()]
-    assert len(leaves) == 56
+    assert len(leaves) == 57
     for name, leaf in leaves:
         assert "--format" in {option for one in leaf.params for option in one.opts}, name
         assert leaf.help and leaf.help.strip().endswith("."), name

@@ -86,6 +86,10 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/serving/program.py: self._net.send": (
                 "which questions come next, and how much is made: names and numbers"
             ),
+            "mpc_train/federated/rounds/program.py": (
+                "who takes part, records of rounds; to the first evaluator shares that passed the "
+                "reveal gate under pads, to owners the sum under pads, and the keys of these"
+            ),
             "protocols/roles/frames.py": "cuts payloads into frames",
             "protocols/roles/evaluator.py": (
                 "shares of openings under their masks, seeds, empty frames"
@@ -116,6 +120,9 @@ WAYS: tuple[Way, ...] = (
             "protocols/shares/reveal.py": "a bit that passed the reveal gate",
             "mpc_train/linkage/link.py": "how many records are joined, which the job discloses",
             "mpc_train/estimates/rehearsal.py: x.role.tell": _SHAPES_ALONE,
+            "mpc_train/federated/mean.py: role.tell": (
+                "of each update, whether it is within the limit, as a script has opened it"
+            ),
             "mpc_train/tables/readers/columnar.py: file.tell": (
                 "another thing: where a file is read"
             ),
@@ -136,6 +143,8 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/evaluation/own.py: half.lam": "passed the reveal gate",
             "mpc_train/run/phases/reveal.py: half.delta": "passed the reveal gate, to be sealed",
             "mpc_train/run/phases/reveal.py: half.lam": "passed the reveal gate, to be sealed",
+            "mpc_train/federated/rounds/program.py: half.delta": "passed the gate, to owners",
+            "mpc_train/federated/rounds/program.py: half.lam": "passed the gate, to owners",
             "mpc_train/serving/program.py: half.delta": "passed the reveal gate, to who asked",
             "mpc_train/serving/program.py: half.lam": "passed the reveal gate, to who asked",
             "protocols/shares/computed.py: value.delta": "has it computed, and lets it go",
@@ -235,6 +244,7 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/run/phases/share.py": _NUMBERS,
             "mpc_train/run/phases/evaluate.py": _NUMBERS,
             "mpc_train/serving/program.py": _NUMBERS,
+            "mpc_train/federated/rounds/program.py": _NUMBERS,
         },
     ),
 )

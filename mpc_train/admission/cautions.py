@@ -38,6 +38,8 @@ REFUSED = "nodes with default rules refuse it"
 
 def cautions(job: Job) -> list[str]:
     """The sentences, the most serious first; empty if there is nothing to warn of."""
+    if job.federates:
+        return _of_rounds(job)
     if not job.trains:
         return [*_of_questions(job), *_of_measures(job), *_of_budget(job)]
     return [
@@ -68,6 +70,25 @@ def _of_budget(job: Job) -> list[str]:
         found.append(
             f"δ = {privacy.small_delta} is large for {job.rows} rows: take less than a tenth of 1 "
             "divided by their number"
+        )
+    return found
+
+
+def _of_rounds(job: Job) -> list[str]:
+    """Warnings about what the owners of a federated job learn."""
+    settings, owners = job.federated, len(job.owners)
+    found = [
+        f"each of the {owners} owners sees the global model of all {settings.rounds} rounds, and "
+        "can compute the sum of the others' updates in each: an update is not a row, but a network "
+        "may be made so that it is one (read the module that is trained)",
+        "nothing is added to the sum: there is no differential privacy",
+    ]
+    if settings.least_owners == 2:
+        found.append("least_owners = 2: in a round of two, each learns the other's update")
+    if settings.sizes == "secret":
+        found.append(
+            "the owners learn how many rows a round has in all: when one is missing, the "
+            "difference to the round before is its number"
         )
     return found
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from mpc_train.admission.network import check_network
+from mpc_train.admission.plain_module import plainly
 from mpc_train.admission.ranges import check_ranges
 from mpc_train.base.problem import JobProblem
 from mpc_train.base.sizes import check_sizes
@@ -32,6 +33,8 @@ def load_job(path: Path | str) -> Job:
         job = _finish(_with_network(_with_schema(job, path), path))
         if job.data.joined:
             raise JobProblem("data.joined", "is filled in during a run; remove it")
+        if job.federates:
+            return job
         for one in (job, *fewest(job)):
             check_ranges(one)
     except ModelError as error:
@@ -106,6 +109,11 @@ def _with_network(job: Job, path: Path) -> Job:
         model = msgspec.structs.replace(
             model, graph="", network=found, input_shape=found.graph.input_shape
         )
+    elif model.module and job.federates:
+        if model.plain is not msgspec.UNSET:
+            raise JobProblem("model.plain", "is filled in; remove it")
+        _, plain = plainly(model.module, job.train.seed)
+        model = msgspec.structs.replace(model, plain=plain)
     elif model.module:
         check_data(job)
         array = job.data.array

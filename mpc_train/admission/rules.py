@@ -30,7 +30,7 @@ from mpc_train.jobs.outputs import (
 )
 from mpc_train.jobs.privacy import Neighbours
 from mpc_train.jobs.reveal import Metric
-from mpc_train.jobs.schedule import is_newton
+from mpc_train.jobs.schedule import is_newton, training_sizes
 from mpc_train.jobs.serve import Answer
 from protocols.names import NAME
 
@@ -319,6 +319,12 @@ def _check_roles(broken: _Broken) -> None:
     rules, job = broken.rules, broken.job
     broken.unlisted("dealers", [job.dealer], "would deal")
     broken.unlisted("evaluators", list(job.evaluators), "would compute")
+    if job.federates:
+        broken.fewer(
+            "least_parties",
+            job.federated.least_owners,
+            f"a round is opened with {job.federated.least_owners} owners",
+        )
     if job.model.kind not in rules.models:
         broken.found.append(f"a {job.model.kind} model is not listed under models")
     if job.model.module:
@@ -433,7 +439,7 @@ def _check_least(broken: _Broken) -> None:
     if job.pipeline.filled:
         what = f"means of {least} rows may fill missing cells"
         broken.fewer("least_group", least, what)
-    if job.trains and not is_newton(job):
+    if job.trains and not job.federates and not is_newton(job):
         batch = job.train.batch_size
         broken.fewer("least_batch_rows", batch, f"a step takes {count(batch)}")
 
@@ -452,6 +458,13 @@ def _check_sum(broken: _Broken) -> None:
     """Check that the result is effectively a sum over enough rows, and over enough of ours."""
     job, me = broken.job, broken.me
     if not broken.rules.least_effective_rows or not job.trains:
+        return
+    if job.federates:
+        if me in job.owners and job.federated.sizes == "public":
+            ours = training_sizes(job)[me]
+            broken.fewer(
+                "least_effective_rows", ours, f"{me} would train on {count(ours)} of its own"
+            )
         return
     found = effective_rows(job)
     how = "by the job's rates, decay, schedule and weights"

@@ -7,9 +7,12 @@ coordinator.
 
 from math import prod
 
+from msgspec import UNSET
+
 from mpc_train.base.problem import JobProblem, Problems, no_duplicates
 from mpc_train.base.sizes import check_sizes
 from mpc_train.checks.check_data import check_data
+from mpc_train.checks.check_federated import check_federated
 from mpc_train.checks.check_privacy import check_privacy
 from mpc_train.checks.check_purpose import check_purpose
 from mpc_train.checks.check_reveal import check_bounds, check_reveal
@@ -42,12 +45,23 @@ def check_job(job: Job) -> None:
     if job.version != JOB_VERSION:
         raise JobProblem("version", f"this program reads version {JOB_VERSION}")
     found = Problems()
-    for check in (_check_roles, _check_classes, check_data, check_settings, check_bounds):
+    federates = _federates(job)
+    settings = (check_data,) if federates else (check_data, check_settings, check_bounds)
+    for check in (_check_roles, _check_classes, *settings):
         with found.noting():
             check(job)
     found.check()
     # From here on each check relies on the ones before it.
     _ = job.pipeline  # raises the faults of [prepare]
+    if federates:
+        _check_labels(job)
+        for check in (check_federated, check_purpose):
+            with found.noting():
+                check(job)
+        found.check()
+        if len(job.to_bytes()) > MAX_BODY_BYTES:
+            raise _too_long(job)
+        return
     _check_model(job)
     _check_weights(job)
     for check in (check_train, check_reveal, check_privacy, check_serve, check_purpose):
@@ -56,6 +70,19 @@ def check_job(job: Job) -> None:
     found.check()
     if len(job.to_bytes()) > MAX_BODY_BYTES:
         raise _too_long(job)
+
+
+def _federates(job: Job) -> bool:
+    """Raise JobProblem for what only a federated job may have."""
+    if job.federates:
+        return True
+    if job.train.federated is not UNSET:
+        raise JobProblem(
+            "train.federated", 'only with mode = "federated"; write it, or remove this'
+        )
+    if job.model.plain is not UNSET:
+        raise JobProblem("model.plain", "is filled in for a federated job; remove it")
+    return False
 
 
 def _check_classes(job: Job) -> None:
@@ -82,6 +109,10 @@ def _check_roles(job: Job) -> None:
     for key in ("owners", "evaluators", "recipients"):
         names: tuple[str, ...] = getattr(roles, key)
         if key == "recipients" and not job.seals_model:
+            if names and job.federates:
+                raise JobProblem(
+                    "job.recipients", "all owners get the global model of each round; remove them"
+                )
             if names:
                 raise JobProblem(
                     "job.recipients",
@@ -120,9 +151,8 @@ def _check_name(key: str, name: str) -> None:
 
 
 def _check_model(job: Job) -> None:
-    model, label = job.model, job.label
+    model = job.model
     _check_network(job)
-    classifier = model.kind not in NUMBERS
     if model.kind in ("softmax", "mlp"):
         if not 2 <= model.classes <= MAX_CLASSES:
             raise JobProblem("model.classes", f"write classes = 2 … {MAX_CLASSES}")
@@ -135,6 +165,18 @@ def _check_model(job: Job) -> None:
             raise JobProblem("model.hidden", f"at most 16 layers of 1 … {MAX_WIDTH}")
     elif model.hidden:
         raise JobProblem("model.hidden", f'a {model.kind} model has none; use kind = "mlp"')
+    _check_labels(job)
+    low, high = MIN_FRACTION_BITS, MAX_FRACTION_BITS
+    if not low <= job.fraction_bits <= high:
+        raise JobProblem("fixed_point.fraction_bits", f"between {low} and {high}")
+    for key in ("activation_limit", "gradient_limit"):
+        if not 1 <= getattr(job.fixed_point, key) <= MAX_LIMIT:
+            raise JobProblem(f"fixed_point.{key}", f"between 1 and {MAX_LIMIT}")
+
+
+def _check_labels(job: Job) -> None:
+    model, label = job.model, job.label
+    classifier = model.kind not in NUMBERS
     if label.classes:
         if not classifier:
             raise JobProblem(
@@ -148,12 +190,6 @@ def _check_model(job: Job) -> None:
             )
     if classifier and (label.center != 0 or label.scale != 1 or label.range):
         raise JobProblem("data.label.scale", "a class has no center, scale or range; remove them")
-    low, high = MIN_FRACTION_BITS, MAX_FRACTION_BITS
-    if not low <= job.fraction_bits <= high:
-        raise JobProblem("fixed_point.fraction_bits", f"between {low} and {high}")
-    for key in ("activation_limit", "gradient_limit"):
-        if not 1 <= getattr(job.fixed_point, key) <= MAX_LIMIT:
-            raise JobProblem(f"fixed_point.{key}", f"between 1 and {MAX_LIMIT}")
 
 
 def _check_weights(job: Job) -> None:

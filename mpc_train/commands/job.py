@@ -60,9 +60,10 @@ def job_check(
         from mpc_train.estimates.estimate import memory_needs
         from mpc_train.jobs.outputs import disclosed_on_the_way
         from mpc_train.jobs.schedule import total_steps
+        from mpc_train.node.consent import roles_of
         from mpc_train.privacy.words import priced
         from mpc_train.results.report import describe, in_lines
-        from parties.agreement.contract import Roles, describe_trust
+        from parties.agreement.contract import describe_trust
         from parties.keys.roster import Roster
 
         checked = load_job(path)
@@ -72,17 +73,8 @@ def job_check(
         keys = {card.name: card.recipient_key for card in known}
         unknown = _without_card(checked, place, known, required=roster is not None)
         warned = [*cautions(checked), *key_cautions(checked, keys)]
-        needs = memory_needs(checked)
-        trust = describe_trust(
-            Roles(
-                checked.owners,
-                checked.evaluators,
-                checked.dealer,
-                checked.recipients,
-                checked.reveal.threshold,
-                checked.reveal.metrics_to,
-            )
-        )
+        needs = {} if checked.federates else memory_needs(checked)
+        trust = describe_trust(roles_of(checked))
         if output is Format.json:
             emit(
                 {

@@ -30,6 +30,8 @@ from mpc_train.commands.common import (
 if TYPE_CHECKING:
     from mpc_train.evaluation.findings import Findings
     from mpc_train.evaluation.learnt import Found
+    from mpc_train.federated.rounds.program import FederatedProgram
+    from mpc_train.federated.rounds.told import Told
     from mpc_train.jobs.job import Job
     from mpc_train.node.consent import Agreement, Ask
     from mpc_train.node.remembered import Remembered
@@ -124,6 +126,7 @@ def coordinator(
         from mpc_train.live.server import on_page
         from mpc_train.live.traces import traced
         from mpc_train.node.collect import bundle, keep_record, summarise
+        from mpc_train.node.consent import roles_of
         from mpc_train.node.logbook import logbook
         from mpc_train.node.places import check_room, run_directory
         from mpc_train.results.artifact import METRICS_ENVELOPE_FILE
@@ -176,7 +179,7 @@ def coordinator(
                 vault,
                 roster,
                 job.name,
-                (_roles(job), job.to_bytes()),
+                (roles_of(job), job.to_bytes()),
                 coordinator_settings(settings, run_dir),
                 audit,
                 events,
@@ -424,7 +427,9 @@ class _Guarded:
         named = (source.stored for source in config.data.values() if source.stored)
         self._vault = safe.tables(named)
         self._events, self._ask = events, ask
-        self._program: TrainProgram | None = None
+        self._program: TrainProgram | FederatedProgram | None = None
+        self.rounds: list[Told] = []
+        """What this owner was told about the rounds of a federated job."""
         self._held: VaultShelf | None = None
         self._note: RunNote | None = None
         self._remembered: Remembered | None = None
@@ -443,7 +448,7 @@ class _Guarded:
         from mpc_train.admission.recipient_keys import check_recipient_keys, key_cautions
         from mpc_train.admission.rules import check_rules, today
         from mpc_train.errors import RefusedError
-        from mpc_train.node.consent import Agreement, agree, patience
+        from mpc_train.node.consent import Agreement, agree, patience, roles_of
         from mpc_train.node.places import check_room
         from mpc_train.results.report import beware, describe, in_lines
         from mpc_train.run.phases.shelf import RunNote
@@ -452,7 +457,7 @@ class _Guarded:
         job = job_from_bytes(body)
         self._events.say(describe(job))
         self._events("checking", {"job": job.name})
-        if _roles(job) != roles:
+        if roles_of(job) != roles:
             raise RefusedError(
                 "the roles in the contract differ from those in the job; nothing was shared"
             )
@@ -508,6 +513,12 @@ class _Guarded:
         # What a run that goes on reveals is recorded already; `run` checks one that begins.
         table = self._read(job, begun is None) if job.data.rows.get(me) else None
         # Loads PyTorch, which takes seconds: a bad cell is reported before that.
+        if job.federates:
+            from mpc_train.federated.rounds.program import FederatedProgram
+
+            shelf, note, device = self._held, self._note, self._config.place.device
+            self._program = FederatedProgram(me, table, shelf, note, device, self._round)
+            return self._program.prepare(body, roles)
         from mpc_train.run.program import TrainProgram
         from mpc_train.shared.library import Library
 
@@ -557,6 +568,11 @@ class _Guarded:
         except (ArtifactError, VaultError) as error:
             # The results are there; they must not be lost because the vault is away now.
             self._events.say(f"Warning checkpoints stay until --fresh destroys them: {error}")
+
+    def _round(self, told: "Told") -> None:
+        """For this node's own page and output, as of a loss."""
+        self.rounds.append(told)
+        self._events("round", told.printed())
 
     def _loss(self, step: int, loss: float) -> None:
         """For this node's own page and output: the coordinator is not told."""
@@ -613,7 +629,10 @@ class _Guarded:
 
         source = self._config.source(job.name)
         me = self._config.place.name
-        table = load_table(source, job, me, self._events.reading, vault=self._vault)
+        secret = job.federates and job.federated.sizes == "secret"
+        table = load_table(
+            source, job, me, self._events.reading, vault=self._vault, any_rows=secret
+        )
         if begins and self._remembered is not None:
             self._remembered.check(job, source, table)
         return table
@@ -647,7 +666,12 @@ class _Guarded:
 
     @property
     def told(self) -> dict[str, object]:
-        return {} if self._program is None else self._program.told
+        if self.rounds:
+            place = getattr(self._program, "model", None)
+            said = [told.printed() for told in self.rounds]
+            return {"rounds_told": said, "model": str(place)}
+        program = self._program
+        return {} if program is None or not hasattr(program, "told") else program.told
 
     def run(self, session: "Session") -> dict[str, object]:
         """Record that the run begins, then run the prepared program; the result is public."""
@@ -742,11 +766,3 @@ class Events:
         if kind == "reading":
             news = {"phase": kind, "step": fields["done"], "steps": fields["total"]}
         return not self._pace.due(str(fields.get("node", "")), news)
-
-
-def _roles(job: "Job") -> "Roles":
-    from parties.agreement.contract import Roles
-
-    reveal = job.reveal
-    roles = job.owners, job.evaluators, job.dealer, job.recipients
-    return Roles(*roles, reveal.threshold, reveal.metrics_to)

@@ -15,8 +15,15 @@ RANGE = "range"
 """One bit at the end of a run: whether a value left the ring's range (`training.range_guard`)."""
 
 
+GLOBAL, WITHIN = "global_update", "within_clip"
+"""Of a round of a federated job: the sum of the updates, to the owners; of each owner that takes
+part, whether its update counts, to everybody."""
+
+
 def audience(job: Job, output: str) -> tuple[str, ...]:
     """The nodes and recipients that learn an output of the reveal gate."""
+    if output == GLOBAL:
+        return job.owners
     if output in sealed_tensors(job):
         return job.recipients
     if job.reveal.metrics_to and output in metric_outputs(job):
@@ -58,6 +65,8 @@ def metric_outputs(job: Job) -> list[str]:
 
 def listed(job: Job) -> list[str]:
     """The outputs of the end of a run, as the job lists them."""
+    if job.federates:
+        return [WITHIN, GLOBAL]
     guard = [RANGE] if job.train.guards_end else []
     return [*guard, *metric_outputs(job), *sealed_tensors(job)]
 

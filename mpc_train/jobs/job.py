@@ -35,7 +35,7 @@ from mpc_train.jobs.prepare import Prepare
 from mpc_train.jobs.privacy import Privacy
 from mpc_train.jobs.reveal import Reveal
 from mpc_train.jobs.serve import Serve
-from mpc_train.jobs.train import SHARES, Strict, Train
+from mpc_train.jobs.train import SHARES, Federated, Strict, Train
 from mpc_train.networks.carried import Carried
 from mpc_train.networks.graph import Graph, layers_of
 from mpc_train.networks.graph_columns import looked_up
@@ -59,6 +59,19 @@ class Roles(Strict, frozen=True):
     """In order: evaluator i is at index i. If omitted: the owners without the dealer."""
 
 
+class Plain(Strict, frozen=True):
+    """A factory's module as federated owners train it, in plain PyTorch.
+
+    source: SHA-256 of the code. tensors: names and shapes of the floating-point tensors of its
+    state_dict, in order: what updates consist of. initial: SHA-256 of their first values, float32,
+    as the factory makes them under the job's seed.
+    """
+
+    source: str
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
+    initial: str
+
+
 class Model(Strict, frozen=True):
     """`[model]`: `hidden` is only for an MLP, `classes` only for softmax and MLP.
 
@@ -80,6 +93,8 @@ class Model(Strict, frozen=True):
     """The shape to which a row's features are reshaped, channels first; if omitted, unchanged."""
     network: Carried | None = None
     """The network of `module` or `graph`; filled in when the job file is read."""
+    plain: Plain | msgspec.UnsetType = msgspec.UNSET
+    """The module of a federated job; filled in when the job file is read."""
 
 
 class FixedPoint(Strict, frozen=True):
@@ -160,7 +175,7 @@ class Job(Strict, frozen=True, dict=True):
     @property
     def seals_model(self) -> bool:
         """Whether recipients get the model."""
-        return self.reveal.model == "sealed"
+        return self.reveal.model == "sealed" and not self.federates
 
     @property
     def refreshes(self) -> bool:
@@ -168,8 +183,27 @@ class Job(Strict, frozen=True, dict=True):
         return self.reveal.model == "refreshed"
 
     @property
+    def federates(self) -> bool:
+        """Whether owners train for themselves, and only their updates are added up over shares."""
+        return self.train.mode == "federated"
+
+    @property
+    def federated(self) -> Federated:
+        """`[train.federated]` of a checked job that `federates`."""
+        assert self.train.federated is not msgspec.UNSET
+        return self.train.federated
+
+    @property
+    def plain(self) -> Plain:
+        """The module of a checked job that `federates`."""
+        assert self.model.plain is not msgspec.UNSET
+        return self.model.plain
+
+    @property
     def trains(self) -> bool:
         """Whether anything is trained; otherwise the model is that of the warm start."""
+        if self.federates:
+            return True
         return self.train.epochs > 0 or self.train.optimizer.name == "newton"
 
     @property
@@ -191,14 +225,24 @@ class Job(Strict, frozen=True, dict=True):
 
     @cached_property
     def nodes(self) -> tuple[str, ...]:
-        """All that run a node during the job: evaluators, other owners, the dealer."""
+        """All that run a node during the job: evaluators, other owners, the dealer. Of a federated
+        job: without owners that do neither, which come and go (`visitors`)."""
+        if self.federates:
+            return tuple(dict.fromkeys((*self.evaluators, self.dealer)))
         return tuple(dict.fromkeys((*self.evaluators, *self.owners, self.dealer)))
+
+    @property
+    def visitors(self) -> tuple[str, ...]:
+        """The owners of a federated job that run no node during it."""
+        if not self.federates:
+            return ()
+        return tuple(name for name in self.owners if name not in self.nodes)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """All names whose cards the job needs: the nodes, the recipients and the readers of
         metrics, sorted."""
-        return tuple(sorted({*self.nodes, *self.recipients, *self.reveal.metrics_to}))
+        return tuple(sorted({*self.nodes, *self.owners, *self.recipients, *self.reveal.metrics_to}))
 
     @cached_property
     def features(self) -> tuple[Feature, ...]:

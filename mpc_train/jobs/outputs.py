@@ -7,7 +7,7 @@ nothing can leave without the consent of each organisation.
 
 from typing import Literal, NamedTuple, get_args
 
-from mpc_train.jobs.audience import OWN, RANGE, listed
+from mpc_train.jobs.audience import GLOBAL, OWN, RANGE, WITHIN, listed
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.reveal import Metric
 from mpc_train.jobs.sealed import (
@@ -26,6 +26,7 @@ Disclosure = Literal[
     "statistics",
     "empty_columns",
     "extremes",
+    "federated",
 ]
 """What may leave besides the model and the metrics: overlap, how many records owners have in
 common; membership, to each owner, which of its records others have; statistics, to the recipients,
@@ -33,7 +34,9 @@ standard errors of the coefficients; extremes, to the recipients, the smallest a
 training value of columns with scale = "minmax", each a cell of some row; the rest to every node:
 early_stopping, whether training goes on; guard, every few steps, whether a value left its range;
 training_loss, the mean loss of a batch; empty_columns, before training, whether a column with
-missing = "mean" has no value, or values in fewer rows than a group has, at all owners together."""
+missing = "mean" has no value, or values in fewer rows than a group has, at all owners together;
+federated, to the owners, the global model of every round, and to every node, who took part in a
+round and whose update was left out because it was too large."""
 OverFolds = Literal[
     "cv_mse",
     "cv_mae",
@@ -68,6 +71,8 @@ def leaving(job: Job) -> list[str]:
 def disclosed_on_the_way(job: Job) -> list[Disclosure]:
     """What a job discloses besides the model and metrics."""
     found: list[Disclosure] = []
+    if job.federates:
+        return ["federated"]
     if job.train.early_stopping is not None:
         found.append("early_stopping")
     if job.train.guard_every:
@@ -99,6 +104,8 @@ def words_for(job: Job, output: str) -> tuple[Word, ...]:
         words.append(Word("disclosures", "statistics"))
     elif output in sealed_tensors(job):
         words += [Word("recipients", name) for name in job.recipients]
+    if output in (GLOBAL, WITHIN):
+        words.append(Word("disclosures", "federated"))
     if output == RANGE:
         words.append(Word("always", output))
     if output in get_args(Disclosure):
@@ -138,6 +145,8 @@ _CLAUSES = {
     "guard": "train.guard",
     "training_loss": "reveal.training_loss_every",
     "empty_columns": "prepare",
+    GLOBAL: "train.mode",
+    WITHIN: "train.federated.clip",
     "overlap": "data",
     "membership": "data.join.membership",
 }

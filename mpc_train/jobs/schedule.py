@@ -12,6 +12,7 @@ rows left over at the end of an epoch are not used in it.
 import hashlib
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,7 +166,26 @@ def steps_per_epoch(job: Job) -> int:
     return split_sizes(job)[0] // job.train.batch_size
 
 
+GROUP_WORDS = 1 << 24
+"""Updates of a federated round whose norms are checked at once have so many words at most, unless
+it is one update."""
+
+
+def training_sizes(job: Job) -> dict[str, int]:
+    """How many rows each owner of a federated job trains on, if that is public."""
+    return {owner: len(training_of(job, owner)) for owner in job.owners}
+
+
+def round_steps(job: Job) -> int:
+    """How many steps a round of a federated job counts as: one for each group of owners of which is
+    disclosed at once whose updates are within the limit."""
+    size = sum(prod(shape) for _, shape in job.plain.tensors)
+    return -(-len(job.owners) // max(1, GROUP_WORDS // size))
+
+
 def total_steps(job: Job) -> int:
+    if job.federates:
+        return job.federated.rounds * round_steps(job)
     if is_newton(job):
         exact = job.model.kind == "linear" and not job.train.optimizer.l1
         usual = 12 if job.model.kind in ("poisson", "gamma") else 8

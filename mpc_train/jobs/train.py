@@ -137,6 +137,49 @@ class WarmStart(Strict, frozen=True):
     """Tensors that are not trained: names, or beginnings of names that end in a dot."""
 
 
+Rule = Literal["fedavg", "fedprox", "fedadam", "fedyogi"]
+
+
+class Federated(Strict, frozen=True):
+    """`[train.federated]`, with mode = "federated": what each owner does in a round, and what
+    becomes of the sum of the updates (`mpc_train/docs/federated.md`)."""
+
+    rounds: int
+    local_steps: int
+    """Steps of each owner on its own rows in a round."""
+    batch_size: int
+    """Rows of a local step; an owner with fewer takes all of them."""
+    learning_rate: Decimal
+    """Of the owners' own steps."""
+    clip: Decimal
+    """The largest Euclidean norm of an owner's update; larger ones are scaled down to it by their
+    owner, and are left out if they are not. The scale of the fixed point follows from it."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Of the owners' own steps, that of torch.optim; its state is new in each round."""
+    momentum: Decimal = Decimal(0)
+    """sgd: of the owners' own steps."""
+    rule: Rule = "fedavg"
+    """fedavg: the mean update is added to the model. fedprox: the same, and the owners' loss has
+    proximal / 2 · ‖w − global model‖² in addition. fedadam, fedyogi: the mean update is the
+    gradient of an adaptive step."""
+    proximal: Decimal = Decimal(0)
+    """fedprox: above 0."""
+    server_rate: Decimal = Decimal(1)
+    """The factor of the mean update, or the rate of the adaptive step."""
+    betas: tuple[Decimal, Decimal] = (Decimal("0.9"), Decimal("0.99"))
+    """fedadam and fedyogi: how much of the running means of updates and of squares is kept."""
+    epsilon: Decimal = Decimal("0.001")
+    """fedadam and fedyogi: added to the root of the mean of squares, which begins as its square."""
+    least_owners: int = 2
+    """With fewer updates a round is not opened, and the run ends."""
+    deadline_s: int = 3600
+    """An owner whose update is not there so many seconds after the round began is left out of it;
+    it may come back in a later one."""
+    sizes: Literal["public", "secret"] = "public"
+    """secret: nobody learns how many rows an owner trains on in a round; `data.rows` is then the
+    most that it may have."""
+
+
 class Train(Strict, frozen=True):
     """`[train]`: one step uses one full batch, or for newton all training rows.
 
@@ -167,6 +210,11 @@ class Train(Strict, frozen=True):
     """Steps between the points at which evaluators may write a checkpoint, from 1 to 1,000; if
     omitted, 50. They do so at the next point when `checkpoint_s` of the first evaluator's file have
     passed."""
+    mode: Literal["shares", "federated"] | msgspec.UnsetType = msgspec.UNSET
+    """shares, the default: all training is over shares, and nobody sees a model on the way.
+    federated: each owner trains on its own rows, and only the updates are added up over shares; the
+    owners see the global model of each round."""
+    federated: Federated | msgspec.UnsetType = msgspec.UNSET
     preprocess: bool = False
     """true: before training the dealer makes all its material, the evaluators store it, and the
     dealer leaves; training then needs the evaluators alone. Not with early_stopping."""

@@ -20,6 +20,7 @@ import re
 from functools import lru_cache
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -27,6 +28,9 @@ import numpy as np
 from mpc_train.errors import ModelError
 from mpc_train.networks.graph import WEIGHT_BITS, Graph, GraphError, check_graph
 from protocols.arrays import Words
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_MODEL_BYTES = 64 << 20
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
@@ -111,17 +115,13 @@ def _decoded(name: str, text: str, shape: tuple[int, ...]) -> Words:
     return np.frombuffer(octets, "<i4").astype(np.int64).reshape(shape)
 
 
-@lru_cache(maxsize=4)
-def _made(
-    reference: str, input_shape: tuple[int, ...], seed: int
-) -> tuple[Graph, dict[str, Words], str]:
+def module_of(reference: str, seed: int) -> torch.nn.Module:
+    """What `package.module:factory` makes here under this seed. Raises ModelError."""
     if not REFERENCE.match(reference):
         raise ModelError(f"model.module: {reference!r} is not package.module:factory")
     place, _, name = reference.partition(":")
     # torch and the researcher's code are loaded only if a job needs them.
     import torch
-
-    from mpc_train.networks.convert import ConversionError, convert
 
     try:
         factory = getattr(importlib.import_module(place), name)
@@ -140,12 +140,22 @@ def _made(
             raise ModelError(f"model.module: {reference}() fails: {error}") from error
     if not isinstance(module, torch.nn.Module):
         raise ModelError(f"model.module: {reference}() is not a torch.nn.Module")
+    return module
+
+
+@lru_cache(maxsize=4)
+def _made(
+    reference: str, input_shape: tuple[int, ...], seed: int
+) -> tuple[Graph, dict[str, Words], str]:
+    module = module_of(reference, seed)
+    from mpc_train.networks.convert import ConversionError, convert
+
     try:
         found = convert(module, input_shape)
     except ConversionError as error:
         lines = "\n  ".join(error.problems)
         raise ModelError(f"model.module: {reference} cannot be trained:\n  {lines}") from error
-    return found.graph, found.initial, source_digest(place)
+    return found.graph, found.initial, source_digest(reference.partition(":")[0])
 
 
 def source_digest(module: str) -> str:

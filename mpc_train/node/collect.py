@@ -164,6 +164,7 @@ def summarise(job: Job, sent: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
         "owners": list(job.owners),
         "evaluators": list(job.evaluators),
         "dealer": job.dealer,
+        **({"federated": True} if job.federates else {}),
         "steps": first.steps,
         **({"resumed_after": first.resumed_after} if first.resumed_after else {}),
         "train_seconds": max(one.train_seconds for one in (first, *others)),

@@ -24,6 +24,7 @@ from mpc_train.errors import RefusedError
 from mpc_train.jobs.job import Job
 from mpc_train.run.approval import MAX_APPROVAL_BYTES, SUFFIX, Approvals
 from mpc_train.run.node_config import NodeConfig
+from parties.agreement.contract import Roles
 from parties.errors import RosterError
 from parties.files import read_bounded
 from parties.keys import lifetime
@@ -47,6 +48,22 @@ class Agreement:
     why: str
     approvers: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+
+
+def roles_of(job: Job) -> Roles:
+    """The roles in the contract of a job. All owners of a federated job get its global models."""
+    reveal = job.reveal
+    owners = tuple(name for name in job.owners if name not in job.visitors)
+    recipients = job.owners if job.federates else job.recipients
+    return Roles(
+        owners,
+        job.evaluators,
+        job.dealer,
+        recipients,
+        reveal.threshold,
+        reveal.metrics_to,
+        job.visitors,
+    )
 
 
 def agree(

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpc_train.errors import ArtifactError
 from mpc_train.node.collect import check_signed
+from mpc_train.node.consent import roles_of
 from parties.errors import ContractError
 
 if TYPE_CHECKING:
@@ -69,7 +70,6 @@ def verify_record(data: bytes, roster: "Roster") -> Provenance:
     from mpc_train.errors import JobError, ModelError
     from mpc_train.jobs.training import leaving
     from mpc_train.results.outcome import check, read_outcome
-    from parties.agreement.contract import Roles
     from parties.agreement.result import Record
 
     try:
@@ -80,15 +80,7 @@ def verify_record(data: bytes, roster: "Roster") -> Provenance:
         raise ArtifactError(f"where the model comes from cannot be verified: {error}") from error
     except JobError as error:
         raise ArtifactError(f"the signed job cannot be read: {error}") from error
-    roles = Roles(
-        job.owners,
-        job.evaluators,
-        job.dealer,
-        job.recipients,
-        job.reveal.threshold,
-        job.reveal.metrics_to,
-    )
-    if record.contract.roles != roles or record.contract.name != job.name:
+    if record.contract.roles != roles_of(job) or record.contract.name != job.name:
         raise ArtifactError("the contract has other roles than the job; it is of no run")
     outcome = read_outcome(record.statement.outcome)
     unchecked: tuple[str, ...] = ()

@@ -117,6 +117,8 @@ def progressions(steps: Sequence[int]) -> Progressions:
 def initial_of(job: Job) -> Initial:
     """What is public about the first weights. Raises ModelError if the job's own code is not here,
     or is another version."""
+    if job.federates:
+        return Initial("derived", job.plain.initial)
     start = job.train.warm_start
     if start is None:
         from mpc_train.training.first_weights import initial_weights

@@ -5,6 +5,7 @@ says who would have to collude to learn more.
 """
 
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any
 
 from mpc_train.admission.cautions import cautions
@@ -43,6 +44,8 @@ RULES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
 
 def describe(job: Job) -> str:
     """Return what the job computes and reveals, in a few lines of text."""
+    if job.federates:
+        return _federated(job)
     training, held_out = split_sizes(job)
     model = f"{MODELS[job.model.kind]}, widths {' - '.join(str(width) for width in job.widths)}"
     if job.model.network is not None:
@@ -90,6 +93,41 @@ def _private(job: Job) -> list[str]:
         return ["  privacy    no differential privacy is promised"]
     first, *others = [*lines(job), *noise_line(job)]
     return [f"  privacy    {first}", *(f"             {line}" for line in others)]
+
+
+def _federated(job: Job) -> str:
+    """The same of a federated job."""
+    settings, plain = job.federated, job.plain
+    numbers = sum(prod(shape) for _, shape in plain.tensors)
+    secret = settings.sizes == "secret"
+    owners = ", ".join(
+        f"{name} ({'at most ' if secret else ''}{job.data.rows[name]} rows)" for name in job.owners
+    )
+    rule = {"fedavg": "FedAvg", "fedprox": "FedProx", "fedadam": "FedAdam", "fedyogi": "FedYogi"}
+    away = f"; {', '.join(job.visitors)} come and go" if job.visitors else ""
+    return "\n".join(
+        (
+            f"Job {job.name}, digest {job.digest().hex()}",
+            *_purpose(job),
+            f"  computed   {settings.rounds} rounds of {rule[settings.rule]}: each owner trains",
+            f"             {job.model.module} ({numbers:,} numbers)",
+            f"             for {settings.local_steps} steps of {settings.batch_size} of its own "
+            f"rows ({settings.optimizer}, rate {settings.learning_rate}),",
+            f"             predicting {job.label.name!r} from {len(job.features)} features",
+            f"             updates are clipped to the norm {settings.clip}; their sum is computed "
+            "over shares",
+            f"  data       {owners}",
+            *_schema(job),
+            f"             a round needs {settings.least_owners} owners, and waits "
+            f"{duration(settings.deadline_s)} for all of them",
+            f"  computing  {', '.join(job.evaluators)}; {job.dealer} deals{away}",
+            "  revealed   the sum of the updates and the global model, after every round, to the "
+            "owners",
+            "             which owners took part in a round, and whose update was too large, to "
+            "every node",
+            "             sizes, this file, and when each message was sent, to every node",
+        )
+    )
 
 
 def _model(job: Job) -> list[str]:
@@ -433,10 +471,14 @@ def metric(name: str, value: Reading, unavailable: Mapping[str, str]) -> str:
 def outcome(result: Mapping[str, Any]) -> str:
     """Return the report at the end of a run; `result` is what `--format json` prints."""
     steps, before = result["steps"], result.get("resumed_after", 0)
-    lines = [
-        f"Trained in {duration(result['train_seconds'])}: {steps - before} steps, median "
-        f"{result['step_seconds_median'] * 1000:.1f} ms, {result['rounds']} rounds"
-    ]
+    trained = f"Trained in {duration(result['train_seconds'])}: {steps - before}"
+    if result.get("federated"):
+        lines = [f"{trained} federated rounds, {result['rounds']} exchanges of the evaluators"]
+    else:
+        lines = [
+            f"{trained} steps, median {result['step_seconds_median'] * 1000:.1f} ms, "
+            f"{result['rounds']} rounds"
+        ]
     if before:
         lines.append(f"Resumed   after step {before} of {steps}; time, rounds and bytes are since")
     if result.get("bytes_sent"):

@@ -194,7 +194,10 @@ def rows_of(job: Job, me: str, table: Table) -> tuple[Chosen, Chosen, Chosen]:
         everything = np.ones(table.rows, np.bool_)
         return everything, everything, everything
     training, held_out = split(job)
-    shares = row_shares(job) if job.trains else np.zeros(job.rows)
+    if job.federates and job.federated.sizes == "secret":
+        trained = np.ones(table.rows, np.bool_)  # at least nearly all: the last ones are held out
+        return trained, trained, trained
+    shares = None if job.federates else row_shares(job) if job.trains else np.zeros(job.rows)
     chosen = np.isin(np.arange(job.rows), training) if shares is None else shares > MIN_SHARE
     mine = slice(job.first_row(me), job.first_row(me) + table.rows)
     trained = chosen[mine]

@@ -157,6 +157,7 @@ def local_nodes(run_dir: Path, job: "Job") -> tuple[LocalNode, list[LocalNode]]:
         LocalNode(node, "dealer" if node == job.dealer else "party", run_dir / "nodes" / node)
         for node in job.nodes
     ]
+    nodes += [LocalNode(name, "owner", run_dir / "nodes" / name) for name in job.visitors]
     return LocalNode(name, "coordinator", run_dir / "nodes" / name), nodes
 
 
@@ -196,7 +197,7 @@ def node_text(
             **_serving(job),
             "models": [job.model.kind],
             "modules": [job.model.module] if job.model.module else [],
-            "least_parties": len(job.owners),
+            "least_parties": job.federated.least_owners if job.federates else len(job.owners),
             "least_test_rows": job.reveal.least_test_rows,
             "least_group": _least_group(job),
             **msgspec.to_builtins(rules),

@@ -14,6 +14,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote_plus, unquote_plus
 
 import msgspec
@@ -79,6 +80,9 @@ class _Node(_Strict, frozen=True):
     rotate_after_days: int = 0
     """When the node's card is older than this many days, the node makes new keys by itself during a
     run, as `mpc-train identity rotate` does; 0 means never. Not for a coordinator."""
+    device: Literal["", "cpu", "cuda"] = ""
+    """Where this node trains on its own rows in a federated job; if omitted, on a GPU if PyTorch
+    finds one."""
     checkpoint_s: int = 60
     """At least so many seconds lie between two checkpoints of a training, from 0 to 7 days. The
     file of the first evaluator decides."""
@@ -611,4 +615,5 @@ class _Checker:
             memory_bytes=round(node.memory_gb * 1e9),
             spool_bytes=round(node.spool_gb * 1e9),
             checkpoint_s=float(node.checkpoint_s),
+            device=node.device,
         )

@@ -26,6 +26,7 @@ class Place:
     spool_bytes: int = 20 * 10**9
     memory_bytes: int = 0
     checkpoint_s: float = 60.0
+    device: str = ""
 
 
 @dataclass(frozen=True)

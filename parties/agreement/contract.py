@@ -54,7 +54,8 @@ class Roles:
     readers: tuple[str, ...] = ()
     """To whom metrics are sealed; empty: they are not sealed, the nodes learn them."""
     clients: tuple[str, ...] = ()
-    """Who may ask the evaluators of a service. They come and go, and sign nothing."""
+    """Who may ask the evaluators of a service; with recipients, who provides data for rounds of
+    training without running a node. They come and go, and sign nothing."""
 
     def check(self) -> None:
         """Raise ContractError for roles under which the protocol would not be private."""
@@ -133,8 +134,11 @@ def describe_trust(roles: Roles) -> str:
     """Sentences that say what stays secret, and who would have to collude to learn it."""
     evaluators = ", ".join(roles.evaluators)
     count = len(roles.evaluators)
+    rounds = bool(roles.clients and roles.recipients)
     whose = (
-        f"Data of {', '.join(roles.owners)} is"
+        f"What the training of {', '.join((*roles.owners, *roles.clients))} changes in a round is"
+        if rounds
+        else f"Data of {', '.join(roles.owners)} is"
         if roles.owners
         else f"What {', '.join(roles.clients)} ask is"
     )
@@ -163,6 +167,11 @@ def describe_trust(roles: Roles) -> str:
 
 def _opening(roles: Roles) -> str:
     names, threshold = ", ".join(roles.recipients), roles.threshold
+    if roles.clients and roles.recipients:
+        return (
+            f"The sum of a round's changes, and with it the model, is sealed to {names} after "
+            "every round, who learn what it says about the others' data."
+        )
     learn = (
         "what it says about the data"
         if roles.readers

@@ -35,6 +35,7 @@ _GRID_OUT = types.Array(types.int64, 2, "C")
 _PROGRAM = types.Array(types.int32, 2, "C", readonly=True)
 _INT = types.int64
 _FLAG = types.boolean
+_SHORTS = types.Array(types.uint16, 1, "C", readonly=True)
 BLOCK = 4096
 """Rows are processed in pieces that stay in the nearest cache."""
 PACKED_BLOCK = 1024
@@ -495,6 +496,15 @@ def cells(first, second, tops, guide, unsure, low, out, left):  # type: ignore[n
             left[count] = i
         out[i] = (value ^ -negative) + negative
     left[0] = count
+
+
+@_kernel(_WORDS, _SHORTS, _INT, _WORDS_OUT)
+def scattered(words, places, low, out):  # type: ignore[no-untyped-def]
+    """out[p & low] += w, or −= w if the top bit of p is set, for each word w and its public p."""
+    for i in range(words.size):
+        place = np.int64(places[i])
+        sign = -(place >> 15)
+        out[place & low] += (words[i] ^ sign) - sign
 
 
 def warm() -> None:

@@ -185,7 +185,7 @@ class Dealer(Role):
         mask.spend()
         return self._never
 
-    def common(self, shape: Shape) -> Deferred[Octets]:
+    def common(self, shape: Shape, *, anew: bool = False) -> Deferred[Octets]:
         self.issue("common", prod(shape))
         return self._never
 

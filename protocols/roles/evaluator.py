@@ -180,10 +180,10 @@ class Evaluator(Role):
         part.then(opening.begin)
         return opening
 
-    def common(self, shape: Shape) -> Deferred[Octets]:
+    def common(self, shape: Shape, *, anew: bool = False) -> Deferred[Octets]:
         count = prod(shape)
         self.issue("common", count)
-        if self._common is None:
+        if self._common is None or anew:
             self._common = self._agreed_stream()
         result: Deferred[Octets] = Deferred(self.flush)
         result.resolve(self._common.octets(count).reshape(shape))

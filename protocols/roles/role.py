@@ -177,11 +177,12 @@ class Role(ABC):
         """Open xor(part) ^ mask to all evaluators, at the next exchange."""
 
     @abstractmethod
-    def common(self, shape: Shape) -> Deferred[Octets]:
+    def common(self, shape: Shape, *, anew: bool = False) -> Deferred[Octets]:
         """Uniform bytes that all evaluators know and the dealer does not.
 
         The first call of a session exchanges a seed of 32 bytes from each evaluator; whatever
-        follows is a keystream of all of them together and sends nothing.
+        follows is a keystream of all of them together and sends nothing. anew: exchange fresh
+        seeds, for bytes that nobody could know before this call.
         """
 
     @abstractmethod

@@ -19,6 +19,10 @@ here, or what is to be masked: with wide vectors the library's GCM is faster tha
 mode (12 instead of 7 GB/s). The tags are not used and never leave a node.
 """
 
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
 import numpy as np
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -26,7 +30,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from numpy.typing import NDArray
 
 from protocols.errors import MaskReuseError
-from protocols.ring.kernels import packed_size, unpack
 
 KEY_BYTES = 32
 CHUNK_BYTES = 1 << 16
@@ -35,6 +38,12 @@ CHUNK_BYTES = 1 << 16
 PIECE_BYTES = 1 << 17
 TAG_BYTES = 16
 _ZEROS = memoryview(bytes(PIECE_BYTES))
+
+
+@cache
+def _kernels() -> ModuleType:
+    """Compiled when they are first needed: an owner that only splits its words needs none."""
+    return import_module("protocols.ring.kernels")
 
 
 class Stream:
@@ -88,8 +97,8 @@ class Stream:
         """The next `count` words modulo 2^bits, drawn as a packed array."""
         if bits == 64:
             return self.words(count)
-        words = np.empty(count, np.int64)
-        unpack(self.octets(packed_size(count, bits)), bits, words)
+        words, kernels = np.empty(count, np.int64), _kernels()
+        kernels.unpack(self.octets(kernels.packed_size(count, bits)), bits, words)
         return words
 
     def xor_octets(self, octets: NDArray[np.uint8], room: NDArray[np.uint8]) -> None:

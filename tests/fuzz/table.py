@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from tests.architecture import PACKAGES, ROOT, Source
-from tests.fuzz import homomorphic, jobs, logs, peers, requests, serving, tables
+from tests.fuzz import federated, homomorphic, jobs, logs, peers, requests, serving, tables
 from tests.fuzz.parser import Parser
 
 PARSERS: dict[str, Parser] = {
@@ -21,6 +21,7 @@ PARSERS: dict[str, Parser] = {
     **homomorphic.PARSERS,
     **requests.PARSERS,
     **serving.PARSERS,
+    **federated.PARSERS,
 }
 
 NOBODY_ELSES: dict[str, str] = {
@@ -31,6 +32,11 @@ NOBODY_ELSES: dict[str, str] = {
     "mpc_train.jobs.schedule": "views the bytes of a stream that was made here",
     "mpc_train.serving.lanes": "the head of a frame that the channel has verified; test_lanes",
     "mpc_train.run.phases.shelf": "reads an object of the vault, which has verified",
+    "mpc_train.commands.local.run": "the model that a node of this machine has written",
+    "mpc_train.federated.flower": "views a message that was made here",
+    "mpc_train.federated.mean": "views the system's randomness",
+    "mpc_train.federated.rounds.client": "views pieces whose length it has checked; test_rounds",
+    "mpc_train.federated.rounds.program": "views frames that receive_all has measured",
     "mpc_train.networks.network": "views the bytes of a stream that was made here",
     "mpc_train.owners.tokens": "views hashes that were made here",
     "mpc_train.training.first_weights": "views the bytes of a stream that was made here",

@@ -341,7 +341,7 @@ class InsecureEvaluator(_Scripted, Evaluator):
         opened: Any = self._meet(offer, lambda offers: self.script.open(offers, True, 8))
         return self.known(opened)
 
-    def common(self, shape: Shape) -> Deferred[Octets]:
+    def common(self, shape: Shape, *, anew: bool = False) -> Deferred[Octets]:
         self.issue("common")
         return self.known(self._meet(None, lambda _: self.script.common(shape)))
 
@@ -419,7 +419,7 @@ class InsecureDealer(_Scripted, Dealer):
         self._meet((None, mask.array), lambda offers: self.script.open(offers, True, 8))
         return self._never
 
-    def common(self, shape: Shape) -> Deferred[Octets]:
+    def common(self, shape: Shape, *, anew: bool = False) -> Deferred[Octets]:
         self.issue("common")
         self._meet(None, lambda _: self.script.common(shape))
         return self._never

@@ -73,16 +73,18 @@ def run_command(
         from mpc_train.jobs.training import drops
         from mpc_train.live.board import Board
         from mpc_train.live.server import on_page
+        from mpc_train.node.consent import roles_of
         from mpc_train.node.places import check_memory_together
         from mpc_train.results.report import beware, describe, outcome
         from mpc_train.run.local import local_data
         from mpc_train.run.progress import ProgressView
-        from parties.agreement.contract import Roles, describe_trust
+        from parties.agreement.contract import describe_trust
         from parties.stop import sigterm_interrupts
 
         job = load_job(job_path)
         data = local_data(job_path, job)
-        check_memory_together(job, memory_needs(job))
+        if not job.federates:
+            check_memory_together(job, memory_needs(job))
         folder = fresh_folder(run_dir, job.name)
         view = ProgressView(enabled=output is Format.text)
         view.say("\n".join([describe(job), *beware(job), ""]))
@@ -112,16 +114,7 @@ def run_command(
         if output is Format.json:
             emit(result)
             return
-        trust = describe_trust(
-            Roles(
-                job.owners,
-                job.evaluators,
-                job.dealer,
-                job.recipients,
-                job.reveal.threshold,
-                job.reveal.metrics_to,
-            )
-        )
+        trust = describe_trust(roles_of(job))
         say(f"\n{outcome(result)}\n\n{trust}")
         say(
             "All nodes ran on this machine under one user: this was a rehearsal. What the "
@@ -177,7 +170,7 @@ def _run(
     from parties.nodes.supervisor import ChildSpec, Supervisor
 
     coordinator, nodes = local_nodes(folder, job)
-    outsiders = [name for name in job.names if name not in job.nodes]
+    outsiders = [name for name in job.names if name not in {node.name for node in nodes}]
     homes = {node.name: node.home for node in (coordinator, *nodes)}
     homes |= {name: folder / "recipients" / name / "keys" for name in outsiders}
     with identities(homes) as (vaults, passphrases):
@@ -192,6 +185,7 @@ def _run(
 
         def spec(node: "LocalNode", *more: str) -> ChildSpec:
             argv = [sys.executable, "-m", "mpc_train", node.verb, "--config", str(node.config)]
+            argv += [str(job_path)] if node.verb == "owner" else []
             argv += ["--passphrase-fd", "{secret_fd}", "--format", "json", *more]
             argv += ["--verbose"] if verbose else []
             return ChildSpec(node.name, argv, passphrases[node.name], own_code())
@@ -235,6 +229,12 @@ def _run(
         if job.stays_shared:
             result["kept"] = {name: records[name]["kept_digest"] for name in job.evaluators}
             return result, _added_up(job, nodes, vaults)
+        if job.federates:
+            from safetensors.torch import load_file
+
+            result["model"] = records[job.owners[0]]["model"]
+            tensors = load_file(result["model"])
+            return result, {name: tensors[name].numpy() for name, _ in job.plain.tensors}
         if not job.seals_model:
             return result, {}
         recipient = job.recipients[0]
@@ -339,6 +339,8 @@ def _compare(
     from mpc_train.twin.preparation import raw_terms
     from mpc_train.twin.training import max_weight_difference, train_twin
 
+    if job.federates:
+        return _compare_federated(job, data, weights)
     tables = [load_table(data[owner], job, owner, raw=raw_terms) for owner in job.owners]
     if job.data.join is not None:
         job, table = joined(job, tables)
@@ -352,3 +354,24 @@ def _compare(
             {name: weights[name] for name in job.shapes}, twin.state
         ),
     }
+
+
+def _compare_federated(
+    job: "Job", data: "dict[str, Source]", weights: dict[str, Any]
+) -> dict[str, Any]:
+    """The same rounds without shares, clipping included; how the model differs."""
+    import numpy as np
+
+    from mpc_train.federated.local import Owner
+    from mpc_train.federated.plain import plain_rounds
+    from mpc_train.owners.table import load_table
+
+    any_rows = job.federated.sizes == "secret"
+    tables = {name: load_table(data[name], job, name, any_rows=any_rows) for name in job.owners}
+    owners = {name: Owner(job, name, table) for name, table in tables.items()}
+    model = plain_rounds(job, owners)
+    state = next(iter(owners.values())).tensors(model.weights)
+    differences = [
+        float(np.abs(weights[name] - state[name].numpy()).max()) for name, _ in job.plain.tensors
+    ]
+    return {"max_weight_difference": max(differences)}

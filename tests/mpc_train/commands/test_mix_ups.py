@@ -8,7 +8,8 @@ import pytest
 
 from mpc_train.admission.load import load_job
 from mpc_train.commands.common import Format
-from mpc_train.commands.nodes import Events, _Guarded, _roles
+from mpc_train.commands.nodes import Events, _Guarded
+from mpc_train.node.consent import roles_of
 from parties.errors import CardError
 from parties.keys.identity import Card
 from parties.keys.roster import Roster
@@ -172,7 +173,7 @@ def test_a_node_says_what_it_does_before_it_signs(
         audit,
         node_vault(tmp_path),
     )
-    guarded.prepare(job.to_bytes(), _roles(job))
+    guarded.prepare(job.to_bytes(), roles_of(job))
     captured = capsys.readouterr()
     if form is Format.json:
         told = [json.loads(line) for line in captured.out.splitlines()]

@@ -12,7 +12,6 @@ import pytest
 
 from mpc_train.admission.load import load_job
 from mpc_train.admission.rules import check_rules
-from mpc_train.commands.nodes import _roles
 from mpc_train.errors import ArtifactError, JobError, RefusedError
 from mpc_train.evaluation.findings import Findings
 from mpc_train.evaluation.metrics import evaluation_of, revealed
@@ -20,6 +19,7 @@ from mpc_train.evaluation.own import own_halves
 from mpc_train.jobs.audience import audience, learnt, listed, metric_outputs
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import split, total_steps
+from mpc_train.node.consent import roles_of
 from mpc_train.results import artifact
 from mpc_train.results.artifact import METRICS, MODEL, contents_of, seal_result
 from mpc_train.results.opening import METRICS_FILE, OpenedMetrics, open_metrics, open_model
@@ -190,10 +190,10 @@ def test_who_learns_metrics_is_said_everywhere(tmp_path: Path) -> None:
     assert "metrics on the held-out rows, sealed, only to auditor, ann: accuracy, auc" in text
     assert "each owner's held-out rows, sealed, only to auditor, ann: accuracy" in text
     assert "metrics on the held-out rows, to everybody" not in text
-    trust = describe_trust(_roles(job))
+    trust = describe_trust(roles_of(job))
     assert "Metrics are sealed to auditor, ann; nobody else learns one." in trust
-    assert "auditor" in _roles(job).names and "auditor" in job.names
-    assert _roles(job).title("auditor") == "reader of metrics"
+    assert "auditor" in roles_of(job).names and "auditor" in job.names
+    assert roles_of(job).title("auditor") == "reader of metrics"
 
 
 def test_the_rules_must_list_readers(tmp_path: Path) -> None:

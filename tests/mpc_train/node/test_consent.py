@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from mpc_train.admission.load import load_job
-from mpc_train.commands.nodes import Events, _Guarded, _roles
+from mpc_train.commands.nodes import Events, _Guarded
 from mpc_train.errors import ConfigError, RefusedError
 from mpc_train.jobs.job import Job
-from mpc_train.node.consent import Wait, agree, patience, terminal
+from mpc_train.node.consent import Wait, agree, patience, roles_of, terminal
 from mpc_train.run.approval import Approvals, approve
 from mpc_train.run.node_config import NodeConfig, load_node_config
 from mpc_train.run.progress import ProgressView
@@ -399,7 +399,7 @@ def test_nothing_is_read_before_it_is_agreed_to(
         config, roster, False, Events(Format.text), no, audit_log(tmp_path), node_vault(tmp_path)
     )
     with pytest.raises(RefusedError, match="was refused at the terminal"):
-        guarded.prepare(body, _roles(job))  # there is no ann.csv
+        guarded.prepare(body, roles_of(job))  # there is no ann.csv
     assert job.digest().hex() in seen[0]
     assert "  beware     7 of the held-out rows are cleo's" in seen[0]
     (tmp_path / "ann.csv").write_text("\n".join(csv_lines(40)))
@@ -413,7 +413,7 @@ def test_nothing_is_read_before_it_is_agreed_to(
         audit_log(tmp_path / "again"),
         node_vault(tmp_path),
     )
-    assert len(agreed.prepare(body, _roles(job))) == 32
+    assert len(agreed.prepare(body, roles_of(job))) == 32
     assert "This node may sign: somebody at the terminal agreed" in capsys.readouterr().err
 
 
@@ -424,7 +424,7 @@ def test_a_contract_gives_the_roles_that_the_job_says(
     from mpc_train.commands.common import Format
 
     audit = audit_log(tmp_path)
-    roles = _roles(job)
+    roles = roles_of(job)
     guarded = _Guarded(
         config_of(tmp_path), roster, False, Events(Format.json), never, audit, node_vault(tmp_path)
     )
@@ -447,7 +447,7 @@ def test_a_node_takes_the_part_that_it_was_started_for(
         config_of(tmp_path), roster, True, Events(Format.json), never, audit, node_vault(tmp_path)
     )
     with pytest.raises(RefusedError, match="ann was started as a dealer"):
-        guarded.prepare(job.to_bytes(), _roles(job))
+        guarded.prepare(job.to_bytes(), roles_of(job))
     path = tmp_path / "dealer.toml"
     path.write_text(CONSENTING.replace('name = "ann"', 'name = "registry"'))
     guarded = _Guarded(
@@ -460,7 +460,7 @@ def test_a_node_takes_the_part_that_it_was_started_for(
         node_vault(tmp_path),
     )
     with pytest.raises(RefusedError, match="registry was started as a party"):
-        guarded.prepare(job.to_bytes(), _roles(job))
+        guarded.prepare(job.to_bytes(), roles_of(job))
 
 
 def test_rules_are_not_asked_about(tmp_path: Path, roster: Roster) -> None:
@@ -473,7 +473,7 @@ def test_rules_are_not_asked_about(tmp_path: Path, roster: Roster) -> None:
         config_of(tmp_path), roster, False, Events(Format.json), never, audit, node_vault(tmp_path)
     )
     with pytest.raises(RefusedError, match="least_batch_rows"):
-        guarded.prepare(job.to_bytes(), _roles(job))
+        guarded.prepare(job.to_bytes(), roles_of(job))
 
 
 def test_a_recipient_key_that_no_rule_lists_is_not_asked_about(tmp_path: Path, job: Job) -> None:
@@ -484,4 +484,4 @@ def test_a_recipient_key_that_no_rule_lists_is_not_asked_about(tmp_path: Path, j
     config, safe = config_of(tmp_path), node_vault(tmp_path)
     guarded = _Guarded(config, roster, False, Events(Format.json), never, audit, safe)
     with pytest.raises(RefusedError, match="recipient_keys"):
-        guarded.prepare(job.to_bytes(), _roles(job))
+        guarded.prepare(job.to_bytes(), roles_of(job))

@@ -304,7 +304,8 @@ def test_each_job_is_signed_under_a_policy_that_is_valid_then(
     """The node accepted it days ago and has waited; and the log says which one it was."""
     from mpc_train.admission import rules
     from mpc_train.commands.common import Format
-    from mpc_train.commands.nodes import Events, _Guarded, _roles
+    from mpc_train.commands.nodes import Events, _Guarded
+    from mpc_train.node.consent import roles_of
 
     monkeypatch.setattr(rules, "today", lambda: DAY)
     text = policy_toml(4, rules='approvers = ["board", "dpo"]\napprovals = 2')
@@ -319,10 +320,10 @@ def test_each_job_is_signed_under_a_policy_that_is_valid_then(
     with audit_log(tmp_path, people["ann"]) as audit:
         vault = node_vault(tmp_path)
         guarded = _Guarded(config, roster, False, Events(Format.json), None, audit, vault)
-        assert len(guarded.prepare(job.to_bytes(), _roles(job))) == 32
+        assert len(guarded.prepare(job.to_bytes(), roles_of(job))) == 32
         monkeypatch.setattr(rules, "today", lambda: date(2031, 1, 1))
         with pytest.raises(RefusedError, match="it was valid until 2030-12-31"):
-            guarded.prepare(job.to_bytes(), _roles(job))
+            guarded.prepare(job.to_bytes(), roles_of(job))
         (entry,) = (e for _, e in audit.entries() if e.kind == Kind.JOB_APPROVED)
     assert config.accepted is not None
     assert entry.fields == {
@@ -341,7 +342,8 @@ def test_a_node_that_waits_says_so_to_machines_as_well(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from mpc_train.commands.common import Format
-    from mpc_train.commands.nodes import Events, _Guarded, _roles
+    from mpc_train.commands.nodes import Events, _Guarded
+    from mpc_train.node.consent import roles_of
 
     text = policy_toml(
         terms="valid_from = 2020-01-01\nvalid_until = 2120-01-01",
@@ -355,7 +357,7 @@ def test_a_node_that_waits_says_so_to_machines_as_well(
             vault = node_vault(tmp_path)
             guarded = _Guarded(config, roster, False, Events(output), None, audit, vault)
             with pytest.raises(RefusedError, match="has 0 of the 2 approvals"):
-                guarded.prepare(job.to_bytes(), _roles(job))
+                guarded.prepare(job.to_bytes(), roles_of(job))
         said = capsys.readouterr()
         if output is Format.json:
             event = json.loads(said.out.splitlines()[-1])

@@ -67,7 +67,7 @@ def test_what_each_side_knows_does_not_tell(evaluators: int) -> None:
                 known["evaluators"] = found.get()[-1] & 15
             return found
 
-        role.mask_bits, role.common = dealt, together  # type: ignore[method-assign]
+        role.mask_bits, role.common = dealt, together  # type: ignore[method-assign, assignment]
         bits = coins(role, (COUNT,), Fraction(3, 4))
         if not role.is_dealer:
             known["beta"] = np.array(bits.beta.get())

@@ -1,0 +1,212 @@
+"""`mpc-train owner`: take part in the rounds of a federated job without running one of its
+nodes."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mpc_train.base.printing import say
+from mpc_train.commands.common import (
+    ConfigOption,
+    Format,
+    FormatOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    VerboseOption,
+    configure_logging,
+    emit,
+    enter,
+    proxy_of,
+    reporting,
+)
+from mpc_train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mpc_train.federated.rounds.told import Told
+    from mpc_train.jobs.job import Job
+    from mpc_train.run.node_config import NodeConfig
+    from parties.audit.entries import Kind, Value
+    from parties.audit.log import AuditLog
+    from parties.keys.roster import Roster
+
+log = logging.getLogger(__name__)
+
+
+def owner_command(
+    config: ConfigOption,
+    job_path: Annotated[
+        Path, typer.Argument(metavar="JOB.toml", help="The federated job, as all owners have it.")
+    ],
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    output: FormatOption = Format.text,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train on this node's own rows, round by round, and share in the updates. May be stopped and
+    started again at any time: it is left out of the rounds that it misses."""
+    with reporting(output):
+        from mpc_train.admission.load import load_job
+        from mpc_train.admission.rules import check_rules, today
+        from mpc_train.node.logbook import logbook
+        from mpc_train.node.places import run_directory
+        from mpc_train.node.policy import in_force
+        from mpc_train.node.storage import NodeVault
+        from mpc_train.results.report import beware, describe
+        from mpc_train.run.node_config import load_node_config
+        from parties.nodes.supervisor import end_with_parent
+        from parties.stop import sigterm_interrupts
+
+        end_with_parent()
+        configure_logging(verbose)
+        job = load_job(job_path)
+        settings = load_node_config(config)
+        me = settings.place.name
+        if me not in job.visitors:
+            raise ConfigError(
+                f"{job_path}: {me} is no owner that comes and goes; "
+                + (
+                    "this command is for federated jobs"
+                    if not job.federates
+                    else f"those are {', '.join(job.visitors) or 'none'}; a node of the job is "
+                    "started with mpc-train party or dealer"
+                )
+            )
+        vault, roster = enter(settings.place, settings.audit, passphrase_file, passphrase_fd)
+        run_dir = run_directory(settings.place.run_dir, job.name)
+        safe = NodeVault(settings.vault, me, vault)
+        keys = safe.keys()
+        with logbook(settings.place, settings.audit, vault, keys, "owner") as audit:
+            settings = in_force(settings, roster, today(), audit, keys)
+            if output is Format.text:
+                say("\n".join([describe(job), *beware(job), ""]))
+            check_rules(settings.rules, job, me)
+            _consent(settings, roster, job, audit, output)
+            told: list[Told] = []
+
+            def on_round(one: "Told") -> None:
+                told.append(one)
+                if output is Format.json:
+                    emit({"event": "round", **one.printed()})
+                else:
+                    say(in_words(one))
+
+            with sigterm_interrupts():
+                path, sent = _rounds(settings, roster, vault, safe, job, audit, on_round, run_dir)
+        if output is Format.json:
+            emit(
+                {
+                    "status": "ok",
+                    "job": job.name,
+                    "rounds": job.federated.rounds,
+                    "took_part": sum(one.counted is not None for one in told),
+                    "sent_bytes": sent,
+                    "model": str(path),
+                    **_peak(),
+                }
+            )
+        else:
+            say(f"All rounds are over. The global model is {path}")
+
+
+def in_words(told: "Told") -> str:
+    """A round in one line."""
+    how = {True: "with", False: "without, since its update was too large,", None: "without"}
+    measured = ", ".join(f"{name} {value:.4f}" for name, value in told.measured.items())
+    return f"Round {told.round}: {told.owners} updates, {how[told.counted]} this owner's" + (
+        f"; here {measured}" if measured else ""
+    )
+
+
+def _consent(
+    settings: "NodeConfig", roster: "Roster", job: "Job", audit: "AuditLog", output: Format
+) -> None:
+    """Raise RefusedError unless this organisation agrees."""
+    from mpc_train.admission.rules import today
+    from mpc_train.node.consent import agree, patience, terminal
+    from mpc_train.run.progress import ProgressView
+    from parties.audit.entries import Kind
+
+    join_s = float(settings.timeouts.join_s)
+    ask = None if output is Format.json else terminal(ProgressView(enabled=False), join_s)
+    found = agree(settings, roster, job, ask, today, patience(lambda _: None, join_s))
+    fields: dict[str, Value] = {"why": found.why, "approvers": found.approvers}
+    if settings.accepted is not None:
+        policy = settings.accepted
+        fields |= {"policy": policy.digest, "number": policy.terms.number}
+    audit.append(Kind.JOB_APPROVED, fields, job=job.name, digest=job.digest().hex())
+
+
+def _rounds(
+    settings: "NodeConfig",
+    roster: "Roster",
+    vault: Any,
+    safe: Any,
+    job: "Job",
+    audit: "AuditLog",
+    on_round: Any,
+    run_dir: Path,
+) -> tuple[Path, int]:
+    from mpc_train.commands.nodes import node_settings
+    from mpc_train.node.consent import roles_of
+    from mpc_train.node.remembered import Remembered
+    from mpc_train.owners.table import load_table
+
+    place = settings.place
+    source = settings.source(job.name)
+    named = (one.stored for one in settings.data.values() if one.stored)
+    table = load_table(
+        source,
+        job,
+        place.name,
+        vault=safe.tables(named),
+        any_rows=job.federated.sizes == "secret",
+    )
+    remembered = Remembered(safe, place.name, settings.rules)
+    remembered.check(job, source, table)
+    # Loads PyTorch, which takes seconds: a bad cell is reported before that.
+    from mpc_train.federated.local import Owner
+    from mpc_train.federated.rounds.client import Waiting, rounds_client
+    from mpc_train.federated.rounds.result import write_model
+
+    owner = Owner(job, place.name, table, place.device)
+    remembered.write(job, source, table)
+    del table
+
+    def on_event(event: str, said: Mapping[str, Any]) -> None:
+        log.info("%s %s", event, said)
+
+    def note(kind: "Kind", fields: "Mapping[str, Value]") -> None:
+        audit.append(kind, fields)
+
+    node = node_settings(settings, run_dir, proxy_of(settings.proxy))
+    patience_s = float(max(settings.timeouts.join_s, settings.timeouts.return_s))
+    with rounds_client(
+        vault,
+        roster,
+        node,
+        job,
+        roles_of(job),
+        owner,
+        Waiting(patience_s),
+        note,
+        on_event,
+        on_round,
+    ) as client:
+        model = client.run()
+        sent = client.sent_bytes
+    return write_model(run_dir, owner, model), sent
+
+
+def _peak() -> dict[str, float]:
+    """The largest resident size of this process. Linux counts that of the process which started it
+    among what `resource` says, and tells its own here."""
+    import contextlib
+
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return {"peak_rss_mb": int(line.split()[1]) * 1024 / 1e6}
+    return {}

@@ -1,0 +1,105 @@
+"""Updates of owners become one sum over shares; those beyond the declared norm are left out.
+
+Evaluators and the dealer run this. An update comes in as summands, one at each evaluator; nobody
+sees one. For each owner one bit is disclosed, to everybody: whether its update's norm is within the
+limit. What comes out is the masked sum of those that are, each times its rows, and how many rows
+these are; noise is added to it before it leaves (`noise`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpc_train.federated.limits import Limits
+from mpc_train.jobs.schedule import GROUP_WORDS
+from protocols.arrays import Words
+from protocols.functions.norm_bound import outside, within
+from protocols.roles.role import Role
+from protocols.shares.arithmetic import multiply, remask
+from protocols.shares.computed import let_go
+from protocols.shares.masked import Additive, Masked, concatenate
+
+Enter = Callable[[], Masked]
+"""Shares in an update, int64[size]; or an owner's number of rows, int64[1]."""
+Decide = Callable[[int, Masked], tuple[bool, ...]]
+"""Discloses the bits of the owners from this place on, to evaluators and dealer."""
+
+
+@dataclass(frozen=True, repr=False)
+class Sum:
+    """total: Σ rows · update, int64[size] at the limits' scale; None if all were left out. within:
+    of each owner, whether its update is part of it. rows: Σ rows, a number, or a secret
+    int64[1]."""
+
+    total: Masked | None
+    within: tuple[bool, ...]
+    rows: int | Masked
+
+
+def entered(role: Role, shape: tuple[int, ...], summand: Words | None) -> Masked:
+    """Masked form of what evaluators have summands of. 1 round, 8 bytes an element.
+
+    summand: this evaluator's; None: zeros, and at the dealer.
+    """
+    role.issue("entered", *shape)
+    words = np.zeros(0 if role.is_dealer else shape, np.int64) if summand is None else summand
+    return remask(Additive(role, shape, role.known(words), None))
+
+
+def add_up(
+    role: Role,
+    limits: Limits,
+    enters: Sequence[Enter],
+    rows: Sequence[int] | Sequence[Enter],
+    decide: Decide,
+    most_rows: int = 0,
+) -> Sum:
+    """The sum of the updates whose norm is within the limit.
+
+    rows: of each owner; or, if they are secret, what shares them in; such a number must be 1 to
+    `most_rows`. Rounds: about 12 for each group of owners (`groups`).
+    """
+    total: Additive | None = None
+    passed: list[bool] = []
+    whole = 0
+    secret: Additive | None = None
+    for places in groups(len(enters), limits.size):
+        updates = [enters[place]() for place in places]
+        counts: list[Masked] = []
+        for place in places:
+            count = rows[place]
+            if callable(count):
+                counts.append(count())
+        bad = outside(concatenate(counts), 1, most_rows) if counts else None
+        summands = [update.shares() for update in updates]
+        fits = within(updates, limits.most_square, bad, summands)
+        bits = decide(places.start, remask(fits.shares()))
+        passed += bits
+        for number, place in enumerate(places):
+            if not bits[number]:
+                continue
+            count = rows[place]
+            if callable(count):
+                part = multiply(updates[number], counts[number])
+                mine = counts[number].shares()
+                secret = mine if secret is None else secret + mine
+            else:
+                part = summands[number].scale(count)
+                whole += count
+            total = part if total is None else total + part
+            let_go(role, [total.part])  # a sum that is computed at the end would keep all updates
+    return Sum(
+        None if total is None else remask(total),
+        tuple(passed),
+        whole if secret is None else remask(secret),
+    )
+
+
+def groups(count: int, size: int) -> Iterator[range]:
+    """The places of owners whose bits are disclosed together."""
+    each = max(1, GROUP_WORDS // size)
+    for start in range(0, count, each):
+        yield range(start, min(start + each, count))

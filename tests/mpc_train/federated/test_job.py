@@ -1,0 +1,110 @@
+"""Federated jobs: what is refused, and by which words; a node's rules; a module that differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mpc_train.admission.load import job_from_bytes, load_job
+from mpc_train.admission.plain_module import own_module
+from mpc_train.admission.rules import Rules, check_rules
+from mpc_train.errors import DataError, JobError, ModelError, RefusedError
+from mpc_train.federated.local import Owner
+from mpc_train.jobs.job import Job
+from mpc_train.jobs.outputs import words_of
+from mpc_train.results.report import beware, describe
+from tests.support.federated import federated_job, job_text, tables_of
+
+
+def test_a_job_is_carried_and_described(tmp_path: Path) -> None:
+    job = federated_job(tmp_path)
+    assert job_from_bytes(job.to_bytes()) == job
+    assert job.nodes == ("ann", "bob", "registry") and job.visitors == ("cas", "dan")
+    text = "\n".join([describe(job), *beware(job)])
+    for said in ("3 rounds of FedAvg", "federated_net:network", "cas, dan come and go", "beware"):
+        assert said in text
+    assert words_of(job, "disclosures") == ["federated"] and words_of(job, "recipients") == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("rounds = 3", "rounds = 0", "train.federated.rounds: 1 to"),
+        ("rounds = 3\n", "", "rounds"),
+        ("clip = 4", "clip = 0", "train.federated.clip: from 2"),
+        ("clip = 4", "clip = 4\nleast_owners = 1", "least_owners: 2 to 4"),
+        ("clip = 4", "clip = 4\nleast_owners = 5", "least_owners: 2 to 4"),
+        ("clip = 4", "clip = 4\nproximal = 1", "proximal: above 0 for fedprox"),
+        ("clip = 4", 'clip = 4\nrule = "fedprox"', "proximal: above 0 for fedprox"),
+        ("clip = 4", "clip = 4\nepsilon = 0.1", "epsilon: only fedadam"),
+        ("clip = 4", 'clip = 4\noptimizer = "adam"\nmomentum = 0.9', "momentum: only with"),
+        ("seed = 3", "seed = 3\nepochs = 2", "train.epochs: not with mode"),
+        ('mode = "federated"\n', "", "train.federated: only with mode"),
+        ("[train]", "[reveal]\nmetrics = ['auc']\n[train]", "reveal: a federated job reveals"),
+        ("[train]", "[fixed_point]\nfraction_bits = 22\n[train]", "fixed_point: the scale"),
+        ('module = "federated_net:network"', 'module = "federated_net:none"', "model.module"),
+        ('kind = "logistic"', 'kind = "mlp"\nhidden = [3]', "model.kind: linear, logistic"),
+        ('kind = "logistic"', 'kind = "softmax"', "model.classes: write classes"),
+        ('dealer = "registry"', 'dealer = "registry"\nrecipients = ["ann"]', "all owners get"),
+        ("cas = 30", "cas = 0", "cas"),
+    ],
+)
+def test_faults_are_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path, text = tmp_path / "job.toml", job_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(JobError, match=said):
+        load_job(path)
+
+
+def test_a_module_that_differs_is_refused(tmp_path: Path) -> None:
+    job = federated_job(tmp_path)
+
+    def agreed(**says: object) -> Job:
+        plain = msgspec.structs.replace(job.plain, **says)
+        model = msgspec.structs.replace(job.model, plain=plain)
+        return msgspec.structs.replace(job, model=model)
+
+    own_module(job)
+    for says, said in (
+        ({"source": "0" * 64}, "source of federated_net:network here differs"),
+        ({"tensors": job.plain.tensors[1:]}, "makes a different module here"),
+        ({"initial": "0" * 64}, "other weights here under the same seed"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            own_module(agreed(**says))
+
+
+def test_rules_must_allow_that_owners_see_each_model(tmp_path: Path) -> None:
+    job = federated_job(tmp_path, least_owners="3")
+    rules = Rules(
+        (),
+        ("registry",),
+        ("ann", "bob"),
+        disclosures=("federated",),
+        modules=("federated_net:network",),
+        least_parties=3,
+    )
+    check_rules(rules, job, "cas")
+    for key, value, said in (
+        ("disclosures", (), "federated would be disclosed"),
+        ("modules", (), "federated_net:network would be called"),
+        ("least_parties", 4, "opened with 3 owners"),
+        ("least_effective_rows", 50, "would train on"),
+        ("evaluators", ("ann",), "bob would compute"),
+    ):
+        with pytest.raises(RefusedError, match=said):
+            check_rules(msgspec.structs.replace(rules, **{key: value}), job, "cas")
+
+
+def test_a_training_that_diverges_is_named_before_anything_is_sent(tmp_path: Path) -> None:
+    job = federated_job(tmp_path)
+    table = tables_of(job)["cas"]
+    broken = np.array(table.features)
+    broken[:] = np.nan
+    owner = Owner(job, "cas", type(table)(broken, table.labels), "cpu")
+    with pytest.raises(DataError, match="of the update of cas in round 1 is not finite"):
+        owner.train(owner.initial(), 1)
