@@ -224,6 +224,7 @@ def _serving(job: "Job") -> dict[str, object]:
         "validators": list(job.serve.validators),
         "answers": [job.serve.answer],
         "max_rows_a_day": job.serve.rows_a_day,
+        "max_drift_epsilon": str(job.drift.epsilon if job.drift is not None else 0),
     }
 
 

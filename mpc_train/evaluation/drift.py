@@ -23,11 +23,11 @@ that asks about rows of its choice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from math import ceil, log
+from math import ceil, log, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +37,6 @@ from mpc_train.evaluation.ranking import edges_of
 from mpc_train.jobs.training import loss_name
 from mpc_train.owners.cells import WORD_BITS, cells, halves
 from mpc_train.owners.local import term_values
-from protocols.arrays import Words
 from protocols.comparison.compare import argmax, below, negative
 from protocols.ring.fixed_point import encode
 from protocols.shares.arithmetic import multiply, remask, select
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
     from mpc_train.jobs.pipeline import Term
     from mpc_train.tables.schema import Column
+    from protocols.arrays import Words
 
 OUTPUTS = "(outputs)"
 """The name of the outputs' histogram; no column has it in a schema's spelling of features."""
@@ -165,8 +165,8 @@ def counts(
 ) -> Masked:
     """How many rows each bin of each histogram has, one after the other, at scale 2^f.
 
-    features, present: as in `forward.asked_shapes`. outputs: [rows, outputs] at scale 2^f. real:
-    words 0 and 1, [rows]: the rows that count; None: all do. Rounds: 4, or those of `argmax`.
+    features, present: as in `serving.forward.asked_shapes`. outputs: [rows, outputs] at scale 2^f.
+    real: words 0 and 1, [rows]: the rows that count; None: all do. Rounds: 4, or those of `argmax`.
     """
     counter = _Counter(job, counted, features, present, outputs, real)
     return concatenate([counter.of(one) for one in counted])
@@ -256,50 +256,6 @@ def _compared_bits(job: Job) -> int:
     return min(64, max(WORD_BITS, most.bit_length() + job.fraction_bits) + 3)
 
 
-Unit = tuple[int, int]
-"""A lane's number and that of a unit of it."""
-
-
-class Window:
-    """One evaluator's summands of the counts since the last release, by unit.
-
-    An evaluator that has not heard its part of a row takes zeros for it, and the counts of that
-    unit are then random words. Whoever has missed a part says so before the release, and all leave
-    the unit out: a client that is lost in the middle spoils one unit's counts and no window.
-    """
-
-    def __init__(self) -> None:
-        self._units: dict[Unit, Words] = {}
-        self._missed: set[Unit] = set()
-        self.rows = 0
-        """Of the units, padding included: the same at every evaluator."""
-
-    @property
-    def missed(self) -> tuple[Unit, ...]:
-        """Units of which this evaluator has not heard all parts, for the others."""
-        return tuple(sorted(self._missed))
-
-    def add(self, unit: Unit, summands: Words, rows: int, *, whole: bool) -> None:
-        """A unit's counts. whole: this evaluator has heard all of its parts."""
-        self._units[unit] = summands
-        self.rows += rows
-        if not whole:
-            self._missed.add(unit)
-
-    def close(self, missed: Iterable[Unit], bins: int) -> Words:
-        """The sum of all units but those that anybody has missed; a new window begins.
-
-        missed: of all evaluators together, the same everywhere.
-        """
-        left_out, total = self._missed | set(missed), np.zeros(bins, np.int64)
-        with np.errstate(over="ignore"):
-            for unit, summands in self._units.items():
-                if unit not in left_out:
-                    total = total + summands
-        self._units, self._missed, self.rows = {}, set(), 0
-        return total
-
-
 def released(
     total: Masked, counted: Sequence[Histogram], least: int, epsilon: Fraction, fraction_bits: int
 ) -> Masked:
@@ -314,6 +270,12 @@ def released(
     noisy = with_noise(total, len(counted) / epsilon, fraction_bits)
     kept = remask(select(enough.broadcast_to(total.shape), noisy))
     return concatenate([remask(enough.shares()), kept])
+
+
+def noise_of(job: Job) -> float:
+    """The standard deviation of the noise in each count of a job that watches drift."""
+    assert job.drift is not None
+    return sqrt(2 * len(job.evaluators)) * len(histograms(job)) / float(job.drift.epsilon)
 
 
 def read(
