@@ -17,7 +17,7 @@ from mpc_train.admission.effective_rows import (
 )
 from mpc_train.admission.load import fewest
 from mpc_train.admission.rules import MIN_BATCH_ROWS, MIN_ROWS, count
-from mpc_train.evaluation.drift import histograms, noise_of
+from mpc_train.evaluation.histograms import histograms, noise_of
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import is_newton, split_sizes
 from mpc_train.jobs.training import is_frozen

@@ -9,7 +9,7 @@ them, and gets from the evaluators nothing but its answer.
 from decimal import Decimal
 
 from mpc_train.base.problem import JobProblem, Problems, no_duplicates, number
-from mpc_train.evaluation.drift import histograms
+from mpc_train.evaluation.histograms import histograms
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.kinds import NUMBERS
 from mpc_train.jobs.serve import Serve

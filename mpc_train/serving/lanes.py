@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpc_train.evaluation.drift import counts, histograms, read, released
+from mpc_train.evaluation.drift import counts, read, released
+from mpc_train.evaluation.histograms import histograms
 from mpc_train.serving.answer import answer
 from mpc_train.serving.forward import FEATURES, PRESENT, REAL, answered, asked_shapes, network_of
 from mpc_train.shared.share import Outline, returned

@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mpc_train.admission.load import load_job
 from mpc_train.checkpoints.state import Entry
 from mpc_train.evaluation import noise
-from mpc_train.evaluation.drift import Histogram, released
+from mpc_train.evaluation.drift import released
+from mpc_train.evaluation.histograms import Histogram
 from mpc_train.evaluation.metrics import evaluation_of, revealed
 from mpc_train.evaluation.own import exchange, own_halves
 from mpc_train.jobs.job import Job

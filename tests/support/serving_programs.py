@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 import torch
 
-from mpc_train.evaluation.drift import OUTPUTS, Histogram, counts
+from mpc_train.evaluation.drift import counts
+from mpc_train.evaluation.histograms import OUTPUTS, Histogram
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.serve import Serve
 from mpc_train.serving.answer import answer

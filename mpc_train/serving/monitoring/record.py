@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from mpc_train.errors import ConfigError
-from mpc_train.evaluation.drift import by_chance, histograms, noise_of, stability
+from mpc_train.evaluation.drift import by_chance, stability
+from mpc_train.evaluation.histograms import histograms, noise_of
 from parties.files import read_private, write_atomic
 
 if TYPE_CHECKING:

@@ -14,17 +14,8 @@ import pytest
 
 from mpc_train.errors import JobError
 from mpc_train.evaluation import noise
-from mpc_train.evaluation.drift import (
-    OUTPUTS,
-    Histogram,
-    by_chance,
-    counts,
-    histograms,
-    read,
-    released,
-    report,
-    stability,
-)
+from mpc_train.evaluation.drift import by_chance, counts, read, released, report, stability
+from mpc_train.evaluation.histograms import OUTPUTS, Histogram, histograms
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.prepare import ColumnSteps
 from mpc_train.owners.local import Local, local_terms

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mpc_train.evaluation import noise
-from mpc_train.evaluation.drift import OUTPUTS
+from mpc_train.evaluation.histograms import OUTPUTS
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.serve import Drift, Serve
 from mpc_train.owners.local import Local, local_terms

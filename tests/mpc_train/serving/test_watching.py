@@ -11,7 +11,7 @@ import pytest
 
 from mpc_train.checks import check_serve
 from mpc_train.evaluation import noise
-from mpc_train.evaluation.drift import OUTPUTS
+from mpc_train.evaluation.histograms import OUTPUTS
 from mpc_train.jobs.serve import Drift
 from mpc_train.owners.local import Local
 from mpc_train.serving.forward import REAL, asked_shapes, asked_values

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from mpc_train.errors import ConfigError
-from mpc_train.evaluation.drift import OUTPUTS, histograms, noise_of
+from mpc_train.evaluation.histograms import OUTPUTS, histograms, noise_of
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.serve import Drift
 from mpc_train.live.board import Board
