@@ -13,6 +13,7 @@
     │   ├── ParametersError     parameters that are weak, or not those of this release
     │   ├── CiphertextError     a ciphertext or key of another size, scale or key
     │   ├── QueryRefusedError   it is not answered: not allowed, a spent quota, busy
+    │   │   └── QueryLostError  its connection was lost before its answer came
     │   └── UnansweredError     a table was answered in part; its cause says why
     └── NodeFailedError a node of a local run ended with an error, which this error repeats
 
@@ -105,6 +106,11 @@ class CiphertextError(QueryError):
 
 class QueryRefusedError(QueryError):
     """No question of this client is answered now."""
+
+
+class QueryLostError(QueryRefusedError):
+    """A connection was lost, and nobody knows whether its question was answered: it is asked again
+    under the same name."""
 
 
 class UnansweredError(QueryError):

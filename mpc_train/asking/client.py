@@ -7,6 +7,7 @@ anything alone.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpc_train.errors import QueryError, QueryRefusedError
+from mpc_train.errors import QueryError, QueryLostError, QueryRefusedError
 from mpc_train.serving import messages
 from mpc_train.serving.answer import answer_width, values
 from mpc_train.serving.forward import asked_shapes, asked_values
 from mpc_train.serving.lanes import bucket_of
-from mpc_train.serving.offered import MOST_ROWS, REFUSALS, Offered
+from mpc_train.serving.offered import CONNECT_S, MOST_ROWS, REFUSALS, Offered
 from mpc_train.serving.service import Agreed
 from parties.errors import PartiesError
 from parties.nodes.client import Client, Line, may_pass
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from parties.keys.vault import Vault
     from protocols.arrays import Reals
 
-CONNECT_S, ANSWER_S = 60.0, 60.0
+ANSWER_S = 60.0
 
 
 class SharedService:
@@ -59,7 +60,7 @@ class SharedService:
             found[model.name] = (*found.get(model.name, ()), model)
         return found
 
-    def ask(self, model: Offered, rows: Local) -> Reals:
+    def ask(self, model: Offered, rows: Local, name: bytes = b"") -> Reals:
         """As `Service.ask`."""
         count = len(rows.values)
         if not 1 <= count <= MOST_ROWS:
@@ -68,25 +69,25 @@ class SharedService:
         shapes = asked_shapes(model.job, padded)
         brought = asked_values(model.job, rows)
         words = {}
-        for name, (shape, bits) in shapes.items():
-            words[name] = np.zeros(shape, np.int64)
-            words[name][:count] = encode(brought[name], bits)
+        for key, (shape, bits) in shapes.items():
+            words[key] = np.zeros(shape, np.int64)
+            words[key][:count] = encode(brought[key], bits)
         try:
-            found = self._asked(model, words)
+            found = self._asked(model, words, name or secrets.token_bytes(messages.NAME_BYTES))
         except (PartiesError, ProtocolError) as error:
             if not may_pass(error):
                 raise
-            raise QueryRefusedError(str(error), "unavailable") from error
+            raise QueryLostError(str(error), "unavailable") from error
         return values(model.job, found[:count])
 
-    def _asked(self, model: Offered, words: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _asked(self, model: Offered, words: Mapping[str, np.ndarray], name: bytes) -> np.ndarray:
         line = self._client.line(self._connect_s)
         evaluators = line.contract.roles.evaluators
 
         def parts(number: int) -> dict[str, bytes]:
             label = messages.ROOT_LABEL.format(number)
-            roots = [line.export(name, label) for name in evaluators[:-1]]
-            said = messages.question_parts(model.digest, words, roots)
+            roots = [line.export(each, label) for each in evaluators[:-1]]
+            said = messages.question_parts(model.digest, words, roots, name)
             return dict(zip(evaluators, said, strict=True))
 
         size = 8 * sum(each.size for each in words.values())

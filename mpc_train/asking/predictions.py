@@ -8,6 +8,7 @@ function (sigmoid, softmax, exp, the label's unit) is applied here.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections import deque
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpc_train.errors import ConfigError, QueryError, QueryRefusedError
+from mpc_train.errors import ConfigError, QueryError, QueryLostError, QueryRefusedError
 from mpc_train.owners.local import Local, local_terms
 from mpc_train.results.predictions import Predictions, Records, kept_ids, with_ids
+from mpc_train.serving.messages import NAME_BYTES
 from mpc_train.serving.offered import MOST_ROWS, Offered, Service
 from mpc_train.serving.offers import allowed
 from protocols.arrays import Reals
@@ -154,14 +156,17 @@ class SharedPredictor(Predictions):
         if rows > MOST_ROWS:
             raise ConfigError(f"a question has at most {MOST_ROWS} rows")
         until, wait_s = time.monotonic() + self.patience_s, FIRST_WAIT_S
+        name = secrets.token_bytes(NAME_BYTES)
         while True:
             try:
-                return self.of_answers(self.service.ask(self.model, local), rows)
+                return self.of_answers(self.service.ask(self.model, local, name), rows)
             except QueryRefusedError as error:
                 if error.code not in AGAIN or time.monotonic() + wait_s > until:
                     raise
                 if over.wait(wait_s):
                     raise
+                if not isinstance(error, QueryLostError):
+                    name = secrets.token_bytes(NAME_BYTES)  # an evaluator does not answer that one
                 wait_s = min(2 * wait_s, MOST_WAIT_S)
 
 

@@ -109,7 +109,14 @@ class Network:
             self.training, self.keeps_outputs = was
 
     def __call__(self, x: MaskedTensor) -> MaskedTensor:
-        """x: [rows, features or *input_shape]; returns [rows, *output_shape]."""
+        """x: [rows, features or *input_shape]; returns [rows, *output_shape], whose words alone are
+        the numbers: losses, metrics and answers read nothing else."""
+        found = self.passed(x)
+        plain = found.factor == 1 and found.bits >= found.fraction_bits
+        return found if plain else found.in_words()
+
+    def passed(self, x: MaskedTensor) -> MaskedTensor:
+        """What the last operation gives: a public factor may stand beside its words."""
         rows = x.shape[0]
         shaped = x if len(self.graph.input_shape) == 1 else x.reshape(rows, *self.graph.input_shape)
         values, left = {self.graph.input_name: Value(shaped)}, dict(self._uses)

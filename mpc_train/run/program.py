@@ -25,7 +25,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from mpc_train.admission.load import fewest, job_from_bytes
@@ -61,7 +60,7 @@ from mpc_train.shared.permits import check_use
 from mpc_train.training.warm_start import load_start
 from protocols.arrays import Reals, Words
 from protocols.crypten_tensor import dispatch
-from protocols.crypten_tensor.tensor import attach, detach
+from protocols.crypten_tensor.tensor import attach
 from protocols.ring import products
 from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
@@ -385,14 +384,9 @@ def _own(session: Session, job: Job, halves: dict[str, SealedHalf]) -> Findings:
 def _attached(session: Session, job: Job) -> Iterator[Role]:
     """A context in which CrypTen's tensors compute with this node's role."""
     role = make_role(session)
-    dispatch.install()
-    attach(role, job.fraction_bits)
-    try:
-        # Words wrap around by design, but NumPy warns about it for single words.
-        with np.errstate(over="ignore"):
-            yield role
-    finally:
-        detach()
+    with dispatch.computing():
+        attach(role, job.fraction_bits)
+        yield role
 
 
 def make_role(session: Session) -> Role:

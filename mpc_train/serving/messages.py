@@ -1,11 +1,13 @@
 """What clients, evaluators and the dealer of a service say to one another.
 
-question   client → each evaluator: the model's digest (32 bytes), rows (32 bits), and at the
-           last evaluator its summands as int64 words, by `forward.asked_shapes`, one after the
+question   client → each evaluator: the model's digest (32 bytes), rows (32 bits), a random name
+           (16 bytes) under which the client repeats it if it hears nothing, and at the last
+           evaluator its summands as int64 words, by `forward.asked_shapes`, one after the
            other; the other evaluators draw theirs from a stream in common with the client
 answer     0, then this evaluator's summands of the answers, int64[rows, answers]; or 1 and a
            word of `offered.REFUSALS`
 batch      first evaluator → others: what is computed next
+again      first evaluator → others: a repeated question whose answer is sent again
 order      first evaluator → dealer: how much is made next
 missed     each evaluator → each other: units of which it has not heard all parts
 """
@@ -37,8 +39,10 @@ ROOT_LABEL = "mpc-train question root v1, question {}"
 whose number this names."""
 BATCH, ORDER = b"mpc-train batch v1", b"mpc-train order v1"
 MISSED = b"mpc-train missed v1"
+AGAIN = b"mpc-train again v1"
+NAME_BYTES = 16
 MAX_BATCH_BYTES = 1 << 16
-_HEAD = Struct(">32sI")
+_HEAD = Struct(">32sI16s")
 _DONE, _REFUSED = b"\0", b"\1"
 
 Shapes = Mapping[str, tuple[tuple[int, int], int]]
@@ -64,6 +68,13 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
     parts: Annotated[tuple[Part, ...], Meta(max_length=BUCKETS[-1])]
 
 
+class Again(msgspec.Struct, frozen=True, array_like=True):
+    """The question of a part was answered before, in the unit that `batch` names."""
+
+    part: Part
+    batch: Annotated[bytes, Meta(max_length=64)]
+
+
 class Order(msgspec.Struct, frozen=True, array_like=True):
     lane: Annotated[int, Meta(ge=0)]
     units: Annotated[int, Meta(ge=1, le=1 << 10)]
@@ -78,7 +89,7 @@ class Missed(msgspec.Struct, frozen=True, array_like=True):
     ]
 
 
-def encoded(message: Batch | Order | Missed) -> bytes:
+def encoded(message: Batch | Again | Order | Missed) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
@@ -88,6 +99,14 @@ def batch_from(peer: str, data: Buffer) -> Batch:
         return msgspec.msgpack.decode(data, type=Batch)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FrameError(f"{peer} sent a malformed batch") from error
+
+
+def again_from(peer: str, data: Buffer) -> Again:
+    """Raises FrameError."""
+    try:
+        return msgspec.msgpack.decode(data, type=Again)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise FrameError(f"{peer} sent a malformed repetition") from error
 
 
 def order_from(peer: str, data: Buffer) -> Order:
@@ -111,26 +130,29 @@ def words_in(shapes: Shapes) -> int:
     return sum(rows * width for (rows, width), _ in shapes.values())
 
 
-def question_parts(digest: str, words: Mapping[str, Words], roots: Sequence[bytes]) -> list[bytes]:
+def question_parts(
+    digest: str, words: Mapping[str, Words], roots: Sequence[bytes], name: bytes
+) -> list[bytes]:
     """At a client: what each evaluator is sent. words: at the scales of `asked_shapes`, its rows
-    padded; roots: of this question's streams, one for each evaluator but the last."""
+    padded; roots: of this question's streams, one for each evaluator but the last. name:
+    NAME_BYTES, the same if the same question is sent again."""
     whole = np.concatenate([each.reshape(-1) for each in words.values()])
     rows = len(next(iter(words.values())))
-    head = _HEAD.pack(bytes.fromhex(digest), rows)
+    head = _HEAD.pack(bytes.fromhex(digest), rows, name)
     for root in roots:
         with np.errstate(over="ignore"):
             whole = whole - _drawn(root, whole.size)
     return [head] * len(roots) + [head + whole.astype("<i8").tobytes()]
 
 
-def question_head(client: str, data: memoryview) -> tuple[str, int]:
-    """The model's digest and the number of rows. Raises QueryError."""
+def question_head(client: str, data: memoryview) -> tuple[str, int, bytes]:
+    """The model's digest, the number of rows, and the question's name. Raises QueryError."""
     if len(data) < _HEAD.size:
         raise QueryError(f"{client} sent a question without a head")
-    digest, rows = _HEAD.unpack(data[: _HEAD.size])
+    digest, rows, name = _HEAD.unpack(data[: _HEAD.size])
     if rows not in BUCKETS:
         raise QueryError(f"{client} sent a question of {rows} rows; possible: {BUCKETS}")
-    return digest.hex(), rows
+    return digest.hex(), rows, name
 
 
 def check_question(client: str, data: memoryview, shapes: Shapes, *, drawn: bool) -> None:

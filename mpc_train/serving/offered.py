@@ -26,6 +26,8 @@ REFUSALS = {
 """The words with which a service refuses a question (`QueryRefusedError.code`), and what they
 mean."""
 
+CONNECT_S = 60.0
+"""How long a client waits for a service, at first and whenever it is lost."""
 MOST_ROWS = 128
 """Rows of one question; a table is asked in several."""
 
@@ -51,11 +53,13 @@ class Service(Protocol):
     def models(self) -> Mapping[str, tuple[Offered, ...]]:
         """What is served, by name; the newest version last."""
 
-    def ask(self, model: Offered, rows: Local) -> Reals:
+    def ask(self, model: Offered, rows: Local, name: bytes = b"") -> Reals:
         """The answers for at most MOST_ROWS rows, float64[rows, answers], once they are there.
 
         answers: for `[serve] answer = "number"` the network's outputs (a number; one logit; one
         logit a class), for "probability" that of the class 1 of two, or one a class, for "class"
-        one column, the class's number. May be called by several threads. Raises QueryRefusedError
-        with a word of REFUSALS, QueryError and PartiesError.
+        one column, the class's number. name: 16 random bytes, the same if this very
+        question is asked again after a QueryLostError, so that it counts once. May be called by
+        several threads. Raises QueryRefusedError with a word of REFUSALS, QueryError and
+        PartiesError.
         """

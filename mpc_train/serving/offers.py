@@ -46,6 +46,12 @@ def allowed(model: Offered) -> Serve:
     return serve
 
 
+def answers_with(serve: Serve) -> str:
+    """What leaves, and how often, for people."""
+    rounded = "" if serve.decimals is None else f", {serve.decimals} decimals"
+    return f"{serve.answer}{rounded}; {serve.rows_a_day:,} rows a day"
+
+
 def described(offered: Offered) -> dict[str, Any]:
     """What a client needs to know of a model to ask it, for JSON."""
     job, serve = offered.job, allowed(offered)

@@ -19,15 +19,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from mpc_train.errors import ArtifactError, QueryError, RefusedError
 from mpc_train.serving import messages
+from mpc_train.serving.desk import Answers, Kept
 from mpc_train.serving.figures import Figures
 from mpc_train.serving.forward import asked_shapes
 from mpc_train.serving.lanes import (
@@ -40,15 +38,26 @@ from mpc_train.serving.lanes import (
     Sorted,
     bucket_of,
 )
-from mpc_train.serving.messages import BATCH, MISSED, ORDER, Batch, Missed, Order, Part
+from mpc_train.serving.messages import (
+    AGAIN,
+    BATCH,
+    MISSED,
+    ORDER,
+    Again,
+    Batch,
+    Missed,
+    Order,
+    Part,
+)
 from mpc_train.serving.monitoring.window import Counting, Unit
 from mpc_train.serving.offered import Offered
 from mpc_train.serving.service import Agreed
 from mpc_train.shared.agreeing import common_share, tell_outline, told_outline
 from mpc_train.shared.share import ModelShare, Outline
 from parties.agreement.visitors import MAX_VISITS
+from parties.audit.entries import Kind
+from parties.nodes.node import ending
 from protocols.crypten_tensor import dispatch
-from protocols.crypten_tensor.tensor import detach
 from protocols.ring import products
 from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
@@ -60,6 +69,7 @@ if TYPE_CHECKING:
     from parties.agreement.session import Session
     from parties.agreement.visitors import Heard
     from protocols.arrays import Words
+    from protocols.channel import Buffer
 
 FOREVER_S = 1e9
 LATE_S = 2.0
@@ -90,11 +100,18 @@ refresh is not over. Raises ArtifactError."""
 class Desk(Protocol):
     """Where an evaluator counts questions, and keeps account of them."""
 
-    def take(self, client: str, model: Offered, rows: int) -> None:
-        """Count rows before they are computed. Raises QueryRefusedError."""
+    def take(self, client: str, model: Offered, rows: int, name: bytes) -> None:
+        """Count rows before they are computed; once for a question that was lost and is asked again
+        under its name. Raises QueryRefusedError."""
 
-    def answered(self, client: str, model: str, rows: int) -> None:
+    def answered(self, client: str, model: str, rows: int, name: bytes) -> None:
         """Answers are about to leave. model: its digest."""
+
+    def lose(self, client: str, name: bytes) -> None:
+        """A question that was counted will not be answered."""
+
+    def lose_all(self) -> None:
+        """None of those that were not answered will be."""
 
     def refused(self, client: str, model: str, code: str, rows: int) -> None:
         """A question is refused. model: empty for one that there is not."""
@@ -112,9 +129,13 @@ class Desk(Protocol):
 class NoDesk:
     """For tests and measurements."""
 
-    def take(self, client: str, model: Offered, rows: int) -> None: ...
+    def take(self, client: str, model: Offered, rows: int, name: bytes) -> None: ...
 
-    def answered(self, client: str, model: str, rows: int) -> None: ...
+    def answered(self, client: str, model: str, rows: int, name: bytes) -> None: ...
+
+    def lose(self, client: str, name: bytes) -> None: ...
+
+    def lose_all(self) -> None: ...
 
     def refused(self, client: str, model: str, code: str, rows: int) -> None: ...
 
@@ -139,6 +160,7 @@ class Asked:
     rows: int
     data: memoryview
     root: bytes | None
+    name: bytes
 
     def __repr__(self) -> str:
         return f"Asked({self.client}, {self.number})"
@@ -166,6 +188,7 @@ class ServeProgram:
         self._desk = desk or NoDesk()
         self._agreed: Agreed | None = None
         self._held: dict[str, list[ModelShare]] = {}
+        self._answers = Answers()
 
     def prepare(self, body: bytes, roles: Roles) -> bytes:
         """Check the service and find this node's shares; the digest of the public constants.
@@ -192,6 +215,19 @@ class ServeProgram:
         agreed = self._agreed
         if agreed is None:
             raise RuntimeError("run before prepare")
+        models = tuple(model.digest for model in agreed.models)
+        clients = agreed.body.clients
+        session.record(Kind.SERVICE_STARTED, models=models, clients=clients)
+        served = {"questions": 0, "rows": 0, "refused": 0} if session.is_evaluator else {"units": 0}
+        try:
+            self._serve(session, agreed, served)
+        except BaseException as error:
+            by, code = ending(error, session.me)
+            session.record(Kind.SERVICE_ENDED, models=models, by=by, code=code, **served)
+            raise
+        return {}
+
+    def _serve(self, session: Session, agreed: Agreed, served: dict[str, int]) -> None:
         products.calibrate(time.perf_counter)
         outlines, parts = [], []
         for model in agreed.models:
@@ -201,11 +237,20 @@ class ServeProgram:
             share = common_share(session, model.job, self._held[model.digest])
             outlines.append(tell_outline(session, model.job, share, whole=True))
             parts.append(share.parts)
-        with _computing(), session.channel.patience(FOREVER_S):
+        with dispatch.computing(), session.channel.patience(FOREVER_S):
             if session.is_dealer:
-                _deal(session, agreed, outlines)
-            Evaluation(session, agreed, outlines, parts, self._desk).run()
-        return {}
+                _deal(session, agreed, outlines, served)
+            evaluation = Evaluation(session, agreed, outlines, parts, self._desk, self._answers)
+            try:
+                evaluation.run()
+            finally:
+                self._desk.lose_all()
+                figures = evaluation.figures
+                served |= {
+                    "questions": figures.questions,
+                    "rows": figures.rows,
+                    "refused": figures.refused,
+                }
 
     def outcome(self) -> bytes:
         return b""
@@ -224,18 +269,10 @@ class ServeProgram:
             raise ArtifactError("a service has no outcome")
 
 
-@contextmanager
-def _computing() -> Iterator[None]:
-    dispatch.install()
-    try:
-        with np.errstate(over="ignore"):  # words wrap around by design
-            yield
-    finally:
-        detach()
-
-
-def _deal(session: Session, agreed: Agreed, outlines: Sequence[Outline]) -> None:
-    """The dealer's part: makes what the first evaluator orders, for ever."""
+def _deal(
+    session: Session, agreed: Agreed, outlines: Sequence[Outline], served: dict[str, int]
+) -> None:
+    """The dealer's part: makes what the first evaluator orders, for ever, and counts the units."""
     names = session.roles.evaluators
     lanes: list[Lane | Releases] = []
 
@@ -250,7 +287,6 @@ def _deal(session: Session, agreed: Agreed, outlines: Sequence[Outline]) -> None
     for model in agreed.models:
         if model.job.drift is not None:
             lanes.append(Releases(model.job, role(), None))
-    made = 0
     while True:
         label, data = session.channel.receive(names[0], messages.MAX_BATCH_BYTES)
         check_label(names[0], ORDER, label)
@@ -259,8 +295,10 @@ def _deal(session: Session, agreed: Agreed, outlines: Sequence[Outline]) -> None
             raise QueryError(f"{names[0]} ordered material for no lane")
         for _ in range(order.units):
             lanes[order.lane].run_blank()
-        made += order.units
-        session.progress(phase="dealing", units=made, bytes_sent=session.channel.bytes_sent)
+        served["units"] += order.units
+        session.progress(
+            phase="dealing", units=served["units"], bytes_sent=session.channel.bytes_sent
+        )
 
 
 class Evaluation:
@@ -273,10 +311,12 @@ class Evaluation:
         outlines: Sequence[Outline],
         parts: Sequence[Mapping[str, Words]],
         desk: Desk,
+        answers: Answers,
     ) -> None:
         assert session.visitors is not None
         self._session, self._agreed, self._visitors = session, agreed, session.visitors
         self._outlines, self._parts, self._desk = outlines, parts, desk
+        self._answers = answers
         self._net, self._names = session.channel, session.roles.evaluators
         self._index = self._names.index(session.me)
         self._places = {about.digest: place for place, about in enumerate(agreed.models)}
@@ -398,6 +438,8 @@ class Evaluation:
 
     def _take_in(self, heard: Heard) -> None:
         asked, code = self._read(heard)
+        if asked is not None and self._leads and self._repeats(asked):
+            return
         if asked is not None and self._leads:
             code = self._refuses(asked)
         if code:
@@ -433,7 +475,7 @@ class Evaluation:
     def _read(self, heard: Heard) -> tuple[Asked | None, str]:
         """A question, or the word with which it is refused."""
         try:
-            digest, rows = messages.question_head(heard.client, heard.data)
+            digest, rows, name = messages.question_head(heard.client, heard.data)
             place = self._places.get(digest)
             if place is None:
                 return None, "unknown-model"
@@ -445,7 +487,7 @@ class Evaluation:
             return None, "malformed"
         root = heard.keys.export(messages.ROOT_LABEL.format(heard.number)) if drawn else None
         asked = Asked(
-            heard.client, heard.visit, heard.number, heard.at, place, rows, heard.data, root
+            heard.client, heard.visit, heard.number, heard.at, place, rows, heard.data, root, name
         )
         return asked, ""
 
@@ -459,10 +501,51 @@ class Evaluation:
         if self._leads and waiting >= MOST_WAITING:
             return "busy"
         try:
-            self._desk.take(asked.client, model, asked.rows)
+            self._desk.take(asked.client, model, asked.rows, asked.name)
         except QueryError as error:
             return error.code
         return ""
+
+    def _repeats(self, asked: Asked) -> bool:
+        """At the first evaluator: whether a question was answered before, and its answer is sent
+        once more. What waits under its name is not answered."""
+        for key, other in tuple(self._waiting.items()):
+            if (other.client, other.name) == (asked.client, asked.name):
+                del self._waiting[key]
+                self._desk.lose(asked.client, asked.name)
+        if (kept := self._kept(asked)) is None:
+            return False
+        again = Again(Part(*asked.key, asked.rows), kept.batch)
+        for name in self._names[1:]:
+            self._net.send(name, AGAIN, messages.encoded(again))
+        self._send_again(asked, kept)
+        return True
+
+    def _kept(self, asked: Asked) -> Kept | None:
+        about = self._agreed.offered[asked.model]
+        if about.job.serve is None or asked.client not in about.job.serve.clients:
+            return None
+        return self._answers.find(asked.client, asked.name, about.digest, asked.rows)
+
+    def _send_again(self, asked: Asked, kept: Kept) -> None:
+        self._desk.answered(asked.client, kept.model, 0, asked.name)
+        self._visitors.answer(asked.visit, asked.number, messages.answer_of(kept.words))
+        self.figures.answered(0, asked.at)
+
+    def _follow_again(self, data: Buffer) -> None:
+        """What the first evaluator sends again is sent from here as well, if it is of one unit."""
+        again = messages.again_from(self._names[0], data)
+        self._hear(0.0)
+        self._await(Batch(0, (again.part,)))
+        part = again.part
+        asked = self._waiting.pop((part.client, part.visit, part.number), None)
+        if asked is None:
+            return
+        kept = self._kept(asked)
+        if kept is None or kept.batch != again.batch:
+            self._refuse(part.client, part.visit, part.number, "unavailable", asked)
+        else:
+            self._send_again(asked, kept)
 
     def _next_batch(self) -> Batch:
         """The question that waits longest, and others to the same model that fit beside it."""
@@ -485,6 +568,9 @@ class Evaluation:
         first = self._names[0]
         while True:
             label, data = self._net.receive(first, messages.MAX_BATCH_BYTES)
+            if label == AGAIN:
+                self._follow_again(data)
+                continue
             check_label(first, BATCH, label)
             batch = messages.batch_from(first, data)
             if batch.lane >= len(self._lanes):
@@ -536,7 +622,7 @@ class Evaluation:
                 if code:
                     self._refuse(part.client, part.visit, part.number, code, asked)
                 else:
-                    there.append((part, slice(start, stop), asked.at))
+                    there.append((asked, slice(start, stop)))
                     for name, words in self._summands(asked).items():
                         rows[name][start:stop] = words
             start = stop
@@ -544,11 +630,13 @@ class Evaluation:
         assert half is not None
         mine = half.delta - half.lam if self._leads else -half.lam
         digest = self._agreed.offered[model].digest
-        for part, where, at in there:
-            self._desk.answered(part.client, digest, part.rows)
-            self._visitors.answer(part.visit, part.number, messages.answer_of(mine[where]))
-            self.figures.answered(part.rows, at)
         self.figures.batches += 1
+        unit = self._session.sid + self.figures.batches.to_bytes(8, "big")
+        for asked, where in there:
+            self._desk.answered(asked.client, digest, asked.rows, asked.name)
+            self._answers.keep(asked.client, asked.name, Kept(digest, unit, mine[where].copy()))
+            self._visitors.answer(asked.visit, asked.number, messages.answer_of(mine[where]))
+            self.figures.answered(asked.rows, asked.at)
         if (counting := self._countings.get(model)) is not None:
             summands = lane.count()
             assert summands is not None

@@ -8,6 +8,7 @@ else.
     1, 2, 3, 4   the messages of the handshake
     q            a sealed question: its number (64 bits), its data; label "question"
     a            a sealed answer: the number, the data; label "answer"
+    b            no: this client shakes hands too often; it waits
     x            this evaluator does not know the visit, or has ended it: begin again
     e            the client has left; the coordinator says so
 """
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 
 from parties.agreement import control
 from parties.agreement.contract import Contract
+from parties.agreement.pace import Pace
 from parties.errors import PartiesError
 from parties.keys.identity import Card
 from parties.stop import StopFlag
@@ -105,7 +107,8 @@ class Visitors:
     ) -> None:
         self._contract, self._sid, self._me = contract, sid, me
         self._info = service_info(contract, sid)
-        self._cards, self._signer = cards, signer
+        self._cards, self._signer = dict(cards), signer
+        self._pace = Pace()
         self._say, self._accepts, self._stop = say, accepts, stop
         self._visitors: dict[bytes, _Visitor] = {}
         self._heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
@@ -128,7 +131,11 @@ class Visitors:
                 raise ProtocolError(f"{client} sent a message of another client's visit")
             self._accepts(self._cards[client])
             kind, data = message.data[:1], memoryview(message.data)[1:]
-            if kind == b"1":
+            if kind == b"1" and not self._pace.admits(client):
+                log.info("%s shakes hands too often", client)
+                self._visitors.pop(visit, None)
+                self._say(control.Carry(client, b"b", visit))
+            elif kind == b"1":
                 self._begin(client, visit, bytes(data))
             elif kind == b"3" and known is not None and known.responder is not None:
                 self._agree(known, visit, bytes(data))
@@ -141,6 +148,13 @@ class Visitors:
             if known is None or known.client == client:
                 self._visitors.pop(visit, None)
             self._say(control.Carry(client, b"x", visit))
+
+    def serves(self, name: str) -> bool:
+        return name in self._contract.roles.clients
+
+    def succeed(self, card: Card) -> None:
+        """A client has new keys: from now on it shakes hands with these. Visits go on."""
+        self._cards[card.name] = card
 
     def _begin(self, client: str, visit: bytes, data: bytes) -> None:
         self._visitors.pop(visit, None)

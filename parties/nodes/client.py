@@ -26,6 +26,7 @@ from parties.keys.roster import Roster, differing_cards, roster_digest
 from parties.keys.vault import Vault
 from parties.nodes.members import Members
 from parties.nodes.node import NodeSettings
+from parties.nodes.visits import BUSY
 from parties.wire.control_plane import ControlClient
 from parties.wire.zmq_transport import CurveKeys, Transport
 from protocols.errors import PeerLostError, PeerTimeoutError
@@ -81,7 +82,7 @@ class Line:
 def may_pass(error: Exception) -> bool:
     """Whether what keeps a client from asking is over when nodes, or the network, are back."""
     if isinstance(error, AbortedError):
-        return error.reason_code in ("interrupted", "coordinator-lost") or error.returns_s > 0
+        return error.reason_code in ("interrupted", "coordinator-lost", BUSY) or error.returns_s > 0
     return isinstance(error, (TransportError, PeerLostError, PeerTimeoutError))
 
 
@@ -325,7 +326,12 @@ class Client:
         # A client need not know the other clients.
         known = [name for name in roles.names if name not in roles.clients or name == self._me]
         roster = self._members.roster.subset(known)
-        if any(card.digest != serving.cards[card.name] for card in roster):
+        # Of this client the contract may name a card that its present one has succeeded.
+        mine = {card.digest for card in self._members.roster.line(self._me)}
+        others = (card for card in roster if card.name != self._me)
+        if serving.cards[self._me] not in mine or any(
+            card.digest != serving.cards[card.name] for card in others
+        ):
             raise ContractError(differing_cards(roster, desk, serving.cards))
         roster.check_lifetimes(lifetime.now())
         self._check(contract, serving.body)
@@ -355,6 +361,8 @@ class Client:
                 self._agree()
         elif kind == b"a" and evaluator in self._openers:
             self._answer(evaluator, data)
+        elif kind == b"b" and side is not None:
+            raise PeerLostError(f"{evaluator} takes no more handshakes of this client for a while")
         elif kind == b"x" and (side is not None or evaluator in self._openers):
             raise PeerLostError(f"{evaluator} does not know this client any more")
         else:

@@ -242,7 +242,7 @@ class Coordinator:
             raise
         self.address = self._server.address
         self._visits = Visits(
-            roles, self._me, self._server, self._deliver_to, self._follows, self._refuse
+            roles, self._me, self._server, self._deliver_to, self._admits_client, self._refuse
         )
 
     @property
@@ -700,6 +700,20 @@ class Coordinator:
             self._event("rotated", node=name)
         return True
 
+    def _admits_client(self, arrival: Arrival, message: control.Hello) -> bool:
+        """As `_follows`; evaluators of a running session are shown a client's newer card, which
+        they verify from the one that they know."""
+        if not self._follows(arrival, message):
+            return False
+        name = arrival.name
+        if self._phase == "running" and (
+            self._members.roster.card(name).digest != self._card_digests[name]
+        ):
+            rotated = control.Rotated(name, self._members.chains([name]).get(name, ()))
+            for evaluator in self._roles.evaluators:
+                self._deliver_to(evaluator, rotated)
+        return True
+
     def _keep(self, name: str, part: control.ArtifactPart) -> None:
         if name not in self.contract.roles.nodes:
             raise _Faulty(name, ControlError(f"{name} does not run a node of this job"))
@@ -756,7 +770,9 @@ class Coordinator:
         self._visits.close(aborted)
         self._event("aborted", node=by, code=code)
         try:
-            self._note(Kind.RUN_ABORTED, {"code": code, "by": by})
+            ended = by == self._me and code == "interrupted" and bool(self._roles.clients)
+            said = {"code": "stopped" if ended else code, "by": by}
+            self._note(Kind.RUN_ENDED if ended else Kind.RUN_ABORTED, said)
         except AuditError as error:
             log.error("%s", error)
         self._close(ABORT_LINGER_S)

@@ -95,6 +95,7 @@ REASON_WAIT_S = 1.5
 """How long the coordinator's explanation takes after a neighbour was lost."""
 
 SLICE_S = 0.2
+STOPPED = "stopped"
 
 PROGRESS_S = 0.1
 """The interval between progress messages: each of them wakes a thread that takes the
@@ -315,6 +316,7 @@ class _Node:
         self._vault = vault if isinstance(vault, LiveIdentity) else LiveIdentity(vault)
         self._audit = audit
         self._job = self._digest = ""
+        self._serves = False
         self._visitors: Visitors | None = None
         self._stoppable = self._said_so = False
         self.asked = False
@@ -406,7 +408,19 @@ class _Node:
         self._rotations.check()
 
     def _take(self, message: Message) -> None:
-        self._rotations.take(message)
+        visitors = self._visitors
+        if visitors and isinstance(message, control.Rotated) and visitors.serves(message.name):
+            self._renew_client(visitors, message)
+        else:
+            self._rotations.take(message)
+
+    def _renew_client(self, visitors: Visitors, message: control.Rotated) -> None:
+        """Take over a client's newer card; one that is not believed harms nobody, and is logged."""
+        try:
+            self._members.follow(message.name, message.successions, self._settings.coordinator)
+            visitors.succeed(self._members.roster.card(message.name))
+        except (CardError, RosterError) as error:
+            log.warning("%s", error)
 
     def _visited(self, message: control.Carried) -> None:
         """A client's message, of which none can come before this node has said that it is ready."""
@@ -472,10 +486,10 @@ class _Node:
 
     def _note_end(self, error: BaseException) -> None:
         """Log why the run ended; what cannot be logged any more does not hide it."""
-        by = error.by if isinstance(error, AbortedError) else self._me
-        code = error.reason_code if isinstance(error, AbortedError) else _code_of(error)
+        by, code = ending(error, self._me)
+        ended = self._serves and code == STOPPED
         try:
-            self._note(Kind.RUN_ABORTED, {"code": clip(code), "by": by})
+            self._note(Kind.RUN_ENDED if ended else Kind.RUN_ABORTED, {"code": code, "by": by})
         except AuditError as also:
             log.error("%s", also)
 
@@ -697,6 +711,7 @@ class _Node:
         contract = Contract.from_bytes(proposal.contract)
         contract.check(proposal.body)
         self._job, self._digest = contract.name, contract.body_digest.hex()
+        self._serves = bool(contract.roles.clients)
         said: dict[str, Value] = {
             "contract": contract.digest().hex(),
             "role": contract.roles.title(self._me),
@@ -863,6 +878,16 @@ def run_node(
             on_event("suspended", {"by": error.by, "code": error.reason_code, "limit_s": patience})
             settings = replace(settings, connect_timeout_s=float(patience))
             roster = node.roster
+
+
+def ending(error: BaseException, me: str) -> tuple[str, str]:
+    """By whom a session ended, and the one word that the log has for it: STOPPED if this node was
+    asked to stop, as is the end of every service."""
+    if isinstance(error, InterruptedRunError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    if isinstance(error, AbortedError):
+        return error.by, clip(error.reason_code)
+    return me, STOPPED if isinstance(error, KeyboardInterrupt) else _code_of(error)
 
 
 def _code_of(error: BaseException) -> str:

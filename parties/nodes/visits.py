@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from parties.agreement import control
 from parties.agreement.contract import CONTRACT_VERSION, Roles
 from parties.agreement.control import FromCoordinator
+from parties.agreement.pace import Pace
 from parties.agreement.visitors import LEFT
 from parties.errors import ControlError
 from parties.wire.control_plane import Arrival, ControlServer
 
 log = logging.getLogger(__name__)
 
+BUSY = "busy"
+"""The word for a client that connects too often."""
 MAX_OPEN, MAX_OPEN_BYTES = 80, 24 << 20
 """Of one visit to one evaluator: messages that are not answered, and their bytes; a client of this
 release keeps below (`client.MAX_ASKED`, `client.MAX_ASKED_BYTES`)."""
@@ -49,6 +52,7 @@ class Visits:
         self._roles, self._me, self._server = roles, me, server
         self._deliver, self._admits, self._refuse = deliver, admits, refuse
         self._visits: dict[bytes, _Visit] = {}
+        self._pace = Pace()
         self._serving: control.Serving | None = None
 
     def __len__(self) -> int:
@@ -120,6 +124,8 @@ class Visits:
             self._end(arrival, "control")
         elif message.version != CONTRACT_VERSION:
             self._end(arrival, "version")
+        elif not self._pace.admits(arrival.name):
+            self._end(arrival, BUSY)
         elif self._admits(arrival, message):
             self._visits[arrival.process] = _Visit(arrival.name)
             self._server.keep(arrival.process)

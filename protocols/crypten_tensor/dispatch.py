@@ -16,13 +16,15 @@ Gradients keep the public factor 1/n separate from their words, so that they do 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from protocols.crypten_tensor.importing import crypten
-from protocols.crypten_tensor.tensor import MaskedTensor, record
+from protocols.crypten_tensor.tensor import MaskedTensor, detach, record
 from protocols.roles.role import Words
 
 _Function: Any = crypten.gradients.AutogradFunction
@@ -283,6 +285,18 @@ OVERRIDES: dict[str, type] = {
     "cross_entropy": CrossEntropy,
     "mse_loss": MeanSquaredError,
 }
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Inside, CrypTen's tensors may compute with a role (`tensor.attach`), which ends with it."""
+    install()
+    try:
+        # Words wrap around by design, but NumPy warns about it for single words.
+        with np.errstate(over="ignore"):
+            yield
+    finally:
+        detach()
 
 
 def install() -> None:

@@ -7,13 +7,18 @@ is thin, a loop that reads the other matrix once. `calibrate` measures which of 
 the fastest here.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from protocols.arrays import Words
 from protocols.ring import kernels, panels, tiles
+
+if TYPE_CHECKING:
+    import torch
 
 Pairs = Sequence[tuple[Words, Words]]
 Bilinear = Callable[[Pairs, bool], Words]
@@ -62,6 +67,8 @@ def sum_of_products(pairs: Pairs, negative: bool = False) -> Words:
 
 
 def _by_torch(x: Words, y: Words) -> Words:
+    import torch  # here: a coordinator, which multiplies nothing, does not load it
+
     product: Words = torch.matmul(_tensor(x), _tensor(y)).numpy()
     return product
 
@@ -81,8 +88,8 @@ def _tiles_pay(m: int, n: int, k: int) -> bool:
 def calibrate(clock: Callable[[], float]) -> None:
     """Measure which way multiplies fastest, and use it from now on.
 
-    Before the first call that is panels. Takes 1 to 15 ms. All ways give
-    the same words, so nodes need not agree on it.
+    Before the first call that is panels. Takes 1 to 15 ms. All ways give the same words, so nodes
+    need not agree on it.
     """
     global _tile_gain, _by_panels
     ways = [_sum_by_torch, panels.sum_of_products]
@@ -115,5 +122,7 @@ _sum_of_thin = summed(_thin)
 
 def _tensor(x: Words) -> torch.Tensor:
     """x for torch, which takes neither negative strides nor, without a warning, read-only words."""
+    import torch
+
     usable = x.flags.writeable and all(stride >= 0 for stride in x.strides)
     return torch.from_numpy(x if usable else np.array(x, order="C"))

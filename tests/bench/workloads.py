@@ -98,20 +98,25 @@ def linear_layers(widths: tuple[int, ...]) -> tuple[Any, Any]:
     return layers_of(widths), weights
 
 
-def lenet() -> tuple[Any, Any]:
-    """The convolutional network as a graph, and its first weights from a fixed seed."""
-    import torch
+def lenet_module() -> Any:
+    """The convolutional network, for images of 28 by 28 pixels."""
     from torch import nn
+
+    return nn.Sequential(
+        *(nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(256, 100), nn.ReLU(), nn.Linear(100, 10)),
+    )
+
+
+def lenet() -> tuple[Any, Any]:
+    """`lenet_module` as a graph, and its first weights from a fixed seed."""
+    import torch
 
     from mpc_train.networks.convert import convert
     from mpc_train.networks.graph import WEIGHT_BITS
 
     torch.manual_seed(1)
-    module = nn.Sequential(
-        *(nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(16, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(256, 100), nn.ReLU(), nn.Linear(100, 10)),
-    )
-    found = convert(module, (1, 28, 28))
+    found = convert(lenet_module(), (1, 28, 28))
     shift = WEIGHT_BITS - FRACTION_BITS
     return found.graph, {name: words >> shift for name, words in found.initial.items()}

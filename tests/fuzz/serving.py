@@ -11,7 +11,7 @@ import numpy as np
 from mpc_train.errors import ConfigError, JobError, QueryError
 from mpc_train.serving import messages
 from mpc_train.serving.forward import asked_shapes
-from mpc_train.serving.messages import Batch, Missed, Order, Part
+from mpc_train.serving.messages import Again, Batch, Missed, Order, Part
 from mpc_train.serving.service import Agreed
 from mpc_train.serving.service_file import load_service_file
 from mpc_train.shared.description import Description
@@ -30,7 +30,7 @@ def described() -> Description:
 def question(data: bytes) -> Any:
     """At the last evaluator, who is sent its summands."""
     view = memoryview(bytearray(data))
-    _, rows = messages.question_head("clinic", view)
+    _, rows, _ = messages.question_head("clinic", view)
     shapes = asked_shapes(described().job, rows)
     messages.check_question("clinic", view, shapes, drawn=False)
     return messages.summands_of(view, shapes, None)
@@ -39,7 +39,7 @@ def question(data: bytes) -> Any:
 def asked() -> Sequence[bytes]:
     shapes = asked_shapes(described().job, 1)
     words = {name: np.ones(shape, np.int64) for name, (shape, _) in shapes.items()}
-    return messages.question_parts(described().digest, words, [])
+    return messages.question_parts(described().digest, words, [], bytes(16))
 
 
 def read_answer(data: bytes) -> Any:
@@ -80,6 +80,12 @@ PARSERS: dict[str, Parser] = {
     "batch of a service": Parser(
         from_peer(messages.batch_from),
         lambda: [messages.encoded(Batch(0, (Part("clinic", bytes(16), 1, 16),)))],
+        (FrameError,),
+        ("mpc_train.serving.messages",),
+    ),
+    "repetition of a service": Parser(
+        from_peer(messages.again_from),
+        lambda: [messages.encoded(Again(Part("clinic", bytes(16), 1, 16), bytes(40)))],
         (FrameError,),
         ("mpc_train.serving.messages",),
     ),

@@ -184,6 +184,8 @@ def test_another_version_and_its_quota_and_the_end_of_a_model(house: ServingStud
     with house.client() as service:
         assert len(service.models["study"]) == 1
         house.stop("desk")
+        kind, fields = house.logged("desk", "service-ended")[-1]
+        assert (fields["by"], fields["code"]) == ("desk", "stopped")
         house.offer("one.model", "two.model")
 
         def is_updated() -> bool:
@@ -211,6 +213,11 @@ def test_another_version_and_its_quota_and_the_end_of_a_model(house: ServingStud
     in_order(house)
     # A model that an evaluator has retired is not served any more, and it says so.
     house.stop("bob")
+    kind, fields = house.logged("bob")[-1]
+    assert kind == "run-ended" and fields["code"] == "stopped"
+    kind, fields = next(each for each in reversed(house.logged("bob")) if each[0] != kind)
+    assert kind == "service-ended" and (fields["by"], fields["code"]) == ("bob", "stopped")
+    assert fields["questions"] >= 1 and fields["rows"] >= 16 and len(fields["models"]) == 2
     house.model_command("bob", "retire", "study", "--yes")
     house.again("bob")
     bob = house.running.pop("bob")

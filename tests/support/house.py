@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import secrets
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -24,6 +25,7 @@ import numpy as np
 from mpc_train.serving import messages
 from mpc_train.serving import program as program_module
 from mpc_train.serving.answer import answer_width, values
+from mpc_train.serving.desk import Answers
 from mpc_train.serving.forward import asked_shapes, asked_values
 from mpc_train.serving.lanes import bucket_of
 from mpc_train.serving.offered import Offered
@@ -33,10 +35,10 @@ from mpc_train.shared.description import Description
 from mpc_train.shared.share import ModelShare
 from parties.agreement.session import Session
 from parties.agreement.visitors import Heard
+from parties.audit.entries import Kind
 from protocols.errors import PeerLostError
 from protocols.ring.fixed_point import encode
 from tests.support.lockstep import LockstepEndpoint, LockstepLoopback
-from tests.support.served import SID
 from tests.support.sessions import InsecureKeys, counted
 
 Parts = dict[str, Heard]
@@ -85,20 +87,23 @@ class Asker:
         names = self.house.names
         self.keys = {name: InsecureKeys(self.visit, self.name, name) for name in names}
 
-    def asks(self, model: Offered, rows: Any) -> Parts:
-        """The parts of a question, as `asking.client` makes them."""
+    def asks(self, model: Offered, rows: Any, name: bytes = b"") -> Parts:
+        """The parts of a question, as `asking.client` makes them; with the name of an earlier one
+        it is a repetition."""
         job, count = model.job, len(rows.values)
         brought, words = asked_values(job, rows), {}
-        for name, (shape, bits) in asked_shapes(job, bucket_of(count)).items():
-            words[name] = np.zeros(shape, np.int64)
-            words[name][:count] = encode(brought[name], bits)
-        return self.asks_words(model, words)
+        for key, (shape, bits) in asked_shapes(job, bucket_of(count)).items():
+            words[key] = np.zeros(shape, np.int64)
+            words[key][:count] = encode(brought[key], bits)
+        return self.asks_words(model, words, name)
 
-    def asks_words(self, model: Offered, words: Mapping[str, np.ndarray]) -> Parts:
+    def asks_words(
+        self, model: Offered, words: Mapping[str, np.ndarray], name: bytes = b""
+    ) -> Parts:
         self.number += 1
         label = messages.ROOT_LABEL.format(self.number)
         roots = [self.keys[name].export(label) for name in self.house.names[:-1]]
-        said = messages.question_parts(model.digest, words, roots)
+        said = messages.question_parts(model.digest, words, roots, name or secrets.token_bytes(16))
         return self.sends(dict(zip(self.house.names, said, strict=True)))
 
     def sends(self, said: Mapping[str, bytes]) -> Parts:
@@ -138,17 +143,21 @@ class House:
     seed: int = 1
     clients: tuple[str, ...] = ()
     desks: dict[str, Desk] = field(default_factory=dict)
+    answers: dict[str, Answers] = field(default_factory=lambda: defaultdict(Answers))
     drawn: Counter[tuple[str, bytes, bytes]] = field(default_factory=Counter)
     gone: set[bytes] = field(default_factory=set)
     """Visits that have ended."""
     net: LockstepLoopback = field(default_factory=LockstepLoopback)
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    log: dict[str, list[tuple[Kind, Mapping[str, Any]]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     marks: list[dict[tuple[str, str], int]] = field(default_factory=list)
     """How many frames each had sent another when each step began."""
 
     def __post_init__(self) -> None:
         abouts = [shares[0].about for shares in self.shares]
-        jobs = [Description(about.job, SID.hex()) for about in abouts]
+        jobs = [Description(about.job, about.public.sid) for about in abouts]
         self.agreed = Agreed.of("house", jobs, self.clients)
         self.names = self.agreed.roles.evaluators
         self.queues = {name: Queue(self, name) for name in self.names}
@@ -190,6 +199,7 @@ class House:
             mine = [shares[self.names.index(name)] for shares in self.shares]
             held = {share.about.digest: [share] for share in mine}
         program = ServeProgram(name, held.__getitem__, desk=self.desks.get(name, NoDesk()))
+        program._answers = self.answers[name]  # kept over all sessions of a process
         program.prepare(self.agreed.to_bytes(), self.agreed.roles)
         roles, sid = self.agreed.roles, self.seed.to_bytes(32, "big")
         keys = {peer: InsecureKeys(sid, name, peer) for peer in roles.nodes}
@@ -203,6 +213,7 @@ class House:
             Path(),
             cast(Any, keys),
             on_progress=lambda fields: self.reports.__setitem__(name, dict(fields)),
+            on_record=lambda kind, fields: self.log[name].append((kind, fields)),
             visitors=cast(Any, self.queues.get(name)),
         )
         return program.run(session)

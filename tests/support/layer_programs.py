@@ -107,7 +107,7 @@ def run_layer(program: LayerProgram, source: Masked) -> dict[str, MaskedTensor]:
     net.tensors.update({name: cut[name] for name in net.tensors if name in cut})
     x = cut["x"]
     x.requires_grad = not program.ids
-    output = net(x)
+    output = net.passed(x)
     found = {"output": output.detach()}
     output.backward(cut["upstream"])
     for name, tensor in cut.items():

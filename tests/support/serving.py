@@ -74,7 +74,7 @@ class ClearService:
     def models(self) -> Mapping[str, tuple[Offered, ...]]:
         return self._models
 
-    def ask(self, model: Offered, rows: Local) -> Reals:
+    def ask(self, model: Offered, rows: Local, name: bytes = b"") -> Reals:
         assert 0 < len(rows.values) <= MOST_ROWS
         with self._lock:
             number, self.questions = self.questions, self.questions + 1

@@ -31,6 +31,7 @@ from parties.keys.vault import FileVault
 from parties.nodes.node import NodeSettings
 from protocols.errors import ProtocolError
 from protocols.ring.fixed_point import decode
+from tests.support.commands import last_object
 from tests.support.patience import PATIENCE_S
 from tests.support.study import NAMES, NODES, PASSPHRASE, Study, csv_text
 
@@ -132,6 +133,17 @@ class ServingStudy(Study):
     def stop(self, name: str) -> None:
         self.running[name].send_signal(signal.SIGTERM)
         self.running.pop(name).wait(PATIENCE_S)
+
+    def logged(self, name: str, *kinds: str) -> list[tuple[str, dict[str, Any]]]:
+        """The entries of a node's audit log, of these kinds or of all that end something."""
+        words = ["--config", str(self.folder / f"{name}.toml"), "--format", "json"]
+        done = CliRunner().invoke(
+            app, ["audit", "show", *words, "--passphrase-file", str(self.passphrase)]
+        )
+        assert done.exit_code == 0, done.output
+        known = kinds or ("run-ended", "run-aborted", "service-ended")
+        found = last_object(done.stdout)["entries"]
+        return [(each["kind"], each["fields"]) for each in found if each["kind"] in known]
 
     def entry(self, name: str) -> tuple[FileVault, Roster, Path]:
         """What a client has: its identity, its roster, a folder."""

@@ -44,13 +44,15 @@ def visitors(accepts: object = None, me: str = "ann") -> tuple[Visitors, list[co
     return found, said
 
 
-def initiator(client: str = "clinic") -> Initiator:
+def initiator(client: str = "clinic", identity: MemoryVault | None = None) -> Initiator:
+    """A client's side; identity: another than that of the contract."""
+    owner = identity or vaults()[client]
     mine, peer = (
-        Endpoint(name, ROLES.title(name), vaults()[name].card.signing_public)
-        for name in (client, "ann")
+        Endpoint(card.name, ROLES.title(card.name), card.signing_public)
+        for card in (owner.card, vaults()["ann"].card)
     )
     verifier = VerifyKeys(peer.signing_public)
-    return Initiator(service_info(contract(), SID), mine, peer, vaults()[client], verifier)
+    return Initiator(service_info(contract(), SID), mine, peer, owner, verifier)
 
 
 def first_message() -> bytes:

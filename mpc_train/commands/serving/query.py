@@ -273,19 +273,19 @@ class _Progress:
 
 
 def _show(service: "Service", output: Format) -> None:
-    from mpc_train.serving.offers import described
+    from mpc_train.serving.offers import allowed, answers_with, described
 
-    found = [described(one) for models in service.models.values() for one in models]
+    offered = [one for models in service.models.values() for one in models]
+    found = [described(one) for one in offered]
     if output is Format.json:
         emit({"status": "ok", "models": found})
         return
     if not found:
         say("No model may be asked by this client.")
-    for one in found:
-        rounded = "" if one["decimals"] is None else f", {one['decimals']} decimals"
+    for model, one in zip(offered, found, strict=True):
         say(f"{one['model']} {one['version']}: {one['kind']} model of {one['label']}")
         say(f"  digest {one['digest']}")
-        say(f"  answers with the {one['answer']}{rounded}; {one['rows_a_day']:,} rows a day")
+        say(f"  answers with the {answers_with(allowed(model))}")
         for column in one["columns"]:
             more = column.get("unit") or "×".join(map(str, column.get("shape", ())))
             say(f"  {column['name']} ({column['kind']}{', ' + more if more else ''})")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpc_train.commands.common import proxy_of
+from mpc_train.serving.offered import CONNECT_S
 
 if TYPE_CHECKING:
     from mpc_train.run.node_config import NodeConfig
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from parties.keys.vault import FileVault
 
 log = logging.getLogger(__name__)
-
-CONNECT_S = 60.0
 
 
 @contextlib.contextmanager

@@ -24,8 +24,11 @@ from mpc_train.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mpc_train.run.node_config import NodeConfig
     from mpc_train.serving.service import Agreed
+    from parties.audit.log import AuditLog
 
 Secret = tuple[Path | None, int | None]
 """Where the passphrase comes from: a file, or a descriptor."""
@@ -74,7 +77,6 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
     from mpc_train.serving.monitoring.record import Model, Record, drift_event
     from mpc_train.serving.program import ServeProgram
     from mpc_train.shared.library import Library
-    from parties.audit.entries import Kind
     from parties.keys.live import LiveIdentity
     from parties.nodes.node import run_node
     from parties.nodes.supervisor import end_with_parent
@@ -108,9 +110,7 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
 
         def allows(agreed: Agreed) -> None:
             _check(settings, agreed)
-            events.say(described(agreed))
-            models = tuple(model.digest for model in agreed.models)
-            audit.append(Kind.SERVICE_STARTED, {"models": models, "clients": agreed.body.clients})
+            events.say(_offer(agreed))
 
         program = ServeProgram(me, Library(safe.opened).shares, allows, desk)
         with (
@@ -174,16 +174,34 @@ def _coordinate(
             events,
         )
         events("listening", {"address": node.address, "job": agreed.name})
-        events.say(described(agreed))
+        events.say(_offer(agreed))
         events.say(f"Listening on {node.address}, waiting for the nodes")
         with (
             events.view.shown(),
             on_page(events.board, live, events.page),
             contextlib.suppress(KeyboardInterrupt),
             sigterm_interrupts(),
+            _in_log(audit, agreed, settings.place.name),
         ):
             node.run()
     _stopped(output)
+
+
+@contextlib.contextmanager
+def _in_log(audit: AuditLog, agreed: Agreed, me: str) -> Iterator[None]:
+    """Notes what the coordinator offers, and how that ended; evaluators and the dealer note their
+    own sessions (`ServeProgram.run`)."""
+    from parties.audit.entries import Kind
+    from parties.nodes.node import ending
+
+    models = tuple(model.digest for model in agreed.models)
+    audit.append(Kind.SERVICE_STARTED, {"models": models, "clients": agreed.body.clients})
+    try:
+        yield
+    except BaseException as error:
+        by, code = ending(error, me)
+        audit.append(Kind.SERVICE_ENDED, {"models": models, "by": by, "code": code})
+        raise
 
 
 def _check(settings: NodeConfig, agreed: Agreed) -> None:
@@ -197,19 +215,18 @@ def _check(settings: NodeConfig, agreed: Agreed) -> None:
         check_serving(settings.rules, about.job, settings.place.name)
 
 
-def described(agreed: Agreed) -> str:
+def _offer(agreed: Agreed) -> str:
     """What a service offers, for people."""
+    from mpc_train.serving.offers import allowed, answers_with
+
     lines = [f"Service {agreed.name}"]
     for model in agreed.offered:
-        serve = model.job.serve
-        assert serve is not None
-        rounded = "" if serve.decimals is None else f", {serve.decimals} decimals"
+        serve = allowed(model)
         drift = serve.watched
         watched = "" if drift is None else f"; drift of each {drift.every_rows:,} rows"
         lines.append(
-            f"  {model.name} {model.version}  {model.digest[:16]}  {serve.answer}{rounded}; "
-            f"{serve.rows_a_day:,} rows a day for each of {', '.join(serve.clients)}"
-            f"{watched}"
+            f"  {model.name} {model.version}  {model.digest[:16]}  {answers_with(serve)} "
+            f"for each of {', '.join(serve.clients)}{watched}"
         )
     lines.append(f"Clients {', '.join(agreed.body.clients)}")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Joining, slicing, scaling, embedding and dropping over masked tensors.
 
 * join, part, scaled, shifted: concatenation, slices and public numbers, local.
+* in_words: the same numbers for whoever reads the words alone, local.
 * embed: rows of a table for private whole numbers. [x = k] for all k < n is a difference of
   threshold bits that have most of their comparison in common: 3 rounds and about n · 6 bits opened
   for each number, 1 round for the one-hot rows, and a matrix product. Exact. A number outside
@@ -170,6 +171,18 @@ class Scale(Function):
         return grad.mul(factor)
 
 
+class InWords(Function):
+    """x without a public number beside its words, and with all fractional bits."""
+
+    @staticmethod
+    def forward(ctx: Any, x: MaskedTensor) -> MaskedTensor:
+        return x.plain_factor().in_full().clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: MaskedTensor) -> MaskedTensor:
+        return grad.clone()
+
+
 class Shift(Function):
     """x plus a public number."""
 
@@ -184,6 +197,7 @@ class Shift(Function):
 
 register("scaled", Scale)
 register("shifted", Shift)
+register("in_words", InWords)
 register("join", Join)
 register("part", Part)
 register("embed", Embed)

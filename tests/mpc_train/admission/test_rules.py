@@ -25,8 +25,6 @@ from mpc_train.jobs.job import Job
 from mpc_train.jobs.outputs import leaving, words_for, words_of
 from mpc_train.jobs.reveal import METRICS, Metric
 from mpc_train.jobs.schedule import batches
-from mpc_train.networks.carried import Carried, _encoded
-from mpc_train.networks.convert import convert
 from mpc_train.owners.table import load_table
 from mpc_train.run.local import LocalRules, local_rules
 from mpc_train.run.phases.prepare import agreed_outputs
@@ -34,6 +32,7 @@ from mpc_train.tables.source import Source
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import train_twin
 from tests.support import columns_case
+from tests.support.carried_models import write_carried
 from tests.support.cases import CASES, run_case
 from tests.support.commands import mpc_train
 from tests.support.jobs import (
@@ -154,9 +153,7 @@ def norm(momentum: float) -> torch.nn.Module:
 
 
 def carried(folder: Path, module: torch.nn.Module, *changes: tuple[str, str]) -> Job:
-    found = convert(module, (2,))
-    weights = {name: _encoded(words) for name, words in found.initial.items()}
-    (folder / "model.json").write_bytes(msgspec.json.encode(Carried(found.graph, weights)))
+    write_carried(folder / "model.json", module, (2,))
     return job_of(folder, ('kind = "logistic"', GRAPH), *changes)
 
 

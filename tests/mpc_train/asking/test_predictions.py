@@ -222,7 +222,7 @@ def test_answers_that_are_none_are_no_predictions(
     clear: Predictor, answer: str, wrong: Reals
 ) -> None:
     class Strange(ClearService):
-        def ask(self, model: Offered, rows: Local) -> Reals:
+        def ask(self, model: Offered, rows: Local, name: bytes = b"") -> Reals:
             return wrong
 
     predictor = asking(Strange((clear, {"answer": answer})))

@@ -127,6 +127,8 @@ def test_keys_and_checks_start_without_pytorch() -> None:
         "from mpc_train.commands.local import run\n"
         "import mpc_train.jobs.job, mpc_train.run.node_config\n"
         "import parties.keys.vault, parties.nodes.coordinator\n"
+        "import mpc_train.commands.serving.shares, mpc_train.serving.service_file\n"
+        "import mpc_train.live.server, mpc_train.node.logbook\n"
         "print(sorted({'torch', 'crypten', 'polars', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,6 @@ from torch import nn
 
 from mpc_train.errors import JobError
 from mpc_train.jobs.job import Job
-from mpc_train.networks.carried import Carried, _encoded
 from mpc_train.networks.convert import convert
 from mpc_train.networks.graph import GraphError
 from mpc_train.networks.head import check_head, head_of, without_head
@@ -25,6 +23,7 @@ from mpc_train.results.predicting import Predictor
 from mpc_train.results.report import describe
 from mpc_train.training.first_weights import initial_weights
 from mpc_train.twin.training import max_weight_difference, train_twin
+from tests.support.carried_models import write_carried
 from tests.support.jobs import job_toml, loaded
 from tests.support.pooled import trained_over_shares
 
@@ -69,13 +68,8 @@ ENDS = [
 ]
 
 
-def carried(module: nn.Module, shape: tuple[int, ...] = (3,)) -> Carried:
-    found = convert(module, shape)
-    return Carried(found.graph, {name: _encoded(words) for name, words in found.initial.items()})
-
-
 def job_of(folder: Path, kind: str, module: nn.Module, loss: str = "") -> Job:
-    (folder / "model.json").write_bytes(msgspec.json.encode(carried(module)))
+    write_carried(folder / "model.json", module, (3,))
     metrics = '["mse"]' if kind == "linear" else '["accuracy", "log_loss"]'
     text = job_toml(
         ("a", "b", "c"),
@@ -149,6 +143,27 @@ def test_training_is_that_of_the_probabilities_loss(
     assert again.metrics == pytest.approx(twin.metrics)
     accuracy = twin.metrics["accuracy"]
     assert isinstance(accuracy, float) and accuracy > 0.6
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        ("softmax", lambda z: -z),
+        ("softmax", lambda z: 3 * z),
+        ("logistic", lambda z: torch.stack([z, z * z, z], 2).mean(2)),
+        ("logistic", lambda z: functional.dropout(z, 0.25)),
+        ("linear", lambda z: z / 3),
+    ],
+    ids=["negative", "multiple", "mean", "dropout", "third"],
+)
+def test_a_network_that_ends_in_a_public_factor(kind: str, end: Any, tmp_path: Path) -> None:
+    """The factor is kept beside the words; losses and metrics read words."""
+    torch.manual_seed(5)
+    dropout = 'dropout_mask = "public"' if "dropout" in end.__code__.co_names else ""
+    job = job_of(tmp_path, kind, Net(outputs(kind), end), dropout)
+    rows = tables(job)
+    twin = train_twin(job, rows, initial_weights(job))
+    assert max_weight_difference(trained_over_shares(job, rows).weights, twin.state) < 2.0**-9
 
 
 def test_the_job_check_says_so(tmp_path: Path) -> None:

@@ -196,3 +196,44 @@ def test_a_count_that_cannot_be_read_stops_the_server(tmp_path: Path) -> None:
     path.chmod(0o644)
     with pytest.raises(ConfigError, match="others may read it"):
         Allowance(path)
+
+
+ONE, OTHER = b"1" * 16, b"2" * 16
+
+
+def test_a_question_that_was_lost_counts_once(tmp_path: Path) -> None:
+    calendar = Calendar()
+    path = tmp_path / "counts.json"
+    with Allowance(path, calendar) as counts:
+        counts.take("ann", "risk", 6, 12, ONE)
+        counts.lose_all()
+        with pytest.raises(QueryRefusedError):
+            counts.take("ann", "risk", 8, 12, ONE)  # of another length it is another question
+        with pytest.raises(QueryRefusedError):
+            counts.take("bob", "risk", 13, 12, ONE)
+        counts.take("ann", "risk", 6, 12, ONE)
+        counts.take("ann", "risk", 6, 12, ONE)  # twice at once: both count
+        counts.answered("ann", ONE)
+        counts.lose_all()
+        for name in (ONE, OTHER):
+            with pytest.raises(QueryRefusedError):
+                counts.take("ann", "risk", 6, 12, name)
+
+
+def test_the_names_of_lost_questions_outlast_an_end_in_order_and_no_crash(tmp_path: Path) -> None:
+    calendar = Calendar()
+    path = tmp_path / "counts.json"
+    with Allowance(path, calendar) as counts:
+        counts.take("ann", "risk", 6, 6, ONE)
+    crashed = Allowance(path, calendar)
+    assert ONE.hex() not in path.read_text()
+    crashed.take("ann", "risk", 6, 6, ONE)
+    with Allowance(path, calendar) as counts, pytest.raises(QueryRefusedError):
+        counts.take("ann", "risk", 6, 6, ONE)
+    with Allowance(path, calendar) as counts:
+        counts.take("bob", "risk", 6, 6, OTHER)
+    with Allowance(path, calendar) as counts:
+        counts.take("bob", "risk", 6, 6, OTHER)
+        counts.answered("bob", OTHER)
+    with Allowance(path, calendar) as counts, pytest.raises(QueryRefusedError):
+        counts.take("bob", "risk", 6, 6, OTHER)

@@ -17,8 +17,15 @@ from mpc_train.owners.local import Local
 from mpc_train.results.plain_model import plain_module
 from mpc_train.serving import messages
 from mpc_train.serving import program as program_module
+from mpc_train.serving.allowance import Allowance
+from mpc_train.serving.desk import Answers, Kept, ServiceDesk
+from mpc_train.serving.journal import Journal
 from mpc_train.serving.offered import Offered
 from mpc_train.serving.program import MOST_HELD, MOST_WAITING, STRIKES, NoDesk
+from parties.audit.entries import Kind
+from parties.errors import AbortedError
+from parties.nodes.node import ending
+from protocols.errors import InterruptedRunError, PeerLostError
 from tests.support.house import Asker, House, in_no_time
 from tests.support.jobs import JOB, replaced, write_job
 from tests.support.served import kept_in_shares, shares_of, some_weights
@@ -232,7 +239,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         def __init__(self, most: int) -> None:
             self.left = most
 
-        def take(self, client: str, model: Offered, rows: int) -> None:
+        def take(self, client: str, model: Offered, rows: int, name: bytes) -> None:
             self.left -= rows
             if self.left < 0:
                 raise QueryRefusedError("spent", "quota")
@@ -315,7 +322,7 @@ def test_accounts_are_written_when_questions_stop(
         noted = 0
         written = 0
 
-        def answered(self, client: str, model: str, rows: int) -> None:
+        def answered(self, client: str, model: str, rows: int, name: bytes) -> None:
             self.noted += 1
 
         def idle(self) -> None:
@@ -341,3 +348,107 @@ def test_rounds_and_bytes_of_one_row(tmp_path: Path) -> None:
     assert [len(payload) for _, payload in exchanges] == [16, 40, 24, 8, 8, 40, 24, 8, 24]
     ordered = house.net.transcript["ann", "registry"][before["ann", "registry"] :]
     assert all(label == messages.ORDER for label, _ in ordered)
+
+
+def test_every_node_notes_what_it_served_and_how_that_ended(tmp_path: Path) -> None:
+    house = house_of(job_of(tmp_path))
+    (model,) = house.models
+    clinic = Asker("clinic", house)
+    house.serve([clinic.asks(model, rows_of(1)), clinic.asks(model, rows_of(3))])
+    assert set(house.log) == {*house.names, "registry"}
+    for name, entries in house.log.items():
+        (started, said), (ended, served) = entries
+        assert (started, ended) == (Kind.SERVICE_STARTED, Kind.SERVICE_ENDED)
+        assert said["models"] == served["models"] == (model.digest,)
+        assert served["by"] == name
+        assert served["code"] in ("peer-lost", "internal")  # who waited when nobody went on
+        if name == "registry":
+            assert served["units"] > 0
+        else:
+            assert (served["questions"], served["rows"], served["refused"]) == (2, 17, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), ("ann", "stopped")),
+        (AbortedError("interrupted", "bob"), ("bob", "interrupted")),
+        (PeerLostError("gone"), ("ann", "peer-lost")),
+        (RuntimeError("a fault"), ("ann", "internal")),
+    ],
+    ids=str,
+)
+def test_a_clean_end_is_told_from_others(error: BaseException, said: tuple[str, str]) -> None:
+    assert ending(error, "ann") == said
+    if isinstance(error, Exception):
+        stopped = InterruptedRunError("stopped")
+        stopped.__cause__ = error
+        assert ending(stopped, "ann") == said
+
+
+class Counting(ServiceDesk):
+    """A desk with a real count, whose journal goes nowhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self.counts = Allowance(folder / "counts.json")
+        super().__init__(self.counts, Journal(lambda kind, fields: None))
+
+    @property
+    def spent(self) -> int:
+        return sum(self.counts._spent.values())
+
+
+def test_a_repeated_question_counts_once_and_gets_the_same_answer(tmp_path: Path) -> None:
+    """Also if it asks about other rows: the answer is that to the first ones."""
+    house = house_of(job_of(tmp_path, answer="number"))
+    (model,) = house.models
+    for name in house.names:
+        (tmp_path / name).mkdir()
+    desks = {name: Counting(tmp_path / name) for name in house.names}
+    house.desks = dict(desks)
+    clinic, practice = Asker("clinic", house), Asker("practice", house)
+    rows, once = rows_of(1), b"n" * 16
+    later = Asker("clinic", house, visit=b"2" * 16)
+    house.serve(
+        [clinic.asks(model, rows, once)],
+        [later.asks(model, rows_of(1, 8), once)],
+        [practice.asks(model, rows_of(1, 8), once)],
+        [later.asks(model, rows_of(2, 8), once)],
+    )
+    right(clinic, model, 1, rows)
+    right(later, model, 1, rows)
+    right(practice, model, 1, rows_of(1, 8))  # another client's name is another question's
+    right(later, model, 2, rows_of(2, 8))
+    assert {desk.spent for desk in desks.values()} == {1 + 1 + 16}
+    assert house.used_twice() == 0
+    assert house.reports["ann"]["batches"] == 3
+
+
+def test_a_repetition_that_others_answered_in_another_unit_is_refused(tmp_path: Path) -> None:
+    house = house_of(job_of(tmp_path))
+    (model,) = house.models
+    last = house.names[-1]
+    forgetful = house.answers[last] = Answers()
+    clinic, rows, name = Asker("clinic", house), rows_of(1), b"n" * 16
+    house.serve([clinic.asks(model, rows, name)])
+    ((mine, kept),) = forgetful._kept["clinic"].items()
+    forgetful._kept["clinic"][mine] = Kept(kept.model, b"another", kept.words)
+    house.seed += 1
+    house.serve([clinic.asks(model, rows, name)])
+    assert clinic.answer(model, 2, 1) == [f"{last}: unavailable"]
+
+
+def test_a_question_that_waits_is_replaced_by_its_repetition(tmp_path: Path) -> None:
+    house = house_of(job_of(tmp_path))
+    (model,) = house.models
+    for name in house.names:
+        (tmp_path / name).mkdir()
+    desks = {name: Counting(tmp_path / name) for name in house.names}
+    house.desks = dict(desks)
+    clinic, later, rows = Asker("clinic", house), Asker("clinic", house, b"2" * 16), rows_of(1)
+    house.serve([clinic.asks(model, rows, b"n" * 16), later.asks(model, rows, b"n" * 16)])
+    right(later, model, 1, rows)
+    assert not house.queues["ann"].answers[clinic.visit, 1]
+    assert {desk.spent for desk in desks.values()} == {1}
+    house.serve([clinic.asks(model, rows, b"m" * 16)])
+    assert {desk.spent for desk in desks.values()} == {2}

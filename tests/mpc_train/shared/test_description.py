@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 
@@ -14,11 +13,10 @@ from mpc_train.admission.load import load_job
 from mpc_train.errors import ArtifactError, JobError
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.serve import Serve
-from mpc_train.networks.carried import Carried
-from mpc_train.networks.convert import convert
 from mpc_train.shared.description import Description, read_description
 from mpc_train.shared.measuring import measuring_job, write_job
 from mpc_train.shared.permits import check_use
+from tests.support.carried_models import write_carried
 from tests.support.commands import last_object, mpc_train
 from tests.support.jobs import column, job_toml, loaded, schema_toml
 from tests.support.jobs import write_job as write_text
@@ -72,13 +70,8 @@ def array(folder: Path) -> Job:
 
 
 def own_network(folder: Path) -> Job:
-    found = convert(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), (2,))
-    weights = {
-        name: base64.b64encode(words.astype("<i4").tobytes())
-        for name, words in found.initial.items()
-    }
-    carried = Carried(found.graph, {name: text.decode() for name, text in weights.items()})
-    (folder / "net.json").write_bytes(msgspec.json.encode(carried))
+    module = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    write_carried(folder / "net.json", module, (2,))
     return load_job(write_text(folder, job_toml(["a", "b"], model='graph = "net.json"')))
 
 

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from parties.agreement import control
+from parties.agreement import control, pace
 from parties.agreement import visitors as module
 from parties.agreement.contract import Contract, Roles
 from parties.agreement.visitors import ANSWER, LEFT, MAX_NUMBER, MAX_VISITS, NUMBER, Visitors
 from parties.errors import ContractError, RevokedError
 from parties.keys.identity import Card
+from parties.keys.vault import MemoryVault
+from protocols.errors import ProtocolError
+from protocols.sealing.handshake import Responder
 from protocols.sealing.record import RecordOpener, record_context
-from tests.support.visiting import SID, VISIT, Visiting, contract, visitors
+from tests.support.visiting import (
+    SID,
+    VISIT,
+    Visiting,
+    contract,
+    first_message,
+    initiator,
+    visitors,
+)
 
 
 def answered(visit: Visiting, message: control.Carry) -> tuple[int, bytes]:
@@ -151,3 +164,66 @@ def test_a_client_that_floods_fills_its_own_share_only(
     assert ann.receive(0.0) is None
     first.ask(3, b"rows")
     assert ann.receive(0.0) is not None and ann.knows(VISIT)
+
+
+def test_a_thousand_handshakes_of_one_client_cost_little_and_harm_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The work of a handshake is done for few of them; the others are refused by name."""
+    monkeypatch.setattr("parties.agreement.pace.time.monotonic", lambda: 7.0)
+    worked: list[object] = []
+    monkeypatch.setattr(module, "Responder", Counted(module.Responder, worked))
+    ann, said = visitors()
+    before = Visiting(ann, said, "practice", b"p" * 16)
+    message = first_message()
+    for number in range(1000):
+        ann.take(control.Carried("clinic", message, number.to_bytes(16, "big")))
+    assert len(worked) == 1 + pace.EACH[0]
+    assert sum(each.data == b"b" for each in said) == 1000 - pace.EACH[0]
+    said.clear()
+    before.ask(1, b"rows")
+    again = Visiting(ann, said, "practice", b"q" * 16)
+    again.ask(1, b"rows")
+    assert ann.receive(0.0) is not None and ann.receive(0.0) is not None and not said
+    ann.take(control.Carried("stranger", message, VISIT))
+    assert len(worked) == 2 + pace.EACH[0], "a stranger's message costs no handshake"
+
+
+class Counted:
+    def __init__(self, kind: type[Responder], made: list[object]) -> None:
+        self._kind, self._made = kind, made
+
+    def __call__(self, *arguments: Any) -> Responder:
+        self._made.append(arguments)
+        return self._kind(*arguments)
+
+
+def test_many_clients_at_once_are_bounded_and_one_that_comes_seldom_is_let_in() -> None:
+    now = 0.0
+    found = pace.Pace(lambda: now)
+    crowd = [f"client-{number}" for number in range(100)]
+    assert all(found.admits(name) for name in crowd)  # each for the first time
+    assert sum(found.admits(name) for name in crowd) == pace.ALL[0]
+    assert found.admits("clinic")
+    now = 1.0
+    assert sum(found.admits(name) for name in crowd) == pace.ALL[1]
+    now = 100.0
+    assert sum(found.admits("clinic") for _ in range(100)) == pace.EACH[0]
+
+
+def test_a_client_that_rotates_its_keys_is_known_by_the_new_ones() -> None:
+    ann, said = visitors()
+    old = Visiting(ann, said)
+    successor = MemoryVault.generate("clinic")
+    ann.succeed(successor.card)
+    old.ask(1, b"rows")
+    assert ann.receive(0.0) is not None
+    side = initiator("clinic", successor)
+    visit = b"2" * 16
+    ann.take(control.Carried("clinic", b"1" + side.message1(), visit))
+    ann.take(control.Carried("clinic", b"3" + side.on_message2(said.pop().data[1:]), visit))
+    side.on_message4(said.pop().data[1:])
+    outdated = initiator("clinic")
+    ann.take(control.Carried("clinic", b"1" + outdated.message1(), VISIT))
+    with pytest.raises(ProtocolError):
+        outdated.on_message2(said[-1].data[1:])

@@ -16,6 +16,7 @@ from parties.agreement.contract import Contract
 from parties.agreement.visitors import ANSWER, Visitors
 from parties.errors import AbortedError, ContractError, ControlError, RosterError
 from parties.keys.roster import Roster, roster_digest
+from parties.keys.vault import MemoryVault
 from parties.nodes import client as module
 from parties.nodes.client import MAX_ASKED, MAX_ASKED_BYTES, Client
 from parties.nodes.node import NodeSettings
@@ -36,13 +37,13 @@ Alter = Callable[[str, bytes], list[tuple[str, bytes]]]
 class Company:
     """A client without a connection, and two evaluators; `pass_on` is the coordinator."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, vault: MemoryVault | None = None) -> None:
         known = [vaults()[name].card for name in (*ROLES.nodes, "clinic")]
         desk = vaults()["registry"].card  # any card has a key for connections
         self.events: list[str] = []
         self.checked: list[Contract] = []
         self.client = Client(
-            vaults()["clinic"],
+            vault or vaults()["clinic"],
             Roster.of(known),
             NodeSettings(desk.name, "tcp://127.0.0.1:1", folder),
             lambda found, body: self.checked.append(found),
@@ -128,6 +129,34 @@ def company(tmp_path: Path) -> Iterator[Company]:
     made.begin()
     yield made
     made.client._transport.close()
+
+
+def test_a_client_with_new_keys_asks_a_service_that_runs(tmp_path: Path) -> None:
+    """The contract names its earlier card; evaluators know the newer one by its succession."""
+    successor = vaults()["clinic"].successor()
+    found = Company(tmp_path, successor)
+    for evaluator, _ in found.evaluators.values():
+        evaluator.succeed(successor.card)
+    found.begin()
+    assert found.events == ["serving"]
+    asked = found.ask()
+    found.pass_on()
+    found.answer(b"1 ", b"2 ")
+    found.pass_on()
+    assert set(asked.result()) == {"ann", "bob"}
+    stranger = MemoryVault.generate("clinic")
+    other = Company(tmp_path, stranger)
+    with pytest.raises(PeerLostError):  # evaluators do not believe it
+        other.begin()
+
+
+def test_a_client_that_is_told_to_wait_waits(company: Company) -> None:
+    company.client._begin(company.serving())
+    company.client._outbox.clear()
+    with pytest.raises(PeerLostError, match="no more handshakes") as said:
+        company.client._take(control.Carried("ann", b"b"))
+    assert module.may_pass(said.value)
+    assert module.may_pass(AbortedError("busy", "desk"))
 
 
 def test_a_question_reaches_all_and_so_do_the_answers(company: Company) -> None:

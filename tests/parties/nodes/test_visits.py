@@ -185,3 +185,11 @@ def test_room_is_what_a_process_has_not_acknowledged() -> None:
     for _ in range(MAX_KEPT_BYTES >> 20):
         link.keep((b"",), 1 << 20)
     assert not server.has_room(ONE)
+
+
+def test_a_client_that_connects_too_often_is_refused_for_a_while(desk: Desk) -> None:
+    for number in range(1000):
+        desk.come("clinic", number.to_bytes(16, "big"))
+    assert {code for _, code in desk.refused} == {module.BUSY} and len(desk.refused) > 900
+    desk.come("practice", b"3" * 16)
+    assert not isinstance(desk.server.sent[b"3" * 16][0], control.Aborted)
