@@ -84,7 +84,8 @@ WAYS: tuple[Way, ...] = (
             "mpc_train/commands/serving/connections.py": "ciphertexts; no run, and no shares",
             "mpc_train/serving/lanes.py: self._net.send": "hands on what the dealer's role sends",
             "mpc_train/serving/program.py: self._net.send": (
-                "which questions come next, and how much is made: names and numbers"
+                "which questions come next, how much is made, which units were missed: names and "
+                "numbers"
             ),
             "mpc_train/federated/rounds/program.py": (
                 "who takes part, records of rounds; to the first evaluator shares that passed the "

@@ -18,6 +18,7 @@ from mpc_train.admission.effective_rows import (
 )
 from mpc_train.admission.load import fewest
 from mpc_train.admission.rules import MIN_BATCH_ROWS, MIN_ROWS, count
+from mpc_train.evaluation.histograms import histograms, noise_of
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.schedule import is_newton, split_sizes
 from mpc_train.jobs.training import is_frozen
@@ -33,6 +34,8 @@ NARROW = 10
 """A clip to less than this part of a declared range makes most of its values equal."""
 ROWS_A_WEIGHT = 3
 """Regressions with fewer rows per coefficient than this are usually refused as saturated."""
+PROTECTS = 3
+"""With more ε than this, noise hides little of one row."""
 REFUSED = "nodes with default rules refuse it"
 
 
@@ -52,6 +55,7 @@ def cautions(job: Job) -> list[str]:
         *_of_inputs(job),
         *_of_measures(job),
         *_of_answers(job),
+        *_of_drift(job),
     ]
 
 
@@ -284,3 +288,23 @@ def _of_answers(job: Job) -> list[str]:
         "unrounded answers to many rows let each client build a model like this one: round them "
         '(serve.decimals), or give answer = "class"'
     ]
+
+
+def _of_drift(job: Job) -> list[str]:
+    """Warnings if counts of rows that are asked tell much of a row, or nothing of a shift."""
+    drift, found = job.drift, list[str]()
+    if drift is None:
+        return found
+    if drift.epsilon > PROTECTS:
+        found.append(
+            f"counts of the rows that are asked leave with ε = {drift.epsilon}: above {PROTECTS} "
+            "noise hides little of one row (serve.drift.epsilon)"
+        )
+    noise, bins = noise_of(job), max(len(one.bins) for one in histograms(job))
+    if noise * bins > drift.every_rows / 4:
+        found.append(
+            f"each count of a window of {drift.every_rows} rows has noise of about {noise:.0f} "
+            "rows: its index will say little (serve.drift: more rows, more ε, fewer columns with "
+            "bins)"
+        )
+    return found

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from math import inf
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -99,6 +100,9 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_decimals: int | None = None
     """The most decimals of numbers and probabilities that clients get; if omitted, any, and
     unrounded ones."""
+    max_drift_epsilon: float = 0.0
+    """The most ε with which each window of the rows that are asked may be counted to watch drift
+    (`serve.drift` of the job); 0: none is."""
     models: tuple[ModelKind, ...] = ALL_MODELS
     """Which kinds of models may be trained (`model.kind` of the job)."""
     recipient_keys: tuple[KeyKind, ...] = ("x25519-mlkem768",)
@@ -210,6 +214,8 @@ def rule_faults(rules: Rules) -> list[tuple[str, str]]:
             found.append((f"rules.{key}", f"at least {fewest}"))
     if rules.max_decimals is not None and rules.max_decimals < 0:
         found.append(("rules.max_decimals", "at least 0"))
+    if not 0 <= rules.max_drift_epsilon < inf:
+        found.append(("rules.max_drift_epsilon", "at least 0"))
     if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in rules.jobs):
         found.append(("rules.jobs", "a digest has 64 hexadecimal digits"))
     found += _privacy_faults(rules.privacy)
@@ -420,6 +426,15 @@ def _check_serve(broken: _Broken) -> None:
             f"each client could ask {serve.rows_a_day} rows a day, max_rows_a_day = "
             f"{rules.max_rows_a_day}"
         )
+    drift = serve.watched
+    if drift is not None:
+        if float(drift.epsilon) > rules.max_drift_epsilon:
+            broken.found.append(
+                f"rows that are asked would be counted with ε = {drift.epsilon} to watch drift, "
+                f"max_drift_epsilon = {rules.max_drift_epsilon:g}"
+            )
+        least = broken.job.reveal.least_group
+        broken.fewer("least_group", least, f"drift is watched over windows of {least} real rows")
     most, decimals = rules.max_decimals, serve.decimals
     if most is not None and serve.answer != "class" and (decimals is None or decimals > most):
         how = "unrounded" if decimals is None else f"with {decimals} decimals"

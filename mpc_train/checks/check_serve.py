@@ -6,7 +6,10 @@ asks sees its own question and its answer. A dealer that asks knows that mask, a
 them, and gets from the evaluators nothing but its answer.
 """
 
-from mpc_train.base.problem import JobProblem, Problems, no_duplicates
+from decimal import Decimal
+
+from mpc_train.base.problem import JobProblem, Problems, no_duplicates, number
+from mpc_train.evaluation.histograms import histograms
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.kinds import NUMBERS
 from mpc_train.jobs.serve import Serve
@@ -14,6 +17,8 @@ from protocols.names import NAME
 
 MAX_CLIENTS = 1000
 MAX_ROWS_A_DAY = 1 << 40
+MIN_WINDOW, MAX_WINDOW = 100, 10_000_000
+"""Rows between two releases of counts."""
 MAX_DECIMALS = {"number": 6, "probability": 4}
 """A probability is computed to 2^-12."""
 
@@ -31,7 +36,7 @@ def check_serve(job: Job) -> None:
             "mpc-train he serve)",
         )
     found = Problems()
-    for check in (_check_names, _check_rows, _check_answer):
+    for check in (_check_names, _check_rows, _check_answer, _check_drift):
         with found.noting():
             check(job, serve)
     found.check()
@@ -75,4 +80,29 @@ def _check_answer(job: Job, serve: Serve) -> None:
             "serve.decimals",
             f"at most {most}: numbers have {job.fraction_bits} binary places "
             "(fixed_point.fraction_bits)",
+        )
+
+
+def _check_drift(job: Job, serve: Serve) -> None:
+    drift, key = serve.watched, "serve.drift"
+    if drift is None:
+        return
+    if not serve.clients:
+        raise JobProblem(key, "nobody may ask the model, so there is nothing to watch; remove it")
+    if not MIN_WINDOW <= drift.every_rows <= MAX_WINDOW:
+        raise JobProblem(f"{key}.every_rows", f"between {MIN_WINDOW} and {MAX_WINDOW}")
+    if not Decimal("0.01") <= number(f"{key}.epsilon", drift.epsilon) <= 100:
+        raise JobProblem(f"{key}.epsilon", "between 0.01 and 100")
+    no_duplicates(f"{key}.to", drift.to)
+    others = [name for name in drift.to if name not in job.evaluators]
+    if others or not drift.to:
+        names = f", not {', '.join(others)}" if others else ""
+        raise JobProblem(
+            f"{key}.to", f"one or more of the evaluators ({', '.join(job.evaluators)}){names}"
+        )
+    if not histograms(job):
+        raise JobProblem(
+            key,
+            "nothing is counted: no column has bins in the schema, levels or true and false, and "
+            "neither has the label; declare bins, or remove it",
         )

@@ -9,7 +9,6 @@ smooth within a bin.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log
 
 import numpy as np
 
@@ -103,13 +102,6 @@ def below_each(
     found = [remask(bits.shares().sum(axis=1).scale(1 << fraction_bits))]
     found += [remask(select(bits, weight.reshape(1, -1)).sum(axis=1)) for weight in weights]
     return concatenate([part.reshape(1, -1) for part in found])
-
-
-def edges_of(bins: int, fraction_bits: int) -> list[int]:
-    """The scores at scale 2^f at the edges of bins of equal width of the probability 1/(1 +
-    e^-z)."""
-    # Public constants from a float, rounded to 2^-10, so that every machine gets the same.
-    return [round(log(k / (bins - k)) * 1024) << (fraction_bits - 10) for k in range(1, bins)]
 
 
 def binned(under: Masked, totals: Sequence[Masked]) -> Masked:

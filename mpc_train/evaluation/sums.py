@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from mpc_train.evaluation.ranking import LEVEL_THRESHOLDS, below_each, edges_of
+from mpc_train.evaluation.histograms import edges_of
+from mpc_train.evaluation.ranking import LEVEL_THRESHOLDS, below_each
 from mpc_train.training.chunk_sizes import MAX_PAIRED_ROWS
 from mpc_train.training.losses import BinaryCrossEntropy, CrossEntropy
 from protocols.comparison.compare import argmax, negative

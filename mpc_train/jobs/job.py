@@ -34,7 +34,7 @@ from mpc_train.jobs.pipeline import Pipeline, pipeline_of
 from mpc_train.jobs.prepare import Prepare
 from mpc_train.jobs.privacy import Privacy
 from mpc_train.jobs.reveal import Reveal
-from mpc_train.jobs.serve import Serve
+from mpc_train.jobs.serve import Drift, Serve
 from mpc_train.jobs.train import SHARES, Federated, Strict, Train
 from mpc_train.networks.carried import Carried
 from mpc_train.networks.graph import Graph, layers_of
@@ -363,6 +363,11 @@ class Job(Strict, frozen=True, dict=True):
         knows, are not among them.
         """
         return dict(self.graph.named("parameter", "frozen", "statistic"))
+
+    @property
+    def drift(self) -> Drift | None:
+        """How drift is watched where the model is served; None: it is not."""
+        return None if self.serve is None else self.serve.watched
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes: JSON with sorted keys, decimals as strings."""

@@ -1,10 +1,29 @@
 """`[serve]` of a job: who may ask the model that stays in shares, how much, and what comes out."""
 
+from decimal import Decimal
 from typing import Literal
+
+import msgspec
 
 from mpc_train.jobs.train import Strict
 
 Answer = Literal["number", "probability", "class"]
+
+
+class Drift(Strict, frozen=True):
+    """Whether the rows that are asked are still like earlier ones: how many rows fall into each bin
+    of a column (`bins` in the schema) and of the outputs is counted over shares, and leaves with
+    noise after so many rows."""
+
+    every_rows: int
+    """Rows of a window, with those that only pad questions. Counts leave once for each, if
+    `reveal.least_group` of its rows were real."""
+    epsilon: Decimal
+    """What leaves of a window is ε-differentially private for one row, even against all evaluators
+    except one together. No row is in two windows."""
+    to: tuple[str, ...]
+    """The evaluators that keep a record of it and show it as metrics. All of them see the counts
+    with their noise."""
 
 
 class Serve(Strict, frozen=True):
@@ -25,3 +44,11 @@ class Serve(Strict, frozen=True):
     train_on: bool = False
     """Whether a later job of the same evaluators and dealer may train on from the model. What comes
     of that stays in shares as well, and its job may allow no more than this one under `[serve]`."""
+    drift: Drift | msgspec.UnsetType = msgspec.UNSET
+    """Whether drift is watched. Unset instead of null in a job's bytes, so that jobs without it
+    keep the digests that owners have agreed to."""
+
+    @property
+    def watched(self) -> Drift | None:
+        """`drift`, if there is any."""
+        return None if self.drift is msgspec.UNSET else self.drift

@@ -86,6 +86,8 @@ class Board:
         self._steps = 0
         self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
         self._progress, self._losses = _Chart(), _Chart()
+        self._drift: dict[str, dict[str, Any]] = {}
+        """By a model's digest, what its newest window came to."""
         self._answered: deque[tuple[float, float]] = deque()
         """When, and how many rows a service had answered."""
         self._suspended = 0
@@ -111,6 +113,8 @@ class Board:
             return
         if kind == "reading":
             return
+        if kind == "drift":
+            self._drift[str(fields["digest"])] = dict(fields)
         if kind == "proposed":
             self._job = str(fields.get("job", ""))[:MAX_TEXT]
             self._digest = str(fields.get("digest", ""))[:MAX_TEXT]
@@ -239,6 +243,7 @@ class Board:
                 "rounds": max(node.rounds for node in self._nodes.values()),
                 "suspended": self._suspended,
                 "service": self._service(now),
+                "drift": list(self._drift.values()),
                 "nodes": {
                     name: {
                         "state": node.state,
@@ -290,6 +295,8 @@ def _sentence(kind: str, fields: Mapping[str, Any]) -> str:
     if kind == "aborted":
         lost = fields.get("code") in LOST
         return f"{name} was lost" if lost else f"{name} ended the run ({fields.get('code')})"
+    if kind == "drift":
+        return _drifted(fields)
     said = {
         "proposed": "the job is proposed",
         "agreed": "all nodes have signed",
@@ -299,3 +306,18 @@ def _sentence(kind: str, fields: Mapping[str, Any]) -> str:
         "done": "all results are signed",
     }
     return said.get(kind, "")
+
+
+def _drifted(fields: Mapping[str, Any]) -> str:
+    """A window of a model's rows, in words."""
+    window = f"{fields['model']}, window {fields['window']} of {fields['rows']} rows"
+    if not fields["counted"]:
+        return f"{window}: too few of them were real"
+    if not fields["shifts"]:
+        return f"{window} is the baseline of its drift"
+    by_word: dict[str, list[str]] = {}
+    for name, shift in fields["shifts"].items():
+        by_word.setdefault(shift["says"], []).append(name)
+    order = ("shifted", "look", "too noisy to say", "no shift")
+    said = [f"{word}: {', '.join(by_word[word])}" for word in order if word in by_word]
+    return f"{window}: {'; '.join(said)}"

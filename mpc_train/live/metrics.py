@@ -26,7 +26,7 @@ SERVICE = {
 def exposition(state: Mapping[str, Any]) -> tuple[str, bytes] | None:
     """Content type and text; None without prometheus-client. state: `Board.snapshot`.
 
-    Names of nodes and of the job are labels; nothing else of a run is.
+    Names of nodes, of the job, of models and of their columns are labels; nothing else of a run is.
     """
     try:
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Enum, Gauge
@@ -60,11 +60,21 @@ def exposition(state: Mapping[str, Any]) -> tuple[str, bytes] | None:
         for word, value in node["served"].items():
             metric, what, scale = SERVICE[word]
             gauge(f"service_{metric}", what, scale * value, node=name)
+    for window in state["drift"]:
+        which = {"model": window["model"], "digest": window["digest"]}
+        gauge(
+            "drift_window", "Windows of a model's rows whose counts left", window["window"], **which
+        )
+        for name, shift in window["shifts"].items():
+            each = {**which, "histogram": name}
+            what = "Population stability index of the newest window against the baseline"
+            gauge("drift_index", what, shift["index"], **each)
+            gauge("drift_chance", "What it is without a shift, about", shift["chance"], **each)
     phase = Enum("mpc_train_phase", "Phase of the run", [*job], states=PHASES, registry=registry)
     phase.labels(**job).state(state["phase"])
-    each = Enum(
+    there = Enum(
         "mpc_train_node_state", "State of a node", [*job, "node"], states=STATES, registry=registry
     )
     for name, node in state["nodes"].items():
-        each.labels(**job, node=name).state(node["state"])
+        there.labels(**job, node=name).state(node["state"])
     return CONTENT_TYPE_LATEST, written(registry)

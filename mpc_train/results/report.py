@@ -177,6 +177,13 @@ def _served(job: Job) -> list[str]:
             f"to {', '.join(serve.clients)}: at most {serve.rows_a_day} rows a day (UTC) each,",
             f"of each row {answers}",
         ]
+    if (drift := serve.watched) is not None:
+        lines += [
+            f"to {', '.join(job.evaluators)}: how many of each {drift.every_rows} rows that are "
+            "asked fall into which",
+            f"bins, with noise of ε = {drift.epsilon} for a row; {', '.join(drift.to)} keep"
+            f"{'s' if len(drift.to) == 1 else ''} a record",
+        ]
     if serve.validators:
         lines.append(
             f"to {', '.join(serve.validators)}: metrics on rows of their own, which each such run "

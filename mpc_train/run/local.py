@@ -225,6 +225,7 @@ def _serving(job: "Job") -> dict[str, object]:
         "validators": list(job.serve.validators),
         "answers": [job.serve.answer],
         "max_rows_a_day": job.serve.rows_a_day,
+        "max_drift_epsilon": 0.0 if job.drift is None else float(job.drift.epsilon),
     }
 
 

@@ -15,6 +15,7 @@ from typing import Self
 from mpc_train.errors import QueryRefusedError
 from mpc_train.serving.allowance import Allowance
 from mpc_train.serving.journal import Journal
+from mpc_train.serving.monitoring.record import Counts, Record
 from mpc_train.serving.offered import Offered
 from protocols.arrays import Words
 
@@ -53,10 +54,11 @@ class Answers:
 
 
 class ServiceDesk:
-    """As `program.Desk`; a context manager, which writes what waits."""
+    """As `program.Desk`; a context manager, which writes what waits. me: this node, which keeps a
+    record of drift where a job says so."""
 
-    def __init__(self, allowance: Allowance, journal: Journal) -> None:
-        self._allowance, self._journal = allowance, journal
+    def __init__(self, me: str, allowance: Allowance, journal: Journal, record: Record) -> None:
+        self._me, self._allowance, self._journal, self._record = me, allowance, journal, record
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +78,16 @@ class ServiceDesk:
 
     def refused(self, client: str, model: str, code: str, rows: int) -> None:
         self._journal.refused(client, model, code, rows)
+
+    def releasing(self, model: Offered, rows: int) -> None:
+        drift = model.job.drift
+        assert drift is not None
+        self._journal.releasing(model.digest, rows, str(drift.epsilon))
+
+    def released(self, model: Offered, rows: int, counts: Counts | None) -> None:
+        drift = model.job.drift
+        if drift is not None and self._me in drift.to:
+            self._record.add(model.digest, model.job, rows, counts)
 
     def lose(self, client: str, name: bytes) -> None:
         self._allowance.lose(client, name)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mpc_train.owners.local import Local
 
 FEATURES, FINE, PRESENT = "features", "fine", "present"
+REAL = "real"
+"""1 for a row that is asked, 0 for one that only pads a question; where rows are counted."""
 
 
 def asked_shapes(job: Job, rows: int) -> dict[str, tuple[tuple[int, int], int]]:
@@ -35,6 +37,7 @@ def asked_shapes(job: Job, rows: int) -> dict[str, tuple[tuple[int, int], int]]:
         FEATURES: (len(pipeline.terms), job.fraction_bits),
         FINE: (len(pipeline.scaled), 0),
         PRESENT: (len(pipeline.filled), 0),
+        REAL: (int(job.drift is not None), 0),
     }
     return {name: ((rows, width), bits) for name, (width, bits) in widths.items() if width}
 
@@ -45,6 +48,7 @@ def asked_values(job: Job, local: Local) -> dict[str, Reals]:
         FEATURES: with_coarse(job, local.values),
         FINE: halves(cells(job.pipeline, local.values), WORD_BITS)[1],
         PRESENT: local.present.astype(np.float64),
+        REAL: np.ones((len(local.values), 1)),
     }
     return {name: found[name] for name in asked_shapes(job, len(local.values))}
 

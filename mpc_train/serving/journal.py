@@ -47,6 +47,13 @@ class Journal:
         one that there is not."""
         self._note((Kind.QUERY_REFUSED, client, model, code), rows)
 
+    def releasing(self, model: str, rows: int, epsilon: str) -> None:
+        """Counts of a window of rows are about to leave with noise: written at once."""
+        with self._lock:
+            self._write()
+            fields: dict[str, Value] = {"model": model, "rows": rows, "epsilon": epsilon}
+            self._append(Kind.COUNTS_RELEASED, fields)
+
     def write_if_due(self) -> None:
         """Write what has waited for a second. To be called now and then, also when nobody asks."""
         with self._lock:

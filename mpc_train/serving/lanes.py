@@ -12,16 +12,18 @@ follows from the model's shape alone.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from fractions import Fraction
 from struct import Struct
 from struct import error as StructError
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mpc_train.evaluation.drift import counts, read, released
+from mpc_train.evaluation.histograms import histograms
 from mpc_train.serving.answer import answer
-from mpc_train.serving.drift import counts, read, released
-from mpc_train.serving.forward import FEATURES, PRESENT, answered, asked_shapes, network_of
+from mpc_train.serving.forward import FEATURES, PRESENT, REAL, answered, asked_shapes, network_of
 from mpc_train.shared.share import Outline, returned
 from protocols.channel import Buffer, Channel
 from protocols.crypten_tensor.tensor import attach
@@ -36,18 +38,13 @@ from protocols.shares.masked import Additive, Masked
 from protocols.shares.reveal import Ledger, Output, RevealGate, SealedHalf
 
 if TYPE_CHECKING:
-    from fractions import Fraction
-
     from mpc_train.jobs.job import Job
-    from mpc_train.serving.drift import Histogram
     from protocols.arrays import Words
 
 BUCKETS = (1, 16, 128)
 """Numbers of rows of a unit; a question is padded to one of them."""
 STREAM_LABEL = "mpc-train serving stream root v1, lane {}"
 ANSWER, DRIFT = "answer", "drift"
-REAL = "real"
-"""1 for a row that is asked, 0 for one that only pads a question."""
 _LANE = Struct(">I")
 
 
@@ -110,8 +107,8 @@ class LaneChannel:
 class Lane:
     """One lane at one node, ready for units.
 
-    parts: this evaluator's share of the model; None at the dealer. counted: the histograms into
-    which its rows are counted; of each row there is one more word then (REAL). 1 round.
+    parts: this evaluator's share of the model; None at the dealer. Its rows are counted where the
+    job watches drift. 1 round.
     """
 
     def __init__(
@@ -122,24 +119,27 @@ class Lane:
         role: Role,
         store: LaneStore | None,
         parts: Mapping[str, Words] | None,
-        counted: Sequence[Histogram] = (),
     ) -> None:
         self.job, self.rows, self.role = job, rows, role
         self.units = 0
-        self._counted = tuple(counted)
+        self._counted = () if job.drift is None else histograms(job)
         self._to_count: tuple[Mapping[str, Masked], Masked] | None = None
         _begin(role, store)
         attach(role, self.job.fraction_bits)
         tensors, self._parameters = returned(role, outline, parts)
         self._network = network_of(self.job, tensors)
         self._shapes = asked_shapes(self.job, rows)
-        if self._counted:
-            self._shapes[REAL] = (rows, 1), 0
         role.finish()
 
     def blank(self) -> dict[str, Words]:
         """This node's summands of rows that nobody asked."""
         return {name: np.zeros(shape, np.int64) for name, (shape, _) in self._shapes.items()}
+
+    def run_blank(self) -> None:
+        """The next unit, with rows that nobody asked: whole units are all that a dealer makes."""
+        self.run(self.blank())
+        if self._counted:
+            self.count()
 
     def run(self, summands: Mapping[str, Words], ledger: Ledger | None = None) -> SealedHalf | None:
         """The next unit: this evaluator's half of the answers, [rows, answer_width]; None at the
@@ -189,30 +189,24 @@ class Lane:
 
 class Releases:
     """The lane of a model's releases at one node: each of its units lets the counts of one window
-    out.
+    out, if `reveal.least_group` rows of it were real. job: one that watches drift."""
 
-    least: rows that a window must have counted. epsilon: of a release; a row is in one window.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        role: Role,
-        store: LaneStore | None,
-        counted: Sequence[Histogram],
-        least: int,
-        epsilon: Fraction,
-    ) -> None:
-        self._job, self.role, self._counted = job, role, tuple(counted)
-        self._least, self._epsilon = least, epsilon
-        self._bins = sum(len(one.bins) for one in counted)
+    def __init__(self, job: Job, role: Role, store: LaneStore | None) -> None:
+        assert job.drift is not None
+        self._job, self.role, self._counted = job, role, histograms(job)
+        self._epsilon = Fraction(job.drift.epsilon)
+        self.bins = sum(len(one.bins) for one in self._counted)
         self.units = 0
         _begin(role, store)
         role.finish()
 
     def blank(self) -> Words:
         """This node's summands of no rows."""
-        return np.zeros(self._bins, np.int64)
+        return np.zeros(self.bins, np.int64)
+
+    def run_blank(self) -> None:
+        """At the dealer: the next unit."""
+        self.run(self.blank())
 
     def run(self, window: Words, ledger: Ledger | None = None) -> dict[str, tuple[int, ...]] | None:
         """The counts with noise, by histogram, at every evaluator; None at the dealer, and
@@ -224,9 +218,9 @@ class Releases:
         self.units += 1
         role.begin_step(self.units)
         attach(role, f)
-        total = remask(Additive(role, (self._bins,), role.known(window), None))
+        total = remask(Additive(role, (self.bins,), role.known(window), None))
         gate = RevealGate(frozenset({Output(DRIFT, self.units)}), ledger)
-        noisy = released(total, self._counted, self._least, self._epsilon, f)
+        noisy = released(total, self._counted, self._job.reveal.least_group, self._epsilon, f)
         words = gate.to_everybody(DRIFT, self.units, noisy)
         role.finish()
         return None if words is None else read(words, self._counted, f)

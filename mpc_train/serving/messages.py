@@ -9,6 +9,7 @@ answer     0, then this evaluator's summands of the answers, int64[rows, answers
 batch      first evaluator → others: what is computed next
 again      first evaluator → others: a repeated question whose answer is sent again
 order      first evaluator → dealer: how much is made next
+missed     each evaluator → each other: units of which it has not heard all parts
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from msgspec import Meta
 
 from mpc_train.errors import QueryError
 from mpc_train.serving.lanes import BUCKETS
+from mpc_train.serving.monitoring.window import MOST_UNITS
 from mpc_train.serving.offered import REFUSALS
 from parties.agreement.visitors import MAX_NUMBER
 from protocols.errors import FrameError
@@ -36,6 +38,7 @@ ROOT_LABEL = "mpc-train question root v1, question {}"
 """Of the stream that a client has in common with each evaluator but the last, for one question,
 whose number this names."""
 BATCH, ORDER = b"mpc-train batch v1", b"mpc-train order v1"
+MISSED = b"mpc-train missed v1"
 AGAIN = b"mpc-train again v1"
 NAME_BYTES = 16
 MAX_BATCH_BYTES = 1 << 16
@@ -77,7 +80,16 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     units: Annotated[int, Meta(ge=1, le=1 << 10)]
 
 
-def encoded(message: Batch | Again | Order) -> bytes:
+class Missed(msgspec.Struct, frozen=True, array_like=True):
+    """Units of which an evaluator has not heard all parts: their counts say nothing."""
+
+    units: Annotated[
+        tuple[tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]], ...],
+        Meta(max_length=MOST_UNITS),
+    ]
+
+
+def encoded(message: Batch | Again | Order | Missed) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
@@ -103,6 +115,14 @@ def order_from(peer: str, data: Buffer) -> Order:
         return msgspec.msgpack.decode(data, type=Order)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FrameError(f"{peer} sent a malformed order") from error
+
+
+def missed_from(peer: str, data: Buffer) -> Missed:
+    """Raises FrameError."""
+    try:
+        return msgspec.msgpack.decode(data, type=Missed)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise FrameError(f"{peer} sent a malformed list of what it has missed") from error
 
 
 def words_in(shapes: Shapes) -> int:

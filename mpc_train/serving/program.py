@@ -6,6 +6,8 @@
    into a batch, and tells the others; all evaluators compute it with a unit that the dealer has
    made ahead, and each sends every client its summands of the answers. When units run out it
    orders more of the dealer, which does nothing else.
+4. Where a job watches drift, rows are counted over shares once their answers have left
+   (`monitoring.window`), and the counts of a window leave with noise for all evaluators.
 
 An evaluator that has not heard its part of a question takes zeros in its place and answers
 nothing: whoever asked gets nothing of use, and the others' answers stay right, since rows do not
@@ -32,10 +34,22 @@ from mpc_train.serving.lanes import (
     Lane,
     LaneChannel,
     LaneStore,
+    Releases,
     Sorted,
     bucket_of,
 )
-from mpc_train.serving.messages import AGAIN, BATCH, ORDER, Again, Batch, Order, Part
+from mpc_train.serving.messages import (
+    AGAIN,
+    BATCH,
+    MISSED,
+    ORDER,
+    Again,
+    Batch,
+    Missed,
+    Order,
+    Part,
+)
+from mpc_train.serving.monitoring.window import Counting, Unit
 from mpc_train.serving.offered import Offered
 from mpc_train.serving.service import Agreed
 from mpc_train.shared.agreeing import common_share, tell_outline, told_outline
@@ -76,6 +90,8 @@ MOST_HELD = MAX_VISITS * MOST_WAITING
 
 log = logging.getLogger(__name__)
 
+Counts = Mapping[str, tuple[int, ...]]
+"""By histogram, of each bin."""
 Shares = Callable[[str], list[ModelShare]]
 """This evaluator's shares of the model with this digest, the newest first: more than one while a
 refresh is not over. Raises ArtifactError."""
@@ -100,6 +116,12 @@ class Desk(Protocol):
     def refused(self, client: str, model: str, code: str, rows: int) -> None:
         """A question is refused. model: empty for one that there is not."""
 
+    def releasing(self, model: Offered, rows: int) -> None:
+        """Counts with noise of a window of so many rows, padding included, are about to leave."""
+
+    def released(self, model: Offered, rows: int, counts: Counts | None) -> None:
+        """They have. counts: by histogram; None if too few rows were real."""
+
     def idle(self) -> None:
         """Called now and then, also while nobody asks."""
 
@@ -116,6 +138,10 @@ class NoDesk:
     def lose_all(self) -> None: ...
 
     def refused(self, client: str, model: str, code: str, rows: int) -> None: ...
+
+    def releasing(self, model: Offered, rows: int) -> None: ...
+
+    def released(self, model: Offered, rows: int, counts: Counts | None) -> None: ...
 
     def idle(self) -> None: ...
 
@@ -248,15 +274,19 @@ def _deal(
 ) -> None:
     """The dealer's part: makes what the first evaluator orders, for ever, and counts the units."""
     names = session.roles.evaluators
-    lanes: list[Lane] = []
+    lanes: list[Lane | Releases] = []
+
+    def role() -> Dealer:
+        root = STREAM_LABEL.format(len(lanes))
+        streams = [Stream(session.export(name, root)) for name in names]
+        return Dealer(LaneChannel(session.channel, len(lanes)), names=names, streams=streams)
+
     for model, outline in zip(agreed.models, outlines, strict=True):
         for rows in BUCKETS:
-            number = len(lanes)
-            root = STREAM_LABEL.format(number)
-            streams = [Stream(session.export(name, root)) for name in names]
-            channel = LaneChannel(session.channel, number)
-            role = Dealer(channel, names=names, streams=streams)
-            lanes.append(Lane(model.job, outline, rows, role, None, None))
+            lanes.append(Lane(model.job, outline, rows, role(), None, None))
+    for model in agreed.models:
+        if model.job.drift is not None:
+            lanes.append(Releases(model.job, role(), None))
     while True:
         label, data = session.channel.receive(names[0], messages.MAX_BATCH_BYTES)
         check_label(names[0], ORDER, label)
@@ -264,8 +294,7 @@ def _deal(
         if order.lane >= len(lanes):
             raise QueryError(f"{names[0]} ordered material for no lane")
         for _ in range(order.units):
-            lane = lanes[order.lane]
-            lane.run(lane.blank())
+            lanes[order.lane].run_blank()
         served["units"] += order.units
         session.progress(
             phase="dealing", units=served["units"], bytes_sent=session.channel.bytes_sent
@@ -291,12 +320,15 @@ class Evaluation:
         self._net, self._names = session.channel, session.roles.evaluators
         self._index = self._names.index(session.me)
         self._places = {about.digest: place for place, about in enumerate(agreed.models)}
-        self._frames = Sorted(
-            session.channel, session.roles.dealer, len(agreed.models) * len(BUCKETS)
-        )
+        watched = sum(model.job.drift is not None for model in agreed.models)
+        lanes = len(agreed.models) * len(BUCKETS) + watched
+        self._frames = Sorted(session.channel, session.roles.dealer, lanes)
         self._lanes: list[Lane] = []
         self._ordered: list[int] = []
         self._unit_bytes: list[int] = []
+        self._releases: list[Releases] = []
+        self._countings: dict[int, Counting] = {}
+        """By the model's place, where its job watches drift."""
         self._waiting: OrderedDict[tuple[str, bytes, int], Asked] = OrderedDict()
         self._late: dict[str, deque[float]] = {}
         """By client, when its last parts came late or never, as `time.monotonic` has it."""
@@ -312,6 +344,9 @@ class Evaluation:
         for place in range(len(self._agreed.models)):
             for rows in BUCKETS:
                 self._open(place, rows)
+        for place, model in enumerate(self._agreed.models):
+            if model.job.drift is not None:
+                self._open_releases(place, model.job.drift.every_rows)
         if not self._leads:
             self._follow()
         while True:
@@ -328,14 +363,7 @@ class Evaluation:
 
     def _open(self, place: int, rows: int) -> None:
         """Open a lane, and run a unit of it for nobody: it says how large units are."""
-        number, session = len(self._lanes), self._session
-        role = Evaluator(
-            session.channel,
-            index=self._index,
-            names=self._names,
-            dealer=session.roles.dealer,
-            stream=Stream(session.export(session.roles.dealer, STREAM_LABEL.format(number))),
-        )
+        number, role = len(self._lanes), self._role(len(self._lanes))
         job, store = self._agreed.models[place].job, LaneStore(self._frames, number)
         lane = Lane(job, self._outlines[place], rows, role, store, self._parts[place])
         self._lanes.append(lane)
@@ -343,11 +371,52 @@ class Evaluation:
         if self._leads:
             self._ask_dealer(number, 1)
         before = self._frames.taken[number]
-        lane.run(lane.blank())
+        lane.run_blank()
         self._unit_bytes.append(self._frames.taken[number] - before)
 
+    def _role(self, lane: int) -> Evaluator:
+        session, dealer = self._session, self._session.roles.dealer
+        return Evaluator(
+            session.channel,
+            index=self._index,
+            names=self._names,
+            dealer=dealer,
+            stream=Stream(session.export(dealer, STREAM_LABEL.format(lane))),
+        )
+
+    def _open_releases(self, place: int, every_rows: int) -> None:
+        """Open the lane of a model's releases; one is made ahead."""
+        number, model = len(self._lanes) + len(self._releases), self._agreed.offered[place]
+        releases = Releases(model.job, self._role(number), LaneStore(self._frames, number))
+        self._releases.append(releases)
+
+        def order() -> None:
+            if self._leads:
+                self._ask_dealer(number, 1)
+
+        def release(rows: int, window: Words) -> None:
+            self._desk.releasing(model, rows)
+            self._desk.released(model, rows, releases.run(window))
+            order()
+
+        self._countings[place] = Counting(releases.bins, every_rows, self._missed, release)
+        order()
+
+    def _missed(self, mine: tuple[Unit, ...]) -> set[Unit]:
+        """Units that any evaluator has missed a part of. 1 round."""
+        others = [name for name in self._names if name != self._session.me]
+        found = set(mine)
+        for name in others:
+            self._net.send(name, MISSED, messages.encoded(Missed(mine)))
+        for name in others:
+            label, data = self._net.receive(name, messages.MAX_BATCH_BYTES)
+            check_label(name, MISSED, label)
+            found.update(messages.missed_from(name, data).units)
+        return found
+
     def _ask_dealer(self, lane: int, units: int) -> None:
-        self._ordered[lane] += units
+        if lane < len(self._ordered):
+            self._ordered[lane] += units
         order = messages.encoded(Order(lane, units))
         self._net.send(self._session.roles.dealer, ORDER, order)
 
@@ -568,6 +637,11 @@ class Evaluation:
             self._answers.keep(asked.client, asked.name, Kept(digest, unit, mine[where].copy()))
             self._visitors.answer(asked.visit, asked.number, messages.answer_of(mine[where]))
             self.figures.answered(asked.rows, asked.at)
+        if (counting := self._countings.get(model)) is not None:
+            summands = lane.count()
+            assert summands is not None
+            whole = len(there) == len(batch.parts)
+            counting.add((batch.lane, lane.units), summands, start, whole=whole)
 
     def _summands(self, asked: Asked) -> dict[str, Words]:
         """Drawn once: what is answered waits no more, and no number comes twice under one key."""
@@ -576,6 +650,7 @@ class Evaluation:
 
     def _report(self) -> None:
         rounds = sum(lane.role.rounds for lane in self._lanes)
+        rounds += sum(releases.role.rounds for releases in self._releases)
         news = self.figures.news(len(self._waiting), rounds)
         if news is not None:
             self._session.progress(phase="serving", bytes_sent=self._net.bytes_sent, **news)

@@ -18,14 +18,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpc_train.errors import RefusedError
-from mpc_train.jobs.serve import Serve
+from mpc_train.jobs.serve import Drift, Serve
 
 if TYPE_CHECKING:
     from mpc_train.jobs.job import Job
 
 _TELLS = ("class", "probability", "number")
 """Answers, from the least that they tell on."""
-_COMPARED = ("clients", "rows_a_day", "answer", "decimals", "validators", "train_on")
+_COMPARED = ("clients", "rows_a_day", "answer", "decimals", "validators", "train_on", "drift")
 """Keys of `[serve]` of which less may be allowed."""
 
 
@@ -149,8 +149,24 @@ def _beyond(allowed: Serve, asked: Serve) -> list[str]:
         found.append(f"serve.rows_a_day must be at most {allowed.rows_a_day}, as in its job")
     if _TELLS.index(asked.answer) > _TELLS.index(allowed.answer):
         found.append(f"serve.answer may tell no more than {allowed.answer}, as in its job")
+    found += _watching(allowed.watched, asked.watched)
     most = allowed.decimals
     if most is not None and asked.answer != "class":
         finer = asked.decimals is None or asked.decimals > most
         found += [f"serve.decimals must be at most {most}, as in its job"] * finer
+    return found
+
+
+def _watching(allowed: Drift | None, asked: Drift | None) -> list[str]:
+    if asked is None:
+        return []
+    if allowed is None:
+        return ["its job does not allow drift to be watched ([serve] drift)"]
+    found = []
+    if asked.every_rows < allowed.every_rows:
+        found.append(f"serve.drift.every_rows must be at least {allowed.every_rows}, as in its job")
+    if asked.epsilon > allowed.epsilon:
+        found.append(f"serve.drift.epsilon must be at most {allowed.epsilon}, as in its job")
+    if more := [name for name in asked.to if name not in allowed.to]:
+        found.append(f"serve.drift.to names {', '.join(more)}, whom its job does not allow")
     return found

@@ -100,6 +100,9 @@ class Kind(StrEnum):
     entry may stand for several `questions`."""
     QUERY_REFUSED = "query-refused"
     """A `client` got none, for the reason `code`. An entry may stand for several `questions`."""
+    COUNTS_RELEASED = "counts-released"
+    """How many `rows` that a `model` was asked about fall into which bins is about to leave with
+    noise of so much `epsilon`, for all evaluators; their number is padded."""
     ALERT_FAILED = "alert-failed"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from mpc_train.errors import ConfigError, JobError, QueryError
 from mpc_train.serving import messages
 from mpc_train.serving.forward import asked_shapes
-from mpc_train.serving.messages import Again, Batch, Order, Part
+from mpc_train.serving.messages import Again, Batch, Missed, Order, Part
 from mpc_train.serving.service import Agreed
 from mpc_train.serving.service_file import load_service_file
 from mpc_train.shared.description import Description
@@ -92,6 +92,12 @@ PARSERS: dict[str, Parser] = {
     "order of a service": Parser(
         from_peer(messages.order_from),
         lambda: [messages.encoded(Order(0, 3))],
+        (FrameError,),
+        ("mpc_train.serving.messages",),
+    ),
+    "what an evaluator has missed": Parser(
+        from_peer(messages.missed_from),
+        lambda: [messages.encoded(Missed(((0, 3), (2, 1))))],
         (FrameError,),
         ("mpc_train.serving.messages",),
     ),

@@ -42,6 +42,7 @@ NOBODY_ELSES: dict[str, str] = {
     "mpc_train.training.first_weights": "views the bytes of a stream that was made here",
     "mpc_train.training.range_guard": "views the bytes of a stream that was made here",
     "mpc_train.serving.allowance": "the node's own file, which nobody else may read",
+    "mpc_train.serving.monitoring.record": "the node's own file, which nobody else may read",
     "parties.keys.services.keyring_service": "the keyring's answer goes to key_set; a live test",
     "parties.keys.services.vault_service": "answers of the organisation's own server; a live test",
     "protocols.roles.evaluator": "views frames that receive_all has measured",

@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mpc_train.admission.load import load_job
 from mpc_train.checkpoints.state import Entry
 from mpc_train.evaluation import noise
+from mpc_train.evaluation.drift import released
+from mpc_train.evaluation.histograms import Histogram
 from mpc_train.evaluation.metrics import evaluation_of, revealed
 from mpc_train.evaluation.own import exchange, own_halves
 from mpc_train.jobs.job import Job
@@ -28,7 +30,6 @@ from mpc_train.linkage import link as link_module
 from mpc_train.linkage.link import Place, check_duplicates, link
 from mpc_train.regression.family import Family, FamilyName
 from mpc_train.run.phases.prepare import agreed_outputs
-from mpc_train.serving.drift import Histogram, released
 from mpc_train.shared.brought import shared_statistics, statistics_size
 from mpc_train.shared.share import COARSE, FINE, TENSOR, Outline, returned
 from mpc_train.training.warm_start import started_with

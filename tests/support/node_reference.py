@@ -63,6 +63,7 @@ VALUES: dict[str, object] = {
     "rules.validators": ["hospital-d"],
     "rules.answers": ["class"],
     "rules.max_decimals": 2,
+    "rules.max_drift_epsilon": 1.0,
     "rules.modules": ["study_models.networks:small"],
     "rules.purposes": ["tumour-research"],
     "rules.categories": ["health"],

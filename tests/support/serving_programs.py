@@ -14,10 +14,11 @@ import msgspec
 import numpy as np
 import torch
 
+from mpc_train.evaluation.drift import counts
+from mpc_train.evaluation.histograms import OUTPUTS, Histogram
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.serve import Serve
 from mpc_train.serving.answer import answer
-from mpc_train.serving.drift import OUTPUTS, Histogram, counts
 from protocols.arrays import Reals
 from tests.support.jobs import job_toml, loaded
 from tests.support.training_programs import Cut, Found, Numbers, TrainingProgram

@@ -42,6 +42,7 @@ RULES = f"""
 clients = {json.dumps(CLIENTS)}
 answers = ["number"]
 max_rows_a_day = 1000000
+max_drift_epsilon = 20.0
 """
 
 
@@ -65,13 +66,13 @@ class ServingStudy(Study):
         values = np.array(cells) - [50, 0]
         self.rows_asked = values / [10, 1]
 
-    def train(self, file: str, rows_a_day: int, rate: float) -> None:
-        """Train a version, and write its description."""
+    def train(self, file: str, rows_a_day: int, rate: float, more: str = "") -> None:
+        """Train a version, and write its description. more: lines of `[serve]`."""
         self.roles = dict(NODES)
         text = self._text.replace('recipients = ["ann", "office"]\n', "")
         text = text.replace("learning_rate = 0.1", f"learning_rate = {rate}")
         clients = json.dumps(CLIENTS)
-        serve = f"[serve]\nclients = {clients}\nrows_a_day = {rows_a_day}\n"
+        serve = f"[serve]\nclients = {clients}\nrows_a_day = {rows_a_day}\n{more}\n"
         self.job.write_text(text.replace("[reveal]", f'{serve}[reveal]\nmodel = "shares"'))
         self.coordinator()
         self.nodes()

@@ -74,6 +74,7 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
     from mpc_train.serving.allowance import Allowance
     from mpc_train.serving.desk import ServiceDesk
     from mpc_train.serving.journal import Journal
+    from mpc_train.serving.monitoring.record import Model, Record, drift_event
     from mpc_train.serving.program import ServeProgram
     from mpc_train.shared.library import Library
     from parties.keys.live import LiveIdentity
@@ -90,11 +91,20 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
     events = Events(output, (settings.place.name,))
     events.view.serves = True
 
-    counted = settings.place.home / f"{settings.place.name}.allowance.json"
+    me, home = settings.place.name, settings.place.home
+
+    def on_window(digest: str, model: Model) -> None:
+        events("drift", drift_event(digest, model))
+
     with (
         logbook(settings.place, settings.audit, identity, safe.keys(), "serve") as audit,
-        Allowance(counted) as allowance,
-        ServiceDesk(allowance, Journal(audit.append)) as desk,
+        Allowance(home / f"{me}.allowance.json") as allowance,
+        ServiceDesk(
+            me,
+            allowance,
+            Journal(audit.append),
+            Record(home / f"{me}.drift.json", on_window),
+        ) as desk,
     ):
         settings = in_force(settings, roster, today(), audit, safe.keys())
 
@@ -102,7 +112,7 @@ def _serve(config: Path, secret: Secret, output: Format, verbose: bool, live: in
             _check(settings, agreed)
             events.say(_offer(agreed))
 
-        program = ServeProgram(settings.place.name, Library(safe.opened).shares, allows, desk)
+        program = ServeProgram(me, Library(safe.opened).shares, allows, desk)
         with (
             events.view.shown(),
             on_page(events.board, live, events.page),
@@ -212,9 +222,11 @@ def _offer(agreed: Agreed) -> str:
     lines = [f"Service {agreed.name}"]
     for model in agreed.offered:
         serve = allowed(model)
+        drift = serve.watched
+        watched = "" if drift is None else f"; drift of each {drift.every_rows:,} rows"
         lines.append(
             f"  {model.name} {model.version}  {model.digest[:16]}  {answers_with(serve)} "
-            f"for each of {', '.join(serve.clients)}"
+            f"for each of {', '.join(serve.clients)}{watched}"
         )
     lines.append(f"Clients {', '.join(agreed.body.clients)}")
     return "\n".join(lines)

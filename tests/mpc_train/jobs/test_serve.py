@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mpc_train.admission.load import job_from_bytes
 from mpc_train.admission.rules import Rules, check_rules, check_serving, rule_faults
 from mpc_train.errors import JobError, RefusedError
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.serve import Serve
+from mpc_train.jobs.serve import Drift, Serve
 from mpc_train.results.report import describe
 from mpc_train.run.local import LocalNode, node_text
 from mpc_train.tables.source import Source
@@ -31,6 +32,8 @@ SHARED = changed(
     ('recipients = ["ann", "office"]\n', ""),
     ("[reveal]", f'{SERVE}\n[reveal]\nmodel = "shares"'),
 )
+DRIFT = 'drift = { every_rows = 1000, epsilon = "0.5", to = ["ann"] }'
+WATCHED = changed(("decimals = 2", f"decimals = 2\n{DRIFT}"), text=SHARED)
 SEVERAL = changed(
     ('kind = "logistic"', 'kind = "softmax"\nclasses = 3'),
     ('["accuracy", "auc"]', '["accuracy"]'),
@@ -46,6 +49,79 @@ def test_it_is_part_of_what_everybody_signs(tmp_path: Path) -> None:
     assert other.digest() != job.digest()
     # Clients learn nothing of the run, and need no card in it.
     assert not {"clinic", "lab", "hospital-d"} & {*job.names}
+
+
+def test_drift_is_part_of_it_and_nothing_without(tmp_path: Path) -> None:
+    watched, job = loaded(tmp_path, WATCHED), loaded(tmp_path, SHARED)
+    assert watched.drift == Drift(1000, Decimal("0.5"), ("ann",)) and job.drift is None
+    assert job_from_bytes(watched.to_bytes()) == watched
+    assert watched.digest() != job.digest()
+    # Jobs that owners have agreed to before there was such a key keep their digests.
+    assert b"drift" not in job.to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "says"),
+    [
+        ("every_rows = 1000", "every_rows = 99", "serve.drift.every_rows", "between 100 and"),
+        ('epsilon = "0.5"', 'epsilon = "0.001"', "serve.drift.epsilon", "between 0.01 and 100"),
+        ('epsilon = "0.5"', 'epsilon = "NaN"', "serve.drift.epsilon", "finite"),
+        ('to = ["ann"]', "to = []", "serve.drift.to", "one or more of the evaluators"),
+        ('to = ["ann"]', 'to = ["clinic"]', "serve.drift.to", "not clinic"),
+        ('to = ["ann"]', 'to = ["ann", "ann"]', "serve.drift.to", "twice"),
+        (', to = ["ann"]', "", "serve.drift", "to"),
+        ('clients = ["clinic", "lab"]', "", "serve.drift", "nobody may ask the model"),
+    ],
+)
+def test_a_fault_of_drift_is_named(tmp_path: Path, old: str, new: str, key: str, says: str) -> None:
+    with pytest.raises(JobError) as caught:
+        loaded(tmp_path, changed((old, new), text=WATCHED))
+    assert key in str(caught.value) and says in str(caught.value)
+
+
+def test_drift_of_nothing_is_refused(tmp_path: Path) -> None:
+    linear = changed(
+        ('"probability"\ndecimals = 2', '"number"'),
+        ('kind = "logistic"', 'kind = "linear"'),
+        ('["accuracy", "auc"]', '["mse"]'),
+        text=WATCHED,
+    )
+    with pytest.raises(JobError, match="nothing is counted"):
+        loaded(tmp_path, linear)
+
+
+def test_people_read_what_is_counted(tmp_path: Path) -> None:
+    said = describe(loaded(tmp_path, WATCHED))
+    assert "how many of each 1000 rows that are asked fall into which" in said
+    assert "bins, with noise of ε = 0.5 for a row; ann keeps a record" in said
+    assert "fall into which" not in describe(loaded(tmp_path, SHARED))
+
+
+def test_counts_that_say_too_much_or_nothing_are_warned_of(tmp_path: Path) -> None:
+    much = changed(('epsilon = "0.5"', 'epsilon = "4"'), text=WATCHED)
+    assert any("noise hides little of one row" in line for line in cautions(loaded(tmp_path, much)))
+    few = changed(("every_rows = 1000", "every_rows = 150"), text=WATCHED)
+    assert any("its index will say little" in line for line in cautions(loaded(tmp_path, few)))
+    assert not any("serve.drift" in line for line in cautions(loaded(tmp_path, WATCHED)))
+
+
+def test_drift_needs_a_rule(tmp_path: Path) -> None:
+    job = loaded(tmp_path, WATCHED)
+    check_rules(listing(job, max_drift_epsilon=0.5), job, "ann")
+    for changes, says in (
+        ({}, "with ε = 0.5 to watch drift, max_drift_epsilon = 0"),
+        ({"max_drift_epsilon": 0.4}, "max_drift_epsilon = 0.4"),
+        (
+            {"max_drift_epsilon": 1.0, "least_group": 5000},
+            f"windows of {job.reveal.least_group} real rows, least_group = 5000",
+        ),
+    ):
+        assert says in broken(job, **changes)
+        with pytest.raises(RefusedError, match="is not served by this node's rules"):
+            check_serving(listing(job, **changes), job, "ann")
+    for faulty in (-1.0, float("nan"), float("inf")):
+        found = rule_faults(allowing(job, max_drift_epsilon=faulty))
+        assert ("rules.max_drift_epsilon", "at least 0") in found
 
 
 @pytest.mark.parametrize(
@@ -241,7 +317,7 @@ def test_what_no_client_gets_needs_no_word(tmp_path: Path) -> None:
 
 
 def test_the_nodes_of_a_local_run_allow_it(tmp_path: Path) -> None:
-    job = loaded(tmp_path, SHARED)
+    job = loaded(tmp_path, WATCHED)
     node = LocalNode("ann", "party", tmp_path)
     sources = {owner: Source(f"{owner}.csv") for owner in job.owners}
     text = node_text(node, tmp_path / "roster", "office", "tcp://127.0.0.1:1", job, sources)

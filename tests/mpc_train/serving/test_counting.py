@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from fractions import Fraction
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from mpc_train.evaluation import noise
+from mpc_train.evaluation.histograms import OUTPUTS
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.serve import Serve
+from mpc_train.jobs.serve import Drift, Serve
 from mpc_train.owners.local import Local, local_terms
-from mpc_train.serving.drift import OUTPUTS, Window, histograms
-from mpc_train.serving.forward import asked_shapes, asked_values
-from mpc_train.serving.lanes import REAL, Lane, LaneChannel, LaneStore, Releases, Sorted
+from mpc_train.serving.forward import REAL, asked_shapes, asked_values
+from mpc_train.serving.lanes import Lane, LaneChannel, LaneStore, Releases, Sorted
+from mpc_train.serving.monitoring.window import Window
 from mpc_train.shared.agreeing import outline_of
 from mpc_train.shared.share import ModelShare
 from protocols.crypten_tensor import dispatch
@@ -28,7 +29,7 @@ from protocols.roles.dealer import Dealer
 from protocols.roles.evaluator import Evaluator
 from protocols.roles.role import Role
 from protocols.roles.streams import Stream
-from tests.mpc_train.serving.test_drift import BINNED
+from tests.mpc_train.evaluation.test_drift import BINNED
 from tests.mpc_train.shared.test_share import TOLERANCE, F, in_the_clear, kept_shares
 from tests.support.lockstep import LockstepLoopback
 from tests.support.preparation_case import JOB, PREPARE, prepared_job, tables
@@ -51,14 +52,14 @@ def stream(name: str, lane: int) -> Stream:
 def lanes(
     job: Job, shares: list[ModelShare], roles: list[Role], stores: list[Any], index: int | None
 ) -> tuple[list[Lane], Releases]:
-    outline, counted = outline_of(job, shares[0], whole=True), histograms(job)
+    outline = outline_of(job, shares[0], whole=True)
     parts = None if index is None else shares[index].parts
     made = [
-        Lane(job, outline, rows, roles[number], stores[number], parts, counted)
+        Lane(job, outline, rows, roles[number], stores[number], parts)
         for number, rows in enumerate(SIZES)
     ]
     last = roles[RELEASES], stores[RELEASES]
-    return made, Releases(job, *last, counted, LEAST, Fraction(1))
+    return made, Releases(job, *last)
 
 
 def dealt(net: LockstepLoopback, job: Job, shares: list[ModelShare]) -> None:
@@ -69,11 +70,7 @@ def dealt(net: LockstepLoopback, job: Job, shares: list[ModelShare]) -> None:
         roles.append(Dealer(channel, names=NAMES, streams=streams))
     made, releases = lanes(job, shares, roles, [None] * len(roles), None)
     for number in MADE:
-        if number == RELEASES:
-            assert releases.run(releases.blank()) is None
-        else:
-            assert made[number].run(made[number].blank()) is None
-            assert made[number].count() is None
+        (releases if number == RELEASES else made[number]).run_blank()
     detach()
 
 
@@ -97,7 +94,7 @@ def evaluated(
     answers: list[Any] = []
     counts: list[Any] = []
     released: list[Any] = []
-    window = Window()
+    window = Window(releases.bins)
     for turn, number in enumerate(USED):
         half = made[number].run(summands[turn][index])
         assert half is not None
@@ -109,7 +106,8 @@ def evaluated(
             # What the first one tells the other.
             missed = [(USED[LOST], 2)] if turn == 2 else []
             assert set(window.missed) <= set(missed)
-            released.append(releases.run(window.close(missed, releases.blank().size)))
+            window.settle(missed)
+            released.append(releases.run(window.close()))
     detach()
     return answers, counts, released
 
@@ -117,9 +115,10 @@ def evaluated(
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     found = prepared_job(tmp_path, PREPARE, JOB, BINNED)
-    reveal = msgspec.structs.replace(found.reveal, model="shares")
+    reveal = msgspec.structs.replace(found.reveal, model="shares", least_group=LEAST)
     roles = msgspec.structs.replace(found.job, recipients=())
-    return msgspec.structs.replace(found, reveal=reveal, job=roles, serve=Serve(("clinic",)))
+    serve = Serve(("clinic",), drift=Drift(100, Decimal(1), NAMES))
+    return msgspec.structs.replace(found, reveal=reveal, job=roles, serve=serve)
 
 
 def test_units_count_their_real_rows_and_a_window_leaves_with_noise(
@@ -137,7 +136,7 @@ def test_units_count_their_real_rows_and_a_window_leaves_with_noise(
         rows = slice(20 * turn, 20 * turn + SIZES[number])
         part = Local(local.values[rows], local.present[rows])
         values = {**asked_values(job, part), REAL: real[turn].astype(np.float64)[:, None]}
-        shapes = {**asked_shapes(job, SIZES[number]), REAL: ((SIZES[number], 1), 0)}
+        shapes = asked_shapes(job, SIZES[number])
         halves: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         for name, (shape, bits) in shapes.items():
             halves[0][name] = rng.integers(-(2**62), 2**62, shape)

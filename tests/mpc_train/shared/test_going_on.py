@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from mpc_train.admission.load import load_job
 from mpc_train.errors import ArtifactError, JobError, RefusedError
 from mpc_train.jobs.job import Job
-from mpc_train.jobs.serve import Serve
+from mpc_train.jobs.serve import Drift, Serve
 from mpc_train.results.outcome import initial_of
 from mpc_train.results.report import describe
 from mpc_train.shared import permits
@@ -172,12 +173,27 @@ def test_answers_may_tell_no_more(tmp_path: Path) -> None:
     model = load_job(write_study(tmp_path, "logistic", RATE, SHARES, recipients=(), more=said))
     for serve, words in (
         ({"answer": "number"}, "may tell no more than probability"),
+        ({"drift": Drift(1000, Decimal(1), ("ann",))}, "its job does not allow drift"),
         ({"decimals": None}, "serve.decimals must be at most 2"),
         ({"decimals": 3}, "serve.decimals must be at most 2"),
     ):
         with pytest.raises(RefusedError, match=words):
             check_use(model, "0" * 64, altered(model, serve=serve))
     check_use(model, "0" * 64, altered(model, serve={"answer": "class", "decimals": None}))
+
+
+def test_drift_may_be_watched_no_closer(tmp_path: Path) -> None:
+    said = f'{TRAIN_ON}\ndrift = {{ every_rows = 1000, epsilon = "1", to = ["ann"] }}'
+    model = load_job(write_study(tmp_path, "logistic", RATE, SHARES, recipients=(), more=said))
+    for drift, words in (
+        (Drift(999, Decimal(1), ("ann",)), "drift.every_rows must be at least 1000"),
+        (Drift(1000, Decimal("1.1"), ("ann",)), "drift.epsilon must be at most 1"),
+        (Drift(1000, Decimal(1), ("ann", "bob")), "drift.to names bob"),
+    ):
+        with pytest.raises(RefusedError, match=words):
+            check_use(model, "0" * 64, altered(model, serve={"drift": drift}))
+    for less in (Drift(2000, Decimal("0.5"), ("ann",)), msgspec.UNSET):
+        check_use(model, "0" * 64, altered(model, serve={"drift": less}))
 
 
 @pytest.mark.parametrize(

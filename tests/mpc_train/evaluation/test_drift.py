@@ -14,21 +14,11 @@ import pytest
 
 from mpc_train.errors import JobError
 from mpc_train.evaluation import noise
+from mpc_train.evaluation.drift import by_chance, counts, read, released, report, stability
+from mpc_train.evaluation.histograms import OUTPUTS, Histogram, histograms
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.prepare import ColumnSteps
 from mpc_train.owners.local import Local, local_terms
-from mpc_train.serving.drift import (
-    OUTPUTS,
-    Histogram,
-    Window,
-    by_chance,
-    counts,
-    histograms,
-    read,
-    released,
-    report,
-    stability,
-)
 from mpc_train.serving.forward import FEATURES, PRESENT, asked_shapes, asked_values
 from protocols.arrays import Reals, Words
 from protocols.ring.fixed_point import encode
@@ -266,28 +256,6 @@ def test_too_few_rows_leave_nothing() -> None:
     assert words.tolist() == [0] * 5
     assert read(words, TWO, F) is None
     assert words_of(100)[0] == 1
-
-
-def test_a_window_is_the_sum_of_the_units_that_everybody_has_heard() -> None:
-    """Also where sums leave the ring: summands are random words."""
-    rng = np.random.default_rng(7)
-    counts_of = {unit: rng.integers(0, 100, 4) for unit in ((0, 1), (1, 1), (1, 2), (0, 2))}
-    windows = Window(), Window()
-    for unit, numbers in counts_of.items():
-        mask = rng.integers(-(2**63), 2**63, 4)
-        for index, window in enumerate(windows):
-            whole = (index, unit) not in ((0, (1, 1)), (1, (0, 2)))
-            with np.errstate(over="ignore"):
-                words = mask if index else numbers - mask
-            window.add(unit, words, 16, whole=whole)
-    assert [window.missed for window in windows] == [((1, 1),), ((0, 2),)]
-    assert {window.rows for window in windows} == {64}
-    missed = [unit for window in windows for unit in window.missed]
-    with np.errstate(over="ignore"):
-        total = sum((window.close(missed, 4) for window in windows), np.zeros(4, np.int64))
-    assert total.tolist() == (counts_of[0, 1] + counts_of[1, 2]).tolist()
-    for window in windows:  # each count is in one window
-        assert (window.rows, window.missed, window.close((), 4).tolist()) == (0, (), [0] * 4)
 
 
 # The index

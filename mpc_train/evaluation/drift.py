@@ -11,8 +11,7 @@ stability index of a histogram,
 
 of which 0.1 and 0.25 are the customary limits: no shift below, a shift to look into above.
 
-    1. Edges become words as an owner's cell at that edge would, so that a cell at an edge is in the
-       bin above it for everybody. A histogram's edges are compared with all rows at once.
+    1. A histogram's edges (`histograms`) are compared with all rows at once.
     2. Rows below each edge are added up, and neighbouring sums subtracted. A row counts as often as
        a secret weight says, 0 or 1: rows that only pad a question do not count.
     3. A missing cell that the secret mean fills has a bin of its own.
@@ -23,136 +22,26 @@ that asks about rows of its choice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from itertools import pairwise
 from math import ceil, log
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpc_train.evaluation.noise import with_noise
-from mpc_train.evaluation.ranking import edges_of
-from mpc_train.jobs.training import loss_name
-from mpc_train.owners.cells import WORD_BITS, cells, halves
-from mpc_train.owners.local import term_values
-from protocols.arrays import Words
+from mpc_train.owners.cells import WORD_BITS
 from protocols.comparison.compare import argmax, below, negative
-from protocols.ring.fixed_point import encode
 from protocols.shares.arithmetic import multiply, remask, select
 from protocols.shares.masked import Masked, MaskedBit, concatenate
 
 if TYPE_CHECKING:
+    from mpc_train.evaluation.histograms import Histogram
     from mpc_train.jobs.job import Job
-    from mpc_train.jobs.pipeline import Term
-    from mpc_train.tables.schema import Column
+    from protocols.arrays import Words
 
-OUTPUTS = "(outputs)"
-"""The name of the outputs' histogram; no column has it in a schema's spelling of features."""
-MAX_BINS = 65
-PROBABILITY_BINS = 10
 SMOOTHED = 0.5
 """Rows that are added to each bin, so that an empty one has a finite index."""
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """What is counted of one column, or of the outputs: public, from the job alone.
-
-    bins: their names, in order. term: place of the column's term, None for outputs. edges: words of
-    the term or the output. levels: places of a category's terms, one a bin. present: place among
-    the filled terms; its missing cells are the last bin.
-    """
-
-    name: str
-    bins: tuple[str, ...]
-    term: int | None = None
-    edges: tuple[int, ...] = ()
-    levels: tuple[int, ...] = ()
-    present: int | None = None
-
-
-def histograms(job: Job) -> tuple[Histogram, ...]:
-    """The histograms of a job, columns in order and the outputs last."""
-    found = []
-    for feature in job.features:
-        column = job.schema[feature.name]
-        one = _of_column(job, column)
-        if one is not None and len(one.bins) <= MAX_BINS:
-            found.append(one)
-    outputs = _of_outputs(job)
-    return (*found, outputs) if outputs is not None else tuple(found)
-
-
-def _of_column(job: Job, column: Column) -> Histogram | None:
-    terms = job.pipeline.terms
-    mine = [place for place, term in enumerate(terms) if term.column == column.name]
-    if column.kind == "category":
-        levels = (*column.levels, *(["other"] if column.other else []))
-        if terms[mine[0]].part == "index":
-            # Numbers from 0; the one after them all is a missing cell.
-            term = terms[mine[0]]
-            names = levels if term.fill is None else (*levels, "missing")
-            edges = [number - 0.5 for number in range(1, len(names))]
-            return Histogram(column.name, names, mine[0], _words(job, mine[0], edges))
-        mine = [place for place in mine if terms[place].part == "level"]
-        names = tuple(levels[terms[place].level] for place in mine)
-        # Rows of none: of the level without a term, and missing cells.
-        return Histogram(column.name, (*names, "(none of these)"), levels=tuple(mine))
-    raw = [0.5] if column.kind == "boolean" else [*column.edges]
-    place = next((k for k in mine if terms[k].part == "number" and terms[k].power == 1), None)
-    if place is None or not raw:
-        return None
-    raw = [edge for edge in raw if _divides(terms[place], edge)]
-    if not raw:
-        return None
-    names = ("false", "true") if column.kind == "boolean" else _between(raw)
-    present = None
-    if terms[place].filled:
-        present = job.pipeline.filled.index(place)
-        names = (*names, "missing")
-    return Histogram(column.name, names, place, _words(job, place, raw), present=present)
-
-
-def _divides(term: Term, edge: float) -> bool:
-    """Whether values on both sides of an edge are told apart after the column's clip."""
-    return term.clip is None or term.clip[0] < edge <= term.clip[1]
-
-
-def _between(edges: Sequence[float]) -> tuple[str, ...]:
-    inner = (f"{low:g} to {high:g}" for low, high in pairwise(edges))
-    return (f"below {edges[0]:g}", *inner, f"{edges[-1]:g} and above")
-
-
-def _words(job: Job, place: int, raw: Sequence[float]) -> tuple[int, ...]:
-    """The words that an owner's cells of these raw values have in this term's column."""
-    pipeline = job.pipeline
-    term = pipeline.terms[place]
-    edges = np.array(raw)
-    u = term_values(term, edges, np.zeros(len(edges), bool))
-    if not term.scaled:
-        return tuple(encode(u, job.fraction_bits).tolist())
-    table = np.zeros((len(edges), len(pipeline.terms)))
-    table[:, place] = u
-    coarse, _ = halves(cells(pipeline, table), WORD_BITS)
-    found = coarse[:, pipeline.scaled.index(place)].astype(np.int64)
-    return tuple(found.tolist())
-
-
-def _of_outputs(job: Job) -> Histogram | None:
-    f = job.fraction_bits
-    if job.outputs > 1:
-        return Histogram(OUTPUTS, tuple(f"class {k}" for k in range(job.classes)))
-    if job.classes:
-        parts = [k / PROBABILITY_BINS for k in range(1, PROBABILITY_BINS)]
-        return Histogram(OUTPUTS, _between(parts), edges=tuple(edges_of(PROBABILITY_BINS, f)))
-    raw = job.schema[job.label.name].edges
-    if not raw or loss_name(job) == "poisson":
-        return None
-    center, scale = float(job.label.center), float(job.label.scale)
-    words = encode((np.array(raw) - center) / scale, f)
-    return Histogram(OUTPUTS, _between(raw), edges=tuple(words.tolist()))
 
 
 def counts(
@@ -165,8 +54,8 @@ def counts(
 ) -> Masked:
     """How many rows each bin of each histogram has, one after the other, at scale 2^f.
 
-    features, present: as in `forward.asked_shapes`. outputs: [rows, outputs] at scale 2^f. real:
-    words 0 and 1, [rows]: the rows that count; None: all do. Rounds: 4, or those of `argmax`.
+    features, present: as in `serving.forward.asked_shapes`. outputs: [rows, outputs] at scale 2^f.
+    real: words 0 and 1, [rows]: the rows that count; None: all do. Rounds: 4, or those of `argmax`.
     """
     counter = _Counter(job, counted, features, present, outputs, real)
     return concatenate([counter.of(one) for one in counted])
@@ -254,50 +143,6 @@ def _compared_bits(job: Job) -> int:
     """Of the difference of a column's word and an edge."""
     most = max(ceil(job.data.limit), *(ceil(term.bound) for term in job.pipeline.terms))
     return min(64, max(WORD_BITS, most.bit_length() + job.fraction_bits) + 3)
-
-
-Unit = tuple[int, int]
-"""A lane's number and that of a unit of it."""
-
-
-class Window:
-    """One evaluator's summands of the counts since the last release, by unit.
-
-    An evaluator that has not heard its part of a row takes zeros for it, and the counts of that
-    unit are then random words. Whoever has missed a part says so before the release, and all leave
-    the unit out: a client that is lost in the middle spoils one unit's counts and no window.
-    """
-
-    def __init__(self) -> None:
-        self._units: dict[Unit, Words] = {}
-        self._missed: set[Unit] = set()
-        self.rows = 0
-        """Of the units, padding included: the same at every evaluator."""
-
-    @property
-    def missed(self) -> tuple[Unit, ...]:
-        """Units of which this evaluator has not heard all parts, for the others."""
-        return tuple(sorted(self._missed))
-
-    def add(self, unit: Unit, summands: Words, rows: int, *, whole: bool) -> None:
-        """A unit's counts. whole: this evaluator has heard all of its parts."""
-        self._units[unit] = summands
-        self.rows += rows
-        if not whole:
-            self._missed.add(unit)
-
-    def close(self, missed: Iterable[Unit], bins: int) -> Words:
-        """The sum of all units but those that anybody has missed; a new window begins.
-
-        missed: of all evaluators together, the same everywhere.
-        """
-        left_out, total = self._missed | set(missed), np.zeros(bins, np.int64)
-        with np.errstate(over="ignore"):
-            for unit, summands in self._units.items():
-                if unit not in left_out:
-                    total = total + summands
-        self._units, self._missed, self.rows = {}, set(), 0
-        return total
 
 
 def released(
