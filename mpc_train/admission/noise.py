@@ -39,17 +39,11 @@ def check_noise(job: Job) -> None:
             clip_plan(job)
     except RangeError as error:
         raise JobError(f"privacy: {error}") from error
+    _check_deviation(job)
     if rate_bits(job) < MIN_RATE_BITS:
         raise JobError(
             "privacy.clip: sums over a batch with their noise leave no room for the learning rate; "
             "lower it, train.batch_size or fixed_point.fraction_bits, or allow a larger ε"
-        )
-    # The coarsest grid is that of biases, the least noise that of an evaluator.
-    deviations = deviation(job) * Fraction(2) ** (grid_bits(job) - job.fraction_bits)
-    if deviations**2 < LEAST_DEVIATION**2 * len(job.evaluators):
-        raise JobError(
-            "privacy.clip: the noise is too small for the fixed point's grid; raise it or "
-            "fixed_point.fraction_bits"
         )
     mean = sum_limit(job) * unit_of(job) / job.train.batch_size
     if job.train.optimizer.name != "sgd" and mean > job.most_gradient:
@@ -58,6 +52,19 @@ def check_noise(job: Job) -> None:
         )
     if clipped_by_owners(job):
         _check_steps(job, mean)
+
+
+def _check_deviation(job: Job) -> None:
+    """Raise JobError unless an evaluator's noise, the least, spreads over enough steps of the
+    coarsest grid, that of biases, to be accounted for."""
+    part = deviation(job) * Fraction(2) ** (grid_bits(job) - job.fraction_bits)
+    square = part**2 / len(job.evaluators)
+    if square < LEAST_DEVIATION**2:
+        raise JobError(
+            "privacy.clip: the noise of one evaluator would have a standard deviation of "
+            f"{float(square) ** 0.5:.3g} steps of the fixed point, at least {LEAST_DEVIATION} are "
+            "needed; raise clip, lower epsilon, or use more fixed_point.fraction_bits"
+        )
 
 
 def _check_steps(job: Job, mean: Fraction) -> None:

@@ -25,7 +25,6 @@ from mpc_train.checks.check_reveal import check_own_rows
 from mpc_train.errors import JobError
 from mpc_train.jobs.schedule import distinct_rates, is_newton, split_sizes
 from mpc_train.jobs.training import SOFTMAX_CLASSES, loss_name
-from mpc_train.privacy.accounting import LEAST_DEVIATION, noise_multiplier, sensitivity
 from mpc_train.training.rates import rate, weight_bits
 from protocols.ring.rational import exponential
 
@@ -55,8 +54,6 @@ def check_ranges(job: Job) -> None:
         raise JobError(
             f"model.classes: at most {SOFTMAX_CLASSES} classes, the job has {job.outputs}"
         )
-    if job.privacy and job.trains:
-        _check_deviation(job)
     check_noise(job)
     if is_newton(job):
         check_newton_ranges(job)
@@ -77,18 +74,6 @@ def check_ranges(job: Job) -> None:
     rates = [rate(job, epoch, step) for epoch, step in distinct_rates(job)]
     if job.train.optimizer.name == "sgd":
         check_sgd(job, rates)
-
-
-def _check_deviation(job: Job) -> None:
-    """Check that each party's noise is spread over enough steps of the grid to be accounted for."""
-    part = noise_multiplier(job) * sensitivity(job)
-    steps = part**2 * (1 << (2 * job.fraction_bits)) / len(job.evaluators)
-    if steps < LEAST_DEVIATION**2:
-        raise JobError(
-            "privacy.clip: the noise of one evaluator would have a standard deviation of "
-            f"{float(steps) ** 0.5:.3g} steps of the fixed point, at least {LEAST_DEVIATION} are "
-            "needed; raise clip, lower epsilon, or use more fixed_point.fraction_bits"
-        )
 
 
 def _check_weighted(job: Job) -> None:

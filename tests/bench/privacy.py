@@ -192,7 +192,7 @@ def opacus_state(job: Job, tables: Sequence[Table], seed: int) -> State:
         optimizer=optimizer,
         data_loader=batches,
         target_epsilon=float(job.privacy.epsilon),
-        target_delta=float(job.privacy.delta),
+        target_delta=float(job.privacy.small_delta),
         epochs=job.train.epochs,
         max_grad_norm=float(row_clip(job)),
     )

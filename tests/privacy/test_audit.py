@@ -91,7 +91,7 @@ def guesses(job: Job, canary: bool, curator: Curator, runs: int) -> np.ndarray:
             with torch.no_grad():
                 for parameter in module.parameters():
                     assert parameter.grad is not None
-                    parameter -= float(RATE) * parameter.grad
+                    parameter.sub_(parameter.grad, alpha=float(RATE))
         state = {name: value.numpy() for name, value in module.state_dict().items()}
         found.append(along_the_canary(state))
     return np.array(found)

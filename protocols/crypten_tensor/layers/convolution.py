@@ -76,7 +76,7 @@ class Convolution(Function):
         return y.add(bias.reshape(-1, 1, *(1 for _ in sizes)))
 
     @staticmethod
-    def backward(ctx: Any, grad: MaskedTensor) -> tuple[MaskedTensor, ...]:
+    def backward(ctx: Any, grad: MaskedTensor) -> tuple[MaskedTensor | RowGradient, ...]:
         x, weight, has_bias, cols, w, window = ctx.saved_tensors
         groups, taps, total = cols.shape
         g = grad.masked().reshape(groups, -1, total)

@@ -64,7 +64,7 @@ def test_jobs_that_do_not_fit_are_refused(
     change: dict[str, str], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(JobError, match=said):
-        loaded(tmp_path, text(**change))  # type: ignore[arg-type]
+        loaded(tmp_path, text(**change))
 
 
 DROPPING = """

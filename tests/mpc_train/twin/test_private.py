@@ -87,6 +87,7 @@ def test_a_job_with_a_logistic_model_bounds_inputs(tmp_path: Path) -> None:
     norm = clip_plan.input_norm(job)
     assert (norm**2 + 1) * clip_plan.most_residual(job.fraction_bits) ** 2 <= 4
     assert float(norm) == pytest.approx(np.sqrt(3), rel=2e-3)
+    assert job.privacy
     small = msgspec.structs.replace(job.privacy, clip=Fraction(1))
     with pytest.raises(Exception, match="above 1"):
         clip_plan.input_norm(msgspec.structs.replace(job, privacy=small))

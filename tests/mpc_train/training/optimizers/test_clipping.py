@@ -11,6 +11,7 @@ import torch
 from mpc_train.base.bounds import norm_bits
 from mpc_train.training.optimizers.adaptive import Adaptive
 from mpc_train.training.optimizers.clipping import ClipNorm, ClipValue
+from mpc_train.training.optimizers.gradients import take_gradients
 from mpc_train.training.optimizers.moments import Moments
 from mpc_train.training.optimizers.sgd import SGD
 from mpc_train.twin.optim import RootAdaptive
@@ -38,8 +39,8 @@ class Clipped(SGD):
         super().__init__(named)
         self._clip = clip
 
-    def step(self, rate: Fraction, clip: Any = None) -> None:
-        super().step(rate, self._clip)
+    def step(self, rate: Fraction, clip: Any = None, take: Any = take_gradients) -> None:
+        super().step(rate, self._clip, take)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +87,8 @@ def test_adam_after_a_clip_by_value(evaluators: int) -> None:
     moments = Moments(Fraction(9, 10), Fraction(99, 100), Fraction(1, 100_000), weight_decay=decay)
 
     class ClippedAdam(Adaptive):
-        def step(self, rate: Fraction, _: Any = None) -> None:
-            super().step(rate, clip)
+        def step(self, rate: Fraction, _: Any = None, take: Any = take_gradients) -> None:
+            super().step(rate, clip, take)
 
     found = over_shares(
         task,
