@@ -174,6 +174,7 @@ def test_who_cannot_start_is_missed_in_time(study: Study) -> None:
     assert not any("donkey" in end.stderr for end in ended.values())
 
 
+@pytest.mark.slow
 def test_a_card_of_other_keys_stops_the_run(study: Study) -> None:
     """Bob has made new keys; everybody has his new card but Ann."""
     shutil.rmtree(study.homes / "bob")
@@ -191,6 +192,7 @@ def test_a_card_of_other_keys_stops_the_run(study: Study) -> None:
     check_blamed(study, "ann", 6, both, "contract (the contract, the cards or the constants")
 
 
+@pytest.mark.slow
 def test_a_job_that_was_altered_is_refused(study: Study) -> None:
     """The coordinator proposes another job than the one whose digest Bob wrote into his rules."""
     record = as_json("job", "check", study.job)
@@ -212,6 +214,7 @@ def test_a_port_in_use_at_a_party(study: Study) -> None:
     check(study, ended, {"bob": 7}, {"bob": address})
 
 
+@pytest.mark.slow
 def test_no_coordinator_answers(study: Study) -> None:
     study.address, study.join_s = "tcp://127.0.0.1:9", 2
     study.node("bob")
@@ -259,6 +262,7 @@ def test_who_leaves_before_the_start_may_come_back(study: Study) -> None:
     assert any('{"event":"gathering","here":["' in text for text in heard), heard
 
 
+@pytest.mark.slow
 def test_who_leaves_before_the_start_is_waited_for(study: Study) -> None:
     """A bad cell at bob's after the job was proposed: the others keep what they have prepared, and
     bob's operator corrects the table. Then ann's process is killed, and started again as well."""
@@ -301,6 +305,7 @@ def test_who_does_not_come_back_is_named(study: Study) -> None:
         assert "aborted by desk: peer-timeout" in ended[name].errors[0]
 
 
+@pytest.mark.slow
 def test_who_refuses_the_job_is_not_waited_for(study: Study) -> None:
     study.return_s = study.join_s
     study.coordinator()

@@ -51,6 +51,7 @@ def test_a_node_with_new_keys_joins_and_everybody_s_roster_follows(local_run: Lo
     assert sorted(map(str, noted)) == ["alice", "dora"]
 
 
+@pytest.mark.slow
 def test_a_card_revoked_during_a_run_ends_it_and_is_named(local_run: LocalRun) -> None:
     """By a node that is not the coordinator; the others learn whose card it is."""
     roster = own_roster(local_run, "alice")

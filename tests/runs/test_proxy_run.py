@@ -2,6 +2,8 @@
 
 import socket
 
+import pytest
+
 from tests.support.http_proxy import HttpProxy
 from tests.support.local_run import LISTEN, LocalRun
 
@@ -32,6 +34,7 @@ def test_a_run_passes_the_proxy_to_the_coordinator_and_to_a_peer(local_run: Loca
     assert len(proxy.carried) > 1000
 
 
+@pytest.mark.slow
 def test_a_rejected_password_ends_a_node_at_once(local_run: LocalRun) -> None:
     local_run.coordinator()
     with HttpProxy({"study.invalid": local_run.address}, user="bob", password="right") as proxy:

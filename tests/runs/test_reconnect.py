@@ -55,6 +55,7 @@ def test_a_node_has_one_connection_to_the_coordinator(local_run: LocalRun) -> No
     assert results["coordinator"]["status"] == 0 and results["coordinator"]["relayed"] > 0
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_come_back_is_named(local_run: LocalRun) -> None:
     local_run.coordinator(settings={"reconnect_s": 1.5})
     with BadWire(local_run.address) as wire:

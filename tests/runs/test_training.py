@@ -162,7 +162,7 @@ def tolerance(job: Job, tables: list[Table], twin: Twin) -> float:
 
 
 EVERY = [(kind, n) for kind in METRICS for n in (2, 3, 5)]
-FAST = {("logistic", 3), ("mlp", 2)}
+FAST = {("logistic", 3)}
 
 
 @pytest.mark.parametrize(
