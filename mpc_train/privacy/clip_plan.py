@@ -44,7 +44,7 @@ from mpc_train.jobs.schedule import learning_rate
 from mpc_train.jobs.training import is_frozen, loss_name
 from mpc_train.privacy.accounting import noise_multiplier, row_clip, sensitivity
 from protocols.errors import RangeError
-from protocols.noise.gaussian import TAIL
+from protocols.noise.limits import TAIL
 from protocols.ring.rational import HEADROOM_BITS
 
 if TYPE_CHECKING:

@@ -41,13 +41,12 @@ from numpy.typing import NDArray
 
 from protocols.arrays import Octets, Words
 from protocols.errors import RangeError
+from protocols.noise.limits import TAIL
 from protocols.ring import kernels
 
 THRESHOLD_BITS = 128
 CELL_BITS = 10
 """σ / K is at least 2^10, unless K is 1."""
-TAIL = Fraction(272, 20)
-"""No number is larger than this many σ and K: exp(−13.6² / 2) is below 2^-133."""
 MAX_DEVIATION_BITS = 58
 """σ is at most 2^58: 13.6 σ still fits words up to 2^62."""
 GUIDE_BITS = 12

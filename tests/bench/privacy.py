@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -228,6 +229,7 @@ def measured(study: Study, epsilon: str, runs: int, seeds: int) -> dict[str, Any
         found["shares"] = []
         for _ in range(runs):
             found["shares"].append(of(weights_of(trained(path))))
+            shutil.rmtree(folder / "run")
     return {
         "study": study.name,
         "epsilon": Decimal(epsilon),
