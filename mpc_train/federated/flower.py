@@ -84,7 +84,7 @@ class SealedFedAvg(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        valid, _ = self._check_and_log_replies(replies, is_train=True)
+        valid = [reply for reply in replies if not reply.has_error()]
         before = self._arrays
         if before is None or len(valid) < self._least:
             log(WARNING, "round %s: %s updates, %s needed", server_round, len(valid), self._least)

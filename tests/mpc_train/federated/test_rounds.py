@@ -134,6 +134,7 @@ def test_words_that_wrap_around_move_nothing(tmp_path: Path) -> None:
     assert np.abs(house.models["dan"].weights - plain).max() < UNIT
 
 
+@pytest.mark.slow
 def test_an_owner_that_misses_rounds_comes_back(tmp_path: Path) -> None:
     job = federated_job(tmp_path, rounds="4", deadline_s="2")
     tables = tables_of(job)
