@@ -9,7 +9,6 @@ them, and gets from the evaluators nothing but its answer.
 from decimal import Decimal
 
 from mpc_train.base.problem import JobProblem, Problems, no_duplicates, number
-from mpc_train.evaluation.histograms import histograms
 from mpc_train.jobs.job import Job
 from mpc_train.jobs.kinds import NUMBERS
 from mpc_train.jobs.serve import Serve
@@ -87,6 +86,9 @@ def _check_drift(job: Job, serve: Serve) -> None:
     drift, key = serve.watched, "serve.drift"
     if drift is None:
         return
+    # Here, so that whoever opens a result does not wait for the libraries that read tables.
+    from mpc_train.evaluation.histograms import histograms
+
     if not serve.clients:
         raise JobProblem(key, "nobody may ask the model, so there is nothing to watch; remove it")
     if not MIN_WINDOW <= drift.every_rows <= MAX_WINDOW:

@@ -20,6 +20,7 @@ from mpc_train.serving import program as program_module
 from mpc_train.serving.allowance import Allowance
 from mpc_train.serving.desk import Answers, Kept, ServiceDesk
 from mpc_train.serving.journal import Journal
+from mpc_train.serving.monitoring.record import Record
 from mpc_train.serving.offered import Offered
 from mpc_train.serving.program import MOST_HELD, MOST_WAITING, STRIKES, NoDesk
 from parties.audit.entries import Kind
@@ -391,7 +392,8 @@ class Counting(ServiceDesk):
 
     def __init__(self, folder: Path) -> None:
         self.counts = Allowance(folder / "counts.json")
-        super().__init__(self.counts, Journal(lambda kind, fields: None))
+        journal, record = Journal(lambda kind, fields: None), Record(folder / "drift.json")
+        super().__init__("ann", self.counts, journal, record)
 
     @property
     def spent(self) -> int:

@@ -183,15 +183,16 @@ def test_answers_may_tell_no_more(tmp_path: Path) -> None:
 
 
 def test_drift_may_be_watched_no_closer(tmp_path: Path) -> None:
-    said = f'{TRAIN_ON}\ndrift = {{ every_rows = 1000, epsilon = "1", to = ["ann"] }}'
+    drift = 'drift = { every_rows = 1000, epsilon = "1", to = ["ann"] }'
+    said = f'{TRAIN_ON}\nclients = ["clinic"]\n{drift}'
     model = load_job(write_study(tmp_path, "logistic", RATE, SHARES, recipients=(), more=said))
-    for drift, words in (
+    for asked, words in (
         (Drift(999, Decimal(1), ("ann",)), "drift.every_rows must be at least 1000"),
         (Drift(1000, Decimal("1.1"), ("ann",)), "drift.epsilon must be at most 1"),
         (Drift(1000, Decimal(1), ("ann", "bob")), "drift.to names bob"),
     ):
         with pytest.raises(RefusedError, match=words):
-            check_use(model, "0" * 64, altered(model, serve={"drift": drift}))
+            check_use(model, "0" * 64, altered(model, serve={"drift": asked}))
     for less in (Drift(2000, Decimal("0.5"), ("ann",)), msgspec.UNSET):
         check_use(model, "0" * 64, altered(model, serve={"drift": less}))
 
