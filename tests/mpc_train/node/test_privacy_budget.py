@@ -8,9 +8,10 @@ import pytest
 
 from mpc_train.admission.load import load_job
 from mpc_train.commands.common import Format
-from mpc_train.commands.nodes import Events, _Guarded, _roles
+from mpc_train.commands.nodes import Events, _Guarded
 from mpc_train.errors import RefusedError
 from mpc_train.jobs.job import Job
+from mpc_train.node.consent import roles_of
 from mpc_train.node.remembered import Remembered
 from mpc_train.node.storage import NodeVault
 from mpc_train.run.node_config import load_node_config
@@ -59,7 +60,7 @@ class Ann:
             self.safe,
             (False, fresh),
         )
-        guarded.prepare(job.to_bytes(), _roles(job))
+        guarded.prepare(job.to_bytes(), roles_of(job))
         assert guarded._program is not None
         begun: list[Any] = []
         guarded._program.run = lambda session: begun.append(session) or {}  # type: ignore[method-assign, func-returns-value]
@@ -149,7 +150,7 @@ def test_the_budget_is_checked_before_anybody_signs(ann: Ann) -> None:
         ann.safe,
     )
     with pytest.raises(RefusedError, match="3 of 4 is spent by study"):
-        guarded.prepare(job.to_bytes(), _roles(job))
+        guarded.prepare(job.to_bytes(), roles_of(job))
 
 
 def test_a_node_that_requires_a_promise_is_not_asked_about_other_jobs(ann: Ann) -> None:
