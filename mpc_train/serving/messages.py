@@ -43,6 +43,8 @@ AGAIN = b"mpc-train again v1"
 NAME_BYTES = 16
 MAX_BATCH_BYTES = 1 << 16
 _HEAD = Struct(">32sI16s")
+HEAD_BYTES = _HEAD.size
+"""Of a question, before its words."""
 _DONE, _REFUSED = b"\0", b"\1"
 
 Shapes = Mapping[str, tuple[tuple[int, int], int]]
@@ -147,9 +149,9 @@ def question_parts(
 
 def question_head(client: str, data: memoryview) -> tuple[str, int, bytes]:
     """The model's digest, the number of rows, and the question's name. Raises QueryError."""
-    if len(data) < _HEAD.size:
+    if len(data) < HEAD_BYTES:
         raise QueryError(f"{client} sent a question without a head")
-    digest, rows, name = _HEAD.unpack(data[: _HEAD.size])
+    digest, rows, name = _HEAD.unpack(data[:HEAD_BYTES])
     if rows not in BUCKETS:
         raise QueryError(f"{client} sent a question of {rows} rows; possible: {BUCKETS}")
     return digest.hex(), rows, name
@@ -158,7 +160,7 @@ def question_head(client: str, data: memoryview) -> tuple[str, int, bytes]:
 def check_question(client: str, data: memoryview, shapes: Shapes, *, drawn: bool) -> None:
     """drawn: whether this evaluator draws its summands. Raises QueryError for a question of another
     size."""
-    size, expected = len(data) - _HEAD.size, 0 if drawn else 8 * words_in(shapes)
+    size, expected = len(data) - HEAD_BYTES, 0 if drawn else 8 * words_in(shapes)
     if size != expected:
         raise QueryError(f"{client} sent {size} bytes of summands, not {expected}")
 
@@ -175,7 +177,7 @@ def summands_of(data: memoryview, shapes: Shapes, root: bytes | None) -> dict[st
     if root is not None:
         whole = _drawn(root, words_in(shapes))
     else:
-        whole = np.frombuffer(data[_HEAD.size :], "<i8").astype(np.int64)
+        whole = np.frombuffer(data[HEAD_BYTES:], "<i8").astype(np.int64)
     found, start = {}, 0
     for name, ((rows, width), _) in shapes.items():
         found[name] = whole[start : start + rows * width].reshape(rows, width)

@@ -132,7 +132,7 @@ def transcript_of(house: House, clinic: Asker, parts: dict[str, Any]) -> dict[An
         found["dealer" if sender == dealer else sender, receiver] = frames
     last = house.names[-1]
     for name, heard in parts.items():
-        words = bytes(heard.data)[36:]
+        words = bytes(heard.data)[messages.HEAD_BYTES :]
         assert bool(words) == (name == last)
         found["clinic", name] = [(b"question", words)]
         said = [house.queues[name].answers[clinic.visit, number] for number in (1, 2)]
